@@ -1,0 +1,232 @@
+"""Masks: which keys a query may see. The one place that says what `window` means.
+
+A mask is an immutable value: it can be hashed, compared, printed, written as text (`spec`) and read back. It holds no
+L x L tensor, but for `dense`. Masks combine with `&`, `|` and `~`.
+
+Positions: query row i of a call stands at position `q_start + i`, keys at 0..kv_len-1. `dense` and `mask_mod` alone
+look at the call's row i instead of the position, as FlexAttention does.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+Keep = Callable[[Any, Any, Any, Any, Any], torch.Tensor]
+"""keep(q_pos, k_pos, batch, head, q_row) -> bool tensor, broadcast: a mask bound to a device."""
+
+
+class Mask:
+    """Base of all masks. Subclasses are frozen dataclasses."""
+
+    __slots__ = ()
+
+    def keep(self, q_pos, k_pos, batch=0, head=0, q_row=None) -> torch.Tensor:
+        """bool tensor, the broadcast of `q_pos` and `k_pos` (ints or int tensors): which pairs are kept.
+
+        `q_row` is the call's row, which `dense` and `mask_mod` look at; it defaults to `q_pos` (a call with q_start 0).
+        """
+        q_pos, k_pos = torch.as_tensor(q_pos), torch.as_tensor(k_pos)
+        row = q_pos if q_row is None else torch.as_tensor(q_row)
+        device = q_pos.device if q_pos.device.type != "cpu" else k_pos.device
+        kept = bound(self, device)(q_pos, k_pos, batch, head, row)
+        return kept.expand(torch.broadcast_shapes(kept.shape, q_pos.shape, k_pos.shape))
+
+    def dense(self, q_len: int, kv_len: int, q_start: int | None = None, batch=0, head=0, device=None):
+        """bool [q_len, kv_len]: the whole mask, element by element. `q_start` defaults to kv_len - q_len."""
+        self.check_shape(q_len, kv_len)
+        start = kv_len - q_len if q_start is None else q_start
+        rows = torch.arange(q_len, device=device)[:, None]
+        return self.keep(rows + start, torch.arange(kv_len, device=device)[None], batch, head, rows)
+
+    def mod(self, q_start: int = 0, device=None) -> Callable:
+        """FlexAttention's `mask_mod(b, h, q_idx, kv_idx)` of this mask, for a call that starts at `q_start`."""
+        keep = bound(self, torch.device(device or "cpu"))
+
+        def mask_mod(b, h, q_idx, kv_idx):
+            return keep(q_idx + q_start, kv_idx, b, h, q_idx)
+
+        return mask_mod
+
+    def spec(self):
+        """Text that `Mask.from_spec` reads back; `(text, [tensors])` where the mask holds tensors.
+
+        Raises ValueError for a mask_mod: a function has no text.
+        """
+        tensors: list[torch.Tensor] = []
+        text = self._text(tensors)
+        return (text, tensors) if tensors else text
+
+    @staticmethod
+    def from_spec(spec) -> Mask:
+        """The mask that `spec` describes: text, or a pair (text, tensors). Only mask names and numbers are read."""
+        from .build import from_spec
+
+        return from_spec(spec)
+
+    @property
+    def varies(self) -> tuple[bool, bool]:
+        """Whether the mask differs between batches, and between heads."""
+        leaves = list(self.leaves())
+        return any(m._varies[0] for m in leaves), any(m._varies[1] for m in leaves)
+
+    def leaves(self) -> Iterator[Mask]:
+        """The masks that this one is composed of, itself if it is not composed."""
+        yield self
+
+    def check_shape(self, q_len: int, kv_len: int) -> None:
+        """Raises ValueError where a tensor inside the mask does not fit the call."""
+        for leaf in self.leaves():
+            leaf.check(q_len, kv_len)
+
+    _varies = (False, False)
+
+    def __and__(self, other: Mask) -> Mask:
+        return _combine(And, self, other)
+
+    def __or__(self, other: Mask) -> Mask:
+        return _combine(Or, self, other)
+
+    def __invert__(self) -> Mask:
+        return Not(self)
+
+    # What a tile map needs to know of a leaf: where its answer can change along the keys as the query moves.
+    def slopes(self) -> tuple[int, ...]:
+        """Edges that move with the query: c for an edge at k = q + c."""
+        return ()
+
+    def steps(self, q_lo: int, q_hi: int) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Edges that stand still: (starts, values), at k = values[i] for queries starts[i] <= q < starts[i + 1]."""
+        return []
+
+    # How a leaf merges with another into a simpler mask: None where it does not.
+    is_everything = False
+
+    def intersection(self, other: Mask) -> Mask | None:
+        return None
+
+    def union(self, other: Mask) -> Mask | None:
+        return None
+
+    def check(self, q_len: int, kv_len: int) -> None:
+        """Raises ValueError where this mask cannot serve a call of this size."""
+
+    def _bind(self, device: torch.device) -> Keep:
+        raise TypeError(f"{type(self).__name__} is not a mask")
+
+    def _text(self, tensors: list[torch.Tensor]) -> str:
+        return repr(self)
+
+
+@functools.lru_cache(maxsize=32)
+def bound(mask: Mask, device: torch.device) -> Keep:
+    """The mask's element-wise function with its tensors on `device`."""
+    return mask._bind(device)
+
+
+@dataclass(frozen=True, repr=False)
+class And(Mask):
+    """Kept by every one of `masks`."""
+
+    masks: tuple[Mask, ...]
+
+    def leaves(self):
+        return itertools.chain.from_iterable(m.leaves() for m in self.masks)
+
+    def _bind(self, device):
+        keeps = [m._bind(device) for m in self.masks]
+
+        def keep(q, k, batch, head, row):
+            kept = keeps[0](q, k, batch, head, row)
+            for one in keeps[1:]:
+                kept = kept & one(q, k, batch, head, row)
+            return kept
+
+        return keep
+
+    def _text(self, tensors):
+        return " & ".join(_wrapped(m, m._text(tensors)) for m in self.masks)
+
+    def __repr__(self):
+        return " & ".join(_wrapped(m, repr(m)) for m in self.masks)
+
+
+@dataclass(frozen=True, repr=False)
+class Or(Mask):
+    """Kept by any one of `masks`."""
+
+    masks: tuple[Mask, ...]
+
+    def leaves(self):
+        return itertools.chain.from_iterable(m.leaves() for m in self.masks)
+
+    def _bind(self, device):
+        keeps = [m._bind(device) for m in self.masks]
+
+        def keep(q, k, batch, head, row):
+            kept = keeps[0](q, k, batch, head, row)
+            for one in keeps[1:]:
+                kept = kept | one(q, k, batch, head, row)
+            return kept
+
+        return keep
+
+    def _text(self, tensors):
+        return " | ".join(_wrapped(m, m._text(tensors)) for m in self.masks)
+
+    def __repr__(self):
+        return " | ".join(_wrapped(m, repr(m)) for m in self.masks)
+
+
+@dataclass(frozen=True, repr=False)
+class Not(Mask):
+    """Kept where `mask` is not."""
+
+    mask: Mask
+
+    def leaves(self):
+        return self.mask.leaves()
+
+    def __invert__(self):
+        return self.mask
+
+    def _bind(self, device):
+        keep = self.mask._bind(device)
+        return lambda q, k, batch, head, row: ~keep(q, k, batch, head, row)
+
+    def _text(self, tensors):
+        return "~" + _wrapped(self.mask, self.mask._text(tensors))
+
+    def __repr__(self):
+        return "~" + _wrapped(self.mask, repr(self.mask))
+
+
+def _wrapped(mask: Mask, text: str) -> str:
+    return f"({text})" if isinstance(mask, And | Or) else text
+
+
+def _combine(kind: type[And] | type[Or], *masks: Mask) -> Mask:
+    """And/Or of masks, flattened, duplicates dropped, bands merged into one where the result is a band."""
+    if not all(isinstance(m, Mask) for m in masks):
+        return NotImplemented
+    parts: list[Mask] = []
+    for mask in itertools.chain.from_iterable(m.masks if isinstance(m, kind) else (m,) for m in masks):
+        if mask in parts:
+            continue
+        for i, other in enumerate(parts):
+            merged = other.intersection(mask) if kind is And else other.union(mask)
+            if merged is not None:
+                parts[i] = merged
+                break
+        else:
+            parts.append(mask)
+    everything = [m for m in parts if m.is_everything]
+    if everything and len(parts) > 1:
+        parts = everything if kind is Or else [m for m in parts if m not in everything]
+    return parts[0] if len(parts) == 1 else kind(tuple(parts))

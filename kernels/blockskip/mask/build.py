@@ -1,0 +1,116 @@
+"""How masks are made: the public constructors, and reading a mask from its text."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable, Sequence
+
+import torch
+
+from .base import Mask
+from .kinds import Band, Chunked, Dense, Dilated, Document, MaskMod, PrefixLM, Sink
+
+
+def band(left: int | None, right: int | None) -> Mask:
+    """Keeps -right <= q - k <= left; None is no limit on that side. Negative limits are allowed."""
+    return Band(*(None if x is None else integer(name, x) for name, x in (("left", left), ("right", right))))
+
+
+def causal() -> Mask:
+    """Every query sees the keys up to its own position."""
+    return Band(None, 0)
+
+
+def sliding_window(window: int) -> Mask:
+    """Every query sees `window` keys, itself the last: 0 <= q - k < window. window >= 1."""
+    return Band(integer("window", window, 1) - 1, 0)
+
+
+def prefix_lm(prefix: int) -> Mask:
+    """Causal, and every query sees the first `prefix` keys. prefix >= 0."""
+    return PrefixLM(integer("prefix", prefix, 0))
+
+
+def sink(count: int) -> Mask:
+    """Every query sees the keys 0..count-1; use `sliding_window(w) | (sink(4) & causal())`. count >= 0."""
+    return Sink(integer("count", count, 0))
+
+
+def chunked(size: int) -> Mask:
+    """A query sees the keys in its own chunk of `size` positions. size >= 1."""
+    return Chunked(integer("size", size, 1))
+
+
+def document(lengths: Sequence[int]) -> Mask:
+    """A query sees the keys of its own packed document; `lengths` are the documents' lengths, each >= 1."""
+    lengths = tuple(integer("lengths", n, 1) for n in (lengths.tolist() if hasattr(lengths, "tolist") else lengths))
+    if not lengths:
+        raise ValueError("lengths: no document was given; at least one length is needed")
+    return Document(lengths)
+
+
+def dilated(stride: int) -> Mask:
+    """Keeps (q - k) % stride == 0. stride >= 1."""
+    stride = integer("stride", stride, 1)
+    return Band(None, None) if stride == 1 else Dilated(stride)
+
+
+def dense(tensor: torch.Tensor) -> Mask:
+    """A mask given element by element: bool [q_len, kv_len] or [B or 1, H or 1, q_len, kv_len], by the call's rows. Copied."""
+    if not isinstance(tensor, torch.Tensor) or tensor.dtype != torch.bool:
+        given = tensor.dtype if isinstance(tensor, torch.Tensor) else type(tensor).__name__
+        raise TypeError(f"tensor: given {given}; a bool tensor is needed")
+    if tensor.ndim not in (2, 4):
+        raise ValueError(
+            f"tensor: given shape {tuple(tensor.shape)}; [q_len, kv_len] or [B or 1, H or 1, q_len, kv_len]"
+        )
+    return Dense(tensor.detach().clone()[(None,) * (4 - tensor.ndim)])
+
+
+def mask_mod(fn: Callable) -> Mask:
+    """FlexAttention's fn(b, h, q_idx, kv_idx) -> bool. Equal only to a mask of the same function."""
+    if not callable(fn):
+        raise TypeError(f"fn: given {type(fn).__name__}; a function fn(b, h, q_idx, kv_idx) is needed")
+    return MaskMod(fn)
+
+
+def integer(name: str, value, minimum: int | None = None) -> int:
+    """`value` as an int; TypeError and ValueError name the argument."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"{name}: given {value!r}; an int is needed")
+    value = value.__index__()
+    if minimum is not None and value < minimum:
+        raise ValueError(f"{name}: given {value}; must be at least {minimum}")
+    return value
+
+
+_CONSTRUCTORS = {f.__name__: f for f in (band, causal, sliding_window, prefix_lm, sink, chunked, document, dilated)}
+
+
+def from_spec(spec) -> Mask:
+    """The mask that `spec` describes; see `Mask.from_spec`."""
+    text, tensors = (spec, ()) if isinstance(spec, str) else spec
+    try:
+        tree = ast.parse(text, mode="eval").body
+    except SyntaxError as error:
+        raise ValueError(f"spec: {text!r} is not a mask ({error.msg})") from None
+    return _read(tree, text, tuple(tensors))
+
+
+def _read(node: ast.expr, text: str, tensors: tuple[torch.Tensor, ...]) -> Mask:
+    match node:
+        case ast.BinOp(left, ast.BitAnd(), right):
+            return _read(left, text, tensors) & _read(right, text, tensors)
+        case ast.BinOp(left, ast.BitOr(), right):
+            return _read(left, text, tensors) | _read(right, text, tensors)
+        case ast.UnaryOp(ast.Invert(), operand):
+            return ~_read(operand, text, tensors)
+        case ast.Call(ast.Name("dense"), [ast.Constant(int(index))], []) if 0 <= index < len(tensors):
+            return dense(tensors[index])
+        case ast.Call(ast.Name(name), args, []) if name in _CONSTRUCTORS:
+            try:
+                return _CONSTRUCTORS[name](*map(ast.literal_eval, args))
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"spec: {ast.unparse(node)} in {text!r}: {error}") from None
+    allowed = ", ".join([*_CONSTRUCTORS, "dense(index of a tensor)"])
+    raise ValueError(f"spec: cannot read {ast.unparse(node)!r} in {text!r}; masks are {allowed}, combined with &, |, ~")

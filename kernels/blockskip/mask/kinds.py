@@ -1,0 +1,286 @@
+"""The kinds of masks: what each keeps, and where its edges run."""
+
+from __future__ import annotations
+
+import dis
+import functools
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from .base import Mask
+
+
+@dataclass(frozen=True, repr=False)
+class Band(Mask):
+    """Keeps -right <= q - k <= left; None is no limit on that side."""
+
+    left: int | None
+    right: int | None
+
+    @property
+    def is_everything(self) -> bool:
+        return self.left is None and self.right is None
+
+    @property
+    def is_nothing(self) -> bool:
+        return self.left is not None and self.right is not None and -self.right > self.left
+
+    @property
+    def window(self) -> int | None:
+        """The number of keys a query sees, for a sliding window (right == 0); else None."""
+        return self.left + 1 if self.right == 0 and self.left is not None and self.left >= 0 else None
+
+    def slopes(self):
+        return (() if self.left is None else (-self.left,)) + (() if self.right is None else (self.right + 1,))
+
+    def _bind(self, device):
+        left, right = self.left, self.right
+
+        def keep(q, k, batch, head, row):
+            back = q - k
+            if left is None and right is None:
+                return back == back
+            kept = [back <= left] if left is not None else []
+            kept += [back >= -right] if right is not None else []
+            return kept[0] if len(kept) == 1 else kept[0] & kept[1]
+
+        return keep
+
+    def intersection(self, other):
+        if not isinstance(other, Band):
+            return None
+        return Band(_tightest(self.left, other.left), _tightest(self.right, other.right))
+
+    def union(self, other):
+        """The band of both where they overlap or touch; None where keys between them stay out."""
+        if not isinstance(other, Band):
+            return None
+        if self.is_nothing or other.is_nothing:
+            return other if self.is_nothing else self
+        for a, b in ((self, other), (other, self)):
+            if a.right is not None and b.left is not None and -a.right > b.left + 1:
+                return None
+        left = None if self.left is None or other.left is None else max(self.left, other.left)
+        right = None if self.right is None or other.right is None else max(self.right, other.right)
+        return Band(left, right)
+
+    def __invert__(self):
+        if self.left is None and self.right is not None:
+            return Band(-self.right - 1, None)
+        if self.right is None and self.left is not None:
+            return Band(None, -self.left - 1)
+        return super().__invert__()
+
+    def __repr__(self):
+        if (self.left, self.right) == (None, 0):
+            return "causal()"
+        return f"sliding_window({self.window})" if self.window else f"band({self.left}, {self.right})"
+
+
+@dataclass(frozen=True, repr=False)
+class PrefixLM(Mask):
+    """Causal, and every query sees the first `prefix` keys."""
+
+    prefix: int
+
+    def slopes(self):
+        return (1,)
+
+    def steps(self, q_lo, q_hi):
+        return [_still(q_lo, self.prefix)]
+
+    def _bind(self, device):
+        prefix = self.prefix
+        return lambda q, k, batch, head, row: (q >= k) | (k < prefix)
+
+    def __repr__(self):
+        return f"prefix_lm({self.prefix})"
+
+
+@dataclass(frozen=True, repr=False)
+class Sink(Mask):
+    """Every query sees the keys 0..count-1."""
+
+    count: int
+
+    def steps(self, q_lo, q_hi):
+        return [_still(q_lo, self.count)]
+
+    def _bind(self, device):
+        count = self.count
+        return lambda q, k, batch, head, row: (k < count) & (q == q)
+
+    def __repr__(self):
+        return f"sink({self.count})"
+
+
+@dataclass(frozen=True, repr=False)
+class Chunked(Mask):
+    """A query sees the keys of its own chunk of `size` positions."""
+
+    size: int
+
+    def steps(self, q_lo, q_hi):
+        starts = np.arange(q_lo // self.size, (q_hi - 1) // self.size + 1, dtype=np.int64) * self.size
+        return [(starts, starts), (starts, starts + self.size)]
+
+    def _bind(self, device):
+        size = self.size
+        return lambda q, k, batch, head, row: _floor_div(q, size) == _floor_div(k, size)
+
+    def __repr__(self):
+        return f"chunked({self.size})"
+
+
+@dataclass(frozen=True, repr=False)
+class Document(Mask):
+    """A query sees the keys of its own packed document; a position beyond the last document sees nothing."""
+
+    lengths: tuple[int, ...]
+
+    def steps(self, q_lo, q_hi):
+        ends = np.cumsum(np.asarray((0, *self.lengths), dtype=np.int64))
+        starts = np.concatenate(([min(q_lo, -1)], ends))
+        low = np.concatenate(([0], ends[:-1], ends[-1:]))
+        high = np.concatenate(([0], ends[1:], ends[-1:]))
+        return [(starts, low), (starts, high)]
+
+    def _bind(self, device):
+        ids = torch.repeat_interleave(torch.arange(len(self.lengths)), torch.tensor(self.lengths)).to(device)
+        total = len(ids)
+
+        def keep(q, k, batch, head, row):
+            # clamp, then compare the position itself: a look-up never leaves the table
+            inside = (q >= 0) & (q < total) & (k >= 0) & (k < total)
+            return (ids[q.clamp(0, total - 1)] == ids[k.clamp(0, total - 1)]) & inside
+
+        return keep
+
+    def _text(self, tensors):
+        return f"document({list(self.lengths)})"
+
+    def __repr__(self):
+        if len(self.lengths) <= 4:
+            return self._text([])
+        return f"document({len(self.lengths)} documents, {sum(self.lengths)} positions)"
+
+
+@dataclass(frozen=True, repr=False)
+class Dilated(Mask):
+    """Keeps (q - k) % stride == 0."""
+
+    stride: int
+
+    def _bind(self, device):
+        stride = self.stride
+        return lambda q, k, batch, head, row: (q - k) % stride == 0
+
+    def __repr__(self):
+        return f"dilated({self.stride})"
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Dense(Mask):
+    """A bool tensor, [1 or B, 1 or H, q_len, kv_len], indexed by the call's rows. Equal if the contents are."""
+
+    tensor: torch.Tensor
+    digest: str = field(init=False)
+
+    def __post_init__(self):
+        content = self.tensor.detach().cpu().contiguous().numpy()
+        digest = hashlib.sha256(np.packbits(content).tobytes() + repr(content.shape).encode()).hexdigest()
+        object.__setattr__(self, "digest", digest)
+
+    def __eq__(self, other):
+        return isinstance(other, Dense) and self.digest == other.digest
+
+    def __hash__(self):
+        return hash(self.digest)
+
+    @property
+    def _varies(self):
+        return self.tensor.shape[0] > 1, self.tensor.shape[1] > 1
+
+    def check(self, q_len: int, kv_len: int) -> None:
+        rows, cols = self.tensor.shape[-2:]
+        if rows != q_len or cols < kv_len:
+            raise ValueError(
+                f"mask: dense has {rows} query rows and {cols} keys; the call has q_len {q_len} and kv_len {kv_len} "
+                "(rows must be equal, keys at least kv_len)"
+            )
+
+    def _bind(self, device):
+        tensor = self.tensor.to(device)
+        by_batch, by_head = self._varies
+
+        def keep(q, k, batch, head, row):
+            return tensor[batch if by_batch else 0, head if by_head else 0, row, k]
+
+        return keep
+
+    def _text(self, tensors):
+        tensors.append(self.tensor)
+        return f"dense({len(tensors) - 1})"
+
+    def __repr__(self):
+        return f"dense({'x'.join(map(str, self.tensor.shape))}, {self.digest[:8]})"
+
+
+@dataclass(frozen=True, repr=False)
+class MaskMod(Mask):
+    """FlexAttention's fn(b, h, q_idx, kv_idx) -> bool; q_idx is the call's row."""
+
+    fn: Callable
+
+    @functools.cached_property
+    def _varies(self):
+        return _uses_argument(self.fn, 0), _uses_argument(self.fn, 1)
+
+    def _bind(self, device):
+        fn = self.fn
+
+        def keep(q, k, batch, head, row):
+            # FlexAttention hands over tensors; functions written for it may call methods on them
+            batch, head = (torch.as_tensor(x, device=device) for x in (batch, head))
+            return torch.as_tensor(fn(batch, head, row, k), device=device)
+
+        return keep
+
+    def mod(self, q_start=0, device=None):
+        return self.fn
+
+    def _text(self, tensors):
+        raise ValueError(f"mask: {self!r} is a function and has no text; use dense(tensor) where a spec is needed")
+
+    def __repr__(self):
+        return f"mask_mod({getattr(self.fn, '__name__', type(self.fn).__name__)})"
+
+
+def _still(q_lo: int, value: int) -> tuple[np.ndarray, np.ndarray]:
+    return np.array([q_lo], dtype=np.int64), np.array([value], dtype=np.int64)
+
+
+def _floor_div(x, size: int):
+    # torch.compile lowers a Python-style `//` on tensors through floor division too; named for what it must be
+    return torch.div(x, size, rounding_mode="floor")
+
+
+def _tightest(a: int | None, b: int | None) -> int | None:
+    return b if a is None else a if b is None else min(a, b)
+
+
+def _uses_argument(fn: Callable, index: int) -> bool:
+    """Whether a mask_mod reads its argument `index`; True unless its bytecode shows that it does not."""
+    code = getattr(fn, "__code__", None)
+    if code is None or code.co_argcount != 4 or code.co_flags & 0x0C:  # *args, **kwargs
+        return True
+    name = code.co_varnames[index]
+    return any(name in _names(i.argval) for i in dis.get_instructions(code)) or "locals" in code.co_names
+
+
+def _names(argval) -> tuple:
+    return argval if isinstance(argval, tuple) else (argval,)
