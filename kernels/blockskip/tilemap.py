@@ -20,7 +20,7 @@ PICTURE = {0: "·", 1: "▒", 2: "█"}
 class TileMap:
     """The tiles of `mask` over q_len queries x kv_len keys, cut into block_m x block_n; build it with `TileMap.build`.
 
-    Tile row r holds the queries r * block_m .. of the call (positions q_start + that), column c the keys c * block_n ...
+    Tile row r holds the queries r * block_m .. of the call (positions q_start + that), column c the keys c * block_n ..
     A tile is empty if no real element of it is kept, full if all are, partial otherwise. Rows are held as runs:
     row r owns `runs[run_start[r]:run_start[r + 1]]`, each (first column, end column, state 1 or 2), ascending.
     """
@@ -52,8 +52,8 @@ class TileMap:
         """The tile map of `mask`; the same arguments give the same object.
 
         `q_start` is the position of the first query, kv_len - q_len by default (the queries are the last positions).
-        States are exact for bands, prefix, sink, chunked, document, one dilated, dense, mask_mod and every &, |, ~ of all but
-        dilated; with a dilated among others a tile may be called partial that is empty or full, never the reverse.
+        States are exact for bands, prefix, sink, chunked, document, one dilated, dense, mask_mod and every &, |, ~ of all
+        but dilated; with a dilated among others a tile may be called partial that is empty or full, never the reverse.
         Raises TypeError for a mask that is none, ValueError for a length or tile below 1.
         """
         if not isinstance(mask, Mask):
@@ -134,7 +134,7 @@ class TileMap:
         return torch.from_numpy(row_start), torch.from_numpy(col.astype(np.int32)), torch.from_numpy(is_full)
 
     def to_block_mask(self, block: tuple[int, int] | None = None, device=None):
-        """FlexAttention's BlockMask [1, 1, rows, cols] of this map, without an L x L pass; `block` = (m, n), the map's tiles if None."""
+        """FlexAttention's BlockMask [1, 1, rows, cols], without an L x L pass; `block` = (m, n), this map's tiles if None."""
         from torch.nn.attention.flex_attention import BlockMask
 
         if block is not None and tuple(block) != (self.block_m, self.block_n):
@@ -153,7 +153,7 @@ class TileMap:
         )
 
     def _columns(self, row: torch.Tensor, col: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """FlexAttention's layout: how many tiles a row has, int32 [rows], and their columns, int32 [rows, cols], first ones used."""
+        """FlexAttention's layout: int32 [rows], how many tiles a row has; int32 [rows, cols], which, the first ones used."""
         count = torch.bincount(row, minlength=self.rows)
         place = torch.arange(len(row)) - (count.cumsum(0) - count)[row]
         index = torch.zeros(self.rows, self.cols, dtype=torch.int32)
@@ -221,7 +221,8 @@ class TileMap:
         return (
             f'<figure style="margin:0"><svg role="img" aria-label="{escape(self.summary())}" width="{cols * size}" '
             f'height="{rows * size}" viewBox="0 0 {cols} {rows}" preserveAspectRatio="none" '
-            f'style="background:#88888822">{cells}</svg><figcaption>{escape(repr(self.mask))}: {escape(self.summary())}. '
+            f'style="background:#88888822">{cells}</svg>'
+            f"<figcaption>{escape(repr(self.mask))}: {escape(self.summary())}. "
             f"Blue full, orange partial, grey empty; a cell is {r} x {c} tiles of {self.block_m} x {self.block_n}."
             "</figcaption></figure>"
         )

@@ -1,10 +1,11 @@
 """From a mask to runs of tiles, without looking at elements.
 
 Along the keys, the answer of a mask for one query changes only at its *edges*: a band's edges move with the query
-(k = q + c), all others stand still for a while (k = constant, changing at a chunk's or document's start). Cut the queries
-where a tile row begins, where a standing edge changes, and where a moving edge passes a standing one: inside such a
-*segment* the edges keep their order, so one look between each two of them, at the segment's first query, answers for every query
-of it. What the segment sees is then known from its first and last query alone, whatever &, | and ~ the mask is made of.
+(k = q + c), all others stand still for a while (k = constant, changing at a chunk's or document's start). Cut the
+queries where a tile row begins, where a standing edge changes, and where a moving edge passes a standing one: inside
+such a *segment* the edges keep their order, so one look between each two of them, at the segment's first query, answers
+for every query of it. What the segment sees is then known from its first and last query alone, whatever &, | and ~ the
+mask is made of.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class Grid(NamedTuple):
 
 
 class Runs(NamedTuple):
-    """Tiles that are not empty: row r owns runs start[r]:start[r + 1]; a run is (first column, end column, state 1 or 2)."""
+    """Tiles that are not empty: row r owns runs start[r]:start[r + 1], each (first column, end column, state 1 or 2)."""
 
     start: np.ndarray  # int64 [rows + 1]
     runs: np.ndarray  # int32 [n, 3]
@@ -102,7 +103,7 @@ def _segments(leaves: list[Mask], grid: Grid) -> _Segments:
 
 
 def _between_edges(mask: Mask, segments: _Segments) -> np.ndarray:
-    """uint8 [E - 1, S]: what the mask says between two edges: 0 keeps none, 2 keeps all, 1 not known from the edges alone."""
+    """uint8 [E - 1, S], what the mask says between two edges: 0 keeps none, 2 keeps all, 1 not known from edges."""
     q = torch.from_numpy(segments.first)[None]
     k = torch.from_numpy(segments.at_first[:-1])
     return _evaluate(mask, lambda leaf: _leaf_value(leaf, q, k))
@@ -141,7 +142,7 @@ def _tile_ranges(segments: _Segments, value: np.ndarray, grid: Grid):
 
 
 def _intervals(segments: _Segments, on: np.ndarray):
-    """Key intervals made of neighbouring gaps that are on: row, low at first and last query, high at first and last query."""
+    """Key intervals of neighbouring gaps that are on: row, low at first and last query, high at first and last query."""
     a, b = segments.at_first, segments.at_last
     open_ = np.zeros(a.shape[1], bool)
     low_a, low_b = np.zeros_like(a[0]), np.zeros_like(a[0])

@@ -56,7 +56,7 @@ def dilated(stride: int) -> Mask:
 
 
 def dense(tensor: torch.Tensor) -> Mask:
-    """A mask given element by element: bool [q_len, kv_len] or [B or 1, H or 1, q_len, kv_len], by the call's rows. Copied."""
+    """A mask by elements: bool [q_len, kv_len] or [B or 1, H or 1, q_len, kv_len], by the call's rows. Copied."""
     if not isinstance(tensor, torch.Tensor) or tensor.dtype != torch.bool:
         given = tensor.dtype if isinstance(tensor, torch.Tensor) else type(tensor).__name__
         raise TypeError(f"tensor: given {given}; a bool tensor is needed")
