@@ -1,0 +1,39 @@
+"""Skiplab: a lab for the performance of sparse attention and quantised linear kernels.
+
+Importing it needs no widget library: the widgets load when they are asked for.
+"""
+
+from typing import Any
+
+from blockskip import __version__
+
+from skiplab.contenders import contenders, kernel
+from skiplab.store import Run, frame, read_run
+from skiplab.sweep import Sweep, run_sweep, sweep
+from skiplab.verify import check
+from skiplab.workload import MODELS, Workload
+
+__all__ = [
+    "MODELS",
+    "MaskExplorer",
+    "Run",
+    "Sweep",
+    "SweepPanel",
+    "Workload",
+    "__version__",
+    "check",
+    "contenders",
+    "frame",
+    "kernel",
+    "read_run",
+    "run_sweep",
+    "sweep",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("MaskExplorer", "SweepPanel"):
+        from skiplab import widgets
+
+        return getattr(widgets, name)
+    raise AttributeError(f"module 'skiplab' has no attribute {name!r}")

@@ -1,0 +1,49 @@
+"""Work x machine -> the least time that the roofs allow, and a prediction for a skip mode."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import blockskip as bs
+
+from skiplab.machine import Machine
+from skiplab.workload import Workload
+
+
+@dataclass(frozen=True)
+class Bound:
+    """The least time in seconds, and which roof sets it: `memory` or `compute`."""
+
+    seconds: float
+    limited_by: str
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A time in seconds that no one measured; `source` says for which machine."""
+
+    seconds: float
+    limited_by: str
+    source: str
+
+
+def bound_of(flops: float, moved_bytes: float, machine: Machine) -> Bound:
+    """max(FLOPs / rate, bytes / bandwidth)."""
+    compute = flops / (machine.tflops * 1e12)
+    memory = moved_bytes / (machine.bandwidth_gbps * 1e9)
+    return Bound(max(compute, memory), "compute" if compute >= memory else "memory")
+
+
+def bound(work: bs.Work, machine: Machine) -> Bound:
+    """No implementation is faster than this: the useful FLOPs at the full rate, the bytes at the full bandwidth."""
+    return bound_of(work.useful_flops, work.bytes, machine)
+
+
+def predict(workload: Workload, skip: str, machine: Machine, block_m: int = 128, block_n: int = 64) -> Prediction:
+    """The time of a kernel that reaches the roofs on what its skip mode executes and moves: optimistic, on purpose.
+
+    It leaves out launches, tails of the grid and what softmax costs beside the products; figures that show it say so.
+    """
+    work = workload.work(skip, block_m, block_n)
+    least = bound_of(work.executed_flops, work.bytes, machine)
+    return Prediction(least.seconds, least.limited_by, f"predicted for {machine.name}")

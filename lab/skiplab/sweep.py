@@ -1,0 +1,234 @@
+"""Axes -> points -> measurements; a run that is interrupted goes on where it stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from functools import lru_cache
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import blockskip as bs
+import torch
+
+from skiplab.contenders import contender
+from skiplab.machine import Machine, default_device, describe, this_machine
+from skiplab.measure import Child, Measurement, Point, measure
+from skiplab.store import Run, RunWriter, runs_directory, slug
+from skiplab.timing import Cancelled
+from skiplab.workload import DTYPES, Workload
+
+DEFAULT_CONTENDERS = ("blockskip", "sdpa", "sdpa-causal", "flex")
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Every prompt length x every window x every contender, for one head shape, dtype and device.
+
+    A window of None is plain causal. ValueError names the field, what was given and what is allowed.
+    """
+
+    contenders: tuple[str, ...] = DEFAULT_CONTENDERS
+    q_len: tuple[int, ...] = (512, 1024, 2048, 4096)
+    window: tuple[int | None, ...] = (256, 512, 1024, None)
+    batch: int = 1
+    q_heads: int = 8
+    kv_heads: int = 8
+    head_dim: int = 128
+    dtype: str = "bfloat16"
+    device: str = "cpu"
+    seed: int = 0
+    budget_s: float = 5.0
+
+    def __post_init__(self) -> None:
+        for name in ("contenders", "q_len", "window"):
+            if not getattr(self, name):
+                raise ValueError(f"{name}: got nothing; at least one is needed")
+        if self.dtype not in DTYPES:
+            raise ValueError(f"dtype: got {self.dtype!r}; allowed are {', '.join(DTYPES)}")
+        if self.budget_s <= 0:
+            raise ValueError(f"budget_s: got {self.budget_s}; allowed is more than 0 seconds")
+        for name in self.contenders:
+            contender(name)
+        torch.device(self.device)
+
+    @property
+    def key(self) -> str:
+        """Eight letters that name these parameters."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:8]
+
+    def points(self) -> list[Point]:
+        """The points; those of one workload follow each other, so that they share its float64 reference."""
+        return [
+            Point(self.workload(q_len, window), name, device=self.device)
+            for q_len, window, name in product(self.q_len, self.window, self.contenders)
+        ]
+
+    def workload(self, q_len: int, window: int | None) -> Workload:
+        """The sweep's workload at one prompt length and window."""
+        mask = bs.causal() if window is None else bs.sliding_window(window)
+        return Workload(
+            q_len, mask=mask, batch=self.batch, q_heads=self.q_heads, kv_heads=self.kv_heads,
+            head_dim=self.head_dim, dtype=self.dtype,
+        )  # fmt: skip
+
+    def command(self) -> str:
+        """The command line that runs this sweep."""
+        windows = " ".join(f"--window {'causal' if window is None else window}" for window in self.window)
+        lengths = " ".join(f"--q-len {length}" for length in self.q_len)
+        names = " ".join(f"--contender {name}" for name in self.contenders)
+        return (
+            f"skiplab sweep {names} {lengths} {windows} --batch {self.batch} --q-heads {self.q_heads} "
+            f"--kv-heads {self.kv_heads} --head-dim {self.head_dim} --dtype {self.dtype} "
+            f"--device {self.device} --seed {self.seed} --budget {self.budget_s:g}"
+        )
+
+    @classmethod
+    def from_parameters(cls, parameters: dict[str, Any]) -> Sweep:
+        """The sweep that a run's header describes."""
+        lists = {name: tuple(parameters[name]) for name in ("contenders", "q_len", "window")}
+        return cls(**{**parameters, **lists})
+
+
+@lru_cache(maxsize=1)
+def source_hash() -> str:
+    """Twelve letters of a hash over the kernel package's sources: other kernels, other points."""
+    digest = hashlib.sha256()
+    root = Path(bs.__file__).parent
+    for path in sorted([*root.rglob("*.py"), *root.rglob("*.json")]):
+        digest.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def run_header(sweep: Sweep, topic: str, machine: Machine | None) -> dict[str, Any]:
+    """What a run file says of itself before its first row; no host name, no user's path."""
+    identity = describe(sweep.device)
+    day = datetime.now(UTC).date().isoformat()
+    return {
+        "run_id": f"{day}-{slug(identity['name'])}-{slug(topic)}-{uuid.uuid4().hex[:6]}",
+        "argv": [Path(sys.argv[0]).name, *(_without_path(word) for word in sys.argv[1:])],
+        "command": sweep.command(), "parameters": asdict(sweep), "seed": sweep.seed, "git": git_state(),
+        "source_hash": source_hash(), "python": platform.python_version(), "torch": torch.__version__,
+        "triton": triton_version(), "cuda": torch.version.cuda, "device": identity,
+        "threads": torch.get_num_threads(), "cpu": describe("cpu")["name"],
+        "roof": machine and machine.roof(), "start": now(),
+    }  # fmt: skip
+
+
+def _without_path(word: str) -> str:
+    return Path(word).name if os.sep in word else word
+
+
+def now() -> str:
+    """The time, ISO 8601, UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def triton_version() -> str | None:
+    """The installed Triton's version; None without one."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("triton")
+    except PackageNotFoundError:
+        return None
+
+
+def git_state() -> dict[str, Any]:
+    """Commit and whether tracked files differ from it; {} outside a repository."""
+    root = Path(__file__).parent
+
+    def git(*words: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(root), *words], capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "-uno"))}
+    except (OSError, subprocess.CalledProcessError):
+        return {}
+
+
+def default_path(sweep: Sweep, topic: str) -> Path:
+    """`data/runs/<date>-<device>-<topic>-<parameters>.jsonl`: the same sweep on the same day goes on."""
+    day = datetime.now(UTC).date().isoformat()
+    device = slug(describe(sweep.device)["name"])
+    return runs_directory() / f"{day}-{device}-{slug(topic)}-{sweep.key}.jsonl"
+
+
+def run_sweep(
+    sweep: Sweep,
+    path: Path | str | None = None,
+    *,
+    topic: str = "attention",
+    on_measurement: Callable[[Measurement], None] | None = None,
+    cancelled: Callable[[], bool] = lambda: False,
+    progress: bool = True,
+    isolate: bool = True,
+) -> Run:
+    """Measure every point that the run file does not hold yet, and return the run.
+
+    path: the JSONL file, continued if it exists; None is `default_path`. on_measurement is called after each row is on
+    the disk. cancelled is asked several times a second; what has been measured is kept. isolate measures in a child
+    process, which a crash or a timeout ends; without it everything happens in this process.
+    """
+    from tqdm.auto import tqdm
+
+    path = Path(path) if path is not None else default_path(sweep, topic)
+    machine = this_machine(sweep.device, sweep.dtype) if usable(sweep.device) else None
+    writer = RunWriter(path, run_header(sweep, topic, machine))
+    points = [point for point in sweep.points() if row_key(point) not in writer.keys]
+    bar = tqdm(points, unit="point", disable=not progress, desc="measured")
+    with Child() if isolate and points else nullcontext() as child, bar:
+        take = child.measure if child is not None else measure
+        for point in bar:
+            bar.set_postfix_str(f"{point.contender}, {point.workload.q_len} tokens", refresh=True)
+            try:
+                if cancelled():
+                    raise Cancelled
+                taken = take(point, sweep.seed, sweep.budget_s, machine=machine, cancelled=cancelled)
+            except Cancelled:
+                break
+            writer.append({**taken.row(), "key": row_key(point), "source_hash": source_hash()})
+            if on_measurement is not None:
+                on_measurement(taken)
+    return replace(writer.finish(now()), source="measured")
+
+
+def usable(device: str) -> bool:
+    """Whether torch sees that device here."""
+    return torch.device(device).type != "cuda" or torch.cuda.is_available()
+
+
+def row_key(point: Point) -> str:
+    """What resuming looks for: the point, and the kernels' sources (device and versions are the header's)."""
+    return f"{point.key} | {source_hash()}"
+
+
+def sweep(
+    contenders: Sequence[str] = DEFAULT_CONTENDERS,
+    *,
+    q_len: Iterable[int] = (512, 1024, 2048, 4096),
+    window: Iterable[int | None] = (256, 512, 1024, None),
+    device: str | None = None,
+    path: Path | str | None = None,
+    isolate: bool = True,
+    progress: bool = True,
+    **shape: Any,
+) -> Run:
+    """Measure contenders over prompt lengths and windows; `run.plot()` draws it, `run.frame()` is the table.
+
+    shape: batch, q_heads, kv_heads, head_dim, dtype, seed, budget_s, as in `Sweep`.
+    """
+    wanted = Sweep(tuple(contenders), tuple(q_len), tuple(window), device=device or default_device(), **shape)
+    return run_sweep(wanted, path, isolate=isolate, progress=progress)
