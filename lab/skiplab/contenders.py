@@ -149,7 +149,7 @@ def dense_mask(workload: Workload, device: torch.device) -> torch.Tensor:
     batches, heads = workload.batch if by_batch else 1, workload.q_heads if by_head else 1
 
     def one(batch: int, head: int) -> torch.Tensor:
-        return workload.mask.dense(workload.q_len, workload.keys, workload.q_start, batch=batch, head=head).to(device)
+        return workload.mask.dense(workload.q_len, workload.keys, workload.q_start, batch, head, device)
 
     if batches == heads == 1:
         return one(0, 0)
@@ -196,7 +196,7 @@ def _flex(workload: Workload, inputs: Sequence[torch.Tensor]) -> Call:
 
     # Past eight shapes torch.compile stops compiling a function; each point starts afresh.
     torch.compiler.reset()
-    block_mask = workload.tilemap(FLEX_BLOCK, FLEX_BLOCK).to_block_mask().to(str(inputs[0].device))
+    block_mask = workload.tilemap(FLEX_BLOCK, FLEX_BLOCK).to_block_mask(device=inputs[0].device)
     compiled = torch.compile(flex_attention, dynamic=False, fullgraph=True)
     gqa = workload.group > 1
 
@@ -230,6 +230,8 @@ def _needs_causal_backend(workload: Workload, device: str) -> str | None:
 
 
 def _needs_compiler(workload: Workload, device: str) -> str | None:
+    if any(workload.mask.varies):
+        return "its BlockMask comes from one tile map, and this mask differs between batches or heads"
     if is_cuda(device) or any(shutil.which(compiler) for compiler in ("g++", "c++", "clang++")):
         return None
     return "torch.compile needs a C++ compiler on a CPU: install g++ (Debian: apt install g++)"

@@ -199,12 +199,12 @@ def _copy_gbps(device: str) -> float:
 
 def _product_tflops(device: str, dtype: torch.dtype) -> float:
     """The rate of a square product, in 1e12 FLOP/s."""
-    size = 8192 if torch.device(device).type == "cuda" else 1024
+    size = 8192 if torch.device(device).type == "cuda" else 768
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     return 2 * size**3 / _best_seconds(lambda: torch.mm(a, b), device) / 1e12
 
 
-def _best_seconds(fn: Callable[[], object], device: str, budget_s: float = 0.6) -> float:
+def _best_seconds(fn: Callable[[], object], device: str, budget_s: float = 0.4) -> float:
     """The best of the calls that fit the budget, after one that warms up: a roof is the best seen."""
     synchronize = torch.cuda.synchronize if torch.device(device).type == "cuda" else (lambda: None)
     fn()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
@@ -267,7 +268,7 @@ class Child:
 
         from pebble import ProcessPool
 
-        self._pool = ProcessPool(max_workers=1, context=get_context("spawn"))
+        self._pool = ProcessPool(max_workers=1, initializer=_ignore_interrupts, context=get_context("spawn"))
 
     def __enter__(self) -> Child:
         return self
@@ -325,6 +326,11 @@ def measure_isolated(
     """As `measure`, in a child process of its own; options are those of `Child.measure`."""
     with Child() as child:
         return child.measure(point, seed, budget_s, check, **options)
+
+
+def _ignore_interrupts() -> None:
+    """Ctrl-C reaches the whole process group; the parent alone decides what it means."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _in_child(

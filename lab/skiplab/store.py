@@ -295,26 +295,25 @@ def query(table: pd.DataFrame, **wanted: Any) -> pd.DataFrame:
         keep = table[name].isin([item for item in values if item is not None])
         if None in values:
             keep |= table[name].isna()
-        table = table[keep]
+        table = table.loc[keep]
     return table
 
 
-PUBLISHER = "ExecuTorch pull request 20198"
-UNNAMED_GPU = "a GPU that the source does not name"
+PUBLISHER = "ExecuTorch pull request 20198 (Gemma 4 31B int4, GPU not named)"
 
 
 def published(operation: str | None = None) -> pd.DataFrame:
-    """The tables of `data/published` with `COLUMNS`; source `published by ExecuTorch pull request 20198`.
+    """The tables of `data/published` with `COLUMNS`; source `published`, device the publisher.
 
-    Operations: `model prefill` and `model decode` (a whole Gemma 4 31B: `tokens_per_s` alone), and `decode` (one
-    attention call at q_len 1: `median_ms`). What the source does not tell is empty.
+    Operations: `prefill` and `generate` (a whole Gemma 4 31B: `tokens_per_s` alone), and `decode` (one attention call
+    at q_len 1: `median_ms`). What the source does not tell is empty.
     """
     records = [*_published_prefill(), *_published_decode(), *_published_decode_attention()]
     names = sorted({record["operation"] for record in records})
     if operation is not None and operation not in names:
         raise ValueError(f"operation: got {operation!r}; published are {', '.join(names)}")
     common = {
-        "run_id": "executorch-20198", "source": f"published by {PUBLISHER}", "device": UNNAMED_GPU, "batch": 1,
+        "run_id": "executorch-20198", "source": "published", "device": PUBLISHER, "batch": 1,
         "status": "ok", "flags": "", "error_text": "", "dtype": "bfloat16",
     }  # fmt: skip
     return _table([{**common, **record} for record in records if operation in (None, record["operation"])])
@@ -329,8 +328,8 @@ def _published_prefill() -> list[dict[str, Any]]:
     columns = {"before_tps": "executorch before", "after_tps": "executorch after", "llama_cpp_tps": "llama.cpp"}
     return [
         {
-            "operation": "model prefill", "contender": name, "label": name, "q_len": int(row["prompt_tokens"]),
-            "kv_len": int(row["prompt_tokens"]), "window": 1024, "tokens_per_s": float(row[column]),
+            "operation": "prefill", "contender": name, "label": name, "q_len": int(row["prompt_tokens"]),
+            "kv_len": int(row["prompt_tokens"]), "mask": "whole model", "tokens_per_s": float(row[column]),
         }
         for row in _csv("executorch-20198-prefill.csv")
         for column, name in columns.items()
@@ -340,7 +339,7 @@ def _published_prefill() -> list[dict[str, Any]]:
 def _published_decode() -> list[dict[str, Any]]:
     return [
         {
-            "operation": "model decode", "contender": f"executorch {side}", "label": f"{side} {row['change']}",
+            "operation": "generate", "contender": f"executorch {side}", "label": f"{side} {row['change']}",
             "q_len": 1, "kv_len": int(row["prompt_tokens"] or 0) or None, "tokens_per_s": float(row[f"{side}_tps"]),
         }
         for row in _csv("executorch-20198-decode.csv")
@@ -365,14 +364,3 @@ def _published_decode_attention() -> list[dict[str, Any]]:
         for column, name in names.items()
         if row[f"{column}_us"]
     ]  # fmt: skip
-
-
-def provenance(table: pd.DataFrame) -> str:
-    """Where a table's numbers come from, for the caption of what shows them: `measured on X; published by Y`."""
-    pairs = table[["source", "device"]].drop_duplicates().itertuples(index=False)
-    texts = [
-        source if source.startswith("published") else
-        f"predicted for {device}" if source == "predicted" else f"{source} on {device}"
-        for source, device in pairs
-    ]  # fmt: skip
-    return "; ".join(dict.fromkeys(texts))

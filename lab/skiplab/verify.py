@@ -79,7 +79,8 @@ def truth(workload: Workload, device: str, seed: int, deviation: float, sampled:
 def _rows(workload: Workload, inputs: Sequence[torch.Tensor], rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Attention of some query rows: in float64, and by torch in the workload's dtype."""
     q, k, v = inputs
-    keep = _kept(workload, rows).to(q.device)
+    rows = rows.to(q.device)
+    keep = _kept(workload, rows)
     seen = keep.any(dim=0).any(dim=0).any(dim=0).nonzero()
     if not len(seen):
         zeros = torch.zeros(workload.batch, workload.q_heads, len(rows), workload.head_dim, device=q.device)
@@ -87,7 +88,7 @@ def _rows(workload: Workload, inputs: Sequence[torch.Tensor], rows: torch.Tensor
     # Keys outside this range are masked for every row: their weight is exactly 0.
     keys = slice(int(seen[0]), int(seen[-1]) + 1)
     keep = keep[..., keys]
-    q = q[:, :, rows.to(q.device)]
+    q = q[:, :, rows]
     k, v = (x[:, :, keys].repeat_interleave(workload.group, dim=1) for x in (k, v))
     with sdpa_kernel(SDPBackend.MATH):
         own = scaled_dot_product_attention(q, k, v, attn_mask=keep)
@@ -102,7 +103,7 @@ def _kept(workload: Workload, rows: torch.Tensor) -> torch.Tensor:
     """bool [batch or 1, q_heads or 1, rows, kv_len]: which keys those query rows see."""
     by_batch, by_head = workload.mask.varies
     q_pos = (workload.first_position + rows)[:, None]
-    k_pos = torch.arange(workload.keys)[None, :]
+    k_pos = torch.arange(workload.keys, device=rows.device)[None, :]
     return torch.stack([
         torch.stack([
             workload.mask.keep(q_pos, k_pos, batch, head, q_row=rows[:, None]).expand(len(rows), workload.keys)

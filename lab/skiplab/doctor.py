@@ -1,0 +1,95 @@
+"""What this machine has, what is missing, and what to do about it."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import shutil
+from dataclasses import dataclass
+
+import torch
+
+from skiplab.machine import available_cores, default_device, describe, this_machine
+from skiplab.store import data_path
+from skiplab.sweep import triton_version
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the doctor: what was looked at, `ok`, `note` or `missing`, and what it means or what to do."""
+
+    what: str
+    state: str
+    text: str
+
+
+def examine(device: str | None = None) -> list[Finding]:
+    """Look at everything that the lab uses; takes a few seconds, since the roofs are measured."""
+    device = device or default_device()
+    return [_software(), _gpu(), _cpu(), _roof(device), _compiler(), _interpreter(), _widgets(), _data()]
+
+
+def _software() -> Finding:
+    return Finding(
+        "software", "ok", f"Python {platform.python_version()}, torch {torch.__version__}, triton {triton_version()}"
+    )
+
+
+def _gpu() -> Finding:
+    if not torch.cuda.is_available():
+        return Finding("GPU", "note", "none that torch sees: everything runs on the CPU, GPUs are predicted")
+    major, minor = torch.cuda.get_device_capability()
+    name = f"{torch.cuda.get_device_name()} (compute capability {major}.{minor})"
+    if major < 8:
+        return Finding("GPU", "missing", f"{name}: the Triton kernels need 8.0 or later")
+    return Finding("GPU", "ok", name)
+
+
+def _cpu() -> Finding:
+    identity = describe("cpu")
+    threads, cores = torch.get_num_threads(), available_cores()
+    text = f"{identity['name']} on {cores} cores, {identity['capability']}, {identity['memory_gb']} GB memory"
+    if threads > cores:
+        return Finding("CPU", "missing", f"{text}: more threads than cores; set OMP_NUM_THREADS={cores}")
+    return Finding("CPU", "ok", text)
+
+
+def _roof(device: str) -> Finding:
+    roof = this_machine(device)
+    return Finding(
+        "roofs",
+        "ok",
+        f"measured on {roof.name}: copy {roof.bandwidth_gbps:.3g} GB/s, product {roof.tflops:.3g} TFLOP/s",
+    )
+
+
+def _compiler() -> Finding:
+    found = next((name for name in ("g++", "c++", "clang++") if shutil.which(name)), None)
+    if found:
+        return Finding("C++ compiler", "ok", f"{found}: FlexAttention can be compiled on the CPU")
+    return Finding("C++ compiler", "note", "none: FlexAttention on the CPU is left out (Debian: apt install g++)")
+
+
+def _interpreter() -> Finding:
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        return Finding("TRITON_INTERPRET", "missing", "it is set: nothing is timed until it is unset")
+    return Finding("TRITON_INTERPRET", "ok", "not set")
+
+
+def _widgets() -> Finding:
+    needed = ("jupyterlab", "ipywidgets", "anywidget", "plotly", "pebble", "psutil")
+    missing = [name for name in needed if importlib.util.find_spec(name) is None]
+    if missing:
+        return Finding("lab's packages", "missing", f"{', '.join(missing)}: pip install {' '.join(missing)}")
+    return Finding("lab's packages", "ok", "all there")
+
+
+def _data() -> Finding:
+    runs = data_path("runs")
+    if not data_path("machines", "gpus.csv").exists():
+        return Finding("data", "missing", "data/machines/gpus.csv is not there: the installation is broken")
+    writable = os.access(runs if runs.exists() else runs.parent, os.W_OK)
+    if not writable:
+        return Finding("data", "note", "data/runs cannot be written: name a file with `skiplab sweep --run FILE`")
+    return Finding("data", "ok", f"{len(list(runs.glob('*.jsonl')))} stored runs")

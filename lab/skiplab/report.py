@@ -1,0 +1,220 @@
+"""A run -> one HTML file that works offline: figures, tables, where it is from, how to run it again, the raw data."""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from skiplab import figures
+from skiplab.store import Run, query
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import plotly.graph_objects as go
+
+STYLE = """
+:root { color-scheme: light dark; }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.5rem; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .875rem; }
+th, td { padding: .25rem .75rem; text-align: right; border-bottom: 1px solid #8886; }
+th:first-child, td:first-child, td.text { text-align: left; }
+.scroll { overflow-x: auto; } pre { overflow-x: auto; padding: .75rem; border: 1px solid #8886; border-radius: .25rem; }
+.from { opacity: .75; }
+"""
+DOUBTS = {
+    "launch-bound": "called one by one it takes over 10 % longer than replayed: the host is the limit",
+    "l2-resident": "its inputs fit the last cache and were not rotated past it",
+    "allocates": "the call takes device memory beyond its result",
+    "throttled": "the GPU had slowed its clocks while it was timed",
+    "bimodal": "the samples fall into two groups",
+    "impossible": "faster than the machine's roofs allow: something is not measured right",
+    "tuned-elsewhere": "its tile config was tuned for another device or shape",
+    "unconverged": "the time budget ended before the median was sure to 0.5 %",
+    "unchecked": "its result was not compared with the reference",
+}
+
+
+def write_report(run: Run, path: Path | str) -> Path:
+    """Write the run's report to `path` (one HTML file, about 5 MB: it holds plotly itself) and return the path."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(report_html(run), encoding="utf-8")
+    return path
+
+
+def report_html(run: Run) -> str:
+    """The report as text."""
+    from plotly.offline import get_plotlyjs
+
+    table = run.frame()
+    command = run.header.get("command", "")
+    parts = [
+        f"<h1>{html.escape(title(run))}</h1>",
+        f"<p class=from>{html.escape(run.provenance)}, {html.escape(str(run.header.get('start', '')))}</p>",
+        f"<p>{html.escape(summary(table))}</p>",
+        *(_figure(figure, text) for figure, text in report_figures(table)),
+        "<h2>Times</h2><p>Median of each point in milliseconds; times faster than dense + mask in brackets.</p>",
+        _html_table(time_table(table)),
+        "<h2>Every point</h2>", _html_table(point_table(table)), _doubts(table),
+        "<h2>Run it again</h2>", f"<pre>{html.escape(command)}</pre>" if command else "",
+        "<p>Or, with the file below: <code>skiplab rerun RUN.jsonl</code>, which also says what differs.</p>",
+        "<h2>Where it is from</h2>", _html_table(header_table(run)),
+        "<h2>Raw data</h2>", _download(run),
+    ]  # fmt: skip
+    return (
+        "<!doctype html><html lang=en><meta charset=utf-8>"
+        "<meta name=viewport content='width=device-width, initial-scale=1'>"
+        f"<title>{html.escape(title(run))}</title><style>{STYLE}</style><script>{get_plotlyjs()}</script>"
+        f"<body>{''.join(parts)}</body></html>"
+    )
+
+
+def title(run: Run) -> str:
+    """One line that says what was swept."""
+    axes = run.rows[0]["axes"] if run.rows else {}
+    if not axes:
+        return f"Skiplab run {run.run_id}: no point yet"
+    heads = f"{axes['q_heads']}/{axes['kv_heads']} heads of {axes['head_dim']}, {axes['dtype']}"
+    return f"Skiplab: {axes['operation']}, {heads}"
+
+
+def summary(table: pd.DataFrame) -> str:
+    """How many points came out how, and the best checked speed-up over dense + mask, in words."""
+    counts = ", ".join(f"{number} {status}" for status, number in table["status"].value_counts().items())
+    text = f"{len(table)} points: {counts or 'none'}."
+    best = figures.speedups(table)
+    best = best[best["contender"] == "blockskip"]
+    if not len(best):
+        return text
+    row = best.loc[best["speedup"].idxmax()]
+    window = "causal" if row["window"] != row["window"] else f"window {int(row['window'])}"
+    return (
+        f"{text} Block-skip is up to {row['speedup']:.1f} times as fast as dense + mask "
+        f"({int(row['q_len'])} tokens, {window}; results checked against float64)."
+    )
+
+
+def report_figures(table: pd.DataFrame) -> list[tuple[go.Figure, str]]:
+    """The figures and the text under each."""
+    return [
+        (
+            with_window_slider(figures.speedup, table),
+            "Speed-up over dense + mask; move the slider to change the window.",
+        ),
+        (with_window_slider(figures.throughput, table), "Prompt tokens a second through one layer's attention."),
+        (figures.heatmap(table), "Times that block-skip is faster than dense + mask."),
+        (figures.flops(table), "What the mask keeps, what block-skip executes, what dense attention executes."),
+        (figures.measured_vs_predicted(table), "Each point against the least time that the machine's roofs allow."),
+    ]
+
+
+def with_window_slider(make: Callable[[pd.DataFrame], go.Figure], table: pd.DataFrame) -> go.Figure:
+    """`make(table)` for all windows and for each of them in one figure, chosen with a native slider."""
+    windows = sorted(table["window"].dropna().unique())
+    choices = [("all", table), *((f"{int(window)}", query(table, window=window)) for window in windows)]
+    if table["window"].isna().any():
+        choices.append(("causal", query(table, window=None)))
+    made = [(name, make(part)) for name, part in choices]
+    figure = made[0][1]
+    counts = [len(one.data) for _, one in made]
+    for _, one in made[1:]:
+        for trace in one.data:
+            figure.add_trace(trace.update(visible=False))
+    steps = []
+    for index, (name, _) in enumerate(made):
+        visible = [place == index for place, count in enumerate(counts) for _ in range(count)]
+        steps.append({"label": name, "method": "update", "args": [{"visible": visible}]})
+    slider = {"active": 0, "steps": steps, "currentvalue": {"prefix": "window: "}, "pad": {"t": 70}}
+    height = figure.layout.height or 450
+    return figure.update_layout(sliders=[slider], height=height + 100, margin_b=(figure.layout.margin.b or 80) + 90)
+
+
+def time_table(table: pd.DataFrame) -> pd.DataFrame:
+    """A row for each prompt length and window, a column for each contender: `median ms (speed-up)` or the status."""
+    import pandas as pd
+
+    records = []
+    for (q_len, window), rows in table.groupby(["q_len", "window"], dropna=False):
+        by_name = {row["contender"]: row for _, row in rows.iterrows()}
+        base = by_name["sdpa"]["median_ms"] if "sdpa" in by_name else float("nan")
+        label = "causal" if window != window else f"{int(window)}"
+        cells = {name: _cell(by_name.get(name), base) for name in table["contender"].unique()}
+        records.append({"prompt length": int(q_len), "window": label, **cells})
+    return pd.DataFrame.from_records(records)
+
+
+def _cell(row: pd.Series | None, base: float) -> str:
+    if row is None:
+        return ""
+    if row["status"] != "ok":
+        return str(row["status"])
+    doubt = "*" if row["flags"] else ""
+    faster = base / row["median_ms"]
+    text = f"{row['median_ms']:.3g}" if row["median_ms"] < 1000 else f"{row['median_ms']:.0f}"
+    return f"{text}{doubt}" if faster != faster or row["contender"] == "sdpa" else f"{text}{doubt} ({faster:.2f}x)"
+
+
+def point_table(table: pd.DataFrame) -> pd.DataFrame:
+    """Every point: time with quartiles, rates, error beside its tolerance, status, flags, and why it failed."""
+    return table.assign(
+        window=["causal" if value != value else f"{value:.0f}" for value in table["window"]],
+        median_ms=[_number(value) for value in table["median_ms"]],
+        quartiles_ms=[
+            f"{_number(low)} to {_number(high)}" if low == low else ""
+            for low, high in zip(table["low_ms"], table["high_ms"], strict=True)
+        ],
+        useful_tflops=[_number(value) for value in table["useful_tflops"]],
+        executed_tflops=[_number(value) for value in table["executed_tflops"]],
+        error=[_number(value) for value in table["error"]],
+        tolerance=[_number(value) for value in table["tolerance"]],
+        why=table["error_text"],
+    )[[
+        "contender", "q_len", "window", "status", "median_ms", "quartiles_ms", "useful_tflops", "executed_tflops",
+        "error", "tolerance", "method", "flags", "why",
+    ]]  # fmt: skip
+
+
+def _number(value: float) -> str:
+    return "" if value != value else f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
+
+
+def header_table(run: Run) -> pd.DataFrame:
+    """What the header says, a line each."""
+    import pandas as pd
+
+    shown = {name: value for name, value in run.header.items() if name not in ("record", "command")}
+    lines = [(name, value if isinstance(value, str) else json.dumps(value)) for name, value in shown.items()]
+    return pd.DataFrame(lines, columns=["what", "value"])
+
+
+def _doubts(table: pd.DataFrame) -> str:
+    seen = sorted({flag for flags in table["flags"] for flag in flags.split(", ") if flag})
+    lines = "".join(f"<li><code>{flag}</code>: {DOUBTS.get(flag, '')}</li>" for flag in seen)
+    return f"<p>Flags (a star in the table of times):</p><ul>{lines}</ul>" if seen else ""
+
+
+def _figure(figure: go.Figure, text: str) -> str:
+    drawn = figure.to_html(full_html=False, include_plotlyjs=False, config={"responsive": True})
+    return f"<figure>{drawn}<figcaption>{html.escape(text)}</figcaption></figure>"
+
+
+def _html_table(table: pd.DataFrame) -> str:
+    return f"<div class=scroll>{table.fillna('').to_html(index=False, border=0)}</div>"
+
+
+def _download(run: Run) -> str:
+    """The run file itself: every sample, as a link that works without a server."""
+    end = [{"record": "end", "end": run.header["end"]}] if "end" in run.header else []
+    header = {name: value for name, value in run.header.items() if name != "end"}
+    text = "".join(json.dumps(record) + "\n" for record in [header, *run.rows, *end])
+    data = base64.b64encode(text.encode()).decode()
+    name = f"{run.path.stem if run.path else run.run_id}.jsonl"
+    return (
+        f"<p><a download='{html.escape(name)}' href='data:application/x-ndjson;base64,{data}'>{html.escape(name)}</a>: "
+        f"JSON lines, {len(run.rows)} points with every sample in nanoseconds.</p>"
+    )
