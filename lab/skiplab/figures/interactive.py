@@ -1,0 +1,146 @@
+"""Charts as plotly figures that keep a picture of themselves for readers without plotly."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import Any
+
+import plotly.graph_objects as go
+
+from skiplab.figures import static, theme
+from skiplab.figures.charts import BarChart, Chart, HeatChart, Line, LineChart
+
+
+class Figure(go.Figure):
+    """A plotly figure; saved in a notebook it also holds a PNG and a line of text, for readers that have no plotly."""
+
+    def __init__(self, *args: Any, chart: Chart | None = None, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self._chart = chart
+
+    _ipython_display_: Any = None  # else IPython takes plotly's own renderer and never asks for the bundle
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None, **kwargs: Any) -> dict[str, Any]:
+        bundle: dict[str, Any] = {
+            "application/vnd.plotly.v1+json": self.to_plotly_json() | {"config": {"responsive": True}}
+        }
+        if self._chart is not None:
+            bundle["image/png"] = static.png(self._chart)
+            bundle["text/plain"] = static.text(self._chart)
+        return bundle
+
+
+def draw(chart: Chart) -> Figure:
+    """The chart as a plotly figure."""
+    if isinstance(chart, BarChart):
+        figure = _bars(chart)
+    elif isinstance(chart, HeatChart):
+        figure = _heat(chart)
+    else:
+        figure = _line_figure(chart)
+    if chart.note:
+        empty = not figure.data or (isinstance(chart, HeatChart) and not chart.z)
+        place = (
+            {"y": 0.5, "x": 0.5, "xanchor": "center"}
+            if empty
+            else {"y": 1.0, "x": 0, "xanchor": "left", "yanchor": "bottom"}
+        )
+        figure.add_annotation(text=wrap(chart.note), showarrow=False, xref="paper", yref="paper", font_size=12, **place)
+    return figure
+
+
+def layout(title: str, sources: str) -> go.Layout:
+    """What all figures share: transparent ground, a grey readable on light and dark, the sources under the axis."""
+    axis = {"gridcolor": theme.GRID, "zeroline": False, "linecolor": theme.TEXT, "automargin": True, "ticks": "outside"}
+    note = {
+        "text": wrap(sources, 100), "showarrow": False, "xref": "paper", "yref": "paper", "x": 0, "y": 0, "yshift": -58,
+        "xanchor": "left", "yanchor": "top", "align": "left", "font": {"size": 11}, "name": "sources",
+    }  # fmt: skip
+    return go.Layout(
+        title={"text": title, "x": 0, "xanchor": "left", "xref": "paper", "font": {"size": 16}},
+        font={"color": theme.TEXT, "size": 13}, paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)",
+        xaxis=axis, yaxis=axis, margin={"l": 70, "r": 20, "t": 64, "b": 110}, height=460, hovermode="closest",
+        legend={"font": {"size": 12}}, annotations=[note] if sources else [], template="none",
+        hoverlabel={"align": "left"},
+    )  # fmt: skip
+
+
+def wrap(text: str, width: int = 110) -> str:
+    """Plotly's annotations do not break lines by themselves."""
+    return "<br>".join(textwrap.wrap(text, width))
+
+
+def _line_figure(chart: LineChart) -> Figure:
+    figure = Figure(layout=layout(chart.title, chart.sources), chart=chart)
+    figure.add_traces([trace(line) for line in chart.lines])
+    xs = sorted({x for line in chart.lines for x in line.x})
+    if chart.x_is_time:
+        figure.update_xaxes(type="log", title_text=chart.x_title, ticksuffix="s", exponentformat="SI", dtick=1)
+        figure.update_yaxes(ticksuffix="s", exponentformat="SI", dtick=1)
+    else:
+        ticks = {"tickvals": xs, "ticktext": [theme.tokens(x) for x in xs]} if len(xs) <= 12 else {}
+        figure.update_xaxes(type="log", title_text=chart.x_title, **ticks)
+    # two ticks a decade at most: plotly's 2 and 5 without their power of ten are read wrong
+    figure.update_yaxes(type="log" if chart.y_is_log else "linear", title_text=chart.y_title)
+    if chart.y_is_log and not chart.x_is_time:
+        values, texts = _log_ticks([y for line in chart.lines for y in line.y], chart.level is not None)
+        figure.update_yaxes(tickvals=values, ticktext=texts)
+    if chart.level is not None:
+        figure.add_hline(chart.level, line={"color": theme.TEXT, "width": 1, "dash": "dash"})
+    if chart.diagonal and xs:
+        ends = [min(xs), max(xs)]
+        line = {"color": theme.TEXT, "width": 1, "dash": "dash"}
+        figure.add_scatter(x=ends, y=ends, mode="lines", line=line, name="the roofs", hoverinfo="skip")
+    return figure
+
+
+def _log_ticks(values: list[float], as_ratio: bool) -> tuple[list[float], list[str]]:
+    """Ticks at 1, 2 and 5 times powers of ten, written in full: `2k`, `0.5×`."""
+    marks = static.log_marks(values)
+    return marks, [
+        theme.ratio(m).replace(".00", "").replace("0×", "×") if as_ratio and m < 10 else static.mark(m, as_ratio)
+        for m in marks
+    ]
+
+
+def trace(line: Line) -> go.Scatter:
+    """One line; the range of its quartiles as error bars where it is more than nothing."""
+    spread = any(low < high for low, high in zip(line.low, line.high, strict=True))
+    error = {
+        "type": "data", "symmetric": False, "thickness": 1, "width": 3,
+        "array": [high - y for high, y in zip(line.high, line.y, strict=True)],
+        "arrayminus": [y - low for low, y in zip(line.low, line.y, strict=True)],
+    }  # fmt: skip
+    return go.Scatter(
+        x=line.x, y=line.y, name=line.name, mode="lines+markers" if line.joined else "markers",
+        line={"color": line.style.colour, "dash": theme.DASHES[line.dash], "width": 2},
+        marker={"symbol": line.style.marker, "size": 9, "color": line.style.colour},
+        error_y=error if spread else None, hovertext=line.hover, hoverinfo="text",
+    )  # fmt: skip
+
+
+def _bars(chart: BarChart) -> Figure:
+    figure = Figure(layout=layout(chart.title, chart.sources), chart=chart)
+    for (name, values), colour in zip(chart.values.items(), chart.colours, strict=True):
+        hover = [f"{name}: {theme.quantity(value, 'FLOP')}" for value in values]
+        figure.add_bar(x=chart.groups, y=values, name=name, marker_color=colour, hovertext=hover, hoverinfo="text+x")
+    figure.update_yaxes(type="log", title_text=chart.y_title, exponentformat="power", dtick=1)
+    figure.update_xaxes(title_text="prompt length, mask", title_standoff=8)
+    return figure
+
+
+def _heat(chart: HeatChart) -> Figure:
+    figure = Figure(layout=layout(chart.title, chart.sources), chart=chart)
+    text = [[theme.ratio(value) if value == value else "" for value in row] for row in chart.z]
+    limit = static.heat_limit(chart)
+    logs = [[static.log2(value) for value in row] for row in chart.z]
+    ticks = [-limit, -limit / 2, 0, limit / 2, limit]
+    figure.add_heatmap(
+        x=chart.x, y=chart.y, z=logs, text=text, texttemplate="%{text}", zmin=-limit, zmax=limit, xgap=2, ygap=2,
+        colorscale=[[0, theme.VERMILLION], [0.5, "#F2F2F2"], [1, theme.BLUE]],
+        hovertemplate="prompt %{x}, window %{y}: %{text}<extra></extra>",
+        colorbar={"title": {"text": "times faster"}, "tickvals": ticks, "ticktext": [theme.ratio(2**t) for t in ticks]},
+    )  # fmt: skip
+    figure.update_xaxes(title_text=chart.x_title, type="category", showgrid=False)
+    figure.update_yaxes(title_text=chart.y_title, type="category", showgrid=False)
+    return figure

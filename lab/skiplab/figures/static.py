@@ -1,0 +1,196 @@
+"""The same charts drawn by matplotlib: for papers, the README and readers without plotly.
+
+Through matplotlib's objects alone, never pyplot: JupyterLab runs widget callbacks on a thread of their own, and
+pyplot's state belongs to one.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import textwrap
+from typing import TYPE_CHECKING, Any
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from skiplab.figures import theme, tiles
+from skiplab.figures.charts import BarChart, Chart, HeatChart, LineChart
+
+if TYPE_CHECKING:
+    import blockskip as bs
+
+WIDTH, HEIGHT, DPI = 7.6, 4.4, 110
+
+
+def draw(chart: Chart) -> Figure:
+    """The chart as a matplotlib figure on white; `figure.savefig("name.pdf")` writes it."""
+    figure, axes = _blank()
+    if isinstance(chart, BarChart):
+        _bars(axes, chart)
+    elif isinstance(chart, HeatChart):
+        _heat(figure, axes, chart)
+    else:
+        _lines(axes, chart)
+    axes.set_title(chart.title, loc="left", fontsize=12)
+    if chart.note:
+        empty = not axes.has_data()
+        where: dict[str, Any] = {"x": 0.5, "y": 0.5, "ha": "center"} if empty else {"x": 0.0, "y": 1.0, "va": "bottom"}
+        if not empty:
+            axes.set_title(chart.title, loc="left", fontsize=12, pad=18)
+        axes.text(s=textwrap.fill(chart.note, 95), transform=axes.transAxes, fontsize=8, **where)
+    _sign(figure, chart.sources)
+    return figure
+
+
+def tilemap(tilemap: bs.TileMap, longest: int = 512) -> Figure:
+    """The tile map with token axes, its counts in words as the title."""
+    figure, axes = _blank(5.6, 5.2)
+    extent = (0, tilemap.kv_len, tilemap.q_len, 0)
+    width, height = tiles.size(tilemap, longest)
+    axes.imshow(
+        tiles.pixels(tilemap, longest),
+        extent=extent,
+        aspect=height * tilemap.kv_len / (width * tilemap.q_len),
+        interpolation="nearest",
+    )
+    axes.set(xlabel="key", ylabel="query")
+    axes.set_title(f"{tilemap.mask!r}\n{tiles.words(tilemap)}", loc="left", fontsize=10)
+    patches = [Patch(facecolor=theme.FULL, label="full"), Patch(facecolor=theme.PARTIAL, label="partial")]
+    patches.append(Patch(facecolor="white", edgecolor="#999999", label="empty"))
+    axes.legend(handles=patches, loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, fontsize=9)
+    scale = tiles.scale_words(tilemap, longest)
+    _sign(
+        figure, f"tiles of {tilemap.block_m} × {tilemap.block_n}; counted, not measured{'; ' + scale if scale else ''}"
+    )
+    return figure
+
+
+def png(chart: Chart | Figure) -> bytes:
+    """The chart as a PNG file."""
+    figure = chart if isinstance(chart, Figure) else draw(chart)
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=DPI)
+    return file.getvalue()
+
+
+def text(chart: Chart) -> str:
+    """One line for readers without pictures: the title, how much it shows, the sources."""
+    if isinstance(chart, LineChart):
+        shown = f"{len(chart.lines)} lines, {sum(len(line.x) for line in chart.lines)} points"
+    elif isinstance(chart, BarChart):
+        shown = f"{len(chart.groups)} settings"
+    else:
+        shown = f"{len(chart.y)} × {len(chart.x)} settings"
+    return "; ".join(filter(None, [f"{chart.title}: {shown}", chart.sources, chart.note]))
+
+
+def log_marks(values: list[float]) -> list[float]:
+    """1, 2 and 5 times powers of ten that span the values; 1 alone without any."""
+    good = [value for value in values if value > 0 and math.isfinite(value)]
+    if not good:
+        return [1.0]
+    low, high = math.floor(math.log10(min(good))), math.ceil(math.log10(max(good)))
+    factors = (1, 2, 5) if high - low <= 3 else (1,)
+    return [factor * 10.0**power for power in range(low, high + 1) for factor in factors]
+
+
+def mark(value: float, as_ratio: bool) -> str:
+    """A tick's text: `2k`, `50M`, `0.5×`."""
+    if as_ratio:
+        return f"{value:g}×"
+    return theme.quantity(value, "").strip().replace(" ", "")
+
+
+def log2(value: float) -> float:
+    """Binary logarithm; nan stays nan."""
+    return math.log2(value) if value == value and value > 0 else math.nan
+
+
+def heat_limit(chart: HeatChart) -> float:
+    """How far the colours reach on both sides of 1, in powers of two, at least one."""
+    logs = [abs(log2(value)) for row in chart.z for value in row if value == value]
+    return max([1.0, *logs])
+
+
+def _blank(width: float = WIDTH, height: float = HEIGHT) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure, figure.add_subplot()
+
+
+def _sign(figure: Figure, sources: str) -> None:
+    """Where the numbers come from, at the foot of the figure."""
+    if sources:
+        figure.supxlabel(textwrap.fill(sources, 110), fontsize=7.5, x=0.01, ha="left", color="#555555")
+
+
+def _lines(axes: Axes, chart: LineChart) -> None:
+    for line in chart.lines:
+        dash = theme.STATIC_DASHES[line.dash] if line.joined else "none"
+        errors = [
+            [y - low for y, low in zip(line.y, line.low, strict=True)],
+            [h - y for h, y in zip(line.high, line.y, strict=True)],
+        ]
+        spread = any(low < high for low, high in zip(line.low, line.high, strict=True))
+        axes.errorbar(
+            line.x, line.y, yerr=errors if spread else None, label=line.name, color=line.style.colour, linestyle=dash,
+            marker=line.style.static_marker, markersize=5, capsize=2, linewidth=1.5,
+            markerfacecolor="white" if line.style.marker.endswith("open") else None,
+        )  # fmt: skip
+    axes.set(xscale="log", yscale="log" if chart.y_is_log else "linear", xlabel=chart.x_title, ylabel=chart.y_title)
+    axes.grid(True, color="#DDDDDD", linewidth=0.6)
+    axes.minorticks_off()
+    xs = sorted({x for line in chart.lines for x in line.x})
+    ys = [y for line in chart.lines for y in line.y]
+    if chart.x_is_time:
+        for axis, values in ((axes.xaxis, xs), (axes.yaxis, ys)):
+            marks = log_marks(list(values))
+            axis.set_ticks(marks, [theme.seconds(m) for m in marks])
+    elif xs:
+        axes.set_xticks(xs, [theme.tokens(x) for x in xs])
+        marks = [m for m in log_marks(ys) if min(ys) / 2.5 <= m <= max(ys) * 2.5]
+        axes.set_yticks(marks, [mark(m, chart.level is not None) for m in marks])
+    if chart.level is not None:
+        axes.axhline(chart.level, color="#777777", linewidth=1, linestyle="--")
+    if chart.diagonal and xs:
+        axes.plot([xs[0], xs[-1]], [xs[0], xs[-1]], color="#777777", linewidth=1, linestyle="--", label="the roofs")
+    if chart.lines:
+        axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, fontsize=8)
+
+
+def _bars(axes: Axes, chart: BarChart) -> None:
+    width = 0.8 / max(len(chart.values), 1)
+    for index, ((name, values), colour) in enumerate(zip(chart.values.items(), chart.colours, strict=True)):
+        places = [group + (index - 1) * width for group in range(len(chart.groups))]
+        axes.bar(places, values, width * 0.95, label=name, color=colour)
+    axes.set_xticks(range(len(chart.groups)), chart.groups, rotation=30, ha="right", fontsize=8)
+    axes.set(ylabel=chart.y_title, xlabel="prompt length, mask")
+    if chart.groups:
+        axes.set_yscale("log")
+        axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, fontsize=8)
+
+
+def _heat(figure: Figure, axes: Axes, chart: HeatChart) -> None:
+    axes.set(xlabel=chart.x_title, ylabel=chart.y_title)
+    if not chart.z:
+        return
+    limit = heat_limit(chart)
+    colours = LinearSegmentedColormap.from_list("speedup", [theme.VERMILLION, "#F2F2F2", theme.BLUE])
+    logs = [[log2(value) for value in row] for row in chart.z]
+    picture = axes.imshow(logs, cmap=colours, vmin=-limit, vmax=limit, aspect="auto", origin="lower")
+    for y, row in enumerate(chart.z):
+        for x, value in enumerate(row):
+            if value == value:
+                dark = abs(log2(value)) > 0.6 * limit
+                axes.text(
+                    x, y, theme.ratio(value), ha="center", va="center", fontsize=9, color="white" if dark else "black"
+                )
+    axes.set_xticks(range(len(chart.x)), chart.x)
+    axes.set_yticks(range(len(chart.y)), chart.y)
+    ticks = [-limit, -limit / 2, 0, limit / 2, limit]
+    bar = figure.colorbar(picture, ax=axes, ticks=ticks)
+    bar.ax.set_yticklabels([theme.ratio(2**tick) for tick in ticks])

@@ -1,0 +1,110 @@
+"""Colours, words and provenance that all figures share, whoever draws them.
+
+Colours are Okabe and Ito's, told apart by people who see few colours; every line also differs in dash or marker, so
+that a figure printed in grey still reads. Backgrounds are transparent and text is a grey that stands out on white and
+on JupyterLab's dark theme alike (contrast above 4 on both).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+BLUE, ORANGE, GREEN, VERMILLION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
+SKY, PURPLE, GREY = "#56B4E9", "#CC79A7", "#888888"
+TEXT = "#777777"
+GRID = "rgba(128,128,128,0.25)"
+
+FULL, PARTIAL, WRONG = BLUE, ORANGE, VERMILLION
+"""Colours of full and partial tiles, and of a tile where the kernel did something else than was planned."""
+
+
+@dataclass(frozen=True)
+class Style:
+    """How a contender is drawn: colour, plotly's name of the marker, and matplotlib's."""
+
+    colour: str
+    marker: str
+    static_marker: str
+
+
+STYLES = {
+    "blockskip": Style(BLUE, "circle", "o"),
+    "blockskip-map": Style(SKY, "circle-open", "o"),
+    "blockskip-bounds": Style(BLUE, "circle-open", "o"),
+    "blockskip-mask": Style(GREEN, "circle-open", "o"),
+    "blockskip-none": Style(VERMILLION, "circle-open", "o"),
+    "sdpa": Style(VERMILLION, "square", "s"),
+    "sdpa-causal": Style(PURPLE, "square", "s"),
+    "sdpa-math": Style(GREY, "square-open", "s"),
+    "sdpa-flash": Style(GREEN, "square-open", "s"),
+    "sdpa-efficient": Style(ORANGE, "square-open", "s"),
+    "sdpa-cudnn": Style(SKY, "square-open", "s"),
+    "flex": Style(ORANGE, "diamond", "D"),
+    "reference": Style(GREY, "cross", "P"),
+}
+OTHERS = (
+    Style(GREEN, "triangle-up", "^"),
+    Style(PURPLE, "triangle-down", "v"),
+    Style(SKY, "star", "*"),
+    Style(GREY, "hexagon", "h"),
+)
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
+STATIC_DASHES = ("-", "--", ":", "-.", (0, (8, 3)))
+SOURCE_DASH = {"predicted": 2, "published": 1}
+"""Predicted lines are dotted and published ones dashed whatever they show: nobody takes them for a measurement."""
+
+
+def style(contender: str) -> Style:
+    """The style of a contender; a name that is not known gets one of four others, always the same."""
+    return STYLES.get(contender) or OTHERS[sum(contender.encode()) % len(OTHERS)]
+
+
+def provenance(source: str, device: str) -> str:
+    """`measured on X`, `recorded on X`, `predicted for X` or `published by X`."""
+    words = {"measured": "measured on", "recorded": "recorded on", "predicted": "predicted for"}
+    return f"{words.get(source, 'published by')} {device}"
+
+
+def provenances(pairs: Iterable[tuple[str, str]]) -> str:
+    """All sources of a figure in one line, each once, in the order they come."""
+    return "; ".join(dict.fromkeys(provenance(source, device) for source, device in pairs))
+
+
+def tokens(count: float) -> str:
+    """A number of tokens as axes show it: 512, 1k, 1.5k, 128k, 1M (k is 1,024); 3,000 is written out."""
+    count = int(count)
+    if count < 1024 or count % 128:
+        return f"{count:,}"
+    return f"{count / (1 << 20):.4g}M" if count >= 1 << 20 else f"{count / 1024:.5g}k"
+
+
+def quantity(value: float, unit: str) -> str:
+    """A value with an SI prefix and three digits: `1.23 TFLOP`, `850 µs` for 8.5e-4 s."""
+    if value == 0 or value != value:
+        return f"0 {unit}" if value == 0 else f"no {unit}"
+    prefixes = (
+        (1e18, "E"),
+        (1e15, "P"),
+        (1e12, "T"),
+        (1e9, "G"),
+        (1e6, "M"),
+        (1e3, "k"),
+        (1, ""),
+        (1e-3, "m"),
+        (1e-6, "µ"),
+    )
+    for factor, prefix in prefixes:
+        if abs(value) >= factor * 0.9995:
+            return f"{value / factor:.3g} {prefix}{unit}"
+    return f"{value * 1e9:.3g} n{unit}"
+
+
+def seconds(value: float) -> str:
+    """A time as people say it: `5.6 µs`, `12.3 ms`, `2.5 s`."""
+    return quantity(value, "s")
+
+
+def ratio(value: float) -> str:
+    """`3.4×`."""
+    return f"{value:.2f}×" if value < 10 else f"{value:.1f}×" if value < 100 else f"{value:.0f}×"

@@ -1,0 +1,9 @@
+"""The lab's widgets: state -> workload -> figure. They show figures and ask for measurements; they time nothing."""
+
+from __future__ import annotations
+
+from skiplab.widgets.canvas import TileCanvas
+from skiplab.widgets.explorer import MaskExplorer
+from skiplab.widgets.panel import SweepPanel
+
+__all__ = ["MaskExplorer", "SweepPanel", "TileCanvas"]

@@ -1,0 +1,350 @@
+// The tile map: paints row runs, tells what is under the pointer or the focused tile, opens a tile element by element.
+// Python says everything in words (counts of kept pairs need the mask); this file draws, and asks.
+
+const FULL = [0, 114, 178], PARTIAL = [230, 159, 0], WRONG = "#D55E00"; // Okabe-Ito blue, orange, vermillion
+const FAINTEST = 0.4;   // a pixel of which the least bit is visited: a thin band must not vanish from a large map
+const LONGEST = 440;    // CSS pixels of the longer side
+const MARGIN = { left: 64, top: 40, right: 12, bottom: 8 };
+const DETAIL = 256;
+
+const css = ([r, g, b], a = 1) => `rgba(${r},${g},${b},${a})`;
+const int32 = (view) => new Int32Array(view.buffer.slice(view.byteOffset, view.byteOffset + view.byteLength));
+const uint8 = (view) => new Uint8Array(view.buffer, view.byteOffset, view.byteLength);
+const clamp = (x, low, high) => Math.min(Math.max(x, low), high);
+const many = (x) => x.toLocaleString("en-US");
+
+function tokens(count) {   // 128k is 131,072; what is no round number of 1,024s is written out
+  if (count < 1024 || count % 128) return many(count);
+  return count >= 1 << 20 ? `${+(count / (1 << 20)).toPrecision(4)}M` : `${+(count / 1024).toPrecision(5)}k`;
+}
+
+function plotSize(map) {
+  const most = Math.max(map.q_len, map.kv_len);
+  return [map.kv_len, map.q_len].map((n) => Math.max(Math.round((LONGEST * n) / most), LONGEST / 8));
+}
+
+// Shares of partial and full in each pixel of a w x h picture, from the runs: every tile counts by the area it covers.
+function coverage(map, w, h) {
+  const start = int32(map.run_start), runs = int32(map.runs);
+  const change = [1, 2].map(() => new Float32Array(h * (w + 2)));
+  const across = w / map.cols, down = h / map.rows;
+  for (let row = 0; row < map.rows; row++) {
+    const top = row * down, end = top + down;
+    for (let y = Math.floor(top); y < Math.min(h, end - 1e-9); y++) {
+      const weight = Math.min(end, y + 1) - Math.max(top, y);
+      for (let i = start[row]; i < start[row + 1]; i++) {
+        const line = change[runs[3 * i + 2] - 1];
+        for (let side = 0; side < 2; side++) {
+          const edge = runs[3 * i + side] * across, x = Math.min(Math.floor(edge), w), part = edge - x;
+          const amount = side ? -weight : weight, at = y * (w + 2) + x;
+          line[at] += amount * (1 - part);
+          line[at + 1] += amount * part;
+        }
+      }
+    }
+  }
+  return change.map((line) => {
+    const share = new Float32Array(w * h);
+    for (let y = 0; y < h; y++)
+      for (let x = 0, sum = 0; x < w; x++) share[y * w + x] = clamp((sum += line[y * (w + 2) + x]), 0, 1);
+    return share;
+  });
+}
+
+function image(map, w, h) {
+  let shares;
+  if (map.shares) {                      // very many runs: Python sent the shares
+    [w, h] = [map.share_width, map.share_height];
+    const bytes = uint8(map.shares);
+    shares = [bytes.subarray(0, w * h), bytes.subarray(w * h)].map((s) => Float32Array.from(s, (x) => x / 255));
+  } else {
+    // tiles of three pixels or more keep sharp edges; smaller ones are averaged over the area of each pixel
+    if (map.cols * 3 <= w) w = map.cols;
+    if (map.rows * 3 <= h) h = map.rows;
+    shares = coverage(map, w, h);
+  }
+  const picture = new ImageData(w, h);
+  for (let i = 0; i < w * h; i++) {
+    const partial = shares[0][i], full = shares[1][i], visited = partial + full;
+    if (visited < 1e-4) continue;
+    for (let c = 0; c < 3; c++) picture.data[4 * i + c] = (partial * PARTIAL[c] + full * FULL[c]) / visited;
+    picture.data[4 * i + 3] = 255 * Math.max(visited, FAINTEST);
+  }
+  const canvas = Object.assign(document.createElement("canvas"), { width: w, height: h });
+  canvas.getContext("2d").putImageData(picture, 0, 0);
+  return canvas;
+}
+
+function element(parent, tag, className, attributes = {}) {
+  const node = document.createElement(tag);
+  node.className = className;
+  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
+  parent.append(node);
+  return node;
+}
+
+function sharpCanvas(canvas, width, height) {
+  const ratio = window.devicePixelRatio || 1;
+  Object.assign(canvas, { width: Math.round(width * ratio), height: Math.round(height * ratio) });
+  Object.assign(canvas.style, { width: `${width}px`, height: `${height}px` });
+  const draw = canvas.getContext("2d");
+  draw.setTransform(ratio, 0, 0, ratio, 0, 0);
+  draw.clearRect(0, 0, width, height);
+  draw.font = "12px system-ui, sans-serif";
+  return draw;
+}
+
+function hatch(draw, x, y, w, h, step = 5) {   // partial tiles also differ in texture
+  draw.save();
+  draw.beginPath(); draw.rect(x, y, w, h); draw.clip();
+  draw.strokeStyle = "rgba(0,0,0,0.35)"; draw.lineWidth = 1;
+  draw.beginPath();
+  for (let d = -h; d < w; d += step) { draw.moveTo(x + d, y + h); draw.lineTo(x + d + h, y); }
+  draw.stroke();
+  draw.restore();
+}
+
+function drawMap(state, model) {
+  const map = model.get("map");
+  if (!map || !map.rows) return;
+  const [width, height] = plotSize(map), ratio = window.devicePixelRatio || 1;
+  const draw = sharpCanvas(state.canvas, width + MARGIN.left + MARGIN.right, height + MARGIN.top + MARGIN.bottom);
+  const ink = getComputedStyle(state.root).color;
+  draw.translate(MARGIN.left, MARGIN.top);
+  draw.fillStyle = "rgba(128,128,128,0.13)";
+  draw.fillRect(0, 0, width, height);
+  if (state.imageOf !== map) {
+    state.image = image(map, Math.round(width * ratio), Math.round(height * ratio));
+    state.imageOf = map;
+  }
+  draw.imageSmoothingEnabled = false;
+  draw.drawImage(state.image, 0, 0, width, height);
+  const x = (col) => (col * width) / map.cols, y = (row) => (row * height) / map.rows;
+  const large = Math.min(x(1), y(1));
+  if (large >= 8 && !map.shares) hatchPartial(draw, map, x, y);
+  if (large >= 6) grid(draw, map, x, y, width, height);
+  overlay(draw, model, map, x, y, large);
+  axes(draw, map, ink, width, height);
+  outline(draw, state, model, x, y, ink);
+}
+
+function hatchPartial(draw, map, x, y) {
+  const start = int32(map.run_start), runs = int32(map.runs);
+  for (let row = 0; row < map.rows; row++)
+    for (let i = start[row]; i < start[row + 1]; i++)
+      if (runs[3 * i + 2] === 1) hatch(draw, x(runs[3 * i]), y(row), x(runs[3 * i + 1] - runs[3 * i]), y(1));
+}
+
+function grid(draw, map, x, y, width, height) {
+  draw.strokeStyle = "rgba(128,128,128,0.55)"; draw.lineWidth = 0.5;
+  draw.beginPath();
+  for (let col = 1; col < map.cols; col++) { draw.moveTo(x(col), 0); draw.lineTo(x(col), height); }
+  for (let row = 1; row < map.rows; row++) { draw.moveTo(0, y(row)); draw.lineTo(width, y(row)); }
+  draw.stroke();
+}
+
+// What a kernel recorded: a dot in each tile that it visited (hollow: with the mask), a cross where the plan says otherwise.
+function overlay(draw, model, map, x, y, large) {
+  const visits = model.get("visits"), wrong = model.get("differences");
+  if (visits && visits.byteLength === map.rows * map.cols && large >= 4) {
+    const seen = uint8(visits), radius = clamp(large / 5, 1.2, 5);
+    for (let row = 0; row < map.rows; row++)
+      for (let col = 0; col < map.cols; col++) {
+        const visit = seen[row * map.cols + col];
+        if (!visit) continue;
+        draw.beginPath(); draw.arc(x(col + 0.5), y(row + 0.5), radius, 0, 2 * Math.PI);
+        draw.fillStyle = visit === 2 ? "#FFFFFF" : "#00000000"; draw.strokeStyle = "#FFFFFF"; draw.lineWidth = 1.5;
+        draw.fill(); draw.stroke();
+      }
+  }
+  if (!wrong || !wrong.byteLength) return;
+  const tiles = int32(wrong), side = Math.max(large, 9);
+  draw.strokeStyle = WRONG; draw.lineWidth = 3;
+  for (let i = 0; i < tiles.length; i += 2) {
+    const cx = x(tiles[i + 1] + 0.5), cy = y(tiles[i] + 0.5);
+    draw.strokeRect(cx - side / 2, cy - side / 2, side, side);
+    draw.beginPath();
+    draw.moveTo(cx - side / 2, cy - side / 2); draw.lineTo(cx + side / 2, cy + side / 2);
+    draw.moveTo(cx + side / 2, cy - side / 2); draw.lineTo(cx - side / 2, cy + side / 2);
+    draw.stroke();
+  }
+}
+
+function axes(draw, map, ink, width, height) {
+  draw.strokeStyle = ink; draw.fillStyle = ink; draw.lineWidth = 1;
+  draw.strokeRect(-0.5, -0.5, width + 1, height + 1);
+  draw.textBaseline = "bottom"; draw.textAlign = "center";
+  const across = width > 150 ? [0, 0.25, 0.5, 0.75, 1] : [0, 1], down = height > 150 ? [0, 0.25, 0.5, 0.75, 1] : [0, 1];
+  for (const part of across) {
+    draw.textAlign = part === 0 ? "left" : part === 1 ? "right" : "center";
+    draw.fillText(tokens(Math.round(map.kv_len * part)), part * width, -5);
+    draw.fillRect(clamp(part * width, 0, width - 1), -4, 1, 4);
+  }
+  draw.textAlign = "center";
+  draw.fillText("key position →", width / 2, -21);
+  draw.textAlign = "right";
+  for (const part of down) {
+    draw.textBaseline = part === 0 ? "top" : part === 1 ? "bottom" : "middle";
+    draw.fillText(tokens(Math.round(map.q_len * part)), -8, part * height);
+    draw.fillRect(-4, clamp(part * height, 0, height - 1), 4, 1);
+  }
+  draw.save();
+  draw.translate(-48, height / 2); draw.rotate(-Math.PI / 2);
+  draw.textAlign = "center"; draw.textBaseline = "middle";
+  draw.fillText(height > 100 ? "← query row" : "query", 0, 0);
+  draw.restore();
+}
+
+function outline(draw, state, model, x, y, ink) {
+  const [row, col] = model.get("focused");
+  if (row < 0) return;
+  const w = Math.max(x(1), 7), h = Math.max(y(1), 7), left = x(col + 0.5) - w / 2, top = y(row + 0.5) - h / 2;
+  draw.lineWidth = 4; draw.strokeStyle = "#FFFFFF"; draw.strokeRect(left, top, w, h);
+  draw.lineWidth = 2; draw.strokeStyle = "#000000"; draw.strokeRect(left, top, w, h);
+}
+
+function drawTile(state) {
+  const { height, width, row, col, first_query, first_key, bits } = state.tile;
+  const cell = Math.max(Math.min(DETAIL / width, DETAIL / height), 0.5), w = cell * width, h = cell * height;
+  const draw = sharpCanvas(state.detail, w + MARGIN.left, h + MARGIN.top);
+  const ink = getComputedStyle(state.root).color;
+  draw.translate(MARGIN.left - 8, MARGIN.top - 4);
+  draw.fillStyle = "rgba(128,128,128,0.13)"; draw.fillRect(0, 0, w, h);
+  draw.fillStyle = css(FULL);
+  const gap = cell >= 5 ? 0.5 : 0;
+  for (let q = 0; q < height; q++)
+    for (let k = 0; k < width; k++) {
+      const at = q * width + k;
+      if (bits[at >> 3] & (128 >> (at & 7))) draw.fillRect(k * cell, q * cell, cell - gap, cell - gap);
+    }
+  draw.strokeStyle = ink; draw.fillStyle = ink; draw.strokeRect(-0.5, -0.5, w + 1, h + 1);
+  draw.textBaseline = "bottom"; draw.textAlign = "left";
+  draw.fillText(`key ${many(first_key)}`, 0, -5);
+  draw.textAlign = "right";
+  if (w > 130) draw.fillText(`${many(first_key + width - 1)} →`, w, -5);
+  draw.textBaseline = "top"; draw.fillText(many(first_query), -5, 0);
+  draw.textBaseline = "bottom"; draw.fillText(many(first_query + height - 1), -5, h);
+  draw.save(); draw.translate(-20, h / 2); draw.rotate(-Math.PI / 2); draw.textAlign = "center";
+  draw.fillText("← query", 0, 0); draw.restore();
+  state.cell = cell;
+}
+
+function legend(parent) {
+  const node = element(parent, "div", "skiplab-legend");
+  for (const [kind, words] of [["full", "full: no mask needed"], ["partial", "partial: mask applied"], ["empty", "empty: skipped"]]) {
+    const item = element(node, "span", "skiplab-key");
+    element(item, "span", `skiplab-swatch skiplab-${kind}`);
+    item.append(words);
+  }
+}
+
+function scaleWords(map) {
+  const [width, height] = plotSize(map), ratio = window.devicePixelRatio || 1;
+  const across = map.cols / (map.shares ? map.share_width : width * ratio);
+  const down = map.rows / (map.shares ? map.share_height : height * ratio);
+  const size = `Tiles of ${map.block_m} queries × ${map.block_n} keys`;
+  if (Math.max(across, down) <= 1) return `${size}.`;
+  const times = (x) => +Math.max(x, 1).toPrecision(2);
+  return `${size}; a pixel covers ${times(down)} × ${times(across)} of them and shows their mix (never fainter than ${100 * FAINTEST} %).`;
+}
+
+function render({ model, el }) {
+  const root = element(el, "div", "skiplab-map");
+  const left = element(root, "div", "skiplab-left"), right = element(root, "div", "skiplab-right");
+  const canvas = element(left, "canvas", "skiplab-canvas", { tabindex: "0", role: "img" });
+  legend(left);
+  const scale = element(left, "div", "skiplab-scale"), about = element(left, "div", "skiplab-about", { role: "status" });
+  const detail = element(right, "canvas", "skiplab-detail", { role: "img" }), detailWords = element(right, "div", "skiplab-about");
+  const state = { root, canvas, detail, tile: null, cell: 1, asked: 0, timer: 0 };
+  const hint = "Point at a tile, or press Tab and the arrow keys; click or Enter opens it element by element.";
+
+  // the tiles under a pixel: one, or the few that share it
+  const under = (event) => {
+    const map = model.get("map"), [width, height] = plotSize(map);
+    const px = event.offsetX - MARGIN.left, py = event.offsetY - MARGIN.top;
+    if (px < 0 || py < 0 || px >= width || py >= height) return null;
+    const span = (p, size, tiles) => {
+      const first = Math.floor((Math.floor(p) * tiles) / size);
+      if (tiles <= size) return [Math.floor((p * tiles) / size), Math.floor((p * tiles) / size) + 1];
+      return [first, clamp(Math.ceil(((Math.floor(p) + 1) * tiles) / size), first + 1, tiles)];
+    };
+    const [row, end_row] = span(py, height, map.rows), [col, end_col] = span(px, width, map.cols);
+    return { row, end_row, col, end_col };
+  };
+
+  const ask = (tiles) => {
+    const map = model.get("map");
+    const range = (first, end, block, length) => `${many(first * block)}–${many(Math.min(end * block, length) - 1)}`;
+    const { row, col, end_row = row + 1, end_col = col + 1 } = tiles;
+    about.textContent = `Queries ${range(row, end_row, map.block_m, map.q_len)}, keys ${range(col, end_col, map.block_n, map.kv_len)}: …`;
+    clearTimeout(state.timer);
+    state.timer = setTimeout(() => model.send({ kind: "about", row, col, end_row, end_col, id: ++state.asked }), 30);
+  };
+  const open = ({ row, col, end_row = row + 1, end_col = col + 1 }) => model.send({ kind: "open", row, col, end_row, end_col });
+
+  canvas.addEventListener("mousemove", (event) => { const tiles = under(event); if (tiles) ask(tiles); });
+  canvas.addEventListener("mouseleave", () => { clearTimeout(state.timer); state.asked++; about.textContent = hint; });
+  canvas.addEventListener("click", (event) => { const tiles = under(event); if (tiles) open(tiles); });
+  canvas.addEventListener("keydown", (event) => {
+    const map = model.get("map"), step = event.shiftKey ? 16 : 1;
+    let [row, col] = model.get("focused").map((n) => Math.max(n, 0));
+    const moves = { ArrowUp: [-step, 0], ArrowDown: [step, 0], ArrowLeft: [0, -step], ArrowRight: [0, step], PageUp: [-16, 0], PageDown: [16, 0] };
+    if (event.key === "Enter" || event.key === " ") open({ row, col });
+    else if (event.key === "Escape") close();
+    else if (moves[event.key] || event.key === "Home" || event.key === "End") {
+      if (model.get("focused")[0] >= 0 && moves[event.key]) [row, col] = [row + moves[event.key][0], col + moves[event.key][1]];
+      if (event.key === "Home") col = 0;
+      if (event.key === "End") col = map.cols - 1;
+      [row, col] = [clamp(row, 0, map.rows - 1), clamp(col, 0, map.cols - 1)];
+      model.set("focused", [row, col]); model.save_changes();
+      ask({ row, col });
+      if (state.tile) open({ row, col });
+    } else return;
+    event.preventDefault(); event.stopPropagation();   // JupyterLab would move to another cell
+  });
+  detail.addEventListener("mousemove", (event) => {
+    const { tile, cell } = state;
+    const k = Math.floor((event.offsetX - MARGIN.left + 8) / cell), q = Math.floor((event.offsetY - MARGIN.top + 4) / cell);
+    if (!tile || k < 0 || q < 0 || k >= tile.width || q >= tile.height) return;
+    const i = q * tile.width + k, kept = tile.bits[i >> 3] & (128 >> (i & 7));
+    detailWords.textContent = `Query row ${many(tile.first_query + q)} ${kept ? "sees" : "does not see"} key ${many(tile.first_key + k)}.`;
+  });
+  detail.addEventListener("mouseleave", () => { if (state.tile) detailWords.textContent = state.tile.text; });
+
+  const close = () => { state.tile = null; right.hidden = true; };
+  const onMessage = (message, buffers) => {
+    if (message.kind === "about" && message.id === state.asked) about.textContent = message.text;
+    if (message.kind === "tile") {
+      state.tile = { ...message, bits: uint8(buffers[0]) };
+      right.hidden = false;
+      drawTile(state);
+      detailWords.textContent = message.text;
+      detail.setAttribute("aria-label", message.text);
+    }
+  };
+  const redraw = () => {
+    drawMap(state, model);
+    if (state.tile) drawTile(state);
+  };
+  const onMap = () => {
+    close();
+    scale.textContent = scaleWords(model.get("map"));
+    redraw();
+  };
+  const onLabel = () => canvas.setAttribute("aria-label", `Tile map. ${model.get("label")}. ${hint}`);
+  const onFocus = () => drawMap(state, model);
+  about.textContent = hint;
+  right.hidden = true;
+  onMap(); onLabel();
+
+  const events = [["change:map", onMap], ["change:label", onLabel], ["change:focused", onFocus],
+    ["change:visits", redraw], ["change:differences", redraw], ["msg:custom", onMessage]];
+  events.forEach(([name, call]) => model.on(name, call));
+  const theme = new MutationObserver(redraw);   // JupyterLab changes an attribute of the body, VS Code its class
+  theme.observe(document.body, { attributes: true, attributeFilter: ["data-jp-theme-light", "data-jp-theme-name", "class"] });
+  const size = new ResizeObserver(redraw);      // the colour of the text is known once the element is in the page
+  size.observe(root);
+  return () => { size.disconnect(); events.forEach(([name, call]) => model.off(name, call)); theme.disconnect(); clearTimeout(state.timer); };
+}
+
+export default { render };

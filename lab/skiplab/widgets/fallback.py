@@ -1,0 +1,14 @@
+"""What a notebook shows where no widget can live: a picture and a line of text beside the live view."""
+
+from __future__ import annotations
+
+from typing import Any
+
+VIEW = "application/vnd.jupyter.widget-view+json"
+
+
+def with_picture(bundle: Any, picture: bytes, text: str) -> Any:
+    """A widget's mime bundle (or its pair with metadata) with a PNG and words added."""
+    data, *metadata = bundle if isinstance(bundle, tuple) else (bundle,)
+    data = {**(data or {}), "image/png": picture, "text/plain": text}
+    return (data, *metadata) if metadata else data

@@ -1,0 +1,43 @@
+"""A chart that grows while points come in: plotly's FigureWidget where it works, else a picture."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ipywidgets as w
+
+from skiplab.figures import interactive, static
+from skiplab.figures.charts import Chart
+
+
+class LiveChart(w.VBox):
+    """Empty until `draw(chart)`; the next chart takes its place without a flicker. `chart` is what it shows."""
+
+    def __init__(self) -> None:
+        super().__init__([])
+        self.chart: Chart | None = None
+        self._view: Any = None
+
+    def draw(self, chart: Chart) -> None:
+        """Show this chart."""
+        self.chart = chart
+        if self._view is None:
+            self._view = _view()
+            self.children = [self._view]
+        if isinstance(self._view, w.Image):
+            self._view.value = static.png(chart)
+            return
+        figure = interactive.draw(chart)
+        self._view.data = ()
+        self._view.layout = figure.layout
+        self._view.add_traces(list(figure.data))
+
+
+def _view() -> Any:
+    """A FigureWidget, or an image where plotly's widget is not installed with all that it needs."""
+    try:
+        import plotly.graph_objects as go
+
+        return go.FigureWidget()
+    except ImportError:
+        return w.Image(format="png")

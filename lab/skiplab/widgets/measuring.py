@@ -1,0 +1,98 @@
+"""What a Measure button does, without a widget: dense + mask and block-skip on one workload, on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import psutil
+
+from skiplab.contenders import contender
+from skiplab.figures import theme
+from skiplab.machine import Machine, default_device, describe, this_machine
+from skiplab.measure import Child, Measurement, Point, measure
+from skiplab.roofline import predict
+from skiplab.store import Run
+from skiplab.workload import Workload
+
+PAIR = ("sdpa", "blockskip")
+LONGEST_S = 20.0
+"""A single call that is predicted to take longer on this machine is not started from a button."""
+
+
+@dataclass(frozen=True)
+class Refused:
+    """Why a measurement is not started, and what to do instead."""
+
+    what: str
+    advice: str
+
+
+def dense_mask_copies(device: str) -> int:
+    """Bytes that torch's SDPA holds for each pair: the bool mask; on a CPU also its copy as float32."""
+    return 1 if device.startswith("cuda") else 5
+
+
+def free_bytes(device: str) -> int:
+    """Memory that a measurement may take."""
+    if device.startswith("cuda"):
+        import torch
+
+        return torch.cuda.mem_get_info(device)[0]
+    return psutil.virtual_memory().available
+
+
+def refusal(workload: Workload, name: str, machine: Machine, device: str) -> Refused | None:
+    """Why this contender is not started on this workload: too much memory or far too long; None when it is fine."""
+    label = contender(name).label
+    dense = contender(name).bool_mask
+    need = workload.q_len * workload.keys * dense_mask_copies(device) if dense else 0
+    free = free_bytes(device)
+    if need > 0.7 * free:
+        fits = int(workload.q_len * (0.5 * free / need) ** 0.5)
+        return Refused(
+            f"{label} needs {need / 1e9:.1f} GB for its mask; {free / 1e9:.1f} GB are free.",
+            f"Shorten the prompt to about {fits:,} tokens; block-skip holds no such mask.",
+        )
+    seconds = predict(workload, "none" if dense else "map", machine).seconds
+    if seconds > LONGEST_S:
+        return Refused(
+            f"One call of {label} is predicted to take {theme.seconds(seconds)} here at the very best.",
+            "Shorten the prompt, or choose a smaller head shape; `skiplab sweep` measures without this limit.",
+        )
+    return None
+
+
+def measure_pair(
+    workload: Workload,
+    cancelled: Callable[[], bool],
+    say: Callable[[str], None],
+    *,
+    budget_s: float = 3.0,
+    isolate: bool = True,
+    contenders: tuple[str, ...] = PAIR,
+) -> Iterator[Measurement | Refused]:
+    """Yield what came of each contender, in order, or why it was refused. Stops early when cancelled."""
+    device = default_device()
+    say("measuring this machine's roofs (about 2 s, once)")
+    machine = this_machine(device, workload.dtype)
+    with Child() if isolate else nullcontext() as child:
+        for number, name in enumerate(contenders, start=1):
+            if cancelled():
+                return
+            reason = refusal(workload, name, machine, device)
+            if reason is not None:
+                yield reason
+                continue
+            turn = f"{contender(name).label} ({number} of {len(contenders)})"
+            say(f"{turn}: checking, then timing for up to {budget_s:g} s")
+            take = child.measure if child is not None else measure
+            yield take(Point(workload, name, device=device), budget_s=budget_s, machine=machine, cancelled=cancelled)
+
+
+def run_of(measurements: list[Measurement], dtype: str) -> Run:
+    """Measurements of this session as a run, so that figures take them like any other."""
+    device = default_device()
+    header = {"run_id": "this session", "device": describe(device), "roof": this_machine(device, dtype).roof()}
+    return Run(header, tuple(item.row() for item in measurements), source="measured")

@@ -1,0 +1,58 @@
+"""Long work behind a widget: one job at a time, on its own thread, cancelled by a flag; a new one replaces the old."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+Cancelled = Callable[[], bool]
+
+MEASURING = threading.Lock()
+"""Held while anything is timed: two measurements at once would measure each other."""
+
+
+class Worker:
+    """Runs jobs `work(cancelled)`; `failed(error)` hears of an exception, `ended()` is called after every job.
+
+    A job that waits for its turn, or that is asked to stop, sees `cancelled()` turn true and should return soon.
+    """
+
+    def __init__(self, failed: Callable[[Exception], None], ended: Callable[[], None]):
+        self._failed, self._ended = failed, ended
+        self._change = threading.Lock()
+        self._flag = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether a job runs or waits that has not been asked to stop."""
+        return self._thread is not None and self._thread.is_alive() and not self._flag.is_set()
+
+    def submit(self, work: Callable[[Cancelled], None]) -> None:
+        """Ask the present job to stop, and run this one when it has."""
+        with self._change:
+            self._flag.set()
+            self._flag = flag = threading.Event()
+            self._thread = threading.Thread(target=self._run, args=(work, flag), daemon=True, name="skiplab-measure")
+            self._thread.start()
+
+    def cancel(self) -> None:
+        """Ask the present job to stop."""
+        self._flag.set()
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Wait until the present job has ended; False when it has not within the time."""
+        if self._thread is not None:
+            self._thread.join(timeout_s)
+        return self._thread is None or not self._thread.is_alive()
+
+    def _run(self, work: Callable[[Cancelled], None], flag: threading.Event) -> None:
+        with MEASURING:
+            try:
+                if not flag.is_set():
+                    work(flag.is_set)
+            except Exception as error:  # shown in the widget's panel: a thread has nobody else to tell
+                self._failed(error)
+            finally:
+                if flag is self._flag:
+                    self._ended()
