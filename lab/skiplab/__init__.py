@@ -7,7 +7,7 @@ from typing import Any
 
 from blockskip import __version__
 
-from skiplab.contenders import contenders, kernel
+from skiplab.contenders import kernel
 from skiplab.store import Run, frame, read_run
 from skiplab.sweep import Sweep, run_sweep, sweep
 from skiplab.verify import check
@@ -22,7 +22,6 @@ __all__ = [
     "Workload",
     "__version__",
     "check",
-    "contenders",
     "frame",
     "kernel",
     "read_run",

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -114,10 +115,10 @@ def share(
     out: Annotated[Path | None, typer.Option(help="The folder. Default: out/<notebook>.")] = None,
 ) -> None:
     """Make a folder to send: the executed notebook with its pictures, the runs that it used, versions."""
-    from skiplab.share import share as make_folder
-
     if not notebook.is_file():
         raise ValueError(f"NOTEBOOK: there is no file {notebook.name}")
+    from skiplab.share import share as make_folder
+
     made = make_folder(notebook, out or Path("out") / notebook.stem)
     typer.echo(f"folder: {made}")
 
@@ -154,7 +155,7 @@ def rerun(
         typer.echo("No point is ok in both runs.")
         return
     typer.echo("\nTime now / time then, with the 95 % interval of the samples' scatter (one process on each side):")
-    if old.device != new.device or not table["same_method"].all():
+    if old.device != new.device or not all(table["same_method"]):
         typer.echo("The devices or timing methods differ: the ratio compares machines, not code.")
     typer.echo(table.drop(columns="same_method").round(3).to_string(index=False))
 
@@ -202,11 +203,7 @@ def _window(text: str) -> int | None:
 
 def _need(device: str) -> None:
     """ValueError for a device that torch does not know or does not see here."""
-    try:
-        seen = usable(device)
-    except RuntimeError as error:
-        raise ValueError(f"--device: got {device!r}; allowed are cpu, cuda, cuda:1 and so on") from error
-    if not seen:
+    if not usable(device):
         raise ValueError(f"--device: torch sees no {device} here; leave --device out, or say --device cpu")
 
 
@@ -251,9 +248,11 @@ def _show(run: Run) -> None:
     table = frame(run)
     typer.echo(f"\n{run.provenance}: median ms a call, in brackets times faster than dense + mask, * for flags\n")
     typer.echo(time_table(table).to_string(index=False))
-    failed = table[table["status"] != "ok"]
-    for (name, why), rows in failed.groupby(["contender", "error_text"]):
-        typer.echo(f"{name}, {len(rows)} points {', '.join(sorted(set(rows['status'])))}: {why}")
+    failures = Counter(
+        (row["contender"], row["status"], row["error_text"]) for row in run.rows if row["status"] != "ok"
+    )
+    for (name, status, why), count in failures.items():
+        typer.echo(f"{name}, {count} points {status}: {why}")
     flags = sorted({flag for text in table["flags"] for flag in text.split(", ") if flag})
     if flags:
         typer.echo(f"flags seen: {', '.join(flags)} (the report says what they mean)")

@@ -124,10 +124,9 @@ def is_cuda(device: str) -> bool:
 
 def _blockskip(skip: str = "auto", impl: str = "auto", config: tuple[int, ...] | None = None) -> Build:
     def build(workload: Workload, inputs: Sequence[torch.Tensor]) -> Call:
-        options: dict[str, Any] = {"q_start": workload.q_start, "skip": skip, "impl": impl}
-        if config is not None:
-            options["config"] = config
-        return lambda q, k, v: bs.attention(q, k, v, workload.mask, **options)
+        attention: Any = bs.attention
+        options = {"q_start": workload.q_start, "skip": skip, "impl": impl, "config": config}
+        return lambda q, k, v: attention(q, k, v, workload.mask, **options)
 
     return build
 

@@ -61,7 +61,7 @@ def default_device() -> str:
 def device_name(device: str) -> str:
     """The name that figures print: the GPU's own, or the CPU's with its number of threads."""
     if torch.device(device).type == "cuda":
-        return torch.cuda.get_device_name(device)
+        return torch.cuda.get_device_name(device) if torch.cuda.is_available() else f"{device}, which is not here"
     threads = torch.get_num_threads()
     return f"{cpu_name()}, {threads} thread{'s' if threads > 1 else ''}"
 
@@ -101,6 +101,34 @@ def describe(device: str | None = None) -> dict[str, Any]:
         "sms": properties.multi_processor_count, "memory_gb": round(properties.total_memory / 1e9, 1),
         "l2_mb": properties.L2_cache_size / 2**20, **nvml_identity(device),
     }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class CpuUse:
+    """Seconds of CPU time since start: of all programs, of this process and its threads, and the clock."""
+
+    everybody: float
+    own: float
+    clock: float
+
+
+def cpu_use() -> CpuUse | None:
+    """Now; None where the system does not tell (`/proc/stat`). Others' share is what lies between two of them."""
+    stat = Path("/proc/stat")
+    if not stat.exists():
+        return None
+    user, nice, system, _idle, _wait, interrupt, soft, *_ = map(int, stat.read_text().split("\n", 1)[0].split()[1:])
+    own = os.times()
+    everybody = (user + nice + system + interrupt + soft) / os.sysconf("SC_CLK_TCK")
+    return CpuUse(everybody, own.user + own.system, time.perf_counter())
+
+
+def others_share(before: CpuUse | None, after: CpuUse | None) -> float:
+    """The share of the cores' time between the two that other programs used, 0 to 1; 0 where it is not known."""
+    if before is None or after is None:
+        return 0.0
+    others = (after.everybody - before.everybody) - (after.own - before.own)
+    return max(0.0, others / max(after.clock - before.clock, 1e-9) / (os.cpu_count() or 1))
 
 
 def available_cores() -> int:
@@ -171,7 +199,12 @@ def _answers(nvml: Any, questions: dict[str, Callable[[], Any]]) -> dict[str, An
 
 @lru_cache(maxsize=8)
 def this_machine(device: str | None = None, dtype: str = "bfloat16") -> Machine:
-    """This device with its measured roofs (about 2 s, then kept): a large copy, and a large product.
+    """This device with its measured roofs, kept for this process; see `measured_machine`."""
+    return measured_machine(device, dtype)
+
+
+def measured_machine(device: str | None = None, dtype: str = "bfloat16") -> Machine:
+    """This device with its roofs, measured now (about 2 s): a large copy, and a large product.
 
     On a CPU the product's roof is the better one of `dtype` and float32: a kernel may compute a bf16 problem in
     float32, which many CPUs do faster.

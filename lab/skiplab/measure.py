@@ -7,16 +7,17 @@ import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, astuple, dataclass, field, replace
 from statistics import median
 from typing import Any
 
 import blockskip as bs
 import numpy as np
 import torch
+from blockskip.attention.plan import Plan
 
 from skiplab.contenders import Contender, Unsupported, is_cuda, with_config
-from skiplab.machine import Machine, device_name, known_gpus, this_machine
+from skiplab.machine import Machine, device_name, known_gpus, measured_machine, this_machine
 from skiplab.roofline import bound_of
 from skiplab.timing import MAX_SECONDS, Cancelled, rotate, time_callable
 from skiplab.verify import Check, verify
@@ -75,6 +76,7 @@ class Measurement:
     clocks: Mapping[str, Any] = field(default_factory=dict)
     label: str = ""
     device_name: str = ""
+    plan: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def median_ns(self) -> float:
@@ -100,6 +102,7 @@ class Measurement:
             "samples_ns": list(self.samples_ns),
             "other_samples_ns": {name: list(samples) for name, samples in self.other_samples.items()},
             "flags": list(self.flags), "work": self.work and asdict(self.work), "clocks": dict(self.clocks),
+            "plan": dict(self.plan),
         }  # fmt: skip
 
     @classmethod
@@ -114,7 +117,7 @@ class Measurement:
             tuple(row["samples_ns"]),
             {name: tuple(samples) for name, samples in row["other_samples_ns"].items()},
             tuple(row["flags"]), WorkDone(**row["work"]) if row["work"] else None, row["clocks"],
-            row["label"], row["device"],
+            row["label"], row["device"], row["plan"],
         )  # fmt: skip
 
 
@@ -190,12 +193,14 @@ def _measure(
     after = verify(workload, entry, device, seed + FRESH_SEED, fn=fn, sampled=True) if check else None
     if after is not None and not after.passed:
         return _wrong(blank, replace(after, problem=f"on a fresh seed after timing: {after.problem}"))
-    work = work_done(entry, workload, inputs)
+    plan = plan_of(entry, workload, inputs)
+    work = work_done(entry, workload, plan)
     measurement = replace(
         blank, status="ok", method=timing.method, samples_ns=timing.samples_ns, other_samples=timing.others,
-        work=work, clocks=timing.clocks, error=before and before.error, tolerance=before and before.tolerance,
+        work=work, clocks=timing.clocks, plan=_plan_facts(plan),
+        error=before and before.error, tolerance=before and before.tolerance,
     )  # fmt: skip
-    impossible = measurement.median_ns / 1e9 < _floor_seconds(work, workload, device, machine)
+    impossible = is_impossible(measurement.median_ns / 1e9, work, workload, device, machine)
     unchecked = () if check else ("unchecked",)
     return replace(measurement, flags=(*timing.flags, *(("impossible",) if impossible else ()), *unchecked))
 
@@ -205,19 +210,33 @@ def _wrong(blank: Measurement, result: Check) -> Measurement:
     return replace(blank, status="wrong", error_text=result.problem, error=error, tolerance=result.tolerance)
 
 
-def work_done(entry: Contender, workload: Workload, inputs: Sequence[torch.Tensor]) -> WorkDone:
-    """The FLOPs and bytes of the contender's call on this workload; our own kernels are asked for their tiles."""
+def work_done(entry: Contender, workload: Workload, plan: Plan | None) -> WorkDone:
+    """The FLOPs and bytes of the contender's call on this workload; our own kernels' tiles are those of their plan."""
     least = workload.work("bounds")  # reads no mask and no map
-    if entry.skip is None:
+    skip, tile = entry.skip, entry.tile
+    if plan is not None and plan.config is not None:
+        skip, tile = plan.skip, (plan.queries_per_tile, plan.config.block_n)
+    if skip is None or tile is None:
         return WorkDone(least.useful_flops, None, least.dense_flops, least.bytes, least.bytes)
-    skip, tile = entry.skip, entry.tile or _our_tile(entry, workload, inputs)
-    if skip == "auto":
-        skip = "bounds" if inputs[0].is_cuda and isinstance(workload.mask, bs.Band) else "map"
     work = workload.work(skip, *tile)
-    moved = work.bytes
-    if entry.bool_mask:
-        moved = full_bytes(workload) + workload.q_len * workload.keys
+    moved = full_bytes(workload) + workload.q_len * workload.keys if entry.bool_mask else work.bytes
     return WorkDone(work.useful_flops, work.executed_flops, work.dense_flops, moved, least.bytes)
+
+
+def plan_of(entry: Contender, workload: Workload, inputs: Sequence[torch.Tensor]) -> Plan | None:
+    """What our own attention says that it will do; None for everybody else's."""
+    if entry.skip is None or entry.tile is not None:
+        return None
+    q, k, v = inputs
+    config: Any = entry.config
+    return bs.explain(q, k, v, workload.mask, q_start=workload.q_start, skip=entry.skip, config=config)
+
+
+def _plan_facts(plan: Plan | None) -> dict[str, Any]:
+    if plan is None:
+        return {}
+    config = plan.config and list(astuple(plan.config))
+    return {"impl": plan.impl, "skip": plan.skip, "config": config, "packed": plan.packed}
 
 
 def full_bytes(workload: Workload) -> int:
@@ -226,34 +245,29 @@ def full_bytes(workload: Workload) -> int:
     return 2 * workload.element_bytes * workload.batch * workload.head_dim * elements
 
 
-def _our_tile(entry: Contender, workload: Workload, inputs: Sequence[torch.Tensor]) -> tuple[int, int]:
-    if entry.config is not None:
-        return entry.config[0], entry.config[1]
-    q, k, v = inputs
-    config = bs.explain(q, k, v, workload.mask, q_start=workload.q_start, skip=entry.skip).config
-    return config[0], config[1]
+def is_impossible(seconds: float, work: WorkDone, workload: Workload, device: str, machine: Machine | None) -> bool:
+    """Whether the time is below what the data sheet of a known GPU allows, else below this device's measured roofs.
 
-
-def _floor_seconds(work: WorkDone, workload: Workload, device: str, machine: Machine | None) -> float:
-    """What no honest time is below: data sheet roofs on a known GPU, else the measured ones with a margin.
-
-    On a CPU the caches may hold everything, so there only the products count; the rates are those of bf16 and fp16,
-    float32 being slower still.
+    On a CPU the caches may hold everything, so there only the products count. A roof that was measured while the
+    machine was busy is too low: before a point is called impossible it is measured again.
     """
-    if is_cuda(device):
-        sheet = known_gpus().get(device_name(device)) or _by_prefix(device_name(device))
-        if sheet is not None:
-            return bound_of(work.useful_flops, work.minimal_bytes, sheet).seconds
-        roof = machine or this_machine(device, workload.dtype)
-        return bound_of(work.useful_flops, work.minimal_bytes, roof).seconds / MEASURED_ROOF_MARGIN
-    roof = machine or this_machine(device, workload.dtype)
-    return bound_of(work.useful_flops, 0, roof).seconds / MEASURED_ROOF_MARGIN
+    moved = work.minimal_bytes if is_cuda(device) else 0
+    sheet = _data_sheet(device_name(device)) if is_cuda(device) else None
+    if sheet is not None:
+        return seconds < bound_of(work.useful_flops, moved, sheet).seconds
+
+    def beats(roof: Machine) -> bool:
+        return seconds * MEASURED_ROOF_MARGIN < bound_of(work.useful_flops, moved, roof).seconds
+
+    return beats(machine or this_machine(device, workload.dtype)) and beats(measured_machine(device, workload.dtype))
 
 
-def _by_prefix(name: str) -> Machine | None:
-    """A driver says `NVIDIA H100 80GB HBM3` for what the data sheet calls `NVIDIA H100 SXM`."""
+def _data_sheet(name: str) -> Machine | None:
+    """The data sheet of a GPU; a driver says `NVIDIA H100 80GB HBM3` for what it calls `NVIDIA H100 SXM`."""
+    if name in known_gpus():
+        return known_gpus()[name]
     model = " ".join(name.split()[:2])
-    return next((gpu for gpu in known_gpus().values() if gpu.name.startswith(model)), None)
+    return next((gpu for gpu in known_gpus().values() if gpu.name.startswith(f"{model} ")), None)
 
 
 class Child:

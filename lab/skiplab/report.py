@@ -5,9 +5,10 @@ from __future__ import annotations
 import base64
 import html
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from skiplab import figures
 from skiplab.store import Run, query
@@ -21,8 +22,9 @@ STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.5rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .875rem; }
-th, td { padding: .25rem .75rem; text-align: right; border-bottom: 1px solid #8886; }
-th:first-child, td:first-child, td.text { text-align: left; }
+th, td { padding: .25rem .75rem; text-align: right; border-bottom: 1px solid #8886; white-space: nowrap; }
+th:first-child, td:first-child, th:last-child, td:last-child { text-align: left; }
+.facts td { white-space: normal; overflow-wrap: anywhere; } figure { margin: 2rem 0; }
 .scroll { overflow-x: auto; } pre { overflow-x: auto; padding: .75rem; border: 1px solid #8886; border-radius: .25rem; }
 .from { opacity: .75; }
 """
@@ -31,6 +33,7 @@ DOUBTS = {
     "l2-resident": "its inputs fit the last cache and were not rotated past it",
     "allocates": "the call takes device memory beyond its result",
     "throttled": "the GPU had slowed its clocks while it was timed",
+    "busy": "other programs used over 5 % of the processor while it was timed",
     "bimodal": "the samples fall into two groups",
     "impossible": "faster than the machine's roofs allow: something is not measured right",
     "tuned-elsewhere": "its tile config was tuned for another device or shape",
@@ -63,7 +66,9 @@ def report_html(run: Run) -> str:
         "<h2>Every point</h2>", _html_table(point_table(table)), _doubts(table),
         "<h2>Run it again</h2>", f"<pre>{html.escape(command)}</pre>" if command else "",
         "<p>Or, with the file below: <code>skiplab rerun RUN.jsonl</code>, which also says what differs.</p>",
-        "<h2>Where it is from</h2>", _html_table(header_table(run)),
+        "<h2>Where it is from</h2>", "<div class=facts>",
+        _html_table(header_table(run)),
+        "</div>",
         "<h2>Raw data</h2>", _download(run),
     ]  # fmt: skip
     return (
@@ -87,15 +92,14 @@ def summary(table: pd.DataFrame) -> str:
     """How many points came out how, and the best checked speed-up over dense + mask, in words."""
     counts = ", ".join(f"{number} {status}" for status, number in table["status"].value_counts().items())
     text = f"{len(table)} points: {counts or 'none'}."
-    best = figures.speedups(table)
-    best = best[best["contender"] == "blockskip"]
-    if not len(best):
+    ours = [row for row in records(figures.speedups(table)) if row["contender"] == "blockskip"]
+    if not ours:
         return text
-    row = best.loc[best["speedup"].idxmax()]
-    window = "causal" if row["window"] != row["window"] else f"window {int(row['window'])}"
+    best = max(ours, key=lambda row: row["speedup"])
+    window = "causal" if math.isnan(best["window"]) else f"window {best['window']:.0f}"
     return (
-        f"{text} Block-skip is up to {row['speedup']:.1f} times as fast as dense + mask "
-        f"({int(row['q_len'])} tokens, {window}; results checked against float64)."
+        f"{text} Block-skip is up to {best['speedup']:.1f} times as fast as dense + mask "
+        f"({best['q_len']} tokens, {window}; results checked against float64)."
     )
 
 
@@ -117,14 +121,13 @@ def with_window_slider(make: Callable[[pd.DataFrame], go.Figure], table: pd.Data
     """`make(table)` for all windows and for each of them in one figure, chosen with a native slider."""
     windows = sorted(table["window"].dropna().unique())
     choices = [("all", table), *((f"{int(window)}", query(table, window=window)) for window in windows)]
-    if table["window"].isna().any():
+    if any(map(math.isnan, table["window"])):
         choices.append(("causal", query(table, window=None)))
-    made = [(name, make(part)) for name, part in choices]
+    made: list[tuple[str, Any]] = [(name, make(part)) for name, part in choices]
     figure = made[0][1]
     counts = [len(one.data) for _, one in made]
     for _, one in made[1:]:
-        for trace in one.data:
-            figure.add_trace(trace.update(visible=False))
+        figure.add_traces([trace.update(visible=False) for trace in one.data])
     steps = []
     for index, (name, _) in enumerate(made):
         visible = [place == index for place, count in enumerate(counts) for _ in range(count)]
@@ -138,49 +141,57 @@ def time_table(table: pd.DataFrame) -> pd.DataFrame:
     """A row for each prompt length and window, a column for each contender: `median ms (speed-up)` or the status."""
     import pandas as pd
 
-    records = []
-    for (q_len, window), rows in table.groupby(["q_len", "window"], dropna=False):
-        by_name = {row["contender"]: row for _, row in rows.iterrows()}
-        base = by_name["sdpa"]["median_ms"] if "sdpa" in by_name else float("nan")
-        label = "causal" if window != window else f"{int(window)}"
-        cells = {name: _cell(by_name.get(name), base) for name in table["contender"].unique()}
-        records.append({"prompt length": int(q_len), "window": label, **cells})
-    return pd.DataFrame.from_records(records)
+    cells: dict[tuple[int, float], dict[str, dict[str, Any]]] = {}
+    for row in records(table):
+        cells.setdefault((row["q_len"], _order(row["window"])), {})[row["contender"]] = row
+    lines = []
+    for (q_len, _), rows in sorted(cells.items()):
+        base = rows["sdpa"]["median_ms"] if "sdpa" in rows else math.nan
+        named = {name: _cell(rows.get(name), base) for name in dict.fromkeys(table["contender"])}
+        lines.append({"prompt length": q_len, "window": _window(next(iter(rows.values()))["window"]), **named})
+    return pd.DataFrame.from_records(lines)
 
 
-def _cell(row: pd.Series | None, base: float) -> str:
-    if row is None:
-        return ""
-    if row["status"] != "ok":
-        return str(row["status"])
-    doubt = "*" if row["flags"] else ""
+def records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows as plain dictionaries."""
+    return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
+
+
+def _order(window: float) -> float:
+    """Causal, which has no window, comes after the widest one."""
+    return math.inf if math.isnan(window) else window
+
+
+def _window(window: float) -> str:
+    return "causal" if math.isnan(window) else f"{window:.0f}"
+
+
+def _cell(row: dict[str, Any] | None, base: float) -> str:
+    if row is None or row["status"] != "ok":
+        return "" if row is None else row["status"]
+    text = _number(row["median_ms"]) + ("*" if row["flags"] else "")
     faster = base / row["median_ms"]
-    text = f"{row['median_ms']:.3g}" if row["median_ms"] < 1000 else f"{row['median_ms']:.0f}"
-    return f"{text}{doubt}" if faster != faster or row["contender"] == "sdpa" else f"{text}{doubt} ({faster:.2f}x)"
+    return text if math.isnan(faster) or row["contender"] == "sdpa" else f"{text} ({faster:.2f}x)"
 
 
 def point_table(table: pd.DataFrame) -> pd.DataFrame:
     """Every point: time with quartiles, rates, error beside its tolerance, status, flags, and why it failed."""
-    return table.assign(
-        window=["causal" if value != value else f"{value:.0f}" for value in table["window"]],
-        median_ms=[_number(value) for value in table["median_ms"]],
-        quartiles_ms=[
-            f"{_number(low)} to {_number(high)}" if low == low else ""
-            for low, high in zip(table["low_ms"], table["high_ms"], strict=True)
-        ],
-        useful_tflops=[_number(value) for value in table["useful_tflops"]],
-        executed_tflops=[_number(value) for value in table["executed_tflops"]],
-        error=[_number(value) for value in table["error"]],
-        tolerance=[_number(value) for value in table["tolerance"]],
-        why=table["error_text"],
-    )[[
-        "contender", "q_len", "window", "status", "median_ms", "quartiles_ms", "useful_tflops", "executed_tflops",
-        "error", "tolerance", "method", "flags", "why",
-    ]]  # fmt: skip
+    import pandas as pd
+
+    numbers = ("median_ms", "low_ms", "high_ms", "useful_tflops", "executed_tflops", "error", "tolerance")
+    lines = [
+        {
+            **{name: row[name] for name in ("contender", "q_len")}, "window": _window(row["window"]),
+            "status": row["status"], **{name: _number(row[name]) for name in numbers},
+            "method": row["method"], "samples": row["samples"], "flags": row["flags"], "why": row["error_text"],
+        }
+        for row in records(table)
+    ]  # fmt: skip
+    return pd.DataFrame.from_records(lines)
 
 
 def _number(value: float) -> str:
-    return "" if value != value else f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
+    return "" if math.isnan(value) else f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
 
 
 def header_table(run: Run) -> pd.DataFrame:

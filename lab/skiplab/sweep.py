@@ -60,7 +60,7 @@ class Sweep:
             raise ValueError(f"budget_s: got {self.budget_s}; allowed is more than 0 seconds")
         for name in self.contenders:
             contender(name)
-        torch.device(self.device)
+        usable(self.device)
 
     @property
     def key(self) -> str:
@@ -110,7 +110,7 @@ def source_hash() -> str:
     return digest.hexdigest()[:12]
 
 
-def run_header(sweep: Sweep, topic: str, machine: Machine | None) -> dict[str, Any]:
+def run_header(sweep: Sweep, topic: str, machine: Machine) -> dict[str, Any]:
     """What a run file says of itself before its first row; no host name, no user's path."""
     identity = describe(sweep.device)
     day = datetime.now(UTC).date().isoformat()
@@ -121,7 +121,7 @@ def run_header(sweep: Sweep, topic: str, machine: Machine | None) -> dict[str, A
         "source_hash": source_hash(), "python": platform.python_version(), "torch": torch.__version__,
         "triton": triton_version(), "cuda": torch.version.cuda, "device": identity,
         "threads": torch.get_num_threads(), "cpu": describe("cpu")["name"],
-        "roof": machine and machine.roof(), "start": now(),
+        "roof": machine.roof(), "start": now(),
     }  # fmt: skip
 
 
@@ -185,7 +185,9 @@ def run_sweep(
     from tqdm.auto import tqdm
 
     path = Path(path) if path is not None else default_path(sweep, topic)
-    machine = this_machine(sweep.device, sweep.dtype) if usable(sweep.device) else None
+    if not usable(sweep.device):
+        raise ValueError(f"device: torch sees no {sweep.device} here; cpu is always there")
+    machine = this_machine(sweep.device, sweep.dtype)
     writer = RunWriter(path, run_header(sweep, topic, machine))
     points = [point for point in sweep.points() if row_key(point) not in writer.keys]
     bar = tqdm(points, unit="point", disable=not progress, desc="measured")
@@ -206,8 +208,11 @@ def run_sweep(
 
 
 def usable(device: str) -> bool:
-    """Whether torch sees that device here."""
-    return torch.device(device).type != "cuda" or torch.cuda.is_available()
+    """Whether torch sees that device here; ValueError for one that the lab does not know."""
+    kind, _, number = device.partition(":")
+    if kind not in ("cpu", "cuda") or (number and not number.isdecimal()):
+        raise ValueError(f"device: got {device!r}; allowed are cpu, cuda, cuda:1 and so on")
+    return kind == "cpu" or int(number or 0) < torch.cuda.device_count()
 
 
 def row_key(point: Point) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from skiplab.machine import clocks, last_cache_bytes
+from skiplab.machine import clocks, cpu_use, last_cache_bytes, others_share
 
 MIN_SAMPLES = 10
 MIN_SECONDS = 0.5
@@ -27,6 +27,7 @@ ROTATION_LIMIT = {"cuda": 2 << 30, "cpu": 256 << 20}  # bytes
 THROTTLE_RETRIES = 2
 # NVML's reasons that slow a kernel: software power cap and thermal, hardware slowdown, thermal, power brake.
 THROTTLE_BITS = 0x4 | 0x8 | 0x20 | 0x40 | 0x80
+BUSY = 0.05  # share of the cores that other programs used meanwhile
 LAUNCH_BOUND = 1.10  # eager over graph
 
 ArgsSets = Sequence[Sequence[torch.Tensor]]
@@ -72,8 +73,7 @@ def time_callable(
     if torch.device(device).type == "cuda":
         timing = _time_cuda(fn, args_sets, device, budget_s, cancelled)
     else:
-        samples, converged = _collect(_cpu_sampler(fn, args_sets), budget_s, cancelled)
-        timing = Timing(samples, "cpu", () if converged else ("unconverged",))
+        timing = _time_cpu(fn, args_sets, budget_s, cancelled)
     flags = [*timing.flags]
     size = sum(tensor.numel() * tensor.element_size() for args in args_sets for tensor in args)
     if size < ROTATION * last_cache_bytes(device):
@@ -81,6 +81,14 @@ def time_callable(
     if is_bimodal(timing.samples_ns):
         flags.append("bimodal")
     return Timing(timing.samples_ns, timing.method, tuple(flags), timing.others, timing.clocks)
+
+
+def _time_cpu(fn: Callable[..., Any], args_sets: ArgsSets, budget_s: float, cancelled: Callable[[], bool]) -> Timing:
+    before = cpu_use()
+    samples, converged = _collect(_cpu_sampler(fn, args_sets), budget_s, cancelled)
+    others = others_share(before, cpu_use())
+    flags = (*(() if converged else ("unconverged",)), *(("busy",) if others > BUSY else ()))
+    return Timing(samples, "cpu", flags, clocks={"others_share": round(others, 3)})
 
 
 def _cpu_sampler(fn: Callable[..., Any], args_sets: ArgsSets) -> Callable[[], int]:

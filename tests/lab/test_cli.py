@@ -1,0 +1,123 @@
+import importlib
+import sys
+
+import pytest
+from skiplab import cli
+from skiplab.machine import Machine
+from skiplab.store import read_run
+
+SWEEP = [
+    "sweep", "--contender", "blockskip", "--contender", "sdpa", "--q-len", "64", "--window", "16", "--window", "causal",
+    "--q-heads", "2", "--kv-heads", "1", "--head-dim", "16", "--budget", "0.1", "--device", "cpu",
+]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch, tmp_path):
+    """Roofs that nothing beats, no child process (tests/lab/test_measure.py has them), and a folder to write in."""
+    module = importlib.import_module("skiplab.sweep")
+    high = Machine("CPU", "cpu", bandwidth_gbps=1e6, tflops=1e6, source="measured")
+    monkeypatch.setattr(module, "this_machine", lambda device, dtype: high)
+    run_sweep = module.run_sweep
+    here = {"isolate": False, "progress": False}
+    monkeypatch.setattr(cli, "run_sweep", lambda *args, **named: run_sweep(*args, **named, **here))
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def skiplab(monkeypatch, capsys):
+    """Calls the console script: (exit code, stdout, stderr)."""
+
+    def call(*words):
+        monkeypatch.setattr(sys, "argv", ["skiplab", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+            raise SystemExit(0)
+        out, err = capsys.readouterr()
+        return ended.value.code or 0, out, err
+
+    return call
+
+
+def test_sweep_prints_writes_and_goes_on(skiplab, tmp_path):
+    code, out, _ = skiplab(*SWEEP, "--run", "run.jsonl", "--report", "page.html")
+    assert code == 0
+    assert "measured on" in out
+    assert "blockskip" in out
+    assert "run: run.jsonl" in out
+    assert "report: page.html" in out
+    assert (tmp_path / "page.html").stat().st_size > 1e6
+    assert len(read_run(tmp_path / "run.jsonl").rows) == 4
+    _, out, _ = skiplab(*SWEEP, "--run", "run.jsonl", "--report", "page.html")
+    assert "holds 4 points already" in out
+
+
+def test_rerun_says_what_differs(skiplab, tmp_path):
+    skiplab(*SWEEP, "--run", "run.jsonl")
+    text = (tmp_path / "run.jsonl").read_text()
+    (tmp_path / "old.jsonl").write_text(text.replace('"torch": "2', '"torch": "1'))
+    code, out, err = skiplab("rerun", "old.jsonl", "--out", "new.jsonl")
+    assert code == 0, err
+    assert "torch: 1" in out
+    assert "Time now / time then" in out
+
+
+def test_report_of_a_run(skiplab):
+    skiplab(*SWEEP, "--run", "run.jsonl")
+    code, out, _ = skiplab("report", "run.jsonl", "--out", "again.html")
+    assert (code, out.strip()) == (0, "report: again.html")
+
+
+def test_check_of_your_own_file(skiplab, tmp_path, monkeypatch):
+    from skiplab import verify
+
+    monkeypatch.setattr(verify, "AWKWARD", verify.AWKWARD[:2])
+    (tmp_path / "mine.py").write_text(
+        "import skiplab\nfrom skiplab.contenders import contender\n\n"
+        "@skiplab.kernel(name='mine of a test')\ndef build(workload, inputs):\n"
+        "    call = contender('sdpa').build(workload, inputs)\n    return lambda q, k, v: call(q, k, v) * 2\n"
+    )
+    code, out, _ = skiplab("check", "mine of a test", "--from", "mine.py", "--device", "cpu")
+    assert code == 1
+    assert "wrong" in out
+    assert skiplab("check", "sdpa", "--device", "cpu")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["sweep", "--contender", "nobody"], "no 'nobody'; there are blockskip"),
+        (["sweep", "--window", "wide"], "--window: got 'wide'"),
+        (["sweep", "--model", "gpt"], "--model: no 'gpt'"),
+        (["sweep", "--device", "tpu9"], "device: got 'tpu9'"),
+        (["sweep", "--dtype", "int3"], "dtype: got 'int3'"),
+        (["sweep", "--q-len", "many"], "--q-len"),
+        (["report", "gone.jsonl"], "gone.jsonl: cannot be read"),
+        (["share", "gone.ipynb"], "no file gone.ipynb"),
+        (["check", "mine", "--from", "gone.py"], "no file gone.py"),
+        (["check", "nobody"], "no 'nobody'"),
+        (["dance"], "dance"),
+    ],
+)
+def test_wrong_input_is_one_line_without_a_traceback(skiplab, words, message):
+    code, _, err = skiplab(*words)
+    assert code == 2
+    assert message in err
+    assert "Traceback" not in err
+
+
+def test_a_broken_run_names_file_and_line(skiplab, tmp_path):
+    (tmp_path / "bad.jsonl").write_text("{}\n")
+    code, _, err = skiplab("rerun", "bad.jsonl")
+    assert code == 2
+    assert "bad.jsonl, line 1" in err
+
+
+def test_help_teaches(skiplab):
+    code, out, _ = skiplab("--help")
+    assert code == 0
+    for command in ("lab", "sweep", "report", "share", "doctor", "rerun", "check"):
+        assert command in out
+    _, out, _ = skiplab("sweep", "--help")
+    assert "causal" in out
+    assert "Example" in out

@@ -1,0 +1,21 @@
+from skiplab import doctor
+from skiplab.machine import Machine
+
+
+def test_findings(monkeypatch):
+    roof = Machine("CPU", "cpu", bandwidth_gbps=10.0, tflops=0.5, source="measured")
+    monkeypatch.setattr(doctor, "this_machine", lambda device: roof)
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    found = {finding.what: finding for finding in doctor.examine("cpu")}
+    assert "copy 10 GB/s, product 0.5 TFLOP/s" in found["roofs"].text
+    assert found["TRITON_INTERPRET"].state == "ok"
+    assert all(finding.state in ("ok", "note", "missing") and finding.text for finding in found.values())
+
+
+def test_what_is_missing_comes_with_what_to_do(monkeypatch):
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    monkeypatch.setattr(doctor.shutil, "which", lambda name: None)
+    monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: None)
+    assert doctor._interpreter().state == "missing"
+    assert "apt install g++" in doctor._compiler().text
+    assert "pip install" in doctor._widgets().text

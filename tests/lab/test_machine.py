@@ -1,0 +1,61 @@
+import json
+
+import pytest
+import torch
+from skiplab.machine import (
+    CpuUse,
+    cpu_use,
+    describe,
+    device_name,
+    known_gpus,
+    last_cache_bytes,
+    others_share,
+    this_machine,
+)
+
+
+def test_known_gpus_are_data_sheets():
+    h200 = known_gpus()["NVIDIA H200"]
+    assert (h200.bandwidth_gbps, h200.tflops, h200.sms, h200.compute_capability) == (4800, 989, 132, "9.0")
+    assert h200.source == "data sheet"
+
+
+def test_description_is_json_without_a_host_name():
+    import socket
+
+    text = json.dumps(describe("cpu"))
+    assert device_name("cpu") in text
+    assert socket.gethostname() not in text
+
+
+def test_measured_roofs_are_kept():
+    machine = this_machine("cpu", "float32")
+    assert machine.source == "measured"
+    assert 0.1 < machine.bandwidth_gbps < 5000
+    assert 1e-3 < machine.tflops < 500
+    assert this_machine("cpu", "float32") is machine
+    json.dumps(machine.roof())
+
+
+def test_name_says_how_many_threads():
+    assert device_name("cpu").endswith("s" if torch.get_num_threads() > 1 else "thread")
+
+
+def test_cache_size_is_plausible():
+    assert last_cache_bytes("cpu") == 0 or 1 << 15 < last_cache_bytes("cpu") < 1 << 33
+
+
+def test_others_share():
+    before = CpuUse(everybody=10.0, own=4.0, clock=0.0)
+    assert others_share(before, None) == 0
+    assert others_share(before, CpuUse(11.0, 5.0, 1.0)) == 0
+    assert others_share(before, CpuUse(13.0, 5.0, 1.0)) > 0
+    if cpu_use() is not None:
+        assert 0 <= others_share(cpu_use(), cpu_use()) < 1000
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_is_described():
+    identity = describe("cuda")
+    assert identity["sms"] > 0
+    assert this_machine("cuda").bandwidth_gbps > 50

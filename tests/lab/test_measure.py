@@ -1,0 +1,181 @@
+import runpy
+import threading
+import time
+
+import blockskip as bs
+import pytest
+import torch
+from skiplab import contenders as contenders_module
+from skiplab.contenders import Registry, contender, contenders, kernel
+from skiplab.machine import Machine
+from skiplab.measure import Child, Measurement, Point, measure, work_done
+from skiplab.timing import Cancelled
+from skiplab.workload import Workload
+
+SMALL = Workload(96, mask=bs.sliding_window(32), q_heads=2, kv_heads=1, head_dim=32)
+SLOW_MACHINE = Machine("slow", "cpu", bandwidth_gbps=1.0, tflops=1e-3)
+
+KERNELS = """
+import os, time
+import skiplab
+from skiplab.contenders import contender
+
+def register(name, act):
+    def build(workload, inputs):
+        sdpa = contender("sdpa").build(workload, inputs)
+        def call(q, k, v):
+            act()
+            return sdpa(q, k, v)
+        return call
+    build.__module__ = __name__
+    skiplab.kernel(name=name)(build)
+
+def raise_value():
+    raise ValueError("the kernel said no")
+
+register("dies", lambda: os._exit(3))
+register("hangs", lambda: time.sleep(600))
+register("raises", raise_value)
+register("works", lambda: None)
+"""
+
+
+@pytest.fixture(autouse=True)
+def registry(monkeypatch):
+    """A copy, so that a test's kernels do not stay."""
+    copy = Registry()
+    for entry in contenders().values():
+        copy.add(entry)
+    monkeypatch.setattr(contenders_module, "REGISTRY", copy)
+
+
+def test_a_measurement_is_checked_and_timed():
+    taken = measure(Point(SMALL, "blockskip"), budget_s=2)
+    assert taken.status == "ok", taken.error_text
+    assert taken.error <= taken.tolerance
+    assert taken.method == "cpu"
+    assert len(taken.samples_ns) >= 10
+    assert taken.median_ns > 0
+    assert taken.iqr_ns >= 0
+    assert taken.plan["impl"] == "tiled"
+    assert taken.work.useful_flops < taken.work.executed_flops <= taken.work.dense_flops
+
+
+def test_rows_come_back():
+    taken = measure(Point(SMALL, "sdpa"), budget_s=0.2)
+    assert Measurement.from_row(taken.row()) == taken
+
+
+def test_a_wrong_result_is_a_row_without_a_time():
+    @kernel(name="wrong")
+    def build(workload, inputs):
+        return lambda q, k, v: torch.zeros_like(q)
+
+    taken = measure(Point(SMALL, "wrong"), budget_s=0.2)
+    assert taken.status == "wrong"
+    assert taken.samples_ns == ()
+    assert "above the tolerance" in taken.error_text
+    assert taken.error > taken.tolerance
+
+
+def test_a_result_that_goes_wrong_after_a_while_is_found():
+    @kernel(name="tires")
+    def build(workload, inputs):
+        sdpa, calls = contender("sdpa").build(workload, inputs), []
+
+        def call(q, k, v):
+            calls.append(1)
+            return sdpa(q, k, v) * (1 if len(calls) < 5 else 2)
+
+        return call
+
+    taken = measure(Point(SMALL, "tires"), budget_s=0.2)
+    assert taken.status == "wrong"
+    assert "fresh seed after timing" in taken.error_text
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (ValueError("no\nmore"), "crashed"), (torch.OutOfMemoryError("full"), "out-of-memory"),
+        (RuntimeError("DefaultCPUAllocator: not enough memory: you tried"), "out-of-memory"),
+        (contenders_module.Unsupported("not today"), "unsupported"),
+    ],
+)  # fmt: skip
+def test_failures_are_rows(error, status):
+    @kernel(name="fails")
+    def build(workload, inputs):
+        raise error
+
+    taken = measure(Point(SMALL, "fails"), budget_s=0.2)
+    assert (taken.status, taken.samples_ns) == (status, ())
+    assert "\n" not in taken.error_text
+    taken.row()
+
+
+def test_unsupported_says_why():
+    taken = measure(Point(SMALL, "blockskip-map"))
+    assert taken.status == "unsupported"
+    assert "CUDA" in taken.error_text
+    if not torch.cuda.is_available():
+        assert "no CUDA device" in measure(Point(SMALL, "sdpa", device="cuda")).error_text
+
+
+def test_nothing_is_timed_in_the_interpreter(monkeypatch):
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    taken = measure(Point(SMALL, "sdpa"))
+    assert taken.status == "unsupported"
+    assert "interpreter" in taken.error_text
+
+
+def test_unknown_contenders_are_errors():
+    with pytest.raises(ValueError, match="no 'nobody'"):
+        measure(Point(SMALL, "nobody"))
+
+
+def test_impossible_times_are_flagged(monkeypatch):
+    from skiplab import measure as module
+
+    slow = Machine("slower", "cpu", bandwidth_gbps=1.0, tflops=1e-9)
+    monkeypatch.setattr(module, "measured_machine", lambda device, dtype: slow)
+    assert "impossible" in measure(Point(SMALL, "sdpa"), budget_s=0.2, machine=slow).flags
+
+
+def test_work_counts_what_a_contender_reads():
+    workload = Workload(256, head_dim=64)
+    dense = work_done(contender("sdpa"), workload, None)
+    least = 2 * 2 * 64 * 8 * (256 + 256)
+    assert dense.executed_flops == dense.dense_flops
+    assert dense.bytes == least + 256 * 256
+    assert dense.minimal_bytes == least
+    assert work_done(contender("sdpa-causal"), workload, None).executed_flops is None
+
+
+@pytest.fixture
+def kernels(tmp_path, monkeypatch):
+    """Kernels in a module that a child can import."""
+    path = tmp_path / "kernels_of_a_test.py"
+    path.write_text(KERNELS)
+    monkeypatch.syspath_prepend(tmp_path)
+    runpy.run_path(str(path), run_name=path.stem)
+
+
+def test_a_child_measures_and_what_kills_it_is_a_row(kernels):
+    with Child() as child:
+        assert child.measure(Point(SMALL, "works"), budget_s=0.2, machine=SLOW_MACHINE).status == "ok"
+        dead = child.measure(Point(SMALL, "dies"), budget_s=0.2, machine=SLOW_MACHINE)
+        assert (dead.status, dead.error_text) == ("crashed", "the child process died with exit code 3")
+        assert child.measure(Point(SMALL, "raises"), budget_s=0.2).error_text == "ValueError: the kernel said no"
+        hung = child.measure(Point(SMALL, "hangs"), budget_s=0.2, timeout_s=1.5)
+        assert hung.status == "timeout"
+        assert "1.5 s" in hung.error_text
+
+
+def test_cancel_ends_a_child_promptly(kernels):
+    cancelled = threading.Event()
+    with Child() as child:
+        threading.Timer(1.0, cancelled.set).start()
+        start = time.perf_counter()
+        with pytest.raises(Cancelled):
+            child.measure(Point(SMALL, "hangs"), cancelled=cancelled.is_set)
+        assert time.perf_counter() - start < 3

@@ -1,0 +1,91 @@
+import base64
+import json
+import re
+
+import blockskip as bs
+import pytest
+from skiplab.measure import Measurement, Point, WorkDone
+from skiplab.report import header_table, point_table, report_html, summary, time_table, with_window_slider, write_report
+from skiplab.store import Run
+from skiplab.workload import Workload
+
+HEADER = {
+    "record": "header", "schema": 1, "run_id": "id", "device": {"name": "<A & B>"}, "start": "2026-01-01",
+    "command": "skiplab sweep --q-len 512", "roof": {"tflops": 1.0, "bandwidth_gbps": 100.0}, "end": "2026-01-02",
+}  # fmt: skip
+
+
+def a_row(contender, milliseconds, window, q_len=512, status="ok", flags=()):
+    mask = bs.causal() if window is None else bs.sliding_window(window)
+    workload = Workload(q_len, mask=mask)
+    least = workload.work("bounds")
+    work = WorkDone(least.useful_flops, least.executed_flops, least.dense_flops, least.bytes, least.bytes)
+    samples = tuple(int(milliseconds * 1e6) + noise for noise in range(10)) if status == "ok" else ()
+    row = Measurement(
+        Point(workload, contender), status, "" if status == "ok" else "too <old>", 1e-3, 2e-3, "cpu", samples,
+        work=work, flags=flags, device_name="<A & B>",
+    ).row()  # fmt: skip
+    return {"record": "point", **row}
+
+
+@pytest.fixture
+def run():
+    return Run(
+        HEADER,
+        (
+            a_row("sdpa", 8, 128), a_row("blockskip", 2, 128, flags=("busy",)), a_row("sdpa", 8, None),
+            a_row("blockskip", 4, None), a_row("flex", 0, None, status="crashed"),
+        ),
+    )  # fmt: skip
+
+
+def test_times_are_one_line_a_length_and_window(run):
+    table = time_table(run.frame())
+    assert table["window"].tolist() == ["128", "causal"]
+    assert table["sdpa"].tolist() == ["8", "8"]
+    assert table["blockskip"].tolist() == ["2* (4.00x)", "4 (2.00x)"]
+    assert table["flex"].tolist() == ["", "crashed"]
+
+
+def test_the_summary_counts_and_claims_only_checked_points(run):
+    text = summary(run.frame())
+    assert "5 points: 4 ok, 1 crashed" in text
+    assert "up to 4.0 times" in text
+    assert "512 tokens, window 128" in text
+    assert "times" not in summary(Run(HEADER, run.rows[:1]).frame())
+
+
+def test_every_point_is_listed_with_its_error(run):
+    table = point_table(run.frame())
+    assert len(table) == 5
+    assert table["why"].tolist()[-1] == "too <old>"
+    assert table["median_ms"].tolist()[-1] == ""
+    assert "run_id" in header_table(run)["what"].tolist()
+
+
+def test_the_slider_shows_one_window_at_a_time(run):
+    from skiplab import figures
+
+    figure = with_window_slider(figures.throughput, run.frame())
+    steps = figure.layout.sliders[0].steps
+    assert [step.label for step in steps] == ["all", "128", "causal"]
+    shown = [sum(step.args[0]["visible"]) for step in steps]
+    assert shown[0] == shown[1] + shown[2] == 4
+    assert all(len(step.args[0]["visible"]) == len(figure.data) for step in steps)
+
+
+def test_the_page_needs_no_network_and_holds_everything(run, tmp_path):
+    path = write_report(run, tmp_path / "deep" / "report.html")
+    text = path.read_text(encoding="utf-8")
+    outside = re.findall(r'<(?:script|link|img)[^>]*(?:src|href)=["\']?(?:https?:)?//', text)
+    assert not outside
+    assert "recorded on &lt;A &amp; B&gt;" in text
+    assert "too &lt;old&gt;" in text
+    assert "skiplab sweep --q-len 512" in text
+    assert "other programs used" in text  # the flag is explained
+    data = base64.b64decode(re.search(r"base64,([A-Za-z0-9+/=]+)'", text)[1]).decode().splitlines()
+    assert [json.loads(line)["record"] for line in data] == ["header", *["point"] * 5, "end"]
+
+
+def test_a_run_without_points_is_a_page(run):
+    assert "no point yet" in report_html(Run(HEADER))

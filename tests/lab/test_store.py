@@ -1,0 +1,147 @@
+import json
+
+import numpy as np
+import pytest
+from skiplab import store
+from skiplab.measure import Measurement, Point, WorkDone
+from skiplab.store import COLUMNS, Run, RunFileError, RunWriter, frame, published, query, read_run
+from skiplab.workload import Workload
+
+HEADER = {
+    "run_id": "test", "device": {"name": "A"}, "torch": "2", "triton": None, "threads": 1, "parameters": {},
+    "roof": {"tflops": 1.0, "bandwidth_gbps": 100.0},
+}  # fmt: skip
+WORK = WorkDone(10**9, 2 * 10**9, 4 * 10**9, 10**6, 10**6)
+
+
+def a_row(q_len=256, contender="blockskip", device="A", samples=(1_000_000, 3_000_000, 2_000_000), status="ok"):
+    point = Point(Workload(q_len), contender)
+    return Measurement(
+        point, status, samples_ns=tuple(samples), error=0.1, tolerance=0.2, method="cpu", work=WORK,
+        flags=("busy",), device_name=device,
+    ).row()  # fmt: skip
+
+
+def test_a_run_comes_back_as_written(tmp_path):
+    writer = RunWriter(tmp_path / "run.jsonl", HEADER)
+    writer.append(a_row())
+    writer.append(a_row(512, status="crashed", samples=()))
+    written = writer.finish("2026-01-01T00:00:00+00:00")
+    assert read_run(writer.path) == written
+    assert written.header["end"].startswith("2026")
+    assert Measurement.from_row(written.rows[0]).row().items() <= written.rows[0].items()
+
+
+def test_a_writer_goes_on_with_a_run(tmp_path):
+    path = tmp_path / "run.jsonl"
+    RunWriter(path, HEADER).append(a_row())
+    again = RunWriter(path, HEADER)
+    assert again.keys == {a_row()["key"]}
+    again.append(a_row(512))
+    assert len(read_run(path).rows) == 2
+
+
+def test_a_half_written_last_line_is_measured_again(tmp_path):
+    path = tmp_path / "run.jsonl"
+    writer = RunWriter(path, HEADER)
+    writer.append(a_row())
+    with path.open("a") as file:
+        file.write('{"record": "point", "key')
+    assert len(RunWriter(path, HEADER).keys) == 1
+    assert len(read_run(path).rows) == 1
+
+
+@pytest.mark.parametrize("change", [{"torch": "3"}, {"threads": 2}, {"device": {"name": "B"}}])
+def test_a_writer_does_not_mix_machines(tmp_path, change):
+    path = tmp_path / "run.jsonl"
+    RunWriter(path, HEADER)
+    with pytest.raises(ValueError, match=r"run\.jsonl: was made"):
+        RunWriter(path, {**HEADER, **change})
+    with pytest.raises(ValueError, match="one device"):
+        RunWriter(path, HEADER).append(a_row(device="B"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda lines: [], r"broken\.jsonl, line 1: the file is empty"),
+        (lambda lines: lines[1:], r"broken\.jsonl, line 1: a run starts with its header"),
+        (lambda lines: [lines[0].replace('"schema": 1', '"schema": 99'), *lines[1:]], r"line 1: schema 99"),
+        (lambda lines: [*lines, "{"], r"broken\.jsonl, line 4: broken line"),
+        (lambda lines: [*lines, "[]"], r"line 4: a JSON object is expected"),
+        (lambda lines: [*lines, '{"record": "note"}'], r"line 4: record is 'note'"),
+        (lambda lines: [*lines, '{"record": "point", "key": "x"}'], r"line 4: the row lacks point, axes"),
+        (lambda lines: [lines[0], lines[1].replace('"device": "A"', '"device": "B"')], r"line 2: mixed devices"),
+        (lambda lines: [lines[0], lines[1].replace('"status": "ok"', '"status": "fine"')], r"line 2: status 'fine'"),
+    ],
+)
+def test_a_reader_names_file_and_line(tmp_path, change, message):
+    path = tmp_path / "broken.jsonl"
+    writer = RunWriter(path, HEADER)
+    writer.append(a_row())
+    writer.append(a_row(512))
+    path.write_text("".join(line + "\n" for line in change(path.read_text().splitlines())))
+    with pytest.raises(RunFileError, match=message):
+        read_run(path)
+
+
+def test_a_missing_file_is_said():
+    with pytest.raises(RunFileError, match=r"gone\.jsonl: cannot be read"):
+        read_run("gone.jsonl")
+
+
+def test_frame_derives_times_and_rates():
+    table = frame(Run(HEADER, (a_row(), a_row(512, status="crashed", samples=()))))
+    assert tuple(table.columns) == COLUMNS
+    row = table.iloc[0]
+    assert (row["median_ms"], row["low_ms"], row["high_ms"]) == (2.0, 1.5, 2.5)
+    assert row["useful_tflops"] == pytest.approx(0.5)
+    assert row["executed_tflops"] == pytest.approx(1.0)
+    assert row["tokens_per_s"] == pytest.approx(256 / 2e-3)
+    assert row["bound_ms"] == pytest.approx(1.0)
+    assert row["source"] == "recorded"
+    assert row["flags"] == "busy"
+    assert np.isnan(row["window"])
+    assert np.isnan(table.iloc[1]["median_ms"])
+    assert np.isnan(table.iloc[1]["tokens_per_s"])
+
+
+def test_frame_takes_the_last_row_of_a_point_and_no_rows():
+    later = a_row(samples=(5_000_000,))
+    assert frame(Run(HEADER, (a_row(), later)))["median_ms"].tolist() == [5.0]
+    assert frame([]).empty
+    assert tuple(frame(Run(HEADER)).columns) == COLUMNS
+
+
+def test_query_filters():
+    table = frame(Run(HEADER, (a_row(), a_row(512), a_row(512, "flex"))))
+    assert len(query(table, contender="blockskip")) == 2
+    assert len(query(table, contender=["blockskip", "flex"], q_len=512)) == 2
+    assert len(query(table, window=None)) == 3
+    assert query(table, window=512).empty
+    with pytest.raises(ValueError, match="no column 'speed'"):
+        query(table, speed=1)
+
+
+def test_published_tables_have_the_columns_and_the_numbers():
+    table = published()
+    assert tuple(table.columns) == COLUMNS
+    assert set(table["source"]) == {"published"}
+    after = query(table, operation="prefill", contender="executorch after", q_len=2048)
+    assert after["tokens_per_s"].tolist() == [2325.5]
+    split = query(published("decode"), contender="executorch split-K", kv_len=2048)
+    assert split["median_ms"].tolist() == pytest.approx([0.0246])
+    with pytest.raises(ValueError, match="operation"):
+        published("sorting")
+
+
+def test_stored_runs_can_be_read():
+    for run in store.read_runs():
+        assert run.rows, run.run_id
+        text = run.path.read_text()
+        assert "/home/" not in text
+        assert "/root/" not in text
+
+
+def test_rows_are_plain_json():
+    json.dumps(a_row(), allow_nan=False)

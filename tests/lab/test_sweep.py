@@ -1,0 +1,111 @@
+import importlib
+import json
+from dataclasses import replace
+
+import pytest
+import skiplab
+import torch
+from skiplab.machine import Machine
+from skiplab.store import read_run
+from skiplab.sweep import Sweep, default_path, run_sweep, source_hash
+
+TINY = Sweep(
+    ("blockskip", "sdpa", "blockskip-map"), (64, 96), (16, None), q_heads=2, kv_heads=1, head_dim=16, budget_s=0.1
+)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def roofs(monkeypatch):
+    """Roofs that nothing beats, instead of measured ones: that takes seconds."""
+    module = importlib.import_module("skiplab.sweep")  # the package's own `sweep` is the function
+    high = Machine("CPU", "cpu", bandwidth_gbps=1e6, tflops=1e6, source="measured")
+    monkeypatch.setattr(module, "this_machine", lambda device, dtype: high)
+
+
+def test_points_are_the_product_and_a_workload_stays_together():
+    points = TINY.points()
+    assert len(points) == 12
+    assert len({point.key for point in points}) == 12
+    workloads = [point.workload for point in points]
+    assert all(workloads[i] == workloads[i + 1] == workloads[i + 2] for i in range(0, 12, 3))
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [({"q_len": ()}, "q_len"), ({"contenders": ("nobody",)}, "contender"), ({"dtype": "int8"}, "dtype"),
+     ({"budget_s": 0}, "budget_s")],
+)  # fmt: skip
+def test_errors_name_the_field(fields, named):
+    with pytest.raises(ValueError, match=rf"^{named}: "):
+        Sweep(**fields)
+
+
+def test_a_sweep_writes_a_run_and_goes_on_where_it_stopped(tmp_path):
+    path = tmp_path / "run.jsonl"
+    seen = []
+    stopped = run_sweep(
+        TINY, path, isolate=False, progress=False, on_measurement=seen.append, cancelled=lambda: len(seen) >= 4
+    )
+    assert len(seen) == len(stopped.rows) == 4
+    run = run_sweep(TINY, path, isolate=False, progress=False, on_measurement=seen.append)
+    assert len(run.rows) == len(seen) == 12
+    assert run.source == "measured"
+    table = run.frame()
+    assert table["status"].value_counts().to_dict() == {"ok": 8, "unsupported": 4}
+    assert set(table["source"]) == {"measured"}
+    assert set(read_run(path).frame()["source"]) == {"recorded"}
+    again = run_sweep(TINY, path, isolate=False, progress=False, on_measurement=seen.append)
+    assert len(seen) == 12
+    assert len(again.rows) == 12
+
+
+def test_a_header_says_how_to_run_it_again_and_nothing_private(tmp_path):
+    import socket
+
+    run = run_sweep(TINY, tmp_path / "run.jsonl", isolate=False, progress=False, cancelled=lambda: True)
+    text = json.dumps(run.header)
+    for name in ("run_id", "argv", "parameters", "seed", "git", "source_hash", "python", "torch", "threads", "start"):
+        assert name in run.header
+    assert run.header["roof"]["source"] == "measured"
+    assert str(tmp_path) not in text
+    assert socket.gethostname() not in text
+    assert Sweep.from_parameters(read_run(run.path).header["parameters"]) == TINY
+
+
+def test_other_kernel_sources_are_other_points(tmp_path, monkeypatch):
+    from skiplab.sweep import row_key
+
+    point = TINY.points()[0]
+    assert row_key(point).endswith(source_hash())
+    assert row_key(point).startswith(point.key)
+
+
+def test_the_same_sweep_has_the_same_file():
+    assert default_path(TINY, "x") == default_path(Sweep.from_parameters(json.loads(json.dumps(TINY.__dict__))), "x")
+    assert default_path(TINY, "x") != default_path(Sweep(), "x")
+
+
+def test_the_function_of_the_package(tmp_path):
+    assert callable(skiplab.sweep)
+    run = skiplab.sweep(
+        ["blockskip", "sdpa"], q_len=[64], window=[16], q_heads=1, kv_heads=1, head_dim=16, budget_s=0.1,
+        device="cpu", path=tmp_path / "run.jsonl", progress=False,
+    )  # fmt: skip
+    assert run.frame()["status"].tolist() == ["ok", "ok"]
+    assert "2 points, measured on" in run._repr_html_()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_device_that_is_not_here_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match="device: torch sees no cuda"):
+        run_sweep(replace(TINY, device="cuda"), tmp_path / "run.jsonl")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_sweep_on_cuda(tmp_path):
+    wanted = Sweep(
+        ("blockskip", "blockskip-none", "blockskip-map", "sdpa", "flex"), (1024,), (256,), device="cuda", budget_s=1.0
+    )
+    table = run_sweep(wanted, tmp_path / "run.jsonl", isolate=False, progress=False).frame()
+    assert set(table["status"]) == {"ok"}, table["error_text"].tolist()
+    assert set(table["method"]) <= {"graph", "eager"}

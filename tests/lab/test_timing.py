@@ -1,0 +1,76 @@
+import time
+
+import pytest
+import torch
+from skiplab import timing
+from skiplab.timing import Cancelled, is_bimodal, median_error, rotate, time_callable
+
+SETS = [(torch.zeros(8),)]
+
+
+def test_samples_are_whole_nanoseconds_of_single_calls():
+    taken = time_callable(lambda x: time.sleep(0.004), SETS, "cpu", budget_s=5)
+    assert taken.method == "cpu"
+    assert all(isinstance(sample, int) for sample in taken.samples_ns)
+    assert min(taken.samples_ns) >= 4_000_000
+    assert len(taken.samples_ns) >= timing.MIN_SAMPLES
+    assert sum(taken.samples_ns) >= timing.MIN_SECONDS * 1e9
+
+
+def test_the_budget_ends_a_slow_callable_with_a_flag():
+    start = time.perf_counter()
+    taken = time_callable(lambda x: time.sleep(0.1), SETS, "cpu", budget_s=0.25)
+    assert time.perf_counter() - start < 2
+    assert "unconverged" in taken.flags
+
+
+def test_cancel_is_asked_between_samples():
+    asked = []
+
+    def cancelled():
+        asked.append(1)
+        return len(asked) > 3
+
+    with pytest.raises(Cancelled):
+        time_callable(lambda x: None, SETS, "cpu", cancelled=cancelled)
+    assert len(asked) == 4
+
+
+def test_argument_sets_take_turns():
+    sets = [(torch.zeros(1),), (torch.ones(1),)]
+    seen = []
+    time_callable(lambda x: seen.append(x.item()) or time.sleep(0.001), sets, "cpu", budget_s=0.1)
+    assert seen[1:7] == [0, 1, 0, 1, 0, 1]
+
+
+def test_rotation_exceeds_the_cache(monkeypatch):
+    monkeypatch.setattr(timing, "last_cache_bytes", lambda device: 1000)
+    sets = rotate([torch.arange(50, dtype=torch.float32)], "cpu")
+    assert len(sets) == 25  # 5 x 1000 bytes, 200 a set
+    assert all(torch.equal(sets[0][0], copy[0]) and copy[0] is not sets[0][0] for copy in sets[1:])
+    monkeypatch.setitem(timing.ROTATION_LIMIT, "cpu", 400)
+    short = rotate([torch.zeros(50)], "cpu")
+    assert len(short) == 2
+    assert "l2-resident" in time_callable(lambda x: None, short, "cpu", budget_s=0.1).flags
+
+
+def test_median_error_falls_with_more_samples():
+    assert median_error([100, 101, 102, 103] * 5) > median_error([100, 101, 102, 103] * 50)
+    assert median_error([100] * 10) == 0
+
+
+def test_two_groups_are_seen():
+    low, high = [100, 101, 99, 100, 102] * 4, [130, 131, 129, 130, 132] * 4
+    assert is_bimodal(low + high)
+    assert not is_bimodal(low * 2)
+    assert not is_bimodal([*low, 130])  # one late sample is no group
+    assert not is_bimodal([100, 200])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_cuda_is_timed_three_ways():
+    x = torch.randn(2048, 2048, device="cuda")
+    taken = time_callable(lambda x: x @ x, rotate((x,), "cuda"), "cuda", budget_s=3)
+    assert taken.method == "graph"
+    assert set(taken.others) == {"eager", "warm"}
+    assert "l2-resident" not in taken.flags

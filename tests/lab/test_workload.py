@@ -1,0 +1,74 @@
+import blockskip as bs
+import pytest
+import torch
+from skiplab.workload import MODELS, HeadShape, Workload
+
+
+def test_axes_are_flat_and_come_back():
+    workload = Workload(300, 512, bs.sliding_window(64) | (bs.sink(4) & bs.causal()), 2, 6, 2, 80, "float32", q_start=7)
+    axes = workload.axes()
+    assert all(value is None or isinstance(value, str | int) for value in axes.values())
+    assert Workload.from_axes(axes) == workload
+    assert Workload.from_axes(axes).key() == workload.key()
+
+
+def test_window_is_one_sided_bands_alone():
+    assert Workload(64, mask=bs.sliding_window(16)).window == 16
+    assert Workload(64, mask=bs.sliding_window(1)).window == 1
+    assert Workload(64).window is None
+    assert Workload(64, mask=bs.band(15, 3)).window is None
+    assert Workload(64, mask=bs.document((32, 32))).window is None
+
+
+def test_is_causal_means_what_torch_means():
+    assert Workload(64).is_causal
+    assert not Workload(64, 128).is_causal  # the queries are the last ones
+    assert Workload(64, 128, q_start=0).is_causal
+    assert not Workload(64, mask=bs.sliding_window(8)).is_causal
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"q_len": 0}, "q_len"), ({"q_len": 8, "head_dim": 4}, "head_dim"), ({"q_len": 8, "dtype": "int8"}, "dtype"),
+        ({"q_len": 8, "q_heads": 6, "kv_heads": 4}, "kv_heads"), ({"q_len": 8, "operation": "sort"}, "operation"),
+        ({"q_len": 8, "mask": "causal"}, "mask"), ({"q_len": 8, "batch": 0}, "batch"),
+    ],
+)  # fmt: skip
+def test_errors_name_the_field(fields, named):
+    with pytest.raises(ValueError, match=rf"^{named}: "):
+        Workload(**fields)
+
+
+def test_a_mask_with_tensors_has_no_axes():
+    with pytest.raises(ValueError, match="mask"):
+        Workload(4, mask=bs.dense(torch.ones(4, 4, dtype=torch.bool))).axes()
+
+
+@pytest.mark.parametrize("deviation", [1.0, 8.0])
+def test_inputs_give_logits_of_that_deviation(deviation):
+    q, k, v = Workload(256, 300, q_heads=4, kv_heads=2, head_dim=64, dtype="float32").inputs("cpu", 0, deviation)
+    assert (q.shape, k.shape, v.shape) == ((1, 4, 256, 64), (1, 2, 300, 64), (1, 2, 300, 64))
+    logits = q @ k.repeat_interleave(2, 1).mT * 64**-0.5
+    assert logits.std().item() == pytest.approx(deviation, rel=0.1)
+
+
+def test_inputs_depend_on_the_seed_alone():
+    workload = Workload(8, head_dim=8)
+    assert torch.equal(workload.inputs("cpu", 3)[0], workload.inputs("cpu", 3)[0])
+    assert not torch.equal(workload.inputs("cpu", 3)[0], workload.inputs("cpu", 4)[0])
+
+
+def test_work_counts_kept_pairs():
+    workload = Workload(1000, mask=bs.sliding_window(100))
+    pairs = 100 * 1000 - 100 * 99 // 2
+    work = workload.work("map", 64, 64)
+    assert work.useful_flops == 4 * 8 * 128 * pairs
+    assert work.useful_flops <= work.executed_flops < work.dense_flops
+
+
+def test_models_hold_published_shapes():
+    assert MODELS["gemma4-31b sliding"] == HeadShape(32, 16, 256, 1024)
+    assert MODELS["gemma4-31b full"] == HeadShape(32, 4, 512, None)
+    assert MODELS["llama-3-8b"].workload(64).mask == bs.causal()
+    assert MODELS["laptop"].workload(64, batch=2).window == 512
