@@ -1,5 +1,7 @@
 """Block-skip attention kernels: masks, tile maps, attention. Importing needs torch and numpy alone."""
 
+from .attention.api import attention, explain, scaled_dot_product_attention
+from .config import TileConfig
 from .mask import (
     Band,
     Mask,
@@ -22,9 +24,11 @@ __version__ = "0.1.0"
 __all__ = [
     "Band",
     "Mask",
+    "TileConfig",
     "TileMap",
     "Work",
     "__version__",
+    "attention",
     "attention_work",
     "band",
     "causal",
@@ -32,8 +36,10 @@ __all__ = [
     "dense",
     "dilated",
     "document",
+    "explain",
     "mask_mod",
     "prefix_lm",
+    "scaled_dot_product_attention",
     "sink",
     "sliding_window",
 ]

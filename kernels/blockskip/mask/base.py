@@ -114,6 +114,15 @@ class Mask:
     def union(self, other: Mask) -> Mask | None:
         return None
 
+    @property
+    def extent(self) -> tuple[int, int]:
+        """How many batches and heads the mask tells apart by a tensor; 1 where it does not."""
+        return 1, 1
+
+    def for_batch(self, batch: int) -> Mask:
+        """The mask of one batch, as a mask of batch 0."""
+        return self
+
     def check(self, q_len: int, kv_len: int) -> None:
         """Raises ValueError where this mask cannot serve a call of this size."""
 
@@ -135,6 +144,9 @@ class And(Mask):
     """Kept by every one of `masks`."""
 
     masks: tuple[Mask, ...]
+
+    def for_batch(self, batch):
+        return And(tuple(m.for_batch(batch) for m in self.masks))
 
     def leaves(self):
         return itertools.chain.from_iterable(m.leaves() for m in self.masks)
@@ -163,6 +175,9 @@ class Or(Mask):
 
     masks: tuple[Mask, ...]
 
+    def for_batch(self, batch):
+        return Or(tuple(m.for_batch(batch) for m in self.masks))
+
     def leaves(self):
         return itertools.chain.from_iterable(m.leaves() for m in self.masks)
 
@@ -189,6 +204,9 @@ class Not(Mask):
     """Kept where `mask` is not."""
 
     mask: Mask
+
+    def for_batch(self, batch):
+        return Not(self.mask.for_batch(batch))
 
     def leaves(self):
         return self.mask.leaves()

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import dis
 import functools
-import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -188,18 +187,22 @@ class Dense(Mask):
     """A bool tensor, [1 or B, 1 or H, q_len, kv_len], indexed by the call's rows. Equal if the contents are."""
 
     tensor: torch.Tensor
-    digest: str = field(init=False)
-
-    def __post_init__(self):
-        content = self.tensor.detach().cpu().contiguous().numpy()
-        digest = hashlib.sha256(np.packbits(content).tobytes() + repr(content.shape).encode()).hexdigest()
-        object.__setattr__(self, "digest", digest)
 
     def __eq__(self, other):
-        return isinstance(other, Dense) and self.digest == other.digest
+        if not isinstance(other, Dense) or self.tensor.shape != other.tensor.shape:
+            return False
+        return self is other or torch.equal(self.tensor, other.tensor.to(self.tensor.device))
 
     def __hash__(self):
-        return hash(self.digest)
+        # of the shape alone: the contents may lie on a GPU, and a cache finds the same object by identity first
+        return hash(tuple(self.tensor.shape))
+
+    @property
+    def extent(self):
+        return self.tensor.shape[0], self.tensor.shape[1]
+
+    def for_batch(self, batch):
+        return Dense(self.tensor[batch : batch + 1]) if self.tensor.shape[0] > 1 else self
 
     @property
     def _varies(self):
@@ -227,7 +230,7 @@ class Dense(Mask):
         return f"dense({len(tensors) - 1})"
 
     def __repr__(self):
-        return f"dense({'x'.join(map(str, self.tensor.shape))}, {self.digest[:8]})"
+        return f"dense({'x'.join(map(str, self.tensor.shape))})"
 
 
 @dataclass(frozen=True, repr=False)
@@ -252,6 +255,10 @@ class MaskMod(Mask):
 
     def mod(self, q_start=0, device=None):
         return self.fn
+
+    def for_batch(self, batch):
+        fn = self.fn
+        return MaskMod(lambda b, h, q, k: fn(b + batch, h, q, k)) if self._varies[0] else self
 
     def _text(self, tensors):
         raise ValueError(f"mask: {self!r} is a function and has no text; use dense(tensor) where a spec is needed")

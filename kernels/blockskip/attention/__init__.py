@@ -1,0 +1,1 @@
+"""Attention: `api` holds the contract, `plan` every choice, `reference`, `tiled` and `prefill` the implementations."""

@@ -1,0 +1,251 @@
+"""The public attention calls: the contract, its checks, and the way to an implementation."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from ..config import TileConfig
+from ..mask import Mask, band, causal, integer
+from ..mask import dense as dense_mask
+from . import reference, tiled
+from .plan import IMPLS, SKIPS, Call, Plan, make_plan
+
+DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+LARGEST_POSITION = 1 << 30
+
+
+def attention(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    mask: Mask | None = None,
+    *,
+    scale: float | None = None,
+    q_start: int | None = None,
+    kv_len: int | torch.Tensor | None = None,
+    skip: str = "auto",
+    impl: str = "auto",
+    config: TileConfig | tuple[int, int, int, int] | None = None,
+    return_lse: bool = False,
+    record: bool = False,
+):
+    """softmax(scale * q k^T, masked) v, computing only the tiles that `mask` leaves. Inference only.
+
+    Shapes: q [B, Hq, Lq, D]; k, v [B, Hkv, Lkv, D]; Hq a multiple of Hkv (GQA); D from 8 to 512, any; any strides, 0 too.
+    Dtypes: float16, bfloat16, float32, the same for all three; scores, softmax and sums are float32.
+
+    mask: which keys a query sees; None is all. Query row i stands at position q_start + i.
+    scale: any finite number, D ** -0.5 by default.
+    q_start: position of the first query, kv_len - Lq by default: the queries are the last positions (bottom-right).
+    kv_len: how many keys are real; an int from 1 to Lkv, or an int32 tensor [] or [B] on q's device, which is never read
+        back (values outside 0..Lkv are bounded in the kernel). Keys beyond may hold anything, NaN too. Default Lkv.
+    skip: how the Triton kernel leaves out empty tiles, never changing the result: none | mask | bounds | map; auto takes
+        bounds for a band, map for any other mask (mask where a kv_len tensor comes without q_start).
+    impl: reference | tiled | triton; auto takes triton on CUDA, tiled elsewhere. An explicit one never falls back.
+    config: TileConfig or (block_m, block_n, num_warps, num_stages) for the Triton kernel; None takes the table's.
+    return_lse, record: also return lse float32 [B, Hq, Lq] (natural log of the sum of exponentials; -inf where a query sees
+        nothing) and visits uint8 [B, programs' heads, rows, cols], written by the kernel in the launch itself: 0 left out,
+        1 computed masked, 2 computed unmasked (Triton alone).
+
+    Returns out [B, Hq, Lq, D] in q's dtype, or a tuple (out, lse, visits) of those asked for. A query that sees no key gets 0.
+    Raises TypeError for dtypes and kinds, ValueError for shapes, ranges, unknown words and what an implementation cannot do.
+    """
+    if torch.compiler.is_compiling():
+        from .ops import traced_attention
+
+        return traced_attention(
+            q, k, v, mask, scale=scale, q_start=q_start, kv_len=kv_len, skip=skip, impl=impl, config=config,
+            return_lse=return_lse, record=record,
+        )  # fmt: skip
+    call = check(q, k, v, mask, scale, q_start, kv_len, skip, impl, config, return_lse, record)
+    out, lse, visits = run(call)
+    asked = [out, *([lse] if return_lse else []), *([visits] if record else [])]
+    return tuple(asked) if len(asked) > 1 else out
+
+
+def explain(
+    q, k, v, mask=None, *, scale=None, q_start=None, kv_len=None, skip="auto", impl="auto", config=None,
+    return_lse=False, record=False,
+) -> Plan:  # fmt: skip
+    """What `attention` with the same arguments will do: impl, skip, config, packed, splits, tilemap; str() is legible."""
+    return make_plan(check(q, k, v, mask, scale, q_start, kv_len, skip, impl, config, return_lse, record))
+
+
+def scaled_dot_product_attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attn_mask: torch.Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> torch.Tensor:
+    """torch.nn.functional.scaled_dot_product_attention for 4-D inputs without dropout; is_causal is top-left, as torch's.
+
+    attn_mask: bool (True is kept) or float, added to the scores; broadcastable to [B, Hq, Lq, Lkv].
+    A query whose keys are all masked gets 0, where torch's own kernels give 0 or NaN. Raises ValueError for dropout_p > 0, for
+    attn_mask together with is_causal, and for differing head counts without enable_gqa.
+    """
+    if dropout_p > 0:
+        raise ValueError(f"dropout_p: given {dropout_p}; only 0.0, this is for inference")
+    if is_causal and attn_mask is not None:
+        raise ValueError("is_causal: True together with an attn_mask; give one of them")
+    check_tensors(query, key, value, ("query", "key", "value"))
+    if not enable_gqa and query.shape[1] != key.shape[1]:
+        raise ValueError(
+            f"enable_gqa: False, but query has {query.shape[1]} heads and key {key.shape[1]}; set it True for grouped heads"
+        )
+    if attn_mask is None:
+        return attention(query, key, value, causal() if is_causal else None, scale=scale, q_start=0)
+    shape = (query.shape[0], query.shape[1], query.shape[2], key.shape[2])
+    if attn_mask.dtype == torch.bool:
+        return attention(query, key, value, dense_mask(_four_dims(attn_mask, shape)), scale=scale, q_start=0)
+    if not attn_mask.is_floating_point():
+        raise TypeError(f"attn_mask: given {attn_mask.dtype}; bool or a float dtype")
+    return _attention_with_bias(query, key, value, attn_mask, scale)
+
+
+def check(q, k, v, mask, scale, q_start, kv_len, skip, impl, config, return_lse, record) -> Call:
+    """A checked call; TypeError or ValueError names the argument, what was given and what is allowed."""
+    for name, word, allowed in (("skip", skip, SKIPS), ("impl", impl, IMPLS)):
+        if word not in allowed:
+            raise ValueError(f"{name}: given {word!r}; allowed are {', '.join(allowed)}")
+    check_tensors(q, k, v, ("q", "k", "v"), float64=impl == "reference")
+    mask = band(None, None) if mask is None else mask
+    if not isinstance(mask, Mask):
+        raise TypeError(f"mask: given {type(mask).__name__}; a blockskip mask, such as causal(), or None is needed")
+    if q_start is not None:
+        q_start = integer("q_start", q_start)
+        if abs(q_start) >= LARGEST_POSITION:
+            raise ValueError(f"q_start: given {q_start}; its size must be below {LARGEST_POSITION}")
+    kv_len = _check_kv_len(kv_len, q, k)
+    _check_mask(mask, q, k.shape[2] if isinstance(kv_len, torch.Tensor) else kv_len)
+    call = Call(
+        q, k, v, mask, _check_scale(scale, q.shape[3]), q_start, kv_len, skip, impl,
+        None if config is None else TileConfig.of(config), return_lse, record,
+    )  # fmt: skip
+    if record and make_plan(call).impl != "triton":
+        raise ValueError("record: True needs impl='triton': visits are written by the kernel, not by a plan")
+    return call
+
+
+def check_tensors(q, k, v, names, float64: bool = False) -> None:
+    """Kinds, dtypes, shapes and devices of query, key and value."""
+    dtypes = (*DTYPES, torch.float64) if float64 else DTYPES
+    for name, t in zip(names, (q, k, v), strict=True):
+        if not isinstance(t, torch.Tensor):
+            raise TypeError(f"{name}: given {type(t).__name__}; a tensor is needed")
+        if t.dtype not in dtypes:
+            raise TypeError(f"{name}: given {t.dtype}; allowed are {', '.join(map(str, dtypes))}")
+        if t.ndim != 4:
+            raise ValueError(f"{name}: given {t.ndim} dimensions; [batch, heads, length, head_dim] is needed")
+        if min(t.shape) < 1:
+            raise ValueError(f"{name}: given shape {tuple(t.shape)}; every size must be at least 1")
+        if t.requires_grad and torch.is_grad_enabled():
+            raise ValueError(f"{name}: requires grad; this is for inference: use torch.no_grad() or detach()")
+    for name, t in zip(names[1:], (k, v), strict=True):
+        if t.dtype != q.dtype:
+            raise TypeError(f"{name}: given {t.dtype}; must be {names[0]}'s {q.dtype}")
+        if t.device != q.device:
+            raise ValueError(f"{name}: is on {t.device}; must be on {names[0]}'s {q.device}")
+    if k.shape != v.shape:
+        raise ValueError(f"{names[2]}: given shape {tuple(v.shape)}; must be {names[1]}'s {tuple(k.shape)}")
+    for what, i in (("batch", 0), ("head_dim", 3)):
+        if q.shape[i] != k.shape[i]:
+            raise ValueError(f"{names[1]}: given {what} {k.shape[i]}; must be {names[0]}'s {q.shape[i]}")
+    if q.shape[1] % k.shape[1]:
+        raise ValueError(f"{names[0]}: given {q.shape[1]} heads; must be a multiple of {names[1]}'s {k.shape[1]}")
+    if not 8 <= q.shape[3] <= 512:
+        raise ValueError(f"{names[0]}: given head_dim {q.shape[3]}; must be from 8 to 512")
+
+
+def run(call: Call) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+    """(out, lse, visits) of a checked call; lse and visits may be None where they were not asked for."""
+    plan = make_plan(call)
+    if plan.impl == "triton":
+        from . import launch
+
+        return launch.attention(call, plan)
+    q, k, v, mask, scale = call.q, call.k, call.v, call.mask, call.scale
+    if plan.impl == "reference":
+        q_start = call.q_start
+        if q_start is None:
+            q_start = (call.kv_len.clamp(0, k.shape[2]) if call.on_device else call.kv_len) - q.shape[2]
+        return *reference.attention(q, k, v, mask, scale=scale, q_start=q_start, kv_len=call.kv_len), None
+    if not call.on_device:
+        return *tiled.attention(q, k, v, mask, scale=scale, q_start=call.planned_q_start, kv_len=call.kv_len), None
+    return *_each_batch(call), None
+
+
+def _each_batch(call: Call) -> tuple[torch.Tensor, torch.Tensor]:
+    """`tiled` with a kv_len for each batch: on a CPU reading a tensor costs nothing."""
+    outs, lses = [], []
+    for b, length in enumerate(call.kv_len.clamp(0, call.k.shape[2]).tolist()):
+        q, k, v = (t[b : b + 1] for t in (call.q, call.k, call.v))
+        if length == 0:
+            outs.append(torch.zeros_like(q))
+            lses.append(torch.full(q.shape[:3], -math.inf, device=q.device))
+            continue
+        q_start = length - q.shape[2] if call.q_start is None else call.q_start
+        mask = call.mask.for_batch(b)
+        out, lse = tiled.attention(q, k, v, mask, scale=call.scale, q_start=q_start, kv_len=length)
+        outs.append(out)
+        lses.append(lse)
+    return torch.cat(outs), torch.cat(lses)
+
+
+def _check_scale(scale, head_dim: int) -> float:
+    if scale is None:
+        return head_dim**-0.5
+    if isinstance(scale, bool) or not isinstance(scale, int | float):
+        raise TypeError(f"scale: given {type(scale).__name__}; a number is needed")
+    if not math.isfinite(scale):
+        raise ValueError(f"scale: given {scale}; must be finite")
+    return float(scale)
+
+
+def _check_kv_len(kv_len, q, k):
+    capacity = k.shape[2]
+    if kv_len is None:
+        return capacity
+    if not isinstance(kv_len, torch.Tensor):
+        kv_len = integer("kv_len", kv_len)
+        if not 1 <= kv_len <= capacity:
+            raise ValueError(f"kv_len: given {kv_len}; must be from 1 to k's length {capacity}")
+        return kv_len
+    if kv_len.dtype != torch.int32:
+        raise TypeError(f"kv_len: given a tensor of {kv_len.dtype}; int32 is needed")
+    if kv_len.device != q.device:
+        raise ValueError(f"kv_len: is on {kv_len.device}; must be on q's {q.device}")
+    if tuple(kv_len.shape) not in ((), (q.shape[0],)):
+        raise ValueError(f"kv_len: given shape {tuple(kv_len.shape)}; [] or [{q.shape[0]}] is needed")
+    return kv_len.expand(q.shape[0]).contiguous()
+
+
+def _check_mask(mask: Mask, q, kv_len: int) -> None:
+    mask.check_shape(q.shape[2], kv_len)
+    for leaf in mask.leaves():
+        for what, given, allowed in zip(("batches", "heads"), leaf.extent, q.shape[:2], strict=True):
+            if given not in (1, allowed):
+                raise ValueError(f"mask: {leaf!r} has {given} {what}; must be 1 or q's {allowed}")
+
+
+def _four_dims(mask: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+    """attn_mask as [B or 1, H or 1, Lq, Lkv]; ValueError where it does not broadcast to `shape`."""
+    given = tuple(mask.shape)
+    mask = mask[(None,) * max(0, 4 - mask.ndim)]
+    if mask.ndim != 4 or any(m not in (1, s) for m, s in zip(mask.shape, shape, strict=True)):
+        raise ValueError(f"attn_mask: given shape {given}; must broadcast to {shape}")
+    return mask.expand(-1, -1, *shape[2:])
+
+
+def _attention_with_bias(query, key, value, bias, scale) -> torch.Tensor:
+    """An additive mask names no tile to skip: it is dense work, and torch's own kernel does it."""
+    bias = _four_dims(bias, (query.shape[0], query.shape[1], query.shape[2], key.shape[2]))
+    group = query.shape[1] != key.shape[1]
+    return torch.nn.functional.scaled_dot_product_attention(
+        query, key, value, bias.to(query.dtype), scale=scale, enable_gqa=group
+    )

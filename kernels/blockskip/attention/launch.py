@@ -1,0 +1,146 @@
+"""From a checked call and its plan to a launch of the Triton kernel. Imports triton."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+import triton
+
+from ..config import TileConfig
+from ..device import View, interpreting, is_wide
+from ..mask import Band
+from .plan import Call, Plan
+from .prefill import prefill
+from .words import map_tables, mask_words
+
+FAR = 1 << 30
+"""Farther than any key: a limit beyond it is one, and sums with positions stay inside 32 bits."""
+
+
+class Lengths(NamedTuple):
+    """How many keys there are, and where the first query stands.
+
+    Where the true number stands on the device, `pointer` is int32 [B] and kv_len its upper bound; else pointer is None. q_start
+    None: the queries are the last positions.
+    """
+
+    kv_len: int
+    pointer: torch.Tensor | None
+    q_start: int | None
+
+
+class Limits(NamedTuple):
+    """A band's limits: -right <= q - k <= left; None is no limit."""
+
+    left: int | None
+    right: int | None
+
+
+class Words(NamedTuple):
+    """The whole mask as words, int64 [.., q_len, words] as a View, and the number of keys that are visited."""
+
+    ptr: torch.Tensor
+    strides: tuple[int, ...]
+    kv_len: int
+
+
+class Tiles(NamedTuple):
+    """Tile map runs; see `words.map_tables`."""
+
+    start: View
+    runs: torch.Tensor
+    words: torch.Tensor | None
+
+
+class Launch(NamedTuple):
+    """Arguments, constants and grid of one launch; `compile` of the same works without a GPU."""
+
+    arguments: tuple
+    constants: dict
+    grid: tuple[int, int, int]
+
+
+def attention(call: Call, plan: Plan) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+    """(out, lse or None, visits or None) by the prefill kernel; see `blockskip.attention`."""
+    # bfloat16 is wrong in Triton's interpreter: there the kernel computes in float32 and torch rounds at the end
+    upcast = interpreting() and call.q.dtype == torch.bfloat16
+    q, k, v = (t.float() if upcast else t for t in (call.q, call.k, call.v))
+    config = plan.config
+    assert config is not None
+    batch, q_heads, q_len, head_dim = q.shape
+    out = torch.empty((batch, q_heads, q_len, head_dim), dtype=q.dtype, device=q.device)
+    lse = torch.empty((batch, q_heads, q_len), dtype=torch.float32, device=q.device) if call.return_lse else None
+    rows = -(-q_len // plan.queries_per_tile)
+    cols = -(-plan.kv_len // config.block_n)
+    heads = k.shape[1] if plan.packed else q_heads
+    visits = torch.zeros((batch, heads, rows, cols), dtype=torch.uint8, device=q.device) if call.record else None
+    launch = prepare(call, plan, (q, k, v, out), lse, visits, (rows, heads, batch))
+    options = {"num_warps": config.num_warps, "num_stages": config.num_stages}
+    if q.is_cuda:
+        with torch.cuda.device(q.device):
+            prefill[launch.grid](*launch.arguments, **launch.constants, **options)
+    else:
+        prefill[launch.grid](*launch.arguments, **launch.constants, **options)
+    return out.to(call.q.dtype), lse, visits
+
+
+def prepare(call: Call, plan: Plan, tensors, lse, visits, grid) -> Launch:
+    """The launch of the kernel for these tensors (q, k, v, out)."""
+    config = plan.config
+    assert config is not None
+    q, k, v, out = views = tuple(map(View.of, tensors))
+    if v.strides == k.strides:
+        v = v._replace(strides=None)
+    constants = {
+        "SKIP": plan.skip,
+        "SIGN": int(math.copysign(1, call.scale)) if call.scale else 0,
+        "GROUP": call.group if plan.packed else 1,
+        "HEAD_DIM": q.shape[3],
+        "BLOCK_M": config.block_m,
+        "BLOCK_N": config.block_n,
+        "BLOCK_D": max(16, triton.next_power_of_2(q.shape[3])),
+        "WIDE": is_wide(config.block_m, 512, *views),
+    }
+    # scale 0 means that all scores are 0: SIGN 0 makes them so, and the scale itself stays positive
+    scale = (abs(call.scale) or 1.0) * math.log2(math.e)
+    extras = (View.of(t) if t is not None else None for t in (lse, visits))
+    arguments = (q, k, v, out, *extras, _mask_argument(call, plan), _lengths(call), _limits(call), scale)
+    return Launch(arguments, constants, grid)
+
+
+def _mask_argument(call: Call, plan: Plan) -> Words | Tiles | None:
+    heads = call.q.shape[1]
+    batch = call.q.shape[0]
+    if plan.skip in ("none", "mask"):
+        q_start, kv_real = call.planned_q_start, call.kv_len
+        if call.on_device and call.q_start is None:
+            q_start = call.kv_len.clamp(0, plan.kv_len) - call.q.shape[2]
+        words = mask_words(call.mask, plan.q_len, plan.kv_len, q_start, kv_real, batch, heads, call.q.device)
+        return Words(words, View.broadcast(words, 2).strides, plan.kv_len)
+    if plan.skip == "map":
+        by_batch, by_head = call.mask.varies
+        grid = (batch if by_batch else 1, heads if by_head else 1)
+        maps = tuple(plan.tilemap_of(b, h) for b in range(grid[0]) for h in range(grid[1]))
+        start, runs, words = map_tables(maps, grid, not isinstance(call.mask, Band), call.q.device)
+        return Tiles(View.broadcast(start, 2), runs, words)
+    return None
+
+
+def _lengths(call: Call) -> Lengths:
+    if isinstance(call.kv_len, torch.Tensor):
+        return Lengths(call.planned_kv_len, call.kv_len, call.q_start)
+    return Lengths(call.kv_len, None, call.planned_q_start)
+
+
+def _limits(call: Call) -> Limits:
+    if not isinstance(call.mask, Band):
+        return Limits(None, None)
+    if call.mask.is_nothing:
+        return Limits(-FAR, FAR)  # the first visible key lies beyond all keys
+    far = lambda x: None if x is None or x >= FAR else max(x, -FAR)  # noqa: E731
+    return Limits(far(call.mask.left), far(call.mask.right))
+
+
+__all__ = ["Launch", "TileConfig", "attention", "prepare"]

@@ -1,0 +1,65 @@
+"""`blockskip::attention` for torch.library: what torch.compile and torch.export put into their graphs.
+
+The mask travels as its spec: text, and tensors where it holds some. Eager calls do not come this way.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from ..config import TileConfig
+from ..mask import Mask, band
+from . import api
+
+
+@torch.library.custom_op("blockskip::attention", mutates_args=())
+def attention_op(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    mask: str,
+    mask_tensors: list[torch.Tensor],
+    scale: float | None,
+    q_start: int | None,
+    kv_len: int | None,
+    kv_len_tensor: torch.Tensor | None,
+    skip: str,
+    impl: str,
+    config: list[int] | None,
+    return_lse: bool,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(out, lse); lse is empty if it was not asked for."""
+    call = api.check(
+        q, k, v, Mask.from_spec((mask, mask_tensors)), scale, q_start, kv_len if kv_len_tensor is None else kv_len_tensor,
+        skip, impl, None if config is None else tuple(config), return_lse, False,
+    )  # fmt: skip
+    out, lse, _ = api.run(call)
+    return out.contiguous(), lse if return_lse and lse is not None else _no_lse(q)
+
+
+@attention_op.register_fake
+def _(q, k, v, mask, mask_tensors, scale, q_start, kv_len, kv_len_tensor, skip, impl, config, return_lse):
+    api.check_tensors(q, k, v, ("q", "k", "v"), float64=impl == "reference")
+    out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    lse = torch.empty(q.shape[:3], dtype=torch.float32, device=q.device) if return_lse else _no_lse(q)
+    return out, lse
+
+
+def traced_attention(
+    q, k, v, mask, *, scale, q_start, kv_len, skip, impl, config, return_lse, record
+):  # fmt: skip
+    """`blockskip.attention` while torch.compile or torch.export traces."""
+    if record:
+        raise ValueError("record: True is not available while torch.compile traces; call attention eagerly")
+    spec = (band(None, None) if mask is None else mask).spec()
+    text, tensors = (spec, []) if isinstance(spec, str) else spec
+    is_tensor = isinstance(kv_len, torch.Tensor)
+    out, lse = torch.ops.blockskip.attention(
+        q, k, v, text, tensors, scale, q_start, None if is_tensor else kv_len, kv_len if is_tensor else None,
+        skip, impl, None if config is None else list(TileConfig.of(config)), return_lse,
+    )  # fmt: skip
+    return (out, lse) if return_lse else out
+
+
+def _no_lse(q: torch.Tensor) -> torch.Tensor:
+    return torch.empty((0,), dtype=torch.float32, device=q.device)

@@ -1,0 +1,208 @@
+"""The Triton block-skip kernel for prefill: online softmax over the key tiles that a mask leaves.
+
+Four ways to skip, one arithmetic (FlashAttention-2, arXiv 2307.08691): every visited tile runs `attend`, in ascending
+order, whatever decided to visit it. A tile that keeps nothing leaves the running state as it is, bit for bit, so that all four
+modes agree exactly.
+
+    none    visits every tile and applies a dense mask, read as one 64-bit word a row and tile
+    mask    reads the same words and leaves a tile early if they are all zero
+    bounds  computes the loop limits from a band: masked-left, unmasked, masked-right; reads no mask
+    map     walks the tile map's runs; full tiles unmasked, partial ones with their own words (or the band)
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from ..device import base, first_bits, load_block, local, tile_bits, unpack_bits, wide
+
+
+@triton.jit
+def load_keys(pointer, strides, n0, kv_len, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr,
+              WIDE: tl.constexpr):  # fmt: skip
+    """[BLOCK_N, BLOCK_D]: the keys or values n0 .. of one head, 0 where there is none."""
+    n = tl.arange(0, BLOCK_N)
+    d = tl.arange(0, BLOCK_D)
+    offsets = local(n, strides[2], WIDE)[:, None] + local(d, strides[3], WIDE)[None, :]
+    start = pointer + wide(n0) * strides[2]
+    return load_block(start + offsets, (n0 + n < kv_len)[:, None], (d < HEAD_DIM)[None, :], True, HEAD_DIM != BLOCK_D)
+
+
+@triton.jit
+def accumulate(state, score, v_tile, scale):
+    """The online softmax's step: state = (acc [BLOCK_M, BLOCK_D], top [BLOCK_M], total [BLOCK_M]) after one more tile.
+
+    Scores [BLOCK_M, BLOCK_N] come raw, -inf where masked; they are scaled inside exp2, and `top` is the running maximum, scaled.
+    """
+    acc, top, total = state
+    new_top = tl.maximum(top, tl.max(score, 1) * scale)
+    # a row that has seen nothing yet has -inf for its top: any finite number in its place gives weights of 0, never nan
+    safe_top = tl.where(new_top == float("-inf"), 0.0, new_top)
+    weight = tl.exp2(tl.fma(score, scale, -safe_top[:, None]))
+    fade = tl.exp2(top - safe_top)
+    total = total * fade + tl.sum(weight, 1)
+    acc = tl.dot(weight.to(v_tile.dtype), v_tile, acc * fade[:, None], input_precision="ieee")
+    return acc, new_top, total
+
+
+@triton.jit
+def band_keeps(q_pos, keys, kv_len, band):
+    """bool [BLOCK_M, BLOCK_N]: -right <= q - k <= left, real keys only."""
+    keep = (keys < kv_len)[None, :] & (q_pos == q_pos)[:, None]
+    if band.left is not None:
+        keep &= q_pos[:, None] - keys[None, :] <= band.left
+    if band.right is not None:
+        keep &= keys[None, :] - q_pos[:, None] <= band.right
+    return keep
+
+
+@triton.jit
+def band_limits(first_q, last_q, kv_len, band, BLOCK_N: tl.constexpr):
+    """Tiles (visited from, unmasked from, unmasked to, visited to) for the query positions first_q..last_q."""
+    low = first_q * 0
+    low_full = low
+    high = kv_len
+    high_full = kv_len // BLOCK_N
+    if band.left is not None:
+        low = tl.maximum(first_q - band.left, 0)
+        low_full = tl.cdiv(tl.maximum(last_q - band.left, 0), BLOCK_N)
+    if band.right is not None:
+        high = tl.maximum(tl.minimum(last_q + band.right + 1, kv_len), 0)
+        high_full = tl.minimum(tl.maximum(first_q + band.right + 1, 0) // BLOCK_N, high_full)
+    begin = low // BLOCK_N
+    end = tl.where(high > low, tl.cdiv(high, BLOCK_N), begin)
+    low_full = tl.minimum(tl.maximum(low_full, begin), end)
+    high_full = tl.minimum(tl.maximum(high_full, low_full), end)
+    return begin, low_full, high_full, end
+
+
+@triton.jit
+def mark(visits, batch, head, row, tile, kind):
+    """Records from inside the launch that this tile was computed: 1 masked, 2 unmasked."""
+    if visits is not None:
+        tl.store(base(visits, batch, head) + wide(row) * visits.strides[2] + tile, kind)
+
+
+@triton.jit
+def prefill(
+    q, k, v, out, lse, visits, plan, lengths, band, scale,
+    SKIP: tl.constexpr, SIGN: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, WIDE: tl.constexpr,
+):  # fmt: skip
+    """One program: BLOCK_M rows of one head, or BLOCK_M // GROUP queries of the GROUP heads that share a KV head.
+
+    q, out [B, Hq, Lq, D]; k, v [B, Hkv, Lkv, D]; lse [B, Hq, Lq] or None; visits [B, programs' heads, rows, cols] or None.
+    plan: Words (none, mask), Tiles (map) or None (bounds). lengths, band: see `launch`.
+    scale > 0, times log2 e; SIGN (-1, 0, 1) is its sign. Grid: (rows, programs' heads, B), longest rows first.
+    """
+    head, batch = tl.program_id(1), tl.program_id(2)
+    row = tl.num_programs(0) - 1 - tl.program_id(0)
+    QUERIES: tl.constexpr = BLOCK_M // GROUP
+    kv_len = lengths.kv_len
+    if lengths.pointer is not None:
+        kv_len = tl.minimum(tl.maximum(tl.load(lengths.pointer + batch), 0), kv_len)
+    q_start = kv_len - q.shape[2]
+    if lengths.q_start is not None:
+        q_start = lengths.q_start
+
+    # rows of this program: query `i` of the call, head `first_head + member`
+    m = tl.arange(0, BLOCK_M)
+    member = m % GROUP
+    first = row * QUERIES
+    i = first + m // GROUP
+    real_row = (i < q.shape[2]) & (m < QUERIES * GROUP)
+    first_head = head * GROUP
+    kv_head = first_head // (q.shape[1] // k.shape[1])
+    d = tl.arange(0, BLOCK_D)
+    q_ptr = base(q, batch, first_head) + wide(first) * q.strides[2]
+    q_rows = local(m // GROUP, q.strides[2], WIDE) + local(member, q.strides[1], WIDE)
+    q_tile = load_block(
+        q_ptr + q_rows[:, None] + local(d, q.strides[3], WIDE)[None, :],
+        real_row[:, None], (d < HEAD_DIM)[None, :], True, HEAD_DIM != BLOCK_D,
+    )  # fmt: skip
+    if SIGN != 1:
+        q_tile = (q_tile * SIGN).to(q_tile.dtype)
+
+    k_ptr = base(k, batch, kv_head)
+    # values laid out like the keys share their offsets, and so the registers that hold them
+    v_strides = k.strides if v.strides is None else v.strides
+    v_ptr = v.ptr + wide(batch) * v_strides[0] + wide(kv_head) * v_strides[1]
+    n = tl.arange(0, BLOCK_N)
+    q_pos = q_start + i
+    state = (
+        tl.zeros((BLOCK_M, BLOCK_D), tl.float32),
+        tl.full((BLOCK_M,), float("-inf"), tl.float32),
+        tl.zeros((BLOCK_M,), tl.float32),
+    )
+    if SKIP == "none" or SKIP == "mask":
+        # the words of the mask: int64 [.., q_len, ceil(kv_len / 64)]; bits of keys that are not real are 0
+        words_ptr = base(plan, batch, first_head) + i.to(tl.int64) * plan.strides[2]
+        for tile in tl.range(0, tl.cdiv(plan.kv_len, BLOCK_N)):
+            words = tl.load(words_ptr + tile * BLOCK_N // 64, mask=real_row, other=0)
+            bits = tile_bits(words, tile * BLOCK_N, BLOCK_N)
+            visited = True
+            if SKIP == "mask":
+                visited = tl.max((bits != 0).to(tl.int32), 0) != 0
+            if visited:
+                k_tile = load_keys(k_ptr, k.strides, tile * BLOCK_N, kv_len, HEAD_DIM, BLOCK_D, BLOCK_N, WIDE)
+                score = tl.dot(q_tile, tl.trans(k_tile), input_precision="ieee")
+                # always true, but the compiler cannot know: with the same branch as the other modes have, it lays the
+                # scores out alike in all of them, so that row sums round alike (at D 512 it does not, without)
+                if kv_len >= 0:
+                    score = tl.where(unpack_bits(bits, BLOCK_N), score, float("-inf"))
+                v_tile = load_keys(v_ptr, v_strides, tile * BLOCK_N, kv_len, HEAD_DIM, BLOCK_D, BLOCK_N, WIDE)
+                state = accumulate(state, score, v_tile, scale)
+                mark(visits, batch, head, row, tile, 1)
+    elif SKIP == "bounds":
+        last = tl.minimum(first + QUERIES, q.shape[2]) - 1
+        begin, full_begin, full_end, end = band_limits(q_start + first, q_start + last, kv_len, band, BLOCK_N)
+        for tile in tl.range(begin, end):
+            k_tile = load_keys(k_ptr, k.strides, tile * BLOCK_N, kv_len, HEAD_DIM, BLOCK_D, BLOCK_N, WIDE)
+            score = tl.dot(q_tile, tl.trans(k_tile), input_precision="ieee")
+            masked = (tile < full_begin) | (tile >= full_end)
+            if masked:
+                score = tl.where(band_keeps(q_pos, tile * BLOCK_N + n, kv_len, band), score, float("-inf"))
+            v_tile = load_keys(v_ptr, v_strides, tile * BLOCK_N, kv_len, HEAD_DIM, BLOCK_D, BLOCK_N, WIDE)
+            state = accumulate(state, score, v_tile, scale)
+            mark(visits, batch, head, row, tile, tl.where(masked, 1, 2))
+    else:
+        row_ptr = base(plan.start, batch, first_head) + row
+        for run in tl.range(tl.load(row_ptr), tl.load(row_ptr + 1)):
+            run_ptr = plan.runs + wide(run) * 4
+            begin = tl.load(run_ptr)
+            end = tl.minimum(tl.load(run_ptr + 1), tl.cdiv(kv_len, BLOCK_N))
+            # a full run may end in a tile with keys that are not real: that one is masked, by kv_len alone
+            full_end = tl.where(tl.load(run_ptr + 2) == 2, kv_len // BLOCK_N, begin)
+            for tile in tl.range(begin, end):
+                k_tile = load_keys(k_ptr, k.strides, tile * BLOCK_N, kv_len, HEAD_DIM, BLOCK_D, BLOCK_N, WIDE)
+                score = tl.dot(q_tile, tl.trans(k_tile), input_precision="ieee")
+                masked = tile >= full_end
+                if masked:
+                    if plan.words is None:
+                        keep = band_keeps(q_pos, tile * BLOCK_N + n, kv_len, band)
+                    else:
+                        place = tl.load(run_ptr + 3)  # -1 for a full run
+                        words_ptr = plan.words + wide(place + tile - begin) * QUERIES
+                        bits = tl.load(words_ptr + m // GROUP, mask=real_row & (place >= 0), other=-1)
+                        keep = unpack_bits(bits & first_bits(kv_len - tile * BLOCK_N), BLOCK_N)
+                    score = tl.where(keep, score, float("-inf"))
+                v_tile = load_keys(v_ptr, v_strides, tile * BLOCK_N, kv_len, HEAD_DIM, BLOCK_D, BLOCK_N, WIDE)
+                state = accumulate(state, score, v_tile, scale)
+                mark(visits, batch, head, row, tile, tl.where(masked, 1, 2))
+
+    acc, top, total = state
+    saw_nothing = total == 0
+    result = acc / tl.where(saw_nothing, 1.0, total)[:, None]
+    out_ptr = base(out, batch, first_head) + wide(first) * out.strides[2]
+    out_rows = local(m // GROUP, out.strides[2], WIDE) + local(member, out.strides[1], WIDE)
+    out_ptrs = out_ptr + out_rows[:, None] + local(d, out.strides[3], WIDE)[None, :]
+    tl.store(out_ptrs, result.to(out.ptr.dtype.element_ty), mask=real_row[:, None] & (d < HEAD_DIM)[None, :])
+    if lse is not None:
+        lse_ptr = base(lse, batch, first_head) + local(member, lse.strides[1], True) + i.to(tl.int64) * lse.strides[2]
+        ln2 = 0.6931471805599453
+        tl.store(
+            lse_ptr,
+            tl.where(saw_nothing, float("-inf"), (top + tl.log2(tl.where(saw_nothing, 1.0, total))) * ln2),
+            mask=real_row,
+        )

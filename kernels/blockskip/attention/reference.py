@@ -1,0 +1,51 @@
+"""Attention as its definition says it: every score, every weight. The yardstick of the other implementations."""
+
+from __future__ import annotations
+
+import torch
+
+from ..mask import Mask
+
+
+def attention(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    mask: Mask,
+    *,
+    scale: float,
+    q_start: int | torch.Tensor,
+    kv_len: int | torch.Tensor,
+    compute_dtype: torch.dtype | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """out [B, Hq, Lq, D] in q's dtype, lse float32 [B, Hq, Lq] (natural log); arguments as in `blockskip.attention`.
+
+    q_start, kv_len: ints, or int tensors [] or [B] on q's device, which are not read back.
+    compute_dtype: what everything is computed in; float64 for float64 inputs and float32 for others if None.
+    A row that sees no key gives 0 and -inf.
+    """
+    dtype = compute_dtype or (torch.float64 if q.dtype == torch.float64 else torch.float32)
+    if isinstance(kv_len, int):
+        k, v = k[:, :, :kv_len], v[:, :, :kv_len]
+    used = torch.arange(k.shape[2], device=q.device) < _per_batch(kv_len, q.device)  # [B or 1, 1, 1, Lkv]
+    kept = _kept(mask, q, k.shape[2], q_start) & used  # [B or 1, Hq or 1, Lq, Lkv]
+    # slots beyond kv_len may hold NaN, and 0 * NaN is NaN
+    k, v = (x.to(dtype).masked_fill(~used.mT, 0).repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
+    scores = (q.to(dtype) @ k.mT * scale).masked_fill(~kept, float("-inf"))
+    lse = scores.logsumexp(-1)
+    weights = (scores - lse.unsqueeze(-1)).exp().masked_fill(~kept, 0)
+    return (weights @ v).to(q.dtype), lse.float()
+
+
+def _kept(mask: Mask, q: torch.Tensor, keys: int, q_start: int | torch.Tensor) -> torch.Tensor:
+    batches, heads, rows, _ = q.shape
+    by_batch, by_head = mask.varies
+    batch = torch.arange(batches, device=q.device).view(-1, 1, 1, 1) if by_batch else 0
+    head = torch.arange(heads, device=q.device).view(-1, 1, 1) if by_head else 0
+    row = torch.arange(rows, device=q.device)[:, None]
+    return mask.keep(row + _per_batch(q_start, q.device), torch.arange(keys, device=q.device), batch, head, row)
+
+
+def _per_batch(value: int | torch.Tensor, device: torch.device) -> torch.Tensor:
+    """[B or 1, 1, 1, 1]."""
+    return torch.as_tensor(value, device=device).reshape(-1, 1, 1, 1)

@@ -1,0 +1,206 @@
+"""What the tiled implementation does with a tile map: row blocks of one shape together, each with its spans of keys.
+
+A plan is pure and cached: it depends on the mask and the lengths alone, never on q, k or v.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+
+from ..mask import Mask
+from ..tilemap import TileMap
+
+TILE_KEYS = 64
+NARROW_ROWS = 64  # rows of a block: few waste little at a window's two edges
+WIDE_ROWS = 256  # many read each key less often, and make larger products
+WIDE_KEYS = 1536  # visited keys a row from which WIDE_ROWS pay
+GROUP_ROWS = 1024  # rows of one call: what it writes is still in cache when it is copied out
+BULK_KEYS = 1024  # a run of full tiles this long is worth a call of its own, without a mask
+SPAN_KEYS = 2048  # longest span with a mask: bounds the mask's memory
+GAP_TILES = 1  # empty tiles that are cheaper to compute than a second call and its merge
+BIAS_BYTES = 4 << 20  # masks that a plan holds; beyond, they are built when they are needed
+
+
+@dataclass(frozen=True, eq=False)
+class Bias:
+    """What is added to the scores of one row block and one span.
+
+    values: float32 [rows, keys], 0 where kept and -inf elsewhere. blind: bool [rows], the rows that keep nothing of the
+    span, or None if there is none.
+    """
+
+    values: torch.Tensor
+    blind: torch.Tensor | None
+
+
+@dataclass(frozen=True)
+class Span:
+    """`keys` keys from `first` on; `first` counts from the plan's first key and moves by `step` a block of the group.
+
+    masked: some of its elements are dropped. bias: says which; None for a masked span over the plan's memory.
+    """
+
+    first: int
+    keys: int
+    masked: bool
+    bias: Bias | None
+    step: int = 0
+
+
+@dataclass(frozen=True)
+class Group:
+    """`blocks` blocks of `height` rows from `row` on, whose spans are alike but for their place."""
+
+    row: int
+    height: int
+    blocks: int
+    spans: tuple[Span, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The groups of one tile map, in row order; `unseen` are the (first, end) rows without any key.
+
+    Keys outside [first_key, end_key) are never read.
+    """
+
+    tilemap: TileMap = field(repr=False)
+    device: torch.device
+    first_key: int
+    end_key: int
+    groups: tuple[Group, ...]
+    unseen: tuple[tuple[int, int], ...]
+
+    def bias(self, group: Group, span: Span) -> Bias | None:
+        """The bias of a group's span, built now if the plan does not hold it."""
+        if not span.masked or span.bias is not None:
+            return span.bias
+        return _bias(_kept(self.tilemap, self.device, group.row, group.height, self.first_key + span.first, span.keys))
+
+
+@functools.lru_cache(maxsize=64)
+def plan(mask: Mask, q_len: int, kv_len: int, q_start: int, batch: int, head: int, device: torch.device) -> Plan:
+    """The plan for one batch's and head's tile map. Masks are built on `device`."""
+
+    def tiles(rows: int) -> TileMap:
+        return TileMap.build(mask, q_len, kv_len, rows, TILE_KEYS, q_start=q_start, batch=batch, head=head)
+
+    tilemap = tiles(NARROW_ROWS)
+    if tilemap.visited_pairs > WIDE_KEYS * q_len and q_len > NARROW_ROWS:
+        tilemap = tiles(WIDE_ROWS)
+    if not len(tilemap.runs):
+        return Plan(tilemap, device, 0, 0, (), ((0, q_len),))
+    first_key = int(tilemap.runs[:, 0].min()) * TILE_KEYS
+    end_key = min(int(tilemap.runs[:, 1].max()) * TILE_KEYS, kv_len)
+    biases = _Biases(tilemap, device)
+    groups: list[Group] = []
+    unseen = []
+    for index in range(tilemap.rows):
+        row = index * tilemap.block_m
+        height = min(tilemap.block_m, q_len - row)
+        runs = tilemap.runs[tilemap.run_start[index] : tilemap.run_start[index + 1]].tolist()
+        spans = tuple(biases.spans(row, height, first_key, runs))
+        if not spans:
+            unseen.append((row, row + height))
+            continue
+        block = Group(row, height, 1, spans)
+        joined = _join(groups[-1], block) if groups else None
+        if joined is None:
+            groups.append(block)
+        else:
+            groups[-1] = joined
+    return Plan(tilemap, device, first_key, end_key, tuple(groups), tuple(unseen))
+
+
+def _columns(runs: list[list[int]]) -> Iterator[tuple[int, int, bool]]:
+    """Cuts a row's runs into spans (first column, end column, masked)."""
+    longest, bulk = SPAN_KEYS // TILE_KEYS, BULK_KEYS // TILE_KEYS
+    start = end = -1
+    masked = False
+    for first, last, state in runs:
+        if state == 2 and last - first >= bulk:
+            if start >= 0:
+                yield start, end, masked
+            yield first, last, False
+            start = -1
+            continue
+        if start >= 0 and first - end <= GAP_TILES and last - start <= longest:
+            masked |= state == 1 or first > end
+            end = last
+            continue
+        if start >= 0:
+            yield start, end, masked
+        while last - first > longest:
+            yield first, first + longest, True
+            first += longest
+        start, end, masked = first, last, state == 1
+    if start >= 0:
+        yield start, end, masked
+
+
+class _Biases:
+    """Makes the spans of row blocks; equal masks are held once, as far as the plan's memory goes."""
+
+    def __init__(self, tilemap: TileMap, device: torch.device):
+        self.tilemap, self.device = tilemap, device
+        self.held: dict[tuple[int, bytes], Bias] = {}
+        self.free = BIAS_BYTES
+
+    def spans(self, row: int, height: int, first_key: int, runs: list[list[int]]) -> Iterator[Span]:
+        for start, end, masked in _columns(runs):
+            first = start * TILE_KEYS
+            keys = min(end * TILE_KEYS, self.tilemap.kv_len) - first
+            if not masked:
+                yield Span(first - first_key, keys, False, None)
+                continue
+            kept = _kept(self.tilemap, self.device, row, height, first, keys)
+            if kept.any():  # a tile called partial may be empty, or full
+                bias = None if kept.all() else self._share(kept)
+                yield Span(first - first_key, keys, not kept.all(), bias)
+
+    def _share(self, kept: torch.Tensor) -> Bias | None:
+        key = (kept.shape[1], np.packbits(kept.cpu().numpy()).tobytes())
+        size = kept.numel() * 4
+        if key not in self.held and size <= self.free:
+            self.free -= size
+            self.held[key] = _bias(kept)
+        return self.held.get(key)
+
+
+def _kept(tilemap: TileMap, device: torch.device, row: int, height: int, first: int, keys: int) -> torch.Tensor:
+    """bool [height, keys]: the mask's elements."""
+    rows = torch.arange(row, row + height, device=device)[:, None]
+    k_pos = torch.arange(first, first + keys, device=device)[None]
+    return tilemap.mask.keep(rows + tilemap.q_start, k_pos, tilemap.batch, tilemap.head, rows)
+
+
+def _bias(kept: torch.Tensor) -> Bias:
+    blind = ~kept.any(1)
+    values = torch.zeros(kept.shape, device=kept.device).masked_fill_(~kept, float("-inf"))
+    return Bias(values, blind if blind.any() else None)
+
+
+def _join(group: Group, block: Group) -> Group | None:
+    """`group` with `block` added, or None where they are not alike."""
+    rows = group.blocks * group.height
+    if (
+        block.height != group.height
+        or block.row != group.row + rows
+        or rows + block.height > GROUP_ROWS
+        or len(block.spans) != len(group.spans)
+    ):
+        return None
+    spans = []
+    for old, new in zip(group.spans, block.spans, strict=True):
+        step = new.first - old.first if group.blocks == 1 else old.step
+        alike = old.keys == new.keys and old.masked == new.masked and old.bias is new.bias
+        known = not old.masked or old.bias is not None
+        if not (alike and known and step >= 0 and new.first == old.first + group.blocks * step):
+            return None
+        spans.append(replace(old, step=step))
+    return replace(group, blocks=group.blocks + 1, spans=tuple(spans))

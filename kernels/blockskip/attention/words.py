@@ -1,0 +1,90 @@
+"""Masks as packed bits: what the kernels read of a mask. Bit n of a 64-bit word is key n of it; keys not real are 0."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import torch
+
+from ..mask import Mask
+from ..tilemap import TileMap
+
+BITS = 64
+ELEMENTS_AT_ONCE = 1 << 24
+
+
+def pack(keep: torch.Tensor) -> torch.Tensor:
+    """int64 [..., ceil(n / 64)] of bool [..., n]."""
+    keep = torch.nn.functional.pad(keep, (0, -keep.shape[-1] % BITS)).unflatten(-1, (-1, BITS))
+    return (keep.long() << torch.arange(BITS, device=keep.device)).sum(-1)
+
+
+def mask_words(mask: Mask, q_len: int, kv_len: int, q_start, kv_real, batch: int, heads: int, device) -> torch.Tensor:
+    """int64 [1 or B, 1 or H, q_len, ceil(kv_len / 64)]: the whole mask, evaluated some rows at a time.
+
+    `q_start` and `kv_real` (keys beyond it are not kept) are ints, or int tensors [B] on `device`: nothing is read back.
+    """
+    if isinstance(q_start, int) and isinstance(kv_real, int):
+        return _cached_words(mask, q_len, kv_len, q_start, kv_real, batch, heads, torch.device(device))
+    return _mask_words(mask, q_len, kv_len, q_start, kv_real, batch, heads, device)
+
+
+def _mask_words(mask: Mask, q_len: int, kv_len: int, q_start, kv_real, batch: int, heads: int, device) -> torch.Tensor:
+    by_batch, by_head = mask.varies
+    on_device = not (isinstance(q_start, int) and isinstance(kv_real, int))
+    b = torch.arange(batch if by_batch or on_device else 1, device=device)[:, None, None, None]
+    h = torch.arange(heads if by_head else 1, device=device)[None, :, None, None]
+    q_start, kv_real = (torch.as_tensor(x, device=device).reshape(-1, 1, 1, 1) for x in (q_start, kv_real))
+    keys = torch.arange(kv_len, device=device)[None, None, None]
+    at_once = max(1, ELEMENTS_AT_ONCE // (b.numel() * h.numel() * kv_len))
+    parts = []
+    for first in range(0, q_len, at_once):
+        rows = torch.arange(first, min(first + at_once, q_len), device=device)[None, None, :, None]
+        keep = mask.keep(rows + q_start, keys, b, h, rows) & (keys < kv_real)
+        parts.append(pack(keep.expand(b.numel(), h.numel(), -1, -1)))
+    return torch.cat(parts, 2).contiguous()
+
+
+# A model makes its mask once and uses it in every layer and call; so do we. Few are held: one is q_len * kv_len / 8 bytes.
+_cached_words = functools.lru_cache(maxsize=4)(_mask_words)
+
+
+@functools.lru_cache(maxsize=16)
+def map_tables(tilemaps: tuple[TileMap, ...], grid: tuple[int, int], with_words: bool, device: torch.device):
+    """The runs of some tile maps on a device, and the words of their partial tiles.
+
+    tilemaps: one for each (batch, head) of `grid` = (1 or B, 1 or H), in that order.
+    -> start int32 [*grid, rows + 1], into runs int32 [n, 4] = (first column, end column, state, first of its words or -1);
+       words int64 [partial tiles, block_m] or None.
+    """
+    starts, runs, words, runs_before, words_before = [], [], [], 0, 0
+    for tm in tilemaps:
+        partial = np.where(tm.runs[:, 2] == 1, tm.runs[:, 1] - tm.runs[:, 0], 0)
+        place = np.where(tm.runs[:, 2] == 1, words_before + np.cumsum(partial) - partial, -1)
+        runs.append(np.concatenate([tm.runs, place[:, None].astype(np.int32)], 1))
+        starts.append(tm.run_start.astype(np.int32) + runs_before)
+        runs_before += len(tm.runs)
+        words_before += int(partial.sum())
+        if with_words:
+            words.append(_tile_words(tm, device))
+    start = torch.from_numpy(np.stack(starts)).reshape(*grid, -1).to(device)
+    return start, torch.from_numpy(np.concatenate(runs)).to(device), torch.cat(words) if with_words else None
+
+
+def _tile_words(tm: TileMap, device: torch.device) -> torch.Tensor:
+    """int64 [partial tiles, block_m]: one word a row of each partial tile, in the order of the runs (block_n <= 64)."""
+    row_start, col, is_full = tm.to_csr()
+    row = torch.repeat_interleave(torch.arange(tm.rows), row_start.diff())[~is_full].to(device)
+    col = col[~is_full].to(device)
+    at_once = max(1, ELEMENTS_AT_ONCE // (tm.block_m * tm.block_n))
+    rows, keys = torch.arange(tm.block_m, device=device), torch.arange(tm.block_n, device=device)
+    parts = [torch.empty((0, tm.block_m), dtype=torch.int64, device=device)]
+    for first in range(0, len(row), at_once):
+        some = slice(first, first + at_once)
+        i = (row[some, None] * tm.block_m + rows)[:, :, None]
+        k = (col[some, None] * tm.block_n + keys)[:, None, :]
+        real = (i < tm.q_len) & (k < tm.kv_len)
+        i, k = i.clamp(max=tm.q_len - 1), k.clamp(max=tm.kv_len - 1)  # a tensor inside the mask is never left
+        parts.append(pack(tm.mask.keep(i + tm.q_start, k, tm.batch, tm.head, i) & real)[..., 0])
+    return torch.cat(parts)

@@ -1,0 +1,101 @@
+"""What every Triton kernel here shares: tensors as one argument, and small @triton.jit helpers. Imports triton.
+
+Kernels must compile from Triton 3.6 on, run in the interpreter, and hold no 32-bit offset that can wrap: an offset that
+grows with a tensor's size is a 64-bit scalar, what is left inside a tile is 32 bits wide unless the strides forbid it.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+
+
+class View(NamedTuple):
+    """A tensor as one kernel argument."""
+
+    ptr: torch.Tensor
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    @classmethod
+    def of(cls, tensor: torch.Tensor) -> View:
+        return cls(tensor, tuple(tensor.shape), tuple(tensor.stride()))
+
+    @classmethod
+    def broadcast(cls, tensor: torch.Tensor, dims: int) -> View:
+        """A view whose first `dims` dimensions have stride 0 where their size is 1: any index reads the one entry."""
+        strides = (
+            0 if i < dims and size == 1 else stride
+            for i, (size, stride) in enumerate(zip(tensor.shape, tensor.stride(), strict=True))
+        )
+        return cls(tensor, tuple(tensor.shape), tuple(strides))
+
+
+def interpreting() -> bool:
+    """Whether kernels run in Triton's interpreter: decided by TRITON_INTERPRET when this module was imported."""
+    return not isinstance(wide, triton.JITFunction)
+
+
+def is_wide(block_rows: int, block_cols: int, *views: View) -> bool:
+    """Whether an offset inside one tile can pass 31 bits; `views` are [..., rows, columns]."""
+    return any(block_rows * v.strides[-2] + block_cols * v.strides[-1] + v.strides[-3] * 512 >= 1 << 31 for v in views)
+
+
+@triton.jit
+def wide(x):
+    """A scalar in 64 bits; a loop's counter too, which the interpreter hands over as a Python int."""
+    return tl.full((), 0, tl.int64) + x
+
+
+@triton.jit
+def base(view, batch, head):
+    """Pointer to [batch, head], counted in 64 bits."""
+    return view.ptr + wide(batch) * view.strides[0] + wide(head) * view.strides[1]
+
+
+@triton.jit
+def local(index, stride, WIDE: tl.constexpr):
+    """index * stride inside one tile."""
+    if WIDE:
+        return index.to(tl.int64) * stride
+    else:
+        return index * stride
+
+
+@triton.jit
+def load_block(pointers, rows_ok, cols_ok, CHECK_ROWS: tl.constexpr, CHECK_COLS: tl.constexpr):
+    """A tile, 0 where a row or column is not real; unchecked dimensions cost nothing. rows_ok, cols_ok: broadcastable."""
+    if CHECK_ROWS and CHECK_COLS:
+        return tl.load(pointers, mask=rows_ok & cols_ok, other=0.0)
+    elif CHECK_ROWS:
+        return tl.load(pointers, mask=rows_ok, other=0.0)
+    elif CHECK_COLS:
+        return tl.load(pointers, mask=cols_ok, other=0.0)
+    else:
+        return tl.load(pointers)
+
+
+@triton.jit
+def tile_bits(words, n0, BLOCK_N: tl.constexpr):
+    """int64 [rows]: the BLOCK_N bits of the keys n0 .. of words that begin at a multiple of 64 (BLOCK_N <= 64)."""
+    if BLOCK_N == 64:
+        return words
+    else:
+        return (words >> wide(n0 % 64)) & ((1 << BLOCK_N) - 1)
+
+
+@triton.jit
+def first_bits(count):
+    """int64 scalar with the first `count` bits set; all of them from 64 on."""
+    return tl.where(count >= 64, wide(-1), (wide(1) << wide(tl.minimum(count, 63))) - 1)
+
+
+@triton.jit
+def unpack_bits(bits, BLOCK_N: tl.constexpr):
+    """bool [rows, BLOCK_N] from int64 [rows]: bit n says whether key n is kept."""
+    n = tl.arange(0, BLOCK_N)[None, :]
+    half = tl.where(n < 32, bits.to(tl.int32)[:, None], (bits >> 32).to(tl.int32)[:, None])
+    return ((half >> n % 32) & 1) != 0

@@ -1,0 +1,140 @@
+"""What a kernel becomes on a GPU that need not be there: registers, spills, shared memory, instructions.
+
+Triton compiles for any NVIDIA architecture, and its wheel brings the tools that read the result.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import subprocess
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import blockskip as bs
+import torch
+
+INSTRUCTION = re.compile(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_]*)")
+RESOURCES = re.compile(r"REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)")
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """One compiled kernel. `spill_bytes` is the stack that a thread's spilled registers take; 0 is what one wants."""
+
+    capability: tuple[int, int]
+    registers: int
+    spill_bytes: int
+    shared_bytes: int
+    instructions: Counter
+    ptx: str
+    sass: str
+
+    @property
+    def wgmma(self) -> bool:
+        """Whether matrix products run on Hopper's warp-group instructions."""
+        return self.instructions["HGMMA"] > 0
+
+    def __str__(self):
+        common = ", ".join(f"{n} {name}" for name, n in self.instructions.most_common(6))
+        return (
+            f"sm_{self.capability[0]}{self.capability[1]}: {self.registers} registers, {self.spill_bytes} bytes spilled, "
+            f"{self.shared_bytes} bytes of shared memory; {common}"
+        )
+
+
+def attention_anatomy(
+    capability: tuple[int, int],
+    *,
+    head_dim: int = 128,
+    dtype: torch.dtype = torch.bfloat16,
+    mask: bs.Mask | None = None,
+    skip: str = "auto",
+    q_heads: int = 8,
+    kv_heads: int = 8,
+    length: int = 4096,
+    config=None,
+    record: bool = False,
+    return_lse: bool = False,
+) -> Anatomy:
+    """The prefill kernel as `blockskip.attention` would launch it on a GPU of `capability`, compiled and not run.
+
+    Raises ValueError where TRITON_INTERPRET is set (nothing is compiled then) or the device is not supported.
+    """
+    from blockskip.attention import launch, plan
+    from blockskip.config import TileConfig, prefill_config
+    from blockskip.device import interpreting
+
+    if interpreting():
+        raise ValueError("TRITON_INTERPRET: is set, so kernels are not compiled; unset it before Triton is imported")
+    mask = bs.sliding_window(1024) if mask is None else mask
+    config = prefill_config(capability, head_dim, dtype) if config is None else TileConfig.of(config)
+    q, out = (torch.empty((1, q_heads, length, head_dim), dtype=dtype) for _ in range(2))
+    k, v = (torch.empty((1, kv_heads, length, head_dim), dtype=dtype) for _ in range(2))
+    scale = head_dim**-0.5
+    call = plan.Call(q, k, v, mask, scale, None, length, skip, "triton", config, return_lse, record)
+    chosen = plan.plan_kernel(call, config)
+    heads = kv_heads if chosen.packed else q_heads
+    lse = torch.empty((1, q_heads, length)) if return_lse else None
+    visits = torch.empty((1, heads, 1, 1), dtype=torch.uint8) if record else None
+    launched = launch.prepare(call, chosen, (q, k, v, out), lse, visits, (1, heads, 1))
+    options = {"num_warps": config.num_warps, "num_stages": config.num_stages}
+    with _pretend(capability):
+        kernel = launch.prefill.warmup(*launched.arguments, **launched.constants, **options, grid=launched.grid)
+    return read(kernel, capability)
+
+
+def read(kernel, capability: tuple[int, int]) -> Anatomy:
+    """The anatomy of a compiled Triton kernel."""
+    cubin = kernel.asm["cubin"]
+    resources = RESOURCES.search(_cuobjdump(cubin, "-res-usage"))
+    if resources is None:
+        raise ValueError("kernel: cuobjdump reported no resources for it")
+    registers, stack, _, local = map(int, resources.groups())
+    sass = _cuobjdump(cubin, "-sass")
+    counts = Counter(INSTRUCTION.findall(sass))
+    return Anatomy(capability, registers, max(stack, local), kernel.metadata.shared, counts, kernel.asm["ptx"], sass)
+
+
+def _cuobjdump(cubin: bytes, option: str) -> str:
+    import triton
+
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        return subprocess.run([tool, option, file.name], capture_output=True, text=True, check=True).stdout
+
+
+class _PretendDriver:
+    """As much of a Triton driver as compiling asks for."""
+
+    def __init__(self, capability: tuple[int, int]):
+        from triton.backends.compiler import GPUTarget
+
+        self.target = GPUTarget("cuda", capability[0] * 10 + capability[1], 32)
+
+    def get_current_target(self):
+        return self.target
+
+    def get_current_device(self) -> int:
+        return self.target.arch
+
+    def get_current_stream(self, device=None) -> int:
+        return 0
+
+
+@contextlib.contextmanager
+def _pretend(capability: tuple[int, int]) -> Iterator[None]:
+    """Triton compiles for this GPU inside the block."""
+    from triton.runtime import driver
+
+    before = driver._active
+    driver.set_active(_PretendDriver(capability))
+    try:
+        yield
+    finally:
+        driver._active = before
