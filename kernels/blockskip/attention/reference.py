@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from ..mask import Mask
@@ -40,8 +42,8 @@ def attention(
 def _kept(mask: Mask, q: torch.Tensor, keys: int, q_start: int | torch.Tensor) -> torch.Tensor:
     batches, heads, rows, _ = q.shape
     by_batch, by_head = mask.varies
-    batch = torch.arange(batches, device=q.device).view(-1, 1, 1, 1) if by_batch else 0
-    head = torch.arange(heads, device=q.device).view(-1, 1, 1) if by_head else 0
+    batch: Any = torch.arange(batches, device=q.device).view(-1, 1, 1, 1) if by_batch else 0
+    head: Any = torch.arange(heads, device=q.device).view(-1, 1, 1) if by_head else 0
     row = torch.arange(rows, device=q.device)[:, None]
     return mask.keep(row + _per_batch(q_start, q.device), torch.arange(keys, device=q.device), batch, head, row)
 
