@@ -28,6 +28,9 @@ THROTTLE_RETRIES = 2
 # NVML's reasons that slow a kernel: software power cap and thermal, hardware slowdown, thermal, power brake.
 THROTTLE_BITS = 0x4 | 0x8 | 0x20 | 0x40 | 0x80
 BUSY = 0.05  # share of the cores that other programs used meanwhile
+REPLAY_MS = 5.0  # length of a graph's sample
+OTHER_SAMPLES = 100  # of the ways that only stand beside `graph`
+COOL_S = 1.0  # pause before throttled samples are taken again
 LAUNCH_BOUND = 1.10  # eager over graph
 
 ArgsSets = Sequence[Sequence[torch.Tensor]]
@@ -104,9 +107,13 @@ def _cpu_sampler(fn: Callable[..., Any], args_sets: ArgsSets) -> Callable[[], in
 
 
 def _collect(
-    sample: Callable[[], int], budget_s: float, cancelled: Callable[[], bool], calls: int = 1
+    sample: Callable[[], int],
+    budget_s: float,
+    cancelled: Callable[[], bool],
+    calls: int = 1,
+    most: int | None = None,
 ) -> tuple[tuple[int, ...], bool]:
-    """Samples (nanoseconds a call; each of `calls` calls) until they have converged, and whether they have."""
+    """Samples (nanoseconds a call; each of `calls` calls) until they converge or are `most`, and whether they did."""
     samples: list[int] = []
     measured_ns, errors = 0, []
     end = time.perf_counter() + budget_s
@@ -120,7 +127,7 @@ def _collect(
             stopped_falling = len(errors) > 4 and min(errors[-3:]) > 0.95 * min(errors[:-3])
             if measured_ns >= MIN_SECONDS * 1e9 and (errors[-1] < TARGET_ERROR or stopped_falling):
                 return tuple(samples), True
-        if time.perf_counter() > end:
+        if time.perf_counter() > end or len(samples) == most:
             return tuple(samples), bool(errors) and errors[-1] < TARGET_ERROR
 
 
@@ -154,14 +161,14 @@ def _time_cuda(
     eager = _eager_sampler(fn, args_sets, device)
     for attempt in range(THROTTLE_RETRIES + 1):
         before = clocks(device)
-        eager_samples, eager_ok = _collect(eager, budget_s, cancelled)
+        eager_samples, eager_ok = _collect(eager, budget_s, cancelled, most=OTHER_SAMPLES)
         if graph is None or one is None:
             samples, converged, method, others = eager_samples, eager_ok, "eager", {}
         else:
-            samples, converged = _collect(
-                _replay_sampler(graph, len(args_sets)), budget_s, cancelled, calls=len(args_sets)
-            )
-            warm, _ = _collect(_replay_sampler(one, 1), min(budget_s, 1.0), cancelled)
+            replay, calls = _replay_sampler(graph, len(args_sets))
+            samples, converged = _collect(replay, budget_s, cancelled, calls)
+            replay, calls = _replay_sampler(one, 1)
+            warm, _ = _collect(replay, budget_s, cancelled, calls, most=OTHER_SAMPLES)
             method, others = "graph", {"eager": eager_samples, "warm": warm}
         after = clocks(device)
         throttled = bool(after.get("throttle_reasons", 0) & THROTTLE_BITS)
@@ -169,6 +176,8 @@ def _time_cuda(
             break
         if attempt == THROTTLE_RETRIES:
             flags.append("throttled")
+        else:
+            time.sleep(COOL_S)
     if not converged:
         flags.append("unconverged")
     if method == "graph" and np.median(eager_samples) > LAUNCH_BOUND * np.median(samples):
@@ -207,8 +216,8 @@ def _capture(fn: Callable[..., Any], args_sets: ArgsSets) -> torch.cuda.CUDAGrap
     return graph
 
 
-def _replay_sampler(graph: torch.cuda.CUDAGraph, calls: int) -> Callable[[], int]:
-    """One sample: enough replays for the event clock (its step is about 0.5 us), divided by the calls in them."""
+def _replay_sampler(graph: torch.cuda.CUDAGraph, calls: int) -> tuple[Callable[[], int], int]:
+    """A sampler that replays long enough for the event clock (steps of about 0.5 us), and the calls in one sample."""
     start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
 
     def replay(times: int) -> float:
@@ -219,9 +228,8 @@ def _replay_sampler(graph: torch.cuda.CUDAGraph, calls: int) -> Callable[[], int
         end.synchronize()
         return start.elapsed_time(end)
 
-    times = max(1, int(1.0 / max(replay(1), 1e-3)))  # about 1 ms a sample
-
-    return lambda: round(replay(times) * 1e6 / (times * calls))
+    times = max(1, round(REPLAY_MS / max(replay(1), 1e-3)))
+    return lambda: round(replay(times) * 1e6 / (times * calls)), times * calls
 
 
 def _eager_sampler(fn: Callable[..., Any], args_sets: ArgsSets, device: str) -> Callable[[], int]:
