@@ -1,0 +1,80 @@
+"""What the benchmarks share: what the machine is, interleaved timing, and the record that each leaves."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+FOLDER = Path(__file__).parents[2] / "data" / "benchmarks"
+
+
+def machine() -> dict:
+    """Processor, threads and versions; no host name. `load` is the one-minute load average when asked."""
+    model = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        pass  # not Linux on x86: what `platform` says stands
+    return {
+        "cpu": model,
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "bf16_products": torch.cpu._is_avx512_bf16_supported(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "date": datetime.date.today().isoformat(),
+        "load": round(os.getloadavg()[0], 2),
+    }
+
+
+def interleaved(calls: dict[str, Callable], repeats: int, clock: Callable[[], int] = time.perf_counter_ns) -> dict:
+    """Samples in ns of each call, taken in turn: a slow spell of the machine meets all of them. One warm-up each."""
+    for call in calls.values():
+        call()
+    samples: dict[str, list[int]] = {name: [] for name in calls}
+    for _ in range(repeats):
+        for name, call in calls.items():
+            start = clock()
+            call()
+            samples[name].append(clock() - start)
+    return samples
+
+
+def paired_ratio(slow: list[int], fast: list[int]) -> float:
+    """Median over the repeats of one call's time over another's in the same repeat."""
+    return statistics.median(s / f for s, f in zip(slow, fast, strict=True))
+
+
+def table(head: list[str], rows: list[list]) -> str:
+    cells = [head, *([str(cell) for cell in row] for row in rows)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(head))]
+    lines = ["| " + " | ".join(c.rjust(w) for c, w in zip(row, widths, strict=True)) + " |" for row in cells]
+    lines.insert(1, "|" + "|".join("-" * (w + 1) + ":" for w in widths) + "|")
+    return "\n".join(lines)
+
+
+def write(name: str, title: str, notes: list[str], parts: list[str], data: dict, out: Path = FOLDER) -> None:
+    """Prints the tables and writes <name>.md and <name>.json."""
+    where = data["machine"]
+    measured = (
+        f"Measured on {where['cpu']} ({where['instructions']}, {where['cores']} cores, {where['threads']} threads), "
+        f"torch {where['torch']}, numpy {where['numpy']}, Python {where['python']}, {where['date']}; "
+        f"load average at the start {where['load']}."
+    )
+    text = "\n\n".join([f"# {title}", measured, *parts, "\n".join(f"- {note}" for note in notes)]) + "\n"
+    print(text)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / f"{name}.md").write_text(text)
+    (out / f"{name}.json").write_text(json.dumps(data, indent=1) + "\n")

@@ -1,0 +1,138 @@
+"""How long a tile map takes, and how much memory, beside FlexAttention's create_block_mask.
+
+    python tests/bench/tilemap.py [--repeats 9] [--full]
+
+`--full` adds create_block_mask at 32,768 (some 20 s).
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import statistics
+import time
+from pathlib import Path
+
+import blockskip as bs
+import torch
+from record import FOLDER, interleaved, machine, table, write
+from torch.nn.attention.flex_attention import create_block_mask
+
+TILE = 64
+MASKS = {
+    "window 1024": bs.sliding_window(1024),
+    "causal": bs.causal(),
+    "window 1024 | (sink 4 & causal)": bs.sliding_window(1024) | (bs.sink(4) & bs.causal()),
+}
+LIMITS_MS = {  # what the project asks for
+    "window 1024": (5, 30),
+    "causal": (5, 30),
+    "window 1024 | (sink 4 & causal)": (40, 300),
+}
+LENGTHS = (131_072, 1_048_576)
+LIMIT_MB = 100
+
+
+def build(mask, length: int) -> bs.TileMap:
+    bs.TileMap.build.cache_clear()
+    return bs.TileMap.build(mask, length, length, TILE, TILE)
+
+
+def resident_kb(field: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field))
+
+
+def peak_mb(name: str, length: int) -> float:
+    """Most resident memory during one build, beyond what the imports and a tiny map left; in a fresh process."""
+    build(MASKS[name], 1024)
+    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
+    before = resident_kb("VmRSS")
+    tilemap = build(MASKS[name], length)
+    assert tilemap.visited
+    return (resident_kb("VmHWM") - before) / 1024
+
+
+def points(repeats: int) -> list[dict]:
+    found = []
+    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as children:
+        for name, mask in MASKS.items():
+            for length, limit in zip(LENGTHS, LIMITS_MS[name], strict=True):
+                wall, cpu = (
+                    interleaved({"build": lambda m=mask, n=length: build(m, n)}, repeats, clock)["build"]
+                    for clock in (time.perf_counter_ns, time.thread_time_ns)
+                )
+                peak = children.apply(peak_mb, (name, length))
+                found.append(
+                    {
+                        "mask": name,
+                        "length": length,
+                        "limit_ms": limit,
+                        "samples_ns": wall,
+                        "cpu_samples_ns": cpu,
+                        "peak_mb": peak,
+                    }
+                )
+    return found
+
+
+def flex_points(lengths: list[int]) -> list[dict]:
+    found = []
+    for n in lengths:
+
+        def make(n=n):
+            create_block_mask(
+                lambda b, h, q, k: (q >= k) & (q - k < 1024), None, None, n, n, device="cpu", BLOCK_SIZE=TILE
+            )
+
+        repeats = 3 if n <= 8192 else 1
+        samples = interleaved({"flex": make, "ours": lambda n=n: build(MASKS["window 1024"], n)}, repeats)
+        found.append({"length": n, "samples_ns": samples})
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--full", action="store_true")
+    parser.add_argument("--out", type=Path, default=FOLDER)
+    chosen = parser.parse_args()
+    where = machine()
+    ours, flex = points(chosen.repeats), flex_points([4096, 8192, *([32_768] if chosen.full else [])])
+    rows = [
+        [
+            p["mask"],
+            f"{p['length']:,}",
+            *(f"{min(p[c]) / 1e6:.2f} / {statistics.median(p[c]) / 1e6:.2f}" for c in ("samples_ns", "cpu_samples_ns")),
+            p["limit_ms"],
+            f"{p['peak_mb']:.1f}",
+        ]
+        for p in ours
+    ]
+    beside = [
+        [f"{p['length']:,}", f"{min(p['samples_ns']['flex']) / 1e6:.0f}", f"{min(p['samples_ns']['ours']) / 1e6:.2f}"]
+        for p in flex
+    ]
+    notes = [
+        f"Tiles {TILE} x {TILE}, exact counts of kept pairs included; the cache is emptied before each build. Least / "
+        "median; the thread's own processor time beside the wall clock shows what the machine's other work added.",
+        f"peak: resident memory beyond the imports, in a process of its own; {LIMIT_MB} MB is the limit.",
+        "create_block_mask as called by default (not compiled), the same window and tiles; it makes an L x L tensor.",
+    ]
+    parts = [
+        table(["mask", "L", "wall ms", "CPU ms", "limit ms", "peak MB"], rows),
+        table(["L", "create_block_mask, least ms", "TileMap.build, least ms"], beside),
+    ]
+    write(
+        "tilemap",
+        "Building a tile map",
+        notes,
+        parts,
+        {"machine": where, "builds": ours, "block_mask": flex},
+        chosen.out,
+    )
+
+
+if __name__ == "__main__":
+    torch.set_grad_enabled(False)
+    main()
