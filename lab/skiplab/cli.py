@@ -117,9 +117,14 @@ def share(
     """Make a folder to send: the executed notebook with its pictures, the runs that it used, versions."""
     if not notebook.is_file():
         raise ValueError(f"NOTEBOOK: there is no file {notebook.name}")
+    from nbclient.exceptions import CellExecutionError
+
     from skiplab.share import share as make_folder
 
-    made = make_folder(notebook, out or Path("out") / notebook.stem)
+    try:
+        made = make_folder(notebook, out or Path("out") / notebook.stem)
+    except CellExecutionError as error:  # its text is the cell and what it raised
+        raise ValueError(f"{notebook.name} stopped at a cell that failed:\n{error}") from error
     typer.echo(f"folder: {made}")
 
 

@@ -28,6 +28,7 @@ th:first-child, td:first-child, th:last-child, td:last-child { text-align: left;
 .scroll { overflow-x: auto; } pre { overflow-x: auto; padding: .75rem; border: 1px solid #8886; border-radius: .25rem; }
 .from { opacity: .75; }
 """
+LEGEND = {"orientation": "v", "x": 1.01, "xanchor": "left", "y": 1, "yanchor": "top"}  # beside: lines are many
 DOUBTS = {
     "launch-bound": "called one by one it takes over 10 % longer than replayed: the host is the limit",
     "l2-resident": "its inputs fit the last cache and were not rotated past it",
@@ -124,15 +125,16 @@ def with_window_slider(make: Callable[[pd.DataFrame], go.Figure], table: pd.Data
     if any(map(math.isnan, table["window"])):
         choices.append(("causal", query(table, window=None)))
     made: list[tuple[str, Any]] = [(name, make(part)) for name, part in choices]
-    figure = made[0][1]
-    counts = [len(one.data) for _, one in made]
-    for _, one in made[1:]:
-        figure.add_traces([trace.update(visible=False) for trace in one.data])
-    steps = []
-    for index, (name, _) in enumerate(made):
-        visible = [place == index for place, count in enumerate(counts) for _ in range(count)]
-        steps.append({"label": name, "method": "update", "args": [{"visible": visible}]})
-    slider = {"active": 0, "steps": steps, "currentvalue": {"prefix": "window: "}, "pad": {"t": 70}}
+    figure, first = made[0][1], min(1, len(made) - 1)  # one window at first: all of them at once are many lines
+    owners = [index for index, (_, one) in enumerate(made) for _ in one.data]
+    figure.add_traces([trace for _, one in made[1:] for trace in one.data])
+    steps = [
+        {"label": name, "method": "update", "args": [{"visible": [owner == index for owner in owners]}]}
+        for index, (name, _) in enumerate(made)
+    ]
+    for trace, owner in zip(figure.data, owners, strict=True):
+        trace.update(visible=owner == first)
+    slider = {"active": first, "steps": steps, "currentvalue": {"prefix": "window: "}, "pad": {"t": 70}}
     height = figure.layout.height or 450
     return figure.update_layout(sliders=[slider], height=height + 100, margin_b=(figure.layout.margin.b or 80) + 90)
 
@@ -210,6 +212,7 @@ def _doubts(table: pd.DataFrame) -> str:
 
 
 def _figure(figure: go.Figure, text: str) -> str:
+    figure.update_layout(legend=LEGEND, margin_r=240)
     drawn = figure.to_html(full_html=False, include_plotlyjs=False, config={"responsive": True})
     return f"<figure>{drawn}<figcaption>{html.escape(text)}</figcaption></figure>"
 

@@ -88,13 +88,23 @@ def _rows(workload: Workload, inputs: Sequence[torch.Tensor], rows: torch.Tensor
     # Keys outside this range are masked for every row: their weight is exactly 0.
     keys = slice(int(seen[0]), int(seen[-1]) + 1)
     keep = keep[..., keys]
-    q = q[:, :, rows]
-    k, v = (x[:, :, keys].repeat_interleave(workload.group, dim=1) for x in (k, v))
-    with sdpa_kernel(SDPBackend.MATH):
-        own = scaled_dot_product_attention(q, k, v, attn_mask=keep)
+    parts = []
+    for head in range(workload.kv_heads):  # one at a time: float64 scores of all heads at once may not fit
+        group = slice(head * workload.group, (head + 1) * workload.group)
+        k_head, v_head = (x[:, head : head + 1, keys].expand(-1, workload.group, -1, -1) for x in (k, v))
+        parts.append(_one_head(q[:, group][:, :, rows], k_head, v_head, keep[:, group] if keep.shape[1] > 1 else keep))
+    exact, own = (torch.cat(outs, dim=1) for outs in zip(*parts, strict=True))
+    return exact, own
+
+
+def _one_head(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, keep: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The query heads of one key/value head: in float64, and by torch. Rows that see nothing give 0."""
     blind = ~keep.any(dim=-1, keepdim=True)
-    own = own.masked_fill(blind, 0)
-    scores = (q.double() @ k.double().mT) * workload.head_dim**-0.5
+    with sdpa_kernel(SDPBackend.MATH):
+        own = scaled_dot_product_attention(q, k, v, attn_mask=keep).masked_fill(blind, 0)
+    scores = (q.double() @ k.double().mT) * q.shape[-1] ** -0.5
     weights = scores.masked_fill_(~keep, float("-inf")).softmax(dim=-1).masked_fill_(blind, 0)
     return weights @ v.double(), own
 
