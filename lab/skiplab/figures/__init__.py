@@ -6,12 +6,14 @@ papers: `static.draw(charts.speedup(frame)).savefig("speedup.pdf")`. Figures kno
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+import blockskip as bs
 import pandas as pd
 
 from skiplab.figures import charts, interactive, static, theme
 from skiplab.figures.frames import predictions, published_prefill, speedups
-from skiplab.figures.interactive import Figure
-from skiplab.figures.tiles import tilemap
+from skiplab.figures.interactive import Figure, tilemap
 
 
 def throughput(table: pd.DataFrame, y: str = "tokens_per_s") -> Figure:
@@ -37,6 +39,11 @@ def flops(table: pd.DataFrame, contender: str = "blockskip") -> Figure:
     return interactive.draw(charts.flops(table, contender))
 
 
+def waste(tilemaps: Iterable[bs.TileMap]) -> Figure:
+    """Pairs computed for each kept pair by tile size, a line for each mask."""
+    return interactive.draw(charts.waste(tilemaps))
+
+
 def measured_vs_predicted(table: pd.DataFrame) -> Figure:
     """Measured time against the least that the device's roofs allow."""
     return interactive.draw(charts.measured_vs_predicted(table))
@@ -57,4 +64,5 @@ __all__ = [
     "theme",
     "throughput",
     "tilemap",
+    "waste",
 ]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import blockskip as bs
 import numpy as np
 import pandas as pd
 
@@ -168,21 +169,40 @@ def measured_vs_predicted(table: pd.DataFrame) -> LineChart:
     )  # fmt: skip
 
 
+def waste(tilemaps: Iterable[bs.TileMap]) -> LineChart:
+    """Pairs computed for each kept pair by the area of a tile, a line for each mask; counted, not measured."""
+    found: dict[str, list[tuple[float, float, str]]] = {}
+    for tilemap in tilemaps:
+        side = (tilemap.block_m * tilemap.block_n) ** 0.5
+        text = f"{tilemap.mask!r}<br>tiles of {tilemap.block_m} × {tilemap.block_n}: waste {tilemap.waste:.3f}"
+        found.setdefault(repr(tilemap.mask), []).append((side, tilemap.waste, text))
+    lines = []
+    for number, (name, points) in enumerate(found.items()):
+        x, y, hover = zip(*sorted(points), strict=True)
+        lines.append(Line(name, x, y, y, y, hover, _by_number(number), number % len(theme.DASHES)))
+    return LineChart(
+        "Waste grows with the tile", "side of a tile (queries, keys)", "pairs computed for each kept one", tuple(lines),
+        "counted from the tile maps, not measured", "" if lines else "no tile map given", level=1.0,
+    )  # fmt: skip
+
+
 def _lines(table: Any, x: str, y: str, low: str, high: str, joined: bool = True) -> tuple[Line, ...]:
     """A line for each source, device, contender and setting that x does not run over."""
     if not len(table):
         return ()
-    named = table.assign(variant=[_variant(row, x) for row in _rows(table)])
+    named = table.assign(variant=[_variant(row, x) if joined else "" for row in _rows(table)])
     shapes = named[list(SHAPE)].drop_duplicates().shape[0] > 1
     named["shape"] = [_shape(row) if shapes else "" for row in _rows(named)]
-    variants = list(dict.fromkeys(named.sort_values("window")["variant"]))
     several = named[list(PLACE)].drop_duplicates().shape[0] > 1
     single = named["contender"].nunique() == 1
+    # what colours (of a single contender) or dashes (of several) tell apart
+    groups = ["variant", *PLACE] if single else ["variant"]
+    variants = list(dict.fromkeys(named.sort_values("window")[groups].itertuples(index=False, name=None)))
     lines = []
     for keys, rows in named.groupby([*PLACE, "contender", "label", "variant", "shape"], sort=False, dropna=False):
         source, device, contender, label, variant, shape = keys
         parts = [label, variant, shape, theme.provenance(source, device) if several else ""]
-        number = variants.index(variant)
+        number = variants.index((variant, source, device) if single else (variant,))
         look = _by_number(number) if single and len(variants) > 1 else theme.style(contender)
         dash = theme.SOURCE_DASH.get(source, 0 if single or not joined else number % len(theme.DASHES))
         rows = rows.sort_values(x)

@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
+import base64
 import textwrap
+from collections.abc import Callable
+from html import escape
 from typing import Any
 
+import blockskip as bs
 import plotly.graph_objects as go
 
-from skiplab.figures import static, theme
+from skiplab.figures import static, theme, tiles
 from skiplab.figures.charts import BarChart, Chart, HeatChart, Line, LineChart
 
 
 class Figure(go.Figure):
     """A plotly figure; saved in a notebook it also holds a PNG and a line of text, for readers that have no plotly."""
 
-    def __init__(self, *args: Any, chart: Chart | None = None, **kwargs: Any):
+    def __init__(self, *args: Any, fallback: Callable[[], tuple[bytes, str]] | None = None, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        self._chart = chart
+        self._fallback = fallback
 
     _ipython_display_: Any = None  # else IPython takes plotly's own renderer and never asks for the bundle
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None, **kwargs: Any) -> dict[str, Any]:
-        bundle: dict[str, Any] = {
-            "application/vnd.plotly.v1+json": self.to_plotly_json() | {"config": {"responsive": True}}
-        }
-        if self._chart is not None:
-            bundle["image/png"] = static.png(self._chart)
-            bundle["text/plain"] = static.text(self._chart)
+        live = self.to_plotly_json() | {"config": {"responsive": True}}
+        bundle: dict[str, Any] = {"application/vnd.plotly.v1+json": live}
+        if self._fallback is not None:
+            bundle["image/png"], bundle["text/plain"] = self._fallback()
         return bundle
 
 
@@ -51,16 +53,30 @@ def draw(chart: Chart) -> Figure:
 
 def layout(title: str, sources: str) -> go.Layout:
     """What all figures share: transparent ground, a grey readable on light and dark, the sources under the axis."""
-    axis = {"gridcolor": theme.GRID, "zeroline": False, "linecolor": theme.TEXT, "automargin": True, "ticks": "outside"}
+    axis = {
+        "gridcolor": theme.GRID,
+        "zeroline": False,
+        "linecolor": theme.TEXT,
+        "automargin": True,
+        "ticks": "outside",
+        "title": {"standoff": 10},
+    }
     note = {
-        "text": wrap(sources, 100), "showarrow": False, "xref": "paper", "yref": "paper", "x": 0, "y": 0, "yshift": -58,
+        "text": wrap(sources, 100), "showarrow": False, "xref": "paper", "yref": "paper", "x": 0, "y": 0,
+        "yshift": -52,
         "xanchor": "left", "yanchor": "top", "align": "left", "font": {"size": 11}, "name": "sources",
     }  # fmt: skip
     return go.Layout(
-        title={"text": title, "x": 0, "xanchor": "left", "xref": "paper", "font": {"size": 16}},
+        title={
+            "text": title, "x": 0, "xanchor": "left", "xref": "paper", "y": 0.97, "yanchor": "top",
+            "font": {"size": 16},
+        },
         font={"color": theme.TEXT, "size": 13}, paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)",
-        xaxis=axis, yaxis=axis, margin={"l": 70, "r": 20, "t": 64, "b": 110}, height=460, hovermode="closest",
-        legend={"font": {"size": 12}}, annotations=[note] if sources else [], template="none",
+        xaxis=axis, yaxis=axis, margin={"l": 70, "r": 20, "t": 90, "b": 100}, height=460, hovermode="closest",
+        legend={
+            "font": {"size": 12}, "orientation": "h", "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom",
+        },
+        annotations=[note] if sources else [], template="none",
         hoverlabel={"align": "left"},
     )  # fmt: skip
 
@@ -71,7 +87,9 @@ def wrap(text: str, width: int = 110) -> str:
 
 
 def _line_figure(chart: LineChart) -> Figure:
-    figure = Figure(layout=layout(chart.title, chart.sources), chart=chart)
+    figure = Figure(
+        layout=layout(chart.title, chart.sources), fallback=lambda: (static.png(chart, bare=True), static.text(chart))
+    )
     figure.add_traces([trace(line) for line in chart.lines])
     xs = sorted({x for line in chart.lines for x in line.x})
     if chart.x_is_time:
@@ -80,7 +98,6 @@ def _line_figure(chart: LineChart) -> Figure:
     else:
         ticks = {"tickvals": xs, "ticktext": [theme.tokens(x) for x in xs]} if len(xs) <= 12 else {}
         figure.update_xaxes(type="log", title_text=chart.x_title, **ticks)
-    # two ticks a decade at most: plotly's 2 and 5 without their power of ten are read wrong
     figure.update_yaxes(type="log" if chart.y_is_log else "linear", title_text=chart.y_title)
     if chart.y_is_log and not chart.x_is_time:
         values, texts = _log_ticks([y for line in chart.lines for y in line.y], chart.level is not None)
@@ -95,12 +112,9 @@ def _line_figure(chart: LineChart) -> Figure:
 
 
 def _log_ticks(values: list[float], as_ratio: bool) -> tuple[list[float], list[str]]:
-    """Ticks at 1, 2 and 5 times powers of ten, written in full: `2k`, `0.5×`."""
+    """Ticks at round values, written in full (`2k`, `0.5×`): plotly's own 2 and 5 without their power are misread."""
     marks = static.log_marks(values)
-    return marks, [
-        theme.ratio(m).replace(".00", "").replace("0×", "×") if as_ratio and m < 10 else static.mark(m, as_ratio)
-        for m in marks
-    ]
+    return marks, [static.mark(value, as_ratio) for value in marks]
 
 
 def trace(line: Line) -> go.Scatter:
@@ -120,7 +134,9 @@ def trace(line: Line) -> go.Scatter:
 
 
 def _bars(chart: BarChart) -> Figure:
-    figure = Figure(layout=layout(chart.title, chart.sources), chart=chart)
+    figure = Figure(
+        layout=layout(chart.title, chart.sources), fallback=lambda: (static.png(chart, bare=True), static.text(chart))
+    )
     for (name, values), colour in zip(chart.values.items(), chart.colours, strict=True):
         hover = [f"{name}: {theme.quantity(value, 'FLOP')}" for value in values]
         figure.add_bar(x=chart.groups, y=values, name=name, marker_color=colour, hovertext=hover, hoverinfo="text+x")
@@ -130,7 +146,9 @@ def _bars(chart: BarChart) -> Figure:
 
 
 def _heat(chart: HeatChart) -> Figure:
-    figure = Figure(layout=layout(chart.title, chart.sources), chart=chart)
+    figure = Figure(
+        layout=layout(chart.title, chart.sources), fallback=lambda: (static.png(chart, bare=True), static.text(chart))
+    )
     text = [[theme.ratio(value) if value == value else "" for value in row] for row in chart.z]
     limit = static.heat_limit(chart)
     logs = [[static.log2(value) for value in row] for row in chart.z]
@@ -143,4 +161,36 @@ def _heat(chart: HeatChart) -> Figure:
     )  # fmt: skip
     figure.update_xaxes(title_text=chart.x_title, type="category", showgrid=False)
     figure.update_yaxes(title_text=chart.y_title, type="category", showgrid=False)
+    return figure
+
+
+def tilemap(tilemap: bs.TileMap, longest: int = 512) -> Figure:
+    """The tile map with token axes; as quick for 2,048 x 2,048 tiles as for ten: the tiles are a PNG."""
+    words = tiles.words(tilemap)
+    figure = Figure(
+        layout=layout("", ""),
+        fallback=lambda: (static.png(static.tilemap(tilemap, longest), bare=True), f"{tilemap.mask!r}: {words}"),
+    )
+    image = "data:image/png;base64," + base64.b64encode(tiles.png(tilemap, longest)).decode()
+    figure.add_layout_image(
+        source=image, xref="x", yref="y", x=0, y=0, sizex=tilemap.kv_len, sizey=tilemap.q_len, sizing="stretch",
+        layer="below",
+    )  # fmt: skip
+    for name, colour in (("full tiles", theme.FULL), ("partial tiles", theme.PARTIAL)):
+        marker = {"symbol": "square", "size": 12, "color": colour}
+        figure.add_scatter(x=[None], y=[None], mode="markers", name=name, marker=marker)
+    scale = tiles.scale_words(tilemap, longest)
+    detail = f"{words}; tiles of {tilemap.block_m} × {tilemap.block_n}{'; ' + scale if scale else ''}"
+    width, height = tiles.size(tilemap, longest)
+    title = f"{escape(repr(tilemap.mask))}<br><sup>{detail}</sup>"
+    figure.update_layout(title_text=title, width=max(width + 110, 640), height=height + 170, margin={"t": 70, "b": 90})
+    figure.update_layout(legend={"y": -0.14, "yanchor": "top"})
+    for axis, length, name in (("xaxis", tilemap.kv_len, "key"), ("yaxis", tilemap.q_len, "query")):
+        marks = [length * quarter // 4 for quarter in range(5)]
+        ends = [0, length] if axis == "xaxis" else [length, 0]
+        ticks = {"tickvals": marks, "ticktext": [theme.tokens(mark) for mark in marks]}
+        figure.update_layout(
+            {axis: {"range": ends, "title": {"text": name}, "showgrid": False, "mirror": True, **ticks}}
+        )
+    figure.update_xaxes(domain=[0, width / (max(width + 110, 640) - 90)])
     return figure

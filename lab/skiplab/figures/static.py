@@ -12,10 +12,14 @@ import textwrap
 from typing import TYPE_CHECKING, Any
 
 from matplotlib.axes import Axes
+from matplotlib.axis import Tick
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.legend import Legend
 from matplotlib.patches import Patch
+from matplotlib.spines import Spine
+from matplotlib.text import Text
 
 from skiplab.figures import theme, tiles
 from skiplab.figures.charts import BarChart, Chart, HeatChart, LineChart
@@ -58,9 +62,12 @@ def tilemap(tilemap: bs.TileMap, longest: int = 512) -> Figure:
         interpolation="nearest",
     )
     axes.set(xlabel="key", ylabel="query")
+    for axis, length in ((axes.xaxis, tilemap.kv_len), (axes.yaxis, tilemap.q_len)):
+        marks = [length * quarter // 4 for quarter in range(5)]
+        axis.set_ticks(marks, [theme.tokens(mark) for mark in marks])
     axes.set_title(f"{tilemap.mask!r}\n{tiles.words(tilemap)}", loc="left", fontsize=10)
     patches = [Patch(facecolor=theme.FULL, label="full"), Patch(facecolor=theme.PARTIAL, label="partial")]
-    patches.append(Patch(facecolor="white", edgecolor="#999999", label="empty"))
+    patches.append(Patch(facecolor="none", edgecolor="#999999", label="empty"))
     axes.legend(handles=patches, loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, fontsize=9)
     scale = tiles.scale_words(tilemap, longest)
     _sign(
@@ -69,12 +76,27 @@ def tilemap(tilemap: bs.TileMap, longest: int = 512) -> Figure:
     return figure
 
 
-def png(chart: Chart | Figure) -> bytes:
-    """The chart as a PNG file."""
+def png(chart: Chart | Figure, bare: bool = False) -> bytes:
+    """The chart as a PNG file; `bare` has no ground, and grey text that reads on a light and on a dark page."""
     figure = chart if isinstance(chart, Figure) else draw(chart)
+    if bare:
+        _grey(figure)
     file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=DPI)
+    figure.savefig(file, format="png", dpi=DPI, transparent=bare)
     return file.getvalue()
+
+
+def _grey(figure: Figure) -> None:
+    items: list[Any] = figure.findobj(lambda artist: isinstance(artist, Text | Spine | Tick))
+    for item in items:
+        if isinstance(item, Tick):
+            item.tick1line.set_color(theme.TEXT)
+        elif isinstance(item, Spine):
+            item.set_edgecolor(theme.TEXT)
+        elif item.get_color() != "white":
+            item.set_color(theme.TEXT)
+    for legend in figure.findobj(Legend):
+        legend.get_frame().set_alpha(0)
 
 
 def text(chart: Chart) -> str:
@@ -89,12 +111,13 @@ def text(chart: Chart) -> str:
 
 
 def log_marks(values: list[float]) -> list[float]:
-    """1, 2 and 5 times powers of ten that span the values; 1 alone without any."""
+    """Round values that span the given ones, closer together where these lie close; 1 alone without any."""
     good = [value for value in values if value > 0 and math.isfinite(value)]
     if not good:
         return [1.0]
     low, high = math.floor(math.log10(min(good))), math.ceil(math.log10(max(good)))
-    factors = (1, 2, 5) if high - low <= 3 else (1,)
+    narrow = max(good) / min(good) < 5
+    factors = (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8) if narrow else (1, 2, 5) if high - low <= 3 else (1,)
     return [factor * 10.0**power for power in range(low, high + 1) for factor in factors]
 
 
@@ -125,15 +148,15 @@ def _blank(width: float = WIDTH, height: float = HEIGHT) -> tuple[Figure, Axes]:
 def _sign(figure: Figure, sources: str) -> None:
     """Where the numbers come from, at the foot of the figure."""
     if sources:
-        figure.supxlabel(textwrap.fill(sources, 110), fontsize=7.5, x=0.01, ha="left", color="#555555")
+        figure.supxlabel(textwrap.fill(sources, 110), fontsize=8, x=0.01, ha="left", color="#555555")
 
 
 def _lines(axes: Axes, chart: LineChart) -> None:
     for line in chart.lines:
         dash = theme.STATIC_DASHES[line.dash] if line.joined else "none"
         errors = [
-            [y - low for y, low in zip(line.y, line.low, strict=True)],
-            [h - y for h, y in zip(line.high, line.y, strict=True)],
+            [max(y - low, 0) for y, low in zip(line.y, line.low, strict=True)],
+            [max(h - y, 0) for h, y in zip(line.high, line.y, strict=True)],
         ]
         spread = any(low < high for low, high in zip(line.low, line.high, strict=True))
         axes.errorbar(
@@ -142,7 +165,7 @@ def _lines(axes: Axes, chart: LineChart) -> None:
             markerfacecolor="white" if line.style.marker.endswith("open") else None,
         )  # fmt: skip
     axes.set(xscale="log", yscale="log" if chart.y_is_log else "linear", xlabel=chart.x_title, ylabel=chart.y_title)
-    axes.grid(True, color="#DDDDDD", linewidth=0.6)
+    axes.grid(True, color="#808080", alpha=0.3, linewidth=0.6)
     axes.minorticks_off()
     xs = sorted({x for line in chart.lines for x in line.x})
     ys = [y for line in chart.lines for y in line.y]
@@ -152,14 +175,16 @@ def _lines(axes: Axes, chart: LineChart) -> None:
             axis.set_ticks(marks, [theme.seconds(m) for m in marks])
     elif xs:
         axes.set_xticks(xs, [theme.tokens(x) for x in xs])
-        marks = [m for m in log_marks(ys) if min(ys) / 2.5 <= m <= max(ys) * 2.5]
+        marks = [m for m in log_marks(ys) if min(ys) / 1.3 <= m <= max(ys) * 1.3]
         axes.set_yticks(marks, [mark(m, chart.level is not None) for m in marks])
     if chart.level is not None:
         axes.axhline(chart.level, color="#777777", linewidth=1, linestyle="--")
     if chart.diagonal and xs:
         axes.plot([xs[0], xs[-1]], [xs[0], xs[-1]], color="#777777", linewidth=1, linestyle="--", label="the roofs")
     if chart.lines:
-        axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, fontsize=8)
+        few = len(chart.lines) <= 4
+        outside = {"loc": "upper left", "bbox_to_anchor": (1.01, 1), "frameon": False}
+        axes.legend(fontsize=8, **({"loc": "best", "framealpha": 0.85} if few else outside))
 
 
 def _bars(axes: Axes, chart: BarChart) -> None:

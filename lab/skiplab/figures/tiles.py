@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 from typing import TYPE_CHECKING, Literal
 
@@ -12,7 +11,6 @@ from skiplab.figures import theme
 
 if TYPE_CHECKING:
     import blockskip as bs
-    import plotly.graph_objects as go
 
 FAINTEST = 0.4
 """Opacity of a pixel of which the least bit is visited: a thin band must not vanish from a large map."""
@@ -155,29 +153,3 @@ def first_of_interest(tilemap: bs.TileMap, row: int, col: int, end_row: int, end
                 if state == wanted and first < end_col and end > col:
                     return r, max(first, col)
     return row, col
-
-
-def tilemap(tilemap: bs.TileMap, longest: int = 512) -> go.Figure:
-    """The tile map as a plotly figure with token axes; as quick for 2,048 x 2,048 tiles as for ten (it sends a PNG)."""
-    import plotly.graph_objects as go
-
-    from skiplab.figures.interactive import layout
-
-    width, height = size(tilemap, longest)
-    figure = go.Figure(layout=layout(repr(tilemap.mask), ""))
-    image = "data:image/png;base64," + base64.b64encode(png(tilemap, longest)).decode()
-    figure.add_layout_image(
-        source=image, xref="x", yref="y", x=0, y=0, sizex=tilemap.kv_len, sizey=tilemap.q_len, sizing="stretch",
-        layer="below",
-    )  # fmt: skip
-    for name, colour in (("full", theme.FULL), ("partial", theme.PARTIAL)):
-        marker = {"symbol": "square", "size": 12, "color": colour}
-        figure.add_scatter(x=[None], y=[None], mode="markers", name=f"{name} tiles", marker=marker)
-    scale = scale_words(tilemap, longest)
-    title = (
-        f"{words(tilemap)}<br><sup>tiles of {tilemap.block_m} × {tilemap.block_n}{'; ' + scale if scale else ''}</sup>"
-    )
-    figure.update_layout(title_text=title, width=width + 190, height=height + 130)
-    figure.update_xaxes(range=[0, tilemap.kv_len], title_text="key", showgrid=False, side="bottom")
-    figure.update_yaxes(range=[tilemap.q_len, 0], title_text="query", showgrid=False)
-    return figure

@@ -121,4 +121,4 @@ def picture(tilemap: bs.TileMap) -> bytes:
     """The map with its axes, legend and counts as a PNG, for readers without widgets."""
     from skiplab.figures import static
 
-    return static.png(static.tilemap(tilemap))
+    return static.png(static.tilemap(tilemap), bare=True)

@@ -30,8 +30,9 @@ LARGEST_TILE = 512
 class MaskExplorer(w.VBox):
     """A tile map to play with; keywords are those of `Settings`: `MaskExplorer(kind="causal", q_len=8192)`.
 
-    `settings`, `workload` and `tilemap` are what it shows; `frame()` holds what was measured here.
-    `set(window=1024)` moves its controls from code. An unknown setting raises TypeError, a wrong value ValueError, with what is allowed.
+    `settings`, `workload` and `tilemap` are what it shows; `frame()` holds what was measured here, and
+    `set(window=1024)` moves its controls from code. An unknown setting raises TypeError, a wrong value ValueError.
+    `budget_s` is the most time that Measure takes for one contender; `isolate` measures in a child process.
     """
 
     def __init__(self, *, isolate: bool = True, budget_s: float = 3.0, **settings: Any):
@@ -284,7 +285,8 @@ class MaskExplorer(w.VBox):
 
     def close(self) -> None:
         """Stop what runs and take the widgets away."""
-        self._worker.cancel()
+        if hasattr(self, "_worker"):  # not where the constructor refused its arguments
+            self._worker.cancel()
         super().close()
 
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:

@@ -25,7 +25,7 @@ class LiveChart(w.VBox):
             self._view = _view()
             self.children = [self._view]
         if isinstance(self._view, w.Image):
-            self._view.value = static.png(chart)
+            self._view.value = static.png(chart, bare=True)
             return
         figure = interactive.draw(chart)
         self._view.data = ()

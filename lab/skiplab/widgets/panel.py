@@ -57,6 +57,7 @@ class SweepPanel(w.VBox):
         isolate: bool = True,
     ):
         self._directory = Path(directory) if directory is not None else runs_directory()
+        self._directory.mkdir(parents=True, exist_ok=True)
         self._isolate = isolate
         self._worker = Worker(self._failed, self._ended)
         self._measurements: list[Measurement] = []
@@ -162,7 +163,8 @@ class SweepPanel(w.VBox):
         return box
 
     def _choices(self) -> list[tuple[str, str]]:
-        stored = sorted(self._directory.glob("*.jsonl"))
+        folders = dict.fromkeys([self._directory, runs_directory()])
+        stored = [path for folder in folders for path in sorted(folder.glob("*.jsonl"))]
         return [(PUBLISHED, PUBLISHED), *((f"recorded: {path.stem}", str(path)) for path in stored)]
 
     def _settings(self) -> w.Widget:
@@ -264,12 +266,13 @@ class SweepPanel(w.VBox):
 
     def close(self) -> None:
         """Stop what runs and take the widgets away."""
-        self._worker.cancel()
+        if hasattr(self, "_worker"):  # not where the constructor refused its arguments
+            self._worker.cancel()
         super().close()
 
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
         chart = self._chart()
-        return with_picture(super()._repr_mimebundle_(**kwargs), static.png(chart), static.text(chart))
+        return with_picture(super()._repr_mimebundle_(**kwargs), static.png(chart, bare=True), static.text(chart))
 
 
 def numbers(name: str, text: str) -> tuple[int, ...]:

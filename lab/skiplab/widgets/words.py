@@ -41,7 +41,7 @@ def work(workload: Workload, tilemap: bs.TileMap) -> str:
     lines = "".join(
         f'<tr><td style="padding-right:10px">{name}</td>'
         f'<td style="text-align:right;padding-right:10px;white-space:nowrap">{theme.quantity(flops, "FLOP")}</td>'
-        f'<td style="width:170px"><div style="background:{colour};height:10px;min-width:1px;width:{share:.2f}%"></div></td>'
+        f'<td style="width:170px">{_bar(share, colour)}</td>'
         f'<td style="padding-left:10px;opacity:.8;white-space:nowrap">{share:.3g} %, {why}</td></tr>'
         for name, flops, colour, why in rows
         for share in [100 * flops / done.dense_flops]
@@ -68,6 +68,10 @@ def measured(ratios: pd.DataFrame, table: pd.DataFrame) -> str:
     names = ("setting", "contender", "time", "speed-up", "error (allowed)", "flags")
     lines = "".join(_row("td", _cells(row, gain)) for row in _records(table))
     return f'<table class="skiplab-measured" style="{STYLE};max-width:none">{_row("th", names)}{lines}</table>'
+
+
+def _bar(percent: float, colour: str) -> str:
+    return f'<div style="background:{colour};height:10px;min-width:1px;width:{percent:.2f}%"></div>'
 
 
 def _records(table: Any) -> list[dict[str, Any]]:

@@ -1,0 +1,230 @@
+"""A folder to send: the executed notebook with its pictures, a page for readers without Jupyter, the runs that it used.
+
+notebook.ipynb   executed; every widget replaced by its picture and words, so that nothing needs a kernel
+notebook.html    the same as one page that works offline
+runs/*.jsonl     the run files whose rows the notebook showed
+about.json       versions, device, parameters, hashes
+README.txt       what this is and how to repeat it
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+import platform
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from skiplab.store import SCHEMA, Run, read_run, runs_directory
+
+WIDGET, PLOTLY = "application/vnd.jupyter.widget-view+json", "application/vnd.plotly.v1+json"
+PACKAGES = (
+    "skiplab",
+    "torch",
+    "triton",
+    "numpy",
+    "pandas",
+    "plotly",
+    "matplotlib",
+    "ipywidgets",
+    "anywidget",
+    "jupyterlab",
+)
+MARK = "skiplab-share:"
+PROBE = """
+from skiplab import share as _share
+print(_share.MARK + _share.account(globals(), {names!r}))
+"""
+
+
+def share(notebook: Path | str, out_dir: Path | str, *, timeout_s: float = 1800.0) -> Path:
+    """Execute `notebook` (.ipynb, or .py in percent format) where it stands, write the folder `out_dir`, return it.
+
+    The notebook itself is not changed. ValueError: no such notebook, or `out_dir` holds something else. A cell that
+    raises stops it with nbclient's CellExecutionError, which shows the cell.
+    """
+    notebook, out_dir = Path(notebook), Path(out_dir)
+    if not notebook.is_file():
+        raise ValueError(f"notebook: there is no file {notebook.name}; allowed are .ipynb, and .py in percent format")
+    if out_dir.exists() and any(out_dir.iterdir()) and not (out_dir / "about.json").exists():
+        raise ValueError(f"out_dir: {out_dir.name} holds other things; name a new folder, or one that share made")
+    document = read_notebook(notebook)
+    account = execute(document, notebook.parent, timeout_s)
+    plain(document)
+    (out_dir / "runs").mkdir(parents=True, exist_ok=True)
+    _write_notebook(document, out_dir / f"{notebook.stem}.ipynb")
+    (out_dir / f"{notebook.stem}.html").write_text(page(document), encoding="utf-8")
+    runs = {f"{name}.jsonl": text for name, text in account.pop("runs").items()}
+    for name, text in runs.items():
+        (out_dir / "runs" / name).write_text(text, encoding="utf-8")
+    hashes = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in runs.items()}
+    about = {"notebook": notebook.stem, **account, "runs": hashes}
+    (out_dir / "about.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+    (out_dir / "README.txt").write_text(_readme(notebook.stem, about), encoding="utf-8")
+    return out_dir
+
+
+def read_notebook(path: Path) -> Any:
+    """The notebook as nbformat's node; a percent script is read through jupytext."""
+    import jupytext
+
+    return jupytext.read(path)
+
+
+def execute(document: Any, folder: Path, timeout_s: float) -> dict[str, Any]:
+    """Run all cells, in place, in a fresh kernel that works in `folder`; returns what the kernel accounts for."""
+    from nbclient import NotebookClient
+    from nbformat.v4 import new_code_cell
+
+    document.metadata.setdefault("kernelspec", {"name": "python3", "display_name": "Python 3", "language": "python"})
+    client = NotebookClient(
+        document,
+        timeout=int(timeout_s),
+        resources={"metadata": {"path": str(folder.resolve())}},
+        store_widget_state=False,
+    )
+    probe = new_code_cell(PROBE.format(names=parameter_names(document)))
+    with client.setup_kernel():
+        for index, cell in enumerate(document.cells):
+            client.execute_cell(cell, index)
+        client.execute_cell(probe, len(document.cells), store_history=False)
+    text = "".join(output.get("text", "") for output in probe.outputs)
+    return json.loads(text.split(MARK, 1)[1])
+
+
+def parameter_names(document: Any) -> list[str]:
+    """The names that cells tagged `parameters` assign."""
+    names = []
+    for cell in document.cells:
+        if cell.cell_type == "code" and "parameters" in cell.metadata.get("tags", []):
+            for node in ast.walk(ast.parse(cell.source)):
+                if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                    names.append(node.id)
+    return names
+
+
+def account(namespace: Mapping[str, Any], names: Iterable[str]) -> str:
+    """JSON, asked of the notebook's kernel at its end: versions, device, parameters, the text of each run it used."""
+    from skiplab.machine import describe
+
+    return json.dumps(
+        {
+            "made": datetime.now(UTC).isoformat(timespec="seconds"),
+            "python": platform.python_version(),
+            "versions": {name: found for name in PACKAGES if (found := _version(name)) is not None},
+            "device": describe(),
+            "parameters": {name: repr(namespace[name]) for name in names if name in namespace},
+            "runs": {run.run_id: run_text(run) for run in used_runs(namespace)},
+        }
+    )
+
+
+def used_runs(namespace: Mapping[str, Any]) -> list[Run]:
+    """Runs that a notebook's variables hold: runs, lists of them, panels that made one, and tables with their rows."""
+    values = [value for name, value in namespace.items() if not name.startswith("_")]
+    found = {run.run_id: run for value in values for run in _runs_in(value)}
+    wanted = {name for value in values for name in _run_ids(value)} - set(found)
+    if wanted:
+        folders = [runs_directory(), Path("runs")]
+        stored = (read_run(path) for folder in folders for path in sorted(folder.glob("*.jsonl")))
+        found |= {run.run_id: run for run in stored if run.run_id in wanted}
+    return [found[name] for name in sorted(found)]
+
+
+def _runs_in(value: Any) -> Iterator[Run]:
+    if isinstance(value, Run):
+        yield value
+    elif isinstance(value, list | tuple):
+        yield from (item for item in value if isinstance(item, Run))
+    elif isinstance(getattr(value, "run", None), Run):
+        yield value.run
+
+
+def _run_ids(value: Any) -> Iterator[str]:
+    import pandas as pd
+
+    if isinstance(value, pd.DataFrame) and "run_id" in value.columns:
+        yield from value["run_id"].dropna().unique()
+
+
+def run_text(run: Run) -> str:
+    """The run as a run file: its own file where it has one, else written anew."""
+    if run.path is not None and run.path.exists():
+        return run.path.read_text(encoding="utf-8")
+    records = [{"record": "header", "schema": SCHEMA, **run.header}, *({"record": "point", **row} for row in run.rows)]
+    return "".join(json.dumps(record) + "\n" for record in records)
+
+
+def plain(document: Any) -> None:
+    """Take out, in place, what needs a live kernel: widget views with a picture or words beside them, and states."""
+    document.metadata.pop("widgets", None)
+    for output in _outputs(document):
+        data = output.get("data", {})
+        if WIDGET in data and ("image/png" in data or "text/html" in data or "text/plain" in data):
+            del data[WIDGET]
+
+
+def page(document: Any) -> str:
+    """One HTML page that works offline: plotly's figures stay live (its script stands in the page once)."""
+    import nbformat
+    import plotly.io
+    from nbconvert import HTMLExporter
+
+    copy: Any = nbformat.from_dict(document)
+    script: bool | str = True
+    for output in _outputs(copy):
+        data = output.get("data", {})
+        if PLOTLY in data:
+            figure = {key: value for key, value in data[PLOTLY].items() if key in ("data", "layout")}
+            html = plotly.io.to_html(figure, include_plotlyjs=script, full_html=False, validate=False)
+            output["data"] = nbformat.from_dict({"text/html": html})
+            script = False
+        elif "image/png" in data:
+            data.pop("text/html", None)
+    exporter = HTMLExporter(
+        template_name="lab", mathjax_url="", require_js_url="", jquery_url="", widget_renderer_url=""
+    )
+    exporter.mermaid_js_url = ""
+    body, _ = exporter.from_notebook_node(copy)
+    # what the template would fetch from elsewhere: nothing here needs it, and the page must not call out
+    return re.sub(r"<script[^>]*\bsrc=\"(?:https?:)?(?://[^\"]*)?\"[^>]*>\s*</script>", "", body)
+
+
+def _outputs(document: Any) -> Iterator[Any]:
+    for cell in document.cells:
+        yield from cell.get("outputs", ())
+
+
+def _write_notebook(document: Any, path: Path) -> None:
+    import nbformat
+
+    nbformat.write(document, path)
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        import skiplab
+
+        return skiplab.__version__ if name == "skiplab" else None
+
+
+def _readme(name: str, about: Mapping[str, Any]) -> str:
+    """What a person finds first."""
+    runs = sorted(about["runs"])
+    versions = ", ".join(f"{key} {value}" for key, value in about["versions"].items())
+    lines = [
+        f"{name}: a notebook made with Skiplab on {about['device']['name']}, {about['made']}.",
+        "",
+        f"See it:      open {name}.html in a browser (works offline), or {name}.ipynb in Jupyter; no kernel is needed.",
+        *(f"Repeat:      skiplab rerun runs/{run}" for run in runs),
+        f"Parameters:  {', '.join(f'{key} = {value}' for key, value in about['parameters'].items()) or 'none'}",
+        f"Versions:    Python {about['python']}, {versions}",
+    ]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,204 @@
+"""Figures: pictures true to the tile map, ratios claimed only where they may be, sources everywhere."""
+
+from __future__ import annotations
+
+import io
+
+import blockskip as bs
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from skiplab import figures
+from skiplab.figures import charts, interactive, static, theme, tiles
+from skiplab.machine import known_gpus
+from skiplab.store import COLUMNS
+from skiplab.workload import Workload
+
+MASKS = [
+    bs.causal(),
+    bs.sliding_window(100),
+    bs.sliding_window(64) | (bs.sink(4) & bs.causal()),
+    bs.document([100, 300, 112]) & bs.causal(),
+    bs.dilated(7),
+    bs.band(None, None),
+]
+
+
+def row(contender: str, median_ms: float, q_len: int = 512, window: float = 256, **fields) -> dict:
+    return {
+        "run_id": "r", "source": "measured", "device": "a CPU", "contender": contender, "label": contender,
+        "operation": "attention", "q_len": q_len, "kv_len": q_len, "window": window, "mask": f"sliding_window({window})",
+        "batch": 1, "q_heads": 8, "kv_heads": 8, "head_dim": 128, "dtype": "bfloat16", "status": "ok",
+        "median_ms": median_ms, "low_ms": median_ms * 0.9, "high_ms": median_ms * 1.1, "error": 1e-3, "tolerance": 1e-2,
+        "useful_tflops": 1 / median_ms, "executed_tflops": 1 / median_ms, "dense_flops": 4e9, "useful_flops": 1e9,
+        "executed_flops": 2e9, "bytes": 1e6, "bound_ms": median_ms / 3, "tokens_per_s": q_len / median_ms * 1e3,
+        "flags": "", "error_text": "", **fields,
+    }  # fmt: skip
+
+
+def table(*rows: dict) -> pd.DataFrame:
+    return pd.DataFrame.from_records(rows).reindex(columns=list(COLUMNS))
+
+
+@pytest.fixture
+def measured() -> pd.DataFrame:
+    """Two contenders at two prompt lengths; block-skip is 2 and 4 times as fast."""
+    return table(row("sdpa", 8.0), row("blockskip", 4.0), row("sdpa", 32.0, 1024), row("blockskip", 8.0, 1024))
+
+
+@pytest.mark.parametrize("mask", MASKS, ids=repr)
+@pytest.mark.parametrize("size", [(7, 5), (32, 32), (1000, 1000)])
+def test_coverage_is_the_area_of_the_tiles(mask, size):
+    tilemap = bs.TileMap.build(mask, 500, 512, 16, 8)
+    shares = tiles.coverage(tilemap, *size)
+    area = tilemap.rows * tilemap.cols / (shares.shape[1] * shares.shape[2])
+    assert shares[0].sum() * area == pytest.approx(tilemap.partial)
+    assert shares[1].sum() * area == pytest.approx(tilemap.full)
+    if size == (1000, 1000):  # no smaller than the map: a pixel is a tile
+        state = np.asarray(tilemap.state)
+        np.testing.assert_allclose(shares, [state == 1, state == 2], atol=1e-9)
+
+
+def test_coverage_equals_the_mean_of_the_tiles_under_each_pixel():
+    tilemap = bs.TileMap.build(bs.sliding_window(300) | bs.sink(20), 1024, 2048, 16, 16)  # 64 x 128 tiles
+    state = np.asarray(tilemap.state)
+    expected = [(state == index).reshape(16, 4, 32, 4).mean(axis=(1, 3)) for index in (1, 2)]
+    np.testing.assert_allclose(tiles.coverage(tilemap, 32, 16), expected, atol=1e-9)
+
+
+def test_a_thin_band_stays_visible():
+    tilemap = bs.TileMap.build(bs.sliding_window(16), 1 << 17, 1 << 17, 16, 16)
+    assert tiles.pixels(tilemap, 256)[..., 3].diagonal().min() >= 255 * tiles.FAINTEST - 1
+
+
+def test_colours_stay_apart_in_grey():
+    light = [0.2126 * r + 0.7152 * g + 0.0722 * b for r, g, b in (tiles._rgb(theme.FULL), tiles._rgb(theme.PARTIAL))]
+    assert light[1] - light[0] > 60
+    assert 238 - light[1] > 60  # empty tiles on a light page
+
+
+def test_words_say_the_counts():
+    tilemap = bs.TileMap.build(bs.sliding_window(500), 4096, 4096, 64, 64)
+    text = tiles.words(tilemap)
+    assert text.startswith(f"{tilemap.visited:,} of 4,096 tiles visited, ")
+    assert f"{100 * (1 - tilemap.visited / 4096):.0f} % skipped" in text
+
+
+@pytest.mark.parametrize("mask", MASKS, ids=repr)
+def test_describe_agrees_with_the_state_and_the_elements(mask):
+    tilemap = bs.TileMap.build(mask, 500, 512, 64, 48)
+    state = np.asarray(tilemap.state)
+    for r in range(tilemap.rows):
+        for c in range(tilemap.cols):
+            assert tiles.state_at(tilemap, r, c) == state[r, c]
+            kept = tilemap.tile(r, c)
+            assert f"{int(kept.sum()):,} of {kept.size:,} pairs kept" in tiles.describe(tilemap, r, c)
+    block = state[1:5, 2:9]
+    assert tiles.counts(tilemap, 1, 2, 5, 9) == ((block == 1).sum(), (block == 2).sum())
+    r, c = tiles.first_of_interest(tilemap, 1, 2, 5, 9)
+    assert state[r, c] == (1 if (block == 1).any() else block.max())
+
+
+def test_tile_map_pictures_are_pngs_and_quick():
+    tilemap = bs.TileMap.build(bs.sliding_window(1024), 1 << 17, 1 << 17, 64, 64)
+    assert Image.open(io.BytesIO(tiles.png(tilemap))).size == (512, 512)
+    figure = figures.tilemap(tilemap)
+    assert "tiles visited" in figure.layout.title.text
+    assert len(figure.to_json()) < 100_000
+    bundle = figure._repr_mimebundle_()
+    assert bundle["image/png"].startswith(b"\x89PNG") and "tiles visited" in bundle["text/plain"]
+
+
+def test_speedup_is_base_over_contender_with_its_range(measured):
+    ratios = figures.speedups(measured)
+    assert ratios["speedup"].tolist() == [2.0, 4.0]
+    assert ratios["speedup_low"].iloc[0] == pytest.approx(8 * 0.9 / (4 * 1.1))
+
+
+@pytest.mark.parametrize(
+    "change", [{"status": "wrong", "median_ms": np.nan}, {"device": "another"}, {"kv_len": 600}, {"dtype": "float32"}]
+)
+def test_no_speedup_without_a_checked_partner_at_the_same_point(change):
+    assert not len(figures.speedups(table(row("sdpa", 8.0), row("blockskip", 4.0) | change)))
+
+
+def test_failures_are_counted_in_the_figure_not_dropped(measured):
+    failed = pd.concat([measured, table(row("flex", np.nan, status="crashed"))])
+    assert "not shown: 1 crashed" in charts.throughput(failed).note
+
+
+@pytest.mark.parametrize(
+    "draw", [figures.throughput, figures.speedup, figures.heatmap, figures.flops, figures.measured_vs_predicted]
+)
+def test_every_figure_says_where_its_numbers_are_from(measured, draw):
+    figure = draw(measured)
+    words = " ".join(note.text for note in figure.layout.annotations)
+    assert "measured on a CPU" in words or "counted" in words
+    assert figure.layout.xaxis.title.text and figure.layout.yaxis.title.text
+    bundle = figure._repr_mimebundle_()
+    assert bundle["image/png"].startswith(b"\x89PNG")
+    assert "\n" not in bundle["text/plain"]
+
+
+@pytest.mark.parametrize(
+    "draw", [charts.throughput, charts.speedup, charts.heatmap, charts.flops, charts.measured_vs_predicted]
+)
+def test_an_empty_table_gives_a_figure_that_says_so(measured, draw):
+    chart = draw(measured.iloc[:0])
+    assert chart.note
+    assert interactive.draw(chart).layout.annotations
+    assert static.png(chart).startswith(b"\x89PNG")
+
+
+def test_heatmap_holds_the_ratios(measured):
+    chart = charts.heatmap(measured)
+    assert (chart.x, chart.y, chart.z) == (("512", "1k"), ("256",), ((2.0, 4.0),))
+
+
+def test_wrong_axis_is_refused(measured):
+    with pytest.raises(ValueError, match="x: got 'head_dim'; allowed are q_len, window"):
+        figures.speedup(measured, x="head_dim")
+    with pytest.raises(ValueError, match="y: got"):
+        figures.throughput(measured, y="latency")
+
+
+def test_predictions_are_labelled_and_follow_the_work():
+    machine = known_gpus()["NVIDIA H200"]
+    workload = Workload(4096, mask=bs.sliding_window(512))
+    predicted = figures.predictions([workload], machine)
+    assert set(predicted["source"]) == {"predicted"} and set(predicted["device"]) == {"NVIDIA H200"}
+    ratio = figures.speedups(predicted)["speedup"].item()
+    tilemap = workload.tilemap()
+    assert ratio == pytest.approx(tilemap.rows * tilemap.cols / tilemap.visited, rel=0.1)  # both are compute-bound
+    assert charts.speedup(predicted).sources == "predicted for NVIDIA H200"
+    assert all(line.dash == theme.SOURCE_DASH["predicted"] for line in charts.speedup(predicted).lines)
+
+
+def test_published_table_is_the_authors_and_never_mixes_with_one_layer(measured):
+    published = figures.published_prefill()
+    after = published[(published["contender"] == "blockskip") & (published["q_len"] == 2048)]
+    assert after["tokens_per_s"].item() == 2325.5
+    assert charts.throughput(published).sources.startswith("published by ExecuTorch PR 20198")
+    both = pd.concat([published, measured])
+    assert len(figures.speedups(both)) == len(figures.speedups(published)) + len(figures.speedups(measured))
+
+
+def test_waste_is_the_tile_maps_own():
+    maps = [bs.TileMap.build(bs.sliding_window(64), 512, 512, size, size) for size in (16, 64)]
+    (line,) = charts.waste(maps).lines
+    assert line.y == tuple(tilemap.waste for tilemap in maps)
+
+
+def test_units():
+    assert [theme.tokens(n) for n in (512, 1024, 1536, 3000, 131072, 1 << 20)] == [
+        "512",
+        "1k",
+        "1.5k",
+        "3,000",
+        "128k",
+        "1M",
+    ]
+    assert theme.seconds(8.5e-4) == "850 µs"
+    assert theme.quantity(1.23e12, "FLOP") == "1.23 TFLOP"
+    assert theme.provenance("predicted", "X") == "predicted for X"

@@ -1,0 +1,77 @@
+"""The notebooks run top to bottom as they are, show pictures and words, and are kept paired and without outputs."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import sys
+from pathlib import Path
+
+import jupytext
+import pytest
+from nbclient import NotebookClient
+
+FOLDER = Path(__file__).resolve().parents[2] / "notebooks"
+SCRIPTS = sorted(FOLDER.glob("[0-9]*.py"))
+
+
+def executed(script: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, **parameters: str):
+    """The notebook after a run in `folder`; parameters replace those of its cell tagged so."""
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    notebook = jupytext.read(script)
+    for cell in notebook.cells:
+        if "parameters" in cell.metadata.get("tags", []):
+            cell.source = "\n".join(f"{name} = {value!r}" for name, value in parameters.items()) or cell.source
+    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(folder)}}).execute()
+    return notebook
+
+
+def outputs(notebook) -> list[dict]:
+    return [output for cell in notebook.cells for output in cell.get("outputs", ())]
+
+
+def words(notebook) -> str:
+    return json.dumps(outputs(notebook))
+
+
+def test_01_tiles_shows_maps_and_the_explorer(tmp_path, monkeypatch):
+    notebook = executed(FOLDER / "01_tiles.py", tmp_path, monkeypatch)
+    pictures = [output for output in outputs(notebook) if "image/png" in output.get("data", {})]
+    assert len(pictures) >= 4  # the explorer, the waste, two maps
+    assert "MaskExplorer: sliding_window(512)" in words(notebook)
+    assert "tiles visited" in words(notebook)
+
+
+@pytest.mark.parametrize("measure", ["quick", "no"])
+def test_02_prefill_labels_what_it_shows(tmp_path, monkeypatch, measure):
+    notebook = executed(FOLDER / "02_prefill.py", tmp_path, monkeypatch, MEASURE=measure)
+    text = words(notebook)
+    assert "published by ExecuTorch PR 20198" in text
+    assert "predicted for NVIDIA H200" in text and "predicted for NVIDIA A100 80GB SXM" in text
+    runs = list((tmp_path / "runs").glob("*.jsonl"))
+    assert len(runs) == (1 if measure == "quick" else 0)
+    assert measure == "no" or "measured on" in text
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_pair_is_in_step_and_holds_no_outputs(script):
+    paired = jupytext.read(script.with_suffix(".ipynb"))
+    fresh = jupytext.read(script)
+    assert [cell.source for cell in paired.cells] == [cell.source for cell in fresh.cells], (
+        f"jupytext --sync {script.name}"
+    )
+    assert not outputs(paired)
+    assert all(cell.get("execution_count") is None for cell in paired.cells)
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_notebooks_are_prose_and_few_calls(script):
+    notebook = jupytext.read(script)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    prose = [cell for cell in notebook.cells if cell.cell_type == "markdown"]
+    assert len(prose) >= len(code) / 2
+    for cell in code:
+        tree = ast.parse(cell.source)
+        assert not any(isinstance(node, ast.FunctionDef | ast.ClassDef) for node in ast.walk(tree))
