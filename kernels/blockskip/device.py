@@ -60,31 +60,24 @@ def base(view, batch, head):
 def local(index, stride, WIDE: tl.constexpr):
     """index * stride inside one tile."""
     if WIDE:
-        return index.to(tl.int64) * stride
-    else:
-        return index * stride
+        index = index.to(tl.int64)
+    return index * stride
 
 
 @triton.jit
-def load_block(pointers, rows_ok, cols_ok, CHECK_ROWS: tl.constexpr, CHECK_COLS: tl.constexpr):
-    """A tile, 0 where a row or column is not real; unchecked dimensions cost nothing. rows_ok, cols_ok: broadcastable."""
-    if CHECK_ROWS and CHECK_COLS:
-        return tl.load(pointers, mask=rows_ok & cols_ok, other=0.0)
-    elif CHECK_ROWS:
-        return tl.load(pointers, mask=rows_ok, other=0.0)
-    elif CHECK_COLS:
-        return tl.load(pointers, mask=cols_ok, other=0.0)
-    else:
-        return tl.load(pointers)
+def load_block(pointers, rows_ok, cols_ok, CHECK_COLS: tl.constexpr):
+    """A tile, 0 where a row or column is not real; columns are looked at if CHECK_COLS."""
+    ok = rows_ok & cols_ok if CHECK_COLS else rows_ok
+    return tl.load(pointers, mask=ok, other=0.0)
 
 
 @triton.jit
 def tile_bits(words, n0, BLOCK_N: tl.constexpr):
     """int64 [rows]: the BLOCK_N bits of the keys n0 .. of words that begin at a multiple of 64 (BLOCK_N <= 64)."""
-    if BLOCK_N == 64:
-        return words
-    else:
-        return (words >> wide(n0 % 64)) & ((1 << BLOCK_N) - 1)
+    bits = words
+    if BLOCK_N < 64:
+        bits = (words >> wide(n0 % 64)) & ((1 << BLOCK_N) - 1)
+    return bits
 
 
 @triton.jit

@@ -52,9 +52,9 @@ class TileMap:
         """The tile map of `mask`; the same arguments give the same object.
 
         `q_start` is the position of the first query, kv_len - q_len by default (the queries are the last positions).
-        States are exact for bands, prefix, sink, chunked, document, one dilated, dense, mask_mod and every &, |, ~ of all
-        but dilated; with a dilated among others a tile may be called partial that is empty or full, never the reverse.
-        Raises TypeError for a mask that is none, ValueError for a length or tile below 1.
+        States are exact for bands, prefix, sink, chunked, document, one dilated, dense, mask_mod and every &, |, ~ of
+        all but dilated; with a dilated among others a tile may be called partial that is empty or full, never the
+        reverse. Raises TypeError for a mask that is none, ValueError for a length or tile below 1.
         """
         if not isinstance(mask, Mask):
             raise TypeError(f"mask: given {type(mask).__name__}; a blockskip mask such as causal() is needed")
@@ -134,7 +134,10 @@ class TileMap:
         return torch.from_numpy(row_start), torch.from_numpy(col.astype(np.int32)), torch.from_numpy(is_full)
 
     def to_block_mask(self, block: tuple[int, int] | None = None, device=None):
-        """FlexAttention's BlockMask [1, 1, rows, cols], without an L x L pass; `block` = (m, n), this map's tiles if None."""
+        """FlexAttention's BlockMask [1, 1, rows, cols], without an L x L pass.
+
+        `block` = (m, n), this map's tiles if None.
+        """
         from torch.nn.attention.flex_attention import BlockMask
 
         if block is not None and tuple(block) != (self.block_m, self.block_n):
@@ -153,7 +156,7 @@ class TileMap:
         )
 
     def _columns(self, row: torch.Tensor, col: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """FlexAttention's layout: int32 [rows], how many tiles a row has; int32 [rows, cols], which, the first ones used."""
+        """FlexAttention's layout: how many tiles a row has, int32 [rows], and which, int32 [rows, cols]."""
         count = torch.bincount(row, minlength=self.rows)
         place = torch.arange(len(row)) - (count.cumsum(0) - count)[row]
         index = torch.zeros(self.rows, self.cols, dtype=torch.int32)

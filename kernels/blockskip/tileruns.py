@@ -44,7 +44,10 @@ class Grid(NamedTuple):
 
 
 class Runs(NamedTuple):
-    """Tiles that are not empty: row r owns runs start[r]:start[r + 1], each (first column, end column, state 1 or 2)."""
+    """Tiles that are not empty.
+
+    Row r owns runs start[r]:start[r + 1], each (first column, end column, state 1 or 2).
+    """
 
     start: np.ndarray  # int64 [rows + 1]
     runs: np.ndarray  # int32 [n, 3]
@@ -142,7 +145,7 @@ def _tile_ranges(segments: _Segments, value: np.ndarray, grid: Grid):
 
 
 def _intervals(segments: _Segments, on: np.ndarray):
-    """Key intervals of neighbouring gaps that are on: row, low at first and last query, high at first and last query."""
+    """Key intervals of neighbouring gaps that are on: (row, low, low, high, high), each at first and last query."""
     a, b = segments.at_first, segments.at_last
     open_ = np.zeros(a.shape[1], bool)
     low_a, low_b = np.zeros_like(a[0]), np.zeros_like(a[0])

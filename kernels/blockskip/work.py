@@ -43,9 +43,9 @@ def attention_work(
     """The work of attention over `tilemap`, the same for each batch and head.
 
     useful counts kept pairs, executed the real pairs of the tiles that `skip` computes, dense all pairs: 4 D FLOPs for
-    each and query head. Bytes are q, out, and the keys and values that some tile touches, plus what the skip mode itself
-    reads: `none` and `mask` the mask as packed bits (8 bytes a row and 64 keys), `map` the tile map's runs, `bounds` nothing.
-    Raises ValueError for an unknown `skip`.
+    each and query head. Bytes are q, out, and the keys and values that some tile touches, plus what the skip mode
+    itself reads: `none` and `mask` the mask as packed bits (8 bytes a row and 64 keys), `map` the tile map's runs,
+    `bounds` nothing. Raises ValueError for an unknown `skip`.
     """
     if skip not in SKIPS:
         raise ValueError(f"skip: given {skip!r}; allowed are {', '.join(SKIPS)}")

@@ -41,8 +41,8 @@ class Anatomy:
     def __str__(self):
         common = ", ".join(f"{n} {name}" for name, n in self.instructions.most_common(6))
         return (
-            f"sm_{self.capability[0]}{self.capability[1]}: {self.registers} registers, {self.spill_bytes} bytes spilled, "
-            f"{self.shared_bytes} bytes of shared memory; {common}"
+            f"sm_{self.capability[0]}{self.capability[1]}: {self.registers} registers, "
+            f"{self.spill_bytes} bytes spilled, {self.shared_bytes} bytes of shared memory; {common}"
         )
 
 

@@ -1,7 +1,7 @@
 """Kernel tests run on CUDA where there is one, in Triton's interpreter elsewhere: whichever, the same tests.
 
-Whether a kernel is interpreted is decided when its module is imported; so it is imported here, with the variable set, and
-the variable is set again for the kernel tests alone: tests of the lab see a process that does not interpret.
+Whether a kernel is interpreted is decided when its module is imported; so it is imported here, with the variable set,
+and the variable is set again for the kernel tests alone: tests of the lab see a process that does not interpret.
 """
 
 import os

@@ -1,4 +1,7 @@
-"""The Triton kernel against the float64 reference: masks x skip modes x awkward shapes, on CUDA or in the interpreter."""
+"""The Triton kernel against the float64 reference.
+
+Masks x skip modes x awkward shapes, on CUDA or in the interpreter.
+"""
 
 import math
 

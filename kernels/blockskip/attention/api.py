@@ -34,23 +34,25 @@ def attention(
     """softmax(scale * q k^T, masked) v, computing only the tiles that `mask` leaves. Inference only.
 
     Shapes: q [B, Hq, Lq, D]; k, v [B, Hkv, Lkv, D]; Hq a multiple of Hkv (GQA); D from 8 to 512, any; any strides, 0 too.
-    Dtypes: float16, bfloat16, float32, the same for all three; scores, softmax and sums are float32.
+    Dtypes: float16, bfloat16, float32, the same for all; scores, softmax and sums are float32.
 
     mask: which keys a query sees; None is all. Query row i stands at position q_start + i.
     scale: any finite number, D ** -0.5 by default.
     q_start: position of the first query, kv_len - Lq by default: the queries are the last positions (bottom-right).
-    kv_len: how many keys are real; an int from 1 to Lkv, or an int32 tensor [] or [B] on q's device, which is never read
-        back (values outside 0..Lkv are bounded in the kernel). Keys beyond may hold anything, NaN too. Default Lkv.
-    skip: how the Triton kernel leaves out empty tiles, never changing the result: none | mask | bounds | map; auto takes
-        bounds for a band, map for any other mask (mask where a kv_len tensor comes without q_start).
+    kv_len: how many keys are real: an int from 1 to Lkv (the default), or an int32 tensor [] or [B] on q's device, which
+        is never read back; its values are bounded to 0..Lkv in the kernel. Keys beyond may hold anything, NaN too.
+    skip: how the Triton kernel leaves out empty tiles, never changing the result: none | mask | bounds | map; auto
+        takes bounds for a band, map for any other mask, and mask where a kv_len tensor comes without q_start.
     impl: reference | tiled | triton; auto takes triton on CUDA, tiled elsewhere. An explicit one never falls back.
-    config: TileConfig or (block_m, block_n, num_warps, num_stages) for the Triton kernel; None takes the table's.
-    return_lse, record: also return lse float32 [B, Hq, Lq] (natural log of the sum of exponentials; -inf where a query sees
-        nothing) and visits uint8 [B, programs' heads, rows, cols], written by the kernel in the launch itself: 0 left out,
-        1 computed masked, 2 computed unmasked (Triton alone).
+    config: TileConfig or (block_m, block_n, num_warps, num_stages) of the Triton kernel; None takes the table's.
+    return_lse: also return lse float32 [B, Hq, Lq], the natural log of the sum of exponentials; -inf for a query that
+        sees nothing.
+    record: also return visits uint8 [B, programs' heads, rows, cols], written by the kernel inside the launch itself:
+        0 left out, 1 computed masked, 2 computed unmasked (Triton alone).
 
-    Returns out [B, Hq, Lq, D] in q's dtype, or a tuple (out, lse, visits) of those asked for. A query that sees no key gets 0.
-    Raises TypeError for dtypes and kinds, ValueError for shapes, ranges, unknown words and what an implementation cannot do.
+    Returns out [B, Hq, Lq, D] in q's dtype, or a tuple (out, lse, visits) of those asked for. A query that sees no key
+    gets 0. Raises TypeError for dtypes and kinds, ValueError for shapes, ranges, unknown words and what an
+    implementation cannot do.
     """
     if torch.compiler.is_compiling():
         from .ops import traced_attention
@@ -69,7 +71,7 @@ def explain(
     q, k, v, mask=None, *, scale=None, q_start=None, kv_len=None, skip="auto", impl="auto", config=None,
     return_lse=False, record=False,
 ) -> Plan:  # fmt: skip
-    """What `attention` with the same arguments will do: impl, skip, config, packed, splits, tilemap; str() is legible."""
+    """What `attention` with the same arguments will do, as a Plan whose str() is legible."""
     return make_plan(check(q, k, v, mask, scale, q_start, kv_len, skip, impl, config, return_lse, record))
 
 
@@ -83,11 +85,11 @@ def scaled_dot_product_attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> torch.Tensor:
-    """torch.nn.functional.scaled_dot_product_attention for 4-D inputs without dropout; is_causal is top-left, as torch's.
+    """torch's scaled_dot_product_attention for 4-D inputs without dropout; is_causal is top-left, as torch's.
 
     attn_mask: bool (True is kept) or float, added to the scores; broadcastable to [B, Hq, Lq, Lkv].
-    A query whose keys are all masked gets 0, where torch's own kernels give 0 or NaN. Raises ValueError for dropout_p > 0, for
-    attn_mask together with is_causal, and for differing head counts without enable_gqa.
+    A query whose keys are all masked gets 0, where torch's own kernels give 0 or NaN. Raises ValueError for
+    dropout_p > 0, for attn_mask together with is_causal, and for differing head counts without enable_gqa.
     """
     if dropout_p > 0:
         raise ValueError(f"dropout_p: given {dropout_p}; only 0.0, this is for inference")
@@ -96,7 +98,8 @@ def scaled_dot_product_attention(
     check_tensors(query, key, value, ("query", "key", "value"))
     if not enable_gqa and query.shape[1] != key.shape[1]:
         raise ValueError(
-            f"enable_gqa: False, but query has {query.shape[1]} heads and key {key.shape[1]}; set it True for grouped heads"
+            f"enable_gqa: False, but query has {query.shape[1]} heads and key {key.shape[1]}; "
+            "set it True for grouped heads"
         )
     if attn_mask is None:
         return attention(query, key, value, causal() if is_causal else None, scale=scale, q_start=0)

@@ -22,8 +22,8 @@ FAR = 1 << 30
 class Lengths(NamedTuple):
     """How many keys there are, and where the first query stands.
 
-    Where the true number stands on the device, `pointer` is int32 [B] and kv_len its upper bound; else pointer is None. q_start
-    None: the queries are the last positions.
+    Where the true number stands on the device, `pointer` is int32 [B] and kv_len its upper bound; else pointer is None.
+    q_start None: the queries are the last positions.
     """
 
     kv_len: int

@@ -29,9 +29,10 @@ def attention_op(
     return_lse: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(out, lse); lse is empty if it was not asked for."""
+    length = kv_len if kv_len_tensor is None else kv_len_tensor
     call = api.check(
-        q, k, v, Mask.from_spec((mask, mask_tensors)), scale, q_start, kv_len if kv_len_tensor is None else kv_len_tensor,
-        skip, impl, None if config is None else tuple(config), return_lse, False,
+        q, k, v, Mask.from_spec((mask, mask_tensors)), scale, q_start, length, skip, impl,
+        None if config is None else tuple(config), return_lse, False,
     )  # fmt: skip
     out, lse, _ = api.run(call)
     return out.contiguous(), lse if return_lse and lse is not None else _no_lse(q)

@@ -19,7 +19,10 @@ SKIPS = ("auto", "none", "mask", "bounds", "map")
 
 @dataclass(frozen=True, eq=False)
 class Call:
-    """A checked attention call; see `blockskip.attention` for shapes. kv_len is an int or an int32 tensor [B] on q's device."""
+    """A checked attention call.
+
+    See `blockskip.attention` for shapes. kv_len is an int or an int32 tensor [B] on q's device.
+    """
 
     q: torch.Tensor
     k: torch.Tensor
@@ -56,7 +59,8 @@ class Call:
 
 @dataclass(frozen=True)
 class Plan:
-    """What `attention` will do. `config` is None for `reference`; `packed`: GQA heads share a tile; `splits` is 1 in prefill.
+    """What `attention` will do. `config` is None for `reference`; `packed`: GQA heads share a tile; `splits` is 1 in
+    prefill.
 
     `tilemap` is the map of the launch's tiles for batch 0 and head 0, None for `reference`.
     """
@@ -162,7 +166,10 @@ def _tiled_config(call: Call, impl: str) -> TileConfig | None:
 
 
 def _packs(call: Call, config: TileConfig) -> bool:
-    """Whether a tile holds all query heads of a KV head: where that needs fewer programs, and the mask is the same for all."""
+    """Whether a tile holds all query heads of a KV head.
+
+    Where that needs fewer programs, and the mask is the same for all.
+    """
     if call.group == 1 or call.group > config.block_m or call.mask.varies[1]:
         return False
     q_len = call.q.shape[2]

@@ -1,8 +1,8 @@
 """The Triton block-skip kernel for prefill: online softmax over the key tiles that a mask leaves.
 
 Four ways to skip, one arithmetic (FlashAttention-2, arXiv 2307.08691): every visited tile runs `attend`, in ascending
-order, whatever decided to visit it. A tile that keeps nothing leaves the running state as it is, bit for bit, so that all four
-modes agree exactly.
+order, whatever decided to visit it. A tile that keeps nothing leaves the running state as it is, bit for bit, so that
+all four modes agree exactly.
 
     none    visits every tile and applies a dense mask, read as one 64-bit word a row and tile
     mask    reads the same words and leaves a tile early if they are all zero
@@ -26,14 +26,15 @@ def load_keys(pointer, strides, n0, kv_len, HEAD_DIM: tl.constexpr, BLOCK_D: tl.
     d = tl.arange(0, BLOCK_D)
     offsets = local(n, strides[2], WIDE)[:, None] + local(d, strides[3], WIDE)[None, :]
     start = pointer + wide(n0) * strides[2]
-    return load_block(start + offsets, (n0 + n < kv_len)[:, None], (d < HEAD_DIM)[None, :], True, HEAD_DIM != BLOCK_D)
+    return load_block(start + offsets, (n0 + n < kv_len)[:, None], (d < HEAD_DIM)[None, :], HEAD_DIM != BLOCK_D)
 
 
 @triton.jit
 def accumulate(state, score, v_tile, scale):
     """The online softmax's step: state = (acc [BLOCK_M, BLOCK_D], top [BLOCK_M], total [BLOCK_M]) after one more tile.
 
-    Scores [BLOCK_M, BLOCK_N] come raw, -inf where masked; they are scaled inside exp2, and `top` is the running maximum, scaled.
+    Scores [BLOCK_M, BLOCK_N] come raw, -inf where masked; they are scaled inside exp2, and `top` is the running
+    maximum, scaled.
     """
     acc, top, total = state
     new_top = tl.maximum(top, tl.max(score, 1) * scale)
@@ -92,8 +93,8 @@ def prefill(
 ):  # fmt: skip
     """One program: BLOCK_M rows of one head, or BLOCK_M // GROUP queries of the GROUP heads that share a KV head.
 
-    q, out [B, Hq, Lq, D]; k, v [B, Hkv, Lkv, D]; lse [B, Hq, Lq] or None; visits [B, programs' heads, rows, cols] or None.
-    plan: Words (none, mask), Tiles (map) or None (bounds). lengths, band: see `launch`.
+    q, out [B, Hq, Lq, D]; k, v [B, Hkv, Lkv, D]; lse [B, Hq, Lq] or None; visits [B, programs' heads, rows, cols] or
+    None. plan: Words (none, mask), Tiles (map) or None (bounds). lengths, band: see `launch`.
     scale > 0, times log2 e; SIGN (-1, 0, 1) is its sign. Grid: (rows, programs' heads, B), longest rows first.
     """
     head, batch = tl.program_id(1), tl.program_id(2)
@@ -119,7 +120,7 @@ def prefill(
     q_rows = local(m // GROUP, q.strides[2], WIDE) + local(member, q.strides[1], WIDE)
     q_tile = load_block(
         q_ptr + q_rows[:, None] + local(d, q.strides[3], WIDE)[None, :],
-        real_row[:, None], (d < HEAD_DIM)[None, :], True, HEAD_DIM != BLOCK_D,
+        real_row[:, None], (d < HEAD_DIM)[None, :], HEAD_DIM != BLOCK_D,
     )  # fmt: skip
     if SIGN != 1:
         q_tile = (q_tile * SIGN).to(q_tile.dtype)

@@ -23,7 +23,8 @@ def pack(keep: torch.Tensor) -> torch.Tensor:
 def mask_words(mask: Mask, q_len: int, kv_len: int, q_start, kv_real, batch: int, heads: int, device) -> torch.Tensor:
     """int64 [1 or B, 1 or H, q_len, ceil(kv_len / 64)]: the whole mask, evaluated some rows at a time.
 
-    `q_start` and `kv_real` (keys beyond it are not kept) are ints, or int tensors [B] on `device`: nothing is read back.
+    `q_start` and `kv_real` (keys beyond it are not kept) are ints, or int tensors [B] on `device`: nothing is read
+    back.
     """
     if isinstance(q_start, int) and isinstance(kv_real, int):
         return _cached_words(mask, q_len, kv_len, q_start, kv_real, batch, heads, torch.device(device))
@@ -46,7 +47,8 @@ def _mask_words(mask: Mask, q_len: int, kv_len: int, q_start, kv_real, batch: in
     return torch.cat(parts, 2).contiguous()
 
 
-# A model makes its mask once and uses it in every layer and call; so do we. Few are held: one is q_len * kv_len / 8 bytes.
+# A model makes its mask once and uses it in every layer and call; so do we. Few are held: one is q_len * kv_len / 8
+# bytes.
 _cached_words = functools.lru_cache(maxsize=4)(_mask_words)
 
 
@@ -55,7 +57,8 @@ def map_tables(tilemaps: tuple[TileMap, ...], grid: tuple[int, int], with_words:
     """The runs of some tile maps on a device, and the words of their partial tiles.
 
     tilemaps: one for each (batch, head) of `grid` = (1 or B, 1 or H), in that order.
-    -> start int32 [*grid, rows + 1], into runs int32 [n, 4] = (first column, end column, state, first of its words or -1);
+    -> start int32 [*grid, rows + 1], into runs int32 [n, 4] = (first column, end column, state, first of its words or
+    -1);
        words int64 [partial tiles, block_m] or None.
     """
     starts, runs, words, runs_before, words_before = [], [], [], 0, 0
