@@ -82,7 +82,7 @@ figures.flops(predicted[predicted["device"] == "NVIDIA H200"])
 # %%
 on_gpu = default_device() == "cuda"
 sweeps = {
-    "quick": {"q_len": [1024, 4096, 16384] if on_gpu else [512, 1024, 2048], "window": [256], "budget_s": 0.6},
+    "quick": {"q_len": [1024, 4096, 16384] if on_gpu else [512, 2048], "window": [256], "budget_s": 0.6},
     "full": {"q_len": [1024, 2048, 4096, 8192], "window": [256, 512, 1024, None], "budget_s": 5.0},
 }
 contenders = ["sdpa", "blockskip"] if MEASURE == "quick" else ["sdpa", "sdpa-causal", "flex", "blockskip"]

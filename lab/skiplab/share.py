@@ -89,10 +89,11 @@ def execute(document: Any, folder: Path, timeout_s: float) -> dict[str, Any]:
         store_widget_state=False,
     )
     probe = new_code_cell(PROBE.format(names=parameter_names(document)))
+    document.cells.append(probe)
     with client.setup_kernel():
         for index, cell in enumerate(document.cells):
             client.execute_cell(cell, index)
-        client.execute_cell(probe, len(document.cells), store_history=False)
+    document.cells.pop()
     text = "".join(output.get("text", "") for output in probe.outputs)
     return json.loads(text.split(MARK, 1)[1])
 

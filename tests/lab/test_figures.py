@@ -28,7 +28,8 @@ MASKS = [
 def row(contender: str, median_ms: float, q_len: int = 512, window: float = 256, **fields) -> dict:
     return {
         "run_id": "r", "source": "measured", "device": "a CPU", "contender": contender, "label": contender,
-        "operation": "attention", "q_len": q_len, "kv_len": q_len, "window": window, "mask": f"sliding_window({window})",
+        "operation": "attention", "q_len": q_len, "kv_len": q_len, "window": window,
+        "mask": f"sliding_window({window})",
         "batch": 1, "q_heads": 8, "kv_heads": 8, "head_dim": 128, "dtype": "bfloat16", "status": "ok",
         "median_ms": median_ms, "low_ms": median_ms * 0.9, "high_ms": median_ms * 1.1, "error": 1e-3, "tolerance": 1e-2,
         "useful_tflops": 1 / median_ms, "executed_tflops": 1 / median_ms, "dense_flops": 4e9, "useful_flops": 1e9,

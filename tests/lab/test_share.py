@@ -22,7 +22,8 @@ LENGTH = 64
 import blockskip as bs
 import skiplab
 from skiplab import MaskExplorer, figures
-run = skiplab.sweep(["sdpa", "blockskip"], q_len=[LENGTH], window=[16], budget_s=0.1, isolate=False, path="runs/small.jsonl")
+names = ["sdpa", "blockskip"]
+run = skiplab.sweep(names, q_len=[LENGTH], window=[16], budget_s=0.1, isolate=False, path="runs/small.jsonl")
 table = run.frame()
 figures.speedup(table)
 # %%
