@@ -77,27 +77,35 @@ def executed_pairs(mask, length: int) -> int:
     return sum(g.blocks * g.height * s.keys for g in plan.groups for s in g.spans)
 
 
-def measure(length: int, name: str, repeats: int, clock) -> dict:
+def prepare(length: int, name: str) -> tuple[dict, dict]:
+    """The point's record without its samples, and the calls to time."""
     generator = torch.Generator().manual_seed(length)
     dtype, mask = DTYPES[name], bs.sliding_window(WINDOW)
     q, k, v = (torch.randn(1, HEADS, length, HEAD_DIM, generator=generator).to(dtype) for _ in range(3))
     calls = contenders(length, mask)
-    found = errors(calls, q, k, v, mask)
     product = tiled._product_dtype(dtype, CPU)
     square = torch.randn(1024, 1024, generator=generator).to(product)
-    timed = {label: functools.partial(call, q, k, v) for label, call in calls.items()}
-    samples = interleaved(timed | {"roof": lambda: square @ square}, repeats, clock)
     flops_a_pair = 4 * HEADS * HEAD_DIM
-    return {
+    point = {
         "q_len": length,
         "dtype": name,
         "product_dtype": str(product).removeprefix("torch."),
-        "samples_ns": samples,
-        "errors": found,
+        "errors": errors(calls, q, k, v, mask),
         "executed_flops": executed_pairs(mask, length) * flops_a_pair,
         "useful_flops": bs.TileMap.build(mask, length, length, q_start=0).kept_pairs * flops_a_pair,
         "roof_flops": 2 * 1024**3,
     }
+    return point, {n: functools.partial(c, q, k, v) for n, c in calls.items()} | {"roof": lambda: square @ square}
+
+
+def measure(lengths: list[int], dtypes: list[str], repeats: int, clock) -> list[dict]:
+    """All points in every repeat: a busy spell of the machine falls on all of them."""
+    prepared = [prepare(n, d) for d in dtypes for n in lengths]
+    calls = {(i, name): call for i, (_, some) in enumerate(prepared) for name, call in some.items()}
+    samples = interleaved(calls, repeats, clock)
+    return [
+        point | {"samples_ns": {name: samples[i, name] for name in some}} for i, (point, some) in enumerate(prepared)
+    ]
 
 
 def row(point: dict) -> list[str]:
@@ -135,7 +143,7 @@ def main() -> None:
     where = machine()
     clock = time.thread_time_ns if chosen.cpu_time else time.perf_counter_ns
     with torch.inference_mode():
-        points = [measure(n, d, chosen.repeats, clock) for d in chosen.dtypes for n in chosen.lengths]
+        points = measure(chosen.lengths, chosen.dtypes, chosen.repeats, clock)
     head = [
         "dtype",
         "L",
@@ -153,7 +161,7 @@ def main() -> None:
     notes = [
         f"Sliding window {WINDOW}, causal, B 1, {HEADS} heads, D {HEAD_DIM}. Each call timed in turn with the others, "
         f"{chosen.repeats} times, by {'the thread CPU clock' if chosen.cpu_time else 'the wall clock'}: "
-        "least / median ms. FlexAttention compiled, its BlockMask given.",
+        "least / median ms; where the median is far off, the machine was busy with other work. FlexAttention compiled, its BlockMask given.",
         "error: largest, against the reference in float64, at logits of deviation 1 / 8. within: ours is at most twice "
         "that of dense + mask plus one rounding, at both.",
         "over: their least time over ours / median of the ratios within one repeat.",

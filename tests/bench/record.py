@@ -10,6 +10,7 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,11 +40,11 @@ def machine() -> dict:
     }
 
 
-def interleaved(calls: dict[str, Callable], repeats: int, clock: Callable[[], int] = time.perf_counter_ns) -> dict:
+def interleaved(calls: dict[Any, Callable], repeats: int, clock: Callable[[], int] = time.perf_counter_ns) -> dict:
     """Samples in ns of each call, taken in turn: a slow spell of the machine meets all of them. One warm-up each."""
     for call in calls.values():
         call()
-    samples: dict[str, list[int]] = {name: [] for name in calls}
+    samples: dict[Any, list[int]] = {name: [] for name in calls}
     for _ in range(repeats):
         for name, call in calls.items():
             start = clock()
