@@ -161,7 +161,8 @@ def main() -> None:
     notes = [
         f"Sliding window {WINDOW}, causal, B 1, {HEADS} heads, D {HEAD_DIM}. Each call timed in turn with the others, "
         f"{chosen.repeats} times, by {'the thread CPU clock' if chosen.cpu_time else 'the wall clock'}: "
-        "least / median ms; where the median is far off, the machine was busy with other work. FlexAttention compiled, its BlockMask given.",
+        "least / median ms; where the median is far off, the machine was busy with other work. "
+        "FlexAttention compiled, its BlockMask given.",
         "error: largest, against the reference in float64, at logits of deviation 1 / 8. within: ours is at most twice "
         "that of dense + mask plus one rounding, at both.",
         "over: their least time over ours / median of the ratios within one repeat.",
