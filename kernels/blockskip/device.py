@@ -72,18 +72,18 @@ def load_block(pointers, rows_ok, cols_ok, CHECK_COLS: tl.constexpr):
 
 
 @triton.jit
+def first_bits(count):
+    """int64 scalar with the first `count` bits set; all of them from 64 on."""
+    return tl.where(count >= 64, wide(-1), (wide(1) << wide(tl.minimum(count, 63))) - 1)
+
+
+@triton.jit
 def tile_bits(words, n0, BLOCK_N: tl.constexpr):
     """int64 [rows]: the BLOCK_N bits of the keys n0 .. of words that begin at a multiple of 64 (BLOCK_N <= 64)."""
     bits = words
     if BLOCK_N < 64:
-        bits = (words >> wide(n0 % 64)) & ((1 << BLOCK_N) - 1)
+        bits = (words >> wide(n0 % 64)) & first_bits(BLOCK_N)
     return bits
-
-
-@triton.jit
-def first_bits(count):
-    """int64 scalar with the first `count` bits set; all of them from 64 on."""
-    return tl.where(count >= 64, wide(-1), (wide(1) << wide(tl.minimum(count, 63))) - 1)
 
 
 @triton.jit

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import blockskip as bs
 import torch
@@ -75,7 +76,7 @@ def attention_anatomy(
     q, out = (torch.empty((1, q_heads, length, head_dim), dtype=dtype) for _ in range(2))
     k, v = (torch.empty((1, kv_heads, length, head_dim), dtype=dtype) for _ in range(2))
     scale = head_dim**-0.5
-    call = plan.Call(q, k, v, mask, scale, None, length, skip, "triton", config, return_lse, record)
+    call = plan.Call(q, k, v, mask, scale, None, length, None, skip, "triton", config, return_lse, record)
     chosen = plan.plan_kernel(call, config)
     heads = kv_heads if chosen.packed else q_heads
     lse = torch.empty((1, q_heads, length)) if return_lse else None
@@ -121,7 +122,7 @@ class _PretendDriver:
         return self.target
 
     def get_current_device(self) -> int:
-        return self.target.arch
+        return 0
 
     def get_current_stream(self, device=None) -> int:
         return 0
@@ -133,7 +134,7 @@ def _pretend(capability: tuple[int, int]) -> Iterator[None]:
     from triton.runtime import driver
 
     before = driver._active
-    driver.set_active(_PretendDriver(capability))
+    driver.set_active(cast(Any, _PretendDriver(capability)))
     try:
         yield
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 
@@ -30,17 +31,17 @@ def attention(
     config: TileConfig | tuple[int, int, int, int] | None = None,
     return_lse: bool = False,
     record: bool = False,
-):
+) -> Any:
     """softmax(scale * q k^T, masked) v, computing only the tiles that `mask` leaves. Inference only.
 
-    Shapes: q [B, Hq, Lq, D]; k, v [B, Hkv, Lkv, D]; Hq a multiple of Hkv (GQA); D from 8 to 512, any; any strides, 0 too.
+    Shapes: q [B, Hq, Lq, D]; k, v [B, Hkv, Lkv, D]; Hq a multiple of Hkv (GQA); D from 8 to 512; any strides, 0 too.
     Dtypes: float16, bfloat16, float32, the same for all; scores, softmax and sums are float32.
 
     mask: which keys a query sees; None is all. Query row i stands at position q_start + i.
     scale: any finite number, D ** -0.5 by default.
     q_start: position of the first query, kv_len - Lq by default: the queries are the last positions (bottom-right).
-    kv_len: how many keys are real: an int from 1 to Lkv (the default), or an int32 tensor [] or [B] on q's device, which
-        is never read back; its values are bounded to 0..Lkv in the kernel. Keys beyond may hold anything, NaN too.
+    kv_len: how many keys are real: an int from 1 to Lkv (the default), or an int32 tensor [] or [B] on q's device,
+        which is never read back; its values are bounded to 0..Lkv in the kernel. Keys beyond may hold NaN, or anything.
     skip: how the Triton kernel leaves out empty tiles, never changing the result: none | mask | bounds | map; auto
         takes bounds for a band, map for any other mask, and mask where a kv_len tensor comes without q_start.
     impl: reference | tiled | triton; auto takes triton on CUDA, tiled elsewhere. An explicit one never falls back.
@@ -124,10 +125,10 @@ def check(q, k, v, mask, scale, q_start, kv_len, skip, impl, config, return_lse,
         q_start = integer("q_start", q_start)
         if abs(q_start) >= LARGEST_POSITION:
             raise ValueError(f"q_start: given {q_start}; its size must be below {LARGEST_POSITION}")
-    kv_len = _check_kv_len(kv_len, q, k)
-    _check_mask(mask, q, k.shape[2] if isinstance(kv_len, torch.Tensor) else kv_len)
+    kv_len, lengths = _check_kv_len(kv_len, q, k)
+    _check_mask(mask, q, kv_len)
     call = Call(
-        q, k, v, mask, _check_scale(scale, q.shape[3]), q_start, kv_len, skip, impl,
+        q, k, v, mask, _check_scale(scale, q.shape[3]), q_start, kv_len, lengths, skip, impl,
         None if config is None else TileConfig.of(config), return_lse, record,
     )  # fmt: skip
     if record and make_plan(call).impl != "triton":
@@ -174,19 +175,18 @@ def run(call: Call) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | N
         return launch.attention(call, plan)
     q, k, v, mask, scale = call.q, call.k, call.v, call.mask, call.scale
     if plan.impl == "reference":
-        q_start = call.q_start
-        if q_start is None:
-            q_start = (call.kv_len.clamp(0, k.shape[2]) if call.on_device else call.kv_len) - q.shape[2]
-        return *reference.attention(q, k, v, mask, scale=scale, q_start=q_start, kv_len=call.kv_len), None
-    if not call.on_device:
+        kv_len = call.kv_len if call.lengths is None else call.lengths.clamp(0, call.kv_len)
+        q_start = kv_len - q.shape[2] if call.q_start is None else call.q_start
+        return *reference.attention(q, k, v, mask, scale=scale, q_start=q_start, kv_len=kv_len), None
+    if call.lengths is None:
         return *tiled.attention(q, k, v, mask, scale=scale, q_start=call.planned_q_start, kv_len=call.kv_len), None
-    return *_each_batch(call), None
+    return *_each_batch(call, call.lengths), None
 
 
-def _each_batch(call: Call) -> tuple[torch.Tensor, torch.Tensor]:
+def _each_batch(call: Call, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """`tiled` with a kv_len for each batch: on a CPU reading a tensor costs nothing."""
     outs, lses = [], []
-    for b, length in enumerate(call.kv_len.clamp(0, call.k.shape[2]).tolist()):
+    for b, length in enumerate(lengths.clamp(0, call.kv_len).tolist()):
         q, k, v = (t[b : b + 1] for t in (call.q, call.k, call.v))
         if length == 0:
             outs.append(torch.zeros_like(q))
@@ -210,22 +210,23 @@ def _check_scale(scale, head_dim: int) -> float:
     return float(scale)
 
 
-def _check_kv_len(kv_len, q, k):
+def _check_kv_len(kv_len, q, k) -> tuple[int, torch.Tensor | None]:
+    """The most keys there can be, and their true number [B] where it stands on the device."""
     capacity = k.shape[2]
     if kv_len is None:
-        return capacity
+        return capacity, None
     if not isinstance(kv_len, torch.Tensor):
         kv_len = integer("kv_len", kv_len)
         if not 1 <= kv_len <= capacity:
             raise ValueError(f"kv_len: given {kv_len}; must be from 1 to k's length {capacity}")
-        return kv_len
+        return kv_len, None
     if kv_len.dtype != torch.int32:
         raise TypeError(f"kv_len: given a tensor of {kv_len.dtype}; int32 is needed")
     if kv_len.device != q.device:
         raise ValueError(f"kv_len: is on {kv_len.device}; must be on q's {q.device}")
     if tuple(kv_len.shape) not in ((), (q.shape[0],)):
         raise ValueError(f"kv_len: given shape {tuple(kv_len.shape)}; [] or [{q.shape[0]}] is needed")
-    return kv_len.expand(q.shape[0]).contiguous()
+    return capacity, kv_len.expand(q.shape[0]).contiguous()
 
 
 def _check_mask(mask: Mask, q, kv_len: int) -> None:

@@ -115,8 +115,9 @@ def _mask_argument(call: Call, plan: Plan) -> Words | Tiles | None:
     batch = call.q.shape[0]
     if plan.skip in ("none", "mask"):
         q_start, kv_real = call.planned_q_start, call.kv_len
-        if call.on_device and call.q_start is None:
-            q_start = call.kv_len.clamp(0, plan.kv_len) - call.q.shape[2]
+        if call.lengths is not None:
+            kv_real = call.lengths
+            q_start = kv_real.clamp(0, plan.kv_len) - call.q.shape[2] if call.q_start is None else q_start
         words = mask_words(call.mask, plan.q_len, plan.kv_len, q_start, kv_real, batch, heads, call.q.device)
         return Words(words, View.broadcast(words, 2).strides, plan.kv_len)
     if plan.skip == "map":
@@ -129,9 +130,7 @@ def _mask_argument(call: Call, plan: Plan) -> Words | Tiles | None:
 
 
 def _lengths(call: Call) -> Lengths:
-    if isinstance(call.kv_len, torch.Tensor):
-        return Lengths(call.planned_kv_len, call.kv_len, call.q_start)
-    return Lengths(call.kv_len, None, call.planned_q_start)
+    return Lengths(call.kv_len, call.lengths, call.planned_q_start if call.lengths is None else call.q_start)
 
 
 def _limits(call: Call) -> Limits:

@@ -21,7 +21,8 @@ SKIPS = ("auto", "none", "mask", "bounds", "map")
 class Call:
     """A checked attention call.
 
-    See `blockskip.attention` for shapes. kv_len is an int or an int32 tensor [B] on q's device.
+    See `blockskip.attention` for shapes. kv_len is the number of keys, or the most there can be where the true number
+    stands on the device: `lengths` int32 [B], else None.
     """
 
     q: torch.Tensor
@@ -30,7 +31,8 @@ class Call:
     mask: Mask
     scale: float
     q_start: int | None
-    kv_len: int | torch.Tensor
+    kv_len: int
+    lengths: torch.Tensor | None
     skip: str
     impl: str
     config: TileConfig | None
@@ -38,19 +40,9 @@ class Call:
     record: bool
 
     @property
-    def on_device(self) -> bool:
-        """Whether the number of keys stands on the device alone."""
-        return isinstance(self.kv_len, torch.Tensor)
-
-    @property
-    def planned_kv_len(self) -> int:
-        """The most keys that the call can see."""
-        return self.k.shape[2] if isinstance(self.kv_len, torch.Tensor) else self.kv_len
-
-    @property
     def planned_q_start(self) -> int:
         """The first query's position; for a device kv_len without q_start, as if the whole buffer were used."""
-        return self.planned_kv_len - self.q.shape[2] if self.q_start is None else self.q_start
+        return self.kv_len - self.q.shape[2] if self.q_start is None else self.q_start
 
     @property
     def group(self) -> int:
@@ -119,7 +111,7 @@ def plan_kernel(call: Call, config: TileConfig, reason: str = "asked for") -> Pl
 
 
 def _plan(call: Call, impl: str, skip: str, config: TileConfig | None, packed: bool, reason: str) -> Plan:
-    sizes = call.q.shape[2], call.planned_kv_len, call.planned_q_start
+    sizes = call.q.shape[2], call.kv_len, call.planned_q_start
     return Plan(impl, skip, config, packed, 1, call.group, call.mask, *sizes, reason)
 
 
@@ -130,7 +122,7 @@ def _choose_impl(call: Call) -> tuple[str, str]:
             f"impl: 'triton' needs CUDA tensors, these are on {call.q.device}; set TRITON_INTERPRET=1 before triton is "
             "imported to run the kernel in Triton's interpreter (correct, very slow), or use impl='tiled'"
         )
-    if call.impl == "tiled" and on_cuda and call.on_device:
+    if call.impl == "tiled" and on_cuda and call.lengths is not None:
         raise ValueError("impl: 'tiled' cannot take a kv_len tensor on CUDA without reading it back; use impl='triton'")
     if call.impl != "auto":
         return call.impl, "asked for"
@@ -139,7 +131,7 @@ def _choose_impl(call: Call) -> tuple[str, str]:
 
 def _choose_skip(call: Call) -> str:
     is_band = isinstance(call.mask, Band)
-    floats = call.on_device and call.q_start is None  # where the queries stand is known on the device alone
+    floats = call.lengths is not None and call.q_start is None  # where the queries stand is known on the device alone
     if call.skip == "auto":
         return "bounds" if is_band else "mask" if floats else "map"
     if call.skip == "bounds" and not is_band:
@@ -160,7 +152,7 @@ def _kernel_config(call: Call) -> TileConfig:
 def _tiled_config(call: Call, impl: str) -> TileConfig | None:
     if impl == "reference":
         return None
-    sizes = call.q.shape[2], call.planned_kv_len, call.planned_q_start
+    sizes = call.q.shape[2], call.kv_len, call.planned_q_start
     tilemap = tileplan.plan(call.mask, *sizes, 0, 0, call.q.device).tilemap
     return TileConfig(tilemap.block_m, tilemap.block_n, 1, 1)  # no warps, no stages: PyTorch
 

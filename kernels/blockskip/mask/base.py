@@ -27,7 +27,7 @@ class Mask:
 
     __slots__ = ()
 
-    def keep(self, q_pos, k_pos, batch=0, head=0, q_row=None) -> torch.Tensor:
+    def keep(self, q_pos, k_pos, batch: Any = 0, head: Any = 0, q_row=None) -> torch.Tensor:
         """bool tensor, the broadcast of `q_pos` and `k_pos` (ints or int tensors): which pairs are kept.
 
         `q_row` is the call's row, which `dense` and `mask_mod` look at; it defaults to `q_pos` (a call with q_start 0).

@@ -41,12 +41,12 @@ def chunked(size: int) -> Mask:
     return Chunked(integer("size", size, 1))
 
 
-def document(lengths: Sequence[int]) -> Mask:
+def document(lengths: Sequence[int] | torch.Tensor) -> Mask:
     """A query sees the keys of its own packed document; `lengths` are the documents' lengths, each >= 1."""
-    lengths = tuple(integer("lengths", n, 1) for n in (lengths.tolist() if hasattr(lengths, "tolist") else lengths))
-    if not lengths:
+    whole = tuple(integer("lengths", n, 1) for n in (lengths if isinstance(lengths, Sequence) else lengths.tolist()))
+    if not whole:
         raise ValueError("lengths: no document was given; at least one length is needed")
-    return Document(lengths)
+    return Document(whole)
 
 
 def dilated(stride: int) -> Mask:
