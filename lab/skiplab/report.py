@@ -28,6 +28,7 @@ th:first-child, td:first-child, th:last-child, td:last-child { text-align: left;
 .scroll { overflow-x: auto; } pre { overflow-x: auto; padding: .75rem; border: 1px solid #8886; border-radius: .25rem; }
 .from { opacity: .75; }
 """
+UNCLAIMED = {"busy", "bimodal", "impossible", "unchecked", "unconverged"}  # no speed-up is claimed on these
 LEGEND = {"orientation": "v", "x": 1.01, "xanchor": "left", "y": 1, "yanchor": "top"}  # beside: lines are many
 DOUBTS = {
     "launch-bound": "called one by one it takes over 10 % longer than replayed: the host is the limit",
@@ -37,7 +38,6 @@ DOUBTS = {
     "busy": "other programs used over 5 % of the processor while it was timed",
     "bimodal": "the samples fall into two groups",
     "impossible": "faster than the machine's roofs allow: something is not measured right",
-    "tuned-elsewhere": "its tile config was tuned for another device or shape",
     "unconverged": "the time budget ended before the median was sure to 0.5 %",
     "unchecked": "its result was not compared with the reference",
 }
@@ -93,9 +93,11 @@ def summary(table: pd.DataFrame) -> str:
     """How many points came out how, and the best checked speed-up over dense + mask, in words."""
     counts = ", ".join(f"{number} {status}" for status, number in table["status"].value_counts().items())
     text = f"{len(table)} points: {counts or 'none'}."
-    ours = [row for row in records(figures.speedups(table)) if row["contender"] == "blockskip"]
+    doubtful = [bool(UNCLAIMED & set(flags.split(", "))) for flags in table["flags"]]
+    clean = table.loc[[not doubt for doubt in doubtful]]
+    ours = [row for row in records(figures.speedups(clean)) if row["contender"] == "blockskip"]
     if not ours:
-        return text
+        return f"{text} No speed-up is claimed: no pair of points is free of doubt." if any(doubtful) else text
     best = max(ours, key=lambda row: row["speedup"])
     window = "causal" if math.isnan(best["window"]) else f"window {best['window']:.0f}"
     return (

@@ -33,7 +33,7 @@ def run():
     return Run(
         HEADER,
         (
-            a_row("sdpa", 8, 128), a_row("blockskip", 2, 128, flags=("busy",)), a_row("sdpa", 8, None),
+            a_row("sdpa", 8, 128), a_row("blockskip", 2, 128, flags=("allocates",)), a_row("sdpa", 8, None),
             a_row("blockskip", 4, None), a_row("flex", 0, None, status="crashed"),
         ),
     )  # fmt: skip
@@ -53,6 +53,11 @@ def test_the_summary_counts_and_claims_only_checked_points(run):
     assert "up to 4.0 times" in text
     assert "512 tokens, window 128" in text
     assert "times" not in summary(Run(HEADER, run.rows[:1]).frame())
+
+
+def test_nothing_is_claimed_on_a_busy_machine(run):
+    busy = Run(HEADER, tuple({**row, "flags": ["busy"]} for row in run.rows))
+    assert "No speed-up is claimed" in summary(busy.frame())
 
 
 def test_every_point_is_listed_with_its_error(run):
@@ -82,7 +87,7 @@ def test_the_page_needs_no_network_and_holds_everything(run, tmp_path):
     assert "recorded on &lt;A &amp; B&gt;" in text
     assert "too &lt;old&gt;" in text
     assert "skiplab sweep --q-len 512" in text
-    assert "other programs used" in text  # the flag is explained
+    assert "beyond its result" in text  # the flag is explained
     data = base64.b64decode(re.search(r"base64,([A-Za-z0-9+/=]+)'", text)[1]).decode().splitlines()
     assert [json.loads(line)["record"] for line in data] == ["header", *["point"] * 5, "end"]
 
