@@ -1,4 +1,5 @@
 import json
+import re
 
 import numpy as np
 import pytest
@@ -138,9 +139,7 @@ def test_published_tables_have_the_columns_and_the_numbers():
 def test_stored_runs_can_be_read():
     for run in store.read_runs():
         assert run.rows, run.run_id
-        text = run.path.read_text()
-        assert "/home/" not in text
-        assert "/root/" not in text
+        assert not re.search(r'"/\w+/', run.path.read_text()), "an absolute path"
 
 
 def test_rows_are_plain_json():
