@@ -31,6 +31,7 @@ class Anatomy:
     spill_bytes: int
     shared_bytes: int
     instructions: Counter
+    ttgir: str
     ptx: str
     sass: str
 
@@ -38,6 +39,13 @@ class Anatomy:
     def wgmma(self) -> bool:
         """Whether matrix products run on Hopper's warp-group instructions."""
         return self.instructions["HGMMA"] > 0
+
+    @property
+    def row_layouts(self) -> tuple[str, ...]:
+        """The layouts of the scores whose rows are reduced: equal layouts reduce in the same order and round alike."""
+        named = dict(re.findall(r"^(#\w+) = (#ttg?\S*<.*>)", self.ttgir, re.MULTILINE))
+        reduced = re.findall(r"\}\) : \(tensor<\d+x\d+xf32, (#\w+)>\)", self.ttgir)
+        return tuple(named[name] for name in reduced)
 
     def __str__(self):
         common = ", ".join(f"{n} {name}" for name, n in self.instructions.most_common(6))
@@ -97,7 +105,7 @@ def read(kernel, capability: tuple[int, int]) -> Anatomy:
     registers, stack, _, local = map(int, resources.groups())
     sass = _cuobjdump(cubin, "-sass")
     counts = Counter(INSTRUCTION.findall(sass))
-    return Anatomy(capability, registers, max(stack, local), kernel.metadata.shared, counts, kernel.asm["ptx"], sass)
+    return Anatomy(capability, registers, max(stack, local), kernel.metadata.shared, counts, kernel.asm["ttgir"], kernel.asm["ptx"], sass)
 
 
 def _cuobjdump(cubin: bytes, option: str) -> str:

@@ -1,0 +1,38 @@
+# Each target sets up what it needs: python3.11 or newer with venv, make and a package index are enough.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: lab test sweep bench lint format clean
+
+lab: $(READY)
+	$(BIN)/skiplab lab
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+sweep: $(READY)
+	$(BIN)/skiplab sweep
+
+bench: $(READY)
+	$(BIN)/python tests/bench/tilemap.py
+	$(BIN)/python tests/bench/prefill_cpu.py
+
+lint: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+
+format: $(READY)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf .venv
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed; set PYTHON=/path/to/python3.11"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
+	touch $@
