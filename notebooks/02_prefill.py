@@ -30,6 +30,7 @@ from pathlib import Path
 
 import pandas as pd
 import skiplab
+from IPython.display import display
 from skiplab import figures
 from skiplab.machine import default_device, known_gpus
 from skiplab.store import frame, read_runs
@@ -90,25 +91,28 @@ run = None
 if MEASURE in sweeps:
     run = skiplab.sweep(contenders, path=Path("runs") / f"{date.today()}-prefill-{MEASURE}.jsonl", **sweeps[MEASURE])
 recorded = read_runs()
-shown = run.frame() if run is not None else frame(recorded)
-figures.speedup(shown)
+shown = recorded if run is None else [run]
+for one in shown:
+    display(figures.speedup(one.frame()))
 
 # %%
 columns = ["label", "q_len", "window", "status", "median_ms", "error", "tolerance", "flags", "source", "device"]
-shown[columns].round({"median_ms": 3})
+frame(shown)[columns].round({"median_ms": 3})
 
 # %% [markdown]
 # `error` is the largest difference from the reference and `tolerance` what is allowed. A flag names what
 # makes a number doubtful: `unconverged` (the median had not settled in the time given), `busy` (other
 # programs ran). The quick sweep is short, so expect some.
 #
-# ## Recorded: the full sweep
+# ## Recorded: full sweeps
 #
-# Runs that came with the lab, over more lengths and windows than a quick look measures.
+# The runs kept in `data/runs`, over more lengths and windows than a quick look measures, each on the device
+# that its foot names (where none is kept yet: what was measured above).
 
 # %%
-complete = frame(recorded) if recorded else shown
-figures.heatmap(complete)
+kept = recorded or shown
+for one in kept:
+    display(figures.heatmap(one.frame()))
 
 # %% [markdown]
 # ## How near to the roofs?
@@ -118,7 +122,8 @@ figures.heatmap(complete)
 # it takes longer.
 
 # %%
-figures.measured_vs_predicted(complete)
+for one in kept:
+    display(figures.measured_vs_predicted(one.frame()))
 
 # %% [markdown]
 # ## Your own question

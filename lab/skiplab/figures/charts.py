@@ -80,6 +80,12 @@ class HeatChart:
 Chart = LineChart | BarChart | HeatChart
 
 
+def is_empty(chart: Chart) -> bool:
+    """Whether there is nothing to draw; the chart's note then says why."""
+    shown = chart.lines if isinstance(chart, LineChart) else chart.groups if isinstance(chart, BarChart) else chart.z
+    return not shown
+
+
 def throughput(table: pd.DataFrame, y: str = "tokens_per_s") -> LineChart:
     """Rate over prompt length, a line for each contender and mask.
 
@@ -191,8 +197,8 @@ def _lines(table: Any, x: str, y: str, low: str, high: str, joined: bool = True)
     if not len(table):
         return ()
     named = table.assign(variant=[_variant(row, x) if joined else "" for row in _rows(table)])
-    shapes = named[list(SHAPE)].drop_duplicates().shape[0] > 1
-    named["shape"] = [_shape(row) if shapes else "" for row in _rows(named)]
+    shapes = named.groupby(list(PLACE))[list(SHAPE)].transform(lambda column: column.nunique(dropna=False)).max(axis=1)
+    named["shape"] = [_shape(row) if many > 1 else "" for row, many in zip(_rows(named), shapes, strict=True)]
     several = named[list(PLACE)].drop_duplicates().shape[0] > 1
     single = named["contender"].nunique() == 1
     # what colours (of a single contender) or dashes (of several) tell apart
@@ -201,7 +207,7 @@ def _lines(table: Any, x: str, y: str, low: str, high: str, joined: bool = True)
     lines = []
     for keys, rows in named.groupby([*PLACE, "contender", "label", "variant", "shape"], sort=False, dropna=False):
         source, device, contender, label, variant, shape = keys
-        parts = [label, variant, shape, theme.provenance(source, device) if several else ""]
+        parts = [label, variant, shape, f"{source}: {device}" if several else ""]
         number = variants.index((variant, source, device) if single else (variant,))
         look = _by_number(number) if single and len(variants) > 1 else theme.style(contender)
         dash = theme.SOURCE_DASH.get(source, 0 if single or not joined else number % len(theme.DASHES))

@@ -11,8 +11,11 @@ from typing import Any
 import blockskip as bs
 import plotly.graph_objects as go
 
-from skiplab.figures import static, theme, tiles
+from skiplab.figures import charts, static, theme, tiles
 from skiplab.figures.charts import BarChart, Chart, HeatChart, Line, LineChart
+
+FEW = 6
+"""More lines than these have their legend in a column beside the figure instead of over it."""
 
 
 class Figure(go.Figure):
@@ -40,14 +43,8 @@ def draw(chart: Chart) -> Figure:
         figure = _heat(chart)
     else:
         figure = _line_figure(chart)
-    if chart.note:
-        empty = not figure.data or (isinstance(chart, HeatChart) and not chart.z)
-        place = (
-            {"y": 0.5, "x": 0.5, "xanchor": "center"}
-            if empty
-            else {"y": 1.0, "x": 0, "xanchor": "left", "yanchor": "bottom"}
-        )
-        figure.add_annotation(text=wrap(chart.note), showarrow=False, xref="paper", yref="paper", font_size=12, **place)
+    if charts.is_empty(chart):
+        figure.add_annotation(text=wrap(chart.note), showarrow=False, xref="paper", yref="paper", x=0.5, y=0.5)
     return figure
 
 
@@ -77,8 +74,13 @@ def layout(title: str, sources: str) -> go.Layout:
             "font": {"size": 12}, "orientation": "h", "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom",
         },
         annotations=[note] if sources else [], template="none",
-        hoverlabel={"align": "left"},
+        hoverlabel={"align": "left"}, showlegend=True,
     )  # fmt: skip
+
+
+def foot(chart: Chart) -> str:
+    """Where the numbers come from, and what makes some doubtful or is left out."""
+    return "; ".join(filter(None, [chart.sources, chart.note if chart.sources else ""]))
 
 
 def wrap(text: str, width: int = 110) -> str:
@@ -88,9 +90,12 @@ def wrap(text: str, width: int = 110) -> str:
 
 def _line_figure(chart: LineChart) -> Figure:
     figure = Figure(
-        layout=layout(chart.title, chart.sources), fallback=lambda: (static.png(chart, bare=True), static.text(chart))
+        layout=layout(chart.title, foot(chart)), fallback=lambda: (static.png(chart, bare=True), static.text(chart))
     )
     figure.add_traces([trace(line) for line in chart.lines])
+    if len(chart.lines) > FEW:
+        column = {"orientation": "v", "x": 1.01, "y": 1, "yanchor": "top", "font": {"size": 11}}
+        figure.update_layout(legend=column, height=max(460, 150 + 20 * len(chart.lines)))
     xs = sorted({x for line in chart.lines for x in line.x})
     if chart.x_is_time:
         figure.update_xaxes(type="log", title_text=chart.x_title, ticksuffix="s", exponentformat="SI", dtick=1)
@@ -135,7 +140,7 @@ def trace(line: Line) -> go.Scatter:
 
 def _bars(chart: BarChart) -> Figure:
     figure = Figure(
-        layout=layout(chart.title, chart.sources), fallback=lambda: (static.png(chart, bare=True), static.text(chart))
+        layout=layout(chart.title, foot(chart)), fallback=lambda: (static.png(chart, bare=True), static.text(chart))
     )
     for (name, values), colour in zip(chart.values.items(), chart.colours, strict=True):
         hover = [f"{name}: {theme.quantity(value, 'FLOP')}" for value in values]
@@ -147,7 +152,7 @@ def _bars(chart: BarChart) -> Figure:
 
 def _heat(chart: HeatChart) -> Figure:
     figure = Figure(
-        layout=layout(chart.title, chart.sources), fallback=lambda: (static.png(chart, bare=True), static.text(chart))
+        layout=layout(chart.title, foot(chart)), fallback=lambda: (static.png(chart, bare=True), static.text(chart))
     )
     text = [[theme.ratio(value) if value == value else "" for value in row] for row in chart.z]
     limit = static.heat_limit(chart)

@@ -21,7 +21,7 @@ from matplotlib.patches import Patch
 from matplotlib.spines import Spine
 from matplotlib.text import Text
 
-from skiplab.figures import theme, tiles
+from skiplab.figures import charts, theme, tiles
 from skiplab.figures.charts import BarChart, Chart, HeatChart, LineChart
 
 if TYPE_CHECKING:
@@ -38,15 +38,11 @@ def draw(chart: Chart) -> Figure:
     elif isinstance(chart, HeatChart):
         _heat(figure, axes, chart)
     else:
-        _lines(axes, chart)
+        _lines(figure, axes, chart)
     axes.set_title(chart.title, loc="left", fontsize=12)
-    if chart.note:
-        empty = not axes.has_data()
-        where: dict[str, Any] = {"x": 0.5, "y": 0.5, "ha": "center"} if empty else {"x": 0.0, "y": 1.0, "va": "bottom"}
-        if not empty:
-            axes.set_title(chart.title, loc="left", fontsize=12, pad=18)
-        axes.text(s=textwrap.fill(chart.note, 95), transform=axes.transAxes, fontsize=8, **where)
-    _sign(figure, chart.sources)
+    if charts.is_empty(chart):
+        axes.text(0.5, 0.5, textwrap.fill(chart.note, 80), transform=axes.transAxes, ha="center")
+    _sign(figure, "; ".join(filter(None, [chart.sources, chart.note if chart.sources else ""])))
     return figure
 
 
@@ -151,7 +147,7 @@ def _sign(figure: Figure, sources: str) -> None:
         figure.supxlabel(textwrap.fill(sources, 110), fontsize=8, x=0.01, ha="left", color="#555555")
 
 
-def _lines(axes: Axes, chart: LineChart) -> None:
+def _lines(figure: Figure, axes: Axes, chart: LineChart) -> None:
     for line in chart.lines:
         dash = theme.STATIC_DASHES[line.dash] if line.joined else "none"
         errors = [
@@ -182,9 +178,18 @@ def _lines(axes: Axes, chart: LineChart) -> None:
     if chart.diagonal and xs:
         axes.plot([xs[0], xs[-1]], [xs[0], xs[-1]], color="#777777", linewidth=1, linestyle="--", label="the roofs")
     if chart.lines:
-        few = len(chart.lines) <= 4
-        outside = {"loc": "upper left", "bbox_to_anchor": (1.01, 1), "frameon": False}
-        axes.legend(fontsize=8, **({"loc": "best", "framealpha": 0.85} if few else outside))
+        _legend(figure, axes)
+
+
+def _legend(figure: Figure, axes: Axes) -> None:
+    """Inside where there is room; for many lines over the figure, which grows by as much."""
+    handles, labels = axes.get_legend_handles_labels()
+    if len(labels) <= 4:
+        axes.legend(fontsize=8, loc="best", framealpha=0.85)
+        return
+    columns = 3 if max(map(len, labels)) < 36 else 2
+    figure.set_figheight(HEIGHT + 0.17 * -(-len(labels) // columns))
+    figure.legend(handles, labels, loc="outside upper left", ncols=columns, fontsize=7.5, frameon=False)
 
 
 def _bars(axes: Axes, chart: BarChart) -> None:

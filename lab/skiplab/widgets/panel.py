@@ -120,7 +120,7 @@ class SweepPanel(w.VBox):
     def _build(
         self, names: tuple[str, ...], q_len: tuple, window: tuple, model: str, dtype: str, budget_s: float
     ) -> None:
-        wide = {"style": {"description_width": controls.LABEL}, "layout": w.Layout(width="480px")}
+        wide = {"style": {"description_width": controls.LABEL}, "layout": w.Layout(width="380px")}
         self._boxes = {name: self._box(name, name in names) for name in contenders()}
         unknown = [name for name in names if name not in self._boxes]
         if unknown:
@@ -174,9 +174,11 @@ class SweepPanel(w.VBox):
             [w.VBox(others)], titles=(f"{len(others)} more that this machine cannot run",), selected_index=None
         )
         timing = w.HBox([self._budget, w.Label("seconds at most")])
+        lengths = w.HBox([self._q_len, w.Label("tokens")])
+        keys = w.HBox([self._window, w.Label("keys, or causal")])
         return w.VBox(
             [controls.heading("Contenders"), *possible, *([rest] if others else []), controls.heading("Settings"),
-             self._q_len, self._window, self._model, self._dtype, timing], layout=w.Layout(width="510px"),
+             lengths, keys, self._model, self._dtype, timing], layout=w.Layout(width="510px"),
         )  # fmt: skip
 
     def _over(self) -> w.Widget:
