@@ -72,6 +72,9 @@ def sweep(
         Path | None, typer.Option(help="The run file; continued if it exists. Default: in data/runs.")
     ] = None,
     report: Annotated[Path | None, typer.Option(help="The HTML file. Default: out/<run>.html.")] = None,
+    again: Annotated[
+        list[str] | None, typer.Option(help="A status or flag whose points are measured once more, such as `busy`.")
+    ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Measure again what the default run file holds.")] = False,
 ) -> None:
     """Measure contenders over prompt lengths and windows; print the table, write the run and one HTML.
@@ -95,7 +98,7 @@ def sweep(
     path = run or default_path(wanted, "attention")
     if fresh and run is None:
         path = _unused(path)
-    done = _swept(wanted, path)
+    done = _swept(wanted, path, tuple(again or ()))
     _show(done)
     target = report or Path("out") / f"{path.stem}.html"
     _write_report(done, target)
@@ -218,12 +221,12 @@ def _unused(path: Path) -> Path:
     return path if not path.exists() else next(one for one in candidates if not one.exists())
 
 
-def _swept(wanted: Sweep, path: Path) -> Run:
+def _swept(wanted: Sweep, path: Path, again: tuple[str, ...] = ()) -> Run:
     held = len(read_run(path).rows) if path.exists() else 0
     if held:
-        typer.echo(f"{_shown(path)} holds {held} points already; they are kept (--fresh measures again).")
+        typer.echo(f"{_shown(path)} holds {held} points already; they are kept (--again busy, --fresh).")
     with _interrupts() as interrupted:
-        done = run_sweep(wanted, path, cancelled=interrupted)
+        done = run_sweep(wanted, path, cancelled=interrupted, again=again)
     if interrupted():
         typer.echo(f"Stopped: {len(done.rows)} of {len(wanted.points())} points are kept; the same command goes on.")
     typer.echo(f"run: {_shown(path)}")

@@ -10,7 +10,7 @@ import csv
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -112,10 +112,10 @@ class RunWriter:
             self.run = Run({"record": "header", "schema": SCHEMA, **header}, path=self.path)
             self._write(self.run.header)
 
-    @property
-    def keys(self) -> frozenset[str]:
-        """The keys of the points that the file holds."""
-        return frozenset(row["key"] for row in self.run.rows)
+    def settled(self, again: Collection[str] = ()) -> frozenset[str]:
+        """The keys whose latest row has none of the statuses and flags in `again`."""
+        latest = {row["key"]: row for row in self.run.rows}
+        return frozenset(key for key, row in latest.items() if not {row["status"], *row.get("flags", ())} & set(again))
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Write one row; ValueError when it is of another device than the header."""

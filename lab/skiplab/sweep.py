@@ -9,7 +9,7 @@ import platform
 import subprocess
 import sys
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -175,12 +175,14 @@ def run_sweep(
     cancelled: Callable[[], bool] = lambda: False,
     progress: bool = True,
     isolate: bool = True,
+    again: Collection[str] = (),
 ) -> Run:
     """Measure every point that the run file does not hold yet, and return the run.
 
     path: the JSONL file, continued if it exists; None is `default_path`. on_measurement is called after each row is on
     the disk. cancelled is asked several times a second; what has been measured is kept. isolate measures in a child
-    process, which a crash or a timeout ends; without it everything happens in this process.
+    process, which a crash or a timeout ends; without it everything happens in this process. again: statuses and flags (`crashed`, `busy`) whose points are measured
+    once more; the later row of a point counts.
     """
     from tqdm.auto import tqdm
 
@@ -189,7 +191,8 @@ def run_sweep(
         raise ValueError(f"device: torch sees no {sweep.device} here; cpu is always there")
     machine = this_machine(sweep.device, sweep.dtype)
     writer = RunWriter(path, run_header(sweep, topic, machine))
-    points = [point for point in sweep.points() if row_key(point) not in writer.keys]
+    settled = writer.settled(again)
+    points = [point for point in sweep.points() if row_key(point) not in settled]
     bar = tqdm(points, unit="point", disable=not progress, desc="measured")
     with Child() if isolate and points else nullcontext() as child, bar:
         take = child.measure if child is not None else measure

@@ -37,7 +37,8 @@ def test_a_writer_goes_on_with_a_run(tmp_path):
     path = tmp_path / "run.jsonl"
     RunWriter(path, HEADER).append(a_row())
     again = RunWriter(path, HEADER)
-    assert again.keys == {a_row()["key"]}
+    assert again.settled() == {a_row()["key"]}
+    assert again.settled(["busy"]) == again.settled(["ok", "crashed"]) == frozenset()
     again.append(a_row(512))
     assert len(read_run(path).rows) == 2
 
@@ -48,7 +49,7 @@ def test_a_half_written_last_line_is_measured_again(tmp_path):
     writer.append(a_row())
     with path.open("a") as file:
         file.write('{"record": "point", "key')
-    assert len(RunWriter(path, HEADER).keys) == 1
+    assert len(RunWriter(path, HEADER).settled()) == 1
     assert len(read_run(path).rows) == 1
 
 

@@ -57,6 +57,9 @@ def test_a_sweep_writes_a_run_and_goes_on_where_it_stopped(tmp_path):
     again = run_sweep(TINY, path, isolate=False, progress=False, on_measurement=seen.append)
     assert len(seen) == 12
     assert len(again.rows) == 12
+    more = run_sweep(TINY, path, isolate=False, progress=False, again=["unsupported"])
+    assert len(more.rows) == 16
+    assert len(more.frame()) == 12
 
 
 def test_a_header_says_how_to_run_it_again_and_nothing_private(tmp_path):
