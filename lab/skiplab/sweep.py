@@ -179,10 +179,11 @@ def run_sweep(
 ) -> Run:
     """Measure every point that the run file does not hold yet, and return the run.
 
-    path: the JSONL file, continued if it exists; None is `default_path`. on_measurement is called after each row is on
-    the disk. cancelled is asked several times a second; what has been measured is kept. isolate measures in a child
-    process, which a crash or a timeout ends; without it everything happens in this process. again: statuses and flags (`crashed`, `busy`) whose points are measured
-    once more; the later row of a point counts.
+    path: the JSONL file, continued if it exists; None is `default_path`.
+    on_measurement: called after each row is on the disk.
+    cancelled: asked several times a second; what has been measured is kept.
+    isolate: measure in a child process, which a crash or a timeout ends; without it everything happens in this one.
+    again: statuses and flags (`crashed`, `busy`) whose points are measured once more; a point's later row counts.
     """
     from tqdm.auto import tqdm
 
