@@ -3,7 +3,7 @@
 Importing it needs no widget library: the widgets load when they are asked for.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from blockskip import __version__
 
@@ -12,6 +12,9 @@ from skiplab.store import Run, frame, read_run
 from skiplab.sweep import Sweep, run_sweep, sweep
 from skiplab.verify import check
 from skiplab.workload import MODELS, Workload
+
+if TYPE_CHECKING:
+    from skiplab.widgets import MaskExplorer, SweepPanel
 
 __all__ = [
     "MODELS",
