@@ -28,6 +28,16 @@ MASKS = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def few_threads(request):
+    """Small problems: threads that wait for each other on a busy machine cost more than they bring. `test_dtypes` keeps them."""
+    before = torch.get_num_threads()
+    if request.function is not test_dtypes:
+        torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def draw(b, hq, hkv, lq, lkv, d, dtype=torch.float32, device="cpu", seed=0):
     generator = torch.Generator().manual_seed(seed)
     sizes = (b, hq, lq, d), (b, hkv, lkv, d), (b, hkv, lkv, d)

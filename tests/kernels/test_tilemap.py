@@ -62,7 +62,7 @@ def test_one_dilated_is_exact(stride, q_len, kv_len, block_m, block_n, q_start):
 
 @given(composed(st.one_of(edge_masks, st.builds(bs.dilated, st.integers(2, 9)))), size, size, tile, tile, start)
 @settings(max_examples=200, deadline=None)
-def test_dilated_among_others_may_be_called_partial_but_counts_are_exact(mask, q_len, kv_len, block_m, block_n, q_start):
+def test_dilated_among_others_may_be_partial_but_counts_are_exact(mask, q_len, kv_len, block_m, block_n, q_start):
     state, kept = truth(mask, q_len, kv_len, block_m, block_n, q_start)
     tm = bs.TileMap.build(mask, q_len, kv_len, block_m, block_n, q_start)
     found = tm.state.numpy()
