@@ -30,7 +30,7 @@ MASKS = [
 
 @pytest.fixture(autouse=True)
 def few_threads(request):
-    """Small problems: threads that wait for each other on a busy machine cost more than they bring. `test_dtypes` keeps them."""
+    """Small problems: on a busy machine, threads cost more than they bring. `test_dtypes` keeps them."""
     before = torch.get_num_threads()
     if request.function is not test_dtypes:
         torch.set_num_threads(1)
