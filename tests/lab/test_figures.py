@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 
 import blockskip as bs
 import numpy as np
@@ -155,6 +156,14 @@ def test_an_empty_table_gives_a_figure_that_says_so(measured, draw):
 def test_heatmap_holds_the_ratios(measured):
     chart = charts.heatmap(measured)
     assert (chart.x, chart.y, chart.z) == (("512", "1k"), ("256",), ((2.0, 4.0),))
+
+
+def test_figures_are_valid_json_where_points_are_missing(measured):
+    more = table(row("sdpa", 9.0, window=512), row("blockskip", 3.0, window=512))
+    holes = pd.concat([measured, more, figures.published_prefill()])
+    for draw in (figures.heatmap, figures.speedup, figures.throughput):
+        live = draw(holes)._repr_mimebundle_()["application/vnd.plotly.v1+json"]
+        json.dumps(live, allow_nan=False, default=list)
 
 
 def test_wrong_axis_is_refused(measured):

@@ -98,8 +98,9 @@ def _line_figure(chart: LineChart) -> Figure:
         figure.update_layout(legend=column, height=max(460, 150 + 20 * len(chart.lines)))
     xs = sorted({x for line in chart.lines for x in line.x})
     if chart.x_is_time:
-        figure.update_xaxes(type="log", title_text=chart.x_title, ticksuffix="s", exponentformat="SI", dtick=1)
-        figure.update_yaxes(ticksuffix="s", exponentformat="SI", dtick=1)
+        ys = [y for line in chart.lines for y in line.y]
+        figure.update_xaxes(type="log", title_text=chart.x_title, **_time_ticks(xs))
+        figure.update_yaxes(**_time_ticks(ys))
     else:
         ticks = {"tickvals": xs, "ticktext": [theme.tokens(x) for x in xs]} if len(xs) <= 12 else {}
         figure.update_xaxes(type="log", title_text=chart.x_title, **ticks)
@@ -122,13 +123,23 @@ def _log_ticks(values: list[float], as_ratio: bool) -> tuple[list[float], list[s
     return marks, [static.mark(value, as_ratio) for value in marks]
 
 
+def _time_ticks(values: list[float]) -> dict[str, Any]:
+    marks = static.log_marks(values)
+    return {"tickvals": marks, "ticktext": [theme.seconds(mark) for mark in marks]}
+
+
+def _or_none(value: float) -> float | None:
+    """JSON has no nan; plotly leaves out what is None."""
+    return value if value == value else None
+
+
 def trace(line: Line) -> go.Scatter:
     """One line; the range of its quartiles as error bars where it is more than nothing."""
     spread = any(low < high for low, high in zip(line.low, line.high, strict=True))
     error = {
         "type": "data", "symmetric": False, "thickness": 1, "width": 3,
-        "array": [high - y for high, y in zip(line.high, line.y, strict=True)],
-        "arrayminus": [y - low for low, y in zip(line.low, line.y, strict=True)],
+        "array": [_or_none(high - y) for high, y in zip(line.high, line.y, strict=True)],
+        "arrayminus": [_or_none(y - low) for low, y in zip(line.low, line.y, strict=True)],
     }  # fmt: skip
     return go.Scatter(
         x=line.x, y=line.y, name=line.name, mode="lines+markers" if line.joined else "markers",
@@ -156,7 +167,7 @@ def _heat(chart: HeatChart) -> Figure:
     )
     text = [[theme.ratio(value) if value == value else "" for value in row] for row in chart.z]
     limit = static.heat_limit(chart)
-    logs = [[static.log2(value) for value in row] for row in chart.z]
+    logs = [[_or_none(static.log2(value)) for value in row] for row in chart.z]
     ticks = [-limit, -limit / 2, 0, limit / 2, limit]
     figure.add_heatmap(
         x=chart.x, y=chart.y, z=logs, text=text, texttemplate="%{text}", zmin=-limit, zmax=limit, xgap=2, ygap=2,
