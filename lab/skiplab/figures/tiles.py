@@ -12,7 +12,7 @@ from skiplab.figures import theme
 if TYPE_CHECKING:
     import blockskip as bs
 
-FAINTEST = 0.4
+FAINTEST = 0.7
 """Opacity of a pixel of which the least bit is visited: a thin band must not vanish from a large map."""
 
 

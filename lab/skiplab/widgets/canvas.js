@@ -2,7 +2,7 @@
 // Python says everything in words (counts of kept pairs need the mask); this file draws, and asks.
 
 const FULL = [0, 114, 178], PARTIAL = [230, 159, 0], WRONG = "#D55E00"; // Okabe-Ito blue, orange, vermillion
-const FAINTEST = 0.4;   // a pixel of which the least bit is visited: a thin band must not vanish from a large map
+const FAINTEST = 0.7;   // a pixel of which the least bit is visited: a thin band must not vanish from a large map
 const LONGEST = 440;    // CSS pixels of the longer side
 const MARGIN = { left: 64, top: 40, right: 12, bottom: 8 };
 const DETAIL = 256;
