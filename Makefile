@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: lab test sweep bench lint format clean
+.PHONY: lab test sweep bench pictures lint format clean
 
 lab: $(READY)
 	$(BIN)/skiplab lab
@@ -17,6 +17,9 @@ sweep: $(READY)
 bench: $(READY)
 	$(BIN)/python tests/bench/tilemap.py
 	$(BIN)/python tests/bench/prefill_cpu.py
+
+pictures: $(READY)
+	$(BIN)/python tests/bench/pictures.py
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

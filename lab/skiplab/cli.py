@@ -47,6 +47,8 @@ def lab(
         command.append(f"--LabApp.default_url=/lab/tree/{first[0].name}")
     if not browser:
         command.append("--no-browser")
+    if hasattr(os, "geteuid") and os.geteuid() == 0:
+        command.append("--allow-root")  # in a container one often is; the server is local and asks for its token
     raise typer.Exit(subprocess.call(command))
 
 
