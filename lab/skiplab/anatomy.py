@@ -105,7 +105,16 @@ def read(kernel, capability: tuple[int, int]) -> Anatomy:
     registers, stack, _, local = map(int, resources.groups())
     sass = _cuobjdump(cubin, "-sass")
     counts = Counter(INSTRUCTION.findall(sass))
-    return Anatomy(capability, registers, max(stack, local), kernel.metadata.shared, counts, kernel.asm["ttgir"], kernel.asm["ptx"], sass)
+    return Anatomy(
+        capability,
+        registers,
+        max(stack, local),
+        kernel.metadata.shared,
+        counts,
+        kernel.asm["ttgir"],
+        kernel.asm["ptx"],
+        sass,
+    )
 
 
 def _cuobjdump(cubin: bytes, option: str) -> str:
