@@ -31,7 +31,7 @@ from skiplab import figures
 # ## Three kinds of tiles
 #
 # Sixteen queries (downwards) and sixteen keys (to the right) in tiles of 4 × 4. Each query sees itself and
-# the five keys before it.
+# the nine keys before it.
 #
 # - **empty** (`·`): no pair is kept. The kernel never loads these keys.
 # - **partial** (`▒`): some pairs are kept. The kernel computes the tile and applies the mask.

@@ -12,6 +12,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
+import os
 import platform
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -90,12 +91,18 @@ def execute(document: Any, folder: Path, timeout_s: float) -> dict[str, Any]:
     )
     probe = new_code_cell(PROBE.format(names=parameter_names(document)))
     document.cells.append(probe)
-    with client.setup_kernel():
+    with client.setup_kernel(env=_environment()):
         for index, cell in enumerate(document.cells):
             client.execute_cell(cell, index)
     document.cells.pop()
     text = "".join(output.get("text", "") for output in probe.outputs)
     return json.loads(text.split(MARK, 1)[1])
+
+
+def _environment() -> dict[str, str]:
+    """This process's environment; the kernel works in another folder, so relative import paths become absolute."""
+    paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(str(Path(path).resolve()) for path in paths if path)}
 
 
 def parameter_names(document: Any) -> list[str]:
