@@ -21,6 +21,9 @@ from .mask import And, Dense, Dilated, Mask, MaskMod, Not, Or
 ELEMENTS_AT_ONCE = 1 << 24
 """How many elements of a `dense` or `mask_mod` mask are looked at in one step: bounds the memory, no L x L tensor."""
 
+ONE_THREAD = 32_000
+"""torch spreads larger element-wise work over threads, whose start costs more than the work where a core is busy."""
+
 LONGEST_PERIOD = 1 << 22
 """Dilated strides whose common multiple exceeds this are counted element by element."""
 
@@ -94,8 +97,8 @@ def _segments(leaves: list[Mask], grid: Grid) -> _Segments:
             crossing = values - c
             inside = (crossing >= starts - 1) & (crossing <= ends)
             cuts += [crossing[inside], crossing[inside] + 1]
-    first = np.unique(np.concatenate(cuts))
-    first = first[(first >= lo) & (first < hi)]
+    first = np.sort(np.concatenate(cuts))
+    first = first[(first >= lo) & (first < hi) & np.append(True, first[1:] != first[:-1])]
     last = np.append(first[1:], hi) - 1
     still = [values[np.searchsorted(starts, first, "right") - 1] for starts, values in steps]
     at_first = np.stack([*(first + c for c in slopes), *still]).clip(0, grid.kv_len)
@@ -115,7 +118,9 @@ def _between_edges(mask: Mask, segments: _Segments) -> np.ndarray:
 def _leaf_value(leaf: Mask, q: torch.Tensor, k: torch.Tensor) -> np.ndarray:
     if isinstance(leaf, Dilated):
         return np.ones(k.shape, np.uint8)
-    return leaf.keep(q, k).numpy().view(np.uint8) * np.uint8(2)
+    pieces = max(1, -(-k.numel() // ONE_THREAD))
+    keep = [leaf.keep(*some) for some in zip(q.chunk(pieces, 1), k.chunk(pieces, 1), strict=True)]
+    return torch.cat(keep, 1).numpy().view(np.uint8) * np.uint8(2)
 
 
 def _evaluate(mask: Mask, value_of) -> np.ndarray:
