@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -26,7 +27,8 @@ QUIET = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "-
 WAIT_MS = 90_000
 
 
-def find_chromium() -> str:
+@pytest.fixture
+def chromium() -> str:
     """Path of a Chromium; without one the test is skipped, or fails where SKIPLAB_REQUIRE_BROWSER=1 forbids that."""
     for name in NAMES:
         if path := shutil.which(name):
@@ -95,8 +97,7 @@ PIXELS = """canvas => {
 }"""
 
 
-def test_window_slider_moves_map_and_words(lab):
-    chromium = find_chromium()
+def test_window_slider_moves_map_and_words(chromium, lab):
     from playwright.sync_api import expect, sync_playwright
 
     with sync_playwright() as driver:
@@ -146,8 +147,6 @@ def leaves_machine(address: str) -> bool:
     return "127.0.0.1" not in address and not address.startswith(("data:", "blob:"))
 
 
-def holding(text: str):
-    """A pattern that holds `text` anywhere."""
-    import re
-
+def holding(text: str) -> re.Pattern[str]:
+    """A pattern that finds `text` anywhere."""
     return re.compile(re.escape(text))
