@@ -89,7 +89,8 @@ class Plan:
         if self.config is not None and self.tilemap is not None:
             tiles = f"{self.queries_per_tile} queries x {self.config.block_n} keys"
             packed = f"; {self.group} query heads packed into each tile" if self.packed else ""
-            lines += [f"config  {self.config}: {tiles}{packed}", f"tiles   {self.tilemap.summary()}"]
+            config = f"{self.config}: " if self.impl == "triton" else ""  # PyTorch has no warps and no stages
+            lines += [f"config  {config}{tiles}{packed}", f"tiles   {self.tilemap.summary()}"]
         return "\n".join(lines)
 
 
