@@ -1,7 +1,11 @@
-"""Block-skip attention kernels: masks, tile maps, attention. Importing needs torch and numpy alone."""
+"""Block-skip attention and quantised linear kernels. Importing needs torch and numpy alone."""
 
 from .attention.api import attention, explain, scaled_dot_product_attention
+from .attention.decode_api import decode, explain_decode
 from .config import TileConfig
+from .linear.api import linear
+from .linear.module import QuantizedLinear, quantize_
+from .linear.weight import QuantizedWeight, quantize
 from .mask import (
     Band,
     Mask,
@@ -24,6 +28,8 @@ __version__ = "0.1.0"
 __all__ = [
     "Band",
     "Mask",
+    "QuantizedLinear",
+    "QuantizedWeight",
     "TileConfig",
     "TileMap",
     "Work",
@@ -33,12 +39,17 @@ __all__ = [
     "band",
     "causal",
     "chunked",
+    "decode",
     "dense",
     "dilated",
     "document",
     "explain",
+    "explain_decode",
+    "linear",
     "mask_mod",
     "prefix_lm",
+    "quantize",
+    "quantize_",
     "scaled_dot_product_attention",
     "sink",
     "sliding_window",

@@ -1,0 +1,86 @@
+"""The public quantised linear call: the contract, its checks, and the way to an implementation."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from . import reference, tiled
+from .weight import DTYPES, QuantizedWeight
+
+IMPLS = ("auto", "reference", "tiled", "triton")
+
+
+def linear(x: torch.Tensor, w: QuantizedWeight, bias: torch.Tensor | None = None, impl: str = "auto") -> torch.Tensor:
+    """x @ w^T + bias for a quantised weight. Inference only.
+
+    x: [..., K], float16, bfloat16 or float32 (float64 too for impl='reference'); any strides.
+    w: `blockskip.quantize`'s result, [N, K], on x's device.
+    bias: [N] in x's dtype, or None.
+    impl: reference | tiled | triton; auto takes triton on CUDA, tiled elsewhere. An explicit one never falls back.
+
+    Up to 8 rows (all of x's leading dimensions together), activations are rounded to int8, with a step for each 32 of
+    them (the largest magnitude / 127), multiplied in integers (dp4a) and summed in float32. That rounding is part of
+    the operation, whatever the implementation. With more rows activations stay as they are, and the weights are
+    rounded to x's dtype. A row with a value that is not finite gives NaN, or what its products give with more rows.
+
+    Returns [..., N] in x's dtype, the same bits each time. Raises TypeError for dtypes and kinds, ValueError for
+    shapes, devices, unknown words and what an implementation cannot do.
+    """
+    if torch.compiler.is_compiling():
+        from .ops import traced_linear
+
+        return traced_linear(x, w, bias, impl)
+    check(x, w, bias, impl)
+    return run(x, w, bias, choose_impl(x, impl))
+
+
+def check(x, w, bias, impl) -> None:
+    """TypeError or ValueError names the argument, what was given and what is allowed."""
+    if impl not in IMPLS:
+        raise ValueError(f"impl: given {impl!r}; allowed are {', '.join(IMPLS)}")
+    if not isinstance(w, QuantizedWeight):
+        raise TypeError(f"w: given {type(w).__name__}; a QuantizedWeight, such as quantize(weight), is needed")
+    _check_tensor("x", x, (*DTYPES, torch.float64) if impl == "reference" else DTYPES, w)
+    if x.ndim < 1 or x.shape[-1] != w.shape[1]:
+        raise ValueError(f"x: given shape {tuple(x.shape)}; [..., {w.shape[1]}] is needed, w's K")
+    if bias is not None:
+        _check_tensor("bias", bias, (x.dtype,), w)
+        if tuple(bias.shape) != (w.shape[0],):
+            raise ValueError(f"bias: given shape {tuple(bias.shape)}; [{w.shape[0]}] is needed, w's N")
+
+
+def _check_tensor(name: str, t, dtypes: tuple[torch.dtype, ...], w: QuantizedWeight) -> None:
+    if not isinstance(t, torch.Tensor):
+        raise TypeError(f"{name}: given {type(t).__name__}; a tensor is needed")
+    if t.dtype not in dtypes:
+        raise TypeError(f"{name}: given {t.dtype}; allowed are {', '.join(map(str, dtypes))}")
+    if t.device != w.device:
+        raise ValueError(f"{name}: is on {t.device}; must be on w's {w.device}")
+    if t.requires_grad and torch.is_grad_enabled():
+        raise ValueError(f"{name}: requires grad; this is for inference: use torch.no_grad() or detach()")
+
+
+def choose_impl(x: torch.Tensor, impl: str) -> str:
+    """The implementation that `impl` means for these tensors; ValueError where it cannot run."""
+    if impl == "auto":
+        return "triton" if x.is_cuda else "tiled"
+    if impl == "triton" and not x.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
+        raise ValueError(
+            f"impl: 'triton' needs CUDA tensors, these are on {x.device}; set TRITON_INTERPRET=1 before triton is "
+            "imported to run the kernels in Triton's interpreter (correct, very slow), or use impl='tiled'"
+        )
+    return impl
+
+
+def run(x: torch.Tensor, w: QuantizedWeight, bias: torch.Tensor | None, impl: str) -> torch.Tensor:
+    """A checked call by the implementation of that name."""
+    flat = x.reshape(-1, x.shape[-1])
+    if impl == "triton" and flat.shape[0]:
+        from . import launch
+
+        out = launch.linear(flat, w, bias)
+    else:
+        out = (reference if impl == "reference" else tiled).linear(flat, w, bias)
+    return out.view(*x.shape[:-1], w.shape[0])

@@ -1,0 +1,134 @@
+"""From a checked call to launches of the Triton kernels. Imports triton."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+import triton
+
+from ..config import SMALLEST_CAPABILITY
+from ..device import interpreting
+from .activations import MOST_ROWS
+from .dequantize import dequantize
+from .matvec import matvec, round_activations
+from .weight import BLOCK, QuantizedWeight
+
+BLOCK_ELEMENTS = 1 << 24
+"""Float weights that exist at a time where there are many rows: 32 MB in bfloat16, which Hopper's L2 holds."""
+ROUNDING_BLOCKS = 16
+
+
+@dataclass(frozen=True)
+class MatvecConfig:
+    """block_n weight rows a program; blocks of 32 weights a step, 4 or more; num_warps warps a program.
+
+    block_n * blocks = 32 * num_warps gives each thread one block of 32 weights a step: a 16-byte load of int4.
+    """
+
+    block_n: int
+    blocks: int
+    num_warps: int
+
+
+def matvec_config(in_features: int) -> MatvecConfig:
+    """Steps of 32 blocks where they divide K, of 8 where those do; where neither does the last step is masked."""
+    blocks = in_features // BLOCK
+    return MatvecConfig(16, 8, 4) if blocks % 32 and blocks % 8 == 0 else MatvecConfig(4, 32, 4)
+
+
+class Launch(NamedTuple):
+    """Arguments, constants and grid of one launch; `compile` of the same works without a GPU."""
+
+    arguments: tuple
+    constants: dict
+    grid: tuple[int, ...]
+
+
+def linear(
+    x: torch.Tensor, w: QuantizedWeight, bias: torch.Tensor | None, config: MatvecConfig | None = None
+) -> torch.Tensor:
+    """x [M, K] -> [M, N] in x's dtype; see `blockskip.linear`. `config` is the matvec's, for tuning."""
+    _check_device(x.device)
+    # bfloat16 is wrong in Triton's interpreter: there the kernels compute in float32 and torch rounds at the end
+    if interpreting():
+        w = QuantizedWeight(w.data, w.scale.float(), None if w.zero is None else w.zero.float(), w.dtype)
+    with torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext():
+        if x.shape[0] > MOST_ROWS:
+            return _many_rows(x, w, bias)
+        return _few_rows(x, w, bias, config or matvec_config(w.shape[1]))
+
+
+def _few_rows(x, w: QuantizedWeight, bias, config: MatvecConfig) -> torch.Tensor:
+    given = x.dtype
+    if interpreting():
+        x, bias = x.float(), None if bias is None else bias.float()
+    rows, blocks = x.shape[0], w.shape[1] // BLOCK
+    words = torch.empty((rows, 2, blocks * 4), dtype=torch.int32, device=x.device)
+    step, total = (torch.empty((rows, blocks), dtype=torch.float32, device=x.device) for _ in range(2))
+    out = torch.empty((rows, w.shape[0]), dtype=x.dtype, device=x.device)
+    first = prepare_rounding(x, w, words, step, total)
+    round_activations[first.grid](*first.arguments, **first.constants)
+    second = prepare_matvec(w, words, step, total, bias, out, config)
+    matvec[second.grid](*second.arguments, **second.constants, num_warps=config.num_warps)
+    return out.to(given)
+
+
+def prepare_rounding(x, w: QuantizedWeight, words, step, total) -> Launch:
+    """The launch that rounds x [M, K] to int8."""
+    constants = {"K": w.shape[1], "BITS": w.bits, "BLOCKS": ROUNDING_BLOCKS}
+    grid = (triton.cdiv(w.shape[1] // BLOCK, ROUNDING_BLOCKS), x.shape[0])
+    return Launch((x, *x.stride(), words, step, total), constants, grid)
+
+
+def prepare_matvec(w: QuantizedWeight, words, step, total, bias, out, config: MatvecConfig) -> Launch:
+    """The launch of the matvec on activations that are rounded already."""
+    constants = {
+        "K": w.shape[1],
+        "GROUP": w.group_size,
+        "BITS": w.bits,
+        "ROWS": out.shape[0],
+        "BLOCK_N": config.block_n,
+        "BLOCKS": config.blocks,
+        "ASM": not interpreting(),
+    }
+    arguments = (
+        w.data.view(w.shape[0], -1).view(torch.int32),
+        w.scale,
+        w.zero,
+        words,
+        step,
+        total,
+        bias,
+        out,
+        w.shape[0],
+    )
+    return Launch(arguments, constants, (triton.cdiv(w.shape[0], config.block_n),))
+
+
+def _many_rows(x, w: QuantizedWeight, bias) -> torch.Tensor:
+    out = torch.empty((x.shape[0], w.shape[0]), dtype=x.dtype, device=x.device)
+    for rows, part in w.blocks(BLOCK_ELEMENTS):
+        weight = torch.empty(part.shape, dtype=torch.float32 if interpreting() else x.dtype, device=x.device)
+        launch = prepare_dequantize(part, weight)
+        dequantize[launch.grid](*launch.arguments, **launch.constants)
+        out[:, rows] = F.linear(x, weight.to(x.dtype), None if bias is None else bias[rows])
+    return out
+
+
+def prepare_dequantize(w: QuantizedWeight, out: torch.Tensor) -> Launch:
+    """The launch that writes w's floats to out [N, K]."""
+    constants = {"K": w.shape[1], "GROUP": w.group_size, "BITS": w.bits, "BLOCK_N": 4, "BLOCK_K": 1024}
+    grid = (triton.cdiv(w.shape[0], 4), triton.cdiv(w.shape[1], 1024))
+    return Launch((w.data, w.scale, w.zero, out, w.shape[0]), constants, grid)
+
+
+def _check_device(device: torch.device) -> None:
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) < SMALLEST_CAPABILITY:
+        major, minor = torch.cuda.get_device_capability(device)
+        raise ValueError(
+            f"impl: 'triton' needs compute capability 8.0 or higher, this device has {major}.{minor}; use impl='tiled'"
+        )

@@ -1,0 +1,209 @@
+"""The Triton kernels: activations to int8, the dp4a matvec for up to eight rows, and weights back to floats.
+
+Inside a block of 32 weights the int8 activations stand in two planes of 16 bytes, as the weights need them: for int4
+the low nibbles meet the even activations and the high nibbles the odd ones; for int8 the first half meets the first
+half. So one 16-byte load of int4 weights, or two of int8, and two of activations feed eight dp4a.
+
+What keeps shared memory and spills out of the loop (`tests/kernels/test_linear_anatomy.py` holds the compiled kernels
+to it): K is a constant; activations are loaded through 2-D pointers, so that they land in the weights' layout;
+metadata is not vectorised, so that a scale lands in the thread that holds its block; weights of the next step are
+loaded by hand and not by `num_stages`, which would copy them through shared memory.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from ..device import wide
+
+ROUND = tl.constexpr(12582912.0)
+"""1.5 * 2**23: adding it to a float32 below 2**22 and taking it away rounds to the nearest integer, ties to even."""
+NOT_FINITE = tl.constexpr(0x7F800000)
+
+
+@triton.jit
+def signed_byte(word, i: tl.constexpr):
+    """Byte i of an int32, with its sign."""
+    return (word << (24 - 8 * i)) >> 24
+
+
+@triton.jit
+def dp4a(a, b, c, ASM: tl.constexpr):
+    """c + the dot product of four signed bytes with four signed bytes; emulated where there is no inline assembly."""
+    if ASM:
+        return tl.inline_asm_elementwise(
+            "dp4a.s32.s32 $0, $1, $2, $3;", "=r,r,r,r", [a, b, c], dtype=tl.int32, is_pure=True, pack=1
+        )
+    for i in tl.static_range(4):
+        c += signed_byte(a, i) * signed_byte(b, i)
+    return c
+
+
+@triton.jit
+def round_activations(
+    x, row_stride, col_stride, words, step, total, K: tl.constexpr, BITS: tl.constexpr, BLOCKS: tl.constexpr
+):
+    """Row program_id(1) of x, in blocks of 32: int8 words [rows, 2, K / 8], steps and code sums [rows, K / 32].
+
+    A block's step is its largest magnitude / 127. One with a value that is not finite gets codes 0 and that step, so
+    that its products are NaN.
+    """
+    ALL: tl.constexpr = K // 32
+    row = tl.program_id(1)
+    b = tl.program_id(0) * BLOCKS + tl.arange(0, BLOCKS)
+    plane = tl.arange(0, 2)[None, :, None, None]
+    word = tl.arange(0, 4)[None, None, :, None]
+    byte = tl.arange(0, 4)[None, None, None, :]
+    k = word * 8 + byte * 2 + plane if BITS == 4 else plane * 16 + word * 4 + byte
+    at = b[:, None, None, None] * 32 + k  # [BLOCKS, 2, 4, 4]
+    v = tl.load(x + wide(row) * row_stride + at.to(tl.int64) * col_stride, mask=at < K, other=0.0).to(tl.float32)
+    # the magnitude as an integer orders as the float does, with infinity and NaN above all others
+    largest = tl.max(tl.reshape(v.to(tl.int32, bitcast=True) & 0x7FFFFFFF, [BLOCKS, 32]), axis=1)
+    s = tl.div_rn(largest.to(tl.float32, bitcast=True), 127.0 + tl.zeros([BLOCKS], tl.float32))
+    usable = (largest < NOT_FINITE) & (s > 0)
+    divisor = tl.reshape(tl.where(usable, s, 1.0), [BLOCKS, 1, 1, 1]) + tl.zeros([BLOCKS, 2, 4, 4], tl.float32)
+    v = tl.where(tl.reshape(usable, [BLOCKS, 1, 1, 1]), v, 0.0)
+    # a division, because the product with 1 / step may be contracted with the sum and would round otherwise than torch
+    code = ((tl.div_rn(v, divisor) + ROUND) - ROUND).to(tl.int32)
+    code = tl.minimum(tl.maximum(code, -127), 127)  # a subnormal step is too coarse for the quotient
+    packed = tl.reshape(tl.sum((code & 0xFF) << (byte * 8), axis=3), [BLOCKS, 2, 4])
+    place = tl.arange(0, 2)[None, :, None] * (ALL * 4) + b[:, None, None] * 4 + tl.arange(0, 4)[None, None, :]
+    tl.store(words + wide(row) * (ALL * 8) + place, packed, mask=(b < ALL)[:, None, None])
+    tl.store(step + wide(row) * ALL + b, s, mask=b < ALL)
+    tl.store(total + wide(row) * ALL + b, tl.sum(tl.reshape(code, [BLOCKS, 32]), axis=1).to(tl.float32), mask=b < ALL)
+
+
+@triton.jit
+def load_some(pointers, ok, CHECK: tl.constexpr):
+    """What is loaded once and not again soon, 0 where `ok` is false."""
+    if CHECK:
+        return tl.load(pointers, mask=ok, other=0, eviction_policy="evict_first")
+    return tl.load(pointers, eviction_policy="evict_first")
+
+
+@triton.jit
+def load_metadata(table, rows, b0, ALL: tl.constexpr, GROUP: tl.constexpr, BLOCKS: tl.constexpr):
+    """[rows, BLOCKS]: each group's value once for each of its blocks."""
+    SHARE: tl.constexpr = GROUP // 32
+    CHECK: tl.constexpr = ALL % BLOCKS != 0
+    g = (b0 // SHARE + tl.arange(0, BLOCKS // SHARE))[None, :]
+    values = load_some(table + rows[:, None] * (ALL // SHARE) + g, g < ALL // SHARE, CHECK)
+    if SHARE > 1:  # loaded once and repeated: a load with repeated addresses goes through shared memory in Triton 3.6
+        spread = tl.broadcast_to(values[:, :, None], [values.shape[0], BLOCKS // SHARE, SHARE])
+        values = tl.reshape(spread, [values.shape[0], BLOCKS])
+    return values
+
+
+@triton.jit
+def load_weights(
+    data, scale, zero, rows, b0, K: tl.constexpr, GROUP: tl.constexpr, BITS: tl.constexpr, BLOCKS: tl.constexpr
+):
+    """A tuple: int32 words [rows, BLOCKS * 4] (two for int8), scales [rows, BLOCKS] and zeros if there are some."""
+    ALL: tl.constexpr = K // 32
+    CHECK: tl.constexpr = ALL % BLOCKS != 0
+    word = (b0 * 4 + tl.arange(0, BLOCKS * 4))[None, :]
+    at = data + rows[:, None] * (ALL * BITS) + word
+    loaded = (load_some(at, word < ALL * 4, CHECK),)
+    if BITS == 8:
+        loaded += (load_some(at + ALL * 4, word < ALL * 4, CHECK),)
+    loaded += (load_metadata(scale, rows, b0, ALL, GROUP, BLOCKS),)
+    if zero is not None:
+        loaded += (load_metadata(zero, rows, b0, ALL, GROUP, BLOCKS),)
+    return loaded
+
+
+@triton.jit
+def load_activations(pointers, ok, CHECK: tl.constexpr):
+    """What every program reads: it stays in the caches."""
+    if CHECK:
+        return tl.load(pointers, mask=ok, other=0)
+    return tl.load(pointers)
+
+
+@triton.jit
+def multiply(
+    sums,
+    loaded,
+    words,
+    step,
+    total,
+    rows,
+    b0,
+    K: tl.constexpr,
+    BITS: tl.constexpr,
+    SYMMETRIC: tl.constexpr,
+    BLOCKS: tl.constexpr,
+    ASM: tl.constexpr,
+):
+    """`sums` with BLOCKS blocks more: a tuple of float32 [rows, BLOCKS], one for each row of activations."""
+    ALL: tl.constexpr = K // 32
+    CHECK: tl.constexpr = ALL % BLOCKS != 0
+    word = rows[:, None] * 0 + (b0 * 4 + tl.arange(0, BLOCKS * 4))[None, :]  # 2-D: they land in the weights' layout
+    b = rows[:, None] * 0 + (b0 + tl.arange(0, BLOCKS))[None, :]
+    if BITS == 4:
+        first, second, s = loaded[0] & 0x0F0F0F0F, (loaded[0] >> 4) & 0x0F0F0F0F, loaded[1].to(tl.float32)
+    else:
+        first, second, s = loaded[0], loaded[1], loaded[2].to(tl.float32)
+    new = ()
+    for m in tl.static_range(len(sums)):
+        a = words + m * ALL * 8 + word
+        dot = dp4a(first, load_activations(a, word < ALL * 4, CHECK), tl.zeros(first.shape, tl.int32), ASM)
+        dot = dp4a(second, load_activations(a + ALL * 4, word < ALL * 4, CHECK), dot, ASM)
+        whole = tl.sum(tl.reshape(dot, [dot.shape[0], BLOCKS, 4]), axis=2).to(tl.float32)  # in one thread
+        # code sums are integers below 2**24: what is subtracted for the zero point is exact
+        if not SYMMETRIC:
+            whole -= loaded[len(loaded) - 1].to(tl.float32) * load_activations(total + m * ALL + b, b < ALL, CHECK)
+        elif BITS == 4:
+            whole -= 8.0 * load_activations(total + m * ALL + b, b < ALL, CHECK)
+        new += (sums[m] + s * load_activations(step + m * ALL + b, b < ALL, CHECK) * whole,)
+    return new
+
+
+@triton.jit(do_not_specialize_on_alignment=["scale", "zero", "step", "total", "bias"])
+def matvec(
+    data,
+    scale,
+    zero,
+    words,
+    step,
+    total,
+    bias,
+    out,
+    N,
+    K: tl.constexpr,
+    GROUP: tl.constexpr,
+    BITS: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCKS: tl.constexpr,
+    ASM: tl.constexpr,
+):
+    """out [ROWS, N] = activations x weights^T + bias, BLOCK_N weight rows a program, BLOCKS blocks of 32 a step.
+
+    data: int32 view of the packed weight; scale, zero [N, K / GROUP]; words, step, total as `round_activations` leaves
+    them; zero and bias may be None. Sums run in an order that the constants fix.
+    """
+    ALL: tl.constexpr = K // 32
+    LAST: tl.constexpr = (ALL - 1) // BLOCKS * BLOCKS
+    n0 = tl.program_id(0) * BLOCK_N
+    n = tl.arange(0, BLOCK_N)
+    rows = tl.minimum(n, N - 1 - n0)  # rows past the end read the last one again
+    data += wide(n0) * (ALL * BITS)
+    scale += wide(n0) * (K // GROUP)
+    if zero is not None:
+        zero += wide(n0) * (K // GROUP)
+    sums = ()
+    for _ in tl.static_range(ROWS):
+        sums += (tl.zeros([BLOCK_N, BLOCKS], tl.float32),)
+    loaded = load_weights(data, scale, zero, rows, 0, K, GROUP, BITS, BLOCKS)
+    for b0 in tl.range(0, LAST, BLOCKS):
+        following = load_weights(data, scale, zero, rows, b0 + BLOCKS, K, GROUP, BITS, BLOCKS)
+        sums = multiply(sums, loaded, words, step, total, rows, b0, K, BITS, zero is None, BLOCKS, ASM)
+        loaded = following
+    sums = multiply(sums, loaded, words, step, total, rows, LAST, K, BITS, zero is None, BLOCKS, ASM)
+    for m in tl.static_range(ROWS):
+        y = tl.sum(sums[m], axis=1)
+        if bias is not None:
+            y += tl.load(bias + n0 + rows).to(tl.float32)
+        tl.store(out + wide(m) * N + n0 + n, y.to(out.dtype.element_ty), mask=n0 + n < N)

@@ -1,0 +1,38 @@
+"""`blockskip::linear` for torch.library: what torch.compile and torch.export put into their graphs.
+
+The weight travels as its tensors. Eager calls do not come this way.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from . import api
+from .weight import QuantizedWeight
+
+
+@torch.library.custom_op("blockskip::linear", mutates_args=())
+def linear_op(
+    x: torch.Tensor,
+    data: torch.Tensor,
+    scale: torch.Tensor,
+    zero: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    impl: str,
+) -> torch.Tensor:
+    """`blockskip.linear` of a weight's tensors."""
+    w = QuantizedWeight(data, scale, zero, x.dtype)
+    api.check(x, w, bias, impl)
+    return api.run(x, w, bias, api.choose_impl(x, impl))
+
+
+@linear_op.register_fake
+def _(x, data, scale, zero, bias, impl):
+    w = QuantizedWeight(data, scale, zero, x.dtype)
+    api.check(x, w, bias, impl)
+    return x.new_empty((*x.shape[:-1], w.shape[0]))
+
+
+def traced_linear(x, w: QuantizedWeight, bias, impl: str) -> torch.Tensor:
+    """`blockskip.linear` while torch.compile or torch.export traces."""
+    return torch.ops.blockskip.linear(x, w.data, w.scale, w.zero, bias, impl)

@@ -1,0 +1,83 @@
+"""Compiles the matvec for GPUs that are not there and prints what came out, a JSON line each.
+
+A process of its own, because kernels that were imported for the interpreter cannot be compiled.
+Usage: compile_linear.py CAPABILITY, such as 9.0
+"""
+
+import itertools
+import json
+import re
+import sys
+
+import torch
+from blockskip.linear import launch
+from blockskip.linear.weight import QuantizedWeight
+from skiplab.anatomy import _pretend, read
+
+INSTRUCTION = re.compile(r"/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.a-z]*)([^;]*);")
+MEMORY_OF_THE_BLOCK = re.compile(r"LDS|STS|LDGSTS|BAR|LDL|STL")
+N = 64  # not a constant of the kernel
+
+# (K, group_size, bits, rows, symmetric)
+CASES = [(k, group, 4, 1, False) for k, group in itertools.product((5376, 8192, 21504), (32, 64, 128))]
+CASES += [(8192, group, 8, 1, True) for group in (32, 64, 128)]
+CASES += [(5376, 32, 8, 1, False), (5376, 32, 4, 1, True), (5376 + 32, 32, 4, 1, False)]
+CASES += [(5376, 32, 4, rows, False) for rows in (2, 5, 8)] + [(8192, 128, 8, 8, False), (21504, 64, 4, 8, False)]
+
+
+def weight(k, group_size, bits, symmetric):
+    shape, dtype = ((N, k // 2), torch.uint8) if bits == 4 else ((N, 2, k // 32, 16), torch.int8)
+    scale = torch.zeros((N, k // group_size), dtype=torch.bfloat16)
+    return QuantizedWeight(torch.zeros(shape, dtype=dtype), scale, None if symmetric else scale, torch.bfloat16)
+
+
+def compiled(capability, k, group_size, bits, rows, symmetric):
+    w = weight(k, group_size, bits, symmetric)
+    words = torch.zeros((rows, 2, k // 8), dtype=torch.int32)
+    step, total = torch.zeros((rows, k // 32)), torch.zeros((rows, k // 32))
+    config = launch.matvec_config(k)
+    out = torch.zeros((rows, N), dtype=torch.bfloat16)
+    one = launch.prepare_matvec(w, words, step, total, None, out, config)
+    with _pretend(capability):
+        kernel = launch.matvec.warmup(*one.arguments, **one.constants, grid=one.grid, num_warps=config.num_warps)
+    return read(kernel, capability)
+
+
+def before_the_end(sass):
+    """Opcodes of the loop over K; where it was unrolled whole, of everything up to the last product.
+
+    What follows is the sum over a row's threads and the store, once a program.
+    """
+    lines = [(int(at, 16), name, operands) for at, name, operands in INSTRUCTION.findall(sass)]
+    targets = [
+        (int(found[1], 16), at)
+        for at, name, operands in lines
+        if name.startswith("BRA") and (found := re.search(r"0x([0-9a-f]+)", operands))
+    ]
+    loops = [(start, end) for start, end in targets if start < end]
+    products = [at for at, name, _ in lines if name.startswith("IDP")]
+    start, end = max(loops, key=lambda loop: loop[1] - loop[0]) if loops else (0, products[-1])
+    return [name for at, name, _ in lines if start <= at <= end]
+
+
+def main(capability):
+    for case in CASES:
+        anatomy = compiled(capability, *case)
+        names = [name for _, name, _ in INSTRUCTION.findall(anatomy.sass)]
+        loads = [name for name in names if name.startswith("LDG")]
+        body = before_the_end(anatomy.sass)
+        row = {
+            "case": case,
+            "registers": anatomy.registers,
+            "spill_bytes": anatomy.spill_bytes,
+            "products": sum(name.startswith("IDP.4A") for name in names),
+            "wide_loads": sum(".128" in name for name in loads),
+            "narrow_loads": sum(".128" not in name for name in loads),
+            "products_in_loop": sum(name.startswith("IDP.4A") for name in body),
+            "shared_in_loop": [name for name in body if MEMORY_OF_THE_BLOCK.match(name)],
+        }
+        print(json.dumps(row), flush=True)
+
+
+if __name__ == "__main__":
+    main(tuple(map(int, sys.argv[1].split("."))))

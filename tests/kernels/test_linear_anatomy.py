@@ -1,0 +1,60 @@
+"""The matvec compiled for GPUs that are not there: 16-byte loads, dp4a, no shared memory in the loop, no spills.
+
+What the interpreter cannot show. Each GPU's kernels are compiled in a process of their own, two at a time.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="Triton compiles on Linux alone"),
+    pytest.mark.timeout(1200),
+]
+CAPABILITIES = ("8.0", "9.0", "12.0")
+MOST_REGISTERS = 128  # 4 programs of 4 warps fit an SM's registers
+
+
+def compile_all(capability):
+    root = Path(__file__).parents[2]
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    environment["PYTHONPATH"] = f"{root / 'kernels'}{os.pathsep}{root / 'lab'}"
+    script = Path(__file__).with_name("compile_linear.py")
+    done = subprocess.run([sys.executable, script, capability], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def compiled():
+    with ThreadPoolExecutor(2) as pool:
+        return dict(zip(CAPABILITIES, pool.map(compile_all, CAPABILITIES), strict=True))
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
+def test_the_asked_for_shapes_are_there(compiled, capability):
+    cases = {tuple(row["case"][:4]) for row in compiled[capability]}
+    assert {(k, group, 4, 1) for k in (5376, 8192, 21504) for group in (32, 64, 128)} <= cases
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
+def test_no_shared_memory_in_the_loop_and_no_spills(compiled, capability):
+    for row in compiled[capability]:
+        assert row["products_in_loop"] > 0 and row["shared_in_loop"] == [], row
+        assert row["spill_bytes"] == 0 and row["registers"] <= MOST_REGISTERS, row
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
+def test_a_weight_load_of_16_bytes_serves_all_rows(compiled, capability):
+    """A step is 8 dp4a a row: one or two wide loads of weights in all, two of activations a row, and the metadata."""
+    for row in compiled[capability]:
+        _, _, bits, rows, symmetric = row["case"]
+        steps = row["products"] / (8 * rows)
+        assert row["wide_loads"] == steps * (bits // 4 + 2 * rows), row
+        sums_needed = 0 if symmetric and bits == 8 else rows
+        assert row["narrow_loads"] == steps * ((1 if symmetric else 2) + rows + sums_needed), row
