@@ -67,10 +67,21 @@ _PREFILL = [
 ]
 
 
-def prefill_config(capability: tuple[int, int], head_dim: int, dtype: torch.dtype) -> TileConfig:
+# The same for calls whose tiles would keep less than half the multiprocessors busy: smaller tiles, more programs. On an
+# H100, D 256, 32 heads: 256 queries 14.2 us instead of 15.5, 128 queries 8.1 instead of 10.6; at 512 it no longer pays.
+# 64x64 three deep took 11.6 us at 256 queries, but spills 56 bytes.
+_PREFILL_SHORT = [
+    ((9, 0), 256, 2, TileConfig(64, 32, 4, 2)),
+]
+
+
+def prefill_config(
+    capability: tuple[int, int], head_dim: int, dtype: torch.dtype, rows: int | None = None, sms: int | None = None
+) -> TileConfig:
     """The configuration of the prefill kernel for a device of this compute capability.
 
-    Raises ValueError below compute capability 8.0.
+    rows: query rows of the call over all batches and heads; sms: the device's multiprocessors. Where both are given, a
+    call too small to fill the device takes smaller tiles. Raises ValueError below compute capability 8.0.
     """
     if capability < SMALLEST_CAPABILITY:
         raise ValueError(
@@ -78,7 +89,18 @@ def prefill_config(capability: tuple[int, int], head_dim: int, dtype: torch.dtyp
             "use impl='tiled'"
         )
     family = (9, 0) if (9, 0) <= capability < (12, 0) else (8, 0)
-    for first, dim, element_bytes, config in _PREFILL:
+    config = _first(_PREFILL, family, head_dim, dtype)
+    if config is None:
+        raise ValueError(f"head_dim: given {head_dim}; from 8 to 512")
+    if rows is not None and sms is not None and 2 * rows <= sms * config.block_m:
+        smaller = _first(_PREFILL_SHORT, family, head_dim, dtype)
+        if smaller is not None and smaller.block_m < config.block_m:
+            return smaller
+    return config
+
+
+def _first(table, family: tuple[int, int], head_dim: int, dtype: torch.dtype) -> TileConfig | None:
+    for first, dim, element_bytes, config in table:
         if family >= first and head_dim <= dim and dtype.itemsize <= element_bytes:
             return config
-    raise ValueError(f"head_dim: given {head_dim}; from 8 to 512")
+    return None

@@ -186,6 +186,16 @@ def test_old_devices_get_a_clear_error():
         prefill_config((7, 5), 128, torch.float16)
 
 
+def test_calls_that_cannot_fill_a_device_take_smaller_tiles():
+    from blockskip.config import prefill_config
+
+    def block_m(rows, head_dim=256):
+        return prefill_config((9, 0), head_dim, torch.bfloat16, rows, 132).block_m
+
+    assert block_m(32 * 256) < block_m(32 * 512) == prefill_config((9, 0), 256, torch.bfloat16).block_m
+    assert block_m(1, head_dim=512) == block_m(1 << 20, head_dim=512)
+
+
 MASKS = [None, bs.sliding_window(7) | bs.sink(2), bs.dense(torch.rand(20, 24, generator=torch.Generator()) < 0.5)]
 
 

@@ -145,8 +145,14 @@ def _choose_skip(call: Call) -> str:
 
 
 def _kernel_config(call: Call) -> TileConfig:
-    capability = torch.cuda.get_device_capability(call.q.device) if call.q.is_cuda else (9, 0)
-    table = prefill_config(capability, call.q.shape[3], call.q.dtype)  # an unsupported device is an error first
+    if call.q.is_cuda:
+        device = torch.cuda.get_device_properties(call.q.device)
+        capability, sms = (device.major, device.minor), device.multi_processor_count
+    else:
+        capability, sms = (9, 0), None
+    batch, heads, q_len, head_dim = call.q.shape
+    # the look-up comes first: an unsupported device is an error whatever was asked for
+    table = prefill_config(capability, head_dim, call.q.dtype, batch * heads * q_len, sms)
     return call.config or table
 
 
