@@ -1,0 +1,153 @@
+"""The Triton split-K kernels for decode: few queries, long caches, all SMs busy.
+
+The live key tiles of a KV head are divided among a number of programs that the host has fixed; where they begin and end
+is worked out on the device from the true kv_len, so that a large buffer with few keys keeps every program busy and a
+CUDA graph replays with new lengths (Flash-Decoding, https://pytorch.org/blog/flash-decoding). Every program keeps a
+true running maximum; `reduce` merges.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from ..device import base, load_block, local, wide
+from .prefill import accumulate, band_keeps, band_limits
+
+
+@triton.jit
+def load_slots(pointer, strides, n0, low, kv_len, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr,
+               WIDE: tl.constexpr):  # fmt: skip
+    """[BLOCK_N, BLOCK_D]: a head's slots n0 .. of the cache, 0 outside low .. kv_len - 1, where they may hold NaN."""
+    n = tl.arange(0, BLOCK_N)
+    d = tl.arange(0, BLOCK_D)
+    offsets = local(n, strides[2], WIDE)[:, None] + local(d, strides[3], WIDE)[None, :]
+    live = (n0 + n >= low) & (n0 + n < kv_len)
+    return load_block(pointer + wide(n0) * strides[2] + offsets, live[:, None], (d < HEAD_DIM)[None, :],
+                      HEAD_DIM != BLOCK_D)  # fmt: skip
+
+
+@triton.jit
+def share(begin, end, split, splits):
+    """Tiles (from, to) of the `split`-th of `splits` even shares of begin..end; shares differ by one tile at most."""
+    tiles = wide(end - begin)
+    first = begin + (tiles * split // splits).to(tl.int32)
+    return first, begin + (tiles * (split + 1) // splits).to(tl.int32)
+
+
+@triton.jit
+def logarithm(top, total):
+    """lse, natural, from a row's scaled maximum and sum; -inf for a row that saw nothing."""
+    saw_nothing = total == 0
+    return tl.where(saw_nothing, float("-inf"), (top + tl.log2(tl.where(saw_nothing, 1.0, total))) * 0.6931471805599453)
+
+
+@triton.jit
+def decode(
+    q, k, v, out, lse, parts, lengths, band, scale,
+    SIGN: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, WIDE: tl.constexpr,
+):  # fmt: skip
+    """One program: one share of the key tiles for BLOCK_M of the GROUP * Lq rows that a KV head serves.
+
+    q, out [B, Hq, Lq, D]; k, v [B, Hkv, Lkv, D]; lse [B, Hq, Lq] or None. parts: where shares go, or None for a single
+    share, which writes out and lse itself. lengths, band, parts: see `decode_launch`. scale > 0, times log2 e; SIGN
+    (-1, 0, 1) is its sign. Grid: (splits, KV heads * blocks of rows, B).
+    """
+    split, batch = tl.program_id(0), tl.program_id(2)
+    splits = tl.num_programs(0)
+    q_len = q.shape[2]
+    blocks = tl.cdiv(GROUP * q_len, BLOCK_M)
+    kv_head = tl.program_id(1) // blocks
+    kv_len = lengths.kv_len
+    if lengths.pointer is not None:
+        kv_len = tl.minimum(tl.maximum(tl.load(lengths.pointer + batch), 0), kv_len)
+    first_q = kv_len - q_len
+
+    # row r of a KV head: query r // GROUP of its r % GROUP-th query head
+    r = tl.program_id(1) % blocks * BLOCK_M + tl.arange(0, BLOCK_M)
+    i = r // GROUP
+    real_row = i < q_len
+    d = tl.arange(0, BLOCK_D)
+    q_rows = local(r % GROUP, q.strides[1], WIDE) + local(i, q.strides[2], WIDE)
+    q_tile = load_block(
+        base(q, batch, kv_head * GROUP) + q_rows[:, None] + local(d, q.strides[3], WIDE)[None, :],
+        real_row[:, None], (d < HEAD_DIM)[None, :], HEAD_DIM != BLOCK_D,
+    )  # fmt: skip
+    if SIGN != 1:
+        q_tile = (q_tile * SIGN).to(q_tile.dtype)
+
+    low = first_q * 0
+    if band.left is not None:
+        low = tl.maximum(first_q - band.left, 0)
+    begin, full_begin, full_end, end = band_limits(first_q, kv_len - 1, kv_len, band, BLOCK_N)
+    begin, end = share(begin, end, split, splits)
+    k_ptr = base(k, batch, kv_head)
+    # values laid out like the keys share their offsets, and so the registers that hold them
+    v_strides = k.strides if v.strides is None else v.strides
+    v_ptr = v.ptr + wide(batch) * v_strides[0] + wide(kv_head) * v_strides[1]
+    n = tl.arange(0, BLOCK_N)
+    state = (
+        tl.zeros((BLOCK_M, BLOCK_D), tl.float32),
+        tl.full((BLOCK_M,), float("-inf"), tl.float32),
+        tl.zeros((BLOCK_M,), tl.float32),
+    )
+    for tile in tl.range(begin, end):
+        n0 = tile * BLOCK_N
+        k_tile = load_slots(k_ptr, k.strides, n0, low, kv_len, HEAD_DIM, BLOCK_D, BLOCK_N, WIDE)
+        score = tl.dot(q_tile, tl.trans(k_tile), input_precision="ieee")
+        if (tile < full_begin) | (tile >= full_end):
+            score = tl.where(band_keeps(first_q + i, n0 + n, kv_len, band), score, float("-inf"))
+        v_tile = load_slots(v_ptr, v_strides, n0, low, kv_len, HEAD_DIM, BLOCK_D, BLOCK_N, WIDE)
+        state = accumulate(state, score, v_tile, scale)
+
+    acc, top, total = state
+    row = (wide(batch) * q.shape[1] + kv_head * GROUP + r % GROUP) * q_len + i  # out, lse and parts are contiguous
+    if parts is None:
+        result = acc / tl.where(total == 0, 1.0, total)[:, None]
+        out_ptrs = out.ptr + (row * HEAD_DIM)[:, None] + d[None, :]
+        tl.store(out_ptrs, result.to(out.ptr.dtype.element_ty), mask=real_row[:, None] & (d < HEAD_DIM)[None, :])
+        if lse is not None:
+            tl.store(lse.ptr + row, logarithm(top, total), mask=real_row)
+    else:
+        place = row * splits + split
+        tl.store(parts.top + place, top, mask=real_row)
+        tl.store(parts.total + place, total, mask=real_row)
+        # a share that saw nothing is known by its total and not read
+        stored = (real_row & (total != 0))[:, None] & (d < HEAD_DIM)[None, :]
+        tl.store(parts.acc + (place * HEAD_DIM)[:, None] + d[None, :], acc, mask=stored)
+
+
+@triton.jit
+def reduce(
+    out, lse, parts, splits,
+    HEAD_DIM: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    """One program: BLOCK_D dimensions of one row of out, merged from its shares, BLOCK_S at a time.
+
+    Grid: (B * Hq * Lq, blocks of dimensions). Tops and totals are kept apart, and not as one log-sum-exp: at logits of
+    ten thousand that would round to a thousandth.
+    """
+    row = wide(tl.program_id(0))
+    d = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
+    acc = tl.zeros((BLOCK_D,), tl.float32)
+    top = tl.full((), float("-inf"), tl.float32)
+    total = tl.full((), 0.0, tl.float32)
+    for first in tl.range(0, splits, BLOCK_S):
+        s = first + tl.arange(0, BLOCK_S)
+        place = row * splits + s
+        tops = tl.load(parts.top + place, mask=s < splits, other=float("-inf"))
+        totals = tl.load(parts.total + place, mask=s < splits, other=0.0)
+        stored = (totals != 0)[:, None] & (d < HEAD_DIM)[None, :]
+        accs = tl.load(parts.acc + (place * HEAD_DIM)[:, None] + d[None, :], mask=stored, other=0.0)
+        new_top = tl.maximum(top, tl.max(tops, 0))
+        safe_top = tl.where(new_top == float("-inf"), 0.0, new_top)
+        fade = tl.exp2(top - safe_top)
+        weights = tl.exp2(tops - safe_top)
+        total = total * fade + tl.sum(totals * weights, 0)
+        acc = acc * fade + tl.sum(accs * weights[:, None], 0)
+        top = new_top
+    result = acc / tl.where(total == 0, 1.0, total)
+    tl.store(out.ptr + row * HEAD_DIM + d, result.to(out.ptr.dtype.element_ty), mask=d < HEAD_DIM)
+    if lse is not None:
+        tl.store(lse.ptr + row, logarithm(top, total), mask=tl.program_id(1) == 0)

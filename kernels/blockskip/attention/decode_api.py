@@ -1,0 +1,107 @@
+"""The public decode call: the contract, its checks, and the way to an implementation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ..mask import integer
+from . import decode_tiled, reference
+from .api import LARGEST_POSITION, _check_kv_len, _check_scale, check_tensors
+from .decode_plan import IMPLS, LONGEST_QUERY, DecodeCall, DecodePlan, make_decode_plan
+
+MOST_SPLITS = 65535
+"""A CUDA grid's second and third dimensions end there; no device has as many programs at once."""
+
+
+def decode(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    *,
+    kv_len: int | torch.Tensor | None = None,
+    window: int | None = None,
+    scale: float | None = None,
+    splits: int | str = "auto",
+    impl: str = "auto",
+    return_lse: bool = False,
+) -> Any:
+    """softmax(scale * q k^T, causal) v for a few last queries of a long cache: split-K flash-decoding; inference only.
+
+    Shapes: q [B, Hq, Lq, D], Lq from 1 to 8; k, v [B, Hkv, Lkv, D], the cache; Hq a multiple of Hkv (GQA); D from 8 to
+    512; any strides, 0 too. Query row i stands at position kv_len - Lq + i and sees the keys up to its own.
+    Dtypes: float16, bfloat16, float32, the same for all; scores, softmax and sums are float32.
+
+    kv_len: how many keys are real: an int from 1 to Lkv (the default), or an int32 tensor [] or [B] on q's device,
+        which is never read back (a CUDA graph replays with new values); its values are bounded to 0..Lkv in the kernel.
+        Slots beyond it, and slots before every query's window, may hold NaN, or anything.
+    window: a query sees that many keys, itself included; None is all. Slots before it are not read.
+    scale: any finite number, D ** -0.5 by default.
+    splits: how many programs share a KV head's keys: an int >= 1, or "auto" (see `splits.choose_splits`). Changes the
+        order of sums, nothing else; `reference` and `tiled` ignore it.
+    impl: reference | tiled | triton; auto takes triton on CUDA, tiled elsewhere. An explicit one never falls back.
+    return_lse: also return lse float32 [B, Hq, Lq], the natural log of the sum of exponentials; -inf for a query that
+        sees nothing.
+
+    Returns out [B, Hq, Lq, D] in q's dtype, or (out, lse). A query that sees no key gets 0. Raises TypeError for dtypes
+    and kinds, ValueError for shapes, ranges, unknown words and what an implementation cannot do.
+    """
+    if torch.compiler.is_compiling():
+        from .decode_ops import traced_decode
+
+        return traced_decode(
+            q, k, v, kv_len=kv_len, window=window, scale=scale, splits=splits, impl=impl, return_lse=return_lse
+        )
+    out, lse = run_decode(check_decode(q, k, v, kv_len, window, scale, splits, impl, return_lse))
+    return (out, lse) if return_lse else out
+
+
+def explain_decode(
+    q, k, v, *, kv_len=None, window=None, scale=None, splits="auto", impl="auto", return_lse=False
+) -> DecodePlan:
+    """What `decode` with the same arguments will do, as a DecodePlan whose str() is legible."""
+    return make_decode_plan(check_decode(q, k, v, kv_len, window, scale, splits, impl, return_lse))
+
+
+def check_decode(q, k, v, kv_len, window, scale, splits, impl, return_lse) -> DecodeCall:
+    """A checked call; TypeError or ValueError names the argument, what was given and what is allowed."""
+    if impl not in IMPLS:
+        raise ValueError(f"impl: given {impl!r}; allowed are {', '.join(IMPLS)}")
+    check_tensors(q, k, v, ("q", "k", "v"), float64=impl == "reference")
+    if q.shape[2] > LONGEST_QUERY:
+        raise ValueError(f"q: given {q.shape[2]} queries; from 1 to {LONGEST_QUERY}, more of them are for attention")
+    kv_len, lengths = _check_kv_len(kv_len, q, k)
+    if kv_len >= LARGEST_POSITION:
+        raise ValueError(f"k: given {kv_len} keys; there must be less than {LARGEST_POSITION}")
+    window = None if window is None else integer("window", window, 1)
+    scale = _check_scale(scale, q.shape[3])
+    return DecodeCall(q, k, v, scale, kv_len, lengths, window, _check_splits(splits), impl, return_lse)
+
+
+def run_decode(call: DecodeCall) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """(out, lse) of a checked call; lse may be None where it was not asked for."""
+    plan = make_decode_plan(call)
+    if plan.impl == "triton":
+        from . import decode_launch
+
+        return decode_launch.decode(call, plan)
+    lengths = None if call.lengths is None else call.lengths.clamp(0, call.kv_len)
+    q, k, v, mask, scale = call.q, call.k, call.v, call.mask, call.scale
+    if plan.impl == "reference":
+        kv_len = call.kv_len if lengths is None else lengths
+        return reference.attention(q, k, v, mask, scale=scale, q_start=kv_len - q.shape[2], kv_len=kv_len)
+    # on a CPU reading a tensor costs nothing
+    kv_lens = [call.kv_len] * q.shape[0] if lengths is None else lengths.tolist()
+    return decode_tiled.decode(q, k, v, mask, scale=scale, kv_lens=kv_lens)
+
+
+def _check_splits(splits) -> int | None:
+    if isinstance(splits, str):
+        if splits != "auto":
+            raise ValueError(f"splits: given {splits!r}; an int from 1 to {MOST_SPLITS}, or 'auto', is needed")
+        return None
+    splits = integer("splits", splits, 1)
+    if splits > MOST_SPLITS:
+        raise ValueError(f"splits: given {splits}; must be from 1 to {MOST_SPLITS}, or 'auto'")
+    return splits

@@ -1,0 +1,154 @@
+"""Every choice about a decode call, made in one place: implementation, tiles, splits."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+
+import torch
+
+from ..config import TileConfig, prefill_config
+from ..mask import Band, band
+from .splits import choose_splits, tiles_at_most
+
+IMPLS = ("auto", "reference", "tiled", "triton")
+LONGEST_QUERY = 8
+MULTIPROCESSORS_ASSUMED = 132
+"""Where there is no GPU to ask (the interpreter): an H100's and H200's."""
+
+# (KiB of shared memory a block, at least; head dim up to; bytes an element up to) -> configurations, block_m ascending.
+# The first whose block_m holds all rows of a KV head is taken, else the last. What counts is how many bytes are on
+# their way: as many stages as fit. None spills: tests/kernels/test_decode_anatomy.py.
+_DECODE = [
+    ((227, 64, 2), (TileConfig(16, 64, 4, 5), TileConfig(64, 64, 4, 4))),
+    ((227, 128, 2), (TileConfig(16, 64, 4, 4), TileConfig(64, 64, 4, 3))),
+    ((227, 256, 2), (TileConfig(16, 64, 8, 3), TileConfig(64, 64, 8, 2))),
+    ((227, 512, 2), (TileConfig(16, 32, 8, 3), TileConfig(64, 32, 8, 2))),
+    ((163, 256, 2), (TileConfig(16, 64, 8, 3), TileConfig(32, 64, 8, 2))),
+    ((163, 512, 2), (TileConfig(16, 32, 8, 3), TileConfig(32, 32, 8, 2))),
+    ((99, 64, 2), (TileConfig(16, 64, 4, 5), TileConfig(64, 64, 4, 3))),
+    ((99, 128, 2), (TileConfig(16, 64, 4, 3), TileConfig(64, 64, 4, 3))),
+    ((99, 256, 2), (TileConfig(16, 64, 8, 2), TileConfig(32, 64, 8, 2))),
+    ((99, 512, 2), (TileConfig(16, 32, 8, 2), TileConfig(32, 32, 8, 2))),
+    ((99, 128, 4), (TileConfig(16, 32, 4, 3), TileConfig(32, 32, 4, 2))),
+    ((99, 256, 4), (TileConfig(16, 16, 8, 3),)),
+    ((99, 512, 4), (TileConfig(16, 16, 8, 2),)),
+]
+
+
+@dataclass(frozen=True, eq=False)
+class DecodeCall:
+    """A checked decode call.
+
+    See `blockskip.decode` for shapes. kv_len is the number of keys, or the most there can be where the true number
+    stands on the device: `lengths` int32 [B], else None. splits None: chosen.
+    """
+
+    q: torch.Tensor
+    k: torch.Tensor
+    v: torch.Tensor
+    scale: float
+    kv_len: int
+    lengths: torch.Tensor | None
+    window: int | None
+    splits: int | None
+    impl: str
+    return_lse: bool
+
+    @property
+    def group(self) -> int:
+        return self.q.shape[1] // self.k.shape[1]
+
+    @property
+    def rows(self) -> int:
+        """Rows that one KV head serves: the queries of its group of query heads."""
+        return self.group * self.q.shape[2]
+
+    @property
+    def mask(self) -> Band:
+        mask = band(None if self.window is None else self.window - 1, 0)
+        assert isinstance(mask, Band)
+        return mask
+
+
+@dataclass(frozen=True)
+class DecodePlan:
+    """What `decode` will do. `config` is None and `splits` 1 for `reference` and `tiled`.
+
+    programs: how many run side by side, splits included; tiles: the most tiles of keys that a row of splits divides.
+    """
+
+    impl: str
+    config: TileConfig | None
+    splits: int
+    programs: int
+    tiles: int
+    reason: str
+
+    def __str__(self):
+        lines = [f"impl    {self.impl}: {self.reason}"]
+        if self.config is not None:
+            lines += [
+                f"config  {self.config}",
+                f"splits  {self.splits} of at most {self.tiles} tiles; {self.programs} programs",
+            ]
+        return "\n".join(lines)
+
+
+def make_decode_plan(call: DecodeCall) -> DecodePlan:
+    """Raises ValueError for what the chosen implementation cannot do."""
+    impl, reason = _choose_impl(call)
+    if impl != "triton":
+        return DecodePlan(impl, None, 1, 1, 1, reason)
+    capability, multiprocessors = (9, 0), MULTIPROCESSORS_ASSUMED
+    if call.q.is_cuda:
+        device = torch.cuda.get_device_properties(call.q.device)
+        capability, multiprocessors = (device.major, device.minor), device.multi_processor_count
+    return plan_decode_kernel(call, capability, multiprocessors, reason)
+
+
+def plan_decode_kernel(
+    call: DecodeCall, capability: tuple[int, int], multiprocessors: int, reason: str = "asked for"
+) -> DecodePlan:
+    """The plan of a call that the Triton kernel does, for a GPU that need not be there."""
+    config = decode_config(capability, call.q.shape[3], call.q.dtype, call.rows)
+    programs = call.q.shape[0] * call.k.shape[1] * -(-call.rows // config.block_m)
+    tiles = tiles_at_most(call.kv_len, call.q.shape[2], call.window, config.block_n)
+    splits = call.splits or choose_splits(programs, tiles, multiprocessors)
+    return DecodePlan("triton", config, splits, programs * splits, tiles, reason)
+
+
+def decode_config(capability: tuple[int, int], head_dim: int, dtype: torch.dtype, rows: int) -> TileConfig:
+    """The configuration for a device of this compute capability; block_m holds `rows` rows, or as many as fit.
+
+    Raises ValueError below compute capability 8.0.
+    """
+    prefill_config(capability, head_dim, dtype)  # an unsupported device is an error, and the same one
+    available = shared_kib(capability)
+    for (kib, dim, element_bytes), configs in _DECODE:
+        if available >= kib and head_dim <= dim and dtype.itemsize <= element_bytes:
+            holds_all = (config for config in configs if rows <= config.block_m)
+            config = next(holds_all, configs[-1])
+            return replace(config, block_m=min(config.block_m, max(16, 1 << (rows - 1).bit_length())))
+    raise ValueError(f"head_dim: given {head_dim}; from 8 to 512")
+
+
+def shared_kib(capability: tuple[int, int]) -> int:
+    """KiB of shared memory that a block can have, by NVIDIA's CUDA programming guide (compute capabilities)."""
+    if (9, 0) <= capability < (12, 0):
+        return 227
+    return 163 if capability in ((8, 0), (8, 7)) else 99
+
+
+def _choose_impl(call: DecodeCall) -> tuple[str, str]:
+    on_cuda = call.q.is_cuda
+    if call.impl == "triton" and not on_cuda and os.environ.get("TRITON_INTERPRET") != "1":
+        raise ValueError(
+            f"impl: 'triton' needs CUDA tensors, these are on {call.q.device}; set TRITON_INTERPRET=1 before triton is "
+            "imported to run the kernel in Triton's interpreter (correct, very slow), or use impl='tiled'"
+        )
+    if call.impl == "tiled" and on_cuda and call.lengths is not None:
+        raise ValueError("impl: 'tiled' cannot take a kv_len tensor on CUDA without reading it back; use impl='triton'")
+    if call.impl != "auto":
+        return call.impl, "asked for"
+    return ("triton", "tensors on CUDA") if on_cuda else ("tiled", f"tensors on {call.q.device}")

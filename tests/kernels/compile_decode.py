@@ -1,0 +1,63 @@
+"""Compiles the decode kernels for a GPU that is not there and prints what came out, a JSON line each.
+
+A process of its own, because kernels that were imported for the interpreter cannot be compiled.
+Usage: compile_decode.py CAPABILITY, such as 9.0
+"""
+
+import json
+import re
+import sys
+
+import torch
+from blockskip.attention import decode_launch
+from blockskip.attention.decode_plan import DecodeCall, plan_decode_kernel
+from skiplab.anatomy import _pretend, read
+
+# (head dim, rows of a KV head, dtype): 2 rows are one tile of 16, 64 rows the most that a program holds, or more
+CASES = [(d, rows, "bfloat16") for d in (64, 128, 256, 512) for rows in (2, 64)]
+CASES += [(d, 2, "float32") for d in (64, 128, 256, 512)] + [(80, 2, "float16"), (96, 48, "bfloat16")]
+MERGES = [(80, 2, torch.float16), (512, 2, torch.bfloat16)]
+
+
+def compiled(capability, kernel, launch, **options):
+    with _pretend(capability):
+        made = kernel.warmup(*launch.arguments, **launch.constants, **options, grid=launch.grid)
+    return read(made, capability)
+
+
+def decode_anatomies(capability, head_dim, rows, dtype, length=4096, window=1024):
+    """(name, anatomy) of the split kernel and the merge, as `decode` would launch them: 4 KV heads of `rows` rows."""
+    q_len = min(8, rows // 2)
+    group = rows // q_len
+    q, out = (torch.empty((1, 4 * group, q_len, head_dim), dtype=dtype) for _ in range(2))
+    k, v = (torch.empty((1, 4, length, head_dim), dtype=dtype) for _ in range(2))
+    lengths = torch.empty(1, dtype=torch.int32)
+    call = DecodeCall(q, k, v, head_dim**-0.5, length, lengths, window, None, "triton", True)
+    plan = plan_decode_kernel(call, capability, 132)
+    lse = torch.empty(q.shape[:3])
+    parts = decode_launch.allocate_parts(q, plan.splits)
+    options = {"num_warps": plan.config.num_warps, "num_stages": plan.config.num_stages}
+    launch = decode_launch.prepare(call, plan, (q, k, v, out), lse, parts)
+    yield "decode", compiled(capability, decode_launch.decode_kernel, launch, **options)
+    if (head_dim, rows, dtype) in MERGES:
+        launch = decode_launch.prepare_reduce(out, lse, parts)
+        yield "reduce", compiled(capability, decode_launch.reduce_kernel, launch, **decode_launch.REDUCE_OPTIONS)
+
+
+def main(capability):
+    for head_dim, rows, dtype in CASES:
+        for kernel, one in decode_anatomies(capability, head_dim, rows, getattr(torch, dtype)):
+            row = {
+                "case": [kernel, head_dim, rows, dtype],
+                "registers": one.registers,
+                "spill_bytes": one.spill_bytes,
+                "shared_bytes": one.shared_bytes,
+                "tensor_cores": one.instructions["HGMMA"] + one.instructions["HMMA"],
+                "copies": one.instructions["LDGSTS"],
+                "wide_copies": len(re.findall(r"LDGSTS\S*\.128\b", one.sass)),
+            }
+            print(json.dumps(row), flush=True)
+
+
+if __name__ == "__main__":
+    main(tuple(map(int, sys.argv[1].split("."))))
