@@ -39,9 +39,10 @@ def interpreting() -> bool:
     return not isinstance(wide, triton.JITFunction)
 
 
-def is_wide(block_rows: int, block_cols: int, *views: View) -> bool:
-    """Whether an offset inside one tile can pass 31 bits; `views` are [..., rows, columns]."""
-    return any(block_rows * v.strides[-2] + block_cols * v.strides[-1] + v.strides[-3] * 512 >= 1 << 31 for v in views)
+def is_wide(view: View, heads: int, rows: int, cols: int) -> bool:
+    """Whether an offset inside one tile of a [B, H, L, D] tensor can pass 31 bits."""
+    _, head, row, col = view.strides
+    return (heads - 1) * head + (rows - 1) * row + (cols - 1) * col >= 1 << 31
 
 
 @triton.jit

@@ -90,18 +90,22 @@ def prepare(call: Call, plan: Plan, tensors, lse, visits, grid) -> Launch:
     """The launch of the kernel for these tensors (q, k, v, out)."""
     config = plan.config
     assert config is not None
-    q, k, v, out = views = tuple(map(View.of, tensors))
+    q, k, v, out = map(View.of, tensors)
+    group = call.group if plan.packed else 1
+    rows, cols = plan.queries_per_tile, q.shape[3]
+    in_rows = any(is_wide(view, group, rows, cols) for view in (q, out))
+    in_keys = any(is_wide(view, 1, config.block_n, cols) for view in (k, v))
     if v.strides == k.strides:
         v = v._replace(strides=None)
     constants = {
         "SKIP": plan.skip,
         "SIGN": int(math.copysign(1, call.scale)) if call.scale else 0,
-        "GROUP": call.group if plan.packed else 1,
-        "HEAD_DIM": q.shape[3],
+        "GROUP": group,
+        "HEAD_DIM": cols,
         "BLOCK_M": config.block_m,
         "BLOCK_N": config.block_n,
-        "BLOCK_D": max(16, triton.next_power_of_2(q.shape[3])),
-        "WIDE": is_wide(config.block_m, 512, *views),
+        "BLOCK_D": max(16, triton.next_power_of_2(cols)),
+        "WIDE": in_rows or in_keys,
     }
     # scale 0 means that all scores are 0: SIGN 0 makes them so, and the scale itself stays positive
     scale = (abs(call.scale) or 1.0) * math.log2(math.e)
