@@ -16,7 +16,7 @@ def round_to_int8(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     A block's step is its largest magnitude / 127, and a code x / step rounded to even; in float32, whatever x is in. A
     block that holds a value that is not finite has codes 0 and a step that is not finite: its products are NaN.
     """
-    blocks = x.float().unflatten(1, (-1, BLOCK))
+    blocks = x.float().contiguous().unflatten(1, (-1, BLOCK))
     # a tensor, because CUDA multiplies with the reciprocal of a number, which rounds otherwise
     step = blocks.abs().amax(-1, keepdim=True) / torch.full((), 127.0, device=x.device)
     usable = step.isfinite() & (step > 0)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 import triton
 
 from ..config import SMALLEST_CAPABILITY
@@ -115,7 +114,11 @@ def _many_rows(x, w: QuantizedWeight, bias) -> torch.Tensor:
         weight = torch.empty(part.shape, dtype=torch.float32 if interpreting() else x.dtype, device=x.device)
         launch = prepare_dequantize(part, weight)
         dequantize[launch.grid](*launch.arguments, **launch.constants)
-        out[:, rows] = F.linear(x, weight.to(x.dtype), None if bias is None else bias[rows])
+        weight = weight.to(x.dtype).T
+        if bias is None:
+            torch.mm(x, weight, out=out[:, rows])
+        else:
+            torch.addmm(bias[rows], x, weight, out=out[:, rows])
     return out
 
 

@@ -1,0 +1,326 @@
+"""The quantised linear layer: every implementation against W4A8 worked out here in float64, interpreted or on CUDA."""
+
+import copy
+import math
+
+import blockskip as bs
+import pytest
+import torch
+from blockskip.linear import tiled
+from blockskip.linear.activations import round_to_int8
+from torch import nn
+
+IMPLS = ("reference", "tiled", "triton")
+DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+
+
+def inputs(device, rows=1, n=11, k=384, dtype=torch.float32, kind=(4, 32, False), seed=0):
+    generator = torch.Generator().manual_seed(seed + rows)
+    x, weight, bias = (torch.randn(shape, generator=generator).to(dtype) for shape in ((rows, k), (n, k), (n,)))
+    return x.to(device), bs.quantize(weight.to(device), *kind), bias.to(device)
+
+
+def rounded(x):
+    """x [M, K] as int8 leaves it, float64: a step for each 32, decided in float32."""
+    blocks = x.float().cpu().unflatten(1, (-1, 32))
+    step = blocks.abs().amax(-1, keepdim=True) / 127
+    codes = torch.where(step > 0, torch.round(blocks / step), 0)
+    assert codes.abs().max() <= 127
+    return (codes.double() * step.double()).flatten(1)
+
+
+def truth(x, w, bias=None):
+    """(result, sum of magnitudes), float64 [M, N]: what `linear` means, term by term."""
+    few = x.shape[0] <= 8
+    activations = rounded(x) if few else x.double().cpu()
+    grouped = w.codes().cpu().double().unflatten(1, (-1, w.group_size))
+    zero = (8 if w.bits == 4 else 0) if w.zero is None else w.zero.cpu().double().unsqueeze(-1)
+    weight = ((grouped - zero) * w.scale.cpu().double().unsqueeze(-1)).flatten(1)
+    weight = weight if few else weight.to(x.dtype).double()
+    extra = torch.zeros(w.shape[0]) if bias is None else bias.cpu().double()
+    return activations @ weight.T + extra, activations.abs() @ weight.abs().T + extra.abs()
+
+
+def check(out, x, w, bias=None):
+    """Derived: one rounding to the output's dtype; in float32 a rounding for each product and each sum of K."""
+    expected, magnitude = truth(x, w, bias)
+    assert out.dtype == x.dtype and out.shape == (x.shape[0], w.shape[0]) and out.device == x.device
+    summing = (x.shape[1] + 8) * torch.finfo(torch.float32).eps / 2
+    allowed = magnitude * summing + expected.abs() * torch.finfo(x.dtype).eps
+    if x.shape[0] > 8 and x.dtype != torch.float32:
+        allowed += magnitude * torch.finfo(x.dtype).eps  # the bias may be added to what was rounded already
+    assert ((out.double().cpu() - expected).abs() <= allowed).all()
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("group_size", [32, 64, 128])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_one_row_equals_float64_arithmetic(device, impl, bits, group_size, symmetric):
+    x, w, bias = inputs(device, kind=(bits, group_size, symmetric))
+    check(bs.linear(x, w, bias, impl=impl), x, w, bias)
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("rows", [2, 3, 5, 8])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_up_to_eight_rows_are_rounded(device, impl, rows, bits):
+    x, w, _ = inputs(device, rows, n=5, k=128, kind=(bits, 64, False))
+    out = bs.linear(x, w, impl=impl)
+    check(out, x, w)
+    unrounded = x.double() @ w.dequantize(torch.float64).T
+    assert (out.double() - unrounded).abs().max() > 1e-4  # the rounding is there, in every implementation
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_more_rows_leave_activations_untouched(device, impl, dtype, bits, symmetric):
+    x, w, bias = inputs(device, 9, dtype=dtype, kind=(bits, 128, symmetric))
+    check(bs.linear(x, w, bias, impl=impl), x, w, bias)
+    check(bs.linear(x, w, impl=impl), x, w)
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision(device, impl, dtype):
+    x, w, bias = inputs(device, 2, dtype=dtype)
+    check(bs.linear(x, w, bias, impl=impl), x, w, bias)
+
+
+@pytest.mark.parametrize(("n", "k"), [(1, 32), (3, 96), (17, 32 * 7), (6, 32 * 33)])
+def test_ragged_sizes(device, n, k):
+    for bits in (4, 8):
+        x, w, bias = inputs(device, n=n, k=k, kind=(bits, 32, False))
+        check(bs.linear(x, w, bias, impl="triton"), x, w, bias)
+
+
+@pytest.mark.parametrize("config", [(4, 4, 1), (16, 8, 4), (2, 8, 1), (8, 16, 2)])
+@pytest.mark.parametrize("kind", [(4, 128, False), (8, 32, True), (4, 32, True)])
+def test_every_way_to_step_through_k(device, config, kind):
+    from blockskip.linear.launch import MatvecConfig, linear
+
+    x, w, _ = inputs(device, 2, k=32 * 12, kind=kind)
+    check(linear(x, w, None, MatvecConfig(*config)), x, w)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_activations_are_rounded_to_the_very_codes_of_torch(device, bits):
+    from blockskip.linear import launch
+
+    k = 32 * 8
+    x = torch.randn((3, k), generator=torch.Generator().manual_seed(0))
+    x[0, :32] = torch.arange(32) - 15.5  # ties
+    x[0, 31] = 127
+    x[1, :32] = 0
+    x[1, 32:64] *= 1e-42  # subnormal steps
+    x[1, 64:96] *= 1e36
+    x[2, 3], x[2, 40], x[2, 70] = math.nan, math.inf, -math.inf
+    x = x.to(device)
+    w = bs.quantize(torch.ones(1, k, device=device), bits)
+    words = torch.empty((3, 2, k // 8), dtype=torch.int32, device=device)
+    step, total = torch.empty((3, k // 32), device=device), torch.empty((3, k // 32), device=device)
+    one = launch.prepare_rounding(x, w, words, step, total)
+    launch.round_activations[one.grid](*one.arguments, **one.constants)
+    planes = words.view(torch.int8).view(3, 2, k // 32, 16).cpu()
+    found = torch.stack((planes[:, 0], planes[:, 1]), -1 if bits == 4 else -2).reshape(3, k // 32, 32)
+    codes, steps = round_to_int8(x.cpu())
+    assert torch.equal(found.float(), codes)
+    torch.testing.assert_close(step.cpu().unsqueeze(-1), steps, rtol=0, atol=0, equal_nan=True)
+    assert torch.equal(total.cpu(), codes.sum(-1))
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_values_that_are_not_finite_are_not_hidden(device, impl, bad):
+    x, w, _ = inputs(device, 3)
+    x[1, 70] = bad
+    out = bs.linear(x, w, impl=impl)
+    assert out[1].isnan().all() and out[[0, 2]].isfinite().all()
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+def test_activations_of_zero_give_the_bias(device, impl):
+    _, w, bias = inputs(device)
+    assert torch.equal(bs.linear(torch.zeros(1, 384, device=device), w, bias, impl=impl)[0], bias)
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+def test_any_strides_and_leading_dimensions(device, impl):
+    x, w, _ = inputs(device, 6)
+    expected = bs.linear(x, w, impl=impl)
+    shaped = bs.linear(x.view(2, 1, 3, -1), w, impl=impl)
+    assert shaped.shape == (2, 1, 3, 11) and torch.equal(shaped.view(6, 11), expected)
+    assert torch.equal(bs.linear(x.T.contiguous().T, w, impl=impl), expected)
+    torch.testing.assert_close(bs.linear(x[:1].expand(2, -1), w, impl=impl), expected[:1].expand(2, -1))
+    torch.testing.assert_close(bs.linear(x[0], w, impl=impl), expected[0])
+    assert bs.linear(x[:0], w, impl=impl).shape == (0, 11)
+
+
+def test_the_kernel_reads_no_row_but_its_own_and_repeats_itself(device):
+    x, w, bias = inputs(device, 2, n=11)
+    w.scale[5:], w.zero[5:] = math.nan, math.nan
+    part = w.rows(0, 5)
+    out = bs.linear(x, part, bias[:5], impl="triton")
+    check(out, x, part, bias[:5])
+    assert torch.equal(out, bs.linear(x, part, bias[:5], impl="triton"))
+    # each row of activations is summed in the order of a call with that row alone
+    assert torch.equal(out[1:], bs.linear(x[1:], part, bias[:5], impl="triton"))
+
+
+@pytest.mark.parametrize("rows", [1, 9])
+def test_tiled_holds_no_more_float_weights_than_a_block(monkeypatch, rows):
+    x, w, bias = inputs("cpu", rows)
+    monkeypatch.setattr(tiled, "BLOCK_ELEMENTS", 4 * 384)
+    seen, original = [], bs.QuantizedWeight.dequantize
+
+    def recorded(self, dtype=None):
+        seen.append(tuple(self.shape))
+        return original(self, dtype)
+
+    monkeypatch.setattr(bs.QuantizedWeight, "dequantize", recorded)
+    check(bs.linear(x, w, bias, impl="tiled"), x, w, bias)
+    assert seen == [(4, 384), (4, 384), (3, 384)]
+
+
+def test_inputs_come_back_unchanged(device):
+    x, w, bias = inputs(device, 2)
+    before = [t.clone() for t in (x, bias, *w.tensors)]
+    for impl in IMPLS:
+        bs.linear(x, w, bias, impl=impl)
+    assert all(torch.equal(a, b) for a, b in zip((x, bias, *w.tensors), before, strict=True))
+
+
+def test_the_reference_is_float64_capable():
+    x, w, bias = inputs("cpu", 2)
+    expected, _ = truth(x, w, bias)
+    out = bs.linear(x.double(), w, bias.double(), impl="reference")
+    assert out.dtype == torch.float64
+    torch.testing.assert_close(out, expected, rtol=1e-13, atol=1e-13)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"impl": "cuda"}, ValueError, "impl: given 'cuda'; allowed are auto, reference, tiled, triton"),
+        ({"w": torch.zeros(11, 384)}, TypeError, "w: given Tensor; a QuantizedWeight"),
+        ({"x": [1.0]}, TypeError, "x: given list"),
+        ({"x": torch.zeros(1, 384, dtype=torch.int8)}, TypeError, r"x: given torch\.int8"),
+        ({"x": torch.zeros(1, 384, dtype=torch.float64)}, TypeError, r"x: given torch\.float64"),
+        ({"x": torch.zeros(1, 383)}, ValueError, r"x: given shape \(1, 383\); \[\.\.\., 384\]"),
+        ({"x": torch.tensor(1.0)}, ValueError, r"x: given shape \(\)"),
+        ({"x": torch.zeros(1, 384, requires_grad=True)}, ValueError, "x: requires grad"),
+        ({"x": torch.zeros(1, 384, device="meta")}, ValueError, "x: is on meta; must be on w's cpu"),
+        ({"bias": torch.zeros(11).half()}, TypeError, r"bias: given torch\.float16; allowed are torch\.float32"),
+        ({"bias": torch.zeros(12)}, ValueError, r"bias: given shape \(12,\); \[11\]"),
+    ],
+)
+def test_errors(change, error, message):
+    x, w, bias = inputs("cpu")
+    with pytest.raises(error, match=message):
+        bs.linear(**{"x": x, "w": w, "bias": bias, **change})
+
+
+def test_an_explicit_impl_never_falls_back(monkeypatch):
+    x, w, _ = inputs("cpu")
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    with pytest.raises(ValueError, match=r"impl: 'triton' needs CUDA tensors.*TRITON_INTERPRET=1"):
+        bs.linear(x, w, impl="triton")
+    assert torch.equal(bs.linear(x, w), bs.linear(x, w, impl="tiled"))
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.act = nn.Linear(64, 96), nn.GELU()
+        self.inner = nn.Sequential(nn.Linear(96, 64, bias=False))
+        self.tied = self.inner[0]
+
+    def forward(self, x):
+        return self.inner(self.act(self.first(x))) + self.tied(self.first(x))
+
+
+def test_quantize_swaps_linears_in_place():
+    torch.manual_seed(0)
+    model = Model().eval()
+    plain = copy.deepcopy(model)
+    assert bs.quantize_(model, bits=8) is model
+    assert isinstance(model.first, bs.QuantizedLinear) and isinstance(model.inner[0], bs.QuantizedLinear)
+    assert model.tied is model.inner[0] and not model.first.training
+    x = torch.randn(3, 64)
+    torch.testing.assert_close(model(x), plain(x).detach(), rtol=0.05, atol=0.05)
+    assert "int8, groups of 32" in repr(model)
+
+
+def test_quantize_takes_what_select_says_and_changes_nothing_on_an_error():
+    model = nn.Sequential(nn.Linear(64, 100), nn.Linear(100, 64))
+    with pytest.raises(ValueError, match=r"module: 1 has in_features 100, no multiple of group_size 32; .*select"):
+        bs.quantize_(model)
+    assert all(type(child) is nn.Linear for child in model)
+    bs.quantize_(model, select=lambda name, linear: linear.in_features == 64)
+    assert [type(child) for child in model] == [bs.QuantizedLinear, nn.Linear]
+    assert isinstance(bs.quantize_(nn.Linear(64, 8)), bs.QuantizedLinear)
+    with pytest.raises(ValueError, match="bits: given 5"):
+        bs.quantize_(model, bits=5)
+    with pytest.raises(TypeError, match="module: given int"):
+        bs.quantize_(3)
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_state_dict_round_trip(bits, symmetric, tmp_path):
+    x, w, bias = inputs("cpu", 2, kind=(bits, 64, symmetric))
+    _, other, _ = inputs("cpu", 2, kind=(bits, 64, symmetric), seed=50)
+    layer, fresh = bs.QuantizedLinear(w, bias), bs.QuantizedLinear(other, torch.zeros(11))
+    torch.save(layer.state_dict(), tmp_path / "state.pt")
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    assert all(
+        isinstance(t, torch.Tensor) and t.is_contiguous() for t in state.values()
+    )  # safetensors takes these alone
+    fresh.load_state_dict(state)
+    assert torch.equal(fresh(x), layer(x)) and torch.equal(layer(x), bs.linear(x, w, bias))
+    with pytest.raises(RuntimeError, match="scale"):
+        bs.QuantizedLinear(bs.quantize(torch.zeros(11, 384), bits, 32, symmetric), bias).load_state_dict(state)
+
+
+def test_a_change_of_dtype_leaves_the_packed_weight_alone():
+    x, w, bias = inputs("cpu", 2)
+    layer = bs.QuantizedLinear(w, bias).half()
+    assert layer.bias.dtype == torch.float16 and layer.scale.dtype == layer.zero.dtype == torch.bfloat16
+    check(layer(x.half()), x.half(), w, bias.half())
+    assert not any(p.requires_grad for p in layer.parameters())
+    assert layer.to("meta").data.device.type == "meta"
+
+
+@pytest.mark.parametrize("rows", [2, 9])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_torch_compile_and_export_go_through(device, rows, bits):
+    x, w, bias = inputs(device, rows, kind=(bits, 32, bits == 8))
+    model = nn.Sequential(bs.QuantizedLinear(w, bias), nn.ReLU()).to(device)
+    compiled = torch.compile(lambda x: model(x * 2) + bs.linear(x, w), fullgraph=True, backend="aot_eager")
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(x), model(x * 2) + bs.linear(x, w))
+        program = torch.export.export(model, (x,))
+        assert "blockskip.linear" in str(program.graph)
+        torch.testing.assert_close(program.module()(x), model(x))
+
+
+def test_the_operator_and_its_fake_agree(device):
+    import blockskip.linear.ops  # noqa: F401
+
+    x, w, bias = inputs(device, 2)
+    for given in ((w.zero, bias), (None, None)):
+        torch.library.opcheck(torch.ops.blockskip.linear, (x, w.data, w.scale, *given, "auto"))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="sizes beyond the interpreter need CUDA")
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("n", "k"), [(5376, 21504), (8192, 5376), (1001, 5376 + 32), (4096, 8192)])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_hardware_sizes(device, dtype, n, k, bits):
+    group_size = 128 if k % 128 == 0 else 32
+    for rows in (1, 2, 5, 8, 9, 130):
+        for kind in ((bits, 32, False), (bits, group_size, True)):
+            x, w, bias = inputs(device, rows, n, k, dtype, kind)
+            check(bs.linear(x, w, bias), x, w, bias)
