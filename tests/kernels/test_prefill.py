@@ -24,7 +24,8 @@ MASKS = {
     "dilated": bs.dilated(3) & bs.causal(),
     "not window": ~bs.sliding_window(20),
 }
-SHAPES = [(1, 1), (39, 1), (49, 3), (13, 43), (34, 34), (33, 32), (32, 33)]  # (q_len, kv_len), ragged on purpose
+# (q_len, kv_len) that have caught bugs in other kernels
+SHAPES = [(1, 1), (239, 1), (799, 3), (113, 203), (108, 256), (384, 256), (640, 128), (1023, 1024), (1024, 1023)]
 
 
 def skips_of(mask):
@@ -109,7 +110,10 @@ def test_masks_and_skip_modes_agree_with_the_reference_and_each_other(device, na
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("name", ["causal", "window", "sink"])
 def test_awkward_lengths(device, shape, name):
-    check_modes(*inputs(device, *shape), MASKS[name])
+    q, k, v = inputs(device, *shape, heads=(1, 1))
+    if name == "causal" and min(shape) > 500 and device == "cpu":
+        q = q[:, :, -130:]  # the interpreter visits a tile in milliseconds; a window has few
+    check_modes(q, k, v, MASKS[name], config=(64, 64, 4, 1))
 
 
 @pytest.mark.parametrize("window", [1, 33, 34, 35])
