@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import functools
 import itertools
+import operator
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -140,63 +141,51 @@ def bound(mask: Mask, device: torch.device) -> Keep:
 
 
 @dataclass(frozen=True, repr=False)
-class And(Mask):
-    """Kept by every one of `masks`."""
+class Several(Mask):
+    """What And and Or have in common: masks, and an operator between them."""
 
     masks: tuple[Mask, ...]
-
-    def for_batch(self, batch):
-        return And(tuple(m.for_batch(batch) for m in self.masks))
+    symbol: ClassVar[str]
+    combine: ClassVar[Callable]
 
     def leaves(self):
         return itertools.chain.from_iterable(m.leaves() for m in self.masks)
 
+    def for_batch(self, batch):
+        return type(self)(tuple(m.for_batch(batch) for m in self.masks))
+
     def _bind(self, device):
-        keeps = [m._bind(device) for m in self.masks]
+        combine, keeps = type(self).combine, [m._bind(device) for m in self.masks]
 
         def keep(q, k, batch, head, row):
             kept = keeps[0](q, k, batch, head, row)
             for one in keeps[1:]:
-                kept = kept & one(q, k, batch, head, row)
+                kept = combine(kept, one(q, k, batch, head, row))
             return kept
 
         return keep
 
     def _text(self, tensors):
-        return " & ".join(_wrapped(m, m._text(tensors)) for m in self.masks)
+        return f" {self.symbol} ".join(_wrapped(m, m._text(tensors)) for m in self.masks)
 
     def __repr__(self):
-        return " & ".join(_wrapped(m, repr(m)) for m in self.masks)
+        return f" {self.symbol} ".join(_wrapped(m, repr(m)) for m in self.masks)
 
 
 @dataclass(frozen=True, repr=False)
-class Or(Mask):
+class And(Several):
+    """Kept by every one of `masks`."""
+
+    symbol = "&"
+    combine = operator.and_
+
+
+@dataclass(frozen=True, repr=False)
+class Or(Several):
     """Kept by any one of `masks`."""
 
-    masks: tuple[Mask, ...]
-
-    def for_batch(self, batch):
-        return Or(tuple(m.for_batch(batch) for m in self.masks))
-
-    def leaves(self):
-        return itertools.chain.from_iterable(m.leaves() for m in self.masks)
-
-    def _bind(self, device):
-        keeps = [m._bind(device) for m in self.masks]
-
-        def keep(q, k, batch, head, row):
-            kept = keeps[0](q, k, batch, head, row)
-            for one in keeps[1:]:
-                kept = kept | one(q, k, batch, head, row)
-            return kept
-
-        return keep
-
-    def _text(self, tensors):
-        return " | ".join(_wrapped(m, m._text(tensors)) for m in self.masks)
-
-    def __repr__(self):
-        return " | ".join(_wrapped(m, repr(m)) for m in self.masks)
+    symbol = "|"
+    combine = operator.or_
 
 
 @dataclass(frozen=True, repr=False)
@@ -226,7 +215,7 @@ class Not(Mask):
 
 
 def _wrapped(mask: Mask, text: str) -> str:
-    return f"({text})" if isinstance(mask, And | Or) else text
+    return f"({text})" if isinstance(mask, Several) else text
 
 
 def _combine(kind: type[And] | type[Or], *masks: Mask) -> Mask:
