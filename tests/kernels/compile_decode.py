@@ -16,7 +16,7 @@ from skiplab.anatomy import _pretend, read
 # (head dim, rows of a KV head, dtype): 2 rows are one tile of 16, 64 rows the most that a program holds, or more
 CASES = [(d, rows, "bfloat16") for d in (64, 128, 256, 512) for rows in (2, 64)]
 CASES += [(d, 2, "float32") for d in (64, 128, 256, 512)] + [(80, 2, "float16"), (96, 48, "bfloat16")]
-MERGES = [(80, 2, torch.float16), (512, 2, torch.bfloat16)]
+MERGES = [(96, 48, torch.bfloat16), (512, 2, torch.bfloat16)]
 
 
 def compiled(capability, kernel, launch, **options):
@@ -35,10 +35,10 @@ def decode_anatomies(capability, head_dim, rows, dtype, length=4096, window=1024
     call = DecodeCall(q, k, v, head_dim**-0.5, length, lengths, window, None, "triton", True)
     plan = plan_decode_kernel(call, capability, 132)
     lse = torch.empty(q.shape[:3])
-    parts = decode_launch.allocate_parts(q, plan.splits)
+    parts = decode_launch.allocate_parts(call, plan)
     options = {"num_warps": plan.config.num_warps, "num_stages": plan.config.num_stages}
     launch = decode_launch.prepare(call, plan, (q, k, v, out), lse, parts)
-    yield "decode", compiled(capability, decode_launch.decode_kernel, launch, **options)
+    yield "fused" if plan.fused else "decode", compiled(capability, decode_launch.decode_kernel, launch, **options)
     if (head_dim, rows, dtype) in MERGES:
         launch = decode_launch.prepare_reduce(out, lse, parts)
         yield "reduce", compiled(capability, decode_launch.reduce_kernel, launch, **decode_launch.REDUCE_OPTIONS)

@@ -1,5 +1,6 @@
 """Decode against the float64 reference: the Triton kernels (on CUDA or in the interpreter) and `tiled`."""
 
+import dataclasses
 import math
 import os
 
@@ -144,10 +145,34 @@ def test_few_keys_in_a_large_buffer_keep_every_split_busy(device):
         call = check_decode(q, k, v, length, window, None, 4, "triton", False)
         plan = make_decode_plan(call)
         assert plan.config.block_n == 32
-        parts = decode_launch.allocate_parts(q, plan.splits)
+        parts = decode_launch.allocate_parts(call, plan)
         launch = decode_launch.prepare(call, plan, (q, k, v, torch.empty_like(q)), None, parts)
         decode_launch.decode_kernel[launch.grid](*launch.arguments, **launch.constants)
         assert (parts.total > 0).all(), (n, window)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize(("kv_len", "window"), [(300, None), (300, 20), (3, None), (0, None)])
+def test_either_merge(device, fused, kv_len, window):
+    """By the last program of a KV head, which leaves its counter at 0, or by a second kernel."""
+    from blockskip.attention import decode_launch
+    from blockskip.attention.decode_api import check_decode
+    from blockskip.attention.decode_plan import make_decode_plan
+
+    q, k, v = draw(device, batch=2, heads=(6, 2), kv_len=300, head_dim=24)
+    length = torch.tensor(kv_len, dtype=torch.int32, device=device)
+    call = check_decode(q, k, v, length, window, None, 5, "triton", True)
+    plan = make_decode_plan(call)
+    assert plan.fused
+    for _ in range(1 if device == "cpu" else 100):  # a race would show, sooner or later
+        out, lse = decode_launch.decode(call, dataclasses.replace(plan, fused=fused))
+        expected, expected_lse = truth(q, k, v, kv_len=length, window=window)
+        torch.testing.assert_close(out.double().cpu(), expected, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(lse.cpu(), expected_lse, atol=1e-5, rtol=1e-5)
+    parts = decode_launch.allocate_parts(call, plan)
+    launch = decode_launch.prepare(call, plan, (q, k, v, torch.empty_like(q)), None, parts)
+    decode_launch.decode_kernel[launch.grid](*launch.arguments, **launch.constants)
+    assert (parts.arrived == 0).all()
 
 
 def test_a_split_that_sees_nothing_is_not_read(device):

@@ -3,7 +3,7 @@
 The live key tiles of a KV head are divided among a number of programs that the host has fixed; where they begin and end
 is worked out on the device from the true kv_len, so that a large buffer with few keys keeps every program busy and a
 CUDA graph replays with new lengths (Flash-Decoding, https://pytorch.org/blog/flash-decoding). Every program keeps a
-true running maximum; `reduce` merges.
+true running maximum; the last program of a KV head merges where the shares are few and small, else `reduce`.
 """
 
 from __future__ import annotations
@@ -43,16 +43,84 @@ def logarithm(top, total):
 
 
 @triton.jit
+def shares(parts, place, ok, HEAD_DIM: tl.constexpr, d):
+    """(acc, top, total) of the shares at `place`; d: acc's last dimension. Nothing from L1, which may be stale."""
+    top = tl.load(parts.top + place, mask=ok, other=float("-inf"), cache_modifier=".cg")
+    total = tl.load(parts.total + place, mask=ok, other=0.0, cache_modifier=".cg")
+    acc = tl.load(
+        parts.acc + tl.expand_dims(place * HEAD_DIM, -1) + d, mask=tl.expand_dims(ok, -1) & (d < HEAD_DIM), other=0.0,
+        cache_modifier=".cg",
+    )  # fmt: skip
+    # a share that saw nothing has written no acc: what lies there may be nan. No second trip to memory for that
+    return tl.where(tl.expand_dims(total != 0, -1), acc, 0.0), top, total
+
+
+@triton.jit
+def safe(top):
+    """`top`, or 0 where it is -inf: exp2(x - safe(top)) is then 0 and never nan."""
+    return tl.where(top == float("-inf"), 0.0, top)
+
+
+@triton.jit
+def store_rows(out, lse, row, real_row, state, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr):
+    """Rows of out and lse, both contiguous, from their whole state."""
+    acc, top, total = state
+    d = tl.arange(0, BLOCK_D)
+    result = acc / tl.where(total == 0, 1.0, total)[:, None]
+    out_ptrs = out.ptr + (row * HEAD_DIM)[:, None] + d[None, :]
+    tl.store(out_ptrs, result.to(out.ptr.dtype.element_ty), mask=real_row[:, None] & (d < HEAD_DIM)[None, :])
+    if lse is not None:
+        tl.store(lse.ptr + row, logarithm(top, total), mask=real_row)
+
+
+@triton.jit
+def rows_of(q, batch, kv_head, r, GROUP: tl.constexpr):
+    """int64: where the rows r of a KV head stand among all B * Hq * Lq rows."""
+    return (wide(batch) * q.shape[1] + kv_head * GROUP + r % GROUP) * q.shape[2] + r // GROUP
+
+
+@triton.jit
+def is_last(counter, programs):
+    """Whether this is the last of `programs` programs to come here; what the others stored before is then visible."""
+    tl.debug_barrier()  # what all threads have stored is released by the one that counts
+    last = tl.atomic_add(counter, 1, sem="acq_rel", scope="gpu") == programs - 1
+    if last:
+        tl.atomic_xchg(counter, 0)
+    return last
+
+
+@triton.jit
+def merge_at_once(
+    q, out, lse, parts, batch, kv_head, splits,
+    GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    """All rows of a KV head from all their shares, which are in registers at once: [BLOCK_R, BLOCK_S, BLOCK_D]."""
+    r = tl.arange(0, BLOCK_R)
+    s = tl.arange(0, BLOCK_S)
+    d = tl.arange(0, BLOCK_D)
+    row = rows_of(q, batch, kv_head, r, GROUP)
+    real_row = r < GROUP * q.shape[2]
+    ok = real_row[:, None] & (s < splits)[None, :]
+    accs, tops, totals = shares(parts, (row * splits)[:, None] + s[None, :], ok, HEAD_DIM, d[None, None, :])
+    top = tl.max(tops, 1)
+    weights = tl.exp2(tops - safe(top)[:, None])
+    state = tl.sum(accs * weights[:, :, None], 1), top, tl.sum(totals * weights, 1)
+    store_rows(out, lse, row, real_row, state, HEAD_DIM, BLOCK_D)
+
+
+@triton.jit
 def decode(
     q, k, v, out, lse, parts, lengths, band, scale,
     SIGN: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, WIDE: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_S: tl.constexpr,
+    WIDE: tl.constexpr,
 ):  # fmt: skip
     """One program: one share of the key tiles for BLOCK_M of the GROUP * Lq rows that a KV head serves.
 
     q, out [B, Hq, Lq, D]; k, v [B, Hkv, Lkv, D]; lse [B, Hq, Lq] or None. parts: where shares go, or None for a single
-    share, which writes out and lse itself. lengths, band, parts: see `decode_launch`. scale > 0, times log2 e; SIGN
-    (-1, 0, 1) is its sign. Grid: (splits, KV heads * blocks of rows, B).
+    share, which writes out and lse itself; parts.arrived: counters, 0 before and after, or None where `reduce` merges;
+    BLOCK_R and BLOCK_S hold all rows of a KV head and all shares then. lengths, band, parts: see `decode_launch`.
+    scale > 0, times log2 e; SIGN (-1, 0, 1) is its sign. Grid: (splits, KV heads * blocks of rows, B).
     """
     split, batch = tl.program_id(0), tl.program_id(2)
     splits = tl.num_programs(0)
@@ -101,21 +169,23 @@ def decode(
         v_tile = load_slots(v_ptr, v_strides, n0, low, kv_len, HEAD_DIM, BLOCK_D, BLOCK_N, WIDE)
         state = accumulate(state, score, v_tile, scale)
 
-    acc, top, total = state
-    row = (wide(batch) * q.shape[1] + kv_head * GROUP + r % GROUP) * q_len + i  # out, lse and parts are contiguous
+    row = rows_of(q, batch, kv_head, r, GROUP)
     if parts is None:
-        result = acc / tl.where(total == 0, 1.0, total)[:, None]
-        out_ptrs = out.ptr + (row * HEAD_DIM)[:, None] + d[None, :]
-        tl.store(out_ptrs, result.to(out.ptr.dtype.element_ty), mask=real_row[:, None] & (d < HEAD_DIM)[None, :])
-        if lse is not None:
-            tl.store(lse.ptr + row, logarithm(top, total), mask=real_row)
+        store_rows(out, lse, row, real_row, state, HEAD_DIM, BLOCK_D)
     else:
+        acc, top, total = state
         place = row * splits + split
         tl.store(parts.top + place, top, mask=real_row)
         tl.store(parts.total + place, total, mask=real_row)
-        # a share that saw nothing is known by its total and not read
+        # a share that saw nothing is known by its total
         stored = (real_row & (total != 0))[:, None] & (d < HEAD_DIM)[None, :]
         tl.store(parts.acc + (place * HEAD_DIM)[:, None] + d[None, :], acc, mask=stored)
+        if parts.arrived is not None:
+            counter = parts.arrived + tl.program_id(2) * tl.num_programs(1) + tl.program_id(1)
+            if is_last(counter, splits):
+                merge_at_once(
+                    q, out, lse, parts, batch, kv_head, splits, GROUP, HEAD_DIM, BLOCK_R, BLOCK_S, BLOCK_D
+                )  # fmt: skip
 
 
 @triton.jit
@@ -135,13 +205,9 @@ def reduce(
     total = tl.full((), 0.0, tl.float32)
     for first in tl.range(0, splits, BLOCK_S):
         s = first + tl.arange(0, BLOCK_S)
-        place = row * splits + s
-        tops = tl.load(parts.top + place, mask=s < splits, other=float("-inf"))
-        totals = tl.load(parts.total + place, mask=s < splits, other=0.0)
-        stored = (totals != 0)[:, None] & (d < HEAD_DIM)[None, :]
-        accs = tl.load(parts.acc + (place * HEAD_DIM)[:, None] + d[None, :], mask=stored, other=0.0)
+        accs, tops, totals = shares(parts, row * splits + s, s < splits, HEAD_DIM, d[None, :])
         new_top = tl.maximum(top, tl.max(tops, 0))
-        safe_top = tl.where(new_top == float("-inf"), 0.0, new_top)
+        safe_top = safe(new_top)
         fade = tl.exp2(top - safe_top)
         weights = tl.exp2(tops - safe_top)
         total = total * fade + tl.sum(totals * weights, 0)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 from typing import NamedTuple
 
 import torch
-import triton
 
 from ..device import View, interpreting, is_wide
 from .decode import decode as decode_kernel
 from .decode import reduce as reduce_kernel
-from .decode_plan import DecodeCall, DecodePlan
+from .decode_plan import DecodeCall, DecodePlan, power_of_two
 from .launch import FAR, Launch, Lengths, Limits
 
 REDUCE_DIMS = 64
@@ -24,11 +24,13 @@ class Parts(NamedTuple):
     """What shares leave for the merge, float32, contiguous.
 
     acc [B, Hq, Lq, splits, D] weighted values; top, total [B, Hq, Lq, splits] scaled maximum and sum of weights.
+    arrived: int32 counters, one a KV head and batch entry, by which the last program knows itself; None: `reduce`.
     """
 
     acc: torch.Tensor
     top: torch.Tensor
     total: torch.Tensor
+    arrived: torch.Tensor | None
 
 
 def decode(call: DecodeCall, plan: DecodePlan) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -40,32 +42,51 @@ def decode(call: DecodeCall, plan: DecodePlan) -> tuple[torch.Tensor, torch.Tens
     q, k, v = (t.float() if upcast else t for t in (call.q, call.k, call.v))
     out = torch.empty(tuple(q.shape), dtype=q.dtype, device=q.device)
     lse = torch.empty(tuple(q.shape[:3]), dtype=torch.float32, device=q.device) if call.return_lse else None
-    parts = allocate_parts(q, plan.splits)
+    parts = allocate_parts(call, plan)
     first = prepare(call, plan, (q, k, v, out), lse, parts)
     with torch.cuda.device(q.device) if q.is_cuda else contextlib.nullcontext():
         options = {"num_warps": config.num_warps, "num_stages": config.num_stages}
         decode_kernel[first.grid](*first.arguments, **first.constants, **options)
-        if parts is not None:
+        if parts is not None and not plan.fused:
             second = prepare_reduce(out, lse, parts)
             reduce_kernel[second.grid](*second.arguments, **second.constants, **REDUCE_OPTIONS)
     return out.to(call.q.dtype), lse
 
 
-def allocate_parts(q: torch.Tensor, splits: int) -> Parts | None:
+def allocate_parts(call: DecodeCall, plan: DecodePlan) -> Parts | None:
     """Room for the shares of q's rows; None for a single share, which needs no merge."""
-    if splits == 1:
+    if plan.splits == 1:
         return None
-    rows = (*q.shape[:3], splits)
-    shapes = ((*rows, q.shape[3]), rows, rows)
-    return Parts(*(torch.empty(shape, dtype=torch.float32, device=q.device) for shape in shapes))
+    device = call.q.device
+    rows = (*call.q.shape[:3], plan.splits)
+    shapes = ((*rows, call.q.shape[3]), rows, rows)
+    shares = (torch.empty(shape, dtype=torch.float32, device=device) for shape in shapes)
+    return Parts(*shares, _counters(call.q.shape[0] * call.k.shape[1], device) if plan.fused else None)
+
+
+def _counters(count: int, device: torch.device) -> torch.Tensor:
+    """int32 zeros; the kernel leaves them so.
+
+    One stream's launches follow each other and share theirs. A CUDA graph may replay beside anything: it gets its own,
+    set to zero in the graph.
+    """
+    if device.type != "cuda" or torch.cuda.is_current_stream_capturing():
+        return torch.zeros(count, dtype=torch.int32, device=device)
+    return _stream_counters(power_of_two(count), device, torch.cuda.current_stream(device).cuda_stream)
+
+
+@functools.cache
+def _stream_counters(count: int, device: torch.device, stream: int) -> torch.Tensor:
+    return torch.zeros(count, dtype=torch.int32, device=device)
 
 
 def prepare(call: DecodeCall, plan: DecodePlan, tensors, lse, parts: Parts | None) -> Launch:
     """The launch of the split-K kernel for these tensors (q, k, v, out)."""
     config = plan.config
     assert config is not None
-    q, k, v, out = views = tuple(map(View.of, tensors))
-    wide = call.group > 512 or is_wide(max(config.block_m, config.block_n), 512, *views)
+    q, k, v, out = map(View.of, tensors)
+    wide = any(is_wide(view, call.group, q.shape[2], q.shape[3]) for view in (q, out))
+    wide |= any(is_wide(view, 1, config.block_n, q.shape[3]) for view in (k, v))
     if v.strides == k.strides:
         v = v._replace(strides=None)
     constants = {
@@ -74,7 +95,9 @@ def prepare(call: DecodeCall, plan: DecodePlan, tensors, lse, parts: Parts | Non
         "HEAD_DIM": q.shape[3],
         "BLOCK_M": config.block_m,
         "BLOCK_N": config.block_n,
-        "BLOCK_D": max(16, triton.next_power_of_2(q.shape[3])),
+        "BLOCK_D": max(16, power_of_two(q.shape[3])),
+        "BLOCK_R": power_of_two(call.rows) if plan.fused else 1,
+        "BLOCK_S": power_of_two(plan.splits) if plan.fused else 1,
         "WIDE": wide,
     }
     # scale 0 means that all scores are 0: SIGN 0 makes them so, and the scale itself stays positive
@@ -89,9 +112,10 @@ def prepare(call: DecodeCall, plan: DecodePlan, tensors, lse, parts: Parts | Non
 def prepare_reduce(out: torch.Tensor, lse: torch.Tensor | None, parts: Parts) -> Launch:
     """The launch of the merge."""
     splits, head_dim = parts.acc.shape[-2:]
+    parts = parts._replace(arrived=None)
     constants = {
         "HEAD_DIM": head_dim,
-        "BLOCK_S": min(REDUCE_SPLITS, triton.next_power_of_2(splits)),
+        "BLOCK_S": min(REDUCE_SPLITS, power_of_two(splits)),
         "BLOCK_D": REDUCE_DIMS,
     }
     arguments = (View.of(out), None if lse is None else View.of(lse), parts, splits)

@@ -15,6 +15,8 @@ IMPLS = ("auto", "reference", "tiled", "triton")
 LONGEST_QUERY = 8
 MULTIPROCESSORS_ASSUMED = 132
 """Where there is no GPU to ask (the interpreter): an H100's and H200's."""
+MERGED_A_WARP = 2048
+"""Numbers of shares that a warp of the last program can hold at once: 64 registers a thread."""
 
 # (KiB of shared memory a block, at least; head dim up to; bytes an element up to) -> configurations, block_m ascending.
 # The first whose block_m holds all rows of a KV head is taken, else the last. What counts is how many bytes are on
@@ -24,6 +26,8 @@ _DECODE = [
     ((227, 128, 2), (TileConfig(16, 64, 4, 4), TileConfig(64, 64, 4, 3))),
     ((227, 256, 2), (TileConfig(16, 64, 8, 3), TileConfig(64, 64, 8, 2))),
     ((227, 512, 2), (TileConfig(16, 32, 8, 3), TileConfig(64, 32, 8, 2))),
+    ((163, 64, 2), (TileConfig(16, 64, 4, 5), TileConfig(64, 64, 4, 3))),
+    ((163, 128, 2), (TileConfig(16, 64, 4, 4), TileConfig(64, 64, 4, 3))),
     ((163, 256, 2), (TileConfig(16, 64, 8, 3), TileConfig(32, 64, 8, 2))),
     ((163, 512, 2), (TileConfig(16, 32, 8, 3), TileConfig(32, 32, 8, 2))),
     ((99, 64, 2), (TileConfig(16, 64, 4, 5), TileConfig(64, 64, 4, 3))),
@@ -75,12 +79,14 @@ class DecodeCall:
 class DecodePlan:
     """What `decode` will do. `config` is None and `splits` 1 for `reference` and `tiled`.
 
+    fused: the last program of a KV head merges the shares, else a second kernel does.
     programs: how many run side by side, splits included; tiles: the most tiles of keys that a row of splits divides.
     """
 
     impl: str
     config: TileConfig | None
     splits: int
+    fused: bool
     programs: int
     tiles: int
     reason: str
@@ -88,10 +94,11 @@ class DecodePlan:
     def __str__(self):
         lines = [f"impl    {self.impl}: {self.reason}"]
         if self.config is not None:
-            lines += [
-                f"config  {self.config}",
-                f"splits  {self.splits} of at most {self.tiles} tiles; {self.programs} programs",
-            ]
+            merge = (
+                "the last program merges" if self.fused else "a second kernel merges" if self.splits > 1 else "no merge"
+            )
+            splits = f"splits  {self.splits} of at most {self.tiles} tiles; {self.programs} programs; {merge}"
+            lines += [f"config  {self.config}", splits]
         return "\n".join(lines)
 
 
@@ -99,7 +106,7 @@ def make_decode_plan(call: DecodeCall) -> DecodePlan:
     """Raises ValueError for what the chosen implementation cannot do."""
     impl, reason = _choose_impl(call)
     if impl != "triton":
-        return DecodePlan(impl, None, 1, 1, 1, reason)
+        return DecodePlan(impl, None, 1, False, 1, 1, reason)
     capability, multiprocessors = (9, 0), MULTIPROCESSORS_ASSUMED
     if call.q.is_cuda:
         device = torch.cuda.get_device_properties(call.q.device)
@@ -115,7 +122,7 @@ def plan_decode_kernel(
     programs = call.q.shape[0] * call.k.shape[1] * -(-call.rows // config.block_m)
     tiles = tiles_at_most(call.kv_len, call.q.shape[2], call.window, config.block_n)
     splits = call.splits or choose_splits(programs, tiles, multiprocessors)
-    return DecodePlan("triton", config, splits, programs * splits, tiles, reason)
+    return DecodePlan("triton", config, splits, _fuses(call, config, splits), programs * splits, tiles, reason)
 
 
 def decode_config(capability: tuple[int, int], head_dim: int, dtype: torch.dtype, rows: int) -> TileConfig:
@@ -129,8 +136,19 @@ def decode_config(capability: tuple[int, int], head_dim: int, dtype: torch.dtype
         if available >= kib and head_dim <= dim and dtype.itemsize <= element_bytes:
             holds_all = (config for config in configs if rows <= config.block_m)
             config = next(holds_all, configs[-1])
-            return replace(config, block_m=min(config.block_m, max(16, 1 << (rows - 1).bit_length())))
+            return replace(config, block_m=min(config.block_m, max(16, power_of_two(rows))))
     raise ValueError(f"head_dim: given {head_dim}; from 8 to 512")
+
+
+def power_of_two(n: int) -> int:
+    """The least power of two that is at least n."""
+    return 1 << (n - 1).bit_length()
+
+
+def _fuses(call: DecodeCall, config: TileConfig, splits: int) -> bool:
+    """Whether one program holds all shares of a KV head's rows at once: the merge is then a single trip to memory."""
+    numbers = power_of_two(call.rows) * power_of_two(splits) * power_of_two(call.q.shape[3])
+    return splits > 1 and call.rows <= config.block_m and numbers <= MERGED_A_WARP * config.num_warps
 
 
 def shared_kib(capability: tuple[int, int]) -> int:
