@@ -114,7 +114,8 @@ def test_activations_are_rounded_to_the_very_codes_of_torch(device, bits):
     x[0, :32] = torch.arange(32) - 15.5  # ties
     x[0, 31] = 127
     x[1, :32] = 0
-    x[1, 32:64] *= 1e-42  # subnormal steps
+    x[1, 32:64] *= 1e-42  # a subnormal step
+    x[1, 96:128] = 180 * 2**-149  # one so coarse that the quotient passes 127
     x[1, 64:96] *= 1e36
     x[2, 3], x[2, 40], x[2, 70] = math.nan, math.inf, -math.inf
     x = x.to(device)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-import triton
 
 from ..config import SMALLEST_CAPABILITY
 from ..device import interpreting
@@ -72,14 +71,15 @@ def _few_rows(x, w: QuantizedWeight, bias, config: MatvecConfig) -> torch.Tensor
     first = prepare_rounding(x, w, words, step, total)
     round_activations[first.grid](*first.arguments, **first.constants)
     second = prepare_matvec(w, words, step, total, bias, out, config)
-    matvec[second.grid](*second.arguments, **second.constants, num_warps=config.num_warps)
+    options = {"num_warps": config.num_warps}
+    matvec[second.grid](*second.arguments, **second.constants, **options)
     return out.to(given)
 
 
 def prepare_rounding(x, w: QuantizedWeight, words, step, total) -> Launch:
     """The launch that rounds x [M, K] to int8."""
     constants = {"K": w.shape[1], "BITS": w.bits, "BLOCKS": ROUNDING_BLOCKS}
-    grid = (triton.cdiv(w.shape[1] // BLOCK, ROUNDING_BLOCKS), x.shape[0])
+    grid = (cdiv(w.shape[1] // BLOCK, ROUNDING_BLOCKS), x.shape[0])
     return Launch((x, *x.stride(), words, step, total), constants, grid)
 
 
@@ -105,7 +105,7 @@ def prepare_matvec(w: QuantizedWeight, words, step, total, bias, out, config: Ma
         out,
         w.shape[0],
     )
-    return Launch(arguments, constants, (triton.cdiv(w.shape[0], config.block_n),))
+    return Launch(arguments, constants, (cdiv(w.shape[0], config.block_n),))
 
 
 def _many_rows(x, w: QuantizedWeight, bias) -> torch.Tensor:
@@ -125,8 +125,12 @@ def _many_rows(x, w: QuantizedWeight, bias) -> torch.Tensor:
 def prepare_dequantize(w: QuantizedWeight, out: torch.Tensor) -> Launch:
     """The launch that writes w's floats to out [N, K]."""
     constants = {"K": w.shape[1], "GROUP": w.group_size, "BITS": w.bits, "BLOCK_N": 4, "BLOCK_K": 1024}
-    grid = (triton.cdiv(w.shape[0], 4), triton.cdiv(w.shape[1], 1024))
+    grid = (cdiv(w.shape[0], 4), cdiv(w.shape[1], 1024))
     return Launch((w.data, w.scale, w.zero, out, w.shape[0]), constants, grid)
+
+
+def cdiv(a: int, b: int) -> int:
+    return -(-a // b)
 
 
 def _check_device(device: torch.device) -> None:

@@ -35,7 +35,7 @@ def dp4a(a, b, c, ASM: tl.constexpr):
         return tl.inline_asm_elementwise(
             "dp4a.s32.s32 $0, $1, $2, $3;", "=r,r,r,r", [a, b, c], dtype=tl.int32, is_pure=True, pack=1
         )
-    for i in tl.static_range(4):
+    for i in tl.static_range(4):  # pyright: ignore[reportGeneralTypeIssues]
         c += signed_byte(a, i) * signed_byte(b, i)
     return c
 
@@ -146,7 +146,7 @@ def multiply(
     else:
         first, second, s = loaded[0], loaded[1], loaded[2].to(tl.float32)
     new = ()
-    for m in tl.static_range(len(sums)):
+    for m in tl.static_range(len(sums)):  # pyright: ignore[reportGeneralTypeIssues]
         a = words + m * ALL * 8 + word
         dot = dp4a(first, load_activations(a, word < ALL * 4, CHECK), tl.zeros(first.shape, tl.int32), ASM)
         dot = dp4a(second, load_activations(a + ALL * 4, word < ALL * 4, CHECK), dot, ASM)
@@ -194,7 +194,7 @@ def matvec(
     if zero is not None:
         zero += wide(n0) * (K // GROUP)
     sums = ()
-    for _ in tl.static_range(ROWS):
+    for _ in tl.static_range(ROWS):  # pyright: ignore[reportGeneralTypeIssues]
         sums += (tl.zeros([BLOCK_N, BLOCKS], tl.float32),)
     loaded = load_weights(data, scale, zero, rows, 0, K, GROUP, BITS, BLOCKS)
     for b0 in tl.range(0, LAST, BLOCKS):
@@ -202,7 +202,7 @@ def matvec(
         sums = multiply(sums, loaded, words, step, total, rows, b0, K, BITS, zero is None, BLOCKS, ASM)
         loaded = following
     sums = multiply(sums, loaded, words, step, total, rows, LAST, K, BITS, zero is None, BLOCKS, ASM)
-    for m in tl.static_range(ROWS):
+    for m in tl.static_range(ROWS):  # pyright: ignore[reportGeneralTypeIssues]
         y = tl.sum(sums[m], axis=1)
         if bias is not None:
             y += tl.load(bias + n0 + rows).to(tl.float32)

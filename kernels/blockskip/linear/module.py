@@ -18,6 +18,10 @@ class QuantizedLinear(nn.Module):
     the module's dtype changes that of the bias alone.
     """
 
+    data: torch.Tensor
+    scale: torch.Tensor
+    zero: torch.Tensor | None
+
     def __init__(self, w: QuantizedWeight, bias: torch.Tensor | None = None):
         super().__init__()
         if not isinstance(w, QuantizedWeight):
@@ -41,11 +45,12 @@ class QuantizedLinear(nn.Module):
         return f"{self.weight!r}, bias={self.bias is not None}"
 
     def _apply(self, fn, recurse=True):
-        before = {name: t for name, t in (("scale", self.scale), ("zero", self.zero)) if t is not None}
+        scale, zero = self.scale, self.zero
         super()._apply(fn, recurse)
-        for name, t in before.items():  # .half() and the like are not meant for the metadata
-            if self._buffers[name].dtype != t.dtype:
-                self._buffers[name] = t.to(self._buffers[name].device)
+        # .half() and the like are not meant for the metadata
+        if self.scale.dtype != scale.dtype:
+            self.scale = scale.to(self.scale.device)
+            self.zero = None if zero is None else zero.to(self.scale.device)
         return self
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -101,13 +101,15 @@ class QuantizedWeight:
 
     def to(self, device: torch.device | str) -> QuantizedWeight:
         """The same weight on another device."""
-        moved = (None if t is None else t.to(device) for t in (self.data, self.scale, self.zero))
-        return QuantizedWeight(*moved, self.dtype)
+        return self._each(lambda t: t.to(device))
 
     def rows(self, start: int, stop: int) -> QuantizedWeight:
         """Rows start..stop-1, sharing memory."""
-        parts = (None if t is None else t[start:stop] for t in (self.data, self.scale, self.zero))
-        return QuantizedWeight(*parts, self.dtype)
+        return self._each(lambda t: t[start:stop])
+
+    def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> QuantizedWeight:
+        zero = None if self.zero is None else change(self.zero)
+        return QuantizedWeight(change(self.data), change(self.scale), zero, self.dtype)
 
     def blocks(self, elements: int) -> Iterator[tuple[slice, QuantizedWeight]]:
         """Row ranges of at most `elements` weights each (one row at least), and their weights."""
