@@ -61,13 +61,13 @@ def test_query_lengths(device, impl, window, q_len):
 
 
 @pytest.mark.parametrize("impl", IMPLS)
-@pytest.mark.parametrize("window", [1, 2, 16, 69, 70, 71, 1 << 40])
+@pytest.mark.parametrize("window", [1, 16, 69, 70, 1 << 40])
 def test_windows_about_a_tile_and_the_length(device, impl, window):
     check(impl, *draw(device, q_len=3), window=window, splits=2)
 
 
 @pytest.mark.parametrize("impl", IMPLS)
-@pytest.mark.parametrize("kv_len", [1, 2, 15, 16, 17, 63, 64, 65])
+@pytest.mark.parametrize("kv_len", [1, 3, 31, 32, 33])
 def test_key_lengths_about_a_tile(device, impl, kv_len):
     """Also more queries than keys: the first queries stand before the first key and see nothing."""
     check(impl, *draw(device, q_len=4, kv_len=kv_len), splits=2)
@@ -82,7 +82,7 @@ def test_grouped_heads_in_any_ratio(device, impl, heads):
 
 
 @pytest.mark.parametrize("impl", IMPLS)
-@pytest.mark.parametrize("head_dim", [8, 24, 40, 96, 130, 320])
+@pytest.mark.parametrize("head_dim", [8, 40, 96, 320])
 def test_head_sizes_that_are_no_power_of_two(device, impl, head_dim):
     check(impl, *draw(device, heads=(6, 2), head_dim=head_dim), splits=2)
 
@@ -159,7 +159,7 @@ def test_either_merge(device, fused, kv_len, window):
     from blockskip.attention.decode_api import check_decode
     from blockskip.attention.decode_plan import make_decode_plan
 
-    q, k, v = draw(device, batch=2, heads=(6, 2), kv_len=300, head_dim=24)
+    q, k, v = draw(device, heads=(6, 2), kv_len=300, head_dim=24)
     length = torch.tensor(kv_len, dtype=torch.int32, device=device)
     call = check_decode(q, k, v, length, window, None, 5, "triton", True)
     plan = make_decode_plan(call)
@@ -215,6 +215,18 @@ def test_strided_and_expanded_views(device, impl):
     check(impl, row[:, :, :4], row, row, splits=2)
     backwards = torch.randn((2, 16, 90, 2), generator=generator).to(device).permute(0, 3, 2, 1)
     check(impl, q, backwards, v, splits=2)
+
+
+@pytest.mark.parametrize("splits", [1, 2])
+def test_slots_so_far_apart_that_a_tile_passes_31_bits(device, splits):
+    """5 GB of zeros, of which only the pages that hold a slot take memory."""
+    rows, step, head_dim = 40, 1 << 26, 16
+    clean = draw(device, heads=(2, 1), q_len=2, kv_len=rows, dtype=torch.float16)
+    buffer = torch.zeros((rows - 1) * step + 2 * head_dim, dtype=torch.float16, device=device)
+    k, v = (buffer.as_strided((1, 1, rows, head_dim), (0, 0, step, 1), offset) for offset in (0, head_dim))
+    k.copy_(clean[1]), v.copy_(clean[2])
+    out = bs.decode(clean[0], k, v, window=30, impl="triton", splits=splits)
+    torch.testing.assert_close(out, bs.decode(*clean, window=30, impl="reference"), atol=2e-3, rtol=2e-3)
 
 
 @pytest.mark.parametrize("impl", IMPLS)

@@ -42,10 +42,10 @@ def decode(call: DecodeCall, plan: DecodePlan) -> tuple[torch.Tensor, torch.Tens
     q, k, v = (t.float() if upcast else t for t in (call.q, call.k, call.v))
     out = torch.empty(tuple(q.shape), dtype=q.dtype, device=q.device)
     lse = torch.empty(tuple(q.shape[:3]), dtype=torch.float32, device=q.device) if call.return_lse else None
-    parts = allocate_parts(call, plan)
-    first = prepare(call, plan, (q, k, v, out), lse, parts)
+    options = {"num_warps": config.num_warps, "num_stages": config.num_stages}
     with torch.cuda.device(q.device) if q.is_cuda else contextlib.nullcontext():
-        options = {"num_warps": config.num_warps, "num_stages": config.num_stages}
+        parts = allocate_parts(call, plan)
+        first = prepare(call, plan, (q, k, v, out), lse, parts)
         decode_kernel[first.grid](*first.arguments, **first.constants, **options)
         if parts is not None and not plan.fused:
             second = prepare_reduce(out, lse, parts)
@@ -60,8 +60,8 @@ def allocate_parts(call: DecodeCall, plan: DecodePlan) -> Parts | None:
     device = call.q.device
     rows = (*call.q.shape[:3], plan.splits)
     shapes = ((*rows, call.q.shape[3]), rows, rows)
-    shares = (torch.empty(shape, dtype=torch.float32, device=device) for shape in shapes)
-    return Parts(*shares, _counters(call.q.shape[0] * call.k.shape[1], device) if plan.fused else None)
+    acc, top, total = (torch.empty(shape, dtype=torch.float32, device=device) for shape in shapes)
+    return Parts(acc, top, total, _counters(call.q.shape[0] * call.k.shape[1], device) if plan.fused else None)
 
 
 def _counters(count: int, device: torch.device) -> torch.Tensor:
