@@ -28,3 +28,11 @@ def rounded(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """x [M, K] as int8 leaves it: codes * steps in `dtype`."""
     codes, step = round_to_int8(x)
     return (codes.to(dtype) * step.to(dtype)).flatten(1)
+
+
+def planes(x: torch.Tensor, bits: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """x [M, K] as two [M, K / 2], in the order of `QuantizedWeight.planes`."""
+    if bits == 4:
+        return x[:, ::2].contiguous(), x[:, 1::2].contiguous()
+    halves = x.unflatten(1, (-1, 2, BLOCK // 2))
+    return halves[:, :, 0].flatten(1), halves[:, :, 1].flatten(1)

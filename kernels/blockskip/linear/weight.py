@@ -116,11 +116,16 @@ class QuantizedWeight:
         for rows in row_blocks(self.shape, elements):
             yield rows, self.rows(rows.start, rows.stop)
 
+    def planes(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The codes as they lie in memory, [N, K / 2] each: low and high nibbles, or the halves of the blocks of 32."""
+        if self.bits == 4:
+            return self.data & 15, self.data >> 4
+        return self.data[:, 0].flatten(1), self.data[:, 1].flatten(1)
+
     def codes(self) -> torch.Tensor:
         """The codes in their natural order: uint8 or int8 [N, K]."""
-        if self.bits == 4:
-            return torch.stack((self.data & 15, self.data >> 4), -1).flatten(1)
-        return self.data.transpose(1, 2).flatten(1)
+        run = 1 if self.bits == 4 else 16
+        return torch.stack([plane.unflatten(1, (-1, run)) for plane in self.planes()], 2).flatten(1)
 
     def dequantize(self, dtype: torch.dtype | None = None) -> torch.Tensor:
         """(code - zero) * scale as [N, K]: computed in float32, or float64 if that is asked for, and rounded once.
@@ -134,8 +139,12 @@ class QuantizedWeight:
         return out
 
     def _dequantize(self, dtype: torch.dtype) -> torch.Tensor:
+        return self.values(self.codes(), dtype)
+
+    def values(self, codes: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """(code - zero) * scale in `dtype`, of `codes()` or of one of `planes()`."""
         zero = self.zero.to(dtype).unsqueeze(-1) if self.zero is not None else 8 if self.bits == 4 else 0
-        grouped = self.codes().to(dtype).unflatten(1, (-1, self.group_size))
+        grouped = codes.to(dtype).unflatten(1, (self.scale.shape[1], -1))
         return grouped.sub_(zero).mul_(self.scale.to(dtype).unsqueeze(-1)).flatten(1)
 
     def error(self, weight: torch.Tensor) -> float:
