@@ -44,6 +44,14 @@ def compiled(capability, k, group_size, bits, rows, symmetric):
     return read(kernel, capability)
 
 
+def compiled_dequantize(capability, bits):
+    w = weight(5376, 64, bits, False)
+    one = launch.prepare_dequantize(w, torch.zeros(tuple(w.shape), dtype=torch.bfloat16))
+    with _pretend(capability):
+        kernel = launch.dequantize.warmup(*one.arguments, **one.constants, grid=one.grid)
+    return read(kernel, capability)
+
+
 def before_the_end(sass):
     """Opcodes of the loop over K; where it was unrolled whole, of everything up to the last product.
 
@@ -76,6 +84,16 @@ def main(capability):
             "narrow_loads": sum(".128" not in name for name in loads),
             "products_in_loop": sum(name.startswith("IDP.4A") for name in body),
             "shared_in_loop": [name for name in body if MEMORY_OF_THE_BLOCK.match(name)],
+        }
+        print(json.dumps(row), flush=True)
+    for bits in (4, 8):
+        anatomy = compiled_dequantize(capability, bits)
+        names = [name for _, name, _ in INSTRUCTION.findall(anatomy.sass)]
+        row = {
+            "dequantize": bits,
+            "spill_bytes": anatomy.spill_bytes,
+            "loads": sorted(name for name in names if name.startswith("LDG")),
+            "stores": sorted({name for name in names if name.startswith("STG")}),
         }
         print(json.dumps(row), flush=True)
 

@@ -30,6 +30,10 @@ def compile_all(capability):
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
+def matvecs(rows):
+    return [row for row in rows if "case" in row]
+
+
 @pytest.fixture(scope="module")
 def compiled():
     with ThreadPoolExecutor(2) as pool:
@@ -38,13 +42,13 @@ def compiled():
 
 @pytest.mark.parametrize("capability", CAPABILITIES)
 def test_the_asked_for_shapes_are_there(compiled, capability):
-    cases = {tuple(row["case"][:4]) for row in compiled[capability]}
+    cases = {tuple(row["case"][:4]) for row in matvecs(compiled[capability])}
     assert {(k, group, 4, 1) for k in (5376, 8192, 21504) for group in (32, 64, 128)} <= cases
 
 
 @pytest.mark.parametrize("capability", CAPABILITIES)
 def test_no_shared_memory_in_the_loop_and_no_spills(compiled, capability):
-    for row in compiled[capability]:
+    for row in matvecs(compiled[capability]):
         assert row["products_in_loop"] > 0 and row["shared_in_loop"] == [], row
         assert row["spill_bytes"] == 0 and row["registers"] <= MOST_REGISTERS, row
 
@@ -52,9 +56,18 @@ def test_no_shared_memory_in_the_loop_and_no_spills(compiled, capability):
 @pytest.mark.parametrize("capability", CAPABILITIES)
 def test_a_weight_load_of_16_bytes_serves_all_rows(compiled, capability):
     """A step is 8 dp4a a row: one or two wide loads of weights in all, two of activations a row, and the metadata."""
-    for row in compiled[capability]:
+    for row in matvecs(compiled[capability]):
         _, _, bits, rows, symmetric = row["case"]
         steps = row["products"] / (8 * rows)
         assert row["wide_loads"] == steps * (bits // 4 + 2 * rows), row
         sums_needed = 0 if symmetric and bits == 8 else rows
         assert row["narrow_loads"] == steps * ((1 if symmetric else 2) + rows + sums_needed), row
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
+def test_dequantising_moves_16_bytes_at_a_time_and_a_group_s_metadata_once(compiled, capability):
+    for row in compiled[capability]:
+        if "dequantize" in row:
+            assert row["spill_bytes"] == 0 and all(".128" in name for name in row["stores"]), row
+            metadata = [name for name in row["loads"] if ".128" not in name]
+            assert len(metadata) == 2 and len(row["loads"]) == 2 + row["dequantize"] // 4, row

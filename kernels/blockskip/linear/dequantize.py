@@ -10,37 +10,30 @@ from ..device import wide
 
 @triton.jit
 def dequantize(
-    data,
-    scale,
-    zero,
-    out,
-    N,
-    K: tl.constexpr,
-    GROUP: tl.constexpr,
-    BITS: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_K: tl.constexpr,
+    data, scale, zero, out, COUNT, K: tl.constexpr, GROUP: tl.constexpr, BITS: tl.constexpr, BLOCKS: tl.constexpr
 ):
-    """out [N, K] = (code - zero) * scale for BLOCK_N rows x BLOCK_K columns; tensors as in QuantizedWeight."""
-    n0 = tl.program_id(0) * BLOCK_N
-    n = tl.arange(0, BLOCK_N)
-    rows = tl.minimum(n, N - 1 - n0)[:, None]
-    k = (tl.program_id(1) * BLOCK_K + tl.arange(0, BLOCK_K))[None, :]
-    data += wide(n0) * (K * BITS // 8)
+    """out [N, K] = (code - zero) * scale; tensors as in QuantizedWeight.
+
+    The weight's COUNT = N * K / 32 blocks of 32 are taken in the order of `out`, BLOCKS a program.
+    """
+    first = tl.program_id(0) * BLOCKS
+    i = tl.arange(0, BLOCKS)
+    ok = first + i < COUNT
     if BITS == 4:
-        byte = (tl.program_id(1) * (BLOCK_K // 2) + tl.arange(0, BLOCK_K // 2))[None, :]
-        pairs = tl.load(data + rows * (K // 2) + byte, mask=byte < K // 2, other=0)
-        code = tl.reshape(tl.join(pairs & 15, pairs >> 4), [BLOCK_N, BLOCK_K])
+        byte = i[:, None] * 16 + tl.arange(0, 16)[None, :]
+        pairs = tl.load(data + wide(first) * 16 + byte, mask=ok[:, None], other=0)
+        code = tl.reshape(tl.join(pairs & 15, pairs >> 4), [BLOCKS, 32])
     else:
-        at = k % 32 // 16 * (K // 2) + k // 32 * 16 + k % 16
-        code = tl.load(data + rows * K + at, mask=k < K, other=0)
-    group = wide(n0) * (K // GROUP) + rows * (K // GROUP) + k // GROUP
+        k = tl.arange(0, 32)[None, :]
+        row, block = ((first + i) // (K // 32))[:, None], ((first + i) % (K // 32))[:, None]
+        at = row.to(tl.int64) * K + k // 16 * (K // 2) + block * 16 + k % 16
+        code = tl.load(data + at, mask=ok[:, None], other=0)
     value = code.to(tl.float32)
+    group = (first + i) // (GROUP // 32)
     if zero is not None:
-        value -= tl.load(zero + group, mask=k < K, other=0.0).to(tl.float32)
+        value -= tl.load(zero + group, mask=ok, other=0.0).to(tl.float32)[:, None]
     elif BITS == 4:
         value -= 8.0
-    value *= tl.load(scale + group, mask=k < K, other=0.0).to(tl.float32)
-    tl.store(
-        out + wide(n0) * K + n[:, None] * K + k, value.to(out.dtype.element_ty), mask=(n0 + n < N)[:, None] & (k < K)
-    )
+    value *= tl.load(scale + group, mask=ok, other=0.0).to(tl.float32)[:, None]
+    place = out + wide(first) * 32 + i[:, None] * 32 + tl.arange(0, 32)[None, :]
+    tl.store(place, value.to(out.dtype.element_ty), mask=ok[:, None])

@@ -18,6 +18,7 @@ from .weight import BLOCK, QuantizedWeight
 BLOCK_ELEMENTS = 1 << 24
 """Float weights that exist at a time where there are many rows: 32 MB in bfloat16, which Hopper's L2 holds."""
 ROUNDING_BLOCKS = 16
+DEQUANTIZE_BLOCKS = 128
 
 
 @dataclass(frozen=True)
@@ -124,9 +125,9 @@ def _many_rows(x, w: QuantizedWeight, bias) -> torch.Tensor:
 
 def prepare_dequantize(w: QuantizedWeight, out: torch.Tensor) -> Launch:
     """The launch that writes w's floats to out [N, K]."""
-    constants = {"K": w.shape[1], "GROUP": w.group_size, "BITS": w.bits, "BLOCK_N": 4, "BLOCK_K": 1024}
-    grid = (cdiv(w.shape[0], 4), cdiv(w.shape[1], 1024))
-    return Launch((w.data, w.scale, w.zero, out, w.shape[0]), constants, grid)
+    constants = {"K": w.shape[1], "GROUP": w.group_size, "BITS": w.bits, "BLOCKS": DEQUANTIZE_BLOCKS}
+    count = w.shape.numel() // BLOCK
+    return Launch((w.data, w.scale, w.zero, out, count), constants, (cdiv(count, DEQUANTIZE_BLOCKS),))
 
 
 def cdiv(a: int, b: int) -> int:
