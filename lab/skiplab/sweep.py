@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from itertools import product
 from pathlib import Path
+from threading import RLock
 from typing import Any
 
 import blockskip as bs
@@ -187,6 +188,7 @@ def run_sweep(
     """
     from tqdm.auto import tqdm
 
+    tqdm.set_lock(RLock())  # one process draws: tqdm's own lock is a semaphore that Python calls leaked at the end
     path = Path(path) if path is not None else default_path(sweep, topic)
     if not usable(sweep.device):
         raise ValueError(f"device: torch sees no {sweep.device} here; cpu is always there")
