@@ -8,6 +8,7 @@ import itertools
 import json
 import re
 import sys
+from dataclasses import replace
 
 import torch
 from blockskip.linear import launch
@@ -32,15 +33,16 @@ def weight(k, group_size, bits, symmetric):
     return QuantizedWeight(torch.zeros(shape, dtype=dtype), scale, None if symmetric else scale, torch.bfloat16)
 
 
-def compiled(capability, k, group_size, bits, rows, symmetric):
+def compiled(capability, k, group_size, bits, rows, symmetric, **changes):
     w = weight(k, group_size, bits, symmetric)
     words = torch.zeros((rows, 2, k // 8), dtype=torch.int32)
     step, total = torch.zeros((rows, k // 32)), torch.zeros((rows, k // 32))
-    config = launch.matvec_config(k)
+    config = replace(launch.matvec_config(k), **changes)
     out = torch.zeros((rows, N), dtype=torch.bfloat16)
-    one = launch.prepare_matvec(w, words, step, total, None, out, config)
+    one = launch.prepare_matvec(w, launch.metadata_of(w, config), words, step, total, None, out, config)
     with _pretend(capability):
-        kernel = launch.matvec.warmup(*one.arguments, **one.constants, grid=one.grid, num_warps=config.num_warps)
+        options = {"grid": one.grid, "num_warps": config.num_warps}
+        kernel = launch.kernel_of(config).warmup(*one.arguments, **one.constants, **options)
     return read(kernel, capability)
 
 
@@ -85,6 +87,12 @@ def main(capability):
             "products_in_loop": sum(name.startswith("IDP.4A") for name in body),
             "shared_in_loop": [name for name in body if MEMORY_OF_THE_BLOCK.match(name)],
         }
+        print(json.dumps(row), flush=True)
+    for name in ("strided", "scalar"):
+        anatomy = compiled(capability, 8192, 32, 4, 1, False, **{name: True})
+        loads = re.findall(r"LDG[A-Z0-9.]*", anatomy.sass)
+        products = anatomy.instructions["IDP"]
+        row = {"ablation": name, "products": products, "wide_loads": sum(".128" in load for load in loads)}
         print(json.dumps(row), flush=True)
     for bits in (4, 8):
         anatomy = compiled_dequantize(capability, bits)

@@ -105,6 +105,17 @@ def test_every_way_to_step_through_k(device, config, kind):
     check(linear(x, w, None, MatvecConfig(*config)), x, w)
 
 
+@pytest.mark.parametrize("kind", [(4, 64, False), (8, 32, False), (8, 128, True)])
+def test_the_slower_ways_that_are_kept_to_be_shown_are_right_too(device, kind):
+    from blockskip.linear.launch import MatvecConfig, linear, metadata_of
+
+    x, w, bias = inputs(device, 2, kind=kind)
+    for strided, scalar in ((True, False), (False, True), (True, True)):
+        config = MatvecConfig(4, 8, 1, strided, scalar)
+        check(linear(x, w, bias, config), x, w, bias)
+        check(linear(x, w, bias, config, metadata_of(w, config)), x, w, bias)
+
+
 @pytest.mark.parametrize("bits", [4, 8])
 def test_activations_are_rounded_to_the_very_codes_of_torch(device, bits):
     from blockskip.linear import launch

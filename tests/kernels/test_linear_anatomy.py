@@ -71,3 +71,11 @@ def test_dequantising_moves_16_bytes_at_a_time_and_a_group_s_metadata_once(compi
             assert row["spill_bytes"] == 0 and all(".128" in name for name in row["stores"]), row
             metadata = [name for name in row["loads"] if ".128" not in name]
             assert len(metadata) == 2 and len(row["loads"]) == 2 + row["dequantize"] // 4, row
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
+def test_what_is_kept_to_be_shown_differs_in_that_alone(compiled, capability):
+    wide = {
+        row["ablation"]: row["wide_loads"] * 8 / row["products"] for row in compiled[capability] if "ablation" in row
+    }
+    assert wide == {"strided": 3, "scalar": 1}  # a step: one of weights and two of activations, or of weights alone

@@ -12,7 +12,7 @@ from ..config import SMALLEST_CAPABILITY
 from ..device import interpreting
 from .activations import MOST_ROWS
 from .dequantize import dequantize
-from .matvec import matvec, round_activations
+from .matvec import matvec, matvec_scalar, round_activations
 from .weight import BLOCK, QuantizedWeight
 
 BLOCK_ELEMENTS = 1 << 24
@@ -26,11 +26,15 @@ class MatvecConfig:
     """block_n weight rows a program; blocks of 32 weights a step, 4 or more; num_warps warps a program.
 
     block_n * blocks = 32 * num_warps gives each thread one block of 32 weights a step: a 16-byte load of int4.
+    What the design gains is shown by leaving it out: `strided` reads metadata that lies [K / group_size, N] instead of
+    row for row with the weights, `scalar` loads activations 4 bytes at a time instead of 16.
     """
 
     block_n: int
     blocks: int
     num_warps: int
+    strided: bool = False
+    scalar: bool = False
 
 
 def matvec_config(in_features: int) -> MatvecConfig:
@@ -47,10 +51,25 @@ class Launch(NamedTuple):
     grid: tuple[int, ...]
 
 
+def metadata_of(w: QuantizedWeight, config: MatvecConfig) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Scale and zero as the matvec of this configuration reads them."""
+    if not config.strided:
+        return w.scale, w.zero
+    return w.scale.T.contiguous(), None if w.zero is None else w.zero.T.contiguous()
+
+
 def linear(
-    x: torch.Tensor, w: QuantizedWeight, bias: torch.Tensor | None, config: MatvecConfig | None = None
+    x: torch.Tensor,
+    w: QuantizedWeight,
+    bias: torch.Tensor | None,
+    config: MatvecConfig | None = None,
+    metadata: tuple[torch.Tensor, torch.Tensor | None] | None = None,
 ) -> torch.Tensor:
-    """x [M, K] -> [M, N] in x's dtype; see `blockskip.linear`. `config` is the matvec's, for tuning."""
+    """x [M, K] -> [M, N] in x's dtype; see `blockskip.linear`.
+
+    config: the matvec's, for tuning and for showing what its choices gain.
+    metadata: `metadata_of(w, config)`, so that it need not be laid out anew in each call.
+    """
     _check_device(x.device)
     # bfloat16 is wrong in Triton's interpreter: there the kernels compute in float32 and torch rounds at the end
     if interpreting():
@@ -58,10 +77,11 @@ def linear(
     with torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext():
         if x.shape[0] > MOST_ROWS:
             return _many_rows(x, w, bias)
-        return _few_rows(x, w, bias, config or matvec_config(w.shape[1]))
+        config = config or matvec_config(w.shape[1])
+        return _few_rows(x, w, bias, config, metadata or metadata_of(w, config))
 
 
-def _few_rows(x, w: QuantizedWeight, bias, config: MatvecConfig) -> torch.Tensor:
+def _few_rows(x, w: QuantizedWeight, bias, config: MatvecConfig, metadata) -> torch.Tensor:
     given = x.dtype
     if interpreting():
         x, bias = x.float(), None if bias is None else bias.float()
@@ -71,9 +91,9 @@ def _few_rows(x, w: QuantizedWeight, bias, config: MatvecConfig) -> torch.Tensor
     out = torch.empty((rows, w.shape[0]), dtype=x.dtype, device=x.device)
     first = prepare_rounding(x, w, words, step, total)
     round_activations[first.grid](*first.arguments, **first.constants)
-    second = prepare_matvec(w, words, step, total, bias, out, config)
+    second = prepare_matvec(w, metadata, words, step, total, bias, out, config)
     options = {"num_warps": config.num_warps}
-    matvec[second.grid](*second.arguments, **second.constants, **options)
+    kernel_of(config)[second.grid](*second.arguments, **second.constants, **options)
     return out.to(given)
 
 
@@ -84,7 +104,12 @@ def prepare_rounding(x, w: QuantizedWeight, words, step, total) -> Launch:
     return Launch((x, *x.stride(), words, step, total), constants, grid)
 
 
-def prepare_matvec(w: QuantizedWeight, words, step, total, bias, out, config: MatvecConfig) -> Launch:
+def kernel_of(config: MatvecConfig):
+    """The matvec of this configuration."""
+    return matvec_scalar if config.scalar else matvec
+
+
+def prepare_matvec(w: QuantizedWeight, metadata, words, step, total, bias, out, config: MatvecConfig) -> Launch:
     """The launch of the matvec on activations that are rounded already."""
     constants = {
         "K": w.shape[1],
@@ -95,17 +120,9 @@ def prepare_matvec(w: QuantizedWeight, words, step, total, bias, out, config: Ma
         "BLOCKS": config.blocks,
         "ASM": not interpreting(),
     }
-    arguments = (
-        w.data.view(w.shape[0], -1).view(torch.int32),
-        w.scale,
-        w.zero,
-        words,
-        step,
-        total,
-        bias,
-        out,
-        w.shape[0],
-    )
+    data = w.data.view(w.shape[0], -1).view(torch.int32)
+    group_stride = w.shape[0] if config.strided else None
+    arguments = (data, *metadata, words, step, total, bias, out, group_stride, w.shape[0])
     return Launch(arguments, constants, (cdiv(w.shape[0], config.block_n),))
 
 

@@ -83,12 +83,16 @@ def load_some(pointers, ok, CHECK: tl.constexpr):
 
 
 @triton.jit
-def load_metadata(table, rows, b0, ALL: tl.constexpr, GROUP: tl.constexpr, BLOCKS: tl.constexpr):
-    """[rows, BLOCKS]: each group's value once for each of its blocks."""
+def load_metadata(table, rows, b0, group_stride, ALL: tl.constexpr, GROUP: tl.constexpr, BLOCKS: tl.constexpr):
+    """[rows, BLOCKS]: each group's value once for each of its blocks. group_stride None: it lies row for row."""
     SHARE: tl.constexpr = GROUP // 32
     CHECK: tl.constexpr = ALL % BLOCKS != 0
     g = (b0 // SHARE + tl.arange(0, BLOCKS // SHARE))[None, :]
-    values = load_some(table + rows[:, None] * (ALL // SHARE) + g, g < ALL // SHARE, CHECK)
+    if group_stride is None:
+        at = table + rows[:, None] * (ALL // SHARE) + g
+    else:
+        at = table + rows[:, None] + g.to(tl.int64) * group_stride
+    values = load_some(at, g < ALL // SHARE, CHECK)
     if SHARE > 1:  # loaded once and repeated: a load with repeated addresses goes through shared memory in Triton 3.6
         spread = tl.broadcast_to(values[:, :, None], [values.shape[0], BLOCKS // SHARE, SHARE])
         values = tl.reshape(spread, [values.shape[0], BLOCKS])
@@ -97,7 +101,16 @@ def load_metadata(table, rows, b0, ALL: tl.constexpr, GROUP: tl.constexpr, BLOCK
 
 @triton.jit
 def load_weights(
-    data, scale, zero, rows, b0, K: tl.constexpr, GROUP: tl.constexpr, BITS: tl.constexpr, BLOCKS: tl.constexpr
+    data,
+    scale,
+    zero,
+    group_stride,
+    rows,
+    b0,
+    K: tl.constexpr,
+    GROUP: tl.constexpr,
+    BITS: tl.constexpr,
+    BLOCKS: tl.constexpr,
 ):
     """A tuple: int32 words [rows, BLOCKS * 4] (two for int8), scales [rows, BLOCKS] and zeros if there are some."""
     ALL: tl.constexpr = K // 32
@@ -107,9 +120,9 @@ def load_weights(
     loaded = (load_some(at, word < ALL * 4, CHECK),)
     if BITS == 8:
         loaded += (load_some(at + ALL * 4, word < ALL * 4, CHECK),)
-    loaded += (load_metadata(scale, rows, b0, ALL, GROUP, BLOCKS),)
+    loaded += (load_metadata(scale, rows, b0, group_stride, ALL, GROUP, BLOCKS),)
     if zero is not None:
-        loaded += (load_metadata(zero, rows, b0, ALL, GROUP, BLOCKS),)
+        loaded += (load_metadata(zero, rows, b0, group_stride, ALL, GROUP, BLOCKS),)
     return loaded
 
 
@@ -170,6 +183,7 @@ def matvec(
     total,
     bias,
     out,
+    group_stride,
     N,
     K: tl.constexpr,
     GROUP: tl.constexpr,
@@ -182,7 +196,8 @@ def matvec(
     """out [ROWS, N] = activations x weights^T + bias, BLOCK_N weight rows a program, BLOCKS blocks of 32 a step.
 
     data: int32 view of the packed weight; scale, zero [N, K / GROUP]; words, step, total as `round_activations` leaves
-    them; zero and bias may be None. Sums run in an order that the constants fix.
+    them; zero and bias may be None. Sums run in an order that the constants fix. group_stride: None, or N for scale and
+    zero [K / GROUP, N], which costs a cache line a value: kept to show that.
     """
     ALL: tl.constexpr = K // 32
     LAST: tl.constexpr = (ALL - 1) // BLOCKS * BLOCKS
@@ -190,15 +205,16 @@ def matvec(
     n = tl.arange(0, BLOCK_N)
     rows = tl.minimum(n, N - 1 - n0)  # rows past the end read the last one again
     data += wide(n0) * (ALL * BITS)
-    scale += wide(n0) * (K // GROUP)
+    row_stride: tl.constexpr = K // GROUP if group_stride is None else 1
+    scale += wide(n0) * row_stride
     if zero is not None:
-        zero += wide(n0) * (K // GROUP)
+        zero += wide(n0) * row_stride
     sums = ()
     for _ in tl.static_range(ROWS):  # pyright: ignore[reportGeneralTypeIssues]
         sums += (tl.zeros([BLOCK_N, BLOCKS], tl.float32),)
-    loaded = load_weights(data, scale, zero, rows, 0, K, GROUP, BITS, BLOCKS)
+    loaded = load_weights(data, scale, zero, group_stride, rows, 0, K, GROUP, BITS, BLOCKS)
     for b0 in tl.range(0, LAST, BLOCKS):
-        following = load_weights(data, scale, zero, rows, b0 + BLOCKS, K, GROUP, BITS, BLOCKS)
+        following = load_weights(data, scale, zero, group_stride, rows, b0 + BLOCKS, K, GROUP, BITS, BLOCKS)
         sums = multiply(sums, loaded, words, step, total, rows, b0, K, BITS, zero is None, BLOCKS, ASM)
         loaded = following
     sums = multiply(sums, loaded, words, step, total, rows, LAST, K, BITS, zero is None, BLOCKS, ASM)
@@ -207,3 +223,9 @@ def matvec(
         if bias is not None:
             y += tl.load(bias + n0 + rows).to(tl.float32)
         tl.store(out + wide(m) * N + n0 + n, y.to(out.dtype.element_ty), mask=n0 + n < N)
+
+
+matvec_scalar = triton.jit(do_not_specialize_on_alignment=["scale", "zero", "step", "total", "bias", "words"])(
+    matvec.fn
+)
+"""The same kernel told nothing of where the activations begin: it loads 4 bytes at a time. Kept to show the cost."""
