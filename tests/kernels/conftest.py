@@ -14,7 +14,9 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 if DEVICE == "cpu" and sys.platform == "linux":
     os.environ["TRITON_INTERPRET"] = "1"
-    import blockskip.attention.launch  # noqa: F401
+    import blockskip.attention.decode_launch
+    import blockskip.attention.launch
+    import blockskip.linear.launch  # noqa: F401
 
     del os.environ["TRITON_INTERPRET"]
 
