@@ -146,6 +146,16 @@ ERRORS = [
         "'map' with a kv_len tensor needs q_start",
     ),
     (lambda: bs.scaled_dot_product_attention(Q, Q, Q, dropout_p=0.1), ValueError, "dropout_p: given 0.1"),
+    (
+        lambda: bs.scaled_dot_product_attention(Q, Q, Q, Q[0, 0, :, :1].half()),
+        TypeError,
+        "attn_mask: given torch.float16",
+    ),
+    (
+        lambda: bs.scaled_dot_product_attention(Q, Q, Q, Q[0, 0, :, :1].clone().requires_grad_()),
+        ValueError,
+        "attn_mask: requires grad",
+    ),
     (lambda: bs.scaled_dot_product_attention(Q, K, V), ValueError, "enable_gqa: False, but query has 4"),
     (lambda: bs.scaled_dot_product_attention(Q, Q, Q, torch.ones(3, 3).bool()), ValueError, "attn_mask: given shape"),
     (lambda: bs.scaled_dot_product_attention(Q, Q, Q, torch.ones(20, 20).int()), TypeError, "attn_mask: given"),

@@ -227,6 +227,12 @@ def test_masks_that_differ_between_batches_and_heads(device):
         torch.testing.assert_close(out.double().cpu(), expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("q_start", [(1 << 29) - 9, -(1 << 29) + 1])
+@pytest.mark.parametrize("mask", [bs.band(None, -(1 << 40)), bs.band(1 << 40, 0), bs.band(-(1 << 40), None)], ids=repr)
+def test_limits_and_positions_far_away(device, mask, q_start):
+    check_modes(*inputs(device, 9, 20), mask, q_start=q_start)
+
+
 def test_nan_in_a_visible_key_is_not_hidden(device):
     q, k, v = inputs(device, 20, 20)
     k[0, 0, 3] = math.nan

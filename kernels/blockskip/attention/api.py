@@ -14,7 +14,8 @@ from . import reference, tiled
 from .plan import IMPLS, SKIPS, Call, Plan, make_plan
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
-LARGEST_POSITION = 1 << 30
+LARGEST_POSITION = 1 << 29
+"""q_start stays below: differences of positions then fit a 32-bit int, and any limit beyond 2**30 is none."""
 
 
 def attention(
@@ -92,7 +93,7 @@ def scaled_dot_product_attention(
     A query whose keys are all masked gets 0, where torch's own kernels give 0 or NaN. Raises ValueError for
     dropout_p > 0, for attn_mask together with is_causal, and for differing head counts without enable_gqa.
     """
-    if dropout_p > 0:
+    if dropout_p != 0:
         raise ValueError(f"dropout_p: given {dropout_p}; only 0.0, this is for inference")
     if is_causal and attn_mask is not None:
         raise ValueError("is_causal: True together with an attn_mask; give one of them")
@@ -105,10 +106,14 @@ def scaled_dot_product_attention(
     if attn_mask is None:
         return attention(query, key, value, causal() if is_causal else None, scale=scale, q_start=0)
     shape = (query.shape[0], query.shape[1], query.shape[2], key.shape[2])
+    if attn_mask.device != query.device:
+        raise ValueError(f"attn_mask: is on {attn_mask.device}; must be on query's {query.device}")
     if attn_mask.dtype == torch.bool:
         return attention(query, key, value, dense_mask(_four_dims(attn_mask, shape)), scale=scale, q_start=0)
-    if not attn_mask.is_floating_point():
-        raise TypeError(f"attn_mask: given {attn_mask.dtype}; bool or a float dtype")
+    if attn_mask.dtype not in (query.dtype, torch.float32):
+        raise TypeError(f"attn_mask: given {attn_mask.dtype}; bool, float32 or query's {query.dtype}")
+    if attn_mask.requires_grad and torch.is_grad_enabled():
+        raise ValueError("attn_mask: requires grad; this is for inference: use torch.no_grad() or detach()")
     return _attention_with_bias(query, key, value, attn_mask, scale)
 
 
@@ -251,5 +256,5 @@ def _attention_with_bias(query, key, value, bias, scale) -> torch.Tensor:
     bias = _four_dims(bias, (query.shape[0], query.shape[1], query.shape[2], key.shape[2]))
     group = query.shape[1] != key.shape[1]
     return torch.nn.functional.scaled_dot_product_attention(
-        query, key, value, bias.to(query.dtype), scale=scale, enable_gqa=group
+        query, key, value, bias, scale=scale, enable_gqa=group
     )
