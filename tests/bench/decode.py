@@ -1,0 +1,158 @@
+"""Decode on this device: split-K in its variants beside torch, against the memory's pace.
+
+    python tests/bench/decode.py [--device cuda] [--kv-lens 64 256 1024 4096 16384] [--buffer 16384] [--seconds 0.5]
+    python tests/bench/decode.py --tune     the kernel's tile configurations instead, one head size after the other
+
+One query, B 1, bf16, the cache's buffer longer than the keys in it. On CUDA the time is a CUDA graph's over rotated
+inputs (`skiplab.timing`), kv_len an int32 tensor on the device. Each error stands beside its time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+
+import blockskip as bs
+import numpy as np
+import torch
+import torch.nn.functional as F
+from blockskip.attention import decode_api, decode_plan
+from blockskip.config import TileConfig
+from record import FOLDER, machine, table, write
+from skiplab.timing import rotate, time_callable
+
+# name -> query heads, KV heads, head dim, window
+SHAPES = {
+    "gemma4 sliding": (32, 16, 256, 1024),
+    "gemma4 full": (32, 4, 512, None),
+    "qwen D256": (16, 2, 256, None),
+    "D128 32/16": (32, 16, 128, None),
+    "D128 32/8": (32, 8, 128, None),
+    "D64 32/8": (32, 8, 64, None),
+}
+
+
+def by_kernel(length, window, **changes) -> Callable:
+    """The Triton kernel with a changed plan: f(q, k, v)."""
+    from blockskip.attention import decode_launch
+
+    def call(q, k, v):
+        checked = decode_api.check_decode(q, k, v, length, window, None, "auto", "triton", False)
+        plan = dataclasses.replace(decode_plan.make_decode_plan(checked), **changes)
+        return decode_launch.decode(checked, plan)[0]
+
+    return call
+
+
+def contenders(q, k, window, keys: int) -> dict[str, Callable]:
+    """name -> f(q, k, v); torch is given the very keys that are live, and no mask."""
+    live = slice(0 if window is None else max(keys - window, 0), keys)
+
+    def torch_sdpa(q, k, v):
+        return F.scaled_dot_product_attention(q, k[:, :, live], v[:, :, live], enable_gqa=True)
+
+    if not q.is_cuda:
+        ours = functools.partial(bs.decode, kv_len=keys, window=window)
+        return {"blockskip tiled": ours, "torch": torch_sdpa}
+    length = torch.tensor(keys, dtype=torch.int32, device=q.device)
+    return {
+        "auto": functools.partial(bs.decode, kv_len=length, window=window),
+        "second kernel": by_kernel(length, window, fused=False),
+        "one split": functools.partial(bs.decode, kv_len=length, window=window, splits=1),
+        "prefill kernel": lambda q, k, v: bs.attention(q, k, v, _mask(window), kv_len=length),
+        "torch": torch_sdpa,
+    }
+
+
+def configurations(q, k, window, keys: int) -> dict[str, Callable]:
+    """Tiles, warps and stages, splits chosen anew for each."""
+    length = torch.tensor(keys, dtype=torch.int32, device=q.device)
+    calls = {}
+    for block_n, warps, stages in itertools.product((16, 32, 64), (2, 4, 8), (2, 3, 4, 5)):
+        shared = 2 * block_n * q.shape[3] * q.element_size() * (stages - 1)
+        if 16 << 10 <= shared <= 200 << 10:
+            config = TileConfig(16, block_n, warps, stages)
+            calls[str(config)] = by_kernel(length, window, config=config)
+    return calls
+
+
+def _mask(window):
+    return bs.causal() if window is None else bs.sliding_window(window)
+
+
+def measure(name: str, keys: int, buffer: int, device: str, seconds: float, make: Callable) -> list[dict]:
+    """A row for each contender."""
+    q_heads, kv_heads, head_dim, window = SHAPES[name]
+    generator = torch.Generator().manual_seed(keys)
+    sizes = ((q_heads, 1), (kv_heads, buffer), (kv_heads, buffer))
+    q, k, v = (torch.randn(1, h, n, head_dim, generator=generator).to(device, torch.bfloat16) for h, n in sizes)
+    double = (t.double().cpu() for t in (q, k[:, :, :keys], v[:, :, :keys]))
+    want = bs.decode(*double, window=window, impl="reference")
+    moved = 2 * 2 * head_dim * (kv_heads * min(keys, window or keys) + q_heads)
+    args_sets = rotate((q, k, v), device)
+    rows = []
+    for contender, call in make(q, k, window, keys).items():
+        row = {"shape": name, "kv_len": keys, "contender": contender, "bytes": moved}
+        try:
+            row["error"] = (call(q, k, v).double().cpu() - want).abs().max().item()
+            timing = time_callable(call, args_sets, device, budget_s=seconds)
+            row |= {"method": timing.method, "samples_ns": timing.samples_ns, "flags": list(timing.flags)}
+        except Exception as error:  # a configuration that does not fit the device is a row, too
+            row["failed"] = f"{type(error).__name__}: {error}"[:200]
+        rows.append(row)
+    return rows
+
+
+def cells(row: dict) -> list[str]:
+    first = [row["shape"], str(row["kv_len"]), row["contender"]]
+    if "failed" in row:
+        return [*first, "failed", "", "", row["failed"][:40]]
+    middle = float(np.median(row["samples_ns"]))
+    return [
+        *first,
+        f"{middle / 1e3:.1f}",
+        f"{row['bytes'] / middle:.0f}",
+        f"{row['error']:.1e}",
+        " ".join(row["flags"]),
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
+    parser.add_argument("--kv-lens", type=int, nargs="+", default=[64, 256, 1024, 4096, 16384])
+    parser.add_argument("--buffer", type=int, default=16384)
+    parser.add_argument("--seconds", type=float, default=0.5)
+    parser.add_argument("--tune", action="store_true")
+    parser.add_argument("--out", type=Path, default=FOLDER)
+    chosen = parser.parse_args()
+    where = machine()
+    is_cuda = chosen.device.startswith("cuda")
+    device = torch.cuda.get_device_name(chosen.device) if is_cuda else where["cpu"]
+    make = configurations if chosen.tune else contenders
+    with torch.inference_mode():
+        rows = [
+            row
+            for name in chosen.shapes
+            for keys in chosen.kv_lens
+            for row in measure(name, keys, chosen.buffer, chosen.device, chosen.seconds, make)
+        ]
+    notes = [
+        f"Device: {device}. One query, B 1, bf16, a buffer of {chosen.buffer} slots; median time; GB/s: keys, "
+        "values, q and out, once each, over that time. error: largest, against the reference in float64.",
+        "second kernel: the merge as a launch of its own; one split: no merge; prefill kernel: `attention`; torch: "
+        "SDPA on a slice of the live keys, without a mask.",
+    ]
+    name = ("decode_tuning" if chosen.tune else "decode") + ("" if is_cuda else "_cpu")
+    head = ["shape", "kv_len", "contender", "us", "GB/s", "error", "flags"]
+    parts = [table(head, [cells(row) for row in rows])]
+    write(name, "Decode", notes, parts, {"machine": where | {"device": device}, "rows": rows}, chosen.out)
+
+
+if __name__ == "__main__":
+    main()
