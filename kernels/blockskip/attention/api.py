@@ -255,6 +255,4 @@ def _attention_with_bias(query, key, value, bias, scale) -> torch.Tensor:
     """An additive mask names no tile to skip: it is dense work, and torch's own kernel does it."""
     bias = _four_dims(bias, (query.shape[0], query.shape[1], query.shape[2], key.shape[2]))
     group = query.shape[1] != key.shape[1]
-    return torch.nn.functional.scaled_dot_product_attention(
-        query, key, value, bias, scale=scale, enable_gqa=group
-    )
+    return torch.nn.functional.scaled_dot_product_attention(query, key, value, bias, scale=scale, enable_gqa=group)
