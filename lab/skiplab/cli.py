@@ -43,6 +43,7 @@ def lab(
     folder = notebooks if notebooks.is_dir() else Path.cwd()
     first = sorted(folder.glob("01_*.ipynb"))
     command = [sys.executable, "-m", "jupyterlab", f"--notebook-dir={folder}", f"--port={port}"]
+    command.append("--LanguageServerManager.autodetect=False")  # its list of what is not installed hides the address
     if first:
         command.append(f"--LabApp.default_url=/lab/tree/{first[0].name}")
     if not browser:
