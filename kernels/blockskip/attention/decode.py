@@ -117,7 +117,7 @@ def decode(
 ):  # fmt: skip
     """One program: one share of the key tiles for BLOCK_M of the GROUP * Lq rows that a KV head serves.
 
-    q, out [B, Hq, Lq, D]; k, v [B, Hkv, Lkv, D]; lse [B, Hq, Lq] or None. parts: where shares go, or None for a single
+    q, out [B, Hq, Lq, D]; k, v [B, Hkv, Lkv, D]; lse [B, Hq, Lq] or None. parts: where shares go; parts.acc is None for a single
     share, which writes out and lse itself; parts.arrived: counters, 0 before and after, or None where `reduce` merges;
     BLOCK_R and BLOCK_S hold all rows of a KV head and all shares then. lengths, band, parts: see `decode_launch`.
     scale > 0, times log2 e; SIGN (-1, 0, 1) is its sign. Grid: (splits, KV heads * blocks of rows, B).
@@ -170,7 +170,7 @@ def decode(
         state = accumulate(state, score, v_tile, scale)
 
     row = rows_of(q, batch, kv_head, r, GROUP)
-    if parts is None:
+    if parts.acc is None:  # Triton 3.6 cannot ask a tuple with a None in it whether it is None
         store_rows(out, lse, row, real_row, state, HEAD_DIM, BLOCK_D)
     else:
         acc, top, total = state

@@ -25,11 +25,12 @@ class Parts(NamedTuple):
 
     acc [B, Hq, Lq, splits, D] weighted values; top, total [B, Hq, Lq, splits] scaled maximum and sum of weights.
     arrived: int32 counters, one a KV head and batch entry, by which the last program knows itself; None: `reduce`.
+    All are None for a single share, which needs no merge.
     """
 
-    acc: torch.Tensor
-    top: torch.Tensor
-    total: torch.Tensor
+    acc: torch.Tensor | None
+    top: torch.Tensor | None
+    total: torch.Tensor | None
     arrived: torch.Tensor | None
 
 
@@ -47,16 +48,16 @@ def decode(call: DecodeCall, plan: DecodePlan) -> tuple[torch.Tensor, torch.Tens
         parts = allocate_parts(call, plan)
         first = prepare(call, plan, (q, k, v, out), lse, parts)
         decode_kernel[first.grid](*first.arguments, **first.constants, **options)
-        if parts is not None and not plan.fused:
+        if plan.splits > 1 and not plan.fused:
             second = prepare_reduce(out, lse, parts)
             reduce_kernel[second.grid](*second.arguments, **second.constants, **REDUCE_OPTIONS)
     return out.to(call.q.dtype), lse
 
 
-def allocate_parts(call: DecodeCall, plan: DecodePlan) -> Parts | None:
-    """Room for the shares of q's rows; None for a single share, which needs no merge."""
+def allocate_parts(call: DecodeCall, plan: DecodePlan) -> Parts:
+    """Room for the shares of q's rows."""
     if plan.splits == 1:
-        return None
+        return Parts(None, None, None, None)
     device = call.q.device
     rows = (*call.q.shape[:3], plan.splits)
     shapes = ((*rows, call.q.shape[3]), rows, rows)
@@ -80,7 +81,7 @@ def _stream_counters(count: int, device: torch.device, stream: int) -> torch.Ten
     return torch.zeros(count, dtype=torch.int32, device=device)
 
 
-def prepare(call: DecodeCall, plan: DecodePlan, tensors, lse, parts: Parts | None) -> Launch:
+def prepare(call: DecodeCall, plan: DecodePlan, tensors, lse, parts: Parts) -> Launch:
     """The launch of the split-K kernel for these tensors (q, k, v, out)."""
     config = plan.config
     assert config is not None
@@ -111,6 +112,7 @@ def prepare(call: DecodeCall, plan: DecodePlan, tensors, lse, parts: Parts | Non
 
 def prepare_reduce(out: torch.Tensor, lse: torch.Tensor | None, parts: Parts) -> Launch:
     """The launch of the merge."""
+    assert parts.acc is not None
     splits, head_dim = parts.acc.shape[-2:]
     parts = parts._replace(arrived=None)
     constants = {

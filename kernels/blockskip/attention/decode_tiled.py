@@ -87,9 +87,12 @@ def _plain(q, k, v, bias, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
     scores = (q.float() @ k.float().mT).mul_(scale)
     if bias is not None:
         scores += bias
-    lse = scores.logsumexp(-1)
-    weights = (scores - lse.masked_fill(lse == float("-inf"), 0).unsqueeze(-1)).exp_()
-    return weights @ v.float(), lse
+    # maximum and sum are kept apart until the end: one log-sum-exp of ten thousand rounds to a thousandth
+    top = scores.amax(-1, keepdim=True)
+    weights = (scores - top.masked_fill(top == float("-inf"), 0)).exp_()
+    total = weights.sum(-1, keepdim=True)
+    lse = (top + total.log()).squeeze(-1)
+    return weights @ v.float() / total.masked_fill(total == 0, 1), lse
 
 
 def _merge(parts: list[tuple[torch.Tensor, torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor]:
