@@ -43,6 +43,8 @@ def by_kernel(length, window, **changes) -> Callable:
     def call(q, k, v):
         checked = decode_api.check_decode(q, k, v, length, window, None, "auto", "triton", False)
         plan = dataclasses.replace(decode_plan.make_decode_plan(checked), **changes)
+        if plan.fused and not decode_plan.can_fuse(checked, plan.config, plan.splits):
+            raise ValueError("one program cannot hold all shares")
         return decode_launch.decode(checked, plan)[0]
 
     return call
@@ -61,7 +63,7 @@ def contenders(q, k, window, keys: int) -> dict[str, Callable]:
     length = torch.tensor(keys, dtype=torch.int32, device=q.device)
     return {
         "auto": functools.partial(bs.decode, kv_len=length, window=window),
-        "second kernel": by_kernel(length, window, fused=False),
+        "fused merge": by_kernel(length, window, fused=True),
         "one split": functools.partial(bs.decode, kv_len=length, window=window, splits=1),
         "prefill kernel": lambda q, k, v: bs.attention(q, k, v, _mask(window), kv_len=length),
         "torch": torch_sdpa,
@@ -145,7 +147,7 @@ def main() -> None:
     notes = [
         f"Device: {device}. One query, B 1, bf16, a buffer of {chosen.buffer} slots; median time; GB/s: keys, "
         "values, q and out, once each, over that time. error: largest, against the reference in float64.",
-        "second kernel: the merge as a launch of its own; one split: no merge; prefill kernel: `attention`; torch: "
+        "fused merge: the last program of a KV head merges, where auto takes a second kernel in a graph; one split: no merge; prefill kernel: `attention`; torch: "
         "SDPA on a slice of the live keys, without a mask.",
     ]
     name = ("decode_tuning" if chosen.tune else "decode") + ("" if is_cuda else "_cpu")
