@@ -147,7 +147,8 @@ def main() -> None:
     notes = [
         f"Device: {device}. One query, B 1, bf16, a buffer of {chosen.buffer} slots; median time; GB/s: keys, "
         "values, q and out, once each, over that time. error: largest, against the reference in float64.",
-        "fused merge: the last program of a KV head merges, where auto takes a second kernel in a graph; one split: no merge; prefill kernel: `attention`; torch: "
+        "fused merge: by the last program of a KV head (auto takes a second kernel in a graph); one split: no merge; "
+        "prefill kernel: `attention`; torch: "
         "SDPA on a slice of the live keys, without a mask.",
     ]
     name = ("decode_tuning" if chosen.tune else "decode") + ("" if is_cuda else "_cpu")
