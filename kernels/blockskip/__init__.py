@@ -4,8 +4,10 @@ from .attention.api import attention, explain, scaled_dot_product_attention
 from .attention.decode_api import decode, explain_decode
 from .config import TileConfig
 from .linear.api import linear
+from .linear.imports import from_gguf, from_torchao
 from .linear.module import QuantizedLinear, quantize_
-from .linear.weight import QuantizedWeight, quantize
+from .linear.quantize import quantize
+from .linear.weight import QuantizedWeight
 from .mask import (
     Band,
     Mask,
@@ -45,6 +47,8 @@ __all__ = [
     "document",
     "explain",
     "explain_decode",
+    "from_gguf",
+    "from_torchao",
     "linear",
     "mask_mod",
     "prefix_lm",

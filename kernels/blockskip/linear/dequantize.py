@@ -9,10 +9,28 @@ from ..device import wide
 
 
 @triton.jit
+def read_metadata(values, step, group, block, ok):
+    """Float32 [BLOCKS, 1]: a group's number, or its code times the step of its 256 weights."""
+    value = tl.load(values + group, mask=ok, other=0).to(tl.float32)
+    if step is not None:
+        value *= tl.load(step + block // 8, mask=ok, other=0.0).to(tl.float32)
+    return value[:, None]
+
+
+@triton.jit
 def dequantize(
-    data, scale, zero, out, COUNT, K: tl.constexpr, GROUP: tl.constexpr, BITS: tl.constexpr, BLOCKS: tl.constexpr
+    data,
+    meta,
+    out,
+    COUNT,
+    K: tl.constexpr,
+    GROUP: tl.constexpr,
+    BITS: tl.constexpr,
+    CENTRE: tl.constexpr,
+    OFFSET: tl.constexpr,
+    BLOCKS: tl.constexpr,
 ):
-    """out [N, K] = (code - zero) * scale; tensors as in QuantizedWeight.
+    """out [N, K], the values of a QuantizedWeight. data: as there. meta, CENTRE, OFFSET: as in `matvec`.
 
     The weight's COUNT = N * K / 32 blocks of 32 are taken in the order of `out`, BLOCKS a program.
     """
@@ -29,11 +47,14 @@ def dequantize(
         at = row.to(tl.int64) * K + k // 16 * (K // 2) + block * 16 + k % 16
         code = tl.load(data + at, mask=ok[:, None], other=0)
     value = code.to(tl.float32)
-    group = (first + i) // (GROUP // 32)
-    if zero is not None:
-        value -= tl.load(zero + group, mask=ok, other=0.0).to(tl.float32)[:, None]
-    elif BITS == 4:
-        value -= 8.0
-    value *= tl.load(scale + group, mask=ok, other=0.0).to(tl.float32)[:, None]
+    block = first + i
+    group = block // (GROUP // 32)
+    scale = read_metadata(meta.scale, meta.scale_step, group, block, ok)
+    if meta.shift is None:
+        value = (value - CENTRE) * scale
+    elif OFFSET:
+        value = (value - CENTRE) * scale + read_metadata(meta.shift, meta.shift_step, group, block, ok)
+    else:
+        value = (value - read_metadata(meta.shift, meta.shift_step, group, block, ok)) * scale
     place = out + wide(first) * 32 + i[:, None] * 32 + tl.arange(0, 32)[None, :]
     tl.store(place, value.to(out.dtype.element_ty), mask=ok[:, None])

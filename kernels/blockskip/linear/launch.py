@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -51,11 +51,24 @@ class Launch(NamedTuple):
     grid: tuple[int, ...]
 
 
-def metadata_of(w: QuantizedWeight, config: MatvecConfig) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Scale and zero as the matvec of this configuration reads them."""
-    if not config.strided:
-        return w.scale, w.zero
-    return w.scale.T.contiguous(), None if w.zero is None else w.zero.T.contiguous()
+class Metadata(NamedTuple):
+    """A weight's metadata as the kernels take it: shift is zero, minimum or middle. None where there is none."""
+
+    scale: torch.Tensor
+    scale_step: torch.Tensor | None
+    shift: torch.Tensor | None
+    shift_step: torch.Tensor | None
+
+
+def metadata_of(w: QuantizedWeight, config: MatvecConfig | None = None) -> Metadata:
+    """Metadata as the matvec of this configuration reads it; None: as it lies."""
+    shift = w.offset if w.zero is None else w.zero
+    found = Metadata(w.scale, w.scale_step, shift, w.minimum_step)
+    if config is None or not config.strided:
+        return found
+    scale, *others = (None if t is None else t.T.contiguous() for t in found)
+    assert scale is not None
+    return Metadata(scale, *others)
 
 
 def linear(
@@ -63,7 +76,7 @@ def linear(
     w: QuantizedWeight,
     bias: torch.Tensor | None,
     config: MatvecConfig | None = None,
-    metadata: tuple[torch.Tensor, torch.Tensor | None] | None = None,
+    metadata: Metadata | None = None,
 ) -> torch.Tensor:
     """x [M, K] -> [M, N] in x's dtype; see `blockskip.linear`.
 
@@ -73,7 +86,8 @@ def linear(
     _check_device(x.device)
     # bfloat16 is wrong in Triton's interpreter: there the kernels compute in float32 and torch rounds at the end
     if interpreting():
-        w = QuantizedWeight(w.data, w.scale.float(), None if w.zero is None else w.zero.float(), w.dtype)
+        changed: dict = {name: t.float() for name, t in w.named_tensors().items() if t.dtype == torch.bfloat16}
+        w = replace(w, **changed)
     with torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext():
         if x.shape[0] > MOST_ROWS:
             return _many_rows(x, w, bias)
@@ -115,6 +129,8 @@ def prepare_matvec(w: QuantizedWeight, metadata, words, step, total, bias, out, 
         "K": w.shape[1],
         "GROUP": w.group_size,
         "BITS": w.bits,
+        "CENTRE": w.centre,
+        "OFFSET": w.offset is not None,
         "ROWS": out.shape[0],
         "BLOCK_N": config.block_n,
         "BLOCKS": config.blocks,
@@ -122,7 +138,7 @@ def prepare_matvec(w: QuantizedWeight, metadata, words, step, total, bias, out, 
     }
     data = w.data.view(w.shape[0], -1).view(torch.int32)
     group_stride = w.shape[0] if config.strided else None
-    arguments = (data, *metadata, words, step, total, bias, out, group_stride, w.shape[0])
+    arguments = (data, metadata, words, step, total, bias, out, group_stride, w.shape[0])
     return Launch(arguments, constants, (cdiv(w.shape[0], config.block_n),))
 
 
@@ -142,9 +158,16 @@ def _many_rows(x, w: QuantizedWeight, bias) -> torch.Tensor:
 
 def prepare_dequantize(w: QuantizedWeight, out: torch.Tensor) -> Launch:
     """The launch that writes w's floats to out [N, K]."""
-    constants = {"K": w.shape[1], "GROUP": w.group_size, "BITS": w.bits, "BLOCKS": DEQUANTIZE_BLOCKS}
+    constants = {
+        "K": w.shape[1],
+        "GROUP": w.group_size,
+        "BITS": w.bits,
+        "CENTRE": w.centre,
+        "OFFSET": w.offset is not None,
+        "BLOCKS": DEQUANTIZE_BLOCKS,
+    }
     count = w.shape.numel() // BLOCK
-    return Launch((w.data, w.scale, w.zero, out, count), constants, (cdiv(count, DEQUANTIZE_BLOCKS),))
+    return Launch((w.data, metadata_of(w), out, count), constants, (cdiv(count, DEQUANTIZE_BLOCKS),))
 
 
 def cdiv(a: int, b: int) -> int:

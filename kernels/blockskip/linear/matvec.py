@@ -83,18 +83,19 @@ def load_some(pointers, ok, CHECK: tl.constexpr):
 
 
 @triton.jit
-def load_metadata(table, rows, b0, group_stride, ALL: tl.constexpr, GROUP: tl.constexpr, BLOCKS: tl.constexpr):
+def load_metadata(table, n0, rows, b0, group_stride, ALL: tl.constexpr, GROUP: tl.constexpr, BLOCKS: tl.constexpr):
     """[rows, BLOCKS]: each group's value once for each of its blocks. group_stride None: it lies row for row."""
     SHARE: tl.constexpr = GROUP // 32
+    COUNT: tl.constexpr = (BLOCKS + SHARE - 1) // SHARE
     CHECK: tl.constexpr = ALL % BLOCKS != 0
-    g = (b0 // SHARE + tl.arange(0, BLOCKS // SHARE))[None, :]
+    g = (b0 // SHARE + tl.arange(0, COUNT))[None, :]
     if group_stride is None:
-        at = table + rows[:, None] * (ALL // SHARE) + g
+        at = table + wide(n0) * (ALL // SHARE) + rows[:, None] * (ALL // SHARE) + g
     else:
-        at = table + rows[:, None] + g.to(tl.int64) * group_stride
+        at = table + wide(n0) + rows[:, None] + g.to(tl.int64) * group_stride
     values = load_some(at, g < ALL // SHARE, CHECK)
     if SHARE > 1:  # loaded once and repeated: a load with repeated addresses goes through shared memory in Triton 3.6
-        spread = tl.broadcast_to(values[:, :, None], [values.shape[0], BLOCKS // SHARE, SHARE])
+        spread = tl.broadcast_to(values[:, :, None], [values.shape[0], COUNT, BLOCKS // COUNT])
         values = tl.reshape(spread, [values.shape[0], BLOCKS])
     return values
 
@@ -102,17 +103,18 @@ def load_metadata(table, rows, b0, group_stride, ALL: tl.constexpr, GROUP: tl.co
 @triton.jit
 def load_weights(
     data,
-    scale,
-    zero,
-    group_stride,
+    meta,
+    n0,
     rows,
     b0,
+    group_stride,
     K: tl.constexpr,
     GROUP: tl.constexpr,
     BITS: tl.constexpr,
     BLOCKS: tl.constexpr,
 ):
-    """A tuple: int32 words [rows, BLOCKS * 4] (two for int8), scales [rows, BLOCKS] and zeros if there are some."""
+    """A tuple: int32 words [rows, BLOCKS * 4] (two for int8), then what there is of `meta`, [rows, BLOCKS] each."""
+    SPAN: tl.constexpr = 256  # weights of a row that share a step
     ALL: tl.constexpr = K // 32
     CHECK: tl.constexpr = ALL % BLOCKS != 0
     word = (b0 * 4 + tl.arange(0, BLOCKS * 4))[None, :]
@@ -120,9 +122,13 @@ def load_weights(
     loaded = (load_some(at, word < ALL * 4, CHECK),)
     if BITS == 8:
         loaded += (load_some(at + ALL * 4, word < ALL * 4, CHECK),)
-    loaded += (load_metadata(scale, rows, b0, group_stride, ALL, GROUP, BLOCKS),)
-    if zero is not None:
-        loaded += (load_metadata(zero, rows, b0, group_stride, ALL, GROUP, BLOCKS),)
+    loaded += (load_metadata(meta.scale, n0, rows, b0, group_stride, ALL, GROUP, BLOCKS),)
+    if meta.scale_step is not None:
+        loaded += (load_metadata(meta.scale_step, n0, rows, b0, group_stride, ALL, SPAN, BLOCKS),)
+    if meta.shift is not None:
+        loaded += (load_metadata(meta.shift, n0, rows, b0, group_stride, ALL, GROUP, BLOCKS),)
+    if meta.shift_step is not None:
+        loaded += (load_metadata(meta.shift_step, n0, rows, b0, group_stride, ALL, SPAN, BLOCKS),)
     return loaded
 
 
@@ -135,9 +141,19 @@ def load_activations(pointers, ok, CHECK: tl.constexpr):
 
 
 @triton.jit
+def decoded(loaded, step, AT: tl.constexpr):
+    """What was loaded at AT in float32: a number, or a code that is worth the step behind it."""
+    value = loaded[AT].to(tl.float32)
+    if step is not None:
+        value *= loaded[AT + 1].to(tl.float32)
+    return value
+
+
+@triton.jit
 def multiply(
     sums,
     loaded,
+    meta,
     words,
     step,
     total,
@@ -145,39 +161,51 @@ def multiply(
     b0,
     K: tl.constexpr,
     BITS: tl.constexpr,
-    SYMMETRIC: tl.constexpr,
+    CENTRE: tl.constexpr,
+    OFFSET: tl.constexpr,
     BLOCKS: tl.constexpr,
     ASM: tl.constexpr,
 ):
     """`sums` with BLOCKS blocks more: a tuple of float32 [rows, BLOCKS], one for each row of activations."""
     ALL: tl.constexpr = K // 32
     CHECK: tl.constexpr = ALL % BLOCKS != 0
+    SCALE: tl.constexpr = BITS // 4
+    SHIFT: tl.constexpr = SCALE + 1 if meta.scale_step is None else SCALE + 2
     word = rows[:, None] * 0 + (b0 * 4 + tl.arange(0, BLOCKS * 4))[None, :]  # 2-D: they land in the weights' layout
     b = rows[:, None] * 0 + (b0 + tl.arange(0, BLOCKS))[None, :]
     if BITS == 4:
-        first, second, s = loaded[0] & 0x0F0F0F0F, (loaded[0] >> 4) & 0x0F0F0F0F, loaded[1].to(tl.float32)
+        first, second = loaded[0] & 0x0F0F0F0F, (loaded[0] >> 4) & 0x0F0F0F0F
     else:
-        first, second, s = loaded[0], loaded[1], loaded[2].to(tl.float32)
+        first, second = loaded[0], loaded[1]
+    s = decoded(loaded, meta.scale_step, SCALE)
+    if meta.shift is not None:
+        shift = decoded(loaded, meta.shift_step, SHIFT)
     new = ()
     for m in tl.static_range(len(sums)):  # pyright: ignore[reportGeneralTypeIssues]
         a = words + m * ALL * 8 + word
         dot = dp4a(first, load_activations(a, word < ALL * 4, CHECK), tl.zeros(first.shape, tl.int32), ASM)
         dot = dp4a(second, load_activations(a + ALL * 4, word < ALL * 4, CHECK), dot, ASM)
         whole = tl.sum(tl.reshape(dot, [dot.shape[0], BLOCKS, 4]), axis=2).to(tl.float32)  # in one thread
-        # code sums are integers below 2**24: what is subtracted for the zero point is exact
-        if not SYMMETRIC:
-            whole -= loaded[len(loaded) - 1].to(tl.float32) * load_activations(total + m * ALL + b, b < ALL, CHECK)
-        elif BITS == 4:
-            whole -= 8.0 * load_activations(total + m * ALL + b, b < ALL, CHECK)
-        new += (sums[m] + s * load_activations(step + m * ALL + b, b < ALL, CHECK) * whole,)
+        x_step = load_activations(step + m * ALL + b, b < ALL, CHECK)
+        # code sums are integers below 2**24: what is subtracted for an integer zero point is exact
+        if meta.shift is not None:
+            count = load_activations(total + m * ALL + b, b < ALL, CHECK)
+            if OFFSET:
+                new += (sums[m] + x_step * (s * (whole - CENTRE * count) + shift * count),)
+            else:
+                new += (sums[m] + s * x_step * (whole - shift * count),)
+        elif CENTRE == 0:
+            new += (sums[m] + s * x_step * whole,)
+        else:
+            count = load_activations(total + m * ALL + b, b < ALL, CHECK)
+            new += (sums[m] + s * x_step * (whole - CENTRE * count),)
     return new
 
 
-@triton.jit(do_not_specialize_on_alignment=["scale", "zero", "step", "total", "bias"])
+@triton.jit(do_not_specialize_on_alignment=["meta", "step", "total", "bias"])
 def matvec(
     data,
-    scale,
-    zero,
+    meta,
     words,
     step,
     total,
@@ -188,6 +216,8 @@ def matvec(
     K: tl.constexpr,
     GROUP: tl.constexpr,
     BITS: tl.constexpr,
+    CENTRE: tl.constexpr,
+    OFFSET: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCKS: tl.constexpr,
@@ -195,9 +225,10 @@ def matvec(
 ):
     """out [ROWS, N] = activations x weights^T + bias, BLOCK_N weight rows a program, BLOCKS blocks of 32 a step.
 
-    data: int32 view of the packed weight; scale, zero [N, K / GROUP]; words, step, total as `round_activations` leaves
-    them; zero and bias may be None. Sums run in an order that the constants fix. group_stride: None, or N for scale and
-    zero [K / GROUP, N], which costs a cache line a value: kept to show that.
+    data: int32 view of the packed weight. meta: `launch.Metadata`, [N, K / GROUP] and steps [N, K / 256]; OFFSET says
+    that its shift is added to (code - CENTRE) * scale and is no zero point. words, step, total as `round_activations`
+    leaves them; bias may be None. Sums run in an order that the constants fix. group_stride: None, or N for metadata
+    [K / GROUP, N], which costs a cache line a value: kept to show that.
     """
     ALL: tl.constexpr = K // 32
     LAST: tl.constexpr = (ALL - 1) // BLOCKS * BLOCKS
@@ -205,19 +236,15 @@ def matvec(
     n = tl.arange(0, BLOCK_N)
     rows = tl.minimum(n, N - 1 - n0)  # rows past the end read the last one again
     data += wide(n0) * (ALL * BITS)
-    row_stride: tl.constexpr = K // GROUP if group_stride is None else 1
-    scale += wide(n0) * row_stride
-    if zero is not None:
-        zero += wide(n0) * row_stride
     sums = ()
     for _ in tl.static_range(ROWS):  # pyright: ignore[reportGeneralTypeIssues]
         sums += (tl.zeros([BLOCK_N, BLOCKS], tl.float32),)
-    loaded = load_weights(data, scale, zero, group_stride, rows, 0, K, GROUP, BITS, BLOCKS)
+    loaded = load_weights(data, meta, n0, rows, 0, group_stride, K, GROUP, BITS, BLOCKS)
     for b0 in tl.range(0, LAST, BLOCKS):
-        following = load_weights(data, scale, zero, group_stride, rows, b0 + BLOCKS, K, GROUP, BITS, BLOCKS)
-        sums = multiply(sums, loaded, words, step, total, rows, b0, K, BITS, zero is None, BLOCKS, ASM)
+        following = load_weights(data, meta, n0, rows, b0 + BLOCKS, group_stride, K, GROUP, BITS, BLOCKS)
+        sums = multiply(sums, loaded, meta, words, step, total, rows, b0, K, BITS, CENTRE, OFFSET, BLOCKS, ASM)
         loaded = following
-    sums = multiply(sums, loaded, words, step, total, rows, LAST, K, BITS, zero is None, BLOCKS, ASM)
+    sums = multiply(sums, loaded, meta, words, step, total, rows, LAST, K, BITS, CENTRE, OFFSET, BLOCKS, ASM)
     for m in tl.static_range(ROWS):  # pyright: ignore[reportGeneralTypeIssues]
         y = tl.sum(sums[m], axis=1)
         if bias is not None:
@@ -225,7 +252,5 @@ def matvec(
         tl.store(out + wide(m) * N + n0 + n, y.to(out.dtype.element_ty), mask=n0 + n < N)
 
 
-matvec_scalar = triton.jit(do_not_specialize_on_alignment=["scale", "zero", "step", "total", "bias", "words"])(
-    matvec.fn
-)
+matvec_scalar = triton.jit(do_not_specialize_on_alignment=["meta", "step", "total", "bias", "words"])(matvec.fn)
 """The same kernel told nothing of where the activations begin: it loads 4 bytes at a time. Kept to show the cost."""

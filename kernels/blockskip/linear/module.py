@@ -8,19 +8,18 @@ import torch
 from torch import nn
 
 from .api import linear
-from .weight import BITS, GROUP_SIZES, QuantizedWeight, check_choice, quantize
+from .metadata import SPAN
+from .quantize import BITS, check_choice, check_metadata, quantize
+from .weight import GROUP_SIZES, TENSORS, QuantizedWeight
 
 
 class QuantizedLinear(nn.Module):
     """nn.Linear with a quantised weight, for inference; see `blockskip.linear`.
 
-    The state_dict holds `data`, `scale`, `zero` (unless symmetric) and `bias` (if there is one), all tensors. Changing
-    the module's dtype changes that of the bias alone.
+    The state_dict holds the tensors that the weight has, by their names there, and `bias` if there is one. A module
+    whose weight has the same tensors, shapes and dtypes loads it, any other refuses it (RuntimeError): nothing is
+    converted. Changing the module's dtype changes that of the bias alone.
     """
-
-    data: torch.Tensor
-    scale: torch.Tensor
-    zero: torch.Tensor | None
 
     def __init__(self, w: QuantizedWeight, bias: torch.Tensor | None = None):
         super().__init__()
@@ -29,14 +28,13 @@ class QuantizedLinear(nn.Module):
         if bias is not None and tuple(bias.shape) != (w.shape[0],):
             raise ValueError(f"bias: given shape {tuple(bias.shape)}; [{w.shape[0]}] is needed, w's N")
         self.dtype = w.dtype
-        self.register_buffer("data", w.data)
-        self.register_buffer("scale", w.scale)
-        self.register_buffer("zero", w.zero)
+        for name in TENSORS:
+            self.register_buffer(name, getattr(w, name))
         self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
 
     @property
     def weight(self) -> QuantizedWeight:
-        return QuantizedWeight(self.data, self.scale, self.zero, self.dtype)
+        return QuantizedWeight(dtype=self.dtype, **{name: getattr(self, name) for name in TENSORS})
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return linear(x, self.weight, self.bias)
@@ -45,13 +43,26 @@ class QuantizedLinear(nn.Module):
         return f"{self.weight!r}, bias={self.bias is not None}"
 
     def _apply(self, fn, recurse=True):
-        scale, zero = self.scale, self.zero
+        before = self.weight.named_tensors()
         super()._apply(fn, recurse)
-        # .half() and the like are not meant for the metadata
-        if self.scale.dtype != scale.dtype:
-            self.scale = scale.to(self.scale.device)
-            self.zero = None if zero is None else zero.to(self.scale.device)
+        for name, t in before.items():  # .half() and the like are not meant for the metadata
+            if getattr(self, name).dtype != t.dtype:
+                setattr(self, name, t.to(getattr(self, name).device))
         return self
+
+    def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing, unexpected, errors):
+        given = {name: t for name in TENSORS if (t := state_dict.get(prefix + name)) is not None}
+        if given and _layout(given) != _layout(self.weight.named_tensors()):
+            errors.append(
+                f"{prefix or 'the weight'}: given {_layout(given)}; this module holds "
+                f"{_layout(self.weight.named_tensors())}: build it from a weight of the same layout"
+            )
+            return
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing, unexpected, errors)
+
+
+def _layout(tensors: dict[str, torch.Tensor]) -> str:
+    return ", ".join(f"{name} {str(t.dtype).removeprefix('torch.')} {list(t.shape)}" for name, t in tensors.items())
 
 
 def quantize_(
@@ -59,9 +70,11 @@ def quantize_(
     bits: int = 4,
     group_size: int = 32,
     select: Callable[[str, nn.Linear], bool] | None = None,
+    metadata: str = "bfloat16",
 ) -> nn.Module:
     """Puts a QuantizedLinear in the place of each nn.Linear inside `module`, and returns the module.
 
+    bits, group_size, metadata: see `quantize`.
     select(name, linear): whether to quantise that one; None takes all. A module that stands at several places is
     quantised once. Subclasses of nn.Linear are left alone. If `module` is itself an nn.Linear, its QuantizedLinear is
     returned.
@@ -70,6 +83,7 @@ def quantize_(
     """
     check_choice("bits", bits, BITS)
     check_choice("group_size", group_size, GROUP_SIZES)
+    check_metadata(metadata)
     if not isinstance(module, nn.Module):
         raise TypeError(f"module: given {type(module).__name__}; an nn.Module is needed")
     chosen = {
@@ -77,16 +91,20 @@ def quantize_(
         for name, child in module.named_modules(remove_duplicate=False)
         if type(child) is nn.Linear and (select is None or select(name, child))
     }
+    unit, of = (
+        (SPAN, f"{SPAN}, for metadata='uint8'") if metadata == "uint8" else (group_size, f"group_size {group_size}")
+    )
     for name, child in chosen.items():
-        if child.in_features % group_size:
+        if child.in_features % unit:
             raise ValueError(
-                f"module: {name or 'it'} has in_features {child.in_features}, no multiple of group_size {group_size}; "
+                f"module: {name or 'it'} has in_features {child.in_features}, no multiple of {of}; "
                 "leave it out with select"
             )
     made: dict[nn.Linear, QuantizedLinear] = {}
     for name, child in chosen.items():
         if child not in made:
-            made[child] = QuantizedLinear(quantize(child.weight, bits, group_size), child.bias).train(child.training)
+            w = quantize(child.weight, bits, group_size, metadata=metadata)
+            made[child] = QuantizedLinear(w, child.bias).train(child.training)
         if not name:
             return made[child]
         module.set_submodule(name, made[child])

@@ -19,20 +19,25 @@ def linear_op(
     zero: torch.Tensor | None,
     bias: torch.Tensor | None,
     impl: str,
+    minimum: torch.Tensor | None = None,
+    middle: torch.Tensor | None = None,
+    scale_step: torch.Tensor | None = None,
+    minimum_step: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """`blockskip.linear` of a weight's tensors."""
-    w = QuantizedWeight(data, scale, zero, x.dtype)
+    w = QuantizedWeight(data, scale, zero, x.dtype, minimum, middle, scale_step, minimum_step)
     api.check(x, w, bias, impl)
     return api.run(x, w, bias, api.choose_impl(x, impl))
 
 
 @linear_op.register_fake
-def _(x, data, scale, zero, bias, impl):
-    w = QuantizedWeight(data, scale, zero, x.dtype)
+def _(x, data, scale, zero, bias, impl, *more):
+    w = QuantizedWeight(data, scale, zero, x.dtype, *more)
     api.check(x, w, bias, impl)
     return x.new_empty((*x.shape[:-1], w.shape[0]))
 
 
 def traced_linear(x, w: QuantizedWeight, bias, impl: str) -> torch.Tensor:
     """`blockskip.linear` while torch.compile or torch.export traces."""
-    return torch.ops.blockskip.linear(x, w.data, w.scale, w.zero, bias, impl)
+    tensors = w.data, w.scale, w.zero
+    return torch.ops.blockskip.linear(x, *tensors, bias, impl, w.minimum, w.middle, w.scale_step, w.minimum_step)

@@ -1,35 +1,46 @@
-"""A weight in int4 or int8 with a scale for each group: the layouts, quantising, and back to floats."""
+"""A weight in int4 or int8 with metadata for each group: the layouts, and back to floats."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
-from ..mask import integer
+from .metadata import SPAN, decode
 
-BITS = (4, 8)
 GROUP_SIZES = (32, 64, 128)
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 BLOCK = 32
 """Weights that stand together in memory, and that meet one int8 step of the activations."""
-METADATA = torch.bfloat16
-"""Scales keep float32's range; zero points are integers below 256 and so exact."""
 QUANTIZE_ELEMENTS = 1 << 22
 """Weights that are looked at together while quantising, dequantising, or measuring the error."""
+SHIFTS = ("zero", "minimum", "middle")
+STEPS = {"scale": "scale_step", "minimum": "minimum_step"}
+TENSORS = ("data", "scale", *SHIFTS, *STEPS.values())
+"""The tensors of a weight, by name: what a state_dict holds and an operator takes."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class QuantizedWeight:
-    """A weight [N, K] whose value is (code - zero) * scale, with one scale and zero for a group of a row's weights.
+    """A weight [N, K] in integer codes, with a scale, and one of four kinds of shift, for a group of a row's weights.
+
+    | given | value | from |
+    | --- | --- | --- |
+    | zero | (code - zero) * scale | `quantize` |
+    | nothing | (code - middle code) * scale | `quantize(symmetric=True)`, GGUF Q4_0 and Q8_0 |
+    | minimum | (code - smallest code) * scale + minimum | `quantize(metadata="uint8")`, GGUF Q4_1 and Q4_K |
+    | middle | (code - middle code) * scale + middle | torchao |
+
+    The smallest code is 0 for int4 and -128 for int8, the middle one 8 for int4 and 0 for int8.
 
     data: int4: uint8 [N, K / 2], byte j holds the codes 2j (low) and 2j + 1 (high), each 0..15.
         int8: int8 [N, 2, K / 32, 16]: of each block of 32 codes the first half in plane 0, the other in plane 1.
         Either way 16 contiguous bytes are what one load of the matvec takes.
-    scale, zero: bfloat16 (or another float dtype) [N, K / group_size], row for row with the weights. zero is None for
-        a symmetric weight: 8 for int4, 0 for int8.
+    scale, zero, minimum, middle: any float dtype, [N, K / group_size], row for row with the weights.
+    scale_step, minimum_step: float16 (or another float dtype) [N, K / 256]. Where there is one, scale or minimum holds
+        uint8 codes, each worth a step.
     dtype: of the weight that was quantised, and of `dequantize()`.
 
     Everything is contiguous and on one device. Raises TypeError for dtypes and ValueError for shapes.
@@ -39,8 +50,38 @@ class QuantizedWeight:
     scale: torch.Tensor
     zero: torch.Tensor | None
     dtype: torch.dtype
+    minimum: torch.Tensor | None = None
+    middle: torch.Tensor | None = None
+    scale_step: torch.Tensor | None = None
+    minimum_step: torch.Tensor | None = None
 
     def __post_init__(self):
+        self._check_data()
+        given = self.named_tensors()
+        n, k = self.shape
+        allowed = [(n, k // size) for size in GROUP_SIZES if k % size == 0]
+        for name in ("scale", *SHIFTS):
+            t = given.get(name)
+            if t is None:
+                continue
+            encoded = STEPS.get(name) in given
+            if t.dtype != torch.uint8 if encoded else not t.is_floating_point():
+                needed = f"uint8, for {STEPS[name]}," if encoded else "a float dtype"
+                raise TypeError(f"{name}: given {t.dtype}; {needed} is needed")
+            if tuple(t.shape) not in allowed or t.shape != self.scale.shape:
+                raise ValueError(f"{name}: given shape {tuple(t.shape)}; allowed are {', '.join(map(str, allowed))}")
+        if sum(name in given for name in SHIFTS) > 1:
+            raise ValueError(
+                f"zero: given {', '.join(n for n in SHIFTS if n in given)}; one of them at most is allowed"
+            )
+        self._check_steps(given)
+        for name, t in given.items():
+            if t.device != self.device:
+                raise ValueError(f"{name}: is on {t.device}; must be on data's {self.device}")
+            if not t.is_contiguous():
+                raise ValueError(f"{name}: is not contiguous; call .contiguous()")
+
+    def _check_data(self):
         if self.data.dtype not in (torch.uint8, torch.int8):
             raise TypeError(f"data: given {self.data.dtype}; uint8 (int4 codes) or int8 is needed")
         n, k = self.shape
@@ -49,18 +90,18 @@ class QuantizedWeight:
             raise ValueError(
                 f"data: given shape {tuple(self.data.shape)}; [N, K / 2] uint8 or [N, 2, K / 32, 16] int8 is needed"
             )
-        allowed = [(n, k // size) for size in GROUP_SIZES if k % size == 0]
-        for name, t in (("scale", self.scale), ("zero", self.zero)):
-            if t is None:
+
+    def _check_steps(self, given: dict[str, torch.Tensor]):
+        n, k = self.shape
+        for name, step in STEPS.items():
+            if (t := given.get(step)) is None:
                 continue
+            if name not in given:
+                raise ValueError(f"{step}: given without {name}; they go together")
             if not t.is_floating_point():
-                raise TypeError(f"{name}: given {t.dtype}; a float dtype is needed")
-            if tuple(t.shape) not in allowed or t.shape != self.scale.shape:
-                raise ValueError(f"{name}: given shape {tuple(t.shape)}; allowed are {', '.join(map(str, allowed))}")
-            if t.device != self.data.device:
-                raise ValueError(f"{name}: is on {t.device}; must be on data's {self.data.device}")
-        if not all(t.is_contiguous() for t in self.tensors):
-            raise ValueError("data: it, scale and zero must be contiguous; call .contiguous()")
+                raise TypeError(f"{step}: given {t.dtype}; a float dtype is needed")
+            if k % SPAN or tuple(t.shape) != (n, k // SPAN):
+                raise ValueError(f"{step}: given shape {tuple(t.shape)}; [N, K / {SPAN}] of {(n, k)} is needed")
 
     @property
     def bits(self) -> int:
@@ -78,16 +119,37 @@ class QuantizedWeight:
 
     @property
     def symmetric(self) -> bool:
-        return self.zero is None
+        return self.zero is None and self.offset is None
+
+    @property
+    def encoded(self) -> bool:
+        """Whether metadata is uint8 codes with a step."""
+        return self.scale_step is not None or self.minimum_step is not None
+
+    @property
+    def centre(self) -> int:
+        """The code that stands for the offset, or for 0 where there is none, if zero points do not say."""
+        if self.minimum is not None:
+            return 0 if self.bits == 4 else -128
+        return 8 if self.bits == 4 else 0
+
+    @property
+    def offset(self) -> torch.Tensor | None:
+        """What is added to (code - centre) * scale: minimum or middle."""
+        return self.middle if self.minimum is None else self.minimum
 
     @property
     def device(self) -> torch.device:
         return self.data.device
 
+    def named_tensors(self) -> dict[str, torch.Tensor]:
+        """Those of `TENSORS` that there are."""
+        return {name: t for name in TENSORS if (t := getattr(self, name)) is not None}
+
     @property
     def tensors(self) -> tuple[torch.Tensor, ...]:
-        """data, scale and, if there is one, zero."""
-        return tuple(t for t in (self.data, self.scale, self.zero) if t is not None)
+        """data, scale and what else there is."""
+        return tuple(self.named_tensors().values())
 
     @property
     def nbytes(self) -> int:
@@ -108,8 +170,8 @@ class QuantizedWeight:
         return self._each(lambda t: t[start:stop])
 
     def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> QuantizedWeight:
-        zero = None if self.zero is None else change(self.zero)
-        return QuantizedWeight(change(self.data), change(self.scale), zero, self.dtype)
+        changed: dict = {name: change(t) for name, t in self.named_tensors().items()}
+        return replace(self, **changed)
 
     def blocks(self, elements: int) -> Iterator[tuple[slice, QuantizedWeight]]:
         """Row ranges of at most `elements` weights each (one row at least), and their weights."""
@@ -128,7 +190,7 @@ class QuantizedWeight:
         return torch.stack([plane.unflatten(1, (-1, run)) for plane in self.planes()], 2).flatten(1)
 
     def dequantize(self, dtype: torch.dtype | None = None) -> torch.Tensor:
-        """(code - zero) * scale as [N, K]: computed in float32, or float64 if that is asked for, and rounded once.
+        """The values as [N, K]: computed in float32, or float64 if that is asked for, then rounded to `dtype`.
 
         dtype: any float dtype; None takes that of the weight that was quantised.
         """
@@ -142,10 +204,14 @@ class QuantizedWeight:
         return self.values(self.codes(), dtype)
 
     def values(self, codes: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        """(code - zero) * scale in `dtype`, of `codes()` or of one of `planes()`."""
-        zero = self.zero.to(dtype).unsqueeze(-1) if self.zero is not None else 8 if self.bits == 4 else 0
-        grouped = codes.to(dtype).unflatten(1, (self.scale.shape[1], -1))
-        return grouped.sub_(zero).mul_(self.scale.to(dtype).unsqueeze(-1)).flatten(1)
+        """The values in `dtype`, of `codes()` or of one of `planes()`."""
+        scale = decode(self.scale, self.scale_step, dtype).unsqueeze(-1)
+        zero = self.centre if self.zero is None else self.zero.to(dtype).unsqueeze(-1)
+        values = codes.to(dtype).unflatten(1, (self.scale.shape[1], -1)).sub_(zero).mul_(scale)
+        if self.offset is not None:
+            step = self.minimum_step if self.middle is None else None
+            values += decode(self.offset, step, dtype).unsqueeze(-1)
+        return values.flatten(1)
 
     def error(self, weight: torch.Tensor) -> float:
         """Signal-to-noise ratio in dB against the weight [N, K] that this stands for; inf where they are equal."""
@@ -162,6 +228,7 @@ class QuantizedWeight:
 
     def __repr__(self):
         kind = "symmetric" if self.symmetric else "asymmetric"
+        kind += ", uint8 metadata" if self.encoded else ""
         size = "x".join(map(str, self.shape))
         return (
             f"QuantizedWeight({size}, int{self.bits}, groups of {self.group_size}, {kind}, "
@@ -176,77 +243,7 @@ def row_blocks(shape: torch.Size, elements: int) -> Iterator[slice]:
         yield slice(start, min(start + step, shape[0]))
 
 
-def quantize(weight: torch.Tensor, bits: int = 4, group_size: int = 32, symmetric: bool = False) -> QuantizedWeight:
-    """A float weight [N, K] as int4 or int8 codes with a scale (and zero point) for each group of a row's weights.
-
-    Min-max: the codes span each group's values and 0, so that 0 stays exactly 0. Scales are rounded up to bfloat16 and
-    the codes found with the rounded scale: no weight is off by more than half a step. Gradients are not followed.
-
-    weight: float16, bfloat16 or float32, all finite.  bits: 4 or 8.  group_size: 32, 64 or 128, a divisor of K.
-    symmetric: no zero points (0.5 bits a weight less at group 32); the error is larger where values lean to one side.
-
-    Raises TypeError for dtypes and kinds, ValueError for shapes, ranges and weights that are not finite.
-    """
-    check_choice("bits", bits, BITS)
-    check_choice("group_size", group_size, GROUP_SIZES)
-    if not isinstance(symmetric, bool):
-        raise TypeError(f"symmetric: given {symmetric!r}; a bool is needed")
-    _check_weight(weight, group_size)
-    weight = weight.detach()
-    parts = [
-        _quantize(weight[rows], bits, group_size, symmetric) for rows in row_blocks(weight.shape, QUANTIZE_ELEMENTS)
-    ]
-    data, scale, zero = (torch.cat(column) for column in zip(*parts, strict=True))
-    return QuantizedWeight(data, scale, None if symmetric else zero, weight.dtype)
-
-
-def check_choice(name: str, value, allowed: tuple[int, ...]) -> None:
-    """TypeError or ValueError where `value` is none of the ints `allowed`."""
-    if integer(name, value) not in allowed:
-        raise ValueError(f"{name}: given {value}; allowed are {', '.join(map(str, allowed))}")
-
-
-def _check_weight(weight, group_size: int) -> None:
-    if not isinstance(weight, torch.Tensor):
-        raise TypeError(f"weight: given {type(weight).__name__}; a tensor is needed")
-    if weight.dtype not in DTYPES:
-        raise TypeError(f"weight: given {weight.dtype}; allowed are {', '.join(map(str, DTYPES))}")
-    if weight.ndim != 2 or min(weight.shape) < 1:
-        raise ValueError(f"weight: given shape {tuple(weight.shape)}; [N, K] with N, K >= 1 is needed")
-    if weight.shape[1] % group_size:
-        raise ValueError(f"weight: given K {weight.shape[1]}; must be a multiple of group_size {group_size}")
-
-
-def _quantize(weight: torch.Tensor, bits: int, group_size: int, symmetric: bool):
-    """data, scale and zero of some rows; zero is the fixed one if symmetric."""
-    groups = weight.float().unflatten(1, (-1, group_size))  # [rows, groups, group_size]
-    low, high = (x.clamp(max=0) if i == 0 else x.clamp(min=0) for i, x in enumerate(groups.aminmax(dim=-1)))
-    if not (low.isfinite().all() and high.isfinite().all()):
-        raise ValueError("weight: holds values that are not finite; they cannot be quantised")
-    smallest, largest = (0, 15) if bits == 4 else (-128, 127)
-    if symmetric:
-        middle = (smallest + largest + 1) // 2
-        scale = _round_up(torch.maximum(high / (largest - middle), low / (smallest - middle)))
-        zero = torch.full_like(scale, middle)
-    else:
-        scale = _round_up(high / (largest - smallest) - low / (largest - smallest))
-        zero = (smallest - low / _divisor(scale)).round().clamp(smallest, largest)
-    codes = (groups / _divisor(scale).unsqueeze(-1)).round().add_(zero.float().unsqueeze(-1))
-    return _pack(codes.clamp_(smallest, largest).flatten(1), bits), scale, zero.to(METADATA)
-
-
-def _divisor(scale: torch.Tensor) -> torch.Tensor:
-    """The scale in float32, 1 where it is 0: a group of zeros."""
-    return scale.float().masked_fill(scale == 0, 1)
-
-
-def _round_up(scale: torch.Tensor) -> torch.Tensor:
-    """Positive float32 to the next bfloat16 that is not smaller; its bits count up with its value."""
-    rounded = scale.to(METADATA)
-    return (rounded.view(torch.int16) + (rounded.float() < scale).to(torch.int16)).view(METADATA)
-
-
-def _pack(codes: torch.Tensor, bits: int) -> torch.Tensor:
+def pack(codes: torch.Tensor, bits: int) -> torch.Tensor:
     """Codes [N, K], whole numbers of any dtype, to `QuantizedWeight.data`."""
     if bits == 4:
         pairs = codes.to(torch.uint8)
