@@ -45,6 +45,11 @@ def is_wide(view: View, heads: int, rows: int, cols: int) -> bool:
     return (heads - 1) * head + (rows - 1) * row + (cols - 1) * col >= 1 << 31
 
 
+def overlaps(device: torch.device) -> bool:
+    """Whether a kernel can be launched before the one that it waits for has ended: programmatic dependent launch."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
+
+
 @triton.jit
 def wide(x):
     """A scalar in 64 bits; a loop's counter too, which the interpreter hands over as a Python int."""

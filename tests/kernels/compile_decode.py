@@ -37,11 +37,13 @@ def decode_anatomies(capability, head_dim, rows, dtype, length=4096, window=1024
     lse = torch.empty(q.shape[:3])
     parts = decode_launch.allocate_parts(call, plan)
     options = {"num_warps": plan.config.num_warps, "num_stages": plan.config.num_stages}
-    launch = decode_launch.prepare(call, plan, (q, k, v, out), lse, parts)
+    overlap = capability >= (9, 0)
+    launch = decode_launch.prepare(call, plan, (q, k, v, out), lse, parts, overlap)
     yield "fused" if plan.fused else "decode", compiled(capability, decode_launch.decode_kernel, launch, **options)
     if (head_dim, rows, dtype) in MERGES:
-        launch = decode_launch.prepare_reduce(out, lse, parts)
-        yield "reduce", compiled(capability, decode_launch.reduce_kernel, launch, **decode_launch.REDUCE_OPTIONS)
+        launch = decode_launch.prepare_reduce(out, lse, parts, overlap)
+        options = decode_launch.REDUCE_OPTIONS | ({"launch_pdl": True} if overlap else {})
+        yield "reduce", compiled(capability, decode_launch.reduce_kernel, launch, **options)
 
 
 def main(capability):

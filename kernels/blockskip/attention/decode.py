@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from ..device import base, load_block, local, wide
 from .prefill import accumulate, band_keeps, band_limits
@@ -113,15 +114,18 @@ def decode(
     q, k, v, out, lse, parts, lengths, band, scale,
     SIGN: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_S: tl.constexpr,
-    WIDE: tl.constexpr,
+    WIDE: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """One program: one share of the key tiles for BLOCK_M of the GROUP * Lq rows that a KV head serves.
 
-    q, out [B, Hq, Lq, D]; k, v [B, Hkv, Lkv, D]; lse [B, Hq, Lq] or None. parts: where shares go; parts.acc is None for a single
-    share, which writes out and lse itself; parts.arrived: counters, 0 before and after, or None where `reduce` merges;
-    BLOCK_R and BLOCK_S hold all rows of a KV head and all shares then. lengths, band, parts: see `decode_launch`.
-    scale > 0, times log2 e; SIGN (-1, 0, 1) is its sign. Grid: (splits, KV heads * blocks of rows, B).
+    q, out [B, Hq, Lq, D]; k, v [B, Hkv, Lkv, D]; lse [B, Hq, Lq] or None. parts: where shares go; parts.acc is None
+    for a single share, which writes out and lse itself; parts.arrived: counters, 0 before and after, or None where
+    `reduce` merges; BLOCK_R and BLOCK_S hold all rows of a KV head and all shares then. lengths, band, parts: see `decode_launch`.
+    scale > 0, times log2 e; SIGN (-1, 0, 1) is its sign. OVERLAP: `reduce` may be launched while this runs.
+    Grid: (splits, KV heads * blocks of rows, B).
     """
+    if OVERLAP:
+        gdc_launch_dependents()
     split, batch = tl.program_id(0), tl.program_id(2)
     splits = tl.num_programs(0)
     q_len = q.shape[2]
@@ -191,13 +195,15 @@ def decode(
 @triton.jit
 def reduce(
     out, lse, parts, splits,
-    HEAD_DIM: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_D: tl.constexpr,
+    HEAD_DIM: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_D: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """One program: BLOCK_D dimensions of one row of out, merged from its shares, BLOCK_S at a time.
 
     Grid: (B * Hq * Lq, blocks of dimensions). Tops and totals are kept apart, and not as one log-sum-exp: at logits of
-    ten thousand that would round to a thousandth.
+    ten thousand that would round to a thousandth. OVERLAP: it is launched early and waits here for `decode`'s end.
     """
+    if OVERLAP:
+        gdc_wait()
     row = wide(tl.program_id(0))
     d = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
     acc = tl.zeros((BLOCK_D,), tl.float32)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import torch
 
-from ..device import View, interpreting, is_wide
+from ..device import View, interpreting, is_wide, overlaps
 from .decode import decode as decode_kernel
 from .decode import reduce as reduce_kernel
 from .decode_plan import DecodeCall, DecodePlan, power_of_two
@@ -17,7 +17,7 @@ from .launch import FAR, Launch, Lengths, Limits
 
 REDUCE_DIMS = 64
 REDUCE_SPLITS = 64
-REDUCE_OPTIONS = {"num_warps": 4}
+REDUCE_OPTIONS = {"num_warps": 2}
 
 
 class Parts(NamedTuple):
@@ -46,11 +46,13 @@ def decode(call: DecodeCall, plan: DecodePlan) -> tuple[torch.Tensor, torch.Tens
     options = {"num_warps": config.num_warps, "num_stages": config.num_stages}
     with torch.cuda.device(q.device) if q.is_cuda else contextlib.nullcontext():
         parts = allocate_parts(call, plan)
-        first = prepare(call, plan, (q, k, v, out), lse, parts)
+        overlap = overlaps(q.device)
+        first = prepare(call, plan, (q, k, v, out), lse, parts, overlap)
         decode_kernel[first.grid](*first.arguments, **first.constants, **options)
         if plan.splits > 1 and not plan.fused:
-            second = prepare_reduce(out, lse, parts)
-            reduce_kernel[second.grid](*second.arguments, **second.constants, **REDUCE_OPTIONS)
+            second = prepare_reduce(out, lse, parts, overlap)
+            options = REDUCE_OPTIONS | ({"launch_pdl": True} if overlap else {})
+            reduce_kernel[second.grid](*second.arguments, **second.constants, **options)
     return out.to(call.q.dtype), lse
 
 
@@ -81,7 +83,7 @@ def _stream_counters(count: int, device: torch.device, stream: int) -> torch.Ten
     return torch.zeros(count, dtype=torch.int32, device=device)
 
 
-def prepare(call: DecodeCall, plan: DecodePlan, tensors, lse, parts: Parts) -> Launch:
+def prepare(call: DecodeCall, plan: DecodePlan, tensors, lse, parts: Parts, overlap: bool = False) -> Launch:
     """The launch of the split-K kernel for these tensors (q, k, v, out)."""
     config = plan.config
     assert config is not None
@@ -100,6 +102,7 @@ def prepare(call: DecodeCall, plan: DecodePlan, tensors, lse, parts: Parts) -> L
         "BLOCK_R": power_of_two(call.rows) if plan.fused else 1,
         "BLOCK_S": power_of_two(plan.splits) if plan.fused else 1,
         "WIDE": wide,
+        "OVERLAP": overlap and plan.splits > 1 and not plan.fused,
     }
     # scale 0 means that all scores are 0: SIGN 0 makes them so, and the scale itself stays positive
     scale = (abs(call.scale) or 1.0) * math.log2(math.e)
@@ -110,8 +113,8 @@ def prepare(call: DecodeCall, plan: DecodePlan, tensors, lse, parts: Parts) -> L
     return Launch(arguments, constants, (plan.splits, k.shape[1] * blocks, q.shape[0]))
 
 
-def prepare_reduce(out: torch.Tensor, lse: torch.Tensor | None, parts: Parts) -> Launch:
-    """The launch of the merge."""
+def prepare_reduce(out: torch.Tensor, lse: torch.Tensor | None, parts: Parts, overlap: bool = False) -> Launch:
+    """The launch of the merge; with `overlap` it goes with the option `launch_pdl`."""
     assert parts.acc is not None
     splits, head_dim = parts.acc.shape[-2:]
     parts = parts._replace(arrived=None)
@@ -119,6 +122,7 @@ def prepare_reduce(out: torch.Tensor, lse: torch.Tensor | None, parts: Parts) ->
         "HEAD_DIM": head_dim,
         "BLOCK_S": min(REDUCE_SPLITS, power_of_two(splits)),
         "BLOCK_D": REDUCE_DIMS,
+        "OVERLAP": overlap,
     }
     arguments = (View.of(out), None if lse is None else View.of(lse), parts, splits)
     grid = (math.prod(out.shape[:3]), -(-head_dim // REDUCE_DIMS), 1)
