@@ -120,9 +120,9 @@ def decode(
 
     q, out [B, Hq, Lq, D]; k, v [B, Hkv, Lkv, D]; lse [B, Hq, Lq] or None. parts: where shares go; parts.acc is None
     for a single share, which writes out and lse itself; parts.arrived: counters, 0 before and after, or None where
-    `reduce` merges; BLOCK_R and BLOCK_S hold all rows of a KV head and all shares then. lengths, band, parts: see `decode_launch`.
-    scale > 0, times log2 e; SIGN (-1, 0, 1) is its sign. OVERLAP: `reduce` may be launched while this runs.
-    Grid: (splits, KV heads * blocks of rows, B).
+    `reduce` merges; BLOCK_R and BLOCK_S hold all rows of a KV head and all shares then. lengths, band, parts: see
+    `decode_launch`. scale > 0, times log2 e; SIGN (-1, 0, 1) is its sign. OVERLAP: `reduce` may be launched while this
+    runs. Grid: (splits, KV heads * blocks of rows, B).
     """
     if OVERLAP:
         gdc_launch_dependents()
