@@ -1,6 +1,5 @@
 """The quantised linear layer: every implementation against W4A8 worked out here in float64, interpreted or on CUDA."""
 
-import copy
 import math
 
 import blockskip as bs
@@ -8,7 +7,6 @@ import pytest
 import torch
 from blockskip.linear import tiled
 from blockskip.linear.activations import round_to_int8
-from torch import nn
 
 IMPLS = ("reference", "tiled", "triton")
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
@@ -29,16 +27,36 @@ def rounded(x):
     return (codes.double() * step.double()).flatten(1)
 
 
+def numbers(w, values, step):
+    """Metadata of each weight, float64 [N, K]: codes count steps."""
+    values = values.cpu().double()
+    if step is not None:
+        values = values * step.cpu().double().repeat_interleave(256 // w.group_size, 1)
+    return values.repeat_interleave(w.group_size, 1)
+
+
+def weight_of(w):
+    """(values, bound of the terms that they are summed of), float64 [N, K], as `QuantizedWeight` defines them."""
+    code, scale = w.codes().cpu().double(), numbers(w, w.scale, w.scale_step)
+    smallest, middle = (0, 8) if w.bits == 4 else (-128, 0)
+    if w.zero is not None:
+        weight = (code - numbers(w, w.zero, None)) * scale
+    elif w.minimum is not None:
+        minimum = numbers(w, w.minimum, w.minimum_step)
+        return (code - smallest) * scale + minimum, (code - smallest) * scale + minimum.abs()
+    else:
+        weight = (code - middle) * scale
+    return weight, weight.abs()
+
+
 def truth(x, w, bias=None):
     """(result, sum of magnitudes), float64 [M, N]: what `linear` means, term by term."""
     few = x.shape[0] <= 8
     activations = rounded(x) if few else x.double().cpu()
-    grouped = w.codes().cpu().double().unflatten(1, (-1, w.group_size))
-    zero = (8 if w.bits == 4 else 0) if w.zero is None else w.zero.cpu().double().unsqueeze(-1)
-    weight = ((grouped - zero) * w.scale.cpu().double().unsqueeze(-1)).flatten(1)
+    weight, terms = weight_of(w)
     weight = weight if few else weight.to(x.dtype).double()
     extra = torch.zeros(w.shape[0]) if bias is None else bias.cpu().double()
-    return activations @ weight.T + extra, activations.abs() @ weight.abs().T + extra.abs()
+    return activations @ weight.T + extra, activations.abs() @ terms.T + extra.abs()
 
 
 def check(out, x, w, bias=None):
@@ -59,6 +77,26 @@ def check(out, x, w, bias=None):
 def test_one_row_equals_float64_arithmetic(device, impl, bits, group_size, symmetric):
     x, w, bias = inputs(device, kind=(bits, group_size, symmetric))
     check(bs.linear(x, w, bias, impl=impl), x, w, bias)
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("group_size", [32, 64, 128])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_encoded_metadata_equals_float64_arithmetic(device, impl, bits, group_size, symmetric):
+    for rows in (1, 3, 9):
+        x, w, bias = inputs(device, rows, k=512, kind=(bits, group_size, symmetric, "uint8"))
+        assert w.encoded
+        check(bs.linear(x, w, bias, impl=impl), x, w, bias)
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_encoded_metadata_in_half_precision(device, impl, dtype, bits):
+    for rows in (2, 9):
+        x, w, bias = inputs(device, rows, k=256, dtype=dtype, kind=(bits, 32, False, "uint8"))
+        check(bs.linear(x, w, bias, impl=impl), x, w, bias)
 
 
 @pytest.mark.parametrize("impl", IMPLS)
@@ -96,20 +134,27 @@ def test_ragged_sizes(device, n, k):
         check(bs.linear(x, w, bias, impl="triton"), x, w, bias)
 
 
+@pytest.mark.parametrize(("n", "k"), [(1, 256), (5, 256 * 3), (3, 256 * 5)])
+def test_ragged_sizes_of_encoded_metadata(device, n, k):
+    for kind in ((4, 32, False, "uint8"), (8, 128, True, "uint8")):
+        x, w, bias = inputs(device, n=n, k=k, kind=kind)
+        check(bs.linear(x, w, bias, impl="triton"), x, w, bias)
+
+
 @pytest.mark.parametrize("config", [(4, 4, 1), (16, 8, 4), (2, 8, 1), (8, 16, 2)])
-@pytest.mark.parametrize("kind", [(4, 128, False), (8, 32, True), (4, 32, True)])
+@pytest.mark.parametrize("kind", [(4, 128, False), (8, 32, True), (4, 32, True), (4, 64, False, "uint8")])
 def test_every_way_to_step_through_k(device, config, kind):
     from blockskip.linear.launch import MatvecConfig, linear
 
-    x, w, _ = inputs(device, 2, k=32 * 12, kind=kind)
+    x, w, _ = inputs(device, 2, k=256 * 3 if "uint8" in kind else 32 * 12, kind=kind)
     check(linear(x, w, None, MatvecConfig(*config)), x, w)
 
 
-@pytest.mark.parametrize("kind", [(4, 64, False), (8, 32, False), (8, 128, True)])
+@pytest.mark.parametrize("kind", [(4, 64, False), (8, 32, False), (8, 128, True), (4, 32, False, "uint8")])
 def test_the_slower_ways_that_are_kept_to_be_shown_are_right_too(device, kind):
     from blockskip.linear.launch import MatvecConfig, linear, metadata_of
 
-    x, w, bias = inputs(device, 2, kind=kind)
+    x, w, bias = inputs(device, 2, k=512 if "uint8" in kind else 384, kind=kind)
     for strided, scalar in ((True, False), (False, True), (True, True)):
         config = MatvecConfig(4, 8, 1, strided, scalar)
         check(linear(x, w, bias, config), x, w, bias)
@@ -170,9 +215,12 @@ def test_any_strides_and_leading_dimensions(device, impl):
     assert bs.linear(x[:0], w, impl=impl).shape == (0, 11)
 
 
-def test_the_kernel_reads_no_row_but_its_own_and_repeats_itself(device):
-    x, w, bias = inputs(device, 2, n=11)
-    w.scale[5:], w.zero[5:] = math.nan, math.nan
+@pytest.mark.parametrize("metadata", ["bfloat16", "uint8"])
+def test_the_kernel_reads_no_row_but_its_own_and_repeats_itself(device, metadata):
+    x, w, bias = inputs(device, 2, n=11, k=512, kind=(4, 32, False, metadata))
+    for table in (w.scale, w.zero, w.scale_step, w.minimum_step):
+        if table is not None and table.is_floating_point():
+            table[5:] = math.nan
     part = w.rows(0, 5)
     out = bs.linear(x, part, bias[:5], impl="triton")
     check(out, x, part, bias[:5])
@@ -205,8 +253,9 @@ def test_inputs_come_back_unchanged(device):
     assert all(torch.equal(a, b) for a, b in zip((x, bias, *w.tensors), before, strict=True))
 
 
-def test_the_reference_is_float64_capable():
-    x, w, bias = inputs("cpu", 2)
+@pytest.mark.parametrize("metadata", ["bfloat16", "uint8"])
+def test_the_reference_is_float64_capable(metadata):
+    x, w, bias = inputs("cpu", 2, k=512, kind=(4, 32, False, metadata))
     expected, _ = truth(x, w, bias)
     out = bs.linear(x.double(), w, bias.double(), impl="reference")
     assert out.dtype == torch.float64
@@ -243,88 +292,15 @@ def test_an_explicit_impl_never_falls_back(monkeypatch):
     assert torch.equal(bs.linear(x, w), bs.linear(x, w, impl="tiled"))
 
 
-class Model(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.first, self.act = nn.Linear(64, 96), nn.GELU()
-        self.inner = nn.Sequential(nn.Linear(96, 64, bias=False))
-        self.tied = self.inner[0]
-
-    def forward(self, x):
-        return self.inner(self.act(self.first(x))) + self.tied(self.first(x))
-
-
-def test_quantize_swaps_linears_in_place():
-    torch.manual_seed(0)
-    model = Model().eval()
-    plain = copy.deepcopy(model)
-    assert bs.quantize_(model, bits=8) is model
-    assert isinstance(model.first, bs.QuantizedLinear) and isinstance(model.inner[0], bs.QuantizedLinear)
-    assert model.tied is model.inner[0] and not model.first.training
-    x = torch.randn(3, 64)
-    torch.testing.assert_close(model(x), plain(x).detach(), rtol=0.05, atol=0.05)
-    assert "int8, groups of 32" in repr(model)
-
-
-def test_quantize_takes_what_select_says_and_changes_nothing_on_an_error():
-    model = nn.Sequential(nn.Linear(64, 100), nn.Linear(100, 64))
-    with pytest.raises(ValueError, match=r"module: 1 has in_features 100, no multiple of group_size 32; .*select"):
-        bs.quantize_(model)
-    assert all(type(child) is nn.Linear for child in model)
-    bs.quantize_(model, select=lambda name, linear: linear.in_features == 64)
-    assert [type(child) for child in model] == [bs.QuantizedLinear, nn.Linear]
-    assert isinstance(bs.quantize_(nn.Linear(64, 8)), bs.QuantizedLinear)
-    with pytest.raises(ValueError, match="bits: given 5"):
-        bs.quantize_(model, bits=5)
-    with pytest.raises(TypeError, match="module: given int"):
-        bs.quantize_(3)
-
-
-@pytest.mark.parametrize("symmetric", [False, True])
-@pytest.mark.parametrize("bits", [4, 8])
-def test_state_dict_round_trip(bits, symmetric, tmp_path):
-    x, w, bias = inputs("cpu", 2, kind=(bits, 64, symmetric))
-    _, other, _ = inputs("cpu", 2, kind=(bits, 64, symmetric), seed=50)
-    layer, fresh = bs.QuantizedLinear(w, bias), bs.QuantizedLinear(other, torch.zeros(11))
-    torch.save(layer.state_dict(), tmp_path / "state.pt")
-    state = torch.load(tmp_path / "state.pt", weights_only=True)
-    assert all(
-        isinstance(t, torch.Tensor) and t.is_contiguous() for t in state.values()
-    )  # safetensors takes these alone
-    fresh.load_state_dict(state)
-    assert torch.equal(fresh(x), layer(x)) and torch.equal(layer(x), bs.linear(x, w, bias))
-    with pytest.raises(RuntimeError, match="scale"):
-        bs.QuantizedLinear(bs.quantize(torch.zeros(11, 384), bits, 32, symmetric), bias).load_state_dict(state)
-
-
-def test_a_change_of_dtype_leaves_the_packed_weight_alone():
-    x, w, bias = inputs("cpu", 2)
-    layer = bs.QuantizedLinear(w, bias).half()
-    assert layer.bias.dtype == torch.float16 and layer.scale.dtype == layer.zero.dtype == torch.bfloat16
-    check(layer(x.half()), x.half(), w, bias.half())
-    assert not any(p.requires_grad for p in layer.parameters())
-    assert layer.to("meta").data.device.type == "meta"
-
-
-@pytest.mark.parametrize("rows", [2, 9])
-@pytest.mark.parametrize("bits", [4, 8])
-def test_torch_compile_and_export_go_through(device, rows, bits):
-    x, w, bias = inputs(device, rows, kind=(bits, 32, bits == 8))
-    model = nn.Sequential(bs.QuantizedLinear(w, bias), nn.ReLU()).to(device)
-    compiled = torch.compile(lambda x: model(x * 2) + bs.linear(x, w), fullgraph=True, backend="aot_eager")
-    with torch.no_grad():
-        torch.testing.assert_close(compiled(x), model(x * 2) + bs.linear(x, w))
-        program = torch.export.export(model, (x,))
-        assert "blockskip.linear" in str(program.graph)
-        torch.testing.assert_close(program.module()(x), model(x))
-
-
 def test_the_operator_and_its_fake_agree(device):
     import blockskip.linear.ops  # noqa: F401
 
     x, w, bias = inputs(device, 2)
     for given in ((w.zero, bias), (None, None)):
         torch.library.opcheck(torch.ops.blockskip.linear, (x, w.data, w.scale, *given, "auto"))
+    x, w, bias = inputs(device, 2, k=256, kind=(4, 32, False, "uint8"))
+    more = w.minimum, w.middle, w.scale_step, w.minimum_step
+    torch.library.opcheck(torch.ops.blockskip.linear, (x, w.data, w.scale, w.zero, bias, "auto", *more))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="sizes beyond the interpreter need CUDA")
@@ -334,6 +310,7 @@ def test_the_operator_and_its_fake_agree(device):
 def test_hardware_sizes(device, dtype, n, k, bits):
     group_size = 128 if k % 128 == 0 else 32
     for rows in (1, 2, 5, 8, 9, 130):
-        for kind in ((bits, 32, False), (bits, group_size, True)):
+        kinds = [(bits, 32, False), (bits, group_size, True)] + [(bits, 32, False, "uint8")] * (k % 256 == 0)
+        for kind in kinds:
             x, w, bias = inputs(device, rows, n, k, dtype, kind)
             check(bs.linear(x, w, bias), x, w, bias)

@@ -1,10 +1,12 @@
 """Quantised weights: codes within half a step, layouts as the matvec reads them, sizes, errors."""
 
 import math
+from dataclasses import replace
 
 import blockskip as bs
 import pytest
 import torch
+from blockskip.linear import quantize as quantize_module
 from blockskip.linear import weight as module
 from blockskip.linear.weight import QuantizedWeight
 
@@ -15,9 +17,23 @@ def random_weight(n=7, k=256, dtype=torch.float32, seed=0):
     return torch.randn((n, k), generator=torch.Generator().manual_seed(seed)).to(dtype)
 
 
+def numbers(values, step):
+    """Metadata as float64 [N, K / group_size]: codes count steps."""
+    if step is None:
+        return values.double()
+    return values.double() * step.double().repeat_interleave(values.shape[1] // step.shape[1], 1)
+
+
 def steps(w):
     """Each weight's step, float32 [N, K]."""
-    return w.scale.float().repeat_interleave(w.group_size, 1)
+    return numbers(w.scale, w.scale_step).float().repeat_interleave(w.group_size, 1)
+
+
+def heavy(n, k, seed=0):
+    """Student's t with 3 degrees of freedom: outliers far beyond a normal distribution's."""
+    generator = torch.Generator().manual_seed(seed)
+    normal, chi = torch.randn((n, k), generator=generator), torch.randn((3, n, k), generator=generator)
+    return normal / chi.square().mean(0).sqrt()
 
 
 @pytest.mark.parametrize(("bits", "group_size", "symmetric"), KINDS)
@@ -34,6 +50,72 @@ def test_no_weight_is_off_by_more_than_half_a_step(bits, group_size, symmetric, 
     half = 2 ** (bits - 1)
     ideal = torch.maximum(high / (half - 1), -low / half) if symmetric else (high - low) / (2**bits - 1)
     assert (w.scale.double() >= ideal * (1 - 1e-6)).all() and (w.scale.double() <= ideal * (1 + 2**-7)).all()
+
+
+@pytest.mark.parametrize(("bits", "group_size", "symmetric"), KINDS)
+def test_encoded_metadata_spans_every_weight_in_the_next_larger_step(bits, group_size, symmetric):
+    weight = random_weight(9, 768)
+    weight[0] += 3
+    weight[1, :256] *= 1e-3
+    weight[2, 5] = 40  # an outlier: the other groups of its span are coded by its step
+    w = bs.quantize(weight, bits, group_size, symmetric, metadata="uint8")
+    assert w.encoded and w.scale.dtype == torch.uint8 and w.scale_step.dtype == torch.float16
+    assert w.zero is None and w.symmetric == symmetric and (w.minimum is None) == symmetric
+    # half a step, and float32's rounding of the two numbers that it is between
+    assert ((w.dequantize(torch.float32) - weight).abs() <= steps(w) * 0.5001 + weight.abs() * 2**-23).all()
+
+    groups = weight.double().unflatten(1, (-1, group_size))
+    low, high = groups.amin(-1).clamp(max=0), groups.amax(-1).clamp(min=0)
+    scale, levels, half = numbers(w.scale, w.scale_step), 2**bits - 1, 2 ** (bits - 1)
+    if symmetric:
+        needed = torch.maximum(high / (half - 1), -low / half)
+    else:
+        minimum = numbers(w.minimum, w.minimum_step)
+        below = -w.minimum_step.double().repeat_interleave(256 // group_size, 1)
+        assert (minimum <= low + 1e-6).all() and (minimum >= low - below * 1.0001).all()
+        needed = (high - minimum) / levels
+    step = w.scale_step.double().repeat_interleave(256 // group_size, 1)
+    assert (scale >= needed * (1 - 1e-6)).all() and (scale <= needed + step * 1.0001).all()
+    largest = needed.unflatten(1, (3, -1)).amax(-1)
+    assert (w.scale_step.double() <= largest / 255 * (1 + 2**-10) + 2**-24).all()
+
+
+@pytest.mark.parametrize(("bits", "group_size", "symmetric"), KINDS)
+@pytest.mark.parametrize("distribution", ["normal", "heavy", "leaning"])
+def test_encoded_metadata_costs_no_more_decibels_than_its_steps_explain(bits, group_size, symmetric, distribution):
+    """An error is uniform in a step, so its power goes as the step's square. Let r be the steps of ideal metadata.
+
+    The minimum moves by at most the largest |minimum| / 255 <= max r * levels / 255, which stretches a step by max r /
+    255; the scale then grows by at most 1 / 255 of the largest. That is 2.02 / 255 of max r in all, with float16's
+    rounding of the steps (2**-10, and 2**-24 where they are subnormal). The root of the sum of the squares of a span's
+    256 / group_size steps grows by at most that, times the root of their number, of what it is.
+    """
+    weight = heavy(64, 1024) if distribution == "heavy" else random_weight(64, 1024)
+    weight = (weight + (distribution == "leaning") * 0.5) * 0.02
+    plain = bs.quantize(weight, bits, group_size, symmetric)
+    encoded = bs.quantize(weight, bits, group_size, symmetric, metadata="uint8")
+    smallest = plain.scale.float().unflatten(1, (4, -1)).amax(-1).min().item()
+    grown = (1.01 if symmetric else 2.02) / 255 + 2 * 2**-24 / smallest
+    allowed = 20 * math.log10(1 + math.sqrt(256 / group_size) * grown)
+    assert allowed < (0.5 if bits == 8 else 0.25)
+    assert encoded.error(weight) >= plain.error(weight) - allowed
+    assert encoded.bits_per_weight < plain.bits_per_weight or group_size == 128
+    if bits == 4 and group_size == 32 and not symmetric:  # a minimum is not bound to whole steps, as a zero point is
+        assert encoded.error(weight) > plain.error(weight)
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_encoded_metadata_of_zeros_and_of_extremes(bits, symmetric):
+    weight = torch.zeros(5, 512)
+    weight[1], weight[2], weight[3, 5], weight[4] = 0.3, -0.7, 1e-30, random_weight(1, 512)[0] * 1e-7
+    w = bs.quantize(weight, bits, 32, symmetric, "uint8")
+    back = w.dequantize()
+    assert (back[0] == 0).all() and (back[3] == 0).all() and back.isfinite().all()
+    torch.testing.assert_close(back[1:3], weight[1:3], rtol=1 / 15, atol=0)
+    assert ((back - weight).abs() <= steps(w) * 0.5001 + weight.abs() * 2**-23).all()
+    with pytest.raises(ValueError, match=r"metadata: given 'uint8', whose steps end at 65504.*use 'bfloat16'"):
+        bs.quantize(torch.full((1, 256), 1e30), bits, 32, symmetric, "uint8")
 
 
 @pytest.mark.parametrize(("bits", "symmetric"), [(4, False), (4, True), (8, False), (8, True)])
@@ -84,7 +166,16 @@ def test_sizes_are_counted_in_full():
     ):
         w = bs.quantize(weight, bits, group_size, symmetric)
         assert w.bits_per_weight == expected and w.nbytes == 8 * 256 * expected / 8
-        assert tuple(w.shape) == (8, 256)
+        assert tuple(w.shape) == (8, 256) and not w.encoded
+    for bits, group_size, symmetric, expected in (
+        (4, 32, False, 4.625),  # 4 + 2 * 8 / 32 + 2 * 16 / 256
+        (4, 32, True, 4.3125),
+        (4, 128, False, 4.25),
+        (8, 64, False, 8.375),
+    ):
+        w = bs.quantize(weight, bits, group_size, symmetric, "uint8")
+        assert w.bits_per_weight == expected and w.nbytes == 8 * 256 * expected / 8
+        assert w.group_size == group_size and tuple(w.shape) == (8, 256)
 
 
 def test_error_is_the_signal_to_noise_ratio_in_db():
@@ -108,11 +199,13 @@ def test_dequantize_rounds_once_to_the_dtype_that_is_asked_for():
         assert torch.equal(w.dequantize(dtype), exact.to(dtype))
 
 
-def test_blocks_of_rows_change_nothing(monkeypatch):
+@pytest.mark.parametrize("metadata", ["bfloat16", "uint8"])
+def test_blocks_of_rows_change_nothing(monkeypatch, metadata):
     weight = random_weight(7, 256)
-    whole = bs.quantize(weight)
-    monkeypatch.setattr(module, "QUANTIZE_ELEMENTS", 3 * 256)
-    parts = bs.quantize(weight)
+    whole = bs.quantize(weight, metadata=metadata)
+    for each in (module, quantize_module):
+        monkeypatch.setattr(each, "QUANTIZE_ELEMENTS", 3 * 256)
+    parts = bs.quantize(weight, metadata=metadata)
     assert all(torch.equal(a, b) for a, b in zip(whole.tensors, parts.tensors, strict=True))
     assert torch.equal(whole.dequantize(), parts.dequantize())
     assert torch.equal(whole.rows(2, 5).dequantize(), whole.dequantize()[2:5])
@@ -132,6 +225,9 @@ def test_repr_is_short():
     assert repr(bs.quantize(random_weight())) == (
         "QuantizedWeight(7x256, int4, groups of 32, asymmetric, 5 bits a weight, cpu)"
     )
+    assert repr(bs.quantize(random_weight(), 8, 64, True, "uint8")) == (
+        "QuantizedWeight(7x256, int8, groups of 64, symmetric, uint8 metadata, 8.1875 bits a weight, cpu)"
+    )
 
 
 @pytest.mark.parametrize(
@@ -142,6 +238,8 @@ def test_repr_is_short():
         ({"bits": True}, TypeError, "bits: given True"),
         ({"group_size": 48}, ValueError, "group_size: given 48; allowed are 32, 64, 128"),
         ({"symmetric": 1}, TypeError, "symmetric: given 1"),
+        ({"metadata": "float16"}, ValueError, "metadata: given 'float16'; allowed are bfloat16, uint8"),
+        ({"metadata": "uint8"}, ValueError, "weight: given K 64; must be a multiple of 256 for metadata='uint8'"),
         ({"weight": [[1.0]]}, TypeError, "weight: given list"),
         ({"weight": torch.zeros(2, 64, dtype=torch.int8)}, TypeError, "weight: given torch.int8"),
         ({"weight": torch.zeros(64)}, ValueError, r"weight: given shape \(64,\)"),
@@ -168,3 +266,24 @@ def test_errors_of_a_weight_put_together_by_hand():
         QuantizedWeight(w.data, w.scale, torch.zeros(4, 1), w.dtype)
     with pytest.raises(ValueError, match="contiguous"):
         QuantizedWeight(w.data, w.scale.T.contiguous().T, w.zero, w.dtype)
+
+
+def test_errors_of_metadata_put_together_by_hand():
+    w = bs.quantize(random_weight(4, 256), metadata="uint8")
+    plain = bs.quantize(random_weight(4, 256))
+    for change, error, message in (
+        ({"scale_step": None}, TypeError, r"scale: given torch\.uint8; a float dtype is needed"),
+        ({"scale": plain.scale}, TypeError, r"scale: given torch\.bfloat16; uint8, for scale_step, is needed"),
+        ({"minimum": None}, ValueError, "minimum_step: given without minimum"),
+        ({"scale_step": w.scale_step.int()}, TypeError, r"scale_step: given torch\.int32; a float dtype"),
+        (
+            {"scale_step": w.scale_step[:2]},
+            ValueError,
+            r"scale_step: given shape \(2, 1\); \[N, K / 256\] of \(4, 256\)",
+        ),
+        ({"zero": plain.zero}, ValueError, "zero: given zero, minimum; one of them at most"),
+        ({"minimum": w.minimum.to("meta")}, ValueError, "minimum: is on meta; must be on data's cpu"),
+        ({"scale": w.scale.T.contiguous().T}, ValueError, "scale: is not contiguous"),
+    ):
+        with pytest.raises(error, match=message):
+            replace(w, **change)
