@@ -37,11 +37,12 @@ def compiled(capability, k, group_size, bits, rows, symmetric, **changes):
     w = weight(k, group_size, bits, symmetric)
     words = torch.zeros((rows, 2, k // 8), dtype=torch.int32)
     step, total = torch.zeros((rows, k // 32)), torch.zeros((rows, k // 32))
-    config = replace(launch.matvec_config(k), **changes)
+    config = replace(launch.matvec_config(rows), **changes)
+    overlap = capability >= (9, 0)
     out = torch.zeros((rows, N), dtype=torch.bfloat16)
-    one = launch.prepare_matvec(w, launch.metadata_of(w, config), words, step, total, None, out, config)
+    one = launch.prepare_matvec(w, launch.metadata_of(w, config), words, step, total, None, out, config, overlap)
     with _pretend(capability):
-        options = {"grid": one.grid, "num_warps": config.num_warps}
+        options = {"grid": one.grid, "num_warps": config.num_warps} | ({"launch_pdl": True} if overlap else {})
         kernel = launch.kernel_of(config).warmup(*one.arguments, **one.constants, **options)
     return read(kernel, capability)
 

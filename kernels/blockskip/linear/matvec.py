@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from ..device import wide
 
@@ -42,13 +43,16 @@ def dp4a(a, b, c, ASM: tl.constexpr):
 
 @triton.jit
 def round_activations(
-    x, row_stride, col_stride, words, step, total, K: tl.constexpr, BITS: tl.constexpr, BLOCKS: tl.constexpr
-):
+    x, row_stride, col_stride, words, step, total,
+    K: tl.constexpr, BITS: tl.constexpr, BLOCKS: tl.constexpr, OVERLAP: tl.constexpr,
+):  # fmt: skip
     """Row program_id(1) of x, in blocks of 32: int8 words [rows, 2, K / 8], steps and code sums [rows, K / 32].
 
     A block's step is its largest magnitude / 127. One with a value that is not finite gets codes 0 and that step, so
-    that its products are NaN.
+    that its products are NaN. OVERLAP: the matvec may be launched while this runs.
     """
+    if OVERLAP:
+        gdc_launch_dependents()
     ALL: tl.constexpr = K // 32
     row = tl.program_id(1)
     b = tl.program_id(0) * BLOCKS + tl.arange(0, BLOCKS)
@@ -222,13 +226,15 @@ def matvec(
     BLOCK_N: tl.constexpr,
     BLOCKS: tl.constexpr,
     ASM: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):
     """out [ROWS, N] = activations x weights^T + bias, BLOCK_N weight rows a program, BLOCKS blocks of 32 a step.
 
     data: int32 view of the packed weight. meta: `launch.Metadata`, [N, K / GROUP] and steps [N, K / 256]; OFFSET says
     that its shift is added to (code - CENTRE) * scale and is no zero point. words, step, total as `round_activations`
     leaves them; bias may be None. Sums run in an order that the constants fix. group_stride: None, or N for metadata
-    [K / GROUP, N], which costs a cache line a value: kept to show that.
+    [K / GROUP, N], which costs a cache line a value: kept to show that. OVERLAP: it is launched early, loads its first
+    weights and then waits for the activations.
     """
     ALL: tl.constexpr = K // 32
     LAST: tl.constexpr = (ALL - 1) // BLOCKS * BLOCKS
@@ -240,6 +246,8 @@ def matvec(
     for _ in tl.static_range(ROWS):  # pyright: ignore[reportGeneralTypeIssues]
         sums += (tl.zeros([BLOCK_N, BLOCKS], tl.float32),)
     loaded = load_weights(data, meta, n0, rows, 0, group_stride, K, GROUP, BITS, BLOCKS)
+    if OVERLAP:
+        gdc_wait()
     for b0 in tl.range(0, LAST, BLOCKS):
         following = load_weights(data, meta, n0, rows, b0 + BLOCKS, group_stride, K, GROUP, BITS, BLOCKS)
         sums = multiply(sums, loaded, meta, words, step, total, rows, b0, K, BITS, CENTRE, OFFSET, BLOCKS, ASM)
