@@ -19,22 +19,37 @@ INSTRUCTION = re.compile(r"/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9
 MEMORY_OF_THE_BLOCK = re.compile(r"LDS|STS|LDGSTS|BAR|LDL|STL")
 N = 64  # not a constant of the kernel
 
-# (K, group_size, bits, rows, symmetric)
-CASES = [(k, group, 4, 1, False) for k, group in itertools.product((5376, 8192, 21504), (32, 64, 128))]
-CASES += [(5376, 32, 4, 8, False), (8192, 128, 8, 1, True)]
-MORE = [(5376, 32, 8, 1, False), (5376, 32, 4, 1, True), (5376 + 32, 32, 4, 1, False)]
-MORE += [(5376, 32, 4, rows, False) for rows in (2, 5)] + [(8192, 128, 8, 8, False), (21504, 64, 4, 8, False)]
+# (K, group_size, bits, rows, metadata)
+CASES = [(k, group, 4, 1, "zero") for k, group in itertools.product((5376, 8192, 21504), (32, 64, 128))]
+CASES += [(5376, 32, 4, 8, "zero"), (8192, 128, 8, 1, "symmetric")]
+CASES += [(5376, 32, 4, rows, "encoded") for rows in (1, 8)]
+CASES += [(8192, 32, 4, 1, "minimum"), (8192, 128, 4, 8, "middle")]
+MORE = [(5376, 32, 8, 1, "zero"), (5376, 32, 4, 1, "symmetric"), (5376 + 32, 32, 4, 1, "zero")]
+MORE += [(5376, 32, 4, rows, "zero") for rows in (2, 5)] + [(8192, 128, 8, 8, "zero"), (21504, 64, 4, 8, "zero")]
+MORE += [(k, group, 4, 1, "encoded") for k, group in ((8192, 128), (21504, 32), (21504, 64))]
+MORE += [(5376, 64, 8, 8, "encoded"), (5376, 32, 4, 1, "encoded symmetric"), (5376, 32, 4, 5, "minimum")]
 MORE_ON = (9, 0)
 
 
-def weight(k, group_size, bits, symmetric):
+def weight(k, group_size, bits, metadata):
     shape, dtype = ((N, k // 2), torch.uint8) if bits == 4 else ((N, 2, k // 32, 16), torch.int8)
-    scale = torch.zeros((N, k // group_size), dtype=torch.bfloat16)
-    return QuantizedWeight(torch.zeros(shape, dtype=dtype), scale, None if symmetric else scale, torch.bfloat16)
+    number, code = (torch.zeros((N, k // group_size), dtype=t) for t in (torch.bfloat16, torch.uint8))
+    step = torch.zeros((N, k // 256), dtype=torch.float16)
+    tensors = {
+        "zero": {"scale": number, "zero": number},
+        "symmetric": {"scale": number},
+        "minimum": {"scale": number, "minimum": number},
+        "middle": {"scale": number, "middle": number},
+        "encoded": {"scale": code, "scale_step": step, "minimum": code, "minimum_step": step},
+        "encoded symmetric": {"scale": code, "scale_step": step},
+    }[metadata]
+    return QuantizedWeight(
+        **{"data": torch.zeros(shape, dtype=dtype), "zero": None, "dtype": torch.bfloat16, **tensors}
+    )
 
 
-def compiled(capability, k, group_size, bits, rows, symmetric, **changes):
-    w = weight(k, group_size, bits, symmetric)
+def compiled(capability, k, group_size, bits, rows, metadata, **changes):
+    w = weight(k, group_size, bits, metadata)
     words = torch.zeros((rows, 2, k // 8), dtype=torch.int32)
     step, total = torch.zeros((rows, k // 32)), torch.zeros((rows, k // 32))
     config = replace(launch.matvec_config(rows), **changes)
@@ -47,8 +62,8 @@ def compiled(capability, k, group_size, bits, rows, symmetric, **changes):
     return read(kernel, capability)
 
 
-def compiled_dequantize(capability, bits):
-    w = weight(5376, 64, bits, False)
+def compiled_dequantize(capability, bits, metadata):
+    w = weight(5376, 64, bits, metadata)
     one = launch.prepare_dequantize(w, torch.zeros(tuple(w.shape), dtype=torch.bfloat16))
     with _pretend(capability):
         kernel = launch.dequantize.warmup(*one.arguments, **one.constants, grid=one.grid)
@@ -90,16 +105,17 @@ def main(capability):
         }
         print(json.dumps(row), flush=True)
     for name in ("strided", "scalar"):
-        anatomy = compiled(capability, 8192, 32, 4, 1, False, **{name: True})
+        anatomy = compiled(capability, 8192, 32, 4, 1, "zero", **{name: True})
         loads = re.findall(r"LDG[A-Z0-9.]*", anatomy.sass)
         products = anatomy.instructions["IDP"]
         row = {"ablation": name, "products": products, "wide_loads": sum(".128" in load for load in loads)}
         print(json.dumps(row), flush=True)
-    for bits in (4, 8):
-        anatomy = compiled_dequantize(capability, bits)
+    for bits, metadata in itertools.product((4, 8), ("zero", "encoded")):
+        anatomy = compiled_dequantize(capability, bits, metadata)
         names = [name for _, name, _ in INSTRUCTION.findall(anatomy.sass)]
         row = {
             "dequantize": bits,
+            "metadata": metadata,
             "spill_bytes": anatomy.spill_bytes,
             "loads": sorted(name for name in names if name.startswith("LDG")),
             "stores": sorted({name for name in names if name.startswith("STG")}),

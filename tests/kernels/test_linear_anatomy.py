@@ -17,6 +17,7 @@ pytestmark = [
     pytest.mark.timeout(1200),
 ]
 CAPABILITIES = ("8.0", "9.0", "12.0")
+METADATA = {"zero": 2, "symmetric": 1, "minimum": 2, "middle": 2, "encoded": 4, "encoded symmetric": 2}  # tensors of it
 MOST_REGISTERS = 128  # 4 programs of 4 warps fit an SM's registers
 
 
@@ -42,8 +43,9 @@ def compiled():
 
 @pytest.mark.parametrize("capability", CAPABILITIES)
 def test_the_asked_for_shapes_are_there(compiled, capability):
-    cases = {tuple(row["case"][:4]) for row in matvecs(compiled[capability])}
-    assert {(k, group, 4, 1) for k in (5376, 8192, 21504) for group in (32, 64, 128)} <= cases
+    cases = {tuple(row["case"]) for row in matvecs(compiled[capability])}
+    assert {(k, group, 4, 1, "zero") for k in (5376, 8192, 21504) for group in (32, 64, 128)} <= cases
+    assert {(5376, 32, 4, 1, "encoded"), (5376, 32, 4, 8, "encoded")} <= cases
 
 
 @pytest.mark.parametrize("capability", CAPABILITIES)
@@ -57,11 +59,11 @@ def test_no_shared_memory_in_the_loop_and_no_spills(compiled, capability):
 def test_a_weight_load_of_16_bytes_serves_all_rows(compiled, capability):
     """A step is 8 dp4a a row: one or two wide loads of weights in all, two of activations a row, and the metadata."""
     for row in matvecs(compiled[capability]):
-        _, _, bits, rows, symmetric = row["case"]
+        _, _, bits, rows, metadata = row["case"]
         steps = row["products"] / (8 * rows)
         assert row["wide_loads"] == steps * (bits // 4 + 2 * rows), row
-        sums_needed = 0 if symmetric and bits == 8 else rows
-        assert row["narrow_loads"] == steps * ((1 if symmetric else 2) + rows + sums_needed), row
+        sums_needed = 0 if "symmetric" in metadata and bits == 8 else rows
+        assert row["narrow_loads"] == steps * (METADATA[metadata] + rows + sums_needed), row
 
 
 @pytest.mark.parametrize("capability", CAPABILITIES)
@@ -69,8 +71,8 @@ def test_dequantising_moves_16_bytes_at_a_time_and_a_group_s_metadata_once(compi
     for row in compiled[capability]:
         if "dequantize" in row:
             assert row["spill_bytes"] == 0 and all(".128" in name for name in row["stores"]), row
-            metadata = [name for name in row["loads"] if ".128" not in name]
-            assert len(metadata) == 2 and len(row["loads"]) == 2 + row["dequantize"] // 4, row
+            narrow, wide = ([name for name in row["loads"] if (".128" in name) == wide] for wide in (False, True))
+            assert len(narrow) == METADATA[row["metadata"]] and len(wide) == row["dequantize"] // 4, row
 
 
 @pytest.mark.parametrize("capability", CAPABILITIES)
