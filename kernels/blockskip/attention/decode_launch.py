@@ -10,10 +10,11 @@ from typing import NamedTuple
 import torch
 
 from ..device import View, interpreting, is_wide, overlaps
+from ..dispatch import DISPATCHER, Launch
 from .decode import decode as decode_kernel
 from .decode import reduce as reduce_kernel
 from .decode_plan import DecodeCall, DecodePlan, power_of_two
-from .launch import FAR, Launch, Lengths, Limits
+from .launch import FAR, Lengths, Limits
 
 REDUCE_DIMS = 64
 REDUCE_SPLITS = 64
@@ -48,11 +49,11 @@ def decode(call: DecodeCall, plan: DecodePlan) -> tuple[torch.Tensor, torch.Tens
         parts = allocate_parts(call, plan)
         overlap = overlaps(q.device)
         first = prepare(call, plan, (q, k, v, out), lse, parts, overlap)
-        decode_kernel[first.grid](*first.arguments, **first.constants, **options)
+        DISPATCHER.launch(decode_kernel, first, **options)
         if plan.splits > 1 and not plan.fused:
             second = prepare_reduce(out, lse, parts, overlap)
             options = REDUCE_OPTIONS | ({"launch_pdl": True} if overlap else {})
-            reduce_kernel[second.grid](*second.arguments, **second.constants, **options)
+            DISPATCHER.launch(reduce_kernel, second, **options)
     return out.to(call.q.dtype), lse
 
 

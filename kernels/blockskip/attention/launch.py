@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from typing import NamedTuple
 
 import torch
 import triton
 
-from ..config import TileConfig
 from ..device import View, interpreting, is_wide
+from ..dispatch import DISPATCHER, Launch
 from ..mask import Band
 from .plan import Call, Plan
 from .prefill import prefill
@@ -54,14 +55,6 @@ class Tiles(NamedTuple):
     words: torch.Tensor | None
 
 
-class Launch(NamedTuple):
-    """Arguments, constants and grid of one launch; `compile` of the same works without a GPU."""
-
-    arguments: tuple
-    constants: dict
-    grid: tuple[int, int, int]
-
-
 def attention(call: Call, plan: Plan) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
     """(out, lse or None, visits or None) by the prefill kernel; see `blockskip.attention`."""
     # bfloat16 is wrong in Triton's interpreter: there the kernel computes in float32 and torch rounds at the end
@@ -78,11 +71,8 @@ def attention(call: Call, plan: Plan) -> tuple[torch.Tensor, torch.Tensor | None
     visits = torch.zeros((batch, heads, rows, cols), dtype=torch.uint8, device=q.device) if call.record else None
     launch = prepare(call, plan, (q, k, v, out), lse, visits, (rows, heads, batch))
     options = {"num_warps": config.num_warps, "num_stages": config.num_stages}
-    if q.is_cuda:
-        with torch.cuda.device(q.device):
-            prefill[launch.grid](*launch.arguments, **launch.constants, **options)
-    else:
-        prefill[launch.grid](*launch.arguments, **launch.constants, **options)
+    with torch.cuda.device(q.device) if q.is_cuda else contextlib.nullcontext():
+        DISPATCHER.launch(prefill, launch, **options)
     return out.to(call.q.dtype), lse, visits
 
 
@@ -144,6 +134,3 @@ def _limits(call: Call) -> Limits:
         return Limits(-FAR, FAR)  # the first visible key lies beyond all keys
     far = lambda x: None if x is None or x >= FAR else max(x, -FAR)  # noqa: E731
     return Limits(far(call.mask.left), far(call.mask.right))
-
-
-__all__ = ["Launch", "TileConfig", "attention", "prepare"]

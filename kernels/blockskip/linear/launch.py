@@ -10,6 +10,7 @@ import torch
 
 from ..config import SMALLEST_CAPABILITY
 from ..device import interpreting, overlaps
+from ..dispatch import DISPATCHER, Launch
 from .activations import MOST_ROWS
 from .dequantize import dequantize
 from .matvec import matvec, matvec_scalar, round_activations
@@ -45,14 +46,6 @@ def matvec_config(rows: int) -> MatvecConfig:
     work then, not four's. More rows of activations would spill there: two warps take them.
     """
     return MatvecConfig(1, 32, 1) if rows == 1 else MatvecConfig(1, 64, 2)
-
-
-class Launch(NamedTuple):
-    """Arguments, constants and grid of one launch; `compile` of the same works without a GPU."""
-
-    arguments: tuple
-    constants: dict
-    grid: tuple[int, ...]
 
 
 class Metadata(NamedTuple):
@@ -109,10 +102,10 @@ def _few_rows(x, w: QuantizedWeight, bias, config: MatvecConfig, metadata) -> to
     out = torch.empty((rows, w.shape[0]), dtype=x.dtype, device=x.device)
     overlap = overlaps(x.device)
     first = prepare_rounding(x, w, words, step, total, overlap)
-    round_activations[first.grid](*first.arguments, **first.constants)
+    DISPATCHER.launch(round_activations, first)
     second = prepare_matvec(w, metadata, words, step, total, bias, out, config, overlap)
     options = {"num_warps": config.num_warps} | ({"launch_pdl": True} if overlap else {})
-    kernel_of(config)[second.grid](*second.arguments, **second.constants, **options)
+    DISPATCHER.launch(kernel_of(config), second, **options)
     return out.to(given)
 
 
@@ -155,7 +148,7 @@ def _many_rows(x, w: QuantizedWeight, bias) -> torch.Tensor:
     for rows, part in w.blocks(BLOCK_ELEMENTS):
         weight = torch.empty(part.shape, dtype=torch.float32 if interpreting() else x.dtype, device=x.device)
         launch = prepare_dequantize(part, weight)
-        dequantize[launch.grid](*launch.arguments, **launch.constants)
+        DISPATCHER.launch(dequantize, launch)
         weight = weight.to(x.dtype).T
         if bias is None:
             torch.mm(x, weight, out=out[:, rows])
