@@ -1,7 +1,8 @@
 """What the matvec's loads touch in memory: bytes, sectors of 32 and lines of 128, for a step of a warp.
 
 Arithmetic on the access pattern of `blockskip/linear/matvec.py`: nothing is loaded and no GPU is needed. Beside it,
-what a format costs in error: its signal-to-noise ratio on a weight that is quantised now.
+what the compiler made of that kernel, and what a format costs in error: its signal-to-noise ratio on a weight that is
+quantised now.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from functools import lru_cache
 import blockskip as bs
 import torch
 
+from skiplab.anatomy import Anatomy, _pretend, read
 from skiplab.machine import Machine
 from skiplab.roofline import Bound, bound_of
 
@@ -241,20 +243,42 @@ def total(items: tuple[Access, ...], what: str = "all") -> Access:
 
 
 @lru_cache(maxsize=64)
-def program_accesses(packed: Packed, program: Program, scalar: bool = False) -> tuple[Access, ...]:
-    """What the first program, all its warps and steps, asks for: block_n rows of the weight."""
-    warps_a_row = max(1, program.blocks // LANES)
-    rows_a_warp = max(1, LANES // program.blocks)
-    rows = range(0, min(program.block_n, packed.out_features), rows_a_warp)
-    return accesses(
-        tuple(
-            load
-            for row in rows
-            for step in range(program.steps(packed.in_features))
-            for warp in range(warps_a_row)
-            for load in step_loads(packed, program, row, step, scalar, warp)
-        )
+def row_accesses(packed: Packed, program: Program, row: int, scalar: bool = False) -> tuple[Access, ...]:
+    """What a whole row asks for: the loads of its warp or warps in all steps, shared evenly where a warp holds more."""
+    loads = tuple(
+        load
+        for step in range(program.steps(packed.in_features))
+        for warp in range(max(1, program.blocks // LANES))
+        for load in step_loads(packed, program, row, step, scalar, warp)
     )
+    rows = max(1, LANES // program.blocks)
+    return tuple(
+        Access(one.what, one.loads // rows, one.bytes // rows, one.sectors // rows, one.lines // rows)
+        for one in accesses(loads)
+    )
+
+
+def compiled(packed: Packed, program: Program, capability: tuple[int, int], scalar: bool = False) -> Anatomy:
+    """The matvec for one token as it would be launched on a GPU of that capability: compiled, not run. Imports triton.
+
+    Raises ValueError where TRITON_INTERPRET is set: nothing is compiled then.
+    """
+    from blockskip.device import interpreting
+    from blockskip.linear import launch
+
+    if interpreting():
+        raise ValueError("TRITON_INTERPRET: is set, so kernels are not compiled; unset it before Triton is imported")
+    n, k = 64, packed.in_features  # the kernel takes the number of rows as an argument
+    w = bs.quantize(torch.zeros(n, k), packed.bits, packed.group_size, packed.symmetric, packed.metadata)
+    config = launch.MatvecConfig(program.block_n, program.blocks, program.num_warps, packed.strided, scalar)
+    words, sums, out = torch.empty((1, 2, k // 8), dtype=torch.int32), torch.empty(1, k // 32), torch.empty(1, n)
+    early = capability >= (9, 0)
+    metadata = launch.metadata_of(w, config)
+    one = launch.prepare_matvec(w, metadata, words, sums, sums, None, out.bfloat16(), config, early)
+    options = {"num_warps": program.num_warps} | ({"launch_pdl": True} if early else {})
+    with _pretend(capability):
+        kernel = launch.kernel_of(config).warmup(*one.arguments, **one.constants, **options, grid=one.grid)
+    return read(kernel, capability)
 
 
 def floor(packed: Packed, machine: Machine, rows: int = 1, element_bytes: int = 2) -> Bound:

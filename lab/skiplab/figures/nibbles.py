@@ -83,6 +83,9 @@ def memory(
     for line in LEGEND:
         y += 15
         parts.append(Label(0, y + 4, line))
+    if scalar:
+        y += 15
+        parts.append(Label(0, y + 4, "Dark activations: the first of the four loads, which touches every sector."))
     cells = [part for part in parts if isinstance(part, Cell)]
     return Picture(WIDTH + 2, y + 8, tuple(cells), tuple(part for part in parts if isinstance(part, Label)), lane)
 
@@ -108,7 +111,7 @@ def _pairs(parts: list[Cell | Label], packed: Packed, arrays: list[list[Load]], 
 
 def _asked(loads: list[Load]) -> str:
     sectors, lines = (sum(len(load.touched(unit)) for load in loads) for unit in (SECTOR, LINE))
-    many = f"{len(loads)} loads (dark: the first), " if len(loads) > 1 else ""
+    many = f"{len(loads)} loads, " if len(loads) > 1 else ""
     return f"{many}{sectors} sector{'s' * (sectors != 1)}, {lines} line{'s' * (lines != 1)}"
 
 
@@ -121,7 +124,7 @@ def _array(
     tall = 20 if byte > 2 else 15 if len(lines) <= 8 else 7
     left = x + (LEFT if byte > 2 or x == 0 else LEFT - 24)
     fetched = {sector for load in loads for sector in load.touched(SECTOR)}
-    parts.append(Label(x, y + 11, title, size=12, bold=True))
+    parts.append(Label(x, y + 11, title, size=12 if byte > 2 else 11, bold=True))
     top = y + 18
     for number, line in enumerate(lines):
         at = top + number * tall
@@ -130,7 +133,7 @@ def _array(
         for sector in range(line * LINE // SECTOR, (line + 1) * LINE // SECTOR):
             inside = left + (sector * SECTOR - line * LINE) * byte
             fill, what = (FETCHED, "fetched") if sector in fetched else (LEFT_ALONE, "not fetched")
-            hint = f"sector of 32 bytes from {sector * SECTOR:,}: {what}"
+            hint = f"Sector of 32 bytes from {sector * SECTOR:,}: {what}"
             parts.append(Cell(inside, at, SECTOR * byte - 1, tall - 1, fill, hint=hint))
     rows = {line: top + number * tall for number, line in enumerate(lines)}
     for number in range(len(loads)):
@@ -153,7 +156,7 @@ def _loaded(packed: Packed, loads: list[Load], number: int, lanes: Places) -> It
         row, block = lanes[who[0]] or (0, 0)
         colour = COLOURS[kind][min(number, 1) if len(loads) > 1 else (block * BLOCK // span + row) % 2]
         where = f"bytes {start:,}–{start + load.width - 1:,} of the {load.what.split(',')[0]}"
-        whose = f"lane{'s' * (len(who) > 1)} {_ranges(who)}"
+        whose = f"Lane{'s' * (len(who) > 1)} {_ranges(who)}"
         first = block * BLOCK
         held = f"weights {first:,}–{first + BLOCK - 1:,} of row {row:,}"
         if kind == "weights":
@@ -196,7 +199,7 @@ def _nibbles(
         for half in range(2):
             index = 2 * j + half if packed.bits == 4 else half * 16 + j
             hint = (
-                f"weight {codes.first + index:,}: {codes.weights[index]:.4f} was kept as code {codes.codes[index]}, "
+                f"Weight {codes.first + index:,}: {codes.weights[index]:.4f} was kept as code {codes.codes[index]}, "
                 f"which stands for {codes.values[index]:.4f}"
             )
             fill = BLUES[half] if packed.bits == 4 else BLUES[0]
