@@ -1,0 +1,118 @@
+"""What an int4 explorer is set to: one frozen value, from which sizes, loads, picture and code follow."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+
+from skiplab.machine import known_gpus
+from skiplab.memory import LANES, METADATA, PROGRAMS, WEIGHTS, Codes, Packed, Program, codes_of, places
+
+LINEARS: Mapping[str, tuple[int, int]] = {
+    "gate/up": (21504, 5376), "down": (5376, 21504), "q sliding": (8192, 5376), "o sliding": (5376, 8192),
+    "head": (262144, 5376), "laptop": (2048, 2048),
+}  # fmt: skip
+"""Gemma 4 31B's layers, as `data/models/gemma4-31b.json` has them, and a small one: outputs, inputs."""
+LAYOUTS = {"coalesced": "coalesced: row for row with the weights", "strided": "strided: [groups, rows]"}
+LOADS = {"16-byte": "16 bytes a load", "4-byte": "4 bytes a load"}
+OTHER = "another"
+
+
+@dataclass(frozen=True)
+class Int4Settings:
+    """An int4 explorer's state.
+
+    out_features, in_features: the weight's N and K.  bits: 4 or 8.  group_size: 32, 64 or 128.  metadata: bfloat16, or
+    uint8 codes.  layout: coalesced or strided metadata.  activation_loads: 16-byte or 4-byte.  program: a name of
+    `skiplab.memory.PROGRAMS`.  row, step, lane: where one looks.  weights: which random weights are quantised, one of
+    `skiplab.memory.WEIGHTS`.  predict_for: a GPU of `known_gpus()`.  ValueError names the setting, what was given and
+    what is allowed.
+    """
+
+    out_features: int = 21504
+    in_features: int = 5376
+    bits: int = 4
+    group_size: int = 32
+    symmetric: bool = False
+    metadata: str = "bfloat16"
+    layout: str = "coalesced"
+    activation_loads: str = "16-byte"
+    program: str = "one token"
+    row: int = 0
+    step: int = 0
+    lane: int = 5
+    weights: str = "normal"
+    predict_for: str = "NVIDIA H200"
+
+    def __post_init__(self) -> None:
+        choices: Mapping[str, object] = {
+            "metadata": METADATA, "layout": LAYOUTS, "activation_loads": LOADS, "program": PROGRAMS, "weights": WEIGHTS,
+            "predict_for": known_gpus(),
+        }  # fmt: skip
+        for name, allowed in choices.items():
+            names = tuple(allowed)  # pyright: ignore[reportArgumentType]
+            if getattr(self, name) not in names:
+                raise ValueError(f"{name}: got {getattr(self, name)!r}; allowed are {', '.join(names)}")
+        limits = {"row": self.out_features - 1, "step": self.last_step, "lane": LANES - 1}
+        for name, most in limits.items():
+            value = getattr(self, name)
+            if not isinstance(value, int) or not 0 <= value <= most:
+                raise ValueError(f"{name}: got {value!r}; allowed is 0 to {most:,}")
+
+    @property
+    def packed(self) -> Packed:
+        return Packed(
+            self.out_features, self.in_features, self.bits, self.group_size, self.symmetric, self.metadata,
+            self.layout == "strided",
+        )  # fmt: skip
+
+    @property
+    def kernel(self) -> Program:
+        """How many rows and weights a program takes a step."""
+        return PROGRAMS[self.program]
+
+    @property
+    def scalar(self) -> bool:
+        return self.activation_loads == "4-byte"
+
+    @property
+    def last_step(self) -> int:
+        """The number of the loop's last step. Asks for the weight's sizes first."""
+        return self.kernel.steps(self.packed.in_features) - 1
+
+    @property
+    def layer(self) -> str:
+        """The name of this shape in `skiplab.workload.LINEARS`, or OTHER."""
+        shapes = {shape: name for name, shape in LINEARS.items()}
+        return shapes.get((self.out_features, self.in_features), OTHER)
+
+    @property
+    def codes(self) -> Codes | None:
+        """The codes of the lane's block; None where the row has ended for it."""
+        place = places(self.packed, self.kernel, self.row, self.step)[self.lane]
+        return None if place is None else codes_of(self.packed, *place, self.weights)
+
+    def code(self) -> str:
+        """Python that quantises such a weight and makes the same explorer."""
+        given = ", ".join(f"{name}={value!r}" for name, value in self.given().items())
+        metadata = "" if self.metadata == "bfloat16" else f", metadata={self.metadata!r}"
+        return "\n".join(
+            [
+                "import blockskip as bs",
+                "import torch",
+                "from skiplab import Int4Explorer",
+                "",
+                f"weight = torch.randn({self.out_features}, {self.in_features}) * 0.02",
+                f"w = bs.quantize(weight, bits={self.bits}, group_size={self.group_size}, "
+                f"symmetric={self.symmetric}{metadata})",
+                'print(w, f"{w.error(weight):.1f} dB")',
+                f"explorer = Int4Explorer({given})",
+                "explorer",
+            ]
+        )
+
+    def given(self) -> Mapping[str, object]:
+        """The settings that differ from the defaults, and the shape and format."""
+        always = {"out_features", "in_features", "bits", "group_size"}
+        values = {field.name: (getattr(self, field.name), field.default) for field in fields(self)}
+        return {name: value for name, (value, default) in values.items() if name in always or value != default}
