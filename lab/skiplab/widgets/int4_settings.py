@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
+from typing import Any
 
 from skiplab.machine import known_gpus
 from skiplab.memory import LANES, METADATA, PROGRAMS, WEIGHTS, Codes, Packed, Program, codes_of, places
@@ -45,12 +46,12 @@ class Int4Settings:
     predict_for: str = "NVIDIA H200"
 
     def __post_init__(self) -> None:
-        choices: Mapping[str, object] = {
+        choices: Mapping[str, Iterable[str]] = {
             "metadata": METADATA, "layout": LAYOUTS, "activation_loads": LOADS, "program": PROGRAMS, "weights": WEIGHTS,
             "predict_for": known_gpus(),
         }  # fmt: skip
         for name, allowed in choices.items():
-            names = tuple(allowed)  # pyright: ignore[reportArgumentType]
+            names = tuple(allowed)
             if getattr(self, name) not in names:
                 raise ValueError(f"{name}: got {getattr(self, name)!r}; allowed are {', '.join(names)}")
         limits = {"row": self.out_features - 1, "step": self.last_step, "lane": LANES - 1}
@@ -111,7 +112,7 @@ class Int4Settings:
             ]
         )
 
-    def given(self) -> Mapping[str, object]:
+    def given(self) -> Mapping[str, Any]:
         """The settings that differ from the defaults, and the shape and format."""
         always = {"out_features", "in_features", "bits", "group_size"}
         values = {field.name: (getattr(self, field.name), field.default) for field in fields(self)}

@@ -1,0 +1,112 @@
+"""The explorer of int4 in JupyterLab: keyboard, pointer and lists move picture and words; no label lies on another."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import nbformat
+import pytest
+from test_explorer import QUIET, WAIT_MS, chromium, free_port, leaves_machine, wait_until_up
+
+pytestmark = pytest.mark.browser
+__all__ = ["chromium"]  # the fixture
+
+CELL = "from skiplab.widgets.nibbles import Int4Explorer\nInt4Explorer()"
+OVERLAPS = """svg => {
+  const boxes = [...svg.querySelectorAll('text')].map(text => [text.textContent, text.getBoundingClientRect()]);
+  const found = [];
+  boxes.forEach(([name, a], i) => boxes.slice(i + 1).forEach(([other, b]) => {
+    const across = Math.min(a.right, b.right) - Math.max(a.left, b.left);
+    const down = Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top);
+    if (across > 1 && down > 4) found.push(`${name} | ${other}`);
+  }));
+  return found;
+}"""
+
+
+@pytest.fixture
+def lab(tmp_path) -> Iterator[str]:
+    """Address of a JupyterLab that serves a notebook with the explorer alone, with settings of its own."""
+    port = free_port()
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(CELL)])
+    notebook.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(notebook, tmp_path / "int4.ipynb")
+    settings = tmp_path / ".settings" / "@jupyterlab" / "apputils-extension"
+    settings.mkdir(parents=True)
+    no_news = {"fetchNews": "false", "checkForUpdates": False}
+    (settings / "notification.jupyterlab-settings").write_text(json.dumps(no_news))
+    places = {
+        "JUPYTER_CONFIG_DIR": ".config", "JUPYTER_DATA_DIR": ".data", "JUPYTER_RUNTIME_DIR": ".runtime", "HOME": "",
+        "IPYTHONDIR": ".ipython", "JUPYTERLAB_SETTINGS_DIR": ".settings", "JUPYTERLAB_WORKSPACES_DIR": ".workspaces",
+    }  # fmt: skip
+    environment = os.environ | {name: str(tmp_path / place) for name, place in places.items()}
+    environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
+    environment.pop("TRITON_INTERPRET", None)
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ServerApp.ip=127.0.0.1",
+               f"--ServerApp.port={port}", "--ServerApp.port_retries=0", "--IdentityProvider.token=test",
+               f"--ServerApp.root_dir={tmp_path}"]  # fmt: skip
+    with (tmp_path / "server.log").open("w") as log:
+        server = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+        try:
+            wait_until_up(f"http://127.0.0.1:{port}/api/status?token=test", server)
+            yield f"http://127.0.0.1:{port}/lab/tree/int4.ipynb?reset&token=test"
+        finally:
+            server.terminate()
+            server.wait(20)
+
+
+def test_layouts_lanes_and_formats(chromium, lab):
+    from playwright.sync_api import expect, sync_playwright
+
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=chromium, args=QUIET)
+        page = browser.new_page(viewport={"width": 1500, "height": 1500})
+        page.set_default_timeout(WAIT_MS)
+        problems, outside = [], []
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.on("request", lambda request: outside.append(request.url) if leaves_machine(request.url) else None)
+        page.goto(lab)
+        page.wait_for_selector(".jp-NotebookPanel .jp-Cell")
+        expect(page.locator("#jp-main-statusbar")).to_contain_text("| Idle", timeout=WAIT_MS)
+        page.get_by_role("menuitem", name="Run", exact=True).click()
+        page.locator('[data-command="runmenu:run-all"]').click()
+
+        explorer = page.locator(".skiplab-int4-explorer")
+        explorer.wait_for()
+        words, picture = explorer.locator(".skiplab-int4-counts"), explorer.locator(".skiplab-memory-picture")
+        svg, about = picture.locator("svg"), explorer.locator(".skiplab-memory-about")
+        expect(words).to_contain_text("metadata: 4 sectors in 2 lines")
+        expect(svg).to_have_attribute("aria-label", words.inner_text().rstrip("."))
+        assert svg.evaluate(OVERLAPS) == []
+
+        picture.focus()
+        picture.press("ArrowRight")
+        expect(svg).to_contain_text("Lane 6's 16 bytes: weights 192–223 of row 0")
+        expect(about).to_contain_text("Lane 6: bytes 96–111 of the weights")
+        picture.press("ArrowDown")
+        expect(svg).to_contain_text("Lane 14's 16 bytes")
+        svg.locator('rect[data-lanes="20"]').first.click()
+        expect(svg).to_contain_text("Lane 20's 16 bytes")
+        svg.locator('rect[data-hint^="Weight 645:"]').hover()
+        expect(about).to_contain_text("Weight 645: ")
+
+        explorer.locator(".skiplab-layout select").select_option(label="strided: [groups, rows]")
+        explorer.locator(".skiplab-activation-loads select").select_option(label="4 bytes a load")
+        expect(words).to_contain_text("metadata: 64 sectors in 64 lines")
+        expect(svg).to_contain_text("Activations, plane 1: 4 loads, 64 sectors, 16 lines")
+        assert svg.evaluate(OVERLAPS) == []
+
+        slider = explorer.locator(".skiplab-step [role=slider]")
+        slider.focus()
+        for _ in range(5):
+            slider.press("ArrowRight")
+        expect(svg).to_contain_text("Lane 20 has nothing to do in this step")
+        explorer.locator(".skiplab-bits select").select_option(label="int8")
+        expect(explorer.locator('[aria-current="true"]')).to_contain_text("int8, groups of 32, asymmetric")
+        browser.close()
+    assert not problems
+    assert not outside
