@@ -120,12 +120,12 @@ class Program:
 
 
 PROGRAMS: Mapping[str, Program] = {
-    "one token": Program(1, 32, 1),
-    "2 to 8 tokens": Program(1, 64, 2),
+    "one warp a row": Program(1, 32, 1),
+    "two warps a row": Program(1, 64, 2),
     "4 rows": Program(4, 32, 4),
     "16 rows": Program(16, 8, 4),
 }
-"""The matvec's own configurations for one token and for more, and two that were measured against them."""
+"""The matvec's own configuration, and others that it was measured against."""
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ def picture_of(settings: Int4Settings) -> nibbles.Picture:
 STATES = [
     Int4Settings(), Int4Settings(layout="strided", activation_loads="4-byte", row=3, step=5),
     Int4Settings(bits=8, group_size=128, symmetric=True), Int4Settings(metadata="uint8", layout="strided", row=1),
-    Int4Settings(program="16 rows", row=14, lane=31), Int4Settings(bits=8, metadata="uint8", program="2 to 8 tokens"),
+    Int4Settings(program="16 rows", row=14, lane=31), Int4Settings(bits=8, metadata="uint8", program="two warps a row"),
 ]  # fmt: skip
 
 
@@ -129,7 +129,7 @@ def test_code_makes_the_same_explorer_and_weight():
     ("given", "message"),
     [
         ({"layout": "diagonal"}, "layout: got 'diagonal'; allowed are coalesced, strided"),
-        ({"program": "all"}, "program: got 'all'; allowed are one token, 2 to 8 tokens, 4 rows, 16 rows"),
+        ({"program": "all"}, "program: got 'all'; allowed are one warp a row, two warps a row, 4 rows, 16 rows"),
         ({"predict_for": "abacus"}, "predict_for: got 'abacus'; allowed are NVIDIA H200"),
         ({"row": 21504}, "row: got 21504; allowed is 0 to 21,503"),
         ({"step": 6}, "step: got 6; allowed is 0 to 5"),

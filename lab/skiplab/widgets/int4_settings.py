@@ -38,7 +38,7 @@ class Int4Settings:
     metadata: str = "bfloat16"
     layout: str = "coalesced"
     activation_loads: str = "16-byte"
-    program: str = "one token"
+    program: str = "one warp a row"
     row: int = 0
     step: int = 0
     lane: int = 5
