@@ -1,9 +1,8 @@
-"""From a frame to what a figure shows, before anybody draws it: plotly and matplotlib draw the same chart."""
+"""Charts of prefill attention: from a frame to what a figure shows (`model`), before anybody draws it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 from typing import Any
 
 import blockskip as bs
@@ -12,78 +11,10 @@ import pandas as pd
 
 from skiplab.figures import theme
 from skiplab.figures.frames import PLACE, speedups
-
-Row = dict[str, Any]
-"""One row of a frame, by column."""
+from skiplab.figures.model import BarChart, Bars, HeatChart, Line, LineChart
+from skiplab.figures.series import Row, doubts, note, rows_of, shape, sources, time_words
 
 SHAPE = ("batch", "q_heads", "kv_heads", "head_dim", "dtype")
-
-
-@dataclass(frozen=True)
-class Line:
-    """One line: its points in order of x, the quartile range where there is one, and a hover text a point."""
-
-    name: str
-    x: tuple[float, ...]
-    y: tuple[float, ...]
-    low: tuple[float, ...]
-    high: tuple[float, ...]
-    hover: tuple[str, ...]
-    style: theme.Style
-    dash: int = 0
-    joined: bool = True
-
-
-@dataclass(frozen=True)
-class LineChart:
-    """Lines over a logarithmic axis of tokens (or of time where `x_is_time`); `sources` is written under the figure."""
-
-    title: str
-    x_title: str
-    y_title: str
-    lines: tuple[Line, ...]
-    sources: str
-    note: str = ""
-    y_is_log: bool = True
-    x_is_time: bool = False
-    level: float | None = None
-    diagonal: bool = False
-
-
-@dataclass(frozen=True)
-class BarChart:
-    """Groups of bars on a logarithmic axis: `values[name][group]`."""
-
-    title: str
-    y_title: str
-    groups: tuple[str, ...]
-    values: dict[str, tuple[float, ...]] = field(hash=False)
-    colours: tuple[str, ...]
-    sources: str
-    note: str = ""
-
-
-@dataclass(frozen=True)
-class HeatChart:
-    """A table of ratios, `z[row][column]` (nan: not measured), 1 in the middle of the colours."""
-
-    title: str
-    x_title: str
-    y_title: str
-    x: tuple[str, ...]
-    y: tuple[str, ...]
-    z: tuple[tuple[float, ...], ...]
-    sources: str
-    note: str = ""
-
-
-Chart = LineChart | BarChart | HeatChart
-
-
-def is_empty(chart: Chart) -> bool:
-    """Whether there is nothing to draw; the chart's note then says why."""
-    shown = chart.lines if isinstance(chart, LineChart) else chart.groups if isinstance(chart, BarChart) else chart.z
-    return not shown
 
 
 def throughput(table: pd.DataFrame, y: str = "tokens_per_s") -> LineChart:
@@ -106,7 +37,7 @@ def throughput(table: pd.DataFrame, y: str = "tokens_per_s") -> LineChart:
     title = "Prefill of the whole model" if whole else "One layer's attention"
     return LineChart(
         f"{title}: {'tokens/s' if y == 'tokens_per_s' else 'TFLOP/s'} by prompt length", "prompt length (tokens)",
-        titles[y], _lines(good, "q_len", y, "y_low", "y_high"), _sources(good), _note(table, good),
+        titles[y], _lines(good, "q_len", y, "y_low", "y_high"), sources(good), note(table, good),
     )  # fmt: skip
 
 
@@ -121,7 +52,7 @@ def speedup(table: pd.DataFrame, base: str = "sdpa", x: str = "q_len") -> LineCh
     lines = _lines(good, x, "speedup", "speedup_low", "speedup_high")
     return LineChart(
         f"Speed-up over {name} by {titles[x].split(' (')[0]}", titles[x], f"times faster than {name}", lines,
-        _sources(good), _note(table, good, f"no checked point has a partner of {name} at the same setting"), level=1.0,
+        sources(good), note(table, good, f"no checked point has a partner of {name} at the same setting"), level=1.0,
     )  # fmt: skip
 
 
@@ -134,29 +65,34 @@ def heatmap(table: pd.DataFrame, contender: str = "blockskip", base: str = "sdpa
         ratios = ratios[(ratios[list(PLACE)] == place).all(axis=1)]
     lengths = sorted(ratios["q_len"].unique())
     masks = ratios.assign(order=ratios["window"].fillna(np.inf)).sort_values("order")
-    names = list(dict.fromkeys(_variant(row) for row in _rows(masks)))
-    values = {(_variant(row), row["q_len"]): row["speedup"] for row in _rows(ratios)}
+    names = list(dict.fromkeys(_variant(row) for row in rows_of(masks)))
+    values = {(_variant(row), row["q_len"]): row["speedup"] for row in rows_of(ratios)}
     z = tuple(tuple(float(values.get((name, length), np.nan)) for length in lengths) for name in names)
     label = ratios["label"].iloc[0] if len(ratios) else contender
     return HeatChart(
         f"Speed-up of {label} over {'dense + mask' if base == 'sdpa' else base}", "prompt length (tokens)",
         "window (keys)",
         tuple(theme.tokens(length) for length in lengths), tuple(name.removeprefix("window ") for name in names), z,
-        _sources(ratios), _note(table, ratios, "no checked pair of points"),
+        sources(ratios), note(table, ratios, "no checked pair of points"),
     )  # fmt: skip
 
 
 def flops(table: pd.DataFrame, contender: str = "blockskip") -> BarChart:
     """Useful (kept pairs), executed (visited tiles) and dense (all pairs) FLOPs of each setting of `contender`."""
     chosen: Any = table[(table["contender"] == contender) & table["executed_flops"].notna()]
-    chosen = chosen.assign(group=[f"{theme.tokens(row['q_len'])}, {_variant(row)}" for row in _rows(chosen)])
+    chosen = chosen.assign(group=[f"{theme.tokens(row['q_len'])}, {_variant(row)}" for row in rows_of(chosen)])
     chosen = chosen.sort_values(["q_len", "window"]).drop_duplicates("group")
-    names = {"useful": "useful_flops", "executed": "executed_flops", "dense": "dense_flops"}
-    values = {name: tuple(chosen[column].astype(float)) for name, column in names.items()}
+    groups = tuple(chosen["group"])
+    colours = {"useful": theme.GREEN, "executed": theme.BLUE, "dense": theme.GREY}
+    bars = []
+    for name, colour in colours.items():
+        values = tuple(chosen[f"{name}_flops"].astype(float))
+        hover = [f"{group}<br>{name}: {theme.quantity(n, 'FLOP')}" for group, n in zip(groups, values, strict=True)]
+        bars.append(Bars(name, values, colour, hover=tuple(hover)))
     return BarChart(
-        "Useful, executed and dense work", "FLOPs of one layer's attention", tuple(chosen["group"]), values,
-        (theme.GREEN, theme.BLUE, theme.GREY), "counted from the tile maps, not measured" if len(chosen) else "",
-        "" if len(chosen) else f"no row of {contender} says how much it executes",
+        "Useful, executed and dense work", "prompt length, mask", "FLOPs of one layer's attention", groups, tuple(bars),
+        "counted from the tile maps, not measured" if len(chosen) else "",
+        "" if len(chosen) else f"no row of {contender} says how much it executes", "FLOP",
     )  # fmt: skip
 
 
@@ -170,7 +106,7 @@ def measured_vs_predicted(table: pd.DataFrame) -> LineChart:
     lines = _lines(good, "x_s", "y_s", "low_s", "high_s", joined=False)
     return LineChart(
         "Measured against predicted time", "least time that the roofs allow (useful work)", "measured time", lines,
-        _sources(good), _note(table, good, "no measured row has a roof in its run's header"), x_is_time=True,
+        sources(good), note(table, good, "no measured row has a roof in its run's header"), x_is_time=True,
         diagonal=True,
     )  # fmt: skip
 
@@ -196,9 +132,9 @@ def _lines(table: Any, x: str, y: str, low: str, high: str, joined: bool = True)
     """A line for each source, device, contender and setting that x does not run over."""
     if not len(table):
         return ()
-    named = table.assign(variant=[_variant(row, x) if joined else "" for row in _rows(table)])
+    named = table.assign(variant=[_variant(row, x) if joined else "" for row in rows_of(table)])
     shapes = named.groupby(list(PLACE))[list(SHAPE)].transform(lambda column: column.nunique(dropna=False)).max(axis=1)
-    named["shape"] = [_shape(row) if many > 1 else "" for row, many in zip(_rows(named), shapes, strict=True)]
+    named["shape"] = [shape(row) if many > 1 else "" for row, many in zip(rows_of(named), shapes, strict=True)]
     several = named[list(PLACE)].drop_duplicates().shape[0] > 1
     single = named["contender"].nunique() == 1
     # what colours (of a single contender) or dashes (of several) tell apart
@@ -213,14 +149,10 @@ def _lines(table: Any, x: str, y: str, low: str, high: str, joined: bool = True)
         dash = theme.SOURCE_DASH.get(source, 0 if single or not joined else number % len(theme.DASHES))
         rows = rows.sort_values(x)
         columns = [tuple(map(float, rows[name])) for name in (x, y, low, high)]
-        hover = tuple(_hover(row) for row in _rows(rows))
+        hover = tuple(_hover(row) for row in rows_of(rows))
         xs, ys, lows, highs = columns
         lines.append(Line(", ".join(filter(None, parts)), xs, ys, lows, highs, hover, look, dash, joined))
     return tuple(lines)
-
-
-def _rows(table: Any) -> list[Row]:
-    return table.to_dict("records")
 
 
 def _by_number(number: int) -> theme.Style:
@@ -241,44 +173,14 @@ def _variant(row: Row, x: str = "q_len") -> str:
     return "causal" if row["mask"] == "causal()" else str(row["mask"])
 
 
-def _shape(row: Row) -> str:
-    if row["head_dim"] != row["head_dim"]:
-        return ""
-    return f"{int(row['q_heads'])}/{int(row['kv_heads'])} heads of {int(row['head_dim'])}, {row['dtype']}"
-
-
 def _hover(row: Row) -> str:
     """Everything that a point is: time, rate, error and what makes it doubtful."""
     lines = [
         f"<b>{row['label']}</b>, {_variant(row)}, prompt {int(row['q_len']):,}",
-        f"{theme.seconds(row['median_ms'] / 1e3)}, {row['tokens_per_s']:,.0f} tokens/s",
+        f"{time_words(row)}, {row['tokens_per_s']:,.0f} tokens/s",
     ]
-    if row["low_ms"] < row["high_ms"]:
-        lines[-1] += f" (quartiles {theme.seconds(row['low_ms'] / 1e3)} to {theme.seconds(row['high_ms'] / 1e3)})"
     if "speedup" in row:
         lines.append(
             f"{theme.ratio(row['speedup'])} as fast as the base ({theme.seconds(row['median_ms_base'] / 1e3)})"
         )
-    if row["error"] == row["error"] and row["error"] is not None:
-        lines.append(f"error {row['error']:.2g}, allowed {row['tolerance']:.2g}")
-    if row["flags"]:
-        lines.append(f"flags: {row['flags']}")
-    return "<br>".join([*lines, theme.provenance(row["source"], row["device"])])
-
-
-def _sources(table: Any) -> str:
-    return theme.provenances(zip(table["source"], table["device"], strict=True))
-
-
-def _note(table: Any, shown: Any, empty: str = "no point to show yet") -> str:
-    """Why there is nothing to see, or how many points failed: a figure never hides a failure."""
-    if not len(shown):
-        return empty
-    failed = table[table["status"] != "ok"]["status"].value_counts()
-    parts = [f"{count} {status}" for status, count in failed.items()]
-    flagged = sorted({flag for flags in shown["flags"].dropna() for flag in flags.split(", ") if flag})
-    words: Sequence[str] = [
-        f"not shown: {', '.join(parts)}" if parts else "",
-        f"flags: {', '.join(flagged)}" if flagged else "",
-    ]
-    return "; ".join(filter(None, words))
+    return "<br>".join([*lines, *doubts(row)])

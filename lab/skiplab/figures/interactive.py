@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 import textwrap
 from collections.abc import Callable
 from html import escape
@@ -11,8 +12,8 @@ from typing import Any
 import blockskip as bs
 import plotly.graph_objects as go
 
-from skiplab.figures import charts, static, theme, tiles
-from skiplab.figures.charts import BarChart, Chart, HeatChart, Line, LineChart
+from skiplab.figures import static, theme, tiles
+from skiplab.figures.model import BarChart, Bars, Chart, HeatChart, Line, LineChart, is_empty
 
 FEW = 6
 """More lines than these have their legend in a column beside the figure instead of over it."""
@@ -43,7 +44,7 @@ def draw(chart: Chart) -> Figure:
         figure = _heat(chart)
     else:
         figure = _line_figure(chart)
-    if charts.is_empty(chart):
+    if is_empty(chart):
         figure.add_annotation(text=wrap(chart.note), showarrow=False, xref="paper", yref="paper", x=0.5, y=0.5)
     return figure
 
@@ -97,16 +98,19 @@ def _line_figure(chart: LineChart) -> Figure:
         column = {"orientation": "v", "x": 1.01, "y": 1, "yanchor": "top", "font": {"size": 11}}
         figure.update_layout(legend=column, height=max(460, 150 + 20 * len(chart.lines)))
     xs = sorted({x for line in chart.lines for x in line.x})
+    ys = [y for line in chart.lines for y in line.y if y == y]
+    ticks = {}
     if chart.x_is_time:
-        ys = [y for line in chart.lines for y in line.y]
-        figure.update_xaxes(type="log", title_text=chart.x_title, **_time_ticks(xs))
-        figure.update_yaxes(**_time_ticks(ys))
-    else:
-        ticks = {"tickvals": xs, "ticktext": [theme.tokens(x) for x in xs]} if len(xs) <= 12 else {}
-        figure.update_xaxes(type="log", title_text=chart.x_title, **ticks)
+        ticks = _time_ticks(xs)
+    elif chart.x_is_log:
+        marks = static.count_marks(xs)
+        ticks = {"tickvals": marks, "ticktext": [theme.tokens(x) for x in marks]}
+    figure.update_xaxes(type="log" if chart.x_is_log else "linear", title_text=chart.x_title, **ticks)
     figure.update_yaxes(type="log" if chart.y_is_log else "linear", title_text=chart.y_title)
-    if chart.y_is_log and not chart.x_is_time:
-        values, texts = _log_ticks([y for line in chart.lines for y in line.y], chart.level is not None)
+    if chart.x_is_time or chart.y_is_time:
+        figure.update_yaxes(**_time_ticks(ys))
+    elif chart.y_is_log:
+        values, texts = _log_ticks(ys, chart.level is not None)
         figure.update_yaxes(tickvals=values, ticktext=texts)
     if chart.level is not None:
         figure.add_hline(chart.level, line={"color": theme.TEXT, "width": 1, "dash": "dash"})
@@ -153,27 +157,66 @@ def _bars(chart: BarChart) -> Figure:
     figure = Figure(
         layout=layout(chart.title, foot(chart)), fallback=lambda: (static.png(chart, bare=True), static.text(chart))
     )
-    for (name, values), colour in zip(chart.values.items(), chart.colours, strict=True):
-        hover = [f"{name}: {theme.quantity(value, 'FLOP')}" for value in values]
-        figure.add_bar(x=chart.groups, y=values, name=name, marker_color=colour, hovertext=hover, hoverinfo="text+x")
-    figure.update_yaxes(type="log", title_text=chart.y_title, exponentformat="power", dtick=1)
-    figure.update_xaxes(title_text="prompt length, mask", title_standoff=8)
+    for number, bars in enumerate(chart.bars):
+        figure.add_trace(_bar_trace(chart, number, bars))
+    marked = [(chart.place(n, g), y) for n, bars in enumerate(chart.bars) for g, y in enumerate(bars.limit) if y == y]
+    if marked:
+        # a line as wide as its bar: plotly's marker has a size in pixels, which no bar has
+        error = {"type": "constant", "value": 0.47 * chart.width, "thickness": 3, "width": 0, "color": theme.TEXT}
+        figure.add_scatter(
+            x=[x for x, _ in marked], y=[y for _, y in marked], error_x=error, mode="markers", name=chart.limit_name,
+            marker={"symbol": "line-ew", "size": 1, "color": theme.TEXT}, hoverinfo="text",
+            hovertext=[f"{chart.limit_name}: {theme.quantity(y, chart.unit)}" for _, y in marked],
+        )  # fmt: skip
+    if len(chart.bars) > FEW:
+        figure.update_layout(legend={"orientation": "v", "x": 1.01, "y": 1, "yanchor": "top", "font": {"size": 11}})
+    figure.update_yaxes(type="log" if chart.y_is_log else "linear", title_text=chart.y_title)
+    if chart.y_is_log and chart.groups:
+        low, high = static.bar_range(chart)
+        marks = static.log_marks([low, high])
+        texts = [theme.seconds(m) if chart.unit == "s" else theme.quantity(m, "").strip() for m in marks]
+        figure.update_yaxes(tickvals=marks, ticktext=texts, range=[math.log10(low), math.log10(high)])
+    names = [wrap(group, 16) for group in chart.groups]
+    figure.update_xaxes(
+        title_text=chart.x_title, title_standoff=8, tickvals=list(range(len(names))), ticktext=names, showgrid=False
+    )
+    lines = max((name.count("<br>") for name in names), default=0)
+    figure.update_annotations(selector={"name": "sources"}, yshift=-52 - 16 * lines)
+    figure.update_layout(margin={"b": 100 + 16 * lines})
     return figure
+
+
+def _bar_trace(chart: BarChart, number: int, bars: Bars) -> go.Bar:
+    spread = any(low < high for low, high in zip(bars.low, bars.high, strict=True))
+    error = {
+        "type": "data", "symmetric": False, "thickness": 1, "width": 3, "color": theme.TEXT,
+        "array": [_or_none(high - y) for high, y in zip(bars.high, bars.values, strict=bool(bars.high))],
+        "arrayminus": [_or_none(y - low) for low, y in zip(bars.low, bars.values, strict=bool(bars.low))],
+    }  # fmt: skip
+    return go.Bar(
+        x=[chart.place(number, group) for group in range(len(chart.groups))], width=0.9 * chart.width,
+        y=[_or_none(value) for value in bars.values], name=bars.name, marker_color=bars.colour,
+        marker_pattern_shape=bars.hatch, error_y=error if spread else None, hovertext=bars.hover or bars.name,
+        hoverinfo="text",
+    )  # fmt: skip
 
 
 def _heat(chart: HeatChart) -> Figure:
     figure = Figure(
         layout=layout(chart.title, foot(chart)), fallback=lambda: (static.png(chart, bare=True), static.text(chart))
     )
-    text = [[theme.ratio(value) if value == value else "" for value in row] for row in chart.z]
-    limit = static.heat_limit(chart)
+    low, high, colours, ticks = static.heat_scale(chart)
     logs = [[_or_none(static.log2(value)) for value in row] for row in chart.z]
-    ticks = [-limit, -limit / 2, 0, limit / 2, limit]
+    across, down = chart.x_title.split(" (")[0], chart.y_title.split(" (")[0]
+    bar = {
+        "title": {"text": "" if chart.unit else "times faster"},
+        "tickvals": ticks, "ticktext": [chart.text(2**t) for t in ticks],
+    }  # fmt: skip
     figure.add_heatmap(
-        x=chart.x, y=chart.y, z=logs, text=text, texttemplate="%{text}", zmin=-limit, zmax=limit, xgap=2, ygap=2,
-        colorscale=[[0, theme.VERMILLION], [0.5, "#F2F2F2"], [1, theme.BLUE]],
-        hovertemplate="prompt %{x}, window %{y}: %{text}<extra></extra>",
-        colorbar={"title": {"text": "times faster"}, "tickvals": ticks, "ticktext": [theme.ratio(2**t) for t in ticks]},
+        x=chart.x, y=chart.y, z=logs, text=[[chart.text(value) for value in row] for row in chart.z],
+        texttemplate="%{text}", zmin=low, zmax=high, xgap=2, ygap=2, colorbar=bar,
+        colorscale=[[i / (len(colours) - 1), colour] for i, colour in enumerate(colours)],
+        hovertemplate=f"{across} %{{x}}, {down} %{{y}}: %{{text}}<extra></extra>",
     )  # fmt: skip
     figure.update_xaxes(title_text=chart.x_title, type="category", showgrid=False)
     figure.update_yaxes(title_text=chart.y_title, type="category", showgrid=False)

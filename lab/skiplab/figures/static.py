@@ -9,10 +9,11 @@ from __future__ import annotations
 import io
 import math
 import textwrap
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from matplotlib.axes import Axes
-from matplotlib.axis import Tick
+from matplotlib.axis import Axis, Tick
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
@@ -21,8 +22,8 @@ from matplotlib.patches import Patch
 from matplotlib.spines import Spine
 from matplotlib.text import Text
 
-from skiplab.figures import charts, theme, tiles
-from skiplab.figures.charts import BarChart, Chart, HeatChart, LineChart
+from skiplab.figures import theme, tiles
+from skiplab.figures.model import BarChart, Chart, HeatChart, LineChart, is_empty
 
 if TYPE_CHECKING:
     import blockskip as bs
@@ -40,7 +41,7 @@ def draw(chart: Chart) -> Figure:
     else:
         _lines(figure, axes, chart)
     axes.set_title(chart.title, loc="left", fontsize=12)
-    if charts.is_empty(chart):
+    if is_empty(chart):
         axes.text(0.5, 0.5, textwrap.fill(chart.note, 80), transform=axes.transAxes, ha="center")
     _sign(figure, "; ".join(filter(None, [chart.sources, chart.note if chart.sources else ""])))
     return figure
@@ -129,10 +130,34 @@ def log2(value: float) -> float:
     return math.log2(value) if value == value and value > 0 else math.nan
 
 
-def heat_limit(chart: HeatChart) -> float:
-    """How far the colours reach on both sides of 1, in powers of two, at least one."""
-    logs = [abs(log2(value)) for row in chart.z for value in row if value == value]
-    return max([1.0, *logs])
+def heat_scale(chart: HeatChart) -> tuple[float, float, tuple[str, ...], list[float]]:
+    """Ends of the colours in powers of two, the colours, and where the ticks of their bar stand.
+
+    Ratios reach as far on both sides of 1, at least a factor of two; quantities from the least to the largest.
+    """
+    logs = [log2(value) for row in chart.z for value in row if value == value] or [0.0]
+    if chart.unit:
+        low, high = min(logs), max(max(logs), min(logs) + 1)
+        return low, high, ("#F2F2F2", theme.SKY, theme.BLUE), [low + (high - low) * i / 4 for i in range(5)]
+    limit = max([1.0, *map(abs, logs)])
+    ticks = [limit * i / 2 for i in range(-2, 3)]
+    return -limit, limit, (theme.VERMILLION, "#F2F2F2", theme.BLUE), ticks
+
+
+def count_marks(values: list[float]) -> list[float]:
+    """Which of the values, in order, have their number on a logarithmic axis: none nearer than a third of an octave."""
+    marks: list[float] = []
+    least = max(1.25, (max(values) / min(values)) ** (1 / 14)) if values else 1.0
+    for value in values:
+        if not marks or value >= marks[-1] * least:
+            marks.append(value)
+    return marks
+
+
+def bar_range(chart: BarChart) -> tuple[float, float]:
+    """Ends of a logarithmic axis: the lowest bar or limit is a fifth of a decade and more above its foot."""
+    values = [y for bars in chart.bars for y in (*bars.values, *bars.limit, *bars.high) if y == y and y > 0] or [1.0]
+    return 10 ** (math.floor(2 * math.log10(min(values) / 1.6)) / 2), max(values) * 1.4
 
 
 def _blank(width: float = WIDTH, height: float = HEIGHT) -> tuple[Figure, Axes]:
@@ -160,25 +185,35 @@ def _lines(figure: Figure, axes: Axes, chart: LineChart) -> None:
             marker=line.style.static_marker, markersize=5, capsize=2, linewidth=1.5,
             markerfacecolor="white" if line.style.marker.endswith("open") else None,
         )  # fmt: skip
-    axes.set(xscale="log", yscale="log" if chart.y_is_log else "linear", xlabel=chart.x_title, ylabel=chart.y_title)
+    axes.set(xscale="log" if chart.x_is_log else "linear", yscale="log" if chart.y_is_log else "linear")
+    axes.set(xlabel=chart.x_title, ylabel=chart.y_title)
     axes.grid(True, color="#808080", alpha=0.3, linewidth=0.6)
     axes.minorticks_off()
     xs = sorted({x for line in chart.lines for x in line.x})
-    ys = [y for line in chart.lines for y in line.y]
+    ys = [y for line in chart.lines for y in line.y if y == y]
     if chart.x_is_time:
-        for axis, values in ((axes.xaxis, xs), (axes.yaxis, ys)):
-            marks = log_marks(list(values))
-            axis.set_ticks(marks, [theme.seconds(m) for m in marks])
-    elif xs:
-        axes.set_xticks(xs, [theme.tokens(x) for x in xs])
-        marks = [m for m in log_marks(ys) if min(ys) / 1.3 <= m <= max(ys) * 1.3]
-        axes.set_yticks(marks, [mark(m, chart.level is not None) for m in marks])
+        _ticks(axes.xaxis, log_marks(xs), theme.seconds)
+    elif xs and chart.x_is_log:
+        _ticks(axes.xaxis, count_marks(xs), theme.tokens)
+    if chart.x_is_time or chart.y_is_time:
+        _ticks(axes.yaxis, _inside(log_marks(ys), ys), theme.seconds)
+    elif ys and chart.y_is_log:
+        _ticks(axes.yaxis, _inside(log_marks(ys), ys), lambda m: mark(m, chart.level is not None))
     if chart.level is not None:
         axes.axhline(chart.level, color="#777777", linewidth=1, linestyle="--")
     if chart.diagonal and xs:
         axes.plot([xs[0], xs[-1]], [xs[0], xs[-1]], color="#777777", linewidth=1, linestyle="--", label="the roofs")
     if chart.lines:
         _legend(figure, axes)
+
+
+def _ticks(axis: Axis, marks: list[float], text: Callable[[float], str]) -> None:
+    axis.set_ticks(marks, [text(m) for m in marks])
+
+
+def _inside(marks: list[float], values: list[float]) -> list[float]:
+    """Marks that lie among the values or just beside them."""
+    return [m for m in marks if not values or min(values) / 1.3 <= m <= max(values) * 1.3]
 
 
 def _legend(figure: Figure, axes: Axes) -> None:
@@ -193,14 +228,33 @@ def _legend(figure: Figure, axes: Axes) -> None:
 
 
 def _bars(axes: Axes, chart: BarChart) -> None:
-    width = 0.8 / max(len(chart.values), 1)
-    for index, ((name, values), colour) in enumerate(zip(chart.values.items(), chart.colours, strict=True)):
-        places = [group + (index - 1) * width for group in range(len(chart.groups))]
-        axes.bar(places, values, width * 0.95, label=name, color=colour)
-    axes.set_xticks(range(len(chart.groups)), chart.groups, rotation=30, ha="right", fontsize=8)
-    axes.set(ylabel=chart.y_title, xlabel="prompt length, mask")
-    if chart.groups:
+    numbers = range(len(chart.groups))
+    for index, bars in enumerate(chart.bars):
+        places = [chart.place(index, group) for group in numbers]
+        errors = [
+            [y - low for y, low in zip(bars.values, bars.low, strict=bool(bars.low))],
+            [high - y for y, high in zip(bars.values, bars.high, strict=bool(bars.high))],
+        ]
+        axes.bar(
+            places, bars.values, 0.9 * chart.width, label=bars.name, color=bars.colour, hatch=2 * bars.hatch,
+            edgecolor="white", linewidth=0, yerr=errors if bars.low else None,
+            error_kw={"lw": 0.8, "ecolor": "#555555"},
+        )  # fmt: skip
+    half = 0.47 * chart.width
+    spans = [(chart.place(n, g), y) for n, bars in enumerate(chart.bars) for g, y in enumerate(bars.limit) if y == y]
+    if spans:
+        starts, ends = [x - half for x, _ in spans], [x + half for x, _ in spans]
+        axes.hlines([y for _, y in spans], starts, ends, colors="black", linewidth=1.8, label=chart.limit_name)
+    axes.set_xticks(numbers, [textwrap.fill(group, 18) for group in chart.groups], fontsize=8)
+    axes.set(ylabel=chart.y_title, xlabel=chart.x_title)
+    if chart.groups and chart.y_is_log:
+        low, high = bar_range(chart)
         axes.set_yscale("log")
+        axes.set_ylim(low, high)
+        marks = [m for m in log_marks([low, high]) if low <= m <= high]
+        _ticks(axes.yaxis, marks, theme.seconds if chart.unit == "s" else lambda m: mark(m, False))
+        axes.minorticks_off()
+    if chart.groups:
         axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, fontsize=8)
 
 
@@ -208,19 +262,16 @@ def _heat(figure: Figure, axes: Axes, chart: HeatChart) -> None:
     axes.set(xlabel=chart.x_title, ylabel=chart.y_title)
     if not chart.z:
         return
-    limit = heat_limit(chart)
-    colours = LinearSegmentedColormap.from_list("speedup", [theme.VERMILLION, "#F2F2F2", theme.BLUE])
+    low, high, colours, ticks = heat_scale(chart)
+    colour_map = LinearSegmentedColormap.from_list("heat", list(colours))
     logs = [[log2(value) for value in row] for row in chart.z]
-    picture = axes.imshow(logs, cmap=colours, vmin=-limit, vmax=limit, aspect="auto", origin="lower")
+    picture = axes.imshow(logs, cmap=colour_map, vmin=low, vmax=high, aspect="auto", origin="lower")
     for y, row in enumerate(chart.z):
         for x, value in enumerate(row):
-            if value == value:
-                dark = abs(log2(value)) > 0.6 * limit
-                axes.text(
-                    x, y, theme.ratio(value), ha="center", va="center", fontsize=9, color="white" if dark else "black"
-                )
+            depth = (log2(value) - low) / (high - low)
+            dark = depth > 0.7 if chart.unit else abs(depth - 0.5) > 0.3
+            axes.text(x, y, chart.text(value), ha="center", va="center", fontsize=9, color="white" if dark else "black")
     axes.set_xticks(range(len(chart.x)), chart.x)
     axes.set_yticks(range(len(chart.y)), chart.y)
-    ticks = [-limit, -limit / 2, 0, limit / 2, limit]
     bar = figure.colorbar(picture, ax=axes, ticks=ticks)
-    bar.ax.set_yticklabels([theme.ratio(2**tick) for tick in ticks])
+    bar.ax.set_yticklabels([chart.text(2**tick) for tick in ticks])

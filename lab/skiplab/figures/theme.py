@@ -34,6 +34,10 @@ STYLES = {
     "blockskip-bounds": Style(BLUE, "circle-open", "o"),
     "blockskip-mask": Style(GREEN, "circle-open", "o"),
     "blockskip-none": Style(VERMILLION, "circle-open", "o"),
+    "blockskip-one": Style(PURPLE, "circle-open", "o"),
+    "blockskip-prefill": Style(SKY, "circle-open", "o"),
+    "blockskip-strided": Style(SKY, "circle-open", "o"),
+    "blockskip-scalar": Style(GREEN, "circle-open", "o"),
     "sdpa": Style(VERMILLION, "square", "s"),
     "sdpa-causal": Style(PURPLE, "square", "s"),
     "sdpa-math": Style(GREY, "square-open", "s"),
@@ -41,6 +45,13 @@ STYLES = {
     "sdpa-efficient": Style(ORANGE, "square-open", "s"),
     "sdpa-cudnn": Style(SKY, "square-open", "s"),
     "flex": Style(ORANGE, "diamond", "D"),
+    "flashinfer": Style(GREEN, "triangle-up", "^"),
+    "executorch split-K": Style(BLUE, "circle", "o"),
+    "executorch standard": Style(PURPLE, "circle-open", "o"),
+    "bf16": Style(VERMILLION, "square", "s"),
+    "dequantise": Style(ORANGE, "diamond", "D"),
+    "tinygemm": Style(PURPLE, "triangle-up", "^"),
+    "gemlite": Style("#6B6B6B", "triangle-down", "v"),
     "reference": Style(GREY, "cross", "P"),
 }
 OTHERS = (
@@ -49,8 +60,12 @@ OTHERS = (
     Style(SKY, "star", "*"),
     Style(GREY, "hexagon", "h"),
 )
+VARIANTS = (BLUE, VERMILLION, ORANGE, GREEN, PURPLE, SKY)
+"""Colours of the settings of a single contender."""
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 STATIC_DASHES = ("-", "--", ":", "-.", (0, (8, 3)))
+HATCHES = {"predicted": ".", "published": "/"}
+"""What bars are filled with whose time nobody measured here; both libraries know these letters."""
 SOURCE_DASH = {"predicted": 2, "published": 1}
 """Predicted lines are dotted and published ones dashed whatever they show: nobody takes them for a measurement."""
 

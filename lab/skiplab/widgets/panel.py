@@ -12,8 +12,8 @@ import pandas as pd
 
 from skiplab.contenders import contenders
 from skiplab.figures import charts, static
-from skiplab.figures.charts import Chart
 from skiplab.figures.frames import published_prefill
+from skiplab.figures.model import Chart
 from skiplab.machine import default_device, device_name
 from skiplab.measure import Measurement
 from skiplab.store import Run, frame, read_run, runs_directory

@@ -1,0 +1,131 @@
+"""Rows of a frame as lines: the colour says whose they are, the marker which setting, the dash where they are from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Any
+
+from skiplab.figures import theme
+from skiplab.figures.frames import PLACE
+from skiplab.figures.model import Line
+
+Row = dict[str, Any]
+"""One row of a frame, by column."""
+
+MARKERS = (
+    ("circle", "o"), ("square", "s"), ("diamond", "D"), ("triangle-up", "^"), ("triangle-down", "v"), ("star", "*"),
+    ("cross", "P"), ("hexagon", "h"),
+)  # fmt: skip
+"""Of settings: plotly's name of the marker, and matplotlib's."""
+PLACE_DASHES = (0, 3, 4)
+"""Dashes of the devices on which something was measured; published and predicted lines have `theme.SOURCE_DASH`."""
+PREDICTED_COLOURS = (theme.GREEN, theme.PURPLE, theme.ORANGE, theme.SKY)
+"""Colours of the machines that something is predicted for."""
+
+
+def rows_of(table: Any) -> list[Row]:
+    """The frame's rows as dicts."""
+    return table.to_dict("records")
+
+
+def lines(
+    table: Any, x: str, y: str, low: str, high: str, variant: Callable[[Row], str], hover: Callable[[Row], str],
+) -> tuple[Line, ...]:  # fmt: skip
+    """A line for each source, device, contender and `variant(row)`, in which x (a column) grows."""
+    if not len(table):
+        return ()
+    named = table.assign(variant=[variant(row) for row in rows_of(table)])
+    variants = list(dict.fromkeys(named["variant"]))
+    places = list(dict.fromkeys(named[list(PLACE)].itertuples(index=False, name=None)))
+    seen = named[~named["source"].isin(["predicted"])]
+    by_variant = seen["contender"].nunique() <= 1 and seen["variant"].nunique() > 1
+    found = []
+    for keys, rows in named.groupby([*PLACE, "contender", "label", "variant"], sort=False, dropna=False):
+        source, device, contender, label, setting = keys
+        parts = [label, setting if len(variants) > 1 else "", f"{source}: {device}" if len(places) > 1 else ""]
+        order, rank = variants.index(setting), [p for p in places if p[0] == source].index((source, device))
+        look = theme.style(contender)
+        if len(variants) > 1:
+            look = theme.Style(look.colour, *MARKERS[order % len(MARKERS)])
+        if source == "predicted":
+            look = replace(look, colour=PREDICTED_COLOURS[rank % len(PREDICTED_COLOURS)])
+        elif by_variant:
+            look = replace(look, colour=theme.VARIANTS[order % len(theme.VARIANTS)])
+        dash = theme.SOURCE_DASH.get(source, PLACE_DASHES[rank % len(PLACE_DASHES)])
+        rows = rows.sort_values(x)
+        xs, ys, lows, highs = (tuple(map(float, rows[name])) for name in (x, y, low, high))
+        texts = tuple(hover(row) for row in rows_of(rows))
+        found.append(Line(", ".join(filter(None, parts)), xs, ys, lows, highs, texts, look, dash))
+    return tuple(found)
+
+
+def limits(table: Any, x: str, y: str, name: str, variant: Callable[[Row], str]) -> tuple[Line, ...]:
+    """What the roofs allow, a grey dotted line for each device something was measured on, and each variant."""
+    known = table[table["source"].isin(["measured", "recorded"]) & table[y].notna()]
+    if not len(known):
+        return ()
+    named = known.assign(variant=[variant(row) for row in rows_of(known)])
+    variants, places = list(dict.fromkeys(named["variant"])), named["device"].nunique()
+    found = []
+    for (device, setting), rows in named.groupby(["device", "variant"], sort=False):
+        rows = rows.drop_duplicates(x).sort_values(x)
+        xs, ys = (tuple(map(float, rows[column])) for column in (x, y))
+        parts = [name, setting if len(variants) > 1 else "", device if places > 1 else ""]
+        look = theme.Style(theme.GREY, "line-ew-open", "_")
+        if len(variants) > 1:
+            look = theme.Style(theme.GREY, *MARKERS[variants.index(setting) % len(MARKERS)])
+        words = ", ".join(filter(None, parts))
+        texts = tuple(f"<b>{name}</b><br>from the roofs of {device}, as its run holds them" for _ in xs)
+        found.append(Line(words, xs, ys, ys, ys, texts, look, theme.SOURCE_DASH["predicted"]))
+    return tuple(found)
+
+
+def several(rows: Iterable[Row], *columns: str) -> list[str]:
+    """Those of the columns in which the rows differ: what a setting's name must tell."""
+    rows = list(rows)
+    return [name for name in columns if len({str(row.get(name)) for row in rows}) > 1]
+
+
+def shape(row: Row) -> str:
+    """Heads, head size and dtype; empty where the row has none (a published rate of a whole model)."""
+    if row["head_dim"] != row["head_dim"]:
+        return ""
+    return f"{int(row['q_heads'])}/{int(row['kv_heads'])} heads of {int(row['head_dim'])}, {row['dtype']}"
+
+
+def time_words(row: Row) -> str:
+    """The median with its quartiles."""
+    words = theme.seconds(row["median_ms"] / 1e3)
+    if row["low_ms"] < row["high_ms"]:
+        words += f" (quartiles {theme.seconds(row['low_ms'] / 1e3)} to {theme.seconds(row['high_ms'] / 1e3)})"
+    return words
+
+
+def doubts(row: Row) -> list[str]:
+    """Error, flags and provenance: what every hover text ends with."""
+    error = row.get("error")
+    return [
+        *([f"error {error:.2g}, allowed {row['tolerance']:.2g}"] if error is not None and error == error else []),
+        *([f"flags: {row['flags']}"] if row["flags"] else []),
+        theme.provenance(row["source"], row["device"]),
+    ]
+
+
+def sources(table: Any) -> str:
+    """Where all rows are from, in one line."""
+    return theme.provenances(zip(table["source"], table["device"], strict=True))
+
+
+def note(table: Any, shown: Any, empty: str = "no point to show yet") -> str:
+    """Why there is nothing to see, or how many points failed: a figure never hides a failure."""
+    if not len(shown):
+        return empty
+    failed = table[table["status"] != "ok"]["status"].value_counts()
+    parts = [f"{count} {status}" for status, count in failed.items()]
+    flagged = sorted({flag for flags in shown["flags"].dropna() for flag in flags.split(", ") if flag})
+    words = [
+        f"not shown: {', '.join(parts)}" if parts else "",
+        f"flags: {', '.join(flagged)}" if flagged else "",
+    ]
+    return "; ".join(filter(None, words))
