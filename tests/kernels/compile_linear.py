@@ -57,8 +57,8 @@ def compiled(capability, k, group_size, bits, rows, metadata, **changes):
     out = torch.zeros((rows, N), dtype=torch.bfloat16)
     one = launch.prepare_matvec(w, launch.metadata_of(w, config), words, step, total, None, out, config, overlap)
     with _pretend(capability):
-        options = {"grid": one.grid, "num_warps": config.num_warps} | ({"launch_pdl": True} if overlap else {})
-        kernel = launch.kernel_of(config).warmup(*one.arguments, **one.constants, **options)
+        options = config.options(overlap)
+        kernel = launch.kernel_of(config).warmup(*one.arguments, **one.constants, **options, grid=one.grid)
     return read(kernel, capability)
 
 

@@ -248,7 +248,9 @@ def matvec(
     loaded = load_weights(data, meta, n0, rows, 0, group_stride, K, GROUP, BITS, BLOCKS)
     if OVERLAP:
         gdc_wait()
-    for b0 in tl.range(0, LAST, BLOCKS):
+    # N is at least 1, which the compiler does not know: it would unroll the loop whole, and spill for many rows
+    last = LAST if ROWS <= 4 else tl.minimum(N, 1) * LAST
+    for b0 in tl.range(0, last, BLOCKS):
         following = load_weights(data, meta, n0, rows, b0 + BLOCKS, group_stride, K, GROUP, BITS, BLOCKS)
         sums = multiply(sums, loaded, meta, words, step, total, rows, b0, K, BITS, CENTRE, OFFSET, BLOCKS, ASM)
         loaded = following

@@ -111,7 +111,7 @@ class QuantizedWeight:
     def shape(self) -> torch.Size:
         """[N, K], as the weight of nn.Linear: out_features, in_features."""
         n = self.data.shape[0]
-        return torch.Size((n, self.data[0].numel() * 8 // self.bits if n else 0))
+        return torch.Size((n, self.data.numel() * 8 // self.bits // n if n else 0))
 
     @property
     def group_size(self) -> int:
