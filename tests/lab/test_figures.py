@@ -153,6 +153,12 @@ def test_an_empty_table_gives_a_figure_that_says_so(measured, draw):
     assert static.png(chart).startswith(b"\x89PNG")
 
 
+def test_lines_of_several_shapes_say_which(measured):
+    other = measured.assign(head_dim=64)
+    names = {line.name for line in charts.throughput(pd.concat([measured, other])).lines}
+    assert "blockskip, window 256, 8/8 heads of 64, bfloat16" in names and len(names) == 4
+
+
 def test_heatmap_holds_the_ratios(measured):
     chart = charts.heatmap(measured)
     assert (chart.x, chart.y, chart.z) == (("512", "1k"), ("256",), ((2.0, 4.0),))
