@@ -1,24 +1,31 @@
-"""A problem to solve: shapes, dtype and mask. Who solves it is a contender; how fast is a measurement."""
+"""A problem to solve: shapes, dtype and mask. Who solves it is a contender; how fast is a measurement.
+
+Three operations, a class each: attention of a prompt (`Workload`), of a few new tokens over a cache (`DecodeWorkload`),
+and a quantised linear layer (`LinearWorkload`).
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import Any, ClassVar
 
 import blockskip as bs
 import torch
 
+from skiplab.problem import DTYPES as DTYPES
+from skiplab.problem import Heads, Problem
 from skiplab.store import data_path
 
-DTYPES = ("float16", "bfloat16", "float32")
-OPERATIONS = ("attention",)
+OPERATIONS = ("attention", "decode", "linear")
+WEIGHT_DEVIATION = 0.02
+"""Standard deviation of a linear layer's weights: what training leaves, about."""
 
 
 @dataclass(frozen=True)
-class Workload:
+class Workload(Heads):
     """One attention problem: q [batch, q_heads, q_len, head_dim], k and v [batch, kv_heads, kv_len, head_dim].
 
     `kv_len` defaults to `q_len`; query row i stands at position `q_start + i`, by default at the end of the keys.
@@ -34,25 +41,15 @@ class Workload:
     head_dim: int = 128
     dtype: str = "bfloat16"
     q_start: int | None = None
-    operation: str = "attention"
+    operation: ClassVar[str] = "attention"
 
     def __post_init__(self) -> None:
         if self.kv_len is None:
             object.__setattr__(self, "kv_len", self.q_len)
-        for name in ("q_len", "kv_len", "batch", "q_heads", "kv_heads"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name}: got {value!r}; allowed is an integer of at least 1")
+        self._check("q_len", "kv_len", "batch", "q_heads", "kv_heads")
+        self._check_heads()
         if not isinstance(self.mask, bs.Mask):
             raise ValueError(f"mask: got {self.mask!r}; allowed is a blockskip mask, such as sliding_window(512)")
-        if not 8 <= self.head_dim <= 512:
-            raise ValueError(f"head_dim: got {self.head_dim}; allowed is 8 to 512")
-        if self.q_heads % self.kv_heads:
-            raise ValueError(f"kv_heads: got {self.kv_heads}; q_heads ({self.q_heads}) must be a multiple of it")
-        if self.dtype not in DTYPES:
-            raise ValueError(f"dtype: got {self.dtype!r}; allowed are {', '.join(DTYPES)}")
-        if self.operation not in OPERATIONS:
-            raise ValueError(f"operation: got {self.operation!r}; allowed are {', '.join(OPERATIONS)}")
 
     @property
     def keys(self) -> int:
@@ -77,19 +74,6 @@ class Workload:
         """Whether the mask is plain causal and torch's `is_causal` (top-left) means the same."""
         return self.mask == bs.causal() and self.first_position == 0
 
-    @property
-    def torch_dtype(self) -> torch.dtype:
-        return getattr(torch, self.dtype)
-
-    @property
-    def element_bytes(self) -> int:
-        return self.torch_dtype.itemsize
-
-    @property
-    def group(self) -> int:
-        """Query heads to one key/value head."""
-        return self.q_heads // self.kv_heads
-
     def axes(self) -> dict[str, Any]:
         """Flat and JSON-able; a mask that holds tensors has no text and is refused with ValueError."""
         spec = self.mask.spec()
@@ -104,7 +88,7 @@ class Workload:
     @classmethod
     def from_axes(cls, axes: Mapping[str, Any]) -> Workload:
         """The workload that `axes()` described."""
-        fields = {name: value for name, value in axes.items() if name != "window"}
+        fields = {name: value for name, value in axes.items() if name not in ("window", "operation")}
         return cls(**{**fields, "mask": bs.Mask.from_spec(axes["mask"])})
 
     def key(self) -> str:
@@ -129,17 +113,178 @@ class Workload:
 
     def inputs(self, device: str, seed: int, deviation: float = 1.0) -> tuple[torch.Tensor, ...]:
         """Fresh q, k, v; the logits, with the default scale, have about the standard deviation asked for."""
-        generator = torch.Generator("cpu").manual_seed(seed)
+        return self._qkv(self.q_len, self.keys, device, torch.Generator("cpu").manual_seed(seed), deviation)
 
-        def normal(heads: int, length: int, factor: float) -> torch.Tensor:
-            values = torch.randn(self.batch, heads, length, self.head_dim, generator=generator)
-            return (values * factor).to(device=device, dtype=self.torch_dtype)
 
+@dataclass(frozen=True)
+class DecodeWorkload(Heads):
+    """A decode step: q [batch, q_heads, q_len, head_dim], a cache k, v [batch, kv_heads, buffer, head_dim].
+
+    The queries are the last of `kv_len` positions, causal among themselves. `buffer`: slots of the cache, by default
+    kv_len; those beyond kv_len hold NaN, which no contender may let through. `window`: keys that a query sees, itself
+    included; None is all. ValueError names the field, what was given and what is allowed.
+    """
+
+    kv_len: int
+    window: int | None = None
+    q_len: int = 1
+    batch: int = 1
+    q_heads: int = 32
+    kv_heads: int = 16
+    head_dim: int = 256
+    dtype: str = "bfloat16"
+    buffer: int | None = None
+    operation: ClassVar[str] = "decode"
+
+    def __post_init__(self) -> None:
+        optional = [name for name in ("window", "buffer") if getattr(self, name) is not None]
+        self._check("kv_len", "q_len", "batch", "q_heads", "kv_heads", *optional)
+        self._check_heads()
+        if self.q_len > 8:
+            raise ValueError(f"q_len: got {self.q_len}; allowed is 1 to 8, more queries are prefill")
+        if self.kv_len < self.q_len:
+            raise ValueError(f"kv_len: got {self.kv_len}; allowed is at least q_len, {self.q_len}")
+        if self.slots < self.kv_len:
+            raise ValueError(f"buffer: got {self.buffer}; allowed is at least kv_len, {self.kv_len}")
+
+    @property
+    def slots(self) -> int:
+        """Positions that the cache has room for."""
+        return self.kv_len if self.buffer is None else self.buffer
+
+    @property
+    def keys(self) -> int:
+        return self.kv_len
+
+    @property
+    def first_position(self) -> int:
+        """The position of query row 0."""
+        return self.kv_len - self.q_len
+
+    @property
+    def mask(self) -> bs.Mask:
+        return bs.causal() if self.window is None else bs.sliding_window(self.window)
+
+    @property
+    def live_keys(self) -> int:
+        """Keys that some query sees."""
+        return self.kv_len if self.window is None else min(self.kv_len, self.window + self.q_len - 1)
+
+    def axes(self) -> dict[str, Any]:
+        """Flat and JSON-able."""
+        return {"operation": self.operation, **asdict(self), "buffer": self.slots, "mask": self.mask.spec()}
+
+    @classmethod
+    def from_axes(cls, axes: Mapping[str, Any]) -> DecodeWorkload:
+        """The workload that `axes()` described."""
+        return cls(**{name: value for name, value in axes.items() if name not in ("operation", "mask")})
+
+    def key(self) -> str:
+        """Stable and readable, the same for equal workloads: what a run file finds a point by."""
+        window = "" if self.window is None else f" window {self.window}"
         return (
-            normal(self.q_heads, self.q_len, deviation),
-            normal(self.kv_heads, self.keys, 1.0),
-            normal(self.kv_heads, self.keys, 1.0),
+            f"decode q{self.q_len} kv{self.kv_len} of {self.slots}{window} b{self.batch} "
+            f"h{self.q_heads}/{self.kv_heads} d{self.head_dim} {self.dtype}"
         )
+
+    def work(self, splits: int = 1) -> bs.Work:
+        """FLOPs and bytes: q, out and the keys and values that some query sees, once each; with several splits what
+        they leave and what the merge reads, float32."""
+        seen = (min(self.first_position + row + 1, self.window or self.kv_len) for row in range(self.q_len))
+        flops = 4 * self.batch * self.q_heads * self.head_dim
+        rows = self.batch * self.q_heads * self.q_len
+        partial = 8 * splits * rows * (self.head_dim + 2) if splits > 1 else 0
+        elements = 2 * self.head_dim * (self.batch * self.kv_heads * self.live_keys + rows)
+        return bs.Work(
+            flops * sum(seen), flops * self.q_len * self.live_keys, flops * self.q_len * self.kv_len,
+            self.element_bytes * elements + partial,
+        )  # fmt: skip
+
+    def inputs(self, device: str, seed: int, deviation: float = 1.0) -> tuple[torch.Tensor, ...]:
+        """Fresh q, k, v, drawn on the device; the logits have about the standard deviation asked for."""
+        q, k, v = self._qkv(self.q_len, self.slots, device, torch.Generator(device).manual_seed(seed), deviation)
+        for cache in (k, v):
+            cache[:, :, self.kv_len :] = float("nan")
+        return q, k, v
+
+
+@dataclass(frozen=True)
+class LinearWorkload(Problem):
+    """A linear layer: x [rows, in_features] and a weight [out_features, in_features] in `bits` with groups' metadata.
+
+    bits 4 or 8, group_size 32, 64 or 128. ValueError names the field, what was given and what is allowed.
+    """
+
+    out_features: int
+    in_features: int
+    rows: int = 1
+    bits: int = 4
+    group_size: int = 32
+    symmetric: bool = False
+    dtype: str = "bfloat16"
+    operation: ClassVar[str] = "linear"
+
+    def __post_init__(self) -> None:
+        self._check("out_features", "in_features", "rows", "bits", "group_size")
+        for name, allowed in (("bits", (4, 8)), ("group_size", (32, 64, 128))):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name}: got {getattr(self, name)}; allowed are {', '.join(map(str, allowed))}")
+        if self.in_features % self.group_size:
+            raise ValueError(
+                f"in_features: got {self.in_features}; allowed are multiples of group_size, {self.group_size}"
+            )
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Bits of codes and metadata for each weight: a bfloat16 scale for a group, and a zero point."""
+        return self.bits + (16 if self.symmetric else 32) / self.group_size
+
+    @property
+    def weight_bytes(self) -> int:
+        return round(self.out_features * self.in_features * self.bits_per_weight / 8)
+
+    def axes(self) -> dict[str, Any]:
+        """Flat and JSON-able."""
+        return {"operation": self.operation, **asdict(self)}
+
+    @classmethod
+    def from_axes(cls, axes: Mapping[str, Any]) -> LinearWorkload:
+        """The workload that `axes()` described."""
+        return cls(**{name: value for name, value in axes.items() if name != "operation"})
+
+    def key(self) -> str:
+        """Stable and readable, the same for equal workloads: what a run file finds a point by."""
+        kind = " symmetric" if self.symmetric else ""
+        return (
+            f"linear {self.out_features}x{self.in_features} rows {self.rows} int{self.bits} "
+            f"groups of {self.group_size}{kind} {self.dtype}"
+        )
+
+    def work(self) -> bs.Work:
+        """2 FLOPs a weight and row; bytes of the packed weight, activations and output, once each."""
+        flops = 2 * self.rows * self.out_features * self.in_features
+        return bs.Work(flops, flops, flops, self.moved(self.weight_bytes))
+
+    def moved(self, weight_bytes: int) -> int:
+        """Bytes of activations, output and a weight of so many."""
+        return weight_bytes + self.element_bytes * self.rows * (self.in_features + self.out_features)
+
+    def inputs(self, device: str, seed: int, deviation: float = 1.0) -> tuple[torch.Tensor, ...]:
+        """Fresh x of that standard deviation and float weight of 0.02, drawn on the device."""
+        generator = torch.Generator(device).manual_seed(seed)
+        x = self._normal((self.rows, self.in_features), device, generator, deviation)
+        return x, self._normal((self.out_features, self.in_features), device, generator, WEIGHT_DEVIATION)
+
+
+AnyWorkload = Workload | DecodeWorkload | LinearWorkload
+
+
+def workload_of(axes: Mapping[str, Any]) -> AnyWorkload:
+    """The workload that `axes()` of any of them described; ValueError for an unknown operation."""
+    classes = {one.operation: one for one in (Workload, DecodeWorkload, LinearWorkload)}
+    if axes.get("operation") not in classes:
+        raise ValueError(f"operation: got {axes.get('operation')!r}; allowed are {', '.join(OPERATIONS)}")
+    return classes[axes["operation"]].from_axes(axes)
 
 
 @dataclass(frozen=True)
@@ -157,11 +302,22 @@ class HeadShape:
         shape = {"q_heads": self.q_heads, "kv_heads": self.kv_heads, "head_dim": self.head_dim, "mask": mask}
         return Workload(q_len=q_len, **{**shape, **fields})
 
+    def decode(self, kv_len: int, **fields: Any) -> DecodeWorkload:
+        """A decode step of this layer over `kv_len` keys."""
+        shape = {"q_heads": self.q_heads, "kv_heads": self.kv_heads, "head_dim": self.head_dim}
+        return DecodeWorkload(kv_len, **{"window": self.window, **shape, **fields})
+
+
+@lru_cache(maxsize=1)
+def _gemma() -> dict[str, Any]:
+    """`data/models/gemma4-31b.json`, which names its source."""
+    return json.loads(data_path("models", "gemma4-31b.json").read_text(encoding="utf-8"))
+
 
 @lru_cache(maxsize=1)
 def models() -> dict[str, HeadShape]:
-    """Named layer shapes; the Gemma ones come from `data/models/gemma4-31b.json`, which names its source."""
-    gemma = json.loads(data_path("models", "gemma4-31b.json").read_text(encoding="utf-8"))
+    """Named layer shapes; the Gemma ones come from `data/models/gemma4-31b.json`."""
+    gemma = _gemma()
     heads = gemma["num_attention_heads"]
     return {
         "laptop": HeadShape(8, 8, 128, 512),
@@ -174,4 +330,21 @@ def models() -> dict[str, HeadShape]:
     }
 
 
+@lru_cache(maxsize=1)
+def linears() -> dict[str, tuple[int, int]]:
+    """Named linear layers as (out_features, in_features); the Gemma ones come from `data/models/gemma4-31b.json`."""
+    gemma = _gemma()
+    hidden, wide = gemma["hidden_size"], gemma["intermediate_size"]
+    query = gemma["num_attention_heads"] * gemma["head_dim"]
+    return {
+        "laptop": (2048, 2048),
+        "gate, up": (wide, hidden),
+        "down": (hidden, wide),
+        "query": (query, hidden),
+        "output": (hidden, query),
+        "head": (gemma["vocab_size"], hidden),
+    }
+
+
 MODELS = models()
+LINEARS = linears()

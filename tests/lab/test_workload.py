@@ -1,7 +1,9 @@
+import json
+
 import blockskip as bs
 import pytest
 import torch
-from skiplab.workload import MODELS, HeadShape, Workload
+from skiplab.workload import LINEARS, MODELS, DecodeWorkload, HeadShape, LinearWorkload, Workload, workload_of
 
 
 def test_axes_are_flat_and_come_back():
@@ -31,7 +33,7 @@ def test_is_causal_means_what_torch_means():
     ("fields", "named"),
     [
         ({"q_len": 0}, "q_len"), ({"q_len": 8, "head_dim": 4}, "head_dim"), ({"q_len": 8, "dtype": "int8"}, "dtype"),
-        ({"q_len": 8, "q_heads": 6, "kv_heads": 4}, "kv_heads"), ({"q_len": 8, "operation": "sort"}, "operation"),
+        ({"q_len": 8, "q_heads": 6, "kv_heads": 4}, "kv_heads"),
         ({"q_len": 8, "mask": "causal"}, "mask"), ({"q_len": 8, "batch": 0}, "batch"),
     ],
 )  # fmt: skip
@@ -72,3 +74,72 @@ def test_models_hold_published_shapes():
     assert MODELS["gemma4-31b full"] == HeadShape(32, 4, 512, None)
     assert MODELS["llama-3-8b"].workload(64).mask == bs.causal()
     assert MODELS["laptop"].workload(64, batch=2).window == 512
+
+
+def test_a_decode_step_counts_what_its_queries_see():
+    step = DecodeWorkload(100, window=30, q_len=3, q_heads=4, kv_heads=2, head_dim=16, buffer=160)
+    assert (step.live_keys, step.slots, step.first_position, step.group) == (32, 160, 97, 2)
+    work = step.work()
+    assert work.useful_flops == 4 * 4 * 16 * (30 + 30 + 30)
+    assert work.bytes == 2 * 2 * 16 * (2 * 32 + 4 * 3)
+    assert step.work(splits=5).bytes == work.bytes + 8 * 5 * 4 * 3 * (16 + 2)
+    assert DecodeWorkload(2, q_len=2, q_heads=1, kv_heads=1, head_dim=8).work().useful_flops == 4 * 8 * (1 + 2)
+
+
+def test_a_cache_holds_nan_beyond_its_keys():
+    _, k, v = DecodeWorkload(5, q_heads=2, kv_heads=1, head_dim=8, buffer=9).inputs("cpu", 0)
+    assert k.shape == (1, 1, 9, 8)
+    for cache in (k, v):
+        assert cache[:, :, 5:].isnan().all() and cache[:, :, :5].isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [({"kv_len": 0}, "kv_len"), ({"kv_len": 9, "q_len": 9}, "q_len"), ({"kv_len": 4, "q_len": 5}, "kv_len"),
+     ({"kv_len": 8, "window": 0}, "window"), ({"kv_len": 8, "buffer": 7}, "buffer"),
+     ({"kv_len": 8, "kv_heads": 3}, "kv_heads")],
+)  # fmt: skip
+def test_errors_of_a_decode_step_name_the_field(fields, named):
+    with pytest.raises(ValueError, match=rf"^{named}: "):
+        DecodeWorkload(**fields)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("group_size", [32, 128])
+def test_a_linear_layer_counts_the_bytes_that_quantize_makes(bits, symmetric, group_size):
+    layer = LinearWorkload(48, 256, 3, bits, group_size, symmetric)
+    x, weight = layer.inputs("cpu", 0)
+    packed = bs.quantize(weight, bits, group_size, symmetric)
+    assert (layer.weight_bytes, layer.bits_per_weight) == (packed.nbytes, packed.bits_per_weight)
+    assert layer.work().bytes == packed.nbytes + x.nbytes + 2 * 3 * 48
+    assert layer.work().useful_flops == 2 * 3 * 48 * 256
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [({"rows": 0}, "rows"), ({"bits": 5}, "bits"), ({"group_size": 16}, "group_size"),
+     ({"in_features": 96, "group_size": 64}, "in_features"), ({"dtype": "int4"}, "dtype")],
+)  # fmt: skip
+def test_errors_of_a_linear_layer_name_the_field(fields, named):
+    with pytest.raises(ValueError, match=rf"^{named}: "):
+        LinearWorkload(**{"out_features": 64, "in_features": 64, **fields})
+
+
+@pytest.mark.parametrize(
+    "workload",
+    [Workload(33, 70, bs.sliding_window(8)), DecodeWorkload(33, 8, buffer=64), LinearWorkload(64, 32, symmetric=True)],
+)
+def test_every_workload_comes_back_from_its_axes(workload):
+    assert workload_of(json.loads(json.dumps(workload.axes()))) == workload
+    assert workload.axes()["operation"] == workload.operation == workload.key().split()[0]
+
+
+def test_an_unknown_operation_is_refused():
+    with pytest.raises(ValueError, match="operation: got 'sort'; allowed are attention, decode, linear"):
+        workload_of({"operation": "sort"})
+
+
+def test_gemmas_layers_have_the_published_shapes():
+    assert LINEARS["gate, up"] == (21504, 5376) and LINEARS["head"] == (262144, 5376)
+    assert MODELS["gemma4-31b sliding"].decode(4096).window == 1024

@@ -1,0 +1,66 @@
+"""What every workload is made of: a dtype, checked counts, numbers drawn from a seed; heads, where there are some."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+
+DTYPES = ("float16", "bfloat16", "float32")
+
+
+class Problem:
+    """What the workloads share: a dtype, and a key made of the axes."""
+
+    operation: ClassVar[str]
+    dtype: str
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        return getattr(torch, self.dtype)
+
+    @property
+    def element_bytes(self) -> int:
+        return self.torch_dtype.itemsize
+
+    def _check(self, *counts: str) -> None:
+        """ValueError for a named field that is no integer of at least 1, and for an unknown dtype."""
+        for name in counts:
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"{name}: got {value!r}; allowed is an integer of at least 1")
+        if self.dtype not in DTYPES:
+            raise ValueError(f"dtype: got {self.dtype!r}; allowed are {', '.join(DTYPES)}")
+
+    def _normal(self, shape: tuple[int, ...], device: str, generator: torch.Generator, factor: float) -> torch.Tensor:
+        """Normal numbers of that standard deviation, drawn on the generator's device."""
+        values = torch.randn(*shape, generator=generator, device=generator.device)
+        return values.mul_(factor).to(device=device, dtype=self.torch_dtype)
+
+
+class Heads(Problem):
+    """What the two attention workloads share."""
+
+    batch: int
+    q_heads: int
+    kv_heads: int
+    head_dim: int
+
+    @property
+    def group(self) -> int:
+        """Query heads to one key/value head."""
+        return self.q_heads // self.kv_heads
+
+    def _check_heads(self) -> None:
+        if not 8 <= self.head_dim <= 512:
+            raise ValueError(f"head_dim: got {self.head_dim}; allowed is 8 to 512")
+        if self.q_heads % self.kv_heads:
+            raise ValueError(f"kv_heads: got {self.kv_heads}; q_heads ({self.q_heads}) must be a multiple of it")
+
+    def _qkv(self, queries: int, keys: int, device: str, generator: torch.Generator, deviation: float):
+        """q, k, v with so many queries and keys; the logits, with the default scale, have about that deviation."""
+        shapes = ((self.q_heads, queries, deviation), (self.kv_heads, keys, 1.0), (self.kv_heads, keys, 1.0))
+        return tuple(
+            self._normal((self.batch, heads, length, self.head_dim), device, generator, factor)
+            for heads, length, factor in shapes
+        )
