@@ -1,4 +1,4 @@
-"""Figures: a frame (`store.frame`, `predictions`, `published_prefill`) in, a figure that names its sources out.
+"""Figures: a frame (`store.frame`, `predictions`, `store.published`) in, a figure that names its sources out.
 
 The functions here give plotly figures, which keep a PNG of themselves for readers without plotly. The same charts for
 papers: `static.draw(charts.speedup(frame)).savefig("speedup.pdf")`. Figures know no widget and no timer.
@@ -7,13 +7,24 @@ papers: `static.draw(charts.speedup(frame)).savefig("speedup.pdf")`. Figures kno
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import blockskip as bs
 import pandas as pd
 
-from skiplab.figures import charts, interactive, static, theme
-from skiplab.figures.frames import predictions, published_prefill, speedups
+from skiplab.figures import charts, decode, interactive, linear, static, theme
+from skiplab.figures.frames import (
+    by_method,
+    predicted_decode,
+    predicted_linear,
+    predictions,
+    published_prefill,
+    speedups,
+)
 from skiplab.figures.interactive import Figure, tilemap
+
+if TYPE_CHECKING:
+    from skiplab.memory import Quality
 
 
 def throughput(table: pd.DataFrame, y: str = "tokens_per_s") -> Figure:
@@ -49,13 +60,95 @@ def measured_vs_predicted(table: pd.DataFrame) -> Figure:
     return interactive.draw(charts.measured_vs_predicted(table))
 
 
+def decode_time(table: pd.DataFrame) -> Figure:
+    """Median time of a decode step over the cache's length, with the roofs' floor."""
+    return interactive.draw(decode.decode_time(table))
+
+
+def decode_rate(table: pd.DataFrame) -> Figure:
+    """Queries a second that one layer's attention allows, over the cache's length."""
+    return interactive.draw(decode.decode_rate(table))
+
+
+def decode_bandwidth(table: pd.DataFrame) -> Figure:
+    """Compulsory bytes / time over the cache's length, beside the device's bandwidth."""
+    return interactive.draw(decode.decode_bandwidth(table))
+
+
+def decode_grid(table: pd.DataFrame, y: str = "time", contender: str = "blockskip") -> Figure:
+    """Time or rate (`y="rate"`) of one contender, cache length across, window down."""
+    return interactive.draw(decode.decode_grid(table, y, contender))
+
+
+def decode_speedup(table: pd.DataFrame, base: str = "sdpa") -> Figure:
+    """Speed-up over `base` by the cache's length."""
+    return interactive.draw(decode.decode_speedup(table, base))
+
+
+def crossover(table: pd.DataFrame) -> Figure:
+    """Speed-up of split-K over kernels without splits, a line for each way of timing (`by_method(run)`)."""
+    return interactive.draw(decode.crossover(table))
+
+
+def linear_time(table: pd.DataFrame) -> Figure:
+    """Median time of quantised products, a group of bars for each layer, the roofs' least time on each bar."""
+    return interactive.draw(linear.linear_time(table))
+
+
+def linear_bandwidth(table: pd.DataFrame) -> Figure:
+    """Compulsory bytes / time of quantised products, the roof on each bar."""
+    return interactive.draw(linear.linear_bandwidth(table))
+
+
+def linear_rows(table: pd.DataFrame) -> Figure:
+    """Median time of quantised products over the rows of the activations."""
+    return interactive.draw(linear.linear_rows(table))
+
+
+def bits_error(rows: Iterable[Quality], weights: str = "the given weight") -> Figure:
+    """Signal to noise in dB over bits a weight, a point for each format of `memory.qualities(weight)`."""
+    return interactive.draw(linear.bits_error(rows, weights))
+
+
+OVERVIEWS = {"attention": throughput, "decode": decode_time, "linear": linear_time}
+
+
+def overview(table: pd.DataFrame) -> Figure:
+    """The first figure to look at for this frame's operation (that of its first row); an empty frame's is attention's.
+
+    ValueError lists the operations that have one.
+    """
+    operation = table["operation"].iloc[0] if len(table) else "attention"
+    if operation == "prefill":  # a published rate of a whole model
+        return throughput(table)
+    if operation not in OVERVIEWS:
+        raise ValueError(f"operation: got {operation!r}; allowed are {', '.join(OVERVIEWS)}")
+    return OVERVIEWS[operation](table)
+
+
 __all__ = [
     "Figure",
+    "bits_error",
+    "by_method",
     "charts",
+    "crossover",
+    "decode",
+    "decode_bandwidth",
+    "decode_grid",
+    "decode_rate",
+    "decode_speedup",
+    "decode_time",
     "flops",
     "heatmap",
     "interactive",
+    "linear",
+    "linear_bandwidth",
+    "linear_rows",
+    "linear_time",
     "measured_vs_predicted",
+    "overview",
+    "predicted_decode",
+    "predicted_linear",
     "predictions",
     "published_prefill",
     "speedup",

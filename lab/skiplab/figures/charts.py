@@ -143,7 +143,7 @@ def _lines(table: Any, x: str, y: str, low: str, high: str, joined: bool = True)
     lines = []
     for keys, rows in named.groupby([*PLACE, "contender", "label", "variant", "shape"], sort=False, dropna=False):
         source, device, contender, label, variant, heads = keys
-        parts = [label, variant, heads, f"{source}: {device}" if several else ""]
+        parts = [label, variant, heads, theme.place(source, device) if several else ""]
         number = variants.index((variant, source, device) if single else (variant,))
         look = _by_number(number) if single and len(variants) > 1 else theme.style(contender)
         dash = theme.SOURCE_DASH.get(source, 0 if single or not joined else number % len(theme.DASHES))

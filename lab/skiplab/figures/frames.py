@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from skiplab.store import COLUMNS, data_path
+from skiplab.store import COLUMNS, Run, data_path, frame
 
 if TYPE_CHECKING:
     from skiplab.machine import Machine
@@ -22,14 +24,14 @@ PREDICTED = {"sdpa": ("dense + mask", "none"), "blockskip": ("block-skip", "map"
 EXECUTORCH = "ExecuTorch PR 20198 (Gemma 4 31B int4, GPU not named)"
 
 
-def speedups(table: pd.DataFrame, base: str = "sdpa") -> pd.DataFrame:
+def speedups(table: pd.DataFrame, base: str = "sdpa", axes: Sequence[str] = AXES) -> pd.DataFrame:
     """Rows with `speedup` (time of `base` / time), `speedup_low` and `speedup_high` (from the quartiles of both).
 
-    Only points whose result was checked count (status ok), each against `base` at the same axes, source and device; a
+    Only points whose result was checked count (status ok), each against `base` at the same `axes`, source and device; a
     point that has no such partner is left out. Empty when there is none.
     """
     good: Any = table[(table["status"] == "ok") & table["median_ms"].notna()]
-    keys = [*PLACE, *AXES]
+    keys = [*PLACE, *axes]
     times = ["median_ms", "low_ms", "high_ms"]
     partner = good.loc[good["contender"] == base, keys + times].drop_duplicates(keys, keep="last")
     others = good[good["contender"] != base]
@@ -66,6 +68,67 @@ def predictions(workloads: Iterable[Workload], machine: Machine, block_m: int = 
                 }
             )  # fmt: skip
     return _table(rows)
+
+
+def predicted_decode(
+    kv_len: Iterable[int], window: Iterable[int | None] = (None,), *, machine: Machine, **shape: Any
+) -> pd.DataFrame:
+    """What the roofs of `machine` allow for a decode step at each length and window; source `predicted`.
+
+    shape: the other fields of `DecodeWorkload`. Optimistic on purpose: the keys that a query sees are read once at the
+    full bandwidth, launches and the merge of splits are left out.
+    """
+    from skiplab.roofline import predict_decode
+    from skiplab.workload import DecodeWorkload
+
+    rows = []
+    for keys, size in product(kv_len, window):
+        workload = DecodeWorkload(keys, size, **shape)
+        seconds = predict_decode(workload, machine).seconds
+        rows.append(_prediction(workload, workload.work(), seconds, machine, "split-K at the roofs"))
+    return _table(rows)
+
+
+def predicted_linear(
+    shape: Iterable[tuple[int, int]], rows: Iterable[int] = (1,), *, machine: Machine, **fields: Any
+) -> pd.DataFrame:
+    """What the roofs of `machine` allow for a quantised linear layer of each shape (N, K); source `predicted`.
+
+    fields: the other fields of `LinearWorkload`. Optimistic on purpose, as `predicted_decode`.
+    """
+    from skiplab.roofline import predict_linear
+    from skiplab.workload import LinearWorkload
+
+    found = []
+    for (out_features, in_features), count in product(shape, rows):
+        workload = LinearWorkload(out_features, in_features, count, **fields)
+        seconds = predict_linear(workload, machine).seconds
+        found.append(_prediction(workload, workload.work(), seconds, machine, f"int{workload.bits} at the roofs"))
+    return _table(found)
+
+
+def _prediction(workload: Any, work: Any, seconds: float, machine: Machine, label: str) -> dict[str, object]:
+    axes = workload.axes()
+    queries = axes.get("rows") or axes["q_len"] * axes["batch"]
+    extra = {} if axes["operation"] == "decode" else {"bits_per_weight": workload.bits_per_weight}
+    return {
+        **axes, **extra, "run_id": f"roofline of {machine.name}", "source": "predicted", "device": machine.name,
+        "contender": "blockskip", "label": label, "status": "ok",
+        **dict.fromkeys(("median_ms", "low_ms", "high_ms", "bound_ms"), seconds * 1e3),
+        "useful_flops": work.useful_flops, "bytes": work.bytes, "gbps": work.bytes / seconds / 1e9,
+        "useful_tflops": work.useful_flops / seconds / 1e12, "tokens_per_s": queries / seconds,
+        "flags": "", "error_text": "",
+    }  # fmt: skip
+
+
+def by_method(run: Run) -> pd.DataFrame:
+    """The run's rows once for each way in which its points were timed (`method`: graph, eager, warm; cpu)."""
+    others: dict[str, list[Mapping[str, Any]]] = {}
+    for row in run.rows:
+        for method, samples in row.get("other_samples_ns", {}).items():
+            others.setdefault(method, []).append({**row, "method": method, "samples_ns": samples})
+    parts = [frame(run), *(frame(replace(run, rows=tuple(rows))) for rows in others.values())]
+    return pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
 
 
 def published_prefill() -> pd.DataFrame:

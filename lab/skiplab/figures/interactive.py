@@ -94,9 +94,7 @@ def _line_figure(chart: LineChart) -> Figure:
         layout=layout(chart.title, foot(chart)), fallback=lambda: (static.png(chart, bare=True), static.text(chart))
     )
     figure.add_traces([trace(line) for line in chart.lines])
-    if len(chart.lines) > FEW:
-        column = {"orientation": "v", "x": 1.01, "y": 1, "yanchor": "top", "font": {"size": 11}}
-        figure.update_layout(legend=column, height=max(460, 150 + 20 * len(chart.lines)))
+    _place_legend(figure, [line.name for line in chart.lines])
     xs = sorted({x for line in chart.lines for x in line.x})
     ys = [y for line in chart.lines for y in line.y if y == y]
     ticks = {}
@@ -119,6 +117,18 @@ def _line_figure(chart: LineChart) -> Figure:
         line = {"color": theme.TEXT, "width": 1, "dash": "dash"}
         figure.add_scatter(x=ends, y=ends, mode="lines", line=line, name="the roofs", hoverinfo="skip")
     return figure
+
+
+def _place_legend(figure: Figure, names: list[str]) -> None:
+    """Over the figure, which makes room for as many rows as the names need; in a column beside it when many."""
+    longest = max(map(len, names), default=0)
+    if len(names) > FEW:
+        column = {"orientation": "v", "x": 1.01, "y": 1, "yanchor": "top", "font": {"size": 11}}
+        figure.update_layout(legend=column, height=max(460, 210 + 21 * len(names)))
+    elif names:
+        in_a_row = max(1, 120 // (longest + 8))  # about as many letters fit over a figure
+        more = 20 * (-(-len(names) // in_a_row) - 1)
+        figure.update_layout(margin={"t": 90 + more}, height=460 + more)
 
 
 def _log_ticks(values: list[float], as_ratio: bool) -> tuple[list[float], list[str]]:
@@ -165,18 +175,21 @@ def _bars(chart: BarChart) -> Figure:
         error = {"type": "constant", "value": 0.47 * chart.width, "thickness": 3, "width": 0, "color": theme.TEXT}
         figure.add_scatter(
             x=[x for x, _ in marked], y=[y for _, y in marked], error_x=error, mode="markers", name=chart.limit_name,
-            marker={"symbol": "line-ew", "size": 1, "color": theme.TEXT}, hoverinfo="text",
+            marker={"symbol": "line-ew", "size": 6, "line": {"width": 3, "color": theme.TEXT}}, hoverinfo="text",
             hovertext=[f"{chart.limit_name}: {theme.quantity(y, chart.unit)}" for _, y in marked],
         )  # fmt: skip
-    if len(chart.bars) > FEW:
-        figure.update_layout(legend={"orientation": "v", "x": 1.01, "y": 1, "yanchor": "top", "font": {"size": 11}})
+    _place_legend(figure, [bars.name for bars in chart.bars] + [chart.limit_name] * bool(marked))
     figure.update_yaxes(type="log" if chart.y_is_log else "linear", title_text=chart.y_title)
     if chart.y_is_log and chart.groups:
         low, high = static.bar_range(chart)
         marks = static.log_marks([low, high])
-        texts = [theme.seconds(m) if chart.unit == "s" else theme.quantity(m, "").strip() for m in marks]
+        texts = [theme.quantity(m, chart.unit) for m in marks]
         figure.update_yaxes(tickvals=marks, ticktext=texts, range=[math.log10(low), math.log10(high)])
-    names = [wrap(group, 16) for group in chart.groups]
+    elif chart.groups:
+        marks = static.linear_marks(static.bar_range(chart)[1])
+        texts = [theme.quantity(m, chart.unit) for m in marks]
+        figure.update_yaxes(tickvals=marks, ticktext=texts, rangemode="tozero")
+    names = [wrap(group, 14) for group in chart.groups]
     figure.update_xaxes(
         title_text=chart.x_title, title_standoff=8, tickvals=list(range(len(names))), ticktext=names, showgrid=False
     )

@@ -31,19 +31,23 @@ def rows_of(table: Any) -> list[Row]:
 
 def lines(
     table: Any, x: str, y: str, low: str, high: str, variant: Callable[[Row], str], hover: Callable[[Row], str],
+    by_variant: bool = False,
 ) -> tuple[Line, ...]:  # fmt: skip
-    """A line for each source, device, contender and `variant(row)`, in which x (a column) grows."""
+    """A line for each source, device, contender and `variant(row)`, in which x (a column) grows.
+
+    `by_variant`: colours tell settings apart instead of contenders; so they do where there is only one contender.
+    """
     if not len(table):
         return ()
     named = table.assign(variant=[variant(row) for row in rows_of(table)])
     variants = list(dict.fromkeys(named["variant"]))
     places = list(dict.fromkeys(named[list(PLACE)].itertuples(index=False, name=None)))
     seen = named[~named["source"].isin(["predicted"])]
-    by_variant = seen["contender"].nunique() <= 1 and seen["variant"].nunique() > 1
+    by_variant = by_variant or (seen["contender"].nunique() <= 1 and seen["variant"].nunique() > 1)
     found = []
     for keys, rows in named.groupby([*PLACE, "contender", "label", "variant"], sort=False, dropna=False):
         source, device, contender, label, setting = keys
-        parts = [label, setting if len(variants) > 1 else "", f"{source}: {device}" if len(places) > 1 else ""]
+        parts = [label, setting if len(variants) > 1 else "", theme.place(source, device) if len(places) > 1 else ""]
         order, rank = variants.index(setting), [p for p in places if p[0] == source].index((source, device))
         look = theme.style(contender)
         if len(variants) > 1:

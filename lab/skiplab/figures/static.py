@@ -21,6 +21,7 @@ from matplotlib.legend import Legend
 from matplotlib.patches import Patch
 from matplotlib.spines import Spine
 from matplotlib.text import Text
+from matplotlib.ticker import MaxNLocator
 
 from skiplab.figures import theme, tiles
 from skiplab.figures.model import BarChart, Chart, HeatChart, LineChart, is_empty
@@ -35,7 +36,7 @@ def draw(chart: Chart) -> Figure:
     """The chart as a matplotlib figure on white; `figure.savefig("name.pdf")` writes it."""
     figure, axes = _blank()
     if isinstance(chart, BarChart):
-        _bars(axes, chart)
+        _bars(figure, axes, chart)
     elif isinstance(chart, HeatChart):
         _heat(figure, axes, chart)
     else:
@@ -116,6 +117,11 @@ def log_marks(values: list[float]) -> list[float]:
     narrow = max(good) / min(good) < 5
     factors = (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8) if narrow else (1, 2, 5) if high - low <= 3 else (1,)
     return [factor * 10.0**power for power in range(low, high + 1) for factor in factors]
+
+
+def linear_marks(highest: float) -> list[float]:
+    """Round values from 0 to the highest."""
+    return [float(value) for value in MaxNLocator(6).tick_values(0, highest)]
 
 
 def mark(value: float, as_ratio: bool) -> str:
@@ -217,23 +223,24 @@ def _inside(marks: list[float], values: list[float]) -> list[float]:
 
 
 def _legend(figure: Figure, axes: Axes) -> None:
-    """Inside where there is room; for many lines over the figure, which grows by as much."""
+    """Inside where there is room; for many or long names over the figure, which grows by as much."""
     handles, labels = axes.get_legend_handles_labels()
-    if len(labels) <= 4:
+    longest = max(map(len, labels))
+    if len(labels) <= 4 and longest < 50:
         axes.legend(fontsize=8, loc="best", framealpha=0.85)
         return
-    columns = 3 if max(map(len, labels)) < 36 else 2
+    columns = 3 if longest < 36 else 2 if longest < 68 else 1
     figure.set_figheight(HEIGHT + 0.17 * -(-len(labels) // columns))
     figure.legend(handles, labels, loc="outside upper left", ncols=columns, fontsize=7.5, frameon=False)
 
 
-def _bars(axes: Axes, chart: BarChart) -> None:
+def _bars(figure: Figure, axes: Axes, chart: BarChart) -> None:
     numbers = range(len(chart.groups))
     for index, bars in enumerate(chart.bars):
         places = [chart.place(index, group) for group in numbers]
         errors = [
-            [y - low for y, low in zip(bars.values, bars.low, strict=bool(bars.low))],
-            [high - y for y, high in zip(bars.values, bars.high, strict=bool(bars.high))],
+            [max(0.0, y - low) for y, low in zip(bars.values, bars.low, strict=bool(bars.low))],
+            [max(0.0, high - y) for y, high in zip(bars.values, bars.high, strict=bool(bars.high))],
         ]
         axes.bar(
             places, bars.values, 0.9 * chart.width, label=bars.name, color=bars.colour, hatch=2 * bars.hatch,
@@ -245,17 +252,23 @@ def _bars(axes: Axes, chart: BarChart) -> None:
     if spans:
         starts, ends = [x - half for x, _ in spans], [x + half for x, _ in spans]
         axes.hlines([y for _, y in spans], starts, ends, colors="black", linewidth=1.8, label=chart.limit_name)
-    axes.set_xticks(numbers, [textwrap.fill(group, 18) for group in chart.groups], fontsize=8)
+    width = min(40, max(10, 64 // max(len(numbers), 1)))
+    axes.set_xticks(numbers, [textwrap.fill(group, width) for group in chart.groups], fontsize=8)
     axes.set(ylabel=chart.y_title, xlabel=chart.x_title)
-    if chart.groups and chart.y_is_log:
+    if not chart.groups:
+        return
+    axes.yaxis.set_major_formatter(lambda value, _: theme.quantity(value, chart.unit))
+    if chart.y_is_log:
         low, high = bar_range(chart)
         axes.set_yscale("log")
         axes.set_ylim(low, high)
-        marks = [m for m in log_marks([low, high]) if low <= m <= high]
-        _ticks(axes.yaxis, marks, theme.seconds if chart.unit == "s" else lambda m: mark(m, False))
+        _ticks(
+            axes.yaxis,
+            _inside(log_marks([low, high]), [1.3 * low, high / 1.3]),
+            lambda m: theme.quantity(m, chart.unit),
+        )
         axes.minorticks_off()
-    if chart.groups:
-        axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, fontsize=8)
+    _legend(figure, axes)
 
 
 def _heat(figure: Figure, axes: Axes, chart: HeatChart) -> None:

@@ -81,6 +81,11 @@ def provenance(source: str, device: str) -> str:
     return f"{words.get(source, 'published by')} {device}"
 
 
+def place(source: str, device: str) -> str:
+    """`measured: X` for a legend, without what the full name, in the figure's foot, has in brackets."""
+    return f"{source}: {device.partition(' (')[0]}"
+
+
 def provenances(pairs: Iterable[tuple[str, str]]) -> str:
     """All sources of a figure in one line, each once, in the order they come."""
     return "; ".join(dict.fromkeys(provenance(source, device) for source, device in pairs))

@@ -1,0 +1,202 @@
+"""Charts of quantised linear layers: time and bandwidth beside what the roofs allow, and error against bits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from skiplab.figures import series, theme
+from skiplab.figures.model import BarChart, Bars, Line, LineChart
+from skiplab.figures.series import Row
+
+if TYPE_CHECKING:
+    from skiplab.memory import Quality
+
+SETTINGS = ("rows", "bits", "group_size", "dtype")
+DB_A_BIT = 20 * np.log10(2)
+"""Halving a uniform quantiser's step halves its error: 6.02 dB a bit."""
+
+
+def linear_time(table: pd.DataFrame) -> BarChart:
+    """Median time of a product: a group of bars for each layer, a bar for each contender, the roofs' least time on it.
+
+    The least time is the packed weight's: a contender that reads another format (bf16) has a floor of its own, higher
+    by the ratio of the bits.
+    """
+    good = _good(table)
+    bars = _bars(good, lambda row: row["median_ms"] / 1e3, lambda row: row["bound_ms"] / 1e3, True)
+    return BarChart(
+        "Quantised linear layers: time of a product", _across(good), "median time", _groups(good), bars,
+        series.sources(good), series.note(table, good), "s", True, "least time with the packed weight",
+    )  # fmt: skip
+
+
+def linear_bandwidth(table: pd.DataFrame) -> BarChart:
+    """Compulsory bytes (packed weight, activations, output) / time, a group of bars a layer, the roof on each bar."""
+    good = _good(table)
+    good = good[good["gbps"].notna()]
+    bars = _bars(
+        good, lambda row: row["gbps"] * 1e9, lambda row: row["gbps"] * 1e9 * row["median_ms"] / row["bound_ms"], False
+    )
+    return BarChart(
+        "Quantised linear layers: bandwidth", _across(good), "compulsory bytes / time", _groups(good), bars,
+        series.sources(good), series.note(table, good), "B/s", False, "rate at the roofs",
+    )  # fmt: skip
+
+
+def linear_rows(table: pd.DataFrame) -> LineChart:
+    """Median time over the rows of the activations, a line for each contender, layer and source."""
+    good = _good(table).assign(time=lambda rows: rows["median_ms"] / 1e3)
+    good = good.assign(low=good["low_ms"] / 1e3, high=good["high_ms"] / 1e3, floor=good["bound_ms"] / 1e3)
+    differing = series.several(series.rows_of(good), "out_features", "in_features", *SETTINGS[1:])
+
+    def name(row: Row) -> str:
+        layer = _layer(row) if {"out_features", "in_features"} & set(differing) else ""
+        return ", ".join(filter(None, [layer, _setting(row, differing)]))
+
+    shown = series.lines(good, "rows", "time", "low", "high", name, _hover)
+    floors = series.limits(good, "rows", "floor", "least time with the packed weight", name)
+    return LineChart(
+        "Quantised linear layers: time by rows", "rows of activations (tokens)", "median time", (*shown, *floors),
+        series.sources(good), series.note(table, good), y_is_time=True,
+    )  # fmt: skip
+
+
+def bits_error(rows: Iterable[Quality], weights: str = "the given weight") -> LineChart:
+    """Signal-to-noise ratio in dB over bits a weight, a point for each format; `weights` says what was quantised.
+
+    `memory.qualities(weight)` and `memory.random_qualities()` give the rows. The dotted line climbs 6.02 dB a bit, as
+    any uniform quantiser does, from the best format of 4 bits.
+    """
+    found: dict[str, list[Quality]] = {}
+    for one in rows:
+        packed = one.packed
+        kind = "symmetric" if packed.symmetric else "asymmetric"
+        coded = "" if packed.metadata == "bfloat16" else f", metadata in {packed.metadata}"
+        found.setdefault(f"int{packed.bits} {kind}{coded}", []).append(one)
+    lines = []
+    for number, (name, ones) in enumerate(found.items()):
+        ones = sorted(ones, key=lambda one: one.packed.bits_per_weight)
+        x, y = tuple(one.packed.bits_per_weight for one in ones), tuple(one.snr_db for one in ones)
+        hover = [
+            f"<b>{one.packed.words}</b><br>{one.packed.bits_per_weight:g} bits a weight<br>{one.snr_db:.1f} dB"
+            for one in ones
+        ]
+        look = theme.Style(theme.VARIANTS[number % len(theme.VARIANTS)], *series.MARKERS[number % len(series.MARKERS)])
+        lines.append(Line(name, x, y, y, y, tuple(hover), look))
+    guide = _guide([one for ones in found.values() for one in ones])
+    return LineChart(
+        "Error against bits", "bits a weight, metadata included", "signal to noise (dB)",
+        (*lines, *guide), f"calculated from {weights}, quantised here" if lines else "", "" if lines else "no format",
+        y_is_log=False, x_is_log=False,
+    )  # fmt: skip
+
+
+def _guide(found: list[Quality]) -> tuple[Line, ...]:
+    """6.02 dB a bit from the best format of the fewest bits to the most bits."""
+    if not found:
+        return ()
+    fewest = min(one.packed.bits for one in found)
+    best = max((one for one in found if one.packed.bits == fewest), key=lambda one: one.snr_db)
+    x = (best.packed.bits_per_weight, max(one.packed.bits_per_weight for one in found))
+    y = (best.snr_db, best.snr_db + DB_A_BIT * (x[1] - x[0]))
+    words = "6.02 dB a bit: halving the step halves the error"
+    look = theme.Style(theme.GREY, "line-ew-open", "_")
+    return (Line(words, x, y, y, y, (words, words), look, 2),)
+
+
+def _good(table: pd.DataFrame) -> Any:
+    """Checked linear points that have a time, layers in order of size."""
+    good: Any = table[(table["operation"] == "linear") & (table["status"] == "ok") & table["median_ms"].notna()]
+    return good.assign(size=good["out_features"] * good["in_features"]).sort_values(
+        ["size", "out_features", "rows", "bits", "group_size"], kind="stable"
+    )
+
+
+def _groups(good: Any) -> tuple[str, ...]:
+    rows = series.rows_of(good)
+    return tuple(dict.fromkeys(_group(row, _differing(rows)) for row in rows))
+
+
+def _group(row: Row, differing: list[str]) -> str:
+    return ", ".join(filter(None, [_layer(row), _setting(row, differing)]))
+
+
+def _differing(rows: list[Row]) -> list[str]:
+    # what a publisher does not tell is no setting of its own
+    return series.several((row for row in rows if row["source"] != "published"), *SETTINGS)
+
+
+def _across(good: Any) -> str:
+    """The axis of the groups: what all of them share is said once."""
+    rows = [row for row in series.rows_of(good) if row["source"] != "published"]
+    shared = [name for name in SETTINGS if name not in _differing(rows)]
+    words = ", ".join(filter(None, [_setting(rows[0], shared) if rows else ""]))
+    return f"layer: outputs × inputs{f' ({words})' if words else ''}"
+
+
+def _layer(row: Row) -> str:
+    """`21504×5376`, with the name of the layer where it is one of Gemma's."""
+    from skiplab.workload import LINEARS
+
+    shape = (int(row["out_features"]), int(row["in_features"]))
+    name = next((name for name, known in LINEARS.items() if tuple(known) == shape), "")
+    return f"{name} {shape[0]}×{shape[1]}".strip()
+
+
+def _setting(row: Row, names: Iterable[str]) -> str:
+    words: dict[str, Callable[[Any], str]] = {
+        "rows": lambda n: f"{int(n)} row{'s' * (n != 1)}", "bits": lambda n: f"int{int(n)}",
+        "group_size": lambda n: f"groups of {int(n)}", "dtype": str,
+    }  # fmt: skip
+    known = ((name, row[name]) for name in SETTINGS if name in names)
+    return ", ".join(words[name](value) for name, value in known if value is not None and value == value)
+
+
+def _bars(good: Any, value: Callable[[Row], float], limit: Callable[[Row], float], is_time: bool) -> tuple[Bars, ...]:
+    """Bars of each source, device and contender; the quartiles of a rate are those of its time, turned round."""
+    rows = series.rows_of(good)
+    differing, groups = _differing(rows), _groups(good)
+    places = list(dict.fromkeys((row["source"], row["device"]) for row in rows))
+    cells: dict[tuple[str, str, str, str], dict[str, Row]] = {}
+    for row in rows:
+        owner = (row["source"], row["device"], row["contender"], row["label"])
+        cells.setdefault(owner, {})[_group(row, differing)] = row
+    found = []
+    for (source, device, contender, label), here in cells.items():
+        chosen = [here.get(group) for group in groups]
+
+        def each(measure: Callable[[Row], float], chosen: list[Row | None] = chosen) -> tuple[float, ...]:
+            return tuple(float("nan") if row is None else float(measure(row)) for row in chosen)
+
+        first, last = (
+            each(lambda row, end=end: value(row) * (row[end] / row["median_ms"]) ** (1 if is_time else -1))
+            for end in ("low_ms", "high_ms")
+        )
+        predicted = [place for place in places if place[0] == "predicted"]
+        colour = theme.style(contender).colour
+        if source == "predicted":
+            colour = series.PREDICTED_COLOURS[predicted.index((source, device)) % len(series.PREDICTED_COLOURS)]
+        found.append(Bars(
+            f"{label}, {theme.place(source, device)}" if len(places) > 1 else label, each(value), colour,
+            theme.HATCHES.get(source, ""), *((first, last) if is_time else (last, first)),
+            each(limit if source in ("measured", "recorded") else lambda row: float("nan")),
+            tuple("" if row is None else _hover(row) for row in chosen),
+        ))  # fmt: skip
+    return tuple(found)
+
+
+def _hover(row: Row) -> str:
+    """Everything that a point is: layer, setting, time, bandwidth and what makes it doubtful."""
+    lines = [f"<b>{row['label']}</b>, {_layer(row)}", _setting(row, SETTINGS), series.time_words(row)]
+    if row["bits_per_weight"] == row["bits_per_weight"]:
+        lines[1] += f", {row['bits_per_weight']:g} bits a weight"
+    if row["gbps"] == row["gbps"]:
+        lines.append(f"{row['gbps']:,.0f} GB/s of compulsory bytes")
+    if row["bound_ms"] == row["bound_ms"]:
+        least = theme.seconds(row["bound_ms"] / 1e3)
+        lines.append(f"the roofs allow {least}: it reaches {row['bound_ms'] / row['median_ms']:.0%}")
+    return "<br>".join([*lines, *series.doubts(row)])
