@@ -1,0 +1,222 @@
+"""Which program of a decode call reads which keys, and how busy that keeps a GPU's multiprocessors (SMs).
+
+Arithmetic on sizes: nothing is launched and no GPU is needed. Our own numbers come from the plan that
+`blockskip.decode` makes; peers' rules of how many shares a KV head's keys are divided into stand beside it, on the same
+tiles.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from blockskip.attention.decode_plan import DecodeCall, DecodePlan, plan_decode_kernel
+from blockskip.attention.splits import executorch_splits, flash_attention_3_splits
+
+from skiplab.machine import Machine
+from skiplab.workload import DecodeWorkload
+
+POLICIES: Mapping[str, str] = {
+    "blockskip": "blockskip: a count to fill the SMs, live tiles divided on the device",
+    "flash-attention-3": "FlashAttention-3's rule: fewest shares within 85 % of the best use",
+    "executorch": "ExecuTorch's rule: a share every 256 slots of the buffer",
+    "one": "one share: a program for each KV head",
+}
+"""Name -> what it does. FlashAttention-3: hopper/heuristics.h and hopper/block.h; ExecuTorch: pull request 20198."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """The keys first..end - 1 that one split of a KV head reads, in so many tiles; none where end == first."""
+
+    first: int
+    end: int
+    tiles: int
+
+    @property
+    def keys(self) -> int:
+        return self.end - self.first
+
+
+class Run(NamedTuple):
+    """A program on an SM from `start` to `end`, in seconds."""
+
+    program: int
+    sm: int
+    start: float
+    end: float
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A decode call on a GPU under one policy.
+
+    shares: those of every KV head, by split. heads: how often they are there, batch * KV heads * blocks of query rows.
+    Program `head * splits + split` is launched in that order; `runs` are those that have keys. fused: whether the last
+    program of a KV head merges; None where there is nothing to merge or a peer does it its own way. live: keys that
+    some query sees. key_seconds: what an SM takes for one. What `seconds` has beyond the last run (`reading_seconds`)
+    is what is moved besides keys and values.
+    """
+
+    policy: str
+    machine: Machine
+    sms: int
+    block_n: int
+    batch: int
+    kv_heads: int
+    heads: int
+    shares: tuple[Share, ...]
+    runs: tuple[Run, ...]
+    key_seconds: float
+    fused: bool | None
+    live: range
+    buffer: int
+    reading_seconds: float
+    seconds: float
+    floor_seconds: float
+
+    @property
+    def splits(self) -> int:
+        return len(self.shares)
+
+    @property
+    def programs(self) -> int:
+        """How many are launched."""
+        return self.heads * self.splits
+
+    @property
+    def live_splits(self) -> int:
+        """Shares that have a key."""
+        return sum(share.keys > 0 for share in self.shares)
+
+    @property
+    def keys_read(self) -> int:
+        """Of a KV head; those that a mask then drops included."""
+        return sum(share.keys for share in self.shares)
+
+    @property
+    def most_tiles(self) -> int:
+        """Tiles of the longest share."""
+        return max(share.tiles for share in self.shares)
+
+    @property
+    def busy_sms(self) -> tuple[int, ...]:
+        """SMs that have a program with keys, wave by wave."""
+        waves = -(-len(self.runs) // self.sms)
+        return tuple(min(self.sms, len(self.runs) - wave * self.sms) for wave in range(waves))
+
+    @property
+    def idle_sms(self) -> int:
+        """SMs that never have one."""
+        return self.sms - min(self.sms, len(self.runs))
+
+    @property
+    def busy(self) -> float:
+        """The share of all SMs' time, until the last program ends, that is spent reading: 0 to 1."""
+        return self.keys_read * self.heads * self.key_seconds / (self.sms * self.reading_seconds)
+
+    def whose(self, program: int) -> str:
+        """`split 2 of KV head 5`, with the batch entry and the block of query rows where there are several."""
+        head, split = divmod(program, self.splits)
+        blocks = self.heads // (self.batch * self.kv_heads)
+        entry, kv_head, block = head // blocks // self.kv_heads, head // blocks % self.kv_heads, head % blocks
+        several = f", query rows' block {block}" if blocks > 1 else ""
+        return f"split {split} of KV head {kv_head}{f' of batch entry {entry}' if self.batch > 1 else ''}{several}"
+
+
+@lru_cache(maxsize=64)
+def schedule(workload: DecodeWorkload, machine: Machine, policy: str = "blockskip") -> Schedule:
+    """What that policy makes of the call on that GPU; ValueError for an unknown policy or a machine without SMs.
+
+    The model: one program an SM at a time, the next one taken as soon as an SM is free; an SM reads at its even share
+    of the GPU's bandwidth; partial results, queries and outputs then move at all of it. Left out: what a few busy SMs
+    draw beyond their even share, launches, the L2, arithmetic. So a share of the data sheet that nobody reaches.
+    """
+    if policy not in POLICIES:
+        raise ValueError(f"policy: got {policy!r}; allowed are {', '.join(POLICIES)}")
+    if machine.sms is None or machine.compute_capability is None:
+        raise ValueError(f"machine: got {machine.name}; allowed is a GPU, such as those of known_gpus()")
+    plan = kernel_plan(workload, machine, splits=1 if policy == "one" else None)
+    assert plan.config is not None
+    heads, block_n = plan.programs // plan.splits, plan.config.block_n
+    live = live_keys(workload)
+    splits = plan.splits
+    if policy == "flash-attention-3":
+        splits = flash_attention_3_splits(heads, plan.tiles, machine.sms)
+    elif policy == "executorch":
+        splits = executorch_splits(workload.slots)
+    shares = tuple(_shares(policy, splits, live, workload.slots, block_n))
+    per_key = 2 * workload.head_dim * workload.element_bytes / (machine.bandwidth_gbps * 1e9 / machine.sms)
+    runs = tuple(_placed([share.keys * per_key for share in shares], heads, machine.sms))
+    reading = max(run.end for run in runs)
+    rest = workload.work(splits).bytes - _kv_bytes(workload, len(live))
+    bandwidth = machine.bandwidth_gbps * 1e9
+    return Schedule(
+        policy, machine, machine.sms, block_n, workload.batch, workload.kv_heads, heads, shares, runs,
+        per_key, plan.fused if policy == "blockskip" and splits > 1 else None, live, workload.slots,
+        reading, reading + rest / bandwidth, workload.work(1).bytes / bandwidth,
+    )  # fmt: skip
+
+
+def schedules(workload: DecodeWorkload, machine: Machine) -> dict[str, Schedule]:
+    """Every policy's schedule, by name."""
+    return {policy: schedule(workload, machine, policy) for policy in POLICIES}
+
+
+def kernel_plan(workload: DecodeWorkload, machine: Machine, splits: int | None = None) -> DecodePlan:
+    """What `blockskip.decode` plans for this call on that GPU, its kv_len on the device; tensors without memory."""
+    assert machine.sms is not None and machine.compute_capability is not None
+    major, minor = map(int, machine.compute_capability.split("."))
+    dtype, batch, dim = workload.torch_dtype, workload.batch, workload.head_dim
+    q = torch.empty(batch, workload.q_heads, workload.q_len, dim, dtype=dtype, device="meta")
+    cache = torch.empty(batch, workload.kv_heads, workload.slots, dim, dtype=dtype, device="meta")
+    call = DecodeCall(q, cache, cache, dim**-0.5, workload.slots, None, workload.window, splits, "triton", False)
+    return plan_decode_kernel(call, (major, minor), machine.sms)
+
+
+def live_keys(workload: DecodeWorkload) -> range:
+    """The keys that some query sees."""
+    seen = workload.kv_len if workload.window is None else workload.window + workload.q_len - 1
+    return range(max(workload.kv_len - seen, 0), workload.kv_len)
+
+
+def _shares(policy: str, splits: int, live: range, slots: int, block_n: int) -> Iterator[Share]:
+    """Each split's share of a KV head's keys."""
+    if policy == "executorch":
+        # pieces of the buffer, from slot 0 to the last key: keys before the window are read, then masked
+        piece = -(-slots // splits)
+        for split in range(splits):
+            first = min(split * piece, live.stop)
+            end = min(first + piece, live.stop)
+            yield Share(first, end, -(-(end - first) // block_n))
+        return
+    begin, end = live.start // block_n, -(-live.stop // block_n)
+    tiles = end - begin
+    for split in range(splits):
+        if policy == "flash-attention-3":
+            each = -(-tiles // splits)
+            first, last = min(begin + split * each, end), min(begin + (split + 1) * each, end)
+        else:
+            first, last = begin + tiles * split // splits, begin + tiles * (split + 1) // splits
+        low, high = max(first * block_n, live.start), min(last * block_n, live.stop)
+        yield Share(low, max(low, high), last - first)
+
+
+def _placed(durations: list[float], heads: int, sms: int) -> Iterator[Run]:
+    """Programs in the order of their launch, each on the SM that is free first; those without keys leave at once."""
+    free = [(0.0, sm) for sm in range(sms)]
+    splits = len(durations)
+    for head in range(heads):
+        for split, duration in enumerate(durations):
+            if duration:
+                start, sm = free[0]
+                heapq.heapreplace(free, (start + duration, sm))
+                yield Run(head * splits + split, sm, start, start + duration)
+
+
+def _kv_bytes(workload: DecodeWorkload, keys: int) -> int:
+    return 2 * workload.element_bytes * workload.batch * workload.kv_heads * keys * workload.head_dim

@@ -1,0 +1,41 @@
+// A picture of programs: tells what is under the pointer, and follows a program. Python draws it, as SVG.
+
+const HINT = "Point at a cell to read what it is; click it, or press Tab and the arrow keys (left and right: splits, " +
+  "up and down: KV heads), to follow a program.";
+
+function render({ model, el }) {
+  const root = document.createElement("div"), holder = document.createElement("div"), about = document.createElement("div");
+  root.className = "skiplab-splits"; holder.className = "skiplab-splits-picture"; about.className = "skiplab-splits-about";
+  holder.tabIndex = 0; about.setAttribute("role", "status"); about.textContent = HINT;
+  root.append(holder, about); el.append(root);
+
+  const cell = (event) => event.target.closest("rect[data-hint]");
+  const programs = (rect) => (rect?.dataset.lanes ?? "").split(" ").filter(Boolean);
+  const choose = (program) => {
+    model.set("program", Math.min(Math.max(program, 0), model.get("last_program"))); model.save_changes();
+  };
+
+  holder.addEventListener("pointermove", (event) => {
+    const rect = cell(event);
+    if (rect) about.textContent = `${rect.dataset.hint}.`;
+  });
+  holder.addEventListener("pointerleave", () => { about.textContent = HINT; });
+  holder.addEventListener("click", (event) => { const [one] = programs(cell(event)); if (one) choose(Number(one)); });
+  holder.addEventListener("keydown", (event) => {
+    const row = model.get("splits"), all = model.get("last_program") + 1;
+    const moves = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -row, ArrowDown: row, Home: -all, End: all };
+    if (!(event.key in moves)) return;
+    choose(model.get("program") + moves[event.key]);
+    event.preventDefault(); event.stopPropagation();   // JupyterLab would move to another cell
+  });
+
+  const draw = () => {
+    holder.innerHTML = model.get("svg");
+    if (document.activeElement === holder) about.textContent = `${model.get("chosen")}.`;
+  };
+  model.on("change:svg", draw);
+  draw();
+  return () => model.off("change:svg", draw);
+}
+
+export default { render };

@@ -1,0 +1,105 @@
+"""The split explorer in JupyterLab: keyboard, pointer and controls move picture and words; no label lies on another."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import nbformat
+import pytest
+from test_explorer import QUIET, WAIT_MS, chromium, free_port, leaves_machine, wait_until_up
+from test_nibbles import OVERLAPS
+
+pytestmark = pytest.mark.browser
+__all__ = ["chromium"]  # the fixture
+
+CELL = "from skiplab.widgets.splits import SplitExplorer\nSplitExplorer()"
+
+
+@pytest.fixture
+def lab(tmp_path) -> Iterator[str]:
+    """Address of a JupyterLab that serves a notebook with the explorer alone, with settings of its own."""
+    port = free_port()
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(CELL)])
+    notebook.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(notebook, tmp_path / "splits.ipynb")
+    settings = tmp_path / ".settings" / "@jupyterlab" / "apputils-extension"
+    settings.mkdir(parents=True)
+    no_news = {"fetchNews": "false", "checkForUpdates": False}
+    (settings / "notification.jupyterlab-settings").write_text(json.dumps(no_news))
+    places = {
+        "JUPYTER_CONFIG_DIR": ".config", "JUPYTER_DATA_DIR": ".data", "JUPYTER_RUNTIME_DIR": ".runtime", "HOME": "",
+        "IPYTHONDIR": ".ipython", "JUPYTERLAB_SETTINGS_DIR": ".settings", "JUPYTERLAB_WORKSPACES_DIR": ".workspaces",
+    }  # fmt: skip
+    environment = os.environ | {name: str(tmp_path / place) for name, place in places.items()}
+    environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
+    environment.pop("TRITON_INTERPRET", None)
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ServerApp.ip=127.0.0.1",
+               f"--ServerApp.port={port}", "--ServerApp.port_retries=0", "--IdentityProvider.token=test",
+               f"--ServerApp.root_dir={tmp_path}"]  # fmt: skip
+    with (tmp_path / "server.log").open("w") as log:
+        server = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+        try:
+            wait_until_up(f"http://127.0.0.1:{port}/api/status?token=test", server)
+            yield f"http://127.0.0.1:{port}/lab/tree/splits.ipynb?reset&token=test"
+        finally:
+            server.terminate()
+            server.wait(20)
+
+
+def test_policies_lengths_and_programs(chromium, lab):
+    from playwright.sync_api import expect, sync_playwright
+
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=chromium, args=QUIET)
+        page = browser.new_page(viewport={"width": 1500, "height": 1500})
+        page.set_default_timeout(WAIT_MS)
+        problems, outside = [], []
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.on("request", lambda request: outside.append(request.url) if leaves_machine(request.url) else None)
+        page.goto(lab)
+        page.wait_for_selector(".jp-NotebookPanel .jp-Cell")
+        expect(page.locator("#jp-main-statusbar")).to_contain_text("| Idle", timeout=WAIT_MS)
+        page.get_by_role("menuitem", name="Run", exact=True).click()
+        page.locator('[data-command="runmenu:run-all"]').click()
+
+        explorer = page.locator(".skiplab-split-explorer")
+        explorer.wait_for()
+        words, picture = explorer.locator(".skiplab-split-counts"), explorer.locator(".skiplab-splits-picture")
+        svg, about = picture.locator("svg"), explorer.locator(".skiplab-splits-about")
+        expect(words).to_contain_text("8 splits × 16 KV heads = 128 programs.")
+        expect(svg).to_have_attribute("aria-label", words.inner_text().rstrip("."))
+        assert svg.evaluate(OVERLAPS) == []
+
+        picture.focus()
+        picture.press("ArrowRight")
+        expect(about).to_contain_text("Program 1, split 1 of KV head 0: keys 256–511, 4 tiles")
+        picture.press("ArrowDown")
+        expect(about).to_contain_text("Program 9, split 1 of KV head 1")
+        svg.locator('rect[data-lanes="13"]').nth(1).click()
+        picture.press("ArrowRight")
+        expect(about).to_contain_text("Program 14, split 6 of KV head 1")
+
+        explorer.get_by_label("ExecuTorch's rule").check()
+        expect(words).to_contain_text("2,016 of them without a key")
+        expect(explorer.locator('[aria-current="true"]')).to_contain_text("ExecuTorch")
+        svg.locator('rect[data-hint^="Split 90 "]').hover()
+        expect(about).to_contain_text("no key, idle")
+        assert svg.evaluate(OVERLAPS) == []
+
+        explorer.get_by_label("no window").uncheck()
+        expect(svg).to_contain_text("Orange: keys before the window")
+        slider = explorer.locator(".skiplab-kv-len [role=slider]")
+        slider.focus()
+        for _ in range(4):
+            slider.press("ArrowRight")
+        expect(words).to_contain_text("4,096 keys in 131,072 slots, window 1,024")
+        explorer.locator(".skiplab-gpu select").select_option(index=2)
+        expect(words).to_contain_text("of 108 SMs read")
+        assert svg.evaluate(OVERLAPS) == []
+        browser.close()
+    assert not problems
+    assert not outside
