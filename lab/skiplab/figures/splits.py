@@ -41,6 +41,11 @@ def decode(plans: Mapping[str, Schedule], policy: str, program: int) -> Picture:
     return Picture(WIDTH + 4, y + 6, cells, tuple(part for part in parts if isinstance(part, Label)), program)
 
 
+def title(plan: Schedule) -> str:
+    """The picture's own title, where no page says what it is."""
+    return f"Split-K decode, {NAMES[plan.policy]}: predicted for {plan.machine.name} ({plan.machine.source})"
+
+
 def tiles(share: Share) -> str:
     """`1 tile`, `4 tiles`."""
     return f"{share.tiles:,} tile{'s' * (share.tiles != 1)}"
@@ -149,7 +154,7 @@ def _timeline(parts: Parts, plan: Schedule, head: int, y: float) -> float:
     used = plan.sms - plan.idle_sms
     title = f"{NAMES[plan.policy]} on the {plan.sms} SMs of {plan.machine.name}: {used} busy, {plan.idle_sms} idle"
     parts.append(Label(0, y + 11, title, size=12, bold=True))
-    top, tall = y + 20, max(300 / plan.sms, 1.5)
+    top, tall = y + 20, max(round(300 / plan.sms), 1)
     height, scale = plan.sms * tall, ACROSS / plan.reading_seconds
     parts.append(Cell(LEFT, top, ACROSS, height, LEFT_ALONE, hint="Idle: no program has keys for this SM now"))
     if len(plan.runs) <= MOST_CELLS:
@@ -173,12 +178,10 @@ def _timeline(parts: Parts, plan: Schedule, head: int, y: float) -> float:
 
 
 def _bar(plan: Schedule, run: Run, head: int, top: float, tall: float, scale: float) -> Cell:
-    own, split = divmod(run.program, plan.splits)
+    own = run.program // plan.splits
     x, width = LEFT + run.start * scale, (run.end - run.start) * scale
-    fill = theme.GREEN if own == head else SHADES[split % 2]
-    return Cell(
-        x, top + run.sm * tall, max(width - 0.8, 0.5), tall - 0.4, fill, hint=told(plan, run), lanes=(run.program,)
-    )
+    fill = theme.GREEN if own == head else SHADES[run.program % 2]
+    return Cell(x, top + run.sm * tall, max(width - 0.8, 0.5), tall, fill, hint=told(plan, run), lanes=(run.program,))
 
 
 def _bars(plan: Schedule, top: float, tall: float, scale: float) -> list[Cell]:
@@ -188,11 +191,11 @@ def _bars(plan: Schedule, top: float, tall: float, scale: float) -> list[Cell]:
         ends[run.sm] = max(ends[run.sm], run.end)
         counts[run.sm] += 1
     return [
-        Cell(LEFT, top + sm * tall, ends[sm] * scale, tall - 0.4, theme.BLUE,
+        Cell(LEFT, top + sm * tall, ends[sm] * scale, tall, SHADES[sm % 2],
              hint=f"SM {sm}: {counts[sm]} programs one after the other, to {theme.seconds(ends[sm])}")
         for sm in range(plan.sms)
     ]  # fmt: skip
 
 
 def _fitting(text: str, width: float) -> str:
-    return text if width >= 7 * len(text) + 5 else ""
+    return text if width >= 6.5 * len(text) + 3 else ""

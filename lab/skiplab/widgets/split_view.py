@@ -38,7 +38,7 @@ class SplitView(anywidget.AnyWidget):
     def show(self, settings: SplitSettings, label: str) -> None:
         """Draw another state; `label` says in words what it shows."""
         plan = settings.schedule
-        self.label = label
+        self.label, self._title = label, splits.title(plan)
         self.picture: Picture = splits.decode(settings.schedules, settings.policy, settings.program)
         with self.hold_sync():
             self.chosen = told(plan, settings.program)
@@ -46,8 +46,11 @@ class SplitView(anywidget.AnyWidget):
             self.svg = nibbles.svg(self.picture, label)
 
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
-        bundle = super()._repr_mimebundle_(**kwargs)
-        return with_picture(bundle, nibbles.png(self.picture, self.label), self.label)
+        return with_picture(super()._repr_mimebundle_(**kwargs), self.png(), self.label)
+
+    def png(self) -> bytes:
+        """The picture with its title, for readers without widgets."""
+        return nibbles.png(self.picture, self._title)
 
 
 def told(plan: Schedule, program: int) -> str:

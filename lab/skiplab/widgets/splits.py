@@ -7,7 +7,6 @@ from typing import Any
 
 import ipywidgets as w
 
-from skiplab.figures import nibbles
 from skiplab.machine import known_gpus
 from skiplab.occupancy import POLICIES
 from skiplab.widgets import controls, split_words
@@ -146,7 +145,7 @@ class SplitExplorer(w.VBox):
 
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
         text = f"SplitExplorer: {split_words.plain(self.settings)}"
-        return with_picture(super()._repr_mimebundle_(**kwargs), nibbles.png(self.view.picture, text), text)
+        return with_picture(super()._repr_mimebundle_(**kwargs), self.view.png(), text)
 
 
 def _model_label(name: str) -> str:
