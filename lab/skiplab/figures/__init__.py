@@ -90,6 +90,11 @@ def crossover(table: pd.DataFrame) -> Figure:
     return interactive.draw(decode.crossover(table))
 
 
+def generation(table: pd.DataFrame) -> Figure:
+    """Published tokens/s of a whole model before and after each change (`store.published("generate")`)."""
+    return interactive.draw(decode.generation(table))
+
+
 def linear_time(table: pd.DataFrame) -> Figure:
     """Median time of quantised products, a group of bars for each layer, the roofs' least time on each bar."""
     return interactive.draw(linear.linear_time(table))
@@ -139,6 +144,7 @@ __all__ = [
     "decode_speedup",
     "decode_time",
     "flops",
+    "generation",
     "heatmap",
     "interactive",
     "linear",
