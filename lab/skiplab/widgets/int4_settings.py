@@ -8,12 +8,8 @@ from typing import Any
 
 from skiplab.machine import known_gpus
 from skiplab.memory import LANES, METADATA, PROGRAMS, WEIGHTS, Codes, Packed, Program, codes_of, places
+from skiplab.workload import LINEARS
 
-LINEARS: Mapping[str, tuple[int, int]] = {
-    "gate/up": (21504, 5376), "down": (5376, 21504), "q sliding": (8192, 5376), "o sliding": (5376, 8192),
-    "head": (262144, 5376), "laptop": (2048, 2048),
-}  # fmt: skip
-"""Gemma 4 31B's layers, as `data/models/gemma4-31b.json` has them, and a small one: outputs, inputs."""
 LAYOUTS = {"coalesced": "coalesced: row for row with the weights", "strided": "strided: [groups, rows]"}
 LOADS = {"16-byte": "16 bytes a load", "4-byte": "4 bytes a load"}
 OTHER = "another"

@@ -12,8 +12,9 @@ from skiplab.machine import known_gpus
 from skiplab.memory import GROUP_SIZES, LANES, PROGRAMS, WEIGHTS, random_qualities
 from skiplab.widgets import controls, int4_words
 from skiplab.widgets.fallback import with_picture
-from skiplab.widgets.int4_settings import LAYOUTS, LINEARS, LOADS, OTHER, Int4Settings
+from skiplab.widgets.int4_settings import LAYOUTS, LOADS, OTHER, Int4Settings
 from skiplab.widgets.memory_view import MemoryView
+from skiplab.workload import LINEARS
 
 METADATA_WORDS = {"bfloat16": "bfloat16 scales and zero points", "uint8": "uint8 codes, a step for 256 weights"}
 MOST_ROWS, MOST_COLUMNS = 1 << 19, 1 << 17
