@@ -9,17 +9,24 @@ from blockskip import __version__
 
 from skiplab.contenders import kernel
 from skiplab.store import Run, frame, read_run
-from skiplab.sweep import Sweep, run_sweep, sweep
+from skiplab.sweep import Sweep, run_sweep, sweep, sweep_decode, sweep_linear
 from skiplab.verify import check
-from skiplab.workload import MODELS, Workload
+from skiplab.workload import LINEARS, MODELS, DecodeWorkload, LinearWorkload, Workload
 
 if TYPE_CHECKING:
-    from skiplab.widgets import MaskExplorer, SweepPanel
+    from skiplab.widgets import Int4Explorer, MaskExplorer, SplitExplorer, SweepPanel
+
+WIDGETS = ("Int4Explorer", "MaskExplorer", "SplitExplorer", "SweepPanel")
 
 __all__ = [
+    "LINEARS",
     "MODELS",
+    "DecodeWorkload",
+    "Int4Explorer",
+    "LinearWorkload",
     "MaskExplorer",
     "Run",
+    "SplitExplorer",
     "Sweep",
     "SweepPanel",
     "Workload",
@@ -30,11 +37,13 @@ __all__ = [
     "read_run",
     "run_sweep",
     "sweep",
+    "sweep_decode",
+    "sweep_linear",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("MaskExplorer", "SweepPanel"):
+    if name in WIDGETS:
         from skiplab import widgets
 
         return getattr(widgets, name)

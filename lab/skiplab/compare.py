@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from skiplab.store import Run
+from skiplab.store import OPERATION_AXES, Run
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,13 +34,14 @@ def differences(old: Run, new: Run) -> dict[str, tuple[Any, Any]]:
 
 
 def ratios(old: Run, new: Run) -> pd.DataFrame:
-    """Points that are ok in both, other devices included: contender, q_len, window, old_ms, new_ms, ratio, low, high.
+    """Points that are ok in both, other devices included: contender, axes, old_ms, new_ms, ratio, low, high.
 
     `ratio` is new time / old time, so below 1 the new run is faster; low and high bound it with 95 % (bootstrap over
     blocks of samples). The caller says when the devices or the timing methods differ.
     """
     import pandas as pd
 
+    axes = OPERATION_AXES[new.operation]
     before = {_place(row): row for row in old.rows if row["status"] == "ok"}
     records = []
     for row in new.rows:
@@ -49,11 +50,11 @@ def ratios(old: Run, new: Run) -> pd.DataFrame:
             continue
         ratio, low, high = ratio_interval(partner["samples_ns"], row["samples_ns"])
         records.append({
-            "contender": row["contender"], "q_len": row["axes"]["q_len"], "window": row["axes"]["window"],
+            "contender": row["contender"], **{name: row["axes"][name] for name in axes},
             "old_ms": np.median(partner["samples_ns"]) / 1e6, "new_ms": np.median(row["samples_ns"]) / 1e6,
             "ratio": ratio, "low": low, "high": high, "same_method": partner["method"] == row["method"],
         })  # fmt: skip
-    columns = ["contender", "q_len", "window", "old_ms", "new_ms", "ratio", "low", "high", "same_method"]
+    columns = ["contender", *axes, "old_ms", "new_ms", "ratio", "low", "high", "same_method"]
     return pd.DataFrame.from_records(records, columns=columns)
 
 

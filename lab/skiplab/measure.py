@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from blockskip.attention.plan import Plan
 
-from skiplab.contenders import Contender, Unsupported, is_cuda, with_config
+from skiplab.contenders import Contender, Unsupported, contender, is_cuda, with_config
 from skiplab.machine import Machine, device_name, known_gpus, measured_machine, this_machine
 from skiplab.roofline import bound_of
 from skiplab.timing import MAX_SECONDS, Cancelled, rotate, time_callable
 from skiplab.verify import Check, verify
-from skiplab.workload import Workload
+from skiplab.workload import AnyWorkload, DecodeWorkload, LinearWorkload, Workload, workload_of
 
 FRESH_SEED = 7919  # added to the seed for the check after timing
 START_S = 120.0  # what a child may take to start, import, compile and check, beside the timing
@@ -33,10 +33,19 @@ MEASURED_ROOF_MARGIN = 1.1  # a measured roof is the best seen, not the best the
 class Point:
     """One setting of a sweep: a workload, who solves it, with which tile config, on which torch device."""
 
-    workload: Workload
+    workload: AnyWorkload
     contender: str
     config: tuple[int, ...] | None = None
     device: str = "cpu"
+
+    @property
+    def entry(self) -> Contender:
+        """The contender, with the point's config; ValueError for an unknown one, or one that takes no config."""
+        if isinstance(self.workload, Workload):
+            return with_config(self.contender, self.config)
+        if self.config is not None:
+            raise ValueError(f"config: contenders of {self.workload.operation} take none; got {self.config}")
+        return contender(self.contender, self.workload.operation)
 
     @property
     def key(self) -> str:
@@ -110,7 +119,7 @@ class Measurement:
         """The measurement that `row()` wrote."""
         config = row.get("config")
         point = Point(
-            Workload.from_axes(row["axes"]), row["contender"], tuple(config) if config else None, row["torch_device"]
+            workload_of(row["axes"]), row["contender"], tuple(config) if config else None, row["torch_device"]
         )
         return cls(
             point, row["status"], row["error_text"], row["error"], row["tolerance"], row["method"],
@@ -135,7 +144,7 @@ def measure(
     Never raises for what the contender does: that is the status. Raises Cancelled when asked to stop, and ValueError
     for a point that cannot be (an unknown contender). `machine` holds the roofs for the flag `impossible`.
     """
-    entry = with_config(point.contender, point.config)
+    entry = point.entry
     workload, device = point.workload, point.device
     blank = Measurement(point, "unsupported", label=entry.label, device_name=device_name(device))
     reason = _refusal(entry, workload, device)
@@ -159,7 +168,7 @@ def measure(
         return replace(blank, status="out-of-memory" if no_memory else "crashed", error_text=_first_line(error))
 
 
-def _refusal(entry: Contender, workload: Workload, device: str) -> str | None:
+def _refusal(entry: Contender, workload: AnyWorkload, device: str) -> str | None:
     if os.environ.get("TRITON_INTERPRET") == "1":
         return "TRITON_INTERPRET=1 is set: a time from Triton's interpreter says nothing, so none is taken"
     if is_cuda(device) and not torch.cuda.is_available():
@@ -183,21 +192,21 @@ def _measure(
 ) -> Measurement:
     workload, device = blank.point.workload, blank.point.device
     inputs = workload.inputs(device, seed)
-    fn = entry.build(workload, inputs)
+    arguments = entry.prepare(workload, inputs)
+    fn = entry.build(workload, arguments)
     before = verify(workload, entry, device, seed, fn=fn) if check else None
     if before is not None and not before.passed:
         return _wrong(blank, before)
     if cancelled():
         raise Cancelled
-    timing = time_callable(fn, rotate(inputs, device), device, budget_s=budget_s, cancelled=cancelled)
+    timing = time_callable(fn, rotate(arguments, device), device, budget_s=budget_s, cancelled=cancelled)
     after = verify(workload, entry, device, seed + FRESH_SEED, fn=fn, sampled=True) if check else None
     if after is not None and not after.passed:
         return _wrong(blank, replace(after, problem=f"on a fresh seed after timing: {after.problem}"))
-    plan = plan_of(entry, workload, inputs)
-    work = work_done(entry, workload, plan)
+    plan, work = _plan_and_work(entry, workload, inputs)
     measurement = replace(
         blank, status="ok", method=timing.method, samples_ns=timing.samples_ns, other_samples=timing.others,
-        work=work, clocks=timing.clocks, plan=_plan_facts(plan),
+        work=work, clocks=timing.clocks, plan=plan,
         error=before and before.error, tolerance=before and before.tolerance,
     )  # fmt: skip
     impossible = is_impossible(measurement.median_ns / 1e9, work, workload, device, machine)
@@ -208,6 +217,27 @@ def _measure(
 def _wrong(blank: Measurement, result: Check) -> Measurement:
     error = result.error if np.isfinite(result.error) else None
     return replace(blank, status="wrong", error_text=result.problem, error=error, tolerance=result.tolerance)
+
+
+def _plan_and_work(
+    entry: Contender, workload: AnyWorkload, inputs: Sequence[torch.Tensor]
+) -> tuple[dict[str, Any], WorkDone]:
+    """What our own implementation says that it will do, {} for everybody else's; and the work that is in it."""
+    if isinstance(workload, Workload):
+        plan = plan_of(entry, workload, inputs)
+        return _plan_facts(plan), work_done(entry, workload, plan)
+    least = workload.work()
+    moved = least.bytes
+    facts: dict[str, Any] = {}
+    if isinstance(workload, DecodeWorkload) and entry.name == "blockskip":
+        q, k, v = inputs
+        chosen = bs.explain_decode(q, k, v, kv_len=workload.kv_len, window=workload.window)
+        config = chosen.config and list(astuple(chosen.config))
+        facts = {"impl": chosen.impl, "config": config, "splits": chosen.splits}
+        moved = workload.work(chosen.splits).bytes
+    if isinstance(workload, LinearWorkload) and entry.moved is not None:
+        moved = workload.moved(entry.moved(workload))
+    return facts, WorkDone(least.useful_flops, least.executed_flops, least.dense_flops, moved, least.bytes)
 
 
 def work_done(entry: Contender, workload: Workload, plan: Plan | None) -> WorkDone:
@@ -245,7 +275,7 @@ def full_bytes(workload: Workload) -> int:
     return 2 * workload.element_bytes * workload.batch * workload.head_dim * elements
 
 
-def is_impossible(seconds: float, work: WorkDone, workload: Workload, device: str, machine: Machine | None) -> bool:
+def is_impossible(seconds: float, work: WorkDone, workload: AnyWorkload, device: str, machine: Machine | None) -> bool:
     """Whether the time is below what the data sheet of a known GPU allows, else below this device's measured roofs.
 
     On a CPU the caches may hold everything, so there only the products count. A roof that was measured while the
@@ -311,7 +341,7 @@ class Child:
 
         from pebble import ProcessExpired
 
-        entry = with_config(point.contender, point.config)
+        entry = point.entry
         if entry.module == "__main__":
             return measure(point, seed, budget_s, check, machine=machine, cancelled=cancelled)
         limit = timeout_s or START_S + 4 * budget_s

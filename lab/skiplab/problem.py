@@ -42,9 +42,15 @@ class Heads(Problem):
     """What the two attention workloads share."""
 
     batch: int
+    q_len: int
     q_heads: int
     kv_heads: int
     head_dim: int
+
+    @property
+    def out_shape(self) -> tuple[int, ...]:
+        """The result's."""
+        return self.batch, self.q_heads, self.q_len, self.head_dim
 
     @property
     def group(self) -> int:

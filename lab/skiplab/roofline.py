@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import blockskip as bs
 
 from skiplab.machine import Machine
-from skiplab.workload import Workload
+from skiplab.workload import DecodeWorkload, LinearWorkload, Workload
 
 
 @dataclass(frozen=True)
@@ -46,4 +46,19 @@ def predict(workload: Workload, skip: str, machine: Machine, block_m: int = 128,
     """
     work = workload.work(skip, block_m, block_n)
     least = bound_of(work.executed_flops, work.bytes, machine)
+    return Prediction(least.seconds, least.limited_by, f"predicted for {machine.name}")
+
+
+def predict_decode(workload: DecodeWorkload, machine: Machine, splits: int | None = None) -> Prediction:
+    """The time of a decode step that reaches the roofs; `splits`: what so many shares write and read is counted too."""
+    return _at_the_roofs(workload.work(splits or 1), machine)
+
+
+def predict_linear(workload: LinearWorkload, machine: Machine) -> Prediction:
+    """The time of a quantised linear layer that reaches the roofs on the packed weight, activations and output."""
+    return _at_the_roofs(workload.work(), machine)
+
+
+def _at_the_roofs(work: bs.Work, machine: Machine) -> Prediction:
+    least = bound(work, machine)
     return Prediction(least.seconds, least.limited_by, f"predicted for {machine.name}")

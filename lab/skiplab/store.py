@@ -28,13 +28,24 @@ COLUMNS = (
     "run_id", "source", "device", "contender", "label", "operation", "q_len", "kv_len", "window", "mask", "batch",
     "q_heads", "kv_heads", "head_dim", "dtype", "status", "method", "median_ms", "low_ms", "high_ms", "samples",
     "error", "tolerance", "useful_tflops", "executed_tflops", "dense_flops", "useful_flops", "executed_flops",
-    "bytes", "bound_ms", "tokens_per_s", "flags", "error_text",
+    "bytes", "gbps", "bound_ms", "tokens_per_s", "buffer", "rows", "out_features", "in_features", "bits", "group_size",
+    "bits_per_weight", "flags", "error_text",
 )  # fmt: skip
 TEXTS = (
     "run_id", "source", "device", "contender", "label", "operation", "mask", "dtype", "status", "method", "flags",
     "error_text",
 )  # fmt: skip
 COUNTS = ("q_len", "kv_len", "batch", "q_heads", "kv_heads", "head_dim", "samples")
+AXES = ("operation", "q_len", "kv_len", "mask", "batch", "q_heads", "kv_heads", "head_dim", "dtype", "buffer", "rows",
+        "out_features", "in_features", "bits", "group_size")  # fmt: skip
+
+
+OPERATION_AXES = {
+    "attention": ("q_len", "window"),
+    "decode": ("kv_len", "window", "buffer", "q_len"),
+    "linear": ("out_features", "in_features", "rows", "bits", "group_size"),
+}
+"""What the points of one run differ in."""
 
 
 class RunFileError(ValueError):
@@ -69,6 +80,11 @@ class Run:
         return self.header["run_id"]
 
     @property
+    def operation(self) -> str:
+        """attention, decode or linear: a run holds one."""
+        return self.rows[0]["axes"]["operation"] if self.rows else self.header.get("operation", "attention")
+
+    @property
     def device(self) -> str:
         """The device's name, as figures print it."""
         return self.header["device"]["name"]
@@ -83,13 +99,15 @@ class Run:
         return frame(self)
 
     def plot(self) -> go.Figure:
-        """Throughput over prompt lengths, a line for each contender and window."""
+        """The operation's overview: throughput over prompt lengths, time over a cache's keys, time of each layer."""
         from skiplab import figures
 
-        return figures.throughput(self.frame())
+        return figures.overview(self.frame())
 
     def _repr_html_(self) -> str:
-        table = self.frame()[["contender", "q_len", "window", "status", "median_ms", "useful_tflops", "flags"]]
+        table = self.frame()
+        axes = OPERATION_AXES[self.operation]
+        table = table[["contender", *axes, "status", "median_ms", "useful_tflops", "gbps", "flags"]]
         return f"<p>{self.run_id}: {len(self.rows)} points, {self.provenance}</p>" + table._repr_html_()  # type: ignore
 
 
@@ -251,8 +269,7 @@ def _flat(run: Run, row: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "run_id": run.run_id, "source": run.source, "device": run.device,
         "contender": row["contender"], "label": row.get("label", row["contender"]),
-        **{name: axes.get(name) for name in (
-            "operation", "q_len", "kv_len", "mask", "batch", "q_heads", "kv_heads", "head_dim", "dtype")},
+        **{name: axes.get(name) for name in AXES},
         "window": axes["window"] if axes.get("window") is not None else np.nan,
         "status": row["status"], "method": row.get("method"),
         "median_ms": median, "low_ms": low, "high_ms": high, "samples": len(row["samples_ns"]),
@@ -261,10 +278,17 @@ def _flat(run: Run, row: Mapping[str, Any]) -> dict[str, Any]:
         "executed_tflops": (np.nan if executed is None else executed) / seconds / 1e12,
         "dense_flops": work.get("dense_flops"), "useful_flops": work.get("useful_flops"),
         "executed_flops": executed, "bytes": work.get("bytes"),
+        "gbps": work.get("minimal_bytes", np.nan) / seconds / 1e9, "bits_per_weight": _bits_per_weight(axes),
         "bound_ms": _bound_ms(run.header.get("roof"), work),
-        "tokens_per_s": axes["q_len"] * axes["batch"] / seconds,
+        "tokens_per_s": (axes["rows"] if "rows" in axes else axes["q_len"] * axes["batch"]) / seconds,
         "flags": ", ".join(row.get("flags", ())), "error_text": row.get("error_text", ""),
     }  # fmt: skip
+
+
+def _bits_per_weight(axes: Mapping[str, Any]) -> float:
+    from skiplab.workload import LinearWorkload
+
+    return LinearWorkload.from_axes(axes).bits_per_weight if axes["operation"] == "linear" else np.nan
 
 
 def _quartiles_ms(samples_ns: list[int]) -> tuple[float, float, float]:

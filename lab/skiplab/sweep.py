@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import platform
 import subprocess
@@ -11,10 +10,9 @@ import sys
 import uuid
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from functools import lru_cache
-from itertools import product
 from pathlib import Path
 from threading import RLock
 from typing import Any
@@ -22,83 +20,12 @@ from typing import Any
 import blockskip as bs
 import torch
 
-from skiplab.contenders import contender
+from skiplab.grid import DEFAULT_CONTENDERS, AnySweep, DecodeSweep, LinearSweep, usable
+from skiplab.grid import Sweep as Sweep
 from skiplab.machine import Machine, default_device, describe, this_machine
 from skiplab.measure import Child, Measurement, Point, measure
 from skiplab.store import Run, RunWriter, runs_directory, slug
 from skiplab.timing import Cancelled
-from skiplab.workload import DTYPES, Workload
-
-DEFAULT_CONTENDERS = ("blockskip", "sdpa", "sdpa-causal", "flex")
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """Every prompt length x every window x every contender, for one head shape, dtype and device.
-
-    A window of None is plain causal. ValueError names the field, what was given and what is allowed.
-    """
-
-    contenders: tuple[str, ...] = DEFAULT_CONTENDERS
-    q_len: tuple[int, ...] = (512, 1024, 2048, 4096)
-    window: tuple[int | None, ...] = (256, 512, 1024, None)
-    batch: int = 1
-    q_heads: int = 8
-    kv_heads: int = 8
-    head_dim: int = 128
-    dtype: str = "bfloat16"
-    device: str = "cpu"
-    seed: int = 0
-    budget_s: float = 5.0
-
-    def __post_init__(self) -> None:
-        for name in ("contenders", "q_len", "window"):
-            if not getattr(self, name):
-                raise ValueError(f"{name}: got nothing; at least one is needed")
-        if self.dtype not in DTYPES:
-            raise ValueError(f"dtype: got {self.dtype!r}; allowed are {', '.join(DTYPES)}")
-        if self.budget_s <= 0:
-            raise ValueError(f"budget_s: got {self.budget_s}; allowed is more than 0 seconds")
-        for name in self.contenders:
-            contender(name)
-        usable(self.device)
-
-    @property
-    def key(self) -> str:
-        """Eight letters that name these parameters."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:8]
-
-    def points(self) -> list[Point]:
-        """The points; those of one workload follow each other, so that they share its float64 reference."""
-        return [
-            Point(self.workload(q_len, window), name, device=self.device)
-            for q_len, window, name in product(self.q_len, self.window, self.contenders)
-        ]
-
-    def workload(self, q_len: int, window: int | None) -> Workload:
-        """The sweep's workload at one prompt length and window."""
-        mask = bs.causal() if window is None else bs.sliding_window(window)
-        return Workload(
-            q_len, mask=mask, batch=self.batch, q_heads=self.q_heads, kv_heads=self.kv_heads,
-            head_dim=self.head_dim, dtype=self.dtype,
-        )  # fmt: skip
-
-    def command(self) -> str:
-        """The command line that runs this sweep."""
-        windows = " ".join(f"--window {'causal' if window is None else window}" for window in self.window)
-        lengths = " ".join(f"--q-len {length}" for length in self.q_len)
-        names = " ".join(f"--contender {name}" for name in self.contenders)
-        return (
-            f"skiplab sweep {names} {lengths} {windows} --batch {self.batch} --q-heads {self.q_heads} "
-            f"--kv-heads {self.kv_heads} --head-dim {self.head_dim} --dtype {self.dtype} "
-            f"--device {self.device} --seed {self.seed} --budget {self.budget_s:g}"
-        )
-
-    @classmethod
-    def from_parameters(cls, parameters: dict[str, Any]) -> Sweep:
-        """The sweep that a run's header describes."""
-        lists = {name: tuple(parameters[name]) for name in ("contenders", "q_len", "window")}
-        return cls(**{**parameters, **lists})
 
 
 @lru_cache(maxsize=1)
@@ -111,14 +38,15 @@ def source_hash() -> str:
     return digest.hexdigest()[:12]
 
 
-def run_header(sweep: Sweep, topic: str, machine: Machine) -> dict[str, Any]:
+def run_header(sweep: AnySweep, topic: str, machine: Machine) -> dict[str, Any]:
     """What a run file says of itself before its first row; no host name, no user's path."""
     identity = describe(sweep.device)
     day = datetime.now(UTC).date().isoformat()
     return {
         "run_id": f"{day}-{slug(identity['name'])}-{slug(topic)}-{uuid.uuid4().hex[:6]}",
         "argv": [Path(sys.argv[0]).name, *(_without_path(word) for word in sys.argv[1:])],
-        "command": sweep.command(), "parameters": asdict(sweep), "seed": sweep.seed, "git": git_state(),
+        "operation": sweep.operation, "command": sweep.command(), "parameters": asdict(sweep), "seed": sweep.seed,
+        "git": git_state(),
         "source_hash": source_hash(), "python": platform.python_version(), "torch": torch.__version__,
         "triton": triton_version(), "cuda": torch.version.cuda, "device": identity,
         "threads": torch.get_num_threads(), "cpu": describe("cpu")["name"],
@@ -160,7 +88,7 @@ def git_state() -> dict[str, Any]:
         return {}
 
 
-def default_path(sweep: Sweep, topic: str) -> Path:
+def default_path(sweep: AnySweep, topic: str) -> Path:
     """`data/runs/<date>-<device>-<topic>-<parameters>.jsonl`: the same sweep on the same day goes on."""
     day = datetime.now(UTC).date().isoformat()
     device = slug(describe(sweep.device)["name"])
@@ -168,10 +96,10 @@ def default_path(sweep: Sweep, topic: str) -> Path:
 
 
 def run_sweep(
-    sweep: Sweep,
+    sweep: AnySweep,
     path: Path | str | None = None,
     *,
-    topic: str = "attention",
+    topic: str | None = None,
     on_measurement: Callable[[Measurement], None] | None = None,
     cancelled: Callable[[], bool] = lambda: False,
     progress: bool = True,
@@ -180,7 +108,7 @@ def run_sweep(
 ) -> Run:
     """Measure every point that the run file does not hold yet, and return the run.
 
-    path: the JSONL file, continued if it exists; None is `default_path`.
+    path: the JSONL file, continued if it exists; None is `default_path` with the topic (default: the operation).
     on_measurement: called after each row is on the disk.
     cancelled: asked several times a second; what has been measured is kept.
     isolate: measure in a child process, which a crash or a timeout ends; without it everything happens in this one.
@@ -189,6 +117,7 @@ def run_sweep(
     from tqdm.auto import tqdm
 
     tqdm.set_lock(RLock())  # one process draws: tqdm's own lock is a semaphore that Python calls leaked at the end
+    topic = topic or sweep.operation
     path = Path(path) if path is not None else default_path(sweep, topic)
     if not usable(sweep.device):
         raise ValueError(f"device: torch sees no {sweep.device} here; cpu is always there")
@@ -200,7 +129,7 @@ def run_sweep(
     with Child() if isolate and points else nullcontext() as child, bar:
         take = child.measure if child is not None else measure
         for point in bar:
-            bar.set_postfix_str(f"{point.contender}, {point.workload.q_len} tokens", refresh=True)
+            bar.set_postfix_str(f"{point.contender}, {point.workload.size}", refresh=True)
             try:
                 if cancelled():
                     raise Cancelled
@@ -211,14 +140,6 @@ def run_sweep(
             if on_measurement is not None:
                 on_measurement(taken)
     return replace(writer.finish(now()), source="measured")
-
-
-def usable(device: str) -> bool:
-    """Whether torch sees that device here; ValueError for one that the lab does not know."""
-    kind, _, number = device.partition(":")
-    if kind not in ("cpu", "cuda") or (number and not number.isdecimal()):
-        raise ValueError(f"device: got {device!r}; allowed are cpu, cuda, cuda:1 and so on")
-    return kind == "cpu" or int(number or 0) < torch.cuda.device_count()
 
 
 def row_key(point: Point) -> str:
@@ -242,4 +163,40 @@ def sweep(
     shape: batch, q_heads, kv_heads, head_dim, dtype, seed, budget_s, as in `Sweep`.
     """
     wanted = Sweep(tuple(contenders), tuple(q_len), tuple(window), device=device or default_device(), **shape)
+    return run_sweep(wanted, path, isolate=isolate, progress=progress)
+
+
+def sweep_decode(
+    contenders: Sequence[str] = DecodeSweep.contenders,
+    *,
+    kv_len: Iterable[int] = DecodeSweep.kv_len,
+    window: Iterable[int | None] = DecodeSweep.window,
+    device: str | None = None,
+    path: Path | str | None = None,
+    isolate: bool = True,
+    progress: bool = True,
+    **shape: Any,
+) -> Run:
+    """As `sweep`, of decode steps over numbers of keys and windows. shape: the other fields of `DecodeSweep`."""
+    wanted = DecodeSweep(tuple(contenders), tuple(kv_len), tuple(window), device=device or default_device(), **shape)
+    return run_sweep(wanted, path, isolate=isolate, progress=progress)
+
+
+def sweep_linear(
+    contenders: Sequence[str] = LinearSweep.contenders,
+    *,
+    shape: Iterable[tuple[int, int]] = LinearSweep.shape,
+    rows: Iterable[int] = LinearSweep.rows,
+    device: str | None = None,
+    path: Path | str | None = None,
+    isolate: bool = True,
+    progress: bool = True,
+    **fields: Any,
+) -> Run:
+    """As `sweep`, of quantised linear layers over shapes (out_features, in_features) and rows of activations.
+
+    fields: the other fields of `LinearSweep`.
+    """
+    layers = tuple((int(n), int(k)) for n, k in shape)
+    wanted = LinearSweep(tuple(contenders), layers, tuple(rows), device=device or default_device(), **fields)
     return run_sweep(wanted, path, isolate=isolate, progress=progress)

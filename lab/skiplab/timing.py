@@ -7,6 +7,7 @@ On a CPU `cpu`: perf_counter around single calls over rotated inputs.
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -33,7 +34,7 @@ OTHER_SAMPLES = 100  # of the ways that only stand beside `graph`
 COOL_S = 1.0  # pause before throttled samples are taken again
 LAUNCH_BOUND = 1.10  # eager over graph
 
-ArgsSets = Sequence[Sequence[torch.Tensor]]
+ArgsSets = Sequence[Sequence[Any]]
 
 
 class Cancelled(Exception):
@@ -51,12 +52,32 @@ class Timing:
     clocks: Mapping[str, Any] = field(default_factory=dict)
 
 
-def rotate(args: Sequence[torch.Tensor], device: str) -> list[tuple[torch.Tensor, ...]]:
+def rotate(args: Sequence[Any], device: str) -> list[tuple[Any, ...]]:
     """Copies of the arguments that together exceed `ROTATION` times the last cache, as far as the limit allows."""
-    size = sum(tensor.numel() * tensor.element_size() for tensor in args)
     wanted = min(ROTATION * last_cache_bytes(device), ROTATION_LIMIT[torch.device(device).type])
-    copies = max(1, -(-wanted // size))
-    return [tuple(args), *(tuple(tensor.clone() for tensor in args) for _ in range(copies - 1))]
+    copies = max(1, -(-wanted // max(1, size_of(args))))
+    return [tuple(args), *(tuple(map(clone, args)) for _ in range(copies - 1))]
+
+
+def size_of(argument: Any) -> int:
+    """Bytes of a tensor, of a packed weight, of a module's parameters and buffers, or of all in a sequence."""
+    if argument is None:
+        return 0
+    if isinstance(argument, tuple | list):
+        return sum(size_of(item) for item in argument)
+    if isinstance(argument, torch.nn.Module):
+        return sum(tensor.nbytes for tensor in (*argument.parameters(), *argument.buffers()))
+    return argument.nbytes
+
+
+def clone(argument: Any) -> Any:
+    """A copy of one of a contender's arguments, in memory of its own."""
+    if hasattr(argument, "clone"):
+        return argument.clone()
+    if isinstance(argument, tuple):
+        copies = [None if item is None else clone(item) for item in argument]
+        return type(argument)(*copies) if hasattr(argument, "_fields") else tuple(copies)
+    return copy.deepcopy(argument)
 
 
 def time_callable(
@@ -78,8 +99,7 @@ def time_callable(
     else:
         timing = _time_cpu(fn, args_sets, budget_s, cancelled)
     flags = [*timing.flags]
-    size = sum(tensor.numel() * tensor.element_size() for args in args_sets for tensor in args)
-    if size < ROTATION * last_cache_bytes(device):
+    if size_of(args_sets) < ROTATION * last_cache_bytes(device):
         flags.append("l2-resident")
     if is_bimodal(timing.samples_ns):
         flags.append("bimodal")

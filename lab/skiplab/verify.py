@@ -1,7 +1,11 @@
-"""Is a contender right? Its result against attention in float64, with a tolerance that torch itself sets.
+"""Is a contender right? Its result against the same in float64.
 
-Tolerance: twice the error of torch's own result (SDPA written out, same dtype, same inputs, same mask) plus one
-rounding of the dtype. Up to 4,096 queries all rows are compared, beyond that 256, tile borders among them.
+Attention and decode: torch sets the tolerance: twice the error of its own result (SDPA written out, same dtype, same
+inputs, same mask) plus one rounding of the dtype and of a float32 score. Up to 4,096 queries all rows are compared,
+beyond that 256, tile borders among them.
+
+Linear: the product of the contender's own operands. Tolerance: K float32 roundings of the sum of magnitudes (no order
+of summing is worse), what the contender rounds of its weight inside, and one rounding of the dtype.
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
 from skiplab.contenders import Contender, Unsupported, contender
-from skiplab.workload import Workload
+from skiplab.workload import AnyWorkload, DecodeWorkload, LinearWorkload, Workload
 
 ALL_ROWS_UP_TO = 4096
 SAMPLED_ROWS = 256
@@ -60,8 +64,17 @@ class Truth:
     tolerance: float
 
 
+def product(workload: LinearWorkload, entry: Contender, inputs: Sequence[torch.Tensor]) -> Truth:
+    """The truth for a linear layer's contender on these inputs: all rows, [rows, out_features]."""
+    x, weight = entry.operands(workload, inputs) if entry.operands else (tensor.double() for tensor in inputs)
+    out, magnitude = x @ weight.mT, (x.abs() @ weight.abs_().mT).max().item()
+    inside = workload.in_features * torch.finfo(torch.float32).eps / 2 + entry.weight_rounding
+    rounding = torch.finfo(workload.torch_dtype).eps / 2 * out.abs().max().item()
+    return Truth(torch.arange(workload.rows), out, inside * magnitude + rounding)
+
+
 @lru_cache(maxsize=2)
-def truth(workload: Workload, device: str, seed: int, deviation: float, sampled: bool) -> Truth:
+def truth(workload: Workload | DecodeWorkload, device: str, seed: int, deviation: float, sampled: bool) -> Truth:
     """The truth for `workload.inputs(device, seed, deviation)`; kept, since several contenders need the same."""
     inputs = workload.inputs(device, seed, deviation)
     rows = sampled_rows(workload.q_len) if sampled else torch.arange(workload.q_len)
@@ -73,10 +86,24 @@ def truth(workload: Workload, device: str, seed: int, deviation: float, sampled:
     out = torch.cat(exact, dim=2)
     torch_error = (torch.cat(own, dim=2).double() - out).abs().max().item()
     rounding = torch.finfo(workload.torch_dtype).eps / 2 * out.abs().max().item()
-    return Truth(rows, out, 2 * torch_error + rounding)
+    return Truth(rows, out, 2 * torch_error + rounding + _score_rounding(workload, inputs))
 
 
-def _rows(workload: Workload, inputs: Sequence[torch.Tensor], rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _score_rounding(workload: Workload | DecodeWorkload, inputs: Sequence[torch.Tensor]) -> float:
+    """How far one float32 rounding of the largest possible score can move a result.
+
+    Scores are at most |q| |k| / sqrt(D) (Cauchy-Schwarz); weights that move by e^d, |d| small, move their mean of the
+    values by at most 2 |d| max |v|. Where few rows are compared torch's own error may be small by luck.
+    """
+    q, k, v = (x if x is inputs[0] else x[:, :, : workload.keys] for x in inputs)
+    longest = [x.float().norm(dim=-1).max().item() for x in (q, k)]
+    score = longest[0] * longest[1] * workload.head_dim**-0.5
+    return 2 * torch.finfo(torch.float32).eps / 2 * score * v.abs().max().item()
+
+
+def _rows(
+    workload: Workload | DecodeWorkload, inputs: Sequence[torch.Tensor], rows: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Attention of some query rows: in float64, and by torch in the workload's dtype."""
     q, k, v = inputs
     rows = rows.to(q.device)
@@ -109,7 +136,7 @@ def _one_head(
     return weights @ v.double(), own
 
 
-def _kept(workload: Workload, rows: torch.Tensor) -> torch.Tensor:
+def _kept(workload: Workload | DecodeWorkload, rows: torch.Tensor) -> torch.Tensor:
     """bool [batch or 1, q_heads or 1, rows, kv_len]: which keys those query rows see."""
     by_batch, by_head = workload.mask.varies
     q_pos = (workload.first_position + rows)[:, None]
@@ -123,23 +150,22 @@ def _kept(workload: Workload, rows: torch.Tensor) -> torch.Tensor:
     ])  # fmt: skip
 
 
-def compare(workload: Workload, out: torch.Tensor, expected: Truth) -> Check:
+def compare(workload: AnyWorkload, out: torch.Tensor, expected: Truth) -> Check:
     """Judge a result: kind, shape, dtype, NaN, then the error on the compared rows."""
-    tolerance = expected.tolerance
-    shape = (workload.batch, workload.q_heads, workload.q_len, workload.head_dim)
+    tolerance, shape = expected.tolerance, workload.out_shape
     if not isinstance(out, torch.Tensor) or tuple(out.shape) != shape or out.dtype != workload.torch_dtype:
         given = f"{tuple(out.shape)} {out.dtype}" if isinstance(out, torch.Tensor) else type(out).__name__
         return Check(float("nan"), tolerance, f"the result is {given}; expected is {shape} {workload.torch_dtype}")
     if not torch.isfinite(out).all():
         return Check(float("inf"), tolerance, "the result holds NaN or infinity")
-    error = (out[:, :, expected.rows.to(out.device)].double() - expected.out).abs().max().item()
+    error = (out.index_select(-2, expected.rows.to(out.device)).double() - expected.out).abs().max().item()
     if error > tolerance:
         return Check(error, tolerance, f"error {error:.3g} is above the tolerance {tolerance:.3g}")
     return Check(error, tolerance)
 
 
 def verify(
-    workload: Workload,
+    workload: AnyWorkload,
     entry: Contender,
     device: str,
     seed: int,
@@ -154,16 +180,26 @@ def verify(
     """
     inputs = workload.inputs(device, seed, deviation)
     given = [tensor.clone() for tensor in inputs]
-    call = fn or entry.build(workload, inputs)
+    arguments = entry.prepare(workload, inputs)
+    call = fn or entry.build(workload, arguments)
     with torch.no_grad():
-        out = call(*inputs)
-    changed = [name for name, now, before in zip("qkv", inputs, given, strict=True) if not torch.equal(now, before)]
-    if sampled is None:
-        sampled = workload.q_len > ALL_ROWS_UP_TO
-    result = compare(workload, out, truth(workload, device, seed, deviation, sampled))
+        out = call(*arguments)
+    names = ("x", "weight") if isinstance(workload, LinearWorkload) else ("q", "k", "v")
+    changed = [name for name, now, before in zip(names, inputs, given, strict=True) if not _same_bits(now, before)]
+    if isinstance(workload, LinearWorkload):
+        expected = product(workload, entry, given)
+    else:
+        sampled = workload.q_len > ALL_ROWS_UP_TO if sampled is None else sampled
+        expected = truth(workload, device, seed, deviation, sampled)
+    result = compare(workload, out, expected)
     if changed:
         return Check(result.error, result.tolerance, f"the call changed its input {', '.join(changed)}")
     return result
+
+
+def _same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Equal, NaN in the same places included: a cache holds some where there is no key."""
+    return torch.equal(a.view(torch.uint8), b.view(torch.uint8))
 
 
 # Shapes that have caught bugs in other kernels: (q_len, kv_len, q_heads, kv_heads, head_dim, mask).
@@ -181,14 +217,53 @@ AWKWARD: tuple[tuple[int, int, int, int, int, bs.Mask], ...] = (
     (257, 257, 2, 2, 64, bs.document((100, 57, 100))),
     (200, 200, 2, 2, 64, bs.prefix_lm(70)),
 )
+# (kv_len, window, q_len, q_heads, kv_heads, head_dim, buffer)
+AWKWARD_DECODE: tuple[tuple[int, int | None, int, int, int, int, int], ...] = (
+    (1, None, 1, 2, 2, 64, 1),
+    (70, None, 1, 4, 2, 64, 128),
+    (100, 1, 1, 2, 1, 96, 100),
+    (256, None, 1, 6, 2, 80, 300),
+    (203, 64, 5, 4, 2, 128, 203),
+    (640, None, 8, 4, 1, 40, 2048),
+    (1023, 256, 1, 4, 4, 256, 1024),
+    (1024, 1025, 2, 2, 2, 320, 1500),
+    (2048, 1024, 1, 8, 2, 512, 4096),
+)
+# (out_features, in_features, rows, bits, group_size, symmetric)
+AWKWARD_LINEAR: tuple[tuple[int, int, int, int, int, bool], ...] = (
+    (1, 32, 1, 4, 32, False),
+    (7, 96, 1, 4, 32, True),
+    (33, 160, 3, 4, 32, False),
+    (64, 5376, 1, 4, 64, False),
+    (129, 1024, 8, 4, 128, False),
+    (65, 544, 2, 8, 32, False),
+    (48, 256, 1, 8, 128, True),
+    (96, 384, 9, 4, 32, False),
+    (17, 128, 70, 8, 64, False),
+)
 DEVIATIONS = (1.0, 8.0)
+
+
+def awkward(operation: str, dtype: str) -> list[AnyWorkload]:
+    """The operation's workloads that have caught bugs, in that dtype."""
+    if operation == "decode":
+        return [
+            DecodeWorkload(kv_len, window, q_len, 1, q_heads, kv_heads, head_dim, dtype, buffer)
+            for kv_len, window, q_len, q_heads, kv_heads, head_dim, buffer in AWKWARD_DECODE
+        ]
+    if operation == "linear":
+        return [LinearWorkload(*shape, dtype=dtype) for shape in AWKWARD_LINEAR]
+    return [
+        Workload(q_len, kv_len, mask, 1, q_heads, kv_heads, head_dim, dtype)
+        for q_len, kv_len, q_heads, kv_heads, head_dim, mask in AWKWARD
+    ]
 
 
 @dataclass(frozen=True)
 class CheckRow:
     """One shape of a check: `status` ok, wrong, unsupported or crashed, and why."""
 
-    workload: Workload
+    workload: AnyWorkload
     deviation: float
     status: str
     error: float = float("nan")
@@ -219,30 +294,37 @@ class CheckReport:
         counts = ", ".join(f"{number} {state}" for state, number in self.counts().items())
         lines = [f"{self.contender} on {self.device}: {counts}"]
         lines += [
-            f"  {row.status}: {row.workload.key()}, logits of deviation {row.deviation:g}: {row.text}"
+            f"  {row.status}: {row.workload.key()}, deviation {row.deviation:g}: {row.text}"
             for row in self.rows
             if row.status != "ok"
         ]
         return "\n".join(lines)
 
 
-def check(name: str, device: str | None = None, dtypes: Sequence[str] | None = None, seed: int = 0) -> CheckReport:
-    """Check a contender on shapes that have caught bugs, at logits of deviation 1 and 8; ValueError for no such name.
+def check(
+    name: str,
+    device: str | None = None,
+    dtypes: Sequence[str] | None = None,
+    seed: int = 0,
+    operation: str = "attention",
+) -> CheckReport:
+    """Check a contender on shapes that have caught bugs, at logits (or activations) of deviation 1 and 8.
 
-    `dtypes` defaults to bfloat16, float16 and float32.
+    `dtypes` defaults to bfloat16, float16 and float32. ValueError for no such name.
     """
     from skiplab.machine import default_device
 
-    entry, device = contender(name), device or default_device()
-    rows = []
-    for dtype in dtypes or ("bfloat16", "float16", "float32"):
-        for q_len, kv_len, q_heads, kv_heads, head_dim, mask in AWKWARD:
-            workload = Workload(q_len, kv_len, mask, 1, q_heads, kv_heads, head_dim, dtype)
-            rows += [_check_row(workload, entry, device, seed, deviation) for deviation in DEVIATIONS]
+    entry, device = contender(name, operation), device or default_device()
+    rows = [
+        _check_row(workload, entry, device, seed, deviation)
+        for dtype in dtypes or ("bfloat16", "float16", "float32")
+        for workload in awkward(operation, dtype)
+        for deviation in DEVIATIONS
+    ]
     return CheckReport(name, device, tuple(rows))
 
 
-def _check_row(workload: Workload, entry: Contender, device: str, seed: int, deviation: float) -> CheckRow:
+def _check_row(workload: AnyWorkload, entry: Contender, device: str, seed: int, deviation: float) -> CheckRow:
     reason = entry.supports(workload, device)
     if reason is not None:
         return CheckRow(workload, deviation, "unsupported", text=reason)

@@ -63,6 +63,11 @@ class Workload(Heads):
         return self.keys - self.q_len if self.q_start is None else self.q_start
 
     @property
+    def size(self) -> str:
+        """The size in words, for a line of progress."""
+        return f"{self.q_len} tokens"
+
+    @property
     def window(self) -> int | None:
         """The window of a sliding-window mask; None for every other mask, causal included."""
         if isinstance(self.mask, bs.Band) and self.mask.right == 0 and self.mask.left is not None:
@@ -146,6 +151,11 @@ class DecodeWorkload(Heads):
             raise ValueError(f"kv_len: got {self.kv_len}; allowed is at least q_len, {self.q_len}")
         if self.slots < self.kv_len:
             raise ValueError(f"buffer: got {self.buffer}; allowed is at least kv_len, {self.kv_len}")
+
+    @property
+    def size(self) -> str:
+        """The size in words, for a line of progress."""
+        return f"{self.kv_len} keys"
 
     @property
     def slots(self) -> int:
@@ -233,6 +243,16 @@ class LinearWorkload(Problem):
             raise ValueError(
                 f"in_features: got {self.in_features}; allowed are multiples of group_size, {self.group_size}"
             )
+
+    @property
+    def size(self) -> str:
+        """The size in words, for a line of progress."""
+        return f"{self.out_features}x{self.in_features}, {self.rows} rows"
+
+    @property
+    def out_shape(self) -> tuple[int, ...]:
+        """The result's."""
+        return self.rows, self.out_features
 
     @property
     def bits_per_weight(self) -> float:

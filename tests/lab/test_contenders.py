@@ -1,8 +1,7 @@
 import blockskip as bs
 import pytest
 import torch
-from skiplab import contenders as module
-from skiplab.contenders import Contender, Registry, contender, contenders, kernel, with_config
+from skiplab.contenders import Contender, Registry, attention, base, contender, contenders, kernel, with_config
 from skiplab.verify import verify
 from skiplab.workload import Workload
 
@@ -13,7 +12,7 @@ def registry(monkeypatch):
     copy = Registry()
     for entry in contenders().values():
         copy.add(entry)
-    monkeypatch.setattr(module, "REGISTRY", copy)
+    monkeypatch.setattr(base, "REGISTRY", copy)
     return copy
 
 
@@ -48,7 +47,7 @@ def test_reasons():
 
 
 def test_flex_without_a_compiler_is_unsupported(monkeypatch):
-    monkeypatch.setattr(module.shutil, "which", lambda name: None)
+    monkeypatch.setattr(attention.shutil, "which", lambda name: None)
     assert "g++" in contender("flex").supports(Workload(64), "cpu")
 
 

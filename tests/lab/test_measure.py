@@ -46,7 +46,7 @@ def registry(monkeypatch):
     copy = Registry()
     for entry in contenders().values():
         copy.add(entry)
-    monkeypatch.setattr(contenders_module, "REGISTRY", copy)
+    monkeypatch.setattr(contenders_module.base, "REGISTRY", copy)
 
 
 def test_a_measurement_is_checked_and_timed():

@@ -165,6 +165,10 @@ class QuantizedWeight:
         """The same weight on another device."""
         return self._each(lambda t: t.to(device))
 
+    def clone(self) -> QuantizedWeight:
+        """A copy in memory of its own."""
+        return self._each(torch.clone)
+
     def rows(self, start: int, stop: int) -> QuantizedWeight:
         """Rows start..stop-1, sharing memory."""
         return self._each(lambda t: t[start:stop])

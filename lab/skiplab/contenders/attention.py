@@ -1,14 +1,11 @@
-"""Ours and the peers behind one protocol: a contender builds a callable for a workload, untimed, and is then timed.
-
-`@kernel` adds a user's own.
-"""
+"""Attention of a prompt: our kernels and skip modes, torch's and FlexAttention."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import blockskip as bs
@@ -16,110 +13,10 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
-from skiplab.workload import OPERATIONS, Workload
+from skiplab.contenders.base import REGISTRY, Build, Call, Contender, Unsupported, contender, is_cuda
+from skiplab.workload import Workload
 
-Call = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
-Build = Callable[[Workload, Sequence[torch.Tensor]], Call]
 FLEX_BLOCK = 128  # FlexAttention's default block, queries and keys
-
-
-class Unsupported(Exception):
-    """Raised by a contender's build or call: this workload is not for it; the message is the reason."""
-
-
-@dataclass(frozen=True)
-class Contender:
-    """One way to do an operation.
-
-    build(workload, inputs) -> f(q, k, v) -> out; packs, allocates, tunes and compiles, all of it untimed.
-    supports(workload, device) -> None, or the reason why not, in words.
-    skip: the work mode that it executes (none, mask, bounds, map, auto), None where its own tiles are not known.
-    tile: (block_m, block_n) of the plan it walks, None for our kernels, which are asked (`bs.explain`).
-    bool_mask: whether it reads the mask as a tensor of one byte a (query, key) pair.
-    """
-
-    name: str
-    label: str
-    summary: str
-    build: Build
-    supports: Callable[[Workload, str], str | None] = lambda workload, device: None
-    operation: str = "attention"
-    skip: str | None = None
-    tile: tuple[int, int] | None = None
-    bool_mask: bool = False
-    config: tuple[int, ...] | None = None
-
-    @property
-    def module(self) -> str:
-        """The module that defines `build`: a child process imports it to know a user's kernel."""
-        return self.build.__module__
-
-
-class Registry:
-    """Contenders by operation and name, in the order in which they were added."""
-
-    def __init__(self) -> None:
-        self._entries: dict[tuple[str, str], Contender] = {}
-
-    def add(self, contender: Contender) -> None:
-        """Add it; a name that one of the lab's own has is refused with ValueError, a user's own may be redefined."""
-        key = (contender.operation, contender.name)
-        present = self._entries.get(key)
-        if present is not None and present.module == __name__ and contender.module != __name__:
-            raise ValueError(f"name: {contender.name!r} is one of the lab's own contenders; choose another name")
-        self._entries[key] = contender
-
-    def of(self, operation: str) -> dict[str, Contender]:
-        """The operation's contenders by name."""
-        return {name: entry for (kind, name), entry in self._entries.items() if kind == operation}
-
-
-REGISTRY = Registry()
-
-
-def contenders(operation: str = "attention") -> dict[str, Contender]:
-    """All contenders of an operation, by name."""
-    return REGISTRY.of(operation)
-
-
-def contender(name: str, operation: str = "attention") -> Contender:
-    """The contender of that name; ValueError lists the names there are."""
-    known = contenders(operation)
-    if name not in known:
-        raise ValueError(f"contender: no {name!r}; there are {', '.join(known)}")
-    return known[name]
-
-
-def kernel(
-    operation: str = "attention",
-    *,
-    name: str,
-    supports: Callable[[Workload], bool | str | None] | None = None,
-    label: str | None = None,
-) -> Callable[[Build], Build]:
-    """Register your own kernel: decorates `build(workload, inputs)`, which returns `f(q, k, v) -> out`.
-
-    `supports(workload)` returns True (or None), or False, or the reason why not as text.
-    """
-    if operation not in OPERATIONS:
-        raise ValueError(f"operation: got {operation!r}; allowed are {', '.join(OPERATIONS)}")
-
-    def verdict(workload: Workload, device: str) -> str | None:
-        answer = None if supports is None else supports(workload)
-        if answer is None or answer is True:
-            return None
-        return answer if isinstance(answer, str) else f"{name} says that it does not support this workload"
-
-    def register(build: Build) -> Build:
-        summary = (build.__doc__ or "your own kernel").strip().splitlines()[0]
-        REGISTRY.add(Contender(name, label or name, summary, build, verdict, operation))
-        return build
-
-    return register
-
-
-def is_cuda(device: str) -> bool:
-    return torch.device(device).type == "cuda"
 
 
 def _blockskip(skip: str = "auto", impl: str = "auto", config: tuple[int, ...] | None = None) -> Build:
@@ -156,7 +53,8 @@ def dense_mask(workload: Workload, device: torch.device) -> torch.Tensor:
 
 
 @contextmanager
-def _backend(backend: SDPBackend | None) -> Iterator[None]:
+def backend_of(backend: SDPBackend | None) -> Iterator[None]:
+    """torch's SDPA with that kernel alone, None for its own choice; Unsupported where it has none."""
     if backend is None:
         yield
         return
@@ -181,7 +79,7 @@ def _sdpa(backend: SDPBackend | None = None, causal_flag: bool = False) -> Build
             options["enable_gqa"] = True
 
         def call(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-            with _backend(backend):
+            with backend_of(backend):
                 return scaled_dot_product_attention(q, k, v, **options)
 
         return call
@@ -206,17 +104,19 @@ def _flex(workload: Workload, inputs: Sequence[torch.Tensor]) -> Call:
     return call
 
 
-def _needs_cuda(workload: Workload, device: str) -> str | None:
+def needs_cuda(workload: Any, device: str) -> str | None:
+    """Why a Triton kernel cannot run on that device."""
     return None if is_cuda(device) else "needs a CUDA device: it is a Triton kernel"
 
 
 def _needs_cuda_band(workload: Workload, device: str) -> str | None:
     if not isinstance(workload.mask, bs.Band):
         return "loop bounds come from a band alone; this mask is none"
-    return _needs_cuda(workload, device)
+    return needs_cuda(workload, device)
 
 
-def _needs_cuda_backend(workload: Workload, device: str) -> str | None:
+def needs_cuda_backend(workload: Any, device: str) -> str | None:
+    """Why torch has not that kernel on the device."""
     return None if is_cuda(device) else "torch has this backend on CUDA alone; on a CPU see sdpa"
 
 
@@ -225,10 +125,11 @@ def _needs_causal(workload: Workload, device: str) -> str | None:
 
 
 def _needs_causal_backend(workload: Workload, device: str) -> str | None:
-    return _needs_cuda_backend(workload, device) or _needs_causal(workload, device)
+    return needs_cuda_backend(workload, device) or _needs_causal(workload, device)
 
 
-def _needs_compiler(workload: Workload, device: str) -> str | None:
+def needs_compiler(workload: Any, device: str) -> str | None:
+    """Why FlexAttention cannot be compiled for it here."""
     if any(workload.mask.varies):
         return "its BlockMask comes from one tile map, and this mask differs between batches or heads"
     if is_cuda(device) or any(shutil.which(compiler) for compiler in ("g++", "c++", "clang++")):
@@ -244,13 +145,13 @@ for _entry in (
     Contender("blockskip", "block-skip", "our attention, the implementation and skip mode that it chooses itself",
               _blockskip(), skip="auto"),
     Contender("blockskip-none", "visit all tiles", "our Triton kernel: every tile, a dense mask read and applied",
-              _blockskip("none", "triton"), _needs_cuda, skip="none"),
+              _blockskip("none", "triton"), needs_cuda, skip="none"),
     Contender("blockskip-mask", "read mask, leave early", "our Triton kernel: reads each mask tile, skips the empty",
-              _blockskip("mask", "triton"), _needs_cuda, skip="mask"),
+              _blockskip("mask", "triton"), needs_cuda, skip="mask"),
     Contender("blockskip-bounds", "loop bounds", "our Triton kernel: loop limits computed from the band, no mask read",
               _blockskip("bounds", "triton"), _needs_cuda_band, skip="bounds"),
     Contender("blockskip-map", "tile map", "our Triton kernel: walks the tile map's runs",
-              _blockskip("map", "triton"), _needs_cuda, skip="map"),
+              _blockskip("map", "triton"), needs_cuda, skip="map"),
     Contender("sdpa", "dense + mask", "torch's SDPA, its own choice of kernel, with a bool mask tensor",
               _sdpa(), skip="none", tile=(128, 64), bool_mask=True),
     Contender("sdpa-causal", "SDPA is_causal", "torch's SDPA with is_causal: no mask tensor, plain causal alone",
@@ -260,11 +161,11 @@ for _entry in (
     Contender("sdpa-flash", "SDPA flash", "torch's FlashAttention-2; takes no mask tensor, so plain causal alone",
               _sdpa(SDPBackend.FLASH_ATTENTION, True), _needs_causal_backend),
     Contender("sdpa-efficient", "SDPA efficient", "torch's memory-efficient kernel, is_causal or a mask tensor",
-              _sdpa(SDPBackend.EFFICIENT_ATTENTION, True), _needs_cuda_backend),
+              _sdpa(SDPBackend.EFFICIENT_ATTENTION, True), needs_cuda_backend),
     Contender("sdpa-cudnn", "SDPA cuDNN", "cuDNN's attention through torch, is_causal or a mask tensor",
-              _sdpa(SDPBackend.CUDNN_ATTENTION, True), _needs_cuda_backend),
+              _sdpa(SDPBackend.CUDNN_ATTENTION, True), needs_cuda_backend),
     Contender("flex", "FlexAttention", "torch's FlexAttention, compiled, with a BlockMask of 128 x 128 blocks",
-              _flex, _needs_compiler, skip="map", tile=(FLEX_BLOCK, FLEX_BLOCK)),
+              _flex, needs_compiler, skip="map", tile=(FLEX_BLOCK, FLEX_BLOCK)),
     Contender("reference", "reference", "our dense reference: obviously right, not fast",
               _blockskip(impl="reference"), _needs_memory, skip="none", tile=(128, 64), bool_mask=True),
 ):  # fmt: skip

@@ -1,0 +1,129 @@
+"""One protocol for ours and the peers: a contender builds a callable for a workload, untimed, and is then timed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from skiplab.workload import OPERATIONS
+
+Call = Callable[..., torch.Tensor]
+Build = Callable[[Any, Sequence[Any]], Call]
+OWN = "skiplab.contenders"
+"""The package whose contenders nobody may replace."""
+
+
+class Unsupported(Exception):
+    """Raised by a contender's build or call: this workload is not for it; the message is the reason."""
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One way to do an operation.
+
+    prepare(workload, inputs) -> the callable's own arguments, such as a packed weight; timing rotates over copies.
+    build(workload, arguments) -> f(*arguments) -> out; allocates, tunes and compiles. Both are untimed.
+    supports(workload, device) -> None, or the reason why not, in words.
+    skip: the work mode that it executes (none, mask, bounds, map, auto), None where its own tiles are not known.
+    tile: (block_m, block_n) of the plan it walks, None for our kernels, which are asked (`bs.explain`).
+    bool_mask: whether it reads the mask as a tensor of one byte a (query, key) pair.
+    operands: of a linear layer: (workload, inputs) -> x and weight as this contender takes them, in float64.
+    weight_rounding: how far, relatively, its weight may be from that one: what it rounds inside.
+    moved: bytes of the weight in its own format, where that is not the packed one.
+    """
+
+    name: str
+    label: str
+    summary: str
+    build: Build
+    supports: Callable[[Any, str], str | None] = lambda workload, device: None
+    operation: str = "attention"
+    skip: str | None = None
+    tile: tuple[int, int] | None = None
+    bool_mask: bool = False
+    config: tuple[int, ...] | None = None
+    prepare: Callable[[Any, Sequence[torch.Tensor]], Sequence[Any]] = lambda workload, inputs: inputs
+    operands: Callable[[Any, Sequence[torch.Tensor]], tuple[torch.Tensor, torch.Tensor]] | None = None
+    weight_rounding: float = 0.0
+    moved: Callable[[Any], int] | None = None
+
+    def of(self, operation: str) -> Contender:
+        """The same for that operation."""
+        return replace(self, operation=operation)
+
+    @property
+    def module(self) -> str:
+        """The module that defines `build`: a child process imports it to know a user's kernel."""
+        return self.build.__module__
+
+
+class Registry:
+    """Contenders by operation and name, in the order in which they were added."""
+
+    def __init__(self) -> None:
+        self._entries: dict[tuple[str, str], Contender] = {}
+
+    def add(self, contender: Contender) -> None:
+        """Add it; a name that one of the lab's own has is refused with ValueError, a user's own may be redefined."""
+        key = (contender.operation, contender.name)
+        present = self._entries.get(key)
+        own = present is not None and present.module.startswith(OWN)
+        if own and not contender.module.startswith(OWN):
+            raise ValueError(f"name: {contender.name!r} is one of the lab's own contenders; choose another name")
+        self._entries[key] = contender
+
+    def of(self, operation: str) -> dict[str, Contender]:
+        """The operation's contenders by name."""
+        return {name: entry for (kind, name), entry in self._entries.items() if kind == operation}
+
+
+REGISTRY = Registry()
+
+
+def contenders(operation: str = "attention") -> dict[str, Contender]:
+    """All contenders of an operation, by name."""
+    return REGISTRY.of(operation)
+
+
+def contender(name: str, operation: str = "attention") -> Contender:
+    """The contender of that name; ValueError lists the names there are."""
+    known = contenders(operation)
+    if name not in known:
+        raise ValueError(f"contender: no {name!r}; there are {', '.join(known)}")
+    return known[name]
+
+
+def kernel(
+    operation: str = "attention",
+    *,
+    name: str,
+    supports: Callable[[Any], bool | str | None] | None = None,
+    label: str | None = None,
+) -> Callable[[Build], Build]:
+    """Register your own kernel: decorates `build(workload, inputs)`, which returns `f(*inputs) -> out`.
+
+    inputs are q, k, v for attention and decode, x and the float weight for linear, which your kernel is checked with.
+    `supports(workload)` returns True (or None), or False, or the reason why not as text.
+    """
+    if operation not in OPERATIONS:
+        raise ValueError(f"operation: got {operation!r}; allowed are {', '.join(OPERATIONS)}")
+
+    def verdict(workload: Any, device: str) -> str | None:
+        answer = None if supports is None else supports(workload)
+        if answer is None or answer is True:
+            return None
+        return answer if isinstance(answer, str) else f"{name} says that it does not support this workload"
+
+    def register(build: Build) -> Build:
+        summary = (build.__doc__ or "your own kernel").strip().splitlines()[0]
+        REGISTRY.add(Contender(name, label or name, summary, build, verdict, operation))
+        return build
+
+    return register
+
+
+def is_cuda(device: str) -> bool:
+    return torch.device(device).type == "cuda"

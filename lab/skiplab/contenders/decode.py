@@ -1,0 +1,129 @@
+"""A decode step: split-K, what it is held against of ours, torch's kernels, FlexAttention and FlashInfer.
+
+Ours take the cache whole, with the number of keys in it and the window. Peers that cannot are given a slice of the very
+keys that some query sees, so that no reading of dead keys is held against them.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from typing import Any
+
+import blockskip as bs
+import torch
+from torch.nn.attention import SDPBackend
+from torch.nn.functional import scaled_dot_product_attention
+
+from skiplab.contenders.attention import FLEX_BLOCK, backend_of, needs_compiler, needs_cuda, needs_cuda_backend
+from skiplab.contenders.base import REGISTRY, Build, Call, Contender
+from skiplab.workload import DecodeWorkload
+
+Inputs = Sequence[torch.Tensor]
+REFERENCE_SCORES = 2**28
+
+
+def _decode(**options: Any) -> Build:
+    def build(workload: DecodeWorkload, inputs: Inputs) -> Call:
+        return lambda q, k, v: bs.decode(q, k, v, kv_len=workload.kv_len, window=workload.window, **options)
+
+    return build
+
+
+def _prefill_kernel(workload: DecodeWorkload, inputs: Inputs) -> Call:
+    attention: Any = bs.attention
+    return lambda q, k, v: attention(q, k, v, workload.mask, kv_len=workload.kv_len, skip="bounds", impl="triton")
+
+
+def _live(workload: DecodeWorkload) -> slice:
+    return slice(workload.kv_len - workload.live_keys, workload.kv_len)
+
+
+def _sdpa(backend: SDPBackend | None = None) -> Build:
+    """torch's SDPA on the live keys; a mask tensor only where several queries differ in what they see."""
+
+    def build(workload: DecodeWorkload, inputs: Inputs) -> Call:
+        live, device = _live(workload), inputs[0].device
+        options: dict[str, Any] = {"enable_gqa": True} if workload.group > 1 else {}
+        if workload.q_len > 1:
+            seen = workload.mask.dense(workload.q_len, workload.kv_len, workload.first_position, device=device)
+            options["attn_mask"] = seen[:, live].contiguous()
+
+        def call(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+            with backend_of(backend):
+                return scaled_dot_product_attention(q, k[:, :, live], v[:, :, live], **options)
+
+        return call
+
+    return build
+
+
+def _flex(workload: DecodeWorkload, inputs: Inputs) -> Call:
+    """FlexAttention, compiled for these lengths, on the keys up to kv_len; its BlockMask comes from our tile map."""
+    from torch.nn.attention.flex_attention import flex_attention
+
+    torch.compiler.reset()  # past eight shapes torch.compile stops compiling a function; each point starts afresh
+    tilemap = bs.TileMap.build(workload.mask, workload.q_len, workload.kv_len, FLEX_BLOCK, FLEX_BLOCK)
+    block_mask = tilemap.to_block_mask(device=inputs[0].device)
+    compiled = torch.compile(flex_attention, dynamic=False, fullgraph=True)
+    keys, gqa = slice(0, workload.kv_len), workload.group > 1
+
+    def call(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        return compiled(q, k[:, :, keys], v[:, :, keys], block_mask=block_mask, enable_gqa=gqa)
+
+    call(*inputs)
+    return call
+
+
+def _flashinfer(workload: DecodeWorkload, inputs: Inputs) -> Call:
+    """FlashInfer's kernel for one request: q [heads, D], keys and values [heads, keys, D]."""
+    import flashinfer  # type: ignore[import-not-found]
+
+    live = _live(workload)
+
+    def call(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        out = flashinfer.single_decode_with_kv_cache(q[0, :, 0], k[0, :, live], v[0, :, live], kv_layout="HND")
+        return out[None, :, None]
+
+    return call
+
+
+def _needs_flashinfer(workload: DecodeWorkload, device: str) -> str | None:
+    if importlib.util.find_spec("flashinfer") is None:
+        return "FlashInfer is not installed: pip install flashinfer-python (CUDA)"
+    if workload.batch > 1 or workload.q_len > 1:
+        return "it is called for one request and one query here"
+    if workload.dtype == "float32":
+        return "FlashInfer has no float32"
+    return needs_cuda(workload, device)
+
+
+def _needs_memory(workload: DecodeWorkload, device: str) -> str | None:
+    scores = workload.batch * workload.q_heads * workload.q_len * workload.kv_len
+    return None if scores <= REFERENCE_SCORES else f"dense in float32: too large beyond {REFERENCE_SCORES} scores"
+
+
+for _entry in (
+    Contender("blockskip", "split-K", "our decode: on CUDA as many shares of the keys as fill the GPU", _decode()),
+    Contender("blockskip-one", "one split", "our split-K kernel with a single share: one program a KV head",
+              _decode(splits=1, impl="triton"), needs_cuda),
+    Contender("blockskip-prefill", "standard kernel", "our prefill kernel on the same cache: loop bounds, no shares",
+              _prefill_kernel, needs_cuda),
+    Contender("sdpa", "SDPA", "torch's SDPA, its own choice of kernel, on a slice of the live keys", _sdpa()),
+    Contender("sdpa-flash", "SDPA flash", "torch's FlashAttention-2 on a slice of the live keys",
+              _sdpa(SDPBackend.FLASH_ATTENTION), needs_cuda_backend),
+    Contender("sdpa-efficient", "SDPA efficient", "torch's memory-efficient kernel on a slice of the live keys",
+              _sdpa(SDPBackend.EFFICIENT_ATTENTION), needs_cuda_backend),
+    Contender("sdpa-math", "SDPA math", "torch's SDPA written out in plain operations, on a slice of the live keys",
+              _sdpa(SDPBackend.MATH)),
+    Contender("sdpa-cudnn", "SDPA cuDNN", "cuDNN's attention through torch, on a slice of the live keys",
+              _sdpa(SDPBackend.CUDNN_ATTENTION), needs_cuda_backend),
+    Contender("flex", "FlexAttention", "torch's FlexAttention, compiled, with a BlockMask of 128 x 128 blocks",
+              _flex, needs_compiler),
+    Contender("flashinfer", "FlashInfer", "FlashInfer's single_decode_with_kv_cache on a slice of the live keys",
+              _flashinfer, _needs_flashinfer),
+    Contender("reference", "reference", "our dense reference: obviously right, not fast",
+              _decode(impl="reference"), _needs_memory),
+):  # fmt: skip
+    REGISTRY.add(_entry.of("decode"))
+del _entry

@@ -1,0 +1,185 @@
+"""A quantised linear layer: our kernels and what they leave out to show its worth, and the peers.
+
+Each contender says which operands it stands for, in float64: its result is held against their product, and so against
+what its own format makes of the weight, not against the weight before it was quantised.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from typing import Any
+
+import blockskip as bs
+import torch
+import torch.nn.functional as F
+from blockskip.linear.activations import MOST_ROWS, rounded
+
+from skiplab.contenders.attention import needs_cuda
+from skiplab.contenders.base import REGISTRY, Call, Contender, is_cuda
+from skiplab.workload import LinearWorkload
+
+Inputs = Sequence[torch.Tensor]
+TINYGEMM_MIDDLE = 8  # value = (code - 8) * scale + zero
+TINYGEMM_INNER = 8  # K tiles that one of its CUDA blocks takes
+
+
+def packed(workload: LinearWorkload, inputs: Inputs) -> bs.QuantizedWeight:
+    """The workload's weight as our format holds it."""
+    return bs.quantize(inputs[1], workload.bits, workload.group_size, workload.symmetric)
+
+
+def _pack(workload: LinearWorkload, inputs: Inputs) -> tuple[Any, ...]:
+    return inputs[0], packed(workload, inputs)
+
+
+def _our_operands(workload: LinearWorkload, inputs: Inputs) -> tuple[torch.Tensor, torch.Tensor]:
+    """Up to eight rows: activations as int8 leaves them; more: the weight rounded to the activations' dtype."""
+    x, weight = inputs[0], packed(workload, inputs)
+    if workload.rows <= MOST_ROWS:
+        return rounded(x, torch.float64), weight.dequantize(torch.float64)
+    return x.double(), weight.dequantize(x.dtype).double()
+
+
+def _dequantised_operands(workload: LinearWorkload, inputs: Inputs) -> tuple[torch.Tensor, torch.Tensor]:
+    return inputs[0].double(), packed(workload, inputs).dequantize(inputs[0].dtype).double()
+
+
+def _linear(workload: LinearWorkload, arguments: Sequence[Any]) -> Call:
+    return lambda x, w: bs.linear(x, w)
+
+
+def _reference(workload: LinearWorkload, arguments: Sequence[Any]) -> Call:
+    return lambda x, w: bs.linear(x, w, impl="reference")
+
+
+def _dequantise(workload: LinearWorkload, arguments: Sequence[Any]) -> Call:
+    return lambda x, w: F.linear(x, w.dequantize(x.dtype))
+
+
+def _float(workload: LinearWorkload, arguments: Sequence[Any]) -> Call:
+    return lambda x, weight: F.linear(x, weight)
+
+
+def _ablation(**changes: bool) -> tuple[Any, Any]:
+    """prepare and build of the matvec without one of its choices."""
+
+    def prepare(workload: LinearWorkload, inputs: Inputs) -> tuple[Any, ...]:
+        from blockskip.linear.launch import metadata_of
+
+        w = packed(workload, inputs)
+        return inputs[0], w, metadata_of(w, _config(workload, changes))
+
+    def build(workload: LinearWorkload, arguments: Sequence[Any]) -> Call:
+        from blockskip.linear import launch
+
+        config = _config(workload, changes)
+        return lambda x, w, metadata: launch.linear(x, w, None, config, metadata)
+
+    return prepare, build
+
+
+def _config(workload: LinearWorkload, changes: dict[str, bool]) -> Any:
+    from dataclasses import replace
+
+    from blockskip.linear.launch import matvec_config
+
+    return replace(matvec_config(workload.rows), **changes)
+
+
+def _needs_few_rows(workload: LinearWorkload, device: str) -> str | None:
+    if workload.rows > MOST_ROWS:
+        return f"it shows a choice of the matvec, which takes {MOST_ROWS} rows at most"
+    return needs_cuda(workload, device)
+
+
+def _tinygemm_metadata(w: bs.QuantizedWeight) -> torch.Tensor:
+    """[K / group_size, N, 2] bfloat16: scale, and what is added to (code - 8) * scale."""
+    zero = torch.full_like(w.scale, TINYGEMM_MIDDLE) if w.zero is None else w.zero
+    added = ((TINYGEMM_MIDDLE - zero.float()) * w.scale.float()).to(torch.bfloat16)
+    return torch.stack((w.scale.to(torch.bfloat16), added), -1).transpose(0, 1).contiguous()
+
+
+def _tinygemm_pack(workload: LinearWorkload, inputs: Inputs) -> tuple[torch.Tensor, ...]:
+    w = packed(workload, inputs)
+    codes = w.codes()
+    if inputs[0].is_cuda:
+        nibbles = (codes[:, ::2] << 4 | codes[:, 1::2]).contiguous()
+        data = torch.ops.aten._convert_weight_to_int4pack(nibbles, TINYGEMM_INNER)
+    else:
+        data = torch.ops.aten._convert_weight_to_int4pack_for_cpu(codes.to(torch.int32), 1)
+    return inputs[0], data, _tinygemm_metadata(w)
+
+
+def _tinygemm(workload: LinearWorkload, arguments: Sequence[Any]) -> Call:
+    aten, group_size = torch.ops.aten, workload.group_size
+    product = aten._weight_int4pack_mm if arguments[0].is_cuda else aten._weight_int4pack_mm_for_cpu
+    return lambda x, data, metadata: product(x, data, group_size, metadata)
+
+
+def _tinygemm_operands(workload: LinearWorkload, inputs: Inputs) -> tuple[torch.Tensor, torch.Tensor]:
+    w = packed(workload, inputs)
+    scale, added = _tinygemm_metadata(w).double().transpose(0, 1).unbind(-1)
+    codes = w.codes().double().unflatten(1, (scale.shape[1], -1))
+    return inputs[0].double(), ((codes - TINYGEMM_MIDDLE) * scale[..., None] + added[..., None]).flatten(1)
+
+
+def _needs_tinygemm(workload: LinearWorkload, device: str) -> str | None:
+    if workload.bits != 4 or workload.dtype != "bfloat16":
+        return "tinygemm takes int4 weights and bfloat16 activations"
+    if workload.out_features % 16 or workload.in_features % (16 * TINYGEMM_INNER):
+        return "tinygemm needs out_features a multiple of 16 and in_features of 128"
+    name = "_weight_int4pack_mm" if is_cuda(device) else "_weight_int4pack_mm_for_cpu"
+    return None if hasattr(torch.ops.aten, name) else f"this torch has no aten.{name}"
+
+
+def _gemlite_pack(workload: LinearWorkload, inputs: Inputs) -> tuple[Any, ...]:
+    from gemlite.core import DType, GemLiteLinearTriton  # type: ignore[import-not-found]
+
+    w = packed(workload, inputs)
+    dtype = {"bfloat16": DType.BF16, "float16": DType.FP16}[workload.dtype]
+    layer = GemLiteLinearTriton(
+        workload.bits, workload.group_size, workload.in_features, workload.out_features, dtype, dtype
+    )
+    zero = torch.full_like(w.scale, w.centre) if w.zero is None else w.zero
+    layer.pack(w.codes(), w.scale.to(inputs[0].dtype), zero.to(inputs[0].dtype), None)
+    return inputs[0], layer
+
+
+def _gemlite(workload: LinearWorkload, arguments: Sequence[Any]) -> Call:
+    return lambda x, layer: layer(x)
+
+
+def _needs_gemlite(workload: LinearWorkload, device: str) -> str | None:
+    if importlib.util.find_spec("gemlite") is None:
+        return "gemlite is not installed: pip install gemlite (CUDA)"
+    if workload.bits != 4 or workload.dtype == "float32":
+        return "it is called with int4 weights and bfloat16 or float16 activations here"
+    return needs_cuda(workload, device)
+
+
+_STRIDED, _SCALAR = _ablation(strided=True), _ablation(scalar=True)
+_HALF_STEP = 2.0**-8  # tinygemm rounds the product and the sum to bfloat16, half a step each
+
+for _entry in (
+    Contender("blockskip", "W4A8 / W8A8", "our linear: dp4a for up to 8 rows, which rounds activations to int8",
+              _linear, prepare=_pack, operands=_our_operands),
+    Contender("blockskip-strided", "metadata strided", "our matvec with scales and zeros [groups, N]: a line a value",
+              _STRIDED[1], _needs_few_rows, prepare=_STRIDED[0], operands=_our_operands),
+    Contender("blockskip-scalar", "4-byte loads", "our matvec with activations loaded 4 bytes at a time, not 16",
+              _SCALAR[1], _needs_few_rows, prepare=_SCALAR[0], operands=_our_operands),
+    Contender("dequantise", "dequantise, then product", "the weight turned back to floats in each call, then F.linear",
+              _dequantise, prepare=_pack, operands=_dequantised_operands),
+    Contender("bf16", "float weight", "F.linear with the weight as it was, in the activations' dtype",
+              _float, moved=lambda workload: workload.out_features * workload.in_features * workload.element_bytes),
+    Contender("tinygemm", "tinygemm", "torch's int4 product (_weight_int4pack_mm), group by group in bfloat16",
+              _tinygemm, _needs_tinygemm, prepare=_tinygemm_pack, operands=_tinygemm_operands,
+              weight_rounding=_HALF_STEP),
+    Contender("gemlite", "gemlite", "gemlite's Triton kernels, which tune themselves before they are timed",
+              _gemlite, _needs_gemlite, prepare=_gemlite_pack, operands=_dequantised_operands,
+              weight_rounding=_HALF_STEP),
+    Contender("reference", "reference", "our reference: obviously right, not fast",
+              _reference, prepare=_pack, operands=_our_operands),
+):  # fmt: skip
+    REGISTRY.add(_entry.of("linear"))
+del _entry

@@ -1,0 +1,205 @@
+"""What a sweep measures: axes, and the points that they span. A class for each operation."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, fields
+from itertools import product
+from typing import Any, ClassVar, Self
+
+import blockskip as bs
+import torch
+
+from skiplab.contenders import contender
+from skiplab.measure import Point
+from skiplab.workload import DTYPES, AnyWorkload, DecodeWorkload, LinearWorkload, Workload
+
+DEFAULT_CONTENDERS = ("blockskip", "sdpa", "sdpa-causal", "flex")
+
+
+class Grid:
+    """What the three sweeps share. A tuple is an axis; the last one moves fastest, contenders within it.
+
+    The points of one workload follow each other, so that they share its float64 reference.
+    """
+
+    operation: ClassVar[str]
+    verb: ClassVar[str]
+    contenders: tuple[str, ...]
+    dtype: str
+    device: str
+    budget_s: float
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():  # type: ignore[call-overload]
+            if value == ():
+                raise ValueError(f"{name}: got nothing; at least one is needed")
+        if self.dtype not in DTYPES:
+            raise ValueError(f"dtype: got {self.dtype!r}; allowed are {', '.join(DTYPES)}")
+        if self.budget_s <= 0:
+            raise ValueError(f"budget_s: got {self.budget_s}; allowed is more than 0 seconds")
+        for name in self.contenders:
+            contender(name, self.operation)
+        usable(self.device)
+
+    @property
+    def key(self) -> str:
+        """Eight letters that name these parameters."""
+        parameters = asdict(self)  # type: ignore[call-overload]
+        return hashlib.sha256(json.dumps(parameters, sort_keys=True).encode()).hexdigest()[:8]
+
+    def workloads(self) -> list[AnyWorkload]:
+        """Every combination of the axes."""
+        raise TypeError("Grid: one of its classes has workloads")
+
+    def points(self) -> list[Point]:
+        """The points in the order in which they are measured."""
+        return [
+            Point(workload, name, device=self.device) for workload, name in product(self.workloads(), self.contenders)
+        ]
+
+    def command(self) -> str:
+        """The command line that runs this sweep."""
+        words = [f"skiplab {self.verb}"]
+        for field in fields(self):  # type: ignore[arg-type]
+            option = OPTIONS.get(field.name, field.name.replace("_", "-"))
+            value = getattr(self, field.name)
+            if isinstance(value, bool):
+                words += [f"--{option}"] * value
+            elif value is not None:
+                words += [f"--{option} {_word(one)}" for one in (value if isinstance(value, tuple) else (value,))]
+        return " ".join(words)
+
+    @classmethod
+    def from_parameters(cls, parameters: dict[str, Any]) -> Self:
+        """The sweep that a run's header describes."""
+        return cls(**{name: _frozen(value) for name, value in parameters.items()})
+
+
+OPTIONS = {"contenders": "contender", "budget_s": "budget"}
+
+
+def _word(value: Any) -> str:
+    if value is None:
+        return "causal"
+    if isinstance(value, tuple):
+        return "x".join(map(str, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else value
+
+
+@dataclass(frozen=True)
+class Sweep(Grid):
+    """Prefill: every prompt length x every window x every contender, for one head shape, dtype and device.
+
+    A window of None is plain causal. ValueError names the field, what was given and what is allowed.
+    """
+
+    contenders: tuple[str, ...] = DEFAULT_CONTENDERS
+    q_len: tuple[int, ...] = (512, 1024, 2048, 4096)
+    window: tuple[int | None, ...] = (256, 512, 1024, None)
+    batch: int = 1
+    q_heads: int = 8
+    kv_heads: int = 8
+    head_dim: int = 128
+    dtype: str = "bfloat16"
+    device: str = "cpu"
+    seed: int = 0
+    budget_s: float = 5.0
+    operation: ClassVar[str] = "attention"
+    verb: ClassVar[str] = "sweep"
+
+    def workloads(self) -> list[AnyWorkload]:
+        return [self.workload(q_len, window) for q_len, window in product(self.q_len, self.window)]
+
+    def workload(self, q_len: int, window: int | None) -> Workload:
+        """The sweep's workload at one prompt length and window."""
+        mask = bs.causal() if window is None else bs.sliding_window(window)
+        return Workload(
+            q_len, mask=mask, batch=self.batch, q_heads=self.q_heads, kv_heads=self.kv_heads,
+            head_dim=self.head_dim, dtype=self.dtype,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class DecodeSweep(Grid):
+    """Decode: every number of keys x every window x every contender, for one head shape, dtype and device.
+
+    buffer: slots of the cache, None for as many as there are keys. A window of None sees all keys. ValueError names
+    the field, what was given and what is allowed.
+    """
+
+    contenders: tuple[str, ...] = ("blockskip", "sdpa", "flex")
+    kv_len: tuple[int, ...] = (256, 1024, 4096, 16384)
+    window: tuple[int | None, ...] = (None, 1024)
+    q_len: int = 1
+    batch: int = 1
+    q_heads: int = 8
+    kv_heads: int = 8
+    head_dim: int = 128
+    dtype: str = "bfloat16"
+    buffer: int | None = None
+    device: str = "cpu"
+    seed: int = 0
+    budget_s: float = 5.0
+    operation: ClassVar[str] = "decode"
+    verb: ClassVar[str] = "decode"
+
+    def workloads(self) -> list[AnyWorkload]:
+        return [
+            DecodeWorkload(
+                kv_len, window, self.q_len, self.batch, self.q_heads, self.kv_heads, self.head_dim, self.dtype,
+                self.buffer,
+            )
+            for kv_len, window in product(self.kv_len, self.window)
+        ]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class LinearSweep(Grid):
+    """Linear layers: every shape x rows x bits x group size x contender, for one dtype and device.
+
+    shape: (out_features, in_features). ValueError names the field, what was given and what is allowed.
+    """
+
+    contenders: tuple[str, ...] = ("blockskip", "dequantise", "bf16", "tinygemm")
+    shape: tuple[tuple[int, int], ...] = ((2048, 2048), (8192, 2048))
+    rows: tuple[int, ...] = (1,)
+    bits: tuple[int, ...] = (4,)
+    group_size: tuple[int, ...] = (32,)
+    symmetric: bool = False
+    dtype: str = "bfloat16"
+    device: str = "cpu"
+    seed: int = 0
+    budget_s: float = 5.0
+    operation: ClassVar[str] = "linear"
+    verb: ClassVar[str] = "linear"
+
+    def workloads(self) -> list[AnyWorkload]:
+        return [
+            LinearWorkload(n, k, rows, bits, group_size, self.symmetric, self.dtype)
+            for (n, k), rows, bits, group_size in product(self.shape, self.rows, self.bits, self.group_size)
+        ]
+
+
+AnySweep = Sweep | DecodeSweep | LinearSweep
+
+
+def sweep_of(operation: str, parameters: dict[str, Any]) -> AnySweep:
+    """The sweep that a run's header describes; ValueError for an unknown operation."""
+    classes = {one.operation: one for one in (Sweep, DecodeSweep, LinearSweep)}
+    if operation not in classes:
+        raise ValueError(f"operation: got {operation!r}; allowed are {', '.join(classes)}")
+    return classes[operation].from_parameters(parameters)
+
+
+def usable(device: str) -> bool:
+    """Whether torch sees that device here; ValueError for one that the lab does not know."""
+    kind, _, number = device.partition(":")
+    if kind not in ("cpu", "cuda") or (number and not number.isdecimal()):
+        raise ValueError(f"device: got {device!r}; allowed are cpu, cuda, cuda:1 and so on")
+    return kind == "cpu" or int(number or 0) < torch.cuda.device_count()
