@@ -45,6 +45,11 @@ def is_wide(view: View, heads: int, rows: int, cols: int) -> bool:
     return (heads - 1) * head + (rows - 1) * row + (cols - 1) * col >= 1 << 31
 
 
+def ring_kind(ring: bool, slots: int, block_n: int) -> str:
+    """The constexpr RING of the kernels: "none" for a cache whose slots are positions, else see `ring_slots`."""
+    return "none" if not ring else "long" if slots >= block_n else "short"
+
+
 def overlaps(device: torch.device) -> bool:
     """Whether a kernel can be launched before the one that it waits for has ended: programmatic dependent launch."""
     return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
@@ -68,6 +73,20 @@ def local(index, stride, WIDE: tl.constexpr):
     if WIDE:
         index = index.to(tl.int64)
     return index * stride
+
+
+@triton.jit
+def ring_slots(n0, n, slots, RING: tl.constexpr):
+    """int32 [n]: the slots of the positions n0 + n in a ring of `slots` slots.
+
+    RING "long": there are as many slots as `n` has elements, or more, so that it wraps once at most; "short": fewer.
+    """
+    slot = n0 % slots + n
+    if RING == "long":
+        slot = tl.where(slot >= slots, slot - slots, slot)
+    else:
+        slot = slot % slots
+    return slot
 
 
 @triton.jit

@@ -11,11 +11,12 @@ from ..config import TileConfig
 from ..mask import Mask, band, causal, integer
 from ..mask import dense as dense_mask
 from . import reference, tiled
-from .plan import IMPLS, SKIPS, Call, Plan, make_plan
-
-DTYPES = (torch.float16, torch.bfloat16, torch.float32)
-LARGEST_POSITION = 1 << 29
-"""q_start stays below: differences of positions then fit a 32-bit int, and any limit beyond 2**30 is none."""
+from . import ring as rings
+from .checks import IMPLS, LARGEST_POSITION, check_kv_len, check_scale, check_tensors
+from .decode_api import launch_decode
+from .decode_plan import DecodeCall
+from .plan import SKIPS, Call, Plan, make_plan
+from .route import ROUTES, as_decode
 
 
 def attention(
@@ -32,6 +33,8 @@ def attention(
     config: TileConfig | tuple[int, int, int, int] | None = None,
     return_lse: bool = False,
     record: bool = False,
+    ring: bool = False,
+    route: str = "measured",
 ) -> Any:
     """softmax(scale * q k^T, masked) v, computing only the tiles that `mask` leaves. Inference only.
 
@@ -51,6 +54,18 @@ def attention(
         sees nothing.
     record: also return visits uint8 [B, programs' heads, rows, cols], written by the kernel inside the launch itself:
         0 left out, 1 computed masked, 2 computed unmasked (Triton alone).
+    ring: k and v are a ring: of their R = Lkv slots, position p lies in slot p % R, where it overwrote p - R. kv_len is
+        then how many keys have been written, up to 2**29 (R by default; a device tensor's values are bounded to that
+        too). A mask that sees an overwritten key is a ValueError. A kv_len tensor leaves no key to look at: it needs a
+        band whose window + Lq - 1 is at most R, no q_start, and skip auto or bounds. For a sliding layer's cache:
+
+            slots = torch.arange(start, start + chunk) % k.shape[2]
+            k[:, :, slots], v[:, :, slots] = k_new, v_new
+            out = bs.attention(q, k, v, bs.sliding_window(750), kv_len=start + chunk, ring=True)
+
+    route: which kernel takes up to 8 last queries under causal() or a sliding window: measured (split-K decode from a
+        number of keys on, see `route.py`), executorch (that project's rule), prefill, or decode (ValueError where it
+        cannot). An explicit skip, config or record is the prefill kernel's.
 
     Returns out [B, Hq, Lq, D] in q's dtype, or a tuple (out, lse, visits) of those asked for. A query that sees no key
     gets 0. Raises TypeError for dtypes and kinds, ValueError for shapes, ranges, unknown words and what an
@@ -61,9 +76,9 @@ def attention(
 
         return traced_attention(
             q, k, v, mask, scale=scale, q_start=q_start, kv_len=kv_len, skip=skip, impl=impl, config=config,
-            return_lse=return_lse, record=record,
+            return_lse=return_lse, record=record, ring=ring, route=route,
         )  # fmt: skip
-    call = check(q, k, v, mask, scale, q_start, kv_len, skip, impl, config, return_lse, record)
+    call = check(q, k, v, mask, scale, q_start, kv_len, skip, impl, config, return_lse, record, ring, route)
     out, lse, visits = run(call)
     asked = [out, *([lse] if return_lse else []), *([visits] if record else [])]
     return tuple(asked) if len(asked) > 1 else out
@@ -71,10 +86,10 @@ def attention(
 
 def explain(
     q, k, v, mask=None, *, scale=None, q_start=None, kv_len=None, skip="auto", impl="auto", config=None,
-    return_lse=False, record=False,
+    return_lse=False, record=False, ring=False, route="measured",
 ) -> Plan:  # fmt: skip
     """What `attention` with the same arguments will do, as a Plan whose str() is legible."""
-    return make_plan(check(q, k, v, mask, scale, q_start, kv_len, skip, impl, config, return_lse, record))
+    return make_plan(check(q, k, v, mask, scale, q_start, kv_len, skip, impl, config, return_lse, record, ring, route))
 
 
 def scaled_dot_product_attention(
@@ -117,9 +132,11 @@ def scaled_dot_product_attention(
     return _attention_with_bias(query, key, value, attn_mask, scale)
 
 
-def check(q, k, v, mask, scale, q_start, kv_len, skip, impl, config, return_lse, record) -> Call:
+def check(
+    q, k, v, mask, scale, q_start, kv_len, skip, impl, config, return_lse, record, ring=False, route="measured"
+) -> Call:
     """A checked call; TypeError or ValueError names the argument, what was given and what is allowed."""
-    for name, word, allowed in (("skip", skip, SKIPS), ("impl", impl, IMPLS)):
+    for name, word, allowed in (("skip", skip, SKIPS), ("impl", impl, IMPLS), ("route", route, ROUTES)):
         if word not in allowed:
             raise ValueError(f"{name}: given {word!r}; allowed are {', '.join(allowed)}")
     check_tensors(q, k, v, ("q", "k", "v"), float64=impl == "reference")
@@ -130,50 +147,26 @@ def check(q, k, v, mask, scale, q_start, kv_len, skip, impl, config, return_lse,
         q_start = integer("q_start", q_start)
         if abs(q_start) >= LARGEST_POSITION:
             raise ValueError(f"q_start: given {q_start}; its size must be below {LARGEST_POSITION}")
-    kv_len, lengths = _check_kv_len(kv_len, q, k)
+    kv_len, lengths = check_kv_len(kv_len, q, k, ring)
+    if ring:
+        _check_ring(mask, q, k, kv_len, lengths, q_start, record)
     _check_mask(mask, q, kv_len)
     call = Call(
-        q, k, v, mask, _check_scale(scale, q.shape[3]), q_start, kv_len, lengths, skip, impl,
-        None if config is None else TileConfig.of(config), return_lse, record,
+        q, k, v, mask, check_scale(scale, q.shape[3]), q_start, kv_len, lengths, skip, impl,
+        None if config is None else TileConfig.of(config), return_lse, record, ring, route,
     )  # fmt: skip
     if record and make_plan(call).impl != "triton":
         raise ValueError("record: True needs impl='triton': visits are written by the kernel, not by a plan")
     return call
 
 
-def check_tensors(q, k, v, names, float64: bool = False) -> None:
-    """Kinds, dtypes, shapes and devices of query, key and value."""
-    dtypes = (*DTYPES, torch.float64) if float64 else DTYPES
-    for name, t in zip(names, (q, k, v), strict=True):
-        if not isinstance(t, torch.Tensor):
-            raise TypeError(f"{name}: given {type(t).__name__}; a tensor is needed")
-        if t.dtype not in dtypes:
-            raise TypeError(f"{name}: given {t.dtype}; allowed are {', '.join(map(str, dtypes))}")
-        if t.ndim != 4:
-            raise ValueError(f"{name}: given {t.ndim} dimensions; [batch, heads, length, head_dim] is needed")
-        if min(t.shape) < 1:
-            raise ValueError(f"{name}: given shape {tuple(t.shape)}; every size must be at least 1")
-        if t.requires_grad and torch.is_grad_enabled():
-            raise ValueError(f"{name}: requires grad; this is for inference: use torch.no_grad() or detach()")
-    for name, t in zip(names[1:], (k, v), strict=True):
-        if t.dtype != q.dtype:
-            raise TypeError(f"{name}: given {t.dtype}; must be {names[0]}'s {q.dtype}")
-        if t.device != q.device:
-            raise ValueError(f"{name}: is on {t.device}; must be on {names[0]}'s {q.device}")
-    if k.shape != v.shape:
-        raise ValueError(f"{names[2]}: given shape {tuple(v.shape)}; must be {names[1]}'s {tuple(k.shape)}")
-    for what, i in (("batch", 0), ("head_dim", 3)):
-        if q.shape[i] != k.shape[i]:
-            raise ValueError(f"{names[1]}: given {what} {k.shape[i]}; must be {names[0]}'s {q.shape[i]}")
-    if q.shape[1] % k.shape[1]:
-        raise ValueError(f"{names[0]}: given {q.shape[1]} heads; must be a multiple of {names[1]}'s {k.shape[1]}")
-    if not 8 <= q.shape[3] <= 512:
-        raise ValueError(f"{names[0]}: given head_dim {q.shape[3]}; must be from 8 to 512")
-
-
 def run(call: Call) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
     """(out, lse, visits) of a checked call; lse and visits may be None where they were not asked for."""
     plan = make_plan(call)
+    if plan.decode is not None:
+        decode_call = as_decode(call, plan.impl)
+        assert isinstance(decode_call, DecodeCall)
+        return *launch_decode(decode_call, plan.decode), None
     if plan.impl == "triton":
         from . import launch
 
@@ -182,9 +175,10 @@ def run(call: Call) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | N
     if plan.impl == "reference":
         kv_len = call.kv_len if call.lengths is None else call.lengths.clamp(0, call.kv_len)
         q_start = kv_len - q.shape[2] if call.q_start is None else call.q_start
-        return *reference.attention(q, k, v, mask, scale=scale, q_start=q_start, kv_len=kv_len), None
+        return *reference.attention(q, k, v, mask, scale=scale, q_start=q_start, kv_len=kv_len, ring=call.ring), None
     if call.lengths is None:
-        return *tiled.attention(q, k, v, mask, scale=scale, q_start=call.planned_q_start, kv_len=call.kv_len), None
+        sizes = {"q_start": call.planned_q_start, "kv_len": call.kv_len}
+        return *tiled.attention(q, k, v, mask, scale=scale, **sizes, ring=call.ring), None
     return *_each_batch(call, call.lengths), None
 
 
@@ -199,39 +193,24 @@ def _each_batch(call: Call, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.
             continue
         q_start = length - q.shape[2] if call.q_start is None else call.q_start
         mask = call.mask.for_batch(b)
-        out, lse = tiled.attention(q, k, v, mask, scale=call.scale, q_start=q_start, kv_len=length)
+        out, lse = tiled.attention(q, k, v, mask, scale=call.scale, q_start=q_start, kv_len=length, ring=call.ring)
         outs.append(out)
         lses.append(lse)
     return torch.cat(outs), torch.cat(lses)
 
 
-def _check_scale(scale, head_dim: int) -> float:
-    if scale is None:
-        return head_dim**-0.5
-    if isinstance(scale, bool) or not isinstance(scale, int | float):
-        raise TypeError(f"scale: given {type(scale).__name__}; a number is needed")
-    if not math.isfinite(scale):
-        raise ValueError(f"scale: given {scale}; must be finite")
-    return float(scale)
-
-
-def _check_kv_len(kv_len, q, k) -> tuple[int, torch.Tensor | None]:
-    """The most keys there can be, and their true number [B] where it stands on the device."""
-    capacity = k.shape[2]
-    if kv_len is None:
-        return capacity, None
-    if not isinstance(kv_len, torch.Tensor):
-        kv_len = integer("kv_len", kv_len)
-        if not 1 <= kv_len <= capacity:
-            raise ValueError(f"kv_len: given {kv_len}; must be from 1 to k's length {capacity}")
-        return kv_len, None
-    if kv_len.dtype != torch.int32:
-        raise TypeError(f"kv_len: given a tensor of {kv_len.dtype}; int32 is needed")
-    if kv_len.device != q.device:
-        raise ValueError(f"kv_len: is on {kv_len.device}; must be on q's {q.device}")
-    if tuple(kv_len.shape) not in ((), (q.shape[0],)):
-        raise ValueError(f"kv_len: given shape {tuple(kv_len.shape)}; [] or [{q.shape[0]}] is needed")
-    return capacity, kv_len.expand(q.shape[0]).contiguous()
+def _check_ring(mask: Mask, q, k, kv_len: int, lengths, q_start: int | None, record: bool) -> None:
+    """ValueError where a query may see an overwritten key, and for what a kv_len tensor leaves unknown."""
+    q_len, slots = q.shape[2], k.shape[2]
+    if lengths is None:
+        mask.check_shape(q_len, kv_len)
+        rings.check_int("mask", mask, q, kv_len, kv_len - q_len if q_start is None else q_start, slots)
+        return
+    if q_start is not None:
+        raise ValueError(f"q_start: given {q_start}; ring=True with a kv_len tensor needs the queries last, so None")
+    if record:
+        raise ValueError("record: True needs an int kv_len where ring=True: visits have a column for every tile")
+    rings.check_device("mask", mask, q_len, slots)
 
 
 def _check_mask(mask: Mask, q, kv_len: int) -> None:

@@ -12,20 +12,25 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from ..device import base, load_block, local, wide
+from ..device import base, load_block, local, ring_slots, wide
 from .prefill import accumulate, band_keeps, band_limits
 
 
 @triton.jit
-def load_slots(pointer, strides, n0, low, kv_len, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr,
-               WIDE: tl.constexpr):  # fmt: skip
-    """[BLOCK_N, BLOCK_D]: a head's slots n0 .. of the cache, 0 outside low .. kv_len - 1, where they may hold NaN."""
+def load_slots(pointer, strides, n0, low, kv_len, slots, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr,
+               BLOCK_N: tl.constexpr, WIDE: tl.constexpr, RING: tl.constexpr):  # fmt: skip
+    """[BLOCK_N, BLOCK_D]: the keys n0 .. of a head's cache, 0 outside low .. kv_len - 1, where slots may hold NaN."""
     n = tl.arange(0, BLOCK_N)
     d = tl.arange(0, BLOCK_D)
-    offsets = local(n, strides[2], WIDE)[:, None] + local(d, strides[3], WIDE)[None, :]
+    if RING == "none":
+        offsets = local(n, strides[2], WIDE)[:, None] + local(d, strides[3], WIDE)[None, :]
+        start = pointer + wide(n0) * strides[2]
+    else:
+        slot = ring_slots(n0, n, slots, RING)
+        offsets = local(slot, strides[2], WIDE)[:, None] + local(d, strides[3], WIDE)[None, :]
+        start = pointer
     live = (n0 + n >= low) & (n0 + n < kv_len)
-    return load_block(pointer + wide(n0) * strides[2] + offsets, live[:, None], (d < HEAD_DIM)[None, :],
-                      HEAD_DIM != BLOCK_D)  # fmt: skip
+    return load_block(start + offsets, live[:, None], (d < HEAD_DIM)[None, :], HEAD_DIM != BLOCK_D)
 
 
 @triton.jit
@@ -114,7 +119,7 @@ def decode(
     q, k, v, out, lse, parts, lengths, band, scale,
     SIGN: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_S: tl.constexpr,
-    WIDE: tl.constexpr, OVERLAP: tl.constexpr,
+    WIDE: tl.constexpr, OVERLAP: tl.constexpr, RING: tl.constexpr,
 ):  # fmt: skip
     """One program: one share of the key tiles for BLOCK_M of the GROUP * Lq rows that a KV head serves.
 
@@ -122,7 +127,7 @@ def decode(
     for a single share, which writes out and lse itself; parts.arrived: counters, 0 before and after, or None where
     `reduce` merges; BLOCK_R and BLOCK_S hold all rows of a KV head and all shares then. lengths, band, parts: see
     `decode_launch`. scale > 0, times log2 e; SIGN (-1, 0, 1) is its sign. OVERLAP: `reduce` may be launched while this
-    runs. Grid: (splits, KV heads * blocks of rows, B).
+    runs. RING: see `ring_kind`; all but `load_slots` counts in positions. Grid: (splits, KV heads * blocks of rows, B).
     """
     if OVERLAP:
         gdc_launch_dependents()
@@ -152,6 +157,9 @@ def decode(
     low = first_q * 0
     if band.left is not None:
         low = tl.maximum(first_q - band.left, 0)
+    slots = k.shape[2]
+    if RING != "none":
+        low = tl.maximum(low, kv_len - slots)
     begin, full_begin, full_end, end = band_limits(first_q, kv_len - 1, kv_len, band, BLOCK_N)
     begin, end = share(begin, end, split, splits)
     k_ptr = base(k, batch, kv_head)
@@ -166,11 +174,11 @@ def decode(
     )
     for tile in tl.range(begin, end):
         n0 = tile * BLOCK_N
-        k_tile = load_slots(k_ptr, k.strides, n0, low, kv_len, HEAD_DIM, BLOCK_D, BLOCK_N, WIDE)
+        k_tile = load_slots(k_ptr, k.strides, n0, low, kv_len, slots, HEAD_DIM, BLOCK_D, BLOCK_N, WIDE, RING)
         score = tl.dot(q_tile, tl.trans(k_tile), input_precision="ieee")
         if (tile < full_begin) | (tile >= full_end):
             score = tl.where(band_keeps(first_q + i, n0 + n, kv_len, band), score, float("-inf"))
-        v_tile = load_slots(v_ptr, v_strides, n0, low, kv_len, HEAD_DIM, BLOCK_D, BLOCK_N, WIDE)
+        v_tile = load_slots(v_ptr, v_strides, n0, low, kv_len, slots, HEAD_DIM, BLOCK_D, BLOCK_N, WIDE, RING)
         state = accumulate(state, score, v_tile, scale)
 
     row = rows_of(q, batch, kv_head, r, GROUP)

@@ -8,8 +8,9 @@ import torch
 
 from ..mask import integer
 from . import decode_tiled, reference
-from .api import LARGEST_POSITION, _check_kv_len, _check_scale, check_tensors
-from .decode_plan import IMPLS, LONGEST_QUERY, DecodeCall, DecodePlan, make_decode_plan
+from . import ring as rings
+from .checks import IMPLS, LARGEST_POSITION, check_kv_len, check_scale, check_tensors
+from .decode_plan import LONGEST_QUERY, DecodeCall, DecodePlan, make_decode_plan
 
 MOST_SPLITS = 65535
 """A CUDA grid's second and third dimensions end there; no device has as many programs at once."""
@@ -26,6 +27,7 @@ def decode(
     splits: int | str = "auto",
     impl: str = "auto",
     return_lse: bool = False,
+    ring: bool = False,
 ) -> Any:
     """softmax(scale * q k^T, causal) v for a few last queries of a long cache: split-K flash-decoding; inference only.
 
@@ -43,6 +45,12 @@ def decode(
     impl: reference | tiled | triton; auto takes triton on CUDA, tiled elsewhere. An explicit one never falls back.
     return_lse: also return lse float32 [B, Hq, Lq], the natural log of the sum of exponentials; -inf for a query that
         sees nothing.
+    ring: k and v are a ring: of their R = Lkv slots, position p lies in slot p % R, where it overwrote p - R. kv_len is
+        then how many keys have been written, up to 2**29 (R by default; a device tensor's values are bounded to that
+        too); window + Lq - 1 must be at most R unless an int kv_len is. For a sliding layer's cache:
+
+            k[:, :, kv_len % k.shape[2]], v[:, :, kv_len % k.shape[2]] = k_new, v_new
+            out = bs.decode(q, k, v, kv_len=kv_len + 1, window=1024, ring=True)
 
     Returns out [B, Hq, Lq, D] in q's dtype, or (out, lse). A query that sees no key gets 0. Raises TypeError for dtypes
     and kinds, ValueError for shapes, ranges, unknown words and what an implementation cannot do.
@@ -51,37 +59,65 @@ def decode(
         from .decode_ops import traced_decode
 
         return traced_decode(
-            q, k, v, kv_len=kv_len, window=window, scale=scale, splits=splits, impl=impl, return_lse=return_lse
+            q,
+            k,
+            v,
+            kv_len=kv_len,
+            window=window,
+            scale=scale,
+            splits=splits,
+            impl=impl,
+            return_lse=return_lse,
+            ring=ring,
         )
-    out, lse = run_decode(check_decode(q, k, v, kv_len, window, scale, splits, impl, return_lse))
+    out, lse = run_decode(check_decode(q, k, v, kv_len, window, scale, splits, impl, return_lse, ring))
     return (out, lse) if return_lse else out
 
 
 def explain_decode(
-    q, k, v, *, kv_len=None, window=None, scale=None, splits="auto", impl="auto", return_lse=False
+    q,
+    k,
+    v,
+    *,
+    kv_len=None,
+    window=None,
+    scale=None,
+    splits="auto",
+    impl="auto",
+    return_lse=False,
+    ring=False,
 ) -> DecodePlan:
     """What `decode` with the same arguments will do, as a DecodePlan whose str() is legible."""
-    return make_decode_plan(check_decode(q, k, v, kv_len, window, scale, splits, impl, return_lse))
+    return make_decode_plan(check_decode(q, k, v, kv_len, window, scale, splits, impl, return_lse, ring))
 
 
-def check_decode(q, k, v, kv_len, window, scale, splits, impl, return_lse) -> DecodeCall:
+def check_decode(q, k, v, kv_len, window, scale, splits, impl, return_lse, ring=False) -> DecodeCall:
     """A checked call; TypeError or ValueError names the argument, what was given and what is allowed."""
     if impl not in IMPLS:
         raise ValueError(f"impl: given {impl!r}; allowed are {', '.join(IMPLS)}")
     check_tensors(q, k, v, ("q", "k", "v"), float64=impl == "reference")
     if q.shape[2] > LONGEST_QUERY:
         raise ValueError(f"q: given {q.shape[2]} queries; from 1 to {LONGEST_QUERY}, more of them are for attention")
-    kv_len, lengths = _check_kv_len(kv_len, q, k)
-    if kv_len >= LARGEST_POSITION:
+    kv_len, lengths = check_kv_len(kv_len, q, k, ring)
+    if kv_len >= LARGEST_POSITION and not ring:
         raise ValueError(f"k: given {kv_len} keys; there must be less than {LARGEST_POSITION}")
     window = None if window is None else integer("window", window, 1)
-    scale = _check_scale(scale, q.shape[3])
-    return DecodeCall(q, k, v, scale, kv_len, lengths, window, _check_splits(splits), impl, return_lse)
+    scale = check_scale(scale, q.shape[3])
+    call = DecodeCall(q, k, v, scale, kv_len, lengths, window, _check_splits(splits), impl, return_lse, ring)
+    if ring and lengths is None:
+        rings.check_int("window", call.mask, q, kv_len, kv_len - q.shape[2], k.shape[2])
+    elif ring:
+        rings.check_device("window", call.mask, q.shape[2], k.shape[2])
+    return call
 
 
 def run_decode(call: DecodeCall) -> tuple[torch.Tensor, torch.Tensor | None]:
     """(out, lse) of a checked call; lse may be None where it was not asked for."""
-    plan = make_decode_plan(call)
+    return launch_decode(call, make_decode_plan(call))
+
+
+def launch_decode(call: DecodeCall, plan: DecodePlan) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The same by a plan that was made before."""
     if plan.impl == "triton":
         from . import decode_launch
 
@@ -90,10 +126,12 @@ def run_decode(call: DecodeCall) -> tuple[torch.Tensor, torch.Tensor | None]:
     q, k, v, mask, scale = call.q, call.k, call.v, call.mask, call.scale
     if plan.impl == "reference":
         kv_len = call.kv_len if lengths is None else lengths
-        return reference.attention(q, k, v, mask, scale=scale, q_start=kv_len - q.shape[2], kv_len=kv_len)
+        return reference.attention(
+            q, k, v, mask, scale=scale, q_start=kv_len - q.shape[2], kv_len=kv_len, ring=call.ring
+        )
     # on a CPU reading a tensor costs nothing
     kv_lens = [call.kv_len] * q.shape[0] if lengths is None else lengths.tolist()
-    return decode_tiled.decode(q, k, v, mask, scale=scale, kv_lens=kv_lens)
+    return decode_tiled.decode(q, k, v, mask, scale=scale, kv_lens=kv_lens, ring=call.ring)
 
 
 def _check_splits(splits) -> int | None:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import torch
 
-from ..device import View, interpreting, is_wide, overlaps
+from ..device import View, interpreting, is_wide, overlaps, ring_kind
 from ..dispatch import DISPATCHER, Launch
 from .decode import decode as decode_kernel
 from .decode import reduce as reduce_kernel
@@ -90,7 +90,9 @@ def prepare(call: DecodeCall, plan: DecodePlan, tensors, lse, parts: Parts, over
     assert config is not None
     q, k, v, out = map(View.of, tensors)
     wide = any(is_wide(view, call.group, q.shape[2], q.shape[3]) for view in (q, out))
-    wide |= any(is_wide(view, 1, config.block_n, q.shape[3]) for view in (k, v))
+    ring = ring_kind(call.ring, k.shape[2], config.block_n)
+    apart = config.block_n if ring == "none" else k.shape[2]  # a ring's tile may hold its last slot and its first
+    wide |= any(is_wide(view, 1, apart, q.shape[3]) for view in (k, v))
     if v.strides == k.strides:
         v = v._replace(strides=None)
     constants = {
@@ -104,6 +106,7 @@ def prepare(call: DecodeCall, plan: DecodePlan, tensors, lse, parts: Parts, over
         "BLOCK_S": power_of_two(plan.splits) if plan.fused else 1,
         "WIDE": wide,
         "OVERLAP": overlap and plan.splits > 1 and not plan.fused,
+        "RING": ring,
     }
     # scale 0 means that all scores are 0: SIGN 0 makes them so, and the scale itself stays positive
     scale = (abs(call.scale) or 1.0) * math.log2(math.e)

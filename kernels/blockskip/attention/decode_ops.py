@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 
 from . import decode_api
-from .api import check_tensors
+from .checks import check_tensors
 
 
 @torch.library.custom_op("blockskip::decode", mutates_args=())
@@ -23,29 +23,30 @@ def decode_op(
     splits: int | None,
     impl: str,
     return_lse: bool,
+    ring: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(out, lse); splits None is "auto"; lse is empty if it was not asked for."""
     length = kv_len if kv_len_tensor is None else kv_len_tensor
     call = decode_api.check_decode(
-        q, k, v, length, window, scale, "auto" if splits is None else splits, impl, return_lse
+        q, k, v, length, window, scale, "auto" if splits is None else splits, impl, return_lse, ring
     )
     out, lse = decode_api.run_decode(call)
     return out.contiguous(), lse if return_lse and lse is not None else _no_lse(q)
 
 
 @decode_op.register_fake
-def _(q, k, v, kv_len, kv_len_tensor, window, scale, splits, impl, return_lse):
+def _(q, k, v, kv_len, kv_len_tensor, window, scale, splits, impl, return_lse, ring=False):
     check_tensors(q, k, v, ("q", "k", "v"), float64=impl == "reference")
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     return out, torch.empty(q.shape[:3], dtype=torch.float32, device=q.device) if return_lse else _no_lse(q)
 
 
-def traced_decode(q, k, v, *, kv_len, window, scale, splits, impl, return_lse):
+def traced_decode(q, k, v, *, kv_len, window, scale, splits, impl, return_lse, ring):
     """`blockskip.decode` while torch.compile or torch.export traces."""
     is_tensor = isinstance(kv_len, torch.Tensor)
     out, lse = torch.ops.blockskip.decode(
         q, k, v, None if is_tensor else kv_len, kv_len if is_tensor else None, window, scale,
-        decode_api._check_splits(splits), impl, return_lse,
+        decode_api._check_splits(splits), impl, return_lse, ring,
     )  # fmt: skip
     return (out, lse) if return_lse else out
 

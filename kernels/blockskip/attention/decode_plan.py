@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, replace
 
 import torch
 
 from ..config import TileConfig, prefill_config
 from ..mask import Band, band
+from .checks import choose_impl
 from .splits import choose_splits, tiles_at_most
 
-IMPLS = ("auto", "reference", "tiled", "triton")
 LONGEST_QUERY = 8
 MULTIPROCESSORS_ASSUMED = 132
 """Where there is no GPU to ask (the interpreter): an H100's and H200's."""
@@ -46,7 +45,7 @@ class DecodeCall:
     """A checked decode call.
 
     See `blockskip.decode` for shapes. kv_len is the number of keys, or the most there can be where the true number
-    stands on the device: `lengths` int32 [B], else None. splits None: chosen.
+    stands on the device: `lengths` int32 [B], else None. splits None: chosen. ring: slots hold the last positions.
     """
 
     q: torch.Tensor
@@ -59,6 +58,7 @@ class DecodeCall:
     splits: int | None
     impl: str
     return_lse: bool
+    ring: bool = False
 
     @property
     def group(self) -> int:
@@ -95,17 +95,17 @@ class DecodePlan:
     def __str__(self):
         lines = [f"impl    {self.impl}: {self.reason}"]
         if self.config is not None:
-            merge = (
-                "the last program merges" if self.fused else "a second kernel merges" if self.splits > 1 else "no merge"
-            )
-            splits = f"splits  {self.splits} of at most {self.tiles} tiles; {self.programs} programs; {merge}"
-            lines += [f"config  {self.config}", splits]
+            lines += [f"config  {self.config}", self.splits_line()]
         return "\n".join(lines)
+
+    def splits_line(self) -> str:
+        merge = "the last program merges" if self.fused else "a second kernel merges" if self.splits > 1 else "no merge"
+        return f"splits  {self.splits} of at most {self.tiles} tiles; {self.programs} programs; {merge}"
 
 
 def make_decode_plan(call: DecodeCall) -> DecodePlan:
     """Raises ValueError for what the chosen implementation cannot do."""
-    impl, reason = _choose_impl(call)
+    impl, reason = choose_impl(call)
     if impl != "triton":
         return DecodePlan(impl, None, 1, False, 1, 1, reason)
     capability, multiprocessors = (9, 0), MULTIPROCESSORS_ASSUMED
@@ -167,17 +167,3 @@ def shared_kib(capability: tuple[int, int]) -> int:
     if (9, 0) <= capability < (12, 0):
         return 227
     return 163 if capability in ((8, 0), (8, 7)) else 99
-
-
-def _choose_impl(call: DecodeCall) -> tuple[str, str]:
-    on_cuda = call.q.is_cuda
-    if call.impl == "triton" and not on_cuda and os.environ.get("TRITON_INTERPRET") != "1":
-        raise ValueError(
-            f"impl: 'triton' needs CUDA tensors, these are on {call.q.device}; set TRITON_INTERPRET=1 before triton is "
-            "imported to run the kernel in Triton's interpreter (correct, very slow), or use impl='tiled'"
-        )
-    if call.impl == "tiled" and on_cuda and call.lengths is not None:
-        raise ValueError("impl: 'tiled' cannot take a kv_len tensor on CUDA without reading it back; use impl='triton'")
-    if call.impl != "auto":
-        return call.impl, "asked for"
-    return ("triton", "tensors on CUDA") if on_cuda else ("tiled", f"tensors on {call.q.device}")

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 
 from ..mask import Band
+from .ring import unrolled
 
 PLAIN_KEYS = 4096  # keys that one step of the plain form takes: what bounds its memory
 
@@ -24,11 +25,19 @@ class Piece(NamedTuple):
 
 
 def decode(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: Band, *, scale: float, kv_lens: list[int]
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    mask: Band,
+    *,
+    scale: float,
+    kv_lens: list[int],
+    ring: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """out [B, Hq, Lq, D] in q's dtype, lse float32 [B, Hq, Lq] (natural log); arguments as in `blockskip.decode`.
 
-    kv_lens: a batch entry's number of keys. mask: band(window - 1, 0) or band(None, 0).
+    kv_lens: a batch entry's number of keys. mask: band(window - 1, 0) or band(None, 0). ring: pieces of k and v that
+    pass the last slot are copied.
     """
     out = torch.zeros_like(q, memory_format=torch.contiguous_format)
     lse = torch.full(q.shape[:3], float("-inf"), dtype=torch.float32, device=q.device)
@@ -42,8 +51,10 @@ def decode(
         parts = []
         for piece in pieces:
             bias = _bias(mask, piece, q.shape[2], kv_len, packed) if piece.ragged else None
-            keys = slice(piece.first, piece.end)
-            parts.append(step(packed, k[b, :, keys], v[b, :, keys], bias, scale))
+            keys, values = (
+                unrolled(x[b], piece.first, piece.end) if ring else x[b, :, piece.first : piece.end] for x in (k, v)
+            )
+            parts.append(step(packed, keys, values, bias, scale))
         merged, total = _merge(parts)
         out[b] = merged.reshape(q.shape[1:])
         lse[b] = total.reshape(q.shape[1:3])

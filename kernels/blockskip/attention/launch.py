@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 import triton
 
-from ..device import View, interpreting, is_wide
+from ..device import View, interpreting, is_wide, ring_kind
 from ..dispatch import DISPATCHER, Launch
 from ..mask import Band
 from .plan import Call, Plan
@@ -84,7 +84,9 @@ def prepare(call: Call, plan: Plan, tensors, lse, visits, grid) -> Launch:
     group = call.group if plan.packed else 1
     rows, cols = plan.queries_per_tile, q.shape[3]
     in_rows = any(is_wide(view, group, rows, cols) for view in (q, out))
-    in_keys = any(is_wide(view, 1, config.block_n, cols) for view in (k, v))
+    ring = ring_kind(call.ring, k.shape[2], config.block_n)
+    apart = config.block_n if ring == "none" else k.shape[2]  # a ring's tile may hold its last slot and its first
+    in_keys = any(is_wide(view, 1, apart, cols) for view in (k, v))
     if v.strides == k.strides:
         v = v._replace(strides=None)
     constants = {
@@ -96,6 +98,7 @@ def prepare(call: Call, plan: Plan, tensors, lse, visits, grid) -> Launch:
         "BLOCK_N": config.block_n,
         "BLOCK_D": max(16, triton.next_power_of_2(cols)),
         "WIDE": in_rows or in_keys,
+        "RING": ring,
     }
     # scale 0 means that all scores are 0: SIGN 0 makes them so, and the scale itself stays positive
     scale = (abs(call.scale) or 1.0) * math.log2(math.e)

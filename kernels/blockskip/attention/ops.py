@@ -10,6 +10,7 @@ import torch
 from ..config import TileConfig
 from ..mask import Mask, band
 from . import api
+from .checks import check_tensors
 
 
 @torch.library.custom_op("blockskip::attention", mutates_args=())
@@ -27,27 +28,32 @@ def attention_op(
     impl: str,
     config: list[int] | None,
     return_lse: bool,
+    ring: bool = False,
+    route: str = "measured",
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(out, lse); lse is empty if it was not asked for."""
     length = kv_len if kv_len_tensor is None else kv_len_tensor
     call = api.check(
         q, k, v, Mask.from_spec((mask, mask_tensors)), scale, q_start, length, skip, impl,
-        None if config is None else tuple(config), return_lse, False,
+        None if config is None else tuple(config), return_lse, False, ring, route,
     )  # fmt: skip
     out, lse, _ = api.run(call)
     return out.contiguous(), lse if return_lse and lse is not None else _no_lse(q)
 
 
 @attention_op.register_fake
-def _(q, k, v, mask, mask_tensors, scale, q_start, kv_len, kv_len_tensor, skip, impl, config, return_lse):
-    api.check_tensors(q, k, v, ("q", "k", "v"), float64=impl == "reference")
+def _(
+    q, k, v, mask, mask_tensors, scale, q_start, kv_len, kv_len_tensor, skip, impl, config, return_lse, ring=False,
+    route="measured",
+):  # fmt: skip
+    check_tensors(q, k, v, ("q", "k", "v"), float64=impl == "reference")
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     lse = torch.empty(q.shape[:3], dtype=torch.float32, device=q.device) if return_lse else _no_lse(q)
     return out, lse
 
 
 def traced_attention(
-    q, k, v, mask, *, scale, q_start, kv_len, skip, impl, config, return_lse, record
+    q, k, v, mask, *, scale, q_start, kv_len, skip, impl, config, return_lse, record, ring, route
 ):  # fmt: skip
     """`blockskip.attention` while torch.compile or torch.export traces."""
     if record:
@@ -57,7 +63,7 @@ def traced_attention(
     is_tensor = isinstance(kv_len, torch.Tensor)
     out, lse = torch.ops.blockskip.attention(
         q, k, v, text, tensors, scale, q_start, None if is_tensor else kv_len, kv_len if is_tensor else None,
-        skip, impl, None if config is None else list(TileConfig.of(config)), return_lse,
+        skip, impl, None if config is None else list(TileConfig.of(config)), return_lse, ring, route,
     )  # fmt: skip
     return (out, lse) if return_lse else out
 

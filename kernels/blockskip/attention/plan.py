@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import functools
-import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -12,8 +11,10 @@ from ..config import TileConfig, prefill_config
 from ..mask import Band, Mask
 from ..tilemap import TileMap
 from . import tileplan
+from .checks import choose_impl
+from .decode_plan import DecodeCall, DecodePlan, make_decode_plan
+from .route import PREFILL, Route, as_decode, choose_route
 
-IMPLS = ("auto", "reference", "tiled", "triton")
 SKIPS = ("auto", "none", "mask", "bounds", "map")
 
 
@@ -22,7 +23,7 @@ class Call:
     """A checked attention call.
 
     See `blockskip.attention` for shapes. kv_len is the number of keys, or the most there can be where the true number
-    stands on the device: `lengths` int32 [B], else None.
+    stands on the device: `lengths` int32 [B], else None. ring: the slots of k and v hold the last positions.
     """
 
     q: torch.Tensor
@@ -38,11 +39,18 @@ class Call:
     config: TileConfig | None
     return_lse: bool
     record: bool
+    ring: bool = False
+    route: str = "measured"
+
+    @property
+    def planned_kv_len(self) -> int:
+        """The number of keys; for a device kv_len as if the whole buffer were used, once."""
+        return self.kv_len if self.lengths is None else min(self.kv_len, self.k.shape[2])
 
     @property
     def planned_q_start(self) -> int:
         """The first query's position; for a device kv_len without q_start, as if the whole buffer were used."""
-        return self.kv_len - self.q.shape[2] if self.q_start is None else self.q_start
+        return self.planned_kv_len - self.q.shape[2] if self.q_start is None else self.q_start
 
     @property
     def group(self) -> int:
@@ -51,10 +59,11 @@ class Call:
 
 @dataclass(frozen=True)
 class Plan:
-    """What `attention` will do. `config` is None for `reference`; `packed`: GQA heads share a tile; `splits` is 1 in
-    prefill.
+    """What `attention` will do. `config` is None for `reference` and for decode in PyTorch; `packed`: GQA heads share a
+    tile; `splits` is 1 in prefill.
 
-    `tilemap` is the map of the launch's tiles for batch 0 and head 0, None for `reference`.
+    `tilemap` is the map of the launch's tiles for batch 0 and head 0, None without a config. route: which kernel, and
+    why; decode: its plan where that is the decode kernel, else None.
     """
 
     impl: str
@@ -68,10 +77,19 @@ class Plan:
     kv_len: int
     q_start: int
     reason: str
+    route: Route = PREFILL
+    decode: DecodePlan | None = None
+
+    @property
+    def kernel(self) -> str:
+        """prefill | decode."""
+        return self.route.kernel
 
     @property
     def queries_per_tile(self) -> int:
         assert self.config is not None
+        if self.decode is not None:  # every program goes over the keys that some query sees
+            return self.q_len
         return self.config.block_m // (self.group if self.packed else 1)
 
     @functools.cached_property
@@ -85,49 +103,50 @@ class Plan:
         return TileMap.build(self.mask, self.q_len, self.kv_len, *tiles, self.q_start, batch, head)
 
     def __str__(self):
-        lines = [f"impl    {self.impl}: {self.reason}", f"skip    {self.skip}"]
+        lines = [f"impl    {self.impl}: {self.reason}", f"kernel  {self.kernel}: {self.route.reason}"]
+        lines += [f"skip    {self.skip}"]
         if self.config is not None and self.tilemap is not None:
             tiles = f"{self.queries_per_tile} queries x {self.config.block_n} keys"
             packed = f"; {self.group} query heads packed into each tile" if self.packed else ""
             config = f"{self.config}: " if self.impl == "triton" else ""  # PyTorch has no warps and no stages
             lines += [f"config  {config}{tiles}{packed}", f"tiles   {self.tilemap.summary()}"]
+        if self.decode is not None and self.config is not None:
+            lines += [self.decode.splits_line()]
         return "\n".join(lines)
 
 
 def make_plan(call: Call) -> Plan:
     """Raises ValueError for what the chosen implementation cannot do."""
-    impl, reason = _choose_impl(call)
+    impl, reason = choose_impl(call)
+    route = choose_route(call, impl, torch.cuda.get_device_capability(call.q.device) if call.q.is_cuda else None)
+    if route.kernel == "decode":
+        return _plan_decode(call, impl, route, reason)
     if impl == "triton":
-        return plan_kernel(call, _kernel_config(call), reason)
+        return plan_kernel(call, _kernel_config(call), reason, route)
     if call.skip != "auto":
         raise ValueError(f"skip: given {call.skip!r}; impl={impl!r} takes 'auto' alone, the modes are the kernel's")
     if call.config is not None:
         raise ValueError(f"config: given {call.config}; impl={impl!r} has none to choose, leave it None")
-    return _plan(call, impl, "none" if impl == "reference" else "map", _tiled_config(call, impl), False, reason)
+    skip = "none" if impl == "reference" else "map"
+    return _plan(call, impl, skip, _tiled_config(call, impl), False, reason, route)
 
 
-def plan_kernel(call: Call, config: TileConfig, reason: str = "asked for") -> Plan:
+def plan_kernel(call: Call, config: TileConfig, reason: str = "asked for", route: Route = PREFILL) -> Plan:
     """The plan of a call that the Triton kernel does with this configuration, on whatever device."""
-    return _plan(call, "triton", _choose_skip(call), config, _packs(call, config), reason)
+    return _plan(call, "triton", _choose_skip(call), config, _packs(call, config), reason, route)
 
 
-def _plan(call: Call, impl: str, skip: str, config: TileConfig | None, packed: bool, reason: str) -> Plan:
-    sizes = call.q.shape[2], call.kv_len, call.planned_q_start
-    return Plan(impl, skip, config, packed, 1, call.group, call.mask, *sizes, reason)
+def _plan_decode(call: Call, impl: str, route: Route, reason: str) -> Plan:
+    decode_call = as_decode(call, impl)
+    assert isinstance(decode_call, DecodeCall)
+    decode = make_decode_plan(decode_call)
+    made = _plan(call, impl, "bounds", decode.config, call.group > 1, reason, route)
+    return replace(made, splits=decode.splits, decode=decode)
 
 
-def _choose_impl(call: Call) -> tuple[str, str]:
-    on_cuda = call.q.is_cuda
-    if call.impl == "triton" and not on_cuda and os.environ.get("TRITON_INTERPRET") != "1":
-        raise ValueError(
-            f"impl: 'triton' needs CUDA tensors, these are on {call.q.device}; set TRITON_INTERPRET=1 before triton is "
-            "imported to run the kernel in Triton's interpreter (correct, very slow), or use impl='tiled'"
-        )
-    if call.impl == "tiled" and on_cuda and call.lengths is not None:
-        raise ValueError("impl: 'tiled' cannot take a kv_len tensor on CUDA without reading it back; use impl='triton'")
-    if call.impl != "auto":
-        return call.impl, "asked for"
-    return ("triton", "tensors on CUDA") if on_cuda else ("tiled", f"tensors on {call.q.device}")
+def _plan(call: Call, impl: str, skip: str, config: TileConfig | None, packed: bool, reason: str, route: Route) -> Plan:
+    sizes = call.q.shape[2], call.planned_kv_len, call.planned_q_start
+    return Plan(impl, skip, config, packed, 1, call.group, call.mask, *sizes, reason, route)
 
 
 def _choose_skip(call: Call) -> str:
@@ -139,6 +158,8 @@ def _choose_skip(call: Call) -> str:
         raise ValueError(
             f"skip: 'bounds' needs a band such as causal() or sliding_window(w), not {call.mask!r}; use 'map'"
         )
+    if call.ring and call.lengths is not None and call.skip in ("none", "mask"):
+        raise ValueError(f"skip: given {call.skip!r}; ring=True with a kv_len tensor takes 'auto' or 'bounds'")
     if call.skip == "map" and floats:
         raise ValueError("skip: 'map' with a kv_len tensor needs q_start, because the map is planned on the host")
     return call.skip
@@ -159,7 +180,7 @@ def _kernel_config(call: Call) -> TileConfig:
 def _tiled_config(call: Call, impl: str) -> TileConfig | None:
     if impl == "reference":
         return None
-    sizes = call.q.shape[2], call.kv_len, call.planned_q_start
+    sizes = call.q.shape[2], call.planned_kv_len, call.planned_q_start
     tilemap = tileplan.plan(call.mask, *sizes, 0, 0, call.q.device).tilemap
     return TileConfig(tilemap.block_m, tilemap.block_n, 1, 1)  # no warps, no stages: PyTorch
 

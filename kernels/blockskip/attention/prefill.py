@@ -15,18 +15,25 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ..device import base, first_bits, load_block, local, tile_bits, unpack_bits, wide
+from ..device import base, first_bits, load_block, local, ring_slots, tile_bits, unpack_bits, wide
 
 
 @triton.jit
-def load_keys(pointer, strides, n0, kv_len, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr,
-              WIDE: tl.constexpr):  # fmt: skip
-    """[BLOCK_N, BLOCK_D]: the keys or values n0 .. of one head, 0 where there is none."""
+def load_keys(pointer, strides, n0, kv_len, slots, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr,
+              BLOCK_N: tl.constexpr, WIDE: tl.constexpr, RING: tl.constexpr):  # fmt: skip
+    """[BLOCK_N, BLOCK_D]: the keys or values n0 .. of one head, 0 where there is none, or none any more."""
     n = tl.arange(0, BLOCK_N)
     d = tl.arange(0, BLOCK_D)
-    offsets = local(n, strides[2], WIDE)[:, None] + local(d, strides[3], WIDE)[None, :]
-    start = pointer + wide(n0) * strides[2]
-    return load_block(start + offsets, (n0 + n < kv_len)[:, None], (d < HEAD_DIM)[None, :], HEAD_DIM != BLOCK_D)
+    live = n0 + n < kv_len
+    if RING == "none":
+        offsets = local(n, strides[2], WIDE)[:, None] + local(d, strides[3], WIDE)[None, :]
+        start = pointer + wide(n0) * strides[2]
+    else:
+        live &= n0 + n >= kv_len - slots
+        slot = ring_slots(n0, n, slots, RING)
+        offsets = local(slot, strides[2], WIDE)[:, None] + local(d, strides[3], WIDE)[None, :]
+        start = pointer
+    return load_block(start + offsets, live[:, None], (d < HEAD_DIM)[None, :], HEAD_DIM != BLOCK_D)
 
 
 @triton.jit
@@ -89,12 +96,13 @@ def mark(visits, batch, head, row, tile, kind):
 def prefill(
     q, k, v, out, lse, visits, plan, lengths, band, scale,
     SKIP: tl.constexpr, SIGN: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, WIDE: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, WIDE: tl.constexpr, RING: tl.constexpr,
 ):  # fmt: skip
     """One program: BLOCK_M rows of one head, or BLOCK_M // GROUP queries of the GROUP heads that share a KV head.
 
     q, out [B, Hq, Lq, D]; k, v [B, Hkv, Lkv, D]; lse [B, Hq, Lq] or None; visits [B, programs' heads, rows, cols] or
-    None. plan: Words (none, mask), Tiles (map) or None (bounds). lengths, band: see `launch`.
+    None. plan: Words (none, mask), Tiles (map) or None (bounds). lengths, band: see `launch`. RING: see `ring_kind`;
+    tiles, bounds and masks count in positions, ring or not, and only `load_keys` knows of slots.
     scale > 0, times log2 e; SIGN (-1, 0, 1) is its sign. Grid: (rows, programs' heads, B), longest rows first.
     """
     head, batch = tl.program_id(1), tl.program_id(2)
@@ -129,6 +137,7 @@ def prefill(
     # values laid out like the keys share their offsets, and so the registers that hold them
     v_strides = k.strides if v.strides is None else v.strides
     v_ptr = v.ptr + wide(batch) * v_strides[0] + wide(kv_head) * v_strides[1]
+    slots = k.shape[2]
     n = tl.arange(0, BLOCK_N)
     q_pos = q_start + i
     state = (
@@ -140,31 +149,33 @@ def prefill(
         # the words of the mask: int64 [.., q_len, ceil(kv_len / 64)]; bits of keys that are not real are 0
         words_ptr = base(plan, batch, first_head) + i.to(tl.int64) * plan.strides[2]
         for tile in tl.range(0, tl.cdiv(plan.kv_len, BLOCK_N)):
-            words = tl.load(words_ptr + tile * BLOCK_N // 64, mask=real_row, other=0)
-            bits = tile_bits(words, tile * BLOCK_N, BLOCK_N)
+            n0 = tile * BLOCK_N
+            words = tl.load(words_ptr + n0 // 64, mask=real_row, other=0)
+            bits = tile_bits(words, n0, BLOCK_N)
             visited = True
             if SKIP == "mask":
                 visited = tl.max((bits != 0).to(tl.int32), 0) != 0
             if visited:
-                k_tile = load_keys(k_ptr, k.strides, tile * BLOCK_N, kv_len, HEAD_DIM, BLOCK_D, BLOCK_N, WIDE)
+                k_tile = load_keys(k_ptr, k.strides, n0, kv_len, slots, HEAD_DIM, BLOCK_D, BLOCK_N, WIDE, RING)
                 score = tl.dot(q_tile, tl.trans(k_tile), input_precision="ieee")
                 # always true, but the compiler cannot know: with the same branch as the other modes have, it lays the
                 # scores out alike in all of them, so that row sums round alike (at D 512 it does not, without)
                 if kv_len >= 0:
                     score = tl.where(unpack_bits(bits, BLOCK_N), score, float("-inf"))
-                v_tile = load_keys(v_ptr, v_strides, tile * BLOCK_N, kv_len, HEAD_DIM, BLOCK_D, BLOCK_N, WIDE)
+                v_tile = load_keys(v_ptr, v_strides, n0, kv_len, slots, HEAD_DIM, BLOCK_D, BLOCK_N, WIDE, RING)
                 state = accumulate(state, score, v_tile, scale)
                 mark(visits, batch, head, row, tile, 1)
     elif SKIP == "bounds":
         last = tl.minimum(first + QUERIES, q.shape[2]) - 1
         begin, full_begin, full_end, end = band_limits(q_start + first, q_start + last, kv_len, band, BLOCK_N)
         for tile in tl.range(begin, end):
-            k_tile = load_keys(k_ptr, k.strides, tile * BLOCK_N, kv_len, HEAD_DIM, BLOCK_D, BLOCK_N, WIDE)
+            n0 = tile * BLOCK_N
+            k_tile = load_keys(k_ptr, k.strides, n0, kv_len, slots, HEAD_DIM, BLOCK_D, BLOCK_N, WIDE, RING)
             score = tl.dot(q_tile, tl.trans(k_tile), input_precision="ieee")
             masked = (tile < full_begin) | (tile >= full_end)
             if masked:
-                score = tl.where(band_keeps(q_pos, tile * BLOCK_N + n, kv_len, band), score, float("-inf"))
-            v_tile = load_keys(v_ptr, v_strides, tile * BLOCK_N, kv_len, HEAD_DIM, BLOCK_D, BLOCK_N, WIDE)
+                score = tl.where(band_keeps(q_pos, n0 + n, kv_len, band), score, float("-inf"))
+            v_tile = load_keys(v_ptr, v_strides, n0, kv_len, slots, HEAD_DIM, BLOCK_D, BLOCK_N, WIDE, RING)
             state = accumulate(state, score, v_tile, scale)
             mark(visits, batch, head, row, tile, tl.where(masked, 1, 2))
     else:
@@ -176,19 +187,20 @@ def prefill(
             # a full run may end in a tile with keys that are not real: that one is masked, by kv_len alone
             full_end = tl.where(tl.load(run_ptr + 2) == 2, kv_len // BLOCK_N, begin)
             for tile in tl.range(begin, end):
-                k_tile = load_keys(k_ptr, k.strides, tile * BLOCK_N, kv_len, HEAD_DIM, BLOCK_D, BLOCK_N, WIDE)
+                n0 = tile * BLOCK_N
+                k_tile = load_keys(k_ptr, k.strides, n0, kv_len, slots, HEAD_DIM, BLOCK_D, BLOCK_N, WIDE, RING)
                 score = tl.dot(q_tile, tl.trans(k_tile), input_precision="ieee")
                 masked = tile >= full_end
                 if masked:
                     if plan.words is None:
-                        keep = band_keeps(q_pos, tile * BLOCK_N + n, kv_len, band)
+                        keep = band_keeps(q_pos, n0 + n, kv_len, band)
                     else:
                         place = tl.load(run_ptr + 3)  # -1 for a full run
                         words_ptr = plan.words + wide(place + tile - begin) * QUERIES
                         bits = tl.load(words_ptr + m // GROUP, mask=real_row & (place >= 0), other=-1)
-                        keep = unpack_bits(bits & first_bits(kv_len - tile * BLOCK_N), BLOCK_N)
+                        keep = unpack_bits(bits & first_bits(kv_len - n0), BLOCK_N)
                     score = tl.where(keep, score, float("-inf"))
-                v_tile = load_keys(v_ptr, v_strides, tile * BLOCK_N, kv_len, HEAD_DIM, BLOCK_D, BLOCK_N, WIDE)
+                v_tile = load_keys(v_ptr, v_strides, n0, kv_len, slots, HEAD_DIM, BLOCK_D, BLOCK_N, WIDE, RING)
                 state = accumulate(state, score, v_tile, scale)
                 mark(visits, batch, head, row, tile, tl.where(masked, 1, 2))
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from ..mask import Mask
+from .ring import positions
 
 
 def attention(
@@ -18,6 +19,7 @@ def attention(
     scale: float,
     q_start: int | torch.Tensor,
     kv_len: int | torch.Tensor,
+    ring: bool = False,
     compute_dtype: torch.dtype | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """out [B, Hq, Lq, D] in q's dtype, lse float32 [B, Hq, Lq] (natural log); arguments as in `blockskip.attention`.
@@ -27,10 +29,13 @@ def attention(
     A row that sees no key gives 0 and -inf.
     """
     dtype = compute_dtype or (torch.float64 if q.dtype == torch.float64 else torch.float32)
+    keys = torch.arange(k.shape[2], device=q.device)  # the position of every slot; [B or 1, 1, 1, Lkv] of a ring's
+    if ring:
+        keys = positions(_per_batch(kv_len, q.device), k.shape[2], q.device)
     if isinstance(kv_len, int):
-        k, v = k[:, :, :kv_len], v[:, :, :kv_len]
-    used = torch.arange(k.shape[2], device=q.device) < _per_batch(kv_len, q.device)  # [B or 1, 1, 1, Lkv]
-    kept = _kept(mask, q, k.shape[2], q_start) & used  # [B or 1, Hq or 1, Lq, Lkv]
+        k, v, keys = k[:, :, :kv_len], v[:, :, :kv_len], keys[..., :kv_len]
+    used = (keys >= 0) & (keys < _per_batch(kv_len, q.device))  # [B or 1, 1, 1, Lkv]
+    kept = _kept(mask, q, keys.clamp(min=0), q_start) & used  # [B or 1, Hq or 1, Lq, Lkv]
     # slots beyond kv_len may hold NaN, and 0 * NaN is NaN
     k, v = (x.to(dtype).masked_fill(~used.mT, 0).repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
     scores = (q.to(dtype) @ k.mT * scale).masked_fill(~kept, float("-inf"))
@@ -39,13 +44,13 @@ def attention(
     return (weights @ v).to(q.dtype), lse.float()
 
 
-def _kept(mask: Mask, q: torch.Tensor, keys: int, q_start: int | torch.Tensor) -> torch.Tensor:
+def _kept(mask: Mask, q: torch.Tensor, keys: torch.Tensor, q_start: int | torch.Tensor) -> torch.Tensor:
     batches, heads, rows, _ = q.shape
     by_batch, by_head = mask.varies
     batch: Any = torch.arange(batches, device=q.device).view(-1, 1, 1, 1) if by_batch else 0
     head: Any = torch.arange(heads, device=q.device).view(-1, 1, 1) if by_head else 0
     row = torch.arange(rows, device=q.device)[:, None]
-    return mask.keep(row + _per_batch(q_start, q.device), torch.arange(keys, device=q.device), batch, head, row)
+    return mask.keep(row + _per_batch(q_start, q.device), keys, batch, head, row)
 
 
 def _per_batch(value: int | torch.Tensor, device: torch.device) -> torch.Tensor:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 
 from ..mask import Mask
+from .ring import unrolled
 from .tileplan import Bias, Group, Plan, Span, plan
 
 PLAIN_SCORES = 1 << 24  # scores that one step of the plain form holds: 64 MiB
@@ -31,17 +32,26 @@ class Unit(NamedTuple):
 
 
 def attention(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: Mask, *, scale: float, q_start: int, kv_len: int
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    mask: Mask,
+    *,
+    scale: float,
+    q_start: int,
+    kv_len: int,
+    ring: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """out [B, Hq, Lq, D] in q's dtype, lse float32 [B, Hq, Lq] (natural log); arguments as in `blockskip.attention`.
 
-    Keys from kv_len on are never read. Memory beyond the result: a float32 copy of a batch entry's q, k and v where
+    Keys from kv_len on are never read. ring: of k and v only what the mask leaves is read, and copied where it passes
+    their last slot. Memory beyond the result: a float32 copy of a batch entry's q, k and v where
     the products run in float32, and what the mask itself holds.
     """
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     lse = torch.empty(q.shape[:-1], dtype=torch.float32, device=q.device)
     for unit in _units(q, k, v, out, lse, mask, q_start, kv_len):
-        _attend(unit, scale)
+        _attend(unit, scale, ring)
     return out, lse
 
 
@@ -58,13 +68,15 @@ def _units(q, k, v, out, lse, mask: Mask, q_start: int, kv_len: int) -> Iterator
             yield Unit(chosen, q[b, heads], k[b, kv_heads], v[b, kv_heads], out[b, heads], lse[b, heads])
 
 
-def _attend(unit: Unit, scale: float) -> None:
+def _attend(unit: Unit, scale: float, ring: bool) -> None:
     chosen = unit.plan
     for first, end in chosen.unseen:
         unit.out[:, first:end] = 0
         unit.lse[:, first:end] = float("-inf")
     q = _ready(unit.q)
-    k, v = (_ready(x[:, chosen.first_key : chosen.end_key]).expand(len(q), -1, -1) for x in (unit.k, unit.v))
+    first, end = chosen.first_key, chosen.end_key
+    used = (unrolled(x, first, end) if ring else x[:, first:end] for x in (unit.k, unit.v))
+    k, v = (_ready(x).expand(len(q), -1, -1) for x in used)
     step = _flash if q.device.type == "cpu" else _plain
     for group in chosen.groups:
         rows = _rows(q, group)

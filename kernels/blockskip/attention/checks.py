@@ -1,0 +1,103 @@
+"""What `attention` and `decode` ask of their arguments alike.
+
+Errors name the argument, what was given and what is allowed.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from typing import TYPE_CHECKING
+
+import torch
+
+from ..mask import integer
+
+if TYPE_CHECKING:
+    from .decode_plan import DecodeCall
+    from .plan import Call
+
+IMPLS = ("auto", "reference", "tiled", "triton")
+DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+LARGEST_POSITION = 1 << 29
+"""q_start stays below: differences of positions then fit a 32-bit int, and any limit beyond 2**30 is none."""
+
+
+def check_tensors(q, k, v, names, float64: bool = False) -> None:
+    """Kinds, dtypes, shapes and devices of query, key and value."""
+    dtypes = (*DTYPES, torch.float64) if float64 else DTYPES
+    for name, t in zip(names, (q, k, v), strict=True):
+        if not isinstance(t, torch.Tensor):
+            raise TypeError(f"{name}: given {type(t).__name__}; a tensor is needed")
+        if t.dtype not in dtypes:
+            raise TypeError(f"{name}: given {t.dtype}; allowed are {', '.join(map(str, dtypes))}")
+        if t.ndim != 4:
+            raise ValueError(f"{name}: given {t.ndim} dimensions; [batch, heads, length, head_dim] is needed")
+        if min(t.shape) < 1:
+            raise ValueError(f"{name}: given shape {tuple(t.shape)}; every size must be at least 1")
+        if t.requires_grad and torch.is_grad_enabled():
+            raise ValueError(f"{name}: requires grad; this is for inference: use torch.no_grad() or detach()")
+    for name, t in zip(names[1:], (k, v), strict=True):
+        if t.dtype != q.dtype:
+            raise TypeError(f"{name}: given {t.dtype}; must be {names[0]}'s {q.dtype}")
+        if t.device != q.device:
+            raise ValueError(f"{name}: is on {t.device}; must be on {names[0]}'s {q.device}")
+    if k.shape != v.shape:
+        raise ValueError(f"{names[2]}: given shape {tuple(v.shape)}; must be {names[1]}'s {tuple(k.shape)}")
+    for what, i in (("batch", 0), ("head_dim", 3)):
+        if q.shape[i] != k.shape[i]:
+            raise ValueError(f"{names[1]}: given {what} {k.shape[i]}; must be {names[0]}'s {q.shape[i]}")
+    if q.shape[1] % k.shape[1]:
+        raise ValueError(f"{names[0]}: given {q.shape[1]} heads; must be a multiple of {names[1]}'s {k.shape[1]}")
+    if not 8 <= q.shape[3] <= 512:
+        raise ValueError(f"{names[0]}: given head_dim {q.shape[3]}; must be from 8 to 512")
+
+
+def check_scale(scale, head_dim: int) -> float:
+    if scale is None:
+        return head_dim**-0.5
+    if isinstance(scale, bool) or not isinstance(scale, int | float):
+        raise TypeError(f"scale: given {type(scale).__name__}; a number is needed")
+    if not math.isfinite(scale):
+        raise ValueError(f"scale: given {scale}; must be finite")
+    return float(scale)
+
+
+def check_kv_len(kv_len, q, k, ring: bool = False) -> tuple[int, torch.Tensor | None]:
+    """The most keys there can be, and their true number [B] where it stands on the device.
+
+    A ring holds the last keys of any number.
+    """
+    if not isinstance(ring, bool):
+        raise TypeError(f"ring: given {ring!r}; True or False is needed")
+    slots = k.shape[2]
+    most, what = (LARGEST_POSITION, "the largest position") if ring else (slots, "k's length")
+    if kv_len is None:
+        return slots, None
+    if not isinstance(kv_len, torch.Tensor):
+        kv_len = integer("kv_len", kv_len)
+        if not 1 <= kv_len <= most:
+            raise ValueError(f"kv_len: given {kv_len}; must be from 1 to {what} {most}")
+        return kv_len, None
+    if kv_len.dtype != torch.int32:
+        raise TypeError(f"kv_len: given a tensor of {kv_len.dtype}; int32 is needed")
+    if kv_len.device != q.device:
+        raise ValueError(f"kv_len: is on {kv_len.device}; must be on q's {q.device}")
+    if tuple(kv_len.shape) not in ((), (q.shape[0],)):
+        raise ValueError(f"kv_len: given shape {tuple(kv_len.shape)}; [] or [{q.shape[0]}] is needed")
+    return most, kv_len.expand(q.shape[0]).contiguous()
+
+
+def choose_impl(call: Call | DecodeCall) -> tuple[str, str]:
+    """The implementation of a call and why it. Raises ValueError for what that cannot do."""
+    on_cuda = call.q.is_cuda
+    if call.impl == "triton" and not on_cuda and os.environ.get("TRITON_INTERPRET") != "1":
+        raise ValueError(
+            f"impl: 'triton' needs CUDA tensors, these are on {call.q.device}; set TRITON_INTERPRET=1 before triton is "
+            "imported to run the kernel in Triton's interpreter (correct, very slow), or use impl='tiled'"
+        )
+    if call.impl == "tiled" and on_cuda and call.lengths is not None:
+        raise ValueError("impl: 'tiled' cannot take a kv_len tensor on CUDA without reading it back; use impl='triton'")
+    if call.impl != "auto":
+        return call.impl, "asked for"
+    return ("triton", "tensors on CUDA") if on_cuda else ("tiled", f"tensors on {call.q.device}")
