@@ -15,7 +15,7 @@ from test_explorer import QUIET, WAIT_MS, chromium, free_port, leaves_machine, w
 pytestmark = pytest.mark.browser
 __all__ = ["chromium"]  # the fixture
 
-CELL = "from skiplab.widgets.nibbles import Int4Explorer\nInt4Explorer()"
+CELL = "from skiplab import Int4Explorer\nInt4Explorer()"
 OVERLAPS = """svg => {
   const boxes = [...svg.querySelectorAll('text')].map(text => [text.textContent, text.getBoundingClientRect()]);
   const found = [];

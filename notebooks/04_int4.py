@@ -1,0 +1,269 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # int4: the bytes of a weight are the time of a token
+#
+# To write one token, a language model multiplies a single row of activations with **every weight it has**.
+# Each weight is fetched from memory, used for one multiplication, and not needed again until the next token.
+# A GPU multiplies far faster than it fetches; so what a token costs is bytes ÷ bandwidth, and a weight of
+# half the bytes takes half the time.
+#
+# This notebook follows that thought: how few bits can a weight have, how must they lie in memory so that
+# nothing else is fetched, and what does it cost in accuracy? Each number says where it is from: **computed**
+# or **quantised here**, **predicted** from a data sheet, **published** by others, **recorded** on another
+# machine, or **measured** on this one.
+
+# %% tags=["parameters"]
+MEASURE = "quick"  # "quick": about 10 seconds on two cores; "full": some minutes; "no": show recorded runs alone
+
+# %%
+from datetime import date
+from importlib.util import find_spec
+from pathlib import Path
+
+import blockskip as bs
+import pandas as pd
+import skiplab
+import torch
+from IPython.display import display
+from skiplab import LINEARS, figures, memory
+from skiplab.machine import default_device, known_gpus
+from skiplab.memory import Packed, Program
+from skiplab.store import frame, published, query, read_runs
+
+# %% [markdown]
+# ## The floor of a layer
+#
+# Gemma 4 31B's largest layers map 5,376 numbers to 21,504. Here is the least time that one of them can take
+# for one token, **predicted** from data sheets: all bytes of the weight, of the activations and of the output
+# once, at the full bandwidth. A kernel can come near it, and never under it.
+
+# %%
+layer = LINEARS["gate, up"]
+formats = [Packed(*layer, 8), Packed(*layer), Packed(*layer, metadata="uint8"), Packed(*layer, 4, 128, True)]
+gpus = [known_gpus()[name] for name in ("NVIDIA H200", "NVIDIA A100 80GB SXM", "NVIDIA GeForce RTX 4090")]
+floors = {
+    f"{one.words}, {one.bits_per_weight:g} bits": [memory.floor(one, g).seconds * 1e6 for g in gpus] for one in formats
+}
+floors = {"bfloat16, 16 bits": [memory.float_floor(formats[0], g).seconds * 1e6 for g in gpus]} | floors
+pd.DataFrame(floors, index=[f"predicted for {g.name}, µs" for g in gpus]).T.round(1)
+
+# %% [markdown]
+# ## Groups: a scale for a few weights
+#
+# Four bits name sixteen values. `bs.quantize` gives each **group** of 32 neighbouring weights of a row its own
+# scale (how far apart the sixteen lie) and zero point (where they begin), and stores the nearest code:
+#
+# > value = (code − zero) × scale
+#
+# Scale and zero are two bfloat16 numbers, one bit a weight at 32 weights a group. That is why int4 has five
+# bits here, and not four.
+
+# %%
+torch.manual_seed(0)
+weight = torch.randn(2048, 2048) * 0.02
+w = bs.quantize(weight, bits=4, group_size=32)
+print(w)
+print(f"{w.nbytes:,} bytes instead of {weight.numel() * 2:,} in bfloat16; signal to noise {w.error(weight):.1f} dB")
+
+# %% [markdown]
+# ## How they lie in memory
+#
+# Below is one step of the kernel, as one **warp** sees it: 32 threads (*lanes*) that load at the same time.
+# Each takes 16 bytes, 32 weights. The even weights are the low nibbles (half bytes) of those bytes, the odd
+# ones the high nibbles, so that one mask and one shift unpack four at a time.
+#
+# A GPU does not fetch bytes. It looks up **lines** of 128 bytes and moves **sectors** of 32. Try:
+#
+# - *Metadata lies*: **strided**. The scales of a row now lie N numbers apart. Each lane finds its scale in a
+#   line of its own, and 2 bytes are used of each 32 that are moved.
+# - *Activations*: **4 bytes a load**. Four loads instead of one, and each of the four touches every sector.
+# - *Group size*, *Codes*, *Metadata*: where the bits go, what they buy in decibels, and what they cost in time.
+# - The arrow keys in the picture, or *Lane*, follow one thread through all that it loads.
+
+# %%
+from skiplab import Int4Explorer
+
+explorer = Int4Explorer(out_features=layer[0], in_features=layer[1])
+explorer
+
+# %% [markdown]
+# ## Error against bits
+#
+# Every format on random weights, **quantised here** with three kinds of weights: normal ones; ones with heavy
+# tails, where single large weights stretch the scale of their whole group; and ones that lean to one side,
+# which zero points are for. In decibels: 20 dB mean that the error is a tenth of the weights, 40 dB a
+# hundredth. One bit more halves the step, and so the error: 6 dB.
+
+# %%
+figures.bits_error(memory.random_qualities("normal"), "normal random weights")
+
+# %%
+snr = {kind: {q.packed.words: q.snr_db for q in memory.random_qualities(kind)} for kind in memory.WEIGHTS}
+bits = {q.packed.words: q.packed.bits_per_weight for q in memory.random_qualities("normal")}
+pd.DataFrame({"bits a weight": bits} | {f"{kind}, dB": found for kind, found in snr.items()}).round(2)
+
+# %% [markdown]
+# Three things to read from it. Smaller groups help most where tails are heavy. Zero points pay where weights
+# lean to one side. And **uint8 metadata** (scale and minimum as codes, with a step for 256 weights, as GGUF's
+# K-quants have them) has 4.625 bits at groups of 32, and no more error than 5 bits with bfloat16.
+#
+# ## Activations in eight bits
+#
+# A product of int4 codes with bfloat16 activations needs a conversion for each weight. With activations in
+# int8 it does not: `dp4a` multiplies four pairs of bytes and adds them up in one instruction, so 32 weights
+# take eight. The sum of a block is an exact integer; scale, zero point and the activations' own scale come
+# once a block, after it. So `bs.linear` rounds activations to int8 for up to eight rows, with a scale for each
+# 32 of them (more rows have tensor cores, and stay as they are).
+#
+# What does that rounding cost? **Calculated here**, in float32 on the weight from above, against the product
+# with the float weight. The second row has one activation of 60 among ordinary ones, as language models do:
+
+# %%
+from blockskip.linear.activations import rounded
+
+ordinary = torch.randn(1, 2048)
+outlier = torch.where(torch.arange(2048) == 7, torch.tensor(60.0), ordinary)
+rows = {}
+for name, x in {"ordinary": ordinary, "one outlier": outlier}.items():
+    truth, one_scale = x @ weight.T, x.abs().max() / 127
+    found = {
+        "weights in int4 alone": x @ w.dequantize().T,
+        "activations in int8 alone": rounded(x, torch.float32) @ weight.T,
+        "both: bs.linear": bs.linear(x, w),
+        "int8 with one scale a row": (x / one_scale).round() * one_scale @ weight.T,
+    }
+    rows[name] = {k: 10 * (truth.square().sum() / (truth - y).square().sum()).log10().item() for k, y in found.items()}
+pd.DataFrame(rows).T.round(1).style.format(precision=1).set_caption("signal to noise of the product, dB")
+
+# %% [markdown]
+# The weights' four bits make nearly all of the error; eight bits for activations add next to nothing, and the
+# scale for each 32 keeps an outlier's damage to its own block.
+#
+# ## What the layout buys
+#
+# ExecuTorch's pull request 20198 made these two changes to its own kernel, and split-K decode between them.
+# **Published** by its authors, for Gemma 4 31B in int4, whole model, one token at a time; the GPU is not named.
+
+# %%
+told = published("generate")[["label", "tokens_per_s", "source", "device"]]
+told[~told["label"].str.contains("split-K")]
+
+# %% [markdown]
+# With the wide activation loads their matvec went from 38.4 to 34.75 µs, they write. What changed is counting.
+# **Computed** from the access pattern of the kernel here, for the same layer: what one warp's step asks for.
+
+# %%
+ways = {
+    "as it is": (Packed(*layer), False),
+    "metadata strided": (Packed(*layer, strided=True), False),
+    "4-byte activation loads": (Packed(*layer), True),
+}
+steps = {name: memory.total(memory.accesses(memory.step_loads(p, Program(), 0, 0, s))) for name, (p, s) in ways.items()}
+pd.DataFrame({name: vars(step) for name, step in steps.items()}).T.drop(columns="what")
+
+# %% [markdown]
+# The bytes needed are the same; sectors and lines are not. Two honest remarks. The neighbouring rows' scales
+# share the strided sectors, so a cache that holds them saves the memory from most of it: what grows is the
+# work of the caches. And activations are the same for all rows: they come from the nearest cache, and each
+# load of them costs an instruction and its sectors there, not memory.
+#
+# The compiled kernel can be looked at without a GPU: Triton **compiles here** for any. For one weight row a
+# warp and K = 5,376, the loop unrolled; `LDG` loads from memory, `IDP` is dp4a. Nothing is spilled, and no
+# shared memory is needed.
+
+# %%
+compiled = {}
+for capability in [(8, 0), (9, 0)] if find_spec("triton") else []:
+    for name, (packed, scalar) in ways.items():
+        one = memory.compiled(packed, Program(), capability, scalar)
+        loads, wide, dp4a = one.instructions["LDG"], one.sass.count(".128 "), one.instructions["IDP"]
+        found = {"registers": one.registers, "bytes spilled": one.spill_bytes, "shared memory": one.shared_bytes}
+        found |= {"loads": loads, "of 16 bytes": wide, "dp4a": dp4a}
+        compiled[f"sm_{capability[0]}{capability[1]}, {name}"] = found
+pd.DataFrame(compiled).T
+
+# %% [markdown]
+# ## Measured: this machine
+#
+# A small layer on a CPU, Gemma's on a GPU: against the float weight in bfloat16, the weight turned back to
+# floats in each call, and torch's own int4 product. Every point is checked against the reference before it is
+# timed. On a CPU `bs.linear` is PyTorch code that unpacks a block of weights at a time: unpacking is the time
+# there, not the bytes, so do not expect it to win; torch's product, written for CPUs, shows what can be had.
+# The mark on each bar is the floor of the packed weight at this machine's own measured bandwidth.
+
+# %%
+on_gpu = default_device() == "cuda"
+gemma = [shape for name, shape in LINEARS.items() if name != "laptop"]
+sweeps = {
+    "quick": {"shape": gemma if on_gpu else [LINEARS["laptop"]], "rows": [1], "budget_s": 0.5},
+    "full": {"shape": gemma if on_gpu else [(2048, 2048), (8192, 2048)], "rows": [1, 4, 8, 64], "budget_s": 3.0},
+}
+ablations = ["blockskip-strided", "blockskip-scalar"] if on_gpu else []
+peers = ["blockskip", *ablations, "dequantise", "bf16", "tinygemm"]
+run = None
+if MEASURE in sweeps:
+    run = skiplab.sweep_linear(peers, path=Path("runs") / f"{date.today()}-linear-{MEASURE}.jsonl", **sweeps[MEASURE])
+recorded = [one for one in read_runs() if one.operation == "linear"]
+shown = recorded if run is None else [run]
+for one in shown:
+    display(figures.linear_time(one.frame()))
+
+# %%
+columns = ["label", "out_features", "in_features", "rows", "status", "median_ms", "gbps", "error", "tolerance", "flags",
+           "source", "device"]  # fmt: skip
+table = query(frame(shown), operation="linear")[columns]
+table.astype({"out_features": int, "in_features": int, "rows": int}).round({"median_ms": 3, "gbps": 1})
+
+# %% [markdown]
+# ## Recorded: other machines
+#
+# Runs that are kept in `data/runs`, each on the device that its foot names; where none of linear layers is
+# kept yet, there is nothing below. The rate counts the bytes that must be moved, not those that were.
+
+# %%
+for one in recorded:
+    display(figures.linear_time(one.frame()), figures.linear_bandwidth(one.frame()))
+
+# %% [markdown]
+# ## A model
+#
+# `bs.quantize_` puts a `QuantizedLinear` in the place of each `nn.Linear`; `select` leaves out what should
+# stay. The state dict holds codes and metadata, so it is saved and loaded like any other.
+
+# %%
+model = torch.nn.Sequential(torch.nn.Linear(1024, 4096), torch.nn.GELU(), torch.nn.Linear(4096, 1024)).requires_grad_(
+    False
+)
+x = torch.randn(1, 1024)
+before, size = model(x), sum(t.nbytes for t in model.state_dict().values())
+bs.quantize_(model, bits=4, group_size=32, metadata="uint8")
+noise = (model(x) - before).square().sum()
+print(model)
+print(f"{size:,} bytes in float32, {sum(t.nbytes for t in model.state_dict().values()):,} now; "
+      f"output {10 * (before.square().sum() / noise).log10().item():.1f} dB")  # fmt: skip
+
+# %% [markdown]
+# ## Your own question
+#
+# Tick contenders, type layers, rows and group sizes, press *Run*. Stored runs and the published table can be
+# laid over it.
+
+# %%
+from skiplab import SweepPanel
+
+panel = SweepPanel(peers, operation="linear", shape=[LINEARS["laptop"]], rows=[1, 8], directory="runs")
+panel
