@@ -12,8 +12,7 @@ import time
 import blockskip as bs
 import numpy as np
 import pytest
-from skiplab.store import read_run
-from skiplab.widgets import MaskExplorer, SweepPanel, TileCanvas, canvas, measuring, panel, record
+from skiplab.widgets import MaskExplorer, TileCanvas, canvas, measuring, record
 from skiplab.widgets.controls import Count, steps
 from skiplab.widgets.settings import KINDS, THIS_MACHINE, Settings
 from skiplab.widgets.worker import Worker
@@ -271,55 +270,3 @@ def test_cancel_reaches_a_job_that_waits_for_its_turn():
     release.set()
     assert holder.wait(5) and waiter.wait(5)
     assert not ran
-
-
-# the sweep panel
-
-
-def test_panel_reads_its_fields_and_says_what_is_wrong(tmp_path):
-    shown = SweepPanel(["sdpa", "blockskip"], q_len=[64], window=[16, None], directory=tmp_path)
-    sweep = shown.sweep()
-    assert (sweep.contenders, sweep.q_len, sweep.window) == (("blockskip", "sdpa"), (64,), (16, None))
-    shown._q_len.value = "64, many"
-    shown.start()
-    assert "prompt lengths: got &#x27;many&#x27;" in shown._problem.value
-    assert panel.windows("windows", "256 causal,512") == (256, None, 512)
-    with pytest.raises(ValueError, match="got nothing"):
-        panel.numbers("prompt lengths", " ")
-    with pytest.raises(ValueError, match="contenders: no 'mine'"):
-        SweepPanel(["mine"], directory=tmp_path)
-
-
-def test_panel_sweeps_saves_resumes_and_overlays(tmp_path):
-    shown = SweepPanel(
-        ["sdpa", "blockskip"], q_len=[64, 128], window=[32], budget_s=0.1, directory=tmp_path / "runs", isolate=False
-    )
-    shown.start()
-    assert shown.wait(120)
-    assert not shown._problem.value
-    assert len(shown.frame()) == 4 and shown._bar.value == 4
-    (path,) = (tmp_path / "runs").glob("*.jsonl")
-    assert len(read_run(path).rows) == 4
-    assert shown.figure.chart.lines
-    shown.start()  # nothing left to measure
-    assert shown.wait(60) and len(read_run(path).rows) == 4 and len(shown.frame()) == 4
-    shown._stored.value = [panel.PUBLISHED]
-    assert set(shown.frame()["source"]) == {"measured", "published"}
-    assert "published by ExecuTorch" in shown.figure.chart.sources
-    for view in panel.VIEWS:
-        shown._view.value = view
-        assert shown.figure.chart.title == panel.VIEWS[view](shown.frame()).title
-    shown._folder.value = str(tmp_path / "saved")
-    assert all(written.stat().st_size for written in shown.save())
-
-
-def test_panel_cancels_between_points(tmp_path):
-    shown = SweepPanel(
-        ["sdpa", "blockskip"], q_len=[64, 128, 256, 512], window=[32], budget_s=0.3, directory=tmp_path, isolate=False
-    )
-    shown.start()
-    time.sleep(0.3)
-    shown.cancel()
-    assert shown.wait(60)
-    assert "goes on where it stopped" in shown._status.value
-    assert len(shown.frame()) < 8

@@ -139,9 +139,11 @@ def _across(good: Any) -> str:
 
 
 def _layer(row: Row) -> str:
-    """`21504×5376`, with the name of the layer where it is one of Gemma's."""
+    """`21504×5376`, with the name of the layer where it is one of Gemma's; a publisher may not tell."""
     from skiplab.workload import LINEARS
 
+    if row["out_features"] != row["out_features"]:
+        return "layer not told"
     shape = (int(row["out_features"]), int(row["in_features"]))
     name = next((name for name, known in LINEARS.items() if tuple(known) == shape), "")
     return f"{name} {shape[0]}×{shape[1]}".strip()

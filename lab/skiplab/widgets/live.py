@@ -11,10 +11,14 @@ from skiplab.figures.model import Chart
 
 
 class LiveChart(w.VBox):
-    """Empty until `draw(chart)`; the next chart takes its place without a flicker. `chart` is what it shows."""
+    """Empty until `draw(chart)`; the next chart takes its place without a flicker. `chart` is what it shows.
 
-    def __init__(self) -> None:
+    width: pixels, None for plotly's own.
+    """
+
+    def __init__(self, width: int | None = None) -> None:
         super().__init__([])
+        self._width = width
         self.chart: Chart | None = None
         self._view: Any = None
 
@@ -29,7 +33,7 @@ class LiveChart(w.VBox):
             return
         figure = interactive.draw(chart)
         self._view.data = ()
-        self._view.layout = figure.layout
+        self._view.layout = figure.update_layout(width=self._width).layout
         self._view.add_traces(list(figure.data))
 
 

@@ -1,84 +1,90 @@
-"""SweepPanel: choose contenders, lengths and windows; watch the figure grow; lay stored and published runs over it."""
+"""SweepPanel: choose an operation, contenders and settings; watch the figure grow; lay other runs over it."""
 
 from __future__ import annotations
 
 import html
+import json
 from collections.abc import Iterable
 from pathlib import Path
+from threading import RLock
 from typing import Any
 
 import ipywidgets as w
 import pandas as pd
 
-from skiplab.contenders import contenders
-from skiplab.figures import charts, static
-from skiplab.figures.frames import published_prefill
+from skiplab.figures import static
+from skiplab.figures.frames import by_method
 from skiplab.figures.model import Chart
-from skiplab.machine import default_device, device_name
+from skiplab.machine import default_device, device_name, known_gpus
 from skiplab.measure import Measurement
 from skiplab.store import Run, frame, read_run, runs_directory
-from skiplab.sweep import DEFAULT_CONTENDERS, Sweep, default_path, run_sweep
+from skiplab.sweep import default_path, run_sweep
 from skiplab.widgets import controls, measuring
 from skiplab.widgets.fallback import with_picture
 from skiplab.widgets.live import LiveChart
+from skiplab.widgets.panel_form import FormControls
+from skiplab.widgets.panel_settings import FORMS, AnySweep, Form
 from skiplab.widgets.worker import Cancelled, Worker
-from skiplab.workload import DTYPES, MODELS, Workload
 
-PUBLISHED = "published: ExecuTorch PR 20198, prefill of the whole model"
-VIEWS = {
-    "speed-up over dense + mask, by prompt length": lambda table: charts.speedup(table),
-    "speed-up over dense + mask, by window": lambda table: charts.speedup(table, x="window"),
-    "speed-up, prompt length × window": lambda table: charts.heatmap(table),
-    "tokens/s, by prompt length": lambda table: charts.throughput(table),
-    "useful TFLOP/s, by prompt length": lambda table: charts.throughput(table, "useful_tflops"),
-    "useful, executed and dense work": lambda table: charts.flops(table),
-    "measured against predicted": lambda table: charts.measured_vs_predicted(table),
-}
+PREDICTED = "predicted: "
 
 
 class SweepPanel(w.VBox):
     """A sweep with buttons; its rows go to a run file as they come, and the same sweep again goes on where it stopped.
 
-    contenders, q_len, window: what is chosen at first (a window of None is plain causal). model: a name of
-    `skiplab.workload.MODELS`. budget_s: the most seconds of timing a point. `frame()` is all that is shown, `run` the
-    last run.
+    operation: attention, decode or linear, which may be changed in the panel. contenders: those ticked at first (None:
+    a few). budget_s: the most seconds of timing a point. fields: first values of the operation's settings: q_len,
+    window (None is plain causal), model (a name of `skiplab.MODELS`), dtype; of decode kv_len, window, buffer, model,
+    dtype; of linear shape, rows, bits, group_size, dtype. `frame()` is all that is shown, `run` the last run.
     """
 
     def __init__(
         self,
-        contenders: Iterable[str] = DEFAULT_CONTENDERS,
+        contenders: Iterable[str] | None = None,
         *,
-        q_len: Iterable[int] = (512, 1024, 2048, 4096),
-        window: Iterable[int | None] = (256, 512, 1024, None),
-        model: str = "laptop",
-        dtype: str = "bfloat16",
+        operation: str = "attention",
         budget_s: float = 2.0,
         directory: Path | str | None = None,
         isolate: bool = True,
+        **fields: Any,
     ):
+        if operation not in FORMS:
+            raise ValueError(f"operation: got {operation!r}; allowed are {', '.join(FORMS)}")
+        self._forms = {operation: FormControls(FORMS[operation], contenders, fields)}
         self._directory = Path(directory) if directory is not None else runs_directory()
         self._directory.mkdir(parents=True, exist_ok=True)
         self._isolate = isolate
         self._worker = Worker(self._failed, self._ended)
-        self._measurements: list[Measurement] = []
+        self._state, self._changing = RLock(), False  # the worker draws too, from its thread
+        self._measurements: dict[str, list[Measurement]] = {name: [] for name in FORMS}
         self.run: Run | None = None
-        self._build(tuple(contenders), tuple(q_len), tuple(window), model, dtype, budget_s)
+        self._build(operation, budget_s)
         super().__init__([w.HBox([self._settings(), self._over()], layout=w.Layout(flex_flow="row wrap")),
                           self._buttons(), self._problem, self.figure])  # fmt: skip
         self.add_class("skiplab-sweep")
         self._draw()
 
-    def sweep(self) -> Sweep:
+    @property
+    def operation(self) -> str:
+        """The operation chosen: attention, decode or linear."""
+        return str(self._operation.value)
+
+    @property
+    def form(self) -> Form:
+        """What the panel asks for the operation chosen."""
+        return FORMS[self.operation]
+
+    @property
+    def controls(self) -> FormControls:
+        """Tick boxes and fields of the operation chosen."""
+        return self._forms[self.operation]
+
+    def sweep(self) -> AnySweep:
         """The sweep that the controls describe; ValueError says which field cannot be read."""
-        shape = MODELS[str(self._model.value)]
-        return Sweep(
-            tuple(name for name, box in self._boxes.items() if box.value), numbers("prompt lengths", self._q_len.value),
-            windows("windows", self._window.value), q_heads=shape.q_heads, kv_heads=shape.kv_heads,
-            head_dim=shape.head_dim, dtype=str(self._dtype.value), device=default_device(), budget_s=self._budget.value,
-        )  # fmt: skip
+        return self.controls.sweep(self._budget.value)
 
     def frame(self) -> pd.DataFrame:
-        """Everything that the figure draws: what was measured here, and the runs laid over it."""
+        """Everything that the figure draws: what was measured here, and what is laid over it."""
         parts = [part for part in self._frames() if len(part)]
         return pd.concat(parts, ignore_index=True) if parts else frame([])
 
@@ -90,10 +96,11 @@ class SweepPanel(w.VBox):
         except ValueError as error:
             self._problem.value = controls.problem(str(error), "Correct the field that the message names.")
             return
-        self._measurements = []
+        self._measurements[self.operation] = []
         self.run = None
         self._cancel.disabled = False
-        self._worker.submit(lambda cancelled: self._run(sweep, cancelled))
+        form = self.form
+        self._worker.submit(lambda cancelled: self._run(sweep, form, cancelled))
 
     def cancel(self) -> None:
         """Stop; what has been measured is in the run file, and the same sweep goes on from there."""
@@ -117,75 +124,45 @@ class SweepPanel(w.VBox):
 
     # what is seen
 
-    def _build(
-        self, names: tuple[str, ...], q_len: tuple, window: tuple, model: str, dtype: str, budget_s: float
-    ) -> None:
-        wide = {"style": {"description_width": controls.LABEL}, "layout": w.Layout(width="380px")}
-        self._boxes = {name: self._box(name, name in names) for name in contenders()}
-        unknown = [name for name in names if name not in self._boxes]
-        if unknown:
-            raise ValueError(f"contenders: no {unknown[0]!r}; there are {', '.join(self._boxes)}")
-        self._q_len = w.Text(
-            ", ".join(map(str, q_len)), description="Prompt lengths", tooltip="tokens, commas between", **wide
-        )
-        words = ("causal" if item is None else str(item) for item in window)
-        self._window = w.Text(
-            ", ".join(words), description="Windows", tooltip="keys, commas between; causal for no window", **wide
-        )
-        self._model = controls.choice("Head shape", MODELS, model, "model", "480px")
-        self._dtype = controls.choice("Number format", DTYPES, dtype, "dtype", "280px")
+    def _build(self, operation: str, budget_s: float) -> None:
+        options = [(form.label, name) for name, form in FORMS.items()]
+        self._operation = controls.choice("Operation", options, operation, "operation", "380px")
         self._budget = w.BoundedFloatText(
             budget_s, min=0.1, max=15, step=0.5, description="Time a point",
-            style={"description_width": controls.LABEL},
-            layout=w.Layout(width="210px"),
+            style={"description_width": controls.LABEL}, layout=w.Layout(width="210px"),
         )  # fmt: skip
-        self._stored = w.SelectMultiple(options=self._choices(), rows=6, layout=w.Layout(width="480px"))
+        self._place = w.VBox([self.controls])
+        self._stored = w.SelectMultiple(options=self._choices(), rows=9, layout=w.Layout(width="480px"))
         self._stored.add_class("skiplab-stored")
-        self._view = controls.choice("Figure", VIEWS, next(iter(VIEWS)), "view", "480px")
+        self._view = controls.choice("Figure", self.form.views, next(iter(self.form.views)), "view", "480px")
         self._folder = w.Text(".", description="Folder", layout=w.Layout(width="240px"))
         self._bar, self._status, self._problem = w.IntProgress(layout=w.Layout(width="160px")), w.HTML(), w.HTML()
         self._bar.layout.visibility = "hidden"
-        self.figure = LiveChart()
+        self.figure = LiveChart(width=1020)  # of both columns over it
+        self._operation.observe(lambda _: self._change(), "value")
         self._stored.observe(lambda _: self._draw(), "value")
         self._view.observe(lambda _: self._draw(), "value")
-
-    def _box(self, name: str, chosen: bool) -> w.Checkbox:
-        """A contender's tick box; one that this machine cannot run is greyed, and says why."""
-        entry = contenders()[name]
-        reason = entry.supports(Workload(64), default_device())
-        impossible = reason is not None and ("CUDA" in reason or "g++" in reason)
-        label = f"{entry.label} ({name})" + (f": {reason}" if impossible else "")
-        box = w.Checkbox(
-            chosen and not impossible, description=label, disabled=impossible, indent=False, tooltip=entry.summary
-        )
-        box.layout.width = "480px"
-        box.add_class(f"skiplab-contender-{name}")
-        return box
+        self._listen()
 
     def _choices(self) -> list[tuple[str, str]]:
         folders = dict.fromkeys([self._directory, runs_directory()])
         stored = [path for folder in folders for path in sorted(folder.glob("*.jsonl"))]
-        return [(PUBLISHED, PUBLISHED), *((f"recorded: {path.stem}", str(path)) for path in stored)]
+        mine = [path for path in stored if operation_of(path) in (self.operation, None)]
+        return [
+            *((name, name) for name in self.form.published),
+            *((f"recorded: {path.stem}", str(path)) for path in mine),
+            *((f"{PREDICTED}{name}, at the settings beside", f"{PREDICTED}{name}") for name in known_gpus()),
+        ]
 
     def _settings(self) -> w.Widget:
-        possible = [box for box in self._boxes.values() if not box.disabled]
-        others = [box for box in self._boxes.values() if box.disabled]
-        rest = w.Accordion(
-            [w.VBox(others)], titles=(f"{len(others)} more that this machine cannot run",), selected_index=None
-        )
         timing = w.HBox([self._budget, w.Label("seconds at most")])
-        lengths = w.HBox([self._q_len, w.Label("tokens")])
-        keys = w.HBox([self._window, w.Label("keys, or causal")])
-        return w.VBox(
-            [controls.heading("Contenders"), *possible, *([rest] if others else []), controls.heading("Settings"),
-             lengths, keys, self._model, self._dtype, timing], layout=w.Layout(width="510px"),
-        )  # fmt: skip
+        return w.VBox([self._operation, self._place, timing], layout=w.Layout(width="510px"))
 
     def _over(self) -> w.Widget:
         hint = w.HTML("<i>Ctrl-click (or Ctrl+Space) lays several over the figure.</i>")
         reload = controls.button("Look again", "refresh", "List the run files anew", self._relist, "relist")
         save = controls.button("Save figure and rows", "download", "PNG and CSV into the folder", self._save, "save")
-        return w.VBox([controls.heading("Stored and published runs"), self._stored, w.HBox([reload, hint]),
+        return w.VBox([controls.heading("Stored, published and predicted"), self._stored, w.HBox([reload, hint]),
                        controls.heading("Figure"), self._view, w.HBox([self._folder, save])],
                       layout=w.Layout(width="510px"))  # fmt: skip
 
@@ -197,55 +174,85 @@ class SweepPanel(w.VBox):
 
     # what happens
 
-    def _run(self, sweep: Sweep, cancelled: Cancelled) -> None:
+    def _change(self) -> None:
+        """Another operation: its controls, figures, and what can be laid over; a sweep that runs goes on."""
+        with self._state:
+            self._changing = True
+            if self.operation not in self._forms:
+                self._forms[self.operation] = FormControls(self.form, None, {})
+                self._listen()
+            self._problem.value = ""
+            self._place.children = [self.controls]
+            self._stored.value, self._stored.options = (), self._choices()
+            self._view.options = list(self.form.views)
+            self._changing = False
+            self._draw()
+
+    def _listen(self) -> None:
+        """Predictions follow the fields."""
+        for control in self.controls.fields.values():
+            control.observe(lambda _: self._predict_again(), "value")
+
+    def _predict_again(self) -> None:
+        if any(choice.startswith(PREDICTED) for choice in self._stored.value):
+            self._draw()
+
+    def _run(self, sweep: AnySweep, form: Form, cancelled: Cancelled) -> None:
         path = self._directory / default_path(sweep, "panel").name
-        points = len(sweep.points())
+        points, taken = len(sweep.points()), self._measurements[form.operation]
         self._bar.max, self._bar.value, self._bar.layout.visibility = points, 0, "visible"
         self._say(f"{points} points on {device_name(sweep.device)}; the first takes longest …")
         if path.exists():
-            self._measurements = [Measurement.from_row(row) for row in read_run(path).rows]
-        self._bar.value = len(self._measurements)
+            taken += [Measurement.from_row(row) for row in read_run(path).rows]
+        self._bar.value = len(taken)
 
         def on_measurement(item: Measurement) -> None:
-            self._measurements.append(item)
-            self._bar.value = len(self._measurements)
-            point = item.point.workload
-            self._say(f"{self._bar.value} of {points}: {item.label}, {point.q_len:,} tokens: {item.status}")
+            taken.append(item)
+            self._bar.value = len(taken)
+            self._say(f"{len(taken)} of {points}: {item.label}, {form.point(item.point.workload)}: {item.status}")
             self._draw()
 
         self.run = run_sweep(
-            sweep,
-            path,
-            topic="panel",
-            on_measurement=on_measurement,
-            cancelled=cancelled,
-            progress=False,
+            sweep, path, topic="panel", on_measurement=on_measurement, cancelled=cancelled, progress=False,
             isolate=self._isolate,
-        )
+        )  # fmt: skip
         self._draw()
         if not cancelled():
             self._say(f"done; the run is kept as {path.name}")
         self._relist()
 
     def _frames(self) -> list[pd.DataFrame]:
-        parts = [measuring.run_of(self._measurements, str(self._dtype.value)).frame()] if self._measurements else []
+        taken = self._measurements[self.operation]
+        parts = [self._rows(measuring.run_of(taken, taken[0].point.workload.dtype))] if taken else []
         for choice in self._stored.value:
-            parts.append(published_prefill() if choice == PUBLISHED else read_run(choice).frame())
+            if choice in self.form.published:
+                parts.append(self.form.published[choice]())
+            elif choice.startswith(PREDICTED):
+                parts.append(self.controls.predicted(known_gpus()[choice.removeprefix(PREDICTED)]))
+            else:
+                parts.append(self._rows(read_run(choice)))
         return parts
 
+    def _rows(self, run: Run) -> pd.DataFrame:
+        """The run's rows; of decode in each way of timing, since its crossover differs between them."""
+        return by_method(run) if self.operation == "decode" else run.frame()
+
     def _chart(self) -> Chart:
-        return VIEWS[str(self._view.value)](self.frame())
+        return self.form.views[str(self._view.value)](self.frame())
 
     def _draw(self) -> None:
-        try:
-            self.figure.draw(self._chart())
-        except ValueError as error:  # a run file that cannot be read: its message names file and line
-            self._problem.value = controls.problem(str(error), "Choose another run, or mend the file.")
+        with self._state:
+            if self._changing:
+                return
+            try:
+                self.figure.draw(self._chart())
+            except ValueError as error:  # a run file or a field that cannot be read: the message names it
+                self._problem.value = controls.problem(str(error), "Correct the field, or choose another run.")
 
     def _relist(self) -> None:
-        chosen = self._stored.value
-        self._stored.options = self._choices()
-        self._stored.value = [value for value in chosen if value in {path for _, path in self._choices()}]
+        chosen, choices = self._stored.value, self._choices()
+        self._stored.options = choices
+        self._stored.value = [value for value in chosen if value in {path for _, path in choices}]
 
     def _save(self) -> None:
         try:
@@ -277,22 +284,14 @@ class SweepPanel(w.VBox):
         return with_picture(super()._repr_mimebundle_(**kwargs), static.png(chart, bare=True), static.text(chart))
 
 
-def numbers(name: str, text: str) -> tuple[int, ...]:
-    """`512, 1024` as numbers of at least 1, each once; ValueError names the field and the word."""
-    words = [word for word in text.replace(",", " ").split() if word]
-    wrong = [word for word in words if not word.isdecimal() or int(word) < 1]
-    if wrong or not words:
-        given = f"got {wrong[0]!r}" if wrong else "got nothing"
-        raise ValueError(f"{name}: {given}; allowed are whole numbers of at least 1, commas between")
-    return tuple(dict.fromkeys(int(word) for word in words))
-
-
-def windows(name: str, text: str) -> tuple[int | None, ...]:
-    """As `numbers`, and the word `causal` for no window (None)."""
-    words = [word for word in text.replace(",", " ").split() if word]
-    found: list[int | None] = []
-    for word in words:
-        found.append(None if word in ("causal", "none") else numbers(name, word)[0])
-    if not found:
-        raise ValueError(f"{name}: got nothing; allowed are whole numbers of at least 1, or causal")
-    return tuple(dict.fromkeys(found))
+def operation_of(path: Path) -> str | None:
+    """The operation of a run file's first point, from its first lines; None where these do not say."""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for line in (file.readline(), file.readline()):
+            try:
+                axes = json.loads(line).get("axes")
+            except (json.JSONDecodeError, AttributeError):  # `read_run` will say what is wrong with the file
+                return None
+            if axes is not None:
+                return axes.get("operation")
+    return None

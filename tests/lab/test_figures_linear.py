@@ -1,0 +1,121 @@
+"""Charts of quantised linear layers: bars where they belong, floors from the roofs, error by bits."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from skiplab import figures
+from skiplab.figures import frames, interactive, linear, static, theme
+from skiplab.machine import known_gpus
+from skiplab.memory import Packed, Quality, random_qualities
+from skiplab.store import COLUMNS
+
+H200 = known_gpus()["NVIDIA H200"]
+GATE, HEAD = (21504, 5376), (262144, 5376)
+
+
+def row(contender: str, median_ms: float, shape: tuple[int, int] = GATE, rows: int = 1, **fields) -> dict:
+    """A product with an int4 weight in groups of 32, on a device of 1,000 GB/s that sets the floor by its bytes."""
+    moved = shape[0] * shape[1] * 5 / 8
+    return {
+        "run_id": "r", "source": "measured", "device": "a GPU", "contender": contender, "label": contender,
+        "operation": "linear", "rows": rows, "out_features": shape[0], "in_features": shape[1], "bits": 4,
+        "group_size": 32, "bits_per_weight": 5.0, "dtype": "bfloat16", "status": "ok", "method": "graph",
+        "median_ms": median_ms, "low_ms": median_ms * 0.9, "high_ms": median_ms * 1.2, "error": 1e-3,
+        "tolerance": 1e-2, "bytes": moved, "gbps": moved / median_ms / 1e6, "bound_ms": moved / 1e9,
+        "flags": "", "error_text": "", **fields,
+    }  # fmt: skip
+
+
+def table(*rows: dict) -> pd.DataFrame:
+    return pd.DataFrame.from_records(rows).reindex(columns=list(COLUMNS))
+
+
+@pytest.fixture
+def measured() -> pd.DataFrame:
+    """bf16 was not measured for the head."""
+    return table(row("blockskip", 0.1), row("bf16", 0.3), row("blockskip", 1.2, HEAD))
+
+
+def test_a_group_for_each_layer_a_bar_for_each_contender(measured):
+    chart = linear.linear_time(measured)
+    assert [group.split()[-1] for group in chart.groups] == ["21504×5376", "262144×5376"]
+    ours, bf16 = chart.bars
+    np.testing.assert_allclose(ours.values, [1e-4, 1.2e-3])
+    np.testing.assert_allclose(bf16.values, [3e-4, np.nan])
+    np.testing.assert_allclose(ours.low, np.multiply(ours.values, 0.9))
+    np.testing.assert_allclose(ours.limit, [n * k * 5 / 8 / 1e12 for n, k in (GATE, HEAD)])
+    assert np.isnan(bf16.limit[1])
+    assert "1 row, int4, groups of 32, bfloat16" in chart.x_title and chart.sources == "measured on a GPU"
+
+
+def test_bars_of_a_group_stand_side_by_side(measured):
+    chart = linear.linear_time(measured)
+    assert chart.place(0, 0) + chart.width == pytest.approx(chart.place(1, 0))
+    assert chart.place(1, 0) + chart.width < chart.place(0, 1)
+    figure = interactive.draw(chart)
+    assert [trace.x for trace in figure.data[:2]] == [tuple(chart.place(n, g) for g in range(2)) for n in range(2)]
+
+
+def test_bandwidth_is_the_roof_where_the_time_is_the_floor():
+    floor = row("blockskip", 1.0)["bound_ms"]
+    (bars,) = linear.linear_bandwidth(table(row("blockskip", 2 * floor))).bars
+    assert bars.values == pytest.approx((0.5e12,)) and bars.limit == pytest.approx((1e12,))
+    assert bars.low[0] == pytest.approx(0.5e12 / 1.2) and bars.high[0] == pytest.approx(0.5e12 / 0.9)
+
+
+def test_settings_that_differ_name_the_groups():
+    chart = linear.linear_time(table(row("blockskip", 0.1), row("blockskip", 0.2, rows=8)))
+    assert [group.split(", ")[-1] for group in chart.groups] == ["1 row", "8 rows"]
+    assert "row" not in chart.x_title
+
+
+def test_rows_are_lines():
+    chart = linear.linear_rows(table(row("blockskip", 0.1), row("blockskip", 0.2, rows=8), row("bf16", 0.3, rows=8)))
+    lines = {line.name: line for line in chart.lines}
+    assert lines["blockskip"].x == (1, 8) and lines["blockskip"].y == pytest.approx((1e-4, 2e-4))
+    assert "least time with the packed weight" in lines
+
+
+def test_predicted_bars_are_hatched_labelled_and_have_no_floor_of_their_own(measured):
+    predicted = frames.predicted_linear([GATE], machine=H200)
+    assert predicted["median_ms"].item() == pytest.approx(predicted["bytes"].item() / (H200.bandwidth_gbps * 1e9) * 1e3)
+    chart = linear.linear_time(pd.concat([measured, predicted]))
+    bars = next(bars for bars in chart.bars if bars.name.endswith("predicted: NVIDIA H200"))
+    assert bars.hatch == theme.HATCHES["predicted"] and np.isnan(bars.limit).all()
+    assert "predicted for NVIDIA H200" in chart.sources and len({bars.name for bars in chart.bars}) == 3
+
+
+def test_a_published_time_of_an_untold_layer_stands_in_a_group_of_its_own(measured):
+    untold = dict.fromkeys(("out_features", "in_features", "rows", "bits", "group_size", "bound_ms", "gbps"), np.nan)
+    published = table(row("theirs", 0.035, source="published", device="somebody", **untold))
+    chart = linear.linear_time(pd.concat([measured, published]))
+    assert chart.groups[-1] == "layer not told" and chart.bars[-1].hatch == theme.HATCHES["published"]
+    assert chart.bars[-1].values[-1] == pytest.approx(3.5e-5) and "1 row, int4" in chart.x_title
+
+
+def test_error_climbs_with_bits_and_the_guide_by_six_decibels():
+    chart = linear.bits_error(random_qualities(), "normal random weights")
+    for line in chart.lines:
+        assert list(line.x) == sorted(line.x)
+    guide = chart.lines[-1]
+    assert (guide.y[1] - guide.y[0]) / (guide.x[1] - guide.x[0]) == pytest.approx(6.0206, abs=1e-3)
+    assert chart.sources == "calculated from normal random weights, quantised here"
+    one = linear.bits_error([Quality(Packed(8, 256, 4, 32, False, "bfloat16"), 20.0)])
+    assert one.lines[0].x == (5.0,) and one.lines[0].y == (20.0,)
+    assert linear.bits_error([]).note == "no format"
+
+
+@pytest.mark.parametrize(
+    "draw", [linear.linear_time, linear.linear_bandwidth, linear.linear_rows], ids=lambda draw: draw.__name__
+)
+def test_every_chart_is_drawn_by_both_and_says_when_it_is_empty(measured, draw):
+    for chart in (draw(measured), draw(measured.iloc[:0])):
+        assert interactive.draw(chart).layout.annotations
+        assert static.png(chart).startswith(b"\x89PNG")
+    assert draw(measured.iloc[:0]).note
+
+
+def test_overview_is_the_chart_of_the_operation(measured):
+    assert figures.overview(measured).layout.title.text == linear.linear_time(measured).title
