@@ -118,7 +118,7 @@ def load_weights(
     BLOCKS: tl.constexpr,
 ):
     """A tuple: int32 words [rows, BLOCKS * 4] (two for int8), then what there is of `meta`, [rows, BLOCKS] each."""
-    SPAN: tl.constexpr = 256  # weights of a row that share a step
+    SPAN: tl.constexpr = 256  # pyright: ignore[reportAssignmentType]  # weights of a row that share a step
     ALL: tl.constexpr = K // 32
     CHECK: tl.constexpr = ALL % BLOCKS != 0
     word = (b0 * 4 + tl.arange(0, BLOCKS * 4))[None, :]

@@ -28,7 +28,8 @@ def quantize(
         uint8: value = (code - smallest code) * scale + minimum, as GGUF's K-quants have it, both of them a uint8 code
             times a float16 step that 256 weights of a row share; K must be a multiple of 256. 4.625 bits a weight for
             int4 in groups of 32. A minimum that need not be a whole number of steps gains what the coarser scales lose:
-            the error is about the same for int8 and smaller for int4. float16 has no steps below 6e-8.
+            the error is about the same for int8 and smaller for int4. But 0 need not stay 0: take bfloat16 for pruned
+            weights. float16 has no steps below 6e-8.
 
     Raises TypeError for dtypes and kinds, ValueError for shapes, ranges and weights that are not finite.
     """
