@@ -10,9 +10,10 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import NamedTuple
 
+import pandas as pd
 import torch
 from blockskip.attention.decode_plan import DecodeCall, DecodePlan, plan_decode_kernel
 from blockskip.attention.splits import executorch_splits, flash_attention_3_splits
@@ -56,7 +57,7 @@ class Schedule:
     """A decode call on a GPU under one policy.
 
     shares: those of every KV head, by split. heads: how often they are there, batch * KV heads * blocks of query rows.
-    Program `head * splits + split` is launched in that order; `runs` are those that have keys. fused: whether the last
+    Program `head * splits + split` is launched in that order. fused: whether the last
     program of a KV head merges; None where there is nothing to merge or a peer does it its own way. live: keys that
     some query sees. key_seconds: what an SM takes for one. What `seconds` has beyond the last run (`reading_seconds`)
     is what is moved besides keys and values.
@@ -70,7 +71,6 @@ class Schedule:
     kv_heads: int
     heads: int
     shares: tuple[Share, ...]
-    runs: tuple[Run, ...]
     key_seconds: float
     fused: bool | None
     live: range
@@ -87,6 +87,38 @@ class Schedule:
     def programs(self) -> int:
         """How many are launched."""
         return self.heads * self.splits
+
+    @cached_property
+    def runs(self) -> tuple[Run, ...]:
+        """The programs that have keys, in the order of their launch."""
+        return tuple(map(Run._make, self._placed()))
+
+    def run_of(self, program: int) -> Run | None:
+        """Where and when that program runs; None where it has no key."""
+        return next((Run._make(run) for run in self._placed() if run[0] == program), None)
+
+    def sm_use(self) -> list[tuple[float, int]]:
+        """(when its last program ends, how many it had) of each SM."""
+        use = [(0.0, 0)] * self.sms
+        for _, sm, _, end in self._placed():
+            use[sm] = end, use[sm][1] + 1
+        return use
+
+    def _placed(self) -> Iterator[tuple[int, int, float, float]]:
+        """Programs as they are launched, each on the SM that is free first; those without keys leave at once."""
+        free = [(0.0, sm) for sm in range(self.sms)]
+        durations = [share.keys * self.key_seconds for share in self.shares]
+        for head in range(self.heads):
+            for split, duration in enumerate(durations):
+                if duration:
+                    start, sm = free[0]
+                    heapq.heapreplace(free, (start + duration, sm))
+                    yield head * self.splits + split, sm, start, start + duration
+
+    @property
+    def live_programs(self) -> int:
+        """How many have keys."""
+        return self.live_splits * self.heads
 
     @property
     def live_splits(self) -> int:
@@ -106,13 +138,13 @@ class Schedule:
     @property
     def busy_sms(self) -> tuple[int, ...]:
         """SMs that have a program with keys, wave by wave."""
-        waves = -(-len(self.runs) // self.sms)
-        return tuple(min(self.sms, len(self.runs) - wave * self.sms) for wave in range(waves))
+        waves = -(-self.live_programs // self.sms)
+        return tuple(min(self.sms, self.live_programs - wave * self.sms) for wave in range(waves))
 
     @property
     def idle_sms(self) -> int:
         """SMs that never have one."""
-        return self.sms - min(self.sms, len(self.runs))
+        return self.sms - min(self.sms, self.live_programs)
 
     @property
     def busy(self) -> float:
@@ -151,12 +183,11 @@ def schedule(workload: DecodeWorkload, machine: Machine, policy: str = "blockski
         splits = executorch_splits(workload.slots)
     shares = tuple(_shares(policy, splits, live, workload.slots, block_n))
     per_key = 2 * workload.head_dim * workload.element_bytes / (machine.bandwidth_gbps * 1e9 / machine.sms)
-    runs = tuple(_placed([share.keys * per_key for share in shares], heads, machine.sms))
-    reading = max(run.end for run in runs)
+    reading = _last_end([share.keys * per_key for share in shares], heads, machine.sms)
     rest = workload.work(splits).bytes - _kv_bytes(workload, len(live))
     bandwidth = machine.bandwidth_gbps * 1e9
     return Schedule(
-        policy, machine, machine.sms, block_n, workload.batch, workload.kv_heads, heads, shares, runs,
+        policy, machine, machine.sms, block_n, workload.batch, workload.kv_heads, heads, shares,
         per_key, plan.fused if policy == "blockskip" and splits > 1 else None, live, workload.slots,
         reading, reading + rest / bandwidth, workload.work(1).bytes / bandwidth,
     )  # fmt: skip
@@ -165,6 +196,20 @@ def schedule(workload: DecodeWorkload, machine: Machine, policy: str = "blockski
 def schedules(workload: DecodeWorkload, machine: Machine) -> dict[str, Schedule]:
     """Every policy's schedule, by name."""
     return {policy: schedule(workload, machine, policy) for policy in POLICIES}
+
+
+def comparison(plans: Mapping[str, Schedule]) -> pd.DataFrame:
+    """A row a policy: shares, programs, SMs that read, the share of all SMs' time that is used, time; predicted."""
+    rows = {
+        name: {
+            "shares": plan.splits, "with keys": plan.live_splits, "programs": plan.programs,
+            "SMs that read": plan.sms - plan.idle_sms, "waves": len(plan.busy_sms),
+            "SM time used (%)": 100 * plan.busy, "time (µs)": plan.seconds * 1e6,
+            "times the floor": plan.seconds / plan.floor_seconds,
+        }
+        for name, plan in plans.items()
+    }  # fmt: skip
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("policy")
 
 
 def kernel_plan(workload: DecodeWorkload, machine: Machine, splits: int | None = None) -> DecodePlan:
@@ -206,16 +251,13 @@ def _shares(policy: str, splits: int, live: range, slots: int, block_n: int) -> 
         yield Share(low, max(low, high), last - first)
 
 
-def _placed(durations: list[float], heads: int, sms: int) -> Iterator[Run]:
-    """Programs in the order of their launch, each on the SM that is free first; those without keys leave at once."""
-    free = [(0.0, sm) for sm in range(sms)]
-    splits = len(durations)
-    for head in range(heads):
-        for split, duration in enumerate(durations):
-            if duration:
-                start, sm = free[0]
-                heapq.heapreplace(free, (start + duration, sm))
-                yield Run(head * splits + split, sm, start, start + duration)
+def _last_end(durations: list[float], heads: int, sms: int) -> float:
+    """When the last of all programs ends, each begun as soon as an SM is free."""
+    free, lasting = [0.0] * sms, [duration for duration in durations if duration]
+    for _ in range(heads):
+        for duration in lasting:
+            heapq.heapreplace(free, free[0] + duration)
+    return max(free)
 
 
 def _kv_bytes(workload: DecodeWorkload, keys: int) -> int:

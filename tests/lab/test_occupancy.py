@@ -9,7 +9,7 @@ import torch
 from blockskip.attention.decode_api import check_decode
 from blockskip.attention.decode_plan import plan_decode_kernel
 from skiplab.machine import Machine, known_gpus
-from skiplab.occupancy import POLICIES, live_keys, schedule, schedules
+from skiplab.occupancy import POLICIES, comparison, live_keys, schedule, schedules
 from skiplab.workload import MODELS, DecodeWorkload
 
 H200 = known_gpus()["NVIDIA H200"]
@@ -80,6 +80,7 @@ def test_programs_run_once_each_alone_on_their_sm_and_none_waits_for_nothing(wor
         assert runs[0].start == 0
         for before, after in itertools.pairwise(runs):
             assert after.start == before.end
+    assert plan.reading_seconds == max(run.end for run in plan.runs)
     longest = max(run.end - run.start for run in plan.runs)
     work = sum(run.end - run.start for run in plan.runs) / 108
     assert work <= plan.reading_seconds * (1 + 1e-9)
@@ -104,6 +105,15 @@ def test_a_large_buffer_with_few_keys():
     assert plans["executorch"].seconds > 4 * plans["blockskip"].seconds
     full = schedules(DecodeWorkload(kv_len=2048), H200)
     assert full["executorch"].seconds == pytest.approx(full["blockskip"].seconds)  # the buffer is to blame
+
+
+def test_comparison_has_a_row_a_policy():
+    table = comparison(schedules(DecodeWorkload(kv_len=2048, buffer=131072), H200))
+    assert list(table.index) == list(POLICIES)
+    assert table.loc["executorch", ["shares", "with keys", "programs", "SMs that read", "waves"]].tolist() == [
+        128, 2, 2048, 32, 1,
+    ]  # fmt: skip
+    assert table.loc["one", "SM time used (%)"] == pytest.approx(100 * 16 / 132)
 
 
 def test_one_program_a_kv_head_uses_as_many_sms():

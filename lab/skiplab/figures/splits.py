@@ -157,7 +157,7 @@ def _timeline(parts: Parts, plan: Schedule, head: int, y: float) -> float:
     top, tall = y + 20, max(round(300 / plan.sms), 1)
     height, scale = plan.sms * tall, ACROSS / plan.reading_seconds
     parts.append(Cell(LEFT, top, ACROSS, height, LEFT_ALONE, hint="Idle: no program has keys for this SM now"))
-    if len(plan.runs) <= MOST_CELLS:
+    if plan.live_programs <= MOST_CELLS:
         parts.extend(_bar(plan, run, head, top, tall, scale) for run in plan.runs)
     else:
         parts.extend(_bars(plan, top, tall, scale))
@@ -186,14 +186,10 @@ def _bar(plan: Schedule, run: Run, head: int, top: float, tall: float, scale: fl
 
 def _bars(plan: Schedule, top: float, tall: float, scale: float) -> list[Cell]:
     """One bar an SM, for so many programs that single ones could not be seen."""
-    ends, counts = [0.0] * plan.sms, [0] * plan.sms
-    for run in plan.runs:
-        ends[run.sm] = max(ends[run.sm], run.end)
-        counts[run.sm] += 1
     return [
-        Cell(LEFT, top + sm * tall, ends[sm] * scale, tall, SHADES[sm % 2],
-             hint=f"SM {sm}: {counts[sm]} programs one after the other, to {theme.seconds(ends[sm])}")
-        for sm in range(plan.sms)
+        Cell(LEFT, top + sm * tall, end * scale, tall, SHADES[sm % 2],
+             hint=f"SM {sm}: {count:,} programs one after the other, to {theme.seconds(end)}")
+        for sm, (end, count) in enumerate(plan.sm_use())
     ]  # fmt: skip
 
 

@@ -92,11 +92,10 @@ class SplitSettings:
             [
                 "from skiplab import DecodeWorkload, SplitExplorer",
                 "from skiplab.machine import known_gpus",
-                "from skiplab.occupancy import schedules",
+                "from skiplab.occupancy import comparison, schedules",
                 "",
                 f"workload = DecodeWorkload({', '.join(sizes)})",
-                f"for name, plan in schedules(workload, known_gpus()[{self.gpu!r}]).items():",
-                '    print(f"{name:18} {plan.splits:4} splits, {plan.busy:4.0%} busy, {plan.seconds * 1e6:8.1f} us")',
+                f"print(comparison(schedules(workload, known_gpus()[{self.gpu!r}])))  # predicted",
                 f"explorer = SplitExplorer({given})",
                 "explorer",
             ]

@@ -55,5 +55,5 @@ class SplitView(anywidget.AnyWidget):
 
 def told(plan: Schedule, program: int) -> str:
     """A program in words, as its cell says it; one without keys has no cell."""
-    run = next((run for run in plan.runs if run.program == program), None)
+    run = plan.run_of(program)
     return splits.told(plan, run) if run else f"Program {program:,}, {plan.whose(program)}: no key; it ends at once"

@@ -17,7 +17,7 @@ CHOSEN = "background:rgba(128,128,128,.22);font-weight:600"
 def plain(s: SplitSettings) -> str:
     """The state in a line of plain text: who reads what, how busy the SMs are, the prediction."""
     plan = s.schedule
-    idle = plan.programs - len(plan.runs)
+    idle = plan.programs - plan.live_programs
     without = f", {idle:,} of them without a key" if idle else ""
     return (
         f"{NAMES[s.policy]}, {s.kv_len:,} keys in {s.slots:,} slots{_window(s)}: {_factors(plan)} = "
