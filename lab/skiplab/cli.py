@@ -15,22 +15,21 @@ from typing import Annotated
 
 import typer
 
+from skiplab import cli_options as options
+from skiplab.grid import AnySweep, DecodeSweep, LinearSweep, Sweep, sweep_of, usable
 from skiplab.machine import default_device
 from skiplab.store import Run, data_path, frame, read_run
-from skiplab.sweep import DEFAULT_CONTENDERS, Sweep, default_path, run_sweep, usable
-from skiplab.workload import MODELS
+from skiplab.sweep import default_path, run_sweep
+from skiplab.workload import LINEARS, MODELS, OPERATIONS
 
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    help="A lab for the performance of sparse attention: how much work a mask saves, and how much time.\n\n"
-    "Start with `skiplab lab` (notebooks) or `skiplab sweep` (the same without a browser).",
+    help="A lab for the performance of sparse attention and quantised decoding: what they save in work and in time.\n\n"
+    "Start with `skiplab lab` (notebooks), or `skiplab sweep`, `decode` and `linear` (the same without a browser).",
 )
-
-RunFile = Annotated[Path, typer.Argument(help="A run: a .jsonl file that `skiplab sweep` wrote.", metavar="RUN")]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1. Default: cuda where torch sees one.")]
 
 
 @app.command()
@@ -55,61 +54,139 @@ def lab(
 
 @app.command()
 def sweep(
-    contender: Annotated[
-        list[str] | None, typer.Option(help=f"Once for each. Default: {', '.join(DEFAULT_CONTENDERS)}.")
-    ] = None,
+    contender: options.Contenders = None,
     q_len: Annotated[list[int] | None, typer.Option(help="Prompt length, once for each. Default: 512 to 4096.")] = None,
-    window: Annotated[
-        list[str] | None, typer.Option(help="Window or `causal`, once for each. Default: 256, 512, 1024, causal.")
-    ] = None,
-    model: Annotated[str | None, typer.Option(help=f"Heads of a model's layer: {', '.join(MODELS)}.")] = None,
-    batch: Annotated[int, typer.Option(help="Prompts at once.")] = 1,
-    q_heads: Annotated[int, typer.Option(help="Query heads.")] = 8,
-    kv_heads: Annotated[int, typer.Option(help="Key and value heads.")] = 8,
-    head_dim: Annotated[int, typer.Option(help="Head size, 8 to 512.")] = 128,
-    dtype: Annotated[str, typer.Option(help="bfloat16, float16 or float32.")] = "bfloat16",
-    device: Device = None,
-    seed: Annotated[int, typer.Option(help="Seed of the inputs.")] = 0,
-    budget: Annotated[float, typer.Option(help="Seconds that a point is timed at most.")] = 5.0,
-    run: Annotated[
-        Path | None, typer.Option(help="The run file; continued if it exists. Default: in data/runs.")
-    ] = None,
-    report: Annotated[Path | None, typer.Option(help="The HTML file. Default: out/<run>.html.")] = None,
-    again: Annotated[
-        list[str] | None, typer.Option(help="A status or flag whose points are measured once more, such as `busy`.")
-    ] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Measure again what the default run file holds.")] = False,
+    window: options.Windows = None,
+    model: options.Model = None,
+    batch: options.Batch = 1,
+    q_heads: options.QueryHeads = 8,
+    kv_heads: options.KeyHeads = 8,
+    head_dim: options.HeadDim = 128,
+    dtype: options.Dtype = "bfloat16",
+    device: options.Device = None,
+    seed: options.Seed = 0,
+    budget: options.Budget = 5.0,
+    run: options.NewRun = None,
+    report: options.Html = None,
+    again: options.Again = None,
+    fresh: options.Fresh = False,
 ) -> None:
-    """Measure contenders over prompt lengths and windows; print the table, write the run and one HTML.
+    """Measure prefill over prompt lengths and windows; print the table, write the run and one HTML.
 
     Every result is compared with attention in float64 before and after it is timed. Interrupt it with Ctrl-C and give
     the same command again: it goes on. Example: skiplab sweep --q-len 1024 --window 256 --window causal
     """
-    shape = {"q_heads": q_heads, "kv_heads": kv_heads, "head_dim": head_dim}
-    if model is not None:
-        if model not in MODELS:
-            raise ValueError(f"--model: no {model!r}; there are {', '.join(MODELS)}")
-        heads = MODELS[model]
-        shape = {"q_heads": heads.q_heads, "kv_heads": heads.kv_heads, "head_dim": heads.head_dim}
     defaults = Sweep()
     wanted = Sweep(
         tuple(contender or defaults.contenders), tuple(q_len or defaults.q_len),
         tuple(map(_window, window)) if window else defaults.window, batch, dtype=dtype,
-        device=device or default_device(), seed=seed, budget_s=budget, **shape,
+        device=device or default_device(), seed=seed, budget_s=budget, **_heads(model, q_heads, kv_heads, head_dim),
     )  # fmt: skip
+    _sweep(wanted, run, report, again, fresh)
+
+
+@app.command()
+def decode(
+    contender: options.Contenders = None,
+    kv_len: Annotated[
+        list[int] | None, typer.Option(help="Keys in the cache, once for each. Default: 256 to 16384.")
+    ] = None,
+    window: options.Windows = None,
+    q_len: Annotated[int, typer.Option(help="New tokens in one step, 1 to 8.")] = 1,
+    buffer: Annotated[int | None, typer.Option(help="Slots of the cache. Default: as many as keys.")] = None,
+    model: options.Model = None,
+    batch: options.Batch = 1,
+    q_heads: options.QueryHeads = 8,
+    kv_heads: options.KeyHeads = 8,
+    head_dim: options.HeadDim = 128,
+    dtype: options.Dtype = "bfloat16",
+    device: options.Device = None,
+    seed: options.Seed = 0,
+    budget: options.Budget = 5.0,
+    run: options.NewRun = None,
+    report: options.Html = None,
+    again: options.Again = None,
+    fresh: options.Fresh = False,
+) -> None:
+    """Measure decode steps over the number of keys and windows; print the table, write the run and one HTML.
+
+    As `skiplab sweep`, for one to eight new tokens over a cache. Example: skiplab decode --kv-len 4096 --window 1024
+    """
+    defaults = DecodeSweep()
+    wanted = DecodeSweep(
+        tuple(contender or defaults.contenders), tuple(kv_len or defaults.kv_len),
+        tuple(map(_window, window)) if window else defaults.window, q_len, batch, dtype=dtype, buffer=buffer,
+        device=device or default_device(), seed=seed, budget_s=budget, **_heads(model, q_heads, kv_heads, head_dim),
+    )  # fmt: skip
+    _sweep(wanted, run, report, again, fresh)
+
+
+@app.command()
+def linear(
+    contender: options.Contenders = None,
+    shape: Annotated[
+        list[str] | None, typer.Option(help=f"outputs x inputs as 8192x2048, or: {', '.join(LINEARS)}. Once for each.")
+    ] = None,
+    rows: Annotated[list[int] | None, typer.Option(help="Rows of activations, once for each. Default: 1.")] = None,
+    bits: Annotated[list[int] | None, typer.Option(help="4 or 8, once for each. Default: 4.")] = None,
+    group_size: Annotated[list[int] | None, typer.Option(help="32, 64 or 128, once for each. Default: 32.")] = None,
+    symmetric: Annotated[bool, typer.Option("--symmetric", help="Without zero points.")] = False,
+    dtype: options.Dtype = "bfloat16",
+    device: options.Device = None,
+    seed: options.Seed = 0,
+    budget: options.Budget = 5.0,
+    run: options.NewRun = None,
+    report: options.Html = None,
+    again: options.Again = None,
+    fresh: options.Fresh = False,
+) -> None:
+    """Measure quantised linear layers over shapes and rows; print the table, write the run and one HTML.
+
+    As `skiplab sweep`. Each contender is compared with the float64 product of its own operands. Example:
+    skiplab linear --shape 4096x4096 --rows 1 --rows 8
+    """
+    defaults = LinearSweep()
+    wanted = LinearSweep(
+        tuple(contender or defaults.contenders), tuple(map(_layer, shape)) if shape else defaults.shape,
+        tuple(rows or defaults.rows), tuple(bits or defaults.bits), tuple(group_size or defaults.group_size), symmetric,
+        dtype, device or default_device(), seed, budget,
+    )  # fmt: skip
+    _sweep(wanted, run, report, again, fresh)
+
+
+def _sweep(wanted: AnySweep, run: Path | None, report: Path | None, again: list[str] | None, fresh: bool) -> None:
     _need(wanted.device)
-    path = run or default_path(wanted, "attention")
+    path = run or default_path(wanted, wanted.operation)
     if fresh and run is None:
         path = _unused(path)
     done = _swept(wanted, path, tuple(again or ()))
     _show(done)
-    target = report or Path("out") / f"{path.stem}.html"
-    _write_report(done, target)
+    _write_report(done, report or Path("out") / f"{path.stem}.html")
+
+
+def _heads(model: str | None, q_heads: int, kv_heads: int, head_dim: int) -> dict[str, int]:
+    """The model's heads where one is named, else those given."""
+    if model is None:
+        return {"q_heads": q_heads, "kv_heads": kv_heads, "head_dim": head_dim}
+    if model not in MODELS:
+        raise ValueError(f"--model: no {model!r}; there are {', '.join(MODELS)}")
+    heads = MODELS[model]
+    return {"q_heads": heads.q_heads, "kv_heads": heads.kv_heads, "head_dim": heads.head_dim}
+
+
+def _layer(text: str) -> tuple[int, int]:
+    if text in LINEARS:
+        return LINEARS[text]
+    outputs, _, inputs = text.partition("x")
+    if not (outputs.isdecimal() and inputs.isdecimal()):
+        raise ValueError(f"--shape: got {text!r}; allowed are outputs x inputs as 8192x2048, and {', '.join(LINEARS)}")
+    return int(outputs), int(inputs)
 
 
 @app.command()
 def report(
-    run: RunFile, out: Annotated[Path | None, typer.Option(help="The HTML file. Default: out/<run>.html.")] = None
+    run: options.RunFile,
+    out: Annotated[Path | None, typer.Option(help="The HTML file. Default: out/<run>.html.")] = None,
 ) -> None:
     """Write one HTML file of a run that works offline: figures, tables, where it is from, the raw data."""
     _write_report(read_run(run), out or Path("out") / f"{run.stem}.html")
@@ -136,8 +213,8 @@ def share(
 
 @app.command()
 def rerun(
-    run: RunFile,
-    device: Device = None,
+    run: options.RunFile,
+    device: options.Device = None,
     out: Annotated[Path | None, typer.Option(help="The new run file. Default: in data/runs.")] = None,
 ) -> None:
     """Repeat a run on this machine and say what differs: device, versions, kernels, and each point's time.
@@ -148,7 +225,7 @@ def rerun(
 
     old = read_run(run)
     try:
-        wanted = Sweep.from_parameters(old.header["parameters"])
+        wanted = sweep_of(old.operation, old.header["parameters"])
     except (KeyError, TypeError) as error:
         raise ValueError(f"{run.name}, line 1: the header does not hold a sweep's parameters ({error})") from error
     wanted = replace(wanted, device=device or wanted.device)
@@ -177,7 +254,8 @@ def check(
     module: Annotated[
         str | None, typer.Option("--from", help="A Python file that registers your kernel with @skiplab.kernel.")
     ] = None,
-    device: Device = None,
+    operation: Annotated[str, typer.Option(help=f"What it does: {', '.join(OPERATIONS)}.")] = "attention",
+    device: options.Device = None,
 ) -> None:
     """Check a kernel on shapes that have caught bugs, against float64. Example: skiplab check mine --from mine.py"""
     from skiplab.verify import check as run_check
@@ -186,13 +264,15 @@ def check(
         _load(Path(module))
     device = device or default_device()
     _need(device)
-    outcome = run_check(name, device)
+    if operation not in OPERATIONS:
+        raise ValueError(f"--operation: got {operation!r}; allowed are {', '.join(OPERATIONS)}")
+    outcome = run_check(name, device, operation=operation)
     typer.echo(str(outcome))
     raise typer.Exit(0 if outcome.passed else 1)
 
 
 @app.command()
-def doctor(device: Device = None) -> None:
+def doctor(device: options.Device = None) -> None:
     """Say what this machine has, what is missing and what to do about it."""
     from skiplab.doctor import examine
 
@@ -224,7 +304,7 @@ def _unused(path: Path) -> Path:
     return path if not path.exists() else next(one for one in candidates if not one.exists())
 
 
-def _swept(wanted: Sweep, path: Path, again: tuple[str, ...] = ()) -> Run:
+def _swept(wanted: AnySweep, path: Path, again: tuple[str, ...] = ()) -> Run:
     held = len(read_run(path).rows) if path.exists() else 0
     if held:
         typer.echo(f"{_shown(path)} holds {held} points already; they are kept (--again busy, --fresh).")
@@ -254,10 +334,10 @@ def _interrupts() -> Iterator[Callable[[], bool]]:
 
 
 def _show(run: Run) -> None:
-    from skiplab.report import summary, time_table
+    from skiplab.report import BASES, summary, time_table
 
     table = frame(run)
-    typer.echo(f"\n{run.provenance}: median ms a call, in brackets times faster than dense + mask, * for flags\n")
+    typer.echo(f"\n{run.provenance}: median time a call, {BASES[run.operation].words}, * for flags\n")
     typer.echo(time_table(table).to_string(index=False))
     failures = Counter(
         (row["contender"], row["status"], row["error_text"]) for row in run.rows if row["status"] != "ok"

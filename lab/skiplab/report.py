@@ -7,11 +7,13 @@ import html
 import json
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from skiplab import figures
-from skiplab.store import Run, query
+from skiplab.figures.frames import AXES
+from skiplab.store import OPERATION_AXES, Run, query
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,6 +30,44 @@ th:first-child, td:first-child, th:last-child, td:last-child { text-align: left;
 .scroll { overflow-x: auto; } pre { overflow-x: auto; padding: .75rem; border: 1px solid #8886; border-radius: .25rem; }
 .from { opacity: .75; }
 """
+
+
+@dataclass(frozen=True)
+class Base:
+    """What an operation's speed-ups are over, and what ours is called beside it."""
+
+    contender: str
+    label: str
+    ours: str
+
+    @property
+    def words(self) -> str:
+        return f"in brackets times faster than {self.label}"
+
+
+BASES = {
+    "attention": Base("sdpa", "dense + mask", "Block-skip"),
+    "decode": Base("sdpa", "SDPA", "Our decode"),
+    "linear": Base("bf16", "the float weight", "Our int4 or int8 product"),
+}
+AXIS_HEADS = {
+    ("attention", "q_len"): "prompt length",
+    ("decode", "q_len"): "queries",
+    ("decode", "kv_len"): "keys",
+    ("linear", "out_features"): "outputs",
+    ("linear", "in_features"): "inputs",
+    ("linear", "group_size"): "group size",
+}
+AXIS_WORDS: dict[str, Callable[[float], str]] = {
+    "q_len": lambda n: f"{n:.0f} tokens" if n > 1 else "1 token",
+    "window": lambda n: "causal" if math.isnan(n) else f"window {n:.0f}",
+    "kv_len": lambda n: f"{n:.0f} keys",
+    "out_features": lambda n: f"{n:.0f} outputs",
+    "in_features": lambda n: f"{n:.0f} inputs",
+    "rows": lambda n: f"{n:.0f} row{'s' if n > 1 else ''}",
+    "bits": lambda n: f"int{n:.0f}",
+    "group_size": lambda n: f"groups of {n:.0f}",
+}
 UNCLAIMED = {"busy", "bimodal", "impossible", "unchecked", "unconverged"}  # no speed-up is claimed on these
 LEGEND = {"orientation": "v", "x": 1.01, "xanchor": "left", "y": 1, "yanchor": "top"}  # beside: lines are many
 DOUBTS = {
@@ -62,7 +102,7 @@ def report_html(run: Run) -> str:
         f"<p class=from>{html.escape(run.provenance)}, {html.escape(str(run.header.get('start', '')))}</p>",
         f"<p>{html.escape(summary(table))}</p>",
         *(_figure(figure, text) for figure, text in report_figures(table)),
-        "<h2>Times</h2><p>Median of each point in milliseconds; times faster than dense + mask in brackets.</p>",
+        f"<h2>Times</h2><p>Median of each point; {BASES[run.operation].words}.</p>",
         _html_table(time_table(table)),
         "<h2>Every point</h2>", _html_table(point_table(table)), _doubts(table),
         "<h2>Run it again</h2>", f"<pre>{html.escape(command)}</pre>" if command else "",
@@ -85,29 +125,47 @@ def title(run: Run) -> str:
     axes = run.rows[0]["axes"] if run.rows else {}
     if not axes:
         return f"Skiplab run {run.run_id}: no point yet"
+    if run.operation == "linear":
+        return f"Skiplab: quantised linear layers, {axes['dtype']}"
     heads = f"{axes['q_heads']}/{axes['kv_heads']} heads of {axes['head_dim']}, {axes['dtype']}"
     return f"Skiplab: {axes['operation']}, {heads}"
 
 
 def summary(table: pd.DataFrame) -> str:
-    """How many points came out how, and the best checked speed-up over dense + mask, in words."""
+    """How many points came out how, and the best checked speed-up over the base, in words."""
     counts = ", ".join(f"{number} {status}" for status, number in table["status"].value_counts().items())
     text = f"{len(table)} points: {counts or 'none'}."
+    if not len(table):
+        return text
+    operation = table["operation"].iloc[0]
+    base, axes = BASES[operation], OPERATION_AXES[operation]
     doubtful = [bool(UNCLAIMED & set(flags.split(", "))) for flags in table["flags"]]
     clean = table.loc[[not doubt for doubt in doubtful]]
-    ours = [row for row in records(figures.speedups(clean)) if row["contender"] == "blockskip"]
+    faster = figures.speedups(clean, base.contender, (*AXES, *(set(axes) - set(AXES))))
+    ours = [row for row in records(faster) if row["contender"] == "blockskip"]
     if not ours:
         return f"{text} No speed-up is claimed: no pair of points is free of doubt." if any(doubtful) else text
     best = max(ours, key=lambda row: row["speedup"])
-    window = "causal" if math.isnan(best["window"]) else f"window {best['window']:.0f}"
+    place = ", ".join(AXIS_WORDS[name](best[name]) for name in axes if not (name == "buffer" or best[name] is None))
     return (
-        f"{text} Block-skip is up to {best['speedup']:.1f} times as fast as dense + mask "
-        f"({best['q_len']} tokens, {window}; results checked against float64)."
+        f"{text} {base.ours} is up to {best['speedup']:.1f} times as fast as {base.label} "
+        f"({place}; results checked against float64)."
     )
 
 
 def report_figures(table: pd.DataFrame) -> list[tuple[go.Figure, str]]:
     """The figures and the text under each."""
+    operation = table["operation"].iloc[0] if len(table) else "attention"
+    if operation == "decode":
+        return [
+            (figures.decode_time(table), "Time of a decode step; in grey the least that the machine's roofs allow."),
+            (figures.decode_bandwidth(table), "Bytes that a step must move, each once, over its time."),
+        ]
+    if operation == "linear":
+        return [
+            (figures.linear_time(table), "Time of a product, and the least that the machine's roofs allow."),
+            (figures.linear_bandwidth(table), "Bytes that a product must move, each once, over its time."),
+        ]
     return [
         (
             with_window_slider(figures.speedup, table),
@@ -142,17 +200,23 @@ def with_window_slider(make: Callable[[pd.DataFrame], go.Figure], table: pd.Data
 
 
 def time_table(table: pd.DataFrame) -> pd.DataFrame:
-    """A row for each prompt length and window, a column for each contender: `median ms (speed-up)` or the status."""
+    """A row for each workload, a column for each contender: `median (speed-up over the base)` or the status."""
     import pandas as pd
 
-    cells: dict[tuple[int, float], dict[str, dict[str, Any]]] = {}
+    if not len(table):
+        return pd.DataFrame()
+    operation = table["operation"].iloc[0]
+    axes, base = OPERATION_AXES[operation], BASES[operation]
+    cells: dict[tuple[float, ...], dict[str, dict[str, Any]]] = {}
     for row in records(table):
-        cells.setdefault((row["q_len"], _order(row["window"])), {})[row["contender"]] = row
+        cells.setdefault(tuple(_order(row[name]) for name in axes), {})[row["contender"]] = row
     lines = []
-    for (q_len, _), rows in sorted(cells.items()):
-        base = rows["sdpa"]["median_ms"] if "sdpa" in rows else math.nan
-        named = {name: _cell(rows.get(name), base) for name in dict.fromkeys(table["contender"])}
-        lines.append({"prompt length": q_len, "window": _window(next(iter(rows.values()))["window"]), **named})
+    for _, rows in sorted(cells.items()):
+        first = next(iter(rows.values()))
+        time = rows[base.contender]["median_ms"] if base.contender in rows else math.nan
+        place = {AXIS_HEADS.get((operation, name), name): _place(name, first[name]) for name in axes}
+        contenders = dict.fromkeys(table["contender"])
+        lines.append({**place, **{name: _cell(rows.get(name), time, base.contender) for name in contenders}})
     return pd.DataFrame.from_records(lines)
 
 
@@ -161,31 +225,37 @@ def records(table: pd.DataFrame) -> list[dict[str, Any]]:
     return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
 
 
-def _order(window: float) -> float:
+def _order(value: float) -> float:
     """Causal, which has no window, comes after the widest one."""
-    return math.inf if math.isnan(window) else window
+    return math.inf if math.isnan(value) else value
 
 
-def _window(window: float) -> str:
-    return "causal" if math.isnan(window) else f"{window:.0f}"
+def _place(name: str, value: float) -> str:
+    return "causal" if name == "window" and math.isnan(value) else f"{value:.0f}"
 
 
-def _cell(row: dict[str, Any] | None, base: float) -> str:
+def _cell(row: dict[str, Any] | None, base: float, base_name: str) -> str:
     if row is None or row["status"] != "ok":
         return "" if row is None else row["status"]
-    text = _number(row["median_ms"]) + ("*" if row["flags"] else "")
+    text = _time(row["median_ms"]) + ("*" if row["flags"] else "")
     faster = base / row["median_ms"]
-    return text if math.isnan(faster) or row["contender"] == "sdpa" else f"{text} ({faster:.2f}x)"
+    return text if math.isnan(faster) or row["contender"] == base_name else f"{text} ({faster:.2f}x)"
+
+
+def _time(milliseconds: float) -> str:
+    """Three digits, in the unit that needs no zeros in front."""
+    return f"{milliseconds * 1e3:.3g} us" if milliseconds < 0.1 else f"{_number(milliseconds)} ms"
 
 
 def point_table(table: pd.DataFrame) -> pd.DataFrame:
     """Every point: time with quartiles, rates, error beside its tolerance, status, flags, and why it failed."""
     import pandas as pd
 
-    numbers = ("median_ms", "low_ms", "high_ms", "useful_tflops", "executed_tflops", "error", "tolerance")
+    numbers = ("median_ms", "low_ms", "high_ms", "useful_tflops", "gbps", "error", "tolerance")
+    axes = OPERATION_AXES[table["operation"].iloc[0]] if len(table) else ()
     lines = [
         {
-            **{name: row[name] for name in ("contender", "q_len")}, "window": _window(row["window"]),
+            "contender": row["contender"], **{name: _place(name, row[name]) for name in axes},
             "status": row["status"], **{name: _number(row[name]) for name in numbers},
             "method": row["method"], "samples": row["samples"], "flags": row["flags"], "why": row["error_text"],
         }

@@ -52,6 +52,35 @@ def test_sweep_prints_writes_and_goes_on(skiplab, tmp_path):
     assert "holds 4 points already" in out
 
 
+@pytest.mark.parametrize(
+    ("words", "head", "points"),
+    [
+        (["decode", "--kv-len", "64", "--kv-len", "96", "--window", "16", "--buffer", "128", "--q-heads", "2",
+          "--kv-heads", "1", "--head-dim", "16", "--contender", "blockskip", "--contender", "sdpa"], "keys", 4),
+        (["linear", "--shape", "64x96", "--rows", "1", "--rows", "9", "--contender", "blockskip", "--contender", "bf16"],
+         "outputs", 4),
+    ],
+)  # fmt: skip
+def test_decode_and_linear_are_swept_reported_and_run_again(skiplab, tmp_path, words, head, points):
+    code, out, err = skiplab(
+        *words, "--budget", "0.1", "--device", "cpu", "--run", "run.jsonl", "--report", "page.html"
+    )
+    assert code == 0, err
+    assert head in out and f"{points} ok" in out
+    run = read_run(tmp_path / "run.jsonl")
+    assert run.operation == words[0] == run.frame()["operation"].unique().item()
+    assert (tmp_path / "page.html").stat().st_size > 1e6
+    code, out, err = skiplab("rerun", "run.jsonl", "--out", "new.jsonl")
+    assert code == 0, err
+    assert "ratio" in out
+
+
+def test_a_layer_is_named_or_two_numbers(skiplab):
+    code, _, err = skiplab("linear", "--shape", "64by96")
+    assert code == 2
+    assert "--shape: got '64by96'" in err and "gate, up" in err
+
+
 def test_rerun_says_what_differs(skiplab, tmp_path):
     skiplab(*SWEEP, "--run", "run.jsonl")
     text = (tmp_path / "run.jsonl").read_text()

@@ -42,8 +42,8 @@ def run():
 def test_times_are_one_line_a_length_and_window(run):
     table = time_table(run.frame())
     assert table["window"].tolist() == ["128", "causal"]
-    assert table["sdpa"].tolist() == ["8", "8"]
-    assert table["blockskip"].tolist() == ["2* (4.00x)", "4 (2.00x)"]
+    assert table["sdpa"].tolist() == ["8 ms", "8 ms"]
+    assert table["blockskip"].tolist() == ["2 ms* (4.00x)", "4 ms (2.00x)"]
     assert table["flex"].tolist() == ["", "crashed"]
 
 

@@ -1,10 +1,11 @@
 import importlib
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import skiplab
 import torch
+from skiplab.grid import DecodeSweep, LinearSweep, sweep_of
 from skiplab.machine import Machine
 from skiplab.store import read_run
 from skiplab.sweep import Sweep, default_path, run_sweep, source_hash
@@ -112,3 +113,35 @@ def test_a_sweep_on_cuda(tmp_path):
     table = run_sweep(wanted, tmp_path / "run.jsonl", isolate=False, progress=False).frame()
     assert set(table["status"]) == {"ok"}, table["error_text"].tolist()
     assert set(table["method"]) <= {"graph", "eager"}
+
+
+def test_every_sweep_comes_back_from_its_parameters_and_tells_its_command():
+    for sweep in (Sweep(), DecodeSweep(buffer=65536), LinearSweep(symmetric=True, bits=(4, 8))):
+        parameters = json.loads(json.dumps(asdict(sweep)))
+        assert sweep_of(sweep.operation, parameters) == sweep
+        assert sweep.command().startswith(f"skiplab {sweep.verb} --contender blockskip")
+    assert "--window causal --window 1024" in DecodeSweep().command() and "--buffer" not in DecodeSweep().command()
+    assert "--shape 2048x2048 --shape 8192x2048" in LinearSweep().command()
+    assert LinearSweep(symmetric=True).command().count("--symmetric") == 1 and "symm" not in LinearSweep().command()
+
+
+def test_points_of_one_workload_follow_each_other():
+    points = DecodeSweep(("blockskip", "sdpa"), kv_len=(64, 128), window=(None, 8)).points()
+    assert [point.contender for point in points] == ["blockskip", "sdpa"] * 4
+    assert [point.workload.kv_len for point in points] == [64] * 4 + [128] * 4
+
+
+@pytest.mark.parametrize(
+    ("make", "named"),
+    [
+        (lambda: DecodeSweep(kv_len=()), "kv_len: got nothing"),
+        (lambda: LinearSweep(rows=()), "rows: got nothing"),
+        (lambda: LinearSweep(("sdpa",)), "contender: no 'sdpa'"),
+        (lambda: DecodeSweep(dtype="int8"), "dtype: got 'int8'"),
+        (lambda: LinearSweep(budget_s=0), "budget_s: got 0"),
+        (lambda: sweep_of("sort", {}), "operation: got 'sort'"),
+    ],
+)
+def test_errors_of_the_sweeps_name_the_field(make, named):
+    with pytest.raises(ValueError, match=named):
+        make()

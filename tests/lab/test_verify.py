@@ -1,9 +1,9 @@
 import blockskip as bs
 import pytest
 import torch
-from skiplab.contenders import Contender, contender
+from skiplab.contenders import Contender, Registry, base, contender, kernel
 from skiplab.verify import AWKWARD, check, compare, sampled_rows, truth, verify
-from skiplab.workload import Workload
+from skiplab.workload import DecodeWorkload, Workload
 
 SMALL = Workload(150, mask=bs.sliding_window(40), q_heads=4, kv_heads=2, head_dim=16)
 
@@ -95,3 +95,42 @@ def test_check_covers_the_awkward_shapes():
     assert "blockskip on cpu" in str(report)
     with pytest.raises(ValueError, match="no 'nobody'"):
         check("nobody")
+
+
+@pytest.mark.parametrize("name", ["blockskip", "sdpa", "sdpa-math"])
+def test_decode_contenders_are_right_where_others_were_not(name):
+    report = check(name, "cpu", ("bfloat16",), operation="decode")
+    assert report.passed and report.counts() == {"ok": 18}, str(report)
+
+
+@pytest.mark.parametrize("name", ["blockskip", "dequantise", "bf16", "tinygemm"])
+def test_linear_contenders_are_right_where_others_were_not(name):
+    report = check(name, "cpu", ("bfloat16",), operation="linear")
+    assert report.passed, str(report)
+
+
+@pytest.mark.parametrize(
+    ("operation", "spoil"),
+    [
+        ("decode", lambda q, k, v: torch.nan_to_num(k).sum() * 0 + q * 1.1),
+        ("linear", lambda x, weight: (x @ weight.mT) * 1.02),
+    ],
+)
+def test_a_wrong_decode_and_a_wrong_linear_are_found(monkeypatch, operation, spoil):
+    copy = Registry()
+    monkeypatch.setattr(base, "REGISTRY", copy)
+    kernel(operation, name="spoilt")(lambda workload, inputs: spoil)
+    report = check("spoilt", "cpu", ("float32",), operation=operation)
+    assert not report.passed and "wrong" in report.counts()
+
+
+def test_a_cache_whose_dead_slots_matter_is_found(monkeypatch):
+    copy = Registry()
+    monkeypatch.setattr(base, "REGISTRY", copy)
+
+    @kernel("decode", name="reads all")
+    def build(workload, inputs):
+        return lambda q, k, v: torch.nn.functional.scaled_dot_product_attention(q, k, v, enable_gqa=True)
+
+    workload = DecodeWorkload(70, q_heads=4, kv_heads=2, head_dim=16, dtype="float32", buffer=80)
+    assert "NaN" in verify(workload, contender("reads all", "decode"), "cpu", 0).problem
