@@ -159,8 +159,10 @@ pd.DataFrame(rows).T.round(1).style.format(precision=1).set_caption("signal to n
 # **Published** by its authors, for Gemma 4 31B in int4, whole model, one token at a time; the GPU is not named.
 
 # %%
-told = published("generate")[["label", "tokens_per_s", "source", "device"]]
-told[~told["label"].str.contains("split-K")]
+told = published("generate")
+told = told[~told["label"].str.contains("split-K")]
+shown = told.set_index("label")[["tokens_per_s"]].rename(columns={"tokens_per_s": "tokens/s"})
+shown.style.format(precision=2).set_caption(f"published by {told['device'].iloc[0]}")
 
 # %% [markdown]
 # With the wide activation loads their matvec went from 38.4 to 34.75 µs, they write. What changed is counting.
@@ -223,8 +225,8 @@ for one in shown:
     display(figures.linear_time(one.frame()))
 
 # %%
-columns = ["label", "out_features", "in_features", "rows", "status", "median_ms", "gbps", "error", "tolerance", "flags",
-           "source", "device"]  # fmt: skip
+columns = ["label", "out_features", "in_features", "rows", "status", "median_ms", "gbps", "error", "tolerance", "flags"]
+columns += ["source", "device"]
 table = query(frame(shown), operation="linear")[columns]
 table.astype({"out_features": int, "in_features": int, "rows": int}).round({"median_ms": 3, "gbps": 1})
 
@@ -245,16 +247,15 @@ for one in recorded:
 # stay. The state dict holds codes and metadata, so it is saved and loaded like any other.
 
 # %%
-model = torch.nn.Sequential(torch.nn.Linear(1024, 4096), torch.nn.GELU(), torch.nn.Linear(4096, 1024)).requires_grad_(
-    False
-)
+model = torch.nn.Sequential(torch.nn.Linear(1024, 4096), torch.nn.GELU(), torch.nn.Linear(4096, 1024))
 x = torch.randn(1, 1024)
-before, size = model(x), sum(t.nbytes for t in model.state_dict().values())
-bs.quantize_(model, bits=4, group_size=32, metadata="uint8")
-noise = (model(x) - before).square().sum()
+with torch.no_grad():
+    before, size = model(x), sum(t.nbytes for t in model.state_dict().values())
+    bs.quantize_(model, bits=4, group_size=32, metadata="uint8")
+    noise = (model(x) - before).square().sum()
 print(model)
-print(f"{size:,} bytes in float32, {sum(t.nbytes for t in model.state_dict().values()):,} now; "
-      f"output {10 * (before.square().sum() / noise).log10().item():.1f} dB")  # fmt: skip
+print(f"{size:,} bytes in float32, {sum(t.nbytes for t in model.state_dict().values()):,} now")
+print(f"signal to noise of the output: {10 * (before.square().sum() / noise).log10().item():.1f} dB")
 
 # %% [markdown]
 # ## Your own question

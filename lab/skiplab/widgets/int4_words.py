@@ -52,7 +52,7 @@ def asked(s: Int4Settings) -> str:
     names = ("bytes needed", "loads", "sectors", "lines", "loads", "sectors", "lines")
     head = "".join(f'<td style="{CELL};opacity:.8">{name}</td>' for name in names)
     return (
-        f'<div style="{STYLE};width:580px;margin-right:24px"><b>What one step of a warp asks for</b>, as the kernel is '
+        f'<div style="{STYLE};width:570px;margin-right:16px"><b>What one step of a warp asks for</b>, as the kernel is '
         "and as it would be. Each instruction's sectors and lines count, whether a cache holds them or not.</div>"
         f'<table class="skiplab-asked" style="{STYLE};line-height:1.35;margin-top:4px">'
         f'<tr><td></td><td></td><th colspan="3" style="{CELL}">coalesced, 16-byte loads</th>'
@@ -81,7 +81,7 @@ def formats(found: Iterable[Quality], s: Int4Settings, machine: Machine) -> str:
             metadata=one.packed.metadata,
         ) if fits(one.packed, s.in_features) else None  # fmt: skip
         rows.append(_format_row(one, packed, machine, packed == s.packed))
-    names = ("format", "bits a weight", "signal to noise", "", "floor")
+    names = ("format", "bits a weight", "floor", "signal to noise", "")
     head = "".join(f'<th style="{CELL};text-align:{"right" if i else "left"}">{n}</th>' for i, n in enumerate(names))
     style = f"{STYLE};font-size:12px;line-height:1.35"
     said = f"<b>What a format costs in error</b>: {html.escape(s.weights)} random weights, quantised here in each."
@@ -96,11 +96,11 @@ def fits(packed: Packed, in_features: int) -> bool:
 
 
 def _format_row(one: Quality, packed: Packed | None, machine: Machine, chosen: bool) -> str:
-    bar = f'<div style="background:{theme.BLUE};height:9px;width:{max(one.snr_db, 0) * 2:.0f}px"></div>'
+    bar = f'<div style="background:{theme.BLUE};height:9px;width:{max(one.snr_db, 0) * 1.2:.0f}px"></div>'
     time = theme.seconds(floor(packed, machine).seconds) if packed else "does not fit K"
     cells = (
         (f"{'▸ ' if chosen else ''}{one.packed.words}", "left"), (f"{one.packed.bits_per_weight:g}", "right"),
-        (f"{one.snr_db:.1f} dB", "right"), (bar, "left"), (time, "right"),
+        (time, "right"), (f"{one.snr_db:.1f} dB", "right"), (bar, "left"),
     )  # fmt: skip
     style = f' style="{CHOSEN};font-weight:600" aria-current="true"' if chosen else ""
     inside = "".join(f'<td style="{CELL};text-align:{side}">{text}</td>' for text, side in cells)
