@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -50,6 +51,22 @@ def test_02_prefill_labels_what_it_shows(tmp_path, monkeypatch, measure):
     text = words(notebook)
     assert "published by ExecuTorch PR 20198" in text
     assert "predicted for NVIDIA H200" in text and "predicted for NVIDIA A100 80GB SXM" in text
+    runs = list((tmp_path / "runs").glob("*.jsonl"))
+    assert len(runs) == (1 if measure == "quick" else 0)
+    assert measure == "no" or "measured on" in text
+
+
+@pytest.mark.parametrize("measure", ["quick", "no"])
+def test_03_decode_labels_what_it_shows_and_its_softmax_is_right(tmp_path, monkeypatch, measure):
+    notebook = executed(FOLDER / "03_decode.py", tmp_path, monkeypatch, MEASURE=measure)
+    text = words(notebook)
+    assert "predicted for NVIDIA H200" in text and "predicted for NVIDIA A100 80GB SXM" in text
+    assert "published by ExecuTorch pull request 20198" in text
+    assert "SplitExplorer: blockskip, 2,048 keys in 131,072 slots: 8 splits" in text
+    tables = [output["data"]["text/html"] for output in outputs(notebook) if "text/html" in output.get("data", {})]
+    (softmax,) = (re.sub(r"<[^>]*>", " ", table).split() for table in tables if "bs.decode" in table)
+    assert softmax.count("nan") == 1  # of the constant alone
+    assert softmax.count("0.0000") == 2  # and its silent zeros
     runs = list((tmp_path / "runs").glob("*.jsonl"))
     assert len(runs) == (1 if measure == "quick" else 0)
     assert measure == "no" or "measured on" in text
