@@ -14,6 +14,9 @@ from skiplab.machine import available_cores, default_device, describe, this_mach
 from skiplab.store import data_path
 from skiplab.sweep import triton_version
 
+PEERS = ("flashinfer", "gemlite")
+"""Optional packages that contenders come from."""
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -27,7 +30,7 @@ class Finding:
 def examine(device: str | None = None) -> list[Finding]:
     """Look at everything that the lab uses; takes a few seconds, since the roofs are measured."""
     device = device or default_device()
-    return [_software(), _gpu(), _cpu(), _roof(device), _compiler(), _interpreter(), _widgets(), _data()]
+    return [_software(), _gpu(), _cpu(), _roof(device), _compiler(), _interpreter(), _peers(), _widgets(), _data()]
 
 
 def _software() -> Finding:
@@ -60,7 +63,7 @@ def _roof(device: str) -> Finding:
     return Finding(
         "roofs",
         "ok",
-        f"measured on {roof.name}: copy {roof.bandwidth_gbps:.3g} GB/s, product {roof.tflops:.3g} TFLOP/s",
+        f"measured on {roof.name}: memory {roof.bandwidth_gbps:.3g} GB/s, product {roof.tflops:.3g} TFLOP/s",
     )
 
 
@@ -75,6 +78,14 @@ def _interpreter() -> Finding:
     if os.environ.get("TRITON_INTERPRET") == "1":
         return Finding("TRITON_INTERPRET", "missing", "it is set: nothing is timed until it is unset")
     return Finding("TRITON_INTERPRET", "ok", "not set")
+
+
+def _peers() -> Finding:
+    there = [name for name in PEERS if importlib.util.find_spec(name) is not None]
+    absent = [name for name in PEERS if name not in there]
+    if not absent:
+        return Finding("peers", "ok", f"{', '.join(there)}: compared with where a GPU is")
+    return Finding("peers", "note", f"not installed, and so left out: {', '.join(absent)} (they need a GPU)")
 
 
 def _widgets() -> Finding:

@@ -57,8 +57,8 @@ def test_sweep_prints_writes_and_goes_on(skiplab, tmp_path):
     [
         (["decode", "--kv-len", "64", "--kv-len", "96", "--window", "16", "--buffer", "128", "--q-heads", "2",
           "--kv-heads", "1", "--head-dim", "16", "--contender", "blockskip", "--contender", "sdpa"], "keys", 4),
-        (["linear", "--shape", "64x96", "--rows", "1", "--rows", "9", "--contender", "blockskip", "--contender", "bf16"],
-         "outputs", 4),
+        (["linear", "--shape", "64x96", "--rows", "1", "--rows", "9", "--contender", "blockskip",
+          "--contender", "bf16"], "outputs", 4),
     ],
 )  # fmt: skip
 def test_decode_and_linear_are_swept_reported_and_run_again(skiplab, tmp_path, words, head, points):

@@ -7,7 +7,7 @@ def test_findings(monkeypatch):
     monkeypatch.setattr(doctor, "this_machine", lambda device: roof)
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     found = {finding.what: finding for finding in doctor.examine("cpu")}
-    assert "copy 10 GB/s, product 0.5 TFLOP/s" in found["roofs"].text
+    assert "memory 10 GB/s, product 0.5 TFLOP/s" in found["roofs"].text
     assert found["TRITON_INTERPRET"].state == "ok"
     assert all(finding.state in ("ok", "note", "missing") and finding.text for finding in found.values())
 
