@@ -39,7 +39,7 @@ class Crossover:
 # The first row that fits is taken: newer GPUs first, small heads first. A call is timed as one of a CUDA graph: timed
 # alone, decode's two kernels and its buffers are charged with what the host takes to launch them.
 CROSSOVERS = (
-    # The first length measured at which split-K is ahead: one query, bf16, 32 query heads, causal, split-K / standard in
+    # The first length measured at which split-K is ahead: a query, bf16, 32 query heads, causal; split-K / standard in
     # us at 32, 64, 256 and 512 keys. D 64: 2.8/2.6, 2.8/2.6, 4.5/4.5, 4.7/7.0; D 128: 3.1/3.4, 3.2/3.3, 5.0/5.5,
     # 5.1/8.9; D 256: 4.2/3.9, 4.3/4.8, 7.2/12.8, 8.3/22.0; D 512: 4.1/6.1, 5.3/8.3, 7.2/23.8, 8.2/45.6.
     Crossover((9, 0), 64, 320, "measured on an NVIDIA H100 80GB HBM3 in CUDA graphs"),
