@@ -12,7 +12,7 @@ from skiplab.memory import Access, Packed, Quality, accesses, float_floor, floor
 from skiplab.widgets.int4_settings import Int4Settings
 from skiplab.widgets.words import STYLE
 
-CELL = "padding:1px 9px 1px 0;text-align:right;white-space:nowrap"
+CELL = "padding:1px 7px 1px 0;text-align:right;white-space:nowrap"
 RULE = "border-top:1px solid rgba(128,128,128,.5)"
 CHOSEN = "background:rgba(128,128,128,.22)"
 
@@ -52,7 +52,7 @@ def asked(s: Int4Settings) -> str:
     names = ("bytes needed", "loads", "sectors", "lines", "loads", "sectors", "lines")
     head = "".join(f'<td style="{CELL};opacity:.8">{name}</td>' for name in names)
     return (
-        f'<div style="{STYLE};width:570px;margin-right:16px"><b>What one step of a warp asks for</b>, as the kernel is '
+        f'<div style="{STYLE};max-width:640px"><b>What one step of a warp asks for</b>, as the kernel is '
         "and as it would be. Each instruction's sectors and lines count, whether a cache holds them or not.</div>"
         f'<table class="skiplab-asked" style="{STYLE};line-height:1.35;margin-top:4px">'
         f'<tr><td></td><td></td><th colspan="3" style="{CELL}">coalesced, 16-byte loads</th>'
@@ -96,7 +96,7 @@ def fits(packed: Packed, in_features: int) -> bool:
 
 
 def _format_row(one: Quality, packed: Packed | None, machine: Machine, chosen: bool) -> str:
-    bar = f'<div style="background:{theme.BLUE};height:9px;width:{max(one.snr_db, 0) * 1.2:.0f}px"></div>'
+    bar = f'<div style="background:{theme.BLUE};height:9px;width:{max(one.snr_db, 0) * 3:.0f}px"></div>'
     time = theme.seconds(floor(packed, machine).seconds) if packed else "does not fit K"
     cells = (
         (f"{'▸ ' if chosen else ''}{one.packed.words}", "left"), (f"{one.packed.bits_per_weight:g}", "right"),
@@ -114,7 +114,7 @@ def prediction(s: Int4Settings, machine: Machine) -> str:
     layer = f"{s.out_features:,} × {s.in_features:,}: {theme.quantity(s.packed.nbytes, 'B')} of weights"
     gain = theme.ratio(floats.seconds / ours.seconds)
     return (
-        f'<div class="skiplab-int4-prediction" style="{STYLE};max-width:600px;margin-bottom:6px"><b>Predicted for '
+        f'<div class="skiplab-int4-prediction" style="{STYLE};max-width:none;margin:6px 0"><b>Predicted for '
         f"{html.escape(machine.name)}</b> from {roof}, one token, {layer} take at least "
         f"<b>{theme.seconds(ours.seconds)}</b>; in bfloat16 {theme.seconds(floats.seconds)}, <b>{gain}</b> as long. A "
         "floor, not a measurement: launches, rounding the activations and what is asked for twice come on top.</div>"

@@ -37,7 +37,8 @@ class Int4Explorer(w.VBox):
         self.settings = Int4Settings(**settings)
         self._quiet = False
         self._build()
-        super().__init__([_wrapped(self._column(), self._view()), _wrapped(self._asked, self._worth())])
+        row = w.HBox([self._column(), self._view()], layout=w.Layout(flex_flow="row wrap"))
+        super().__init__([row, self._prediction, self._formats])
         self.add_class("skiplab-int4-explorer")
         for control in self._controls.values():
             control.observe(self._changed, "value")
@@ -93,11 +94,8 @@ class Int4Explorer(w.VBox):
         )  # fmt: skip
 
     def _view(self) -> w.Widget:
-        parts = [self._problem, self._counts, self.memory]
+        parts = [self._problem, self._counts, self.memory, self._asked]
         return w.VBox(parts, layout=w.Layout(min_width="480px", flex="1 1 480px"))
-
-    def _worth(self) -> w.Widget:
-        return w.VBox([self._prediction, self._formats], layout=w.Layout(min_width="480px", flex="1 1 480px"))
 
     def _changed(self, _: Any) -> None:
         if self._quiet:
@@ -149,11 +147,6 @@ class Int4Explorer(w.VBox):
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
         text = f"Int4Explorer: {int4_words.plain(self.settings)}"
         return with_picture(super()._repr_mimebundle_(**kwargs), nibbles.png(self.memory.picture, text), text)
-
-
-def _wrapped(*parts: w.Widget) -> w.HBox:
-    """Side by side, or one below the other where there is no room."""
-    return w.HBox(parts, layout=w.Layout(flex_flow="row wrap"))
 
 
 def _picture(s: Int4Settings) -> nibbles.Picture:
