@@ -22,14 +22,14 @@ def load_slots(pointer, strides, n0, low, kv_len, slots, HEAD_DIM: tl.constexpr,
     """[BLOCK_N, BLOCK_D]: the keys n0 .. of a head's cache, 0 outside low .. kv_len - 1, where slots may hold NaN."""
     n = tl.arange(0, BLOCK_N)
     d = tl.arange(0, BLOCK_D)
-    if RING == "none":
-        offsets = local(n, strides[2], WIDE)[:, None] + local(d, strides[3], WIDE)[None, :]
-        start = pointer + wide(n0) * strides[2]
-    else:
+    slot = n  # counted from n0's, or in a ring from the first
+    if RING != "none":
         slot = ring_slots(n0, n, slots, RING)
-        offsets = local(slot, strides[2], WIDE)[:, None] + local(d, strides[3], WIDE)[None, :]
-        start = pointer
+    offsets = local(slot, strides[2], WIDE)[:, None] + local(d, strides[3], WIDE)[None, :]
     live = (n0 + n >= low) & (n0 + n < kv_len)
+    start = pointer
+    if RING == "none":
+        start += wide(n0) * strides[2]
     return load_block(start + offsets, live[:, None], (d < HEAD_DIM)[None, :], HEAD_DIM != BLOCK_D)
 
 

@@ -24,16 +24,18 @@ def load_keys(pointer, strides, n0, kv_len, slots, HEAD_DIM: tl.constexpr, BLOCK
     """[BLOCK_N, BLOCK_D]: the keys or values n0 .. of one head, 0 where there is none, or none any more."""
     n = tl.arange(0, BLOCK_N)
     d = tl.arange(0, BLOCK_D)
-    live = n0 + n < kv_len
-    if RING == "none":
-        offsets = local(n, strides[2], WIDE)[:, None] + local(d, strides[3], WIDE)[None, :]
-        start = pointer + wide(n0) * strides[2]
-    else:
-        live &= n0 + n >= kv_len - slots
+    slot = n  # counted from n0's, or in a ring from the first
+    if RING != "none":
         slot = ring_slots(n0, n, slots, RING)
-        offsets = local(slot, strides[2], WIDE)[:, None] + local(d, strides[3], WIDE)[None, :]
-        start = pointer
-    return load_block(start + offsets, live[:, None], (d < HEAD_DIM)[None, :], HEAD_DIM != BLOCK_D)
+    offsets = local(slot, strides[2], WIDE)[:, None] + local(d, strides[3], WIDE)[None, :]
+    start = pointer
+    if RING == "none":
+        start += wide(n0) * strides[2]
+    pointers = start + offsets
+    live = n0 + n < kv_len
+    if RING != "none":
+        live &= n0 + n >= kv_len - slots
+    return load_block(pointers, live[:, None], (d < HEAD_DIM)[None, :], HEAD_DIM != BLOCK_D)
 
 
 @triton.jit
