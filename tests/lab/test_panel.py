@@ -123,6 +123,8 @@ def test_published_and_predicted_lie_over_each_other_and_follow_the_fields(tmp_p
     assert static.text(shown.figure.chart) == static.text(shown.form.views[shown._view.value](shown.frame()))
     field.value = "many"
     assert "got &#x27;many&#x27;" in shown._problem.value
+    field.value = "4"
+    assert not shown._problem.value
 
 
 def test_runs_of_no_known_operation_are_offered_and_told_of(tmp_path):

@@ -45,6 +45,8 @@ def draw(chart: Chart) -> Figure:
     else:
         figure = _line_figure(chart)
     if is_empty(chart):
+        figure.update_xaxes(showticklabels=False, ticks="", showgrid=False)
+        figure.update_yaxes(showticklabels=False, ticks="", showgrid=False)
         figure.add_annotation(text=wrap(chart.note), showarrow=False, xref="paper", yref="paper", x=0.5, y=0.5)
     return figure
 

@@ -195,6 +195,7 @@ class SweepPanel(w.VBox):
 
     def _predict_again(self) -> None:
         if any(choice.startswith(PREDICTED) for choice in self._stored.value):
+            self._problem.value = ""
             self._draw()
 
     def _run(self, sweep: AnySweep, form: Form, cancelled: Cancelled) -> None:

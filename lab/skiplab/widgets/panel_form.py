@@ -84,7 +84,7 @@ def _control(field: Field, value: Any) -> Any:
             field.label, field.options, value, field.name, WIDE if field.name == "model" else "280px"
         )
     text = w.Text(
-        field.show(value), description=field.label, tooltip=field.tooltip, continuous_update=False,
+        field.show(value), description=field.label, tooltip=field.tooltip,
         style={"description_width": controls.LABEL}, layout=w.Layout(width="340px"),
     )  # fmt: skip
     text.add_class(f"skiplab-{field.name}")

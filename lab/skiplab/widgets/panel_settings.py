@@ -226,7 +226,7 @@ DECODE = Form(
 LINEAR = Form(
     "linear", "quantised linear layer", ("blockskip", "bf16", "dequantise"),
     (
-        Field("shape", "Layers", ("laptop", "query"), layers, _layers_shown, "outputs x inputs, or names",
+        Field("shape", "Layers", ("laptop", "query"), layers, _layers_shown, "outputs x inputs",
               LAYERS_ALLOWED),
         Field("rows", "Rows", (1,), numbers, _listed, "tokens", "rows of activations, commas between"),
         Field("bits", "Bits", (4,), numbers, _listed, "4 or 8", "bits of a code, commas between"),
