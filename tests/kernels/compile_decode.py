@@ -16,6 +16,7 @@ from skiplab.anatomy import _pretend, read
 # (head dim, rows of a KV head, dtype): 2 rows are one tile of 16, 64 rows the most that a program holds, or more
 CASES = [(d, rows, "bfloat16") for d in (64, 128, 256, 512) for rows in (2, 64)]
 CASES += [(d, 2, "float32") for d in (128, 256, 512)] + [(96, 48, "float16")]
+RINGS = [(d, 2, "bfloat16") for d in (128, 256, 512)]
 MERGES = [(96, 48, torch.float16), (512, 2, torch.bfloat16)]
 
 
@@ -25,14 +26,14 @@ def compiled(capability, kernel, launch, **options):
     return read(made, capability)
 
 
-def decode_anatomies(capability, head_dim, rows, dtype, length=4096, window=1024):
+def decode_anatomies(capability, head_dim, rows, dtype, length=4096, window=1024, ring=False):
     """(name, anatomy) of the split kernel and the merge, as `decode` would launch them: 4 KV heads of `rows` rows."""
     q_len = min(8, rows // 2)
     group = rows // q_len
     q, out = (torch.empty((1, 4 * group, q_len, head_dim), dtype=dtype) for _ in range(2))
     k, v = (torch.empty((1, 4, length, head_dim), dtype=dtype) for _ in range(2))
     lengths = torch.empty(1, dtype=torch.int32)
-    call = DecodeCall(q, k, v, head_dim**-0.5, length, lengths, window, None, "triton", True)
+    call = DecodeCall(q, k, v, head_dim**-0.5, length, lengths, window, None, "triton", True, ring)
     plan = plan_decode_kernel(call, capability, 132)
     lse = torch.empty(q.shape[:3])
     parts = decode_launch.allocate_parts(call, plan)
@@ -47,10 +48,12 @@ def decode_anatomies(capability, head_dim, rows, dtype, length=4096, window=1024
 
 
 def main(capability):
-    for head_dim, rows, dtype in CASES:
-        for kernel, one in decode_anatomies(capability, head_dim, rows, getattr(torch, dtype)):
+    for (head_dim, rows, dtype), ring in [*((case, False) for case in CASES), *((case, True) for case in RINGS)]:
+        for kernel, one in decode_anatomies(capability, head_dim, rows, getattr(torch, dtype), ring=ring):
+            if ring and kernel == "reduce":
+                continue  # it knows nothing of slots
             row = {
-                "case": [kernel, head_dim, rows, dtype],
+                "case": [f"{kernel} ring" if ring else kernel, head_dim, rows, dtype],
                 "registers": one.registers,
                 "spill_bytes": one.spill_bytes,
                 "shared_bytes": one.shared_bytes,
