@@ -3,7 +3,7 @@
 from .attention.api import attention, explain, scaled_dot_product_attention
 from .attention.decode_api import decode, explain_decode
 from .config import TileConfig
-from .linear.api import linear
+from .linear.api import explain_linear, linear
 from .linear.imports import from_gguf, from_torchao
 from .linear.module import QuantizedLinear, quantize_
 from .linear.quantize import quantize
@@ -47,6 +47,7 @@ __all__ = [
     "document",
     "explain",
     "explain_decode",
+    "explain_linear",
     "from_gguf",
     "from_torchao",
     "linear",

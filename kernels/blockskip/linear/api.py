@@ -7,18 +7,27 @@ import os
 import torch
 
 from . import reference, tiled
+from .route import ROUTES, LinearPlan, make_plan
 from .weight import DTYPES, QuantizedWeight
 
 IMPLS = ("auto", "reference", "tiled", "triton")
 
 
-def linear(x: torch.Tensor, w: QuantizedWeight, bias: torch.Tensor | None = None, impl: str = "auto") -> torch.Tensor:
+def linear(
+    x: torch.Tensor,
+    w: QuantizedWeight,
+    bias: torch.Tensor | None = None,
+    impl: str = "auto",
+    route: str = "measured",
+) -> torch.Tensor:
     """x @ w^T + bias for a quantised weight. Inference only.
 
     x: [..., K], float16, bfloat16 or float32 (float64 too for impl='reference'); any strides.
     w: `blockskip.quantize`'s result, [N, K], on x's device.
     bias: [N] in x's dtype, or None.
     impl: reference | tiled | triton; auto takes triton on CUDA, tiled elsewhere. An explicit one never falls back.
+    route: the Triton kernel: matvec (up to 8 rows, and alone there), fused or dequantise (more rows; see `route.py`);
+        measured takes the one that was the sooner when measured.
 
     Up to 8 rows (all of x's leading dimensions together), activations are rounded to int8, with a step for each 32 of
     them (the largest magnitude / 127), multiplied in integers (dp4a) and summed in float32. That rounding is part of
@@ -31,15 +40,28 @@ def linear(x: torch.Tensor, w: QuantizedWeight, bias: torch.Tensor | None = None
     if torch.compiler.is_compiling():
         from .ops import traced_linear
 
-        return traced_linear(x, w, bias, impl)
-    check(x, w, bias, impl)
-    return run(x, w, bias, choose_impl(x, impl))
+        return traced_linear(x, w, bias, impl, route)
+    check(x, w, bias, impl, route)
+    return run(x, w, bias, choose_impl(x, impl), route)
 
 
-def check(x, w, bias, impl) -> None:
+def explain_linear(
+    x: torch.Tensor,
+    w: QuantizedWeight,
+    bias: torch.Tensor | None = None,
+    impl: str = "auto",
+    route: str = "measured",
+) -> LinearPlan:
+    """What `linear` with the same arguments will do, as a LinearPlan whose str() is legible."""
+    check(x, w, bias, impl, route)
+    return make_plan(x.reshape(-1, x.shape[-1]), w, choose_impl(x, impl), route)
+
+
+def check(x, w, bias, impl, route="measured") -> None:
     """TypeError or ValueError names the argument, what was given and what is allowed."""
-    if impl not in IMPLS:
-        raise ValueError(f"impl: given {impl!r}; allowed are {', '.join(IMPLS)}")
+    for name, word, allowed in (("impl", impl, IMPLS), ("route", route, ROUTES)):
+        if word not in allowed:
+            raise ValueError(f"{name}: given {word!r}; allowed are {', '.join(allowed)}")
     if not isinstance(w, QuantizedWeight):
         raise TypeError(f"w: given {type(w).__name__}; a QuantizedWeight, such as quantize(weight), is needed")
     _check_tensor("x", x, (*DTYPES, torch.float64) if impl == "reference" else DTYPES, w)
@@ -74,13 +96,16 @@ def choose_impl(x: torch.Tensor, impl: str) -> str:
     return impl
 
 
-def run(x: torch.Tensor, w: QuantizedWeight, bias: torch.Tensor | None, impl: str) -> torch.Tensor:
+def run(
+    x: torch.Tensor, w: QuantizedWeight, bias: torch.Tensor | None, impl: str, route: str = "measured"
+) -> torch.Tensor:
     """A checked call by the implementation of that name."""
     flat = x.reshape(-1, x.shape[-1])
+    plan = make_plan(flat, w, impl, route)
     if impl == "triton" and flat.shape[0]:
         from . import launch
 
-        out = launch.linear(flat, w, bias)
+        out = launch.linear(flat, w, bias, plan=plan)
     else:
         out = (reference if impl == "reference" else tiled).linear(flat, w, bias)
     return out.view(*x.shape[:-1], w.shape[0])

@@ -11,9 +11,10 @@ import torch
 from ..config import SMALLEST_CAPABILITY
 from ..device import interpreting, overlaps
 from ..dispatch import DISPATCHER, Launch
-from .activations import MOST_ROWS
 from .dequantize import dequantize
+from .fused import fused
 from .matvec import matvec, matvec_scalar, round_activations
+from .route import FusedConfig, LinearPlan, make_plan
 from .weight import BLOCK, QuantizedWeight
 
 BLOCK_ELEMENTS = 1 << 24
@@ -83,19 +84,24 @@ def linear(
     bias: torch.Tensor | None,
     config: MatvecConfig | None = None,
     metadata: Metadata | None = None,
+    plan: LinearPlan | None = None,
 ) -> torch.Tensor:
     """x [M, K] -> [M, N] in x's dtype; see `blockskip.linear`.
 
+    plan: `route.make_plan`'s, which is asked where none is given.
     config: the matvec's, for tuning and for showing what its choices gain.
     metadata: `metadata_of(w, config)`, so that it need not be laid out anew in each call.
     """
     _check_device(x.device)
+    plan = plan or make_plan(x, w, "triton", "measured")
     # bfloat16 is wrong in Triton's interpreter: there the kernels compute in float32 and torch rounds at the end
     if interpreting():
         changed: dict = {name: t.float() for name, t in w.named_tensors().items() if t.dtype == torch.bfloat16}
         w = replace(w, **changed)
     with torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext():
-        if x.shape[0] > MOST_ROWS:
+        if plan.kernel == "fused":
+            return _fused(x, w, bias, plan)
+        if plan.kernel == "dequantise":
             return _many_rows(x, w, bias)
         config = config or matvec_config(x.shape[0])
         return _few_rows(x, w, bias, config, metadata or metadata_of(w, config))
@@ -149,6 +155,42 @@ def prepare_matvec(
     group_stride = w.shape[0] if config.strided else None
     arguments = (data, metadata, words, step, total, bias, out, group_stride, w.shape[0])
     return Launch(arguments, constants, (cdiv(w.shape[0], config.block_n),))
+
+
+def _fused(x, w: QuantizedWeight, bias, plan: LinearPlan) -> torch.Tensor:
+    config, splits, given = plan.config, plan.splits, x.dtype
+    assert config is not None
+    emulate = interpreting() and x.dtype == torch.bfloat16
+    if emulate:
+        x, bias = x.float(), None if bias is None else bias.float()
+    shape = (splits, x.shape[0], w.shape[0])
+    out = torch.empty(shape, dtype=torch.float32 if splits > 1 else x.dtype, device=x.device)
+    launch = prepare_fused(x, w, None if splits > 1 else bias, out, config, emulate)
+    DISPATCHER.launch(fused, launch, num_warps=config.num_warps, num_stages=config.num_stages)
+    if splits == 1:
+        return out[0].to(given)
+    total = out.sum(0)
+    return (total if bias is None else total + bias).to(given)
+
+
+def prepare_fused(x, w: QuantizedWeight, bias, out, config: FusedConfig, emulate: bool = False) -> Launch:
+    """The launch of the fused kernel for out [splits, M, N]; emulate: bfloat16 values stand in float32."""
+    splits, rows, outputs = out.shape
+    steps = cdiv(w.shape[1], BLOCK * config.blocks)
+    constants = {
+        "K": w.shape[1],
+        "GROUP": w.group_size,
+        "BITS": w.bits,
+        "CENTRE": w.centre,
+        "OFFSET": w.offset is not None,
+        "BLOCK_M": config.block_m,
+        "BLOCK_N": config.block_n,
+        "BLOCKS": config.blocks,
+        "STEPS": cdiv(steps, splits),
+        "ROUND": emulate,
+    }
+    arguments = (x, *x.stride(), w.data, metadata_of(w), bias, out, rows, outputs)
+    return Launch(arguments, constants, (cdiv(rows, config.block_m), cdiv(outputs, config.block_n), splits))
 
 
 def _many_rows(x, w: QuantizedWeight, bias) -> torch.Tensor:

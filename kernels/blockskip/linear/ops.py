@@ -23,21 +23,25 @@ def linear_op(
     middle: torch.Tensor | None = None,
     scale_step: torch.Tensor | None = None,
     minimum_step: torch.Tensor | None = None,
+    route: str = "measured",
 ) -> torch.Tensor:
     """`blockskip.linear` of a weight's tensors."""
     w = QuantizedWeight(data, scale, zero, x.dtype, minimum, middle, scale_step, minimum_step)
-    api.check(x, w, bias, impl)
-    return api.run(x, w, bias, api.choose_impl(x, impl))
+    api.check(x, w, bias, impl, route)
+    return api.run(x, w, bias, api.choose_impl(x, impl), route)
 
 
 @linear_op.register_fake
-def _(x, data, scale, zero, bias, impl, *more):
-    w = QuantizedWeight(data, scale, zero, x.dtype, *more)
-    api.check(x, w, bias, impl)
+def _(
+    x, data, scale, zero, bias, impl, minimum=None, middle=None, scale_step=None, minimum_step=None, route="measured"
+):
+    w = QuantizedWeight(data, scale, zero, x.dtype, minimum, middle, scale_step, minimum_step)
+    api.check(x, w, bias, impl, route)
     return x.new_empty((*x.shape[:-1], w.shape[0]))
 
 
-def traced_linear(x, w: QuantizedWeight, bias, impl: str) -> torch.Tensor:
+def traced_linear(x, w: QuantizedWeight, bias, impl: str, route: str) -> torch.Tensor:
     """`blockskip.linear` while torch.compile or torch.export traces."""
     tensors = w.data, w.scale, w.zero
-    return torch.ops.blockskip.linear(x, *tensors, bias, impl, w.minimum, w.middle, w.scale_step, w.minimum_step)
+    more = w.minimum, w.middle, w.scale_step, w.minimum_step
+    return torch.ops.blockskip.linear(x, *tensors, bias, impl, *more, route)

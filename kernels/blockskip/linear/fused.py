@@ -1,0 +1,114 @@
+"""The Triton kernel for more than eight rows: packed weights to floats in registers, and their product on tensor cores.
+
+The product is taken as weights x activations^T, so that the weights, which come through registers anyhow, are the
+operand that tensor cores take from registers. The weights become floats exactly as `dequantize` makes them: in float32,
+rounded once to the activations' dtype.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from ..device import wide
+
+
+@triton.jit
+def metadata_tile(values, step, rows, b0, ok, ALL: tl.constexpr, GROUP: tl.constexpr, BLOCKS: tl.constexpr):
+    """Float32 [rows, BLOCKS, 1]: for each block of 32 its group's number, or that code times the step of its 256."""
+    b = (b0 + tl.arange(0, BLOCKS))[None, :]
+    SHARE: tl.constexpr = GROUP // 32
+    value = tl.load(values + rows[:, None] * (ALL // SHARE) + b // SHARE, mask=ok, other=0).to(tl.float32)
+    if step is not None:
+        value *= tl.load(step + rows[:, None] * (ALL // 8) + b // 8, mask=ok, other=0.0).to(tl.float32)
+    return value[:, :, None]
+
+
+@triton.jit
+def codes_tile(data, rows, b0, K: tl.constexpr, BITS: tl.constexpr, BLOCKS: tl.constexpr):
+    """Codes [rows, BLOCKS, 32] of BLOCKS blocks of 32 from block b0 on; any where there is no block."""
+    ALL: tl.constexpr = K // 32
+    CHECK: tl.constexpr = ALL % BLOCKS != 0
+    ROWS: tl.constexpr = rows.shape[0]
+    if BITS == 4:
+        byte = (b0 * 16 + tl.arange(0, BLOCKS * 16))[None, :]
+        at = data + rows[:, None] * (K // 2) + byte
+        pairs = tl.load(at, mask=byte < K // 2, other=0) if CHECK else tl.load(at)
+        codes = tl.join(pairs & 15, pairs >> 4)
+    else:
+        k = tl.arange(0, BLOCKS * 32)
+        at = (k % 32 // 16 * (K // 2) + (b0 + k // 32) * 16 + k % 16)[None, :]
+        there = (b0 * 32 + k < K)[None, :]
+        pointers = data + rows[:, None] * K + at
+        codes = tl.load(pointers, mask=there, other=0) if CHECK else tl.load(pointers)
+    return tl.reshape(codes, [ROWS, BLOCKS, 32])
+
+
+@triton.jit
+def weight_tile(
+    data, meta, n0, rows, b0,
+    K: tl.constexpr, GROUP: tl.constexpr, BITS: tl.constexpr, CENTRE: tl.constexpr, OFFSET: tl.constexpr,
+    BLOCKS: tl.constexpr,
+):  # fmt: skip
+    """Float32 [rows, BLOCKS * 32], the values of a QuantizedWeight's rows n0 + rows; data begins at row n0.
+
+    meta, CENTRE, OFFSET: as in `matvec`.
+    """
+    ALL: tl.constexpr = K // 32
+    ok = (b0 + tl.arange(0, BLOCKS) < ALL)[None, :]
+    ROWS: tl.constexpr = rows.shape[0]
+    value = codes_tile(data, rows, b0, K, BITS, BLOCKS).to(tl.float32)
+    rows += n0
+    scale = metadata_tile(meta.scale, meta.scale_step, rows, b0, ok, ALL, GROUP, BLOCKS)
+    if meta.shift is None:
+        value = (value - CENTRE) * scale
+    elif OFFSET:
+        shift = metadata_tile(meta.shift, meta.shift_step, rows, b0, ok, ALL, GROUP, BLOCKS)
+        value = (value - CENTRE) * scale + shift
+    else:
+        value = (value - metadata_tile(meta.shift, meta.shift_step, rows, b0, ok, ALL, GROUP, BLOCKS)) * scale
+    return tl.reshape(value, [ROWS, BLOCKS * 32])
+
+
+@triton.jit
+def rounded_to_bfloat16(value):
+    """Float32 rounded to bfloat16 and kept in float32: Triton's interpreter, which has no bfloat16, computes so."""
+    bits = value.to(tl.uint32, bitcast=True)
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def fused(
+    x, x_row, x_col, data, meta, bias, out, M, N,
+    K: tl.constexpr, GROUP: tl.constexpr, BITS: tl.constexpr, CENTRE: tl.constexpr, OFFSET: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCKS: tl.constexpr, STEPS: tl.constexpr, ROUND: tl.constexpr,
+):  # fmt: skip
+    """out [splits, M, N] = x [M, K] weights^T, + bias where there is one split: BLOCK_M x BLOCK_N of it a program.
+
+    data, meta, CENTRE, OFFSET: as in `dequantize`. A program takes STEPS times BLOCKS blocks of 32 along K, or what is
+    left of them; each split has a plane of `out` to itself, so that sums run in an order that the sizes fix. ROUND: x
+    holds bfloat16 values in float32, and the weights are rounded like them.
+    Grid: (blocks of M, blocks of N, splits).
+    """
+    ALL: tl.constexpr = K // 32
+    m0, n0, split = tl.program_id(0) * BLOCK_M, tl.program_id(1) * BLOCK_N, tl.program_id(2)
+    n = tl.arange(0, BLOCK_N)
+    rows = tl.minimum(n, N - 1 - n0)  # rows past the end read the last one again
+    m = tl.arange(0, BLOCK_M)
+    x += wide(m0) * x_row
+    data += wide(n0) * (K * BITS // 8)
+    k = tl.arange(0, BLOCKS * 32)
+    x_at = x + tl.minimum(m, M - 1 - m0)[None, :] * x_row
+    acc = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
+    first = split * STEPS * BLOCKS
+    for b0 in tl.range(first, tl.minimum(first + STEPS * BLOCKS, ALL), BLOCKS):
+        activations = tl.load(x_at + (b0 * 32 + k)[:, None] * x_col, mask=(b0 * 32 + k < K)[:, None], other=0.0)
+        weights = weight_tile(data, meta, n0, rows, b0, K, GROUP, BITS, CENTRE, OFFSET, BLOCKS)
+        if ROUND:
+            weights = rounded_to_bfloat16(weights)
+        acc = tl.dot(weights.to(x.dtype.element_ty), activations, acc, input_precision="ieee")
+    if bias is not None:
+        acc += tl.load(bias + n0 + rows).to(tl.float32)[:, None]
+    place = out + (wide(split) * M + m0) * N + n0
+    real = (n0 + n < N)[:, None] & (m0 + m < M)[None, :]
+    tl.store(place + m[None, :] * N + n[:, None], acc.to(out.dtype.element_ty), mask=real)
