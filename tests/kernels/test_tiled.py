@@ -63,7 +63,7 @@ def check(q, k, v, mask, *, scale=None, q_start=None, kv_len=None):
     assert torch.equal(lse == -INF, blind) and not out[blind].any()
     if blind.all():
         return
-    kept = reference._kept(mask, q, kv_len, place["q_start"])
+    kept = reference._kept(mask, q, torch.arange(kv_len, device=q.device), place["q_start"])
     group = q.shape[1] // k.shape[1]
     used = (x[:, :, :kv_len].repeat_interleave(group, 1) for x in (k, v))
     theirs = F.scaled_dot_product_attention(q, *used, attn_mask=kept, scale=place["scale"])
