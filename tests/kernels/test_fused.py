@@ -105,7 +105,7 @@ def test_every_crossover_names_its_source():
 
 def test_few_rows_of_weights_are_split_along_k():
     _, w = draw("cpu", 1, 512, 8192)
-    config = route.fused_config(16)
+    config = route.fused_config(16, 4)
     assert route.fused_splits(16, w, config, 132) == 8  # steps // LEAST_STEPS
     _, w = draw("cpu", 1, 4096, 2048)
     assert route.fused_splits(16, w, config, 16) == 1

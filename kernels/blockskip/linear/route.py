@@ -93,10 +93,13 @@ def choose_kernel(rows: int, dtype: torch.dtype, route: str, capability: tuple[i
     return kernel, f"{rows} rows, fused is taken up to {crossover.rows} ({crossover.source})"
 
 
-def fused_config(rows: int) -> FusedConfig:
-    """Tiles as high as the activations, up to 128."""
+def fused_config(rows: int, bits: int) -> FusedConfig:
+    """Tiles as high as the activations, up to 128; eight warps there and half the steps for int8, so that none spills.
+
+    That it does not is what `tests/kernels/test_fused_anatomy.py` asserts; which is the fastest is not yet measured.
+    """
     block_m = min(MOST_ROWS_A_PROGRAM, max(16, 1 << (rows - 1).bit_length()))
-    return FusedConfig(block_m, 64, 4, 4, 3)
+    return FusedConfig(block_m, 64, 4 if bits == 4 else 2, 8 if block_m == 128 else 4, 3)
 
 
 def fused_splits(rows: int, w: QuantizedWeight, config: FusedConfig, multiprocessors: int) -> int:
@@ -120,5 +123,5 @@ def make_plan(x: torch.Tensor, w: QuantizedWeight, impl: str, route: str) -> Lin
     kernel, reason = choose_kernel(x.shape[0], x.dtype, route, capability)
     if kernel != "fused":
         return LinearPlan(impl, kernel, None, 1, reason)
-    config = fused_config(x.shape[0])
+    config = fused_config(x.shape[0], w.bits)
     return LinearPlan(impl, kernel, config, fused_splits(x.shape[0], w, config, multiprocessors), reason)

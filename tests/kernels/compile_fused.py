@@ -1,0 +1,47 @@
+"""Compiles the fused kernel for GPUs that are not there and prints what came out, a JSON line each.
+
+A process of its own, because kernels that were imported for the interpreter cannot be compiled.
+Usage: compile_fused.py CAPABILITY, such as 9.0
+"""
+
+import json
+import sys
+
+import torch
+from blockskip.linear import launch
+from blockskip.linear.route import fused_config
+from compile_linear import N, weight
+from skiplab.anatomy import _pretend, read
+
+# (K, group_size, bits, rows, metadata)
+CASES = [(5376, 32, 4, rows, "zero") for rows in (16, 32, 64, 128)]
+CASES += [(8192, 128, 4, 64, "symmetric"), (5376, 32, 4, 128, "encoded")]
+CASES += [(5376, 64, 8, rows, "zero") for rows in (64, 128)]
+
+
+def compiled(capability, k, group_size, bits, rows, metadata):
+    config = fused_config(rows, bits)
+    x, out = torch.zeros((rows, k), dtype=torch.bfloat16), torch.zeros((1, rows, N), dtype=torch.bfloat16)
+    one = launch.prepare_fused(x, weight(k, group_size, bits, metadata), None, out, config)
+    with _pretend(capability):
+        options = {"num_warps": config.num_warps, "num_stages": config.num_stages}
+        kernel = launch.fused.warmup(*one.arguments, **one.constants, **options, grid=one.grid)
+    return read(kernel, capability)
+
+
+def main(capability):
+    for case in CASES:
+        anatomy = compiled(capability, *case)
+        products = sum(anatomy.instructions[name] for name in ("HMMA", "HGMMA"))
+        row = {
+            "case": case,
+            "registers": anatomy.registers,
+            "spill_bytes": anatomy.spill_bytes,
+            "products": products,
+            "conversions": anatomy.instructions["I2F"] + anatomy.instructions["I2FP"],
+        }
+        print(json.dumps(row), flush=True)
+
+
+if __name__ == "__main__":
+    main(tuple(map(int, sys.argv[1].split("."))))
