@@ -107,6 +107,8 @@ def test_few_rows_of_weights_are_split_along_k():
     _, w = draw("cpu", 1, 512, 8192)
     config = route.fused_config(16, 4)
     assert route.fused_splits(16, w, config, 132) == 8  # steps // LEAST_STEPS
+    assert route.fused_splits(16, w, config, 8) == 2  # two programs a multiprocessor
+    assert route.fused_splits(64, w, route.fused_config(64, 4), 8) == 1  # one
     _, w = draw("cpu", 1, 4096, 2048)
     assert route.fused_splits(16, w, config, 16) == 1
 

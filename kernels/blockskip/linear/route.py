@@ -18,7 +18,8 @@ ROUTES = ("measured", "matvec", "fused", "dequantise")
 MULTIPROCESSORS_ASSUMED = 132
 """Where there is no GPU to ask (the interpreter): an H100's and H200's."""
 MOST_ROWS_A_PROGRAM = 128
-PROGRAMS_A_MULTIPROCESSOR = 2
+FEW_ROWS = 32
+"""Up to here two programs a multiprocessor pay, beyond one: their tiles take more registers and more of the time."""
 LEAST_STEPS = 8
 """Steps along K that a split has at least: fewer do not fill the pipeline."""
 
@@ -66,6 +67,9 @@ class Crossover:
 
 
 CROSSOVERS = (
+    # int4, groups of 32, fused / dequantise in us at 16, 64, 256 and 512 rows. 21504 x 5376: 56/185, 90/191, 196/230,
+    # 359/268; 5376 x 21504: 65/261, 105/254, 257/395, 481/613; 8192 x 5376: 27/72, 40/74, 71/92, 134/113.
+    Crossover((9, 0), 256, "measured on an NVIDIA H100 80GB HBM3 in CUDA graphs"),
     # Bytes and FLOPs alone say: the weight as floats is written and read once more, at 2 bytes; unpacking is not free.
     Crossover((8, 0), 128, "predicted from bytes, not yet measured"),
 )
@@ -106,7 +110,8 @@ def fused_splits(rows: int, w: QuantizedWeight, config: FusedConfig, multiproces
     """Shares along K that keep all multiprocessors busy where there are few rows of weights."""
     programs = -(-rows // config.block_m) * -(-w.shape[0] // config.block_n)
     steps = -(-w.shape[1] // (BLOCK * config.blocks))
-    wanted = -(-PROGRAMS_A_MULTIPROCESSOR * multiprocessors // programs)
+    few = config.block_m <= FEW_ROWS
+    wanted = -(-2 * multiprocessors // programs) if few else multiprocessors // programs
     return max(1, min(wanted, steps // LEAST_STEPS))
 
 
