@@ -5,6 +5,8 @@
 #     text_representation:
 #       extension: .py
 #       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3 (ipykernel)
 #     language: python
@@ -90,7 +92,7 @@ contenders = ["sdpa", "blockskip"] if MEASURE == "quick" else ["sdpa", "sdpa-cau
 run = None
 if MEASURE in sweeps:
     run = skiplab.sweep(contenders, path=Path("runs") / f"{date.today()}-prefill-{MEASURE}.jsonl", **sweeps[MEASURE])
-recorded = read_runs()
+recorded = [run for run in read_runs() if run.operation == "attention"]
 shown = recorded if run is None else [run]
 for one in shown:
     display(figures.speedup(one.frame()))

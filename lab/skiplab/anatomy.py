@@ -133,13 +133,16 @@ class _PretendDriver:
     def __init__(self, capability: tuple[int, int]):
         from triton.backends.compiler import GPUTarget
 
-        self.target = GPUTarget("cuda", capability[0] * 10 + capability[1], 32)
+        number = capability[0] * 10 + capability[1]
+        self.target = GPUTarget("cuda", number, 32)
+        self.device = -number
 
     def get_current_target(self):
         return self.target
 
     def get_current_device(self) -> int:
-        return 0
+        """A number that is nobody's: Triton keeps what it compiles, and for which target, by it."""
+        return self.device
 
     def get_current_stream(self, device=None) -> int:
         return 0

@@ -266,7 +266,10 @@ def _plan_facts(plan: Plan | None) -> dict[str, Any]:
     if plan is None:
         return {}
     config = plan.config and list(astuple(plan.config))
-    return {"impl": plan.impl, "skip": plan.skip, "config": config, "packed": plan.packed}
+    return {
+        "impl": plan.impl, "skip": plan.skip, "config": config, "packed": plan.packed, "kernel": plan.kernel,
+        "splits": plan.splits,
+    }  # fmt: skip
 
 
 def full_bytes(workload: Workload) -> int:

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, cast
 
 import blockskip as bs
 import torch
@@ -266,7 +265,6 @@ def compiled(packed: Packed, program: Program, capability: tuple[int, int], scal
     """
     from blockskip.device import interpreting
     from blockskip.linear import launch
-    from triton.runtime import driver
 
     if interpreting():
         raise ValueError("TRITON_INTERPRET: is set, so kernels are not compiled; unset it before Triton is imported")
@@ -279,8 +277,6 @@ def compiled(packed: Packed, program: Program, capability: tuple[int, int], scal
     one = launch.prepare_matvec(w, metadata, words, sums, sums, None, out.bfloat16(), config, early)
     options = {"num_warps": program.num_warps} | ({"launch_pdl": True} if early else {})
     with _pretend(capability):
-        # Triton keeps what it compiles, and for which target, by the number of the device: one that is nobody's
-        cast(Any, driver.active).get_current_device = lambda: -10 * capability[0] - capability[1]
         kernel = launch.kernel_of(config).warmup(*one.arguments, **one.constants, **options, grid=one.grid)
     return read(kernel, capability)
 

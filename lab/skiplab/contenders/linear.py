@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from blockskip.linear.activations import MOST_ROWS, rounded
 
 from skiplab.contenders.attention import needs_cuda
-from skiplab.contenders.base import REGISTRY, Call, Contender, is_cuda
+from skiplab.contenders.base import REGISTRY, Build, Call, Contender, is_cuda
 from skiplab.workload import LinearWorkload
 
 Inputs = Sequence[torch.Tensor]
@@ -47,6 +47,18 @@ def _dequantised_operands(workload: LinearWorkload, inputs: Inputs) -> tuple[tor
 
 def _linear(workload: LinearWorkload, arguments: Sequence[Any]) -> Call:
     return lambda x, w: bs.linear(x, w)
+
+
+def _by_route(route: str) -> Build:
+    return lambda workload, arguments: lambda x, w: bs.linear(x, w, impl="triton", route=route)
+
+
+def _needs_many_rows(workload: LinearWorkload, device: str) -> str | None:
+    if workload.rows <= MOST_ROWS:
+        return f"up to {MOST_ROWS} rows the matvec alone is right: it rounds activations to int8"
+    if workload.dtype == "float32":
+        return "it takes float16 and bfloat16 activations"
+    return needs_cuda(workload, device)
 
 
 def _reference(workload: LinearWorkload, arguments: Sequence[Any]) -> Call:
@@ -164,11 +176,15 @@ _HALF_STEP = 2.0**-8  # tinygemm rounds the product and the sum to bfloat16, hal
 for _entry in (
     Contender("blockskip", "W4A8 / W8A8", "our linear: dp4a for up to 8 rows, which rounds activations to int8",
               _linear, prepare=_pack, operands=_our_operands),
+    Contender("blockskip-fused", "fused product", "our kernel that turns int4 or int8 to floats inside the product",
+              _by_route("fused"), _needs_many_rows, prepare=_pack, operands=_our_operands),
+    Contender("blockskip-dequantise", "our dequantise", "our kernel turns the weight to floats, then torch multiplies",
+              _by_route("dequantise"), _needs_many_rows, prepare=_pack, operands=_our_operands),
     Contender("blockskip-strided", "metadata strided", "our matvec with scales and zeros [groups, N]: a line a value",
               _STRIDED[1], _needs_few_rows, prepare=_STRIDED[0], operands=_our_operands),
     Contender("blockskip-scalar", "4-byte loads", "our matvec with activations loaded 4 bytes at a time, not 16",
               _SCALAR[1], _needs_few_rows, prepare=_SCALAR[0], operands=_our_operands),
-    Contender("dequantise", "dequantise, then product", "the weight turned back to floats in each call, then F.linear",
+    Contender("dequantise", "dequantise, product", "the weight turned to floats by torch in each call, then F.linear",
               _dequantise, prepare=_pack, operands=_dequantised_operands),
     Contender("bf16", "float weight", "F.linear with the weight as it was, in the activations' dtype",
               _float, moved=lambda workload: workload.out_features * workload.in_features * workload.element_bytes),
