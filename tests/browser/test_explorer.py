@@ -2,88 +2,23 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
-import shutil
-import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
-import jupytext
 import pytest
 
 pytestmark = pytest.mark.browser
 
 NOTEBOOK = Path(__file__).resolve().parents[2] / "notebooks" / "01_tiles.py"
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 QUIET = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync")  # fmt: skip
 WAIT_MS = 90_000
 
 
 @pytest.fixture
-def chromium() -> str:
-    """Path of a Chromium; without one the test is skipped, or fails where SKIPLAB_REQUIRE_BROWSER=1 forbids that."""
-    for name in NAMES:
-        if path := shutil.which(name):
-            return path
-    reason = f"no Chromium on this machine (looked for {', '.join(NAMES)}); Debian: apt install chromium"
-    if os.environ.get("SKIPLAB_REQUIRE_BROWSER") == "1":
-        pytest.fail(reason)
-    pytest.skip(reason)
-
-
-@pytest.fixture
-def lab(tmp_path) -> Iterator[str]:
-    """Address of a JupyterLab that serves a copy of 01_tiles, with settings of its own."""
-    port = free_port()
-    jupytext.write(jupytext.read(NOTEBOOK), tmp_path / "01_tiles.ipynb")
-    settings = tmp_path / ".settings" / "@jupyterlab" / "apputils-extension"
-    settings.mkdir(parents=True)
-    no_news = {"fetchNews": "false", "checkForUpdates": False}
-    (settings / "notification.jupyterlab-settings").write_text(json.dumps(no_news))
-    places = {
-        "JUPYTER_CONFIG_DIR": ".config", "JUPYTER_DATA_DIR": ".data", "JUPYTER_RUNTIME_DIR": ".runtime", "HOME": "",
-        "IPYTHONDIR": ".ipython", "JUPYTERLAB_SETTINGS_DIR": ".settings", "JUPYTERLAB_WORKSPACES_DIR": ".workspaces",
-    }  # fmt: skip
-    environment = os.environ | {name: str(tmp_path / place) for name, place in places.items()}
-    environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
-    environment.pop("TRITON_INTERPRET", None)
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ServerApp.ip=127.0.0.1",
-               f"--ServerApp.port={port}", "--ServerApp.port_retries=0", "--IdentityProvider.token=test",
-               f"--ServerApp.root_dir={tmp_path}"]  # fmt: skip
-    with (tmp_path / "server.log").open("w") as log:
-        server = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
-        try:
-            wait_until_up(f"http://127.0.0.1:{port}/api/status?token=test", server)
-            yield f"http://127.0.0.1:{port}/lab/tree/01_tiles.ipynb?reset&token=test"
-        finally:
-            server.terminate()
-            server.wait(20)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def wait_until_up(address: str, server: subprocess.Popen, limit_s: float = 90) -> None:
-    end = time.monotonic() + limit_s
-    while time.monotonic() < end:
-        assert server.poll() is None, "the server ended; its log is in server.log of the test's folder"
-        try:
-            urllib.request.urlopen(address, timeout=1)
-            return
-        except (urllib.error.URLError, TimeoutError, ConnectionError):
-            time.sleep(0.2)
-    pytest.fail(f"JupyterLab did not answer within {limit_s:g} s")
+def lab(serve) -> str:
+    """Address of a JupyterLab that shows 01_tiles."""
+    return serve(NOTEBOOK)
 
 
 PIXELS = """canvas => {

@@ -2,18 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-from collections.abc import Iterator
-
-import nbformat
 import pytest
-from test_explorer import QUIET, WAIT_MS, chromium, free_port, leaves_machine, wait_until_up
+from test_explorer import QUIET, WAIT_MS, leaves_machine
 
 pytestmark = pytest.mark.browser
-__all__ = ["chromium"]  # the fixture
 
 CELL = "from skiplab import Int4Explorer\nInt4Explorer()"
 OVERLAPS = """svg => {
@@ -29,34 +21,9 @@ OVERLAPS = """svg => {
 
 
 @pytest.fixture
-def lab(tmp_path) -> Iterator[str]:
-    """Address of a JupyterLab that serves a notebook with the explorer alone, with settings of its own."""
-    port = free_port()
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(CELL)])
-    notebook.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    nbformat.write(notebook, tmp_path / "int4.ipynb")
-    settings = tmp_path / ".settings" / "@jupyterlab" / "apputils-extension"
-    settings.mkdir(parents=True)
-    no_news = {"fetchNews": "false", "checkForUpdates": False}
-    (settings / "notification.jupyterlab-settings").write_text(json.dumps(no_news))
-    places = {
-        "JUPYTER_CONFIG_DIR": ".config", "JUPYTER_DATA_DIR": ".data", "JUPYTER_RUNTIME_DIR": ".runtime", "HOME": "",
-        "IPYTHONDIR": ".ipython", "JUPYTERLAB_SETTINGS_DIR": ".settings", "JUPYTERLAB_WORKSPACES_DIR": ".workspaces",
-    }  # fmt: skip
-    environment = os.environ | {name: str(tmp_path / place) for name, place in places.items()}
-    environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
-    environment.pop("TRITON_INTERPRET", None)
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ServerApp.ip=127.0.0.1",
-               f"--ServerApp.port={port}", "--ServerApp.port_retries=0", "--IdentityProvider.token=test",
-               f"--ServerApp.root_dir={tmp_path}"]  # fmt: skip
-    with (tmp_path / "server.log").open("w") as log:
-        server = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
-        try:
-            wait_until_up(f"http://127.0.0.1:{port}/api/status?token=test", server)
-            yield f"http://127.0.0.1:{port}/lab/tree/int4.ipynb?reset&token=test"
-        finally:
-            server.terminate()
-            server.wait(20)
+def lab(serve) -> str:
+    """Address of a JupyterLab that shows the cell."""
+    return serve(CELL)
 
 
 def test_layouts_lanes_and_formats(chromium, lab):

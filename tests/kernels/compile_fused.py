@@ -20,9 +20,10 @@ CASES += [(5376, 64, 8, rows, "zero") for rows in (64, 128)]
 
 
 def compiled(capability, k, group_size, bits, rows, metadata):
-    config = fused_config(rows, bits)
+    w = weight(k, group_size, bits, metadata)
+    config = fused_config(rows, w)
     x, out = torch.zeros((rows, k), dtype=torch.bfloat16), torch.zeros((1, rows, N), dtype=torch.bfloat16)
-    one = launch.prepare_fused(x, weight(k, group_size, bits, metadata), None, out, config)
+    one = launch.prepare_fused(x, w, None, out, config)
     with _pretend(capability):
         options = {"num_warps": config.num_warps, "num_stages": config.num_stages}
         kernel = launch.fused.warmup(*one.arguments, **one.constants, **options, grid=one.grid)

@@ -4,6 +4,8 @@ Tolerance: an element is a sum of K products in float32, in another order than t
 of their magnitudes at most, on either side, and one rounding to the result's dtype.
 """
 
+import itertools
+
 import blockskip as bs
 import pytest
 import torch
@@ -86,29 +88,35 @@ def test_strided_activations_and_more_dimensions(device):
     check(bs.linear(x.view(2, 12, 256), w, impl="triton", route="fused").flatten(0, 1), x, w)
 
 
-def test_the_measured_way_follows_the_crossover(device):
+@pytest.mark.parametrize(
+    "quantising", [{}, {"group_size": 128}, {"metadata": "uint8"}, {"bits": 8}, {"bits": 8, "metadata": "uint8"}]
+)
+def test_the_measured_way_follows_the_crossover(device, quantising):
     capability = torch.cuda.get_device_capability() if device == "cuda" else (9, 0)
-    last = next(one for one in route.CROSSOVERS if capability >= one.capability).rows
-    _, w = draw(device, 1, 32, 64)
-    for rows, kernel in ((1, "matvec"), (8, "matvec"), (9, "fused"), (last, "fused"), (last + 1, "dequantise")):
-        x = torch.zeros(rows, 64, dtype=torch.bfloat16, device=device)
+    _, w = draw(device, 1, 32, 256, **quantising)
+    last = route.crossover(w, capability).rows
+    for rows in sorted({1, 8, 9, last, last + 1}):
+        kernel = "matvec" if rows <= 8 else "fused" if rows <= last else "dequantise"
+        x = torch.zeros(rows, 256, dtype=torch.bfloat16, device=device)
         plan = bs.explain_linear(x, w, impl="triton")
         assert plan.kernel == kernel and f"kernel  {kernel}: {rows} row" in str(plan)
-    assert bs.explain_linear(x.float(), w, impl="triton").kernel == "dequantise"
+    assert bs.explain_linear(torch.zeros(9, 256, device=device), w, impl="triton").kernel == "dequantise"
 
 
-def test_every_crossover_names_its_source():
+def test_every_gpu_and_format_has_a_crossover_with_its_source():
     for capability in ((8, 0), (9, 0), (12, 0)):
-        found = next(one for one in route.CROSSOVERS if capability >= one.capability)
-        assert found.rows > 8 and found.source.startswith(("predicted", "measured on"))
+        for bits, group_size, metadata in itertools.product((4, 8), (32, 64, 128), ("bfloat16", "uint8")):
+            _, w = draw("cpu", 1, 2, 256, bits=bits, group_size=group_size, metadata=metadata)
+            found = route.crossover(w, capability)
+            assert found.rows >= 8 and found.source.startswith(("predicted", "measured on", "as on"))
 
 
 def test_few_rows_of_weights_are_split_along_k():
     _, w = draw("cpu", 1, 512, 8192)
-    config = route.fused_config(16, 4)
+    config = route.fused_config(16, w)
     assert route.fused_splits(16, w, config, 132) == 8  # steps // LEAST_STEPS
     assert route.fused_splits(16, w, config, 8) == 2  # two programs a multiprocessor
-    assert route.fused_splits(64, w, route.fused_config(64, 4), 8) == 1  # one
+    assert route.fused_splits(64, w, route.fused_config(64, w), 8) == 1  # one
     _, w = draw("cpu", 1, 4096, 2048)
     assert route.fused_splits(16, w, config, 16) == 1
 

@@ -17,7 +17,6 @@ from .weight import BLOCK, QuantizedWeight
 ROUTES = ("measured", "matvec", "fused", "dequantise")
 MULTIPROCESSORS_ASSUMED = 132
 """Where there is no GPU to ask (the interpreter): an H100's and H200's."""
-MOST_ROWS_A_PROGRAM = 128
 FEW_ROWS = 32
 """Up to here two programs a multiprocessor pay, beyond one: their tiles take more registers and more of the time."""
 LEAST_STEPS = 8
@@ -59,23 +58,51 @@ class LinearPlan:
 
 @dataclass(frozen=True)
 class Crossover:
-    """Up to `rows` rows of activations fused is the sooner of the two, on GPUs of at least `capability`."""
+    """Up to `rows` rows of activations fused is the sooner of the two, on GPUs of at least `capability`.
+
+    For weights of `bits`, with encoded metadata or without, in groups of up to `group_size`.
+    """
 
     capability: tuple[int, int]
+    bits: int
+    encoded: bool
+    group_size: int
     rows: int
     source: str
 
 
+H100 = "measured on an NVIDIA H100 80GB HBM3 in CUDA graphs"
 CROSSOVERS = (
-    # int4, groups of 32, fused / dequantise in us at 16, 64, 256 and 512 rows. 21504 x 5376: 56/185, 90/191, 196/230,
-    # 359/268; 5376 x 21504: 65/261, 105/254, 257/395, 481/613; 8192 x 5376: 27/72, 40/74, 71/92, 134/113.
-    Crossover((9, 0), 256, "measured on an NVIDIA H100 80GB HBM3 in CUDA graphs"),
-    # Bytes and FLOPs alone say: the weight as floats is written and read once more, at 2 bytes; unpacking is not free.
-    Crossover((8, 0), 128, "predicted from bytes, not yet measured"),
+    # The first row that fits is taken. Fused / dequantise in us at 16, 64, 128 rows, and at 256 and 512.
+    # 21504 x 5376: 56/185, 90/191, 138/216, 196/230, 359/268; 8192 x 5376: 27/72, 40/74, 44/85, 71/92, 134/113.
+    Crossover((9, 0), 4, False, 32, 256, H100),
+    # groups of 128: 75/186, 95/186, 172/216; 31/72, 79/72, 80/84.
+    Crossover((9, 0), 4, False, 128, 128, H100),
+    # encoded: 91/186, 105/186, 195/217; 37/73, 82/73, 88/85.
+    Crossover((9, 0), 4, True, 128, 32, H100),
+    # int8's two planes are loaded byte by byte here: 676/207, 221/207, 427/237; 234/80, 150/82, 180/95.
+    Crossover((9, 0), 8, True, 128, MOST_ROWS, H100),
+    Crossover((8, 0), 4, False, 128, 128, "predicted from bytes, not measured"),
+    Crossover((8, 0), 4, True, 128, 32, "as on an H100, not measured"),
+    Crossover((8, 0), 8, True, 128, MOST_ROWS, "as on an H100, not measured"),
 )
 
 
-def choose_kernel(rows: int, dtype: torch.dtype, route: str, capability: tuple[int, int]) -> tuple[str, str]:
+def crossover(w: QuantizedWeight, capability: tuple[int, int]) -> Crossover:
+    """The row of CROSSOVERS for this weight on a GPU of that capability."""
+    return next(
+        one
+        for one in CROSSOVERS
+        if capability >= one.capability
+        and w.bits == one.bits
+        and w.encoded <= one.encoded
+        and w.group_size <= one.group_size
+    )
+
+
+def choose_kernel(
+    rows: int, dtype: torch.dtype, w: QuantizedWeight, route: str, capability: tuple[int, int]
+) -> tuple[str, str]:
     """(kernel, reason). ValueError where an asked-for route cannot be."""
     if rows <= MOST_ROWS:
         if route in ("fused", "dequantise"):
@@ -92,18 +119,16 @@ def choose_kernel(rows: int, dtype: torch.dtype, route: str, capability: tuple[i
         return "dequantise", "float32 activations, which tensor cores would round"
     if route != "measured":
         return route, "asked for"
-    crossover = next(one for one in CROSSOVERS if capability >= one.capability)
-    kernel = "fused" if rows <= crossover.rows else "dequantise"
-    return kernel, f"{rows} rows, fused is taken up to {crossover.rows} ({crossover.source})"
+    found = crossover(w, capability)
+    kernel = "fused" if rows <= found.rows else "dequantise"
+    return kernel, f"{rows} rows, fused is taken up to {found.rows} ({found.source})"
 
 
-def fused_config(rows: int, bits: int) -> FusedConfig:
-    """Tiles as high as the activations, up to 128; eight warps there and half the steps for int8, so that none spills.
-
-    That it does not is what `tests/kernels/test_fused_anatomy.py` asserts; which is the fastest is not yet measured.
-    """
-    block_m = min(MOST_ROWS_A_PROGRAM, max(16, 1 << (rows - 1).bit_length()))
-    return FusedConfig(block_m, 64, 4 if bits == 4 else 2, 8 if block_m == 128 else 4, 3)
+def fused_config(rows: int, w: QuantizedWeight) -> FusedConfig:
+    """Tiles as high as the activations, up to 128; up to 64 for int8 and encoded metadata, which would spill beyond."""
+    highest = 128 if w.bits == 4 and not w.encoded else 64
+    block_m = min(highest, max(16, 1 << (rows - 1).bit_length()))
+    return FusedConfig(block_m, 64, 4 if w.bits == 4 else 2, 4, 3)
 
 
 def fused_splits(rows: int, w: QuantizedWeight, config: FusedConfig, multiprocessors: int) -> int:
@@ -125,8 +150,8 @@ def make_plan(x: torch.Tensor, w: QuantizedWeight, impl: str, route: str) -> Lin
     if x.is_cuda:
         device = torch.cuda.get_device_properties(x.device)
         capability, multiprocessors = (device.major, device.minor), device.multi_processor_count
-    kernel, reason = choose_kernel(x.shape[0], x.dtype, route, capability)
+    kernel, reason = choose_kernel(x.shape[0], x.dtype, w, route, capability)
     if kernel != "fused":
         return LinearPlan(impl, kernel, None, 1, reason)
-    config = fused_config(x.shape[0], w.bits)
+    config = fused_config(x.shape[0], w)
     return LinearPlan(impl, kernel, config, fused_splits(x.shape[0], w, config, multiprocessors), reason)

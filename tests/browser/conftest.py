@@ -1,0 +1,97 @@
+"""A browser and a JupyterLab of its own for each test, and what the tests share to look at pages."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import jupytext
+import nbformat
+import pytest
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+
+
+@pytest.fixture
+def chromium() -> str:
+    """Path of a Chromium; without one the test is skipped, or fails where SKIPLAB_REQUIRE_BROWSER=1 forbids that."""
+    for name in NAMES:
+        if path := shutil.which(name):
+            return path
+    reason = f"no Chromium on this machine (looked for {', '.join(NAMES)}); Debian: apt install chromium"
+    if os.environ.get("SKIPLAB_REQUIRE_BROWSER") == "1":
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+@pytest.fixture
+def serve(tmp_path) -> Iterator[Callable[[Path | str], str]]:
+    """serve(notebook) -> the address of a JupyterLab that shows it: a percent file, or a notebook of that one cell."""
+    with ExitStack() as running:
+
+        def start(notebook: Path | str) -> str:
+            if isinstance(notebook, Path):
+                jupytext.write(jupytext.read(notebook), tmp_path / "shown.ipynb")
+            else:
+                made = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(notebook)])
+                made.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
+                nbformat.write(made, tmp_path / "shown.ipynb")
+            return running.enter_context(_jupyterlab(tmp_path)) + "/lab/tree/shown.ipynb?reset&token=test"
+
+        yield start
+
+
+@contextmanager
+def _jupyterlab(folder: Path) -> Iterator[str]:
+    """A JupyterLab over the folder, with settings of its own that fetch nothing."""
+    settings = folder / ".settings" / "@jupyterlab" / "apputils-extension"
+    settings.mkdir(parents=True)
+    no_news = {"fetchNews": "false", "checkForUpdates": False}
+    (settings / "notification.jupyterlab-settings").write_text(json.dumps(no_news))
+    places = {
+        "JUPYTER_CONFIG_DIR": ".config", "JUPYTER_DATA_DIR": ".data", "JUPYTER_RUNTIME_DIR": ".runtime", "HOME": "",
+        "IPYTHONDIR": ".ipython", "JUPYTERLAB_SETTINGS_DIR": ".settings", "JUPYTERLAB_WORKSPACES_DIR": ".workspaces",
+    }  # fmt: skip
+    environment = os.environ | {name: str(folder / place) for name, place in places.items()}
+    environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
+    environment.pop("TRITON_INTERPRET", None)
+    port = _free_port()
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ServerApp.ip=127.0.0.1",
+               f"--ServerApp.port={port}", "--ServerApp.port_retries=0", "--IdentityProvider.token=test",
+               f"--ServerApp.root_dir={folder}"]  # fmt: skip
+    with (folder / "server.log").open("w") as log:
+        server = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+        try:
+            _wait_until_up(f"http://127.0.0.1:{port}/api/status?token=test", server)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            server.terminate()
+            server.wait(20)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _wait_until_up(address: str, server: subprocess.Popen, limit_s: float = 90) -> None:
+    end = time.monotonic() + limit_s
+    while time.monotonic() < end:
+        assert server.poll() is None, "the server ended; its log is in server.log of the test's folder"
+        try:
+            urllib.request.urlopen(address, timeout=1)
+            return
+        except (urllib.error.URLError, TimeoutError, ConnectionError):
+            time.sleep(0.2)
+    pytest.fail(f"JupyterLab did not answer within {limit_s:g} s")
