@@ -76,7 +76,8 @@ def clone(argument: Any) -> Any:
         return argument.clone()
     if isinstance(argument, tuple):
         copies = [None if item is None else clone(item) for item in argument]
-        return type(argument)(*copies) if hasattr(argument, "_fields") else tuple(copies)
+        make: Any = type(argument)
+        return make(*copies) if hasattr(argument, "_fields") else make(copies)
     return copy.deepcopy(argument)
 
 
