@@ -14,12 +14,16 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import jupytext
 import nbformat
 import pytest
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+QUIET = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+         "--disable-component-update", "--disable-sync")  # fmt: skip
+WAIT_MS = 90_000
 
 
 @pytest.fixture
@@ -49,6 +53,39 @@ def serve(tmp_path) -> Iterator[Callable[[Path | str], str]]:
             return running.enter_context(_jupyterlab(tmp_path)) + "/lab/tree/shown.ipynb?reset&token=test"
 
         yield start
+
+
+@pytest.fixture
+def show(chromium, serve) -> Iterator[Callable[..., Any]]:
+    """show(notebook, height) -> the page, all cells set running; afterwards: no error, no request to elsewhere."""
+    from playwright.sync_api import expect, sync_playwright
+
+    problems, outside = [], []
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=chromium, args=QUIET)
+
+        def start(notebook: Path | str, height: int = 1500) -> Any:
+            page = browser.new_page(viewport={"width": 1500, "height": height})
+            page.set_default_timeout(WAIT_MS)
+            page.on("pageerror", lambda error: problems.append(str(error)))
+            page.on("request", lambda request: outside.append(request.url) if _leaves_machine(request.url) else None)
+            page.goto(serve(notebook))
+            page.wait_for_selector(".jp-NotebookPanel .jp-Cell")
+            # the notebook's own indicator says idle while there is no kernel yet, and Run All is then dropped
+            expect(page.locator("#jp-main-statusbar")).to_contain_text("| Idle", timeout=WAIT_MS)
+            page.get_by_role("menuitem", name="Run", exact=True).click()
+            page.locator('[data-command="runmenu:run-all"]').click()
+            return page
+
+        expect.set_options(timeout=WAIT_MS)
+        yield start
+        browser.close()
+    assert not problems
+    assert not outside
+
+
+def _leaves_machine(address: str) -> bool:
+    return "127.0.0.1" not in address and not address.startswith(("data:", "blob:"))
 
 
 @contextmanager
