@@ -16,6 +16,8 @@ from .decode_plan import DecodeCall, DecodePlan, make_decode_plan
 from .route import PREFILL, Route, as_decode, choose_route
 
 SKIPS = ("auto", "none", "mask", "bounds", "map")
+PYTORCH_KEYS = 64
+"""Keys of a tile where a plan only shows which ones are read."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +64,8 @@ class Plan:
     """What `attention` will do. `config` is None for `reference` and for decode in PyTorch; `packed`: GQA heads share a
     tile; `splits` is 1 in prefill.
 
-    `tilemap` is the map of the launch's tiles for batch 0 and head 0, None without a config. route: which kernel, and
+    `tilemap` is the map of the launch's tiles for batch 0 and head 0; for decode in PyTorch, which has no tiles, of all
+    queries x 64 keys; None for `reference`. route: which kernel, and
     why; decode: its plan where that is the decode kernel, else None.
     """
 
@@ -94,7 +97,11 @@ class Plan:
 
     @functools.cached_property
     def tilemap(self) -> TileMap | None:
-        return None if self.config is None else self.tilemap_of(0, 0)
+        if self.config is not None:
+            return self.tilemap_of(0, 0)
+        if self.decode is None:
+            return None
+        return TileMap.build(self.mask, self.q_len, self.kv_len, self.q_len, PYTORCH_KEYS, self.q_start)
 
     def tilemap_of(self, batch: int, head: int) -> TileMap:
         """The tile map of one batch and query head."""
