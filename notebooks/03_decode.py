@@ -39,7 +39,7 @@ from skiplab import figures
 from skiplab.machine import known_gpus
 from skiplab.occupancy import comparison, schedules
 from skiplab.roofline import bound
-from skiplab.store import frame, published, read_runs
+from skiplab.store import frame, published, query, read_runs
 from skiplab.workload import MODELS
 
 # %% [markdown]
@@ -153,11 +153,14 @@ table.iloc[:, [0, 2, 1, 3]].style.format(precision=1).set_caption(
 # It depends on how one asks. Launched call by call, a second kernel and its buffers cost the *host* tens of
 # microseconds, which hides what the GPU does: the pull request's first answer was "from 2,048 keys". Replayed
 # from a CUDA graph, as a decoder really runs, the launch is gone: "from 256". Published, and recorded where
-# `data/runs` holds a run, each split-K against the kernel without splits that was timed beside it:
+# `data/runs` holds a run of the same heads, each split-K against the kernel without splits that was timed beside it:
 
 # %%
 recorded = [run for run in read_runs() if run.operation == "decode"]
-figures.crossover(pd.concat([published("decode"), *map(figures.by_method, recorded)], ignore_index=True))
+with_both = [run for run in recorded if "blockskip-prefill" in {row["contender"] for row in run.rows}]
+both = pd.concat([published("decode"), *map(figures.by_method, with_both)], ignore_index=True)
+both = query(both, q_heads=32, kv_heads=16, window=None, method=["graph", "eager"])
+figures.crossover(both[both["contender"] != "blockskip-one"])
 
 # %% [markdown]
 # How much of the memory's rate a step reaches, on each device and layer that has been recorded over several

@@ -233,13 +233,15 @@ table.astype({"out_features": int, "in_features": int, "rows": int}).round({"med
 # %% [markdown]
 # ## Recorded: other machines
 #
-# Runs that are kept in `data/runs`, each on the device that its foot names. Time by rows where a run has several,
-# else the rate: bytes that must be moved, not those that were, over the time.
+# Runs that are kept in `data/runs`, each on the device that its foot names. Where a run has several numbers of rows,
+# the time of its largest layer in int4; else the rate: bytes that must be moved, not those that were, over the time.
 
 # %%
 for one in recorded:
-    several_rows = one.frame()["rows"].nunique() > 1
-    display(figures.linear_rows(one.frame()) if several_rows else figures.linear_bandwidth(one.frame()))
+    table = one.frame()
+    largest = query(table, bits=4, out_features=table["out_features"].max())
+    several = table["rows"].nunique() > 1
+    display(figures.linear_rows(largest) if several else figures.linear_bandwidth(table))
 
 # %% [markdown]
 # The H100 of these runs answers the two questions above for itself. Strided metadata cost it nearly twice the

@@ -222,11 +222,11 @@ def _inside(marks: list[float], values: list[float]) -> list[float]:
     return [m for m in marks if not values or min(values) / 1.3 <= m <= max(values) * 1.3]
 
 
-def _legend(figure: Figure, axes: Axes) -> None:
-    """Inside where there is room; for many or long names over the figure, which grows by as much."""
+def _legend(figure: Figure, axes: Axes, inside: bool = True) -> None:
+    """Inside where there is room; for many or long names, and bars, over the figure, which grows by as much."""
     handles, labels = axes.get_legend_handles_labels()
     longest = max(map(len, labels))
-    if len(labels) <= 4 and longest < 50:
+    if inside and len(labels) <= 4 and longest < 50:
         axes.legend(fontsize=8, loc="best", framealpha=0.85)
         return
     columns = 3 if longest < 36 else 2 if longest < 68 else 1
@@ -268,7 +268,7 @@ def _bars(figure: Figure, axes: Axes, chart: BarChart) -> None:
             lambda m: theme.quantity(m, chart.unit),
         )
         axes.minorticks_off()
-    _legend(figure, axes)
+    _legend(figure, axes, inside=False)
 
 
 def _heat(figure: Figure, axes: Axes, chart: HeatChart) -> None:
