@@ -220,7 +220,8 @@ run = None
 if MEASURE in sweeps:
     run = skiplab.sweep_linear(peers, path=Path("runs") / f"{date.today()}-linear-{MEASURE}.jsonl", **sweeps[MEASURE])
 recorded = [one for one in read_runs() if one.operation == "linear"]
-shown = recorded if run is None else [run]
+for_one_token = [one for one in recorded if {row["axes"]["rows"] for row in one.rows} == {1}]
+shown = for_one_token if run is None else [run]
 for one in shown:
     display(figures.linear_time(one.frame()))
 
