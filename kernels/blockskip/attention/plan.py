@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ..config import TileConfig, prefill_config
+from ..config import Gpu, Origin, TileConfig, choose_config, prefill_config
 from ..mask import Band, Mask
 from ..tilemap import TileMap
 from . import tileplan
@@ -66,7 +66,7 @@ class Plan:
 
     `tilemap` is the map of the launch's tiles for batch 0 and head 0; for decode in PyTorch, which has no tiles, of all
     queries x 64 keys; None for `reference`. route: which kernel, and
-    why; decode: its plan where that is the decode kernel, else None.
+    why; decode: its plan where that is the decode kernel, else None. origin: where the prefill kernel's config is from.
     """
 
     impl: str
@@ -82,6 +82,7 @@ class Plan:
     reason: str
     route: Route = PREFILL
     decode: DecodePlan | None = None
+    origin: Origin | None = None
 
     @property
     def kernel(self) -> str:
@@ -116,7 +117,8 @@ class Plan:
             tiles = f"{self.queries_per_tile} queries x {self.config.block_n} keys"
             packed = f"; {self.group} query heads packed into each tile" if self.packed else ""
             config = f"{self.config}: " if self.impl == "triton" else ""  # PyTorch has no warps and no stages
-            lines += [f"config  {config}{tiles}{packed}", f"tiles   {self.tilemap.summary()}"]
+            origin = f"; {self.origin}" if self.origin is not None else ""
+            lines += [f"config  {config}{tiles}{packed}{origin}", f"tiles   {self.tilemap.summary()}"]
         if self.decode is not None and self.config is not None:
             lines += [self.decode.splits_line()]
         return "\n".join(lines)
@@ -129,7 +131,8 @@ def make_plan(call: Call) -> Plan:
     if route.kernel == "decode":
         return _plan_decode(call, impl, route, reason)
     if impl == "triton":
-        return plan_kernel(call, _kernel_config(call), reason, route)
+        config, origin = _kernel_config(call)
+        return plan_kernel(call, config, reason, route, origin)
     if call.skip != "auto":
         raise ValueError(f"skip: given {call.skip!r}; impl={impl!r} takes 'auto' alone, the modes are the kernel's")
     if call.config is not None:
@@ -138,9 +141,11 @@ def make_plan(call: Call) -> Plan:
     return _plan(call, impl, skip, _tiled_config(call, impl), False, reason, route)
 
 
-def plan_kernel(call: Call, config: TileConfig, reason: str = "asked for", route: Route = PREFILL) -> Plan:
+def plan_kernel(
+    call: Call, config: TileConfig, reason: str = "asked for", route: Route = PREFILL, origin: Origin | None = None
+) -> Plan:
     """The plan of a call that the Triton kernel does with this configuration, on whatever device."""
-    return _plan(call, "triton", _choose_skip(call), config, _packs(call, config), reason, route)
+    return _plan(call, "triton", _choose_skip(call), config, _packs(call, config), reason, route, origin)
 
 
 def _plan_decode(call: Call, impl: str, route: Route, reason: str) -> Plan:
@@ -151,9 +156,11 @@ def _plan_decode(call: Call, impl: str, route: Route, reason: str) -> Plan:
     return replace(made, splits=decode.splits, decode=decode)
 
 
-def _plan(call: Call, impl: str, skip: str, config: TileConfig | None, packed: bool, reason: str, route: Route) -> Plan:
+def _plan(
+    call: Call, impl: str, skip: str, config: TileConfig | None, packed: bool, reason: str, route: Route, origin=None
+) -> Plan:
     sizes = call.q.shape[2], call.planned_kv_len, call.planned_q_start
-    return Plan(impl, skip, config, packed, 1, call.group, call.mask, *sizes, reason, route)
+    return Plan(impl, skip, config, packed, 1, call.group, call.mask, *sizes, reason, route, origin=origin)
 
 
 def _choose_skip(call: Call) -> str:
@@ -172,16 +179,16 @@ def _choose_skip(call: Call) -> str:
     return call.skip
 
 
-def _kernel_config(call: Call) -> TileConfig:
-    if call.q.is_cuda:
-        device = torch.cuda.get_device_properties(call.q.device)
-        capability, sms = (device.major, device.minor), device.multi_processor_count
-    else:
-        capability, sms = (9, 0), None
+def _kernel_config(call: Call) -> tuple[TileConfig, Origin]:
     batch, heads, q_len, head_dim = call.q.shape
     # the look-up comes first: an unsupported device is an error whatever was asked for
-    table = prefill_config(capability, head_dim, call.q.dtype, batch * heads * q_len, sms)
-    return call.config or table
+    if call.q.is_cuda:
+        device = torch.cuda.get_device_properties(call.q.device)
+        gpu = Gpu(device.name, (device.major, device.minor), device.multi_processor_count)
+        found = choose_config(gpu, head_dim, call.q.dtype, call.mask, batch * heads * q_len)
+    else:
+        found = prefill_config((9, 0), head_dim, call.q.dtype), Origin("table")
+    return found if call.config is None else (call.config, Origin("asked"))
 
 
 def _tiled_config(call: Call, impl: str) -> TileConfig | None:
