@@ -57,6 +57,7 @@ def sweep(
     contender: options.Contenders = None,
     q_len: Annotated[list[int] | None, typer.Option(help="Prompt length, once for each. Default: 512 to 4096.")] = None,
     window: options.Windows = None,
+    buffer: options.PromptBuffer = None,
     model: options.Model = None,
     batch: options.Batch = 1,
     q_heads: options.QueryHeads = 8,
@@ -79,7 +80,7 @@ def sweep(
     defaults = Sweep()
     wanted = Sweep(
         tuple(contender or defaults.contenders), tuple(q_len or defaults.q_len),
-        tuple(map(_window, window)) if window else defaults.window, batch, dtype=dtype,
+        tuple(map(_window, window)) if window else defaults.window, batch, dtype=dtype, buffer=buffer,
         device=device or default_device(), seed=seed, budget_s=budget, **_heads(model, q_heads, kv_heads, head_dim),
     )  # fmt: skip
     _sweep(wanted, run, report, again, fresh)

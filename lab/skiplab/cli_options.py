@@ -15,6 +15,10 @@ Windows = Annotated[
     list[str] | None, typer.Option("--window", help="Window or `causal` (all earlier keys), once for each.")
 ]
 Contenders = Annotated[list[str] | None, typer.Option("--contender", help="Once for each; `skiplab doctor` lists all.")]
+PromptBuffer = Annotated[
+    int | None,
+    typer.Option("--buffer", help="Slots of a cache that each prompt stands at the start of. Default: none."),
+]
 Model = Annotated[str | None, typer.Option(help=f"Heads of a model's layer: {', '.join(MODELS)}.")]
 Batch = Annotated[int, typer.Option(help="Sequences at once.")]
 QueryHeads = Annotated[int, typer.Option("--q-heads", help="Query heads.")]

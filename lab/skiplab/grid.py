@@ -96,7 +96,8 @@ def _frozen(value: Any) -> Any:
 class Sweep(Grid):
     """Prefill: every prompt length x every window x every contender, for one head shape, dtype and device.
 
-    A window of None is plain causal. ValueError names the field, what was given and what is allowed.
+    A window of None is plain causal. buffer: slots of a cache that each prompt stands at the start of, its later keys
+    masked off; None for as many as there are tokens. ValueError names the field, what was given and what is allowed.
     """
 
     contenders: tuple[str, ...] = DEFAULT_CONTENDERS
@@ -107,11 +108,17 @@ class Sweep(Grid):
     kv_heads: int = 8
     head_dim: int = 128
     dtype: str = "bfloat16"
+    buffer: int | None = None
     device: str = "cpu"
     seed: int = 0
     budget_s: float = 5.0
     operation: ClassVar[str] = "attention"
     verb: ClassVar[str] = "sweep"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.buffer is not None and self.buffer < max(self.q_len):
+            raise ValueError(f"buffer: got {self.buffer}; allowed is at least the longest prompt, {max(self.q_len)}")
 
     def workloads(self) -> list[AnyWorkload]:
         return [self.workload(q_len, window) for q_len, window in product(self.q_len, self.window)]
@@ -119,9 +126,9 @@ class Sweep(Grid):
     def workload(self, q_len: int, window: int | None) -> Workload:
         """The sweep's workload at one prompt length and window."""
         mask = bs.causal() if window is None else bs.sliding_window(window)
+        start = None if self.buffer is None else 0
         return Workload(
-            q_len, mask=mask, batch=self.batch, q_heads=self.q_heads, kv_heads=self.kv_heads,
-            head_dim=self.head_dim, dtype=self.dtype,
+            q_len, self.buffer, mask, self.batch, self.q_heads, self.kv_heads, self.head_dim, self.dtype, start,
         )  # fmt: skip
 
 

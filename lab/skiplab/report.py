@@ -128,7 +128,8 @@ def title(run: Run) -> str:
     if run.operation == "linear":
         return f"Skiplab: quantised linear layers, {axes['dtype']}"
     heads = f"{axes['q_heads']}/{axes['kv_heads']} heads of {axes['head_dim']}, {axes['dtype']}"
-    return f"Skiplab: {axes['operation']}, {heads}"
+    buffer = f", in a buffer of {axes['buffer']:,} keys" if run.operation == "attention" and "buffer" in axes else ""
+    return f"Skiplab: {axes['operation']}, {heads}{buffer}"
 
 
 def summary(table: pd.DataFrame) -> str:

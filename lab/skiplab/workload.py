@@ -28,8 +28,9 @@ WEIGHT_DEVIATION = 0.02
 class Workload(Heads):
     """One attention problem: q [batch, q_heads, q_len, head_dim], k and v [batch, kv_heads, kv_len, head_dim].
 
-    `kv_len` defaults to `q_len`; query row i stands at position `q_start + i`, by default at the end of the keys.
-    ValueError names the field, what was given and what is allowed.
+    `kv_len` defaults to `q_len`; query row i stands at position `q_start + i`, by default at the end of the keys. With
+    q_start 0 it is a prompt at the start of a cache: see `buffer`. ValueError names the field, what was given and what
+    is allowed.
     """
 
     q_len: int
@@ -65,7 +66,13 @@ class Workload(Heads):
     @property
     def size(self) -> str:
         """The size in words, for a line of progress."""
-        return f"{self.q_len} tokens"
+        return f"{self.q_len} tokens" if self.buffer is None else f"{self.q_len} tokens in {self.buffer} slots"
+
+    @property
+    def buffer(self) -> int | None:
+        """Slots of the cache that the prompt stands at the start of, the later ones masked off; None for any other."""
+        band = isinstance(self.mask, bs.Band) and self.mask.right == 0
+        return self.keys if band and self.q_start == 0 and self.keys >= self.q_len else None
 
     @property
     def window(self) -> int | None:
@@ -84,16 +91,17 @@ class Workload(Heads):
         spec = self.mask.spec()
         if not isinstance(spec, str):
             raise ValueError(f"mask: {self.mask!r} holds tensors or a function, and a run file holds text alone")
+        buffer = {} if self.buffer is None else {"buffer": self.buffer}
         return {
             "operation": self.operation, "q_len": self.q_len, "kv_len": self.keys, "mask": spec,
             "window": self.window, "batch": self.batch, "q_heads": self.q_heads, "kv_heads": self.kv_heads,
-            "head_dim": self.head_dim, "dtype": self.dtype, "q_start": self.q_start,
+            "head_dim": self.head_dim, "dtype": self.dtype, "q_start": self.q_start, **buffer,
         }  # fmt: skip
 
     @classmethod
     def from_axes(cls, axes: Mapping[str, Any]) -> Workload:
         """The workload that `axes()` described."""
-        fields = {name: value for name, value in axes.items() if name not in ("window", "operation")}
+        fields = {name: value for name, value in axes.items() if name not in ("window", "operation", "buffer")}
         return cls(**{**fields, "mask": bs.Mask.from_spec(axes["mask"])})
 
     def key(self) -> str:

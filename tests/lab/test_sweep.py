@@ -34,7 +34,7 @@ def test_points_are_the_product_and_a_workload_stays_together():
 @pytest.mark.parametrize(
     ("fields", "named"),
     [({"q_len": ()}, "q_len"), ({"contenders": ("nobody",)}, "contender"), ({"dtype": "int8"}, "dtype"),
-     ({"budget_s": 0}, "budget_s")],
+     ({"budget_s": 0}, "budget_s"), ({"q_len": (64, 512), "buffer": 256}, "buffer")],
 )  # fmt: skip
 def test_errors_name_the_field(fields, named):
     with pytest.raises(ValueError, match=rf"^{named}: "):
@@ -61,6 +61,19 @@ def test_a_sweep_writes_a_run_and_goes_on_where_it_stopped(tmp_path):
     more = run_sweep(TINY, path, isolate=False, progress=False, again=["unsupported"])
     assert len(more.rows) == 16
     assert len(more.frame()) == 12
+
+
+def test_a_sweep_of_prompts_in_a_buffer(tmp_path):
+    wanted = replace(TINY, contenders=("blockskip", "sdpa", "sdpa-causal"), q_len=(48, 64), buffer=64)
+    assert [workload.buffer for workload in wanted.workloads()] == [64] * 4
+    assert " --buffer 64 " in wanted.command()
+    run = run_sweep(wanted, tmp_path / "run.jsonl", isolate=False, progress=False)
+    assert Sweep.from_parameters(run.header["parameters"]) == wanted
+    table = read_run(tmp_path / "run.jsonl").frame()
+    assert set(table["buffer"]) == set(table["kv_len"]) == {64}
+    assert set(table.loc[table["status"] != "ok", "contender"]) == {"sdpa-causal"}  # not for windows
+    dense = table[table["contender"] == "sdpa"].set_index(["q_len", "window"])["executed_flops"]
+    assert dense.loc[48].tolist() == [4 * 2 * 16 * 48 * 64] * 2
 
 
 def test_a_header_says_how_to_run_it_again_and_nothing_private(tmp_path):

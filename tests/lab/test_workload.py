@@ -29,6 +29,32 @@ def test_is_causal_means_what_torch_means():
     assert not Workload(64, mask=bs.sliding_window(8)).is_causal
 
 
+@pytest.mark.parametrize("mask", [bs.causal(), bs.sliding_window(16)])
+def test_a_prompt_in_a_buffer_sees_no_key_behind_it(mask):
+    workload = Workload(64, 96, mask, q_heads=2, kv_heads=1, head_dim=16, dtype="float32", q_start=0)
+    assert workload.buffer == 96
+    assert (workload.axes()["buffer"], workload.axes()["kv_len"]) == (96, 96)
+    assert Workload.from_axes(workload.axes()) == workload
+    q, k, v = workload.inputs("cpu", 0)
+    out = bs.attention(q, k, v, mask, q_start=0, impl="reference")
+    assert torch.equal(out, bs.attention(q, k[:, :, :64], v[:, :, :64], mask, impl="reference"))
+    assert torch.isfinite(k).all()  # masked off, not missing: a kernel may read them
+    alone = Workload(64, mask=mask, q_heads=2, kv_heads=1, head_dim=16, dtype="float32")
+    assert workload.work("bounds").useful_flops == alone.work("bounds").useful_flops
+    assert workload.work("none").executed_flops == alone.work("none").executed_flops * 96 // 64
+    assert alone.buffer is None
+    assert "buffer" not in alone.axes()  # the axes of runs made before are the same
+
+
+@pytest.mark.parametrize(
+    "workload",
+    [Workload(64, 96), Workload(64, 96, bs.band(8, 8), q_start=0), Workload(64, 32, q_start=0)],
+    ids=["at the end", "sees later keys", "fewer keys than tokens"],
+)
+def test_what_is_no_prompt_in_a_buffer(workload):
+    assert workload.buffer is None
+
+
 @pytest.mark.parametrize(
     ("fields", "named"),
     [
