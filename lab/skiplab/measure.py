@@ -19,7 +19,7 @@ from blockskip.attention.plan import Plan
 from skiplab.contenders import Contender, Unsupported, contender, is_cuda, with_config
 from skiplab.machine import Machine, device_name, known_gpus, measured_machine, this_machine
 from skiplab.roofline import bound_of
-from skiplab.timing import MAX_SECONDS, Cancelled, rotate, time_callable
+from skiplab.timing import MAX_SECONDS, THROTTLE_RETRIES, Cancelled, rotate, time_callable
 from skiplab.verify import Check, verify
 from skiplab.workload import AnyWorkload, DecodeWorkload, LinearWorkload, Workload, workload_of
 
@@ -137,12 +137,14 @@ def measure(
     check: bool = True,
     *,
     machine: Machine | None = None,
+    retries: int = THROTTLE_RETRIES,
     cancelled: Callable[[], bool] = lambda: False,
 ) -> Measurement:
     """Check a point against float64, time it (`budget_s` seconds at most), check it again on a fresh seed.
 
     Never raises for what the contender does: that is the status. Raises Cancelled when asked to stop, and ValueError
-    for a point that cannot be (an unknown contender). `machine` holds the roofs for the flag `impossible`.
+    for a point that cannot be (an unknown contender). `machine` holds the roofs for the flag `impossible`; `retries`:
+    how often samples of a throttled GPU are taken again.
     """
     entry = point.entry
     workload, device = point.workload, point.device
@@ -153,7 +155,7 @@ def measure(
     scope = torch.cuda.device(device) if is_cuda(device) else nullcontext()
     try:
         with scope, torch.no_grad():
-            return _measure(blank, entry, seed, budget_s, check, machine, cancelled)
+            return _measure(blank, entry, seed, budget_s, check, machine, retries, cancelled)
     except Cancelled:
         raise
     except Unsupported as error:
@@ -188,6 +190,7 @@ def _measure(
     budget_s: float,
     check: bool,
     machine: Machine | None,
+    retries: int,
     cancelled: Callable[[], bool],
 ) -> Measurement:
     workload, device = blank.point.workload, blank.point.device
@@ -199,7 +202,8 @@ def _measure(
         return _wrong(blank, before)
     if cancelled():
         raise Cancelled
-    timing = time_callable(fn, rotate(arguments, device), device, budget_s=budget_s, cancelled=cancelled)
+    limits = {"budget_s": budget_s, "retries": retries}
+    timing = time_callable(fn, rotate(arguments, device), device, **limits, cancelled=cancelled)
     after = verify(workload, entry, device, seed + FRESH_SEED, fn=fn, sampled=True) if check else None
     if after is not None and not after.passed:
         return _wrong(blank, replace(after, problem=f"on a fresh seed after timing: {after.problem}"))
@@ -210,8 +214,8 @@ def _measure(
         error=before and before.error, tolerance=before and before.tolerance,
     )  # fmt: skip
     impossible = is_impossible(measurement.median_ns / 1e9, work, workload, device, machine)
-    unchecked = () if check else ("unchecked",)
-    return replace(measurement, flags=(*timing.flags, *(("impossible",) if impossible else ()), *unchecked))
+    doubts = {"impossible": impossible, "tuned-elsewhere": plan.get("origin") == "elsewhere", "unchecked": not check}
+    return replace(measurement, flags=(*timing.flags, *(name for name, doubted in doubts.items() if doubted)))
 
 
 def _wrong(blank: Measurement, result: Check) -> Measurement:
@@ -268,7 +272,7 @@ def _plan_facts(plan: Plan | None) -> dict[str, Any]:
     config = plan.config and list(astuple(plan.config))
     return {
         "impl": plan.impl, "skip": plan.skip, "config": config, "packed": plan.packed, "kernel": plan.kernel,
-        "splits": plan.splits,
+        "splits": plan.splits, **({"origin": plan.origin.how, "tuned_on": plan.origin.device} if plan.origin else {}),
     }  # fmt: skip
 
 
@@ -332,6 +336,7 @@ class Child:
         check: bool = True,
         *,
         machine: Machine | None = None,
+        retries: int = THROTTLE_RETRIES,
         cancelled: Callable[[], bool] = lambda: False,
         timeout_s: float | None = None,
     ) -> Measurement:
@@ -346,12 +351,12 @@ class Child:
 
         entry = point.entry
         if entry.module == "__main__":
-            return measure(point, seed, budget_s, check, machine=machine, cancelled=cancelled)
+            return measure(point, seed, budget_s, check, machine=machine, retries=retries, cancelled=cancelled)
         limit = timeout_s or START_S + 4 * budget_s
         threads = torch.get_num_threads()
-        future = self._pool.schedule(
-            _in_child, args=(point, seed, budget_s, check, machine, entry.module, threads), timeout=limit
-        )
+        arguments = (entry.module, threads, point, seed, budget_s, check)
+        options = {"machine": machine, "retries": retries}
+        future = self._pool.schedule(_in_child, args=arguments, kwargs=options, timeout=limit)
         blank = Measurement(point, "crashed", label=entry.label, device_name=device_name(point.device))
         while True:
             if cancelled():
@@ -380,9 +385,7 @@ def _ignore_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _in_child(
-    point: Point, seed: int, budget_s: float, check: bool, machine: Machine | None, module: str, threads: int
-) -> Measurement:
+def _in_child(module: str, threads: int, *arguments: Any, **options: Any) -> Measurement:
     torch.set_num_threads(threads)
     importlib.import_module(module)  # registers a user's kernel
-    return measure(point, seed, budget_s, check, machine=machine)
+    return measure(*arguments, **options)

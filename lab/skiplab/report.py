@@ -79,6 +79,7 @@ DOUBTS = {
     "bimodal": "the samples fall into two groups",
     "impossible": "faster than the machine's roofs allow: something is not measured right",
     "unconverged": "the time budget ended before the median was sure to 0.5 %",
+    "tuned-elsewhere": "its tiles were tuned on another GPU of this compute capability",
     "unchecked": "its result was not compared with the reference",
 }
 

@@ -87,16 +87,18 @@ def time_callable(
     device: str,
     *,
     budget_s: float = MAX_SECONDS,
+    retries: int = THROTTLE_RETRIES,
     cancelled: Callable[[], bool] = lambda: False,
 ) -> Timing:
     """Time `fn(*args)` over the argument sets in turn; raises Cancelled between samples.
 
     Stops at 10 samples, 0.5 s of measured time and a relative standard error of the median under 0.5 % (or one that
-    no longer falls); at `budget_s` seconds at most, and then with the flag `unconverged`.
+    no longer falls); at `budget_s` seconds at most, and then with the flag `unconverged`. While the GPU throttles,
+    samples are taken again, `retries` times at most.
     """
     fn(*args_sets[0])
     if torch.device(device).type == "cuda":
-        timing = _time_cuda(fn, args_sets, device, budget_s, cancelled)
+        timing = _time_cuda(fn, args_sets, device, budget_s, retries, cancelled)
     else:
         timing = _time_cpu(fn, args_sets, budget_s, cancelled)
     flags = [*timing.flags]
@@ -173,14 +175,19 @@ def is_bimodal(samples: Sequence[int]) -> bool:
 
 
 def _time_cuda(
-    fn: Callable[..., Any], args_sets: ArgsSets, device: str, budget_s: float, cancelled: Callable[[], bool]
+    fn: Callable[..., Any],
+    args_sets: ArgsSets,
+    device: str,
+    budget_s: float,
+    retries: int,
+    cancelled: Callable[[], bool],
 ) -> Timing:
     """Graph, eager and warm samples; throttled ones are taken again, a few times at most."""
     flags: list[str] = ["allocates"] if _allocates(fn, args_sets[0]) else []
     graph = _capture(fn, args_sets)
     one = _capture(fn, args_sets[:1])
     eager = _eager_sampler(fn, args_sets, device)
-    for attempt in range(THROTTLE_RETRIES + 1):
+    for attempt in range(retries + 1):
         before = clocks(device)
         eager_samples, eager_ok = _collect(eager, budget_s, cancelled, most=OTHER_SAMPLES)
         if graph is None or one is None:
@@ -195,7 +202,7 @@ def _time_cuda(
         throttled = bool(after.get("throttle_reasons", 0) & THROTTLE_BITS)
         if not throttled:
             break
-        if attempt == THROTTLE_RETRIES:
+        if attempt == retries:
             flags.append("throttled")
         else:
             time.sleep(COOL_S)
