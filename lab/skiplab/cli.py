@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
-from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -16,11 +12,13 @@ from typing import Annotated
 import typer
 
 from skiplab import cli_options as options
-from skiplab.grid import AnySweep, DecodeSweep, LinearSweep, Sweep, sweep_of, usable
+from skiplab import cli_sweep
+from skiplab.cli_run import need, show, swept, unused, write_report
+from skiplab.grid import sweep_of
 from skiplab.machine import default_device
-from skiplab.store import Run, data_path, frame, read_run
-from skiplab.sweep import default_path, run_sweep
-from skiplab.workload import LINEARS, MODELS, OPERATIONS
+from skiplab.store import data_path, read_run
+from skiplab.sweep import default_path
+from skiplab.workload import OPERATIONS
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -52,136 +50,8 @@ def lab(
     raise typer.Exit(subprocess.call(command))
 
 
-@app.command()
-def sweep(
-    contender: options.Contenders = None,
-    q_len: Annotated[list[int] | None, typer.Option(help="Prompt length, once for each. Default: 512 to 4096.")] = None,
-    window: options.Windows = None,
-    buffer: options.PromptBuffer = None,
-    model: options.Model = None,
-    batch: options.Batch = 1,
-    q_heads: options.QueryHeads = 8,
-    kv_heads: options.KeyHeads = 8,
-    head_dim: options.HeadDim = 128,
-    dtype: options.Dtype = "bfloat16",
-    device: options.Device = None,
-    seed: options.Seed = 0,
-    budget: options.Budget = 5.0,
-    run: options.NewRun = None,
-    report: options.Html = None,
-    again: options.Again = None,
-    fresh: options.Fresh = False,
-) -> None:
-    """Measure prefill over prompt lengths and windows; print the table, write the run and one HTML.
-
-    Every result is compared with attention in float64 before and after it is timed. Interrupt it with Ctrl-C and give
-    the same command again: it goes on. Example: skiplab sweep --q-len 1024 --window 256 --window causal
-    """
-    defaults = Sweep()
-    wanted = Sweep(
-        tuple(contender or defaults.contenders), tuple(q_len or defaults.q_len),
-        tuple(map(_window, window)) if window else defaults.window, batch, dtype=dtype, buffer=buffer,
-        device=device or default_device(), seed=seed, budget_s=budget, **_heads(model, q_heads, kv_heads, head_dim),
-    )  # fmt: skip
-    _sweep(wanted, run, report, again, fresh)
-
-
-@app.command()
-def decode(
-    contender: options.Contenders = None,
-    kv_len: Annotated[
-        list[int] | None, typer.Option(help="Keys in the cache, once for each. Default: 256 to 16384.")
-    ] = None,
-    window: options.Windows = None,
-    q_len: Annotated[int, typer.Option(help="New tokens in one step, 1 to 8.")] = 1,
-    buffer: Annotated[int | None, typer.Option(help="Slots of the cache. Default: as many as keys.")] = None,
-    model: options.Model = None,
-    batch: options.Batch = 1,
-    q_heads: options.QueryHeads = 8,
-    kv_heads: options.KeyHeads = 8,
-    head_dim: options.HeadDim = 128,
-    dtype: options.Dtype = "bfloat16",
-    device: options.Device = None,
-    seed: options.Seed = 0,
-    budget: options.Budget = 5.0,
-    run: options.NewRun = None,
-    report: options.Html = None,
-    again: options.Again = None,
-    fresh: options.Fresh = False,
-) -> None:
-    """Measure decode steps over the number of keys and windows; print the table, write the run and one HTML.
-
-    As `skiplab sweep`, for one to eight new tokens over a cache. Example: skiplab decode --kv-len 4096 --window 1024
-    """
-    defaults = DecodeSweep()
-    wanted = DecodeSweep(
-        tuple(contender or defaults.contenders), tuple(kv_len or defaults.kv_len),
-        tuple(map(_window, window)) if window else defaults.window, q_len, batch, dtype=dtype, buffer=buffer,
-        device=device or default_device(), seed=seed, budget_s=budget, **_heads(model, q_heads, kv_heads, head_dim),
-    )  # fmt: skip
-    _sweep(wanted, run, report, again, fresh)
-
-
-@app.command()
-def linear(
-    contender: options.Contenders = None,
-    shape: Annotated[
-        list[str] | None, typer.Option(help=f"outputs x inputs as 8192x2048, or: {', '.join(LINEARS)}. Once for each.")
-    ] = None,
-    rows: Annotated[list[int] | None, typer.Option(help="Rows of activations, once for each. Default: 1.")] = None,
-    bits: Annotated[list[int] | None, typer.Option(help="4 or 8, once for each. Default: 4.")] = None,
-    group_size: Annotated[list[int] | None, typer.Option(help="32, 64 or 128, once for each. Default: 32.")] = None,
-    symmetric: Annotated[bool, typer.Option("--symmetric", help="Without zero points.")] = False,
-    dtype: options.Dtype = "bfloat16",
-    device: options.Device = None,
-    seed: options.Seed = 0,
-    budget: options.Budget = 5.0,
-    run: options.NewRun = None,
-    report: options.Html = None,
-    again: options.Again = None,
-    fresh: options.Fresh = False,
-) -> None:
-    """Measure quantised linear layers over shapes and rows; print the table, write the run and one HTML.
-
-    As `skiplab sweep`. Each contender is compared with the float64 product of its own operands. Example:
-    skiplab linear --shape 4096x4096 --rows 1 --rows 8
-    """
-    defaults = LinearSweep()
-    wanted = LinearSweep(
-        tuple(contender or defaults.contenders), tuple(map(_layer, shape)) if shape else defaults.shape,
-        tuple(rows or defaults.rows), tuple(bits or defaults.bits), tuple(group_size or defaults.group_size), symmetric,
-        dtype, device or default_device(), seed, budget,
-    )  # fmt: skip
-    _sweep(wanted, run, report, again, fresh)
-
-
-def _sweep(wanted: AnySweep, run: Path | None, report: Path | None, again: list[str] | None, fresh: bool) -> None:
-    _need(wanted.device)
-    path = run or default_path(wanted, wanted.operation)
-    if fresh and run is None:
-        path = _unused(path)
-    done = _swept(wanted, path, tuple(again or ()))
-    _show(done)
-    _write_report(done, report or Path("out") / f"{path.stem}.html")
-
-
-def _heads(model: str | None, q_heads: int, kv_heads: int, head_dim: int) -> dict[str, int]:
-    """The model's heads where one is named, else those given."""
-    if model is None:
-        return {"q_heads": q_heads, "kv_heads": kv_heads, "head_dim": head_dim}
-    if model not in MODELS:
-        raise ValueError(f"--model: no {model!r}; there are {', '.join(MODELS)}")
-    heads = MODELS[model]
-    return {"q_heads": heads.q_heads, "kv_heads": heads.kv_heads, "head_dim": heads.head_dim}
-
-
-def _layer(text: str) -> tuple[int, int]:
-    if text in LINEARS:
-        return LINEARS[text]
-    outputs, _, inputs = text.partition("x")
-    if not (outputs.isdecimal() and inputs.isdecimal()):
-        raise ValueError(f"--shape: got {text!r}; allowed are outputs x inputs as 8192x2048, and {', '.join(LINEARS)}")
-    return int(outputs), int(inputs)
+for _command in (cli_sweep.sweep, cli_sweep.decode, cli_sweep.linear):
+    app.command()(_command)
 
 
 @app.command()
@@ -190,7 +60,7 @@ def report(
     out: Annotated[Path | None, typer.Option(help="The HTML file. Default: out/<run>.html.")] = None,
 ) -> None:
     """Write one HTML file of a run that works offline: figures, tables, where it is from, the raw data."""
-    _write_report(read_run(run), out or Path("out") / f"{run.stem}.html")
+    write_report(read_run(run), out or Path("out") / f"{run.stem}.html")
 
 
 @app.command()
@@ -230,9 +100,9 @@ def rerun(
     except (KeyError, TypeError) as error:
         raise ValueError(f"{run.name}, line 1: the header does not hold a sweep's parameters ({error})") from error
     wanted = replace(wanted, device=device or wanted.device)
-    _need(wanted.device)
-    new = _swept(wanted, out or _unused(default_path(wanted, "rerun")))
-    _show(new)
+    need(wanted.device)
+    new = swept(wanted, out or unused(default_path(wanted, "rerun")))
+    show(new)
     typer.echo(f"\nWhat differs from {old.run_id}:")
     found = differences(old, new)
     for name, (before, after) in found.items():
@@ -264,7 +134,7 @@ def check(
     if module is not None:
         _load(Path(module))
     device = device or default_device()
-    _need(device)
+    need(device)
     if operation not in OPERATIONS:
         raise ValueError(f"--operation: got {operation!r}; allowed are {', '.join(OPERATIONS)}")
     outcome = run_check(name, device, operation=operation)
@@ -278,90 +148,11 @@ def doctor(device: options.Device = None) -> None:
     from skiplab.doctor import examine
 
     device = device or default_device()
-    _need(device)
+    need(device)
     findings = examine(device)
     for finding in findings:
         typer.echo(f"{finding.state:8s} {finding.what:18s} {finding.text}")
     raise typer.Exit(1 if any(finding.state == "missing" for finding in findings) else 0)
-
-
-def _window(text: str) -> int | None:
-    if text == "causal":
-        return None
-    if not text.isdecimal() or int(text) < 1:
-        raise ValueError(f"--window: got {text!r}; allowed are `causal` and whole numbers of at least 1")
-    return int(text)
-
-
-def _need(device: str) -> None:
-    """ValueError for a device that torch does not know or does not see here."""
-    if not usable(device):
-        raise ValueError(f"--device: torch sees no {device} here; leave --device out, or say --device cpu")
-
-
-def _unused(path: Path) -> Path:
-    """The path, or with the first number behind it that no file has."""
-    candidates = (path.with_stem(f"{path.stem}-{number}") for number in range(2, 10_000))
-    return path if not path.exists() else next(one for one in candidates if not one.exists())
-
-
-def _swept(wanted: AnySweep, path: Path, again: tuple[str, ...] = ()) -> Run:
-    held = len(read_run(path).rows) if path.exists() else 0
-    if held:
-        typer.echo(f"{_shown(path)} holds {held} points already; they are kept (--again busy, --fresh).")
-    with _interrupts() as interrupted:
-        done = run_sweep(wanted, path, cancelled=interrupted, again=again)
-    if interrupted():
-        typer.echo(f"Stopped: {len(done.rows)} of {len(wanted.points())} points are kept; the same command goes on.")
-    typer.echo(f"run: {_shown(path)}")
-    return done
-
-
-@contextmanager
-def _interrupts() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C sets a flag instead of raising, once; a second one ends the program."""
-    seen: list[int] = []
-
-    def note(number: int, stack: object) -> None:
-        if seen:
-            raise KeyboardInterrupt
-        seen.append(number)
-
-    previous = signal.signal(signal.SIGINT, note)
-    try:
-        yield lambda: bool(seen)
-    finally:
-        signal.signal(signal.SIGINT, previous)
-
-
-def _show(run: Run) -> None:
-    from skiplab.report import BASES, summary, time_table
-
-    table = frame(run)
-    typer.echo(f"\n{run.provenance}: median time a call, {BASES[run.operation].words}, * for flags\n")
-    typer.echo(time_table(table).to_string(index=False))
-    failures = Counter(
-        (row["contender"], row["status"], row["error_text"]) for row in run.rows if row["status"] != "ok"
-    )
-    for (name, status, why), count in failures.items():
-        typer.echo(f"{name}, {count} points {status}: {why}")
-    flags = sorted({flag for text in table["flags"] for flag in text.split(", ") if flag})
-    if flags:
-        typer.echo(f"flags seen: {', '.join(flags)} (the report says what they mean)")
-    typer.echo(summary(table))
-
-
-def _write_report(run: Run, path: Path) -> None:
-    from skiplab.report import write_report
-
-    write_report(run, path)
-    typer.echo(f"report: {_shown(path)}")
-
-
-def _shown(path: Path) -> Path:
-    """The path as a person at this prompt would type it."""
-    path = path.resolve()
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def _load(path: Path) -> None:

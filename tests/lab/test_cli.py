@@ -2,7 +2,7 @@ import importlib
 import sys
 
 import pytest
-from skiplab import cli
+from skiplab import cli, cli_run
 from skiplab.machine import Machine
 from skiplab.store import read_run
 
@@ -20,7 +20,7 @@ def quick(monkeypatch, tmp_path):
     monkeypatch.setattr(module, "this_machine", lambda device, dtype: high)
     run_sweep = module.run_sweep
     here = {"isolate": False, "progress": False}
-    monkeypatch.setattr(cli, "run_sweep", lambda *args, **named: run_sweep(*args, **named, **here))
+    monkeypatch.setattr(cli_run, "run_sweep", lambda *args, **named: run_sweep(*args, **named, **here))
     monkeypatch.chdir(tmp_path)
 
 

@@ -1,0 +1,89 @@
+"""What several commands do at the prompt: measure a sweep, show a run, write its report."""
+
+from __future__ import annotations
+
+import signal
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import typer
+
+from skiplab.grid import AnySweep, usable
+from skiplab.store import Run, frame, read_run
+from skiplab.sweep import run_sweep
+
+
+def need(device: str) -> None:
+    """ValueError for a device that torch does not know or does not see here."""
+    if not usable(device):
+        raise ValueError(f"--device: torch sees no {device} here; leave --device out, or say --device cpu")
+
+
+def unused(path: Path) -> Path:
+    """The path, or with the first number behind it that no file has."""
+    candidates = (path.with_stem(f"{path.stem}-{number}") for number in range(2, 10_000))
+    return path if not path.exists() else next(one for one in candidates if not one.exists())
+
+
+def swept(wanted: AnySweep, path: Path, again: tuple[str, ...] = ()) -> Run:
+    """Measure what the file does not hold yet, until Ctrl-C; says what was kept and where."""
+    held = len(read_run(path).rows) if path.exists() else 0
+    if held:
+        typer.echo(f"{shown(path)} holds {held} points already; they are kept (--again busy, --fresh).")
+    with interrupts() as interrupted:
+        done = run_sweep(wanted, path, cancelled=interrupted, again=again)
+    if interrupted():
+        typer.echo(f"Stopped: {len(done.rows)} of {len(wanted.points())} points are kept; the same command goes on.")
+    typer.echo(f"run: {shown(path)}")
+    return done
+
+
+@contextmanager
+def interrupts() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C sets a flag instead of raising, once; a second one ends the program."""
+    seen: list[int] = []
+
+    def note(number: int, stack: object) -> None:
+        if seen:
+            raise KeyboardInterrupt
+        seen.append(number)
+
+    previous = signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: bool(seen)
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+def show(run: Run) -> None:
+    """The table of times, what failed and why, the flags that were seen, one line that sums it up."""
+    from skiplab.report import BASES, summary, time_table
+
+    table = frame(run)
+    typer.echo(f"\n{run.provenance}: median time a call, {BASES[run.operation].words}, * for flags\n")
+    typer.echo(time_table(table).to_string(index=False))
+    failures = Counter(
+        (row["contender"], row["status"], row["error_text"]) for row in run.rows if row["status"] != "ok"
+    )
+    for (name, status, why), count in failures.items():
+        typer.echo(f"{name}, {count} points {status}: {why}")
+    flags = sorted({flag for text in table["flags"] for flag in text.split(", ") if flag})
+    if flags:
+        typer.echo(f"flags seen: {', '.join(flags)} (the report says what they mean)")
+    typer.echo(summary(table))
+
+
+def write_report(run: Run, path: Path) -> None:
+    """Write the run's HTML and say where it is."""
+    from skiplab import report
+
+    report.write_report(run, path)
+    typer.echo(f"report: {shown(path)}")
+
+
+def shown(path: Path) -> Path:
+    """The path as a person at this prompt would type it."""
+    path = path.resolve()
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
