@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: lab test sweep bench pictures lint format clean
+.PHONY: lab test sweep bench figures lint format clean
 
 lab: $(READY)
 	$(BIN)/skiplab lab
@@ -18,8 +18,8 @@ bench: $(READY)
 	$(BIN)/python tests/bench/tilemap.py
 	$(BIN)/python tests/bench/prefill_cpu.py
 
-pictures: $(READY)
-	$(BIN)/python tests/bench/pictures.py
+figures: $(READY)
+	$(BIN)/python tests/bench/figures.py
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

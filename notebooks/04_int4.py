@@ -165,7 +165,8 @@ shown = told.set_index("label")[["tokens_per_s"]].rename(columns={"tokens_per_s"
 shown.style.format(precision=2).set_caption(f"published by {told['device'].iloc[0]}")
 
 # %% [markdown]
-# With the wide activation loads their matvec went from 38.4 to 34.75 µs, they write. What changed is counting.
+# With the wide activation loads their matvec went from 38.4 to 34.75 µs, as published there. What changed is
+# counting.
 # **Computed** from the access pattern of the kernel here, for the same layer: what one warp's step asks for.
 
 # %%
@@ -245,9 +246,15 @@ for one in recorded:
     display(figures.linear_rows(largest) if several else figures.linear_bandwidth(table))
 
 # %% [markdown]
-# The H100 of these runs answers the two questions above for itself. Strided metadata cost it nearly twice the
-# time at groups of 32. The 4-byte activation loads cost it 0 to 6 % there, and 3 to 12 % at groups of 128: their
-# sectors come from the nearest cache, and mostly the kernel waited for memory.
+# The H100 of these runs answers the two questions above for itself
+# (`data/runs/2026-11-25-nvidia-h100-80gb-hbm3-linear-int4.jsonl`): strided metadata cost it twice the time at groups
+# of 32, and the 4-byte activation loads a few percent. Their sectors come from the nearest cache, and mostly the kernel
+# waited for memory. The table is made of the recorded runs:
+
+# %%
+from skiplab import results
+
+results.show("linear-layout")
 
 # %% [markdown]
 # ## A model

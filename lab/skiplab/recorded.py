@@ -1,0 +1,63 @@
+"""Rows of several runs as one frame: each point once, with what a run's header adds to it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from fnmatch import fnmatch
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from skiplab.store import COLUMNS, Run, frame
+
+Row = dict[str, Any]
+"""One row of a frame, by column."""
+
+ADDED = ("file", "versions", "read_gbps", "product_tflops", "heads", "tiles", "place")
+
+
+def rated(runs: Iterable[Run], patterns: Sequence[str] = ("*",)) -> pd.DataFrame:
+    """The frame of the runs whose files match, each point of each contender on each device once; empty where none does.
+
+    patterns: of file names without `.jsonl`. Of a point that several runs hold, the run of the first pattern counts,
+    and of one pattern the run that began last. Rows with a config that somebody asked for, as tuning does, are left
+    out: it is not the contender's own choice. Beside `store.COLUMNS` there are `file` (path), `versions` (text),
+    `read_gbps` and `product_tflops` (the header's roofs), `heads` (text), `tiles` (queries, keys; None where no plan
+    says), and `place` (the point, whoever solves it).
+    """
+    runs = [run for run in runs if run.path is not None]
+    parts = []
+    for pattern in patterns:
+        matching = [run for run in runs if run.path and fnmatch(run.path.stem, pattern)]
+        parts += [_rated(run) for run in sorted(matching, key=lambda run: run.header.get("start", ""), reverse=True)]
+    parts = [part for part in parts if len(part)]
+    if not parts:
+        return pd.DataFrame(columns=[*COLUMNS, *ADDED])
+    return pd.concat(parts, ignore_index=True).drop_duplicates(["device", "contender", "place"], ignore_index=True)
+
+
+def _rated(run: Run) -> pd.DataFrame:
+    rows = list({row["point"]: row for row in run.rows if not row.get("config")}.values())
+    table, roof = frame(replace(run, rows=tuple(rows))), run.header.get("roof") or {}
+    plans = [(row.get("plan") or {}).get("config") for row in rows]
+    return table.assign(
+        file=[run.path] * len(table),
+        versions=", ".join(f"{name} {run.header[name]}" for name in ("torch", "triton") if run.header.get(name)),
+        read_gbps=roof.get("bandwidth_gbps", np.nan),
+        product_tflops=roof.get("tflops", np.nan),
+        heads=[_heads(row["axes"]) for row in rows],
+        tiles=[tuple(plan[:2]) if plan else None for plan in plans],
+        place=[_place(row["axes"]) for row in rows],
+    )
+
+
+def _place(axes: Mapping[str, Any]) -> str:
+    return json.dumps({name: value for name, value in axes.items() if value is not None}, sort_keys=True)
+
+
+def _heads(axes: Mapping[str, Any]) -> str:
+    """`32/16 of 256`: query heads, key heads, head size; empty for a linear layer."""
+    return f"{axes['q_heads']}/{axes['kv_heads']} of {axes['head_dim']}" if "head_dim" in axes else ""

@@ -1,0 +1,312 @@
+"""The tables of recorded results: what each shows, and what is asked for. README and `data/RESULTS.md` hold them."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from skiplab.recorded import ADDED, Row
+from skiplab.store import COLUMNS, Run, data_path, read_runs
+from skiplab.tables import Item, Table, gather, nothing, styled
+
+if TYPE_CHECKING:
+    from pandas.io.formats.style import Styler
+
+H100 = ("*-nvidia-h100-*",)
+"""Run files by their names; the newest row of a point counts, whatever the rest of its file's name."""
+SLIDING, FULL, D128 = "32/16 of 256", "32/4 of 512", "32/8 of 128"
+WINDOWS = (128, 256, 512, 1024, 2048, 4096)
+OURS = {"contender": "blockskip"}
+PREFILL = {"operation": "attention", "buffer": None, "dtype": "bfloat16", "batch": 1}
+DECODE = {"operation": "decode", "q_len": 1, "dtype": "bfloat16", "batch": 1}
+LINEAR = {"operation": "linear", "group_size": 32, "dtype": "bfloat16"}
+
+FLEX = ("FlexAttention, compiled", "flex")
+PEERS = (
+    FLEX,
+    ("FlashAttention-2 with its window", "flash-window"),
+    ("FlashAttention-3", "fa3"),
+    ("FlashAttention-4", "fa4"),
+    ("FlashInfer", "flashinfer"),
+)
+DENSE_PEERS = (
+    ("torch's dense + mask", "sdpa"),
+    ("torch's efficient kernel, mask", "sdpa-efficient"),
+    ("cuDNN, mask", "sdpa-cudnn"),
+)
+DENSE = ("sdpa", "sdpa-math", "sdpa-efficient", "sdpa-cudnn", "blockskip-none")
+CAUSAL_PEERS = (
+    FLEX,
+    ("torch's flash", "sdpa-flash"),
+    ("FlashAttention-3", "fa3"),
+    ("FlashAttention-4", "fa4"),
+    ("cuDNN", "sdpa-cudnn"),
+    ("FlashInfer", "flashinfer"),
+    ("torch's efficient kernel", "sdpa-efficient"),
+    ("torch's choice, is_causal", "sdpa-causal"),
+)
+DECODE_PEERS = (("torch's flash", "sdpa-flash"), ("cuDNN", "sdpa-cudnn"), FLEX, ("FlashInfer", "flashinfer"))
+MODES = (
+    ("loop bounds (`bounds`)", "blockskip"),
+    ("tile map (`map`)", "blockskip-map"),
+    ("read the mask, leave early (`mask`)", "blockskip-mask"),
+    ("visit all tiles (`none`)", "blockskip-none"),
+    ("torch's efficient kernel, mask", "sdpa-efficient"),
+)
+MATVEC_PEERS = ("tinygemm", "gemlite", "bf16")
+
+
+def always(least: float) -> Callable[[Row], float]:
+    """That much is asked for at every point."""
+    return lambda row: least
+
+
+def from_four_windows(row: Row) -> float:
+    """At least as fast, from a prompt of four windows on."""
+    return 1.0 if row["q_len"] >= 4 * row["window"] else math.nan
+
+
+def windowed_share(row: Row) -> float:
+    """Share of the product's rate that is asked for with a window, by head size."""
+    return {128: 0.6, 256: 0.5}.get(row["head_dim"], math.nan) if row["window"] > 0 else math.nan
+
+
+def long_cache(row: Row) -> float:
+    """Share of the read rate that is asked for from 16,384 keys on."""
+    return 0.85 if row["kv_len"] >= 16384 else math.nan
+
+
+def large_layer(row: Row) -> float:
+    """Share of the read rate that is asked for at the large layers, of more than 100 million weights."""
+    return 0.8 if row["out_features"] * row["in_features"] > 1e8 else math.nan
+
+
+def times(*contenders: tuple[str, str], value: str = "ms", **where: Any) -> tuple[Item, ...]:
+    """An item for each contender: (its head, its name)."""
+    return tuple(Item(head, {"contender": name, **where}, value) for head, name in contenders)
+
+
+def faster(head: str, *than: str, least: Callable[[Row], float] = nothing, **where: Any) -> Item:
+    """How many times faster ours is than the fastest of some contenders."""
+    return Item(head, {**OURS, **where}, "faster", than, least)
+
+
+REASONS = {
+    "sliding-d256": "two tiles of 128 queries for each of 32 heads are 64 programs, and half of the 132 "
+    "multiprocessors had nothing to do. Calls that short take smaller tiles since.",
+    "causal-d256": "as with the window, 64 programs, and half of the 132 multiprocessors had nothing to do.",
+    "decode": "at 16/2 heads a step takes about 6 µs more than its bytes at every length (the start of the kernels, "
+    "the merge of many shares of few heads), which at 16,384 keys is more than a third of it.",
+}
+"""Why what is asked for is missed, as found in the runs; shown only where it is."""
+
+
+def by_length(about: str, items: tuple[Item, ...], target: str = "", **where: Any) -> Table:
+    """Prefill: prompt lengths across, items down."""
+    return Table(about, ("q_len",), items, {**PREFILL, **where}, H100, across=True, target=target)
+
+
+def windows(*than: str, least: Callable[[Row], float]) -> tuple[Item, ...]:
+    """An item for each window: how many times faster ours is."""
+    return tuple(faster(f"window {window:,}", *than, least=least, window=window) for window in WINDOWS)
+
+
+def causal(about: str, heads: str) -> Table:
+    """A causal prompt, ours beside the peers."""
+    ratios = (
+        faster("faster than FlexAttention", "flex", least=always(1)),
+        faster("faster than cuDNN", "sdpa-cudnn", least=always(0.8)),
+    )
+    target = "at least FlexAttention's speed, and at most 25 % more time than cuDNN"
+    items = (*times(("block-skip", "blockskip"), *CAUSAL_PEERS), *ratios)
+    return by_length(about, items, target, heads=heads, mask="causal()")
+
+
+def modes(about: str, **where: Any) -> Table:
+    """The ways to skip, and what each costs beside loop bounds."""
+    ratios = [faster(f"`{name}` ÷ `bounds`", f"blockskip-{name}") for name in ("map", "mask", "none")]
+    return by_length(about, (*times(*MODES), *ratios), heads=SLIDING, **where)
+
+
+def cpu_prefill() -> pd.DataFrame:
+    """`data/benchmarks/prefill_cpu.json` as a frame for tables: the least time of each call."""
+    path = data_path("benchmarks", "prefill_cpu.json")
+    data = json.loads(path.read_text(encoding="utf-8"))
+    machine = data["machine"]
+    names = {"blockskip tiled": "blockskip", "FlexAttention": "flex", "dense + mask": "sdpa"}
+    rows = [
+        {
+            "operation": "attention", "contender": contender, "q_len": point["q_len"], "dtype": point["dtype"],
+            "window": data["window"], "head_dim": data["head_dim"], "status": "ok", "method": "cpu",
+            "median_ms": min(point["samples_ns"][name]) / 1e6, "error": max(point["errors"][name]), "flags": "",
+            "device": f"{machine['cpu']} ({machine['instructions']}, {machine['threads']} threads)", "file": path,
+            "versions": f"torch {machine['torch']}", "place": f"{point['dtype']} {point['q_len']}",
+        }
+        for point in data["points"]
+        for name, contender in names.items()
+    ]  # fmt: skip
+    return pd.DataFrame.from_records(rows).reindex(columns=[*COLUMNS, *ADDED])
+
+
+DECLARED = {
+    "sliding-d256": by_length(
+        "**A sliding layer of Gemma 4 31B** (32 query heads, 16 key heads of 256, window 1,024, bfloat16).",
+        (
+            *times(("block-skip", "blockskip"), *PEERS, *DENSE_PEERS),
+            faster("faster than FlexAttention", "flex", least=always(1)),
+            faster("than the fastest that computes all tiles", *DENSE, least=from_four_windows),
+        ),
+        "faster than FlexAttention at every length, and from 4,096 tokens, four windows, on faster than every kernel "
+        "that computes all tiles",
+        heads=SLIDING, window=1024,
+    ),
+    "sliding-d128": by_length(
+        "**Windows at head size 128** (32 query heads, 8 key heads, bfloat16), times faster than compiled "
+        "FlexAttention.",
+        windows("flex", least=always(1)), "faster at every point", heads=D128,
+    ),
+    "sliding-d128-dense": by_length(
+        "**The same against the fastest kernel that computes all tiles** (dense + mask, efficient, cuDNN, ours).",
+        windows(*DENSE, least=from_four_windows), "faster from four windows on", heads=D128,
+    ),
+    "sliding-d128-times": by_length(
+        "**Window 1,024 at head size 128** (32 query heads, 8 key heads, bfloat16).",
+        times(("block-skip", "blockskip"), *PEERS, *DENSE_PEERS), heads=D128, window=1024,
+    ),
+    "causal-d128": causal("**Causal at head size 128** (32 query heads, 8 key heads, bfloat16).", D128),
+    "causal-d256": causal("**Causal at head size 256** (32 query heads, 16 key heads, bfloat16).", SLIDING),
+    "causal-d512": by_length(
+        "**A full layer of Gemma 4 31B** (32 query heads, 4 key heads of 512, causal, bfloat16).",
+        (
+            *times(("block-skip", "blockskip"), *CAUSAL_PEERS),
+            faster("faster than FlexAttention", "flex", least=always(2)),
+        ),
+        "at least twice FlexAttention's speed",
+        heads=FULL, mask="causal()",
+    ),
+    "modes-sliding": modes("**What each way to skip costs**, window 1,024, 32/16 heads of 256, bfloat16.", window=1024),
+    "modes-causal": modes("**What each way to skip costs**, causal, 32/16 heads of 256, bfloat16.", mask="causal()"),
+    "buffer": Table(
+        "**2,048 tokens at the start of a cache of 4,096 slots** (32 query heads, 16 key heads of 256, bfloat16).",
+        ("window",),
+        (
+            *times(*MODES),
+            faster("`bounds` faster than `none` and torch's", "blockskip-none", "sdpa-efficient", least=always(4)),
+        ),
+        {**PREFILL, "heads": SLIDING, "buffer": 4096, "q_len": 2048}, H100, across=True,
+        target="at least four times as fast as the faster of `none` and torch's efficient kernel",
+    ),
+    "share": Table(
+        "**Useful FLOPs of 8,192 tokens**, as a share of the rate of a bfloat16 product in the same run.",
+        ("heads", "window"),
+        (
+            Item("block-skip", OURS, "products", least=windowed_share),
+            *times(*PEERS, ("cuDNN", "sdpa-cudnn"), ("dense + mask", "sdpa"), value="products"),
+        ),
+        {**PREFILL, "q_len": 8192}, H100, target="with a window, 60 % at head size 128 and 50 % at 256",
+    ),
+    "decode": Table(
+        "**One new token over a cache**, rotated past the L2, bfloat16: 32/16 heads of 256 are Gemma 4 31B's sliding "
+        "layer with the whole cache in view, 32/4 of 512 its full layer. *Read rate*: of what a plain sum reads.",
+        ("heads", "kv_len"),
+        (
+            Item("split-K", OURS, "us"),
+            Item("read rate", OURS, "reads", least=long_cache),
+            *times(("one kernel without splits", "blockskip-prefill"), *DECODE_PEERS, value="us"),
+            faster("faster than without splits", "blockskip-prefill", least=always(1)),
+            faster("than the best peer", *(name for _, name in DECODE_PEERS), least=always(1)),
+        ),
+        {**DECODE, "window": None, "kv_len": [256, 2048, 16384, 131072]}, H100,
+        target="85 % of the read rate from 16,384 keys on, never slower than without splits, faster than all peers",
+    ),
+    "decode-window": Table(
+        "**One new token, window 1,024**, 32/16 heads of 256, bfloat16: only the window is read.",
+        ("kv_len",),
+        times(("split-K", "blockskip"), ("one split", "blockskip-one"),
+              ("one kernel without splits", "blockskip-prefill"), *DECODE_PEERS, value="us"),
+        {**DECODE, "window": 1024, "heads": SLIDING}, H100, across=True,
+    ),
+    "linear": Table(
+        "**int4 and int8 products for one token**, Gemma 4 31B's layers, weights rotated past the L2; groups of 32.",
+        ("out_features", "in_features"),
+        (
+            Item("int4", {**OURS, "bits": 4}, "us"),
+            Item("read rate", {**OURS, "bits": 4}, "reads", least=large_layer),
+            *times(("tinygemm", "tinygemm"), ("gemlite", "gemlite"), ("bf16", "bf16"), value="us", bits=4),
+            faster("int4 faster than its best peer", *MATVEC_PEERS, least=always(1), bits=4),
+            Item("int8", {**OURS, "bits": 8}, "us"),
+            Item("int8's read rate", {**OURS, "bits": 8}, "reads", least=large_layer),
+        ),
+        {**LINEAR, "rows": 1}, H100,
+        target="80 % of the read rate at the large layers, and faster than tinygemm, gemlite and bf16",
+    ),
+    "linear-layout": Table(
+        "**What the layout of int4 weights buys**: metadata strided over the rows, and activations in 4-byte loads.",
+        ("group_size", "out_features", "in_features"),
+        (
+            *times(("as it is", "blockskip"), ("strided", "blockskip-strided"), ("4-byte loads", "blockskip-scalar"),
+                   value="us"),
+            faster("faster than strided", "blockskip-strided"),
+            faster("than with 4-byte loads", "blockskip-scalar"),
+        ),
+        {**{name: value for name, value in LINEAR.items() if name != "group_size"}, "rows": 1, "bits": 4}, H100,
+    ),
+    "linear-rows": Table(
+        "**int4 products of several rows**, 21,504 outputs × 5,376 inputs, groups of 32.",
+        ("rows",),
+        times(("our choice", "blockskip"), ("on tensor cores, from packed weights", "blockskip-fused"),
+              ("dequantised first", "blockskip-dequantise"), ("tinygemm", "tinygemm"), ("bf16", "bf16"), value="us"),
+        {**LINEAR, "out_features": 21504, "in_features": 5376, "bits": 4}, H100, across=True,
+    ),
+    "cpu": Table(
+        "**On a CPU** (8 heads of 128, window 512). *Error*: the larger, of logits of deviation 1 and 8.",
+        ("dtype", "q_len"),
+        (
+            *times(("block-skip", "blockskip")),
+            Item("error", OURS, "error"),
+            *times(FLEX, ("torch's dense + mask", "sdpa")),
+            faster("faster than FlexAttention", "flex"),
+            faster("than dense + mask", "sdpa"),
+        ),
+        statistic="least", source=cpu_prefill,
+    ),
+}  # fmt: skip
+
+
+def _kept(name: str, *heads: str, **where: Any) -> Table:
+    """A table with some of its items alone, for README."""
+    table = DECLARED[name]
+    items = tuple(item for item in table.items if not heads or item.head in heads)
+    return replace(table, items=items, where={**table.where, **where})
+
+
+README = {
+    "decode-16k": replace(
+        _kept(
+            "decode", "split-K", "read rate", *(head for head, _ in DECODE_PEERS), "than the best peer", kv_len=16384
+        ),
+        about="**One new token over a cache of 16,384 keys**, bfloat16: 32/16 heads of 256 are Gemma 4 31B's sliding "
+        "layer with the whole cache in view, 32/4 of 512 its full layer. *Read rate*: of what a plain sum reads.",
+        axes=("heads",), target="85 % of the read rate, and faster than every peer",
+    ),
+    "linear-large": _kept("linear", out_features=[21504, 8192]),
+    "cpu-4096": _kept("cpu", q_len=4096),
+}
+"""Short forms of `DECLARED`."""
+TABLES = {
+    name: replace(table, reason=REASONS.get(name, REASONS.get(name.partition("-")[0], "")))
+    for name, table in {**DECLARED, **README}.items()
+}
+"""All tables by name: those of `data/RESULTS.md` in its order, then README's."""
+
+
+def show(name: str, runs: Iterable[Run] | None = None) -> Styler:
+    """A declared table for a notebook; runs: those of `data/runs` by default. ValueError lists the names."""
+    if name not in TABLES:
+        raise ValueError(f"name: got {name!r}; allowed are {', '.join(TABLES)}")
+    return styled(name, TABLES[name], gather(TABLES[name], read_runs() if runs is None else runs))

@@ -1,0 +1,243 @@
+"""Tables made of recorded runs: those of README and of `data/RESULTS.md`, so that no number in them is typed.
+
+A `Table` says which rows of which runs, what stands in its lines, and what is asked for; `results.TABLES` declares them
+all. On a page a table lies between two comments, `<!-- table: NAME -->` and `<!-- end -->`; `fill` writes it anew.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from skiplab.recorded import Row, rated
+from skiplab.store import Run, query
+
+if TYPE_CHECKING:
+    from pandas.io.formats.style import Styler
+
+MISSED, APART = "✗", "≈"
+MARKS = {
+    "throttled": "†", "unconverged": "‡", "bimodal": "‡", "busy": "‡", "l2-resident": "◊", "impossible": "‖",
+    "unchecked": "‖",
+}  # fmt: skip
+"""Flags that make a graph's replay doubtful; that a single call waits for its launch, or allocates, does not."""
+NOTES = {
+    "†": "the GPU had slowed its clocks to stay within its power",
+    "‡": "the median had not settled, the samples fell into two groups, or the machine was busy",
+    "◊": "its inputs fit the last cache and were not rotated past it",
+    APART: "the two were timed in different runs",
+    "‖": "not to be trusted: faster than the roofs, or not compared with the reference",
+    MISSED: "less than what is asked for",
+}
+HEADS = {
+    "q_len": "prompt length", "kv_len": "keys", "out_features": "outputs", "in_features": "inputs",
+    "group_size": "group size",
+}  # fmt: skip
+METHODS = {"graph": "of a CUDA graph's replay", "eager": "of single calls", "cpu": "of calls in turn"}
+SECTION = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+class MissingRun(ValueError):
+    """A table has no row to show; the message names the table and the run files it looks for."""
+
+
+def nothing(row: Row) -> float:
+    """Nothing is asked for."""
+    return math.nan
+
+
+@dataclass(frozen=True)
+class Item:
+    """Numbers that stand under one head: whose, which, and how much is asked of them.
+
+    where: the rows, as `store.query` takes them. value: `ms` or `us` (the median), `reads` (share of the read rate that
+    the run's header holds), `products` (useful FLOPs, share of the product's rate there), `error`, or `faster`: how
+    many times faster than the fastest of `than` at the same point. least: what is asked for at a point; nan: nothing.
+    """
+
+    head: str
+    where: Mapping[str, Any]
+    value: str = "ms"
+    than: tuple[str, ...] = ()
+    least: Callable[[Row], float] = nothing
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table: a line for each value of `axes` and a column for each item, or the other way round (`across`).
+
+    about: the caption's beginning, in Markdown. runs: patterns of file names under `data/runs`; of a point that several
+    runs hold, the run of the first pattern counts, and of one pattern the one that began last. target: what is asked
+    for, in words; reason: why it is missed where it is. statistic: what `median_ms` holds, in a
+    word. source: rows from elsewhere than runs.
+    """
+
+    about: str
+    axes: tuple[str, ...]
+    items: tuple[Item, ...]
+    where: Mapping[str, Any] = field(default_factory=dict)
+    runs: tuple[str, ...] = ("*",)
+    across: bool = False
+    target: str = ""
+    reason: str = ""
+    statistic: str = "median"
+    source: Callable[[], pd.DataFrame] | None = None
+
+
+def values(rows: pd.DataFrame, everything: pd.DataFrame, item: Item) -> pd.DataFrame:
+    """The rows with the item's `number`, nan without a partner or roof, and `apart`: whether it is of two runs."""
+    if item.value == "faster":
+        good: Any = everything[everything["contender"].isin(item.than) & (everything["status"] == "ok")]
+        fastest = good.sort_values("median_ms").drop_duplicates("place").set_index("place")
+        other = rows[["place"]].join(fastest[["median_ms", "file", "flags"]], on="place")
+        apart = other["file"].notna() & (other["file"] != rows["file"])
+        flags = rows["flags"] + ", " + other["flags"].fillna("")
+        return rows.assign(number=other["median_ms"] / rows["median_ms"], apart=apart, flags=flags)
+    numbers = {
+        "ms": lambda: rows["median_ms"],
+        "us": lambda: rows["median_ms"] * 1e3,
+        "reads": lambda: rows["gbps"] / rows["read_gbps"],
+        "products": lambda: rows["useful_tflops"] / rows["product_tflops"],
+        "error": lambda: rows["error"],
+    }
+    if item.value not in numbers:
+        raise ValueError(f"value: got {item.value!r}; allowed are {', '.join([*numbers, 'faster'])}")
+    return rows.assign(number=numbers[item.value](), apart=False)
+
+
+def gather(table: Table, runs: Iterable[Run]) -> pd.DataFrame:
+    """All rows that the table may use: of its source, or of the runs whose names match."""
+    return rated(runs, table.runs) if table.source is None else table.source()
+
+
+def entries(name: str, table: Table, everything: pd.DataFrame) -> pd.DataFrame:
+    """The table's cells, one a row: `head`, the axes, `number`, `text`, whether it is `missed`, and the rows' columns.
+
+    everything: what `gather` gives. MissingRun where it holds none of the table's rows; ValueError where two of them
+    claim one cell.
+    """
+    everything = query(everything, **table.where)
+    parts = []
+    for order, item in enumerate(table.items):
+        rows = query(everything, **item.where)
+        parts.append(values(rows, everything, item).assign(order=order, head=item.head))
+    cells = pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
+    if not len(cells):
+        files = ", ".join(f"data/runs/{pattern}.jsonl" for pattern in table.runs)
+        raise MissingRun(f"{name}: no run has its rows; looked for {dict(table.where)} in {files}")
+    twice: Any = cells[cells.duplicated(["head", *table.axes])]
+    if len(twice):
+        where = twice.iloc[0][["head", *table.axes]].to_dict()
+        raise ValueError(f"{name}: several rows claim the cell {where}; its query must tell them apart")
+    records = cells.to_dict("records")
+    missed = [bool(row["number"] < table.items[row["order"]].least(row)) for row in records]
+    texts = [_text(row, table.items[row["order"]].value, bad) for row, bad in zip(records, missed, strict=True)]
+    return cells.assign(missed=missed, text=texts).sort_values([*table.axes, "order"], kind="stable")
+
+
+def _text(row: Row, value: str, missed: bool) -> str:
+    """A cell: three digits and its marks; the status of a point that has no time."""
+    if row["status"] != "ok":
+        return row["status"].replace("-", " ")
+    if row["number"] != row["number"]:
+        return ""
+    marks = dict.fromkeys(MARKS[flag] for flag in row["flags"].split(", ") if flag in MARKS)
+    return number(row["number"], value) + "".join(marks) + APART * row["apart"] + MISSED * missed
+
+
+def number(value: float, kind: str) -> str:
+    """`1.29`, `0.0700` or `4,678` for a time; `95 %`, `1.62×`, `7.5e-03` for the other kinds of values."""
+    if kind in ("reads", "products"):
+        return f"{value:.0%}".replace("%", " %")
+    if kind == "faster":
+        return f"{value:.2f}×" if value < 10 else f"{value:.1f}×"
+    if kind == "error":
+        return f"{value:.1e}"
+    return f"{value:,.0f}" if value >= 100 else f"{value:#.3g}"
+
+
+def axis_text(name: str, value: Any) -> str:
+    """An axis's value in a table: `1,024`, `causal`, `32/16 of 256`."""
+    if isinstance(value, str):
+        return value
+    return ("causal" if name == "window" else "") if value != value else f"{value:,.0f}"
+
+
+def grid(cells: pd.DataFrame, table: Table) -> pd.DataFrame:
+    """The cells as a table of texts, its first columns the axes' (or, across, the items')."""
+    named = cells.assign(**{axis: [axis_text(axis, value) for value in cells[axis]] for axis in table.axes})
+    lines = list(dict.fromkeys(named[list(table.axes)].itertuples(index=False, name=None)))
+    filled = set(cells.loc[cells["text"] != "", "head"])  # a peer that no run has is no line of blanks
+    heads = [item.head for item in table.items if item.head in filled]
+    wide = named.pivot(index=list(table.axes), columns="head", values="text").reindex(columns=heads).fillna("")
+    wide = wide.loc[lines if len(table.axes) > 1 else [line[0] for line in lines]]
+    names = [HEADS.get(axis, axis.replace("_", " ")) for axis in table.axes]
+    if table.across:
+        return wide.T.rename_axis(", ".join(names)).rename_axis(None, axis=1).reset_index()
+    return wide.rename_axis(names).rename_axis(None, axis=1).reset_index()
+
+
+def caption(cells: pd.DataFrame, table: Table, link: Callable[[Path, int], str]) -> str:
+    """What the table shows, on which device, with which versions, timed how, and in which run files."""
+    used = cells[cells["text"] != ""]
+    timed = " and ".join(dict.fromkeys(METHODS[method] for method in used["method"] if method in METHODS))
+    files = ", ".join(link(path, place) for place, path in enumerate(dict.fromkeys(used["file"])))
+    units = [unit.replace("us", "µs") for unit in ("ms", "us") if any(item.value == unit for item in table.items)]
+    time = f"{table.statistic} {' and '.join(units)} {timed}" if units else f"from {table.statistic} times {timed}"
+    devices, versions = (" and ".join(dict.fromkeys(used[name])) for name in ("device", "versions"))
+    return f"{table.about} Recorded on {devices} with {versions}, {time} ({files})."
+
+
+def notes(cells: pd.DataFrame, table: Table) -> list[str]:
+    """What the marks mean, and whether what is asked for is met."""
+    text = "".join(cells["text"])
+    lines = ["; ".join(f"{mark} {words}" for mark, words in NOTES.items() if mark in text)]
+    if table.target:
+        reason = table.reason or "the reason has not been found yet."
+        met = f"Missed where {MISSED} stands: {reason}" if any(cells["missed"]) else "Met at every point here."
+        lines.append(f"Asked for: {table.target}. {met}")
+    return [line + ("" if line.endswith(".") else ".") for line in lines if line]
+
+
+def markdown(name: str, table: Table, everything: pd.DataFrame, page: Path) -> str:
+    """Caption, table and notes; links run from the folder of `page`."""
+
+    def link(path: Path, place: int) -> str:
+        return f"[{'run' if place == 0 else place + 1}]({Path(os.path.relpath(path, page.parent)).as_posix()})"
+
+    cells = entries(name, table, everything)
+    shown = grid(cells, table)
+    lines = [list(shown.columns), ["---"] * shown.shape[1], *shown.to_numpy().tolist()]
+    rows = "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+    return "\n\n".join([caption(cells, table, link), rows, *notes(cells, table)])
+
+
+def fill(text: str, page: Path, tables: Mapping[str, Table], runs: Iterable[Run]) -> str:
+    """The page's text with each of its tables made anew; ValueError names one that is not declared."""
+    runs, gathered = list(runs), {}
+
+    def made(match: re.Match[str]) -> str:
+        start, name, end = match.groups()
+        if name not in tables:
+            raise ValueError(f"{page.name}: no table {name!r}; there are {', '.join(tables)}")
+        table = tables[name]
+        source = table.source or table.runs
+        if source not in gathered:
+            gathered[source] = gather(table, runs)
+        return f"{start}{markdown(name, table, gathered[source], page)}\n{end}"
+
+    return SECTION.sub(made, text)
+
+
+def styled(name: str, table: Table, everything: pd.DataFrame) -> Styler:
+    """The table for a notebook, captioned with where it is from."""
+    cells = entries(name, table, everything)
+    words = [caption(cells, table, lambda path, place: path.name), *notes(cells, table)]
+    return grid(cells, table).style.hide().set_caption(re.sub(r"[*`]", "", " ".join(words)))

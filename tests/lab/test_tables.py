@@ -1,0 +1,172 @@
+"""Tables of runs: which row a cell takes, what marks it, what is missed, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from skiplab.recorded import rated
+from skiplab.store import Run, RunWriter
+from skiplab.tables import APART, MISSED, Item, MissingRun, Table, entries, fill, gather, grid, markdown, number, styled
+
+ROOF = {"bandwidth_gbps": 1000.0, "tflops": 100.0}
+OURS, PEER = {"contender": "blockskip"}, {"contender": "flex"}
+TIMES = Table(
+    "A layer.", ("q_len",), (Item("ours", OURS), Item("peer", PEER), Item("ratio", OURS, "faster", ("flex",))),
+    {"operation": "attention", "window": 256}, across=True,
+)  # fmt: skip
+
+
+def point(contender: str, microseconds: float, q_len: int = 512, **fields) -> dict:
+    """A row of a run file; its useful work takes 10 us at the roof of 100 TFLOP/s, its bytes 10 us at 1,000 GB/s."""
+    axes = {"operation": "attention", "q_len": q_len, "kv_len": q_len, "mask": "sliding_window(256)", "window": 256,
+            "batch": 1, "q_heads": 8, "kv_heads": 4, "head_dim": 64, "dtype": "bfloat16", "q_start": None}  # fmt: skip
+    work = {"useful_flops": 1e9, "executed_flops": 2e9, "dense_flops": 4e9, "bytes": 2e7, "minimal_bytes": 1e7}
+    name = f"{contender} {q_len} {fields.get('config')}"
+    return {
+        "key": name, "point": name, "axes": axes, "contender": contender, "status": "ok", "device": "a GPU",
+        "samples_ns": [int(microseconds * 1e3)] * 3, "method": "graph", "error": 1e-3, "work": work, "flags": [],
+        **fields,
+    }  # fmt: skip
+
+
+def run(folder: Path, name: str, *rows: dict, start: str = "2026-01-01") -> Run:
+    """Those rows, written and read as every run is."""
+    header = {"run_id": name, "device": {"name": "a GPU"}, "torch": "2.x", "roof": ROOF, "start": start}
+    writer = RunWriter(folder / f"{name}.jsonl", header)
+    for row in rows:
+        writer.append(row)
+    return writer.finish("later")
+
+
+def shown(table: Table, *runs: Run) -> list[list[str]]:
+    return grid(entries("t", table, gather(table, runs)), table).to_numpy().tolist()
+
+
+def test_lines_are_items_and_columns_the_axis(tmp_path):
+    one = run(tmp_path, "a", point("blockskip", 50), point("flex", 75), point("blockskip", 100, 1024))
+    cells = grid(entries("t", TIMES, rated([one])), TIMES)
+    assert list(cells.columns) == ["prompt length", "512", "1,024"]
+    assert cells.to_numpy().tolist() == [["ours", "0.0500", "0.100"], ["peer", "0.0750", ""], ["ratio", "1.50×", ""]]
+
+
+def test_shares_are_of_the_runs_own_roofs(tmp_path):
+    items = (Item("reads", OURS, "reads"), Item("products", OURS, "products"), Item("us", OURS, "us"))
+    table = Table("x", ("q_len",), items)
+    assert shown(table, run(tmp_path, "a", point("blockskip", 40))) == [["512", "25 %", "25 %", "40.0"]]
+
+
+def test_the_newest_run_counts_and_the_first_pattern_before_it(tmp_path):
+    old = run(tmp_path, "old", point("blockskip", 80), point("flex", 80))
+    new = run(tmp_path, "new", point("blockskip", 40), start="2026-02-01")
+    assert shown(TIMES, old, new) == [["ours", "0.0400"], ["peer", "0.0800"], ["ratio", f"2.00×{APART}"]]
+    assert shown(TIMES, new, old) == shown(TIMES, old, new)
+    first = Table("x", ("q_len",), (Item("ours", OURS),), runs=("ol*", "*"))
+    assert shown(first, old, new) == [["512", "0.0800"]]
+
+
+def test_a_config_that_was_asked_for_is_no_contenders_own_time(tmp_path):
+    tuned = run(tmp_path, "tune", point("blockskip", 10, config=[64, 64, 4, 2]), point("blockskip", 50))
+    assert shown(TIMES, tuned)[0] == ["ours", "0.0500"]
+
+
+def test_other_devices_of_the_same_point_are_no_copies(tmp_path):
+    here = run(tmp_path, "a", point("blockskip", 50))
+    there = Run({**here.header, "device": {"name": "b"}}, here.rows, path=here.path)
+    assert sorted(rated([here, there])["device"]) == ["a GPU", "b"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({"flags": ["throttled", "launch-bound"]}, "0.0500†"),
+        ({"flags": ["launch-bound", "allocates"]}, "0.0500"),
+        ({"flags": ["unconverged", "bimodal"]}, "0.0500‡"),
+        ({"status": "unsupported", "samples_ns": []}, "unsupported"),
+        ({"status": "out-of-memory", "samples_ns": []}, "out of memory"),
+        ({"status": "wrong", "samples_ns": []}, "wrong"),
+    ],
+)
+def test_cells_say_what_is_doubtful_or_failed(tmp_path, fields, text):
+    assert shown(TIMES, run(tmp_path, "a", point("blockskip", 50, **fields)))[0] == ["ours", text]
+
+
+def test_what_is_missed_is_marked_and_its_reason_given(tmp_path):
+    one = run(tmp_path, "a", point("blockskip", 50), point("flex", 40),
+              point("blockskip", 60, 1024), point("flex", 40, 1024))  # fmt: skip
+    ratio = Item("ratio", OURS, "faster", ("flex",), lambda row: 1.0 if row["q_len"] > 600 else float("nan"))
+    table = Table("x", ("q_len",), (ratio,), target="speed beyond 600", reason="it is slow.")
+    assert shown(table, one) == [["512", "0.80×"], ["1,024", f"0.67×{MISSED}"]]
+    text = markdown("t", table, rated([one]), tmp_path / "page.md")
+    assert f"Asked for: speed beyond 600. Missed where {MISSED} stands: it is slow." in text
+    assert f"{MISSED} less than what is asked for." in text
+    met = Table("x", ("q_len",), (Item("ours", OURS, least=lambda row: 0.01),), target="something", reason="unused")
+    assert markdown("t", met, rated([one]), tmp_path / "p").endswith("Asked for: something. Met at every point here.")
+
+
+def test_a_ratio_is_as_doubtful_as_its_parts(tmp_path):
+    one = run(tmp_path, "a", point("blockskip", 50), point("flex", 75, flags=["throttled"]))
+    assert shown(TIMES, one) == [["ours", "0.0500"], ["peer", "0.0750†"], ["ratio", "1.50×†"]]
+
+
+def test_a_failed_partner_gives_no_ratio(tmp_path):
+    one = run(tmp_path, "a", point("blockskip", 50), point("flex", 40, status="wrong", samples_ns=[]))
+    assert shown(TIMES, one) == [["ours", "0.0500"], ["peer", "wrong"]]
+
+
+def test_the_caption_says_device_versions_method_and_links_the_runs_that_gave_a_cell(tmp_path):
+    used = run(tmp_path / "runs", "used", point("blockskip", 50))
+    unused = run(tmp_path / "runs", "other", point("sdpa", 50))
+    text = markdown("t", TIMES, rated([used, unused]), tmp_path / "data" / "page.md")
+    caption = (
+        "A layer. Recorded on a GPU with torch 2.x, median ms of a CUDA graph's replay ([run](../runs/used.jsonl))."
+    )
+    assert text.splitlines()[0] == caption
+
+
+def test_what_no_run_has_is_an_error_that_names_the_files():
+    table = Table("x", ("q_len",), (Item("ours", OURS),), {"head_dim": 512}, ("*-h100-*",))
+    with pytest.raises(MissingRun, match=r"causal-d512: no run .*head_dim.*data/runs/\*-h100-\*\.jsonl"):
+        entries("causal-d512", table, gather(table, []))
+
+
+def test_two_rows_for_one_cell_are_refused(tmp_path):
+    one = run(tmp_path, "a", point("blockskip", 50), point("flex", 50))
+    table = Table("x", ("q_len",), (Item("anybody", {}),))
+    with pytest.raises(ValueError, match="several rows claim the cell"):
+        entries("t", table, rated([one]))
+
+
+def test_a_page_is_filled_between_its_comments_alone(tmp_path):
+    one = run(tmp_path, "a", point("blockskip", 50))
+    page = tmp_path / "page.md"
+    text = "before\n<!-- table: t -->\nstale\n<!-- end -->\nafter <!-- end -->\n"
+    filled = fill(text, page, {"t": TIMES}, [one])
+    assert filled.startswith("before\n<!-- table: t -->\nA layer.")
+    assert filled.endswith("<!-- end -->\nafter <!-- end -->\n")
+    assert "stale" not in filled and "| ours | 0.0500 |" in filled
+    assert fill(filled, page, {"t": TIMES}, [one]) == filled
+    with pytest.raises(ValueError, match=r"page\.md: no table 't'; there are other"):
+        fill(text, page, {"other": TIMES}, [one])
+
+
+def test_a_notebook_shows_the_same_cells_and_where_they_are_from(tmp_path):
+    html = styled("t", TIMES, rated([run(tmp_path, "a", point("blockskip", 50))])).to_html()
+    assert "Recorded on a GPU" in html and "a.jsonl" in html and ">0.0500<" in html
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "text"),
+    [
+        (0.07, "ms", "0.0700"), (1.286, "ms", "1.29"), (99.94, "us", "99.9"), (4678.2, "us", "4,678"),
+        (0.955, "reads", "96 %"), (1.618, "faster", "1.62×"), (17.04, "faster", "17.0×"), (0.0152, "error", "1.5e-02"),
+    ],
+)  # fmt: skip
+def test_numbers(value, kind, text):
+    assert number(value, kind) == text
+
+
+def test_an_unknown_kind_of_value_is_refused(tmp_path):
+    table = Table("x", ("q_len",), (Item("ours", OURS, "hours"),))
+    with pytest.raises(ValueError, match="value: got 'hours'; allowed are ms, us"):
+        entries("t", table, rated([run(tmp_path, "a", point("blockskip", 50))]))
