@@ -14,8 +14,8 @@ from skiplab.machine import available_cores, default_device, describe, this_mach
 from skiplab.store import data_path
 from skiplab.sweep import triton_version
 
-PEERS = ("flashinfer", "gemlite")
-"""Optional packages that contenders come from."""
+PEERS = {"fa3-fwd": "fa3_fwd", "flash-attn-4": "flash_attn", "flashinfer": "flashinfer", "gemlite": "gemlite"}
+"""Optional packages that contenders come from, and the modules in them."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def _interpreter() -> Finding:
 
 
 def _peers() -> Finding:
-    there = [name for name in PEERS if importlib.util.find_spec(name) is not None]
+    there = [name for name, module in PEERS.items() if importlib.util.find_spec(module) is not None]
     absent = [name for name in PEERS if name not in there]
     if not absent:
         return Finding("peers", "ok", f"{', '.join(there)}: compared with where a GPU is")

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from blockskip.attention.plan import Plan
 
-from skiplab.contenders import Contender, Unsupported, contender, is_cuda, with_config
+from skiplab.contenders import Contender, Planned, Unsupported, contender, is_cuda, with_config
 from skiplab.machine import Machine, device_name, known_gpus, measured_machine, this_machine
 from skiplab.roofline import bound_of
 from skiplab.timing import MAX_SECONDS, THROTTLE_RETRIES, Cancelled, rotate, time_callable
@@ -208,6 +208,7 @@ def _measure(
     if after is not None and not after.passed:
         return _wrong(blank, replace(after, problem=f"on a fresh seed after timing: {after.problem}"))
     plan, work = _plan_and_work(entry, workload, inputs)
+    plan = {**plan, **(fn.plan if isinstance(fn, Planned) else {})}
     measurement = replace(
         blank, status="ok", method=timing.method, samples_ns=timing.samples_ns, other_samples=timing.others,
         work=work, clocks=timing.clocks, plan=plan,
@@ -253,7 +254,8 @@ def work_done(entry: Contender, workload: Workload, plan: Plan | None) -> WorkDo
     if skip is None or tile is None:
         return WorkDone(least.useful_flops, None, least.dense_flops, least.bytes, least.bytes)
     work = workload.work(skip, *tile)
-    moved = full_bytes(workload) + workload.q_len * workload.keys if entry.bool_mask else work.bytes
+    mask = entry.mask_bytes(workload)
+    moved = full_bytes(workload, entry.repeats_heads) + mask if mask else work.bytes
     return WorkDone(work.useful_flops, work.executed_flops, work.dense_flops, moved, least.bytes)
 
 
@@ -276,9 +278,10 @@ def _plan_facts(plan: Plan | None) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def full_bytes(workload: Workload) -> int:
-    """q, k, v and out once, all keys."""
-    elements = workload.q_len * workload.q_heads + workload.keys * workload.kv_heads
+def full_bytes(workload: Workload, repeats_heads: bool = False) -> int:
+    """q, k, v and out once, all keys; of each query head its own where they are repeated."""
+    key_heads = workload.q_heads if repeats_heads else workload.kv_heads
+    elements = workload.q_len * workload.q_heads + workload.keys * key_heads
     return 2 * workload.element_bytes * workload.batch * workload.head_dim * elements
 
 

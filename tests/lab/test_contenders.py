@@ -1,9 +1,21 @@
+from dataclasses import replace
+
 import blockskip as bs
 import pytest
 import torch
-from skiplab.contenders import Contender, Registry, attention, base, contender, contenders, kernel, with_config
+from skiplab.contenders import (
+    Contender,
+    Planned,
+    Registry,
+    attention,
+    base,
+    contender,
+    contenders,
+    kernel,
+    with_config,
+)
 from skiplab.verify import verify
-from skiplab.workload import Workload
+from skiplab.workload import DecodeWorkload, Workload
 
 
 @pytest.fixture
@@ -24,10 +36,11 @@ def test_names_are_those_of_the_lab():
         contender("sdp")
 
 
+@pytest.mark.parametrize("buffer", [None, 130])
 @pytest.mark.parametrize("name", [name for name in contenders() if name != "flex"])
-def test_each_is_right_or_says_why_not(name):
+def test_each_is_right_or_says_why_not(name, buffer):
     entry = contender(name)
-    workload = Workload(96, q_heads=4, kv_heads=2, head_dim=32)
+    workload = Workload(96, buffer, q_heads=4, kv_heads=2, head_dim=32, q_start=None if buffer is None else 0)
     reason = entry.supports(workload, "cpu")
     if reason is not None:
         assert len(reason) > 20
@@ -59,6 +72,77 @@ def test_flex_is_compiled_for_each_workload():
         Workload(200, mask=bs.causal(), q_heads=1, kv_heads=1, head_dim=64, dtype="float32"),
     ):
         assert verify(workload, contender("flex"), "cpu", 0).passed
+
+
+def _compiles_only_tiles_up_to(rows, calls):
+    """torch.compile for a GPU that larger tiles of FlexAttention do not fit on; what runs is not compiled."""
+    real = torch.compile
+
+    def compile(function, **named):
+        if function.__name__ != "flex_attention":  # it calls torch.compile itself when it is not compiled
+            return real(function, **named)
+
+        def run(*args, kernel_options=None, **options):
+            calls.append(kernel_options)
+            if (kernel_options or {"BLOCK_M": 128})["BLOCK_M"] > rows:
+                raise RuntimeError("No valid triton configs. OutOfMemoryError: out of resource: shared memory")
+            return function(*args, **options)
+
+        return run
+
+    return compile
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+@pytest.mark.parametrize("operation", ["attention", "decode"])
+def test_flex_tries_smaller_tiles_where_its_own_do_not_fit(monkeypatch, operation):
+    calls = []
+    monkeypatch.setattr(torch, "compile", _compiles_only_tiles_up_to(32, calls))
+    shape = {"q_heads": 4, "kv_heads": 2, "head_dim": 32}
+    workload = Workload(150, **shape) if operation == "attention" else DecodeWorkload(150, 70, buffer=200, **shape)
+    entry = contender("flex", operation)
+    call = entry.build(workload, workload.inputs("cpu", 0))
+    assert calls == list(attention.FLEX_OPTIONS)
+    assert isinstance(call, Planned)
+    assert call.plan == {"kernel_options": attention.FLEX_OPTIONS[-1]}
+    assert verify(workload, entry, "cpu", 0, fn=call).passed
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+def test_flex_as_torch_compiles_it_has_no_plan(monkeypatch):
+    monkeypatch.setattr(torch, "compile", _compiles_only_tiles_up_to(128, []))
+    workload = Workload(64, head_dim=16)
+    assert not isinstance(contender("flex").build(workload, workload.inputs("cpu", 0)), Planned)
+    monkeypatch.setattr(torch, "compile", _compiles_only_tiles_up_to(16, []))
+    with pytest.raises(RuntimeError, match="shared memory"):
+        contender("flex").build(workload, workload.inputs("cpu", 0))
+
+
+def test_another_error_of_flex_is_not_hidden(monkeypatch):
+    def compile(function, **named):
+        def run(*args, **options):
+            calls.append(options)
+            raise RuntimeError("Triton cannot be found")
+
+        return run
+
+    calls = []
+    monkeypatch.setattr(torch, "compile", compile)
+    workload = Workload(64, head_dim=16)
+    with pytest.raises(RuntimeError, match="cannot be found"):
+        contender("flex").build(workload, workload.inputs("cpu", 0))
+    assert len(calls) == 1
+
+
+def test_a_mask_to_be_added_means_the_same_and_repeated_heads_too():
+    workload = Workload(70, 100, bs.sliding_window(20), q_heads=6, kv_heads=2, head_dim=32, dtype="float32")
+    added = replace(contender("sdpa"), build=attention._sdpa(additive=True), prepare=attention.with_heads_repeated)
+    assert verify(workload, added, "cpu", 0).passed
+    entry = contender("sdpa-efficient-mask")
+    assert entry.prepare(workload, workload.inputs("cpu", 0))[1].shape == (1, 6, 100, 32)
+    assert entry.mask_bytes(workload) == 4 * 70 * 100
+    assert contender("sdpa").mask_bytes(workload) == 70 * 100
+    assert contender("blockskip").mask_bytes(workload) == 0
 
 
 def test_your_own_kernel(registry):

@@ -6,7 +6,7 @@ import blockskip as bs
 import pytest
 import torch
 from skiplab import contenders as contenders_module
-from skiplab.contenders import Registry, contender, contenders, kernel
+from skiplab.contenders import Planned, Registry, contender, contenders, kernel
 from skiplab.machine import Machine
 from skiplab.measure import Child, Measurement, Point, measure, work_done
 from skiplab.timing import Cancelled
@@ -64,6 +64,16 @@ def test_a_measurement_is_checked_and_timed():
 def test_rows_come_back():
     taken = measure(Point(SMALL, "sdpa"), budget_s=0.2)
     assert Measurement.from_row(taken.row()) == taken
+
+
+def test_what_a_build_chose_is_in_the_row():
+    @kernel(name="chooses")
+    def build(workload, inputs):
+        return Planned(contender("sdpa").build(workload, inputs), {"kernel_options": {"BLOCK_M": 64}})
+
+    taken = measure(Point(SMALL, "chooses"), budget_s=0.1)
+    assert taken.status == "ok", taken.error_text
+    assert taken.row()["plan"] == {"kernel_options": {"BLOCK_M": 64}}
 
 
 def test_a_wrong_result_is_a_row_without_a_time():
@@ -158,6 +168,18 @@ def kernels(tmp_path, monkeypatch):
     path.write_text(KERNELS)
     monkeypatch.syspath_prepend(tmp_path)
     runpy.run_path(str(path), run_name=path.stem)
+
+
+def test_work_in_a_buffer_counts_its_mask_and_the_repeated_heads():
+    workload = Workload(64, 128, bs.sliding_window(32), q_heads=4, kv_heads=2, head_dim=32, q_start=0)
+    q_and_out, all_keys, pairs = 2 * 2 * 64 * 4 * 32, 2 * 2 * 128 * 4 * 32, 64 * 128
+    added = work_done(contender("sdpa-efficient-mask"), workload, None)
+    assert added.bytes == q_and_out + all_keys + 2 * pairs
+    assert added.executed_flops == added.dense_flops == 4 * 4 * 32 * pairs
+    dense = work_done(contender("sdpa"), workload, None)
+    assert dense.bytes == q_and_out + all_keys // 2 + pairs
+    for name in ("flash-window", "fa3", "fa4", "flashinfer", "efficient-window"):
+        assert work_done(contender(name), workload, None).executed_flops is None  # its tiles are its own affair
 
 
 def test_a_child_measures_and_what_kills_it_is_a_row(kernels):

@@ -6,17 +6,27 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import blockskip as bs
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
-from skiplab.contenders.base import REGISTRY, Build, Call, Contender, Unsupported, contender, is_cuda
+from skiplab.contenders.base import REGISTRY, Build, Call, Contender, Planned, Unsupported, contender, is_cuda
 from skiplab.workload import Workload
 
+if TYPE_CHECKING:
+    from torch.nn.attention.flex_attention import BlockMask, FlexKernelOptions
+
 FLEX_BLOCK = 128  # FlexAttention's default block, queries and keys
+FLEX_OPTIONS: tuple[FlexKernelOptions | None, ...] = (
+    None,
+    {"BLOCK_M": 64, "BLOCK_N": 32, "num_warps": 8, "num_stages": 2},
+    {"BLOCK_M": 64, "BLOCK_N": 32, "num_warps": 8, "num_stages": 1},
+    {"BLOCK_M": 32, "BLOCK_N": 32, "num_warps": 4, "num_stages": 1},
+)
+"""torch's own choice, then smaller tiles for GPUs that those do not fit on (documented in `FlexKernelOptions`)."""
 
 
 def _blockskip(skip: str = "auto", impl: str = "auto", config: tuple[int, ...] | None = None) -> Build:
@@ -67,41 +77,76 @@ def backend_of(backend: SDPBackend | None) -> Iterator[None]:
         raise
 
 
-def _sdpa(backend: SDPBackend | None = None, causal_flag: bool = False) -> Build:
-    """torch's SDPA; with `causal_flag` a plain causal mask is passed as `is_causal`, not as a tensor."""
+def _sdpa(backend: SDPBackend | None = None, causal_flag: bool = False, additive: bool = False) -> Build:
+    """torch's SDPA with a mask tensor: bool, or `additive` in the workload's dtype, which torch would make of it in
+    each call. With `causal_flag` plain causal is passed as `is_causal` instead, on the keys up to the last query."""
 
     def build(workload: Workload, inputs: Sequence[torch.Tensor]) -> Call:
-        by_flag = causal_flag and workload.is_causal
-        options: dict[str, Any] = {"is_causal": True} if by_flag else {
-            "attn_mask": dense_mask(workload, inputs[0].device)
-        }  # fmt: skip
-        if workload.group > 1:
-            options["enable_gqa"] = True
+        q, k, _ = inputs
+        options: dict[str, Any] = {"enable_gqa": True} if k.shape[1] < workload.q_heads else {}
+        keys = slice(None)
+        if causal_flag and workload.is_causal:
+            options["is_causal"], keys = True, slice(0, workload.q_len)
+        else:
+            mask = dense_mask(workload, q.device)
+            options["attn_mask"] = (
+                torch.zeros_like(mask, dtype=q.dtype).masked_fill_(~mask, -torch.inf) if additive else mask
+            )
 
         def call(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
             with backend_of(backend):
-                return scaled_dot_product_attention(q, k, v, **options)
+                return scaled_dot_product_attention(q, k[:, :, keys], v[:, :, keys], **options)
 
         return call
 
     return build
 
 
-def _flex(workload: Workload, inputs: Sequence[torch.Tensor]) -> Call:
-    """FlexAttention, compiled for this shape and mask; its BlockMask comes from our tile map (its own takes L x L)."""
+def with_heads_repeated(workload: Any, inputs: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+    """q, k, v with a key/value head for each query head: what a kernel that knows no groups is given."""
+    q, k, v = inputs
+    return q, k.repeat_interleave(workload.group, 1), v.repeat_interleave(workload.group, 1)
+
+
+def compiled_flex(block_mask: BlockMask, gqa: bool, inputs: Sequence[torch.Tensor], keys: slice = slice(None)) -> Call:
+    """FlexAttention, compiled for these inputs, on those keys; Planned where its own tiles do not fit the GPU.
+
+    At large head sizes torch's default tiles may want more shared memory than there is. Then the documented
+    `kernel_options` are tried, largest first; any other error is the row's.
+    """
     from torch.nn.attention.flex_attention import flex_attention
 
-    # Past eight shapes torch.compile stops compiling a function; each point starts afresh.
-    torch.compiler.reset()
+    def attempt(options: FlexKernelOptions | None) -> Call:
+        torch.compiler.reset()  # past eight shapes torch.compile stops compiling a function; each point starts afresh
+        compiled = torch.compile(flex_attention, dynamic=False, fullgraph=True)
+
+        def call(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+            return compiled(
+                q, k[:, :, keys], v[:, :, keys], block_mask=block_mask, enable_gqa=gqa, kernel_options=options
+            )
+
+        call(*inputs)
+        return call if options is None else Planned(call, {"kernel_options": options})
+
+    for options in FLEX_OPTIONS[:-1]:
+        try:
+            return attempt(options)
+        except Exception as error:  # torch wraps what Triton raised, differently from release to release
+            if not _is_too_large(error):
+                raise
+    return attempt(FLEX_OPTIONS[-1])
+
+
+def _is_too_large(error: Exception) -> bool:
+    """Whether it says that a kernel's tiles need more of a multiprocessor than there is."""
+    text = str(error).lower()
+    return any(words in text for words in ("out of resource", "no valid triton configs", "no choices to select"))
+
+
+def _flex(workload: Workload, inputs: Sequence[torch.Tensor]) -> Call:
+    """Its BlockMask comes from our tile map (its own takes L x L)."""
     block_mask = workload.tilemap(FLEX_BLOCK, FLEX_BLOCK).to_block_mask(device=inputs[0].device)
-    compiled = torch.compile(flex_attention, dynamic=False, fullgraph=True)
-    gqa = workload.group > 1
-
-    def call(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        return compiled(q, k, v, block_mask=block_mask, enable_gqa=gqa)
-
-    call(*inputs)
-    return call
+    return compiled_flex(block_mask, workload.group > 1, inputs)
 
 
 def needs_cuda(workload: Any, device: str) -> str | None:
@@ -160,8 +205,11 @@ for _entry in (
               _sdpa(SDPBackend.MATH), skip="none", tile=(128, 64), bool_mask=True),
     Contender("sdpa-flash", "SDPA flash", "torch's FlashAttention-2; takes no mask tensor, so plain causal alone",
               _sdpa(SDPBackend.FLASH_ATTENTION, True), _needs_causal_backend),
-    Contender("sdpa-efficient", "SDPA efficient", "torch's memory-efficient kernel, is_causal or a mask tensor",
-              _sdpa(SDPBackend.EFFICIENT_ATTENTION, True), needs_cuda_backend),
+    Contender("sdpa-efficient", "SDPA efficient", "torch's memory-efficient kernel, is_causal or a mask to be added",
+              _sdpa(SDPBackend.EFFICIENT_ATTENTION, True, True), needs_cuda_backend, prepare=with_heads_repeated),
+    Contender("sdpa-efficient-mask", "SDPA efficient + mask", "torch's memory-efficient kernel, always with the mask",
+              _sdpa(SDPBackend.EFFICIENT_ATTENTION, False, True), needs_cuda_backend, skip="none", tile=(128, 64),
+              additive_mask=True, repeats_heads=True, prepare=with_heads_repeated),
     Contender("sdpa-cudnn", "SDPA cuDNN", "cuDNN's attention through torch, is_causal or a mask tensor",
               _sdpa(SDPBackend.CUDNN_ATTENTION, True), needs_cuda_backend),
     Contender("flex", "FlexAttention", "torch's FlexAttention, compiled, with a BlockMask of 128 x 128 blocks",

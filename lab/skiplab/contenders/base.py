@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,15 +21,29 @@ class Unsupported(Exception):
 
 
 @dataclass(frozen=True)
+class Planned:
+    """A call together with what its build chose, which the measurement's row keeps as its plan."""
+
+    call: Call
+    plan: Mapping[str, Any]
+
+    def __call__(self, *arguments: Any) -> torch.Tensor:
+        return self.call(*arguments)
+
+
+@dataclass(frozen=True)
 class Contender:
     """One way to do an operation.
 
     prepare(workload, inputs) -> the callable's own arguments, such as a packed weight; timing rotates over copies.
-    build(workload, arguments) -> f(*arguments) -> out; allocates, tunes and compiles. Both are untimed.
+    build(workload, arguments) -> f(*arguments) -> out; allocates, tunes and compiles. Both are untimed. A `Planned` f
+    says what was chosen.
     supports(workload, device) -> None, or the reason why not, in words.
     skip: the work mode that it executes (none, mask, bounds, map, auto), None where its own tiles are not known.
     tile: (block_m, block_n) of the plan it walks, None for our kernels, which are asked (`bs.explain`).
     bool_mask: whether it reads the mask as a tensor of one byte a (query, key) pair.
+    additive_mask: whether it reads the mask as a tensor of the workload's dtype: 0 for a kept pair, -inf for another.
+    repeats_heads: whether its `prepare` repeats keys and values for each query head, since it knows no groups.
     operands: of a linear layer: (workload, inputs) -> x and weight as this contender takes them, in float64.
     weight_rounding: how far, relatively, its weight may be from that one: what it rounds inside.
     moved: bytes of the weight in its own format, where that is not the packed one.
@@ -44,6 +58,8 @@ class Contender:
     skip: str | None = None
     tile: tuple[int, int] | None = None
     bool_mask: bool = False
+    additive_mask: bool = False
+    repeats_heads: bool = False
     config: tuple[int, ...] | None = None
     prepare: Callable[[Any, Sequence[torch.Tensor]], Sequence[Any]] = lambda workload, inputs: inputs
     operands: Callable[[Any, Sequence[torch.Tensor]], tuple[torch.Tensor, torch.Tensor]] | None = None
@@ -53,6 +69,11 @@ class Contender:
     def of(self, operation: str) -> Contender:
         """The same for that operation."""
         return replace(self, operation=operation)
+
+    def mask_bytes(self, workload: Any) -> int:
+        """Bytes of the mask tensor that one call reads; 0 for those that read none."""
+        pairs = workload.q_len * workload.keys
+        return pairs * (self.bool_mask + self.additive_mask * workload.element_bytes)
 
     @property
     def module(self) -> str:

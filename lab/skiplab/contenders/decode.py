@@ -15,12 +15,20 @@ import torch
 from torch.nn.attention import SDPBackend
 from torch.nn.functional import scaled_dot_product_attention
 
-from skiplab.contenders.attention import FLEX_BLOCK, backend_of, needs_compiler, needs_cuda, needs_cuda_backend
+from skiplab.contenders.attention import (
+    FLEX_BLOCK,
+    backend_of,
+    compiled_flex,
+    needs_compiler,
+    needs_cuda,
+    needs_cuda_backend,
+)
 from skiplab.contenders.base import REGISTRY, Build, Call, Contender
 from skiplab.workload import DecodeWorkload
 
 Inputs = Sequence[torch.Tensor]
 REFERENCE_SCORES = 2**28
+FLASHINFER_HEAD_DIMS = (64, 128, 256, 512)
 
 
 def _decode(**options: Any) -> Build:
@@ -59,33 +67,31 @@ def _sdpa(backend: SDPBackend | None = None) -> Build:
 
 
 def _flex(workload: DecodeWorkload, inputs: Inputs) -> Call:
-    """FlexAttention, compiled for these lengths, on the keys up to kv_len; its BlockMask comes from our tile map."""
-    from torch.nn.attention.flex_attention import flex_attention
-
-    torch.compiler.reset()  # past eight shapes torch.compile stops compiling a function; each point starts afresh
+    """On the keys up to kv_len; its BlockMask comes from our tile map."""
     tilemap = bs.TileMap.build(workload.mask, workload.q_len, workload.kv_len, FLEX_BLOCK, FLEX_BLOCK)
     block_mask = tilemap.to_block_mask(device=inputs[0].device)
-    compiled = torch.compile(flex_attention, dynamic=False, fullgraph=True)
-    keys, gqa = slice(0, workload.kv_len), workload.group > 1
-
-    def call(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        return compiled(q, k[:, :, keys], v[:, :, keys], block_mask=block_mask, enable_gqa=gqa)
-
-    call(*inputs)
-    return call
+    return compiled_flex(block_mask, workload.group > 1, inputs, slice(0, workload.kv_len))
 
 
-def _flashinfer(workload: DecodeWorkload, inputs: Inputs) -> Call:
-    """FlashInfer's kernel for one request: q [heads, D], keys and values [heads, keys, D]."""
-    import flashinfer  # type: ignore[import-not-found]
+def _rows_of_heads(workload: DecodeWorkload, inputs: Inputs) -> tuple[torch.Tensor, ...]:
+    """q [heads, D] and the cache [slots, heads, D] of one request: FlashInfer wants whole, contiguous slices of it."""
+    q, k, v = inputs
+    return q[0, :, 0], k[0].transpose(0, 1).contiguous(), v[0].transpose(0, 1).contiguous()
 
-    live = _live(workload)
 
-    def call(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        out = flashinfer.single_decode_with_kv_cache(q[0, :, 0], k[0, :, live], v[0, :, live], kv_layout="HND")
-        return out[None, :, None]
+def _flashinfer(tensor_cores: bool) -> Build:
+    def build(workload: DecodeWorkload, inputs: Inputs) -> Call:
+        import flashinfer  # type: ignore[import-not-found]
 
-    return call
+        live = _live(workload)
+
+        def call(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+            out = flashinfer.single_decode_with_kv_cache(q, k[live], v[live], use_tensor_cores=tensor_cores)
+            return out[None, :, None]
+
+        return call
+
+    return build
 
 
 def _needs_flashinfer(workload: DecodeWorkload, device: str) -> str | None:
@@ -93,8 +99,8 @@ def _needs_flashinfer(workload: DecodeWorkload, device: str) -> str | None:
         return "FlashInfer is not installed: pip install flashinfer-python (CUDA)"
     if workload.batch > 1 or workload.q_len > 1:
         return "it is called for one request and one query here"
-    if workload.dtype == "float32":
-        return "FlashInfer has no float32"
+    if workload.dtype == "float32" or workload.head_dim not in FLASHINFER_HEAD_DIMS:
+        return "FlashInfer takes bfloat16 and float16, with a head size of 64, 128, 256 or 512"
     return needs_cuda(workload, device)
 
 
@@ -121,7 +127,9 @@ for _entry in (
     Contender("flex", "FlexAttention", "torch's FlexAttention, compiled, with a BlockMask of 128 x 128 blocks",
               _flex, needs_compiler),
     Contender("flashinfer", "FlashInfer", "FlashInfer's single_decode_with_kv_cache on a slice of the live keys",
-              _flashinfer, _needs_flashinfer),
+              _flashinfer(False), _needs_flashinfer, prepare=_rows_of_heads),
+    Contender("flashinfer-tensor", "FlashInfer, tensor cores", "the same with use_tensor_cores, meant for large groups",
+              _flashinfer(True), _needs_flashinfer, prepare=_rows_of_heads),
     Contender("reference", "reference", "our dense reference: obviously right, not fast",
               _decode(impl="reference"), _needs_memory),
 ):  # fmt: skip

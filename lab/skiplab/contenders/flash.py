@@ -1,0 +1,221 @@
+"""Peers that know sliding windows, or causal alone: FlashAttention 2, 3 and 4, FlashInfer, torch's efficient kernel.
+
+All place the last query at the last key. They are given the keys up to the last query, a view, and take them
+[batch, length, heads, D], which is a view as well: nobody pays for a layout.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import blockskip as bs
+import torch
+
+from skiplab.contenders.attention import needs_cuda, needs_cuda_backend, with_heads_repeated
+from skiplab.contenders.base import REGISTRY, Call, Contender
+from skiplab.contenders.decode import FLASHINFER_HEAD_DIMS
+from skiplab.workload import DecodeWorkload, Workload
+
+Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+FA3_PACKAGES = {"flash_attn_interface": "flash_attn_config", "fa3_fwd_interface": "fa3_fwd_config"}
+"""FlashAttention-3's module, as upstream and as the wheel fa3-fwd name it, and what it was built with."""
+BOTTOM_RIGHT = 2  # torch's efficient kernel: causal, the last query at the last key
+
+
+def window_of(workload: Workload) -> int | None:
+    """The window, where it is shorter than the keys up to the last query; None for plain causal."""
+    window = workload.window
+    return None if window is None or window >= last_key(workload) else window
+
+
+def last_key(workload: Workload) -> int:
+    """Keys up to the last query."""
+    return workload.first_position + workload.q_len
+
+
+def by_length(workload: Workload, attend: Attend) -> Call:
+    """A call on q, k, v [batch, heads, length, D] of what takes and gives [batch, length, heads, D]."""
+    keys = slice(0, last_key(workload))
+
+    def call(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        return attend(q.transpose(1, 2), k[:, :, keys].transpose(1, 2), v[:, :, keys].transpose(1, 2)).transpose(1, 2)
+
+    return call
+
+
+def _flash2(workload: Workload, inputs: Sequence[torch.Tensor]) -> Call:
+    forward, window, scale = torch.ops.aten._flash_attention_forward, window_of(workload), workload.head_dim**-0.5
+    sides = {} if window is None else {"window_size_left": window - 1, "window_size_right": 0}
+    lengths = workload.q_len, last_key(workload)
+
+    def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        return forward(q, k, v, None, None, *lengths, 0.0, window is None, False, scale=scale, **sides)[0]
+
+    return by_length(workload, attend)
+
+
+def _efficient(workload: Workload, inputs: Sequence[torch.Tensor]) -> Call:
+    forward, scale = torch.ops.aten._efficient_attention_forward, workload.head_dim**-0.5
+    none, window = (None,) * 5, window_of(workload)
+
+    def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        return forward(q, k, v, *none, 0.0, BOTTOM_RIGHT, False, scale=scale, window_size=window)[0]
+
+    return by_length(workload, attend)
+
+
+def _sides(window: int | None, unlimited: Any) -> tuple[Any, Any]:
+    """FlashAttention's window_size: keys to the left and to the right of a query's own."""
+    return (unlimited, unlimited) if window is None else (window - 1, 0)
+
+
+def _flash3(workload: Workload, inputs: Sequence[torch.Tensor]) -> Call:
+    function, window = _fa3().flash_attn_func, window_of(workload)
+    options = {"causal": window is None, "window_size": _sides(window, -1)}
+    return by_length(workload, lambda q, k, v: _first(function(q, k, v, **options)))
+
+
+def _flash4(workload: Workload, inputs: Sequence[torch.Tensor]) -> Call:
+    from flash_attn.cute import flash_attn_func  # type: ignore[import-not-found]
+
+    window = window_of(workload)
+    options = {"causal": window is None, "window_size": _sides(window, None)}
+    return by_length(workload, lambda q, k, v: _first(flash_attn_func(q, k, v, **options)))
+
+
+def _flash3_decode(workload: DecodeWorkload, inputs: Sequence[torch.Tensor]) -> Call:
+    """On a slice of the live keys; it chooses the number of splits itself."""
+    function = _fa3().flash_attn_with_kvcache
+    live = slice(workload.kv_len - workload.live_keys, workload.kv_len)
+
+    def call(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        q, k, v = q.transpose(1, 2), k[:, :, live].transpose(1, 2), v[:, :, live].transpose(1, 2)
+        return _first(function(q, k, v, causal=True)).transpose(1, 2)
+
+    return call
+
+
+def _flashinfer(workload: Workload, inputs: Sequence[torch.Tensor]) -> Call:
+    """One request: q [length, heads, D]. Its layout HND takes a head count for a length on sm_90 (0.7.2): not used."""
+    import flashinfer  # type: ignore[import-not-found]
+
+    window = window_of(workload)
+    options = {"causal": True, "kv_layout": "NHD", "window_left": -1 if window is None else window - 1}
+
+    def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        return flashinfer.single_prefill_with_kv_cache(q[0], k[0], v[0], **options)[None]
+
+    return by_length(workload, attend)
+
+
+def _first(result: Any) -> torch.Tensor:
+    """The output of what may return it alone or with the sums' logarithms."""
+    return result[0] if isinstance(result, tuple) else result
+
+
+def _fa3() -> Any:
+    return importlib.import_module(next(name for name in FA3_PACKAGES if importlib.util.find_spec(name)))
+
+
+def _fa3_lacks() -> set[str] | None:
+    """What the installed build leaves out, as `LOCAL` and `FP16`; None where there is no FlashAttention-3."""
+    name = next((name for name in FA3_PACKAGES if importlib.util.find_spec(name)), None)
+    if name is None:
+        return None
+    flags = importlib.import_module(FA3_PACKAGES[name]).CONFIG["build_flags"]
+    return {flag.removeprefix("FLASHATTENTION_DISABLE_") for flag, left_out in flags.items() if left_out}
+
+
+def not_bottom_right(workload: Workload, device: str) -> str | None:
+    """Why the mask is none of those that these kernels know."""
+    if workload.mask != bs.causal() and workload.window is None:
+        return "it knows causal masks and windows; this mask is another"
+    if last_key(workload) > workload.keys:
+        return "it places the last query at the last key; here queries stand behind it"
+    return None
+
+
+def _not_for_flash(workload: Any) -> str | None:
+    """FlashAttention's common limits."""
+    if workload.dtype == "float32":
+        return "FlashAttention has no float32"
+    if workload.head_dim > 256 or workload.head_dim % 8:
+        return "FlashAttention takes head sizes up to 256, multiples of 8"
+    return None
+
+
+def _needs_flash2(workload: Workload, device: str) -> str | None:
+    return not_bottom_right(workload, device) or _not_for_flash(workload) or needs_cuda_backend(workload, device)
+
+
+def _needs_efficient(workload: Workload, device: str) -> str | None:
+    return not_bottom_right(workload, device) or needs_cuda_backend(workload, device)
+
+
+def _needs_hopper(workload: Any, device: str) -> str | None:
+    if needs_cuda(workload, device) or not torch.cuda.is_available():
+        return needs_cuda(workload, device)
+    major = torch.cuda.get_device_capability(device)[0]
+    return None if major == 9 else f"FlashAttention-3 runs on compute capability 9.x alone; this is {major}.x"
+
+
+def _needs_fa3(workload: Any, device: str) -> str | None:
+    lacks = _fa3_lacks()
+    if lacks is None:
+        return "FlashAttention-3 is not installed: pip install fa3-fwd (CUDA, compute capability 9.x)"
+    if workload.dtype == "float16" and "FP16" in lacks:
+        return "the installed FlashAttention-3 was built without float16"
+    return _not_for_flash(workload) or _needs_hopper(workload, device)
+
+
+def _needs_flash3(workload: Workload, device: str) -> str | None:
+    reason = not_bottom_right(workload, device) or _needs_fa3(workload, device)
+    if reason is None and window_of(workload) is not None and "LOCAL" in (_fa3_lacks() or ()):
+        return "the installed FlashAttention-3 was built without windows (FLASHATTENTION_DISABLE_LOCAL)"
+    return reason
+
+
+def _needs_flash3_decode(workload: DecodeWorkload, device: str) -> str | None:
+    if workload.q_len > 1 and workload.window is not None:
+        return "several queries see different keys of a window, and it is given one slice of keys"
+    return _needs_fa3(workload, device)
+
+
+def _needs_flash4(workload: Workload, device: str) -> str | None:
+    found = importlib.util.find_spec("flash_attn")
+    if found is None or importlib.util.find_spec("flash_attn.cute") is None:
+        return "FlashAttention-4 is not installed: pip install flash-attn-4 (CUDA)"
+    return not_bottom_right(workload, device) or _not_for_flash(workload) or needs_cuda(workload, device)
+
+
+def _needs_flashinfer(workload: Workload, device: str) -> str | None:
+    if importlib.util.find_spec("flashinfer") is None:
+        return "FlashInfer is not installed: pip install flashinfer-python (CUDA, with nvcc and ninja)"
+    if workload.batch > 1 or workload.dtype == "float32" or workload.head_dim not in FLASHINFER_HEAD_DIMS:
+        return "it takes one request here, in bfloat16 or float16, with a head size of 64, 128, 256 or 512"
+    if workload.first_position < 0:
+        return "FlashInfer takes no more queries than keys"
+    return not_bottom_right(workload, device) or needs_cuda(workload, device)
+
+
+for _entry in (
+    Contender("flash-window", "FA2 window", "torch's FlashAttention-2 (aten._flash_attention_forward) with its window",
+              _flash2, _needs_flash2),
+    Contender("efficient-window", "efficient window", "torch's memory-efficient kernel with its own window",
+              _efficient, _needs_efficient, prepare=with_heads_repeated),
+    Contender("fa3", "FlashAttention-3", "FlashAttention-3 where it is installed, with its window if built with one",
+              _flash3, _needs_flash3),
+    Contender("fa4", "FlashAttention-4", "FlashAttention-4 (CuTe DSL) where it is installed, with its window",
+              _flash4, _needs_flash4),
+    Contender("flashinfer", "FlashInfer", "FlashInfer's single_prefill_with_kv_cache, its own choice of kernel",
+              _flashinfer, _needs_flashinfer),
+):  # fmt: skip
+    REGISTRY.add(_entry)
+REGISTRY.add(
+    Contender("fa3", "FlashAttention-3", "FlashAttention-3's flash_attn_with_kvcache on a slice of the live keys",
+              _flash3_decode, _needs_flash3_decode, operation="decode")
+)  # fmt: skip
+del _entry
