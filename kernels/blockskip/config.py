@@ -180,8 +180,9 @@ def head_dim_class(head_dim: int) -> int:
 class Entry:
     """A shape's tuned configuration.
 
-    window: how many keys a query saw, None unless mask is `window`. median_us, table_us: microseconds a call of this
-    configuration and of the table's (None where that one does not run), at the largest workload of the class.
+    window: how many keys a query saw, None unless mask is `window`. It won over `workloads` workloads of its class;
+    median_us, table_us: microseconds a call of it and of the table's (None where that one does not run), `at` the
+    slowest of them.
     """
 
     head_dim: int
@@ -190,6 +191,8 @@ class Entry:
     window: int | None
     length: str
     config: TileConfig
+    workloads: int
+    at: str
     median_us: float
     table_us: float | None
 
@@ -205,13 +208,13 @@ class Entry:
 
 @dataclass(frozen=True)
 class Tuned:
-    """A file of `configs/`: what was tuned on one device, with which versions, and the run that it came from."""
+    """A file of `configs/`: what was tuned on one device, with which versions, and the runs that it came from."""
 
     device: str
     capability: tuple[int, int]
     torch: str
     triton: str
-    run: str
+    runs: str
     entries: tuple[Entry, ...]
 
     def find(self, head_dim: int, element_bytes: int, kind: str, window: int | None, length: str) -> TileConfig | None:
@@ -245,8 +248,8 @@ def read_tuned(path: Path) -> Tuned:
         if not isinstance(content, dict) or content.get("schema") != SCHEMA:
             found = content.get("schema") if isinstance(content, dict) else type(content).__name__
             raise ValueError(f"schema is {found!r}; this version of blockskip reads {SCHEMA}")
-        texts = {name: str(content[name]) for name in ("device", "torch", "triton", "run")}
-        major, minor = content["capability"]
+        texts = {name: str(content[name]) for name in ("device", "torch", "triton", "runs")}
+        major, minor = map(int, content["capability"].split("."))
         return Tuned(capability=(major, minor), entries=tuple(map(_entry, content["entries"])), **texts)
     except KeyError as error:
         raise ValueError(f"configs/{path.name}: {error.args[0]} is missing") from error

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from skiplab import cli_options as options
-from skiplab import cli_sweep
+from skiplab import cli_sweep, cli_tune
 from skiplab.cli_run import need, show, swept, unused, write_report
 from skiplab.grid import sweep_of
 from skiplab.machine import default_device
@@ -50,7 +50,7 @@ def lab(
     raise typer.Exit(subprocess.call(command))
 
 
-for _command in (cli_sweep.sweep, cli_sweep.decode, cli_sweep.linear):
+for _command in (cli_sweep.sweep, cli_sweep.decode, cli_sweep.linear, cli_tune.tune):
     app.command()(_command)
 
 
@@ -95,6 +95,8 @@ def rerun(
     from skiplab.compare import differences, ratios
 
     old = read_run(run)
+    if old.header["command"].startswith("skiplab tune"):
+        raise ValueError(f"{run.name}: is a tuning run; its own command repeats it: {old.header['command']}")
     try:
         wanted = sweep_of(old.operation, old.header["parameters"])
     except (KeyError, TypeError) as error:

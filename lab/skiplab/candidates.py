@@ -1,0 +1,102 @@
+"""Which tiles may be good on a GPU, without one: by arithmetic, then by what they compile to, many at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import torch
+from blockskip.attention.decode_plan import power_of_two, shared_kib
+
+from skiplab.workload import Workload
+
+NUMBERS = range(32, 201)
+"""Float32 accumulators and scores a thread may hold: fewer leave it idle, more leave no registers for the rest."""
+COMPILE_S = 120.0
+"""Seconds that compiling one kernel may take."""
+
+Config = tuple[int, ...]
+"""(block_m, block_n, num_warps, num_stages)."""
+
+
+def candidates(
+    capability: tuple[int, int], head_dim: int, dtype: torch.dtype, length: str, only: Iterable[Config] | None = None
+) -> list[Config]:
+    """Configurations that may be good on such a GPU, by arithmetic: registers, shared memory, product instructions.
+
+    length: the class of the calls; only `short` ones, for which there are programs to be won, take tiles below what a
+    warp group's product needs (64 rows on sm_90). only: of these alone, whatever the arithmetic says.
+    """
+    if only is not None:
+        return list(only)
+    block_d, element_bytes = max(16, power_of_two(head_dim)), dtype.itemsize
+    warp_groups = (9, 0) <= capability < (12, 0) and element_bytes == 2
+    sizes = product((16, 32, 64, 128, 256), (16, 32, 64), (4, 8, 16), (1, 2, 3, 4))
+
+    def good(block_m: int, block_n: int, num_warps: int, num_stages: int) -> bool:
+        numbers = block_m * (block_d + block_n) / (32 * num_warps)
+        # q once, keys and values a stage; products outside warp groups take one stage from registers
+        buffers = max(1, num_stages if warp_groups else num_stages - 1)
+        shared = (block_m + 2 * buffers * block_n) * block_d * element_bytes
+        wide = block_n > 16 or element_bytes == 4  # a product of 16 columns is half a tensor core's
+        tall = block_m >= 64 or length == "short" or not warp_groups
+        return NUMBERS.start <= numbers < NUMBERS.stop and shared <= shared_kib(capability) << 10 and wide and tall
+
+    return [size for size in sizes if good(*size)]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A kernel to compile for a GPU that need not be there."""
+
+    capability: tuple[int, int]
+    workload: Workload
+    config: Config
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What became of a job: registers and spilled bytes a thread, bytes of shared memory; `problem` '' where it was."""
+
+    registers: int = 0
+    spill_bytes: int = 0
+    shared_bytes: int = 0
+    problem: str = ""
+
+    def refusal(self, capability: tuple[int, int], spills: int) -> str:
+        """Why it is not worth a time; '' where it is."""
+        if self.shared_bytes > shared_kib(capability) << 10:
+            return "too much shared memory"
+        return self.problem or ("spills" if self.spill_bytes > spills else "")
+
+
+def compile_job(job: Job) -> Compiled:
+    """Compile it, which leaves it in Triton's cache on disk: on the GPU it then loads at once."""
+    from skiplab.anatomy import attention_anatomy
+
+    w = job.workload
+    try:
+        one = attention_anatomy(
+            job.capability, head_dim=w.head_dim, dtype=w.torch_dtype, mask=w.mask, q_heads=w.q_heads,
+            kv_heads=w.kv_heads, length=w.q_len, config=job.config,
+        )  # fmt: skip
+    except Exception as error:  # a compiler may raise anything; the candidate is left out, and why is said
+        return Compiled(problem=f"does not compile ({type(error).__name__})")
+    return Compiled(one.registers, one.spill_bytes, one.shared_bytes)
+
+
+def compile_all(jobs: Sequence[Job], workers: int, progress: bool = True) -> dict[Job, Compiled]:
+    """Compile all jobs in that many processes; a compiler that crashes or takes minutes costs one candidate."""
+    from multiprocessing import get_context
+
+    from pebble import ProcessPool
+    from tqdm.auto import tqdm
+
+    with ProcessPool(max_workers=workers, context=get_context("spawn")) as pool:
+        futures = {job: pool.schedule(compile_job, args=(job,), timeout=COMPILE_S) for job in jobs}
+        found = {}
+        for job, future in tqdm(futures.items(), unit="kernel", desc="compiled", disable=not progress):
+            error = future.exception()
+            found[job] = future.result() if error is None else Compiled(problem=f"died ({type(error).__name__})")
+    return found
