@@ -39,7 +39,8 @@ def candidates(
         # q once, keys and values a stage; products outside warp groups take one stage from registers
         buffers = max(1, num_stages if warp_groups else num_stages - 1)
         shared = (block_m + 2 * buffers * block_n) * block_d * element_bytes
-        wide = block_n > 16 or element_bytes == 4  # a product of 16 columns is half a tensor core's
+        # products of 16 columns leave tensor cores half idle; beside 512 columns of the other product that counts less
+        wide = block_n > 16 or element_bytes == 4 or block_d >= 512
         tall = block_m >= 64 or length == "short" or not warp_groups
         return NUMBERS.start <= numbers < NUMBERS.stop and shared <= shared_kib(capability) << 10 and wide and tall
 

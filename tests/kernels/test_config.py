@@ -1,0 +1,211 @@
+"""Where a kernel's tiles come from: the table, and what was tuned on a device."""
+
+import json
+
+import blockskip as bs
+import pytest
+import torch
+from blockskip import config
+from blockskip.attention.plan import plan_kernel
+from blockskip.config import Entry, Gpu, Origin, TileConfig, Tuned, choose_config, length_class, mask_kind, read_tuned
+
+H100 = Gpu("NVIDIA H100 80GB HBM3", (9, 0), 132)
+LONG = 10_000 * 132
+ENTRY = {
+    "head_dim": 256, "element_bytes": 2, "mask": "window", "window": 1024, "length": "long", "config": [128, 32, 8, 2],
+    "workloads": 2, "at": "attention sliding_window(1024) q4096", "median_us": 40.5, "table_us": 43.0,
+}  # fmt: skip
+FILE = {
+    "schema": 1, "device": H100.name, "capability": "9.0", "torch": "2.11.0", "triton": "3.6.0", "runs": "a.jsonl",
+    "entries": [ENTRY],
+}  # fmt: skip
+
+
+def entry(**changed):
+    return Entry(**{**ENTRY, "config": TileConfig(*ENTRY["config"]), **changed})
+
+
+def tuned(*entries, device=H100.name, capability=(9, 0)):
+    return Tuned(device, capability, "2.11.0", "3.6.0", "a.jsonl", entries)
+
+
+@pytest.fixture
+def files(monkeypatch, tmp_path):
+    """Puts these in place of `configs/`, and forgets what was chosen before and after."""
+
+    def put(*devices):
+        monkeypatch.setattr(config, "tuned_devices", lambda: devices)
+        config._chosen.cache_clear()
+
+    put()
+    yield put
+    config._chosen.cache_clear()
+
+
+def chosen(mask=None, head_dim=256, dtype=torch.bfloat16, rows=LONG, gpu=H100):
+    return choose_config(gpu, head_dim, dtype, mask or bs.sliding_window(1024), rows)
+
+
+def test_a_file_is_read_as_it_was_written(tmp_path):
+    path = tmp_path / "h100.json"
+    path.write_text(json.dumps(FILE))
+    assert read_tuned(path) == tuned(entry())
+    assert config.tuned_devices(tmp_path) == (tuned(entry()),)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"schema": 2}, "schema is 2; this version of blockskip reads 1"),
+        ({"schema": None}, "schema is None"),
+        ({"entries": [{**ENTRY, "mask": "wide"}]}, "mask is 'wide'; allowed are causal, window, other"),
+        ({"entries": [{**ENTRY, "length": "tall"}]}, "length is 'tall'; allowed are short, medium, long"),
+        ({"entries": [{**ENTRY, "head_dim": 1024}]}, "head_dim is 1024; allowed are 8 to 512"),
+        ({"entries": [{**ENTRY, "window": None}]}, "window is None with the mask window"),
+        ({"entries": [{**ENTRY, "mask": "causal"}]}, "window is 1024 with the mask causal"),
+        ({"entries": [{**ENTRY, "config": [128, 48, 8, 2]}]}, "block_n is 48"),
+        ({"entries": [{**ENTRY, "speed": 1}]}, "speed"),
+        ({"capability": "nine"}, "nine"),
+    ],
+)
+def test_a_file_that_cannot_be_trusted_names_itself(tmp_path, change, message):
+    path = tmp_path / "h100.json"
+    path.write_text(json.dumps({**FILE, **change}))
+    with pytest.raises(ValueError, match=r"configs/h100\.json: ") as error:
+        read_tuned(path)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(("text", "message"), [("{", "h100.json"), ("[]", "schema is 'list'"), ("", "h100.json")])
+def test_a_broken_file_names_itself(tmp_path, text, message):
+    path = tmp_path / "h100.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_tuned(path)
+    path.write_text(json.dumps({name: value for name, value in FILE.items() if name != "runs"}))
+    with pytest.raises(ValueError, match=r"configs/h100\.json: runs is missing"):
+        read_tuned(path)
+
+
+def test_what_is_shipped_can_be_read():
+    for one in config.tuned_devices():
+        assert one.entries
+        assert all(run.endswith(".jsonl") for run in one.runs.split(", "))
+
+
+def test_this_device_comes_before_its_family_and_the_family_before_the_table(files):
+    ours, theirs, table = entry(), entry(config=TileConfig(64, 64, 4, 2)), TileConfig(128, 64, 8, 2)
+    h200 = tuned(theirs, device="NVIDIA H200")
+    assert chosen() == (table, Origin("table"))
+    files(h200)
+    assert chosen() == (theirs.config, Origin("elsewhere", "NVIDIA H200"))
+    files(h200, tuned(ours))
+    assert chosen() == (ours.config, Origin("tuned", H100.name))
+    assert chosen(bs.causal()) == (table, Origin("table"))
+    files(tuned(ours), tuned(entry(), device="NVIDIA H200", capability=(10, 0)))
+    assert chosen(gpu=H100._replace(capability=(8, 0)))[1] == Origin("table")
+    with pytest.raises(ValueError, match=r"compute capability 8\.0 or higher"):
+        chosen(gpu=H100._replace(capability=(7, 5)))
+
+
+def test_a_file_of_this_device_that_lacks_a_shape_leaves_it_to_the_family(files):
+    causal = entry(mask="causal", window=None)
+    files(tuned(entry()), tuned(causal, device="NVIDIA H200"))
+    assert chosen()[1].how == "tuned"
+    assert chosen(bs.causal()) == (causal.config, Origin("elsewhere", "NVIDIA H200"))
+
+
+@pytest.mark.parametrize(
+    ("changed", "found"),
+    [
+        ({}, True),
+        ({"head_dim": 192}, True),  # 129 to 256 share their tiles' width
+        ({"head_dim": 128}, False),
+        ({"head_dim": 257}, False),
+        ({"dtype": torch.float16}, True),
+        ({"dtype": torch.float32}, False),
+        ({"rows": 512 * 132}, False),
+        ({"mask": bs.band(1000, 23)}, True),
+        ({"mask": bs.band(None, None)}, False),
+        ({"mask": bs.sliding_window(1024) | bs.sink(4)}, False),
+    ],
+)
+def test_what_an_entry_is_for(files, changed, found):
+    files(tuned(entry()))
+    assert (chosen(**changed)[1].how == "tuned") is found
+
+
+def test_of_several_windows_the_nearest_by_ratio(files):
+    sizes = {16: 128, 32: 1024, 64: 4096}
+    files(tuned(*(entry(window=window, config=TileConfig(128, n, 8, 2)) for n, window in sizes.items())))
+    assert [chosen(bs.sliding_window(w))[0].block_n for w in (1, 128, 360, 370, 1024, 2000, 2100, 10**6)] == [
+        16, 16, 16, 32, 32, 32, 64, 64,
+    ]  # fmt: skip
+
+
+def test_of_several_head_sizes_the_least_that_is_not_below(files):
+    sizes = {16: 144, 32: 192, 64: 256}
+    files(tuned(*(entry(head_dim=d, config=TileConfig(128, n, 8, 2)) for n, d in sizes.items())))
+    assert [chosen(head_dim=d)[0].block_n for d in (130, 144, 145, 192, 193, 256)] == [16, 16, 32, 32, 64, 64]
+
+
+def test_length_classes_are_rows_a_multiprocessor():
+    assert [length_class(rows, 100) for rows in (1, 6400, 6401, 51200, 51201)] == [
+        "short", "short", "medium", "medium", "long",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("mask", "kind"),
+    [
+        (bs.causal(), ("causal", None)),
+        (bs.band(None, None), ("causal", None)),
+        (bs.band(5, None), ("causal", None)),
+        (bs.sliding_window(128), ("window", 128)),
+        (bs.band(10, 20), ("window", 31)),
+        (bs.band(-5, -5), ("window", 1)),
+        (bs.sliding_window(8) & bs.band(-20, 30), ("window", 1)),
+        (bs.prefix_lm(3), ("other", None)),
+    ],
+)
+def test_masks_are_told_apart_as_the_kernel_does(mask, kind):
+    assert mask_kind(mask) == kind
+
+
+def test_explain_says_where_the_tiles_are_from(device):
+    q = torch.zeros(1, 2, 64, 64, device=device)
+    asked = bs.explain(q, q, q, impl="triton", config=(64, 32, 4, 2))
+    assert asked.origin == Origin("asked")
+    assert "; asked for" in str(asked)
+    assert bs.explain(q, q, q, impl="triton").origin is not None
+    assert bs.explain(q, q, q, impl="tiled").origin is None
+
+
+@pytest.mark.parametrize(
+    ("origin", "words"),
+    [
+        (Origin("table"), "from the table, not tuned"),
+        (Origin("tuned", H100.name), "tuned on NVIDIA H100 80GB HBM3"),
+        (Origin("elsewhere", "NVIDIA H200"), "tuned on NVIDIA H200, not on this GPU"),
+    ],
+)
+def test_origins_in_words(origin, words):
+    from blockskip.attention import api
+
+    q = torch.zeros(1, 2, 64, 64)
+    call = api.check(q, q, q, bs.causal(), None, None, None, "auto", "triton", None, False, False)
+    text = str(plan_kernel(call, TileConfig(64, 32, 4, 2), origin=origin))
+    assert text.splitlines()[3].endswith(f"; {words}")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_what_is_tuned_here_agrees_bit_for_bit_in_all_modes():
+    name = torch.cuda.get_device_name()
+    entries = [entry for one in config.tuned_devices() if one.device == name for entry in one.entries]
+    for d, element_bytes, kind, tiles in {(e.head_dim, e.element_bytes, e.mask, e.config) for e in entries}:
+        dtype = torch.float32 if element_bytes == 4 else torch.bfloat16
+        q, k, v = (torch.randn(1, 4, 500, d, device="cuda", dtype=dtype) for _ in range(3))
+        mask = {"causal": bs.causal(), "window": bs.sliding_window(150)}.get(kind, bs.sliding_window(150) | bs.sink(4))
+        skips = ("none", "mask", "map", *(("bounds",) if kind != "other" else ()))
+        first, *others = (bs.attention(q, k, v, mask, skip=skip, config=tiles) for skip in skips)
+        assert all(torch.equal(first, other) for other in others), (d, element_bytes, kind, tiles)
