@@ -1,0 +1,178 @@
+"""Tuning, up to the clock: what is compiled, what is timed and in which order, what the run file holds."""
+
+import importlib
+import shlex
+
+import blockskip as bs
+import pytest
+from blockskip.config import Gpu
+from skiplab import tune as tune_function_or_module  # noqa: F401 - the package's import of it must work
+from skiplab.candidates import Compiled
+from skiplab.machine import Machine
+from skiplab.measure import Measurement
+from skiplab.report import report_html
+from skiplab.store import frame, read_run
+from skiplab.timing import Cancelled
+from skiplab.winners import entries
+
+module = importlib.import_module("skiplab.tune")
+GPU = Gpu("NVIDIA H100 80GB HBM3", (9, 0), 132)
+TABLE, A, B, C, D = (128, 64, 8, 2), (128, 32, 8, 2), (64, 64, 8, 2), (64, 64, 4, 2), (64, 32, 8, 2)
+ROOF = Machine(GPU.name, "cuda", bandwidth_gbps=3000, tflops=800, source="measured")
+"""Relative times: D is slow everywhere."""
+TIMES = {TABLE: 1.0, A: 0.9, B: 1.1, C: 0.92, D: 2.0}
+
+
+@pytest.fixture(autouse=True)
+def a_gpu_that_is_not_here(monkeypatch):
+    device = {"name": GPU.name, "kind": "cuda", "compute_capability": "9.0", "sms": GPU.sms}
+    monkeypatch.setattr(
+        importlib.import_module("skiplab.sweep"), "describe", lambda device_: {**device, "asked": device_}
+    )
+    monkeypatch.setattr(module, "this_machine", lambda device, dtype: ROOF)
+
+
+def tuning(**changed):
+    return module.Tuning(**{"heads": ("32/16x256",), "q_len": (4096, 8192), "mask": ("causal()",), **changed})
+
+
+class Clock:
+    """Stands for the child that measures: notes what it is asked for and answers from `TIMES`."""
+
+    def __init__(self, wrong=(), stop_after=None):
+        self.asked, self.wrong, self.stop_after = [], wrong, stop_after
+
+    def __call__(self, point, seed, budget_s, *, machine, retries, cancelled):
+        if len(self.asked) == self.stop_after:
+            raise Cancelled
+        assert retries == 0
+        self.asked.append((point.workload.q_len, point.workload.mask, point.config, budget_s))
+        blank = Measurement(point, "ok", label="block-skip", device_name=GPU.name, plan={"skip": "bounds"})
+        if point.config in self.wrong:
+            return Measurement(point, "wrong", "error 3 is above the tolerance", device_name=GPU.name)
+        ns = int(1000 * TIMES[point.config] * point.workload.q_len)
+        return Measurement(point, "ok", samples_ns=(ns,) * 10, device_name=GPU.name, method="graph", plan=blank.plan)
+
+
+def kept(wanted, configs=(TABLE, A, B, C, D)):
+    return {w: dict.fromkeys(configs, Compiled(200, 8, 1 << 16)) for w in wanted.workloads()}
+
+
+def measured(wanted, path, clock, **named):
+    return module.measure_all(wanted, path, GPU, kept(wanted), clock, progress=False, **named)
+
+
+def test_without_a_gpu_it_says_what_is_missing():
+    with pytest.raises(ValueError, match=r"torch sees no cuda:7 here.*--from-run"):
+        module.tune(tuning(device="cuda:7"), "run.jsonl")
+    with pytest.raises(ValueError, match="tuning times kernels on a GPU"):
+        module.tune(tuning(device="cpu"), "run.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"heads": ("32x256",)}, "heads: got '32x256'"),
+        ({"heads": ("32/5x256",)}, "kv_heads: got 5"),
+        ({"dtype": "int3"}, "dtype: got 'int3'"),
+        ({"mask": ("wide",)}, "cannot read 'wide'"),
+        ({"config": ((128, 48, 8, 2),)}, "block_n is 48"),
+        ({"budget_s": 0.0}, "budget_s: got 0"),
+        ({"q_len": ()}, "at least one of each"),
+    ],
+)
+def test_wrong_parameters_are_named(changed, message):
+    with pytest.raises(ValueError, match=message):
+        tuning(**changed)
+
+
+def test_the_command_repeats_it():
+    wanted = tuning(mask=("sliding_window(64) | (sink(4) & causal())", "causal()"), config=(TABLE, A))
+    words = shlex.split(wanted.command())
+    assert words[:2] == ["skiplab", "tune"]
+    pairs = list(zip(words[2::2], words[3::2], strict=True))
+    assert ("--mask", "sliding_window(64) | (sink(4) & causal())") in pairs
+    assert [value for name, value in pairs if name == "--config"] == ["128x64x8x2", "128x32x8x2"]
+    assert ("--budget", "0.03") in pairs and ("--heads", "32/16x256") in pairs
+    assert tuning().key != wanted.key and tuning().key == tuning().key
+
+
+def test_prompts_of_several_lengths_share_their_kernels_and_what_is_bad_is_left_out(monkeypatch):
+    jobs, said = [], []
+
+    def compile_all(wanted, workers, progress):
+        jobs.extend(wanted)
+        bad = {A: Compiled(problem="does not compile (X)"), B: Compiled(255, 200, 1), TABLE: Compiled(255, 200, 1)}
+        return {job: bad.get(job.config, Compiled(200, 0, 1 << 16)) for job in wanted}
+
+    monkeypatch.setattr(module, "compile_all", compile_all)
+    wanted = tuning(mask=("causal()", "sliding_window(1024)"), config=(A, B, C, TABLE))
+    found = module.prune(wanted, GPU, 3, 64, said.append)
+    assert len(jobs) == 2 * 4  # two masks, not four workloads
+    assert [list(configs) for configs in found.values()] == [
+        [TABLE, C]
+    ] * 4  # the table's own is timed whatever it spills
+    assert said == ["4 workloads, 8 kernels compiled; left out: 2 does not compile (X), 4 spills"]
+
+
+def test_short_calls_try_smaller_tiles(monkeypatch):
+    monkeypatch.setattr(module, "compile_all", lambda wanted, workers, progress: dict.fromkeys(wanted, Compiled(99)))
+    short, long = module.prune(tuning(q_len=(256, 4096)), GPU, 3, 64, lambda text: None).values()
+    assert next(iter(short)) == (64, 32, 4, 2) and next(iter(long)) == TABLE
+    assert min(config[0] for config in short) < 64 == min(config[0] for config in long)
+
+
+def test_every_candidate_is_timed_first_and_only_the_fast_ones_after(tmp_path):
+    clock = Clock()
+    run = measured(tuning(), tmp_path / "run.jsonl", clock)
+    scan = [(q_len, config) for q_len, _, config, budget in clock.asked if budget == 0.03]
+    finals = [(q_len, config) for q_len, _, config, budget in clock.asked if budget == 0.12]
+    assert scan == [(4096, config) for config in (TABLE, A, B, C, D)] + [(8192, config) for config in (TABLE, A, B, C)]
+    assert finals == [(q_len, config) for q_len in (4096, 8192) for config in (TABLE, A, C)]
+    (found,) = entries([run])
+    assert tuple(found.config) == A
+    assert found.workloads == 2
+    assert found.table_us == pytest.approx(8192)
+
+
+def test_wrong_results_are_rows_and_never_winners(tmp_path):
+    clock = Clock(wrong={A})
+    run = measured(tuning(), tmp_path / "run.jsonl", clock)
+    assert [row["status"] for row in run.rows if row["config"] == list(A)] == ["wrong"]
+    assert tuple(entries([run])[0].config) == C
+
+
+def test_an_interrupted_tuning_goes_on_where_it_stopped(tmp_path):
+    path, first, second, third = tmp_path / "run.jsonl", Clock(stop_after=4), Clock(), Clock()
+    assert len(measured(tuning(), path, first).rows) == 4
+    measured(tuning(), path, second)
+    assert second.asked[0][2] == D
+    measured(tuning(), path, third)
+    assert {budget for *_, budget in third.asked} == {0.12}  # the finals alone
+
+
+def test_the_run_is_an_ordinary_one(tmp_path):
+    wanted = tuning(mask=("causal()", "sliding_window(1024)"))
+    run = measured(wanted, tmp_path / "run.jsonl", Clock(wrong={B}))
+    read = read_run(tmp_path / "run.jsonl")
+    assert read.header["command"] == wanted.command()
+    assert read.header["parameters"]["heads"] == ["32/16x256"]
+    assert read.rows == tuple(run.rows)
+    row = read.rows[0]
+    assert row["config"] == list(TABLE)
+    assert row["plan"] == {"skip": "bounds", "registers": 200, "spill_bytes": 8, "shared_bytes": 1 << 16}
+    assert Measurement.from_row({**row, "contender": "blockskip"}).point.key == row["point"]
+    table = frame(read)
+    assert "blockskip 128x64x8x2" in set(table["contender"])
+    assert set(table["window"].dropna()) == {1024}
+    html = report_html(read)
+    assert "128x32x8x2" in html and "error 3 is above the tolerance" in html
+
+
+def test_numbers_are_drawn_on_the_device_and_the_same_for_the_same_seed():
+    (workload,) = tuning(heads=("2/1x16",), q_len=(8,)).workloads()
+    first, again, other = (workload.inputs("cpu", seed) for seed in (1, 1, 2))
+    assert all(a.equal(b) for a, b in zip(first, again, strict=True))
+    assert not first[0].equal(other[0])
+    assert first[0].shape == (1, 2, 8, 16) and str(first[0].dtype) == "torch.bfloat16"
+    assert workload.mask == bs.causal()

@@ -1,0 +1,159 @@
+"""From rows to winners: a run made by hand, no GPU."""
+
+import json
+from pathlib import Path
+
+import blockskip as bs
+import pytest
+from blockskip.config import TileConfig, read_tuned
+from skiplab.store import Run
+from skiplab.winners import Class, class_of, entries, gpu_of, rankings, summary, table_config, write_configs
+from skiplab.workload import Workload
+
+DEVICE = {"name": "NVIDIA H100 80GB HBM3", "kind": "cuda", "compute_capability": "9.0", "sms": 132}
+TABLE, FAST, SLOW = (128, 64, 8, 2), (128, 32, 8, 2), (64, 64, 8, 2)  # the table's own for D 256
+LONG = Class(256, 2, "window", 1024, "long")
+
+
+def row(config, us, q_len=4096, mask=None, status="ok", flags=(), **shape):
+    shape = {"head_dim": 256, "q_heads": 32, "kv_heads": 16, **shape}
+    workload = Workload(q_len, mask=mask or bs.sliding_window(1024), **shape)
+    point = f"blockskip {config} | {workload.key()} | cuda"
+    samples = [int(1e3 * us)] * 3 if status == "ok" else []
+    return {
+        "point": point, "axes": workload.axes(), "config": list(config), "status": status, "flags": list(flags),
+        "samples_ns": samples, "contender": "blockskip", "device": DEVICE["name"],
+    }  # fmt: skip
+
+
+def run(*rows, name="tune.jsonl", **header):
+    header = {"run_id": name, "device": DEVICE, "torch": "2.11.0", "triton": "3.6.0", **header}
+    return Run(header, rows, path=Path(name))
+
+
+def winner(*rows):
+    (found,) = entries([run(*rows)])
+    return tuple(found.config)
+
+
+def test_the_smallest_median_wins():
+    (found,) = entries([run(row(TABLE, 43), row(FAST, 40.5), row(SLOW, 60))])
+    assert tuple(found.config) == FAST
+    assert (found.median_us, found.table_us, found.workloads) == (40.5, 43.0, 1)
+    assert found.at == "attention sliding_window(1024) q4096 kv4096 b1 h32/16 d256 bfloat16"
+    assert (found.head_dim, found.element_bytes, found.mask, found.window, found.length) == (
+        256, 2, "window", 1024, "long",
+    )  # fmt: skip
+
+
+def test_over_several_lengths_the_mean_of_ratios_decides_not_the_longest_time():
+    one = [row(TABLE, 10, 4096), row(FAST, 8, 4096), row(SLOW, 9.9, 4096)]
+    other = [row(TABLE, 100, 8192), row(FAST, 101, 8192), row(SLOW, 98, 8192)]
+    scores = rankings([run(*one, *other)])[LONG].scores
+    assert list(scores) == [FAST, SLOW, TABLE]
+    assert scores[FAST] == pytest.approx((101 / 98) ** 0.5)
+    (found,) = entries([run(*one, *other)])
+    assert (found.workloads, found.median_us, found.table_us) == (2, 101.0, 100.0)
+
+
+def test_ties_go_to_the_table():
+    assert winner(row(TABLE, 40.4), row(FAST, 40.0)) == TABLE
+    assert winner(row(TABLE, 40.5), row(FAST, 40.0)) == FAST
+
+
+@pytest.mark.parametrize("status", ["wrong", "crashed", "timeout", "out-of-memory"])
+def test_what_fails_once_never_wins_with_that_kernel(status):
+    rows = [row(TABLE, 43), row(FAST, 40), row(FAST, 0, q_len=1024, mask=bs.sliding_window(128), status=status)]
+    assert winner(*rows) == TABLE
+    causal = [row(TABLE, 43, mask=bs.causal()), row(FAST, 40, mask=bs.causal())]
+    by_mask = {one.mask: tuple(one.config) for one in entries([run(*rows, *causal)])}
+    assert by_mask == {"window": TABLE, "causal": FAST}
+
+
+@pytest.mark.parametrize("flag", ["impossible", "unchecked"])
+def test_what_cannot_be_trusted_never_wins(flag):
+    assert winner(row(TABLE, 43), row(FAST, 1, flags=(flag,))) == TABLE
+    assert winner(row(TABLE, 43), row(FAST, 40, flags=("throttled",))) == FAST
+
+
+def test_a_winner_was_timed_on_every_workload():
+    rows = [row(TABLE, 43), row(FAST, 40), row(SLOW, 60), row(TABLE, 86, 8192), row(SLOW, 80, 8192)]
+    assert list(rankings([run(*rows)])[LONG].scores) == [TABLE, SLOW]
+    assert (
+        FAST
+        in rankings([run(*rows)])[LONG].times["attention sliding_window(1024) q4096 kv4096 b1 h32/16 d256 bfloat16"]
+    )
+    assert entries([run(row(FAST, 40), row(SLOW, 80, 8192))]) == ()
+
+
+def test_once_some_were_timed_again_only_they_can_win():
+    scan = [row(TABLE, 43), row(FAST, 40), row(SLOW, 40.2)]
+    again = [row(TABLE, 44), row(FAST, 41)]  # the GPU has grown warm: SLOW's first time would beat both
+    assert list(rankings([run(*scan, *again)])[LONG].scores) == [FAST, TABLE]
+    assert entries([run(*scan, *again)])[0].median_us == 41.0
+    assert tuple(entries([run(*scan), run(*again)])[0].config) == FAST
+
+
+def test_classes_keep_window_mask_length_and_dtype_apart():
+    rows = [
+        row(FAST, 40), row(SLOW, 30, mask=bs.sliding_window(128)), row(TABLE, 70, mask=bs.causal()),
+        row(SLOW, 5, q_len=256), row(FAST, 9, q_len=1024), row((32, 16, 8, 1), 400, dtype="float32"),
+        row(FAST, 50, mask=bs.sliding_window(1024) | (bs.sink(4) & bs.causal())),
+    ]  # fmt: skip
+    found = {(one.element_bytes, one.mask, one.window, one.length): tuple(one.config) for one in entries([run(*rows)])}
+    assert found == {
+        (2, "window", 1024, "long"): FAST, (2, "window", 128, "long"): SLOW, (2, "causal", None, "long"): TABLE,
+        (2, "window", 1024, "short"): SLOW, (2, "window", 1024, "medium"): FAST,
+        (4, "window", 1024, "long"): (32, 16, 8, 1), (2, "other", None, "long"): FAST,
+    }  # fmt: skip
+
+
+def test_rows_of_others_and_of_the_kernels_own_choice_do_not_count():
+    own = {**row(FAST, 1), "config": None}
+    peer = {**row(SLOW, 1), "point": "sdpa | attention", "config": None}
+    none = {**row(SLOW, 1), "point": "blockskip-none (64, 64, 8, 2) | attention"}
+    assert winner(row(TABLE, 43), row(FAST, 40), own, peer, none) == FAST
+
+
+def test_the_table_of_a_class_is_what_calls_would_take():
+    gpu = gpu_of(run())
+    assert table_config(LONG, gpu) == TABLE
+    assert table_config(Class(256, 2, "window", 1024, "short"), gpu) == (64, 32, 4, 2)
+    assert table_config(Class(256, 4, "causal", 0, "long"), gpu) == (32, 16, 8, 1)
+    assert (
+        class_of(Workload(4096, mask=bs.sliding_window(1024), q_heads=32, kv_heads=16, head_dim=256).axes(), 132)
+        == LONG
+    )
+
+
+def test_configs_are_written_as_the_kernels_read_them(tmp_path):
+    runs = [run(row(TABLE, 43), row(FAST, 40.5)), run(row(TABLE, 9, mask=bs.causal()), name="more.jsonl")]
+    path = write_configs(runs, tmp_path / "configs")
+    assert path.name == "h100-80gb-hbm3.json"
+    read = read_tuned(path)
+    assert (read.device, read.capability, read.torch, read.triton) == (DEVICE["name"], (9, 0), "2.11.0", "3.6.0")
+    assert read.runs == "tune.jsonl, more.jsonl"
+    assert read.entries == entries(runs)
+    assert read.find(256, 2, "window", 1024, "long") == TileConfig(*FAST)
+    assert len(path.read_text().splitlines()) == len(json.loads(path.read_text())) + len(read.entries) + 3
+    assert "128x32x8x2" in summary(runs) and "40.50" in summary(runs)
+
+
+@pytest.mark.parametrize(
+    ("second", "message"),
+    [
+        ({"torch": "2.13.0"}, "torch is 2.13.0, and 2.11.0 in tune.jsonl"),
+        ({"device": {**DEVICE, "name": "NVIDIA H200"}}, "device is NVIDIA H200"),
+    ],
+)
+def test_runs_that_do_not_belong_together_are_refused(tmp_path, second, message):
+    with pytest.raises(ValueError, match=message):
+        write_configs([run(row(FAST, 40)), run(row(FAST, 40), name="b", **second)], tmp_path)
+
+
+def test_a_run_without_winners_or_gpu_writes_nothing(tmp_path):
+    with pytest.raises(ValueError, match="is it a tuning run"):
+        write_configs([run()], tmp_path)
+    with pytest.raises(ValueError, match="was made on a CPU"):
+        write_configs([run(row(FAST, 40), device={"name": "a CPU", "kind": "cpu"})], tmp_path)
+    assert not list(tmp_path.iterdir())
