@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from skiplab import cli_options as options
-from skiplab import cli_sweep, cli_tune
+from skiplab import cli_roofs, cli_sweep, cli_tune
 from skiplab.cli_run import need, show, swept, unused, write_report
 from skiplab.grid import sweep_of
 from skiplab.machine import default_device
@@ -50,7 +50,7 @@ def lab(
     raise typer.Exit(subprocess.call(command))
 
 
-for _command in (cli_sweep.sweep, cli_sweep.decode, cli_sweep.linear, cli_tune.tune):
+for _command in (cli_sweep.sweep, cli_sweep.decode, cli_sweep.linear, cli_tune.tune, cli_roofs.roofs):
     app.command()(_command)
 
 

@@ -203,42 +203,72 @@ def this_machine(device: str | None = None, dtype: str = "bfloat16") -> Machine:
     return measured_machine(device, dtype)
 
 
+@dataclass(frozen=True)
+class Probe:
+    """A plain operation that one of a device's roofs is the rate of: `amount` bytes, or FLOPs, in `call(*args)`."""
+
+    call: Callable[..., torch.Tensor]
+    args: tuple[torch.Tensor, ...]
+    amount: int
+
+
+def copy_probe(device: str) -> Probe:
+    """A copy far larger than the caches; its bytes are counted as read and as written."""
+    source = _large(device)
+    return Probe(lambda source, target: target.copy_(source), (source, torch.empty_like(source)), 2 * source.nbytes)
+
+
+def read_probe(device: str) -> Probe:
+    """A sum far larger than the caches: decoding and quantised linear layers read alone, as it does."""
+    source = _large(device)
+    return Probe(torch.sum, (source,), source.nbytes)
+
+
+def product_probe(device: str, dtype: str) -> Probe:
+    """A square product of normal numbers."""
+    size = 8192 if torch.device(device).type == "cuda" else 768
+    a, b = (torch.randn(size, size, device=device).to(getattr(torch, dtype)) for _ in range(2))
+    return Probe(torch.mm, (a, b), 2 * size**3)
+
+
+def _large(device: str) -> torch.Tensor:
+    elements = (1 << 27) if torch.device(device).type == "cuda" else (1 << 24)
+    return torch.zeros(elements, dtype=torch.int64, device=device)
+
+
+def product_dtypes(device: str, dtype: str) -> tuple[str, ...]:
+    """The dtypes whose products count as a roof of `dtype`.
+
+    On a CPU float32 does too: a kernel may compute a bf16 problem in float32, which many CPUs do faster.
+    """
+    return (dtype,) if torch.device(device).type == "cuda" else tuple(sorted({dtype, "float32"}))
+
+
 def measured_machine(device: str | None = None, dtype: str = "bfloat16") -> Machine:
     """This device with its roofs, measured now (about 3 s): the better of a large copy and a large read, and a product.
 
-    On a CPU the product's roof is the better one of `dtype` and float32: a kernel may compute a bf16 problem in
-    float32, which many CPUs do faster.
+    `skiplab roofs` measures the same with samples, and keeps them in a file.
     """
     device = device or default_device()
+    products = [_rate(product_probe(device, name), device) for name in product_dtypes(device, dtype)]
+    bandwidth = max(_rate(probe(device), device) for probe in (copy_probe, read_probe))
+    return machine_here(device, bandwidth / 1e9, max(products) / 1e12, dtype)
+
+
+def machine_here(device: str, bandwidth_gbps: float, tflops: float, dtype: str) -> Machine:
+    """This device with roofs that were measured on it."""
     kind = torch.device(device).type
-    types = {dtype} if kind == "cuda" else {dtype, "float32"}
     capability = torch.cuda.get_device_capability(device) if kind == "cuda" else None
     return Machine(
-        name=device_name(device), kind=kind, bandwidth_gbps=_bandwidth_gbps(device),
-        tflops=max(_product_tflops(device, getattr(torch, name)) for name in sorted(types)), dtype=dtype,
+        name=device_name(device), kind=kind, bandwidth_gbps=bandwidth_gbps, tflops=tflops, dtype=dtype,
         compute_capability=capability and f"{capability[0]}.{capability[1]}",
         sms=torch.cuda.get_device_properties(device).multi_processor_count if kind == "cuda" else None,
         l2_mb=last_cache_bytes(device) / 2**20, source="measured",
     )  # fmt: skip
 
 
-def _bandwidth_gbps(device: str) -> float:
-    """Bytes moved by a copy or a sum far larger than the caches, in 1e9 bytes/s: the better of the two.
-
-    Decoding and quantised linear layers read alone; an H100 copies at 2,430 GB/s and reads at 3,070.
-    """
-    elements = (1 << 27) if torch.device(device).type == "cuda" else (1 << 24)
-    source = torch.zeros(elements, dtype=torch.int64, device=device)
-    target = torch.empty_like(source)
-    copied = 2 * source.nbytes / _best_seconds(lambda: target.copy_(source), device)
-    return max(copied, source.nbytes / _best_seconds(lambda: source.sum(), device)) / 1e9
-
-
-def _product_tflops(device: str, dtype: torch.dtype) -> float:
-    """The rate of a square product, in 1e12 FLOP/s."""
-    size = 8192 if torch.device(device).type == "cuda" else 768
-    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    return 2 * size**3 / _best_seconds(lambda: torch.mm(a, b), device) / 1e12
+def _rate(probe: Probe, device: str) -> float:
+    return probe.amount / _best_seconds(lambda: probe.call(*probe.args), device)
 
 
 def _best_seconds(fn: Callable[[], object], device: str, budget_s: float = 0.4) -> float:

@@ -2,14 +2,19 @@ import json
 
 import pytest
 import torch
+from skiplab import machine as machine_module
 from skiplab.machine import (
     CpuUse,
+    copy_probe,
     cpu_use,
     describe,
     device_name,
     known_gpus,
     last_cache_bytes,
+    measured_machine,
     others_share,
+    product_probe,
+    read_probe,
     this_machine,
 )
 
@@ -35,6 +40,15 @@ def test_measured_roofs_are_kept():
     assert 1e-3 < machine.tflops < 500
     assert this_machine("cpu", "float32") is machine
     json.dumps(machine.roof())
+
+
+def test_the_roof_is_the_better_of_a_copy_and_a_read(monkeypatch):
+    seconds = iter([4.0, 2.0, 0.5, 0.25])  # products, in bfloat16 and in float32, then copy and read
+    monkeypatch.setattr(machine_module, "_best_seconds", lambda call, device: next(seconds))
+    machine = measured_machine("cpu")
+    assert machine.tflops == pytest.approx(product_probe("cpu", "float32").amount / 2.0 / 1e12)
+    copied, read = copy_probe("cpu").amount / 0.5, read_probe("cpu").amount / 0.25
+    assert machine.bandwidth_gbps == pytest.approx(max(copied, read) / 1e9)
 
 
 def test_name_says_how_many_threads():

@@ -1,0 +1,45 @@
+"""The command `skiplab roofs`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from skiplab import cli_options as options
+from skiplab.cli_run import need, shown
+from skiplab.machine import default_device
+from skiplab.roofs import Roofs, measure_roofs, roofs_path, write_roofs
+
+
+def roofs(
+    device: options.Device = None,
+    budget: Annotated[float, typer.Option(help="Seconds that each is timed at most, in each way.")] = 1.0,
+    out: Annotated[Path | None, typer.Option(help="The file. Default: data/machines/<device>.json.")] = None,
+) -> None:
+    """Measure what this device can do at best: copy, read, product, and reads of few megabytes; write it to a file."""
+    device = device or default_device()
+    need(device)
+    if budget <= 0:
+        raise ValueError(f"--budget: got {budget}; allowed is more than 0 seconds")
+    found = measure_roofs(device, budget_s=budget, say=lambda what: typer.echo(f"measuring {what}", err=True))
+    path = out or roofs_path(found.name)
+    write_roofs(found, path)
+    typer.echo(table(found))
+    typer.echo(f"roofs: {shown(path)}")
+
+
+def table(found: Roofs) -> str:
+    """The rates in words, a line each, with where they are from."""
+    lines = [f"measured on {found.name}, {found.date}"]
+    for rate in (found.copy, found.read):
+        if rate is not None:
+            lines.append(f"  {rate.what}: {rate.best / 1e9:.0f} GB/s at best, median {rate.median / 1e9:.0f}")
+    for rate in found.products.values():
+        lines.append(f"  {rate.what}: {rate.best / 1e12:.4g} TFLOP/s at best, median {rate.median / 1e12:.4g}")
+    for rate in found.reads:
+        lines.append(f"  {rate.what}: {rate.median_us:.2f} us, {rate.median / 1e9:.0f} GB/s")
+    every = [rate for rate in (found.copy, found.read, *found.products.values(), *found.reads) if rate]
+    flags = sorted({flag for rate in every for flag in rate.flags})
+    return "\n".join([*lines, f"  flags seen: {', '.join(flags) or 'none'}"])

@@ -1,0 +1,43 @@
+import subprocess
+import sys
+
+import pytest
+import torch
+from skiplab.reading import READINGS, Reading, sum_kernel
+
+INTERPRETED = """
+import torch
+from skiplab.reading import READINGS, Reading
+for reading in (*READINGS, Reading(256, 3, 4)):
+    share = reading.block * reading.blocks
+    data = torch.randint(-1000, 1000, (5 * share,), dtype=torch.int32)  # the interpreter does not wrap
+    assert torch.equal(reading(data), data.view(5, share).sum(1, dtype=torch.int32))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Triton is for Linux")
+def test_sums_are_right_in_the_interpreter(monkeypatch):
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    subprocess.run([sys.executable, "-c", INTERPRETED], check=True, timeout=60)
+
+
+def test_what_does_not_divide_is_refused():
+    with pytest.raises(ValueError, match="data: got 5000 numbers"):
+        Reading(4096, 1, 4)(torch.zeros(5000, dtype=torch.int32))
+
+
+@pytest.mark.parametrize("reading", READINGS, ids=str)
+def test_every_load_is_of_16_bytes(reading):
+    """Compiled for sm_90, which need not be there: what makes it a floor."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    types = {"data": "*i32", "out": "*i32", "SHARE": "constexpr", "BLOCK": "constexpr"}
+    sizes = {"SHARE": reading.block * reading.blocks, "BLOCK": reading.block}
+    aligned = {(place,): [["tt.divisibility", 16]] for place in (0, 1)}
+    source = ASTSource(sum_kernel, types, sizes, aligned)
+    ptx = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": reading.warps}).asm["ptx"]
+    loads = [line for line in ptx.splitlines() if "ld.global" in line]
+    assert loads
+    assert all("v4" in line for line in loads)
