@@ -1,10 +1,16 @@
 import importlib
+import json
 import sys
+from pathlib import Path
 
+import blockskip as bs
 import pytest
-from skiplab import cli, cli_run
+from blockskip.config import read_tuned
+from skiplab import cli, cli_run, cli_tune
 from skiplab.machine import Machine
 from skiplab.store import read_run
+from skiplab.tune import Tuning
+from skiplab.workload import Workload
 
 SWEEP = [
     "sweep", "--contender", "blockskip", "--contender", "sdpa", "--q-len", "64", "--window", "16", "--window", "causal",
@@ -125,6 +131,12 @@ def test_check_of_your_own_file(skiplab, tmp_path, monkeypatch):
         (["share", "gone.ipynb"], "no file gone.ipynb"),
         (["check", "mine", "--from", "gone.py"], "no file gone.py"),
         (["check", "nobody"], "no 'nobody'"),
+        (["tune", "--device", "cpu"], "device: tuning times kernels on a GPU, and torch sees no cpu here"),
+        (["tune", "--device", "cuda:99"], "torch sees no cuda:99 here"),
+        (["tune", "--heads", "32x256"], "heads: got '32x256'"),
+        (["tune", "--mask", "wide"], "cannot read 'wide'"),
+        (["tune", "--config", "64x64"], "--config: got '64x64'; allowed is block_m x block_n x warps x stages"),
+        (["tune", "--from-run", "gone.jsonl"], "gone.jsonl: cannot be read"),
         (["dance"], "dance"),
     ],
 )
@@ -133,6 +145,60 @@ def test_wrong_input_is_one_line_without_a_traceback(skiplab, words, message):
     assert code == 2
     assert message in err
     assert "Traceback" not in err
+
+
+@pytest.fixture
+def tuning_run(tmp_path):
+    """A run file of two configurations, made by hand."""
+    device = {"name": "NVIDIA H100 80GB HBM3", "kind": "cuda", "compute_capability": "9.0", "sms": 132}
+    header = {
+        "record": "header", "schema": 1, "run_id": "tune-1", "device": device, "torch": "2.11.0", "triton": "3.6.0",
+        "operation": "attention", "command": "skiplab tune --heads 32/16x256", "parameters": {"heads": ["32/16x256"]},
+    }  # fmt: skip
+    workload = Workload(4096, mask=bs.sliding_window(1024), q_heads=32, kv_heads=16, head_dim=256)
+    rows = [
+        {
+            "record": "point", "key": f"{config}", "point": f"blockskip {config} | {workload.key()} | cuda",
+            "axes": workload.axes(), "contender": "blockskip", "config": list(config), "status": "ok",
+            "device": device["name"], "samples_ns": [ns] * 3, "flags": [],
+        }
+        for config, ns in (((128, 64, 8, 2), 43000), ((128, 32, 8, 2), 40500))
+    ]  # fmt: skip
+    path = tmp_path / "tune.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in (header, *rows)))
+    return path
+
+
+def test_configs_of_a_tuning_run_need_no_gpu(skiplab, tuning_run):
+    code, out, err = skiplab("tune", "--from-run", tuning_run, "--out", "configs")
+    assert code == 0, err
+    assert "recorded on NVIDIA H100 80GB HBM3" in out
+    assert "128x32x8x2" in out and "40.50" in out and "43.00" in out
+    assert "configs: configs/h100-80gb-hbm3.json" in out
+    (entry,) = read_tuned(Path("configs/h100-80gb-hbm3.json")).entries
+    assert tuple(entry.config) == (128, 32, 8, 2)
+
+
+def test_a_tuning_run_is_repeated_by_its_own_command(skiplab, tuning_run):
+    code, _, err = skiplab("rerun", tuning_run)
+    assert code == 2
+    assert "its own command repeats it: skiplab tune --heads 32/16x256" in err
+
+
+def test_masks_of_a_tuning_are_words_windows_and_texts(skiplab, monkeypatch):
+    asked = []
+
+    def run_tuning(wanted, path, **named):
+        asked.append((wanted, path, named["jobs"], named["limit_s"]))
+        raise ValueError("enough")
+
+    monkeypatch.setattr(cli_tune, "run_tuning", run_tuning)
+    words = ["--mask", "causal", "--mask", "128", "--mask", "sink(4) & causal()", "--config", "64x32x4x2"]
+    assert skiplab("tune", *words, "--q-len", "512", "--jobs", "3", "--limit", "60")[0] == 2
+    wanted = Tuning(
+        mask=("causal()", "sliding_window(128)", "sink(4) & causal()"), config=((64, 32, 4, 2),), q_len=(512,)
+    )
+    assert asked == [(wanted, None, 3, 60.0)]
 
 
 def test_a_broken_run_names_file_and_line(skiplab, tmp_path):
@@ -145,7 +211,7 @@ def test_a_broken_run_names_file_and_line(skiplab, tmp_path):
 def test_help_teaches(skiplab):
     code, out, _ = skiplab("--help")
     assert code == 0
-    for command in ("lab", "sweep", "report", "share", "doctor", "rerun", "check"):
+    for command in ("lab", "sweep", "decode", "linear", "tune", "report", "share", "doctor", "rerun", "check"):
         assert command in out
     _, out, _ = skiplab("sweep", "--help")
     assert "causal" in out

@@ -1,34 +1,34 @@
 """Tuning, up to the clock: what is compiled, what is timed and in which order, what the run file holds."""
 
-import importlib
 import shlex
+import sys
+from dataclasses import replace
 
 import blockskip as bs
 import pytest
-from blockskip.config import Gpu
-from skiplab import tune as tune_function_or_module  # noqa: F401 - the package's import of it must work
+from blockskip.config import Gpu, Origin
+from skiplab import tune as module
 from skiplab.candidates import Compiled
 from skiplab.machine import Machine
 from skiplab.measure import Measurement
 from skiplab.report import report_html
 from skiplab.store import frame, read_run
+from skiplab.sweep import run_header
 from skiplab.timing import Cancelled
 from skiplab.winners import entries
+from skiplab.workload import Workload
 
-module = importlib.import_module("skiplab.tune")
 GPU = Gpu("NVIDIA H100 80GB HBM3", (9, 0), 132)
 TABLE, A, B, C, D = (128, 64, 8, 2), (128, 32, 8, 2), (64, 64, 8, 2), (64, 64, 4, 2), (64, 32, 8, 2)
 ROOF = Machine(GPU.name, "cuda", bandwidth_gbps=3000, tflops=800, source="measured")
-"""Relative times: D is slow everywhere."""
 TIMES = {TABLE: 1.0, A: 0.9, B: 1.1, C: 0.92, D: 2.0}
+"""Of a query, in microseconds: D is slow everywhere."""
 
 
 @pytest.fixture(autouse=True)
 def a_gpu_that_is_not_here(monkeypatch):
     device = {"name": GPU.name, "kind": "cuda", "compute_capability": "9.0", "sms": GPU.sms}
-    monkeypatch.setattr(
-        importlib.import_module("skiplab.sweep"), "describe", lambda device_: {**device, "asked": device_}
-    )
+    monkeypatch.setattr(sys.modules[run_header.__module__], "describe", lambda asked: device)
     monkeypatch.setattr(module, "this_machine", lambda device, dtype: ROOF)
 
 
@@ -167,6 +167,21 @@ def test_the_run_is_an_ordinary_one(tmp_path):
     assert set(table["window"].dropna()) == {1024}
     html = report_html(read)
     assert "128x32x8x2" in html and "error 3 is above the tolerance" in html
+
+
+def test_a_row_whose_tiles_were_tuned_on_another_device_is_flagged(monkeypatch):
+    from skiplab import measure
+
+    def elsewhere(*arguments):
+        return replace(plan_of(*arguments), origin=Origin("elsewhere", "NVIDIA H200"))
+
+    plan_of = measure.plan_of
+    point = measure.Point(Workload(64, head_dim=16), "blockskip")
+    assert "tuned-elsewhere" not in measure.measure(point, budget_s=0.05, machine=ROOF).flags
+    monkeypatch.setattr(measure, "plan_of", elsewhere)
+    taken = measure.measure(point, budget_s=0.05, machine=ROOF)
+    assert "tuned-elsewhere" in taken.flags
+    assert (taken.plan["origin"], taken.plan["tuned_on"]) == ("elsewhere", "NVIDIA H200")
 
 
 def test_numbers_are_drawn_on_the_device_and_the_same_for_the_same_seed():
