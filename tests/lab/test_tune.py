@@ -173,7 +173,9 @@ def test_a_row_whose_tiles_were_tuned_on_another_device_is_flagged(monkeypatch):
     from skiplab import measure
 
     def elsewhere(*arguments):
-        return replace(plan_of(*arguments), origin=Origin("elsewhere", "NVIDIA H200"))
+        plan = plan_of(*arguments)
+        assert plan is not None
+        return replace(plan, origin=Origin("elsewhere", "NVIDIA H200"))
 
     plan_of = measure.plan_of
     point = measure.Point(Workload(64, head_dim=16), "blockskip")
