@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from skiplab import cli_roofs, machine
+from skiplab import cli, cli_roofs, machine
 from skiplab.machine import Probe, copy_probe, product_dtypes, product_probe, read_probe
 from skiplab.roofs import Rate, Roofs, measure_roofs, read_roofs, recorded_roofs, write_roofs
 
@@ -117,6 +117,7 @@ def test_the_command_measures_prints_and_writes(quick, monkeypatch, tmp_path, ca
     assert "1 MiB" in out
     assert "roofs: " in out
     assert read_roofs(tmp_path / "here.json").name in out
+    assert cli_roofs.roofs in [command.callback for command in cli.app.registered_commands]
     with pytest.raises(ValueError, match="--budget"):
         cli_roofs.roofs("cpu", 0, tmp_path / "here.json")
     with pytest.raises(ValueError, match="--device"):
