@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import wait
 from dataclasses import dataclass
 from itertools import product
 
 import torch
 from blockskip.attention.decode_plan import power_of_two, shared_kib
 
+from skiplab.measure import POLL_S, ignore_interrupts
+from skiplab.timing import Cancelled
 from skiplab.workload import Workload
 
 NUMBERS = range(32, 201)
@@ -32,17 +35,20 @@ def candidates(
         return list(only)
     block_d, element_bytes = max(16, power_of_two(head_dim)), dtype.itemsize
     warp_groups = (9, 0) <= capability < (12, 0) and element_bytes == 2
-    sizes = product((16, 32, 64, 128, 256), (16, 32, 64), (4, 8, 16), (1, 2, 3, 4))
+    sizes = product((16, 32, 64, 128, 256), (16, 32, 64, 128), (4, 8, 16), (1, 2, 3, 4))
 
     def good(block_m: int, block_n: int, num_warps: int, num_stages: int) -> bool:
         numbers = block_m * (block_d + block_n) / (32 * num_warps)
-        # q once, keys and values a stage; products outside warp groups take one stage from registers
-        buffers = max(1, num_stages if warp_groups else num_stages - 1)
-        shared = (block_m + 2 * buffers * block_n) * block_d * element_bytes
+        # q once; in one stage values take the keys' place; products outside warp groups take a stage from registers
+        stages = num_stages if warp_groups else max(1, num_stages - 1)
+        keys = block_n if num_stages == 1 else 2 * stages * block_n
+        shared = (block_m + keys) * block_d * element_bytes
         # products of 16 columns leave tensor cores half idle; beside 512 columns of the other product that counts less
         wide = block_n > 16 or element_bytes == 4 or block_d >= 512
+        narrow = block_n <= 64 or warp_groups
         tall = block_m >= 64 or length == "short" or not warp_groups
-        return NUMBERS.start <= numbers < NUMBERS.stop and shared <= shared_kib(capability) << 10 and wide and tall
+        fits = NUMBERS.start <= numbers < NUMBERS.stop and shared <= shared_kib(capability) << 10
+        return fits and wide and narrow and tall
 
     return [size for size in sizes if good(*size)]
 
@@ -87,17 +93,33 @@ def compile_job(job: Job) -> Compiled:
     return Compiled(one.registers, one.spill_bytes, one.shared_bytes)
 
 
-def compile_all(jobs: Sequence[Job], workers: int, progress: bool = True) -> dict[Job, Compiled]:
-    """Compile all jobs in that many processes; a compiler that crashes or takes minutes costs one candidate."""
+def compile_all(
+    jobs: Sequence[Job],
+    workers: int,
+    cancelled: Callable[[], bool] = lambda: False,
+    progress: bool = True,
+) -> dict[Job, Compiled]:
+    """Compile all jobs in that many processes; a compiler that crashes or takes minutes costs one candidate.
+
+    Raises Cancelled when asked to stop, which is asked several times a second.
+    """
     from multiprocessing import get_context
 
     from pebble import ProcessPool
     from tqdm.auto import tqdm
 
-    with ProcessPool(max_workers=workers, context=get_context("spawn")) as pool:
+    pool = ProcessPool(max_workers=workers, initializer=ignore_interrupts, context=get_context("spawn"))
+    try:
         futures = {job: pool.schedule(compile_job, args=(job,), timeout=COMPILE_S) for job in jobs}
         found = {}
         for job, future in tqdm(futures.items(), unit="kernel", desc="compiled", disable=not progress):
+            while not future.done():
+                if cancelled():
+                    raise Cancelled
+                wait([future], POLL_S)
             error = future.exception()
             found[job] = future.result() if error is None else Compiled(problem=f"died ({type(error).__name__})")
-    return found
+        return found
+    finally:
+        pool.stop()
+        pool.join()

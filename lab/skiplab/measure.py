@@ -322,7 +322,7 @@ class Child:
 
         from pebble import ProcessPool
 
-        self._pool = ProcessPool(max_workers=1, initializer=_ignore_interrupts, context=get_context("spawn"))
+        self._pool = ProcessPool(max_workers=1, initializer=ignore_interrupts, context=get_context("spawn"))
 
     def __enter__(self) -> Child:
         return self
@@ -383,7 +383,7 @@ def measure_isolated(
         return child.measure(point, seed, budget_s, check, **options)
 
 
-def _ignore_interrupts() -> None:
+def ignore_interrupts() -> None:
     """Ctrl-C reaches the whole process group; the parent alone decides what it means."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 

@@ -138,7 +138,7 @@ def tune(
     jobs: processes that compile, as many as processors by default. spills: bytes that a candidate's thread may spill.
     limit_s: seconds for all; what has been measured by then is kept. ValueError without a GPU to time on.
     """
-    if not (is_cuda(tuning.device) and usable(tuning.device)):
+    if not (usable(tuning.device) and is_cuda(tuning.device)):
         raise ValueError(
             f"device: tuning times kernels on a GPU, and torch sees no {tuning.device} here that is one; "
             "without one, make the configurations of a run: skiplab tune --from-run RUN"
@@ -147,11 +147,14 @@ def tune(
     path = path or default_path(cast(Any, tuning), "tune")
     device = torch.cuda.get_device_properties(tuning.device)
     gpu = Gpu(device.name, (device.major, device.minor), device.multi_processor_count)
-    kept = prune(tuning, gpu, jobs or len(os.sched_getaffinity(0)), spills, say, progress)
 
     def stop() -> bool:
         return cancelled() or time.monotonic() - start > limit_s
 
+    try:
+        kept = prune(tuning, gpu, jobs or len(os.sched_getaffinity(0)), spills, say, cancelled=stop, progress=progress)
+    except Cancelled:
+        raise ValueError("tune: stopped while it compiled, and nothing was timed; what is compiled is kept") from None
     with Child() as child:
         done = measure_all(tuning, path, gpu, kept, child.measure, cancelled=stop, progress=progress)
     if time.monotonic() - start > limit_s:
@@ -169,6 +172,8 @@ def prune(
     workers: int,
     spills: int,
     say: Callable[[str], None],
+    *,
+    cancelled: Callable[[], bool] = lambda: False,
     progress: bool = True,
 ) -> Kept:
     """The candidates of each workload that compile, fit and do not spill; the table's own is the first, always."""
@@ -179,7 +184,8 @@ def prune(
         first = shared.setdefault((w.mask, w.q_heads, w.kv_heads, w.head_dim), w)
         wanted = candidates(gpu.capability, w.head_dim, w.torch_dtype, one.length, tuning.config)
         jobs[w] = [Job(gpu.capability, first, config) for config in wanted]
-    compiled = compile_all(list(dict.fromkeys(job for several in jobs.values() for job in several)), workers, progress)
+    kernels = list(dict.fromkeys(job for several in jobs.values() for job in several))
+    compiled = compile_all(kernels, workers, cancelled, progress)
     refusals = {job: one.refusal(gpu.capability, spills) for job, one in compiled.items()}
     refused = Counter(text for text in refusals.values() if text)
     counts = ", ".join(f"{count} {text}" for text, count in refused.items())

@@ -7,6 +7,7 @@ import torch
 from blockskip.config import TileConfig, prefill_config
 from skiplab import candidates as module
 from skiplab.candidates import Compiled, Job, candidates, compile_all
+from skiplab.timing import Cancelled
 from skiplab.workload import Workload
 
 BOTH = [(9, 0), (8, 0), (8, 9), (12, 0)]
@@ -70,6 +71,12 @@ def test_kernels_are_compiled_side_by_side_for_a_gpu_that_is_not_here():
     assert good.shared_bytes >= 2 * 64 * (64 + 2 * 2 * 64)  # q, and keys and values of two stages
     assert good.refusal((9, 0), 0) == ""
     assert bad.problem == "does not compile (ValueError)"
+
+
+def test_compiling_can_be_stopped():
+    jobs = [Job((9, 0), Workload(512, head_dim=64), (64, 64, 4, 2))]
+    with pytest.raises(Cancelled):
+        compile_all(jobs, 1, cancelled=lambda: True, progress=False)
 
 
 def test_a_compiler_that_dies_or_hangs_costs_one_candidate(monkeypatch):

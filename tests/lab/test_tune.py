@@ -100,7 +100,7 @@ def test_the_command_repeats_it():
 def test_prompts_of_several_lengths_share_their_kernels_and_what_is_bad_is_left_out(monkeypatch):
     jobs, said = [], []
 
-    def compile_all(wanted, workers, progress):
+    def compile_all(wanted, workers, cancelled, progress):
         jobs.extend(wanted)
         bad = {A: Compiled(problem="does not compile (X)"), B: Compiled(255, 200, 1), TABLE: Compiled(255, 200, 1)}
         return {job: bad.get(job.config, Compiled(200, 0, 1 << 16)) for job in wanted}
@@ -116,7 +116,7 @@ def test_prompts_of_several_lengths_share_their_kernels_and_what_is_bad_is_left_
 
 
 def test_short_calls_try_smaller_tiles(monkeypatch):
-    monkeypatch.setattr(module, "compile_all", lambda wanted, workers, progress: dict.fromkeys(wanted, Compiled(99)))
+    monkeypatch.setattr(module, "compile_all", lambda wanted, *others: dict.fromkeys(wanted, Compiled(99)))
     short, long = module.prune(tuning(q_len=(256, 4096)), GPU, 3, 64, lambda text: None).values()
     assert next(iter(short)) == (64, 32, 4, 2) and next(iter(long)) == TABLE
     assert min(config[0] for config in short) < 64 == min(config[0] for config in long)
