@@ -32,10 +32,10 @@ from pathlib import Path
 
 import pandas as pd
 import skiplab
-from IPython.display import display
-from skiplab import figures
+from skiplab import figures, results
 from skiplab.machine import default_device, known_gpus
-from skiplab.store import frame, read_runs
+from skiplab.recorded import rated
+from skiplab.store import query, read_runs
 from skiplab.workload import MODELS
 
 # %% [markdown]
@@ -92,40 +92,85 @@ contenders = ["sdpa", "blockskip"] if MEASURE == "quick" else ["sdpa", "sdpa-cau
 run = None
 if MEASURE in sweeps:
     run = skiplab.sweep(contenders, path=Path("runs") / f"{date.today()}-prefill-{MEASURE}.jsonl", **sweeps[MEASURE])
-recorded = [run for run in read_runs() if run.operation == "attention"]
-shown = recorded if run is None else [run]
-for one in shown:
-    display(figures.speedup(one.frame()))
+measured = rated([run] if run else [])
+figures.speedup(measured)
 
 # %%
 columns = ["label", "q_len", "window", "status", "median_ms", "error", "tolerance", "flags", "source", "device"]
-frame(shown)[columns].round({"median_ms": 3})
+measured[columns].round({"median_ms": 3})
 
 # %% [markdown]
 # `error` is the largest difference from the reference and `tolerance` what is allowed. A flag names what
 # makes a number doubtful: `unconverged` (the median had not settled in the time given), `busy` (other
 # programs ran). The quick sweep is short, so expect some.
 #
-# ## Recorded: full sweeps
+# ## Recorded: an H100 beside this machine
 #
-# The runs kept in `data/runs`, over more lengths and windows than a quick look measures, each on the device
-# that its foot names (where none is kept yet: what was measured above).
+# Choose heads, mask and device in the menu: first what is kept in `data/runs`, each as **recorded** on its
+# device, then what was **measured** above. The dotted line is the least time that the device's roofs allow for
+# the useful work.
 
 # %%
-kept = recorded or shown
-for one in kept:
-    display(figures.heatmap(one.frame()))
+recorded = rated(read_runs(), ("*-nvidia-*", "*"))  # the GPUs' runs first
+figures.attention_times(rated([*read_runs(), *([run] if run else [])], ("*-nvidia-*", "*")))
 
 # %% [markdown]
-# ## How near to the roofs?
-#
-# A device has two roofs: how fast it multiplies, and how fast it moves memory. Both are measured before a run
-# starts. On the dashed line a kernel would take the least time that they allow for the useful work; above it,
-# it takes longer.
+# The sliding layer in numbers. What the project asked of the kernel stands under the table, met or missed:
 
 # %%
-for one in kept:
-    display(figures.measured_vs_predicted(one.frame()))
+results.show("sliding-d256")
+
+# %% [markdown]
+# At head size 128, over windows: times faster than compiled FlexAttention, the best that PyTorch has for this.
+
+# %%
+figures.heatmap(query(recorded, heads="32/8 of 128", buffer=None), base="flex")
+
+# %% [markdown]
+# ## Four ways to skip
+#
+# All four compute the same bits. `none` visits every tile and applies the mask. `mask` reads each tile of the
+# mask first, and leaves if it is empty: the products are saved, the reading is not, and a mask has as many
+# elements as the prompt has pairs. `bounds` computes from the window where a row of tiles begins and ends, and
+# reads nothing. `map` reads that from the tile map, for masks that are no band.
+
+# %%
+results.show("modes-sliding")
+
+# %% [markdown]
+# ## Why not at the floor?
+#
+# Between the useful work at the roofs and the time itself lie four things. The first two can be counted:
+#
+# - **Partial tiles.** A window's edges cut through tiles, and a tile is computed whole. Tiles of 128 × 64 add an
+#   eighth to a window of 1,024, and half to one of 256. Small tiles waste less, and multiply slower.
+# - **Programs do not divide evenly.** Each row of tiles of each head is a program. A short prompt has fewer of
+#   them than the GPU has multiprocessors (SMs), so some idle; a long one ends when the busiest SM does.
+# - **The kernel itself.** Between its two products lies a softmax: exponentials, maxima, sums, which the matrix
+#   units wait for. Loads must arrive, and at full speed a GPU lowers its clocks to stay within its power.
+# - **The start.** Some microseconds pass before the first program runs and after the last one ends.
+#
+# Here are the floors that can be counted, each upon the one before, and the recorded time above them, all as
+# multiples of the least for the useful work:
+
+# %%
+figures.floors(recorded)
+
+# %% [markdown]
+# At short prompts the last two weigh most. The host, which checks, plans and launches, is not in these times:
+# they are of a **CUDA graph**, which replays launches without it. Called one by one, a short kernel hides behind
+# its own call:
+
+# %%
+results.show("launch")
+
+# %% [markdown]
+# All points against the two roofs, how fast the device multiplies and how fast it moves memory, both measured
+# before a run starts. On the dashed line a kernel would take the least time that they allow; above it, it takes
+# longer.
+
+# %%
+figures.measured_vs_predicted(query(recorded, operation="attention"))
 
 # %% [markdown]
 # ## Your own question

@@ -16,17 +16,18 @@ from skiplab.store import COLUMNS, Run, frame
 Row = dict[str, Any]
 """One row of a frame, by column."""
 
-ADDED = ("file", "versions", "read_gbps", "product_tflops", "heads", "tiles", "place")
+ADDED = ("file", "versions", "read_gbps", "product_tflops", "sms", "eager_ms", "heads", "tiles", "place")
 
 
 def rated(runs: Iterable[Run], patterns: Sequence[str] = ("*",)) -> pd.DataFrame:
-    """The frame of the runs whose files match, each point of each contender on each device once; empty where none does.
+    """The frame of the runs whose files match, each point once for a contender, device and source; empty without any.
 
     patterns: of file names without `.jsonl`. Of a point that several runs hold, the run of the first pattern counts,
     and of one pattern the run that began last. Rows with a config that somebody asked for, as tuning does, are left
     out: it is not the contender's own choice. Beside `store.COLUMNS` there are `file` (path), `versions` (text),
-    `read_gbps` and `product_tflops` (the header's roofs), `heads` (text), `tiles` (queries, keys; None where no plan
-    says), and `place` (the point, whoever solves it).
+    `read_gbps` and `product_tflops` (the header's roofs), `sms`, `eager_ms` (the median of single calls, where they
+    were timed too), `heads` (text), `tiles` (queries, keys; None where no plan says, or several heads share a tile),
+    and `place` (the point, whoever solves it).
     """
     runs = [run for run in runs if run.path is not None]
     parts = []
@@ -36,26 +37,39 @@ def rated(runs: Iterable[Run], patterns: Sequence[str] = ("*",)) -> pd.DataFrame
     parts = [part for part in parts if len(part)]
     if not parts:
         return pd.DataFrame(columns=[*COLUMNS, *ADDED])
-    return pd.concat(parts, ignore_index=True).drop_duplicates(["device", "contender", "place"], ignore_index=True)
+    return pd.concat(parts, ignore_index=True).drop_duplicates(
+        ["source", "device", "contender", "place"], ignore_index=True
+    )
 
 
 def _rated(run: Run) -> pd.DataFrame:
     rows = list({row["point"]: row for row in run.rows if not row.get("config")}.values())
     table, roof = frame(replace(run, rows=tuple(rows))), run.header.get("roof") or {}
-    plans = [(row.get("plan") or {}).get("config") for row in rows]
     return table.assign(
         file=[run.path] * len(table),
         versions=", ".join(f"{name} {run.header[name]}" for name in ("torch", "triton") if run.header.get(name)),
         read_gbps=roof.get("bandwidth_gbps", np.nan),
         product_tflops=roof.get("tflops", np.nan),
+        sms=run.header["device"].get("sms", np.nan),
+        eager_ms=[_eager_ms(row) for row in rows],
         heads=[_heads(row["axes"]) for row in rows],
-        tiles=[tuple(plan[:2]) if plan else None for plan in plans],
+        tiles=[_tiles(row.get("plan") or {}) for row in rows],
         place=[_place(row["axes"]) for row in rows],
     )
 
 
 def _place(axes: Mapping[str, Any]) -> str:
     return json.dumps({name: value for name, value in axes.items() if value is not None}, sort_keys=True)
+
+
+def _eager_ms(row: Mapping[str, Any]) -> float:
+    samples = row["samples_ns"] if row.get("method") == "eager" else row.get("other_samples_ns", {}).get("eager")
+    return float(np.median(samples)) / 1e6 if samples else np.nan
+
+
+def _tiles(plan: Mapping[str, Any]) -> tuple[int, int] | None:
+    config = plan.get("config")
+    return (config[0], config[1]) if config and not plan.get("packed") else None
 
 
 def _heads(axes: Mapping[str, Any]) -> str:

@@ -191,6 +191,16 @@ DECLARED = {
     ),
     "modes-sliding": modes("**What each way to skip costs**, window 1,024, 32/16 heads of 256, bfloat16.", window=1024),
     "modes-causal": modes("**What each way to skip costs**, causal, 32/16 heads of 256, bfloat16.", mask="causal()"),
+    "launch": by_length(
+        "**What a call costs beside its kernel**: in a CUDA graph, and called one by one with the L2 flushed between; "
+        "window 1,024, 32/16 heads of 256, bfloat16.",
+        tuple(
+            Item(f"{head}, {words}", {"contender": name}, value)
+            for head, name in (("block-skip", "blockskip"), FLEX, ("torch's dense + mask", "sdpa"))
+            for words, value in (("in a graph", "us"), ("one by one", "eager"))
+        ),
+        heads=SLIDING, window=1024,
+    ),
     "buffer": Table(
         "**2,048 tokens at the start of a cache of 4,096 slots** (32 query heads, 16 key heads of 256, bfloat16).",
         ("window",),
@@ -292,7 +302,8 @@ README = {
         ),
         about="**One new token over a cache of 16,384 keys**, bfloat16: 32/16 heads of 256 are Gemma 4 31B's sliding "
         "layer with the whole cache in view, 32/4 of 512 its full layer. *Read rate*: of what a plain sum reads.",
-        axes=("heads",), target="85 % of the read rate, and faster than every peer",
+        axes=("heads",),
+        target="85 % of the read rate, and faster than every peer",
     ),
     "linear-large": _kept("linear", out_features=[21504, 8192]),
     "cpu-4096": _kept("cpu", q_len=4096),

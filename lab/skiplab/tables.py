@@ -57,9 +57,10 @@ def nothing(row: Row) -> float:
 class Item:
     """Numbers that stand under one head: whose, which, and how much is asked of them.
 
-    where: the rows, as `store.query` takes them. value: `ms` or `us` (the median), `reads` (share of the read rate that
-    the run's header holds), `products` (useful FLOPs, share of the product's rate there), `error`, or `faster`: how
-    many times faster than the fastest of `than` at the same point. least: what is asked for at a point; nan: nothing.
+    where: the rows, as `store.query` takes them. value: `ms` or `us` (the median), `eager` (us of single calls),
+    `reads` (share of the read rate that the run's header holds), `products` (useful FLOPs, share of the product's rate
+    there), `error`, or `faster`: how many times faster than the fastest of `than` at the same point. least: what is
+    asked for at a point; nan: nothing.
     """
 
     head: str
@@ -103,6 +104,7 @@ def values(rows: pd.DataFrame, everything: pd.DataFrame, item: Item) -> pd.DataF
     numbers = {
         "ms": lambda: rows["median_ms"],
         "us": lambda: rows["median_ms"] * 1e3,
+        "eager": lambda: rows["eager_ms"] * 1e3,
         "reads": lambda: rows["gbps"] / rows["read_gbps"],
         "products": lambda: rows["useful_tflops"] / rows["product_tflops"],
         "error": lambda: rows["error"],

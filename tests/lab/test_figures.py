@@ -153,6 +153,68 @@ def test_an_empty_table_gives_a_figure_that_says_so(measured, draw):
     assert static.png(chart).startswith(b"\x89PNG")
 
 
+def test_time_is_in_seconds_with_the_roofs_floor_under_it(measured):
+    chart = charts.attention_time(measured)
+    lines = {line.name: line for line in chart.lines}
+    assert lines["blockskip"].x == (512, 1024) and lines["blockskip"].y == pytest.approx((4e-3, 8e-3))
+    assert lines["sdpa"].low == pytest.approx((7.2e-3, 28.8e-3))
+    assert lines["least time that the roofs allow"].y == pytest.approx((8e-3 / 3, 32e-3 / 3))
+    assert chart.y_is_time and chart.sources == "measured on a CPU"
+
+
+def test_floors_are_multiples_of_the_least_time(measured):
+    ours = measured[measured["contender"] == "blockskip"]
+    floors = ours.assign(tiles_ms=ours["bound_ms"] * 1.5, busiest_ms=ours["bound_ms"] * 2, programs=64)
+    chart = charts.floors(floors)
+    np.testing.assert_allclose([line.y for line in chart.lines], [(1, 1), (1.5, 1.5), (2, 2), (3, 3)])
+    assert [line.name for line in chart.lines][-1] == "the time itself"
+    assert "measured on a CPU" in chart.sources and "computed" in chart.sources
+    assert charts.floors(floors.iloc[:0]).note
+
+
+def test_settings_are_a_device_heads_and_mask_each_in_the_tables_order(measured):
+    causal = measured.assign(window=np.nan, mask="causal()")
+    small = measured.assign(head_dim=64)
+    other = measured.assign(device="a GPU", source="recorded")
+    once = measured[measured["q_len"] == 512].assign(window=1024.0)
+    found = charts.settings(pd.concat([other, causal, measured, small, once]))
+    assert list(found) == [
+        "8/8 heads of 128, bfloat16, window 256 (recorded: a GPU)",
+        "8/8 heads of 64, bfloat16, window 256 (measured: a CPU)",
+        "8/8 heads of 128, bfloat16, window 256 (measured: a CPU)",
+        "8/8 heads of 128, bfloat16, causal (measured: a CPU)",
+    ]
+    assert all(len(rows) == 4 for rows in found.values())
+
+
+def test_a_menu_shows_one_chart_at_a_time_with_its_own_title_and_sources(measured):
+    other = measured.assign(device="a GPU", source="recorded")
+    figure = interactive.choose({"here": charts.attention_time(measured), "there": charts.attention_time(other)})
+    assert [trace.visible for trace in figure.data] == [True] * 3 + [False] * 3
+    here, there = figure.layout.updatemenus[0].buttons
+    assert (here.label, there.label) == ("here", "there")
+    visible, layout = there.args
+    assert visible["visible"] == [False] * 3 + [True] * 3
+    assert layout["annotations"][0]["text"] == "recorded on a GPU"
+    bundle = figure._repr_mimebundle_()
+    assert bundle["image/png"].startswith(b"\x89PNG") and "one of 2 settings" in bundle["text/plain"]
+    json.dumps(bundle["application/vnd.plotly.v1+json"], allow_nan=False, default=list)
+    with pytest.raises(ValueError, match="charts: got none"):
+        interactive.choose({})
+
+
+def test_menus_of_an_empty_table_say_so(measured):
+    for draw in (figures.attention_times, figures.floors):
+        empty = measured.iloc[:0].assign(sms=[], tiles=[], product_tflops=[])
+        assert len(draw(empty).layout.updatemenus[0].buttons) == 1
+
+
+def test_a_base_is_called_by_its_label(measured):
+    flex = measured.replace({"contender": "sdpa"}, "flex").replace({"label": "sdpa"}, "FlexAttention")
+    assert charts.speedup(flex, "flex").title == "Speed-up over FlexAttention by prompt length"
+    assert charts.heatmap(measured).title == "Speed-up of blockskip over dense + mask"
+
+
 def test_lines_of_several_shapes_say_which(measured):
     other = measured.assign(head_dim=64)
     names = {line.name for line in charts.throughput(pd.concat([measured, other])).lines}

@@ -22,6 +22,8 @@ from skiplab.figures.frames import (
     speedups,
 )
 from skiplab.figures.interactive import Figure, tilemap
+from skiplab.gaps import gaps
+from skiplab.store import query
 
 if TYPE_CHECKING:
     from skiplab.memory import Quality
@@ -43,6 +45,20 @@ def speedup(table: pd.DataFrame, base: str = "sdpa", x: str = "q_len") -> Figure
 def heatmap(table: pd.DataFrame, contender: str = "blockskip", base: str = "sdpa") -> Figure:
     """Speed-up of `contender` over `base`, prompt length across, window down."""
     return interactive.draw(charts.heatmap(table, contender, base))
+
+
+def attention_times(table: pd.DataFrame) -> Figure:
+    """Median time over prompt length with the roofs' floor; a menu chooses device, heads and mask."""
+    chosen = charts.settings(table)
+    return interactive.choose({name: charts.attention_time(rows) for name, rows in chosen.items()} or
+                              {"": charts.attention_time(table.iloc[:0])})  # fmt: skip
+
+
+def floors(table: pd.DataFrame) -> Figure:
+    """What our recorded times are made of (`gaps.gaps`); a menu chooses device, heads and mask."""
+    chosen = charts.settings(gaps(query(table, contender="blockskip")))
+    return interactive.choose({name: charts.floors(rows) for name, rows in chosen.items()} or
+                              {"": charts.floors(table.iloc[:0])})  # fmt: skip
 
 
 def flops(table: pd.DataFrame, contender: str = "blockskip") -> Figure:
@@ -133,6 +149,7 @@ def overview(table: pd.DataFrame) -> Figure:
 
 __all__ = [
     "Figure",
+    "attention_times",
     "bits_error",
     "by_method",
     "charts",
@@ -143,6 +160,7 @@ __all__ = [
     "decode_rate",
     "decode_speedup",
     "decode_time",
+    "floors",
     "flops",
     "generation",
     "heatmap",

@@ -9,10 +9,11 @@ import blockskip as bs
 import numpy as np
 import pandas as pd
 
-from skiplab.figures import theme
+from skiplab.figures import series, theme
 from skiplab.figures.frames import PLACE, speedups
 from skiplab.figures.model import BarChart, Bars, HeatChart, Line, LineChart
 from skiplab.figures.series import Row, doubts, note, rows_of, shape, sources, time_words
+from skiplab.gaps import FLOORS
 
 SHAPE = ("batch", "q_heads", "kv_heads", "head_dim", "dtype")
 
@@ -41,6 +42,45 @@ def throughput(table: pd.DataFrame, y: str = "tokens_per_s") -> LineChart:
     )  # fmt: skip
 
 
+def attention_time(table: pd.DataFrame) -> LineChart:
+    """Median time over prompt length, a line for each contender and mask; the least that the roofs allow in grey."""
+    good: Any = table[(table["operation"] == "attention") & (table["status"] == "ok") & table["median_ms"].notna()]
+    good = good.assign(time=good["median_ms"] / 1e3, low=good["low_ms"] / 1e3, high=good["high_ms"] / 1e3)
+    shown = series.lines(good, "q_len", "time", "low", "high", _variant, _hover)
+    good = good.assign(floor=good["bound_ms"] / 1e3)
+    least = series.limits(good, "q_len", "floor", "least time that the roofs allow", _variant)
+    return LineChart(
+        "One layer's attention: time by prompt length", "prompt length (tokens)", "median time", (*shown, *least),
+        sources(good), note(table, good), y_is_time=True,
+    )  # fmt: skip
+
+
+def floors(table: pd.DataFrame) -> LineChart:
+    """What a recorded time is made of, by prompt length, as multiples of the least time of the useful work.
+
+    table: of `gaps.gaps`, of one setting: floors each upon the one before, and the time itself above them.
+    """
+    good: Any = table.sort_values("q_len")
+    looks = {**FLOORS, "median_ms": "the time itself"}
+    colours = dict(zip(looks, (theme.GREEN, theme.ORANGE, theme.SKY, theme.BLUE), strict=True))
+    found = []
+    for column, words in looks.items() if len(good) else ():
+        texts = [
+            f"<b>{words}</b>, prompt {int(row['q_len']):,}<br>{theme.seconds(row[column] / 1e3)}, "
+            f"{theme.ratio(row[column] / row['bound_ms'])} the least<br>{row['programs']:,.0f} programs"
+            for row in rows_of(good)
+        ]
+        xs, ys = (tuple(map(float, values)) for values in (good["q_len"], good[column] / good["bound_ms"]))
+        last = column == "median_ms"
+        style = theme.Style(colours[column], "circle" if last else "line-ew-open", "o" if last else "_")
+        found.append(Line(words, xs, ys, ys, ys, tuple(texts), style, 0 if last else theme.SOURCE_DASH["predicted"]))
+    origin = f"times {sources(good)}; floors computed from its runs' roofs and the tile maps" if found else ""
+    return LineChart(
+        "What the time is made of", "prompt length (tokens)", "times the least for the useful work", tuple(found),
+        origin, note(table, good, "no row of ours with tiles and roofs"), level=1.0,
+    )  # fmt: skip
+
+
 def speedup(table: pd.DataFrame, base: str = "sdpa", x: str = "q_len") -> LineChart:
     """Speed-up over `base` by prompt length (`x="q_len"`) or by window (`x="window"`); ValueError lists the two."""
     titles = {"q_len": "prompt length (tokens)", "window": "window (keys)"}
@@ -48,10 +88,10 @@ def speedup(table: pd.DataFrame, base: str = "sdpa", x: str = "q_len") -> LineCh
         raise ValueError(f"x: got {x!r}; allowed are {', '.join(titles)}")
     good: Any = speedups(table, base)
     good = good[good[x].notna()]
-    name = "dense + mask" if base == "sdpa" else base
-    lines = _lines(good, x, "speedup", "speedup_low", "speedup_high")
+    name = _label(table, base)
     return LineChart(
-        f"Speed-up over {name} by {titles[x].split(' (')[0]}", titles[x], f"times faster than {name}", lines,
+        f"Speed-up over {name} by {titles[x].split(' (')[0]}", titles[x], f"times faster than {name}",
+        _lines(good, x, "speedup", "speedup_low", "speedup_high"),
         sources(good), note(table, good, f"no checked point has a partner of {name} at the same setting"), level=1.0,
     )  # fmt: skip
 
@@ -70,7 +110,7 @@ def heatmap(table: pd.DataFrame, contender: str = "blockskip", base: str = "sdpa
     z = tuple(tuple(float(values.get((name, length), np.nan)) for length in lengths) for name in names)
     label = ratios["label"].iloc[0] if len(ratios) else contender
     return HeatChart(
-        f"Speed-up of {label} over {'dense + mask' if base == 'sdpa' else base}", "prompt length (tokens)",
+        f"Speed-up of {label} over {_label(table, base)}", "prompt length (tokens)",
         "window (keys)",
         tuple(theme.tokens(length) for length in lengths), tuple(name.removeprefix("window ") for name in names), z,
         sources(ratios), note(table, ratios, "no checked pair of points"),
@@ -103,11 +143,10 @@ def measured_vs_predicted(table: pd.DataFrame) -> LineChart:
     ]
     good = good.assign(x_s=good["bound_ms"] / 1e3, y_s=good["median_ms"] / 1e3)
     good = good.assign(low_s=good["low_ms"] / 1e3, high_s=good["high_ms"] / 1e3)
-    lines = _lines(good, "x_s", "y_s", "low_s", "high_s", joined=False)
     return LineChart(
-        "Measured against predicted time", "least time that the roofs allow (useful work)", "measured time", lines,
-        sources(good), note(table, good, "no measured row has a roof in its run's header"), x_is_time=True,
-        diagonal=True,
+        "Measured against predicted time", "least time that the roofs allow (useful work)", "measured time",
+        _lines(good, "x_s", "y_s", "low_s", "high_s", joined=False), sources(good),
+        note(table, good, "no measured row has a roof in its run's header"), x_is_time=True, diagonal=True,
     )  # fmt: skip
 
 
@@ -118,13 +157,13 @@ def waste(tilemaps: Iterable[bs.TileMap]) -> LineChart:
         side = (tilemap.block_m * tilemap.block_n) ** 0.5
         text = f"{tilemap.mask!r}<br>tiles of {tilemap.block_m} × {tilemap.block_n}: waste {tilemap.waste:.3f}"
         found.setdefault(repr(tilemap.mask), []).append((side, tilemap.waste, text))
-    lines = []
+    drawn = []
     for number, (name, points) in enumerate(found.items()):
         x, y, hover = zip(*sorted(points), strict=True)
-        lines.append(Line(name, x, y, y, y, hover, _by_number(number), number % len(theme.DASHES)))
+        drawn.append(Line(name, x, y, y, y, hover, _by_number(number), number % len(theme.DASHES)))
     return LineChart(
-        "Waste grows with the tile", "side of a tile (queries, keys)", "pairs computed for each kept one", tuple(lines),
-        "counted from the tile maps, not measured", "" if lines else "no tile map given", level=1.0,
+        "Waste grows with the tile", "side of a tile (queries, keys)", "pairs computed for each kept one", tuple(drawn),
+        "counted from the tile maps, not measured", "" if drawn else "no tile map given", level=1.0,
     )  # fmt: skip
 
 
@@ -155,12 +194,35 @@ def _lines(table: Any, x: str, y: str, low: str, high: str, joined: bool = True)
     return tuple(lines)
 
 
+def _label(table: pd.DataFrame, contender: str) -> str:
+    """What figures call the contender: torch's default by what it does, the others by the label of their rows."""
+    labels: Any = table.loc[table["contender"] == contender, "label"]
+    return "dense + mask" if contender == "sdpa" else str(labels.iloc[0]) if len(labels) else contender
+
+
 def _by_number(number: int) -> theme.Style:
     """Colours for the windows of a single contender."""
     looks = [
         theme.style(name) for name in ("blockskip", "sdpa", "flex", "blockskip-mask", "sdpa-causal", "blockskip-map")
     ]
     return looks[number % len(looks)]
+
+
+def settings(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """The prefill rows of each device, head shape and mask that was timed at several lengths, by their name in words.
+
+    Devices come in the table's order; of each, small heads first, then narrow windows, causal last.
+    """
+    rows: Any = table[(table["operation"] == "attention") & table["buffer"].isna()]
+    places = pd.factorize(rows["source"] + rows["device"])[0]
+    rows = rows.assign(order=places, wide=rows["window"].fillna(np.inf))
+    keys = ["order", "head_dim", "q_heads", "kv_heads", "dtype", "batch", "wide", "mask"]
+    found = {}
+    for _, group in rows.groupby(keys):
+        if group["q_len"].nunique() > 1:
+            first = group.iloc[0].to_dict()
+            found[f"{shape(first)}, {_variant(first)} ({theme.place(first['source'], first['device'])})"] = group
+    return found
 
 
 def _variant(row: Row, x: str = "q_len") -> str:

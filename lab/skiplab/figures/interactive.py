@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import math
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from html import escape
 from typing import Any
 
@@ -17,6 +17,10 @@ from skiplab.figures.model import BarChart, Bars, Chart, HeatChart, Line, LineCh
 
 FEW = 6
 """More lines than these have their legend in a column beside the figure instead of over it."""
+
+
+ROOMY = 560
+"""Height of a figure with a menu."""
 
 
 class Figure(go.Figure):
@@ -49,6 +53,36 @@ def draw(chart: Chart) -> Figure:
         figure.update_yaxes(showticklabels=False, ticks="", showgrid=False)
         figure.add_annotation(text=wrap(chart.note), showarrow=False, xref="paper", yref="paper", x=0.5, y=0.5)
     return figure
+
+
+def choose(charts: Mapping[str, LineChart]) -> Figure:
+    """Line charts in one figure, a menu to choose between them by name; it needs no kernel. The first is shown.
+
+    For readers without plotly it holds a picture of the first. ValueError without any chart.
+    """
+    if not charts:
+        raise ValueError("charts: got none; at least one is needed")
+    drawn = {name: draw(chart) for name, chart in charts.items()}
+    first = next(iter(charts.values()))
+    words = f"{static.text(first)}; {next(iter(charts))}, one of {len(charts)} settings"
+    figure = Figure(layout=next(iter(drawn.values())).layout, fallback=lambda: (static.png(first, bare=True), words))
+    owners = [name for name, one in drawn.items() for _ in one.data]
+    figure.add_traces([line for one in drawn.values() for line in one.data])
+    lines: Any = figure.data
+    for line, owner in zip(lines, owners, strict=True):
+        line.update(visible=owner == owners[0])
+    buttons = [_button(name, one, owners) for name, one in drawn.items()]
+    menu = {"buttons": buttons, "x": 1, "xanchor": "right", "y": 1, "yanchor": "bottom", "pad": {"b": 44}}
+    menu |= {"bgcolor": "#F2F2F2", "font": {"color": "#333333"}}
+    figure.update_layout(updatemenus=[menu], height=ROOMY, margin_t=150)
+    return figure
+
+
+def _button(name: str, drawn: Figure, owners: list[str]) -> dict[str, Any]:
+    """What choosing a chart changes: the visible lines, and title, axes, notes and legend."""
+    keys = ("title", "xaxis", "yaxis", "annotations", "legend", "shapes")
+    wanted = {key: value for key, value in drawn.layout.to_plotly_json().items() if key in keys}
+    return {"label": name, "method": "update", "args": [{"visible": [owner == name for owner in owners]}, wanted]}
 
 
 def layout(title: str, sources: str) -> go.Layout:
