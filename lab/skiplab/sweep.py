@@ -160,7 +160,7 @@ def sweep(
 ) -> Run:
     """Measure contenders over prompt lengths and windows; `run.plot()` draws it, `run.frame()` is the table.
 
-    shape: batch, q_heads, kv_heads, head_dim, dtype, seed, budget_s, as in `Sweep`.
+    shape: batch, q_heads, kv_heads, head_dim, dtype, buffer, seed, budget_s, as in `Sweep`.
     """
     wanted = Sweep(tuple(contenders), tuple(q_len), tuple(window), device=device or default_device(), **shape)
     return run_sweep(wanted, path, isolate=isolate, progress=progress)
