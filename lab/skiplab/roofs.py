@@ -151,8 +151,10 @@ def roofs_path(device_name: str) -> Path:
 
 
 def write_roofs(roofs: Roofs, path: Path) -> None:
-    """Write the file; one that is there is replaced."""
-    path.write_text(json.dumps({"schema": SCHEMA, **asdict(roofs)}, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    """Write the file, a line a key; one that is there is replaced."""
+    held = {"schema": SCHEMA, **asdict(roofs)}
+    lines = (f'  "{name}": {json.dumps(value, allow_nan=False)}' for name, value in held.items())
+    path.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
 
 
 def read_roofs(path: Path) -> Roofs:
