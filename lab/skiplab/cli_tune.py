@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -11,18 +13,20 @@ from blockskip.config import CONFIGS
 
 from skiplab import cli_options as options
 from skiplab.cli_run import interrupts, shown
-from skiplab.store import read_run
+from skiplab.store import Run, read_run
+from skiplab.timing import Cancelled
 from skiplab.tune import SPILL_BYTES, Tuning
 from skiplab.tune import tune as run_tuning
 from skiplab.winners import summary, write_configs
 
 DEFAULTS = Tuning()
+HEADS = ("32/8x128", "32/16x256", "32/4x512")
 
 
 def tune(
     heads: Annotated[
         list[str] | None,
-        typer.Option(help=f"query heads/key heads x head size, once for each. Default: {', '.join(DEFAULTS.heads)}."),
+        typer.Option(help=f"query heads/key heads x head size, once for each. Default: {', '.join(HEADS)}."),
     ] = None,
     mask: Annotated[
         list[str] | None,
@@ -58,27 +62,42 @@ def tune(
     """Find the tiles that a GPU runs prefill fastest with; write configs/<device>.json, which calls there then take.
 
     Candidates are compiled in parallel, checked against float64 and timed; the run holds all of them, the wrong too.
-    Interrupt it with Ctrl-C and give the same command again: it goes on. Example: skiplab tune --heads 32/16x256
+    Each shape of heads has its own run. Interrupt it and give the same command again: it goes on. Example:
+    skiplab tune --heads 32/16x256 --mask 1024
     """
     if from_run:
         runs = [read_run(path) for path in from_run]
     else:
-        wanted = Tuning(
-            tuple(heads or DEFAULTS.heads), tuple(map(_mask, mask or DEFAULTS.mask)), tuple(q_len or DEFAULTS.q_len),
-            tuple(map(_config, config)) if config else None, dtype, device, seed, budget,
-        )  # fmt: skip
-        with interrupts() as interrupted:
-            runs = [
-                run_tuning(
-                    wanted, run, jobs=jobs, spills=spills, limit_s=limit,
-                    cancelled=interrupted, say=typer.echo,
-                )
-            ]  # fmt: skip
-        assert runs[0].path is not None
-        typer.echo(f"run: {shown(runs[0].path)}")
+        masks, lengths = tuple(map(_mask, mask or DEFAULTS.mask)), tuple(q_len or DEFAULTS.q_len)
+        configs = tuple(map(_config, config)) if config else None
+        wanted = [Tuning(one, masks, lengths, configs, dtype, device, seed, budget) for one in heads or HEADS]
+        if run is not None and len(wanted) > 1:
+            raise ValueError(
+                f"--run: names one file, and each of {len(wanted)} shapes of heads has its own; give --heads"
+            )
+        runs = _tuned(wanted, run, jobs, spills, limit)
     path = write_configs(runs, out)
     typer.echo(f"\n{runs[0].provenance}: the winners, and the times of the table's own\n\n{summary(runs)}")
     typer.echo(f"configs: {shown(path)}")
+
+
+def _tuned(wanted: Sequence[Tuning], path: Path | None, jobs: int | None, spills: int, limit_s: float) -> list[Run]:
+    """A run for each, until Ctrl-C or the limit."""
+    runs, end = [], time.monotonic() + limit_s
+    with interrupts() as interrupted:
+        for one in wanted:
+            typer.echo(f"{one.heads}:")
+            limits = {"limit_s": end - time.monotonic(), "cancelled": interrupted}
+            try:
+                runs.append(run_tuning(one, path, jobs=jobs, spills=spills, say=typer.echo, **limits))
+            except Cancelled:
+                typer.echo("Stopped before anything was timed; the same command goes on.")
+                break
+            assert runs[-1].path is not None
+            typer.echo(f"run: {shown(runs[-1].path)}")
+    if not runs:
+        raise ValueError("--limit: nothing was timed in that time")
+    return runs
 
 
 def _mask(text: str) -> str:

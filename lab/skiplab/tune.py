@@ -39,7 +39,7 @@ from skiplab.workload import DTYPES, Workload
 SPILL_BYTES = 64
 """A few spilled registers may pay, and the clock decides that; what spills more is not timed."""
 RACE = 1.25
-"""Times the fastest: what was slower on the first workload of a head size and length class is not timed on others."""
+"""Times the fastest: what was slower on the first workload of a length class is not timed on the others."""
 FINALISTS = 3
 FINAL_BUDGETS = 4
 
@@ -56,14 +56,14 @@ class OnDevice(Workload):
 
 @dataclass(frozen=True)
 class Tuning:
-    """What is tuned: every shape of heads x mask x prompt length, for one dtype and device.
+    """What is tuned: every mask x prompt length, for one shape of heads, dtype and device, as a run holds them.
 
     heads: `query heads/key heads x head size`, as 32/16x256. mask: texts that `Mask.from_spec` reads. config: these
     (block_m, block_n, num_warps, num_stages) alone, None for all that may be good. budget_s: seconds that a candidate
     is timed at most, in each of three ways. ValueError names the field, what was given and what is allowed.
     """
 
-    heads: tuple[str, ...] = ("32/8x128", "32/16x256", "32/4x512")
+    heads: str = "32/16x256"
     mask: tuple[str, ...] = ("causal()", "sliding_window(1024)")
     q_len: tuple[int, ...] = (256, 1024, 4096, 8192)
     config: tuple[Config, ...] | None = None
@@ -81,7 +81,7 @@ class Tuning:
         for config in self.config or ():
             TileConfig.of(config)
         if not self.workloads():
-            raise ValueError("heads, mask, q_len: got none of one of them; at least one of each is needed")
+            raise ValueError("mask, q_len: got none of one of them; at least one of each is needed")
 
     @property
     def key(self) -> str:
@@ -89,14 +89,12 @@ class Tuning:
         return hashlib.sha256(repr(self).encode()).hexdigest()[:8]
 
     def workloads(self) -> list[Workload]:
-        """Shortest prompts first, and all masks of one length and shape of heads after each other."""
+        """All masks of a prompt length after each other."""
+        q_heads, kv_heads, head_dim = _heads(self.heads)
+        shape = {"q_heads": q_heads, "kv_heads": kv_heads, "head_dim": head_dim, "dtype": self.dtype}
         return [
-            OnDevice(
-                q_len, mask=bs.Mask.from_spec(mask), q_heads=q_heads, kv_heads=kv_heads, head_dim=head_dim,
-                dtype=self.dtype,
-            )
-            for (q_heads, kv_heads, head_dim), q_len, mask in product(map(_heads, self.heads), self.q_len, self.mask)
-        ]  # fmt: skip
+            OnDevice(q_len, mask=bs.Mask.from_spec(mask), **shape) for q_len, mask in product(self.q_len, self.mask)
+        ]
 
     def command(self) -> str:
         """The command line that repeats it."""
@@ -136,7 +134,8 @@ def tune(
     """Compile, check and time the candidates; the run file (default: in data/runs) is continued if it exists.
 
     jobs: processes that compile, as many as processors by default. spills: bytes that a candidate's thread may spill.
-    limit_s: seconds for all; what has been measured by then is kept. ValueError without a GPU to time on.
+    limit_s: seconds for all; what has been measured by then is kept. Raises Cancelled when that ends, or it is
+    cancelled, before anything is timed; ValueError without a GPU to time on.
     """
     if not (usable(tuning.device) and is_cuda(tuning.device)):
         raise ValueError(
@@ -151,10 +150,7 @@ def tune(
     def stop() -> bool:
         return cancelled() or time.monotonic() - start > limit_s
 
-    try:
-        kept = prune(tuning, gpu, jobs or len(os.sched_getaffinity(0)), spills, say, cancelled=stop, progress=progress)
-    except Cancelled:
-        raise ValueError("tune: stopped while it compiled, and nothing was timed; what is compiled is kept") from None
+    kept = prune(tuning, gpu, jobs or len(os.sched_getaffinity(0)), spills, say, cancelled=stop, progress=progress)
     with Child() as child:
         done = measure_all(tuning, path, gpu, kept, child.measure, cancelled=stop, progress=progress)
     if time.monotonic() - start > limit_s:
@@ -178,10 +174,10 @@ def prune(
 ) -> Kept:
     """The candidates of each workload that compile, fit and do not spill; the table's own is the first, always."""
     classes = {w: class_of(w.axes(), gpu.sms) for w in tuning.workloads()}
-    shared: dict[Any, Workload] = {}  # prompts of several lengths run the same kernel
+    shared: dict[bs.Mask, Workload] = {}  # prompts of several lengths run the same kernel
     jobs: dict[Workload, list[Job]] = {}
     for w, one in classes.items():
-        first = shared.setdefault((w.mask, w.q_heads, w.kv_heads, w.head_dim), w)
+        first = shared.setdefault(w.mask, w)
         wanted = candidates(gpu.capability, w.head_dim, w.torch_dtype, one.length, tuning.config)
         jobs[w] = [Job(gpu.capability, first, config) for config in wanted]
     kernels = list(dict.fromkeys(job for several in jobs.values() for job in several))
@@ -208,17 +204,17 @@ def measure_all(
 ) -> Run:
     """Check and time what is kept, then the best of each class once more and for longer; rows go into the run file.
 
-    take: `Child.measure`, or something that is called alike. What was slow on the first workload of a head size and
-    length class is not timed on the others.
+    take: `Child.measure`, or something that is called alike. What was slow on the first workload of a length class is
+    not timed on the others.
     """
     from tqdm.auto import tqdm
 
     machine = this_machine(tuning.device, tuning.dtype)
     writer = RunWriter(path, run_header(cast(Any, tuning), "tune", machine))
     times = _recorded(writer.run, kept, tuning.device)
-    groups: dict[Any, list[Workload]] = {}
+    groups: dict[str, list[Workload]] = {}
     for w in kept:
-        groups.setdefault((w.head_dim, class_of(w.axes(), gpu.sms).length), []).append(w)
+        groups.setdefault(class_of(w.axes(), gpu.sms).length, []).append(w)
     bar = tqdm(total=sum(map(len, kept.values())), unit="point", desc="measured", disable=not progress)
 
     def measured(w: Workload, config: Config, budget_s: float) -> float:

@@ -9,6 +9,7 @@ from blockskip.config import read_tuned
 from skiplab import cli, cli_run, cli_tune
 from skiplab.machine import Machine
 from skiplab.store import read_run
+from skiplab.timing import Cancelled
 from skiplab.tune import Tuning
 from skiplab.workload import Workload
 
@@ -153,7 +154,7 @@ def tuning_run(tmp_path):
     device = {"name": "NVIDIA H100 80GB HBM3", "kind": "cuda", "compute_capability": "9.0", "sms": 132}
     header = {
         "record": "header", "schema": 1, "run_id": "tune-1", "device": device, "torch": "2.11.0", "triton": "3.6.0",
-        "operation": "attention", "command": "skiplab tune --heads 32/16x256", "parameters": {"heads": ["32/16x256"]},
+        "operation": "attention", "command": "skiplab tune --heads 32/16x256", "parameters": {"heads": "32/16x256"},
     }  # fmt: skip
     workload = Workload(4096, mask=bs.sliding_window(1024), q_heads=32, kv_heads=16, head_dim=256)
     rows = [
@@ -185,20 +186,43 @@ def test_a_tuning_run_is_repeated_by_its_own_command(skiplab, tuning_run):
     assert "its own command repeats it: skiplab tune --heads 32/16x256" in err
 
 
-def test_masks_of_a_tuning_are_words_windows_and_texts(skiplab, monkeypatch):
+def test_each_shape_of_heads_is_tuned_into_its_own_run(skiplab, monkeypatch, tuning_run):
     asked = []
 
-    def run_tuning(wanted, path, **named):
-        asked.append((wanted, path, named["jobs"], named["limit_s"]))
-        raise ValueError("enough")
+    def run_tuning(wanted, path, *, jobs, limit_s, **named):
+        asked.append((wanted, path, jobs, round(limit_s)))
+        return read_run(tuning_run)
 
     monkeypatch.setattr(cli_tune, "run_tuning", run_tuning)
-    words = ["--mask", "causal", "--mask", "128", "--mask", "sink(4) & causal()", "--config", "64x32x4x2"]
-    assert skiplab("tune", *words, "--q-len", "512", "--jobs", "3", "--limit", "60")[0] == 2
-    wanted = Tuning(
-        mask=("causal()", "sliding_window(128)", "sink(4) & causal()"), config=((64, 32, 4, 2),), q_len=(512,)
-    )
-    assert asked == [(wanted, None, 3, 60.0)]
+    masks = ["--mask", "causal", "--mask", "128", "--mask", "sink(4) & causal()"]
+    heads = ["--heads", "32/16x256", "--heads", "32/8x128"]
+    words = ["--config", "64x32x4x2", "--q-len", "512", "--jobs", "3", "--limit", "60", "--out", "configs"]
+    code, out, err = skiplab("tune", *masks, *heads, *words)
+    assert code == 0, err
+    spec = ("causal()", "sliding_window(128)", "sink(4) & causal()")
+    wanted = [Tuning(one, spec, (512,), ((64, 32, 4, 2),)) for one in ("32/16x256", "32/8x128")]
+    assert asked == [(one, None, 3, 60) for one in wanted]
+    assert out.count("run: tune.jsonl") == 2
+    code, _, err = skiplab("tune", *heads, "--run", "one.jsonl")
+    assert code == 2
+    assert "--run: names one file, and each of 2 shapes of heads has its own" in err
+
+
+def test_a_limit_ends_tuning_and_keeps_what_was_timed(skiplab, monkeypatch, tuning_run):
+    def run_tuning(wanted, path, **named):
+        if wanted.heads in late:
+            raise Cancelled
+        return read_run(tuning_run)
+
+    monkeypatch.setattr(cli_tune, "run_tuning", run_tuning)
+    late = {"32/16x256"}
+    code, out, _ = skiplab("tune", "--out", "configs")
+    assert code == 0
+    assert out.count("Stopped before anything was timed") == out.count("run: ") == out.count("configs: ") == 1
+    late = {"32/8x128"}
+    code, _, err = skiplab("tune", "--out", "configs")
+    assert code == 2
+    assert "--limit: nothing was timed" in err
 
 
 def test_a_broken_run_names_file_and_line(skiplab, tmp_path):

@@ -33,7 +33,7 @@ def a_gpu_that_is_not_here(monkeypatch):
 
 
 def tuning(**changed):
-    return module.Tuning(**{"heads": ("32/16x256",), "q_len": (4096, 8192), "mask": ("causal()",), **changed})
+    return module.Tuning(**{"heads": "32/16x256", "q_len": (4096, 8192), "mask": ("causal()",), **changed})
 
 
 class Clock:
@@ -72,8 +72,8 @@ def test_without_a_gpu_it_says_what_is_missing():
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"heads": ("32x256",)}, "heads: got '32x256'"),
-        ({"heads": ("32/5x256",)}, "kv_heads: got 5"),
+        ({"heads": "32x256"}, "heads: got '32x256'"),
+        ({"heads": "32/5x256"}, "kv_heads: got 5"),
         ({"dtype": "int3"}, "dtype: got 'int3'"),
         ({"mask": ("wide",)}, "cannot read 'wide'"),
         ({"config": ((128, 48, 8, 2),)}, "block_n is 48"),
@@ -156,7 +156,7 @@ def test_the_run_is_an_ordinary_one(tmp_path):
     run = measured(wanted, tmp_path / "run.jsonl", Clock(wrong={B}))
     read = read_run(tmp_path / "run.jsonl")
     assert read.header["command"] == wanted.command()
-    assert read.header["parameters"]["heads"] == ["32/16x256"]
+    assert read.header["parameters"]["heads"] == "32/16x256"
     assert read.rows == tuple(run.rows)
     row = read.rows[0]
     assert row["config"] == list(TABLE)
@@ -187,7 +187,7 @@ def test_a_row_whose_tiles_were_tuned_on_another_device_is_flagged(monkeypatch):
 
 
 def test_numbers_are_drawn_on_the_device_and_the_same_for_the_same_seed():
-    (workload,) = tuning(heads=("2/1x16",), q_len=(8,)).workloads()
+    (workload,) = tuning(heads="2/1x16", q_len=(8,)).workloads()
     first, again, other = (workload.inputs("cpu", seed) for seed in (1, 1, 2))
     assert all(a.equal(b) for a, b in zip(first, again, strict=True))
     assert not first[0].equal(other[0])
