@@ -43,6 +43,12 @@ HEADS = {
 METHODS = {"graph": "of a CUDA graph's replay", "eager": "of single calls", "cpu": "of calls in turn"}
 SECTION = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
+STYLES: Any = [
+    {"selector": "caption", "props": [("text-align", "left")]},
+    {"selector": "td:first-child, th:first-child", "props": [("text-align", "left")]},
+]
+"""Of tables in notebooks."""
+
 
 class MissingRun(ValueError):
     """A table has no row to show; the message names the table and the run files it looks for."""
@@ -157,7 +163,7 @@ def _text(row: Row, value: str, missed: bool) -> str:
 def number(value: float, kind: str) -> str:
     """`1.29`, `0.0700` or `4,678` for a time; `95 %`, `1.62×`, `7.5e-03` for the other kinds of values."""
     if kind in ("reads", "products"):
-        return f"{value:.0%}".replace("%", " %")
+        return f"{value:.0%}".replace("%", "\u00a0%")
     if kind == "faster":
         return f"{value:.2f}×" if value < 10 else f"{value:.1f}×"
     if kind == "error":
@@ -168,7 +174,7 @@ def number(value: float, kind: str) -> str:
 def axis_text(name: str, value: Any) -> str:
     """An axis's value in a table: `1,024`, `causal`, `32/16 of 256`."""
     if isinstance(value, str):
-        return value
+        return value.replace(" ", "\u00a0")
     return ("causal" if name == "window" else "") if value != value else f"{value:,.0f}"
 
 
@@ -189,10 +195,17 @@ def grid(cells: pd.DataFrame, table: Table) -> pd.DataFrame:
 def caption(cells: pd.DataFrame, table: Table, link: Callable[[Path, int], str]) -> str:
     """What the table shows, on which device, with which versions, timed how, and in which run files."""
     used = cells[cells["text"] != ""]
-    timed = " and ".join(dict.fromkeys(METHODS[method] for method in used["method"] if method in METHODS))
+    eager = any(item.value == "eager" for item in table.items)  # then each line says how
+    timed = (
+        "" if eager else " and ".join(dict.fromkeys(METHODS[method] for method in used["method"] if method in METHODS))
+    )
     files = ", ".join(link(path, place) for place, path in enumerate(dict.fromkeys(used["file"])))
     units = [unit.replace("us", "µs") for unit in ("ms", "us") if any(item.value == unit for item in table.items)]
-    time = f"{table.statistic} {' and '.join(units)} {timed}" if units else f"from {table.statistic} times {timed}"
+    time = (
+        f"{table.statistic} {' and '.join(units)} {timed}".rstrip()
+        if units
+        else f"from {table.statistic} times {timed}"
+    )
     devices, versions = (" and ".join(dict.fromkeys(used[name])) for name in ("device", "versions"))
     return f"{table.about} Recorded on {devices} with {versions}, {time} ({files})."
 
@@ -242,4 +255,9 @@ def styled(name: str, table: Table, everything: pd.DataFrame) -> Styler:
     """The table for a notebook, captioned with where it is from."""
     cells = entries(name, table, everything)
     words = [caption(cells, table, lambda path, place: path.name), *notes(cells, table)]
-    return grid(cells, table).style.hide().set_caption(re.sub(r"[*`]", "", " ".join(words)))
+    shown = grid(cells, table).rename(columns=_plain).map(_plain)
+    return shown.style.hide().set_caption("<br>".join(map(_plain, words))).set_table_styles(STYLES)
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"[*`]", "", text)

@@ -53,7 +53,7 @@ def test_lines_are_items_and_columns_the_axis(tmp_path):
 def test_shares_are_of_the_runs_own_roofs(tmp_path):
     items = (Item("reads", OURS, "reads"), Item("products", OURS, "products"), Item("us", OURS, "us"))
     table = Table("x", ("q_len",), items)
-    assert shown(table, run(tmp_path, "a", point("blockskip", 40))) == [["512", "25 %", "25 %", "40.0"]]
+    assert shown(table, run(tmp_path, "a", point("blockskip", 40))) == [["512", "25\u00a0%", "25\u00a0%", "40.0"]]
 
 
 def test_the_newest_run_counts_and_the_first_pattern_before_it(tmp_path):
@@ -159,7 +159,8 @@ def test_a_notebook_shows_the_same_cells_and_where_they_are_from(tmp_path):
     ("value", "kind", "text"),
     [
         (0.07, "ms", "0.0700"), (1.286, "ms", "1.29"), (99.94, "us", "99.9"), (4678.2, "us", "4,678"),
-        (0.955, "reads", "96 %"), (1.618, "faster", "1.62×"), (17.04, "faster", "17.0×"), (0.0152, "error", "1.5e-02"),
+        (0.955, "reads", "96\u00a0%"), (1.618, "faster", "1.62×"), (17.04, "faster", "17.0×"),
+        (0.0152, "error", "1.5e-02"),
     ],
 )  # fmt: skip
 def test_numbers(value, kind, text):
