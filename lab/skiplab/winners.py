@@ -77,9 +77,14 @@ def gpu_of(run: Run) -> Gpu:
 
 
 def rankings(runs: Sequence[Run]) -> dict[Class, Ranking]:
-    """The classes that were tuned, by the rows of our kernel with a configuration; of a point the latest row counts."""
+    """The classes that were tuned, by the rows of our kernel with a configuration; of a point the latest row counts.
+
+    A run that was continued with other kernels counts from there: times of different kernels say nothing of tiles.
+    """
     sms = gpu_of(runs[0]).sms
-    rows = [row for run in runs for row in run.rows if _tuned(row)]
+    rows = [
+        row for run in runs for row in run.rows if _tuned(row) and row["source_hash"] == run.rows[-1]["source_hash"]
+    ]
     rounds = Counter(row["point"] for row in rows)
     latest = {row["point"]: row for row in rows}
     failed = {_compiled(row, sms) for row in latest.values() if row["status"] != "ok"}

@@ -161,7 +161,7 @@ def tuning_run(tmp_path):
         {
             "record": "point", "key": f"{config}", "point": f"blockskip {config} | {workload.key()} | cuda",
             "axes": workload.axes(), "contender": "blockskip", "config": list(config), "status": "ok",
-            "device": device["name"], "samples_ns": [ns] * 3, "flags": [],
+            "device": device["name"], "samples_ns": [ns] * 3, "flags": [], "source_hash": "a",
         }
         for config, ns in (((128, 64, 8, 2), 43000), ((128, 32, 8, 2), 40500))
     ]  # fmt: skip

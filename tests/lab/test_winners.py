@@ -15,14 +15,14 @@ TABLE, FAST, SLOW = (128, 64, 8, 2), (128, 32, 8, 2), (64, 64, 8, 2)  # the tabl
 LONG = Class(256, 2, "window", 1024, "long")
 
 
-def row(config, us, q_len=4096, mask=None, status="ok", flags=(), **shape):
+def row(config, us, q_len=4096, mask=None, status="ok", flags=(), source_hash="a", **shape):
     shape = {"head_dim": 256, "q_heads": 32, "kv_heads": 16, **shape}
     workload = Workload(q_len, mask=mask or bs.sliding_window(1024), **shape)
     point = f"blockskip {config} | {workload.key()} | cuda"
     samples = [int(1e3 * us)] * 3 if status == "ok" else []
     return {
         "point": point, "axes": workload.axes(), "config": list(config), "status": status, "flags": list(flags),
-        "samples_ns": samples, "contender": "blockskip", "device": DEVICE["name"],
+        "samples_ns": samples, "contender": "blockskip", "device": DEVICE["name"], "source_hash": source_hash,
     }  # fmt: skip
 
 
@@ -92,6 +92,13 @@ def test_once_some_were_timed_again_only_they_can_win():
     assert list(rankings([run(*scan, *again)])[LONG].scores) == [FAST, TABLE]
     assert entries([run(*scan, *again)])[0].median_us == 41.0
     assert tuple(entries([run(*scan), run(*again)])[0].config) == FAST
+
+
+def test_times_of_older_kernels_do_not_count():
+    old = [row(TABLE, 43), row(FAST, 40), row(FAST, 40), row(SLOW, 30, source_hash="a", mask=bs.causal())]
+    new = [row(config, us, source_hash="b") for config, us in ((TABLE, 42), (FAST, 45), (SLOW, 39))]
+    assert winner(*old, *new) == SLOW
+    assert {one.mask for one in entries([run(*old), run(*new)])} == {"window", "causal"}
 
 
 def test_classes_keep_window_mask_length_and_dtype_apart():
