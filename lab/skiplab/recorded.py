@@ -6,17 +6,20 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatch
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from skiplab.store import COLUMNS, Run, frame
 
+if TYPE_CHECKING:
+    from skiplab.roofs import Roofs
+
 Row = dict[str, Any]
 """One row of a frame, by column."""
 
-ADDED = ("file", "versions", "read_gbps", "product_tflops", "sms", "eager_ms", "heads", "tiles", "place")
+ADDED = ("file", "versions", "read_gbps", "product_tflops", "plain_us", "sms", "eager_ms", "heads", "tiles", "place")
 
 
 def rated(runs: Iterable[Run], patterns: Sequence[str] = ("*",)) -> pd.DataFrame:
@@ -24,16 +27,25 @@ def rated(runs: Iterable[Run], patterns: Sequence[str] = ("*",)) -> pd.DataFrame
 
     patterns: of file names without `.jsonl`. Of a point that several runs hold, the run of the first pattern counts,
     and of one pattern the run that began last. Rows with a config that somebody asked for, as tuning does, are left
-    out: it is not the contender's own choice. Beside `store.COLUMNS` there are `file` (path), `versions` (text),
-    `read_gbps` and `product_tflops` (the header's roofs), `sms`, `eager_ms` (the median of single calls, where they
-    were timed too), `heads` (text), `tiles` (queries, keys; None where no plan says, or several heads share a tile),
-    and `place` (the point, whoever solves it).
+    out: it is not the contender's own choice. Columns beside `store.COLUMNS`:
+
+    - `file` (path), `versions` (text), `read_gbps`, `product_tflops`, `sms`: of the run's header;
+    - `plain_us`: what a plain read of the row's least bytes takes on that device, where `data/machines` knows;
+    - `eager_ms`: the median of single calls, where they were timed too;
+    - `tiles`: queries and keys of ours; None where no plan says, or several heads share a tile;
+    - `heads` (text), and `place` (text): the point, whoever solves it.
     """
+    from skiplab.roofs import recorded_roofs  # here: figures, which import this module, need no timer
+
+    known = recorded_roofs()
     runs = [run for run in runs if run.path is not None]
     parts = []
     for pattern in patterns:
         matching = [run for run in runs if run.path and fnmatch(run.path.stem, pattern)]
-        parts += [_rated(run) for run in sorted(matching, key=lambda run: run.header.get("start", ""), reverse=True)]
+        parts += [
+            _rated(run, known.get(run.device))
+            for run in sorted(matching, key=lambda run: run.header.get("start", ""), reverse=True)
+        ]
     parts = [part for part in parts if len(part)]
     if not parts:
         return pd.DataFrame(columns=[*COLUMNS, *ADDED])
@@ -42,7 +54,7 @@ def rated(runs: Iterable[Run], patterns: Sequence[str] = ("*",)) -> pd.DataFrame
     )
 
 
-def _rated(run: Run) -> pd.DataFrame:
+def _rated(run: Run, roofs: Roofs | None) -> pd.DataFrame:
     rows = list({row["point"]: row for row in run.rows if not row.get("config")}.values())
     table, roof = frame(replace(run, rows=tuple(rows))), run.header.get("roof") or {}
     return table.assign(
@@ -50,6 +62,7 @@ def _rated(run: Run) -> pd.DataFrame:
         versions=", ".join(f"{name} {run.header[name]}" for name in ("torch", "triton") if run.header.get(name)),
         read_gbps=roof.get("bandwidth_gbps", np.nan),
         product_tflops=roof.get("tflops", np.nan),
+        plain_us=[np.nan if roofs is None else roofs.read_us(_least_bytes(row)) for row in rows],
         sms=run.header["device"].get("sms", np.nan),
         eager_ms=[_eager_ms(row) for row in rows],
         heads=[_heads(row["axes"]) for row in rows],
@@ -60,6 +73,10 @@ def _rated(run: Run) -> pd.DataFrame:
 
 def _place(axes: Mapping[str, Any]) -> str:
     return json.dumps({name: value for name, value in axes.items() if value is not None}, sort_keys=True)
+
+
+def _least_bytes(row: Mapping[str, Any]) -> float:
+    return (row.get("work") or {}).get("minimal_bytes", np.nan)
 
 
 def _eager_ms(row: Mapping[str, Any]) -> float:

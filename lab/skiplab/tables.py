@@ -64,9 +64,10 @@ class Item:
     """Numbers that stand under one head: whose, which, and how much is asked of them.
 
     where: the rows, as `store.query` takes them. value: `ms` or `us` (the median), `eager` (us of single calls),
-    `reads` (share of the read rate that the run's header holds), `products` (useful FLOPs, share of the product's rate
-    there), `error`, or `faster`: how many times faster than the fastest of `than` at the same point. least: what is
-    asked for at a point; nan: nothing.
+    `reads` (share of the read rate that the run's header holds), `plain` (of the speed of a plain read of as many
+    bytes, as `data/machines` has it), `products` (useful FLOPs, share of the product's rate in the header), `error`, or
+    `faster`: how many times faster than the fastest of `than` at the same point. least: what is asked for at a point;
+    nan: nothing.
     """
 
     head: str
@@ -112,6 +113,7 @@ def values(rows: pd.DataFrame, everything: pd.DataFrame, item: Item) -> pd.DataF
         "us": lambda: rows["median_ms"] * 1e3,
         "eager": lambda: rows["eager_ms"] * 1e3,
         "reads": lambda: rows["gbps"] / rows["read_gbps"],
+        "plain": lambda: rows["plain_us"] / rows["median_ms"] / 1e3,
         "products": lambda: rows["useful_tflops"] / rows["product_tflops"],
         "error": lambda: rows["error"],
     }
@@ -162,7 +164,7 @@ def _text(row: Row, value: str, missed: bool) -> str:
 
 def number(value: float, kind: str) -> str:
     """`1.29`, `0.0700` or `4,678` for a time; `95 %`, `1.62×`, `7.5e-03` for the other kinds of values."""
-    if kind in ("reads", "products"):
+    if kind in ("reads", "plain", "products"):
         return f"{value:.0%}".replace("%", "\u00a0%")
     if kind == "faster":
         return f"{value:.2f}×" if value < 10 else f"{value:.1f}×"
@@ -214,6 +216,9 @@ def notes(cells: pd.DataFrame, table: Table) -> list[str]:
     """What the marks mean, and whether what is asked for is met."""
     text = "".join(cells["text"])
     lines = ["; ".join(f"{mark} {words}" for mark, words in NOTES.items() if mark in text)]
+    plain = [item.head for item in table.items if item.value == "plain"]
+    if any(cells["head"].isin(plain) & (cells["text"] != "")):
+        lines.append(f"*{plain[0]}*: the time of a kernel that only reads so many bytes (`data/machines`), over ours")
     if table.target:
         reason = table.reason or "the reason has not been found yet."
         met = f"Missed where {MISSED} stands: {reason}" if any(cells["missed"]) else "Met at every point here."

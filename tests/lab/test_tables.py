@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from skiplab import roofs
 from skiplab.recorded import rated
+from skiplab.roofs import Rate, Roofs
 from skiplab.store import Run, RunWriter
 from skiplab.tables import APART, MISSED, Item, MissingRun, Table, entries, fill, gather, grid, markdown, number, styled
 
@@ -54,6 +56,17 @@ def test_shares_are_of_the_runs_own_roofs(tmp_path):
     items = (Item("reads", OURS, "reads"), Item("products", OURS, "products"), Item("us", OURS, "us"))
     table = Table("x", ("q_len",), items)
     assert shown(table, run(tmp_path, "a", point("blockskip", 40))) == [["512", "25\u00a0%", "25\u00a0%", "40.0"]]
+
+
+def test_a_plain_read_of_as_many_bytes_comes_from_the_devices_file(tmp_path, monkeypatch):
+    one = run(tmp_path, "a", point("blockskip", 40), point("blockskip", 40, 1024))
+    table = Table("x", ("q_len",), (Item("us", OURS, "us"), Item("plain", OURS, "plain")))
+    assert shown(table, one) == [["512", "40.0"], ["1,024", "40.0"]]  # nobody measured that device: no column
+    reads = tuple(Rate("a sum", size, "graph", (20_000 * size // 8_000_000,)) for size in (8_000_000, 16_000_000))
+    known = {"a GPU": Roofs({"name": "a GPU"}, "measured", "", reads=reads)}
+    monkeypatch.setattr(roofs, "recorded_roofs", lambda: known)
+    assert shown(table, one)[0] == ["512", "40.0", "62\u00a0%"]  # 10 MB in 25 us
+    assert "*plain*: the time of a kernel that only reads" in markdown("t", table, rated([one]), tmp_path / "page.md")
 
 
 def test_the_newest_run_counts_and_the_first_pattern_before_it(tmp_path):
