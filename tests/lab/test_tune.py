@@ -3,6 +3,7 @@
 import shlex
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import blockskip as bs
 import pytest
@@ -41,10 +42,12 @@ class Clock:
 
     def __init__(self, wrong=(), stop_after=None):
         self.asked, self.wrong, self.stop_after = [], wrong, stop_after
+        self.now = 0.0
 
     def __call__(self, point, seed, budget_s, *, machine, retries, cancelled):
-        if len(self.asked) == self.stop_after:
+        if len(self.asked) == self.stop_after or cancelled():
             raise Cancelled
+        self.now += 30
         assert retries == 0
         self.asked.append((point.workload.q_len, point.workload.mask, point.config, budget_s))
         blank = Measurement(point, "ok", label="block-skip", device_name=GPU.name, plan={"skip": "bounds"})
@@ -149,6 +152,45 @@ def test_an_interrupted_tuning_goes_on_where_it_stopped(tmp_path):
     assert second.asked[0][2] == D
     measured(tuning(), path, third)
     assert {budget for *_, budget in third.asked} == {0.12}  # the finals alone
+
+
+@pytest.fixture
+def seen_gpu(monkeypatch):
+    """torch seems to see a GPU; what is measured there comes from a Clock, which is returned."""
+    clock = Clock()
+
+    class Child:
+        def __enter__(self):
+            return SimpleNamespace(measure=clock)
+
+        def __exit__(self, *exception):
+            pass
+
+    properties = SimpleNamespace(name=GPU.name, major=9, minor=0, multi_processor_count=GPU.sms)
+    monkeypatch.setattr(module.torch.cuda, "get_device_properties", lambda device: properties)
+    monkeypatch.setattr(module, "usable", lambda device: True)
+    monkeypatch.setattr(module, "Child", Child)
+    monkeypatch.setattr(module, "compile_all", lambda jobs, *others: dict.fromkeys(jobs, Compiled(200)))
+    return clock
+
+
+def test_tuning_compiles_then_times(seen_gpu, tmp_path):
+    said = []
+    wanted = tuning(config=(TABLE, A, B))
+    run = module.tune(wanted, tmp_path / "run.jsonl", jobs=2, say=said.append, progress=False)
+    assert said == ["2 workloads, 3 kernels compiled; left out: none"]
+    assert len(seen_gpu.asked) == len(run.rows) == 2 * 3 + 2 * 3
+    assert run.source == "measured" and "end" in run.header
+    assert tuple(entries([run])[0].config) == A
+
+
+def test_a_limit_is_for_compiling_and_timing_together(seen_gpu, tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr(module.time, "monotonic", lambda: seen_gpu.now)
+    wanted = tuning(config=(TABLE, A, B))
+    run = module.tune(wanted, tmp_path / "run.jsonl", limit_s=100, say=said.append, progress=False)
+    assert len(run.rows) == 4
+    assert said[-1].startswith("Stopped after 100 s")
 
 
 def test_the_run_is_an_ordinary_one(tmp_path):
