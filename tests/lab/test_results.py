@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 from skiplab.results import TABLES, cpu_prefill, show
-from skiplab.store import read_runs
+from skiplab.store import Run, read_runs
+from skiplab.sweep import Sweep
 from skiplab.tables import SECTION, MissingRun, entries, fill, gather, markdown
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,6 +40,55 @@ def test_every_table_is_made_or_says_which_run_is_missing(name, runs):
         assert not any(f"<!-- table: {name} -->" in page.read_text(encoding="utf-8") for page in PAGES)
         return
     assert "Recorded on" in text and "](data/" in text
+
+
+def swept(sweep: Sweep, milliseconds: dict[str, float]) -> Run:
+    """What a sweep would write, every contender as fast as told at any length."""
+    rows = [
+        {
+            "key": point.key, "point": point.key, "axes": point.workload.axes(), "contender": point.contender,
+            "status": "ok", "device": "NVIDIA H100", "samples_ns": [int(milliseconds[point.contender] * 1e6)],
+            "method": "graph", "flags": [], "work": {"useful_flops": 1e12, "minimal_bytes": 1.0},
+        }
+        for point in sweep.points()
+    ]  # fmt: skip
+    roof = {"tflops": 1000.0, "bandwidth_gbps": 3000.0}
+    header = {"run_id": "r", "device": {"name": "NVIDIA H100"}, "torch": "2.x", "roof": roof, "start": "2126-01-01"}
+    return Run(header, tuple(rows), path=ROOT / "data" / "runs" / "2126-01-01-nvidia-h100-new.jsonl")
+
+
+TIMES_MS = {"blockskip": 1.0, "flex": 1.5, "blockskip-none": 5.0, "sdpa-efficient-mask": 3.0, "sdpa-cudnn": 0.9}
+GEMMA = {"q_heads": 32, "kv_heads": 16, "head_dim": 256}
+
+
+@pytest.mark.parametrize(
+    ("name", "axes", "shown"),
+    [
+        ("buffer", {**GEMMA, "q_len": (2048,), "buffer": 4096}, ["3.00×✗", "3.00×✗"]),
+        ("sliding-d256", {**GEMMA, "q_len": (512, 32768)}, ["1.50×", "1.50×", "0.90×", "0.90×✗"]),
+        ("sliding-d128", {"q_heads": 32, "kv_heads": 8, "q_len": (512, 32768)}, ["1.50×"] * 4),
+        (
+            "sliding-d128-dense",
+            {"q_heads": 32, "kv_heads": 8, "q_len": (512, 1024)},
+            ["0.90×", "0.90×✗", "0.90×", "0.90×"],
+        ),
+        ("causal-d128", {"q_heads": 32, "kv_heads": 8, "q_len": (512,)}, ["1.50×", "0.90×"]),
+        ("causal-d512", {"q_heads": 32, "kv_heads": 4, "head_dim": 512, "q_len": (512,)}, ["1.50×✗"]),
+        ("modes-causal", {**GEMMA, "q_len": (512, 1024)}, ["5.00×", "5.00×"]),
+    ],
+)
+def test_tables_find_what_a_sweep_writes_and_judge_it(name, axes, shown):
+    windows = (256, 1024, None) if "d128" in name else (1024, None)
+    run = swept(Sweep(contenders=tuple(TIMES_MS), window=windows, **axes), TIMES_MS)
+    cells = entries(name, TABLES[name], gather(TABLES[name], [run]))
+    ratios = cells[cells["text"].str.contains("×")].sort_values(["order", "q_len", "window"])
+    assert [text for text in ratios["text"] if text] == shown
+
+
+def test_useful_flops_are_a_share_of_the_product_in_the_header():
+    sweep = Sweep(contenders=("blockskip",), q_len=(8192,), window=(1024, None), q_heads=32, kv_heads=8)
+    cells = entries("share", TABLES["share"], gather(TABLES["share"], [swept(sweep, {"blockskip": 2.0})]))
+    assert cells["text"].tolist() == ["50\u00a0%✗", "50\u00a0%"]  # 500 of 1,000 TFLOP/s; nothing is asked of causal
 
 
 def test_ratios_are_the_quotients_of_the_times_beside_them(runs):
