@@ -83,8 +83,8 @@ class Table:
 
     about: the caption's beginning, in Markdown. runs: patterns of file names under `data/runs`; of a point that several
     runs hold, the run of the first pattern counts, and of one pattern the one that began last. target: what is asked
-    for, in words; reason: why it is missed where it is. statistic: what `median_ms` holds, in a
-    word. source: rows from elsewhere than runs.
+    for, in words; reasons: why it is missed at a point, given by the axes' values. statistic: what `median_ms` holds,
+    in a word. source: rows from elsewhere than runs.
     """
 
     about: str
@@ -94,7 +94,7 @@ class Table:
     runs: tuple[str, ...] = ("*",)
     across: bool = False
     target: str = ""
-    reason: str = ""
+    reasons: Mapping[tuple, str] = field(default_factory=dict)
     statistic: str = "median"
     source: Callable[[], pd.DataFrame] | None = None
 
@@ -180,6 +180,10 @@ def axis_text(name: str, value: Any) -> str:
     return ("causal" if name == "window" else "") if value != value else f"{value:,.0f}"
 
 
+def _axis_name(axis: str) -> str:
+    return HEADS.get(axis, axis.replace("_", " "))
+
+
 def grid(cells: pd.DataFrame, table: Table) -> pd.DataFrame:
     """The cells as a table of texts, its first columns the axes' (or, across, the items')."""
     named = cells.assign(**{axis: [axis_text(axis, value) for value in cells[axis]] for axis in table.axes})
@@ -188,7 +192,7 @@ def grid(cells: pd.DataFrame, table: Table) -> pd.DataFrame:
     heads = [item.head for item in table.items if item.head in filled]
     wide = named.pivot(index=list(table.axes), columns="head", values="text").reindex(columns=heads).fillna("")
     wide = wide.loc[lines if len(table.axes) > 1 else [line[0] for line in lines]]
-    names = [HEADS.get(axis, axis.replace("_", " ")) for axis in table.axes]
+    names = [_axis_name(axis) for axis in table.axes]
     if table.across:
         return wide.T.rename_axis(", ".join(names)).rename_axis(None, axis=1).reset_index()
     return wide.rename_axis(names).rename_axis(None, axis=1).reset_index()
@@ -220,10 +224,19 @@ def notes(cells: pd.DataFrame, table: Table) -> list[str]:
     if any(cells["head"].isin(plain) & (cells["text"] != "")):
         lines.append(f"*{plain[0]}*: the time of a kernel that only reads so many bytes (`data/machines`), over ours")
     if table.target:
-        reason = table.reason or "the reason has not been found yet."
-        met = f"Missed where {MISSED} stands: {reason}" if any(cells["missed"]) else "Met at every point here."
-        lines.append(f"Asked for: {table.target}. {met}")
+        lines.append(f"Asked for: {table.target}. {_missed(cells, table) or 'Met at every point here.'}")
     return [line + ("" if line.endswith(".") else ".") for line in lines if line]
+
+
+def _missed(cells: pd.DataFrame, table: Table) -> str:
+    """Where what is asked for is missed, and why: points of one reason in one sentence; empty without any."""
+    found: dict[str, dict[str, None]] = {}
+    missed: Any = cells[cells["missed"]]
+    for row in missed.to_dict("records"):
+        reason = table.reasons.get(tuple(row[axis] for axis in table.axes), "the reason has not been found yet")
+        point = ", ".join(f"{_axis_name(axis)} {axis_text(axis, row[axis])}" for axis in table.axes)
+        found.setdefault(reason, {})[f"{point} ({row['head']})"] = None
+    return " ".join(f"Missed at {'; '.join(points)}: {reason}." for reason, points in found.items())
 
 
 def markdown(name: str, table: Table, everything: pd.DataFrame, page: Path) -> str:

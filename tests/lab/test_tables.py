@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -108,12 +109,16 @@ def test_what_is_missed_is_marked_and_its_reason_given(tmp_path):
     one = run(tmp_path, "a", point("blockskip", 50), point("flex", 40),
               point("blockskip", 60, 1024), point("flex", 40, 1024))  # fmt: skip
     ratio = Item("ratio", OURS, "faster", ("flex",), lambda row: 1.0 if row["q_len"] > 600 else float("nan"))
-    table = Table("x", ("q_len",), (ratio,), target="speed beyond 600", reason="it is slow.")
+    table = Table("x", ("q_len",), (ratio,), target="speed beyond 600", reasons={(1024,): "it is slow"})
     assert shown(table, one) == [["512", "0.80×"], ["1,024", f"0.67×{MISSED}"]]
     text = markdown("t", table, rated([one]), tmp_path / "page.md")
-    assert f"Asked for: speed beyond 600. Missed where {MISSED} stands: it is slow." in text
+    assert "Asked for: speed beyond 600. Missed at prompt length 1,024 (ratio): it is slow." in text
     assert f"{MISSED} less than what is asked for." in text
-    met = Table("x", ("q_len",), (Item("ours", OURS, least=lambda row: 0.01),), target="something", reason="unused")
+    unknown = replace(table, reasons={(512,): "not that point's"})
+    assert "(ratio): the reason has not been found yet." in markdown("t", unknown, rated([one]), tmp_path / "page.md")
+    met = Table(
+        "x", ("q_len",), (Item("ours", OURS, least=lambda row: 0.01),), target="something", reasons={(512,): "unused"}
+    )
     assert markdown("t", met, rated([one]), tmp_path / "p").endswith("Asked for: something. Met at every point here.")
 
 
