@@ -1,17 +1,22 @@
-"""Launching a Triton kernel without asking Triton each time what it was compiled for.
+"""Launching a Triton kernel without asking Triton each time what it was compiled for, and a call's launches made ready.
 
 Triton's own launch binds the arguments, looks at each of their numbers in Python and builds a text of it all to look
-the kernel up by. For tensors that come with their shapes and strides that is most of what a call costs the host. Here a
-kernel is found by the same traits, less dearly gathered; what Triton compiled is then launched as it offers itself.
+the kernel up by. For tensors that come with their shapes and strides that is most of what a launch costs the host. Here
+a kernel is found by the same traits, less dearly gathered; what Triton compiled is then launched as it offers itself.
 """
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import torch
 import triton
+from triton.runtime import driver
 
 
 class Launch(NamedTuple):
@@ -22,28 +27,71 @@ class Launch(NamedTuple):
     grid: tuple[int, ...]
 
 
+class Found(NamedTuple):
+    """A kernel to be called as run(*arguments, *last); with stream=None, on the current stream."""
+
+    run: Callable
+    last: tuple
+
+
 class Dispatcher:
     """Compiled kernels by the traits of the arguments that Triton specialises them for."""
 
     def __init__(self) -> None:
         self._compiled: dict[tuple, tuple[Any, tuple]] = {}
 
-    def launch(self, kernel: Any, launch: Launch, **options: Any) -> None:
-        """The launch on the current device and stream. options: num_warps and what else Triton takes."""
+    def find(self, kernel: Any, launch: Launch, **options: Any) -> Found:
+        """The kernel for arguments like the launch's, on the current device; compiled if there is none yet.
+
+        options: num_warps and what else Triton takes.
+        """
         arguments, constants, grid = launch
-        if not isinstance(kernel, triton.JITFunction):  # interpreted
-            kernel[grid](*arguments, **constants, **options)
-            return
+        if not isinstance(kernel, triton.JITFunction):
+            return Found(_interpreted(kernel, launch, options), ())
         device = torch.cuda.current_device()
         key = (id(kernel), device, *constants.values(), *options.values(), *map(traits, arguments))
         found = self._compiled.get(key)
         if found is None:
-            compiled = kernel[grid](*arguments, **constants, **options)
+            compiled = kernel.warmup(*arguments, **constants, **options, grid=grid)
             last = tuple(constants[name] for name in kernel.arg_names[len(arguments) :])
-            self._compiled[key] = compiled, last
-            return
+            found = self._compiled[key] = compiled, last
         compiled, last = found
-        compiled[(*grid, 1, 1)](*arguments, *last)
+        run = compiled[(*grid, 1, 1)]
+        return Found(_with_memory(run) if compiled.metadata.global_scratch_size else run, last)
+
+    def launch(self, kernel: Any, launch: Launch, **options: Any) -> None:
+        """The launch, once, on the current device and stream."""
+        run, last = self.find(kernel, launch, **options)
+        run(*launch.arguments, *last)
+
+
+def _with_memory(run: Callable) -> Callable:
+    """The same for a kernel that makes descriptors, for which it needs memory: Triton asks its allocator each time.
+
+    Which allocator that is, is a matter of the context; in a copy of it, the caller's own stays as it is.
+    """
+
+    def launch(*arguments, **options):
+        contextvars.copy_context().run(_lend_memory, run, arguments, options)
+
+    return launch
+
+
+def _lend_memory(run: Callable, arguments: tuple, options: dict[str, Any]) -> None:
+    triton.set_allocator(lambda size, alignment, stream: torch.empty(size, dtype=torch.int8, device="cuda"))
+    run(*arguments, **options)
+
+
+def _interpreted(kernel: Any, launch: Launch, options: dict[str, Any]) -> Callable:
+    named = [getattr(type(argument), "_make", None) for argument in launch.arguments]
+    program, constants = kernel[launch.grid], launch.constants
+
+    def run(*arguments, stream=None):
+        # the interpreter reads named tuples by name
+        given = [argument if make is None else make(argument) for make, argument in zip(named, arguments, strict=True)]
+        program(*given, **constants, **options)
+
+    return run
 
 
 def traits(argument: Any) -> Any:
@@ -83,3 +131,101 @@ def _traits_of_int(number: int) -> Any:
 
 DISPATCHER = Dispatcher()
 """One for the process: what was compiled stays."""
+
+Room = tuple[tuple[int, ...], torch.dtype]
+"""Shape and dtype of memory that a call needs."""
+
+
+def allocate(rooms: Sequence[Room | None], device: torch.device) -> list[Any]:
+    """New tensors, unwritten; None where no room is asked for. Each begins at a multiple of 16 bytes, as all new do."""
+    return [None if room is None else torch.empty(room[0], dtype=room[1], device=device) for room in rooms]
+
+
+def stream_of(index: int) -> int:
+    """The handle of a CUDA device's current stream."""
+    return driver.active.get_current_stream(index)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+class Step(NamedTuple):
+    """One launch of a call."""
+
+    kernel: Any
+    launch: Launch
+    options: dict[str, Any]
+
+
+class Ready:
+    """The launches of a call, ready for tensors of the same dtypes, shapes, strides and alignments.
+
+    Made of a call's `inputs`, tensors or None, of which it keeps none, and of the `rooms` that its launches write.
+    steps(inputs, made) says the launches. Each tensor among their arguments is one of those two, by itself or in a
+    tuple, but for what tuples of the types `tables` hold: that belongs to the call's kind, and is kept.
+    """
+
+    def __init__(
+        self,
+        inputs: Sequence[torch.Tensor | None],
+        rooms: Sequence[Room | None],
+        steps: Callable[..., Iterable[Step]],
+        tables: tuple[type, ...] = (),
+    ) -> None:
+        self._rooms, self._device = rooms, next(t.device for t in inputs if t is not None)
+        self._index = self._device.index if self._device.type == "cuda" else None
+        with self._on_device():
+            stand_ins = [None if t is None else t.detach() for t in inputs]  # apart, even if one tensor is given twice
+            made = allocate(rooms, self._device)
+            pool = _Pool([*stand_ins, *made], tables)
+            self._steps: list[tuple[Found, list[Callable]]] = []
+            for kernel, launch, options in steps(stand_ins, made):
+                getters = [pool.getter(argument) for argument in launch.arguments]
+                self._steps.append((DISPATCHER.find(kernel, launch, **options), getters))
+        self._constants = pool.constants
+
+    def __call__(self, *inputs: torch.Tensor | None) -> list[Any]:
+        """The tensors of `rooms`, written from these inputs on the current stream of their device."""
+        if self._index is None or torch.cuda.current_device() == self._index:
+            return self._launch(inputs)
+        with self._on_device():
+            return self._launch(inputs)
+
+    def _launch(self, inputs: Sequence[torch.Tensor | None]) -> list[Any]:
+        made = allocate(self._rooms, self._device)
+        pool = (*inputs, *made, *self._constants)
+        stream = 0 if self._index is None else stream_of(self._index)
+        for (run, last), getters in self._steps:
+            run(*[get(pool) for get in getters], *last, stream=stream)
+        return made
+
+    def _on_device(self):
+        return contextlib.nullcontext() if self._index is None else torch.cuda.device(self._index)
+
+
+class _Pool:
+    """Where a call's arguments are found: its tensors, in their order, and then what is the same for each such call."""
+
+    def __init__(self, tensors: Sequence[torch.Tensor | None], tables: tuple[type, ...]) -> None:
+        self._slots = {id(t): i for i, t in enumerate(tensors) if t is not None}
+        self._count, self._tables, self.constants = len(tensors), tables, []
+
+    def getter(self, argument: Any) -> Callable[[tuple], Any]:
+        """Takes the argument from the pool; a named tuple of tensors comes as a plain one."""
+        if isinstance(argument, tuple) and not self._slots.keys().isdisjoint(map(id, argument)):
+            return itemgetter(*map(self._slot, argument))
+        return itemgetter(self._slot(argument))
+
+    def _slot(self, argument: Any) -> int:
+        if id(argument) in self._slots:
+            return self._slots[id(argument)]
+        if not isinstance(argument, self._tables):
+            _check_constant(argument)
+        self.constants.append(argument)
+        return self._count + len(self.constants) - 1
+
+
+def _check_constant(argument: Any) -> None:
+    if isinstance(argument, tuple):
+        for item in argument if type(argument) is not tuple else ():  # plain ones hold ints, see `traits`
+            _check_constant(item)
+    elif not (argument is None or isinstance(argument, int | float)):
+        kind = type(argument).__name__
+        raise ValueError(f"arguments: given a {kind} that is neither an input of the call nor allocated for it")

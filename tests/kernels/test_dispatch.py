@@ -1,11 +1,13 @@
 """The short way to a launch: arguments that Triton would not tell apart are compiled for once."""
 
+from types import SimpleNamespace
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import pytest
 import torch
 import triton
-from blockskip.dispatch import Dispatcher, Launch, traits
+from blockskip.dispatch import Dispatcher, Launch, Ready, Step, traits
 
 
 class Pair(NamedTuple):
@@ -20,19 +22,18 @@ class Recorded(triton.JITFunction):
         self.compiled, self.launched = [], []
         self.arg_names = ["tensor", "number", "FIRST", "SECOND"]
 
-    def __getitem__(self, grid):
-        def compile_and_launch(*arguments, **named):
-            self.compiled.append((grid, arguments, named))
-            return self.Compiled(self.launched)
-
-        return compile_and_launch
+    def warmup(self, *arguments, grid, **named):
+        self.compiled.append((grid, arguments, named))
+        return self.Compiled(self.launched)
 
     class Compiled:
+        metadata = SimpleNamespace(global_scratch_size=0)
+
         def __init__(self, launched):
             self.launched = launched
 
         def __getitem__(self, grid):
-            return lambda *arguments: self.launched.append((grid, arguments))
+            return lambda *arguments, stream=None: self.launched.append((grid, arguments))
 
 
 @pytest.fixture
@@ -45,14 +46,13 @@ CONSTANTS = {"SECOND": 2, "FIRST": 1}
 TENSOR = torch.zeros(64)
 
 
-def test_the_first_launch_compiles_and_the_next_of_its_kind_hands_all_arguments_over_in_order(kernel):
+def test_the_first_launch_compiles_and_each_hands_all_arguments_over_in_order(kernel):
     dispatcher = Dispatcher()
     dispatcher.launch(kernel, Launch((TENSOR, 32), CONSTANTS, (5,)), num_warps=4)
-    assert kernel.compiled == [((5,), (TENSOR, 32), CONSTANTS | {"num_warps": 4})] and kernel.launched == []
+    assert kernel.compiled == [((5,), (TENSOR, 32), CONSTANTS | {"num_warps": 4})]
     dispatcher.launch(kernel, Launch((TENSOR, 48), CONSTANTS, (7, 2)), num_warps=4)
-    ((grid, arguments),) = kernel.launched
-    assert len(kernel.compiled) == 1 and grid[:3] == (7, 2, 1) and arguments[1:] == (48, 1, 2)
-    assert arguments[0] is TENSOR
+    assert len(kernel.compiled) == 1
+    assert kernel.launched == [((5, 1, 1), (TENSOR, 32, 1, 2)), ((7, 2, 1, 1), (TENSOR, 48, 1, 2))]
 
 
 @pytest.mark.parametrize(
@@ -97,6 +97,38 @@ def test_what_cannot_be_an_argument_is_refused():
         traits((TENSOR,))
 
 
+class Table(NamedTuple):
+    tensor: torch.Tensor
+
+
+def make_ready(kernel, x, *arguments, table=None):
+    """f(x) -> [room for three numbers], by a kernel that is given x, what was made for it, and `arguments`."""
+
+    def steps(inputs, made):
+        given = Pair(inputs[0], (16,)), made[0], *arguments, *([] if table is None else [table])
+        yield Step(kernel, Launch(given, CONSTANTS, (3,)), {"num_warps": 2})
+
+    return Ready([x], [((3,), torch.int32), None], steps, tables=(Table,))
+
+
+def test_what_is_ready_launches_with_other_tensors_in_the_same_places(kernel):
+    kernel.arg_names = ["x", "made", "number", "table", "FIRST", "SECOND"]
+    table, ones = Table(TENSOR), torch.ones(64)
+    ready = make_ready(kernel, TENSOR, 7, table=table)
+    assert len(kernel.compiled) == 1 and not kernel.launched
+    (first, nothing), (second, _) = ready(TENSOR), ready(ones)
+    assert nothing is None and first.shape == (3,) and first.dtype == torch.int32 and first is not second
+    for (grid, arguments), x, made in zip(kernel.launched, (TENSOR, ones), (first, second), strict=True):
+        assert grid == (3, 1, 1) and arguments[0][0] is x and arguments[0][1] == (16,)
+        assert arguments[1] is made and arguments[2:] == (7, table, 1, 2)
+
+
+@pytest.mark.parametrize("argument", [torch.zeros(3), Pair(torch.zeros(3), (1,)), "word", Pair(None, [TENSOR])])
+def test_a_tensor_that_would_go_stale_is_refused(kernel, argument):
+    with pytest.raises(ValueError, match="neither an input of the call nor allocated for it"):
+        make_ready(kernel, TENSOR, argument)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="launches need CUDA")
 def test_both_ways_give_the_same_bits(device):
     import blockskip as bs
@@ -107,3 +139,18 @@ def test_both_ways_give_the_same_bits(device):
         want = bs.attention(q, k[:, :, :length], v[:, :, :length], bs.sliding_window(40))
         assert torch.equal(bs.attention(q, k, v, bs.sliding_window(40), kv_len=length), want)
     assert torch.equal(bs.attention(q, k, v, bs.sliding_window(40)), first)
+
+
+def test_a_kernel_that_makes_descriptors_is_lent_memory_and_the_callers_allocator_stays(kernel, monkeypatch):
+    from triton.runtime import _allocation
+
+    asked = []
+    monkeypatch.setattr(torch, "empty", lambda *shape, **named: asked.append((shape, named)))
+    monkeypatch.setattr(
+        Recorded.Compiled, "__getitem__", lambda self, grid: lambda *_, **__: _allocation._allocator.get()(512, 128, 0)
+    )
+    monkeypatch.setattr(Recorded.Compiled, "metadata", SimpleNamespace(global_scratch_size=256))
+    before = _allocation._allocator.get()
+    Dispatcher().launch(kernel, Launch((TENSOR, 32), CONSTANTS, (5,)))
+    assert asked == [((512,), {"dtype": torch.int8, "device": "cuda"})]
+    assert _allocation._allocator.get() is before

@@ -10,9 +10,10 @@ import torch
 from ..config import TileConfig
 from ..mask import Mask, band, causal, integer
 from ..mask import dense as dense_mask
+from ..repeat import place_of
 from . import reference, tiled
 from . import ring as rings
-from .checks import IMPLS, LARGEST_POSITION, check_kv_len, check_scale, check_tensors
+from .checks import IMPLS, LARGEST_POSITION, check_kv_len, check_scale, check_tensors, each_batch
 from .decode_api import launch_decode
 from .decode_plan import DecodeCall
 from .plan import SKIPS, Call, Plan, make_plan
@@ -78,10 +79,23 @@ def attention(
             q, k, v, mask, scale=scale, q_start=q_start, kv_len=kv_len, skip=skip, impl=impl, config=config,
             return_lse=return_lse, record=record, ring=ring, route=route,
         )  # fmt: skip
-    call = check(q, k, v, mask, scale, q_start, kv_len, skip, impl, config, return_lse, record, ring, route)
-    out, lse, visits = run(call)
-    asked = [out, *([lse] if return_lse else []), *([visits] if record else [])]
-    return tuple(asked) if len(asked) > 1 else out
+    return attend(q, k, v, mask, scale, q_start, kv_len, skip, impl, config, return_lse, record, ring, route)
+
+
+def attend(q, k, v, mask, scale, q_start, kv_len, skip, impl, config, return_lse, record, ring, route) -> Any:
+    """`attention` outside torch.compile: by what was made ready for calls of this kind, or from the beginning."""
+    number, lengths = (None, kv_len) if isinstance(kv_len, torch.Tensor) else (kv_len, None)
+    words = ("attention", scale, q_start, number, skip, impl, config, return_lse, record, ring, route)
+    place = place_of((q, k, v, lengths), words, impl, mask)
+    if place:
+        found = place[0](q, k, v, each_batch(lengths, q))
+    else:
+        call = check(q, k, v, mask, scale, q_start, kv_len, skip, impl, config, return_lse, record, ring, route)
+        found = run(call, place)
+    if record:
+        out, lse, visits = found
+        return (out, lse, visits) if return_lse else (out, visits)
+    return (found[0], found[1]) if return_lse else found[0]
 
 
 def explain(
@@ -160,17 +174,20 @@ def check(
     return call
 
 
-def run(call: Call) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
-    """(out, lse, visits) of a checked call; lse and visits may be None where they were not asked for."""
+def run(call: Call, place: list | None = None) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+    """(out, lse, visits) of a checked call; lse and visits may be None where they were not asked for.
+
+    place: where what is ready for calls of this kind goes, see `repeat.place_of`.
+    """
     plan = make_plan(call)
     if plan.decode is not None:
         decode_call = as_decode(call, plan.impl)
         assert isinstance(decode_call, DecodeCall)
-        return *launch_decode(decode_call, plan.decode), None
+        return *launch_decode(decode_call, plan.decode, place), None
     if plan.impl == "triton":
         from . import launch
 
-        return launch.attention(call, plan)
+        return launch.attention(call, plan, place)
     q, k, v, mask, scale = call.q, call.k, call.v, call.mask, call.scale
     if plan.impl == "reference":
         kv_len = call.kv_len if call.lengths is None else call.lengths.clamp(0, call.kv_len)

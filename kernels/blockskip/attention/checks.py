@@ -85,7 +85,12 @@ def check_kv_len(kv_len, q, k, ring: bool = False) -> tuple[int, torch.Tensor | 
         raise ValueError(f"kv_len: is on {kv_len.device}; must be on q's {q.device}")
     if tuple(kv_len.shape) not in ((), (q.shape[0],)):
         raise ValueError(f"kv_len: given shape {tuple(kv_len.shape)}; [] or [{q.shape[0]}] is needed")
-    return most, kv_len.expand(q.shape[0]).contiguous()
+    return most, each_batch(kv_len, q)
+
+
+def each_batch(kv_len: torch.Tensor | None, q: torch.Tensor) -> torch.Tensor | None:
+    """A kv_len tensor [] or [B] as one number after the other, [B]; None stays None."""
+    return None if kv_len is None else kv_len.expand(q.shape[0]).contiguous()
 
 
 def choose_impl(call: Call | DecodeCall) -> tuple[str, str]:

@@ -7,9 +7,10 @@ from typing import Any
 import torch
 
 from ..mask import integer
+from ..repeat import place_of
 from . import decode_tiled, reference
 from . import ring as rings
-from .checks import IMPLS, LARGEST_POSITION, check_kv_len, check_scale, check_tensors
+from .checks import IMPLS, LARGEST_POSITION, check_kv_len, check_scale, check_tensors, each_batch
 from .decode_plan import LONGEST_QUERY, DecodeCall, DecodePlan, make_decode_plan
 
 MOST_SPLITS = 65535
@@ -70,7 +71,18 @@ def decode(
             return_lse=return_lse,
             ring=ring,
         )
-    out, lse = run_decode(check_decode(q, k, v, kv_len, window, scale, splits, impl, return_lse, ring))
+    return attend(q, k, v, kv_len, window, scale, splits, impl, return_lse, ring)
+
+
+def attend(q, k, v, kv_len, window, scale, splits, impl, return_lse, ring) -> Any:
+    """`decode` outside torch.compile: by what was made ready for calls of this kind, or from the beginning."""
+    number, lengths = (None, kv_len) if isinstance(kv_len, torch.Tensor) else (kv_len, None)
+    place = place_of((q, k, v, lengths), ("decode", number, window, scale, splits, impl, return_lse, ring), impl)
+    if place:
+        out, lse = place[0](q, k, v, each_batch(lengths, q))
+    else:
+        call = check_decode(q, k, v, kv_len, window, scale, splits, impl, return_lse, ring)
+        out, lse = launch_decode(call, make_decode_plan(call), place)
     return (out, lse) if return_lse else out
 
 
@@ -111,17 +123,14 @@ def check_decode(q, k, v, kv_len, window, scale, splits, impl, return_lse, ring=
     return call
 
 
-def run_decode(call: DecodeCall) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """(out, lse) of a checked call; lse may be None where it was not asked for."""
-    return launch_decode(call, make_decode_plan(call))
-
-
-def launch_decode(call: DecodeCall, plan: DecodePlan) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """The same by a plan that was made before."""
+def launch_decode(
+    call: DecodeCall, plan: DecodePlan, place: list | None = None
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """(out, lse) of a checked call; lse may be None where it was not asked for. place: see `decode_launch.decode`."""
     if plan.impl == "triton":
         from . import decode_launch
 
-        return decode_launch.decode(call, plan)
+        return decode_launch.decode(call, plan, place)
     lengths = None if call.lengths is None else call.lengths.clamp(0, call.kv_len)
     q, k, v, mask, scale = call.q, call.k, call.v, call.mask, call.scale
     if plan.impl == "reference":

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import math
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import torch
 
 from ..device import View, interpreting, is_wide, overlaps, ring_kind
-from ..dispatch import DISPATCHER, Launch
+from ..dispatch import Launch, Ready, Room, Step, allocate, stream_of
 from .decode import decode as decode_kernel
 from .decode import reduce as reduce_kernel
 from .decode_plan import DecodeCall, DecodePlan, power_of_two
@@ -35,48 +37,71 @@ class Parts(NamedTuple):
     arrived: torch.Tensor | None
 
 
-def decode(call: DecodeCall, plan: DecodePlan) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """(out, lse or None) by the split-K kernel; see `blockskip.decode`."""
-    config = plan.config
-    assert config is not None
+def decode(call: DecodeCall, plan: DecodePlan, place: list | None = None) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """(out, lse or None) by the split-K kernel; see `blockskip.decode`.
+
+    place: where the launches are put, ready for calls of this kind (`repeat.place_of`).
+    """
     # bfloat16 is wrong in Triton's interpreter: there the kernel computes in float32 and torch rounds at the end
-    upcast = interpreting() and call.q.dtype == torch.bfloat16
-    q, k, v = (t.float() if upcast else t for t in (call.q, call.k, call.v))
-    out = torch.empty(tuple(q.shape), dtype=q.dtype, device=q.device)
-    lse = torch.empty(tuple(q.shape[:3]), dtype=torch.float32, device=q.device) if call.return_lse else None
-    options = {"num_warps": config.num_warps, "num_stages": config.num_stages}
-    with torch.cuda.device(q.device) if q.is_cuda else contextlib.nullcontext():
-        parts = allocate_parts(call, plan)
-        overlap = overlaps(q.device)
-        first = prepare(call, plan, (q, k, v, out), lse, parts, overlap)
-        DISPATCHER.launch(decode_kernel, first, **options)
-        if plan.splits > 1 and not plan.fused:
-            second = prepare_reduce(out, lse, parts, overlap)
-            options = REDUCE_OPTIONS | ({"launch_pdl": True} if overlap else {})
-            DISPATCHER.launch(reduce_kernel, second, **options)
-    return out.to(call.q.dtype), lse
+    if interpreting() and call.q.dtype == torch.bfloat16:
+        out, lse = decode(replace(call, q=call.q.float(), k=call.k.float(), v=call.v.float()), plan)
+        return out.bfloat16(), lse
+    inputs, counters = (call.q, call.k, call.v, call.lengths), _counters_of(call, plan)
+    ready = Ready((*inputs, _arrived(counters, call.q.device)), _rooms(call, plan), partial(_steps, call, plan))
+    if place is not None:
+        place.append(partial(_again, ready, counters))
+    return _again(ready, counters, *inputs)
+
+
+def _again(ready: Ready, counters: int, q, k, v, lengths) -> tuple[torch.Tensor, torch.Tensor | None]:
+    out, lse, *_ = ready(q, k, v, lengths, _arrived(counters, q.device))
+    return out, lse
+
+
+def _steps(call: DecodeCall, plan: DecodePlan, inputs, made) -> Iterator[Step]:
+    q, k, v, lengths, arrived = inputs
+    out, lse, acc, top, total = made
+    assert plan.config is not None
+    options = {"num_warps": plan.config.num_warps, "num_stages": plan.config.num_stages}
+    parts, overlap = Parts(acc, top, total, arrived), overlaps(q.device)
+    first = prepare(replace(call, lengths=lengths), plan, (q, k, v, out), lse, parts, overlap)
+    yield Step(decode_kernel, first, options)
+    if plan.splits > 1 and not plan.fused:
+        options = REDUCE_OPTIONS | ({"launch_pdl": True} if overlap else {})
+        yield Step(reduce_kernel, prepare_reduce(out, lse, parts, overlap), options)
 
 
 def allocate_parts(call: DecodeCall, plan: DecodePlan) -> Parts:
     """Room for the shares of q's rows."""
+    acc, top, total = allocate(_rooms(call, plan)[2:], call.q.device)
+    return Parts(acc, top, total, _arrived(_counters_of(call, plan), call.q.device))
+
+
+def _rooms(call: DecodeCall, plan: DecodePlan) -> tuple[Room | None, ...]:
+    """Of out, lse, and the acc, top and total of `Parts`."""
+    rows, dim, real = tuple(call.q.shape[:3]), call.q.shape[3], torch.float32
+    out, lse = ((*rows, dim), call.q.dtype), (rows, real) if call.return_lse else None
     if plan.splits == 1:
-        return Parts(None, None, None, None)
-    device = call.q.device
-    rows = (*call.q.shape[:3], plan.splits)
-    shapes = ((*rows, call.q.shape[3]), rows, rows)
-    acc, top, total = (torch.empty(shape, dtype=torch.float32, device=device) for shape in shapes)
-    return Parts(acc, top, total, _counters(call.q.shape[0] * call.k.shape[1], device) if plan.fused else None)
+        return out, lse, None, None, None
+    split = (*rows, plan.splits)
+    return out, lse, ((*split, dim), real), (split, real), (split, real)
 
 
-def _counters(count: int, device: torch.device) -> torch.Tensor:
-    """int32 zeros; the kernel leaves them so.
+def _counters_of(call: DecodeCall, plan: DecodePlan) -> int:
+    return call.q.shape[0] * call.k.shape[1] if plan.fused else 0
+
+
+def _arrived(counters: int, device: torch.device) -> torch.Tensor | None:
+    """int32 zeros; the kernel leaves them so. None where there are no counters.
 
     One stream's launches follow each other and share theirs. A CUDA graph may replay beside anything: it gets its own,
     set to zero in the graph.
     """
+    if not counters:
+        return None
     if device.type != "cuda" or torch.cuda.is_current_stream_capturing():
-        return torch.zeros(count, dtype=torch.int32, device=device)
-    return _stream_counters(power_of_two(count), device, torch.cuda.current_stream(device).cuda_stream)
+        return torch.zeros(counters, dtype=torch.int32, device=device)
+    return _stream_counters(power_of_two(counters), device, stream_of(device.index))
 
 
 @functools.cache

@@ -27,11 +27,10 @@ def decode_op(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(out, lse); splits None is "auto"; lse is empty if it was not asked for."""
     length = kv_len if kv_len_tensor is None else kv_len_tensor
-    call = decode_api.check_decode(
-        q, k, v, length, window, scale, "auto" if splits is None else splits, impl, return_lse, ring
-    )
-    out, lse = decode_api.run_decode(call)
-    return out.contiguous(), lse if return_lse and lse is not None else _no_lse(q)
+    splits_word = "auto" if splits is None else splits
+    found = decode_api.attend(q, k, v, length, window, scale, splits_word, impl, return_lse, ring)
+    out, lse = found if return_lse else (found, _no_lse(q))
+    return out.contiguous(), lse
 
 
 @decode_op.register_fake

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 import triton
 
 from ..device import View, interpreting, is_wide, ring_kind
-from ..dispatch import DISPATCHER, Launch
-from ..mask import Band
+from ..dispatch import Launch, Ready, Step
+from ..mask import Band, Dense
 from .plan import Call, Plan
 from .prefill import prefill
 from .words import map_tables, mask_words
@@ -55,25 +55,45 @@ class Tiles(NamedTuple):
     words: torch.Tensor | None
 
 
-def attention(call: Call, plan: Plan) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
-    """(out, lse or None, visits or None) by the prefill kernel; see `blockskip.attention`."""
+def attention(
+    call: Call, plan: Plan, place: list | None = None
+) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+    """(out, lse or None, visits or None) by the prefill kernel; see `blockskip.attention`.
+
+    place: where the launch is put, ready for calls of this kind (`repeat.place_of`), if it serves them.
+    """
     # bfloat16 is wrong in Triton's interpreter: there the kernel computes in float32 and torch rounds at the end
-    upcast = interpreting() and call.q.dtype == torch.bfloat16
-    q, k, v = (t.float() if upcast else t for t in (call.q, call.k, call.v))
-    config = plan.config
-    assert config is not None
-    batch, q_heads, q_len, head_dim = q.shape
-    out = torch.empty((batch, q_heads, q_len, head_dim), dtype=q.dtype, device=q.device)
-    lse = torch.empty((batch, q_heads, q_len), dtype=torch.float32, device=q.device) if call.return_lse else None
-    rows = -(-q_len // plan.queries_per_tile)
-    cols = -(-plan.kv_len // config.block_n)
-    heads = k.shape[1] if plan.packed else q_heads
-    visits = torch.zeros((batch, heads, rows, cols), dtype=torch.uint8, device=q.device) if call.record else None
-    launch = prepare(call, plan, (q, k, v, out), lse, visits, (rows, heads, batch))
-    options = {"num_warps": config.num_warps, "num_stages": config.num_stages}
-    with torch.cuda.device(q.device) if q.is_cuda else contextlib.nullcontext():
-        DISPATCHER.launch(prefill, launch, **options)
-    return out.to(call.q.dtype), lse, visits
+    if interpreting() and call.q.dtype == torch.bfloat16:
+        out, lse, visits = attention(replace(call, q=call.q.float(), k=call.k.float(), v=call.v.float()), plan)
+        return out.bfloat16(), lse, visits
+    assert plan.config is not None
+    batch, q_heads, q_len, _ = call.q.shape
+    rows, cols = -(-q_len // plan.queries_per_tile), -(-plan.kv_len // plan.config.block_n)
+    heads = call.k.shape[1] if plan.packed else q_heads
+    options = {"num_warps": plan.config.num_warps, "num_stages": plan.config.num_stages}
+
+    def steps(inputs, made):
+        q, k, v, lengths, *seen = inputs
+        out, lse = made
+        visits, grid = seen[0] if seen else None, (rows, heads, batch)
+        yield Step(prefill, prepare(replace(call, lengths=lengths), plan, (q, k, v, out), lse, visits, grid), options)
+
+    inputs = [call.q, call.k, call.v, call.lengths]
+    if call.record:
+        inputs.append(torch.zeros((batch, heads, rows, cols), dtype=torch.uint8, device=call.q.device))
+    rooms = (tuple(call.q.shape), call.q.dtype), ((batch, q_heads, q_len), torch.float32) if call.return_lse else None
+    ready = Ready(inputs, rooms, steps, tables=(Words, Tiles))
+    if place is not None and _repeats(call, plan):
+        place += ready, call.mask
+    out, lse = ready(*inputs)
+    return out, lse, inputs[-1] if call.record else None
+
+
+def _repeats(call: Call, plan: Plan) -> bool:
+    """Whether the launch serves all calls of its kind, and keeps no large mask alive."""
+    if call.record or plan.skip in ("none", "mask"):  # words are large, and may depend on lengths
+        return False
+    return not any(isinstance(leaf, Dense) for leaf in call.mask.leaves())
 
 
 def prepare(call: Call, plan: Plan, tensors, lse, visits, grid) -> Launch:

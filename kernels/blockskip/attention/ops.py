@@ -5,6 +5,8 @@ The mask travels as its spec: text, and tensors where it holds some. Eager calls
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 
 from ..config import TileConfig
@@ -33,12 +35,12 @@ def attention_op(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(out, lse); lse is empty if it was not asked for."""
     length = kv_len if kv_len_tensor is None else kv_len_tensor
-    call = api.check(
-        q, k, v, Mask.from_spec((mask, mask_tensors)), scale, q_start, length, skip, impl,
-        None if config is None else tuple(config), return_lse, False, ring, route,
+    found = api.attend(
+        q, k, v, _mask(mask, mask_tensors), scale, q_start, length, skip, impl,
+        None if config is None else TileConfig.of(config), return_lse, False, ring, route,
     )  # fmt: skip
-    out, lse, _ = api.run(call)
-    return out.contiguous(), lse if return_lse and lse is not None else _no_lse(q)
+    out, lse = found if return_lse else (found, _no_lse(q))
+    return out.contiguous(), lse
 
 
 @attention_op.register_fake
@@ -66,6 +68,13 @@ def traced_attention(
         skip, impl, None if config is None else list(TileConfig.of(config)), return_lse, ring, route,
     )  # fmt: skip
     return (out, lse) if return_lse else out
+
+
+def _mask(text: str, tensors: list[torch.Tensor]) -> Mask:
+    return Mask.from_spec((text, tensors)) if tensors else _mask_of_text(text)
+
+
+_mask_of_text = lru_cache(maxsize=64)(Mask.from_spec)
 
 
 def _no_lse(q: torch.Tensor) -> torch.Tensor:

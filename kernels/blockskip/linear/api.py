@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+from operator import attrgetter
 
 import torch
 
+from ..repeat import place_of
 from . import reference, tiled
 from .route import ROUTES, LinearPlan, make_plan
-from .weight import DTYPES, QuantizedWeight
+from .weight import DTYPES, TENSORS, QuantizedWeight
 
 IMPLS = ("auto", "reference", "tiled", "triton")
+_tensors_of = attrgetter(*TENSORS)
 
 
 def linear(
@@ -41,8 +44,19 @@ def linear(
         from .ops import traced_linear
 
         return traced_linear(x, w, bias, impl, route)
+    return multiply(x, w, bias, impl, route)
+
+
+def multiply(x, w, bias, impl, route) -> torch.Tensor:
+    """`linear` outside torch.compile: by what was made ready for calls of this kind, or from the beginning."""
+    place = place_of((x, bias, *_tensors_of(w)), ("linear", impl, route), impl) if type(w) is QuantizedWeight else []
+    if place:
+        if x.ndim == 2:
+            return place[0](x, w, bias)
+        out = place[0](x.reshape(-1, x.shape[-1]), w, bias)
+        return out.view(*x.shape[:-1], out.shape[1])
     check(x, w, bias, impl, route)
-    return run(x, w, bias, choose_impl(x, impl), route)
+    return run(x, w, bias, choose_impl(x, impl), route, place)
 
 
 def explain_linear(
@@ -97,15 +111,20 @@ def choose_impl(x: torch.Tensor, impl: str) -> str:
 
 
 def run(
-    x: torch.Tensor, w: QuantizedWeight, bias: torch.Tensor | None, impl: str, route: str = "measured"
+    x: torch.Tensor,
+    w: QuantizedWeight,
+    bias: torch.Tensor | None,
+    impl: str,
+    route: str = "measured",
+    place: list | None = None,
 ) -> torch.Tensor:
-    """A checked call by the implementation of that name."""
+    """A checked call by the implementation of that name; place: see `launch.linear`."""
     flat = x.reshape(-1, x.shape[-1])
     plan = make_plan(flat, w, impl, route)
     if impl == "triton" and flat.shape[0]:
         from . import launch
 
-        out = launch.linear(flat, w, bias, plan=plan)
+        out = launch.linear(flat, w, bias, plan=plan, place=place)
     else:
         out = (reference if impl == "reference" else tiled).linear(flat, w, bias)
     return out.view(*x.shape[:-1], w.shape[0])

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass, replace
+from functools import partial
+from operator import attrgetter
 from typing import NamedTuple
 
 import torch
 
 from ..config import SMALLEST_CAPABILITY
 from ..device import interpreting, overlaps
-from ..dispatch import DISPATCHER, Launch
+from ..dispatch import DISPATCHER, Launch, Ready, Step
 from .dequantize import dequantize
 from .fused import fused
 from .matvec import matvec, matvec_scalar, round_activations
 from .route import FusedConfig, LinearPlan, make_plan
-from .weight import BLOCK, QuantizedWeight
+from .weight import BLOCK, TENSORS, QuantizedWeight
 
 BLOCK_ELEMENTS = 1 << 24
 """Float weights that exist at a time where there are many rows: 32 MB in bfloat16, which Hopper's L2 holds."""
 ROUNDING_BLOCKS = 16
 DEQUANTIZE_BLOCKS = 128
+_tensors_of = attrgetter(*TENSORS)
 
 
 @dataclass(frozen=True)
@@ -85,42 +88,68 @@ def linear(
     config: MatvecConfig | None = None,
     metadata: Metadata | None = None,
     plan: LinearPlan | None = None,
+    place: list | None = None,
 ) -> torch.Tensor:
     """x [M, K] -> [M, N] in x's dtype; see `blockskip.linear`.
 
     plan: `route.make_plan`'s, which is asked where none is given.
     config: the matvec's, for tuning and for showing what its choices gain.
     metadata: `metadata_of(w, config)`, so that it need not be laid out anew in each call.
+    place: where f(x, w, bias), ready for calls of this kind, is put (`repeat.place_of`), if one serves them.
     """
     _check_device(x.device)
-    plan = plan or make_plan(x, w, "triton", "measured")
+    plan, given = plan or make_plan(x, w, "triton", "measured"), x.dtype
+    if plan.kernel == "dequantise":
+        return _many_rows(x, w, bias)
+    emulate = interpreting() and given == torch.bfloat16
     # bfloat16 is wrong in Triton's interpreter: there the kernels compute in float32 and torch rounds at the end
-    if interpreting():
-        changed: dict = {name: t.float() for name, t in w.named_tensors().items() if t.dtype == torch.bfloat16}
-        w = replace(w, **changed)
-    with torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext():
-        if plan.kernel == "fused":
-            return _fused(x, w, bias, plan)
-        if plan.kernel == "dequantise":
-            return _many_rows(x, w, bias)
+    if interpreting() and (plan.kernel == "matvec" or emulate) and given != torch.float32:
+        x, bias, place = x.float(), None if bias is None else bias.float(), None
+    if (readable := _readable(w)) is not w:
+        w, place = readable, None
+    if plan.kernel == "fused":
+        call = partial(_fused, _ready_fused(x, w, bias, plan, emulate))
+    else:
         config = config or matvec_config(x.shape[0])
-        return _few_rows(x, w, bias, config, metadata or metadata_of(w, config))
+        ready = _ready_matvec(x, w, bias, config, metadata or metadata_of(w, config))
+        call = partial(_matvec, ready, config, metadata)
+    if place is not None:
+        assert metadata is None  # else the weight's own would not be looked at
+        place.append(call)
+    return call(x, w, bias).to(given)
 
 
-def _few_rows(x, w: QuantizedWeight, bias, config: MatvecConfig, metadata) -> torch.Tensor:
-    given = x.dtype
-    if interpreting():
-        x, bias = x.float(), None if bias is None else bias.float()
-    rows, blocks = x.shape[0], w.shape[1] // BLOCK
-    words = torch.empty((rows, 2, blocks * 4), dtype=torch.int32, device=x.device)
-    step, total = (torch.empty((rows, blocks), dtype=torch.float32, device=x.device) for _ in range(2))
-    out = torch.empty((rows, w.shape[0]), dtype=x.dtype, device=x.device)
+def _readable(w: QuantizedWeight) -> QuantizedWeight:
+    """The weight as the kernels read it."""
+    changed: dict = {name: t.float() for name, t in w.named_tensors().items() if t.dtype == torch.bfloat16}
+    return replace(w, **changed) if interpreting() and changed else w
+
+
+def _matvec(ready: Ready, config: MatvecConfig, metadata: Metadata | None, x, w: QuantizedWeight, bias) -> torch.Tensor:
+    metadata = metadata_of(w, config) if metadata is None else metadata
+    return ready(x, bias, words_of(w), *metadata)[0]
+
+
+def _ready_matvec(x, w: QuantizedWeight, bias, config: MatvecConfig, metadata: Metadata) -> Ready:
     overlap = overlaps(x.device)
-    first = prepare_rounding(x, w, words, step, total, overlap)
-    DISPATCHER.launch(round_activations, first)
-    second = prepare_matvec(w, metadata, words, step, total, bias, out, config, overlap)
-    DISPATCHER.launch(kernel_of(config), second, **config.options(overlap))
-    return out.to(given)
+
+    def steps(inputs, made):
+        x, bias, data, *metadata = inputs
+        out, words, step, total = made
+        yield Step(round_activations, prepare_rounding(x, w, words, step, total, overlap), {})
+        rounded = words, step, total, bias, out
+        second = prepare_matvec(w, Metadata(*metadata), *rounded, config, overlap, data)
+        yield Step(kernel_of(config), second, config.options(overlap))
+
+    (rows, k), real = x.shape, torch.float32
+    rounded = ((rows, 2, k // 8), torch.int32), ((rows, k // BLOCK), real), ((rows, k // BLOCK), real)
+    rooms = ((rows, w.shape[0]), x.dtype), *rounded
+    return Ready((x, bias, words_of(w), *metadata), rooms, steps)
+
+
+def words_of(w: QuantizedWeight) -> torch.Tensor:
+    """w.data as int32, four bytes of codes each."""
+    return w.data.view(torch.int32)
 
 
 def prepare_rounding(x, w: QuantizedWeight, words, step, total, overlap: bool = False) -> Launch:
@@ -136,9 +165,12 @@ def kernel_of(config: MatvecConfig):
 
 
 def prepare_matvec(
-    w: QuantizedWeight, metadata, words, step, total, bias, out, config: MatvecConfig, overlap: bool = False
+    w: QuantizedWeight, metadata, words, step, total, bias, out, config: MatvecConfig, overlap: bool = False, data=None
 ) -> Launch:
-    """The launch of the matvec on rounded activations; with `overlap` it goes with the option `launch_pdl`."""
+    """The launch of the matvec on rounded activations; with `overlap` it goes with the option `launch_pdl`.
+
+    data: `words_of(w)`, from whoever needs to know it again.
+    """
     constants = {
         "K": w.shape[1],
         "GROUP": w.group_size,
@@ -151,26 +183,32 @@ def prepare_matvec(
         "ASM": not interpreting(),
         "OVERLAP": overlap,
     }
-    data = w.data.view(w.shape[0], -1).view(torch.int32)
+    data = words_of(w) if data is None else data
     group_stride = w.shape[0] if config.strided else None
     arguments = (data, metadata, words, step, total, bias, out, group_stride, w.shape[0])
     return Launch(arguments, constants, (cdiv(w.shape[0], config.block_n),))
 
 
-def _fused(x, w: QuantizedWeight, bias, plan: LinearPlan) -> torch.Tensor:
-    config, splits, given = plan.config, plan.splits, x.dtype
-    assert config is not None
-    emulate = interpreting() and x.dtype == torch.bfloat16
-    if emulate:
-        x, bias = x.float(), None if bias is None else bias.float()
-    shape = (splits, x.shape[0], w.shape[0])
-    out = torch.empty(shape, dtype=torch.float32 if splits > 1 else x.dtype, device=x.device)
-    launch = prepare_fused(x, w, None if splits > 1 else bias, out, config, emulate)
-    DISPATCHER.launch(fused, launch, num_warps=config.num_warps, num_stages=config.num_stages)
-    if splits == 1:
-        return out[0].to(given)
+def _fused(ready: Ready, x, w: QuantizedWeight, bias) -> torch.Tensor:
+    (out,) = ready(x, bias, *_tensors_of(w))
+    if out.shape[0] == 1:
+        return out[0]
     total = out.sum(0)
-    return (total if bias is None else total + bias).to(given)
+    return (total if bias is None else total + bias).to(x.dtype)
+
+
+def _ready_fused(x, w: QuantizedWeight, bias, plan: LinearPlan, emulate: bool) -> Ready:
+    config, splits = plan.config, plan.splits
+    assert config is not None
+
+    def steps(inputs, made):
+        x, bias, *tensors = inputs
+        same = replace(w, **dict(zip(TENSORS, tensors, strict=True)))
+        launch = prepare_fused(x, same, None if splits > 1 else bias, made[0], config, emulate)
+        yield Step(fused, launch, {"num_warps": config.num_warps, "num_stages": config.num_stages})
+
+    out = (splits, x.shape[0], w.shape[0]), torch.float32 if splits > 1 else x.dtype
+    return Ready((x, bias, *_tensors_of(w)), [out], steps)
 
 
 def prepare_fused(x, w: QuantizedWeight, bias, out, config: FusedConfig, emulate: bool = False) -> Launch:
@@ -195,10 +233,10 @@ def prepare_fused(x, w: QuantizedWeight, bias, out, config: FusedConfig, emulate
 
 def _many_rows(x, w: QuantizedWeight, bias) -> torch.Tensor:
     out = torch.empty((x.shape[0], w.shape[0]), dtype=x.dtype, device=x.device)
-    for rows, part in w.blocks(BLOCK_ELEMENTS):
+    for rows, part in _readable(w).blocks(BLOCK_ELEMENTS):
         weight = torch.empty(part.shape, dtype=torch.float32 if interpreting() else x.dtype, device=x.device)
-        launch = prepare_dequantize(part, weight)
-        DISPATCHER.launch(dequantize, launch)
+        with torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext():
+            DISPATCHER.launch(dequantize, prepare_dequantize(part, weight))
         weight = weight.to(x.dtype).T
         if bias is None:
             torch.mm(x, weight, out=out[:, rows])

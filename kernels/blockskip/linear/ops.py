@@ -27,8 +27,7 @@ def linear_op(
 ) -> torch.Tensor:
     """`blockskip.linear` of a weight's tensors."""
     w = QuantizedWeight(data, scale, zero, x.dtype, minimum, middle, scale_step, minimum_step)
-    api.check(x, w, bias, impl, route)
-    return api.run(x, w, bias, api.choose_impl(x, impl), route)
+    return api.multiply(x, w, bias, impl, route)
 
 
 @linear_op.register_fake

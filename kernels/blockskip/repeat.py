@@ -1,0 +1,66 @@
+"""Calls that are repeated: what was made ready for one serves every later call of its kind.
+
+Checking a call, planning it and gathering its launches' arguments is most of what a call costs the host. All of that is
+decided by a call's kind: shapes, strides, dtypes and alignments of its tensors, the mask, and its numbers and words.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from functools import lru_cache
+from types import NoneType
+from typing import Any
+
+import torch
+
+from .config import TileConfig
+from .mask import Band, Mask
+
+TENSORS = (torch.Tensor, torch.nn.Parameter)
+WORDS = frozenset((bool, int, float, str, NoneType, TileConfig))
+"""What a number or word must be for two that are equal, and of one type, to mean the same."""
+ALIGNMENT = 16
+"""Bytes: Triton compiles apart for tensors that begin at a multiple of it."""
+
+
+def place_of(tensors: tuple, words: tuple, impl: str, mask: Any = None) -> list[Callable]:
+    """Where the ready launches of calls of this kind are kept: [what to call], or [] until a call puts it there.
+
+    tensors: the first is one whose device the call runs on; any may be None. words: the operation's name and all other
+    arguments. A call that is not the Triton kernels', or whose kind cannot be told, gets a list that nobody else sees.
+    """
+    first, types = tensors[0], tuple(map(type, words))
+    if type(first) not in TENSORS or not (first.is_cuda or impl == "triton") or not WORDS.issuperset(types):
+        return []
+    # a CUDA graph takes another plan; without CUDA it is this variable that allows the kernels
+    where = torch.cuda.is_current_stream_capturing() if first.is_cuda else os.environ.get("TRITON_INTERPRET")
+    key: list[Any] = [where, types, words]
+    for t in tensors:
+        if type(t) in TENSORS:
+            trains = t.requires_grad and torch.is_grad_enabled()  # an error, so never found
+            key += t.dtype, t.device, t.shape, t.stride(), t.data_ptr() % ALIGNMENT == 0, trains
+        elif t is None:
+            key.append(None)
+        else:
+            return []
+    if mask is None or type(mask) is Band:
+        return _places(None if mask is None else (mask.left, mask.right), *key)
+    # one object, which whoever fills the place keeps alive: to compare masks may take long, and to wait for a GPU
+    return _places_of_masks(id(mask), *key) if isinstance(mask, Mask) else []
+
+
+@lru_cache(maxsize=256)
+def _places(*key: Any) -> list[Callable]:
+    return []
+
+
+@lru_cache(maxsize=16)  # few: the tables of a mask lie on the device
+def _places_of_masks(*key: Any) -> list[Callable]:
+    return []
+
+
+def forget() -> None:
+    """Empties all places; a test that changes a table of the library calls it."""
+    _places.cache_clear()
+    _places_of_masks.cache_clear()

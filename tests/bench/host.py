@@ -1,0 +1,151 @@
+"""What a call costs the host: microseconds and Python function calls, of a known kind and of a new one.
+
+    python tests/bench/host.py [--calls 10000]
+
+With CUDA the kernels are launched: the time until the call returns, a few calls at a time, so that the launch queue
+never fills. Without, a launch of a compiled kernel does nothing, and the thread's own time is taken: the library's
+share, without Triton's and the driver's. Python function calls are counted, not timed: a busy machine does not change
+them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import cProfile
+import json
+import os
+import pstats
+import statistics
+import time
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import blockskip as bs
+import torch
+import torch.nn.functional as F
+import triton
+from blockskip import repeat
+from record import machine
+
+AT_ONCE = 50
+"""Calls between two waits for the GPU; its queue holds some thousand launches."""
+
+
+class NoLaunch:
+    """Takes the place of a compiled kernel."""
+
+    metadata = SimpleNamespace(global_scratch_size=0)
+
+    def __getitem__(self, grid):
+        return lambda *arguments, stream=None: None
+
+
+def launch_nothing() -> None:
+    """From here on compiled kernels are stand-ins, and CPU tensors may be given to them."""
+    import blockskip.attention.decode_launch
+    import blockskip.attention.launch
+    import blockskip.linear.launch  # noqa: F401  # imported before the variable is set: not for the interpreter
+
+    os.environ["TRITON_INTERPRET"] = "1"  # what the library asks of tensors that are not on CUDA
+    triton.JITFunction.run = lambda self, *arguments, grid, warmup, **named: NoLaunch()
+    torch.cuda.current_device = lambda: 0
+
+
+def calls_of(device: str) -> dict[str, Callable]:
+    """name -> call: small problems, of which the host is the larger part; bf16."""
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, dtype=torch.bfloat16, device=device)
+
+    q, k, v = draw(1, 32, 1, 128), draw(1, 8, 2048, 128), draw(1, 8, 2048, 128)
+    prompt = draw(1, 32, 64, 128)
+    window = bs.sliding_window(1024)
+    sinks = window | (bs.sink(4) & bs.causal())
+    length = torch.full((), 2000, dtype=torch.int32, device=device)
+    w = bs.quantize(draw(1024, 1024))
+    one, some = draw(1, 1, 1024), draw(1, 16, 1024)
+    impl = "triton"
+    ours = {
+        "attention, 64 queries": lambda: bs.attention(prompt, k, v, window, impl=impl),
+        "attention, 64 queries, tile map": lambda: bs.attention(prompt, k, v, sinks, impl=impl),
+        "attention, 1 query": lambda: bs.attention(q, k, v, window, impl=impl),
+        "decode": lambda: bs.decode(q, k, v, impl=impl),
+        "decode, kv_len on the device": lambda: bs.decode(q, k, v, kv_len=length, impl=impl),
+        "decode, one split": lambda: bs.decode(q, k, v, splits=1, impl=impl),
+        "linear, 1 row": lambda: bs.linear(one, w, impl=impl),
+        "linear, 16 rows": lambda: bs.linear(some, w, impl=impl),
+    }
+    if device == "cpu":  # torch's would compute there
+        return ours
+    return ours | {"torch's SDPA, 1 query": lambda: F.scaled_dot_product_attention(q, k, v, enable_gqa=True)}
+
+
+def new_kind(call: Callable) -> Callable:
+    """The call as if none of its kind had been before; what was compiled stays."""
+
+    def first():
+        repeat.forget()
+        return call()
+
+    return first
+
+
+def microseconds(call: Callable, count: int, wait: Callable[[], None]) -> float:
+    """Of a call, the median over batches of `AT_ONCE`; the thread's own time where there is no GPU to wait for."""
+    clock = time.perf_counter_ns if torch.cuda.is_available() else time.thread_time_ns
+    samples = []
+    for _ in range(max(1, count // AT_ONCE)):
+        wait()
+        start = clock()
+        for _ in range(AT_ONCE):
+            call()
+        samples.append((clock() - start) / AT_ONCE / 1e3)
+    wait()
+    return statistics.median(samples)
+
+
+def python_calls(call: Callable) -> int:
+    """Python functions that a call enters, itself left out; those written in C are not counted."""
+    profile = cProfile.Profile(builtins=False)
+    profile.enable()
+    call()
+    profile.disable()
+    return pstats.Stats(profile).total_calls - 1  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def measure(name: str, call: Callable, count: int, wait: Callable[[], None]) -> dict:
+    """A row; the first calls, which compile, are not among those measured."""
+    for _ in range(3):
+        call()
+    row = {"call": name, "us": microseconds(call, count, wait), "python_calls": python_calls(call)}
+    if not name.startswith("torch"):
+        row["new_kind_us"] = microseconds(new_kind(call), count // 10, wait)
+        row["new_kind_python_calls"] = python_calls(new_kind(call))
+    return row
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--calls", type=int, default=10_000, help="of each; a tenth of them of a new kind")
+    parser.add_argument("--json", action="store_true", help="one JSON line a row instead of a table")
+    chosen = parser.parse_args()
+    on_cuda = torch.cuda.is_available()
+    device, wait = ("cuda", torch.cuda.synchronize) if on_cuda else ("cpu", lambda: None)
+    if not on_cuda:
+        launch_nothing()
+    with torch.inference_mode():
+        rows = [measure(name, call, chosen.calls, wait) for name, call in calls_of(device).items()]
+    if chosen.json:
+        print(*map(json.dumps, rows), sep="\n")
+        return
+    where = machine()
+    what = f"launched on {torch.cuda.get_device_name()}" if on_cuda else "CPU tensors, launches replaced by nothing"
+    print(f"Host time of a call, measured on {where['cpu']}, load {where['load']}; kernels: {what}.")
+    print(f"{'':34} {'us':>8} {'calls':>6}   new kind {'us':>8} {'calls':>6}")
+    for row in rows:
+        new = f"{row['new_kind_us']:17.1f} {row['new_kind_python_calls']:6}" if "new_kind_us" in row else ""
+        print(f"{row['call']:34} {row['us']:8.1f} {row['python_calls']:6}   {new}")
+
+
+if __name__ == "__main__":
+    main()

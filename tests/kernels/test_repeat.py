@@ -1,0 +1,296 @@
+"""Calls that are repeated: what was made ready for one kind of call never serves another."""
+
+import functools
+import gc
+import inspect
+import itertools
+import json
+import os
+import subprocess
+import sys
+import weakref
+from pathlib import Path
+
+import blockskip as bs
+import pytest
+import torch
+from blockskip import repeat
+from blockskip.attention import api, decode_api
+from blockskip.dispatch import Dispatcher, Found, traits
+from blockskip.linear import api as linear_api
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_ready():
+    repeat.forget()
+
+
+def draw(device, *shape, seed=0, dtype=torch.float32):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(device, dtype)
+
+
+def shifted(tensor):
+    """The same values, strides and shape, 4 bytes off a multiple of 16."""
+    flat = torch.empty(tensor.numel() + 1, dtype=tensor.dtype, device=tensor.device)
+    return flat[1:].view(tensor.shape).copy_(tensor)
+
+
+def transposed(tensor):
+    return tensor.transpose(1, 2).contiguous().transpose(1, 2)
+
+
+def attention_changes(device):
+    """Argument -> values that each make another call of the first one, in more than the data or only there."""
+    q, k, v = (draw(device, 2, heads, n, 16, seed=heads + n) for heads, n in ((4, 10), (2, 20), (2, 20)))
+    v = draw(device, 2, 2, 20, 16, seed=1)
+    lengths = torch.tensor([7, 20], dtype=torch.int32, device=device)
+    many = torch.ones(10, 20, dtype=torch.bool, device=device).tril(5)
+    first = {"q": q, "k": k, "v": v, "mask": bs.sliding_window(6), "impl": "triton"}
+    return first, {
+        "q": [q + 1, shifted(q), transposed(q), q[:, :, :9], q[:, :2], q.half(), q.clone().requires_grad_()],
+        "k": [k + 1, shifted(k), transposed(k), k[:, :1].expand(-1, 2, -1, -1), k[:, :, :19], v, q],
+        "v": [v + 1, shifted(v), transposed(v), k, v[:, :, :, :8]],
+        "mask": [None, bs.causal(), bs.sliding_window(7), bs.sink(2), bs.sink(3), bs.dense(many), bs.dense(~many),
+                 bs.mask_mod(lambda b, h, q, k: q >= k), bs.band(6, 2), "causal"],
+        "scale": [1, 1.0, True, 0, -1.0, 0.5, "1"],
+        "q_start": [0, False, 1, True, 10, 11, 1.0],
+        "kv_len": [1, True, 16, 17, 20, lengths, lengths - 1, lengths[0], lengths.long(), lengths.repeat(2)[::2]],
+        "skip": ["none", "mask", "map", "bounds", "fast"],
+        "impl": ["tiled", "reference", "auto", "cuda"],
+        "config": [(16, 16, 1, 1), bs.TileConfig(16, 32, 1, 1), bs.TileConfig(32, 16, 1, 1), 3],
+        "return_lse": [True],
+        "record": [True],
+        "ring": [True, 1],
+        "route": ["prefill", "executorch", "decode", "fast"],
+    }  # fmt: skip
+
+
+def decode_changes(device):
+    q, k, v = (draw(device, 2, heads, n, 16, seed=heads + n) for heads, n in ((4, 1), (2, 40), (2, 41)))
+    v = v[:, :, :40].contiguous()
+    lengths = torch.tensor([7, 40], dtype=torch.int32, device=device)
+    return {"q": q, "k": k, "v": v, "window": 30, "impl": "triton"}, {
+        "q": [q + 1, shifted(q), q[:, :2], q.half(), q.expand(-1, -1, 3, -1), q.clone().requires_grad_()],
+        "k": [k + 1, shifted(k), transposed(k), k[:, :, :39], v],
+        "v": [v + 1, shifted(v), transposed(v), k],
+        "kv_len": [1, True, 16, 40, 41, lengths, lengths - 1, lengths[1]],
+        "window": [None, 1, True, 29, 31],
+        "scale": [1, True, 0, -1.0],
+        "splits": ["auto", 1, True, 2, 3, 0, "two"],
+        "impl": ["tiled", "reference", "cuda"],
+        "return_lse": [True],
+        "ring": [True, 1],
+    }
+
+
+def linear_changes(device):
+    def in_float32(w):  # what the interpreter need not change is kept ready
+        tensors = {name: t.float() if t.is_floating_point() else t for name, t in w.named_tensors().items()}
+        return bs.QuantizedWeight(**{"zero": None, "dtype": torch.float32, **tensors})
+
+    weight, x, bias = draw(device, 48, 256), draw(device, 2, 256, seed=1), draw(device, 48, seed=2)
+    kinds = [{"symmetric": True}, {"group_size": 64}, {"bits": 8}, {"metadata": "uint8"}]
+    weights = [in_float32(bs.quantize(weight, **kind)) for kind in kinds]
+    w = in_float32(bs.quantize(weight))
+    many, some = draw(device, 20, 256, seed=3), draw(device, 20, 256, seed=3, dtype=torch.float16)
+    minimum = bs.QuantizedWeight(w.data, w.scale, None, w.dtype, minimum=w.zero)
+    middle = bs.QuantizedWeight(w.data, w.scale, None, w.dtype, middle=w.zero)
+    off = bs.QuantizedWeight(shifted(w.data), shifted(w.scale), w.zero, w.dtype)
+    return {"x": x, "w": w, "bias": bias, "impl": "triton"}, {
+        "x": [x + 1, shifted(x), x[:1], x[0], x[None], x.half(), x.T.contiguous().T, many, some, some + 1],
+        "w": [*weights, minimum, middle, off, w.rows(0, 32), in_float32(bs.quantize(weight + 1)), weight],
+        "bias": [None, bias + 1, shifted(bias), bias[:32], bias.half(), bias.clone().requires_grad_()],
+        "impl": ["tiled", "reference", "cuda"],
+        "route": ["matvec", "fused", "dequantise", "fast"],
+    }
+
+
+OPERATIONS = {
+    "attention": (bs.attention, attention_changes, api, "check"),
+    "decode": (bs.decode, decode_changes, decode_api, "check_decode"),
+    "linear": (bs.linear, linear_changes, linear_api, "check"),
+}
+
+
+def flat(arguments):
+    """The tensors that a call is given, those of a weight too."""
+    for value in arguments.values():
+        if isinstance(value, torch.Tensor):
+            yield value
+        elif isinstance(value, bs.QuantizedWeight):
+            yield from value.tensors
+
+
+def described(argument, inputs):
+    """An argument of a kernel: of an input which one, of other tensors their kind, of a mask's tables all they hold."""
+    if type(argument).__name__ in ("Tiles", "Words"):
+        return str(argument)
+    if isinstance(argument, tuple):
+        return tuple(described(item, inputs) for item in argument)
+    if isinstance(argument, torch.Tensor):
+        kind = argument.dtype, argument.shape, argument.stride()
+        return inputs.get(argument.data_ptr(), kind)
+    return type(argument), argument
+
+
+@pytest.fixture
+def launched(monkeypatch):
+    """Launches as they would be, each with what its kernel was compiled for; none of them is done."""
+    done = []
+
+    def find(self, kernel, launch, **options):
+        named = kernel.fn.__name__, launch.grid, launch.constants, options, [*map(traits, launch.arguments)]
+        return Found(lambda *arguments, stream=None: done.append((*named, arguments)), ())
+
+    monkeypatch.setattr(Dispatcher, "find", find)
+    return done
+
+
+def outcome(call, arguments, launched):
+    """What is launched and what kinds of tensors come of it; of a call without launches the result; or the error."""
+    launched.clear()
+    inputs = {t.data_ptr(): i for i, t in enumerate(flat(arguments))}
+    try:
+        result = call(**arguments)
+    except (TypeError, ValueError, RuntimeError) as error:
+        return type(error), str(error)
+    results = result if isinstance(result, tuple) else (result,)
+    launches = [(*named, described(given, inputs)) for *named, given in launched]
+    return launches, [(t.dtype, t.shape, t.stride(), None if launches else t.tolist()) for t in results]
+
+
+def all_calls(first, changes):
+    """The first call, and with one or two of its arguments changed."""
+    single = [(argument, value) for argument, values in changes.items() for value in values]
+    yield first
+    yield from (first | dict([one]) for one in single)
+    yield from (first | dict(two) for two in itertools.combinations(single, 2) if two[0][0] != two[1][0])
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_calls_that_differ_in_an_argument_never_share_what_is_ready(device, name, launched, monkeypatch):
+    """Each as if it were alone, and then beside all others: the same launches of the same numbers, the same errors."""
+    call, make, _, _ = OPERATIONS[name]
+    first, changes = make(device)
+    assert set(inspect.signature(call).parameters) == set(changes) | set(first)  # a new argument needs its changes
+    monkeypatch.setattr(repeat, "_places", functools.cache(lambda *key: []))
+    calls, alone = list(all_calls(first, changes)), []
+    for arguments in calls:
+        repeat.forget()
+        alone.append(outcome(call, arguments, launched))
+    repeat.forget()
+    ready = 0
+    for arguments, wanted in zip(calls, alone, strict=True):
+        assert outcome(call, arguments, launched) == wanted, {n: v for n, v in arguments.items() if v is not first[n]}
+        ready += wanted[0] == outcome(call, arguments, launched)[0] and isinstance(wanted[0], list) and bool(wanted[0])
+    assert ready > len(calls) / 4
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_a_repeated_call_is_neither_checked_nor_planned_and_takes_new_data(device, name, monkeypatch):
+    call, make, module, check = OPERATIONS[name]
+    first, _ = make(device)
+    other = first | {n: t.flip(0).clone() for n, t in first.items() if isinstance(t, torch.Tensor)}
+    wanted = call(**other)
+    repeat.forget()
+    call(**first)
+    monkeypatch.setattr(module, check, None)
+    assert torch.equal(call(**other), wanted)
+
+
+def test_one_tensor_given_twice_is_not_taken_for_one_given_once(device):
+    x, y = draw(device, 1, 2, 9, 16), draw(device, 1, 2, 9, 16, seed=1)
+    wanted = bs.attention(x, y, x, impl="triton")
+    repeat.forget()
+    bs.attention(x, x, x, impl="triton")
+    assert torch.equal(bs.attention(x, y, x, impl="triton"), wanted)
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_what_is_ready_keeps_no_tensor_of_the_call_alive(device, name):
+    call, make, _, _ = OPERATIONS[name]
+    first, changes = make(device)
+    changes.clear()
+    result = call(**first)
+    left = [weakref.ref(t) for t in (result, *first.values()) if isinstance(t, torch.Tensor | bs.QuantizedWeight)]
+    assert len(left) >= 3
+    del result, first
+    gc.collect()
+    assert not any(ref() is not None for ref in left)
+
+
+def test_a_mask_is_one_object_kept_alive_and_tensors_inside_it_are_not_kept(device):
+    q, k = draw(device, 1, 2, 8, 16), draw(device, 1, 2, 24, 16)
+    words = "attention", None, None, None, "auto", "triton", None, False, False, False, "measured"
+
+    def place(mask):
+        return repeat.place_of((q, k, k, None), words, "triton", mask)
+
+    documents, dense = bs.document([10, 14]), bs.dense(torch.ones(8, 24, dtype=torch.bool)) & bs.sink(9)
+    for mask in (documents, dense):
+        bs.attention(q, k, k, mask, impl="triton")
+    assert place(documents) and not place(dense) and not place(bs.document([10, 14]))
+    assert place(documents)[1] is documents
+
+
+def test_places_are_few_and_calls_of_unknown_kinds_have_none():
+    q = torch.zeros(2)
+    for number in range(1000):
+        repeat.place_of((q,), ("decode", number), "triton").append(print)
+        repeat.place_of((q,), ("attention",), "triton", bs.sink(number)).append(print)
+    assert repeat._places.cache_info().currsize == 256 and repeat._places_of_masks.cache_info().currsize == 16
+    assert repeat.place_of((q,), ("decode", 999), "triton") and not repeat.place_of((q,), ("decode", 0), "triton")
+
+    class Number(int):
+        pass
+
+    class Own(torch.Tensor):
+        pass
+
+    for tensors, words, impl, mask in (
+        ((q,), ("decode", Number(1)), "triton", None),
+        ((q,), ("decode", [1]), "triton", None),
+        ((q, 3), ("decode",), "triton", None),
+        ((q.as_subclass(Own),), ("decode",), "triton", None),
+        ((None,), ("decode",), "triton", None),
+        ((q,), ("decode",), "tiled", None),
+        ((q,), ("decode",), "triton", "causal"),
+    ):
+        repeat.place_of(tensors, words, impl, mask).append(print)
+        assert not repeat.place_of(tensors, words, impl, mask)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="Triton's and the driver's own calls are counted there too")
+def test_a_repeated_call_enters_few_python_functions():
+    """Counted, not timed: the launches themselves do nothing there."""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    environment["PYTHONPATH"] = str(ROOT / "kernels")
+    script = ROOT / "tests" / "bench" / "host.py"
+    made = subprocess.run(
+        [sys.executable, script, "--calls", "50", "--json"], capture_output=True, text=True, env=environment
+    )
+    assert made.returncode == 0, made.stderr[-2000:]
+    rows = [json.loads(line) for line in made.stdout.splitlines()]
+    ours = {row["call"]: row["python_calls"] for row in rows if "new_kind_us" in row}
+    assert len(ours) >= 8 and all(0 < count <= 40 for count in ours.values()), ours
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need CUDA")
+def test_a_graph_and_other_streams_get_their_own(device):
+    """Split-K's counters and second kernel: in a graph, beside eager calls on two streams."""
+    q, k, v = (draw(device, 1, heads, n, 128, dtype=torch.bfloat16) for heads, n in ((32, 1), (8, 8192), (8, 8192)))
+    wanted = bs.decode(q, k, v)
+    graph, other = torch.cuda.CUDAGraph(), torch.cuda.Stream()
+    with torch.cuda.graph(graph):
+        captured = bs.decode(q, k, v)
+    other.wait_stream(torch.cuda.current_stream())
+    for _ in range(50):
+        with torch.cuda.stream(other):
+            beside = bs.decode(q, k, v)
+        eager = bs.decode(q, k, v)
+        graph.replay()
+    torch.cuda.synchronize()
+    for got in (captured, beside, eager):
+        torch.testing.assert_close(got, wanted, atol=1e-2, rtol=1e-2)
