@@ -17,6 +17,7 @@ sweep: $(READY)
 bench: $(READY)
 	$(BIN)/python tests/bench/tilemap.py
 	$(BIN)/python tests/bench/prefill_cpu.py
+	$(BIN)/python tests/bench/host.py
 
 figures: $(READY)
 	$(BIN)/python tests/bench/figures.py
