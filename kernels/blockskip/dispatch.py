@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import torch
 import triton
+from triton import knobs
 from triton.runtime import driver
 
 
@@ -56,13 +57,29 @@ class Dispatcher:
             last = tuple(constants[name] for name in kernel.arg_names[len(arguments) :])
             found = self._compiled[key] = compiled, last
         compiled, last = found
-        run = compiled[(*grid, 1, 1)]
+        run = _direct(compiled, (*grid, 1, 1)[:3])
         return Found(_with_memory(run) if compiled.metadata.global_scratch_size else run, last)
 
     def launch(self, kernel: Any, launch: Launch, **options: Any) -> None:
         """The launch, once, on the current device and stream."""
         run, last = self.find(kernel, launch, **options)
         run(*launch.arguments, *last)
+
+
+def _direct(compiled: Any, grid: tuple[int, ...]) -> Callable:
+    """A launch as Triton does it, but that hooks, and what is said to them, are left out where there are none."""
+    hooked = compiled[grid]  # loads the kernel, too
+    run, function, packed = compiled.run, compiled.function, compiled.packed_metadata
+    runtime = knobs.runtime
+
+    def launch(*arguments, stream=None):
+        first, last = runtime.launch_enter_hook, runtime.launch_exit_hook
+        if stream is None or getattr(first, "calls", first) or getattr(last, "calls", last):
+            hooked(*arguments, stream=stream)
+        else:
+            run(*grid, stream, function, packed, None, None, None, *arguments)
+
+    return launch
 
 
 def _with_memory(run: Callable) -> Callable:

@@ -1,7 +1,6 @@
 """The short way to a launch: arguments that Triton would not tell apart are compiled for once."""
 
 from types import SimpleNamespace
-from types import SimpleNamespace
 from typing import NamedTuple
 
 import pytest
@@ -27,13 +26,17 @@ class Recorded(triton.JITFunction):
         return self.Compiled(self.launched)
 
     class Compiled:
-        metadata = SimpleNamespace(global_scratch_size=0)
+        metadata, function, packed_metadata = SimpleNamespace(global_scratch_size=0), 7, (4, 1, 0)
 
         def __init__(self, launched):
             self.launched = launched
 
         def __getitem__(self, grid):
             return lambda *arguments, stream=None: self.launched.append((grid, arguments))
+
+        def run(self, x, y, z, stream, function, packed, metadata, first, last, *arguments):
+            assert (function, packed, metadata, first, last) == (7, (4, 1, 0), None, None, None)
+            self.launched.append(((x, y, z), arguments))
 
 
 @pytest.fixture
@@ -52,7 +55,7 @@ def test_the_first_launch_compiles_and_each_hands_all_arguments_over_in_order(ke
     assert kernel.compiled == [((5,), (TENSOR, 32), CONSTANTS | {"num_warps": 4})]
     dispatcher.launch(kernel, Launch((TENSOR, 48), CONSTANTS, (7, 2)), num_warps=4)
     assert len(kernel.compiled) == 1
-    assert kernel.launched == [((5, 1, 1), (TENSOR, 32, 1, 2)), ((7, 2, 1, 1), (TENSOR, 48, 1, 2))]
+    assert kernel.launched == [((5, 1, 1), (TENSOR, 32, 1, 2)), ((7, 2, 1), (TENSOR, 48, 1, 2))]
 
 
 @pytest.mark.parametrize(
@@ -121,6 +124,21 @@ def test_what_is_ready_launches_with_other_tensors_in_the_same_places(kernel):
     for (grid, arguments), x, made in zip(kernel.launched, (TENSOR, ones), (first, second), strict=True):
         assert grid == (3, 1, 1) and arguments[0][0] is x and arguments[0][1] == (16,)
         assert arguments[1] is made and arguments[2:] == (7, table, 1, 2)
+
+
+def test_hooks_are_called_where_there_are_some(kernel, monkeypatch):
+    ready = make_ready(kernel, TENSOR)
+    ready(TENSOR)
+    monkeypatch.setattr(Recorded.Compiled, "run", None)  # the way past them is not taken
+    for name in ("launch_enter_hook", "launch_exit_hook"):
+        with monkeypatch.context() as changed:
+            changed.setattr(triton.knobs.runtime, name, lambda metadata: None)
+            ready(TENSOR)
+        hooks = getattr(triton.knobs.runtime, name)
+        hooks.add(print)
+        ready(TENSOR)
+        hooks.remove(print)
+    assert len(kernel.launched) == 5
 
 
 @pytest.mark.parametrize("argument", [torch.zeros(3), Pair(torch.zeros(3), (1,)), "word", Pair(None, [TENSOR])])
