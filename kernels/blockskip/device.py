@@ -98,22 +98,32 @@ def load_block(pointers, rows_ok, cols_ok, CHECK_COLS: tl.constexpr):
 
 @triton.jit
 def first_bits(count):
-    """int64 scalar with the first `count` bits set; all of them from 64 on."""
-    return tl.where(count >= 64, wide(-1), (wide(1) << wide(tl.minimum(count, 63))) - 1)
+    """int64 scalar with the first `count` bits set; none of them up to 0, all of them from 64 on."""
+    return tl.where(count >= 64, wide(-1), (wide(1) << wide(tl.minimum(tl.maximum(count, 0), 63))) - 1)
 
 
 @triton.jit
-def tile_bits(words, n0, BLOCK_N: tl.constexpr):
-    """int64 [rows]: the BLOCK_N bits of the keys n0 .. of words that begin at a multiple of 64 (BLOCK_N <= 64)."""
-    bits = words
+def tile_words(pointers, words, n0, real_row, BLOCK_N: tl.constexpr):
+    """Two int64 [rows]: which of the keys n0 .. are kept, 64 of them a word; up to 64 keys are in the first alone.
+
+    pointers [rows]: to the first of each row's `words` words, the first of which begins at key 0.
+    """
+    first = tl.load(pointers + n0 // 64, mask=real_row, other=0)
     if BLOCK_N < 64:
-        bits = (words >> wide(n0 % 64)) & first_bits(BLOCK_N)
-    return bits
+        first = (first >> wide(n0 % 64)) & first_bits(BLOCK_N)
+    if BLOCK_N <= 64:
+        second = first
+    else:
+        second = tl.load(pointers + n0 // 64 + 1, mask=real_row & (n0 // 64 + 1 < words), other=0)
+    return first, second
 
 
 @triton.jit
-def unpack_bits(bits, BLOCK_N: tl.constexpr):
-    """bool [rows, BLOCK_N] from int64 [rows]: bit n says whether key n is kept."""
+def unpack_bits(first, second, BLOCK_N: tl.constexpr):
+    """bool [rows, BLOCK_N] from two int64 [rows]: bit n says whether key n is kept; the second's are keys 64 .. 127."""
     n = tl.arange(0, BLOCK_N)[None, :]
-    half = tl.where(n < 32, bits.to(tl.int32)[:, None], (bits >> 32).to(tl.int32)[:, None])
+    half = tl.where(n % 64 < 32, first.to(tl.int32)[:, None], (first >> 32).to(tl.int32)[:, None])
+    if BLOCK_N > 64:
+        other = tl.where(n % 64 < 32, second.to(tl.int32)[:, None], (second >> 32).to(tl.int32)[:, None])
+        half = tl.where(n < 64, half, other)
     return ((half >> n % 32) & 1) != 0

@@ -80,12 +80,12 @@ def attention_anatomy(
     if interpreting():
         raise ValueError("TRITON_INTERPRET: is set, so kernels are not compiled; unset it before Triton is imported")
     mask = bs.sliding_window(1024) if mask is None else mask
-    config = prefill_config(capability, head_dim, dtype) if config is None else TileConfig.of(config)
     q, out = (torch.empty((1, q_heads, length, head_dim), dtype=dtype) for _ in range(2))
     k, v = (torch.empty((1, kv_heads, length, head_dim), dtype=dtype) for _ in range(2))
     scale = head_dim**-0.5
+    config = prefill_config(capability, head_dim, dtype) if config is None else TileConfig.of(config)
     call = plan.Call(q, k, v, mask, scale, None, length, None, skip, "triton", config, return_lse, record)
-    chosen = plan.plan_kernel(call, config)
+    chosen = plan.plan_kernel(call, config, described=plan.is_described(call, capability))
     heads = kv_heads if chosen.packed else q_heads
     lse = torch.empty((1, q_heads, length)) if return_lse else None
     visits = torch.empty((1, heads, 1, 1), dtype=torch.uint8) if record else None

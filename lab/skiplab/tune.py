@@ -47,14 +47,6 @@ Take = Callable[..., Measurement]
 
 
 @dataclass(frozen=True)
-class OnDevice(Workload):
-    """A workload whose numbers are drawn on the device: a CPU takes longer for that than a point does for all else."""
-
-    def inputs(self, device: str, seed: int, deviation: float = 1.0) -> tuple[torch.Tensor, ...]:
-        return self._qkv(self.q_len, self.keys, device, torch.Generator(device).manual_seed(seed), deviation)
-
-
-@dataclass(frozen=True)
 class Tuning:
     """What is tuned: every mask x prompt length, for one shape of heads, dtype and device, as a run holds them.
 
@@ -93,7 +85,7 @@ class Tuning:
         q_heads, kv_heads, head_dim = _heads(self.heads)
         shape = {"q_heads": q_heads, "kv_heads": kv_heads, "head_dim": head_dim, "dtype": self.dtype}
         return [
-            OnDevice(q_len, mask=bs.Mask.from_spec(mask), **shape) for q_len, mask in product(self.q_len, self.mask)
+            Workload(q_len, mask=bs.Mask.from_spec(mask), **shape) for q_len, mask in product(self.q_len, self.mask)
         ]
 
     def command(self) -> str:

@@ -125,8 +125,8 @@ class Workload(Heads):
         )  # fmt: skip
 
     def inputs(self, device: str, seed: int, deviation: float = 1.0) -> tuple[torch.Tensor, ...]:
-        """Fresh q, k, v; the logits, with the default scale, have about the standard deviation asked for."""
-        return self._qkv(self.q_len, self.keys, device, torch.Generator("cpu").manual_seed(seed), deviation)
+        """Fresh q, k, v, drawn on the device; the logits, at the default scale, have about that standard deviation."""
+        return self._qkv(self.q_len, self.keys, device, torch.Generator(device).manual_seed(seed), deviation)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import math
 import blockskip as bs
 import pytest
 import torch
+from blockskip.config import TileConfig, describes
 
 SMALL = (16, 16, 1, 1)
 MASKS = {
@@ -145,11 +146,48 @@ def test_half_precision(device, dtype, name):
     check_modes(*inputs(device, 40, 45, dtype=dtype), MASKS[name])
 
 
-@pytest.mark.parametrize("config", [(32, 16, 1, 1), (16, 32, 2, 2), (16, 64, 1, 1), (64, 64, 4, 1)])
-def test_every_tile_size_reads_its_bits_right(device, config):
-    q, k, v = inputs(device, 70, 130)
+@pytest.mark.parametrize("kv_len", [130, 250])
+@pytest.mark.parametrize("config", [(32, 16, 1, 1), (16, 32, 2, 2), (16, 64, 1, 1), (64, 64, 4, 1), (16, 128, 4, 1)])
+def test_every_tile_size_reads_its_bits_right(device, config, kv_len):
+    q, k, v = inputs(device, 70, kv_len)
     check_modes(q, k, v, MASKS["sink"], config=config)
     check_modes(q, k, v, MASKS["window"], config=config)
+
+
+def test_large_heads_are_read_by_descriptors_where_the_copy_engine_can(device):
+    if device == "cuda" and not describes(torch.cuda.get_device_capability(), 264, torch.bfloat16):
+        pytest.skip("this GPU has no such copy engine")
+    q, k, v = inputs(device, 40, 70, head_dim=264, dtype=torch.bfloat16)
+    apart = torch.randn(1, 2, 70, 265, device=device, dtype=torch.bfloat16)  # rows begin at odd addresses
+    apart[..., :264] = k
+    for keys, described in ((k, True), (apart[..., :264], False), (k[:, :, :1].expand_as(k), False)):
+        assert bs.explain(q, keys, v, bs.causal(), impl="triton", route="prefill").described == described
+        check_modes(q, keys, v, MASKS["sink"], config=None if device == "cuda" else (16, 128, 4, 1))
+        check_modes(q, keys, v, bs.causal(), config=None if device == "cuda" else (16, 128, 4, 1))
+
+
+def test_descriptors_end_where_the_keys_do(device):
+    q, k, v = inputs(device, 9, 150, heads=(4, 2), head_dim=320, dtype=torch.bfloat16, batch=2)
+    lengths = torch.tensor([70, 9], dtype=torch.int32, device=device)
+    expected = truth(q, k, v, bs.causal(), kv_len=lengths)[0]
+    for batch, length in enumerate(lengths.tolist()):
+        k[batch, :, length:] = v[batch, :, length:] = math.nan
+    out = bs.attention(q, k, v, bs.causal(), impl="triton", kv_len=lengths, route="prefill")
+    assert (out.double().cpu() - expected).abs().max() <= tolerance(expected, q.dtype, 150)
+
+
+def test_heads_take_turns_while_they_are_small_beside_the_device(device):
+    from blockskip.attention import launch, plan
+
+    def turn(q_len, heads, mask):
+        q, k, v = inputs("cpu", q_len, q_len, heads=(heads, heads))
+        call = plan.Call(q, k, v, mask, 1.0, None, q_len, None, "auto", "triton", None, False, False)
+        made = plan.plan_kernel(call, TileConfig(64, 16, 4, 1))
+        return launch.heads_in_turn(call, made, heads)
+
+    assert [turn(n, 6, bs.causal()) for n in (33, 65, 300)] == [3, 1, 1]  # 192 rows on one multiprocessor
+    assert turn(33, 6, bs.sliding_window(4)) == 1  # rows of a window are as long as each other
+    assert turn(33, 14, bs.causal()) == 2  # what divides the heads
 
 
 @pytest.mark.parametrize("q_start", [0, 5, -7, 200])

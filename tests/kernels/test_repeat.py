@@ -237,9 +237,10 @@ def test_a_mask_is_one_object_kept_alive_and_tensors_inside_it_are_not_kept(devi
 
 def test_places_are_few_and_calls_of_unknown_kinds_have_none():
     q = torch.zeros(2)
-    for number in range(1000):
+    masks = [bs.sink(number) for number in range(1000)]  # alive, so that no two are the same object
+    for number, mask in enumerate(masks):
         repeat.place_of((q,), ("decode", number), "triton").append(print)
-        repeat.place_of((q,), ("attention",), "triton", bs.sink(number)).append(print)
+        repeat.place_of((q,), ("attention",), "triton", mask).append(print)
     assert repeat._places.cache_info().currsize == 256 and repeat._places_of_masks.cache_info().currsize == 16
     assert repeat.place_of((q,), ("decode", 999), "triton") and not repeat.place_of((q,), ("decode", 0), "triton")
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ..config import Gpu, Origin, TileConfig, choose_config, prefill_config
+from ..config import Gpu, Origin, TileConfig, choose_config, describes, prefill_config
 from ..mask import Band, Mask
 from ..tilemap import TileMap
 from . import tileplan
@@ -18,6 +18,8 @@ from .route import PREFILL, Route, as_decode, choose_route
 SKIPS = ("auto", "none", "mask", "bounds", "map")
 PYTORCH_KEYS = 64
 """Keys of a tile where a plan only shows which ones are read."""
+INTERPRETED_AS = (9, 0)
+"""The compute capability whose tiles the kernel has in Triton's interpreter."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +69,7 @@ class Plan:
     `tilemap` is the map of the launch's tiles for batch 0 and head 0; for decode in PyTorch, which has no tiles, of all
     queries x 64 keys; None for `reference`. route: which kernel, and
     why; decode: its plan where that is the decode kernel, else None. origin: where the prefill kernel's config is from.
+    described: whether that kernel reads keys and values by descriptors.
     """
 
     impl: str
@@ -83,6 +86,7 @@ class Plan:
     route: Route = PREFILL
     decode: DecodePlan | None = None
     origin: Origin | None = None
+    described: bool = False
 
     @property
     def kernel(self) -> str:
@@ -131,8 +135,8 @@ def make_plan(call: Call) -> Plan:
     if route.kernel == "decode":
         return _plan_decode(call, impl, route, reason)
     if impl == "triton":
-        config, origin = _kernel_config(call)
-        return plan_kernel(call, config, reason, route, origin)
+        config, origin, described = _kernel_config(call)
+        return plan_kernel(call, config, reason, route, origin, described)
     if call.skip != "auto":
         raise ValueError(f"skip: given {call.skip!r}; impl={impl!r} takes 'auto' alone, the modes are the kernel's")
     if call.config is not None:
@@ -142,10 +146,16 @@ def make_plan(call: Call) -> Plan:
 
 
 def plan_kernel(
-    call: Call, config: TileConfig, reason: str = "asked for", route: Route = PREFILL, origin: Origin | None = None
+    call: Call,
+    config: TileConfig,
+    reason: str = "asked for",
+    route: Route = PREFILL,
+    origin: Origin | None = None,
+    described: bool = False,
 ) -> Plan:
     """The plan of a call that the Triton kernel does with this configuration, on whatever device."""
-    return _plan(call, "triton", _choose_skip(call), config, _packs(call, config), reason, route, origin)
+    made = _plan(call, "triton", _choose_skip(call), config, _packs(call, config), reason, route)
+    return replace(made, origin=origin, described=described)
 
 
 def _plan_decode(call: Call, impl: str, route: Route, reason: str) -> Plan:
@@ -156,11 +166,9 @@ def _plan_decode(call: Call, impl: str, route: Route, reason: str) -> Plan:
     return replace(made, splits=decode.splits, decode=decode)
 
 
-def _plan(
-    call: Call, impl: str, skip: str, config: TileConfig | None, packed: bool, reason: str, route: Route, origin=None
-) -> Plan:
+def _plan(call: Call, impl: str, skip: str, config: TileConfig | None, packed: bool, reason: str, route: Route) -> Plan:
     sizes = call.q.shape[2], call.planned_kv_len, call.planned_q_start
-    return Plan(impl, skip, config, packed, 1, call.group, call.mask, *sizes, reason, route, origin=origin)
+    return Plan(impl, skip, config, packed, 1, call.group, call.mask, *sizes, reason, route)
 
 
 def _choose_skip(call: Call) -> str:
@@ -179,16 +187,36 @@ def _choose_skip(call: Call) -> str:
     return call.skip
 
 
-def _kernel_config(call: Call) -> tuple[TileConfig, Origin]:
+def _kernel_config(call: Call) -> tuple[TileConfig, Origin, bool]:
+    """(config, where it is from, whether keys and values are described)."""
     batch, heads, q_len, head_dim = call.q.shape
     # the look-up comes first: an unsupported device is an error whatever was asked for
     if call.q.is_cuda:
         device = torch.cuda.get_device_properties(call.q.device)
         gpu = Gpu(device.name, (device.major, device.minor), device.multi_processor_count)
-        found = choose_config(gpu, head_dim, call.q.dtype, call.mask, batch * heads * q_len)
+        described = is_described(call, gpu.capability)
+        found = choose_config(gpu, head_dim, call.q.dtype, call.mask, batch * heads * q_len, described)
     else:
-        found = prefill_config((9, 0), head_dim, call.q.dtype), Origin("table")
-    return found if call.config is None else (call.config, Origin("asked"))
+        described = is_described(call, INTERPRETED_AS)
+        found = prefill_config(INTERPRETED_AS, head_dim, call.q.dtype, described=described), Origin("table")
+    return *(found if call.config is None else (call.config, Origin("asked"))), described
+
+
+def is_described(call: Call, capability: tuple[int, int]) -> bool:
+    """Whether the kernel on such a device reads this call's keys and values by descriptors.
+
+    The copy engine reads rows of adjoining elements, each of which begins at a multiple of 16 bytes.
+    """
+    if call.ring or not describes(capability, call.q.shape[3], call.q.dtype):
+        return False
+    return all(
+        t.stride(3) == 1 and t.stride(2) > 0 and not any(bytes_ % 16 for bytes_ in (t.data_ptr(), *_row_bytes(t)))
+        for t in (call.k, call.v)
+    )
+
+
+def _row_bytes(t: torch.Tensor) -> list[int]:
+    return [stride * t.element_size() for stride in t.stride()[:3]]
 
 
 def _tiled_config(call: Call, impl: str) -> TileConfig | None:

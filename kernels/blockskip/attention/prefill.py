@@ -4,7 +4,7 @@ Four ways to skip, one arithmetic (FlashAttention-2, arXiv 2307.08691): every vi
 order, whatever decided to visit it. A tile that keeps nothing leaves the running state as it is, bit for bit, so that
 all four modes agree exactly.
 
-    none    visits every tile and applies a dense mask, read as one 64-bit word a row and tile
+    none    visits every tile and applies a dense mask, read as a 64-bit word or two a row and tile
     mask    reads the same words and leaves a tile early if they are all zero
     bounds  computes the loop limits from a band: masked-left, unmasked, masked-right; reads no mask
     map     walks the tile map's runs; full tiles unmasked, partial ones with their own words (or the band)
@@ -15,27 +15,40 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ..device import base, first_bits, load_block, local, ring_slots, tile_bits, unpack_bits, wide
+from ..device import base, first_bits, load_block, local, ring_slots, tile_words, unpack_bits, wide
 
 
 @triton.jit
-def load_keys(pointer, strides, n0, kv_len, slots, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr,
-              BLOCK_N: tl.constexpr, WIDE: tl.constexpr, RING: tl.constexpr):  # fmt: skip
+def source(pointer, kv_len, strides, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr,
+           SOURCE: tl.constexpr):  # fmt: skip
+    """What `load_keys` reads one head's keys or values from: the pointer, or a descriptor for the copy engine."""
+    result = pointer
+    if SOURCE == "descriptor":
+        shape = [tl.maximum(kv_len, 1), HEAD_DIM]
+        result = tl.make_tensor_descriptor(pointer, shape, [strides[2], 1], [BLOCK_N, BLOCK_D])  # pyright: ignore
+    return result
+
+
+@triton.jit
+def load_keys(start, strides, n0, kv_len, slots, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr,
+              BLOCK_N: tl.constexpr, WIDE: tl.constexpr, SOURCE: tl.constexpr):  # fmt: skip
     """[BLOCK_N, BLOCK_D]: the keys or values n0 .. of one head, 0 where there is none, or none any more."""
-    n = tl.arange(0, BLOCK_N)
-    d = tl.arange(0, BLOCK_D)
-    slot = n  # counted from n0's, or in a ring from the first
-    if RING != "none":
-        slot = ring_slots(n0, n, slots, RING)
-    offsets = local(slot, strides[2], WIDE)[:, None] + local(d, strides[3], WIDE)[None, :]
-    start = pointer
-    if RING == "none":
-        start += wide(n0) * strides[2]
-    pointers = start + offsets
-    live = n0 + n < kv_len
-    if RING != "none":
-        live &= n0 + n >= kv_len - slots
-    return load_block(pointers, live[:, None], (d < HEAD_DIM)[None, :], HEAD_DIM != BLOCK_D)
+    if SOURCE == "descriptor":
+        return start.load([n0, 0])
+    else:  # noqa: RET505 - the other way must not be compiled
+        n = tl.arange(0, BLOCK_N)
+        d = tl.arange(0, BLOCK_D)
+        slot = n  # counted from n0's, or in a ring from the first
+        if SOURCE != "pointer":
+            slot = ring_slots(n0, n, slots, SOURCE)
+        offsets = local(slot, strides[2], WIDE)[:, None] + local(d, strides[3], WIDE)[None, :]
+        if SOURCE == "pointer":
+            start += wide(n0) * strides[2]
+        pointers = start + offsets
+        live = n0 + n < kv_len
+        if SOURCE != "pointer":
+            live &= n0 + n >= kv_len - slots
+        return load_block(pointers, live[:, None], (d < HEAD_DIM)[None, :], HEAD_DIM != BLOCK_D)
 
 
 @triton.jit
@@ -94,21 +107,25 @@ def mark(visits, batch, head, row, tile, kind):
         tl.store(base(visits, batch, head) + wide(row) * visits.strides[2] + tile, kind)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["turn"])
 def prefill(
-    q, k, v, out, lse, visits, plan, lengths, band, scale,
+    q, k, v, out, lse, visits, plan, lengths, band, scale, turn,
     SKIP: tl.constexpr, SIGN: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, WIDE: tl.constexpr, RING: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, WIDE: tl.constexpr, SOURCE: tl.constexpr,
 ):  # fmt: skip
     """One program: BLOCK_M rows of one head, or BLOCK_M // GROUP queries of the GROUP heads that share a KV head.
 
     q, out [B, Hq, Lq, D]; k, v [B, Hkv, Lkv, D]; lse [B, Hq, Lq] or None; visits [B, programs' heads, rows, cols] or
-    None. plan: Words (none, mask), Tiles (map) or None (bounds). lengths, band: see `launch`. RING: see `ring_kind`;
+    None. plan: Words (none, mask), Tiles (map) or None (bounds). lengths, band: see `launch`. SOURCE: what keys and
+    values are read from: a pointer, a descriptor (Hopper's copy engine), or a ring, long or short (see `ring_slots`);
     tiles, bounds and masks count in positions, ring or not, and only `load_keys` knows of slots.
-    scale > 0, times log2 e; SIGN (-1, 0, 1) is its sign. Grid: (rows, programs' heads, B), longest rows first.
+    scale > 0, times log2 e; SIGN (-1, 0, 1) is its sign.
+    Grid: (rows * turn, programs' heads // turn, B). `turn` heads take their rows in turns, the longest first, before
+    the next heads come: see `launch.heads_in_turn`.
     """
-    head, batch = tl.program_id(1), tl.program_id(2)
-    row = tl.num_programs(0) - 1 - tl.program_id(0)
+    head = tl.program_id(1) * turn + tl.program_id(0) % turn
+    row = (tl.num_programs(0) - 1 - tl.program_id(0)) // turn
+    batch = tl.program_id(2)
     QUERIES: tl.constexpr = BLOCK_M // GROUP
     kv_len = lengths.kv_len
     if lengths.pointer is not None:
@@ -139,6 +156,8 @@ def prefill(
     # values laid out like the keys share their offsets, and so the registers that hold them
     v_strides = k.strides if v.strides is None else v.strides
     v_ptr = v.ptr + wide(batch) * v_strides[0] + wide(kv_head) * v_strides[1]
+    keys = source(k_ptr, kv_len, k.strides, HEAD_DIM, BLOCK_D, BLOCK_N, SOURCE)
+    values = source(v_ptr, kv_len, v_strides, HEAD_DIM, BLOCK_D, BLOCK_N, SOURCE)
     slots = k.shape[2]
     n = tl.arange(0, BLOCK_N)
     q_pos = q_start + i
@@ -152,19 +171,18 @@ def prefill(
         words_ptr = base(plan, batch, first_head) + i.to(tl.int64) * plan.strides[2]
         for tile in tl.range(0, tl.cdiv(plan.kv_len, BLOCK_N)):
             n0 = tile * BLOCK_N
-            words = tl.load(words_ptr + n0 // 64, mask=real_row, other=0)
-            bits = tile_bits(words, n0, BLOCK_N)
+            bits, more = tile_words(words_ptr, tl.cdiv(plan.kv_len, 64), n0, real_row, BLOCK_N)
             visited = True
             if SKIP == "mask":
-                visited = tl.max((bits != 0).to(tl.int32), 0) != 0
+                visited = tl.max(((bits | more) != 0).to(tl.int32), 0) != 0
             if visited:
-                k_tile = load_keys(k_ptr, k.strides, n0, kv_len, slots, HEAD_DIM, BLOCK_D, BLOCK_N, WIDE, RING)
+                k_tile = load_keys(keys, k.strides, n0, kv_len, slots, HEAD_DIM, BLOCK_D, BLOCK_N, WIDE, SOURCE)
                 score = tl.dot(q_tile, tl.trans(k_tile), input_precision="ieee")
                 # always true, but the compiler cannot know: with the same branch as the other modes have, it lays the
                 # scores out alike in all of them, so that row sums round alike (at D 512 it does not, without)
                 if kv_len >= 0:
-                    score = tl.where(unpack_bits(bits, BLOCK_N), score, float("-inf"))
-                v_tile = load_keys(v_ptr, v_strides, n0, kv_len, slots, HEAD_DIM, BLOCK_D, BLOCK_N, WIDE, RING)
+                    score = tl.where(unpack_bits(bits, more, BLOCK_N), score, float("-inf"))
+                v_tile = load_keys(values, v_strides, n0, kv_len, slots, HEAD_DIM, BLOCK_D, BLOCK_N, WIDE, SOURCE)
                 state = accumulate(state, score, v_tile, scale)
                 mark(visits, batch, head, row, tile, 1)
     elif SKIP == "bounds":
@@ -172,12 +190,12 @@ def prefill(
         begin, full_begin, full_end, end = band_limits(q_start + first, q_start + last, kv_len, band, BLOCK_N)
         for tile in tl.range(begin, end):
             n0 = tile * BLOCK_N
-            k_tile = load_keys(k_ptr, k.strides, n0, kv_len, slots, HEAD_DIM, BLOCK_D, BLOCK_N, WIDE, RING)
+            k_tile = load_keys(keys, k.strides, n0, kv_len, slots, HEAD_DIM, BLOCK_D, BLOCK_N, WIDE, SOURCE)
             score = tl.dot(q_tile, tl.trans(k_tile), input_precision="ieee")
             masked = (tile < full_begin) | (tile >= full_end)
             if masked:
                 score = tl.where(band_keeps(q_pos, n0 + n, kv_len, band), score, float("-inf"))
-            v_tile = load_keys(v_ptr, v_strides, n0, kv_len, slots, HEAD_DIM, BLOCK_D, BLOCK_N, WIDE, RING)
+            v_tile = load_keys(values, v_strides, n0, kv_len, slots, HEAD_DIM, BLOCK_D, BLOCK_N, WIDE, SOURCE)
             state = accumulate(state, score, v_tile, scale)
             mark(visits, batch, head, row, tile, tl.where(masked, 1, 2))
     else:
@@ -190,7 +208,7 @@ def prefill(
             full_end = tl.where(tl.load(run_ptr + 2) == 2, kv_len // BLOCK_N, begin)
             for tile in tl.range(begin, end):
                 n0 = tile * BLOCK_N
-                k_tile = load_keys(k_ptr, k.strides, n0, kv_len, slots, HEAD_DIM, BLOCK_D, BLOCK_N, WIDE, RING)
+                k_tile = load_keys(keys, k.strides, n0, kv_len, slots, HEAD_DIM, BLOCK_D, BLOCK_N, WIDE, SOURCE)
                 score = tl.dot(q_tile, tl.trans(k_tile), input_precision="ieee")
                 masked = tile >= full_end
                 if masked:
@@ -198,11 +216,16 @@ def prefill(
                         keep = band_keeps(q_pos, n0 + n, kv_len, band)
                     else:
                         place = tl.load(run_ptr + 3)  # -1 for a full run
-                        words_ptr = plan.words + wide(place + tile - begin) * QUERIES
-                        bits = tl.load(words_ptr + m // GROUP, mask=real_row & (place >= 0), other=-1)
-                        keep = unpack_bits(bits & first_bits(kv_len - n0), BLOCK_N)
+                        words_ptr = plan.words + wide(place + tile - begin) * (tl.cdiv(BLOCK_N, 64) * QUERIES)
+                        words_ptr += m // GROUP
+                        partial = real_row & (place >= 0)
+                        bits = tl.load(words_ptr, mask=partial, other=-1) & first_bits(kv_len - n0)
+                        more = bits
+                        if BLOCK_N > 64:
+                            more = tl.load(words_ptr + QUERIES, mask=partial, other=-1) & first_bits(kv_len - n0 - 64)
+                        keep = unpack_bits(bits, more, BLOCK_N)
                     score = tl.where(keep, score, float("-inf"))
-                v_tile = load_keys(v_ptr, v_strides, n0, kv_len, slots, HEAD_DIM, BLOCK_D, BLOCK_N, WIDE, RING)
+                v_tile = load_keys(values, v_strides, n0, kv_len, slots, HEAD_DIM, BLOCK_D, BLOCK_N, WIDE, SOURCE)
                 state = accumulate(state, score, v_tile, scale)
                 mark(visits, batch, head, row, tile, tl.where(masked, 1, 2))
 

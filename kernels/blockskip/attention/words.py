@@ -59,7 +59,7 @@ def map_tables(tilemaps: tuple[TileMap, ...], grid: tuple[int, int], with_words:
     tilemaps: one for each (batch, head) of `grid` = (1 or B, 1 or H), in that order.
     -> start int32 [*grid, rows + 1], into runs int32 [n, 4] = (first column, end column, state, first of its words or
     -1);
-       words int64 [partial tiles, block_m] or None.
+       words int64 [partial tiles, ceil(block_n / 64), block_m] or None.
     """
     starts, runs, words, runs_before, words_before = [], [], [], 0, 0
     for tm in tilemaps:
@@ -76,18 +76,18 @@ def map_tables(tilemaps: tuple[TileMap, ...], grid: tuple[int, int], with_words:
 
 
 def _tile_words(tm: TileMap, device: torch.device) -> torch.Tensor:
-    """int64 [partial tiles, block_m]: one word a row of each partial tile, in the order of the runs (block_n <= 64)."""
+    """int64 [partial tiles, ceil(block_n / 64), block_m]: the words of the partial tiles, in the order of the runs."""
     row_start, col, is_full = tm.to_csr()
     row = torch.repeat_interleave(torch.arange(tm.rows), row_start.diff())[~is_full].to(device)
     col = col[~is_full].to(device)
     at_once = max(1, ELEMENTS_AT_ONCE // (tm.block_m * tm.block_n))
     rows, keys = torch.arange(tm.block_m, device=device), torch.arange(tm.block_n, device=device)
-    parts = [torch.empty((0, tm.block_m), dtype=torch.int64, device=device)]
+    parts = [torch.empty((0, -(-tm.block_n // BITS), tm.block_m), dtype=torch.int64, device=device)]
     for first in range(0, len(row), at_once):
         some = slice(first, first + at_once)
         i = (row[some, None] * tm.block_m + rows)[:, :, None]
         k = (col[some, None] * tm.block_n + keys)[:, None, :]
         real = (i < tm.q_len) & (k < tm.kv_len)
         i, k = i.clamp(max=tm.q_len - 1), k.clamp(max=tm.kv_len - 1)  # a tensor inside the mask is never left
-        parts.append(pack(tm.mask.keep(i + tm.q_start, k, tm.batch, tm.head, i) & real)[..., 0])
+        parts.append(pack(tm.mask.keep(i + tm.q_start, k, tm.batch, tm.head, i) & real).transpose(1, 2))
     return torch.cat(parts)

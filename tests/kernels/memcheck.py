@@ -1,0 +1,100 @@
+"""A launch of each kernel form at awkward shapes, for a memory checker to watch; not collected by pytest.
+
+    compute-sanitizer --tool memcheck --error-exitcode 1 python tests/kernels/memcheck.py
+
+Without torch's caching allocator every tensor is an allocation of its own, so that one element past its end is outside.
+Each result is compared as well: a kernel that reads nothing is clean too. Needs a CUDA device.
+"""
+
+import os
+import sys
+
+os.environ["PYTORCH_NO_CUDA_MEMORY_CACHING"] = "1"
+
+import blockskip as bs
+import torch
+
+DEVICE = "cuda"
+SHAPES = [(1, 1), (113, 203), (239, 1), (70, 300)]  # queries, keys
+HEADS = [(2, 2), (6, 2)]
+MASKS = {
+    "all": None,
+    "causal": bs.causal(),
+    "window": bs.sliding_window(33),
+    "sink": bs.sliding_window(17) | (bs.sink(4) & bs.causal()),
+}
+
+
+def tensors(q_len, kv_len, heads, head_dim, dtype, slots=None):
+    shapes = [(1, heads[0], q_len, head_dim), *[(1, heads[1], slots or kv_len, head_dim)] * 2]
+    return [torch.randn(shape, device=DEVICE, dtype=dtype) for shape in shapes]
+
+
+def prefill_cases():
+    for index, (q_len, kv_len) in enumerate(SHAPES):
+        for name, mask in MASKS.items():
+            skips = ("none", "mask", "map") if name == "sink" else ("none", "mask", "bounds", "map")
+            head_dim, dtype = ((80, torch.bfloat16), (128, torch.float16), (256, torch.bfloat16))[index % 3]
+            q, k, v = tensors(q_len, kv_len, HEADS[index % 2], head_dim, dtype)
+            wanted = bs.attention(q, k, v, mask, impl="reference")
+            for skip in skips:
+                got = bs.attention(q, k, v, mask, impl="triton", skip=skip, route="prefill", return_lse=True)[0]
+                yield f"prefill {q_len}x{kv_len} D {head_dim} {name} {skip}", got, wanted
+    q, k, v = tensors(33, 70, (4, 1), 512, torch.bfloat16)
+    yield (
+        "prefill D 512",
+        bs.attention(q, k, v, bs.causal(), impl="triton"),
+        bs.attention(q, k, v, bs.causal(), impl="reference"),
+    )
+
+
+def decode_cases():
+    for kv_len in (1, 63, 257, 1500):
+        for window in (None, 100):
+            for splits in (1, 7, "auto"):
+                q, k, v = tensors(3 if kv_len > 3 else 1, kv_len, (6, 2), 128, torch.bfloat16, slots=kv_len + 5)
+                options = {"kv_len": kv_len, "window": window}
+                got = bs.decode(q, k, v, **options, splits=splits, impl="triton")
+                yield (
+                    f"decode {kv_len} window {window} splits {splits}",
+                    got,
+                    bs.decode(q, k, v, **options, impl="reference"),
+                )
+    q, k, v = tensors(1, 100, (8, 2), 256, torch.bfloat16)
+    ring = {"kv_len": 374, "window": 100, "ring": True}
+    yield "decode ring", bs.decode(q, k, v, **ring, impl="triton"), bs.decode(q, k, v, **ring, impl="reference")
+
+
+def linear_cases():
+    for bits in (4, 8):
+        for group_size in (32, 128):
+            weight = bs.quantize(torch.randn(67, 384, device=DEVICE), bits=bits, group_size=group_size)
+            for rows in (1, 5, 8, 17, 70):
+                x = torch.randn(rows, 384, device=DEVICE, dtype=torch.bfloat16)
+                routes = ("matvec",) if rows <= 8 else ("fused", "dequantise")
+                for route in routes:
+                    got = bs.linear(x, weight, impl="triton", route=route)
+                    yield (
+                        f"linear int{bits} g{group_size} rows {rows} {route}",
+                        got,
+                        bs.linear(x, weight, impl="reference"),
+                    )
+
+
+def main():
+    worst = 0.0
+    count = 0
+    for cases in (prefill_cases, decode_cases, linear_cases):
+        for name, got, wanted in cases():
+            torch.cuda.synchronize()
+            scale = wanted.float().abs().max().clamp(min=1.0)
+            error = ((got.float() - wanted.float()).abs().max() / scale).item()
+            # bfloat16 rounds the weights and the result, an eighth bit each: four such roundings are generous
+            if not error <= 4 * 2**-8:
+                sys.exit(f"{name}: differs from the reference by {error:.3g} of the largest value")
+            worst, count = max(worst, error), count + 1
+    print(f"{count} launches checked on {torch.cuda.get_device_name()}; largest relative difference {worst:.2g}")
+
+
+if __name__ == "__main__":
+    main()
