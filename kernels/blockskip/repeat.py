@@ -7,7 +7,6 @@ decided by a call's kind: shapes, strides, dtypes and alignments of its tensors,
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from functools import lru_cache
 from types import NoneType
 from typing import Any
@@ -24,8 +23,8 @@ ALIGNMENT = 16
 """Bytes: Triton compiles apart for tensors that begin at a multiple of it."""
 
 
-def place_of(tensors: tuple, words: tuple, impl: str, mask: Any = None) -> list[Callable]:
-    """Where the ready launches of calls of this kind are kept: [what to call], or [] until a call puts it there.
+def place_of(tensors: tuple, words: tuple, impl: str, mask: Any = None) -> list[Any]:
+    """Where the ready launches of calls of this kind are kept: [what to call, ..], or [] until a call fills it.
 
     tensors: the first is one whose device the call runs on; any may be None. words: the operation's name and all other
     arguments. A call that is not the Triton kernels', or whose kind cannot be told, gets a list that nobody else sees.
@@ -46,17 +45,19 @@ def place_of(tensors: tuple, words: tuple, impl: str, mask: Any = None) -> list[
             return []
     if mask is None or type(mask) is Band:
         return _places(None if mask is None else (mask.left, mask.right), *key)
-    # one object, which whoever fills the place keeps alive: to compare masks may take long, and to wait for a GPU
-    return _places_of_masks(id(mask), *key) if isinstance(mask, Mask) else []
+    if isinstance(mask, Band) or not isinstance(mask, Mask):
+        return []
+    # one object, which whoever fills the place puts there too: to compare masks may take long, and wait for a GPU
+    return _places_of_masks(id(mask), *key)
 
 
 @lru_cache(maxsize=256)
-def _places(*key: Any) -> list[Callable]:
+def _places(*key: Any) -> list[Any]:
     return []
 
 
 @lru_cache(maxsize=16)  # few: the tables of a mask lie on the device
-def _places_of_masks(*key: Any) -> list[Callable]:
+def _places_of_masks(*key: Any) -> list[Any]:
     return []
 
 

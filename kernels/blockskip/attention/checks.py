@@ -90,7 +90,9 @@ def check_kv_len(kv_len, q, k, ring: bool = False) -> tuple[int, torch.Tensor | 
 
 def each_batch(kv_len: torch.Tensor | None, q: torch.Tensor) -> torch.Tensor | None:
     """A kv_len tensor [] or [B] as one number after the other, [B]; None stays None."""
-    return None if kv_len is None else kv_len.expand(q.shape[0]).contiguous()
+    if kv_len is None or (kv_len.ndim == 1 and kv_len.is_contiguous()):
+        return kv_len
+    return kv_len.expand(q.shape[0]).contiguous()
 
 
 def choose_impl(call: Call | DecodeCall) -> tuple[str, str]:
