@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import blockskip as bs
@@ -261,6 +262,19 @@ def test_places_are_few_and_calls_of_unknown_kinds_have_none():
     ):
         repeat.place_of(tensors, words, impl, mask).append(print)
         assert not repeat.place_of(tensors, words, impl, mask)
+
+
+def test_threads_may_call_at_once(device, launched):
+    q, k = draw(device, 1, 2, 1, 16), draw(device, 1, 2, 20, 16)
+    lengths, interval = [1 + n % 20 for n in range(400)], sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            outs = list(pool.map(lambda n: bs.decode(q, k, k, kv_len=n, splits=1, impl="triton"), lengths))
+    finally:
+        sys.setswitchinterval(interval)
+    assert {out.shape for out in outs} == {q.shape} and len({id(out) for out in outs}) == 400
+    assert sorted(arguments[6].kv_len for *_, arguments in launched) == sorted(lengths)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="Triton's and the driver's own calls are counted there too")
