@@ -30,7 +30,9 @@ def place_of(tensors: tuple, words: tuple, impl: str, mask: Any = None) -> list[
     arguments. A call that is not the Triton kernels', or whose kind cannot be told, gets a list that nobody else sees.
     """
     first, types = tensors[0], tuple(map(type, words))
-    if type(first) not in TENSORS or not (first.is_cuda or impl == "triton") or not WORDS.issuperset(types):
+    if type(first) not in TENSORS or not WORDS.issuperset(types):
+        return []
+    if impl != "triton" and not (impl == "auto" and first.is_cuda):
         return []
     # a CUDA graph takes another plan; without CUDA it is this variable that allows the kernels
     where = torch.cuda.is_current_stream_capturing() if first.is_cuda else os.environ.get("TRITON_INTERPRET")
