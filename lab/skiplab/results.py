@@ -101,17 +101,30 @@ def faster(head: str, *than: str, least: Callable[[Row], float] = nothing, **whe
     return Item(head, {**OURS, **where}, "faster", than, least)
 
 
-FEW_PROGRAMS = (
-    "two tiles of 128 queries for each of 32 heads are 64 programs, and half of the 132 multiprocessors had nothing to "
-    "do; calls that short take smaller tiles since"
-)
 FEW_BYTES = (
-    "at 16/2 heads a step takes about 6 µs more than its bytes at every length, for the start of the kernels and the "
-    "merge of many shares of few heads; at 16,384 keys that is more than a third of it"
+    "a kernel that does nothing but read as many bytes takes 73 % of that time itself, since memory needs some "
+    "microseconds to come to its rate; the rest is the merge of many shares of few heads"
+)
+OWN_RATE = (
+    "without a window the kernel reaches 60 % at this head size, and a window only takes from that: the edges of 64 x "
+    "64 tiles (50 % more pairs at window 128, 13 % at 512, 6 % at 1,024), and the start of each program, which fewer "
+    "tiles follow. The 60 % are where the L2 delivers 78 % of what it can, because 64 queries at a time read all keys, "
+    "and the tensor cores wait half of the time, because one program multiplies while another exponentiates only by "
+    "chance (counters: data/TUNING.md)"
+)
+L2_AND_POWER = (
+    "64 queries at a time read the keys from the L2, 138 GB in all, 6.6 TB/s, near what it delivers (data/TUNING.md), "
+    "with a GPU at its power limit; peers read them 128 queries at a time"
+)
+ONE_STAGE = (
+    "64 queries of 512 and one tile of 128 keys fill 208 of 227 KB of shared memory, so that no tile is copied while "
+    "the one before is multiplied; without these tiles it was 1.7 times slower (data/TUNING.md). FlexAttention's own "
+    "tiles do not fit at all: it runs with `kernel_options` that the lab found for it"
 )
 REASONS: dict[str, dict[tuple, str]] = {
-    "sliding-d256": {(256,): FEW_PROGRAMS},
-    "causal-d256": {(256,): FEW_PROGRAMS},
+    "causal-d128": {(32768,): L2_AND_POWER},
+    "causal-d512": {(length,): ONE_STAGE for length in (1024, 2048, 4096, 8192, 16384)},
+    "share": {("32/8 of 128", window): OWN_RATE for window in (128, 512, 1024, 4096)},
     "decode": {("16/2 of 256", 16384): FEW_BYTES},
     "decode-16k": {("16/2 of 256",): FEW_BYTES},
 }
