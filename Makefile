@@ -9,7 +9,7 @@ lab: $(READY)
 	$(BIN)/skiplab lab
 
 test: $(READY)
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
 
 sweep: $(READY)
 	$(BIN)/skiplab sweep
