@@ -5,9 +5,8 @@ from pathlib import Path
 import blockskip as bs
 from skiplab.figures import charts, decode, linear, static
 from skiplab.recorded import rated
-from skiplab.results import H100, TABLES
+from skiplab.results import H100, TABLES, fill
 from skiplab.store import data_path, query, read_runs
-from skiplab.tables import fill
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = (ROOT / "README.md", ROOT / "data" / "RESULTS.md")

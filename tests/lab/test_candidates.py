@@ -5,9 +5,9 @@ import sys
 import pytest
 import torch
 from blockskip.config import TileConfig, prefill_config
-from skiplab import candidates as module
-from skiplab.candidates import Compiled, Job, candidates, compile_all
 from skiplab.timing import Cancelled
+from skiplab.tuning import candidates as module
+from skiplab.tuning.candidates import Compiled, Job, candidates, compile_all
 from skiplab.workload import Workload
 
 BOTH = [(9, 0), (8, 0), (8, 9), (12, 0)]

@@ -6,11 +6,13 @@ from pathlib import Path
 import blockskip as bs
 import pytest
 from blockskip.config import read_tuned
-from skiplab import cli, cli_run, cli_tune
+from skiplab import cli
+from skiplab.cli import run as cli_run
+from skiplab.cli import tune as cli_tune
 from skiplab.machine import Machine
 from skiplab.store import read_run
 from skiplab.timing import Cancelled
-from skiplab.tune import Tuning
+from skiplab.tuning.tune import Tuning
 from skiplab.workload import Workload
 
 SWEEP = [

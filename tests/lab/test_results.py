@@ -6,10 +6,10 @@ import re
 from pathlib import Path
 
 import pytest
-from skiplab.results import TABLES, cpu_prefill, show
+from skiplab.results.declared import TABLES, cpu_prefill, show
+from skiplab.results.tables import SECTION, MissingRun, entries, fill, gather, markdown
 from skiplab.store import Run, read_runs
 from skiplab.sweep import Sweep
-from skiplab.tables import SECTION, MissingRun, entries, fill, gather, markdown
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "data" / "RESULTS.md"]

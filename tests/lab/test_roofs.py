@@ -5,7 +5,8 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from skiplab import cli, cli_roofs, machine
+from skiplab import cli, machine
+from skiplab.cli import roofs as cli_roofs
 from skiplab.machine import Probe, copy_probe, product_dtypes, product_probe, read_probe
 from skiplab.roofs import Rate, Roofs, measure_roofs, read_roofs, recorded_roofs, write_roofs
 

@@ -8,9 +8,22 @@ from pathlib import Path
 import pytest
 from skiplab import roofs
 from skiplab.recorded import rated
+from skiplab.results.tables import (
+    APART,
+    MISSED,
+    Item,
+    MissingRun,
+    Table,
+    entries,
+    fill,
+    gather,
+    grid,
+    markdown,
+    number,
+    styled,
+)
 from skiplab.roofs import Rate, Roofs
 from skiplab.store import Run, RunWriter
-from skiplab.tables import APART, MISSED, Item, MissingRun, Table, entries, fill, gather, grid, markdown, number, styled
 
 ROOF = {"bandwidth_gbps": 1000.0, "tflops": 100.0}
 OURS, PEER = {"contender": "blockskip"}, {"contender": "flex"}

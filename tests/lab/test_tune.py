@@ -8,15 +8,15 @@ from types import SimpleNamespace
 import blockskip as bs
 import pytest
 from blockskip.config import Gpu, Origin
-from skiplab import tune as module
-from skiplab.candidates import Compiled
 from skiplab.machine import Machine
 from skiplab.measure import Measurement
 from skiplab.report import report_html
 from skiplab.store import frame, read_run
 from skiplab.sweep import run_header
 from skiplab.timing import Cancelled
-from skiplab.winners import entries
+from skiplab.tuning import tune as module
+from skiplab.tuning.candidates import Compiled
+from skiplab.tuning.winners import entries
 from skiplab.workload import Workload
 
 GPU = Gpu("NVIDIA H100 80GB HBM3", (9, 0), 132)

@@ -7,7 +7,7 @@ import blockskip as bs
 import pytest
 from blockskip.config import TileConfig, read_tuned
 from skiplab.store import Run
-from skiplab.winners import Class, class_of, entries, gpu_of, rankings, summary, table_config, write_configs
+from skiplab.tuning.winners import Class, class_of, entries, gpu_of, rankings, summary, table_config, write_configs
 from skiplab.workload import Workload
 
 DEVICE = {"name": "NVIDIA H100 80GB HBM3", "kind": "cuda", "compute_capability": "9.0", "sms": 132}

@@ -11,9 +11,8 @@ from typing import Annotated
 
 import typer
 
-from skiplab import cli_options as options
-from skiplab import cli_roofs, cli_sweep, cli_tune
-from skiplab.cli_run import need, show, swept, unused, write_report
+from skiplab.cli import options, roofs, sweep, tune
+from skiplab.cli.run import need, show, swept, unused, write_report
 from skiplab.grid import sweep_of
 from skiplab.machine import default_device
 from skiplab.store import data_path, read_run
@@ -50,7 +49,7 @@ def lab(
     raise typer.Exit(subprocess.call(command))
 
 
-for _command in (cli_sweep.sweep, cli_sweep.decode, cli_sweep.linear, cli_tune.tune, cli_roofs.roofs):
+for _command in (sweep.sweep, sweep.decode, sweep.linear, tune.tune, roofs.roofs):
     app.command()(_command)
 
 
@@ -181,7 +180,3 @@ def main() -> None:
     except KeyboardInterrupt:
         typer.echo("skiplab: interrupted", err=True)
         sys.exit(130)
-
-
-if __name__ == "__main__":
-    main()

@@ -11,13 +11,13 @@ import blockskip as bs
 import typer
 from blockskip.config import CONFIGS
 
-from skiplab import cli_options as options
-from skiplab.cli_run import interrupts, shown
+from skiplab.cli import options
+from skiplab.cli.run import interrupts, shown
 from skiplab.store import Run, read_run
 from skiplab.timing import Cancelled
-from skiplab.tune import SPILL_BYTES, Tuning
-from skiplab.tune import tune as run_tuning
-from skiplab.winners import summary, write_configs
+from skiplab.tuning.tune import SPILL_BYTES, Tuning
+from skiplab.tuning.tune import tune as run_tuning
+from skiplab.tuning.winners import summary, write_configs
 
 DEFAULTS = Tuning()
 HEADS = ("32/8x128", "32/16x256", "32/4x512")

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from skiplab import cli_options as options
-from skiplab.cli_run import need, show, swept, unused, write_report
+from skiplab.cli import options
+from skiplab.cli.run import need, show, swept, unused, write_report
 from skiplab.grid import AnySweep, DecodeSweep, LinearSweep, Sweep
 from skiplab.machine import default_device
 from skiplab.sweep import default_path

@@ -1,7 +1,7 @@
 """Which tiles a GPU runs the prefill kernel fastest with: `skiplab tune`.
 
-Candidates (`skiplab.candidates`) are compiled in parallel, without the GPU, and dropped where they spill or do not fit.
-What is left is checked and timed, one after the other, into an ordinary run file; `skiplab.winners` makes
+Candidates (`tuning.candidates`) are compiled in parallel, without the GPU, and dropped where they spill or do not fit.
+What is left is checked and timed, one after the other, into an ordinary run file; `tuning.winners` makes
 `configs/<device>.json` of any such run.
 """
 
@@ -25,7 +25,6 @@ import blockskip as bs
 import torch
 from blockskip.config import Gpu, TileConfig
 
-from skiplab.candidates import Compiled, Config, Job, candidates, compile_all
 from skiplab.contenders import is_cuda
 from skiplab.grid import usable
 from skiplab.machine import this_machine
@@ -33,7 +32,8 @@ from skiplab.measure import Child, Measurement, Point
 from skiplab.store import Run, RunWriter
 from skiplab.sweep import default_path, now, row_key, run_header, source_hash
 from skiplab.timing import Cancelled
-from skiplab.winners import class_of, rankings, table_config
+from skiplab.tuning.candidates import Compiled, Config, Job, candidates, compile_all
+from skiplab.tuning.winners import class_of, rankings, table_config
 from skiplab.workload import DTYPES, Workload
 
 SPILL_BYTES = 64

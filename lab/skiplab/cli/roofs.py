@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from skiplab import cli_options as options
-from skiplab.cli_run import need, shown
+from skiplab.cli import options
+from skiplab.cli.run import need, shown
 from skiplab.machine import default_device
 from skiplab.roofs import Roofs, measure_roofs, roofs_path, write_roofs
 

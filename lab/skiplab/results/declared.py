@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from skiplab.recorded import ADDED, Row
+from skiplab.results.tables import Item, Table, gather, nothing, styled
 from skiplab.store import COLUMNS, Run, data_path, read_runs
-from skiplab.tables import Item, Table, gather, nothing, styled
 
 if TYPE_CHECKING:
     from pandas.io.formats.style import Styler

@@ -1,0 +1,9 @@
+"""Tables of recorded results: `declared` says what each shows and what is asked for, `tables` makes them of run files.
+
+README and `data/RESULTS.md` hold them; `show` gives one to a notebook.
+"""
+
+from skiplab.results.declared import H100, TABLES, show
+from skiplab.results.tables import fill
+
+__all__ = ["H100", "TABLES", "fill", "show"]
