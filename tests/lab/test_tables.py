@@ -11,6 +11,7 @@ from skiplab.recorded import rated
 from skiplab.results.tables import (
     APART,
     MISSED,
+    REFUSED,
     Item,
     MissingRun,
     Table,
@@ -109,7 +110,7 @@ def test_other_devices_of_the_same_point_are_no_copies(tmp_path):
         ({"flags": ["throttled", "launch-bound"]}, "0.0500†"),
         ({"flags": ["launch-bound", "allocates"]}, "0.0500"),
         ({"flags": ["unconverged", "bimodal"]}, "0.0500‡"),
-        ({"status": "unsupported", "samples_ns": []}, "unsupported"),
+        ({"status": "unsupported", "samples_ns": []}, REFUSED),
         ({"status": "out-of-memory", "samples_ns": []}, "out of memory"),
         ({"status": "wrong", "samples_ns": []}, "wrong"),
     ],
@@ -125,14 +126,40 @@ def test_what_is_missed_is_marked_and_its_reason_given(tmp_path):
     table = Table("x", ("q_len",), (ratio,), target="speed beyond 600", reasons={(1024,): "it is slow"})
     assert shown(table, one) == [["512", "0.80×"], ["1,024", f"0.67×{MISSED}"]]
     text = markdown("t", table, rated([one]), tmp_path / "page.md")
-    assert "Asked for: speed beyond 600. Missed at prompt length 1,024 (ratio): it is slow." in text
+    assert "Asked for: speed beyond 600. Missed in *ratio* at prompt length 1,024: it is slow." in text
     assert f"{MISSED} less than what is asked for." in text
     unknown = replace(table, reasons={(512,): "not that point's"})
-    assert "(ratio): the reason has not been found yet." in markdown("t", unknown, rated([one]), tmp_path / "page.md")
+    assert "1,024: the reason has not been found yet." in markdown("t", unknown, rated([one]), tmp_path / "page.md")
     met = Table(
         "x", ("q_len",), (Item("ours", OURS, least=lambda row: 0.01),), target="something", reasons={(512,): "unused"}
     )
     assert markdown("t", met, rated([one]), tmp_path / "p").endswith("Asked for: something. Met at every point here.")
+
+
+def test_what_is_missed_for_one_reason_names_each_item_and_axis_once(tmp_path):
+    points = [
+        {**row, "point": f"{length} {window}", "axes": {**row["axes"], "window": window}}
+        for length in (512, 1024)
+        for window in (64, 128)
+        for row in [point("blockskip", 50, length)]
+    ]
+    items = tuple(Item(head, OURS, least=lambda row: 1.0 if row["window"] < 100 else 0.0) for head in ("a", "b"))
+    reasons = {(length, 64.0): "it is slow" for length in (512, 1024)}
+    table = Table("x", ("q_len", "window"), items, target="speed", reasons=reasons)
+    words = "Missed in *a* and *b* at prompt length 512, window 64, and prompt length 1,024, window 64: it is slow."
+    text = markdown("t", table, rated([run(tmp_path, "a", *points)]), tmp_path / "page.md")
+    assert text.endswith(words)
+    turned = replace(table, axes=("window", "q_len"), reasons={(64.0, length): "it is slow" for length in (512, 1024)})
+    text = markdown("t", turned, rated([run(tmp_path, "a", *points)]), tmp_path / "page.md")
+    assert text.endswith("Missed in *a* and *b* at window 64, prompt length 512 and 1,024: it is slow.")
+
+
+def test_who_does_not_support_a_point_says_why_below_the_table(tmp_path):
+    refused = {"status": "unsupported", "samples_ns": []}
+    rows = [point("flex", 0, length, error_text="it takes none", **refused) for length in (512, 1024)]
+    text = markdown("t", TIMES, rated([run(tmp_path, "a", point("blockskip", 50), *rows)]), tmp_path / "page.md")
+    assert f"| peer | {REFUSED} | {REFUSED} |" in text
+    assert text.endswith(f"{REFUSED} not supported. *peer*: it takes none.")
 
 
 def test_a_ratio_is_as_doubtful_as_its_parts(tmp_path):

@@ -22,7 +22,7 @@ from skiplab.store import Run, query
 if TYPE_CHECKING:
     from pandas.io.formats.style import Styler
 
-MISSED, APART = "✗", "≈"
+MISSED, APART, REFUSED = "✗", "≈", "–"
 MARKS = {
     "throttled": "†", "unconverged": "‡", "bimodal": "‡", "busy": "‡", "l2-resident": "◊", "impossible": "‖",
     "unchecked": "‖",
@@ -153,9 +153,9 @@ def entries(name: str, table: Table, everything: pd.DataFrame) -> pd.DataFrame:
 
 
 def _text(row: Row, value: str, missed: bool) -> str:
-    """A cell: three digits and its marks; the status of a point that has no time."""
+    """A cell: three digits and its marks; the status of a point that has no time, shortly where `notes` says more."""
     if row["status"] != "ok":
-        return row["status"].replace("-", " ")
+        return REFUSED if row["status"] == "unsupported" else row["status"].replace("-", " ")
     if row["number"] != row["number"]:
         return ""
     marks = dict.fromkeys(MARKS[flag] for flag in row["flags"].split(", ") if flag in MARKS)
@@ -220,6 +220,7 @@ def notes(cells: pd.DataFrame, table: Table) -> list[str]:
     """What the marks mean, and whether what is asked for is met."""
     text = "".join(cells["text"])
     lines = ["; ".join(f"{mark} {words}" for mark, words in NOTES.items() if mark in text)]
+    lines.append(_refused(cells))
     plain = [item.head for item in table.items if item.value == "plain"]
     if any(cells["head"].isin(plain) & (cells["text"] != "")):
         lines.append(f"*{plain[0]}*: the time of a kernel that only reads so many bytes (`data/machines`), over ours")
@@ -228,15 +229,51 @@ def notes(cells: pd.DataFrame, table: Table) -> list[str]:
     return [line + ("" if line.endswith(".") else ".") for line in lines if line]
 
 
+def _refused(cells: pd.DataFrame) -> str:
+    """Whose cells say that it does not support the point, and its reason; empty without any."""
+    found: dict[str, dict[str, str]] = {}
+    refused: Any = cells[cells["text"] == REFUSED]
+    for row in refused.to_dict("records"):
+        found.setdefault(row["error_text"], {})[row["head"]] = f"*{row['head']}*"
+    reasons = "; ".join(f"{_listed(list(heads.values()))}: {reason}" for reason, heads in found.items())
+    return f"{REFUSED} not supported. {reasons}" if reasons else ""
+
+
 def _missed(cells: pd.DataFrame, table: Table) -> str:
-    """Where what is asked for is missed, and why: points of one reason in one sentence; empty without any."""
-    found: dict[str, dict[str, None]] = {}
+    """Where what is asked for is missed, and why: a sentence a reason, each item once; empty without any."""
+    found: dict[str, dict[str, list[tuple]]] = {}
     missed: Any = cells[cells["missed"]]
     for row in missed.to_dict("records"):
-        reason = table.reasons.get(tuple(row[axis] for axis in table.axes), "the reason has not been found yet")
-        point = ", ".join(f"{_axis_name(axis)} {axis_text(axis, row[axis])}" for axis in table.axes)
-        found.setdefault(reason, {})[f"{point} ({row['head']})"] = None
-    return " ".join(f"Missed at {'; '.join(points)}: {reason}." for reason, points in found.items())
+        point = tuple(row[axis] for axis in table.axes)
+        reason = table.reasons.get(point, "the reason has not been found yet")
+        found.setdefault(reason, {}).setdefault(row["head"], []).append(point)
+    return " ".join(f"Missed in {_places(items, table.axes)}: {reason}." for reason, items in found.items())
+
+
+def _places(items: Mapping[str, list[tuple]], axes: tuple[str, ...]) -> str:
+    """`*a* and *b* at prompt length 1,024 and 2,048; *c* at …`: items of the same points share them."""
+    shared: dict[str, list[str]] = {}
+    for head, points in items.items():
+        shared.setdefault(_points(points, axes), []).append(head)
+    return "; ".join(f"{_listed([f'*{head}*' for head in heads])} at {points}" for points, heads in shared.items())
+
+
+def _points(points: list[tuple], axes: tuple[str, ...]) -> str:
+    """`heads 32/8 of 128, window 128 and 512`: the last axis' values together, for each of the others'."""
+    lines: dict[str, list[str]] = {}
+    for *others, last in points:
+        line = ", ".join(
+            f"{_axis_name(axis)} {axis_text(axis, value)}" for axis, value in zip(axes, others, strict=False)
+        )
+        lines.setdefault(line, []).append(axis_text(axes[-1], last))
+    texts = [
+        ", ".join([line] * bool(line) + [f"{_axis_name(axes[-1])} {_listed(values)}"]) for line, values in lines.items()
+    ]
+    return ", and ".join(texts)
+
+
+def _listed(words: list[str]) -> str:
+    return " and ".join([", ".join(words[:-1])] * (len(words) > 1) + words[-1:])
 
 
 def markdown(name: str, table: Table, everything: pd.DataFrame, page: Path) -> str:
