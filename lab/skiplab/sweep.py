@@ -14,7 +14,6 @@ from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
-from threading import RLock
 from typing import Any
 
 import blockskip as bs
@@ -24,6 +23,7 @@ from skiplab.grid import DEFAULT_CONTENDERS, AnySweep, DecodeSweep, LinearSweep,
 from skiplab.grid import Sweep as Sweep
 from skiplab.machine import Machine, default_device, describe, this_machine
 from skiplab.measure import Child, Measurement, Point, measure
+from skiplab.measure.child import bars_of_one_process
 from skiplab.store import Run, RunWriter, runs_directory, slug
 from skiplab.timing import Cancelled
 
@@ -116,7 +116,7 @@ def run_sweep(
     """
     from tqdm.auto import tqdm
 
-    tqdm.set_lock(RLock())  # one process draws: tqdm's own lock is a semaphore that Python calls leaked at the end
+    bars_of_one_process()
     topic = topic or sweep.operation
     path = Path(path) if path is not None else default_path(sweep, topic)
     if not usable(sweep.device):

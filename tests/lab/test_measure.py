@@ -1,4 +1,7 @@
+import os
 import runpy
+import subprocess
+import sys
 import threading
 import time
 
@@ -8,7 +11,8 @@ import torch
 from skiplab import contenders as contenders_module
 from skiplab.contenders import Planned, Registry, contender, contenders, kernel
 from skiplab.machine import Machine
-from skiplab.measure import Child, Measurement, Point, measure, work_done
+from skiplab.measure import Child, Measurement, Point, measure, work
+from skiplab.measure.work import work_done
 from skiplab.timing import Cancelled
 from skiplab.workload import Workload
 
@@ -144,10 +148,8 @@ def test_unknown_contenders_are_errors():
 
 
 def test_impossible_times_are_flagged(monkeypatch):
-    from skiplab import measure as module
-
     slow = Machine("slower", "cpu", bandwidth_gbps=1.0, tflops=1e-9)
-    monkeypatch.setattr(module, "measured_machine", lambda device, dtype: slow)
+    monkeypatch.setattr(work, "measured_machine", lambda device, dtype: slow)
     assert "impossible" in measure(Point(SMALL, "sdpa"), budget_s=0.2, machine=slow).flags
 
 
@@ -201,3 +203,23 @@ def test_cancel_ends_a_child_promptly(kernels):
         with pytest.raises(Cancelled):
             child.measure(Point(SMALL, "hangs"), cancelled=cancelled.is_set)
         assert time.perf_counter() - start < 3
+
+
+def test_a_childs_bars_make_no_semaphore():
+    code = (
+        "from multiprocessing import resource_tracker, set_start_method\n"
+        "set_start_method('spawn')\n"
+        "resource_tracker.register = lambda name, kind: print('made', kind)\n"
+        "from skiplab.measure.child import begin_child\n"
+        "begin_child()\n"
+        "from torch.hub import tqdm\n"
+        "tqdm([]).close()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert done.returncode == 0, done.stderr
+    assert "made" not in done.stdout

@@ -212,18 +212,18 @@ def test_the_run_is_an_ordinary_one(tmp_path):
 
 
 def test_a_row_whose_tiles_were_tuned_on_another_device_is_flagged(monkeypatch):
-    from skiplab import measure
+    from skiplab.measure import Point, measure, work
 
     def elsewhere(*arguments):
         plan = plan_of(*arguments)
         assert plan is not None
         return replace(plan, origin=Origin("elsewhere", "NVIDIA H200"))
 
-    plan_of = measure.plan_of
-    point = measure.Point(Workload(64, head_dim=16), "blockskip")
-    assert "tuned-elsewhere" not in measure.measure(point, budget_s=0.05, machine=ROOF).flags
-    monkeypatch.setattr(measure, "plan_of", elsewhere)
-    taken = measure.measure(point, budget_s=0.05, machine=ROOF)
+    plan_of = work.plan_of
+    point = Point(Workload(64, head_dim=16), "blockskip")
+    assert "tuned-elsewhere" not in measure(point, budget_s=0.05, machine=ROOF).flags
+    monkeypatch.setattr(work, "plan_of", elsewhere)
+    taken = measure(point, budget_s=0.05, machine=ROOF)
     assert "tuned-elsewhere" in taken.flags
     assert (taken.plan["origin"], taken.plan["tuned_on"]) == ("elsewhere", "NVIDIA H200")
 

@@ -10,7 +10,7 @@ from itertools import product
 import torch
 from blockskip.attention.decode_plan import power_of_two, shared_kib
 
-from skiplab.measure import POLL_S, ignore_interrupts
+from skiplab.measure.child import POLL_S, bars_of_one_process, begin_child
 from skiplab.timing import Cancelled
 from skiplab.workload import Workload
 
@@ -108,7 +108,9 @@ def compile_all(
     from pebble import ProcessPool
     from tqdm.auto import tqdm
 
-    pool = ProcessPool(max_workers=workers, initializer=ignore_interrupts, context=get_context("spawn"))
+    bars_of_one_process()
+
+    pool = ProcessPool(max_workers=workers, initializer=begin_child, context=get_context("spawn"))
     try:
         futures = {job: pool.schedule(compile_job, args=(job,), timeout=COMPILE_S) for job in jobs}
         found = {}

@@ -1,0 +1,114 @@
+"""What is measured, and what comes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from skiplab.contenders import Contender, contender, with_config
+from skiplab.workload import AnyWorkload, Workload, workload_of
+
+
+@dataclass(frozen=True)
+class Point:
+    """One setting of a sweep: a workload, who solves it, with which tile config, on which torch device."""
+
+    workload: AnyWorkload
+    contender: str
+    config: tuple[int, ...] | None = None
+    device: str = "cpu"
+
+    @property
+    def entry(self) -> Contender:
+        """The contender, with the point's config; ValueError for an unknown one, or one that takes no config."""
+        if isinstance(self.workload, Workload):
+            return with_config(self.contender, self.config)
+        if self.config is not None:
+            raise ValueError(f"config: contenders of {self.workload.operation} take none; got {self.config}")
+        return contender(self.contender, self.workload.operation)
+
+    @property
+    def key(self) -> str:
+        """Stable and readable; equal points have equal keys."""
+        config = "" if self.config is None else f" {self.config}"
+        return f"{self.contender}{config} | {self.workload.key()} | {self.device}"
+
+
+@dataclass(frozen=True)
+class WorkDone:
+    """FLOPs and bytes of one call; `executed_flops` is None where a peer's own tiles are not known.
+
+    `bytes` are what the contender's skip mode moves, its mask included; `minimal_bytes` are q, k, v and out once.
+    """
+
+    useful_flops: int
+    executed_flops: int | None
+    dense_flops: int
+    bytes: int
+    minimal_bytes: int
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What came of a point. `samples_ns` is empty unless the status is `ok`; error is the largest absolute one."""
+
+    point: Point
+    status: str
+    error_text: str = ""
+    error: float | None = None
+    tolerance: float | None = None
+    method: str | None = None
+    samples_ns: tuple[int, ...] = ()
+    other_samples: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    flags: tuple[str, ...] = ()
+    work: WorkDone | None = None
+    clocks: Mapping[str, Any] = field(default_factory=dict)
+    label: str = ""
+    device_name: str = ""
+    plan: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def median_ns(self) -> float:
+        """Median of the samples; nan without any."""
+        return float(median(self.samples_ns)) if self.samples_ns else float("nan")
+
+    @property
+    def iqr_ns(self) -> float:
+        """Interquartile range of the samples; nan without any."""
+        if not self.samples_ns:
+            return float("nan")
+        low, high = np.percentile(self.samples_ns, (25, 75))
+        return float(high - low)
+
+    def row(self) -> dict[str, Any]:
+        """The measurement as a run file's row (`data/README.md` has the schema)."""
+        point = self.point
+        return {
+            "key": point.key, "point": point.key, "axes": point.workload.axes(), "contender": point.contender,
+            "label": self.label or point.contender, "config": point.config and list(point.config),
+            "torch_device": point.device, "device": self.device_name, "status": self.status,
+            "error_text": self.error_text, "error": self.error, "tolerance": self.tolerance, "method": self.method,
+            "samples_ns": list(self.samples_ns),
+            "other_samples_ns": {name: list(samples) for name, samples in self.other_samples.items()},
+            "flags": list(self.flags), "work": self.work and asdict(self.work), "clocks": dict(self.clocks),
+            "plan": dict(self.plan),
+        }  # fmt: skip
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> Measurement:
+        """The measurement that `row()` wrote."""
+        config = row.get("config")
+        point = Point(
+            workload_of(row["axes"]), row["contender"], tuple(config) if config else None, row["torch_device"]
+        )
+        return cls(
+            point, row["status"], row["error_text"], row["error"], row["tolerance"], row["method"],
+            tuple(row["samples_ns"]),
+            {name: tuple(samples) for name, samples in row["other_samples_ns"].items()},
+            tuple(row["flags"]), WorkDone(**row["work"]) if row["work"] else None, row["clocks"],
+            row["label"], row["device"], row["plan"],
+        )  # fmt: skip
