@@ -6,16 +6,14 @@ of another device) with a message that names file and line.
 
 from __future__ import annotations
 
-import csv
 import json
 import os
-import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
+from skiplab.store.paths import data_path
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,23 +21,6 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 STATUSES = ("ok", "wrong", "unsupported", "out-of-memory", "crashed", "timeout")
-SOURCES = ("measured", "recorded", "published", "predicted")
-COLUMNS = (
-    "run_id", "source", "device", "contender", "label", "operation", "q_len", "kv_len", "window", "mask", "batch",
-    "q_heads", "kv_heads", "head_dim", "dtype", "status", "method", "median_ms", "low_ms", "high_ms", "samples",
-    "error", "tolerance", "useful_tflops", "executed_tflops", "dense_flops", "useful_flops", "executed_flops",
-    "bytes", "gbps", "bound_ms", "tokens_per_s", "buffer", "rows", "out_features", "in_features", "bits", "group_size",
-    "bits_per_weight", "flags", "error_text",
-)  # fmt: skip
-TEXTS = (
-    "run_id", "source", "device", "contender", "label", "operation", "mask", "dtype", "status", "method", "flags",
-    "error_text",
-)  # fmt: skip
-COUNTS = ("q_len", "kv_len", "batch", "q_heads", "kv_heads", "head_dim", "samples")
-AXES = ("operation", "q_len", "kv_len", "mask", "batch", "q_heads", "kv_heads", "head_dim", "dtype", "buffer", "rows",
-        "out_features", "in_features", "bits", "group_size")  # fmt: skip
-
-
 OPERATION_AXES = {
     "attention": ("q_len", "window"),
     "decode": ("kv_len", "window", "buffer", "q_len"),
@@ -50,20 +31,6 @@ OPERATION_AXES = {
 
 class RunFileError(ValueError):
     """A run file that cannot be trusted; the message names the file and the line."""
-
-
-def data_path(*parts: str) -> Path:
-    """A path inside `data/`: the packaged copy where there is one, else the repository's."""
-    packaged = Path(__file__).parent / "data"
-    root = packaged if packaged.is_dir() else Path(__file__).resolve().parents[2] / "data"
-    return root.joinpath(*parts)
-
-
-def runs_directory() -> Path:
-    """Where runs are kept; made when it is missing."""
-    path = data_path("runs")
-    path.mkdir(parents=True, exist_ok=True)
-    return path
 
 
 @dataclass(frozen=True)
@@ -96,6 +63,8 @@ class Run:
 
     def frame(self) -> pd.DataFrame:
         """The rows as a table with `COLUMNS`; times in milliseconds."""
+        from skiplab.store.frames import frame
+
         return frame(self)
 
     def plot(self) -> go.Figure:
@@ -241,150 +210,3 @@ def _same_identity(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -
         raise ValueError(
             f"{path.name}: was made on {old['device']['name']}, this is {new['device']['name']}; name a new file"
         )
-
-
-def slug(text: str) -> str:
-    """Letters, digits and dashes, for file names."""
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
-
-
-def frame(runs: Run | Iterable[Run]) -> pd.DataFrame:
-    """Rows of one or several runs as a pandas table with `COLUMNS`; of a point measured twice the last row counts."""
-    runs = [runs] if isinstance(runs, Run) else list(runs)
-    return _table([_flat(run, row) for run in runs for row in {row["point"]: row for row in run.rows}.values()])
-
-
-def _table(records: list[dict[str, Any]]) -> pd.DataFrame:
-    import pandas as pd
-
-    table = pd.DataFrame.from_records(records, columns=list(COLUMNS))
-    return table.astype({name: "float64" for name in COLUMNS if name not in (*TEXTS, *COUNTS)})
-
-
-def _flat(run: Run, row: Mapping[str, Any]) -> dict[str, Any]:
-    axes, work = row["axes"], row.get("work") or {}
-    low, median, high = _quartiles_ms(row["samples_ns"])
-    seconds = median / 1e3
-    executed = work.get("executed_flops")
-    return {
-        "run_id": run.run_id, "source": run.source, "device": run.device,
-        "contender": row["contender"], "label": row.get("label", row["contender"]),
-        **{name: axes.get(name) for name in AXES},
-        "window": axes["window"] if axes.get("window") is not None else np.nan,
-        "status": row["status"], "method": row.get("method"),
-        "median_ms": median, "low_ms": low, "high_ms": high, "samples": len(row["samples_ns"]),
-        "error": row.get("error"), "tolerance": row.get("tolerance"),
-        "useful_tflops": work.get("useful_flops", np.nan) / seconds / 1e12,
-        "executed_tflops": (np.nan if executed is None else executed) / seconds / 1e12,
-        "dense_flops": work.get("dense_flops"), "useful_flops": work.get("useful_flops"),
-        "executed_flops": executed, "bytes": work.get("bytes"),
-        "gbps": work.get("minimal_bytes", np.nan) / seconds / 1e9, "bits_per_weight": _bits_per_weight(axes),
-        "bound_ms": _bound_ms(run.header.get("roof"), work),
-        "tokens_per_s": (axes["rows"] if "rows" in axes else axes["q_len"] * axes["batch"]) / seconds,
-        "flags": ", ".join(row.get("flags", ())), "error_text": row.get("error_text", ""),
-    }  # fmt: skip
-
-
-def _bits_per_weight(axes: Mapping[str, Any]) -> float:
-    from skiplab.workload import LinearWorkload
-
-    return LinearWorkload.from_axes(axes).bits_per_weight if axes["operation"] == "linear" else np.nan
-
-
-def _quartiles_ms(samples_ns: list[int]) -> tuple[float, float, float]:
-    if not samples_ns:
-        return np.nan, np.nan, np.nan
-    low, median, high = np.percentile(samples_ns, (25, 50, 75)) / 1e6
-    return float(low), float(median), float(high)
-
-
-def _bound_ms(roof: Mapping[str, Any] | None, work: Mapping[str, Any]) -> float:
-    """The roofline bound of the useful work, from the roof that the run's header holds."""
-    if not roof or not work:
-        return np.nan
-    compute = work["useful_flops"] / (roof["tflops"] * 1e12)
-    memory = work["minimal_bytes"] / (roof["bandwidth_gbps"] * 1e9)
-    return max(compute, memory) * 1e3
-
-
-def query(table: pd.DataFrame, **wanted: Any) -> pd.DataFrame:
-    """Rows whose columns equal the given values, or lie in the given lists; None stands for no window.
-
-    Example: `query(frame, contender=["blockskip", "flex"], window=512, status="ok")`.
-    """
-    for name, value in wanted.items():
-        if name not in table.columns:
-            raise ValueError(f"query: no column {name!r}; there are {', '.join(table.columns)}")
-        values = list(value) if isinstance(value, list | tuple | set) else [value]
-        keep = table[name].isin([item for item in values if item is not None])
-        if None in values:
-            keep |= table[name].isna()
-        table = table.loc[keep]
-    return table
-
-
-PUBLISHER = "ExecuTorch pull request 20198 (Gemma 4 31B int4, GPU not named)"
-
-
-def published(operation: str | None = None) -> pd.DataFrame:
-    """The tables of `data/published` with `COLUMNS`; source `published`, device the publisher.
-
-    Operations: `prefill` and `generate` (a whole Gemma 4 31B: `tokens_per_s` alone), and `decode` (one attention call
-    at q_len 1: `median_ms`). What the source does not tell is empty.
-    """
-    records = [*_published_prefill(), *_published_decode(), *_published_decode_attention()]
-    names = sorted({record["operation"] for record in records})
-    if operation is not None and operation not in names:
-        raise ValueError(f"operation: got {operation!r}; published are {', '.join(names)}")
-    common = {
-        "run_id": "executorch-20198", "source": "published", "device": PUBLISHER, "batch": 1,
-        "status": "ok", "flags": "", "error_text": "", "dtype": "bfloat16",
-    }  # fmt: skip
-    return _table([{**common, **record} for record in records if operation in (None, record["operation"])])
-
-
-def _csv(name: str) -> list[dict[str, str]]:
-    with data_path("published", name).open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def _published_prefill() -> list[dict[str, Any]]:
-    columns = {"before_tps": "executorch before", "after_tps": "executorch after", "llama_cpp_tps": "llama.cpp"}
-    return [
-        {
-            "operation": "prefill", "contender": name, "label": name, "q_len": int(row["prompt_tokens"]),
-            "kv_len": int(row["prompt_tokens"]), "mask": "whole model", "tokens_per_s": float(row[column]),
-        }
-        for row in _csv("executorch-20198-prefill.csv")
-        for column, name in columns.items()
-    ]  # fmt: skip
-
-
-def _published_decode() -> list[dict[str, Any]]:
-    return [
-        {
-            "operation": "generate", "contender": f"executorch {side}", "label": f"{side} {row['change']}",
-            "q_len": 1, "kv_len": int(row["prompt_tokens"] or 0) or None, "tokens_per_s": float(row[f"{side}_tps"]),
-        }
-        for row in _csv("executorch-20198-decode.csv")
-        for side in ("before", "after")
-    ]  # fmt: skip
-
-
-def _published_decode_attention() -> list[dict[str, Any]]:
-    names = {
-        "standard": "executorch standard",
-        "splitk": "executorch split-K",
-        "pytorch": "sdpa",
-        "flash": "sdpa-flash",
-    }
-    return [
-        {
-            "operation": "decode", "contender": name, "label": name, "q_len": 1, "kv_len": int(row["kv_len"]),
-            "q_heads": 32, "kv_heads": 16, "head_dim": 256, "method": "graph",
-            **dict.fromkeys(("median_ms", "low_ms", "high_ms"), float(row[f"{column}_us"]) / 1e3),
-        }
-        for row in _csv("executorch-20198-decode-sdpa.csv")
-        for column, name in names.items()
-        if row[f"{column}_us"]
-    ]  # fmt: skip

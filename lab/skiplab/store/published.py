@@ -1,0 +1,78 @@
+"""What others published, as the same table."""
+
+from __future__ import annotations
+
+import csv
+from typing import TYPE_CHECKING, Any
+
+from skiplab.store.frames import table_of
+from skiplab.store.paths import data_path
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+PUBLISHER = "ExecuTorch pull request 20198 (Gemma 4 31B int4, GPU not named)"
+
+
+def published(operation: str | None = None) -> pd.DataFrame:
+    """The tables of `data/published` with `COLUMNS`; source `published`, device the publisher.
+
+    Operations: `prefill` and `generate` (a whole Gemma 4 31B: `tokens_per_s` alone), and `decode` (one attention call
+    at q_len 1: `median_ms`). What the source does not tell is empty.
+    """
+    records = [*_published_prefill(), *_published_decode(), *_published_decode_attention()]
+    names = sorted({record["operation"] for record in records})
+    if operation is not None and operation not in names:
+        raise ValueError(f"operation: got {operation!r}; published are {', '.join(names)}")
+    common = {
+        "run_id": "executorch-20198", "source": "published", "device": PUBLISHER, "batch": 1,
+        "status": "ok", "flags": "", "error_text": "", "dtype": "bfloat16",
+    }  # fmt: skip
+    return table_of([{**common, **record} for record in records if operation in (None, record["operation"])])
+
+
+def _csv(name: str) -> list[dict[str, str]]:
+    with data_path("published", name).open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _published_prefill() -> list[dict[str, Any]]:
+    columns = {"before_tps": "executorch before", "after_tps": "executorch after", "llama_cpp_tps": "llama.cpp"}
+    return [
+        {
+            "operation": "prefill", "contender": name, "label": name, "q_len": int(row["prompt_tokens"]),
+            "kv_len": int(row["prompt_tokens"]), "mask": "whole model", "tokens_per_s": float(row[column]),
+        }
+        for row in _csv("executorch-20198-prefill.csv")
+        for column, name in columns.items()
+    ]  # fmt: skip
+
+
+def _published_decode() -> list[dict[str, Any]]:
+    return [
+        {
+            "operation": "generate", "contender": f"executorch {side}", "label": f"{side} {row['change']}",
+            "q_len": 1, "kv_len": int(row["prompt_tokens"] or 0) or None, "tokens_per_s": float(row[f"{side}_tps"]),
+        }
+        for row in _csv("executorch-20198-decode.csv")
+        for side in ("before", "after")
+    ]  # fmt: skip
+
+
+def _published_decode_attention() -> list[dict[str, Any]]:
+    names = {
+        "standard": "executorch standard",
+        "splitk": "executorch split-K",
+        "pytorch": "sdpa",
+        "flash": "sdpa-flash",
+    }
+    return [
+        {
+            "operation": "decode", "contender": name, "label": name, "q_len": 1, "kv_len": int(row["kv_len"]),
+            "q_heads": 32, "kv_heads": 16, "head_dim": 256, "method": "graph",
+            **dict.fromkeys(("median_ms", "low_ms", "high_ms"), float(row[f"{column}_us"]) / 1e3),
+        }
+        for row in _csv("executorch-20198-decode-sdpa.csv")
+        for column, name in names.items()
+        if row[f"{column}_us"]
+    ]  # fmt: skip
