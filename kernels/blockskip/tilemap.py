@@ -120,8 +120,8 @@ class TileMap:
         """bool [<= block_m, <= block_n]: the kept elements of one tile, real elements only."""
         if not (0 <= row < self.rows and 0 <= col < self.cols):
             raise ValueError(f"row, col: given ({row}, {col}); the map has {self.rows} x {self.cols} tiles")
-        q = torch.arange(row * self.block_m, min((row + 1) * self.block_m, self.q_len))[:, None]
-        k = torch.arange(col * self.block_n, min((col + 1) * self.block_n, self.kv_len))[None]
+        q = torch.arange(row * self.block_m, min((row + 1) * self.block_m, self.q_len), device="cpu")[:, None]
+        k = torch.arange(col * self.block_n, min((col + 1) * self.block_n, self.kv_len), device="cpu")[None]
         return self.mask.keep(q + self.q_start, k, self.batch, self.head, q).cpu().numpy()
 
     def to_csr(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -146,7 +146,7 @@ class TileMap:
                 self.mask, self.q_len, self.kv_len, *block, q_start=q_start, batch=batch, head=head
             ).to_block_mask(device=device)
         row_start, col, is_full = self.to_csr()
-        row = torch.repeat_interleave(torch.arange(self.rows), row_start.diff())
+        row = torch.repeat_interleave(torch.arange(self.rows, device="cpu"), row_start.diff())
         tables = [table for chosen in (~is_full, is_full) for table in self._columns(row[chosen], col[chosen])]
         return BlockMask.from_kv_blocks(
             *(t[None, None].to(device) for t in tables),
@@ -158,8 +158,8 @@ class TileMap:
     def _columns(self, row: torch.Tensor, col: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """FlexAttention's layout: how many tiles a row has, int32 [rows], and which, int32 [rows, cols]."""
         count = torch.bincount(row, minlength=self.rows)
-        place = torch.arange(len(row)) - (count.cumsum(0) - count)[row]
-        index = torch.zeros(self.rows, self.cols, dtype=torch.int32)
+        place = torch.arange(len(row), device="cpu") - (count.cumsum(0) - count)[row]
+        index = torch.zeros(self.rows, self.cols, dtype=torch.int32, device="cpu")
         index[row, place] = col
         return count.int(), index
 

@@ -131,6 +131,21 @@ ERRORS = [
     (wrong(kv_len=0), ValueError, "kv_len: given 0"),
     (wrong(kv_len=torch.tensor([3, 4])), TypeError, "kv_len: given a tensor of torch.int64; int32"),
     (wrong(kv_len=torch.tensor([3], dtype=torch.int32)), ValueError, r"kv_len: given shape \(1,\); \[\] or \[2\]"),
+    (
+        wrong(
+            q=Q[:1].expand(65536, -1, -1, -1),
+            k=K[:1].expand(65536, -1, -1, -1),
+            v=V[:1].expand(65536, -1, -1, -1),
+            impl="triton",
+        ),
+        ValueError,
+        "q: given 65536 batches; impl='triton' takes up to 65535",
+    ),
+    (
+        lambda: bs.decode(Q[:, :1, :1].expand(2, 70000, 1, 16), K, V, impl="triton"),
+        ValueError,
+        "q: given 70000 heads; impl='triton' takes up to 65535",
+    ),
     (wrong(skip="fast"), ValueError, "skip: given 'fast'; allowed are auto, none, mask, bounds, map"),
     (wrong(impl="cuda"), ValueError, "impl: given 'cuda'; allowed are"),
     (wrong(impl="tiled", skip="map"), ValueError, "impl='tiled' takes 'auto' alone"),
@@ -169,6 +184,28 @@ def test_errors_name_the_argument_what_was_given_and_what_is_allowed(case):
     call, error, message = ERRORS[case]
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+def test_torchs_default_device_decides_nothing(device, impl):
+    q, k, v = qkv(device=device)
+    lengths = torch.tensor([9, 24], dtype=torch.int32, device=device)
+    masks = [
+        None,
+        bs.causal(),
+        bs.document([11, 13]) & bs.causal(),
+        bs.dilated(3),
+        bs.mask_mod(lambda b, h, q, k: q >= k),
+    ]
+    with torch.device("meta"):
+        for mask in masks:
+            for skip in ("auto", "none", "map") if impl == "triton" else ("auto",):
+                out = bs.attention(q, k, v, mask, impl=impl, skip=skip, q_start=3, config=config_of(impl))
+                assert out.device == q.device
+        if impl != "tiled" or device == "cpu":
+            assert bs.decode(q[:, :, :2], k, v, kv_len=lengths, impl=impl).device == q.device
+        tilemap = bs.TileMap.build(masks[2], 24, 24, 8, 8)
+        assert tilemap.to_block_mask().kv_num_blocks.device.type == "cpu" and not tilemap.tile(0, 0).all()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

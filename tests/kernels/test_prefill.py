@@ -176,6 +176,29 @@ def test_descriptors_end_where_the_keys_do(device):
     assert (out.double().cpu() - expected).abs().max() <= tolerance(expected, q.dtype, 150)
 
 
+@pytest.mark.parametrize("head_dim", [80, 320])
+def test_a_batch_without_keys_reads_none_in_any_mode(device, head_dim):
+    """A descriptor holds a row at least; `none` visits all tiles."""
+    q, k, v = inputs(device, 5, 70, heads=(2, 1), head_dim=head_dim, dtype=torch.float16, batch=2)
+    lengths = torch.tensor([0, 33], dtype=torch.int32, device=device)
+    for batch, length in enumerate(lengths.tolist()):
+        k[batch, :, length:] = v[batch, :, length:] = math.nan
+    for skip in ("none", "mask", "bounds"):
+        options = {"impl": "triton", "skip": skip, "kv_len": lengths, "route": "prefill", "return_lse": True}
+        out, lse = bs.attention(q, k, v, bs.causal(), **options)
+        assert (out[0] == 0).all() and (lse[0] == -math.inf).all() and out[1].isfinite().all(), skip
+
+
+def test_tables_that_are_kept_are_written_before_another_stream_can_read_them(monkeypatch):
+    from blockskip.attention import words
+
+    done = []
+    monkeypatch.setattr(words, "_finish", done.append)
+    words.mask_words(bs.sink(61), 5, 70, 65, 70, 1, 1, "cpu")
+    words.map_tables((bs.TileMap.build(bs.sink(61), 5, 70),), (1, 1), True, torch.device("cpu"))
+    assert done == [torch.device("cpu")] * 2
+
+
 def test_heads_take_turns_while_they_are_small_beside_the_device(device):
     from blockskip.attention import launch, plan
 

@@ -23,6 +23,10 @@ LARGEST_POSITION = 1 << 29
 """q_start stays below: differences of positions then fit a 32-bit int, and any limit beyond 2**30 is none."""
 
 
+MOST_IN_GRID = 65535
+"""Batches and heads of a launch: a CUDA grid's second and third dimensions end there."""
+
+
 def check_tensors(q, k, v, names, float64: bool = False) -> None:
     """Kinds, dtypes, shapes and devices of query, key and value."""
     dtypes = (*DTYPES, torch.float64) if float64 else DTYPES
@@ -105,6 +109,11 @@ def choose_impl(call: Call | DecodeCall) -> tuple[str, str]:
         )
     if call.impl == "tiled" and on_cuda and call.lengths is not None:
         raise ValueError("impl: 'tiled' cannot take a kv_len tensor on CUDA without reading it back; use impl='triton'")
-    if call.impl != "auto":
-        return call.impl, "asked for"
-    return ("triton", "tensors on CUDA") if on_cuda else ("tiled", f"tensors on {call.q.device}")
+    found = (call.impl, "asked for")
+    if call.impl == "auto":
+        found = ("triton", "tensors on CUDA") if on_cuda else ("tiled", f"tensors on {call.q.device}")
+    if found[0] == "triton":
+        for given, what in zip(call.q.shape, ("batches", "heads"), strict=False):
+            if given > MOST_IN_GRID:
+                raise ValueError(f"q: given {given} {what}; impl='triton' takes up to {MOST_IN_GRID}, as a CUDA grid")
+    return found

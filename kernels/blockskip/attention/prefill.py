@@ -34,7 +34,8 @@ def load_keys(start, strides, n0, kv_len, slots, HEAD_DIM: tl.constexpr, BLOCK_D
               BLOCK_N: tl.constexpr, WIDE: tl.constexpr, SOURCE: tl.constexpr):  # fmt: skip
     """[BLOCK_N, BLOCK_D]: the keys or values n0 .. of one head, 0 where there is none, or none any more."""
     if SOURCE == "descriptor":
-        return start.load([n0, 0])
+        # a descriptor holds a row at least: where there is no key, reading begins behind it
+        return start.load([tl.where(kv_len > 0, n0, 1), 0])
     else:  # noqa: RET505 - the other way must not be compiled
         n = tl.arange(0, BLOCK_N)
         d = tl.arange(0, BLOCK_D)

@@ -27,7 +27,7 @@ def mask_words(mask: Mask, q_len: int, kv_len: int, q_start, kv_real, batch: int
     back.
     """
     if isinstance(q_start, int) and isinstance(kv_real, int):
-        return _cached_words(mask, q_len, kv_len, q_start, kv_real, batch, heads, torch.device(device))
+        return _kept_words(mask, q_len, kv_len, q_start, kv_real, batch, heads, torch.device(device))
     return _mask_words(mask, q_len, kv_len, q_start, kv_real, batch, heads, device)
 
 
@@ -49,7 +49,17 @@ def _mask_words(mask: Mask, q_len: int, kv_len: int, q_start, kv_real, batch: in
 
 # A model makes its mask once and uses it in every layer and call; so do we. Few are held: one is q_len * kv_len / 8
 # bytes.
-_cached_words = functools.lru_cache(maxsize=4)(_mask_words)
+@functools.lru_cache(maxsize=4)
+def _kept_words(*call) -> torch.Tensor:
+    words = _mask_words(*call)
+    _finish(words.device)
+    return words
+
+
+def _finish(device: torch.device) -> None:
+    """Waits until what is kept is written: a later call may read it on another stream."""
+    if device.type == "cuda":
+        torch.cuda.current_stream(device).synchronize()
 
 
 @functools.lru_cache(maxsize=16)
@@ -72,13 +82,15 @@ def map_tables(tilemaps: tuple[TileMap, ...], grid: tuple[int, int], with_words:
         if with_words:
             words.append(_tile_words(tm, device))
     start = torch.from_numpy(np.stack(starts)).reshape(*grid, -1).to(device)
-    return start, torch.from_numpy(np.concatenate(runs)).to(device), torch.cat(words) if with_words else None
+    tables = start, torch.from_numpy(np.concatenate(runs)).to(device), torch.cat(words) if with_words else None
+    _finish(device)
+    return tables
 
 
 def _tile_words(tm: TileMap, device: torch.device) -> torch.Tensor:
     """int64 [partial tiles, ceil(block_n / 64), block_m]: the words of the partial tiles, in the order of the runs."""
     row_start, col, is_full = tm.to_csr()
-    row = torch.repeat_interleave(torch.arange(tm.rows), row_start.diff())[~is_full].to(device)
+    row = torch.repeat_interleave(torch.arange(tm.rows, device="cpu"), row_start.diff())[~is_full].to(device)
     col = col[~is_full].to(device)
     at_once = max(1, ELEMENTS_AT_ONCE // (tm.block_m * tm.block_n))
     rows, keys = torch.arange(tm.block_m, device=device), torch.arange(tm.block_n, device=device)

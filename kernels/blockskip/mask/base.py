@@ -33,8 +33,8 @@ class Mask:
 
         `q_row` is the call's row, which `dense` and `mask_mod` look at; it defaults to `q_pos` (a call with q_start 0).
         """
-        q_pos, k_pos = torch.as_tensor(q_pos), torch.as_tensor(k_pos)
-        row = q_pos if q_row is None else torch.as_tensor(q_row)
+        q_pos, k_pos = _tensor(q_pos), _tensor(k_pos)
+        row = q_pos if q_row is None else _tensor(q_row)
         device = q_pos.device if q_pos.device.type != "cpu" else k_pos.device
         kept = bound(self, device)(q_pos, k_pos, batch, head, row)
         return kept.expand(torch.broadcast_shapes(kept.shape, q_pos.shape, k_pos.shape))
@@ -132,6 +132,11 @@ class Mask:
 
     def _text(self, tensors: list[torch.Tensor]) -> str:
         return repr(self)
+
+
+def _tensor(x) -> torch.Tensor:
+    """A tensor as it is; a number on the CPU, whatever torch's default device: there it goes with tensors anywhere."""
+    return x if isinstance(x, torch.Tensor) else torch.tensor(x, device="cpu")
 
 
 @functools.lru_cache(maxsize=32)

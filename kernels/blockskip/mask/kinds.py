@@ -149,7 +149,8 @@ class Document(Mask):
         return [(starts, low), (starts, high)]
 
     def _bind(self, device):
-        ids = torch.repeat_interleave(torch.arange(len(self.lengths)), torch.tensor(self.lengths)).to(device)
+        lengths = torch.tensor(self.lengths, device="cpu")
+        ids = torch.repeat_interleave(torch.arange(len(lengths), device="cpu"), lengths).to(device)
         total = len(ids)
 
         def keep(q, k, batch, head, row):
