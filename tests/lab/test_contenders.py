@@ -1,3 +1,6 @@
+import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import blockskip as bs
@@ -15,7 +18,7 @@ from skiplab.contenders import (
     with_config,
 )
 from skiplab.verify import verify
-from skiplab.workload import DecodeWorkload, Workload
+from skiplab.workload import DecodeWorkload, LinearWorkload, Workload
 
 
 @pytest.fixture
@@ -143,6 +146,40 @@ def test_a_mask_to_be_added_means_the_same_and_repeated_heads_too():
     assert entry.mask_bytes(workload) == 4 * 70 * 100
     assert contender("sdpa").mask_bytes(workload) == 70 * 100
     assert contender("blockskip").mask_bytes(workload) == 0
+
+
+OUR_PRODUCTS = """
+from skiplab.contenders import contender
+from skiplab.verify import verify
+from skiplab.workload import LinearWorkload
+
+few, many = LinearWorkload(48, 128, rows=2), LinearWorkload(48, 128, rows=20)
+for name, workload in (("strided", few), ("scalar", few), ("fused", many), ("dequantise", many)):
+    checked = verify(workload, contender(f"blockskip-{name}", "linear"), "cpu", 0)
+    assert checked.passed, (name, checked.problem)
+    print(name, "is right")
+"""
+
+
+def test_our_products_with_a_choice_left_out_are_right_too():
+    """In Triton's interpreter, which a fresh process takes: here their kernels are compiled."""
+    search = os.pathsep.join(sys.path)
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": search}
+    done = subprocess.run([sys.executable, "-c", OUR_PRODUCTS], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("is right") == 4
+
+
+def test_our_products_say_which_rows_they_take():
+    few, many = LinearWorkload(48, 128, rows=8), LinearWorkload(48, 128, rows=9)
+    for name, taken, refused in (("strided", few, many), ("scalar", few, many), ("fused", many, few),
+                                 ("dequantise", many, few)):  # fmt: skip
+        entry = contender(f"blockskip-{name}", "linear")
+        assert entry.supports(taken, "cuda") is None
+        assert "8 rows" in entry.supports(refused, "cuda")
+        assert entry.supports(taken, "cpu")
+    whole = LinearWorkload(48, 128, rows=9, dtype="float32")
+    assert "float16" in contender("blockskip-fused", "linear").supports(whole, "cuda")
 
 
 def test_your_own_kernel(registry):

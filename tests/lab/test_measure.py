@@ -14,7 +14,7 @@ from skiplab.machine import Machine
 from skiplab.measure import Child, Measurement, Point, measure, work
 from skiplab.measure.work import work_done
 from skiplab.timing import Cancelled
-from skiplab.workload import Workload
+from skiplab.workload import OPERATIONS, LinearWorkload, Workload
 
 SMALL = Workload(96, mask=bs.sliding_window(32), q_heads=2, kv_heads=1, head_dim=32)
 SLOW_MACHINE = Machine("slow", "cpu", bandwidth_gbps=1.0, tflops=1e-3)
@@ -48,8 +48,9 @@ register("works", lambda: None)
 def registry(monkeypatch):
     """A copy, so that a test's kernels do not stay."""
     copy = Registry()
-    for entry in contenders().values():
-        copy.add(entry)
+    for operation in OPERATIONS:
+        for entry in contenders(operation).values():
+            copy.add(entry)
     monkeypatch.setattr(contenders_module.base, "REGISTRY", copy)
 
 
@@ -151,6 +152,13 @@ def test_impossible_times_are_flagged(monkeypatch):
     slow = Machine("slower", "cpu", bandwidth_gbps=1.0, tflops=1e-9)
     monkeypatch.setattr(work, "measured_machine", lambda device, dtype: slow)
     assert "impossible" in measure(Point(SMALL, "sdpa"), budget_s=0.2, machine=slow).flags
+
+
+def test_our_linear_says_what_it_chose():
+    taken = measure(Point(LinearWorkload(64, 64), "blockskip"), budget_s=0.05)
+    assert taken.status == "ok", taken.error_text
+    assert taken.plan == {"impl": "tiled", "kernel": None, "config": None, "splits": 1}
+    assert measure(Point(LinearWorkload(64, 64), "bf16"), budget_s=0.05).plan == {}
 
 
 def test_work_counts_what_a_contender_reads():

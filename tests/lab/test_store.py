@@ -6,7 +6,7 @@ import pytest
 from skiplab import store
 from skiplab.measure import Measurement, Point, WorkDone
 from skiplab.store import COLUMNS, Run, RunFileError, RunWriter, frame, published, query, read_run
-from skiplab.workload import Workload
+from skiplab.workload import LinearWorkload, Workload
 
 HEADER = {
     "run_id": "test", "device": {"name": "A"}, "torch": "2", "triton": None, "threads": 1, "parameters": {},
@@ -115,6 +115,17 @@ def test_frame_takes_the_last_row_of_a_point_and_no_rows():
     assert tuple(frame(Run(HEADER)).columns) == COLUMNS
 
 
+def test_frame_says_whether_a_weight_is_symmetric():
+    rows = [
+        Measurement(Point(LinearWorkload(64, 64, symmetric=symmetric), "blockskip"), "crashed", device_name="A").row()
+        for symmetric in (False, True)
+    ]
+    table = frame(Run(HEADER, tuple(rows)))
+    assert table["symmetric"].tolist() == [0, 1]
+    assert len(query(table, symmetric=True)) == len(query(table, symmetric=False)) == 1
+    assert frame(Run(HEADER, (a_row(),)))["symmetric"].isna().all()
+
+
 def test_query_filters():
     table = frame(Run(HEADER, (a_row(), a_row(512), a_row(512, "flex"))))
     assert len(query(table, contender="blockskip")) == 2
@@ -133,7 +144,10 @@ def test_published_tables_have_the_columns_and_the_numbers():
     assert after["tokens_per_s"].tolist() == [2325.5]
     split = query(published("decode"), contender="executorch split-K", kv_len=2048)
     assert split["median_ms"].tolist() == pytest.approx([0.0246])
-    with pytest.raises(ValueError, match="operation"):
+    product = published("linear")
+    assert product["median_ms"].tolist() == pytest.approx([0.0384, 0.03475])
+    assert product["out_features"].isna().all(), "the source does not tell the layer"
+    with pytest.raises(ValueError, match="published are decode, generate, linear, prefill"):
         published("sorting")
 
 

@@ -20,9 +20,12 @@ MEASURED_ROOF_MARGIN = 1.1  # a measured roof is the best seen, not the best the
 
 
 def plan_and_work(
-    entry: Contender, workload: AnyWorkload, inputs: Sequence[torch.Tensor]
+    entry: Contender, workload: AnyWorkload, inputs: Sequence[torch.Tensor], arguments: Sequence[Any]
 ) -> tuple[dict[str, Any], WorkDone]:
-    """What our own implementation says that it will do, {} for everybody else's; and the work that is in it."""
+    """What our own implementation says that it will do, {} for everybody else's; and the work that is in it.
+
+    arguments: what the contender's `prepare` made of the workload's inputs, as a packed weight.
+    """
     if isinstance(workload, Workload):
         plan = plan_of(entry, workload, inputs)
         return _plan_facts(plan), work_done(entry, workload, plan)
@@ -35,6 +38,10 @@ def plan_and_work(
         config = chosen.config and list(astuple(chosen.config))
         facts = {"impl": chosen.impl, "config": config, "splits": chosen.splits}
         moved = workload.work(chosen.splits).bytes
+    if isinstance(workload, LinearWorkload) and entry.name == "blockskip":
+        product = bs.explain_linear(*arguments)
+        config = product.config and list(astuple(product.config))
+        facts = {"impl": product.impl, "kernel": product.kernel, "config": config, "splits": product.splits}
     if isinstance(workload, LinearWorkload) and entry.moved is not None:
         moved = workload.moved(entry.moved(workload))
     return facts, WorkDone(least.useful_flops, least.executed_flops, least.dense_flops, moved, least.bytes)

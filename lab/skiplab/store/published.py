@@ -17,10 +17,11 @@ PUBLISHER = "ExecuTorch pull request 20198 (Gemma 4 31B int4, GPU not named)"
 def published(operation: str | None = None) -> pd.DataFrame:
     """The tables of `data/published` with `COLUMNS`; source `published`, device the publisher.
 
-    Operations: `prefill` and `generate` (a whole Gemma 4 31B: `tokens_per_s` alone), and `decode` (one attention call
-    at q_len 1: `median_ms`). What the source does not tell is empty.
+    Operations: `prefill` and `generate` (a whole Gemma 4 31B: `tokens_per_s` alone), `decode` (one attention call at
+    q_len 1: `median_ms`) and `linear` (one int4 product, before and after a change: `median_ms`; of which layer is not
+    told). What the source does not tell is empty. ValueError lists the operations.
     """
-    records = [*_published_prefill(), *_published_decode(), *_published_decode_attention()]
+    records = [*_published_prefill(), *_published_decode(), *_published_decode_attention(), *_published_linear()]
     names = sorted({record["operation"] for record in records})
     if operation is not None and operation not in names:
         raise ValueError(f"operation: got {operation!r}; published are {', '.join(names)}")
@@ -75,4 +76,16 @@ def _published_decode_attention() -> list[dict[str, Any]]:
         for row in _csv("executorch-20198-decode-sdpa.csv")
         for column, name in names.items()
         if row[f"{column}_us"]
+    ]  # fmt: skip
+
+
+def _published_linear() -> list[dict[str, Any]]:
+    return [
+        {
+            "operation": "linear", "contender": f"executorch {side}", "label": f"{side} {row['change']}",
+            **{name: int(row[name]) for name in ("rows", "bits", "group_size")},
+            **dict.fromkeys(("median_ms", "low_ms", "high_ms"), float(row[f"{side}_us"]) / 1e3),
+        }
+        for row in _csv("executorch-20198-linear.csv")
+        for side in ("before", "after")
     ]  # fmt: skip
