@@ -23,13 +23,13 @@ class Recorded(triton.JITFunction):
 
     def warmup(self, *arguments, grid, **named):
         self.compiled.append((grid, arguments, named))
-        return self.Compiled(self.launched)
+        return self.Compiled(self)
 
     class Compiled:
         metadata, function, packed_metadata = SimpleNamespace(global_scratch_size=0), 7, (4, 1, 0)
 
-        def __init__(self, launched):
-            self.launched = launched
+        def __init__(self, kernel):
+            self.kernel, self.launched = kernel, kernel.launched  # alive, as a real one's: a kernel is known by its id
 
         def __getitem__(self, grid):
             return lambda *arguments, stream=None: self.launched.append((grid, arguments))

@@ -2,6 +2,8 @@
 
 import contextlib
 import copy
+import gc
+import weakref
 from dataclasses import replace
 
 import blockskip as bs
@@ -109,6 +111,32 @@ def test_safetensors_round_trip(layout, has_bias, tmp_path):
             assert loaded.dtype == t.dtype and torch.equal(loaded.view(torch.uint8), t.view(torch.uint8))
         assert torch.equal(fresh(x), model(x))
         assert has_bias == (fresh[0].bias is not None)
+
+
+def test_the_weight_is_made_once_and_follows_the_modules_tensors(monkeypatch):
+    weights = [bs.quantize(torch.randn((11, 64), generator=torch.Generator().manual_seed(seed))) for seed in (1, 2)]
+    layer, x = bs.QuantizedLinear(weights[0]), torch.randn(3, 64)
+    wanted = [bs.linear(x, w) for w in weights]
+    assert layer.weight is layer.weight and torch.equal(layer(x), wanted[0])
+    with monkeypatch.context() as patched:
+        patched.setattr(bs.QuantizedLinear, "_made_weight", None)
+        assert torch.equal(layer(x), wanted[0])
+        twin = copy.deepcopy(layer)
+        assert twin.weight.data is twin.data is not layer.data
+    state = bs.QuantizedLinear(weights[1]).state_dict()
+    assert set(state) == set(weights[1].named_tensors())
+    for assign in (False, True):
+        other = copy.deepcopy(layer)
+        assert torch.equal(other(x), wanted[0])
+        other.load_state_dict(state, assign=assign)
+        assert torch.equal(other(x), wanted[1]) and other.weight.data is other.data
+    called = torch.func.functional_call(layer, state, (x,))
+    assert torch.equal(called, wanted[1]) and torch.equal(layer(x), wanted[0])
+    left = weakref.ref(layer.data)
+    del weights, wanted
+    layer.to("meta")
+    gc.collect()
+    assert left() is None and layer.weight.device.type == "meta"
 
 
 @pytest.mark.parametrize("strict", [True, False])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from operator import attrgetter, is_, itemgetter
 
 import torch
 from torch import nn
@@ -12,6 +13,8 @@ from .metadata import SPAN
 from .quantize import BITS, check_choice, check_metadata, quantize
 from .weight import GROUP_SIZES, TENSORS, QuantizedWeight
 
+_of_weight, _of_buffers = attrgetter(*TENSORS), itemgetter(*TENSORS)
+
 
 class QuantizedLinear(nn.Module):
     """nn.Linear with a quantised weight, for inference; see `blockskip.linear`.
@@ -20,6 +23,8 @@ class QuantizedLinear(nn.Module):
     whose weight has the same tensors, shapes and dtypes loads it, any other refuses it (RuntimeError): nothing is
     converted. Changing the module's dtype changes that of the bias alone.
     """
+
+    _kept: QuantizedWeight | None = None
 
     def __init__(self, w: QuantizedWeight, bias: torch.Tensor | None = None):
         super().__init__()
@@ -34,6 +39,15 @@ class QuantizedLinear(nn.Module):
 
     @property
     def weight(self) -> QuantizedWeight:
+        """Of the module's tensors. It is made, and checked, anew where one of them has been put in another's place."""
+        if torch.compiler.is_compiling():  # keeping it would be an effect of the traced code
+            return self._made_weight()
+        kept = self._kept
+        if kept is None or not all(map(is_, _of_weight(kept), _of_buffers(self._buffers))):
+            kept = self._kept = self._made_weight()
+        return kept
+
+    def _made_weight(self) -> QuantizedWeight:
         return QuantizedWeight(dtype=self.dtype, **{name: getattr(self, name) for name in TENSORS})
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -48,6 +62,7 @@ class QuantizedLinear(nn.Module):
         for name, t in before.items():  # .half() and the like are not meant for the metadata
             if getattr(self, name).dtype != t.dtype:
                 setattr(self, name, t.to(getattr(self, name).device))
+        self._kept = None  # else the memory that they left would be held
         return self
 
     def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing, unexpected, errors):
@@ -59,6 +74,7 @@ class QuantizedLinear(nn.Module):
             )
             return
         super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing, unexpected, errors)
+        self._kept = None
 
 
 def _layout(tensors: dict[str, torch.Tensor]) -> str:
