@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: lab test sweep bench figures lint format clean
+.PHONY: lab test sweep bench memcheck figures lint format clean
 
 lab: $(READY)
 	$(BIN)/skiplab lab
@@ -18,6 +18,11 @@ bench: $(READY)
 	$(BIN)/python tests/bench/tilemap.py
 	$(BIN)/python tests/bench/prefill_cpu.py
 	$(BIN)/python tests/bench/host.py
+
+memcheck: $(READY)
+	@command -v compute-sanitizer >/dev/null || \
+		{ echo "compute-sanitizer is needed: it comes with the CUDA toolkit, in its bin folder"; exit 1; }
+	compute-sanitizer --tool memcheck --error-exitcode 1 $(BIN)/python tests/kernels/memcheck.py
 
 figures: $(READY)
 	$(BIN)/python tests/bench/figures.py

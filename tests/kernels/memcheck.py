@@ -1,11 +1,14 @@
 """A launch of each kernel form at awkward shapes, for a memory checker to watch; not collected by pytest.
 
-    compute-sanitizer --tool memcheck --error-exitcode 1 python tests/kernels/memcheck.py
+    make memcheck
+
+which is: compute-sanitizer --tool memcheck --error-exitcode 1 python tests/kernels/memcheck.py
 
 Without torch's caching allocator every tensor is an allocation of its own, so that one element past its end is outside.
 Each result is compared as well: a kernel that reads nothing is clean too. Needs a CUDA device.
 """
 
+import math
 import os
 import sys
 
@@ -40,12 +43,61 @@ def prefill_cases():
             for skip in skips:
                 got = bs.attention(q, k, v, mask, impl="triton", skip=skip, route="prefill", return_lse=True)[0]
                 yield f"prefill {q_len}x{kv_len} D {head_dim} {name} {skip}", got, wanted
-    q, k, v = tensors(33, 70, (4, 1), 512, torch.bfloat16)
-    yield (
-        "prefill D 512",
-        bs.attention(q, k, v, bs.causal(), impl="triton"),
-        bs.attention(q, k, v, bs.causal(), impl="reference"),
+
+
+def large_head_cases():
+    """By descriptor where the GPU has a copy engine; by pointer where rows begin between multiples of 16 bytes."""
+    for head_dim in (320, 512):
+        q, k, v = tensors(33, 150, (4, 1), head_dim, torch.bfloat16)
+        apart = torch.randn(1, 1, 150, head_dim + 1, device=DEVICE, dtype=torch.bfloat16)[..., :head_dim]
+        for how, keys in (("described", k), ("pointer", apart)):
+            for mask in (bs.causal(), MASKS["sink"]):
+                got = bs.attention(q, keys, v, mask, impl="triton", route="prefill")
+                yield f"prefill D {head_dim} {how} {mask}", got, bs.attention(q, keys, v, mask, impl="reference")
+        yield from lengths_cases(head_dim)
+
+
+def lengths_cases(head_dim):
+    """A number of keys for each batch, on the device, NaN beyond; the buffer ends in the middle of a tile."""
+    lengths = torch.tensor([70, 150, 0, 9], dtype=torch.int32, device=DEVICE)
+    q, k, v = (
+        torch.randn(4, h, n, head_dim, device=DEVICE, dtype=torch.bfloat16) for h, n in ((4, 9), (2, 150), (2, 150))
     )
+    mask = bs.causal()
+    wanted = bs.attention(q, k, v, mask, kv_len=lengths, impl="reference")
+    for batch, length in enumerate(lengths.tolist()):
+        k[batch, :, length:] = v[batch, :, length:] = math.nan
+    for skip in ("none", "mask", "bounds"):
+        got = bs.attention(q, k, v, mask, kv_len=lengths, skip=skip, impl="triton", route="prefill")
+        yield f"prefill D {head_dim} lengths {skip}", got, wanted
+
+
+def wide_tile_cases():
+    """Tiles of 128 keys, which have two words of mask a row, with ragged ends; groups of three in 64 rows."""
+    for kv_len in (70, 130, 300):
+        q, k, v = tensors(70, kv_len, (6, 2), 128, torch.float16)
+        for name in ("window", "sink"):
+            wanted = bs.attention(q, k, v, MASKS[name], impl="reference")
+            for skip in ("none", "mask", "map") + (("bounds",) if name == "window" else ()):
+                options = {"skip": skip, "config": (64, 128, 4, 1), "impl": "triton", "route": "prefill"}
+                yield (
+                    f"prefill 70x{kv_len} 128 keys {name} {skip}",
+                    bs.attention(q, k, v, MASKS[name], **options),
+                    wanted,
+                )
+
+
+def turn_cases():
+    """Heads in turns, on a GPU of 132 multiprocessors: two packed ones, all of 32, and 16 of them at a time."""
+    for heads, length in (((6, 2), 40), ((32, 32), 300), ((32, 32), 1500)):
+        q, k, v = tensors(length, length, heads, 64, torch.bfloat16)
+        for mask in (bs.causal(), None):
+            got = bs.attention(q, k, v, mask, impl="triton", route="prefill", return_lse=True)[0]
+            yield (
+                f"prefill heads {heads} of {length} in turns {mask}",
+                got,
+                bs.attention(q, k, v, mask, impl="reference"),
+            )
 
 
 def decode_cases():
@@ -84,7 +136,7 @@ def linear_cases():
 def main():
     worst = 0.0
     count = 0
-    for cases in (prefill_cases, decode_cases, linear_cases):
+    for cases in (prefill_cases, large_head_cases, wide_tile_cases, turn_cases, decode_cases, linear_cases):
         for name, got, wanted in cases():
             torch.cuda.synchronize()
             scale = wanted.float().abs().max().clamp(min=1.0)
