@@ -9,29 +9,67 @@ import sys
 
 import blockskip as bs
 import torch
-from skiplab.anatomy import attention_anatomy
+from blockskip.attention import launch, plan
+from blockskip.config import prefill_config
+from skiplab.anatomy import _pretend, attention_anatomy, read
 
+SKIPS = ("none", "mask", "bounds", "map")
 WORDS = bs.sliding_window(1024) | (bs.sink(4) & bs.causal())
-CASES = [(d, skip, "bfloat16", "window") for d in (64, 128, 256, 512) for skip in ("none", "mask", "bounds", "map")]
+CASES = [(d, skip, "bfloat16", "window") for d in (64, 128, 256, 512) for skip in SKIPS]
 CASES += [(d, "map", "bfloat16", "words") for d in (64, 128, 256, 512)]
 CASES += [(128, skip, "float32", "window") for skip in ("none", "bounds")]
+WIDE_TILES = {64: (64, 128, 4, 2), 128: (128, 128, 8, 2)}
+"""Tiles of 128 keys, which the table has at D 512 alone, for Hopper."""
+# how keys and values are read where it is not the plain way: rows that a descriptor cannot describe, a ring
+READ = [(512, skip, "bfloat16", "odd rows") for skip in SKIPS] + [(d, "bounds", "bfloat16", "ring") for d in (128, 512)]
 
 
-def main(capability):
+def described(case, one):
+    return {
+        "case": case,
+        "registers": one.registers,
+        "spill_bytes": one.spill_bytes,
+        "shared_bytes": one.shared_bytes,
+        "wgmma": one.wgmma,
+        "row_layouts": one.row_layouts,
+        "ffma": one.instructions["FFMA"],
+        "mufu": one.instructions["MUFU"],
+    }
+
+
+def read_otherwise(capability, head_dim, skip, dtype, kind, length=4096):
+    """The anatomy of a kernel whose keys come from a ring, or lie in rows of an odd number of elements."""
+    q, out = (torch.empty((1, 8, length, head_dim), dtype=dtype) for _ in range(2))
+    k, v = (torch.empty((1, 8, length, head_dim + (kind == "odd rows")), dtype=dtype)[..., :head_dim] for _ in range(2))
+    config = prefill_config(capability, head_dim, dtype, described=False)
+    mask, ring = bs.sliding_window(1024), kind == "ring"
+    call = plan.Call(q, k, v, mask, head_dim**-0.5, None, length, None, skip, "triton", config, False, False, ring)
+    assert not plan.is_described(call, capability)
+    made = launch.prepare(call, plan.plan_kernel(call, config), (q, k, v, out), None, None, (1, 8, 1))
+    options = {"num_warps": config.num_warps, "num_stages": config.num_stages}
+    with _pretend(capability):
+        kernel = launch.prefill.warmup(*made.arguments, **made.constants, **options, grid=made.grid)
+    return read(kernel, capability)
+
+
+def anatomies(capability):
     for head_dim, skip, dtype, kind in CASES:
         mask = WORDS if kind == "words" else bs.sliding_window(1024)
         one = attention_anatomy(capability, head_dim=head_dim, skip=skip, dtype=getattr(torch, dtype), mask=mask)
-        row = {
-            "case": [head_dim, skip, dtype, kind],
-            "registers": one.registers,
-            "spill_bytes": one.spill_bytes,
-            "shared_bytes": one.shared_bytes,
-            "wgmma": one.wgmma,
-            "row_layouts": one.row_layouts,
-            "ffma": one.instructions["FFMA"],
-            "mufu": one.instructions["MUFU"],
-        }
-        print(json.dumps(row), flush=True)
+        yield [head_dim, skip, dtype, kind], one
+    if capability == (9, 0):
+        for head_dim, config in WIDE_TILES.items():
+            for skip in SKIPS:
+                case = [head_dim, skip, "bfloat16", "128 keys"]
+                yield case, attention_anatomy(capability, head_dim=head_dim, skip=skip, config=config)
+        for head_dim, skip, dtype, kind in READ:
+            one = read_otherwise(capability, head_dim, skip, getattr(torch, dtype), kind)
+            yield [head_dim, skip, dtype, kind], one
+
+
+def main(capability):
+    for case, one in anatomies(capability):
+        print(json.dumps(described(case, one)), flush=True)
 
 
 if __name__ == "__main__":

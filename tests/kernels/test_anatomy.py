@@ -44,6 +44,12 @@ SPILLS = {
     ("9.0", 512, "mask", "bfloat16", "window"): 152,
     ("9.0", 512, "bounds", "bfloat16", "window"): 8,
     ("9.0", 512, "map", "bfloat16", "window"): 8,
+    ("9.0", 128, "mask", "bfloat16", "128 keys"): 64,
+    # rows that begin at odd addresses are read two bytes at a time, and hold an address each
+    ("9.0", 512, "none", "bfloat16", "odd rows"): 1112,
+    ("9.0", 512, "mask", "bfloat16", "odd rows"): 1776,
+    ("9.0", 512, "bounds", "bfloat16", "odd rows"): 1240,
+    ("9.0", 512, "map", "bfloat16", "odd rows"): 1312,
     ("12.0", 64, "bounds", "bfloat16", "window"): 8,
     ("12.0", 64, "map", "bfloat16", "window"): 8,
     ("12.0", 128, "none", "bfloat16", "window"): 72,
@@ -97,6 +103,19 @@ def test_all_modes_reduce_rows_in_one_layout_with_the_same_contraction(compiled,
     for name in ("row_layouts", "ffma", "mufu"):
         assert all(row[name] == rows[0][name] for row in rows), (name, [row[name] for row in rows])
     assert len(rows[0]["row_layouts"]) == 2  # the maximum's and the sum's
+
+
+@pytest.mark.parametrize(("head_dim", "kind"), [(64, "128 keys"), (128, "128 keys"), (512, "odd rows")])
+def test_so_do_tiles_of_128_keys_and_rows_that_no_descriptor_describes(compiled, head_dim, kind):
+    rows = [compiled["9.0"][head_dim, skip, "bfloat16", kind] for skip in SKIPS]
+    for name in ("row_layouts", "ffma", "mufu", "wgmma"):
+        assert all(row[name] == rows[0][name] for row in rows), (name, [row[name] for row in rows])
+    assert rows[0]["wgmma"] and len(rows[0]["row_layouts"]) == 2
+
+
+@pytest.mark.parametrize("head_dim", [128, 512])
+def test_a_ring_multiplies_in_warp_groups(compiled, head_dim):
+    assert compiled["9.0"][head_dim, "bounds", "bfloat16", "ring"]["wgmma"]
 
 
 def test_shared_memory_fits_the_device(compiled):
