@@ -39,8 +39,8 @@ def place_of(tensors: tuple, words: tuple, impl: str, mask: Any = None) -> list[
     key: list[Any] = [where, types, words]
     for t in tensors:
         if type(t) in TENSORS:
-            trains = t.requires_grad and torch.is_grad_enabled()  # an error, so never found
-            key += t.dtype, t.device, t.shape, t.stride(), t.data_ptr() % ALIGNMENT == 0, trains
+            wrong = t.is_neg() or (t.requires_grad and torch.is_grad_enabled())  # an error, so never found
+            key += t.dtype, t.device, t.shape, t.stride(), t.data_ptr() % ALIGNMENT == 0, wrong
         elif t is None:
             key.append(None)
         else:

@@ -146,6 +146,7 @@ ERRORS = [
         ValueError,
         "q: given 70000 heads; impl='triton' takes up to 65535",
     ),
+    (wrong(k=torch._neg_view(K), impl="triton"), ValueError, r"k: is a negated view.* \.resolve_neg\(\)"),
     (wrong(skip="fast"), ValueError, "skip: given 'fast'; allowed are auto, none, mask, bounds, map"),
     (wrong(impl="cuda"), ValueError, "impl: given 'cuda'; allowed are"),
     (wrong(impl="tiled", skip="map"), ValueError, "impl='tiled' takes 'auto' alone"),

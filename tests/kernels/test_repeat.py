@@ -38,6 +38,13 @@ def shifted(tensor):
     return flat[1:].view(tensor.shape).copy_(tensor)
 
 
+def negated(tensor):
+    """The negative of the values by a bit that torch looks at and a kernel does not; of the same strides."""
+    view = torch._neg_view(tensor.clone())
+    assert view.is_neg() and view.stride() == tensor.stride()
+    return view
+
+
 def transposed(tensor):
     return tensor.transpose(1, 2).contiguous().transpose(1, 2)
 
@@ -51,7 +58,7 @@ def attention_changes(device):
     first = {"q": q, "k": k, "v": v, "mask": bs.sliding_window(6), "impl": "triton"}
     return first, {
         "q": [q + 1, shifted(q), transposed(q), q[:, :, :9], q[:, :2], q.half(), q.clone().requires_grad_()],
-        "k": [k + 1, shifted(k), transposed(k), k[:, :1].expand(-1, 2, -1, -1), k[:, :, :19], v, q],
+        "k": [k + 1, shifted(k), negated(k), transposed(k), k[:, :1].expand(-1, 2, -1, -1), k[:, :, :19], v, q],
         "v": [v + 1, shifted(v), transposed(v), k, v[:, :, :, :8]],
         "mask": [None, bs.causal(), bs.sliding_window(7), bs.sink(2), bs.sink(3), bs.dense(many), bs.dense(~many),
                  bs.mask_mod(lambda b, h, q, k: q >= k), bs.band(6, 2), "causal"],
@@ -73,7 +80,7 @@ def decode_changes(device):
     v = v[:, :, :40].contiguous()
     lengths = torch.tensor([7, 40], dtype=torch.int32, device=device)
     return {"q": q, "k": k, "v": v, "window": 30, "impl": "triton"}, {
-        "q": [q + 1, shifted(q), q[:, :2], q.half(), q.expand(-1, -1, 3, -1), q.clone().requires_grad_()],
+        "q": [q + 1, shifted(q), negated(q), q[:, :2], q.half(), q.expand(-1, -1, 3, -1), q.clone().requires_grad_()],
         "k": [k + 1, shifted(k), transposed(k), k[:, :, :39], v],
         "v": [v + 1, shifted(v), transposed(v), k],
         "kv_len": [1, True, 16, 40, 41, lengths, lengths - 1, lengths[1]],
@@ -100,9 +107,9 @@ def linear_changes(device):
     middle = bs.QuantizedWeight(w.data, w.scale, None, w.dtype, middle=w.zero)
     off = bs.QuantizedWeight(shifted(w.data), shifted(w.scale), w.zero, w.dtype)
     return {"x": x, "w": w, "bias": bias, "impl": "triton"}, {
-        "x": [x + 1, shifted(x), x[:1], x[0], x[None], x.half(), x.T.contiguous().T, many, some, some + 1],
+        "x": [x + 1, shifted(x), negated(x), x[:1], x[0], x[None], x.half(), x.T.contiguous().T, many, some, some + 1],
         "w": [*weights, minimum, middle, off, w.rows(0, 32), in_float32(bs.quantize(weight + 1)), weight],
-        "bias": [None, bias + 1, shifted(bias), bias[:32], bias.half(), bias.clone().requires_grad_()],
+        "bias": [None, bias + 1, shifted(bias), negated(bias), bias[:32], bias.half(), bias.clone().requires_grad_()],
         "impl": ["tiled", "reference", "cuda"],
         "route": ["matvec", "fused", "dequantise", "fast"],
     }

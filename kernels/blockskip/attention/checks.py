@@ -113,6 +113,9 @@ def choose_impl(call: Call | DecodeCall) -> tuple[str, str]:
     if call.impl == "auto":
         found = ("triton", "tensors on CUDA") if on_cuda else ("tiled", f"tensors on {call.q.device}")
     if found[0] == "triton":
+        for name, t in (("q", call.q), ("k", call.k), ("v", call.v)):
+            if t.is_neg():
+                raise ValueError(f"{name}: is a negated view, which a kernel cannot tell; call .resolve_neg()")
         for given, what in zip(call.q.shape, ("batches", "heads"), strict=False):
             if given > MOST_IN_GRID:
                 raise ValueError(f"q: given {given} {what}; impl='triton' takes up to {MOST_IN_GRID}, as a CUDA grid")

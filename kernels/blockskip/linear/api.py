@@ -124,6 +124,10 @@ def run(
     if impl == "triton" and flat.shape[0]:
         from . import launch
 
+        for name, t in (("x", x), ("bias", bias)):
+            if t is not None and t.is_neg():
+                raise ValueError(f"{name}: is a negated view, which a kernel cannot tell; call .resolve_neg()")
+
         out = launch.linear(flat, w, bias, plan=plan, place=place)
     else:
         out = (reference if impl == "reference" else tiled).linear(flat, w, bias)
