@@ -5,9 +5,10 @@ import json
 import blockskip as bs
 import pytest
 import torch
-from blockskip import config
+from blockskip import tuned as tuning
 from blockskip.attention.plan import plan_kernel
-from blockskip.config import Entry, Gpu, Origin, TileConfig, Tuned, choose_config, length_class, mask_kind, read_tuned
+from blockskip.config import Gpu, TileConfig, length_class
+from blockskip.tuned import Entry, Origin, Tuned, choose_config, mask_kind, read_tuned
 
 H100 = Gpu("NVIDIA H100 80GB HBM3", (9, 0), 132)
 LONG = 10_000 * 132
@@ -34,12 +35,12 @@ def files(monkeypatch, tmp_path):
     """Puts these in place of `configs/`, and forgets what was chosen before and after."""
 
     def put(*devices):
-        monkeypatch.setattr(config, "tuned_devices", lambda: devices)
-        config._chosen.cache_clear()
+        monkeypatch.setattr(tuning, "tuned_devices", lambda: devices)
+        tuning._chosen.cache_clear()
 
     put()
     yield put
-    config._chosen.cache_clear()
+    tuning._chosen.cache_clear()
 
 
 def chosen(mask=None, head_dim=256, dtype=torch.bfloat16, rows=LONG, gpu=H100):
@@ -50,7 +51,7 @@ def test_a_file_is_read_as_it_was_written(tmp_path):
     path = tmp_path / "h100.json"
     path.write_text(json.dumps(FILE))
     assert read_tuned(path) == tuned(entry())
-    assert config.tuned_devices(tmp_path) == (tuned(entry()),)
+    assert tuning.tuned_devices(tmp_path) == (tuned(entry()),)
 
 
 @pytest.mark.parametrize(
@@ -88,7 +89,7 @@ def test_a_broken_file_names_itself(tmp_path, text, message):
 
 
 def test_what_is_shipped_can_be_read():
-    for one in config.tuned_devices():
+    for one in tuning.tuned_devices():
         assert one.entries
         assert all(run.endswith(".jsonl") for run in one.runs.split(", "))
 
@@ -201,7 +202,7 @@ def test_origins_in_words(origin, words):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_what_is_tuned_here_agrees_bit_for_bit_in_all_modes():
     name = torch.cuda.get_device_name()
-    entries = [entry for one in config.tuned_devices() if one.device == name for entry in one.entries]
+    entries = [entry for one in tuning.tuned_devices() if one.device == name for entry in one.entries]
     for d, element_bytes, kind, tiles in {(e.head_dim, e.element_bytes, e.mask, e.config) for e in entries}:
         dtype = torch.float32 if element_bytes == 4 else torch.bfloat16
         q, k, v = (torch.randn(1, 4, 500, d, device="cuda", dtype=dtype) for _ in range(3))

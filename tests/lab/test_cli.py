@@ -5,7 +5,7 @@ from pathlib import Path
 
 import blockskip as bs
 import pytest
-from blockskip.config import read_tuned
+from blockskip.tuned import read_tuned
 from skiplab import cli
 from skiplab.cli import run as cli_run
 from skiplab.cli import tune as cli_tune

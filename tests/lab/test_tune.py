@@ -7,7 +7,8 @@ from types import SimpleNamespace
 
 import blockskip as bs
 import pytest
-from blockskip.config import Gpu, Origin
+from blockskip.config import Gpu
+from blockskip.tuned import Origin
 from skiplab.machine import Machine
 from skiplab.measure import Measurement
 from skiplab.report import report_html

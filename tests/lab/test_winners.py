@@ -5,7 +5,8 @@ from pathlib import Path
 
 import blockskip as bs
 import pytest
-from blockskip.config import TileConfig, read_tuned
+from blockskip.config import TileConfig
+from blockskip.tuned import read_tuned
 from skiplab.store import Run
 from skiplab.tuning.winners import Class, class_of, entries, gpu_of, rankings, summary, table_config, write_configs
 from skiplab.workload import Workload

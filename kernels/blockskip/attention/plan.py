@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ..config import Gpu, Origin, TileConfig, choose_config, describes, prefill_config
+from ..config import Gpu, TileConfig, describes, prefill_config
 from ..mask import Band, Mask
 from ..tilemap import TileMap
+from ..tuned import Origin, choose_config
 from . import tileplan
 from .checks import choose_impl
 from .decode_plan import DecodeCall, DecodePlan, make_decode_plan

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import blockskip as bs
 import typer
-from blockskip.config import CONFIGS
+from blockskip.tuned import CONFIGS
 
 from skiplab.cli import options
 from skiplab.cli.run import interrupts, shown

@@ -19,17 +19,8 @@ from typing import Any
 
 import blockskip as bs
 import torch
-from blockskip.config import (
-    CONFIGS,
-    SCHEMA,
-    Entry,
-    Gpu,
-    TileConfig,
-    length_class,
-    mask_kind,
-    prefill_config,
-    read_tuned,
-)
+from blockskip.config import Gpu, TileConfig, length_class, prefill_config
+from blockskip.tuned import CONFIGS, SCHEMA, Entry, mask_kind, read_tuned
 
 from skiplab.store import Run, slug
 
@@ -41,7 +32,7 @@ Config = tuple[int, ...]
 
 @dataclass(frozen=True, order=True)
 class Class:
-    """Calls that take the same configuration; fields as of `blockskip.config.Entry`, window 0 for none."""
+    """Calls that take the same configuration; fields as of `blockskip.tuned.Entry`, window 0 for none."""
 
     head_dim: int
     element_bytes: int
