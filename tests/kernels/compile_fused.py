@@ -5,6 +5,7 @@ Usage: compile_fused.py CAPABILITY, such as 9.0
 """
 
 import json
+import re
 import sys
 
 import torch
@@ -39,6 +40,7 @@ def main(capability):
             "registers": anatomy.registers,
             "spill_bytes": anatomy.spill_bytes,
             "products": products,
+            "byte_loads": len(re.findall(r"\bLDG\.E\.[US]8\b", anatomy.sass)),
             "conversions": anatomy.instructions["I2F"] + anatomy.instructions["I2FP"],
         }
         print(json.dumps(row), flush=True)

@@ -44,3 +44,8 @@ def test_every_height_of_tile_is_there(compiled, capability):
 def test_nothing_spills_and_tensor_cores_do_the_product(compiled, capability):
     for row in compiled[capability]:
         assert row["spill_bytes"] == 0 and row["products"] > 0, row
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
+def test_no_code_is_loaded_alone(compiled, capability):
+    assert all(row["byte_loads"] == 0 for row in compiled[capability] if row["case"][4] != "encoded")

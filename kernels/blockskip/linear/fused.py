@@ -36,11 +36,13 @@ def codes_tile(data, rows, b0, K: tl.constexpr, BITS: tl.constexpr, BLOCKS: tl.c
         pairs = tl.load(at, mask=byte < K // 2, other=0) if CHECK else tl.load(at)
         codes = tl.join(pairs & 15, pairs >> 4)
     else:
-        k = tl.arange(0, BLOCKS * 32)
-        at = (k % 32 // 16 * (K // 2) + (b0 + k // 32) * 16 + k % 16)[None, :]
-        there = (b0 * 32 + k < K)[None, :]
-        pointers = data + rows[:, None] * K + at
-        codes = tl.load(pointers, mask=there, other=0) if CHECK else tl.load(pointers)
+        # each plane in a load of its own, of adjoining bytes; put together they are 16 of one, then 16 of the other
+        byte = (b0 * 16 + tl.arange(0, BLOCKS * 16))[None, :]
+        at = data + rows[:, None] * K + byte
+        first = tl.load(at, mask=byte < K // 2, other=0) if CHECK else tl.load(at)
+        second = tl.load(at + K // 2, mask=byte < K // 2, other=0) if CHECK else tl.load(at + K // 2)
+        first, second = tl.reshape(first, [ROWS, BLOCKS, 16]), tl.reshape(second, [ROWS, BLOCKS, 16])
+        codes = tl.permute(tl.join(first, second), (0, 1, 3, 2))
     return tl.reshape(codes, [ROWS, BLOCKS, 32])
 
 

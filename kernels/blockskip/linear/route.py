@@ -80,7 +80,8 @@ CROSSOVERS = (
     Crossover((9, 0), 4, False, 128, 128, H100),
     # encoded: 91/186, 105/186, 195/217; 37/73, 82/73, 88/85.
     Crossover((9, 0), 4, True, 128, 32, H100),
-    # int8's two planes are loaded byte by byte here: 676/207, 221/207, 427/237; 234/80, 150/82, 180/95.
+    # int8, while its two planes were loaded byte by byte, and not measured since: 676/207, 221/207, 427/237; 234/80,
+    # 150/82, 180/95.
     Crossover((9, 0), 8, True, 128, MOST_ROWS, H100),
     Crossover((8, 0), 4, False, 128, 128, "predicted from bytes, not measured"),
     Crossover((8, 0), 4, True, 128, 32, "as on an H100, not measured"),
