@@ -8,14 +8,23 @@ import platform
 import shutil
 from dataclasses import dataclass
 
+import blockskip as bs
 import torch
 
+from skiplab.contenders import contenders
 from skiplab.machine import available_cores, default_device, describe, this_machine
 from skiplab.store import data_path
 from skiplab.sweep import triton_version
+from skiplab.workload import OPERATIONS, DecodeWorkload, LinearWorkload, Workload
 
 PEERS = {"fa3-fwd": "fa3_fwd", "flash-attn-4": "flash_attn", "flashinfer": "flashinfer", "gemlite": "gemlite"}
 """Optional packages that contenders come from, and the modules in them."""
+TRIED = {
+    "attention": (Workload(256), Workload(256, mask=bs.sliding_window(64))),
+    "decode": (DecodeWorkload(256), DecodeWorkload(256, 64)),
+    "linear": (LinearWorkload(256, 256), LinearWorkload(256, 256, rows=16)),
+}
+"""Small problems, one of which a contender has to take to be called usable."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +40,27 @@ def examine(device: str | None = None) -> list[Finding]:
     """Look at everything that the lab uses; takes a few seconds, since the roofs are measured."""
     device = device or default_device()
     return [_software(), _gpu(), _cpu(), _roof(device), _compiler(), _interpreter(), _peers(), _widgets(), _data()]
+
+
+@dataclass(frozen=True)
+class Usable:
+    """A contender on a device: its operation, its name, what it is, and why it cannot run there (None: it can)."""
+
+    operation: str
+    name: str
+    summary: str
+    reason: str | None
+
+
+def usable_contenders(device: str) -> list[Usable]:
+    """Every contender of every operation, asked whether it takes any of the `TRIED` problems; nothing is run."""
+    found = []
+    for operation in OPERATIONS:
+        for name, entry in contenders(operation).items():
+            reasons = dict.fromkeys(entry.supports(workload, device) for workload in TRIED[operation])
+            reason = None if None in reasons else "; ".join(text for text in reasons if text)
+            found.append(Usable(operation, name, entry.summary, reason))
+    return found
 
 
 def _software() -> Finding:

@@ -1,5 +1,7 @@
 from skiplab import doctor
+from skiplab.contenders import contenders
 from skiplab.machine import Machine
+from skiplab.workload import OPERATIONS
 
 
 def test_findings(monkeypatch):
@@ -19,3 +21,10 @@ def test_what_is_missing_comes_with_what_to_do(monkeypatch):
     assert doctor._interpreter().state == "missing"
     assert "apt install g++" in doctor._compiler().text
     assert "pip install" in doctor._widgets().text
+
+
+def test_all_contenders_are_listed_with_why_one_cannot_run():
+    listed = {(one.operation, one.name): one.reason for one in doctor.usable_contenders("cpu")}
+    assert listed.keys() == {(operation, name) for operation in OPERATIONS for name in contenders(operation)}
+    assert listed["attention", "sdpa-causal"] is None, "one of its problems is enough"
+    assert listed["linear", "blockskip-fused"] == "needs a CUDA device: it is a Triton kernel"

@@ -145,14 +145,17 @@ def check(
 
 @app.command()
 def doctor(device: options.Device = None) -> None:
-    """Say what this machine has, what is missing and what to do about it."""
-    from skiplab.doctor import examine
+    """Say what this machine has, what is missing and what to do about it; and list all contenders."""
+    from skiplab.doctor import examine, usable_contenders
 
     device = device or default_device()
     need(device)
     findings = examine(device)
     for finding in findings:
         typer.echo(f"{finding.state:8s} {finding.what:18s} {finding.text}")
+    for one in usable_contenders(device):
+        verdict = one.summary if one.reason is None else f"not on {device}: {one.reason}"
+        typer.echo(f"{one.operation:9s} {one.name:22s} {verdict}")
     raise typer.Exit(1 if any(finding.state == "missing" for finding in findings) else 0)
 
 

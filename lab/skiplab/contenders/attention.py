@@ -155,7 +155,7 @@ def needs_cuda(workload: Any, device: str) -> str | None:
 
 
 def _needs_cuda_band(workload: Workload, device: str) -> str | None:
-    if not isinstance(workload.mask, bs.Band):
+    if is_cuda(device) and not isinstance(workload.mask, bs.Band):
         return "loop bounds come from a band alone; this mask is none"
     return needs_cuda(workload, device)
 

@@ -54,11 +54,11 @@ def _by_route(route: str) -> Build:
 
 
 def _needs_many_rows(workload: LinearWorkload, device: str) -> str | None:
+    if not is_cuda(device):
+        return needs_cuda(workload, device)
     if workload.rows <= MOST_ROWS:
         return f"up to {MOST_ROWS} rows the matvec alone is right: it rounds activations to int8"
-    if workload.dtype == "float32":
-        return "it takes float16 and bfloat16 activations"
-    return needs_cuda(workload, device)
+    return "it takes float16 and bfloat16 activations" if workload.dtype == "float32" else None
 
 
 def _reference(workload: LinearWorkload, arguments: Sequence[Any]) -> Call:
@@ -100,7 +100,7 @@ def _config(workload: LinearWorkload, changes: dict[str, bool]) -> Any:
 
 
 def _needs_few_rows(workload: LinearWorkload, device: str) -> str | None:
-    if workload.rows > MOST_ROWS:
+    if is_cuda(device) and workload.rows > MOST_ROWS:
         return f"it shows a choice of the matvec, which takes {MOST_ROWS} rows at most"
     return needs_cuda(workload, device)
 
