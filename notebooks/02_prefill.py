@@ -24,7 +24,8 @@
 # **predicted** from a data sheet, **measured** on this machine, **recorded** on another.
 
 # %% tags=["parameters"]
-MEASURE = "quick"  # "quick": about 20 seconds on two cores; "full": some minutes; "no": show recorded runs alone
+# "quick": about 20 seconds on two cores; "full": some minutes; "no": nothing is measured here
+MEASURE = "quick"
 
 # %%
 from datetime import date
@@ -47,7 +48,9 @@ from skiplab.workload import MODELS
 
 # %%
 published = figures.published_prefill()
-published.pivot(index="q_len", columns="label", values="tokens_per_s")
+table = published.pivot(index="q_len", columns="label", values="tokens_per_s")
+table = table[["before: dense + mask", "after: masked blocks skipped", "llama.cpp"]].rename_axis("prompt length")
+table.rename_axis("tokens/s", axis="columns")
 
 # %%
 figures.speedup(published)
@@ -121,10 +124,23 @@ figures.attention_times(rated([*read_runs(), *([run] if run else [])], ("*-nvidi
 results.show("sliding-d256")
 
 # %% [markdown]
-# At head size 128, over windows: times faster than compiled FlexAttention, the best that PyTorch has for this.
+# At head size 128, over windows: times as fast as compiled FlexAttention, the best that PyTorch has for this.
 
 # %%
 figures.heatmap(query(recorded, heads="32/8 of 128", buffer=None), base="flex")
+
+# %% [markdown]
+# The last row has no window. A causal mask leaves half of the tiles, so that there is less to skip and more to
+# multiply, and a kernel lives by how well it does that. Here ours is behind the hand-written ones: FlashAttention-3
+# at every length from 1,024 on and cuDNN from 2,048 on. At 32,768 tokens it falls behind FlexAttention too: its 64
+# queries a tile read the keys from the L2 twice as often as the 128 of its peers.
+
+# %%
+results.show("causal-d128")
+
+# %% [markdown]
+# Larger heads share one read among more products: at 256 it takes FlexAttention 1.5 to 1.8 times as long as ours, at
+# 512 about twice as long. What was tried, and why it did or did not help, is in `data/TUNING.md`.
 
 # %% [markdown]
 # ## Four ways to skip

@@ -24,7 +24,8 @@
 # **published**, **predicted**, **recorded** or **measured** here.
 
 # %% tags=["parameters"]
-MEASURE = "quick"  # "quick": about half a minute on two cores; "full": some minutes; "no": show recorded runs alone
+# "quick": about 10 seconds on two cores; "full": some minutes; "no": nothing is measured here
+MEASURE = "quick"
 
 # %%
 from datetime import date
@@ -34,12 +35,12 @@ import blockskip as bs
 import pandas as pd
 import skiplab
 import torch
-from IPython.display import display
-from skiplab import figures
+from skiplab import figures, results
 from skiplab.machine import known_gpus
 from skiplab.occupancy import comparison, schedules
+from skiplab.recorded import rated
 from skiplab.roofline import bound
-from skiplab.store import frame, published, query, read_runs
+from skiplab.store import published, query, read_runs
 from skiplab.workload import MODELS
 
 # %% [markdown]
@@ -156,20 +157,28 @@ table.iloc[:, [0, 2, 1, 3]].style.format(precision=1).set_caption(
 # `data/runs` holds a run of the same heads, each split-K against the kernel without splits that was timed beside it:
 
 # %%
-recorded = [run for run in read_runs() if run.operation == "decode"]
-with_both = [run for run in recorded if "blockskip-prefill" in {row["contender"] for row in run.rows}]
+runs = [run for run in read_runs() if run.operation == "decode"]
+with_both = [run for run in runs if "blockskip-prefill" in {row["contender"] for row in run.rows}]
 both = pd.concat([published("decode"), *map(figures.by_method, with_both)], ignore_index=True)
 both = query(both, q_heads=32, kv_heads=16, window=None, method=["graph", "eager"])
 figures.crossover(both[both["contender"] != "blockskip-one"])
 
 # %% [markdown]
-# How much of the memory's rate a step reaches, on each device and layer that has been recorded over several
-# lengths; heads and head size stand in the hover text:
+# ## Recorded: an H100
+#
+# How much of the memory's rate a step reaches. Choose device, heads and window in the menu. The dotted line is the
+# rate of a plain sum over memory on the same device, as its run measured it.
 
 # %%
-for run in recorded:
-    if run.frame()["kv_len"].nunique() > 3:
-        display(figures.decode_bandwidth(run.frame()))
+recorded = rated(runs, ("*-nvidia-*", "*"))  # the GPUs' runs first
+figures.decode_bandwidths(recorded)
+
+# %% [markdown]
+# The times, and what the project asked of them, met or missed. Where few keys are read, memory does not come to its
+# full rate: *of a plain read of as much* compares with a kernel that only reads as many bytes.
+
+# %%
+results.show("decode")
 
 # %% [markdown]
 # ## Measured: this machine, a window of 512
@@ -189,13 +198,12 @@ run = None
 if MEASURE in sweeps:
     path = Path("runs") / f"{date.today()}-decode-{MEASURE}.jsonl"
     run = skiplab.sweep_decode(["reference", "sdpa", "blockskip"], path=path, **shape, **sweeps[MEASURE])
-shown = recorded if run is None else [run]
-for one in shown:
-    display(figures.decode_time(one.frame()))
+measured = rated([run] if run else [])
+figures.decode_time(measured)
 
 # %%
 columns = ["label", "kv_len", "window", "status", "median_ms", "gbps", "error", "tolerance", "flags", "device"]
-frame(shown)[columns].round({"median_ms": 4, "gbps": 1})
+measured[columns].round({"median_ms": 4, "gbps": 1})
 
 # %% [markdown]
 # `gbps` counts the bytes that must move, so a reader of dead keys scores low. The quick sweep is short, and a

@@ -27,7 +27,8 @@
 # machine, or **measured** on this one.
 
 # %% tags=["parameters"]
-MEASURE = "quick"  # "quick": about 10 seconds on two cores; "full": some minutes; "no": show recorded runs alone
+# "quick": about 10 seconds on two cores; "full": some minutes; "no": nothing is measured here
+MEASURE = "quick"
 
 # %%
 from datetime import date
@@ -38,11 +39,11 @@ import blockskip as bs
 import pandas as pd
 import skiplab
 import torch
-from IPython.display import display
-from skiplab import LINEARS, figures, memory
+from skiplab import LINEARS, figures, memory, results
 from skiplab.machine import default_device, known_gpus
 from skiplab.memory import Packed, Program
-from skiplab.store import frame, published, query, read_runs
+from skiplab.recorded import rated
+from skiplab.store import published, read_runs
 
 # %% [markdown]
 # ## The floor of a layer
@@ -220,41 +221,46 @@ peers = ["blockskip", *ablations, "dequantise", "bf16", "tinygemm"]
 run = None
 if MEASURE in sweeps:
     run = skiplab.sweep_linear(peers, path=Path("runs") / f"{date.today()}-linear-{MEASURE}.jsonl", **sweeps[MEASURE])
-recorded = [one for one in read_runs() if one.operation == "linear"]
-for_one_token = [one for one in recorded if {row["axes"]["rows"] for row in one.rows} == {1}]
-shown = for_one_token if run is None else [run]
-for one in shown:
-    display(figures.linear_time(one.frame()))
+measured = rated([run] if run else [])
+figures.linear_time(measured)
 
 # %%
 columns = ["label", "out_features", "in_features", "rows", "status", "median_ms", "gbps", "error", "tolerance", "flags"]
 columns += ["source", "device"]
-table = query(frame(shown), operation="linear")[columns]
-table.astype({"out_features": int, "in_features": int, "rows": int}).round({"median_ms": 3, "gbps": 1})
+whole = {"out_features": int, "in_features": int, "rows": int}
+measured[columns].astype(whole).round({"median_ms": 3, "gbps": 1})
 
 # %% [markdown]
-# ## Recorded: other machines
+# ## Recorded: an H100
 #
-# Runs that are kept in `data/runs`, each on the device that its foot names. Where a run has several numbers of rows,
-# the time of its largest layer in int4; else the rate: bytes that must be moved, not those that were, over the time.
+# One token, Gemma 4 31B's layers. The rate is of the bytes that must be moved, over the time; the mark on each bar is
+# the rate of a plain sum over memory on the same device. Choose device, bits and group size in the menu.
 
 # %%
-for one in recorded:
-    table = one.frame()
-    largest = query(table, bits=4, out_features=table["out_features"].max())
-    several = table["rows"].nunique() > 1
-    display(figures.linear_rows(largest) if several else figures.linear_bandwidth(table))
+recorded = rated(read_runs(), ("*-nvidia-*", "*"))  # the GPUs' runs first
+figures.linear_bandwidths(recorded)
 
 # %% [markdown]
-# The H100 of these runs answers the two questions above for itself
-# (`data/runs/2026-11-25-nvidia-h100-80gb-hbm3-linear-int4.jsonl`): strided metadata cost it twice the time at groups
-# of 32, and the 4-byte activation loads a few percent. Their sectors come from the nearest cache, and mostly the kernel
-# waited for memory. The table is made of the recorded runs:
+# The times, and what the project asked of them, met or missed:
 
 # %%
-from skiplab import results
+results.show("linear")
 
+# %% [markdown]
+# This H100 answers the two questions above for itself: strided metadata cost it twice the time at groups of 32, and
+# the 4-byte activation loads a few percent. Their sectors come from the nearest cache, and mostly the kernel waited
+# for memory:
+
+# %%
 results.show("linear-layout")
+
+# %% [markdown]
+# Several rows, as a batch has them. Each further row costs the dp4a kernel instructions, and tensor cores next to
+# nothing; so `bs.linear` changes to these at 16 rows. From about 64 rows on products are the limit, and no longer
+# bytes: there the float weight was faster than any packed one.
+
+# %%
+figures.linear_row_times(recorded)
 
 # %% [markdown]
 # ## A model

@@ -6,13 +6,13 @@ papers: `static.draw(charts.speedup(frame)).savefig("speedup.pdf")`. Figures kno
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import blockskip as bs
 import pandas as pd
 
-from skiplab.figures import charts, decode, interactive, linear, static, theme
+from skiplab.figures import charts, decode, interactive, linear, model, static, theme
 from skiplab.figures.frames import (
     by_method,
     predicted_decode,
@@ -49,16 +49,12 @@ def heatmap(table: pd.DataFrame, contender: str = "blockskip", base: str = "sdpa
 
 def attention_times(table: pd.DataFrame) -> Figure:
     """Median time over prompt length with the roofs' floor; a menu chooses device, heads and mask."""
-    chosen = charts.settings(table)
-    return interactive.choose({name: charts.attention_time(rows) for name, rows in chosen.items()} or
-                              {"": charts.attention_time(table.iloc[:0])})  # fmt: skip
+    return _menu(charts.settings(table), charts.attention_time, table)
 
 
 def floors(table: pd.DataFrame) -> Figure:
     """What our recorded times are made of (`gaps.gaps`); a menu chooses device, heads and mask."""
-    chosen = charts.settings(gaps(query(table, contender="blockskip")))
-    return interactive.choose({name: charts.floors(rows) for name, rows in chosen.items()} or
-                              {"": charts.floors(table.iloc[:0])})  # fmt: skip
+    return _menu(charts.settings(gaps(query(table, contender="blockskip"))), charts.floors, table)
 
 
 def flops(table: pd.DataFrame, contender: str = "blockskip") -> Figure:
@@ -89,6 +85,11 @@ def decode_rate(table: pd.DataFrame) -> Figure:
 def decode_bandwidth(table: pd.DataFrame) -> Figure:
     """Compulsory bytes / time over the cache's length, beside the device's bandwidth."""
     return interactive.draw(decode.decode_bandwidth(table))
+
+
+def decode_bandwidths(table: pd.DataFrame) -> Figure:
+    """`decode_bandwidth`, with a menu that chooses device, heads and window."""
+    return _menu(decode.settings(table), decode.decode_bandwidth, table)
 
 
 def decode_grid(table: pd.DataFrame, y: str = "time", contender: str = "blockskip") -> Figure:
@@ -126,6 +127,21 @@ def linear_rows(table: pd.DataFrame) -> Figure:
     return interactive.draw(linear.linear_rows(table))
 
 
+def linear_bandwidths(table: pd.DataFrame) -> Figure:
+    """`linear_bandwidth` for one token, with a menu that chooses device, bits and group size."""
+    return _menu(linear.one_row(table), linear.linear_bandwidth, table)
+
+
+def linear_row_times(table: pd.DataFrame) -> Figure:
+    """`linear_rows`, with a menu that chooses device, layer, bits and group size."""
+    return _menu(linear.several_rows(table), linear.linear_rows, table)
+
+
+def _menu(chosen: Mapping[str, Any], make: Callable[[Any], model.Chart], table: pd.DataFrame) -> Figure:
+    """A chart of each of the chosen rows; without any, an empty one of the table's columns that says so."""
+    return interactive.choose({name: make(rows) for name, rows in chosen.items()} or {"": make(table.iloc[:0])})
+
+
 def bits_error(rows: Iterable[Quality], weights: str = "the given weight") -> Figure:
     """Signal to noise in dB over bits a weight, a point for each format of `memory.qualities(weight)`."""
     return interactive.draw(linear.bits_error(rows, weights))
@@ -156,6 +172,7 @@ __all__ = [
     "crossover",
     "decode",
     "decode_bandwidth",
+    "decode_bandwidths",
     "decode_grid",
     "decode_rate",
     "decode_speedup",
@@ -167,6 +184,8 @@ __all__ = [
     "interactive",
     "linear",
     "linear_bandwidth",
+    "linear_bandwidths",
+    "linear_row_times",
     "linear_rows",
     "linear_time",
     "measured_vs_predicted",

@@ -214,15 +214,8 @@ def settings(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
     Devices come in the table's order; of each, small heads first, then narrow windows, causal last.
     """
     rows: Any = table[(table["operation"] == "attention") & table["buffer"].isna()]
-    places = pd.factorize(rows["source"] + rows["device"])[0]
-    rows = rows.assign(order=places, wide=rows["window"].fillna(np.inf))
-    keys = ["order", "head_dim", "q_heads", "kv_heads", "dtype", "batch", "wide", "mask"]
-    found = {}
-    for _, group in rows.groupby(keys):
-        if group["q_len"].nunique() > 1:
-            first = group.iloc[0].to_dict()
-            found[f"{shape(first)}, {_variant(first)} ({theme.place(first['source'], first['device'])})"] = group
-    return found
+    keys = ["head_dim", "q_heads", "kv_heads", "dtype", "batch", "window", "mask"]
+    return series.by_setting(rows, keys, "q_len", lambda row: f"{shape(row)}, {_variant(row)}")
 
 
 def _variant(row: Row, x: str = "q_len") -> str:

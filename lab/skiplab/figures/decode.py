@@ -39,6 +39,20 @@ def decode_time(table: pd.DataFrame) -> LineChart:
     )  # fmt: skip
 
 
+def settings(table: pd.DataFrame) -> dict[str, Any]:
+    """The decode rows of each device, head shape, window and number of queries timed with several caches, by name."""
+    rows: Any = table[table["operation"] == "decode"]
+
+    def name(row: Row) -> str:
+        queries = f"{int(row['q_len'])} queries" if row["q_len"] > 1 else ""
+        batch = f"batch {int(row['batch'])}" if row["batch"] > 1 else ""
+        return ", ".join(filter(None, [series.shape(row), _window(row), queries, batch]))
+
+    return series.by_setting(
+        rows, ["head_dim", "q_heads", "kv_heads", "dtype", "batch", "q_len", "window"], "kv_len", name
+    )
+
+
 def decode_rate(table: pd.DataFrame) -> LineChart:
     """Tokens a second that one layer's attention allows, over the cache's length; the roofs' ceiling in grey."""
     good = _good(table)

@@ -55,8 +55,8 @@ def draw(chart: Chart) -> Figure:
     return figure
 
 
-def choose(charts: Mapping[str, LineChart]) -> Figure:
-    """Line charts in one figure, a menu to choose between them by name; it needs no kernel. The first is shown.
+def choose(charts: Mapping[str, Chart]) -> Figure:
+    """Charts of one kind in one figure, a menu to choose between them by name; it needs no kernel. The first is shown.
 
     For readers without plotly it holds a picture of the first. ValueError without any chart.
     """

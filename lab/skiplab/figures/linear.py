@@ -47,6 +47,21 @@ def linear_bandwidth(table: pd.DataFrame) -> BarChart:
     )  # fmt: skip
 
 
+def one_row(table: pd.DataFrame) -> dict[str, Any]:
+    """The rows for one token of each device, number of bits and group size timed with several layers, by name."""
+    rows: Any = table[(table["operation"] == "linear") & (table["rows"] == 1)]
+    names = ("bits", "group_size", "dtype")
+    return series.by_setting(rows, names, "out_features", lambda row: _setting(row, names))
+
+
+def several_rows(table: pd.DataFrame) -> dict[str, Any]:
+    """The rows of each device, layer, number of bits and group size timed with several rows of activations, by name."""
+    rows: Any = table[table["operation"] == "linear"]
+    names = ("bits", "group_size", "dtype")
+    keys = ("out_features", "in_features", *names)
+    return series.by_setting(rows, keys, "rows", lambda row: f"{_layer(row)}, {_setting(row, names)}")
+
+
 def linear_rows(table: pd.DataFrame) -> LineChart:
     """Median time over the rows of the activations, a line for each contender, layer and source."""
     good = _good(table).assign(time=lambda rows: rows["median_ms"] / 1e3)

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
+import pandas as pd
+
 from skiplab.figures import theme
 from skiplab.figures.frames import PLACE
 from skiplab.figures.model import Line
@@ -83,6 +85,20 @@ def limits(table: Any, x: str, y: str, name: str, variant: Callable[[Row], str])
         texts = tuple(f"<b>{name}</b><br>from the roofs of {device}, as its run holds them" for _ in xs)
         found.append(Line(words, xs, ys, ys, ys, texts, look, theme.SOURCE_DASH["predicted"]))
     return tuple(found)
+
+
+def by_setting(table: Any, keys: Iterable[str], x: str, name: Callable[[Row], str]) -> dict[str, Any]:
+    """The rows that are alike in `keys`, for each device, by `name(row)`; those with a single x are left out.
+
+    Devices come in the table's order; of each, what is smaller in the keys first, and what has none (no window) last.
+    """
+    rows = table.assign(place=pd.factorize(table["source"] + table["device"])[0])
+    found = {}
+    for _, group in rows.groupby(["place", *keys], dropna=False):
+        if group[x].nunique() > 1:
+            first = rows_of(group.iloc[:1])[0]
+            found[f"{name(first)} ({theme.place(first['source'], first['device'])})"] = group
+    return found
 
 
 def several(rows: Iterable[Row], *columns: str) -> list[str]:

@@ -24,7 +24,7 @@ WINDOWS = (128, 256, 512, 1024, 2048, 4096)
 OURS = {"contender": "blockskip"}
 PREFILL = {"operation": "attention", "buffer": None, "dtype": "bfloat16", "batch": 1}
 DECODE = {"operation": "decode", "q_len": 1, "dtype": "bfloat16", "batch": 1}
-LINEAR = {"operation": "linear", "group_size": 32, "dtype": "bfloat16"}
+LINEAR = {"operation": "linear", "group_size": 32, "symmetric": 0, "dtype": "bfloat16"}
 
 FLEX = ("FlexAttention, compiled", "flex")
 PEERS = (
