@@ -128,24 +128,26 @@ def prepare(call: Call, plan: Plan, tensors, lse, visits, grid) -> Launch:
     return Launch(arguments, constants, (grid[0] * turn, grid[1] // turn, grid[2]))
 
 
-ROWS_IN_TURN = 192
-"""Query rows a multiprocessor that are in turn at once. On an H100, causal, D 256: 51 us instead of 71 at 1,024 tokens
-for one head after the other, 539 instead of 585 at 4,096; with twice as many the same, and slower from 16,384 on."""
+ROWS_IN_TURN = 256
+"""Query rows a multiprocessor that are in turn at once: two rounds of 128. On an H100, causal, D 256: 52 us instead of
+71 at 1,024 tokens for one head after the other, 8 % less at 4,096; all heads at once are slower from 4,096 on."""
 
 
 def heads_in_turn(call: Call, plan: Plan, heads: int) -> int:
     """How many of the programs' heads take their rows in turns, longest rows first; a divisor of `heads`.
 
     One head after the other has its short rows run beside the next one's long ones, and its keys in the L2; but in the
-    last round the long rows of the last head are alone. So heads take turns while they are small beside the device. A
-    window's rows are as long as each other, but for the first: there one head after the other is best.
+    last round the long rows of the last head are alone. So heads take turns while they are small beside the device, and
+    always those that share keys. A window's rows are as long as each other, but for the first: there one head after the
+    other is best.
     """
     assert plan.config is not None
     mask = call.mask
     if isinstance(mask, Band) and mask.left is not None and plan.kv_len > 4 * max(mask.left, 1):
         return 1
     rows = -(-plan.q_len // plan.queries_per_tile) * plan.config.block_m
-    wanted = max(1, ROWS_IN_TURN * _multiprocessors(call.q.device) // rows)
+    sharing = 1 if plan.packed else call.group
+    wanted = max(sharing, ROWS_IN_TURN * _multiprocessors(call.q.device) // rows)
     return max(count for count in range(1, heads + 1) if heads % count == 0 and count <= wanted)
 
 
