@@ -163,6 +163,18 @@ def stream_of(index: int) -> int:
     return driver.active.get_current_stream(index)  # pyright: ignore[reportAttributeAccessIssue]
 
 
+class Varying(int):
+    """A number that each call gives afresh: an object of its own, whatever else in the launch has the same value."""
+
+
+def _plain(argument: Any) -> Any:
+    """The argument with ints where it holds `Varying`."""
+    if type(argument) is Varying:
+        return int(argument)
+    make = getattr(type(argument), "_make", None)
+    return argument if make is None else make(map(_plain, argument))
+
+
 class Step(NamedTuple):
     """One launch of a call."""
 
@@ -174,38 +186,41 @@ class Step(NamedTuple):
 class Ready:
     """The launches of a call, ready for tensors of the same dtypes, shapes, strides and alignments.
 
-    Made of a call's `inputs`, tensors or None, of which it keeps none, and of the `rooms` that its launches write.
-    steps(inputs, made) says the launches. Each tensor among their arguments is one of those two, by itself or in a
-    tuple, but for what tuples of the types `tables` hold: that belongs to the call's kind, and is kept.
+    Made of a call's `inputs`, tensors, ints or None, of which it keeps none, and of the `rooms` that its launches
+    write. steps(inputs, made) says the launches. Each tensor among their arguments is one of those two, by itself or in
+    a tuple, but for what tuples of the types `tables` hold: that belongs to the call's kind, and is kept. An int of the
+    inputs is `Varying` there, and given afresh where it is an argument itself, or an item of a named tuple; what else
+    is computed of it, and what Triton specialises for, must be the same for every call.
     """
 
     def __init__(
         self,
-        inputs: Sequence[torch.Tensor | None],
+        inputs: Sequence[torch.Tensor | int | None],
         rooms: Sequence[Room | None],
         steps: Callable[..., Iterable[Step]],
         tables: tuple[type, ...] = (),
     ) -> None:
-        self._rooms, self._device = rooms, next(t.device for t in inputs if t is not None)
+        self._rooms, self._device = rooms, next(t.device for t in inputs if isinstance(t, torch.Tensor))
         self._index = self._device.index if self._device.type == "cuda" else None
         with self._on_device():
-            stand_ins = [None if t is None else t.detach() for t in inputs]  # apart, even if one tensor is given twice
+            stand_ins = [_stand_in(t) for t in inputs]
             made = allocate(rooms, self._device)
             pool = _Pool([*stand_ins, *made], tables)
             self._steps: list[tuple[Found, list[Callable]]] = []
             for kernel, launch, options in steps(stand_ins, made):
                 getters = [pool.getter(argument) for argument in launch.arguments]
-                self._steps.append((DISPATCHER.find(kernel, launch, **options), getters))
+                plain = launch._replace(arguments=tuple(map(_plain, launch.arguments)))
+                self._steps.append((DISPATCHER.find(kernel, plain, **options), getters))
         self._constants = pool.constants
 
-    def __call__(self, *inputs: torch.Tensor | None) -> list[Any]:
+    def __call__(self, *inputs: torch.Tensor | int | None) -> list[Any]:
         """The tensors of `rooms`, written from these inputs on the current stream of their device."""
         if self._index is None or torch.cuda.current_device() == self._index:
             return self._launch(inputs)
         with self._on_device():
             return self._launch(inputs)
 
-    def _launch(self, inputs: Sequence[torch.Tensor | None]) -> list[Any]:
+    def _launch(self, inputs: Sequence[torch.Tensor | int | None]) -> list[Any]:
         made = allocate(self._rooms, self._device)
         pool = (*inputs, *made, *self._constants)
         stream = 0 if self._index is None else stream_of(self._index)
@@ -217,10 +232,17 @@ class Ready:
         return contextlib.nullcontext() if self._index is None else torch.cuda.device(self._index)
 
 
-class _Pool:
-    """Where a call's arguments are found: its tensors, in their order, and then what is the same for each such call."""
+def _stand_in(given: torch.Tensor | int | None) -> torch.Tensor | Varying | None:
+    """An object apart, even where one tensor is given twice, or a number is that of a size."""
+    if given is None:
+        return None
+    return given.detach() if isinstance(given, torch.Tensor) else Varying(given)
 
-    def __init__(self, tensors: Sequence[torch.Tensor | None], tables: tuple[type, ...]) -> None:
+
+class _Pool:
+    """Where a call's arguments are found: its inputs and rooms in their order, then what is the same for each call."""
+
+    def __init__(self, tensors: Sequence[torch.Tensor | Varying | None], tables: tuple[type, ...]) -> None:
         self._slots = {id(t): i for i, t in enumerate(tensors) if t is not None}
         self._count, self._tables, self.constants = len(tensors), tables, []
 
@@ -240,6 +262,8 @@ class _Pool:
 
 
 def _check_constant(argument: Any) -> None:
+    if isinstance(argument, Varying):
+        raise ValueError(f"arguments: given {argument!r} inside another argument, where it would go stale")
     if isinstance(argument, tuple):
         for item in argument if type(argument) is not tuple else ():  # plain ones hold ints, see `traits`
             _check_constant(item)

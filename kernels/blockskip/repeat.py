@@ -1,12 +1,14 @@
 """Calls that are repeated: what was made ready for one serves every later call of its kind.
 
 Checking a call, planning it and gathering its launches' arguments is most of what a call costs the host. All of that is
-decided by a call's kind: shapes, strides, dtypes and alignments of its tensors, the mask, and its numbers and words.
+decided by a call's kind: shapes, strides, dtypes and alignments of its tensors, the mask, and its numbers and words. Of
+a number of keys that grows from token to token, the plan takes little: see `ByKeys`.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Hashable
 from functools import lru_cache
 from types import NoneType
 from typing import Any
@@ -21,6 +23,35 @@ WORDS = frozenset((bool, int, float, str, NoneType, TileConfig))
 """What a number or word must be for two that are equal, and of one type, to mean the same."""
 ALIGNMENT = 16
 """Bytes: Triton compiles apart for tensors that begin at a multiple of it."""
+
+
+GROWING = "grows"
+"""The word in the place of a number of keys that is told apart by `ByKeys`; no number of keys itself, nor none."""
+
+
+class ByKeys:
+    """What is ready for calls that are alike but for their number of keys: one for all numbers of a sort.
+
+    sort(number): all that a call's checks, plan and compiled kernel take of that number; None where it is none that is
+    kept. What is ready is given the number itself afresh. Sorts are few: a plan's number of shares, and a bit or two.
+    number None: the call's kind says how many keys there are.
+    """
+
+    def __init__(self, sort: Callable[[int], Hashable]) -> None:
+        self._sort = lru_cache(maxsize=64)(sort)  # the layers of a model ask for the same number one after the other
+        self._ready: dict[Hashable, Any] = {}
+
+    def __len__(self) -> int:
+        return len(self._ready)
+
+    def find(self, number: int | None) -> Any:
+        """What is ready for this number of keys, or None."""
+        return self._ready.get(() if number is None else self._sort(number))
+
+    def put(self, number: int | None, ready: Any) -> None:
+        sort = () if number is None else self._sort(number)
+        if sort is not None:
+            self._ready[sort] = ready
 
 
 def place_of(tensors: tuple, words: tuple, impl: str, mask: Any = None) -> list[Any]:

@@ -126,6 +126,31 @@ def test_what_is_ready_launches_with_other_tensors_in_the_same_places(kernel):
         assert arguments[1] is made and arguments[2:] == (7, table, 1, 2)
 
 
+def test_a_number_is_given_afresh_and_another_of_the_same_value_is_not(kernel):
+    kernel.arg_names = ["pair", "made", "FIRST", "SECOND"]
+
+    class Numbers(NamedTuple):
+        grows: int
+        stays: int
+
+    def steps(inputs, made):
+        yield Step(kernel, Launch((Numbers(inputs[1], 48), inputs[1], made[0]), CONSTANTS, (3,)), {})
+
+    ready = Ready([TENSOR, 48], [((3,), torch.int32)], steps)
+    (_, (numbers, number, _), _), *_ = kernel.compiled
+    assert numbers == (48, 48) and {type(x) for x in (*numbers, number)} == {int}  # as Triton wants them
+    ready(TENSOR, 64)
+    assert [*kernel.launched[0][1][0], kernel.launched[0][1][1]] == [64, 48, 64]
+
+
+def test_a_number_that_would_go_stale_is_refused(kernel):
+    def steps(inputs, made):
+        yield Step(kernel, Launch((Pair(None, (1,)), Pair(Pair(inputs[1], ()), ())), CONSTANTS, (3,)), {})
+
+    with pytest.raises(ValueError, match="given 48 inside another argument"):
+        Ready([TENSOR, 48], [], steps)
+
+
 def test_hooks_are_called_where_there_are_some(kernel, monkeypatch):
     ready = make_ready(kernel, TENSOR)
     ready(TENSOR)

@@ -321,3 +321,62 @@ def test_offsets_beyond_31_bits(device):
     out = bs.attention(q, k, k, bs.sliding_window(64))
     expected = bs.attention(q, k[:, :, -200:], k[:, :, -200:], bs.sliding_window(64), impl="reference")
     torch.testing.assert_close(out.float(), expected.float(), atol=2e-3, rtol=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("skip", "mask"), [("map", bs.document([20, 30])), ("mask", bs.sink(7)), ("none", bs.causal())]
+)
+def test_tables_are_not_made_inside_a_graph_capture(device, skip, mask, monkeypatch):
+    """The first call of a mask there is an error that says what to do; later ones find what is made."""
+    from blockskip import repeat
+    from blockskip.attention import words
+
+    words.map_tables.cache_clear()
+    words._kept_words.cache_clear()
+    q, k, v = inputs(device, 50, 50)
+    call = lambda: bs.attention(q, k, v, mask, skip=skip, impl="triton")  # noqa: E731
+    with monkeypatch.context() as captured:
+        captured.setattr(words, "capturing", lambda device: True)
+        with pytest.raises(RuntimeError, match=r"^mask: the tables of .* make the same call once before capturing"):
+            call()
+    wanted = call()
+    repeat.forget()
+    monkeypatch.setattr(words, "capturing", lambda device: True)
+    assert torch.equal(call(), wanted)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need CUDA")
+@pytest.mark.parametrize(
+    ("skip", "mask"), [("map", bs.document([900, 124])), ("mask", bs.sink(70)), ("none", bs.causal())]
+)
+def test_a_mask_known_before_is_captured_in_a_graph(device, skip, mask):
+    q, k, v = inputs(device, 1024, 1024, head_dim=64, dtype=torch.bfloat16)
+    wanted, graph = bs.attention(q, k, v, mask, skip=skip), torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        got = bs.attention(q, k, v, mask, skip=skip)
+    graph.replay()
+    assert torch.equal(got, wanted)
+
+
+def test_a_config_that_does_not_fit_is_named_with_what_it_needs(device, monkeypatch):
+    from blockskip.dispatch import Dispatcher
+    from triton.runtime.errors import OutOfResources
+
+    def find(self, kernel, launch, **options):
+        raise OutOfResources(262144, 232448, "shared memory")
+
+    monkeypatch.setattr(Dispatcher, "find", find)
+    q, k, v = inputs(device, 16, 16)
+    wanted = (
+        r"^config: given .*256.*\(asked for\); it needs 262144 bytes of shared memory a block, this device has 232448"
+    )
+    with pytest.raises(ValueError, match=wanted) as caught:
+        bs.attention(q, k, v, impl="triton", config=(256, 64, 8, 2))
+    assert isinstance(caught.value.__cause__, OutOfResources)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="only a device says what does not fit it")
+def test_a_config_that_does_not_fit_this_device(device):
+    q, k, v = inputs(device, 512, 512, head_dim=256, dtype=torch.bfloat16)
+    with pytest.raises(ValueError, match=r"^config: given .* bytes of shared memory a block, this device has"):
+        bs.attention(q, k, v, config=(256, 128, 8, 4))

@@ -16,8 +16,8 @@ import blockskip as bs
 import pytest
 import torch
 from blockskip import repeat
-from blockskip.attention import api, decode_api
-from blockskip.dispatch import Dispatcher, Found, traits
+from blockskip.attention import api, decode_api, decode_launch, launch
+from blockskip.dispatch import Dispatcher, Found, Ready, traits
 from blockskip.linear import api as linear_api
 
 ROOT = Path(__file__).parents[2]
@@ -64,7 +64,8 @@ def attention_changes(device):
                  bs.mask_mod(lambda b, h, q, k: q >= k), bs.band(6, 2), "causal"],
         "scale": [1, 1.0, True, 0, -1.0, 0.5, "1"],
         "q_start": [0, False, 1, True, 10, 11, 1.0],
-        "kv_len": [1, True, 16, 17, 20, lengths, lengths - 1, lengths[0], lengths.long(), lengths.repeat(2)[::2]],
+        "kv_len": [0, 1, True, 16, 17, 20, 21, "20", lengths, lengths - 1, lengths[0], lengths.long(),
+                   lengths.repeat(2)[::2]],
         "skip": ["none", "mask", "map", "bounds", "fast"],
         "impl": ["tiled", "reference", "auto", "cuda"],
         "config": [(16, 16, 1, 1), bs.TileConfig(16, 32, 1, 1), bs.TileConfig(32, 16, 1, 1), 3],
@@ -208,6 +209,51 @@ def test_a_repeated_call_is_neither_checked_nor_planned_and_takes_new_data(devic
     assert torch.equal(call(**other), wanted)
 
 
+GROWING = {
+    "decode": ("decode", 1, {}),
+    "decode, window": ("decode", 2, {"window": 70}),
+    "decode, splits": ("decode", 8, {"splits": 3}),
+    "decode, ring": ("decode", 2, {"window": 63, "ring": True}),
+    "decode, a ring that is written over": ("decode", 2, {"window": 200, "ring": True}),
+    "attention, one query": ("attention", 1, {"mask": bs.causal()}),
+    "attention, one query without a mask": ("attention", 1, {}),
+    "attention, few queries, ExecuTorch's rule": ("attention", 1, {"mask": bs.causal(), "route": "executorch"}),
+    "attention, prefill's kernel": ("attention", 1, {"mask": bs.sliding_window(40), "route": "prefill"}),
+    "attention, decode's kernel": ("attention", 2, {"mask": bs.sliding_window(40), "route": "decode"}),
+    "attention, many queries": ("attention", 33, {"mask": bs.sliding_window(30)}),
+    "attention, many queries, a ring": ("attention", 16, {"mask": bs.sliding_window(40), "ring": True}),
+    "attention, a ring that is written over": ("attention", 16, {"mask": bs.causal(), "ring": True}),
+    "attention, bounds": ("attention", 16, {"skip": "bounds"}),
+}
+
+
+@pytest.mark.parametrize("name", GROWING)
+def test_calls_with_a_growing_int_kv_len_launch_what_new_ones_would(device, name, launched, monkeypatch):
+    """All launches, their grids, constants, traits and arguments; and the errors, too."""
+    operation, q_len, words = GROWING[name]
+    call, slots = getattr(bs, operation), 300
+    q, k = draw(device, 1, 4, q_len, 16), draw(device, 1, 2, slots, 16)
+    alone, made = [], []
+    numbers = [n for n in range(-1, slots + 70) if n <= slots + 3 or words.get("ring")] + [1 << 29, (1 << 29) + 1]
+    for n in numbers:
+        repeat.forget()
+        alone.append(outcome(call, {"q": q, "k": k, "v": k, "kv_len": n, "impl": "triton", **words}, launched))
+    repeat.forget()
+    for module in (decode_launch, launch):
+        monkeypatch.setattr(module, "Ready", lambda *given, **named: made.append(1) or Ready(*given, **named))
+    for n, wanted in zip(numbers, alone, strict=True):
+        assert outcome(call, {"q": q, "k": k, "v": k, "kv_len": n, "impl": "triton", **words}, launched) == wanted, n
+    # splits 1 and 4 to 10, each for numbers that 16 divides and for others; and a ring before and after it is full
+    assert len(made) <= 18 and sum(isinstance(wanted[0], list) for wanted in alone) >= 250
+
+
+def test_a_loop_over_growing_lengths_gives_what_the_reference_gives(device):
+    q, k, v = draw(device, 1, 2, 2, 16), draw(device, 1, 1, 300, 16, seed=1), draw(device, 1, 1, 300, 16, seed=2)
+    for n in range(1, 301, 3):
+        got, want = (bs.decode(q, k, v, kv_len=n, window=250, impl=impl) for impl in ("triton", "reference"))
+        torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-5)
+
+
 def test_one_tensor_given_twice_is_not_taken_for_one_given_once(device):
     x, y = draw(device, 1, 2, 9, 16), draw(device, 1, 2, 9, 16, seed=1)
     wanted = bs.attention(x, y, x, impl="triton")
@@ -240,7 +286,7 @@ def test_a_mask_is_one_object_kept_alive_and_tensors_inside_it_are_not_kept(devi
     for mask in (documents, dense):
         bs.attention(q, k, k, mask, impl="triton")
     assert place(documents) and not place(dense) and not place(bs.document([10, 14]))
-    assert place(documents)[1] is documents
+    assert place(documents)[1] is documents and len(place(documents)[0]) == 1
 
 
 def test_places_are_few_and_calls_of_unknown_kinds_have_none():
@@ -281,7 +327,7 @@ def test_threads_may_call_at_once(device, launched):
     finally:
         sys.setswitchinterval(interval)
     assert {out.shape for out in outs} == {q.shape} and len({id(out) for out in outs}) == 400
-    assert sorted(arguments[6].kv_len for *_, arguments in launched) == sorted(lengths)
+    assert sorted(arguments[6][0] for *_, arguments in launched) == sorted(lengths)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="Triton's and the driver's own calls are counted there too")

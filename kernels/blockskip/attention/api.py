@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from ..config import TileConfig
-from ..mask import Mask, band, causal, integer
+from ..mask import Band, Mask, band, causal, integer
 from ..mask import dense as dense_mask
-from ..repeat import place_of
+from ..repeat import GROWING, ByKeys, place_of
 from . import reference, tiled
 from . import ring as rings
 from .checks import IMPLS, LARGEST_POSITION, check_kv_len, check_scale, check_tensors, each_batch
@@ -70,7 +70,9 @@ def attention(
 
     Returns out [B, Hq, Lq, D] in q's dtype, or a tuple (out, lse, visits) of those asked for. A query that sees no key
     gets 0. Raises TypeError for dtypes and kinds, ValueError for shapes, ranges, unknown words and what an
-    implementation cannot do.
+    implementation or a device cannot do (a `config` that needs more shared memory than it has), and RuntimeError where
+    skip none, mask or map meets a mask for the first time inside a CUDA graph capture, which cannot copy its tables to
+    the device: make the same call once before capturing.
     """
     if torch.compiler.is_compiling():
         from .ops import traced_attention
@@ -84,18 +86,35 @@ def attention(
 
 def attend(q, k, v, mask, scale, q_start, kv_len, skip, impl, config, return_lse, record, ring, route) -> Any:
     """`attention` outside torch.compile: by what was made ready for calls of this kind, or from the beginning."""
-    number, lengths = (None, kv_len) if isinstance(kv_len, torch.Tensor) else (kv_len, None)
-    words = ("attention", scale, q_start, number, skip, impl, config, return_lse, record, ring, route)
+    word, lengths = (None, kv_len) if isinstance(kv_len, torch.Tensor) else (kv_len, None)
+    number = None
+    if type(kv_len) is int and q_start is None and skip != "map" and (mask is None or type(mask) is Band):
+        word, number = GROWING, kv_len  # a tile map, though, is one of a number of keys
+    words = ("attention", scale, q_start, word, skip, impl, config, return_lse, record, ring, route)
     place = place_of((q, k, v, lengths), words, impl, mask)
-    if place:
-        found = place[0](q, k, v, each_batch(lengths, q))
+    ready = place[0].find(number) if place else None
+    if ready is not None:
+        found = ready(q, k, v, each_batch(lengths, q), number)
     else:
         call = check(q, k, v, mask, scale, q_start, kv_len, skip, impl, config, return_lse, record, ring, route)
-        found = run(call, place)
+        found = _attend(call, place, number)
     if record:
         out, lse, visits = found
         return (out, lse, visits) if return_lse else (out, visits)
     return (found[0], found[1]) if return_lse else found[0]
+
+
+def _attend(call: Call, place: list, number: int | None) -> tuple:
+    """As `run`; what is ready for calls of this kind goes where it is found next time."""
+    shelf = []
+    found = run(call, shelf, number)
+    if shelf:
+        from .launch import sort_of
+
+        if not place:
+            place += ByKeys(sort_of(call)), call.mask  # a mask is known by its object, which must stay
+        place[0].put(number, shelf[0])
+    return found
 
 
 def explain(
@@ -174,20 +193,22 @@ def check(
     return call
 
 
-def run(call: Call, place: list | None = None) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+def run(
+    call: Call, shelf: list | None = None, number: int | None = None
+) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
     """(out, lse, visits) of a checked call; lse and visits may be None where they were not asked for.
 
-    place: where what is ready for calls of this kind goes, see `repeat.place_of`.
+    shelf, number: see `launch.attention`.
     """
     plan = make_plan(call)
     if plan.decode is not None:
         decode_call = as_decode(call, plan.impl)
         assert isinstance(decode_call, DecodeCall)
-        return *launch_decode(decode_call, plan.decode, place), None
+        return *launch_decode(decode_call, plan.decode, shelf, number), None
     if plan.impl == "triton":
         from . import launch
 
-        return launch.attention(call, plan, place)
+        return launch.attention(call, plan, shelf, number)
     q, k, v, mask, scale = call.q, call.k, call.v, call.mask, call.scale
     if plan.impl == "reference":
         kv_len = call.kv_len if call.lengths is None else call.lengths.clamp(0, call.kv_len)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from ..mask import integer
-from ..repeat import place_of
+from ..repeat import GROWING, ByKeys, place_of
 from . import decode_tiled, reference
 from . import ring as rings
 from .checks import IMPLS, LARGEST_POSITION, check_kv_len, check_scale, check_tensors, each_batch
@@ -38,6 +38,7 @@ def decode(
 
     kv_len: how many keys are real: an int from 1 to Lkv (the default), or an int32 tensor [] or [B] on q's device,
         which is never read back (a CUDA graph replays with new values); its values are bounded to 0..Lkv in the kernel.
+        An int may grow from token to token: the call is planned anew only where its number of splits changes.
         Slots beyond it, and slots before every query's window, may hold NaN, or anything.
     window: a query sees that many keys, itself included; None is all. Slots before it are not read.
     scale: any finite number, D ** -0.5 by default.
@@ -76,14 +77,31 @@ def decode(
 
 def attend(q, k, v, kv_len, window, scale, splits, impl, return_lse, ring) -> Any:
     """`decode` outside torch.compile: by what was made ready for calls of this kind, or from the beginning."""
-    number, lengths = (None, kv_len) if isinstance(kv_len, torch.Tensor) else (kv_len, None)
-    place = place_of((q, k, v, lengths), ("decode", number, window, scale, splits, impl, return_lse, ring), impl)
-    if place:
-        out, lse = place[0](q, k, v, each_batch(lengths, q))
+    word, lengths = (None, kv_len) if isinstance(kv_len, torch.Tensor) else (kv_len, None)
+    number = None
+    if type(kv_len) is int:
+        word, number = GROWING, kv_len
+    place = place_of((q, k, v, lengths), ("decode", word, window, scale, splits, impl, return_lse, ring), impl)
+    ready = place[0].find(number) if place else None
+    if ready is not None:
+        out, lse = ready(q, k, v, each_batch(lengths, q), number)
     else:
         call = check_decode(q, k, v, kv_len, window, scale, splits, impl, return_lse, ring)
-        out, lse = launch_decode(call, make_decode_plan(call), place)
+        out, lse = _decode(call, place, number)
     return (out, lse) if return_lse else out
+
+
+def _decode(call: DecodeCall, place: list, number: int | None) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """(out, lse or None) from the beginning; what is ready for calls of this kind goes where it is found next time."""
+    plan, shelf = make_decode_plan(call), []
+    found = launch_decode(call, plan, shelf, number)
+    if shelf:
+        from .decode_launch import sort_of
+
+        if not place:
+            place.append(ByKeys(sort_of(call, plan)))
+        place[0].put(number, shelf[0])
+    return found
 
 
 def explain_decode(
@@ -124,13 +142,16 @@ def check_decode(q, k, v, kv_len, window, scale, splits, impl, return_lse, ring=
 
 
 def launch_decode(
-    call: DecodeCall, plan: DecodePlan, place: list | None = None
+    call: DecodeCall, plan: DecodePlan, shelf: list | None = None, number: int | None = None
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """(out, lse) of a checked call; lse may be None where it was not asked for. place: see `decode_launch.decode`."""
+    """(out, lse) of a checked call; lse may be None where it was not asked for.
+
+    shelf, number: see `decode_launch.decode`.
+    """
     if plan.impl == "triton":
         from . import decode_launch
 
-        return decode_launch.decode(call, plan, place)
+        return decode_launch.decode(call, plan, shelf, number)
     lengths = None if call.lengths is None else call.lengths.clamp(0, call.kv_len)
     q, k, v, mask, scale = call.q, call.k, call.v, call.mask, call.scale
     if plan.impl == "reference":

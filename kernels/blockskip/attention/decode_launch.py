@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
@@ -12,7 +12,8 @@ from typing import NamedTuple
 import torch
 
 from ..device import View, interpreting, is_wide, overlaps, ring_kind
-from ..dispatch import Launch, Ready, Room, Step, allocate, stream_of
+from ..dispatch import Launch, Ready, Room, Step, allocate, stream_of, traits
+from .checks import LARGEST_POSITION
 from .decode import decode as decode_kernel
 from .decode import reduce as reduce_kernel
 from .decode_plan import DecodeCall, DecodePlan, power_of_two
@@ -37,34 +38,52 @@ class Parts(NamedTuple):
     arrived: torch.Tensor | None
 
 
-def decode(call: DecodeCall, plan: DecodePlan, place: list | None = None) -> tuple[torch.Tensor, torch.Tensor | None]:
+def decode(
+    call: DecodeCall, plan: DecodePlan, shelf: list | None = None, number: int | None = None
+) -> tuple[torch.Tensor, torch.Tensor | None]:
     """(out, lse or None) by the split-K kernel; see `blockskip.decode`.
 
-    place: where the launches are put, ready for calls of this kind (`repeat.place_of`).
+    shelf: where f(q, k, v, lengths, number) is put, ready for calls of this kind. number: the call's kv_len, if f shall
+    serve all of its sort (`sort_of`), else None.
     """
     # bfloat16 is wrong in Triton's interpreter: there the kernel computes in float32 and torch rounds at the end
     if interpreting() and call.q.dtype == torch.bfloat16:
         out, lse = decode(replace(call, q=call.q.float(), k=call.k.float(), v=call.v.float()), plan)
         return out.bfloat16(), lse
-    inputs, counters = (call.q, call.k, call.v, call.lengths), _counters_of(call, plan)
+    inputs, counters = (call.q, call.k, call.v, call.lengths, number), _counters_of(call, plan)
     ready = Ready((*inputs, _arrived(counters, call.q.device)), _rooms(call, plan), partial(_steps, call, plan))
-    if place is not None:
-        place.append(partial(_again, ready, counters))
+    if shelf is not None:
+        shelf.append(partial(_again, ready, counters))
     return _again(ready, counters, *inputs)
 
 
-def _again(ready: Ready, counters: int, q, k, v, lengths) -> tuple[torch.Tensor, torch.Tensor | None]:
-    out, lse, *_ = ready(q, k, v, lengths, _arrived(counters, q.device))
+def _again(ready: Ready, counters: int, q, k, v, lengths, number) -> tuple[torch.Tensor, torch.Tensor | None]:
+    out, lse, *_ = ready(q, k, v, lengths, number, _arrived(counters, q.device))
     return out, lse
 
 
+def sort_of(call: DecodeCall, plan: DecodePlan) -> Callable[[int], Hashable]:
+    """For `repeat.ByKeys`: what all calls of this one's kind take of kv_len, which is neither None nor a tensor."""
+    division, slots = plan.division, call.k.shape[2]
+    assert division is not None
+
+    def sort(kv_len: int) -> Hashable:
+        if not 1 <= kv_len < LARGEST_POSITION:
+            return None
+        # a ring's windows see overwritten keys for all numbers beyond its slots, or for none
+        return kv_len <= slots, division.splits(kv_len), traits(kv_len)
+
+    return sort
+
+
 def _steps(call: DecodeCall, plan: DecodePlan, inputs, made) -> Iterator[Step]:
-    q, k, v, lengths, arrived = inputs
+    q, k, v, lengths, number, arrived = inputs
     out, lse, acc, top, total = made
     assert plan.config is not None
     options = {"num_warps": plan.config.num_warps, "num_stages": plan.config.num_stages}
     parts, overlap = Parts(acc, top, total, arrived), overlaps(q.device)
-    first = prepare(replace(call, lengths=lengths), plan, (q, k, v, out), lse, parts, overlap)
+    kv_len = call.kv_len if number is None else number
+    first = prepare(replace(call, lengths=lengths, kv_len=kv_len), plan, (q, k, v, out), lse, parts, overlap)
     yield Step(decode_kernel, first, options)
     if plan.splits > 1 and not plan.fused:
         options = REDUCE_OPTIONS | ({"launch_pdl": True} if overlap else {})

@@ -77,11 +77,34 @@ class DecodeCall:
 
 
 @dataclass(frozen=True)
+class Division:
+    """How a call's keys are divided, whatever their number: all that a plan takes of that number.
+
+    programs: of one share of all keys; block_n: keys of a tile; asked: the number of splits, None where it is chosen.
+    """
+
+    programs: int
+    q_len: int
+    window: int | None
+    block_n: int
+    multiprocessors: int
+    asked: int | None
+
+    def tiles(self, kv_len: int) -> int:
+        """The most tiles that one row of splits divides."""
+        return tiles_at_most(kv_len, self.q_len, self.window, self.block_n)
+
+    def splits(self, kv_len: int) -> int:
+        return self.asked or choose_splits(self.programs, self.tiles(kv_len), self.multiprocessors)
+
+
+@dataclass(frozen=True)
 class DecodePlan:
     """What `decode` will do. `config` is None and `splits` 1 for `reference` and `tiled`.
 
     fused: the last program of a KV head merges the shares, else a second kernel does.
     programs: how many run side by side, splits included; tiles: the most tiles of keys that a row of splits divides.
+    division: that of the kernel, by which other numbers of keys have another plan; None for the others.
     """
 
     impl: str
@@ -91,6 +114,7 @@ class DecodePlan:
     programs: int
     tiles: int
     reason: str
+    division: Division | None = None
 
     def __str__(self):
         lines = [f"impl    {self.impl}: {self.reason}"]
@@ -120,10 +144,13 @@ def plan_decode_kernel(
 ) -> DecodePlan:
     """The plan of a call that the Triton kernel does, for a GPU that need not be there."""
     config = decode_config(capability, call.q.shape[3], call.q.dtype, call.rows)
-    programs = call.q.shape[0] * call.k.shape[1] * -(-call.rows // config.block_m)
-    tiles = tiles_at_most(call.kv_len, call.q.shape[2], call.window, config.block_n)
-    splits = call.splits or choose_splits(programs, tiles, multiprocessors)
-    return DecodePlan("triton", config, splits, _fuses(call, config, splits), programs * splits, tiles, reason)
+    division = Division(
+        call.q.shape[0] * call.k.shape[1] * -(-call.rows // config.block_m), call.q.shape[2], call.window,
+        config.block_n, multiprocessors, call.splits,
+    )  # fmt: skip
+    splits = division.splits(call.kv_len)
+    programs, tiles = division.programs * splits, division.tiles(call.kv_len)
+    return DecodePlan("triton", config, splits, _fuses(call, config, splits), programs, tiles, reason, division)
 
 
 def decode_config(capability: tuple[int, int], head_dim: int, dtype: torch.dtype, rows: int) -> TileConfig:

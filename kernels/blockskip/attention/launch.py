@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Hashable
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import torch
 import triton
+from triton.runtime.errors import OutOfResources
 
 from ..device import View, interpreting, is_wide, ring_kind
-from ..dispatch import Launch, Ready, Step
-from ..mask import Band, Dense
+from ..dispatch import Launch, Ready, Step, traits
+from ..mask import Band, Dense, Mask
+from .checks import LARGEST_POSITION
+from .decode_plan import DecodeCall, make_decode_plan
 from .plan import Call, Plan
 from .prefill import prefill
+from .route import as_decode, choose_route
 from .words import map_tables, mask_words
 
 FAR = 1 << 30
@@ -56,11 +62,12 @@ class Tiles(NamedTuple):
 
 
 def attention(
-    call: Call, plan: Plan, place: list | None = None
+    call: Call, plan: Plan, shelf: list | None = None, number: int | None = None
 ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
     """(out, lse or None, visits or None) by the prefill kernel; see `blockskip.attention`.
 
-    place: where the launch is put, ready for calls of this kind (`repeat.place_of`), if it serves them.
+    shelf: where f(q, k, v, lengths, number) is put, ready for calls of this kind, if it serves them. number: the call's
+    kv_len, if f shall serve all of its sort (`sort_of`), else None.
     """
     # bfloat16 is wrong in Triton's interpreter: there the kernel computes in float32 and torch rounds at the end
     if interpreting() and call.q.dtype == torch.bfloat16:
@@ -73,20 +80,66 @@ def attention(
     options = {"num_warps": plan.config.num_warps, "num_stages": plan.config.num_stages}
 
     def steps(inputs, made):
-        q, k, v, lengths, *seen = inputs
+        q, k, v, lengths, kv_len, q_start, *seen = inputs
         out, lse = made
         visits, grid = seen[0] if seen else None, (rows, heads, batch)
-        yield Step(prefill, prepare(replace(call, lengths=lengths), plan, (q, k, v, out), lse, visits, grid), options)
+        given = replace(call, lengths=lengths)
+        if kv_len is not None:
+            given = replace(given, kv_len=kv_len, q_start=q_start)
+        yield Step(prefill, prepare(given, plan, (q, k, v, out), lse, visits, grid), options)
 
-    inputs = [call.q, call.k, call.v, call.lengths]
+    inputs = [call.q, call.k, call.v, call.lengths, number, _first(call.q, number)]
     if call.record:
         inputs.append(torch.zeros((batch, heads, rows, cols), dtype=torch.uint8, device=call.q.device))
     rooms = (tuple(call.q.shape), call.q.dtype), ((batch, q_heads, q_len), torch.float32) if call.return_lse else None
-    ready = Ready(inputs, rooms, steps, tables=(Words, Tiles))
-    if place is not None and _repeats(call, plan):
-        place += ready, call.mask
+    try:
+        ready = Ready(inputs, rooms, steps, tables=(Words, Tiles))
+    except OutOfResources as error:
+        raise ValueError(_does_not_fit(plan, error)) from error
+    if shelf is not None and _repeats(call, plan):
+        shelf.append(partial(_again, ready))
     out, lse = ready(*inputs)
     return out, lse, inputs[-1] if call.record else None
+
+
+def _again(ready: Ready, q, k, v, lengths, number) -> list:
+    return ready(q, k, v, lengths, number, _first(q, number))
+
+
+def _first(q: torch.Tensor, number: int | None) -> int | None:
+    """The first query's position before the end of so many keys."""
+    return None if number is None else number - q.shape[2]
+
+
+def _does_not_fit(plan: Plan, error: OutOfResources) -> str:
+    unit = "bytes of " if error.name == "shared memory" else ""
+    return (
+        f"config: given {plan.config} ({plan.origin or 'asked for'}); it needs {error.required} {unit}{error.name} a "
+        f"block, this device has {error.limit}: take smaller tiles or fewer stages, or None for the table's"
+    )
+
+
+def sort_of(call: Call) -> Callable[[int], Hashable]:
+    """For `repeat.ByKeys`: what all calls of this one's kind take of kv_len.
+
+    That is an int, the mask a band, q_start None and skip not `map`; for other kinds it is never asked.
+    """
+    q, mask, slots = call.q, call.mask, call.k.shape[2]
+    few = as_decode(replace(call, kv_len=1), "triton")
+    division = make_decode_plan(few).division if isinstance(few, DecodeCall) else None
+    capability = torch.cuda.get_device_capability(q.device) if q.is_cuda else None
+    q_len, ghost = q.shape[2], replace(call, q=q.to("meta"), k=call.k.to("meta"), v=call.v.to("meta"), lengths=None)
+
+    def sort(kv_len: int) -> Hashable:
+        if not 1 <= kv_len < LARGEST_POSITION:
+            return None
+        inside, same = kv_len <= slots, traits(kv_len)  # beyond its slots, a ring's mask may see overwritten keys
+        if choose_route(replace(ghost, kv_len=kv_len), "triton", capability).kernel == "decode":
+            assert division is not None
+            return "decode", inside, same, division.splits(kv_len)
+        return "prefill", inside, same, traits(kv_len - q_len), _is_narrow(mask, kv_len)
+
+    return sort
 
 
 def _repeats(call: Call, plan: Plan) -> bool:
@@ -142,13 +195,17 @@ def heads_in_turn(call: Call, plan: Plan, heads: int) -> int:
     other is best.
     """
     assert plan.config is not None
-    mask = call.mask
-    if isinstance(mask, Band) and mask.left is not None and plan.kv_len > 4 * max(mask.left, 1):
+    if _is_narrow(call.mask, plan.kv_len):
         return 1
     rows = -(-plan.q_len // plan.queries_per_tile) * plan.config.block_m
     sharing = 1 if plan.packed else call.group
     wanted = max(sharing, ROWS_IN_TURN * _multiprocessors(call.q.device) // rows)
     return max(count for count in range(1, heads + 1) if heads % count == 0 and count <= wanted)
+
+
+def _is_narrow(mask: Mask, kv_len: int) -> bool:
+    """Whether it is a window over a small part of the keys."""
+    return isinstance(mask, Band) and mask.left is not None and kv_len > 4 * max(mask.left, 1)
 
 
 def _multiprocessors(device: torch.device) -> int:

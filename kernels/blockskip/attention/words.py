@@ -36,7 +36,11 @@ def _mask_words(mask: Mask, q_len: int, kv_len: int, q_start, kv_real, batch: in
     on_device = not (isinstance(q_start, int) and isinstance(kv_real, int))
     b = torch.arange(batch if by_batch or on_device else 1, device=device)[:, None, None, None]
     h = torch.arange(heads if by_head else 1, device=device)[None, :, None, None]
-    q_start, kv_real = (torch.as_tensor(x, device=device).reshape(-1, 1, 1, 1) for x in (q_start, kv_real))
+    # an int is filled in: a copy from the host could not be captured in a CUDA graph
+    q_start, kv_real = (
+        torch.full((1, 1, 1, 1), x, device=device) if isinstance(x, int) else x.reshape(-1, 1, 1, 1)
+        for x in (q_start, kv_real)
+    )
     keys = torch.arange(kv_len, device=device)[None, None, None]
     at_once = max(1, ELEMENTS_AT_ONCE // (b.numel() * h.numel() * kv_len))
     parts = []
@@ -50,10 +54,25 @@ def _mask_words(mask: Mask, q_len: int, kv_len: int, q_start, kv_real, batch: in
 # A model makes its mask once and uses it in every layer and call; so do we. Few are held: one is q_len * kv_len / 8
 # bytes.
 @functools.lru_cache(maxsize=4)
-def _kept_words(*call) -> torch.Tensor:
-    words = _mask_words(*call)
+def _kept_words(mask: Mask, *call) -> torch.Tensor:
+    _refuse_capture(mask, call[-1])
+    words = _mask_words(mask, *call)
     _finish(words.device)
     return words
+
+
+def _refuse_capture(mask: Mask, device: torch.device) -> None:
+    """RuntimeError inside a CUDA graph capture: a graph would repeat the copies of what is made, and cannot wait."""
+    if capturing(device):
+        raise RuntimeError(
+            f"mask: the tables of {mask!r} are not on {device} yet, and cannot be made while a CUDA graph is captured; "
+            "make the same call once before capturing, with the same mask object, shapes, kv_len and q_start"
+        )
+
+
+def capturing(device: torch.device) -> bool:
+    """Whether a CUDA graph of the device's current stream is being captured."""
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
 def _finish(device: torch.device) -> None:
@@ -71,6 +90,7 @@ def map_tables(tilemaps: tuple[TileMap, ...], grid: tuple[int, int], with_words:
     -1);
        words int64 [partial tiles, ceil(block_n / 64), block_m] or None.
     """
+    _refuse_capture(tilemaps[0].mask, device)
     starts, runs, words, runs_before, words_before = [], [], [], 0, 0
     for tm in tilemaps:
         partial = np.where(tm.runs[:, 2] == 1, tm.runs[:, 1] - tm.runs[:, 0], 0)
