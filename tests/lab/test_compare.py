@@ -1,29 +1,172 @@
+"""Two runs compared: points are paired by what they are, and a change is claimed only beyond noise."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import blockskip as bs
 import numpy as np
 import pytest
-from skiplab.compare import differences, ratio_interval, ratios
+from skiplab.compare import compare, differences, ratio_interval
 from skiplab.measure import Measurement, Point
 from skiplab.store import Run
-from skiplab.workload import Workload
+from skiplab.workload import AnyWorkload, DecodeWorkload, LinearWorkload, Workload
+
+PROBLEM = Workload(64)
 
 
-def a_run(name="A", factor=1.0, **header):
-    samples = tuple(int(1e6 * factor) + noise for noise in range(20))
-    row = Measurement(Point(Workload(64), "blockskip"), "ok", samples_ns=samples, method="cpu", device_name=name).row()
-    return Run({"run_id": name, "device": {"name": name}, **header}, (row,))
+def a_row(
+    workload: AnyWorkload = PROBLEM, contender="blockskip", factor=1.0, status="ok", name="A", config=None, **fields
+):
+    samples = tuple(int(1e6 * factor) + noise for noise in range(20)) if status == "ok" else ()
+    row = Measurement(Point(workload, contender, config), status, samples_ns=samples, method="cpu", device_name=name)
+    return row.row() | fields
+
+
+def a_run(*rows, name="A", **header):
+    return Run({"run_id": f"run {name}", "device": {"name": name}, **header}, rows or (a_row(name=name),))
+
+
+def only(comparison):
+    (pair,) = comparison.pairs
+    return pair
 
 
 def test_differences_name_what_changed():
-    found = differences(a_run(torch="1", threads=2), a_run("B", torch="2", threads=2))
+    found = differences(a_run(torch="1", threads=2), a_run(name="B", torch="2", threads=2))
     assert found == {"device name": ("A", "B"), "torch": ("1", "2")}
     assert differences(a_run(), a_run()) == {}
 
 
-def test_ratios_pair_the_points():
-    table = ratios(a_run(), a_run("B", factor=2))
-    assert len(table) == 1
-    assert table["ratio"][0] == pytest.approx(2, rel=1e-3)
-    assert table["low"][0] <= table["ratio"][0] <= table["high"][0]
-    assert ratios(a_run(), Run(a_run().header)).empty
+def test_differences_name_git_and_the_kernels_of_the_rows():
+    old = a_run(a_row(source_hash="k1"), git={"commit": "c1", "dirty": False}, source_hash="k1")
+    new = a_run(a_row(source_hash="k2"), a_row(source_hash="k1"), git={"commit": "c2", "dirty": True}, source_hash="k1")
+    expected = {"git commit": ("c1", "c2"), "git dirty": (False, True), "source_hash": ("k1", "k1, k2")}
+    assert differences(old, new) == expected
+    assert differences(old, replace(old, header={**old.header, "git": {}}))["git commit"] == ("c1", None)
+
+
+@pytest.mark.parametrize(
+    ("factor", "verdict"), [(0.5, "faster"), (2, "slower"), (1.005, "same"), (0.995, "same"), (1.01, "unclear")]
+)
+def test_a_change_is_claimed_beyond_the_margin(factor, verdict):
+    found = compare(a_run(), a_run(a_row(factor=factor)))
+    pair = only(found)
+    assert pair.ratio == pytest.approx(factor, rel=1e-3) and pair.low <= pair.ratio <= pair.high
+    assert (pair.old_ms, pair.new_ms) == (pytest.approx(1, rel=1e-3), pytest.approx(factor, rel=1e-3))
+    assert pair.verdict == verdict and found.counts[verdict] == sum(found.counts.values()) == 1
+    assert found.is_worse == (verdict == "slower")
+
+
+def test_the_margin_moves_the_verdict():
+    slow = a_run(a_row(factor=1.03))
+    assert only(compare(a_run(), slow, margin=0.05)).verdict == "same"
+    assert only(compare(a_run(), slow, margin=0)).verdict == "slower"
+    with pytest.raises(ValueError, match=r"margin: got 1; allowed is 0 up to but not including 1"):
+        compare(a_run(), slow, margin=1)
+
+
+def test_scattered_samples_give_no_verdict():
+    rng = np.random.default_rng(0)
+    noisy = [a_row(samples_ns=rng.normal(mean, 3e5, 20).astype(int).tolist()) for mean in (1e6, 1.05e6)]
+    assert only(compare(a_run(noisy[0]), a_run(noisy[1]))).verdict == "unclear"
+
+
+@pytest.mark.parametrize(
+    ("change", "doubt"),
+    [
+        ({"flags": ["busy", "launch-bound"]}, "busy"),
+        ({"flags": ["unchecked"]}, "unchecked"),
+        ({"method": "graph"}, "timed by cpu, then graph"),
+        ({"samples_ns": [2_000_000] * 4}, "fewer than 5 samples"),
+    ],
+)
+def test_doubtful_points_give_no_verdict_and_say_why(change, doubt):
+    pair = only(compare(a_run(), a_run(a_row(factor=2) | change)))
+    assert (pair.verdict, pair.doubts) == ("unclear", (doubt,))
+
+
+def test_points_are_paired_by_contender_config_and_axes_not_by_device():
+    longer, tiles = Workload(128), (64, 32, 4, 2)
+    old = a_run(a_row(), a_row(longer), a_row(config=tiles))
+    new = a_run(a_row(longer, factor=3, name="B"), a_row(factor=2, name="B"), a_row(longer, "sdpa", name="B"), name="B")
+    found = compare(old, new)
+    assert [(pair.axes["q_len"], round(pair.ratio)) for pair in found.pairs] == [(128, 3), (64, 2)]
+    assert [(one.contender, one.config, one.old, one.new) for one in found.unpaired] == [
+        ("sdpa", None, None, "ok"), ("blockskip", tiles, "ok", None)
+    ]  # fmt: skip
+    assert not found.same_device
+
+
+def test_an_axis_that_is_none_is_the_same_as_none():
+    """Rows of older versions lack optional axes."""
+    old = a_row()
+    old["axes"] = {name: value for name, value in old["axes"].items() if name != "q_start"}
+    assert len(compare(a_run(old), a_run()).pairs) == 1
+
+
+def test_of_a_point_measured_twice_the_later_row_counts():
+    twice = a_run(a_row(factor=5), a_row(factor=2))
+    assert only(compare(a_run(), twice)).ratio == pytest.approx(2, rel=1e-3)
+    assert only(compare(twice, twice)).verdict == "same"
+
+
+def test_a_point_that_fails_now_is_worse_and_one_that_never_ran_is_not():
+    found = compare(a_run(), a_run(a_row(status="wrong")))
+    assert not found.pairs and found.is_worse
+    assert [(one.old, one.new) for one in found.unpaired] == [("ok", "wrong")]
+    assert not compare(a_run(a_row(status="crashed")), a_run()).is_worse
+    assert not compare(a_run(), Run(a_run().header)).is_worse
+
+
+def test_the_table_has_the_axes_in_which_points_differ():
+    wide = replace(PROBLEM, mask=bs.sliding_window(16), head_dim=64)
+    found = compare(a_run(a_row(), a_row(wide)), a_run(a_row(), a_row(wide)))
+    table = found.frame()
+    assert found.axes == ("q_len", "window", "head_dim")
+    assert table["head_dim"].tolist() == [128, 64] and table["verdict"].tolist() == ["same", "same"]
+    masks = [replace(PROBLEM, mask=mask) for mask in (bs.causal(), bs.causal() | bs.sink(4))]
+    rows = [a_row(one) for one in masks]
+    assert compare(a_run(*rows), a_run(*rows)).axes == ("q_len", "window", "mask")
+    assert list(compare(a_run(), Run(a_run().header)).frame().columns)[:3] == ["contender", "config", "q_len"]
+
+
+@pytest.mark.parametrize(
+    ("workload", "axes"),
+    [(DecodeWorkload(64), ("kv_len", "window", "buffer", "q_len")),
+     (LinearWorkload(64, 64), ("out_features", "in_features", "rows", "bits", "group_size"))],
+)  # fmt: skip
+def test_decode_and_linear_are_compared_too(workload, axes):
+    run = a_run(a_row(workload))
+    found = compare(run, run)
+    assert only(found).verdict == "same" and found.axes == axes
+    with pytest.raises(ValueError, match=f"run A is a run of {workload.operation}, run A one of attention"):
+        compare(a_run(), run)
+
+
+def test_rows_that_cannot_be_compared_are_named():
+    for name in ("window", "q_len"):
+        row = a_row()
+        row["axes"] = {axis: value for axis, value in row["axes"].items() if axis != name}
+        with pytest.raises(ValueError, match=f"run A: a point of blockskip lacks the axis {name}"):
+            compare(a_run(), a_run(row))
+    strange = a_row() | {"axes": {"operation": "conv"}}
+    with pytest.raises(ValueError, match="operation of a point: got 'conv'; allowed is attention, decode, linear"):
+        compare(a_run(strange), a_run())
+    with pytest.raises(ValueError, match="got 'decode'; allowed is 'attention', as of the first point"):
+        compare(a_run(), a_run(a_row(), a_row(DecodeWorkload(64))))
+    with pytest.raises(ValueError, match="operation of a point: got None"):
+        compare(a_run(), a_run(a_row() | {"axes": {"q_len": 1}}))
+
+
+def test_the_record_is_plain_json():
+    found = compare(a_run(torch="1"), a_run(a_row(factor=2), a_row(Workload(128)), torch="2"))
+    record = json.loads(json.dumps(found.record(), allow_nan=False))
+    assert record["differences"] == {"torch": ["1", "2"]}
+    assert record["counts"] == {"faster": 0, "slower": 1, "same": 0, "unclear": 0}
+    assert (record["points"][0]["verdict"], record["points"][0]["axes"]["q_len"]) == ("slower", 64)
+    assert (record["unpaired"][0]["old"], record["unpaired"][0]["new"]) == (None, "ok")
 
 
 def test_the_interval_is_wider_for_samples_that_scatter():

@@ -11,8 +11,9 @@ from typing import Annotated
 
 import typer
 
-from skiplab.cli import options, roofs, sweep, tune
+from skiplab.cli import compare, options, roofs, sweep, tune
 from skiplab.cli.run import need, show, swept, unused, write_report
+from skiplab.compare import compare as compare_runs
 from skiplab.grid import sweep_of
 from skiplab.machine import default_device
 from skiplab.store import data_path, read_run
@@ -49,7 +50,7 @@ def lab(
     raise typer.Exit(subprocess.call(command))
 
 
-for _command in (sweep.sweep, sweep.decode, sweep.linear, tune.tune, roofs.roofs):
+for _command in (sweep.sweep, sweep.decode, sweep.linear, compare.compare, tune.tune, roofs.roofs):
     app.command()(_command)
 
 
@@ -91,8 +92,6 @@ def rerun(
 
     The device is the run's own kind unless --device says otherwise.
     """
-    from skiplab.compare import differences, ratios
-
     old = read_run(run)
     if old.header["command"].startswith("skiplab tune"):
         raise ValueError(f"{run.name}: is a tuning run; its own command repeats it: {old.header['command']}")
@@ -104,20 +103,7 @@ def rerun(
     need(wanted.device)
     new = swept(wanted, out or unused(default_path(wanted, "rerun")))
     show(new)
-    typer.echo(f"\nWhat differs from {old.run_id}:")
-    found = differences(old, new)
-    for name, (before, after) in found.items():
-        typer.echo(f"  {name}: {before} -> {after}")
-    if not found:
-        typer.echo("  nothing in device, versions and kernels")
-    table = ratios(old, new)
-    if not len(table):
-        typer.echo("No point is ok in both runs.")
-        return
-    typer.echo("\nTime now / time then, with the 95 % interval of the samples' scatter (one process on each side):")
-    if old.device != new.device or not all(table["same_method"]):
-        typer.echo("The devices or timing methods differ: the ratio compares machines, not code.")
-    typer.echo(table.drop(columns="same_method").round(3).to_string(index=False))
+    typer.echo(f"\n{compare.words(compare_runs(old, new))}")
 
 
 @app.command()

@@ -1,0 +1,153 @@
+"""The command `skiplab compare`, and its words for a comparison, which `skiplab rerun` says too."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from skiplab.compare import MARGIN, Comparison, Pair, Unpaired
+from skiplab.compare import compare as compare_runs
+from skiplab.store import Run, read_run
+
+SHOWN = 8
+"""Values of an axis that are listed."""
+
+
+def compare(
+    old: Annotated[Path, typer.Argument(help="A run: a .jsonl file that `skiplab sweep` wrote.", metavar="OLD")],
+    new: Annotated[Path, typer.Argument(help="The run that is compared with it.", metavar="NEW")],
+    margin: Annotated[float, typer.Option(help="Share by which two processes' times differ anyway.")] = MARGIN,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the table.")] = False,
+) -> None:
+    """Compare two runs of one operation: the ratio of each point's times, and whether it is more than noise.
+
+    A point is faster or slower if the 95 % interval of the ratio new / old lies beyond 1 by the margin as a whole, same
+    if it lies within, else unclear; so is a doubtful one (its flags, another way of timing, few samples).
+
+    Exit status: 0 no point is slower; 1 a point is slower, or was ok and fails now; 2 the runs cannot be compared, or
+    no point is ok in both. Example: skiplab compare before.jsonl after.jsonl
+    """
+    before, after = read_run(old), read_run(new)
+    found = compare_runs(before, after, margin)
+    typer.echo(json.dumps(found.record(), indent=1, allow_nan=False) if as_json else words(found))
+    if not found.pairs:
+        apart = _apart(before, after)
+        raise ValueError(
+            f"{old.name} and {new.name}: no point is ok in both{f'; they differ in {apart}' * bool(apart)}"
+        )
+    raise typer.Exit(1 if found.is_worse else 0)
+
+
+def words(found: Comparison) -> str:
+    """What differs, the table of pairs, how many are what, and the points without a pair."""
+    parts = [f"old: {found.old.run_id}, on {found.old.device}", f"new: {found.new.run_id}, on {found.new.device}"]
+    parts += ["", "What differs:", *_difference_lines(found)]
+    if found.pairs:
+        parts += ["", "Time new / time old, with the 95 % interval of the samples' scatter (one process on each side):"]
+        if not found.same_device:
+            parts.append("The devices differ: the ratio compares machines, not code.")
+        parts += [table(found), "", _summary(found)]
+    else:
+        parts += ["", "No point is ok in both runs."]
+    failed = [one for one in found.unpaired if one.old and one.new]
+    parts += _listed(found, failed, lambda one: f"not ok in both: {_who(one)}, {one.old}, then {one.new}")
+    parts += _listed(found, [one for one in found.unpaired if one.new is None], lambda one: _alone("old", one, one.old))
+    parts += _listed(found, [one for one in found.unpaired if one.old is None], lambda one: _alone("new", one, one.new))
+    return "\n".join(parts)
+
+
+def table(found: Comparison) -> str:
+    """A line for each pair."""
+    import pandas as pd
+
+    lines = [
+        {
+            "contender": _who(pair), **{name: _value(name, pair.axes) for name in found.axes},
+            "old ms": f"{pair.old_ms:.4g}", "new ms": f"{pair.new_ms:.4g}", "ratio": f"{pair.ratio:.3f}",
+            "interval": f"{pair.low:.3f} to {pair.high:.3f}", "verdict": pair.verdict, "why": ", ".join(pair.doubts),
+        }
+        for pair in found.pairs
+    ]  # fmt: skip
+    shown = pd.DataFrame.from_records(lines)
+    if not any(pair.doubts for pair in found.pairs):
+        shown = shown.drop(columns="why")
+    return shown.to_string(index=False)
+
+
+def _difference_lines(found: Comparison) -> list[str]:
+    lines = [f"  {name}: {before} -> {after}" for name, (before, after) in found.differences.items()]
+    return lines or ["  nothing in device, versions, git and kernels"]
+
+
+def _summary(found: Comparison) -> str:
+    counts = ", ".join(f"{number} {verdict}" for verdict, number in found.counts.items() if number)
+    points = f"{len(found.pairs)} point{'s' * (len(found.pairs) != 1)}"
+    return f"{points} ok in both: {counts} (up to {100 * found.margin:g} % counts as noise)."
+
+
+def _listed(found: Comparison, members: Sequence[Unpaired], title: Callable[[Unpaired], str]) -> list[str]:
+    """A line for each title, with how many points have it and their values of the axes that tell points apart."""
+    groups: dict[str, list[Unpaired]] = {}
+    for one in members:
+        groups.setdefault(title(one), []).append(one)
+    lines = []
+    for name, group in groups.items():
+        values = [f"{axis} {_few([_value(axis, one.axes) for one in group])}" for axis in _varying(found)]
+        lines.append(f"{name}: {len(group)} point{'s' * (len(group) != 1)}, {', '.join(values)}")
+    return lines
+
+
+def _alone(side: str, one: Unpaired, status: str | None) -> str:
+    return f"only in {side}: {_who(one)}{'' if status == 'ok' else f', {status}'}"
+
+
+def _varying(found: Comparison) -> list[str]:
+    """Those of the comparison's axes that tell its points apart; the first one, where none does."""
+    points = [one.axes for one in (*found.pairs, *found.unpaired)]
+    if all(axes.get("buffer") == axes["kv_len"] for axes in points if axes["operation"] == "decode"):
+        names = [name for name in found.axes if name != "buffer"]
+    else:
+        names = list(found.axes)
+    return [name for name in names if len({_value(name, axes) for axes in points}) > 1] or names[:1]
+
+
+def _apart(old: Run, new: Run) -> str:
+    """Axes, contenders included, of which the runs share no value: `q_heads (32, then 8)`."""
+    before, after = (_values(run) for run in (old, new))
+    shared = [name for name in before if name in after]
+    return ", ".join(
+        f"{name} ({_few(before[name])}, then {_few(after[name])})"
+        for name in shared
+        if not set(before[name]) & set(after[name])
+    )
+
+
+def _values(run: Run) -> dict[str, list[str]]:
+    points = [{"contender": row["contender"], **row["axes"]} for row in run.rows]
+    names = dict.fromkeys(name for axes in points for name in axes)
+    return {name: [_value(name, axes) for axes in points] for name in names}
+
+
+def _few(values: Sequence[str]) -> str:
+    """The different values, as many as are shown."""
+    different = list(dict.fromkeys(values))
+    return " ".join([*different[:SHOWN], *(["..."] if len(different) > SHOWN else [])])
+
+
+def _who(one: Pair | Unpaired) -> str:
+    """The contender, with the tile config that was asked for."""
+    config = "x".join(map(str, one.config or ()))
+    return one.contender if config in one.contender else f"{one.contender} {config}"
+
+
+def _value(name: str, axes: Mapping[str, Any]) -> str:
+    """An axis in a cell; without a window, what all keys or the mask are called."""
+    value = axes.get(name)
+    if name != "window" or value is not None:
+        return "" if value is None else str(value)
+    mask = axes.get("mask")
+    return "all" if axes["operation"] == "decode" else "causal" if mask == "causal()" else str(mask)
