@@ -1,4 +1,7 @@
-"""Work x machine -> the least time that the roofs allow, and a prediction for a skip mode."""
+"""Work x machine -> the least time that the roofs allow, and a prediction for each operation.
+
+One formula, `bound_of`: a run's frame takes it for `bound_ms`, figures and widgets for what they predict.
+"""
 
 from __future__ import annotations
 
@@ -45,20 +48,18 @@ def predict(workload: Workload, skip: str, machine: Machine, block_m: int = 128,
     It leaves out launches, tails of the grid and what softmax costs beside the products; figures that show it say so.
     """
     work = workload.work(skip, block_m, block_n)
-    least = bound_of(work.executed_flops, work.bytes, machine)
-    return Prediction(least.seconds, least.limited_by, f"predicted for {machine.name}")
+    return _prediction(bound_of(work.executed_flops, work.bytes, machine), machine)
 
 
 def predict_decode(workload: DecodeWorkload, machine: Machine, splits: int | None = None) -> Prediction:
     """The time of a decode step that reaches the roofs; `splits`: what so many shares write and read is counted too."""
-    return _at_the_roofs(workload.work(splits or 1), machine)
+    return _prediction(bound(workload.work(splits or 1), machine), machine)
 
 
 def predict_linear(workload: LinearWorkload, machine: Machine) -> Prediction:
     """The time of a quantised linear layer that reaches the roofs on the packed weight, activations and output."""
-    return _at_the_roofs(workload.work(), machine)
+    return _prediction(bound(workload.work(), machine), machine)
 
 
-def _at_the_roofs(work: bs.Work, machine: Machine) -> Prediction:
-    least = bound(work, machine)
+def _prediction(least: Bound, machine: Machine) -> Prediction:
     return Prediction(least.seconds, least.limited_by, f"predicted for {machine.name}")

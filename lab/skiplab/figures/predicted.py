@@ -1,0 +1,73 @@
+"""A chart of measured times beside what the roofs of their machine allow, for every operation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pandas as pd
+
+from skiplab.figures import series, theme
+from skiplab.figures.model import LineChart
+from skiplab.figures.series import Row
+
+TITLES = {"attention": "a prompt's attention", "decode": "decode steps", "linear": "quantised linear layers"}
+
+
+def measured_vs_predicted(table: pd.DataFrame) -> LineChart:
+    """Measured time against the least that the device's roofs allow: on the diagonal a kernel has reached them.
+
+    table: of one operation, or of several, which the legend then names. `bound_ms` is `roofline.bound_of` of the useful
+    FLOPs and of each byte that must move once, by the roofs in the run's header; of a linear layer that is the packed
+    weight, also for a contender that reads a float one.
+    """
+    good: Any = table[
+        table["operation"].isin(list(TITLES)) & (table["status"] == "ok") & table["bound_ms"].notna()
+        & table["source"].isin(["measured", "recorded"])
+    ]  # fmt: skip
+    good = good.assign(x_s=good["bound_ms"] / 1e3, y_s=good["median_ms"] / 1e3)
+    good = good.assign(low_s=good["low_ms"] / 1e3, high_s=good["high_ms"] / 1e3)
+    operations = list(dict.fromkeys(good["operation"]))
+    lines = series.lines(good, "x_s", "y_s", "low_s", "high_s", lambda row: row["operation"], _hover)
+    what = f": {TITLES[operations[0]]}" if len(operations) == 1 else ""
+    return LineChart(
+        f"Measured against predicted time{what}", "least time that the roofs allow (useful work)", "measured time",
+        tuple(replace(line, joined=False) for line in lines), series.sources(good),
+        series.note(table, good, "no measured row has a roof in its run's header"), x_is_time=True, diagonal=True,
+        y_is_time=True,
+    )  # fmt: skip
+
+
+def _hover(row: Row) -> str:
+    """Everything that a point is: its problem, its time, the least time, and what makes it doubtful."""
+    least = theme.seconds(row["bound_ms"] / 1e3)
+    return "<br>".join([
+        f"<b>{row['label']}</b>, {PROBLEMS[row['operation']](row)}", series.time_words(row),
+        f"the roofs allow {least}: it reaches {row['bound_ms'] / row['median_ms']:.0%}", *series.doubts(row),
+    ])  # fmt: skip
+
+
+def _prompt(row: Row) -> str:
+    mask = "causal" if row["mask"] == "causal()" else str(row["mask"])
+    return f"prompt {int(row['q_len']):,}, {_window(row) or mask}, {series.shape(row)}"
+
+
+def _step(row: Row) -> str:
+    queries = f"{int(row['q_len'])} queries, " if row["q_len"] > 1 else ""
+    batch = f"batch {int(row['batch'])}, " if row["batch"] > 1 else ""
+    return f"{int(row['kv_len']):,} keys, {_window(row) or 'all seen'}, {queries}{batch}{series.shape(row)}"
+
+
+def _layer(row: Row) -> str:
+    rows, bits, group = (int(row[name]) for name in ("rows", "bits", "group_size"))
+    size = f"{int(row['out_features'])}×{int(row['in_features'])}"
+    return f"{size}, {rows} row{'s' * (rows != 1)}, int{bits}, groups of {group}, {row['dtype']}"
+
+
+def _window(row: Row) -> str:
+    window = row["window"]
+    return "" if window is None or window != window else f"window {theme.tokens(window)}"
+
+
+PROBLEMS: dict[str, Callable[[Row], str]] = {"attention": _prompt, "decode": _step, "linear": _layer}
