@@ -9,9 +9,10 @@ import blockskip as bs
 import numpy as np
 import pandas as pd
 import pytest
+from IPython.core.formatters import DisplayFormatter
 from PIL import Image
 from skiplab import figures
-from skiplab.figures import charts, interactive, static, theme, tiles
+from skiplab.figures import charts, interactive, model, static, theme, tiles
 from skiplab.machine import known_gpus
 from skiplab.store import COLUMNS
 from skiplab.workload import Workload
@@ -109,7 +110,7 @@ def test_tile_map_pictures_are_pngs_and_quick():
     assert "tiles visited" in figure.layout.title.text
     assert len(figure.to_json()) < 100_000
     bundle = figure._repr_mimebundle_()
-    assert bundle["image/png"].startswith(b"\x89PNG") and "tiles visited" in bundle["text/plain"]
+    assert bundle["image/jpeg"].startswith(b"\xff\xd8") and "tiles visited" in bundle["text/plain"]
 
 
 def test_speedup_is_base_over_contender_with_its_range(measured):
@@ -139,7 +140,7 @@ def test_every_figure_says_where_its_numbers_are_from(measured, draw):
     assert "measured on a CPU" in words or "counted" in words
     assert figure.layout.xaxis.title.text and figure.layout.yaxis.title.text
     bundle = figure._repr_mimebundle_()
-    assert bundle["image/png"].startswith(b"\x89PNG")
+    assert bundle["image/jpeg"].startswith(b"\xff\xd8")
     assert "\n" not in bundle["text/plain"]
 
 
@@ -197,10 +198,32 @@ def test_a_menu_shows_one_chart_at_a_time_with_its_own_title_and_sources(measure
     assert visible["visible"] == [False] * 3 + [True] * 3
     assert layout["annotations"][0]["text"] == "recorded on a GPU"
     bundle = figure._repr_mimebundle_()
-    assert bundle["image/png"].startswith(b"\x89PNG") and "one of 2 settings" in bundle["text/plain"]
+    assert bundle["image/jpeg"].startswith(b"\xff\xd8") and "one of 2 settings" in bundle["text/plain"]
     json.dumps(bundle["application/vnd.plotly.v1+json"], allow_nan=False, default=list)
     with pytest.raises(ValueError, match="charts: got none"):
         interactive.choose({})
+
+
+def test_a_menu_shows_the_chart_with_most_points_first(measured):
+    few, many = (charts.attention_time(rows) for rows in (measured[measured["q_len"] == 512], measured))
+    figure = interactive.choose({"few": few, "many": many})
+    assert [trace.visible for trace in figure.data] == [False] * 3 + [True] * 3
+    assert figure.layout.updatemenus[0].active == 1
+    assert "many, one of 2 settings" in figure._repr_mimebundle_()["text/plain"]
+
+
+def test_a_saved_figure_holds_neither_html_nor_png(measured):
+    """Exports would show HTML, which is blank offline; JupyterLab a PNG until the pointer touches it."""
+    data, _ = DisplayFormatter().format(figures.speedup(measured))
+    assert set(data) == {"application/vnd.plotly.v1+json", "image/jpeg", "text/plain"}
+
+
+def test_small_print_makes_room_for_itself(measured):
+    short, long = (figures.throughput(measured.assign(device=device)) for device in ("a CPU", "a CPU " * 40))
+    lines = long.layout.annotations[0].text.count("<br>")
+    assert lines >= 2
+    assert long.layout.margin.b - short.layout.margin.b == long.layout.height - short.layout.height
+    assert long.layout.margin.b - short.layout.margin.b >= 14 * lines  # 11 px letters
 
 
 def test_menus_of_an_empty_table_say_so(measured):
@@ -219,11 +242,16 @@ def test_lines_of_several_shapes_say_which(measured):
     other = measured.assign(head_dim=64)
     names = {line.name for line in charts.throughput(pd.concat([measured, other])).lines}
     assert "blockskip, window 256, 8/8 heads of 64, bfloat16" in names and len(names) == 4
+    lines = charts.speedup(pd.concat([measured, other])).lines
+    assert len({line.style.colour for line in lines}) == len(lines) == 2
 
 
 def test_heatmap_holds_the_ratios(measured):
     chart = charts.heatmap(measured)
     assert (chart.x, chart.y, chart.z) == (("512", "1k"), ("256",), ((2.0, 4.0),))
+    assert "blank" not in model.foot(chart)
+    more = table(row("sdpa", 9.0, window=512), row("blockskip", 3.0, window=512))
+    assert "blank: not measured" in model.foot(charts.heatmap(pd.concat([measured, more])))
 
 
 def test_figures_are_valid_json_where_points_are_missing(measured):
@@ -280,3 +308,10 @@ def test_units():
     assert theme.seconds(8.5e-4) == "850 µs"
     assert theme.quantity(1.23e12, "FLOP") == "1.23 TFLOP"
     assert theme.provenance("predicted", "X") == "predicted for X"
+
+
+def test_a_legend_names_a_device_only_where_its_source_does_not_tell_it():
+    here, there, told = ("recorded", "A (in a room)"), ("recorded", "B(R) Processor"), ("published", "P")
+    assert theme.places([here, here]) == {here: ""}
+    assert theme.places([here, told]) == {here: "recorded", told: "published"}
+    assert theme.places([here, there, told]) == {here: "recorded: A", there: "recorded: B", told: "published"}

@@ -82,7 +82,7 @@ def test_predicted_bars_are_hatched_labelled_and_have_no_floor_of_their_own(meas
     predicted = frames.predicted_linear([GATE], machine=H200)
     assert predicted["median_ms"].item() == pytest.approx(predicted["bytes"].item() / (H200.bandwidth_gbps * 1e9) * 1e3)
     chart = linear.linear_time(pd.concat([measured, predicted]))
-    bars = next(bars for bars in chart.bars if bars.name.endswith("predicted: NVIDIA H200"))
+    bars = next(bars for bars in chart.bars if bars.name.endswith(", predicted"))
     assert bars.hatch == theme.HATCHES["predicted"] and np.isnan(bars.limit).all()
     assert "predicted for NVIDIA H200" in chart.sources and len({bars.name for bars in chart.bars}) == 3
 

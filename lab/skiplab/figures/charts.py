@@ -120,7 +120,9 @@ def heatmap(table: pd.DataFrame, contender: str = "blockskip", base: str = "sdpa
 def flops(table: pd.DataFrame, contender: str = "blockskip") -> BarChart:
     """Useful (kept pairs), executed (visited tiles) and dense (all pairs) FLOPs of each setting of `contender`."""
     chosen: Any = table[(table["contender"] == contender) & table["executed_flops"].notna()]
-    chosen = chosen.assign(group=[f"{theme.tokens(row['q_len'])}, {_variant(row)}" for row in rows_of(chosen)])
+    one = len({_variant(row) for row in rows_of(chosen)}) == 1
+    names = [theme.tokens(row["q_len"]) + ("" if one else f", {_variant(row)}") for row in rows_of(chosen)]
+    chosen = chosen.assign(group=names)
     chosen = chosen.sort_values(["q_len", "window"]).drop_duplicates("group")
     groups = tuple(chosen["group"])
     colours = {"useful": theme.GREEN, "executed": theme.BLUE, "dense": theme.GREY}
@@ -130,7 +132,9 @@ def flops(table: pd.DataFrame, contender: str = "blockskip") -> BarChart:
         hover = [f"{group}<br>{name}: {theme.quantity(n, 'FLOP')}" for group, n in zip(groups, values, strict=True)]
         bars.append(Bars(name, values, colour, hover=tuple(hover)))
     return BarChart(
-        "Useful, executed and dense work", "prompt length, mask", "FLOPs of one layer's attention", groups, tuple(bars),
+        f"Useful, executed and dense work{', ' + _variant(rows_of(chosen)[0]) if one else ''}",
+        "prompt length (tokens)" if one else "prompt length, mask", "FLOPs of one layer's attention",
+        groups, tuple(bars),
         "counted from the tile maps, not measured" if len(chosen) else "",
         "" if len(chosen) else f"no row of {contender} says how much it executes", "FLOP",
     )  # fmt: skip
@@ -173,17 +177,19 @@ def _lines(table: Any, x: str, y: str, low: str, high: str, joined: bool = True)
         return ()
     named = table.assign(variant=[_variant(row, x) if joined else "" for row in rows_of(table)])
     shapes = named.groupby(list(PLACE))[list(SHAPE)].transform(lambda column: column.nunique(dropna=False)).max(axis=1)
-    named["shape"] = [shape(row) if many > 1 else "" for row, many in zip(rows_of(named), shapes, strict=True)]
-    several = named[list(PLACE)].drop_duplicates().shape[0] > 1
+    named["shape"] = [
+        shape(row) if many > 1 and joined else "" for row, many in zip(rows_of(named), shapes, strict=True)
+    ]
+    places = theme.places(named[list(PLACE)].itertuples(index=False, name=None))
     single = named["contender"].nunique() == 1
     # what colours (of a single contender) or dashes (of several) tell apart
-    groups = ["variant", *PLACE] if single else ["variant"]
+    groups = ["variant", "shape", *PLACE] if single else ["variant", "shape"]
     variants = list(dict.fromkeys(named.sort_values("window")[groups].itertuples(index=False, name=None)))
     lines = []
     for keys, rows in named.groupby([*PLACE, "contender", "label", "variant", "shape"], sort=False, dropna=False):
         source, device, contender, label, variant, heads = keys
-        parts = [label, variant, heads, theme.place(source, device) if several else ""]
-        number = variants.index((variant, source, device) if single else (variant,))
+        parts = [label, variant, heads, places[source, device]]
+        number = variants.index((variant, heads, source, device) if single else (variant, heads))
         look = _by_number(number) if single and len(variants) > 1 else theme.style(contender)
         dash = theme.SOURCE_DASH.get(source, 0 if single or not joined else number % len(theme.DASHES))
         rows = rows.sort_values(x)

@@ -81,13 +81,13 @@ def crossover(table: pd.DataFrame) -> LineChart:
     `frames.by_method(run)` gives the rows of both ways, launched one by one and in a CUDA graph.
     """
     decode: Any = table[table["operation"] == "decode"]
-    parts = []
+    labels, parts = dict(zip(decode["contender"], decode["label"], strict=True)), []
     for split, standard in STANDARD:
         pair = decode[decode["contender"].isin([split, standard])]
-        parts.append(speedups(pair, standard, (*AXES, "buffer", "method")).assign(base=standard))
+        parts.append(speedups(pair, standard, (*AXES, "buffer", "method")).assign(base=labels.get(standard, standard)))
     good: Any = pd.concat(parts, ignore_index=True)
     good = good.assign(kind=good["contender"] + good["base"])
-    differing = _differing(good)
+    differing = [name for name in _differing(good) if name != "window" or good["window"].nunique(dropna=False) > 1]
 
     def name(row: Row) -> str:
         parts = [f"against {row['base']}", METHODS.get(row["method"], str(row["method"])), *_settings(row, differing)]

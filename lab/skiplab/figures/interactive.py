@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import math
+import sys
 import textwrap
 from collections.abc import Callable, Mapping
 from html import escape
@@ -13,18 +14,21 @@ import blockskip as bs
 import plotly.graph_objects as go
 
 from skiplab.figures import static, theme, tiles
-from skiplab.figures.model import BarChart, Bars, Chart, HeatChart, Line, LineChart, is_empty
+from skiplab.figures.model import BarChart, Bars, Chart, HeatChart, Line, LineChart, foot, is_empty
 
 FEW = 6
 """More lines than these have their legend in a column beside the figure instead of over it."""
-
-
-ROOMY = 560
-"""Height of a figure with a menu."""
+LETTERS, SMALL = 84, 98
+"""Letters of a legend and of the small print that fit over and under a figure 700 pixels wide."""
+PLOT, TITLE, ROW, MENU, AXIS, NOTE = 270, 44, 21, 48, 58, 15
+"""Heights in pixels: the plot itself; title, a legend's row, a menu over it; axis, a line of notes under it."""
 
 
 class Figure(go.Figure):
-    """A plotly figure; saved in a notebook it also holds a PNG and a line of text, for readers that have no plotly."""
+    """A plotly figure; saved in a notebook it also holds a JPEG and a line of text, for readers that have no plotly.
+
+    Not a PNG: beside one, plotly's renderer in JupyterLab draws the live figure only once the pointer has touched it.
+    """
 
     def __init__(self, *args: Any, fallback: Callable[[], tuple[bytes, str]] | None = None, **kwargs: Any):
         super().__init__(*args, **kwargs)
@@ -32,11 +36,15 @@ class Figure(go.Figure):
 
     _ipython_display_: Any = None  # else IPython takes plotly's own renderer and never asks for the bundle
 
+    def _repr_html_(self) -> str | None:
+        """Plotly's page in Colab, which shows no other kind; elsewhere None: it is blank where no network is."""
+        return super()._repr_html_() if "google.colab" in sys.modules else None
+
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None, **kwargs: Any) -> dict[str, Any]:
         live = self.to_plotly_json() | {"config": {"responsive": True}}
         bundle: dict[str, Any] = {"application/vnd.plotly.v1+json": live}
         if self._fallback is not None:
-            bundle["image/png"], bundle["text/plain"] = self._fallback()
+            bundle["image/jpeg"], bundle["text/plain"] = self._fallback()
         return bundle
 
 
@@ -56,25 +64,28 @@ def draw(chart: Chart) -> Figure:
 
 
 def choose(charts: Mapping[str, Chart]) -> Figure:
-    """Charts of one kind in one figure, a menu to choose between them by name; it needs no kernel. The first is shown.
+    """Charts of one kind in one figure, a menu to choose between them by name; it needs no kernel.
 
-    For readers without plotly it holds a picture of the first. ValueError without any chart.
+    At first it shows the one with the most points, and holds a picture of that for readers without plotly. ValueError
+    without any chart.
     """
     if not charts:
         raise ValueError("charts: got none; at least one is needed")
     drawn = {name: draw(chart) for name, chart in charts.items()}
-    first = next(iter(charts.values()))
-    words = f"{static.text(first)}; {next(iter(charts))}, one of {len(charts)} settings"
-    figure = Figure(layout=next(iter(drawn.values())).layout, fallback=lambda: (static.png(first, bare=True), words))
-    owners = [name for name, one in drawn.items() for _ in one.data]
-    figure.add_traces([line for one in drawn.values() for line in one.data])
-    lines: Any = figure.data
-    for line, owner in zip(lines, owners, strict=True):
-        line.update(visible=owner == owners[0])
+    lines: dict[str, Any] = {name: one.data for name, one in drawn.items()}
+    shown = max(drawn, key=lambda name: sum(len(line.x) for line in lines[name]))
+    words = f"{static.text(charts[shown])}; {shown}, one of {len(charts)} settings"
+    figure = Figure(layout=drawn[shown].layout, fallback=lambda: (static.jpeg(charts[shown]), words))
+    owners = [name for name, own in lines.items() for _ in own]
+    figure.add_traces([line.update(visible=name == shown) for name, own in lines.items() for line in own])
     buttons = [_button(name, one, owners) for name, one in drawn.items()]
-    menu = {"buttons": buttons, "x": 1, "xanchor": "right", "y": 1, "yanchor": "bottom", "pad": {"b": 44}}
-    menu |= {"bgcolor": "#F2F2F2", "font": {"color": "#333333"}}
-    figure.update_layout(updatemenus=[menu], height=ROOMY, margin_t=150)
+    top, bottom = (max(one.layout.margin[side] for one in drawn.values()) for side in "tb")
+    place = {"x": 0, "xanchor": "left", "y": 1, "yanchor": "bottom", "pad": {"b": top - TITLE + 10}}
+    look = {"bgcolor": "#F2F2F2", "font": {"color": "#333333", "size": 11}}
+    menu = {"buttons": buttons, "active": list(drawn).index(shown), **place, **look}
+    height = max(one.layout.height for one in drawn.values())
+    figure.update_layout(updatemenus=[menu], height=max(height, PLOT + top + bottom) + MENU)
+    figure.update_layout(margin_t=top + MENU, margin_b=bottom)
     return figure
 
 
@@ -93,20 +104,23 @@ def layout(title: str, sources: str) -> go.Layout:
         "linecolor": theme.TEXT,
         "automargin": True,
         "ticks": "outside",
-        "title": {"standoff": 10},
+        "title": {"standoff": 10, "font": {"size": 13}},
     }
+    text = wrap(sources, SMALL)
+    bottom = NOTE * (1 + text.count("<br>"))
     note = {
-        "text": wrap(sources, 100), "showarrow": False, "xref": "paper", "yref": "paper", "x": 0, "y": 0,
+        "text": text, "showarrow": False, "xref": "paper", "yref": "paper", "x": 0, "y": 0,
         "yshift": -52,
         "xanchor": "left", "yanchor": "top", "align": "left", "font": {"size": 11}, "name": "sources",
     }  # fmt: skip
     return go.Layout(
         title={
-            "text": title, "x": 0, "xanchor": "left", "xref": "paper", "y": 0.97, "yanchor": "top",
+            "text": title, "x": 0, "xanchor": "left", "xref": "paper", "y": 1, "yanchor": "top", "pad": {"t": 14},
             "font": {"size": 16},
         },
         font={"color": theme.TEXT, "size": 13}, paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)",
-        xaxis=axis, yaxis=axis, margin={"l": 70, "r": 20, "t": 90, "b": 100}, height=460, hovermode="closest",
+        xaxis=axis, yaxis=axis, hovermode="closest", height=PLOT + TITLE + ROW + AXIS + bottom,
+        margin={"l": 70, "r": 20, "t": TITLE + ROW, "b": AXIS + bottom},
         legend={
             "font": {"size": 12}, "orientation": "h", "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom",
         },
@@ -115,20 +129,13 @@ def layout(title: str, sources: str) -> go.Layout:
     )  # fmt: skip
 
 
-def foot(chart: Chart) -> str:
-    """Where the numbers come from, and what makes some doubtful or is left out."""
-    return "; ".join(filter(None, [chart.sources, chart.note if chart.sources else ""]))
-
-
 def wrap(text: str, width: int = 110) -> str:
     """Plotly's annotations do not break lines by themselves."""
     return "<br>".join(textwrap.wrap(text, width))
 
 
 def _line_figure(chart: LineChart) -> Figure:
-    figure = Figure(
-        layout=layout(chart.title, foot(chart)), fallback=lambda: (static.png(chart, bare=True), static.text(chart))
-    )
+    figure = Figure(layout=layout(chart.title, foot(chart)), fallback=lambda: (static.jpeg(chart), static.text(chart)))
     figure.add_traces([trace(line) for line in chart.lines])
     _place_legend(figure, [line.name for line in chart.lines])
     xs = sorted({x for line in chart.lines for x in line.x})
@@ -160,11 +167,11 @@ def _place_legend(figure: Figure, names: list[str]) -> None:
     longest = max(map(len, names), default=0)
     if len(names) > FEW:
         column = {"orientation": "v", "x": 1.01, "y": 1, "yanchor": "top", "font": {"size": 11}}
-        figure.update_layout(legend=column, height=max(460, 210 + 21 * len(names)))
+        figure.update_layout(legend=column, height=max(figure.layout.height, 160 + ROW * len(names)))
     elif names:
-        in_a_row = max(1, 120 // (longest + 8))  # about as many letters fit over a figure
-        more = 20 * (-(-len(names) // in_a_row) - 1)
-        figure.update_layout(margin={"t": 90 + more}, height=460 + more)
+        in_a_row = max(1, LETTERS // (longest + 8))  # 8: the line before the name
+        more = ROW * (-(-len(names) // in_a_row) - 1)
+        figure.update_layout(margin_t=figure.layout.margin.t + more, height=figure.layout.height + more)
 
 
 def _log_ticks(values: list[float], as_ratio: bool) -> tuple[list[float], list[str]]:
@@ -200,9 +207,7 @@ def trace(line: Line) -> go.Scatter:
 
 
 def _bars(chart: BarChart) -> Figure:
-    figure = Figure(
-        layout=layout(chart.title, foot(chart)), fallback=lambda: (static.png(chart, bare=True), static.text(chart))
-    )
+    figure = Figure(layout=layout(chart.title, foot(chart)), fallback=lambda: (static.jpeg(chart), static.text(chart)))
     for number, bars in enumerate(chart.bars):
         figure.add_trace(_bar_trace(chart, number, bars))
     marked = [(chart.place(n, g), y) for n, bars in enumerate(chart.bars) for g, y in enumerate(bars.limit) if y == y]
@@ -225,13 +230,12 @@ def _bars(chart: BarChart) -> Figure:
         marks = static.linear_marks(static.bar_range(chart)[1])
         texts = [theme.quantity(m, chart.unit) for m in marks]
         figure.update_yaxes(tickvals=marks, ticktext=texts, rangemode="tozero")
-    names = [wrap(group, 14) for group in chart.groups]
-    figure.update_xaxes(
-        title_text=chart.x_title, title_standoff=8, tickvals=list(range(len(names))), ticktext=names, showgrid=False
-    )
-    lines = max((name.count("<br>") for name in names), default=0)
-    figure.update_annotations(selector={"name": "sources"}, yshift=-52 - 16 * lines)
-    figure.update_layout(margin={"b": 100 + 16 * lines})
+    names = [wrap(group, max(8, LETTERS // len(chart.groups))) for group in chart.groups]
+    places = {"tickvals": list(range(len(names))), "ticktext": names, "tickangle": 0}
+    figure.update_xaxes(title_text=chart.x_title, title_standoff=8, showgrid=False, **places)
+    more = 16 * max((name.count("<br>") for name in names), default=0)
+    figure.update_annotations(selector={"name": "sources"}, yshift=-52 - more)
+    figure.update_layout(margin_b=figure.layout.margin.b + more, height=figure.layout.height + more)
     return figure
 
 
@@ -251,14 +255,12 @@ def _bar_trace(chart: BarChart, number: int, bars: Bars) -> go.Bar:
 
 
 def _heat(chart: HeatChart) -> Figure:
-    figure = Figure(
-        layout=layout(chart.title, foot(chart)), fallback=lambda: (static.png(chart, bare=True), static.text(chart))
-    )
+    figure = Figure(layout=layout(chart.title, foot(chart)), fallback=lambda: (static.jpeg(chart), static.text(chart)))
     low, high, colours, ticks = static.heat_scale(chart)
     logs = [[_or_none(static.log2(value)) for value in row] for row in chart.z]
     across, down = chart.x_title.split(" (")[0], chart.y_title.split(" (")[0]
     bar = {
-        "title": {"text": "" if chart.unit else "times faster"},
+        "title": {"text": "" if chart.unit else "times faster", "font": {"size": 12}},
         "tickvals": ticks, "ticktext": [chart.text(2**t) for t in ticks],
     }  # fmt: skip
     figure.add_heatmap(
@@ -277,7 +279,7 @@ def tilemap(tilemap: bs.TileMap, longest: int = 512) -> Figure:
     words = tiles.words(tilemap)
     figure = Figure(
         layout=layout("", ""),
-        fallback=lambda: (static.png(static.tilemap(tilemap, longest), bare=True), f"{tilemap.mask!r}: {words}"),
+        fallback=lambda: (static.jpeg(static.tilemap(tilemap, longest)), f"{tilemap.mask!r}: {words}"),
     )
     image = "data:image/png;base64," + base64.b64encode(tiles.png(tilemap, longest)).decode()
     figure.add_layout_image(

@@ -118,9 +118,9 @@ def _guide(found: list[Quality]) -> tuple[Line, ...]:
     best = max((one for one in found if one.packed.bits == fewest), key=lambda one: one.snr_db)
     x = (best.packed.bits_per_weight, max(one.packed.bits_per_weight for one in found))
     y = (best.snr_db, best.snr_db + DB_A_BIT * (x[1] - x[0]))
-    words = "6.02 dB a bit: halving the step halves the error"
+    words = "6.02 dB a bit"
     look = theme.Style(theme.GREY, "line-ew-open", "_")
-    return (Line(words, x, y, y, y, (words, words), look, 2),)
+    return (Line(words, x, y, y, y, (f"{words}: halving the step halves the error",) * 2, look, 2),)
 
 
 def _good(table: pd.DataFrame) -> Any:
@@ -177,7 +177,7 @@ def _bars(good: Any, value: Callable[[Row], float], limit: Callable[[Row], float
     """Bars of each source, device and contender; the quartiles of a rate are those of its time, turned round."""
     rows = series.rows_of(good)
     differing, groups = _differing(rows), _groups(good)
-    places = list(dict.fromkeys((row["source"], row["device"]) for row in rows))
+    places = theme.places((row["source"], row["device"]) for row in rows)
     cells: dict[tuple[str, str, str, str], dict[str, Row]] = {}
     for row in rows:
         owner = (row["source"], row["device"], row["contender"], row["label"])
@@ -198,7 +198,7 @@ def _bars(good: Any, value: Callable[[Row], float], limit: Callable[[Row], float
         if source == "predicted":
             colour = series.PREDICTED_COLOURS[predicted.index((source, device)) % len(series.PREDICTED_COLOURS)]
         found.append(Bars(
-            f"{label}, {theme.place(source, device)}" if len(places) > 1 else label, each(value), colour,
+            ", ".join(filter(None, [label, places[source, device]])), each(value), colour,
             theme.HATCHES.get(source, ""), *((first, last) if is_time else (last, first)),
             each(limit if source in ("measured", "recorded") else lambda row: float("nan")),
             tuple("" if row is None else _hover(row) for row in chosen),

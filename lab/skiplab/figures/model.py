@@ -113,3 +113,10 @@ def is_empty(chart: Chart) -> bool:
     """Whether there is nothing to draw; the chart's note then says why."""
     shown = chart.lines if isinstance(chart, LineChart) else chart.groups if isinstance(chart, BarChart) else chart.z
     return not shown
+
+
+def foot(chart: Chart) -> str:
+    """Where the numbers come from, and what makes some doubtful or is left out."""
+    blank = isinstance(chart, HeatChart) and any(value != value for row in chart.z for value in row)
+    parts = [chart.sources, chart.note if chart.sources else "", "blank: not measured" if blank else ""]
+    return "; ".join(filter(None, parts))

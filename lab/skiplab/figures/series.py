@@ -43,13 +43,13 @@ def lines(
         return ()
     named = table.assign(variant=[variant(row) for row in rows_of(table)])
     variants = list(dict.fromkeys(named["variant"]))
-    places = list(dict.fromkeys(named[list(PLACE)].itertuples(index=False, name=None)))
+    places = theme.places(named[list(PLACE)].itertuples(index=False, name=None))
     seen = named[~named["source"].isin(["predicted"])]
     by_variant = by_variant or (seen["contender"].nunique() <= 1 and seen["variant"].nunique() > 1)
     found = []
     for keys, rows in named.groupby([*PLACE, "contender", "label", "variant"], sort=False, dropna=False):
         source, device, contender, label, setting = keys
-        parts = [label, setting if len(variants) > 1 else "", theme.place(source, device) if len(places) > 1 else ""]
+        parts = [label, setting if len(variants) > 1 else "", places[source, device]]
         order, rank = variants.index(setting), [p for p in places if p[0] == source].index((source, device))
         look = theme.style(contender)
         if len(variants) > 1:

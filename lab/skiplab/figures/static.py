@@ -24,7 +24,7 @@ from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 
 from skiplab.figures import theme, tiles
-from skiplab.figures.model import BarChart, Chart, HeatChart, LineChart, is_empty
+from skiplab.figures.model import BarChart, Chart, HeatChart, LineChart, foot, is_empty
 
 if TYPE_CHECKING:
     import blockskip as bs
@@ -44,7 +44,7 @@ def draw(chart: Chart) -> Figure:
     axes.set_title(chart.title, loc="left", fontsize=12)
     if is_empty(chart):
         axes.text(0.5, 0.5, textwrap.fill(chart.note, 80), transform=axes.transAxes, ha="center")
-    _sign(figure, "; ".join(filter(None, [chart.sources, chart.note if chart.sources else ""])))
+    _sign(figure, foot(chart))
     return figure
 
 
@@ -81,6 +81,14 @@ def png(chart: Chart | Figure, bare: bool = False) -> bytes:
         _grey(figure)
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=DPI, transparent=bare)
+    return file.getvalue()
+
+
+def jpeg(chart: Chart | Figure) -> bytes:
+    """The chart on white as a JPEG file, without the loss that blurs letters."""
+    figure = chart if isinstance(chart, Figure) else draw(chart)
+    file = io.BytesIO()
+    figure.savefig(file, format="jpeg", dpi=DPI, pil_kwargs={"quality": 92, "subsampling": 0})
     return file.getvalue()
 
 

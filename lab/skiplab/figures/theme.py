@@ -87,8 +87,16 @@ def provenance(source: str, device: str) -> str:
 
 
 def place(source: str, device: str) -> str:
-    """`measured: X` for a legend, without what the full name, in the figure's foot, has in brackets."""
-    return f"{source}: {device.partition(' (')[0]}"
+    """`measured: X` for a menu, without what the full name, in the figure's foot, has in brackets or as trade marks."""
+    return f"{source}: {device.replace('(R)', '').replace(' Processor', '').partition(' (')[0]}"
+
+
+def places(pairs: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
+    """What a legend says of each (source, device): nothing where there is one; the device of several."""
+    found = list(dict.fromkeys(pairs))
+    sources = [source for source, _ in found]
+    alone = {pair: pair[0] if sources.count(pair[0]) == 1 else place(*pair) for pair in found}
+    return alone if len(found) > 1 else dict.fromkeys(found, "")
 
 
 def provenances(pairs: Iterable[tuple[str, str]]) -> str:

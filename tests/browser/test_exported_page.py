@@ -1,0 +1,40 @@
+"""A notebook exported by nbconvert, opened without a network: every figure is a picture that a person can see."""
+
+from __future__ import annotations
+
+import pytest
+from nbclient import NotebookClient
+from nbconvert import HTMLExporter
+from nbformat import v4
+
+pytestmark = pytest.mark.browser
+
+CELLS = [
+    "from skiplab import figures\nfigures.speedup(figures.published_prefill())",
+    """import blockskip as bs
+figures.tilemap(bs.TileMap.build(bs.sliding_window(64), 512, 512))""",
+    "from skiplab import MaskExplorer\nMaskExplorer(q_len=1024)",
+]
+
+
+def test_every_figure_is_a_picture_offline(chromium, tmp_path, monkeypatch):
+    from playwright.sync_api import sync_playwright
+
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    notebook = v4.new_notebook(cells=[v4.new_code_cell(source) for source in CELLS])
+    # as JupyterLab saves it by default: without the widgets' states
+    NotebookClient(notebook, timeout=120, store_widget_state=False).execute()
+    page_file = tmp_path / "page.html"
+    page_file.write_text(HTMLExporter().from_notebook_node(notebook)[0], encoding="utf-8")
+
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        page = browser.new_context(offline=True).new_page()
+        page.goto(page_file.as_uri(), wait_until="domcontentloaded")
+        outputs = page.locator(".jp-OutputArea-output")
+        assert outputs.count() == len(CELLS)
+        for output in outputs.all():
+            shown = output.locator("img")
+            assert shown.is_visible()
+            assert shown.evaluate("image => image.decode().then(() => image.naturalWidth)") > 400
+        browser.close()
