@@ -22,8 +22,11 @@
 # throws the masked ones away.
 #
 # A GPU kernel works on **tiles**: blocks of, say, 128 queries × 64 keys that fit its fast memory. So it can
-# leave out whole tiles, not single pairs. This notebook shows which tiles a mask leaves, and what that is
-# worth. No GPU is needed: everything is counted, and timed only where you press *Measure here*.
+# leave out whole tiles, not single pairs.
+#
+# **You learn** which tiles a mask leaves, what that is worth, and why the result stays the same. **You need**
+# no GPU and no more than to know what queries and keys are: everything is counted, and timed only where you
+# press *Measure here*.
 
 # %%
 import blockskip as bs

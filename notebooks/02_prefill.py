@@ -20,8 +20,10 @@
 # grows with the square of their number. With a sliding window it needs to grow with prompt length × window
 # only, if the kernel leaves out the tiles that the window drops.
 #
-# This notebook answers in four voices, and each figure says which one it is: **published** by others,
-# **predicted** from a data sheet, **measured** on this machine, **recorded** on another.
+# **You learn** how much that brings, for a whole model and for one layer, and what keeps a kernel from its
+# floor. **You need** the words of [01_tiles](01_tiles.ipynb) and no GPU; where there is one, it is measured. The
+# answers come in four voices, and each figure says which one it is: **published** by others, **predicted** from a
+# data sheet, **measured** on this machine, **recorded** on another.
 
 # %% tags=["parameters"]
 # "quick": about 20 seconds on two cores; "full": some minutes; "no": nothing is measured here
@@ -36,6 +38,7 @@ import skiplab
 from skiplab import figures, results
 from skiplab.machine import default_device, known_gpus
 from skiplab.recorded import rated
+from skiplab.report import DOUBTS
 from skiplab.store import query, read_runs
 from skiplab.workload import MODELS
 
@@ -99,14 +102,18 @@ measured = rated([run] if run else [])
 figures.speedup(measured)
 
 # %%
-columns = ["label", "q_len", "window", "status", "median_ms", "error", "tolerance", "flags", "source", "device"]
-measured[columns].round({"median_ms": 3})
+columns = ["label", "q_len", "window", "status", "median_ms", "error", "tolerance", "flags", "device"]
+measured[columns].astype({"window": "Int64"}).round({"median_ms": 3})
 
 # %% [markdown]
 # `error` is the largest difference from the reference and `tolerance` what is allowed. A flag names what
-# makes a number doubtful: `unconverged` (the median had not settled in the time given), `busy` (other
-# programs ran). The quick sweep is short, so expect some.
-#
+# makes a number doubtful. The quick sweep is short, so expect some:
+
+# %%
+flags = pd.DataFrame(DOUBTS.items(), columns=["flag", "what it says"])
+flags.style.hide().set_table_styles([{"selector": "th, td", "props": "text-align: left"}])
+
+# %% [markdown]
 # ## Recorded: an H100 beside this machine
 #
 # Choose heads, mask and device in the menu: first what is kept in `data/runs`, each as **recorded** on its
@@ -131,16 +138,21 @@ figures.heatmap(query(recorded, heads="32/8 of 128", buffer=None), base="flex")
 
 # %% [markdown]
 # The last row has no window. A causal mask leaves half of the tiles, so that there is less to skip and more to
-# multiply, and a kernel lives by how well it does that. Here ours is behind the hand-written ones: FlashAttention-3
-# at every length from 1,024 on and cuDNN from 2,048 on. At 32,768 tokens it falls behind FlexAttention too: its 64
-# queries a tile read the keys from the L2 twice as often as the 128 of its peers.
+# multiply, and a kernel lives by how well it does that. Here the hand-written ones, FlashAttention-3 and cuDNN, are
+# ahead of ours at long prompts. Its 64 queries a tile read the keys from the L2 twice as often as the 128 of its
+# peers, which costs the more the longer the prompt is.
 
 # %%
 results.show("causal-d128")
 
 # %% [markdown]
-# Larger heads share one read among more products: at 256 it takes FlexAttention 1.5 to 1.8 times as long as ours, at
-# 512 about twice as long. What was tried, and why it did or did not help, is in `data/TUNING.md`.
+# Larger heads share one read among more products. What was tried, and why it did or did not help, is in
+# `data/TUNING.md`. Causal prompts beside FlexAttention, by head size:
+
+# %%
+device = recorded["device"].iloc[0]
+pair = query(recorded, contender=["blockskip", "flex"], mask="causal()", buffer=None, device=device)
+figures.speedup(pair, base="flex")
 
 # %% [markdown]
 # ## Four ways to skip
@@ -170,7 +182,7 @@ results.show("modes-sliding")
 # multiples of the least for the useful work:
 
 # %%
-figures.floors(recorded)
+figures.floors(recorded, first="32/16 heads of 256, bfloat16, window 1k")
 
 # %% [markdown]
 # At short prompts the last two weigh most. The host, which checks, plans and launches, is not in these times:
@@ -181,12 +193,12 @@ figures.floors(recorded)
 results.show("launch")
 
 # %% [markdown]
-# All points against the two roofs, how fast the device multiplies and how fast it moves memory, both measured
+# All points of that device against its two roofs, how fast it multiplies and how fast it moves memory, both measured
 # before a run starts. On the dashed line a kernel would take the least time that they allow; above it, it takes
 # longer.
 
 # %%
-figures.measured_vs_predicted(query(recorded, operation="attention"))
+figures.measured_vs_predicted(query(recorded, operation="attention", device=device))
 
 # %% [markdown]
 # ## Your own question

@@ -19,9 +19,10 @@
 # After the prompt is read, a model writes one token at a time. Each new token is **one query** that looks at
 # every key in the cache. There is next to nothing to compute, and a lot to read.
 #
-# Four questions: how fast can it be? Why does a good prefill kernel do it badly? How are the keys best
-# divided? And what may not be left out of the softmax while doing so? Each figure says whether it was
-# **published**, **predicted**, **recorded** or **measured** here.
+# **You learn** how fast it can be, why a good prefill kernel does it badly, how the keys are best divided, and
+# what may not be left out of the softmax while doing so. **You need** the tiles of [01_tiles](01_tiles.ipynb)
+# and no GPU; where there is one, it is measured. Each figure says whether it was **published**, **predicted**,
+# **recorded** or **measured** here.
 
 # %% tags=["parameters"]
 # "quick": about 10 seconds on two cores; "full": some minutes; "no": nothing is measured here
@@ -144,6 +145,7 @@ for kv_len in table.index:
     guess = schedules(sliding.decode(int(kv_len), window=None), a100)
     table.loc[kv_len, "predicted: one share"] = guess["one"].seconds * 1e6
     table.loc[kv_len, "predicted: a share every 256 slots"] = guess["executorch"].seconds * 1e6
+table = table.rename_axis("keys in the cache").rename_axis(None, axis="columns")
 table.iloc[:, [0, 2, 1, 3]].style.format(precision=1).set_caption(
     f"µs: published (GPU not named), and predicted for {a100.name}"
 )
@@ -203,7 +205,7 @@ figures.decode_time(measured)
 
 # %%
 columns = ["label", "kv_len", "window", "status", "median_ms", "gbps", "error", "tolerance", "flags", "device"]
-measured[columns].round({"median_ms": 4, "gbps": 1})
+measured[columns].astype({"window": "Int64"}).round({"median_ms": 4, "gbps": 1})
 
 # %% [markdown]
 # `gbps` counts the bytes that must move, so a reader of dead keys scores low. The quick sweep is short, and a

@@ -21,10 +21,10 @@
 # A GPU multiplies far faster than it fetches; so what a token costs is bytes ÷ bandwidth, and a weight of
 # half the bytes takes half the time.
 #
-# This notebook follows that thought: how few bits can a weight have, how must they lie in memory so that
-# nothing else is fetched, and what does it cost in accuracy? Each number says where it is from: **computed**
-# or **quantised here**, **predicted** from a data sheet, **published** by others, **recorded** on another
-# machine, or **measured** on this one.
+# **You learn** how few bits a weight can have, how they must lie in memory so that nothing else is fetched, and
+# what that costs in accuracy. **You need** no other notebook and no GPU; where there is one, it is measured. Each
+# number says where it is from: **computed** or **quantised here**, **predicted** from a data sheet, **published**
+# by others, **recorded** on another machine, or **measured** on this one.
 
 # %% tags=["parameters"]
 # "quick": about 10 seconds on two cores; "full": some minutes; "no": nothing is measured here
@@ -226,7 +226,7 @@ figures.linear_time(measured)
 
 # %%
 columns = ["label", "out_features", "in_features", "rows", "status", "median_ms", "gbps", "error", "tolerance", "flags"]
-columns += ["source", "device"]
+columns += ["device"]
 whole = {"out_features": int, "in_features": int, "rows": int}
 measured[columns].astype(whole).round({"median_ms": 3, "gbps": 1})
 
@@ -247,9 +247,8 @@ figures.linear_bandwidths(recorded)
 results.show("linear")
 
 # %% [markdown]
-# This H100 answers the two questions above for itself: strided metadata cost it twice the time at groups of 32, and
-# the 4-byte activation loads a few percent. Their sectors come from the nearest cache, and mostly the kernel waited
-# for memory:
+# This H100 answers the two questions above for itself: strided metadata cost it much at groups of 32, and the 4-byte
+# activation loads little. Their sectors come from the nearest cache, and mostly the kernel waited for memory:
 
 # %%
 results.show("linear-layout")

@@ -10,11 +10,17 @@ CELL = """from skiplab import SweepPanel
 SweepPanel(["blockskip", "sdpa"], operation="decode", kv_len=[128, 512], window=[None, 64], budget_s=0.2,
            directory="runs")"""
 
+FITS = """() => {
+  const figure = document.querySelector('.skiplab-sweep .js-plotly-plot');
+  return figure.querySelector('.svg-container').clientWidth === figure.clientWidth;
+}"""
+
 
 def test_decode_is_swept_and_a_prediction_laid_over_it(show):
     from playwright.sync_api import expect
 
     page = show(CELL, 1700)
+    page.set_viewport_size({"width": 1000, "height": 1700})
 
     panel = page.locator(".skiplab-sweep")
     panel.wait_for()
@@ -24,6 +30,7 @@ def test_decode_is_swept_and_a_prediction_laid_over_it(show):
     figure = panel.locator(".js-plotly-plot")
     expect(figure).to_contain_text("measured on")
     expect(figure).to_contain_text("least time that the roofs allow")
+    page.wait_for_function(FITS)
 
     panel.locator(".skiplab-stored select").select_option(label="predicted: NVIDIA H200, at the settings beside")
     expect(figure).to_contain_text("predicted for NVIDIA H200")

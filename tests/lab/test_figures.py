@@ -210,6 +210,8 @@ def test_a_menu_shows_the_chart_with_most_points_first(measured):
     assert [trace.visible for trace in figure.data] == [False] * 3 + [True] * 3
     assert figure.layout.updatemenus[0].active == 1
     assert "many, one of 2 settings" in figure._repr_mimebundle_()["text/plain"]
+    assert interactive.choose({"few": few, "many": many}, first="ew").layout.updatemenus[0].active == 0
+    assert interactive.choose({"few": few, "many": many}, first="none such").layout.updatemenus[0].active == 1
 
 
 def test_a_saved_figure_holds_neither_html_nor_png(measured):

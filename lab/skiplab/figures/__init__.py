@@ -52,9 +52,12 @@ def attention_times(table: pd.DataFrame) -> Figure:
     return _menu(charts.settings(table), charts.attention_time, table)
 
 
-def floors(table: pd.DataFrame) -> Figure:
-    """What our recorded times are made of (`gaps.gaps`); a menu chooses device, heads and mask."""
-    return _menu(charts.settings(gaps(query(table, contender="blockskip"))), charts.floors, table)
+def floors(table: pd.DataFrame, first: str = "") -> Figure:
+    """What our recorded times are made of (`gaps.gaps`); a menu chooses device, heads and mask.
+
+    first: words of the setting to open with, `window 1k`; without them it is the one with the most points.
+    """
+    return _menu(charts.settings(gaps(query(table, contender="blockskip"))), charts.floors, table, first)
 
 
 def flops(table: pd.DataFrame, contender: str = "blockskip") -> Figure:
@@ -137,9 +140,11 @@ def linear_row_times(table: pd.DataFrame) -> Figure:
     return _menu(linear.several_rows(table), linear.linear_rows, table)
 
 
-def _menu(chosen: Mapping[str, Any], make: Callable[[Any], model.Chart], table: pd.DataFrame) -> Figure:
+def _menu(
+    chosen: Mapping[str, Any], make: Callable[[Any], model.Chart], table: pd.DataFrame, first: str = ""
+) -> Figure:
     """A chart of each of the chosen rows; without any, an empty one of the table's columns that says so."""
-    return interactive.choose({name: make(rows) for name, rows in chosen.items()} or {"": make(table.iloc[:0])})
+    return interactive.choose({name: make(rows) for name, rows in chosen.items()} or {"": make(table.iloc[:0])}, first)
 
 
 def bits_error(rows: Iterable[Quality], weights: str = "the given weight") -> Figure:

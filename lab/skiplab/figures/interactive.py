@@ -7,6 +7,7 @@ import math
 import sys
 import textwrap
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from html import escape
 from typing import Any
 
@@ -18,8 +19,8 @@ from skiplab.figures.model import BarChart, Bars, Chart, HeatChart, Line, LineCh
 
 FEW = 6
 """More lines than these have their legend in a column beside the figure instead of over it."""
-LETTERS, SMALL = 84, 98
-"""Letters of a legend and of the small print that fit over and under a figure 700 pixels wide."""
+LETTERS, NAMES = 84, 50
+"""Letters that fit over or under a figure 700 pixels wide, and beside each other under its bars."""
 PLOT, TITLE, ROW, MENU, AXIS, NOTE = 270, 44, 21, 48, 58, 15
 """Heights in pixels: the plot itself; title, a legend's row, a menu over it; axis, a line of notes under it."""
 
@@ -63,19 +64,21 @@ def draw(chart: Chart) -> Figure:
     return figure
 
 
-def choose(charts: Mapping[str, Chart]) -> Figure:
+def choose(charts: Mapping[str, Chart], first: str = "") -> Figure:
     """Charts of one kind in one figure, a menu to choose between them by name; it needs no kernel.
 
-    At first it shows the one with the most points, and holds a picture of that for readers without plotly. ValueError
-    without any chart.
+    At first it shows one whose name has the words `first`, else the one with the most points, and holds a picture of
+    that for readers without plotly. ValueError without any chart.
     """
     if not charts:
         raise ValueError("charts: got none; at least one is needed")
     drawn = {name: draw(chart) for name, chart in charts.items()}
     lines: dict[str, Any] = {name: one.data for name, one in drawn.items()}
-    shown = max(drawn, key=lambda name: sum(len(line.x) for line in lines[name]))
-    words = f"{static.text(charts[shown])}; {shown}, one of {len(charts)} settings"
-    figure = Figure(layout=drawn[shown].layout, fallback=lambda: (static.jpeg(charts[shown]), words))
+    shown = max(drawn, key=lambda name: (bool(first) and first in name, sum(len(line.x) for line in lines[name])))
+    chart, setting = charts[shown], f"{shown}, one of {len(charts)} settings"
+    picture = replace(chart, title=f"{chart.title}\n{setting}")
+    words = f"{static.text(chart)}; {setting}"
+    figure = Figure(layout=drawn[shown].layout, fallback=lambda: (static.jpeg(picture), words))
     owners = [name for name, own in lines.items() for _ in own]
     figure.add_traces([line.update(visible=name == shown) for name, own in lines.items() for line in own])
     buttons = [_button(name, one, owners) for name, one in drawn.items()]
@@ -106,7 +109,7 @@ def layout(title: str, sources: str) -> go.Layout:
         "ticks": "outside",
         "title": {"standoff": 10, "font": {"size": 13}},
     }
-    text = wrap(sources, SMALL)
+    text = wrap(sources, LETTERS)
     bottom = NOTE * (1 + text.count("<br>"))
     note = {
         "text": text, "showarrow": False, "xref": "paper", "yref": "paper", "x": 0, "y": 0,
@@ -230,7 +233,7 @@ def _bars(chart: BarChart) -> Figure:
         marks = static.linear_marks(static.bar_range(chart)[1])
         texts = [theme.quantity(m, chart.unit) for m in marks]
         figure.update_yaxes(tickvals=marks, ticktext=texts, rangemode="tozero")
-    names = [wrap(group, max(8, LETTERS // len(chart.groups))) for group in chart.groups]
+    names = [wrap(group, max(8, NAMES // len(chart.groups))) for group in chart.groups]
     places = {"tickvals": list(range(len(names))), "ticktext": names, "tickangle": 0}
     figure.update_xaxes(title_text=chart.x_title, title_standoff=8, showgrid=False, **places)
     more = 16 * max((name.count("<br>") for name in names), default=0)

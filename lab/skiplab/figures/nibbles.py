@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import html
 import io
+import textwrap
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -279,13 +280,14 @@ def png(picture: Picture, title: str) -> bytes:
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
 
-    above, dpi = 26, 110
+    lines = textwrap.wrap(title, int(picture.width / 5.4))  # a letter of 10 points is about so wide
+    above, dpi = 12 + 14 * len(lines), 110
     figure = Figure(figsize=(picture.width / 72, (picture.height + above) / 72))
     FigureCanvasAgg(figure)
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set(xlim=(0, picture.width), ylim=(picture.height, -above))
     axes.axis("off")
-    axes.text(0, -10, title, fontsize=10, color=theme.TEXT)
+    axes.text(0, -8, "\n".join(lines), fontsize=10, color=theme.TEXT)
     for cell in picture.cells:
         colour, alpha = (cell.fill, 1.0) if cell.fill.startswith("#") else ("#808080", _alpha(cell.fill))
         axes.add_patch(Rectangle((cell.x, cell.y), cell.width, cell.height, facecolor=colour, alpha=alpha, linewidth=0))

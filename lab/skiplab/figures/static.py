@@ -44,6 +44,7 @@ def draw(chart: Chart) -> Figure:
     axes.set_title(chart.title, loc="left", fontsize=12)
     if is_empty(chart):
         axes.text(0.5, 0.5, textwrap.fill(chart.note, 80), transform=axes.transAxes, ha="center")
+        axes.tick_params(which="both", left=False, bottom=False, labelleft=False, labelbottom=False)
     _sign(figure, foot(chart))
     return figure
 

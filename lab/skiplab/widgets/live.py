@@ -13,12 +13,11 @@ from skiplab.figures.model import Chart
 class LiveChart(w.VBox):
     """Empty until `draw(chart)`; the next chart takes its place without a flicker. `chart` is what it shows.
 
-    width: pixels, None for plotly's own.
+    It is as wide as the page allows, and no wider than the panel's two columns.
     """
 
-    def __init__(self, width: int | None = None) -> None:
-        super().__init__([])
-        self._width = width
+    def __init__(self) -> None:
+        super().__init__([], layout=w.Layout(max_width="1020px"))
         self.chart: Chart | None = None
         self._view: Any = None
 
@@ -33,8 +32,10 @@ class LiveChart(w.VBox):
             return
         figure = interactive.draw(chart)
         self._view.data = ()
-        self._view.layout = figure.update_layout(width=self._width).layout
+        self._view.layout = figure.layout
         self._view.add_traces(list(figure.data))
+        # plotly measured its place before the page had one; and a width that never was set, it would not take back
+        self._view._send_relayout_msg({"autosize": True, "width": None})
 
 
 def _view() -> Any:
@@ -42,6 +43,8 @@ def _view() -> Any:
     try:
         import plotly.graph_objects as go
 
-        return go.FigureWidget()
+        view: Any = go.FigureWidget()
+        view._config = {"responsive": True}
+        return view
     except ImportError:
         return w.Image(format="png")

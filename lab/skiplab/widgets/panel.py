@@ -138,7 +138,7 @@ class SweepPanel(w.VBox):
         self._folder = w.Text(".", description="Folder", layout=w.Layout(width="240px"))
         self._bar, self._status, self._problem = w.IntProgress(layout=w.Layout(width="160px")), w.HTML(), w.HTML()
         self._bar.layout.visibility = "hidden"
-        self.figure = LiveChart(width=1020)  # of both columns over it
+        self.figure = LiveChart()
         self._operation.observe(lambda _: self._change(), "value")
         self._stored.observe(lambda _: self._draw(), "value")
         self._view.observe(lambda _: self._draw(), "value")
