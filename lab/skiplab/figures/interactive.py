@@ -35,6 +35,7 @@ class Figure(go.Figure):
         super().__init__(*args, **kwargs)
         self._fallback = fallback
 
+    layout: Any  # whose parts plotly makes at run time
     _ipython_display_: Any = None  # else IPython takes plotly's own renderer and never asks for the bundle
 
     def _repr_html_(self) -> str | None:
