@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from .config import LENGTHS, Gpu, TileConfig, describes, length_class, prefill_config
+from .config import LEAST_ROWS, LENGTHS, Gpu, TileConfig, length_class, prefill_config
 from .mask import Band, Mask
 
 
@@ -150,7 +150,7 @@ def choose_config(
     """The prefill kernel's configuration on this GPU, and where it is from.
 
     rows: query rows of the call over all batches and heads. described: whether keys and values can be read by
-    descriptors, where the kernel does so; tuning takes such that can, so that for others the table stands.
+    descriptors; tuning takes such that can, so that for others the table stands.
     First comes what was tuned on a device of this name, then on one of its compute capability, then the table. Raises
     ValueError below compute capability 8.0.
     """
@@ -161,10 +161,9 @@ def choose_config(
 def _chosen(
     gpu: Gpu, head_dim: int, dtype: torch.dtype, kind: str, window: int | None, length: str, described: bool
 ) -> tuple[TileConfig, Origin]:
-    rows = 0 if length == "short" else None
     # an unsupported device is an error first
-    table = prefill_config(gpu.capability, head_dim, dtype, rows, gpu.sms, described)
-    if describes(gpu.capability, head_dim, dtype) and not described:
+    table = prefill_config(gpu.capability, head_dim, dtype, LEAST_ROWS[length] * gpu.sms, gpu.sms, described)
+    if not described:
         return table, Origin("table")
     related = [one for one in tuned_devices() if one.capability == gpu.capability]
     for one in sorted(related, key=lambda one: one.device != gpu.name):

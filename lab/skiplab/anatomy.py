@@ -85,15 +85,14 @@ def attention_anatomy(
     scale = head_dim**-0.5
     config = prefill_config(capability, head_dim, dtype) if config is None else TileConfig.of(config)
     call = plan.Call(q, k, v, mask, scale, None, length, None, skip, "triton", config, return_lse, record)
-    chosen = plan.plan_kernel(call, config, described=plan.is_described(call, capability))
+    chosen = plan.plan_kernel(call, config, described=plan.is_described(call, capability), capability=capability)
     heads = kv_heads if chosen.packed else q_heads
     lse = torch.empty((1, q_heads, length)) if return_lse else None
     visits = torch.empty((1, heads, 1, 1), dtype=torch.uint8) if record else None
-    launched = launch.prepare(call, chosen, (q, k, v, out), lse, visits, (1, heads, 1))
-    options = {"num_warps": config.num_warps, "num_stages": config.num_stages}
+    kernel, launched, options = launch.prepare(call, chosen, (q, k, v, out), lse, visits, (1, heads, 1))
     with _pretend(capability):
-        kernel = launch.prefill.warmup(*launched.arguments, **launched.constants, **options, grid=launched.grid)
-    return read(kernel, capability)
+        compiled = kernel.warmup(*launched.arguments, **launched.constants, **options, grid=launched.grid)
+    return read(compiled, capability)
 
 
 def read(kernel, capability: tuple[int, int]) -> Anatomy:

@@ -45,11 +45,10 @@ def read_otherwise(capability, head_dim, skip, dtype, kind, length=4096):
     mask, ring = bs.sliding_window(1024), kind == "ring"
     call = plan.Call(q, k, v, mask, head_dim**-0.5, None, length, None, skip, "triton", config, False, False, ring)
     assert not plan.is_described(call, capability)
-    made = launch.prepare(call, plan.plan_kernel(call, config), (q, k, v, out), None, None, (1, 8, 1))
-    options = {"num_warps": config.num_warps, "num_stages": config.num_stages}
+    kernel, made, options = launch.prepare(call, plan.plan_kernel(call, config), (q, k, v, out), None, None, (1, 8, 1))
     with _pretend(capability):
-        kernel = launch.prefill.warmup(*made.arguments, **made.constants, **options, grid=made.grid)
-    return read(kernel, capability)
+        compiled = kernel.warmup(*made.arguments, **made.constants, **options, grid=made.grid)
+    return read(compiled, capability)
 
 
 def anatomies(capability):

@@ -95,7 +95,7 @@ def test_what_is_shipped_can_be_read():
 
 
 def test_this_device_comes_before_its_family_and_the_family_before_the_table(files):
-    ours, theirs, table = entry(), entry(config=TileConfig(64, 64, 4, 2)), TileConfig(128, 64, 8, 2)
+    ours, theirs, table = entry(), entry(config=TileConfig(64, 64, 4, 2)), TileConfig(128, 64, 12, 2)
     h200 = tuned(theirs, device="NVIDIA H200")
     assert chosen() == (table, Origin("table"))
     files(h200)
@@ -125,7 +125,7 @@ def test_a_file_of_this_device_that_lacks_a_shape_leaves_it_to_the_family(files)
         ({"head_dim": 257}, False),
         ({"dtype": torch.float16}, True),
         ({"dtype": torch.float32}, False),
-        ({"rows": 512 * 132}, False),
+        ({"rows": 256 * 132}, False),
         ({"mask": bs.band(1000, 23)}, True),
         ({"mask": bs.band(None, None)}, False),
         ({"mask": bs.sliding_window(1024) | bs.sink(4)}, False),
@@ -151,7 +151,7 @@ def test_of_several_head_sizes_the_least_that_is_not_below(files):
 
 
 def test_length_classes_are_rows_a_multiprocessor():
-    assert [length_class(rows, 100) for rows in (1, 6400, 6401, 51200, 51201)] == [
+    assert [length_class(rows, 100) for rows in (1, 6400, 6401, 25600, 25601)] == [
         "short", "short", "medium", "medium", "long",
     ]  # fmt: skip
 

@@ -56,7 +56,7 @@ def test_shared_folder_needs_no_kernel_and_names_its_sources(tmp_path, kernel):
     data = [output["data"] for cell in executed.cells for output in cell.get("outputs", ()) if "data" in output]
     assert "widgets" not in executed.metadata
     assert not any(share.WIDGET in item for item in data)
-    assert sum("image/png" in item for item in data) == 2  # the figure and the explorer
+    assert [sum(kind in item for item in data) for kind in ("image/jpeg", "image/png")] == [1, 1]  # figure, explorer
     assert any("MaskExplorer: sliding_window(512)" in str(item.get("text/plain")) for item in data)
 
     about = json.loads((folder / "about.json").read_text())

@@ -6,12 +6,13 @@ import math
 from collections.abc import Callable, Hashable
 from dataclasses import replace
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import triton
 from triton.runtime.errors import OutOfResources
 
+from ..config import TileConfig
 from ..device import View, interpreting, is_wide, ring_kind
 from ..dispatch import Launch, Ready, Step, traits
 from ..mask import Band, Dense, Mask
@@ -77,7 +78,6 @@ def attention(
     batch, q_heads, q_len, _ = call.q.shape
     rows, cols = -(-q_len // plan.queries_per_tile), -(-plan.kv_len // plan.config.block_n)
     heads = call.k.shape[1] if plan.packed else q_heads
-    options = {"num_warps": plan.config.num_warps, "num_stages": plan.config.num_stages}
 
     def steps(inputs, made):
         q, k, v, lengths, kv_len, q_start, *seen = inputs
@@ -86,7 +86,7 @@ def attention(
         given = replace(call, lengths=lengths)
         if kv_len is not None:
             given = replace(given, kv_len=kv_len, q_start=q_start)
-        yield Step(prefill, prepare(given, plan, (q, k, v, out), lse, visits, grid), options)
+        yield prepare(given, plan, (q, k, v, out), lse, visits, grid)
 
     inputs = [call.q, call.k, call.v, call.lengths, number, _first(call.q, number)]
     if call.record:
@@ -149,20 +149,40 @@ def _repeats(call: Call, plan: Plan) -> bool:
     return not any(isinstance(leaf, Dense) for leaf in call.mask.leaves())
 
 
-def prepare(call: Call, plan: Plan, tensors, lse, visits, grid) -> Launch:
-    """The launch of the kernel for these tensors (q, k, v, out)."""
+def prepare(call: Call, plan: Plan, tensors, lse, visits, grid) -> Step:
+    """The launch of the plan's kernel for these tensors (q, k, v, out)."""
     config = plan.config
     assert config is not None
     q, k, v, out = map(View.of, tensors)
+    plain = _plain_constants(call, plan, config, (q, k, v, out))
+    if v.strides == k.strides:
+        v = v._replace(strides=None)
+    # scale 0 means that all scores are 0: SIGN 0 makes them so, and the scale itself stays positive
+    scale = (abs(call.scale) or 1.0) * math.log2(math.e)
+    extras = (View.of(t) if t is not None else None for t in (lse, visits))
+    turn = heads_in_turn(call, plan, grid[1])
+    arguments = (q, k, v, out, *extras, _mask_argument(call, plan), _lengths(call), _limits(call), scale, turn)
+    grid = (grid[0] * turn, grid[1] // turn, grid[2])
+    if not config.specialised:
+        options = {"num_warps": config.num_warps, "num_stages": config.num_stages}
+        return Step(prefill, Launch(arguments, plain, grid), options)
+    from . import hopper  # Gluon is not asked for where it is not used
+
+    constants = {"SKIP": plan.skip, "HEAD_DIM": q.shape[3], "BLOCK_N": config.block_n, "STAGES": config.num_stages}
+    return Step(
+        hopper.prefill, Launch(arguments, constants, grid), {"num_warps": 4}
+    )  # a group's; the others come on top
+
+
+def _plain_constants(call: Call, plan: Plan, config: TileConfig, views: tuple[View, ...]) -> dict[str, Any]:
+    q, k, v, out = views
     group = call.group if plan.packed else 1
     rows, cols = plan.queries_per_tile, q.shape[3]
     in_rows = any(is_wide(view, group, rows, cols) for view in (q, out))
     ring = ring_kind(call.ring, k.shape[2], config.block_n)
     apart = config.block_n if ring == "none" else k.shape[2]  # a ring's tile may hold its last slot and its first
     in_keys = any(is_wide(view, 1, apart, cols) for view in (k, v))
-    if v.strides == k.strides:
-        v = v._replace(strides=None)
-    constants = {
+    return {
         "SKIP": plan.skip,
         "SIGN": int(math.copysign(1, call.scale)) if call.scale else 0,
         "GROUP": group,
@@ -173,12 +193,6 @@ def prepare(call: Call, plan: Plan, tensors, lse, visits, grid) -> Launch:
         "WIDE": in_rows or in_keys,
         "SOURCE": "descriptor" if plan.described else "pointer" if ring == "none" else ring,
     }
-    # scale 0 means that all scores are 0: SIGN 0 makes them so, and the scale itself stays positive
-    scale = (abs(call.scale) or 1.0) * math.log2(math.e)
-    extras = (View.of(t) if t is not None else None for t in (lse, visits))
-    turn = heads_in_turn(call, plan, grid[1])
-    arguments = (q, k, v, out, *extras, _mask_argument(call, plan), _lengths(call), _limits(call), scale, turn)
-    return Launch(arguments, constants, (grid[0] * turn, grid[1] // turn, grid[2]))
 
 
 ROWS_IN_TURN = 256

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ..config import Gpu, TileConfig, describes, prefill_config
+from ..config import DESCRIBED_FROM, SPECIALISED_ROWS, Gpu, TileConfig, describes, prefill_config, specialises
 from ..mask import Band, Mask
 from ..tilemap import TileMap
 from ..tuned import Origin, choose_config
@@ -136,8 +136,9 @@ def make_plan(call: Call) -> Plan:
     if route.kernel == "decode":
         return _plan_decode(call, impl, route, reason)
     if impl == "triton":
+        capability = torch.cuda.get_device_capability(call.q.device) if call.q.is_cuda else None
         config, origin, described = _kernel_config(call)
-        return plan_kernel(call, config, reason, route, origin, described)
+        return plan_kernel(call, config, reason, route, origin, described, capability)
     if call.skip != "auto":
         raise ValueError(f"skip: given {call.skip!r}; impl={impl!r} takes 'auto' alone, the modes are the kernel's")
     if call.config is not None:
@@ -153,10 +154,26 @@ def plan_kernel(
     route: Route = PREFILL,
     origin: Origin | None = None,
     described: bool = False,
+    capability: tuple[int, int] | None = None,
 ) -> Plan:
-    """The plan of a call that the Triton kernel does with this configuration, on whatever device."""
-    made = _plan(call, "triton", _choose_skip(call), config, _packs(call, config), reason, route)
+    """The plan of a call that the Triton kernel does with this configuration, on whatever device.
+
+    described: whether its keys and values are read by descriptors, if that is the plain kernel.
+    """
+    skip = _choose_skip(call)
+    if not _can_specialise(call, skip, capability):
+        config = config.plain
+    packed = not config.specialised and _packs(call, config)
+    made = _plan(call, "triton", skip, config, packed, reason, route)
     return replace(made, origin=origin, described=described)
+
+
+def _can_specialise(call: Call, skip: str, capability: tuple[int, int] | None) -> bool:
+    """Whether the kernel with specialised warps does such a call; if not, the plain one does, with the same bits."""
+    if capability is None or not specialises(capability, call.q.shape[3], call.q.dtype):
+        return False
+    skips = skip in ("bounds", "map") and not call.record
+    return skips and call.scale > 0 and call.q.shape[2] >= SPECIALISED_ROWS and can_describe(call)
 
 
 def _plan_decode(call: Call, impl: str, route: Route, reason: str) -> Plan:
@@ -196,7 +213,9 @@ def _kernel_config(call: Call) -> tuple[TileConfig, Origin, bool]:
         device = torch.cuda.get_device_properties(call.q.device)
         gpu = Gpu(device.name, (device.major, device.minor), device.multi_processor_count)
         described = is_described(call, gpu.capability)
-        found = choose_config(gpu, head_dim, call.q.dtype, call.mask, batch * heads * q_len, described)
+        # a tile of few queries would be mostly empty
+        copies = described or (head_dim < DESCRIBED_FROM and q_len >= SPECIALISED_ROWS and can_describe(call))
+        found = choose_config(gpu, head_dim, call.q.dtype, call.mask, batch * heads * q_len, copies)
     else:
         described = is_described(call, INTERPRETED_AS)
         found = prefill_config(INTERPRETED_AS, head_dim, call.q.dtype, described=described), Origin("table")
@@ -204,13 +223,16 @@ def _kernel_config(call: Call) -> tuple[TileConfig, Origin, bool]:
 
 
 def is_described(call: Call, capability: tuple[int, int]) -> bool:
-    """Whether the kernel on such a device reads this call's keys and values by descriptors.
+    """Whether the plain kernel on such a device reads this call's keys and values by descriptors."""
+    return describes(capability, call.q.shape[3], call.q.dtype) and can_describe(call)
+
+
+def can_describe(call: Call) -> bool:
+    """Whether descriptors can be made of a call's keys and values.
 
     The copy engine reads rows of adjoining elements, each of which begins at a multiple of 16 bytes.
     """
-    if call.ring or not describes(capability, call.q.shape[3], call.q.dtype):
-        return False
-    return all(
+    return not call.ring and all(
         t.stride(3) == 1 and t.stride(2) > 0 and not any(bytes_ % 16 for bytes_ in (t.data_ptr(), *_row_bytes(t)))
         for t in (call.k, call.v)
     )

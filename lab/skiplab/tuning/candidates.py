@@ -9,6 +9,7 @@ from itertools import product
 
 import torch
 from blockskip.attention.decode_plan import power_of_two, shared_kib
+from blockskip.config import SPECIALISED_ROWS, specialises
 
 from skiplab.measure.child import POLL_S, bars_of_one_process, begin_child
 from skiplab.timing import Cancelled
@@ -35,10 +36,14 @@ def candidates(
         return list(only)
     block_d, element_bytes = max(16, power_of_two(head_dim)), dtype.itemsize
     warp_groups = (9, 0) <= capability < (12, 0) and element_bytes == 2
-    sizes = product((16, 32, 64, 128, 256), (16, 32, 64, 128), (4, 8, 16), (1, 2, 3, 4))
+    sizes = product((16, 32, 64, 128, 256), (16, 32, 64, 128), (4, 8, 12, 16), (1, 2, 3, 4))
+    own = specialises(capability, head_dim, dtype)
 
     def good(block_m: int, block_n: int, num_warps: int, num_stages: int) -> bool:
-        numbers = block_m * (block_d + block_n) / (32 * num_warps)
+        specialised = num_warps == 12  # two groups of four, and one that copies
+        if specialised and not (own and block_m == SPECIALISED_ROWS):
+            return False
+        numbers = block_m * (block_d + block_n) / (32 * (8 if specialised else num_warps))
         # q once; in one stage values take the keys' place; products outside warp groups take a stage from registers
         stages = num_stages if warp_groups else max(1, num_stages - 1)
         keys = block_n if num_stages == 1 else 2 * stages * block_n

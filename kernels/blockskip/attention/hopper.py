@@ -1,0 +1,253 @@
+"""The prefill kernel for Hopper in Gluon: one warp copies tiles, two warp groups compute on them, 64 query rows each.
+
+The arithmetic of `prefill.prefill`, tile for tile and in its order: results are equal bit for bit where both take tiles
+of as many keys. What differs is who waits for whom. A warp group's products run while the other's exponentials do, and
+128 query rows share every copy of keys and values (FlashAttention-3, arXiv 2407.08608, section 3.1).
+"""
+
+from __future__ import annotations
+
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.hopper import (
+    fence_async_shared,
+    mbarrier,
+    tma,
+    warpgroup_mma,
+    warpgroup_mma_wait,
+)
+
+from .prefill import band_limits
+
+GROUP_ROWS = 64
+"""Query rows of a warp group: what one of its products takes."""
+ROWS = gl.constexpr(GROUP_ROWS)
+BLOCK_M = 2 * GROUP_ROWS
+
+
+@gluon.jit
+def wide(x):
+    """A scalar in 64 bits."""
+    return gl.to_tensor(x).to(gl.int64)
+
+
+@gluon.jit
+def base(view, batch, head):
+    """Pointer to [batch, head], counted in 64 bits."""
+    return view.ptr + wide(batch) * view.strides[0] + wide(head) * view.strides[1]
+
+
+@gluon.jit
+def first_bits(count):
+    """int64 scalar with the first `count` bits set; none of them up to 0, all of them from 64 on."""
+    return gl.where(count >= 64, wide(-1), (wide(1) << wide(gl.minimum(gl.maximum(count, 0), 63))) - 1)
+
+
+@gluon.jit
+def span(run, plan, band_tiles, kv_len, BLOCK_N: gl.constexpr, SKIP: gl.constexpr):
+    """(first tile, end, first unmasked, end of the unmasked, place of the first tile's words) of a run of tiles."""
+    if SKIP == "bounds":
+        begin, full_begin, full_end, end = band_tiles
+        place = begin
+    else:
+        run_ptr = plan.runs + wide(run) * 4
+        begin = gl.load(run_ptr)
+        end = gl.minimum(gl.load(run_ptr + 1), gl.cdiv(kv_len, BLOCK_N))
+        full_begin = begin
+        # a full run may end in a tile with keys that are not real: that one is masked, by kv_len alone
+        full_end = gl.where(gl.load(run_ptr + 2) == 2, kv_len // BLOCK_N, begin)
+        place = gl.load(run_ptr + 3)  # -1 for a full run
+    return begin, end, full_begin, full_end, place
+
+
+@gluon.jit
+def kept(i, q_start, n0, n, kv_len, band, words, place, BLOCK_N: gl.constexpr):
+    """bool [ROWS, BLOCK_N]: which keys n0 + n the queries i see.
+
+    By the band, or by the words of a tile of the map, the place of which is its index among them; -1: it has none.
+    """
+    if words is None:
+        keys = n0 + n
+        q_pos = q_start + i
+        keep = (keys < kv_len)[None, :] & (q_pos == q_pos)[:, None]
+        if band.left is not None:
+            keep &= q_pos[:, None] - keys[None, :] <= band.left
+        if band.right is not None:
+            keep &= keys[None, :] - q_pos[:, None] <= band.right
+        return keep
+    else:  # noqa: RET505 - the other way must not be compiled
+        words_ptr = words + wide(place) * (gl.cdiv(BLOCK_N, 64) * 2 * ROWS) + i % (2 * ROWS)
+        partial = place + i * 0 >= 0
+        bits = gl.load(words_ptr, mask=partial, other=-1) & first_bits(kv_len - n0)
+        n = n[None, :]
+        half = gl.where(n % 64 < 32, bits.to(gl.int32)[:, None], (bits >> 32).to(gl.int32)[:, None])
+        if BLOCK_N > 64:
+            more = gl.load(words_ptr + 2 * ROWS, mask=partial, other=-1) & first_bits(kv_len - n0 - 64)
+            other = gl.where(n % 64 < 32, more.to(gl.int32)[:, None], (more >> 32).to(gl.int32)[:, None])
+            half = gl.where(n < 64, half, other)
+        return ((half >> n % 32) & 1) != 0
+
+
+@gluon.jit
+def attend(
+    GROUP: gl.constexpr, queries, lse, buffers, bars, plan, band, runs, band_tiles, kv_len, scale,
+    HEAD_DIM: gl.constexpr, BLOCK_N: gl.constexpr, STAGES: gl.constexpr, SKIP: gl.constexpr,
+):  # fmt: skip
+    """A warp group's part: ROWS query rows, from their scores to what is stored."""
+    scores: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BLOCK_N, 16])
+    result: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, HEAD_DIM, 16])
+    weights: gl.constexpr = gl.DotOperandLayout(0, result, 2)
+    memory: gl.constexpr = gl.BlockedLayout([1, 8], [256 // HEAD_DIM, HEAD_DIM // 8], [4, 1], [1, 0])
+    q_buffers, k_buffers, v_buffers = buffers
+    k_full, k_empty, v_full, v_empty = bars
+    q, out, q_ptr, out_ptr, batch, head, first, q_start = queries
+    words = None
+    if SKIP == "map":
+        words = plan.words
+    first += GROUP * ROWS
+    dtype: gl.constexpr = q.ptr.dtype.element_ty
+
+    i = first + gl.arange(0, ROWS, gl.SliceLayout(1, memory))
+    d = gl.arange(0, HEAD_DIM, gl.SliceLayout(0, memory))
+    real = (i < q.shape[2])[:, None] & (d >= 0)[None, :]
+    q_rows = q_ptr + i.to(gl.int64)[:, None] * q.strides[2] + d[None, :] * q.strides[3]
+    q_tile = q_buffers.index(GROUP)
+    q_tile.store(gl.load(q_rows, mask=real, other=0.0))
+    fence_async_shared()
+
+    acc = gl.zeros([ROWS, HEAD_DIM], gl.float32, result)
+    top = gl.full([ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, scores))
+    total = gl.zeros([ROWS], gl.float32, gl.SliceLayout(1, scores))
+    zeros = gl.zeros([ROWS, BLOCK_N], gl.float32, scores)
+    row = first + gl.arange(0, ROWS, gl.SliceLayout(1, scores))
+    n = gl.arange(0, BLOCK_N, gl.SliceLayout(0, scores))
+    count = 0
+    for run in range(runs[0], runs[1]):
+        begin, end, full_begin, full_end, place = span(run, plan, band_tiles, kv_len, BLOCK_N, SKIP)
+        for tile in range(begin, end):
+            stage, phase = count % STAGES, count // STAGES & 1
+            mbarrier.wait(k_full.index(stage), phase)
+            k_tile = k_buffers.index(stage).permute((1, 0))
+            score = warpgroup_mma(q_tile, k_tile, zeros, use_acc=False, is_async=True)
+            score = warpgroup_mma_wait(0, deps=(score,))
+            mbarrier.arrive(k_empty.index(stage))
+            if (tile < full_begin) | (tile >= full_end):
+                own = gl.where(place >= 0, place + tile - begin, -1)
+                keep = kept(row, q_start, tile * BLOCK_N, n, kv_len, band, words, own, BLOCK_N)
+                score = gl.where(keep, score, float("-inf"))
+            new_top = gl.maximum(top, gl.max(score, 1) * scale)
+            safe_top = gl.where(new_top == float("-inf"), 0.0, new_top)
+            weight = gl.exp2(gl.fma(score, scale, -safe_top[:, None]))
+            fade = gl.exp2(top - safe_top)
+            total = total * fade + gl.sum(weight, 1)
+            top = new_top
+            acc *= gl.convert_layout(fade, gl.SliceLayout(1, result))[:, None]
+            mbarrier.wait(v_full.index(stage), phase)
+            weight = gl.convert_layout(weight.to(dtype), weights)
+            acc = warpgroup_mma(weight, v_buffers.index(stage), acc, is_async=True)
+            acc = warpgroup_mma_wait(0, deps=(acc,))
+            mbarrier.arrive(v_empty.index(stage))
+            count += 1
+
+    saw_nothing = total == 0
+    divisor = gl.convert_layout(gl.where(saw_nothing, 1.0, total), gl.SliceLayout(1, result))
+    q_tile.store((acc / divisor[:, None]).to(dtype))
+    out_rows = out_ptr + i.to(gl.int64)[:, None] * out.strides[2] + d[None, :] * out.strides[3]
+    gl.store(out_rows, q_tile.load(memory), mask=real)
+    if lse is not None:
+        ln2 = 0.6931471805599453
+        value = gl.where(saw_nothing, float("-inf"), (top + gl.log2(gl.where(saw_nothing, 1.0, total))) * ln2)
+        gl.store(base(lse, batch, head) + row.to(gl.int64) * lse.strides[2], value, mask=row < q.shape[2])
+
+
+@gluon.jit
+def copy(
+    keys, values, buffers, bars, plan, runs, band_tiles, kv_len,
+    HEAD_DIM: gl.constexpr, BLOCK_N: gl.constexpr, STAGES: gl.constexpr, SKIP: gl.constexpr,
+):  # fmt: skip
+    """The copying warp's part: the tiles of keys and values, in the order in which they are attended."""
+    k_buffers, v_buffers = buffers[1], buffers[2]
+    k_full, k_empty, v_full, v_empty = bars
+    shape = [gl.maximum(kv_len, 1), HEAD_DIM]
+    block: gl.constexpr = [BLOCK_N, HEAD_DIM]
+    k_source = tma.make_tensor_descriptor(keys[0], shape, [keys[1][2], 1], block, k_buffers.layout)
+    v_source = tma.make_tensor_descriptor(values[0], shape, [values[1][2], 1], block, v_buffers.layout)
+    size: gl.constexpr = BLOCK_N * HEAD_DIM * 2
+    count = 0
+    for run in range(runs[0], runs[1]):
+        tiles = span(run, plan, band_tiles, kv_len, BLOCK_N, SKIP)
+        for tile in range(tiles[0], tiles[1]):
+            stage, phase = count % STAGES, count // STAGES & 1 ^ 1
+            mbarrier.wait(k_empty.index(stage), phase)
+            mbarrier.expect(k_full.index(stage), size)
+            tma.async_copy_global_to_shared(k_source, [tile * BLOCK_N, 0], k_full.index(stage), k_buffers.index(stage))
+            mbarrier.wait(v_empty.index(stage), phase)
+            mbarrier.expect(v_full.index(stage), size)
+            tma.async_copy_global_to_shared(v_source, [tile * BLOCK_N, 0], v_full.index(stage), v_buffers.index(stage))
+            count += 1
+
+
+@gluon.jit
+def barriers(STAGES: gl.constexpr, COUNT: gl.constexpr):
+    """A barrier a stage, which completes when COUNT arrive."""
+    bars = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
+    for stage in gl.static_range(STAGES):
+        mbarrier.init(bars.index(stage), count=COUNT)
+    return bars
+
+
+@gluon.jit(do_not_specialize=["turn"])
+def prefill(
+    q, k, v, out, lse, visits, plan, lengths, band, scale, turn,
+    SKIP: gl.constexpr, HEAD_DIM: gl.constexpr, BLOCK_N: gl.constexpr, STAGES: gl.constexpr,
+):  # fmt: skip
+    """One program: 2 x ROWS query rows of one head. Arguments and grid are those of `prefill.prefill`.
+
+    visits: None, none are recorded. SKIP: bounds or map. Keys and values are read by descriptors; queries and results,
+    whose rows are few, by pointers.
+    """
+    head = gl.program_id(1) * turn + gl.program_id(0) % turn
+    row = (gl.num_programs(0) - 1 - gl.program_id(0)) // turn
+    batch = gl.program_id(2)
+    kv_len = lengths.kv_len
+    if lengths.pointer is not None:
+        kv_len = gl.minimum(gl.maximum(gl.load(lengths.pointer + batch), 0), kv_len)
+    q_start = kv_len - q.shape[2]
+    if lengths.q_start is not None:
+        q_start = lengths.q_start
+    first = row * (2 * ROWS)
+    last = gl.minimum(first + 2 * ROWS, q.shape[2]) - 1
+    kv_head = head // (q.shape[1] // k.shape[1])
+    runs = (0, 1)
+    band_tiles = (0, 0, 0, 0)
+    if SKIP == "bounds":
+        band_tiles = band_limits(q_start + first, q_start + last, kv_len, band, BLOCK_N)
+    else:
+        row_ptr = base(plan.start, batch, head) + row
+        runs = (gl.load(row_ptr), gl.load(row_ptr + 1))
+
+    dtype: gl.constexpr = q.ptr.dtype.element_ty
+    tile: gl.constexpr = gl.NVMMASharedLayout.get_default_for([BLOCK_N, HEAD_DIM], dtype)
+    rows: gl.constexpr = gl.NVMMASharedLayout.get_default_for([ROWS, HEAD_DIM], dtype)
+    buffers = (
+        gl.allocate_shared_memory(dtype, [2, ROWS, HEAD_DIM], rows),
+        gl.allocate_shared_memory(dtype, [STAGES, BLOCK_N, HEAD_DIM], tile),
+        gl.allocate_shared_memory(dtype, [STAGES, BLOCK_N, HEAD_DIM], tile),
+    )
+    bars = (barriers(STAGES, 1), barriers(STAGES, 2), barriers(STAGES, 1), barriers(STAGES, 2))
+    queries = (q, out, base(q, batch, head), base(out, batch, head), batch, head, first, q_start)
+    # values laid out like the keys come without strides
+    v_strides = k.strides if v.strides is None else v.strides
+    v_ptr = v.ptr + wide(batch) * v_strides[0] + wide(kv_head) * v_strides[1]
+    keys, values = (base(k, batch, kv_head), k.strides), (v_ptr, v_strides)
+    gl.warp_specialize(
+        [
+            (attend, (0, queries, lse, buffers, bars, plan, band, runs, band_tiles, kv_len, scale,
+                      HEAD_DIM, BLOCK_N, STAGES, SKIP)),
+            (attend, (1, queries, lse, buffers, bars, plan, band, runs, band_tiles, kv_len, scale,
+                      HEAD_DIM, BLOCK_N, STAGES, SKIP)),
+            (copy, (keys, values, buffers, bars, plan, runs, band_tiles, kv_len, HEAD_DIM, BLOCK_N, STAGES, SKIP)),
+        ],
+        [4, 1],
+        [240, 24],
+    )  # fmt: skip

@@ -1,0 +1,187 @@
+"""The prefill kernel with specialised warps: when it is taken, and that it equals the plain kernel bit for bit."""
+
+import math
+
+import blockskip as bs
+import pytest
+import torch
+from blockskip.attention import plan
+from blockskip.attention.api import check
+from blockskip.config import TileConfig, prefill_config
+
+SPECIALISED = {128: TileConfig(128, 128, 12, 2), 256: TileConfig(128, 64, 12, 2)}
+HOPPER = torch.cuda.is_available() and torch.cuda.get_device_capability()[0] == 9
+needs_hopper = pytest.mark.skipif(not HOPPER, reason="warp-group products need a GPU of compute capability 9.x")
+SINKS = bs.sliding_window(300) | (bs.sink(4) & bs.causal())
+MASKS = {"causal": bs.causal(), "window": bs.sliding_window(77), "sinks": SINKS, "chunks": bs.chunked(256)}
+
+
+def draw(device, head_dim, q_len, kv_len=None, *, batch=1, heads=(8, 2), dtype=torch.bfloat16):
+    generator = torch.Generator(device).manual_seed(q_len)
+    shapes = [(batch, heads[0], q_len, head_dim), *[(batch, heads[1], kv_len or q_len, head_dim)] * 2]
+    return [torch.randn(shape, generator=generator, device=device).to(dtype) for shape in shapes]
+
+
+def planned(capability=(9, 0), mask=MASKS["causal"], head_dim=128, q_len=256, layout=lambda t: t, **named):
+    q, k, v = draw("cuda" if torch.cuda.is_available() else "cpu", head_dim, q_len)
+    k, v = layout(k), layout(v)
+    named = {"impl": "triton", "scale": None, "skip": "auto", "record": False, "ring": False, "kv_len": None, **named}
+    call = check(
+        q, k, v, mask, named["scale"], None, named["kv_len"], named["skip"], named["impl"], SPECIALISED[128], False,
+        named["record"], named["ring"], "prefill",
+    )  # fmt: skip
+    return plan.plan_kernel(call, SPECIALISED.get(head_dim, SPECIALISED[128]), capability=capability)
+
+
+@pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
+def test_the_modes_that_skip_by_limits_or_runs_take_it(mask):
+    assert planned(mask=mask).config.specialised
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"capability": (8, 0)},
+        {"capability": (10, 0)},
+        {"capability": None},
+        {"skip": "none"},
+        {"skip": "mask"},
+        {"scale": -0.1},
+        {"scale": 0.0},
+        {"record": True},
+        {"head_dim": 64},
+        {"q_len": 8},
+        {"layout": lambda t: torch.cat([t, t[..., :1]], 3)[..., :-1]},
+        {"ring": True, "mask": MASKS["window"], "kv_len": 256},
+    ],
+    ids=lambda other: ", ".join(other),
+)
+def test_what_it_cannot_do_the_plain_kernel_does_in_the_same_tiles(other):
+    config = planned(**other).config
+    assert not config.specialised and config == SPECIALISED.get(other.get("head_dim", 128), SPECIALISED[128]).plain
+
+
+def test_twelve_warps_are_two_groups_of_64_rows_and_one_that_copies():
+    assert "8 warps and one that copies" in str(SPECIALISED[128])
+    with pytest.raises(ValueError, match="block_m is 64 with 12 warps"):
+        TileConfig(64, 64, 12, 2)
+
+
+@pytest.mark.parametrize("head_dim", [64, 128, 256, 512])
+def test_long_calls_on_hopper_take_it(head_dim):
+    def config(capability=(9, 0), rows=300, dtype=torch.bfloat16, described=True):
+        return prefill_config(capability, head_dim, dtype, rows * 132, 132, described)
+
+    assert config().specialised == (head_dim in SPECIALISED)
+    others = config(rows=256), config(capability=(10, 0)), config(capability=(8, 0)), config(described=False)
+    assert not any(one.specialised for one in (*others, config((8, 0), dtype=torch.float32)))
+
+
+def same(q, k, v, mask, *, skips=("bounds", "map", "none", "mask"), **named):
+    """What it gives, having checked that the plain kernel gives the same in all modes."""
+    config = SPECIALISED[q.shape[3]]
+    named = {"impl": "triton", "route": "prefill", "return_lse": True, **named}
+    assert bs.explain(q, k, v, mask, config=config, **named).config.specialised
+    out, lse = bs.attention(q, k, v, mask, config=config, **named)
+    for skip in skips:
+        expected = bs.attention(q, k, v, mask, config=config.plain, skip=skip, **named)
+        assert torch.equal(out, expected[0]) and torch.equal(lse, expected[1]), skip
+    assert out.isfinite().all()
+    return out
+
+
+def modes(mask):
+    return ("map", "none", "mask", *(["bounds"] if mask in (MASKS["causal"], MASKS["window"]) else []))
+
+
+@needs_hopper
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("head_dim", SPECIALISED)
+@pytest.mark.parametrize("name", MASKS)
+def test_it_equals_the_plain_kernel_bit_for_bit(device, name, head_dim, dtype):
+    for q_len, kv_len in ((256, 256), (777, 1203), (1203, 1000)):
+        q, k, v = draw(device, head_dim, q_len, kv_len, batch=2, dtype=dtype)
+        same(q, k, v, MASKS[name], skips=modes(MASKS[name]))
+
+
+@needs_hopper
+@pytest.mark.parametrize("head_dim", SPECIALISED)
+@pytest.mark.parametrize("name", ["causal", "window", "sinks"])
+def test_it_is_right(device, head_dim, name):
+    q, k, v = draw(device, head_dim, 1500)
+    out = same(q, k, v, MASKS[name], skips=())
+    truth = bs.attention(*(t.double() for t in (q, k, v)), MASKS[name], impl="reference")
+    # a half of the last of 8 bits of the result, and of weights that sum to 1, beside values of deviation 1
+    assert (out.double() - truth).abs().max() <= 2**-8 * (truth.abs().max() + 1)
+
+
+@needs_hopper
+@pytest.mark.parametrize("head_dim", SPECIALISED)
+def test_keys_beyond_kv_len_may_hold_nan(device, head_dim):
+    q, k, v = draw(device, head_dim, 300, 900, batch=2)
+    k[:, :, 811:], v[:, :, 811:] = math.nan, math.nan
+    for mask in (MASKS["causal"], MASKS["window"]):
+        same(q, k, v, mask, kv_len=811)
+        lengths = torch.tensor([811, 500], dtype=torch.int32, device=device)
+        same(q, k, v, mask, kv_len=lengths, skips=("bounds", "none", "mask"))
+    same(q, k, v, SINKS, kv_len=811, skips=("map", "none", "mask"))
+
+
+@needs_hopper
+@pytest.mark.parametrize("head_dim", SPECIALISED)
+def test_a_batch_without_keys_gives_zero(device, head_dim):
+    q, k, v = draw(device, head_dim, 200, 400, batch=2)
+    lengths = torch.tensor([0, 400], dtype=torch.int32, device=device)
+    k[0], v[0] = math.nan, math.nan
+    named = {"config": SPECIALISED[head_dim], "kv_len": lengths, "return_lse": True, "impl": "triton"}
+    out, lse = bs.attention(q, k, v, bs.causal(), route="prefill", **named)
+    assert (out[0] == 0).all() and (lse[0] == -math.inf).all() and out[1].isfinite().all()
+
+
+@needs_hopper
+@pytest.mark.parametrize("q_start", [0, 5, -7, 2000])
+def test_queries_that_start_anywhere(device, q_start):
+    q, k, v = draw(device, 128, 400, 700)
+    for mask in (MASKS["causal"], MASKS["window"], SINKS):
+        same(q, k, v, mask, q_start=q_start, skips=modes(mask))
+
+
+@needs_hopper
+@pytest.mark.parametrize("head_dim", SPECIALISED)
+def test_tensors_as_views(device, head_dim):
+    """[B, L, H, D] seen as [B, H, L, D], and a part of larger heads."""
+    q, k, v = (t.transpose(1, 2).contiguous().transpose(1, 2) for t in draw(device, head_dim, 500, batch=2))
+    same(q, k, v, MASKS["causal"])
+    both = torch.cat([k, v], 3)
+    same(q, both[..., :head_dim], v, MASKS["window"])
+    same(q, both[..., :head_dim], both[..., head_dim:], MASKS["window"])
+
+
+@needs_hopper
+def test_it_is_what_long_calls_take_and_a_graph_replays_it(device):
+    q, k, v = draw(device, 128, 4096, heads=(32, 8))
+    for mask in (bs.causal(), bs.sliding_window(1024), SINKS):
+        made = bs.explain(q, k, v, mask)
+        assert made.config.specialised, made
+        expected = bs.attention(q, k, v, mask)
+        assert torch.equal(expected, bs.attention(q, k, v, mask, config=made.config.plain))
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            out = bs.attention(q, k, v, mask)
+        out.zero_()
+        graph.replay()
+        assert torch.equal(out, expected)
+
+
+@needs_hopper
+def test_more_than_2_to_the_31_elements(device):
+    """Offsets of queries, keys and results beyond 32 bits."""
+    if torch.cuda.mem_get_info()[0] < 20 << 30:
+        pytest.skip("needs 20 GiB of the GPU's memory")
+    length = (1 << 31) // 128 // 16 + 256
+    q, k, v = (t.expand(-1, -1, -1, -1) for t in draw(device, 128, length, heads=(16, 16)))
+    mask = bs.sliding_window(64)
+    out = bs.attention(q, k, v, mask, config=SPECIALISED[128])
+    part = slice(length - 512, length)
+    expected = bs.attention(q[:, :, part], k[:, :, part], v[:, :, part], mask, config=SPECIALISED[128].plain)
+    assert torch.equal(out[:, :, -256:], expected[:, :, -256:])
