@@ -158,15 +158,21 @@ def summary(table: pd.DataFrame) -> str:
 def report_figures(table: pd.DataFrame) -> list[tuple[go.Figure, str]]:
     """The figures and the text under each."""
     operation = table["operation"].iloc[0] if len(table) else "attention"
+    against = (
+        figures.measured_vs_predicted(table),
+        "Each point against the least time that the machine's roofs allow.",
+    )
     if operation == "decode":
         return [
             (figures.decode_time(table), "Time of a decode step; in grey the least that the machine's roofs allow."),
             (figures.decode_bandwidth(table), "Bytes that a step must move, each once, over its time."),
+            against,
         ]
     if operation == "linear":
         return [
             (figures.linear_time(table), "Time of a product, and the least that the machine's roofs allow."),
             (figures.linear_bandwidth(table), "Bytes that a product must move, each once, over its time."),
+            against,
         ]
     return [
         (
@@ -176,7 +182,7 @@ def report_figures(table: pd.DataFrame) -> list[tuple[go.Figure, str]]:
         (with_window_slider(figures.throughput, table), "Prompt tokens a second through one layer's attention."),
         (figures.heatmap(table), "Times that block-skip is faster than dense + mask."),
         (figures.flops(table), "What the mask keeps, what block-skip executes, what dense attention executes."),
-        (figures.measured_vs_predicted(table), "Each point against the least time that the machine's roofs allow."),
+        against,
     ]
 
 

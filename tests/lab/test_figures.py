@@ -12,7 +12,7 @@ import pytest
 from IPython.core.formatters import DisplayFormatter
 from PIL import Image
 from skiplab import figures
-from skiplab.figures import charts, interactive, model, static, theme, tiles
+from skiplab.figures import charts, interactive, model, predicted, static, theme, tiles
 from skiplab.machine import known_gpus
 from skiplab.store import COLUMNS
 from skiplab.workload import Workload
@@ -145,7 +145,7 @@ def test_every_figure_says_where_its_numbers_are_from(measured, draw):
 
 
 @pytest.mark.parametrize(
-    "draw", [charts.throughput, charts.speedup, charts.heatmap, charts.flops, charts.measured_vs_predicted]
+    "draw", [charts.throughput, charts.speedup, charts.heatmap, charts.flops, predicted.measured_vs_predicted]
 )
 def test_an_empty_table_gives_a_figure_that_says_so(measured, draw):
     chart = draw(measured.iloc[:0])

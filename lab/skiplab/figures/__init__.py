@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import blockskip as bs
 import pandas as pd
 
-from skiplab.figures import charts, decode, interactive, linear, model, static, theme
+from skiplab.figures import charts, decode, interactive, linear, model, predicted, static, theme
 from skiplab.figures.frames import (
     by_method,
     predicted_decode,
@@ -71,8 +71,8 @@ def waste(tilemaps: Iterable[bs.TileMap]) -> Figure:
 
 
 def measured_vs_predicted(table: pd.DataFrame) -> Figure:
-    """Measured time against the least that the device's roofs allow."""
-    return interactive.draw(charts.measured_vs_predicted(table))
+    """Measured time of any operation against the least that the device's roofs allow."""
+    return interactive.draw(predicted.measured_vs_predicted(table))
 
 
 def decode_time(table: pd.DataFrame) -> Figure:
@@ -195,6 +195,7 @@ __all__ = [
     "linear_time",
     "measured_vs_predicted",
     "overview",
+    "predicted",
     "predicted_decode",
     "predicted_linear",
     "predictions",

@@ -140,20 +140,6 @@ def flops(table: pd.DataFrame, contender: str = "blockskip") -> BarChart:
     )  # fmt: skip
 
 
-def measured_vs_predicted(table: pd.DataFrame) -> LineChart:
-    """Measured time against the least that the device's roofs allow: on the diagonal a kernel has reached them."""
-    good: Any = table[
-        (table["status"] == "ok") & table["bound_ms"].notna() & table["source"].isin(["measured", "recorded"])
-    ]
-    good = good.assign(x_s=good["bound_ms"] / 1e3, y_s=good["median_ms"] / 1e3)
-    good = good.assign(low_s=good["low_ms"] / 1e3, high_s=good["high_ms"] / 1e3)
-    return LineChart(
-        "Measured against predicted time", "least time that the roofs allow (useful work)", "measured time",
-        _lines(good, "x_s", "y_s", "low_s", "high_s", joined=False), sources(good),
-        note(table, good, "no measured row has a roof in its run's header"), x_is_time=True, diagonal=True,
-    )  # fmt: skip
-
-
 def waste(tilemaps: Iterable[bs.TileMap]) -> LineChart:
     """Pairs computed for each kept pair by the area of a tile, a line for each mask; counted, not measured."""
     found: dict[str, list[tuple[float, float, str]]] = {}
@@ -171,15 +157,13 @@ def waste(tilemaps: Iterable[bs.TileMap]) -> LineChart:
     )  # fmt: skip
 
 
-def _lines(table: Any, x: str, y: str, low: str, high: str, joined: bool = True) -> tuple[Line, ...]:
+def _lines(table: Any, x: str, y: str, low: str, high: str) -> tuple[Line, ...]:
     """A line for each source, device, contender and setting that x does not run over."""
     if not len(table):
         return ()
-    named = table.assign(variant=[_variant(row, x) if joined else "" for row in rows_of(table)])
+    named = table.assign(variant=[_variant(row, x) for row in rows_of(table)])
     shapes = named.groupby(list(PLACE))[list(SHAPE)].transform(lambda column: column.nunique(dropna=False)).max(axis=1)
-    named["shape"] = [
-        shape(row) if many > 1 and joined else "" for row, many in zip(rows_of(named), shapes, strict=True)
-    ]
+    named["shape"] = [shape(row) if many > 1 else "" for row, many in zip(rows_of(named), shapes, strict=True)]
     places = theme.places(named[list(PLACE)].itertuples(index=False, name=None))
     single = named["contender"].nunique() == 1
     # what colours (of a single contender) or dashes (of several) tell apart
@@ -191,12 +175,12 @@ def _lines(table: Any, x: str, y: str, low: str, high: str, joined: bool = True)
         parts = [label, variant, heads, places[source, device]]
         number = variants.index((variant, heads, source, device) if single else (variant, heads))
         look = _by_number(number) if single and len(variants) > 1 else theme.style(contender)
-        dash = theme.SOURCE_DASH.get(source, 0 if single or not joined else number % len(theme.DASHES))
+        dash = theme.SOURCE_DASH.get(source, 0 if single else number % len(theme.DASHES))
         rows = rows.sort_values(x)
         columns = [tuple(map(float, rows[name])) for name in (x, y, low, high)]
         hover = tuple(_hover(row) for row in rows_of(rows))
         xs, ys, lows, highs = columns
-        lines.append(Line(", ".join(filter(None, parts)), xs, ys, lows, highs, hover, look, dash, joined))
+        lines.append(Line(", ".join(filter(None, parts)), xs, ys, lows, highs, hover, look, dash))
     return tuple(lines)
 
 

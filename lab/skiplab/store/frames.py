@@ -60,7 +60,7 @@ def _flat(run: Run, row: Mapping[str, Any]) -> dict[str, Any]:
         "dense_flops": work.get("dense_flops"), "useful_flops": work.get("useful_flops"),
         "executed_flops": executed, "bytes": work.get("bytes"),
         "gbps": work.get("minimal_bytes", np.nan) / seconds / 1e9, "bits_per_weight": _bits_per_weight(axes),
-        "bound_ms": _bound_ms(run.header.get("roof"), work),
+        "bound_ms": _bound_ms(run, work),
         "tokens_per_s": (axes["rows"] if "rows" in axes else axes["q_len"] * axes["batch"]) / seconds,
         "flags": ", ".join(row.get("flags", ())), "error_text": row.get("error_text", ""),
     }  # fmt: skip
@@ -79,13 +79,16 @@ def _quartiles_ms(samples_ns: list[int]) -> tuple[float, float, float]:
     return float(low), float(median), float(high)
 
 
-def _bound_ms(roof: Mapping[str, Any] | None, work: Mapping[str, Any]) -> float:
+def _bound_ms(run: Run, work: Mapping[str, Any]) -> float:
     """The roofline bound of the useful work, from the roof that the run's header holds."""
+    from skiplab.machine import Machine
+    from skiplab.roofline import bound_of
+
+    roof = run.header.get("roof")
     if not roof or not work:
         return np.nan
-    compute = work["useful_flops"] / (roof["tflops"] * 1e12)
-    memory = work["minimal_bytes"] / (roof["bandwidth_gbps"] * 1e9)
-    return max(compute, memory) * 1e3
+    machine = Machine(run.device, run.header["device"].get("kind", ""), roof["bandwidth_gbps"], roof["tflops"])
+    return bound_of(work["useful_flops"], work["minimal_bytes"], machine).seconds * 1e3
 
 
 def query(table: pd.DataFrame, **wanted: Any) -> pd.DataFrame:

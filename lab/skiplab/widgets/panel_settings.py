@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from skiplab.figures import charts, decode, frames, linear
+from skiplab.figures import charts, decode, frames, linear, predicted
 from skiplab.figures.model import Chart
 from skiplab.machine import Machine
 from skiplab.store import published
@@ -193,7 +193,7 @@ ATTENTION = Form(
         "tokens/s, by prompt length": charts.throughput,
         "useful TFLOP/s, by prompt length": lambda table: charts.throughput(table, "useful_tflops"),
         "useful, executed and dense work": charts.flops,
-        "measured against predicted": charts.measured_vs_predicted,
+        "measured against predicted": predicted.measured_vs_predicted,
     },
     {"published: ExecuTorch PR 20198, prefill of the whole model": frames.published_prefill},
 )  # fmt: skip
@@ -218,6 +218,7 @@ DECODE = Form(
         "queries/s, cache length × window": lambda table: decode.decode_grid(table, "rate"),
         "speed-up over SDPA, by cache length": decode.decode_speedup,
         "speed-up of splitting the keys": decode.crossover,
+        "measured against predicted": predicted.measured_vs_predicted,
         "published tokens/s of a whole model": decode.generation,
     },
     {"published: ExecuTorch PR 20198, one layer's attention": lambda: published("decode"), **GENERATION},
@@ -239,6 +240,7 @@ LINEAR = Form(
         "time, by layer": linear.linear_time,
         "bandwidth, by layer": linear.linear_bandwidth,
         "time, by rows": linear.linear_rows,
+        "measured against predicted": predicted.measured_vs_predicted,
         "published tokens/s of a whole model": decode.generation,
     },
     GENERATION,
