@@ -117,18 +117,12 @@ _PREFILL_SHORT = [
 ]
 
 
-# The same for `long` calls on Hopper itself, for these head sizes and 2 bytes an element, where keys and values can be
-# read by descriptors: warps with jobs of their own. On an H100, 32 heads, causal: D 128 at 8,192 tokens 0.95 ms instead
-# of 1.26, D 256 1.73 instead of 2.21; at 1,024 it is no sooner.
-_PREFILL_SPECIALISED = {
-    128: TileConfig(128, 128, 12, 2),
-    256: TileConfig(128, 64, 12, 2),
-}
+SPECIALISED_HEAD_DIMS = (128, 256)
 
 
 def specialises(capability: tuple[int, int], head_dim: int, dtype: torch.dtype) -> bool:
     """Whether such a device has a prefill kernel with specialised warps for such keys and values."""
-    return capability[0] == 9 and head_dim in _PREFILL_SPECIALISED and dtype.itemsize == 2
+    return capability[0] == 9 and head_dim in SPECIALISED_HEAD_DIMS and dtype.itemsize == 2
 
 
 def prefill_config(
@@ -143,8 +137,7 @@ def prefill_config(
 
     described: whether keys and values can be read by descriptors, where the kernel does so.
     rows: query rows of the call over all batches and heads; sms: the device's multiprocessors. Where both are given, a
-    call too small to fill the device takes smaller tiles, and a long one specialised warps. Raises ValueError below
-    compute capability 8.0.
+    call too small to fill the device takes smaller tiles. Raises ValueError below compute capability 8.0.
     """
     if capability < SMALLEST_CAPABILITY:
         raise ValueError(
@@ -157,13 +150,10 @@ def prefill_config(
         config = _first(_PREFILL_DESCRIBED, family, head_dim, dtype)
     if config is None:
         raise ValueError(f"head_dim: given {head_dim}; from 8 to 512")
-    length = None if rows is None or sms is None else length_class(rows, sms)
-    if length == "short":
+    if rows is not None and sms is not None and length_class(rows, sms) == "short":
         smaller = _first(_PREFILL_SHORT, family, head_dim, dtype)
         if smaller is not None and smaller.block_m < config.block_m:
             return smaller
-    if length == "long" and described and specialises(capability, head_dim, dtype):
-        return _PREFILL_SPECIALISED[head_dim]
     return config
 
 

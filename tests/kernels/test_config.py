@@ -95,7 +95,7 @@ def test_what_is_shipped_can_be_read():
 
 
 def test_this_device_comes_before_its_family_and_the_family_before_the_table(files):
-    ours, theirs, table = entry(), entry(config=TileConfig(64, 64, 4, 2)), TileConfig(128, 64, 12, 2)
+    ours, theirs, table = entry(), entry(config=TileConfig(64, 64, 4, 2)), TileConfig(128, 64, 8, 2)
     h200 = tuned(theirs, device="NVIDIA H200")
     assert chosen() == (table, Origin("table"))
     files(h200)

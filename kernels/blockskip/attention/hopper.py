@@ -5,6 +5,10 @@ of as many keys. What differs is who waits for whom. A warp group's products run
 128 query rows share every copy of keys and values (FlashAttention-3, arXiv 2407.08608, section 3.1).
 """
 
+# pyright: reportArgumentType=false, reportAssignmentType=false, reportOperatorIssue=false, reportIndexIssue=false
+# pyright: reportCallIssue=false, reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
+# Gluon's functions are typed as what they are in Python, not as what they are compiled to.
+
 from __future__ import annotations
 
 from triton.experimental import gluon
@@ -191,7 +195,7 @@ def copy(
 def barriers(STAGES: gl.constexpr, COUNT: gl.constexpr):
     """A barrier a stage, which completes when COUNT arrive."""
     bars = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
-    for stage in gl.static_range(STAGES):
+    for stage in gl.static_range(STAGES):  # pyright: ignore
         mbarrier.init(bars.index(stage), count=COUNT)
     return bars
 

@@ -80,8 +80,9 @@ CROSSOVERS = (
     Crossover((9, 0), 4, False, 128, 128, H100),
     # encoded: 91/186, 105/186, 195/217; 37/73, 82/73, 88/85.
     Crossover((9, 0), 4, True, 128, 32, H100),
-    # int8, while its two planes were loaded byte by byte, and not measured since: 676/207, 221/207, 427/237; 234/80,
-    # 150/82, 180/95.
+    # int8: 111/230, 131/249, 235/283, 365/298, 636/339; 49/100, 92/101, 109/112, 131/119, 251/148.
+    Crossover((9, 0), 8, False, 32, 128, H100),
+    # not measured since its planes are read in a load each; before, byte by byte: 676/207, 221/207, 427/237.
     Crossover((9, 0), 8, True, 128, MOST_ROWS, H100),
     Crossover((8, 0), 4, False, 128, 128, "predicted from bytes, not measured"),
     Crossover((8, 0), 4, True, 128, 32, "as on an H100, not measured"),
