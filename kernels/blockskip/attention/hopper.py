@@ -93,6 +93,16 @@ def kept(i, q_start, n0, n, kv_len, band, words, place, BLOCK_N: gl.constexpr):
 
 
 @gluon.jit
+def soften(score, top, total, scale):
+    """(weights, how much what was summed before fades, running maximum, sum) after a tile of scores: online softmax."""
+    new_top = gl.maximum(top, gl.max(score, 1) * scale)
+    safe_top = gl.where(new_top == float("-inf"), 0.0, new_top)
+    weight = gl.exp2(gl.fma(score, scale, -safe_top[:, None]))
+    fade = gl.exp2(top - safe_top)
+    return weight, fade, new_top, total * fade + gl.sum(weight, 1)
+
+
+@gluon.jit
 def attend(
     GROUP: gl.constexpr, queries, lse, buffers, bars, plan, band, runs, band_tiles, kv_len, scale,
     HEAD_DIM: gl.constexpr, BLOCK_N: gl.constexpr, STAGES: gl.constexpr, SKIP: gl.constexpr,
@@ -125,33 +135,48 @@ def attend(
     zeros = gl.zeros([ROWS, BLOCK_N], gl.float32, scores)
     row = first + gl.arange(0, ROWS, gl.SliceLayout(1, scores))
     n = gl.arange(0, BLOCK_N, gl.SliceLayout(0, scores))
-    count = 0
-    for run in range(runs[0], runs[1]):
-        begin, end, full_begin, full_end, place = span(run, plan, band_tiles, kv_len, BLOCK_N, SKIP)
-        for tile in range(begin, end):
-            stage, phase = count % STAGES, count // STAGES & 1
-            mbarrier.wait(k_full.index(stage), phase)
-            k_tile = k_buffers.index(stage).permute((1, 0))
-            score = warpgroup_mma(q_tile, k_tile, zeros, use_acc=False, is_async=True)
+    if runs[1] > runs[0]:
+        begin, end, full_begin, full_end, place = span(runs[0], plan, band_tiles, kv_len, BLOCK_N, SKIP)
+        if end > begin:
+            mbarrier.wait(k_full.index(0), 0)
+            score = warpgroup_mma(q_tile, k_buffers.index(0).permute((1, 0)), zeros, use_acc=False, is_async=True)
             score = warpgroup_mma_wait(0, deps=(score,))
-            mbarrier.arrive(k_empty.index(stage))
-            if (tile < full_begin) | (tile >= full_end):
-                own = gl.where(place >= 0, place + tile - begin, -1)
-                keep = kept(row, q_start, tile * BLOCK_N, n, kv_len, band, words, own, BLOCK_N)
+            mbarrier.arrive(k_empty.index(0))
+            if (begin < full_begin) | (begin >= full_end):
+                keep = kept(row, q_start, begin * BLOCK_N, n, kv_len, band, words, place, BLOCK_N)
                 score = gl.where(keep, score, float("-inf"))
-            new_top = gl.maximum(top, gl.max(score, 1) * scale)
-            safe_top = gl.where(new_top == float("-inf"), 0.0, new_top)
-            weight = gl.exp2(gl.fma(score, scale, -safe_top[:, None]))
-            fade = gl.exp2(top - safe_top)
-            total = total * fade + gl.sum(weight, 1)
-            top = new_top
-            acc *= gl.convert_layout(fade, gl.SliceLayout(1, result))[:, None]
-            mbarrier.wait(v_full.index(stage), phase)
-            weight = gl.convert_layout(weight.to(dtype), weights)
-            acc = warpgroup_mma(weight, v_buffers.index(stage), acc, is_async=True)
-            acc = warpgroup_mma_wait(0, deps=(acc,))
-            mbarrier.arrive(v_empty.index(stage))
-            count += 1
+            weight, fade, top, total = soften(score, top, total, scale)
+            operand = gl.convert_layout(weight.to(dtype), weights)
+            count = 1
+            # each turn begins a tile's scores, then the product of the tile before, which runs under the exponentials
+            for run in range(runs[0], runs[1]):
+                begin, end, full_begin, full_end, place = span(run, plan, band_tiles, kv_len, BLOCK_N, SKIP)
+                from_tile = gl.where(run == runs[0], begin + 1, begin)
+                for tile in range(from_tile, end):
+                    stage, phase = count % STAGES, count // STAGES & 1
+                    before = count - 1
+                    v_stage, v_phase = before % STAGES, before // STAGES & 1
+                    mbarrier.wait(k_full.index(stage), phase)
+                    k_tile = k_buffers.index(stage).permute((1, 0))
+                    score = warpgroup_mma(q_tile, k_tile, zeros, use_acc=False, is_async=True)
+                    mbarrier.wait(v_full.index(v_stage), v_phase)
+                    summed = warpgroup_mma(operand, v_buffers.index(v_stage), acc, is_async=True)
+                    score = warpgroup_mma_wait(1, deps=(score,))
+                    mbarrier.arrive(k_empty.index(stage))
+                    if (tile < full_begin) | (tile >= full_end):
+                        own = gl.where(place >= 0, place + tile - begin, -1)
+                        keep = kept(row, q_start, tile * BLOCK_N, n, kv_len, band, words, own, BLOCK_N)
+                        score = gl.where(keep, score, float("-inf"))
+                    weight, fade, top, total = soften(score, top, total, scale)
+                    acc = warpgroup_mma_wait(0, deps=(summed,))
+                    mbarrier.arrive(v_empty.index(v_stage))
+                    acc *= gl.convert_layout(fade, gl.SliceLayout(1, result))[:, None]
+                    operand = gl.convert_layout(weight.to(dtype), weights)
+                    count += 1
+            before = count - 1
+            mbarrier.wait(v_full.index(before % STAGES), before // STAGES & 1)
+            summed = warpgroup_mma(operand, v_buffers.index(before % STAGES), acc, is_async=True)
+            acc = warpgroup_mma_wait(0, deps=(summed,))
 
     saw_nothing = total == 0
     divisor = gl.convert_layout(gl.where(saw_nothing, 1.0, total), gl.SliceLayout(1, result))
