@@ -39,7 +39,7 @@ def words(notebook) -> str:
 
 def test_01_tiles_shows_maps_and_the_explorer(tmp_path, monkeypatch):
     notebook = executed(FOLDER / "01_tiles.py", tmp_path, monkeypatch)
-    pictures = [output for output in outputs(notebook) if "image/png" in output.get("data", {})]
+    pictures = [output for output in outputs(notebook) if {"image/png", "image/jpeg"} & output.get("data", {}).keys()]
     assert len(pictures) >= 4  # the explorer, the waste, two maps
     assert "MaskExplorer: sliding_window(512)" in words(notebook)
     assert "tiles visited" in words(notebook)
