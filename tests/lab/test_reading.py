@@ -1,3 +1,5 @@
+import json
+import os
 import subprocess
 import sys
 
@@ -6,7 +8,7 @@ import torch
 
 pytest.importorskip("triton", reason="a kernel needs Triton, which is for Linux")
 
-from skiplab.reading import READINGS, Reading, sum_kernel
+from skiplab.reading import READINGS, Reading
 
 INTERPRETED = """
 import torch
@@ -15,6 +17,21 @@ for reading in (*READINGS, Reading(256, 3, 4)):
     share = reading.block * reading.blocks
     data = torch.randint(-1000, 1000, (5 * share,), dtype=torch.int32)  # the interpreter does not wrap
     assert torch.equal(reading(data), data.view(5, share).sum(1, dtype=torch.int32))
+"""
+
+COMPILED = """
+import json
+import triton
+from skiplab.reading import READINGS, sum_kernel
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+types = {"data": "*i32", "out": "*i32", "SHARE": "constexpr", "BLOCK": "constexpr"}
+aligned = {(place,): [["tt.divisibility", 16]] for place in (0, 1)}
+def ptx(reading):
+    sizes = {"SHARE": reading.block * reading.blocks, "BLOCK": reading.block}
+    source = ASTSource(sum_kernel, types, sizes, aligned)
+    return triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": reading.warps}).asm["ptx"]
+print(json.dumps([ptx(reading) for reading in READINGS]))
 """
 
 
@@ -28,18 +45,18 @@ def test_what_does_not_divide_is_refused():
         Reading(4096, 1, 4)(torch.zeros(5000, dtype=torch.int32))
 
 
-@pytest.mark.parametrize("reading", READINGS, ids=str)
-def test_every_load_is_of_16_bytes(reading):
-    """Compiled for sm_90, which need not be there: what makes it a floor."""
-    import triton
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
+@pytest.fixture(scope="module")
+def compiled():
+    """PTX of each reading, made in a process of its own: Triton's interpreter may leave its language changed here."""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    done = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True, env=environment, timeout=60)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return dict(zip(READINGS, json.loads(done.stdout), strict=True))
 
-    types = {"data": "*i32", "out": "*i32", "SHARE": "constexpr", "BLOCK": "constexpr"}
-    sizes = {"SHARE": reading.block * reading.blocks, "BLOCK": reading.block}
-    aligned = {(place,): [["tt.divisibility", 16]] for place in (0, 1)}
-    source = ASTSource(sum_kernel, types, sizes, aligned)
-    ptx = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": reading.warps}).asm["ptx"]
-    loads = [line for line in ptx.splitlines() if "ld.global" in line]
+
+@pytest.mark.parametrize("reading", READINGS, ids=str)
+def test_every_load_is_of_16_bytes(compiled, reading):
+    """Compiled for sm_90, which need not be there: what makes it a floor."""
+    loads = [line for line in compiled[reading].splitlines() if "ld.global" in line]
     assert loads
     assert all("v4" in line for line in loads)

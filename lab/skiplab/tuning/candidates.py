@@ -40,8 +40,8 @@ def candidates(
     own = specialises(capability, head_dim, dtype)
 
     def good(block_m: int, block_n: int, num_warps: int, num_stages: int) -> bool:
-        specialised = num_warps == 12  # two groups of four, and one that copies
-        if specialised and not (own and block_m == SPECIALISED_ROWS):
+        specialised = num_warps == 12  # two groups of four, and one that copies ahead: two stages at least
+        if specialised and not (own and block_m == SPECIALISED_ROWS and block_n >= 64 and num_stages >= 2):
             return False
         numbers = block_m * (block_d + block_n) / (32 * (8 if specialised else num_warps))
         # q once; in one stage values take the keys' place; products outside warp groups take a stage from registers
