@@ -87,6 +87,21 @@ def wide_tile_cases():
                 )
 
 
+def specialised_cases():
+    """Hopper's kernel with specialised warps, at the ends of tiles; groups of three, a key head's last rows."""
+    for head_dim, block_n, dtype in ((128, 128, torch.float16), (256, 64, torch.bfloat16)):
+        for q_len, kv_len in ((128, 128), (203, 70), (129, 300)):
+            q, k, v = tensors(q_len, kv_len, (6, 2), head_dim, dtype)
+            for name, skip in (("causal", "bounds"), ("window", "bounds"), ("window", "map"), ("sink", "map")):
+                options = {"skip": skip, "config": (128, block_n, 12, 2), "impl": "triton", "route": "prefill"}
+                got = bs.attention(q, k, v, MASKS[name], **options, return_lse=True)[0]
+                yield (
+                    f"prefill {q_len}x{kv_len} D {head_dim} specialised {name} {skip}",
+                    got,
+                    bs.attention(q, k, v, MASKS[name], impl="reference"),
+                )
+
+
 def turn_cases():
     """Heads in turns, on a GPU of 132 multiprocessors: two packed ones, all of 32, and 16 of them at a time."""
     for heads, length in (((6, 2), 40), ((32, 32), 300), ((32, 32), 1500)):
@@ -133,10 +148,15 @@ def linear_cases():
                     )
 
 
+CASES = (
+    prefill_cases, large_head_cases, wide_tile_cases, specialised_cases, turn_cases, decode_cases, linear_cases,
+)  # fmt: skip
+
+
 def main():
     worst = 0.0
     count = 0
-    for cases in (prefill_cases, large_head_cases, wide_tile_cases, turn_cases, decode_cases, linear_cases):
+    for cases in CASES:
         for name, got, wanted in cases():
             torch.cuda.synchronize()
             scale = wanted.float().abs().max().clamp(min=1.0)

@@ -46,6 +46,8 @@ SPILLS = {
     ("9.0", 512, "bounds", "bfloat16", "window"): 8,
     ("9.0", 512, "map", "bfloat16", "window"): 8,
     ("9.0", 128, "mask", "bfloat16", "128 keys"): 64,
+    ("9.0", 256, "map", "bfloat16", "specialised"): 8,
+    ("9.0", 256, "map", "bfloat16", "specialised words"): 56,
     # rows that begin at odd addresses are read two bytes at a time, and hold an address each
     ("9.0", 512, "none", "bfloat16", "odd rows"): 1112,
     ("9.0", 512, "mask", "bfloat16", "odd rows"): 1776,
@@ -72,6 +74,7 @@ OTHERWISE = {
         ("8.9", 256, "mask", "bfloat16", "window"): 88,
         ("9.0", 256, "map", "bfloat16", "words"): 16,
         ("9.0", 128, "none", "float32", "window"): 16,
+        ("9.0", 256, "bounds", "bfloat16", "specialised"): 8,
         ("9.0", 512, "none", "bfloat16", "odd rows"): 1120,
         ("9.0", 512, "map", "bfloat16", "odd rows"): 1408,
         ("12.0", 256, "map", "bfloat16", "window"): 8,
@@ -134,6 +137,13 @@ def test_so_do_tiles_of_128_keys_and_rows_that_no_descriptor_describes(compiled,
     for name in ("row_layouts", "ffma", "mufu", "wgmma"):
         assert all(row[name] == rows[0][name] for row in rows), (name, [row[name] for row in rows])
     assert rows[0]["wgmma"] and len(rows[0]["row_layouts"]) == 2
+
+
+@pytest.mark.parametrize("head_dim", [128, 256])
+def test_specialised_warps_multiply_in_warp_groups_and_share_out_registers(compiled, head_dim):
+    for skip, kind in (("bounds", "specialised"), ("map", "specialised"), ("map", "specialised words")):
+        row = compiled["9.0"][head_dim, skip, "bfloat16", kind]
+        assert row["wgmma"] and row["registers"] == 168  # of 384 threads; the groups then take 240 each
 
 
 @pytest.mark.parametrize("head_dim", [128, 512])

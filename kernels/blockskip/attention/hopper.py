@@ -21,7 +21,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma_wait,
 )
 
-from .prefill import band_limits
+from .prefill import band_keeps, band_limits
 
 GROUP_ROWS = 64
 """Query rows of a warp group: what one of its products takes."""
@@ -71,14 +71,7 @@ def kept(i, q_start, n0, n, kv_len, band, words, place, BLOCK_N: gl.constexpr):
     By the band, or by the words of a tile of the map, the place of which is its index among them; -1: it has none.
     """
     if words is None:
-        keys = n0 + n
-        q_pos = q_start + i
-        keep = (keys < kv_len)[None, :] & (q_pos == q_pos)[:, None]
-        if band.left is not None:
-            keep &= q_pos[:, None] - keys[None, :] <= band.left
-        if band.right is not None:
-            keep &= keys[None, :] - q_pos[:, None] <= band.right
-        return keep
+        return band_keeps(q_start + i, n0 + n, kv_len, band)
     else:  # noqa: RET505 - the other way must not be compiled
         words_ptr = words + wide(place) * (gl.cdiv(BLOCK_N, 64) * 2 * ROWS) + i % (2 * ROWS)
         partial = place + i * 0 >= 0

@@ -169,9 +169,8 @@ def prepare(call: Call, plan: Plan, tensors, lse, visits, grid) -> Step:
     from . import hopper  # Gluon is not asked for where it is not used
 
     constants = {"SKIP": plan.skip, "HEAD_DIM": q.shape[3], "BLOCK_N": config.block_n, "STAGES": config.num_stages}
-    return Step(
-        hopper.prefill, Launch(arguments, constants, grid), {"num_warps": 4}
-    )  # a group's; the others come on top
+    options = {"num_warps": 4}  # a group's; the others come on top
+    return Step(hopper.prefill, Launch(arguments, constants, grid), options)
 
 
 def _plain_constants(call: Call, plan: Plan, config: TileConfig, views: tuple[View, ...]) -> dict[str, Any]:

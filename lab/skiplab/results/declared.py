@@ -112,11 +112,6 @@ OWN_RATE = (
     "and the tensor cores wait half of the time, because one program multiplies while another exponentiates only by "
     "chance (counters: data/TUNING.md)"
 )
-L2_AND_POWER = (
-    "64 queries at a time read the keys from the L2, at 32,768 tokens 138 GB in 19 ms, 7.2 TB/s, near what it "
-    "delivers, with a GPU at its power limit; peers read them 128 queries at a time, and so did a prototype with "
-    "specialised warps, which took 13.7 ms there (data/TUNING.md)"
-)
 ONE_STAGE = (
     "64 queries of 512 and one tile of 128 keys fill 208 of 227 KB of shared memory, so that no tile is copied while "
     "the one before is multiplied; without these tiles it was 1.7 times slower (data/TUNING.md). And 64 queries at a "
@@ -124,7 +119,6 @@ ONE_STAGE = (
     "own tiles do not fit at all: it runs with `kernel_options` that the lab found for it"
 )
 REASONS: dict[str, dict[tuple, str]] = {
-    "causal-d128": {(length,): L2_AND_POWER for length in (16384, 32768)},
     "causal-d512": {(length,): ONE_STAGE for length in (1024, 2048, 4096, 8192, 16384, 32768)},
     "share": {("32/8 of 128", window): OWN_RATE for window in WINDOWS},
     "decode": {("16/2 of 256", 16384): FEW_BYTES},
