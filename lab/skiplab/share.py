@@ -16,6 +16,7 @@ import os
 import platform
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -36,6 +37,7 @@ PACKAGES = (
     "anywidget",
     "jupyterlab",
 )
+KERNEL_STARTS = 3
 MARK = "skiplab-share:"
 PROBE = """
 from skiplab import share as _share
@@ -91,12 +93,30 @@ def execute(document: Any, folder: Path, timeout_s: float) -> dict[str, Any]:
     )
     probe = new_code_cell(PROBE.format(names=parameter_names(document)))
     document.cells.append(probe)
-    with client.setup_kernel(env=_environment()):
+    with _kernel(client):
         for index, cell in enumerate(document.cells):
             client.execute_cell(cell, index)
     document.cells.pop()
     text = "".join(output.get("text", "") for output in probe.outputs)
     return json.loads(text.split(MARK, 1)[1])
+
+
+@contextmanager
+def _kernel(client: Any) -> Iterator[None]:
+    """A kernel for the client.
+
+    Jupyter chooses ports before the kernel binds them: where another program was sooner, the kernel dies at once, and
+    is started again on others.
+    """
+    with ExitStack() as stack:
+        for left in reversed(range(KERNEL_STARTS)):
+            try:
+                stack.enter_context(client.setup_kernel(env=_environment()))
+                break
+            except RuntimeError as error:
+                if left == 0 or "Kernel died" not in str(error):
+                    raise
+        yield
 
 
 def _environment() -> dict[str, str]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from nbclient import NotebookClient
 from nbconvert import HTMLExporter
 from nbformat import v4
+from skiplab import share
 
 pytestmark = pytest.mark.browser
 
@@ -23,7 +23,7 @@ def test_every_figure_is_a_picture_offline(chromium, tmp_path, monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     notebook = v4.new_notebook(cells=[v4.new_code_cell(source) for source in CELLS])
     # as JupyterLab saves it by default: without the widgets' states
-    NotebookClient(notebook, timeout=120, store_widget_state=False).execute()
+    share.execute(notebook, tmp_path, 120)
     page_file = tmp_path / "page.html"
     page_file.write_text(HTMLExporter().from_notebook_node(notebook)[0], encoding="utf-8")
 

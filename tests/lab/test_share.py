@@ -6,6 +6,7 @@ import json
 import os
 import re
 import sys
+from contextlib import contextmanager
 
 import jupytext
 import pytest
@@ -101,3 +102,29 @@ def test_a_cell_that_fails_stops_it(tmp_path, kernel):
     with pytest.raises(CellExecutionError, match="ZeroDivisionError"):
         share.share(notebook, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+class Client:
+    """A notebook client whose kernel dies `deaths` times before it starts."""
+
+    def __init__(self, deaths, text="Kernel died before replying to kernel_info"):
+        self.deaths, self.text, self.starts = deaths, text, 0
+
+    @contextmanager
+    def setup_kernel(self, env):
+        self.starts += 1
+        if self.starts <= self.deaths:
+            raise RuntimeError(self.text)
+        yield
+
+
+def test_a_kernel_that_found_its_ports_taken_is_started_again():
+    client = Client(deaths=2)
+    with share._kernel(client):
+        assert client.starts == 3
+
+
+@pytest.mark.parametrize("client", [Client(3), Client(1, "no such kernel")])
+def test_a_kernel_that_does_not_start_says_so(client):
+    with pytest.raises(RuntimeError, match=client.text), share._kernel(client):
+        pass

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import jupytext
 import pytest
-from nbclient import NotebookClient
+from skiplab import share
 
 FOLDER = Path(__file__).resolve().parents[2] / "notebooks"
 SCRIPTS = sorted(FOLDER.glob("[0-9]*.py"))
@@ -25,7 +25,7 @@ def executed(script: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, **para
     for cell in notebook.cells:
         if "parameters" in cell.metadata.get("tags", []):
             cell.source = "\n".join(f"{name} = {value!r}" for name, value in parameters.items()) or cell.source
-    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(folder)}}).execute()
+    share.execute(notebook, folder, 300)
     return notebook
 
 

@@ -107,10 +107,10 @@ FEW_BYTES = (
 )
 OWN_RATE = (
     "windows are done by the plain kernel, which reaches 60 % at this head size without one, and a window only takes "
-    "from that: the edges of 64 x 64 tiles (50 % more pairs at window 128, 13 % at 512, 6 % at 1,024), and the start of "
-    "each program, which fewer tiles follow. The 60 % are where the L2 delivers 78 % of what it can, because 64 queries "
-    "at a time read all keys, and the tensor cores wait half of the time. The kernel with specialised warps, which does "
-    "causal prompts, was no sooner at a window of 1,024: its programs take longer to start (data/TUNING.md)"
+    "from that: the edges of 64 x 64 tiles (50 % more pairs at window 128, 13 % at 512, 6 % at 1,024), and the start "
+    "of each program, which fewer tiles follow. The 60 % are where the L2 delivers 78 % of what it can, because 64 "
+    "queries at a time read all keys, and the tensor cores wait half of the time. The kernel with specialised warps, "
+    "which does causal prompts, was no sooner at a window of 1,024: its programs take longer to start (data/TUNING.md)"
 )
 ONE_STAGE = (
     "64 queries of 512 and one tile of 128 keys fill 208 of 227 KB of shared memory, so that no tile is copied while "
