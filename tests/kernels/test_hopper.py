@@ -5,7 +5,8 @@ import math
 import blockskip as bs
 import pytest
 import torch
-from blockskip.attention import plan
+from blockskip import repeat
+from blockskip.attention import launch, plan
 from blockskip.attention.api import check
 from blockskip.config import TileConfig
 
@@ -80,6 +81,40 @@ def same(q, k, v, mask, *, skips=("bounds", "map", "none", "mask"), **named):
     return out
 
 
+@pytest.fixture(params=["", "few programs"])
+def programs(request, monkeypatch):
+    """Also with so few programs that each does many rows of tiles, of several heads and batches."""
+    repeat.forget()
+    if request.param:
+        monkeypatch.setattr(launch, "_multiprocessors", lambda device: 5)
+        monkeypatch.setattr(launch, "PROGRAMS_A_HEAD", 1)
+    yield
+    repeat.forget()
+
+
+def test_a_program_a_multiprocessor_goes_on_from_rows_to_rows(monkeypatch):
+    monkeypatch.setattr(launch, "_multiprocessors", lambda device: 132)
+    monkeypatch.setattr(launch, "_keys_in_l2", lambda k: 4096)
+
+    def programs(q_len, kv_len, mask, *, batch=1, heads=(32, 8)):
+        q, k, v = (t.to("meta") for t in draw("cpu", 128, 1, batch=batch, heads=heads))
+        q, k, v = q.expand(-1, -1, q_len, -1), *(t.expand(-1, -1, kv_len, -1) for t in (k, v))
+        call = plan.Call(q, k, v, mask, 1.0, None, kv_len, None, "auto", "triton", None, False, False)
+        made = plan.plan_kernel(call, SPECIALISED[128])
+        made = plan.replace(made, config=SPECIALISED[128])  # as if the device were Hopper's
+        return launch.programs_of(call, made, (-(-q_len // 128), heads[0], batch))
+
+    causal, window = bs.causal(), bs.sliding_window(100)
+    assert programs(2048, 2048, causal) == ((132,), 32)
+    assert programs(300, 300, causal) == ((96,), 32)  # fewer rows of tiles than multiprocessors
+    assert programs(2048, 2048, causal, batch=4) == ((132,), 128)  # longest rows first over all batches
+    assert programs(2048, 2048, causal, batch=5) == ((2560,), 16)  # 40 heads of keys at once: a program an item
+    assert programs(2048, 8192, causal) == ((512,), 16)  # more keys than the L2 holds
+    assert programs(2048, 8192, window) == ((132,), 32)
+    assert programs(2048, 8192, window, heads=(64, 64)) == ((132,), 32)  # 33 heads at once at most, of 64 what divides
+    assert programs(2048, 2048, SINKS) == ((132,), 32)
+
+
 def modes(mask):
     return ("map", "none", "mask", *(["bounds"] if mask in (MASKS["causal"], MASKS["window"]) else []))
 
@@ -88,7 +123,7 @@ def modes(mask):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("head_dim", SPECIALISED)
 @pytest.mark.parametrize("name", MASKS)
-def test_it_equals_the_plain_kernel_bit_for_bit(device, name, head_dim, dtype):
+def test_it_equals_the_plain_kernel_bit_for_bit(device, programs, name, head_dim, dtype):
     for q_len, kv_len in ((256, 256), (777, 1203), (1203, 1000)):
         q, k, v = draw(device, head_dim, q_len, kv_len, batch=2, dtype=dtype)
         same(q, k, v, MASKS[name], skips=modes(MASKS[name]))
@@ -107,7 +142,7 @@ def test_it_is_right(device, head_dim, name):
 
 @needs_hopper
 @pytest.mark.parametrize("head_dim", SPECIALISED)
-def test_keys_beyond_kv_len_may_hold_nan(device, head_dim):
+def test_keys_beyond_kv_len_may_hold_nan(device, programs, head_dim):
     q, k, v = draw(device, head_dim, 300, 900, batch=2)
     k[:, :, 811:], v[:, :, 811:] = math.nan, math.nan
     for mask in (MASKS["causal"], MASKS["window"]):
@@ -119,7 +154,7 @@ def test_keys_beyond_kv_len_may_hold_nan(device, head_dim):
 
 @needs_hopper
 @pytest.mark.parametrize("head_dim", SPECIALISED)
-def test_a_batch_without_keys_gives_zero(device, head_dim):
+def test_a_batch_without_keys_gives_zero(device, programs, head_dim):
     q, k, v = draw(device, head_dim, 200, 400, batch=2)
     lengths = torch.tensor([0, 400], dtype=torch.int32, device=device)
     k[0], v[0] = math.nan, math.nan
@@ -130,7 +165,7 @@ def test_a_batch_without_keys_gives_zero(device, head_dim):
 
 @needs_hopper
 @pytest.mark.parametrize("q_start", [0, 5, -7, 2000])
-def test_queries_that_start_anywhere(device, q_start):
+def test_queries_that_start_anywhere(device, programs, q_start):
     q, k, v = draw(device, 128, 400, 700)
     for mask in (MASKS["causal"], MASKS["window"], SINKS):
         same(q, k, v, mask, q_start=q_start, skips=modes(mask))
@@ -138,7 +173,7 @@ def test_queries_that_start_anywhere(device, q_start):
 
 @needs_hopper
 @pytest.mark.parametrize("head_dim", SPECIALISED)
-def test_tensors_as_views(device, head_dim):
+def test_tensors_as_views(device, programs, head_dim):
     """[B, L, H, D] seen as [B, H, L, D], and a part of larger heads."""
     q, k, v = (t.transpose(1, 2).contiguous().transpose(1, 2) for t in draw(device, head_dim, 500, batch=2))
     same(q, k, v, MASKS["causal"])

@@ -2,7 +2,8 @@
 
 The arithmetic of `prefill.prefill`, tile for tile and in its order: results are equal bit for bit where both take tiles
 of as many keys. What differs is who waits for whom. A warp group's products run while the other's exponentials do, and
-128 query rows share every copy of keys and values (FlashAttention-3, arXiv 2407.08608, section 3.1).
+128 query rows share every copy of keys and values (FlashAttention-3, arXiv 2407.08608, section 3.1). A program does
+item after item, 128 rows of one head each, so that copies need not wait for what begins and ends one.
 """
 
 # pyright: reportArgumentType=false, reportAssignmentType=false, reportOperatorIssue=false, reportIndexIssue=false
@@ -21,7 +22,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma_wait,
 )
 
-from .prefill import band_keeps, band_limits
+from .prefill import band_limits
 
 GROUP_ROWS = 64
 """Query rows of a warp group: what one of its products takes."""
@@ -71,7 +72,13 @@ def kept(i, q_start, n0, n, kv_len, band, words, place, BLOCK_N: gl.constexpr):
     By the band, or by the words of a tile of the map, the place of which is its index among them; -1: it has none.
     """
     if words is None:
-        return band_keeps(q_start + i, n0 + n, kv_len, band)
+        # a row's first key and its last, counted in the tile: two comparisons a score
+        low, high = i * 0, i * 0 + (kv_len - 1 - n0)
+        if band.left is not None:
+            low = q_start + i - n0 - band.left
+        if band.right is not None:
+            high = gl.minimum(high, q_start + i - n0 + band.right)
+        return (n[None, :] >= low[:, None]) & (n[None, :] <= high[:, None])
     else:  # noqa: RET505 - the other way must not be compiled
         words_ptr = words + wide(place) * (gl.cdiv(BLOCK_N, 64) * 2 * ROWS) + i % (2 * ROWS)
         partial = place + i * 0 >= 0
@@ -96,30 +103,93 @@ def soften(score, top, total, scale):
 
 
 @gluon.jit
-def attend(
-    GROUP: gl.constexpr, queries, lse, buffers, bars, plan, band, runs, band_tiles, kv_len, scale,
+def place_in(round_):
+    """This program's place in a round: there and back, for who has the longest rows in one to be last in the next."""
+    programs = gl.num_programs(0)
+    return gl.where(round_ % 2 == 0, gl.program_id(0), programs - 1 - gl.program_id(0))
+
+
+@gluon.jit
+def rounds(q):
+    """How many items this program does, one a round: the last may have none for it."""
+    items = gl.cdiv(q.shape[2], 2 * ROWS) * q.shape[1] * q.shape[0]
+    full = items // gl.num_programs(0)
+    return full + gl.where(place_in(full) < items % gl.num_programs(0), 1, 0)
+
+
+@gluon.jit
+def item_of(round_, q, turn):
+    """(batch, head, row of tiles): `turn` of all batches' heads take turns, longest rows first, then so many others."""
+    item = round_ * gl.num_programs(0) + place_in(round_)
+    rows = gl.cdiv(q.shape[2], 2 * ROWS)
+    part, in_part = item // (rows * turn), item % (rows * turn)
+    place = part * turn + in_part % turn
+    return place // q.shape[1], place % q.shape[1], rows - 1 - in_part // turn
+
+
+@gluon.jit
+def work(item, q, plan, lengths, band, BLOCK_N: gl.constexpr, SKIP: gl.constexpr):
+    """(kv_len, q_start, runs, band's tiles) of an item."""
+    batch, head, row = item
+    kv_len = lengths.kv_len
+    if lengths.pointer is not None:
+        kv_len = gl.minimum(gl.maximum(gl.load(lengths.pointer + batch), 0), kv_len)
+    q_start = kv_len - q.shape[2]
+    if lengths.q_start is not None:
+        q_start = lengths.q_start
+    first = row * (2 * ROWS)
+    last = gl.minimum(first + 2 * ROWS, q.shape[2]) - 1
+    runs = (0, 1)
+    band_tiles = (0, 0, 0, 0)
+    if SKIP == "bounds":
+        band_tiles = band_limits(q_start + first, q_start + last, kv_len, band, BLOCK_N)
+    else:
+        row_ptr = base(plan.start, batch, head) + row
+        runs = (gl.load(row_ptr), gl.load(row_ptr + 1))
+    return kv_len, q_start, runs, band_tiles
+
+
+@gluon.jit
+def rows_of(view, item, GROUP: gl.constexpr, HEAD_DIM: gl.constexpr):
+    """(pointers, which are real) [ROWS, HEAD_DIM]: the rows of one warp group."""
+    memory: gl.constexpr = gl.BlockedLayout([1, 8], [256 // HEAD_DIM, HEAD_DIM // 8], [4, 1], [1, 0])
+    i = item[2] * (2 * ROWS) + GROUP * ROWS + gl.arange(0, ROWS, gl.SliceLayout(1, memory))
+    d = gl.arange(0, HEAD_DIM, gl.SliceLayout(0, memory))
+    rows = base(view, item[0], item[1]) + i.to(gl.int64)[:, None] * view.strides[2] + d[None, :] * view.strides[3]
+    return rows, (i < view.shape[2])[:, None] & (d >= 0)[None, :]
+
+
+@gluon.jit
+def queries_of(q, item, GROUP: gl.constexpr, HEAD_DIM: gl.constexpr):
+    """[ROWS, HEAD_DIM], 0 where there is no query."""
+    rows, real = rows_of(q, item, GROUP, HEAD_DIM)
+    return gl.load(rows, mask=real, other=0.0)
+
+
+@gluon.jit
+def attend_rows(
+    GROUP: gl.constexpr, queries, item, following, count, tensors, lse, buffers, bars, plan, lengths, band, scale,
     HEAD_DIM: gl.constexpr, BLOCK_N: gl.constexpr, STAGES: gl.constexpr, SKIP: gl.constexpr,
 ):  # fmt: skip
-    """A warp group's part: ROWS query rows, from their scores to what is stored."""
+    """ROWS rows of one item, whose queries are given; returns those of the following item, which come meanwhile.
+
+    How many tiles were read before goes in, and with these comes out.
+    """
     scores: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BLOCK_N, 16])
     result: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, HEAD_DIM, 16])
     weights: gl.constexpr = gl.DotOperandLayout(0, result, 2)
-    memory: gl.constexpr = gl.BlockedLayout([1, 8], [256 // HEAD_DIM, HEAD_DIM // 8], [4, 1], [1, 0])
     q_buffers, k_buffers, v_buffers = buffers
     k_full, k_empty, v_full, v_empty = bars
-    q, out, q_ptr, out_ptr, batch, head, first, q_start = queries
+    q, out = tensors
+    batch, head, tile_row = item
+    kv_len, q_start, runs, band_tiles = work(item, q, plan, lengths, band, BLOCK_N, SKIP)
     words = None
     if SKIP == "map":
         words = plan.words
-    first += GROUP * ROWS
+    first = tile_row * (2 * ROWS) + GROUP * ROWS
     dtype: gl.constexpr = q.ptr.dtype.element_ty
-
-    i = first + gl.arange(0, ROWS, gl.SliceLayout(1, memory))
-    d = gl.arange(0, HEAD_DIM, gl.SliceLayout(0, memory))
-    real = (i < q.shape[2])[:, None] & (d >= 0)[None, :]
-    q_rows = q_ptr + i.to(gl.int64)[:, None] * q.strides[2] + d[None, :] * q.strides[3]
     q_tile = q_buffers.index(GROUP)
-    q_tile.store(gl.load(q_rows, mask=real, other=0.0))
+    q_tile.store(queries)
     fence_async_shared()
 
     acc = gl.zeros([ROWS, HEAD_DIM], gl.float32, result)
@@ -131,16 +201,17 @@ def attend(
     if runs[1] > runs[0]:
         begin, end, full_begin, full_end, place = span(runs[0], plan, band_tiles, kv_len, BLOCK_N, SKIP)
         if end > begin:
-            mbarrier.wait(k_full.index(0), 0)
-            score = warpgroup_mma(q_tile, k_buffers.index(0).permute((1, 0)), zeros, use_acc=False, is_async=True)
+            stage = count % STAGES
+            mbarrier.wait(k_full.index(stage), count // STAGES & 1)
+            score = warpgroup_mma(q_tile, k_buffers.index(stage).permute((1, 0)), zeros, use_acc=False, is_async=True)
             score = warpgroup_mma_wait(0, deps=(score,))
-            mbarrier.arrive(k_empty.index(0))
+            mbarrier.arrive(k_empty.index(stage))
             if (begin < full_begin) | (begin >= full_end):
                 keep = kept(row, q_start, begin * BLOCK_N, n, kv_len, band, words, place, BLOCK_N)
                 score = gl.where(keep, score, float("-inf"))
             weight, fade, top, total = soften(score, top, total, scale)
             operand = gl.convert_layout(weight.to(dtype), weights)
-            count = 1
+            count += 1
             # each turn begins a tile's scores, then the product of the tile before, which runs under the exponentials
             for run in range(runs[0], runs[1]):
                 begin, end, full_begin, full_end, place = span(run, plan, band_tiles, kv_len, BLOCK_N, SKIP)
@@ -170,32 +241,81 @@ def attend(
             mbarrier.wait(v_full.index(before % STAGES), before // STAGES & 1)
             summed = warpgroup_mma(operand, v_buffers.index(before % STAGES), acc, is_async=True)
             acc = warpgroup_mma_wait(0, deps=(summed,))
+            mbarrier.arrive(v_empty.index(before % STAGES))
 
+    if HEAD_DIM <= 128:  # registers are left for them while results are made ready
+        queries = queries_of(q, following, GROUP, HEAD_DIM)
     saw_nothing = total == 0
     divisor = gl.convert_layout(gl.where(saw_nothing, 1.0, total), gl.SliceLayout(1, result))
     q_tile.store((acc / divisor[:, None]).to(dtype))
-    out_rows = out_ptr + i.to(gl.int64)[:, None] * out.strides[2] + d[None, :] * out.strides[3]
-    gl.store(out_rows, q_tile.load(memory), mask=real)
+    if HEAD_DIM > 128:
+        queries = queries_of(q, following, GROUP, HEAD_DIM)
+    rows, real = rows_of(out, item, GROUP, HEAD_DIM)
+    gl.store(rows, q_tile.load(rows.type.layout), mask=real)
     if lse is not None:
         ln2 = 0.6931471805599453
         value = gl.where(saw_nothing, float("-inf"), (top + gl.log2(gl.where(saw_nothing, 1.0, total))) * ln2)
         gl.store(base(lse, batch, head) + row.to(gl.int64) * lse.strides[2], value, mask=row < q.shape[2])
+    return count, queries
+
+
+@gluon.jit
+def attend(
+    GROUP: gl.constexpr, tensors, lse, buffers, bars, plan, lengths, band, scale, turn,
+    HEAD_DIM: gl.constexpr, BLOCK_N: gl.constexpr, STAGES: gl.constexpr, SKIP: gl.constexpr,
+):  # fmt: skip
+    """A warp group's part: ROWS query rows of each item, from their scores to what is stored."""
+    q = tensors[0]
+    count = 0
+    item = item_of(0, q, turn)
+    queries = queries_of(q, item, GROUP, HEAD_DIM)
+    last = rounds(q) - 1
+    for round_ in range(last + 1):
+        following = item_of(gl.minimum(round_ + 1, last), q, turn)
+        count, queries = attend_rows(
+            GROUP, queries, item, following, count, tensors, lse, buffers, bars, plan, lengths, band, scale,
+            HEAD_DIM, BLOCK_N, STAGES, SKIP,
+        )  # fmt: skip
+        item = following
 
 
 @gluon.jit
 def copy(
-    keys, values, buffers, bars, plan, runs, band_tiles, kv_len,
+    q, k, v, buffers, bars, plan, lengths, band, turn,
     HEAD_DIM: gl.constexpr, BLOCK_N: gl.constexpr, STAGES: gl.constexpr, SKIP: gl.constexpr,
 ):  # fmt: skip
-    """The copying warp's part: the tiles of keys and values, in the order in which they are attended."""
+    """The copying warp's part: the tiles of keys and values of all items, in the order in which they are attended."""
+    count = 0
+    for round_ in range(rounds(q)):
+        item = item_of(round_, q, turn)
+        kv_len, _, runs, band_tiles = work(item, q, plan, lengths, band, BLOCK_N, SKIP)
+        count = copy_tiles(
+            item, count, k, v, buffers, bars, plan, runs, band_tiles, kv_len, q.shape[1] // k.shape[1],
+            HEAD_DIM, BLOCK_N, STAGES, SKIP,
+        )  # fmt: skip
+
+
+@gluon.jit
+def copy_tiles(
+    item, count, k, v, buffers, bars, plan, runs, band_tiles, kv_len, sharing,
+    HEAD_DIM: gl.constexpr, BLOCK_N: gl.constexpr, STAGES: gl.constexpr, SKIP: gl.constexpr,
+):  # fmt: skip
+    """The tiles of one item; how many were copied before goes in, and with these comes out."""
     k_buffers, v_buffers = buffers[1], buffers[2]
     k_full, k_empty, v_full, v_empty = bars
+    batch, kv_head = item[0], item[1] // sharing
     shape = [gl.maximum(kv_len, 1), HEAD_DIM]
     block: gl.constexpr = [BLOCK_N, HEAD_DIM]
-    k_source = tma.make_tensor_descriptor(keys[0], shape, [keys[1][2], 1], block, k_buffers.layout)
-    v_source = tma.make_tensor_descriptor(values[0], shape, [values[1][2], 1], block, v_buffers.layout)
+    # values laid out like the keys come without strides
+    v_strides = k.strides if v.strides is None else v.strides
+    v_ptr = v.ptr + wide(batch) * v_strides[0] + wide(kv_head) * v_strides[1]
+    # an item's descriptors take the place of those before: all copies by these must have ended
+    for late in range(gl.maximum(count - STAGES, 0), count):
+        mbarrier.wait(k_full.index(late % STAGES), late // STAGES & 1)
+        mbarrier.wait(v_full.index(late % STAGES), late // STAGES & 1)
+    k_source = tma.make_tensor_descriptor(base(k, batch, kv_head), shape, [k.strides[2], 1], block, k_buffers.layout)
+    v_source = tma.make_tensor_descriptor(v_ptr, shape, [v_strides[2], 1], block, v_buffers.layout)
     size: gl.constexpr = BLOCK_N * HEAD_DIM * 2
-    count = 0
     for run in range(runs[0], runs[1]):
         tiles = span(run, plan, band_tiles, kv_len, BLOCK_N, SKIP)
         for tile in range(tiles[0], tiles[1]):
@@ -207,6 +327,7 @@ def copy(
             mbarrier.expect(v_full.index(stage), size)
             tma.async_copy_global_to_shared(v_source, [tile * BLOCK_N, 0], v_full.index(stage), v_buffers.index(stage))
             count += 1
+    return count
 
 
 @gluon.jit
@@ -223,31 +344,12 @@ def prefill(
     q, k, v, out, lse, visits, plan, lengths, band, scale, turn,
     SKIP: gl.constexpr, HEAD_DIM: gl.constexpr, BLOCK_N: gl.constexpr, STAGES: gl.constexpr,
 ):  # fmt: skip
-    """One program: 2 x ROWS query rows of one head. Arguments and grid are those of `prefill.prefill`.
+    """A program does item after item, each 2 x ROWS query rows of one head. Arguments: as of `prefill.prefill`.
 
-    visits: None, none are recorded. SKIP: bounds or map. Keys and values are read by descriptors; queries and results,
-    whose rows are few, by pointers.
+    Grid: as many programs as are wanted, all in the first axis. turn: of all batches' heads, how many take turns, a
+    divisor of them. visits: None, none are recorded. SKIP: bounds or map. Keys and values are read by descriptors;
+    queries and results, whose rows are few, by pointers.
     """
-    head = gl.program_id(1) * turn + gl.program_id(0) % turn
-    row = (gl.num_programs(0) - 1 - gl.program_id(0)) // turn
-    batch = gl.program_id(2)
-    kv_len = lengths.kv_len
-    if lengths.pointer is not None:
-        kv_len = gl.minimum(gl.maximum(gl.load(lengths.pointer + batch), 0), kv_len)
-    q_start = kv_len - q.shape[2]
-    if lengths.q_start is not None:
-        q_start = lengths.q_start
-    first = row * (2 * ROWS)
-    last = gl.minimum(first + 2 * ROWS, q.shape[2]) - 1
-    kv_head = head // (q.shape[1] // k.shape[1])
-    runs = (0, 1)
-    band_tiles = (0, 0, 0, 0)
-    if SKIP == "bounds":
-        band_tiles = band_limits(q_start + first, q_start + last, kv_len, band, BLOCK_N)
-    else:
-        row_ptr = base(plan.start, batch, head) + row
-        runs = (gl.load(row_ptr), gl.load(row_ptr + 1))
-
     dtype: gl.constexpr = q.ptr.dtype.element_ty
     tile: gl.constexpr = gl.NVMMASharedLayout.get_default_for([BLOCK_N, HEAD_DIM], dtype)
     rows: gl.constexpr = gl.NVMMASharedLayout.get_default_for([ROWS, HEAD_DIM], dtype)
@@ -257,18 +359,13 @@ def prefill(
         gl.allocate_shared_memory(dtype, [STAGES, BLOCK_N, HEAD_DIM], tile),
     )
     bars = (barriers(STAGES, 1), barriers(STAGES, 2), barriers(STAGES, 1), barriers(STAGES, 2))
-    queries = (q, out, base(q, batch, head), base(out, batch, head), batch, head, first, q_start)
-    # values laid out like the keys come without strides
-    v_strides = k.strides if v.strides is None else v.strides
-    v_ptr = v.ptr + wide(batch) * v_strides[0] + wide(kv_head) * v_strides[1]
-    keys, values = (base(k, batch, kv_head), k.strides), (v_ptr, v_strides)
     gl.warp_specialize(
         [
-            (attend, (0, queries, lse, buffers, bars, plan, band, runs, band_tiles, kv_len, scale,
+            (attend, (0, (q, out), lse, buffers, bars, plan, lengths, band, scale, turn,
                       HEAD_DIM, BLOCK_N, STAGES, SKIP)),
-            (attend, (1, queries, lse, buffers, bars, plan, band, runs, band_tiles, kv_len, scale,
+            (attend, (1, (q, out), lse, buffers, bars, plan, lengths, band, scale, turn,
                       HEAD_DIM, BLOCK_N, STAGES, SKIP)),
-            (copy, (keys, values, buffers, bars, plan, runs, band_tiles, kv_len, HEAD_DIM, BLOCK_N, STAGES, SKIP)),
+            (copy, (q, k, v, buffers, bars, plan, lengths, band, turn, HEAD_DIM, BLOCK_N, STAGES, SKIP)),
         ],
         [4, 1],
         [240, 24],
