@@ -46,8 +46,12 @@ SPILLS = {
     ("9.0", 512, "bounds", "bfloat16", "window"): 8,
     ("9.0", 512, "map", "bfloat16", "window"): 8,
     ("9.0", 128, "mask", "bfloat16", "128 keys"): 64,
-    ("9.0", 256, "map", "bfloat16", "specialised"): 8,
-    ("9.0", 256, "map", "bfloat16", "specialised words"): 56,
+    # a program's place, strides and lengths, which it needs again from rows to rows, not in the loop over tiles
+    ("9.0", 128, "bounds", "bfloat16", "specialised"): 24,
+    ("9.0", 128, "map", "bfloat16", "specialised"): 40,
+    ("9.0", 256, "bounds", "bfloat16", "specialised"): 40,
+    ("9.0", 256, "map", "bfloat16", "specialised"): 56,
+    ("9.0", 256, "map", "bfloat16", "specialised words"): 24,
     # rows that begin at odd addresses are read two bytes at a time, and hold an address each
     ("9.0", 512, "none", "bfloat16", "odd rows"): 1112,
     ("9.0", 512, "mask", "bfloat16", "odd rows"): 1776,
@@ -74,7 +78,6 @@ OTHERWISE = {
         ("8.9", 256, "mask", "bfloat16", "window"): 88,
         ("9.0", 256, "map", "bfloat16", "words"): 16,
         ("9.0", 128, "none", "float32", "window"): 16,
-        ("9.0", 256, "bounds", "bfloat16", "specialised"): 8,
         ("9.0", 512, "none", "bfloat16", "odd rows"): 1120,
         ("9.0", 512, "map", "bfloat16", "odd rows"): 1408,
         ("12.0", 256, "map", "bfloat16", "window"): 8,

@@ -94,7 +94,7 @@ def programs(request, monkeypatch):
 
 def test_a_program_a_multiprocessor_goes_on_from_rows_to_rows(monkeypatch):
     monkeypatch.setattr(launch, "_multiprocessors", lambda device: 132)
-    monkeypatch.setattr(launch, "_keys_in_l2", lambda k: 4096)
+    monkeypatch.setattr(launch, "_keys_nearby", lambda k: 4096)
 
     def programs(q_len, kv_len, mask, *, batch=1, heads=(32, 8)):
         q, k, v = (t.to("meta") for t in draw("cpu", 128, 1, batch=batch, heads=heads))
@@ -109,7 +109,7 @@ def test_a_program_a_multiprocessor_goes_on_from_rows_to_rows(monkeypatch):
     assert programs(300, 300, causal) == ((96,), 32)  # fewer rows of tiles than multiprocessors
     assert programs(2048, 2048, causal, batch=4) == ((132,), 128)  # longest rows first over all batches
     assert programs(2048, 2048, causal, batch=5) == ((2560,), 16)  # 40 heads of keys at once: a program an item
-    assert programs(2048, 8192, causal) == ((512,), 16)  # more keys than the L2 holds
+    assert programs(2048, 8192, causal) == ((512,), 16)  # more keys than the L2's part holds
     assert programs(2048, 8192, window) == ((132,), 32)
     assert programs(2048, 8192, window, heads=(64, 64)) == ((132,), 32)  # 33 heads at once at most, of 64 what divides
     assert programs(2048, 2048, SINKS) == ((132,), 32)

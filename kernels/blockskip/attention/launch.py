@@ -128,7 +128,7 @@ def sort_of(call: Call) -> Callable[[int], Hashable]:
     few = as_decode(replace(call, kv_len=1), "triton")
     division = make_decode_plan(few).division if isinstance(few, DecodeCall) else None
     capability = torch.cuda.get_device_capability(q.device) if q.is_cuda else None
-    q_len, near = q.shape[2], _keys_in_l2(call.k)
+    q_len, near = q.shape[2], _keys_nearby(call.k)
     ghost = replace(call, q=q.to("meta"), k=call.k.to("meta"), v=call.v.to("meta"), lengths=None)
 
     def sort(kv_len: int) -> Hashable:
@@ -232,7 +232,7 @@ def programs_of(call: Call, plan: Plan, grid: tuple[int, int, int]) -> tuple[tup
     sms = _multiprocessors(call.q.device)
     most = max(1, sms // PROGRAMS_A_HEAD) * call.group
     narrow = _is_narrow(call.mask, plan.kv_len)
-    if not (narrow or (heads * batch <= most and plan.kv_len <= _keys_in_l2(call.k))):
+    if not (narrow or (heads * batch <= most and plan.kv_len <= _keys_nearby(call.k))):
         return (items,), turn
     return (min(items, sms),), max(count for count in range(1, most + 1) if heads * batch % count == 0)
 
@@ -243,15 +243,18 @@ H100 took, with one program for each head of keys, 1.4 to 1.7 times as long as w
 the same; with four 5 to 13 % less (D 128 and 256, 2,048 to 32,768 tokens)."""
 
 
-def _keys_in_l2(k: torch.Tensor) -> int:
-    """How many keys of one head the L2 holds, with their values; none where there is no GPU.
+L2_SHARE = 4
+"""One head's keys and values may take that part of the L2: with more, programs that drift apart read them from memory
+again. An H100 of 50 MB under full load, causal: with 8.4 MB both ways took the same; with 16.8 a program for each item
+took 3 to 4 % less (D 256 of 16,384 tokens, D 128 of 32,768), with 34 it took 9 % less, with 67 12 %."""
 
-    With more, programs that drift apart read them from memory again: an H100 of 50 MB, causal, D 256, took 118 ms
-    instead of 104 at 65,536 tokens, which are 67 MB.
-    """
+
+def _keys_nearby(k: torch.Tensor) -> int:
+    """How many keys of one head fit their part of the L2, with their values; none where there is no GPU."""
     if k.device.type != "cuda":
         return 0
-    return torch.cuda.get_device_properties(k.device).L2_cache_size // (2 * k.shape[3] * k.element_size())
+    room = torch.cuda.get_device_properties(k.device).L2_cache_size // L2_SHARE
+    return room // (2 * k.shape[3] * k.element_size())
 
 
 def _is_narrow(mask: Mask, kv_len: int) -> bool:
