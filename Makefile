@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: lab test sweep bench memcheck figures lint format clean
+.PHONY: lab test sweep bench memcheck runs figures lint format clean
 
 lab: $(READY)
 	$(BIN)/skiplab lab
@@ -23,6 +23,9 @@ memcheck: $(READY)
 	@command -v compute-sanitizer >/dev/null || \
 		{ echo "compute-sanitizer is needed: it comes with the CUDA toolkit, in its bin folder"; exit 1; }
 	compute-sanitizer --tool memcheck --error-exitcode 1 $(BIN)/python tests/kernels/memcheck.py
+
+runs: $(READY)
+	$(BIN)/python tests/bench/gpu_runs.py
 
 figures: $(READY)
 	$(BIN)/python tests/bench/figures.py

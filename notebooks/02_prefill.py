@@ -139,8 +139,8 @@ figures.heatmap(query(recorded, heads="32/8 of 128", buffer=None), base="flex")
 # %% [markdown]
 # The last row has no window. A causal mask leaves half of the tiles, so that there is less to skip and more to
 # multiply, and a kernel lives by how well it does that. Ours copies tiles by one warp while two groups of 64 queries
-# compute, so that one group's products run under the other's exponentials. That brings it level with cuDNN at long
-# prompts; FlashAttention-3 is ahead.
+# compute, so that one group's products run under the other's exponentials, and goes on to further rows while the
+# last ones are stored. That brings it to cuDNN's speed and beyond; FlashAttention-3 and 4 are ahead by a little.
 
 # %%
 results.show("causal-d128")
@@ -172,8 +172,8 @@ results.show("modes-sliding")
 #
 # - **Partial tiles.** A window's edges cut through tiles, and a tile is computed whole. Tiles of 128 × 64 add an
 #   eighth to a window of 1,024, and half to one of 256. Small tiles waste less, and multiply slower.
-# - **Programs do not divide evenly.** Each row of tiles of each head is a program. A short prompt has fewer of
-#   them than the GPU has multiprocessors (SMs), so some idle; a long one ends when the busiest SM does.
+# - **Rows do not divide evenly.** Each row of tiles of each head is done by one multiprocessor (SM). A short prompt
+#   has fewer of them than the GPU has SMs, so some idle; a long one ends when the busiest SM does.
 # - **The kernel itself.** Between its two products lies a softmax: exponentials, maxima, sums, which the matrix
 #   units wait for. Loads must arrive, and at full speed a GPU lowers its clocks to stay within its power.
 # - **The start.** Some microseconds pass before the first program runs and after the last one ends.

@@ -23,8 +23,8 @@ def gaps(table: pd.DataFrame) -> pd.DataFrame:
     """The checked prefill rows of our kernels whose tiles and roofs are known, with what their time is made of.
 
     table: of `recorded.rated`. `tiles_ms`: the least time when every pair of a visited tile is computed. `busiest_ms`:
-    when each tile row of each head is a program, which one of `sms` multiprocessors does alone, at its share of the
-    product's rate. `programs`: how many there are. All computed; the softmax, loads and the start of the kernel are in
+    when each tile row of each head is done by one of `sms` multiprocessors alone, at its share of the product's rate.
+    `programs`: how many such rows there are. All computed; the softmax, loads and the start of the kernel are in
     none of them. Each is at least `bound_ms`, the roofline of the useful work.
     """
     usable = table["sms"].notna() & table["tiles"].notna() & table["product_tflops"].notna() & table["bound_ms"].notna()

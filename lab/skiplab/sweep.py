@@ -25,7 +25,7 @@ from skiplab.machine import Machine, default_device, describe, this_machine
 from skiplab.measure import Child, Measurement, Point, measure
 from skiplab.measure.child import bars_of_one_process
 from skiplab.store import Run, RunWriter, runs_directory, slug
-from skiplab.timing import Cancelled
+from skiplab.timing import THROTTLE_RETRIES, Cancelled
 
 
 @lru_cache(maxsize=1)
@@ -105,6 +105,7 @@ def run_sweep(
     progress: bool = True,
     isolate: bool = True,
     again: Collection[str] = (),
+    retries: int = THROTTLE_RETRIES,
 ) -> Run:
     """Measure every point that the run file does not hold yet, and return the run.
 
@@ -113,6 +114,7 @@ def run_sweep(
     cancelled: asked several times a second; what has been measured is kept.
     isolate: measure in a child process, which a crash or a timeout ends; without it everything happens in this one.
     again: statuses and flags (`crashed`, `busy`) whose points are measured once more; a point's later row counts.
+    retries: how often the samples of a throttled GPU are taken again, after a pause.
     """
     from tqdm.auto import tqdm
 
@@ -133,7 +135,8 @@ def run_sweep(
             try:
                 if cancelled():
                     raise Cancelled
-                taken = take(point, sweep.seed, sweep.budget_s, machine=machine, cancelled=cancelled)
+                limits = {"machine": machine, "retries": retries, "cancelled": cancelled}
+                taken = take(point, sweep.seed, sweep.budget_s, **limits)
             except Cancelled:
                 break
             writer.append({**taken.row(), "key": row_key(point), "source_hash": source_hash()})

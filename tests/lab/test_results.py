@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import collections
+import importlib.util
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from skiplab.grid import AnySweep
 from skiplab.results.declared import TABLES, cpu_prefill, show
 from skiplab.results.tables import SECTION, MissingRun, entries, fill, gather, markdown
 from skiplab.store import Run, read_runs
@@ -42,7 +46,7 @@ def test_every_table_is_made_or_says_which_run_is_missing(name, runs):
     assert "Recorded on" in text and "](data/" in text
 
 
-def swept(sweep: Sweep, milliseconds: dict[str, float]) -> Run:
+def swept(sweep: AnySweep, milliseconds: Mapping[str, float], topic: str = "new", start: str = "2126-01-01") -> Run:
     """What a sweep would write, every contender as fast as told at any length."""
     rows = [
         {
@@ -53,8 +57,29 @@ def swept(sweep: Sweep, milliseconds: dict[str, float]) -> Run:
         for point in sweep.points()
     ]  # fmt: skip
     roof = {"tflops": 1000.0, "bandwidth_gbps": 3000.0}
-    header = {"run_id": "r", "device": {"name": "NVIDIA H100"}, "torch": "2.x", "roof": roof, "start": "2126-01-01"}
-    return Run(header, tuple(rows), path=ROOT / "data" / "runs" / "2126-01-01-nvidia-h100-new.jsonl")
+    header = {"run_id": "r", "device": {"name": "NVIDIA H100"}, "torch": "2.x", "roof": roof, "start": start}
+    return Run(header, tuple(rows), path=ROOT / "data" / "runs" / f"2126-01-01-nvidia-h100-80gb-hbm3-{topic}.jsonl")
+
+
+@pytest.fixture(scope="module")
+def topics():
+    """The sweeps of `tests/bench/gpu_runs.py` by topic."""
+    spec = importlib.util.spec_from_file_location("gpu_runs", ROOT / "tests" / "bench" / "gpu_runs.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.TOPICS
+
+
+@pytest.mark.parametrize("name", [name for name, table in TABLES.items() if table.source is None])
+def test_the_topics_that_are_recorded_on_a_gpu_fill_every_table(topics, name):
+    ms = collections.defaultdict(lambda: 1.0)
+    made = [swept(sweep, ms, topic, f"2126-01-01T{i:02d}") for i, (topic, sweep) in enumerate(topics.items())]
+    table = TABLES[name]
+    cells = entries(name, table, gather(table, made))
+    assert set(cells["head"]) == {item.head for item in table.items}
+    beside_peers = cells[cells["apart"] & cells["head"].str.contains("FlexAttention|cuDNN|peer|window")]
+    assert name == "sliding-d128-dense" or beside_peers.empty, beside_peers[["head", *table.axes, "file"]]
 
 
 TIMES_MS = {"blockskip": 1.0, "flex": 1.5, "blockskip-none": 5.0, "sdpa-efficient-mask": 3.0, "sdpa-cudnn": 0.9}

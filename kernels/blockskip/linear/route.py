@@ -76,12 +76,13 @@ CROSSOVERS = (
     # The first row that fits is taken. Fused / dequantise in us at 16, 64, 128 rows, and at 256 and 512.
     # 21504 x 5376: 56/185, 90/191, 138/216, 196/230, 359/268; 8192 x 5376: 27/72, 40/74, 44/85, 71/92, 134/113.
     Crossover((9, 0), 4, False, 32, 256, H100),
-    # groups of 128: 75/186, 95/186, 172/216; 31/72, 79/72, 80/84.
+    # groups of 128: 75/186, 95/186, 172/216, 269/236; 31/72, 79/72, 80/84.
     Crossover((9, 0), 4, False, 128, 128, H100),
     # encoded: 91/186, 105/186, 195/217; 37/73, 82/73, 88/85.
     Crossover((9, 0), 4, True, 128, 32, H100),
     # int8: 111/230, 131/249, 235/283, 365/298, 636/339; 49/100, 92/101, 109/112, 131/119, 251/148.
-    Crossover((9, 0), 8, False, 32, 128, H100),
+    # groups of 128, 21504 x 5376: 121/213 at 64 rows, 219/243, 346/257.
+    Crossover((9, 0), 8, False, 128, 128, H100),
     # not measured since its planes are read in a load each; before, byte by byte: 676/207, 221/207, 427/237.
     Crossover((9, 0), 8, True, 128, MOST_ROWS, H100),
     Crossover((8, 0), 4, False, 128, 128, "predicted from bytes, not measured"),

@@ -1,0 +1,149 @@
+"""The run files behind the GPU's tables in data/RESULTS.md, made anew on this GPU.
+
+    python tests/bench/gpu_runs.py [TOPIC ...] [--seconds 3600] [--retries 0] [--out data/runs]
+    python tests/bench/gpu_runs.py --list
+
+Without a topic all of them, each into <date>-<device>-<topic>.jsonl; then `make figures`. What is to be compiled is
+compiled first, many at a time. Stopped, or out of time, the same command goes on on the same day. What a table compares
+is in one topic, peers included; peers that are not installed are rows that say so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+from skiplab.grid import AnySweep, DecodeSweep, LinearSweep, Sweep
+from skiplab.machine import device_name
+from skiplab.measure import Point
+from skiplab.store import runs_directory, slug
+from skiplab.sweep import run_sweep
+from skiplab.timing import THROTTLE_RETRIES
+
+LENGTHS = (512, 1024, 2048, 4096, 8192, 16384, 32768)
+WINDOWS = (128, 256, 512, 1024, 2048, 4096)
+KEYS = (256, 1024, 2048, 4096, 16384, 65536, 131072)
+ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+LAYERS = ((21504, 5376), (5376, 21504), (8192, 5376), (5376, 8192))
+HEAD = ((262144, 5376),)
+
+D128 = {"q_heads": 32, "kv_heads": 8, "head_dim": 128}
+D256 = {"q_heads": 32, "kv_heads": 16, "head_dim": 256}
+D512 = {"q_heads": 32, "kv_heads": 4, "head_dim": 512}
+QWEN = {"q_heads": 16, "kv_heads": 2, "head_dim": 256}
+EVERY = {"device": "cuda", "dtype": "bfloat16", "budget_s": 0.1}
+
+MODES = ("blockskip", "blockskip-map", "blockskip-mask", "blockskip-none", "sdpa-efficient-mask")
+CAUSAL = ("blockskip", "flex", "sdpa-cudnn", "sdpa-flash", "fa3", "fa4", "flashinfer", "sdpa-efficient", "sdpa-causal")
+WINDOWED = ("blockskip", "flex", "flash-window", "fa3", "fa4", "flashinfer", "efficient-window")
+MASKED = ("sdpa", "sdpa-efficient-mask", "sdpa-cudnn", "blockskip-none")
+DECODE = ("blockskip", "blockskip-one", "blockskip-prefill", "sdpa", "sdpa-flash", "sdpa-cudnn", "flex", "fa3",
+          "flashinfer", "flashinfer-tensor")  # fmt: skip
+LINEAR = ("blockskip", "blockskip-strided", "blockskip-scalar", "tinygemm", "gemlite", "bf16")
+PRODUCTS = ("blockskip", "blockskip-fused", "blockskip-dequantise", "tinygemm", "bf16")
+
+
+def prefill(contenders, lengths, windows, shape, **more) -> Sweep:
+    return Sweep(contenders, lengths, windows, **shape, **EVERY, **more)
+
+
+def decode(keys, windows, shape) -> DecodeSweep:
+    return DecodeSweep(DECODE, keys, windows, **shape, **EVERY)
+
+
+def linear(contenders, layers, rows, bits, group_size) -> LinearSweep:
+    return LinearSweep(contenders, layers, rows, bits, group_size, **EVERY)
+
+
+# Of a point that several runs hold a table takes its own topic's row, else the newest: ours in other ways come later.
+TOPICS: dict[str, AnySweep] = {
+    "prefill-windows-d128": prefill(WINDOWED, LENGTHS, WINDOWS, D128),
+    "prefill-windows-d128-dense": prefill(("blockskip", *MASKED), LENGTHS, WINDOWS, D128),
+    "prefill-sliding": prefill((*WINDOWED, *MASKED, *MODES[1:3]), LENGTHS, (1024,), D256),
+    "prefill-causal-d128": prefill(CAUSAL, LENGTHS, (None,), D128),
+    "prefill-causal-d256": prefill(CAUSAL, LENGTHS, (None,), D256),
+    "prefill-causal-d512": prefill(CAUSAL, LENGTHS, (None,), D512),
+    "prefill-causal-modes": prefill(MODES, LENGTHS, (None,), D256),
+    "prefill-buffer": prefill((*MODES, "sdpa-efficient"), (2048,), (1024, None), D256, buffer=4096),
+    "decode-gemma4-window": decode((1024, 4096, 16384), (1024,), D256),
+    "decode-gemma4-sliding": decode(KEYS, (None,), D256),
+    "decode-gemma4-full": decode(KEYS, (None,), D512),
+    "decode-qwen": decode(KEYS, (None,), QWEN),
+    "linear-rows": linear(PRODUCTS, LAYERS[:1], ROWS, (4,), (32, 128)),
+    "linear-rows-int8": linear(PRODUCTS, LAYERS[:1], ROWS, (8,), (32, 128)),
+    "linear-int4": linear(LINEAR, LAYERS, (1,), (4,), (32, 128)),
+    "linear-int8": linear(("blockskip", "bf16"), LAYERS, (1,), (8,), (32,)),
+    "linear-head-int4": linear(("blockskip", "tinygemm", "gemlite", "bf16"), HEAD, (1,), (4,), (32,)),
+    "linear-head-int8": linear(("blockskip", "bf16"), HEAD, (1,), (8,), (32,)),
+}
+COMPILED = ("blockskip", "flex", "fa4")
+"""Beginnings of the names of those whose kernels are compiled when they are first called."""
+
+
+def main() -> None:
+    asked = _arguments()
+    topics = asked.topic or list(TOPICS)
+    if asked.list:
+        print(*(f"{name:28s} {len(TOPICS[name].points()):4d} points" for name in topics), sep="\n")
+        return
+    if not torch.cuda.is_available():
+        sys.exit("torch sees no GPU here; the runs of a CPU are `skiplab sweep`'s and `make bench`'s")
+    end = time.monotonic() + asked.seconds
+    compile_first([point for name in topics for point in TOPICS[name].points()])
+    start = f"{datetime.now(UTC).date().isoformat()}-{slug(device_name('cuda'))}"
+    for name in topics:
+        path = Path(asked.out) / f"{start}-{name}.jsonl"
+        run_sweep(TOPICS[name], path, topic=name, cancelled=lambda: time.monotonic() > end, retries=asked.retries)
+        if time.monotonic() > end:
+            sys.exit(f"{asked.seconds:g} seconds are over: the same command goes on with {name}")
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("topic", nargs="*", help="; ".join(TOPICS))
+    parser.add_argument("--list", action="store_true", help="show topics and how many points each has")
+    parser.add_argument("--seconds", type=float, default=3600.0, help="for all, compiling included")
+    parser.add_argument(
+        "--retries", type=int, default=THROTTLE_RETRIES, help="how often samples of a throttled GPU are taken again"
+    )
+    parser.add_argument("--out", default=str(runs_directory()), help="folder of the run files")
+    asked = parser.parse_args()
+    unknown = [name for name in asked.topic if name not in TOPICS]
+    if unknown:
+        parser.error(f"topic: given {unknown[0]!r}; allowed are {', '.join(TOPICS)}")
+    return asked
+
+
+def compile_first(points: Iterable[Point]) -> None:
+    """Call once, in many processes, what compiles: the measuring process then finds it in the compilers' caches."""
+    slow_first = sorted(
+        (p for p in points if p.contender.startswith(COMPILED)), key=lambda p: "blockskip" in p.contender
+    )
+    workers = max(1, min(14, (os.cpu_count() or 2) - 2))
+    with multiprocessing.get_context("spawn").Pool(workers) as pool:
+        for problem in filter(None, pool.imap_unordered(call_once, slow_first)):
+            print(problem, file=sys.stderr)
+
+
+def call_once(point: Point) -> str:
+    """'', or what went wrong in a line; a point that is not supported is not called."""
+    entry, workload = point.entry, point.workload
+    try:
+        if entry.supports(workload, point.device) is None:
+            arguments = entry.prepare(workload, workload.inputs(point.device, 0))
+            entry.build(workload, arguments)(*arguments)
+            torch.cuda.synchronize()
+    except Exception as error:  # its row will say the same
+        return f"{point.contender}, {workload.size}: {type(error).__name__}: {str(error)[:200]}"
+    return ""
+
+
+if __name__ == "__main__":
+    main()
