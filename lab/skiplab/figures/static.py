@@ -206,6 +206,7 @@ def _lines(figure: Figure, axes: Axes, chart: LineChart) -> None:
     axes.minorticks_off()
     xs = sorted({x for line in chart.lines for x in line.x})
     ys = [y for line in chart.lines for y in line.y if y == y]
+    ys += [chart.level] if ys and chart.level is not None else []  # what all is held against has its mark, too
     if chart.x_is_time:
         _ticks(axes.xaxis, log_marks(xs), theme.seconds)
     elif xs and chart.x_is_log:
