@@ -65,8 +65,10 @@ def anatomies(capability):
                 yield case, attention_anatomy(capability, head_dim=head_dim, skip=skip, config=config)
         for head_dim, config in SPECIALISED.items():
             for skip, mask, kind in (("bounds", None, ""), ("map", None, ""), ("map", WORDS, " words")):
-                case = [head_dim, skip, "bfloat16", f"specialised{kind}"]
-                yield case, attention_anatomy(capability, head_dim=head_dim, skip=skip, mask=mask, config=config)
+                for lse in (False, True):
+                    case = [head_dim, skip, "bfloat16", f"specialised{kind}{', lse' * lse}"]
+                    shape = {"head_dim": head_dim, "skip": skip, "mask": mask, "config": config, "return_lse": lse}
+                    yield case, attention_anatomy(capability, **shape)
         for head_dim, skip, dtype, kind in READ:
             one = read_otherwise(capability, head_dim, skip, getattr(torch, dtype), kind)
             yield [head_dim, skip, dtype, kind], one

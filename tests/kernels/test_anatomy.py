@@ -46,12 +46,17 @@ SPILLS = {
     ("9.0", 512, "bounds", "bfloat16", "window"): 8,
     ("9.0", 512, "map", "bfloat16", "window"): 8,
     ("9.0", 128, "mask", "bfloat16", "128 keys"): 64,
-    # a program's place, strides and lengths, which it needs again from rows to rows, not in the loop over tiles
+    # a program's place, strides and lengths, which it needs again from item to item, not in the loop over tiles
     ("9.0", 128, "bounds", "bfloat16", "specialised"): 24,
     ("9.0", 128, "map", "bfloat16", "specialised"): 40,
     ("9.0", 256, "bounds", "bfloat16", "specialised"): 40,
     ("9.0", 256, "map", "bfloat16", "specialised"): 56,
     ("9.0", 256, "map", "bfloat16", "specialised words"): 24,
+    ("9.0", 128, "bounds", "bfloat16", "specialised, lse"): 56,
+    ("9.0", 128, "map", "bfloat16", "specialised, lse"): 56,
+    ("9.0", 256, "bounds", "bfloat16", "specialised, lse"): 64,
+    ("9.0", 256, "map", "bfloat16", "specialised, lse"): 80,
+    ("9.0", 256, "map", "bfloat16", "specialised words, lse"): 136,
     # rows that begin at odd addresses are read two bytes at a time, and hold an address each
     ("9.0", 512, "none", "bfloat16", "odd rows"): 1112,
     ("9.0", 512, "mask", "bfloat16", "odd rows"): 1776,

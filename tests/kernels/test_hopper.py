@@ -6,7 +6,7 @@ import blockskip as bs
 import pytest
 import torch
 from blockskip import repeat
-from blockskip.attention import launch, plan
+from blockskip.attention import launch, plan, turns
 from blockskip.attention.api import check
 from blockskip.config import TileConfig
 
@@ -84,35 +84,49 @@ def same(q, k, v, mask, *, skips=("bounds", "map", "none", "mask"), **named):
 @pytest.fixture(params=["", "few programs"])
 def programs(request, monkeypatch):
     """Also with so few programs that each does many rows of tiles, of several heads and batches."""
+    few = lambda call, plan, grid: ((min(math.prod(grid), 5),), grid[1] * grid[2])  # noqa: E731
+    chosen = launch.programs_of
     repeat.forget()
     if request.param:
-        monkeypatch.setattr(launch, "_multiprocessors", lambda device: 5)
-        monkeypatch.setattr(launch, "PROGRAMS_A_HEAD", 1)
+        monkeypatch.setattr(launch, "programs_of", lambda *of: (few if of[1].config.specialised else chosen)(*of))
     yield
     repeat.forget()
 
 
-def test_a_program_a_multiprocessor_goes_on_from_rows_to_rows(monkeypatch):
-    monkeypatch.setattr(launch, "_multiprocessors", lambda device: 132)
-    monkeypatch.setattr(launch, "_keys_nearby", lambda k: 4096)
+def grid_of(q_len, kv_len, mask, *, batch=1, heads=(32, 8), lengths=None):
+    """`programs_of` such a call, as if the device were a Hopper of 132 multiprocessors."""
+    q, k, v = (t.to("meta") for t in draw("cpu", 128, 1, batch=batch, heads=heads))
+    q, k, v = q.expand(-1, -1, q_len, -1), *(t.expand(-1, -1, kv_len, -1) for t in (k, v))
+    call = plan.Call(q, k, v, mask, 1.0, None, kv_len, lengths, "auto", "triton", None, False, False)
+    made = plan.replace(plan.plan_kernel(call, SPECIALISED[128]), config=SPECIALISED[128])
+    return turns.programs_of(call, made, (-(-q_len // 128), heads[0], batch))
 
-    def programs(q_len, kv_len, mask, *, batch=1, heads=(32, 8)):
-        q, k, v = (t.to("meta") for t in draw("cpu", 128, 1, batch=batch, heads=heads))
-        q, k, v = q.expand(-1, -1, q_len, -1), *(t.expand(-1, -1, kv_len, -1) for t in (k, v))
-        call = plan.Call(q, k, v, mask, 1.0, None, kv_len, None, "auto", "triton", None, False, False)
-        made = plan.plan_kernel(call, SPECIALISED[128])
-        made = plan.replace(made, config=SPECIALISED[128])  # as if the device were Hopper's
-        return launch.programs_of(call, made, (-(-q_len // 128), heads[0], batch))
 
+def test_a_program_a_multiprocessor_goes_on_from_row_to_row(monkeypatch):
+    monkeypatch.setattr(turns, "multiprocessors", lambda device: 132)
+    monkeypatch.setattr(turns, "keys_nearby", lambda k: 4096)
     causal, window = bs.causal(), bs.sliding_window(100)
-    assert programs(2048, 2048, causal) == ((132,), 32)
-    assert programs(300, 300, causal) == ((96,), 32)  # fewer rows of tiles than multiprocessors
-    assert programs(2048, 2048, causal, batch=4) == ((132,), 128)  # longest rows first over all batches
-    assert programs(2048, 2048, causal, batch=5) == ((2560,), 16)  # 40 heads of keys at once: a program an item
-    assert programs(2048, 8192, causal) == ((512,), 16)  # more keys than the L2's part holds
-    assert programs(2048, 8192, window) == ((132,), 32)
-    assert programs(2048, 8192, window, heads=(64, 64)) == ((132,), 32)  # 33 heads at once at most, of 64 what divides
-    assert programs(2048, 2048, SINKS) == ((132,), 32)
+    assert grid_of(2048, 2048, causal) == ((132,), 32)
+    assert grid_of(300, 300, causal) == ((96,), 32)  # fewer rows of tiles than multiprocessors
+    assert grid_of(2048, 2048, causal, batch=4) == ((132,), 128)  # longest rows first over all batches
+    assert grid_of(2048, 2048, causal, batch=5) == ((2560,), 16)  # 40 heads of keys at once: a program an item
+    assert grid_of(2048, 8192, causal) == ((512,), 16)  # more keys than the L2's part holds
+    assert grid_of(2048, 8192, window) == ((132,), 32)
+    assert grid_of(2048, 8192, window, heads=(64, 64)) == ((132,), 32)  # 33 heads at once at most, of 64 what divides
+    assert grid_of(2048, 8192, window, batch=35, heads=(6, 2)) == ((132,), 42)  # whole groups of three, too
+
+
+def test_where_rows_are_unlike_the_device_hands_them_out(monkeypatch):
+    monkeypatch.setattr(turns, "multiprocessors", lambda device: 132)
+    monkeypatch.setattr(turns, "keys_nearby", lambda k: 1 << 20)
+    lengths = torch.tensor([2048, 300], dtype=torch.int32)
+    assert grid_of(2048, 2048, bs.causal(), batch=2, lengths=lengths) == ((1024,), 16)
+    assert grid_of(2048, 2048, bs.causal(), lengths=lengths[:1]) == ((132,), 32)
+    one_long = bs.document([1920, *[1] * 128]) & bs.causal()
+    assert grid_of(2048, 2048, SINKS) == ((132,), 32)
+    assert grid_of(2048, 2048, one_long, heads=(8, 8)) == ((128,), 8)
+    by_head = bs.dense(torch.ones(1, 32, 2048, 2048, dtype=torch.bool).tril())
+    assert grid_of(2048, 2048, by_head) == ((512,), 16)
 
 
 def modes(mask):

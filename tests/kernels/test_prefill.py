@@ -200,13 +200,13 @@ def test_tables_that_are_kept_are_written_before_another_stream_can_read_them(mo
 
 
 def test_heads_take_turns_while_they_are_small_beside_the_device(device):
-    from blockskip.attention import launch, plan
+    from blockskip.attention import plan, turns
 
     def turn(q_len, heads, mask, sharing=1):
         q, k, v = inputs("cpu", q_len, q_len, heads=(heads, heads // sharing))
         call = plan.Call(q, k, v, mask, 1.0, None, q_len, None, "auto", "triton", None, False, False)
         made = plan.plan_kernel(call, TileConfig(64, 16, 4, 1))
-        return launch.heads_in_turn(call, made, heads)
+        return turns.heads_in_turn(call, made, heads)
 
     assert [turn(n, 6, bs.causal()) for n in (33, 65, 300)] == [3, 2, 1]  # 256 rows on one multiprocessor
     assert turn(300, 6, bs.causal(), sharing=3) == 3  # those that share keys

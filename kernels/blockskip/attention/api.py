@@ -46,7 +46,8 @@ def attention(
     scale: any finite number, D ** -0.5 by default.
     q_start: position of the first query, kv_len - Lq by default: the queries are the last positions (bottom-right).
     kv_len: how many keys are real: an int from 1 to Lkv (the default), or an int32 tensor [] or [B] on q's device,
-        which is never read back; its values are bounded to 0..Lkv in the kernel. Keys beyond may hold NaN, or anything.
+        which is never read back, and must stay as it is until the call has ended on the device; its values are bounded
+        to 0..Lkv in the kernel. Keys beyond may hold NaN, or anything.
     skip: how the Triton kernel leaves out empty tiles, never changing the result: none | mask | bounds | map; auto
         takes bounds for a band, map for any other mask, and mask where a kv_len tensor comes without q_start.
     impl: reference | tiled | triton; auto takes triton on CUDA, tiled elsewhere. An explicit one never falls back.

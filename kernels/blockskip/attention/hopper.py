@@ -104,7 +104,7 @@ def soften(score, top, total, scale):
 
 @gluon.jit
 def place_in(round_):
-    """This program's place in a round: there and back, for who has the longest rows in one to be last in the next."""
+    """This program's place in a round, there and back: who has the longest row in one has the shortest in the next."""
     programs = gl.num_programs(0)
     return gl.where(round_ % 2 == 0, gl.program_id(0), programs - 1 - gl.program_id(0))
 
@@ -119,7 +119,7 @@ def rounds(q):
 
 @gluon.jit
 def item_of(round_, q, turn):
-    """(batch, head, row of tiles): `turn` of all batches' heads take turns, longest rows first, then so many others."""
+    """(batch, head, row of tiles): `turn` heads, counted over batches, take turns, longest rows first; then others."""
     item = round_ * gl.num_programs(0) + place_in(round_)
     rows = gl.cdiv(q.shape[2], 2 * ROWS)
     part, in_part = item // (rows * turn), item % (rows * turn)
@@ -155,7 +155,8 @@ def rows_of(view, item, GROUP: gl.constexpr, HEAD_DIM: gl.constexpr):
     memory: gl.constexpr = gl.BlockedLayout([1, 8], [256 // HEAD_DIM, HEAD_DIM // 8], [4, 1], [1, 0])
     i = item[2] * (2 * ROWS) + GROUP * ROWS + gl.arange(0, ROWS, gl.SliceLayout(1, memory))
     d = gl.arange(0, HEAD_DIM, gl.SliceLayout(0, memory))
-    rows = base(view, item[0], item[1]) + i.to(gl.int64)[:, None] * view.strides[2] + d[None, :] * view.strides[3]
+    rows = base(view, item[0], item[1]) + i.to(gl.int64)[:, None] * view.strides[2]
+    rows += d.to(gl.int64)[None, :] * view.strides[3]
     return rows, (i < view.shape[2])[:, None] & (d >= 0)[None, :]
 
 
@@ -171,9 +172,9 @@ def attend_rows(
     GROUP: gl.constexpr, queries, item, following, count, tensors, lse, buffers, bars, plan, lengths, band, scale,
     HEAD_DIM: gl.constexpr, BLOCK_N: gl.constexpr, STAGES: gl.constexpr, SKIP: gl.constexpr,
 ):  # fmt: skip
-    """ROWS rows of one item, whose queries are given; returns those of the following item, which come meanwhile.
+    """ROWS rows of one item, whose queries are given; returns those of the following one.
 
-    How many tiles were read before goes in, and with these comes out.
+    count: the tiles that this program has read; returned with this item's.
     """
     scores: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BLOCK_N, 16])
     result: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, HEAD_DIM, 16])
@@ -269,9 +270,9 @@ def attend(
     count = 0
     item = item_of(0, q, turn)
     queries = queries_of(q, item, GROUP, HEAD_DIM)
-    last = rounds(q) - 1
-    for round_ in range(last + 1):
-        following = item_of(gl.minimum(round_ + 1, last), q, turn)
+    last_round = rounds(q) - 1
+    for round_ in range(last_round + 1):
+        following = item_of(gl.minimum(round_ + 1, last_round), q, turn)
         count, queries = attend_rows(
             GROUP, queries, item, following, count, tensors, lse, buffers, bars, plan, lengths, band, scale,
             HEAD_DIM, BLOCK_N, STAGES, SKIP,
@@ -300,7 +301,7 @@ def copy_tiles(
     item, count, k, v, buffers, bars, plan, runs, band_tiles, kv_len, sharing,
     HEAD_DIM: gl.constexpr, BLOCK_N: gl.constexpr, STAGES: gl.constexpr, SKIP: gl.constexpr,
 ):  # fmt: skip
-    """The tiles of one item; how many were copied before goes in, and with these comes out."""
+    """The tiles of one item. count: the tiles that this program has copied; returned with this item's."""
     k_buffers, v_buffers = buffers[1], buffers[2]
     k_full, k_empty, v_full, v_empty = bars
     batch, kv_head = item[0], item[1] // sharing
@@ -309,7 +310,7 @@ def copy_tiles(
     # values laid out like the keys come without strides
     v_strides = k.strides if v.strides is None else v.strides
     v_ptr = v.ptr + wide(batch) * v_strides[0] + wide(kv_head) * v_strides[1]
-    # an item's descriptors take the place of those before: all copies by these must have ended
+    # a descriptor has one place in memory, which the next item's takes: all copies by the old one must have ended
     for late in range(gl.maximum(count - STAGES, 0), count):
         mbarrier.wait(k_full.index(late % STAGES), late // STAGES & 1)
         mbarrier.wait(v_full.index(late % STAGES), late // STAGES & 1)
@@ -346,9 +347,9 @@ def prefill(
 ):  # fmt: skip
     """A program does item after item, each 2 x ROWS query rows of one head. Arguments: as of `prefill.prefill`.
 
-    Grid: as many programs as are wanted, all in the first axis. turn: of all batches' heads, how many take turns, a
-    divisor of them. visits: None, none are recorded. SKIP: bounds or map. Keys and values are read by descriptors;
-    queries and results, whose rows are few, by pointers.
+    Grid: as many programs as there are items, or fewer, along the first axis; how many, and `turn`, a divisor of
+    batches x heads, is `turns.programs_of`'s choice. visits: None, none are recorded. SKIP: bounds or map. Keys and
+    values are read by descriptors; queries and results, whose rows are few, by pointers.
     """
     dtype: gl.constexpr = q.ptr.dtype.element_ty
     tile: gl.constexpr = gl.NVMMASharedLayout.get_default_for([BLOCK_N, HEAD_DIM], dtype)
@@ -367,6 +368,7 @@ def prefill(
                       HEAD_DIM, BLOCK_N, STAGES, SKIP)),
             (copy, (q, k, v, buffers, bars, plan, lengths, band, turn, HEAD_DIM, BLOCK_N, STAGES, SKIP)),
         ],
+        # warps, and registers a thread, of the second group and of the copying warp; the first group has what is left
         [4, 1],
         [240, 24],
     )  # fmt: skip

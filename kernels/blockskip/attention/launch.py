@@ -15,12 +15,13 @@ from triton.runtime.errors import OutOfResources
 from ..config import TileConfig
 from ..device import View, interpreting, is_wide, ring_kind
 from ..dispatch import Launch, Ready, Step, traits
-from ..mask import Band, Dense, Mask
+from ..mask import Band, Dense
 from .checks import LARGEST_POSITION
 from .decode_plan import DecodeCall, make_decode_plan
 from .plan import Call, Plan
 from .prefill import prefill
 from .route import as_decode, choose_route
+from .turns import is_narrow, keys_nearby, programs_of
 from .words import map_tables, mask_words
 
 FAR = 1 << 30
@@ -128,7 +129,7 @@ def sort_of(call: Call) -> Callable[[int], Hashable]:
     few = as_decode(replace(call, kv_len=1), "triton")
     division = make_decode_plan(few).division if isinstance(few, DecodeCall) else None
     capability = torch.cuda.get_device_capability(q.device) if q.is_cuda else None
-    q_len, near = q.shape[2], _keys_nearby(call.k)
+    q_len, near = q.shape[2], keys_nearby(call.k)
     ghost = replace(call, q=q.to("meta"), k=call.k.to("meta"), v=call.v.to("meta"), lengths=None)
 
     def sort(kv_len: int) -> Hashable:
@@ -138,7 +139,7 @@ def sort_of(call: Call) -> Callable[[int], Hashable]:
         if choose_route(replace(ghost, kv_len=kv_len), "triton", capability).kernel == "decode":
             assert division is not None
             return "decode", inside, same, division.splits(kv_len)
-        return "prefill", inside, same, traits(kv_len - q_len), _is_narrow(mask, kv_len), kv_len <= near
+        return "prefill", inside, same, traits(kv_len - q_len), is_narrow(mask, kv_len), kv_len <= near
 
     return sort
 
@@ -192,79 +193,6 @@ def _plain_constants(call: Call, plan: Plan, config: TileConfig, views: tuple[Vi
         "WIDE": in_rows or in_keys,
         "SOURCE": "descriptor" if plan.described else "pointer" if ring == "none" else ring,
     }
-
-
-ROWS_IN_TURN = 256
-"""Query rows a multiprocessor that are in turn at once: two rounds of 128. On an H100, causal, D 256: 52 us instead of
-71 at 1,024 tokens for one head after the other, 8 % less at 4,096; all heads at once are slower from 4,096 on."""
-
-
-def heads_in_turn(call: Call, plan: Plan, heads: int) -> int:
-    """How many of the programs' heads take their rows in turns, longest rows first; a divisor of `heads`.
-
-    One head after the other has its short rows run beside the next one's long ones, and its keys in the L2; but in the
-    last round the long rows of the last head are alone. So heads take turns while they are small beside the device, and
-    always those that share keys. A window's rows are as long as each other, but for the first: there one head after the
-    other is best.
-    """
-    assert plan.config is not None
-    if _is_narrow(call.mask, plan.kv_len):
-        return 1
-    rows = -(-plan.q_len // plan.queries_per_tile) * plan.config.block_m
-    sharing = 1 if plan.packed else call.group
-    wanted = max(sharing, ROWS_IN_TURN * _multiprocessors(call.q.device) // rows)
-    return max(count for count in range(1, heads + 1) if heads % count == 0 and count <= wanted)
-
-
-def programs_of(call: Call, plan: Plan, grid: tuple[int, int, int]) -> tuple[tuple[int, ...], int]:
-    """(grid, how many heads take turns) for (rows, heads, batches) of tiles.
-
-    The plain kernel's programs do the rows of one tile of one head each. The specialised kernel's go on to further
-    ones, a program a multiprocessor, so that copies for the next are made while the results of the last are stored. As
-    nobody hands these out, rows of one length must take turns, those of all heads and batches: only so all programs end
-    together. Where that would read too many keys at once, each does one here, too, unless a window makes all alike.
-    """
-    assert plan.config is not None
-    rows, heads, batch = grid
-    turn, items = heads_in_turn(call, plan, heads), math.prod(grid)
-    if not plan.config.specialised:
-        return (rows * turn, heads // turn, batch), turn
-    sms = _multiprocessors(call.q.device)
-    most = max(1, sms // PROGRAMS_A_HEAD) * call.group
-    narrow = _is_narrow(call.mask, plan.kv_len)
-    if not (narrow or (heads * batch <= most and plan.kv_len <= _keys_nearby(call.k))):
-        return (items,), turn
-    return (min(items, sms),), max(count for count in range(1, most + 1) if heads * batch % count == 0)
-
-
-PROGRAMS_A_HEAD = 4
-"""So many programs at once, at the least, shall read the same head's keys, for memory to keep up with them. Causal, an
-H100 took, with one program for each head of keys, 1.4 to 1.7 times as long as with a program for each item; with two
-the same; with four 5 to 13 % less (D 128 and 256, 2,048 to 32,768 tokens)."""
-
-
-L2_SHARE = 4
-"""One head's keys and values may take that part of the L2: with more, programs that drift apart read them from memory
-again. An H100 of 50 MB under full load, causal: with 8.4 MB both ways took the same; with 16.8 a program for each item
-took 3 to 4 % less (D 256 of 16,384 tokens, D 128 of 32,768), with 34 it took 9 % less, with 67 12 %."""
-
-
-def _keys_nearby(k: torch.Tensor) -> int:
-    """How many keys of one head fit their part of the L2, with their values; none where there is no GPU."""
-    if k.device.type != "cuda":
-        return 0
-    room = torch.cuda.get_device_properties(k.device).L2_cache_size // L2_SHARE
-    return room // (2 * k.shape[3] * k.element_size())
-
-
-def _is_narrow(mask: Mask, kv_len: int) -> bool:
-    """Whether it is a window over a small part of the keys."""
-    return isinstance(mask, Band) and mask.left is not None and kv_len > 4 * max(mask.left, 1)
-
-
-def _multiprocessors(device: torch.device) -> int:
-    """Of a GPU; 1 where the kernel is interpreted, or compiled for a GPU that is not there."""
-    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
 
 
 def _mask_argument(call: Call, plan: Plan) -> Words | Tiles | None:

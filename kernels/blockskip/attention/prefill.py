@@ -122,7 +122,7 @@ def prefill(
     tiles, bounds and masks count in positions, ring or not, and only `load_keys` knows of slots.
     scale > 0, times log2 e; SIGN (-1, 0, 1) is its sign.
     Grid: (rows * turn, programs' heads // turn, B). `turn` heads take their rows in turns, the longest first, before
-    the next heads come: see `launch.heads_in_turn`.
+    the next heads come: see `turns.heads_in_turn`.
     """
     head = tl.program_id(1) * turn + tl.program_id(0) % turn
     row = (tl.num_programs(0) - 1 - tl.program_id(0)) // turn

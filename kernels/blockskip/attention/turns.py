@@ -1,0 +1,111 @@
+"""In which order the rows of all heads are done, and by how many programs: all that differs is when, never what."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+
+from ..mask import Band, Mask
+from .plan import Call, Plan
+
+
+def programs_of(call: Call, plan: Plan, grid: tuple[int, int, int]) -> tuple[tuple[int, ...], int]:
+    """(grid, how many heads take turns) for (rows, heads, batches) of tiles.
+
+    An item is one row of tiles of one head. Each of the plain kernel's programs does one. The specialised kernel's go
+    on to further items, one program a multiprocessor, so that copies for the next are made while the results of the
+    last are stored. Which items a program does is fixed beforehand, so items that take equally long must follow each
+    other: the same row of all heads and batches. Only so do all programs end together. Where rows are unlike even so,
+    or too many keys would be read at once, each program does one item, as the device hands them out.
+    """
+    assert plan.config is not None
+    rows, heads, batch = grid
+    turn, items = heads_in_turn(call, plan, heads), math.prod(grid)
+    if not plan.config.specialised:
+        return (rows * turn, heads // turn, batch), turn
+    programs = min(items, multiprocessors(call.q.device))
+    most = max(1, multiprocessors(call.q.device) // PROGRAMS_A_HEAD) * call.group
+    narrow, together = is_narrow(call.mask, plan.kv_len), heads * batch
+    if narrow:  # rows are alike, whichever heads take turns
+        together = max(count for count in range(call.group, most + 1, call.group) if together % count == 0)
+    near = narrow or plan.kv_len <= keys_nearby(call.k)
+    if together <= most and near and _rows_are_even(call, plan, together, programs):
+        return (programs,), together
+    return (items,), turn
+
+
+ROWS_IN_TURN = 256
+"""Query rows a multiprocessor that are in turn at once: two rounds of 128. On an H100, causal, D 256: 52 us instead of
+71 at 1,024 tokens for one head after the other, 8 % less at 4,096; all heads at once are slower from 4,096 on."""
+
+
+def heads_in_turn(call: Call, plan: Plan, heads: int) -> int:
+    """How many of the programs' heads take their rows in turns, longest rows first; a divisor of `heads`.
+
+    One head after the other has its short rows run beside the next one's long ones, and its keys in the L2; but in the
+    last round the long rows of the last head are alone. So heads take turns while they are small beside the device, and
+    always those that share keys. A window's rows are as long as each other, but for the first: there one head after the
+    other is best.
+    """
+    assert plan.config is not None
+    if is_narrow(call.mask, plan.kv_len):
+        return 1
+    rows = -(-plan.q_len // plan.queries_per_tile) * plan.config.block_m
+    sharing = 1 if plan.packed else call.group
+    wanted = max(sharing, ROWS_IN_TURN * multiprocessors(call.q.device) // rows)
+    return max(count for count in range(1, heads + 1) if heads % count == 0 and count <= wanted)
+
+
+PROGRAMS_A_HEAD = 4
+"""At least so many programs read the same head's keys at once, for memory to keep up with them. Causal, an H100 took,
+with one program for each head of keys, 1.4 to 1.7 times as long as with a program for each item; with two the same;
+with four 5 to 13 % less (D 128 and 256, 2,048 to 32,768 tokens)."""
+
+
+L2_SHARE = 4
+"""One head's keys and values may take at most 1 / L2_SHARE of the L2: with more, programs that drift apart read them
+from memory again. An H100 (50 MB of L2) under full load, causal: with 8.4 MB both ways took the same; with 16.8 a
+program for each item took 3 to 4 % less (D 256 of 16,384 tokens, D 128 of 32,768), with 34 it took 9 % less, with 67
+12 %."""
+
+
+def keys_nearby(k: torch.Tensor) -> int:
+    """How many keys of one head, with their values, fit their part of the L2; 0 where there is no GPU."""
+    if k.device.type != "cuda":
+        return 0
+    room = torch.cuda.get_device_properties(k.device).L2_cache_size // L2_SHARE
+    return room // (2 * k.shape[3] * k.element_size())
+
+
+UNEVEN = 1.05
+"""How much longer the busiest program may take than with items that are handed out: going on won 3 to 12 %."""
+
+
+def _rows_are_even(call: Call, plan: Plan, together: int, programs: int) -> bool:
+    """Whether programs that go on from item to item end together, by all that the host knows.
+
+    A band's do, within 3 %. Of a map the tiles are counted, an item's beginning and end for one more. Batches of
+    different lengths, and masks that differ between heads or batches, do not.
+    """
+    if any(call.mask.varies) or (call.lengths is not None and call.q.shape[0] > 1):
+        return False
+    if isinstance(call.mask, Band):
+        return True
+    tiles = np.diff(plan.tilemap_of(0, 0).to_csr()[0].numpy()) + 1
+    items = np.repeat(tiles[::-1], together)
+    by_round = np.append(items, np.zeros(-len(items) % programs, items.dtype)).reshape(-1, programs)
+    by_round[1::2] = by_round[1::2, ::-1].copy()  # there and back, as `hopper.place_in` says
+    handed_out = max(items.max(), items.sum() / programs + items.max() / 2)  # at the end half of one is idle
+    return bool(by_round.sum(0).max() <= UNEVEN * handed_out)
+
+
+def is_narrow(mask: Mask, kv_len: int) -> bool:
+    """Whether it is a window over a small part of the keys."""
+    return isinstance(mask, Band) and mask.left is not None and kv_len > 4 * max(mask.left, 1)
+
+
+def multiprocessors(device: torch.device) -> int:
+    """Of a GPU; 1 where the kernel is interpreted, or compiled for a GPU that is not there."""
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
