@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import blockskip as bs
 import pytest
 from blockskip.config import Gpu
-from blockskip.tuned import Origin
+from blockskip.tuned import MASK_KINDS, Origin, mask_kind
 from skiplab.machine import Machine
 from skiplab.measure import Measurement
 from skiplab.report import report_html
@@ -236,3 +236,8 @@ def test_numbers_are_drawn_on_the_device_and_the_same_for_the_same_seed():
     assert not first[0].equal(other[0])
     assert first[0].shape == (1, 2, 8, 16) and str(first[0].dtype) == "torch.bfloat16"
     assert workload.mask == bs.causal()
+
+
+def test_by_default_each_kind_of_mask_that_has_tiles_of_its_own_is_tuned():
+    kinds = [mask_kind(bs.Mask.from_spec(text))[0] for text in module.Tuning().mask]
+    assert sorted(kinds) == sorted(MASK_KINDS)

@@ -30,7 +30,9 @@ def tune(
     ] = None,
     mask: Annotated[
         list[str] | None,
-        typer.Option(help="`causal`, a window, or a mask's text, once for each. Default: causal and 1024."),
+        typer.Option(
+            help="`causal`, a window, or a mask's text, once for each. Default: causal, 1024, and 1024 with sinks."
+        ),
     ] = None,
     q_len: Annotated[
         list[int] | None,

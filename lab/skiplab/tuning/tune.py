@@ -50,13 +50,14 @@ Take = Callable[..., Measurement]
 class Tuning:
     """What is tuned: every mask x prompt length, for one shape of heads, dtype and device, as a run holds them.
 
-    heads: `query heads/key heads x head size`, as 32/16x256. mask: texts that `Mask.from_spec` reads. config: these
+    heads: `query heads/key heads x head size`, as 32/16x256. mask: texts that `Mask.from_spec` reads, by default one
+    of each kind that tiles are kept for (`blockskip.tuned.MASK_KINDS`). config: these
     (block_m, block_n, num_warps, num_stages) alone, None for all that may be good. budget_s: seconds that a candidate
     is timed at most, in each of three ways. ValueError names the field, what was given and what is allowed.
     """
 
     heads: str = "32/16x256"
-    mask: tuple[str, ...] = ("causal()", "sliding_window(1024)")
+    mask: tuple[str, ...] = ("causal()", "sliding_window(1024)", "sliding_window(1024) | (sink(4) & causal())")
     q_len: tuple[int, ...] = (256, 1024, 4096, 8192)
     config: tuple[Config, ...] | None = None
     dtype: str = "bfloat16"
