@@ -47,9 +47,9 @@ def heatmap(table: pd.DataFrame, contender: str = "blockskip", base: str = "sdpa
     return interactive.draw(charts.heatmap(table, contender, base))
 
 
-def attention_times(table: pd.DataFrame) -> Figure:
-    """Median time over prompt length with the roofs' floor; a menu chooses device, heads and mask."""
-    return _menu(charts.settings(table), charts.attention_time, table)
+def attention_times(table: pd.DataFrame, first: str = "") -> Figure:
+    """Median time over prompt length with the roofs' floor; a menu chooses device, heads, mask; first: as `floors`."""
+    return _menu(charts.settings(table), charts.attention_time, table, first)
 
 
 def floors(table: pd.DataFrame, first: str = "") -> Figure:

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     import blockskip as bs
 
 WIDTH, HEIGHT, DPI = 7.6, 4.4, 110
+TITLE_WIDTH = 68
+"""Characters of a title in a line of that width."""
 
 
 def draw(chart: Chart) -> Figure:
@@ -41,7 +43,8 @@ def draw(chart: Chart) -> Figure:
         _heat(figure, axes, chart)
     else:
         _lines(figure, axes, chart)
-    axes.set_title(chart.title, loc="left", fontsize=12)
+    title = "\n".join(textwrap.fill(line, TITLE_WIDTH) for line in chart.title.split("\n"))
+    axes.set_title(title, loc="left", fontsize=12)
     if is_empty(chart):
         axes.text(0.5, 0.5, textwrap.fill(chart.note, 80), transform=axes.transAxes, ha="center")
         axes.tick_params(which="both", left=False, bottom=False, labelleft=False, labelbottom=False)
