@@ -39,36 +39,39 @@ def rated(runs: Iterable[Run], patterns: Sequence[str] = ("*",)) -> pd.DataFrame
 
     known = recorded_roofs()
     runs = [run for run in runs if run.path is not None]
-    parts = []
+    chosen: list[Run] = []
     for pattern in patterns:
         matching = [run for run in runs if run.path and fnmatch(run.path.stem, pattern)]
-        parts += [
-            _rated(run, known.get(run.device))
-            for run in sorted(matching, key=lambda run: run.header.get("start", ""), reverse=True)
-        ]
-    parts = [part for part in parts if len(part)]
-    if not parts:
+        chosen += sorted(matching, key=lambda run: run.header.get("start", ""), reverse=True)
+    chosen = [_own_choice(run) for run in chosen]
+    added = [_added(run, row, known.get(run.device)) for run in chosen for row in run.rows]
+    if not added:
         return pd.DataFrame(columns=[*COLUMNS, *ADDED])
-    return pd.concat(parts, ignore_index=True).drop_duplicates(
-        ["source", "device", "contender", "place"], ignore_index=True
-    )
+    table = pd.concat([frame(chosen), pd.DataFrame.from_records(added, columns=list(ADDED))], axis=1)
+    return table.drop_duplicates(["source", "device", "contender", "place"], ignore_index=True)
 
 
-def _rated(run: Run, roofs: Roofs | None) -> pd.DataFrame:
-    rows = list({row["point"]: row for row in run.rows if not row.get("config")}.values())
-    table, roof = frame(replace(run, rows=tuple(rows))), run.header.get("roof") or {}
-    return table.assign(
-        file=[run.path] * len(table),
-        versions=", ".join(f"{name} {run.header[name]}" for name in ("torch", "triton") if run.header.get(name)),
-        read_gbps=roof.get("bandwidth_gbps", np.nan),
-        product_tflops=roof.get("tflops", np.nan),
-        plain_us=[np.nan if roofs is None else roofs.read_us(_least_bytes(row)) for row in rows],
-        sms=run.header["device"].get("sms", np.nan),
-        eager_ms=[_eager_ms(row) for row in rows],
-        heads=[_heads(row["axes"]) for row in rows],
-        tiles=[_tiles(row.get("plan") or {}) for row in rows],
-        place=[_place(row["axes"]) for row in rows],
-    )
+def _own_choice(run: Run) -> Run:
+    """The run with each point's last row, but for those whose config somebody asked for."""
+    rows = {row["point"]: row for row in run.rows if not row.get("config")}
+    return replace(run, rows=tuple(rows.values()))
+
+
+def _added(run: Run, row: Mapping[str, Any], roofs: Roofs | None) -> Row:
+    """A row's `ADDED` columns."""
+    roof = run.header.get("roof") or {}
+    return {
+        "file": run.path,
+        "versions": ", ".join(f"{name} {run.header[name]}" for name in ("torch", "triton") if run.header.get(name)),
+        "read_gbps": roof.get("bandwidth_gbps", np.nan),
+        "product_tflops": roof.get("tflops", np.nan),
+        "plain_us": np.nan if roofs is None else roofs.read_us(_least_bytes(row)),
+        "sms": run.header["device"].get("sms", np.nan),
+        "eager_ms": _eager_ms(row),
+        "heads": _heads(row["axes"]),
+        "tiles": _tiles(row.get("plan") or {}),
+        "place": _place(row["axes"]),
+    }
 
 
 def _place(axes: Mapping[str, Any]) -> str:

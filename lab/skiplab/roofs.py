@@ -7,9 +7,11 @@ of few keys stands on: there a launch and the tail of its grid cost more than th
 from __future__ import annotations
 
 import json
+import math
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -54,11 +56,11 @@ class Rate:
     @property
     def median_us(self) -> float:
         """Microseconds a call; nan without samples."""
-        return float(np.median(self.samples_ns)) / 1e3 if self.samples_ns else float("nan")
+        return float(np.median(self.samples_ns)) / 1e3 if self.samples_ns else math.nan
 
     def _per_second(self, choose: Callable[[Sequence[int]], Any]) -> float:
         if not self.samples_ns or self.amount is None:
-            return float("nan") if self.noted is None else self.noted
+            return math.nan if self.noted is None else self.noted
         return self.amount * 1e9 / float(choose(self.samples_ns))
 
 
@@ -94,10 +96,12 @@ class Roofs:
 
     def read_us(self, moved_bytes: float) -> float:
         """Microseconds that a plain read of so many bytes takes, between the sizes measured; nan outside of them."""
-        if not self.reads:
-            return float("nan")
-        sizes, times = zip(*((rate.amount, rate.median_us) for rate in self.reads), strict=True)
-        return float(np.interp(moved_bytes, np.array(sizes, float), np.array(times), left=np.nan, right=np.nan))
+        return float(np.interp(moved_bytes, *self._read_times, left=np.nan, right=np.nan)) if self.reads else math.nan
+
+    @cached_property
+    def _read_times(self) -> tuple[np.ndarray, np.ndarray]:
+        """Sizes in bytes and the times of their reads in microseconds."""
+        return np.array([rate.amount for rate in self.reads], float), np.array([rate.median_us for rate in self.reads])
 
 
 def measure_roofs(

@@ -52,9 +52,7 @@ SPILLS = {
     ("9.0", 256, "bounds", "bfloat16", "specialised"): 40,
     ("9.0", 256, "map", "bfloat16", "specialised"): 56,
     ("9.0", 256, "map", "bfloat16", "specialised words"): 24,
-    ("9.0", 128, "bounds", "bfloat16", "specialised, lse"): 56,
     ("9.0", 128, "map", "bfloat16", "specialised, lse"): 56,
-    ("9.0", 256, "bounds", "bfloat16", "specialised, lse"): 64,
     ("9.0", 256, "map", "bfloat16", "specialised, lse"): 80,
     ("9.0", 256, "map", "bfloat16", "specialised words, lse"): 136,
     # rows that begin at odd addresses are read two bytes at a time, and hold an address each
