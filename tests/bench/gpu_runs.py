@@ -11,21 +11,24 @@ is in one topic, peers included; peers that are not installed are rows that say 
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
+from pebble import ProcessPool
 from skiplab.grid import AnySweep, DecodeSweep, LinearSweep, Sweep
 from skiplab.machine import device_name
 from skiplab.measure import Point
+from skiplab.measure.child import begin_child
 from skiplab.store import runs_directory, slug
 from skiplab.sweep import run_sweep
 from skiplab.timing import THROTTLE_RETRIES
+from skiplab.tuning.candidates import COMPILE_S
 
 LENGTHS = (512, 1024, 2048, 4096, 8192, 16384, 32768)
 WINDOWS = (128, 256, 512, 1024, 2048, 4096)
@@ -89,20 +92,28 @@ COMPILED = ("blockskip", "flex", "fa4")
 
 def main() -> None:
     asked = _arguments()
-    topics = asked.topic or list(TOPICS)
+    topics = {name: TOPICS[name] for name in asked.topic or TOPICS}
     if asked.list:
-        print(*(f"{name:28s} {len(TOPICS[name].points()):4d} points" for name in topics), sep="\n")
+        print(*(f"{name:28s} {len(sweep.points()):4d} points" for name, sweep in topics.items()), sep="\n")
         return
     if not torch.cuda.is_available():
         sys.exit("torch sees no GPU here; the runs of a CPU are `skiplab sweep`'s and `make bench`'s")
     end = time.monotonic() + asked.seconds
-    compile_first([point for name in topics for point in TOPICS[name].points()])
-    start = f"{datetime.now(UTC).date().isoformat()}-{slug(device_name('cuda'))}"
-    for name in topics:
-        path = Path(asked.out) / f"{start}-{name}.jsonl"
-        run_sweep(TOPICS[name], path, topic=name, cancelled=lambda: time.monotonic() > end, retries=asked.retries)
-        if time.monotonic() > end:
-            sys.exit(f"{asked.seconds:g} seconds are over: the same command goes on with {name}")
+    compile_first([point for sweep in topics.values() for point in sweep.points()])
+    unfinished = record(topics, Path(asked.out), end, asked.retries)
+    if unfinished:
+        sys.exit(f"{asked.seconds:g} seconds are over: the same command goes on with {unfinished}")
+
+
+def record(topics: Mapping[str, AnySweep], folder: Path, end: float, retries: int) -> str:
+    """Run the sweeps until `end` on the monotonic clock; the topic at which that came, '' where all are done."""
+    for name, sweep in topics.items():
+        start = f"{datetime.now(UTC).date().isoformat()}-{slug(device_name(sweep.device))}"
+        path = folder / f"{start}-{name}.jsonl"
+        run = run_sweep(sweep, path, topic=name, cancelled=lambda: time.monotonic() > end, retries=retries)
+        if {row["point"] for row in run.rows} < {point.key for point in sweep.points()}:
+            return name
+    return ""
 
 
 def _arguments() -> argparse.Namespace:
@@ -127,22 +138,22 @@ def compile_first(points: Iterable[Point]) -> None:
         (p for p in points if p.contender.startswith(COMPILED)), key=lambda p: "blockskip" in p.contender
     )
     workers = max(1, min(14, (os.cpu_count() or 2) - 2))
-    with multiprocessing.get_context("spawn").Pool(workers) as pool:
-        for problem in filter(None, pool.imap_unordered(call_once, slow_first)):
-            print(problem, file=sys.stderr)
+    with ProcessPool(workers, initializer=begin_child, context=get_context("spawn")) as pool:
+        futures = {point: pool.schedule(call_once, args=(point,), timeout=COMPILE_S) for point in slow_first}
+        for point, future in futures.items():
+            if error := future.exception():  # its row will say the same
+                problem = f"{type(error).__name__}: {str(error)[:200]}"
+                print(f"{point.contender}, {point.workload.size}: {problem}", file=sys.stderr)
 
 
-def call_once(point: Point) -> str:
-    """'', or what went wrong in a line; a point that is not supported is not called."""
+def call_once(point: Point) -> None:
+    """A point that is not supported is not called."""
     entry, workload = point.entry, point.workload
-    try:
-        if entry.supports(workload, point.device) is None:
-            arguments = entry.prepare(workload, workload.inputs(point.device, 0))
-            entry.build(workload, arguments)(*arguments)
+    if entry.supports(workload, point.device) is None:
+        arguments = entry.prepare(workload, workload.inputs(point.device, 0))
+        entry.build(workload, arguments)(*arguments)
+        if point.device != "cpu":
             torch.cuda.synchronize()
-    except Exception as error:  # its row will say the same
-        return f"{point.contender}, {workload.size}: {type(error).__name__}: {str(error)[:200]}"
-    return ""
 
 
 if __name__ == "__main__":

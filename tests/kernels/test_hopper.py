@@ -3,6 +3,7 @@
 import math
 
 import blockskip as bs
+import numpy as np
 import pytest
 import torch
 from blockskip import repeat
@@ -127,6 +128,19 @@ def test_where_rows_are_unlike_the_device_hands_them_out(monkeypatch):
     assert grid_of(2048, 2048, one_long, heads=(8, 8)) == ((128,), 8)
     by_head = bs.dense(torch.ones(1, 32, 2048, 2048, dtype=torch.bool).tril())
     assert grid_of(2048, 2048, by_head) == ((512,), 16)
+
+
+@pytest.mark.parametrize("heads", [8, 16, 32, 64, 256])
+@pytest.mark.parametrize("mask", [bs.causal(), bs.sliding_window(1024)], ids=["causal", "window"])
+def test_a_bands_rows_end_together(mask, heads):
+    for length in (128, 1000, 2048, 4000, 8192, 32768):
+        tiles = np.diff(bs.TileMap.build(mask, length, length, 128, 128).to_csr()[0].numpy())
+        assert turns.end_together(tiles, heads, 132), length
+
+
+def test_rows_do_not_end_together_where_few_heads_take_turns():
+    longest_first = np.tile(np.arange(64, 0, -1), 8)  # 8,192 tokens: four of 32 heads, then the next four
+    assert not turns.end_together(longest_first[::-1], 4, 132)
 
 
 def modes(mask):

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import collections
-import importlib.util
+import importlib
 import re
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 from skiplab.grid import AnySweep
+from skiplab.measure import Point
 from skiplab.results.declared import TABLES, cpu_prefill, show
 from skiplab.results.tables import SECTION, MissingRun, entries, fill, gather, markdown
-from skiplab.store import Run, read_runs
+from skiplab.store import Run, read_run, read_runs
 from skiplab.sweep import Sweep
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -61,19 +63,29 @@ def swept(sweep: AnySweep, milliseconds: Mapping[str, float], topic: str = "new"
     return Run(header, tuple(rows), path=ROOT / "data" / "runs" / f"2126-01-01-nvidia-h100-80gb-hbm3-{topic}.jsonl")
 
 
-@pytest.fixture(scope="module")
-def topics():
-    """The sweeps of `tests/bench/gpu_runs.py` by topic."""
-    spec = importlib.util.spec_from_file_location("gpu_runs", ROOT / "tests" / "bench" / "gpu_runs.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.TOPICS
+@pytest.fixture
+def gpu_runs(monkeypatch):
+    """`tests/bench/gpu_runs.py`, which makes all runs of a GPU."""
+    monkeypatch.syspath_prepend(ROOT / "tests" / "bench")
+    return importlib.import_module("gpu_runs")
+
+
+def test_topics_are_recorded_until_time_is_over_and_go_on_then(gpu_runs, tmp_path, capsys):
+    small = {"q_heads": 1, "kv_heads": 1, "head_dim": 64, "dtype": "float32", "budget_s": 0.01}
+    topics = {name: Sweep(("sdpa", "blockskip"), (64, 96), (32,), **small) for name in ("one", "other")}
+    gpu_runs.compile_first([*topics["one"].points(), Point(topics["one"].workload(64, 32), "flex-no-such")])
+    assert capsys.readouterr().err.startswith("flex-no-such, 64 tokens: ValueError: contender: no 'flex-no-such'")
+
+    assert gpu_runs.record(topics, tmp_path, time.monotonic() - 1, 0) == "one"
+    assert gpu_runs.record(topics, tmp_path, time.monotonic() + 600, 0) == ""
+    made = sorted(tmp_path.glob("*.jsonl"))
+    assert [path.stem.rsplit("-", 1)[1] for path in made] == ["one", "other"]
+    assert all(len(read_run(path).rows) == 4 for path in made)
 
 
 @pytest.mark.parametrize("name", [name for name, table in TABLES.items() if table.source is None])
-def test_the_topics_that_are_recorded_on_a_gpu_fill_every_table(topics, name):
-    ms = collections.defaultdict(lambda: 1.0)
+def test_the_topics_that_are_recorded_on_a_gpu_fill_every_table(gpu_runs, name):
+    topics, ms = gpu_runs.TOPICS, collections.defaultdict(lambda: 1.0)
     made = [swept(sweep, ms, topic, f"2126-01-01T{i:02d}") for i, (topic, sweep) in enumerate(topics.items())]
     table = TABLES[name]
     cells = entries(name, table, gather(table, made))

@@ -22,7 +22,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma_wait,
 )
 
-from .prefill import band_limits
+from .prefill import band_limits, positions
 
 GROUP_ROWS = 64
 """Query rows of a warp group: what one of its products takes."""
@@ -131,12 +131,7 @@ def item_of(round_, q, turn):
 def work(item, q, plan, lengths, band, BLOCK_N: gl.constexpr, SKIP: gl.constexpr):
     """(kv_len, q_start, runs, band's tiles) of an item."""
     batch, head, row = item
-    kv_len = lengths.kv_len
-    if lengths.pointer is not None:
-        kv_len = gl.minimum(gl.maximum(gl.load(lengths.pointer + batch), 0), kv_len)
-    q_start = kv_len - q.shape[2]
-    if lengths.q_start is not None:
-        q_start = lengths.q_start
+    kv_len, q_start = positions(lengths, batch, q.shape[2])  # pyright: ignore
     first = row * (2 * ROWS)
     last = gl.minimum(first + 2 * ROWS, q.shape[2]) - 1
     runs = (0, 1)

@@ -102,6 +102,18 @@ def band_limits(first_q, last_q, kv_len, band, BLOCK_N: tl.constexpr):
 
 
 @triton.jit
+def positions(lengths, batch, q_len):
+    """(number of keys, position of the first query) of a batch."""
+    kv_len = lengths.kv_len
+    if lengths.pointer is not None:
+        kv_len = tl.minimum(tl.maximum(tl.load(lengths.pointer + batch), 0), kv_len)
+    q_start = kv_len - q_len
+    if lengths.q_start is not None:
+        q_start = lengths.q_start
+    return kv_len, q_start
+
+
+@triton.jit
 def mark(visits, batch, head, row, tile, kind):
     """Records from inside the launch that this tile was computed: 1 masked, 2 unmasked."""
     if visits is not None:
@@ -128,12 +140,7 @@ def prefill(
     row = (tl.num_programs(0) - 1 - tl.program_id(0)) // turn
     batch = tl.program_id(2)
     QUERIES: tl.constexpr = BLOCK_M // GROUP
-    kv_len = lengths.kv_len
-    if lengths.pointer is not None:
-        kv_len = tl.minimum(tl.maximum(tl.load(lengths.pointer + batch), 0), kv_len)
-    q_start = kv_len - q.shape[2]
-    if lengths.q_start is not None:
-        q_start = lengths.q_start
+    kv_len, q_start = positions(lengths, batch, q.shape[2])  # pyright: ignore
 
     # rows of this program: query `i` of the call, head `first_head + member`
     m = tl.arange(0, BLOCK_M)

@@ -86,17 +86,24 @@ UNEVEN = 1.05
 def _rows_are_even(call: Call, plan: Plan, together: int, programs: int) -> bool:
     """Whether programs that go on from item to item end together, by all that the host knows.
 
-    A band's do, within 3 %. Of a map the tiles are counted, an item's beginning and end for one more. Batches of
-    different lengths, and masks that differ between heads or batches, do not.
+    A band's do, whatever its length. Of a map the tiles are counted. Batches of different lengths, and masks that
+    differ between heads or batches, do not.
     """
     if any(call.mask.varies) or (call.lengths is not None and call.q.shape[0] > 1):
         return False
     if isinstance(call.mask, Band):
         return True
-    tiles = np.diff(plan.tilemap_of(0, 0).to_csr()[0].numpy()) + 1
-    items = np.repeat(tiles[::-1], together)
+    return end_together(np.diff(plan.tilemap_of(0, 0).to_csr()[0].numpy()), together, programs)
+
+
+def end_together(tiles: np.ndarray, together: int, programs: int) -> bool:
+    """Whether rows of so many tiles, `together` of each, keep all programs busy about as well as if handed out.
+
+    An item's beginning and end count for one tile more. Items are taken in order, there and back: `hopper.place_in`.
+    """
+    items = np.repeat(tiles[::-1] + 1, together)
     by_round = np.append(items, np.zeros(-len(items) % programs, items.dtype)).reshape(-1, programs)
-    by_round[1::2] = by_round[1::2, ::-1].copy()  # there and back, as `hopper.place_in` says
+    by_round[1::2] = by_round[1::2, ::-1].copy()
     handed_out = max(items.max(), items.sum() / programs + items.max() / 2)  # at the end half of one is idle
     return bool(by_round.sum(0).max() <= UNEVEN * handed_out)
 
