@@ -57,6 +57,15 @@ def test_over_several_lengths_the_mean_of_ratios_decides_not_the_longest_time():
     assert (found.workloads, found.median_us, found.table_us) == (2, 101.0, 100.0)
 
 
+def test_workloads_stay_apart_when_a_masks_text_holds_the_separator_of_a_point():
+    sinks = bs.sliding_window(1024) | (bs.sink(4) & bs.causal())
+    one = [row(TABLE, 10, 4096, sinks), row(FAST, 8, 4096, sinks)]
+    other = [row(TABLE, 100, 8192, sinks), row(FAST, 101, 8192, sinks)]
+    (found,) = entries([run(*one, *other)])
+    assert found.at == "attention sliding_window(1024) | (sink(4) & causal()) q8192 kv8192 b1 h32/16 d256 bfloat16"
+    assert (found.workloads, tuple(found.config), found.median_us) == (2, FAST, 101.0)
+
+
 def test_ties_go_to_the_table():
     assert winner(row(TABLE, 40.4), row(FAST, 40.0)) == TABLE
     assert winner(row(TABLE, 40.5), row(FAST, 40.0)) == FAST

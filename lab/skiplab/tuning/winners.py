@@ -84,7 +84,7 @@ def rankings(runs: Sequence[Run]) -> dict[Class, Ranking]:
     for point, row in latest.items():
         if row["status"] == "ok" and not UNTRUSTED & set(row["flags"]) and _compiled(row, sms) not in failed:
             one, config = class_of(row["axes"], sms), tuple(row["config"])
-            times.setdefault(one, {}).setdefault(point.split(" | ")[1], {})[config] = median(row["samples_ns"])
+            times.setdefault(one, {}).setdefault(_workload(point), {})[config] = median(row["samples_ns"])
             least = taken.setdefault(one, {})
             least[config] = min(least.get(config, rounds[point]), rounds[point])
     return {
@@ -94,6 +94,11 @@ def rankings(runs: Sequence[Run]) -> dict[Class, Ranking]:
 
 def _tuned(row: Mapping[str, Any]) -> bool:
     return bool(row.get("config")) and row["point"].startswith("blockskip (")
+
+
+def _workload(point: str) -> str:
+    """The text between a point's contender and its device; a mask's may hold their separator, too."""
+    return point.split(" | ", 1)[1].rsplit(" | ", 1)[0]
 
 
 def _compiled(row: Mapping[str, Any], sms: int) -> tuple:
