@@ -120,9 +120,11 @@ def linear(
 
 
 def _readable(w: QuantizedWeight) -> QuantizedWeight:
-    """The weight as the kernels read it."""
+    """The weight as the kernels read it: the interpreter's take no bfloat16."""
+    if not interpreting():
+        return w
     changed: dict = {name: t.float() for name, t in w.named_tensors().items() if t.dtype == torch.bfloat16}
-    return replace(w, **changed) if interpreting() and changed else w
+    return replace(w, **changed) if changed else w
 
 
 def _matvec(ready: Ready, config: MatvecConfig, metadata: Metadata | None, x, w: QuantizedWeight, bias) -> torch.Tensor:
