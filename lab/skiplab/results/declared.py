@@ -109,8 +109,8 @@ def faster(head: str, *than: str, least: Callable[[Row], float] = nothing, **whe
 
 
 FEW_BYTES = (
-    "a kernel that does nothing but read as many bytes takes 73 % of that time itself, since memory needs some "
-    "microseconds to come to its rate; the rest is the merge of many shares of few heads"
+    "a kernel that does nothing but read as many bytes takes nearly three quarters of that time itself, since memory "
+    "needs some microseconds to come to its rate; the rest is the merge of many shares of few heads"
 )
 WINDOW_ENDS = (
     "tiles end where no window does. A window of 1,024 takes nine tiles of 128 keys for eight's worth, one of 512 "
