@@ -1,0 +1,291 @@
+"""Runs a Gluon kernel for Hopper on a CPU, which Triton's interpreter does not: its Python, over torch tensors.
+
+Each group of warps is a thread, and barriers count arrivals and bytes as the device's do. A product is computed as late
+as it may be, when it is waited for, from what the buffers hold then; copies happen at once, or as late as they may,
+when their barrier is waited for. So memory that is given back too early shows in the result, and so does a descriptor
+that is made anew under a copy; who waits for what never comes is an error. Layouts mean nothing here, and products are
+summed in torch's order.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import threading
+import time
+import types
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+PATIENCE_S = 20.0
+"""After so many seconds nobody will arrive any more."""
+TURN_S = 2e-4
+"""A product is computed once nobody has done anything for so long: others may overwrite what they were told is free."""
+
+
+class Pointer:
+    """Elements of a tensor's memory, counted from its first; a number of them or a tensor of numbers."""
+
+    type = SimpleNamespace(layout=None)
+
+    def __init__(self, memory: torch.Tensor, offset: Any = 0):
+        self.memory, self.offset = memory, offset
+        self.dtype = SimpleNamespace(element_ty=memory.dtype)
+
+    @classmethod
+    def to(cls, tensor: torch.Tensor) -> Pointer:
+        elements = tensor.untyped_storage().nbytes() // tensor.element_size() - tensor.storage_offset()
+        return cls(tensor.detach().as_strided((elements,), (1,), tensor.storage_offset()))
+
+    def __add__(self, more: Any) -> Pointer:
+        return Pointer(self.memory, self.offset + more)
+
+
+class Shared:
+    """A part of shared memory, which holds NaN until it is written."""
+
+    layout = None
+
+    def __init__(self, data: torch.Tensor):
+        self.data = data
+
+    def index(self, i) -> Shared:
+        return Shared(self.data[int(i)])
+
+    def permute(self, order) -> Shared:
+        return Shared(self.data.permute(order))
+
+    def store(self, value: torch.Tensor) -> None:
+        self.data.copy_(value)
+
+    def load(self, layout=None) -> torch.Tensor:
+        return self.data.clone()
+
+
+class Barrier:
+    """An mbarrier: a phase ends when all have arrived and all announced bytes have come."""
+
+    done = 0  # how often anything was, at any barrier
+
+    def __init__(self):
+        self.changed = threading.Condition()
+        self.count = self.missing = self.bytes = self.phase = 0
+        self.copies: list[Callable[[], int]] = []
+
+    def init(self, count: int) -> None:
+        self.count = self.missing = count
+
+    def arrive(self, bytes: int = 0) -> None:
+        with self.changed:
+            self.bytes += bytes
+            self.missing -= 1
+            assert self.missing >= 0, "more have arrived than a phase takes"
+            self._complete()
+
+    def wait(self, phase: int) -> None:
+        """Until the phase of this parity has ended."""
+        with self.changed:
+            self._deliver()
+            while self.phase & 1 == phase:
+                assert self.changed.wait(PATIENCE_S), "waited for a barrier that nobody completes"
+                self._deliver()
+
+    def copied(self, copy: Callable[[], int], late: bool) -> None:
+        """A copy is under way whose bytes count here; late: it happens once somebody waits."""
+        with self.changed:
+            self.copies.append(copy)
+            if not late:
+                self._deliver()
+            self.changed.notify_all()
+
+    def _deliver(self) -> None:
+        for copy in self.copies:
+            self.bytes -= copy()
+        self.copies.clear()
+        self._complete()
+
+    def _complete(self) -> None:
+        Barrier.done += 1
+        if self.missing == 0 and self.bytes == 0:
+            self.phase += 1
+            self.missing = self.count
+        self.changed.notify_all()
+
+
+class Barriers(list):
+    """One a stage."""
+
+    def index(self, stage) -> Barrier:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return self[stage]
+
+
+class Product:
+    """A product that was begun; its sum is there once it was waited for."""
+
+    def __init__(self, a, b: Shared, acc: torch.Tensor, use_acc: bool):
+        self._terms, self.sum = (a, b, acc, use_acc), torch.empty(0)
+
+    def compute(self) -> None:
+        a, b, acc, use_acc = self._terms
+        product = (a.data if isinstance(a, Shared) else a).float() @ b.data.float()
+        self.sum = acc + product if use_acc else product
+
+
+class Local(threading.local):
+    """What each group of warps has for itself."""
+
+    def __init__(self):
+        self.begun: list[Product] = []
+
+
+class Machine:
+    """One program's surroundings, and the modules that a kernel's source finds by name."""
+
+    def __init__(self, grid: tuple[int, ...], copies: str):
+        self.grid, self.program, self.local = (*grid, 1, 1)[:3], (0, 0, 0), Local()
+        self.late = copies == "late"
+        self.descriptors: dict[Any, SimpleNamespace] = {}
+
+    def names(self) -> dict[str, Any]:
+        """By the name that the kernel's module has for it."""
+        layouts = dict.fromkeys(
+            ("BlockedLayout", "SliceLayout", "DotOperandLayout", "NVMMADistributedLayout"), _nothing
+        )
+        gl = SimpleNamespace(
+            **layouts, NVMMASharedLayout=SimpleNamespace(get_default_for=_nothing), constexpr=lambda x: x,
+            int32=torch.int32, int64=torch.int64, float32=torch.float32, static_range=range, to_tensor=torch.as_tensor,
+            where=_where, minimum=_scalar_or(min, torch.minimum), maximum=_scalar_or(max, torch.maximum),
+            cdiv=lambda a, b: -(-a // b), load=_load, store=_store, arange=lambda a, b, layout=None: torch.arange(a, b),
+            zeros=lambda shape, dtype, layout=None: torch.zeros(shape, dtype=dtype),
+            full=lambda shape, value, dtype, layout=None: torch.full(shape, value, dtype=dtype),
+            exp2=torch.exp2, log2=torch.log2, fma=lambda a, b, c: a * b + c, max=lambda x, axis: x.amax(axis),
+            sum=lambda x, axis: x.sum(axis), convert_layout=lambda x, layout: x, allocate_shared_memory=_allocate,
+            program_id=lambda axis: self.program[axis], num_programs=lambda axis: self.grid[axis],
+            warp_specialize=self._warp_specialize,
+        )  # fmt: skip
+        mbarrier = SimpleNamespace(
+            MBarrierLayout=lambda: Barriers, init=lambda bar, count: bar.init(count),
+            wait=lambda bar, phase, pred=True: bar.wait(int(phase)) if pred else None,
+            arrive=lambda bar, pred=True: bar.arrive() if pred else None, expect=lambda bar, bytes: bar.arrive(bytes),
+        )  # fmt: skip
+        tma = SimpleNamespace(make_tensor_descriptor=self._describe, async_copy_global_to_shared=self._copy)
+        return {
+            "gl": gl, "tl": gl, "mbarrier": mbarrier, "tma": tma, "fence_async_shared": _nothing,
+            "warpgroup_mma": self._multiply, "warpgroup_mma_wait": self._wait,
+        }  # fmt: skip
+
+    def _describe(self, base: Pointer, shape, strides, block, layout) -> SimpleNamespace:
+        """Each place in the source has one descriptor in memory, made anew."""
+        made = self.descriptors.setdefault(sys._getframe(1).f_lineno, SimpleNamespace())
+        made.base, made.shape, made.strides, made.block = base, shape, strides, block
+        return made
+
+    def _copy(self, descriptor, place, barrier: Barrier, into: Shared) -> None:
+        """Rows from `place` on; those beyond the descriptor's shape are zeros."""
+
+        def copy() -> int:
+            rows, columns = descriptor.block
+            i = torch.arange(rows) + place[0]
+            offset = i[:, None] * descriptor.strides[0] + torch.arange(columns) * descriptor.strides[1]
+            into.store(_load(descriptor.base + offset, (i < descriptor.shape[0])[:, None]))
+            return into.data.numel() * into.data.element_size()
+
+        barrier.copied(copy, self.late)
+
+    def _multiply(self, a, b, acc, *, use_acc=True, is_async=False) -> Product:
+        acc = acc.sum if isinstance(acc, Product) else acc
+        product = Product(a, b, acc, use_acc)
+        self.local.begun.append(product)
+        assert is_async
+        return product
+
+    def _wait(self, outstanding: int, deps: tuple[Product, ...]) -> Any:
+        begun, done = self.local.begun, -1
+        while done != Barrier.done:
+            done = Barrier.done
+            time.sleep(TURN_S)
+        while len(begun) > outstanding:
+            begun.pop(0).compute()
+        sums = tuple(product.sum for product in deps)
+        return sums[0] if len(sums) == 1 else sums
+
+    def _warp_specialize(self, groups, warps, registers) -> None:
+        problems: list[BaseException] = []
+
+        def run(function, arguments) -> None:
+            try:
+                function(*arguments)
+                assert not self.local.begun, "a product was never waited for"
+            except BaseException as problem:  # it is raised below
+                problems.append(problem)
+
+        threads = [threading.Thread(target=run, args=group, daemon=True) for group in groups]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        if problems:
+            raise problems[0]
+
+
+def _nothing(*arguments, **named) -> None:
+    pass
+
+
+def _scalar_or(few: Callable, many: Callable) -> Callable:
+    def choose(a, b):
+        if isinstance(a, torch.Tensor) or isinstance(b, torch.Tensor):
+            return many(torch.as_tensor(a), torch.as_tensor(b))
+        return few(a, b)
+
+    return choose
+
+
+def _where(condition, yes, no) -> Any:
+    if isinstance(condition, torch.Tensor):
+        return torch.where(condition, yes, no)
+    return yes if condition else no
+
+
+def _load(pointer: Pointer, mask=None, other=0) -> Any:
+    if not isinstance(pointer.offset, torch.Tensor) or pointer.offset.ndim == 0:
+        return pointer.memory[int(pointer.offset)].item()
+    offset, mask = torch.broadcast_tensors(pointer.offset, torch.tensor(True) if mask is None else mask)
+    found = torch.full(offset.shape, other, dtype=pointer.memory.dtype)
+    found[mask] = pointer.memory[offset[mask]]
+    return found
+
+
+def _store(pointer: Pointer, value: torch.Tensor, mask: torch.Tensor) -> None:
+    offset, value, mask = torch.broadcast_tensors(pointer.offset, value, mask)
+    pointer.memory[offset[mask]] = value[mask]
+
+
+def _allocate(dtype, shape, layout) -> Any:
+    if layout is Barriers:
+        return Barriers(Barrier() for _ in range(shape[0]))
+    return Shared(torch.full(shape, math.nan, dtype=dtype))
+
+
+def interpret(kernel: Any, launch: Any, copies: str) -> None:
+    """The launch of a Gluon kernel, program after program; copies: they happen `early` or `late`."""
+    machine = Machine(launch.grid, copies)
+    source = kernel.fn.__globals__
+    names = {**source, **machine.names(), "ROWS": source["ROWS"].value}
+    for name, value in source.items():
+        if isinstance(getattr(value, "fn", None), types.FunctionType):
+            names[name] = types.FunctionType(value.fn.__code__, names, name, value.fn.__defaults__)
+    arguments = [_pointers(argument) for argument in launch.arguments]
+    for program in range(math.prod(machine.grid)):
+        machine.program = program % machine.grid[0], program // machine.grid[0] % machine.grid[1], 0
+        names[kernel.fn.__name__](*arguments, **launch.constants)
+
+
+def _pointers(argument: Any) -> Any:
+    if isinstance(argument, torch.Tensor):
+        return Pointer.to(argument)
+    make = getattr(type(argument), "_make", None)
+    return argument if make is None else make(map(_pointers, argument))

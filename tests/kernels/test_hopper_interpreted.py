@@ -1,0 +1,118 @@
+"""Hopper's prefill kernel on a CPU: its Python over torch tensors, a thread for each group of warps."""
+
+import math
+
+import blockskip as bs
+import gluon_interpreter
+import pytest
+import torch
+from blockskip.attention import launch, plan
+from blockskip.attention.api import check
+from blockskip.config import TileConfig
+
+pytestmark = pytest.mark.skipif(
+    torch.cuda.is_available(), reason="there is a GPU: test_hopper.py runs the kernel itself"
+)
+SPECIALISED = {128: TileConfig(128, 128, 12, 2), 256: TileConfig(128, 64, 12, 2)}
+MASKS = {
+    "causal": bs.causal(),
+    "window": bs.sliding_window(77),
+    "sinks": bs.sliding_window(150) | (bs.sink(4) & bs.causal()),
+    "chunks": bs.chunked(256),
+    "documents": bs.document([100, 157, 43]) & bs.causal(),
+}
+
+
+@pytest.fixture(params=["early", "late"])
+def copies(request):
+    """When the copy engine's copies happen."""
+    return request.param
+
+
+def draw(head_dim, q_len, kv_len=None, *, batch=1, heads=(4, 2)):
+    generator = torch.Generator().manual_seed(q_len)
+    shapes = [(batch, heads[0], q_len, head_dim), *[(batch, heads[1], kv_len or q_len, head_dim)] * 2]
+    return [torch.randn(shape, generator=generator).half() for shape in shapes]
+
+
+def attend(q, k, v, mask, *, copies, programs, kv_len=None, q_start=None, skip="auto"):
+    """(out, lse), which held NaN before, by so many programs that go from rows to rows, in turn over all heads."""
+    batch, heads, q_len, head_dim = q.shape
+    config = SPECIALISED[head_dim]
+    call = check(q, k, v, mask, None, q_start, kv_len, skip, "triton", config, True, False, False, "prefill")
+    made = plan.plan_kernel(call, config, capability=(9, 0))
+    assert made.config.specialised
+    out, lse = torch.full_like(q, math.nan), torch.full((batch, heads, q_len), math.nan)
+    grid = -(-q_len // 128), heads, batch
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(launch, "programs_of", lambda *of: ((min(math.prod(grid), programs),), heads * batch))
+        kernel, launched, _ = launch.prepare(call, made, (q, k, v, out), lse, None, grid)
+    gluon_interpreter.interpret(kernel, launched, copies)
+    return out, lse
+
+
+def close(found, q, k, v, mask, **named):
+    """Against float64: a rounding of the weights to 11 bits, one of the result, and float32 sums of exponents."""
+    out, lse = found
+    tensors = (t.double() for t in (q, k, v))
+    expected, expected_lse = bs.attention(*tensors, mask, impl="reference", return_lse=True, **named)
+    assert (out.double() - expected).abs().max() <= 2**-11 * (expected.abs().max() + 2)
+    torch.testing.assert_close(lse.double(), expected_lse.double(), rtol=1e-6, atol=1e-5)
+
+
+@pytest.mark.parametrize("programs", [1, 3, 999])
+@pytest.mark.parametrize("head_dim", SPECIALISED)
+@pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
+def test_it_is_right(copies, mask, head_dim, programs):
+    q, k, v = draw(head_dim, 300)
+    close(attend(q, k, v, mask, copies=copies, programs=programs), q, k, v, mask)
+
+
+@pytest.mark.parametrize("head_dim", SPECIALISED)
+@pytest.mark.parametrize("mask", [MASKS["causal"], MASKS["window"]], ids=["causal", "window"])
+def test_limits_and_maps_give_the_same_bits(copies, mask, head_dim):
+    q, k, v = draw(head_dim, 203, 411)
+    by = {skip: attend(q, k, v, mask, copies=copies, programs=3, skip=skip) for skip in ("bounds", "map")}
+    assert all(torch.equal(a, b) for a, b in zip(by["bounds"], by["map"], strict=True))
+    close(by["map"], q, k, v, mask)
+
+
+@pytest.mark.parametrize("head_dim", SPECIALISED)
+@pytest.mark.parametrize("programs", [1, 2, 5])
+def test_batches_of_different_lengths_beside_keys_that_are_none(copies, head_dim, programs):
+    q, k, v = draw(head_dim, 200, 400, batch=3)
+    lengths = torch.tensor([311, 0, 64], dtype=torch.int32)
+    for mask in (MASKS["causal"], MASKS["window"]):
+        clean = k.clone(), v.clone()
+        for batch, length in enumerate(lengths.tolist()):
+            k[batch, :, length:] = v[batch, :, length:] = math.nan
+        found = attend(q, k, v, mask, copies=copies, programs=programs, kv_len=lengths)
+        assert (found[0][1] == 0).all() and (found[1][1] == -math.inf).all()
+        close(found, q, *clean, mask, kv_len=lengths)
+
+
+@pytest.mark.parametrize("q_start", [0, 5, -7, 2000])
+def test_queries_that_start_anywhere(copies, q_start):
+    q, k, v = draw(128, 200, 300)
+    for mask in (MASKS["causal"], MASKS["window"], MASKS["sinks"]):
+        found = attend(q, k, v, mask, copies=copies, programs=2, q_start=q_start)
+        close(found, q, k, v, mask, q_start=q_start)
+
+
+def test_tensors_as_views(copies):
+    """[B, L, H, D] seen as [B, H, L, D], and a part of larger heads."""
+    q, k, v = (t.transpose(1, 2).contiguous().transpose(1, 2) for t in draw(128, 150, batch=2))
+    both = torch.cat([k, v], 3)
+    found = attend(q, both[..., :128], both[..., 128:], MASKS["window"], copies=copies, programs=3)
+    close(found, q, k, v, MASKS["window"])
+
+
+def test_who_waits_for_what_never_comes_is_told(monkeypatch):
+    monkeypatch.setattr(gluon_interpreter, "PATIENCE_S", 0.05)
+    barrier = gluon_interpreter.Barrier()
+    barrier.init(2)
+    barrier.arrive()
+    with pytest.raises(AssertionError, match="nobody completes"):
+        barrier.wait(0)
+    barrier.arrive()
+    barrier.wait(0)
