@@ -11,6 +11,17 @@ from skiplab.recorded import rated
 from skiplab.store import read_runs
 display(figures.attention_times(rated(read_runs(), ("*-nvidia-*", "*"))))
 results.show("modes-sliding")"""
+IMPORTS = "\n".join(CELL.splitlines()[:3])
+FIGURE = CELL.splitlines()[3]
+KERNEL = """# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+"""
 
 
 def test_the_menu_changes_what_is_shown_and_the_table_says_where_it_is_from(show):
@@ -32,3 +43,25 @@ def test_the_menu_changes_what_is_shown_and_the_table_says_where_it_is_from(show
     last.click()
     expect(figure.locator(".updatemenu-header")).to_contain_text(name)
     expect(figure).not_to_contain_text("recorded on NVIDIA")
+
+
+def test_figures_keep_their_height_when_the_page_is_resized_and_a_menu_used(show, tmp_path):
+    notebook = tmp_path / "figures.py"
+    notebook.write_text(KERNEL + "\n\n".join(f"# %%\n{cell}" for cell in (IMPORTS, FIGURE, FIGURE, FIGURE)))
+    page = show(notebook, 1400)
+    figures = page.locator(".jp-OutputArea .js-plotly-plot")
+    figures.nth(2).wait_for()
+    before = heights(figures)
+    assert min(before) > 300
+
+    page.set_viewport_size({"width": 1000, "height": 1000})
+    page.wait_for_function("document.querySelector('.js-plotly-plot').clientWidth < 800")
+    assert heights(figures) == before
+    figures.first.locator(".updatemenu-header").click()
+    figures.first.locator(".updatemenu-dropdown-button").last.click()
+    page.wait_for_timeout(500)
+    assert heights(figures) == before
+
+
+def heights(figures):
+    return [figures.nth(i).evaluate("figure => figure.clientHeight") for i in range(figures.count())]

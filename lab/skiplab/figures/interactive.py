@@ -43,7 +43,7 @@ class Figure(go.Figure):
         return super()._repr_html_() if "google.colab" in sys.modules else None
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None, **kwargs: Any) -> dict[str, Any]:
-        live = self.to_plotly_json() | {"config": {"responsive": True}}
+        live = self.to_plotly_json()
         bundle: dict[str, Any] = {"application/vnd.plotly.v1+json": live}
         if self._fallback is not None:
             bundle["image/jpeg"], bundle["text/plain"] = self._fallback()
