@@ -72,7 +72,7 @@ UNCLAIMED = {"busy", "bimodal", "impossible", "unchecked", "unconverged"}  # no 
 LEGEND = {"orientation": "v", "x": 1.01, "xanchor": "left", "y": 1, "yanchor": "top"}  # beside: lines are many
 DOUBTS = {
     "launch-bound": "called one by one it takes over 10 % longer than replayed: the host is the limit",
-    "l2-resident": "its inputs fit the last cache and were not rotated past it",
+    "l2-resident": "what a call reads was not rotated past five times the last cache",
     "allocates": "the call takes device memory beyond its result",
     "throttled": "the GPU had slowed its clocks while it was timed",
     "busy": "other programs used over 5 % of the processor while it was timed",

@@ -24,7 +24,7 @@ MIN_SECONDS = 0.5
 TARGET_ERROR = 0.005  # relative standard error of the median
 MAX_SECONDS = 15.0
 ROTATION = 5  # inputs in rotation fill the last cache this many times
-ROTATION_LIMIT = {"cuda": 2 << 30, "cpu": 256 << 20}  # bytes
+ROTATION_LIMIT = {"cuda": 8 << 30, "cpu": 256 << 20}  # bytes; of a GPU's free memory half at most
 THROTTLE_RETRIES = 2
 # NVML's reasons that slow a kernel: software power cap and thermal, hardware slowdown, thermal, power brake.
 THROTTLE_BITS = 0x4 | 0x8 | 0x20 | 0x40 | 0x80
@@ -52,11 +52,21 @@ class Timing:
     clocks: Mapping[str, Any] = field(default_factory=dict)
 
 
-def rotate(args: Sequence[Any], device: str) -> list[tuple[Any, ...]]:
-    """Copies of the arguments that together exceed `ROTATION` times the last cache, as far as the limit allows."""
-    wanted = min(ROTATION * last_cache_bytes(device), ROTATION_LIMIT[torch.device(device).type])
-    copies = max(1, -(-wanted // max(1, size_of(args))))
+def rotate(args: Sequence[Any], device: str, read: int | None = None) -> list[tuple[Any, ...]]:
+    """Copies of the arguments of which calls in turn read `ROTATION` times the last cache, as far as the limit allows.
+
+    read: the bytes of them that a call reads, where that is not all: what a window leaves out of a cache never comes.
+    """
+    size = size_of(args)
+    wanted = -(-ROTATION * last_cache_bytes(device) // max(1, min(size, read or size)))
+    copies = max(1, min(wanted, _room(device) // max(1, size)))
     return [tuple(args), *(tuple(map(clone, args)) for _ in range(copies - 1))]
+
+
+def _room(device: str) -> int:
+    kind = torch.device(device).type
+    free = torch.cuda.mem_get_info(device)[0] // 2 if kind == "cuda" else ROTATION_LIMIT[kind]
+    return min(ROTATION_LIMIT[kind], free)
 
 
 def size_of(argument: Any) -> int:
@@ -86,11 +96,12 @@ def time_callable(
     args_sets: ArgsSets,
     device: str,
     *,
+    read: int | None = None,
     budget_s: float = MAX_SECONDS,
     retries: int = THROTTLE_RETRIES,
     cancelled: Callable[[], bool] = lambda: False,
 ) -> Timing:
-    """Time `fn(*args)` over the argument sets in turn; raises Cancelled between samples.
+    """Time `fn(*args)` over the argument sets in turn (`read`: see `rotate`); raises Cancelled between samples.
 
     Stops at 10 samples, 0.5 s of measured time and a relative standard error of the median under 0.5 % (or one that
     no longer falls); at `budget_s` seconds at most, and then with the flag `unconverged`. While the GPU throttles,
@@ -102,7 +113,8 @@ def time_callable(
     else:
         timing = _time_cpu(fn, args_sets, budget_s, cancelled)
     flags = [*timing.flags]
-    if size_of(args_sets) < ROTATION * last_cache_bytes(device):
+    size = size_of(args_sets[0])
+    if len(args_sets) * min(size, read or size) < ROTATION * last_cache_bytes(device):
         flags.append("l2-resident")
     if is_bimodal(timing.samples_ns):
         flags.append("bimodal")

@@ -54,6 +54,15 @@ def test_rotation_exceeds_the_cache(monkeypatch):
     assert "l2-resident" in time_callable(lambda x: None, short, "cpu", budget_s=0.1).flags
 
 
+def test_rotation_counts_what_a_call_reads(monkeypatch):
+    """Of a cache of 40 keys with a window of 10, a quarter."""
+    monkeypatch.setattr(timing, "last_cache_bytes", lambda device: 1000)
+    sets = rotate([torch.zeros(50)], "cpu", read=50)
+    assert len(sets) == 100 and len(rotate([torch.zeros(50)], "cpu", read=900)) == 25
+    assert "l2-resident" not in time_callable(lambda x: None, sets, "cpu", read=50, budget_s=0.05).flags
+    assert "l2-resident" in time_callable(lambda x: None, sets[:25], "cpu", read=50, budget_s=0.05).flags
+
+
 def test_median_error_falls_with_more_samples():
     assert median_error([100, 101, 102, 103] * 5) > median_error([100, 101, 102, 103] * 50)
     assert median_error([100] * 10) == 0

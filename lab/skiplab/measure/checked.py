@@ -93,12 +93,12 @@ def _measure(
         return _wrong(blank, before)
     if cancelled():
         raise Cancelled
-    limits = {"budget_s": budget_s, "retries": retries}
-    timing = time_callable(fn, rotate(arguments, device), device, **limits, cancelled=cancelled)
+    plan, work = plan_and_work(entry, workload, inputs, arguments)
+    read, limits = work.minimal_bytes, {"budget_s": budget_s, "retries": retries}
+    timing = time_callable(fn, rotate(arguments, device, read), device, read=read, **limits, cancelled=cancelled)
     after = verify(workload, entry, device, seed + FRESH_SEED, fn=fn, sampled=True) if check else None
     if after is not None and not after.passed:
         return _wrong(blank, replace(after, problem=f"on a fresh seed after timing: {after.problem}"))
-    plan, work = plan_and_work(entry, workload, inputs, arguments)
     plan = {**plan, **(fn.plan if isinstance(fn, Planned) else {})}
     measurement = replace(
         blank, status="ok", method=timing.method, samples_ns=timing.samples_ns, other_samples=timing.others,

@@ -31,7 +31,7 @@ MARKS = {
 NOTES = {
     "†": "the GPU had slowed its clocks to stay within its power",
     "‡": "the median had not settled, the samples fell into two groups, or the machine was busy",
-    "◊": "its inputs fit the last cache and were not rotated past it",
+    "◊": "what a call reads was not rotated past five times the last cache",
     APART: "the two were timed in different runs",
     "‖": "not to be trusted: faster than the roofs, or not compared with the reference",
     MISSED: "less than what is asked for",
