@@ -81,8 +81,8 @@ floors.round(1).style.hide().format(precision=1, thousands=",").set_caption(f"pr
 # **Split-K** cuts the keys of each head into shares, a program each. Every share yields a partial output, its
 # maximum and its sum; a merge of these few numbers gives exactly the result of one softmax. The question
 # left is *how many* shares, and *of what*. Four rules: `one` a head; ExecuTorch's, one for every 256 slots of
-# the cache; FlashAttention-3's, the fewest that come within 85 % of the best use of the SMs; and ours, as many
-# as fill the SMs once.
+# the cache; FlashAttention-3's, the fewest whose programs fill their rounds of the SMs to 85 % of the best; and ours,
+# as many as fill the SMs once.
 
 # %%
 table = comparison(schedules(sliding.decode(2048, window=None), gpu))
@@ -95,7 +95,7 @@ table.style.format(precision=2).set_caption(f"2,048 keys, no window: predicted f
 # an SM at a time, at its even share of the bandwidth), not a measurement. Try:
 #
 # - **a large buffer with few keys**, as it opens: choose *ExecuTorch's rule* and look at the SMs;
-# - **a window**: untick *no window*. Orange keys are read and then masked;
+# - **a window**: untick *no window* and take 1,000: orange keys are read and then masked;
 # - **4 KV heads** (*gemma4-31b full*), where 33 shares are needed and the last tiles divide unevenly;
 # - **batch 8**: enough programs without any split.
 #
@@ -124,9 +124,9 @@ pd.DataFrame(times).T.style.format(precision=1).set_caption(f"µs for 2,048 keys
 # %% [markdown]
 # ## Published: what splitting brought
 #
-# ExecuTorch's pull request 20198 measured its standard kernel (no splits), its split-K and torch's own, inside
-# a CUDA graph: Gemma's 32/16 heads of 256, one query, no window. It names no GPU; its rates suggest an A100,
-# so that one's floor is drawn beside them.
+# ExecuTorch's [pull request 20198](https://github.com/pytorch/executorch/pull/20198) measured its standard
+# kernel (no splits), its split-K and torch's own, inside a CUDA graph: Gemma's 32/16 heads of 256, one query,
+# no window. It names no GPU; its rates suggest an A100, so that one's floor is drawn beside them.
 
 # %%
 a100 = known_gpus()["NVIDIA A100 80GB SXM"]
@@ -173,7 +173,7 @@ figures.crossover(both[both["contender"] != "blockskip-one"])
 
 # %%
 recorded = rated(runs, ("*-nvidia-*", "*"))  # the GPUs' runs first
-figures.decode_bandwidths(recorded)
+figures.decode_bandwidths(recorded, first="32/16 heads of 256")
 
 # %% [markdown]
 # The times, and what the project asked of them, met or missed. Where few keys are read, memory does not come to its

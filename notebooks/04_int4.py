@@ -50,7 +50,7 @@ from skiplab.store import published, read_runs
 #
 # Gemma 4 31B's largest layers map 5,376 numbers to 21,504. Here is the least time that one of them can take
 # for one token, **predicted** from data sheets: all bytes of the weight, of the activations and of the output
-# once, at the full bandwidth. A kernel can come near it, and never under it.
+# once, at the full bandwidth. A kernel can come near it, and never under it; a *measured* rate is no such limit.
 
 # %%
 layer = LINEARS["gate, up"]
@@ -151,12 +151,14 @@ for name, x in {"ordinary": ordinary, "one outlier": outlier}.items():
 pd.DataFrame(rows).T.round(1).style.format(precision=1).set_caption("signal to noise of the product, dB")
 
 # %% [markdown]
-# The weights' four bits make nearly all of the error; eight bits for activations add next to nothing, and the
-# scale for each 32 keeps an outlier's damage to its own block.
+# The weights' four bits make nearly all of the error: beside them, eight bits for activations add next to nothing
+# (beside int8 weights they would make about half of it), and the scale for each 32 keeps an outlier's damage to its
+# own block.
 #
 # ## What the layout buys
 #
-# ExecuTorch's pull request 20198 made these two changes to its own kernel, and split-K decode between them.
+# ExecuTorch's [pull request 20198](https://github.com/pytorch/executorch/pull/20198) made these two changes
+# to its own kernel, and split-K decode between them.
 # **Published** by its authors, for Gemma 4 31B in int4, whole model, one token at a time; the GPU is not named.
 
 # %%

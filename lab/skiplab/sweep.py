@@ -123,10 +123,11 @@ def run_sweep(
     path = Path(path) if path is not None else default_path(sweep, topic)
     if not usable(sweep.device):
         raise ValueError(f"device: torch sees no {sweep.device} here; cpu is always there")
+    points = sweep.points()  # before there is a file: a sweep that cannot be leaves none
     machine = this_machine(sweep.device, sweep.dtype)
     writer = RunWriter(path, run_header(sweep, topic, machine))
     settled = writer.settled(again)
-    points = [point for point in sweep.points() if row_key(point) not in settled]
+    points = [point for point in points if row_key(point) not in settled]
     bar = tqdm(points, unit="point", disable=not progress, desc="measured")
     with Child() if isolate and points else nullcontext() as child, bar:
         take = child.measure if child is not None else measure

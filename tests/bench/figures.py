@@ -11,8 +11,8 @@ from skiplab.store import data_path, query, read_runs
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = (ROOT / "README.md", ROOT / "data" / "RESULTS.md")
 PREFILL = ["sdpa", "blockskip", "flex", "flash-window", "fa3", "fa4", "flashinfer"]
-STEPS = ["blockskip", "blockskip-prefill", "sdpa-flash", "sdpa-cudnn", "flex"]
-LAYERS = ["blockskip", "blockskip-strided", "tinygemm", "bf16"]
+STEPS = ["blockskip", "blockskip-prefill", "sdpa-flash", "sdpa-cudnn", "flex", "fa3", "flashinfer"]
+LAYERS = ["blockskip", "blockskip-strided", "tinygemm", "gemlite", "bf16"]
 
 
 def pictures(runs):

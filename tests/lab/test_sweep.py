@@ -63,6 +63,12 @@ def test_a_sweep_writes_a_run_and_goes_on_where_it_stopped(tmp_path):
     assert len(more.frame()) == 12
 
 
+def test_a_sweep_that_cannot_be_leaves_no_file(tmp_path):
+    with pytest.raises(ValueError, match="q_len"):
+        run_sweep(replace(TINY, q_len=(0,)), tmp_path / "run.jsonl")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_sweep_of_prompts_in_a_buffer(tmp_path):
     wanted = replace(TINY, contenders=("blockskip", "sdpa", "sdpa-causal"), q_len=(48, 64), buffer=64)
     assert [workload.buffer for workload in wanted.workloads()] == [64] * 4

@@ -14,6 +14,9 @@ from skiplab.machine import default_device
 from skiplab.sweep import default_path
 from skiplab.workload import LINEARS, MODELS
 
+HEADS = {"q_heads": 8, "kv_heads": 8, "head_dim": 128}
+"""Those of a sweep that names none."""
+
 
 def sweep(
     contender: options.Contenders = None,
@@ -22,9 +25,9 @@ def sweep(
     buffer: options.PromptBuffer = None,
     model: options.Model = None,
     batch: options.Batch = 1,
-    q_heads: options.QueryHeads = 8,
-    kv_heads: options.KeyHeads = 8,
-    head_dim: options.HeadDim = 128,
+    q_heads: options.QueryHeads = HEADS["q_heads"],
+    kv_heads: options.KeyHeads = HEADS["kv_heads"],
+    head_dim: options.HeadDim = HEADS["head_dim"],
     dtype: options.Dtype = "bfloat16",
     device: options.Device = None,
     seed: options.Seed = 0,
@@ -58,9 +61,9 @@ def decode(
     buffer: Annotated[int | None, typer.Option(help="Slots of the cache. Default: as many as keys.")] = None,
     model: options.Model = None,
     batch: options.Batch = 1,
-    q_heads: options.QueryHeads = 8,
-    kv_heads: options.KeyHeads = 8,
-    head_dim: options.HeadDim = 128,
+    q_heads: options.QueryHeads = HEADS["q_heads"],
+    kv_heads: options.KeyHeads = HEADS["kv_heads"],
+    head_dim: options.HeadDim = HEADS["head_dim"],
     dtype: options.Dtype = "bfloat16",
     device: options.Device = None,
     seed: options.Seed = 0,
@@ -126,9 +129,15 @@ def _sweep(wanted: AnySweep, run: Path | None, report: Path | None, again: list[
 
 
 def heads_of(model: str | None, q_heads: int, kv_heads: int, head_dim: int) -> dict[str, int]:
-    """The model's heads where one is named, else those given."""
+    """The model's heads where one is named, else those given; ValueError where both are."""
+    given = {"q_heads": q_heads, "kv_heads": kv_heads, "head_dim": head_dim}
     if model is None:
-        return {"q_heads": q_heads, "kv_heads": kv_heads, "head_dim": head_dim}
+        return given
+    if changed := [name for name in given if given[name] != HEADS[name]]:
+        option = f"--{changed[0].replace('_', '-')}"
+        raise ValueError(
+            f"{option}: got {given[changed[0]]} beside --model {model}, which has its own; give one of them"
+        )
     if model not in MODELS:
         raise ValueError(f"--model: no {model!r}; there are {', '.join(MODELS)}")
     heads = MODELS[model]

@@ -90,9 +90,9 @@ def decode_bandwidth(table: pd.DataFrame) -> Figure:
     return interactive.draw(decode.decode_bandwidth(table))
 
 
-def decode_bandwidths(table: pd.DataFrame) -> Figure:
-    """`decode_bandwidth`, with a menu that chooses device, heads and window."""
-    return _menu(decode.settings(table), decode.decode_bandwidth, table)
+def decode_bandwidths(table: pd.DataFrame, first: str = "") -> Figure:
+    """`decode_bandwidth`, with a menu that chooses device, heads and window; first: as `floors`."""
+    return _menu(decode.settings(table), decode.decode_bandwidth, table, first)
 
 
 def decode_grid(table: pd.DataFrame, y: str = "time", contender: str = "blockskip") -> Figure:

@@ -223,7 +223,9 @@ def notes(cells: pd.DataFrame, table: Table) -> list[str]:
     lines.append(_refused(cells))
     plain = [item.head for item in table.items if item.value == "plain"]
     if any(cells["head"].isin(plain) & (cells["text"] != "")):
-        lines.append(f"*{plain[0]}*: the time of a kernel that only reads so many bytes (`data/machines`), over ours")
+        lines.append(
+            f"*{plain[0]}*: the time of a kernel that only reads so many bytes, if `data/machines` has it, over ours"
+        )
     if table.target:
         lines.append(f"Asked for: {table.target}. {_missed(cells, table) or 'Met at every point here.'}")
     return [line + ("" if line.endswith(".") else ".") for line in lines if line]

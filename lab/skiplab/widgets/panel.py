@@ -286,13 +286,14 @@ class SweepPanel(w.VBox):
 
 
 def operation_of(path: Path) -> str | None:
-    """The operation of a run file's first point, from its first lines; None where these do not say."""
+    """The operation that a run file's header names, or its first point; None where these do not say."""
     with path.open(encoding="utf-8", errors="replace") as file:
         for line in (file.readline(), file.readline()):
             try:
-                axes = json.loads(line).get("axes")
+                row = json.loads(line)
+                operation = row.get("operation") or row.get("axes", {}).get("operation")
             except (json.JSONDecodeError, AttributeError):  # `read_run` will say what is wrong with the file
                 return None
-            if axes is not None:
-                return axes.get("operation")
+            if operation is not None:
+                return operation
     return None
