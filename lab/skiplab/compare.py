@@ -242,6 +242,7 @@ def ratio_interval(old_ns: list[int], new_ns: list[int], seed: int = 0) -> tuple
 
 
 def _resampled_medians(samples: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    block = min(BLOCK, len(samples))
-    starts = generator.integers(0, len(samples) - block + 1, (RESAMPLES, -(-len(samples) // block)))
-    return np.median(samples[starts[..., None] + np.arange(block)].reshape(RESAMPLES, -1), axis=1)
+    count, block = len(samples), min(BLOCK, len(samples))
+    starts = generator.integers(0, count, (RESAMPLES, -(-count // block)))
+    places = (starts[..., None] + np.arange(block)) % count  # round: else what was first and last would count for less
+    return np.median(samples[places].reshape(RESAMPLES, -1)[:, :count], axis=1)
