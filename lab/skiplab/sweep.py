@@ -127,7 +127,9 @@ def run_sweep(
     machine = this_machine(sweep.device, sweep.dtype)
     writer = RunWriter(path, run_header(sweep, topic, machine))
     settled = writer.settled(again)
-    points = [point for point in points if row_key(point) not in settled]
+    wanted, points = len(points), [point for point in points if row_key(point) not in settled]
+    if progress and len(points) < wanted:
+        tqdm.write(f"{wanted - len(points)} of {wanted} points are kept as {path.name} has them")
     bar = tqdm(points, unit="point", disable=not progress, desc="measured")
     with Child() if isolate and points else nullcontext() as child, bar:
         take = child.measure if child is not None else measure

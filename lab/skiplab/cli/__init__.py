@@ -59,7 +59,7 @@ def report(
     run: options.RunFile,
     out: Annotated[Path | None, typer.Option(help="The HTML file. Default: out/<run>.html.")] = None,
 ) -> None:
-    """Write one HTML file of a run that works offline: figures, tables, where it is from, the raw data."""
+    """Write one HTML file of a run that works offline. Figures, tables, where it is from, the raw data."""
     write_report(read_run(run), out or Path("out") / f"{run.stem}.html")
 
 
@@ -68,7 +68,7 @@ def share(
     notebook: Annotated[Path, typer.Argument(help="The notebook to send.")],
     out: Annotated[Path | None, typer.Option(help="The folder. Default: out/<notebook>.")] = None,
 ) -> None:
-    """Make a folder to send: the executed notebook with its pictures, the runs that it used, versions."""
+    """Make a folder of a notebook, to send. It is executed, with its pictures, the runs that it used, versions."""
     if not notebook.is_file():
         raise ValueError(f"NOTEBOOK: there is no file {notebook.name}")
     from nbclient.exceptions import CellExecutionError
@@ -88,7 +88,7 @@ def rerun(
     device: options.Device = None,
     out: Annotated[Path | None, typer.Option(help="The new run file. Default: in data/runs.")] = None,
 ) -> None:
-    """Repeat a run on this machine and say what differs: device, versions, kernels, and each point's time.
+    """Repeat a run on this machine and say what differs. Device, versions, kernels, and each point's time.
 
     The device is the run's own kind unless --device says otherwise.
     """
@@ -131,7 +131,7 @@ def check(
 
 @app.command()
 def doctor(device: options.Device = None) -> None:
-    """Say what this machine has, what is missing and what to do about it; and list all contenders."""
+    """Say what this machine has and lacks, and list all contenders. What to do about it, too."""
     from skiplab.doctor import examine, usable_contenders
 
     device = device or default_device()

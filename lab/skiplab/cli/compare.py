@@ -23,7 +23,7 @@ def compare(
     margin: Annotated[float, typer.Option(help="Share by which two processes' times differ anyway.")] = MARGIN,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the table.")] = False,
 ) -> None:
-    """Compare two runs of one operation: the ratio of each point's times, and whether it is more than noise.
+    """Compare two runs of one operation. The ratio of each point's times, and whether it is more than noise.
 
     A point is faster or slower if the 95 % interval of the ratio new / old lies beyond 1 by the margin as a whole, same
     if it lies within, else unclear; so is a doubtful one (its flags, another way of timing, few samples).

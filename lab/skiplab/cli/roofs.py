@@ -18,7 +18,7 @@ def roofs(
     budget: Annotated[float, typer.Option(help="Seconds that each is timed at most, in each way.")] = 1.0,
     out: Annotated[Path | None, typer.Option(help="The file. Default: data/machines/<device>.json.")] = None,
 ) -> None:
-    """Measure what this device can do at best: copy, read, product, and reads of few megabytes; write it to a file."""
+    """Measure what this device can do at best. Copy, read, product, reads of few megabytes, written to a file."""
     device = device or default_device()
     need(device)
     if budget <= 0:

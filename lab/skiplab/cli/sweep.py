@@ -37,7 +37,7 @@ def sweep(
     again: options.Again = None,
     fresh: options.Fresh = False,
 ) -> None:
-    """Measure prefill over prompt lengths and windows; print the table, write the run and one HTML.
+    """Measure prefill over prompt lengths and windows. Prints the table, writes the run and one HTML.
 
     Every result is compared with attention in float64 before and after it is timed. Interrupt it with Ctrl-C and give
     the same command again: it goes on. Example: skiplab sweep --q-len 1024 --window 256 --window causal
@@ -73,7 +73,7 @@ def decode(
     again: options.Again = None,
     fresh: options.Fresh = False,
 ) -> None:
-    """Measure decode steps over the number of keys and windows; print the table, write the run and one HTML.
+    """Measure decode steps over keys and windows. Prints the table, writes the run and one HTML.
 
     As `skiplab sweep`, for one to eight new tokens over a cache. Example: skiplab decode --kv-len 4096 --window 1024
     """
@@ -104,7 +104,7 @@ def linear(
     again: options.Again = None,
     fresh: options.Fresh = False,
 ) -> None:
-    """Measure quantised linear layers over shapes and rows; print the table, write the run and one HTML.
+    """Measure quantised linear layers over shapes and rows. Prints the table, writes the run and one HTML.
 
     As `skiplab sweep`. Each contender is compared with the float64 product of its own operands. Example:
     skiplab linear --shape 4096x4096 --rows 1 --rows 8

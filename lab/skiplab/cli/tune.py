@@ -61,7 +61,7 @@ def tune(
         typer.Option(show_default=False, help="Where the configurations go. Default: the kernel package's folder."),
     ] = CONFIGS,
 ) -> None:
-    """Find the tiles that a GPU runs prefill fastest with; write configs/<device>.json, which calls there then take.
+    """Find the tiles that a GPU runs prefill fastest with. Writes configs/<device>.json, which calls there then take.
 
     Candidates are compiled in parallel, checked against float64 and timed; the run holds all of them, the wrong too.
     Each shape of heads has its own run. Interrupt it and give the same command again: it goes on. Example:

@@ -135,7 +135,7 @@ def layout(title: str, sources: str) -> go.Layout:
 
 def wrap(text: str, width: int = 110) -> str:
     """Plotly's annotations do not break lines by themselves."""
-    return "<br>".join(textwrap.wrap(text, width))
+    return "<br>".join(textwrap.wrap(text, width, break_long_words=False))
 
 
 def _line_figure(chart: LineChart) -> Figure:

@@ -45,6 +45,7 @@ SECTION = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL
 
 STYLES: Any = [
     {"selector": "caption", "props": [("text-align", "left")]},
+    {"selector": "caption > div", "props": [("max-width", "50em")]},  # beside a wide table it would need scrolling
     {"selector": "td:first-child, th:first-child", "props": [("text-align", "left")]},
 ]
 """Of tables in notebooks."""
@@ -313,7 +314,7 @@ def styled(name: str, table: Table, everything: pd.DataFrame) -> Styler:
     cells = entries(name, table, everything)
     words = [caption(cells, table, lambda path, place: path.name), *notes(cells, table)]
     shown = grid(cells, table).rename(columns=_plain).map(_plain)
-    return shown.style.hide().set_caption("<br>".join(map(_plain, words))).set_table_styles(STYLES)
+    return shown.style.hide().set_caption(f"<div>{'<br>'.join(map(_plain, words))}</div>").set_table_styles(STYLES)
 
 
 def _plain(text: str) -> str:
