@@ -46,6 +46,7 @@ SECTION = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL
 STYLES: Any = [
     {"selector": "caption", "props": [("text-align", "left")]},
     {"selector": "caption > div", "props": [("max-width", "50em")]},  # beside a wide table it would need scrolling
+    {"selector": "td, th", "props": [("padding", "0.35em 0.4em"), ("font-size", "12px")]},
     {"selector": "td:first-child, th:first-child", "props": [("text-align", "left")]},
 ]
 """Of tables in notebooks."""
