@@ -174,3 +174,11 @@ def test_every_chart_is_drawn_by_both_and_says_when_it_is_empty(measured, draw):
 
 def test_overview_is_the_chart_of_the_operation(measured):
     assert figures.overview(measured).layout.title.text == decode.decode_time(measured).title
+
+
+def test_contenders_of_one_colour_stay_apart_where_markers_tell_settings():
+    names = ("sdpa-cudnn", "flashinfer", "flashinfer-tensor", "blockskip")
+    rows = [row(name, 1.0, kv_len, window) for name in names for kv_len in (4096, 16384) for window in (None, 1024)]
+    lines = [line for line in decode.decode_time(table(*rows)).lines if line.style.colour != theme.GREY]
+    looks = {(line.style.colour, line.style.marker) for line in lines}
+    assert len(looks) == len(lines) == 8

@@ -20,6 +20,8 @@ MARKERS = (
     ("cross", "P"), ("hexagon", "h"),
 )  # fmt: skip
 """Of settings: plotly's name of the marker, and matplotlib's."""
+FILLS = ("", "-open", "-dot", "-open-dot")
+"""Of contenders that share a colour, where the marker's shape is the setting's."""
 PLACE_DASHES = (0, 3, 4)
 """Dashes of the devices on which something was measured; published and predicted lines have `theme.SOURCE_DASH`."""
 PREDICTED_COLOURS = (theme.GREEN, theme.PURPLE, theme.ORANGE, theme.SKY)
@@ -44,6 +46,7 @@ def lines(
     named = table.assign(variant=[variant(row) for row in rows_of(table)])
     variants = list(dict.fromkeys(named["variant"]))
     places = theme.places(named[list(PLACE)].itertuples(index=False, name=None))
+    fills = _fills(dict.fromkeys(named["contender"]))
     seen = named[~named["source"].isin(["predicted"])]
     by_variant = by_variant or (seen["contender"].nunique() <= 1 and seen["variant"].nunique() > 1)
     found = []
@@ -53,7 +56,8 @@ def lines(
         order, rank = variants.index(setting), [p for p in places if p[0] == source].index((source, device))
         look = theme.style(contender)
         if len(variants) > 1:
-            look = theme.Style(look.colour, *MARKERS[order % len(MARKERS)])
+            marker, plain = MARKERS[order % len(MARKERS)]
+            look = theme.Style(look.colour, marker + fills[contender], plain)
         if source == "predicted":
             look = replace(look, colour=PREDICTED_COLOURS[rank % len(PREDICTED_COLOURS)])
         elif by_variant:
@@ -64,6 +68,17 @@ def lines(
         texts = tuple(hover(row) for row in rows_of(rows))
         found.append(Line(", ".join(filter(None, parts)), xs, ys, lows, highs, texts, look, dash))
     return tuple(found)
+
+
+def _fills(contenders: Iterable[str]) -> dict[str, str]:
+    """How each contender's markers are filled: as they come, those of one colour differently."""
+    colours: list[str] = []
+    found = {}
+    for contender in contenders:
+        colour = theme.style(contender).colour
+        found[contender] = FILLS[colours.count(colour) % len(FILLS)]
+        colours.append(colour)
+    return found
 
 
 def limits(table: Any, x: str, y: str, name: str, variant: Callable[[Row], str]) -> tuple[Line, ...]:
