@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from dataclasses import asdict, dataclass, fields
 from itertools import product
 from typing import Any, ClassVar, Self
@@ -85,7 +86,7 @@ def _word(value: Any) -> str:
         return "causal"
     if isinstance(value, tuple):
         return "x".join(map(str, value))
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:g}" if isinstance(value, float) else shlex.quote(str(value))
 
 
 def _frozen(value: Any) -> Any:
@@ -96,13 +97,14 @@ def _frozen(value: Any) -> Any:
 class Sweep(Grid):
     """Prefill: every prompt length x every window x every contender, for one head shape, dtype and device.
 
-    A window of None is plain causal. buffer: slots of a cache that each prompt stands at the start of, its later keys
-    masked off; None for as many as there are tokens. ValueError names the field, what was given and what is allowed.
+    A window of None is plain causal. mask: texts that `Mask.from_spec` reads, in the place of the windows; None: the
+    windows. buffer: slots of a cache that each prompt stands at the start of, its later keys masked off; None for as
+    many as there are tokens. ValueError names the field, what was given and what is allowed.
     """
 
     contenders: tuple[str, ...] = DEFAULT_CONTENDERS
     q_len: tuple[int, ...] = (512, 1024, 2048, 4096)
-    window: tuple[int | None, ...] = (256, 512, 1024, None)
+    window: tuple[int | None, ...] | None = (256, 512, 1024, None)
     batch: int = 1
     q_heads: int = 8
     kv_heads: int = 8
@@ -112,20 +114,27 @@ class Sweep(Grid):
     device: str = "cpu"
     seed: int = 0
     budget_s: float = 5.0
+    mask: tuple[str, ...] | None = None
     operation: ClassVar[str] = "attention"
     verb: ClassVar[str] = "sweep"
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if (self.window is None) == (self.mask is None):
+            words = f"{self.window!r} with the mask {self.mask!r}"
+            raise ValueError(f"window: got {words}; a sweep runs over windows or over masks, and the other is None")
         if self.buffer is not None and self.buffer < max(self.q_len):
             raise ValueError(f"buffer: got {self.buffer}; allowed is at least the longest prompt, {max(self.q_len)}")
 
     def workloads(self) -> list[AnyWorkload]:
-        return [self.workload(q_len, window) for q_len, window in product(self.q_len, self.window)]
+        return [self.workload(q_len, one) for q_len, one in product(self.q_len, self.mask or self.window or ())]
 
-    def workload(self, q_len: int, window: int | None) -> Workload:
-        """The sweep's workload at one prompt length and window."""
-        mask = bs.causal() if window is None else bs.sliding_window(window)
+    def workload(self, q_len: int, window: int | str | None) -> Workload:
+        """The sweep's workload at one prompt length and window, or mask's text."""
+        if isinstance(window, str):
+            mask = bs.Mask.from_spec(window)
+        else:
+            mask = bs.causal() if window is None else bs.sliding_window(window)
         start = None if self.buffer is None else 0
         return Workload(
             q_len, self.buffer, mask, self.batch, self.q_heads, self.kv_heads, self.head_dim, self.dtype, start,

@@ -6,7 +6,7 @@ import base64
 import html
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,7 +60,7 @@ AXIS_HEADS = {
 }
 AXIS_WORDS: dict[str, Callable[[float], str]] = {
     "q_len": lambda n: f"{n:.0f} tokens" if n > 1 else "1 token",
-    "window": lambda n: "causal" if math.isnan(n) else f"window {n:.0f}",
+    "window": lambda n: f"window {n:.0f}",
     "kv_len": lambda n: f"{n:.0f} keys",
     "out_features": lambda n: f"{n:.0f} outputs",
     "in_features": lambda n: f"{n:.0f} inputs",
@@ -148,7 +148,7 @@ def summary(table: pd.DataFrame) -> str:
     if not ours:
         return f"{text} No speed-up is claimed: no pair of points is free of doubt." if any(doubtful) else text
     best = max(ours, key=lambda row: row["speedup"])
-    place = ", ".join(AXIS_WORDS[name](best[name]) for name in axes if not (name == "buffer" or best[name] is None))
+    place = ", ".join(_axis_words(name, best) for name in axes if not (name == "buffer" or best[name] is None))
     return (
         f"{text} {base.ours} is up to {best['speedup']:.1f} times as fast as {base.label} "
         f"({place}; results checked against float64)."
@@ -188,10 +188,8 @@ def report_figures(table: pd.DataFrame) -> list[tuple[go.Figure, str]]:
 
 def with_window_slider(make: Callable[[pd.DataFrame], go.Figure], table: pd.DataFrame) -> go.Figure:
     """`make(table)` for all windows and for each of them in one figure, chosen with a native slider."""
-    windows = sorted(table["window"].dropna().unique())
-    choices = [("all", table), *((f"{int(window)}", query(table, window=window)) for window in windows)]
-    if any(map(math.isnan, table["window"])):
-        choices.append(("causal", query(table, window=None)))
+    masks = records(table.sort_values("window").drop_duplicates("mask"))  # windows, then what has none
+    choices = [("all", table), *((_place("window", row), query(table, mask=row["mask"])) for row in masks)]
     made: list[tuple[str, Any]] = [(name, make(part)) for name, part in choices]
     figure, first = made[0][1], min(1, len(made) - 1)  # one window at first: all of them at once are many lines
     owners = [index for index, (_, one) in enumerate(made) for _ in one.data]
@@ -215,14 +213,15 @@ def time_table(table: pd.DataFrame) -> pd.DataFrame:
         return pd.DataFrame()
     operation = table["operation"].iloc[0]
     axes, base = OPERATION_AXES[operation], BASES[operation]
-    cells: dict[tuple[float, ...], dict[str, dict[str, Any]]] = {}
+    cells: dict[tuple[float | str, ...], dict[str, dict[str, Any]]] = {}
     for row in records(table):
-        cells.setdefault(tuple(_order(row[name]) for name in axes), {})[row["contender"]] = row
+        place = *(_order(row[name]) for name in axes), str(row["mask"])
+        cells.setdefault(place, {})[row["contender"]] = row
     lines = []
     for _, rows in sorted(cells.items()):
         first = next(iter(rows.values()))
         time = rows[base.contender]["median_ms"] if base.contender in rows else math.nan
-        place = {AXIS_HEADS.get((operation, name), name): _place(name, first[name]) for name in axes}
+        place = {AXIS_HEADS.get((operation, name), name): _place(name, first) for name in axes}
         contenders = dict.fromkeys(table["contender"])
         lines.append({**place, **{name: _cell(rows.get(name), time, base.contender) for name in contenders}})
     return pd.DataFrame.from_records(lines)
@@ -238,8 +237,18 @@ def _order(value: float) -> float:
     return math.inf if math.isnan(value) else value
 
 
-def _place(name: str, value: float) -> str:
-    return "causal" if name == "window" and math.isnan(value) else f"{value:.0f}"
+def _axis_words(name: str, row: Mapping[str, Any]) -> str:
+    if name == "window" and math.isnan(row[name]):
+        return _place(name, row)
+    return AXIS_WORDS[name](row[name])
+
+
+def _place(name: str, row: Mapping[str, Any]) -> str:
+    """An axis in words; of a mask that is no window, its text."""
+    if name == "window" and math.isnan(row[name]):
+        text = row["mask"]
+        return text if isinstance(text, str) and row["operation"] == "attention" and text != "causal()" else "causal"
+    return f"{row[name]:.0f}"
 
 
 def _cell(row: dict[str, Any] | None, base: float, base_name: str) -> str:
@@ -263,7 +272,7 @@ def point_table(table: pd.DataFrame) -> pd.DataFrame:
     axes = OPERATION_AXES[table["operation"].iloc[0]] if len(table) else ()
     lines = [
         {
-            "contender": row["contender"], **{name: _place(name, row[name]) for name in axes},
+            "contender": row["contender"], **{name: _place(name, row) for name in axes},
             "status": row["status"], **{name: _number(row[name]) for name in numbers},
             "method": row["method"], "samples": row["samples"], "flags": row["flags"], "why": row["error_text"],
         }

@@ -157,19 +157,35 @@ def sweep(
     contenders: Sequence[str] = DEFAULT_CONTENDERS,
     *,
     q_len: Iterable[int] = (512, 1024, 2048, 4096),
-    window: Iterable[int | None] = (256, 512, 1024, None),
+    window: Iterable[int | None] | None = None,
+    mask: Iterable[bs.Mask | str] | None = None,
     device: str | None = None,
     path: Path | str | None = None,
     isolate: bool = True,
     progress: bool = True,
     **shape: Any,
 ) -> Run:
-    """Measure contenders over prompt lengths and windows; `run.plot()` draws it, `run.frame()` is the table.
+    """Measure contenders over prompt lengths and windows, or masks; `run.plot()` draws it, `run.frame()` is the table.
 
-    shape: batch, q_heads, kv_heads, head_dim, dtype, buffer, seed, budget_s, as in `Sweep`.
+    window: None for those of `Sweep`, where no mask is given. mask: each by its text, or one that has a text alone (a
+    mask made of tensors or of a function has none: ValueError). shape: batch, q_heads, kv_heads, head_dim, dtype,
+    buffer, seed, budget_s, as in `Sweep`.
     """
-    wanted = Sweep(tuple(contenders), tuple(q_len), tuple(window), device=device or default_device(), **shape)
+    texts = None if mask is None else tuple(map(mask_text, mask))
+    windows = Sweep.window if window is None and texts is None else window
+    wanted = Sweep(
+        tuple(contenders), tuple(q_len), None if windows is None else tuple(windows), mask=texts,
+        device=device or default_device(), **shape,
+    )  # fmt: skip
     return run_sweep(wanted, path, isolate=isolate, progress=progress)
+
+
+def mask_text(mask: bs.Mask | str) -> str:
+    """The text of a mask that says all of it; ValueError for one that holds tensors or a function."""
+    spec = bs.Mask.from_spec(mask).spec() if isinstance(mask, str) else mask.spec()
+    if not isinstance(spec, str):
+        raise ValueError(f"mask: got {spec[0]!r}, which holds tensors; a run file can only hold masks that are text")
+    return spec
 
 
 def sweep_decode(

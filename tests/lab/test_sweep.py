@@ -2,13 +2,15 @@ import importlib
 import json
 from dataclasses import asdict, replace
 
+import blockskip as bs
 import pytest
 import skiplab
 import torch
 from skiplab.grid import DecodeSweep, LinearSweep, sweep_of
 from skiplab.machine import Machine
+from skiplab.report import time_table
 from skiplab.store import read_run
-from skiplab.sweep import Sweep, default_path, run_sweep, source_hash
+from skiplab.sweep import Sweep, default_path, mask_text, run_sweep, source_hash
 
 TINY = Sweep(
     ("blockskip", "sdpa", "blockskip-map"), (64, 96), (16, None), q_heads=2, kv_heads=1, head_dim=16, budget_s=0.1
@@ -61,6 +63,27 @@ def test_a_sweep_writes_a_run_and_goes_on_where_it_stopped(tmp_path):
     more = run_sweep(TINY, path, isolate=False, progress=False, again=["unsupported"])
     assert len(more.rows) == 16
     assert len(more.frame()) == 12
+
+
+def test_a_sweep_over_masks_is_repeated_from_its_header(tmp_path):
+    masks = [bs.chunked(16) & bs.causal(), "sliding_window(8) | (sink(2) & causal())"]
+    named = {"q_heads": 2, "kv_heads": 1, "head_dim": 16, "budget_s": 0.05, "device": "cpu"}
+    run = skiplab.sweep(["blockskip"], q_len=[64], mask=masks, path=tmp_path / "run.jsonl", isolate=False, **named)
+    assert [row["axes"]["mask"] for row in run.rows] == ["chunked(16) & causal()", masks[1]]
+    assert all(row["status"] == "ok" for row in run.rows)
+    again = sweep_of("attention", read_run(tmp_path / "run.jsonl").header["parameters"])
+    assert again.mask == ("chunked(16) & causal()", masks[1]) and again.window is None
+    assert "--mask 'chunked(16) & causal()'" in again.command() and "--window" not in again.command()
+    assert list(time_table(run.frame())["window"]) == ["chunked(16) & causal()", masks[1]]
+
+
+def test_masks_and_windows_are_not_both_taken():
+    with pytest.raises(ValueError, match=r"^window: got .* with the mask"):
+        replace(TINY, mask=("causal()",))
+    with pytest.raises(ValueError, match=r"^window: "):
+        replace(TINY, window=None)
+    with pytest.raises(ValueError, match="holds tensors"):
+        mask_text(bs.dense(torch.ones(4, 4, dtype=torch.bool)))
 
 
 def test_a_sweep_that_cannot_be_leaves_no_file(tmp_path):

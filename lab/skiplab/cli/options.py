@@ -14,6 +14,10 @@ Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1. Default: 
 Windows = Annotated[
     list[str] | None, typer.Option("--window", help="Window or `causal` (all earlier keys), once for each.")
 ]
+Masks = Annotated[
+    list[str] | None,
+    typer.Option("--mask", help="Text of a mask, as `chunked(256) & causal()`, once for each, in the windows' place."),
+]
 Contenders = Annotated[list[str] | None, typer.Option("--contender", help="Once for each; `skiplab doctor` lists all.")]
 PromptBuffer = Annotated[
     int | None,

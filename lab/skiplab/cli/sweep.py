@@ -11,7 +11,7 @@ from skiplab.cli import options
 from skiplab.cli.run import need, show, swept, unused, write_report
 from skiplab.grid import AnySweep, DecodeSweep, LinearSweep, Sweep
 from skiplab.machine import default_device
-from skiplab.sweep import default_path
+from skiplab.sweep import default_path, mask_text
 from skiplab.workload import LINEARS, MODELS
 
 HEADS = {"q_heads": 8, "kv_heads": 8, "head_dim": 128}
@@ -22,6 +22,7 @@ def sweep(
     contender: options.Contenders = None,
     q_len: Annotated[list[int] | None, typer.Option(help="Prompt length, once for each. Default: 512 to 4096.")] = None,
     window: options.Windows = None,
+    mask: options.Masks = None,
     buffer: options.PromptBuffer = None,
     model: options.Model = None,
     batch: options.Batch = 1,
@@ -43,9 +44,10 @@ def sweep(
     the same command again: it goes on. Example: skiplab sweep --q-len 1024 --window 256 --window causal
     """
     defaults = Sweep()
+    windows = tuple(map(window_of, window)) if window else None if mask else defaults.window
     wanted = Sweep(
         tuple(contender or defaults.contenders), tuple(q_len or defaults.q_len),
-        tuple(map(window_of, window)) if window else defaults.window, batch, dtype=dtype, buffer=buffer,
+        windows, batch, dtype=dtype, buffer=buffer, mask=tuple(map(mask_text, mask)) if mask else None,
         device=device or default_device(), seed=seed, budget_s=budget, **heads_of(model, q_heads, kv_heads, head_dim),
     )  # fmt: skip
     _sweep(wanted, run, report, again, fresh)

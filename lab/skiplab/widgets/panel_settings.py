@@ -139,7 +139,7 @@ def _attention_sweep(names: tuple[str, ...], values: Mapping[str, Any], device: 
 
 def _attention_predicted(values: Mapping[str, Any], machine: Machine) -> pd.DataFrame:
     sweep = _attention_sweep(("blockskip",), values, "cpu", 1.0)
-    workloads = [sweep.workload(length, window) for length, window in product(sweep.q_len, sweep.window)]
+    workloads = [sweep.workload(length, window) for length, window in product(values["q_len"], values["window"])]
     return frames.predictions(workloads, machine)
 
 
