@@ -95,7 +95,7 @@ def _frozen(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class Sweep(Grid):
-    """Prefill: every prompt length x every window x every contender, for one head shape, dtype and device.
+    """Prefill: every prompt length x every window or mask x every contender, for one head shape, dtype and device.
 
     A window of None is plain causal. mask: texts that `Mask.from_spec` reads, in the place of the windows; None: the
     windows. buffer: slots of a cache that each prompt stands at the start of, its later keys masked off; None for as
@@ -121,8 +121,12 @@ class Sweep(Grid):
     def __post_init__(self) -> None:
         super().__post_init__()
         if (self.window is None) == (self.mask is None):
-            words = f"{self.window!r} with the mask {self.mask!r}"
-            raise ValueError(f"window: got {words}; a sweep runs over windows or over masks, and the other is None")
+            words = f"got {self.window!r} with the mask {self.mask!r}"
+            raise ValueError(f"window: {words}; a sweep runs over windows or over masks: one of the two must be None")
+        if self.buffer is not None and self.mask is not None:
+            raise ValueError(
+                f"buffer: got {self.buffer} with the mask {self.mask!r}; it goes with windows alone"
+            )
         if self.buffer is not None and self.buffer < max(self.q_len):
             raise ValueError(f"buffer: got {self.buffer}; allowed is at least the longest prompt, {max(self.q_len)}")
 
@@ -130,7 +134,7 @@ class Sweep(Grid):
         return [self.workload(q_len, one) for q_len, one in product(self.q_len, self.mask or self.window or ())]
 
     def workload(self, q_len: int, window: int | str | None) -> Workload:
-        """The sweep's workload at one prompt length and window, or mask's text."""
+        """The sweep's workload at one prompt length and window, or a mask's text in its place."""
         if isinstance(window, str):
             mask = bs.Mask.from_spec(window)
         else:

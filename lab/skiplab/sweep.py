@@ -127,9 +127,7 @@ def run_sweep(
     machine = this_machine(sweep.device, sweep.dtype)
     writer = RunWriter(path, run_header(sweep, topic, machine))
     settled = writer.settled(again)
-    wanted, points = len(points), [point for point in points if row_key(point) not in settled]
-    if progress and len(points) < wanted:
-        tqdm.write(f"{wanted - len(points)} of {wanted} points are kept as {path.name} has them")
+    points = [point for point in points if row_key(point) not in settled]
     bar = tqdm(points, unit="point", disable=not progress, desc="measured")
     with Child() if isolate and points else nullcontext() as child, bar:
         take = child.measure if child is not None else measure
@@ -158,7 +156,7 @@ def sweep(
     *,
     q_len: Iterable[int] = (512, 1024, 2048, 4096),
     window: Iterable[int | None] | None = None,
-    mask: Iterable[bs.Mask | str] | None = None,
+    mask: Iterable[bs.Mask | str] | bs.Mask | str | None = None,
     device: str | None = None,
     path: Path | str | None = None,
     isolate: bool = True,
@@ -171,7 +169,8 @@ def sweep(
     mask made of tensors or of a function has none: ValueError). shape: batch, q_heads, kv_heads, head_dim, dtype,
     buffer, seed, budget_s, as in `Sweep`.
     """
-    texts = None if mask is None else tuple(map(mask_text, mask))
+    masks = [mask] if isinstance(mask, str | bs.Mask) else mask
+    texts = None if masks is None else tuple(map(mask_text, masks))
     windows = Sweep.window if window is None and texts is None else window
     wanted = Sweep(
         tuple(contenders), tuple(q_len), None if windows is None else tuple(windows), mask=texts,
@@ -181,8 +180,13 @@ def sweep(
 
 
 def mask_text(mask: bs.Mask | str) -> str:
-    """The text of a mask that says all of it; ValueError for one that holds tensors or a function."""
-    spec = bs.Mask.from_spec(mask).spec() if isinstance(mask, str) else mask.spec()
+    """The text of a mask that says all of it; ValueError for text that is none, and for masks that text cannot hold."""
+    if not isinstance(mask, str | bs.Mask):
+        raise ValueError(f"mask: got {mask!r}; allowed are blockskip's masks, and their texts")
+    try:
+        spec = bs.Mask.from_spec(mask).spec() if isinstance(mask, str) else mask.spec()
+    except ValueError as error:
+        raise ValueError(f"mask: got {mask!r}: {error}") from None
     if not isinstance(spec, str):
         raise ValueError(f"mask: got {spec[0]!r}, which holds tensors; a run file can only hold masks that are text")
     return spec

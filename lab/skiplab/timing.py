@@ -65,8 +65,10 @@ def rotate(args: Sequence[Any], device: str, read: int | None = None) -> list[tu
 
 def _room(device: str) -> int:
     kind = torch.device(device).type
-    free = torch.cuda.mem_get_info(device)[0] // 2 if kind == "cuda" else ROTATION_LIMIT[kind]
-    return min(ROTATION_LIMIT[kind], free)
+    if kind != "cuda":
+        return ROTATION_LIMIT[kind]
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # by torch, for whoever asks next
+    return min(ROTATION_LIMIT[kind], (torch.cuda.mem_get_info(device)[0] + kept) // 2)
 
 
 def size_of(argument: Any) -> int:

@@ -80,6 +80,7 @@ class Barrier:
 
     def arrive(self, bytes: int = 0) -> None:
         with self.changed:
+            assert self.count > 0, "the barrier was not initialised"
             self.bytes += bytes
             self.missing -= 1
             assert self.missing >= 0, "more have arrived than a phase takes"

@@ -82,10 +82,10 @@ def test_limits_and_maps_give_the_same_bits(copies, mask, head_dim):
 def test_batches_of_different_lengths_beside_keys_that_are_none(copies, head_dim, programs):
     q, k, v = draw(head_dim, 200, 400, batch=3)
     lengths = torch.tensor([311, 0, 64], dtype=torch.int32)
+    clean = k.clone(), v.clone()
+    for batch, length in enumerate(lengths.tolist()):
+        k[batch, :, length:] = v[batch, :, length:] = math.nan
     for mask in (MASKS["causal"], MASKS["window"]):
-        clean = k.clone(), v.clone()
-        for batch, length in enumerate(lengths.tolist()):
-            k[batch, :, length:] = v[batch, :, length:] = math.nan
         found = attend(q, k, v, mask, copies=copies, programs=programs, kv_len=lengths)
         assert (found[0][1] == 0).all() and (found[1][1] == -math.inf).all()
         close(found, q, *clean, mask, kv_len=lengths)

@@ -21,7 +21,7 @@ def inputs(device, rows=1, n=11, k=384, dtype=torch.float32, kind=(4, 32, False)
 def rounded(x):
     """x [M, K] as int8 leaves it, float64: a step for each 32, decided in float32."""
     blocks = x.float().unflatten(1, (-1, 32))
-    step = blocks.abs().amax(-1, keepdim=True) / 127
+    step = blocks.abs().amax(-1, keepdim=True) / torch.full((), 127.0, device=x.device)  # a number CUDA multiplies by
     codes = torch.where(step > 0, torch.round(blocks / step), 0)
     assert codes.abs().max() <= 127
     return (codes.double() * step.double()).flatten(1)

@@ -182,3 +182,6 @@ def test_contenders_of_one_colour_stay_apart_where_markers_tell_settings():
     lines = [line for line in decode.decode_time(table(*rows)).lines if line.style.colour != theme.GREY]
     looks = {(line.style.colour, line.style.marker) for line in lines}
     assert len(looks) == len(lines) == 8
+    marks = [mark for mark in static.draw(decode.decode_time(table(*rows))).axes[0].lines if mark.get_label()[0] != "_"]
+    drawn = {(m.get_color(), m.get_marker(), m.get_fillstyle(), m.get_markerfacecolor()) for m in marks}
+    assert len(drawn) == len(marks)

@@ -71,6 +71,7 @@ def test_a_sweep_over_masks_is_repeated_from_its_header(tmp_path):
     run = skiplab.sweep(["blockskip"], q_len=[64], mask=masks, path=tmp_path / "run.jsonl", isolate=False, **named)
     assert [row["axes"]["mask"] for row in run.rows] == ["chunked(16) & causal()", masks[1]]
     assert all(row["status"] == "ok" for row in run.rows)
+    assert masks[1] in run._repr_html_().replace("&amp;", "&")
     again = sweep_of("attention", read_run(tmp_path / "run.jsonl").header["parameters"])
     assert again.mask == ("chunked(16) & causal()", masks[1]) and again.window is None
     assert "--mask 'chunked(16) & causal()'" in again.command() and "--window" not in again.command()
@@ -82,6 +83,10 @@ def test_masks_and_windows_are_not_both_taken():
         replace(TINY, mask=("causal()",))
     with pytest.raises(ValueError, match=r"^window: "):
         replace(TINY, window=None)
+    with pytest.raises(ValueError, match=r"^buffer: got 128 with the mask"):
+        replace(TINY, window=None, mask=("chunked(16)",), buffer=128)
+    with pytest.raises(ValueError, match=r"^mask: got 'foo'"):
+        mask_text("foo")
     with pytest.raises(ValueError, match="holds tensors"):
         mask_text(bs.dense(torch.ones(4, 4, dtype=torch.bool)))
 

@@ -38,7 +38,7 @@ def sweep(
     again: options.Again = None,
     fresh: options.Fresh = False,
 ) -> None:
-    """Measure prefill over prompt lengths and windows. Prints the table, writes the run and one HTML.
+    """Measure prefill over prompt lengths and windows or masks. Prints the table, writes the run and one HTML.
 
     Every result is compared with attention in float64 before and after it is timed. Interrupt it with Ctrl-C and give
     the same command again: it goes on. Example: skiplab sweep --q-len 1024 --window 256 --window causal
@@ -131,7 +131,7 @@ def _sweep(wanted: AnySweep, run: Path | None, report: Path | None, again: list[
 
 
 def heads_of(model: str | None, q_heads: int, kv_heads: int, head_dim: int) -> dict[str, int]:
-    """The model's heads where one is named, else those given; ValueError where both are."""
+    """The model's heads where one is named, else those given; ValueError for other numbers beside a model."""
     given = {"q_heads": q_heads, "kv_heads": kv_heads, "head_dim": head_dim}
     if model is None:
         return given

@@ -47,6 +47,7 @@ class Contender:
     operands: of a linear layer: (workload, inputs) -> x and weight as this contender takes them, in float64.
     weight_rounding: how far, relatively, its weight may be from that one: what it rounds inside.
     moved: bytes of the weight in its own format, where that is not the packed one.
+    whole_cache: whether a decode step with a window reads the keys that are out of it, too.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Contender:
     operands: Callable[[Any, Sequence[torch.Tensor]], tuple[torch.Tensor, torch.Tensor]] | None = None
     weight_rounding: float = 0.0
     moved: Callable[[Any], int] | None = None
+    whole_cache: bool = False
 
     def of(self, operation: str) -> Contender:
         """The same for that operation."""

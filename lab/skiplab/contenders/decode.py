@@ -131,7 +131,7 @@ for _entry in (
     Contender("flashinfer-tensor", "FlashInfer, tensor cores", "the same with use_tensor_cores, meant for large groups",
               _flashinfer(True), _needs_flashinfer, prepare=_rows_of_heads),
     Contender("reference", "reference", "our dense reference: obviously right, not fast",
-              _decode(impl="reference"), _needs_memory),
+              _decode(impl="reference"), _needs_memory, whole_cache=True),
 ):  # fmt: skip
     REGISTRY.add(_entry.of("decode"))
 del _entry

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     import blockskip as bs
 
 WIDTH, HEIGHT, DPI = 7.6, 4.4, 110
+FILLSTYLES = {"dot": "left", "open-dot": "top"}
+"""matplotlib's fill for what a plotly marker's name ends with, beside full and open ones."""
 TITLE_WIDTH = 68
 """Characters of a title in a line of that width."""
 
@@ -202,6 +204,7 @@ def _lines(figure: Figure, axes: Axes, chart: LineChart) -> None:
             line.x, line.y, yerr=errors if spread else None, label=line.name, color=line.style.colour, linestyle=dash,
             marker=line.style.static_marker, markersize=5, capsize=2, linewidth=1.5,
             markerfacecolor="white" if line.style.marker.endswith("open") else None,
+            fillstyle=FILLSTYLES.get(line.style.marker.partition("-")[2], "full"), markerfacecoloralt="white",
         )  # fmt: skip
     axes.set(xscale="log" if chart.x_is_log else "linear", yscale="log" if chart.y_is_log else "linear")
     axes.set(xlabel=chart.x_title, ylabel=chart.y_title)

@@ -12,11 +12,11 @@ import torch
 
 from skiplab.contenders import Contender, Planned, Unsupported, is_cuda
 from skiplab.machine import Machine, device_name
-from skiplab.measure.point import Measurement, Point
+from skiplab.measure.point import Measurement, Point, WorkDone
 from skiplab.measure.work import is_impossible, plan_and_work
 from skiplab.timing import MAX_SECONDS, THROTTLE_RETRIES, Cancelled, rotate, time_callable
 from skiplab.verify import Check, verify
-from skiplab.workload import AnyWorkload
+from skiplab.workload import AnyWorkload, DecodeWorkload
 
 FRESH_SEED = 7919  # added to the seed for the check after timing
 
@@ -94,7 +94,7 @@ def _measure(
     if cancelled():
         raise Cancelled
     plan, work = plan_and_work(entry, workload, inputs, arguments)
-    read, limits = work.minimal_bytes, {"budget_s": budget_s, "retries": retries}
+    read, limits = _read(entry, workload, work), {"budget_s": budget_s, "retries": retries}
     timing = time_callable(fn, rotate(arguments, device, read), device, read=read, **limits, cancelled=cancelled)
     after = verify(workload, entry, device, seed + FRESH_SEED, fn=fn, sampled=True) if check else None
     if after is not None and not after.passed:
@@ -108,6 +108,12 @@ def _measure(
     impossible = is_impossible(measurement.median_ns / 1e9, work, workload, device, machine)
     doubts = {"impossible": impossible, "tuned-elsewhere": plan.get("origin") == "elsewhere", "unchecked": not check}
     return replace(measurement, flags=(*timing.flags, *(name for name, doubted in doubts.items() if doubted)))
+
+
+def _read(entry: Contender, workload: AnyWorkload, work: WorkDone) -> int | None:
+    """The bytes of its arguments that a call reads, None for all of them: of a cache with a window, the window's."""
+    windowed = isinstance(workload, DecodeWorkload) and workload.window is not None
+    return work.minimal_bytes if windowed and not entry.whole_cache else None
 
 
 def _wrong(blank: Measurement, result: Check) -> Measurement:
