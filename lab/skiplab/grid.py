@@ -124,9 +124,7 @@ class Sweep(Grid):
             words = f"got {self.window!r} with the mask {self.mask!r}"
             raise ValueError(f"window: {words}; a sweep runs over windows or over masks: one of the two must be None")
         if self.buffer is not None and self.mask is not None:
-            raise ValueError(
-                f"buffer: got {self.buffer} with the mask {self.mask!r}; it goes with windows alone"
-            )
+            raise ValueError(f"buffer: got {self.buffer} with the mask {self.mask!r}; it goes with windows alone")
         if self.buffer is not None and self.buffer < max(self.q_len):
             raise ValueError(f"buffer: got {self.buffer}; allowed is at least the longest prompt, {max(self.q_len)}")
 

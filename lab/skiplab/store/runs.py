@@ -78,8 +78,6 @@ class Run:
         axes = OPERATION_AXES[self.operation]
         if (self.header.get("parameters") or {}).get("mask") is not None:
             axes = (*axes, "mask")  # else the rows of a sweep over masks look alike
-            (self.header.get("parameters") or {}).get("mask") is not None
-        )  # else the rows of a sweep over masks look alike
         table = table[["contender", *axes, "status", "median_ms", "useful_tflops", "gbps", "flags"]]
         return f"<p>{self.run_id}: {len(self.rows)} points, {self.provenance}</p>" + table._repr_html_()  # type: ignore
 
