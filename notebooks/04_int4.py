@@ -151,9 +151,8 @@ for name, x in {"ordinary": ordinary, "one outlier": outlier}.items():
 pd.DataFrame(rows).T.round(1).style.format(precision=1).set_caption("signal to noise of the product, dB")
 
 # %% [markdown]
-# The weights' four bits make nearly all of the error: beside them, eight bits for activations add next to nothing
-# (beside int8 weights they would make about half of it), and the scale for each 32 keeps an outlier's damage to its
-# own block.
+# The weights' four bits make nearly all of the error: beside them, eight bits for activations add next to nothing,
+# and the scale for each 32 keeps an outlier's damage to its own block.
 #
 # ## What the layout buys
 #

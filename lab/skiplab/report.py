@@ -177,7 +177,7 @@ def report_figures(table: pd.DataFrame) -> list[tuple[go.Figure, str]]:
     return [
         (
             with_window_slider(figures.speedup, table),
-            "Speed-up over dense + mask; move the slider to change the window.",
+            "Speed-up over dense + mask; move the slider to change the window or mask.",
         ),
         (with_window_slider(figures.throughput, table), "Prompt tokens a second through one layer's attention."),
         (figures.heatmap(table), "Times that block-skip is faster than dense + mask."),

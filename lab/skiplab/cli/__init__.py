@@ -131,7 +131,7 @@ def check(
 
 @app.command()
 def doctor(device: options.Device = None) -> None:
-    """Say what this machine has and lacks, and list all contenders. What to do about it, too."""
+    """Say what this machine has and lacks, and list all contenders. It says what to do about what is missing, too."""
     from skiplab.doctor import examine, usable_contenders
 
     device = device or default_device()

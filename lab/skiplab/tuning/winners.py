@@ -23,6 +23,7 @@ from blockskip.config import Gpu, TileConfig, length_class, prefill_config
 from blockskip.tuned import CONFIGS, SCHEMA, Entry, mask_kind, read_tuned
 
 from skiplab.store import Run, slug
+from skiplab.workload import workload_of
 
 TIE = 1.01
 UNTRUSTED = {"impossible", "unchecked"}
@@ -84,7 +85,7 @@ def rankings(runs: Sequence[Run]) -> dict[Class, Ranking]:
     for point, row in latest.items():
         if row["status"] == "ok" and not UNTRUSTED & set(row["flags"]) and _compiled(row, sms) not in failed:
             one, config = class_of(row["axes"], sms), tuple(row["config"])
-            times.setdefault(one, {}).setdefault(_workload(point), {})[config] = median(row["samples_ns"])
+            times.setdefault(one, {}).setdefault(workload_of(row["axes"]).key(), {})[config] = median(row["samples_ns"])
             least = taken.setdefault(one, {})
             least[config] = min(least.get(config, rounds[point]), rounds[point])
     return {
@@ -94,11 +95,6 @@ def rankings(runs: Sequence[Run]) -> dict[Class, Ranking]:
 
 def _tuned(row: Mapping[str, Any]) -> bool:
     return bool(row.get("config")) and row["point"].startswith("blockskip (")
-
-
-def _workload(point: str) -> str:
-    """The text between a point's contender and its device; a mask's may hold their separator, too."""
-    return point.split(" | ", 1)[1].rsplit(" | ", 1)[0]
 
 
 def _compiled(row: Mapping[str, Any], sms: int) -> tuple:
