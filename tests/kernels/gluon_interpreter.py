@@ -58,6 +58,9 @@ class Shared:
     def permute(self, order) -> Shared:
         return Shared(self.data.permute(order))
 
+    def reshape(self, shape) -> Shared:
+        return Shared(self.data.view(*shape))
+
     def store(self, value: torch.Tensor) -> None:
         self.data.copy_(value)
 
@@ -179,19 +182,25 @@ class Machine:
         }  # fmt: skip
 
     def _describe(self, base: Pointer, shape, strides, block, layout) -> SimpleNamespace:
-        """Each place in the source has one descriptor in memory, made anew."""
-        made = self.descriptors.setdefault(sys._getframe(1).f_lineno, SimpleNamespace())
+        """Each place in the source, by all its callers, has one descriptor in memory, made anew."""
+        frame, lines = sys._getframe(1), []
+        while frame is not None and frame.f_globals is not globals():
+            lines.append(frame.f_lineno)
+            frame = frame.f_back
+        made = self.descriptors.setdefault(tuple(lines), SimpleNamespace())
         made.base, made.shape, made.strides, made.block = base, shape, strides, block
         return made
 
     def _copy(self, descriptor, place, barrier: Barrier, into: Shared) -> None:
-        """Rows from `place` on; those beyond the descriptor's shape are zeros."""
+        """A block from `place` on; what lies beyond the descriptor's shape is zeros."""
 
         def copy() -> int:
-            rows, columns = descriptor.block
-            i = torch.arange(rows) + place[0]
-            offset = i[:, None] * descriptor.strides[0] + torch.arange(columns) * descriptor.strides[1]
-            into.store(_load(descriptor.base + offset, (i < descriptor.shape[0])[:, None]))
+            offset, real = torch.tensor(0), torch.tensor(True)
+            described = zip(descriptor.block, place, descriptor.shape, descriptor.strides, strict=True)
+            for axis, (size, start, end, stride) in enumerate(described):
+                i = (torch.arange(size) + start).view(-1, *[1] * (len(place) - 1 - axis))
+                offset, real = offset + i * stride, real & (i < end)
+            into.store(_load(descriptor.base + offset, real))
             return into.data.numel() * into.data.element_size()
 
         barrier.copied(copy, self.late)

@@ -117,6 +117,20 @@ def test_a_program_a_multiprocessor_goes_on_from_row_to_row(monkeypatch):
     assert grid_of(2048, 8192, window, batch=35, heads=(6, 2)) == ((132,), 42)  # whole groups of three, too
 
 
+def test_a_windows_rows_go_through_where_programs_do_many():
+    def through(mask, head_dim=128, items=60, programs=10, part=lambda q: q):
+        q, k, v = draw("cpu", head_dim, 128)
+        call = plan.Call(part(q), k, v, mask, 1.0, None, 128, None, "auto", "triton", None, False, False)
+        return turns.goes_through(call, items, programs)
+
+    window = MASKS["window"]
+    assert through(window)
+    assert not through(window, items=59)
+    assert not through(window, head_dim=256)
+    assert not through(window, part=lambda q: torch.cat([q, q], 3)[..., 1:129])
+    assert not any(map(through, (MASKS["causal"], SINKS)))
+
+
 def test_where_rows_are_unlike_the_device_hands_them_out(monkeypatch):
     monkeypatch.setattr(turns, "multiprocessors", lambda device: 132)
     monkeypatch.setattr(turns, "keys_nearby", lambda k: 1 << 20)
@@ -187,8 +201,9 @@ def test_a_batch_without_keys_gives_zero(device, programs, head_dim):
     lengths = torch.tensor([0, 400], dtype=torch.int32, device=device)
     k[0], v[0] = math.nan, math.nan
     named = {"config": SPECIALISED[head_dim], "kv_len": lengths, "return_lse": True, "impl": "triton"}
-    out, lse = bs.attention(q, k, v, bs.causal(), route="prefill", **named)
-    assert (out[0] == 0).all() and (lse[0] == -math.inf).all() and out[1].isfinite().all()
+    for mask in (MASKS["causal"], MASKS["window"]):
+        out, lse = bs.attention(q, k, v, mask, route="prefill", **named)
+        assert (out[0] == 0).all() and (lse[0] == -math.inf).all() and out[1].isfinite().all()
 
 
 @needs_hopper
@@ -202,9 +217,11 @@ def test_queries_that_start_anywhere(device, programs, q_start):
 @needs_hopper
 @pytest.mark.parametrize("head_dim", SPECIALISED)
 def test_tensors_as_views(device, programs, head_dim):
-    """[B, L, H, D] seen as [B, H, L, D], and a part of larger heads."""
+    """[B, L, H, D] seen as [B, H, L, D], a part of larger heads, and heads and batches that share their keys."""
     q, k, v = (t.transpose(1, 2).contiguous().transpose(1, 2) for t in draw(device, head_dim, 500, batch=2))
     same(q, k, v, MASKS["causal"])
+    same(q, k[:1, :1].expand_as(k), v[:, :1].expand_as(v), MASKS["window"])
+    same(torch.cat([q, q], 3)[..., 1 : head_dim + 1], k, v, MASKS["window"])
     both = torch.cat([k, v], 3)
     same(q, both[..., :head_dim], v, MASKS["window"])
     same(q, both[..., :head_dim], both[..., head_dim:], MASKS["window"])

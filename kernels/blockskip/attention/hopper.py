@@ -145,11 +145,10 @@ def work(item, q, plan, lengths, band, BLOCK_N: gl.constexpr, SKIP: gl.constexpr
 
 
 @gluon.jit
-def rows_of(view, item, GROUP: gl.constexpr, HEAD_DIM: gl.constexpr):
+def rows_of(view, item, GROUP: gl.constexpr, HEAD_DIM: gl.constexpr, LAYOUT: gl.constexpr):
     """(pointers, which are real) [ROWS, HEAD_DIM]: the rows of one warp group."""
-    memory: gl.constexpr = gl.BlockedLayout([1, 8], [256 // HEAD_DIM, HEAD_DIM // 8], [4, 1], [1, 0])
-    i = item[2] * (2 * ROWS) + GROUP * ROWS + gl.arange(0, ROWS, gl.SliceLayout(1, memory))
-    d = gl.arange(0, HEAD_DIM, gl.SliceLayout(0, memory))
+    i = item[2] * (2 * ROWS) + GROUP * ROWS + gl.arange(0, ROWS, gl.SliceLayout(1, LAYOUT))
+    d = gl.arange(0, HEAD_DIM, gl.SliceLayout(0, LAYOUT))
     rows = base(view, item[0], item[1]) + i.to(gl.int64)[:, None] * view.strides[2]
     rows += d.to(gl.int64)[None, :] * view.strides[3]
     return rows, (i < view.shape[2])[:, None] & (d >= 0)[None, :]
@@ -158,8 +157,89 @@ def rows_of(view, item, GROUP: gl.constexpr, HEAD_DIM: gl.constexpr):
 @gluon.jit
 def queries_of(q, item, GROUP: gl.constexpr, HEAD_DIM: gl.constexpr):
     """[ROWS, HEAD_DIM], 0 where there is no query."""
-    rows, real = rows_of(q, item, GROUP, HEAD_DIM)
+    memory: gl.constexpr = gl.BlockedLayout([1, 8], [256 // HEAD_DIM, HEAD_DIM // 8], [4, 1], [1, 0])
+    rows, real = rows_of(q, item, GROUP, HEAD_DIM, memory)
     return gl.load(rows, mask=real, other=0.0)
+
+
+@gluon.jit
+def words_of(plan, SKIP: gl.constexpr):
+    """The words of a map's partial tiles; None where there is no map."""
+    words = None
+    if SKIP == "map":
+        words = plan.words
+    return words
+
+
+@gluon.jit
+def further_tiles(
+    q_tile, sums, operand, count, runs, row, n, kv_len, q_start, buffers, bars, plan, band_tiles, band, scale,
+    HEAD_DIM: gl.constexpr, BLOCK_N: gl.constexpr, STAGES: gl.constexpr, SKIP: gl.constexpr,
+):  # fmt: skip
+    """The tiles after a row's first, whose weights are the operand. sums: (acc, running maximum, sum).
+
+    Returns (sums, operand, count) after them. Each turn begins a tile's scores, then the product of the tile before,
+    which runs under the exponentials.
+    """
+    scores: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BLOCK_N, 16])
+    result: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, HEAD_DIM, 16])
+    weights: gl.constexpr = gl.DotOperandLayout(0, result, 2)
+    k_buffers, v_buffers = buffers[1], buffers[2]
+    k_full, k_empty, v_full, v_empty = bars[0], bars[1], bars[2], bars[3]
+    acc, top, total = sums
+    zeros = gl.zeros([ROWS, BLOCK_N], gl.float32, scores)
+    words = words_of(plan, SKIP)
+    for run in range(runs[0], runs[1]):
+        begin, end, full_begin, full_end, place = span(run, plan, band_tiles, kv_len, BLOCK_N, SKIP)
+        from_tile = gl.where(run == runs[0], begin + 1, begin)
+        for tile in range(from_tile, end):
+            stage, phase = count % STAGES, count // STAGES & 1
+            before = count - 1
+            v_stage, v_phase = before % STAGES, before // STAGES & 1
+            mbarrier.wait(k_full.index(stage), phase)
+            k_tile = k_buffers.index(stage).permute((1, 0))
+            score = warpgroup_mma(q_tile, k_tile, zeros, use_acc=False, is_async=True)
+            mbarrier.wait(v_full.index(v_stage), v_phase)
+            summed = warpgroup_mma(operand, v_buffers.index(v_stage), acc, is_async=True)
+            score = warpgroup_mma_wait(1, deps=(score,))
+            mbarrier.arrive(k_empty.index(stage))
+            if (tile < full_begin) | (tile >= full_end):
+                own = gl.where(place >= 0, place + tile - begin, -1)
+                keep = kept(row, q_start, tile * BLOCK_N, n, kv_len, band, words, own, BLOCK_N)
+                score = gl.where(keep, score, float("-inf"))
+            weight, fade, top, total = soften(score, top, total, scale)
+            acc = warpgroup_mma_wait(0, deps=(summed,))
+            mbarrier.arrive(v_empty.index(v_stage))
+            acc *= gl.convert_layout(fade, gl.SliceLayout(1, result))[:, None]
+            operand = gl.convert_layout(weight.to(operand.dtype), weights)
+            count += 1
+    return (acc, top, total), operand, count
+
+
+@gluon.jit
+def shares(sums, LAYOUT: gl.constexpr):
+    """(acc / sum, 0 for rows that saw nothing; natural logarithm of the sum of exponentials, -inf for them)."""
+    acc, top, total = sums
+    saw_nothing = total == 0
+    divisor = gl.where(saw_nothing, 1.0, total)
+    ln2 = 0.6931471805599453
+    logarithm = gl.where(saw_nothing, float("-inf"), (top + gl.log2(divisor)) * ln2)
+    return acc / gl.convert_layout(divisor, gl.SliceLayout(1, LAYOUT))[:, None], logarithm
+
+
+@gluon.jit
+def store_rows(out, tile, item, GROUP: gl.constexpr, HEAD_DIM: gl.constexpr):
+    """Stores the rows of one warp group from shared memory, where they lie so that whole rows are stored at once."""
+    memory: gl.constexpr = gl.BlockedLayout([1, 8], [256 // HEAD_DIM, HEAD_DIM // 8], [4, 1], [1, 0])
+    rows, real = rows_of(out, item, GROUP, HEAD_DIM, memory)
+    gl.store(rows, tile.load(memory), mask=real)
+
+
+@gluon.jit
+def store_lse(lse, value, item, row, q_len):
+    if lse is not None:
+        places = base(lse, item[0], item[1]) + row.to(gl.int64) * lse.strides[2]
+        gl.store(places, value, mask=row < q_len)
 
 
 @gluon.jit
@@ -177,12 +257,7 @@ def attend_rows(
     q_buffers, k_buffers, v_buffers = buffers
     k_full, k_empty, v_full, v_empty = bars
     q, out = tensors
-    batch, head, tile_row = item
     kv_len, q_start, runs, band_tiles = work(item, q, plan, lengths, band, BLOCK_N, SKIP)
-    words = None
-    if SKIP == "map":
-        words = plan.words
-    first = tile_row * (2 * ROWS) + GROUP * ROWS
     dtype: gl.constexpr = q.ptr.dtype.element_ty
     q_tile = q_buffers.index(GROUP)
     q_tile.store(queries)
@@ -192,7 +267,7 @@ def attend_rows(
     top = gl.full([ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, scores))
     total = gl.zeros([ROWS], gl.float32, gl.SliceLayout(1, scores))
     zeros = gl.zeros([ROWS, BLOCK_N], gl.float32, scores)
-    row = first + gl.arange(0, ROWS, gl.SliceLayout(1, scores))
+    row = item[2] * (2 * ROWS) + GROUP * ROWS + gl.arange(0, ROWS, gl.SliceLayout(1, scores))
     n = gl.arange(0, BLOCK_N, gl.SliceLayout(0, scores))
     if runs[1] > runs[0]:
         begin, end, full_begin, full_end, place = span(runs[0], plan, band_tiles, kv_len, BLOCK_N, SKIP)
@@ -203,36 +278,16 @@ def attend_rows(
             score = warpgroup_mma_wait(0, deps=(score,))
             mbarrier.arrive(k_empty.index(stage))
             if (begin < full_begin) | (begin >= full_end):
+                words = words_of(plan, SKIP)
                 keep = kept(row, q_start, begin * BLOCK_N, n, kv_len, band, words, place, BLOCK_N)
                 score = gl.where(keep, score, float("-inf"))
-            weight, fade, top, total = soften(score, top, total, scale)
+            weight, _, top, total = soften(score, top, total, scale)
             operand = gl.convert_layout(weight.to(dtype), weights)
-            count += 1
-            # each turn begins a tile's scores, then the product of the tile before, which runs under the exponentials
-            for run in range(runs[0], runs[1]):
-                begin, end, full_begin, full_end, place = span(run, plan, band_tiles, kv_len, BLOCK_N, SKIP)
-                from_tile = gl.where(run == runs[0], begin + 1, begin)
-                for tile in range(from_tile, end):
-                    stage, phase = count % STAGES, count // STAGES & 1
-                    before = count - 1
-                    v_stage, v_phase = before % STAGES, before // STAGES & 1
-                    mbarrier.wait(k_full.index(stage), phase)
-                    k_tile = k_buffers.index(stage).permute((1, 0))
-                    score = warpgroup_mma(q_tile, k_tile, zeros, use_acc=False, is_async=True)
-                    mbarrier.wait(v_full.index(v_stage), v_phase)
-                    summed = warpgroup_mma(operand, v_buffers.index(v_stage), acc, is_async=True)
-                    score = warpgroup_mma_wait(1, deps=(score,))
-                    mbarrier.arrive(k_empty.index(stage))
-                    if (tile < full_begin) | (tile >= full_end):
-                        own = gl.where(place >= 0, place + tile - begin, -1)
-                        keep = kept(row, q_start, tile * BLOCK_N, n, kv_len, band, words, own, BLOCK_N)
-                        score = gl.where(keep, score, float("-inf"))
-                    weight, fade, top, total = soften(score, top, total, scale)
-                    acc = warpgroup_mma_wait(0, deps=(summed,))
-                    mbarrier.arrive(v_empty.index(v_stage))
-                    acc *= gl.convert_layout(fade, gl.SliceLayout(1, result))[:, None]
-                    operand = gl.convert_layout(weight.to(dtype), weights)
-                    count += 1
+            sums, operand, count = further_tiles(
+                q_tile, (acc, top, total), operand, count + 1, runs, row, n, kv_len, q_start, buffers, bars, plan,
+                band_tiles, band, scale, HEAD_DIM, BLOCK_N, STAGES, SKIP,
+            )  # fmt: skip
+            acc, top, total = sums
             before = count - 1
             mbarrier.wait(v_full.index(before % STAGES), before // STAGES & 1)
             summed = warpgroup_mma(operand, v_buffers.index(before % STAGES), acc, is_async=True)
@@ -241,26 +296,21 @@ def attend_rows(
 
     if HEAD_DIM <= 128:  # registers are left for them while results are made ready
         queries = queries_of(q, following, GROUP, HEAD_DIM)
-    saw_nothing = total == 0
-    divisor = gl.convert_layout(gl.where(saw_nothing, 1.0, total), gl.SliceLayout(1, result))
-    q_tile.store((acc / divisor[:, None]).to(dtype))
+    share, logarithm = shares((acc, top, total), result)
+    q_tile.store(share.to(dtype))
     if HEAD_DIM > 128:
         queries = queries_of(q, following, GROUP, HEAD_DIM)
-    rows, real = rows_of(out, item, GROUP, HEAD_DIM)
-    gl.store(rows, q_tile.load(rows.type.layout), mask=real)
-    if lse is not None:
-        ln2 = 0.6931471805599453
-        value = gl.where(saw_nothing, float("-inf"), (top + gl.log2(gl.where(saw_nothing, 1.0, total))) * ln2)
-        gl.store(base(lse, batch, head) + row.to(gl.int64) * lse.strides[2], value, mask=row < q.shape[2])
+    store_rows(out, q_tile, item, GROUP, HEAD_DIM)
+    store_lse(lse, logarithm, item, row, q.shape[2])
     return count, queries
 
 
 @gluon.jit
-def attend(
+def attend_in_turn(
     GROUP: gl.constexpr, tensors, lse, buffers, bars, plan, lengths, band, scale, turn,
     HEAD_DIM: gl.constexpr, BLOCK_N: gl.constexpr, STAGES: gl.constexpr, SKIP: gl.constexpr,
 ):  # fmt: skip
-    """A warp group's part: ROWS query rows of each item, from their scores to what is stored."""
+    """One item after the other."""
     q = tensors[0]
     count = 0
     item = item_of(0, q, turn)
@@ -276,52 +326,167 @@ def attend(
 
 
 @gluon.jit
-def copy(
-    q, k, v, buffers, bars, plan, lengths, band, turn,
+def attend_through(
+    GROUP: gl.constexpr, tensors, lse, buffers, bars, plan, lengths, band, scale, turn,
     HEAD_DIM: gl.constexpr, BLOCK_N: gl.constexpr, STAGES: gl.constexpr, SKIP: gl.constexpr,
 ):  # fmt: skip
+    """Without a pause between items: beside an item's first scores runs the last product of the one before.
+
+    That takes registers for both, a second place for queries, which the copying warp fills, and one for results. The
+    last round has no tiles of its own.
+    """
+    scores: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BLOCK_N, 16])
+    result: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, HEAD_DIM, 16])
+    weights: gl.constexpr = gl.DotOperandLayout(0, result, 2)
+    q_buffers, k_buffers, v_buffers, o_buffers = buffers
+    k_full, k_empty, v_full, v_empty, q_full, q_empty = bars
+    q, out = tensors
+    dtype: gl.constexpr = q.ptr.dtype.element_ty
+    o_tile = o_buffers.index(GROUP)
+    no_top = gl.full([ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, scores))
+    no_sum = gl.zeros([ROWS], gl.float32, gl.SliceLayout(1, scores))
+    nothing = gl.zeros([ROWS, HEAD_DIM], gl.float32, result)
+    zeros = gl.zeros([ROWS, BLOCK_N], gl.float32, scores)
+    n = gl.arange(0, BLOCK_N, gl.SliceLayout(0, scores))
+    i = GROUP * ROWS + gl.arange(0, ROWS, gl.SliceLayout(1, scores))
+
+    count = 0
+    item = item_of(0, q, turn)
+    sums, operand = (nothing, no_top, no_sum), gl.convert_layout(zeros.to(dtype), weights)
+    previous, unfinished = item_of(0, q, turn), gl.to_tensor(False)
+    last_round = rounds(q) - 1
+    for round_ in range(last_round + 2):
+        kv_len, q_start, runs, band_tiles = work(item, q, plan, lengths, band, BLOCK_N, SKIP)
+        begin, end, full_begin, full_end, place = 0, 0, 0, 0, -1
+        if runs[1] > runs[0]:
+            begin, end, full_begin, full_end, place = span(runs[0], plan, band_tiles, kv_len, BLOCK_N, SKIP)
+        some = (end > begin) & (round_ <= last_round)
+        stage, before = count % STAGES, gl.maximum(count - 1, 0)
+        q_tile = q_buffers.index(round_ % 2 * 2 + GROUP)
+        mbarrier.wait(q_full.index(round_ % 2), round_ // 2 & 1, pred=round_ <= last_round)
+        mbarrier.wait(k_full.index(stage), count // STAGES & 1, pred=some)
+        score = warpgroup_mma(q_tile, k_buffers.index(stage).permute((1, 0)), zeros, use_acc=False, is_async=True)
+        mbarrier.wait(v_full.index(before % STAGES), before // STAGES & 1, pred=unfinished)
+        acc, top, total = sums
+        summed = warpgroup_mma(operand, v_buffers.index(before % STAGES), acc, is_async=True)
+        score = warpgroup_mma_wait(1, deps=(score,))
+        mbarrier.arrive(k_empty.index(stage), pred=some)
+        if (begin < full_begin) | (begin >= full_end) | (end <= begin) | (round_ > last_round):
+            row = item[2] * (2 * ROWS) + i
+            keep = kept(row, q_start, begin * BLOCK_N, n, kv_len, band, words_of(plan, SKIP), place, BLOCK_N)
+            score = gl.where(keep & some, score, float("-inf"))
+        weight, _, new_top, new_total = soften(score, no_top, no_sum, scale)
+        acc = warpgroup_mma_wait(0, deps=(summed,))
+        mbarrier.arrive(v_empty.index(before % STAGES), pred=unfinished)
+        if round_ > 0:
+            share, logarithm = shares((acc, top, total), result)
+            o_tile.store(gl.where(unfinished, share, nothing).to(dtype))  # without tiles nothing was multiplied
+            store_rows(out, o_tile, previous, GROUP, HEAD_DIM)
+            store_lse(lse, logarithm, previous, previous[2] * (2 * ROWS) + i, q.shape[2])
+        sums, operand = (nothing, new_top, new_total), gl.convert_layout(weight.to(dtype), weights)
+        if some:
+            row = item[2] * (2 * ROWS) + i
+            sums, operand, count = further_tiles(
+                q_tile, sums, operand, count + 1, runs, row, n, kv_len, q_start, buffers, bars, plan, band_tiles, band,
+                scale, HEAD_DIM, BLOCK_N, STAGES, SKIP,
+            )  # fmt: skip
+        mbarrier.arrive(q_empty.index(round_ % 2), pred=round_ <= last_round)
+        previous, unfinished = item, some
+        item = item_of(gl.minimum(round_ + 1, last_round), q, turn)
+
+
+@gluon.jit
+def attend(
+    GROUP: gl.constexpr, tensors, lse, buffers, bars, plan, lengths, band, scale, turn,
+    HEAD_DIM: gl.constexpr, BLOCK_N: gl.constexpr, STAGES: gl.constexpr, SKIP: gl.constexpr, THROUGH: gl.constexpr,
+):  # fmt: skip
+    """A warp group's part: ROWS query rows of each item, from their scores to what is stored."""
+    if THROUGH:
+        attend_through(
+            GROUP, tensors, lse, buffers, bars, plan, lengths, band, scale, turn, HEAD_DIM, BLOCK_N, STAGES, SKIP,
+        )  # fmt: skip
+    else:
+        attend_in_turn(
+            GROUP, tensors, lse, buffers, bars, plan, lengths, band, scale, turn, HEAD_DIM, BLOCK_N, STAGES, SKIP,
+        )  # fmt: skip
+
+
+@gluon.jit
+def described(view, strides, length, BLOCK: gl.constexpr):
+    """A descriptor of [batch, head, row, element] with so many rows a head; what lies beyond them it reads as zeros."""
+    layout: gl.constexpr = gl.NVMMASharedLayout.get_default_for(BLOCK, view.ptr.dtype.element_ty)
+    shape = [view.shape[0], view.shape[1], gl.maximum(length, 1), BLOCK[3]]
+    return tma.make_tensor_descriptor(view.ptr, shape, [strides[0], strides[1], strides[2], 1], BLOCK, layout)
+
+
+@gluon.jit
+def copy(
+    q, k, v, buffers, bars, plan, lengths, band, turn,
+    HEAD_DIM: gl.constexpr, BLOCK_N: gl.constexpr, STAGES: gl.constexpr, SKIP: gl.constexpr, THROUGH: gl.constexpr,
+):  # fmt: skip
     """The copying warp's part: the tiles of keys and values of all items, in the order in which they are attended."""
+    block: gl.constexpr = [1, 1, BLOCK_N, HEAD_DIM]
+    # values laid out like the keys come without strides
+    v_strides = k.strides if v.strides is None else v.strides
+    if THROUGH:
+        rows: gl.constexpr = [1, 1, ROWS, HEAD_DIM]
+        q_source = described(q, q.strides, q.shape[2], rows)
+    k_source = described(k, k.strides, lengths.kv_len, block)
+    v_source = described(v, v_strides, lengths.kv_len, block)
     count = 0
     for round_ in range(rounds(q)):
         item = item_of(round_, q, turn)
+        if THROUGH:
+            copy_queries(round_, item, q_source, buffers[0], bars[4], bars[5], HEAD_DIM)
         kv_len, _, runs, band_tiles = work(item, q, plan, lengths, band, BLOCK_N, SKIP)
+        if lengths.pointer is not None:
+            # this batch's keys end elsewhere. A descriptor has one place in memory: all copies by it must have ended
+            for late in range(gl.maximum(count - STAGES, 0), count):
+                mbarrier.wait(bars[0].index(late % STAGES), late // STAGES & 1)
+                mbarrier.wait(bars[2].index(late % STAGES), late // STAGES & 1)
+            k_source = described(k, k.strides, kv_len, block)
+            v_source = described(v, v_strides, kv_len, block)
         count = copy_tiles(
-            item, count, k, v, buffers, bars, plan, runs, band_tiles, kv_len, q.shape[1] // k.shape[1],
+            item, count, k_source, v_source, buffers, bars, plan, runs, band_tiles, kv_len, q.shape[1] // k.shape[1],
             HEAD_DIM, BLOCK_N, STAGES, SKIP,
         )  # fmt: skip
 
 
 @gluon.jit
+def copy_queries(round_, item, source, q_buffers, q_full, q_empty, HEAD_DIM: gl.constexpr):
+    """The queries of one item, both groups', into the round's place."""
+    place, phase = round_ % 2, round_ // 2 & 1
+    block: gl.constexpr = [1, 1, ROWS, HEAD_DIM]
+    mbarrier.wait(q_empty.index(place), phase ^ 1)
+    mbarrier.expect(q_full.index(place), 2 * ROWS * HEAD_DIM * 2)
+    for group in gl.static_range(2):  # pyright: ignore
+        first = (item[2] * 2 + group) * ROWS
+        tile = q_buffers.index(place * 2 + group).reshape(block)
+        tma.async_copy_global_to_shared(source, [item[0], item[1], first, 0], q_full.index(place), tile)
+
+
+@gluon.jit
 def copy_tiles(
-    item, count, k, v, buffers, bars, plan, runs, band_tiles, kv_len, sharing,
+    item, count, k_source, v_source, buffers, bars, plan, runs, band_tiles, kv_len, sharing,
     HEAD_DIM: gl.constexpr, BLOCK_N: gl.constexpr, STAGES: gl.constexpr, SKIP: gl.constexpr,
 ):  # fmt: skip
     """The tiles of one item. count: the tiles that this program has copied; returned with this item's."""
     k_buffers, v_buffers = buffers[1], buffers[2]
-    k_full, k_empty, v_full, v_empty = bars
+    k_full, k_empty, v_full, v_empty = bars[0], bars[1], bars[2], bars[3]
     batch, kv_head = item[0], item[1] // sharing
-    shape = [gl.maximum(kv_len, 1), HEAD_DIM]
-    block: gl.constexpr = [BLOCK_N, HEAD_DIM]
-    # values laid out like the keys come without strides
-    v_strides = k.strides if v.strides is None else v.strides
-    v_ptr = v.ptr + wide(batch) * v_strides[0] + wide(kv_head) * v_strides[1]
-    # a descriptor has one place in memory, which the next item's takes: all copies by the old one must have ended
-    for late in range(gl.maximum(count - STAGES, 0), count):
-        mbarrier.wait(k_full.index(late % STAGES), late // STAGES & 1)
-        mbarrier.wait(v_full.index(late % STAGES), late // STAGES & 1)
-    k_source = tma.make_tensor_descriptor(base(k, batch, kv_head), shape, [k.strides[2], 1], block, k_buffers.layout)
-    v_source = tma.make_tensor_descriptor(v_ptr, shape, [v_strides[2], 1], block, v_buffers.layout)
     size: gl.constexpr = BLOCK_N * HEAD_DIM * 2
+    block: gl.constexpr = [1, 1, BLOCK_N, HEAD_DIM]
     for run in range(runs[0], runs[1]):
         tiles = span(run, plan, band_tiles, kv_len, BLOCK_N, SKIP)
         for tile in range(tiles[0], tiles[1]):
             stage, phase = count % STAGES, count // STAGES & 1 ^ 1
+            place = [batch, kv_head, tile * BLOCK_N, 0]
             mbarrier.wait(k_empty.index(stage), phase)
             mbarrier.expect(k_full.index(stage), size)
-            tma.async_copy_global_to_shared(k_source, [tile * BLOCK_N, 0], k_full.index(stage), k_buffers.index(stage))
+            tma.async_copy_global_to_shared(k_source, place, k_full.index(stage), k_buffers.index(stage).reshape(block))
             mbarrier.wait(v_empty.index(stage), phase)
             mbarrier.expect(v_full.index(stage), size)
-            tma.async_copy_global_to_shared(v_source, [tile * BLOCK_N, 0], v_full.index(stage), v_buffers.index(stage))
+            tma.async_copy_global_to_shared(v_source, place, v_full.index(stage), v_buffers.index(stage).reshape(block))
             count += 1
     return count
 
@@ -338,30 +503,35 @@ def barriers(STAGES: gl.constexpr, COUNT: gl.constexpr):
 @gluon.jit(do_not_specialize=["turn"])
 def prefill(
     q, k, v, out, lse, visits, plan, lengths, band, scale, turn,
-    SKIP: gl.constexpr, HEAD_DIM: gl.constexpr, BLOCK_N: gl.constexpr, STAGES: gl.constexpr,
+    SKIP: gl.constexpr, HEAD_DIM: gl.constexpr, BLOCK_N: gl.constexpr, STAGES: gl.constexpr, THROUGH: gl.constexpr,
 ):  # fmt: skip
     """A program does item after item, each 2 x ROWS query rows of one head. Arguments: as of `prefill.prefill`.
 
     Grid: as many programs as there are items, or fewer, along the first axis; how many, and `turn`, a divisor of
     batches x heads, is `turns.programs_of`'s choice. visits: None, none are recorded. SKIP: bounds or map. Keys and
-    values are read by descriptors; queries and results, whose rows are few, by pointers.
+    values are read by descriptors; queries and results, whose rows are few, by pointers. THROUGH: `attend_through` does them,
+    for which queries are read by descriptors, too.
     """
     dtype: gl.constexpr = q.ptr.dtype.element_ty
     tile: gl.constexpr = gl.NVMMASharedLayout.get_default_for([BLOCK_N, HEAD_DIM], dtype)
     rows: gl.constexpr = gl.NVMMASharedLayout.get_default_for([ROWS, HEAD_DIM], dtype)
     buffers = (
-        gl.allocate_shared_memory(dtype, [2, ROWS, HEAD_DIM], rows),
+        gl.allocate_shared_memory(dtype, [4 if THROUGH else 2, ROWS, HEAD_DIM], rows),
         gl.allocate_shared_memory(dtype, [STAGES, BLOCK_N, HEAD_DIM], tile),
         gl.allocate_shared_memory(dtype, [STAGES, BLOCK_N, HEAD_DIM], tile),
     )
+    if THROUGH:
+        buffers += (gl.allocate_shared_memory(dtype, [2, ROWS, HEAD_DIM], rows),)
     bars = (barriers(STAGES, 1), barriers(STAGES, 2), barriers(STAGES, 1), barriers(STAGES, 2))
+    if THROUGH:
+        bars += (barriers(2, 1), barriers(2, 2))
     gl.warp_specialize(
         [
             (attend, (0, (q, out), lse, buffers, bars, plan, lengths, band, scale, turn,
-                      HEAD_DIM, BLOCK_N, STAGES, SKIP)),
+                      HEAD_DIM, BLOCK_N, STAGES, SKIP, THROUGH)),
             (attend, (1, (q, out), lse, buffers, bars, plan, lengths, band, scale, turn,
-                      HEAD_DIM, BLOCK_N, STAGES, SKIP)),
-            (copy, (q, k, v, buffers, bars, plan, lengths, band, turn, HEAD_DIM, BLOCK_N, STAGES, SKIP)),
+                      HEAD_DIM, BLOCK_N, STAGES, SKIP, THROUGH)),
+            (copy, (q, k, v, buffers, bars, plan, lengths, band, turn, HEAD_DIM, BLOCK_N, STAGES, SKIP, THROUGH)),
         ],
         # warps, and registers a thread, of the second group and of the copying warp; the first group has what is left
         [4, 1],

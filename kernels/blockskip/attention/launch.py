@@ -21,7 +21,7 @@ from .decode_plan import DecodeCall, make_decode_plan
 from .plan import Call, Plan
 from .prefill import prefill
 from .route import as_decode, choose_route
-from .turns import is_narrow, keys_nearby, programs_of
+from .turns import goes_through, is_narrow, keys_nearby, programs_of
 from .words import map_tables, mask_words
 
 FAR = 1 << 30
@@ -162,6 +162,7 @@ def prepare(call: Call, plan: Plan, tensors, lse, visits, grid) -> Step:
     # scale 0 means that all scores are 0: SIGN 0 makes them so, and the scale itself stays positive
     scale = (abs(call.scale) or 1.0) * math.log2(math.e)
     extras = (View.of(t) if t is not None else None for t in (lse, visits))
+    items = math.prod(grid)
     grid, turn = programs_of(call, plan, grid)
     arguments = (q, k, v, out, *extras, _mask_argument(call, plan), _lengths(call), _limits(call), scale, turn)
     if not config.specialised:
@@ -170,6 +171,7 @@ def prepare(call: Call, plan: Plan, tensors, lse, visits, grid) -> Step:
     from . import hopper  # Gluon is not asked for where it is not used
 
     constants = {"SKIP": plan.skip, "HEAD_DIM": q.shape[3], "BLOCK_N": config.block_n, "STAGES": config.num_stages}
+    constants["THROUGH"] = goes_through(call, items, math.prod(grid))
     options = {"num_warps": 4}  # a group's; the others come on top
     return Step(hopper.prefill, Launch(arguments, constants, grid), options)
 

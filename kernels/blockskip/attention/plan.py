@@ -228,14 +228,14 @@ def is_described(call: Call, capability: tuple[int, int]) -> bool:
 
 
 def can_describe(call: Call) -> bool:
-    """Whether descriptors can be made of a call's keys and values.
+    """Whether descriptors can be made of a call's keys and values."""
+    return not call.ring and describable(call.k) and describable(call.v)
 
-    The copy engine reads rows of adjoining elements, each of which begins at a multiple of 16 bytes.
-    """
-    return not call.ring and all(
-        t.stride(3) == 1 and t.stride(2) > 0 and not any(bytes_ % 16 for bytes_ in (t.data_ptr(), *_row_bytes(t)))
-        for t in (call.k, call.v)
-    )
+
+def describable(t: torch.Tensor) -> bool:
+    """Whether the copy engine reads it: rows of adjoining elements, each of which begins at a multiple of 16 bytes."""
+    rows = t.stride(3) == 1 and t.stride(2) > 0
+    return rows and not any(bytes_ % 16 for bytes_ in (t.data_ptr(), *_row_bytes(t)))
 
 
 def _row_bytes(t: torch.Tensor) -> list[int]:
