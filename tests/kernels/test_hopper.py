@@ -121,7 +121,7 @@ def test_a_windows_rows_go_through_where_programs_do_many():
     def through(mask, head_dim=128, items=60, programs=10, part=lambda q: q):
         q, k, v = draw("cpu", head_dim, 128)
         call = plan.Call(part(q), k, v, mask, 1.0, None, 128, None, "auto", "triton", None, False, False)
-        return turns.goes_through(call, items, programs)
+        return turns.goes_through(call, plan.plan_kernel(call, SPECIALISED[128]), items, programs)
 
     window = MASKS["window"]
     assert through(window)

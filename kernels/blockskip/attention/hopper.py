@@ -509,8 +509,8 @@ def prefill(
 
     Grid: as many programs as there are items, or fewer, along the first axis; how many, and `turn`, a divisor of
     batches x heads, is `turns.programs_of`'s choice. visits: None, none are recorded. SKIP: bounds or map. Keys and
-    values are read by descriptors; queries and results, whose rows are few, by pointers. THROUGH: `attend_through` does them,
-    for which queries are read by descriptors, too.
+    values are read by descriptors; queries and results, whose rows are few, by pointers. THROUGH: `attend_through` does
+    them, for which queries are read by descriptors, too.
     """
     dtype: gl.constexpr = q.ptr.dtype.element_ty
     tile: gl.constexpr = gl.NVMMASharedLayout.get_default_for([BLOCK_N, HEAD_DIM], dtype)
@@ -535,5 +535,5 @@ def prefill(
         ],
         # warps, and registers a thread, of the second group and of the copying warp; the first group has what is left
         [4, 1],
-        [240, 24],
+        [240, 24 if HEAD_DIM > 128 else 32],
     )  # fmt: skip

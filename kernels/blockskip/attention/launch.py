@@ -171,7 +171,7 @@ def prepare(call: Call, plan: Plan, tensors, lse, visits, grid) -> Step:
     from . import hopper  # Gluon is not asked for where it is not used
 
     constants = {"SKIP": plan.skip, "HEAD_DIM": q.shape[3], "BLOCK_N": config.block_n, "STAGES": config.num_stages}
-    constants["THROUGH"] = goes_through(call, items, math.prod(grid))
+    constants["THROUGH"] = goes_through(call, plan, items, math.prod(grid))
     options = {"num_warps": 4}  # a group's; the others come on top
     return Step(hopper.prefill, Launch(arguments, constants, grid), options)
 

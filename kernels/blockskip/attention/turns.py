@@ -115,9 +115,9 @@ four items a program up to 5 % more, as the first and the last one's ends cost m
 7 % more."""
 
 
-def goes_through(call: Call, items: int, programs: int) -> bool:
+def goes_through(call: Call, plan: Plan, items: int, programs: int) -> bool:
     """Whether `hopper.attend_through` does them; it takes registers and shared memory that D 256 does not leave."""
-    is_window = isinstance(call.mask, Band) and call.mask.left is not None
+    is_window = plan.skip == "bounds" and isinstance(call.mask, Band) and call.mask.left is not None
     enough = items >= ROUNDS_THROUGH * programs
     return call.q.shape[3] <= 128 and is_window and enough and describable(call.q)
 
