@@ -535,5 +535,5 @@ def prefill(
         ],
         # warps, and registers a thread, of the second group and of the copying warp; the first group has what is left
         [4, 1],
-        [240, 24 if HEAD_DIM > 128 else 32],
+        [240, 24 if HEAD_DIM > 128 or THROUGH else 32],
     )  # fmt: skip
