@@ -113,11 +113,12 @@ FEW_BYTES = (
     "needs some microseconds to come to its rate; the rest is the merge of many shares of few heads"
 )
 WINDOW_ENDS = (
-    "tiles end where no window does. A window of 1,024 takes nine tiles of 128 keys for eight's worth, one of 512 "
-    "five for four's, and in tiles of 64, which are the sooner below, one of 256 five for four's and one of 128 three "
-    "for two's: at the share that causal prompts reach, 76 %, these would be 68, 61, 61 and 51 %. The rest is each "
-    "row's first scores and last product, beside which nothing runs: of the 17 us that 128 rows take with a window of "
-    "1,024, nine tiles at a causal prompt's pace are 14.7 (data/TUNING.md)"
+    "tiles end where no window does, and a row has few of them. A window of 512 takes five tiles of 128 keys for "
+    "four's worth, and in tiles of 64, which are the sooner below, one of 256 five for four's and one of 128 three "
+    "for two's: at the share that causal prompts reach, 84 %, these would be 67, 67 and 56 %. And what is read and "
+    "written, 168 MB, takes 56 us at 3.0 TB/s: a window of 128 cannot have more than 39 %, one of 256 more than 78 %. "
+    "The rest is what a row costs beside its tiles' products, two of which are masked: of the 11 to 12 us that 128 "
+    "rows take with a window of 512, five tiles at a causal prompt's pace are 8.3 (data/TUNING.md)"
 )
 ONE_STAGE = (
     "64 queries of 512 and one tile of 128 keys fill 208 of 227 KB of shared memory, so that no tile is copied while "
@@ -127,7 +128,7 @@ ONE_STAGE = (
 )
 REASONS: dict[str, dict[tuple, str]] = {
     "causal-d512": {(length,): ONE_STAGE for length in (1024, 2048, 4096, 8192, 16384, 32768)},
-    "share": {("32/8 of 128", window): WINDOW_ENDS for window in WINDOWS},
+    "share": {("32/8 of 128", window): WINDOW_ENDS for window in WINDOWS[:3]},
     "decode": {("16/2 of 256", 16384): FEW_BYTES},
     "decode-16k": {("16/2 of 256",): FEW_BYTES},
 }
@@ -157,10 +158,10 @@ def causal(about: str, heads: str, runs: tuple[str, ...]) -> Table:
     return by_length(about, items, target, runs, heads=heads, mask="causal()")
 
 
-def modes(about: str, **where: Any) -> Table:
+def modes(about: str, runs: tuple[str, ...] = H100, **where: Any) -> Table:
     """The ways to skip, and what each costs beside loop bounds."""
     ratios = [faster(f"`{name}` ÷ `bounds`", f"blockskip-{name}") for name in ("map", "mask", "none")]
-    return by_length(about, (*times(*MODES), *ratios), heads=SLIDING, **where)
+    return by_length(about, (*times(*MODES), *ratios), runs=runs, heads=SLIDING, **where)
 
 
 def cpu_prefill() -> pd.DataFrame:
@@ -202,7 +203,8 @@ DECLARED = {
     ),
     "sliding-d128-dense": by_length(
         "**The same against the fastest kernel that computes all tiles** (dense + mask, efficient, cuDNN, ours).",
-        windows(*DENSE, least=from_four_windows), "faster from four windows on", heads=D128,
+        windows(*DENSE, least=from_four_windows), "faster from four windows on", topic("prefill-windows-d128-dense"),
+        heads=D128,
     ),
     "sliding-d128-times": by_length(
         "**Window 1,024 at head size 128** (32 query heads, 8 key heads, bfloat16).",
@@ -210,9 +212,9 @@ DECLARED = {
         window=1024,
     ),
     "causal-d128": causal("**Causal at head size 128** (32 query heads, 8 key heads, bfloat16).", D128,
-                          topic("prefill-causal-d128*")),
+                          topic("prefill-causal-d128")),
     "causal-d256": causal("**Causal at head size 256** (32 query heads, 16 key heads, bfloat16).", SLIDING,
-                          topic("prefill-causal-d256*")),
+                          topic("prefill-causal-d256")),
     "causal-d512": by_length(
         "**A full layer of Gemma 4 31B** (32 query heads, 4 key heads of 512, causal, bfloat16).",
         (
@@ -223,7 +225,8 @@ DECLARED = {
         heads=FULL, mask="causal()",
     ),
     "modes-sliding": modes("**What each way to skip costs**, window 1,024, 32/16 heads of 256, bfloat16.", window=1024),
-    "modes-causal": modes("**What each way to skip costs**, causal, 32/16 heads of 256, bfloat16.", mask="causal()"),
+    "modes-causal": modes("**What each way to skip costs**, causal, 32/16 heads of 256, bfloat16.",
+                          topic("prefill-causal-modes"), mask="causal()"),
     "launch": by_length(
         "**What a call costs beside its kernel**: in a CUDA graph, and called one by one with the L2 flushed between; "
         "window 1,024, 32/16 heads of 256, bfloat16.",
@@ -289,7 +292,7 @@ DECLARED = {
             Item("int8", {**OURS, "bits": 8}, "us"),
             Item("int8's read rate", {**OURS, "bits": 8}, "reads", least=large_layer),
         ),
-        {**LINEAR, "rows": 1}, H100,
+        {**LINEAR, "rows": 1}, topic("linear-int*"),
         target="80 % of the read rate at layers of more than 100 million weights, faster than tinygemm, gemlite, bf16",
     ),
     "linear-layout": Table(
@@ -301,7 +304,8 @@ DECLARED = {
             faster("faster than strided", "blockskip-strided"),
             faster("than with 4-byte loads", "blockskip-scalar"),
         ),
-        {**{name: value for name, value in LINEAR.items() if name != "group_size"}, "rows": 1, "bits": 4}, H100,
+        {**{name: value for name, value in LINEAR.items() if name != "group_size"}, "rows": 1, "bits": 4},
+        topic("linear-int4"),
     ),
     "linear-rows": Table(
         "**int4 products of several rows**, 21,504 outputs × 5,376 inputs, groups of 32.",
