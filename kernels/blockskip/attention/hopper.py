@@ -353,7 +353,7 @@ def attend_through(
     count = 0
     item = item_of(0, q, turn)
     sums, operand = (nothing, no_top, no_sum), gl.convert_layout(zeros.to(dtype), weights)
-    previous, unfinished = item_of(0, q, turn), gl.to_tensor(False)
+    previous, unfinished = item_of(0, q, turn), gl.to_tensor(False)  # `= item` would make one variable of the two
     last_round = rounds(q) - 1
     for round_ in range(last_round + 2):
         kv_len, q_start, runs, band_tiles = work(item, q, plan, lengths, band, BLOCK_N, SKIP)
