@@ -71,6 +71,8 @@ def attention_anatomy(
 ) -> Anatomy:
     """The prefill kernel as `blockskip.attention` would launch it on a GPU of `capability`, compiled and not run.
 
+    Where the kernel depends on how many rows of tiles a program does, it is that of a program that does them all.
+
     Raises ValueError where TRITON_INTERPRET is set (nothing is compiled then) or the device is not supported.
     """
     from blockskip.attention import launch, plan
@@ -86,10 +88,10 @@ def attention_anatomy(
     config = prefill_config(capability, head_dim, dtype) if config is None else TileConfig.of(config)
     call = plan.Call(q, k, v, mask, scale, None, length, None, skip, "triton", config, return_lse, record)
     chosen = plan.plan_kernel(call, config, described=plan.is_described(call, capability), capability=capability)
-    heads = kv_heads if chosen.packed else q_heads
+    heads, rows = kv_heads if chosen.packed else q_heads, -(-length // chosen.queries_per_tile)
     lse = torch.empty((1, q_heads, length)) if return_lse else None
     visits = torch.empty((1, heads, 1, 1), dtype=torch.uint8) if record else None
-    kernel, launched, options = launch.prepare(call, chosen, (q, k, v, out), lse, visits, (1, heads, 1))
+    kernel, launched, options = launch.prepare(call, chosen, (q, k, v, out), lse, visits, (rows, heads, 1))
     with _pretend(capability):
         compiled = kernel.warmup(*launched.arguments, **launched.constants, **options, grid=launched.grid)
     return read(compiled, capability)

@@ -1,6 +1,7 @@
 """The prefill kernel with specialised warps: when it is taken, and that it equals the plain kernel bit for bit."""
 
 import math
+from dataclasses import replace
 
 import blockskip as bs
 import numpy as np
@@ -82,13 +83,14 @@ def same(q, k, v, mask, *, skips=("bounds", "map", "none", "mask"), **named):
     return out
 
 
-@pytest.fixture(params=["", "few programs"])
+@pytest.fixture(params=["", "few programs", "through"])
 def programs(request, monkeypatch):
-    """Also with so few programs that each does many rows of tiles, of several heads and batches."""
+    """Also with so few programs that each does many rows of tiles, of several heads and batches; windows both ways."""
     few = lambda call, plan, grid: ((min(math.prod(grid), 5),), grid[1] * grid[2])  # noqa: E731
     chosen = launch.programs_of
     repeat.forget()
     if request.param:
+        monkeypatch.setattr(turns, "ROUNDS_THROUGH", 0 if request.param == "through" else math.inf)
         monkeypatch.setattr(launch, "programs_of", lambda *of: (few if of[1].config.specialised else chosen)(*of))
     yield
     repeat.forget()
@@ -118,15 +120,17 @@ def test_a_program_a_multiprocessor_goes_on_from_row_to_row(monkeypatch):
 
 
 def test_a_windows_rows_go_through_where_programs_do_many():
-    def through(mask, head_dim=128, items=60, programs=10, part=lambda q: q):
-        q, k, v = draw("cpu", head_dim, 128)
-        call = plan.Call(part(q), k, v, mask, 1.0, None, 128, None, "auto", "triton", None, False, False)
-        return turns.goes_through(call, plan.plan_kernel(call, SPECIALISED[128]), items, programs)
+    def through(mask, head_dim=128, items=60, programs=10, part=lambda q: q, stages=2):
+        q, k, v = draw("cpu", head_dim, 256)
+        call = plan.Call(part(q), k, v, mask, 1.0, None, 256, None, "auto", "triton", None, False, False)
+        config = replace(SPECIALISED[head_dim], num_stages=stages)
+        return turns.goes_through(call, plan.plan_kernel(call, config, capability=(9, 0)), items, programs)
 
     window = MASKS["window"]
     assert through(window)
     assert not through(window, items=59)
-    assert not through(window, head_dim=256)
+    assert not through(window, head_dim=256) and not through(window, stages=3)  # their shared memory is full
+    assert through(bs.sliding_window(128)) and not through(bs.sliding_window(129))  # half the keys
     assert not through(window, part=lambda q: torch.cat([q, q], 3)[..., 1:129])
     assert not any(map(through, (MASKS["causal"], SINKS)))
 

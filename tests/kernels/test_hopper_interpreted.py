@@ -6,7 +6,7 @@ import blockskip as bs
 import gluon_interpreter
 import pytest
 import torch
-from blockskip.attention import launch, plan
+from blockskip.attention import launch, plan, turns
 from blockskip.attention.api import check
 from blockskip.config import TileConfig
 
@@ -36,19 +36,30 @@ def draw(head_dim, q_len, kv_len=None, *, batch=1, heads=(4, 2)):
 
 
 def attend(q, k, v, mask, *, copies, programs, kv_len=None, q_start=None, skip="auto"):
-    """(out, lse), which held NaN before, by so many programs that go from rows to rows, in turn over all heads."""
+    """(out, lse), which held NaN before, by so many programs that go from rows to rows, in turn over all heads.
+
+    A short window's rows are attended with a pause between them and without: the bits must be the same.
+    """
     batch, heads, q_len, head_dim = q.shape
     config = SPECIALISED[head_dim]
     call = check(q, k, v, mask, None, q_start, kv_len, skip, "triton", config, True, False, False, "prefill")
     made = plan.plan_kernel(call, config, capability=(9, 0))
     assert made.config.specialised
-    out, lse = torch.full_like(q, math.nan), torch.full((batch, heads, q_len), math.nan)
     grid = -(-q_len // 128), heads, batch
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(launch, "programs_of", lambda *of: ((min(math.prod(grid), programs),), heads * batch))
-        kernel, launched, _ = launch.prepare(call, made, (q, k, v, out), lse, None, grid)
-    gluon_interpreter.interpret(kernel, launched, copies)
-    return out, lse
+    found = []
+    for rounds in (math.inf, 0):
+        out, lse = torch.full_like(q, math.nan), torch.full((batch, heads, q_len), math.nan)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(launch, "programs_of", lambda *of: ((min(math.prod(grid), programs),), heads * batch))
+            patch.setattr(turns, "ROUNDS_THROUGH", rounds)
+            kernel, launched, _ = launch.prepare(call, made, (q, k, v, out), lse, None, grid)
+        if launched.constants["THROUGH"] or not found:
+            gluon_interpreter.interpret(kernel, launched, copies)
+            found.append((out, lse))
+    short = made.skip == "bounds" and head_dim == 128 and turns.has_short_rows(mask, made.kv_len)
+    assert len(found) == 1 + short
+    assert all(torch.equal(*pair) for pair in zip(found[0], found[-1], strict=True))
+    return found[0]
 
 
 def close(found, q, k, v, mask, **named):
@@ -105,6 +116,9 @@ def test_tensors_as_views(copies):
     both = torch.cat([k, v], 3)
     found = attend(q, both[..., :128], both[..., 128:], MASKS["window"], copies=copies, programs=3)
     close(found, q, k, v, MASKS["window"])
+    wide, shared = torch.cat([q, q], 3)[..., 128:], k[:1, :1].expand_as(k)
+    found = attend(wide, shared, shared, MASKS["window"], copies=copies, programs=2)
+    close(found, q, shared, shared, MASKS["window"])
 
 
 def test_who_waits_for_what_never_comes_is_told(monkeypatch):

@@ -3,7 +3,8 @@
 The arithmetic of `prefill.prefill`, tile for tile and in its order: results are equal bit for bit where both take tiles
 of as many keys. What differs is who waits for whom. A warp group's products run while the other's exponentials do, and
 128 query rows share every copy of keys and values (FlashAttention-3, arXiv 2407.08608, section 3.1). A program does
-item after item, 128 rows of one head each, so that copies need not wait for what begins and ends one.
+item after item, 128 rows of one head each, so that copies need not wait for what begins and ends one. With windows an
+item's first scores also run beside the last product of the item before (`attend_through`).
 """
 
 # pyright: reportArgumentType=false, reportAssignmentType=false, reportOperatorIssue=false, reportIndexIssue=false
@@ -332,8 +333,7 @@ def attend_through(
 ):  # fmt: skip
     """Without a pause between items: beside an item's first scores runs the last product of the one before.
 
-    That takes registers for both, a second place for queries, which the copying warp fills, and one for results. The
-    last round has no tiles of its own.
+    Queries have two places, which the copying warp fills, and results one of their own. The last round has no tiles.
     """
     scores: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BLOCK_N, 16])
     result: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, HEAD_DIM, 16])
@@ -368,6 +368,7 @@ def attend_through(
         score = warpgroup_mma(q_tile, k_buffers.index(stage).permute((1, 0)), zeros, use_acc=False, is_async=True)
         mbarrier.wait(v_full.index(before % STAGES), before // STAGES & 1, pred=unfinished)
         acc, top, total = sums
+        # an item without tiles multiplies what the buffers hold: its scores are masked, its result is not taken
         summed = warpgroup_mma(operand, v_buffers.index(before % STAGES), acc, is_async=True)
         score = warpgroup_mma_wait(1, deps=(score,))
         mbarrier.arrive(k_empty.index(stage), pred=some)
@@ -380,7 +381,7 @@ def attend_through(
         mbarrier.arrive(v_empty.index(before % STAGES), pred=unfinished)
         if round_ > 0:
             share, logarithm = shares((acc, top, total), result)
-            o_tile.store(gl.where(unfinished, share, nothing).to(dtype))  # without tiles nothing was multiplied
+            o_tile.store(gl.where(unfinished, share, nothing).to(dtype))
             store_rows(out, o_tile, previous, GROUP, HEAD_DIM)
             store_lse(lse, logarithm, previous, previous[2] * (2 * ROWS) + i, q.shape[2])
         sums, operand = (nothing, new_top, new_total), gl.convert_layout(weight.to(dtype), weights)
@@ -424,7 +425,10 @@ def copy(
     q, k, v, buffers, bars, plan, lengths, band, turn,
     HEAD_DIM: gl.constexpr, BLOCK_N: gl.constexpr, STAGES: gl.constexpr, SKIP: gl.constexpr, THROUGH: gl.constexpr,
 ):  # fmt: skip
-    """The copying warp's part: the tiles of keys and values of all items, in the order in which they are attended."""
+    """The copying warp's part: the tiles of keys and values of all items, in the order in which they are attended.
+
+    THROUGH: each item's queries before them.
+    """
     block: gl.constexpr = [1, 1, BLOCK_N, HEAD_DIM]
     # values laid out like the keys come without strides
     v_strides = k.strides if v.strides is None else v.strides
@@ -440,7 +444,8 @@ def copy(
             copy_queries(round_, item, q_source, buffers[0], bars[4], bars[5], HEAD_DIM)
         kv_len, _, runs, band_tiles = work(item, q, plan, lengths, band, BLOCK_N, SKIP)
         if lengths.pointer is not None:
-            # this batch's keys end elsewhere. A descriptor has one place in memory: all copies by it must have ended
+            # each batch has keys of its own number. A descriptor has one place in memory, which the next one takes: all
+            # copies by it must have ended
             for late in range(gl.maximum(count - STAGES, 0), count):
                 mbarrier.wait(bars[0].index(late % STAGES), late // STAGES & 1)
                 mbarrier.wait(bars[2].index(late % STAGES), late // STAGES & 1)
@@ -509,8 +514,8 @@ def prefill(
 
     Grid: as many programs as there are items, or fewer, along the first axis; how many, and `turn`, a divisor of
     batches x heads, is `turns.programs_of`'s choice. visits: None, none are recorded. SKIP: bounds or map. Keys and
-    values are read by descriptors; queries and results, whose rows are few, by pointers. THROUGH: `attend_through` does
-    them, for which queries are read by descriptors, too.
+    values are read by descriptors; results, and but for THROUGH queries, whose rows are few, by pointers. THROUGH:
+    `attend_through`, else `attend_in_turn`.
     """
     dtype: gl.constexpr = q.ptr.dtype.element_ty
     tile: gl.constexpr = gl.NVMMASharedLayout.get_default_for([BLOCK_N, HEAD_DIM], dtype)

@@ -21,7 +21,7 @@ from .decode_plan import DecodeCall, make_decode_plan
 from .plan import Call, Plan
 from .prefill import prefill
 from .route import as_decode, choose_route
-from .turns import goes_through, is_narrow, keys_nearby, programs_of
+from .turns import goes_through, has_short_rows, is_narrow, keys_nearby, programs_of
 from .words import map_tables, mask_words
 
 FAR = 1 << 30
@@ -139,7 +139,8 @@ def sort_of(call: Call) -> Callable[[int], Hashable]:
         if choose_route(replace(ghost, kv_len=kv_len), "triton", capability).kernel == "decode":
             assert division is not None
             return "decode", inside, same, division.splits(kv_len)
-        return "prefill", inside, same, traits(kv_len - q_len), is_narrow(mask, kv_len), kv_len <= near
+        rows = is_narrow(mask, kv_len), has_short_rows(mask, kv_len), kv_len <= near
+        return "prefill", inside, same, traits(kv_len - q_len), *rows
 
     return sort
 
@@ -171,7 +172,7 @@ def prepare(call: Call, plan: Plan, tensors, lse, visits, grid) -> Step:
     from . import hopper  # Gluon is not asked for where it is not used
 
     constants = {"SKIP": plan.skip, "HEAD_DIM": q.shape[3], "BLOCK_N": config.block_n, "STAGES": config.num_stages}
-    constants["THROUGH"] = goes_through(call, plan, items, math.prod(grid))
+    constants["THROUGH"] = goes_through(call, plan, items, programs=math.prod(grid))
     options = {"num_warps": 4}  # a group's; the others come on top
     return Step(hopper.prefill, Launch(arguments, constants, grid), options)
 

@@ -109,17 +109,31 @@ def end_together(tiles: np.ndarray, together: int, programs: int) -> bool:
 
 
 ROUNDS_THROUGH = 6
-"""From so many items a program on, a window's begin beside the end of the one before. On an H100 (D 128, 32/8 heads)
-8,192 tokens took 11 % less with a window of 256, 3 % with 1,024 and 2 % with 4,096; 32,768 tokens 19, 5 and 0 %; with
-four items a program up to 5 % more, as the first and the last one's ends cost more. Causal rows are long, and took 1 to
-7 % more."""
+"""From so many items a program on they are attended through, each one's beginning beside the end of the one before. On
+an H100 (D 128, 32/8 heads) 8,192 tokens took 12 % less so with a window of 256, 8 % with 1,024 and 2 % with 4,096;
+32,768 tokens 18, 5 and 0 %. With four items a program up to 4 % more, since what begins and ends a program costs more;
+causal prompts, whose rows are long, 2 to 13 % more."""
+SHARED_BYTES = 227 << 10
+"""Of a multiprocessor of compute capability 9.0, for one program."""
 
 
 def goes_through(call: Call, plan: Plan, items: int, programs: int) -> bool:
-    """Whether `hopper.attend_through` does them; it takes registers and shared memory that D 256 does not leave."""
-    is_window = plan.skip == "bounds" and isinstance(call.mask, Band) and call.mask.left is not None
-    enough = items >= ROUNDS_THROUGH * programs
-    return call.q.shape[3] <= 128 and is_window and enough and describable(call.q)
+    """Whether `hopper.attend_through` does the items: a short window's, where programs do many of them.
+
+    That takes shared memory, which D 256 leaves as little as three stages do, and queries that can be described.
+    """
+    assert plan.config is not None
+    if plan.skip != "bounds" or not has_short_rows(call.mask, plan.kv_len) or items < ROUNDS_THROUGH * programs:
+        return False
+    config = plan.config
+    rows = 3 * config.block_m + 2 * config.num_stages * config.block_n  # two places of queries, one of results
+    room = SHARED_BYTES - 1024  # for barriers and the like
+    return rows * call.q.shape[3] * call.q.element_size() <= room and describable(call.q)
+
+
+def has_short_rows(mask: Mask, kv_len: int) -> bool:
+    """Whether it is a window over less than half the keys."""
+    return isinstance(mask, Band) and mask.left is not None and kv_len > 2 * mask.left
 
 
 def is_narrow(mask: Mask, kv_len: int) -> bool:

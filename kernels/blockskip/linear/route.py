@@ -73,8 +73,9 @@ class Crossover:
 
 H100 = "measured on an NVIDIA H100 80GB HBM3 in CUDA graphs"
 CROSSOVERS = (
-    # The first row that fits is taken. Where two shapes disagree, the number of rows at which the most that either may
-    # lose is the least. Fused / dequantise in us at 16, 64, 128, 256 and 512 rows: 21504 x 5376; 8192 x 5376.
+    # The first row that fits is taken. Where two shapes disagree, the number of rows (of those measured) at which the
+    # larger of their relative losses is the least. Medians of fused / dequantise in us at 16, 64, 128, 256 and 512
+    # rows: 21504 x 5376; 8192 x 5376.
     # 56/188, 90/186, 137/215, 195/228, 368/274; 27/73, 39/73, 44/85, 71/91, 133/113.
     Crossover((9, 0), 4, False, 32, 256, H100),
     # groups of 128: 75/185, 94/183, 171/213, 265/226, 554/271; 31/71, 78/71, 79/83, 89/89, 192/111.

@@ -114,7 +114,7 @@ FEW_BYTES = (
 )
 WINDOW_ENDS = (
     "tiles end where no window does, and a row has few of them. A window of 512 takes five tiles of 128 keys for "
-    "four's worth, and in tiles of 64, which are the sooner below, one of 256 five for four's and one of 128 three "
+    "four's worth, and in tiles of 64, which are taken below, one of 256 five for four's and one of 128 three "
     "for two's: at the share that causal prompts reach, 84 %, these would be 67, 67 and 56 %. And what is read and "
     "written, 168 MB, takes 56 us at 3.0 TB/s: a window of 128 cannot have more than 39 %, one of 256 more than 78 %. "
     "The rest is what a row costs beside its tiles' products, two of which are masked: of the 11 to 12 us that 128 "
