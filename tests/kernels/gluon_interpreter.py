@@ -19,6 +19,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from triton.language import constexpr
 
 PATIENCE_S = 20.0
 """After so many seconds nobody will arrive any more."""
@@ -283,15 +284,28 @@ def _allocate(dtype, shape, layout) -> Any:
 def interpret(kernel: Any, launch: Any, copies: str) -> None:
     """The launch of a Gluon kernel, program after program; copies: they happen `early` or `late`."""
     machine = Machine(launch.grid, copies)
-    source = kernel.fn.__globals__
-    names = {**source, **machine.names(), "ROWS": source["ROWS"].value}
-    for name, value in source.items():
-        if isinstance(getattr(value, "fn", None), types.FunctionType):
-            names[name] = types.FunctionType(value.fn.__code__, names, name, value.fn.__defaults__)
+    run = _plain(kernel, machine.names(), {})
     arguments = [_pointers(argument) for argument in launch.arguments]
     for program in range(math.prod(machine.grid)):
         machine.program = program % machine.grid[0], program // machine.grid[0] % machine.grid[1], 0
-        names[kernel.fn.__name__](*arguments, **launch.constants)
+        run(*arguments, **launch.constants)
+
+
+def _plain(function: Any, machine: dict[str, Any], modules: dict[int, dict[str, Any]]) -> Callable:
+    """A compiled function as plain Python, in whose module `machine`'s names stand for Gluon's, as in all it calls.
+
+    modules: the names of those that were made so, by the identity of their own.
+    """
+    fn = function.fn
+    names = modules.get(id(fn.__globals__))
+    if names is None:
+        names = modules[id(fn.__globals__)] = {**fn.__globals__, **machine}
+        for name, value in fn.__globals__.items():
+            if isinstance(getattr(value, "fn", None), types.FunctionType):
+                names[name] = _plain(value, machine, modules)
+            elif isinstance(value, constexpr):
+                names[name] = value.value
+    return types.FunctionType(fn.__code__, names, fn.__name__, fn.__defaults__)
 
 
 def _pointers(argument: Any) -> Any:

@@ -180,6 +180,9 @@ def test_the_interval_is_wider_for_samples_that_scatter():
 def test_a_ratio_of_samples_that_drift_lies_inside_its_interval():
     """Blocks go round: the first and the last samples count as much as those between."""
     late = [118, 117, 101, 100, 100, 101, 117, 118]
-    for old, new in (([100] * 12, late), (late, [100] * 12)):
-        ratio, low, high = ratio_interval(old, new)
-        assert low < ratio < high
+    rising = [100, 100, 101, 103, 104, 110, 114, 115, 115, 116, 117, 118]
+    for samples in (late, rising):
+        for old, new in (([100] * 12, samples), (samples, [100] * 12)):
+            ratio, low, high = ratio_interval(old, new)
+            assert low < ratio < high
+    assert ratio_interval([100] * 12, [100, *[150] * 9])[1] == pytest.approx(1.5)

@@ -99,7 +99,8 @@ def _rows_are_even(call: Call, plan: Plan, together: int, programs: int) -> bool
 def end_together(tiles: np.ndarray, together: int, programs: int) -> bool:
     """Whether rows of so many tiles, `together` of each, keep all programs busy about as well as if handed out.
 
-    An item's beginning and end count for one tile more. Items are taken in order, there and back: `hopper.place_in`.
+    An item's beginning and end count for one tile more. Items are taken in order, there and back, as
+    `hopper.items.place_in` has it.
     """
     items = np.repeat(tiles[::-1] + 1, together)
     by_round = np.append(items, np.zeros(-len(items) % programs, items.dtype)).reshape(-1, programs)
@@ -118,7 +119,7 @@ SHARED_BYTES = 227 << 10
 
 
 def goes_through(call: Call, plan: Plan, items: int, programs: int) -> bool:
-    """Whether `hopper.attend_through` does the items: a short window's, where programs do many of them.
+    """Whether `hopper.attend.attend_through` does the items: a short window's, where programs do many of them.
 
     That takes shared memory, which D 256 leaves as little as three stages do, and queries that can be described.
     """

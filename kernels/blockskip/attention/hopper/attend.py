@@ -1,11 +1,4 @@
-"""The prefill kernel for Hopper in Gluon: one warp copies tiles, two warp groups compute on them, 64 query rows each.
-
-The arithmetic of `prefill.prefill`, tile for tile and in its order: results are equal bit for bit where both take tiles
-of as many keys. What differs is who waits for whom. A warp group's products run while the other's exponentials do, and
-128 query rows share every copy of keys and values (FlashAttention-3, arXiv 2407.08608, section 3.1). A program does
-item after item, 128 rows of one head each, so that copies need not wait for what begins and ends one. With windows an
-item's first scores also run beside the last product of the item before (`attend_through`).
-"""
+"""The computing warp groups' part: scores, softmax and products of the tiles that were copied, and what is stored."""
 
 # pyright: reportArgumentType=false, reportAssignmentType=false, reportOperatorIssue=false, reportIndexIssue=false
 # pyright: reportCallIssue=false, reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
@@ -18,52 +11,17 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import (
     fence_async_shared,
     mbarrier,
-    tma,
     warpgroup_mma,
     warpgroup_mma_wait,
 )
 
-from .prefill import band_limits, positions
-
-GROUP_ROWS = 64
-"""Query rows of a warp group: what one of its products takes."""
-ROWS = gl.constexpr(GROUP_ROWS)
-BLOCK_M = 2 * GROUP_ROWS
-
-
-@gluon.jit
-def wide(x):
-    """A scalar in 64 bits."""
-    return gl.to_tensor(x).to(gl.int64)
-
-
-@gluon.jit
-def base(view, batch, head):
-    """Pointer to [batch, head], counted in 64 bits."""
-    return view.ptr + wide(batch) * view.strides[0] + wide(head) * view.strides[1]
+from .items import ROWS, base, item_of, rounds, span, wide, work
 
 
 @gluon.jit
 def first_bits(count):
     """int64 scalar with the first `count` bits set; none of them up to 0, all of them from 64 on."""
     return gl.where(count >= 64, wide(-1), (wide(1) << wide(gl.minimum(gl.maximum(count, 0), 63))) - 1)
-
-
-@gluon.jit
-def span(run, plan, band_tiles, kv_len, BLOCK_N: gl.constexpr, SKIP: gl.constexpr):
-    """(first tile, end, first unmasked, end of the unmasked, place of the first tile's words) of a run of tiles."""
-    if SKIP == "bounds":
-        begin, full_begin, full_end, end = band_tiles
-        place = begin
-    else:
-        run_ptr = plan.runs + wide(run) * 4
-        begin = gl.load(run_ptr)
-        end = gl.minimum(gl.load(run_ptr + 1), gl.cdiv(kv_len, BLOCK_N))
-        full_begin = begin
-        # a full run may end in a tile with keys that are not real: that one is masked, by kv_len alone
-        full_end = gl.where(gl.load(run_ptr + 2) == 2, kv_len // BLOCK_N, begin)
-        place = gl.load(run_ptr + 3)  # -1 for a full run
-    return begin, end, full_begin, full_end, place
 
 
 @gluon.jit
@@ -101,48 +59,6 @@ def soften(score, top, total, scale):
     weight = gl.exp2(gl.fma(score, scale, -safe_top[:, None]))
     fade = gl.exp2(top - safe_top)
     return weight, fade, new_top, total * fade + gl.sum(weight, 1)
-
-
-@gluon.jit
-def place_in(round_):
-    """This program's place in a round, there and back: who has the longest row in one has the shortest in the next."""
-    programs = gl.num_programs(0)
-    return gl.where(round_ % 2 == 0, gl.program_id(0), programs - 1 - gl.program_id(0))
-
-
-@gluon.jit
-def rounds(q):
-    """How many items this program does, one a round: the last may have none for it."""
-    items = gl.cdiv(q.shape[2], 2 * ROWS) * q.shape[1] * q.shape[0]
-    full = items // gl.num_programs(0)
-    return full + gl.where(place_in(full) < items % gl.num_programs(0), 1, 0)
-
-
-@gluon.jit
-def item_of(round_, q, turn):
-    """(batch, head, row of tiles): `turn` heads, counted over batches, take turns, longest rows first; then others."""
-    item = round_ * gl.num_programs(0) + place_in(round_)
-    rows = gl.cdiv(q.shape[2], 2 * ROWS)
-    part, in_part = item // (rows * turn), item % (rows * turn)
-    place = part * turn + in_part % turn
-    return place // q.shape[1], place % q.shape[1], rows - 1 - in_part // turn
-
-
-@gluon.jit
-def work(item, q, plan, lengths, band, BLOCK_N: gl.constexpr, SKIP: gl.constexpr):
-    """(kv_len, q_start, runs, band's tiles) of an item."""
-    batch, head, row = item
-    kv_len, q_start = positions(lengths, batch, q.shape[2])  # pyright: ignore
-    first = row * (2 * ROWS)
-    last = gl.minimum(first + 2 * ROWS, q.shape[2]) - 1
-    runs = (0, 1)
-    band_tiles = (0, 0, 0, 0)
-    if SKIP == "bounds":
-        band_tiles = band_limits(q_start + first, q_start + last, kv_len, band, BLOCK_N)
-    else:
-        row_ptr = base(plan.start, batch, head) + row
-        runs = (gl.load(row_ptr), gl.load(row_ptr + 1))
-    return kv_len, q_start, runs, band_tiles
 
 
 @gluon.jit
@@ -410,135 +326,3 @@ def attend(
         attend_in_turn(
             GROUP, tensors, lse, buffers, bars, plan, lengths, band, scale, turn, HEAD_DIM, BLOCK_N, STAGES, SKIP,
         )  # fmt: skip
-
-
-@gluon.jit
-def described(view, strides, length, BLOCK: gl.constexpr):
-    """A descriptor of [batch, head, row, element] with so many rows a head; what lies beyond them it reads as zeros."""
-    layout: gl.constexpr = gl.NVMMASharedLayout.get_default_for(BLOCK, view.ptr.dtype.element_ty)
-    shape = [view.shape[0], view.shape[1], gl.maximum(length, 1), BLOCK[3]]
-    return tma.make_tensor_descriptor(view.ptr, shape, [strides[0], strides[1], strides[2], 1], BLOCK, layout)
-
-
-@gluon.jit
-def copy(
-    q, k, v, buffers, bars, plan, lengths, band, turn,
-    HEAD_DIM: gl.constexpr, BLOCK_N: gl.constexpr, STAGES: gl.constexpr, SKIP: gl.constexpr, THROUGH: gl.constexpr,
-):  # fmt: skip
-    """The copying warp's part: the tiles of keys and values of all items, in the order in which they are attended.
-
-    THROUGH: each item's queries before them.
-    """
-    block: gl.constexpr = [1, 1, BLOCK_N, HEAD_DIM]
-    # values laid out like the keys come without strides
-    v_strides = k.strides if v.strides is None else v.strides
-    if THROUGH:
-        rows: gl.constexpr = [1, 1, ROWS, HEAD_DIM]
-        q_source = described(q, q.strides, q.shape[2], rows)
-    k_source = described(k, k.strides, lengths.kv_len, block)
-    v_source = described(v, v_strides, lengths.kv_len, block)
-    count = 0
-    for round_ in range(rounds(q)):
-        item = item_of(round_, q, turn)
-        if THROUGH:
-            copy_queries(round_, item, q_source, buffers[0], bars[4], bars[5], HEAD_DIM)
-        kv_len, _, runs, band_tiles = work(item, q, plan, lengths, band, BLOCK_N, SKIP)
-        if lengths.pointer is not None:
-            # each batch has keys of its own number. A descriptor has one place in memory, which the next one takes: all
-            # copies by it must have ended
-            for late in range(gl.maximum(count - STAGES, 0), count):
-                mbarrier.wait(bars[0].index(late % STAGES), late // STAGES & 1)
-                mbarrier.wait(bars[2].index(late % STAGES), late // STAGES & 1)
-            k_source = described(k, k.strides, kv_len, block)
-            v_source = described(v, v_strides, kv_len, block)
-        count = copy_tiles(
-            item, count, k_source, v_source, buffers, bars, plan, runs, band_tiles, kv_len, q.shape[1] // k.shape[1],
-            HEAD_DIM, BLOCK_N, STAGES, SKIP,
-        )  # fmt: skip
-
-
-@gluon.jit
-def copy_queries(round_, item, source, q_buffers, q_full, q_empty, HEAD_DIM: gl.constexpr):
-    """The queries of one item, both groups', into the round's place."""
-    place, phase = round_ % 2, round_ // 2 & 1
-    block: gl.constexpr = [1, 1, ROWS, HEAD_DIM]
-    mbarrier.wait(q_empty.index(place), phase ^ 1)
-    mbarrier.expect(q_full.index(place), 2 * ROWS * HEAD_DIM * 2)
-    for group in gl.static_range(2):  # pyright: ignore
-        first = (item[2] * 2 + group) * ROWS
-        tile = q_buffers.index(place * 2 + group).reshape(block)
-        tma.async_copy_global_to_shared(source, [item[0], item[1], first, 0], q_full.index(place), tile)
-
-
-@gluon.jit
-def copy_tiles(
-    item, count, k_source, v_source, buffers, bars, plan, runs, band_tiles, kv_len, sharing,
-    HEAD_DIM: gl.constexpr, BLOCK_N: gl.constexpr, STAGES: gl.constexpr, SKIP: gl.constexpr,
-):  # fmt: skip
-    """The tiles of one item. count: the tiles that this program has copied; returned with this item's."""
-    k_buffers, v_buffers = buffers[1], buffers[2]
-    k_full, k_empty, v_full, v_empty = bars[0], bars[1], bars[2], bars[3]
-    batch, kv_head = item[0], item[1] // sharing
-    size: gl.constexpr = BLOCK_N * HEAD_DIM * 2
-    block: gl.constexpr = [1, 1, BLOCK_N, HEAD_DIM]
-    for run in range(runs[0], runs[1]):
-        tiles = span(run, plan, band_tiles, kv_len, BLOCK_N, SKIP)
-        for tile in range(tiles[0], tiles[1]):
-            stage, phase = count % STAGES, count // STAGES & 1 ^ 1
-            place = [batch, kv_head, tile * BLOCK_N, 0]
-            mbarrier.wait(k_empty.index(stage), phase)
-            mbarrier.expect(k_full.index(stage), size)
-            tma.async_copy_global_to_shared(k_source, place, k_full.index(stage), k_buffers.index(stage).reshape(block))
-            mbarrier.wait(v_empty.index(stage), phase)
-            mbarrier.expect(v_full.index(stage), size)
-            tma.async_copy_global_to_shared(v_source, place, v_full.index(stage), v_buffers.index(stage).reshape(block))
-            count += 1
-    return count
-
-
-@gluon.jit
-def barriers(STAGES: gl.constexpr, COUNT: gl.constexpr):
-    """A barrier a stage, which completes when COUNT arrive."""
-    bars = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
-    for stage in gl.static_range(STAGES):  # pyright: ignore
-        mbarrier.init(bars.index(stage), count=COUNT)
-    return bars
-
-
-@gluon.jit(do_not_specialize=["turn"])
-def prefill(
-    q, k, v, out, lse, visits, plan, lengths, band, scale, turn,
-    SKIP: gl.constexpr, HEAD_DIM: gl.constexpr, BLOCK_N: gl.constexpr, STAGES: gl.constexpr, THROUGH: gl.constexpr,
-):  # fmt: skip
-    """A program does item after item, each 2 x ROWS query rows of one head. Arguments: as of `prefill.prefill`.
-
-    Grid: as many programs as there are items, or fewer, along the first axis; how many, and `turn`, a divisor of
-    batches x heads, is `turns.programs_of`'s choice. visits: None, none are recorded. SKIP: bounds or map. Keys and
-    values are read by descriptors; results, and but for THROUGH queries, whose rows are few, by pointers. THROUGH:
-    `attend_through`, else `attend_in_turn`.
-    """
-    dtype: gl.constexpr = q.ptr.dtype.element_ty
-    tile: gl.constexpr = gl.NVMMASharedLayout.get_default_for([BLOCK_N, HEAD_DIM], dtype)
-    rows: gl.constexpr = gl.NVMMASharedLayout.get_default_for([ROWS, HEAD_DIM], dtype)
-    buffers = (
-        gl.allocate_shared_memory(dtype, [4 if THROUGH else 2, ROWS, HEAD_DIM], rows),
-        gl.allocate_shared_memory(dtype, [STAGES, BLOCK_N, HEAD_DIM], tile),
-        gl.allocate_shared_memory(dtype, [STAGES, BLOCK_N, HEAD_DIM], tile),
-    )
-    if THROUGH:
-        buffers += (gl.allocate_shared_memory(dtype, [2, ROWS, HEAD_DIM], rows),)
-    bars = (barriers(STAGES, 1), barriers(STAGES, 2), barriers(STAGES, 1), barriers(STAGES, 2))
-    if THROUGH:
-        bars += (barriers(2, 1), barriers(2, 2))
-    gl.warp_specialize(
-        [
-            (attend, (0, (q, out), lse, buffers, bars, plan, lengths, band, scale, turn,
-                      HEAD_DIM, BLOCK_N, STAGES, SKIP, THROUGH)),
-            (attend, (1, (q, out), lse, buffers, bars, plan, lengths, band, scale, turn,
-                      HEAD_DIM, BLOCK_N, STAGES, SKIP, THROUGH)),
-            (copy, (q, k, v, buffers, bars, plan, lengths, band, turn, HEAD_DIM, BLOCK_N, STAGES, SKIP, THROUGH)),
-        ],
-        # warps, and registers a thread, of the second group and of the copying warp; the first group has what is left
-        [4, 1],
-        [240, 24 if HEAD_DIM > 128 or THROUGH else 32],
-    )  # fmt: skip

@@ -1,0 +1,63 @@
+"""The kernel: its buffers and barriers, and which warps do what."""
+
+# pyright: reportArgumentType=false, reportAssignmentType=false, reportOperatorIssue=false, reportIndexIssue=false
+# pyright: reportCallIssue=false, reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
+# Gluon's functions are typed as what they are in Python, not as what they are compiled to.
+
+from __future__ import annotations
+
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.hopper import mbarrier
+
+from .attend import attend
+from .copy import copy
+from .items import ROWS
+
+
+@gluon.jit
+def barriers(STAGES: gl.constexpr, COUNT: gl.constexpr):
+    """A barrier a stage, which completes when COUNT arrive."""
+    bars = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
+    for stage in gl.static_range(STAGES):  # pyright: ignore
+        mbarrier.init(bars.index(stage), count=COUNT)
+    return bars
+
+
+@gluon.jit(do_not_specialize=["turn"])
+def prefill(
+    q, k, v, out, lse, visits, plan, lengths, band, scale, turn,
+    SKIP: gl.constexpr, HEAD_DIM: gl.constexpr, BLOCK_N: gl.constexpr, STAGES: gl.constexpr, THROUGH: gl.constexpr,
+):  # fmt: skip
+    """A program does item after item, each 2 x ROWS query rows of one head. Arguments: as of `prefill.prefill`.
+
+    Grid: as many programs as there are items, or fewer, along the first axis; how many, and `turn`, a divisor of
+    batches x heads, is `turns.programs_of`'s choice. visits: None, none are recorded. SKIP: bounds or map. Keys and
+    values are read by descriptors; results, and but for THROUGH queries, whose rows are few, by pointers. THROUGH:
+    `attend_through`, else `attend_in_turn`.
+    """
+    dtype: gl.constexpr = q.ptr.dtype.element_ty
+    tile: gl.constexpr = gl.NVMMASharedLayout.get_default_for([BLOCK_N, HEAD_DIM], dtype)
+    rows: gl.constexpr = gl.NVMMASharedLayout.get_default_for([ROWS, HEAD_DIM], dtype)
+    buffers = (
+        gl.allocate_shared_memory(dtype, [4 if THROUGH else 2, ROWS, HEAD_DIM], rows),
+        gl.allocate_shared_memory(dtype, [STAGES, BLOCK_N, HEAD_DIM], tile),
+        gl.allocate_shared_memory(dtype, [STAGES, BLOCK_N, HEAD_DIM], tile),
+    )
+    if THROUGH:
+        buffers += (gl.allocate_shared_memory(dtype, [2, ROWS, HEAD_DIM], rows),)
+    bars = (barriers(STAGES, 1), barriers(STAGES, 2), barriers(STAGES, 1), barriers(STAGES, 2))
+    if THROUGH:
+        bars += (barriers(2, 1), barriers(2, 2))
+    gl.warp_specialize(
+        [
+            (attend, (0, (q, out), lse, buffers, bars, plan, lengths, band, scale, turn,
+                      HEAD_DIM, BLOCK_N, STAGES, SKIP, THROUGH)),
+            (attend, (1, (q, out), lse, buffers, bars, plan, lengths, band, scale, turn,
+                      HEAD_DIM, BLOCK_N, STAGES, SKIP, THROUGH)),
+            (copy, (q, k, v, buffers, bars, plan, lengths, band, turn, HEAD_DIM, BLOCK_N, STAGES, SKIP, THROUGH)),
+        ],
+        # warps, and registers a thread, of the second group and of the copying warp; the first group has what is left
+        [4, 1],
+        [240, 24 if HEAD_DIM > 128 or THROUGH else 32],
+    )  # fmt: skip
