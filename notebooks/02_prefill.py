@@ -143,7 +143,8 @@ figures.heatmap(query(recorded, heads="32/8 of 128", buffer=None), base="flex")
 # The top row has no window. A causal mask leaves half of the tiles, so that there is less to skip and more to
 # multiply, and a kernel lives by how well it does that. Ours copies tiles by one warp while two groups of 64 queries
 # compute, so that one group's products run under the other's exponentials, and goes on to further rows while the
-# last ones are stored. That brings it to cuDNN's speed and beyond; FlashAttention-3 and 4 are ahead by a little.
+# last ones are stored. That brings it to cuDNN's speed and beyond; FlashAttention-3 and 4 are ahead at some lengths, by
+# a sixth at most.
 
 # %%
 results.show("causal-d128")

@@ -256,7 +256,7 @@ results.show("linear-layout")
 
 # %% [markdown]
 # Several rows, as a batch has them. Each further row costs the dp4a kernel instructions, and tensor cores next to
-# nothing; so `bs.linear` changes to these at 16 rows. From about 64 rows on products are the limit, and no longer
+# nothing; so `bs.linear` takes these from nine rows on. From about 64 rows on products are the limit, and no longer
 # bytes: there the float weight was faster than any packed one.
 
 # %%
