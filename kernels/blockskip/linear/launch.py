@@ -129,7 +129,12 @@ def _readable(w: QuantizedWeight) -> QuantizedWeight:
 
 def _matvec(ready: Ready, config: MatvecConfig, metadata: Metadata | None, x, w: QuantizedWeight, bias) -> torch.Tensor:
     metadata = metadata_of(w, config) if metadata is None else metadata
-    return ready(x, bias, words_of(w), *metadata)[0]
+    return ready(x, _dense(bias), words_of(w), *metadata)[0]
+
+
+def _dense(bias: torch.Tensor | None) -> torch.Tensor | None:
+    """The bias as the kernels read it: N numbers one after the other."""
+    return None if bias is None else bias.contiguous()
 
 
 def _ready_matvec(x, w: QuantizedWeight, bias, config: MatvecConfig, metadata: Metadata) -> Ready:
@@ -146,7 +151,7 @@ def _ready_matvec(x, w: QuantizedWeight, bias, config: MatvecConfig, metadata: M
     (rows, k), real = x.shape, torch.float32
     rounded = ((rows, 2, k // 8), torch.int32), ((rows, k // BLOCK), real), ((rows, k // BLOCK), real)
     rooms = ((rows, w.shape[0]), x.dtype), *rounded
-    return Ready((x, bias, words_of(w), *metadata), rooms, steps)
+    return Ready((x, _dense(bias), words_of(w), *metadata), rooms, steps)
 
 
 def words_of(w: QuantizedWeight) -> torch.Tensor:
@@ -171,7 +176,7 @@ def prepare_matvec(
 ) -> Launch:
     """The launch of the matvec on rounded activations; with `overlap` it goes with the option `launch_pdl`.
 
-    data: `words_of(w)`, from whoever needs to know it again.
+    bias: contiguous, or None. data: `words_of(w)`, from whoever needs to know it again.
     """
     constants = {
         "K": w.shape[1],
@@ -192,7 +197,7 @@ def prepare_matvec(
 
 
 def _fused(ready: Ready, x, w: QuantizedWeight, bias) -> torch.Tensor:
-    (out,) = ready(x, bias, *_tensors_of(w))
+    (out,) = ready(x, _dense(bias), *_tensors_of(w))
     if out.shape[0] == 1:
         return out[0]
     total = out.sum(0)
@@ -210,11 +215,14 @@ def _ready_fused(x, w: QuantizedWeight, bias, plan: LinearPlan, emulate: bool) -
         yield Step(fused, launch, {"num_warps": config.num_warps, "num_stages": config.num_stages})
 
     out = (splits, x.shape[0], w.shape[0]), torch.float32 if splits > 1 else x.dtype
-    return Ready((x, bias, *_tensors_of(w)), [out], steps)
+    return Ready((x, _dense(bias), *_tensors_of(w)), [out], steps)
 
 
 def prepare_fused(x, w: QuantizedWeight, bias, out, config: FusedConfig, emulate: bool = False) -> Launch:
-    """The launch of the fused kernel for out [splits, M, N]; emulate: bfloat16 values stand in float32."""
+    """The launch of the fused kernel for out [splits, M, N].
+
+    bias: contiguous, or None. emulate: bfloat16 values stand in float32.
+    """
     splits, rows, outputs = out.shape
     steps = cdiv(w.shape[1], BLOCK * config.blocks)
     constants = {
