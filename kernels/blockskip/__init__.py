@@ -5,8 +5,9 @@ from .attention.decode_api import decode, explain_decode
 from .config import TileConfig
 from .linear.api import explain_linear, linear
 from .linear.imports import from_gguf, from_torchao
-from .linear.module import QuantizedLinear, quantize_
+from .linear.module import QuantizedLinear
 from .linear.quantize import quantize
+from .linear.swap import quantize_
 from .linear.weight import QuantizedWeight
 from .mask import (
     Band,

@@ -61,7 +61,7 @@ def place_of(tensors: tuple, words: tuple, impl: str, mask: Any = None) -> list[
     arguments. A call that is not the Triton kernels', or whose kind cannot be told, gets a list that nobody else sees.
     """
     first, types = tensors[0], tuple(map(type, words))
-    if type(first) not in TENSORS or not WORDS.issuperset(types):
+    if type(first) not in TENSORS or first.is_nested or not WORDS.issuperset(types):
         return []
     if impl != "triton" and not (impl == "auto" and first.is_cuda):
         return []

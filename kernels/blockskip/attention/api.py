@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from ..autocast import without_autocast
 from ..config import TileConfig
 from ..mask import Band, Mask, band, causal, integer
 from ..mask import dense as dense_mask
@@ -40,7 +41,8 @@ def attention(
     """softmax(scale * q k^T, masked) v, computing only the tiles that `mask` leaves. Inference only.
 
     Shapes: q [B, Hq, Lq, D]; k, v [B, Hkv, Lkv, D]; Hq a multiple of Hkv (GQA); D from 8 to 512; any strides, 0 too.
-    Dtypes: float16, bfloat16, float32, the same for all; scores, softmax and sums are float32.
+    Dtypes: float16, bfloat16, float32, the same for all; scores, softmax and sums are float32. torch.autocast is off
+    inside.
 
     mask: which keys a query sees; None is all. Query row i stands at position q_start + i.
     scale: any finite number, D ** -0.5 by default.
@@ -85,6 +87,7 @@ def attention(
     return attend(q, k, v, mask, scale, q_start, kv_len, skip, impl, config, return_lse, record, ring, route)
 
 
+@without_autocast
 def attend(q, k, v, mask, scale, q_start, kv_len, skip, impl, config, return_lse, record, ring, route) -> Any:
     """`attention` outside torch.compile: by what was made ready for calls of this kind, or from the beginning."""
     word, lengths = (None, kv_len) if isinstance(kv_len, torch.Tensor) else (kv_len, None)
@@ -269,6 +272,7 @@ def _four_dims(mask: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
     return mask.expand(-1, -1, *shape[2:])
 
 
+@without_autocast
 def _attention_with_bias(query, key, value, bias, scale) -> torch.Tensor:
     """An additive mask names no tile to skip: it is dense work, and torch's own kernel does it."""
     bias = _four_dims(bias, (query.shape[0], query.shape[1], query.shape[2], key.shape[2]))

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from ..autocast import without_autocast
 from ..mask import integer
 from ..repeat import GROWING, ByKeys, place_of
 from . import decode_tiled, reference
@@ -34,7 +35,8 @@ def decode(
 
     Shapes: q [B, Hq, Lq, D], Lq from 1 to 8; k, v [B, Hkv, Lkv, D], the cache; Hq a multiple of Hkv (GQA); D from 8 to
     512; any strides, 0 too. Query row i stands at position kv_len - Lq + i and sees the keys up to its own.
-    Dtypes: float16, bfloat16, float32, the same for all; scores, softmax and sums are float32.
+    Dtypes: float16, bfloat16, float32, the same for all; scores, softmax and sums are float32. torch.autocast is off
+    inside.
 
     kv_len: how many keys are real: an int from 1 to Lkv (the default), or an int32 tensor [] or [B] on q's device,
         which is never read back (a CUDA graph replays with new values); its values are bounded to 0..Lkv in the kernel.
@@ -75,6 +77,7 @@ def decode(
     return attend(q, k, v, kv_len, window, scale, splits, impl, return_lse, ring)
 
 
+@without_autocast
 def attend(q, k, v, kv_len, window, scale, splits, impl, return_lse, ring) -> Any:
     """`decode` outside torch.compile: by what was made ready for calls of this kind, or from the beginning."""
     word, lengths = (None, kv_len) if isinstance(kv_len, torch.Tensor) else (kv_len, None)

@@ -7,6 +7,7 @@ from operator import attrgetter
 
 import torch
 
+from ..autocast import without_autocast
 from ..repeat import place_of
 from . import reference, tiled
 from .route import ROUTES, LinearPlan, make_plan
@@ -37,8 +38,8 @@ def linear(
     the operation, whatever the implementation. With more rows activations stay as they are, and the weights are
     rounded to x's dtype. A row with a value that is not finite gives NaN, or what its products give with more rows.
 
-    Returns [..., N] in x's dtype, the same bits each time. Raises TypeError for dtypes and kinds, ValueError for
-    shapes, devices, unknown words and what an implementation cannot do.
+    Returns [..., N] in x's dtype, the same bits each time; torch.autocast is off inside. Raises TypeError for dtypes
+    and kinds, ValueError for shapes, devices, unknown words and what an implementation cannot do.
     """
     if torch.compiler.is_compiling():
         from .ops import traced_linear
@@ -47,6 +48,7 @@ def linear(
     return multiply(x, w, bias, impl, route)
 
 
+@without_autocast
 def multiply(x, w, bias, impl, route) -> torch.Tensor:
     """`linear` outside torch.compile: by what was made ready for calls of this kind, or from the beginning."""
     place = place_of((x, bias, *_tensors_of(w)), ("linear", impl, route), impl) if type(w) is QuantizedWeight else []
@@ -79,6 +81,8 @@ def check(x, w, bias, impl, route="measured") -> None:
     if not isinstance(w, QuantizedWeight):
         raise TypeError(f"w: given {type(w).__name__}; a QuantizedWeight, such as quantize(weight), is needed")
     _check_tensor("x", x, (*DTYPES, torch.float64) if impl == "reference" else DTYPES, w)
+    if x.is_nested:
+        raise ValueError("x: is a nested tensor; give its parts one by one, or a QuantizedLinear the whole")
     if x.ndim < 1 or x.shape[-1] != w.shape[1]:
         raise ValueError(f"x: given shape {tuple(x.shape)}; [..., {w.shape[1]}] is needed, w's K")
     if bias is not None:

@@ -21,7 +21,7 @@ def encode(values: torch.Tensor, group_size: int) -> tuple[torch.Tensor, torch.T
     """
     spans = values.unflatten(1, (-1, SPAN // group_size))
     step = round_up(spans.amax(-1) / LARGEST_CODE, STEP)
-    if not step.isfinite().all():
+    if not all_finite(step):
         raise ValueError(
             f"metadata: given 'uint8', whose steps end at {torch.finfo(STEP).max:g}; the weight needs larger ones: "
             "use 'bfloat16'"
@@ -36,6 +36,11 @@ def decode(values: torch.Tensor, step: torch.Tensor | None, dtype: torch.dtype) 
         return values.to(dtype)
     spans = values.to(dtype).unflatten(1, (step.shape[1], -1))
     return spans.mul_(step.to(dtype).unsqueeze(-1)).flatten(1)
+
+
+def all_finite(t: torch.Tensor) -> bool:
+    """Whether all numbers are finite; on the meta device, where there are none, they are."""
+    return t.is_meta or bool(t.isfinite().all())
 
 
 def divisor(step: torch.Tensor) -> torch.Tensor:

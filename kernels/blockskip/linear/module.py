@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from operator import attrgetter, is_, itemgetter
 
 import torch
 from torch import nn
 
+from ..autocast import autocasts
 from .api import linear
-from .metadata import SPAN
-from .quantize import BITS, check_choice, check_metadata, quantize
-from .weight import GROUP_SIZES, TENSORS, QuantizedWeight
+from .weight import TENSORS, QuantizedWeight
 
 _of_weight, _of_buffers = attrgetter(*TENSORS), itemgetter(*TENSORS)
 
@@ -21,7 +19,8 @@ class QuantizedLinear(nn.Module):
 
     The state_dict holds the tensors that the weight has, by their names there, and `bias` if there is one. A module
     whose weight has the same tensors, shapes and dtypes loads it, any other refuses it (RuntimeError): nothing is
-    converted. Changing the module's dtype changes that of the bias alone.
+    converted. Changing the module's dtype changes that of the bias alone. Under torch.autocast the bias is cast to the
+    activations' dtype, which is the result's; the activations themselves are not cast.
     """
 
     _kept: QuantizedWeight | None = None
@@ -30,12 +29,20 @@ class QuantizedLinear(nn.Module):
         super().__init__()
         if not isinstance(w, QuantizedWeight):
             raise TypeError(f"w: given {type(w).__name__}; a QuantizedWeight, such as quantize(weight), is needed")
-        if bias is not None and tuple(bias.shape) != (w.shape[0],):
-            raise ValueError(f"bias: given shape {tuple(bias.shape)}; [{w.shape[0]}] is needed, w's N")
+        if bias is not None:
+            _check_bias(bias, w)
         self.dtype = w.dtype
         for name in TENSORS:
             self.register_buffer(name, getattr(w, name))
-        self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
+        self.bias = None if bias is None else nn.Parameter(bias.detach().contiguous(), requires_grad=False)
+
+    @property
+    def in_features(self) -> int:
+        return self.weight.shape[1]
+
+    @property
+    def out_features(self) -> int:
+        return self.weight.shape[0]
 
     @property
     def weight(self) -> QuantizedWeight:
@@ -51,7 +58,12 @@ class QuantizedLinear(nn.Module):
         return QuantizedWeight(dtype=self.dtype, **{name: getattr(self, name) for name in TENSORS})
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return linear(x, self.weight, self.bias)
+        if isinstance(x, torch.Tensor) and x.is_nested:  # as nn.TransformerEncoder makes of padded sequences
+            return torch.nested.as_nested_tensor([self.forward(part) for part in x.unbind()], layout=x.layout)
+        bias = self.bias
+        if bias is not None and bias.dtype != x.dtype and autocasts(x):
+            bias = bias.to(x.dtype)
+        return linear(x, self.weight, bias)
 
     def extra_repr(self) -> str:
         return f"{self.weight!r}, bias={self.bias is not None}"
@@ -77,51 +89,16 @@ class QuantizedLinear(nn.Module):
         self._kept = None
 
 
+def _check_bias(bias, w: QuantizedWeight) -> None:
+    if not isinstance(bias, torch.Tensor):
+        raise TypeError(f"bias: given {type(bias).__name__}; a tensor or None is needed")
+    if not bias.is_floating_point():
+        raise TypeError(f"bias: given {bias.dtype}; a float dtype is needed")
+    if tuple(bias.shape) != (w.shape[0],):
+        raise ValueError(f"bias: given shape {tuple(bias.shape)}; [{w.shape[0]}] is needed, w's N")
+    if bias.device != w.device:
+        raise ValueError(f"bias: is on {bias.device}; must be on w's {w.device}")
+
+
 def _layout(tensors: dict[str, torch.Tensor]) -> str:
     return ", ".join(f"{name} {str(t.dtype).removeprefix('torch.')} {list(t.shape)}" for name, t in tensors.items())
-
-
-def quantize_(
-    module: nn.Module,
-    bits: int = 4,
-    group_size: int = 32,
-    select: Callable[[str, nn.Linear], bool] | None = None,
-    metadata: str = "bfloat16",
-) -> nn.Module:
-    """Puts a QuantizedLinear in the place of each nn.Linear inside `module`, and returns the module.
-
-    bits, group_size, metadata: see `quantize`.
-    select(name, linear): whether to quantise that one; None takes all. A module that stands at several places is
-    quantised once. Subclasses of nn.Linear are left alone. If `module` is itself an nn.Linear, its QuantizedLinear is
-    returned.
-
-    Nothing is changed before every selected weight was found fit. Raises ValueError with the name of one that is not.
-    """
-    check_choice("bits", bits, BITS)
-    check_choice("group_size", group_size, GROUP_SIZES)
-    check_metadata(metadata)
-    if not isinstance(module, nn.Module):
-        raise TypeError(f"module: given {type(module).__name__}; an nn.Module is needed")
-    chosen = {
-        name: child
-        for name, child in module.named_modules(remove_duplicate=False)
-        if type(child) is nn.Linear and (select is None or select(name, child))
-    }
-    unit, of = (
-        (SPAN, f"{SPAN}, for metadata='uint8'") if metadata == "uint8" else (group_size, f"group_size {group_size}")
-    )
-    for name, child in chosen.items():
-        if child.in_features % unit:
-            raise ValueError(
-                f"module: {name or 'it'} has in_features {child.in_features}, no multiple of {of}; "
-                "leave it out with select"
-            )
-    made: dict[nn.Linear, QuantizedLinear] = {}
-    for name, child in chosen.items():
-        if child not in made:
-            w = quantize(child.weight, bits, group_size, metadata=metadata)
-            made[child] = QuantizedLinear(w, child.bias).train(child.training)
-        if not name:
-            return made[child]
-        module.set_submodule(name, made[child])
-    return module

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from ..mask import integer
-from .metadata import METADATA, SPAN, decode, divisor, encode, round_up
+from .metadata import METADATA, SPAN, all_finite, decode, divisor, encode, round_up
 from .weight import DTYPES, GROUP_SIZES, QUANTIZE_ELEMENTS, QuantizedWeight, pack, row_blocks
 
 BITS = (4, 8)
@@ -20,7 +20,8 @@ def quantize(
     Min-max: the codes span each group's values and 0. Metadata is rounded so that they still do, and the codes are
     found with what it was rounded to: no weight is off by more than half a step. Gradients are not followed.
 
-    weight: float16, bfloat16 or float32, all finite.  bits: 4 or 8.  group_size: 32, 64 or 128, a divisor of K.
+    weight: float16, bfloat16 or float32, all finite, and so far from the dtype's end that they come back finite; on the
+        meta device it gives a layout without numbers.  bits: 4 or 8.  group_size: 32, 64 or 128, a divisor of K.
     symmetric: a scale alone (0.5 bits a weight less at group 32); the error is larger where values lean to one side.
     metadata:
         bfloat16: value = (code - zero) * scale, the zero point an integer: 0 stays exactly 0. 5 bits a weight for int4
@@ -31,7 +32,8 @@ def quantize(
             the error is about the same for int8 and smaller for int4. But 0 need not stay 0: take bfloat16 for pruned
             weights. float16 has no steps below 6e-8.
 
-    Raises TypeError for dtypes and kinds, ValueError for shapes, ranges and weights that are not finite.
+    Raises TypeError for dtypes and kinds, ValueError for shapes, ranges and weights that are not finite, or would not
+    come back so.
     """
     check_choice("bits", bits, BITS)
     check_choice("group_size", group_size, GROUP_SIZES)
@@ -46,7 +48,9 @@ def quantize(
         for rows in row_blocks(weight.shape, QUANTIZE_ELEMENTS)
     ]
     tensors = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-    return QuantizedWeight(**{"zero": None, "dtype": weight.dtype, **tensors})
+    w = QuantizedWeight(**{"zero": None, "dtype": weight.dtype, **tensors})
+    _check_overflow(weight, w)
+    return w
 
 
 def check_choice(name: str, value, allowed: tuple[int, ...]) -> None:
@@ -72,6 +76,23 @@ def _check_weight(weight, group_size: int, metadata: str) -> None:
         raise ValueError(f"weight: given K {weight.shape[1]}; must be a multiple of group_size {group_size}")
     if metadata == "uint8" and weight.shape[1] % SPAN:
         raise ValueError(f"weight: given K {weight.shape[1]}; must be a multiple of {SPAN} for metadata='uint8'")
+
+
+def _check_overflow(weight: torch.Tensor, w: QuantizedWeight) -> None:
+    """ValueError where a value comes back as infinity in the weight's dtype.
+
+    A code stands for up to half a step more than the value that it is of.
+    """
+    if w.scale.is_meta:
+        return
+    largest, scale = torch.finfo(w.dtype).max, decode(w.scale, w.scale_step, torch.float32).amax().item()
+    if scale * (2**w.bits - 1) <= largest:  # no code can mean more
+        return
+    if not all(all_finite(part.dequantize()) for _, part in w.blocks(QUANTIZE_ELEMENTS)):
+        raise ValueError(
+            f"weight: holds magnitudes up to {weight.abs().amax().item():g}, which come back from int{w.bits} as "
+            f"infinity in {w.dtype}; scale the weight down, or give it in a dtype of a larger range"
+        )
 
 
 def _plain(groups: torch.Tensor, bits: int, symmetric: bool) -> dict[str, torch.Tensor]:
@@ -114,7 +135,7 @@ def _encoded(groups: torch.Tensor, bits: int, symmetric: bool) -> dict[str, torc
 def _ranges(groups: torch.Tensor, bits: int) -> tuple[torch.Tensor, torch.Tensor, int, int]:
     """What each group spans, 0 included, and the smallest and largest code."""
     low, high = groups.aminmax(dim=-1)
-    if not (low.isfinite().all() and high.isfinite().all()):
+    if not (all_finite(low) and all_finite(high)):
         raise ValueError("weight: holds values that are not finite; they cannot be quantised")
     smallest = 0 if bits == 4 else -128
     return low.clamp(max=0), high.clamp(min=0), smallest, smallest + 2**bits - 1

@@ -230,6 +230,18 @@ class QuantizedWeight:
             return math.inf
         return 10 * math.log10(signal / noise) if signal else -math.inf
 
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        """torch.nn.functional.linear is `blockskip.linear`; no other function of torch takes a packed weight.
+
+        A class that has this method is no plain tensor to torch's modules: they call their linear layers then, where
+        they would hand the weights to a kernel of their own (nn.TransformerEncoderLayer).
+        """
+        if func is torch.nn.functional.linear:
+            return _functional_linear(*args, **(kwargs or {}))
+        name = getattr(func, "__name__", func)
+        raise TypeError(f"{name}: given a QuantizedWeight, which no function of torch takes; use .dequantize()")
+
     def __repr__(self):
         kind = "symmetric" if self.symmetric else "asymmetric"
         kind += ", uint8 metadata" if self.encoded else ""
@@ -238,6 +250,12 @@ class QuantizedWeight:
             f"QuantizedWeight({size}, int{self.bits}, groups of {self.group_size}, {kind}, "
             f"{self.bits_per_weight:g} bits a weight, {self.device})"
         )
+
+
+def _functional_linear(input, weight, bias=None):  # the names that torch gives them
+    from .api import linear
+
+    return linear(input, weight, bias)
 
 
 def row_blocks(shape: torch.Size, elements: int) -> Iterator[slice]:

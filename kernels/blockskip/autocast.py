@@ -1,0 +1,32 @@
+"""torch.autocast is off inside this library's calls: their dtypes are the contract's, whatever surrounds them."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+import torch
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def autocasts(t: torch.Tensor) -> bool:
+    """Whether autocast is on for operations on this tensor's device."""
+    kind = t.device.type
+    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+
+
+def without_autocast(call: Callable[P, R]) -> Callable[P, R]:
+    """`call` with autocast off for the device of its first argument, where that is a tensor."""
+
+    @functools.wraps(call)
+    def plain(*args: P.args, **kwargs: P.kwargs) -> R:
+        first = args[0]
+        if not isinstance(first, torch.Tensor) or not autocasts(first):
+            return call(*args, **kwargs)
+        with torch.autocast(first.device.type, enabled=False):
+            return call(*args, **kwargs)
+
+    return plain
