@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 import torch
 
+from .arguments import choice
+
 SMALLEST_CAPABILITY = (8, 0)
 SPECIALISED_ROWS = 128
 """Rows of a tile of the kernel with specialised warps: 64 for each of the two groups that compute."""
@@ -35,10 +37,7 @@ class TileConfig:
             "num_stages": tuple(range(1, 9)),
         }
         for name, values in allowed.items():
-            if getattr(self, name) not in values:
-                raise ValueError(
-                    f"config: {name} is {getattr(self, name)!r}; allowed are {', '.join(map(str, values))}"
-                )
+            object.__setattr__(self, name, choice(f"config: {name}", getattr(self, name), values))
         if self.specialised and self.block_m != SPECIALISED_ROWS:
             raise ValueError(f"config: block_m is {self.block_m} with 12 warps; {SPECIALISED_ROWS} is allowed")
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from .mask import Mask, integer
+from .arguments import integer
+from .mask import Mask
 from .tileruns import Grid, build_runs
 
 PICTURE = {0: "·", 1: "▒", 2: "█"}
@@ -38,7 +39,6 @@ class TileMap:
     runs: np.ndarray = field(repr=False)  # int32 [n, 3]
 
     @staticmethod
-    @functools.lru_cache(maxsize=128)
     def build(
         mask: Mask,
         q_len: int,
@@ -61,12 +61,8 @@ class TileMap:
         sizes = {"q_len": q_len, "kv_len": kv_len, "block_m": block_m, "block_n": block_n}
         q_len, kv_len, block_m, block_n = (integer(name, value, 1) for name, value in sizes.items())
         start = kv_len - q_len if q_start is None else integer("q_start", q_start)
-        mask.check_shape(q_len, kv_len)
-        grid = Grid(q_len, kv_len, block_m, block_n, start)
-        run_start, runs, kept = build_runs(mask, grid, batch, head)
-        for array in (run_start, runs):
-            array.flags.writeable = False
-        return TileMap(mask, q_len, kv_len, block_m, block_n, start, batch, head, kept, run_start, runs)
+        batch, head = integer("batch", batch, 0), integer("head", head, 0)
+        return _built(mask, Grid(q_len, kv_len, block_m, block_n, start), batch, head)
 
     @property
     def rows(self) -> int:
@@ -118,6 +114,7 @@ class TileMap:
 
     def tile(self, row: int, col: int) -> np.ndarray:
         """bool [<= block_m, <= block_n]: the kept elements of one tile, real elements only."""
+        row, col = integer("row", row), integer("col", col)
         if not (0 <= row < self.rows and 0 <= col < self.cols):
             raise ValueError(f"row, col: given ({row}, {col}); the map has {self.rows} x {self.cols} tiles")
         q = torch.arange(row * self.block_m, min((row + 1) * self.block_m, self.q_len), device="cpu")[:, None]
@@ -140,6 +137,8 @@ class TileMap:
         """
         from torch.nn.attention.flex_attention import BlockMask
 
+        if block is not None and not (isinstance(block, tuple | list) and len(block) == 2):
+            raise TypeError(f"block: given {block!r}; (m, n) or None is needed")
         if block is not None and tuple(block) != (self.block_m, self.block_n):
             q_start, batch, head = self.q_start, self.batch, self.head
             return TileMap.build(
@@ -229,6 +228,15 @@ class TileMap:
             f"Blue full, orange partial, grey empty; a cell is {r} x {c} tiles of {self.block_m} x {self.block_n}."
             "</figcaption></figure>"
         )
+
+
+@functools.lru_cache(maxsize=128)
+def _built(mask: Mask, grid: Grid, batch: int, head: int) -> TileMap:
+    mask.check_shape(grid.q_len, grid.kv_len)
+    run_start, runs, kept = build_runs(mask, grid, batch, head)
+    for array in (run_start, runs):
+        array.flags.writeable = False
+    return TileMap(mask, *grid, batch, head, kept, run_start, runs)
 
 
 def _rectangles(picture: np.ndarray):

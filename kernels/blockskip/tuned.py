@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from .arguments import choice, integer
 from .config import LEAST_ROWS, LENGTHS, Gpu, TileConfig, length_class, prefill_config
 from .mask import Band, Mask
 
@@ -74,13 +75,13 @@ class Entry:
     table_us: float | None
 
     def __post_init__(self):
-        allowed = {"head_dim": range(8, 513), "element_bytes": (2, 4), "mask": MASK_KINDS, "length": LENGTHS}
-        for name, values in allowed.items():
-            if getattr(self, name) not in values:
-                words = "8 to 512" if name == "head_dim" else ", ".join(map(str, values))
-                raise ValueError(f"{name} is {getattr(self, name)!r}; allowed are {words}")
-        if (self.mask == "window") != (isinstance(self.window, int) and self.window >= 1):
-            raise ValueError(f"window is {self.window!r} with the mask {self.mask}; only `window` has one")
+        integer("head_dim", self.head_dim, 8, 512)
+        for name, values in {"element_bytes": (2, 4), "mask": MASK_KINDS, "length": LENGTHS}.items():
+            choice(name, getattr(self, name), values)
+        if (self.mask == "window") != (self.window is not None):
+            raise ValueError(f"window: given {self.window!r} with the mask {self.mask}; only `window` has one")
+        if self.window is not None:
+            integer("window", self.window, 1)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .arguments import choice, integer
 from .tilemap import TileMap
 
 SKIPS = ("none", "mask", "bounds", "map")
@@ -45,10 +46,14 @@ def attention_work(
     useful counts kept pairs, executed the real pairs of the tiles that `skip` computes, dense all pairs: 4 D FLOPs for
     each and query head. Bytes are q, out, and the keys and values that some tile touches, plus what the skip mode
     itself reads: `none` and `mask` the mask as packed bits (8 bytes a row and 64 keys), `map` the tile map's runs,
-    `bounds` nothing. Raises ValueError for an unknown `skip`.
+    `bounds` nothing. Raises TypeError for kinds, ValueError for counts below 1 and an unknown `skip`.
     """
-    if skip not in SKIPS:
-        raise ValueError(f"skip: given {skip!r}; allowed are {', '.join(SKIPS)}")
+    choice("skip", skip, SKIPS)
+    if not isinstance(tilemap, TileMap):
+        raise TypeError(f"tilemap: given {type(tilemap).__name__}; a TileMap is needed")
+    counts = {"batch": batch, "q_heads": q_heads, "kv_heads": kv_heads, "head_dim": head_dim}
+    batch, q_heads, kv_heads, head_dim = (integer(name, value, 1) for name, value in counts.items())
+    element_bytes = integer("element_bytes", element_bytes, 1)
     flops_per_pair = 4 * batch * q_heads * head_dim
     all_pairs = tilemap.q_len * tilemap.kv_len
     executed = all_pairs if skip == "none" else tilemap.visited_pairs

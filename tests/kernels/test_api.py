@@ -152,7 +152,7 @@ ERRORS = [
     (wrong(impl="tiled", skip="map"), ValueError, "impl='tiled' takes 'auto' alone"),
     (wrong(impl="reference", config=(16, 16, 1, 1)), ValueError, "config"),
     (wrong(impl="triton", skip="bounds", mask=bs.sink(3)), ValueError, "'bounds' needs a band"),
-    (wrong(impl="triton", config=(17, 16, 1, 1)), ValueError, "config: block_m is 17; allowed are"),
+    (wrong(impl="triton", config=(17, 16, 1, 1)), ValueError, "config: block_m: given 17; allowed are"),
     (wrong(impl="triton", config=16), TypeError, "config: given 16"),
     (wrong(impl="tiled", record=True), ValueError, "record: True needs impl='triton'"),
     (wrong(q=Q.clone().requires_grad_()), ValueError, "q: requires grad"),

@@ -80,7 +80,7 @@ def test_without_a_gpu_it_says_what_is_missing():
         ({"heads": "32/5x256"}, "kv_heads: got 5"),
         ({"dtype": "int3"}, "dtype: got 'int3'"),
         ({"mask": ("wide",)}, "cannot read 'wide'"),
-        ({"config": ((128, 48, 8, 2),)}, "block_n is 48"),
+        ({"config": ((128, 48, 8, 2),)}, "block_n: given 48"),
         ({"budget_s": 0.0}, "budget_s: got 0"),
         ({"q_len": ()}, "at least one of each"),
     ],

@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 
+from ..arguments import choice, flag, integer, number, tensor
 from ..autocast import without_autocast
 from ..config import TileConfig
-from ..mask import Band, Mask, band, causal, integer
+from ..mask import Band, Mask, band, causal
 from ..mask import dense as dense_mask
 from ..repeat import GROWING, ByKeys, place_of
 from . import reference, tiled
@@ -145,7 +146,9 @@ def scaled_dot_product_attention(
     A query whose keys are all masked gets 0, where torch's own kernels give 0 or NaN. Raises ValueError for
     dropout_p > 0, for attn_mask together with is_causal, and for differing head counts without enable_gqa.
     """
-    if dropout_p != 0:
+    flag("is_causal", is_causal)
+    flag("enable_gqa", enable_gqa)
+    if number("dropout_p", dropout_p) != 0:
         raise ValueError(f"dropout_p: given {dropout_p}; only 0.0, this is for inference")
     if is_causal and attn_mask is not None:
         raise ValueError("is_causal: True together with an attn_mask; give one of them")
@@ -158,6 +161,7 @@ def scaled_dot_product_attention(
     if attn_mask is None:
         return attention(query, key, value, causal() if is_causal else None, scale=scale, q_start=0)
     shape = (query.shape[0], query.shape[1], query.shape[2], key.shape[2])
+    tensor("attn_mask", attn_mask)
     if attn_mask.device != query.device:
         raise ValueError(f"attn_mask: is on {attn_mask.device}; must be on query's {query.device}")
     if attn_mask.dtype == torch.bool:
@@ -174,8 +178,9 @@ def check(
 ) -> Call:
     """A checked call; TypeError or ValueError names the argument, what was given and what is allowed."""
     for name, word, allowed in (("skip", skip, SKIPS), ("impl", impl, IMPLS), ("route", route, ROUTES)):
-        if word not in allowed:
-            raise ValueError(f"{name}: given {word!r}; allowed are {', '.join(allowed)}")
+        choice(name, word, allowed)
+    flag("return_lse", return_lse)
+    flag("record", record)
     check_tensors(q, k, v, ("q", "k", "v"), float64=impl == "reference")
     mask = band(None, None) if mask is None else mask
     if not isinstance(mask, Mask):

@@ -5,13 +5,12 @@ Errors name the argument, what was given and what is allowed.
 
 from __future__ import annotations
 
-import math
 import os
 from typing import TYPE_CHECKING
 
 import torch
 
-from ..mask import integer
+from ..arguments import flag, integer, number, tensor
 
 if TYPE_CHECKING:
     from .decode_plan import DecodeCall
@@ -31,10 +30,7 @@ def check_tensors(q, k, v, names, float64: bool = False) -> None:
     """Kinds, dtypes, shapes and devices of query, key and value."""
     dtypes = (*DTYPES, torch.float64) if float64 else DTYPES
     for name, t in zip(names, (q, k, v), strict=True):
-        if not isinstance(t, torch.Tensor):
-            raise TypeError(f"{name}: given {type(t).__name__}; a tensor is needed")
-        if t.dtype not in dtypes:
-            raise TypeError(f"{name}: given {t.dtype}; allowed are {', '.join(map(str, dtypes))}")
+        tensor(name, t, dtypes)
         if t.ndim != 4:
             raise ValueError(f"{name}: given {t.ndim} dimensions; [batch, heads, length, head_dim] is needed")
         if min(t.shape) < 1:
@@ -58,13 +54,7 @@ def check_tensors(q, k, v, names, float64: bool = False) -> None:
 
 
 def check_scale(scale, head_dim: int) -> float:
-    if scale is None:
-        return head_dim**-0.5
-    if isinstance(scale, bool) or not isinstance(scale, int | float):
-        raise TypeError(f"scale: given {type(scale).__name__}; a number is needed")
-    if not math.isfinite(scale):
-        raise ValueError(f"scale: given {scale}; must be finite")
-    return float(scale)
+    return head_dim**-0.5 if scale is None else number("scale", scale)
 
 
 def check_kv_len(kv_len, q, k, ring: bool = False) -> tuple[int, torch.Tensor | None]:
@@ -72,8 +62,7 @@ def check_kv_len(kv_len, q, k, ring: bool = False) -> tuple[int, torch.Tensor | 
 
     A ring holds the last keys of any number.
     """
-    if not isinstance(ring, bool):
-        raise TypeError(f"ring: given {ring!r}; True or False is needed")
+    flag("ring", ring)
     slots = k.shape[2]
     most, what = (LARGEST_POSITION, "the largest position") if ring else (slots, "k's length")
     if kv_len is None:

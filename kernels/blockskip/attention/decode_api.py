@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
+from ..arguments import choice, flag, integer
 from ..autocast import without_autocast
-from ..mask import integer
 from ..repeat import GROWING, ByKeys, place_of
 from . import decode_tiled, reference
 from . import ring as rings
@@ -126,8 +126,8 @@ def explain_decode(
 
 def check_decode(q, k, v, kv_len, window, scale, splits, impl, return_lse, ring=False) -> DecodeCall:
     """A checked call; TypeError or ValueError names the argument, what was given and what is allowed."""
-    if impl not in IMPLS:
-        raise ValueError(f"impl: given {impl!r}; allowed are {', '.join(IMPLS)}")
+    choice("impl", impl, IMPLS)
+    flag("return_lse", return_lse)
     check_tensors(q, k, v, ("q", "k", "v"), float64=impl == "reference")
     if q.shape[2] > LONGEST_QUERY:
         raise ValueError(f"q: given {q.shape[2]} queries; from 1 to {LONGEST_QUERY}, more of them are for attention")

@@ -7,6 +7,7 @@ from operator import attrgetter
 
 import torch
 
+from ..arguments import choice, tensor
 from ..autocast import without_autocast
 from ..repeat import place_of
 from . import reference, tiled
@@ -76,8 +77,7 @@ def explain_linear(
 def check(x, w, bias, impl, route="measured") -> None:
     """TypeError or ValueError names the argument, what was given and what is allowed."""
     for name, word, allowed in (("impl", impl, IMPLS), ("route", route, ROUTES)):
-        if word not in allowed:
-            raise ValueError(f"{name}: given {word!r}; allowed are {', '.join(allowed)}")
+        choice(name, word, allowed)
     if not isinstance(w, QuantizedWeight):
         raise TypeError(f"w: given {type(w).__name__}; a QuantizedWeight, such as quantize(weight), is needed")
     _check_tensor("x", x, (*DTYPES, torch.float64) if impl == "reference" else DTYPES, w)
@@ -92,10 +92,7 @@ def check(x, w, bias, impl, route="measured") -> None:
 
 
 def _check_tensor(name: str, t, dtypes: tuple[torch.dtype, ...], w: QuantizedWeight) -> None:
-    if not isinstance(t, torch.Tensor):
-        raise TypeError(f"{name}: given {type(t).__name__}; a tensor is needed")
-    if t.dtype not in dtypes:
-        raise TypeError(f"{name}: given {t.dtype}; allowed are {', '.join(map(str, dtypes))}")
+    tensor(name, t, dtypes)
     if t.device != w.device:
         raise ValueError(f"{name}: is on {t.device}; must be on w's {w.device}")
     if t.requires_grad and torch.is_grad_enabled():

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from ..arguments import choice, integer, tensor
 from .metadata import SPAN
 from .weight import BLOCK, GROUP_SIZES, QuantizedWeight, pack
 
@@ -32,9 +33,8 @@ def from_torchao(
     preshuffled and sparse packings, integer zero points, and weights of three dimensions. An Int4Tensor's
     act_pre_scale belongs to the activations and is not imported. Raises TypeError for dtypes, ValueError for shapes.
     """
-    if packing not in TORCHAO_PACKINGS:
-        raise ValueError(f"packing: given {packing!r}; allowed are {', '.join(TORCHAO_PACKINGS)}")
-    _check_tensor("qdata", qdata)
+    choice("packing", packing, list(TORCHAO_PACKINGS))
+    tensor("qdata", qdata)
     if qdata.dtype != TORCHAO_PACKINGS[packing]:
         raise TypeError(f"qdata: given {qdata.dtype}; {TORCHAO_PACKINGS[packing]} is needed for packing={packing!r}")
     if qdata.ndim != 2 or min(qdata.shape) < 1:
@@ -45,7 +45,7 @@ def from_torchao(
     for name, t in (("scale", scale), ("zero_point", zero_point)):
         if t is None:
             continue
-        _check_tensor(name, t)
+        tensor(name, t)
         if not t.is_floating_point():
             raise TypeError(f"{name}: given {t.dtype}; a float dtype is needed")
         if t.shape != scale.shape:
@@ -59,7 +59,7 @@ def from_torchao(
 
 def _repeats(scale, n: int, k: int) -> int:
     """How often each column of scale [K / group_size, N] stands in ours; ValueError where it cannot."""
-    _check_tensor("scale", scale)
+    tensor("scale", scale)
     groups = scale.shape[0] if scale.ndim == 2 else 0
     size = k // groups if groups and k % groups == 0 else 0
     if tuple(scale.shape) != (groups, n) or not (size in GROUP_SIZES or (size and size % GROUP_SIZES[-1] == 0)):
@@ -88,8 +88,7 @@ def from_gguf(data: torch.Tensor | bytes | bytearray, shape: tuple[int, int], ki
     data: uint8 tensor of any shape, or bytes.  shape: (N, K) as torch has it; GGUF lists K first. K must be a multiple
     of the block's weights. Raises TypeError for kinds of data, ValueError for sizes and other formats.
     """
-    if kind not in GGUF_KINDS:
-        raise ValueError(f"kind: given {kind!r}; allowed are {', '.join(GGUF_KINDS)}")
+    choice("kind", kind, list(GGUF_KINDS))
     block = GGUF_KINDS[kind]
     n, k = _check_shape(shape, block, kind)
     raw = _bytes(data)
@@ -166,13 +165,12 @@ def _bytes(data) -> torch.Tensor:
 
 
 def _check_shape(shape, block: Block, kind: str) -> tuple[int, int]:
-    if len(shape) != 2 or min(shape) < 1:
-        raise ValueError(f"shape: given {tuple(shape)}; (N, K) with N, K >= 1 is needed")
-    if shape[1] % block.weights:
-        raise ValueError(f"shape: given K {shape[1]}; must be a multiple of {block.weights}, {kind}'s block")
-    return shape[0], shape[1]
-
-
-def _check_tensor(name: str, t) -> None:
-    if not isinstance(t, torch.Tensor):
-        raise TypeError(f"{name}: given {type(t).__name__}; a tensor is needed")
+    if not isinstance(shape, tuple | list):
+        raise TypeError(f"shape: given {type(shape).__name__}; a tuple (N, K) is needed")
+    sizes = [integer("shape", size) for size in shape]
+    if len(sizes) != 2 or min(sizes) < 1:
+        raise ValueError(f"shape: given {tuple(sizes)}; (N, K) with N, K >= 1 is needed")
+    n, k = sizes
+    if k % block.weights:
+        raise ValueError(f"shape: given K {k}; must be a multiple of {block.weights}, {kind}'s block")
+    return n, k

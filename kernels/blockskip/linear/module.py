@@ -7,6 +7,7 @@ from operator import attrgetter, is_, itemgetter
 import torch
 from torch import nn
 
+from ..arguments import tensor
 from ..autocast import autocasts
 from .api import linear
 from .weight import TENSORS, QuantizedWeight
@@ -90,8 +91,7 @@ class QuantizedLinear(nn.Module):
 
 
 def _check_bias(bias, w: QuantizedWeight) -> None:
-    if not isinstance(bias, torch.Tensor):
-        raise TypeError(f"bias: given {type(bias).__name__}; a tensor or None is needed")
+    tensor("bias", bias)
     if not bias.is_floating_point():
         raise TypeError(f"bias: given {bias.dtype}; a float dtype is needed")
     if tuple(bias.shape) != (w.shape[0],):

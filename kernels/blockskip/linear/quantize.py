@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ..mask import integer
+from ..arguments import choice, flag, tensor
 from .metadata import METADATA, SPAN, all_finite, decode, divisor, encode, round_up
 from .weight import DTYPES, GROUP_SIZES, QUANTIZE_ELEMENTS, QuantizedWeight, pack, row_blocks
 
@@ -35,11 +35,9 @@ def quantize(
     Raises TypeError for dtypes and kinds, ValueError for shapes, ranges and weights that are not finite, or would not
     come back so.
     """
-    check_choice("bits", bits, BITS)
-    check_choice("group_size", group_size, GROUP_SIZES)
-    if not isinstance(symmetric, bool):
-        raise TypeError(f"symmetric: given {symmetric!r}; a bool is needed")
-    check_metadata(metadata)
+    bits, group_size = choice("bits", bits, BITS), choice("group_size", group_size, GROUP_SIZES)
+    flag("symmetric", symmetric)
+    choice("metadata", metadata, METADATA_KINDS)
     _check_weight(weight, group_size, metadata)
     weight = weight.detach()
     quantized = _plain if metadata == "bfloat16" else _encoded
@@ -53,23 +51,8 @@ def quantize(
     return w
 
 
-def check_choice(name: str, value, allowed: tuple[int, ...]) -> None:
-    """TypeError or ValueError where `value` is none of the ints `allowed`."""
-    if integer(name, value) not in allowed:
-        raise ValueError(f"{name}: given {value}; allowed are {', '.join(map(str, allowed))}")
-
-
-def check_metadata(metadata: str) -> None:
-    """ValueError where `metadata` is no kind that `quantize` knows."""
-    if metadata not in METADATA_KINDS:
-        raise ValueError(f"metadata: given {metadata!r}; allowed are {', '.join(METADATA_KINDS)}")
-
-
 def _check_weight(weight, group_size: int, metadata: str) -> None:
-    if not isinstance(weight, torch.Tensor):
-        raise TypeError(f"weight: given {type(weight).__name__}; a tensor is needed")
-    if weight.dtype not in DTYPES:
-        raise TypeError(f"weight: given {weight.dtype}; allowed are {', '.join(map(str, DTYPES))}")
+    tensor("weight", weight, DTYPES)
     if weight.ndim != 2 or min(weight.shape) < 1:
         raise ValueError(f"weight: given shape {tuple(weight.shape)}; [N, K] with N, K >= 1 is needed")
     if weight.shape[1] % group_size:

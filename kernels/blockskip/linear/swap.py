@@ -9,9 +9,10 @@ import torch
 from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
+from ..arguments import choice
 from .metadata import SPAN
 from .module import QuantizedLinear
-from .quantize import BITS, check_choice, check_metadata, quantize
+from .quantize import BITS, METADATA_KINDS, quantize
 from .weight import GROUP_SIZES, QuantizedWeight
 
 CALL_HOOKS = (
@@ -52,9 +53,8 @@ def quantize_(
     norm, pruning), lazy, of a tensor subclass, or shared with a module that keeps it in floats, such as an embedding;
     other hooks; a `forward` of its own; more than a weight and a bias. Nothing is changed before all are quantised.
     """
-    check_choice("bits", bits, BITS)
-    check_choice("group_size", group_size, GROUP_SIZES)
-    check_metadata(metadata)
+    bits, group_size = choice("bits", bits, BITS), choice("group_size", group_size, GROUP_SIZES)
+    choice("metadata", metadata, METADATA_KINDS)
     if not isinstance(module, nn.Module):
         raise TypeError(f"module: given {type(module).__name__}; an nn.Module is needed")
     if select is not None and not callable(select):

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from ..arguments import tensor
 from .metadata import SPAN, decode
 
 GROUP_SIZES = (32, 64, 128)
@@ -82,6 +83,9 @@ class QuantizedWeight:
                 raise ValueError(f"{name}: is not contiguous; call .contiguous()")
 
     def _check_data(self):
+        for name, t in {"data": self.data, "scale": self.scale, **self.named_tensors()}.items():
+            tensor(name, t)
+        _check_float(self.dtype)
         if self.data.dtype not in (torch.uint8, torch.int8):
             raise TypeError(f"data: given {self.data.dtype}; uint8 (int4 codes) or int8 is needed")
         n, k = self.shape
@@ -199,6 +203,7 @@ class QuantizedWeight:
         dtype: any float dtype; None takes that of the weight that was quantised.
         """
         dtype = self.dtype if dtype is None else dtype
+        _check_float(dtype)
         out = torch.empty(self.shape, dtype=dtype, device=self.device)
         for rows, part in self.blocks(QUANTIZE_ELEMENTS):
             out[rows] = part._dequantize(torch.float64 if dtype == torch.float64 else torch.float32)
@@ -219,6 +224,7 @@ class QuantizedWeight:
 
     def error(self, weight: torch.Tensor) -> float:
         """Signal-to-noise ratio in dB against the weight [N, K] that this stands for; inf where they are equal."""
+        tensor("weight", weight)
         if tuple(weight.shape) != tuple(self.shape):
             raise ValueError(f"weight: given shape {tuple(weight.shape)}; must be {tuple(self.shape)}")
         signal = noise = 0.0
@@ -250,6 +256,11 @@ class QuantizedWeight:
             f"QuantizedWeight({size}, int{self.bits}, groups of {self.group_size}, {kind}, "
             f"{self.bits_per_weight:g} bits a weight, {self.device})"
         )
+
+
+def _check_float(dtype: torch.dtype) -> None:
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise TypeError(f"dtype: given {dtype!r}; a float dtype is needed")
 
 
 def _functional_linear(input, weight, bias=None):  # the names that torch gives them

@@ -19,6 +19,8 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
+from ..arguments import integer
+
 Keep = Callable[[Any, Any, Any, Any, Any], torch.Tensor]
 """keep(q_pos, k_pos, batch, head, q_row) -> bool tensor, broadcast: a mask bound to a device."""
 
@@ -33,6 +35,7 @@ class Mask:
 
         `q_row` is the call's row, which `dense` and `mask_mod` look at; it defaults to `q_pos` (a call with q_start 0).
         """
+        _check_indices(q_pos=q_pos, k_pos=k_pos, batch=batch, head=head, q_row=0 if q_row is None else q_row)
         q_pos, k_pos = _tensor(q_pos), _tensor(k_pos)
         row = q_pos if q_row is None else _tensor(q_row)
         device = q_pos.device if q_pos.device.type != "cpu" else k_pos.device
@@ -41,6 +44,8 @@ class Mask:
 
     def dense(self, q_len: int, kv_len: int, q_start: int | None = None, batch=0, head=0, device=None):
         """bool [q_len, kv_len]: the whole mask, element by element. `q_start` defaults to kv_len - q_len."""
+        q_len, kv_len = integer("q_len", q_len, 0), integer("kv_len", kv_len, 0)
+        q_start = None if q_start is None else integer("q_start", q_start)
         self.check_shape(q_len, kv_len)
         start = kv_len - q_len if q_start is None else q_start
         rows = torch.arange(q_len, device=device)[:, None]
@@ -48,7 +53,7 @@ class Mask:
 
     def mod(self, q_start: int = 0, device=None) -> Callable:
         """FlexAttention's `mask_mod(b, h, q_idx, kv_idx)` of this mask, for a call that starts at `q_start`."""
-        keep = bound(self, torch.device(device or "cpu"))
+        q_start, keep = integer("q_start", q_start), bound(self, torch.device(device or "cpu"))
 
         def mask_mod(b, h, q_idx, kv_idx):
             return keep(q_idx + q_start, kv_idx, b, h, q_idx)
@@ -217,6 +222,15 @@ class Not(Mask):
 
     def __repr__(self):
         return "~" + _wrapped(self.mask, repr(self.mask))
+
+
+def _check_indices(**indices: Any) -> None:
+    """TypeError for what is no whole number, and no tensor of such."""
+    for name, value in indices.items():
+        if not isinstance(value, torch.Tensor):
+            integer(name, value)
+        elif value.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
+            raise TypeError(f"{name}: given a tensor of {value.dtype}; ints are needed")
 
 
 def _wrapped(mask: Mask, text: str) -> str:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import ast
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 
+from ..arguments import integer
 from .base import Mask
 from .kinds import Band, Chunked, Dense, Dilated, Document, MaskMod, PrefixLM, Sink
 
 
 def band(left: int | None, right: int | None) -> Mask:
     """Keeps -right <= q - k <= left; None is no limit on that side. Negative limits are allowed."""
-    return Band(*(None if x is None else integer(name, x) for name, x in (("left", left), ("right", right))))
+    return Band(left, right)
 
 
 def causal() -> Mask:
@@ -43,9 +45,13 @@ def chunked(size: int) -> Mask:
 
 def document(lengths: Sequence[int] | torch.Tensor) -> Mask:
     """A query sees the keys of its own packed document; `lengths` are the documents' lengths, each >= 1."""
-    whole = tuple(integer("lengths", n, 1) for n in (lengths if isinstance(lengths, Sequence) else lengths.tolist()))
+    if not isinstance(lengths, Sequence | torch.Tensor | np.ndarray) or isinstance(lengths, str | bytes):
+        raise TypeError(f"lengths: given {type(lengths).__name__}; a sequence of ints is needed")
+    given = lengths if isinstance(lengths, Sequence) else lengths.tolist()
+    whole = tuple(integer("lengths", n, 1) for n in (given if isinstance(given, Sequence) else (given,)))
     if not whole:
         raise ValueError("lengths: no document was given; at least one length is needed")
+    integer("lengths' sum", sum(whole))
     return Document(whole)
 
 
@@ -74,27 +80,29 @@ def mask_mod(fn: Callable) -> Mask:
     return MaskMod(fn)
 
 
-def integer(name: str, value, minimum: int | None = None) -> int:
-    """`value` as an int; TypeError and ValueError name the argument."""
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(f"{name}: given {value!r}; an int is needed")
-    value = value.__index__()
-    if minimum is not None and value < minimum:
-        raise ValueError(f"{name}: given {value}; must be at least {minimum}")
-    return value
-
-
 _CONSTRUCTORS = {f.__name__: f for f in (band, causal, sliding_window, prefix_lm, sink, chunked, document, dilated)}
 
 
 def from_spec(spec) -> Mask:
     """The mask that `spec` describes; see `Mask.from_spec`."""
-    text, tensors = (spec, ()) if isinstance(spec, str) else spec
+    text, tensors = (spec, ()) if isinstance(spec, str) else _pair(spec)
     try:
-        tree = ast.parse(text, mode="eval").body
+        return _read(ast.parse(text, mode="eval").body, text, tensors)
     except SyntaxError as error:
-        raise ValueError(f"spec: {text!r} is not a mask ({error.msg})") from None
-    return _read(tree, text, tuple(tensors))
+        raise ValueError(f"spec: {_start(text)} is not a mask ({error.msg})") from None
+    except (RecursionError, MemoryError):  # MemoryError: what Python's parser raises for the same reason
+        raise ValueError(f"spec: {_start(text)} is nested too deep") from None
+
+
+def _pair(spec) -> tuple[str, tuple[torch.Tensor, ...]]:
+    match spec:
+        case (str(text), list() | tuple() as tensors):
+            return text, tuple(tensors)
+    raise TypeError(f"spec: given {type(spec).__name__}; text, or a pair (text, [tensors]), is needed")
+
+
+def _start(text: str) -> str:
+    return repr(text if len(text) <= 80 else f"{text[:77]}...")
 
 
 def _read(node: ast.expr, text: str, tensors: tuple[torch.Tensor, ...]) -> Mask:
@@ -111,6 +119,8 @@ def _read(node: ast.expr, text: str, tensors: tuple[torch.Tensor, ...]) -> Mask:
             try:
                 return _CONSTRUCTORS[name](*map(ast.literal_eval, args))
             except (TypeError, ValueError) as error:
-                raise ValueError(f"spec: {ast.unparse(node)} in {text!r}: {error}") from None
+                raise ValueError(f"spec: {ast.unparse(node)} in {_start(text)}: {error}") from None
     allowed = ", ".join([*_CONSTRUCTORS, "dense(index of a tensor)"])
-    raise ValueError(f"spec: cannot read {ast.unparse(node)!r} in {text!r}; masks are {allowed}, combined with &, |, ~")
+    raise ValueError(
+        f"spec: cannot read {ast.unparse(node)!r} in {_start(text)}; masks are {allowed}, combined with &, |, ~"
+    )

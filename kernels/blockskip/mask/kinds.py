@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from ..arguments import integer
 from .base import Mask
 
 
@@ -19,6 +20,11 @@ class Band(Mask):
 
     left: int | None
     right: int | None
+
+    def __post_init__(self):
+        for name in ("left", "right"):
+            if (limit := getattr(self, name)) is not None:
+                object.__setattr__(self, name, integer(name, limit))
 
     @property
     def is_everything(self) -> bool:
