@@ -26,10 +26,8 @@ def integer(name: str, value: Any, least: int | None = None, most: int | None = 
         number = None
     if number is None:
         raise TypeError(f"{name}: given {_short(value)}; an int is needed")
-    if least is not None and number < least:
-        raise ValueError(f"{name}: given {_short(number)}; must be at least {least}")
-    if most is not None and number > most:
-        raise ValueError(f"{name}: given {_short(number)}; must be at most {most}")
+    if (least is not None and number < least) or (most is not None and number > most):
+        raise ValueError(f"{name}: given {_short(number)}; must be {_range(least, most)}")
     if abs(number) >= LARGEST:
         raise ValueError(f"{name}: given {_short(number)}; its size must be below 2**{LARGEST.bit_length() - 1}")
     return number
@@ -71,6 +69,12 @@ def tensor(name: str, value: Any, dtypes: Sequence[torch.dtype] = ()) -> torch.T
     if dtypes and value.dtype not in dtypes:
         raise TypeError(f"{name}: given {value.dtype}; allowed are {', '.join(map(str, dtypes))}")
     return value
+
+
+def _range(least: int | None, most: int | None) -> str:
+    if least is None or most is None:
+        return f"at most {most}" if least is None else f"at least {least}"
+    return f"from {least} to {most}"
 
 
 def _short(value: Any) -> str:

@@ -7,10 +7,12 @@ import json
 import shlex
 from dataclasses import asdict, dataclass, fields
 from itertools import product
+from types import NoneType
 from typing import Any, ClassVar, Self
 
 import blockskip as bs
 import torch
+from blockskip.arguments import choice, flag, integer, number
 
 from skiplab.contenders import contender
 from skiplab.measure import Point
@@ -30,19 +32,29 @@ class Grid:
     contenders: tuple[str, ...]
     dtype: str
     device: str
+    seed: int
     budget_s: float
 
     def __post_init__(self) -> None:
-        for name, value in asdict(self).items():  # type: ignore[call-overload]
-            if value == ():
-                raise ValueError(f"{name}: got nothing; at least one is needed")
-        if self.dtype not in DTYPES:
-            raise ValueError(f"dtype: got {self.dtype!r}; allowed are {', '.join(DTYPES)}")
-        if self.budget_s <= 0:
+        for field in fields(self):  # type: ignore[arg-type]
+            value = getattr(self, field.name)
+            if isinstance(value, tuple) and not value:
+                raise ValueError(f"{field.name}: got nothing; at least one is needed")
+            if isinstance(field.default, tuple):
+                self._check_axis(field.name)
+        choice("dtype", self.dtype, DTYPES)
+        integer("seed", self.seed, 0)
+        if number("budget_s", self.budget_s) <= 0:
             raise ValueError(f"budget_s: got {self.budget_s}; allowed is more than 0 seconds")
         for name in self.contenders:
             contender(name, self.operation)
         usable(self.device)
+        self.workloads()  # each checks its own axes
+
+    def _check_axis(self, name: str) -> None:
+        value = getattr(self, name)
+        if not isinstance(value, tuple | NoneType):
+            raise TypeError(f"{name}: given {value!r}; a tuple is needed, for a single one too")
 
     @property
     def key(self) -> str:
@@ -99,7 +111,7 @@ class Sweep(Grid):
 
     A window of None is plain causal. mask: texts that `Mask.from_spec` reads, in the place of the windows; None: the
     windows. buffer: slots of a cache that each prompt stands at the start of, its later keys masked off; None for as
-    many as there are tokens. ValueError names the field, what was given and what is allowed.
+    many as there are tokens. TypeError or ValueError names the field, what was given and what is allowed.
     """
 
     contenders: tuple[str, ...] = DEFAULT_CONTENDERS
@@ -119,6 +131,9 @@ class Sweep(Grid):
     verb: ClassVar[str] = "sweep"
 
     def __post_init__(self) -> None:
+        self._check_axis("mask")
+        if self.buffer is not None:
+            integer("buffer", self.buffer, 1)
         super().__post_init__()
         if (self.window is None) == (self.mask is None):
             words = f"got {self.window!r} with the mask {self.mask!r}"
@@ -181,7 +196,7 @@ class DecodeSweep(Grid):
 class LinearSweep(Grid):
     """Linear layers: every shape x rows x bits x group size x contender, for one dtype and device.
 
-    shape: (out_features, in_features). ValueError names the field, what was given and what is allowed.
+    shape: (out_features, in_features). TypeError or ValueError names the field, what was given and what is allowed.
     """
 
     contenders: tuple[str, ...] = ("blockskip", "dequantise", "bf16", "tinygemm")
@@ -196,6 +211,13 @@ class LinearSweep(Grid):
     budget_s: float = 5.0
     operation: ClassVar[str] = "linear"
     verb: ClassVar[str] = "linear"
+
+    def __post_init__(self) -> None:
+        for one in self.shape if isinstance(self.shape, tuple) else ():
+            if not isinstance(one, tuple) or len(one) != 2:
+                raise TypeError(f"shape: given {one!r}; a pair (out_features, in_features) is needed")
+        flag("symmetric", self.symmetric)
+        super().__post_init__()
 
     def workloads(self) -> list[AnyWorkload]:
         return [
@@ -217,7 +239,7 @@ def sweep_of(operation: str, parameters: dict[str, Any]) -> AnySweep:
 
 def usable(device: str) -> bool:
     """Whether torch sees that device here; ValueError for one that the lab does not know."""
-    kind, _, number = device.partition(":")
-    if kind not in ("cpu", "cuda") or (number and not number.isdecimal()):
+    kind, _, index = device.partition(":") if isinstance(device, str) else ("", "", "")
+    if kind not in ("cpu", "cuda") or (index and not index.isdecimal()):
         raise ValueError(f"device: got {device!r}; allowed are cpu, cuda, cuda:1 and so on")
-    return kind == "cpu" or int(number or 0) < torch.cuda.device_count()
+    return kind == "cpu" or int(index or 0) < torch.cuda.device_count()

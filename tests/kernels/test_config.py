@@ -61,7 +61,7 @@ def test_a_file_is_read_as_it_was_written(tmp_path):
         ({"schema": None}, "schema is None"),
         ({"entries": [{**ENTRY, "mask": "wide"}]}, "mask: given 'wide'; allowed are causal, window, other"),
         ({"entries": [{**ENTRY, "length": "tall"}]}, "length: given 'tall'; allowed are short, medium, long"),
-        ({"entries": [{**ENTRY, "head_dim": 1024}]}, "head_dim: given 1024; must be at most 512"),
+        ({"entries": [{**ENTRY, "head_dim": 1024}]}, "head_dim: given 1024; must be from 8 to 512"),
         ({"entries": [{**ENTRY, "window": None}]}, "window: given None with the mask window"),
         ({"entries": [{**ENTRY, "mask": "causal"}]}, "window: given 1024 with the mask causal"),
         ({"entries": [{**ENTRY, "config": [128, 48, 8, 2]}]}, "block_n: given 48"),

@@ -123,6 +123,11 @@ def test_a_weight_tied_to_an_embedding():
     with pytest.raises(ValueError, match=words):
         bs.quantize_(model)
     assert type(model.first) is type(model.head) is nn.Linear  # nothing was changed
+    held = nn.Module()
+    held.linear, held.table = nn.Linear(64, 8), nn.Parameter(torch.zeros(1))
+    held.table = held.linear.weight
+    with pytest.raises(ValueError, match=r"linear shares its weight with table \(Module\)"):
+        bs.quantize_(held)
     plain = copy.deepcopy(model)
     bs.quantize_(model, bits=8, select=lambda name, linear: name != "head")
     assert model.head.weight is model.embed.weight and isinstance(model.first, bs.QuantizedLinear)

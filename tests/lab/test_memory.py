@@ -159,12 +159,12 @@ def test_codes_stand_for_their_values(packed):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"bits": 3}, "bits: got 3; allowed are 4, 8"),
-        ({"group_size": 48}, "group_size: got 48; allowed are 32, 64, 128"),
+        ({"bits": 3}, "bits: given 3; allowed are 4, 8"),
+        ({"group_size": 48}, "group_size: given 48; allowed are 32, 64, 128"),
         ({"in_features": 100}, "in_features: got 100; must be a multiple of group_size, 32"),
         ({"in_features": 5376 + 32, "metadata": "uint8"}, "must be a multiple of 256"),
-        ({"out_features": 0}, "out_features: got 0"),
-        ({"metadata": "fp8"}, "metadata: got 'fp8'; allowed are bfloat16, uint8"),
+        ({"out_features": 0}, "out_features: given 0"),
+        ({"metadata": "fp8"}, "metadata: given 'fp8'; allowed are bfloat16, uint8"),
     ],
 )
 def test_wrong_sizes_are_named(given, message):
@@ -173,9 +173,9 @@ def test_wrong_sizes_are_named(given, message):
 
 
 def test_wrong_places_are_named():
-    with pytest.raises(ValueError, match="row: got 7; allowed is 0 to 6"):
+    with pytest.raises(ValueError, match="row: given 7; must be from 0 to 6"):
         step_loads(Packed(7, 1056), Program(), 7, 0)
-    with pytest.raises(ValueError, match="step: got 2; allowed is 0 to 1"):
+    with pytest.raises(ValueError, match="step: given 2; must be from 0 to 1"):
         step_loads(Packed(7, 1056), Program(), 0, 2)
     with pytest.raises(ValueError, match="weights: got 'odd'"):
         memory.random_weight("odd")

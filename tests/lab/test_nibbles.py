@@ -130,13 +130,13 @@ def test_code_makes_the_same_explorer_and_weight():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"layout": "diagonal"}, "layout: got 'diagonal'; allowed are coalesced, strided"),
-        ({"program": "all"}, "program: got 'all'; allowed are one warp a row, two warps a row, 4 rows, 16 rows"),
-        ({"predict_for": "abacus"}, "predict_for: got 'abacus'; allowed are NVIDIA H200"),
-        ({"row": 21504}, "row: got 21504; allowed is 0 to 21,503"),
-        ({"step": 6}, "step: got 6; allowed is 0 to 5"),
-        ({"lane": 32}, "lane: got 32; allowed is 0 to 31"),
-        ({"bits": 5}, "bits: got 5; allowed are 4, 8"),
+        ({"layout": "diagonal"}, "layout: given 'diagonal'; allowed are coalesced, strided"),
+        ({"program": "all"}, "program: given 'all'; allowed are one warp a row, two warps a row, 4 rows, 16 rows"),
+        ({"predict_for": "abacus"}, "predict_for: given 'abacus'; allowed are NVIDIA H200"),
+        ({"row": 21504}, "row: given 21504; must be from 0 to 21503"),
+        ({"step": 6}, "step: given 6; must be from 0 to 5"),
+        ({"lane": 32}, "lane: given 32; must be from 0 to 31"),
+        ({"bits": 5}, "bits: given 5; allowed are 4, 8"),
     ],
 )
 def test_wrong_settings_are_named(given, message):

@@ -156,12 +156,12 @@ def test_errors_name_the_setting():
     with pytest.raises(TypeError, match="lenght: SplitExplorer has no such setting; there are kv_len, buffer"):
         SplitExplorer(lenght=4)
     for wrong, words in (
-        ({"kv_len": 0}, "kv_len: got 0; allowed is an integer from 1 to 131,072"),
+        ({"kv_len": 0}, "kv_len: given 0; must be from 1 to 131072"),
         ({"kv_len": 4096, "buffer": 100}, "buffer: got 100; allowed is at least kv_len, 4,096"),
-        ({"policy": "best"}, "policy: got 'best'; allowed are blockskip"),
-        ({"program": 128}, "program: got 128; allowed is 0 to 127"),
+        ({"policy": "best"}, "policy: given 'best'; allowed are blockskip"),
+        ({"program": 128}, "program: given 128; must be from 0 to 127"),
         ({"kv_len": 4, "q_len": 5}, "kv_len: got 4; allowed is at least q_len, 5"),
-        ({"q_len": 9}, "q_len: got 9; allowed is an integer from 1 to 8"),
+        ({"q_len": 9}, "q_len: given 9; must be from 1 to 8"),
     ):
         with pytest.raises(ValueError, match=re.escape(words)):
             SplitExplorer(**wrong)

@@ -184,7 +184,7 @@ def test_points_of_one_workload_follow_each_other():
         (lambda: DecodeSweep(kv_len=()), "kv_len: got nothing"),
         (lambda: LinearSweep(rows=()), "rows: got nothing"),
         (lambda: LinearSweep(("sdpa",)), "contender: no 'sdpa'"),
-        (lambda: DecodeSweep(dtype="int8"), "dtype: got 'int8'"),
+        (lambda: DecodeSweep(dtype="int8"), "dtype: given 'int8'"),
         (lambda: LinearSweep(budget_s=0), "budget_s: got 0"),
         (lambda: sweep_of("sort", {}), "operation: got 'sort'"),
     ],

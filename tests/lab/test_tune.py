@@ -78,7 +78,7 @@ def test_without_a_gpu_it_says_what_is_missing():
     [
         ({"heads": "32x256"}, "heads: got '32x256'"),
         ({"heads": "32/5x256"}, "kv_heads: got 5"),
-        ({"dtype": "int3"}, "dtype: got 'int3'"),
+        ({"dtype": "int3"}, "dtype: given 'int3'"),
         ({"mask": ("wide",)}, "cannot read 'wide'"),
         ({"config": ((128, 48, 8, 2),)}, "block_n: given 48"),
         ({"budget_s": 0.0}, "budget_s: got 0"),

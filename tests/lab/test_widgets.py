@@ -125,8 +125,8 @@ def test_documents_fill_the_keys():
 
 @pytest.mark.parametrize(
     ("given", "message"),
-    [({"kind": "diagonal"}, "kind: got 'diagonal'; allowed are causal"), ({"window": 0}, "window: got 0"),
-     ({"model": "x"}, "model: got 'x'"), ({"dtype": "int8"}, "dtype: got 'int8'")],
+    [({"kind": "diagonal"}, "kind: given 'diagonal'; allowed are causal"), ({"window": 0}, "window: given 0"),
+     ({"model": "x"}, "model: given 'x'"), ({"dtype": "int8"}, "dtype: given 'int8'")],
 )  # fmt: skip
 def test_wrong_settings_name_what_is_allowed(given, message):
     with pytest.raises(ValueError, match=message):

@@ -124,8 +124,9 @@ def _check_ties(module: nn.Module, chosen: dict[str, nn.Linear]) -> None:
             owner = owners.get(id(parameter))
             if parameter is None or owner is None:
                 continue
+            holder = f"{name}.{key}" if name else key
             raise ValueError(
-                f"module: {owner} shares its weight with {name}.{key} ({type(other).__name__}), which stays in floats; "
+                f"module: {owner} shares its weight with {holder} ({type(other).__name__}), which stays in floats; "
                 f"part them first, by {owner}.weight = nn.Parameter({owner}.weight.detach()), or leave {owner} out "
                 "with select"
             )

@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
+from blockskip.arguments import integer
+
 from skiplab.memory.packed import BLOCK, Packed, Table
 
 LANES, SECTOR, LINE = 32, 32, 128
@@ -94,10 +96,8 @@ def step_loads(
     which stands on a line's border. Activations are those of one token.
     """
     last = program.steps(packed.in_features) - 1
-    if not 0 <= row < packed.out_features:
-        raise ValueError(f"row: got {row}; allowed is 0 to {packed.out_features - 1:,}")
-    if not 0 <= step <= last:
-        raise ValueError(f"step: got {step}; allowed is 0 to {last}")
+    integer("row", row, 0, packed.out_features - 1)
+    integer("step", step, 0, last)
     return tuple(_loads(packed, places(packed, program, row, step, warp), scalar))
 
 

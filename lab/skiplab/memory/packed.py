@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from blockskip.arguments import choice, flag, integer
+
 from skiplab.machine import Machine
 from skiplab.roofline import Bound, bound_of
 
@@ -31,12 +33,11 @@ class Packed:
 
     def __post_init__(self) -> None:
         for name, allowed in (("bits", (4, 8)), ("group_size", GROUP_SIZES), ("metadata", METADATA)):
-            if getattr(self, name) not in allowed:
-                raise ValueError(
-                    f"{name}: got {getattr(self, name)!r}; allowed are {', '.join(str(value) for value in allowed)}"
-                )
-        if self.out_features < 1:
-            raise ValueError(f"out_features: got {self.out_features}; allowed is an integer of at least 1")
+            choice(name, getattr(self, name), allowed)
+        flag("symmetric", self.symmetric)
+        flag("strided", self.strided)
+        integer("out_features", self.out_features, 1)
+        integer("in_features", self.in_features, 1)
         unit = SPAN if self.metadata == "uint8" else self.group_size
         if self.in_features < unit or self.in_features % unit:
             why = "256, the span of uint8 metadata's steps" if unit == SPAN else f"group_size, {unit}"

@@ -23,6 +23,7 @@ from typing import Any, ClassVar, cast
 
 import blockskip as bs
 import torch
+from blockskip.arguments import choice, integer, number
 from blockskip.config import Gpu, TileConfig
 
 from skiplab.contenders import is_cuda
@@ -67,9 +68,9 @@ class Tuning:
     operation: ClassVar[str] = "attention"
 
     def __post_init__(self) -> None:
-        if self.dtype not in DTYPES:
-            raise ValueError(f"dtype: got {self.dtype!r}; allowed are {', '.join(DTYPES)}")
-        if self.budget_s <= 0:
+        choice("dtype", self.dtype, DTYPES)
+        integer("seed", self.seed, 0)
+        if number("budget_s", self.budget_s) <= 0:
             raise ValueError(f"budget_s: got {self.budget_s}; allowed is more than 0 seconds")
         for config in self.config or ():
             TileConfig.of(config)

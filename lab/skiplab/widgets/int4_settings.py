@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from blockskip.arguments import choice, integer
+
 from skiplab.machine import known_gpus
 from skiplab.memory import LANES, METADATA, PROGRAMS, WEIGHTS, Codes, Packed, Program, codes_of, places
 from skiplab.workload import LINEARS
@@ -47,14 +49,10 @@ class Int4Settings:
             "predict_for": known_gpus(),
         }  # fmt: skip
         for name, allowed in choices.items():
-            names = tuple(allowed)
-            if getattr(self, name) not in names:
-                raise ValueError(f"{name}: got {getattr(self, name)!r}; allowed are {', '.join(names)}")
+            choice(name, getattr(self, name), tuple(allowed))
         limits = {"row": self.out_features - 1, "step": self.last_step, "lane": LANES - 1}
         for name, most in limits.items():
-            value = getattr(self, name)
-            if not isinstance(value, int) or not 0 <= value <= most:
-                raise ValueError(f"{name}: got {value!r}; allowed is 0 to {most:,}")
+            integer(name, getattr(self, name), 0, most)
 
     @property
     def packed(self) -> Packed:

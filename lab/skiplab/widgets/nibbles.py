@@ -105,7 +105,7 @@ class Int4Explorer(w.VBox):
             # fewer steps than before: the last one is shown
             steps = Int4Settings(**{**values, "step": 0}).last_step
             settings = Int4Settings(**{**values, "step": min(values["step"], steps)})
-        except ValueError as error:
+        except (TypeError, ValueError) as error:
             self._problem.value = controls.problem(str(error), ADVICE)
             return
         self._accept(settings)

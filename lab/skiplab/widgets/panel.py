@@ -93,7 +93,7 @@ class SweepPanel(w.VBox):
         self._problem.value = ""
         try:
             sweep = self.sweep()
-        except ValueError as error:
+        except (TypeError, ValueError) as error:
             self._problem.value = controls.problem(str(error), "Correct the field that the message names.")
             return
         self._measurements[self.operation] = []
@@ -247,7 +247,7 @@ class SweepPanel(w.VBox):
                 return
             try:
                 self.figure.draw(self._chart())
-            except ValueError as error:  # a run file or a field that cannot be read: the message names it
+            except (TypeError, ValueError) as error:  # a run file or a field that cannot be read: the message names it
                 self._problem.value = controls.problem(str(error), "Correct the field, or choose another run.")
 
     def _relist(self) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 
 import blockskip as bs
+from blockskip.arguments import choice, flag, integer
 
 from skiplab.workload import DTYPES, MODELS, HeadShape, Workload
 
@@ -47,14 +48,13 @@ class Settings:
 
     def __post_init__(self) -> None:
         for name, allowed in (("kind", KINDS), ("model", MODELS), ("dtype", DTYPES)):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name}: got {getattr(self, name)!r}; allowed are {', '.join(allowed)}")
+            choice(name, getattr(self, name), tuple(allowed))
         for name, least in LEAST.items():
             value = getattr(self, name)
             if name == "kv_len" and value is None:
                 continue
-            if not isinstance(value, int) or value < least:
-                raise ValueError(f"{name}: got {value!r}; allowed is an integer of at least {least}")
+            integer(name, value, least)
+        flag("inside_causal", self.inside_causal)
 
     @property
     def keys(self) -> int:

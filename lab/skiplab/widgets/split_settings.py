@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from blockskip.arguments import choice, integer
+
 from skiplab.machine import Machine, known_gpus
 from skiplab.occupancy import POLICIES, Schedule, schedule, schedules
 from skiplab.workload import DTYPES, MODELS, DecodeWorkload
@@ -40,19 +42,15 @@ class SplitSettings:
             "model": MODELS, "dtype": DTYPES, "gpu": known_gpus(), "policy": POLICIES,
         }  # fmt: skip
         for name, allowed in choices.items():
-            names = tuple(allowed)
-            if getattr(self, name) not in names:
-                raise ValueError(f"{name}: got {getattr(self, name)!r}; allowed are {', '.join(names)}")
+            choice(name, getattr(self, name), tuple(allowed))
         for name, most in LIMITS.items():
             value = getattr(self, name)
             if value is None and name in ("buffer", "window"):
                 continue
-            if not isinstance(value, int) or not 1 <= value <= most:
-                raise ValueError(f"{name}: got {value!r}; allowed is an integer from 1 to {most:,}")
+            integer(name, value, 1, most)
         if self.slots < self.kv_len:
             raise ValueError(f"buffer: got {self.buffer}; allowed is at least kv_len, {self.kv_len:,}")
-        if not isinstance(self.program, int) or not 0 <= self.program < self.schedule.programs:
-            raise ValueError(f"program: got {self.program!r}; allowed is 0 to {self.schedule.programs - 1:,}")
+        integer("program", self.program, 0, self.schedule.programs - 1)
 
     @property
     def slots(self) -> int:

@@ -105,7 +105,7 @@ class SplitExplorer(w.VBox):
                 values[other] = values[moved]
         try:
             self._accept(self._near(values))
-        except ValueError as error:
+        except (TypeError, ValueError) as error:
             self._problem.value = controls.problem(str(error), ADVICE)
 
     def _near(self, values: dict[str, Any]) -> SplitSettings:

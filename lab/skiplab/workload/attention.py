@@ -17,8 +17,8 @@ class Workload(Heads):
     """One attention problem: q [batch, q_heads, q_len, head_dim], k and v [batch, kv_heads, kv_len, head_dim].
 
     `kv_len` defaults to `q_len`; query row i stands at position `q_start + i`, by default at the end of the keys. With
-    q_start 0 it is a prompt at the start of a cache: see `buffer`. ValueError names the field, what was given and what
-    is allowed.
+    q_start 0 it is a prompt at the start of a cache: see `buffer`. TypeError or ValueError names the field, what was
+    given and what is allowed.
     """
 
     q_len: int
@@ -37,6 +37,8 @@ class Workload(Heads):
             object.__setattr__(self, "kv_len", self.q_len)
         self._check("q_len", "kv_len", "batch", "q_heads", "kv_heads")
         self._check_heads()
+        if self.q_start is not None:
+            self._check_integer("q_start")
         if not isinstance(self.mask, bs.Mask):
             raise ValueError(f"mask: got {self.mask!r}; allowed is a blockskip mask, such as sliding_window(512)")
 

@@ -18,7 +18,7 @@ class DecodeWorkload(Heads):
 
     The queries are the last of `kv_len` positions, causal among themselves. `buffer`: slots of the cache, by default
     kv_len; those beyond kv_len hold NaN, which no contender may let through. `window`: keys that a query sees, itself
-    included; None is all. ValueError names the field, what was given and what is allowed.
+    included; None is all. TypeError or ValueError names the field, what was given and what is allowed.
     """
 
     kv_len: int

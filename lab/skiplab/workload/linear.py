@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import blockskip as bs
 import torch
+from blockskip.arguments import choice, flag
 
 from skiplab.workload.problem import Problem
 
@@ -19,7 +20,7 @@ WEIGHT_DEVIATION = 0.02
 class LinearWorkload(Problem):
     """A linear layer: x [rows, in_features] and a weight [out_features, in_features] in `bits` with groups' metadata.
 
-    bits 4 or 8, group_size 32, 64 or 128. ValueError names the field, what was given and what is allowed.
+    bits 4 or 8, group_size 32, 64 or 128. TypeError or ValueError names the field, what was given and what is allowed.
     """
 
     out_features: int
@@ -32,10 +33,10 @@ class LinearWorkload(Problem):
     operation: ClassVar[str] = "linear"
 
     def __post_init__(self) -> None:
-        self._check("out_features", "in_features", "rows", "bits", "group_size")
+        self._check("out_features", "in_features", "rows")
         for name, allowed in (("bits", (4, 8)), ("group_size", (32, 64, 128))):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name}: got {getattr(self, name)}; allowed are {', '.join(map(str, allowed))}")
+            object.__setattr__(self, name, choice(name, getattr(self, name), allowed))
+        flag("symmetric", self.symmetric)
         if self.in_features % self.group_size:
             raise ValueError(
                 f"in_features: got {self.in_features}; allowed are multiples of group_size, {self.group_size}"

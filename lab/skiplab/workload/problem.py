@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 import torch
+from blockskip.arguments import choice, integer
 
 DTYPES = ("float16", "bfloat16", "float32")
 
@@ -24,13 +25,13 @@ class Problem:
         return self.torch_dtype.itemsize
 
     def _check(self, *counts: str) -> None:
-        """ValueError for a named field that is no integer of at least 1, and for an unknown dtype."""
+        """TypeError or ValueError for a named field that is no integer of at least 1, and for an unknown dtype."""
         for name in counts:
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"{name}: got {value!r}; allowed is an integer of at least 1")
-        if self.dtype not in DTYPES:
-            raise ValueError(f"dtype: got {self.dtype!r}; allowed are {', '.join(DTYPES)}")
+            self._check_integer(name, 1)
+        choice("dtype", self.dtype, DTYPES)
+
+    def _check_integer(self, name: str, least: int | None = None, most: int | None = None) -> None:
+        object.__setattr__(self, name, integer(name, getattr(self, name), least, most))
 
     def _normal(self, shape: tuple[int, ...], device: str, generator: torch.Generator, factor: float) -> torch.Tensor:
         """Normal numbers of that standard deviation, drawn on the generator's device."""
@@ -58,8 +59,7 @@ class Heads(Problem):
         return self.q_heads // self.kv_heads
 
     def _check_heads(self) -> None:
-        if not 8 <= self.head_dim <= 512:
-            raise ValueError(f"head_dim: got {self.head_dim}; allowed is 8 to 512")
+        self._check_integer("head_dim", 8, 512)
         if self.q_heads % self.kv_heads:
             raise ValueError(f"kv_heads: got {self.kv_heads}; q_heads ({self.q_heads}) must be a multiple of it")
 
