@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
 import torch
+from torch.amp import is_autocast_available
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -14,8 +15,10 @@ R = TypeVar("R")
 
 def autocasts(t: torch.Tensor) -> bool:
     """Whether autocast is on for operations on this tensor's device."""
+    if t.is_cuda:  # a device's name takes as long as all else here, and a GPU's calls are short
+        return torch.is_autocast_enabled("cuda")
     kind = t.device.type
-    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return is_autocast_available(kind) and torch.is_autocast_enabled(kind)
 
 
 def without_autocast(call: Callable[P, R]) -> Callable[P, R]:
