@@ -25,31 +25,31 @@ def integer(name: str, value: Any, least: int | None = None, most: int | None = 
     except (TypeError, RuntimeError):  # RuntimeError: a tensor on the meta device
         number = None
     if number is None:
-        raise TypeError(f"{name}: given {_short(value)}; an int is needed")
+        raise TypeError(f"{name}: given {short(value)}; an int is needed")
     if (least is not None and number < least) or (most is not None and number > most):
-        raise ValueError(f"{name}: given {_short(number)}; must be {_range(least, most)}")
+        raise ValueError(f"{name}: given {short(number)}; must be {_range(least, most)}")
     if abs(number) >= LARGEST:
-        raise ValueError(f"{name}: given {_short(number)}; its size must be below 2**{LARGEST.bit_length() - 1}")
+        raise ValueError(f"{name}: given {short(number)}; its size must be below 2**{LARGEST.bit_length() - 1}")
     return number
 
 
 def number(name: str, value: Any) -> float:
     """A finite number: Python's or NumPy's; no bool."""
     if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name}: given {type(value).__name__} {_short(value)}; a number is needed")
+        raise TypeError(f"{name}: given {type(value).__name__} {short(value)}; a number is needed")
     try:
         found = float(value)
     except OverflowError:
         found = math.inf
     if not math.isfinite(found):
-        raise ValueError(f"{name}: given {_short(value)}; must be finite")
+        raise ValueError(f"{name}: given {short(value)}; must be finite")
     return found
 
 
 def flag(name: str, value: Any) -> bool:
     """True or False themselves."""
     if not isinstance(value, bool):
-        raise TypeError(f"{name}: given {_short(value)}; True or False is needed")
+        raise TypeError(f"{name}: given {short(value)}; True or False is needed")
     return value
 
 
@@ -58,7 +58,7 @@ def choice(name: str, value: Any, allowed: Sequence[Any]) -> Any:
     if isinstance(allowed[0], int):
         value = integer(name, value)
     if not isinstance(value, int | str) or value not in allowed:
-        raise ValueError(f"{name}: given {_short(value)}; allowed are {', '.join(map(str, allowed))}")
+        raise ValueError(f"{name}: given {short(value)}; allowed are {', '.join(map(str, allowed))}")
     return value
 
 
@@ -77,7 +77,7 @@ def _range(least: int | None, most: int | None) -> str:
     return f"from {least} to {most}"
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
     """The value in at most a line: an int may have more digits than Python prints, a text any length."""
     if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > 128:
         return f"an int of {value.bit_length()} bits"

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from ..arguments import integer
+from ..arguments import integer, short
 from .base import Mask
 from .kinds import Band, Chunked, Dense, Dilated, Document, MaskMod, PrefixLM, Sink
 
@@ -89,9 +89,9 @@ def from_spec(spec) -> Mask:
     try:
         return _read(ast.parse(text, mode="eval").body, text, tensors)
     except SyntaxError as error:
-        raise ValueError(f"spec: {_start(text)} is not a mask ({error.msg})") from None
+        raise ValueError(f"spec: {short(text)} is not a mask ({error.msg})") from None
     except (RecursionError, MemoryError):  # MemoryError: what Python's parser raises for the same reason
-        raise ValueError(f"spec: {_start(text)} is nested too deep") from None
+        raise ValueError(f"spec: {short(text)} is nested too deep") from None
 
 
 def _pair(spec) -> tuple[str, tuple[torch.Tensor, ...]]:
@@ -99,10 +99,6 @@ def _pair(spec) -> tuple[str, tuple[torch.Tensor, ...]]:
         case (str(text), list() | tuple() as tensors):
             return text, tuple(tensors)
     raise TypeError(f"spec: given {type(spec).__name__}; text, or a pair (text, [tensors]), is needed")
-
-
-def _start(text: str) -> str:
-    return repr(text if len(text) <= 80 else f"{text[:77]}...")
 
 
 def _read(node: ast.expr, text: str, tensors: tuple[torch.Tensor, ...]) -> Mask:
@@ -119,8 +115,8 @@ def _read(node: ast.expr, text: str, tensors: tuple[torch.Tensor, ...]) -> Mask:
             try:
                 return _CONSTRUCTORS[name](*map(ast.literal_eval, args))
             except (TypeError, ValueError) as error:
-                raise ValueError(f"spec: {ast.unparse(node)} in {_start(text)}: {error}") from None
+                raise ValueError(f"spec: {short(ast.unparse(node))} in {short(text)}: {error}") from None
     allowed = ", ".join([*_CONSTRUCTORS, "dense(index of a tensor)"])
     raise ValueError(
-        f"spec: cannot read {ast.unparse(node)!r} in {_start(text)}; masks are {allowed}, combined with &, |, ~"
+        f"spec: cannot read {short(ast.unparse(node))} in {short(text)}; masks are {allowed}, combined with &, |, ~"
     )
