@@ -28,6 +28,28 @@ class Launch(NamedTuple):
     grid: tuple[int, ...]
 
 
+class Described(NamedTuple):
+    """A tensor that a kernel reads block by block through the copy engine.
+
+    It is seen as [.., size], row after row of its memory, of which the kernel names blocks; a row begins at a multiple
+    of 16 bytes. swizzle: bytes in which the block's lines are permuted in shared memory, 0 for none.
+    """
+
+    tensor: torch.Tensor
+    size: int
+    block: tuple[int, int]
+    swizzle: int
+
+    def descriptor(self) -> Any:
+        """As Triton's launch takes it."""
+        from triton.experimental.gluon.language import NVMMASharedLayout
+        from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
+
+        lines = self.tensor.view(-1, self.size)
+        layout = NVMMASharedLayout(self.swizzle, 8 * lines.element_size(), 2)
+        return TensorDescriptor.from_tensor(lines, list(self.block), layout)
+
+
 class Found(NamedTuple):
     """A kernel to be called as run(*arguments, *last); with stream=None, on the current stream."""
 
@@ -53,7 +75,7 @@ class Dispatcher:
         key = (id(kernel), device, *constants.values(), *options.values(), *map(traits, arguments))
         found = self._compiled.get(key)
         if found is None:
-            compiled = kernel.warmup(*arguments, **constants, **options, grid=grid)
+            compiled = kernel.warmup(*map(as_launched, arguments), **constants, **options, grid=grid)
             last = tuple(constants[name] for name in kernel.arg_names[len(arguments) :])
             found = self._compiled[key] = compiled, last
         compiled, last = found
@@ -63,7 +85,12 @@ class Dispatcher:
     def launch(self, kernel: Any, launch: Launch, **options: Any) -> None:
         """The launch, once, on the current device and stream."""
         run, last = self.find(kernel, launch, **options)
-        run(*launch.arguments, *last)
+        run(*map(as_launched, launch.arguments), *last)
+
+
+def as_launched(argument: Any) -> Any:
+    """The argument as Triton takes it: a descriptor for what is `Described`."""
+    return argument.descriptor() if isinstance(argument, Described) else argument
 
 
 def _direct(compiled: Any, grid: tuple[int, ...]) -> Callable:
@@ -126,6 +153,8 @@ def traits(argument: Any) -> Any:
         return argument.dtype, argument.data_ptr() % 16 == 0
     if kind is tuple:
         return _traits_of_ints(argument)
+    if kind is Described:
+        return argument.tensor.dtype, argument.block, argument.swizzle
     if isinstance(argument, tuple):
         return tuple([traits(item) for item in argument])
     raise TypeError(f"arguments: given {kind.__name__}; tensors, ints, floats, None, and tuples of these are allowed")
@@ -247,7 +276,9 @@ class _Pool:
         self._count, self._tables, self.constants = len(tensors), tables, []
 
     def getter(self, argument: Any) -> Callable[[tuple], Any]:
-        """Takes the argument from the pool; a named tuple of tensors comes as a plain one."""
+        """Takes the argument from the pool; a named tuple of tensors comes as a plain one, `Described` as launched."""
+        if isinstance(argument, Described):
+            return _describer(argument, self._slot(argument.tensor))
         if isinstance(argument, tuple) and not self._slots.keys().isdisjoint(map(id, argument)):
             return itemgetter(*map(self._slot, argument))
         return itemgetter(self._slot(argument))
@@ -259,6 +290,19 @@ class _Pool:
             _check_constant(argument)
         self.constants.append(argument)
         return self._count + len(self.constants) - 1
+
+
+def _describer(described: Described, slot: int) -> Callable[[tuple], Any]:
+    """Makes the descriptor of the tensor in that slot of a pool; what was checked of the first holds for it, too."""
+    first = described.descriptor()
+    kind, same = type(first), {name: value for name, value in vars(first).items() if name != "base"}
+
+    def describe(pool: tuple) -> Any:
+        made = object.__new__(kind)
+        made.__dict__.update(same, base=pool[slot])
+        return made
+
+    return describe
 
 
 def _check_constant(argument: Any) -> None:

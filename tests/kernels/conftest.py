@@ -16,6 +16,7 @@ if DEVICE == "cpu" and sys.platform == "linux":
     os.environ["TRITON_INTERPRET"] = "1"
     import blockskip.attention.decode_launch
     import blockskip.attention.launch
+    import blockskip.linear.hopper.launch
     import blockskip.linear.launch  # noqa: F401
 
     del os.environ["TRITON_INTERPRET"]

@@ -19,6 +19,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from blockskip.dispatch import Described
 from triton.language import constexpr
 
 PATIENCE_S = 20.0
@@ -46,12 +47,12 @@ class Pointer:
 
 
 class Shared:
-    """A part of shared memory, which holds NaN until it is written."""
+    """A part of shared memory, which holds NaN, or any integers, until it is written."""
 
     layout = None
 
     def __init__(self, data: torch.Tensor):
-        self.data = data
+        self.data, self.dtype = data, data.dtype
 
     def index(self, i) -> Shared:
         return Shared(self.data[int(i)])
@@ -61,6 +62,12 @@ class Shared:
 
     def reshape(self, shape) -> Shared:
         return Shared(self.data.view(*shape))
+
+    def slice(self, start: int, length: int, dim: int) -> Shared:
+        return Shared(self.data.narrow(dim, start, length))
+
+    def _reinterpret(self, dtype, shape, layout) -> Shared:
+        return Shared(self.data.view(dtype).view(*shape))
 
     def store(self, value: torch.Tensor) -> None:
         self.data.copy_(value)
@@ -135,6 +142,7 @@ class Product:
 
     def compute(self) -> None:
         a, b, acc, use_acc = self._terms
+        acc = acc.sum if isinstance(acc, Product) else acc
         product = (a.data if isinstance(a, Shared) else a).float() @ b.data.float()
         self.sum = acc + product if use_acc else product
 
@@ -157,17 +165,21 @@ class Machine:
     def names(self) -> dict[str, Any]:
         """By the name that the kernel's module has for it."""
         layouts = dict.fromkeys(
-            ("BlockedLayout", "SliceLayout", "DotOperandLayout", "NVMMADistributedLayout"), _nothing
-        )
+            ("BlockedLayout", "SliceLayout", "DotOperandLayout", "NVMMADistributedLayout", "DistributedLinearLayout",
+             "SwizzledSharedLayout"), _nothing
+        )  # fmt: skip
         gl = SimpleNamespace(
-            **layouts, NVMMASharedLayout=SimpleNamespace(get_default_for=_nothing), constexpr=lambda x: x,
-            int32=torch.int32, int64=torch.int64, float32=torch.float32, static_range=range, to_tensor=torch.as_tensor,
+            **layouts, NVMMASharedLayout=_SharedLayout, constexpr=lambda x: x,
+            int32=torch.int32, int64=torch.int64, float32=torch.float32, float16=torch.float16,
+            bfloat16=torch.bfloat16, split=lambda t: t.unbind(-1), permute=lambda t, order: t.permute(order),
+            reshape=lambda t, shape: t.reshape(shape), expand_dims=lambda t, axis: t.unsqueeze(axis),
+            broadcast=torch.broadcast_tensors, static_range=range, to_tensor=torch.as_tensor,
             where=_where, minimum=_scalar_or(min, torch.minimum), maximum=_scalar_or(max, torch.maximum),
             cdiv=lambda a, b: -(-a // b), load=_load, store=_store, arange=lambda a, b, layout=None: torch.arange(a, b),
             zeros=lambda shape, dtype, layout=None: torch.zeros(shape, dtype=dtype),
             full=lambda shape, value, dtype, layout=None: torch.full(shape, value, dtype=dtype),
             exp2=torch.exp2, log2=torch.log2, fma=lambda a, b, c: a * b + c, max=lambda x, axis: x.amax(axis),
-            sum=lambda x, axis: x.sum(axis), convert_layout=lambda x, layout: x, allocate_shared_memory=_allocate,
+            sum=lambda x, axis: x.sum(axis), convert_layout=lambda x, layout, assert_trivial=False: x, allocate_shared_memory=_allocate,
             program_id=lambda axis: self.program[axis], num_programs=lambda axis: self.grid[axis],
             warp_specialize=self._warp_specialize,
         )  # fmt: skip
@@ -180,6 +192,7 @@ class Machine:
         return {
             "gl": gl, "tl": gl, "mbarrier": mbarrier, "tma": tma, "fence_async_shared": _nothing,
             "warpgroup_mma": self._multiply, "warpgroup_mma_wait": self._wait,
+            "gdc_wait": _nothing, "gdc_launch_dependents": _nothing, "decoded": _decoded,
         }  # fmt: skip
 
     def _describe(self, base: Pointer, shape, strides, block, layout) -> SimpleNamespace:
@@ -207,8 +220,7 @@ class Machine:
         barrier.copied(copy, self.late)
 
     def _multiply(self, a, b, acc, *, use_acc=True, is_async=False) -> Product:
-        acc = acc.sum if isinstance(acc, Product) else acc
-        product = Product(a, b, acc, use_acc)
+        product = Product(a, b, acc, bool(use_acc))
         self.local.begun.append(product)
         assert is_async
         return product
@@ -246,6 +258,21 @@ def _nothing(*arguments, **named) -> None:
     pass
 
 
+class _SharedLayout:
+    get_default_for = staticmethod(_nothing)
+
+    def __init__(self, *arguments):
+        pass
+
+
+def _decoded(words: torch.Tensor, zero: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """What the instructions of `linear.hopper.unpack` do: element 2 j + h of a word is its nibble j + 4 h."""
+    element = torch.arange(8)
+    codes = words >> 4 * (element // 2 + element % 2 * 4) & 15
+    magic = 128 if scale.dtype == torch.bfloat16 else 1024
+    return ((codes + magic).to(scale.dtype) - zero) * scale
+
+
 def _scalar_or(few: Callable, many: Callable) -> Callable:
     def choose(a, b):
         if isinstance(a, torch.Tensor) or isinstance(b, torch.Tensor):
@@ -270,7 +297,8 @@ def _load(pointer: Pointer, mask=None, other=0) -> Any:
     return found
 
 
-def _store(pointer: Pointer, value: torch.Tensor, mask: torch.Tensor) -> None:
+def _store(pointer: Pointer, value: torch.Tensor, mask: torch.Tensor | None = None) -> None:
+    mask = torch.tensor(True) if mask is None else mask
     offset, value, mask = torch.broadcast_tensors(pointer.offset, value, mask)
     pointer.memory[offset[mask]] = value[mask]
 
@@ -278,7 +306,7 @@ def _store(pointer: Pointer, value: torch.Tensor, mask: torch.Tensor) -> None:
 def _allocate(dtype, shape, layout) -> Any:
     if layout is Barriers:
         return Barriers(Barrier() for _ in range(shape[0]))
-    return Shared(torch.full(shape, math.nan, dtype=dtype))
+    return Shared(torch.full(shape, math.nan if dtype.is_floating_point else 0x5A5A5A5A, dtype=dtype))
 
 
 def interpret(kernel: Any, launch: Any, copies: str) -> None:
@@ -301,6 +329,8 @@ def _plain(function: Any, machine: dict[str, Any], modules: dict[int, dict[str, 
     if names is None:
         names = modules[id(fn.__globals__)] = {**fn.__globals__, **machine}
         for name, value in fn.__globals__.items():
+            if name in machine:
+                continue
             if isinstance(getattr(value, "fn", None), types.FunctionType):
                 names[name] = _plain(value, machine, modules)
             elif isinstance(value, constexpr):
@@ -309,6 +339,12 @@ def _plain(function: Any, machine: dict[str, Any], modules: dict[int, dict[str, 
 
 
 def _pointers(argument: Any) -> Any:
+    if isinstance(argument, Described):
+        base, lines = Pointer.to(argument.tensor), argument.tensor.numel() // argument.size
+        shape, strides = (lines, argument.size), (argument.size, 1)
+        return SimpleNamespace(
+            base=base, shape=shape, strides=strides, block=argument.block, dtype=argument.tensor.dtype
+        )
     if isinstance(argument, torch.Tensor):
         return Pointer.to(argument)
     make = getattr(type(argument), "_make", None)

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import torch
 
-from .weight import BLOCK
+from .weight import BLOCK, QuantizedWeight
 
 MOST_ROWS = 8
-"""Rows of activations up to which they are rounded to int8 and multiplied by dp4a."""
+"""Rows of activations up to which they are rounded to int8 and multiplied by dp4a, where the weight lies in rows."""
+
+
+def are_rounded(rows: int, w: QuantizedWeight) -> bool:
+    """Whether `linear` rounds so many rows of activations to int8: few rows, of a weight in rows.
+
+    The kernel for tiles takes activations as they are at any number of rows, in less time than the dp4a products.
+    """
+    return rows <= MOST_ROWS and w.packing == "rows"
 
 
 def round_to_int8(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

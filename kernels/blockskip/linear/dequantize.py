@@ -29,15 +29,25 @@ def dequantize(
     CENTRE: tl.constexpr,
     OFFSET: tl.constexpr,
     BLOCKS: tl.constexpr,
+    TILES: tl.constexpr,
 ):
     """out [N, K], the values of a QuantizedWeight. data: as there. meta, CENTRE, OFFSET: as in `matvec`.
 
-    The weight's COUNT = N * K / 32 blocks of 32 are taken in the order of `out`, BLOCKS a program.
+    The weight's COUNT = N * K / 32 blocks of 32 are taken in the order of `out`, BLOCKS a program. TILES: it lies in
+    tiles of 64 rows x 8 blocks, as `packing` has it.
     """
     first = tl.program_id(0) * BLOCKS
     i = tl.arange(0, BLOCKS)
     ok = first + i < COUNT
-    if BITS == 4:
+    if TILES:
+        row, column = (first + i) // (K // 32), (first + i) % (K // 32)
+        # where the block lies among all blocks, and its group among all groups
+        here = (row // 64 * (K // 256) + column // 8) * 512 + row % 64 * 8 + column % 8
+        byte = tl.arange(0, 16)[None, :]
+        pairs = tl.load(data + here.to(tl.int64)[:, None] * 16 + byte, mask=ok[:, None], other=0)
+        code = tl.reshape(tl.join(pairs & 15, pairs >> 4), [BLOCKS, 4, 2, 2, 2])  # word, byte 2 a + b, nibble c
+        code = tl.reshape(tl.permute(code, (0, 3, 4, 1, 2)), [BLOCKS, 32])  # the code is 16 b + 8 c + 2 word + a
+    elif BITS == 4:
         byte = i[:, None] * 16 + tl.arange(0, 16)[None, :]
         pairs = tl.load(data + wide(first) * 16 + byte, mask=ok[:, None], other=0)
         code = tl.reshape(tl.join(pairs & 15, pairs >> 4), [BLOCKS, 32])
@@ -48,7 +58,7 @@ def dequantize(
         code = tl.load(data + at, mask=ok[:, None], other=0)
     value = code.to(tl.float32)
     block = first + i
-    group = block // (GROUP // 32)
+    group = (here if TILES else block) // (GROUP // 32)
     scale = read_metadata(meta.scale, meta.scale_step, group, block, ok)
     if meta.shift is None:
         value = (value - CENTRE) * scale

@@ -15,6 +15,7 @@ from ..device import interpreting, overlaps
 from ..dispatch import DISPATCHER, Launch, Ready, Step
 from .dequantize import dequantize
 from .fused import fused
+from .hopper.plan import HopperConfig
 from .matvec import matvec, matvec_scalar, round_activations
 from .route import FusedConfig, LinearPlan, make_plan
 from .weight import BLOCK, TENSORS, QuantizedWeight
@@ -101,6 +102,13 @@ def linear(
     plan, given = plan or make_plan(x, w, "triton", "measured"), x.dtype
     if plan.kernel == "dequantise":
         return _many_rows(x, w, bias)
+    if isinstance(plan.config, HopperConfig):
+        from .hopper.launch import ready_product  # Gluon is not asked for where it is not used
+
+        call = ready_product(x, w, bias, plan.config)
+        if place is not None:
+            place.append(call)
+        return call(x, w, bias)
     emulate = interpreting() and given == torch.bfloat16
     # bfloat16 is wrong in Triton's interpreter: there the kernels compute in float32 and torch rounds at the end
     if interpreting() and (plan.kernel == "matvec" or emulate) and given != torch.float32:
@@ -206,7 +214,7 @@ def _fused(ready: Ready, x, w: QuantizedWeight, bias) -> torch.Tensor:
 
 def _ready_fused(x, w: QuantizedWeight, bias, plan: LinearPlan, emulate: bool) -> Ready:
     config, splits = plan.config, plan.splits
-    assert config is not None
+    assert isinstance(config, FusedConfig)
 
     def steps(inputs, made):
         x, bias, *tensors = inputs
@@ -264,6 +272,7 @@ def prepare_dequantize(w: QuantizedWeight, out: torch.Tensor) -> Launch:
         "CENTRE": w.centre,
         "OFFSET": w.offset is not None,
         "BLOCKS": DEQUANTIZE_BLOCKS,
+        "TILES": w.packing == "tiles",
     }
     count = w.shape.numel() // BLOCK
     return Launch((w.data, metadata_of(w), out, count), constants, (cdiv(count, DEQUANTIZE_BLOCKS),))

@@ -20,7 +20,7 @@ class QuantizedLinear(nn.Module):
 
     The state_dict holds the tensors that the weight has, by their names there, and `bias` if there is one. A module
     whose weight has the same tensors, shapes and dtypes loads it, any other refuses it (RuntimeError): nothing is
-    converted. Changing the module's dtype changes that of the bias alone. Under torch.autocast the bias is cast to the
+    converted but the packing, rows to tiles and back. Changing the module's dtype changes that of the bias alone. Under torch.autocast the bias is cast to the
     activations' dtype, which is the result's; the activations themselves are not cast.
     """
 
@@ -80,6 +80,8 @@ class QuantizedLinear(nn.Module):
 
     def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing, unexpected, errors):
         given = {name: t for name in TENSORS if (t := state_dict.get(prefix + name)) is not None}
+        given = _repacked(given, self.weight)
+        state_dict = state_dict | {prefix + name: t for name, t in given.items()}
         if given and _layout(given) != _layout(self.weight.named_tensors()):
             errors.append(
                 f"{prefix or 'the weight'}: given {_layout(given)}; this module holds "
@@ -98,6 +100,14 @@ def _check_bias(bias, w: QuantizedWeight) -> None:
         raise ValueError(f"bias: given shape {tuple(bias.shape)}; [{w.shape[0]}] is needed, w's N")
     if bias.device != w.device:
         raise ValueError(f"bias: is on {bias.device}; must be on w's {w.device}")
+
+
+def _repacked(given: dict[str, torch.Tensor], w: QuantizedWeight) -> dict[str, torch.Tensor]:
+    """A state_dict's tensors in w's packing, if that is all they differ in; else as they are."""
+    try:
+        return QuantizedWeight(**{"zero": None, "dtype": w.dtype, **given}).packed(w.packing).named_tensors()
+    except (TypeError, ValueError):  # who asks says what is wrong
+        return given
 
 
 def _layout(tensors: dict[str, torch.Tensor]) -> str:

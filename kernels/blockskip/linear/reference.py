@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import torch
 
-from .activations import MOST_ROWS, rounded
+from .activations import are_rounded, rounded
 from .weight import QuantizedWeight
 
 
 def linear(x: torch.Tensor, w: QuantizedWeight, bias: torch.Tensor | None) -> torch.Tensor:
     """x [M, K] -> [M, N] in x's dtype; computed in float64 for float64 x, in float32 for others."""
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-    if x.shape[0] <= MOST_ROWS:
+    if are_rounded(x.shape[0], w):
         activations, weight = rounded(x, dtype), w.dequantize(dtype)
     else:
         activations, weight = x.to(dtype), w.dequantize(x.dtype).to(dtype)

@@ -2,7 +2,8 @@
 
 Up to eight rows of activations there is the dp4a matvec alone, because rounding activations to int8 is the operation's
 meaning there. Beyond, the packed weight is either turned to floats inside the product (`fused`: it is read once, but
-unpacked again for each block of rows), or once for all rows before a product of torch's (`dequantise`).
+unpacked again for each block of rows), or once for all rows before a product of torch's (`dequantise`). A weight in
+tiles has a fused kernel of its own on Hopper, at any number of rows, and no matvec.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from dataclasses import dataclass
 
 import torch
 
-from .activations import MOST_ROWS
+from .activations import MOST_ROWS, are_rounded
+from .hopper.plan import HopperConfig, choose_config
 from .weight import BLOCK, QuantizedWeight
 
 ROUTES = ("measured", "matvec", "fused", "dequantise")
@@ -21,6 +23,13 @@ FEW_ROWS = 32
 """Up to here two programs a multiprocessor pay, beyond one: their tiles take more registers and more of the time."""
 LEAST_STEPS = 8
 """Steps along K that a split has at least: fewer do not fill the pipeline."""
+
+
+TILED_ROWS = 512
+"""Rows up to which the fused kernel is taken for a weight in tiles. Predicted beyond 128: as many blocks of 128 as take
+101.5 us at 43008 x 5376 and 36.5 at 16384 x 5376 on an NVIDIA H200, where `dequantise` took 493 and 194 at 512."""
+HOPPER = 9
+"""The major compute capability that the kernel for tiles is written for."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +52,7 @@ class LinearPlan:
 
     impl: str
     kernel: str | None
-    config: FusedConfig | None
+    config: FusedConfig | HopperConfig | None
     splits: int
     reason: str
 
@@ -106,8 +115,8 @@ def crossover(w: QuantizedWeight, capability: tuple[int, int]) -> Crossover:
 def choose_kernel(
     rows: int, dtype: torch.dtype, w: QuantizedWeight, route: str, capability: tuple[int, int]
 ) -> tuple[str, str]:
-    """(kernel, reason). ValueError where an asked-for route cannot be."""
-    if rows <= MOST_ROWS:
+    """(kernel, reason) for a weight in rows. ValueError where an asked-for route cannot be."""
+    if are_rounded(rows, w):
         if route in ("fused", "dequantise"):
             raise ValueError(
                 f"route: given {route!r} with {rows} rows; up to {MOST_ROWS} rows activations are rounded to int8, "
@@ -125,6 +134,31 @@ def choose_kernel(
     found = crossover(w, capability)
     kernel = "fused" if rows <= found.rows else "dequantise"
     return kernel, f"{rows} rows, fused is taken up to {found.rows} ({found.source})"
+
+
+def _choose_for_tiles(
+    rows: int, dtype: torch.dtype, w: QuantizedWeight, route: str, capability: tuple[int, int] | None
+) -> tuple[str, str]:
+    """`choose_kernel` for a weight in tiles; capability None: Triton's interpreter."""
+    reason = None
+    if capability is None:
+        reason = "a weight in tiles in Triton's interpreter, which runs no Gluon"
+    elif capability[0] != HOPPER:
+        reason = f"a weight in tiles on compute capability {capability[0]}.{capability[1]}; its kernel is Hopper's"
+    elif w.scale.dtype != torch.bfloat16 or (w.zero is not None and w.zero.dtype != torch.bfloat16):
+        reason = "metadata that is not bfloat16"
+    elif dtype == torch.float32:
+        reason = "float32 activations, which tensor cores would round"
+    if route == "matvec":
+        raise ValueError("route: given 'matvec' for a weight in tiles, which it does not read; use w.packed('rows')")
+    if route == "fused" and reason is not None:
+        raise ValueError(f"route: given 'fused', which cannot be: {reason}; use 'dequantise' or 'measured'")
+    if route != "measured":
+        return route, "asked for"
+    if reason is not None:
+        return "dequantise", reason
+    kernel = "fused" if rows <= TILED_ROWS else "dequantise"
+    return kernel, f"{rows} row{'s' if rows > 1 else ''} of a weight in tiles, fused is taken up to {TILED_ROWS}"
 
 
 def fused_config(rows: int, w: QuantizedWeight) -> FusedConfig:
@@ -153,8 +187,14 @@ def make_plan(x: torch.Tensor, w: QuantizedWeight, impl: str, route: str) -> Lin
     if x.is_cuda:
         device = torch.cuda.get_device_properties(x.device)
         capability, multiprocessors = (device.major, device.minor), device.multi_processor_count
-    kernel, reason = choose_kernel(x.shape[0], x.dtype, w, route, capability)
+    if w.packing == "tiles":
+        kernel, reason = _choose_for_tiles(x.shape[0], x.dtype, w, route, capability if x.is_cuda else None)
+    else:
+        kernel, reason = choose_kernel(x.shape[0], x.dtype, w, route, capability)
     if kernel != "fused":
         return LinearPlan(impl, kernel, None, 1, reason)
+    if w.packing == "tiles":
+        n, k = w.shape
+        return LinearPlan(impl, kernel, choose_config(x.shape[0], n, k, multiprocessors), 1, reason)
     config = fused_config(x.shape[0], w)
     return LinearPlan(impl, kernel, config, fused_splits(x.shape[0], w, config, multiprocessors), reason)

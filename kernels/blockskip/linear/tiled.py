@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from .activations import MOST_ROWS, planes, rounded
+from .activations import are_rounded, planes, rounded
 from .weight import QuantizedWeight
 
 BLOCK_ELEMENTS = 1 << 20
@@ -14,7 +14,7 @@ BLOCK_ELEMENTS = 1 << 20
 
 def linear(x: torch.Tensor, w: QuantizedWeight, bias: torch.Tensor | None) -> torch.Tensor:
     """x [M, K] -> [M, N] in x's dtype."""
-    return _few_rows(x, w, bias) if x.shape[0] <= MOST_ROWS else _many_rows(x, w, bias)
+    return _few_rows(x, w, bias) if are_rounded(x.shape[0], w) else _many_rows(x, w, bias)
 
 
 def _few_rows(x, w: QuantizedWeight, bias) -> torch.Tensor:

@@ -8,8 +8,10 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ..arguments import tensor
+from ..arguments import choice, tensor
 from .metadata import SPAN, decode
+from .packing import PACKINGS, TILE_BYTES, TILE_COLUMNS, TILE_ROWS
+from .packing import packed as repacked
 
 GROUP_SIZES = (32, 64, 128)
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
@@ -39,7 +41,9 @@ class QuantizedWeight:
     data: int4: uint8 [N, K / 2], byte j holds the codes 2j (low) and 2j + 1 (high), each 0..15.
         int8: int8 [N, 2, K / 32, 16]: of each block of 32 codes the first half in plane 0, the other in plane 1.
         Either way 16 contiguous bytes are what one load of the matvec takes.
-    scale, zero, minimum, middle: any float dtype, [N, K / group_size], row for row with the weights.
+        int4 in tiles: uint8 [N / 64, K / 256, 64, 128], as `packing` has it.
+    scale, zero, minimum, middle: any float dtype, [N, K / group_size], row for row with the weights; in tiles bfloat16
+        [N / 64, K / 256, 64, 256 / group_size].
     scale_step, minimum_step: float16 (or another float dtype) [N, K / 256]. Where there is one, scale or minimum holds
         uint8 codes, each worth a step.
     dtype: of the weight that was quantised, and of `dequantize()`.
@@ -60,7 +64,10 @@ class QuantizedWeight:
         self._check_data()
         given = self.named_tensors()
         n, k = self.shape
-        allowed = [(n, k // size) for size in GROUP_SIZES if k % size == 0]
+        if self.packing == "tiles":
+            allowed = [(*self.data.shape[:3], TILE_COLUMNS // size) for size in GROUP_SIZES]
+        else:
+            allowed = [(n, k // size) for size in GROUP_SIZES if k % size == 0]
         for name in ("scale", *SHIFTS):
             t = given.get(name)
             if t is None:
@@ -76,6 +83,7 @@ class QuantizedWeight:
                 f"zero: given {', '.join(n for n in SHIFTS if n in given)}; one of them at most is allowed"
             )
         self._check_steps(given)
+        self._check_tiles(given)
         for name, t in given.items():
             if t.device != self.device:
                 raise ValueError(f"{name}: is on {t.device}; must be on data's {self.device}")
@@ -89,11 +97,20 @@ class QuantizedWeight:
         if self.data.dtype not in (torch.uint8, torch.int8):
             raise TypeError(f"data: given {self.data.dtype}; uint8 (int4 codes) or int8 is needed")
         n, k = self.shape
-        shape = (n, k // 2) if self.bits == 4 else (n, 2, k // BLOCK, 16)
+        if self.packing == "tiles":
+            shape = (n // TILE_ROWS, k // TILE_COLUMNS, TILE_ROWS, TILE_BYTES)
+        else:
+            shape = (n, k // 2) if self.bits == 4 else (n, 2, k // BLOCK, 16)
         if tuple(self.data.shape) != shape or k % BLOCK or not k:
             raise ValueError(
-                f"data: given shape {tuple(self.data.shape)}; [N, K / 2] uint8 or [N, 2, K / 32, 16] int8 is needed"
+                f"data: given shape {tuple(self.data.shape)}; [N, K / 2] uint8, [N, 2, K / 32, 16] int8 or, in tiles, "
+                "[N / 64, K / 256, 64, 128] uint8 is needed"
             )
+
+    def _check_tiles(self, given: dict[str, torch.Tensor]):
+        for name in given if self.packing == "tiles" else ():
+            if name not in ("data", "scale", "zero"):
+                raise ValueError(f"{name}: given with a weight in tiles, which holds scales and zero points alone")
 
     def _check_steps(self, given: dict[str, torch.Tensor]):
         n, k = self.shape
@@ -112,14 +129,21 @@ class QuantizedWeight:
         return 4 if self.data.dtype == torch.uint8 else 8
 
     @property
+    def packing(self) -> str:
+        """How it lies in memory: "rows" or "tiles"; see `packing`."""
+        return "tiles" if self.bits == 4 and self.data.ndim == 4 else "rows"
+
+    @property
     def shape(self) -> torch.Size:
         """[N, K], as the weight of nn.Linear: out_features, in_features."""
         n = self.data.shape[0]
+        if self.packing == "tiles":
+            return torch.Size((n * self.data.shape[2], self.data.shape[1] * self.data.shape[3] * 2))
         return torch.Size((n, self.data.numel() * 8 // self.bits // n if n else 0))
 
     @property
     def group_size(self) -> int:
-        return self.shape[1] // self.scale.shape[1]
+        return TILE_COLUMNS // self.scale.shape[3] if self.packing == "tiles" else self.shape[1] // self.scale.shape[1]
 
     @property
     def symmetric(self) -> bool:
@@ -173,21 +197,39 @@ class QuantizedWeight:
         """A copy in memory of its own."""
         return self._each(torch.clone)
 
+    def packed(self, packing: str) -> QuantizedWeight:
+        """The same weight, bit for bit, in rows or in tiles: this one if it lies so, else one in memory of its own.
+
+        packing: rows | tiles. Tiles are what Hopper's product kernel reads: int4 with a bfloat16 scale, and a zero
+        point or none, a group; N a multiple of 64 and K one of 256. Raises ValueError for any other.
+        """
+        choice("packing", packing, PACKINGS)
+        return self if packing == self.packing else repacked(self, packing)
+
     def rows(self, start: int, stop: int) -> QuantizedWeight:
-        """Rows start..stop-1, sharing memory."""
-        return self._each(lambda t: t[start:stop])
+        """Rows start..stop-1, sharing memory; of a weight in tiles, other than whole tiles come as a copy in rows."""
+        if self.packing == "rows":
+            return self._each(lambda t: t[start:stop])
+        first, last = start // TILE_ROWS, -(-stop // TILE_ROWS)
+        tiles = self._each(lambda t: t[first:last])
+        if start % TILE_ROWS == 0 and stop % TILE_ROWS == 0:
+            return tiles
+        return tiles.packed("rows").rows(start - first * TILE_ROWS, stop - first * TILE_ROWS)
 
     def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> QuantizedWeight:
         changed: dict = {name: change(t) for name, t in self.named_tensors().items()}
         return replace(self, **changed)
 
     def blocks(self, elements: int) -> Iterator[tuple[slice, QuantizedWeight]]:
-        """Row ranges of at most `elements` weights each (one row at least), and their weights."""
-        for rows in row_blocks(self.shape, elements):
+        """Row ranges of at most `elements` weights each, or one row, or one row of tiles; and their weights."""
+        least = TILE_ROWS * self.shape[1] if self.packing == "tiles" else 1
+        for rows in row_blocks(self.shape, max(elements, least)):
             yield rows, self.rows(rows.start, rows.stop)
 
     def planes(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """The codes as they lie in memory, [N, K / 2] each: low and high nibbles, or the halves of the blocks of 32."""
+        """The codes as they lie in rows, [N, K / 2] each: low and high nibbles, or the halves of the blocks of 32."""
+        if self.packing == "tiles":
+            return self.packed("rows").planes()
         if self.bits == 4:
             return self.data & 15, self.data >> 4
         return self.data[:, 0].flatten(1), self.data[:, 1].flatten(1)
@@ -210,10 +252,13 @@ class QuantizedWeight:
         return out
 
     def _dequantize(self, dtype: torch.dtype) -> torch.Tensor:
-        return self.values(self.codes(), dtype)
+        part = self.packed("rows")
+        return part.values(part.codes(), dtype)
 
     def values(self, codes: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """The values in `dtype`, of `codes()` or of one of `planes()`."""
+        if self.packing == "tiles":
+            return self.packed("rows").values(codes, dtype)
         scale = decode(self.scale, self.scale_step, dtype).unsqueeze(-1)
         zero = self.centre if self.zero is None else self.zero.to(dtype).unsqueeze(-1)
         values = codes.to(dtype).unflatten(1, (self.scale.shape[1], -1)).sub_(zero).mul_(scale)
@@ -251,6 +296,7 @@ class QuantizedWeight:
     def __repr__(self):
         kind = "symmetric" if self.symmetric else "asymmetric"
         kind += ", uint8 metadata" if self.encoded else ""
+        kind += ", in tiles" if self.packing == "tiles" else ""
         size = "x".join(map(str, self.shape))
         return (
             f"QuantizedWeight({size}, int{self.bits}, groups of {self.group_size}, {kind}, "
@@ -270,8 +316,12 @@ def _functional_linear(input, weight, bias=None):  # the names that torch gives 
 
 
 def row_blocks(shape: torch.Size, elements: int) -> Iterator[slice]:
-    """Row ranges of [N, K] with at most `elements` elements each, one row at least."""
+    """Row ranges of [N, K] with about `elements` elements each: whole tiles of 64 rows, or fewer rows where K is long.
+
+    So a product's columns begin at addresses that its kernels like, and a weight in tiles is cut between them.
+    """
     step = max(1, elements // shape[1])
+    step = step // TILE_ROWS * TILE_ROWS or step
     for start in range(0, shape[0], step):
         yield slice(start, min(start + step, shape[0]))
 

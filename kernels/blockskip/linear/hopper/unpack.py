@@ -1,0 +1,114 @@
+"""Codes of a tile to the operand that tensor cores take from registers."""
+
+# pyright: reportArgumentType=false, reportAssignmentType=false, reportOperatorIssue=false, reportIndexIssue=false
+# pyright: reportCallIssue=false, reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
+# Gluon's functions are typed as what they are in Python, not as what they are compiled to.
+
+from __future__ import annotations
+
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+
+CHUNK = gl.constexpr(64)
+"""Columns that are unpacked at a time: two blocks of 32, eight words of codes."""
+
+
+def _instructions(kind: str, magic: int) -> str:
+    """PTX that turns one word of codes, $4, to four pairs: (code - $12) * $16, with what each pair needs.
+
+    A code in the lowest bits of `magic`, a number with as many bits after its point as hold it, is that number plus the
+    code; so $12 is the zero point plus that number, and the difference is exact.
+    """
+    pairs = [
+        f"shr.u32 t, $4, {4 * j}; lop3.b32 t, t, 0x000f000f, {magic:#x}, 0xEA; "
+        f"sub.rn.{kind} t, t, $12; mul.rn.{kind} ${j}, t, $16;"
+        for j in range(4)
+    ]
+    return "\n".join(["{", ".reg .b32 t;", *pairs, "}"])
+
+
+BFLOAT16 = gl.constexpr(_instructions("bf16x2", 0x43004300))
+FLOAT16 = gl.constexpr(_instructions("f16x2", 0x64006400))
+REGISTERS = gl.constexpr("=r,=r,=r,=r," + ",".join(["r"] * 16))
+BFLOAT16_MAGIC = gl.constexpr(128.0)
+FLOAT16_MAGIC = gl.constexpr(1024.0)
+
+
+@gluon.constexpr_function
+def result_layout(BLOCK_M):
+    """Of a product [64, BLOCK_M]."""
+    return gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BLOCK_M, 16])
+
+
+@gluon.constexpr_function
+def code_layout(WORDS):
+    """[64 rows, WORDS, 8 codes of a word]: a lane holds one word of each block, of rows r and r + 8, as operands do."""
+    registers = [[0, 0, 1], [0, 0, 2], [0, 0, 4], [8, 0, 0]]
+    registers += [[0, 4 << i, 0] for i in range((WORDS // 4).bit_length() - 1)]
+    lanes = [[0, 1, 0], [0, 2, 0], [1, 0, 0], [2, 0, 0], [4, 0, 0]]
+    return gl.DistributedLinearLayout(registers, lanes, [[16, 0, 0], [32, 0, 0]], [], [64, WORDS, 8])
+
+
+@gluon.constexpr_function
+def group_layout(GROUPS, BLOCKS):
+    """[64 rows, GROUPS, BLOCKS a group, 4 words, 8 codes]: as `code_layout`, the words by group and block."""
+    registers = [[0, 0, 0, 0, 1], [0, 0, 0, 0, 2], [0, 0, 0, 0, 4], [8, 0, 0, 0, 0]]
+    registers += [[0, 0, 1 << i, 0, 0] for i in range(BLOCKS.bit_length() - 1)]
+    registers += [[0, 1 << i, 0, 0, 0] for i in range(GROUPS.bit_length() - 1)]
+    lanes = [[0, 0, 0, 1, 0], [0, 0, 0, 2, 0], [1, 0, 0, 0, 0], [2, 0, 0, 0, 0], [4, 0, 0, 0, 0]]
+    warps = [[16, 0, 0, 0, 0], [32, 0, 0, 0, 0]]
+    return gl.DistributedLinearLayout(registers, lanes, warps, [], [64, GROUPS, BLOCKS, 4, 8])
+
+
+@gluon.constexpr_function
+def metadata_layout(GROUPS, BLOCKS):
+    """[64 rows, GROUPS]: as `group_layout` needs it."""
+    return gl.SliceLayout(2, gl.SliceLayout(3, gl.SliceLayout(4, group_layout(GROUPS, BLOCKS))))
+
+
+@gluon.jit
+def halves(t):
+    """[R, W] as two [R, W / 2]."""
+    return gl.split(gl.permute(gl.reshape(t, [t.shape[0], 2, t.shape[1] // 2]), (0, 2, 1)))
+
+
+@gluon.jit
+def parts(t, COUNT: gl.constexpr):
+    """[R, W] as COUNT of [R, W / COUNT]."""
+    if COUNT == 1:
+        return (t,)
+    else:  # noqa: RET505 - the other way must not be compiled
+        first, second = halves(t)
+        return parts(first, COUNT // 2) + parts(second, COUNT // 2)
+
+
+@gluon.jit
+def spread(t, GROUPS: gl.constexpr, BLOCKS: gl.constexpr):
+    """A number a group, [64, GROUPS], to one a code: [64, GROUPS * BLOCKS * 4, 8]."""
+    WORDS: gl.constexpr = GROUPS * BLOCKS * 4
+    layout: gl.constexpr = group_layout(GROUPS, BLOCKS)
+    t = gl.expand_dims(gl.expand_dims(gl.expand_dims(t, 2), 3), 4)
+    t, _ = gl.broadcast(t, gl.full([64, GROUPS, BLOCKS, 4, 8], 0, t.dtype, layout))
+    return gl.convert_layout(gl.reshape(t, [64, WORDS, 8]), code_layout(WORDS), assert_trivial=True)
+
+
+@gluon.jit
+def unpack(words, zero, scale, BLOCK_M: gl.constexpr):
+    """int32 words [64, 8] to (code - zero) * scale, the operand [64, CHUNK]; zero, with the magic number, and scale
+    [64, 8, 8] in the operand's dtype."""
+    layout: gl.constexpr = code_layout(8)
+    words = gl.convert_layout(words, gl.SliceLayout(2, layout), assert_trivial=True)
+    words, _ = gl.broadcast(gl.expand_dims(words, 2), zero)
+    values = decoded(words, zero, scale)
+    values = gl.permute(gl.reshape(values, [64, 2, 4, 4, 2]), (0, 1, 3, 2, 4))  # block, pair of the word, word, half
+    operand: gl.constexpr = gl.DotOperandLayout(0, result_layout(BLOCK_M), 2)
+    return gl.convert_layout(gl.reshape(values, [64, CHUNK]), operand, assert_trivial=True)
+
+
+@gluon.jit
+def decoded(words, zero, scale):
+    """(code - zero) * scale, rounded once, of the code that each element's last index picks from its word."""
+    instructions: gl.constexpr = BFLOAT16 if scale.dtype == gl.bfloat16 else FLOAT16
+    return gl.inline_asm_elementwise(
+        instructions, REGISTERS, [words, zero, scale], dtype=scale.dtype, is_pure=True, pack=8
+    )

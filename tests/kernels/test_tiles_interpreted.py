@@ -1,0 +1,104 @@
+"""The product of a weight in tiles on a CPU: Hopper's kernel as Python over torch tensors, a thread for each group."""
+
+import math
+
+import blockskip as bs
+import gluon_interpreter
+import pytest
+import torch
+from blockskip.linear.hopper import launch
+from blockskip.linear.hopper.plan import HopperConfig, choose_config
+
+pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU: test_tiles.py runs the kernel itself")
+WHOLE = {8: HopperConfig(8, 256, 14, 1, 3, 2), 32: HopperConfig(32, 256, 4, 1, 3, 3)}
+SHARED = {8: HopperConfig(8, 256, 6, 3, 1, 4), 32: HopperConfig(32, 256, 4, 3, 1, 5)}
+SHARED |= {64: HopperConfig(64, 256, 3, 2, 1, 7), 128: HopperConfig(128, 128, 4, 2, 1, 5)}
+
+
+@pytest.fixture(params=["early", "late"])
+def copies(request):
+    """When the copy engine's copies happen."""
+    return request.param
+
+
+def draw(rows, n, k, dtype=torch.bfloat16, **named):
+    generator = torch.Generator().manual_seed(rows)
+    weight = torch.randn((n, k), generator=generator).to(torch.bfloat16)
+    x, bias = torch.randn((rows, k), generator=generator).to(dtype), torch.randn(n, generator=generator).to(dtype)
+    return x, bs.quantize(weight, **named).packed("tiles"), bias
+
+
+def multiply(x, w, bias, config, copies):
+    """What the launches of `launch.ready_product` write to memory that held NaN."""
+    rooms = launch._rooms(x, w, config)
+    made = [None if room is None else torch.full(*room[:1], math.nan, dtype=room[1]) for room in rooms]
+    for kernel, launched, _ in launch._steps(config, w.group_size, (x, bias, w.data, w.scale, w.zero), made):
+        if kernel is launch.product:
+            gluon_interpreter.interpret(kernel, launched, copies)
+        else:
+            kernel[launched.grid](*launched.arguments, **launched.constants)
+    return made[0]
+
+
+def close(found, x, w, bias):
+    """Against float64: float32 sums of K products, and one rounding of the result."""
+    weight = w.dequantize(x.dtype).double()
+    expected = x.double() @ weight.T + (0 if bias is None else bias.double())
+    terms = x.double().abs() @ weight.abs().T + (0 if bias is None else bias.double().abs())
+    bound = terms * 2**-23 * math.sqrt(x.shape[1]) + expected.abs() * torch.finfo(x.dtype).eps
+    assert (found.double() - expected).abs().le(bound).all()
+
+
+@pytest.mark.parametrize("rows", [1, 7, 8, 30])
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_whole_tiles_by_groups_that_take_turns_along_k(copies, rows, symmetric):
+    x, w, bias = draw(rows, 320, 1280, symmetric=symmetric)
+    config = WHOLE[8 if rows <= 8 else 32]
+    close(multiply(x, w, bias, config, copies), x, w, bias)
+
+
+@pytest.mark.parametrize("rows", [1, 20, 64, 70, 150])
+def test_tiles_whose_steps_programs_share(copies, rows):
+    """150 rows are two blocks; 320 weight rows are no multiple of what a program takes at a time."""
+    x, w, bias = draw(rows, 320, 768)
+    config = SHARED[min(size for size in SHARED if size >= min(rows, 128))]
+    close(multiply(x, w, bias, config, copies), x, w, bias)
+
+
+@pytest.mark.parametrize("programs", [1, 2, 3, 5, 6, 12])
+def test_any_number_of_programs_gives_the_sum(copies, programs):
+    """12 steps of 4 row blocks of 3: whole tiles, parts of one, parts of two."""
+    x, w, _ = draw(5, 512, 768)
+    config = HopperConfig(8, 256, 3, 2, 1, programs)
+    close(multiply(x, w, None, config, copies), x, w, None)
+
+
+@pytest.mark.parametrize("group_size", [64, 128])
+@pytest.mark.parametrize("rows", [8, 100])
+def test_groups_of(copies, group_size, rows):
+    x, w, bias = draw(rows, 384, 512, group_size=group_size)
+    config = SHARED[8] if rows == 8 else SHARED[128]
+    close(multiply(x, w, bias, config, copies), x, w, bias)
+
+
+def test_float16(copies):
+    x, w, bias = draw(8, 384, 512, torch.float16)
+    close(multiply(x, w, bias, SHARED[8], copies), x, w, bias)
+
+
+def test_a_row_does_not_depend_on_what_other_rows_there_are_in_its_block(copies):
+    x, w, bias = draw(8, 384, 512)
+    whole = multiply(x, w, bias, SHARED[8], copies)
+    x[1:] = math.nan
+    assert torch.equal(multiply(x, w, bias, SHARED[8], copies)[0], whole[0])
+
+
+@pytest.mark.parametrize("rows", [1, 8, 9, 33, 128, 129, 512])
+@pytest.mark.parametrize(("n", "k"), [(5376, 21504), (16384, 5376), (43008, 5376), (5376, 8192), (64, 256), (4096, 4096)])
+def test_what_is_chosen_fits_and_covers_the_weight(rows, n, k):
+    config = choose_config(rows, n, k, 132)
+    tiles = config.row_groups * (8192 // (256 // config.block_k) + 2048) + config.block_m * config.block_k * 2
+    sums = (config.k_groups - 1) * 64 * config.block_m * 4
+    assert config.stages * tiles + sums <= 227 << 10
+    assert k % config.block_k == 0 and config.block_m >= min(rows, 128)
+    assert 1 <= config.programs * -(-rows // config.block_m) <= 132
