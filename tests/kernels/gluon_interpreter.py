@@ -179,7 +179,8 @@ class Machine:
             zeros=lambda shape, dtype, layout=None: torch.zeros(shape, dtype=dtype),
             full=lambda shape, value, dtype, layout=None: torch.full(shape, value, dtype=dtype),
             exp2=torch.exp2, log2=torch.log2, fma=lambda a, b, c: a * b + c, max=lambda x, axis: x.amax(axis),
-            sum=lambda x, axis: x.sum(axis), convert_layout=lambda x, layout, assert_trivial=False: x, allocate_shared_memory=_allocate,
+            sum=lambda x, axis: x.sum(axis), convert_layout=lambda x, layout, assert_trivial=False: x,
+            allocate_shared_memory=_allocate,
             program_id=lambda axis: self.program[axis], num_programs=lambda axis: self.grid[axis],
             warp_specialize=self._warp_specialize,
         )  # fmt: skip

@@ -9,7 +9,9 @@ import torch
 from blockskip.linear.hopper import launch
 from blockskip.linear.hopper.plan import HopperConfig, choose_config
 
-pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU: test_tiles.py runs the kernel itself")
+pytestmark = pytest.mark.skipif(
+    torch.cuda.is_available(), reason="there is a GPU: test_tiles.py runs the kernel itself"
+)
 WHOLE = {8: HopperConfig(8, 256, 14, 1, 3, 2), 32: HopperConfig(32, 256, 4, 1, 3, 3)}
 SHARED = {8: HopperConfig(8, 256, 6, 3, 1, 4), 32: HopperConfig(32, 256, 4, 3, 1, 5)}
 SHARED |= {64: HopperConfig(64, 256, 3, 2, 1, 7), 128: HopperConfig(128, 128, 4, 2, 1, 5)}
@@ -94,7 +96,9 @@ def test_a_row_does_not_depend_on_what_other_rows_there_are_in_its_block(copies)
 
 
 @pytest.mark.parametrize("rows", [1, 8, 9, 33, 128, 129, 512])
-@pytest.mark.parametrize(("n", "k"), [(5376, 21504), (16384, 5376), (43008, 5376), (5376, 8192), (64, 256), (4096, 4096)])
+@pytest.mark.parametrize(
+    ("n", "k"), [(5376, 21504), (16384, 5376), (43008, 5376), (5376, 8192), (64, 256), (4096, 4096)]
+)
 def test_what_is_chosen_fits_and_covers_the_weight(rows, n, k):
     config = choose_config(rows, n, k, 132)
     tiles = config.row_groups * (8192 // (256 // config.block_k) + 2048) + config.block_m * config.block_k * 2

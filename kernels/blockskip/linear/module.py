@@ -20,8 +20,8 @@ class QuantizedLinear(nn.Module):
 
     The state_dict holds the tensors that the weight has, by their names there, and `bias` if there is one. A module
     whose weight has the same tensors, shapes and dtypes loads it, any other refuses it (RuntimeError): nothing is
-    converted but the packing, rows to tiles and back. Changing the module's dtype changes that of the bias alone. Under torch.autocast the bias is cast to the
-    activations' dtype, which is the result's; the activations themselves are not cast.
+    converted but the packing, rows to tiles and back. Changing the module's dtype changes that of the bias alone. Under
+    torch.autocast the bias is cast to the activations' dtype, which is the result's; the activations are not cast.
     """
 
     _kept: QuantizedWeight | None = None

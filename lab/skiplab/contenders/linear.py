@@ -14,6 +14,8 @@ import blockskip as bs
 import torch
 import torch.nn.functional as F
 from blockskip.linear.activations import MOST_ROWS, rounded
+from blockskip.linear.packing import TILE_COLUMNS, TILE_ROWS
+from blockskip.linear.route import HOPPER
 
 from skiplab.contenders.attention import needs_cuda
 from skiplab.contenders.base import REGISTRY, Build, Call, Contender, is_cuda
@@ -51,6 +53,21 @@ def _linear(workload: LinearWorkload, arguments: Sequence[Any]) -> Call:
 
 def _by_route(route: str) -> Build:
     return lambda workload, arguments: lambda x, w: bs.linear(x, w, impl="triton", route=route)
+
+
+def _pack_tiles(workload: LinearWorkload, inputs: Inputs) -> tuple[Any, ...]:
+    return inputs[0], packed(workload, inputs).packed("tiles")
+
+
+def _needs_tiles(workload: LinearWorkload, device: str) -> str | None:
+    """Why our kernel for weights in tiles cannot do it, or None."""
+    if not is_cuda(device) or torch.cuda.get_device_capability(device)[0] != HOPPER:
+        return "it needs a GPU of compute capability 9.x"
+    if workload.bits != 4 or workload.dtype == "float32":
+        return "it takes int4 weights and bfloat16 or float16 activations"
+    if workload.out_features % TILE_ROWS or workload.in_features % TILE_COLUMNS:
+        return f"tiles are {TILE_ROWS} outputs x {TILE_COLUMNS} inputs, the weight must be whole ones"
+    return None
 
 
 def _needs_many_rows(workload: LinearWorkload, device: str) -> str | None:
@@ -178,6 +195,8 @@ for _entry in (
               _linear, prepare=_pack, operands=_our_operands),
     Contender("blockskip-fused", "fused product", "our kernel that turns int4 or int8 to floats inside the product",
               _by_route("fused"), _needs_many_rows, prepare=_pack, operands=_our_operands),
+    Contender("blockskip-tiles", "W4A16, tiles", "our int4 product on Hopper's tensor cores, the weight in tiles",
+              _linear, _needs_tiles, prepare=_pack_tiles, operands=_dequantised_operands),
     Contender("blockskip-dequantise", "our dequantise", "our kernel turns the weight to floats, then torch multiplies",
               _by_route("dequantise"), _needs_many_rows, prepare=_pack, operands=_our_operands),
     Contender("blockskip-strided", "metadata strided", "our matvec with scales and zeros [groups, N]: a line a value",

@@ -39,6 +39,7 @@ STYLES = {
     "blockskip-strided": Style(SKY, "circle-open", "o"),
     "blockskip-scalar": Style(GREEN, "circle-open", "o"),
     "blockskip-fused": Style(PURPLE, "circle-open", "o"),
+    "blockskip-tiles": Style(SKY, "circle", "o"),
     "blockskip-dequantise": Style(ORANGE, "circle-open", "o"),
     "sdpa": Style(VERMILLION, "square", "s"),
     "sdpa-causal": Style(PURPLE, "square", "s"),

@@ -28,7 +28,7 @@ class HopperConfig:
     """block_m rows of activations, block_k columns a step, stages steps that are copied ahead.
 
     row_groups warp groups take 64 rows of the weight each; or k_groups of them take every k_groups-th step of the same
-    64 rows, and a program does whole tiles. programs: over which the weight's steps are divided evenly, one each at least.
+    64 rows, and a program does whole tiles. programs: among which the weight's steps are divided, at least one each.
     """
 
     block_m: int
