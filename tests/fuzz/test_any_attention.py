@@ -1,4 +1,4 @@
-"""Any attention call against the oracle: masks, shapes, strides, numbers of keys, rings, skip modes, what is visited."""
+"""Any attention call against the oracle: masks, shapes, strides, numbers of keys, rings, skip modes, what it visits."""
 
 from __future__ import annotations
 
