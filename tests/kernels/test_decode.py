@@ -67,6 +67,13 @@ def test_windows_about_a_tile_and_the_length(device, impl, window):
     check(impl, *draw(device, q_len=3), window=window, splits=2)
 
 
+def test_the_reference_reads_nothing_before_every_window():
+    q, k, v = draw("cpu", q_len=3)
+    wanted = bs.decode(q, k, v, window=20, impl="reference")
+    k[:, :, : 70 - 22] = v[:, :, : 70 - 22] = math.nan
+    assert torch.equal(bs.decode(q, k, v, window=20, impl="reference"), wanted)
+
+
 @pytest.mark.parametrize("impl", IMPLS)
 @pytest.mark.parametrize("kv_len", [1, 3, 31, 32, 33])
 def test_key_lengths_about_a_tile(device, impl, kv_len):
@@ -200,7 +207,7 @@ def test_uniform_logits_of_any_level(device, impl, level):
 
 
 @pytest.mark.parametrize("impl", IMPLS)
-@pytest.mark.parametrize("scale", [0.0, -0.4, 2.5])
+@pytest.mark.parametrize("scale", [0.0, -0.4, 2.5, 1e-300])
 def test_any_scale(device, impl, scale):
     check(impl, *draw(device, q_len=2), scale=scale, splits=2, scores=40.0)
 

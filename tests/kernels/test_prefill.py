@@ -253,8 +253,9 @@ def test_a_length_on_the_device_is_bounded_for_memory_safety(device):
     assert (out[1] == 0).all() and (lse[1] == -math.inf).all()
 
 
-@pytest.mark.parametrize("scale", [0.0, -0.4, 2.5])
+@pytest.mark.parametrize("scale", [0.0, -0.4, 2.5, 1e-300])
 def test_any_scale(device, scale):
+    """The last is 0 in float32."""
     check_modes(*inputs(device, 20, 33), bs.causal(), scale=scale, scores=40.0)
 
 

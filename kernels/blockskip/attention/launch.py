@@ -16,7 +16,7 @@ from ..config import TileConfig
 from ..device import View, interpreting, is_wide, ring_kind
 from ..dispatch import Launch, Ready, Step, traits
 from ..mask import Band, Dense
-from .checks import LARGEST_POSITION
+from .checks import LARGEST_POSITION, sign_and_scale
 from .decode_plan import DecodeCall, make_decode_plan
 from .plan import Call, Plan
 from .prefill import prefill
@@ -160,8 +160,7 @@ def prepare(call: Call, plan: Plan, tensors, lse, visits, grid) -> Step:
     plain = _plain_constants(call, plan, config, (q, k, v, out))
     if v.strides == k.strides:
         v = v._replace(strides=None)
-    # scale 0 means that all scores are 0: SIGN 0 makes them so, and the scale itself stays positive
-    scale = (abs(call.scale) or 1.0) * math.log2(math.e)
+    _, scale = sign_and_scale(call.scale)
     extras = (View.of(t) if t is not None else None for t in (lse, visits))
     items = math.prod(grid)
     grid, turn = programs_of(call, plan, grid)
@@ -187,7 +186,7 @@ def _plain_constants(call: Call, plan: Plan, config: TileConfig, views: tuple[Vi
     in_keys = any(is_wide(view, 1, apart, cols) for view in (k, v))
     return {
         "SKIP": plan.skip,
-        "SIGN": int(math.copysign(1, call.scale)) if call.scale else 0,
+        "SIGN": sign_and_scale(call.scale)[0],
         "GROUP": group,
         "HEAD_DIM": cols,
         "BLOCK_M": config.block_m,

@@ -12,7 +12,7 @@ from ..mask import Band, Mask
 from ..tilemap import TileMap
 from ..tuned import Origin, choose_config
 from . import tileplan
-from .checks import choose_impl
+from .checks import choose_impl, sign_and_scale
 from .decode_plan import DecodeCall, DecodePlan, make_decode_plan
 from .route import PREFILL, Route, as_decode, choose_route
 
@@ -173,7 +173,7 @@ def _can_specialise(call: Call, skip: str, capability: tuple[int, int] | None) -
     if capability is None or not specialises(capability, call.q.shape[3], call.q.dtype):
         return False
     skips = skip in ("bounds", "map") and not call.record
-    return skips and call.scale > 0 and call.q.shape[2] >= SPECIALISED_ROWS and can_describe(call)
+    return skips and sign_and_scale(call.scale)[0] == 1 and call.q.shape[2] >= SPECIALISED_ROWS and can_describe(call)
 
 
 def _plan_decode(call: Call, impl: str, route: Route, reason: str) -> Plan:

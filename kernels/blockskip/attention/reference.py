@@ -36,8 +36,8 @@ def attention(
         k, v, keys = k[:, :, :kv_len], v[:, :, :kv_len], keys[..., :kv_len]
     used = (keys >= 0) & (keys < _per_batch(kv_len, q.device))  # [B or 1, 1, 1, Lkv]
     kept = _kept(mask, q, keys.clamp(min=0), q_start) & used  # [B or 1, Hq or 1, Lq, Lkv]
-    # slots beyond kv_len may hold NaN, and 0 * NaN is NaN
-    k, v = (x.to(dtype).masked_fill(~used.mT, 0).repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
+    seen = kept.any(-2, keepdim=True).mT  # what no query sees may hold NaN, and 0 * NaN is NaN
+    k, v = (x.to(dtype).repeat_interleave(q.shape[1] // x.shape[1], 1).masked_fill(~seen, 0) for x in (k, v))
     scores = (q.to(dtype) @ k.mT * scale).masked_fill(~kept, float("-inf"))
     lse = scores.logsumexp(-1)
     weights = (scores - lse.unsqueeze(-1)).exp().masked_fill(~kept, 0)
