@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 
+from skiplab.store.reading import Rows
 from skiplab.store.runs import Run
+from skiplab.store.schema import Attention, Decode, Linear, Timed, Work, fault
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,72 +30,155 @@ TEXTS = (
     "error_text",
 )  # fmt: skip
 COUNTS = ("q_len", "kv_len", "batch", "q_heads", "kv_heads", "head_dim", "samples")
-AXES = ("operation", "q_len", "kv_len", "mask", "batch", "q_heads", "kv_heads", "head_dim", "dtype", "buffer", "rows",
-        "out_features", "in_features", "bits", "group_size", "symmetric")  # fmt: skip
+AXES = ("operation", "q_len", "kv_len", "window", "mask", "batch", "q_heads", "kv_heads", "head_dim", "dtype", "buffer",
+        "rows", "out_features", "in_features", "bits", "group_size", "symmetric")  # fmt: skip
+ROW = ("contender", "label", "status", "method", "error_text", "flags", "error", "tolerance")
+WORK = Work.__struct_fields__
+NUMBERS = ("error", "tolerance", "window", "buffer", "rows", "out_features", "in_features", "bits", "group_size",
+           "symmetric")  # fmt: skip
+_NO_WORK = (None,) * len(WORK)
+
+Column = list[Any] | np.ndarray
+Axes = Attention | Decode | Linear
 
 
 def frame(runs: Run | Iterable[Run]) -> pd.DataFrame:
     """Rows of one or several runs as a pandas table with `COLUMNS`; of a point measured twice the last row counts."""
-    runs = [runs] if isinstance(runs, Run) else list(runs)
-    return table_of([_flat(run, row) for run in runs for row in {row["point"]: row for row in run.rows}.values()])
+    parts = [_columns(run) for run in ([runs] if isinstance(runs, Run) else runs)]
+    return table_of({name: _joined([part[name] for part in parts]) for name in COLUMNS})
 
 
-def table_of(records: list[dict[str, Any]]) -> pd.DataFrame:
-    """Records as a table with `COLUMNS`: counts and texts as they are, every other column float64."""
+def table_of(columns: Mapping[str, Column]) -> pd.DataFrame:
+    """Columns as a table with `COLUMNS`: counts and texts as they are, every other column float64; None is nan."""
     import pandas as pd
 
-    table = pd.DataFrame.from_records(records, columns=list(COLUMNS))
+    held = {name: columns[name] if len(columns[name]) else np.array([], object) for name in COLUMNS}
+    table = pd.DataFrame(held)
     return table.astype({name: "float64" for name in COLUMNS if name not in (*TEXTS, *COUNTS)})
 
 
-def _flat(run: Run, row: Mapping[str, Any]) -> dict[str, Any]:
-    axes, work = row["axes"], row.get("work") or {}
-    low, median, high = _quartiles_ms(row["samples_ns"])
+def _joined(parts: Sequence[Column]) -> Column:
+    """One column of several runs."""
+    if len(parts) == 1:
+        return parts[0]
+    if parts and all(isinstance(part, np.ndarray) for part in parts):
+        return np.concatenate(parts)
+    return [value for part in parts for value in part]
+
+
+def _columns(run: Run) -> dict[str, Column]:
+    """The run's points by column: each point once, where it was first measured, as it was measured last."""
+    from skiplab.workload.linear import bits_per_weight
+
+    read = _read(run)
+    numbers = {name: _numbers(read.columns[name]) for name in (*NUMBERS, *WORK)}
+    low, median, high = _quartiles_ms(read.samples_ns, read.counts)
     seconds = median / 1e3
-    executed = work.get("executed_flops")
-    return {
-        "run_id": run.run_id, "source": run.source, "device": run.device,
-        "contender": row["contender"], "label": row.get("label", row["contender"]),
-        **{name: axes.get(name) for name in AXES},
-        "window": axes["window"] if axes.get("window") is not None else np.nan,
-        "status": row["status"], "method": row.get("method"),
-        "median_ms": median, "low_ms": low, "high_ms": high, "samples": len(row["samples_ns"]),
-        "error": row.get("error"), "tolerance": row.get("tolerance"),
-        "useful_tflops": work.get("useful_flops", np.nan) / seconds / 1e12,
-        "executed_tflops": (np.nan if executed is None else executed) / seconds / 1e12,
-        "dense_flops": work.get("dense_flops"), "useful_flops": work.get("useful_flops"),
-        "executed_flops": executed, "bytes": work.get("bytes"),
-        "gbps": work.get("minimal_bytes", np.nan) / seconds / 1e9, "bits_per_weight": _bits_per_weight(axes),
-        "bound_ms": _bound_ms(run, work),
-        "tokens_per_s": (axes["rows"] if "rows" in axes else axes["q_len"] * axes["batch"]) / seconds,
-        "flags": ", ".join(row.get("flags", ())), "error_text": row.get("error_text", ""),
+    columns: dict[str, Column] = {
+        **{name: [getattr(run, name)] * len(median) for name in ("run_id", "source", "device")},
+        **{name: read.columns[name] for name in ROW + AXES if name not in NUMBERS}, **numbers,
+        "median_ms": median, "low_ms": low, "high_ms": high, "samples": read.counts,
+        "useful_tflops": numbers["useful_flops"] / seconds / 1e12,
+        "executed_tflops": numbers["executed_flops"] / seconds / 1e12,
+        "gbps": numbers["minimal_bytes"] / seconds / 1e9,
+        "bits_per_weight": bits_per_weight(numbers["bits"], numbers["group_size"], numbers["symmetric"]),
+        "bound_ms": _bound_ms(run, numbers["useful_flops"], numbers["minimal_bytes"]),
+        "tokens_per_s": _tokens(read.columns) / seconds,
     }  # fmt: skip
+    if len(read.latest) == len(median):
+        return columns
+    keep = np.array(read.latest, int)
+    return {name: _taken(column, keep) for name, column in columns.items()}
 
 
-def _bits_per_weight(axes: Mapping[str, Any]) -> float:
-    from skiplab.workload import LinearWorkload
-
-    return LinearWorkload.from_axes(axes).bits_per_weight if axes["operation"] == "linear" else np.nan
+def _taken(column: Column, keep: np.ndarray) -> Column:
+    return column[keep] if isinstance(column, np.ndarray) else [column[index] for index in keep]
 
 
-def _quartiles_ms(samples_ns: list[int]) -> tuple[float, float, float]:
-    if not samples_ns:
-        return np.nan, np.nan, np.nan
-    low, median, high = np.percentile(samples_ns, (25, 50, 75)) / 1e6
-    return float(low), float(median), float(high)
+@dataclass(frozen=True)
+class _Read:
+    """What a frame needs of a run's rows, by column. samples_ns: all rows' after each other, `counts` of each row;
+    latest: the number of each point's last row."""
+
+    columns: Mapping[str, list[Any]]
+    samples_ns: np.ndarray
+    counts: np.ndarray
+    latest: list[int]
 
 
-def _bound_ms(run: Run, work: Mapping[str, Any]) -> float:
-    """The roofline bound of the useful work, from the roof that the run's header holds."""
+def _read(run: Run) -> _Read:
+    """The rows, one at a time: as Python's objects all of their samples would be most of a gigabyte."""
+    samples, counts = array("q"), array("q")
+    points: dict[str, int] = {}
+    records: list[tuple] = []
+    share = dict[Any, Any]().setdefault  # what many rows say is held once
+    for number, row in enumerate(_timed(run)):
+        samples.extend(row.samples_ns)
+        counts.append(len(row.samples_ns))
+        points[row.point] = number
+        label = row.contender if row.label is None else row.label
+        texts = (row.contender, label, row.status, row.method, row.error_text, ", ".join(row.flags))
+        own = (*map(share, texts, texts), row.error, row.tolerance)
+        axes = _axes_getter(type(row.axes))(msgspec.structs.astuple(row.axes))
+        records.append((*own, *map(share, axes, axes), *(msgspec.structs.astuple(row.work) if row.work else _NO_WORK)))
+    names = (*ROW, *AXES, *WORK)
+    columns = zip(*records, strict=True) if records else ((),) * len(names)
+    by_name = {name: list(column) for name, column in zip(names, columns, strict=True)}
+    return _Read(by_name, np.asarray(samples, np.int64), np.asarray(counts, np.int64), list(points.values()))
+
+
+def _timed(run: Run) -> Iterator[Timed]:
+    """The rows as the schema has them; ValueError names a row of this session that it does not allow."""
+    if isinstance(run.rows, Rows):
+        yield from run.rows.timed()
+        return
+    for number, row in enumerate(run.rows):
+        try:
+            yield msgspec.convert(row, Timed)
+        except msgspec.ValidationError as error:
+            raise ValueError(f"{run.run_id}, row {number}: {fault(error, row, 'row')}") from error
+
+
+@cache
+def _axes_getter(kind: type[Axes]) -> Callable[[tuple], tuple]:
+    """From a struct's values to those of `AXES`, None for an axis that the operation does not have."""
+    fields = kind.__struct_fields__
+    places = [fields.index(name) if name in fields else -1 for name in AXES[1:]]
+    return lambda values: (kind.operation, *(values[place] if place >= 0 else None for place in places))
+
+
+def _numbers(column: Sequence[Any]) -> np.ndarray:
+    """float64, None as nan."""
+    return np.array(column, np.float64)
+
+
+def _quartiles_ms(samples_ns: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Low quartile, median and high one of each row's samples, milliseconds [3, rows]; nan without samples."""
+    found = np.full((3, len(counts)), np.nan)
+    starts = np.cumsum(counts) - counts
+    for count in np.unique(counts[counts > 0]):  # rows of as many samples at once
+        alike = np.flatnonzero(counts == count)
+        values = samples_ns[starts[alike, None] + np.arange(count)]  # [rows, samples]
+        found[:, alike] = np.percentile(values, (25, 50, 75), axis=1) / 1e6
+    return found
+
+
+def _tokens(columns: Mapping[str, list[Any]]) -> np.ndarray:
+    """Tokens that one call computes: rows of activations, or queries of all sequences."""
+    q_len, batch, rows = (_numbers(columns[name]) for name in ("q_len", "batch", "rows"))
+    return np.where(np.isnan(rows), q_len * batch, rows)
+
+
+def _bound_ms(run: Run, useful_flops: np.ndarray, minimal_bytes: np.ndarray) -> np.ndarray:
+    """The roofline bound of the useful work, from the roof that the run's header holds; nan without one."""
     from skiplab.machine import Machine
-    from skiplab.roofline import bound_of
+    from skiplab.roofline import roof_seconds
 
     roof = run.header.get("roof")
-    if not roof or not work:
-        return np.nan
+    if not roof:
+        return np.full(len(useful_flops), np.nan)
     machine = Machine(run.device, run.header["device"].get("kind", ""), roof["bandwidth_gbps"], roof["tflops"])
-    return bound_of(work["useful_flops"], work["minimal_bytes"], machine).seconds * 1e3
-
+    return np.maximum(*roof_seconds(useful_flops, minimal_bytes, machine)) * 1e3
 
 def query(table: pd.DataFrame, **wanted: Any) -> pd.DataFrame:
     """Rows whose columns equal the given values, or lie in the given lists; None stands for no window.
