@@ -61,7 +61,7 @@ def once(path: Path) -> dict[str, float]:
     clocks.append((time.perf_counter(), time.process_time()))
     (read, read_own), (framed, framed_own) = (np.subtract(clocks[i + 1], clocks[i]).tolist() for i in range(2))
     status = Path("/proc/self/status").read_text().splitlines()
-    peak = next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) / 1000
+    peak = next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) * 1024 / 1e6
     return {"read_s": read, "frame_s": framed, "read_cpu_s": read_own, "frame_cpu_s": framed_own, "peak_mb": peak}
 
 

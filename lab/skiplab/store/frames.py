@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache
+from itertools import chain, count, islice
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -13,7 +12,7 @@ import numpy as np
 
 from skiplab.store.reading import Rows
 from skiplab.store.runs import Run
-from skiplab.store.schema import Attention, Decode, Linear, Timed, Work, fault
+from skiplab.store.schema import Timed, Work, fault
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,16 +29,17 @@ TEXTS = (
     "error_text",
 )  # fmt: skip
 COUNTS = ("q_len", "kv_len", "batch", "q_heads", "kv_heads", "head_dim", "samples")
-AXES = ("operation", "q_len", "kv_len", "window", "mask", "batch", "q_heads", "kv_heads", "head_dim", "dtype", "buffer",
-        "rows", "out_features", "in_features", "bits", "group_size", "symmetric")  # fmt: skip
-ROW = ("contender", "label", "status", "method", "error_text", "flags", "error", "tolerance")
+WORDS = ("contender", "label", "status", "method", "flags", "error_text")
+SHAPE = ("operation", "q_len", "kv_len", "mask", "batch", "q_heads", "kv_heads", "head_dim", "dtype")
+SIZES = ("window", "buffer", "rows", "out_features", "in_features", "bits", "group_size", "symmetric")
 WORK = Work.__struct_fields__
-NUMBERS = ("error", "tolerance", "window", "buffer", "rows", "out_features", "in_features", "bits", "group_size",
-           "symmetric")  # fmt: skip
-_NO_WORK = (None,) * len(WORK)
+NUMBERS = (*SIZES, *WORK, "error", "tolerance", "low_ms", "median_ms", "high_ms")
+HELD = {**dict.fromkeys((*WORDS, *SHAPE), object), **dict.fromkeys(NUMBERS, float), "samples": np.int64}
+"""What rows hold by themselves; the other columns follow from these, or are the run's."""
+NO_WORK = Work(None, None)  # type: ignore[arg-type]
+AT_ONCE = 4096
 
 Column = list[Any] | np.ndarray
-Axes = Attention | Decode | Linear
 
 
 def frame(runs: Run | Iterable[Run]) -> pd.DataFrame:
@@ -53,7 +53,7 @@ def table_of(columns: Mapping[str, Column]) -> pd.DataFrame:
     import pandas as pd
 
     held = {name: columns[name] if len(columns[name]) else np.array([], object) for name in COLUMNS}
-    table = pd.DataFrame(held)
+    table = pd.DataFrame(held, copy=False)
     return table.astype({name: "float64" for name in COLUMNS if name not in (*TEXTS, *COUNTS)})
 
 
@@ -70,61 +70,69 @@ def _columns(run: Run) -> dict[str, Column]:
     """The run's points by column: each point once, where it was first measured, as it was measured last."""
     from skiplab.workload.linear import bits_per_weight
 
-    read = _read(run)
-    numbers = {name: _numbers(read.columns[name]) for name in (*NUMBERS, *WORK)}
-    low, median, high = _quartiles_ms(read.samples_ns, read.counts)
-    seconds = median / 1e3
-    columns: dict[str, Column] = {
-        **{name: [getattr(run, name)] * len(median) for name in ("run_id", "source", "device")},
-        **{name: read.columns[name] for name in ROW + AXES if name not in NUMBERS}, **numbers,
-        "median_ms": median, "low_ms": low, "high_ms": high, "samples": read.counts,
+    held = _held(run)
+    numbers = {name: np.asarray(held[name]) for name in NUMBERS}
+    seconds = numbers["median_ms"] / 1e3
+    return {
+        **{name: [getattr(run, name)] * len(seconds) for name in ("run_id", "source", "device")},
+        **held,
         "useful_tflops": numbers["useful_flops"] / seconds / 1e12,
         "executed_tflops": numbers["executed_flops"] / seconds / 1e12,
         "gbps": numbers["minimal_bytes"] / seconds / 1e9,
         "bits_per_weight": bits_per_weight(numbers["bits"], numbers["group_size"], numbers["symmetric"]),
         "bound_ms": _bound_ms(run, numbers["useful_flops"], numbers["minimal_bytes"]),
-        "tokens_per_s": _tokens(read.columns) / seconds,
+        "tokens_per_s": _tokens(held) / seconds,
     }  # fmt: skip
-    if len(read.latest) == len(median):
-        return columns
-    keep = np.array(read.latest, int)
-    return {name: _taken(column, keep) for name, column in columns.items()}
 
 
-def _taken(column: Column, keep: np.ndarray) -> Column:
-    return column[keep] if isinstance(column, np.ndarray) else [column[index] for index in keep]
+def _held(run: Run) -> dict[str, Column]:
+    """The columns that rows hold, and their times, filled some thousand rows at once.
 
-
-@dataclass(frozen=True)
-class _Read:
-    """What a frame needs of a run's rows, by column. samples_ns: all rows' after each other, `counts` of each row;
-    latest: the number of each point's last row."""
-
-    columns: Mapping[str, list[Any]]
-    samples_ns: np.ndarray
-    counts: np.ndarray
-    latest: list[int]
-
-
-def _read(run: Run) -> _Read:
-    """The rows, one at a time: as Python's objects all of their samples would be most of a gigabyte."""
-    samples, counts = array("q"), array("q")
-    points: dict[str, int] = {}
-    records: list[tuple] = []
+    As Python's objects the samples of all rows would be most of a gigabyte.
+    """
+    size = len(run.rows)
+    columns = {name: np.empty(size, HELD[name]) for name in HELD}
     share = dict[Any, Any]().setdefault  # what many rows say is held once
-    for number, row in enumerate(_timed(run)):
-        samples.extend(row.samples_ns)
-        counts.append(len(row.samples_ns))
-        points[row.point] = number
-        label = row.contender if row.label is None else row.label
-        texts = (row.contender, label, row.status, row.method, row.error_text, ", ".join(row.flags))
-        own = (*map(share, texts, texts), row.error, row.tolerance)
-        axes = _axes_getter(type(row.axes))(msgspec.structs.astuple(row.axes))
-        records.append((*own, *map(share, axes, axes), *(msgspec.structs.astuple(row.work) if row.work else _NO_WORK)))
-    names = (*ROW, *AXES, *WORK)
-    columns = zip(*records, strict=True) if records else ((),) * len(names)
-    by_name = {name: list(column) for name, column in zip(names, columns, strict=True)}
-    return _Read(by_name, np.asarray(samples, np.int64), np.asarray(counts, np.int64), list(points.values()))
+    points: dict[str, int] = {}
+    rows, number = _timed(run), count()
+    for start in range(0, size, AT_ONCE):
+        part = list(islice(rows, AT_ONCE))
+        points.update((row.point, next(number)) for row in part)
+        for name, values in _part(part, share).items():
+            columns[name][start : start + len(part)] = values
+    if len(points) < size:
+        latest = np.array(list(points.values()), np.int64)
+        columns = {name: column[latest] for name, column in columns.items()}
+    return {name: column if column.dtype != object else column.tolist() for name, column in columns.items()}
+
+
+def _part(rows: list[Timed], share: Callable[[Any, Any], Any]) -> dict[str, Column]:
+    axes, works = [row.axes for row in rows], [row.work or NO_WORK for row in rows]
+    words = {
+        "contender": [row.contender for row in rows],
+        "label": [row.contender if row.label is None else row.label for row in rows],
+        "status": [row.status for row in rows], "method": [row.method for row in rows],
+        "flags": [", ".join(row.flags) for row in rows], "error_text": [row.error_text for row in rows],
+        **{name: _axis(axes, name) for name in SHAPE},
+    }  # fmt: skip
+    counts = np.array([len(row.samples_ns) for row in rows], np.int64)
+    samples = np.fromiter(chain.from_iterable(row.samples_ns for row in rows), np.int64, int(counts.sum()))
+    low, median, high = _quartiles_ms(samples, counts)
+    return {
+        **{name: [share(value, value) for value in column] for name, column in words.items()},
+        **{name: _numbers(_axis(axes, name)) for name in SIZES},
+        "error": _numbers([row.error for row in rows]), "tolerance": _numbers([row.tolerance for row in rows]),
+        **{name: _numbers(list(map(attrgetter(name), works))) for name in WORK},
+        "samples": counts, "low_ms": low, "median_ms": median, "high_ms": high,
+    }  # fmt: skip
+
+
+def _axis(axes: list[Any], name: str) -> list[Any]:
+    """One axis of each row; None where the operation does not have it."""
+    have = {name in kind.__struct_fields__ or name == "operation" for kind in set(map(type, axes))}
+    if have == {True}:
+        return list(map(attrgetter(name), axes))
+    return [getattr(one, name, None) for one in axes] if True in have else [None] * len(axes)
 
 
 def _timed(run: Run) -> Iterator[Timed]:
@@ -139,17 +147,9 @@ def _timed(run: Run) -> Iterator[Timed]:
             raise ValueError(f"{run.run_id}, row {number}: {fault(error, row, 'row')}") from error
 
 
-@cache
-def _axes_getter(kind: type[Axes]) -> Callable[[tuple], tuple]:
-    """From a struct's values to those of `AXES`, None for an axis that the operation does not have."""
-    fields = kind.__struct_fields__
-    places = [fields.index(name) if name in fields else -1 for name in AXES[1:]]
-    return lambda values: (kind.operation, *(values[place] if place >= 0 else None for place in places))
-
-
-def _numbers(column: Sequence[Any]) -> np.ndarray:
+def _numbers(column: Column) -> np.ndarray:
     """float64, None as nan."""
-    return np.array(column, np.float64)
+    return np.asarray(column, np.float64)
 
 
 def _quartiles_ms(samples_ns: np.ndarray, counts: np.ndarray) -> np.ndarray:
@@ -163,7 +163,7 @@ def _quartiles_ms(samples_ns: np.ndarray, counts: np.ndarray) -> np.ndarray:
     return found
 
 
-def _tokens(columns: Mapping[str, list[Any]]) -> np.ndarray:
+def _tokens(columns: Mapping[str, Column]) -> np.ndarray:
     """Tokens that one call computes: rows of activations, or queries of all sequences."""
     q_len, batch, rows = (_numbers(columns[name]) for name in ("q_len", "batch", "rows"))
     return np.where(np.isnan(rows), q_len * batch, rows)

@@ -140,7 +140,7 @@ class Plan(Struct):
     packed: bool | None = None
 
 
-class Timed(Struct, tag_field="record", tag="point"):
+class Timed(Struct, tag_field="record", tag="point", gc=False):
     """Of a row what a frame shows: read apart from the rest, which is most of a row's bytes."""
 
     point: str
@@ -157,7 +157,7 @@ class Timed(Struct, tag_field="record", tag="point"):
     work: Work | None = None
 
 
-class Row(Timed, tag_field="record", tag="point", kw_only=True):
+class Row(Timed, tag_field="record", tag="point", kw_only=True, gc=False):
     """A row, one point measured."""
 
     key: str
