@@ -45,8 +45,7 @@ def test_a_writer_goes_on_with_a_run(tmp_path):
 
 def test_a_half_written_last_line_is_measured_again(tmp_path):
     path = tmp_path / "run.jsonl"
-    writer = RunWriter(path, HEADER)
-    writer.append(a_row())
+    RunWriter(path, HEADER).append(a_row())
     with path.open("a") as file:
         file.write('{"record": "point", "key')
     assert len(RunWriter(path, HEADER).settled()) == 1

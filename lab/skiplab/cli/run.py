@@ -11,7 +11,7 @@ from pathlib import Path
 import typer
 
 from skiplab.grid import AnySweep, usable
-from skiplab.store import Run, frame, read_run
+from skiplab.store import Run, frame
 from skiplab.sweep import run_sweep
 
 
@@ -29,11 +29,13 @@ def unused(path: Path) -> Path:
 
 def swept(wanted: AnySweep, path: Path, again: tuple[str, ...] = ()) -> Run:
     """Measure what the file does not hold yet, until Ctrl-C; says what was kept and where."""
-    held = len(read_run(path).rows) if path.exists() else 0
-    if held:
-        typer.echo(f"{shown(path)} holds {held} points already; they are kept (--again busy, --fresh).")
+
+    def say_kept(held: Run) -> None:
+        if held.rows:
+            typer.echo(f"{shown(path)} holds {len(held.rows)} points already; they are kept (--again busy, --fresh).")
+
     with interrupts() as interrupted:
-        done = run_sweep(wanted, path, cancelled=interrupted, again=again)
+        done = run_sweep(wanted, path, cancelled=interrupted, again=again, on_start=say_kept)
     if interrupted():
         typer.echo(f"Stopped: {len(done.rows)} of {len(wanted.points())} points are kept; the same command goes on.")
     typer.echo(f"run: {shown(path)}")

@@ -156,9 +156,9 @@ def _quartiles_ms(samples_ns: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """Low quartile, median and high one of each row's samples, milliseconds [3, rows]; nan without samples."""
     found = np.full((3, len(counts)), np.nan)
     starts = np.cumsum(counts) - counts
-    for count in np.unique(counts[counts > 0]):  # rows of as many samples at once
-        alike = np.flatnonzero(counts == count)
-        values = samples_ns[starts[alike, None] + np.arange(count)]  # [rows, samples]
+    for size in np.unique(counts[counts > 0]):  # rows of as many samples at once
+        alike = np.flatnonzero(counts == size)
+        values = samples_ns[starts[alike, None] + np.arange(size)]  # [rows, samples]
         found[:, alike] = np.percentile(values, (25, 50, 75), axis=1) / 1e6
     return found
 
@@ -179,6 +179,7 @@ def _bound_ms(run: Run, useful_flops: np.ndarray, minimal_bytes: np.ndarray) -> 
         return np.full(len(useful_flops), np.nan)
     machine = Machine(run.device, run.header["device"].get("kind", ""), roof["bandwidth_gbps"], roof["tflops"])
     return np.maximum(*roof_seconds(useful_flops, minimal_bytes, machine)) * 1e3
+
 
 def query(table: pd.DataFrame, **wanted: Any) -> pd.DataFrame:
     """Rows whose columns equal the given values, or lie in the given lists; None stands for no window.

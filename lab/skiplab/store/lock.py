@@ -31,7 +31,9 @@ def open_locked(path: Path) -> io.FileIO:
     except OSError as error:
         file.close()
         if isinstance(error, BlockingIOError | PermissionError):
-            raise RunFileError(f"{path.name}: is being written by another sweep; wait for it, or name a new file") from None
+            raise RunFileError(
+                f"{path.name}: is being written by another sweep; wait for it, or name a new file"
+            ) from None
         raise RunFileError(f"{path.name}: cannot be locked ({error}); name a file on another disk") from error
     return file
 

@@ -8,7 +8,7 @@ from typing import Any, overload
 
 import msgspec
 
-from skiplab.store.schema import SCHEMA, End, Header, Row, RunFileError, Timed, fault
+from skiplab.store.schema import FILED, SCHEMA, End, Header, Row, RunFileError, Timed, fault
 
 HEADER_START = b'{"record": "header", "schema": '
 RECORD_START = b'{"record": "'
@@ -102,7 +102,7 @@ def scan(name: str, lines: Iterable[bytes]) -> Held:
 def _is_torn(line: bytes, start: bytes) -> bool:
     """Whether a line without newline is the beginning of one of ours: some file systems leave zeros behind it."""
     text = line.rstrip(b"\0")
-    if line.endswith(b"\n") or not (text[: len(start)] == start[: len(text)]):
+    if line.endswith(b"\n") or text[: len(start)] != start[: len(text)]:
         return False
     try:
         _PLAIN.decode(line)
@@ -150,6 +150,8 @@ def inconsistency(row: Row, header: Mapping[str, Any], operation: str | None) ->
     device = header["device"]["name"]
     if row.device != device:
         return f"mixed devices: a run holds one device, the header's {device!r}; the row's device is {row.device!r}"
+    if missing := [name for name in FILED[type(row.axes)] if getattr(row.axes, name) is None]:
+        return f"axes lacks {', '.join(missing)}"
     if row.axes.operation != (operation or row.axes.operation):
         return f"axes.operation {row.axes.operation!r}; allowed is {operation!r}, as of the run's header or first row"
     if (row.status == "ok") != bool(row.samples_ns):

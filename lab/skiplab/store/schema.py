@@ -20,7 +20,7 @@ OPERATIONS = ("attention", "decode", "linear")
 
 LARGEST = 2**63 - 1
 Count = Annotated[int, Meta(ge=1, le=LARGEST)]
-Amount = Annotated[int, Meta(ge=0, le=LARGEST)]
+Amount = Annotated[float, Meta(ge=0)]
 Position = Annotated[int, Meta(ge=-LARGEST, le=LARGEST)]
 Rate = Annotated[float, Meta(gt=0)]
 Difference = Annotated[float, Meta(ge=0)]
@@ -78,17 +78,17 @@ class End(Struct, tag_field="record", tag="end"):
 
 
 class Attention(Struct, tag_field="operation", tag="attention", gc=False):
-    """The axes of a prompt's attention."""
+    """The axes of a prompt's attention. What may be None here and not in a file (`FILED`) a frame can do without."""
 
     operation: ClassVar[str] = "attention"
     q_len: Count
     kv_len: Count
-    mask: str
     batch: Count
-    q_heads: Count
-    kv_heads: Count
-    head_dim: Count
-    dtype: str
+    mask: str | None = None
+    q_heads: Count | None = None
+    kv_heads: Count | None = None
+    head_dim: Count | None = None
+    dtype: str | None = None
     window: Count | None = None
     q_start: Position | None = None
     buffer: Count | None = None
@@ -101,11 +101,11 @@ class Decode(Struct, tag_field="operation", tag="decode", gc=False):
     q_len: Count
     kv_len: Count
     batch: Count
-    q_heads: Count
-    kv_heads: Count
-    head_dim: Count
-    dtype: str
     mask: str | None = None
+    q_heads: Count | None = None
+    kv_heads: Count | None = None
+    head_dim: Count | None = None
+    dtype: str | None = None
     window: Count | None = None
     buffer: Count | None = None
 
@@ -119,8 +119,16 @@ class Linear(Struct, tag_field="operation", tag="linear", gc=False):
     rows: Count
     bits: Count
     group_size: Count
-    dtype: str
+    dtype: str | None = None
     symmetric: bool = False
+
+
+FILED = {
+    Attention: ("mask", "q_heads", "kv_heads", "head_dim", "dtype"),
+    Decode: ("q_heads", "kv_heads", "head_dim", "dtype"),
+    Linear: ("dtype",),
+}
+"""Axes that every row of a file has, beside those that every row has."""
 
 
 class Work(Struct, gc=False):

@@ -21,8 +21,8 @@ class RunWriter:
 
     The file is locked until `finish` or `close`, or until the process ends: a second writer gets RunFileError. An
     existing file is continued if it is a run of the same operation and parameters, on the same device with the same
-    versions, else ValueError, and the file stays as it is. Only then it is repaired: a last line or a header that breaks
-    off is a write that was interrupted, and is cut off; its point is measured again. An empty file is begun.
+    versions, else ValueError, and the file stays as it is. Only then is it repaired: a last line or a header that
+    breaks off is a write that was interrupted, and is cut off; its point is measured again. An empty file is begun.
     """
 
     def __init__(self, path: Path | str, header: Mapping[str, Any]):

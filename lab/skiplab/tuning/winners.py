@@ -62,7 +62,7 @@ class Ranking:
 def gpu_of(run: Run) -> Gpu:
     """The GPU that a run was made on; ValueError for a run of a CPU."""
     device = run.header["device"]
-    if "sms" not in device or "compute_capability" not in device:
+    if not (device.get("sms") and device.get("compute_capability")):
         raise ValueError(f"{run.run_id}: was made on {run.device}, and only a GPU's kernels are tuned")
     major, minor = map(int, device["compute_capability"].split("."))
     return Gpu(device["name"], (major, minor), device["sms"])
@@ -74,9 +74,7 @@ def rankings(runs: Sequence[Run]) -> dict[Class, Ranking]:
     A run that was continued with other kernels counts from there: times of different kernels say nothing of tiles.
     """
     sms = gpu_of(runs[0]).sms
-    rows = [
-        row for run in runs for row in run.rows if _tuned(row) and row["source_hash"] == run.rows[-1]["source_hash"]
-    ]
+    rows = [row for run in runs for row in _of_last_kernels(run)]
     rounds = Counter(row["point"] for row in rows)
     latest = {row["point"]: row for row in rows}
     failed = {_compiled(row, sms) for row in latest.values() if row["status"] != "ok"}
@@ -91,6 +89,11 @@ def rankings(runs: Sequence[Run]) -> dict[Class, Ranking]:
     return {
         one: Ranking(by_workload, _scores(list(by_workload.values()), taken[one])) for one, by_workload in times.items()
     }
+
+
+def _of_last_kernels(run: Run) -> list[Mapping[str, Any]]:
+    last = run.rows[-1].get("source_hash") if run.rows else None
+    return [row for row in run.rows if _tuned(row) and row.get("source_hash") == last]
 
 
 def _tuned(row: Mapping[str, Any]) -> bool:
