@@ -79,7 +79,7 @@ def scan(name: str, lines: Iterable[bytes]) -> Held:
     """
     source = iter(lines)
     first = next(source, b"")
-    if not first or _is_torn(first, HEADER_START):
+    if not first or (first.strip(b"\0") and _is_torn(first, HEADER_START)):
         return Held(None, cut=bool(first))
     header = checked_header(name, first)
     rows, kept, last = [], len(first), first

@@ -194,7 +194,7 @@ def fault(error: Exception, line: bytes | Mapping[str, Any], what: str) -> str:
         return f"broken line: {error}"
     try:
         record = msgspec.json.decode(line) if isinstance(line, bytes) else line
-    except (msgspec.DecodeError, UnicodeDecodeError) as worse:
+    except (msgspec.DecodeError, RecursionError) as worse:
         return f"broken line: {worse}"
     if not isinstance(record, Mapping):
         return f"a JSON object is expected, got {type(record).__name__}"

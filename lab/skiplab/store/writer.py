@@ -27,7 +27,7 @@ class RunWriter:
 
     def __init__(self, path: Path | str, header: Mapping[str, Any]):
         self.path = Path(path)
-        wanted = {"record": "header", "schema": SCHEMA, **header}
+        wanted = json.loads(_text({"record": "header", "schema": SCHEMA, **header}))
         check_header(self.path.name, wanted)
         self._file = open_locked(self.path)
         try:
@@ -93,7 +93,7 @@ class RunWriter:
         """Append a line, whole or not at all: what a full disk took of it is cut off again."""
         if not os.fstat(self._file.fileno()).st_nlink:
             raise RunFileError(f"{self.path.name}: was deleted while it was written; nothing more can be kept in it")
-        line = json.dumps(record, allow_nan=False, separators=(", ", ": ")).encode() + b"\n"
+        line = _text(record).encode() + b"\n"
         size = self._file.seek(0, io.SEEK_END)
         try:
             written = 0
@@ -120,12 +120,16 @@ def _identity(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str,
     return [
         *((name, old.get(name), new.get(name)) for name in ("torch", "triton", "threads")),
         ("the device", old["device"]["name"], new["device"]["name"]),
-        ("the operation", *(header.get("operation") or "attention" for header in (old, new))),
+        ("the operation", old.get("operation") or "attention", new.get("operation") or "attention"),
         *((f"the parameter {name}", before.get(name), after.get(name)) for name in dict.fromkeys([*before, *after])),
     ]
 
 
 def _parameters(header: Mapping[str, Any]) -> dict[str, Any]:
-    """As a file holds them; one that is None is none, as where an older file lacks it."""
-    held = json.loads(json.dumps(header.get("parameters") or {}))
-    return {name: value for name, value in held.items() if value is not None}
+    """One that is None is none, as where an older file lacks it."""
+    return {name: value for name, value in (header.get("parameters") or {}).items() if value is not None}
+
+
+def _text(record: Mapping[str, Any]) -> str:
+    """A line of a file; ValueError for numbers that JSON does not have."""
+    return json.dumps(record, allow_nan=False, separators=(", ", ": "))
