@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, overload
@@ -56,8 +57,15 @@ class Rows(Sequence[Mapping[str, Any]]):
     def _plain(self, line: bytes) -> Mapping[str, Any]:
         try:
             return _PLAIN.decode(line)
-        except msgspec.DecodeError as error:  # a number beyond a double under a key that the schema does not know
-            raise RunFileError(f"{self.name}, a row: {fault(error, line, 'row')}") from error
+        except msgspec.ValidationError:  # a number beyond a double, under a key that the schema does not know
+            return json.loads(line, parse_int=_whole)
+        except RecursionError as error:  # nested as deep as it was just read, from further down the stack
+            raise RunFileError(f"{self.name}: {fault(error, line, 'row')}") from error
+
+
+def _whole(digits: str) -> int | float:
+    """Python refuses to read integers of more than some thousand digits."""
+    return int(digits) if len(digits) < 4000 else float(digits)
 
 
 @dataclass(frozen=True)
