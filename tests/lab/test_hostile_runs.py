@@ -147,6 +147,7 @@ def test_commands_say_what_is_wrong_in_one_line(folder, good, content):
             *(("compare", *pair) for name in RUNS[:3] for pair in ((str(path), str(folder / f"{name}.jsonl")),)),
             ("compare", str(folder / f"{RUNS[0]}.jsonl"), str(path), "--json"),
             ("rerun", str(path), "--out", str(folder / "new.jsonl")),
+            ("tune", "--from-run", str(path), "--out", str(folder / "configs")),
         ):
             code, _, err = called(*words)
             assert code in (0, 1, 2) and err.count("\n") == (code == 2), (words, err)

@@ -67,7 +67,7 @@ def show(run: Run) -> None:
     typer.echo(f"\n{run.provenance}: median time a call, {BASES[run.operation].words}, * for flags\n")
     typer.echo(time_table(table).to_string(index=False))
     failures = Counter(
-        (row["contender"], row["status"], row["error_text"]) for row in run.rows if row["status"] != "ok"
+        (row["contender"], row["status"], row.get("error_text", "")) for row in run.rows if row["status"] != "ok"
     )
     for (name, status, why), count in failures.items():
         typer.echo(f"{name}, {count} points {status}: {why}")

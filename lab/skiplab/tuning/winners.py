@@ -81,7 +81,7 @@ def rankings(runs: Sequence[Run]) -> dict[Class, Ranking]:
     times: dict[Class, dict[str, dict[Config, float]]] = {}
     taken: dict[Class, dict[Config, int]] = {}
     for point, row in latest.items():
-        if row["status"] == "ok" and not UNTRUSTED & set(row["flags"]) and _compiled(row, sms) not in failed:
+        if row["status"] == "ok" and not UNTRUSTED & set(row.get("flags", ())) and _compiled(row, sms) not in failed:
             one, config = class_of(row["axes"], sms), tuple(row["config"])
             times.setdefault(one, {}).setdefault(workload_of(row["axes"]).key(), {})[config] = median(row["samples_ns"])
             least = taken.setdefault(one, {})
@@ -172,9 +172,12 @@ def write_configs(runs: Sequence[Run], folder: Path = CONFIGS) -> Path:
 
 def _check_identity(runs: Iterable[Run]) -> None:
     first, *others = runs
+    for run in (first, *others):
+        if missing := [name for name in ("torch", "triton") if not run.header.get(name)]:
+            raise ValueError(f"{run.run_id}: its header does not say {missing[0]}, which the configurations name")
     for name in ("device", "torch", "triton"):
         for run in others:
-            now, then = (one.device if name == "device" else one.header[name] for one in (run, first))
+            now, then = (one.device if name == "device" else one.header.get(name) for one in (run, first))
             if now != then:
                 raise ValueError(f"{run.run_id}: {name} is {now}, and {then} in {first.run_id}; tune them apart")
 

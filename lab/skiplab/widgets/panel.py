@@ -293,7 +293,7 @@ def operation_of(path: Path) -> str | None:
             try:
                 row = json.loads(line)
                 operation = row.get("operation") or row.get("axes", {}).get("operation")
-            except (json.JSONDecodeError, AttributeError):  # `read_run` will say what is wrong with the file
+            except (ValueError, AttributeError, RecursionError):  # `read_run` will say what is wrong with the file
                 return None
             if operation is not None:
                 return operation
