@@ -37,7 +37,7 @@ NUMBERS = (*SIZES, *WORK, "error", "tolerance", "low_ms", "median_ms", "high_ms"
 HELD = {**dict.fromkeys((*WORDS, *SHAPE), object), **dict.fromkeys(NUMBERS, float), "samples": np.int64}
 """What rows hold by themselves; the other columns follow from these, or are the run's."""
 NO_WORK = Work(None, None)  # type: ignore[arg-type]
-AT_ONCE = 4096
+AT_ONCE = 2048
 
 Column = list[Any] | np.ndarray
 
@@ -100,10 +100,11 @@ def _held(run: Run) -> dict[str, Column]:
         points.update((row.point, next(number)) for row in part)
         for name, values in _part(part, share).items():
             columns[name][start : start + len(part)] = values
-    if len(points) < size:
-        latest = np.array(list(points.values()), np.int64)
+    latest = np.array(list(points.values()), np.int64)
+    del points, share
+    if len(latest) < size:
         columns = {name: column[latest] for name, column in columns.items()}
-    return {name: column if column.dtype != object else column.tolist() for name, column in columns.items()}
+    return {name: column.tolist() if name in COUNTS else column for name, column in columns.items()}
 
 
 def _part(rows: list[Timed], share: Callable[[Any, Any], Any]) -> dict[str, Column]:
