@@ -22,6 +22,7 @@ bench: $(READY)
 	$(BIN)/python tests/bench/tilemap.py
 	$(BIN)/python tests/bench/prefill_cpu.py
 	$(BIN)/python tests/bench/host.py
+	$(BIN)/python tests/bench/store.py
 
 memcheck: $(READY)
 	@command -v compute-sanitizer >/dev/null || \

@@ -100,6 +100,7 @@ def run_sweep(
     path: Path | str | None = None,
     *,
     topic: str | None = None,
+    on_start: Callable[[Run], None] | None = None,
     on_measurement: Callable[[Measurement], None] | None = None,
     cancelled: Callable[[], bool] = lambda: False,
     progress: bool = True,
@@ -109,7 +110,10 @@ def run_sweep(
 ) -> Run:
     """Measure every point that the run file does not hold yet, and return the run.
 
+    ValueError, and the file stays as it is, where it is no run, one of other parameters, or being written by another.
+
     path: the JSONL file, continued if it exists; None is `default_path` with the topic (default: the operation).
+    on_start: called with what the file holds already, once it is repaired, before the first point is measured.
     on_measurement: called after each row is on the disk.
     cancelled: asked several times a second; what has been measured is kept.
     isolate: measure in a child process, which a crash or a timeout ends; without it everything happens in this one.
@@ -125,25 +129,27 @@ def run_sweep(
         raise ValueError(f"device: torch sees no {sweep.device} here; cpu is always there")
     points = sweep.points()  # before there is a file: a sweep that cannot be leaves none
     machine = this_machine(sweep.device, sweep.dtype)
-    writer = RunWriter(path, run_header(sweep, topic, machine))
-    settled = writer.settled(again)
-    points = [point for point in points if row_key(point) not in settled]
-    bar = tqdm(points, unit="point", disable=not progress, desc="measured")
-    with Child() if isolate and points else nullcontext() as child, bar:
-        take = child.measure if child is not None else measure
-        for point in bar:
-            bar.set_postfix_str(f"{point.contender}, {point.workload.size}", refresh=True)
-            try:
-                if cancelled():
-                    raise Cancelled
-                limits = {"machine": machine, "retries": retries, "cancelled": cancelled}
-                taken = take(point, sweep.seed, sweep.budget_s, **limits)
-            except Cancelled:
-                break
-            writer.append({**taken.row(), "key": row_key(point), "source_hash": source_hash()})
-            if on_measurement is not None:
-                on_measurement(taken)
-    return replace(writer.finish(now()), source="measured")
+    with RunWriter(path, run_header(sweep, topic, machine)) as writer:
+        if on_start is not None:
+            on_start(writer.run)
+        settled = writer.settled(again)
+        points = [point for point in points if row_key(point) not in settled]
+        bar = tqdm(points, unit="point", disable=not progress, desc="measured")
+        with Child() if isolate and points else nullcontext() as child, bar:
+            take = child.measure if child is not None else measure
+            for point in bar:
+                bar.set_postfix_str(f"{point.contender}, {point.workload.size}", refresh=True)
+                try:
+                    if cancelled():
+                        raise Cancelled
+                    limits = {"machine": machine, "retries": retries, "cancelled": cancelled}
+                    taken = take(point, sweep.seed, sweep.budget_s, **limits)
+                except Cancelled:
+                    break
+                writer.append({**taken.row(), "key": row_key(point), "source_hash": source_hash()})
+                if on_measurement is not None:
+                    on_measurement(taken)
+        return replace(writer.finish(now()), source="measured")
 
 
 def row_key(point: Point) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -14,9 +13,9 @@ import typer
 from skiplab.cli import compare, options, roofs, sweep, tune
 from skiplab.cli.run import need, show, swept, unused, write_report
 from skiplab.compare import compare as compare_runs
-from skiplab.grid import sweep_of
+from skiplab.grid import AnySweep, sweep_of
 from skiplab.machine import default_device
-from skiplab.store import data_path, read_run
+from skiplab.store import Run, data_path, read_run
 from skiplab.sweep import default_path
 from skiplab.workload import OPERATIONS
 
@@ -93,17 +92,26 @@ def rerun(
     The device is the run's own kind unless --device says otherwise.
     """
     old = read_run(run)
-    if old.header["command"].startswith("skiplab tune"):
-        raise ValueError(f"{run.name}: is a tuning run; its own command repeats it: {old.header['command']}")
-    try:
-        wanted = sweep_of(old.operation, old.header["parameters"])
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{run.name}, line 1: the header does not hold a sweep's parameters ({error})") from error
-    wanted = replace(wanted, device=device or wanted.device)
+    wanted = _repeated(run.name, old, device)
     need(wanted.device)
     new = swept(wanted, out or unused(default_path(wanted, "rerun")))
     show(new)
     typer.echo(f"\n{compare.words(compare_runs(old, new))}")
+
+
+def _repeated(name: str, old: Run, device: str | None) -> AnySweep:
+    """The sweep that a run's header describes, on this device if one is named; ValueError names the file."""
+    command = old.header.get("command", "")
+    if command.startswith("skiplab tune"):
+        raise ValueError(f"{name}: is a tuning run; its own command repeats it: {command}")
+    try:
+        wanted = sweep_of(
+            old.operation, {**(old.header.get("parameters") or {}), **({"device": device} if device else {})}
+        )
+        wanted.workloads()
+    except (ValueError, TypeError, RecursionError, OverflowError) as error:
+        raise ValueError(f"{name}, line 1: the header holds no sweep that can be run: {error}") from error
+    return wanted
 
 
 @app.command()

@@ -11,7 +11,7 @@ from pathlib import Path
 import typer
 
 from skiplab.grid import AnySweep, usable
-from skiplab.store import Run, frame, read_run
+from skiplab.store import Run, frame
 from skiplab.sweep import run_sweep
 
 
@@ -29,11 +29,13 @@ def unused(path: Path) -> Path:
 
 def swept(wanted: AnySweep, path: Path, again: tuple[str, ...] = ()) -> Run:
     """Measure what the file does not hold yet, until Ctrl-C; says what was kept and where."""
-    held = len(read_run(path).rows) if path.exists() else 0
-    if held:
-        typer.echo(f"{shown(path)} holds {held} points already; they are kept (--again busy, --fresh).")
+
+    def say_kept(held: Run) -> None:
+        if held.rows:
+            typer.echo(f"{shown(path)} holds {len(held.rows)} points already; they are kept (--again busy, --fresh).")
+
     with interrupts() as interrupted:
-        done = run_sweep(wanted, path, cancelled=interrupted, again=again)
+        done = run_sweep(wanted, path, cancelled=interrupted, again=again, on_start=say_kept)
     if interrupted():
         typer.echo(f"Stopped: {len(done.rows)} of {len(wanted.points())} points are kept; the same command goes on.")
     typer.echo(f"run: {shown(path)}")
@@ -65,7 +67,7 @@ def show(run: Run) -> None:
     typer.echo(f"\n{run.provenance}: median time a call, {BASES[run.operation].words}, * for flags\n")
     typer.echo(time_table(table).to_string(index=False))
     failures = Counter(
-        (row["contender"], row["status"], row["error_text"]) for row in run.rows if row["status"] != "ok"
+        (row["contender"], row["status"], row.get("error_text", "")) for row in run.rows if row["status"] != "ok"
     )
     for (name, status, why), count in failures.items():
         typer.echo(f"{name}, {count} points {status}: {why}")

@@ -203,9 +203,10 @@ class SweepPanel(w.VBox):
         points, taken = len(sweep.points()), self._measurements[form.operation]
         self._bar.max, self._bar.value, self._bar.layout.visibility = points, 0, "visible"
         self._say(f"{points} points on {device_name(sweep.device)}; the first takes longest …")
-        if path.exists():
-            taken += [Measurement.from_row(row) for row in read_run(path).rows]
-        self._bar.value = len(taken)
+
+        def on_start(held: Run) -> None:
+            taken.extend(map(Measurement.from_row, held.rows))
+            self._bar.value = len(taken)
 
         def on_measurement(item: Measurement) -> None:
             taken.append(item)
@@ -214,8 +215,8 @@ class SweepPanel(w.VBox):
             self._draw()
 
         self.run = run_sweep(
-            sweep, path, topic="panel", on_measurement=on_measurement, cancelled=cancelled, progress=False,
-            isolate=self._isolate,
+            sweep, path, topic="panel", on_start=on_start, on_measurement=on_measurement, cancelled=cancelled,
+            progress=False, isolate=self._isolate,
         )  # fmt: skip
         self._draw()
         if not cancelled():
@@ -292,7 +293,7 @@ def operation_of(path: Path) -> str | None:
             try:
                 row = json.loads(line)
                 operation = row.get("operation") or row.get("axes", {}).get("operation")
-            except (json.JSONDecodeError, AttributeError):  # `read_run` will say what is wrong with the file
+            except (ValueError, AttributeError, RecursionError):  # `read_run` will say what is wrong with the file
                 return None
             if operation is not None:
                 return operation
