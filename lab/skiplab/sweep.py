@@ -23,7 +23,7 @@ from skiplab.grid import DEFAULT_CONTENDERS, AnySweep, DecodeSweep, LinearSweep,
 from skiplab.grid import Sweep as Sweep
 from skiplab.machine import Machine, default_device, describe, this_machine
 from skiplab.measure import Child, Measurement, Point, measure
-from skiplab.measure.child import bars_of_one_process
+from skiplab.measure.serving import bars_of_one_process
 from skiplab.store import Run, RunWriter, runs_directory, slug
 from skiplab.timing import THROTTLE_RETRIES, Cancelled
 
