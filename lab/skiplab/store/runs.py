@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 STATUSES = ("ok", "wrong", "unsupported", "out-of-memory", "crashed", "timeout")
+END = ("end", "interrupted")
+"""What the last line of a run says: when it ended, and whether it was stopped before its last point."""
 OPERATION_AXES = {
     "attention": ("q_len", "window"),
     "decode": ("kv_len", "window", "buffer", "q_len"),
@@ -114,10 +116,11 @@ class RunWriter:
         self._write(row)
         self.run = replace(self.run, rows=(*self.run.rows, row))
 
-    def finish(self, end: str) -> Run:
-        """Note the time at which the run ended (ISO 8601) and return it."""
-        self._write({"record": "end", "end": end})
-        self.run = replace(self.run, header={**self.run.header, "end": end})
+    def finish(self, end: str, interrupted: bool = False) -> Run:
+        """Note the time at which the run ended (ISO 8601), and whether points are left to measure; return the run."""
+        noted = {"end": end, **({"interrupted": True} if interrupted else {})}
+        self._write({"record": "end", **noted})
+        self.run = replace(self.run, header={**_not_ended(self.run.header), **noted})
         return self.run
 
     def _write(self, record: Mapping[str, Any]) -> None:
@@ -143,8 +146,9 @@ def read_run(path: Path | str) -> Run:
         record = _record(path, number, line)
         kind = record.get("record")
         if kind == "end":
-            header = {**header, "end": record.get("end")}
+            header = {**header, **{name: record[name] for name in END if name in record}}
         elif kind == "point":
+            header = _not_ended(header)
             rows.append(_checked_row(path, number, record, header["device"]["name"]))
         else:
             raise RunFileError(f"{path.name}, line {number}: record is {kind!r}; allowed are 'point' and 'end'")
@@ -155,6 +159,11 @@ def read_runs(directory: Path | str | None = None) -> list[Run]:
     """Every run of a folder (default: `runs_directory()`), oldest name first."""
     folder = Path(directory) if directory is not None else data_path("runs")
     return [read_run(path) for path in sorted(folder.glob("*.jsonl"))]
+
+
+def _not_ended(header: Mapping[str, Any]) -> dict[str, Any]:
+    """The header of a run that goes on."""
+    return {name: value for name, value in header.items() if name not in END}
 
 
 def _record(path: Path, number: int, line: str) -> dict[str, Any]:
