@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from skiplab import figures
 from skiplab.figures.frames import AXES
-from skiplab.store import OPERATION_AXES, Run, query
+from skiplab.store import END, OPERATION_AXES, Run, query
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -149,10 +149,17 @@ def summary(table: pd.DataFrame) -> str:
         return f"{text} No speed-up is claimed: no pair of points is free of doubt." if any(doubtful) else text
     best = max(ours, key=lambda row: row["speedup"])
     place = ", ".join(_axis_words(name, best) for name in axes if not (name == "buffer" or best[name] is None))
-    return (
-        f"{text} {base.ours} is up to {best['speedup']:.1f} times as fast as {base.label} "
-        f"({place}; results checked against float64)."
-    )
+    words = _compared(best["speedup"], base.label)
+    return f"{text} {base.ours} is {words} ({place}; results checked against float64)."
+
+
+def _compared(best: float, base: str) -> str:
+    """The largest of several speed-ups over a base, in words; one below 1 says that all of them are slow-downs."""
+    if best >= 1.05:
+        return f"up to {best:.1f} times as fast as {base}"
+    if best > 0.95:
+        return f"at best about as fast as {base}"
+    return f"slower than {base} at every point compared, and takes at least {1 / best:.1f} times as long"
 
 
 def report_figures(table: pd.DataFrame) -> list[tuple[go.Figure, str]]:
@@ -312,9 +319,10 @@ def _html_table(table: pd.DataFrame) -> str:
 
 def _download(run: Run) -> str:
     """The run file itself: every sample, as a link that works without a server."""
-    end = [{"record": "end", "end": run.header["end"]}] if "end" in run.header else []
-    header = {name: value for name, value in run.header.items() if name != "end"}
-    text = "".join(json.dumps(record) + "\n" for record in [header, *run.rows, *end])
+    header = {name: value for name, value in run.header.items() if name not in END}
+    end = {name: run.header[name] for name in END if name in run.header}
+    last = [{"record": "end", **end}] if end else []
+    text = "".join(json.dumps(record) + "\n" for record in [header, *run.rows, *last])
     data = base64.b64encode(text.encode()).decode()
     name = f"{run.path.stem if run.path else run.run_id}.jsonl"
     return (

@@ -20,9 +20,10 @@ import torch
 
 from skiplab import machine
 from skiplab.machine import Machine, Probe
+from skiplab.rotation import rotate
 from skiplab.store import data_path, slug
 from skiplab.sweep import now, triton_version
-from skiplab.timing import rotate, time_callable
+from skiplab.timing import time_callable
 
 SCHEMA = 1
 READ_BYTES = tuple(size << 20 for size in (8, 16, 32, 64, 128, 256))

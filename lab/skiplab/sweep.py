@@ -8,8 +8,8 @@ import platform
 import subprocess
 import sys
 import uuid
-from collections.abc import Callable, Collection, Iterable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -23,7 +23,7 @@ from skiplab.grid import DEFAULT_CONTENDERS, AnySweep, DecodeSweep, LinearSweep,
 from skiplab.grid import Sweep as Sweep
 from skiplab.machine import Machine, default_device, describe, this_machine
 from skiplab.measure import Child, Measurement, Point, measure
-from skiplab.measure.child import bars_of_one_process
+from skiplab.measure.serving import bars_of_one_process
 from skiplab.store import Run, RunWriter, runs_directory, slug
 from skiplab.timing import THROTTLE_RETRIES, Cancelled
 
@@ -111,6 +111,7 @@ def run_sweep(
     """Measure every point that the run file does not hold yet, and return the run.
 
     ValueError, and the file stays as it is, where it is no run, one of other parameters, or being written by another.
+    Cancelled, or interrupted by Ctrl-C, it keeps what was measured under an end that says so; the same call goes on.
 
     path: the JSONL file, continued if it exists; None is `default_path` with the topic (default: the operation).
     on_start: called with what the file holds already, once it is repaired, before the first point is measured.
@@ -135,21 +136,32 @@ def run_sweep(
         settled = writer.settled(again)
         points = [point for point in points if row_key(point) not in settled]
         bar = tqdm(points, unit="point", disable=not progress, desc="measured")
-        with Child() if isolate and points else nullcontext() as child, bar:
+        with ending(writer), Child() if isolate and points else nullcontext() as child, bar:
             take = child.measure if child is not None else measure
             for point in bar:
                 bar.set_postfix_str(f"{point.contender}, {point.workload.size}", refresh=True)
-                try:
-                    if cancelled():
-                        raise Cancelled
-                    limits = {"machine": machine, "retries": retries, "cancelled": cancelled}
-                    taken = take(point, sweep.seed, sweep.budget_s, **limits)
-                except Cancelled:
-                    break
+                if cancelled():
+                    raise Cancelled
+                limits = {"machine": machine, "retries": retries, "cancelled": cancelled}
+                taken = take(point, sweep.seed, sweep.budget_s, **limits)
                 writer.append({**taken.row(), "key": row_key(point), "source_hash": source_hash()})
                 if on_measurement is not None:
                     on_measurement(taken)
-        return replace(writer.finish(now()), source="measured")
+        return replace(writer.run, source="measured")
+
+
+@contextmanager
+def ending(writer: RunWriter) -> Iterator[None]:
+    """Notes the run's end when the block is left, as interrupted by Cancelled, which ends here, or by Ctrl-C."""
+    try:
+        yield
+    except Cancelled:
+        writer.finish(now(), interrupted=True)
+    except KeyboardInterrupt:
+        writer.finish(now(), interrupted=True)
+        raise
+    else:
+        writer.finish(now())
 
 
 def row_key(point: Point) -> str:

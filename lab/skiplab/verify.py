@@ -19,7 +19,9 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
-from skiplab.contenders import Contender, Unsupported, contender
+from skiplab.contenders import Contender, contender
+from skiplab.contenders.base import Call
+from skiplab.failure import Failure, attempt
 from skiplab.workload import AnyWorkload, DecodeWorkload, LinearWorkload, Workload
 
 ALL_ROWS_UP_TO = 4096
@@ -171,7 +173,7 @@ def verify(
     seed: int,
     *,
     deviation: float = 1.0,
-    fn=None,
+    fn: Call | None = None,
     sampled: bool | None = None,
 ) -> Check:
     """Run the contender on fresh inputs of that seed and judge the result; its inputs must come back unchanged.
@@ -185,21 +187,32 @@ def verify(
     with torch.no_grad():
         out = call(*arguments)
     names = ("x", "weight") if isinstance(workload, LinearWorkload) else ("q", "k", "v")
-    changed = [name for name, now, before in zip(names, inputs, given, strict=True) if not _same_bits(now, before)]
-    if isinstance(workload, LinearWorkload):
-        expected = product(workload, entry, given)
-    else:
-        sampled = workload.q_len > ALL_ROWS_UP_TO if sampled is None else sampled
-        expected = truth(workload, device, seed, deviation, sampled)
-    result = compare(workload, out, expected)
+    changed = [name for name, now, before in zip(names, inputs, given, strict=True) if not same_bits(now, before)]
+    result = compare(workload, out, expected_of(workload, entry, device, seed, given, deviation, sampled))
     if changed:
         return Check(result.error, result.tolerance, f"the call changed its input {', '.join(changed)}")
     return result
 
 
-def _same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
+def expected_of(
+    workload: AnyWorkload,
+    entry: Contender,
+    device: str,
+    seed: int,
+    inputs: Sequence[torch.Tensor],
+    deviation: float = 1.0,
+    sampled: bool | None = None,
+) -> Truth:
+    """The truth for this contender and `inputs`, which are the workload's of that seed and deviation."""
+    if isinstance(workload, LinearWorkload):
+        return product(workload, entry, inputs)
+    sampled = workload.q_len > ALL_ROWS_UP_TO if sampled is None else sampled
+    return truth(workload, device, seed, deviation, sampled)
+
+
+def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
     """Equal, NaN in the same places included: a cache holds some where there is no key."""
-    return torch.equal(a.view(torch.uint8), b.view(torch.uint8))
+    return torch.equal(a.reshape(-1).view(torch.uint8), b.reshape(-1).view(torch.uint8))
 
 
 # Shapes that have caught bugs in other kernels: (q_len, kv_len, q_heads, kv_heads, head_dim, mask).
@@ -261,7 +274,7 @@ def awkward(operation: str, dtype: str) -> list[AnyWorkload]:
 
 @dataclass(frozen=True)
 class CheckRow:
-    """One shape of a check: `status` ok, wrong, unsupported or crashed, and why."""
+    """One shape of a check: `status` ok, wrong, unsupported, out-of-memory or crashed, and why."""
 
     workload: AnyWorkload
     deviation: float
@@ -281,9 +294,9 @@ class CheckReport:
 
     @property
     def passed(self) -> bool:
-        """Nothing wrong or crashed, and at least one shape supported."""
+        """All shapes right that are supported, and at least one."""
         states = {row.status for row in self.rows}
-        return "ok" in states and not states & {"wrong", "crashed"}
+        return "ok" in states and states <= {"ok", "unsupported"}
 
     def counts(self) -> dict[str, int]:
         """How many shapes ended in which status."""
@@ -325,14 +338,13 @@ def check(
 
 
 def _check_row(workload: AnyWorkload, entry: Contender, device: str, seed: int, deviation: float) -> CheckRow:
-    reason = entry.supports(workload, device)
-    if reason is not None:
-        return CheckRow(workload, deviation, "unsupported", text=reason)
-    try:
-        result = verify(workload, entry, device, seed, deviation=deviation)
-    except Unsupported as error:
-        return CheckRow(workload, deviation, "unsupported", text=str(error))
-    except Exception as error:  # a user's kernel may raise anything; the report names it
-        return CheckRow(workload, deviation, "crashed", text=f"{type(error).__name__}: {error}")
+    result = attempt(lambda: _supported(workload, entry, device, seed, deviation))
+    if isinstance(result, Failure):
+        return CheckRow(workload, deviation, result.status, text=result.text)
     status = "ok" if result.passed else "wrong"
     return CheckRow(workload, deviation, status, result.error, result.tolerance, result.problem)
+
+
+def _supported(workload: AnyWorkload, entry: Contender, device: str, seed: int, deviation: float) -> Check | Failure:
+    reason = entry.supports(workload, device)
+    return Failure("unsupported", reason) if reason else verify(workload, entry, device, seed, deviation=deviation)

@@ -1,15 +1,10 @@
-"""Contenders that misbehave, in every way, at every stage: importing this module registers them for `Child`, too."""
+"""Contenders that misbehave, in every way, at every stage: importing this module registers them."""
 
 from __future__ import annotations
 
-from multiprocessing import parent_process
-
 import torch
-from skiplab import timing
+from skiplab import rotation
 from skiplab.contenders import Unsupported, contender, kernel
-
-if parent_process() is not None:  # a child's own: making thousands of copies of small inputs takes most of the time
-    timing.ROTATION_LIMIT["cpu"] = 1 << 20
 
 
 class Mute(Exception):
@@ -72,10 +67,16 @@ STATUS: dict[str, str] = {"hostile: is good": "ok"}
 """The status that each contender's row must have, by its name."""
 
 
+def few_copies():
+    """Of the child that calls it: making thousands of copies of small inputs takes most of the time."""
+    rotation.ROTATION_LIMIT["cpu"] = 1 << 20
+
+
 def _calls(act, since):
     """build(workload, inputs) of a contender that acts so from the call `since` on."""
 
     def build(workload, inputs):
+        few_copies()
         right, calls = contender("sdpa").build(workload, inputs), []
 
         def call(q, k, v):

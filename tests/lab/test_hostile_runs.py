@@ -223,7 +223,7 @@ def test_a_rerun_needs_the_parameters_of_a_sweep(tmp_path, capsys):
     path = tmp_path / "hostile.jsonl"
     for change, message in (
         ({"q_len": [64.5]}, "q_len[0] 64.5; expected `int`, got `float`"),
-        ({"device": 5}, "device 5; expected `str`, got `int`"), ({"batch": 0}, "batch: got 0; allowed is"),
+        ({"device": 5}, "device 5; expected `str`, got `int`"), ({"batch": 0}, "batch: given 0; must be at least 1"),
         ({"speed": 5}, "speed: got 5; the parameters of `skiplab sweep` are contenders"),
         ({"budget_s": -1}, "budget_s: got -1"), ({"mask": ["~" * 3000], "window": None}, ""),
     ):  # fmt: skip

@@ -1,5 +1,6 @@
 import importlib
 import json
+import signal
 from dataclasses import asdict, replace
 
 import blockskip as bs
@@ -63,6 +64,35 @@ def test_a_sweep_writes_a_run_and_goes_on_where_it_stopped(tmp_path):
     more = run_sweep(TINY, path, isolate=False, progress=False, again=["unsupported"])
     assert len(more.rows) == 16
     assert len(more.frame()) == 12
+
+
+def interrupt_after(points):
+    """A callback that presses Ctrl-C when so many points are measured."""
+    seen = []
+
+    def heard(measurement):
+        seen.append(measurement)
+        if len(seen) == points:
+            signal.raise_signal(signal.SIGINT)
+
+    return heard
+
+
+def test_ctrl_c_ends_a_run_as_interrupted_and_the_same_call_goes_on(tmp_path):
+    path, here = tmp_path / "run.jsonl", {"isolate": False, "progress": False}
+    with pytest.raises(KeyboardInterrupt):
+        run_sweep(TINY, path, **here, on_measurement=interrupt_after(3))
+    stopped = read_run(path)
+    assert len(stopped.rows) == 3 and stopped.header["interrupted"] is True and stopped.header["end"]
+    done = run_sweep(TINY, path, **here)
+    assert len(done.rows) == 12
+    assert "interrupted" not in done.header and "interrupted" not in read_run(path).header
+    assert read_run(path).header["end"] == done.header["end"]
+
+
+def test_what_is_cancelled_is_marked_as_interrupted(tmp_path):
+    run = run_sweep(TINY, tmp_path / "run.jsonl", isolate=False, progress=False, cancelled=lambda: True)
+    assert run.header["interrupted"] is True and read_run(run.path).header["interrupted"] is True
 
 
 def test_a_sweep_over_masks_is_repeated_from_its_header(tmp_path):

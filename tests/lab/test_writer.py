@@ -13,7 +13,7 @@ import pytest
 from skiplab import cli
 from skiplab.machine import Machine, describe
 from skiplab.measure import Measurement, Point
-from skiplab.store import RunFileError, RunWriter, read_run
+from skiplab.store import END, RunFileError, RunWriter, read_run
 from skiplab.sweep import Sweep, run_sweep
 from skiplab.workload import DecodeWorkload, Workload
 
@@ -170,6 +170,26 @@ def test_a_second_writer_is_refused_until_the_first_lets_go(tmp_path):
         second.append(a_row(1024))
     assert len(read_run(path).rows) == 3
     assert [one.name for one in tmp_path.iterdir()] == ["run.jsonl"], "no file beside it"
+
+
+def test_an_interrupted_end_counts_until_the_run_goes_on(tmp_path):
+    path = tmp_path / "run.jsonl"
+    with RunWriter(path, HEADER) as writer:
+        writer.append(a_row())
+        stopped = writer.finish("then", interrupted=True)
+    assert stopped == read_run(path) and stopped.header["interrupted"] is True
+    with path.open("a") as file:
+        file.write(TORN)
+    with RunWriter(path, HEADER) as writer:
+        assert writer.run == stopped, "what was torn behind the end was repaired"
+        writer.append(a_row(512))
+        assert writer.run == read_run(path) and not set(END) & set(read_run(path).header)
+        done = writer.finish("later")
+    assert done == read_run(path) and done.header["end"] == "later" and "interrupted" not in done.header
+    with path.open("a") as file:
+        file.write('{"record": "end", "end": "at last", "interrupted": "maybe"}\n')
+    with pytest.raises(RunFileError, match=r"^run\.jsonl, line 6: interrupted 'maybe'; expected `bool`"):
+        read_run(path)
 
 
 def test_a_sweep_says_what_the_file_held_before_it_measures(tmp_path, roofs, capsys):

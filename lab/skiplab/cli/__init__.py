@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from skiplab.cli import compare, options, roofs, sweep, tune
-from skiplab.cli.run import need, show, swept, unused, write_report
+from skiplab.cli.run import INTERRUPTED, end_as_interrupted, need, show, swept, unused, write_report
 from skiplab.compare import compare as compare_runs
 from skiplab.grid import AnySweep, sweep_of
 from skiplab.machine import default_device
@@ -96,6 +96,7 @@ def rerun(
     need(wanted.device)
     new = swept(wanted, out or unused(default_path(wanted, "rerun")))
     show(new)
+    end_as_interrupted(new)
     typer.echo(f"\n{compare.words(compare_runs(old, new))}")
 
 
@@ -163,7 +164,7 @@ def _load(path: Path) -> None:
 
 
 def main() -> None:
-    """The console script: errors of input are one line on stderr and exit code 2.
+    """The console script: errors of input are one line on stderr and exit code 2; after Ctrl-C it is 130.
 
     SKIPLAB_TRACEBACK=1 shows where an error came from.
     """
@@ -176,4 +177,4 @@ def main() -> None:
         sys.exit(2)
     except KeyboardInterrupt:
         typer.echo("skiplab: interrupted", err=True)
-        sys.exit(130)
+        sys.exit(INTERRUPTED)

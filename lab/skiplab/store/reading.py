@@ -9,7 +9,7 @@ from typing import Any, overload
 
 import msgspec
 
-from skiplab.store.schema import FILED, SCHEMA, End, Header, Row, RunFileError, Timed, fault
+from skiplab.store.schema import FILED, SCHEMA, End, Header, Row, RunFileError, Timed, fault, with_end
 
 HEADER_START = b'{"record": "header", "schema": '
 RECORD_START = b'{"record": "'
@@ -91,20 +91,21 @@ def scan(name: str, lines: Iterable[bytes]) -> Held:
         return Held(None, cut=bool(first))
     header = checked_header(name, first)
     rows, kept, last = [], len(first), first
-    operation = header.get("operation")
+    operation, end = header.get("operation"), None
     for number, line in enumerate(source, start=2):
         if not line.endswith(b"\n") and _is_torn(line, RECORD_START):
-            return Held(header, rows, kept, cut=True)
+            return Held(with_end(header, end), rows, kept, cut=True)
         record = _decoded(name, number, line)
         if isinstance(record, Row):
             operation = operation or record.axes.operation
             if wrong := inconsistency(record, header, operation):
                 raise RunFileError(f"{name}, line {number}: {wrong}")
             rows.append(line)
+            end = None
         else:
-            header["end"] = record.end
+            end = record
         kept, last = kept + len(line), line
-    return Held(header, rows, kept, ended=last.endswith(b"\n"))
+    return Held(with_end(header, end), rows, kept, ended=last.endswith(b"\n"))
 
 
 def _is_torn(line: bytes, start: bytes) -> bool:

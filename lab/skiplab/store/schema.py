@@ -71,10 +71,25 @@ class Header(Struct, tag_field="record", tag="header"):
     end: str | None = None
 
 
-class End(Struct, tag_field="record", tag="end"):
-    """The line that ends a run, or a part of it where it was continued."""
+class End(Struct, tag_field="record", tag="end", omit_defaults=True):
+    """The line that ends a run, or a part of it where it was continued.
+
+    interrupted: whether it was stopped before its last point.
+    """
 
     end: str
+    interrupted: bool = False
+
+
+END = End.__struct_fields__
+"""The keys of a header that its file says in an end."""
+
+
+def with_end(header: Mapping[str, Any], end: End | None) -> dict[str, Any]:
+    """The header of a run that ended so; None: of one that goes on."""
+    going_on = {name: value for name, value in header.items() if name not in END}
+    said = msgspec.to_builtins(end) if end is not None else {}
+    return {**going_on, **{name: said[name] for name in END if name in said}}
 
 
 class Attention(Struct, tag_field="operation", tag="attention", gc=False):

@@ -10,10 +10,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from skiplab.store.lock import flush_folder, open_locked
 from skiplab.store.reading import Held, Rows, check_header, checked_row, scan
 from skiplab.store.runs import Run
-from skiplab.store.schema import SCHEMA, RunFileError
+from skiplab.store.schema import SCHEMA, End, RunFileError, with_end
 
 
 class RunWriter:
@@ -65,11 +67,16 @@ class RunWriter:
         row = {"record": "point", **row}
         self._operation = checked_row(row, self._header, self._operation).axes.operation
         self._rows.append(self._write(row))
+        self._header = with_end(self._header, None)
 
-    def finish(self, end: str) -> Run:
-        """Note the time at which the run ended (ISO 8601), let the file go and return the run."""
-        self._write({"record": "end", "end": end})
-        self._header = {**self._header, "end": end}
+    def finish(self, end: str, interrupted: bool = False) -> Run:
+        """Note the time at which the run ended (ISO 8601), let the file go and return the run.
+
+        interrupted: whether points are left to measure.
+        """
+        last = End(end, interrupted)
+        self._write(msgspec.to_builtins(last))
+        self._header = with_end(self._header, last)
         self.close()
         return self.run
 

@@ -31,8 +31,7 @@ from skiplab.grid import usable
 from skiplab.machine import this_machine
 from skiplab.measure import Child, Measurement, Point
 from skiplab.store import Run, RunWriter
-from skiplab.sweep import default_path, now, row_key, run_header, source_hash
-from skiplab.timing import Cancelled
+from skiplab.sweep import default_path, ending, row_key, run_header, source_hash
 from skiplab.tuning.candidates import Compiled, Config, Job, candidates, compile_all
 from skiplab.tuning.winners import class_of, rankings, table_config
 from skiplab.workload import DTYPES, Workload
@@ -217,7 +216,7 @@ def measure_all(
             writer.append(_row(taken, kept[w].get(config)))
             return taken.median_ns
 
-        try:
+        with ending(writer):
             with bar:
                 for group in groups.values():
                     for w in group:
@@ -228,9 +227,7 @@ def measure_all(
                             bar.update()
             for w, config in _finalists(writer.run, kept, gpu.sms):
                 measured(w, config, FINAL_BUDGETS * tuning.budget_s)
-        except Cancelled:
-            pass  # what has been measured is on the disk
-        return replace(writer.finish(now()), source="measured")
+        return replace(writer.run, source="measured")
 
 
 def _recorded(run: Run, kept: Kept, device: str) -> dict[Workload, dict[Config, float]]:
