@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -159,7 +158,7 @@ class SweepPanel(w.VBox):
         return w.VBox([self._operation, self._place, timing], layout=w.Layout(width="510px"))
 
     def _over(self) -> w.Widget:
-        hint = w.HTML("<i>Ctrl-click (or Ctrl+Space) lays several over the figure.</i>")
+        hint = w.HTML(controls.hint("Ctrl-click (or Ctrl+Space) lays several over the figure."))
         reload = controls.button("Look again", "refresh", "List the run files anew", self._relist, "relist")
         save = controls.button("Save figure and rows", "download", "PNG and CSV into the folder", self._save, "save")
         return w.VBox([controls.heading("Stored, published and predicted"), self._stored, w.HBox([reload, hint]),
@@ -264,7 +263,7 @@ class SweepPanel(w.VBox):
         self._say("written: " + ", ".join(path.name for path in paths))
 
     def _say(self, text: str) -> None:
-        self._status.value = f'<span role="status">{html.escape(text)}</span>'
+        self._status.value = controls.status(text)
 
     def _failed(self, error: Exception) -> None:
         self._problem.value = controls.problem(
