@@ -38,6 +38,18 @@ def macro(name: str) -> Callable[..., str]:
     return lambda **values: str(made(**values)).strip()
 
 
+def cells(table: Any) -> list[list[str]]:
+    """A frame's rows as text: numbers in at most six digits, nothing where a value is missing."""
+    rows = table.itertuples(index=False, name=None)
+    return [[_cell(value) for value in row] for row in rows]
+
+
+def _cell(value: Any) -> str:
+    if value is None or value != value:
+        return ""
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
 def trusted(markup: str) -> Markup:
     """Markup that a library made and escaped itself: a template takes it as it is."""
     return Markup(markup)

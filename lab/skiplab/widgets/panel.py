@@ -16,7 +16,7 @@ from skiplab.figures.frames import by_method
 from skiplab.figures.model import Chart
 from skiplab.machine import default_device, device_name, known_gpus
 from skiplab.measure import Measurement
-from skiplab.store import Run, frame, read_run, runs_directory
+from skiplab.store import Run, data_path, file_name, frame, inside, read_run, runs_directory
 from skiplab.sweep import default_path, run_sweep
 from skiplab.widgets import controls, measuring
 from skiplab.widgets.fallback import with_picture
@@ -116,7 +116,7 @@ class SweepPanel(w.VBox):
         folder = Path(self._folder.value).expanduser()
         folder.mkdir(parents=True, exist_ok=True)
         name = self.run.run_id if self.run else "skiplab-sweep"
-        picture, rows = folder / f"{name}.png", folder / f"{name}.csv"
+        picture, rows = (inside(folder, file_name(name, suffix)) for suffix in (".png", ".csv"))
         picture.write_bytes(static.png(self._chart()))
         self.frame().to_csv(rows, index=False)
         return [picture, rows]
@@ -144,7 +144,7 @@ class SweepPanel(w.VBox):
         self._listen()
 
     def _choices(self) -> list[tuple[str, str]]:
-        folders = dict.fromkeys([self._directory, runs_directory()])
+        folders = dict.fromkeys([self._directory, runs_directory(), data_path("runs")])
         stored = [path for folder in folders for path in sorted(folder.glob("*.jsonl"))]
         mine = [path for path in stored if operation_of(path) in (self.operation, None)]
         return [
