@@ -208,12 +208,11 @@ def time_table(table: pd.DataFrame) -> pd.DataFrame:
     for row in records(table):
         place = *(_order(row[name]) for name in axes), str(row["mask"])
         cells.setdefault(place, {})[row["contender"]] = row
-    lines = []
+    lines, contenders = [], table["contender"].unique()
     for _, rows in sorted(cells.items()):
         first = next(iter(rows.values()))
         time = rows[base.contender]["median_ms"] if base.contender in rows else math.nan
         place = {AXIS_HEADS.get((operation, name), name): _place(name, first) for name in axes}
-        contenders = dict.fromkeys(table["contender"])
         lines.append({**place, **{name: _cell(rows.get(name), time, base.contender) for name in contenders}})
     return pd.DataFrame.from_records(lines)
 
