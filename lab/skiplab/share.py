@@ -74,7 +74,9 @@ def named(runs: Mapping[str, str]) -> dict[str, str]:
     """The texts of runs by the names of their files, made of the runs' ids; equal names get numbers."""
     found: dict[str, str] = {}
     for run_id, text in runs.items():
-        names = (file_name(run_id, f"{end}.jsonl") for end in ("", *(f"-{number}" for number in range(2, len(runs) + 1))))
+        names = (
+            file_name(run_id, f"{end}.jsonl") for end in ("", *(f"-{number}" for number in range(2, len(runs) + 1)))
+        )
         found[next(name for name in names if name not in found)] = text
     return found
 

@@ -103,7 +103,9 @@ def points(table: Any) -> Part:
     failed, ok = table[table["status"] != "ok"], table[table["status"] == "ok"]
     failed = failed.iloc[evenly(len(failed), ROWS // 2 if len(ok) else ROWS)]
     kept = pd.concat([failed, ok.iloc[evenly(len(ok), ROWS - len(failed))]])
-    return Part(kept, _sentence(f"{len(kept):,} of {len(table):,} points, {len(failed):,} that failed first,", "are listed"))
+    return Part(
+        kept, _sentence(f"{len(kept):,} of {len(table):,} points, {len(failed):,} that failed first,", "are listed")
+    )
 
 
 def _apart(table: Any, x: str, y: str, names: list[str]) -> pd.Series:
@@ -134,11 +136,12 @@ def _at(table: Any, chosen: Any, axes: Sequence[str]) -> Any:
 
 
 def _said(part: Part, whole: Any) -> Part:
+    """The part with a sentence of how many points are drawn, if not all are; its words so far are its settings."""
     if len(part.table) == len(whole):
         return part
-    words = f"{len(part.table):,} of {len(whole):,} points{f', of {part.words},' if part.words else ''}"
-    return Part(part.table, _sentence(words, "are drawn; the others lie under these, or in lines that no legend has room for"
-                                      if part.words else "are drawn; the others lie under these"))  # fmt: skip
+    chosen = f", of {part.words}," if part.words else ""
+    others = "the others lie under these" + (", or in settings that no legend has room for" if part.words else "")
+    return Part(part.table, f"{len(part.table):,} of {len(whole):,} points{chosen} are drawn; {others}.")
 
 
 def _sentence(words: str, rest: str = "are drawn, at even distances") -> str:

@@ -1,4 +1,4 @@
-"""A run file from a stranger, every text of which is an attack, shown in all ways that there are: nothing of it runs."""
+"""A stranger's run file, every text of which is an attack, shown in all ways that there are: nothing of it runs."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import html
 import re
 import time
 import xml.etree.ElementTree as ElementTree

@@ -66,10 +66,14 @@ def floors(table: pd.DataFrame) -> LineChart:
     found = []
     for column, words in looks.items() if len(good) else ():
         texts = [
-            Hover(words, f", prompt {int(row['q_len']):,}", (
-                f"{theme.seconds(row[column] / 1e3)}, {theme.ratio(row[column] / row['bound_ms'])} the least",
-                f"{row['programs']:,.0f} programs",
-            ))
+            Hover(
+                words,
+                f", prompt {int(row['q_len']):,}",
+                (
+                    f"{theme.seconds(row[column] / 1e3)}, {theme.ratio(row[column] / row['bound_ms'])} the least",
+                    f"{row['programs']:,.0f} programs",
+                ),
+            )
             for row in rows_of(good)
         ]
         xs, ys = (tuple(map(float, values)) for values in (good["q_len"], good[column] / good["bound_ms"]))

@@ -97,7 +97,11 @@ def _button(name: str, drawn: Figure, owners: list[str]) -> dict[str, Any]:
     """What choosing a chart changes: the visible lines, and title, axes, notes and legend."""
     keys = ("title", "xaxis", "yaxis", "annotations", "legend", "shapes")
     wanted = {key: value for key, value in drawn.layout.to_plotly_json().items() if key in keys}
-    return {"label": plotly_text(name), "method": "update", "args": [{"visible": [owner == name for owner in owners]}, wanted]}
+    return {
+        "label": plotly_text(name),
+        "method": "update",
+        "args": [{"visible": [owner == name for owner in owners]}, wanted],
+    }
 
 
 def layout(title: str, sources: str) -> go.Layout:
@@ -226,7 +230,8 @@ def _bars(chart: BarChart) -> Figure:
         # a line as wide as its bar: plotly's marker has a size in pixels, which no bar has
         error = {"type": "constant", "value": 0.47 * chart.width, "thickness": 3, "width": 0, "color": theme.TEXT}
         figure.add_scatter(
-            x=[x for x, _ in marked], y=[y for _, y in marked], error_x=error, mode="markers", name=plotly_text(chart.limit_name),
+            x=[x for x, _ in marked], y=[y for _, y in marked], error_x=error, mode="markers",
+            name=plotly_text(chart.limit_name),
             marker={"symbol": "line-ew", "size": 6, "line": {"width": 3, "color": theme.TEXT}}, hoverinfo="text",
             hovertext=hover_texts(Hover(chart.limit_name, f": {theme.quantity(y, chart.unit)}") for _, y in marked),
         )  # fmt: skip
@@ -260,8 +265,8 @@ def _bar_trace(chart: BarChart, number: int, bars: Bars) -> go.Bar:
     return go.Bar(
         x=[chart.place(number, group) for group in range(len(chart.groups))], width=0.9 * chart.width,
         y=[_or_none(value) for value in bars.values], name=plotly_text(bars.name), marker_color=bars.colour,
-        marker_pattern_shape=bars.hatch, error_y=error if spread else None, hovertext=hover_texts(bars.hover or (Hover(bars.name),) * len(bars.values)),
-        hoverinfo="text",
+        marker_pattern_shape=bars.hatch, error_y=error if spread else None, hoverinfo="text",
+        hovertext=hover_texts(bars.hover or (Hover(bars.name),) * len(bars.values)),
     )  # fmt: skip
 
 
@@ -275,7 +280,8 @@ def _heat(chart: HeatChart) -> Figure:
         "tickvals": ticks, "ticktext": [chart.text(2**t) for t in ticks],
     }  # fmt: skip
     figure.add_heatmap(
-        x=list(map(plotly_text, chart.x)), y=list(map(plotly_text, chart.y)), z=logs, text=[[chart.text(value) for value in row] for row in chart.z],
+        x=list(map(plotly_text, chart.x)), y=list(map(plotly_text, chart.y)), z=logs,
+        text=[[chart.text(value) for value in row] for row in chart.z],
         texttemplate="%{text}", zmin=low, zmax=high, xgap=2, ygap=2, colorbar=bar,
         colorscale=[[i / (len(colours) - 1), colour] for i, colour in enumerate(colours)],
         hovertemplate=f"{across} %{{x}}, {down} %{{y}}: %{{text}}<extra></extra>",

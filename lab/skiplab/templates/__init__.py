@@ -1,4 +1,4 @@
-"""The lab's markup: HTML, SVG and plotly's text come from the Jinja2 templates here, which escape whatever they are given.
+"""The lab's markup: HTML, SVG and plotly's text come from the Jinja2 templates here, which escape what they are given.
 
 A run file, a kernel's name or an error may hold anything. No other module writes a tag; what a template takes as markup
 already is wrapped in `trusted`, which has few callers.

@@ -282,7 +282,7 @@ class MaskExplorer(w.VBox):
 
     def _busy(self, busy: bool) -> None:
         self._cancel_button.disabled = not busy
-        if not busy and self._progress.value.endswith("…</span>"):
+        if not busy and "…" in self._progress.value:
             self._progress.value = ""
 
     def close(self) -> None:
