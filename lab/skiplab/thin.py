@@ -1,8 +1,8 @@
 """Which rows of a long run a page shows, and the words that say what it leaves out.
 
-A figure is some hundred pixels wide and a marker nine of them: what lies under other markers of its line, nobody sees.
-So of each line the first, last, least and greatest point stay in each column of pixels; and where there are more lines
-than a legend can name, settings are left out evenly. A run of ordinary size is shown whole.
+A figure is some hundred pixels wide, and a line crosses each column of them from its least to its greatest point
+there: what lies between these, nobody sees. So of each line the first, last, least and greatest point of each column
+stay. Where there are more lines than a legend can name, settings are left out evenly. A run of ordinary size is whole.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ import pandas as pd
 
 from skiplab.figures.frames import AXES, speedups
 
-POINTS, LINES, SETTINGS, CELLS, GROUPS, ROWS = 4000, 96, 24, 24, 40, 1000
-"""At most: points and lines of a figure, settings to choose from, rows of a heat map, groups of bars, table rows."""
+POINTS, LINES, SETTINGS, CELLS, GROUPS, ROWS = 4000, 48, 24, 24, 40, 1000
+"""At most: points of a figure, and lines of one that has more; settings to choose from, rows of a heat map, groups of
+bars, rows of a table."""
 COLUMNS = (512, 256, 128, 64, 32, 16, 8)
 """Into how many columns a figure's width is divided, until its points are few enough."""
 
@@ -47,8 +48,8 @@ def settings(table: Any, axes: Sequence[str], most: int) -> Part:
 def lines(table: Any, x: str, axes: Iterable[str], base: str | None = None) -> Part:
     """Rows of a figure of lines over x, one for each contender and setting of `axes`; base: of ratios over that one."""
     others = [axis for axis in axes if axis != x]
-    count = max(1, table["contender"].nunique())
-    part = settings(table, others, max(1, min(SETTINGS, LINES // count)))
+    room = SETTINGS if len(table) <= POINTS else min(SETTINGS, LINES // table["contender"].nunique())
+    part = settings(table, others, max(1, room))
     if len(part.table) <= POINTS:
         return _said(part, table)
     if base is None:
@@ -140,7 +141,7 @@ def _said(part: Part, whole: Any) -> Part:
     if len(part.table) == len(whole):
         return part
     chosen = f", of {part.words}," if part.words else ""
-    others = "the others lie under these" + (", or in settings that no legend has room for" if part.words else "")
+    others = "the others lie between these" + (", or in settings that no legend has room for" if part.words else "")
     return Part(part.table, f"{len(part.table):,} of {len(whole):,} points{chosen} are drawn; {others}.")
 
 
