@@ -14,7 +14,7 @@ import torch
 from skiplab.contenders import Contender, contenders
 from skiplab.failure import Failure, attempt
 from skiplab.machine import available_cores, default_device, describe, this_machine
-from skiplab.store import data_path
+from skiplab.store import data_path, runs_directory
 from skiplab.sweep import triton_version
 from skiplab.workload import OPERATIONS, AnyWorkload, DecodeWorkload, LinearWorkload, Workload
 
@@ -133,10 +133,9 @@ def _widgets() -> Finding:
 
 
 def _data() -> Finding:
-    runs = data_path("runs")
     if not data_path("machines", "gpus.csv").exists():
         return Finding("data", "missing", "data/machines/gpus.csv is not there: the installation is broken")
-    writable = os.access(runs if runs.exists() else runs.parent, os.W_OK)
-    if not writable:
-        return Finding("data", "note", "data/runs cannot be written: name a file with `skiplab sweep --run FILE`")
-    return Finding("data", "ok", f"{len(list(runs.glob('*.jsonl')))} stored runs")
+    runs = runs_directory().resolve()
+    if not os.access(next(path for path in (runs, *runs.parents) if path.exists()), os.W_OK):
+        return Finding("data", "note", f"{runs.name} cannot be written: name a file with `skiplab sweep --run FILE`")
+    return Finding("data", "ok", f"{len(list(data_path('runs').glob('*.jsonl')))} stored runs")

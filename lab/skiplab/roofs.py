@@ -21,7 +21,7 @@ import torch
 from skiplab import machine
 from skiplab.machine import Machine, Probe
 from skiplab.rotation import rotate
-from skiplab.store import data_path, slug
+from skiplab.store import data_path, file_name
 from skiplab.sweep import now, triton_version
 from skiplab.timing import time_callable
 
@@ -152,7 +152,7 @@ def _small_read(size: int, device: str, rate: Callable[[str, Probe], Rate]) -> R
 
 def roofs_path(device_name: str) -> Path:
     """Where a device's roofs are kept."""
-    return data_path("machines", f"{slug(device_name)}.json")
+    return data_path("machines", file_name(device_name, ".json"))
 
 
 def write_roofs(roofs: Roofs, path: Path) -> None:

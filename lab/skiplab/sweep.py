@@ -74,15 +74,21 @@ def triton_version() -> str | None:
 
 
 def git_state() -> dict[str, Any]:
-    """Commit and whether tracked files differ from it; {} outside a repository."""
-    root = Path(__file__).parent
+    """Commit of this checkout and whether tracked files differ from it; {} where this file is in no checkout of ours.
+
+    An installed package may lie inside another project's repository, whose commit says nothing of ours.
+    """
+    here = Path(__file__).resolve()
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
 
     def git(*words: str) -> str:
-        return subprocess.run(
-            ["git", "-C", str(root), *words], capture_output=True, text=True, check=True
-        ).stdout.strip()
+        command = ["git", "-C", str(here.parent), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout.strip()
 
     try:
+        git("ls-files", "--error-unmatch", here.name)  # fails where the file is not tracked, in site-packages say
+        if git("rev-parse", "--show-prefix") != "lab/skiplab/":
+            return {}
         return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "-uno"))}
     except (OSError, subprocess.CalledProcessError):
         return {}

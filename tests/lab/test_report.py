@@ -109,7 +109,7 @@ def test_the_page_needs_no_network_and_holds_everything(run, tmp_path):
     assert "too &lt;old&gt;" in text
     assert "skiplab sweep --q-len 512" in text
     assert "beyond its result" in text  # the flag is explained
-    data = base64.b64decode(re.search(r"base64,([A-Za-z0-9+/=]+)'", text)[1]).decode().splitlines()
+    data = base64.b64decode(re.search(r"ndjson;base64,([A-Za-z0-9+/=]+)[\"']", text)[1]).decode().splitlines()
     assert [json.loads(line)["record"] for line in data] == ["header", *["point"] * 5, "end"]
 
 

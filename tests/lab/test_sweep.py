@@ -1,5 +1,6 @@
 import importlib
 import json
+import re
 import signal
 from dataclasses import asdict, replace
 
@@ -11,7 +12,7 @@ from skiplab.grid import DecodeSweep, LinearSweep, sweep_of
 from skiplab.machine import Machine
 from skiplab.report import time_table
 from skiplab.store import read_run
-from skiplab.sweep import Sweep, default_path, mask_text, run_sweep, source_hash
+from skiplab.sweep import Sweep, default_path, git_state, mask_text, run_sweep, source_hash
 
 TINY = Sweep(
     ("blockskip", "sdpa", "blockskip-map"), (64, 96), (16, None), q_heads=2, kv_heads=1, head_dim=16, budget_s=0.1
@@ -222,3 +223,10 @@ def test_points_of_one_workload_follow_each_other():
 def test_errors_of_the_sweeps_name_the_field(make, named):
     with pytest.raises(ValueError, match=named):
         make()
+
+
+def test_a_checkout_says_its_commit_whatever_git_is_told(monkeypatch, tmp_path):
+    commit = git_state()["commit"]
+    assert re.fullmatch("[0-9a-f]{40}", commit)
+    monkeypatch.setenv("GIT_DIR", str(tmp_path))  # as in a hook of another repository
+    assert git_state()["commit"] == commit

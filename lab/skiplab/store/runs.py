@@ -25,6 +25,8 @@ OPERATION_AXES = {
     "linear": ("out_features", "in_features", "rows", "bits", "group_size"),
 }
 """What the points of one run differ in."""
+SHOWN = 60
+"""Rows of a run that a notebook shows; of more, the first and the last."""
 
 
 @dataclass(frozen=True)
@@ -68,12 +70,19 @@ class Run:
         return figures.overview(self.frame())
 
     def _repr_html_(self) -> str:
+        from skiplab.templates import cells, render
+
         table = self.frame()
         axes = OPERATION_AXES[self.operation]
         if (self.header.get("parameters") or {}).get("mask") is not None:
             axes = (*axes, "mask")  # else the rows of a sweep over masks look alike
         table = table[["contender", *axes, "status", "median_ms", "useful_tflops", "gbps", "flags"]]
-        return f"<p>{self.run_id}: {len(self.rows)} points, {self.provenance}</p>" + table._repr_html_()  # type: ignore
+        rows = cells(table)
+        first, last = (rows, []) if len(rows) <= SHOWN else (rows[: SHOWN // 2], rows[-SHOWN // 2 :])
+        return render(
+            "tables.run", run_id=self.run_id, points=len(self.rows), provenance=self.provenance,
+            heads=list(table.columns), first=first, last=last,
+        )  # fmt: skip
 
 
 def read_run(path: Path | str) -> Run:
@@ -94,6 +103,6 @@ def read_run(path: Path | str) -> Run:
 
 
 def read_runs(directory: Path | str | None = None) -> list[Run]:
-    """Every run of a folder (default: `runs_directory()`), oldest name first."""
+    """Every run of a folder (default: the recorded ones, `data/runs`), oldest name first."""
     folder = Path(directory) if directory is not None else data_path("runs")
     return [read_run(path) for path in sorted(folder.glob("*.jsonl"))]

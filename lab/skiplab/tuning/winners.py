@@ -22,7 +22,7 @@ import torch
 from blockskip.config import Gpu, TileConfig, length_class, prefill_config
 from blockskip.tuned import CONFIGS, SCHEMA, Entry, mask_kind, read_tuned
 
-from skiplab.store import Run, slug
+from skiplab.store import Run, file_name, inside
 from skiplab.workload import workload_of
 
 TIE = 1.01
@@ -164,7 +164,7 @@ def write_configs(runs: Sequence[Run], folder: Path = CONFIGS) -> Path:
     }  # fmt: skip
     lines = ",\n".join("    " + json.dumps({**asdict(one), "config": list(one.config)}) for one in winners)
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{slug(gpu.name.removeprefix('NVIDIA '))}.json"
+    path = inside(folder, file_name(gpu.name.removeprefix("NVIDIA "), ".json"))
     path.write_text(f'{json.dumps(head, indent=2)[:-2]},\n  "entries": [\n{lines}\n  ]\n}}\n', encoding="utf-8")
     read_tuned(path)
     return path

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,7 +16,7 @@ from skiplab.figures.frames import by_method
 from skiplab.figures.model import Chart
 from skiplab.machine import default_device, device_name, known_gpus
 from skiplab.measure import Measurement
-from skiplab.store import Run, frame, read_run, runs_directory
+from skiplab.store import Run, data_path, file_name, frame, inside, read_run, runs_directory
 from skiplab.sweep import default_path, run_sweep
 from skiplab.widgets import controls, measuring
 from skiplab.widgets.fallback import with_picture
@@ -117,7 +116,7 @@ class SweepPanel(w.VBox):
         folder = Path(self._folder.value).expanduser()
         folder.mkdir(parents=True, exist_ok=True)
         name = self.run.run_id if self.run else "skiplab-sweep"
-        picture, rows = folder / f"{name}.png", folder / f"{name}.csv"
+        picture, rows = (inside(folder, file_name(name, suffix)) for suffix in (".png", ".csv"))
         picture.write_bytes(static.png(self._chart()))
         self.frame().to_csv(rows, index=False)
         return [picture, rows]
@@ -145,7 +144,7 @@ class SweepPanel(w.VBox):
         self._listen()
 
     def _choices(self) -> list[tuple[str, str]]:
-        folders = dict.fromkeys([self._directory, runs_directory()])
+        folders = dict.fromkeys([self._directory, runs_directory(), data_path("runs")])
         stored = [path for folder in folders for path in sorted(folder.glob("*.jsonl"))]
         mine = [path for path in stored if operation_of(path) in (self.operation, None)]
         return [
@@ -159,7 +158,7 @@ class SweepPanel(w.VBox):
         return w.VBox([self._operation, self._place, timing], layout=w.Layout(width="510px"))
 
     def _over(self) -> w.Widget:
-        hint = w.HTML("<i>Ctrl-click (or Ctrl+Space) lays several over the figure.</i>")
+        hint = w.HTML(controls.hint("Ctrl-click (or Ctrl+Space) lays several over the figure."))
         reload = controls.button("Look again", "refresh", "List the run files anew", self._relist, "relist")
         save = controls.button("Save figure and rows", "download", "PNG and CSV into the folder", self._save, "save")
         return w.VBox([controls.heading("Stored, published and predicted"), self._stored, w.HBox([reload, hint]),
@@ -265,7 +264,7 @@ class SweepPanel(w.VBox):
         self._say("written: " + ", ".join(path.name for path in paths))
 
     def _say(self, text: str) -> None:
-        self._status.value = f'<span role="status">{html.escape(text)}</span>'
+        self._status.value = controls.status(text)
 
     def _failed(self, error: Exception) -> None:
         self._problem.value = controls.problem(
