@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from .mask import Mask, integer
-from .tileruns import Grid, build_runs
+from .mask import Mask, integer, kept
+from .tileruns import Grid, Runs, build_runs
+
+OVERHEAD_BYTES = 2048  # a tile map's or its runs' own, and their mask's
 
 PICTURE = {0: "·", 1: "▒", 2: "█"}
 
@@ -38,7 +40,6 @@ class TileMap:
     runs: np.ndarray = field(repr=False)  # int32 [n, 3]
 
     @staticmethod
-    @functools.lru_cache(maxsize=128)
     def build(
         mask: Mask,
         q_len: int,
@@ -49,7 +50,7 @@ class TileMap:
         batch: int = 0,
         head: int = 0,
     ) -> TileMap:
-        """The tile map of `mask`; the same arguments give the same object.
+        """The tile map of `mask`; kept, and for a mask without a tensor or function the same object each time.
 
         `q_start` is the position of the first query, kv_len - q_len by default (the queries are the last positions).
         States are exact for bands, prefix, sink, chunked, document, one dilated, dense, mask_mod and every &, |, ~ of
@@ -61,12 +62,11 @@ class TileMap:
         sizes = {"q_len": q_len, "kv_len": kv_len, "block_m": block_m, "block_n": block_n}
         q_len, kv_len, block_m, block_n = (integer(name, value, 1) for name, value in sizes.items())
         start = kv_len - q_len if q_start is None else integer("q_start", q_start)
-        mask.check_shape(q_len, kv_len)
         grid = Grid(q_len, kv_len, block_m, block_n, start)
-        run_start, runs, kept = build_runs(mask, grid, batch, head)
-        for array in (run_start, runs):
-            array.flags.writeable = False
-        return TileMap(mask, q_len, kv_len, block_m, block_n, start, batch, head, kept, run_start, runs)
+        if mask.is_value:
+            return _shared(mask, grid, batch, head)
+        # what a mask owns does not refer to it, so only the runs are kept
+        return _tilemap(mask, grid, batch, head, _runs(mask, grid, batch, head))
 
     @property
     def rows(self) -> int:
@@ -120,8 +120,9 @@ class TileMap:
         """bool [<= block_m, <= block_n]: the kept elements of one tile, real elements only."""
         if not (0 <= row < self.rows and 0 <= col < self.cols):
             raise ValueError(f"row, col: given ({row}, {col}); the map has {self.rows} x {self.cols} tiles")
-        q = torch.arange(row * self.block_m, min((row + 1) * self.block_m, self.q_len), device="cpu")[:, None]
-        k = torch.arange(col * self.block_n, min((col + 1) * self.block_n, self.kv_len), device="cpu")[None]
+        on_cpu = {"dtype": torch.int64, "device": "cpu"}
+        q = torch.arange(row * self.block_m, min((row + 1) * self.block_m, self.q_len), **on_cpu)[:, None]
+        k = torch.arange(col * self.block_n, min((col + 1) * self.block_n, self.kv_len), **on_cpu)[None]
         return self.mask.keep(q + self.q_start, k, self.batch, self.head, q).cpu().numpy()
 
     def to_csr(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -146,7 +147,7 @@ class TileMap:
                 self.mask, self.q_len, self.kv_len, *block, q_start=q_start, batch=batch, head=head
             ).to_block_mask(device=device)
         row_start, col, is_full = self.to_csr()
-        row = torch.repeat_interleave(torch.arange(self.rows, device="cpu"), row_start.diff())
+        row = torch.repeat_interleave(torch.arange(self.rows, dtype=torch.int64, device="cpu"), row_start.diff())
         tables = [table for chosen in (~is_full, is_full) for table in self._columns(row[chosen], col[chosen])]
         return BlockMask.from_kv_blocks(
             *(t[None, None].to(device) for t in tables),
@@ -158,7 +159,7 @@ class TileMap:
     def _columns(self, row: torch.Tensor, col: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """FlexAttention's layout: how many tiles a row has, int32 [rows], and which, int32 [rows, cols]."""
         count = torch.bincount(row, minlength=self.rows)
-        place = torch.arange(len(row), device="cpu") - (count.cumsum(0) - count)[row]
+        place = torch.arange(len(row), dtype=torch.int64, device="cpu") - (count.cumsum(0) - count)[row]
         index = torch.zeros(self.rows, self.cols, dtype=torch.int32, device="cpu")
         index[row, place] = col
         return count.int(), index
@@ -229,6 +230,26 @@ class TileMap:
             f"Blue full, orange partial, grey empty; a cell is {r} x {c} tiles of {self.block_m} x {self.block_n}."
             "</figcaption></figure>"
         )
+
+
+def _build(mask: Mask, grid: Grid, batch: int, head: int) -> Runs:
+    mask.check_shape(grid.q_len, grid.kv_len)
+    found = build_runs(mask, grid, batch, head)
+    for array in (found.start, found.runs):
+        array.flags.writeable = False
+    return found
+
+
+_runs = kept(lambda found: found.start.nbytes + found.runs.nbytes + OVERHEAD_BYTES)(_build)
+
+
+def _tilemap(mask: Mask, grid: Grid, batch: int, head: int, found: Runs) -> TileMap:
+    return TileMap(mask, *grid, batch, head, found.kept_pairs, found.start, found.runs)
+
+
+@kept(lambda tilemap: tilemap.run_start.nbytes + tilemap.runs.nbytes + OVERHEAD_BYTES)
+def _shared(mask: Mask, grid: Grid, batch: int, head: int) -> TileMap:
+    return _tilemap(mask, grid, batch, head, _build(mask, grid, batch, head))
 
 
 def _rectangles(picture: np.ndarray):

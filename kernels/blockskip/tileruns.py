@@ -297,9 +297,10 @@ def _stripes(mask: Mask, grid: Grid, batch: int, head: int):
     """(heights int64 [R], keep bool [R, block_m, cols * block_n]) for some tile rows at a time, padded with False."""
     device = next((m.tensor.device for m in mask.leaves() if isinstance(m, Dense)), torch.device("cpu"))
     at_once = max(1, ELEMENTS_AT_ONCE // (grid.block_m * grid.kv_len))
-    keys = torch.arange(grid.kv_len, device=device)[None]
+    keys = torch.arange(grid.kv_len, dtype=torch.int64, device=device)[None]
     for row in range(0, grid.rows, at_once):
-        rows = torch.arange(row * grid.block_m, min((row + at_once) * grid.block_m, grid.q_len), device=device)[:, None]
+        first, end = row * grid.block_m, min((row + at_once) * grid.block_m, grid.q_len)
+        rows = torch.arange(first, end, dtype=torch.int64, device=device)[:, None]
         keep = mask.keep(rows + grid.q_start, keys, batch, head, rows)
         padded_rows = -(-len(rows) // grid.block_m) * grid.block_m
         pad = (0, grid.cols * grid.block_n - grid.kv_len, 0, padded_rows - len(rows))

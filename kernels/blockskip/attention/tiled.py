@@ -51,7 +51,7 @@ def attention(
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     lse = torch.empty(q.shape[:-1], dtype=torch.float32, device=q.device)
     for unit in _units(q, k, v, out, lse, mask, q_start, kv_len):
-        _attend(unit, scale, ring)
+        _attend(unit, mask, scale, ring)
     return out, lse
 
 
@@ -68,7 +68,7 @@ def _units(q, k, v, out, lse, mask: Mask, q_start: int, kv_len: int) -> Iterator
             yield Unit(chosen, q[b, heads], k[b, kv_heads], v[b, kv_heads], out[b, heads], lse[b, heads])
 
 
-def _attend(unit: Unit, scale: float, ring: bool) -> None:
+def _attend(unit: Unit, mask: Mask, scale: float, ring: bool) -> None:
     chosen = unit.plan
     for first, end in chosen.unseen:
         unit.out[:, first:end] = 0
@@ -80,7 +80,7 @@ def _attend(unit: Unit, scale: float, ring: bool) -> None:
     step = _flash if q.device.type == "cpu" else _plain
     for group in chosen.groups:
         rows = _rows(q, group)
-        parts = [step(rows, _keys(k, group, s), _keys(v, group, s), chosen.bias(group, s), scale) for s in group.spans]
+        parts = [step(rows, _keys(k, group, s), _keys(v, group, s), chosen.bias(mask, group, s), scale) for s in group.spans]
         out, lse = _merge(parts)
         _rows(unit.out, group).copy_(out)
         _rows(unit.lse, group).copy_(lse)

@@ -5,14 +5,14 @@ A plan is pure and cached: it depends on the mask and the lengths alone, never o
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from ..mask import Mask
+from ..mask import Mask, kept
 from ..tilemap import TileMap
 
 TILE_KEYS = 64
@@ -23,6 +23,7 @@ GROUP_ROWS = 4096  # rows of one call: bounds what it holds before that is copie
 BULK_KEYS = 1024  # a run of full tiles this long is worth a call of its own, without a mask
 SPAN_KEYS = 2048  # longest span with a mask: bounds the mask's memory
 GAP_TILES = 1  # empty tiles that are cheaper to compute than a second call and its merge
+OBJECT_BYTES = 512  # about what a group or span takes
 BIAS_BYTES = 4 << 20  # masks that a plan holds; beyond, they are built when they are needed
 
 
@@ -66,38 +67,56 @@ class Group:
 class Plan:
     """The groups of one tile map, in row order; `unseen` are the (first, end) rows without any key.
 
-    Keys outside [first_key, end_key) are never read.
+    `rows` is what a block of the map has. Keys outside [first_key, end_key) are never read. Holds no mask, which may
+    own the plan.
     """
 
-    tilemap: TileMap = field(repr=False)
-    device: torch.device
+    rows: int
+    place: Place
     first_key: int
     end_key: int
     groups: tuple[Group, ...]
     unseen: tuple[tuple[int, int], ...]
 
-    def bias(self, group: Group, span: Span) -> Bias | None:
-        """The bias of a group's span, built now if the plan does not hold it."""
+    @property
+    def nbytes(self) -> int:
+        """About what it takes in memory."""
+        spans = [span for group in self.groups for span in group.spans]
+        biases = {id(span.bias): span.bias for span in spans if span.bias is not None}
+        return OBJECT_BYTES * (1 + len(self.groups) + len(spans)) + sum(bias.values.nbytes for bias in biases.values())
+
+    def bias(self, mask: Mask, group: Group, span: Span) -> Bias | None:
+        """The bias of a group's span under the plan's mask, built now if the plan does not hold it."""
         if not span.masked or span.bias is not None:
             return span.bias
-        return _bias(_kept(self.tilemap, self.device, group.row, group.height, self.first_key + span.first, span.keys))
+        return _bias(_kept(mask, self.place, group.row, group.height, self.first_key + span.first, span.keys))
 
 
-@functools.lru_cache(maxsize=64)
+class Place(NamedTuple):
+    """Where a plan's elements stand: the first query's position, the batch and head, and the device they are made on."""
+
+    q_start: int
+    batch: int
+    head: int
+    device: torch.device
+
+
+@kept(lambda plan: plan.nbytes)
 def plan(mask: Mask, q_len: int, kv_len: int, q_start: int, batch: int, head: int, device: torch.device) -> Plan:
     """The plan for one batch's and head's tile map. Masks are built on `device`."""
 
     def tiles(rows: int) -> TileMap:
         return TileMap.build(mask, q_len, kv_len, rows, TILE_KEYS, q_start=q_start, batch=batch, head=head)
 
+    place = Place(q_start, batch, head, device)
     tilemap = tiles(NARROW_ROWS)
     if tilemap.visited_pairs > WIDE_KEYS * q_len and q_len > NARROW_ROWS:
         tilemap = tiles(WIDE_ROWS)
     if not len(tilemap.runs):
-        return Plan(tilemap, device, 0, 0, (), ((0, q_len),))
+        return Plan(tilemap.block_m, place, 0, 0, (), ((0, q_len),))
     first_key = int(tilemap.runs[:, 0].min()) * TILE_KEYS
     end_key = min(int(tilemap.runs[:, 1].max()) * TILE_KEYS, kv_len)
-    biases = _Biases(tilemap, device)
+    biases = _Biases(mask, place, kv_len)
     groups: list[Group] = []
     unseen = []
     for index in range(tilemap.rows):
@@ -114,7 +133,7 @@ def plan(mask: Mask, q_len: int, kv_len: int, q_start: int, batch: int, head: in
             groups.append(block)
         else:
             groups[-1] = joined
-    return Plan(tilemap, device, first_key, end_key, tuple(groups), tuple(unseen))
+    return Plan(tilemap.block_m, place, first_key, end_key, tuple(groups), tuple(unseen))
 
 
 def _columns(runs: list[list[int]]) -> Iterator[tuple[int, int, bool]]:
@@ -146,19 +165,19 @@ def _columns(runs: list[list[int]]) -> Iterator[tuple[int, int, bool]]:
 class _Biases:
     """Makes the spans of row blocks; equal masks are held once, as far as the plan's memory goes."""
 
-    def __init__(self, tilemap: TileMap, device: torch.device):
-        self.tilemap, self.device = tilemap, device
+    def __init__(self, mask: Mask, place: Place, kv_len: int):
+        self.mask, self.place, self.kv_len = mask, place, kv_len
         self.held: dict[tuple[int, bytes], Bias] = {}
         self.free = BIAS_BYTES
 
     def spans(self, row: int, height: int, first_key: int, runs: list[list[int]]) -> Iterator[Span]:
         for start, end, masked in _columns(runs):
             first = start * TILE_KEYS
-            keys = min(end * TILE_KEYS, self.tilemap.kv_len) - first
+            keys = min(end * TILE_KEYS, self.kv_len) - first
             if not masked:
                 yield Span(first - first_key, keys, False, None)
                 continue
-            kept = _kept(self.tilemap, self.device, row, height, first, keys)
+            kept = _kept(self.mask, self.place, row, height, first, keys)
             if kept.any():  # a tile called partial may be empty, or full
                 bias = None if kept.all() else self._share(kept)
                 yield Span(first - first_key, keys, not kept.all(), bias)
@@ -172,16 +191,16 @@ class _Biases:
         return self.held.get(key)
 
 
-def _kept(tilemap: TileMap, device: torch.device, row: int, height: int, first: int, keys: int) -> torch.Tensor:
+def _kept(mask: Mask, place: Place, row: int, height: int, first: int, keys: int) -> torch.Tensor:
     """bool [height, keys]: the mask's elements."""
-    rows = torch.arange(row, row + height, device=device)[:, None]
-    k_pos = torch.arange(first, first + keys, device=device)[None]
-    return tilemap.mask.keep(rows + tilemap.q_start, k_pos, tilemap.batch, tilemap.head, rows)
+    rows = torch.arange(row, row + height, dtype=torch.int64, device=place.device)[:, None]
+    k_pos = torch.arange(first, first + keys, dtype=torch.int64, device=place.device)[None]
+    return mask.keep(rows + place.q_start, k_pos, place.batch, place.head, rows)
 
 
 def _bias(kept: torch.Tensor) -> Bias:
     blind = ~kept.any(1)
-    values = torch.zeros(kept.shape, device=kept.device).masked_fill_(~kept, float("-inf"))
+    values = torch.zeros(kept.shape, dtype=torch.float32, device=kept.device).masked_fill_(~kept, float("-inf"))
     return Bias(values, blind if blind.any() else None)
 
 

@@ -1,6 +1,6 @@
 """Masks: which keys a query may see.
 
-`base` holds the algebra, `kinds` what each kind keeps, `build` the public constructors.
+`base` holds the algebra, `kinds` what each kind keeps, `build` the public constructors, `kept` what is made of masks.
 """
 
 from .base import And, Mask, Not, Or, bound
@@ -13,13 +13,16 @@ from .build import (
     document,
     integer,
     mask_mod,
+    mask_of,
     prefix_lm,
     sink,
     sliding_window,
 )
+from .kept import SHARED, kept
 from .kinds import Band, Chunked, Dense, Dilated, Document, MaskMod, PrefixLM, Sink
 
 __all__ = [
+    "SHARED",
     "And",
     "Band",
     "Chunked",
@@ -40,7 +43,9 @@ __all__ = [
     "dilated",
     "document",
     "integer",
+    "kept",
     "mask_mod",
+    "mask_of",
     "prefix_lm",
     "sink",
     "sliding_window",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dis
 import functools
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -11,6 +12,10 @@ import numpy as np
 import torch
 
 from .base import Mask
+from .kept import kept
+
+LONGEST_TABLE = 1 << 24
+"""Positions up to which FlexAttention's form of a document mask looks documents up by position."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -149,16 +154,29 @@ class Document(Mask):
         return [(starts, low), (starts, high)]
 
     def _bind(self, device):
-        lengths = torch.tensor(self.lengths, device="cpu")
-        ids = torch.repeat_interleave(torch.arange(len(lengths), device="cpu"), lengths).to(device)
-        total = len(ids)
+        ends = _document_ends(self, device)
+        total = sum(self.lengths)
 
         def keep(q, k, batch, head, row):
-            # clamp, then compare the position itself: a look-up never leaves the table
-            inside = (q >= 0) & (q < total) & (k >= 0) & (k < total)
-            return (ids[q.clamp(0, total - 1)] == ids[k.clamp(0, total - 1)]) & inside
+            return (_documents_at(ends, q) == _documents_at(ends, k)) & (q >= 0) & (q < total) & (k >= 0) & (k < total)
 
         return keep
+
+    def mod(self, q_start=0, device=None):
+        """By a table where it is not too long: in a compiled kernel a search for every element costs several reads."""
+        total = sum(self.lengths)
+        if total > LONGEST_TABLE:
+            return super().mod(q_start, device)
+        ends = _document_ends(self, torch.device(device or "cpu"))
+        table = _documents_at(ends, torch.arange(total, dtype=torch.int64, device=ends.device))
+
+        def mask_mod(b, h, q_idx, kv_idx):
+            q = q_idx + q_start
+            # clamp, then compare the position itself: a look-up never leaves the table
+            inside = (q >= 0) & (q < total) & (kv_idx >= 0) & (kv_idx < total)
+            return (table[q.clamp(0, total - 1)] == table[kv_idx.clamp(0, total - 1)]) & inside
+
+        return mask_mod
 
     def _text(self, tensors):
         return f"document({list(self.lengths)})"
@@ -183,27 +201,56 @@ class Dilated(Mask):
         return f"dilated({self.stride})"
 
 
+@kept(lambda ends: ends.nbytes)
+def _document_ends(mask: Document, device: torch.device) -> torch.Tensor:
+    """int64 [documents]: the position after the last of each."""
+    return torch.tensor(mask.lengths, dtype=torch.int64, device="cpu").cumsum(0).to(device)
+
+
+def _documents_at(ends: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    """Which document each position is in."""
+    return torch.searchsorted(ends, positions.to(ends).contiguous(), right=True)
+
+
 @dataclass(frozen=True, repr=False, eq=False)
 class Dense(Mask):
-    """A bool tensor, [1 or B, 1 or H, q_len, kv_len], indexed by the call's rows. Equal if the contents are."""
+    """A bool tensor, [1 or B, 1 or H, q_len, kv_len], indexed by the call's rows. Equal if the contents are.
+
+    A tensor that is filled in place makes another mask of it, with another hash.
+    """
 
     tensor: torch.Tensor
+
+    _is_value = False
 
     def __eq__(self, other):
         if not isinstance(other, Dense) or self.tensor.shape != other.tensor.shape:
             return False
-        return self is other or torch.equal(self.tensor, other.tensor.to(self.tensor.device))
+        return self is other or self._digest == other._digest
 
     def __hash__(self):
-        # of the shape alone: the contents may lie on a GPU, and a cache finds the same object by identity first
-        return hash(tuple(self.tensor.shape))
+        return hash((self.tensor.shape, self._digest))
+
+    @property
+    def _digest(self) -> bytes:
+        """Of the contents; read once a version, and from a GPU only where masks are compared or hashed."""
+        version = self.version
+        made = self.__dict__.get("_read")
+        if made is None or made[0] != version:
+            bits = np.packbits(self.tensor.cpu().numpy())
+            made = self.__dict__["_read"] = version, hashlib.blake2b(bits, digest_size=32).digest()
+        return made[1]
+
+    @property
+    def _version(self):
+        return tensor_version(self.tensor), self.__dict__.get("_refreshed", 0)
 
     @property
     def extent(self):
         return self.tensor.shape[0], self.tensor.shape[1]
 
-    def for_batch(self, batch):
-        return Dense(self.tensor[batch : batch + 1]) if self.tensor.shape[0] > 1 else self
+    def _for_batch(self, batch):
+        return Dense(self.tensor[batch : batch + 1])
 
     @property
     def _varies(self):
@@ -218,7 +265,7 @@ class Dense(Mask):
             )
 
     def _bind(self, device):
-        tensor = self.tensor.to(device)
+        tensor = self.tensor if self.tensor.device == device else _tensor_on(self, device)
         by_batch, by_head = self._varies
 
         def keep(q, k, batch, head, row):
@@ -234,11 +281,25 @@ class Dense(Mask):
         return f"dense({'x'.join(map(str, self.tensor.shape))})"
 
 
-@dataclass(frozen=True, repr=False)
+@kept(lambda tensor: tensor.nbytes)
+def _tensor_on(mask: Dense, device: torch.device) -> torch.Tensor:
+    return mask.tensor.to(device)
+
+
+@dataclass(frozen=True, repr=False, eq=False)
 class MaskMod(Mask):
-    """FlexAttention's fn(b, h, q_idx, kv_idx) -> bool; q_idx is the call's row."""
+    """FlexAttention's fn(b, h, q_idx, kv_idx) -> bool; q_idx is the call's row. Equal to itself alone.
+
+    `fn` must be pure while the mask lives: what it gives is kept. After a change of the data that it reads, `refresh`.
+    """
 
     fn: Callable
+
+    _is_value = False
+
+    @property
+    def _version(self):
+        return self.__dict__.get("_refreshed", 0)
 
     @functools.cached_property
     def _varies(self):
@@ -249,23 +310,33 @@ class MaskMod(Mask):
 
         def keep(q, k, batch, head, row):
             # FlexAttention hands over tensors; functions written for it may call methods on them
-            batch, head = (torch.as_tensor(x, device=device) for x in (batch, head))
-            return torch.as_tensor(fn(batch, head, row, k), device=device)
+            batch, head = (_index(x, device) for x in (batch, head))
+            answer = fn(batch, head, row, k)
+            return answer.to(device) if isinstance(answer, torch.Tensor) else _index(answer, device) != 0
 
         return keep
 
     def mod(self, q_start=0, device=None):
         return self.fn
 
-    def for_batch(self, batch):
+    def _for_batch(self, batch):
         fn = self.fn
-        return MaskMod(lambda b, h, q, k: fn(b + batch, h, q, k)) if self._varies[0] else self
+        return MaskMod(lambda b, h, q, k: fn(b + batch, h, q, k))
 
     def _text(self, tensors):
         raise ValueError(f"mask: {self!r} is a function and has no text; use dense(tensor) where a spec is needed")
 
     def __repr__(self):
         return f"mask_mod({getattr(self.fn, '__name__', type(self.fn).__name__)})"
+
+
+def tensor_version(tensor: torch.Tensor) -> int:
+    """Grows with every change in place that torch sees; -1 for an inference tensor, whose changes it does not count."""
+    return -1 if tensor.is_inference() else tensor._version
+
+
+def _index(x, device: torch.device) -> torch.Tensor:
+    return x.to(device) if isinstance(x, torch.Tensor) else torch.tensor(x, dtype=torch.int64, device=device)
 
 
 def _still(q_lo: int, value: int) -> tuple[np.ndarray, np.ndarray]:
