@@ -55,12 +55,13 @@ class ByKeys:
             self._ready[sort] = ready
 
 
-def place_of(tensors: tuple, words: tuple, impl: str, mask: Any = None, tables: bool = True) -> list[Any]:
+def place_of(tensors: tuple, words: tuple, impl: str, mask: Any = None, tables: bool = False) -> list[Any]:
     """Where the ready launches of calls of this kind are kept: [what to call], or [] until a call fills it.
 
     tensors: the first is one whose device the call runs on; any may be None. words: the operation's name and all other
-    arguments. tables: whether launches may hold tables of the mask; those belong to it, and so does their place. A call
-    that is not the Triton kernels', or whose kind cannot be told, gets a list that nobody else sees.
+    arguments. tables: whether launches hold tables even of a band, as those of every other mask may; tables belong to
+    the mask, and so does their place. A call that is not the Triton kernels', or whose kind cannot be told, gets a list
+    that nobody else sees.
     """
     first, types = tensors[0], tuple(map(type, words))
     if type(first) not in TENSORS or not WORDS.issuperset(types):

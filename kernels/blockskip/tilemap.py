@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from .mask import Mask, integer, kept
+from .mask import Mask, integer, kept_by_mask
 from .tileruns import Grid, Runs, build_runs
 
 OVERHEAD_BYTES = 2048  # a tile map's or its runs' own, and their mask's
@@ -120,9 +120,9 @@ class TileMap:
         """bool [<= block_m, <= block_n]: the kept elements of one tile, real elements only."""
         if not (0 <= row < self.rows and 0 <= col < self.cols):
             raise ValueError(f"row, col: given ({row}, {col}); the map has {self.rows} x {self.cols} tiles")
-        on_cpu = {"dtype": torch.int64, "device": "cpu"}
-        q = torch.arange(row * self.block_m, min((row + 1) * self.block_m, self.q_len), **on_cpu)[:, None]
-        k = torch.arange(col * self.block_n, min((col + 1) * self.block_n, self.kv_len), **on_cpu)[None]
+        arange = functools.partial(torch.arange, dtype=torch.int64, device="cpu")
+        q = arange(row * self.block_m, min((row + 1) * self.block_m, self.q_len))[:, None]
+        k = arange(col * self.block_n, min((col + 1) * self.block_n, self.kv_len))[None]
         return self.mask.keep(q + self.q_start, k, self.batch, self.head, q).cpu().numpy()
 
     def to_csr(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -240,14 +240,14 @@ def _build(mask: Mask, grid: Grid, batch: int, head: int) -> Runs:
     return found
 
 
-_runs = kept(lambda found: found.start.nbytes + found.runs.nbytes + OVERHEAD_BYTES)(_build)
+_runs = kept_by_mask(lambda found: found.start.nbytes + found.runs.nbytes + OVERHEAD_BYTES)(_build)
 
 
 def _tilemap(mask: Mask, grid: Grid, batch: int, head: int, found: Runs) -> TileMap:
     return TileMap(mask, *grid, batch, head, found.kept_pairs, found.start, found.runs)
 
 
-@kept(lambda tilemap: tilemap.run_start.nbytes + tilemap.runs.nbytes + OVERHEAD_BYTES)
+@kept_by_mask(lambda tilemap: tilemap.run_start.nbytes + tilemap.runs.nbytes + OVERHEAD_BYTES)
 def _shared(mask: Mask, grid: Grid, batch: int, head: int) -> TileMap:
     return _tilemap(mask, grid, batch, head, _build(mask, grid, batch, head))
 

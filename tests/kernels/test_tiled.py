@@ -5,6 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from blockskip.attention import reference, tiled, tileplan
+from blockskip.mask import SHARED
 
 CPU = torch.device("cpu")
 NAN, INF = float("nan"), float("inf")
@@ -155,10 +156,12 @@ def test_long_runs_are_cut_and_merged(monkeypatch):
     monkeypatch.setattr(tileplan, "SPAN_KEYS", 128)
     monkeypatch.setattr(tileplan, "BULK_KEYS", 128)
     monkeypatch.setattr(tileplan, "BIAS_BYTES", 1 << 16)
-    tiled.plan.cache_clear()
+    SHARED.clear()
     for mask in MASKS:
+        mask.refresh()
         check(*draw(1, 2, 2, 500, 700, 16), mask)
-    tiled.plan.cache_clear()
+        mask.refresh()
+    SHARED.clear()
 
 
 def held_bytes(plan):
@@ -184,7 +187,7 @@ def test_a_plan_covers_the_kept_pairs_once():
                 row = group.row + block * group.height
                 for span in group.spans:
                     first = plan.first_key + span.first + block * span.step
-                    bias = plan.bias(group, span)
+                    bias = plan.bias(mask, group, span)
                     seen[row : row + group.height, first : first + span.keys] += 1 if bias is None else bias.values == 0
         assert torch.equal(seen, mask.dense(700, 900, 100).int())
 

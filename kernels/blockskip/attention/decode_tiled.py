@@ -77,8 +77,8 @@ def _pieces(mask: Band, q_len: int, kv_len: int, device: torch.device) -> list[P
 def _bias(mask: Band, piece: Piece, q_len: int, kv_len: int, packed: torch.Tensor) -> torch.Tensor:
     """[rows, keys] in q's dtype: 0 where a row sees a key, else -inf."""
     device = packed.device
-    q_pos = torch.arange(kv_len - q_len, kv_len, device=device)[:, None]
-    keep = mask.keep(q_pos, torch.arange(piece.first, piece.end, device=device))
+    q_pos = torch.arange(kv_len - q_len, kv_len, dtype=torch.int64, device=device)[:, None]
+    keep = mask.keep(q_pos, torch.arange(piece.first, piece.end, dtype=torch.int64, device=device))
     bias = torch.zeros(keep.shape, dtype=packed.dtype, device=device).masked_fill_(~keep, float("-inf"))
     return bias.repeat(packed.shape[1] // q_len, 1)
 

@@ -29,7 +29,7 @@ def attention(
     A row that sees no key gives 0 and -inf.
     """
     dtype = compute_dtype or (torch.float64 if q.dtype == torch.float64 else torch.float32)
-    keys = torch.arange(k.shape[2], device=q.device)  # the position of every slot; [B or 1, 1, 1, Lkv] of a ring's
+    keys = torch.arange(k.shape[2], dtype=torch.int64, device=q.device)  # the position of every slot; [B or 1, 1, 1, Lkv] of a ring's
     if ring:
         keys = positions(_per_batch(kv_len, q.device), k.shape[2], q.device)
     if isinstance(kv_len, int):
@@ -47,12 +47,12 @@ def attention(
 def _kept(mask: Mask, q: torch.Tensor, keys: torch.Tensor, q_start: int | torch.Tensor) -> torch.Tensor:
     batches, heads, rows, _ = q.shape
     by_batch, by_head = mask.varies
-    batch: Any = torch.arange(batches, device=q.device).view(-1, 1, 1, 1) if by_batch else 0
-    head: Any = torch.arange(heads, device=q.device).view(-1, 1, 1) if by_head else 0
-    row = torch.arange(rows, device=q.device)[:, None]
+    batch: Any = torch.arange(batches, dtype=torch.int64, device=q.device).view(-1, 1, 1, 1) if by_batch else 0
+    head: Any = torch.arange(heads, dtype=torch.int64, device=q.device).view(-1, 1, 1) if by_head else 0
+    row = torch.arange(rows, dtype=torch.int64, device=q.device)[:, None]
     return mask.keep(row + _per_batch(q_start, q.device), keys, batch, head, row)
 
 
 def _per_batch(value: int | torch.Tensor, device: torch.device) -> torch.Tensor:
     """[B or 1, 1, 1, 1]."""
-    return torch.as_tensor(value, device=device).reshape(-1, 1, 1, 1)
+    return torch.as_tensor(value, dtype=torch.int64, device=device).reshape(-1, 1, 1, 1)

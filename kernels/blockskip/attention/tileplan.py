@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from ..mask import Mask, kept
+from ..mask import Mask, kept_by_mask
 from ..tilemap import TileMap
 
 TILE_KEYS = 64
@@ -101,7 +101,7 @@ class Place(NamedTuple):
     device: torch.device
 
 
-@kept(lambda plan: plan.nbytes)
+@kept_by_mask(lambda plan: plan.nbytes)
 def plan(mask: Mask, q_len: int, kv_len: int, q_start: int, batch: int, head: int, device: torch.device) -> Plan:
     """The plan for one batch's and head's tile map. Masks are built on `device`."""
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import torch
 
-from ..mask import Mask, kept
+from ..mask import Mask, kept_by_mask
 from ..tilemap import TileMap
 from ..tileruns import Grid
 
@@ -33,25 +35,25 @@ def mask_words(mask: Mask, q_len: int, kv_len: int, q_start, kv_real, batch: int
 def _mask_words(mask: Mask, q_len: int, kv_len: int, q_start, kv_real, batch: int, heads: int, device) -> torch.Tensor:
     by_batch, by_head = mask.varies
     on_device = not (isinstance(q_start, int) and isinstance(kv_real, int))
-    ints = {"dtype": torch.int64, "device": device}
-    b = torch.arange(batch if by_batch or on_device else 1, **ints)[:, None, None, None]
-    h = torch.arange(heads if by_head else 1, **ints)[None, :, None, None]
+    arange = partial(torch.arange, dtype=torch.int64, device=device)
+    b = arange(batch if by_batch or on_device else 1)[:, None, None, None]
+    h = arange(heads if by_head else 1)[None, :, None, None]
     # an int is filled in: a copy from the host could not be captured in a CUDA graph
     q_start, kv_real = (
-        torch.full((1, 1, 1, 1), x, **ints) if isinstance(x, int) else x.reshape(-1, 1, 1, 1)
+        torch.full((1, 1, 1, 1), x, dtype=torch.int64, device=device) if isinstance(x, int) else x.reshape(-1, 1, 1, 1)
         for x in (q_start, kv_real)
     )
-    keys = torch.arange(kv_len, **ints)[None, None, None]
+    keys = arange(kv_len)[None, None, None]
     at_once = max(1, ELEMENTS_AT_ONCE // (b.numel() * h.numel() * kv_len))
     parts = []
     for first in range(0, q_len, at_once):
-        rows = torch.arange(first, min(first + at_once, q_len), **ints)[None, None, :, None]
+        rows = arange(first, min(first + at_once, q_len))[None, None, :, None]
         keep = mask.keep(rows + q_start, keys, b, h, rows) & (keys < kv_real)
         parts.append(pack(keep.expand(b.numel(), h.numel(), -1, -1)))
     return torch.cat(parts, 2).contiguous()
 
 
-@kept(lambda words: words.nbytes)
+@kept_by_mask(lambda words: words.nbytes)
 def _kept_words(mask: Mask, *call) -> torch.Tensor:
     _refuse_capture(mask, call[-1])
     words = _mask_words(mask, *call)
@@ -79,7 +81,7 @@ def _finish(device: torch.device) -> None:
         torch.cuda.current_stream(device).synchronize()
 
 
-@kept(lambda tables: sum(table.nbytes for table in tables if table is not None))
+@kept_by_mask(lambda tables: sum(table.nbytes for table in tables if table is not None))
 def map_tables(mask: Mask, tiles: Grid, grid: tuple[int, int], with_words: bool, device: torch.device):
     """The runs of a mask's tile maps on a device, and the words of their partial tiles.
 

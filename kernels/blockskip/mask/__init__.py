@@ -18,7 +18,7 @@ from .build import (
     sink,
     sliding_window,
 )
-from .kept import SHARED, kept
+from .kept import SHARED, kept_by_mask
 from .kinds import Band, Chunked, Dense, Dilated, Document, MaskMod, PrefixLM, Sink
 
 __all__ = [
@@ -43,7 +43,7 @@ __all__ = [
     "dilated",
     "document",
     "integer",
-    "kept",
+    "kept_by_mask",
     "mask_mod",
     "mask_of",
     "prefix_lm",

@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from .kept import OWNED_BYTES, Store, kept
+from .kept import OWNED_BYTES, Store, kept_by_mask
 
 Keep = Callable[[Any, Any, Any, Any, Any], torch.Tensor]
 """keep(q_pos, k_pos, batch, head, q_row) -> bool tensor, broadcast: a mask bound to a device."""
@@ -177,7 +177,7 @@ def _tensor(x) -> torch.Tensor:
     return x if isinstance(x, torch.Tensor) else torch.tensor(x, dtype=torch.int64, device="cpu")
 
 
-@kept(lambda mask: 0)  # views, and functions
+@kept_by_mask(lambda mask: 0)  # views, and functions
 def _of_batch(mask: Mask, batch: int) -> Mask:
     return mask._for_batch(batch)
 

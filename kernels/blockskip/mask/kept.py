@@ -32,35 +32,35 @@ class Store:
         self.version = version
         self.nbytes = 0
         self._limit = limit
-        self._kept: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
+        self._held: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
-        return len(self._kept)
+        return len(self._held)
 
     def find(self, key: Hashable) -> Any:
         """The value, or None."""
         with self._lock:
-            found = self._kept.get(key)
+            found = self._held.get(key)
             if found is None:
                 return None
-            self._kept.move_to_end(key)
+            self._held.move_to_end(key)
             return found[0]
 
     def put(self, key: Hashable, value: Any, nbytes: int) -> Any:
         """`value`, or what another thread has put there meanwhile."""
         with self._lock:
-            if key in self._kept:
-                return self._kept[key][0]
-            self._kept[key] = value, nbytes
+            if key in self._held:
+                return self._held[key][0]
+            self._held[key] = value, nbytes
             self.nbytes += nbytes
-            while self.nbytes > self._limit and len(self._kept) > 1:
-                self.nbytes -= self._kept.popitem(last=False)[1][1]
+            while self.nbytes > self._limit and len(self._held) > 1:
+                self.nbytes -= self._held.popitem(last=False)[1][1]
             return value
 
     def clear(self) -> None:
         with self._lock:
-            self._kept.clear()
+            self._held.clear()
             self.nbytes = 0
 
 
@@ -68,7 +68,7 @@ SHARED = Store(SHARED_BYTES)
 """One for the process: what was made of masks of numbers, in host memory."""
 
 
-def kept(nbytes: Callable[[Any], int]) -> Callable[[F], F]:
+def kept_by_mask(nbytes: Callable[[Any], int]) -> Callable[[F], F]:
     """Decorates fn(mask, *key): its results are kept, each counted as `nbytes(result)` bytes.
 
     Where a `torch.device` in the key is not the CPU, results lie on it. No result may refer to a mask that owns it:

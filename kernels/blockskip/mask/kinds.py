@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from .base import Mask
-from .kept import kept
+from .kept import kept_by_mask
 
 LONGEST_TABLE = 1 << 24
 """Positions up to which FlexAttention's form of a document mask looks documents up by position."""
@@ -201,7 +201,7 @@ class Dilated(Mask):
         return f"dilated({self.stride})"
 
 
-@kept(lambda ends: ends.nbytes)
+@kept_by_mask(lambda ends: ends.nbytes)
 def _document_ends(mask: Document, device: torch.device) -> torch.Tensor:
     """int64 [documents]: the position after the last of each."""
     return torch.tensor(mask.lengths, dtype=torch.int64, device="cpu").cumsum(0).to(device)
@@ -281,7 +281,7 @@ class Dense(Mask):
         return f"dense({'x'.join(map(str, self.tensor.shape))})"
 
 
-@kept(lambda tensor: tensor.nbytes)
+@kept_by_mask(lambda tensor: tensor.nbytes)
 def _tensor_on(mask: Dense, device: torch.device) -> torch.Tensor:
     return mask.tensor.to(device)
 
