@@ -4,7 +4,7 @@ import blockskip as bs
 import pytest
 import torch
 import torch.nn.functional as F
-from blockskip.attention import reference, tiled, tileplan
+from blockskip.attention import pieces, reference, tiled, tileplan
 from blockskip.mask import SHARED
 
 CPU = torch.device("cpu")
@@ -86,9 +86,9 @@ def test_masks_and_shapes(mask, shape, device):
 @pytest.mark.parametrize("mask", MASKS[:6] + MASKS[-1:], ids=repr)
 @pytest.mark.parametrize("shape", SHAPES[3:6], ids=str)
 def test_the_form_for_other_devices(mask, shape, monkeypatch):
-    monkeypatch.setattr(tiled, "_flash", tiled._plain)
-    monkeypatch.setattr(tiled, "PLAIN_SCORES", 1 << 14)
-    monkeypatch.setattr(tiled, "PLAIN_KEYS", 100)
+    monkeypatch.setattr(pieces, "_flash", pieces._plain)
+    monkeypatch.setattr(pieces, "PLAIN_SCORES", 1 << 14)
+    monkeypatch.setattr(pieces, "PLAIN_KEYS", 100)
     check(*draw(1, 2, 1, *shape, 40), mask)
 
 

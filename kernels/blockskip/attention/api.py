@@ -217,7 +217,8 @@ def run(
         return *reference.attention(q, k, v, mask, scale=scale, q_start=q_start, kv_len=kv_len, ring=call.ring), None
     if call.lengths is None:
         sizes = {"q_start": call.planned_q_start, "kv_len": call.kv_len}
-        return *tiled.attention(q, k, v, mask, scale=scale, **sizes, ring=call.ring), None
+        words = {"ring": call.ring, "return_lse": call.return_lse}
+        return *tiled.attention(q, k, v, mask, scale=scale, **sizes, **words), None
     return *_each_batch(call, call.lengths), None
 
 
@@ -232,7 +233,8 @@ def _each_batch(call: Call, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.
             continue
         q_start = length - q.shape[2] if call.q_start is None else call.q_start
         mask = call.mask.for_batch(b)
-        out, lse = tiled.attention(q, k, v, mask, scale=call.scale, q_start=q_start, kv_len=length, ring=call.ring)
+        words = {"ring": call.ring, "return_lse": call.return_lse}
+        out, lse = tiled.attention(q, k, v, mask, scale=call.scale, q_start=q_start, kv_len=length, **words)
         outs.append(out)
         lses.append(lse)
     return torch.cat(outs), torch.cat(lses)

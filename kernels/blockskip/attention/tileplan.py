@@ -14,6 +14,7 @@ import torch
 
 from ..mask import Mask, kept_by_mask
 from ..tilemap import TileMap
+from .pieces import Bias
 
 TILE_KEYS = 64
 NARROW_ROWS = 64  # rows of a block: few waste little at a window's two edges
@@ -25,18 +26,6 @@ SPAN_KEYS = 2048  # longest span with a mask: bounds the mask's memory
 GAP_TILES = 1  # empty tiles that are cheaper to compute than a second call and its merge
 OBJECT_BYTES = 512  # about what a group or span takes
 BIAS_BYTES = 4 << 20  # masks that a plan holds; beyond, they are built when they are needed
-
-
-@dataclass(frozen=True, eq=False)
-class Bias:
-    """What is added to the scores of one row block and one span.
-
-    values: float32 [rows, keys], 0 where kept and -inf elsewhere. blind: bool [rows], the rows that keep nothing of the
-    span, or None if there is none.
-    """
-
-    values: torch.Tensor
-    blind: torch.Tensor | None
 
 
 @dataclass(frozen=True)
@@ -89,7 +78,7 @@ class Plan:
         """The bias of a group's span under the plan's mask, built now if the plan does not hold it."""
         if not span.masked or span.bias is not None:
             return span.bias
-        return _bias(_kept(mask, self.place, group.row, group.height, self.first_key + span.first, span.keys))
+        return Bias.of(_kept(mask, self.place, group.row, group.height, self.first_key + span.first, span.keys))
 
 
 class Place(NamedTuple):
@@ -187,7 +176,7 @@ class _Biases:
         size = kept.numel() * 4
         if key not in self.held and size <= self.free:
             self.free -= size
-            self.held[key] = _bias(kept)
+            self.held[key] = Bias.of(kept)
         return self.held.get(key)
 
 
@@ -196,12 +185,6 @@ def _kept(mask: Mask, place: Place, row: int, height: int, first: int, keys: int
     rows = torch.arange(row, row + height, dtype=torch.int64, device=place.device)[:, None]
     k_pos = torch.arange(first, first + keys, dtype=torch.int64, device=place.device)[None]
     return mask.keep(rows + place.q_start, k_pos, place.batch, place.head, rows)
-
-
-def _bias(kept: torch.Tensor) -> Bias:
-    blind = ~kept.any(1)
-    values = torch.zeros(kept.shape, dtype=torch.float32, device=kept.device).masked_fill_(~kept, float("-inf"))
-    return Bias(values, blind if blind.any() else None)
 
 
 def _join(group: Group, block: Group) -> Group | None:
