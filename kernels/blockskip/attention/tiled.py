@@ -76,9 +76,11 @@ def _attend(unit: Unit, mask: Mask, scale: float, ring: bool, exact: bool) -> No
     used = (unrolled(x, first, end) if ring else x[:, first:end] for x in (unit.k, unit.v))
     k, v = (_ready(x).expand(len(q), -1, -1) for x in used)
     for group in chosen.groups:
-        rows = _rows(q, group)
+        rows = _rows(q, group).flip(2) if group.backwards else _rows(q, group)
         pieces = [Piece(rows, _keys(k, group, s), _keys(v, group, s), chosen.bias(mask, group, s)) for s in group.spans]
         out, lse = attend(pieces, scale, unit.out.dtype, exact)
+        if group.backwards:
+            out, lse = out.flip(2), lse.flip(2)
         _rows(unit.out, group).copy_(out)
         _rows(unit.lse, group).copy_(lse)
 

@@ -5,6 +5,7 @@ A plan is pure and cached: it depends on the mask and the lengths alone, never o
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -12,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from ..mask import Mask, kept_by_mask
+from ..mask import Band, Mask, kept_by_mask
 from ..tilemap import TileMap
 from .pieces import Bias
 
@@ -24,6 +25,7 @@ GROUP_ROWS = 4096  # rows of one call: bounds what it holds before that is copie
 BULK_KEYS = 1024  # a run of full tiles this long is worth a call of its own, without a mask
 SPAN_KEYS = 2048  # longest span with a mask: bounds the mask's memory
 GAP_TILES = 1  # empty tiles that are cheaper to compute than a second call and its merge
+FAR = 1 << 40  # beyond all positions
 OBJECT_BYTES = 512  # about what a group or span takes
 BIAS_BYTES = 4 << 20  # masks that a plan holds; beyond, they are built when they are needed
 
@@ -44,12 +46,16 @@ class Span:
 
 @dataclass(frozen=True)
 class Group:
-    """`blocks` blocks of `height` rows from `row` on, whose spans are alike but for their place."""
+    """`blocks` blocks of `height` rows from `row` on, whose spans are alike but for their place.
+
+    backwards: the spans' biases have each block's rows in reverse order, see `_Biases.slid`.
+    """
 
     row: int
     height: int
     blocks: int
     spans: tuple[Span, ...]
+    backwards: bool = False
 
 
 @dataclass(frozen=True)
@@ -71,8 +77,9 @@ class Plan:
     def nbytes(self) -> int:
         """About what it takes in memory."""
         spans = [span for group in self.groups for span in group.spans]
-        biases = {id(span.bias): span.bias for span in spans if span.bias is not None}
-        return OBJECT_BYTES * (1 + len(self.groups) + len(spans)) + sum(bias.values.nbytes for bias in biases.values())
+        held = (span.bias.values.untyped_storage() for span in spans if span.bias is not None)
+        biases = {storage.data_ptr(): storage.nbytes() for storage in held}
+        return OBJECT_BYTES * (1 + len(self.groups) + len(spans)) + sum(biases.values())
 
     def bias(self, mask: Mask, group: Group, span: Span) -> Bias | None:
         """The bias of a group's span under the plan's mask, built now if the plan does not hold it."""
@@ -105,18 +112,20 @@ def plan(mask: Mask, q_len: int, kv_len: int, q_start: int, batch: int, head: in
         return Plan(tilemap.block_m, place, 0, 0, (), ((0, q_len),))
     first_key = int(tilemap.runs[:, 0].min()) * TILE_KEYS
     end_key = min(int(tilemap.runs[:, 1].max()) * TILE_KEYS, kv_len)
-    biases = _Biases(mask, place, kv_len)
+    biases = _Biases(mask, place, q_len, kv_len, first_key)
     groups: list[Group] = []
     unseen = []
     for index in range(tilemap.rows):
         row = index * tilemap.block_m
         height = min(tilemap.block_m, q_len - row)
         runs = tilemap.runs[tilemap.run_start[index] : tilemap.run_start[index + 1]].tolist()
-        spans = tuple(biases.spans(row, height, first_key, runs))
+        columns = list(_columns(runs))
+        backwards = len(columns) > 1 and biases.slides
+        spans = biases.slid(row, height, columns) if backwards else tuple(biases.spans(row, height, columns))
         if not spans:
             unseen.append((row, row + height))
             continue
-        block = Group(row, height, 1, spans)
+        block = Group(row, height, 1, spans, backwards)
         joined = _join(groups[-1], block) if groups else None
         if joined is None:
             groups.append(block)
@@ -154,22 +163,58 @@ def _columns(runs: list[list[int]]) -> Iterator[tuple[int, int, bool]]:
 class _Biases:
     """Makes the spans of row blocks; equal masks are held once, as far as the plan's memory goes."""
 
-    def __init__(self, mask: Mask, place: Place, kv_len: int):
-        self.mask, self.place, self.kv_len = mask, place, kv_len
-        self.held: dict[tuple[int, bytes], Bias] = {}
+    def __init__(self, mask: Mask, place: Place, q_len: int, kv_len: int, first_key: int):
+        self.mask, self.place, self.q_len, self.kv_len, self.first_key = mask, place, q_len, kv_len, first_key
+        self.held: dict[tuple, Bias] = {}
         self.free = BIAS_BYTES
+        self.slides = isinstance(mask, Band) and place.device.type == "cpu"  # elsewhere scores of long spans are held
 
-    def spans(self, row: int, height: int, first_key: int, runs: list[list[int]]) -> Iterator[Span]:
-        for start, end, masked in _columns(runs):
-            first = start * TILE_KEYS
-            keys = min(end * TILE_KEYS, self.kv_len) - first
+    def spans(self, row: int, height: int, columns: list[tuple[int, int, bool]]) -> Iterator[Span]:
+        for start, end, masked in columns:
+            first, keys = self._keys(start, end)
             if not masked:
-                yield Span(first - first_key, keys, False, None)
+                yield Span(first - self.first_key, keys, False, None)
                 continue
             kept = _kept(self.mask, self.place, row, height, first, keys)
             if kept.any():  # a tile called partial may be empty, or full
                 bias = None if kept.all() else self._share(kept)
-                yield Span(first - first_key, keys, not kept.all(), bias)
+                yield Span(first - self.first_key, keys, not kept.all(), bias)
+
+    def slid(self, row: int, height: int, columns: list[tuple[int, int, bool]]) -> tuple[Span]:
+        """One span for all keys of a band's rows, however many: nothing is left to merge.
+
+        A band's bias depends on k - q alone. With the rows in reverse order, k - q grows by 1 along rows and keys
+        both: each bias is a view of one line of numbers with strides (1, 1).
+        """
+        first, keys = self._keys(columns[0][0], columns[-1][1])
+        last_q = self.place.q_start + row + height - 1
+        key = "slid", first - last_q, height, keys
+        if key not in self.held:
+            line, lowest = self._line
+            values = line.as_strided((height, keys), (1, 1), first - last_q - lowest)
+            self.held[key] = Bias(values, self._blind(last_q, height, first, keys))
+        return (Span(first - self.first_key, keys, True, self.held[key]),)
+
+    def _keys(self, start: int, end: int) -> tuple[int, int]:
+        """(first, number) of the keys of columns start .. end - 1."""
+        first = start * TILE_KEYS
+        return first, min(end * TILE_KEYS, self.kv_len) - first
+
+    @functools.cached_property
+    def _line(self) -> tuple[torch.Tensor, int]:
+        """(a bias by k - q, the lowest k - q)."""
+        lowest = self.first_key - (self.place.q_start + self.q_len - 1)
+        away = torch.arange(lowest, self.kv_len - self.place.q_start, dtype=torch.int64, device=self.place.device)
+        return Bias.of(self.mask.keep(-away, 0)[None]).values[0], lowest
+
+    def _blind(self, last_q: int, height: int, first: int, keys: int) -> torch.Tensor | None:
+        """bool [height]: which rows, in reverse order, see none of these keys; None where each sees some."""
+        assert isinstance(self.mask, Band)
+        q = last_q - torch.arange(height, dtype=torch.int64, device=self.place.device)
+        low = q - q - FAR if self.mask.left is None else q - self.mask.left
+        high = q - q + FAR if self.mask.right is None else q + self.mask.right
+        blind = low.clamp(min=first) > high.clamp(max=first + keys - 1)
+        return blind if blind.any() else None
 
     def _share(self, kept: torch.Tensor) -> Bias | None:
         key = (kept.shape[1], np.packbits(kept.cpu().numpy()).tobytes())
@@ -195,6 +240,7 @@ def _join(group: Group, block: Group) -> Group | None:
         or block.row != group.row + rows
         or rows + block.height > GROUP_ROWS
         or len(block.spans) != len(group.spans)
+        or block.backwards != group.backwards
     ):
         return None
     spans = []
