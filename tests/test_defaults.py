@@ -34,7 +34,11 @@ def offences(source: str) -> list[int]:
 
 
 def test_the_rule_finds_what_it_is_for():
-    assert offences("torch.zeros(3, dtype=torch.bool)\ntorch.arange(3, device='cpu')\nmap(torch.tensor, x)") == [1, 2, 3]
+    assert offences("torch.zeros(3, dtype=torch.bool)\ntorch.arange(3, device='cpu')\nmap(torch.tensor, x)") == [
+        1,
+        2,
+        3,
+    ]
     assert offences("from torch import full\nfull((), 1)\n") == [2]
     assert not offences("torch.zeros(3, dtype=d, device=e)\npartial(torch.arange, dtype=d, device=e)\nx.zeros()\n")
 

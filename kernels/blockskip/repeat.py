@@ -39,7 +39,8 @@ class ByKeys:
     """
 
     def __init__(self, sort: Callable[[int], Hashable] | None = None) -> None:
-        self._sort = sort and lru_cache(maxsize=64)(sort)  # the layers of a model ask for the same number one after the other
+        # the layers of a model ask for the same number one after the other
+        self._sort = lru_cache(maxsize=64)(sort or (lambda number: None))
         self._ready: dict[Hashable, Any] = {}
 
     def __len__(self) -> int:

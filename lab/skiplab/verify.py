@@ -49,7 +49,12 @@ def sampled_rows(q_len: int, count: int = SAMPLED_ROWS) -> torch.Tensor:
         for border in {tile, (tiles // 2) * tile, tiles * tile}:
             rows |= {border - 1, border}
     rows = {row for row in rows if 0 <= row < q_len}
-    even = torch.linspace(0, q_len - 1, min(count, q_len), dtype=torch.float32, device="cpu").round().to(torch.int64).tolist()
+    even = (
+        torch.linspace(0, q_len - 1, min(count, q_len), dtype=torch.float32, device="cpu")
+        .round()
+        .to(torch.int64)
+        .tolist()
+    )
     for row in even[:: max(1, -(-len(even) // max(1, count - len(rows))))]:
         rows.add(row)
     return torch.tensor(sorted(rows), dtype=torch.int64, device="cpu")

@@ -9,6 +9,7 @@ from blockskip.mask import SHARED
 
 CPU = torch.device("cpu")
 NAN, INF = float("nan"), float("inf")
+EPS = torch.finfo(torch.float32).eps
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 DEVICES = ["cpu"] + ["cuda"] * torch.cuda.is_available()
 SHAPES = [(1, 1), (239, 1), (799, 3), (113, 203), (108, 256), (384, 256), (640, 128), (1023, 1024), (1024, 1023)]
@@ -129,6 +130,60 @@ def test_unused_keys_may_hold_nan(kv_len):
 @pytest.mark.parametrize("scale", [0.0, -0.2, 1e4, -1e4])
 def test_any_scale(scale):
     check(*draw(1, 2, 2, 300, 300, 16), bs.sliding_window(100) | (bs.sink(2) & bs.causal()), scale=scale)
+
+
+def towering(b, hq, hkv, lq, lkv, dtype=torch.float32):
+    """Inputs whose scores are near 10,240 and whole numbers apart: exact in float32, where their logarithms are not."""
+    generator = torch.Generator().manual_seed(1)
+    q = torch.randint(-1, 2, (b, hq, lq, 16), generator=generator)
+    k = torch.randint(-2, 3, (b, hkv, lkv, 16), generator=generator)
+    q[..., 0], k[..., 0] = 128, 80
+    return q.to(dtype), k.to(dtype), torch.randn(b, hkv, lkv, 16, generator=generator).to(dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("form", ["flash", "plain"])
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize(
+    "mask",
+    [bs.causal(), bs.sliding_window(1500), bs.sliding_window(200) | (bs.sink(90) & bs.causal()), bs.prefix_lm(1200),
+     bs.sliding_window(1500) | (bs.sink(90) & bs.causal())],
+    ids=repr,
+)  # fmt: skip
+def test_huge_logits_are_merged_without_their_rounded_logarithms(mask, sign, form, dtype, monkeypatch):
+    if form == "plain":
+        monkeypatch.setattr(pieces, "_flash", pieces._plain)
+        monkeypatch.setattr(pieces, "PLAIN_KEYS", 500)
+    check(*towering(1, 3, 1, 300, 2100, dtype), mask, scale=float(sign))
+
+
+def test_only_heads_whose_logarithms_are_coarse_are_computed_again(monkeypatch):
+    summed = []
+    sums = pieces._sums
+    monkeypatch.setattr(pieces, "_sums", lambda q, *rest: summed.append(q.shape) or sums(q, *rest))
+    mask = bs.sliding_window(70) | (bs.sink(4) & bs.causal())
+    q, k, v = draw(1, 3, 3, 600, 600, 16)
+    check(q, k, v, mask)
+    assert not summed
+    for x, y in zip((q, k), towering(1, 3, 3, 600, 600), strict=False):
+        x[:, 1] = y[:, 1]
+    check(q, k, v, mask, scale=1.0)
+    assert summed and all(len(shape) == 3 for shape in summed)  # of one head each
+    assert len(summed) <= 2 * len(tiled.plan(mask, 600, 600, 0, 0, 0, CPU).groups)
+
+
+@pytest.mark.parametrize("native", [False, True])
+def test_lse_where_it_is_asked_for_is_as_exact_as_float32(native, monkeypatch):
+    """Errors of a score's and a sum's roundings; torch's flash kernel has coarser exponentials in 16 bits."""
+    if native:
+        monkeypatch.setattr(tiled, "_product_dtype", lambda dtype, device: dtype)
+    for dtype in DTYPES:
+        q, k, v = draw(1, 2, 1, 300, 900, 64, dtype)
+        for mask in (bs.causal(), bs.sliding_window(60) | (bs.sink(4) & bs.causal())):
+            _, lse = bs.attention(q, k, v, mask, return_lse=True)
+            _, want = reference.attention(*(x.double() for x in (q, k, v)), mask, scale=1 / 8, q_start=600, kv_len=900)
+            largest = q.double().norm(dim=-1).max() * k.double().norm(dim=-1).max() / 8
+            assert (lse - want).abs().max() <= EPS * (largest + want.abs().max())
 
 
 def test_views():

@@ -73,7 +73,7 @@ def attention(
     gets 0. Raises TypeError for dtypes and kinds, ValueError for shapes, ranges, unknown words and what an
     implementation or a device cannot do (a `config` that needs more shared memory than it has), and RuntimeError where
     skip none, mask or map meets a mask for the first time inside a CUDA graph capture, which cannot copy its tables to
-    the device: make the same call once before capturing, and keep the mask as long as the graph, which reads its tables.
+    the device: make the same call once before capturing. A graph reads the mask's tables: keep the mask as long.
     """
     if torch.compiler.is_compiling():
         from .ops import traced_attention

@@ -78,7 +78,9 @@ def _bias(mask: Band, span: Span, q_len: int, kv_len: int, packed: torch.Tensor)
     return Bias.of(kept.repeat(packed.shape[1] // q_len, 1))
 
 
-def _attend(q: torch.Tensor, pieces, scale: float, dtype: torch.dtype, exact: bool) -> tuple[torch.Tensor, torch.Tensor]:
+def _attend(
+    q: torch.Tensor, pieces, scale: float, dtype: torch.dtype, exact: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
     """(out [heads, rows, D], lse [heads, rows]) of q [heads, rows, D] over pieces (k, v, bias)."""
     # one row of bfloat16 goes another way inside torch, 2.5 to 3.3 times as long as two rows: it is computed twice
     twice = q.shape[1] == 1 and q.dtype == torch.bfloat16 and q.device.type == "cpu"

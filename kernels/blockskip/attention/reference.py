@@ -29,7 +29,9 @@ def attention(
     device has none (Apple's). A row that sees no key gives 0 and -inf.
     """
     dtype = compute_dtype or (torch.float32 if q.device.type == "mps" else torch.float64)
-    keys = torch.arange(k.shape[2], dtype=torch.int64, device=q.device)  # the position of every slot; [B or 1, 1, 1, Lkv] of a ring's
+    keys = torch.arange(
+        k.shape[2], dtype=torch.int64, device=q.device
+    )  # the position of every slot; [B or 1, 1, 1, Lkv] of a ring's
     if ring:
         keys = positions(_per_batch(kv_len, q.device), k.shape[2], q.device)
     if isinstance(kv_len, int):

@@ -42,9 +42,9 @@ def attention(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """out [B, Hq, Lq, D] in q's dtype, lse float32 [B, Hq, Lq] (natural log); arguments as in `blockskip.attention`.
 
-    Without return_lse, lse is as exact as the products happen to make it. Keys from kv_len on are never read. ring: of k and v only what the mask leaves is read, and copied where it passes
-    their last slot. Memory beyond the result: a float32 copy of a batch entry's q, k and v where
-    the products run in float32, and what the mask itself holds.
+    Without return_lse, lse is as exact as the products happen to make it. Keys from kv_len on are never read. ring: of
+    k and v only what the mask leaves is read, and copied where it passes their last slot. Memory beyond the result: a
+    float32 copy of a batch entry's q, k and v where the products run in float32, and what the mask itself holds.
     """
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     lse = torch.empty(q.shape[:-1], dtype=torch.float32, device=q.device)

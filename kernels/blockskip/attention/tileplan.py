@@ -89,7 +89,7 @@ class Plan:
 
 
 class Place(NamedTuple):
-    """Where a plan's elements stand: the first query's position, the batch and head, and the device they are made on."""
+    """Where a plan's elements stand: the first query's position, the batch and head, and the device."""
 
     q_start: int
     batch: int

@@ -1,6 +1,7 @@
 """Masks: which keys a query may see.
 
-`base` holds the algebra, `kinds` what each kind keeps, `build` the public constructors, `kept` what is made of masks.
+`base` holds the algebra, `kinds` and `contents` what each kind keeps, `build` the public constructors, `kept` what is
+made of masks and stays for later calls.
 """
 
 from .base import And, Mask, Not, Or, bound
@@ -18,8 +19,9 @@ from .build import (
     sink,
     sliding_window,
 )
+from .contents import Dense, MaskMod
 from .kept import SHARED, kept_by_mask
-from .kinds import Band, Chunked, Dense, Dilated, Document, MaskMod, PrefixLM, Sink
+from .kinds import Band, Chunked, Dilated, Document, PrefixLM, Sink
 
 __all__ = [
     "SHARED",

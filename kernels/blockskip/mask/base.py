@@ -173,8 +173,8 @@ class Mask:
 
 
 def _tensor(x) -> torch.Tensor:
-    """A tensor as it is; a number on the CPU, whatever torch's default device: there it goes with tensors anywhere."""
-    return x if isinstance(x, torch.Tensor) else torch.tensor(x, dtype=torch.int64, device="cpu")
+    """int64: narrower ones compare wrongly with large limits. A number comes on the CPU: it goes with any tensor."""
+    return x.long() if isinstance(x, torch.Tensor) else torch.tensor(x, dtype=torch.int64, device="cpu")
 
 
 @kept_by_mask(lambda mask: 0)  # views, and functions

@@ -9,7 +9,8 @@ import torch
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from .base import Mask
-from .kinds import Band, Chunked, Dense, Dilated, Document, MaskMod, PrefixLM, Sink, tensor_version
+from .contents import Dense, MaskMod, tensor_version
+from .kinds import Band, Chunked, Dilated, Document, PrefixLM, Sink
 
 
 def band(left: int | None, right: int | None) -> Mask:
@@ -100,7 +101,7 @@ def mask_of(owner: torch.Tensor, text: str, tensors: Sequence[torch.Tensor]) -> 
     So what was made of it serves later calls. Contents are compared, but in a CUDA graph capture, which cannot wait for
     that: there it is torch's count of their changes.
     """
-    made = _OF_TENSORS.setdefault(owner, {})
+    made: dict = _OF_TENSORS.setdefault(owner, {})  # pyright: ignore[reportAssignmentType]
     mask, versions = made.get(text, (None, None))
     now = tuple(map(tensor_version, tensors))
     if mask is None or versions != now or not _holds(mask, tensors):
