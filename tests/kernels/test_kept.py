@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from blockskip import mask as masks
 from blockskip import tilemap as tilemaps
 from blockskip.attention import tileplan, words
-from blockskip.mask import SHARED, contents, kept
+from blockskip.mask import SHARED, contents, kept, kinds
 from blockskip.mask.kept import Store
 
 WAYS = [
@@ -284,6 +284,16 @@ def test_documents_of_any_length_have_no_table_by_position(lengths):
     assert torch.equal(mod, mask.dense(30, 30, 0))
     q = draw("cpu", 1, 1, 30, 16)
     agrees(lambda: bs.attention(q, q, q, mask), q, q, mask.dense(30, 30))
+
+
+def test_documents_are_found_by_table_and_by_search_alike(monkeypatch):
+    lengths = torch.randint(1, 9, (37,), generator=torch.Generator().manual_seed(0)).tolist()
+    q = torch.arange(-3, sum(lengths) + 4)
+    for count in (1, 2, 3, 4, 36, 37):
+        kept = bs.document(lengths[:count]).keep(q[:, None], q[None])
+        with monkeypatch.context() as searched:
+            searched.setattr(kinds, "LONGEST_TABLE", 0)
+            assert torch.equal(bs.document(lengths[:count]).keep(q[:, None], q[None]), kept)
 
 
 def document_of(position, lengths):

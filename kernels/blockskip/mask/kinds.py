@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,8 +11,9 @@ import torch
 from .base import Mask
 from .kept import kept_by_mask
 
-LONGEST_TABLE = 1 << 24
-"""Positions up to which FlexAttention's form of a document mask looks documents up by position."""
+LONGEST_TABLE = 1 << 22
+"""Positions up to which documents are looked up by position: a table of 16 MiB at most. A search takes several reads
+for each element of a compiled kernel, which counts where FlexAttention computes with our masks."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -150,29 +152,14 @@ class Document(Mask):
         return [(starts, low), (starts, high)]
 
     def _bind(self, device):
-        ends = _document_ends(self, device)
         total = sum(self.lengths)
+        document = _look_up(self, device) if total <= LONGEST_TABLE else _search(self, device)
 
         def keep(q, k, batch, head, row):
-            return (_documents_at(ends, q) == _documents_at(ends, k)) & (q >= 0) & (q < total) & (k >= 0) & (k < total)
+            q, k = q.long(), k.long()
+            return (document(q) == document(k)) & (q >= 0) & (q < total) & (k >= 0) & (k < total)
 
         return keep
-
-    def mod(self, q_start=0, device=None):
-        """By a table where it is not too long: in a compiled kernel a search for every element costs several reads."""
-        total = sum(self.lengths)
-        if total > LONGEST_TABLE:
-            return super().mod(q_start, device)
-        ends = _document_ends(self, torch.device(device or "cpu"))
-        table = _documents_at(ends, torch.arange(total, dtype=torch.int64, device=ends.device))
-
-        def mask_mod(b, h, q_idx, kv_idx):
-            q, kv_idx = q_idx.long() + q_start, kv_idx.long()
-            # clamp, then compare the position itself: a look-up never leaves the table
-            inside = (q >= 0) & (q < total) & (kv_idx >= 0) & (kv_idx < total)
-            return (table[q.clamp(0, total - 1)] == table[kv_idx.clamp(0, total - 1)]) & inside
-
-        return mask_mod
 
     def _text(self, tensors):
         return f"document({list(self.lengths)})"
@@ -197,15 +184,40 @@ class Dilated(Mask):
         return f"dilated({self.stride})"
 
 
+def _look_up(mask: Document, device: torch.device) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Which document a position is in, by a table of all positions; any document for one beyond them."""
+    table = _document_table(mask, device)
+    return lambda position: table[position.clamp(0, len(table) - 1)]
+
+
+def _search(mask: Document, device: torch.device) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The same in the memory of the lengths: halving, in plain indexing, which compiled FlexAttention can read."""
+    ends = _document_ends(mask, device)
+    steps = [1 << bit for bit in reversed(range(len(ends).bit_length()))]
+
+    def document(position: torch.Tensor) -> torch.Tensor:
+        found = position - position
+        for step in steps:
+            further = found + step
+            passed = ends[(further - 1).clamp(max=len(ends) - 1)] <= position
+            found = torch.where(passed & (further <= len(ends)), further, found)
+        return found
+
+    return document
+
+
+@kept_by_mask(lambda table: table.nbytes)
+def _document_table(mask: Document, device: torch.device) -> torch.Tensor:
+    """int32 [positions]: the document of each."""
+    lengths = torch.tensor(mask.lengths, dtype=torch.int64, device="cpu")
+    documents = torch.arange(len(lengths), dtype=torch.int32, device="cpu")
+    return torch.repeat_interleave(documents, lengths).to(device)
+
+
 @kept_by_mask(lambda ends: ends.nbytes)
 def _document_ends(mask: Document, device: torch.device) -> torch.Tensor:
     """int64 [documents]: the position after the last of each."""
     return torch.tensor(mask.lengths, dtype=torch.int64, device="cpu").cumsum(0).to(device)
-
-
-def _documents_at(ends: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-    """Which document each position is in."""
-    return torch.searchsorted(ends, positions.to(ends).contiguous(), right=True)
 
 
 def _still(q_lo: int, value: int) -> tuple[np.ndarray, np.ndarray]:
