@@ -142,7 +142,7 @@ def _small_read(size: int, device: str, rate: Callable[[str, Probe], Rate]) -> R
     """One kernel that sums so many bytes: torch's on a CPU, the fastest of `READINGS` on a GPU."""
     what = f"one kernel's sum of {size >> 20} MiB"
     if torch.device(device).type != "cuda":
-        return rate(what, Probe(torch.sum, (torch.ones(size // 8, dtype=torch.int64),), size))
+        return rate(what, Probe(torch.sum, (torch.ones(size // 8, dtype=torch.int64, device="cpu"),), size))
     from skiplab.reading import READINGS
 
     data = torch.ones(size // 4, dtype=torch.int32, device=device)

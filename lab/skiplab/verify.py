@@ -51,10 +51,15 @@ def sampled_rows(q_len: int, count: int = SAMPLED_ROWS) -> torch.Tensor:
         for border in {tile, (tiles // 2) * tile, tiles * tile}:
             rows |= {border - 1, border}
     rows = {row for row in rows if 0 <= row < q_len}
-    even = torch.linspace(0, q_len - 1, min(count, q_len)).round().to(torch.int64).tolist()
+    even = (
+        torch.linspace(0, q_len - 1, min(count, q_len), dtype=torch.float32, device="cpu")
+        .round()
+        .to(torch.int64)
+        .tolist()
+    )
     for row in even[:: max(1, -(-len(even) // max(1, count - len(rows))))]:
         rows.add(row)
-    return torch.tensor(sorted(rows))
+    return torch.tensor(sorted(rows), dtype=torch.int64, device="cpu")
 
 
 @dataclass(frozen=True)
@@ -72,14 +77,19 @@ def product(workload: LinearWorkload, entry: Contender, inputs: Sequence[torch.T
     out, magnitude = x @ weight.mT, (x.abs() @ weight.abs_().mT).max().item()
     inside = workload.in_features * torch.finfo(torch.float32).eps / 2 + entry.weight_rounding
     rounding = torch.finfo(workload.torch_dtype).eps / 2 * out.abs().max().item()
-    return Truth(torch.arange(workload.rows), out, inside * magnitude + rounding)
+    return Truth(torch.arange(workload.rows, dtype=torch.int64, device="cpu"), out, inside * magnitude + rounding)
+
+
+def truth(workload: Workload | DecodeWorkload, device: str, seed: int, deviation: float, sampled: bool) -> Truth:
+    """The truth for `workload.inputs(device, seed, deviation)`; kept, since several contenders need the same."""
+    return _truth(workload, workload.mask.version, device, seed, deviation, sampled)
 
 
 @lru_cache(maxsize=2)
-def truth(workload: Workload | DecodeWorkload, device: str, seed: int, deviation: float, sampled: bool) -> Truth:
-    """The truth for `workload.inputs(device, seed, deviation)`; kept, since several contenders need the same."""
+def _truth(workload, version, device: str, seed: int, deviation: float, sampled: bool) -> Truth:
+    """version: the mask's, whose contents may change."""
     inputs = workload.inputs(device, seed, deviation)
-    rows = sampled_rows(workload.q_len) if sampled else torch.arange(workload.q_len)
+    rows = sampled_rows(workload.q_len) if sampled else torch.arange(workload.q_len, dtype=torch.int64, device="cpu")
     exact, own = [], []
     for chunk in rows.split(ROW_CHUNK):
         exact_rows, own_rows = _rows(workload, inputs, chunk)
@@ -112,8 +122,9 @@ def _rows(
     keep = _kept(workload, rows)
     seen = keep.any(dim=0).any(dim=0).any(dim=0).nonzero()
     if not len(seen):
-        zeros = torch.zeros(workload.batch, workload.q_heads, len(rows), workload.head_dim, device=q.device)
-        return zeros.double(), zeros.to(q.dtype)
+        shape = workload.batch, workload.q_heads, len(rows), workload.head_dim
+        zeros = torch.zeros(shape, dtype=torch.float64, device=q.device)
+        return zeros, zeros.to(q.dtype)
     # Keys outside this range are masked for every row: their weight is exactly 0.
     keys = slice(int(seen[0]), int(seen[-1]) + 1)
     keep = keep[..., keys]
@@ -142,7 +153,7 @@ def _kept(workload: Workload | DecodeWorkload, rows: torch.Tensor) -> torch.Tens
     """bool [batch or 1, q_heads or 1, rows, kv_len]: which keys those query rows see."""
     by_batch, by_head = workload.mask.varies
     q_pos = (workload.first_position + rows)[:, None]
-    k_pos = torch.arange(workload.keys, device=rows.device)[None, :]
+    k_pos = torch.arange(workload.keys, dtype=torch.int64, device=rows.device)[None, :]
     return torch.stack([
         torch.stack([
             workload.mask.keep(q_pos, k_pos, batch, head, q_row=rows[:, None]).expand(len(rows), workload.keys)

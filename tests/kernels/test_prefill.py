@@ -9,6 +9,8 @@ import blockskip as bs
 import pytest
 import torch
 from blockskip.config import TileConfig, describes
+from blockskip.mask import SHARED
+from blockskip.tileruns import Grid
 
 SMALL = (16, 16, 1, 1)
 MASKS = {
@@ -195,7 +197,7 @@ def test_tables_that_are_kept_are_written_before_another_stream_can_read_them(mo
     done = []
     monkeypatch.setattr(words, "_finish", done.append)
     words.mask_words(bs.sink(61), 5, 70, 65, 70, 1, 1, "cpu")
-    words.map_tables((bs.TileMap.build(bs.sink(61), 5, 70),), (1, 1), True, torch.device("cpu"))
+    words.map_tables(bs.sink(61), Grid(5, 70, 128, 64, 65), (1, 1), True, torch.device("cpu"))
     assert done == [torch.device("cpu")] * 2
 
 
@@ -332,8 +334,7 @@ def test_tables_are_not_made_inside_a_graph_capture(device, skip, mask, monkeypa
     from blockskip import repeat
     from blockskip.attention import words
 
-    words.map_tables.cache_clear()
-    words._kept_words.cache_clear()
+    SHARED.clear()
     q, k, v = inputs(device, 50, 50)
     call = lambda: bs.attention(q, k, v, mask, skip=skip, impl="triton")  # noqa: E731
     with monkeypatch.context() as captured:

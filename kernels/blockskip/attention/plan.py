@@ -246,8 +246,8 @@ def _tiled_config(call: Call, impl: str) -> TileConfig | None:
     if impl == "reference":
         return None
     sizes = call.q.shape[2], call.planned_kv_len, call.planned_q_start
-    tilemap = tileplan.plan(call.mask, *sizes, 0, 0, call.q.device).tilemap
-    return TileConfig(tilemap.block_m, tilemap.block_n, 1, 1)  # no warps, no stages: PyTorch
+    rows = tileplan.plan(call.mask, *sizes, 0, 0, call.q.device).rows
+    return TileConfig(rows, tileplan.TILE_KEYS, 1, 1)  # no warps, no stages: PyTorch
 
 
 def _packs(call: Call, config: TileConfig) -> bool:

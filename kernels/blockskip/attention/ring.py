@@ -15,7 +15,7 @@ from ..tilemap import TileMap
 def positions(kv_len: int | torch.Tensor, slots: int, device: torch.device) -> torch.Tensor:
     """int64 [slots], or [.., slots] for a kv_len [.., 1]: the position that each slot holds, negative where none."""
     last = kv_len - 1
-    return last - (last - torch.arange(slots, device=device)) % slots
+    return last - (last - torch.arange(slots, dtype=torch.int64, device=device)) % slots
 
 
 def unrolled(x: torch.Tensor, first: int, end: int) -> torch.Tensor:
