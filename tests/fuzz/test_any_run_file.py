@@ -78,7 +78,7 @@ def with_other_values(draw):
         for key in way:
             holder = holder[key]
         if draw(st.booleans()):
-            holder[last] = draw(st.sampled_from(JUNK))
+            holder[last] = copy.deepcopy(draw(st.sampled_from(JUNK)))  # the next change may be inside it
         else:
             del holder[last]
     return operation, "".join(json.dumps(line) + "\n" for line in lines).encode()
