@@ -1,15 +1,19 @@
 # Each target sets up what it needs: python3.11 or newer with venv, make and a package index are enough.
 PYTHON ?= python3
+FUZZ_SECONDS ?= 3600
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: lab test sweep bench memcheck runs figures lint format clean
+.PHONY: lab test fuzz sweep bench memcheck runs figures lint format clean
 
 lab: $(READY)
 	$(BIN)/skiplab lab
 
 test: $(READY)
 	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
+
+fuzz: $(READY)
+	SKIPLAB_FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/python -m pytest tests/fuzz --numprocesses logical --maxprocesses 4
 
 sweep: $(READY)
 	$(BIN)/skiplab sweep
@@ -18,6 +22,7 @@ bench: $(READY)
 	$(BIN)/python tests/bench/tilemap.py
 	$(BIN)/python tests/bench/prefill_cpu.py
 	$(BIN)/python tests/bench/host.py
+	$(BIN)/python tests/bench/store.py
 
 memcheck: $(READY)
 	@command -v compute-sanitizer >/dev/null || \

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from operator import itemgetter
 from typing import Any, NamedTuple
@@ -240,7 +240,7 @@ class Ready:
                 getters = [pool.getter(argument) for argument in launch.arguments]
                 plain = launch._replace(arguments=tuple(map(_plain, launch.arguments)))
                 self._steps.append((DISPATCHER.find(kernel, plain, **options), getters))
-        self._constants = pool.constants
+        self._constants, self._streams = pool.constants, set()
 
     def __call__(self, *inputs: torch.Tensor | int | None) -> list[Any]:
         """The tensors of `rooms`, written from these inputs on the current stream of their device."""
@@ -253,12 +253,28 @@ class Ready:
         made = allocate(self._rooms, self._device)
         pool = (*inputs, *made, *self._constants)
         stream = 0 if self._index is None else stream_of(self._index)
+        if stream not in self._streams:
+            self._use_on(stream)
         for (run, last), getters in self._steps:
             run(*[get(pool) for get in getters], *last, stream=stream)
         return made
 
+    def _use_on(self, stream: int) -> None:
+        """Tables may be freed while a stream still reads them, and not be given out before it has."""
+        for table in _tensors_in(self._constants) if self._index is not None else ():
+            table.record_stream(torch.cuda.current_stream(self._index))
+        self._streams.add(stream)
+
     def _on_device(self):
         return contextlib.nullcontext() if self._index is None else torch.cuda.device(self._index)
+
+
+def _tensors_in(argument: Any) -> Iterator[torch.Tensor]:
+    if isinstance(argument, torch.Tensor):
+        yield argument
+    elif isinstance(argument, tuple | list):
+        for item in argument:
+            yield from _tensors_in(item)
 
 
 def _stand_in(given: torch.Tensor | int | None) -> torch.Tensor | Varying | None:

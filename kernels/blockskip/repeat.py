@@ -21,6 +21,7 @@ from .mask import Band, Mask
 TENSORS = (torch.Tensor, torch.nn.Parameter)
 WORDS = frozenset((bool, int, float, str, NoneType, TileConfig))
 """What a number or word must be for two that are equal, and of one type, to mean the same."""
+PLACE_BYTES = 4096  # of a place among what a mask owns; the tables are counted there themselves
 ALIGNMENT = 16
 """Bytes: Triton compiles apart for tensors that begin at a multiple of it."""
 
@@ -34,11 +35,12 @@ class ByKeys:
 
     sort(number): all that a call's checks, plan and compiled kernel take of that number; None where it is none that is
     kept. What is ready is given the number itself afresh. Sorts are few: a plan's number of shares, and a bit or two.
-    number None: the call's kind says how many keys there are.
+    number None: the call's kind says how many keys there are, and sort is not needed.
     """
 
-    def __init__(self, sort: Callable[[int], Hashable]) -> None:
-        self._sort = lru_cache(maxsize=64)(sort)  # the layers of a model ask for the same number one after the other
+    def __init__(self, sort: Callable[[int], Hashable] | None = None) -> None:
+        # the layers of a model ask for the same number one after the other
+        self._sort = lru_cache(maxsize=64)(sort or (lambda number: None))
         self._ready: dict[Hashable, Any] = {}
 
     def __len__(self) -> int:
@@ -54,11 +56,13 @@ class ByKeys:
             self._ready[sort] = ready
 
 
-def place_of(tensors: tuple, words: tuple, impl: str, mask: Any = None) -> list[Any]:
-    """Where the ready launches of calls of this kind are kept: [what to call, ..], or [] until a call fills it.
+def place_of(tensors: tuple, words: tuple, impl: str, mask: Any = None, tables: bool = False) -> list[Any]:
+    """Where the ready launches of calls of this kind are kept: [what to call], or [] until a call fills it.
 
     tensors: the first is one whose device the call runs on; any may be None. words: the operation's name and all other
-    arguments. A call that is not the Triton kernels', or whose kind cannot be told, gets a list that nobody else sees.
+    arguments. tables: whether launches hold tables even of a band, as those of every other mask may; tables belong to
+    the mask, and so does their place. A call that is not the Triton kernels', or whose kind cannot be told, gets a list
+    that nobody else sees.
     """
     first, types = tensors[0], tuple(map(type, words))
     if type(first) not in TENSORS or first.is_nested or not WORDS.issuperset(types):
@@ -76,12 +80,13 @@ def place_of(tensors: tuple, words: tuple, impl: str, mask: Any = None) -> list[
             key.append(None)
         else:
             return []
-    if mask is None or type(mask) is Band:
+    if not tables and (mask is None or type(mask) is Band):
         return _places(None if mask is None else (mask.left, mask.right), *key)
-    if isinstance(mask, Band) or not isinstance(mask, Mask):
+    if not isinstance(mask, Mask):
         return []
-    # one object, which whoever fills the place puts there too: to compare masks may take long, and wait for a GPU
-    return _places_of_masks(id(mask), *key)
+    store, name = mask.owned, (place_of, *key)
+    place = store.find(name)
+    return store.put(name, [], PLACE_BYTES) if place is None else place
 
 
 @lru_cache(maxsize=256)
@@ -89,12 +94,6 @@ def _places(*key: Any) -> list[Any]:
     return []
 
 
-@lru_cache(maxsize=16)  # few: the tables of a mask lie on the device
-def _places_of_masks(*key: Any) -> list[Any]:
-    return []
-
-
 def forget() -> None:
-    """Empties all places; a test that changes a table of the library calls it."""
+    """Empties all places but those that masks own; a test that changes a table of the library calls it."""
     _places.cache_clear()
-    _places_of_masks.cache_clear()

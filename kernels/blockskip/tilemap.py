@@ -11,8 +11,10 @@ import numpy as np
 import torch
 
 from .arguments import integer
-from .mask import Mask
-from .tileruns import Grid, build_runs
+from .mask import Mask, kept_by_mask
+from .tileruns import Grid, Runs, build_runs
+
+OVERHEAD_BYTES = 2048  # a tile map's or its runs' own, and their mask's
 
 PICTURE = {0: "·", 1: "▒", 2: "█"}
 
@@ -49,7 +51,7 @@ class TileMap:
         batch: int = 0,
         head: int = 0,
     ) -> TileMap:
-        """The tile map of `mask`; the same arguments give the same object.
+        """The tile map of `mask`; kept, and for a mask without a tensor or function the same object each time.
 
         `q_start` is the position of the first query, kv_len - q_len by default (the queries are the last positions).
         States are exact for bands, prefix, sink, chunked, document, one dilated, dense, mask_mod and every &, |, ~ of
@@ -62,7 +64,11 @@ class TileMap:
         q_len, kv_len, block_m, block_n = (integer(name, value, 1) for name, value in sizes.items())
         start = kv_len - q_len if q_start is None else integer("q_start", q_start)
         batch, head = integer("batch", batch, 0), integer("head", head, 0)
-        return _built(mask, Grid(q_len, kv_len, block_m, block_n, start), batch, head)
+        grid = Grid(q_len, kv_len, block_m, block_n, start)
+        if mask.is_value:
+            return _shared(mask, grid, batch, head)
+        # what a mask owns does not refer to it, so only the runs are kept
+        return _tilemap(mask, grid, batch, head, _runs(mask, grid, batch, head))
 
     @property
     def rows(self) -> int:
@@ -117,8 +123,9 @@ class TileMap:
         row, col = integer("row", row), integer("col", col)
         if not (0 <= row < self.rows and 0 <= col < self.cols):
             raise ValueError(f"row, col: given ({row}, {col}); the map has {self.rows} x {self.cols} tiles")
-        q = torch.arange(row * self.block_m, min((row + 1) * self.block_m, self.q_len), device="cpu")[:, None]
-        k = torch.arange(col * self.block_n, min((col + 1) * self.block_n, self.kv_len), device="cpu")[None]
+        arange = functools.partial(torch.arange, dtype=torch.int64, device="cpu")
+        q = arange(row * self.block_m, min((row + 1) * self.block_m, self.q_len))[:, None]
+        k = arange(col * self.block_n, min((col + 1) * self.block_n, self.kv_len))[None]
         return self.mask.keep(q + self.q_start, k, self.batch, self.head, q).cpu().numpy()
 
     def to_csr(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -145,7 +152,7 @@ class TileMap:
                 self.mask, self.q_len, self.kv_len, *block, q_start=q_start, batch=batch, head=head
             ).to_block_mask(device=device)
         row_start, col, is_full = self.to_csr()
-        row = torch.repeat_interleave(torch.arange(self.rows, device="cpu"), row_start.diff())
+        row = torch.repeat_interleave(torch.arange(self.rows, dtype=torch.int64, device="cpu"), row_start.diff())
         tables = [table for chosen in (~is_full, is_full) for table in self._columns(row[chosen], col[chosen])]
         return BlockMask.from_kv_blocks(
             *(t[None, None].to(device) for t in tables),
@@ -157,7 +164,7 @@ class TileMap:
     def _columns(self, row: torch.Tensor, col: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """FlexAttention's layout: how many tiles a row has, int32 [rows], and which, int32 [rows, cols]."""
         count = torch.bincount(row, minlength=self.rows)
-        place = torch.arange(len(row), device="cpu") - (count.cumsum(0) - count)[row]
+        place = torch.arange(len(row), dtype=torch.int64, device="cpu") - (count.cumsum(0) - count)[row]
         index = torch.zeros(self.rows, self.cols, dtype=torch.int32, device="cpu")
         index[row, place] = col
         return count.int(), index
@@ -230,13 +237,24 @@ class TileMap:
         )
 
 
-@functools.lru_cache(maxsize=128)
-def _built(mask: Mask, grid: Grid, batch: int, head: int) -> TileMap:
+def _build(mask: Mask, grid: Grid, batch: int, head: int) -> Runs:
     mask.check_shape(grid.q_len, grid.kv_len)
-    run_start, runs, kept = build_runs(mask, grid, batch, head)
-    for array in (run_start, runs):
+    found = build_runs(mask, grid, batch, head)
+    for array in (found.start, found.runs):
         array.flags.writeable = False
-    return TileMap(mask, *grid, batch, head, kept, run_start, runs)
+    return found
+
+
+_runs = kept_by_mask(lambda found: found.start.nbytes + found.runs.nbytes + OVERHEAD_BYTES)(_build)
+
+
+def _tilemap(mask: Mask, grid: Grid, batch: int, head: int, found: Runs) -> TileMap:
+    return TileMap(mask, *grid, batch, head, found.kept_pairs, found.start, found.runs)
+
+
+@kept_by_mask(lambda tilemap: tilemap.run_start.nbytes + tilemap.runs.nbytes + OVERHEAD_BYTES)
+def _shared(mask: Mask, grid: Grid, batch: int, head: int) -> TileMap:
+    return _tilemap(mask, grid, batch, head, _build(mask, grid, batch, head))
 
 
 def _rectangles(picture: np.ndarray):

@@ -82,15 +82,15 @@ def attention_anatomy(
     if interpreting():
         raise ValueError("TRITON_INTERPRET: is set, so kernels are not compiled; unset it before Triton is imported")
     mask = bs.sliding_window(1024) if mask is None else mask
-    q, out = (torch.empty((1, q_heads, length, head_dim), dtype=dtype) for _ in range(2))
-    k, v = (torch.empty((1, kv_heads, length, head_dim), dtype=dtype) for _ in range(2))
+    q, out = (torch.empty((1, q_heads, length, head_dim), dtype=dtype, device="cpu") for _ in range(2))
+    k, v = (torch.empty((1, kv_heads, length, head_dim), dtype=dtype, device="cpu") for _ in range(2))
     scale = head_dim**-0.5
     config = prefill_config(capability, head_dim, dtype) if config is None else TileConfig.of(config)
     call = plan.Call(q, k, v, mask, scale, None, length, None, skip, "triton", config, return_lse, record)
     chosen = plan.plan_kernel(call, config, described=plan.is_described(call, capability), capability=capability)
     heads, rows = kv_heads if chosen.packed else q_heads, -(-length // chosen.queries_per_tile)
-    lse = torch.empty((1, q_heads, length)) if return_lse else None
-    visits = torch.empty((1, heads, 1, 1), dtype=torch.uint8) if record else None
+    lse = torch.empty((1, q_heads, length), dtype=torch.float32, device="cpu") if return_lse else None
+    visits = torch.empty((1, heads, 1, 1), dtype=torch.uint8, device="cpu") if record else None
     kernel, launched, options = launch.prepare(call, chosen, (q, k, v, out), lse, visits, (rows, heads, 1))
     with _pretend(capability):
         compiled = kernel.warmup(*launched.arguments, **launched.constants, **options, grid=launched.grid)

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 import blockskip as bs
 import torch
 
-from skiplab.contenders import contenders
+from skiplab.contenders import Contender, contenders
+from skiplab.failure import Failure, attempt
 from skiplab.machine import available_cores, default_device, describe, this_machine
-from skiplab.store import data_path
+from skiplab.store import data_path, runs_directory
 from skiplab.sweep import triton_version
-from skiplab.workload import OPERATIONS, DecodeWorkload, LinearWorkload, Workload
+from skiplab.workload import OPERATIONS, AnyWorkload, DecodeWorkload, LinearWorkload, Workload
 
 PEERS = {"fa3-fwd": "fa3_fwd", "flash-attn-4": "flash_attn", "flashinfer": "flashinfer", "gemlite": "gemlite"}
 """Optional packages that contenders come from, and the modules in them."""
@@ -57,10 +58,15 @@ def usable_contenders(device: str) -> list[Usable]:
     found = []
     for operation in OPERATIONS:
         for name, entry in contenders(operation).items():
-            reasons = dict.fromkeys(entry.supports(workload, device) for workload in TRIED[operation])
+            reasons = dict.fromkeys(_reason(entry, workload, device) for workload in TRIED[operation])
             reason = None if None in reasons else "; ".join(text for text in reasons if text)
             found.append(Usable(operation, name, entry.summary, reason))
     return found
+
+
+def _reason(entry: Contender, workload: AnyWorkload, device: str) -> str | None:
+    answer = attempt(lambda: entry.supports(workload, device))
+    return answer.text if isinstance(answer, Failure) else answer
 
 
 def _software() -> Finding:
@@ -119,7 +125,7 @@ def _peers() -> Finding:
 
 
 def _widgets() -> Finding:
-    needed = ("jupyterlab", "ipywidgets", "anywidget", "plotly", "pebble", "psutil")
+    needed = ("cloudpickle", "jupyterlab", "ipywidgets", "anywidget", "plotly", "pebble", "psutil")
     missing = [name for name in needed if importlib.util.find_spec(name) is None]
     if missing:
         return Finding("lab's packages", "missing", f"{', '.join(missing)}: pip install {' '.join(missing)}")
@@ -127,10 +133,9 @@ def _widgets() -> Finding:
 
 
 def _data() -> Finding:
-    runs = data_path("runs")
     if not data_path("machines", "gpus.csv").exists():
         return Finding("data", "missing", "data/machines/gpus.csv is not there: the installation is broken")
-    writable = os.access(runs if runs.exists() else runs.parent, os.W_OK)
-    if not writable:
-        return Finding("data", "note", "data/runs cannot be written: name a file with `skiplab sweep --run FILE`")
-    return Finding("data", "ok", f"{len(list(runs.glob('*.jsonl')))} stored runs")
+    runs = runs_directory().resolve()
+    if not os.access(next(path for path in (runs, *runs.parents) if path.exists()), os.W_OK):
+        return Finding("data", "note", f"{runs.name} cannot be written: name a file with `skiplab sweep --run FILE`")
+    return Finding("data", "ok", f"{len(list(data_path('runs').glob('*.jsonl')))} stored runs")

@@ -11,11 +11,13 @@ from types import NoneType
 from typing import Any, ClassVar, Self
 
 import blockskip as bs
+import msgspec
 import torch
 from blockskip.arguments import choice, flag, integer, number
 
 from skiplab.contenders import contender
 from skiplab.measure import Point
+from skiplab.store.schema import fault
 from skiplab.workload import DTYPES, AnyWorkload, DecodeWorkload, LinearWorkload, Workload
 
 DEFAULT_CONTENDERS = ("blockskip", "sdpa", "sdpa-causal", "flex")
@@ -86,8 +88,25 @@ class Grid:
 
     @classmethod
     def from_parameters(cls, parameters: dict[str, Any]) -> Self:
-        """The sweep that a run's header describes."""
-        return cls(**{name: _frozen(value) for name, value in parameters.items()})
+        """The sweep that a run's header describes; ValueError names the parameter that it cannot be made of.
+
+        One whose default is None may be missing, as in older files.
+        """
+        known = {field.name: field.default for field in fields(cls)}  # type: ignore[arg-type]
+        for name, value in parameters.items():
+            if name not in known:
+                raise ValueError(
+                    f"{name}: got {value!r}; the parameters of `skiplab {cls.verb}` are {', '.join(known)}"
+                )
+        missing = [name for name, default in known.items() if default is not None and name not in parameters]
+        if missing:
+            raise ValueError(f"the parameters of `skiplab {cls.verb}` lack {', '.join(missing)}")
+        try:
+            return msgspec.convert(parameters, cls)
+        except msgspec.ValidationError as error:
+            if isinstance(error.__cause__, ValueError | TypeError):  # of __post_init__: it names the field itself
+                raise error.__cause__ from None
+            raise ValueError(fault(error, parameters, "parameters")) from error
 
 
 OPTIONS = {"contenders": "contender", "budget_s": "budget"}
@@ -99,10 +118,6 @@ def _word(value: Any) -> str:
     if isinstance(value, tuple):
         return "x".join(map(str, value))
     return f"{value:g}" if isinstance(value, float) else shlex.quote(str(value))
-
-
-def _frozen(value: Any) -> Any:
-    return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else value
 
 
 @dataclass(frozen=True)

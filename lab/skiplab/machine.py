@@ -227,7 +227,8 @@ def read_probe(device: str) -> Probe:
 def product_probe(device: str, dtype: str) -> Probe:
     """A square product of normal numbers."""
     size = 8192 if torch.device(device).type == "cuda" else 768
-    a, b = (torch.randn(size, size, device=device).to(getattr(torch, dtype)) for _ in range(2))
+    numbers = (torch.randn(size, size, dtype=torch.float32, device=device) for _ in range(2))
+    a, b = (x.to(getattr(torch, dtype)) for x in numbers)
     return Probe(torch.mm, (a, b), 2 * size**3)
 
 

@@ -3,33 +3,22 @@
 from __future__ import annotations
 
 import base64
-import html
+import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from skiplab import figures
+from skiplab import figures, thin
 from skiplab.figures.frames import AXES
-from skiplab.store import OPERATION_AXES, Run, query
+from skiplab.store import END, OPERATION_AXES, Run, file_name, query
+from skiplab.templates import plotly_text, render, trusted
 
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
-
-STYLE = """
-:root { color-scheme: light dark; }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.5rem; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .875rem; }
-th, td { padding: .25rem .75rem; text-align: right; border-bottom: 1px solid #8886; white-space: nowrap; }
-th:first-child, td:first-child, th:last-child, td:last-child { text-align: left; }
-.facts td { white-space: normal; overflow-wrap: anywhere; } figure { margin: 2rem 0; }
-.scroll { overflow-x: auto; } pre { overflow-x: auto; padding: .75rem; border: 1px solid #8886; border-radius: .25rem; }
-.from { opacity: .75; }
-"""
 
 
 @dataclass(frozen=True)
@@ -70,6 +59,8 @@ AXIS_WORDS: dict[str, Callable[[float], str]] = {
 }
 UNCLAIMED = {"busy", "bimodal", "impossible", "unchecked", "unconverged"}  # no speed-up is claimed on these
 LEGEND = {"orientation": "v", "x": 1.01, "xanchor": "left", "y": 1, "yanchor": "top"}  # beside: lines are many
+RAW_BYTES = 6_000_000
+"""A run of more is not in its report: a browser would take long to open the page."""
 DOUBTS = {
     "launch-bound": "called one by one it takes over 10 % longer than replayed: the host is the limit",
     "l2-resident": "what a call reads was not rotated past five times the last cache",
@@ -85,7 +76,7 @@ DOUBTS = {
 
 
 def write_report(run: Run, path: Path | str) -> Path:
-    """Write the run's report to `path` (one HTML file, about 5 MB: it holds plotly itself) and return the path."""
+    """Write the run's report to `path` (one HTML file: plotly's 5 MB, and 15 more at most) and return the path."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(report_html(run), encoding="utf-8")
@@ -93,32 +84,20 @@ def write_report(run: Run, path: Path | str) -> Path:
 
 
 def report_html(run: Run) -> str:
-    """The report as text."""
+    """The report as text. Of a long run it shows a part, and says of each figure and table what is left out."""
     from plotly.offline import get_plotlyjs
 
     table = run.frame()
-    command = run.header.get("command", "")
-    parts = [
-        f"<h1>{html.escape(title(run))}</h1>",
-        f"<p class=from>{html.escape(run.provenance)}, {html.escape(str(run.header.get('start', '')))}</p>",
-        f"<p>{html.escape(summary(table))}</p>",
-        *(_figure(figure, text) for figure, text in report_figures(table)),
-        f"<h2>Times</h2><p>Median of each point; {BASES[run.operation].words}.</p>",
-        _html_table(time_table(table)),
-        "<h2>Every point</h2>", _html_table(point_table(table)), _doubts(table),
-        "<h2>Run it again</h2>", f"<pre>{html.escape(command)}</pre>" if command else "",
-        "<p>Or, with the file below: <code>skiplab rerun RUN.jsonl</code>, which also says what differs.</p>",
-        "<h2>Where it is from</h2>", "<div class=facts>",
-        _html_table(header_table(run)),
-        "</div>",
-        "<h2>Raw data</h2>", _download(run),
-    ]  # fmt: skip
-    return (
-        "<!doctype html><html lang=en><meta charset=utf-8>"
-        "<meta name=viewport content='width=device-width, initial-scale=1'>"
-        f"<title>{html.escape(title(run))}</title><style>{STYLE}</style><script>{get_plotlyjs()}</script>"
-        f"<body>{''.join(parts)}</body></html>"
-    )
+    axes = (*OPERATION_AXES[run.operation], "mask")
+    times, points = thin.places(table, axes), thin.points(table)
+    return "<!doctype html>\n" + render(
+        "report.page", title=title(run), plotly=trusted(get_plotlyjs()), provenance=run.provenance,
+        start=run.header.get("start", ""), summary=summary(table),
+        figures=[(_drawn(figure), text) for figure, text in report_figures(table)],
+        base=BASES[run.operation].words, times=time_table(times.table), times_left_out=times.words,
+        points=point_table(points.table), points_left_out=points.words, flags=_doubts(table),
+        command=run.header.get("command", ""), header=header_table(run), raw=raw_data(run),
+    )  # fmt: skip
 
 
 def title(run: Run) -> str:
@@ -141,48 +120,69 @@ def summary(table: pd.DataFrame) -> str:
         return text
     operation = table["operation"].iloc[0]
     base, axes = BASES[operation], OPERATION_AXES[operation]
-    doubtful = [bool(UNCLAIMED & set(flags.split(", "))) for flags in table["flags"]]
-    clean = table.loc[[not doubt for doubt in doubtful]]
-    faster = figures.speedups(clean, base.contender, (*AXES, *(set(axes) - set(AXES))))
-    ours = [row for row in records(faster) if row["contender"] == "blockskip"]
-    if not ours:
-        return f"{text} No speed-up is claimed: no pair of points is free of doubt." if any(doubtful) else text
-    best = max(ours, key=lambda row: row["speedup"])
+    unclaimed = [flags for flags in table["flags"].unique() if UNCLAIMED & set(flags.split(", "))]
+    doubtful: Any = table["flags"].isin(unclaimed)
+    faster: Any = figures.speedups(table.loc[~doubtful], base.contender, (*AXES, *(set(axes) - set(AXES))))
+    ours = faster[faster["contender"] == "blockskip"].sort_values("speedup")
+    if not len(ours):
+        return f"{text} No speed-up is claimed: no pair of points is free of doubt." if doubtful.any() else text
+    best = records(ours.iloc[-1:])[0]
     place = ", ".join(_axis_words(name, best) for name in axes if not (name == "buffer" or best[name] is None))
-    return (
-        f"{text} {base.ours} is up to {best['speedup']:.1f} times as fast as {base.label} "
-        f"({place}; results checked against float64)."
-    )
+    words = _compared(best["speedup"], base.label)
+    return f"{text} {base.ours} is {words} ({place}; results checked against float64)."
+
+
+def _compared(best: float, base: str) -> str:
+    """The largest of several speed-ups over a base, in words; one below 1 says that all of them are slow-downs."""
+    if best >= 1.05:
+        return f"up to {best:.1f} times as fast as {base}"
+    if best > 0.95:
+        return f"at best about as fast as {base}"
+    return f"slower than {base} at every point compared, and takes at least {1 / best:.1f} times as long"
 
 
 def report_figures(table: pd.DataFrame) -> list[tuple[go.Figure, str]]:
     """The figures and the text under each."""
     operation = table["operation"].iloc[0] if len(table) else "attention"
-    against = (
-        figures.measured_vs_predicted(table),
-        "Each point against the least time that the machine's roofs allow.",
-    )
-    if operation == "decode":
-        return [
-            (figures.decode_time(table), "Time of a decode step; in grey the least that the machine's roofs allow."),
-            (figures.decode_bandwidth(table), "Bytes that a step must move, each once, over its time."),
-            against,
-        ]
-    if operation == "linear":
-        return [
-            (figures.linear_time(table), "Time of a product, and the least that the machine's roofs allow."),
-            (figures.linear_bandwidth(table), "Bytes that a product must move, each once, over its time."),
-            against,
-        ]
+    make = {"attention": _prefill_figures, "decode": _decode_figures, "linear": _linear_figures}[operation]
+    part = thin.scatter(table[table["status"] == "ok"], "bound_ms", "median_ms")
+    against = figures.measured_vs_predicted(part.table if part.words else table)
+    words = f"Each point against the least time that the machine's roofs allow. {part.words}"
+    return [*make(table, [*OPERATION_AXES[operation], "mask"]), (against, words)]
+
+
+def _prefill_figures(table: pd.DataFrame, axes: list[str]) -> list[tuple[go.Figure, str]]:
+    faster, rate = thin.lines(table, "q_len", axes, "sdpa"), thin.lines(table, "q_len", axes)
+    pairs = thin.grid(table[table["contender"].isin(["sdpa", "blockskip"])], "q_len", ["window", "mask"])
+    ours = thin.groups(table[table["contender"] == "blockskip"], axes)
+    slider = "move the slider to change the window or mask."
     return [
-        (
-            with_window_slider(figures.speedup, table),
-            "Speed-up over dense + mask; move the slider to change the window or mask.",
-        ),
-        (with_window_slider(figures.throughput, table), "Prompt tokens a second through one layer's attention."),
-        (figures.heatmap(table), "Times that block-skip is faster than dense + mask."),
-        (figures.flops(table), "What the mask keeps, what block-skip executes, what dense attention executes."),
-        against,
+        (with_window_slider(figures.speedup, faster.table), f"Speed-up over dense + mask; {slider} {faster.words}"),
+        (with_window_slider(figures.throughput, rate.table),
+         f"Prompt tokens a second through one layer's attention. {rate.words}"),
+        (figures.heatmap(pairs.table), f"Times that block-skip is faster than dense + mask. {pairs.words}"),
+        (figures.flops(ours.table),
+         f"What the mask keeps, what block-skip executes, what dense attention executes. {ours.words}"),
+    ]  # fmt: skip
+
+
+def _decode_figures(table: pd.DataFrame, axes: list[str]) -> list[tuple[go.Figure, str]]:
+    part = thin.lines(table, "kv_len", axes)
+    time = "Time of a decode step; in grey the least that the machine's roofs allow."
+    bytes_moved = "Bytes that a step must move, each once, over its time."
+    return [
+        (figures.decode_time(part.table), f"{time} {part.words}"),
+        (figures.decode_bandwidth(part.table), f"{bytes_moved} {part.words}"),
+    ]
+
+
+def _linear_figures(table: pd.DataFrame, axes: list[str]) -> list[tuple[go.Figure, str]]:
+    part = thin.groups(table, axes)
+    time = "Time of a product, and the least that the machine's roofs allow."
+    bytes_moved = "Bytes that a product must move, each once, over its time."
+    return [
+        (figures.linear_time(part.table), f"{time} {part.words}"),
+        (figures.linear_bandwidth(part.table), f"{bytes_moved} {part.words}"),
     ]
 
 
@@ -195,7 +195,7 @@ def with_window_slider(make: Callable[[pd.DataFrame], go.Figure], table: pd.Data
     owners = [index for index, (_, one) in enumerate(made) for _ in one.data]
     figure.add_traces([trace for _, one in made[1:] for trace in one.data])
     steps = [
-        {"label": name, "method": "update", "args": [{"visible": [owner == index for owner in owners]}]}
+        {"label": plotly_text(name), "method": "update", "args": [{"visible": [owner == index for owner in owners]}]}
         for index, (name, _) in enumerate(made)
     ]
     for trace, owner in zip(figure.data, owners, strict=True):
@@ -217,12 +217,11 @@ def time_table(table: pd.DataFrame) -> pd.DataFrame:
     for row in records(table):
         place = *(_order(row[name]) for name in axes), str(row["mask"])
         cells.setdefault(place, {})[row["contender"]] = row
-    lines = []
+    lines, contenders = [], table["contender"].unique()
     for _, rows in sorted(cells.items()):
         first = next(iter(rows.values()))
         time = rows[base.contender]["median_ms"] if base.contender in rows else math.nan
         place = {AXIS_HEADS.get((operation, name), name): _place(name, first) for name in axes}
-        contenders = dict.fromkeys(table["contender"])
         lines.append({**place, **{name: _cell(rows.get(name), time, base.contender) for name in contenders}})
     return pd.DataFrame.from_records(lines)
 
@@ -294,30 +293,52 @@ def header_table(run: Run) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=["what", "value"])
 
 
-def _doubts(table: pd.DataFrame) -> str:
-    seen = sorted({flag for flags in table["flags"] for flag in flags.split(", ") if flag})
-    lines = "".join(f"<li><code>{flag}</code>: {DOUBTS.get(flag, '')}</li>" for flag in seen)
-    return f"<p>Flags (a star in the table of times):</p><ul>{lines}</ul>" if seen else ""
+def _doubts(table: pd.DataFrame) -> list[tuple[str, str]]:
+    """Each flag of the run, and what it means."""
+    seen = sorted({flag for flags in table["flags"].unique() for flag in flags.split(", ") if flag})
+    return [(flag, DOUBTS.get(flag, "")) for flag in seen]
 
 
-def _figure(figure: go.Figure, text: str) -> str:
+def _drawn(figure: go.Figure) -> str:
+    """A live figure as plotly writes it: its data stands in a script, with `<` and `>` as escapes of JSON."""
     figure.update_layout(legend=LEGEND, margin_r=240)
-    drawn = figure.to_html(full_html=False, include_plotlyjs=False, config={"responsive": True})
-    return f"<figure>{drawn}<figcaption>{html.escape(text)}</figcaption></figure>"
+    return trusted(figure.to_html(full_html=False, include_plotlyjs=False, config={"responsive": True}))
 
 
-def _html_table(table: pd.DataFrame) -> str:
-    return f"<div class=scroll>{table.fillna('').to_html(index=False, border=0)}</div>"
+@dataclass(frozen=True)
+class RawData:
+    """The run file in the page as base64, every sample; or, of a large one, its size and hash and no data."""
+
+    name: str
+    points: int
+    base64: str = ""
+    megabytes: float = 0.0
+    sha256: str = ""
 
 
-def _download(run: Run) -> str:
-    """The run file itself: every sample, as a link that works without a server."""
-    end = [{"record": "end", "end": run.header["end"]}] if "end" in run.header else []
-    header = {name: value for name, value in run.header.items() if name != "end"}
-    text = "".join(json.dumps(record) + "\n" for record in [header, *run.rows, *end])
-    data = base64.b64encode(text.encode()).decode()
-    name = f"{run.path.stem if run.path else run.run_id}.jsonl"
-    return (
-        f"<p><a download='{html.escape(name)}' href='data:application/x-ndjson;base64,{data}'>{html.escape(name)}</a>: "
-        f"JSON lines, {len(run.rows)} points with every sample in nanoseconds.</p>"
-    )
+def raw_data(run: Run) -> RawData:
+    """The run's records as JSON lines, up to `RAW_BYTES`; of more, what tells the file where they are."""
+    name = file_name(run.path.stem if run.path else run.run_id, ".jsonl")
+    lines, size = [], 0
+    for line in _lines(run):
+        size += len(line)
+        if size > RAW_BYTES:
+            return _elsewhere(run, name)
+        lines.append(line)
+    return RawData(name, len(run.rows), base64.b64encode(b"".join(lines)).decode())
+
+
+def _elsewhere(run: Run, name: str) -> RawData:
+    """What tells the run's file, where there is one."""
+    if run.path is None or not run.path.is_file():
+        return RawData(name, len(run.rows))
+    with run.path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return RawData(run.path.name, len(run.rows), "", run.path.stat().st_size / 1e6, digest)
+
+
+def _lines(run: Run) -> Iterator[bytes]:
+    header = {name: value for name, value in run.header.items() if name not in END}
+    end = {name: run.header[name] for name in END if name in run.header}
+    for records_ in ([header], run.rows, [{"record": "end", **end}] if end else []):
+        yield from (json.dumps(record).encode() + b"\n" for record in records_)

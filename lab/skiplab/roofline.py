@@ -1,16 +1,20 @@
 """Work x machine -> the least time that the roofs allow, and a prediction for each operation.
 
-One formula, `bound_of`: a run's frame takes it for `bound_ms`, figures and widgets for what they predict.
+One formula, `roof_seconds`: a run's frame takes it for `bound_ms`, figures and widgets for what they predict.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import blockskip as bs
+import numpy as np
 
 from skiplab.machine import Machine
 from skiplab.workload import DecodeWorkload, LinearWorkload, Workload
+
+Numbers = TypeVar("Numbers", float, np.ndarray)
 
 
 @dataclass(frozen=True)
@@ -30,10 +34,14 @@ class Prediction:
     source: str
 
 
+def roof_seconds(flops: Numbers, moved_bytes: Numbers, machine: Machine) -> tuple[Numbers, Numbers]:
+    """FLOPs / rate and bytes / bandwidth, the least seconds that compute and memory take; of numbers or of arrays."""
+    return flops / (machine.tflops * 1e12), moved_bytes / (machine.bandwidth_gbps * 1e9)
+
+
 def bound_of(flops: float, moved_bytes: float, machine: Machine) -> Bound:
-    """max(FLOPs / rate, bytes / bandwidth)."""
-    compute = flops / (machine.tflops * 1e12)
-    memory = moved_bytes / (machine.bandwidth_gbps * 1e9)
+    """The longer of the two."""
+    compute, memory = roof_seconds(flops, moved_bytes, machine)
     return Bound(max(compute, memory), "compute" if compute >= memory else "memory")
 
 

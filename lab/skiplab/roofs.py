@@ -20,9 +20,10 @@ import torch
 
 from skiplab import machine
 from skiplab.machine import Machine, Probe
-from skiplab.store import data_path, slug
+from skiplab.rotation import rotate
+from skiplab.store import data_path, file_name
 from skiplab.sweep import now, triton_version
-from skiplab.timing import rotate, time_callable
+from skiplab.timing import time_callable
 
 SCHEMA = 1
 READ_BYTES = tuple(size << 20 for size in (8, 16, 32, 64, 128, 256))
@@ -141,7 +142,7 @@ def _small_read(size: int, device: str, rate: Callable[[str, Probe], Rate]) -> R
     """One kernel that sums so many bytes: torch's on a CPU, the fastest of `READINGS` on a GPU."""
     what = f"one kernel's sum of {size >> 20} MiB"
     if torch.device(device).type != "cuda":
-        return rate(what, Probe(torch.sum, (torch.ones(size // 8, dtype=torch.int64),), size))
+        return rate(what, Probe(torch.sum, (torch.ones(size // 8, dtype=torch.int64, device="cpu"),), size))
     from skiplab.reading import READINGS
 
     data = torch.ones(size // 4, dtype=torch.int32, device=device)
@@ -151,7 +152,7 @@ def _small_read(size: int, device: str, rate: Callable[[str, Probe], Rate]) -> R
 
 def roofs_path(device_name: str) -> Path:
     """Where a device's roofs are kept."""
-    return data_path("machines", f"{slug(device_name)}.json")
+    return data_path("machines", file_name(device_name, ".json"))
 
 
 def write_roofs(roofs: Roofs, path: Path) -> None:

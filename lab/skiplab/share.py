@@ -22,7 +22,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from skiplab.store import SCHEMA, Run, read_run, runs_directory
+from skiplab.store import SCHEMA, Run, data_path, file_name, inside, read_run, runs_directory
 
 WIDGET, PLOTLY = "application/vnd.jupyter.widget-view+json", "application/vnd.plotly.v1+json"
 PACKAGES = (
@@ -59,17 +59,34 @@ def share(notebook: Path | str, out_dir: Path | str, *, timeout_s: float = 1800.
     document = read_notebook(notebook)
     account = execute(document, notebook.parent, timeout_s)
     plain(document)
-    (out_dir / "runs").mkdir(parents=True, exist_ok=True)
-    _write_notebook(document, out_dir / f"{notebook.stem}.ipynb")
-    (out_dir / f"{notebook.stem}.html").write_text(page(document), encoding="utf-8")
-    runs = {f"{name}.jsonl": text for name, text in account.pop("runs").items()}
-    for name, text in runs.items():
-        (out_dir / "runs" / name).write_text(text, encoding="utf-8")
+    runs = named(account.pop("runs"))
     hashes = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in runs.items()}
     about = {"notebook": notebook.stem, **account, "runs": hashes}
-    (out_dir / "about.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
-    (out_dir / "README.txt").write_text(_readme(notebook.stem, about), encoding="utf-8")
+    write(out_dir, {
+        f"{notebook.stem}.ipynb": _notebook_text(document), f"{notebook.stem}.html": page(document),
+        **{f"runs/{name}": text for name, text in runs.items()},
+        "about.json": json.dumps(about, indent=1) + "\n", "README.txt": _readme(notebook.stem, about),
+    })  # fmt: skip
     return out_dir
+
+
+def named(runs: Mapping[str, str]) -> dict[str, str]:
+    """The texts of runs by the names of their files, made of the runs' ids; equal names get numbers."""
+    found: dict[str, str] = {}
+    for run_id, text in runs.items():
+        names = (
+            file_name(run_id, f"{end}.jsonl") for end in ("", *(f"-{number}" for number in range(2, len(runs) + 1)))
+        )
+        found[next(name for name in names if name not in found)] = text
+    return found
+
+
+def write(folder: Path, texts: Mapping[str, str]) -> None:
+    """Write each text to its path in the folder; ValueError, and nothing is written, where one would leave it."""
+    paths = {inside(folder, name): text for name, text in texts.items()}
+    for path, text in paths.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
 
 
 def read_notebook(path: Path) -> Any:
@@ -158,7 +175,7 @@ def used_runs(namespace: Mapping[str, Any]) -> list[Run]:
     found = {run.run_id: run for value in values for run in _runs_in(value)}
     wanted = {name for value in values for name in _run_ids(value)} - set(found)
     if wanted:
-        folders = [runs_directory(), Path("runs")]
+        folders = dict.fromkeys([data_path("runs"), runs_directory(), Path("runs")])
         stored = (read_run(path) for folder in folders for path in sorted(folder.glob("*.jsonl")))
         found |= {run.run_id: run for run in stored if run.run_id in wanted}
     return [found[name] for name in sorted(found)]
@@ -228,10 +245,10 @@ def _outputs(document: Any) -> Iterator[Any]:
         yield from cell.get("outputs", ())
 
 
-def _write_notebook(document: Any, path: Path) -> None:
+def _notebook_text(document: Any) -> str:
     import nbformat
 
-    nbformat.write(document, path)
+    return nbformat.writes(document) + "\n"
 
 
 def _version(name: str) -> str | None:

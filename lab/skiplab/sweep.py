@@ -8,8 +8,8 @@ import platform
 import subprocess
 import sys
 import uuid
-from collections.abc import Callable, Collection, Iterable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -23,7 +23,7 @@ from skiplab.grid import DEFAULT_CONTENDERS, AnySweep, DecodeSweep, LinearSweep,
 from skiplab.grid import Sweep as Sweep
 from skiplab.machine import Machine, default_device, describe, this_machine
 from skiplab.measure import Child, Measurement, Point, measure
-from skiplab.measure.child import bars_of_one_process
+from skiplab.measure.serving import bars_of_one_process
 from skiplab.store import Run, RunWriter, runs_directory, slug
 from skiplab.timing import THROTTLE_RETRIES, Cancelled
 
@@ -74,15 +74,21 @@ def triton_version() -> str | None:
 
 
 def git_state() -> dict[str, Any]:
-    """Commit and whether tracked files differ from it; {} outside a repository."""
-    root = Path(__file__).parent
+    """Commit of this checkout and whether tracked files differ from it; {} where this file is in no checkout of ours.
+
+    An installed package may lie inside another project's repository, whose commit says nothing of ours.
+    """
+    here = Path(__file__).resolve()
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
 
     def git(*words: str) -> str:
-        return subprocess.run(
-            ["git", "-C", str(root), *words], capture_output=True, text=True, check=True
-        ).stdout.strip()
+        command = ["git", "-C", str(here.parent), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout.strip()
 
     try:
+        git("ls-files", "--error-unmatch", here.name)  # fails where the file is not tracked, in site-packages say
+        if git("rev-parse", "--show-prefix") != "lab/skiplab/":
+            return {}
         return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "-uno"))}
     except (OSError, subprocess.CalledProcessError):
         return {}
@@ -100,6 +106,7 @@ def run_sweep(
     path: Path | str | None = None,
     *,
     topic: str | None = None,
+    on_start: Callable[[Run], None] | None = None,
     on_measurement: Callable[[Measurement], None] | None = None,
     cancelled: Callable[[], bool] = lambda: False,
     progress: bool = True,
@@ -109,7 +116,11 @@ def run_sweep(
 ) -> Run:
     """Measure every point that the run file does not hold yet, and return the run.
 
+    ValueError, and the file stays as it is, where it is no run, one of other parameters, or being written by another.
+    Cancelled, or interrupted by Ctrl-C, it keeps what was measured under an end that says so; the same call goes on.
+
     path: the JSONL file, continued if it exists; None is `default_path` with the topic (default: the operation).
+    on_start: called with what the file holds already, once it is repaired, before the first point is measured.
     on_measurement: called after each row is on the disk.
     cancelled: asked several times a second; what has been measured is kept.
     isolate: measure in a child process, which a crash or a timeout ends; without it everything happens in this one.
@@ -125,25 +136,38 @@ def run_sweep(
         raise ValueError(f"device: torch sees no {sweep.device} here; cpu is always there")
     points = sweep.points()  # before there is a file: a sweep that cannot be leaves none
     machine = this_machine(sweep.device, sweep.dtype)
-    writer = RunWriter(path, run_header(sweep, topic, machine))
-    settled = writer.settled(again)
-    points = [point for point in points if row_key(point) not in settled]
-    bar = tqdm(points, unit="point", disable=not progress, desc="measured")
-    with Child() if isolate and points else nullcontext() as child, bar:
-        take = child.measure if child is not None else measure
-        for point in bar:
-            bar.set_postfix_str(f"{point.contender}, {point.workload.size}", refresh=True)
-            try:
+    with RunWriter(path, run_header(sweep, topic, machine)) as writer:
+        if on_start is not None:
+            on_start(writer.run)
+        settled = writer.settled(again)
+        points = [point for point in points if row_key(point) not in settled]
+        bar = tqdm(points, unit="point", disable=not progress, desc="measured")
+        with ending(writer), Child() if isolate and points else nullcontext() as child, bar:
+            take = child.measure if child is not None else measure
+            for point in bar:
+                bar.set_postfix_str(f"{point.contender}, {point.workload.size}", refresh=True)
                 if cancelled():
                     raise Cancelled
                 limits = {"machine": machine, "retries": retries, "cancelled": cancelled}
                 taken = take(point, sweep.seed, sweep.budget_s, **limits)
-            except Cancelled:
-                break
-            writer.append({**taken.row(), "key": row_key(point), "source_hash": source_hash()})
-            if on_measurement is not None:
-                on_measurement(taken)
-    return replace(writer.finish(now()), source="measured")
+                writer.append({**taken.row(), "key": row_key(point), "source_hash": source_hash()})
+                if on_measurement is not None:
+                    on_measurement(taken)
+        return replace(writer.run, source="measured")
+
+
+@contextmanager
+def ending(writer: RunWriter) -> Iterator[None]:
+    """Notes the run's end when the block is left, as interrupted by Cancelled, which ends here, or by Ctrl-C."""
+    try:
+        yield
+    except Cancelled:
+        writer.finish(now(), interrupted=True)
+    except KeyboardInterrupt:
+        writer.finish(now(), interrupted=True)
+        raise
+    else:
+        writer.finish(now())
 
 
 def row_key(point: Point) -> str:

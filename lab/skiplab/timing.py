@@ -7,24 +7,24 @@ On a CPU `cpu`: perf_counter around single calls over rotated inputs.
 
 from __future__ import annotations
 
-import copy
+import random
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import cycle
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from skiplab.machine import clocks, cpu_use, last_cache_bytes, others_share
+from skiplab.rotation import ROTATION, ArgsSets, size_of, stir
 
 MIN_SAMPLES = 10
 MIN_SECONDS = 0.5
 TARGET_ERROR = 0.005  # relative standard error of the median
 MAX_SECONDS = 15.0
-ROTATION = 5  # inputs in rotation fill the last cache this many times
-ROTATION_LIMIT = {"cuda": 8 << 30, "cpu": 256 << 20}  # bytes; of a GPU's free memory half at most
 THROTTLE_RETRIES = 2
 # NVML's reasons that slow a kernel: software power cap and thermal, hardware slowdown, thermal, power brake.
 THROTTLE_BITS = 0x4 | 0x8 | 0x20 | 0x40 | 0x80
@@ -34,63 +34,33 @@ OTHER_SAMPLES = 100  # of the ways that only stand beside `graph`
 COOL_S = 1.0  # pause before throttled samples are taken again
 LAUNCH_BOUND = 1.10  # eager over graph
 
-ArgsSets = Sequence[Sequence[Any]]
-
 
 class Cancelled(Exception):
     """The caller asked to stop."""
 
 
 @dataclass(frozen=True)
+class Repeat:
+    """One of the ways in which a callable was timed, to be run once more: `run()` gives the result of `args`."""
+
+    way: str
+    args: Sequence[Any]
+    run: Callable[[], Any]
+
+
+@dataclass(frozen=True)
 class Timing:
-    """`samples_ns` of one call each, in order, by `method` (cpu, graph or eager); CUDA's other ways in `others`."""
+    """`samples_ns` of one call each, in order, by `method` (cpu, graph or eager); CUDA's other ways in `others`.
+
+    repeats: whoever refills their arguments sees whether what was timed computes, or remembers.
+    """
 
     samples_ns: tuple[int, ...]
     method: str
     flags: tuple[str, ...] = ()
     others: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     clocks: Mapping[str, Any] = field(default_factory=dict)
-
-
-def rotate(args: Sequence[Any], device: str, read: int | None = None) -> list[tuple[Any, ...]]:
-    """Copies of the arguments of which calls in turn read `ROTATION` times the last cache, as far as the limit allows.
-
-    read: the bytes of them that a call reads, where that is not all: what a window leaves out of a cache never comes.
-    """
-    size = size_of(args)
-    wanted = -(-ROTATION * last_cache_bytes(device) // max(1, min(size, read or size)))
-    copies = max(1, min(wanted, _room(device) // max(1, size)))
-    return [tuple(args), *(tuple(map(clone, args)) for _ in range(copies - 1))]
-
-
-def _room(device: str) -> int:
-    kind = torch.device(device).type
-    if kind != "cuda":
-        return ROTATION_LIMIT[kind]
-    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # by torch, for whoever asks next
-    return min(ROTATION_LIMIT[kind], (torch.cuda.mem_get_info(device)[0] + kept) // 2)
-
-
-def size_of(argument: Any) -> int:
-    """Bytes of a tensor, of a packed weight, of a module's parameters and buffers, or of all in a sequence."""
-    if argument is None:
-        return 0
-    if isinstance(argument, tuple | list):
-        return sum(size_of(item) for item in argument)
-    if isinstance(argument, torch.nn.Module):
-        return sum(tensor.nbytes for tensor in (*argument.parameters(), *argument.buffers()))
-    return argument.nbytes
-
-
-def clone(argument: Any) -> Any:
-    """A copy of one of a contender's arguments, in memory of its own."""
-    if hasattr(argument, "clone"):
-        return argument.clone()
-    if isinstance(argument, tuple):
-        copies = [None if item is None else clone(item) for item in argument]
-        make: Any = type(argument)
-        return make(*copies) if hasattr(argument, "_fields") else make(copies)
-    return copy.deepcopy(argument)
+    repeats: tuple[Repeat, ...] = ()
 
 
 def time_callable(
@@ -120,7 +90,13 @@ def time_callable(
         flags.append("l2-resident")
     if is_bimodal(timing.samples_ns):
         flags.append("bimodal")
-    return Timing(timing.samples_ns, timing.method, tuple(flags), timing.others, timing.clocks)
+    return replace(timing, flags=tuple(flags))
+
+
+def _repeated_calls(way: str, fn: Callable[..., Any], args_sets: ArgsSets) -> tuple[Repeat, ...]:
+    """Calls on the first arguments, which were timed most often, and on some others."""
+    chosen = {0, random.randrange(len(args_sets))}
+    return tuple(Repeat(way, args_sets[i], partial(fn, *args_sets[i])) for i in sorted(chosen))
 
 
 def _time_cpu(fn: Callable[..., Any], args_sets: ArgsSets, budget_s: float, cancelled: Callable[[], bool]) -> Timing:
@@ -128,7 +104,8 @@ def _time_cpu(fn: Callable[..., Any], args_sets: ArgsSets, budget_s: float, canc
     samples, converged = _collect(_cpu_sampler(fn, args_sets), budget_s, cancelled)
     others = others_share(before, cpu_use())
     flags = (*(() if converged else ("unconverged",)), *(("busy",) if others > BUSY else ()))
-    return Timing(samples, "cpu", flags, clocks={"others_share": round(others, 3)})
+    repeats = _repeated_calls("cpu", fn, args_sets)
+    return Timing(samples, "cpu", flags, clocks={"others_share": round(others, 3)}, repeats=repeats)
 
 
 def _cpu_sampler(fn: Callable[..., Any], args_sets: ArgsSets) -> Callable[[], int]:
@@ -136,6 +113,7 @@ def _cpu_sampler(fn: Callable[..., Any], args_sets: ArgsSets) -> Callable[[], in
 
     def sample() -> int:
         args = next(sets)
+        stir(args)
         start = time.perf_counter_ns()
         fn(*args)
         return time.perf_counter_ns() - start
@@ -207,9 +185,9 @@ def _time_cuda(
         if graph is None or one is None:
             samples, converged, method, others = eager_samples, eager_ok, "eager", {}
         else:
-            replay, calls = _replay_sampler(graph, len(args_sets))
+            replay, calls = _replay_sampler(graph.graph, len(args_sets))
             samples, converged = _collect(replay, budget_s, cancelled, calls)
-            replay, calls = _replay_sampler(one, 1)
+            replay, calls = _replay_sampler(one.graph, 1)
             warm, _ = _collect(replay, budget_s, cancelled, calls, most=OTHER_SAMPLES)
             method, others = "graph", {"eager": eager_samples, "warm": warm}
         after = clocks(device)
@@ -224,7 +202,9 @@ def _time_cuda(
         flags.append("unconverged")
     if method == "graph" and np.median(eager_samples) > LAUNCH_BOUND * np.median(samples):
         flags.append("launch-bound")
-    return Timing(samples, method, tuple(flags), others, {"before": before, "after": after})
+    graphs = () if graph is None or one is None else (graph.repeat("graph"), one.repeat("warm"))
+    repeats = (*graphs, *_repeated_calls("eager", fn, args_sets))
+    return Timing(samples, method, tuple(flags), others, {"before": before, "after": after}, repeats)
 
 
 def _allocates(fn: Callable[..., Any], args: Sequence[torch.Tensor]) -> bool:
@@ -238,7 +218,23 @@ def _allocates(fn: Callable[..., Any], args: Sequence[torch.Tensor]) -> bool:
     return torch.cuda.max_memory_allocated() - before > result + (1 << 20)
 
 
-def _capture(fn: Callable[..., Any], args_sets: ArgsSets) -> torch.cuda.CUDAGraph | None:
+class _Captured(NamedTuple):
+    """A CUDA graph of calls, and the last call's arguments and result."""
+
+    graph: torch.cuda.CUDAGraph
+    args: Sequence[Any]
+    out: Any
+
+    def repeat(self, way: str) -> Repeat:
+        return Repeat(way, self.args, self.run)
+
+    def run(self) -> Any:
+        self.graph.replay()
+        torch.cuda.synchronize()
+        return self.out
+
+
+def _capture(fn: Callable[..., Any], args_sets: ArgsSets) -> _Captured | None:
     """One call on each set of arguments as a CUDA graph; None where the callable cannot be captured."""
     graph = torch.cuda.CUDAGraph()
     stream = torch.cuda.Stream()
@@ -249,13 +245,14 @@ def _capture(fn: Callable[..., Any], args_sets: ArgsSets) -> torch.cuda.CUDAGrap
     try:
         with torch.cuda.graph(graph):
             for args in args_sets:
-                fn(*args)
+                out = None  # its memory is the next one's
+                out = fn(*args)
     except RuntimeError:  # a call that waits for the device or allocates on the host: eager times stand alone
         torch.cuda.synchronize()
         return None
-    graph.replay()
-    torch.cuda.synchronize()
-    return graph
+    captured = _Captured(graph, args_sets[-1], out)
+    captured.run()
+    return captured
 
 
 def _replay_sampler(graph: torch.cuda.CUDAGraph, calls: int) -> tuple[Callable[[], int], int]:
@@ -282,6 +279,7 @@ def _eager_sampler(fn: Callable[..., Any], args_sets: ArgsSets, device: str) -> 
 
     def sample() -> int:
         args = next(sets)
+        stir(args)
         flush.zero_()
         torch.cuda.synchronize()  # else the flush hides what the host costs
         start.record()

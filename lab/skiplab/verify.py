@@ -19,7 +19,9 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
-from skiplab.contenders import Contender, Unsupported, contender
+from skiplab.contenders import Contender, contender
+from skiplab.contenders.base import Call
+from skiplab.failure import Failure, attempt
 from skiplab.workload import AnyWorkload, DecodeWorkload, LinearWorkload, Workload
 
 ALL_ROWS_UP_TO = 4096
@@ -49,10 +51,15 @@ def sampled_rows(q_len: int, count: int = SAMPLED_ROWS) -> torch.Tensor:
         for border in {tile, (tiles // 2) * tile, tiles * tile}:
             rows |= {border - 1, border}
     rows = {row for row in rows if 0 <= row < q_len}
-    even = torch.linspace(0, q_len - 1, min(count, q_len)).round().to(torch.int64).tolist()
+    even = (
+        torch.linspace(0, q_len - 1, min(count, q_len), dtype=torch.float32, device="cpu")
+        .round()
+        .to(torch.int64)
+        .tolist()
+    )
     for row in even[:: max(1, -(-len(even) // max(1, count - len(rows))))]:
         rows.add(row)
-    return torch.tensor(sorted(rows))
+    return torch.tensor(sorted(rows), dtype=torch.int64, device="cpu")
 
 
 @dataclass(frozen=True)
@@ -70,14 +77,19 @@ def product(workload: LinearWorkload, entry: Contender, inputs: Sequence[torch.T
     out, magnitude = x @ weight.mT, (x.abs() @ weight.abs_().mT).max().item()
     inside = workload.in_features * torch.finfo(torch.float32).eps / 2 + entry.weight_rounding
     rounding = torch.finfo(workload.torch_dtype).eps / 2 * out.abs().max().item()
-    return Truth(torch.arange(workload.rows), out, inside * magnitude + rounding)
+    return Truth(torch.arange(workload.rows, dtype=torch.int64, device="cpu"), out, inside * magnitude + rounding)
+
+
+def truth(workload: Workload | DecodeWorkload, device: str, seed: int, deviation: float, sampled: bool) -> Truth:
+    """The truth for `workload.inputs(device, seed, deviation)`; kept, since several contenders need the same."""
+    return _truth(workload, workload.mask.version, device, seed, deviation, sampled)
 
 
 @lru_cache(maxsize=2)
-def truth(workload: Workload | DecodeWorkload, device: str, seed: int, deviation: float, sampled: bool) -> Truth:
-    """The truth for `workload.inputs(device, seed, deviation)`; kept, since several contenders need the same."""
+def _truth(workload, version, device: str, seed: int, deviation: float, sampled: bool) -> Truth:
+    """version: the mask's, whose contents may change."""
     inputs = workload.inputs(device, seed, deviation)
-    rows = sampled_rows(workload.q_len) if sampled else torch.arange(workload.q_len)
+    rows = sampled_rows(workload.q_len) if sampled else torch.arange(workload.q_len, dtype=torch.int64, device="cpu")
     exact, own = [], []
     for chunk in rows.split(ROW_CHUNK):
         exact_rows, own_rows = _rows(workload, inputs, chunk)
@@ -110,8 +122,9 @@ def _rows(
     keep = _kept(workload, rows)
     seen = keep.any(dim=0).any(dim=0).any(dim=0).nonzero()
     if not len(seen):
-        zeros = torch.zeros(workload.batch, workload.q_heads, len(rows), workload.head_dim, device=q.device)
-        return zeros.double(), zeros.to(q.dtype)
+        shape = workload.batch, workload.q_heads, len(rows), workload.head_dim
+        zeros = torch.zeros(shape, dtype=torch.float64, device=q.device)
+        return zeros, zeros.to(q.dtype)
     # Keys outside this range are masked for every row: their weight is exactly 0.
     keys = slice(int(seen[0]), int(seen[-1]) + 1)
     keep = keep[..., keys]
@@ -140,7 +153,7 @@ def _kept(workload: Workload | DecodeWorkload, rows: torch.Tensor) -> torch.Tens
     """bool [batch or 1, q_heads or 1, rows, kv_len]: which keys those query rows see."""
     by_batch, by_head = workload.mask.varies
     q_pos = (workload.first_position + rows)[:, None]
-    k_pos = torch.arange(workload.keys, device=rows.device)[None, :]
+    k_pos = torch.arange(workload.keys, dtype=torch.int64, device=rows.device)[None, :]
     return torch.stack([
         torch.stack([
             workload.mask.keep(q_pos, k_pos, batch, head, q_row=rows[:, None]).expand(len(rows), workload.keys)
@@ -171,7 +184,7 @@ def verify(
     seed: int,
     *,
     deviation: float = 1.0,
-    fn=None,
+    fn: Call | None = None,
     sampled: bool | None = None,
 ) -> Check:
     """Run the contender on fresh inputs of that seed and judge the result; its inputs must come back unchanged.
@@ -185,21 +198,32 @@ def verify(
     with torch.no_grad():
         out = call(*arguments)
     names = ("x", "weight") if isinstance(workload, LinearWorkload) else ("q", "k", "v")
-    changed = [name for name, now, before in zip(names, inputs, given, strict=True) if not _same_bits(now, before)]
-    if isinstance(workload, LinearWorkload):
-        expected = product(workload, entry, given)
-    else:
-        sampled = workload.q_len > ALL_ROWS_UP_TO if sampled is None else sampled
-        expected = truth(workload, device, seed, deviation, sampled)
-    result = compare(workload, out, expected)
+    changed = [name for name, now, before in zip(names, inputs, given, strict=True) if not same_bits(now, before)]
+    result = compare(workload, out, expected_of(workload, entry, device, seed, given, deviation, sampled))
     if changed:
         return Check(result.error, result.tolerance, f"the call changed its input {', '.join(changed)}")
     return result
 
 
-def _same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
+def expected_of(
+    workload: AnyWorkload,
+    entry: Contender,
+    device: str,
+    seed: int,
+    inputs: Sequence[torch.Tensor],
+    deviation: float = 1.0,
+    sampled: bool | None = None,
+) -> Truth:
+    """The truth for this contender and `inputs`, which are the workload's of that seed and deviation."""
+    if isinstance(workload, LinearWorkload):
+        return product(workload, entry, inputs)
+    sampled = workload.q_len > ALL_ROWS_UP_TO if sampled is None else sampled
+    return truth(workload, device, seed, deviation, sampled)
+
+
+def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
     """Equal, NaN in the same places included: a cache holds some where there is no key."""
-    return torch.equal(a.view(torch.uint8), b.view(torch.uint8))
+    return torch.equal(a.reshape(-1).view(torch.uint8), b.reshape(-1).view(torch.uint8))
 
 
 # Shapes that have caught bugs in other kernels: (q_len, kv_len, q_heads, kv_heads, head_dim, mask).
@@ -261,7 +285,7 @@ def awkward(operation: str, dtype: str) -> list[AnyWorkload]:
 
 @dataclass(frozen=True)
 class CheckRow:
-    """One shape of a check: `status` ok, wrong, unsupported or crashed, and why."""
+    """One shape of a check: `status` ok, wrong, unsupported, out-of-memory or crashed, and why."""
 
     workload: AnyWorkload
     deviation: float
@@ -281,9 +305,9 @@ class CheckReport:
 
     @property
     def passed(self) -> bool:
-        """Nothing wrong or crashed, and at least one shape supported."""
+        """All shapes right that are supported, and at least one."""
         states = {row.status for row in self.rows}
-        return "ok" in states and not states & {"wrong", "crashed"}
+        return "ok" in states and states <= {"ok", "unsupported"}
 
     def counts(self) -> dict[str, int]:
         """How many shapes ended in which status."""
@@ -325,14 +349,13 @@ def check(
 
 
 def _check_row(workload: AnyWorkload, entry: Contender, device: str, seed: int, deviation: float) -> CheckRow:
-    reason = entry.supports(workload, device)
-    if reason is not None:
-        return CheckRow(workload, deviation, "unsupported", text=reason)
-    try:
-        result = verify(workload, entry, device, seed, deviation=deviation)
-    except Unsupported as error:
-        return CheckRow(workload, deviation, "unsupported", text=str(error))
-    except Exception as error:  # a user's kernel may raise anything; the report names it
-        return CheckRow(workload, deviation, "crashed", text=f"{type(error).__name__}: {error}")
+    result = attempt(lambda: _supported(workload, entry, device, seed, deviation))
+    if isinstance(result, Failure):
+        return CheckRow(workload, deviation, result.status, text=result.text)
     status = "ok" if result.passed else "wrong"
     return CheckRow(workload, deviation, status, result.error, result.tolerance, result.problem)
+
+
+def _supported(workload: AnyWorkload, entry: Contender, device: str, seed: int, deviation: float) -> Check | Failure:
+    reason = entry.supports(workload, device)
+    return Failure("unsupported", reason) if reason else verify(workload, entry, device, seed, deviation=deviation)

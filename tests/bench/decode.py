@@ -23,7 +23,8 @@ import torch.nn.functional as F
 from blockskip.attention import decode_api, decode_plan
 from blockskip.config import TileConfig
 from record import FOLDER, machine, table, write
-from skiplab.timing import rotate, time_callable
+from skiplab.rotation import rotate
+from skiplab.timing import time_callable
 
 # name -> query heads, KV heads, head dim, window
 SHAPES = {

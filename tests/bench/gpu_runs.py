@@ -24,7 +24,7 @@ from pebble import ProcessPool
 from skiplab.grid import AnySweep, DecodeSweep, LinearSweep, Sweep
 from skiplab.machine import device_name
 from skiplab.measure import Point
-from skiplab.measure.child import begin_child
+from skiplab.measure.serving import begin_child
 from skiplab.store import runs_directory, slug
 from skiplab.sweep import run_sweep
 from skiplab.timing import THROTTLE_RETRIES
@@ -138,7 +138,7 @@ def compile_first(points: Iterable[Point]) -> None:
         (p for p in points if p.contender.startswith(COMPILED)), key=lambda p: "blockskip" in p.contender
     )
     workers = max(1, min(14, (os.cpu_count() or 2) - 2))
-    with ProcessPool(workers, initializer=begin_child, context=get_context("spawn")) as pool:
+    with ProcessPool(workers, initializer=begin_child, initargs=(os.getpid(),), context=get_context("spawn")) as pool:
         futures = {point: pool.schedule(call_once, args=(point,), timeout=COMPILE_S) for point in slow_first}
         for point, future in futures.items():
             if error := future.exception():  # its row will say the same

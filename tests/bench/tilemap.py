@@ -15,7 +15,7 @@ from pathlib import Path
 
 import blockskip as bs
 import torch
-from blockskip import tilemap as tilemaps
+from blockskip.mask import SHARED
 from record import FOLDER, interleaved, machine, table, write
 from torch.nn.attention.flex_attention import create_block_mask
 
@@ -35,7 +35,7 @@ LIMIT_MB = 100
 
 
 def build(mask, length: int) -> bs.TileMap:
-    tilemaps._built.cache_clear()
+    SHARED.clear()
     return bs.TileMap.build(mask, length, length, TILE, TILE)
 
 

@@ -268,7 +268,8 @@ def test_large_limits_that_fit_are_no_limits():
 
 
 def test_a_tile_map_is_not_found_by_a_number_that_only_equals_its_own():
-    assert bs.TileMap.build(bs.causal(), 16, 16, 8, 8) is MAP
+    tilemap = bs.TileMap.build(bs.causal(), 16, 16, 8, 8)
+    assert bs.TileMap.build(bs.causal(), 16, 16, 8, 8) is tilemap
     with pytest.raises(TypeError, match=r"block_m: given 8\.0"):
         bs.TileMap.build(bs.causal(), 16, 16, 8.0, 8)
     with pytest.raises(TypeError, match="row: given True"):

@@ -53,6 +53,14 @@ def test_each_kind_keeps_what_its_sentence_says(mask, rule):
     assert torch.equal(mask.keep(Q, K), expected)
 
 
+@pytest.mark.parametrize(
+    "mask", [bs.band(1 << 40, 1 << 40), bs.prefix_lm(1 << 40), bs.sink(1 << 40), bs.chunked(1 << 40)]
+)
+def test_positions_of_32_bits_are_compared_with_larger_limits(mask):
+    q, k = Q.clamp(min=0), K
+    assert mask.keep(q.int(), k.int()).all() and torch.equal(mask.keep(q.int(), k.int()), mask.keep(q, k))
+
+
 @given(masks, masks)
 @settings(max_examples=200, deadline=None)
 def test_algebra_is_that_of_sets(a, b):

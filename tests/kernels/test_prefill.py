@@ -9,6 +9,8 @@ import blockskip as bs
 import pytest
 import torch
 from blockskip.config import TileConfig, describes
+from blockskip.mask import SHARED
+from blockskip.tileruns import Grid
 
 SMALL = (16, 16, 1, 1)
 MASKS = {
@@ -195,7 +197,7 @@ def test_tables_that_are_kept_are_written_before_another_stream_can_read_them(mo
     done = []
     monkeypatch.setattr(words, "_finish", done.append)
     words.mask_words(bs.sink(61), 5, 70, 65, 70, 1, 1, "cpu")
-    words.map_tables((bs.TileMap.build(bs.sink(61), 5, 70),), (1, 1), True, torch.device("cpu"))
+    words.map_tables(bs.sink(61), Grid(5, 70, 128, 64, 65), (1, 1), True, torch.device("cpu"))
     assert done == [torch.device("cpu")] * 2
 
 
@@ -253,8 +255,9 @@ def test_a_length_on_the_device_is_bounded_for_memory_safety(device):
     assert (out[1] == 0).all() and (lse[1] == -math.inf).all()
 
 
-@pytest.mark.parametrize("scale", [0.0, -0.4, 2.5])
+@pytest.mark.parametrize("scale", [0.0, -0.4, 2.5, 1e-300])
 def test_any_scale(device, scale):
+    """The last is 0 in float32."""
     check_modes(*inputs(device, 20, 33), bs.causal(), scale=scale, scores=40.0)
 
 
@@ -331,8 +334,7 @@ def test_tables_are_not_made_inside_a_graph_capture(device, skip, mask, monkeypa
     from blockskip import repeat
     from blockskip.attention import words
 
-    words.map_tables.cache_clear()
-    words._kept_words.cache_clear()
+    SHARED.clear()
     q, k, v = inputs(device, 50, 50)
     call = lambda: bs.attention(q, k, v, mask, skip=skip, impl="triton")  # noqa: E731
     with monkeypatch.context() as captured:

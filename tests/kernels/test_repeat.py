@@ -275,7 +275,7 @@ def test_what_is_ready_keeps_no_tensor_of_the_call_alive(device, name):
     assert not any(ref() is not None for ref in left)
 
 
-def test_a_mask_is_one_object_kept_alive_and_tensors_inside_it_are_not_kept(device):
+def test_what_is_ready_for_a_mask_goes_with_it_and_with_its_contents(device):
     q, k = draw(device, 1, 2, 8, 16), draw(device, 1, 2, 24, 16)
     words = "attention", None, None, None, "auto", "triton", None, False, False, False, "measured"
 
@@ -285,17 +285,32 @@ def test_a_mask_is_one_object_kept_alive_and_tensors_inside_it_are_not_kept(devi
     documents, dense = bs.document([10, 14]), bs.dense(torch.ones(8, 24, dtype=torch.bool)) & bs.sink(9)
     for mask in (documents, dense):
         bs.attention(q, k, k, mask, impl="triton")
-    assert place(documents) and not place(dense) and not place(bs.document([10, 14]))
-    assert place(documents)[1] is documents and len(place(documents)[0]) == 1
+        assert len(place(mask)[0]) == 1
+    assert not place(bs.document([10, 14]))
+    dense.masks[0].tensor[0, 0, 3] = False
+    assert not place(dense)
+    left = weakref.ref(place(documents)[0])
+    gc.disable()  # device memory must not wait for the collector: no cycles
+    try:
+        del documents, mask
+        assert left() is None
+    finally:
+        gc.enable()
+
+
+def test_a_map_of_a_band_lies_with_the_band(device):
+    q, band = draw(device, 1, 2, 40, 16), bs.sliding_window(7)
+    wanted = bs.attention(q, q, q, band, impl="triton")
+    for _ in range(2):
+        assert torch.equal(bs.attention(q, q, q, band, impl="triton", skip="map"), wanted)
+    assert repeat._places.cache_info().currsize == 1 and len(band.owned) >= 1
 
 
 def test_places_are_few_and_calls_of_unknown_kinds_have_none():
     q = torch.zeros(2)
-    masks = [bs.sink(number) for number in range(1000)]  # alive, so that no two are the same object
-    for number, mask in enumerate(masks):
+    for number in range(1000):
         repeat.place_of((q,), ("decode", number), "triton").append(print)
-        repeat.place_of((q,), ("attention",), "triton", mask).append(print)
-    assert repeat._places.cache_info().currsize == 256 and repeat._places_of_masks.cache_info().currsize == 16
+    assert repeat._places.cache_info().currsize == 256
     assert repeat.place_of((q,), ("decode", 999), "triton") and not repeat.place_of((q,), ("decode", 0), "triton")
 
     class Number(int):

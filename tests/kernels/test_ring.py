@@ -120,6 +120,17 @@ def test_any_mask_that_sees_no_overwritten_key(device, impl):
         assert error(out, q, k, v, mask) < 1e-5
 
 
+@pytest.mark.parametrize("mask", [bs.causal(), bs.band(30, -2), bs.band(None, -3)], ids=repr)
+def test_a_query_that_sees_no_key_at_all_sees_no_overwritten_one(mask):
+    q, k, v = draw("cpu", 40, q_len=3, heads=(1, 1))
+    for impl in ("reference", "tiled"):
+        words = {"kv_len": 60, "ring": True, "impl": impl, "return_lse": True}
+        out, lse = bs.attention(q, k, v, mask, q_start=-3, **words)
+        assert not out.any() and (lse == -math.inf).all()
+        with pytest.raises(ValueError, match="sees key 0, which is overwritten"):
+            bs.attention(q, k, v, mask, q_start=1, **words)
+
+
 def test_the_reference_goes_by_positions(device):
     """In another order than the endless cache's, so that sums of float64 differ in their last bits."""
     q, k, v = (t.double() for t in draw(device, 101, q_len=5, heads=(4, 2)))

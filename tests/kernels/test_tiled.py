@@ -4,10 +4,12 @@ import blockskip as bs
 import pytest
 import torch
 import torch.nn.functional as F
-from blockskip.attention import reference, tiled, tileplan
+from blockskip.attention import pieces, reference, tiled, tileplan
+from blockskip.mask import SHARED
 
 CPU = torch.device("cpu")
 NAN, INF = float("nan"), float("inf")
+EPS = torch.finfo(torch.float32).eps
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 DEVICES = ["cpu"] + ["cuda"] * torch.cuda.is_available()
 SHAPES = [(1, 1), (239, 1), (799, 3), (113, 203), (108, 256), (384, 256), (640, 128), (1023, 1024), (1024, 1023)]
@@ -85,9 +87,9 @@ def test_masks_and_shapes(mask, shape, device):
 @pytest.mark.parametrize("mask", MASKS[:6] + MASKS[-1:], ids=repr)
 @pytest.mark.parametrize("shape", SHAPES[3:6], ids=str)
 def test_the_form_for_other_devices(mask, shape, monkeypatch):
-    monkeypatch.setattr(tiled, "_flash", tiled._plain)
-    monkeypatch.setattr(tiled, "PLAIN_SCORES", 1 << 14)
-    monkeypatch.setattr(tiled, "PLAIN_KEYS", 100)
+    monkeypatch.setattr(pieces, "_flash", pieces._plain)
+    monkeypatch.setattr(pieces, "PLAIN_SCORES", 1 << 14)
+    monkeypatch.setattr(pieces, "PLAIN_KEYS", 100)
     check(*draw(1, 2, 1, *shape, 40), mask)
 
 
@@ -130,6 +132,60 @@ def test_any_scale(scale):
     check(*draw(1, 2, 2, 300, 300, 16), bs.sliding_window(100) | (bs.sink(2) & bs.causal()), scale=scale)
 
 
+def towering(b, hq, hkv, lq, lkv, dtype=torch.float32):
+    """Inputs whose scores are near 10,240 and whole numbers apart: exact in float32, where their logarithms are not."""
+    generator = torch.Generator().manual_seed(1)
+    q = torch.randint(-1, 2, (b, hq, lq, 16), generator=generator)
+    k = torch.randint(-2, 3, (b, hkv, lkv, 16), generator=generator)
+    q[..., 0], k[..., 0] = 128, 80
+    return q.to(dtype), k.to(dtype), torch.randn(b, hkv, lkv, 16, generator=generator).to(dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("form", ["flash", "plain"])
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize(
+    "mask",
+    [bs.causal(), bs.sliding_window(1500), bs.sliding_window(200) | (bs.sink(90) & bs.causal()), bs.prefix_lm(1200),
+     bs.sliding_window(1500) | (bs.sink(90) & bs.causal())],
+    ids=repr,
+)  # fmt: skip
+def test_huge_logits_are_merged_without_their_rounded_logarithms(mask, sign, form, dtype, monkeypatch):
+    if form == "plain":
+        monkeypatch.setattr(pieces, "_flash", pieces._plain)
+        monkeypatch.setattr(pieces, "PLAIN_KEYS", 500)
+    check(*towering(1, 3, 1, 300, 2100, dtype), mask, scale=float(sign))
+
+
+def test_only_heads_whose_logarithms_are_coarse_are_computed_again(monkeypatch):
+    summed = []
+    sums = pieces._sums
+    monkeypatch.setattr(pieces, "_sums", lambda q, *rest: summed.append(q.shape) or sums(q, *rest))
+    mask = bs.sliding_window(70) | (bs.sink(4) & bs.causal())
+    q, k, v = draw(1, 3, 3, 600, 600, 16)
+    check(q, k, v, mask)
+    assert not summed
+    for x, y in zip((q, k), towering(1, 3, 3, 600, 600), strict=False):
+        x[:, 1] = y[:, 1]
+    check(q, k, v, mask, scale=1.0)
+    assert summed and all(len(shape) == 3 for shape in summed)  # of one head each
+    assert len(summed) <= 2 * len(tiled.plan(mask, 600, 600, 0, 0, 0, CPU).groups)
+
+
+@pytest.mark.parametrize("native", [False, True])
+def test_lse_where_it_is_asked_for_is_as_exact_as_float32(native, monkeypatch):
+    """Errors of a score's and a sum's roundings; torch's flash kernel has coarser exponentials in 16 bits."""
+    if native:
+        monkeypatch.setattr(tiled, "_product_dtype", lambda dtype, device: dtype)
+    for dtype in DTYPES:
+        q, k, v = draw(1, 2, 1, 300, 900, 64, dtype)
+        for mask in (bs.causal(), bs.sliding_window(60) | (bs.sink(4) & bs.causal())):
+            _, lse = bs.attention(q, k, v, mask, return_lse=True)
+            _, want = reference.attention(*(x.double() for x in (q, k, v)), mask, scale=1 / 8, q_start=600, kv_len=900)
+            largest = q.double().norm(dim=-1).max() * k.double().norm(dim=-1).max() / 8
+            assert (lse - want).abs().max() <= EPS * (largest + want.abs().max())
+
+
 def test_views():
     q, k, v = draw(2, 4, 2, 150, 200, 32)
     mask = bs.sliding_window(70)
@@ -155,24 +211,21 @@ def test_long_runs_are_cut_and_merged(monkeypatch):
     monkeypatch.setattr(tileplan, "SPAN_KEYS", 128)
     monkeypatch.setattr(tileplan, "BULK_KEYS", 128)
     monkeypatch.setattr(tileplan, "BIAS_BYTES", 1 << 16)
-    tiled.plan.cache_clear()
+    SHARED.clear()
     for mask in MASKS:
+        mask.refresh()
         check(*draw(1, 2, 2, 500, 700, 16), mask)
-    tiled.plan.cache_clear()
-
-
-def held_bytes(plan):
-    biases = {id(s.bias): s.bias for g in plan.groups for s in g.spans if s.bias is not None}
-    return sum(b.values.nbytes for b in biases.values())
+        mask.refresh()
+    SHARED.clear()
 
 
 def test_plans_stay_small():
     length = 131072
     window = tiled.plan(bs.sliding_window(512), length, length, 0, 0, 0, CPU)
-    assert held_bytes(window) < 1 << 20 and len(window.groups) <= 8 + length // tileplan.GROUP_ROWS + 1
+    assert window.nbytes < 1 << 20 and len(window.groups) <= 8 + length // tileplan.GROUP_ROWS + 1
     scattered = bs.mask_mod(lambda b, h, q_idx, kv_idx: (q_idx * kv_idx) % 7 == 0)
     for mask, size in ((bs.causal(), length), (scattered, 3000)):
-        assert held_bytes(tiled.plan(mask, size, size, 0, 0, 0, CPU)) <= tileplan.BIAS_BYTES
+        assert tiled.plan(mask, size, size, 0, 0, 0, CPU).nbytes <= tileplan.BIAS_BYTES + (1 << 20)
 
 
 def test_a_plan_covers_the_kept_pairs_once():
@@ -184,8 +237,10 @@ def test_a_plan_covers_the_kept_pairs_once():
                 row = group.row + block * group.height
                 for span in group.spans:
                     first = plan.first_key + span.first + block * span.step
-                    bias = plan.bias(group, span)
-                    seen[row : row + group.height, first : first + span.keys] += 1 if bias is None else bias.values == 0
+                    bias = plan.bias(mask, group, span)
+                    kept = torch.ones(group.height, span.keys) == 1 if bias is None else bias.values == 0
+                    kept = kept.flip(0) if group.backwards else kept
+                    seen[row : row + group.height, first : first + span.keys] += kept
         assert torch.equal(seen, mask.dense(700, 900, 100).int())
 
 

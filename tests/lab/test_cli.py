@@ -1,5 +1,6 @@
 import importlib
 import json
+import signal
 import sys
 from pathlib import Path
 
@@ -8,7 +9,9 @@ import pytest
 from blockskip.tuned import read_tuned
 from skiplab import cli
 from skiplab.cli import run as cli_run
+from skiplab.cli import sweep as cli_sweep
 from skiplab.cli import tune as cli_tune
+from skiplab.contenders import contender, kernel
 from skiplab.machine import Machine
 from skiplab.measure import Measurement, Point
 from skiplab.store import read_run
@@ -60,6 +63,30 @@ def test_sweep_prints_writes_and_goes_on(skiplab, tmp_path):
     assert len(read_run(tmp_path / "run.jsonl").rows) == 4
     _, out, _ = skiplab(*SWEEP, "--run", "run.jsonl", "--report", "page.html")
     assert "holds 4 points already" in out
+
+
+@pytest.mark.usefixtures("own_registry")
+@pytest.mark.parametrize("presses", [1, 2])
+def test_ctrl_c_says_what_is_kept_and_the_same_command_goes_on(skiplab, tmp_path, monkeypatch, presses):
+    """One Ctrl-C while `interrupts` runs, or two."""
+    monkeypatch.setattr(cli_sweep, "write_report", lambda run, path: None)
+    left = [presses]
+
+    @kernel(name="interrupts")
+    def build(workload, inputs):
+        for _ in range(left.pop() if left else 0):
+            signal.raise_signal(signal.SIGINT)
+        return contender("sdpa").build(workload, inputs)
+
+    words = [*SWEEP, "--contender", "interrupts", "--run", "run.jsonl"]
+    code, out, err = skiplab(*words)
+    assert code == 130 and "Traceback" not in err
+    assert "Stopped: 2 of 6 points are kept; the same command goes on." in out
+    assert read_run(tmp_path / "run.jsonl").header["interrupted"] is True
+    code, out, err = skiplab(*words)
+    assert code == 0 and "Stopped" not in out, err
+    run = read_run(tmp_path / "run.jsonl")
+    assert len(run.rows) == 6 and "interrupted" not in run.header
 
 
 @pytest.mark.parametrize(
@@ -318,6 +345,21 @@ def test_a_limit_ends_tuning_and_keeps_what_was_timed(skiplab, monkeypatch, tuni
     code, _, err = skiplab("tune", "--out", "configs")
     assert code == 2
     assert "--limit: nothing was timed" in err
+
+
+def test_ctrl_c_while_tuning_keeps_what_was_timed(skiplab, monkeypatch, tuning_run):
+    def run_tuning(wanted, path, *, cancelled, **named):
+        signal.raise_signal(signal.SIGINT)
+        if not timed or not cancelled():
+            raise Cancelled
+        return read_run(timed.pop())
+
+    monkeypatch.setattr(cli_tune, "run_tuning", run_tuning)
+    timed = [tuning_run]
+    code, out, _ = skiplab("tune", "--heads", "32/16x256", "--out", "configs")
+    assert code == 130 and out.count("run: ") == out.count("configs: ") == 1
+    code, out, err = skiplab("tune", "--heads", "32/16x256", "--out", "configs")
+    assert code == 130 and "Stopped before anything was timed; the same command goes on." in out and err == ""
 
 
 def test_a_broken_run_names_file_and_line(skiplab, tmp_path):

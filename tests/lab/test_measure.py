@@ -1,57 +1,21 @@
 import os
-import runpy
 import subprocess
 import sys
-import threading
-import time
 
 import blockskip as bs
 import pytest
 import torch
 from skiplab import contenders as contenders_module
-from skiplab.contenders import Planned, Registry, contender, contenders, kernel
+from skiplab.contenders import Planned, contender, kernel
 from skiplab.machine import Machine
-from skiplab.measure import Child, Measurement, Point, measure, work
+from skiplab.measure import Measurement, Point, measure, work
 from skiplab.measure.work import work_done
-from skiplab.timing import Cancelled
-from skiplab.workload import OPERATIONS, LinearWorkload, Workload
+from skiplab.workload import LinearWorkload, Workload
 
 SMALL = Workload(96, mask=bs.sliding_window(32), q_heads=2, kv_heads=1, head_dim=32)
-SLOW_MACHINE = Machine("slow", "cpu", bandwidth_gbps=1.0, tflops=1e-3)
-
-KERNELS = """
-import os, time
-import skiplab
-from skiplab.contenders import contender
-
-def register(name, act):
-    def build(workload, inputs):
-        sdpa = contender("sdpa").build(workload, inputs)
-        def call(q, k, v):
-            act()
-            return sdpa(q, k, v)
-        return call
-    build.__module__ = __name__
-    skiplab.kernel(name=name)(build)
-
-def raise_value():
-    raise ValueError("the kernel said no")
-
-register("dies", lambda: os._exit(3))
-register("hangs", lambda: time.sleep(600))
-register("raises", raise_value)
-register("works", lambda: None)
-"""
 
 
-@pytest.fixture(autouse=True)
-def registry(monkeypatch):
-    """A copy, so that a test's kernels do not stay."""
-    copy = Registry()
-    for operation in OPERATIONS:
-        for entry in contenders(operation).values():
-            copy.add(entry)
-    monkeypatch.setattr(contenders_module.base, "REGISTRY", copy)
+pytestmark = pytest.mark.usefixtures("own_registry")
 
 
 def test_a_measurement_is_checked_and_timed():
@@ -171,15 +135,6 @@ def test_work_counts_what_a_contender_reads():
     assert work_done(contender("sdpa-causal"), workload, None).executed_flops is None
 
 
-@pytest.fixture
-def kernels(tmp_path, monkeypatch):
-    """Kernels in a module that a child can import."""
-    path = tmp_path / "kernels_of_a_test.py"
-    path.write_text(KERNELS)
-    monkeypatch.syspath_prepend(tmp_path)
-    runpy.run_path(str(path), run_name=path.stem)
-
-
 def test_work_in_a_buffer_counts_its_mask_and_the_repeated_heads():
     workload = Workload(64, 128, bs.sliding_window(32), q_heads=4, kv_heads=2, head_dim=32, q_start=0)
     q_and_out, all_keys, pairs = 2 * 2 * 64 * 4 * 32, 2 * 2 * 128 * 4 * 32, 64 * 128
@@ -192,34 +147,14 @@ def test_work_in_a_buffer_counts_its_mask_and_the_repeated_heads():
         assert work_done(contender(name), workload, None).executed_flops is None  # its tiles are its own affair
 
 
-def test_a_child_measures_and_what_kills_it_is_a_row(kernels):
-    with Child() as child:
-        assert child.measure(Point(SMALL, "works"), budget_s=0.2, machine=SLOW_MACHINE).status == "ok"
-        dead = child.measure(Point(SMALL, "dies"), budget_s=0.2, machine=SLOW_MACHINE)
-        assert (dead.status, dead.error_text) == ("crashed", "the child process died with exit code 3")
-        assert child.measure(Point(SMALL, "raises"), budget_s=0.2).error_text == "ValueError: the kernel said no"
-        hung = child.measure(Point(SMALL, "hangs"), budget_s=0.2, timeout_s=1.5)
-        assert hung.status == "timeout"
-        assert "1.5 s" in hung.error_text
-
-
-def test_cancel_ends_a_child_promptly(kernels):
-    cancelled = threading.Event()
-    with Child() as child:
-        threading.Timer(1.0, cancelled.set).start()
-        start = time.perf_counter()
-        with pytest.raises(Cancelled):
-            child.measure(Point(SMALL, "hangs"), cancelled=cancelled.is_set)
-        assert time.perf_counter() - start < 3
-
-
 def test_a_childs_bars_make_no_semaphore():
     code = (
         "from multiprocessing import resource_tracker, set_start_method\n"
         "set_start_method('spawn')\n"
         "resource_tracker.register = lambda name, kind: print('made', kind)\n"
-        "from skiplab.measure.child import begin_child\n"
-        "begin_child()\n"
+        "import os\n"
+        "from skiplab.measure.serving import begin_child\n"
+        "begin_child(os.getppid())\n"
         "from torch.hub import tqdm\n"
         "tqdm([]).close()\n"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import time
 
 import pytest
@@ -34,7 +35,7 @@ def test_fields_are_read_and_what_is_wrong_is_named(tmp_path):
     assert (sweep.contenders, sweep.q_len, sweep.window) == (("blockskip", "sdpa"), (64,), (16, None))
     shown.controls.fields["q_len"].value = "64, many"
     shown.start()
-    assert "prompt lengths: got &#x27;many&#x27;" in shown._problem.value
+    assert "prompt lengths: got 'many'" in html.unescape(shown._problem.value)
 
 
 def test_words_of_the_fields():
@@ -122,7 +123,7 @@ def test_published_and_predicted_lie_over_each_other_and_follow_the_fields(tmp_p
     assert len(shown.frame()) < len(table) or operation == "linear"
     assert static.text(shown.figure.chart) == static.text(shown.form.views[shown._view.value](shown.frame()))
     field.value = "many"
-    assert "got &#x27;many&#x27;" in shown._problem.value
+    assert "got 'many'" in html.unescape(shown._problem.value)
     field.value = "4"
     assert not shown._problem.value
 

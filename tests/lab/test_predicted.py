@@ -42,8 +42,8 @@ def check(workloads, least, title, words):
     assert ours.y == pytest.approx([factor * time for factor, time in zip((2, 4), least_times, strict=True)], rel=1e-3)
     assert theirs.y[0] / theirs.x[0] == pytest.approx(3, rel=1e-3)
     assert chart.title.endswith(title) and (ours.name, theirs.name) == ("blockskip", "sdpa")
-    assert [hover.split("<br>")[0] for hover in ours.hover] == [f"<b>blockskip</b>, {one}" for one in words]
-    assert "it reaches 50%" in ours.hover[0] and "it reaches 25%" in ours.hover[1]
+    assert [(hover.name, hover.rest) for hover in ours.hover] == [("blockskip", f", {one}") for one in words]
+    assert "it reaches 50%" in ours.hover[0].lines[1] and "it reaches 25%" in ours.hover[1].lines[1]
     assert chart.sources == "recorded on GPU" and chart.diagonal and not ours.joined
 
 

@@ -55,6 +55,27 @@ def test_the_summary_counts_and_claims_only_checked_points(run):
     assert "times" not in summary(Run(HEADER, run.rows[:1]).frame())
 
 
+@pytest.mark.parametrize(
+    ("ours", "words"),
+    [
+        (40, "Block-skip is slower than dense + mask at every point compared, and takes at least 5.0 times as long"),
+        (8.1, "Block-skip is at best about as fast as dense + mask"),
+        (4, "Block-skip is up to 2.0 times as fast as dense + mask"),
+    ],
+)
+def test_a_slow_down_is_no_speed_up(ours, words):
+    rows = (a_row("sdpa", 8, 128), a_row("blockskip", ours, 128), a_row("sdpa", 8, None), a_row("blockskip", 80, None))
+    assert f"{words} (512 tokens, window 128;" in summary(Run(HEADER, rows).frame())
+
+
+def test_a_report_of_an_interrupted_run_says_so(run):
+    text = report_html(Run({**HEADER, "interrupted": True}, run.rows))
+    data = base64.b64decode(re.search(r"base64,([A-Za-z0-9+/=]+)'", text)[1]).decode().splitlines()
+    assert json.loads(data[-1]) == {"record": "end", "end": "2026-01-02", "interrupted": True}
+    assert "interrupted" not in json.loads(data[0])
+    assert "<td>interrupted</td>" in text
+
+
 def test_nothing_is_claimed_on_a_busy_machine(run):
     busy = Run(HEADER, tuple({**row, "flags": ["busy"]} for row in run.rows))
     assert "No speed-up is claimed" in summary(busy.frame())
@@ -88,7 +109,7 @@ def test_the_page_needs_no_network_and_holds_everything(run, tmp_path):
     assert "too &lt;old&gt;" in text
     assert "skiplab sweep --q-len 512" in text
     assert "beyond its result" in text  # the flag is explained
-    data = base64.b64decode(re.search(r"base64,([A-Za-z0-9+/=]+)'", text)[1]).decode().splitlines()
+    data = base64.b64decode(re.search(r"ndjson;base64,([A-Za-z0-9+/=]+)[\"']", text)[1]).decode().splitlines()
     assert [json.loads(line)["record"] for line in data] == ["header", *["point"] * 5, "end"]
 
 

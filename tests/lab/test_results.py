@@ -143,7 +143,7 @@ def test_the_cpus_table_takes_the_least_of_its_samples():
 
 
 def test_a_notebook_asks_for_a_table_by_name(runs):
-    assert "Recorded on AMD EPYC" in show("cpu").to_html()
+    assert "Recorded on AMD EPYC" in show("cpu")._repr_html_()
     with pytest.raises(ValueError, match="name: got 'gpu'; allowed are sliding-d256"):
         show("gpu", runs)
 

@@ -1,11 +1,13 @@
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 from skiplab import store
 from skiplab.measure import Measurement, Point, WorkDone
-from skiplab.store import COLUMNS, Run, RunFileError, RunWriter, frame, published, query, read_run
+from skiplab.store import COLUMNS, Run, RunFileError, RunWriter, frame, frames, published, query, read_run, schema
 from skiplab.workload import LinearWorkload, Workload
 
 HEADER = {
@@ -45,8 +47,7 @@ def test_a_writer_goes_on_with_a_run(tmp_path):
 
 def test_a_half_written_last_line_is_measured_again(tmp_path):
     path = tmp_path / "run.jsonl"
-    writer = RunWriter(path, HEADER)
-    writer.append(a_row())
+    RunWriter(path, HEADER).append(a_row())
     with path.open("a") as file:
         file.write('{"record": "point", "key')
     assert len(RunWriter(path, HEADER).settled()) == 1
@@ -113,6 +114,65 @@ def test_frame_takes_the_last_row_of_a_point_and_no_rows():
     assert frame(Run(HEADER, (a_row(), later)))["median_ms"].tolist() == [5.0]
     assert frame([]).empty
     assert tuple(frame(Run(HEADER)).columns) == COLUMNS
+
+
+@pytest.mark.parametrize("name", ["amd-epyc-2-threads-decode", "amd-epyc-2-threads-linear", "h100-80gb-hbm3-tune-d512"])
+def test_frame_equals_the_obvious_one(monkeypatch, name):
+    """Row by row, from the lines themselves; a tuning run holds some points twice."""
+    monkeypatch.setattr(frames, "AT_ONCE", 7)  # of some thousand rows at once: what a point's last row is spans them
+    (path,) = (store.data_path("runs")).glob(f"2026-11-25-*{name}.jsonl")
+    header, *lines = map(json.loads, path.read_text().splitlines())
+    rows = list({row["point"]: row for row in lines if row["record"] == "point"}.values())
+    table, roof = read_run(path).frame(), header["roof"]
+    assert len(table) == len(rows) and list(table["contender"]) == [row["contender"] for row in rows]
+    for (_, found), row in zip(table.iterrows(), rows, strict=True):
+        axes, work = row["axes"], row["work"] or {}
+        assert (found["label"], found["status"], found["samples"]) == (
+            row["label"],
+            row["status"],
+            len(row["samples_ns"]),
+        )
+        assert found["flags"] == ", ".join(row["flags"])
+        for axis in ("q_len", "kv_len", "window", "buffer", "rows", "bits", "symmetric"):
+            assert found[axis] == axes[axis] if axes.get(axis) is not None else pd.isna(found[axis])
+        if row["samples_ns"]:
+            low, median, high = np.percentile(row["samples_ns"], (25, 50, 75)) / 1e6
+            assert (found["low_ms"], found["median_ms"], found["high_ms"]) == (low, median, high)
+            assert found["gbps"] == work["minimal_bytes"] / (median / 1e3) / 1e9
+            flops, moved = (
+                work["useful_flops"] / (roof["tflops"] * 1e12),
+                work["minimal_bytes"] / (roof["bandwidth_gbps"] * 1e9),
+            )
+            assert found["bound_ms"] == max(flops, moved) * 1e3
+            tokens = axes.get("rows") or axes["q_len"] * axes["batch"]
+            assert found["tokens_per_s"] == tokens / (median / 1e3)
+
+
+def test_rows_of_a_file_are_plain_and_made_when_they_are_asked_for(tmp_path):
+    path = tmp_path / "run.jsonl"
+    written = [{"record": "point", **a_row(length)} for length in (64, 128, 256)]
+    with RunWriter(path, HEADER) as writer:
+        for row in written:
+            writer.append(row)
+    rows = read_run(path).rows
+    assert len(rows) == 3 and list(rows) == written and rows == tuple(written) and rows[-1] == written[-1]
+    assert list(rows[1:]) == written[1:] and rows[:1] != rows and rows != written[:2] and rows != 3
+    assert type(rows[0]) is dict and rows[0] is not rows[0]
+    assert frame(replace(read_run(path), rows=tuple(rows))).equals(read_run(path).frame())
+    with pytest.raises(IndexError):
+        rows[3]
+
+
+def test_frame_names_a_row_of_this_session_that_it_cannot_take():
+    with pytest.raises(ValueError, match=r"^test, row 1: samples_ns\[0\] 'x'; expected `int`, got `str`"):
+        frame(Run(HEADER, (a_row(), a_row(512) | {"samples_ns": ["x"]})))
+
+
+def test_every_field_of_the_schema_is_in_the_documentation():
+    text = store.data_path("README.md").read_text()
+    for kind in (schema.Header, schema.Row, schema.Attention, schema.Decode, schema.Linear, schema.Work, schema.Roof):
+        for name in kind.__struct_fields__:
+            assert re.search(rf"`{name}\b", text), name
 
 
 def test_frame_says_whether_a_weight_is_symmetric():

@@ -1,5 +1,7 @@
 import importlib
 import json
+import re
+import signal
 from dataclasses import asdict, replace
 
 import blockskip as bs
@@ -10,7 +12,7 @@ from skiplab.grid import DecodeSweep, LinearSweep, sweep_of
 from skiplab.machine import Machine
 from skiplab.report import time_table
 from skiplab.store import read_run
-from skiplab.sweep import Sweep, default_path, mask_text, run_sweep, source_hash
+from skiplab.sweep import Sweep, default_path, git_state, mask_text, run_sweep, source_hash
 
 TINY = Sweep(
     ("blockskip", "sdpa", "blockskip-map"), (64, 96), (16, None), q_heads=2, kv_heads=1, head_dim=16, budget_s=0.1
@@ -63,6 +65,35 @@ def test_a_sweep_writes_a_run_and_goes_on_where_it_stopped(tmp_path):
     more = run_sweep(TINY, path, isolate=False, progress=False, again=["unsupported"])
     assert len(more.rows) == 16
     assert len(more.frame()) == 12
+
+
+def interrupt_after(points):
+    """A callback that presses Ctrl-C when so many points are measured."""
+    seen = []
+
+    def heard(measurement):
+        seen.append(measurement)
+        if len(seen) == points:
+            signal.raise_signal(signal.SIGINT)
+
+    return heard
+
+
+def test_ctrl_c_ends_a_run_as_interrupted_and_the_same_call_goes_on(tmp_path):
+    path, here = tmp_path / "run.jsonl", {"isolate": False, "progress": False}
+    with pytest.raises(KeyboardInterrupt):
+        run_sweep(TINY, path, **here, on_measurement=interrupt_after(3))
+    stopped = read_run(path)
+    assert len(stopped.rows) == 3 and stopped.header["interrupted"] is True and stopped.header["end"]
+    done = run_sweep(TINY, path, **here)
+    assert len(done.rows) == 12
+    assert "interrupted" not in done.header and "interrupted" not in read_run(path).header
+    assert read_run(path).header["end"] == done.header["end"]
+
+
+def test_what_is_cancelled_is_marked_as_interrupted(tmp_path):
+    run = run_sweep(TINY, tmp_path / "run.jsonl", isolate=False, progress=False, cancelled=lambda: True)
+    assert run.header["interrupted"] is True and read_run(run.path).header["interrupted"] is True
 
 
 def test_a_sweep_over_masks_is_repeated_from_its_header(tmp_path):
@@ -192,3 +223,10 @@ def test_points_of_one_workload_follow_each_other():
 def test_errors_of_the_sweeps_name_the_field(make, named):
     with pytest.raises(ValueError, match=named):
         make()
+
+
+def test_a_checkout_says_its_commit_whatever_git_is_told(monkeypatch, tmp_path):
+    commit = git_state()["commit"]
+    assert re.fullmatch("[0-9a-f]{40}", commit)
+    monkeypatch.setenv("GIT_DIR", str(tmp_path))  # as in a hook of another repository
+    assert git_state()["commit"] == commit

@@ -209,7 +209,7 @@ def test_a_page_is_filled_between_its_comments_alone(tmp_path):
 
 
 def test_a_notebook_shows_the_same_cells_and_where_they_are_from(tmp_path):
-    html = styled("t", TIMES, rated([run(tmp_path, "a", point("blockskip", 50))])).to_html()
+    html = styled("t", TIMES, rated([run(tmp_path, "a", point("blockskip", 50))]))._repr_html_()
     assert "Recorded on a GPU" in html and "a.jsonl" in html and ">0.0500<" in html
 
 

@@ -2,8 +2,9 @@ import time
 
 import pytest
 import torch
-from skiplab import timing
-from skiplab.timing import Cancelled, is_bimodal, median_error, rotate, time_callable
+from skiplab import rotation, timing
+from skiplab.rotation import rotate, stir
+from skiplab.timing import Cancelled, is_bimodal, median_error, time_callable
 
 SETS = [(torch.zeros(8),)]
 
@@ -39,16 +40,17 @@ def test_cancel_is_asked_between_samples():
 def test_argument_sets_take_turns():
     sets = [(torch.zeros(1),), (torch.ones(1),)]
     seen = []
-    time_callable(lambda x: seen.append(x.item()) or time.sleep(0.001), sets, "cpu", budget_s=0.1)
-    assert seen[1:7] == [0, 1, 0, 1, 0, 1]
+    time_callable(lambda x: seen.append(x) or time.sleep(0.001), sets, "cpu", budget_s=0.1)
+    assert all(x is sets[i % 2][0] for i, x in enumerate(seen[1:7]))
 
 
 def test_rotation_exceeds_the_cache(monkeypatch):
-    monkeypatch.setattr(timing, "last_cache_bytes", lambda device: 1000)
+    for module in (rotation, timing):
+        monkeypatch.setattr(module, "last_cache_bytes", lambda device: 1000)
     sets = rotate([torch.arange(50, dtype=torch.float32)], "cpu")
     assert len(sets) == 25  # 5 x 1000 bytes, 200 a set
     assert all(torch.equal(sets[0][0], copy[0]) and copy[0] is not sets[0][0] for copy in sets[1:])
-    monkeypatch.setitem(timing.ROTATION_LIMIT, "cpu", 400)
+    monkeypatch.setitem(rotation.ROTATION_LIMIT, "cpu", 400)
     short = rotate([torch.zeros(50)], "cpu")
     assert len(short) == 2
     assert "l2-resident" in time_callable(lambda x: None, short, "cpu", budget_s=0.1).flags
@@ -56,11 +58,24 @@ def test_rotation_exceeds_the_cache(monkeypatch):
 
 def test_rotation_counts_what_a_call_reads(monkeypatch):
     """Of a cache of 40 keys with a window of 10, a quarter."""
-    monkeypatch.setattr(timing, "last_cache_bytes", lambda device: 1000)
+    for module in (rotation, timing):
+        monkeypatch.setattr(module, "last_cache_bytes", lambda device: 1000)
     sets = rotate([torch.zeros(50)], "cpu", read=50)
     assert len(sets) == 100 and len(rotate([torch.zeros(50)], "cpu", read=900)) == 25
     assert "l2-resident" not in time_callable(lambda x: None, sets, "cpu", read=50, budget_s=0.05).flags
     assert "l2-resident" in time_callable(lambda x: None, sets[:25], "cpu", read=50, budget_s=0.05).flags
+
+
+def test_between_calls_one_element_of_each_float_tensor_changes():
+    args = (torch.zeros(3, 5), torch.zeros(7, 2, dtype=torch.bfloat16).mT, torch.zeros(4, dtype=torch.int8), 1)
+    stir(args)
+    assert [int((one != 0).sum()) for one in args[:3]] == [1, 1, 0]
+    changed = set()
+    for _ in range(200):
+        before = args[0].clone()
+        stir(args)
+        changed |= set((args[0] != before).flatten().nonzero().flatten().tolist())
+    assert len(changed) == 15  # each is missed with a chance of (14 / 15) ** 200, 1e-6
 
 
 def test_median_error_falls_with_more_samples():

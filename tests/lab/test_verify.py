@@ -134,3 +134,13 @@ def test_a_cache_whose_dead_slots_matter_is_found(monkeypatch):
 
     workload = DecodeWorkload(70, q_heads=4, kv_heads=2, head_dim=16, dtype="float32", buffer=80)
     assert "NaN" in verify(workload, contender("reads all", "decode"), "cpu", 0).problem
+
+
+def test_the_truth_follows_a_mask_whose_data_changes():
+    kept = torch.ones(12, 12, dtype=torch.bool)
+    workload = Workload(12, mask=bs.mask_mod(lambda b, h, q, k: kept[q, k]), q_heads=1, kv_heads=1, head_dim=8)
+    whole = truth(workload, "cpu", 0, 1.0, False).out
+    kept[5] = False
+    workload.mask.refresh()
+    now = truth(workload, "cpu", 0, 1.0, False).out
+    assert not now[:, :, 5].any() and torch.equal(now[:, :, 6:], whole[:, :, 6:])

@@ -10,7 +10,7 @@ import torch
 from ..arguments import choice, flag, integer, number, tensor
 from ..autocast import without_autocast
 from ..config import TileConfig
-from ..mask import Band, Mask, band, causal
+from ..mask import Band, Mask, band, causal, mask_of
 from ..mask import dense as dense_mask
 from ..repeat import GROWING, ByKeys, place_of
 from . import reference, tiled
@@ -76,7 +76,7 @@ def attention(
     gets 0. Raises TypeError for dtypes and kinds, ValueError for shapes, ranges, unknown words and what an
     implementation or a device cannot do (a `config` that needs more shared memory than it has), and RuntimeError where
     skip none, mask or map meets a mask for the first time inside a CUDA graph capture, which cannot copy its tables to
-    the device: make the same call once before capturing.
+    the device: make the same call once before capturing. A graph reads the mask's tables: keep the mask as long.
     """
     if torch.compiler.is_compiling():
         from .ops import traced_attention
@@ -96,7 +96,7 @@ def attend(q, k, v, mask, scale, q_start, kv_len, skip, impl, config, return_lse
     if type(kv_len) is int and q_start is None and skip != "map" and (mask is None or type(mask) is Band):
         word, number = GROWING, kv_len  # a tile map, though, is one of a number of keys
     words = ("attention", scale, q_start, word, skip, impl, config, return_lse, record, ring, route)
-    place = place_of((q, k, v, lengths), words, impl, mask)
+    place = place_of((q, k, v, lengths), words, impl, mask, tables=skip == "map")
     ready = place[0].find(number) if place else None
     if ready is not None:
         found = ready(q, k, v, each_batch(lengths, q), number)
@@ -117,7 +117,7 @@ def _attend(call: Call, place: list, number: int | None) -> tuple:
         from .launch import sort_of
 
         if not place:
-            place += ByKeys(sort_of(call)), call.mask  # a mask is known by its object, which must stay
+            place.append(ByKeys(None if number is None else sort_of(call)))
         place[0].put(number, shelf[0])
     return found
 
@@ -165,7 +165,7 @@ def scaled_dot_product_attention(
     if attn_mask.device != query.device:
         raise ValueError(f"attn_mask: is on {attn_mask.device}; must be on query's {query.device}")
     if attn_mask.dtype == torch.bool:
-        return attention(query, key, value, dense_mask(_four_dims(attn_mask, shape)), scale=scale, q_start=0)
+        return attention(query, key, value, _bool_mask(attn_mask, shape), scale=scale, q_start=0)
     if attn_mask.dtype not in (query.dtype, torch.float32):
         raise TypeError(f"attn_mask: given {attn_mask.dtype}; bool, float32 or query's {query.dtype}")
     if attn_mask.requires_grad and torch.is_grad_enabled():
@@ -225,7 +225,8 @@ def run(
         return *reference.attention(q, k, v, mask, scale=scale, q_start=q_start, kv_len=kv_len, ring=call.ring), None
     if call.lengths is None:
         sizes = {"q_start": call.planned_q_start, "kv_len": call.kv_len}
-        return *tiled.attention(q, k, v, mask, scale=scale, **sizes, ring=call.ring), None
+        words = {"ring": call.ring, "return_lse": call.return_lse}
+        return *tiled.attention(q, k, v, mask, scale=scale, **sizes, **words), None
     return *_each_batch(call, call.lengths), None
 
 
@@ -236,11 +237,12 @@ def _each_batch(call: Call, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.
         q, k, v = (t[b : b + 1] for t in (call.q, call.k, call.v))
         if length == 0:
             outs.append(torch.zeros_like(q))
-            lses.append(torch.full(q.shape[:3], -math.inf, device=q.device))
+            lses.append(torch.full(q.shape[:3], -math.inf, dtype=torch.float32, device=q.device))
             continue
         q_start = length - q.shape[2] if call.q_start is None else call.q_start
         mask = call.mask.for_batch(b)
-        out, lse = tiled.attention(q, k, v, mask, scale=call.scale, q_start=q_start, kv_len=length, ring=call.ring)
+        words = {"ring": call.ring, "return_lse": call.return_lse}
+        out, lse = tiled.attention(q, k, v, mask, scale=call.scale, q_start=q_start, kv_len=length, **words)
         outs.append(out)
         lses.append(lse)
     return torch.cat(outs), torch.cat(lses)
@@ -275,6 +277,12 @@ def _four_dims(mask: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
     if mask.ndim != 4 or any(m not in (1, s) for m, s in zip(mask.shape, shape, strict=True)):
         raise ValueError(f"attn_mask: given shape {given}; must broadcast to {shape}")
     return mask.expand(-1, -1, *shape[2:])
+
+
+def _bool_mask(attn_mask: torch.Tensor, shape: tuple[int, ...]) -> Mask:
+    """The same object for the same tensor, so that what was made of it serves the next layer's call."""
+    wide = _four_dims(attn_mask, shape)
+    return dense_mask(wide) if torch.compiler.is_compiling() else mask_of(attn_mask, "dense(0)", [wide])
 
 
 @without_autocast

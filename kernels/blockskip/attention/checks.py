@@ -5,6 +5,7 @@ Errors name the argument, what was given and what is allowed.
 
 from __future__ import annotations
 
+import math
 import os
 from typing import TYPE_CHECKING
 
@@ -55,6 +56,16 @@ def check_tensors(q, k, v, names, float64: bool = False) -> None:
 
 def check_scale(scale, head_dim: int) -> float:
     return head_dim**-0.5 if scale is None else number("scale", scale)
+
+
+def sign_and_scale(scale: float) -> tuple[int, float]:
+    """The scores' sign (-1, 0, 1) and |scale| * log2 e, both as the kernels take them: the latter is above 0.
+
+    A scale that float32 holds as 0, or as a subnormal that a GPU may flush, makes all scores 0 by the sign; a factor of
+    0 would turn a masked score, -inf, to NaN.
+    """
+    size = abs(scale) * math.log2(math.e)
+    return (0, 1.0) if size < torch.finfo(torch.float32).tiny else (int(math.copysign(1, scale)), size)
 
 
 def check_kv_len(kv_len, q, k, ring: bool = False) -> tuple[int, torch.Tensor | None]:

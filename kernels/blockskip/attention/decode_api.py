@@ -164,7 +164,7 @@ def launch_decode(
         )
     # on a CPU reading a tensor costs nothing
     kv_lens = [call.kv_len] * q.shape[0] if lengths is None else lengths.tolist()
-    return decode_tiled.decode(q, k, v, mask, scale=scale, kv_lens=kv_lens, ring=call.ring)
+    return decode_tiled.decode(q, k, v, mask, scale=scale, kv_lens=kv_lens, ring=call.ring, return_lse=call.return_lse)
 
 
 def _check_splits(splits) -> int | None:

@@ -13,7 +13,7 @@ import torch
 
 from ..device import View, interpreting, is_wide, overlaps, ring_kind
 from ..dispatch import Launch, Ready, Room, Step, allocate, stream_of, traits
-from .checks import LARGEST_POSITION
+from .checks import LARGEST_POSITION, sign_and_scale
 from .decode import decode as decode_kernel
 from .decode import reduce as reduce_kernel
 from .decode_plan import DecodeCall, DecodePlan, power_of_two
@@ -139,8 +139,9 @@ def prepare(call: DecodeCall, plan: DecodePlan, tensors, lse, parts: Parts, over
     wide |= any(is_wide(view, 1, apart, q.shape[3]) for view in (k, v))
     if v.strides == k.strides:
         v = v._replace(strides=None)
+    sign, scale = sign_and_scale(call.scale)
     constants = {
-        "SIGN": int(math.copysign(1, call.scale)) if call.scale else 0,
+        "SIGN": sign,
         "GROUP": call.group,
         "HEAD_DIM": q.shape[3],
         "BLOCK_M": config.block_m,
@@ -152,8 +153,6 @@ def prepare(call: DecodeCall, plan: DecodePlan, tensors, lse, parts: Parts, over
         "OVERLAP": overlap and plan.splits > 1 and not plan.fused,
         "RING": ring,
     }
-    # scale 0 means that all scores are 0: SIGN 0 makes them so, and the scale itself stays positive
-    scale = (abs(call.scale) or 1.0) * math.log2(math.e)
     band = Limits(None if call.window is None or call.window > FAR else call.window - 1, 0)
     lengths = Lengths(call.kv_len, call.lengths, None)
     arguments = (q, k, v, out, None if lse is None else View.of(lse), parts, lengths, band, scale)

@@ -15,8 +15,9 @@ from triton.runtime.errors import OutOfResources
 from ..config import TileConfig
 from ..device import View, interpreting, is_wide, ring_kind
 from ..dispatch import Launch, Ready, Step, traits
-from ..mask import Band, Dense
-from .checks import LARGEST_POSITION
+from ..mask import Band
+from ..tileruns import Grid
+from .checks import LARGEST_POSITION, sign_and_scale
 from .decode_plan import DecodeCall, make_decode_plan
 from .plan import Call, Plan
 from .prefill import prefill
@@ -146,10 +147,8 @@ def sort_of(call: Call) -> Callable[[int], Hashable]:
 
 
 def _repeats(call: Call, plan: Plan) -> bool:
-    """Whether the launch serves all calls of its kind, and keeps no large mask alive."""
-    if call.record or plan.skip in ("none", "mask"):  # words are large, and may depend on lengths
-        return False
-    return not any(isinstance(leaf, Dense) for leaf in call.mask.leaves())
+    """Whether the launch serves all calls of its kind: words may depend on lengths."""
+    return not call.record and plan.skip not in ("none", "mask")
 
 
 def prepare(call: Call, plan: Plan, tensors, lse, visits, grid) -> Step:
@@ -160,8 +159,7 @@ def prepare(call: Call, plan: Plan, tensors, lse, visits, grid) -> Step:
     plain = _plain_constants(call, plan, config, (q, k, v, out))
     if v.strides == k.strides:
         v = v._replace(strides=None)
-    # scale 0 means that all scores are 0: SIGN 0 makes them so, and the scale itself stays positive
-    scale = (abs(call.scale) or 1.0) * math.log2(math.e)
+    _, scale = sign_and_scale(call.scale)
     extras = (View.of(t) if t is not None else None for t in (lse, visits))
     items = math.prod(grid)
     grid, turn = programs_of(call, plan, grid)
@@ -187,7 +185,7 @@ def _plain_constants(call: Call, plan: Plan, config: TileConfig, views: tuple[Vi
     in_keys = any(is_wide(view, 1, apart, cols) for view in (k, v))
     return {
         "SKIP": plan.skip,
-        "SIGN": int(math.copysign(1, call.scale)) if call.scale else 0,
+        "SIGN": sign_and_scale(call.scale)[0],
         "GROUP": group,
         "HEAD_DIM": cols,
         "BLOCK_M": config.block_m,
@@ -211,8 +209,9 @@ def _mask_argument(call: Call, plan: Plan) -> Words | Tiles | None:
     if plan.skip == "map":
         by_batch, by_head = call.mask.varies
         grid = (batch if by_batch else 1, heads if by_head else 1)
-        maps = tuple(plan.tilemap_of(b, h) for b in range(grid[0]) for h in range(grid[1]))
-        start, runs, words = map_tables(maps, grid, not isinstance(call.mask, Band), call.q.device)
+        assert plan.config is not None
+        tiles = Grid(plan.q_len, plan.kv_len, plan.queries_per_tile, plan.config.block_n, plan.q_start)
+        start, runs, words = map_tables(call.mask, tiles, grid, not isinstance(call.mask, Band), call.q.device)
         return Tiles(View.broadcast(start, 2), runs, words)
     return None
 

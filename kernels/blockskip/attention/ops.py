@@ -10,7 +10,7 @@ from functools import lru_cache
 import torch
 
 from ..config import TileConfig
-from ..mask import Mask, band
+from ..mask import Mask, band, mask_of
 from . import api
 from .checks import check_tensors
 
@@ -71,10 +71,11 @@ def traced_attention(
 
 
 def _mask(text: str, tensors: list[torch.Tensor]) -> Mask:
-    return Mask.from_spec((text, tensors)) if tensors else _mask_of_text(text)
+    return mask_of(tensors[0], text, tensors) if tensors else _mask_of_text(text)
 
 
 _mask_of_text = lru_cache(maxsize=64)(Mask.from_spec)
+"""A graph knows its masks by their text, so they, and what they own, live here."""
 
 
 def _no_lse(q: torch.Tensor) -> torch.Tensor:

@@ -12,7 +12,7 @@ from ..mask import Band, Mask
 from ..tilemap import TileMap
 from ..tuned import Origin, choose_config
 from . import tileplan
-from .checks import choose_impl
+from .checks import choose_impl, sign_and_scale
 from .decode_plan import DecodeCall, DecodePlan, make_decode_plan
 from .route import PREFILL, Route, as_decode, choose_route
 
@@ -173,7 +173,7 @@ def _can_specialise(call: Call, skip: str, capability: tuple[int, int] | None) -
     if capability is None or not specialises(capability, call.q.shape[3], call.q.dtype):
         return False
     skips = skip in ("bounds", "map") and not call.record
-    return skips and call.scale > 0 and call.q.shape[2] >= SPECIALISED_ROWS and can_describe(call)
+    return skips and sign_and_scale(call.scale)[0] == 1 and call.q.shape[2] >= SPECIALISED_ROWS and can_describe(call)
 
 
 def _plan_decode(call: Call, impl: str, route: Route, reason: str) -> Plan:
@@ -246,8 +246,8 @@ def _tiled_config(call: Call, impl: str) -> TileConfig | None:
     if impl == "reference":
         return None
     sizes = call.q.shape[2], call.planned_kv_len, call.planned_q_start
-    tilemap = tileplan.plan(call.mask, *sizes, 0, 0, call.q.device).tilemap
-    return TileConfig(tilemap.block_m, tilemap.block_n, 1, 1)  # no warps, no stages: PyTorch
+    rows = tileplan.plan(call.mask, *sizes, 0, 0, call.q.device).rows
+    return TileConfig(rows, tileplan.TILE_KEYS, 1, 1)  # no warps, no stages: PyTorch
 
 
 def _packs(call: Call, config: TileConfig) -> bool:

@@ -15,7 +15,7 @@ from ..tilemap import TileMap
 def positions(kv_len: int | torch.Tensor, slots: int, device: torch.device) -> torch.Tensor:
     """int64 [slots], or [.., slots] for a kv_len [.., 1]: the position that each slot holds, negative where none."""
     last = kv_len - 1
-    return last - (last - torch.arange(slots, device=device)) % slots
+    return last - (last - torch.arange(slots, dtype=torch.int64, device=device)) % slots
 
 
 def unrolled(x: torch.Tensor, first: int, end: int) -> torch.Tensor:
@@ -58,10 +58,13 @@ def check_device(name: str, mask: Mask, q_len: int, slots: int) -> None:
 
 def _first_key(mask: Mask, q: torch.Tensor, kv_len: int, q_start: int) -> int | None:
     """The first key that a query sees, or may see for `dilated` among others; None where all see nothing."""
-    if isinstance(mask, Band):
-        return None if mask.is_nothing else 0 if mask.left is None else max(q_start - mask.left, 0)
-    by_batch, by_head = mask.varies
     batches, heads, q_len, _ = q.shape
+    if isinstance(mask, Band):
+        first = q_start if mask.right is None else max(q_start, -mask.right)  # an earlier query sees no key
+        if mask.is_nothing or first >= q_start + q_len:
+            return None
+        return 0 if mask.left is None else max(first - mask.left, 0)
+    by_batch, by_head = mask.varies
     firsts = []
     for b in range(batches if by_batch else 1):
         for h in range(heads if by_head else 1):

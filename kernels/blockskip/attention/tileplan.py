@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from ..mask import Mask
+from ..mask import Band, Mask, kept_by_mask
 from ..tilemap import TileMap
+from .pieces import Bias
 
 TILE_KEYS = 64
 NARROW_ROWS = 64  # rows of a block: few waste little at a window's two edges
@@ -23,19 +25,9 @@ GROUP_ROWS = 4096  # rows of one call: bounds what it holds before that is copie
 BULK_KEYS = 1024  # a run of full tiles this long is worth a call of its own, without a mask
 SPAN_KEYS = 2048  # longest span with a mask: bounds the mask's memory
 GAP_TILES = 1  # empty tiles that are cheaper to compute than a second call and its merge
+FAR = 1 << 40  # beyond all positions
+OBJECT_BYTES = 512  # about what a group or span takes
 BIAS_BYTES = 4 << 20  # masks that a plan holds; beyond, they are built when they are needed
-
-
-@dataclass(frozen=True, eq=False)
-class Bias:
-    """What is added to the scores of one row block and one span.
-
-    values: float32 [rows, keys], 0 where kept and -inf elsewhere. blind: bool [rows], the rows that keep nothing of the
-    span, or None if there is none.
-    """
-
-    values: torch.Tensor
-    blind: torch.Tensor | None
 
 
 @dataclass(frozen=True)
@@ -54,67 +46,92 @@ class Span:
 
 @dataclass(frozen=True)
 class Group:
-    """`blocks` blocks of `height` rows from `row` on, whose spans are alike but for their place."""
+    """`blocks` blocks of `height` rows from `row` on, whose spans are alike but for their place.
+
+    backwards: the spans' biases have each block's rows in reverse order, see `_Biases.slid`.
+    """
 
     row: int
     height: int
     blocks: int
     spans: tuple[Span, ...]
+    backwards: bool = False
 
 
 @dataclass(frozen=True)
 class Plan:
     """The groups of one tile map, in row order; `unseen` are the (first, end) rows without any key.
 
-    Keys outside [first_key, end_key) are never read.
+    `rows` is what a block of the map has. Keys outside [first_key, end_key) are never read. Holds no mask, which may
+    own the plan.
     """
 
-    tilemap: TileMap = field(repr=False)
-    device: torch.device
+    rows: int
+    place: Place
     first_key: int
     end_key: int
     groups: tuple[Group, ...]
     unseen: tuple[tuple[int, int], ...]
 
-    def bias(self, group: Group, span: Span) -> Bias | None:
-        """The bias of a group's span, built now if the plan does not hold it."""
+    @property
+    def nbytes(self) -> int:
+        """About what it takes in memory."""
+        spans = [span for group in self.groups for span in group.spans]
+        held = (span.bias.values.untyped_storage() for span in spans if span.bias is not None)
+        biases = {storage.data_ptr(): storage.nbytes() for storage in held}
+        return OBJECT_BYTES * (1 + len(self.groups) + len(spans)) + sum(biases.values())
+
+    def bias(self, mask: Mask, group: Group, span: Span) -> Bias | None:
+        """The bias of a group's span under the plan's mask, built now if the plan does not hold it."""
         if not span.masked or span.bias is not None:
             return span.bias
-        return _bias(_kept(self.tilemap, self.device, group.row, group.height, self.first_key + span.first, span.keys))
+        return Bias.of(_kept(mask, self.place, group.row, group.height, self.first_key + span.first, span.keys))
 
 
-@functools.lru_cache(maxsize=64)
+class Place(NamedTuple):
+    """Where a plan's elements stand: the first query's position, the batch and head, and the device."""
+
+    q_start: int
+    batch: int
+    head: int
+    device: torch.device
+
+
+@kept_by_mask(lambda plan: plan.nbytes)
 def plan(mask: Mask, q_len: int, kv_len: int, q_start: int, batch: int, head: int, device: torch.device) -> Plan:
     """The plan for one batch's and head's tile map. Masks are built on `device`."""
 
     def tiles(rows: int) -> TileMap:
         return TileMap.build(mask, q_len, kv_len, rows, TILE_KEYS, q_start=q_start, batch=batch, head=head)
 
+    place = Place(q_start, batch, head, device)
     tilemap = tiles(NARROW_ROWS)
     if tilemap.visited_pairs > WIDE_KEYS * q_len and q_len > NARROW_ROWS:
         tilemap = tiles(WIDE_ROWS)
     if not len(tilemap.runs):
-        return Plan(tilemap, device, 0, 0, (), ((0, q_len),))
+        return Plan(tilemap.block_m, place, 0, 0, (), ((0, q_len),))
     first_key = int(tilemap.runs[:, 0].min()) * TILE_KEYS
     end_key = min(int(tilemap.runs[:, 1].max()) * TILE_KEYS, kv_len)
-    biases = _Biases(tilemap, device)
+    biases = _Biases(mask, place, q_len, kv_len, first_key)
     groups: list[Group] = []
     unseen = []
     for index in range(tilemap.rows):
         row = index * tilemap.block_m
         height = min(tilemap.block_m, q_len - row)
         runs = tilemap.runs[tilemap.run_start[index] : tilemap.run_start[index + 1]].tolist()
-        spans = tuple(biases.spans(row, height, first_key, runs))
+        columns = list(_columns(runs))
+        backwards = len(columns) > 1 and biases.slides
+        spans = biases.slid(row, height, columns) if backwards else tuple(biases.spans(row, height, columns))
         if not spans:
             unseen.append((row, row + height))
             continue
-        block = Group(row, height, 1, spans)
+        block = Group(row, height, 1, spans, backwards)
         joined = _join(groups[-1], block) if groups else None
         if joined is None:
             groups.append(block)
         else:
             groups[-1] = joined
-    return Plan(tilemap, device, first_key, end_key, tuple(groups), tuple(unseen))
+    return Plan(tilemap.block_m, place, first_key, end_key, tuple(groups), tuple(unseen))
 
 
 def _columns(runs: list[list[int]]) -> Iterator[tuple[int, int, bool]]:
@@ -146,43 +163,73 @@ def _columns(runs: list[list[int]]) -> Iterator[tuple[int, int, bool]]:
 class _Biases:
     """Makes the spans of row blocks; equal masks are held once, as far as the plan's memory goes."""
 
-    def __init__(self, tilemap: TileMap, device: torch.device):
-        self.tilemap, self.device = tilemap, device
-        self.held: dict[tuple[int, bytes], Bias] = {}
+    def __init__(self, mask: Mask, place: Place, q_len: int, kv_len: int, first_key: int):
+        self.mask, self.place, self.q_len, self.kv_len, self.first_key = mask, place, q_len, kv_len, first_key
+        self.held: dict[tuple, Bias] = {}
         self.free = BIAS_BYTES
+        self.slides = isinstance(mask, Band) and place.device.type == "cpu"  # elsewhere scores of long spans are held
 
-    def spans(self, row: int, height: int, first_key: int, runs: list[list[int]]) -> Iterator[Span]:
-        for start, end, masked in _columns(runs):
-            first = start * TILE_KEYS
-            keys = min(end * TILE_KEYS, self.tilemap.kv_len) - first
+    def spans(self, row: int, height: int, columns: list[tuple[int, int, bool]]) -> Iterator[Span]:
+        for start, end, masked in columns:
+            first, keys = self._keys(start, end)
             if not masked:
-                yield Span(first - first_key, keys, False, None)
+                yield Span(first - self.first_key, keys, False, None)
                 continue
-            kept = _kept(self.tilemap, self.device, row, height, first, keys)
+            kept = _kept(self.mask, self.place, row, height, first, keys)
             if kept.any():  # a tile called partial may be empty, or full
                 bias = None if kept.all() else self._share(kept)
-                yield Span(first - first_key, keys, not kept.all(), bias)
+                yield Span(first - self.first_key, keys, not kept.all(), bias)
+
+    def slid(self, row: int, height: int, columns: list[tuple[int, int, bool]]) -> tuple[Span]:
+        """One span for all keys of a band's rows, however many: nothing is left to merge.
+
+        A band's bias depends on k - q alone. With the rows in reverse order, k - q grows by 1 along rows and keys
+        both: each bias is a view of one line of numbers with strides (1, 1).
+        """
+        first, keys = self._keys(columns[0][0], columns[-1][1])
+        last_q = self.place.q_start + row + height - 1
+        key = "slid", first - last_q, height, keys
+        if key not in self.held:
+            line, lowest = self._line
+            values = line.as_strided((height, keys), (1, 1), first - last_q - lowest)
+            self.held[key] = Bias(values, self._blind(last_q, height, first, keys))
+        return (Span(first - self.first_key, keys, True, self.held[key]),)
+
+    def _keys(self, start: int, end: int) -> tuple[int, int]:
+        """(first, number) of the keys of columns start .. end - 1."""
+        first = start * TILE_KEYS
+        return first, min(end * TILE_KEYS, self.kv_len) - first
+
+    @functools.cached_property
+    def _line(self) -> tuple[torch.Tensor, int]:
+        """(a bias by k - q, the lowest k - q)."""
+        lowest = self.first_key - (self.place.q_start + self.q_len - 1)
+        away = torch.arange(lowest, self.kv_len - self.place.q_start, dtype=torch.int64, device=self.place.device)
+        return Bias.of(self.mask.keep(-away, 0)[None]).values[0], lowest
+
+    def _blind(self, last_q: int, height: int, first: int, keys: int) -> torch.Tensor | None:
+        """bool [height]: which rows, in reverse order, see none of these keys; None where each sees some."""
+        assert isinstance(self.mask, Band)
+        q = last_q - torch.arange(height, dtype=torch.int64, device=self.place.device)
+        low = q - q - FAR if self.mask.left is None else q - self.mask.left
+        high = q - q + FAR if self.mask.right is None else q + self.mask.right
+        blind = low.clamp(min=first) > high.clamp(max=first + keys - 1)
+        return blind if blind.any() else None
 
     def _share(self, kept: torch.Tensor) -> Bias | None:
         key = (kept.shape[1], np.packbits(kept.cpu().numpy()).tobytes())
         size = kept.numel() * 4
         if key not in self.held and size <= self.free:
             self.free -= size
-            self.held[key] = _bias(kept)
+            self.held[key] = Bias.of(kept)
         return self.held.get(key)
 
 
-def _kept(tilemap: TileMap, device: torch.device, row: int, height: int, first: int, keys: int) -> torch.Tensor:
+def _kept(mask: Mask, place: Place, row: int, height: int, first: int, keys: int) -> torch.Tensor:
     """bool [height, keys]: the mask's elements."""
-    rows = torch.arange(row, row + height, device=device)[:, None]
-    k_pos = torch.arange(first, first + keys, device=device)[None]
-    return tilemap.mask.keep(rows + tilemap.q_start, k_pos, tilemap.batch, tilemap.head, rows)
-
-
-def _bias(kept: torch.Tensor) -> Bias:
-    blind = ~kept.any(1)
-    values = torch.zeros(kept.shape, device=kept.device).masked_fill_(~kept, float("-inf"))
-    return Bias(values, blind if blind.any() else None)
+    rows = torch.arange(row, row + height, dtype=torch.int64, device=place.device)[:, None]
+    k_pos = torch.arange(first, first + keys, dtype=torch.int64, device=place.device)[None]
+    return mask.keep(rows + place.q_start, k_pos, place.batch, place.head, rows)
 
 
 def _join(group: Group, block: Group) -> Group | None:
@@ -193,6 +240,7 @@ def _join(group: Group, block: Group) -> Group | None:
         or block.row != group.row + rows
         or rows + block.height > GROUP_ROWS
         or len(block.spans) != len(group.spans)
+        or block.backwards != group.backwards
     ):
         return None
     spans = []

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import functools
+from functools import partial
 
 import numpy as np
 import torch
 
-from ..mask import Mask
+from ..mask import Mask, kept_by_mask
 from ..tilemap import TileMap
+from ..tileruns import Grid
 
 BITS = 64
 ELEMENTS_AT_ONCE = 1 << 24
@@ -17,7 +18,7 @@ ELEMENTS_AT_ONCE = 1 << 24
 def pack(keep: torch.Tensor) -> torch.Tensor:
     """int64 [..., ceil(n / 64)] of bool [..., n]."""
     keep = torch.nn.functional.pad(keep, (0, -keep.shape[-1] % BITS)).unflatten(-1, (-1, BITS))
-    return (keep.long() << torch.arange(BITS, device=keep.device)).sum(-1)
+    return (keep.long() << torch.arange(BITS, dtype=torch.int64, device=keep.device)).sum(-1)
 
 
 def mask_words(mask: Mask, q_len: int, kv_len: int, q_start, kv_real, batch: int, heads: int, device) -> torch.Tensor:
@@ -34,26 +35,25 @@ def mask_words(mask: Mask, q_len: int, kv_len: int, q_start, kv_real, batch: int
 def _mask_words(mask: Mask, q_len: int, kv_len: int, q_start, kv_real, batch: int, heads: int, device) -> torch.Tensor:
     by_batch, by_head = mask.varies
     on_device = not (isinstance(q_start, int) and isinstance(kv_real, int))
-    b = torch.arange(batch if by_batch or on_device else 1, device=device)[:, None, None, None]
-    h = torch.arange(heads if by_head else 1, device=device)[None, :, None, None]
+    arange = partial(torch.arange, dtype=torch.int64, device=device)
+    b = arange(batch if by_batch or on_device else 1)[:, None, None, None]
+    h = arange(heads if by_head else 1)[None, :, None, None]
     # an int is filled in: a copy from the host could not be captured in a CUDA graph
     q_start, kv_real = (
-        torch.full((1, 1, 1, 1), x, device=device) if isinstance(x, int) else x.reshape(-1, 1, 1, 1)
+        torch.full((1, 1, 1, 1), x, dtype=torch.int64, device=device) if isinstance(x, int) else x.reshape(-1, 1, 1, 1)
         for x in (q_start, kv_real)
     )
-    keys = torch.arange(kv_len, device=device)[None, None, None]
+    keys = arange(kv_len)[None, None, None]
     at_once = max(1, ELEMENTS_AT_ONCE // (b.numel() * h.numel() * kv_len))
     parts = []
     for first in range(0, q_len, at_once):
-        rows = torch.arange(first, min(first + at_once, q_len), device=device)[None, None, :, None]
+        rows = arange(first, min(first + at_once, q_len))[None, None, :, None]
         keep = mask.keep(rows + q_start, keys, b, h, rows) & (keys < kv_real)
         parts.append(pack(keep.expand(b.numel(), h.numel(), -1, -1)))
     return torch.cat(parts, 2).contiguous()
 
 
-# A model makes its mask once and uses it in every layer and call; so do we. Few are held: one is q_len * kv_len / 8
-# bytes.
-@functools.lru_cache(maxsize=4)
+@kept_by_mask(lambda words: words.nbytes)
 def _kept_words(mask: Mask, *call) -> torch.Tensor:
     _refuse_capture(mask, call[-1])
     words = _mask_words(mask, *call)
@@ -81,16 +81,17 @@ def _finish(device: torch.device) -> None:
         torch.cuda.current_stream(device).synchronize()
 
 
-@functools.lru_cache(maxsize=16)
-def map_tables(tilemaps: tuple[TileMap, ...], grid: tuple[int, int], with_words: bool, device: torch.device):
-    """The runs of some tile maps on a device, and the words of their partial tiles.
+@kept_by_mask(lambda tables: sum(table.nbytes for table in tables if table is not None))
+def map_tables(mask: Mask, tiles: Grid, grid: tuple[int, int], with_words: bool, device: torch.device):
+    """The runs of a mask's tile maps on a device, and the words of their partial tiles.
 
-    tilemaps: one for each (batch, head) of `grid` = (1 or B, 1 or H), in that order.
+    Of the maps over `tiles`, for each (batch, head) of `grid` = (1 or B, 1 or H).
     -> start int32 [*grid, rows + 1], into runs int32 [n, 4] = (first column, end column, state, first of its words or
     -1);
        words int64 [partial tiles, ceil(block_n / 64), block_m] or None.
     """
-    _refuse_capture(tilemaps[0].mask, device)
+    _refuse_capture(mask, device)
+    tilemaps = [TileMap.build(mask, *tiles, batch=b, head=h) for b in range(grid[0]) for h in range(grid[1])]
     starts, runs, words, runs_before, words_before = [], [], [], 0, 0
     for tm in tilemaps:
         partial = np.where(tm.runs[:, 2] == 1, tm.runs[:, 1] - tm.runs[:, 0], 0)
@@ -110,10 +111,11 @@ def map_tables(tilemaps: tuple[TileMap, ...], grid: tuple[int, int], with_words:
 def _tile_words(tm: TileMap, device: torch.device) -> torch.Tensor:
     """int64 [partial tiles, ceil(block_n / 64), block_m]: the words of the partial tiles, in the order of the runs."""
     row_start, col, is_full = tm.to_csr()
-    row = torch.repeat_interleave(torch.arange(tm.rows, device="cpu"), row_start.diff())[~is_full].to(device)
+    every_row = torch.arange(tm.rows, dtype=torch.int64, device="cpu")
+    row = torch.repeat_interleave(every_row, row_start.diff())[~is_full].to(device)
     col = col[~is_full].to(device)
     at_once = max(1, ELEMENTS_AT_ONCE // (tm.block_m * tm.block_n))
-    rows, keys = torch.arange(tm.block_m, device=device), torch.arange(tm.block_n, device=device)
+    rows, keys = (torch.arange(n, dtype=torch.int64, device=device) for n in (tm.block_m, tm.block_n))
     parts = [torch.empty((0, -(-tm.block_n // BITS), tm.block_m), dtype=torch.int64, device=device)]
     for first in range(0, len(row), at_once):
         some = slice(first, first + at_once)

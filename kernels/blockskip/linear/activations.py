@@ -26,7 +26,7 @@ def round_to_int8(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """
     blocks = x.float().contiguous().unflatten(1, (-1, BLOCK))
     # a tensor, because CUDA multiplies with the reciprocal of a number, which rounds otherwise
-    step = blocks.abs().amax(-1, keepdim=True) / torch.full((), 127.0, device=x.device)
+    step = blocks.abs().amax(-1, keepdim=True) / torch.full((), 127.0, dtype=torch.float32, device=x.device)
     usable = step.isfinite() & (step > 0)
     codes = (blocks.where(usable, 0) / step.where(usable, 1)).round()
     return codes.clamp(-127, 127), step  # a subnormal step is too coarse for the quotient

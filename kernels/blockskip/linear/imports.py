@@ -156,7 +156,8 @@ GGUF_KINDS = {
 
 def _bytes(data) -> torch.Tensor:
     if isinstance(data, (bytes, bytearray)):
-        return torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else torch.empty(0, dtype=torch.uint8)
+        empty = torch.empty(0, dtype=torch.uint8, device="cpu")
+        return torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else empty
     if not isinstance(data, torch.Tensor):
         raise TypeError(f"data: given {type(data).__name__}; a uint8 tensor or bytes are needed")
     if data.dtype != torch.uint8:

@@ -1,6 +1,7 @@
 """Masks: which keys a query may see.
 
-`base` holds the algebra, `kinds` what each kind keeps, `build` the public constructors.
+`base` holds the algebra, `kinds` and `contents` what each kind keeps, `build` the public constructors, `kept` what is
+made of masks and stays for later calls.
 """
 
 from .base import And, Mask, Not, Or, bound
@@ -12,13 +13,17 @@ from .build import (
     dilated,
     document,
     mask_mod,
+    mask_of,
     prefix_lm,
     sink,
     sliding_window,
 )
-from .kinds import Band, Chunked, Dense, Dilated, Document, MaskMod, PrefixLM, Sink
+from .contents import Dense, MaskMod
+from .kept import SHARED, kept_by_mask
+from .kinds import Band, Chunked, Dilated, Document, PrefixLM, Sink
 
 __all__ = [
+    "SHARED",
     "And",
     "Band",
     "Chunked",
@@ -38,7 +43,9 @@ __all__ = [
     "dense",
     "dilated",
     "document",
+    "kept_by_mask",
     "mask_mod",
+    "mask_of",
     "prefix_lm",
     "sink",
     "sliding_window",

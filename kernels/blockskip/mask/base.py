@@ -1,7 +1,7 @@
 """Masks: which keys a query may see. The one place that says what `window` means.
 
 A mask is an immutable value: it can be hashed, compared, printed, written as text (`spec`) and read back. It holds no
-L x L tensor, but for `dense`. Masks combine with `&`, `|` and `~`.
+L x L tensor, but for `dense`. Masks combine with `&`, `|` and `~`. What is made of a mask is kept: see `kept`.
 
 Positions: query row i of a call stands at position `q_start + i`, keys at 0..kv_len-1. `dense` and `mask_mod` alone
 look at the call's row i instead of the position, as FlexAttention does.
@@ -12,14 +12,15 @@ from __future__ import annotations
 import functools
 import itertools
 import operator
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterator
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 
 from ..arguments import integer
+from .kept import OWNED_BYTES, Store, kept_by_mask
 
 Keep = Callable[[Any, Any, Any, Any, Any], torch.Tensor]
 """keep(q_pos, k_pos, batch, head, q_row) -> bool tensor, broadcast: a mask bound to a device."""
@@ -27,8 +28,6 @@ Keep = Callable[[Any, Any, Any, Any, Any], torch.Tensor]
 
 class Mask:
     """Base of all masks. Subclasses are frozen dataclasses."""
-
-    __slots__ = ()
 
     def keep(self, q_pos, k_pos, batch: Any = 0, head: Any = 0, q_row=None) -> torch.Tensor:
         """bool tensor, the broadcast of `q_pos` and `k_pos` (ints or int tensors): which pairs are kept.
@@ -48,8 +47,10 @@ class Mask:
         q_start = None if q_start is None else integer("q_start", q_start)
         self.check_shape(q_len, kv_len)
         start = kv_len - q_len if q_start is None else q_start
-        rows = torch.arange(q_len, device=device)[:, None]
-        return self.keep(rows + start, torch.arange(kv_len, device=device)[None], batch, head, rows)
+        device = torch.device(device or "cpu")
+        rows = torch.arange(q_len, dtype=torch.int64, device=device)[:, None]
+        keys = torch.arange(kv_len, dtype=torch.int64, device=device)[None]
+        return self.keep(rows + start, keys, batch, head, rows)
 
     def mod(self, q_start: int = 0, device=None) -> Callable:
         """FlexAttention's `mask_mod(b, h, q_idx, kv_idx)` of this mask, for a call that starts at `q_start`."""
@@ -76,6 +77,37 @@ class Mask:
 
         return from_spec(spec)
 
+    def refresh(self) -> None:
+        """Forgets what was made of this mask, and of others that hold the same `dense` or `mask_mod` objects.
+
+        Needed where data that a mask_mod's function reads has changed, or a dense mask's tensor in a way that torch
+        does not see (`.data`, NumPy, a kernel of one's own); a mask of numbers has nothing to forget.
+        """
+        for leaf in self.leaves():
+            leaf.__dict__["_refreshed"] = leaf.__dict__.get("_refreshed", 0) + 1
+
+    @property
+    def version(self) -> tuple:
+        """Changes whenever the contents may have: () for a mask of numbers, whose contents are for ever the same."""
+        return () if self.is_value else tuple(leaf._version for leaf in self.leaves())
+
+    @functools.cached_property
+    def is_value(self) -> bool:
+        """Whether equal masks mean the same for ever: those of numbers do, those with a tensor or a function do not."""
+        return all(leaf._is_value for leaf in self.leaves())
+
+    @property
+    def owned(self) -> Store:
+        """What was made of this object and is kept as long as it lives and its `version` is the same."""
+        version, store = self.version, self.__dict__.get("_owned")
+        if store is None or store.version != version:
+            store = self.__dict__["_owned"] = Store(OWNED_BYTES, version)
+        return store
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The fields alone: a copy owns nothing."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}  # pyright: ignore[reportArgumentType]
+
     @property
     def varies(self) -> tuple[bool, bool]:
         """Whether the mask differs between batches, and between heads."""
@@ -92,6 +124,8 @@ class Mask:
             leaf.check(q_len, kv_len)
 
     _varies = (False, False)
+    _is_value = True
+    _version: Hashable = None
 
     def __and__(self, other: Mask) -> Mask:
         return _combine(And, self, other)
@@ -126,8 +160,11 @@ class Mask:
         return 1, 1
 
     def for_batch(self, batch: int) -> Mask:
-        """The mask of one batch, as a mask of batch 0."""
-        return self
+        """The mask of one batch, as a mask of batch 0; the same object each time."""
+        return _of_batch(self, batch) if self.varies[0] else self
+
+    def _for_batch(self, batch: int) -> Mask:
+        raise TypeError(f"{type(self).__name__} is the same for all batches")
 
     def check(self, q_len: int, kv_len: int) -> None:
         """Raises ValueError where this mask cannot serve a call of this size."""
@@ -140,11 +177,15 @@ class Mask:
 
 
 def _tensor(x) -> torch.Tensor:
-    """A tensor as it is; a number on the CPU, whatever torch's default device: there it goes with tensors anywhere."""
-    return x if isinstance(x, torch.Tensor) else torch.tensor(x, device="cpu")
+    """int64: narrower ones compare wrongly with large limits. A number comes on the CPU: it goes with any tensor."""
+    return x.long() if isinstance(x, torch.Tensor) else torch.tensor(x, dtype=torch.int64, device="cpu")
 
 
-@functools.lru_cache(maxsize=32)
+@kept_by_mask(lambda mask: 0)  # views, and functions
+def _of_batch(mask: Mask, batch: int) -> Mask:
+    return mask._for_batch(batch)
+
+
 def bound(mask: Mask, device: torch.device) -> Keep:
     """The mask's element-wise function with its tensors on `device`."""
     return mask._bind(device)
@@ -161,7 +202,7 @@ class Several(Mask):
     def leaves(self):
         return itertools.chain.from_iterable(m.leaves() for m in self.masks)
 
-    def for_batch(self, batch):
+    def _for_batch(self, batch):
         return type(self)(tuple(m.for_batch(batch) for m in self.masks))
 
     def _bind(self, device):
@@ -204,7 +245,7 @@ class Not(Mask):
 
     mask: Mask
 
-    def for_batch(self, batch):
+    def _for_batch(self, batch):
         return Not(self.mask.for_batch(batch))
 
     def leaves(self):

@@ -7,10 +7,12 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..arguments import integer, short
 from .base import Mask
-from .kinds import Band, Chunked, Dense, Dilated, Document, MaskMod, PrefixLM, Sink
+from .contents import Dense, MaskMod, tensor_version
+from .kinds import Band, Chunked, Dilated, Document, PrefixLM, Sink
 
 
 def band(left: int | None, right: int | None) -> Mask:
@@ -70,14 +72,47 @@ def dense(tensor: torch.Tensor) -> Mask:
         raise ValueError(
             f"tensor: given shape {tuple(tensor.shape)}; [q_len, kv_len] or [B or 1, H or 1, q_len, kv_len]"
         )
-    return Dense(tensor.detach().clone()[(None,) * (4 - tensor.ndim)])
+    with torch.inference_mode(False):  # torch counts no changes of an inference tensor
+        return Dense(tensor.detach().clone()[(None,) * (4 - tensor.ndim)])
 
 
 def mask_mod(fn: Callable) -> Mask:
-    """FlexAttention's fn(b, h, q_idx, kv_idx) -> bool. Equal only to a mask of the same function."""
+    """FlexAttention's fn(b, h, q_idx, kv_idx) -> bool. Equal to itself alone, whatever other masks have the same `fn`.
+
+    What `fn` gives is kept with the mask, so it must be pure while the mask lives; where the data that it reads has
+    changed, make a new mask or call `mask.refresh()`.
+    """
     if not callable(fn):
         raise TypeError(f"fn: given {type(fn).__name__}; a function fn(b, h, q_idx, kv_idx) is needed")
     return MaskMod(fn)
+
+
+_OF_TENSORS = WeakTensorKeyDictionary()
+"""A tensor -> {text: (mask, versions of its tensors)}: masks live as long as the tensor that they were made for."""
+
+
+def mask_of(owner: torch.Tensor, text: str, tensors: Sequence[torch.Tensor]) -> Mask:
+    """`from_spec((text, tensors))`, and while `owner` lives and `tensors` hold the same, the same object.
+
+    So what was made of it serves later calls. Contents are compared, but in a CUDA graph capture, which cannot wait for
+    that: there it is torch's count of their changes.
+    """
+    made: dict = _OF_TENSORS.setdefault(owner, {})  # pyright: ignore[reportAssignmentType]
+    mask, versions = made.get(text, (None, None))
+    now = tuple(map(tensor_version, tensors))
+    if mask is None or versions != now or not _holds(mask, tensors):
+        mask = from_spec((text, tensors))
+        made[text] = mask, now
+    return mask
+
+
+def _holds(mask: Mask, tensors: Sequence[torch.Tensor]) -> bool:
+    held = [leaf.tensor for leaf in mask.leaves() if isinstance(leaf, Dense)]
+    if len(held) != len(tensors):  # one was given twice
+        return False
+    if tensors[0].is_cuda and torch.cuda.is_current_stream_capturing():
+        return True
+    return all(torch.equal(own, given[(None,) * (4 - given.ndim)]) for own, given in zip(held, tensors, strict=True))
 
 
 _CONSTRUCTORS = {f.__name__: f for f in (band, causal, sliding_window, prefix_lm, sink, chunked, document, dilated)}

@@ -1,9 +1,7 @@
-"""The kinds of masks: what each keeps, and where its edges run."""
+"""The kinds of masks that are numbers: what each keeps, and where its edges run."""
 
 from __future__ import annotations
 
-import dis
-import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -12,6 +10,11 @@ import torch
 
 from ..arguments import integer
 from .base import Mask
+from .kept import kept_by_mask
+
+LONGEST_TABLE = 1 << 22
+"""Positions up to which documents are looked up by position: a table of 16 MiB at most. A search takes several reads
+for each element of a compiled kernel, which counts where FlexAttention computes with our masks."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -155,14 +158,12 @@ class Document(Mask):
         return [(starts, low), (starts, high)]
 
     def _bind(self, device):
-        lengths = torch.tensor(self.lengths, device="cpu")
-        ids = torch.repeat_interleave(torch.arange(len(lengths), device="cpu"), lengths).to(device)
-        total = len(ids)
+        total = sum(self.lengths)
+        document = _look_up(self, device) if total <= LONGEST_TABLE else _search(self, device)
 
         def keep(q, k, batch, head, row):
-            # clamp, then compare the position itself: a look-up never leaves the table
-            inside = (q >= 0) & (q < total) & (k >= 0) & (k < total)
-            return (ids[q.clamp(0, total - 1)] == ids[k.clamp(0, total - 1)]) & inside
+            q, k = q.long(), k.long()
+            return (document(q) == document(k)) & (q >= 0) & (q < total) & (k >= 0) & (k < total)
 
         return keep
 
@@ -189,89 +190,40 @@ class Dilated(Mask):
         return f"dilated({self.stride})"
 
 
-@dataclass(frozen=True, repr=False, eq=False)
-class Dense(Mask):
-    """A bool tensor, [1 or B, 1 or H, q_len, kv_len], indexed by the call's rows. Equal if the contents are."""
-
-    tensor: torch.Tensor
-
-    def __eq__(self, other):
-        if not isinstance(other, Dense) or self.tensor.shape != other.tensor.shape:
-            return False
-        return self is other or torch.equal(self.tensor, other.tensor.to(self.tensor.device))
-
-    def __hash__(self):
-        # of the shape alone: the contents may lie on a GPU, and a cache finds the same object by identity first
-        return hash(tuple(self.tensor.shape))
-
-    @property
-    def extent(self):
-        return self.tensor.shape[0], self.tensor.shape[1]
-
-    def for_batch(self, batch):
-        return Dense(self.tensor[batch : batch + 1]) if self.tensor.shape[0] > 1 else self
-
-    @property
-    def _varies(self):
-        return self.tensor.shape[0] > 1, self.tensor.shape[1] > 1
-
-    def check(self, q_len: int, kv_len: int) -> None:
-        rows, cols = self.tensor.shape[-2:]
-        if rows != q_len or cols < kv_len:
-            raise ValueError(
-                f"mask: dense has {rows} query rows and {cols} keys; the call has q_len {q_len} and kv_len {kv_len} "
-                "(rows must be equal, keys at least kv_len)"
-            )
-
-    def _bind(self, device):
-        tensor = self.tensor.to(device)
-        by_batch, by_head = self._varies
-
-        def keep(q, k, batch, head, row):
-            return tensor[batch if by_batch else 0, head if by_head else 0, row, k]
-
-        return keep
-
-    def _text(self, tensors):
-        tensors.append(self.tensor)
-        return f"dense({len(tensors) - 1})"
-
-    def __repr__(self):
-        return f"dense({'x'.join(map(str, self.tensor.shape))})"
+def _look_up(mask: Document, device: torch.device) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Which document a position is in, by a table of all positions; any document for one beyond them."""
+    table = _document_table(mask, device)
+    return lambda position: table[position.clamp(0, len(table) - 1)]
 
 
-@dataclass(frozen=True, repr=False)
-class MaskMod(Mask):
-    """FlexAttention's fn(b, h, q_idx, kv_idx) -> bool; q_idx is the call's row."""
+def _search(mask: Document, device: torch.device) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The same in the memory of the lengths: halving, in plain indexing, which compiled FlexAttention can read."""
+    ends = _document_ends(mask, device)
+    steps = [1 << bit for bit in reversed(range(len(ends).bit_length()))]
 
-    fn: Callable
+    def document(position: torch.Tensor) -> torch.Tensor:
+        found = position - position
+        for step in steps:
+            further = found + step
+            passed = ends[(further - 1).clamp(max=len(ends) - 1)] <= position
+            found = torch.where(passed & (further <= len(ends)), further, found)
+        return found
 
-    @functools.cached_property
-    def _varies(self):
-        return _uses_argument(self.fn, 0), _uses_argument(self.fn, 1)
+    return document
 
-    def _bind(self, device):
-        fn = self.fn
 
-        def keep(q, k, batch, head, row):
-            # FlexAttention hands over tensors; functions written for it may call methods on them
-            batch, head = (torch.as_tensor(x, device=device) for x in (batch, head))
-            return torch.as_tensor(fn(batch, head, row, k), device=device)
+@kept_by_mask(lambda table: table.nbytes)
+def _document_table(mask: Document, device: torch.device) -> torch.Tensor:
+    """int32 [positions]: the document of each."""
+    lengths = torch.tensor(mask.lengths, dtype=torch.int64, device="cpu")
+    documents = torch.arange(len(lengths), dtype=torch.int32, device="cpu")
+    return torch.repeat_interleave(documents, lengths).to(device)
 
-        return keep
 
-    def mod(self, q_start=0, device=None):
-        return self.fn
-
-    def for_batch(self, batch):
-        fn = self.fn
-        return MaskMod(lambda b, h, q, k: fn(b + batch, h, q, k)) if self._varies[0] else self
-
-    def _text(self, tensors):
-        raise ValueError(f"mask: {self!r} is a function and has no text; use dense(tensor) where a spec is needed")
-
-    def __repr__(self):
-        return f"mask_mod({getattr(self.fn, '__name__', type(self.fn).__name__)})"
+@kept_by_mask(lambda ends: ends.nbytes)
+def _document_ends(mask: Document, device: torch.device) -> torch.Tensor:
+    """int64 [documents]: the position after the last of each."""
+    return torch.tensor(mask.lengths, dtype=torch.int64, device="cpu").cumsum(0).to(device)
 
 
 def _still(q_lo: int, value: int) -> tuple[np.ndarray, np.ndarray]:
@@ -285,16 +237,3 @@ def _floor_div(x, size: int):
 
 def _tightest(a: int | None, b: int | None) -> int | None:
     return b if a is None else a if b is None else min(a, b)
-
-
-def _uses_argument(fn: Callable, index: int) -> bool:
-    """Whether a mask_mod reads its argument `index`; True unless its bytecode shows that it does not."""
-    code = getattr(fn, "__code__", None)
-    if code is None or code.co_argcount != 4 or code.co_flags & 0x0C:  # *args, **kwargs
-        return True
-    name = code.co_varnames[index]
-    return any(name in _names(i.argval) for i in dis.get_instructions(code)) or "locals" in code.co_names
-
-
-def _names(argval) -> tuple:
-    return argval if isinstance(argval, tuple) else (argval,)

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from skiplab.cli import compare, options, roofs, sweep, tune
-from skiplab.cli.run import need, show, swept, unused, write_report
+from skiplab.cli.run import INTERRUPTED, end_as_interrupted, need, show, shown, swept, unused, write_report
 from skiplab.compare import compare as compare_runs
-from skiplab.grid import sweep_of
+from skiplab.grid import AnySweep, sweep_of
 from skiplab.machine import default_device
-from skiplab.store import data_path, read_run
+from skiplab.store import Run, installed, notebooks_path, read_run
 from skiplab.sweep import default_path
 from skiplab.workload import OPERATIONS
+
+COPIES = "skiplab-notebooks" if installed() else "none are, the checkout's own are opened"
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -34,10 +36,15 @@ app = typer.Typer(
 def lab(
     port: Annotated[int, typer.Option(help="Port of the server.")] = 8888,
     browser: Annotated[bool, typer.Option(help="Open a browser.")] = True,
+    folder: Annotated[
+        Path | None,
+        typer.Option(help=f"Where the notebooks are copied to, those that it lacks. Default: {COPIES}."),
+    ] = None,
 ) -> None:
     """Open JupyterLab at the first notebook. Example: skiplab lab --no-browser --port 9000"""
-    notebooks = data_path().parent / "notebooks"
-    folder = notebooks if notebooks.is_dir() else Path.cwd()
+    if folder is None and installed():
+        folder = Path("skiplab-notebooks")
+    folder = notebooks_path() if folder is None else copied_notebooks(folder)
     first = sorted(folder.glob("01_*.ipynb"))
     command = [sys.executable, "-m", "jupyterlab", f"--notebook-dir={folder}", f"--port={port}"]
     command.append("--LanguageServerManager.autodetect=False")  # its list of what is not installed hides the address
@@ -48,6 +55,19 @@ def lab(
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         command.append("--allow-root")  # in a container one often is; the server is local and asks for its token
     raise typer.Exit(subprocess.call(command))
+
+
+def copied_notebooks(folder: Path) -> Path:
+    """Copy into the folder the notebooks that it lacks, and return it; what is there already is a person's own."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for notebook in sorted(notebooks_path().glob("*.ipynb")):
+        copy = folder / notebook.name
+        if not copy.exists():
+            shutil.copyfile(notebook, copy)
+        elif copy.read_bytes() != notebook.read_bytes():
+            typer.echo(f"kept: {shown(copy)}, which is not as this version has it; name another --folder for that")
+    typer.echo(f"notebooks: {shown(folder)}")
+    return folder
 
 
 for _command in (sweep.sweep, sweep.decode, sweep.linear, compare.compare, tune.tune, roofs.roofs):
@@ -86,24 +106,34 @@ def share(
 def rerun(
     run: options.RunFile,
     device: options.Device = None,
-    out: Annotated[Path | None, typer.Option(help="The new run file. Default: in data/runs.")] = None,
+    out: Annotated[Path | None, typer.Option(help=f"The new run file. Default: in {options.RUNS}.")] = None,
 ) -> None:
     """Repeat a run on this machine and say what differs. Device, versions, kernels, and each point's time.
 
     The device is the run's own kind unless --device says otherwise.
     """
     old = read_run(run)
-    if old.header["command"].startswith("skiplab tune"):
-        raise ValueError(f"{run.name}: is a tuning run; its own command repeats it: {old.header['command']}")
-    try:
-        wanted = sweep_of(old.operation, old.header["parameters"])
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{run.name}, line 1: the header does not hold a sweep's parameters ({error})") from error
-    wanted = replace(wanted, device=device or wanted.device)
+    wanted = _repeated(run.name, old, device)
     need(wanted.device)
     new = swept(wanted, out or unused(default_path(wanted, "rerun")))
     show(new)
+    end_as_interrupted(new)
     typer.echo(f"\n{compare.words(compare_runs(old, new))}")
+
+
+def _repeated(name: str, old: Run, device: str | None) -> AnySweep:
+    """The sweep that a run's header describes, on this device if one is named; ValueError names the file."""
+    command = old.header.get("command", "")
+    if command.startswith("skiplab tune"):
+        raise ValueError(f"{name}: is a tuning run; its own command repeats it: {command}")
+    try:
+        wanted = sweep_of(
+            old.operation, {**(old.header.get("parameters") or {}), **({"device": device} if device else {})}
+        )
+        wanted.workloads()
+    except (ValueError, TypeError, RecursionError, OverflowError) as error:
+        raise ValueError(f"{name}, line 1: the header holds no sweep that can be run: {error}") from error
+    return wanted
 
 
 @app.command()
@@ -155,7 +185,7 @@ def _load(path: Path) -> None:
 
 
 def main() -> None:
-    """The console script: errors of input are one line on stderr and exit code 2.
+    """The console script: errors of input are one line on stderr and exit code 2; after Ctrl-C it is 130.
 
     SKIPLAB_TRACEBACK=1 shows where an error came from.
     """
@@ -168,4 +198,4 @@ def main() -> None:
         sys.exit(2)
     except KeyboardInterrupt:
         typer.echo("skiplab: interrupted", err=True)
-        sys.exit(130)
+        sys.exit(INTERRUPTED)

@@ -7,7 +7,11 @@ from typing import Annotated
 
 import typer
 
+from skiplab.store import installed
 from skiplab.workload import MODELS
+
+RUNS = "runs" if installed() else "data/runs"
+"""Where runs go, as help texts say it."""
 
 RunFile = Annotated[Path, typer.Argument(help="A run: a .jsonl file that `skiplab sweep` wrote.", metavar="RUN")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1. Default: cuda where torch sees one.")]
@@ -32,7 +36,7 @@ Dtype = Annotated[str, typer.Option(help="bfloat16, float16 or float32.")]
 Seed = Annotated[int, typer.Option(help="Seed of the inputs.")]
 Budget = Annotated[float, typer.Option(help="Seconds that a point is timed at most.")]
 NewRun = Annotated[
-    Path | None, typer.Option("--run", help="The run file; continued if it exists. Default: in data/runs.")
+    Path | None, typer.Option("--run", help=f"The run file; continued if it exists. Default: in {RUNS}.")
 ]
 Html = Annotated[Path | None, typer.Option("--report", help="The HTML file. Default: out/<run>.html.")]
 Again = Annotated[

@@ -12,7 +12,9 @@ import typer
 
 from skiplab.grid import AnySweep, usable
 from skiplab.store import Run, frame, read_run
-from skiplab.sweep import run_sweep
+from skiplab.sweep import row_key, run_sweep
+
+INTERRUPTED = 130
 
 
 def need(device: str) -> None:
@@ -28,16 +30,35 @@ def unused(path: Path) -> Path:
 
 
 def swept(wanted: AnySweep, path: Path, again: tuple[str, ...] = ()) -> Run:
-    """Measure what the file does not hold yet, until Ctrl-C; says what was kept and where."""
-    held = len(read_run(path).rows) if path.exists() else 0
-    if held:
-        typer.echo(f"{shown(path)} holds {held} points already; they are kept (--again busy, --fresh).")
-    with interrupts() as interrupted:
-        done = run_sweep(wanted, path, cancelled=interrupted, again=again)
-    if interrupted():
-        typer.echo(f"Stopped: {len(done.rows)} of {len(wanted.points())} points are kept; the same command goes on.")
+    """Measure what the file does not hold yet, until Ctrl-C; says what was kept, where, and how to go on."""
+
+    def say_kept(held: Run) -> None:
+        if held.rows:
+            typer.echo(f"{shown(path)} holds {len(held.rows)} points already; they are kept (--again busy, --fresh).")
+
+    try:
+        with interrupts() as interrupted:
+            done = run_sweep(wanted, path, cancelled=interrupted, again=again, on_start=say_kept)
+    except KeyboardInterrupt:  # the second
+        typer.echo(stopped(wanted, read_run(path)))
+        raise typer.Exit(INTERRUPTED) from None
+    if "interrupted" in done.header:
+        typer.echo(stopped(wanted, done))
     typer.echo(f"run: {shown(path)}")
     return done
+
+
+def stopped(wanted: AnySweep, run: Run) -> str:
+    """What an interrupted sweep has kept, and how to go on, in one line."""
+    points = {row_key(point) for point in wanted.points()}
+    kept = points & {row["key"] for row in run.rows}
+    return f"Stopped: {len(kept)} of {len(points)} points are kept; the same command goes on."
+
+
+def end_as_interrupted(*runs: Run) -> None:
+    """Exit status 130, as of any program that Ctrl-C ended, where one of the runs was interrupted."""
+    if any("interrupted" in run.header for run in runs):
+        raise typer.Exit(INTERRUPTED)
 
 
 @contextmanager
@@ -65,7 +86,7 @@ def show(run: Run) -> None:
     typer.echo(f"\n{run.provenance}: median time a call, {BASES[run.operation].words}, * for flags\n")
     typer.echo(time_table(table).to_string(index=False))
     failures = Counter(
-        (row["contender"], row["status"], row["error_text"]) for row in run.rows if row["status"] != "ok"
+        (row["contender"], row["status"], row.get("error_text", "")) for row in run.rows if row["status"] != "ok"
     )
     for (name, status, why), count in failures.items():
         typer.echo(f"{name}, {count} points {status}: {why}")

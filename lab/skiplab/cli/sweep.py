@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from skiplab.cli import options
-from skiplab.cli.run import need, show, swept, unused, write_report
+from skiplab.cli.run import end_as_interrupted, need, show, swept, unused, write_report
 from skiplab.grid import AnySweep, DecodeSweep, LinearSweep, Sweep
 from skiplab.machine import default_device
 from skiplab.sweep import default_path, mask_text
@@ -127,6 +127,7 @@ def _sweep(wanted: AnySweep, run: Path | None, report: Path | None, again: list[
         path = unused(path)
     done = swept(wanted, path, tuple(again or ()))
     show(done)
+    end_as_interrupted(done)
     write_report(done, report or Path("out") / f"{path.stem}.html")
 
 

@@ -12,7 +12,7 @@ import typer
 from blockskip.tuned import CONFIGS
 
 from skiplab.cli import options
-from skiplab.cli.run import interrupts, shown
+from skiplab.cli.run import INTERRUPTED, interrupts, shown
 from skiplab.store import Run, read_run
 from skiplab.timing import Cancelled
 from skiplab.tuning.tune import SPILL_BYTES, Tuning
@@ -68,7 +68,7 @@ def tune(
     skiplab tune --heads 32/16x256 --mask 1024
     """
     if from_run:
-        runs = [read_run(path) for path in from_run]
+        runs, interrupted = [read_run(path) for path in from_run], False
     else:
         masks, lengths = tuple(map(_mask, mask or DEFAULTS.mask)), tuple(q_len or DEFAULTS.q_len)
         configs = tuple(map(_config, config)) if config else None
@@ -77,14 +77,18 @@ def tune(
             raise ValueError(
                 f"--run: names one file, and each of {len(wanted)} shapes of heads has its own; give --heads"
             )
-        runs = _tuned(wanted, run, jobs, spills, limit)
+        runs, interrupted = _tuned(wanted, run, jobs, spills, limit)
     path = write_configs(runs, out)
     typer.echo(f"\n{runs[0].provenance}: the winners, and the times of the table's own\n\n{summary(runs)}")
     typer.echo(f"configs: {shown(path)}")
+    if interrupted:
+        raise typer.Exit(INTERRUPTED)
 
 
-def _tuned(wanted: Sequence[Tuning], path: Path | None, jobs: int | None, spills: int, limit_s: float) -> list[Run]:
-    """A run for each, until Ctrl-C or the limit."""
+def _tuned(
+    wanted: Sequence[Tuning], path: Path | None, jobs: int | None, spills: int, limit_s: float
+) -> tuple[list[Run], bool]:
+    """A run for each, until Ctrl-C or the limit, and whether it was Ctrl-C."""
     runs, end = [], time.monotonic() + limit_s
     with interrupts() as interrupted:
         for one in wanted:
@@ -97,9 +101,11 @@ def _tuned(wanted: Sequence[Tuning], path: Path | None, jobs: int | None, spills
                 break
             assert runs[-1].path is not None
             typer.echo(f"run: {shown(runs[-1].path)}")
+    if interrupted() and not runs:
+        raise typer.Exit(INTERRUPTED)
     if not runs:
         raise ValueError("--limit: nothing was timed in that time")
-    return runs
+    return runs, interrupted()
 
 
 def _mask(text: str) -> str:

@@ -79,8 +79,13 @@ class Contender:
 
     @property
     def module(self) -> str:
-        """The module that defines `build`: a child process imports it to know a user's kernel."""
+        """The module that defines `build`: a notebook's and a script's is `__main__`."""
         return self.build.__module__
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it is one of the lab's own, which a child process has by import."""
+        return self.module.startswith(OWN)
 
 
 class Registry:
@@ -93,8 +98,7 @@ class Registry:
         """Add it; a name that one of the lab's own has is refused with ValueError, a user's own may be redefined."""
         key = (contender.operation, contender.name)
         present = self._entries.get(key)
-        own = present is not None and present.module.startswith(OWN)
-        if own and not contender.module.startswith(OWN):
+        if present is not None and present.is_own and not contender.is_own:
             raise ValueError(f"name: {contender.name!r} is one of the lab's own contenders; choose another name")
         self._entries[key] = contender
 

@@ -11,7 +11,7 @@ import pandas as pd
 
 from skiplab.figures import series, theme
 from skiplab.figures.frames import PLACE, speedups
-from skiplab.figures.model import BarChart, Bars, HeatChart, Line, LineChart
+from skiplab.figures.model import BarChart, Bars, HeatChart, Hover, Line, LineChart
 from skiplab.figures.series import Row, doubts, note, rows_of, shape, sources, time_words
 from skiplab.gaps import FLOORS
 
@@ -66,8 +66,14 @@ def floors(table: pd.DataFrame) -> LineChart:
     found = []
     for column, words in looks.items() if len(good) else ():
         texts = [
-            f"<b>{words}</b>, prompt {int(row['q_len']):,}<br>{theme.seconds(row[column] / 1e3)}, "
-            f"{theme.ratio(row[column] / row['bound_ms'])} the least<br>{row['programs']:,.0f} programs"
+            Hover(
+                words,
+                f", prompt {int(row['q_len']):,}",
+                (
+                    f"{theme.seconds(row[column] / 1e3)}, {theme.ratio(row[column] / row['bound_ms'])} the least",
+                    f"{row['programs']:,.0f} programs",
+                ),
+            )
             for row in rows_of(good)
         ]
         xs, ys = (tuple(map(float, values)) for values in (good["q_len"], good[column] / good["bound_ms"]))
@@ -129,7 +135,8 @@ def flops(table: pd.DataFrame, contender: str = "blockskip") -> BarChart:
     bars = []
     for name, colour in colours.items():
         values = tuple(chosen[f"{name}_flops"].astype(float))
-        hover = [f"{group}<br>{name}: {theme.quantity(n, 'FLOP')}" for group, n in zip(groups, values, strict=True)]
+        amounts = [f": {theme.quantity(n, 'FLOP')}" for n in values]
+        hover = [Hover(name, amount, (group,)) for group, amount in zip(groups, amounts, strict=True)]
         bars.append(Bars(name, values, colour, hover=tuple(hover)))
     return BarChart(
         f"Useful, executed and dense work{', ' + _variant(rows_of(chosen)[0]) if one else ''}",
@@ -142,14 +149,15 @@ def flops(table: pd.DataFrame, contender: str = "blockskip") -> BarChart:
 
 def waste(tilemaps: Iterable[bs.TileMap]) -> LineChart:
     """Pairs computed for each kept pair by the area of a tile, a line for each mask; counted, not measured."""
-    found: dict[str, list[tuple[float, float, str]]] = {}
+    found: dict[str, list[tuple[float, float, Hover]]] = {}
     for tilemap in tilemaps:
         side = (tilemap.block_m * tilemap.block_n) ** 0.5
-        text = f"{tilemap.mask!r}<br>tiles of {tilemap.block_m} × {tilemap.block_n}: waste {tilemap.waste:.3f}"
-        found.setdefault(repr(tilemap.mask), []).append((side, tilemap.waste, text))
+        words = f"tiles of {tilemap.block_m} × {tilemap.block_n}: waste {tilemap.waste:.3f}"
+        hover = Hover(repr(tilemap.mask), lines=(words,))
+        found.setdefault(repr(tilemap.mask), []).append((side, tilemap.waste, hover))
     drawn = []
     for number, (name, points) in enumerate(found.items()):
-        x, y, hover = zip(*sorted(points), strict=True)
+        x, y, hover = zip(*sorted(points, key=lambda point: point[:2]), strict=True)
         drawn.append(Line(name, x, y, y, y, hover, _by_number(number), number % len(theme.DASHES)))
     return LineChart(
         "Waste grows with the tile", "side of a tile (queries, keys)", "pairs computed for each kept one", tuple(drawn),
@@ -218,14 +226,11 @@ def _variant(row: Row, x: str = "q_len") -> str:
     return "causal" if row["mask"] == "causal()" else str(row["mask"])
 
 
-def _hover(row: Row) -> str:
+def _hover(row: Row) -> Hover:
     """Everything that a point is: time, rate, error and what makes it doubtful."""
-    lines = [
-        f"<b>{row['label']}</b>, {_variant(row)}, prompt {int(row['q_len']):,}",
-        f"{time_words(row)}, {row['tokens_per_s']:,.0f} tokens/s",
-    ]
+    lines = [f"{time_words(row)}, {row['tokens_per_s']:,.0f} tokens/s"]
     if "speedup" in row:
         lines.append(
             f"{theme.ratio(row['speedup'])} as fast as the base ({theme.seconds(row['median_ms_base'] / 1e3)})"
         )
-    return "<br>".join([*lines, *doubts(row)])
+    return Hover(row["label"], f", {_variant(row)}, prompt {int(row['q_len']):,}", (*lines, *doubts(row)))

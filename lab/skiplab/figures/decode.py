@@ -10,7 +10,7 @@ import pandas as pd
 
 from skiplab.figures import series, theme
 from skiplab.figures.frames import AXES, PLACE, speedups
-from skiplab.figures.model import BarChart, Bars, HeatChart, LineChart
+from skiplab.figures.model import BarChart, Bars, HeatChart, Hover, LineChart
 from skiplab.figures.series import Row
 
 KEYS = "keys in the cache (tokens)"
@@ -152,7 +152,8 @@ def generation(table: pd.DataFrame) -> BarChart:
     bars = []
     for side, colour in sides.items():
         values = tuple(cells.get((side, change), np.nan) for change in groups)
-        hover = tuple(f"{change}<br>{side}: {rate:g} tokens/s" for change, rate in zip(groups, values, strict=True))
+        rates = (f": {rate:g} tokens/s" for rate in values)
+        hover = tuple(Hover(side, rate, (change,)) for change, rate in zip(groups, rates, strict=True))
         bars.append(Bars(side, values, colour, theme.HATCHES["published"], hover=hover))
     return BarChart(
         "A whole model's decode, change by change", "change", "tokens/s", groups, tuple(bars), series.sources(good),
@@ -216,9 +217,9 @@ def _window(row: Row) -> str:
     return "all keys" if window is None or window != window else f"window {theme.tokens(window)}"
 
 
-def _hover(row: Row) -> str:
+def _hover(row: Row) -> Hover:
     """Everything that a point is: keys, time, rate, bandwidth and what makes it doubtful."""
-    lines = [f"<b>{row['label']}</b>, {int(row['kv_len']):,} keys, {_window(row)}", series.time_words(row)]
+    lines = [series.time_words(row)]
     if row["gbps"] == row["gbps"]:
         share = f", {row['bound_ms'] / row['median_ms']:.0%} of the roofs" if row["bound_ms"] == row["bound_ms"] else ""
         lines.append(f"{row['gbps']:,.0f} GB/s of compulsory bytes{share}")
@@ -228,4 +229,4 @@ def _hover(row: Row) -> str:
                      else f"{theme.ratio(row['speedup'])} as fast as the base ({base})")  # fmt: skip
     if row["method"] == row["method"] and METHODS.get(row["method"]):
         lines.append(f"timed {METHODS[row['method']]}")
-    return "<br>".join([*lines, *series.doubts(row)])
+    return Hover(row["label"], f", {int(row['kv_len']):,} keys, {_window(row)}", (*lines, *series.doubts(row)))

@@ -6,16 +6,16 @@ import base64
 import math
 import sys
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from html import escape
 from typing import Any
 
 import blockskip as bs
 import plotly.graph_objects as go
 
 from skiplab.figures import static, theme, tiles
-from skiplab.figures.model import BarChart, Bars, Chart, HeatChart, Line, LineChart, foot, is_empty
+from skiplab.figures.model import BarChart, Bars, Chart, HeatChart, Hover, Line, LineChart, foot, is_empty
+from skiplab.templates import macro, plotly_text, render
 
 FEW = 6
 """More lines than these have their legend in a column beside the figure instead of over it."""
@@ -97,7 +97,11 @@ def _button(name: str, drawn: Figure, owners: list[str]) -> dict[str, Any]:
     """What choosing a chart changes: the visible lines, and title, axes, notes and legend."""
     keys = ("title", "xaxis", "yaxis", "annotations", "legend", "shapes")
     wanted = {key: value for key, value in drawn.layout.to_plotly_json().items() if key in keys}
-    return {"label": name, "method": "update", "args": [{"visible": [owner == name for owner in owners]}, wanted]}
+    return {
+        "label": plotly_text(name),
+        "method": "update",
+        "args": [{"visible": [owner == name for owner in owners]}, wanted],
+    }
 
 
 def layout(title: str, sources: str) -> go.Layout:
@@ -111,6 +115,7 @@ def layout(title: str, sources: str) -> go.Layout:
         "title": {"standoff": 10, "font": {"size": 13}},
     }
     text = wrap(sources, LETTERS)
+    title = plotly_text(title)
     bottom = NOTE * (1 + text.count("<br>"))
     note = {
         "text": text, "showarrow": False, "xref": "paper", "yref": "paper", "x": 0, "y": 0,
@@ -134,8 +139,14 @@ def layout(title: str, sources: str) -> go.Layout:
 
 
 def wrap(text: str, width: int = 110) -> str:
-    """Plotly's annotations do not break lines by themselves."""
-    return "<br>".join(textwrap.wrap(text, width, break_long_words=False))
+    """Text in lines, escaped: plotly's annotations do not break lines by themselves."""
+    return "<br>".join(map(plotly_text, textwrap.wrap(text, width, break_long_words=False)))
+
+
+def hover_texts(hovers: Iterable[Hover]) -> list[str]:
+    """What plotly shows under the pointer, a text a point."""
+    text = macro("plotly.hover")
+    return [text(hover=hover) for hover in hovers]
 
 
 def _line_figure(chart: LineChart) -> Figure:
@@ -150,8 +161,8 @@ def _line_figure(chart: LineChart) -> Figure:
     elif chart.x_is_log:
         marks = static.count_marks(xs)
         ticks = {"tickvals": marks, "ticktext": [theme.tokens(x) for x in marks]}
-    figure.update_xaxes(type="log" if chart.x_is_log else "linear", title_text=chart.x_title, **ticks)
-    figure.update_yaxes(type="log" if chart.y_is_log else "linear", title_text=chart.y_title)
+    figure.update_xaxes(type="log" if chart.x_is_log else "linear", title_text=plotly_text(chart.x_title), **ticks)
+    figure.update_yaxes(type="log" if chart.y_is_log else "linear", title_text=plotly_text(chart.y_title))
     if chart.x_is_time or chart.y_is_time:
         figure.update_yaxes(**_time_ticks(ys))
     elif chart.y_is_log:
@@ -203,10 +214,10 @@ def trace(line: Line) -> go.Scatter:
         "arrayminus": [_or_none(y - low) for low, y in zip(line.low, line.y, strict=True)],
     }  # fmt: skip
     return go.Scatter(
-        x=line.x, y=line.y, name=line.name, mode="lines+markers" if line.joined else "markers",
+        x=line.x, y=line.y, name=plotly_text(line.name), mode="lines+markers" if line.joined else "markers",
         line={"color": line.style.colour, "dash": theme.DASHES[line.dash], "width": 2},
         marker={"symbol": line.style.marker, "size": 9, "color": line.style.colour},
-        error_y=error if spread else None, hovertext=line.hover, hoverinfo="text",
+        error_y=error if spread else None, hovertext=hover_texts(line.hover), hoverinfo="text",
     )  # fmt: skip
 
 
@@ -219,12 +230,13 @@ def _bars(chart: BarChart) -> Figure:
         # a line as wide as its bar: plotly's marker has a size in pixels, which no bar has
         error = {"type": "constant", "value": 0.47 * chart.width, "thickness": 3, "width": 0, "color": theme.TEXT}
         figure.add_scatter(
-            x=[x for x, _ in marked], y=[y for _, y in marked], error_x=error, mode="markers", name=chart.limit_name,
+            x=[x for x, _ in marked], y=[y for _, y in marked], error_x=error, mode="markers",
+            name=plotly_text(chart.limit_name),
             marker={"symbol": "line-ew", "size": 6, "line": {"width": 3, "color": theme.TEXT}}, hoverinfo="text",
-            hovertext=[f"{chart.limit_name}: {theme.quantity(y, chart.unit)}" for _, y in marked],
+            hovertext=hover_texts(Hover(chart.limit_name, f": {theme.quantity(y, chart.unit)}") for _, y in marked),
         )  # fmt: skip
     _place_legend(figure, [bars.name for bars in chart.bars] + [chart.limit_name] * bool(marked))
-    figure.update_yaxes(type="log" if chart.y_is_log else "linear", title_text=chart.y_title)
+    figure.update_yaxes(type="log" if chart.y_is_log else "linear", title_text=plotly_text(chart.y_title))
     if chart.y_is_log and chart.groups:
         low, high = static.bar_range(chart)
         marks = static.log_marks([low, high])
@@ -236,7 +248,7 @@ def _bars(chart: BarChart) -> Figure:
         figure.update_yaxes(tickvals=marks, ticktext=texts, rangemode="tozero")
     names = [wrap(group, max(8, NAMES // len(chart.groups))) for group in chart.groups]
     places = {"tickvals": list(range(len(names))), "ticktext": names, "tickangle": 0}
-    figure.update_xaxes(title_text=chart.x_title, title_standoff=8, showgrid=False, **places)
+    figure.update_xaxes(title_text=plotly_text(chart.x_title), title_standoff=8, showgrid=False, **places)
     more = 16 * max((name.count("<br>") for name in names), default=0)
     figure.update_annotations(selector={"name": "sources"}, yshift=-52 - more)
     figure.update_layout(margin_b=figure.layout.margin.b + more, height=figure.layout.height + more)
@@ -252,9 +264,9 @@ def _bar_trace(chart: BarChart, number: int, bars: Bars) -> go.Bar:
     }  # fmt: skip
     return go.Bar(
         x=[chart.place(number, group) for group in range(len(chart.groups))], width=0.9 * chart.width,
-        y=[_or_none(value) for value in bars.values], name=bars.name, marker_color=bars.colour,
-        marker_pattern_shape=bars.hatch, error_y=error if spread else None, hovertext=bars.hover or bars.name,
-        hoverinfo="text",
+        y=[_or_none(value) for value in bars.values], name=plotly_text(bars.name), marker_color=bars.colour,
+        marker_pattern_shape=bars.hatch, error_y=error if spread else None, hoverinfo="text",
+        hovertext=hover_texts(bars.hover or (Hover(bars.name),) * len(bars.values)),
     )  # fmt: skip
 
 
@@ -262,19 +274,20 @@ def _heat(chart: HeatChart) -> Figure:
     figure = Figure(layout=layout(chart.title, foot(chart)), fallback=lambda: (static.jpeg(chart), static.text(chart)))
     low, high, colours, ticks = static.heat_scale(chart)
     logs = [[_or_none(static.log2(value)) for value in row] for row in chart.z]
-    across, down = chart.x_title.split(" (")[0], chart.y_title.split(" (")[0]
+    across, down = (plotly_text(title.split(" (")[0]) for title in (chart.x_title, chart.y_title))
     bar = {
         "title": {"text": "" if chart.unit else "times faster", "font": {"size": 12}},
         "tickvals": ticks, "ticktext": [chart.text(2**t) for t in ticks],
     }  # fmt: skip
     figure.add_heatmap(
-        x=chart.x, y=chart.y, z=logs, text=[[chart.text(value) for value in row] for row in chart.z],
+        x=list(map(plotly_text, chart.x)), y=list(map(plotly_text, chart.y)), z=logs,
+        text=[[chart.text(value) for value in row] for row in chart.z],
         texttemplate="%{text}", zmin=low, zmax=high, xgap=2, ygap=2, colorbar=bar,
         colorscale=[[i / (len(colours) - 1), colour] for i, colour in enumerate(colours)],
         hovertemplate=f"{across} %{{x}}, {down} %{{y}}: %{{text}}<extra></extra>",
     )  # fmt: skip
-    figure.update_xaxes(title_text=chart.x_title, type="category", showgrid=False)
-    figure.update_yaxes(title_text=chart.y_title, type="category", showgrid=False)
+    figure.update_xaxes(title_text=plotly_text(chart.x_title), type="category", showgrid=False)
+    figure.update_yaxes(title_text=plotly_text(chart.y_title), type="category", showgrid=False)
     return figure
 
 
@@ -296,7 +309,7 @@ def tilemap(tilemap: bs.TileMap, longest: int = 512) -> Figure:
     scale = tiles.scale_words(tilemap, longest)
     detail = f"{words}; tiles of {tilemap.block_m} × {tilemap.block_n}{'; ' + scale if scale else ''}"
     width, height = tiles.size(tilemap, longest)
-    title = f"{escape(repr(tilemap.mask))}<br><sup>{detail}</sup>"
+    title = render("plotly.title", first=repr(tilemap.mask), second=detail)
     figure.update_layout(title_text=title, width=max(width + 110, 640), height=height + 170, margin={"t": 70, "b": 90})
     figure.update_layout(legend={"y": -0.14, "yanchor": "top"})
     for axis, length, name in (("xaxis", tilemap.kv_len, "key"), ("yaxis", tilemap.q_len, "query")):

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from skiplab.figures import series, theme
-from skiplab.figures.model import BarChart, Bars, Line, LineChart
+from skiplab.figures.model import BarChart, Bars, Hover, Line, LineChart
 from skiplab.figures.series import Row
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def bits_error(rows: Iterable[Quality], weights: str = "the given weight") -> Li
         ones = sorted(ones, key=lambda one: one.packed.bits_per_weight)
         x, y = tuple(one.packed.bits_per_weight for one in ones), tuple(one.snr_db for one in ones)
         hover = [
-            f"<b>{one.packed.words}</b><br>{one.packed.bits_per_weight:g} bits a weight<br>{one.snr_db:.1f} dB"
+            Hover(one.packed.words, lines=(f"{one.packed.bits_per_weight:g} bits a weight", f"{one.snr_db:.1f} dB"))
             for one in ones
         ]
         look = theme.Style(theme.VARIANTS[number % len(theme.VARIANTS)], *series.MARKERS[number % len(series.MARKERS)])
@@ -120,7 +120,7 @@ def _guide(found: list[Quality]) -> tuple[Line, ...]:
     y = (best.snr_db, best.snr_db + DB_A_BIT * (x[1] - x[0]))
     words = "6.02 dB a bit"
     look = theme.Style(theme.GREY, "line-ew-open", "_")
-    return (Line(words, x, y, y, y, (f"{words}: halving the step halves the error",) * 2, look, 2),)
+    return (Line(words, x, y, y, y, (Hover(words, ": halving the step halves the error"),) * 2, look, 2),)
 
 
 def _good(table: pd.DataFrame) -> Any:
@@ -201,19 +201,20 @@ def _bars(good: Any, value: Callable[[Row], float], limit: Callable[[Row], float
             ", ".join(filter(None, [label, places[source, device]])), each(value), colour,
             theme.HATCHES.get(source, ""), *((first, last) if is_time else (last, first)),
             each(limit if source in ("measured", "recorded") else lambda row: float("nan")),
-            tuple("" if row is None else _hover(row) for row in chosen),
+            tuple(Hover("") if row is None else _hover(row) for row in chosen),
         ))  # fmt: skip
     return tuple(found)
 
 
-def _hover(row: Row) -> str:
+def _hover(row: Row) -> Hover:
     """Everything that a point is: layer, setting, time, bandwidth and what makes it doubtful."""
-    lines = [f"<b>{row['label']}</b>, {_layer(row)}", _setting(row, SETTINGS), series.time_words(row)]
+    setting = _setting(row, SETTINGS)
     if row["bits_per_weight"] == row["bits_per_weight"]:
-        lines[1] += f", {row['bits_per_weight']:g} bits a weight"
+        setting += f", {row['bits_per_weight']:g} bits a weight"
+    lines = [setting, series.time_words(row)]
     if row["gbps"] == row["gbps"]:
         lines.append(f"{row['gbps']:,.0f} GB/s of compulsory bytes")
     if row["bound_ms"] == row["bound_ms"]:
         least = theme.seconds(row["bound_ms"] / 1e3)
         lines.append(f"the roofs allow {least}: it reaches {row['bound_ms'] / row['median_ms']:.0%}")
-    return "<br>".join([*lines, *series.doubts(row)])
+    return Hover(row["label"], f", {_layer(row)}", (*lines, *series.doubts(row)))

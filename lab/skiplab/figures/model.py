@@ -8,15 +8,27 @@ from skiplab.figures import theme
 
 
 @dataclass(frozen=True)
+class Hover:
+    """What a point says under the pointer, in plain text: a name, the rest of its line, further lines."""
+
+    name: str
+    rest: str = ""
+    lines: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Line:
-    """One line: its points in order of x, the quartile range where there is one, and a hover text a point."""
+    """One line: its points in order of x, the quartile range where there is one, and what each says under the pointer.
+
+    All text of a chart is plain; who draws it escapes what means something there.
+    """
 
     name: str
     x: tuple[float, ...]
     y: tuple[float, ...]
     low: tuple[float, ...]
     high: tuple[float, ...]
-    hover: tuple[str, ...]
+    hover: tuple[Hover, ...]
     style: theme.Style
     dash: int = 0
     joined: bool = True
@@ -54,7 +66,7 @@ class Bars:
     low: tuple[float, ...] = ()
     high: tuple[float, ...] = ()
     limit: tuple[float, ...] = ()
-    hover: tuple[str, ...] = ()
+    hover: tuple[Hover, ...] = ()
 
 
 @dataclass(frozen=True)

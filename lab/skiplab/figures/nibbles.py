@@ -6,7 +6,6 @@ says what a cell holds, light and dark tell neighbouring groups apart, and the n
 
 from __future__ import annotations
 
-import html
 import io
 import textwrap
 from collections.abc import Iterable, Iterator
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 
 from skiplab.figures import theme
 from skiplab.memory import BLOCK, LANES, LINE, SECTOR, Codes, Load, Packed, Places, Program, places, step_loads
+from skiplab.templates import render
 
 LEFT, BYTE = 92, 4.5
 """Pixels left of a line, for its address; of a byte in a line of full width."""
@@ -226,44 +226,11 @@ def value_words(codes: Codes) -> str:
 
 def svg(picture: Picture, label: str) -> str:
     """The picture as an SVG element; labels take the page's colour. Cells carry data-lanes and data-hint."""
-    items = [_svg_cell(cell) for cell in picture.cells]
-    items += [_svg_outline(cell) for cell in picture.cells if picture.lane in cell.lanes]
-    items += [_svg_label(text) for text in picture.labels]
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {picture.width:g} {picture.height:g}" '
-        f'width="{picture.width:g}" height="{picture.height:g}" role="img" aria-label="{html.escape(label)}" '
-        f'fill="currentColor" font-family="system-ui, sans-serif">{"".join(items)}</svg>'
-    )
-
-
-def _svg_label(label: Label) -> str:
-    weight = ' font-weight="600"' if label.bold else ""
-    place = f'x="{label.x:g}" y="{label.y:g}" font-size="{label.size}" text-anchor="{label.anchor}"'
-    return f"<text {place}{weight}>{html.escape(label.text)}</text>"
-
-
-def _svg_outline(cell: Cell) -> str:
-    place = f'x="{cell.x:g}" y="{cell.y:g}" width="{cell.width:g}" height="{cell.height:g}"'
-    colours = (("#FFFFFF", 4), ("#000000", 2))
-    return "".join(
-        f'<rect {place} fill="none" stroke="{colour}" stroke-width="{width}" pointer-events="none"/>'
-        for colour, width in colours
-    )
-
-
-def _svg_cell(cell: Cell) -> str:
-    lanes = f' data-lanes="{" ".join(map(str, cell.lanes))}"' if cell.lanes else ""
-    box = (
-        f'<rect x="{cell.x:g}" y="{cell.y:g}" width="{cell.width:g}" height="{cell.height:g}" fill="{cell.fill}"'
-        f'{lanes} data-hint="{html.escape(cell.hint)}"/>'
-    )
-    if not cell.text:
-        return box
-    x, y = cell.x + cell.width / 2, cell.y + cell.height / 2 + 4
-    return (
-        f'{box}<text x="{x:g}" y="{y:g}" font-size="11" text-anchor="middle" fill="{ink(cell.fill)}" '
-        f'pointer-events="none">{html.escape(cell.text)}</text>'
-    )
+    return render(
+        "picture.svg", width=f"{picture.width:g}", height=f"{picture.height:g}", label=label,
+        cells=[(cell, ink(cell.fill) if cell.text else "") for cell in picture.cells],
+        outlines=[cell for cell in picture.cells if picture.lane in cell.lanes], labels=picture.labels,
+    )  # fmt: skip
 
 
 def ink(fill: str) -> str:

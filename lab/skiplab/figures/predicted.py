@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from skiplab.figures import series, theme
-from skiplab.figures.model import LineChart
+from skiplab.figures.model import Hover, LineChart
 from skiplab.figures.series import Row
 
 TITLES = {"attention": "a prompt's attention", "decode": "decode steps", "linear": "quantised linear layers"}
@@ -39,13 +39,12 @@ def measured_vs_predicted(table: pd.DataFrame) -> LineChart:
     )  # fmt: skip
 
 
-def _hover(row: Row) -> str:
+def _hover(row: Row) -> Hover:
     """Everything that a point is: its problem, its time, the least time, and what makes it doubtful."""
     least = theme.seconds(row["bound_ms"] / 1e3)
-    return "<br>".join([
-        f"<b>{row['label']}</b>, {PROBLEMS[row['operation']](row)}", series.time_words(row),
-        f"the roofs allow {least}: it reaches {row['bound_ms'] / row['median_ms']:.0%}", *series.doubts(row),
-    ])  # fmt: skip
+    reached = f"the roofs allow {least}: it reaches {row['bound_ms'] / row['median_ms']:.0%}"
+    lines = (series.time_words(row), reached, *series.doubts(row))
+    return Hover(row["label"], f", {PROBLEMS[row['operation']](row)}", lines)
 
 
 def _prompt(row: Row) -> str:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from skiplab.figures import theme
 from skiplab.figures.frames import PLACE
-from skiplab.figures.model import Line
+from skiplab.figures.model import Hover, Line
 
 Row = dict[str, Any]
 """One row of a frame, by column."""
@@ -34,7 +34,7 @@ def rows_of(table: Any) -> list[Row]:
 
 
 def lines(
-    table: Any, x: str, y: str, low: str, high: str, variant: Callable[[Row], str], hover: Callable[[Row], str],
+    table: Any, x: str, y: str, low: str, high: str, variant: Callable[[Row], str], hover: Callable[[Row], Hover],
     by_variant: bool = False,
 ) -> tuple[Line, ...]:  # fmt: skip
     """A line for each source, device, contender and `variant(row)`, in which x (a column) grows.
@@ -97,7 +97,7 @@ def limits(table: Any, x: str, y: str, name: str, variant: Callable[[Row], str])
         if len(variants) > 1:
             look = theme.Style(theme.GREY, *MARKERS[variants.index(setting) % len(MARKERS)])
         words = ", ".join(filter(None, parts))
-        texts = tuple(f"<b>{name}</b><br>from the roofs of {device}, as its run holds them" for _ in xs)
+        texts = (Hover(name, lines=(f"from the roofs of {device}, as its run holds them",)),) * len(xs)
         found.append(Line(words, xs, ys, ys, ys, texts, look, theme.SOURCE_DASH["predicted"]))
     return tuple(found)
 

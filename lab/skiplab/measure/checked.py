@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
 import torch
 
-from skiplab.contenders import Contender, Planned, Unsupported, is_cuda
+from skiplab.contenders import Contender, Planned, is_cuda
+from skiplab.failure import Failure, attempt
 from skiplab.machine import Machine, device_name
 from skiplab.measure.point import Measurement, Point, WorkDone
 from skiplab.measure.work import is_impossible, plan_and_work
-from skiplab.timing import MAX_SECONDS, THROTTLE_RETRIES, Cancelled, rotate, time_callable
-from skiplab.verify import Check, verify
+from skiplab.rotation import refill, rotate, tensors_of
+from skiplab.timing import MAX_SECONDS, THROTTLE_RETRIES, Cancelled, Repeat, time_callable
+from skiplab.verify import Check, compare, expected_of, same_bits, verify
 from skiplab.workload import AnyWorkload, DecodeWorkload
 
 FRESH_SEED = 7919  # added to the seed for the check after timing
@@ -33,32 +36,23 @@ def measure(
 ) -> Measurement:
     """Check a point against float64, time it (`budget_s` seconds at most), check it again on a fresh seed.
 
-    Never raises for what the contender does: that is the status. Raises Cancelled when asked to stop, and ValueError
-    for a point that cannot be (an unknown contender). `machine` holds the roofs for the flag `impossible`; `retries`:
-    how often samples of a throttled GPU are taken again.
+    Whatever the contender raises is the status. Raises Cancelled when asked to stop, what the user's own Ctrl-C raises,
+    and ValueError for a point that cannot be (an unknown contender). `machine` holds the roofs for the flag
+    `impossible`; `retries`: how often samples of a throttled GPU are taken again.
     """
     entry = point.entry
-    workload, device = point.workload, point.device
-    blank = Measurement(point, "unsupported", label=entry.label, device_name=device_name(device))
-    reason = _refusal(entry, workload, device)
-    if reason is not None:
-        return replace(blank, error_text=reason)
-    scope = torch.cuda.device(device) if is_cuda(device) else nullcontext()
-    try:
+    blank = Measurement(point, "unsupported", label=entry.label, device_name=device_name(point.device))
+
+    def take() -> Measurement | Failure:
+        reason = _refusal(entry, point.workload, point.device)
+        if reason is not None:
+            return Failure("unsupported", reason)
+        scope = torch.cuda.device(point.device) if is_cuda(point.device) else nullcontext()
         with scope, torch.no_grad():
             return _measure(blank, entry, seed, budget_s, check, machine, retries, cancelled)
-    except Cancelled:
-        raise
-    except Unsupported as error:
-        return replace(blank, error_text=str(error))
-    except torch.OutOfMemoryError as error:
-        torch.cuda.empty_cache()
-        return replace(blank, status="out-of-memory", error_text=_first_line(error))
-    except MemoryError as error:
-        return replace(blank, status="out-of-memory", error_text=_first_line(error))
-    except Exception as error:  # a peer or a user's kernel may raise anything; the row says what it was
-        no_memory = "not enough memory" in str(error)  # torch's CPU allocator raises a plain RuntimeError
-        return replace(blank, status="out-of-memory" if no_memory else "crashed", error_text=_first_line(error))
+
+    taken = attempt(take, cancelled)
+    return replace(blank, status=taken.status, error_text=taken.text) if isinstance(taken, Failure) else taken
 
 
 def _refusal(entry: Contender, workload: AnyWorkload, device: str) -> str | None:
@@ -67,11 +61,6 @@ def _refusal(entry: Contender, workload: AnyWorkload, device: str) -> str | None
     if is_cuda(device) and not torch.cuda.is_available():
         return "torch sees no CUDA device on this machine"
     return entry.supports(workload, device)
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
 
 
 def _measure(
@@ -96,10 +85,11 @@ def _measure(
     plan, work = plan_and_work(entry, workload, inputs, arguments)
     read, limits = _read(entry, workload, work), {"budget_s": budget_s, "retries": retries}
     timing = time_callable(fn, rotate(arguments, device, read), device, read=read, **limits, cancelled=cancelled)
-    after = verify(workload, entry, device, seed + FRESH_SEED, fn=fn, sampled=True) if check else None
-    if after is not None and not after.passed:
-        return _wrong(blank, replace(after, problem=f"on a fresh seed after timing: {after.problem}"))
+    stale = verify_repeats(workload, entry, device, seed + FRESH_SEED, timing.repeats) if check else None
+    if stale is not None:
+        return _wrong(blank, stale)
     plan = {**plan, **(fn.plan if isinstance(fn, Planned) else {})}
+    json.dumps(plan, allow_nan=False)  # what a run file cannot hold is the contender's failure, here and not there
     measurement = replace(
         blank, status="ok", method=timing.method, samples_ns=timing.samples_ns, other_samples=timing.others,
         work=work, clocks=timing.clocks, plan=plan,
@@ -108,6 +98,27 @@ def _measure(
     impossible = is_impossible(measurement.median_ns / 1e9, work, workload, device, machine)
     doubts = {"impossible": impossible, "tuned-elsewhere": plan.get("origin") == "elsewhere", "unchecked": not check}
     return replace(measurement, flags=(*timing.flags, *(name for name, doubted in doubts.items() if doubted)))
+
+
+def verify_repeats(
+    workload: AnyWorkload, entry: Contender, device: str, seed: int, repeats: Sequence[Repeat]
+) -> Check | None:
+    """What is wrong when the memory that was timed is refilled with fresh inputs of that seed; None where all is well.
+
+    A result that was kept, by address, by object or by shape, and a graph that holds no kernel, are stale there.
+    """
+    inputs = workload.inputs(device, seed)
+    expected = expected_of(workload, entry, device, seed, inputs, sampled=True)
+    arguments = entry.prepare(workload, inputs)
+    for one in repeats:
+        refill(one.args, arguments)
+        result = compare(workload, one.run(), expected)
+        problem = result.problem
+        if not all(map(same_bits, tensors_of(one.args), tensors_of(arguments))):
+            problem = "the call changed its inputs"
+        if problem:
+            return replace(result, problem=f"on a fresh seed after timing, in the memory timed ({one.way}): {problem}")
+    return None
 
 
 def _read(entry: Contender, workload: AnyWorkload, work: WorkDone) -> int | None:

@@ -2,44 +2,52 @@
 
 from __future__ import annotations
 
-import importlib
+import os
+import pickle
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
-from threading import RLock
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from skiplab.contenders import Contender
+from skiplab.failure import Failure, failure
 from skiplab.machine import Machine, device_name
-from skiplab.measure.checked import measure
 from skiplab.measure.point import Measurement, Point
+from skiplab.measure.serving import Task
+from skiplab.measure.shipping import dumps
 from skiplab.timing import MAX_SECONDS, THROTTLE_RETRIES, Cancelled
 
-START_S = 120.0  # what a child may take to start, import, compile and check, beside the timing
+START_S = 120.0  # what a child may take to start, and beside the timing to import, compile and check
+END_S = 5.0  # what an ended one may take to be gone
 POLL_S = 0.05
+KEEPER = Path(__file__).with_name("keeper.py")
 
 
 class Child:
     """One child process in which points are measured, one at a time; it is kept warm between points.
 
     A crash, an illegal access and a timeout end the child, not the sweep: they are rows, and the next point starts a
-    fresh child. Use it as a context manager.
+    fresh child. It dies with this process, and what its kernels started dies with it. Use it as a context manager.
     """
 
     def __init__(self) -> None:
-        from multiprocessing import get_context
-
-        from pebble import ProcessPool
-
-        self._pool = ProcessPool(max_workers=1, initializer=begin_child, context=get_context("spawn"))
+        self._process: subprocess.Popen[bytes] | None = None
+        self._connection: Connection | None = None
 
     def __enter__(self) -> Child:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._pool.stop()
-        self._pool.join()
+        self._end()
 
     def measure(
         self,
@@ -55,50 +63,120 @@ class Child:
     ) -> Measurement:
         """As `measure`, in the child; `cancelled` is asked every 50 ms and ends the child's process.
 
-        A user's kernel that was defined in a notebook or a script's main module is measured in this process: a child
-        cannot import it.
+        A user's kernel goes there by its module's name, or by value where it was defined in a notebook or a script's
+        main module. One that cannot be pickled is a row that says so: it is never called in this process.
         """
-        from concurrent.futures import TimeoutError as NotYet
-
-        from pebble import ProcessExpired
-
         entry = point.entry
-        if entry.module == "__main__":
-            return measure(point, seed, budget_s, check, machine=machine, retries=retries, cancelled=cancelled)
-        limit = timeout_s or START_S + 4 * budget_s
-        threads = torch.get_num_threads()
-        arguments = (entry.module, threads, point, seed, budget_s, check)
-        options = {"machine": machine, "retries": retries}
-        future = self._pool.schedule(_in_child, args=arguments, kwargs=options, timeout=limit)
         blank = Measurement(point, "crashed", label=entry.label, device_name=device_name(point.device))
-        while True:
-            if cancelled():
-                future.cancel()
-                raise Cancelled
-            try:
-                return future.result(timeout=POLL_S)
-            except NotYet:
-                if future.done():
-                    text = f"no result after {limit:g} s; the child was ended"
-                    return replace(blank, status="timeout", error_text=text)
-            except ProcessExpired as error:
-                return replace(blank, error_text=f"the child process died with exit code {error.exitcode}")
+        options = {"seed": seed, "budget_s": budget_s, "check": check, "machine": machine, "retries": retries}
+        try:
+            task = dumps(Task(point, None if entry.is_own else entry, torch.get_num_threads(), options))
+        except Exception as error:  # a kernel may hold anything
+            return replace(blank, error_text=_unsendable(entry, error))
+        kills = oom_kills()
+        try:
+            answer, usable = self._answer(task, timeout_s or START_S + 4 * budget_s, cancelled)
+        except _Silent as error:
+            status, text = error.status, str(error)
+            if self._end() == -signal.SIGKILL and status == "crashed" and oom_kills() > kills:
+                status, text = "out-of-memory", "the system ended the child process, since memory was out"
+            return replace(blank, status=status, error_text=text)
+        except BaseException:  # Cancelled, Ctrl-C
+            self._end()
+            raise
+        if not usable:
+            self._end()
+        if isinstance(answer, Failure):
+            return replace(blank, status=answer.status, error_text=answer.text)
+        return answer
+
+    def _answer(self, task: bytes, limit_s: float, cancelled: Callable[[], bool]) -> tuple[Measurement | Failure, bool]:
+        """What the child makes of a task, and whether it can take another; _Silent where it makes nothing of it."""
+        if self._process is None or self._process.poll() is not None:
+            self._end()
+            self._start()
+            self._receive(START_S, cancelled)
+        assert self._connection is not None
+        try:
+            self._connection.send((sys.path, task))
+        except OSError:
+            raise self._death() from None
+        return self._receive(limit_s, cancelled)
+
+    def _start(self) -> None:
+        self._connection, theirs = Pipe()
+        with theirs:
+            command = [sys.executable, "-P", str(KEEPER), str(os.getpid()), str(theirs.fileno())]
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, pass_fds=(theirs.fileno(),), process_group=0
+            )
+        with suppress(OSError):  # who reads next sees that it died
+            self._connection.send(sys.path)
+
+    def _receive(self, limit_s: float, cancelled: Callable[[], bool]) -> Any:
+        """The child's next message."""
+        assert self._process is not None and self._connection is not None
+        end = time.monotonic() + limit_s
+        try:
+            while True:
+                if cancelled():
+                    raise Cancelled
+                ended = self._process.poll() is not None  # asked first: its last words may be on their way
+                if self._connection.poll(0 if ended else POLL_S):
+                    message = self._connection.recv_bytes()
+                    break
+                if ended:
+                    raise self._death()
+                if time.monotonic() > end:
+                    raise _Silent("timeout", f"no result after {limit_s:g} s; the child was ended")
+        except (EOFError, OSError):
+            raise self._death() from None
+        return pickle.loads(message)
+
+    def _death(self) -> _Silent:
+        """How the child ended, in words."""
+        assert self._process is not None
+        try:
+            code = self._process.wait(END_S)
+        except subprocess.TimeoutExpired:
+            return _Silent("crashed", "the child process closed its connection; it was ended")
+        if code >= 0:
+            return _Silent("crashed", f"the child process died with exit code {code}")
+        return _Silent("crashed", f"the child process died of signal {-code} ({signal.strsignal(-code)})")
+
+    def _end(self) -> int | None:
+        """End the child, and whatever it started, if there is one; returns its exit code."""
+        process, connection, self._process, self._connection = self._process, self._connection, None, None
+        if process is None or connection is None:
+            return None
+        process.terminate()  # its keeper: it waits until the child is gone, and what it held of a GPU is free
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(END_S)
+        with suppress(ProcessLookupError, PermissionError):  # PermissionError: macOS, of a group that is gone
+            os.killpg(process.pid, signal.SIGKILL)
+        connection.close()
+        return process.wait()
 
 
-def begin_child() -> None:
-    """Ctrl-C reaches the whole process group; the parent alone decides what it means. And bars are drawn by one."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    bars_of_one_process()
+class _Silent(Exception):
+    """The child gave no answer: the status that this is, and why."""
+
+    def __init__(self, status: str, text: str) -> None:
+        super().__init__(text)
+        self.status = status
 
 
-def bars_of_one_process() -> None:
-    """Bars, torch.compile's too, lock with a thread's lock: tqdm's own is a semaphore that outlives an ended child."""
-    from tqdm import tqdm
+def oom_kills() -> int:
+    """Processes that the system has ended since its start for want of memory; 0 where it does not say (Linux does)."""
+    with suppress(OSError):
+        for line in Path("/proc/vmstat").read_text().splitlines():
+            if line.startswith("oom_kill "):
+                return int(line.split()[1])
+    return 0
 
-    tqdm.set_lock(RLock())
 
-
-def _in_child(module: str, threads: int, *arguments: Any, **options: Any) -> Measurement:
-    torch.set_num_threads(threads)
-    importlib.import_module(module)  # registers a user's kernel
-    return measure(*arguments, **options)
+def _unsendable(entry: Contender, error: Exception) -> str:
+    return (
+        f"{entry.name} cannot be sent to a child process ({failure(error).text}): build what it holds inside `build`, "
+        "put it into a module of its own, or measure with isolate=False"
+    )

@@ -21,12 +21,15 @@ def compiled(packed: Packed, program: Program, capability: tuple[int, int], scal
     if interpreting():
         raise ValueError("TRITON_INTERPRET: is set, so kernels are not compiled; unset it before Triton is imported")
     n, k = 64, packed.in_features  # the kernel takes the number of rows as an argument
-    w = bs.quantize(torch.zeros(n, k), packed.bits, packed.group_size, packed.symmetric, packed.metadata)
+    weight = torch.zeros(n, k, dtype=torch.float32, device="cpu")
+    w = bs.quantize(weight, packed.bits, packed.group_size, packed.symmetric, packed.metadata)
     config = launch.MatvecConfig(program.block_n, program.blocks, program.num_warps, packed.strided, scalar)
-    words, sums, out = torch.empty((1, 2, k // 8), dtype=torch.int32), torch.empty(1, k // 32), torch.empty(1, n)
+    words = torch.empty((1, 2, k // 8), dtype=torch.int32, device="cpu")
+    sums = torch.empty(1, k // 32, dtype=torch.float32, device="cpu")
+    out = torch.empty(1, n, dtype=torch.bfloat16, device="cpu")
     early = capability >= (9, 0)
     metadata = launch.metadata_of(w, config)
-    one = launch.prepare_matvec(w, metadata, words, sums, sums, None, out.bfloat16(), config, early)
+    one = launch.prepare_matvec(w, metadata, words, sums, sums, None, out, config, early)
     options = {"num_warps": program.num_warps} | ({"launch_pdl": True} if early else {})
     with _pretend(capability):
         kernel = launch.kernel_of(config).warmup(*one.arguments, **one.constants, **options, grid=one.grid)

@@ -52,10 +52,11 @@ def random_weight(kind: str = "normal", rows: int = 8, columns: int = 2048, seed
     """
     if kind not in WEIGHTS:
         raise ValueError(f"weights: got {kind!r}; allowed are {', '.join(WEIGHTS)}")
-    generator = torch.Generator().manual_seed(seed)
-    values = torch.randn(rows, columns, generator=generator)
+    generator = torch.Generator("cpu").manual_seed(seed)
+    values = torch.randn(rows, columns, generator=generator, dtype=torch.float32, device="cpu")
     if kind == "heavy tails":
-        chi_squared = torch.randn(3, rows, columns, generator=generator).square().sum(0)
+        three = torch.randn(3, rows, columns, generator=generator, dtype=torch.float32, device="cpu")
+        chi_squared = three.square().sum(0)
         values = values / chi_squared.sqrt()  # deviation 1: that of Student's t is sqrt(3)
     if kind == "shifted":
         values = values + 1

@@ -6,16 +6,13 @@ import json
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
 from skiplab.recorded import ADDED, Row
-from skiplab.results.tables import Item, Table, gather, nothing, styled
+from skiplab.results.tables import Item, Shown, Table, gather, nothing, styled
 from skiplab.store import COLUMNS, Run, data_path, read_runs
-
-if TYPE_CHECKING:
-    from pandas.io.formats.style import Styler
 
 H100 = ("*-nvidia-h100-*",)
 """Run files by their names; the newest row of a point counts, whatever the rest of its file's name."""
@@ -360,7 +357,7 @@ TABLES = {name: replace(table, reasons=REASONS.get(name, {})) for name, table in
 """All tables by name: those of `data/RESULTS.md` in its order, then README's."""
 
 
-def show(name: str, runs: Iterable[Run] | None = None) -> Styler:
+def show(name: str, runs: Iterable[Run] | None = None) -> Shown:
     """A declared table for a notebook; runs: those of `data/runs` by default. ValueError lists the names."""
     if name not in TABLES:
         raise ValueError(f"name: got {name!r}; allowed are {', '.join(TABLES)}")

@@ -12,15 +12,13 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
 from skiplab.recorded import Row, rated
 from skiplab.store import Run, query
-
-if TYPE_CHECKING:
-    from pandas.io.formats.style import Styler
+from skiplab.templates import render
 
 MISSED, APART, REFUSED = "✗", "≈", "–"
 MARKS = {
@@ -42,14 +40,6 @@ HEADS = {
 }  # fmt: skip
 METHODS = {"graph": "of a CUDA graph's replay", "eager": "of single calls", "cpu": "of calls in turn"}
 SECTION = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
-
-STYLES: Any = [
-    {"selector": "caption", "props": [("text-align", "left")]},
-    {"selector": "caption > div", "props": [("max-width", "50em")]},  # beside a wide table it would need scrolling
-    {"selector": "td, th", "props": [("padding", "0.35em 0.4em"), ("font-size", "12px")]},
-    {"selector": "td:first-child, th:first-child", "props": [("text-align", "left")]},
-]
-"""Of tables in notebooks."""
 
 
 class MissingRun(ValueError):
@@ -310,12 +300,29 @@ def fill(text: str, page: Path, tables: Mapping[str, Table], runs: Iterable[Run]
     return SECTION.sub(made, text)
 
 
-def styled(name: str, table: Table, everything: pd.DataFrame) -> Styler:
+@dataclass(frozen=True)
+class Shown:
+    """A table as a notebook shows it: where it is from and what its marks mean above its cells."""
+
+    words: tuple[str, ...]
+    cells: pd.DataFrame
+
+    def _repr_html_(self) -> str:
+        return render(
+            "tables.captioned", words=self.words, heads=list(self.cells.columns), rows=self.cells.to_numpy().tolist()
+        )
+
+    def __str__(self) -> str:
+        return "\n".join([*self.words, "", self.cells.to_string(index=False)])
+
+    __repr__ = __str__  # what a notebook keeps beside the HTML
+
+
+def styled(name: str, table: Table, everything: pd.DataFrame) -> Shown:
     """The table for a notebook, captioned with where it is from."""
     cells = entries(name, table, everything)
     words = [caption(cells, table, lambda path, place: path.name), *notes(cells, table)]
-    shown = grid(cells, table).rename(columns=_plain).map(_plain)
-    return shown.style.hide().set_caption(f"<div>{'<br>'.join(map(_plain, words))}</div>").set_table_styles(STYLES)
+    return Shown(tuple(map(_plain, words)), grid(cells, table).rename(columns=_plain).map(_plain))
 
 
 def _plain(text: str) -> str:

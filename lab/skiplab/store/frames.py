@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain, count, islice
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 
+from skiplab.store.reading import Rows
 from skiplab.store.runs import Run
+from skiplab.store.schema import Timed, Work, fault
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,71 +29,157 @@ TEXTS = (
     "error_text",
 )  # fmt: skip
 COUNTS = ("q_len", "kv_len", "batch", "q_heads", "kv_heads", "head_dim", "samples")
-AXES = ("operation", "q_len", "kv_len", "mask", "batch", "q_heads", "kv_heads", "head_dim", "dtype", "buffer", "rows",
-        "out_features", "in_features", "bits", "group_size", "symmetric")  # fmt: skip
+WORDS = ("contender", "label", "status", "method", "flags", "error_text")
+SHAPE = ("operation", "q_len", "kv_len", "mask", "batch", "q_heads", "kv_heads", "head_dim", "dtype")
+SIZES = ("window", "buffer", "rows", "out_features", "in_features", "bits", "group_size", "symmetric")
+WORK = Work.__struct_fields__
+NUMBERS = (*SIZES, *WORK, "error", "tolerance", "low_ms", "median_ms", "high_ms")
+HELD = {**dict.fromkeys((*WORDS, *SHAPE), object), **dict.fromkeys(NUMBERS, float), "samples": np.int64}
+"""What rows hold by themselves; the other columns follow from these, or are the run's."""
+NO_WORK = Work(None, None)  # type: ignore[arg-type]
+AT_ONCE = 2048
+
+Column = list[Any] | np.ndarray
 
 
 def frame(runs: Run | Iterable[Run]) -> pd.DataFrame:
     """Rows of one or several runs as a pandas table with `COLUMNS`; of a point measured twice the last row counts."""
-    runs = [runs] if isinstance(runs, Run) else list(runs)
-    return table_of([_flat(run, row) for run in runs for row in {row["point"]: row for row in run.rows}.values()])
+    parts = [_columns(run) for run in ([runs] if isinstance(runs, Run) else runs)]
+    return table_of({name: _joined([part[name] for part in parts]) for name in COLUMNS})
 
 
-def table_of(records: list[dict[str, Any]]) -> pd.DataFrame:
-    """Records as a table with `COLUMNS`: counts and texts as they are, every other column float64."""
+def table_of(columns: Mapping[str, Column]) -> pd.DataFrame:
+    """Columns as a table with `COLUMNS`: counts and texts as they are, every other column float64; None is nan."""
     import pandas as pd
 
-    table = pd.DataFrame.from_records(records, columns=list(COLUMNS))
+    held = {name: columns[name] if len(columns[name]) else np.array([], object) for name in COLUMNS}
+    table = pd.DataFrame(held, copy=False)
     return table.astype({name: "float64" for name in COLUMNS if name not in (*TEXTS, *COUNTS)})
 
 
-def _flat(run: Run, row: Mapping[str, Any]) -> dict[str, Any]:
-    axes, work = row["axes"], row.get("work") or {}
-    low, median, high = _quartiles_ms(row["samples_ns"])
-    seconds = median / 1e3
-    executed = work.get("executed_flops")
+def _joined(parts: Sequence[Column]) -> Column:
+    """One column of several runs."""
+    if len(parts) == 1:
+        return parts[0]
+    if parts and all(isinstance(part, np.ndarray) for part in parts):
+        return np.concatenate(parts)
+    return [value for part in parts for value in part]
+
+
+def _columns(run: Run) -> dict[str, Column]:
+    """The run's points by column: each point once, where it was first measured, as it was measured last."""
+    from skiplab.workload.linear import bits_per_weight
+
+    held = _held(run)
+    numbers = {name: np.asarray(held[name]) for name in NUMBERS}
+    seconds = numbers["median_ms"] / 1e3
     return {
-        "run_id": run.run_id, "source": run.source, "device": run.device,
-        "contender": row["contender"], "label": row.get("label", row["contender"]),
-        **{name: axes.get(name) for name in AXES},
-        "window": axes["window"] if axes.get("window") is not None else np.nan,
-        "status": row["status"], "method": row.get("method"),
-        "median_ms": median, "low_ms": low, "high_ms": high, "samples": len(row["samples_ns"]),
-        "error": row.get("error"), "tolerance": row.get("tolerance"),
-        "useful_tflops": work.get("useful_flops", np.nan) / seconds / 1e12,
-        "executed_tflops": (np.nan if executed is None else executed) / seconds / 1e12,
-        "dense_flops": work.get("dense_flops"), "useful_flops": work.get("useful_flops"),
-        "executed_flops": executed, "bytes": work.get("bytes"),
-        "gbps": work.get("minimal_bytes", np.nan) / seconds / 1e9, "bits_per_weight": _bits_per_weight(axes),
-        "bound_ms": _bound_ms(run, work),
-        "tokens_per_s": (axes["rows"] if "rows" in axes else axes["q_len"] * axes["batch"]) / seconds,
-        "flags": ", ".join(row.get("flags", ())), "error_text": row.get("error_text", ""),
+        **{name: [getattr(run, name)] * len(seconds) for name in ("run_id", "source", "device")},
+        **held,
+        "useful_tflops": numbers["useful_flops"] / seconds / 1e12,
+        "executed_tflops": numbers["executed_flops"] / seconds / 1e12,
+        "gbps": numbers["minimal_bytes"] / seconds / 1e9,
+        "bits_per_weight": bits_per_weight(numbers["bits"], numbers["group_size"], numbers["symmetric"]),
+        "bound_ms": _bound_ms(run, numbers["useful_flops"], numbers["minimal_bytes"]),
+        "tokens_per_s": _tokens(held) / seconds,
     }  # fmt: skip
 
 
-def _bits_per_weight(axes: Mapping[str, Any]) -> float:
-    from skiplab.workload import LinearWorkload
+def _held(run: Run) -> dict[str, Column]:
+    """The columns that rows hold, and their times, filled some thousand rows at once.
 
-    return LinearWorkload.from_axes(axes).bits_per_weight if axes["operation"] == "linear" else np.nan
+    As Python's objects the samples of all rows would be most of a gigabyte.
+    """
+    size = len(run.rows)
+    columns = {name: np.empty(size, HELD[name]) for name in HELD}
+    share = dict[Any, Any]().setdefault  # what many rows say is held once
+    points: dict[str, int] = {}
+    rows, number = _timed(run), count()
+    for start in range(0, size, AT_ONCE):
+        part = list(islice(rows, AT_ONCE))
+        points.update((row.point, next(number)) for row in part)
+        for name, values in _part(part, share).items():
+            columns[name][start : start + len(part)] = values
+    latest = np.array(list(points.values()), np.int64)
+    del points, share
+    if len(latest) < size:
+        columns = {name: column[latest] for name, column in columns.items()}
+    return {name: column.tolist() if name in COUNTS else column for name, column in columns.items()}
 
 
-def _quartiles_ms(samples_ns: list[int]) -> tuple[float, float, float]:
-    if not samples_ns:
-        return np.nan, np.nan, np.nan
-    low, median, high = np.percentile(samples_ns, (25, 50, 75)) / 1e6
-    return float(low), float(median), float(high)
+def _part(rows: list[Timed], share: Callable[[Any, Any], Any]) -> dict[str, Column]:
+    axes, works = [row.axes for row in rows], [row.work or NO_WORK for row in rows]
+    words = {
+        "contender": [row.contender for row in rows],
+        "label": [row.contender if row.label is None else row.label for row in rows],
+        "status": [row.status for row in rows], "method": [row.method for row in rows],
+        "flags": [", ".join(row.flags) for row in rows], "error_text": [row.error_text for row in rows],
+        **{name: _axis(axes, name) for name in SHAPE},
+    }  # fmt: skip
+    counts = np.array([len(row.samples_ns) for row in rows], np.int64)
+    samples = np.fromiter(chain.from_iterable(row.samples_ns for row in rows), np.int64, int(counts.sum()))
+    low, median, high = _quartiles_ms(samples, counts)
+    return {
+        **{name: [share(value, value) for value in column] for name, column in words.items()},
+        **{name: _numbers(_axis(axes, name)) for name in SIZES},
+        "error": _numbers([row.error for row in rows]), "tolerance": _numbers([row.tolerance for row in rows]),
+        **{name: _numbers(list(map(attrgetter(name), works))) for name in WORK},
+        "samples": counts, "low_ms": low, "median_ms": median, "high_ms": high,
+    }  # fmt: skip
 
 
-def _bound_ms(run: Run, work: Mapping[str, Any]) -> float:
-    """The roofline bound of the useful work, from the roof that the run's header holds."""
+def _axis(axes: list[Any], name: str) -> list[Any]:
+    """One axis of each row; None where the operation does not have it."""
+    have = {name in kind.__struct_fields__ or name == "operation" for kind in set(map(type, axes))}
+    if have == {True}:
+        return list(map(attrgetter(name), axes))
+    return [getattr(one, name, None) for one in axes] if True in have else [None] * len(axes)
+
+
+def _timed(run: Run) -> Iterator[Timed]:
+    """The rows as the schema has them; ValueError names a row of this session that it does not allow."""
+    if isinstance(run.rows, Rows):
+        yield from run.rows.timed()
+        return
+    for number, row in enumerate(run.rows):
+        try:
+            yield msgspec.convert(row, Timed)
+        except msgspec.ValidationError as error:
+            raise ValueError(f"{run.run_id}, row {number}: {fault(error, row, 'row')}") from error
+
+
+def _numbers(column: Column) -> np.ndarray:
+    """float64, None as nan."""
+    return np.asarray(column, np.float64)
+
+
+def _quartiles_ms(samples_ns: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Low quartile, median and high one of each row's samples, milliseconds [3, rows]; nan without samples."""
+    found = np.full((3, len(counts)), np.nan)
+    starts = np.cumsum(counts) - counts
+    for size in np.unique(counts[counts > 0]):  # rows of as many samples at once
+        alike = np.flatnonzero(counts == size)
+        values = samples_ns[starts[alike, None] + np.arange(size)]  # [rows, samples]
+        found[:, alike] = np.percentile(values, (25, 50, 75), axis=1) / 1e6
+    return found
+
+
+def _tokens(columns: Mapping[str, Column]) -> np.ndarray:
+    """Tokens that one call computes: rows of activations, or queries of all sequences."""
+    q_len, batch, rows = (_numbers(columns[name]) for name in ("q_len", "batch", "rows"))
+    return np.where(np.isnan(rows), q_len * batch, rows)
+
+
+def _bound_ms(run: Run, useful_flops: np.ndarray, minimal_bytes: np.ndarray) -> np.ndarray:
+    """The roofline bound of the useful work, from the roof that the run's header holds; nan without one."""
     from skiplab.machine import Machine
-    from skiplab.roofline import bound_of
+    from skiplab.roofline import roof_seconds
 
     roof = run.header.get("roof")
-    if not roof or not work:
-        return np.nan
+    if not roof:
+        return np.full(len(useful_flops), np.nan)
     machine = Machine(run.device, run.header["device"].get("kind", ""), roof["bandwidth_gbps"], roof["tflops"])
-    return bound_of(work["useful_flops"], work["minimal_bytes"], machine).seconds * 1e3
+    return np.maximum(*roof_seconds(useful_flops, minimal_bytes, machine)) * 1e3
 
 
 def query(table: pd.DataFrame, **wanted: Any) -> pd.DataFrame:

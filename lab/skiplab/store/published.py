@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 from typing import TYPE_CHECKING, Any
 
-from skiplab.store.frames import table_of
+import numpy as np
+
+from skiplab.store.frames import COLUMNS, table_of
 from skiplab.store.paths import data_path
 
 if TYPE_CHECKING:
@@ -29,7 +31,8 @@ def published(operation: str | None = None) -> pd.DataFrame:
         "run_id": "executorch-20198", "source": "published", "device": PUBLISHER, "batch": 1,
         "status": "ok", "flags": "", "error_text": "", "dtype": "bfloat16",
     }  # fmt: skip
-    return table_of([{**common, **record} for record in records if operation in (None, record["operation"])])
+    chosen = [{**common, **record} for record in records if operation in (None, record["operation"])]
+    return table_of({name: [record.get(name, np.nan) for record in chosen] for name in COLUMNS})
 
 
 def _csv(name: str) -> list[dict[str, str]]:

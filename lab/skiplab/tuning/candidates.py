@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import wait
 from dataclasses import dataclass
@@ -11,7 +12,8 @@ import torch
 from blockskip.attention.decode_plan import power_of_two, shared_kib
 from blockskip.config import SPECIALISED_ROWS, specialises
 
-from skiplab.measure.child import POLL_S, bars_of_one_process, begin_child
+from skiplab.measure.child import POLL_S
+from skiplab.measure.serving import bars_of_one_process, begin_child
 from skiplab.timing import Cancelled
 from skiplab.workload import Workload
 
@@ -115,7 +117,7 @@ def compile_all(
 
     bars_of_one_process()
 
-    pool = ProcessPool(max_workers=workers, initializer=begin_child, context=get_context("spawn"))
+    pool = ProcessPool(workers, initializer=begin_child, initargs=(os.getpid(),), context=get_context("spawn"))
     try:
         futures = {job: pool.schedule(compile_job, args=(job,), timeout=COMPILE_S) for job in jobs}
         found = {}

@@ -31,8 +31,7 @@ from skiplab.grid import usable
 from skiplab.machine import this_machine
 from skiplab.measure import Child, Measurement, Point
 from skiplab.store import Run, RunWriter
-from skiplab.sweep import default_path, now, row_key, run_header, source_hash
-from skiplab.timing import Cancelled
+from skiplab.sweep import default_path, ending, row_key, run_header, source_hash
 from skiplab.tuning.candidates import Compiled, Config, Job, candidates, compile_all
 from skiplab.tuning.winners import class_of, rankings, table_config
 from skiplab.workload import DTYPES, Workload
@@ -204,33 +203,31 @@ def measure_all(
     from tqdm.auto import tqdm
 
     machine = this_machine(tuning.device, tuning.dtype)
-    writer = RunWriter(path, run_header(cast(Any, tuning), "tune", machine))
-    times = _recorded(writer.run, kept, tuning.device)
-    groups: dict[str, list[Workload]] = {}
-    for w in kept:
-        groups.setdefault(class_of(w.axes(), gpu.sms).length, []).append(w)
-    bar = tqdm(total=sum(map(len, kept.values())), unit="point", desc="measured", disable=not progress)
+    with RunWriter(path, run_header(cast(Any, tuning), "tune", machine)) as writer:
+        times = _recorded(writer.run, kept, tuning.device)
+        groups: dict[str, list[Workload]] = {}
+        for w in kept:
+            groups.setdefault(class_of(w.axes(), gpu.sms).length, []).append(w)
+        bar = tqdm(total=sum(map(len, kept.values())), unit="point", desc="measured", disable=not progress)
 
-    def measured(w: Workload, config: Config, budget_s: float) -> float:
-        point = Point(w, "blockskip", config, tuning.device)
-        taken = take(point, tuning.seed, budget_s, machine=machine, retries=0, cancelled=cancelled)
-        writer.append(_row(taken, kept[w].get(config)))
-        return taken.median_ns
+        def measured(w: Workload, config: Config, budget_s: float) -> float:
+            point = Point(w, "blockskip", config, tuning.device)
+            taken = take(point, tuning.seed, budget_s, machine=machine, retries=0, cancelled=cancelled)
+            writer.append(_row(taken, kept[w].get(config)))
+            return taken.median_ns
 
-    try:
-        with bar:
-            for group in groups.values():
-                for w in group:
-                    earlier = [times[one] for one in group if one is not w]
-                    for number, config in enumerate(kept[w]):
-                        if config not in times[w] and (number == 0 or not _is_slow(config, earlier)):
-                            times[w][config] = measured(w, config, tuning.budget_s)
-                        bar.update()
-        for w, config in _finalists(writer.run, kept, gpu.sms):
-            measured(w, config, FINAL_BUDGETS * tuning.budget_s)
-    except Cancelled:
-        pass  # what has been measured is on the disk
-    return replace(writer.finish(now()), source="measured")
+        with ending(writer):
+            with bar:
+                for group in groups.values():
+                    for w in group:
+                        earlier = [times[one] for one in group if one is not w]
+                        for number, config in enumerate(kept[w]):
+                            if config not in times[w] and (number == 0 or not _is_slow(config, earlier)):
+                                times[w][config] = measured(w, config, tuning.budget_s)
+                            bar.update()
+            for w, config in _finalists(writer.run, kept, gpu.sms):
+                measured(w, config, FINAL_BUDGETS * tuning.budget_s)
+        return replace(writer.run, source="measured")
 
 
 def _recorded(run: Run, kept: Kept, device: str) -> dict[Workload, dict[Config, float]]:

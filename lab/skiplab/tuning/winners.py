@@ -22,7 +22,7 @@ import torch
 from blockskip.config import Gpu, TileConfig, length_class, prefill_config
 from blockskip.tuned import CONFIGS, SCHEMA, Entry, mask_kind, read_tuned
 
-from skiplab.store import Run, slug
+from skiplab.store import Run, file_name, inside
 from skiplab.workload import workload_of
 
 TIE = 1.01
@@ -62,7 +62,7 @@ class Ranking:
 def gpu_of(run: Run) -> Gpu:
     """The GPU that a run was made on; ValueError for a run of a CPU."""
     device = run.header["device"]
-    if "sms" not in device or "compute_capability" not in device:
+    if not (device.get("sms") and device.get("compute_capability")):
         raise ValueError(f"{run.run_id}: was made on {run.device}, and only a GPU's kernels are tuned")
     major, minor = map(int, device["compute_capability"].split("."))
     return Gpu(device["name"], (major, minor), device["sms"])
@@ -74,16 +74,14 @@ def rankings(runs: Sequence[Run]) -> dict[Class, Ranking]:
     A run that was continued with other kernels counts from there: times of different kernels say nothing of tiles.
     """
     sms = gpu_of(runs[0]).sms
-    rows = [
-        row for run in runs for row in run.rows if _tuned(row) and row["source_hash"] == run.rows[-1]["source_hash"]
-    ]
+    rows = [row for run in runs for row in _of_last_kernels(run)]
     rounds = Counter(row["point"] for row in rows)
     latest = {row["point"]: row for row in rows}
     failed = {_compiled(row, sms) for row in latest.values() if row["status"] != "ok"}
     times: dict[Class, dict[str, dict[Config, float]]] = {}
     taken: dict[Class, dict[Config, int]] = {}
     for point, row in latest.items():
-        if row["status"] == "ok" and not UNTRUSTED & set(row["flags"]) and _compiled(row, sms) not in failed:
+        if row["status"] == "ok" and not UNTRUSTED & set(row.get("flags", ())) and _compiled(row, sms) not in failed:
             one, config = class_of(row["axes"], sms), tuple(row["config"])
             times.setdefault(one, {}).setdefault(workload_of(row["axes"]).key(), {})[config] = median(row["samples_ns"])
             least = taken.setdefault(one, {})
@@ -91,6 +89,11 @@ def rankings(runs: Sequence[Run]) -> dict[Class, Ranking]:
     return {
         one: Ranking(by_workload, _scores(list(by_workload.values()), taken[one])) for one, by_workload in times.items()
     }
+
+
+def _of_last_kernels(run: Run) -> list[Mapping[str, Any]]:
+    last = run.rows[-1].get("source_hash") if run.rows else None
+    return [row for row in run.rows if _tuned(row) and row.get("source_hash") == last]
 
 
 def _tuned(row: Mapping[str, Any]) -> bool:
@@ -161,7 +164,7 @@ def write_configs(runs: Sequence[Run], folder: Path = CONFIGS) -> Path:
     }  # fmt: skip
     lines = ",\n".join("    " + json.dumps({**asdict(one), "config": list(one.config)}) for one in winners)
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{slug(gpu.name.removeprefix('NVIDIA '))}.json"
+    path = inside(folder, file_name(gpu.name.removeprefix("NVIDIA "), ".json"))
     path.write_text(f'{json.dumps(head, indent=2)[:-2]},\n  "entries": [\n{lines}\n  ]\n}}\n', encoding="utf-8")
     read_tuned(path)
     return path
@@ -169,9 +172,12 @@ def write_configs(runs: Sequence[Run], folder: Path = CONFIGS) -> Path:
 
 def _check_identity(runs: Iterable[Run]) -> None:
     first, *others = runs
+    for run in (first, *others):
+        if missing := [name for name in ("torch", "triton") if not run.header.get(name)]:
+            raise ValueError(f"{run.run_id}: its header does not say {missing[0]}, which the configurations name")
     for name in ("device", "torch", "triton"):
         for run in others:
-            now, then = (one.device if name == "device" else one.header[name] for one in (run, first))
+            now, then = (one.device if name == "device" else one.header.get(name) for one in (run, first))
             if now != then:
                 raise ValueError(f"{run.run_id}: {name} is {now}, and {then} in {first.run_id}; tune them apart")
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import anywidget
 import ipywidgets as w
 import traitlets
+
+from skiplab.templates import render
 
 LABEL = "118px"
 
@@ -108,16 +109,22 @@ def button(
 
 def heading(text: str) -> w.HTML:
     """A small heading over a group of controls."""
-    return w.HTML(f"<b>{html.escape(text)}</b>")
+    return w.HTML(render("widgets.heading", text=text))
 
 
 def problem(what: str, advice: str = "") -> str:
     """HTML of an error: what happened, and what to do."""
-    more = f"<br><b>What to do:</b> {html.escape(advice)}" if advice else ""
-    return (
-        '<div role="alert" style="border-left:4px solid #D55E00;padding:4px 10px;margin:4px 0;line-height:1.45">'
-        f"<b>{html.escape(what)}</b>{more}</div>"
-    )
+    return render("widgets.problem", what=what, advice=advice)
+
+
+def status(text: str) -> str:
+    """HTML of a line that says how things go, which a screen reader tells when it changes."""
+    return render("widgets.status", text=text)
+
+
+def hint(text: str) -> str:
+    """HTML of a line of advice, or of the reason why a button is off."""
+    return render("widgets.hint", text=text)
 
 
 COPY_JS = """

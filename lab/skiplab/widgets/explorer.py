@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import threading
 from dataclasses import fields
 from typing import Any
@@ -100,7 +99,7 @@ class MaskExplorer(w.VBox):
         """Stop the measurement that runs; what it has finished is kept."""
         self._worker.cancel()
         self._busy(False)
-        self._progress.value = "cancelled"
+        self._progress.value = controls.status("cancelled")
 
     def wait(self, timeout_s: float = 60.0) -> bool:
         """Wait until the measurement has ended; False when it has not within the time. For scripts and tests."""
@@ -152,7 +151,7 @@ class MaskExplorer(w.VBox):
         self._cancel_button.disabled = True
         reason = why_not()
         self._record_button.disabled = reason is not None
-        self._recorded.value = f"<i>{reason}</i>" if reason else ""
+        self._recorded.value = controls.hint(reason) if reason else ""
         self._copy = controls.CodeBox(code=s.code())
         self._code = w.Accordion([self._copy], titles=("Copy as code",), selected_index=None)
 
@@ -228,7 +227,7 @@ class MaskExplorer(w.VBox):
 
     def _measure(self, workload: Any, cancelled: Cancelled) -> None:
         def say(text: str) -> None:
-            self._progress.value = f'<span role="status">{html.escape(text)} …</span>'
+            self._progress.value = controls.status(f"{text} …")
 
         taken = measuring.measure_pair(workload, cancelled, say, budget_s=self._budget_s, isolate=self._isolate)
         for item in taken:
@@ -241,7 +240,8 @@ class MaskExplorer(w.VBox):
                 )
             self._measurements.append(item)
             self._draw()
-        self._progress.value = "" if cancelled() else f"measured on {device_name(default_device())}"
+        done = controls.status(f"measured on {device_name(default_device())}")
+        self._progress.value = "" if cancelled() else done
 
     def _draw(self) -> None:
         table = self.frame()
@@ -264,7 +264,9 @@ class MaskExplorer(w.VBox):
                 "This is a bug in the kernel or in the plan: copy the state as code and report it.",
             )
         else:
-            self._recorded.value = f"Recorded on {made.device}: {made.words}; no tile differs from the plan."
+            self._recorded.value = controls.status(
+                f"Recorded on {made.device}: {made.words}; no tile differs from the plan."
+            )
 
     def _failed(self, error: Exception) -> None:
         if type(error).__name__ != "Cancelled":
@@ -280,7 +282,7 @@ class MaskExplorer(w.VBox):
 
     def _busy(self, busy: bool) -> None:
         self._cancel_button.disabled = not busy
-        if not busy and self._progress.value.endswith("…</span>"):
+        if not busy and "…" in self._progress.value:
             self._progress.value = ""
 
     def close(self) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,7 +16,7 @@ from skiplab.figures.frames import by_method
 from skiplab.figures.model import Chart
 from skiplab.machine import default_device, device_name, known_gpus
 from skiplab.measure import Measurement
-from skiplab.store import Run, frame, read_run, runs_directory
+from skiplab.store import Run, data_path, file_name, frame, inside, read_run, runs_directory
 from skiplab.sweep import default_path, run_sweep
 from skiplab.widgets import controls, measuring
 from skiplab.widgets.fallback import with_picture
@@ -117,7 +116,7 @@ class SweepPanel(w.VBox):
         folder = Path(self._folder.value).expanduser()
         folder.mkdir(parents=True, exist_ok=True)
         name = self.run.run_id if self.run else "skiplab-sweep"
-        picture, rows = folder / f"{name}.png", folder / f"{name}.csv"
+        picture, rows = (inside(folder, file_name(name, suffix)) for suffix in (".png", ".csv"))
         picture.write_bytes(static.png(self._chart()))
         self.frame().to_csv(rows, index=False)
         return [picture, rows]
@@ -145,7 +144,7 @@ class SweepPanel(w.VBox):
         self._listen()
 
     def _choices(self) -> list[tuple[str, str]]:
-        folders = dict.fromkeys([self._directory, runs_directory()])
+        folders = dict.fromkeys([self._directory, runs_directory(), data_path("runs")])
         stored = [path for folder in folders for path in sorted(folder.glob("*.jsonl"))]
         mine = [path for path in stored if operation_of(path) in (self.operation, None)]
         return [
@@ -159,7 +158,7 @@ class SweepPanel(w.VBox):
         return w.VBox([self._operation, self._place, timing], layout=w.Layout(width="510px"))
 
     def _over(self) -> w.Widget:
-        hint = w.HTML("<i>Ctrl-click (or Ctrl+Space) lays several over the figure.</i>")
+        hint = w.HTML(controls.hint("Ctrl-click (or Ctrl+Space) lays several over the figure."))
         reload = controls.button("Look again", "refresh", "List the run files anew", self._relist, "relist")
         save = controls.button("Save figure and rows", "download", "PNG and CSV into the folder", self._save, "save")
         return w.VBox([controls.heading("Stored, published and predicted"), self._stored, w.HBox([reload, hint]),
@@ -203,9 +202,10 @@ class SweepPanel(w.VBox):
         points, taken = len(sweep.points()), self._measurements[form.operation]
         self._bar.max, self._bar.value, self._bar.layout.visibility = points, 0, "visible"
         self._say(f"{points} points on {device_name(sweep.device)}; the first takes longest …")
-        if path.exists():
-            taken += [Measurement.from_row(row) for row in read_run(path).rows]
-        self._bar.value = len(taken)
+
+        def on_start(held: Run) -> None:
+            taken.extend(map(Measurement.from_row, held.rows))
+            self._bar.value = len(taken)
 
         def on_measurement(item: Measurement) -> None:
             taken.append(item)
@@ -214,8 +214,8 @@ class SweepPanel(w.VBox):
             self._draw()
 
         self.run = run_sweep(
-            sweep, path, topic="panel", on_measurement=on_measurement, cancelled=cancelled, progress=False,
-            isolate=self._isolate,
+            sweep, path, topic="panel", on_start=on_start, on_measurement=on_measurement, cancelled=cancelled,
+            progress=False, isolate=self._isolate,
         )  # fmt: skip
         self._draw()
         if not cancelled():
@@ -264,7 +264,7 @@ class SweepPanel(w.VBox):
         self._say("written: " + ", ".join(path.name for path in paths))
 
     def _say(self, text: str) -> None:
-        self._status.value = f'<span role="status">{html.escape(text)}</span>'
+        self._status.value = controls.status(text)
 
     def _failed(self, error: Exception) -> None:
         self._problem.value = controls.problem(
@@ -292,7 +292,7 @@ def operation_of(path: Path) -> str | None:
             try:
                 row = json.loads(line)
                 operation = row.get("operation") or row.get("axes", {}).get("operation")
-            except (json.JSONDecodeError, AttributeError):  # `read_run` will say what is wrong with the file
+            except (ValueError, AttributeError, RecursionError):  # `read_run` will say what is wrong with the file
                 return None
             if operation is not None:
                 return operation

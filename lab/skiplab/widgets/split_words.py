@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import html
+from typing import Any
 
 from skiplab.figures import theme
 from skiplab.figures.splits import NAMES
 from skiplab.occupancy import Schedule
+from skiplab.templates import render
 from skiplab.widgets.split_settings import SplitSettings
-from skiplab.widgets.words import STYLE
-
-CELL = "padding:2px 10px 2px 0;text-align:right;white-space:nowrap"
-CHOSEN = "background:rgba(128,128,128,.22);font-weight:600"
 
 
 def plain(s: SplitSettings) -> str:
@@ -30,35 +27,30 @@ def plain(s: SplitSettings) -> str:
 def counts(s: SplitSettings) -> str:
     """`plain` as the status line of the explorer."""
     first, _, rest = plain(s).partition(". ")
-    return (
-        f'<div class="skiplab-split-counts" role="status" style="{STYLE};max-width:700px"><b>{html.escape(first)}.</b> '
-        f"{html.escape(rest)}.</div>"
-    )
+    first, rest = f"{first}.", f"{rest}."
+    return render("explorers.counts", name="skiplab-split-counts", width="700px", first=first, rest=rest)
 
 
 def table(s: SplitSettings) -> str:
     """All policies on this problem, the chosen one marked: splits, programs, SMs, predicted time."""
     plans = s.schedules
     longest = max(plan.seconds for plan in plans.values())
-    names = ("policy", "splits", "with keys", "programs", "tiles, longest", "SMs that read", "waves", "SM time used",
+    heads = ("policy", "splits", "with keys", "programs", "tiles, longest", "SMs that read", "waves", "SM time used",
              "predicted", "", "× floor")  # fmt: skip
-    head = "".join(f'<th style="{CELL};text-align:{"right" if i else "left"}">{n}</th>' for i, n in enumerate(names))
-    rows = "".join(_row(plan, name == s.policy, longest) for name, plan in plans.items())
-    return f'<table class="skiplab-policies" style="{STYLE};max-width:none"><tr>{head}</tr>{rows}</table>'
+    rows = [_row(plan, name == s.policy, longest) for name, plan in plans.items()]
+    return render("explorers.policies", heads=heads, rows=rows)
 
 
-def _row(plan: Schedule, chosen: bool, longest: float) -> str:
-    bar = f'<div style="background:{theme.BLUE};height:9px;width:{max(90 * plan.seconds / longest, 1):.0f}px"></div>'
+def _row(plan: Schedule, chosen: bool, longest: float) -> dict[str, Any]:
+    """What the table says of one policy."""
     cells = (
-        f"{'▸ ' if chosen else ''}{NAMES[plan.policy]}", f"{plan.splits:,}", f"{plan.live_splits:,}",
-        f"{plan.programs:,}", f"{plan.most_tiles:,}", f"{plan.sms - plan.idle_sms} of {plan.sms}",
-        f"{len(plan.busy_sms):,}", f"{100 * plan.busy:.0f} %", theme.seconds(plan.seconds), bar, _times(plan),
+        f"{plan.splits:,}", f"{plan.live_splits:,}", f"{plan.programs:,}", f"{plan.most_tiles:,}",
+        f"{plan.sms - plan.idle_sms} of {plan.sms}", f"{len(plan.busy_sms):,}", f"{100 * plan.busy:.0f} %",
+        theme.seconds(plan.seconds),
     )  # fmt: skip
-    inside = "".join(
-        f'<td style="{CELL};text-align:{"left" if i in (0, 9) else "right"}">{text}</td>'
-        for i, text in enumerate(cells)
-    )
-    return f'<tr style="{CHOSEN if chosen else ""}"{" aria-current=true" if chosen else ""}>{inside}</tr>'
+    width = f"{max(90 * plan.seconds / longest, 1):.0f}px"
+    bar = {"colour": theme.BLUE, "width": width}
+    return {"name": NAMES[plan.policy], "cells": cells, **bar, "times": _times(plan), "chosen": chosen}
 
 
 def prediction(s: SplitSettings) -> str:
@@ -66,14 +58,14 @@ def prediction(s: SplitSettings) -> str:
     plan = s.schedule
     merge = {None: "", True: " The last program of a KV head merges.", False: " A second kernel merges."}[plan.fused]
     more = " ExecuTorch's own split kernel takes one query alone; the rule is shown for more." if s.q_len > 1 else ""
-    return (
-        f'<div class="skiplab-split-prediction" style="{STYLE};max-width:860px"><b>Predicted for '
-        f"{html.escape(plan.machine.name)}</b> from its {plan.machine.source} bandwidth "
-        f"({plan.machine.bandwidth_gbps:,.0f} GB/s): one program an SM at a time, and an SM reads at its even share of "
-        f"it. Floor: every byte once at all of it, {theme.seconds(plan.floor_seconds)}.{merge} All policies on our "
-        f"tiles of {plan.block_n} keys, K and V read once for a KV head's queries. Launches, the L2 and what a few "
-        f"busy SMs draw beyond their share are left out. Arithmetic, not a measurement.{more}</div>"
+    rest = (
+        f"from its {plan.machine.source} bandwidth ({plan.machine.bandwidth_gbps:,.0f} GB/s): one program an SM at a "
+        f"time, and an SM reads at its even share of it. Floor: every byte once at all of it, "
+        f"{theme.seconds(plan.floor_seconds)}.{merge} All policies on our tiles of {plan.block_n} keys, K and V read "
+        f"once for a KV head's queries. Launches, the L2 and what a few busy SMs draw beyond their share are left out. "
+        f"Arithmetic, not a measurement.{more}"
     )
+    return render("explorers.split_prediction", machine=plan.machine.name, rest=rest)
 
 
 def _factors(plan: Schedule) -> str:

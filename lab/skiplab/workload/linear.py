@@ -16,6 +16,14 @@ WEIGHT_DEVIATION = 0.02
 """Standard deviation of a linear layer's weights: what training leaves, about."""
 
 
+def bits_per_weight(bits: Any, group_size: Any, symmetric: Any) -> Any:
+    """Bits of codes and metadata for each weight: a bfloat16 scale for a group, and a zero point unless symmetric.
+
+    Of numbers, or of arrays as a frame has them.
+    """
+    return bits + (32 - 16 * symmetric) / group_size
+
+
 @dataclass(frozen=True)
 class LinearWorkload(Problem):
     """A linear layer: x [rows, in_features] and a weight [out_features, in_features] in `bits` with groups' metadata.
@@ -54,8 +62,8 @@ class LinearWorkload(Problem):
 
     @property
     def bits_per_weight(self) -> float:
-        """Bits of codes and metadata for each weight: a bfloat16 scale for a group, and a zero point."""
-        return self.bits + (16 if self.symmetric else 32) / self.group_size
+        """As the function of this name."""
+        return bits_per_weight(self.bits, self.group_size, self.symmetric)
 
     @property
     def weight_bytes(self) -> int:

@@ -35,7 +35,7 @@ class Problem:
 
     def _normal(self, shape: tuple[int, ...], device: str, generator: torch.Generator, factor: float) -> torch.Tensor:
         """Normal numbers of that standard deviation, drawn on the generator's device."""
-        values = torch.randn(*shape, generator=generator, device=generator.device)
+        values = torch.randn(*shape, generator=generator, dtype=torch.float32, device=generator.device)
         return values.mul_(factor).to(device=device, dtype=self.torch_dtype)
 
 

@@ -1,0 +1,158 @@
+"""Attention in PyTorch over pieces of the keys, and the one result that they make.
+
+Pieces are weighed by maximum and sum of their exponentials. On a CPU a piece is torch's own flash kernel, which gives
+the logarithm of that sum alone: at logits near 10,000 it is rounded by 5e-4, and so would the weights be. Where that
+can show, maximum and sum are computed once more, of the scores alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+
+PLAIN_SCORES = 1 << 24  # scores that one step of the plain form holds: 64 MiB
+PLAIN_KEYS = 4096
+SCORE_KEYS = 512  # keys of a step of `_sums`: its scores, and a float copy of its keys, stay in a cache
+COARSE_FROM = {torch.float32: 16.0, torch.float16: 512.0, torch.bfloat16: 512.0}
+"""By the result's dtype: a logarithm of that size is rounded by 5e-7, or 3e-5, the relative error of a weight."""
+FAINT = -24.0  # the logarithm of a share that no rounding of the result can show
+
+
+@dataclass(frozen=True, eq=False)
+class Bias:
+    """What is added to scores: float32 [rows, keys], 0 where a key is kept and -inf elsewhere.
+
+    blind: bool [rows], the rows that keep nothing, or None if there is none.
+    """
+
+    values: torch.Tensor
+    blind: torch.Tensor | None
+
+    @classmethod
+    def of(cls, kept: torch.Tensor) -> Bias:
+        """The bias of bool [rows, keys]."""
+        blind = ~kept.any(1)
+        values = torch.zeros(kept.shape, dtype=torch.float32, device=kept.device).masked_fill_(~kept, float("-inf"))
+        return cls(values, blind if blind.any() else None)
+
+
+class Piece(NamedTuple):
+    """Some keys for some rows: q [A, B, rows, D], k and v [A, B, keys, D] with any strides."""
+
+    q: torch.Tensor
+    k: torch.Tensor
+    v: torch.Tensor
+    bias: Bias | None
+
+
+class Part(NamedTuple):
+    """A piece's result: out [A, B, rows, D], and total * exp(top) [A, B, rows], the sum of its exponentials."""
+
+    out: torch.Tensor
+    top: torch.Tensor
+    total: torch.Tensor
+
+
+def attend(pieces: list[Piece], scale: float, dtype: torch.dtype, exact: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """(out [A, B, rows, D], lse [A, B, rows]) over all pieces, whose keys are disjoint; a row that sees none: 0, -inf.
+
+    dtype: the result's, which says how exact the weights of pieces must be. exact: lse is float32's own even where the
+    products are not, which costs a second product; torch's flash kernel has coarser exponentials in 16 bits (2e-5).
+    """
+    if pieces[0].q.device.type != "cpu":
+        return _merge([_plain(*piece, scale) for piece in pieces])
+    parts = [_flash(*piece, scale) for piece in pieces]
+    if exact and pieces[0].q.dtype != torch.float32:
+        _sharpen(parts, pieces, scale, range(len(parts[0].top)))
+    elif len(parts) > 1:
+        coarse = _coarse(parts, COARSE_FROM[dtype])
+        _sharpen(parts, pieces, scale, coarse.flatten(1).any(1).nonzero().flatten().tolist())
+    return _merge(parts)
+
+
+def _sharpen(parts: list[Part], pieces: list[Piece], scale: float, chosen: Iterable[int]) -> None:
+    """Puts computed maxima and sums in the place of rounded logarithms, for some of the first dimension."""
+    for first in chosen:
+        for piece, part in zip(pieces, parts, strict=True):
+            part.top[first], part.total[first] = _sums(piece.q[first], piece.k[first], piece.bias, scale)
+
+
+def _flash(q, k, v, bias: Bias | None, scale: float) -> Part:
+    out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        q, k, v, attn_mask=None if bias is None else bias.values, scale=scale
+    )
+    if bias is not None and bias.blind is not None:
+        lse = lse.masked_fill(bias.blind, float("-inf"))  # torch says 0 for a row that sees nothing
+    return Part(out, lse, torch.ones_like(lse))
+
+
+def _plain(q, k, v, bias: Bias | None, scale: float) -> Part:
+    """The same on any device; long problems in steps."""
+    keys = k.shape[-2]
+    if q.shape[1] > 1 and q[..., 0].numel() * keys > PLAIN_SCORES:
+        halves = zip(q.chunk(2, 1), k.chunk(2, 1), v.chunk(2, 1), strict=True)
+        return Part(*(torch.cat(x, 1) for x in zip(*(_plain(*half, bias, scale) for half in halves), strict=True)))
+    if bias is None and keys > PLAIN_KEYS:
+        steps = zip(k.split(PLAIN_KEYS, -2), v.split(PLAIN_KEYS, -2), strict=True)
+        return _join([_plain(q, *step, bias=None, scale=scale) for step in steps])
+    weights, top, total = _weights(q, k, bias, scale)
+    return Part((weights @ v.float()) / total.masked_fill(total == 0, 1), top.squeeze(-1), total.squeeze(-1))
+
+
+def _weights(q, k, bias: Bias | None, scale: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(exponentials below each row's maximum, maxima, sums), float32; 0 for the maximum of a row that sees nothing."""
+    scores = (q.float() @ k.float().mT).mul_(scale)
+    if bias is not None:
+        scores += bias.values
+    top = scores.amax(-1, keepdim=True)
+    top = top.masked_fill(top == float("-inf"), 0)
+    weights = scores.sub_(top).exp_()
+    return weights, top, weights.sum(-1, keepdim=True)
+
+
+def _sums(q, k, bias: Bias | None, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """(top, total) of a piece's rows, without its values."""
+    steps = []
+    for first in range(0, k.shape[-2], SCORE_KEYS):
+        keys = slice(first, first + SCORE_KEYS)
+        some = None if bias is None else Bias(bias.values[:, keys], None)
+        _, top, total = _weights(q, k[..., keys, :], some, scale)
+        steps.append((top.squeeze(-1), total.squeeze(-1)))
+    return _sum([top for top, _ in steps], [total for _, total in steps])[:2]
+
+
+def _coarse(parts: list[Part], limit: float) -> torch.Tensor:
+    """bool [A, B, rows]: where rounded logarithms weigh more than one part that counts."""
+    tops = torch.stack([part.top for part in parts])
+    top = tops.amax(0)
+    return (top.abs() > limit) & ((tops > top + FAINT).sum(0) > 1)
+
+
+def _sum(tops: list[torch.Tensor], totals: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
+    """(top, total, what each of the given has of that total) of a sum of totals * exp(tops)."""
+    empty = [total == 0 for total in totals]
+    seen = [top.masked_fill(none, float("-inf")) for top, none in zip(tops, empty, strict=True)]
+    top = torch.stack(seen).amax(0)
+    top = top.masked_fill(top == float("-inf"), 0)
+    shares = [total * (own - top).exp() for own, total in zip(seen, totals, strict=True)]
+    return top, torch.stack(shares).sum(0), shares
+
+
+def _join(parts: list[Part]) -> Part:
+    """One part from those over disjoint keys."""
+    if len(parts) == 1:
+        return parts[0]
+    top, total, shares = _sum([part.top for part in parts], [part.total for part in parts])
+    divisor = total.masked_fill(total == 0, 1)
+    out = parts[0].out.float() * (shares[0] / divisor).unsqueeze(-1)
+    for part, share in zip(parts[1:], shares[1:], strict=True):
+        out += part.out.float() * (share / divisor).unsqueeze(-1)
+    return Part(out, top, total)
+
+
+def _merge(parts: list[Part]) -> tuple[torch.Tensor, torch.Tensor]:
+    out, top, total = _join(parts)
+    return out, top + total.log()

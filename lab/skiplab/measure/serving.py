@@ -1,0 +1,98 @@
+"""The measuring child's side: what it does at its start, and with each point that the lab sends."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import pickle
+import signal
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from threading import RLock
+from typing import Any
+
+import torch
+
+from skiplab.contenders import Contender
+from skiplab.contenders.base import REGISTRY
+from skiplab.failure import Failure, attempt
+from skiplab.measure.checked import measure
+from skiplab.measure.point import Measurement, Point
+
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+@dataclass(frozen=True)
+class Task:
+    """A point to measure: the user's contender with it (None: one of the lab's own), torch's threads, the options."""
+
+    point: Point
+    entry: Contender | None
+    threads: int
+    options: Mapping[str, Any]
+
+
+def serve(lab: Connection, keeper: int) -> None:
+    """Say that the child is ready, then answer each `Task` until the lab hangs up.
+
+    An answer is a Measurement or a Failure, and whether the child can take another task.
+    """
+    begin_child(keeper)
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")  # when memory is out the kernel ends this, not the lab
+    own_id = os.getpid()
+    lab.send(None)
+    while True:
+        try:
+            sys.path[:], task = lab.recv()
+        except (EOFError, OSError):
+            return
+        answer = attempt(lambda task=task: _taken(task))
+        if os.getpid() != own_id:
+            os._exit(0)  # a kernel forked, and this is the copy
+        lab.send((answer, is_usable()))
+
+
+def _taken(task_bytes: bytes) -> Measurement | Failure:
+    task: Task = pickle.loads(task_bytes)  # imports the contender's module
+    torch.set_num_threads(task.threads)
+    if task.entry is not None:
+        REGISTRY.add(task.entry)
+    return measure(task.point, **task.options)
+
+
+def is_usable() -> bool:
+    """Whether CUDA, where this process uses it, still works: after an illegal access every call of it fails."""
+    try:
+        if torch.cuda.is_initialized():
+            torch.cuda.synchronize()
+    except RuntimeError:
+        return False
+    return True
+
+
+def begin_child(parent: int) -> None:
+    """Of every child process: Ctrl-C is its parent's affair, it dies with its parent, and bars are drawn by one."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    die_with(parent)
+    bars_of_one_process()
+
+
+def die_with(parent: int) -> None:
+    """Have the kernel kill this process when the thread that started it ends, even by kill -9. Linux alone has this."""
+    if sys.platform != "linux":
+        return
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it was gone before
+        os._exit(1)
+
+
+def bars_of_one_process() -> None:
+    """Bars, torch.compile's too, lock with a thread's lock: tqdm's own is a semaphore that outlives an ended child."""
+    from tqdm import tqdm
+
+    tqdm.set_lock(RLock())

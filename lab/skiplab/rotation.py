@@ -1,0 +1,83 @@
+"""The arguments that timed calls take in turn: copies that the cache cannot hold all of, refilled in place."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import random
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+
+from skiplab.machine import last_cache_bytes
+
+ROTATION = 5  # inputs in rotation fill the last cache this many times
+ROTATION_LIMIT = {"cuda": 8 << 30, "cpu": 256 << 20}  # bytes; of a GPU's free memory half at most
+
+ArgsSets = Sequence[Sequence[Any]]
+
+
+def rotate(args: Sequence[Any], device: str, read: int | None = None) -> list[tuple[Any, ...]]:
+    """Copies of the arguments of which calls in turn read `ROTATION` times the last cache, as far as the limit allows.
+
+    read: the bytes of them that a call reads, where that is not all: what a window leaves out of a cache never comes.
+    """
+    size = size_of(args)
+    wanted = -(-ROTATION * last_cache_bytes(device) // max(1, min(size, read or size)))
+    copies = max(1, min(wanted, _room(device) // max(1, size)))
+    return [tuple(args), *(tuple(map(clone, args)) for _ in range(copies - 1))]
+
+
+def _room(device: str) -> int:
+    kind = torch.device(device).type
+    if kind != "cuda":
+        return ROTATION_LIMIT[kind]
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # by torch, for whoever asks next
+    return min(ROTATION_LIMIT[kind], (torch.cuda.mem_get_info(device)[0] + kept) // 2)
+
+
+def size_of(argument: Any) -> int:
+    """Bytes of a tensor, of a packed weight, of a module's parameters and buffers, or of all in a sequence."""
+    return sum(tensor.nbytes for tensor in tensors_of(argument))
+
+
+def clone(argument: Any) -> Any:
+    """A copy of one of a contender's arguments, in memory of its own."""
+    if hasattr(argument, "clone"):
+        return argument.clone()
+    if isinstance(argument, tuple):
+        copies = [None if item is None else clone(item) for item in argument]
+        make: Any = type(argument)
+        return make(*copies) if hasattr(argument, "_fields") else make(copies)
+    return copy.deepcopy(argument)
+
+
+def stir(args: Sequence[Any]) -> None:
+    """Change one element of each float tensor among the arguments, in place: so no call's result is another's.
+
+    Nobody can tell which: a result that was kept, by address, version or content, is then no use to the next call.
+    """
+    for one in args:
+        if isinstance(one, torch.Tensor) and one.is_floating_point() and one.numel():
+            one[tuple(map(random.randrange, one.shape))].fill_(random.gauss())
+
+
+def refill(args: Sequence[Any], fresh: Sequence[Any]) -> None:
+    """Copy fresh arguments into the memory of others of the same kinds and shapes; the objects stay the same."""
+    for target, source in zip(tensors_of(args), tensors_of(fresh), strict=True):
+        target.copy_(source)
+
+
+def tensors_of(argument: Any) -> Iterator[torch.Tensor]:
+    """The tensors of an argument, of a packed weight, of a module, or of all in a sequence, always in one order."""
+    if isinstance(argument, torch.nn.Module):
+        yield from (*(one.data for one in argument.parameters()), *argument.buffers())
+    elif isinstance(argument, torch.Tensor):
+        yield argument
+    elif isinstance(argument, tuple | list):
+        for item in argument:
+            yield from tensors_of(item)
+    elif dataclasses.is_dataclass(argument):
+        for field in dataclasses.fields(argument):
+            yield from tensors_of(getattr(argument, field.name))

@@ -1,0 +1,246 @@
+"""The schema of a run file's lines: what a reader checks, and what a writer may write.
+
+`data/README.md` says in words what each key means. Keys that are not listed here are kept and not looked at, so that a
+later version may add some. Counts fit in 64 bits, since a frame holds them as such.
+"""
+
+from __future__ import annotations
+
+import re
+import reprlib
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+SCHEMA = 1
+STATUSES = ("ok", "wrong", "unsupported", "out-of-memory", "crashed", "timeout")
+OPERATIONS = ("attention", "decode", "linear")
+
+LARGEST = 2**63 - 1
+Count = Annotated[int, Meta(ge=1, le=LARGEST)]
+Amount = Annotated[float, Meta(ge=0)]
+Position = Annotated[int, Meta(ge=-LARGEST, le=LARGEST)]
+Rate = Annotated[float, Meta(gt=0)]
+Difference = Annotated[float, Meta(ge=0)]
+Name = Annotated[str, Meta(min_length=1)]
+
+
+class RunFileError(ValueError):
+    """A run file that cannot be trusted; the message names the file, the line and the field."""
+
+
+class Device(Struct):
+    """A header's `device`: what readers use of it."""
+
+    name: str
+    kind: str = ""
+    sms: Count | None = None
+    compute_capability: Annotated[str, Meta(pattern=r"^\d{1,4}\.\d{1,4}$")] | None = None
+
+
+class Roof(Struct):
+    """A header's `roof`."""
+
+    bandwidth_gbps: Rate
+    tflops: Rate
+
+
+class Header(Struct, tag_field="record", tag="header"):
+    """The first line."""
+
+    schema: Count
+    run_id: Name
+    device: Device
+    operation: Literal["attention", "decode", "linear"] | None = None
+    command: str = ""
+    argv: list[str] = []
+    parameters: dict[str, Any] = {}
+    seed: int | None = None
+    git: dict[str, str | bool] | None = None
+    source_hash: str | None = None
+    python: str | None = None
+    torch: str | None = None
+    triton: str | None = None
+    cuda: str | None = None
+    cpu: str | None = None
+    threads: Count | None = None
+    roof: Roof | None = None
+    start: str = ""
+    end: str | None = None
+
+
+class End(Struct, tag_field="record", tag="end", omit_defaults=True):
+    """The line that ends a run, or a part of it where it was continued.
+
+    interrupted: whether it was stopped before its last point.
+    """
+
+    end: str
+    interrupted: bool = False
+
+
+END = End.__struct_fields__
+"""The keys of a header that its file says in an end."""
+
+
+def with_end(header: Mapping[str, Any], end: End | None) -> dict[str, Any]:
+    """The header of a run that ended so; None: of one that goes on."""
+    going_on = {name: value for name, value in header.items() if name not in END}
+    said = msgspec.to_builtins(end) if end is not None else {}
+    return {**going_on, **{name: said[name] for name in END if name in said}}
+
+
+class Attention(Struct, tag_field="operation", tag="attention", gc=False):
+    """The axes of a prompt's attention. What may be None here and not in a file (`FILED`) a frame can do without."""
+
+    operation: ClassVar[str] = "attention"
+    q_len: Count
+    kv_len: Count
+    batch: Count
+    mask: str | None = None
+    q_heads: Count | None = None
+    kv_heads: Count | None = None
+    head_dim: Count | None = None
+    dtype: str | None = None
+    window: Count | None = None
+    q_start: Position | None = None
+    buffer: Count | None = None
+
+
+class Decode(Struct, tag_field="operation", tag="decode", gc=False):
+    """The axes of a decode step."""
+
+    operation: ClassVar[str] = "decode"
+    q_len: Count
+    kv_len: Count
+    batch: Count
+    mask: str | None = None
+    q_heads: Count | None = None
+    kv_heads: Count | None = None
+    head_dim: Count | None = None
+    dtype: str | None = None
+    window: Count | None = None
+    buffer: Count | None = None
+
+
+class Linear(Struct, tag_field="operation", tag="linear", gc=False):
+    """The axes of a quantised linear layer."""
+
+    operation: ClassVar[str] = "linear"
+    out_features: Count
+    in_features: Count
+    rows: Count
+    bits: Count
+    group_size: Count
+    dtype: str | None = None
+    symmetric: bool = False
+
+
+FILED = {
+    Attention: ("mask", "q_heads", "kv_heads", "head_dim", "dtype"),
+    Decode: ("q_heads", "kv_heads", "head_dim", "dtype"),
+    Linear: ("dtype",),
+}
+"""Axes that every row of a file has, beside those that every row has."""
+
+
+class Work(Struct, gc=False):
+    """FLOPs and bytes of one call."""
+
+    useful_flops: Amount
+    minimal_bytes: Amount
+    dense_flops: Amount | None = None
+    bytes: Amount | None = None
+    executed_flops: Amount | None = None
+
+
+class Plan(Struct):
+    """What readers use of a row's `plan`."""
+
+    config: Annotated[list[Count], Meta(min_length=2)] | None = None
+    packed: bool | None = None
+
+
+class Timed(Struct, tag_field="record", tag="point", gc=False):
+    """Of a row what a frame shows: read apart from the rest, which is most of a row's bytes."""
+
+    point: str
+    axes: Attention | Decode | Linear
+    contender: str
+    status: Literal["ok", "wrong", "unsupported", "out-of-memory", "crashed", "timeout"]
+    samples_ns: list[Count]
+    label: str | None = None
+    method: str | None = None
+    error: Difference | None = None
+    tolerance: Difference | None = None
+    flags: list[str] = []
+    error_text: str = ""
+    work: Work | None = None
+
+
+class Row(Timed, tag_field="record", tag="point", kw_only=True, gc=False):
+    """A row, one point measured."""
+
+    key: str
+    device: str
+    torch_device: str = ""
+    config: list[int] | None = None
+    other_samples_ns: dict[str, list[Count]] = {}
+    clocks: dict[str, Any] = {}
+    plan: Plan | None = None
+    source_hash: str = ""
+
+
+ALLOWED = {"status": STATUSES, "operation": OPERATIONS, "axes.operation": OPERATIONS, "record": ("point", "end")}
+_PLACE = re.compile(r"(?P<reason>.*?)(?: - at `(?:key in )?\$(?P<place>.*)`)?", re.DOTALL)
+_STEP = re.compile(r"\.(\w+)|\[(\d+)\]")
+
+
+def fault(error: Exception, line: bytes | Mapping[str, Any], what: str) -> str:
+    """What is wrong with a line that could not be decoded, or with a record that could not be converted, in words.
+
+    what: `row` or `header`. Names the field, what it holds, and what is allowed.
+    """
+    if isinstance(error, RecursionError):
+        return "broken line: nested too deep"
+    if not isinstance(error, msgspec.ValidationError):
+        return f"broken line: {error}"
+    try:
+        record = msgspec.json.decode(line) if isinstance(line, bytes) else line
+    except (msgspec.DecodeError, RecursionError) as worse:
+        return f"broken line: {worse}"
+    if not isinstance(record, Mapping):
+        return f"a JSON object is expected, got {type(record).__name__}"
+    found = _PLACE.fullmatch(str(error))
+    assert found is not None
+    return _in_words(found["reason"], (found["place"] or "").removeprefix("."), record, what)
+
+
+def _in_words(reason: str, place: str, record: Mapping[str, Any], what: str) -> str:
+    if reason.startswith("Object missing required field"):
+        name = reason.split("`")[1]
+        if name == "record":
+            return f"record is None; allowed are {' and '.join(map(repr, ALLOWED['record']))}"
+        return f"{place} lacks {name}" if place else f"the {what} lacks {', '.join(_missing(record, what))}"
+    value = _value(record, place)
+    if place in ALLOWED and reason.startswith("Invalid"):
+        verb = " is" if place == "record" else ""
+        return f"{place}{verb} {value}; allowed are {', '.join(ALLOWED[place])}"
+    return f"{place or what} {value}; {reason[0].lower()}{reason[1:]}"
+
+
+def _missing(record: Mapping[str, Any], what: str) -> list[str]:
+    fields = msgspec.structs.fields(Header if what == "header" else Row)
+    return [field.name for field in fields if field.required and field.name not in record]
+
+
+def _value(record: Any, place: str) -> str:
+    """What the record holds there, shortened; as far as the place can be followed."""
+    for name, number in _STEP.findall("." + place if place else ""):
+        try:
+            record = record[name if name else int(number)]
+        except (LookupError, TypeError):
+            break
+    return reprlib.repr(record)

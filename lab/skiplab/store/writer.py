@@ -1,0 +1,142 @@
+"""Writing a run: one writer a file, each row on the disk before the next, and nothing appended to what is no run."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Collection, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from skiplab.store.lock import flush_folder, open_locked
+from skiplab.store.reading import Held, Rows, check_header, checked_row, scan
+from skiplab.store.runs import Run
+from skiplab.store.schema import SCHEMA, End, RunFileError, with_end
+
+
+class RunWriter:
+    """Appends rows to a run file; every row is on the disk (fsync) when `append` returns.
+
+    The file is locked until `finish` or `close`, or until the process ends: a second writer gets RunFileError. An
+    existing file is continued if it is a run of the same operation and parameters, on the same device with the same
+    versions, else ValueError, and the file stays as it is. Only then is it repaired: a last line or a header that
+    breaks off is a write that was interrupted, and is cut off; its point is measured again. An empty file is begun.
+    """
+
+    def __init__(self, path: Path | str, header: Mapping[str, Any]):
+        self.path = Path(path)
+        wanted = json.loads(_text({"record": "header", "schema": SCHEMA, **header}))
+        check_header(self.path.name, wanted)
+        self._file = open_locked(self.path)
+        try:
+            held = self._held()
+            if held.header is not None:
+                _check_same_run(self.path.name, held.header, wanted)
+            self._repair(held)
+            self._rows, self._header = held.rows, held.header or wanted
+            self._operation = self.run.operation if self._rows else self._header.get("operation")
+            if held.header is None:
+                self._write(wanted)
+                flush_folder(self.path)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> RunWriter:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    @property
+    def run(self) -> Run:
+        """What the file holds by now."""
+        return Run(self._header, Rows(tuple(self._rows), self.path.name), path=self.path)
+
+    def settled(self, again: Collection[str] = ()) -> frozenset[str]:
+        """The keys whose latest row has none of the statuses and flags in `again`."""
+        latest = {row["key"]: {row["status"], *row.get("flags", ())} for row in self.run.rows}
+        return frozenset(key for key, words in latest.items() if not words & set(again))
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        """Write one row; ValueError when it is of another device than the header, or not of the schema."""
+        row = {"record": "point", **row}
+        self._operation = checked_row(row, self._header, self._operation).axes.operation
+        self._rows.append(self._write(row))
+        self._header = with_end(self._header, None)
+
+    def finish(self, end: str, interrupted: bool = False) -> Run:
+        """Note the time at which the run ended (ISO 8601), let the file go and return the run.
+
+        interrupted: whether points are left to measure.
+        """
+        last = End(end, interrupted)
+        self._write(msgspec.to_builtins(last))
+        self._header = with_end(self._header, last)
+        self.close()
+        return self.run
+
+    def close(self) -> None:
+        """Let the file go, without an end; what has been written stays."""
+        self._file.close()
+
+    def _held(self) -> Held:
+        with open(os.dup(self._file.fileno()), "rb") as lines:
+            return scan(self.path.name, lines)
+
+    def _repair(self, held: Held) -> None:
+        """Cut off what an interrupted write began, and end the last line."""
+        if held.cut:
+            self._file.truncate(held.kept)
+        if not held.ended:
+            self._file.seek(0, io.SEEK_END)
+            self._file.write(b"\n")
+
+    def _write(self, record: Mapping[str, Any]) -> bytes:
+        """Append a line, whole or not at all: what a full disk took of it is cut off again."""
+        if not os.fstat(self._file.fileno()).st_nlink:
+            raise RunFileError(f"{self.path.name}: was deleted while it was written; nothing more can be kept in it")
+        line = _text(record).encode() + b"\n"
+        size = self._file.seek(0, io.SEEK_END)
+        try:
+            written = 0
+            while written < len(line):
+                written += self._file.write(line[written:])
+            os.fsync(self._file.fileno())
+        except BaseException:
+            with suppress(OSError):
+                self._file.truncate(size)
+            raise
+        return line
+
+
+def _check_same_run(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    """ValueError unless rows measured under the new header may stand under the old one."""
+    for what, before, after in _identity(old, new):
+        if before != after:
+            raise ValueError(f"{name}: was made with {what} {before}, this is {after}; name a new file")
+
+
+def _identity(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """What rows under one header share: (name, the old header's, the new one's)."""
+    before, after = (_parameters(header) for header in (old, new))
+    return [
+        *((name, old.get(name), new.get(name)) for name in ("torch", "triton", "threads")),
+        ("the device", old["device"]["name"], new["device"]["name"]),
+        ("the operation", old.get("operation") or "attention", new.get("operation") or "attention"),
+        *((f"the parameter {name}", before.get(name), after.get(name)) for name in dict.fromkeys([*before, *after])),
+    ]
+
+
+def _parameters(header: Mapping[str, Any]) -> dict[str, Any]:
+    """One that is None is none, as where an older file lacks it."""
+    return {name: value for name, value in (header.get("parameters") or {}).items() if value is not None}
+
+
+def _text(record: Mapping[str, Any]) -> str:
+    """A line of a file; ValueError for numbers that JSON does not have."""
+    return json.dumps(record, allow_nan=False, separators=(", ", ": "))

@@ -1,0 +1,46 @@
+"""Where the kernels run in tests: on CUDA where there is one, in Triton's interpreter elsewhere.
+
+Whether a kernel is interpreted is decided when its module is imported; so it is imported here, with the variable set,
+and the variable is set again for those tests alone whose conftest takes the fixtures: tests of the lab see a process
+that does not interpret.
+"""
+
+import os
+import sys
+
+import pytest
+import torch
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+if DEVICE == "cpu" and sys.platform == "linux":
+    os.environ["TRITON_INTERPRET"] = "1"
+    import blockskip.attention.decode_launch
+    import blockskip.attention.launch
+    import blockskip.linear.hopper.launch
+    import blockskip.linear.launch  # noqa: F401
+
+    del os.environ["TRITON_INTERPRET"]
+
+
+@pytest.fixture(autouse=True)
+def interpreter(monkeypatch):
+    if DEVICE == "cpu":
+        monkeypatch.setenv("TRITON_INTERPRET", "1")
+
+
+@pytest.fixture
+def device():
+    return DEVICE
+
+
+@pytest.fixture(autouse=True)
+def fresh_memory_holds_nan(monkeypatch):
+    """Outputs are allocated with torch.empty: what a kernel leaves unwritten shows as NaN."""
+    empty = torch.empty
+
+    def filled(*args, **kwargs):
+        tensor = empty(*args, **kwargs)
+        return tensor.fill_(float("nan")) if tensor.is_floating_point() and tensor.device.type != "meta" else tensor
+
+    monkeypatch.setattr(torch, "empty", filled)
