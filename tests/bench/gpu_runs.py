@@ -50,6 +50,10 @@ MASKED = ("sdpa", "sdpa-efficient-mask", "sdpa-cudnn", "blockskip-none")
 DECODE = ("blockskip", "blockskip-one", "blockskip-prefill", "sdpa", "sdpa-flash", "sdpa-cudnn", "flex", "fa3",
           "flashinfer", "flashinfer-tensor")  # fmt: skip
 LINEAR = ("blockskip", "blockskip-strided", "blockskip-scalar", "tinygemm", "gemlite", "bf16")
+TILES = ("blockskip-tiles", "bf16")
+GEMMA_LAYERS = ((16384, 5376), (5376, 8192), (43008, 5376), (5376, 21504))
+"""Query, key and value as one, output, gate and up as one, down."""
+TILE_ROWS = (1, 8, 16, 32, 64, 128, 256, 512)
 PRODUCTS = ("blockskip", "blockskip-fused", "blockskip-dequantise", "tinygemm", "bf16")
 
 
@@ -81,6 +85,7 @@ TOPICS: dict[str, AnySweep] = {
     "decode-qwen": decode(KEYS, (None,), QWEN),
     "linear-rows": linear(PRODUCTS, LAYERS[:1], ROWS, (4,), (32, 128)),
     "linear-rows-int8": linear(PRODUCTS, LAYERS[:1], ROWS, (8,), (32, 128)),
+    "linear-tiles": linear(TILES, GEMMA_LAYERS, TILE_ROWS, (4,), (32,)),
     "linear-int4": linear(LINEAR, LAYERS, (1,), (4,), (32, 128)),
     "linear-int8": linear(("blockskip", "bf16"), LAYERS, (1,), (8,), (32,)),
     "linear-head-int4": linear(("blockskip", "tinygemm", "gemlite", "bf16"), HEAD, (1,), (4,), (32,)),

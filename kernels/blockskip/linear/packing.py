@@ -29,9 +29,10 @@ PART_BYTES = 1 << 22
 """Of codes, which are packed anew at a time."""
 
 
-def tile_order() -> torch.Tensor:
+def tile_order(device: torch.device) -> torch.Tensor:
     """int64 [32]: which code of a block is the i-th nibble of its word t, at 8 t + i."""
-    word, nibble = torch.arange(4, dtype=torch.int64)[:, None], torch.arange(NIBBLES, dtype=torch.int64)[None, :]
+    word, nibble = (torch.arange(count, dtype=torch.int64, device=device) for count in (BLOCK // NIBBLES, NIBBLES))
+    word = word[:, None]
     return (8 * (nibble % 4) + 2 * word + nibble // 4).flatten()
 
 
@@ -76,17 +77,16 @@ def _from_tiles(t: torch.Tensor) -> torch.Tensor:
 
 def _tiles_of_codes(data: torch.Tensor) -> torch.Tensor:
     """Codes in rows, uint8 [N, K / 2], to uint8 [N / 64, K / 256, 64, 128]."""
-    return _each_part(_to_tiles(data, TILE_BYTES), tile_order())
+    return _each_part(_to_tiles(data, TILE_BYTES), tile_order(data.device))
 
 
 def _rows_of_codes(data: torch.Tensor) -> torch.Tensor:
-    return _from_tiles(_each_part(data, tile_order().argsort()))
+    return _from_tiles(_each_part(data, tile_order(data.device).argsort()))
 
 
 def _each_part(data: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
     """uint8 [.., bytes] with each block's 32 codes in another order: new code i is the old code order[i]."""
     out = torch.empty_like(data)
-    order = order.to(data.device)
     parts = max(1, data.numel() // PART_BYTES)
     for old, new in zip(data.chunk(parts), out.chunk(parts), strict=True):
         codes = torch.stack([old & 15, old >> 4], -1).flatten(-2).unflatten(-1, (-1, BLOCK))[..., order]
