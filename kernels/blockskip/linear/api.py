@@ -37,8 +37,8 @@ def linear(
     Up to 8 rows (all of x's leading dimensions together), activations are rounded to int8, with a step for each 32 of
     them (the largest magnitude / 127), multiplied in integers (dp4a) and summed in float32. That rounding is part of
     the operation, whatever the implementation. With more rows, and at any number of them where w lies in tiles
-    (`w.packed("tiles")`, for Hopper's kernel), activations stay as they are, and the weights are rounded to x's dtype;
-    that kernel does so exactly for zero points that are whole numbers, as `quantize`'s are. A row with a value that is not finite gives NaN, or what its products give with more rows.
+    (`w.packed("tiles")`, for Hopper's kernel), activations stay as they are, and the weights are rounded to x's dtype.
+    A row with a value that is not finite gives NaN, or what its products give where activations stay as they are.
 
     Returns [..., N] in x's dtype, the same bits each time; torch.autocast is off inside. Raises TypeError for dtypes
     and kinds, ValueError for shapes, devices, unknown words and what an implementation cannot do.
