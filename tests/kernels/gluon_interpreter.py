@@ -19,7 +19,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from blockskip.dispatch import Described
+from blockskip.launching.dispatch import TmaTensor
 from triton.language import constexpr
 
 PATIENCE_S = 20.0
@@ -340,7 +340,7 @@ def _plain(function: Any, machine: dict[str, Any], modules: dict[int, dict[str, 
 
 
 def _pointers(argument: Any) -> Any:
-    if isinstance(argument, Described):
+    if isinstance(argument, TmaTensor):
         base, lines = Pointer.to(argument.tensor), argument.tensor.numel() // argument.size
         shape, strides = (lines, argument.size), (argument.size, 1)
         return SimpleNamespace(

@@ -6,8 +6,9 @@ import blockskip as bs
 import pytest
 import torch
 from blockskip import tuned as tuning
-from blockskip.attention.plan import plan_kernel
-from blockskip.config import Gpu, TileConfig, length_class
+from blockskip.attention.prefill.plan import plan_kernel
+from blockskip.config import TileConfig, length_class
+from blockskip.gpu import Gpu
 from blockskip.tuned import Entry, Origin, Tuned, choose_config, mask_kind, read_tuned
 
 H100 = Gpu("NVIDIA H100 80GB HBM3", (9, 0), 132)

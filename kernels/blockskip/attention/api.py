@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,16 +11,26 @@ import torch
 from ..arguments import choice, flag, integer, number, tensor
 from ..autocast import without_autocast
 from ..config import TileConfig
-from ..mask import Band, Mask, band, causal, mask_of
+from ..launching.guards import GuardedInt
+from ..launching.repeated import REPEATED, Kind
+from ..mask import Mask, band, causal, mask_of
 from ..mask import dense as dense_mask
-from ..repeat import GROWING, ByKeys, place_of
-from . import reference, tiled
+from . import reference
 from . import ring as rings
-from .checks import IMPLS, LARGEST_POSITION, check_kv_len, check_scale, check_tensors, each_batch
-from .decode_api import launch_decode
-from .decode_plan import DecodeCall
-from .plan import SKIPS, Call, Plan, make_plan
-from .route import ROUTES, as_decode
+from .call import (
+    IMPLS,
+    LARGEST_POSITION,
+    AttentionArguments,
+    AttentionCall,
+    check_kv_len,
+    check_scale,
+    check_tensors,
+    each_batch,
+)
+from .decode.api import run_decode
+from .prefill import tiled
+from .prefill.plan import SKIPS
+from .route import ROUTES, Plan, checked_decode, make_plan
 
 
 def attention(
@@ -78,48 +89,56 @@ def attention(
     skip none, mask or map meets a mask for the first time inside a CUDA graph capture, which cannot copy its tables to
     the device: make the same call once before capturing. A graph reads the mask's tables: keep the mask as long.
     """
+    given = AttentionArguments(
+        q, k, v, mask, scale, q_start, kv_len, skip, impl, config, return_lse, record, ring, route
+    )  # fmt: skip
     if torch.compiler.is_compiling():
         from .ops import traced_attention
 
-        return traced_attention(
-            q, k, v, mask, scale=scale, q_start=q_start, kv_len=kv_len, skip=skip, impl=impl, config=config,
-            return_lse=return_lse, record=record, ring=ring, route=route,
-        )  # fmt: skip
-    return attend(q, k, v, mask, scale, q_start, kv_len, skip, impl, config, return_lse, record, ring, route)
+        return traced_attention(given)
+    return attend(given)
 
 
 @without_autocast
-def attend(q, k, v, mask, scale, q_start, kv_len, skip, impl, config, return_lse, record, ring, route) -> Any:
-    """`attention` outside torch.compile: by what was made ready for calls of this kind, or from the beginning."""
-    word, lengths = (None, kv_len) if isinstance(kv_len, torch.Tensor) else (kv_len, None)
-    number = None
-    if type(kv_len) is int and q_start is None and skip != "map" and (mask is None or type(mask) is Band):
-        word, number = GROWING, kv_len  # a tile map, though, is one of a number of keys
-    words = ("attention", scale, q_start, word, skip, impl, config, return_lse, record, ring, route)
-    place = place_of((q, k, v, lengths), words, impl, mask, tables=skip == "map")
-    ready = place[0].find(number) if place else None
-    if ready is not None:
-        found = ready(q, k, v, each_batch(lengths, q), number)
+def attend(given: AttentionArguments) -> Any:
+    """`attention` outside torch.compile: by what is prepared for calls of this kind, or from the beginning."""
+    kind, number = given.kind()
+    prepared = REPEATED.get(kind, number)
+    if prepared is None:
+        found = _attend_anew(given, kind, number)
     else:
-        call = check(q, k, v, mask, scale, q_start, kv_len, skip, impl, config, return_lse, record, ring, route)
-        found = _attend(call, place, number)
-    if record:
+        lengths = given.kv_len if isinstance(given.kv_len, torch.Tensor) else None
+        found = prepared(given.q, given.k, given.v, each_batch(lengths, given.q), number)
+    if given.record:
         out, lse, visits = found
-        return (out, lse, visits) if return_lse else (out, visits)
-    return (found[0], found[1]) if return_lse else found[0]
+        return (out, lse, visits) if given.return_lse else (out, visits)
+    return (found[0], found[1]) if given.return_lse else found[0]
 
 
-def _attend(call: Call, place: list, number: int | None) -> tuple:
-    """As `run`; what is ready for calls of this kind goes where it is found next time."""
-    shelf = []
-    found = run(call, shelf, number)
-    if shelf:
-        from .launch import sort_of
+def _attend_anew(given: AttentionArguments, kind: Kind | None, number: int | None) -> tuple:
+    """As `run`; what was prepared is kept for calls of this kind whose number of keys answers the same guards."""
+    if kind is None:
+        call = check(given)
+        return run(call, make_plan(call))
+    guarded = None if number is None else GuardedInt(number)
+    call = check(given if guarded is None else given._replace(kv_len=guarded))  # pyright: ignore[reportArgumentType]
+    plan = make_plan(call)
+    prepared, keep = _prepare(call, plan)
+    if keep:
+        REPEATED.put(kind, prepared, () if guarded is None else guarded.guards)
+    return prepared(call.q, call.k, call.v, call.lengths, number)
 
-        if not place:
-            place.append(ByKeys(None if number is None else sort_of(call)))
-        place[0].put(number, shelf[0])
-    return found
+
+def _prepare(call: AttentionCall, plan: Plan) -> tuple[Callable, bool]:
+    """(f(q, k, v, lengths, kv_len), whether it serves all calls of this one's kind) by the Triton kernels."""
+    if plan.decode is not None:
+        from .decode.launch import ready_decode
+
+        return ready_decode(checked_decode(call, plan.impl), plan.decode), True
+    from .prefill.launch import ready_attention, serves_its_kind
+
+    assert plan.prefill is not None
+    return ready_attention(call, plan.prefill), serves_its_kind(call, plan.prefill)
 
 
 def explain(
@@ -127,7 +146,10 @@ def explain(
     return_lse=False, record=False, ring=False, route="measured",
 ) -> Plan:  # fmt: skip
     """What `attention` with the same arguments will do, as a Plan whose str() is legible."""
-    return make_plan(check(q, k, v, mask, scale, q_start, kv_len, skip, impl, config, return_lse, record, ring, route))
+    given = AttentionArguments(
+        q, k, v, mask, scale, q_start, kv_len, skip, impl, config, return_lse, record, ring, route
+    )  # fmt: skip
+    return make_plan(check(given))
 
 
 def scaled_dot_product_attention(
@@ -173,10 +195,9 @@ def scaled_dot_product_attention(
     return _attention_with_bias(query, key, value, attn_mask, scale)
 
 
-def check(
-    q, k, v, mask, scale, q_start, kv_len, skip, impl, config, return_lse, record, ring=False, route="measured"
-) -> Call:
+def check(given: AttentionArguments) -> AttentionCall:
     """A checked call; TypeError or ValueError names the argument, what was given and what is allowed."""
+    q, k, v, mask, scale, q_start, kv_len, skip, impl, config, return_lse, record, ring, route = given
     for name, word, allowed in (("skip", skip, SKIPS), ("impl", impl, IMPLS), ("route", route, ROUTES)):
         choice(name, word, allowed)
     flag("return_lse", return_lse)
@@ -193,7 +214,7 @@ def check(
     if ring:
         _check_ring(mask, q, k, kv_len, lengths, q_start, record)
     _check_mask(mask, q, kv_len)
-    call = Call(
+    call = AttentionCall(
         q, k, v, mask, check_scale(scale, q.shape[3]), q_start, kv_len, lengths, skip, impl,
         None if config is None else TileConfig.of(config), return_lse, record, ring, route,
     )  # fmt: skip
@@ -202,22 +223,13 @@ def check(
     return call
 
 
-def run(
-    call: Call, shelf: list | None = None, number: int | None = None
-) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
-    """(out, lse, visits) of a checked call; lse and visits may be None where they were not asked for.
-
-    shelf, number: see `launch.attention`.
-    """
-    plan = make_plan(call)
+def run(call: AttentionCall, plan: Plan) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+    """(out, lse, visits) of a checked call; lse and visits may be None where they were not asked for."""
     if plan.decode is not None:
-        decode_call = as_decode(call, plan.impl)
-        assert isinstance(decode_call, DecodeCall)
-        return *launch_decode(decode_call, plan.decode, shelf, number), None
+        return *run_decode(checked_decode(call, plan.impl), plan.decode), None
     if plan.impl == "triton":
-        from . import launch
-
-        return launch.attention(call, plan, shelf, number)
+        prepared, _ = _prepare(call, plan)
+        return prepared(call.q, call.k, call.v, call.lengths, call.kv_len)
     q, k, v, mask, scale = call.q, call.k, call.v, call.mask, call.scale
     if plan.impl == "reference":
         kv_len = call.kv_len if call.lengths is None else call.lengths.clamp(0, call.kv_len)
@@ -225,12 +237,12 @@ def run(
         return *reference.attention(q, k, v, mask, scale=scale, q_start=q_start, kv_len=kv_len, ring=call.ring), None
     if call.lengths is None:
         sizes = {"q_start": call.planned_q_start, "kv_len": call.kv_len}
-        words = {"ring": call.ring, "return_lse": call.return_lse}
-        return *tiled.attention(q, k, v, mask, scale=scale, **sizes, **words), None
+        options = {"ring": call.ring, "return_lse": call.return_lse}
+        return *tiled.attention(q, k, v, mask, scale=scale, **sizes, **options), None
     return *_each_batch(call, call.lengths), None
 
 
-def _each_batch(call: Call, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _each_batch(call: AttentionCall, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """`tiled` with a kv_len for each batch: on a CPU reading a tensor costs nothing."""
     outs, lses = [], []
     for b, length in enumerate(lengths.clamp(0, call.kv_len).tolist()):
@@ -241,8 +253,8 @@ def _each_batch(call: Call, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.
             continue
         q_start = length - q.shape[2] if call.q_start is None else call.q_start
         mask = call.mask.for_batch(b)
-        words = {"ring": call.ring, "return_lse": call.return_lse}
-        out, lse = tiled.attention(q, k, v, mask, scale=call.scale, q_start=q_start, kv_len=length, **words)
+        options = {"ring": call.ring, "return_lse": call.return_lse}
+        out, lse = tiled.attention(q, k, v, mask, scale=call.scale, q_start=q_start, kv_len=length, **options)
         outs.append(out)
         lses.append(lse)
     return torch.cat(outs), torch.cat(lses)

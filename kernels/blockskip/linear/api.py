@@ -9,7 +9,7 @@ import torch
 
 from ..arguments import choice, tensor
 from ..autocast import without_autocast
-from ..repeat import place_of
+from ..launching.repeated import REPEATED, Kind, kind_of
 from . import reference, tiled
 from .route import ROUTES, LinearPlan, make_plan
 from .weight import DTYPES, TENSORS, QuantizedWeight
@@ -51,15 +51,17 @@ def linear(
 
 @without_autocast
 def multiply(x, w, bias, impl, route) -> torch.Tensor:
-    """`linear` outside torch.compile: by what was made ready for calls of this kind, or from the beginning."""
-    place = place_of((x, bias, *_tensors_of(w)), ("linear", impl, route), impl) if type(w) is QuantizedWeight else []
-    if place:
+    """`linear` outside torch.compile: by what is prepared for calls of this kind, or from the beginning."""
+    is_weight = type(w) is QuantizedWeight
+    kind = kind_of((x, bias, *_tensors_of(w)), ("linear", impl, route), impl) if is_weight else None
+    prepared = REPEATED.get(kind)
+    if prepared is not None:
         if x.ndim == 2:
-            return place[0](x, w, bias)
-        out = place[0](x.reshape(-1, x.shape[-1]), w, bias)
+            return prepared(x, w, bias)
+        out = prepared(x.reshape(-1, x.shape[-1]), w, bias)
         return out.view(*x.shape[:-1], out.shape[1])
     check(x, w, bias, impl, route)
-    return run(x, w, bias, choose_impl(x, impl), route, place)
+    return run(x, w, bias, choose_impl(x, impl), route, kind)
 
 
 def explain_linear(
@@ -117,9 +119,9 @@ def run(
     bias: torch.Tensor | None,
     impl: str,
     route: str = "measured",
-    place: list | None = None,
+    kind: Kind | None = None,
 ) -> torch.Tensor:
-    """A checked call by the implementation of that name; place: see `launch.linear`."""
+    """A checked call by the implementation of that name; kind: see `launch.linear`."""
     flat = x.reshape(-1, x.shape[-1])
     plan = make_plan(flat, w, impl, route)
     if impl == "triton" and flat.shape[0]:
@@ -129,7 +131,7 @@ def run(
             if t is not None and t.is_neg():
                 raise ValueError(f"{name}: is a negated view, which a kernel cannot tell; call .resolve_neg()")
 
-        out = launch.linear(flat, w, bias, plan=plan, place=place)
+        out = launch.linear(flat, w, bias, plan=plan, kind=kind)
     else:
         out = (reference if impl == "reference" else tiled).linear(flat, w, bias)
     return out.view(*x.shape[:-1], w.shape[0])

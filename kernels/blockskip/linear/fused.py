@@ -10,7 +10,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ..device import wide
+from ..launching.primitives import wide
 
 
 @triton.jit

@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from ..device import wide
+from ..launching.primitives import wide
 
 ROUND = tl.constexpr(12582912.0)
 """1.5 * 2**23: adding it to a float32 below 2**22 and taking it away rounds to the nearest integer, ties to even."""

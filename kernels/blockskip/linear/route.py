@@ -12,13 +12,12 @@ from dataclasses import dataclass
 
 import torch
 
+from ..gpu import Gpu, capability_of
 from .activations import MOST_ROWS, are_rounded
 from .hopper.plan import HopperConfig, choose_config
 from .weight import BLOCK, QuantizedWeight
 
 ROUTES = ("measured", "matvec", "fused", "dequantise")
-MULTIPROCESSORS_ASSUMED = 132
-"""Where there is no GPU to ask (the interpreter): an H100's and H200's."""
 FEW_ROWS = 32
 """Up to here two programs a multiprocessor pay, beyond one: their tiles take more registers and more of the time."""
 LEAST_STEPS = 8
@@ -183,18 +182,15 @@ def make_plan(x: torch.Tensor, w: QuantizedWeight, impl: str, route: str) -> Lin
         if route != "measured":
             raise ValueError(f"route: given {route!r} with impl={impl!r}, which has one way; use impl='triton'")
         return LinearPlan(impl, None, None, 1, "asked for")
-    capability, multiprocessors = (9, 0), MULTIPROCESSORS_ASSUMED
-    if x.is_cuda:
-        device = torch.cuda.get_device_properties(x.device)
-        capability, multiprocessors = (device.major, device.minor), device.multi_processor_count
+    gpu = Gpu.of(x.device)
     if w.packing == "tiles":
-        kernel, reason = _choose_for_tiles(x.shape[0], x.dtype, w, route, capability if x.is_cuda else None)
+        kernel, reason = _choose_for_tiles(x.shape[0], x.dtype, w, route, capability_of(x.device))
     else:
-        kernel, reason = choose_kernel(x.shape[0], x.dtype, w, route, capability)
+        kernel, reason = choose_kernel(x.shape[0], x.dtype, w, route, gpu.capability)
     if kernel != "fused":
         return LinearPlan(impl, kernel, None, 1, reason)
     if w.packing == "tiles":
         n, k = w.shape
-        return LinearPlan(impl, kernel, choose_config(x.shape[0], n, k, multiprocessors), 1, reason)
+        return LinearPlan(impl, kernel, choose_config(x.shape[0], n, k, gpu.sms), 1, reason)
     config = fused_config(x.shape[0], w)
-    return LinearPlan(impl, kernel, config, fused_splits(x.shape[0], w, config, multiprocessors), reason)
+    return LinearPlan(impl, kernel, config, fused_splits(x.shape[0], w, config, gpu.sms), reason)

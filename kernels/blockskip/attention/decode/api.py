@@ -6,13 +6,24 @@ from typing import Any
 
 import torch
 
-from ..arguments import choice, flag, integer
-from ..autocast import without_autocast
-from ..repeat import GROWING, ByKeys, place_of
-from . import decode_tiled, reference
-from . import ring as rings
-from .checks import IMPLS, LARGEST_POSITION, check_kv_len, check_scale, check_tensors, each_batch
-from .decode_plan import LONGEST_QUERY, DecodeCall, DecodePlan, make_decode_plan
+from ...arguments import choice, flag, integer
+from ...autocast import without_autocast
+from ...launching.guards import GuardedInt
+from ...launching.repeated import REPEATED, Kind
+from .. import reference
+from .. import ring as rings
+from ..call import (
+    IMPLS,
+    LARGEST_POSITION,
+    DecodeArguments,
+    DecodeCall,
+    check_kv_len,
+    check_scale,
+    check_tensors,
+    each_batch,
+)
+from . import tiled
+from .plan import LONGEST_QUERY, DecodePlan, make_decode_plan
 
 MOST_SPLITS = 65535
 """A CUDA grid's second and third dimensions end there; no device has as many programs at once."""
@@ -59,73 +70,52 @@ def decode(
     Returns out [B, Hq, Lq, D] in q's dtype, or (out, lse). A query that sees no key gets 0. Raises TypeError for dtypes
     and kinds, ValueError for shapes, ranges, unknown words and what an implementation cannot do.
     """
+    given = DecodeArguments(q, k, v, kv_len, window, scale, splits, impl, return_lse, ring)
     if torch.compiler.is_compiling():
-        from .decode_ops import traced_decode
+        from .ops import traced_decode
 
-        return traced_decode(
-            q,
-            k,
-            v,
-            kv_len=kv_len,
-            window=window,
-            scale=scale,
-            splits=splits,
-            impl=impl,
-            return_lse=return_lse,
-            ring=ring,
-        )
-    return attend(q, k, v, kv_len, window, scale, splits, impl, return_lse, ring)
+        return traced_decode(given)
+    return attend(given)
 
 
 @without_autocast
-def attend(q, k, v, kv_len, window, scale, splits, impl, return_lse, ring) -> Any:
-    """`decode` outside torch.compile: by what was made ready for calls of this kind, or from the beginning."""
-    word, lengths = (None, kv_len) if isinstance(kv_len, torch.Tensor) else (kv_len, None)
-    number = None
-    if type(kv_len) is int:
-        word, number = GROWING, kv_len
-    place = place_of((q, k, v, lengths), ("decode", word, window, scale, splits, impl, return_lse, ring), impl)
-    ready = place[0].find(number) if place else None
-    if ready is not None:
-        out, lse = ready(q, k, v, each_batch(lengths, q), number)
+def attend(given: DecodeArguments) -> Any:
+    """`decode` outside torch.compile: by what is prepared for calls of this kind, or from the beginning."""
+    kind, number = given.kind()
+    prepared = REPEATED.get(kind, number)
+    if prepared is None:
+        out, lse = _attend_anew(given, kind, number)
     else:
-        call = check_decode(q, k, v, kv_len, window, scale, splits, impl, return_lse, ring)
-        out, lse = _decode(call, place, number)
-    return (out, lse) if return_lse else out
+        lengths = given.kv_len if isinstance(given.kv_len, torch.Tensor) else None
+        out, lse = prepared(given.q, given.k, given.v, each_batch(lengths, given.q), number)
+    return (out, lse) if given.return_lse else out
 
 
-def _decode(call: DecodeCall, place: list, number: int | None) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """(out, lse or None) from the beginning; what is ready for calls of this kind goes where it is found next time."""
-    plan, shelf = make_decode_plan(call), []
-    found = launch_decode(call, plan, shelf, number)
-    if shelf:
-        from .decode_launch import sort_of
+def _attend_anew(given: DecodeArguments, kind: Kind | None, number: int | None) -> tuple:
+    """(out, lse); what was prepared is kept for calls of this kind whose number of keys answers the same guards."""
+    if kind is None:
+        call = check_decode(given)
+        return run_decode(call, make_decode_plan(call))
+    from .launch import ready_decode
 
-        if not place:
-            place.append(ByKeys(sort_of(call, plan)))
-        place[0].put(number, shelf[0])
-    return found
+    guarded = None if number is None else GuardedInt(number)
+    call = check_decode(given if guarded is None else given._replace(kv_len=guarded))  # pyright: ignore[reportArgumentType]
+    prepared = ready_decode(call, make_decode_plan(call))
+    REPEATED.put(kind, prepared, () if guarded is None else guarded.guards)
+    return prepared(call.q, call.k, call.v, call.lengths, number)
 
 
 def explain_decode(
-    q,
-    k,
-    v,
-    *,
-    kv_len=None,
-    window=None,
-    scale=None,
-    splits="auto",
-    impl="auto",
-    return_lse=False,
-    ring=False,
-) -> DecodePlan:
+    q, k, v, *, kv_len=None, window=None, scale=None, splits="auto", impl="auto", return_lse=False, ring=False
+) -> DecodePlan:  # fmt: skip
     """What `decode` with the same arguments will do, as a DecodePlan whose str() is legible."""
-    return make_decode_plan(check_decode(q, k, v, kv_len, window, scale, splits, impl, return_lse, ring))
+    given = DecodeArguments(q, k, v, kv_len, window, scale, splits, impl, return_lse, ring)
+    return make_decode_plan(check_decode(given))
 
 
-def check_decode(q, k, v, kv_len, window, scale, splits, impl, return_lse, ring=False) -> DecodeCall:
+def check_decode(given: DecodeArguments) -> DecodeCall:
     """A checked call; TypeError or ValueError names the argument, what was given and what is allowed."""
+    q, k, v, kv_len, window, scale, splits, impl, return_lse, ring = given
     choice("impl", impl, IMPLS)
     flag("return_lse", return_lse)
     check_tensors(q, k, v, ("q", "k", "v"), float64=impl == "reference")
@@ -136,7 +126,7 @@ def check_decode(q, k, v, kv_len, window, scale, splits, impl, return_lse, ring=
         raise ValueError(f"k: given {kv_len} keys; there must be less than {LARGEST_POSITION}")
     window = None if window is None else integer("window", window, 1)
     scale = check_scale(scale, q.shape[3])
-    call = DecodeCall(q, k, v, scale, kv_len, lengths, window, _check_splits(splits), impl, return_lse, ring)
+    call = DecodeCall(q, k, v, scale, kv_len, lengths, window, check_splits(splits), impl, return_lse, ring)
     if ring and lengths is None:
         rings.check_int("window", call.mask, q, kv_len, kv_len - q.shape[2], k.shape[2])
     elif ring:
@@ -144,17 +134,12 @@ def check_decode(q, k, v, kv_len, window, scale, splits, impl, return_lse, ring=
     return call
 
 
-def launch_decode(
-    call: DecodeCall, plan: DecodePlan, shelf: list | None = None, number: int | None = None
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """(out, lse) of a checked call; lse may be None where it was not asked for.
-
-    shelf, number: see `decode_launch.decode`.
-    """
+def run_decode(call: DecodeCall, plan: DecodePlan) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """(out, lse) of a checked call; lse may be None where it was not asked for."""
     if plan.impl == "triton":
-        from . import decode_launch
+        from . import launch
 
-        return decode_launch.decode(call, plan, shelf, number)
+        return launch.decode(call, plan)
     lengths = None if call.lengths is None else call.lengths.clamp(0, call.kv_len)
     q, k, v, mask, scale = call.q, call.k, call.v, call.mask, call.scale
     if plan.impl == "reference":
@@ -164,10 +149,10 @@ def launch_decode(
         )
     # on a CPU reading a tensor costs nothing
     kv_lens = [call.kv_len] * q.shape[0] if lengths is None else lengths.tolist()
-    return decode_tiled.decode(q, k, v, mask, scale=scale, kv_lens=kv_lens, ring=call.ring, return_lse=call.return_lse)
+    return tiled.decode(q, k, v, mask, scale=scale, kv_lens=kv_lens, ring=call.ring, return_lse=call.return_lse)
 
 
-def _check_splits(splits) -> int | None:
+def check_splits(splits) -> int | None:
     if isinstance(splits, str):
         if splits != "auto":
             raise ValueError(f"splits: given {splits!r}; an int from 1 to {MOST_SPLITS}, or 'auto', is needed")

@@ -1,0 +1,261 @@
+"""The arguments of `attention` and `decode`: as they are given, checked, and what both operations ask of them alike.
+
+Errors name the argument, what was given and what is allowed.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+
+from ..arguments import flag, integer, number, tensor
+from ..config import TileConfig
+from ..launching.guards import GuardedInt
+from ..launching.repeated import GROWING, Kind, kind_of
+from ..mask import Band, Mask, band
+
+IMPLS = ("auto", "reference", "tiled", "triton")
+DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+LARGEST_POSITION = 1 << 29
+"""q_start stays below: differences of positions then fit a 32-bit int, and any limit beyond 2**30 is none."""
+
+
+SHARED_SKIPS = ("auto", "bounds")
+"""With these the launches for a band serve any number of keys; others take tables for one number."""
+MOST_IN_GRID = 65535
+"""Batches and heads of a launch: a CUDA grid's second and third dimensions end there."""
+
+
+class AttentionArguments(NamedTuple):
+    """What `blockskip.attention` was given, unchecked; see there for each."""
+
+    q: torch.Tensor
+    k: torch.Tensor
+    v: torch.Tensor
+    mask: Mask | None = None
+    scale: float | None = None
+    q_start: int | None = None
+    kv_len: int | torch.Tensor | None = None
+    skip: str = "auto"
+    impl: str = "auto"
+    config: TileConfig | tuple[int, int, int, int] | None = None
+    return_lse: bool = False
+    record: bool = False
+    ring: bool = False
+    route: str = "measured"
+
+    def kind(self) -> tuple[Kind | None, int | None]:
+        """(the kind of call that this is, the int kv_len if launches of that kind may serve others, too).
+
+        That is so for last queries and a band's bounds: what else takes tables is of one number of keys.
+        """
+        kv_len, lengths, growing = self.kv_len, None, None
+        is_band = self.mask is None or type(self.mask) is Band
+        if isinstance(kv_len, torch.Tensor):
+            kv_len, lengths = None, kv_len
+        elif type(kv_len) is int and is_band and self.q_start is None and self.skip in SHARED_SKIPS and not self.record:
+            kv_len, growing = GROWING, kv_len
+        options = "attention", self.scale, self.q_start, kv_len, *self[7:]
+        tensors = self.q, self.k, self.v, lengths
+        return kind_of(tensors, options, self.impl, self.mask, tables=self.skip == "map"), growing
+
+
+class DecodeArguments(NamedTuple):
+    """What `blockskip.decode` was given, unchecked; see there for each."""
+
+    q: torch.Tensor
+    k: torch.Tensor
+    v: torch.Tensor
+    kv_len: int | torch.Tensor | None = None
+    window: int | None = None
+    scale: float | None = None
+    splits: int | str = "auto"
+    impl: str = "auto"
+    return_lse: bool = False
+    ring: bool = False
+
+    def kind(self) -> tuple[Kind | None, int | None]:
+        """(the kind of call that this is, the int kv_len if launches of that kind may serve others, too)."""
+        kv_len, lengths, growing = self.kv_len, None, None
+        if isinstance(kv_len, torch.Tensor):
+            kv_len, lengths = None, kv_len
+        elif type(kv_len) is int:
+            kv_len, growing = GROWING, kv_len
+        return kind_of((self.q, self.k, self.v, lengths), ("decode", kv_len, *self[4:]), self.impl), growing
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionCall:
+    """A checked attention call.
+
+    See `blockskip.attention` for shapes. kv_len is the number of keys, or the most there can be where the true number
+    stands on the device: `lengths` int32 [B], else None. ring: the slots of k and v hold the last positions.
+    """
+
+    q: torch.Tensor
+    k: torch.Tensor
+    v: torch.Tensor
+    mask: Mask
+    scale: float
+    q_start: int | None
+    kv_len: int
+    lengths: torch.Tensor | None
+    skip: str
+    impl: str
+    config: TileConfig | None
+    return_lse: bool
+    record: bool
+    ring: bool = False
+    route: str = "measured"
+
+    @property
+    def planned_kv_len(self) -> int:
+        """The number of keys; for a device kv_len as if the whole buffer were used, once."""
+        return self.kv_len if self.lengths is None else min(self.kv_len, self.k.shape[2])
+
+    @property
+    def planned_q_start(self) -> int:
+        """The first query's position; for a device kv_len without q_start, as if the whole buffer were used."""
+        return self.planned_kv_len - self.q.shape[2] if self.q_start is None else self.q_start
+
+    @property
+    def group(self) -> int:
+        """Query heads that share a KV head."""
+        return self.q.shape[1] // self.k.shape[1]
+
+
+@dataclass(frozen=True, eq=False)
+class DecodeCall:
+    """A checked decode call.
+
+    See `blockskip.decode` for shapes. kv_len is the number of keys, or the most there can be where the true number
+    stands on the device: `lengths` int32 [B], else None. splits None: chosen. ring: slots hold the last positions.
+    """
+
+    q: torch.Tensor
+    k: torch.Tensor
+    v: torch.Tensor
+    scale: float
+    kv_len: int
+    lengths: torch.Tensor | None
+    window: int | None
+    splits: int | None
+    impl: str
+    return_lse: bool
+    ring: bool = False
+
+    @property
+    def group(self) -> int:
+        """Query heads that share a KV head."""
+        return self.q.shape[1] // self.k.shape[1]
+
+    @property
+    def rows(self) -> int:
+        """Rows that one KV head serves: the queries of its group of query heads."""
+        return self.group * self.q.shape[2]
+
+    @property
+    def mask(self) -> Band:
+        mask = band(None if self.window is None else self.window - 1, 0)
+        assert isinstance(mask, Band)
+        return mask
+
+
+def check_tensors(q, k, v, names, float64: bool = False) -> None:
+    """Kinds, dtypes, shapes and devices of query, key and value."""
+    dtypes = (*DTYPES, torch.float64) if float64 else DTYPES
+    for name, t in zip(names, (q, k, v), strict=True):
+        tensor(name, t, dtypes)
+        if t.ndim != 4:
+            raise ValueError(f"{name}: given {t.ndim} dimensions; [batch, heads, length, head_dim] is needed")
+        if min(t.shape) < 1:
+            raise ValueError(f"{name}: given shape {tuple(t.shape)}; every size must be at least 1")
+        if t.requires_grad and torch.is_grad_enabled():
+            raise ValueError(f"{name}: requires grad; this is for inference: use torch.no_grad() or detach()")
+    for name, t in zip(names[1:], (k, v), strict=True):
+        if t.dtype != q.dtype:
+            raise TypeError(f"{name}: given {t.dtype}; must be {names[0]}'s {q.dtype}")
+        if t.device != q.device:
+            raise ValueError(f"{name}: is on {t.device}; must be on {names[0]}'s {q.device}")
+    if k.shape != v.shape:
+        raise ValueError(f"{names[2]}: given shape {tuple(v.shape)}; must be {names[1]}'s {tuple(k.shape)}")
+    for what, i in (("batch", 0), ("head_dim", 3)):
+        if q.shape[i] != k.shape[i]:
+            raise ValueError(f"{names[1]}: given {what} {k.shape[i]}; must be {names[0]}'s {q.shape[i]}")
+    if q.shape[1] % k.shape[1]:
+        raise ValueError(f"{names[0]}: given {q.shape[1]} heads; must be a multiple of {names[1]}'s {k.shape[1]}")
+    if not 8 <= q.shape[3] <= 512:
+        raise ValueError(f"{names[0]}: given head_dim {q.shape[3]}; must be from 8 to 512")
+
+
+def check_scale(scale, head_dim: int) -> float:
+    return head_dim**-0.5 if scale is None else number("scale", scale)
+
+
+def sign_and_scale(scale: float) -> tuple[int, float]:
+    """The scores' sign (-1, 0, 1) and |scale| * log2 e, both as the kernels take them: the latter is above 0.
+
+    A scale that float32 holds as 0, or as a subnormal that a GPU may flush, makes all scores 0 by the sign; a factor of
+    0 would turn a masked score, -inf, to NaN.
+    """
+    size = abs(scale) * math.log2(math.e)
+    return (0, 1.0) if size < torch.finfo(torch.float32).tiny else (int(math.copysign(1, scale)), size)
+
+
+def check_kv_len(kv_len: Any, q, k, ring: bool = False) -> tuple[int, torch.Tensor | None]:
+    """The most keys there can be, and their true number [B] where it stands on the device.
+
+    A ring holds the last keys of any number.
+    """
+    flag("ring", ring)
+    slots = k.shape[2]
+    most, what = (LARGEST_POSITION, "the largest position") if ring else (slots, "k's length")
+    if kv_len is None:
+        return slots, None
+    if not isinstance(kv_len, torch.Tensor):
+        if type(kv_len) is not GuardedInt:
+            kv_len = integer("kv_len", kv_len)
+        if not 1 <= kv_len <= most:
+            raise ValueError(f"kv_len: given {kv_len}; must be from 1 to {what} {most}")
+        return kv_len, None  # pyright: ignore[reportReturnType] - guarded or not, it is used as an int
+    if kv_len.dtype != torch.int32:
+        raise TypeError(f"kv_len: given a tensor of {kv_len.dtype}; int32 is needed")
+    if kv_len.device != q.device:
+        raise ValueError(f"kv_len: is on {kv_len.device}; must be on q's {q.device}")
+    if tuple(kv_len.shape) not in ((), (q.shape[0],)):
+        raise ValueError(f"kv_len: given shape {tuple(kv_len.shape)}; [] or [{q.shape[0]}] is needed")
+    return most, each_batch(kv_len, q)
+
+
+def each_batch(kv_len: torch.Tensor | None, q: torch.Tensor) -> torch.Tensor | None:
+    """A kv_len tensor [] or [B] as one number after the other, [B]; None stays None."""
+    if kv_len is None or (kv_len.ndim == 1 and kv_len.is_contiguous()):
+        return kv_len
+    return kv_len.expand(q.shape[0]).contiguous()
+
+
+def choose_impl(call: AttentionCall | DecodeCall) -> tuple[str, str]:
+    """The implementation of a call and why it. Raises ValueError for what that cannot do."""
+    on_cuda = call.q.is_cuda
+    if call.impl == "triton" and not on_cuda and os.environ.get("TRITON_INTERPRET") != "1":
+        raise ValueError(
+            f"impl: 'triton' needs CUDA tensors, these are on {call.q.device}; set TRITON_INTERPRET=1 before triton is "
+            "imported to run the kernel in Triton's interpreter (correct, very slow), or use impl='tiled'"
+        )
+    if call.impl == "tiled" and on_cuda and call.lengths is not None:
+        raise ValueError("impl: 'tiled' cannot take a kv_len tensor on CUDA without reading it back; use impl='triton'")
+    found = (call.impl, "asked for")
+    if call.impl == "auto":
+        found = ("triton", "tensors on CUDA") if on_cuda else ("tiled", f"tensors on {call.q.device}")
+    if found[0] == "triton":
+        for name, t in (("q", call.q), ("k", call.k), ("v", call.v)):
+            if t.is_neg():
+                raise ValueError(f"{name}: is a negated view, which a kernel cannot tell; call .resolve_neg()")
+        for given, what in zip(call.q.shape, ("batches", "heads"), strict=False):
+            if given > MOST_IN_GRID:
+                raise ValueError(f"q: given {given} {what}; impl='triton' takes up to {MOST_IN_GRID}, as a CUDA grid")
+    return found
