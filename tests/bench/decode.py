@@ -21,7 +21,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from blockskip.attention.call import DecodeArguments
-from blockskip.attention.decode import api as decode_api
+from blockskip.attention.decode import eager as decode_eager
 from blockskip.attention.decode import plan as decode_plan
 from blockskip.config import TileConfig
 from record import FOLDER, machine, table, write
@@ -44,7 +44,7 @@ def by_kernel(length, window, **changes) -> Callable:
     from blockskip.attention.decode import launch as decode_launch
 
     def call(q, k, v):
-        checked = decode_api.check_decode(DecodeArguments(q, k, v, length, window, impl="triton"))
+        checked = decode_eager.check_decode(DecodeArguments(q, k, v, length, window, impl="triton"))
         plan = dataclasses.replace(decode_plan.make_decode_plan(checked), **changes)
         if plan.fused and not decode_plan.can_fuse(checked, plan.config, plan.splits):
             raise ValueError("one program cannot hold all shares")

@@ -145,7 +145,7 @@ def test_few_keys_in_a_large_buffer_keep_every_split_busy(device):
     """The live tiles are divided on the device: each of 4 splits has one of the 4 tiles, wherever the window begins."""
     from blockskip.attention.call import DecodeArguments
     from blockskip.attention.decode import launch as decode_launch
-    from blockskip.attention.decode.api import check_decode
+    from blockskip.attention.decode.eager import check_decode
     from blockskip.attention.decode.plan import make_decode_plan
 
     q, k, v = draw(device, kv_len=2000)
@@ -166,7 +166,7 @@ def test_either_merge(device, fused, kv_len, window):
     """By the last program of a KV head, which leaves its counter at 0, or by a second kernel."""
     from blockskip.attention.call import DecodeArguments
     from blockskip.attention.decode import launch as decode_launch
-    from blockskip.attention.decode.api import check_decode
+    from blockskip.attention.decode.eager import check_decode
     from blockskip.attention.decode.plan import make_decode_plan
 
     q, k, v = draw(device, heads=(6, 2), kv_len=300, head_dim=24)

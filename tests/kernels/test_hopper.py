@@ -7,8 +7,8 @@ import blockskip as bs
 import numpy as np
 import pytest
 import torch
-from blockskip.attention.api import check
 from blockskip.attention.call import AttentionArguments, AttentionCall
+from blockskip.attention.eager import check
 from blockskip.attention.prefill import launch, plan, schedule
 from blockskip.config import TileConfig
 from blockskip.launching.repeated import REPEATED

@@ -6,8 +6,8 @@ import blockskip as bs
 import gluon_interpreter
 import pytest
 import torch
-from blockskip.attention.api import check
 from blockskip.attention.call import AttentionArguments
+from blockskip.attention.eager import check
 from blockskip.attention.prefill import launch, plan, schedule
 from blockskip.config import TileConfig
 

@@ -14,8 +14,9 @@ from pathlib import Path
 import blockskip as bs
 import pytest
 import torch
-from blockskip.attention import api
-from blockskip.attention.decode import api as decode_api
+from blockskip.attention import eager
+from blockskip.attention.call import AttentionArguments
+from blockskip.attention.decode import eager as decode_eager
 from blockskip.attention.decode import launch as decode_launch
 from blockskip.attention.decode import plan as decode_plan
 from blockskip.attention.prefill import launch, schedule
@@ -24,7 +25,7 @@ from blockskip.launching.dispatch import CompiledKernel, Dispatcher, traits
 from blockskip.launching.guards import GuardedInt
 from blockskip.launching.ready import Ready
 from blockskip.launching.repeated import REPEATED, RepeatedCalls, kind_of
-from blockskip.linear import api as linear_api
+from blockskip.linear import eager as linear_eager
 
 ROOT = Path(__file__).parents[2]
 
@@ -123,9 +124,9 @@ def linear_changes(device):
 
 
 OPERATIONS = {
-    "attention": (bs.attention, attention_changes, api, "check"),
-    "decode": (bs.decode, decode_changes, decode_api, "check_decode"),
-    "linear": (bs.linear, linear_changes, linear_api, "check"),
+    "attention": (bs.attention, attention_changes, eager, "check"),
+    "decode": (bs.decode, decode_changes, decode_eager, "check_decode"),
+    "linear": (bs.linear, linear_changes, linear_eager, "check"),
 }
 
 
@@ -285,7 +286,7 @@ def test_what_is_ready_for_a_mask_goes_with_it_and_with_its_contents(device):
     q, k = draw(device, 1, 2, 8, 16), draw(device, 1, 2, 24, 16)
 
     def prepared(mask):
-        return REPEATED.get(*api.AttentionArguments(q, k, k, mask, impl="triton").kind())
+        return REPEATED.get(*AttentionArguments(q, k, k, mask, impl="triton").kind())
 
     documents, dense = bs.document([10, 14]), bs.dense(torch.ones(8, 24, dtype=torch.bool)) & bs.sink(9)
     for mask in (documents, dense):

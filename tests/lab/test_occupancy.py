@@ -7,7 +7,7 @@ import itertools
 import pytest
 import torch
 from blockskip.attention.call import DecodeArguments
-from blockskip.attention.decode.api import check_decode
+from blockskip.attention.decode.eager import check_decode
 from blockskip.attention.decode.plan import plan_decode_kernel
 from skiplab.machine import Machine, known_gpus
 from skiplab.occupancy import POLICIES, comparison, live_keys, schedule, schedules

@@ -11,7 +11,7 @@ import torch
 
 from ..config import TileConfig
 from ..mask import Mask, band, mask_of
-from . import api
+from . import eager
 from .call import AttentionArguments, check_tensors
 
 
@@ -39,7 +39,7 @@ def attention_op(
         q, k, v, _mask(mask, mask_tensors), scale, q_start, length, skip, impl,
         None if config is None else TileConfig.of(config), return_lse, False, ring, route,
     )  # fmt: skip
-    found = api.attend(given)
+    found = eager.attend(given)
     out, lse = found if return_lse else (found, _no_lse(q))
     return out.contiguous(), lse
 

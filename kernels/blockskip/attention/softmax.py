@@ -20,8 +20,8 @@ def finite_max(row_max):
 def online_softmax(score, row_max, row_sum, scale):
     """(weights, rescale, row_max, row_sum) after a tile of scores [rows, keys], which come raw, -inf where masked."""
     new_max = tl.maximum(row_max, tl.max(score, 1) * scale)
-    # any finite number in the place of -inf gives weights of 0
-    safe_max = finite_max(new_max)
+    # `finite_max`, written out: a further level of calls changes the machine code
+    safe_max = tl.where(new_max == float("-inf"), 0.0, new_max)
     weight = tl.exp2(tl.fma(score, scale, -safe_max[:, None]))
     rescale = tl.exp2(row_max - safe_max)
     return weight, rescale, new_max, row_sum * rescale + tl.sum(weight, 1)
@@ -37,13 +37,8 @@ def accumulate(state, score, v_tile, scale):
 
 
 @triton.jit
-def divisor(row_sum):
-    """What acc is divided by: the sum of weights, or 1 for a row that saw nothing, whose acc is 0."""
-    return tl.where(row_sum == 0, 1.0, row_sum)
-
-
-@triton.jit
 def log_sum_exp(row_max, row_sum):
     """The natural logarithm of the sum of exponentials; -inf for a row that saw nothing."""
-    ln2 = 0.6931471805599453
-    return tl.where(row_sum == 0, float("-inf"), (row_max + tl.log2(divisor(row_sum))) * ln2)
+    saw_nothing = row_sum == 0
+    log2_sum = row_max + tl.log2(tl.where(saw_nothing, 1.0, row_sum))
+    return tl.where(saw_nothing, float("-inf"), log2_sum * 0.6931471805599453)

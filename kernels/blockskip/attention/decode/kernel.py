@@ -14,7 +14,7 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from ...launching.primitives import base, load_block, local, ring_slots, wide
 from ..band import band_keeps, band_limits
-from ..softmax import accumulate, divisor, finite_max, log_sum_exp
+from ..softmax import accumulate, finite_max, log_sum_exp
 
 
 @triton.jit
@@ -60,7 +60,7 @@ def store_rows(out, lse, row, real_row, state, HEAD_DIM: tl.constexpr, BLOCK_D: 
     """Rows of out and lse, both contiguous, from their whole state."""
     acc, row_max, row_sum = state
     d = tl.arange(0, BLOCK_D)
-    result = acc / divisor(row_sum)[:, None]
+    result = acc / tl.where(row_sum == 0, 1.0, row_sum)[:, None]
     out_ptrs = out.ptr + (row * HEAD_DIM)[:, None] + d[None, :]
     tl.store(out_ptrs, result.to(out.ptr.dtype.element_ty), mask=real_row[:, None] & (d < HEAD_DIM)[None, :])
     if lse is not None:
@@ -215,7 +215,7 @@ def reduce(
         row_sum = row_sum * rescale + tl.sum(row_sums * weights, 0)
         acc = acc * rescale + tl.sum(accs * weights[:, None], 0)
         row_max = new_max
-    result = acc / divisor(row_sum)
+    result = acc / tl.where(row_sum == 0, 1.0, row_sum)
     tl.store(out.ptr + row * HEAD_DIM + d, result.to(out.ptr.dtype.element_ty), mask=d < HEAD_DIM)
     if lse is not None:
         tl.store(lse.ptr + row, log_sum_exp(row_max, row_sum), mask=tl.program_id(1) == 0)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 
 from ..call import DecodeArguments, check_tensors
-from . import api
+from . import eager
 
 
 @torch.library.custom_op("blockskip::decode", mutates_args=())
@@ -28,7 +28,7 @@ def decode_op(
     """(out, lse); splits None is "auto"; lse is empty if it was not asked for."""
     length = kv_len if kv_len_tensor is None else kv_len_tensor
     chosen = "auto" if splits is None else splits
-    found = api.attend(DecodeArguments(q, k, v, length, window, scale, chosen, impl, return_lse, ring))
+    found = eager.attend(DecodeArguments(q, k, v, length, window, scale, chosen, impl, return_lse, ring))
     out, lse = found if return_lse else (found, _no_lse(q))
     return out.contiguous(), lse
 
@@ -46,7 +46,7 @@ def traced_decode(given: DecodeArguments):
     is_tensor = isinstance(kv_len, torch.Tensor)
     out, lse = torch.ops.blockskip.decode(
         q, k, v, None if is_tensor else kv_len, kv_len if is_tensor else None, window, scale,
-        api.check_splits(splits), impl, return_lse, ring,
+        eager.check_splits(splits), impl, return_lse, ring,
     )  # fmt: skip
     return (out, lse) if return_lse else out
 

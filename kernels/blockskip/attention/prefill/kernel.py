@@ -17,7 +17,7 @@ import triton.language as tl
 
 from ...launching.primitives import base, first_bits, load_block, load_mask_bits, local, ring_slots, unpack_bits, wide
 from ..band import band_keeps, band_limits, lengths_of
-from ..softmax import accumulate, divisor, log_sum_exp
+from ..softmax import accumulate, log_sum_exp
 
 
 @triton.jit
@@ -179,7 +179,7 @@ def prefill(
                 mark(visits, batch, head, row, tile, tl.where(masked, 1, 2))
 
     acc, row_max, row_sum = state
-    result = acc / divisor(row_sum)[:, None]
+    result = acc / tl.where(row_sum == 0, 1.0, row_sum)[:, None]
     out_ptr = base(out, batch, first_head) + wide(first) * out.strides[2]
     out_rows = local(m // GROUP, out.strides[2], WIDE) + local(member, out.strides[1], WIDE)
     out_ptrs = out_ptr + out_rows[:, None] + local(d, out.strides[3], WIDE)[None, :]

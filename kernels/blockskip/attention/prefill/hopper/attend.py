@@ -2,6 +2,7 @@
 
 # pyright: reportArgumentType=false, reportAssignmentType=false, reportOperatorIssue=false, reportIndexIssue=false
 # pyright: reportCallIssue=false, reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
+# pyright: reportGeneralTypeIssues=false
 # Gluon's functions are typed as what they are in Python, not as what they are compiled to.
 
 from __future__ import annotations
@@ -15,13 +16,9 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma_wait,
 )
 
-from .items import ROWS, base, item_of, rounds, tiles_of, wide, work
-
-
-@gluon.jit
-def first_bits(count):
-    """int64 scalar with the first `count` bits set; none of them up to 0, all of them from 64 on."""
-    return gl.where(count >= 64, wide(-1), (wide(1) << wide(gl.minimum(gl.maximum(count, 0), 63))) - 1)
+from ....launching.primitives import base, first_bits, wide
+from ...softmax import online_softmax
+from .items import ROWS, item_of, rounds, tiles_of, work
 
 
 @gluon.jit
@@ -49,16 +46,6 @@ def kept(i, q_start, n0, n, kv_len, band, bits, bits_index, BLOCK_N: gl.constexp
             other = gl.where(n % 64 < 32, second.to(gl.int32)[:, None], (second >> 32).to(gl.int32)[:, None])
             half = gl.where(n < 64, half, other)
         return ((half >> n % 32) & 1) != 0
-
-
-@gluon.jit
-def online_softmax(score, row_max, row_sum, scale):
-    """(weights, rescale, running maximum, sum) after a tile of scores: online softmax."""
-    new_max = gl.maximum(row_max, gl.max(score, 1) * scale)
-    safe_max = gl.where(new_max == float("-inf"), 0.0, new_max)
-    weight = gl.exp2(gl.fma(score, scale, -safe_max[:, None]))
-    rescale = gl.exp2(row_max - safe_max)
-    return weight, rescale, new_max, row_sum * rescale + gl.sum(weight, 1)
 
 
 @gluon.jit
@@ -140,6 +127,7 @@ def shares(sums, LAYOUT: gl.constexpr):
     saw_nothing = row_sum == 0
     divisor = gl.where(saw_nothing, 1.0, row_sum)
     ln2 = 0.6931471805599453
+    # `softmax.log_sum_exp`, written out: calling it changes the machine code
     logarithm = gl.where(saw_nothing, float("-inf"), (row_max + gl.log2(divisor)) * ln2)
     return acc / gl.convert_layout(divisor, gl.SliceLayout(1, LAYOUT))[:, None], logarithm
 

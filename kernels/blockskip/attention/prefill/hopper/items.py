@@ -9,22 +9,11 @@ from __future__ import annotations
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 
+from ....launching.primitives import base, wide
 from ...band import band_limits, lengths_of
 
 ROWS = gl.constexpr(64)
 """Query rows of a warp group: what one of its products takes. An item has those of both groups."""
-
-
-@gluon.jit
-def wide(x):
-    """A scalar in 64 bits."""
-    return gl.to_tensor(x).to(gl.int64)
-
-
-@gluon.jit
-def base(view, batch, head):
-    """Pointer to [batch, head], counted in 64 bits."""
-    return view.ptr + wide(batch) * view.strides[0] + wide(head) * view.strides[1]
 
 
 @gluon.jit
