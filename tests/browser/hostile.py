@@ -13,7 +13,7 @@ TAG = (
     '<a class="hostile" href="javascript:window.ran=1">link</a>%{x}{{ 7 }}</script></style>'
 )
 FIXED = {"record", "operation", "status"}
-"""Fields whose values are words that the lab knows."""
+"""Fields whose values are words that the lab knows: a run file with others is refused."""
 HEADER = {
     "record": "header", "schema": 1, "run_id": "id", "operation": "", "argv": ["skiplab"], "command": "skiplab sweep",
     "parameters": {"dtype": "bfloat16", "mask": ["causal()"]}, "git": {"commit": "c"}, "source_hash": "s",
@@ -29,9 +29,9 @@ NAMES = {"attention": ("blockskip", "sdpa"), "decode": ("blockskip", "sdpa"), "l
 
 
 def run(operation: str) -> Run:
-    """Points of known contenders and of one that is an attack itself; the last failed, with a status of its own."""
+    """Points of known contenders and of one that is an attack itself; the last failed."""
     rows = [_row(workload, name) for workload in WORKLOADS[operation] for name in (*NAMES[operation], TAG)]
-    rows.append({**_row(WORKLOADS[operation][0], "failed"), "status": TAG, "samples_ns": [], "point": "failed"})
+    rows.append({**_row(WORKLOADS[operation][0], "failed"), "status": "crashed", "samples_ns": [], "point": "failed"})
     header = {**_attacked(HEADER, FIXED), "operation": operation, TAG: {TAG: [TAG]}}
     fixed = {*FIXED, "contender", "point", *(["dtype"] if operation == "linear" else [])}  # a weight's size needs it
     return Run(header, tuple(_attacked(row, fixed) for row in rows))

@@ -105,7 +105,7 @@ def test_an_exported_notebook_shows_a_hostile_run_as_text(opened, tmp_path, monk
 def test_jupyterlab_shows_a_hostile_run_as_text(show, tmp_path):
     (tmp_path / "received").mkdir()
     run, name = hostile.run("attention"), TAG.replace("/", "")[:200]
-    lines = [dict(run.header), *run.rows[:-1], {"record": "end", "end": TAG}]
+    lines = [dict(run.header), *run.rows, {"record": "end", "end": TAG}]
     (tmp_path / "received" / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     page = show(CELL + PANEL, 4000)
     page.wait_for_function(f"document.querySelectorAll('.skiplab-sweep [role=alert]').length && {len(TAG)}")

@@ -14,6 +14,8 @@ HALF_UNIT = {"float32": 2.0**-24, "bfloat16": 2.0**-8, "float16": 2.0**-11}
 SMALLEST = {"float32": 2.0**-149, "bfloat16": 2.0**-133, "float16": 2.0**-24}
 """The smallest number above 0: half of it is the largest error of a rounding near 0."""
 U32 = HALF_UNIT["float32"]
+LEAST_WEIGHT = 2.0**-125
+"""Exponentials below it may come as 0: float32's normal numbers end at 2**-126, those of torch's CPU kernel at 2**-125.5."""
 
 
 def keeps(tree, q, k, row, batch=0, head=0):
@@ -124,7 +126,7 @@ def attention(q, k, v, keep, scale, dtype, *, exact=False, far=False, added=0.0)
     magnitude = share @ np.abs(v)
     error = (share * relative) @ np.abs(v) + np.abs(out) * (share * relative).sum(-1, keepdims=True)
     error = error + 2 * unit * magnitude + unit * (np.abs(out) + error)
-    tiny = SMALLEST[dtype] * (1 + np.where(keep, 1.0, 0.0) @ np.abs(v))
+    tiny = max(SMALLEST[dtype], LEAST_WEIGHT) * (1 + np.where(keep, 1.0, 0.0) @ np.abs(v))
     shift = np.where(keep, moved, 0.0).max(-1)
     lse_bound = shift + summing + 4 * U32 * (1 + np.where(np.isneginf(lse), 0.0, np.abs(lse)))
     return Expected(np.where(blind, 0.0, out), np.where(blind, 0.0, error + tiny), lse, lse_bound)

@@ -72,6 +72,8 @@ def test_some_rows(rows):
         (lambda: weight(k=384), r"\(192, 384\)"),
         (lambda: weight(metadata="uint8"), "neither a scale alone"),
         (lambda: replace(weight(), scale=weight().scale.float()), "float32"),
+        (lambda: replace(weight(), zero=weight().zero + 0.5), "whole numbers"),
+        (lambda: replace(weight(), zero=weight().zero + 200), "whole numbers"),
     ],
 )
 def test_what_cannot_lie_in_tiles_says_why(w, reason):

@@ -70,7 +70,7 @@ def test_a_slow_down_is_no_speed_up(ours, words):
 
 def test_a_report_of_an_interrupted_run_says_so(run):
     text = report_html(Run({**HEADER, "interrupted": True}, run.rows))
-    data = base64.b64decode(re.search(r"base64,([A-Za-z0-9+/=]+)'", text)[1]).decode().splitlines()
+    data = base64.b64decode(re.search(r"ndjson;base64,([A-Za-z0-9+/=]+)[\"']", text)[1]).decode().splitlines()
     assert json.loads(data[-1]) == {"record": "end", "end": "2026-01-02", "interrupted": True}
     assert "interrupted" not in json.loads(data[0])
     assert "<td>interrupted</td>" in text

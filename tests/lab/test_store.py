@@ -119,7 +119,7 @@ def test_frame_takes_the_last_row_of_a_point_and_no_rows():
 @pytest.mark.parametrize("name", ["amd-epyc-2-threads-decode", "amd-epyc-2-threads-linear", "h100-80gb-hbm3-tune-d512"])
 def test_frame_equals_the_obvious_one(monkeypatch, name):
     """Row by row, from the lines themselves; a tuning run holds some points twice."""
-    monkeypatch.setattr(frames, "AT_ONCE", 7)  # of some thousand rows at once: what a point's last row is spans them
+    monkeypatch.setattr(frames, "AT_ONCE", 7)  # of some hundred rows at once: what a point's last row is spans them
     (path,) = (store.data_path("runs")).glob(f"2026-11-25-*{name}.jsonl")
     header, *lines = map(json.loads, path.read_text().splitlines())
     rows = list({row["point"]: row for row in lines if row["record"] == "point"}.values())

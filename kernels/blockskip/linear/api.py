@@ -23,13 +23,14 @@ def linear(
     w: `blockskip.quantize`'s result, [N, K], on x's device.
     bias: [N] in x's dtype, or None.
     impl: reference | tiled | triton; auto takes triton on CUDA, tiled elsewhere. An explicit one never falls back.
-    route: the Triton kernel: matvec (up to 8 rows, and alone there), fused or dequantise (more rows; see `route.py`);
-        measured takes the one that was the sooner when measured.
+    route: the Triton kernel: matvec (up to 8 rows, and alone there), fused or dequantise (more rows, or tiles; see
+        `route.py`); measured takes the one that was the sooner when measured.
 
     Up to 8 rows (all of x's leading dimensions together), activations are rounded to int8, with a step for each 32 of
     them (the largest magnitude / 127), multiplied in integers (dp4a) and summed in float32. That rounding is part of
-    the operation, whatever the implementation. With more rows activations stay as they are, and the weights are
-    rounded to x's dtype. A row with a value that is not finite gives NaN, or what its products give with more rows.
+    the operation, whatever the implementation. With more rows, and at any number of them where w lies in tiles
+    (`w.packed("tiles")`, for Hopper's kernel), activations stay as they are, and the weights are rounded to x's dtype.
+    A row with a value that is not finite gives NaN, or what its products give where activations stay as they are.
 
     Returns [..., N] in x's dtype, the same bits each time; torch.autocast is off inside. Raises TypeError for dtypes
     and kinds, ValueError for shapes, devices, unknown words and what an implementation cannot do.

@@ -25,6 +25,8 @@ TILE_BYTES = TILE_COLUMNS // 2
 BLOCK = 32
 NIBBLES = 8
 """Codes of a block, and of one of its four words."""
+LARGEST_ZERO = 127
+"""With 128, to which it is added, a whole number in bfloat16."""
 PART_BYTES = 1 << 22
 """Of codes, which are packed anew at a time."""
 
@@ -47,7 +49,13 @@ def why_no_tiles(w: QuantizedWeight) -> str | None:
         return f"its shape is {tuple(w.shape)}; N must be a multiple of {TILE_ROWS}, K one of {TILE_COLUMNS}"
     if any(t.dtype != torch.bfloat16 for t in (w.scale, w.zero) if t is not None):
         return f"its metadata is {w.scale.dtype}; tiles hold bfloat16"
+    if w.zero is not None and not w.zero.is_meta and not _are_whole(w.zero):
+        return f"its zero points are not all whole numbers from -{LARGEST_ZERO} to {LARGEST_ZERO}"
     return None
+
+
+def _are_whole(zero: torch.Tensor) -> bool:
+    return bool(((zero == zero.round()) & (zero.abs() <= LARGEST_ZERO)).all())
 
 
 def packed(w: QuantizedWeight, packing: str) -> QuantizedWeight:

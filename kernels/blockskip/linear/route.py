@@ -26,7 +26,7 @@ LEAST_STEPS = 8
 
 TILED_ROWS = 512
 """Rows up to which the fused kernel is taken for a weight in tiles. Predicted beyond 128: as many blocks of 128 as take
-101.5 us at 43008 x 5376 and 36.5 at 16384 x 5376 on an NVIDIA H200, where `dequantise` took 493 and 194 at 512."""
+102.5 us at 43008 x 5376 and 36.5 at 16384 x 5376 on an NVIDIA H200, where `dequantise` took 493 and 194 at 512."""
 HOPPER = 9
 """The major compute capability that the kernel for tiles is written for."""
 

@@ -203,8 +203,8 @@ class QuantizedWeight:
     def packed(self, packing: str) -> QuantizedWeight:
         """The same weight, bit for bit, in rows or in tiles: this one if it lies so, else one in memory of its own.
 
-        packing: rows | tiles. Tiles are what Hopper's product kernel reads: int4 with a bfloat16 scale, and a zero
-        point or none, a group; N a multiple of 64 and K one of 256. Raises ValueError for any other.
+        packing: rows | tiles. Tiles are what Hopper's product kernel reads: int4 with a bfloat16 scale, and a whole
+        zero point or none, a group; N a multiple of 64 and K one of 256. Raises ValueError for any other.
         """
         choice("packing", packing, PACKINGS)
         return self if packing == self.packing else repacked(self, packing)

@@ -37,7 +37,8 @@ NUMBERS = (*SIZES, *WORK, "error", "tolerance", "low_ms", "median_ms", "high_ms"
 HELD = {**dict.fromkeys((*WORDS, *SHAPE), object), **dict.fromkeys(NUMBERS, float), "samples": np.int64}
 """What rows hold by themselves; the other columns follow from these, or are the run's."""
 NO_WORK = Work(None, None)  # type: ignore[arg-type]
-AT_ONCE = 2048
+AT_ONCE = 512
+"""Rows decoded at once: their samples stay in a core's cache."""
 
 Column = list[Any] | np.ndarray
 
@@ -86,7 +87,7 @@ def _columns(run: Run) -> dict[str, Column]:
 
 
 def _held(run: Run) -> dict[str, Column]:
-    """The columns that rows hold, and their times, filled some thousand rows at once.
+    """The columns that rows hold, and their times, filled some hundred rows at once.
 
     As Python's objects the samples of all rows would be most of a gigabyte.
     """
@@ -160,8 +161,18 @@ def _quartiles_ms(samples_ns: np.ndarray, counts: np.ndarray) -> np.ndarray:
     for size in np.unique(counts[counts > 0]):  # rows of as many samples at once
         alike = np.flatnonzero(counts == size)
         values = samples_ns[starts[alike, None] + np.arange(size)]  # [rows, samples]
-        found[:, alike] = np.percentile(values, (25, 50, 75), axis=1) / 1e6
+        found[:, alike] = _quartiles(values) / 1e6
     return found
+
+
+def _quartiles(values: np.ndarray) -> np.ndarray:
+    """Of each row [3, rows], to the bit as np.percentile has them, which takes three times as long for few rows."""
+    values.sort(axis=1)
+    last = values.shape[1] - 1
+    at = np.array((0.25, 0.5, 0.75)) * last
+    below = at.astype(np.int64)
+    low, high, share = values[:, below], values[:, np.minimum(below + 1, last)], at - below
+    return np.where(share < 0.5, low + (high - low) * share, high - (high - low) * (1 - share)).T
 
 
 def _tokens(columns: Mapping[str, Column]) -> np.ndarray:
