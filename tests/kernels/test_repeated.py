@@ -119,7 +119,7 @@ def linear_changes(device):
         "w": [*weights, minimum, middle, off, w.rows(0, 32), in_float32(bs.quantize(weight + 1)), weight],
         "bias": [None, bias + 1, shifted(bias), negated(bias), bias[:32], bias.half(), bias.clone().requires_grad_()],
         "impl": ["tiled", "reference", "cuda"],
-        "route": ["matvec", "fused", "dequantise", "fast"],
+        "route": ["matvec", "fused", "dequantize", "fast"],
     }
 
 

@@ -68,7 +68,7 @@ def attention(
         cannot). An explicit skip, config or record is the prefill kernel's.
 
     Returns out [B, Hq, Lq, D] in q's dtype, or a tuple (out, lse, visits) of those asked for. A query that sees no key
-    gets 0. Raises TypeError for dtypes and kinds, ValueError for shapes, ranges, unknown words and what an
+    gets 0. Raises TypeError for dtypes and kinds, ValueError for shapes, ranges, unknown options and what an
     implementation or a device cannot do (a `config` that needs more shared memory than it has), and RuntimeError where
     skip none, mask or map meets a mask for the first time inside a CUDA graph capture, which cannot copy its tables to
     the device: make the same call once before capturing. A graph reads the mask's tables: keep the mask as long.

@@ -77,8 +77,8 @@ def _prepare(call: AttentionCall, plan: Plan) -> tuple[Callable, bool]:
 def check(given: AttentionArguments) -> AttentionCall:
     """A checked call; TypeError or ValueError names the argument, what was given and what is allowed."""
     q, k, v, mask, scale, q_start, kv_len, skip, impl, config, return_lse, record, ring, route = given
-    for name, word, allowed in (("skip", skip, SKIPS), ("impl", impl, IMPLS), ("route", route, ROUTES)):
-        choice(name, word, allowed)
+    for name, value, allowed in (("skip", skip, SKIPS), ("impl", impl, IMPLS), ("route", route, ROUTES)):
+        choice(name, value, allowed)
     flag("return_lse", return_lse)
     flag("record", record)
     check_tensors(q, k, v, ("q", "k", "v"), float64=impl == "reference")

@@ -55,7 +55,7 @@ class CompiledKernel(NamedTuple):
 
 
 class Dispatcher:
-    """Compiled kernels by the traits of the arguments that Triton specialises them for."""
+    """Compiled kernels by the traits of the arguments that Triton specializes them for."""
 
     def __init__(self) -> None:
         self._compiled: dict[tuple, tuple[Any, tuple]] = {}
@@ -136,7 +136,7 @@ def _interpreted(kernel: Any, launch: Launch, options: dict[str, Any]) -> Callab
 
 
 def traits(argument: Any) -> Any:
-    """What Triton (3.6, 3.7) specialises a kernel for, or finer: of a tuple, of each of its items.
+    """What Triton (3.6, 3.7) specializes a kernel for, or finer: of a tuple, of each of its items.
 
     A tensor's dtype and whether it begins at a multiple of 16 bytes; whether an int is 1, divisible by 16, and how
     wide. Plain tuples are shapes and strides, ints alone; named tuples hold anything.

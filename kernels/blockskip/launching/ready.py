@@ -57,7 +57,7 @@ class Ready:
     write. steps(inputs, made) says the launches. Each tensor among their arguments is one of those two, by itself or in
     a tuple, but for what tuples of the types `tables` hold: that belongs to the call's kind, and is kept. An int of the
     inputs is `Varying` there, and given afresh where it is an argument itself, or an item of a named tuple; nothing
-    else may be computed of it. What Triton specialises for it is a guard of a `GuardedInt`.
+    else may be computed of it. What Triton specializes for it is a guard of a `GuardedInt`.
     """
 
     def __init__(

@@ -23,7 +23,7 @@ def linear(
     w: `blockskip.quantize`'s result, [N, K], on x's device.
     bias: [N] in x's dtype, or None.
     impl: reference | tiled | triton; auto takes triton on CUDA, tiled elsewhere. An explicit one never falls back.
-    route: the Triton kernel: matvec (up to 8 rows, and alone there), fused or dequantise (more rows, or tiles; see
+    route: the Triton kernel: matvec (up to 8 rows, and alone there), fused or dequantize (more rows, or tiles; see
         `route.py`); measured takes the one that was the sooner when measured.
 
     Up to 8 rows (all of x's leading dimensions together), activations are rounded to int8, with a step for each 32 of
@@ -33,7 +33,7 @@ def linear(
     A row with a value that is not finite gives NaN, or what its products give where activations stay as they are.
 
     Returns [..., N] in x's dtype, the same bits each time; torch.autocast is off inside. Raises TypeError for dtypes
-    and kinds, ValueError for shapes, devices, unknown words and what an implementation cannot do.
+    and kinds, ValueError for shapes, devices, unknown options and what an implementation cannot do.
     """
     if torch.compiler.is_compiling():
         return traced_linear(x, w, bias, impl, route)

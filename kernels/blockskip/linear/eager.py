@@ -11,7 +11,7 @@ from ..arguments import choice, tensor
 from ..autocast import without_autocast
 from ..launching.repeated import REPEATED, Kind, kind_of
 from . import reference, tiled
-from .route import ROUTES, make_plan
+from .route import ROUTES, make_plan, spelled
 from .weight import DTYPES, TENSORS, QuantizedWeight
 
 IMPLS = ("auto", "reference", "tiled", "triton")
@@ -35,8 +35,8 @@ def multiply(x, w, bias, impl, route) -> torch.Tensor:
 
 def check(x, w, bias, impl, route="measured") -> None:
     """TypeError or ValueError names the argument, what was given and what is allowed."""
-    for name, word, allowed in (("impl", impl, IMPLS), ("route", route, ROUTES)):
-        choice(name, word, allowed)
+    for name, value, allowed in (("impl", impl, IMPLS), ("route", spelled(route), ROUTES)):
+        choice(name, value, allowed)
     if not isinstance(w, QuantizedWeight):
         raise TypeError(f"w: given {type(w).__name__}; a QuantizedWeight, such as quantize(weight), is needed")
     _check_tensor("x", x, (*DTYPES, torch.float64) if impl == "reference" else DTYPES, w)

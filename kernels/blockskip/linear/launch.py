@@ -103,7 +103,7 @@ def linear(
     """
     _check_device(x.device)
     plan, given = plan or make_plan(x, w, "triton", "measured"), x.dtype
-    if plan.kernel == "dequantise":
+    if plan.kernel == "dequantize":
         return _many_rows(x, w, bias)
     if isinstance(plan.config, HopperConfig):
         from .hopper.launch import ready_product  # Gluon is imported only where it is used

@@ -18,7 +18,7 @@ DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 BLOCK = 32
 """Weights that stand together in memory, and that meet one int8 step of the activations."""
 QUANTIZE_ELEMENTS = 1 << 22
-"""Weights that are looked at together while quantising, dequantising, or measuring the error."""
+"""Weights that are looked at together while quantising, dequantizing, or measuring the error."""
 SHIFTS = ("zero", "minimum", "middle")
 STEPS = {"scale": "scale_step", "minimum": "minimum_step"}
 TENSORS = ("data", "scale", *SHIFTS, *STEPS.values())

@@ -115,6 +115,6 @@ def _holds(mask: Mask, tensors: Sequence[torch.Tensor]) -> bool:
     return all(torch.equal(own, given[(None,) * (4 - given.ndim)]) for own, given in zip(held, tensors, strict=True))
 
 
-CONSTRUCTORS |= {
-    f.__name__: f for f in (band, causal, sliding_window, prefix_lm, sink, chunked, document, dilated, dense)
-}
+CONSTRUCTORS.update(
+    {f.__name__: f for f in (band, causal, sliding_window, prefix_lm, sink, chunked, document, dilated, dense)}
+)

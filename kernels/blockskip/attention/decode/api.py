@@ -51,7 +51,7 @@ def decode(
             out = bs.decode(q, k, v, kv_len=kv_len + 1, window=1024, ring=True)
 
     Returns out [B, Hq, Lq, D] in q's dtype, or (out, lse). A query that sees no key gets 0. Raises TypeError for dtypes
-    and kinds, ValueError for shapes, ranges, unknown words and what an implementation cannot do.
+    and kinds, ValueError for shapes, ranges, unknown options and what an implementation cannot do.
     """
     given = DecodeArguments(q, k, v, kv_len, window, scale, splits, impl, return_lse, ring)
     return traced_decode(given) if torch.compiler.is_compiling() else attend(given)

@@ -66,11 +66,11 @@ def prepare_product(x, data, scale, zero, bias, out, shares, config: HopperConfi
     """The launch of the product, by four warps a group."""
     size = x.element_size()
     groups = TILE_COLUMNS // group_size
-    words = config.block_k // 8
+    columns = config.block_k // 8
     metadata = (TmaTensor(t, TILE_ROWS, (groups, TILE_ROWS), 0) if t is not None else None for t in (scale, zero))
     arguments = (
         TmaTensor(x, x.shape[1], (config.block_m, config.block_k), min(128, config.block_k * size)),
-        TmaTensor(data.view(torch.int32), TILE_COLUMNS // 8, (TILE_ROWS, words), min(128, words * 4)),
+        TmaTensor(data.view(torch.int32), TILE_COLUMNS // 8, (TILE_ROWS, columns), min(128, columns * 4)),
         *metadata,
         bias,
         out,
