@@ -15,8 +15,8 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 if DEVICE == "cpu" and sys.platform == "linux":
     os.environ["TRITON_INTERPRET"] = "1"
-    import blockskip.attention.decode_launch
-    import blockskip.attention.launch
+    import blockskip.attention.decode.launch
+    import blockskip.attention.prefill.launch
     import blockskip.linear.hopper.launch
     import blockskip.linear.launch  # noqa: F401
 

@@ -1,7 +1,7 @@
 """Block-skip attention and quantised linear kernels. Importing needs torch and numpy alone."""
 
 from .attention.api import attention, explain, scaled_dot_product_attention
-from .attention.decode_api import decode, explain_decode
+from .attention.decode.api import decode, explain_decode
 from .config import TileConfig
 from .linear.api import explain_linear, linear
 from .linear.imports import from_gguf, from_torchao

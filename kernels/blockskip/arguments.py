@@ -54,7 +54,7 @@ def flag(name: str, value: Any) -> bool:
 
 
 def choice(name: str, value: Any, allowed: Sequence[Any]) -> Any:
-    """One of the words, or of the ints, that are allowed."""
+    """One of the texts, or of the ints, that are allowed."""
     if isinstance(allowed[0], int):
         value = integer(name, value)
     if not isinstance(value, int | str) or value not in allowed:

@@ -6,15 +6,14 @@ Where something was tuned on a device, that comes before the table: see `tuned`.
 from __future__ import annotations
 
 from dataclasses import astuple, dataclass, replace
-from typing import NamedTuple
 
 import torch
 
 from .arguments import choice
+from .gpu import HOPPER, check_capability, family
 
-SMALLEST_CAPABILITY = (8, 0)
-SPECIALISED_ROWS = 128
-"""Rows of a tile of the kernel with specialised warps: 64 for each of the two groups that compute."""
+WARP_SPECIALIZED_ROWS = 128
+"""Rows of a tile of the warp-specialized kernel: 64 for each of the two groups that compute."""
 
 
 @dataclass(frozen=True)
@@ -38,18 +37,18 @@ class TileConfig:
         }
         for name, values in allowed.items():
             object.__setattr__(self, name, choice(f"config: {name}", getattr(self, name), values))
-        if self.specialised and self.block_m != SPECIALISED_ROWS:
-            raise ValueError(f"config: block_m is {self.block_m} with 12 warps; {SPECIALISED_ROWS} is allowed")
+        if self.warp_specialized and self.block_m != WARP_SPECIALIZED_ROWS:
+            raise ValueError(f"config: block_m is {self.block_m} with 12 warps; {WARP_SPECIALIZED_ROWS} is allowed")
 
     @property
-    def specialised(self) -> bool:
+    def warp_specialized(self) -> bool:
         """Whether warps have jobs of their own: see `attention.hopper`."""
         return self.num_warps == 12
 
     @property
     def plain(self) -> TileConfig:
-        """The same tiles, all warps alike: what does the same where the specialised kernel cannot, bit for bit."""
-        return replace(self, num_warps=8) if self.specialised else self
+        """The same tiles, all warps alike: what does the same where the warp-specialized kernel cannot, bit for bit."""
+        return replace(self, num_warps=8) if self.warp_specialized else self
 
     @classmethod
     def of(cls, config) -> TileConfig:
@@ -61,19 +60,11 @@ class TileConfig:
         return cls(*config)
 
     def __str__(self):
-        warps = "8 warps and one that copies" if self.specialised else f"{self.num_warps} warps"
+        warps = "8 warps and one that copies" if self.warp_specialized else f"{self.num_warps} warps"
         return f"{self.block_m}x{self.block_n} tiles, {warps}, {self.num_stages} stages"
 
     def __iter__(self):
         return iter(astuple(self))
-
-
-class Gpu(NamedTuple):
-    """What of a GPU decides its tiles: name as the driver gives it, compute capability, multiprocessors."""
-
-    name: str
-    capability: tuple[int, int]
-    sms: int
 
 
 # (first capability, head dim up to, bytes an element up to) -> configuration; the first row that fits is taken.
@@ -94,18 +85,18 @@ _PREFILL = [
 ]
 
 
-# The same where keys and values are read by descriptors, which leave room for more keys a tile: D 512, 32 heads, causal
-# at 8,192 tokens took an H100 5.7 ms instead of 9.7.
-_PREFILL_DESCRIBED = [
+# The same where keys and values are read by the copy engine (TMA), which leaves room for more keys a tile: D 512, 32
+# heads, causal at 8,192 tokens took an H100 5.7 ms instead of 9.7.
+_PREFILL_TMA = [
     ((9, 0), 512, 2, TileConfig(64, 128, 8, 1)),
 ]
-DESCRIBED_FROM = 257
-"""The least head size whose keys and values are read by descriptors; below, pointers were sooner on an H100."""
+TMA_HEAD_DIM = 257
+"""The least head size whose keys and values are read by the copy engine; below, pointers were sooner on an H100."""
 
 
-def describes(capability: tuple[int, int], head_dim: int, dtype: torch.dtype) -> bool:
-    """Whether the prefill kernel for such a device reads such keys and values by descriptors, if they can be."""
-    return _family(capability) == (9, 0) and head_dim >= DESCRIBED_FROM and dtype.itemsize == 2
+def prefers_tma(capability: tuple[int, int], head_dim: int, dtype: torch.dtype) -> bool:
+    """Whether the prefill kernel for such a device reads such keys and values by the copy engine, if they can be."""
+    return family(capability) == HOPPER and head_dim >= TMA_HEAD_DIM and dtype.itemsize == 2
 
 
 # The same for `short` calls, whose tiles would keep less than half the multiprocessors busy: smaller tiles, more
@@ -116,12 +107,12 @@ _PREFILL_SHORT = [
 ]
 
 
-SPECIALISED_HEAD_DIMS = (128, 256)
+WARP_SPECIALIZED_HEAD_DIMS = (128, 256)
 
 
-def specialises(capability: tuple[int, int], head_dim: int, dtype: torch.dtype) -> bool:
-    """Whether such a device has a prefill kernel with specialised warps for such keys and values."""
-    return capability[0] == 9 and head_dim in SPECIALISED_HEAD_DIMS and dtype.itemsize == 2
+def can_specialize_warps(capability: tuple[int, int], head_dim: int, dtype: torch.dtype) -> bool:
+    """Whether such a device has a warp-specialized prefill kernel for such keys and values."""
+    return capability[0] == 9 and head_dim in WARP_SPECIALIZED_HEAD_DIMS and dtype.itemsize == 2
 
 
 def prefill_config(
@@ -130,41 +121,38 @@ def prefill_config(
     dtype: torch.dtype,
     rows: int | None = None,
     sms: int | None = None,
-    described: bool = True,
+    use_tma: bool = True,
 ) -> TileConfig:
     """The configuration of the prefill kernel for a device of this compute capability.
 
-    described: whether keys and values can be read by descriptors, where the kernel does so.
+    use_tma: whether keys and values can be read by the copy engine (TMA), where the kernel does so.
     rows: query rows of the call over all batches and heads; sms: the device's multiprocessors. Where both are given, a
     call too small to fill the device takes smaller tiles. Raises ValueError below compute capability 8.0.
     """
-    if capability < SMALLEST_CAPABILITY:
-        raise ValueError(
-            f"impl: 'triton' needs compute capability 8.0 or higher, this device has {capability[0]}.{capability[1]}; "
-            "use impl='tiled'"
-        )
-    family = _family(capability)
-    config = _first(_PREFILL, family, head_dim, dtype)
-    if described and describes(capability, head_dim, dtype):
-        config = _first(_PREFILL_DESCRIBED, family, head_dim, dtype)
+    check_capability(capability)
+    tables = family(capability)
+    config = _first(_PREFILL, tables, head_dim, dtype)
+    if use_tma and prefers_tma(capability, head_dim, dtype):
+        config = _first(_PREFILL_TMA, tables, head_dim, dtype)
     if config is None:
         raise ValueError(f"head_dim: given {head_dim}; from 8 to 512")
     if rows is not None and sms is not None and length_class(rows, sms) == "short":
-        smaller = _first(_PREFILL_SHORT, family, head_dim, dtype)
+        smaller = _first(_PREFILL_SHORT, tables, head_dim, dtype)
         if smaller is not None and smaller.block_m < config.block_m:
             return smaller
     return config
 
 
-def _family(capability: tuple[int, int]) -> tuple[int, int]:
-    return (9, 0) if (9, 0) <= capability < (12, 0) else (8, 0)
-
-
-def _first(table, family: tuple[int, int], head_dim: int, dtype: torch.dtype) -> TileConfig | None:
+def _first(table, tables: tuple[int, int], head_dim: int, dtype: torch.dtype) -> TileConfig | None:
     for first, dim, element_bytes, config in table:
-        if family >= first and head_dim <= dim and dtype.itemsize <= element_bytes:
+        if tables >= first and head_dim <= dim and dtype.itemsize <= element_bytes:
             return config
     return None
+
+
+def power_of_two(n: int) -> int:
+    """The least power of two that is at least n: what a tile's sides are."""
+    return 1 << (n - 1).bit_length()
 
 
 LENGTHS = ("short", "medium", "long")

@@ -12,7 +12,7 @@ import torch
 
 from .arguments import integer
 from .mask import Mask, kept_by_mask
-from .tileruns import Grid, Runs, build_runs
+from .mask_runs import Grid, Runs, build_runs
 
 OVERHEAD_BYTES = 2048  # a tile map's or its runs' own, and their mask's
 

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 from .arguments import choice, integer
-from .config import LEAST_ROWS, LENGTHS, Gpu, TileConfig, length_class, prefill_config
+from .config import LEAST_ROWS, LENGTHS, TileConfig, length_class, prefill_config
+from .gpu import Gpu
 from .mask import Band, Mask
 
 
@@ -27,8 +28,8 @@ class Origin:
     device: str | None = None
 
     def __str__(self):
-        words = {"asked": "asked for", "table": "from the table, not tuned"}
-        return words.get(self.how) or f"tuned on {self.device}{', not on this GPU' * (self.how == 'elsewhere')}"
+        texts = {"asked": "asked for", "table": "from the table, not tuned"}
+        return texts.get(self.how) or f"tuned on {self.device}{', not on this GPU' * (self.how == 'elsewhere')}"
 
 
 def mask_kind(mask: Mask) -> tuple[str, int | None]:
@@ -146,25 +147,25 @@ def tuned_devices(folder: Path = CONFIGS) -> tuple[Tuned, ...]:
 
 
 def choose_config(
-    gpu: Gpu, head_dim: int, dtype: torch.dtype, mask: Mask, rows: int, described: bool = True
+    gpu: Gpu, head_dim: int, dtype: torch.dtype, mask: Mask, rows: int, use_tma: bool = True
 ) -> tuple[TileConfig, Origin]:
     """The prefill kernel's configuration on this GPU, and where it is from.
 
-    rows: query rows of the call over all batches and heads. described: whether keys and values can be read by
-    descriptors; tuning takes such that can, so that for others the table stands.
+    rows: query rows of the call over all batches and heads. use_tma: whether keys and values can be read by
+    the copy engine; tuning takes such that can, so that for others the table stands.
     First comes what was tuned on a device of this name, then on one of its compute capability, then the table. Raises
     ValueError below compute capability 8.0.
     """
-    return _chosen(gpu, head_dim, dtype, *mask_kind(mask), length_class(rows, gpu.sms), described)
+    return _chosen(gpu, head_dim, dtype, *mask_kind(mask), length_class(rows, gpu.sms), use_tma)
 
 
 @lru_cache(maxsize=1024)
 def _chosen(
-    gpu: Gpu, head_dim: int, dtype: torch.dtype, kind: str, window: int | None, length: str, described: bool
+    gpu: Gpu, head_dim: int, dtype: torch.dtype, kind: str, window: int | None, length: str, use_tma: bool
 ) -> tuple[TileConfig, Origin]:
     # an unsupported device is an error first
-    table = prefill_config(gpu.capability, head_dim, dtype, LEAST_ROWS[length] * gpu.sms, gpu.sms, described)
-    if not described:
+    table = prefill_config(gpu.capability, head_dim, dtype, LEAST_ROWS[length] * gpu.sms, gpu.sms, use_tma)
+    if not use_tma:
         return table, Origin("table")
     related = [one for one in tuned_devices() if one.capability == gpu.capability]
     for one in sorted(related, key=lambda one: one.device != gpu.name):

@@ -75,9 +75,10 @@ def attention_anatomy(
 
     Raises ValueError where TRITON_INTERPRET is set (nothing is compiled then) or the device is not supported.
     """
-    from blockskip.attention import launch, plan
+    from blockskip.attention.call import AttentionCall
+    from blockskip.attention.prefill import launch, plan
     from blockskip.config import TileConfig, prefill_config
-    from blockskip.device import interpreting
+    from blockskip.launching.primitives import interpreting
 
     if interpreting():
         raise ValueError("TRITON_INTERPRET: is set, so kernels are not compiled; unset it before Triton is imported")
@@ -86,8 +87,8 @@ def attention_anatomy(
     k, v = (torch.empty((1, kv_heads, length, head_dim), dtype=dtype, device="cpu") for _ in range(2))
     scale = head_dim**-0.5
     config = prefill_config(capability, head_dim, dtype) if config is None else TileConfig.of(config)
-    call = plan.Call(q, k, v, mask, scale, None, length, None, skip, "triton", config, return_lse, record)
-    chosen = plan.plan_kernel(call, config, described=plan.is_described(call, capability), capability=capability)
+    call = AttentionCall(q, k, v, mask, scale, None, length, None, skip, "triton", config, return_lse, record)
+    chosen = plan.plan_kernel(call, config, use_tma=plan.reads_by_tma(call, capability), capability=capability)
     heads, rows = kv_heads if chosen.packed else q_heads, -(-length // chosen.queries_per_tile)
     lse = torch.empty((1, q_heads, length), dtype=torch.float32, device="cpu") if return_lse else None
     visits = torch.empty((1, heads, 1, 1), dtype=torch.uint8, device="cpu") if record else None

@@ -15,8 +15,9 @@ from typing import NamedTuple
 
 import pandas as pd
 import torch
-from blockskip.attention.decode_plan import DecodeCall, DecodePlan, plan_decode_kernel
-from blockskip.attention.splits import executorch_splits, flash_attention_3_splits
+from blockskip.attention.call import DecodeCall
+from blockskip.attention.decode.plan import DecodePlan, plan_decode_kernel
+from blockskip.attention.decode.splits import executorch_splits, flash_attention_3_splits
 
 from skiplab.machine import Machine
 from skiplab.workload import DecodeWorkload

@@ -20,7 +20,9 @@ import blockskip as bs
 import numpy as np
 import torch
 import torch.nn.functional as F
-from blockskip.attention import decode_api, decode_plan
+from blockskip.attention.call import DecodeArguments
+from blockskip.attention.decode import eager as decode_eager
+from blockskip.attention.decode import plan as decode_plan
 from blockskip.config import TileConfig
 from record import FOLDER, machine, table, write
 from skiplab.rotation import rotate
@@ -39,10 +41,10 @@ SHAPES = {
 
 def by_kernel(length, window, **changes) -> Callable:
     """The Triton kernel with a changed plan: f(q, k, v)."""
-    from blockskip.attention import decode_launch
+    from blockskip.attention.decode import launch as decode_launch
 
     def call(q, k, v):
-        checked = decode_api.check_decode(q, k, v, length, window, None, "auto", "triton", False)
+        checked = decode_eager.check_decode(DecodeArguments(q, k, v, length, window, impl="triton"))
         plan = dataclasses.replace(decode_plan.make_decode_plan(checked), **changes)
         if plan.fused and not decode_plan.can_fuse(checked, plan.config, plan.splits):
             raise ValueError("one program cannot hold all shares")

@@ -25,7 +25,7 @@ import blockskip as bs
 import torch
 import torch.nn.functional as F
 import triton
-from blockskip import repeat
+from blockskip.launching.repeated import REPEATED
 from record import machine
 
 AT_ONCE = 50
@@ -47,8 +47,8 @@ class NoLaunch:
 
 def launch_nothing() -> None:
     """From here on compiled kernels are stand-ins, and CPU tensors may be given to them."""
-    import blockskip.attention.decode_launch
-    import blockskip.attention.launch
+    import blockskip.attention.decode.launch
+    import blockskip.attention.prefill.launch
     import blockskip.linear.launch  # noqa: F401  # imported before the variable is set: not for the interpreter
 
     os.environ["TRITON_INTERPRET"] = "1"  # what the library asks of tensors that are not on CUDA
@@ -92,7 +92,7 @@ def new_kind(call: Callable) -> Callable:
     """The call as if none of its kind had been before; what was compiled stays."""
 
     def first():
-        repeat.forget()
+        REPEATED.clear()
         return call()
 
     return first

@@ -17,7 +17,9 @@ from pathlib import Path
 import blockskip as bs
 import torch
 import torch.nn.functional as F
-from blockskip.attention import reference, tiled
+from blockskip.attention import reference
+from blockskip.attention.prefill import tiled
+from blockskip.attention.prefill.tiled_plan import make_tiled_plan
 from record import FOLDER, interleaved, machine, paired_ratio, table, write
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
@@ -73,7 +75,7 @@ def errors(calls: dict, q, k, v, mask) -> dict:
 
 
 def executed_pairs(mask, length: int) -> int:
-    plan = tiled.plan(mask, length, length, 0, 0, 0, CPU)
+    plan = make_tiled_plan(mask, length, length, 0, 0, 0, CPU)
     return sum(g.blocks * g.height * s.keys for g in plan.groups for s in g.spans)
 
 

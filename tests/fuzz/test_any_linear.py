@@ -118,7 +118,7 @@ def test_the_matvec(product):
 
 
 @examples(25)
-@given(products(40, 512, 40), st.sampled_from(["measured", "fused", "dequantise"]))
+@given(products(40, 512, 40), st.sampled_from(["measured", "fused", "dequantize"]))
 def test_more_rows(product, route):
     """By both kernels for more than eight rows."""
     dtype, rows = product.x.dtype, product.x.shape[0]

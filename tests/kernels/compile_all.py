@@ -10,7 +10,8 @@ from unittest.mock import patch
 
 import blockskip as bs
 import torch
-from blockskip.attention import launch, plan
+from blockskip.attention.call import AttentionCall
+from blockskip.attention.prefill import launch, plan
 from blockskip.config import prefill_config
 from skiplab.anatomy import _pretend, attention_anatomy, read
 
@@ -44,10 +45,10 @@ def read_otherwise(capability, head_dim, skip, dtype, kind, length=4096):
     """The anatomy of a kernel whose keys come from a ring, or lie in rows of an odd number of elements."""
     q, out = (torch.empty((1, 8, length, head_dim), dtype=dtype) for _ in range(2))
     k, v = (torch.empty((1, 8, length, head_dim + (kind == "odd rows")), dtype=dtype)[..., :head_dim] for _ in range(2))
-    config = prefill_config(capability, head_dim, dtype, described=False)
+    config = prefill_config(capability, head_dim, dtype, use_tma=False)
     mask, ring = bs.sliding_window(1024), kind == "ring"
-    call = plan.Call(q, k, v, mask, head_dim**-0.5, None, length, None, skip, "triton", config, False, False, ring)
-    assert not plan.is_described(call, capability)
+    call = AttentionCall(q, k, v, mask, head_dim**-0.5, None, length, None, skip, "triton", config, False, False, ring)
+    assert not plan.reads_by_tma(call, capability)
     kernel, made, options = launch.prepare(call, plan.plan_kernel(call, config), (q, k, v, out), None, None, (1, 8, 1))
     with _pretend(capability):
         compiled = kernel.warmup(*made.arguments, **made.constants, **options, grid=made.grid)
@@ -72,7 +73,7 @@ def anatomies(capability):
                 for lse in (False, True) if skip == "map" else (False,):
                     case = [head_dim, skip, "bfloat16", f"specialised{kind}{', lse' * lse}"]
                     shape = {"head_dim": head_dim, "skip": skip, "mask": mask, "config": config, "return_lse": lse}
-                    with patch.object(launch, "goes_through", lambda *of, **named: False):
+                    with patch.object(launch, "overlaps_items", lambda *of, **named: False):
                         one = attention_anatomy(capability, **shape)
                     yield case, one
         for head_dim, skip, dtype, kind in READ:

@@ -9,8 +9,9 @@ import re
 import sys
 
 import torch
-from blockskip.attention import decode_launch
-from blockskip.attention.decode_plan import DecodeCall, plan_decode_kernel
+from blockskip.attention.call import DecodeCall
+from blockskip.attention.decode import launch as decode_launch
+from blockskip.attention.decode.plan import plan_decode_kernel
 from skiplab.anatomy import _pretend, read
 
 # (head dim, rows of a KV head, dtype): 2 rows are one tile of 16, 64 rows the most that a program holds, or more

@@ -6,7 +6,7 @@ A process of its own, because kernels that were imported for the interpreter can
 import json
 
 import torch
-from blockskip.dispatch import as_launched
+from blockskip.launching.dispatch import as_launched
 from blockskip.linear.hopper import launch
 from blockskip.linear.hopper.plan import choose_config
 from skiplab.anatomy import _pretend, read

@@ -19,7 +19,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from blockskip.dispatch import Described
+from blockskip.launching.dispatch import TmaTensor
 from triton.language import constexpr
 
 PATIENCE_S = 20.0
@@ -266,10 +266,10 @@ class _SharedLayout:
         pass
 
 
-def _decoded(words: torch.Tensor, zero: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+def _decoded(packed: torch.Tensor, zero: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
     """What the instructions of `linear.hopper.unpack` do: element 2 j + h of a word is its nibble j + 4 h."""
     element = torch.arange(8)
-    codes = words >> 4 * (element // 2 + element % 2 * 4) & 15
+    codes = packed >> 4 * (element // 2 + element % 2 * 4) & 15
     magic = 128 if scale.dtype == torch.bfloat16 else 1024
     return ((codes + magic).to(scale.dtype) - zero) * scale
 
@@ -340,7 +340,7 @@ def _plain(function: Any, machine: dict[str, Any], modules: dict[int, dict[str, 
 
 
 def _pointers(argument: Any) -> Any:
-    if isinstance(argument, Described):
+    if isinstance(argument, TmaTensor):
         base, lines = Pointer.to(argument.tensor), argument.tensor.numel() // argument.size
         shape, strides = (lines, argument.size), (argument.size, 1)
         return SimpleNamespace(

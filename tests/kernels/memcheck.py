@@ -141,7 +141,7 @@ def linear_cases():
             weight = bs.quantize(torch.randn(67, 384, device=DEVICE), bits=bits, group_size=group_size)
             for rows in (1, 5, 8, 17, 70):
                 x = torch.randn(rows, 384, device=DEVICE, dtype=torch.bfloat16)
-                routes = ("matvec",) if rows <= 8 else ("fused", "dequantise")
+                routes = ("matvec",) if rows <= 8 else ("fused", "dequantize")
                 for route in routes:
                     got = bs.linear(x, weight, impl="triton", route=route)
                     yield (

@@ -248,7 +248,7 @@ MASKS = [None, bs.sliding_window(7) | bs.sink(2), bs.dense(torch.rand(20, 24, ge
 
 
 @pytest.mark.parametrize("mask", MASKS, ids=["all", "window and sink", "dense"])
-def test_torch_compile_goes_through(device, mask):
+def test_torch_compile_overlaps_items(device, mask):
     q, k, v = qkv(device=device)
 
     def model(q, k, v):
@@ -260,7 +260,7 @@ def test_torch_compile_goes_through(device, mask):
         torch.testing.assert_close(got, expected)
 
 
-def test_torch_export_goes_through(device):
+def test_torch_export_overlaps_items(device):
     class Model(torch.nn.Module):
         def forward(self, q, k, v):
             return bs.attention(q, k, v, bs.causal())

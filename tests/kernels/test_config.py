@@ -1,13 +1,14 @@
 """Where a kernel's tiles come from: the table, and what was tuned on a device."""
 
 import json
+from dataclasses import replace
 
 import blockskip as bs
 import pytest
 import torch
 from blockskip import tuned as tuning
-from blockskip.attention.plan import plan_kernel
-from blockskip.config import Gpu, TileConfig, length_class
+from blockskip.config import TileConfig, length_class
+from blockskip.gpu import Gpu
 from blockskip.tuned import Entry, Origin, Tuned, choose_config, mask_kind, read_tuned
 
 H100 = Gpu("NVIDIA H100 80GB HBM3", (9, 0), 132)
@@ -191,11 +192,9 @@ def test_explain_says_where_the_tiles_are_from(device):
     ],
 )
 def test_origins_in_words(origin, words):
-    from blockskip.attention import api
-
     q = torch.zeros(1, 2, 64, 64)
-    call = api.check(q, q, q, bs.causal(), None, None, None, "auto", "triton", None, False, False)
-    text = str(plan_kernel(call, TileConfig(64, 32, 4, 2), origin=origin))
+    plan = bs.explain(q, q, q, bs.causal(), impl="triton")
+    text = str(replace(plan, prefill=replace(plan.prefill, origin=origin)))
     assert text.splitlines()[3].endswith(f"; {words}")
 
 

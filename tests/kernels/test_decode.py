@@ -12,7 +12,7 @@ import torch
 if not torch.cuda.is_available():  # whether a kernel is interpreted is decided when its module is imported
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRITON_INTERPRET", "1")
-        import blockskip.attention.decode_launch
+        import blockskip.attention.decode.launch
 
 IMPLS = ["tiled", "triton"]
 EPS = torch.finfo(torch.float32).eps
@@ -143,14 +143,15 @@ def test_a_length_on_the_device_is_bounded_for_memory_safety(device, impl):
 
 def test_few_keys_in_a_large_buffer_keep_every_split_busy(device):
     """The live tiles are divided on the device: each of 4 splits has one of the 4 tiles, wherever the window begins."""
-    from blockskip.attention import decode_launch
-    from blockskip.attention.decode_api import check_decode
-    from blockskip.attention.decode_plan import make_decode_plan
+    from blockskip.attention.call import DecodeArguments
+    from blockskip.attention.decode import launch as decode_launch
+    from blockskip.attention.decode.eager import check_decode
+    from blockskip.attention.decode.plan import make_decode_plan
 
     q, k, v = draw(device, kv_len=2000)
     for n, window in ((4 * 32, None), (1600, 4 * 32)):
         length = torch.tensor(n, dtype=torch.int32, device=device)
-        call = check_decode(q, k, v, length, window, None, 4, "triton", False)
+        call = check_decode(DecodeArguments(q, k, v, length, window, None, 4, "triton"))
         plan = make_decode_plan(call)
         assert plan.config.block_n == 32
         parts = decode_launch.allocate_parts(call, plan)
@@ -163,13 +164,14 @@ def test_few_keys_in_a_large_buffer_keep_every_split_busy(device):
 @pytest.mark.parametrize(("kv_len", "window"), [(300, None), (300, 20), (3, None), (0, None)])
 def test_either_merge(device, fused, kv_len, window):
     """By the last program of a KV head, which leaves its counter at 0, or by a second kernel."""
-    from blockskip.attention import decode_launch
-    from blockskip.attention.decode_api import check_decode
-    from blockskip.attention.decode_plan import make_decode_plan
+    from blockskip.attention.call import DecodeArguments
+    from blockskip.attention.decode import launch as decode_launch
+    from blockskip.attention.decode.eager import check_decode
+    from blockskip.attention.decode.plan import make_decode_plan
 
     q, k, v = draw(device, heads=(6, 2), kv_len=300, head_dim=24)
     length = torch.tensor(kv_len, dtype=torch.int32, device=device)
-    call = check_decode(q, k, v, length, window, None, 5, "triton", True)
+    call = check_decode(DecodeArguments(q, k, v, length, window, None, 5, "triton", True))
     plan = make_decode_plan(call)
     assert plan.fused
     for _ in range(1 if device == "cpu" else 100):  # a race would show, sooner or later
@@ -298,7 +300,7 @@ def test_triton_on_cpu_tensors_says_how(monkeypatch):
 
 
 def test_old_devices_get_a_clear_error():
-    from blockskip.attention.decode_plan import decode_config
+    from blockskip.attention.decode.plan import decode_config
 
     with pytest.raises(ValueError, match=r"compute capability 8.0 or higher, this device has 7.5"):
         decode_config((7, 5), 128, torch.float16, 2)
@@ -306,7 +308,7 @@ def test_old_devices_get_a_clear_error():
 
 @pytest.mark.parametrize("as_tensor", [False, True])
 def test_torch_compile_and_the_operator_go_through(device, as_tensor):
-    import blockskip.attention.decode_ops  # noqa: F401
+    import blockskip.attention.decode.ops  # noqa: F401
 
     q, k, v = draw(device, q_len=2)
     kv_len = torch.tensor([50], dtype=torch.int32, device=device) if as_tensor else 50

@@ -6,7 +6,8 @@ from typing import NamedTuple
 import pytest
 import torch
 import triton
-from blockskip.dispatch import Dispatcher, Launch, Ready, Step, traits
+from blockskip.launching.dispatch import Dispatcher, Launch, traits
+from blockskip.launching.ready import Ready, Step
 
 
 class Pair(NamedTuple):

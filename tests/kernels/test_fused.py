@@ -12,7 +12,7 @@ import torch
 from blockskip.linear import route
 from blockskip.linear.route import FusedConfig, LinearPlan
 
-WAYS = ("fused", "dequantise")
+WAYS = ("fused", "dequantize")
 
 
 def draw(device, rows, n, k, dtype=torch.bfloat16, **quantising):
@@ -96,11 +96,18 @@ def test_the_measured_way_follows_the_crossover(device, quantising):
     _, w = draw(device, 1, 32, 256, **quantising)
     last = route.crossover(w, capability).rows
     for rows in sorted({1, 8, 9, last, last + 1}):
-        kernel = "matvec" if rows <= 8 else "fused" if rows <= last else "dequantise"
+        kernel = "matvec" if rows <= 8 else "fused" if rows <= last else "dequantize"
         x = torch.zeros(rows, 256, dtype=torch.bfloat16, device=device)
         plan = bs.explain_linear(x, w, impl="triton")
         assert plan.kernel == kernel and f"kernel  {kernel}: {rows} row" in str(plan)
-    assert bs.explain_linear(torch.zeros(9, 256, device=device), w, impl="triton").kernel == "dequantise"
+    assert bs.explain_linear(torch.zeros(9, 256, device=device), w, impl="triton").kernel == "dequantize"
+
+
+def test_the_spelling_of_recorded_runs_means_the_same_route(device):
+    x, w = draw(device, 9, 32, 256)
+    ours, recorded = (bs.linear(x, w, impl="triton", route=route) for route in ("dequantize", "dequantise"))
+    assert torch.equal(ours, recorded)
+    assert bs.explain_linear(x, w, impl="triton", route="dequantise").kernel == "dequantize"
 
 
 def test_every_gpu_and_format_has_a_crossover_with_its_source():
@@ -125,14 +132,14 @@ def test_few_rows_of_weights_are_split_along_k():
     ("rows", "dtype", "arguments", "message"),
     [
         (8, torch.bfloat16, {"route": "fused"}, "route: given 'fused' with 8 rows; up to 8 rows"),
-        (8, torch.bfloat16, {"route": "dequantise"}, "route: given 'dequantise' with 8 rows"),
+        (8, torch.bfloat16, {"route": "dequantize"}, "route: given 'dequantize' with 8 rows"),
         (9, torch.bfloat16, {"route": "matvec"}, "route: given 'matvec' with 9 rows; it takes 8 at most"),
         (9, torch.float32, {"route": "fused"}, "route: given 'fused' with float32 activations"),
         (
             9,
             torch.bfloat16,
             {"route": "quick"},
-            "route: given 'quick'; allowed are measured, matvec, fused, dequantise",
+            "route: given 'quick'; allowed are measured, matvec, fused, dequantize",
         ),
         (9, torch.bfloat16, {"route": "fused", "impl": "tiled"}, "with impl='tiled', which has one way"),
     ],

@@ -7,10 +7,11 @@ import blockskip as bs
 import numpy as np
 import pytest
 import torch
-from blockskip import repeat
-from blockskip.attention import launch, plan, turns
-from blockskip.attention.api import check
+from blockskip.attention.call import AttentionArguments, AttentionCall
+from blockskip.attention.eager import check
+from blockskip.attention.prefill import launch, plan, schedule
 from blockskip.config import TileConfig
+from blockskip.launching.repeated import REPEATED
 
 SPECIALISED = {128: TileConfig(128, 128, 12, 2), 256: TileConfig(128, 64, 12, 2)}
 HOPPER = torch.cuda.is_available() and torch.cuda.get_device_capability()[0] == 9
@@ -28,17 +29,14 @@ def draw(device, head_dim, q_len, kv_len=None, *, batch=1, heads=(8, 2), dtype=t
 def planned(capability=(9, 0), mask=MASKS["causal"], head_dim=128, q_len=256, layout=lambda t: t, **named):
     q, k, v = draw("cuda" if torch.cuda.is_available() else "cpu", head_dim, q_len)
     k, v = layout(k), layout(v)
-    named = {"impl": "triton", "scale": None, "skip": "auto", "record": False, "ring": False, "kv_len": None, **named}
-    call = check(
-        q, k, v, mask, named["scale"], None, named["kv_len"], named["skip"], named["impl"], SPECIALISED[128], False,
-        named["record"], named["ring"], "prefill",
-    )  # fmt: skip
+    named = {"impl": "triton", "config": SPECIALISED[128], "route": "prefill", **named}
+    call = check(AttentionArguments(q, k, v, mask, **named))
     return plan.plan_kernel(call, SPECIALISED.get(head_dim, SPECIALISED[128]), capability=capability)
 
 
 @pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
 def test_the_modes_that_skip_by_limits_or_runs_take_it(mask):
-    assert planned(mask=mask).config.specialised
+    assert planned(mask=mask).config.warp_specialized
 
 
 @pytest.mark.parametrize(
@@ -74,7 +72,7 @@ def same(q, k, v, mask, *, skips=("bounds", "map", "none", "mask"), **named):
     """What it gives, having checked that the plain kernel gives the same in all modes."""
     config = SPECIALISED[q.shape[3]]
     named = {"impl": "triton", "route": "prefill", "return_lse": True, **named}
-    assert bs.explain(q, k, v, mask, config=config, **named).config.specialised
+    assert bs.explain(q, k, v, mask, config=config, **named).config.warp_specialized
     out, lse = bs.attention(q, k, v, mask, config=config, **named)
     for skip in skips:
         expected = bs.attention(q, k, v, mask, config=config.plain, skip=skip, **named)
@@ -88,26 +86,26 @@ def programs(request, monkeypatch):
     """Also with so few programs that each does many rows of tiles, of several heads and batches; windows both ways."""
     few = lambda call, plan, grid: ((min(math.prod(grid), 5),), grid[1] * grid[2])  # noqa: E731
     chosen = launch.programs_of
-    repeat.forget()
+    REPEATED.clear()
     if request.param:
-        monkeypatch.setattr(turns, "ROUNDS_THROUGH", 0 if request.param == "through" else math.inf)
-        monkeypatch.setattr(launch, "programs_of", lambda *of: (few if of[1].config.specialised else chosen)(*of))
+        monkeypatch.setattr(schedule, "ROUNDS_OVERLAPPED", 0 if request.param == "through" else math.inf)
+        monkeypatch.setattr(launch, "programs_of", lambda *of: (few if of[1].config.warp_specialized else chosen)(*of))
     yield
-    repeat.forget()
+    REPEATED.clear()
 
 
 def grid_of(q_len, kv_len, mask, *, batch=1, heads=(32, 8), lengths=None):
     """`programs_of` such a call, as if the device were a Hopper of 132 multiprocessors."""
     q, k, v = (t.to("meta") for t in draw("cpu", 128, 1, batch=batch, heads=heads))
     q, k, v = q.expand(-1, -1, q_len, -1), *(t.expand(-1, -1, kv_len, -1) for t in (k, v))
-    call = plan.Call(q, k, v, mask, 1.0, None, kv_len, lengths, "auto", "triton", None, False, False)
-    made = plan.replace(plan.plan_kernel(call, SPECIALISED[128]), config=SPECIALISED[128])
-    return turns.programs_of(call, made, (-(-q_len // 128), heads[0], batch))
+    call = AttentionCall(q, k, v, mask, 1.0, None, kv_len, lengths, "auto", "triton", None, False, False)
+    made = replace(plan.plan_kernel(call, SPECIALISED[128]), config=SPECIALISED[128])
+    return schedule.programs_of(call, made, (-(-q_len // 128), heads[0], batch))
 
 
 def test_a_program_a_multiprocessor_goes_on_from_row_to_row(monkeypatch):
-    monkeypatch.setattr(turns, "multiprocessors", lambda device: 132)
-    monkeypatch.setattr(turns, "keys_nearby", lambda k: 4096)
+    monkeypatch.setattr(schedule, "multiprocessors", lambda device: 132)
+    monkeypatch.setattr(schedule, "keys_nearby", lambda k: 4096)
     causal, window = bs.causal(), bs.sliding_window(100)
     assert grid_of(2048, 2048, causal) == ((132,), 32)
     assert grid_of(300, 300, causal) == ((96,), 32)  # fewer rows of tiles than multiprocessors
@@ -122,9 +120,9 @@ def test_a_program_a_multiprocessor_goes_on_from_row_to_row(monkeypatch):
 def test_a_windows_rows_go_through_where_programs_do_many():
     def through(mask, head_dim=128, items=60, programs=10, part=lambda q: q, stages=2):
         q, k, v = draw("cpu", head_dim, 256)
-        call = plan.Call(part(q), k, v, mask, 1.0, None, 256, None, "auto", "triton", None, False, False)
+        call = AttentionCall(part(q), k, v, mask, 1.0, None, 256, None, "auto", "triton", None, False, False)
         config = replace(SPECIALISED[head_dim], num_stages=stages)
-        return turns.goes_through(call, plan.plan_kernel(call, config, capability=(9, 0)), items, programs)
+        return schedule.overlaps_items(call, plan.plan_kernel(call, config, capability=(9, 0)), items, programs)
 
     window = MASKS["window"]
     assert through(window)
@@ -136,8 +134,8 @@ def test_a_windows_rows_go_through_where_programs_do_many():
 
 
 def test_where_rows_are_unlike_the_device_hands_them_out(monkeypatch):
-    monkeypatch.setattr(turns, "multiprocessors", lambda device: 132)
-    monkeypatch.setattr(turns, "keys_nearby", lambda k: 1 << 20)
+    monkeypatch.setattr(schedule, "multiprocessors", lambda device: 132)
+    monkeypatch.setattr(schedule, "keys_nearby", lambda k: 1 << 20)
     lengths = torch.tensor([2048, 300], dtype=torch.int32)
     assert grid_of(2048, 2048, bs.causal(), batch=2, lengths=lengths) == ((1024,), 16)
     assert grid_of(2048, 2048, bs.causal(), lengths=lengths[:1]) == ((132,), 32)
@@ -153,12 +151,12 @@ def test_where_rows_are_unlike_the_device_hands_them_out(monkeypatch):
 def test_a_bands_rows_end_together(mask, heads):
     for length in (128, 1000, 2048, 4000, 8192, 32768):
         tiles = np.diff(bs.TileMap.build(mask, length, length, 128, 128).to_csr()[0].numpy())
-        assert turns.end_together(tiles, heads, 132), length
+        assert schedule.end_together(tiles, heads, 132), length
 
 
 def test_rows_do_not_end_together_where_few_heads_take_turns():
     longest_first = np.tile(np.arange(64, 0, -1), 8)  # 8,192 tokens: four of 32 heads, then the next four
-    assert not turns.end_together(longest_first[::-1], 4, 132)
+    assert not schedule.end_together(longest_first[::-1], 4, 132)
 
 
 def modes(mask):

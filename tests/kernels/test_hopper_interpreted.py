@@ -6,8 +6,9 @@ import blockskip as bs
 import gluon_interpreter
 import pytest
 import torch
-from blockskip.attention import launch, plan, turns
-from blockskip.attention.api import check
+from blockskip.attention.call import AttentionArguments
+from blockskip.attention.eager import check
+from blockskip.attention.prefill import launch, plan, schedule
 from blockskip.config import TileConfig
 
 pytestmark = pytest.mark.skipif(
@@ -42,21 +43,23 @@ def attend(q, k, v, mask, *, copies, programs, kv_len=None, q_start=None, skip="
     """
     batch, heads, q_len, head_dim = q.shape
     config = SPECIALISED[head_dim]
-    call = check(q, k, v, mask, None, q_start, kv_len, skip, "triton", config, True, False, False, "prefill")
+    call = check(
+        AttentionArguments(q, k, v, mask, None, q_start, kv_len, skip, "triton", config, True, route="prefill")
+    )
     made = plan.plan_kernel(call, config, capability=(9, 0))
-    assert made.config.specialised
+    assert made.config.warp_specialized
     grid = -(-q_len // 128), heads, batch
     found = []
     for rounds in (math.inf, 0):
         out, lse = torch.full_like(q, math.nan), torch.full((batch, heads, q_len), math.nan)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(launch, "programs_of", lambda *of: ((min(math.prod(grid), programs),), heads * batch))
-            patch.setattr(turns, "ROUNDS_THROUGH", rounds)
+            patch.setattr(schedule, "ROUNDS_OVERLAPPED", rounds)
             kernel, launched, _ = launch.prepare(call, made, (q, k, v, out), lse, None, grid)
-        if launched.constants["THROUGH"] or not found:
+        if launched.constants["OVERLAP_ITEMS"] or not found:
             gluon_interpreter.interpret(kernel, launched, copies)
             found.append((out, lse))
-    short = made.skip == "bounds" and head_dim == 128 and turns.has_short_rows(mask, made.kv_len)
+    short = made.skip == "bounds" and head_dim == 128 and schedule.has_short_rows(mask, made.kv_len)
     assert len(found) == 1 + short
     assert all(torch.equal(*pair) for pair in zip(found[0], found[-1], strict=True))
     return found[0]

@@ -114,7 +114,7 @@ def gentle(kind, n, k):
 
 
 def check_linear(w, rows, impl, device):
-    """Against float64 products of what dequantises, activations rounded as `linear` says for up to eight rows."""
+    """Against float64 products of what dequantizes, activations rounded as `linear` says for up to eight rows."""
     x = torch.randn((rows, w.shape[1]), generator=torch.Generator().manual_seed(rows))
     weight = w.dequantize(torch.float64)
     given = x.double()

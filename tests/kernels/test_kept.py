@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from blockskip import mask as masks
 from blockskip import tilemap as tilemaps
-from blockskip.attention import tileplan, words
+from blockskip.attention.prefill import mask_bits, tiled_plan
 from blockskip.mask import SHARED, contents, kept, kinds
 from blockskip.mask.kept import Store
 
@@ -213,14 +213,16 @@ def test_masks_of_many_lengths_stay_in_their_bounds(monkeypatch):
     SHARED.clear()
 
 
-@pytest.mark.parametrize("make", [tileplan.plan, words._kept_words, words.map_tables, tilemaps._runs])
+@pytest.mark.parametrize(
+    "make", [tiled_plan.make_tiled_plan, mask_bits._kept_bits, mask_bits.map_tables, tilemaps._runs]
+)
 def test_what_is_counted_is_at_least_what_is_held(make):
     """Of each kind, as plain a call as there is."""
     cpu, mask = torch.device("cpu"), bs.dense(table(0, 300, 400))
     arguments = {
-        tileplan.plan: (300, 400, 0, 0, 0, cpu),
-        words._kept_words: (300, 400, 0, 400, 1, 1, cpu),
-        words.map_tables: (tilemaps.Grid(300, 400, 64, 64, 0), (1, 1), True, cpu),
+        tiled_plan.make_tiled_plan: (300, 400, 0, 0, 0, cpu),
+        mask_bits._kept_bits: (300, 400, 0, 400, 1, 1, cpu),
+        mask_bits.map_tables: (tilemaps.Grid(300, 400, 64, 64, 0), (1, 1), True, cpu),
         tilemaps._runs: (tilemaps.Grid(300, 400, 64, 64, 0), 0, 0),
     }
     result = make(mask, *arguments[make])

@@ -271,11 +271,11 @@ def test_compiled_kernels_read_the_weight_as_it_lies(monkeypatch):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="a GPU's memory is counted")
 @pytest.mark.parametrize("rows", [1, 16])
 def test_the_first_call_of_a_kind_takes_memory_for_its_result_alone(device, rows):
-    from blockskip import repeat
+    from blockskip.launching.repeated import REPEATED
 
     x, w, _ = inputs(device, rows, 8192, 8192, torch.bfloat16)
     bs.linear(x, w)  # compiles
-    repeat.forget()
+    REPEATED.clear()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
     bs.linear(x, w)

@@ -67,7 +67,7 @@ def test_a_weight_load_of_16_bytes_serves_all_rows(compiled, capability):
 
 
 @pytest.mark.parametrize("capability", CAPABILITIES)
-def test_dequantising_moves_16_bytes_at_a_time_and_a_group_s_metadata_once(compiled, capability):
+def test_dequantizing_moves_16_bytes_at_a_time_and_a_group_s_metadata_once(compiled, capability):
     for row in compiled[capability]:
         if "dequantize" in row:
             assert row["spill_bytes"] == 0 and all(".128" in name for name in row["stores"]), row

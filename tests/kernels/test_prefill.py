@@ -8,9 +8,9 @@ import math
 import blockskip as bs
 import pytest
 import torch
-from blockskip.config import TileConfig, describes
+from blockskip.config import TileConfig, prefers_tma
 from blockskip.mask import SHARED
-from blockskip.tileruns import Grid
+from blockskip.mask_runs import Grid
 
 SMALL = (16, 16, 1, 1)
 MASKS = {
@@ -157,7 +157,7 @@ def test_every_tile_size_reads_its_bits_right(device, config, kv_len):
 
 
 def test_large_heads_are_read_by_descriptors_where_the_copy_engine_can(device):
-    if device == "cuda" and not describes(torch.cuda.get_device_capability(), 264, torch.bfloat16):
+    if device == "cuda" and not prefers_tma(torch.cuda.get_device_capability(), 264, torch.bfloat16):
         pytest.skip("this GPU has no such copy engine")
     q, k, v = inputs(device, 40, 70, head_dim=264, dtype=torch.bfloat16)
     apart = torch.randn(1, 2, 70, 265, device=device, dtype=torch.bfloat16)  # rows begin at odd addresses
@@ -192,23 +192,24 @@ def test_a_batch_without_keys_reads_none_in_any_mode(device, head_dim):
 
 
 def test_tables_that_are_kept_are_written_before_another_stream_can_read_them(monkeypatch):
-    from blockskip.attention import words
+    from blockskip.attention.prefill import mask_bits
 
     done = []
-    monkeypatch.setattr(words, "_finish", done.append)
-    words.mask_words(bs.sink(61), 5, 70, 65, 70, 1, 1, "cpu")
-    words.map_tables(bs.sink(61), Grid(5, 70, 128, 64, 65), (1, 1), True, torch.device("cpu"))
+    monkeypatch.setattr(mask_bits, "_finish", done.append)
+    mask_bits.mask_bits(bs.sink(61), 5, 70, 65, 70, 1, 1, "cpu")
+    mask_bits.map_tables(bs.sink(61), Grid(5, 70, 128, 64, 65), (1, 1), True, torch.device("cpu"))
     assert done == [torch.device("cpu")] * 2
 
 
 def test_heads_take_turns_while_they_are_small_beside_the_device(device):
-    from blockskip.attention import plan, turns
+    from blockskip.attention.call import AttentionCall
+    from blockskip.attention.prefill import plan, schedule
 
     def turn(q_len, heads, mask, sharing=1):
         q, k, v = inputs("cpu", q_len, q_len, heads=(heads, heads // sharing))
-        call = plan.Call(q, k, v, mask, 1.0, None, q_len, None, "auto", "triton", None, False, False)
+        call = AttentionCall(q, k, v, mask, 1.0, None, q_len, None, "auto", "triton", None, False, False)
         made = plan.plan_kernel(call, TileConfig(64, 16, 4, 1))
-        return turns.heads_in_turn(call, made, heads)
+        return schedule.interleaved_heads(call, made, heads)
 
     assert [turn(n, 6, bs.causal()) for n in (33, 65, 300)] == [3, 2, 1]  # 256 rows on one multiprocessor
     assert turn(300, 6, bs.causal(), sharing=3) == 3  # those that share keys
@@ -331,19 +332,19 @@ def test_offsets_beyond_31_bits(device):
 )
 def test_tables_are_not_made_inside_a_graph_capture(device, skip, mask, monkeypatch):
     """The first call of a mask there is an error that says what to do; later ones find what is made."""
-    from blockskip import repeat
-    from blockskip.attention import words
+    from blockskip.attention.prefill import mask_bits
+    from blockskip.launching.repeated import REPEATED
 
     SHARED.clear()
     q, k, v = inputs(device, 50, 50)
     call = lambda: bs.attention(q, k, v, mask, skip=skip, impl="triton")  # noqa: E731
     with monkeypatch.context() as captured:
-        captured.setattr(words, "capturing", lambda device: True)
+        captured.setattr(mask_bits, "capturing", lambda device: True)
         with pytest.raises(RuntimeError, match=r"^mask: the tables of .* make the same call once before capturing"):
             call()
     wanted = call()
-    repeat.forget()
-    monkeypatch.setattr(words, "capturing", lambda device: True)
+    REPEATED.clear()
+    monkeypatch.setattr(mask_bits, "capturing", lambda device: True)
     assert torch.equal(call(), wanted)
 
 
@@ -361,7 +362,7 @@ def test_a_mask_known_before_is_captured_in_a_graph(device, skip, mask):
 
 
 def test_a_config_that_does_not_fit_is_named_with_what_it_needs(device, monkeypatch):
-    from blockskip.dispatch import Dispatcher
+    from blockskip.launching.dispatch import Dispatcher
     from triton.runtime.errors import OutOfResources
 
     def find(self, kernel, launch, **options):

@@ -281,7 +281,7 @@ def test_a_mask_that_sees_overwritten_keys_is_an_error(case):
 
 @pytest.mark.parametrize("as_tensor", [False, True])
 def test_torch_compile_and_the_operators_go_through(device, as_tensor):
-    import blockskip.attention.decode_ops
+    import blockskip.attention.decode.ops
     import blockskip.attention.ops  # noqa: F401
 
     q, k, v = draw(device, 40, q_len=2, heads=(4, 2))

@@ -1,7 +1,7 @@
 """The number of splits: a table, and FlashAttention-3's and the reference system's rules beside it."""
 
 import pytest
-from blockskip.attention.splits import choose_splits, executorch_splits, flash_attention_3_splits, tiles_at_most
+from blockskip.attention.decode.splits import choose_splits, executorch_splits, flash_attention_3_splits, tiles_at_most
 
 MANY = 4096
 

@@ -55,7 +55,7 @@ def test_a_bias_of_any_strides(device, impl, view, rows, dtype):
 
 
 @views
-@pytest.mark.parametrize("route", ["fused", "dequantise"])
+@pytest.mark.parametrize("route", ["fused", "dequantize"])
 def test_a_bias_of_any_strides_by_each_route(device, view, route):
     x, w = normal(9, 2048).to(device).half(), bs.quantize(normal(3, 2048, seed=1).to(device))
     bias = view(normal(3, seed=2).to(device).half())

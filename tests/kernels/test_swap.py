@@ -20,7 +20,7 @@ def encoder(layers=2, **options):
     return nn.TransformerEncoder(layer, layers, enable_nested_tensor=not options.get("norm_first")).eval()
 
 
-def dequantised(model, quantised):
+def dequantized(model, quantised):
     """`model` with the weights that `quantised` stands for: what it must compute, but for int8 activations."""
     for name, child in quantised.named_modules():
         if isinstance(child, bs.QuantizedLinear):
@@ -35,7 +35,7 @@ def dequantised(model, quantised):
 def test_in_torchs_transformer_encoder(options, grad, select):
     model = encoder(**options).requires_grad_(False)
     expected, quantised = copy.deepcopy(model), bs.quantize_(model, bits=8, select=select)
-    dequantised(expected, quantised)
+    dequantized(expected, quantised)
     assert isinstance(quantised.layers[1].linear1, bs.QuantizedLinear)
     x = normal(3, 7, 64)  # 21 rows: activations stay as they are
     padding = torch.arange(7)[None] >= torch.tensor([7, 5, 2])[:, None]
@@ -58,7 +58,7 @@ def test_in_torchs_other_transformer_modules(kind):
     inputs = [normal(2, 9, 64, seed=i) for i in range(1 if kind == "layer" else 2)]
     expected = copy.deepcopy(model)
     bs.quantize_(model, bits=8)
-    wanted = dequantised(expected, model)(*inputs)
+    wanted = dequantized(expected, model)(*inputs)
     torch.testing.assert_close(model(*inputs), wanted, rtol=1e-4, atol=1e-4)
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(*inputs), wanted, rtol=1e-4, atol=1e-4)

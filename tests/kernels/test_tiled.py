@@ -4,7 +4,8 @@ import blockskip as bs
 import pytest
 import torch
 import torch.nn.functional as F
-from blockskip.attention import pieces, reference, tiled, tileplan
+from blockskip.attention import pieces, reference
+from blockskip.attention.prefill import tiled, tiled_plan
 from blockskip.mask import SHARED
 
 CPU = torch.device("cpu")
@@ -169,7 +170,7 @@ def test_only_heads_whose_logarithms_are_coarse_are_computed_again(monkeypatch):
         x[:, 1] = y[:, 1]
     check(q, k, v, mask, scale=1.0)
     assert summed and all(len(shape) == 3 for shape in summed)  # of one head each
-    assert len(summed) <= 2 * len(tiled.plan(mask, 600, 600, 0, 0, 0, CPU).groups)
+    assert len(summed) <= 2 * len(tiled_plan.make_tiled_plan(mask, 600, 600, 0, 0, 0, CPU).groups)
 
 
 @pytest.mark.parametrize("native", [False, True])
@@ -208,9 +209,9 @@ def test_a_mask_may_vary_by_batch_and_head():
 
 def test_long_runs_are_cut_and_merged(monkeypatch):
     """Masked spans of more keys than one call takes, bulks beside them, masks over the plan's memory."""
-    monkeypatch.setattr(tileplan, "SPAN_KEYS", 128)
-    monkeypatch.setattr(tileplan, "BULK_KEYS", 128)
-    monkeypatch.setattr(tileplan, "BIAS_BYTES", 1 << 16)
+    monkeypatch.setattr(tiled_plan, "SPAN_KEYS", 128)
+    monkeypatch.setattr(tiled_plan, "BULK_KEYS", 128)
+    monkeypatch.setattr(tiled_plan, "BIAS_BYTES", 1 << 16)
     SHARED.clear()
     for mask in MASKS:
         mask.refresh()
@@ -221,16 +222,16 @@ def test_long_runs_are_cut_and_merged(monkeypatch):
 
 def test_plans_stay_small():
     length = 131072
-    window = tiled.plan(bs.sliding_window(512), length, length, 0, 0, 0, CPU)
-    assert window.nbytes < 1 << 20 and len(window.groups) <= 8 + length // tileplan.GROUP_ROWS + 1
+    window = tiled_plan.make_tiled_plan(bs.sliding_window(512), length, length, 0, 0, 0, CPU)
+    assert window.nbytes < 1 << 20 and len(window.groups) <= 8 + length // tiled_plan.GROUP_ROWS + 1
     scattered = bs.mask_mod(lambda b, h, q_idx, kv_idx: (q_idx * kv_idx) % 7 == 0)
     for mask, size in ((bs.causal(), length), (scattered, 3000)):
-        assert tiled.plan(mask, size, size, 0, 0, 0, CPU).nbytes <= tileplan.BIAS_BYTES + (1 << 20)
+        assert tiled_plan.make_tiled_plan(mask, size, size, 0, 0, 0, CPU).nbytes <= tiled_plan.BIAS_BYTES + (1 << 20)
 
 
 def test_a_plan_covers_the_kept_pairs_once():
     for mask in MASKS[:-1]:
-        plan = tiled.plan(mask, 700, 900, 100, 0, 0, CPU)
+        plan = tiled_plan.make_tiled_plan(mask, 700, 900, 100, 0, 0, CPU)
         seen = torch.zeros(700, 900, dtype=torch.int32)
         for group in plan.groups:
             for block in range(group.blocks):

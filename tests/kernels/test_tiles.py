@@ -116,13 +116,13 @@ def test_a_module_loads_either_packing():
         tiles.load_state_dict(bs.QuantizedLinear(weight(n=256)).state_dict())
 
 
-def test_where_no_kernel_is_for_tiles_they_are_dequantised(device, monkeypatch):
+def test_where_no_kernel_is_for_tiles_they_are_dequantized(device, monkeypatch):
     monkeypatch.setattr(route, "HOPPER", 99)
     for group_size, symmetric in KINDS:
         w = weight(group_size=group_size, symmetric=symmetric, device=device)
         x = torch.randn((3, 768), generator=torch.Generator().manual_seed(0)).half().to(device)
         plan = bs.explain_linear(x, w.packed("tiles"), impl="triton")
-        assert plan.kernel == "dequantise" and "tiles" in plan.reason
+        assert plan.kernel == "dequantize" and "tiles" in plan.reason
         close(bs.linear(x, w.packed("tiles"), impl="triton"), x, w, None)
     with pytest.raises(ValueError, match="route: given 'matvec' for a weight in tiles"):
         bs.linear(x, w.packed("tiles"), impl="triton", route="matvec")

@@ -6,8 +6,9 @@ import itertools
 
 import pytest
 import torch
-from blockskip.attention.decode_api import check_decode
-from blockskip.attention.decode_plan import plan_decode_kernel
+from blockskip.attention.call import DecodeArguments
+from blockskip.attention.decode.eager import check_decode
+from blockskip.attention.decode.plan import plan_decode_kernel
 from skiplab.machine import Machine, known_gpus
 from skiplab.occupancy import POLICIES, comparison, live_keys, schedule, schedules
 from skiplab.workload import MODELS, DecodeWorkload
@@ -32,7 +33,7 @@ def test_ours_is_what_decode_plans(workload, gpu):
     w = workload
     q = torch.empty(w.batch, w.q_heads, w.q_len, w.head_dim, dtype=w.torch_dtype, device="meta")
     cache = torch.empty(w.batch, w.kv_heads, w.slots, w.head_dim, dtype=w.torch_dtype, device="meta")
-    call = check_decode(q, cache, cache, None, w.window, None, "auto", "triton", False)
+    call = check_decode(DecodeArguments(q, cache, cache, None, w.window, impl="triton"))
     major, minor = map(int, gpu.compute_capability.split("."))
     plan = plan_decode_kernel(call, (major, minor), gpu.sms)
     ours = schedule(w, gpu)

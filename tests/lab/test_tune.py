@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import blockskip as bs
 import pytest
-from blockskip.config import Gpu
+from blockskip.gpu import Gpu
 from blockskip.tuned import MASK_KINDS, Origin, mask_kind
 from skiplab.machine import Machine
 from skiplab.measure import Measurement

@@ -1,1 +1,1 @@
-"""Attention: `api` holds the contract, `plan` every choice, `reference`, `tiled` and `prefill` the implementations."""
+"""Attention: `api` holds the contract; `route` chooses between `prefill/` and `decode/`, which do not meet."""

@@ -1,25 +1,20 @@
-"""The public attention calls: the contract, its checks, and the way to an implementation."""
+"""The public attention calls: the contract."""
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
 
-from ..arguments import choice, flag, integer, number, tensor
+from ..arguments import flag, number, tensor
 from ..autocast import without_autocast
 from ..config import TileConfig
-from ..mask import Band, Mask, band, causal, mask_of
+from ..mask import Mask, causal, mask_of
 from ..mask import dense as dense_mask
-from ..repeat import GROWING, ByKeys, place_of
-from . import reference, tiled
-from . import ring as rings
-from .checks import IMPLS, LARGEST_POSITION, check_kv_len, check_scale, check_tensors, each_batch
-from .decode_api import launch_decode
-from .decode_plan import DecodeCall
-from .plan import SKIPS, Call, Plan, make_plan
-from .route import ROUTES, as_decode
+from .call import AttentionArguments, check_tensors
+from .eager import attend, check
+from .ops import traced_attention
+from .route import Plan, make_plan
 
 
 def attention(
@@ -73,53 +68,15 @@ def attention(
         cannot). An explicit skip, config or record is the prefill kernel's.
 
     Returns out [B, Hq, Lq, D] in q's dtype, or a tuple (out, lse, visits) of those asked for. A query that sees no key
-    gets 0. Raises TypeError for dtypes and kinds, ValueError for shapes, ranges, unknown words and what an
+    gets 0. Raises TypeError for dtypes and kinds, ValueError for shapes, ranges, unknown options and what an
     implementation or a device cannot do (a `config` that needs more shared memory than it has), and RuntimeError where
     skip none, mask or map meets a mask for the first time inside a CUDA graph capture, which cannot copy its tables to
     the device: make the same call once before capturing. A graph reads the mask's tables: keep the mask as long.
     """
-    if torch.compiler.is_compiling():
-        from .ops import traced_attention
-
-        return traced_attention(
-            q, k, v, mask, scale=scale, q_start=q_start, kv_len=kv_len, skip=skip, impl=impl, config=config,
-            return_lse=return_lse, record=record, ring=ring, route=route,
-        )  # fmt: skip
-    return attend(q, k, v, mask, scale, q_start, kv_len, skip, impl, config, return_lse, record, ring, route)
-
-
-@without_autocast
-def attend(q, k, v, mask, scale, q_start, kv_len, skip, impl, config, return_lse, record, ring, route) -> Any:
-    """`attention` outside torch.compile: by what was made ready for calls of this kind, or from the beginning."""
-    word, lengths = (None, kv_len) if isinstance(kv_len, torch.Tensor) else (kv_len, None)
-    number = None
-    if type(kv_len) is int and q_start is None and skip != "map" and (mask is None or type(mask) is Band):
-        word, number = GROWING, kv_len  # a tile map, though, is one of a number of keys
-    words = ("attention", scale, q_start, word, skip, impl, config, return_lse, record, ring, route)
-    place = place_of((q, k, v, lengths), words, impl, mask, tables=skip == "map")
-    ready = place[0].find(number) if place else None
-    if ready is not None:
-        found = ready(q, k, v, each_batch(lengths, q), number)
-    else:
-        call = check(q, k, v, mask, scale, q_start, kv_len, skip, impl, config, return_lse, record, ring, route)
-        found = _attend(call, place, number)
-    if record:
-        out, lse, visits = found
-        return (out, lse, visits) if return_lse else (out, visits)
-    return (found[0], found[1]) if return_lse else found[0]
-
-
-def _attend(call: Call, place: list, number: int | None) -> tuple:
-    """As `run`; what is ready for calls of this kind goes where it is found next time."""
-    shelf = []
-    found = run(call, shelf, number)
-    if shelf:
-        from .launch import sort_of
-
-        if not place:
-            place.append(ByKeys(None if number is None else sort_of(call)))
-        place[0].put(number, shelf[0])
-    return found
+    given = AttentionArguments(
+        q, k, v, mask, scale, q_start, kv_len, skip, impl, config, return_lse, record, ring, route
+    )  # fmt: skip
+    return traced_attention(given) if torch.compiler.is_compiling() else attend(given)
 
 
 def explain(
@@ -127,7 +84,10 @@ def explain(
     return_lse=False, record=False, ring=False, route="measured",
 ) -> Plan:  # fmt: skip
     """What `attention` with the same arguments will do, as a Plan whose str() is legible."""
-    return make_plan(check(q, k, v, mask, scale, q_start, kv_len, skip, impl, config, return_lse, record, ring, route))
+    given = AttentionArguments(
+        q, k, v, mask, scale, q_start, kv_len, skip, impl, config, return_lse, record, ring, route
+    )  # fmt: skip
+    return make_plan(check(given))
 
 
 def scaled_dot_product_attention(
@@ -171,103 +131,6 @@ def scaled_dot_product_attention(
     if attn_mask.requires_grad and torch.is_grad_enabled():
         raise ValueError("attn_mask: requires grad; this is for inference: use torch.no_grad() or detach()")
     return _attention_with_bias(query, key, value, attn_mask, scale)
-
-
-def check(
-    q, k, v, mask, scale, q_start, kv_len, skip, impl, config, return_lse, record, ring=False, route="measured"
-) -> Call:
-    """A checked call; TypeError or ValueError names the argument, what was given and what is allowed."""
-    for name, word, allowed in (("skip", skip, SKIPS), ("impl", impl, IMPLS), ("route", route, ROUTES)):
-        choice(name, word, allowed)
-    flag("return_lse", return_lse)
-    flag("record", record)
-    check_tensors(q, k, v, ("q", "k", "v"), float64=impl == "reference")
-    mask = band(None, None) if mask is None else mask
-    if not isinstance(mask, Mask):
-        raise TypeError(f"mask: given {type(mask).__name__}; a blockskip mask, such as causal(), or None is needed")
-    if q_start is not None:
-        q_start = integer("q_start", q_start)
-        if abs(q_start) >= LARGEST_POSITION:
-            raise ValueError(f"q_start: given {q_start}; its size must be below {LARGEST_POSITION}")
-    kv_len, lengths = check_kv_len(kv_len, q, k, ring)
-    if ring:
-        _check_ring(mask, q, k, kv_len, lengths, q_start, record)
-    _check_mask(mask, q, kv_len)
-    call = Call(
-        q, k, v, mask, check_scale(scale, q.shape[3]), q_start, kv_len, lengths, skip, impl,
-        None if config is None else TileConfig.of(config), return_lse, record, ring, route,
-    )  # fmt: skip
-    if record and make_plan(call).impl != "triton":
-        raise ValueError("record: True needs impl='triton': visits are written by the kernel, not by a plan")
-    return call
-
-
-def run(
-    call: Call, shelf: list | None = None, number: int | None = None
-) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
-    """(out, lse, visits) of a checked call; lse and visits may be None where they were not asked for.
-
-    shelf, number: see `launch.attention`.
-    """
-    plan = make_plan(call)
-    if plan.decode is not None:
-        decode_call = as_decode(call, plan.impl)
-        assert isinstance(decode_call, DecodeCall)
-        return *launch_decode(decode_call, plan.decode, shelf, number), None
-    if plan.impl == "triton":
-        from . import launch
-
-        return launch.attention(call, plan, shelf, number)
-    q, k, v, mask, scale = call.q, call.k, call.v, call.mask, call.scale
-    if plan.impl == "reference":
-        kv_len = call.kv_len if call.lengths is None else call.lengths.clamp(0, call.kv_len)
-        q_start = kv_len - q.shape[2] if call.q_start is None else call.q_start
-        return *reference.attention(q, k, v, mask, scale=scale, q_start=q_start, kv_len=kv_len, ring=call.ring), None
-    if call.lengths is None:
-        sizes = {"q_start": call.planned_q_start, "kv_len": call.kv_len}
-        words = {"ring": call.ring, "return_lse": call.return_lse}
-        return *tiled.attention(q, k, v, mask, scale=scale, **sizes, **words), None
-    return *_each_batch(call, call.lengths), None
-
-
-def _each_batch(call: Call, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """`tiled` with a kv_len for each batch: on a CPU reading a tensor costs nothing."""
-    outs, lses = [], []
-    for b, length in enumerate(lengths.clamp(0, call.kv_len).tolist()):
-        q, k, v = (t[b : b + 1] for t in (call.q, call.k, call.v))
-        if length == 0:
-            outs.append(torch.zeros_like(q))
-            lses.append(torch.full(q.shape[:3], -math.inf, dtype=torch.float32, device=q.device))
-            continue
-        q_start = length - q.shape[2] if call.q_start is None else call.q_start
-        mask = call.mask.for_batch(b)
-        words = {"ring": call.ring, "return_lse": call.return_lse}
-        out, lse = tiled.attention(q, k, v, mask, scale=call.scale, q_start=q_start, kv_len=length, **words)
-        outs.append(out)
-        lses.append(lse)
-    return torch.cat(outs), torch.cat(lses)
-
-
-def _check_ring(mask: Mask, q, k, kv_len: int, lengths, q_start: int | None, record: bool) -> None:
-    """ValueError where a query may see an overwritten key, and for what a kv_len tensor leaves unknown."""
-    q_len, slots = q.shape[2], k.shape[2]
-    if lengths is None:
-        mask.check_shape(q_len, kv_len)
-        rings.check_int("mask", mask, q, kv_len, kv_len - q_len if q_start is None else q_start, slots)
-        return
-    if q_start is not None:
-        raise ValueError(f"q_start: given {q_start}; ring=True with a kv_len tensor needs the queries last, so None")
-    if record:
-        raise ValueError("record: True needs an int kv_len where ring=True: visits have a column for every tile")
-    rings.check_device("mask", mask, q_len, slots)
-
-
-def _check_mask(mask: Mask, q, kv_len: int) -> None:
-    mask.check_shape(q.shape[2], kv_len)
-    for leaf in mask.leaves():
-        for what, given, allowed in zip(("batches", "heads"), leaf.extent, q.shape[:2], strict=True):
-            if given not in (1, allowed):
-                raise ValueError(f"mask: {leaf!r} has {given} {what}; must be 1 or q's {allowed}")
 
 
 def _four_dims(mask: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:

@@ -11,8 +11,8 @@ import torch
 
 from ..config import TileConfig
 from ..mask import Mask, band, mask_of
-from . import api
-from .checks import check_tensors
+from . import eager
+from .call import AttentionArguments, check_tensors
 
 
 @torch.library.custom_op("blockskip::attention", mutates_args=())
@@ -35,10 +35,11 @@ def attention_op(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(out, lse); lse is empty if it was not asked for."""
     length = kv_len if kv_len_tensor is None else kv_len_tensor
-    found = api.attend(
+    given = AttentionArguments(
         q, k, v, _mask(mask, mask_tensors), scale, q_start, length, skip, impl,
         None if config is None else TileConfig.of(config), return_lse, False, ring, route,
     )  # fmt: skip
+    found = eager.attend(given)
     out, lse = found if return_lse else (found, _no_lse(q))
     return out.contiguous(), lse
 
@@ -54,10 +55,9 @@ def _(
     return out, lse
 
 
-def traced_attention(
-    q, k, v, mask, *, scale, q_start, kv_len, skip, impl, config, return_lse, record, ring, route
-):  # fmt: skip
+def traced_attention(given: AttentionArguments):
     """`blockskip.attention` while torch.compile or torch.export traces."""
+    q, k, v, mask, scale, q_start, kv_len, skip, impl, config, return_lse, record, ring, route = given
     if record:
         raise ValueError("record: True is not available while torch.compile traces; call attention eagerly")
     spec = (band(None, None) if mask is None else mask).spec()

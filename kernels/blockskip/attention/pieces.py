@@ -48,12 +48,17 @@ class Piece(NamedTuple):
     bias: Bias | None
 
 
+def rows_apart(x: torch.Tensor) -> torch.Tensor:
+    """`x` itself where its last dimension is dense and its rows do not overlap, else a copy: as products need it."""
+    return x if x.stride(-1) == 1 and x.stride(-2) >= x.shape[-1] else x.contiguous()
+
+
 class Part(NamedTuple):
-    """A piece's result: out [A, B, rows, D], and total * exp(top) [A, B, rows], the sum of its exponentials."""
+    """A piece's result: out [A, B, rows, D], and row_sum * exp(row_max) [A, B, rows], the sum of its exponentials."""
 
     out: torch.Tensor
-    top: torch.Tensor
-    total: torch.Tensor
+    row_max: torch.Tensor
+    row_sum: torch.Tensor
 
 
 def attend(pieces: list[Piece], scale: float, dtype: torch.dtype, exact: bool) -> tuple[torch.Tensor, torch.Tensor]:
@@ -66,7 +71,7 @@ def attend(pieces: list[Piece], scale: float, dtype: torch.dtype, exact: bool) -
         return _merge([_plain(*piece, scale) for piece in pieces])
     parts = [_flash(*piece, scale) for piece in pieces]
     if exact and pieces[0].q.dtype != torch.float32:
-        _sharpen(parts, pieces, scale, range(len(parts[0].top)))
+        _sharpen(parts, pieces, scale, range(len(parts[0].row_max)))
     elif len(parts) > 1:
         coarse = _coarse(parts, COARSE_FROM[dtype])
         _sharpen(parts, pieces, scale, coarse.flatten(1).any(1).nonzero().flatten().tolist())
@@ -77,7 +82,7 @@ def _sharpen(parts: list[Part], pieces: list[Piece], scale: float, chosen: Itera
     """Puts computed maxima and sums in the place of rounded logarithms, for some of the first dimension."""
     for first in chosen:
         for piece, part in zip(pieces, parts, strict=True):
-            part.top[first], part.total[first] = _sums(piece.q[first], piece.k[first], piece.bias, scale)
+            part.row_max[first], part.row_sum[first] = _sums(piece.q[first], piece.k[first], piece.bias, scale)
 
 
 def _flash(q, k, v, bias: Bias | None, scale: float) -> Part:
@@ -98,8 +103,8 @@ def _plain(q, k, v, bias: Bias | None, scale: float) -> Part:
     if bias is None and keys > PLAIN_KEYS:
         steps = zip(k.split(PLAIN_KEYS, -2), v.split(PLAIN_KEYS, -2), strict=True)
         return _join([_plain(q, *step, bias=None, scale=scale) for step in steps])
-    weights, top, total = _weights(q, k, bias, scale)
-    return Part((weights @ v.float()) / total.masked_fill(total == 0, 1), top.squeeze(-1), total.squeeze(-1))
+    weights, row_max, row_sum = _weights(q, k, bias, scale)
+    return Part((weights @ v.float()) / row_sum.masked_fill(row_sum == 0, 1), row_max.squeeze(-1), row_sum.squeeze(-1))
 
 
 def _weights(q, k, bias: Bias | None, scale: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -107,52 +112,54 @@ def _weights(q, k, bias: Bias | None, scale: float) -> tuple[torch.Tensor, torch
     scores = (q.float() @ k.float().mT).mul_(scale)
     if bias is not None:
         scores += bias.values
-    top = scores.amax(-1, keepdim=True)
-    top = top.masked_fill(top == float("-inf"), 0)
-    weights = scores.sub_(top).exp_()
-    return weights, top, weights.sum(-1, keepdim=True)
+    row_max = scores.amax(-1, keepdim=True)
+    row_max = row_max.masked_fill(row_max == float("-inf"), 0)
+    weights = scores.sub_(row_max).exp_()
+    return weights, row_max, weights.sum(-1, keepdim=True)
 
 
 def _sums(q, k, bias: Bias | None, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """(top, total) of a piece's rows, without its values."""
+    """(row_max, row_sum) of a piece's rows, without its values."""
     steps = []
     for first in range(0, k.shape[-2], SCORE_KEYS):
         keys = slice(first, first + SCORE_KEYS)
         some = None if bias is None else Bias(bias.values[:, keys], None)
-        _, top, total = _weights(q, k[..., keys, :], some, scale)
-        steps.append((top.squeeze(-1), total.squeeze(-1)))
-    return _sum([top for top, _ in steps], [total for _, total in steps])[:2]
+        _, row_max, row_sum = _weights(q, k[..., keys, :], some, scale)
+        steps.append((row_max.squeeze(-1), row_sum.squeeze(-1)))
+    return _sum([row_max for row_max, _ in steps], [row_sum for _, row_sum in steps])[:2]
 
 
 def _coarse(parts: list[Part], limit: float) -> torch.Tensor:
     """bool [A, B, rows]: where rounded logarithms weigh more than one part that counts."""
-    tops = torch.stack([part.top for part in parts])
-    top = tops.amax(0)
-    return (top.abs() > limit) & ((tops > top + FAINT).sum(0) > 1)
+    row_maxes = torch.stack([part.row_max for part in parts])
+    row_max = row_maxes.amax(0)
+    return (row_max.abs() > limit) & ((row_maxes > row_max + FAINT).sum(0) > 1)
 
 
-def _sum(tops: list[torch.Tensor], totals: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
-    """(top, total, what each of the given has of that total) of a sum of totals * exp(tops)."""
-    empty = [total == 0 for total in totals]
-    seen = [top.masked_fill(none, float("-inf")) for top, none in zip(tops, empty, strict=True)]
-    top = torch.stack(seen).amax(0)
-    top = top.masked_fill(top == float("-inf"), 0)
-    shares = [total * (own - top).exp() for own, total in zip(seen, totals, strict=True)]
-    return top, torch.stack(shares).sum(0), shares
+def _sum(
+    row_maxes: list[torch.Tensor], row_sums: list[torch.Tensor]
+) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
+    """(row_max, row_sum, what each of the given has of that row_sum) of a sum of row_sums * exp(row_maxes)."""
+    empty = [row_sum == 0 for row_sum in row_sums]
+    seen = [row_max.masked_fill(none, float("-inf")) for row_max, none in zip(row_maxes, empty, strict=True)]
+    row_max = torch.stack(seen).amax(0)
+    row_max = row_max.masked_fill(row_max == float("-inf"), 0)
+    shares = [row_sum * (own - row_max).exp() for own, row_sum in zip(seen, row_sums, strict=True)]
+    return row_max, torch.stack(shares).sum(0), shares
 
 
 def _join(parts: list[Part]) -> Part:
     """One part from those over disjoint keys."""
     if len(parts) == 1:
         return parts[0]
-    top, total, shares = _sum([part.top for part in parts], [part.total for part in parts])
-    divisor = total.masked_fill(total == 0, 1)
+    row_max, row_sum, shares = _sum([part.row_max for part in parts], [part.row_sum for part in parts])
+    divisor = row_sum.masked_fill(row_sum == 0, 1)
     out = parts[0].out.float() * (shares[0] / divisor).unsqueeze(-1)
     for part, share in zip(parts[1:], shares[1:], strict=True):
         out += part.out.float() * (share / divisor).unsqueeze(-1)
-    return Part(out, top, total)
+    return Part(out, row_max, row_sum)
 
 
 def _merge(parts: list[Part]) -> tuple[torch.Tensor, torch.Tensor]:
-    out, top, total = _join(parts)
-    return out, top + total.log()
+    out, row_max, row_sum = _join(parts)
+    return out, row_max + row_sum.log()

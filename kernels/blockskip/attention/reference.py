@@ -40,12 +40,12 @@ def attention(
     seen = kept.any(-2, keepdim=True).mT  # what no query sees may hold NaN, and 0 * NaN is NaN
     k, v = (x.to(dtype).repeat_interleave(q.shape[1] // x.shape[1], 1).masked_fill(~seen, 0) for x in (k, v))
     scores = (q.to(dtype) @ k.mT * scale).masked_fill(~kept, float("-inf"))
-    top = scores.amax(-1, keepdim=True)
-    top = top.masked_fill(top == float("-inf"), 0)
-    weights = (scores - top).exp()
-    total = weights.sum(-1, keepdim=True)
-    out = weights @ v / total.masked_fill(total == 0, 1)
-    return out.to(q.dtype), (top + total.log()).squeeze(-1).float()
+    row_max = scores.amax(-1, keepdim=True)
+    row_max = row_max.masked_fill(row_max == float("-inf"), 0)
+    weights = (scores - row_max).exp()
+    row_sum = weights.sum(-1, keepdim=True)
+    out = weights @ v / row_sum.masked_fill(row_sum == 0, 1)
+    return out.to(q.dtype), (row_max + row_sum.log()).squeeze(-1).float()
 
 
 def _kept(mask: Mask, q: torch.Tensor, keys: torch.Tensor, q_start: int | torch.Tensor) -> torch.Tensor:

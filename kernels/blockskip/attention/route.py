@@ -1,17 +1,22 @@
-"""Which kernel `attention` takes for a few last queries: the one for prefill, or split-K decode. One place decides."""
+"""Which kernel `attention` takes for a few last queries, prefill's or decode's, and the plan of the one it takes."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from ..mask import Band
-from .checks import LARGEST_POSITION
-from .decode_plan import LONGEST_QUERY, DecodeCall
+from ..config import TileConfig
+from ..gpu import HOPPER, capability_of
+from ..mask import Band, Mask
+from ..tilemap import TileMap
+from ..tuned import Origin
+from .call import LARGEST_POSITION, AttentionCall, DecodeCall, choose_impl
+from .decode.plan import LONGEST_QUERY, DecodePlan, make_decode_plan
+from .prefill.plan import PrefillPlan, make_prefill_plan
 
-if TYPE_CHECKING:
-    from .plan import Call
+PYTORCH_KEYS = 64
+"""Keys of a tile where a plan only shows which ones are read."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +28,106 @@ class Route:
 
 
 PREFILL = Route("prefill", "asked for")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What `attention` will do. One of `prefill` and `decode` is None: see `route`, which says why.
+
+    config: None for `reference` and for decode in PyTorch; packed: GQA heads share a tile; splits: 1 in prefill.
+    origin: where the prefill kernel's config is from.
+    """
+
+    impl: str
+    reason: str
+    route: Route
+    mask: Mask
+    group: int
+    q_len: int
+    kv_len: int
+    q_start: int
+    prefill: PrefillPlan | None
+    decode: DecodePlan | None
+
+    @property
+    def kernel(self) -> str:
+        """prefill | decode."""
+        return self.route.kernel
+
+    @property
+    def _chosen(self) -> PrefillPlan | DecodePlan:
+        chosen = self.decode or self.prefill
+        assert chosen is not None
+        return chosen
+
+    @property
+    def config(self) -> TileConfig | None:
+        return self._chosen.config
+
+    @property
+    def skip(self) -> str:
+        return "bounds" if self.prefill is None else self.prefill.skip
+
+    @property
+    def packed(self) -> bool:
+        return self.group > 1 if self.prefill is None else self.prefill.packed
+
+    @property
+    def splits(self) -> int:
+        return 1 if self.decode is None else self.decode.splits
+
+    @property
+    def origin(self) -> Origin | None:
+        return None if self.prefill is None else self.prefill.origin
+
+    @property
+    def queries_per_tile(self) -> int:
+        """Of decode all: every program goes over the keys that some query sees."""
+        return self.q_len if self.prefill is None else self.prefill.queries_per_tile
+
+    @functools.cached_property
+    def tilemap(self) -> TileMap | None:
+        """The map of the launch's tiles for batch 0 and head 0; None for `reference`.
+
+        Decode in PyTorch has no tiles: its map is of all queries x 64 keys.
+        """
+        if self.prefill is not None:
+            return self.prefill.tilemap
+        block_n = PYTORCH_KEYS if self.config is None else self.config.block_n
+        return TileMap.build(self.mask, self.q_len, self.kv_len, self.q_len, block_n, self.q_start)
+
+    def __str__(self):
+        lines = [f"impl    {self.impl}: {self.reason}", f"kernel  {self.kernel}: {self.route.reason}"]
+        lines += [f"skip    {self.skip}"]
+        if self.config is not None and self.tilemap is not None:
+            tiles = f"{self.queries_per_tile} queries x {self.config.block_n} keys"
+            packed = f"; {self.group} query heads packed into each tile" if self.packed else ""
+            config = f"{self.config}: " if self.impl == "triton" else ""  # PyTorch has no warps and no stages
+            origin = f"; {self.origin}" if self.origin is not None else ""
+            lines += [f"config  {config}{tiles}{packed}{origin}", f"tiles   {self.tilemap.summary()}"]
+        if self.decode is not None and self.config is not None:
+            lines += [self.decode.splits_line()]
+        return "\n".join(lines)
+
+
+def make_plan(call: AttentionCall) -> Plan:
+    """Raises ValueError for what the chosen implementation cannot do."""
+    impl, reason = choose_impl(call)
+    route = choose_route(call, impl, capability_of(call.q.device))
+    prefill = decode = None
+    if route.kernel == "decode":
+        decode = make_decode_plan(checked_decode(call, impl))
+    else:
+        prefill = make_prefill_plan(call, impl)
+    sizes = call.q.shape[2], call.planned_kv_len, call.planned_q_start
+    return Plan(impl, reason, route, call.mask, call.group, *sizes, prefill, decode)
+
+
+def checked_decode(call: AttentionCall, impl: str) -> DecodeCall:
+    """The same call for decode, where the route is decode's."""
+    made = as_decode(call, impl)
+    assert isinstance(made, DecodeCall)
+    return made
 
 
 @dataclass(frozen=True)
@@ -51,7 +156,7 @@ CROSSOVERS = (
 )
 
 
-def choose_route(call: Call, impl: str, capability: tuple[int, int] | None) -> Route:
+def choose_route(call: AttentionCall, impl: str, capability: tuple[int, int] | None) -> Route:
     """The route of a checked call that `impl` does; capability is None where no GPU is asked.
 
     Raises ValueError for route="decode" where that cannot be.
@@ -67,7 +172,7 @@ def choose_route(call: Call, impl: str, capability: tuple[int, int] | None) -> R
     return Route("decode" if takes else "prefill", reason)
 
 
-def as_decode(call: Call, impl: str) -> DecodeCall | str:
+def as_decode(call: AttentionCall, impl: str) -> DecodeCall | str:
     """The same call for decode, or why there is none."""
     q_len, mask = call.q.shape[2], call.mask
     if impl == "reference":
@@ -111,7 +216,7 @@ def _measured(call: DecodeCall, impl: str, capability: tuple[int, int] | None) -
     keys = live_keys(call)
     if impl == "tiled":
         return True, f"{keys} live keys; in PyTorch decode reads the same keys and plans no tile map"
-    row = crossover(capability or (9, 0), call.q.shape[3])
+    row = crossover(capability or HOPPER, call.q.shape[3])
     where = "from" if keys >= row.keys else "below"
     return keys >= row.keys, f"{keys} live keys, {where} the crossover of {row.keys} ({row.source})"
 

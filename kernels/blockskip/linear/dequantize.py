@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ..device import wide
+from ..launching.primitives import wide
 
 
 @triton.jit
@@ -66,5 +66,5 @@ def dequantize(
         value = (value - CENTRE) * scale + read_metadata(meta.shift, meta.shift_step, group, block, ok)
     else:
         value = (value - read_metadata(meta.shift, meta.shift_step, group, block, ok)) * scale
-    place = out + wide(first) * 32 + i[:, None] * 32 + tl.arange(0, 32)[None, :]
-    tl.store(place, value.to(out.dtype.element_ty), mask=ok[:, None])
+    pointers = out + wide(first) * 32 + i[:, None] * 32 + tl.arange(0, 32)[None, :]
+    tl.store(pointers, value.to(out.dtype.element_ty), mask=ok[:, None])

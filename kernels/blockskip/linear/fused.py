@@ -10,7 +10,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ..device import wide
+from ..launching.primitives import wide
 
 
 @triton.jit
@@ -111,6 +111,6 @@ def fused(
         acc = tl.dot(weights.to(x.dtype.element_ty), activations, acc, input_precision="ieee")
     if bias is not None:
         acc += tl.load(bias + n0 + rows).to(tl.float32)[:, None]
-    place = out + (wide(split) * M + m0) * N + n0
+    start = out + (wide(split) * M + m0) * N + n0
     real = (n0 + n < N)[:, None] & (m0 + m < M)[None, :]
-    tl.store(place + m[None, :] * N + n[:, None], acc.to(out.dtype.element_ty), mask=real)
+    tl.store(start + m[None, :] * N + n[:, None], acc.to(out.dtype.element_ty), mask=real)

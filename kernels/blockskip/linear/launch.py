@@ -10,9 +10,12 @@ from typing import NamedTuple
 
 import torch
 
-from ..config import SMALLEST_CAPABILITY
-from ..device import interpreting, overlaps
-from ..dispatch import DISPATCHER, Launch, Ready, Step
+from ..gpu import capability_of, check_capability
+from ..launching.dispatch import DISPATCHER, Launch
+from ..launching.primitives import interpreting
+from ..launching.ready import Ready, Step
+from ..launching.repeated import REPEATED, Kind
+from ..launching.view import overlaps
 from .dequantize import dequantize
 from .fused import fused
 from .hopper.plan import HopperConfig
@@ -89,41 +92,39 @@ def linear(
     config: MatvecConfig | None = None,
     metadata: Metadata | None = None,
     plan: LinearPlan | None = None,
-    place: list | None = None,
+    kind: Kind | None = None,
 ) -> torch.Tensor:
     """x [M, K] -> [M, N] in x's dtype; see `blockskip.linear`.
 
     plan: `route.make_plan`'s, which is asked where none is given.
     config: the matvec's, for tuning and for showing what its choices gain.
     metadata: `metadata_of(w, config)`, so that it need not be laid out anew in each call.
-    place: where f(x, w, bias), ready for calls of this kind, is put (`repeat.place_of`), if one serves them.
+    kind: of the call; what is prepared is kept for all of that kind, if it serves them.
     """
     _check_device(x.device)
     plan, given = plan or make_plan(x, w, "triton", "measured"), x.dtype
-    if plan.kernel == "dequantise":
+    if plan.kernel == "dequantize":
         return _many_rows(x, w, bias)
     if isinstance(plan.config, HopperConfig):
-        from .hopper.launch import ready_product  # Gluon is not asked for where it is not used
+        from .hopper.launch import ready_product  # Gluon is imported only where it is used
 
         call = ready_product(x, w, bias, plan.config)
-        if place is not None:
-            place.append(call)
+        REPEATED.put(kind, call)
         return call(x, w, bias)
     emulate = interpreting() and given == torch.bfloat16
     # bfloat16 is wrong in Triton's interpreter: there the kernels compute in float32 and torch rounds at the end
     if interpreting() and (plan.kernel == "matvec" or emulate) and given != torch.float32:
-        x, bias, place = x.float(), None if bias is None else bias.float(), None
+        x, bias, kind = x.float(), None if bias is None else bias.float(), None
     if (readable := _readable(w)) is not w:
-        w, place = readable, None
+        w, kind = readable, None
     if plan.kernel == "fused":
         call = partial(_fused, _ready_fused(x, w, bias, plan, emulate))
     else:
         config = config or matvec_config(x.shape[0])
         ready = _ready_matvec(x, w, bias, config, metadata or metadata_of(w, config))
         call = partial(_matvec, ready, config, metadata)
-    if place is not None:
-        assert metadata is None  # else the weight's own would not be looked at
-        place.append(call)
+    assert kind is None or metadata is None  # else the weight's own would not be looked at
+    REPEATED.put(kind, call)
     return call(x, w, bias).to(given)
 
 
@@ -137,7 +138,7 @@ def _readable(w: QuantizedWeight) -> QuantizedWeight:
 
 def _matvec(ready: Ready, config: MatvecConfig, metadata: Metadata | None, x, w: QuantizedWeight, bias) -> torch.Tensor:
     metadata = metadata_of(w, config) if metadata is None else metadata
-    return ready(x, _dense(bias), words_of(w), *metadata)[0]
+    return ready(x, _dense(bias), packed_codes(w), *metadata)[0]
 
 
 def _dense(bias: torch.Tensor | None) -> torch.Tensor | None:
@@ -150,28 +151,28 @@ def _ready_matvec(x, w: QuantizedWeight, bias, config: MatvecConfig, metadata: M
 
     def steps(inputs, made):
         x, bias, data, *metadata = inputs
-        out, words, step, total = made
-        yield Step(round_activations, prepare_rounding(x, w, words, step, total, overlap), {})
-        rounded = words, step, total, bias, out
+        out, codes, step, total = made
+        yield Step(round_activations, prepare_rounding(x, w, codes, step, total, overlap), {})
+        rounded = codes, step, total, bias, out
         second = prepare_matvec(w, Metadata(*metadata), *rounded, config, overlap, data)
         yield Step(kernel_of(config), second, config.options(overlap))
 
     (rows, k), real = x.shape, torch.float32
     rounded = ((rows, 2, k // 8), torch.int32), ((rows, k // BLOCK), real), ((rows, k // BLOCK), real)
-    rooms = ((rows, w.shape[0]), x.dtype), *rounded
-    return Ready((x, _dense(bias), words_of(w), *metadata), rooms, steps)
+    memory = ((rows, w.shape[0]), x.dtype), *rounded
+    return Ready((x, _dense(bias), packed_codes(w), *metadata), memory, steps)
 
 
-def words_of(w: QuantizedWeight) -> torch.Tensor:
+def packed_codes(w: QuantizedWeight) -> torch.Tensor:
     """w.data as int32, four bytes of codes each."""
     return w.data.view(torch.int32)
 
 
-def prepare_rounding(x, w: QuantizedWeight, words, step, total, overlap: bool = False) -> Launch:
+def prepare_rounding(x, w: QuantizedWeight, codes, step, total, overlap: bool = False) -> Launch:
     """The launch that rounds x [M, K] to int8."""
     constants = {"K": w.shape[1], "BITS": w.bits, "BLOCKS": ROUNDING_BLOCKS, "OVERLAP": overlap}
     grid = (cdiv(w.shape[1] // BLOCK, ROUNDING_BLOCKS), x.shape[0])
-    return Launch((x, *x.stride(), words, step, total), constants, grid)
+    return Launch((x, *x.stride(), codes, step, total), constants, grid)
 
 
 def kernel_of(config: MatvecConfig):
@@ -180,11 +181,11 @@ def kernel_of(config: MatvecConfig):
 
 
 def prepare_matvec(
-    w: QuantizedWeight, metadata, words, step, total, bias, out, config: MatvecConfig, overlap: bool = False, data=None
+    w: QuantizedWeight, metadata, codes, step, total, bias, out, config: MatvecConfig, overlap: bool = False, data=None
 ) -> Launch:
     """The launch of the matvec on rounded activations; with `overlap` it goes with the option `launch_pdl`.
 
-    bias: contiguous, or None. data: `words_of(w)`, from whoever needs to know it again.
+    bias: contiguous, or None. data: `packed_codes(w)`, from whoever needs to know it again.
     """
     constants = {
         "K": w.shape[1],
@@ -198,9 +199,9 @@ def prepare_matvec(
         "ASM": not interpreting(),
         "OVERLAP": overlap,
     }
-    data = words_of(w) if data is None else data
+    data = packed_codes(w) if data is None else data
     group_stride = w.shape[0] if config.strided else None
-    arguments = (data, metadata, words, step, total, bias, out, group_stride, w.shape[0])
+    arguments = (data, metadata, codes, step, total, bias, out, group_stride, w.shape[0])
     return Launch(arguments, constants, (cdiv(w.shape[0], config.block_n),))
 
 
@@ -283,8 +284,6 @@ def cdiv(a: int, b: int) -> int:
 
 
 def _check_device(device: torch.device) -> None:
-    if device.type == "cuda" and torch.cuda.get_device_capability(device) < SMALLEST_CAPABILITY:
-        major, minor = torch.cuda.get_device_capability(device)
-        raise ValueError(
-            f"impl: 'triton' needs compute capability 8.0 or higher, this device has {major}.{minor}; use impl='tiled'"
-        )
+    capability = capability_of(device)
+    if capability is not None:
+        check_capability(capability)

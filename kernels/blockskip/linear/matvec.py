@@ -16,11 +16,14 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from ..device import wide
+from ..launching.primitives import wide
+from .metadata import SPAN as STEP_SPAN
 
 ROUND = tl.constexpr(12582912.0)
 """1.5 * 2**23: adding it to a float32 below 2**22 and taking it away rounds to the nearest integer, ties to even."""
 NOT_FINITE = tl.constexpr(0x7F800000)
+SPAN = tl.constexpr(STEP_SPAN)
+"""Weights of a row that share a step."""
 
 
 @triton.jit
@@ -43,10 +46,10 @@ def dp4a(a, b, c, ASM: tl.constexpr):
 
 @triton.jit
 def round_activations(
-    x, row_stride, col_stride, words, step, total,
+    x, row_stride, col_stride, codes, step, total,
     K: tl.constexpr, BITS: tl.constexpr, BLOCKS: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
-    """Row program_id(1) of x, in blocks of 32: int8 words [rows, 2, K / 8], steps and code sums [rows, K / 32].
+    """Row program_id(1) of x, in blocks of 32: int8 codes, four an int32 [rows, 2, K / 8], steps and code sums [rows, K / 32].
 
     A block's step is its largest magnitude / 127. One with a value that is not finite gets codes 0 and that step, so
     that its products are NaN. OVERLAP: the matvec may be launched while this runs.
@@ -72,8 +75,8 @@ def round_activations(
     code = ((tl.div_rn(v, divisor) + ROUND) - ROUND).to(tl.int32)
     code = tl.minimum(tl.maximum(code, -127), 127)  # a subnormal step is too coarse for the quotient
     packed = tl.reshape(tl.sum((code & 0xFF) << (byte * 8), axis=3), [BLOCKS, 2, 4])
-    place = tl.arange(0, 2)[None, :, None] * (ALL * 4) + b[:, None, None] * 4 + tl.arange(0, 4)[None, None, :]
-    tl.store(words + wide(row) * (ALL * 8) + place, packed, mask=(b < ALL)[:, None, None])
+    offset = tl.arange(0, 2)[None, :, None] * (ALL * 4) + b[:, None, None] * 4 + tl.arange(0, 4)[None, None, :]
+    tl.store(codes + wide(row) * (ALL * 8) + offset, packed, mask=(b < ALL)[:, None, None])
     tl.store(step + wide(row) * ALL + b, s, mask=b < ALL)
     tl.store(total + wide(row) * ALL + b, tl.sum(tl.reshape(code, [BLOCKS, 32]), axis=1).to(tl.float32), mask=b < ALL)
 
@@ -117,8 +120,7 @@ def load_weights(
     BITS: tl.constexpr,
     BLOCKS: tl.constexpr,
 ):
-    """A tuple: int32 words [rows, BLOCKS * 4] (two for int8), then what there is of `meta`, [rows, BLOCKS] each."""
-    SPAN: tl.constexpr = 256  # pyright: ignore[reportAssignmentType]  # weights of a row that share a step
+    """A tuple: int32 [rows, BLOCKS * 4], four bytes of codes each (two for int8), then what there is of `meta`, [rows, BLOCKS] each."""
     ALL: tl.constexpr = K // 32
     CHECK: tl.constexpr = ALL % BLOCKS != 0
     word = (b0 * 4 + tl.arange(0, BLOCKS * 4))[None, :]
@@ -158,7 +160,7 @@ def multiply(
     sums,
     loaded,
     meta,
-    words,
+    codes,
     step,
     total,
     rows,
@@ -186,7 +188,7 @@ def multiply(
         shift = decoded(loaded, meta.shift_step, SHIFT)
     new = ()
     for m in tl.static_range(len(sums)):  # pyright: ignore[reportGeneralTypeIssues]
-        a = words + m * ALL * 8 + word
+        a = codes + m * ALL * 8 + word
         dot = dp4a(first, load_activations(a, word < ALL * 4, CHECK), tl.zeros(first.shape, tl.int32), ASM)
         dot = dp4a(second, load_activations(a + ALL * 4, word < ALL * 4, CHECK), dot, ASM)
         whole = tl.sum(tl.reshape(dot, [dot.shape[0], BLOCKS, 4]), axis=2).to(tl.float32)  # in one thread
@@ -210,7 +212,7 @@ def multiply(
 def matvec(
     data,
     meta,
-    words,
+    codes,
     step,
     total,
     bias,
@@ -231,7 +233,7 @@ def matvec(
     """out [ROWS, N] = activations x weights^T + bias, BLOCK_N weight rows a program, BLOCKS blocks of 32 a step.
 
     data: int32 view of the packed weight. meta: `launch.Metadata`, [N, K / GROUP] and steps [N, K / 256]; OFFSET says
-    that its shift is added to (code - CENTRE) * scale and is no zero point. words, step, total as `round_activations`
+    that its shift is added to (code - CENTRE) * scale and is no zero point. codes, step, total as `round_activations`
     leaves them; bias may be None. Sums run in an order that the constants fix. group_stride: None, or N for metadata
     [K / GROUP, N], which costs a cache line a value: kept to show that. OVERLAP: it is launched early, loads its first
     weights and then waits for the activations.
@@ -252,9 +254,9 @@ def matvec(
     last = LAST if ROWS <= 4 else tl.minimum(N, 1) * LAST
     for b0 in tl.range(0, last, BLOCKS):
         following = load_weights(data, meta, n0, rows, b0 + BLOCKS, group_stride, K, GROUP, BITS, BLOCKS)
-        sums = multiply(sums, loaded, meta, words, step, total, rows, b0, K, BITS, CENTRE, OFFSET, BLOCKS, ASM)
+        sums = multiply(sums, loaded, meta, codes, step, total, rows, b0, K, BITS, CENTRE, OFFSET, BLOCKS, ASM)
         loaded = following
-    sums = multiply(sums, loaded, meta, words, step, total, rows, LAST, K, BITS, CENTRE, OFFSET, BLOCKS, ASM)
+    sums = multiply(sums, loaded, meta, codes, step, total, rows, LAST, K, BITS, CENTRE, OFFSET, BLOCKS, ASM)
     for m in tl.static_range(ROWS):  # pyright: ignore[reportGeneralTypeIssues]
         y = tl.sum(sums[m], axis=1)
         if bias is not None:
@@ -262,5 +264,5 @@ def matvec(
         tl.store(out + wide(m) * N + n0 + n, y.to(out.dtype.element_ty), mask=n0 + n < N)
 
 
-matvec_scalar = triton.jit(do_not_specialize_on_alignment=["meta", "step", "total", "bias", "words"])(matvec.fn)
+matvec_scalar = triton.jit(do_not_specialize_on_alignment=["meta", "step", "total", "bias", "codes"])(matvec.fn)
 """The same kernel told nothing of where the activations begin: it loads 4 bytes at a time. Kept to show the cost."""

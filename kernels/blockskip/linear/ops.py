@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import torch
 
-from . import api
+from . import eager
 from .weight import QuantizedWeight
 
 
@@ -27,7 +27,7 @@ def linear_op(
 ) -> torch.Tensor:
     """`blockskip.linear` of a weight's tensors."""
     w = QuantizedWeight(data, scale, zero, x.dtype, minimum, middle, scale_step, minimum_step)
-    return api.multiply(x, w, bias, impl, route)
+    return eager.multiply(x, w, bias, impl, route)
 
 
 @linear_op.register_fake
@@ -35,7 +35,7 @@ def _(
     x, data, scale, zero, bias, impl, minimum=None, middle=None, scale_step=None, minimum_step=None, route="measured"
 ):
     w = QuantizedWeight(data, scale, zero, x.dtype, minimum, middle, scale_step, minimum_step)
-    api.check(x, w, bias, impl, route)
+    eager.check(x, w, bias, impl, route)
     return x.new_empty((*x.shape[:-1], w.shape[0]))
 
 

@@ -2,23 +2,25 @@
 
 Up to eight rows of activations there is the dp4a matvec alone, because rounding activations to int8 is the operation's
 meaning there. Beyond, the packed weight is either turned to floats inside the product (`fused`: it is read once, but
-unpacked again for each block of rows), or once for all rows before a product of torch's (`dequantise`). A weight in
+unpacked again for each block of rows), or once for all rows before a product of torch's (`dequantize`). A weight in
 tiles has a fused kernel of its own on Hopper, at any number of rows, and no matvec.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
+from ..gpu import Gpu, capability_of
 from .activations import MOST_ROWS, are_rounded
 from .hopper.plan import HopperConfig, choose_config
 from .weight import BLOCK, QuantizedWeight
 
-ROUTES = ("measured", "matvec", "fused", "dequantise")
-MULTIPROCESSORS_ASSUMED = 132
-"""Where there is no GPU to ask (the interpreter): an H100's and H200's."""
+ROUTES = ("measured", "matvec", "fused", "dequantize")
+RECORDED_SPELLINGS = {"dequantise": "dequantize"}
+"""Spellings of routes in recorded runs, and the names of today: both are taken."""
 FEW_ROWS = 32
 """Up to here two programs a multiprocessor pay, beyond one: their tiles take more registers and more of the time."""
 LEAST_STEPS = 8
@@ -27,7 +29,7 @@ LEAST_STEPS = 8
 
 TILED_ROWS = 512
 """Rows up to which the fused kernel is taken for a weight in tiles. Predicted beyond 128: as many blocks of 128 as take
-102.5 us at 43008 x 5376 and 36.5 at 16384 x 5376 on an NVIDIA H200, where `dequantise` took 493 and 194 at 512."""
+102.5 us at 43008 x 5376 and 36.5 at 16384 x 5376 on an NVIDIA H200, where `dequantize` took 493 and 194 at 512."""
 HOPPER = 9
 """The major compute capability that the kernel for tiles is written for."""
 
@@ -45,7 +47,7 @@ class FusedConfig:
 
 @dataclass(frozen=True)
 class LinearPlan:
-    """What `linear` will do. kernel: matvec, fused or dequantise; None for `reference` and `tiled`.
+    """What `linear` will do. kernel: matvec, fused or dequantize; None for `reference` and `tiled`.
 
     config: the fused kernel's; splits: shares along K that are summed in a launch of their own.
     """
@@ -83,7 +85,7 @@ class Crossover:
 H100 = "measured on an NVIDIA H100 80GB HBM3 in CUDA graphs"
 CROSSOVERS = (
     # The first row that fits is taken. Where two shapes disagree, the number of rows (of those measured) at which the
-    # larger of their relative losses is the least. Medians of fused / dequantise in us at 16, 64, 128, 256 and 512
+    # larger of their relative losses is the least. Medians of fused / dequantize in us at 16, 64, 128, 256 and 512
     # rows: 21504 x 5376; 8192 x 5376.
     # 56/188, 90/186, 137/215, 195/228, 368/274; 27/73, 39/73, 44/85, 71/91, 133/113.
     Crossover((9, 0), 4, False, 32, 256, H100),
@@ -117,7 +119,7 @@ def choose_kernel(
 ) -> tuple[str, str]:
     """(kernel, reason) for a weight in rows. ValueError where an asked-for route cannot be."""
     if are_rounded(rows, w):
-        if route in ("fused", "dequantise"):
+        if route in ("fused", "dequantize"):
             raise ValueError(
                 f"route: given {route!r} with {rows} rows; up to {MOST_ROWS} rows activations are rounded to int8, "
                 "which the matvec does; use 'measured' or 'matvec'"
@@ -128,11 +130,11 @@ def choose_kernel(
     if dtype == torch.float32:
         if route == "fused":
             raise ValueError("route: given 'fused' with float32 activations; it takes float16 and bfloat16")
-        return "dequantise", "float32 activations, which tensor cores would round"
+        return "dequantize", "float32 activations, which tensor cores would round"
     if route != "measured":
         return route, "asked for"
     found = crossover(w, capability)
-    kernel = "fused" if rows <= found.rows else "dequantise"
+    kernel = "fused" if rows <= found.rows else "dequantize"
     return kernel, f"{rows} rows, fused is taken up to {found.rows} ({found.source})"
 
 
@@ -152,12 +154,12 @@ def _choose_for_tiles(
     if route == "matvec":
         raise ValueError("route: given 'matvec' for a weight in tiles, which it does not read; use w.packed('rows')")
     if route == "fused" and reason is not None:
-        raise ValueError(f"route: given 'fused', which cannot be: {reason}; use 'dequantise' or 'measured'")
+        raise ValueError(f"route: given 'fused', which cannot be: {reason}; use 'dequantize' or 'measured'")
     if route != "measured":
         return route, "asked for"
     if reason is not None:
-        return "dequantise", reason
-    kernel = "fused" if rows <= TILED_ROWS else "dequantise"
+        return "dequantize", reason
+    kernel = "fused" if rows <= TILED_ROWS else "dequantize"
     return kernel, f"{rows} row{'s' if rows > 1 else ''} of a weight in tiles, fused is taken up to {TILED_ROWS}"
 
 
@@ -177,24 +179,27 @@ def fused_splits(rows: int, w: QuantizedWeight, config: FusedConfig, multiproces
     return max(1, min(wanted, steps // LEAST_STEPS))
 
 
+def spelled(route: Any) -> Any:
+    """The route by its name in `ROUTES`, where it is given as runs recorded it."""
+    return RECORDED_SPELLINGS.get(route, route) if isinstance(route, str) else route
+
+
 def make_plan(x: torch.Tensor, w: QuantizedWeight, impl: str, route: str) -> LinearPlan:
     """The plan of a checked call that `impl` (never auto) does; x is [rows, K]."""
+    route = spelled(route)
     if impl != "triton":
         if route != "measured":
             raise ValueError(f"route: given {route!r} with impl={impl!r}, which has one way; use impl='triton'")
         return LinearPlan(impl, None, None, 1, "asked for")
-    capability, multiprocessors = (9, 0), MULTIPROCESSORS_ASSUMED
-    if x.is_cuda:
-        device = torch.cuda.get_device_properties(x.device)
-        capability, multiprocessors = (device.major, device.minor), device.multi_processor_count
+    gpu = Gpu.of(x.device)
     if w.packing == "tiles":
-        kernel, reason = _choose_for_tiles(x.shape[0], x.dtype, w, route, capability if x.is_cuda else None)
+        kernel, reason = _choose_for_tiles(x.shape[0], x.dtype, w, route, capability_of(x.device))
     else:
-        kernel, reason = choose_kernel(x.shape[0], x.dtype, w, route, capability)
+        kernel, reason = choose_kernel(x.shape[0], x.dtype, w, route, gpu.capability)
     if kernel != "fused":
         return LinearPlan(impl, kernel, None, 1, reason)
     if w.packing == "tiles":
         n, k = w.shape
-        return LinearPlan(impl, kernel, choose_config(x.shape[0], n, k, multiprocessors), 1, reason)
+        return LinearPlan(impl, kernel, choose_config(x.shape[0], n, k, gpu.sms), 1, reason)
     config = fused_config(x.shape[0], w)
-    return LinearPlan(impl, kernel, config, fused_splits(x.shape[0], w, config, multiprocessors), reason)
+    return LinearPlan(impl, kernel, config, fused_splits(x.shape[0], w, config, gpu.sms), reason)

@@ -18,11 +18,14 @@ DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 BLOCK = 32
 """Weights that stand together in memory, and that meet one int8 step of the activations."""
 QUANTIZE_ELEMENTS = 1 << 22
-"""Weights that are looked at together while quantising, dequantising, or measuring the error."""
+"""Weights that are looked at together while quantising, dequantizing, or measuring the error."""
 SHIFTS = ("zero", "minimum", "middle")
 STEPS = {"scale": "scale_step", "minimum": "minimum_step"}
 TENSORS = ("data", "scale", *SHIFTS, *STEPS.values())
 """The tensors of a weight, by name: what a state_dict holds and an operator takes."""
+
+FUNCTIONS: dict[Callable, Callable] = {}
+"""torch's functions that take a packed weight, and what does them; `api` enters its own."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -288,8 +291,8 @@ class QuantizedWeight:
         A class that has this method is no plain tensor to torch's modules: they call their linear layers then, where
         they would hand the weights to a kernel of their own (nn.TransformerEncoderLayer).
         """
-        if func is torch.nn.functional.linear:
-            return _functional_linear(*args, **(kwargs or {}))
+        if func in FUNCTIONS:
+            return FUNCTIONS[func](*args, **(kwargs or {}))
         name = getattr(func, "__name__", func)
         raise TypeError(f"{name}: given a QuantizedWeight, which no function of torch takes; use .dequantize()")
 
@@ -307,12 +310,6 @@ class QuantizedWeight:
 def _check_float(dtype: torch.dtype) -> None:
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise TypeError(f"dtype: given {dtype!r}; a float dtype is needed")
-
-
-def _functional_linear(input, weight, bias=None):  # the names that torch gives them
-    from .api import linear
-
-    return linear(input, weight, bias)
 
 
 def row_blocks(shape: torch.Size, elements: int) -> Iterator[slice]:

@@ -21,6 +21,7 @@ import torch
 
 from ..arguments import integer
 from .kept import OWNED_BYTES, Store, kept_by_mask
+from .spec import from_spec
 
 Keep = Callable[[Any, Any, Any, Any, Any], torch.Tensor]
 """keep(q_pos, k_pos, batch, head, q_row) -> bool tensor, broadcast: a mask bound to a device."""
@@ -73,8 +74,6 @@ class Mask:
     @staticmethod
     def from_spec(spec) -> Mask:
         """The mask that `spec` describes: text, or a pair (text, tensors). Only mask names and numbers are read."""
-        from .build import from_spec
-
         return from_spec(spec)
 
     def refresh(self) -> None:

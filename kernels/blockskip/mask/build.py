@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from ..arguments import integer, short
+from ..arguments import integer
 from .base import Mask
 from .contents import Dense, MaskMod, tensor_version
 from .kinds import Band, Chunked, Dilated, Document, PrefixLM, Sink
+from .spec import CONSTRUCTORS, from_spec
 
 
 def band(left: int | None, right: int | None) -> Mask:
@@ -115,43 +115,6 @@ def _holds(mask: Mask, tensors: Sequence[torch.Tensor]) -> bool:
     return all(torch.equal(own, given[(None,) * (4 - given.ndim)]) for own, given in zip(held, tensors, strict=True))
 
 
-_CONSTRUCTORS = {f.__name__: f for f in (band, causal, sliding_window, prefix_lm, sink, chunked, document, dilated)}
-
-
-def from_spec(spec) -> Mask:
-    """The mask that `spec` describes; see `Mask.from_spec`."""
-    text, tensors = (spec, ()) if isinstance(spec, str) else _pair(spec)
-    try:
-        return _read(ast.parse(text, mode="eval").body, text, tensors)
-    except SyntaxError as error:
-        raise ValueError(f"spec: {short(text)} is not a mask ({error.msg})") from None
-    except (RecursionError, MemoryError):  # MemoryError: what Python's parser raises for the same reason
-        raise ValueError(f"spec: {short(text)} is nested too deep") from None
-
-
-def _pair(spec) -> tuple[str, tuple[torch.Tensor, ...]]:
-    match spec:
-        case (str(text), list() | tuple() as tensors):
-            return text, tuple(tensors)
-    raise TypeError(f"spec: given {type(spec).__name__}; text, or a pair (text, [tensors]), is needed")
-
-
-def _read(node: ast.expr, text: str, tensors: tuple[torch.Tensor, ...]) -> Mask:
-    match node:
-        case ast.BinOp(left, ast.BitAnd(), right):
-            return _read(left, text, tensors) & _read(right, text, tensors)
-        case ast.BinOp(left, ast.BitOr(), right):
-            return _read(left, text, tensors) | _read(right, text, tensors)
-        case ast.UnaryOp(ast.Invert(), operand):
-            return ~_read(operand, text, tensors)
-        case ast.Call(ast.Name("dense"), [ast.Constant(int(index))], []) if 0 <= index < len(tensors):
-            return dense(tensors[index])
-        case ast.Call(ast.Name(name), args, []) if name in _CONSTRUCTORS:
-            try:
-                return _CONSTRUCTORS[name](*map(ast.literal_eval, args))
-            except (TypeError, ValueError) as error:
-                raise ValueError(f"spec: {short(ast.unparse(node))} in {short(text)}: {error}") from None
-    allowed = ", ".join([*_CONSTRUCTORS, "dense(index of a tensor)"])
-    raise ValueError(
-        f"spec: cannot read {short(ast.unparse(node))} in {short(text)}; masks are {allowed}, combined with &, |, ~"
-    )
+CONSTRUCTORS.update(
+    {f.__name__: f for f in (band, causal, sliding_window, prefix_lm, sink, chunked, document, dilated, dense)}
+)

@@ -198,7 +198,7 @@ for _entry in (
     Contender("blockskip-tiles", "W4A16, tiles", "our int4 product on Hopper's tensor cores, the weight in tiles",
               _linear, _needs_tiles, prepare=_pack_tiles, operands=_dequantised_operands),
     Contender("blockskip-dequantise", "our dequantise", "our kernel turns the weight to floats, then torch multiplies",
-              _by_route("dequantise"), _needs_many_rows, prepare=_pack, operands=_our_operands),
+              _by_route("dequantize"), _needs_many_rows, prepare=_pack, operands=_our_operands),
     Contender("blockskip-strided", "metadata strided", "our matvec with scales and zeros [groups, N]: a line a value",
               _STRIDED[1], _needs_few_rows, prepare=_STRIDED[0], operands=_our_operands),
     Contender("blockskip-scalar", "4-byte loads", "our matvec with activations loaded 4 bytes at a time, not 16",

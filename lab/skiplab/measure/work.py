@@ -8,7 +8,7 @@ from typing import Any
 
 import blockskip as bs
 import torch
-from blockskip.attention.plan import Plan
+from blockskip.attention.route import Plan
 
 from skiplab.contenders import Contender, is_cuda
 from skiplab.machine import Machine, device_name, known_gpus, measured_machine, this_machine

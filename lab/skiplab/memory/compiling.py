@@ -15,7 +15,7 @@ def compiled(packed: Packed, program: Program, capability: tuple[int, int], scal
 
     Raises ValueError where TRITON_INTERPRET is set: nothing is compiled then.
     """
-    from blockskip.device import interpreting
+    from blockskip.launching.primitives import interpreting
     from blockskip.linear import launch
 
     if interpreting():

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from itertools import product
 
 import torch
-from blockskip.attention.decode_plan import power_of_two, shared_kib
-from blockskip.config import SPECIALISED_ROWS, specialises
+from blockskip.config import WARP_SPECIALIZED_ROWS, can_specialize_warps, power_of_two
+from blockskip.gpu import shared_bytes
 
 from skiplab.measure.child import POLL_S
 from skiplab.measure.serving import bars_of_one_process, begin_child
@@ -39,11 +39,11 @@ def candidates(
     block_d, element_bytes = max(16, power_of_two(head_dim)), dtype.itemsize
     warp_groups = (9, 0) <= capability < (12, 0) and element_bytes == 2
     sizes = product((16, 32, 64, 128, 256), (16, 32, 64, 128), (4, 8, 12, 16), (1, 2, 3, 4))
-    own = specialises(capability, head_dim, dtype)
+    own = can_specialize_warps(capability, head_dim, dtype)
 
     def good(block_m: int, block_n: int, num_warps: int, num_stages: int) -> bool:
         specialised = num_warps == 12  # two groups of four, and one that copies ahead: two stages at least
-        if specialised and not (own and block_m == SPECIALISED_ROWS and block_n >= 64 and num_stages >= 2):
+        if specialised and not (own and block_m == WARP_SPECIALIZED_ROWS and block_n >= 64 and num_stages >= 2):
             return False
         numbers = block_m * (block_d + block_n) / (32 * (8 if specialised else num_warps))
         # q once; in one stage values take the keys' place; products outside warp groups take a stage from registers
@@ -54,7 +54,7 @@ def candidates(
         wide = block_n > 16 or element_bytes == 4 or block_d >= 512
         narrow = block_n <= 64 or warp_groups
         tall = block_m >= 64 or length == "short" or not warp_groups
-        fits = NUMBERS.start <= numbers < NUMBERS.stop and shared <= shared_kib(capability) << 10
+        fits = NUMBERS.start <= numbers < NUMBERS.stop and shared <= shared_bytes(capability)
         return fits and wide and narrow and tall
 
     return [size for size in sizes if good(*size)]
@@ -80,7 +80,7 @@ class Compiled:
 
     def refusal(self, capability: tuple[int, int], spills: int) -> str:
         """Why it is not worth a time; '' where it is."""
-        if self.shared_bytes > shared_kib(capability) << 10:
+        if self.shared_bytes > shared_bytes(capability):
             return "too much shared memory"
         return self.problem or ("spills" if self.spill_bytes > spills else "")
 

@@ -24,7 +24,8 @@ from typing import Any, ClassVar, cast
 import blockskip as bs
 import torch
 from blockskip.arguments import choice, integer, number
-from blockskip.config import Gpu, TileConfig
+from blockskip.config import TileConfig
+from blockskip.gpu import Gpu
 
 from skiplab.contenders import is_cuda
 from skiplab.grid import usable

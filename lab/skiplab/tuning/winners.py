@@ -19,7 +19,8 @@ from typing import Any
 
 import blockskip as bs
 import torch
-from blockskip.config import Gpu, TileConfig, length_class, prefill_config
+from blockskip.config import TileConfig, length_class, prefill_config
+from blockskip.gpu import Gpu
 from blockskip.tuned import CONFIGS, SCHEMA, Entry, mask_kind, read_tuned
 
 from skiplab.store import Run, file_name, inside

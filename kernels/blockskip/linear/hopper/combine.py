@@ -51,5 +51,5 @@ def combine(
         n, m = tile * BLOCK_N + i, tl.program_id(2) * BLOCK_M + j
         if bias is not None:
             acc += tl.load(bias + n, mask=n < N, other=0.0).to(tl.float32)[:, None]
-        place = out + m.to(tl.int64)[None, :] * N + n[:, None]
-        tl.store(place, acc.to(out.dtype.element_ty), mask=(n < N)[:, None] & (m < M)[None, :])
+        pointers = out + m.to(tl.int64)[None, :] * N + n[:, None]
+        tl.store(pointers, acc.to(out.dtype.element_ty), mask=(n < N)[:, None] & (m < M)[None, :])

@@ -36,12 +36,12 @@ def copy_weights(
     mbarrier.expect(bar, size)
     for group in gl.static_range(ROW_GROUPS):  # pyright: ignore
         tile = (step // STEPS * ROW_GROUPS + group) * columns + step % STEPS // shares
-        place = stage * ROW_GROUPS + group
+        slot = stage * ROW_GROUPS + group
         at = [tile * TILE_ROWS, step % shares * (BLOCK_K // 8)]
-        tma.async_copy_global_to_shared(data, at, bar, codes.index(place))
-        tma.async_copy_global_to_shared(scale, [tile * (TILE_COLUMNS // GROUP), 0], bar, scales.index(place))
+        tma.async_copy_global_to_shared(data, at, bar, codes.index(slot))
+        tma.async_copy_global_to_shared(scale, [tile * (TILE_COLUMNS // GROUP), 0], bar, scales.index(slot))
         if zero is not None:
-            tma.async_copy_global_to_shared(zero, [tile * (TILE_COLUMNS // GROUP), 0], bar, zeros.index(place))
+            tma.async_copy_global_to_shared(zero, [tile * (TILE_COLUMNS // GROUP), 0], bar, zeros.index(slot))
 
 
 @gluon.jit

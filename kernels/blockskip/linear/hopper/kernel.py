@@ -61,7 +61,7 @@ def product(
 ):  # fmt: skip
     """out [M, N] = x [M, K] weight^T + bias, of a weight in tiles.
 
-    x, and the weight's codes as words, scales and zero points (None: 8 for all) come as descriptors; bias is None or
+    x, and the weight's codes as int32, scales and zero points (None: 8 for all) come as descriptors; bias is None or
     [N], dense; shares is as `multiply_shares` has it: where a tile's steps are shared, `combine` adds them up.
     STEPS: of BLOCK_K columns, in a row of the weight. Grid: (blocks of M, programs).
     """

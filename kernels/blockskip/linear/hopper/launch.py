@@ -7,9 +7,10 @@ from functools import partial
 
 import torch
 
-from ...device import overlaps
-from ...dispatch import Described, Launch, Ready, Step
-from ...repeat import ALIGNMENT
+from ...launching.dispatch import Launch, TmaTensor
+from ...launching.ready import Ready, Step
+from ...launching.repeated import ALIGNMENT
+from ...launching.view import overlaps
 from ..packing import TILE_COLUMNS, TILE_ROWS
 from ..weight import QuantizedWeight
 from .combine import COLUMNS, combine
@@ -22,7 +23,7 @@ MOST_COMBINED_ROWS = 16
 
 def ready_product(x, w: QuantizedWeight, bias: torch.Tensor | None, config: HopperConfig) -> Callable:
     """f(x, w, bias) -> x w^T + bias, for tensors of the same kinds as these; w in tiles, x [M, K]."""
-    return partial(_product, Ready(_inputs(x, w, bias), _rooms(x, w, config), partial(_steps, config, w.group_size)))
+    return partial(_product, Ready(_inputs(x, w, bias), _memory(x, w, config), partial(_steps, config, w.group_size)))
 
 
 def _product(ready: Ready, x, w: QuantizedWeight, bias) -> torch.Tensor:
@@ -39,7 +40,7 @@ def _readable(t: torch.Tensor) -> torch.Tensor:
     return t if t.data_ptr() % ALIGNMENT == 0 else t.clone()
 
 
-def _rooms(x, w: QuantizedWeight, config: HopperConfig) -> list:
+def _memory(x, w: QuantizedWeight, config: HopperConfig) -> list:
     """Of the result, and of the shares of tiles where there are any."""
     blocks = cdiv(x.shape[0], config.block_m)
     shares = (blocks, config.programs, 2, config.block_n, config.block_m), torch.float32
@@ -65,11 +66,11 @@ def prepare_product(x, data, scale, zero, bias, out, shares, config: HopperConfi
     """The launch of the product, by four warps a group."""
     size = x.element_size()
     groups = TILE_COLUMNS // group_size
-    words = config.block_k // 8
-    metadata = (Described(t, TILE_ROWS, (groups, TILE_ROWS), 0) if t is not None else None for t in (scale, zero))
+    columns = config.block_k // 8
+    metadata = (TmaTensor(t, TILE_ROWS, (groups, TILE_ROWS), 0) if t is not None else None for t in (scale, zero))
     arguments = (
-        Described(x, x.shape[1], (config.block_m, config.block_k), min(128, config.block_k * size)),
-        Described(data.view(torch.int32), TILE_COLUMNS // 8, (TILE_ROWS, words), min(128, words * 4)),
+        TmaTensor(x, x.shape[1], (config.block_m, config.block_k), min(128, config.block_k * size)),
+        TmaTensor(data.view(torch.int32), TILE_COLUMNS // 8, (TILE_ROWS, columns), min(128, columns * 4)),
         *metadata,
         bias,
         out,

@@ -28,11 +28,11 @@ TILE_COLUMNS = gl.constexpr(256)
 
 
 @gluon.jit
-def metadata_of(buffers, place, step, DTYPE: gl.constexpr, BLOCK_K: gl.constexpr, GROUP: gl.constexpr):
+def metadata_of(buffers, slot, step, DTYPE: gl.constexpr, BLOCK_K: gl.constexpr, GROUP: gl.constexpr):
     """A step's numbers of a tile's metadata, [64, BLOCK_K / GROUP], in DTYPE."""
     GROUPS: gl.constexpr = TILE_COLUMNS // GROUP
     layout: gl.constexpr = metadata_layout(GROUPS, GROUP // 32)
-    tile = buffers.index(place)._reinterpret(gl.bfloat16, [TILE_ROWS, GROUPS], gl.NVMMASharedLayout(0, 16, 2))
+    tile = buffers.index(slot)._reinterpret(gl.bfloat16, [TILE_ROWS, GROUPS], gl.NVMMASharedLayout(0, 16, 2))
     numbers = tile.load(layout)
     if BLOCK_K < TILE_COLUMNS:
         first, second = halves(numbers)
@@ -63,18 +63,18 @@ def add_step(
     dtype: gl.constexpr = activations.dtype
     magic: gl.constexpr = BFLOAT16_MAGIC if dtype == gl.bfloat16 else FLOAT16_MAGIC
     stage = i % STAGES
-    place = stage * ROW_GROUPS + ROW_GROUP
+    slot = stage * ROW_GROUPS + ROW_GROUP
     mbarrier.wait(full.index(stage), i // STAGES & 1)
-    words = parts(codes.index(place).load(gl.SliceLayout(2, code_layout(BLOCK_K // 8))), CHUNKS)
-    scale = metadata_of(scales, place, step, dtype, BLOCK_K, GROUP)
+    packed = parts(codes.index(slot).load(gl.SliceLayout(2, code_layout(BLOCK_K // 8))), CHUNKS)
+    scale = metadata_of(scales, slot, step, dtype, BLOCK_K, GROUP)
     if SYMMETRIC:
         same: gl.constexpr = metadata_layout(BLOCK_K // GROUP, GROUP // 32)
         zero = gl.full([TILE_ROWS, BLOCK_K // GROUP], magic + 8.0, dtype, same)
     else:
-        zero = (metadata_of(zeros, place, step, dtype, BLOCK_K, GROUP) + magic).to(dtype)
+        zero = (metadata_of(zeros, slot, step, dtype, BLOCK_K, GROUP) + magic).to(dtype)
     tile = activations.index(stage)
     for c in gl.static_range(CHUNKS):  # pyright: ignore
-        operand = unpack(words[c], of_chunk(zero, c, CHUNKS, GROUP), of_chunk(scale, c, CHUNKS, GROUP), BLOCK_M)
+        operand = unpack(packed[c], of_chunk(zero, c, CHUNKS, GROUP), of_chunk(scale, c, CHUNKS, GROUP), BLOCK_M)
         columns = tile.slice(c * CHUNK, CHUNK, 1).permute((1, 0))
         acc = warpgroup_mma(operand, columns, acc, use_acc=(first == 0) | (c > 0), is_async=True)
     acc = warpgroup_mma_wait(0, deps=(acc,))
@@ -88,8 +88,8 @@ def store(out, bias, acc, n, M, N, BLOCK_M: gl.constexpr):
     m = gl.program_id(0) * BLOCK_M + gl.arange(0, BLOCK_M, gl.SliceLayout(0, result_layout(BLOCK_M)))
     if bias is not None:
         acc += gl.load(bias + n, mask=n < N, other=0.0).to(gl.float32)[:, None]
-    place = out + m.to(gl.int64)[None, :] * N + n[:, None]
-    gl.store(place, acc.to(out.dtype.element_ty), mask=(n < N)[:, None] & (m < M)[None, :])
+    pointers = out + m.to(gl.int64)[None, :] * N + n[:, None]
+    gl.store(pointers, acc.to(out.dtype.element_ty), mask=(n < N)[:, None] & (m < M)[None, :])
 
 
 @gluon.jit
@@ -100,7 +100,7 @@ def multiply_shares(
 ):  # fmt: skip
     """Steps begin..end-1, whichever tiles they are of: whole tiles to `out`; to `shares`, what is none at either end.
 
-    shares: float32 [blocks of M, programs, 2, 64 * ROW_GROUPS, BLOCK_M], in the second place what begins a tile; None
+    shares: float32 [blocks of M, programs, 2, 64 * ROW_GROUPS, BLOCK_M], second what begins a tile; None
         where all tiles are whole.
     """
     BLOCK_N: gl.constexpr = ROW_GROUPS * TILE_ROWS
@@ -120,8 +120,8 @@ def multiply_shares(
             if begins_here & (column == STEPS - 1):
                 store(out, bias, acc, step // STEPS * BLOCK_N + i, M, N, BLOCK_M)
             elif shares is not None:
-                place = (gl.program_id(0) * gl.num_programs(1) + gl.program_id(1)) * 2 + gl.where(begins_here, 1, 0)
-                gl.store(shares + place * (BLOCK_N * BLOCK_M) + i[:, None] * BLOCK_M + j[None, :], acc)
+                index = (gl.program_id(0) * gl.num_programs(1) + gl.program_id(1)) * 2 + gl.where(begins_here, 1, 0)
+                gl.store(shares + index * (BLOCK_N * BLOCK_M) + i[:, None] * BLOCK_M + j[None, :], acc)
 
 
 @gluon.jit

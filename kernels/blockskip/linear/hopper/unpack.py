@@ -10,11 +10,11 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 
 CHUNK = gl.constexpr(64)
-"""Columns that are unpacked at a time: two blocks of 32, eight words of codes."""
+"""Columns that are unpacked at a time: two blocks of 32, eight int32 of codes."""
 
 
 def _instructions(kind: str, magic: int) -> str:
-    """PTX that turns one word of codes, $4, to four pairs: (code - $12) * $16, with what each pair needs.
+    """PTX that turns one int32 of codes, $4, to four pairs: (code - $12) * $16, with what each pair needs.
 
     A code in the lowest bits of `magic`, a number with as many bits after its point as hold it, is that number plus the
     code; so $12 is the zero point plus that number, and the difference is exact.
@@ -42,7 +42,7 @@ def result_layout(BLOCK_M):
 
 @gluon.constexpr_function
 def code_layout(WORDS):
-    """[64 rows, WORDS, 8 codes of a word]: a lane holds one word of each block, of rows r and r + 8, as operands do."""
+    """[64 rows, WORDS, 8 codes of an int32]: a lane holds one of each block, of rows r and r + 8, as operands do."""
     registers = [[0, 0, 1], [0, 0, 2], [0, 0, 4], [8, 0, 0]]
     registers += [[0, 4 << i, 0] for i in range((WORDS // 4).bit_length() - 1)]
     lanes = [[0, 1, 0], [0, 2, 0], [1, 0, 0], [2, 0, 0], [4, 0, 0]]
@@ -51,7 +51,7 @@ def code_layout(WORDS):
 
 @gluon.constexpr_function
 def group_layout(GROUPS, BLOCKS):
-    """[64 rows, GROUPS, BLOCKS a group, 4 words, 8 codes]: as `code_layout`, the words by group and block."""
+    """[64 rows, GROUPS, BLOCKS a group, 4 int32, 8 codes]: as `code_layout`, by group and block."""
     registers = [[0, 0, 0, 0, 1], [0, 0, 0, 0, 2], [0, 0, 0, 0, 4], [8, 0, 0, 0, 0]]
     registers += [[0, 0, 1 << i, 0, 0] for i in range(BLOCKS.bit_length() - 1)]
     registers += [[0, 1 << i, 0, 0, 0] for i in range(GROUPS.bit_length() - 1)]
@@ -93,22 +93,22 @@ def spread(t, GROUPS: gl.constexpr, BLOCKS: gl.constexpr):
 
 
 @gluon.jit
-def unpack(words, zero, scale, BLOCK_M: gl.constexpr):
-    """int32 words [64, 8] to (code - zero) * scale, the operand [64, CHUNK]; zero, with the magic number, and scale
+def unpack(packed, zero, scale, BLOCK_M: gl.constexpr):
+    """int32 [64, 8] to (code - zero) * scale, the operand [64, CHUNK]; zero, with the magic number, and scale
     [64, 8, 8] in the operand's dtype."""
     layout: gl.constexpr = code_layout(8)
-    words = gl.convert_layout(words, gl.SliceLayout(2, layout), assert_trivial=True)
-    words, _ = gl.broadcast(gl.expand_dims(words, 2), zero)
-    values = decoded(words, zero, scale)
-    values = gl.permute(gl.reshape(values, [64, 2, 4, 4, 2]), (0, 1, 3, 2, 4))  # block, pair of the word, word, half
+    packed = gl.convert_layout(packed, gl.SliceLayout(2, layout), assert_trivial=True)
+    packed, _ = gl.broadcast(gl.expand_dims(packed, 2), zero)
+    values = decoded(packed, zero, scale)
+    values = gl.permute(gl.reshape(values, [64, 2, 4, 4, 2]), (0, 1, 3, 2, 4))  # block, pair in the int32, int32, half
     operand: gl.constexpr = gl.DotOperandLayout(0, result_layout(BLOCK_M), 2)
     return gl.convert_layout(gl.reshape(values, [64, CHUNK]), operand, assert_trivial=True)
 
 
 @gluon.jit
-def decoded(words, zero, scale):
-    """(code - zero) * scale, rounded once, of the code that each element's last index picks from its word."""
+def decoded(packed, zero, scale):
+    """(code - zero) * scale, rounded once, of the code that each element's last index picks from its int32."""
     instructions: gl.constexpr = BFLOAT16 if scale.dtype == gl.bfloat16 else FLOAT16
     return gl.inline_asm_elementwise(
-        instructions, REGISTERS, [words, zero, scale], dtype=scale.dtype, is_pure=True, pack=8
+        instructions, REGISTERS, [packed, zero, scale], dtype=scale.dtype, is_pure=True, pack=8
     )

@@ -4,10 +4,10 @@ Four ways to skip, one arithmetic (FlashAttention-2, arXiv 2307.08691): every vi
 order, whatever decided to visit it. A tile that keeps nothing leaves the running state as it is, bit for bit, so that
 all four modes agree exactly.
 
-    none    visits every tile and applies a dense mask, read as a 64-bit word or two a row and tile
-    mask    reads the same words and leaves a tile early if they are all zero
+    none    visits every tile and applies a dense mask, read as one or two int64 of bits a row and tile
+    mask    reads the same bits and leaves a tile early if they are all zero
     bounds  computes the loop limits from a band: masked-left, unmasked, masked-right; reads no mask
-    map     walks the tile map's runs; full tiles unmasked, partial ones with their own words (or the band)
+    map     walks the tile map's runs; full tiles unmasked, partial ones with their own bits (or the band)
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ..device import base, first_bits, load_block, local, ring_slots, tile_words, unpack_bits, wide
+from ...launching.primitives import base, first_bits, load_block, load_mask_bits, local, ring_slots, unpack_bits, wide
+from ..band import band_keeps, band_limits, lengths_of
+from ..softmax import accumulate, log_sum_exp
 
 
 @triton.jit
@@ -23,7 +25,7 @@ def source(pointer, kv_len, strides, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constex
            SOURCE: tl.constexpr):  # fmt: skip
     """What `load_keys` reads one head's keys or values from: the pointer, or a descriptor for the copy engine."""
     result = pointer
-    if SOURCE == "descriptor":
+    if SOURCE == "tma":
         shape = [tl.maximum(kv_len, 1), HEAD_DIM]
         result = tl.make_tensor_descriptor(pointer, shape, [strides[2], 1], [BLOCK_N, BLOCK_D])  # pyright: ignore
     return result
@@ -33,7 +35,7 @@ def source(pointer, kv_len, strides, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constex
 def load_keys(start, strides, n0, kv_len, slots, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr,
               BLOCK_N: tl.constexpr, WIDE: tl.constexpr, SOURCE: tl.constexpr):  # fmt: skip
     """[BLOCK_N, BLOCK_D]: the keys or values n0 .. of one head, 0 where there is none, or none any more."""
-    if SOURCE == "descriptor":
+    if SOURCE == "tma":
         # a descriptor holds a row at least: where there is no key, reading begins behind it
         return start.load([tl.where(kv_len > 0, n0, 1), 0])
     else:  # noqa: RET505 - the other way must not be compiled
@@ -53,94 +55,33 @@ def load_keys(start, strides, n0, kv_len, slots, HEAD_DIM: tl.constexpr, BLOCK_D
 
 
 @triton.jit
-def accumulate(state, score, v_tile, scale):
-    """The online softmax's step: state = (acc [BLOCK_M, BLOCK_D], top [BLOCK_M], total [BLOCK_M]) after one more tile.
-
-    Scores [BLOCK_M, BLOCK_N] come raw, -inf where masked; they are scaled inside exp2, and `top` is the running
-    maximum, scaled.
-    """
-    acc, top, total = state
-    new_top = tl.maximum(top, tl.max(score, 1) * scale)
-    # a row that has seen nothing yet has -inf for its top: any finite number in its place gives weights of 0, never nan
-    safe_top = tl.where(new_top == float("-inf"), 0.0, new_top)
-    weight = tl.exp2(tl.fma(score, scale, -safe_top[:, None]))
-    fade = tl.exp2(top - safe_top)
-    total = total * fade + tl.sum(weight, 1)
-    acc = tl.dot(weight.to(v_tile.dtype), v_tile, acc * fade[:, None], input_precision="ieee")
-    return acc, new_top, total
-
-
-@triton.jit
-def band_keeps(q_pos, keys, kv_len, band):
-    """bool [BLOCK_M, BLOCK_N]: -right <= q - k <= left, real keys only."""
-    keep = (keys < kv_len)[None, :] & (q_pos == q_pos)[:, None]
-    if band.left is not None:
-        keep &= q_pos[:, None] - keys[None, :] <= band.left
-    if band.right is not None:
-        keep &= keys[None, :] - q_pos[:, None] <= band.right
-    return keep
-
-
-@triton.jit
-def band_limits(first_q, last_q, kv_len, band, BLOCK_N: tl.constexpr):
-    """Tiles (visited from, unmasked from, unmasked to, visited to) for the query positions first_q..last_q."""
-    low = first_q * 0
-    low_full = low
-    high = kv_len
-    high_full = kv_len // BLOCK_N
-    if band.left is not None:
-        low = tl.maximum(first_q - band.left, 0)
-        low_full = tl.cdiv(tl.maximum(last_q - band.left, 0), BLOCK_N)
-    if band.right is not None:
-        high = tl.maximum(tl.minimum(last_q + band.right + 1, kv_len), 0)
-        high_full = tl.minimum(tl.maximum(first_q + band.right + 1, 0) // BLOCK_N, high_full)
-    begin = low // BLOCK_N
-    end = tl.where(high > low, tl.cdiv(high, BLOCK_N), begin)
-    low_full = tl.minimum(tl.maximum(low_full, begin), end)
-    high_full = tl.minimum(tl.maximum(high_full, low_full), end)
-    return begin, low_full, high_full, end
-
-
-@triton.jit
-def positions(lengths, batch, q_len):
-    """(number of keys, position of the first query) of a batch."""
-    kv_len = lengths.kv_len
-    if lengths.pointer is not None:
-        kv_len = tl.minimum(tl.maximum(tl.load(lengths.pointer + batch), 0), kv_len)
-    q_start = kv_len - q_len
-    if lengths.q_start is not None:
-        q_start = lengths.q_start
-    return kv_len, q_start
-
-
-@triton.jit
 def mark(visits, batch, head, row, tile, kind):
     """Records from inside the launch that this tile was computed: 1 masked, 2 unmasked."""
     if visits is not None:
         tl.store(base(visits, batch, head) + wide(row) * visits.strides[2] + tile, kind)
 
 
-@triton.jit(do_not_specialize=["turn"])
+@triton.jit(do_not_specialize=["interleave"])
 def prefill(
-    q, k, v, out, lse, visits, plan, lengths, band, scale, turn,
+    q, k, v, out, lse, visits, mask, lengths, band, scale, interleave,
     SKIP: tl.constexpr, SIGN: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, WIDE: tl.constexpr, SOURCE: tl.constexpr,
 ):  # fmt: skip
     """One program: BLOCK_M rows of one head, or BLOCK_M // GROUP queries of the GROUP heads that share a KV head.
 
     q, out [B, Hq, Lq, D]; k, v [B, Hkv, Lkv, D]; lse [B, Hq, Lq] or None; visits [B, programs' heads, rows, cols] or
-    None. plan: Words (none, mask), Tiles (map) or None (bounds). lengths, band: see `launch`. SOURCE: what keys and
-    values are read from: a pointer, a descriptor (Hopper's copy engine), or a ring, long or short (see `ring_slots`);
-    tiles, bounds and masks count in positions, ring or not, and only `load_keys` knows of slots.
+    None. mask: MaskBits (none, mask), TileRuns (map) or None (bounds). lengths, band: see `attention.band`. SOURCE: how
+    keys and values are read: by a pointer, by tma (Hopper's copy engine), or from a ring, long or short (see
+    `ring_slots`); tiles, bounds and masks count in positions, ring or not, and only `load_keys` knows of slots.
     scale > 0, times log2 e; SIGN (-1, 0, 1) is its sign.
-    Grid: (rows * turn, programs' heads // turn, B). `turn` heads take their rows in turns, the longest first, before
-    the next heads come: see `turns.heads_in_turn`.
+    Grid: (rows * interleave, programs' heads // interleave, B). The rows of `interleave` heads alternate, the longest
+    first, before the next heads come: see `schedule.interleaved_heads`.
     """
-    head = tl.program_id(1) * turn + tl.program_id(0) % turn
-    row = (tl.num_programs(0) - 1 - tl.program_id(0)) // turn
+    head = tl.program_id(1) * interleave + tl.program_id(0) % interleave
+    row = (tl.num_programs(0) - 1 - tl.program_id(0)) // interleave
     batch = tl.program_id(2)
     QUERIES: tl.constexpr = BLOCK_M // GROUP
-    kv_len, q_start = positions(lengths, batch, q.shape[2])  # pyright: ignore
+    kv_len, q_start = lengths_of(lengths, batch, q.shape[2])  # pyright: ignore
 
     # rows of this program: query `i` of the call, head `first_head + member`
     m = tl.arange(0, BLOCK_M)
@@ -175,11 +116,11 @@ def prefill(
         tl.zeros((BLOCK_M,), tl.float32),
     )
     if SKIP == "none" or SKIP == "mask":
-        # the words of the mask: int64 [.., q_len, ceil(kv_len / 64)]; bits of keys that are not real are 0
-        words_ptr = base(plan, batch, first_head) + i.to(tl.int64) * plan.strides[2]
-        for tile in tl.range(0, tl.cdiv(plan.kv_len, BLOCK_N)):
+        # the bits of the mask: int64 [.., q_len, ceil(kv_len / 64)]; those of keys that are not real are 0
+        bits_ptr = base(mask, batch, first_head) + i.to(tl.int64) * mask.strides[2]
+        for tile in tl.range(0, tl.cdiv(mask.kv_len, BLOCK_N)):
             n0 = tile * BLOCK_N
-            bits, more = tile_words(words_ptr, tl.cdiv(plan.kv_len, 64), n0, real_row, BLOCK_N)
+            bits, more = load_mask_bits(bits_ptr, tl.cdiv(mask.kv_len, 64), n0, real_row, BLOCK_N)
             visited = True
             if SKIP == "mask":
                 visited = tl.max(((bits | more) != 0).to(tl.int32), 0) != 0
@@ -207,9 +148,9 @@ def prefill(
             state = accumulate(state, score, v_tile, scale)
             mark(visits, batch, head, row, tile, tl.where(masked, 1, 2))
     else:
-        row_ptr = base(plan.start, batch, first_head) + row
+        row_ptr = base(mask.start, batch, first_head) + row
         for run in tl.range(tl.load(row_ptr), tl.load(row_ptr + 1)):
-            run_ptr = plan.runs + wide(run) * 4
+            run_ptr = mask.runs + wide(run) * 4
             begin = tl.load(run_ptr)
             end = tl.minimum(tl.load(run_ptr + 1), tl.cdiv(kv_len, BLOCK_N))
             # a full run may end in a tile with keys that are not real: that one is masked, by kv_len alone
@@ -220,35 +161,29 @@ def prefill(
                 score = tl.dot(q_tile, tl.trans(k_tile), input_precision="ieee")
                 masked = tile >= full_end
                 if masked:
-                    if plan.words is None:
+                    if mask.bits is None:
                         keep = band_keeps(q_pos, n0 + n, kv_len, band)
                     else:
-                        place = tl.load(run_ptr + 3)  # -1 for a full run
-                        words_ptr = plan.words + wide(place + tile - begin) * (tl.cdiv(BLOCK_N, 64) * QUERIES)
-                        words_ptr += m // GROUP
-                        partial = real_row & (place >= 0)
-                        bits = tl.load(words_ptr, mask=partial, other=-1) & first_bits(kv_len - n0)
+                        first_tile = tl.load(run_ptr + 3)  # -1 for a full run
+                        bits_ptr = mask.bits + wide(first_tile + tile - begin) * (tl.cdiv(BLOCK_N, 64) * QUERIES)
+                        bits_ptr += m // GROUP
+                        partial = real_row & (first_tile >= 0)
+                        bits = tl.load(bits_ptr, mask=partial, other=-1) & first_bits(kv_len - n0)
                         more = bits
                         if BLOCK_N > 64:
-                            more = tl.load(words_ptr + QUERIES, mask=partial, other=-1) & first_bits(kv_len - n0 - 64)
+                            more = tl.load(bits_ptr + QUERIES, mask=partial, other=-1) & first_bits(kv_len - n0 - 64)
                         keep = unpack_bits(bits, more, BLOCK_N)
                     score = tl.where(keep, score, float("-inf"))
                 v_tile = load_keys(values, v_strides, n0, kv_len, slots, HEAD_DIM, BLOCK_D, BLOCK_N, WIDE, SOURCE)
                 state = accumulate(state, score, v_tile, scale)
                 mark(visits, batch, head, row, tile, tl.where(masked, 1, 2))
 
-    acc, top, total = state
-    saw_nothing = total == 0
-    result = acc / tl.where(saw_nothing, 1.0, total)[:, None]
+    acc, row_max, row_sum = state
+    result = acc / tl.where(row_sum == 0, 1.0, row_sum)[:, None]
     out_ptr = base(out, batch, first_head) + wide(first) * out.strides[2]
     out_rows = local(m // GROUP, out.strides[2], WIDE) + local(member, out.strides[1], WIDE)
     out_ptrs = out_ptr + out_rows[:, None] + local(d, out.strides[3], WIDE)[None, :]
     tl.store(out_ptrs, result.to(out.ptr.dtype.element_ty), mask=real_row[:, None] & (d < HEAD_DIM)[None, :])
     if lse is not None:
         lse_ptr = base(lse, batch, first_head) + local(member, lse.strides[1], True) + i.to(tl.int64) * lse.strides[2]
-        ln2 = 0.6931471805599453
-        tl.store(
-            lse_ptr,
-            tl.where(saw_nothing, float("-inf"), (top + tl.log2(tl.where(saw_nothing, 1.0, total))) * ln2),
-            mask=real_row,
-        )
+        tl.store(lse_ptr, log_sum_exp(row_max, row_sum), mask=real_row)

@@ -2,6 +2,7 @@
 
 # pyright: reportArgumentType=false, reportAssignmentType=false, reportOperatorIssue=false, reportIndexIssue=false
 # pyright: reportCallIssue=false, reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
+# pyright: reportGeneralTypeIssues=false
 # Gluon's functions are typed as what they are in Python, not as what they are compiled to.
 
 from __future__ import annotations
@@ -15,22 +16,18 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma_wait,
 )
 
-from .items import ROWS, base, item_of, rounds, span, wide, work
+from ....launching.primitives import base, first_bits, wide
+from ...softmax import online_softmax
+from .items import ROWS, item_of, rounds, tiles_of, work
 
 
 @gluon.jit
-def first_bits(count):
-    """int64 scalar with the first `count` bits set; none of them up to 0, all of them from 64 on."""
-    return gl.where(count >= 64, wide(-1), (wide(1) << wide(gl.minimum(gl.maximum(count, 0), 63))) - 1)
-
-
-@gluon.jit
-def kept(i, q_start, n0, n, kv_len, band, words, place, BLOCK_N: gl.constexpr):
+def kept(i, q_start, n0, n, kv_len, band, bits, bits_index, BLOCK_N: gl.constexpr):
     """bool [ROWS, BLOCK_N]: which keys n0 + n the queries i see.
 
-    By the band, or by the words of a tile of the map, the place of which is its index among them; -1: it has none.
+    By the band, or by the bits of a partial tile of the map: bits_index is the tile's among them, -1 where it has none.
     """
-    if words is None:
+    if bits is None:
         # a row's first key and its last, counted in the tile: two comparisons a score
         low, high = i * 0, i * 0 + (kv_len - 1 - n0)
         if band.left is not None:
@@ -39,26 +36,16 @@ def kept(i, q_start, n0, n, kv_len, band, words, place, BLOCK_N: gl.constexpr):
             high = gl.minimum(high, q_start + i - n0 + band.right)
         return (n[None, :] >= low[:, None]) & (n[None, :] <= high[:, None])
     else:  # noqa: RET505 - the other way must not be compiled
-        words_ptr = words + wide(place) * (gl.cdiv(BLOCK_N, 64) * 2 * ROWS) + i % (2 * ROWS)
-        partial = place + i * 0 >= 0
-        bits = gl.load(words_ptr, mask=partial, other=-1) & first_bits(kv_len - n0)
+        bits_ptr = bits + wide(bits_index) * (gl.cdiv(BLOCK_N, 64) * 2 * ROWS) + i % (2 * ROWS)
+        partial = bits_index + i * 0 >= 0
+        first = gl.load(bits_ptr, mask=partial, other=-1) & first_bits(kv_len - n0)
         n = n[None, :]
-        half = gl.where(n % 64 < 32, bits.to(gl.int32)[:, None], (bits >> 32).to(gl.int32)[:, None])
+        half = gl.where(n % 64 < 32, first.to(gl.int32)[:, None], (first >> 32).to(gl.int32)[:, None])
         if BLOCK_N > 64:
-            more = gl.load(words_ptr + 2 * ROWS, mask=partial, other=-1) & first_bits(kv_len - n0 - 64)
-            other = gl.where(n % 64 < 32, more.to(gl.int32)[:, None], (more >> 32).to(gl.int32)[:, None])
+            second = gl.load(bits_ptr + 2 * ROWS, mask=partial, other=-1) & first_bits(kv_len - n0 - 64)
+            other = gl.where(n % 64 < 32, second.to(gl.int32)[:, None], (second >> 32).to(gl.int32)[:, None])
             half = gl.where(n < 64, half, other)
         return ((half >> n % 32) & 1) != 0
-
-
-@gluon.jit
-def soften(score, top, total, scale):
-    """(weights, how much what was summed before fades, running maximum, sum) after a tile of scores: online softmax."""
-    new_top = gl.maximum(top, gl.max(score, 1) * scale)
-    safe_top = gl.where(new_top == float("-inf"), 0.0, new_top)
-    weight = gl.exp2(gl.fma(score, scale, -safe_top[:, None]))
-    fade = gl.exp2(top - safe_top)
-    return weight, fade, new_top, total * fade + gl.sum(weight, 1)
 
 
 @gluon.jit
@@ -80,34 +67,34 @@ def queries_of(q, item, GROUP: gl.constexpr, HEAD_DIM: gl.constexpr):
 
 
 @gluon.jit
-def words_of(plan, SKIP: gl.constexpr):
-    """The words of a map's partial tiles; None where there is no map."""
-    words = None
+def bits_of(mask, SKIP: gl.constexpr):
+    """The bits of a map's partial tiles; None where there is no map."""
+    bits = None
     if SKIP == "map":
-        words = plan.words
-    return words
+        bits = mask.bits
+    return bits
 
 
 @gluon.jit
 def further_tiles(
-    q_tile, sums, operand, count, runs, row, n, kv_len, q_start, buffers, bars, plan, band_tiles, band, scale,
+    q_tile, sums, operand, count, runs, row, n, kv_len, q_start, buffers, bars, mask, band_tiles, band, scale,
     HEAD_DIM: gl.constexpr, BLOCK_N: gl.constexpr, STAGES: gl.constexpr, SKIP: gl.constexpr,
 ):  # fmt: skip
     """The tiles after a row's first, whose weights are the operand. sums: (acc, running maximum, sum).
 
-    Returns (sums, operand, count) after them. Each turn begins a tile's scores, then the product of the tile before,
-    which runs under the exponentials.
+    Returns (sums, operand, count) after them. Each iteration begins a tile's scores, then the product of the tile
+    before, which runs under the exponentials.
     """
     scores: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BLOCK_N, 16])
     result: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, HEAD_DIM, 16])
     weights: gl.constexpr = gl.DotOperandLayout(0, result, 2)
     k_buffers, v_buffers = buffers[1], buffers[2]
     k_full, k_empty, v_full, v_empty = bars[0], bars[1], bars[2], bars[3]
-    acc, top, total = sums
+    acc, row_max, row_sum = sums
     zeros = gl.zeros([ROWS, BLOCK_N], gl.float32, scores)
-    words = words_of(plan, SKIP)
+    bits = bits_of(mask, SKIP)
     for run in range(runs[0], runs[1]):
-        begin, end, full_begin, full_end, place = span(run, plan, band_tiles, kv_len, BLOCK_N, SKIP)
+        begin, end, full_begin, full_end, bits_index = tiles_of(run, mask, band_tiles, kv_len, BLOCK_N, SKIP)
         from_tile = gl.where(run == runs[0], begin + 1, begin)
         for tile in range(from_tile, end):
             stage, phase = count % STAGES, count // STAGES & 1
@@ -121,26 +108,27 @@ def further_tiles(
             score = warpgroup_mma_wait(1, deps=(score,))
             mbarrier.arrive(k_empty.index(stage))
             if (tile < full_begin) | (tile >= full_end):
-                own = gl.where(place >= 0, place + tile - begin, -1)
-                keep = kept(row, q_start, tile * BLOCK_N, n, kv_len, band, words, own, BLOCK_N)
+                own = gl.where(bits_index >= 0, bits_index + tile - begin, -1)
+                keep = kept(row, q_start, tile * BLOCK_N, n, kv_len, band, bits, own, BLOCK_N)
                 score = gl.where(keep, score, float("-inf"))
-            weight, fade, top, total = soften(score, top, total, scale)
+            weight, rescale, row_max, row_sum = online_softmax(score, row_max, row_sum, scale)
             acc = warpgroup_mma_wait(0, deps=(summed,))
             mbarrier.arrive(v_empty.index(v_stage))
-            acc *= gl.convert_layout(fade, gl.SliceLayout(1, result))[:, None]
+            acc *= gl.convert_layout(rescale, gl.SliceLayout(1, result))[:, None]
             operand = gl.convert_layout(weight.to(operand.dtype), weights)
             count += 1
-    return (acc, top, total), operand, count
+    return (acc, row_max, row_sum), operand, count
 
 
 @gluon.jit
 def shares(sums, LAYOUT: gl.constexpr):
     """(acc / sum, 0 for rows that saw nothing; natural logarithm of the sum of exponentials, -inf for them)."""
-    acc, top, total = sums
-    saw_nothing = total == 0
-    divisor = gl.where(saw_nothing, 1.0, total)
+    acc, row_max, row_sum = sums
+    saw_nothing = row_sum == 0
+    divisor = gl.where(saw_nothing, 1.0, row_sum)
     ln2 = 0.6931471805599453
-    logarithm = gl.where(saw_nothing, float("-inf"), (top + gl.log2(divisor)) * ln2)
+    # `softmax.log_sum_exp`, written out: calling it changes the machine code
+    logarithm = gl.where(saw_nothing, float("-inf"), (row_max + gl.log2(divisor)) * ln2)
     return acc / gl.convert_layout(divisor, gl.SliceLayout(1, LAYOUT))[:, None], logarithm
 
 
@@ -155,13 +143,13 @@ def store_rows(out, tile, item, GROUP: gl.constexpr, HEAD_DIM: gl.constexpr):
 @gluon.jit
 def store_lse(lse, value, item, row, q_len):
     if lse is not None:
-        places = base(lse, item[0], item[1]) + row.to(gl.int64) * lse.strides[2]
-        gl.store(places, value, mask=row < q_len)
+        pointers = base(lse, item[0], item[1]) + row.to(gl.int64) * lse.strides[2]
+        gl.store(pointers, value, mask=row < q_len)
 
 
 @gluon.jit
 def attend_rows(
-    GROUP: gl.constexpr, queries, item, following, count, tensors, lse, buffers, bars, plan, lengths, band, scale,
+    GROUP: gl.constexpr, queries, item, following, count, tensors, lse, buffers, bars, mask, lengths, band, scale,
     HEAD_DIM: gl.constexpr, BLOCK_N: gl.constexpr, STAGES: gl.constexpr, SKIP: gl.constexpr,
 ):  # fmt: skip
     """ROWS rows of one item, whose queries are given; returns those of the following one.
@@ -174,20 +162,20 @@ def attend_rows(
     q_buffers, k_buffers, v_buffers = buffers
     k_full, k_empty, v_full, v_empty = bars
     q, out = tensors
-    kv_len, q_start, runs, band_tiles = work(item, q, plan, lengths, band, BLOCK_N, SKIP)
+    kv_len, q_start, runs, band_tiles = work(item, q, mask, lengths, band, BLOCK_N, SKIP)
     dtype: gl.constexpr = q.ptr.dtype.element_ty
     q_tile = q_buffers.index(GROUP)
     q_tile.store(queries)
     fence_async_shared()
 
     acc = gl.zeros([ROWS, HEAD_DIM], gl.float32, result)
-    top = gl.full([ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, scores))
-    total = gl.zeros([ROWS], gl.float32, gl.SliceLayout(1, scores))
+    row_max = gl.full([ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, scores))
+    row_sum = gl.zeros([ROWS], gl.float32, gl.SliceLayout(1, scores))
     zeros = gl.zeros([ROWS, BLOCK_N], gl.float32, scores)
     row = item[2] * (2 * ROWS) + GROUP * ROWS + gl.arange(0, ROWS, gl.SliceLayout(1, scores))
     n = gl.arange(0, BLOCK_N, gl.SliceLayout(0, scores))
     if runs[1] > runs[0]:
-        begin, end, full_begin, full_end, place = span(runs[0], plan, band_tiles, kv_len, BLOCK_N, SKIP)
+        begin, end, full_begin, full_end, bits_index = tiles_of(runs[0], mask, band_tiles, kv_len, BLOCK_N, SKIP)
         if end > begin:
             stage = count % STAGES
             mbarrier.wait(k_full.index(stage), count // STAGES & 1)
@@ -195,16 +183,16 @@ def attend_rows(
             score = warpgroup_mma_wait(0, deps=(score,))
             mbarrier.arrive(k_empty.index(stage))
             if (begin < full_begin) | (begin >= full_end):
-                words = words_of(plan, SKIP)
-                keep = kept(row, q_start, begin * BLOCK_N, n, kv_len, band, words, place, BLOCK_N)
+                bits = bits_of(mask, SKIP)
+                keep = kept(row, q_start, begin * BLOCK_N, n, kv_len, band, bits, bits_index, BLOCK_N)
                 score = gl.where(keep, score, float("-inf"))
-            weight, _, top, total = soften(score, top, total, scale)
+            weight, _, row_max, row_sum = online_softmax(score, row_max, row_sum, scale)
             operand = gl.convert_layout(weight.to(dtype), weights)
             sums, operand, count = further_tiles(
-                q_tile, (acc, top, total), operand, count + 1, runs, row, n, kv_len, q_start, buffers, bars, plan,
+                q_tile, (acc, row_max, row_sum), operand, count + 1, runs, row, n, kv_len, q_start, buffers, bars, mask,
                 band_tiles, band, scale, HEAD_DIM, BLOCK_N, STAGES, SKIP,
             )  # fmt: skip
-            acc, top, total = sums
+            acc, row_max, row_sum = sums
             before = count - 1
             mbarrier.wait(v_full.index(before % STAGES), before // STAGES & 1)
             summed = warpgroup_mma(operand, v_buffers.index(before % STAGES), acc, is_async=True)
@@ -213,7 +201,7 @@ def attend_rows(
 
     if HEAD_DIM <= 128:  # registers are left for them while results are made ready
         queries = queries_of(q, following, GROUP, HEAD_DIM)
-    share, logarithm = shares((acc, top, total), result)
+    share, logarithm = shares((acc, row_max, row_sum), result)
     q_tile.store(share.to(dtype))
     if HEAD_DIM > 128:
         queries = queries_of(q, following, GROUP, HEAD_DIM)
@@ -223,33 +211,33 @@ def attend_rows(
 
 
 @gluon.jit
-def attend_in_turn(
-    GROUP: gl.constexpr, tensors, lse, buffers, bars, plan, lengths, band, scale, turn,
+def attend_one_by_one(
+    GROUP: gl.constexpr, tensors, lse, buffers, bars, mask, lengths, band, scale, interleave,
     HEAD_DIM: gl.constexpr, BLOCK_N: gl.constexpr, STAGES: gl.constexpr, SKIP: gl.constexpr,
 ):  # fmt: skip
     """One item after the other."""
     q = tensors[0]
     count = 0
-    item = item_of(0, q, turn)
+    item = item_of(0, q, interleave)
     queries = queries_of(q, item, GROUP, HEAD_DIM)
     last_round = rounds(q) - 1
     for round_ in range(last_round + 1):
-        following = item_of(gl.minimum(round_ + 1, last_round), q, turn)
+        following = item_of(gl.minimum(round_ + 1, last_round), q, interleave)
         count, queries = attend_rows(
-            GROUP, queries, item, following, count, tensors, lse, buffers, bars, plan, lengths, band, scale,
+            GROUP, queries, item, following, count, tensors, lse, buffers, bars, mask, lengths, band, scale,
             HEAD_DIM, BLOCK_N, STAGES, SKIP,
         )  # fmt: skip
         item = following
 
 
 @gluon.jit
-def attend_through(
-    GROUP: gl.constexpr, tensors, lse, buffers, bars, plan, lengths, band, scale, turn,
+def attend_overlapped(
+    GROUP: gl.constexpr, tensors, lse, buffers, bars, mask, lengths, band, scale, interleave,
     HEAD_DIM: gl.constexpr, BLOCK_N: gl.constexpr, STAGES: gl.constexpr, SKIP: gl.constexpr,
 ):  # fmt: skip
-    """Without a pause between items: beside an item's first scores runs the last product of the one before.
+    """Items overlap: beside an item's first scores runs the last product of the one before.
 
-    Queries have two places, which the copying warp fills, and results one of their own. The last round has no tiles.
+    Queries have two buffers, which the copying warp fills, and results one of their own. The last round has no tiles.
     """
     scores: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BLOCK_N, 16])
     result: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, HEAD_DIM, 16])
@@ -259,7 +247,7 @@ def attend_through(
     q, out = tensors
     dtype: gl.constexpr = q.ptr.dtype.element_ty
     o_tile = o_buffers.index(GROUP)
-    no_top = gl.full([ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, scores))
+    no_max = gl.full([ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, scores))
     no_sum = gl.zeros([ROWS], gl.float32, gl.SliceLayout(1, scores))
     nothing = gl.zeros([ROWS, HEAD_DIM], gl.float32, result)
     zeros = gl.zeros([ROWS, BLOCK_N], gl.float32, scores)
@@ -267,15 +255,15 @@ def attend_through(
     i = GROUP * ROWS + gl.arange(0, ROWS, gl.SliceLayout(1, scores))
 
     count = 0
-    item = item_of(0, q, turn)
-    sums, operand = (nothing, no_top, no_sum), gl.convert_layout(zeros.to(dtype), weights)
-    previous, unfinished = item_of(0, q, turn), gl.to_tensor(False)  # `= item` would make one variable of the two
+    item = item_of(0, q, interleave)
+    sums, operand = (nothing, no_max, no_sum), gl.convert_layout(zeros.to(dtype), weights)
+    previous, unfinished = item_of(0, q, interleave), gl.to_tensor(False)  # `= item` would make one variable of the two
     last_round = rounds(q) - 1
     for round_ in range(last_round + 2):
-        kv_len, q_start, runs, band_tiles = work(item, q, plan, lengths, band, BLOCK_N, SKIP)
-        begin, end, full_begin, full_end, place = 0, 0, 0, 0, -1
+        kv_len, q_start, runs, band_tiles = work(item, q, mask, lengths, band, BLOCK_N, SKIP)
+        begin, end, full_begin, full_end, bits_index = 0, 0, 0, 0, -1
         if runs[1] > runs[0]:
-            begin, end, full_begin, full_end, place = span(runs[0], plan, band_tiles, kv_len, BLOCK_N, SKIP)
+            begin, end, full_begin, full_end, bits_index = tiles_of(runs[0], mask, band_tiles, kv_len, BLOCK_N, SKIP)
         some = (end > begin) & (round_ <= last_round)
         stage, before = count % STAGES, gl.maximum(count - 1, 0)
         q_tile = q_buffers.index(round_ % 2 * 2 + GROUP)
@@ -283,46 +271,47 @@ def attend_through(
         mbarrier.wait(k_full.index(stage), count // STAGES & 1, pred=some)
         score = warpgroup_mma(q_tile, k_buffers.index(stage).permute((1, 0)), zeros, use_acc=False, is_async=True)
         mbarrier.wait(v_full.index(before % STAGES), before // STAGES & 1, pred=unfinished)
-        acc, top, total = sums
+        acc, row_max, row_sum = sums
         # an item without tiles multiplies what the buffers hold: its scores are masked, its result is not taken
         summed = warpgroup_mma(operand, v_buffers.index(before % STAGES), acc, is_async=True)
         score = warpgroup_mma_wait(1, deps=(score,))
         mbarrier.arrive(k_empty.index(stage), pred=some)
         if (begin < full_begin) | (begin >= full_end) | (end <= begin) | (round_ > last_round):
             row = item[2] * (2 * ROWS) + i
-            keep = kept(row, q_start, begin * BLOCK_N, n, kv_len, band, words_of(plan, SKIP), place, BLOCK_N)
+            keep = kept(row, q_start, begin * BLOCK_N, n, kv_len, band, bits_of(mask, SKIP), bits_index, BLOCK_N)
             score = gl.where(keep & some, score, float("-inf"))
-        weight, _, new_top, new_total = soften(score, no_top, no_sum, scale)
+        weight, _, new_max, new_sum = online_softmax(score, no_max, no_sum, scale)
         acc = warpgroup_mma_wait(0, deps=(summed,))
         mbarrier.arrive(v_empty.index(before % STAGES), pred=unfinished)
         if round_ > 0:
-            share, logarithm = shares((acc, top, total), result)
+            share, logarithm = shares((acc, row_max, row_sum), result)
             o_tile.store(gl.where(unfinished, share, nothing).to(dtype))
             store_rows(out, o_tile, previous, GROUP, HEAD_DIM)
             store_lse(lse, logarithm, previous, previous[2] * (2 * ROWS) + i, q.shape[2])
-        sums, operand = (nothing, new_top, new_total), gl.convert_layout(weight.to(dtype), weights)
+        sums, operand = (nothing, new_max, new_sum), gl.convert_layout(weight.to(dtype), weights)
         if some:
             row = item[2] * (2 * ROWS) + i
             sums, operand, count = further_tiles(
-                q_tile, sums, operand, count + 1, runs, row, n, kv_len, q_start, buffers, bars, plan, band_tiles, band,
+                q_tile, sums, operand, count + 1, runs, row, n, kv_len, q_start, buffers, bars, mask, band_tiles, band,
                 scale, HEAD_DIM, BLOCK_N, STAGES, SKIP,
             )  # fmt: skip
         mbarrier.arrive(q_empty.index(round_ % 2), pred=round_ <= last_round)
         previous, unfinished = item, some
-        item = item_of(gl.minimum(round_ + 1, last_round), q, turn)
+        item = item_of(gl.minimum(round_ + 1, last_round), q, interleave)
 
 
 @gluon.jit
 def attend(
-    GROUP: gl.constexpr, tensors, lse, buffers, bars, plan, lengths, band, scale, turn,
-    HEAD_DIM: gl.constexpr, BLOCK_N: gl.constexpr, STAGES: gl.constexpr, SKIP: gl.constexpr, THROUGH: gl.constexpr,
+    GROUP: gl.constexpr, tensors, lse, buffers, bars, mask, lengths, band, scale, interleave,
+    HEAD_DIM: gl.constexpr, BLOCK_N: gl.constexpr, STAGES: gl.constexpr, SKIP: gl.constexpr,
+    OVERLAP_ITEMS: gl.constexpr,
 ):  # fmt: skip
     """A warp group's part: ROWS query rows of each item, from their scores to what is stored."""
-    if THROUGH:
-        attend_through(
-            GROUP, tensors, lse, buffers, bars, plan, lengths, band, scale, turn, HEAD_DIM, BLOCK_N, STAGES, SKIP,
+    if OVERLAP_ITEMS:
+        attend_overlapped(
+            GROUP, tensors, lse, buffers, bars, mask, lengths, band, scale, interleave, HEAD_DIM, BLOCK_N, STAGES, SKIP,
         )  # fmt: skip
     else:
-        attend_in_turn(
-            GROUP, tensors, lse, buffers, bars, plan, lengths, band, scale, turn, HEAD_DIM, BLOCK_N, STAGES, SKIP,
+        attend_one_by_one(
+            GROUP, tensors, lse, buffers, bars, mask, lengths, band, scale, interleave, HEAD_DIM, BLOCK_N, STAGES, SKIP,
         )  # fmt: skip

@@ -10,11 +10,11 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import mbarrier, tma
 
-from .items import ROWS, item_of, rounds, span, work
+from .items import ROWS, item_of, rounds, tiles_of, work
 
 
 @gluon.jit
-def described(view, strides, length, BLOCK: gl.constexpr):
+def descriptor_of(view, strides, length, BLOCK: gl.constexpr):
     """A descriptor of [batch, head, row, element] with so many rows a head; what lies beyond them it reads as zeros."""
     layout: gl.constexpr = gl.NVMMASharedLayout.get_default_for(BLOCK, view.ptr.dtype.element_ty)
     shape = [view.shape[0], view.shape[1], gl.maximum(length, 1), BLOCK[3]]
@@ -23,57 +23,58 @@ def described(view, strides, length, BLOCK: gl.constexpr):
 
 @gluon.jit
 def copy(
-    q, k, v, buffers, bars, plan, lengths, band, turn,
-    HEAD_DIM: gl.constexpr, BLOCK_N: gl.constexpr, STAGES: gl.constexpr, SKIP: gl.constexpr, THROUGH: gl.constexpr,
+    q, k, v, buffers, bars, mask, lengths, band, interleave,
+    HEAD_DIM: gl.constexpr, BLOCK_N: gl.constexpr, STAGES: gl.constexpr, SKIP: gl.constexpr,
+    OVERLAP_ITEMS: gl.constexpr,
 ):  # fmt: skip
     """The copying warp's part: the tiles of keys and values of all items, in the order in which they are attended.
 
-    THROUGH: each item's queries before them.
+    OVERLAP_ITEMS: each item's queries come before them.
     """
     block: gl.constexpr = [1, 1, BLOCK_N, HEAD_DIM]
     # values laid out like the keys come without strides
     v_strides = k.strides if v.strides is None else v.strides
-    if THROUGH:
+    if OVERLAP_ITEMS:
         rows: gl.constexpr = [1, 1, ROWS, HEAD_DIM]
-        q_source = described(q, q.strides, q.shape[2], rows)
-    k_source = described(k, k.strides, lengths.kv_len, block)
-    v_source = described(v, v_strides, lengths.kv_len, block)
+        q_source = descriptor_of(q, q.strides, q.shape[2], rows)
+    k_source = descriptor_of(k, k.strides, lengths.kv_len, block)
+    v_source = descriptor_of(v, v_strides, lengths.kv_len, block)
     count = 0
     for round_ in range(rounds(q)):
-        item = item_of(round_, q, turn)
-        if THROUGH:
+        item = item_of(round_, q, interleave)
+        if OVERLAP_ITEMS:
             copy_queries(round_, item, q_source, buffers[0], bars[4], bars[5], HEAD_DIM)
-        kv_len, _, runs, band_tiles = work(item, q, plan, lengths, band, BLOCK_N, SKIP)
+        kv_len, _, runs, band_tiles = work(item, q, mask, lengths, band, BLOCK_N, SKIP)
         if lengths.pointer is not None:
-            # each batch has keys of its own number. A descriptor has one place in memory, which the next one takes: all
-            # copies by it must have ended
+            # each batch has keys of its own number. A descriptor is overwritten by the next one: all copies by it
+            # must have ended
             for late in range(gl.maximum(count - STAGES, 0), count):
                 mbarrier.wait(bars[0].index(late % STAGES), late // STAGES & 1)
                 mbarrier.wait(bars[2].index(late % STAGES), late // STAGES & 1)
-            k_source = described(k, k.strides, kv_len, block)
-            v_source = described(v, v_strides, kv_len, block)
+            k_source = descriptor_of(k, k.strides, kv_len, block)
+            v_source = descriptor_of(v, v_strides, kv_len, block)
         count = copy_tiles(
-            item, count, k_source, v_source, buffers, bars, plan, runs, band_tiles, kv_len, q.shape[1] // k.shape[1],
+            item, count, k_source, v_source, buffers, bars, mask, runs, band_tiles, kv_len, q.shape[1] // k.shape[1],
             HEAD_DIM, BLOCK_N, STAGES, SKIP,
         )  # fmt: skip
 
 
 @gluon.jit
 def copy_queries(round_, item, source, q_buffers, q_full, q_empty, HEAD_DIM: gl.constexpr):
-    """The queries of one item, both groups', into the round's place."""
-    place, phase = round_ % 2, round_ // 2 & 1
+    """The queries of one item, both groups', into the round's buffers."""
+    slot, phase = round_ % 2, round_ // 2 & 1
     block: gl.constexpr = [1, 1, ROWS, HEAD_DIM]
-    mbarrier.wait(q_empty.index(place), phase ^ 1)
-    mbarrier.expect(q_full.index(place), 2 * ROWS * HEAD_DIM * 2)
+    mbarrier.wait(q_empty.index(slot), phase ^ 1)
+    mbarrier.expect(q_full.index(slot), 2 * ROWS * HEAD_DIM * 2)
     for group in gl.static_range(2):  # pyright: ignore
         first = (item[2] * 2 + group) * ROWS
-        tile = q_buffers.index(place * 2 + group).reshape(block)
-        tma.async_copy_global_to_shared(source, [item[0], item[1], first, 0], q_full.index(place), tile)
+        tile = q_buffers.index(slot * 2 + group).reshape(block)
+        tma.async_copy_global_to_shared(source, [item[0], item[1], first, 0], q_full.index(slot), tile)
 
 
 @gluon.jit
 def copy_tiles(
-    item, count, k_source, v_source, buffers, bars, plan, runs, band_tiles, kv_len, sharing,
+    item, count, k_source, v_source, buffers, bars, mask, runs, band_tiles, kv_len, sharing,
     HEAD_DIM: gl.constexpr, BLOCK_N: gl.constexpr, STAGES: gl.constexpr, SKIP: gl.constexpr,
 ):  # fmt: skip
     """The tiles of one item. count: the tiles that this program has copied; returned with this item's."""
@@ -83,15 +84,15 @@ def copy_tiles(
     size: gl.constexpr = BLOCK_N * HEAD_DIM * 2
     block: gl.constexpr = [1, 1, BLOCK_N, HEAD_DIM]
     for run in range(runs[0], runs[1]):
-        tiles = span(run, plan, band_tiles, kv_len, BLOCK_N, SKIP)
+        tiles = tiles_of(run, mask, band_tiles, kv_len, BLOCK_N, SKIP)
         for tile in range(tiles[0], tiles[1]):
             stage, phase = count % STAGES, count // STAGES & 1 ^ 1
-            place = [batch, kv_head, tile * BLOCK_N, 0]
+            start = [batch, kv_head, tile * BLOCK_N, 0]
             mbarrier.wait(k_empty.index(stage), phase)
             mbarrier.expect(k_full.index(stage), size)
-            tma.async_copy_global_to_shared(k_source, place, k_full.index(stage), k_buffers.index(stage).reshape(block))
+            tma.async_copy_global_to_shared(k_source, start, k_full.index(stage), k_buffers.index(stage).reshape(block))
             mbarrier.wait(v_empty.index(stage), phase)
             mbarrier.expect(v_full.index(stage), size)
-            tma.async_copy_global_to_shared(v_source, place, v_full.index(stage), v_buffers.index(stage).reshape(block))
+            tma.async_copy_global_to_shared(v_source, start, v_full.index(stage), v_buffers.index(stage).reshape(block))
             count += 1
     return count

@@ -13,9 +13,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from ..mask import Band, Mask, kept_by_mask
-from ..tilemap import TileMap
-from .pieces import Bias
+from ...mask import Band, Mask, kept_by_mask
+from ...tilemap import TileMap
+from ..pieces import Bias
 
 TILE_KEYS = 64
 NARROW_ROWS = 64  # rows of a block: few waste little at a window's two edges
@@ -46,7 +46,7 @@ class Span:
 
 @dataclass(frozen=True)
 class Group:
-    """`blocks` blocks of `height` rows from `row` on, whose spans are alike but for their place.
+    """`blocks` blocks of `height` rows from `row` on, whose spans are alike but for where they begin.
 
     backwards: the spans' biases have each block's rows in reverse order, see `_Biases.slid`.
     """
@@ -59,7 +59,7 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Plan:
+class TiledPlan:
     """The groups of one tile map, in row order; `unseen` are the (first, end) rows without any key.
 
     `rows` is what a block of the map has. Keys outside [first_key, end_key) are never read. Holds no mask, which may
@@ -67,7 +67,7 @@ class Plan:
     """
 
     rows: int
-    place: Place
+    at: Coordinates
     first_key: int
     end_key: int
     groups: tuple[Group, ...]
@@ -85,10 +85,10 @@ class Plan:
         """The bias of a group's span under the plan's mask, built now if the plan does not hold it."""
         if not span.masked or span.bias is not None:
             return span.bias
-        return Bias.of(_kept(mask, self.place, group.row, group.height, self.first_key + span.first, span.keys))
+        return Bias.of(_kept(mask, self.at, group.row, group.height, self.first_key + span.first, span.keys))
 
 
-class Place(NamedTuple):
+class Coordinates(NamedTuple):
     """Where a plan's elements stand: the first query's position, the batch and head, and the device."""
 
     q_start: int
@@ -98,21 +98,23 @@ class Place(NamedTuple):
 
 
 @kept_by_mask(lambda plan: plan.nbytes)
-def plan(mask: Mask, q_len: int, kv_len: int, q_start: int, batch: int, head: int, device: torch.device) -> Plan:
+def make_tiled_plan(
+    mask: Mask, q_len: int, kv_len: int, q_start: int, batch: int, head: int, device: torch.device
+) -> TiledPlan:
     """The plan for one batch's and head's tile map. Masks are built on `device`."""
 
     def tiles(rows: int) -> TileMap:
         return TileMap.build(mask, q_len, kv_len, rows, TILE_KEYS, q_start=q_start, batch=batch, head=head)
 
-    place = Place(q_start, batch, head, device)
+    at = Coordinates(q_start, batch, head, device)
     tilemap = tiles(NARROW_ROWS)
     if tilemap.visited_pairs > WIDE_KEYS * q_len and q_len > NARROW_ROWS:
         tilemap = tiles(WIDE_ROWS)
     if not len(tilemap.runs):
-        return Plan(tilemap.block_m, place, 0, 0, (), ((0, q_len),))
+        return TiledPlan(tilemap.block_m, at, 0, 0, (), ((0, q_len),))
     first_key = int(tilemap.runs[:, 0].min()) * TILE_KEYS
     end_key = min(int(tilemap.runs[:, 1].max()) * TILE_KEYS, kv_len)
-    biases = _Biases(mask, place, q_len, kv_len, first_key)
+    biases = _Biases(mask, at, q_len, kv_len, first_key)
     groups: list[Group] = []
     unseen = []
     for index in range(tilemap.rows):
@@ -131,7 +133,7 @@ def plan(mask: Mask, q_len: int, kv_len: int, q_start: int, batch: int, head: in
             groups.append(block)
         else:
             groups[-1] = joined
-    return Plan(tilemap.block_m, place, first_key, end_key, tuple(groups), tuple(unseen))
+    return TiledPlan(tilemap.block_m, at, first_key, end_key, tuple(groups), tuple(unseen))
 
 
 def _columns(runs: list[list[int]]) -> Iterator[tuple[int, int, bool]]:
@@ -163,11 +165,11 @@ def _columns(runs: list[list[int]]) -> Iterator[tuple[int, int, bool]]:
 class _Biases:
     """Makes the spans of row blocks; equal masks are held once, as far as the plan's memory goes."""
 
-    def __init__(self, mask: Mask, place: Place, q_len: int, kv_len: int, first_key: int):
-        self.mask, self.place, self.q_len, self.kv_len, self.first_key = mask, place, q_len, kv_len, first_key
+    def __init__(self, mask: Mask, at: Coordinates, q_len: int, kv_len: int, first_key: int):
+        self.mask, self.at, self.q_len, self.kv_len, self.first_key = mask, at, q_len, kv_len, first_key
         self.held: dict[tuple, Bias] = {}
         self.free = BIAS_BYTES
-        self.slides = isinstance(mask, Band) and place.device.type == "cpu"  # elsewhere scores of long spans are held
+        self.slides = isinstance(mask, Band) and at.device.type == "cpu"  # elsewhere scores of long spans are held
 
     def spans(self, row: int, height: int, columns: list[tuple[int, int, bool]]) -> Iterator[Span]:
         for start, end, masked in columns:
@@ -175,7 +177,7 @@ class _Biases:
             if not masked:
                 yield Span(first - self.first_key, keys, False, None)
                 continue
-            kept = _kept(self.mask, self.place, row, height, first, keys)
+            kept = _kept(self.mask, self.at, row, height, first, keys)
             if kept.any():  # a tile called partial may be empty, or full
                 bias = None if kept.all() else self._share(kept)
                 yield Span(first - self.first_key, keys, not kept.all(), bias)
@@ -187,7 +189,7 @@ class _Biases:
         both: each bias is a view of one line of numbers with strides (1, 1).
         """
         first, keys = self._keys(columns[0][0], columns[-1][1])
-        last_q = self.place.q_start + row + height - 1
+        last_q = self.at.q_start + row + height - 1
         key = "slid", first - last_q, height, keys
         if key not in self.held:
             line, lowest = self._line
@@ -203,14 +205,14 @@ class _Biases:
     @functools.cached_property
     def _line(self) -> tuple[torch.Tensor, int]:
         """(a bias by k - q, the lowest k - q)."""
-        lowest = self.first_key - (self.place.q_start + self.q_len - 1)
-        away = torch.arange(lowest, self.kv_len - self.place.q_start, dtype=torch.int64, device=self.place.device)
+        lowest = self.first_key - (self.at.q_start + self.q_len - 1)
+        away = torch.arange(lowest, self.kv_len - self.at.q_start, dtype=torch.int64, device=self.at.device)
         return Bias.of(self.mask.keep(-away, 0)[None]).values[0], lowest
 
     def _blind(self, last_q: int, height: int, first: int, keys: int) -> torch.Tensor | None:
         """bool [height]: which rows, in reverse order, see none of these keys; None where each sees some."""
         assert isinstance(self.mask, Band)
-        q = last_q - torch.arange(height, dtype=torch.int64, device=self.place.device)
+        q = last_q - torch.arange(height, dtype=torch.int64, device=self.at.device)
         low = q - q - FAR if self.mask.left is None else q - self.mask.left
         high = q - q + FAR if self.mask.right is None else q + self.mask.right
         blind = low.clamp(min=first) > high.clamp(max=first + keys - 1)
@@ -225,11 +227,11 @@ class _Biases:
         return self.held.get(key)
 
 
-def _kept(mask: Mask, place: Place, row: int, height: int, first: int, keys: int) -> torch.Tensor:
+def _kept(mask: Mask, at: Coordinates, row: int, height: int, first: int, keys: int) -> torch.Tensor:
     """bool [height, keys]: the mask's elements."""
-    rows = torch.arange(row, row + height, dtype=torch.int64, device=place.device)[:, None]
-    k_pos = torch.arange(first, first + keys, dtype=torch.int64, device=place.device)[None]
-    return mask.keep(rows + place.q_start, k_pos, place.batch, place.head, rows)
+    rows = torch.arange(row, row + height, dtype=torch.int64, device=at.device)[:, None]
+    k_pos = torch.arange(first, first + keys, dtype=torch.int64, device=at.device)[None]
+    return mask.keep(rows + at.q_start, k_pos, at.batch, at.head, rows)
 
 
 def _join(group: Group, block: Group) -> Group | None:

@@ -1,6 +1,5 @@
 """Calls that are repeated: what was made ready for one kind of call never serves another."""
 
-import functools
 import gc
 import inspect
 import itertools
@@ -15,17 +14,25 @@ from pathlib import Path
 import blockskip as bs
 import pytest
 import torch
-from blockskip import repeat
-from blockskip.attention import api, decode_api, decode_launch, launch
-from blockskip.dispatch import Dispatcher, Found, Ready, traits
-from blockskip.linear import api as linear_api
+from blockskip.attention import eager
+from blockskip.attention.call import AttentionArguments
+from blockskip.attention.decode import eager as decode_eager
+from blockskip.attention.decode import launch as decode_launch
+from blockskip.attention.decode import plan as decode_plan
+from blockskip.attention.prefill import launch, schedule
+from blockskip.launching import repeated
+from blockskip.launching.dispatch import CompiledKernel, Dispatcher, traits
+from blockskip.launching.guards import GuardedInt
+from blockskip.launching.ready import Ready
+from blockskip.launching.repeated import REPEATED, RepeatedCalls, kind_of
+from blockskip.linear import eager as linear_eager
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
 def nothing_is_ready():
-    repeat.forget()
+    REPEATED.clear()
 
 
 def draw(device, *shape, seed=0, dtype=torch.float32):
@@ -112,14 +119,14 @@ def linear_changes(device):
         "w": [*weights, minimum, middle, off, w.rows(0, 32), in_float32(bs.quantize(weight + 1)), weight],
         "bias": [None, bias + 1, shifted(bias), negated(bias), bias[:32], bias.half(), bias.clone().requires_grad_()],
         "impl": ["tiled", "reference", "cuda"],
-        "route": ["matvec", "fused", "dequantise", "fast"],
+        "route": ["matvec", "fused", "dequantize", "fast"],
     }
 
 
 OPERATIONS = {
-    "attention": (bs.attention, attention_changes, api, "check"),
-    "decode": (bs.decode, decode_changes, decode_api, "check_decode"),
-    "linear": (bs.linear, linear_changes, linear_api, "check"),
+    "attention": (bs.attention, attention_changes, eager, "check"),
+    "decode": (bs.decode, decode_changes, decode_eager, "check_decode"),
+    "linear": (bs.linear, linear_changes, linear_eager, "check"),
 }
 
 
@@ -134,7 +141,7 @@ def flat(arguments):
 
 def described(argument, inputs):
     """An argument of a kernel: of an input which one, of other tensors their kind, of a mask's tables all they hold."""
-    if type(argument).__name__ in ("Tiles", "Words"):
+    if type(argument).__name__ in ("TileRuns", "MaskBits"):
         return str(argument)
     if isinstance(argument, tuple):
         return tuple(described(item, inputs) for item in argument)
@@ -151,7 +158,7 @@ def launched(monkeypatch):
 
     def find(self, kernel, launch, **options):
         named = kernel.fn.__name__, launch.grid, launch.constants, options, [*map(traits, launch.arguments)]
-        return Found(lambda *arguments, stream=None: done.append((*named, arguments)), ())
+        return CompiledKernel(lambda *arguments, stream=None: done.append((*named, arguments)), ())
 
     monkeypatch.setattr(Dispatcher, "find", find)
     return done
@@ -184,12 +191,12 @@ def test_calls_that_differ_in_an_argument_never_share_what_is_ready(device, name
     call, make, _, _ = OPERATIONS[name]
     first, changes = make(device)
     assert set(inspect.signature(call).parameters) == set(changes) | set(first)  # a new argument needs its changes
-    monkeypatch.setattr(repeat, "_places", functools.cache(lambda *key: []))
+    monkeypatch.setattr(REPEATED, "_most_kinds", 1 << 20)
     calls, alone = list(all_calls(first, changes)), []
     for arguments in calls:
-        repeat.forget()
+        REPEATED.clear()
         alone.append(outcome(call, arguments, launched))
-    repeat.forget()
+    REPEATED.clear()
     ready = 0
     for arguments, wanted in zip(calls, alone, strict=True):
         assert outcome(call, arguments, launched) == wanted, {n: v for n, v in arguments.items() if v is not first[n]}
@@ -203,7 +210,7 @@ def test_a_repeated_call_is_neither_checked_nor_planned_and_takes_new_data(devic
     first, _ = make(device)
     other = first | {n: t.flip(0).clone() for n, t in first.items() if isinstance(t, torch.Tensor)}
     wanted = call(**other)
-    repeat.forget()
+    REPEATED.clear()
     call(**first)
     monkeypatch.setattr(module, check, None)
     assert torch.equal(call(**other), wanted)
@@ -230,19 +237,19 @@ GROWING = {
 @pytest.mark.parametrize("name", GROWING)
 def test_calls_with_a_growing_int_kv_len_launch_what_new_ones_would(device, name, launched, monkeypatch):
     """All launches, their grids, constants, traits and arguments; and the errors, too."""
-    operation, q_len, words = GROWING[name]
+    operation, q_len, options = GROWING[name]
     call, slots = getattr(bs, operation), 300
     q, k = draw(device, 1, 4, q_len, 16), draw(device, 1, 2, slots, 16)
     alone, made = [], []
-    numbers = [n for n in range(-1, slots + 70) if n <= slots + 3 or words.get("ring")] + [1 << 29, (1 << 29) + 1]
+    numbers = [n for n in range(-1, slots + 70) if n <= slots + 3 or options.get("ring")] + [1 << 29, (1 << 29) + 1]
     for n in numbers:
-        repeat.forget()
-        alone.append(outcome(call, {"q": q, "k": k, "v": k, "kv_len": n, "impl": "triton", **words}, launched))
-    repeat.forget()
+        REPEATED.clear()
+        alone.append(outcome(call, {"q": q, "k": k, "v": k, "kv_len": n, "impl": "triton", **options}, launched))
+    REPEATED.clear()
     for module in (decode_launch, launch):
         monkeypatch.setattr(module, "Ready", lambda *given, **named: made.append(1) or Ready(*given, **named))
     for n, wanted in zip(numbers, alone, strict=True):
-        assert outcome(call, {"q": q, "k": k, "v": k, "kv_len": n, "impl": "triton", **words}, launched) == wanted, n
+        assert outcome(call, {"q": q, "k": k, "v": k, "kv_len": n, "impl": "triton", **options}, launched) == wanted, n
     # splits 1 and 4 to 10, each for numbers that 16 divides and for others; and a ring before and after it is full
     assert len(made) <= 18 and sum(isinstance(wanted[0], list) for wanted in alone) >= 250
 
@@ -257,7 +264,7 @@ def test_a_loop_over_growing_lengths_gives_what_the_reference_gives(device):
 def test_one_tensor_given_twice_is_not_taken_for_one_given_once(device):
     x, y = draw(device, 1, 2, 9, 16), draw(device, 1, 2, 9, 16, seed=1)
     wanted = bs.attention(x, y, x, impl="triton")
-    repeat.forget()
+    REPEATED.clear()
     bs.attention(x, x, x, impl="triton")
     assert torch.equal(bs.attention(x, y, x, impl="triton"), wanted)
 
@@ -277,19 +284,18 @@ def test_what_is_ready_keeps_no_tensor_of_the_call_alive(device, name):
 
 def test_what_is_ready_for_a_mask_goes_with_it_and_with_its_contents(device):
     q, k = draw(device, 1, 2, 8, 16), draw(device, 1, 2, 24, 16)
-    words = "attention", None, None, None, "auto", "triton", None, False, False, False, "measured"
 
-    def place(mask):
-        return repeat.place_of((q, k, k, None), words, "triton", mask)
+    def prepared(mask):
+        return REPEATED.get(*AttentionArguments(q, k, k, mask, impl="triton").kind())
 
     documents, dense = bs.document([10, 14]), bs.dense(torch.ones(8, 24, dtype=torch.bool)) & bs.sink(9)
     for mask in (documents, dense):
         bs.attention(q, k, k, mask, impl="triton")
-        assert len(place(mask)[0]) == 1
-    assert not place(bs.document([10, 14]))
+        assert prepared(mask) is not None
+    assert prepared(bs.document([10, 14])) is None
     dense.masks[0].tensor[0, 0, 3] = False
-    assert not place(dense)
-    left = weakref.ref(place(documents)[0])
+    assert prepared(dense) is None
+    left = weakref.ref(prepared(documents))
     gc.disable()  # device memory must not wait for the collector: no cycles
     try:
         del documents, mask
@@ -303,15 +309,16 @@ def test_a_map_of_a_band_lies_with_the_band(device):
     wanted = bs.attention(q, q, q, band, impl="triton")
     for _ in range(2):
         assert torch.equal(bs.attention(q, q, q, band, impl="triton", skip="map"), wanted)
-    assert repeat._places.cache_info().currsize == 1 and len(band.owned) >= 1
+    assert len(REPEATED) == 1 and len(band.owned) >= 1
 
 
-def test_places_are_few_and_calls_of_unknown_kinds_have_none():
-    q = torch.zeros(2)
+def test_kinds_are_few_and_unknown_ones_are_not_kept():
+    q, calls = torch.zeros(2), RepeatedCalls()
     for number in range(1000):
-        repeat.place_of((q,), ("decode", number), "triton").append(print)
-    assert repeat._places.cache_info().currsize == 256
-    assert repeat.place_of((q,), ("decode", 999), "triton") and not repeat.place_of((q,), ("decode", 0), "triton")
+        calls.put(kind_of((q,), ("decode", number), "triton"), print)
+    assert len(calls) == 256
+    assert calls.get(kind_of((q,), ("decode", 999), "triton")) is print
+    assert calls.get(kind_of((q,), ("decode", 0), "triton")) is None
 
     class Number(int):
         pass
@@ -319,7 +326,7 @@ def test_places_are_few_and_calls_of_unknown_kinds_have_none():
     class Own(torch.Tensor):
         pass
 
-    for tensors, words, impl, mask in (
+    for tensors, options, impl, mask in (
         ((q,), ("decode", Number(1)), "triton", None),
         ((q,), ("decode", [1]), "triton", None),
         ((q, 3), ("decode",), "triton", None),
@@ -328,8 +335,76 @@ def test_places_are_few_and_calls_of_unknown_kinds_have_none():
         ((q,), ("decode",), "tiled", None),
         ((q,), ("decode",), "triton", "causal"),
     ):
-        repeat.place_of(tensors, words, impl, mask).append(print)
-        assert not repeat.place_of(tensors, words, impl, mask)
+        assert kind_of(tensors, options, impl, mask) is None
+    calls.put(None, print)
+    assert len(calls) == 256 and calls.get(None) is None
+
+
+def test_the_cache_honours_a_predicate_that_is_added_to_a_plan(device, launched, monkeypatch):
+    """Whatever a plan asks of kv_len tells calls apart, though nothing but the plan knows of it."""
+    q, k = draw(device, 1, 4, 40, 16), draw(device, 1, 2, 300, 16)
+    arguments = {"q": q, "k": k, "v": k, "mask": bs.sliding_window(30), "impl": "triton"}
+    interleaved = schedule.interleaved_heads
+
+    def made_up(call, plan, heads):
+        return 4 if plan.kv_len % 7 == 3 or 120 <= plan.kv_len < 130 else interleaved(call, plan, heads)
+
+    monkeypatch.setattr(schedule, "interleaved_heads", made_up)
+    check_growing(bs.attention, arguments, range(40, 301), launched)
+    grids = {made[0][0][1] for made in growing_outcomes(bs.attention, arguments, range(40, 301), launched)}
+    assert len(grids) == 2
+
+
+def test_the_cache_honours_a_predicate_that_is_added_to_the_splits(device, launched, monkeypatch):
+    q, k = draw(device, 1, 4, 1, 16), draw(device, 1, 2, 300, 16)
+    chosen = decode_plan.choose_splits
+    monkeypatch.setattr(
+        decode_plan, "choose_splits", lambda programs, tiles, sms: 2 if tiles % 3 == 1 else chosen(programs, tiles, sms)
+    )
+    check_growing(bs.decode, {"q": q, "k": k, "v": k, "impl": "triton"}, range(1, 301), launched)
+
+
+def growing_outcomes(call, arguments, numbers, launched):
+    return [outcome(call, {**arguments, "kv_len": n}, launched) for n in numbers]
+
+
+def check_growing(call, arguments, numbers, launched):
+    """Each number alone, and then one after the other, there and back: the same launches."""
+    alone = []
+    for n in numbers:
+        REPEATED.clear()
+        alone += growing_outcomes(call, arguments, [n], launched)
+    REPEATED.clear()
+    for _ in range(2):
+        assert growing_outcomes(call, arguments, numbers, launched) == alone
+
+
+def test_what_a_plan_takes_the_value_of_serves_that_value_alone():
+    kept, kind = RepeatedCalls(), kind_of((torch.zeros(2),), ("decode",), "triton")
+
+    def plan(number):
+        """A limit, tiles by value in the middle, nothing else."""
+        guarded = GuardedInt(number)
+        tiles = -(-guarded // 16)
+        return (int(tiles) if 100 < guarded <= 200 else 0), guarded.guards
+
+    for number in [*range(1, 400), *range(399, 0, -1)]:
+        wanted, guards = plan(number)
+        found = kept.get(kind, number)
+        if found is None:
+            kept.put(kind, lambda wanted=wanted: wanted, guards)
+        else:
+            assert found() == wanted
+    assert len(kept._by_kind[kind[0]]) == 2 + len({-(-n // 16) for n in range(101, 201)})
+
+
+def test_a_kind_with_a_plan_for_each_number_stays_bounded():
+    kept, kind = RepeatedCalls(), kind_of((torch.zeros(2),), ("decode",), "triton")
+    for number in range(3 * repeated.MOST_PREPARED):
+        guarded = GuardedInt(number)
+        int(guarded)
+        kept.put(kind, print, guarded.guards)
+        assert kept.get(kind, number) is print and len(kept._by_kind[kind[0]]) <= repeated.MOST_PREPARED
 
 
 def test_threads_may_call_at_once(device, launched):

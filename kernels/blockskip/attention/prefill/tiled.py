@@ -11,16 +11,16 @@ from typing import NamedTuple
 
 import torch
 
-from ..mask import Mask
-from .pieces import Piece, attend
-from .ring import unrolled
-from .tileplan import Group, Plan, Span, plan
+from ...mask import Mask
+from ..pieces import Piece, attend, rows_apart
+from ..ring import unrolled
+from .tiled_plan import Group, Span, TiledPlan, make_tiled_plan
 
 
 class Unit(NamedTuple):
     """Heads that share a plan; q, out [heads, q_len, D], k, v [heads, kv_len, D], lse [heads, q_len]."""
 
-    plan: Plan
+    plan: TiledPlan
     q: torch.Tensor
     k: torch.Tensor
     v: torch.Tensor
@@ -60,7 +60,7 @@ def _units(q, k, v, out, lse, mask: Mask, q_start: int, kv_len: int) -> Iterator
     at_once = 1 if by_head else q_heads if group == 1 else group
     for b in range(batches):
         for h in range(0, q_heads, at_once):
-            chosen = plan(mask, q_len, kv_len, q_start, b if by_batch else 0, h if by_head else 0, q.device)
+            chosen = make_tiled_plan(mask, q_len, kv_len, q_start, b if by_batch else 0, h if by_head else 0, q.device)
             heads = slice(h, h + at_once)
             kv_heads = heads if group == 1 else slice(h // group, h // group + 1)
             yield Unit(chosen, q[b, heads], k[b, kv_heads], v[b, kv_heads], out[b, heads], lse[b, heads])
@@ -71,10 +71,10 @@ def _attend(unit: Unit, mask: Mask, scale: float, ring: bool, exact: bool) -> No
     for first, end in chosen.unseen:
         unit.out[:, first:end] = 0
         unit.lse[:, first:end] = float("-inf")
-    q = _ready(unit.q)
+    q = _for_products(unit.q)
     first, end = chosen.first_key, chosen.end_key
     used = (unrolled(x, first, end) if ring else x[:, first:end] for x in (unit.k, unit.v))
-    k, v = (_ready(x).expand(len(q), -1, -1) for x in used)
+    k, v = (_for_products(x).expand(len(q), -1, -1) for x in used)
     for group in chosen.groups:
         rows = _rows(q, group).flip(2) if group.backwards else _rows(q, group)
         pieces = [Piece(rows, _keys(k, group, s), _keys(v, group, s), chosen.bias(mask, group, s)) for s in group.spans]
@@ -85,10 +85,10 @@ def _attend(unit: Unit, mask: Mask, scale: float, ring: bool, exact: bool) -> No
         _rows(unit.lse, group).copy_(lse)
 
 
-def _ready(x: torch.Tensor) -> torch.Tensor:
+def _for_products(x: torch.Tensor) -> torch.Tensor:
     """`x` in the dtype of the products, its last dimension dense and its rows apart."""
     x = x.to(_product_dtype(x.dtype, x.device))
-    return x if x.stride(-1) == 1 and x.stride(-2) >= x.shape[-1] else x.contiguous()
+    return rows_apart(x)
 
 
 def _product_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:

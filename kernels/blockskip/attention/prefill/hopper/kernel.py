@@ -24,40 +24,42 @@ def barriers(STAGES: gl.constexpr, COUNT: gl.constexpr):
     return bars
 
 
-@gluon.jit(do_not_specialize=["turn"])
+@gluon.jit(do_not_specialize=["interleave"])
 def prefill(
-    q, k, v, out, lse, visits, plan, lengths, band, scale, turn,
-    SKIP: gl.constexpr, HEAD_DIM: gl.constexpr, BLOCK_N: gl.constexpr, STAGES: gl.constexpr, THROUGH: gl.constexpr,
+    q, k, v, out, lse, visits, mask, lengths, band, scale, interleave,
+    SKIP: gl.constexpr, HEAD_DIM: gl.constexpr, BLOCK_N: gl.constexpr, STAGES: gl.constexpr,
+    OVERLAP_ITEMS: gl.constexpr,
 ):  # fmt: skip
-    """A program does item after item, each 2 x ROWS query rows of one head. Arguments: as of `prefill.prefill`.
+    """A program does item after item, each 2 x ROWS query rows of one head. Arguments: as of `prefill.kernel.prefill`.
 
-    Grid: as many programs as there are items, or fewer, along the first axis; how many, and `turn`, a divisor of
-    batches x heads, is `turns.programs_of`'s choice. visits: None, none are recorded. SKIP: bounds or map. Keys and
-    values are read by descriptors; results, and but for THROUGH queries, whose rows are few, by pointers. THROUGH:
-    `attend_through`, else `attend_in_turn`.
+    Grid: as many programs as there are items, or fewer, along the first axis; how many, and `interleave`, a divisor of
+    batches x heads, is `schedule.programs_of`'s choice. visits: None, none are recorded. SKIP: bounds or map.
+    OVERLAP_ITEMS: `attend_overlapped`, else `attend_one_by_one`. Keys and values are read by descriptors, with
+    OVERLAP_ITEMS queries too; all else, of which there is little, by pointers.
     """
     dtype: gl.constexpr = q.ptr.dtype.element_ty
     tile: gl.constexpr = gl.NVMMASharedLayout.get_default_for([BLOCK_N, HEAD_DIM], dtype)
     rows: gl.constexpr = gl.NVMMASharedLayout.get_default_for([ROWS, HEAD_DIM], dtype)
     buffers = (
-        gl.allocate_shared_memory(dtype, [4 if THROUGH else 2, ROWS, HEAD_DIM], rows),
+        gl.allocate_shared_memory(dtype, [4 if OVERLAP_ITEMS else 2, ROWS, HEAD_DIM], rows),
         gl.allocate_shared_memory(dtype, [STAGES, BLOCK_N, HEAD_DIM], tile),
         gl.allocate_shared_memory(dtype, [STAGES, BLOCK_N, HEAD_DIM], tile),
     )
-    if THROUGH:
+    if OVERLAP_ITEMS:
         buffers += (gl.allocate_shared_memory(dtype, [2, ROWS, HEAD_DIM], rows),)
     bars = (barriers(STAGES, 1), barriers(STAGES, 2), barriers(STAGES, 1), barriers(STAGES, 2))
-    if THROUGH:
+    if OVERLAP_ITEMS:
         bars += (barriers(2, 1), barriers(2, 2))
     gl.warp_specialize(
         [
-            (attend, (0, (q, out), lse, buffers, bars, plan, lengths, band, scale, turn,
-                      HEAD_DIM, BLOCK_N, STAGES, SKIP, THROUGH)),
-            (attend, (1, (q, out), lse, buffers, bars, plan, lengths, band, scale, turn,
-                      HEAD_DIM, BLOCK_N, STAGES, SKIP, THROUGH)),
-            (copy, (q, k, v, buffers, bars, plan, lengths, band, turn, HEAD_DIM, BLOCK_N, STAGES, SKIP, THROUGH)),
+            (attend, (0, (q, out), lse, buffers, bars, mask, lengths, band, scale, interleave,
+                      HEAD_DIM, BLOCK_N, STAGES, SKIP, OVERLAP_ITEMS)),
+            (attend, (1, (q, out), lse, buffers, bars, mask, lengths, band, scale, interleave,
+                      HEAD_DIM, BLOCK_N, STAGES, SKIP, OVERLAP_ITEMS)),
+            (copy, (q, k, v, buffers, bars, mask, lengths, band, interleave,
+                    HEAD_DIM, BLOCK_N, STAGES, SKIP, OVERLAP_ITEMS)),
         ],
         # warps, and registers a thread, of the second group and of the copying warp; the first group has what is left
         [4, 1],
-        [240, 24 if HEAD_DIM > 128 or THROUGH else 32],
+        [240, 24 if HEAD_DIM > 128 or OVERLAP_ITEMS else 32],
     )  # fmt: skip

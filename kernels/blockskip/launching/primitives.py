@@ -1,4 +1,4 @@
-"""What every Triton kernel here shares: tensors as one argument, and small @triton.jit helpers. Imports triton.
+"""Small @triton.jit functions that the kernels share. Imports triton.
 
 Kernels must compile from Triton 3.6 on, run in the interpreter, and hold no 32-bit offset that can wrap: an offset that
 grows with a tensor's size is a 64-bit scalar, what is left inside a tile is 32 bits wide unless the strides forbid it.
@@ -6,32 +6,8 @@ grows with a tensor's size is a 64-bit scalar, what is left inside a tile is 32 
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
-import torch
 import triton
 import triton.language as tl
-
-
-class View(NamedTuple):
-    """A tensor as one kernel argument."""
-
-    ptr: torch.Tensor
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
-
-    @classmethod
-    def of(cls, tensor: torch.Tensor) -> View:
-        return cls(tensor, tuple(tensor.shape), tuple(tensor.stride()))
-
-    @classmethod
-    def broadcast(cls, tensor: torch.Tensor, dims: int) -> View:
-        """A view whose first `dims` dimensions have stride 0 where their size is 1: any index reads the one entry."""
-        strides = (
-            0 if i < dims and size == 1 else stride
-            for i, (size, stride) in enumerate(zip(tensor.shape, tensor.stride(), strict=True))
-        )
-        return cls(tensor, tuple(tensor.shape), tuple(strides))
 
 
 def interpreting() -> bool:
@@ -39,26 +15,10 @@ def interpreting() -> bool:
     return not isinstance(wide, triton.JITFunction)
 
 
-def is_wide(view: View, heads: int, rows: int, cols: int) -> bool:
-    """Whether an offset inside one tile of a [B, H, L, D] tensor can pass 31 bits."""
-    _, head, row, col = view.strides
-    return (heads - 1) * head + (rows - 1) * row + (cols - 1) * col >= 1 << 31
-
-
-def ring_kind(ring: bool, slots: int, block_n: int) -> str:
-    """The constexpr RING of the kernels: "none" for a cache whose slots are positions, else see `ring_slots`."""
-    return "none" if not ring else "long" if slots >= block_n else "short"
-
-
-def overlaps(device: torch.device) -> bool:
-    """Whether a kernel can be launched before the one that it waits for has ended: programmatic dependent launch."""
-    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
-
-
 @triton.jit
 def wide(x):
     """A scalar in 64 bits; a loop's counter too, which the interpreter hands over as a Python int."""
-    return tl.full((), 0, tl.int64) + x
+    return tl.to_tensor(x).to(tl.int64)
 
 
 @triton.jit
@@ -103,10 +63,10 @@ def first_bits(count):
 
 
 @triton.jit
-def tile_words(pointers, words, n0, real_row, BLOCK_N: tl.constexpr):
-    """Two int64 [rows]: which of the keys n0 .. are kept, 64 of them a word; up to 64 keys are in the first alone.
+def load_mask_bits(pointers, count, n0, real_row, BLOCK_N: tl.constexpr):
+    """Two int64 [rows]: bit n says whether key n0 + n is kept; up to 64 keys are in the first alone.
 
-    pointers [rows]: to the first of each row's `words` words, the first of which begins at key 0.
+    pointers [rows]: to the first of each row's `count` int64, whose bits begin at key 0.
     """
     first = tl.load(pointers + n0 // 64, mask=real_row, other=0)
     if BLOCK_N < 64:
@@ -114,7 +74,7 @@ def tile_words(pointers, words, n0, real_row, BLOCK_N: tl.constexpr):
     if BLOCK_N <= 64:
         second = first
     else:
-        second = tl.load(pointers + n0 // 64 + 1, mask=real_row & (n0 // 64 + 1 < words), other=0)
+        second = tl.load(pointers + n0 // 64 + 1, mask=real_row & (n0 // 64 + 1 < count), other=0)
     return first, second
 
 

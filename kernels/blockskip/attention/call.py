@@ -1,4 +1,4 @@
-"""What `attention` and `decode` ask of their arguments alike.
+"""The arguments of `attention` and `decode`: as they are given, checked, and what both operations ask of them alike.
 
 Errors name the argument, what was given and what is allowed.
 """
@@ -7,24 +7,164 @@ from __future__ import annotations
 
 import math
 import os
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 
 from ..arguments import flag, integer, number, tensor
-
-if TYPE_CHECKING:
-    from .decode_plan import DecodeCall
-    from .plan import Call
+from ..config import TileConfig
+from ..launching.guards import GuardedInt
+from ..launching.repeated import GROWING, Kind, kind_of
+from ..mask import Band, Mask, band
 
 IMPLS = ("auto", "reference", "tiled", "triton")
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 LARGEST_POSITION = 1 << 29
 """q_start stays below: differences of positions then fit a 32-bit int, and any limit beyond 2**30 is none."""
+
+
+SHARED_SKIPS = ("auto", "bounds")
+"""With these the launches for a band serve any number of keys; others take tables for one number."""
 LARGEST_SCALE = torch.finfo(torch.float32).max * math.log(2)
 """Times log2 e, as the kernels take it, float32 holds it."""
 MOST_IN_GRID = 65535
 """Batches and heads of a launch: a CUDA grid's second and third dimensions end there."""
+
+
+class AttentionArguments(NamedTuple):
+    """What `blockskip.attention` was given, unchecked; see there for each."""
+
+    q: torch.Tensor
+    k: torch.Tensor
+    v: torch.Tensor
+    mask: Mask | None = None
+    scale: float | None = None
+    q_start: int | None = None
+    kv_len: int | torch.Tensor | None = None
+    skip: str = "auto"
+    impl: str = "auto"
+    config: TileConfig | tuple[int, int, int, int] | None = None
+    return_lse: bool = False
+    record: bool = False
+    ring: bool = False
+    route: str = "measured"
+
+    def kind(self) -> tuple[Kind | None, int | None]:
+        """(the kind of call that this is, the int kv_len if launches of that kind may serve others, too).
+
+        That is so for last queries and a band's bounds: what else takes tables is of one number of keys.
+        """
+        kv_len, lengths, growing = self.kv_len, None, None
+        is_band = self.mask is None or type(self.mask) is Band
+        if isinstance(kv_len, torch.Tensor):
+            kv_len, lengths = None, kv_len
+        elif type(kv_len) is int and is_band and self.q_start is None and self.skip in SHARED_SKIPS and not self.record:
+            kv_len, growing = GROWING, kv_len
+        options = "attention", self.scale, self.q_start, kv_len, *self[7:]
+        tensors = self.q, self.k, self.v, lengths
+        return kind_of(tensors, options, self.impl, self.mask, tables=self.skip == "map"), growing
+
+
+class DecodeArguments(NamedTuple):
+    """What `blockskip.decode` was given, unchecked; see there for each."""
+
+    q: torch.Tensor
+    k: torch.Tensor
+    v: torch.Tensor
+    kv_len: int | torch.Tensor | None = None
+    window: int | None = None
+    scale: float | None = None
+    splits: int | str = "auto"
+    impl: str = "auto"
+    return_lse: bool = False
+    ring: bool = False
+
+    def kind(self) -> tuple[Kind | None, int | None]:
+        """(the kind of call that this is, the int kv_len if launches of that kind may serve others, too)."""
+        kv_len, lengths, growing = self.kv_len, None, None
+        if isinstance(kv_len, torch.Tensor):
+            kv_len, lengths = None, kv_len
+        elif type(kv_len) is int:
+            kv_len, growing = GROWING, kv_len
+        return kind_of((self.q, self.k, self.v, lengths), ("decode", kv_len, *self[4:]), self.impl), growing
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionCall:
+    """A checked attention call.
+
+    See `blockskip.attention` for shapes. kv_len is the number of keys, or the most there can be where the true number
+    stands on the device: `lengths` int32 [B], else None. ring: the slots of k and v hold the last positions.
+    """
+
+    q: torch.Tensor
+    k: torch.Tensor
+    v: torch.Tensor
+    mask: Mask
+    scale: float
+    q_start: int | None
+    kv_len: int
+    lengths: torch.Tensor | None
+    skip: str
+    impl: str
+    config: TileConfig | None
+    return_lse: bool
+    record: bool
+    ring: bool = False
+    route: str = "measured"
+
+    @property
+    def planned_kv_len(self) -> int:
+        """The number of keys; for a device kv_len as if the whole buffer were used, once."""
+        return self.kv_len if self.lengths is None else min(self.kv_len, self.k.shape[2])
+
+    @property
+    def planned_q_start(self) -> int:
+        """The first query's position; for a device kv_len without q_start, as if the whole buffer were used."""
+        return self.planned_kv_len - self.q.shape[2] if self.q_start is None else self.q_start
+
+    @property
+    def group(self) -> int:
+        """Query heads that share a KV head."""
+        return self.q.shape[1] // self.k.shape[1]
+
+
+@dataclass(frozen=True, eq=False)
+class DecodeCall:
+    """A checked decode call.
+
+    See `blockskip.decode` for shapes. kv_len is the number of keys, or the most there can be where the true number
+    stands on the device: `lengths` int32 [B], else None. splits None: chosen. ring: slots hold the last positions.
+    """
+
+    q: torch.Tensor
+    k: torch.Tensor
+    v: torch.Tensor
+    scale: float
+    kv_len: int
+    lengths: torch.Tensor | None
+    window: int | None
+    splits: int | None
+    impl: str
+    return_lse: bool
+    ring: bool = False
+
+    @property
+    def group(self) -> int:
+        """Query heads that share a KV head."""
+        return self.q.shape[1] // self.k.shape[1]
+
+    @property
+    def rows(self) -> int:
+        """Rows that one KV head serves: the queries of its group of query heads."""
+        return self.group * self.q.shape[2]
+
+    @property
+    def mask(self) -> Band:
+        mask = band(None if self.window is None else self.window - 1, 0)
+        assert isinstance(mask, Band)
+        return mask
 
 
 def check_tensors(q, k, v, names, float64: bool = False) -> None:
@@ -75,7 +215,7 @@ def sign_and_scale(scale: float) -> tuple[int, float]:
     return (0, 1.0) if size < torch.finfo(torch.float32).tiny else (int(math.copysign(1, scale)), size)
 
 
-def check_kv_len(kv_len, q, k, ring: bool = False) -> tuple[int, torch.Tensor | None]:
+def check_kv_len(kv_len: Any, q, k, ring: bool = False) -> tuple[int, torch.Tensor | None]:
     """The most keys there can be, and their true number [B] where it stands on the device.
 
     A ring holds the last keys of any number.
@@ -86,10 +226,11 @@ def check_kv_len(kv_len, q, k, ring: bool = False) -> tuple[int, torch.Tensor | 
     if kv_len is None:
         return slots, None
     if not isinstance(kv_len, torch.Tensor):
-        kv_len = integer("kv_len", kv_len)
+        if type(kv_len) is not GuardedInt:
+            kv_len = integer("kv_len", kv_len)
         if not 1 <= kv_len <= most:
             raise ValueError(f"kv_len: given {kv_len}; must be from 1 to {what} {most}")
-        return kv_len, None
+        return kv_len, None  # pyright: ignore[reportReturnType] - guarded or not, it is used as an int
     if kv_len.dtype != torch.int32:
         raise TypeError(f"kv_len: given a tensor of {kv_len.dtype}; int32 is needed")
     if kv_len.device != q.device:
@@ -106,7 +247,7 @@ def each_batch(kv_len: torch.Tensor | None, q: torch.Tensor) -> torch.Tensor | N
     return kv_len.expand(q.shape[0]).contiguous()
 
 
-def choose_impl(call: Call | DecodeCall) -> tuple[str, str]:
+def choose_impl(call: AttentionCall | DecodeCall) -> tuple[str, str]:
     """The implementation of a call and why it. Raises ValueError for what that cannot do."""
     on_cuda = call.q.is_cuda
     if call.impl == "triton" and not on_cuda and os.environ.get("TRITON_INTERPRET") != "1":

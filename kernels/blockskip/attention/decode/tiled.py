@@ -9,12 +9,12 @@ from typing import NamedTuple
 
 import torch
 
-from ..mask import Band
-from .pieces import Bias, Piece, attend
-from .ring import unrolled
+from ...mask import Band
+from ..pieces import Bias, Piece, attend, rows_apart
+from ..ring import unrolled
 
 
-class Span(NamedTuple):
+class KeyRange(NamedTuple):
     """Keys first .. end - 1, which all rows see, or not (`ragged`)."""
 
     first: int
@@ -42,39 +42,39 @@ def decode(
     lse = torch.full(q.shape[:3], float("-inf"), dtype=torch.float32, device=q.device)
     rows = (k.shape[1], -1)  # [KV heads, rows of its group]
     for b, kv_len in enumerate(kv_lens):
-        spans = _spans(mask, q.shape[2], kv_len)
-        if not spans:
+        ranges = _key_ranges(mask, q.shape[2], kv_len)
+        if not ranges:
             continue
         packed = q[b].reshape(*rows, q.shape[3])
         pieces = []
-        for span in spans:
-            bias = _bias(mask, span, q.shape[2], kv_len, packed) if span.ragged else None
-            keys, values = (
-                unrolled(x[b], span.first, span.end) if ring else x[b, :, span.first : span.end] for x in (k, v)
+        for keys in ranges:
+            bias = _bias(mask, keys, q.shape[2], kv_len, packed) if keys.ragged else None
+            k_piece, v_piece = (
+                unrolled(x[b], keys.first, keys.end) if ring else x[b, :, keys.first : keys.end] for x in (k, v)
             )
-            pieces.append((keys, values, bias))
-        merged, total = _attend(packed, pieces, scale, q.dtype, return_lse)
+            pieces.append((k_piece, v_piece, bias))
+        merged, merged_lse = _attend(packed, pieces, scale, q.dtype, return_lse)
         out[b] = merged.reshape(q.shape[1:])
-        lse[b] = total.reshape(q.shape[1:3])
+        lse[b] = merged_lse.reshape(q.shape[1:3])
     return out, lse
 
 
-def _spans(mask: Band, q_len: int, kv_len: int) -> list[Span]:
+def _key_ranges(mask: Band, q_len: int, kv_len: int) -> list[KeyRange]:
     """The keys that some query sees: those at both ends that not all of them see, and those between."""
     left = kv_len if mask.left is None else mask.left
     first_q, last_q = kv_len - q_len, kv_len - 1
     low, low_full = max(first_q - left, 0), max(last_q - left, 0)
     high_full = max(first_q + 1, 0)
     if low_full >= high_full:  # no key that all see
-        return [Span(low, kv_len, q_len > 1)] if kv_len else []
-    spans = Span(low, low_full, True), Span(low_full, high_full, False), Span(high_full, kv_len, True)
-    return [span for span in spans if span.first < span.end]
+        return [KeyRange(low, kv_len, q_len > 1)] if kv_len else []
+    ranges = KeyRange(low, low_full, True), KeyRange(low_full, high_full, False), KeyRange(high_full, kv_len, True)
+    return [keys for keys in ranges if keys.first < keys.end]
 
 
-def _bias(mask: Band, span: Span, q_len: int, kv_len: int, packed: torch.Tensor) -> Bias:
+def _bias(mask: Band, keys: KeyRange, q_len: int, kv_len: int, packed: torch.Tensor) -> Bias:
     device = packed.device
     q_pos = torch.arange(kv_len - q_len, kv_len, dtype=torch.int64, device=device)[:, None]
-    kept = mask.keep(q_pos, torch.arange(span.first, span.end, dtype=torch.int64, device=device))
+    kept = mask.keep(q_pos, torch.arange(keys.first, keys.end, dtype=torch.int64, device=device))
     return Bias.of(kept.repeat(packed.shape[1] // q_len, 1))
 
 
@@ -92,4 +92,4 @@ def _attend(
 
 def _dense(x: torch.Tensor) -> torch.Tensor:
     """[1, heads, rows, D], its last dimension dense and its rows apart."""
-    return (x if x.stride(-1) == 1 and x.stride(-2) >= x.shape[-1] else x.contiguous()).unsqueeze(0)
+    return rows_apart(x).unsqueeze(0)

@@ -1,4 +1,7 @@
-"""In which order the rows of all heads are done, and by how many programs: all that differs is when, never what."""
+"""The tile scheduler: in which order programs do the rows of all heads, and how many programs there are.
+
+Results do not depend on it, only times do; why each number is what it is stands in data/TUNING.md.
+"""
 
 from __future__ import annotations
 
@@ -7,45 +10,48 @@ import math
 import numpy as np
 import torch
 
-from ..mask import Band, Mask
-from .plan import Call, Plan, describable
+from ...gpu import HOPPER, Gpu, shared_bytes
+from ...mask import Band, Mask
+from ..call import AttentionCall
+from .plan import PrefillPlan, is_tma_readable
 
 
-def programs_of(call: Call, plan: Plan, grid: tuple[int, int, int]) -> tuple[tuple[int, ...], int]:
-    """(grid, how many heads take turns) for (rows, heads, batches) of tiles.
+def programs_of(call: AttentionCall, plan: PrefillPlan, grid: tuple[int, int, int]) -> tuple[tuple[int, ...], int]:
+    """(grid, how many heads interleave their rows) for (rows, heads, batches) of tiles.
 
-    An item is one row of tiles of one head. Each of the plain kernel's programs does one. The specialised kernel's go
-    on to further items, one program a multiprocessor, so that copies for the next are made while the results of the
-    last are stored. Which items a program does is fixed beforehand, so items that take equally long must follow each
-    other: the same row of all heads and batches. Only so do all programs end together. Where rows are unlike even so,
-    or too many keys would be read at once, each program does one item, as the device hands them out.
+    A work item is one row of tiles of one head. Each of the plain kernel's programs does one. Those of the
+    warp-specialized kernel go on to further items, one program a multiprocessor, so that copies for the next are made
+    while the results of the last are stored. Which items a program does is fixed beforehand, so items that take equally
+    long must follow each other: the same row of all heads and batches. Only so do all programs end together. Where rows
+    are unlike even so, or too many keys would be read at once, each program does one item, as the device hands them
+    out.
     """
     assert plan.config is not None
     rows, heads, batch = grid
-    turn, items = heads_in_turn(call, plan, heads), math.prod(grid)
-    if not plan.config.specialised:
-        return (rows * turn, heads // turn, batch), turn
+    interleave, items = interleaved_heads(call, plan, heads), math.prod(grid)
+    if not plan.config.warp_specialized:
+        return (rows * interleave, heads // interleave, batch), interleave
     programs = min(items, multiprocessors(call.q.device))
     most = max(1, multiprocessors(call.q.device) // PROGRAMS_A_HEAD) * call.group
     narrow, together = is_narrow(call.mask, plan.kv_len), heads * batch
-    if narrow:  # rows are alike, whichever heads take turns
+    if narrow:  # rows are alike, whichever heads interleave
         together = max(count for count in range(call.group, most + 1, call.group) if together % count == 0)
     near = narrow or plan.kv_len <= keys_nearby(call.k)
     if together <= most and near and _rows_are_even(call, plan, together, programs):
         return (programs,), together
-    return (items,), turn
+    return (items,), interleave
 
 
-ROWS_IN_TURN = 256
-"""Query rows a multiprocessor that are in turn at once: two rounds of 128. On an H100, causal, D 256: 52 us instead of
+ROWS_AT_ONCE = 256
+"""Query rows a multiprocessor of interleaved heads: two rounds of 128. On an H100, causal, D 256: 52 us instead of
 71 at 1,024 tokens for one head after the other, 8 % less at 4,096; all heads at once are slower from 4,096 on."""
 
 
-def heads_in_turn(call: Call, plan: Plan, heads: int) -> int:
-    """How many of the programs' heads take their rows in turns, longest rows first; a divisor of `heads`.
+def interleaved_heads(call: AttentionCall, plan: PrefillPlan, heads: int) -> int:
+    """How many of the programs' heads interleave their rows, longest rows first; a divisor of `heads`.
 
     One head after the other has its short rows run beside the next one's long ones, and its keys in the L2; but in the
-    last round the long rows of the last head are alone. So heads take turns while they are small beside the device, and
+    last round the long rows of the last head are alone. So heads interleave while they are small beside the device, and
     always those that share keys. A window's rows are as long as each other, but for the first: there one head after the
     other is best.
     """
@@ -54,7 +60,7 @@ def heads_in_turn(call: Call, plan: Plan, heads: int) -> int:
         return 1
     rows = -(-plan.q_len // plan.queries_per_tile) * plan.config.block_m
     sharing = 1 if plan.packed else call.group
-    wanted = max(sharing, ROWS_IN_TURN * multiprocessors(call.q.device) // rows)
+    wanted = max(sharing, ROWS_AT_ONCE * multiprocessors(call.q.device) // rows)
     return max(count for count in range(1, heads + 1) if heads % count == 0 and count <= wanted)
 
 
@@ -73,17 +79,14 @@ program for each item took 3 to 4 % less (D 256 of 16,384 tokens, D 128 of 32,76
 
 def keys_nearby(k: torch.Tensor) -> int:
     """How many keys of one head, with their values, fit their part of the L2; 0 where there is no GPU."""
-    if k.device.type != "cuda":
-        return 0
-    room = torch.cuda.get_device_properties(k.device).L2_cache_size // L2_SHARE
-    return room // (2 * k.shape[3] * k.element_size())
+    return Gpu.of(k.device).l2_bytes // L2_SHARE // (2 * k.shape[3] * k.element_size())
 
 
 UNEVEN = 1.05
 """How much longer the busiest program may take than with items that are handed out: going on won 3 to 12 %."""
 
 
-def _rows_are_even(call: Call, plan: Plan, together: int, programs: int) -> bool:
+def _rows_are_even(call: AttentionCall, plan: PrefillPlan, together: int, programs: int) -> bool:
     """Whether programs that go on from item to item end together, by all that the host knows.
 
     A band's do, whatever its length. Of a map the tiles are counted. Batches of different lengths, and masks that
@@ -100,7 +103,7 @@ def end_together(tiles: np.ndarray, together: int, programs: int) -> bool:
     """Whether rows of so many tiles, `together` of each, keep all programs busy about as well as if handed out.
 
     An item's beginning and end count for one tile more. Items are taken in order, there and back, as
-    `hopper.items.place_in` has it.
+    `hopper.items.position_in` has it.
     """
     items = np.repeat(tiles[::-1] + 1, together)
     by_round = np.append(items, np.zeros(-len(items) % programs, items.dtype)).reshape(-1, programs)
@@ -109,27 +112,26 @@ def end_together(tiles: np.ndarray, together: int, programs: int) -> bool:
     return bool(by_round.sum(0).max() <= UNEVEN * handed_out)
 
 
-ROUNDS_THROUGH = 6
-"""From so many items a program on they are attended through, each one's beginning beside the end of the one before. On
+ROUNDS_OVERLAPPED = 6
+"""From so many items a program on they overlap, each one's beginning beside the end of the one before. On
 an H100 (D 128, 32/8 heads) 8,192 tokens took 12 % less so with a window of 256, 8 % with 1,024 and 2 % with 4,096;
 32,768 tokens 18, 5 and 0 %. With four items a program up to 4 % more, since what begins and ends a program costs more;
 causal prompts, whose rows are long, 2 to 13 % more."""
-SHARED_BYTES = 227 << 10
-"""Of a multiprocessor of compute capability 9.0, for one program."""
 
 
-def goes_through(call: Call, plan: Plan, items: int, programs: int) -> bool:
-    """Whether `hopper.attend.attend_through` does the items: a short window's, where programs do many of them.
+def overlaps_items(call: AttentionCall, plan: PrefillPlan, items: int, programs: int) -> bool:
+    """Whether `hopper.attend.attend_overlapped` does the items: a short window's, where programs do many of them.
 
-    That takes shared memory, which D 256 leaves as little as three stages do, and queries that can be described.
+    That takes shared memory, of which D 256 or three stages leave too little, and queries that the copy engine can
+    read.
     """
     assert plan.config is not None
-    if plan.skip != "bounds" or not has_short_rows(call.mask, plan.kv_len) or items < ROUNDS_THROUGH * programs:
+    if plan.skip != "bounds" or not has_short_rows(call.mask, plan.kv_len) or items < ROUNDS_OVERLAPPED * programs:
         return False
     config = plan.config
-    rows = 3 * config.block_m + 2 * config.num_stages * config.block_n  # two places of queries, one of results
-    room = SHARED_BYTES - 1024  # for barriers and the like
-    return rows * call.q.shape[3] * call.q.element_size() <= room and describable(call.q)
+    rows = 3 * config.block_m + 2 * config.num_stages * config.block_n  # two buffers of queries, one of results
+    available = shared_bytes(HOPPER) - 1024  # for barriers and the like
+    return rows * call.q.shape[3] * call.q.element_size() <= available and is_tma_readable(call.q)
 
 
 def has_short_rows(mask: Mask, kv_len: int) -> bool:
@@ -144,4 +146,4 @@ def is_narrow(mask: Mask, kv_len: int) -> bool:
 
 def multiprocessors(device: torch.device) -> int:
     """Of a GPU; 1 where the kernel is interpreted, or compiled for a GPU that is not there."""
-    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
+    return Gpu.of(device).sms if device.type == "cuda" else 1

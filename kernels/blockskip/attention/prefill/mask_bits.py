@@ -1,4 +1,4 @@
-"""Masks as packed bits: what the kernels read of a mask. Bit n of a 64-bit word is key n of it; keys not real are 0."""
+"""Masks as packed bits, as the kernels read them. Bit n of an int64 is its key n; a key that is not real has 0."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from functools import partial
 import numpy as np
 import torch
 
-from ..mask import Mask, kept_by_mask
-from ..tilemap import TileMap
-from ..tileruns import Grid
+from ...mask import Mask, kept_by_mask
+from ...mask_runs import Grid
+from ...tilemap import TileMap
 
 BITS = 64
 ELEMENTS_AT_ONCE = 1 << 24
@@ -21,18 +21,18 @@ def pack(keep: torch.Tensor) -> torch.Tensor:
     return (keep.long() << torch.arange(BITS, dtype=torch.int64, device=keep.device)).sum(-1)
 
 
-def mask_words(mask: Mask, q_len: int, kv_len: int, q_start, kv_real, batch: int, heads: int, device) -> torch.Tensor:
+def mask_bits(mask: Mask, q_len: int, kv_len: int, q_start, kv_real, batch: int, heads: int, device) -> torch.Tensor:
     """int64 [1 or B, 1 or H, q_len, ceil(kv_len / 64)]: the whole mask, evaluated some rows at a time.
 
     `q_start` and `kv_real` (keys beyond it are not kept) are ints, or int tensors [B] on `device`: nothing is read
     back.
     """
     if isinstance(q_start, int) and isinstance(kv_real, int):
-        return _kept_words(mask, q_len, kv_len, q_start, kv_real, batch, heads, torch.device(device))
-    return _mask_words(mask, q_len, kv_len, q_start, kv_real, batch, heads, device)
+        return _kept_bits(mask, q_len, kv_len, q_start, kv_real, batch, heads, torch.device(device))
+    return _whole_mask(mask, q_len, kv_len, q_start, kv_real, batch, heads, device)
 
 
-def _mask_words(mask: Mask, q_len: int, kv_len: int, q_start, kv_real, batch: int, heads: int, device) -> torch.Tensor:
+def _whole_mask(mask: Mask, q_len: int, kv_len: int, q_start, kv_real, batch: int, heads: int, device) -> torch.Tensor:
     by_batch, by_head = mask.varies
     on_device = not (isinstance(q_start, int) and isinstance(kv_real, int))
     arange = partial(torch.arange, dtype=torch.int64, device=device)
@@ -53,12 +53,12 @@ def _mask_words(mask: Mask, q_len: int, kv_len: int, q_start, kv_real, batch: in
     return torch.cat(parts, 2).contiguous()
 
 
-@kept_by_mask(lambda words: words.nbytes)
-def _kept_words(mask: Mask, *call) -> torch.Tensor:
+@kept_by_mask(lambda bits: bits.nbytes)
+def _kept_bits(mask: Mask, *call) -> torch.Tensor:
     _refuse_capture(mask, call[-1])
-    words = _mask_words(mask, *call)
-    _finish(words.device)
-    return words
+    bits = _whole_mask(mask, *call)
+    _finish(bits.device)
+    return bits
 
 
 def _refuse_capture(mask: Mask, device: torch.device) -> None:
@@ -82,34 +82,34 @@ def _finish(device: torch.device) -> None:
 
 
 @kept_by_mask(lambda tables: sum(table.nbytes for table in tables if table is not None))
-def map_tables(mask: Mask, tiles: Grid, grid: tuple[int, int], with_words: bool, device: torch.device):
-    """The runs of a mask's tile maps on a device, and the words of their partial tiles.
+def map_tables(mask: Mask, tiles: Grid, grid: tuple[int, int], with_bits: bool, device: torch.device):
+    """The runs of a mask's tile maps on a device, and the bits of their partial tiles.
 
     Of the maps over `tiles`, for each (batch, head) of `grid` = (1 or B, 1 or H).
-    -> start int32 [*grid, rows + 1], into runs int32 [n, 4] = (first column, end column, state, first of its words or
-    -1);
-       words int64 [partial tiles, ceil(block_n / 64), block_m] or None.
+    -> start int32 [*grid, rows + 1], into runs int32 [n, 4] = (first column, end column, state, index of its first
+    partial tile or -1);
+       bits int64 [partial tiles, ceil(block_n / 64), block_m] or None.
     """
     _refuse_capture(mask, device)
     tilemaps = [TileMap.build(mask, *tiles, batch=b, head=h) for b in range(grid[0]) for h in range(grid[1])]
-    starts, runs, words, runs_before, words_before = [], [], [], 0, 0
+    starts, runs, bits, runs_before, partial_before = [], [], [], 0, 0
     for tm in tilemaps:
         partial = np.where(tm.runs[:, 2] == 1, tm.runs[:, 1] - tm.runs[:, 0], 0)
-        place = np.where(tm.runs[:, 2] == 1, words_before + np.cumsum(partial) - partial, -1)
-        runs.append(np.concatenate([tm.runs, place[:, None].astype(np.int32)], 1))
+        first_tile = np.where(tm.runs[:, 2] == 1, partial_before + np.cumsum(partial) - partial, -1)
+        runs.append(np.concatenate([tm.runs, first_tile[:, None].astype(np.int32)], 1))
         starts.append(tm.run_start.astype(np.int32) + runs_before)
         runs_before += len(tm.runs)
-        words_before += int(partial.sum())
-        if with_words:
-            words.append(_tile_words(tm, device))
+        partial_before += int(partial.sum())
+        if with_bits:
+            bits.append(_tile_bits(tm, device))
     start = torch.from_numpy(np.stack(starts)).reshape(*grid, -1).to(device)
-    tables = start, torch.from_numpy(np.concatenate(runs)).to(device), torch.cat(words) if with_words else None
+    tables = start, torch.from_numpy(np.concatenate(runs)).to(device), torch.cat(bits) if with_bits else None
     _finish(device)
     return tables
 
 
-def _tile_words(tm: TileMap, device: torch.device) -> torch.Tensor:
-    """int64 [partial tiles, ceil(block_n / 64), block_m]: the words of the partial tiles, in the order of the runs."""
+def _tile_bits(tm: TileMap, device: torch.device) -> torch.Tensor:
+    """int64 [partial tiles, ceil(block_n / 64), block_m]: the bits of the partial tiles, in the order of the runs."""
     row_start, col, is_full = tm.to_csr()
     every_row = torch.arange(tm.rows, dtype=torch.int64, device="cpu")
     row = torch.repeat_interleave(every_row, row_start.diff())[~is_full].to(device)

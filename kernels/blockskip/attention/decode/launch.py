@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
 import torch
 
-from ..device import View, interpreting, is_wide, overlaps, ring_kind
-from ..dispatch import Launch, Ready, Room, Step, allocate, stream_of, traits
-from .checks import LARGEST_POSITION, sign_and_scale
-from .decode import decode as decode_kernel
-from .decode import reduce as reduce_kernel
-from .decode_plan import DecodeCall, DecodePlan, power_of_two
-from .launch import FAR, Lengths, Limits
+from ...config import power_of_two
+from ...launching.dispatch import Launch
+from ...launching.guards import GuardedInt
+from ...launching.primitives import interpreting
+from ...launching.ready import Memory, Ready, Step, allocate, stream_of
+from ...launching.view import View, is_wide, overlaps, ring_kind
+from ..band import FAR, Lengths, Limits
+from ..call import DecodeCall, sign_and_scale
+from .kernel import decode as decode_kernel
+from .kernel import reduce as reduce_kernel
+from .plan import DecodePlan
 
 REDUCE_DIMS = 64
 REDUCE_SPLITS = 64
@@ -27,63 +31,59 @@ REDUCE_OPTIONS = {"num_warps": 2}
 class Parts(NamedTuple):
     """What shares leave for the merge, float32, contiguous.
 
-    acc [B, Hq, Lq, splits, D] weighted values; top, total [B, Hq, Lq, splits] scaled maximum and sum of weights.
+    acc [B, Hq, Lq, splits, D] weighted values; row_max (scaled), row_sum (of weights) [B, Hq, Lq, splits].
     arrived: int32 counters, one a KV head and batch entry, by which the last program knows itself; None: `reduce`.
     All are None for a single share, which needs no merge.
     """
 
     acc: torch.Tensor | None
-    top: torch.Tensor | None
-    total: torch.Tensor | None
+    row_max: torch.Tensor | None
+    row_sum: torch.Tensor | None
     arrived: torch.Tensor | None
 
 
-def decode(
-    call: DecodeCall, plan: DecodePlan, shelf: list | None = None, number: int | None = None
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """(out, lse or None) by the split-K kernel; see `blockskip.decode`.
+Result = tuple[torch.Tensor, torch.Tensor | None]
+"""(out, lse or None)."""
 
-    shelf: where f(q, k, v, lengths, number) is put, ready for calls of this kind. number: the call's kv_len, if f shall
-    serve all of its sort (`sort_of`), else None.
+
+def ready_decode(call: DecodeCall, plan: DecodePlan) -> Callable[..., Result]:
+    """f(q, k, v, lengths, kv_len) -> (out, lse or None) by the split-K kernel, for calls of this one's kind.
+
+    kv_len: that of each call where this one's is guarded, else not looked at.
     """
-    # bfloat16 is wrong in Triton's interpreter: there the kernel computes in float32 and torch rounds at the end
     if interpreting() and call.q.dtype == torch.bfloat16:
-        out, lse = decode(replace(call, q=call.q.float(), k=call.k.float(), v=call.v.float()), plan)
-        return out.bfloat16(), lse
-    inputs, counters = (call.q, call.k, call.v, call.lengths, number), _counters_of(call, plan)
-    ready = Ready((*inputs, _arrived(counters, call.q.device)), _rooms(call, plan), partial(_steps, call, plan))
-    if shelf is not None:
-        shelf.append(partial(_again, ready, counters))
-    return _again(ready, counters, *inputs)
+        # wrong in Triton's interpreter: there the kernel computes in float32 and torch rounds at the end
+        in_float32 = replace(call, q=call.q.float(), k=call.k.float(), v=call.v.float())
+        return partial(_rounded, ready_decode(in_float32, plan))
+    grows = isinstance(call.kv_len, GuardedInt)
+    counters = _counters_of(call, plan)
+    inputs = call.q, call.k, call.v, call.lengths, call.kv_len if grows else None, _arrived(counters, call.q.device)
+    return partial(_launch, Ready(inputs, _memory(call, plan), partial(_steps, call, plan)), counters, grows)
 
 
-def _again(ready: Ready, counters: int, q, k, v, lengths, number) -> tuple[torch.Tensor, torch.Tensor | None]:
-    out, lse, *_ = ready(q, k, v, lengths, number, _arrived(counters, q.device))
+def decode(call: DecodeCall, plan: DecodePlan) -> Result:
+    """(out, lse or None) by the split-K kernel, of this call alone."""
+    return ready_decode(call, plan)(call.q, call.k, call.v, call.lengths, call.kv_len)
+
+
+def _launch(ready: Ready, counters: int, grows: bool, q, k, v, lengths, kv_len) -> Result:
+    out, lse, *_ = ready(q, k, v, lengths, kv_len if grows else None, _arrived(counters, q.device))
     return out, lse
 
 
-def sort_of(call: DecodeCall, plan: DecodePlan) -> Callable[[int], Hashable]:
-    """For `repeat.ByKeys`: what all calls of this one's kind take of kv_len, which is neither None nor a tensor."""
-    division, slots = plan.division, call.k.shape[2]
-    assert division is not None
-
-    def sort(kv_len: int) -> Hashable:
-        if not 1 <= kv_len < LARGEST_POSITION:
-            return None
-        # a ring's windows see overwritten keys for all numbers beyond its slots, or for none
-        return kv_len <= slots, division.splits(kv_len), traits(kv_len)
-
-    return sort
+def _rounded(in_float32: Callable, q, k, v, lengths, kv_len) -> Result:
+    out, lse = in_float32(q.float(), k.float(), v.float(), lengths, kv_len)
+    return out.bfloat16(), lse
 
 
 def _steps(call: DecodeCall, plan: DecodePlan, inputs, made) -> Iterator[Step]:
-    q, k, v, lengths, number, arrived = inputs
-    out, lse, acc, top, total = made
+    q, k, v, lengths, kv_len, arrived = inputs
+    out, lse, acc, row_max, row_sum = made
     assert plan.config is not None
     options = {"num_warps": plan.config.num_warps, "num_stages": plan.config.num_stages}
-    parts, overlap = Parts(acc, top, total, arrived), overlaps(q.device)
-    kv_len = call.kv_len if number is None else number
-    first = prepare(replace(call, lengths=lengths, kv_len=kv_len), plan, (q, k, v, out), lse, parts, overlap)
+    parts, overlap = Parts(acc, row_max, row_sum, arrived), overlaps(q.device)
+    given = replace(call, lengths=lengths, kv_len=call.kv_len if kv_len is None else kv_len)
+    first = prepare(given, plan, (q, k, v, out), lse, parts, overlap)
     yield Step(decode_kernel, first, options)
     if plan.splits > 1 and not plan.fused:
         options = REDUCE_OPTIONS | ({"launch_pdl": True} if overlap else {})
@@ -91,13 +91,13 @@ def _steps(call: DecodeCall, plan: DecodePlan, inputs, made) -> Iterator[Step]:
 
 
 def allocate_parts(call: DecodeCall, plan: DecodePlan) -> Parts:
-    """Room for the shares of q's rows."""
-    acc, top, total = allocate(_rooms(call, plan)[2:], call.q.device)
-    return Parts(acc, top, total, _arrived(_counters_of(call, plan), call.q.device))
+    """Memory for the shares of q's rows."""
+    acc, row_max, row_sum = allocate(_memory(call, plan)[2:], call.q.device)
+    return Parts(acc, row_max, row_sum, _arrived(_counters_of(call, plan), call.q.device))
 
 
-def _rooms(call: DecodeCall, plan: DecodePlan) -> tuple[Room | None, ...]:
-    """Of out, lse, and the acc, top and total of `Parts`."""
+def _memory(call: DecodeCall, plan: DecodePlan) -> tuple[Memory | None, ...]:
+    """Of out, lse, and the acc, row_max and row_sum of `Parts`."""
     rows, dim, real = tuple(call.q.shape[:3]), call.q.shape[3], torch.float32
     out, lse = ((*rows, dim), call.q.dtype), (rows, real) if call.return_lse else None
     if plan.splits == 1:

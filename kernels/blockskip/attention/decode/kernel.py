@@ -12,8 +12,9 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from ..device import base, load_block, local, ring_slots, wide
-from .prefill import accumulate, band_keeps, band_limits
+from ...launching.primitives import base, load_block, local, ring_slots, wide
+from ..band import band_keeps, band_limits
+from ..softmax import accumulate, finite_max, log_sum_exp
 
 
 @triton.jit
@@ -42,41 +43,28 @@ def share(begin, end, split, splits):
 
 
 @triton.jit
-def logarithm(top, total):
-    """lse, natural, from a row's scaled maximum and sum; -inf for a row that saw nothing."""
-    saw_nothing = total == 0
-    return tl.where(saw_nothing, float("-inf"), (top + tl.log2(tl.where(saw_nothing, 1.0, total))) * 0.6931471805599453)
-
-
-@triton.jit
-def shares(parts, place, ok, HEAD_DIM: tl.constexpr, d):
-    """(acc, top, total) of the shares at `place`; d: acc's last dimension. Nothing from L1, which may be stale."""
-    top = tl.load(parts.top + place, mask=ok, other=float("-inf"), cache_modifier=".cg")
-    total = tl.load(parts.total + place, mask=ok, other=0.0, cache_modifier=".cg")
+def shares(parts, index, ok, HEAD_DIM: tl.constexpr, d):
+    """(acc, row_max, row_sum) of the shares at `index`; d: acc's last dimension. L1 is passed by: it may be stale."""
+    row_max = tl.load(parts.row_max + index, mask=ok, other=float("-inf"), cache_modifier=".cg")
+    row_sum = tl.load(parts.row_sum + index, mask=ok, other=0.0, cache_modifier=".cg")
     acc = tl.load(
-        parts.acc + tl.expand_dims(place * HEAD_DIM, -1) + d, mask=tl.expand_dims(ok, -1) & (d < HEAD_DIM), other=0.0,
+        parts.acc + tl.expand_dims(index * HEAD_DIM, -1) + d, mask=tl.expand_dims(ok, -1) & (d < HEAD_DIM), other=0.0,
         cache_modifier=".cg",
     )  # fmt: skip
     # a share that saw nothing has written no acc: what lies there may be nan. No second trip to memory for that
-    return tl.where(tl.expand_dims(total != 0, -1), acc, 0.0), top, total
-
-
-@triton.jit
-def safe(top):
-    """`top`, or 0 where it is -inf: exp2(x - safe(top)) is then 0 and never nan."""
-    return tl.where(top == float("-inf"), 0.0, top)
+    return tl.where(tl.expand_dims(row_sum != 0, -1), acc, 0.0), row_max, row_sum
 
 
 @triton.jit
 def store_rows(out, lse, row, real_row, state, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr):
     """Rows of out and lse, both contiguous, from their whole state."""
-    acc, top, total = state
+    acc, row_max, row_sum = state
     d = tl.arange(0, BLOCK_D)
-    result = acc / tl.where(total == 0, 1.0, total)[:, None]
+    result = acc / tl.where(row_sum == 0, 1.0, row_sum)[:, None]
     out_ptrs = out.ptr + (row * HEAD_DIM)[:, None] + d[None, :]
     tl.store(out_ptrs, result.to(out.ptr.dtype.element_ty), mask=real_row[:, None] & (d < HEAD_DIM)[None, :])
     if lse is not None:
-        tl.store(lse.ptr + row, logarithm(top, total), mask=real_row)
+        tl.store(lse.ptr + row, log_sum_exp(row_max, row_sum), mask=real_row)
 
 
 @triton.jit
@@ -107,10 +95,10 @@ def merge_at_once(
     row = rows_of(q, batch, kv_head, r, GROUP)
     real_row = r < GROUP * q.shape[2]
     ok = real_row[:, None] & (s < splits)[None, :]
-    accs, tops, totals = shares(parts, (row * splits)[:, None] + s[None, :], ok, HEAD_DIM, d[None, None, :])
-    top = tl.max(tops, 1)
-    weights = tl.exp2(tops - safe(top)[:, None])
-    state = tl.sum(accs * weights[:, :, None], 1), top, tl.sum(totals * weights, 1)
+    accs, row_maxes, row_sums = shares(parts, (row * splits)[:, None] + s[None, :], ok, HEAD_DIM, d[None, None, :])
+    row_max = tl.max(row_maxes, 1)
+    weights = tl.exp2(row_maxes - finite_max(row_max)[:, None])
+    state = tl.sum(accs * weights[:, :, None], 1), row_max, tl.sum(row_sums * weights, 1)
     store_rows(out, lse, row, real_row, state, HEAD_DIM, BLOCK_D)
 
 
@@ -126,7 +114,7 @@ def decode(
     q, out [B, Hq, Lq, D]; k, v [B, Hkv, Lkv, D]; lse [B, Hq, Lq] or None. parts: where shares go; parts.acc is None
     for a single share, which writes out and lse itself; parts.arrived: counters, 0 before and after, or None where
     `reduce` merges; BLOCK_R and BLOCK_S hold all rows of a KV head and all shares then. lengths, band, parts: see
-    `decode_launch`. scale > 0, times log2 e; SIGN (-1, 0, 1) is its sign. OVERLAP: `reduce` may be launched while this
+    `decode.launch`. scale > 0, times log2 e; SIGN (-1, 0, 1) is its sign. OVERLAP: `reduce` may be launched while this
     runs. RING: see `ring_kind`; all but `load_slots` counts in positions. Grid: (splits, KV heads * blocks of rows, B).
     """
     if OVERLAP:
@@ -185,13 +173,13 @@ def decode(
     if parts.acc is None:  # Triton 3.6 cannot ask a tuple with a None in it whether it is None
         store_rows(out, lse, row, real_row, state, HEAD_DIM, BLOCK_D)
     else:
-        acc, top, total = state
-        place = row * splits + split
-        tl.store(parts.top + place, top, mask=real_row)
-        tl.store(parts.total + place, total, mask=real_row)
-        # a share that saw nothing is known by its total
-        stored = (real_row & (total != 0))[:, None] & (d < HEAD_DIM)[None, :]
-        tl.store(parts.acc + (place * HEAD_DIM)[:, None] + d[None, :], acc, mask=stored)
+        acc, row_max, row_sum = state
+        index = row * splits + split
+        tl.store(parts.row_max + index, row_max, mask=real_row)
+        tl.store(parts.row_sum + index, row_sum, mask=real_row)
+        # a share that saw nothing is known by its sum
+        stored = (real_row & (row_sum != 0))[:, None] & (d < HEAD_DIM)[None, :]
+        tl.store(parts.acc + (index * HEAD_DIM)[:, None] + d[None, :], acc, mask=stored)
         if parts.arrived is not None:
             counter = parts.arrived + tl.program_id(2) * tl.num_programs(1) + tl.program_id(1)
             if is_last(counter, splits):
@@ -207,7 +195,7 @@ def reduce(
 ):  # fmt: skip
     """One program: BLOCK_D dimensions of one row of out, merged from its shares, BLOCK_S at a time.
 
-    Grid: (B * Hq * Lq, blocks of dimensions). Tops and totals are kept apart, and not as one log-sum-exp: at logits of
+    Grid: (B * Hq * Lq, blocks of dimensions). Maxima and sums are kept apart, and not as one log-sum-exp: at logits of
     ten thousand that would round to a thousandth. OVERLAP: it is launched early and waits here for `decode`'s end.
     """
     if OVERLAP:
@@ -215,19 +203,19 @@ def reduce(
     row = wide(tl.program_id(0))
     d = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
     acc = tl.zeros((BLOCK_D,), tl.float32)
-    top = tl.full((), float("-inf"), tl.float32)
-    total = tl.full((), 0.0, tl.float32)
+    row_max = tl.full((), float("-inf"), tl.float32)
+    row_sum = tl.full((), 0.0, tl.float32)
     for first in tl.range(0, splits, BLOCK_S):
         s = first + tl.arange(0, BLOCK_S)
-        accs, tops, totals = shares(parts, row * splits + s, s < splits, HEAD_DIM, d[None, :])
-        new_top = tl.maximum(top, tl.max(tops, 0))
-        safe_top = safe(new_top)
-        fade = tl.exp2(top - safe_top)
-        weights = tl.exp2(tops - safe_top)
-        total = total * fade + tl.sum(totals * weights, 0)
-        acc = acc * fade + tl.sum(accs * weights[:, None], 0)
-        top = new_top
-    result = acc / tl.where(total == 0, 1.0, total)
+        accs, row_maxes, row_sums = shares(parts, row * splits + s, s < splits, HEAD_DIM, d[None, :])
+        new_max = tl.maximum(row_max, tl.max(row_maxes, 0))
+        safe_max = finite_max(new_max)
+        rescale = tl.exp2(row_max - safe_max)
+        weights = tl.exp2(row_maxes - safe_max)
+        row_sum = row_sum * rescale + tl.sum(row_sums * weights, 0)
+        acc = acc * rescale + tl.sum(accs * weights[:, None], 0)
+        row_max = new_max
+    result = acc / tl.where(row_sum == 0, 1.0, row_sum)
     tl.store(out.ptr + row * HEAD_DIM + d, result.to(out.ptr.dtype.element_ty), mask=d < HEAD_DIM)
     if lse is not None:
-        tl.store(lse.ptr + row, logarithm(top, total), mask=tl.program_id(1) == 0)
+        tl.store(lse.ptr + row, log_sum_exp(row_max, row_sum), mask=tl.program_id(1) == 0)

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import torch
 
-from . import decode_api
-from .checks import check_tensors
+from ..call import DecodeArguments, check_tensors
+from . import eager
 
 
 @torch.library.custom_op("blockskip::decode", mutates_args=())
@@ -27,8 +27,8 @@ def decode_op(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(out, lse); splits None is "auto"; lse is empty if it was not asked for."""
     length = kv_len if kv_len_tensor is None else kv_len_tensor
-    splits_word = "auto" if splits is None else splits
-    found = decode_api.attend(q, k, v, length, window, scale, splits_word, impl, return_lse, ring)
+    chosen = "auto" if splits is None else splits
+    found = eager.attend(DecodeArguments(q, k, v, length, window, scale, chosen, impl, return_lse, ring))
     out, lse = found if return_lse else (found, _no_lse(q))
     return out.contiguous(), lse
 
@@ -40,12 +40,13 @@ def _(q, k, v, kv_len, kv_len_tensor, window, scale, splits, impl, return_lse, r
     return out, torch.empty(q.shape[:3], dtype=torch.float32, device=q.device) if return_lse else _no_lse(q)
 
 
-def traced_decode(q, k, v, *, kv_len, window, scale, splits, impl, return_lse, ring):
+def traced_decode(given: DecodeArguments):
     """`blockskip.decode` while torch.compile or torch.export traces."""
+    q, k, v, kv_len, window, scale, splits, impl, return_lse, ring = given
     is_tensor = isinstance(kv_len, torch.Tensor)
     out, lse = torch.ops.blockskip.decode(
         q, k, v, None if is_tensor else kv_len, kv_len if is_tensor else None, window, scale,
-        decode_api._check_splits(splits), impl, return_lse, ring,
+        eager.check_splits(splits), impl, return_lse, ring,
     )  # fmt: skip
     return (out, lse) if return_lse else out
 

@@ -1,0 +1,65 @@
+"""The public decode call: the contract."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ..call import DecodeArguments
+from .eager import attend, check_decode
+from .ops import traced_decode
+from .plan import DecodePlan, make_decode_plan
+
+
+def decode(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    *,
+    kv_len: int | torch.Tensor | None = None,
+    window: int | None = None,
+    scale: float | None = None,
+    splits: int | str = "auto",
+    impl: str = "auto",
+    return_lse: bool = False,
+    ring: bool = False,
+) -> Any:
+    """softmax(scale * q k^T, causal) v for a few last queries of a long cache: split-K flash-decoding; inference only.
+
+    Shapes: q [B, Hq, Lq, D], Lq from 1 to 8; k, v [B, Hkv, Lkv, D], the cache; Hq a multiple of Hkv (GQA); D from 8 to
+    512; any strides, 0 too. Query row i stands at position kv_len - Lq + i and sees the keys up to its own.
+    Dtypes: float16, bfloat16, float32, the same for all; scores, softmax and sums are float32. torch.autocast is off
+    inside.
+
+    kv_len: how many keys are real: an int from 1 to Lkv (the default), or an int32 tensor [] or [B] on q's device,
+        which is never read back (a CUDA graph replays with new values); its values are bounded to 0..Lkv in the kernel.
+        An int may grow from token to token: the call is planned anew only where its number of splits changes.
+        Slots beyond it, and slots before every query's window, may hold NaN, or anything.
+    window: a query sees that many keys, itself included; None is all. Slots before it are not read.
+    scale: a number of a size up to 2.358e38, D ** -0.5 by default.
+    splits: how many programs share a KV head's keys: an int >= 1, or "auto" (see `splits.choose_splits`). Changes the
+        order of sums, nothing else; `reference` and `tiled` ignore it.
+    impl: reference | tiled | triton; auto takes triton on CUDA, tiled elsewhere. An explicit one never falls back.
+    return_lse: also return lse float32 [B, Hq, Lq], the natural log of the sum of exponentials; -inf for a query that
+        sees nothing.
+    ring: k and v are a ring: of their R = Lkv slots, position p lies in slot p % R, where it overwrote p - R. kv_len is
+        then how many keys have been written, up to 2**29 (R by default; a device tensor's values are bounded to that
+        too); window + Lq - 1 must be at most R unless an int kv_len is. For a sliding layer's cache:
+
+            k[:, :, kv_len % k.shape[2]], v[:, :, kv_len % k.shape[2]] = k_new, v_new
+            out = bs.decode(q, k, v, kv_len=kv_len + 1, window=1024, ring=True)
+
+    Returns out [B, Hq, Lq, D] in q's dtype, or (out, lse). A query that sees no key gets 0. Raises TypeError for dtypes
+    and kinds, ValueError for shapes, ranges, unknown options and what an implementation cannot do.
+    """
+    given = DecodeArguments(q, k, v, kv_len, window, scale, splits, impl, return_lse, ring)
+    return traced_decode(given) if torch.compiler.is_compiling() else attend(given)
+
+
+def explain_decode(
+    q, k, v, *, kv_len=None, window=None, scale=None, splits="auto", impl="auto", return_lse=False, ring=False
+) -> DecodePlan:  # fmt: skip
+    """What `decode` with the same arguments will do, as a DecodePlan whose str() is legible."""
+    given = DecodeArguments(q, k, v, kv_len, window, scale, splits, impl, return_lse, ring)
+    return make_decode_plan(check_decode(given))

@@ -1,0 +1,106 @@
+"""Decode calls outside torch.compile: their checks, and the way to an implementation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ...arguments import choice, flag, integer
+from ...autocast import without_autocast
+from ...launching.guards import GuardedInt
+from ...launching.repeated import REPEATED, Kind
+from .. import reference
+from .. import ring as rings
+from ..call import (
+    IMPLS,
+    LARGEST_POSITION,
+    DecodeArguments,
+    DecodeCall,
+    check_kv_len,
+    check_scale,
+    check_tensors,
+    each_batch,
+)
+from . import tiled
+from .plan import LONGEST_QUERY, DecodePlan, make_decode_plan
+
+MOST_SPLITS = 65535
+"""A CUDA grid's second and third dimensions end there; no device has as many programs at once."""
+
+
+@without_autocast
+def attend(given: DecodeArguments) -> Any:
+    """`decode` outside torch.compile: by what is prepared for calls of this kind, or from the beginning."""
+    kind, number = given.kind()
+    prepared = REPEATED.get(kind, number)
+    if prepared is None:
+        out, lse = _attend_anew(given, kind, number)
+    else:
+        lengths = given.kv_len if isinstance(given.kv_len, torch.Tensor) else None
+        out, lse = prepared(given.q, given.k, given.v, each_batch(lengths, given.q), number)
+    return (out, lse) if given.return_lse else out
+
+
+def _attend_anew(given: DecodeArguments, kind: Kind | None, number: int | None) -> tuple:
+    """(out, lse); what was prepared is kept for calls of this kind whose number of keys answers the same guards."""
+    if kind is None:
+        call = check_decode(given)
+        return run_decode(call, make_decode_plan(call))
+    from .launch import ready_decode
+
+    guarded = None if number is None else GuardedInt(number)
+    call = check_decode(given if guarded is None else given._replace(kv_len=guarded))  # pyright: ignore[reportArgumentType]
+    prepared = ready_decode(call, make_decode_plan(call))
+    REPEATED.put(kind, prepared, () if guarded is None else guarded.guards)
+    return prepared(call.q, call.k, call.v, call.lengths, number)
+
+
+def check_decode(given: DecodeArguments) -> DecodeCall:
+    """A checked call; TypeError or ValueError names the argument, what was given and what is allowed."""
+    q, k, v, kv_len, window, scale, splits, impl, return_lse, ring = given
+    choice("impl", impl, IMPLS)
+    flag("return_lse", return_lse)
+    check_tensors(q, k, v, ("q", "k", "v"), float64=impl == "reference")
+    if q.shape[2] > LONGEST_QUERY:
+        raise ValueError(f"q: given {q.shape[2]} queries; from 1 to {LONGEST_QUERY}, more of them are for attention")
+    kv_len, lengths = check_kv_len(kv_len, q, k, ring)
+    if kv_len >= LARGEST_POSITION and not ring:
+        raise ValueError(f"k: given {kv_len} keys; there must be less than {LARGEST_POSITION}")
+    window = None if window is None else integer("window", window, 1)
+    scale = check_scale(scale, q.shape[3])
+    call = DecodeCall(q, k, v, scale, kv_len, lengths, window, check_splits(splits), impl, return_lse, ring)
+    if ring and lengths is None:
+        rings.check_int("window", call.mask, q, kv_len, kv_len - q.shape[2], k.shape[2])
+    elif ring:
+        rings.check_device("window", call.mask, q.shape[2], k.shape[2])
+    return call
+
+
+def run_decode(call: DecodeCall, plan: DecodePlan) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """(out, lse) of a checked call; lse may be None where it was not asked for."""
+    if plan.impl == "triton":
+        from . import launch
+
+        return launch.decode(call, plan)
+    lengths = None if call.lengths is None else call.lengths.clamp(0, call.kv_len)
+    q, k, v, mask, scale = call.q, call.k, call.v, call.mask, call.scale
+    if plan.impl == "reference":
+        kv_len = call.kv_len if lengths is None else lengths
+        return reference.attention(
+            q, k, v, mask, scale=scale, q_start=kv_len - q.shape[2], kv_len=kv_len, ring=call.ring
+        )
+    # on a CPU reading a tensor costs nothing
+    kv_lens = [call.kv_len] * q.shape[0] if lengths is None else lengths.tolist()
+    return tiled.decode(q, k, v, mask, scale=scale, kv_lens=kv_lens, ring=call.ring, return_lse=call.return_lse)
+
+
+def check_splits(splits) -> int | None:
+    if isinstance(splits, str):
+        if splits != "auto":
+            raise ValueError(f"splits: given {splits!r}; an int from 1 to {MOST_SPLITS}, or 'auto', is needed")
+        return None
+    splits = integer("splits", splits, 1)
+    if splits > MOST_SPLITS:
+        raise ValueError(f"splits: given {splits}; must be from 1 to {MOST_SPLITS}, or 'auto'")
+    return splits

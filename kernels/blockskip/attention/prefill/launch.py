@@ -1,0 +1,192 @@
+"""From a checked call and its plan to a launch of the Triton kernel. Imports triton."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from triton.runtime.errors import OutOfResources
+
+from ...config import TileConfig, power_of_two
+from ...launching.dispatch import Launch
+from ...launching.guards import GuardedInt
+from ...launching.primitives import interpreting
+from ...launching.ready import Ready, Step
+from ...launching.view import View, is_wide, ring_kind
+from ...mask import Band
+from ...mask_runs import Grid
+from ..band import Lengths, limits_of
+from ..call import AttentionCall, sign_and_scale
+from .kernel import prefill
+from .mask_bits import map_tables, mask_bits
+from .plan import PrefillPlan
+from .schedule import overlaps_items, programs_of
+
+
+class MaskBits(NamedTuple):
+    """The whole mask as bits, int64 [.., q_len, ceil(kv_len / 64)] as a View, and the number of keys visited."""
+
+    ptr: torch.Tensor
+    strides: tuple[int, ...]
+    kv_len: int
+
+
+class TileRuns(NamedTuple):
+    """A tile map's runs, and the bits of its partial tiles; see `mask_bits.map_tables`."""
+
+    start: View
+    runs: torch.Tensor
+    bits: torch.Tensor | None
+
+
+Result = tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]
+"""(out, lse or None, visits or None)."""
+
+
+def ready_attention(call: AttentionCall, plan: PrefillPlan) -> Callable[..., Result]:
+    """f(q, k, v, lengths, kv_len) -> (out, lse or None, visits or None) by the prefill kernel, for calls of this kind.
+
+    kv_len: that of each call where this one's is guarded, else not looked at. ValueError where the plan's configuration
+    does not fit the device.
+    """
+    if interpreting() and call.q.dtype == torch.bfloat16:
+        # wrong in Triton's interpreter: there the kernel computes in float32 and torch rounds at the end
+        in_float32 = replace(call, q=call.q.float(), k=call.k.float(), v=call.v.float())
+        return partial(_rounded, ready_attention(in_float32, plan))
+    assert plan.config is not None
+    batch, q_heads, q_len, _ = call.q.shape
+    rows, heads = -(-q_len // plan.queries_per_tile), call.k.shape[1] if plan.packed else q_heads
+    visits = (batch, heads, rows, -(-plan.kv_len // plan.config.block_n)) if call.record else None
+
+    def steps(inputs, made):
+        q, k, v, lengths, kv_len, q_start, visits = inputs
+        out, lse = made
+        given = replace(call, lengths=lengths)
+        if kv_len is not None:
+            given = replace(given, kv_len=kv_len, q_start=q_start)
+        yield prepare(given, plan, (q, k, v, out), lse, visits, (rows, heads, batch))
+
+    grows = isinstance(call.kv_len, GuardedInt)
+    inputs = _inputs(visits, q_len if grows else None, call.q, call.k, call.v, call.lengths, call.kv_len)
+    memory = (tuple(call.q.shape), call.q.dtype), ((batch, q_heads, q_len), torch.float32) if call.return_lse else None
+    try:
+        ready = Ready(inputs, memory, steps, tables=(MaskBits, TileRuns))
+    except OutOfResources as error:
+        raise ValueError(_does_not_fit(plan, error)) from error
+    return partial(_launch, ready, visits, q_len if grows else None)
+
+
+def _inputs(visits: tuple[int, ...] | None, last_queries: int | None, q, k, v, lengths, kv_len) -> tuple:
+    """What a call's launch is given. last_queries: how many, where kv_len grows and they are its last positions."""
+    numbers = (None, None) if last_queries is None else (kv_len, kv_len - last_queries)
+    return q, k, v, lengths, *numbers, visits and torch.zeros(visits, dtype=torch.uint8, device=q.device)
+
+
+def _launch(ready: Ready, visits: tuple[int, ...] | None, last_queries: int | None, q, k, v, lengths, kv_len) -> Result:
+    inputs = _inputs(visits, last_queries, q, k, v, lengths, kv_len)
+    out, lse = ready(*inputs)
+    return out, lse, inputs[-1]
+
+
+def _rounded(in_float32: Callable, q, k, v, lengths, kv_len) -> Result:
+    out, lse, visits = in_float32(q.float(), k.float(), v.float(), lengths, kv_len)
+    return out.bfloat16(), lse, visits
+
+
+def serves_its_kind(call: AttentionCall, plan: PrefillPlan) -> bool:
+    """Whether the launch serves all calls of this one's kind: the bits of a whole mask may depend on lengths."""
+    return not call.record and plan.skip not in ("none", "mask")
+
+
+def _does_not_fit(plan: PrefillPlan, error: OutOfResources) -> str:
+    unit = "bytes of " if error.name == "shared memory" else ""
+    return (
+        f"config: given {plan.config} ({plan.origin or 'asked for'}); it needs {error.required} {unit}{error.name} a "
+        f"block, this device has {error.limit}: take smaller tiles or fewer stages, or None for the table's"
+    )
+
+
+def prepare(call: AttentionCall, plan: PrefillPlan, tensors, lse, visits, grid) -> Step:
+    """The launch of the plan's kernel for these tensors (q, k, v, out)."""
+    config = plan.config
+    assert config is not None
+    q, k, v, out = map(View.of, tensors)
+    plain = _plain_constants(call, plan, config, (q, k, v, out))
+    if v.strides == k.strides:
+        v = v._replace(strides=None)
+    _, scale = sign_and_scale(call.scale)
+    extras = (View.of(t) if t is not None else None for t in (lse, visits))
+    items = math.prod(grid)
+    grid, interleave = programs_of(call, plan, grid)
+    arguments = (
+        q,
+        k,
+        v,
+        out,
+        *extras,
+        _mask_argument(call, plan),
+        _lengths(call),
+        limits_of(call.mask),
+        scale,
+        interleave,
+    )
+    if not config.warp_specialized:
+        options = {"num_warps": config.num_warps, "num_stages": config.num_stages}
+        return Step(prefill, Launch(arguments, plain, grid), options)
+    from . import hopper  # Gluon is imported only where it is used
+
+    constants = {"SKIP": plan.skip, "HEAD_DIM": q.shape[3], "BLOCK_N": config.block_n, "STAGES": config.num_stages}
+    constants["OVERLAP_ITEMS"] = overlaps_items(call, plan, items, programs=math.prod(grid))
+    options = {"num_warps": 4}  # a group's; the others come on top
+    return Step(hopper.prefill, Launch(arguments, constants, grid), options)
+
+
+def _plain_constants(
+    call: AttentionCall, plan: PrefillPlan, config: TileConfig, views: tuple[View, ...]
+) -> dict[str, Any]:
+    q, k, v, out = views
+    group = call.group if plan.packed else 1
+    rows, cols = plan.queries_per_tile, q.shape[3]
+    in_rows = any(is_wide(view, group, rows, cols) for view in (q, out))
+    ring = ring_kind(call.ring, k.shape[2], config.block_n)
+    apart = config.block_n if ring == "none" else k.shape[2]  # a ring's tile may hold its last slot and its first
+    in_keys = any(is_wide(view, 1, apart, cols) for view in (k, v))
+    return {
+        "SKIP": plan.skip,
+        "SIGN": sign_and_scale(call.scale)[0],
+        "GROUP": group,
+        "HEAD_DIM": cols,
+        "BLOCK_M": config.block_m,
+        "BLOCK_N": config.block_n,
+        "BLOCK_D": max(16, power_of_two(cols)),
+        "WIDE": in_rows or in_keys,
+        "SOURCE": "tma" if plan.use_tma else "pointer" if ring == "none" else ring,
+    }
+
+
+def _mask_argument(call: AttentionCall, plan: PrefillPlan) -> MaskBits | TileRuns | None:
+    heads = call.q.shape[1]
+    batch = call.q.shape[0]
+    if plan.skip in ("none", "mask"):
+        q_start, kv_real = call.planned_q_start, call.kv_len
+        if call.lengths is not None:
+            kv_real = call.lengths
+            q_start = kv_real.clamp(0, plan.kv_len) - call.q.shape[2] if call.q_start is None else q_start
+        bits = mask_bits(call.mask, plan.q_len, plan.kv_len, q_start, kv_real, batch, heads, call.q.device)
+        return MaskBits(bits, View.broadcast(bits, 2).strides, plan.kv_len)
+    if plan.skip == "map":
+        by_batch, by_head = call.mask.varies
+        grid = (batch if by_batch else 1, heads if by_head else 1)
+        assert plan.config is not None
+        tiles = Grid(plan.q_len, plan.kv_len, plan.queries_per_tile, plan.config.block_n, plan.q_start)
+        start, runs, bits = map_tables(call.mask, tiles, grid, not isinstance(call.mask, Band), call.q.device)
+        return TileRuns(View.broadcast(start, 2), runs, bits)
+    return None
+
+
+def _lengths(call: AttentionCall) -> Lengths:
+    return Lengths(call.kv_len, call.lengths, call.planned_q_start if call.lengths is None else call.q_start)

@@ -1,0 +1,176 @@
+"""Launching a Triton kernel without asking Triton each time what it was compiled for, and a call's launches made ready.
+
+Triton's own launch binds the arguments, looks at each of their numbers in Python and builds a text of it all to look
+the kernel up by. For tensors that come with their shapes and strides that is most of what a launch costs the host. Here
+a kernel is found by the same traits, less dearly gathered; what Triton compiled is then launched as it offers itself.
+"""
+
+from __future__ import annotations
+
+import contextvars
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import torch
+import triton
+from triton import knobs
+
+
+class Launch(NamedTuple):
+    """Arguments, constexpr parameters by name, and grid of one launch; `compile` of the same works without a GPU."""
+
+    arguments: tuple
+    constants: dict[str, Any]
+    grid: tuple[int, ...]
+
+
+class TmaTensor(NamedTuple):
+    """A tensor that a kernel reads block by block through the copy engine.
+
+    It is seen as [.., size], row after row of its memory, of which the kernel names blocks; a row begins at a multiple
+    of 16 bytes. swizzle: bytes in which the block's lines are permuted in shared memory, 0 for none.
+    """
+
+    tensor: torch.Tensor
+    size: int
+    block: tuple[int, int]
+    swizzle: int
+
+    def descriptor(self) -> Any:
+        """As Triton's launch takes it."""
+        from triton.experimental.gluon.language import NVMMASharedLayout
+        from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
+
+        lines = self.tensor.view(-1, self.size)
+        layout = NVMMASharedLayout(self.swizzle, 8 * lines.element_size(), 2)
+        return TensorDescriptor.from_tensor(lines, list(self.block), layout)
+
+
+class CompiledKernel(NamedTuple):
+    """A kernel to be called as run(*arguments, *last); with stream=None, on the current stream."""
+
+    run: Callable
+    last: tuple
+
+
+class Dispatcher:
+    """Compiled kernels by the traits of the arguments that Triton specializes them for."""
+
+    def __init__(self) -> None:
+        self._compiled: dict[tuple, tuple[Any, tuple]] = {}
+
+    def find(self, kernel: Any, launch: Launch, **options: Any) -> CompiledKernel:
+        """The kernel for arguments like the launch's, on the current device; compiled if there is none yet.
+
+        options: num_warps and what else Triton takes.
+        """
+        arguments, constants, grid = launch
+        if not isinstance(kernel, triton.JITFunction):
+            return CompiledKernel(_interpreted(kernel, launch, options), ())
+        device = torch.cuda.current_device()
+        key = (id(kernel), device, *constants.values(), *options.values(), *map(traits, arguments))
+        found = self._compiled.get(key)
+        if found is None:
+            compiled = kernel.warmup(*map(as_launched, arguments), **constants, **options, grid=grid)
+            last = tuple(constants[name] for name in kernel.arg_names[len(arguments) :])
+            found = self._compiled[key] = compiled, last
+        compiled, last = found
+        run = _direct(compiled, (*grid, 1, 1)[:3])
+        return CompiledKernel(_with_memory(run) if compiled.metadata.global_scratch_size else run, last)
+
+    def launch(self, kernel: Any, launch: Launch, **options: Any) -> None:
+        """The launch, once, on the current device and stream."""
+        run, last = self.find(kernel, launch, **options)
+        run(*map(as_launched, launch.arguments), *last)
+
+
+def as_launched(argument: Any) -> Any:
+    """The argument as Triton takes it: a descriptor for what is `TmaTensor`."""
+    return argument.descriptor() if isinstance(argument, TmaTensor) else argument
+
+
+def _direct(compiled: Any, grid: tuple[int, ...]) -> Callable:
+    """A launch as Triton does it, but that hooks, and what is said to them, are left out where there are none."""
+    hooked = compiled[grid]  # loads the kernel, too
+    run, function, packed = compiled.run, compiled.function, compiled.packed_metadata
+    runtime = knobs.runtime
+
+    def launch(*arguments, stream=None):
+        first, last = runtime.launch_enter_hook, runtime.launch_exit_hook
+        if stream is None or getattr(first, "calls", first) or getattr(last, "calls", last):
+            hooked(*arguments, stream=stream)
+        else:
+            run(*grid, stream, function, packed, None, None, None, *arguments)
+
+    return launch
+
+
+def _with_memory(run: Callable) -> Callable:
+    """The same for a kernel that makes descriptors, for which it needs memory: Triton asks its allocator each time.
+
+    Which allocator that is, is a matter of the context; in a copy of it, the caller's own stays as it is.
+    """
+
+    def launch(*arguments, **options):
+        contextvars.copy_context().run(_lend_memory, run, arguments, options)
+
+    return launch
+
+
+def _lend_memory(run: Callable, arguments: tuple, options: dict[str, Any]) -> None:
+    triton.set_allocator(lambda size, alignment, stream: torch.empty(size, dtype=torch.int8, device="cuda"))
+    run(*arguments, **options)
+
+
+def _interpreted(kernel: Any, launch: Launch, options: dict[str, Any]) -> Callable:
+    named = [getattr(type(argument), "_make", None) for argument in launch.arguments]
+    program, constants = kernel[launch.grid], launch.constants
+
+    def run(*arguments, stream=None):
+        # the interpreter reads named tuples by name
+        given = [argument if make is None else make(argument) for make, argument in zip(named, arguments, strict=True)]
+        program(*given, **constants, **options)
+
+    return run
+
+
+def traits(argument: Any) -> Any:
+    """What Triton (3.6, 3.7) specializes a kernel for, or finer: of a tuple, of each of its items.
+
+    A tensor's dtype and whether it begins at a multiple of 16 bytes; whether an int is 1, divisible by 16, and how
+    wide. Plain tuples are shapes and strides, ints alone; named tuples hold anything.
+    """
+    kind = type(argument)
+    if kind is int:
+        return _traits_of_int(argument)
+    if argument is None or kind is float:
+        return kind
+    if isinstance(argument, torch.Tensor):
+        return argument.dtype, argument.data_ptr() % 16 == 0
+    if kind is tuple:
+        return _traits_of_ints(argument)
+    if kind is TmaTensor:
+        return argument.tensor.dtype, argument.block, argument.swizzle
+    if isinstance(argument, tuple):
+        return tuple([traits(item) for item in argument])
+    raise TypeError(f"arguments: given {kind.__name__}; tensors, ints, floats, None, and tuples of these are allowed")
+
+
+@lru_cache(maxsize=4096)
+def _traits_of_ints(numbers: tuple[int, ...]) -> tuple:
+    if not all(type(number) is int for number in numbers):
+        kinds = ", ".join(type(number).__name__ for number in numbers)
+        raise TypeError(f"arguments: given a plain tuple of {kinds}; it must hold ints alone")
+    return tuple(map(_traits_of_int, numbers))
+
+
+def _traits_of_int(number: int) -> Any:
+    if number == 1:
+        return int
+    divisible = number % 16 == 0
+    return divisible if -(1 << 31) <= number < 1 << 31 else (divisible, number < 1 << 63)
+
+
+DISPATCHER = Dispatcher()
+"""One for the process: what was compiled stays."""

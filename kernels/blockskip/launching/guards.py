@@ -1,0 +1,110 @@
+"""An int that notes what is asked of it, so that what was made with one number is known to serve another.
+
+A number of keys grows from token to token, and a plan takes little of it: on which side of a limit it lies, how many
+tiles it fills. Planned with a `GuardedInt`, a call leaves behind every question that its checks, its plan and its
+kernels asked, with the answers: its guards, as torch.compile has them for sizes. Another number with the same answers
+has the same plan.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Hashable
+from typing import Any, NamedTuple
+
+
+def _arithmetic(operation: Callable[[Any, Any], int]) -> Callable[[GuardedInt, Any], GuardedInt]:
+    """The operator with an int, or with another number computed of the caller's."""
+
+    def compute(self: GuardedInt, other: Any) -> GuardedInt:
+        made = self._with(operation, other) if isinstance(other, int | GuardedInt) else None
+        return NotImplemented if made is None else GuardedInt(*made, self.guards)
+
+    return compute
+
+
+def _comparison(operation: Callable[[Any, Any], bool]) -> Callable[[GuardedInt, Any], bool]:
+    """The same for a question: its answer is a guard."""
+
+    def compare(self: GuardedInt, other: Any) -> bool:
+        made = self._with(operation, other)
+        if made is None:
+            return NotImplemented
+        answer, ask = made
+        self.guards.append(Guard(ask, answer))
+        return answer
+
+    return compare
+
+
+def _swapped(operation: Callable[[Any, Any], int]) -> Callable[[Any, Any], int]:
+    return lambda a, b: operation(b, a)
+
+
+class Guard(NamedTuple):
+    """A question about a number, and the answer that what was made depends on."""
+
+    ask: Callable[[int], Hashable]
+    answer: Hashable
+
+
+class GuardedInt:
+    """Stands for an int in planning. Arithmetic gives another one; a comparison, or use of the value, adds a guard.
+
+    Text is for people and decides nothing, so formatting adds none. What is not defined here is a TypeError, so that no
+    use goes unnoticed.
+    """
+
+    __slots__ = ("_of", "guards", "value")
+
+    def __init__(self, value: int, of: Callable[[int], int] = int, guards: list[Guard] | None = None) -> None:
+        """of: this value from the number that the caller gave; guards: shared by all that is computed of that number.
+
+        value: for what each call gives afresh; who decides by it asks.
+        """
+        self.value, self._of, self.guards = value, of, [] if guards is None else guards
+
+    def ask(self, question: Callable[[int], Any]) -> Any:
+        """question(value), noted as a guard. The question must be pure and hold no tensor."""
+        of, answer = self._of, question(self.value)
+        self.guards.append(Guard(lambda number: question(of(number)), answer))
+        return answer
+
+    def __int__(self) -> int:
+        return self.ask(int)
+
+    __index__ = __int__
+
+    def __hash__(self) -> int:
+        return hash(int(self))
+
+    def __bool__(self) -> bool:
+        return self.ask(bool)
+
+    def __neg__(self) -> GuardedInt:
+        return self * -1
+
+    def __repr__(self) -> str:
+        return repr(self.value)
+
+    def __format__(self, specification: str) -> str:
+        return format(self.value, specification)
+
+    def _with(self, operation: Callable[[Any, Any], Any], other: Any) -> tuple[Any, Callable[[int], Any]] | None:
+        """(value, the same as a function of the caller's number) of an operation; None for what is no number."""
+        of = self._of
+        if isinstance(other, GuardedInt):
+            others = other._of
+            return operation(self.value, other.value), lambda number: operation(of(number), others(number))
+        if isinstance(other, int | float):
+            return operation(self.value, other), lambda number: operation(of(number), other)
+        return None
+
+    __add__, __radd__ = _arithmetic(operator.add), _arithmetic(_swapped(operator.add))
+    __sub__, __rsub__ = _arithmetic(operator.sub), _arithmetic(_swapped(operator.sub))
+    __mul__, __rmul__ = _arithmetic(operator.mul), _arithmetic(_swapped(operator.mul))
+    __floordiv__, __rfloordiv__ = _arithmetic(operator.floordiv), _arithmetic(_swapped(operator.floordiv))
+    __mod__, __rmod__ = _arithmetic(operator.mod), _arithmetic(_swapped(operator.mod))
+    __lt__, __le__ = _comparison(operator.lt), _comparison(operator.le)
+    __gt__, __ge__ = _comparison(operator.gt), _comparison(operator.ge)
+    __eq__, __ne__ = _comparison(operator.eq), _comparison(operator.ne)  # pyright: ignore[reportAssignmentType]

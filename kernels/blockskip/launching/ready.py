@@ -1,0 +1,173 @@
+"""The launches of a call, prepared once for every call with tensors of the same kinds. Imports triton."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from operator import itemgetter
+from typing import Any, NamedTuple
+
+import torch
+from triton.runtime import driver
+
+from .dispatch import DISPATCHER, CompiledKernel, Launch, TmaTensor, traits
+from .guards import GuardedInt
+
+Memory = tuple[tuple[int, ...], torch.dtype]
+"""Shape and dtype of a tensor that a call needs."""
+
+
+def allocate(memory: Sequence[Memory | None], device: torch.device) -> list[Any]:
+    """New tensors, unwritten; None where none is asked for. Each begins at a multiple of 16 bytes, as all new do."""
+    return [None if one is None else torch.empty(one[0], dtype=one[1], device=device) for one in memory]
+
+
+def stream_of(index: int) -> int:
+    """The handle of a CUDA device's current stream."""
+    return driver.active.get_current_stream(index)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+class Varying(int):
+    """A number that each call gives afresh: an object of its own, whatever else in the launch has the same value."""
+
+
+def _plain(argument: Any) -> Any:
+    """The argument with ints where it holds `Varying`."""
+    if type(argument) is Varying:
+        return int(argument)
+    make = getattr(type(argument), "_make", None)
+    return argument if make is None else make(map(_plain, argument))
+
+
+class Step(NamedTuple):
+    """One launch of a call."""
+
+    kernel: Any
+    launch: Launch
+    options: dict[str, Any]
+
+
+Input = torch.Tensor | int | GuardedInt | None
+
+
+class Ready:
+    """The launches of a call, ready for tensors of the same dtypes, shapes, strides and alignments.
+
+    Made of a call's `inputs`, tensors, ints or None, of which it keeps none, and of the `memory` that its launches
+    write. steps(inputs, made) says the launches. Each tensor among their arguments is one of those two, by itself or in
+    a tuple, but for what tuples of the types `tables` hold: that belongs to the call's kind, and is kept. An int of the
+    inputs is `Varying` there, and given afresh where it is an argument itself, or an item of a named tuple; nothing
+    else may be computed of it. What Triton specializes for it is a guard of a `GuardedInt`.
+    """
+
+    def __init__(
+        self,
+        inputs: Sequence[Input],
+        memory: Sequence[Memory | None],
+        steps: Callable[..., Iterable[Step]],
+        tables: tuple[type, ...] = (),
+    ) -> None:
+        self._memory, self._device = memory, next(t.device for t in inputs if isinstance(t, torch.Tensor))
+        self._index = self._device.index if self._device.type == "cuda" else None
+        with self._on_device():
+            stand_ins = [_stand_in(t) for t in inputs]
+            made = allocate(memory, self._device)
+            pool = _Pool([*stand_ins, *made], tables)
+            self._steps: list[tuple[CompiledKernel, list[Callable]]] = []
+            for kernel, launch, options in steps(stand_ins, made):
+                getters = [pool.getter(argument) for argument in launch.arguments]
+                plain = launch._replace(arguments=tuple(map(_plain, launch.arguments)))
+                self._steps.append((DISPATCHER.find(kernel, plain, **options), getters))
+        self._constants, self._streams = pool.constants, set()
+
+    def __call__(self, *inputs: torch.Tensor | int | None) -> list[Any]:
+        """The tensors of `memory`, written from these inputs on the current stream of their device."""
+        if self._index is None or torch.cuda.current_device() == self._index:
+            return self._launch(inputs)
+        with self._on_device():
+            return self._launch(inputs)
+
+    def _launch(self, inputs: Sequence[torch.Tensor | int | None]) -> list[Any]:
+        made = allocate(self._memory, self._device)
+        pool = (*inputs, *made, *self._constants)
+        stream = 0 if self._index is None else stream_of(self._index)
+        if stream not in self._streams:
+            self._use_on(stream)
+        for (run, last), getters in self._steps:
+            run(*[get(pool) for get in getters], *last, stream=stream)
+        return made
+
+    def _use_on(self, stream: int) -> None:
+        """Tables may be freed while a stream still reads them, and not be given out before it has."""
+        for table in _tensors_in(self._constants) if self._index is not None else ():
+            table.record_stream(torch.cuda.current_stream(self._index))
+        self._streams.add(stream)
+
+    def _on_device(self):
+        return contextlib.nullcontext() if self._index is None else torch.cuda.device(self._index)
+
+
+def _tensors_in(argument: Any) -> Iterator[torch.Tensor]:
+    if isinstance(argument, torch.Tensor):
+        yield argument
+    elif isinstance(argument, tuple | list):
+        for item in argument:
+            yield from _tensors_in(item)
+
+
+def _stand_in(given: Input) -> torch.Tensor | Varying | None:
+    """An object apart, even where one tensor is given twice, or a number is that of a size."""
+    if given is None:
+        return None
+    if isinstance(given, GuardedInt):
+        given.ask(traits)  # the kernel is compiled for them
+        return Varying(given.value)
+    return given.detach() if isinstance(given, torch.Tensor) else Varying(given)
+
+
+class _Pool:
+    """Where a call's arguments are found: its inputs and memory in their order, then what is the same for each call."""
+
+    def __init__(self, tensors: Sequence[torch.Tensor | Varying | None], tables: tuple[type, ...]) -> None:
+        self._slots = {id(t): i for i, t in enumerate(tensors) if t is not None}
+        self._count, self._tables, self.constants = len(tensors), tables, []
+
+    def getter(self, argument: Any) -> Callable[[tuple], Any]:
+        """Takes the argument from the pool; a named tuple of tensors comes as a plain one, `TmaTensor` as launched."""
+        if isinstance(argument, TmaTensor):
+            return _descriptor_getter(argument, self._slot(argument.tensor))
+        if isinstance(argument, tuple) and not self._slots.keys().isdisjoint(map(id, argument)):
+            return itemgetter(*map(self._slot, argument))
+        return itemgetter(self._slot(argument))
+
+    def _slot(self, argument: Any) -> int:
+        if id(argument) in self._slots:
+            return self._slots[id(argument)]
+        if not isinstance(argument, self._tables):
+            _check_constant(argument)
+        self.constants.append(argument)
+        return self._count + len(self.constants) - 1
+
+
+def _descriptor_getter(tensor: TmaTensor, slot: int) -> Callable[[tuple], Any]:
+    """Makes the descriptor of the tensor in that slot of a pool; what was checked of the first holds for it, too."""
+    first = tensor.descriptor()
+    kind, same = type(first), {name: value for name, value in vars(first).items() if name != "base"}
+
+    def describe(pool: tuple) -> Any:
+        made = object.__new__(kind)
+        made.__dict__.update(same, base=pool[slot])
+        return made
+
+    return describe
+
+
+def _check_constant(argument: Any) -> None:
+    if isinstance(argument, Varying):
+        raise ValueError(f"arguments: given {argument!r} inside another argument, where it would go stale")
+    if isinstance(argument, tuple):
+        for item in argument if type(argument) is not tuple else ():  # plain ones hold ints, see `traits`
+            _check_constant(item)
+    elif not (argument is None or isinstance(argument, int | float)):
+        kind = type(argument).__name__
+        raise ValueError(f"arguments: given a {kind} that is neither an input of the call nor allocated for it")

@@ -1,0 +1,170 @@
+"""Calls that are repeated: what was prepared for one serves every later call of its kind.
+
+Checking a call, planning it and gathering its launches' arguments is most of what a call costs the host. All of that is
+decided by a call's kind: shapes, strides, dtypes and alignments of its tensors, the mask, its numbers and its options.
+Where the number of keys grows from token to token, one kind holds all numbers, told apart by the guards of their plans.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Hashable, Sequence
+from types import NoneType
+from typing import Any
+
+import torch
+
+from ..config import TileConfig
+from ..mask import Band, Mask
+from .guards import Guard
+
+TENSORS = (torch.Tensor, torch.nn.Parameter)
+OPTIONS = frozenset((bool, int, float, str, NoneType, TileConfig))
+"""The types of which two equal values mean the same."""
+KIND_BYTES = 4096
+"""What a kind counts for among what a mask owns; tables on a device are counted there themselves."""
+MOST_KINDS = 256
+"""Beyond, the one that was first kept goes."""
+MOST_PREPARED = 256
+"""Of one kind, by guards; beyond, it begins anew."""
+MOST_RECENT = 64
+"""Numbers whose launch is found without asking the guards: the layers of a model give the same one after the other."""
+ALIGNMENT = 16
+"""Bytes: Triton compiles apart for tensors that begin at a multiple of it."""
+GROWING = "grows"
+"""Stands in a kind for an int kv_len, whose calls are told apart by guards; no kv_len itself is a str."""
+
+
+Kind = tuple[tuple[Hashable, ...], Mask | None]
+"""(all that calls must have in common to share launches, the mask whose tables the launches hold or None)."""
+
+
+def kind_of(
+    tensors: Sequence[torch.Tensor | None], options: tuple, impl: str, mask: Any = None, tables: bool = False
+) -> Kind | None:
+    """The kind of a call by the Triton kernels; None for calls of other implementations, or that cannot be told apart.
+
+    tensors: the call runs on the first one's device; others may be None. options: the operation's name and all other
+    arguments. tables: whether the launches hold tables even of a band, as those of every other mask may.
+    """
+    first, types = tensors[0], tuple(map(type, options))
+    if first is None or type(first) not in TENSORS or first.is_nested or not OPTIONS.issuperset(types):
+        return None
+    if impl != "triton" and not (impl == "auto" and first.is_cuda):
+        return None
+    # a CUDA graph takes another plan; without CUDA it is this variable that allows the kernels
+    where = torch.cuda.is_current_stream_capturing() if first.is_cuda else os.environ.get("TRITON_INTERPRET")
+    key: list[Any] = [where, types, options]
+    for t in tensors:
+        if t is None:
+            key.append(None)
+        elif type(t) in TENSORS:
+            is_error = t.is_neg() or (t.requires_grad and torch.is_grad_enabled())
+            key += t.dtype, t.device, t.shape, t.stride(), t.data_ptr() % ALIGNMENT == 0, is_error
+        else:
+            return None
+    if not tables and (mask is None or type(mask) is Band):
+        return (None if mask is None else (mask.left, mask.right), *key), None
+    return ((kind_of, *key), mask) if isinstance(mask, Mask) else None
+
+
+class _Question:
+    """A guard's question, and what follows each answer to it: the next question, or what is prepared."""
+
+    __slots__ = ("answers", "ask")
+
+    def __init__(self, guard: Guard, following: Any) -> None:
+        self.ask, self.answers = guard.ask, {guard.answer: following}
+
+
+class _Prepared:
+    """What is prepared for the calls of one kind: a tree of guards, in the order in which planning asks them.
+
+    Planning is pure: after the same answers it asks the same next question. recent: by number, without asking.
+    """
+
+    def __init__(self) -> None:
+        self.recent: dict[int | None, Callable] = {}
+        self._tree: Any = None
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def find(self, number: int | None) -> Callable | None:
+        found = self._tree
+        while type(found) is _Question:
+            found = found.answers.get(found.ask(number))  # pyright: ignore[reportArgumentType] - guards are a number's
+        if found is not None:
+            if len(self.recent) >= MOST_RECENT:
+                self.recent = {}
+            self.recent[number] = found
+        return found
+
+    def put(self, guards: Sequence[Guard], prepared: Callable) -> None:
+        if self._count >= MOST_PREPARED:
+            self._tree, self.recent, self._count = None, {}, 0
+        node = self._tree
+        for i, guard in enumerate(guards):
+            if type(node) is not _Question:
+                break
+            following = node.answers.get(guard.answer)
+            if following is None:
+                node.answers[guard.answer] = _branch(guards[i + 1 :], prepared)
+                self._count += 1
+                return
+            node = following
+        if node is None:
+            self._tree, self._count = _branch(guards, prepared), 1
+
+
+def _branch(guards: Sequence[Guard], prepared: Callable) -> Any:
+    node: Any = prepared
+    for guard in reversed(guards):
+        node = _Question(guard, node)
+    return node
+
+
+class RepeatedCalls:
+    """Prepared launches by the kind of their calls, and by the guards of a growing number of keys.
+
+    Launches that hold a mask's tables are the mask's own, and go with it and with its contents.
+    """
+
+    def __init__(self, most_kinds: int = MOST_KINDS) -> None:
+        self._most_kinds, self._by_kind, self._lock = most_kinds, dict[Hashable, _Prepared](), threading.Lock()
+
+    def __len__(self) -> int:
+        """Kinds, but for those that masks own."""
+        return len(self._by_kind)
+
+    def get(self, kind: Kind | None, number: int | None = None) -> Callable | None:
+        """What is prepared for calls of this kind with this growing number; None where nothing is."""
+        if kind is None:
+            return None
+        key, owner = kind
+        prepared = self._by_kind.get(key) if owner is None else owner.owned.find(key)
+        return None if prepared is None else prepared.recent.get(number) or prepared.find(number)
+
+    def put(self, kind: Kind | None, prepared: Callable, guards: Sequence[Guard] = ()) -> None:
+        """Keep it for calls of this kind whose growing number answers the guards alike."""
+        if kind is None:
+            return
+        key, owner = kind
+        if owner is not None:
+            owner.owned.put(key, _Prepared(), KIND_BYTES).put(guards, prepared)
+            return
+        with self._lock:
+            if key not in self._by_kind and len(self._by_kind) >= self._most_kinds:
+                del self._by_kind[next(iter(self._by_kind))]
+            self._by_kind.setdefault(key, _Prepared()).put(guards, prepared)
+
+    def clear(self) -> None:
+        """Forgets all but what masks own; a test that changes a table of the library calls it."""
+        with self._lock:
+            self._by_kind.clear()
+
+
+REPEATED = RepeatedCalls()
+"""One for the process, as `mask.SHARED` is."""
