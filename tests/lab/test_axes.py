@@ -6,8 +6,8 @@ from dataclasses import fields
 import numpy as np
 import pytest
 import torch
-from skiplab.grid import DecodeSweep, LinearSweep, Sweep
-from skiplab.memory import Packed
+from skiplab.packed_weight import Packed
+from skiplab.sweep import DecodeSweep, LinearSweep, Sweep
 from skiplab.tuning.tune import Tuning
 from skiplab.widgets.int4_settings import Int4Settings
 from skiplab.widgets.settings import Settings

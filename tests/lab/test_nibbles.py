@@ -9,10 +9,10 @@ import time
 import xml.etree.ElementTree as ElementTree
 
 import pytest
-from skiplab import memory
+from skiplab import packed_weight
 from skiplab.figures import nibbles
 from skiplab.machine import known_gpus
-from skiplab.memory import PROGRAMS, Packed, Program, accesses, step_loads
+from skiplab.packed_weight import PROGRAMS, Packed, Program, accesses, step_loads
 from skiplab.widgets import int4_words
 from skiplab.widgets.int4_settings import OTHER, Int4Settings
 from skiplab.widgets.memory_view import MemoryView
@@ -68,7 +68,7 @@ def test_nibbles_are_the_codes_in_the_order_of_memory():
 
 
 def test_light_and_dark_tell_groups_apart():
-    for group_size in memory.GROUP_SIZES:
+    for group_size in packed_weight.GROUP_SIZES:
         s = Int4Settings(group_size=group_size)
         cells = [cell for cell in picture_of(s).cells if "of the weights" in cell.hint]
         share = group_size // 32
@@ -107,9 +107,9 @@ def test_pairs_of_colours_differ_in_grey_and_carry_their_text(pair):
 
 
 def test_values_in_words():
-    codes = memory.Codes(0, (), (), (), 0.01, 8, 0)
+    codes = packed_weight.Codes(0, (), (), (), 0.01, 8, 0)
     assert nibbles.value_words(codes) == "(code − 8) × 0.01"
-    assert nibbles.value_words(memory.Codes(0, (), (), (), 0.01, -128, -0.5)) == "(code + 128) × 0.01 − 0.5"
+    assert nibbles.value_words(packed_weight.Codes(0, (), (), (), 0.01, -128, -0.5)) == "(code + 128) × 0.01 − 0.5"
 
 
 # settings and words
@@ -158,7 +158,7 @@ def test_table_of_what_is_asked_holds_the_counts():
         int(n.replace(",", "")) for n in re.findall(r"[\d,]*\d", text.split("the step")[1].split("a whole row")[0])
     ]
     ours, theirs = (
-        memory.total(accesses(step_loads(Packed(strided=strided), Program(), 0, 0, strided)))
+        packed_weight.total(accesses(step_loads(Packed(strided=strided), Program(), 0, 0, strided)))
         for strided in (False, True)
     )
     assert numbers == [ours.bytes, ours.loads, ours.sectors, ours.lines, theirs.loads, theirs.sectors, theirs.lines]
@@ -166,8 +166,8 @@ def test_table_of_what_is_asked_holds_the_counts():
 
 def test_formats_that_do_not_fit_say_so_and_the_chosen_one_is_marked():
     s = Int4Settings(in_features=5376 + 32)
-    text = int4_words.formats(memory.random_qualities(), s, known_gpus()[s.predict_for])
-    assert text.count("does not fit K") == len([f for f in memory.FORMATS if f[1] > 32 or f[3] == "uint8"])
+    text = int4_words.formats(packed_weight.random_qualities(), s, known_gpus()[s.predict_for])
+    assert text.count("does not fit K") == len([f for f in packed_weight.FORMATS if f[1] > 32 or f[3] == "uint8"])
     assert text.count('aria-current="true"') == 1 and "▸ int4, groups of 32, asymmetric" in text
 
 

@@ -5,7 +5,9 @@ import re
 import blockskip as bs
 import pytest
 from skiplab.measure import Measurement, Point, WorkDone
-from skiplab.report import header_table, point_table, report_html, summary, time_table, with_window_slider, write_report
+from skiplab.report import point_table, report_html, summary, time_table, write_report
+from skiplab.report.attention import with_window_slider
+from skiplab.report.page import header_table
 from skiplab.store import Run
 from skiplab.workload import Workload
 
@@ -70,7 +72,7 @@ def test_a_slow_down_is_no_speed_up(ours, words):
 
 def test_a_report_of_an_interrupted_run_says_so(run):
     text = report_html(Run({**HEADER, "interrupted": True}, run.rows))
-    data = base64.b64decode(re.search(r"base64,([A-Za-z0-9+/=]+)'", text)[1]).decode().splitlines()
+    data = base64.b64decode(re.search(r'ndjson;base64,([A-Za-z0-9+/=]+)"', text)[1]).decode().splitlines()
     assert json.loads(data[-1]) == {"record": "end", "end": "2026-01-02", "interrupted": True}
     assert "interrupted" not in json.loads(data[0])
     assert "<td>interrupted</td>" in text

@@ -9,7 +9,7 @@ from typing import Any
 import ipywidgets as w
 import pandas as pd
 
-from skiplab.figures import charts, tiles
+from skiplab.figures import attention, tiles
 from skiplab.figures.frames import speedups
 from skiplab.machine import Machine, default_device, device_name, known_gpus, this_machine
 from skiplab.measure import Measurement
@@ -245,7 +245,7 @@ class MaskExplorer(w.VBox):
 
     def _draw(self) -> None:
         table = self.frame()
-        self._figure.draw(charts.speedup(table))
+        self._figure.draw(attention.speedup(table))
         self._table.value = words.measured(speedups(table), table)
 
     def record(self) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from blockskip.arguments import choice, integer
 
 from skiplab.machine import known_gpus
-from skiplab.memory import LANES, METADATA, PROGRAMS, WEIGHTS, Codes, Packed, Program, codes_of, places
+from skiplab.packed_weight import LANES, METADATA, PROGRAMS, WEIGHTS, Codes, Packed, Program, codes_of, places
 from skiplab.workload import LINEARS
 
 LAYOUTS = {"coalesced": "coalesced: row for row with the weights", "strided": "strided: [groups, rows]"}
@@ -23,8 +23,8 @@ class Int4Settings:
 
     out_features, in_features: the weight's N and K.  bits: 4 or 8.  group_size: 32, 64 or 128.  metadata: bfloat16, or
     uint8 codes.  layout: coalesced or strided metadata.  activation_loads: 16-byte or 4-byte.  program: a name of
-    `skiplab.memory.PROGRAMS`.  row, step, lane: where one looks.  weights: which random weights are quantised, one of
-    `skiplab.memory.WEIGHTS`.  predict_for: a GPU of `known_gpus()`.  ValueError names the setting, what was given and
+    `packed_weight.PROGRAMS`.  row, step, lane: where one looks.  weights: which random weights are quantised, one of
+    `packed_weight.WEIGHTS`.  predict_for: a GPU of `known_gpus()`.  ValueError names the setting, what was given and
     what is allowed.
     """
 

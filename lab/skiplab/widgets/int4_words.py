@@ -8,7 +8,7 @@ from typing import Any
 
 from skiplab.figures import theme
 from skiplab.machine import Machine
-from skiplab.memory import Access, Packed, Quality, accesses, float_floor, floor, row_accesses, step_loads, total
+from skiplab.packed_weight import Access, Packed, Quality, accesses, float_floor, floor, row_accesses, step_loads, total
 from skiplab.templates import render
 from skiplab.widgets.int4_settings import Int4Settings
 

@@ -9,7 +9,7 @@ import anywidget
 import traitlets
 
 from skiplab.figures import nibbles
-from skiplab.memory import LANES
+from skiplab.packed_weight import LANES
 from skiplab.widgets.fallback import with_picture
 
 

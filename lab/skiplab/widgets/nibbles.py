@@ -9,7 +9,7 @@ import ipywidgets as w
 
 from skiplab.figures import nibbles
 from skiplab.machine import known_gpus
-from skiplab.memory import GROUP_SIZES, LANES, PROGRAMS, WEIGHTS, random_qualities
+from skiplab.packed_weight import GROUP_SIZES, LANES, PROGRAMS, WEIGHTS, random_qualities
 from skiplab.widgets import controls, int4_words
 from skiplab.widgets.fallback import with_picture
 from skiplab.widgets.int4_settings import LAYOUTS, LOADS, OTHER, Int4Settings

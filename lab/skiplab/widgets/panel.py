@@ -16,7 +16,8 @@ from skiplab.figures.frames import by_method
 from skiplab.figures.model import Chart
 from skiplab.machine import default_device, device_name, known_gpus
 from skiplab.measure import Measurement
-from skiplab.store import Run, data_path, file_name, frame, inside, read_run, runs_directory
+from skiplab.paths import data_path, file_name, inside, runs_directory
+from skiplab.store import Run, frame, read_run
 from skiplab.sweep import default_path, run_sweep
 from skiplab.widgets import controls, measuring
 from skiplab.widgets.fallback import with_picture

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from skiplab.figures import charts, decode, frames, linear, predicted
+from skiplab.figures import attention, decode, frames, linear, predicted
 from skiplab.figures.model import Chart
 from skiplab.machine import Machine
 from skiplab.store import published
@@ -187,12 +187,12 @@ ATTENTION = Form(
     ),
     Workload(64), _attention_sweep, _attention_predicted, lambda point: f"{point.q_len:,} tokens",
     {
-        "speed-up over dense + mask, by prompt length": charts.speedup,
-        "speed-up over dense + mask, by window": lambda table: charts.speedup(table, x="window"),
-        "speed-up, prompt length × window": charts.heatmap,
-        "tokens/s, by prompt length": charts.throughput,
-        "useful TFLOP/s, by prompt length": lambda table: charts.throughput(table, "useful_tflops"),
-        "useful, executed and dense work": charts.flops,
+        "speed-up over dense + mask, by prompt length": attention.speedup,
+        "speed-up over dense + mask, by window": lambda table: attention.speedup(table, x="window"),
+        "speed-up, prompt length × window": attention.heatmap,
+        "tokens/s, by prompt length": attention.throughput,
+        "useful TFLOP/s, by prompt length": lambda table: attention.throughput(table, "useful_tflops"),
+        "useful, executed and dense work": attention.flops,
         "measured against predicted": predicted.measured_vs_predicted,
     },
     {"published: ExecuTorch PR 20198, prefill of the whole model": frames.published_prefill},

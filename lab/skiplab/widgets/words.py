@@ -9,7 +9,7 @@ import pandas as pd
 
 from skiplab.figures import theme, tiles
 from skiplab.machine import Machine
-from skiplab.roofline import predict
+from skiplab.machine.roofline import predict
 from skiplab.templates import render
 from skiplab.workload import Workload
 
