@@ -9,10 +9,11 @@ import ipywidgets as w
 
 from skiplab.machine import known_gpus
 from skiplab.occupancy import POLICIES
-from skiplab.widgets import controls, split_words
+from skiplab.widgets import controls
 from skiplab.widgets.fallback import with_picture
-from skiplab.widgets.split_settings import LIMITS, SplitSettings
-from skiplab.widgets.split_view import SplitView
+from skiplab.widgets.splits import words
+from skiplab.widgets.splits.settings import LIMITS, SplitSettings
+from skiplab.widgets.splits.view import SplitView
 from skiplab.workload import DTYPES, MODELS
 
 ADVICE = "Change the setting that the message names; the picture still shows the last state that was possible."
@@ -71,7 +72,7 @@ class SplitExplorer(w.VBox):
         }  # fmt: skip
         self._controls["policy"].add_class("skiplab-policy")
         self._counts, self._table, self._prediction, self._problem = (w.HTML() for _ in range(4))
-        self.view = SplitView(s, split_words.plain(s))
+        self.view = SplitView(s, words.plain(s))
         self._copy = controls.CodeBox(code=s.code())
         self._code = w.Accordion([self._copy], titles=("Copy as code",), selected_index=None)
 
@@ -137,14 +138,14 @@ class SplitExplorer(w.VBox):
         s = self.settings
         for length in OPTIONAL:
             self._controls[length].disabled = getattr(s, length) is None
-        self.view.show(s, split_words.plain(s))
-        self._counts.value = split_words.counts(s)
-        self._table.value = split_words.table(s)
-        self._prediction.value = split_words.prediction(s)
+        self.view.show(s, words.plain(s))
+        self._counts.value = words.counts(s)
+        self._table.value = words.table(s)
+        self._prediction.value = words.prediction(s)
         self._copy.code = s.code()
 
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
-        text = f"SplitExplorer: {split_words.plain(self.settings)}"
+        text = f"SplitExplorer: {words.plain(self.settings)}"
         return with_picture(super()._repr_mimebundle_(**kwargs), self.view.png(), text)
 
 

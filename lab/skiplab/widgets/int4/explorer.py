@@ -10,10 +10,11 @@ import ipywidgets as w
 from skiplab.figures import nibbles
 from skiplab.machine import known_gpus
 from skiplab.packed_weight import GROUP_SIZES, LANES, PROGRAMS, WEIGHTS, random_qualities
-from skiplab.widgets import controls, int4_words
+from skiplab.widgets import controls
 from skiplab.widgets.fallback import with_picture
-from skiplab.widgets.int4_settings import LAYOUTS, LOADS, OTHER, Int4Settings
-from skiplab.widgets.memory_view import MemoryView
+from skiplab.widgets.int4 import words
+from skiplab.widgets.int4.settings import LAYOUTS, LOADS, OTHER, Int4Settings
+from skiplab.widgets.int4.view import MemoryView
 from skiplab.workload import LINEARS
 
 METADATA_WORDS = {"bfloat16": "bfloat16 scales and zero points", "uint8": "uint8 codes, a step for 256 weights"}
@@ -76,7 +77,7 @@ class Int4Explorer(w.VBox):
             "predict_for": choice("Predict for", [*known_gpus()], s.predict_for, "predict-for"),
         }
         self._counts, self._asked, self._formats, self._prediction, self._problem = (w.HTML() for _ in range(5))
-        self.memory = MemoryView(_picture(s), int4_words.plain(s))
+        self.memory = MemoryView(_picture(s), words.plain(s))
         self._copy = controls.CodeBox(code=s.code())
         self._code = w.Accordion([self._copy], titles=("Copy as code",), selected_index=None)
 
@@ -137,15 +138,15 @@ class Int4Explorer(w.VBox):
     def _show(self) -> None:
         s = self.settings
         machine = known_gpus()[s.predict_for]
-        self.memory.show(_picture(s), int4_words.plain(s))
-        self._counts.value = int4_words.counts(s)
-        self._asked.value = int4_words.asked(s)
-        self._formats.value = int4_words.formats(random_qualities(s.weights), s, machine)
-        self._prediction.value = int4_words.prediction(s, machine)
+        self.memory.show(_picture(s), words.plain(s))
+        self._counts.value = words.counts(s)
+        self._asked.value = words.asked(s)
+        self._formats.value = words.formats(random_qualities(s.weights), s, machine)
+        self._prediction.value = words.prediction(s, machine)
         self._copy.code = s.code()
 
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
-        text = f"Int4Explorer: {int4_words.plain(self.settings)}"
+        text = f"Int4Explorer: {words.plain(self.settings)}"
         return with_picture(super()._repr_mimebundle_(**kwargs), nibbles.png(self.memory.picture, text), text)
 
 

@@ -10,7 +10,7 @@ from skiplab.figures import theme
 from skiplab.machine import Machine
 from skiplab.packed_weight import Access, Packed, Quality, accesses, float_floor, floor, row_accesses, step_loads, total
 from skiplab.templates import render
-from skiplab.widgets.int4_settings import Int4Settings
+from skiplab.widgets.int4.settings import Int4Settings
 
 
 def plain(s: Int4Settings) -> str:

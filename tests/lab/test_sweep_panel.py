@@ -10,8 +10,11 @@ from skiplab.contenders import contenders
 from skiplab.figures import static
 from skiplab.store import read_run
 from skiplab.sweep import DecodeSweep, LinearSweep, Sweep
-from skiplab.widgets import SweepPanel, panel
-from skiplab.widgets.panel_settings import FORMS, layers, numbers, slots, windows
+from skiplab.widgets import SweepPanel
+from skiplab.widgets.sweep import explorer
+from skiplab.widgets.sweep.forms import FORMS
+from skiplab.widgets.sweep.linear import layers
+from skiplab.widgets.sweep.settings import numbers, slots, windows
 from skiplab.workload import LINEARS
 
 QUICK = {
@@ -91,7 +94,7 @@ def test_panel_sweeps_resumes_and_saves(tmp_path, operation):
     assert set(shown.frame()["status"]) == {"ok"} and set(shown.frame()["source"]) == {"measured"}
     assert len(shown.frame()) == 4 and shown._bar.value == 4
     (path,) = (tmp_path / "runs").glob("*.jsonl")
-    assert len(read_run(path).rows) == 4 and panel.operation_of(path) == operation
+    assert len(read_run(path).rows) == 4 and explorer.operation_of(path) == operation
     shown.start()  # nothing left to measure
     assert shown.wait(60) and len(read_run(path).rows) == 4 and len(shown.frame()) == 4
     for view, draw in shown.form.views.items():
@@ -109,7 +112,7 @@ def test_panel_sweeps_resumes_and_saves(tmp_path, operation):
 def test_published_and_predicted_lie_over_each_other_and_follow_the_fields(tmp_path, operation):
     shown = SweepPanel(operation=operation, directory=tmp_path)
     named = next(iter(shown.form.published))
-    shown._stored.value = [named, f"{panel.PREDICTED}NVIDIA H200", f"{panel.PREDICTED}NVIDIA A100 80GB SXM"]
+    shown._stored.value = [named, f"{explorer.PREDICTED}NVIDIA H200", f"{explorer.PREDICTED}NVIDIA A100 80GB SXM"]
     table = shown.frame()
     assert set(table["source"]) == {"published", "predicted"}
     assert {"NVIDIA H200", "NVIDIA A100 80GB SXM"} <= set(table["device"])

@@ -18,12 +18,13 @@ from skiplab.machine import default_device, device_name, known_gpus
 from skiplab.measure import Measurement
 from skiplab.paths import data_path, file_name, inside, runs_directory
 from skiplab.store import Run, frame, read_run
-from skiplab.sweep import default_path, run_sweep
+from skiplab.sweep import AnySweep, default_path, run_sweep
 from skiplab.widgets import controls, measuring
 from skiplab.widgets.fallback import with_picture
 from skiplab.widgets.live import LiveChart
-from skiplab.widgets.panel_form import FormControls
-from skiplab.widgets.panel_settings import FORMS, AnySweep, Form
+from skiplab.widgets.sweep.form import FormControls
+from skiplab.widgets.sweep.forms import FORMS
+from skiplab.widgets.sweep.settings import Form
 from skiplab.widgets.worker import Cancelled, Worker
 
 PREDICTED = "predicted: "
@@ -236,8 +237,8 @@ class SweepPanel(w.VBox):
         return parts
 
     def _rows(self, run: Run) -> pd.DataFrame:
-        """The run's rows; of decode in each way of timing, since its crossover differs between them."""
-        return by_method(run) if self.operation == "decode" else run.frame()
+        """The run's rows, in each way of timing where the form says so."""
+        return by_method(run) if self.form.each_method else run.frame()
 
     def _chart(self) -> Chart:
         return self.form.views[str(self._view.value)](self.frame())

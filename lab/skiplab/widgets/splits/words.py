@@ -8,7 +8,7 @@ from skiplab.figures import theme
 from skiplab.figures.splits import NAMES
 from skiplab.occupancy import Schedule
 from skiplab.templates import render
-from skiplab.widgets.split_settings import SplitSettings
+from skiplab.widgets.splits.settings import SplitSettings
 
 
 def plain(s: SplitSettings) -> str:

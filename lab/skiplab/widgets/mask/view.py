@@ -25,8 +25,8 @@ class TileCanvas(anywidget.AnyWidget):
     2 unmasked) and `differences` (int32 [n, 2], tiles where that is not what was planned).
     """
 
-    _esm = Path(__file__).with_name("canvas.js")
-    _css = Path(__file__).with_name("canvas.css")
+    _esm = Path(__file__).with_name("view.js")
+    _css = Path(__file__).with_name("view.css")
 
     map = traitlets.Dict().tag(sync=True)
     label = traitlets.Unicode().tag(sync=True)

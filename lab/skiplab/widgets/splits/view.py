@@ -12,7 +12,7 @@ from skiplab.figures import nibbles, splits
 from skiplab.figures.nibbles import Picture
 from skiplab.occupancy import Schedule
 from skiplab.widgets.fallback import with_picture
-from skiplab.widgets.split_settings import SplitSettings
+from skiplab.widgets.splits.settings import SplitSettings
 
 
 class SplitView(anywidget.AnyWidget):
@@ -22,8 +22,8 @@ class SplitView(anywidget.AnyWidget):
     `splits` (programs of a KV head) and `chosen` (that program in words).
     """
 
-    _esm = Path(__file__).with_name("split_view.js")
-    _css = Path(__file__).with_name("split_view.css")
+    _esm = Path(__file__).with_name("view.js")
+    _css = Path(__file__).with_name("view.css")
 
     svg = traitlets.Unicode().tag(sync=True)
     program = traitlets.Int(0).tag(sync=True)

@@ -19,8 +19,8 @@ class MemoryView(anywidget.AnyWidget):
     Traits that the browser knows: `svg` (the picture), `lane` (0 to 31) and `last_lane`. What a cell is, stands in it.
     """
 
-    _esm = Path(__file__).with_name("memory_view.js")
-    _css = Path(__file__).with_name("memory_view.css")
+    _esm = Path(__file__).with_name("view.js")
+    _css = Path(__file__).with_name("view.css")
 
     svg = traitlets.Unicode().tag(sync=True)
     lane = traitlets.Int(0).tag(sync=True)

@@ -9,9 +9,9 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 from skiplab.figures import nibbles, splits
 from skiplab.occupancy import POLICIES
-from skiplab.widgets import split_words
-from skiplab.widgets.split_settings import SplitSettings
-from skiplab.widgets.splits import SplitExplorer
+from skiplab.widgets.splits import words as split_words
+from skiplab.widgets.splits.explorer import SplitExplorer
+from skiplab.widgets.splits.settings import SplitSettings
 
 STATES = [
     SplitSettings(),
@@ -139,7 +139,7 @@ def test_code_makes_the_same_state():
     names: dict = {}
     exec(explorer.code().replace("from skiplab import DecodeWorkload, SplitExplorer",
                                  "from skiplab.workload import DecodeWorkload\n"
-                                 "from skiplab.widgets.splits import SplitExplorer"), names)  # fmt: skip
+                                 "from skiplab.widgets.splits.explorer import SplitExplorer"), names)  # fmt: skip
     assert names["explorer"].settings == explorer.settings
     assert names["workload"] == explorer.settings.workload
 

@@ -10,8 +10,9 @@ import pandas as pd
 
 from skiplab.contenders import contenders
 from skiplab.machine import Machine, default_device
+from skiplab.sweep import AnySweep
 from skiplab.widgets import controls
-from skiplab.widgets.panel_settings import AnySweep, Field, Form
+from skiplab.widgets.sweep.settings import Field, Form
 
 WIDE = "480px"
 MISSING = ("CUDA", "g++", "install")

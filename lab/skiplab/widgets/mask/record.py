@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from skiplab.machine import device_name
-from skiplab.widgets.settings import Settings
+from skiplab.widgets.mask.settings import Settings
 
 INTERPRETED_PAIRS = 1 << 20
 """The interpreter runs tile by tile in Python: 1,024 x 1,024 pairs of one small head take a few seconds."""

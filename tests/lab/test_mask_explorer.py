@@ -12,9 +12,10 @@ import time
 import blockskip as bs
 import numpy as np
 import pytest
-from skiplab.widgets import MaskExplorer, TileCanvas, canvas, measuring, record
+from skiplab.widgets import MaskExplorer, TileCanvas, measuring
 from skiplab.widgets.controls import Count, steps
-from skiplab.widgets.settings import KINDS, THIS_MACHINE, Settings
+from skiplab.widgets.mask import record, view
+from skiplab.widgets.mask.settings import KINDS, THIS_MACHINE, Settings
 from skiplab.widgets.worker import Worker
 from skiplab.workload import Workload
 
@@ -28,7 +29,7 @@ def tilemap() -> bs.TileMap:
 
 
 def test_canvas_is_sent_runs_in_binary(tilemap):
-    sent = canvas.payload(tilemap)
+    sent = view.payload(tilemap)
     assert np.array_equal(np.frombuffer(sent["runs"], "<i4").reshape(-1, 3), tilemap.runs)
     assert np.array_equal(np.frombuffer(sent["run_start"], "<i4"), tilemap.run_start)
     assert (sent["rows"], sent["cols"], sent["block_m"], sent["block_n"]) == (8, 16, 64, 32)
@@ -36,14 +37,14 @@ def test_canvas_is_sent_runs_in_binary(tilemap):
 
 def test_very_many_runs_are_sent_as_shares_of_pixels():
     tilemap = bs.TileMap.build(bs.dilated(1000), 1 << 17, 1 << 17, 64, 64)
-    assert len(tilemap.runs) > canvas.MOST_RUNS
-    sent = canvas.payload(tilemap)
+    assert len(tilemap.runs) > view.MOST_RUNS
+    sent = view.payload(tilemap)
     shares = np.frombuffer(sent["shares"], np.uint8).reshape(2, sent["share_height"], sent["share_width"])
     assert "runs" not in sent and shares.any() and shares.nbytes < 400_000
 
 
 def test_opened_tile_holds_its_elements(tilemap):
-    content, bits = canvas.opened(tilemap, 3, 4)
+    content, bits = view.opened(tilemap, 3, 4)
     kept = np.unpackbits(np.frombuffer(bits, np.uint8))[: content["height"] * content["width"]]
     assert np.array_equal(kept.reshape(content["height"], content["width"]).astype(bool), tilemap.tile(3, 4))
     assert (content["first_query"], content["first_key"]) == (192, 128)
@@ -73,9 +74,9 @@ def test_canvas_falls_back_to_a_picture_and_words(tilemap):
 
 def test_differences_from_the_plan_are_found(tilemap):
     visits = np.asarray(tilemap.state).copy()
-    assert not len(canvas.differences(tilemap, visits))
+    assert not len(view.differences(tilemap, visits))
     visits[visits == 2] = 1  # a full tile run with the mask changes no result
-    assert not len(canvas.differences(tilemap, visits))
+    assert not len(view.differences(tilemap, visits))
     visits[0, 15], visits[3, 5] = 1, 0  # one visited that is empty, one left out that is not
     shown = TileCanvas(tilemap)
     assert shown.lay_over(visits) == 2
@@ -83,7 +84,7 @@ def test_differences_from_the_plan_are_found(tilemap):
     shown.show(tilemap)
     assert shown.visits == shown.differences == b""
     with pytest.raises(ValueError, match=r"visits: given shape \(2, 2\); the map has 8 x 16 tiles"):
-        canvas.differences(tilemap, np.zeros((2, 2)))
+        view.differences(tilemap, np.zeros((2, 2)))
 
 
 # controls and settings

@@ -13,12 +13,13 @@ from skiplab.figures import attention, tiles
 from skiplab.figures.frames import speedups
 from skiplab.machine import Machine, default_device, device_name, known_gpus, this_machine
 from skiplab.measure import Measurement
-from skiplab.widgets import controls, measuring, words
-from skiplab.widgets.canvas import TileCanvas, picture
+from skiplab.widgets import controls, measuring
 from skiplab.widgets.fallback import with_picture
 from skiplab.widgets.live import LiveChart
-from skiplab.widgets.record import Record, record, why_not
-from skiplab.widgets.settings import KINDS, THIS_MACHINE, Settings
+from skiplab.widgets.mask import words
+from skiplab.widgets.mask.record import Record, record, why_not
+from skiplab.widgets.mask.settings import KINDS, THIS_MACHINE, Settings
+from skiplab.widgets.mask.view import TileCanvas, picture
 from skiplab.widgets.worker import Cancelled, Worker
 from skiplab.workload import DTYPES, MODELS
 
