@@ -37,7 +37,7 @@ import pandas as pd
 import skiplab
 from skiplab import figures, results
 from skiplab.machine import default_device, known_gpus
-from skiplab.recorded import rated
+from skiplab.rated import rated
 from skiplab.report import DOUBTS
 from skiplab.store import query, read_runs
 from skiplab.workload import MODELS

@@ -38,9 +38,9 @@ import skiplab
 import torch
 from skiplab import figures, results
 from skiplab.machine import known_gpus
+from skiplab.machine.roofline import bound
 from skiplab.occupancy import comparison, schedules
-from skiplab.recorded import rated
-from skiplab.roofline import bound
+from skiplab.rated import rated
 from skiplab.store import published, query, read_runs
 from skiplab.workload import MODELS
 

@@ -39,10 +39,10 @@ import blockskip as bs
 import pandas as pd
 import skiplab
 import torch
-from skiplab import LINEARS, figures, memory, results
+from skiplab import LINEARS, figures, packed_weight, results
 from skiplab.machine import default_device, known_gpus
-from skiplab.memory import Packed, Program
-from skiplab.recorded import rated
+from skiplab.packed_weight import Packed, Program
+from skiplab.rated import rated
 from skiplab.store import published, read_runs
 
 # %% [markdown]
@@ -57,9 +57,10 @@ layer = LINEARS["gate, up"]
 formats = [Packed(*layer, 8), Packed(*layer), Packed(*layer, metadata="uint8"), Packed(*layer, 4, 128, True)]
 gpus = [known_gpus()[name] for name in ("NVIDIA H200", "NVIDIA A100 80GB SXM", "NVIDIA GeForce RTX 4090")]
 floors = {
-    f"{one.words}, {one.bits_per_weight:g} bits": [memory.floor(one, g).seconds * 1e6 for g in gpus] for one in formats
+    f"{one.words}, {one.bits_per_weight:g} bits": [packed_weight.floor(one, g).seconds * 1e6 for g in gpus]
+    for one in formats
 }
-floors = {"bfloat16, 16 bits": [memory.float_floor(formats[0], g).seconds * 1e6 for g in gpus]} | floors
+floors = {"bfloat16, 16 bits": [packed_weight.float_floor(formats[0], g).seconds * 1e6 for g in gpus]} | floors
 pd.DataFrame(floors, index=[f"predicted for {g.name}, µs" for g in gpus]).T.round(1)
 
 # %% [markdown]
@@ -110,11 +111,11 @@ explorer
 # hundredth. One bit more halves the step, and so the error: 6 dB.
 
 # %%
-figures.bits_error(memory.random_qualities("normal"), "normal random weights")
+figures.bits_error(packed_weight.random_qualities("normal"), "normal random weights")
 
 # %%
-snr = {kind: {q.packed.words: q.snr_db for q in memory.random_qualities(kind)} for kind in memory.WEIGHTS}
-bits = {q.packed.words: q.packed.bits_per_weight for q in memory.random_qualities("normal")}
+snr = {kind: {q.packed.words: q.snr_db for q in packed_weight.random_qualities(kind)} for kind in packed_weight.WEIGHTS}
+bits = {q.packed.words: q.packed.bits_per_weight for q in packed_weight.random_qualities("normal")}
 pd.DataFrame({"bits a weight": bits} | {f"{kind}, dB": found for kind, found in snr.items()}).round(2)
 
 # %% [markdown]
@@ -177,7 +178,10 @@ ways = {
     "metadata strided": (Packed(*layer, strided=True), False),
     "4-byte activation loads": (Packed(*layer), True),
 }
-steps = {name: memory.total(memory.accesses(memory.step_loads(p, Program(), 0, 0, s))) for name, (p, s) in ways.items()}
+steps = {
+    name: packed_weight.total(packed_weight.accesses(packed_weight.step_loads(p, Program(), 0, 0, s)))
+    for name, (p, s) in ways.items()
+}
 pd.DataFrame({name: vars(step) for name, step in steps.items()}).T.drop(columns="what")
 
 # %% [markdown]
@@ -194,7 +198,7 @@ pd.DataFrame({name: vars(step) for name, step in steps.items()}).T.drop(columns=
 compiled = {}
 for capability in [(8, 0), (9, 0)] if find_spec("triton") else []:
     for name, (packed, scalar) in ways.items():
-        one = memory.compiled(packed, Program(), capability, scalar)
+        one = packed_weight.compiled(packed, Program(), capability, scalar)
         loads, wide, dp4a = one.instructions["LDG"], one.sass.count(".128 "), one.instructions["IDP"]
         found = {"registers": one.registers, "bytes spilled": one.spill_bytes, "shared memory": one.shared_bytes}
         found |= {"loads": loads, "of 16 bytes": wide, "dp4a": dp4a}

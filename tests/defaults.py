@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import blockskip as bs
 import torch
 from skiplab.contenders import contender
-from skiplab.verify import verify
+from skiplab.measure.verify import verify
 from skiplab.workload import DecodeWorkload, LinearWorkload, Workload
 
 

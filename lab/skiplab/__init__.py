@@ -3,17 +3,22 @@
 Importing it needs no widget library: the widgets load when they are asked for.
 """
 
+from __future__ import annotations
+
 from typing import TYPE_CHECKING, Any
 
 from blockskip import __version__
 
 from skiplab.contenders import kernel
+from skiplab.measure.verify import check
 from skiplab.store import Run, frame, read_run
 from skiplab.sweep import Sweep, run_sweep, sweep, sweep_decode, sweep_linear
-from skiplab.verify import check
 from skiplab.workload import LINEARS, MODELS, DecodeWorkload, LinearWorkload, Workload
 
 if TYPE_CHECKING:
+    import pandas as pd
+    import plotly.graph_objects as go
+
     from skiplab.widgets import Int4Explorer, MaskExplorer, SplitExplorer, SweepPanel
 
 WIDGETS = ("Int4Explorer", "MaskExplorer", "SplitExplorer", "SweepPanel")
@@ -40,6 +45,15 @@ __all__ = [
     "sweep_decode",
     "sweep_linear",
 ]
+
+
+def _overview(table: pd.DataFrame) -> go.Figure:
+    from skiplab import figures  # plotly and pandas, which not everybody needs
+
+    return figures.overview(table)
+
+
+Run.draws = staticmethod(_overview)
 
 
 def __getattr__(name: str) -> Any:

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from skiplab.store import OPERATION_AXES, Run
+from skiplab.operations import OPERATIONS
+from skiplab.store import Run
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -158,10 +159,10 @@ def _facts(run: Run) -> dict[str, Any]:
 
 
 def differing_axes(operation: str, axes: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
-    """`OPERATION_AXES`, and others in which these points differ, but those that follow from them."""
-    axes, known = list(axes), OPERATION_AXES[operation]
+    """What its runs vary, and other axes in which these points differ, but those that follow from them."""
+    axes, known = list(axes), OPERATIONS[operation].varying
     names = dict.fromkeys(name for one in axes for name in one if name not in known)
-    if operation == "decode" or all(_names_its_mask(one) for one in axes):
+    if OPERATIONS[operation].without_window is not None or all(_names_its_mask(one) for one in axes):
         names.pop("mask", None)
     if all(one.get("kv_len") == one.get("q_len") for one in axes):
         names.pop("kv_len", None)
@@ -177,10 +178,10 @@ def _check_axes(run: Run) -> None:
     for row in run.rows:
         axes = row["axes"]
         operation, first = axes.get("operation"), run.rows[0]["axes"].get("operation")
-        if operation != first or operation not in OPERATION_AXES:
-            allowed = ", ".join(OPERATION_AXES) if operation == first else f"{first!r}, as of the first point"
+        if operation != first or operation not in OPERATIONS:
+            allowed = ", ".join(OPERATIONS) if operation == first else f"{first!r}, as of the first point"
             raise ValueError(f"{_name(run)}: operation of a point: got {operation!r}; allowed is {allowed}")
-        missing = [name for name in OPERATION_AXES[operation] if name not in axes]
+        missing = [name for name in OPERATIONS[operation].varying if name not in axes]
         if missing:
             raise ValueError(f"{_name(run)}: a point of {row['contender']} lacks the axis {', '.join(missing)}")
 

@@ -8,24 +8,18 @@ import platform
 import shutil
 from dataclasses import dataclass
 
-import blockskip as bs
 import torch
 
 from skiplab.contenders import Contender, contenders
-from skiplab.failure import Failure, attempt
 from skiplab.machine import available_cores, default_device, describe, this_machine
-from skiplab.store import data_path, runs_directory
-from skiplab.sweep import triton_version
-from skiplab.workload import OPERATIONS, AnyWorkload, DecodeWorkload, LinearWorkload, Workload
+from skiplab.measure.failure import Failure, attempt
+from skiplab.operations import OPERATIONS
+from skiplab.paths import data_path, runs_directory
+from skiplab.provenance import triton_version
+from skiplab.workload import Problem
 
 PEERS = {"fa3-fwd": "fa3_fwd", "flash-attn-4": "flash_attn", "flashinfer": "flashinfer", "gemlite": "gemlite"}
 """Optional packages that contenders come from, and the modules in them."""
-TRIED = {
-    "attention": (Workload(256), Workload(256, mask=bs.sliding_window(64))),
-    "decode": (DecodeWorkload(256), DecodeWorkload(256, 64)),
-    "linear": (LinearWorkload(256, 256), LinearWorkload(256, 256, rows=16)),
-}
-"""Small problems, one of which a contender has to take to be called usable."""
 
 
 @dataclass(frozen=True)
@@ -54,17 +48,17 @@ class Usable:
 
 
 def usable_contenders(device: str) -> list[Usable]:
-    """Every contender of every operation, asked whether it takes any of the `TRIED` problems; nothing is run."""
+    """Every contender of every operation, asked whether it takes any of the table's examples; nothing is run."""
     found = []
     for operation in OPERATIONS:
         for name, entry in contenders(operation).items():
-            reasons = dict.fromkeys(_reason(entry, workload, device) for workload in TRIED[operation])
+            reasons = dict.fromkeys(_reason(entry, workload, device) for workload in OPERATIONS[operation].examples)
             reason = None if None in reasons else "; ".join(text for text in reasons if text)
             found.append(Usable(operation, name, entry.summary, reason))
     return found
 
 
-def _reason(entry: Contender, workload: AnyWorkload, device: str) -> str | None:
+def _reason(entry: Contender, workload: Problem, device: str) -> str | None:
     answer = attempt(lambda: entry.supports(workload, device))
     return answer.text if isinstance(answer, Failure) else answer
 

@@ -22,7 +22,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from skiplab.store import SCHEMA, Run, data_path, file_name, inside, read_run, runs_directory
+from skiplab.paths import data_path, file_name, inside, runs_directory
+from skiplab.store import SCHEMA, Run, read_run
 
 WIDGET, PLOTLY = "application/vnd.jupyter.widget-view+json", "application/vnd.plotly.v1+json"
 PACKAGES = (

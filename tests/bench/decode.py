@@ -4,7 +4,7 @@
     python tests/bench/decode.py --tune     the kernel's tile configurations instead, one head size after the other
 
 One query, B 1, bf16, the cache's buffer longer than the keys in it. On CUDA the time is a CUDA graph's over rotated
-inputs (`skiplab.timing`), kv_len an int32 tensor on the device. Each error stands beside its time.
+inputs (`skiplab.measure.timing`), kv_len an int32 tensor on the device. Each error stands beside its time.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from blockskip.attention.decode import eager as decode_eager
 from blockskip.attention.decode import plan as decode_plan
 from blockskip.config import TileConfig
 from record import FOLDER, machine, table, write
-from skiplab.rotation import rotate
-from skiplab.timing import time_callable
+from skiplab.measure.rotation import rotate
+from skiplab.measure.timing import time_callable
 
 # name -> query heads, KV heads, head dim, window
 SHAPES = {

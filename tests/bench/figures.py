@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import blockskip as bs
-from skiplab.figures import charts, decode, linear, static
-from skiplab.recorded import rated
+from skiplab.figures import attention, decode, linear, static
+from skiplab.rated import rated
 from skiplab.results import H100, TABLES, fill
 from skiplab.store import data_path, query, read_runs
 
@@ -23,7 +23,7 @@ def pictures(runs):
     layers = query(recorded, operation="linear", rows=1, bits=4, group_size=32, contender=LAYERS)
     return {
         "tilemap": static.tilemap(bs.TileMap.build(bs.sliding_window(1024), 4096, 4096)),
-        "speedup": static.draw(charts.speedup(sliding[sliding["operation"] == "attention"])),
+        "speedup": static.draw(attention.speedup(sliding[sliding["operation"] == "attention"])),
         "decode": static.draw(decode.decode_time(steps)),
         "linear": static.draw(linear.linear_time(layers)),
     }

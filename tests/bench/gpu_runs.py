@@ -21,13 +21,12 @@ from pathlib import Path
 
 import torch
 from pebble import ProcessPool
-from skiplab.grid import AnySweep, DecodeSweep, LinearSweep, Sweep
 from skiplab.machine import device_name
 from skiplab.measure import Point
 from skiplab.measure.serving import begin_child
+from skiplab.measure.timing import THROTTLE_RETRIES
 from skiplab.store import runs_directory, slug
-from skiplab.sweep import run_sweep
-from skiplab.timing import THROTTLE_RETRIES
+from skiplab.sweep import AnySweep, DecodeSweep, LinearSweep, Sweep, run_sweep
 from skiplab.tuning.candidates import COMPILE_S
 
 LENGTHS = (512, 1024, 2048, 4096, 8192, 16384, 32768)

@@ -29,7 +29,8 @@ display(w.HTML(controls.problem(hostile.TAG, hostile.TAG)))
 PANEL = """
 import pathlib
 from skiplab import SweepPanel
-from skiplab.widgets import controls, words
+from skiplab.widgets import controls
+from skiplab.widgets.mask import words
 (path,) = map(str, pathlib.Path("received").glob("*.jsonl"))
 panel = SweepPanel(["sdpa"], directory="received")
 display(panel)

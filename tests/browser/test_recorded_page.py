@@ -7,7 +7,7 @@ import pytest
 pytestmark = pytest.mark.browser
 
 CELL = """from skiplab import figures, results
-from skiplab.recorded import rated
+from skiplab.rated import rated
 from skiplab.store import read_runs
 display(figures.attention_times(rated(read_runs(), ("*-nvidia-*", "*"))))
 results.show("modes-sliding")"""

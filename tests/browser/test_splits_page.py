@@ -7,7 +7,7 @@ from test_int4_page import OVERLAPS
 
 pytestmark = pytest.mark.browser
 
-CELL = "from skiplab.widgets.splits import SplitExplorer\nSplitExplorer()"
+CELL = "from skiplab.widgets.splits.explorer import SplitExplorer\nSplitExplorer()"
 
 
 def test_policies_lengths_and_programs(show):

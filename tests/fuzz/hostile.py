@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import torch
-from skiplab import rotation
 from skiplab.contenders import Unsupported, contender, kernel
+from skiplab.measure import rotation
 
 
 class Mute(Exception):

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from skiplab.contenders import Registry, base, contenders
 from skiplab.machine import Machine
 from skiplab.measure import Child, Measurement, Point
-from skiplab.workload import OPERATIONS, Workload
+from skiplab.operations import OPERATIONS
+from skiplab.workload import Workload
 
 SMALL = Workload(128, mask=bs.sliding_window(40), q_heads=2, kv_heads=1, head_dim=64, dtype="float32")
 FAST = Machine("fast", "cpu", bandwidth_gbps=1e6, tflops=1e6)

@@ -15,11 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from skiplab import cli
 from skiplab.cli import run as cli_run
-from skiplab.grid import Sweep
 from skiplab.machine import Machine
 from skiplab.measure import Measurement
 from skiplab.store import RunFileError, data_path, frame, read_run
-from skiplab.sweep import run_sweep
+from skiplab.sweep import Sweep, run_sweep
 
 SCRIPT = "<script>alert(document.domain)</script>"
 JUNK = (None, True, -1, 0, 1.5, 2**70, float("nan"), float("-inf"), "", "x", SCRIPT, "/etc/passwd", "../../up", [], {},
@@ -31,7 +30,7 @@ numbers = itertools.count()
 @pytest.fixture(autouse=True)
 def quick(monkeypatch, tmp_path):
     """Measurements that take no time, in this process."""
-    module = importlib.import_module("skiplab.sweep")
+    module = importlib.import_module("skiplab.sweep.running")
     high = Machine("CPU", "cpu", bandwidth_gbps=1e6, tflops=1e6, source="measured")
     monkeypatch.setattr(module, "this_machine", lambda device, dtype: high)
     name = module.describe("cpu")["name"]

@@ -3,9 +3,9 @@
 import signal
 
 import pytest
-from skiplab import rotation
 from skiplab.contenders import Registry, base, contenders
-from skiplab.workload import OPERATIONS
+from skiplab.measure import rotation
+from skiplab.operations import OPERATIONS
 
 
 @pytest.fixture(autouse=True)

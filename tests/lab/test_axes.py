@@ -6,12 +6,12 @@ from dataclasses import fields
 import numpy as np
 import pytest
 import torch
-from skiplab.grid import DecodeSweep, LinearSweep, Sweep
-from skiplab.memory import Packed
+from skiplab.packed_weight import Packed
+from skiplab.sweep import DecodeSweep, LinearSweep, Sweep
 from skiplab.tuning.tune import Tuning
-from skiplab.widgets.int4_settings import Int4Settings
-from skiplab.widgets.settings import Settings
-from skiplab.widgets.split_settings import SplitSettings
+from skiplab.widgets.int4.settings import Int4Settings
+from skiplab.widgets.mask.settings import Settings
+from skiplab.widgets.splits.settings import SplitSettings
 from skiplab.workload import DecodeWorkload, LinearWorkload, Workload
 
 NO_INTS = [True, 64.0, 1.5, "64", [64], torch.tensor(True), np.float32(64), math.nan, 2**70, 10**5000, object()]

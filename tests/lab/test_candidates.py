@@ -5,7 +5,7 @@ import sys
 import pytest
 import torch
 from blockskip.config import TileConfig, prefill_config
-from skiplab.timing import Cancelled
+from skiplab.measure.timing import Cancelled
 from skiplab.tuning import candidates as module
 from skiplab.tuning.candidates import Compiled, Job, candidates, compile_all
 from skiplab.workload import Workload

@@ -3,12 +3,11 @@
 import blockskip as bs
 import pytest
 import torch
-from skiplab import rotation
 from skiplab.contenders import contender, kernel
-from skiplab.measure import Point, measure
+from skiplab.measure import Point, measure, rotation
 from skiplab.measure.checked import verify_repeats
-from skiplab.rotation import refill, tensors_of
-from skiplab.timing import Repeat, time_callable
+from skiplab.measure.rotation import refill, tensors_of
+from skiplab.measure.timing import Repeat, time_callable
 from skiplab.workload import DecodeWorkload, LinearWorkload, Workload
 
 SMALL = Workload(96, mask=bs.sliding_window(32), q_heads=2, kv_heads=1, head_dim=32)

@@ -14,8 +14,8 @@ from skiplab.cli import tune as cli_tune
 from skiplab.contenders import contender, kernel
 from skiplab.machine import Machine
 from skiplab.measure import Measurement, Point
+from skiplab.measure.timing import Cancelled
 from skiplab.store import read_run
-from skiplab.timing import Cancelled
 from skiplab.tuning.tune import Tuning
 from skiplab.workload import DecodeWorkload, Workload
 
@@ -28,7 +28,7 @@ SWEEP = [
 @pytest.fixture(autouse=True)
 def quick(monkeypatch, tmp_path):
     """Roofs that nothing beats, no child process (tests/lab/test_measure.py has them), and a folder to write in."""
-    module = importlib.import_module("skiplab.sweep")
+    module = importlib.import_module("skiplab.sweep.running")
     high = Machine("CPU", "cpu", bandwidth_gbps=1e6, tflops=1e6, source="measured")
     monkeypatch.setattr(module, "this_machine", lambda device, dtype: high)
     run_sweep = module.run_sweep
@@ -225,9 +225,9 @@ def test_report_of_a_run(skiplab):
 
 
 def test_check_of_your_own_file(skiplab, tmp_path, monkeypatch):
-    from skiplab import verify
+    from skiplab.measure import attention as measured
 
-    monkeypatch.setattr(verify, "AWKWARD", verify.AWKWARD[:2])
+    monkeypatch.setattr(measured, "AWKWARD", measured.AWKWARD[:2])
     (tmp_path / "mine.py").write_text(
         "import skiplab\nfrom skiplab.contenders import contender\n\n"
         "@skiplab.kernel(name='mine of a test')\ndef build(workload, inputs):\n"

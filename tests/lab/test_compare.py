@@ -11,14 +11,12 @@ import pytest
 from skiplab.compare import compare, differences, ratio_interval
 from skiplab.measure import Measurement, Point
 from skiplab.store import Run
-from skiplab.workload import AnyWorkload, DecodeWorkload, LinearWorkload, Workload
+from skiplab.workload import DecodeWorkload, LinearWorkload, Problem, Workload
 
 PROBLEM = Workload(64)
 
 
-def a_row(
-    workload: AnyWorkload = PROBLEM, contender="blockskip", factor=1.0, status="ok", name="A", config=None, **fields
-):
+def a_row(workload: Problem = PROBLEM, contender="blockskip", factor=1.0, status="ok", name="A", config=None, **fields):
     samples = tuple(int(1e6 * factor) + noise for noise in range(20)) if status == "ok" else ()
     row = Measurement(Point(workload, contender, config), status, samples_ns=samples, method="cpu", device_name=name)
     return row.row() | fields

@@ -17,7 +17,7 @@ from skiplab.contenders import (
     kernel,
     with_config,
 )
-from skiplab.verify import verify
+from skiplab.measure.verify import verify
 from skiplab.workload import DecodeWorkload, LinearWorkload, Workload
 
 
@@ -150,7 +150,7 @@ def test_a_mask_to_be_added_means_the_same_and_repeated_heads_too():
 
 OUR_PRODUCTS = """
 from skiplab.contenders import contender
-from skiplab.verify import verify
+from skiplab.measure.verify import verify
 from skiplab.workload import LinearWorkload
 
 few, many = LinearWorkload(48, 128, rows=2), LinearWorkload(48, 128, rows=20)

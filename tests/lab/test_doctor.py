@@ -1,7 +1,7 @@
 from skiplab import doctor
 from skiplab.contenders import contenders
 from skiplab.machine import Machine
-from skiplab.workload import OPERATIONS
+from skiplab.operations import OPERATIONS
 
 
 def test_findings(monkeypatch):

@@ -12,7 +12,7 @@ import pytest
 from IPython.core.formatters import DisplayFormatter
 from PIL import Image
 from skiplab import figures
-from skiplab.figures import charts, interactive, model, predicted, static, theme, tiles
+from skiplab.figures import attention, interactive, model, predicted, static, theme, tiles
 from skiplab.machine import known_gpus
 from skiplab.store import COLUMNS
 from skiplab.workload import Workload
@@ -128,7 +128,7 @@ def test_no_speedup_without_a_checked_partner_at_the_same_point(change):
 
 def test_failures_are_counted_in_the_figure_not_dropped(measured):
     failed = pd.concat([measured, table(row("flex", np.nan, status="crashed"))])
-    assert "not shown: 1 crashed" in charts.throughput(failed).note
+    assert "not shown: 1 crashed" in attention.throughput(failed).note
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,8 @@ def test_every_figure_says_where_its_numbers_are_from(measured, draw):
 
 
 @pytest.mark.parametrize(
-    "draw", [charts.throughput, charts.speedup, charts.heatmap, charts.flops, predicted.measured_vs_predicted]
+    "draw",
+    [attention.throughput, attention.speedup, attention.heatmap, attention.flops, predicted.measured_vs_predicted],
 )
 def test_an_empty_table_gives_a_figure_that_says_so(measured, draw):
     chart = draw(measured.iloc[:0])
@@ -155,7 +156,7 @@ def test_an_empty_table_gives_a_figure_that_says_so(measured, draw):
 
 
 def test_time_is_in_seconds_with_the_roofs_floor_under_it(measured):
-    chart = charts.attention_time(measured)
+    chart = attention.attention_time(measured)
     lines = {line.name: line for line in chart.lines}
     assert lines["blockskip"].x == (512, 1024) and lines["blockskip"].y == pytest.approx((4e-3, 8e-3))
     assert lines["sdpa"].low == pytest.approx((7.2e-3, 28.8e-3))
@@ -166,11 +167,11 @@ def test_time_is_in_seconds_with_the_roofs_floor_under_it(measured):
 def test_floors_are_multiples_of_the_least_time(measured):
     ours = measured[measured["contender"] == "blockskip"]
     floors = ours.assign(tiles_ms=ours["bound_ms"] * 1.5, busiest_ms=ours["bound_ms"] * 2, programs=64)
-    chart = charts.floors(floors)
+    chart = attention.floors(floors)
     np.testing.assert_allclose([line.y for line in chart.lines], [(1, 1), (1.5, 1.5), (2, 2), (3, 3)])
     assert [line.name for line in chart.lines][-1] == "the time itself"
     assert "measured on a CPU" in chart.sources and "computed" in chart.sources
-    assert charts.floors(floors.iloc[:0]).note
+    assert attention.floors(floors.iloc[:0]).note
 
 
 def test_settings_are_a_device_heads_and_mask_each_in_the_tables_order(measured):
@@ -178,7 +179,7 @@ def test_settings_are_a_device_heads_and_mask_each_in_the_tables_order(measured)
     small = measured.assign(head_dim=64)
     other = measured.assign(device="a GPU", source="recorded")
     once = measured[measured["q_len"] == 512].assign(window=1024.0)
-    found = charts.settings(pd.concat([other, causal, measured, small, once]))
+    found = attention.settings(pd.concat([other, causal, measured, small, once]))
     assert list(found) == [
         "8/8 heads of 128, bfloat16, window 256 (recorded: a GPU)",
         "8/8 heads of 64, bfloat16, window 256 (measured: a CPU)",
@@ -190,7 +191,7 @@ def test_settings_are_a_device_heads_and_mask_each_in_the_tables_order(measured)
 
 def test_a_menu_shows_one_chart_at_a_time_with_its_own_title_and_sources(measured):
     other = measured.assign(device="a GPU", source="recorded")
-    figure = interactive.choose({"here": charts.attention_time(measured), "there": charts.attention_time(other)})
+    figure = interactive.choose({"here": attention.attention_time(measured), "there": attention.attention_time(other)})
     assert [trace.visible for trace in figure.data] == [True] * 3 + [False] * 3
     here, there = figure.layout.updatemenus[0].buttons
     assert (here.label, there.label) == ("here", "there")
@@ -205,7 +206,7 @@ def test_a_menu_shows_one_chart_at_a_time_with_its_own_title_and_sources(measure
 
 
 def test_a_menu_shows_the_chart_with_most_points_first(measured):
-    few, many = (charts.attention_time(rows) for rows in (measured[measured["q_len"] == 512], measured))
+    few, many = (attention.attention_time(rows) for rows in (measured[measured["q_len"] == 512], measured))
     figure = interactive.choose({"few": few, "many": many})
     assert [trace.visible for trace in figure.data] == [False] * 3 + [True] * 3
     assert figure.layout.updatemenus[0].active == 1
@@ -236,24 +237,24 @@ def test_menus_of_an_empty_table_say_so(measured):
 
 def test_a_base_is_called_by_its_label(measured):
     flex = measured.replace({"contender": "sdpa"}, "flex").replace({"label": "sdpa"}, "FlexAttention")
-    assert charts.speedup(flex, "flex").title == "Speed-up over FlexAttention by prompt length"
-    assert charts.heatmap(measured).title == "Speed-up of blockskip over dense + mask"
+    assert attention.speedup(flex, "flex").title == "Speed-up over FlexAttention by prompt length"
+    assert attention.heatmap(measured).title == "Speed-up of blockskip over dense + mask"
 
 
 def test_lines_of_several_shapes_say_which(measured):
     other = measured.assign(head_dim=64)
-    names = {line.name for line in charts.throughput(pd.concat([measured, other])).lines}
+    names = {line.name for line in attention.throughput(pd.concat([measured, other])).lines}
     assert "blockskip, window 256, 8/8 heads of 64, bfloat16" in names and len(names) == 4
-    lines = charts.speedup(pd.concat([measured, other])).lines
+    lines = attention.speedup(pd.concat([measured, other])).lines
     assert len({line.style.colour for line in lines}) == len(lines) == 2
 
 
 def test_heatmap_holds_the_ratios(measured):
-    chart = charts.heatmap(measured)
+    chart = attention.heatmap(measured)
     assert (chart.x, chart.y, chart.z) == (("512", "1k"), ("256",), ((2.0, 4.0),))
     assert "blank" not in model.foot(chart)
     more = table(row("sdpa", 9.0, window=512), row("blockskip", 3.0, window=512))
-    assert "blank: not measured" in model.foot(charts.heatmap(pd.concat([measured, more])))
+    assert "blank: not measured" in model.foot(attention.heatmap(pd.concat([measured, more])))
 
 
 def test_figures_are_valid_json_where_points_are_missing(measured):
@@ -279,22 +280,22 @@ def test_predictions_are_labelled_and_follow_the_work():
     ratio = figures.speedups(predicted)["speedup"].item()
     tilemap = workload.tilemap()
     assert ratio == pytest.approx(tilemap.rows * tilemap.cols / tilemap.visited, rel=0.1)  # both are compute-bound
-    assert charts.speedup(predicted).sources == "predicted for NVIDIA H200"
-    assert all(line.dash == theme.SOURCE_DASH["predicted"] for line in charts.speedup(predicted).lines)
+    assert attention.speedup(predicted).sources == "predicted for NVIDIA H200"
+    assert all(line.dash == theme.SOURCE_DASH["predicted"] for line in attention.speedup(predicted).lines)
 
 
 def test_published_table_is_the_authors_and_never_mixes_with_one_layer(measured):
     published = figures.published_prefill()
     after = published[(published["contender"] == "blockskip") & (published["q_len"] == 2048)]
     assert after["tokens_per_s"].item() == 2325.5
-    assert charts.throughput(published).sources.startswith("published by ExecuTorch PR 20198")
+    assert attention.throughput(published).sources.startswith("published by ExecuTorch PR 20198")
     both = pd.concat([published, measured])
     assert len(figures.speedups(both)) == len(figures.speedups(published)) + len(figures.speedups(measured))
 
 
 def test_waste_is_the_tile_maps_own():
     maps = [bs.TileMap.build(bs.sliding_window(64), 512, 512, size, size) for size in (16, 64)]
-    (line,) = charts.waste(maps).lines
+    (line,) = attention.waste(maps).lines
     assert line.y == tuple(tilemap.waste for tilemap in maps)
 
 

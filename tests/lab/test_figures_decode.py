@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from skiplab import figures
-from skiplab.figures import charts, decode, frames, interactive, static, theme
+from skiplab.figures import attention, decode, frames, interactive, static, theme
 from skiplab.machine import known_gpus
 from skiplab.store import COLUMNS, Run, published
 
@@ -169,7 +169,7 @@ def test_every_chart_is_drawn_by_both_and_says_when_it_is_empty(measured, draw):
         assert interactive.draw(chart).layout.annotations
         assert static.png(chart).startswith(b"\x89PNG")
         assert chart.note or chart.sources == "measured on a GPU"
-    assert charts.throughput(measured.iloc[:0]).note == draw(measured.iloc[:0]).note or draw(measured.iloc[:0]).note
+    assert attention.throughput(measured.iloc[:0]).note == draw(measured.iloc[:0]).note or draw(measured.iloc[:0]).note
 
 
 def test_overview_is_the_chart_of_the_operation(measured):

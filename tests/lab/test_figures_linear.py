@@ -8,7 +8,7 @@ import pytest
 from skiplab import figures
 from skiplab.figures import frames, interactive, linear, static, theme
 from skiplab.machine import known_gpus
-from skiplab.memory import Packed, Quality, random_qualities
+from skiplab.packed_weight import Packed, Quality, random_qualities
 from skiplab.store import COLUMNS
 
 H200 = known_gpus()["NVIDIA H200"]

@@ -12,7 +12,7 @@ import pytest
 import torch
 from skiplab.contenders import contender
 from skiplab.contenders.flash import window_of
-from skiplab.verify import verify
+from skiplab.measure.verify import verify
 from skiplab.workload import DecodeWorkload, Workload
 
 SHAPE = {"q_heads": 6, "kv_heads": 2, "head_dim": 64}

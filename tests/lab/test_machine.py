@@ -2,7 +2,6 @@ import json
 
 import pytest
 import torch
-from skiplab import machine as machine_module
 from skiplab.machine import (
     CpuUse,
     copy_probe,
@@ -17,6 +16,7 @@ from skiplab.machine import (
     read_probe,
     this_machine,
 )
+from skiplab.machine import machine as machine_module
 
 
 def test_known_gpus_are_data_sheets():

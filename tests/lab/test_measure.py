@@ -8,8 +8,8 @@ import torch
 from skiplab import contenders as contenders_module
 from skiplab.contenders import Planned, contender, kernel
 from skiplab.machine import Machine
-from skiplab.measure import Measurement, Point, measure, work
-from skiplab.measure.work import work_done
+from skiplab.measure import Measurement, Point, impossible, measure
+from skiplab.measure.attention import work_done
 from skiplab.workload import LinearWorkload, Workload
 
 SMALL = Workload(96, mask=bs.sliding_window(32), q_heads=2, kv_heads=1, head_dim=32)
@@ -114,7 +114,7 @@ def test_unknown_contenders_are_errors():
 
 def test_impossible_times_are_flagged(monkeypatch):
     slow = Machine("slower", "cpu", bandwidth_gbps=1.0, tflops=1e-9)
-    monkeypatch.setattr(work, "measured_machine", lambda device, dtype: slow)
+    monkeypatch.setattr(impossible, "measured_machine", lambda device, dtype: slow)
     assert "impossible" in measure(Point(SMALL, "sdpa"), budget_s=0.2, machine=slow).flags
 
 

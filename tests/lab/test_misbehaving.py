@@ -18,13 +18,13 @@ import pytest
 import torch
 from skiplab.contenders import Planned, contender, kernel
 from skiplab.doctor import usable_contenders
-from skiplab.failure import attempt
 from skiplab.machine import Machine
 from skiplab.measure import Child, Point, measure
 from skiplab.measure import child as child_module
+from skiplab.measure.failure import attempt
 from skiplab.measure.shipping import dumps
-from skiplab.timing import Cancelled
-from skiplab.verify import check
+from skiplab.measure.timing import Cancelled
+from skiplab.measure.verify import check
 from skiplab.workload import Workload
 
 SMALL = Workload(96, mask=bs.sliding_window(32), q_heads=2, kv_heads=1, head_dim=32)

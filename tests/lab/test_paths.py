@@ -6,9 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
-from skiplab import share
+from skiplab import paths, share
+from skiplab.paths import file_name, inside, runs_directory
 from skiplab.report import raw_data
-from skiplab.store import Run, file_name, inside, paths, runs_directory
+from skiplab.store import Run
 
 NAMES = ["/etc/passwd", "../../up", "..", "", "a/b\\c:d", "x" * 5000, "nul\0", "Ünïcode 測試", "~/.bashrc", "CON ."]
 

@@ -9,11 +9,11 @@ import pytest
 from skiplab.figures import interactive, static
 from skiplab.figures.predicted import measured_vs_predicted
 from skiplab.machine import Machine
+from skiplab.machine.roofline import bound, predict_decode, predict_linear
 from skiplab.measure import Measurement, Point
 from skiplab.measure.point import WorkDone
-from skiplab.roofline import bound, predict_decode, predict_linear
 from skiplab.store import Run, frame
-from skiplab.workload import AnyWorkload, DecodeWorkload, LinearWorkload, Workload
+from skiplab.workload import DecodeWorkload, LinearWorkload, Problem, Workload
 
 GPU = Machine("GPU", "cuda", bandwidth_gbps=3000, tflops=800, source="measured")
 PROMPTS = (Workload(512, mask=bs.sliding_window(128)), Workload(4096))
@@ -21,7 +21,7 @@ STEPS = (DecodeWorkload(1024), DecodeWorkload(65536, 1024, q_len=4, batch=2))
 LAYERS = (LinearWorkload(4096, 2048), LinearWorkload(8192, 2048, rows=2048, bits=8))
 
 
-def row(workload: AnyWorkload, factor: float, contender: str = "blockskip", status: str = "ok"):
+def row(workload: Problem, factor: float, contender: str = "blockskip", status: str = "ok"):
     work = workload.work("bounds") if isinstance(workload, Workload) else workload.work()
     ns = round(factor * bound(work, GPU).seconds * 1e9)
     done = WorkDone(work.useful_flops, work.executed_flops, work.dense_flops, work.bytes, work.bytes)

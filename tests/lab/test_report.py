@@ -5,7 +5,9 @@ import re
 import blockskip as bs
 import pytest
 from skiplab.measure import Measurement, Point, WorkDone
-from skiplab.report import header_table, point_table, report_html, summary, time_table, with_window_slider, write_report
+from skiplab.report import point_table, report_html, summary, time_table, write_report
+from skiplab.report.attention import with_window_slider
+from skiplab.report.page import header_table
 from skiplab.store import Run
 from skiplab.workload import Workload
 

@@ -10,12 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from skiplab.grid import AnySweep
 from skiplab.measure import Point
 from skiplab.results.declared import TABLES, cpu_prefill, show
 from skiplab.results.tables import SECTION, MissingRun, entries, fill, gather, markdown
 from skiplab.store import Run, read_run, read_runs
-from skiplab.sweep import Sweep
+from skiplab.sweep import AnySweep, Sweep
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "data" / "RESULTS.md"]

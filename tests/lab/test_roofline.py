@@ -1,7 +1,7 @@
 import blockskip as bs
 import pytest
 from skiplab.machine import Machine, known_gpus
-from skiplab.roofline import bound, bound_of, predict, predict_decode, predict_linear
+from skiplab.machine.roofline import bound, bound_of, predict, predict_decode, predict_linear
 from skiplab.workload import DecodeWorkload, HeadShape, LinearWorkload, Workload
 
 MACHINE = Machine("M", "cuda", bandwidth_gbps=1000, tflops=100)

@@ -5,10 +5,11 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from skiplab import cli, machine
+from skiplab import cli
 from skiplab.cli import roofs as cli_roofs
-from skiplab.machine import Probe, copy_probe, product_dtypes, product_probe, read_probe
-from skiplab.roofs import Rate, Roofs, measure_roofs, read_roofs, recorded_roofs, write_roofs
+from skiplab.machine import Probe, copy_probe, machine, product_dtypes, product_probe, read_probe
+from skiplab.machine.roofs import Rate, Roofs, read_roofs, recorded_roofs, write_roofs
+from skiplab.measure.roofs import measure_roofs
 
 MIB = 1 << 20
 READS = tuple(Rate("a sum", size * MIB, "graph", (time,) * 3) for size, time in ((8, 5000), (16, 9000), (32, 15000)))

@@ -8,11 +8,11 @@ import blockskip as bs
 import pytest
 import skiplab
 import torch
-from skiplab.grid import DecodeSweep, LinearSweep, sweep_of
 from skiplab.machine import Machine
+from skiplab.provenance import git_state, source_hash
 from skiplab.report import time_table
 from skiplab.store import read_run
-from skiplab.sweep import Sweep, default_path, git_state, mask_text, run_sweep, source_hash
+from skiplab.sweep import DecodeSweep, LinearSweep, Sweep, default_path, mask_text, run_sweep, sweep_of
 
 TINY = Sweep(
     ("blockskip", "sdpa", "blockskip-map"), (64, 96), (16, None), q_heads=2, kv_heads=1, head_dim=16, budget_s=0.1
@@ -22,7 +22,7 @@ TINY = Sweep(
 @pytest.fixture(autouse=True)
 def roofs(monkeypatch):
     """Roofs that nothing beats, instead of measured ones: that takes seconds."""
-    module = importlib.import_module("skiplab.sweep")  # the package's own `sweep` is the function
+    module = importlib.import_module("skiplab.sweep.running")  # the package's own `sweep` is the function
     high = Machine("CPU", "cpu", bandwidth_gbps=1e6, tflops=1e6, source="measured")
     monkeypatch.setattr(module, "this_machine", lambda device, dtype: high)
 

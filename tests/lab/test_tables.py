@@ -6,8 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from skiplab import roofs
-from skiplab.recorded import rated
+from skiplab import rated as rated_module
+from skiplab.machine.roofs import Rate, Roofs
+from skiplab.rated import rated
 from skiplab.results.tables import (
     APART,
     MISSED,
@@ -23,7 +24,6 @@ from skiplab.results.tables import (
     number,
     styled,
 )
-from skiplab.roofs import Rate, Roofs
 from skiplab.store import Run, RunWriter
 
 ROOF = {"bandwidth_gbps": 1000.0, "tflops": 100.0}
@@ -79,7 +79,7 @@ def test_a_plain_read_of_as_many_bytes_comes_from_the_devices_file(tmp_path, mon
     assert shown(table, one) == [["512", "40.0"], ["1,024", "40.0"]]  # nobody measured that device: no column
     reads = tuple(Rate("a sum", size, "graph", (20_000 * size // 8_000_000,)) for size in (8_000_000, 16_000_000))
     known = {"a GPU": Roofs({"name": "a GPU"}, "measured", "", reads=reads)}
-    monkeypatch.setattr(roofs, "recorded_roofs", lambda: known)
+    monkeypatch.setattr(rated_module, "recorded_roofs", lambda: known)
     assert shown(table, one)[0] == ["512", "40.0", "62\u00a0%"]  # 10 MB in 25 us
     assert "*plain*: the time of a kernel that only reads" in markdown("t", table, rated([one]), tmp_path / "page.md")
 

@@ -96,7 +96,7 @@ def test_the_report_of_a_long_run_is_small_and_says_what_it_leaves_out(monkeypat
     run = Run({"run_id": "long", "device": {"name": "GPU"}, "operation": "attention"}, path=path)
     monkeypatch.setattr(Run, "frame", lambda self: table)
     monkeypatch.setattr(Run, "operation", "attention")
-    monkeypatch.setattr(report, "title", lambda run: "long")
+    monkeypatch.setattr(report.page, "title", lambda run: "long")
     text = report.report_html(Run(run.header, rows, path=path))
     assert len(text) < 20e6 and "base64" not in text.split("<h2>Raw data</h2>")[1]
     words = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", "", text.split("<h2>Raw data</h2>")[1]))

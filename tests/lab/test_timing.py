@@ -2,9 +2,9 @@ import time
 
 import pytest
 import torch
-from skiplab import rotation, timing
-from skiplab.rotation import rotate, stir
-from skiplab.timing import Cancelled, is_bimodal, median_error, time_callable
+from skiplab.measure import rotation, timing
+from skiplab.measure.rotation import rotate, stir
+from skiplab.measure.timing import Cancelled, is_bimodal, median_error, time_callable
 
 SETS = [(torch.zeros(8),)]
 

@@ -11,10 +11,10 @@ from blockskip.gpu import Gpu
 from blockskip.tuned import MASK_KINDS, Origin, mask_kind
 from skiplab.machine import Machine
 from skiplab.measure import Measurement
+from skiplab.measure.timing import Cancelled
 from skiplab.report import report_html
 from skiplab.store import frame, read_run
 from skiplab.sweep import run_header
-from skiplab.timing import Cancelled
 from skiplab.tuning import tune as module
 from skiplab.tuning.candidates import Compiled
 from skiplab.tuning.winners import entries
@@ -213,17 +213,17 @@ def test_the_run_is_an_ordinary_one(tmp_path):
 
 
 def test_a_row_whose_tiles_were_tuned_on_another_device_is_flagged(monkeypatch):
-    from skiplab.measure import Point, measure, work
+    from skiplab.measure import Point, attention, measure
 
     def elsewhere(*arguments):
         plan = plan_of(*arguments)
         assert plan is not None
         return replace(plan, origin=Origin("elsewhere", "NVIDIA H200"))
 
-    plan_of = work.plan_of
+    plan_of = attention.plan_of
     point = Point(Workload(64, head_dim=16), "blockskip")
     assert "tuned-elsewhere" not in measure(point, budget_s=0.05, machine=ROOF).flags
-    monkeypatch.setattr(work, "plan_of", elsewhere)
+    monkeypatch.setattr(attention, "plan_of", elsewhere)
     taken = measure(point, budget_s=0.05, machine=ROOF)
     assert "tuned-elsewhere" in taken.flags
     assert (taken.plan["origin"], taken.plan["tuned_on"]) == ("elsewhere", "NVIDIA H200")

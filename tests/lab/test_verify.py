@@ -2,7 +2,9 @@ import blockskip as bs
 import pytest
 import torch
 from skiplab.contenders import Contender, Registry, base, contender, kernel
-from skiplab.verify import AWKWARD, check, compare, sampled_rows, truth, verify
+from skiplab.measure.attention import AWKWARD
+from skiplab.measure.truth import sampled_rows, truth
+from skiplab.measure.verify import check, compare, verify
 from skiplab.workload import DecodeWorkload, Workload
 
 SMALL = Workload(150, mask=bs.sliding_window(40), q_heads=4, kv_heads=2, head_dim=16)

@@ -3,7 +3,8 @@ import json
 import blockskip as bs
 import pytest
 import torch
-from skiplab.workload import LINEARS, MODELS, DecodeWorkload, HeadShape, LinearWorkload, Workload, workload_of
+from skiplab.operations import workload_of
+from skiplab.workload import LINEARS, MODELS, DecodeWorkload, HeadShape, LinearWorkload, Workload
 
 
 def test_axes_are_flat_and_come_back():

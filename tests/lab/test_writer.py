@@ -31,7 +31,7 @@ def a_row(q_len=256, **fields):
 
 @pytest.fixture
 def roofs(monkeypatch):
-    module = importlib.import_module("skiplab.sweep")
+    module = importlib.import_module("skiplab.sweep.running")
     high = Machine("CPU", "cpu", bandwidth_gbps=1e6, tflops=1e6, source="measured")
     monkeypatch.setattr(module, "this_machine", lambda device, dtype: high)
     name = describe("cpu")["name"]

@@ -11,14 +11,14 @@ from typing import Annotated
 
 import typer
 
-from skiplab.cli import compare, options, roofs, sweep, tune
+from skiplab.cli import compare, options, roofs, tune
 from skiplab.cli.run import INTERRUPTED, end_as_interrupted, need, show, shown, swept, unused, write_report
 from skiplab.compare import compare as compare_runs
-from skiplab.grid import AnySweep, sweep_of
 from skiplab.machine import default_device
-from skiplab.store import Run, installed, notebooks_path, read_run
-from skiplab.sweep import default_path
-from skiplab.workload import OPERATIONS
+from skiplab.operations import OPERATIONS, parts
+from skiplab.paths import installed, notebooks_path
+from skiplab.store import Run, read_run
+from skiplab.sweep import AnySweep, default_path, sweep_of
 
 COPIES = "skiplab-notebooks" if installed() else "none are, the checkout's own are opened"
 
@@ -70,7 +70,7 @@ def copied_notebooks(folder: Path) -> Path:
     return folder
 
 
-for _command in (sweep.sweep, sweep.decode, sweep.linear, compare.compare, tune.tune, roofs.roofs):
+for _command in (*(part.COMMAND for part in parts(__name__).values()), compare.compare, tune.tune, roofs.roofs):
     app.command()(_command)
 
 
@@ -146,7 +146,7 @@ def check(
     device: options.Device = None,
 ) -> None:
     """Check a kernel on shapes that have caught bugs, against float64. Example: skiplab check mine --from mine.py"""
-    from skiplab.verify import check as run_check
+    from skiplab.measure.verify import check as run_check
 
     if module is not None:
         _load(Path(module))

@@ -11,6 +11,7 @@ import typer
 
 from skiplab.compare import MARGIN, Comparison, Pair, Unpaired
 from skiplab.compare import compare as compare_runs
+from skiplab.operations import OPERATIONS
 from skiplab.store import Run, read_run
 
 SHOWN = 8
@@ -108,10 +109,9 @@ def _alone(side: str, one: Unpaired, status: str | None) -> str:
 def _varying(found: Comparison) -> list[str]:
     """Those of the comparison's axes that tell its points apart; the first one, where none does."""
     points = [one.axes for one in (*found.pairs, *found.unpaired)]
-    if all(axes.get("buffer") == axes["kv_len"] for axes in points if axes["operation"] == "decode"):
-        names = [name for name in found.axes if name != "buffer"]
-    else:
-        names = list(found.axes)
+    defaults = OPERATIONS[found.new.operation].defaults
+    silent = {name for name, other in defaults.items() if all(axes.get(name) in (None, axes[other]) for axes in points)}
+    names = [name for name in found.axes if name not in silent]
     return [name for name in names if len({_value(name, axes) for axes in points}) > 1] or names[:1]
 
 
@@ -150,4 +150,4 @@ def _value(name: str, axes: Mapping[str, Any]) -> str:
     if name != "window" or value is not None:
         return "" if value is None else str(value)
     mask = axes.get("mask")
-    return "all" if axes["operation"] == "decode" else "causal" if mask == "causal()" else str(mask)
+    return OPERATIONS[axes["operation"]].without_window or ("causal" if mask == "causal()" else str(mask))

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from skiplab.store import installed
+from skiplab.paths import installed
 from skiplab.workload import MODELS
 
 RUNS = "runs" if installed() else "data/runs"

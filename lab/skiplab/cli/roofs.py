@@ -10,7 +10,8 @@ import typer
 from skiplab.cli import options
 from skiplab.cli.run import need, shown
 from skiplab.machine import default_device
-from skiplab.roofs import Roofs, measure_roofs, roofs_path, write_roofs
+from skiplab.machine.roofs import Roofs, roofs_path, write_roofs
+from skiplab.measure.roofs import measure_roofs
 
 
 def roofs(

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import typer
 
-from skiplab.grid import AnySweep, usable
+from skiplab.operations import OPERATIONS
 from skiplab.store import Run, frame, read_run
-from skiplab.sweep import row_key, run_sweep
+from skiplab.sweep import AnySweep, row_key, run_sweep, usable
 
 INTERRUPTED = 130
 
@@ -80,10 +80,10 @@ def interrupts() -> Iterator[Callable[[], bool]]:
 
 def show(run: Run) -> None:
     """The table of times, what failed and why, the flags that were seen, one line that sums it up."""
-    from skiplab.report import BASES, summary, time_table
+    from skiplab.report import summary, time_table
 
     table = frame(run)
-    typer.echo(f"\n{run.provenance}: median time a call, {BASES[run.operation].words}, * for flags\n")
+    typer.echo(f"\n{run.provenance}: median time a call, {OPERATIONS[run.operation].baseline.words}, * for flags\n")
     typer.echo(time_table(table).to_string(index=False))
     failures = Counter(
         (row["contender"], row["status"], row.get("error_text", "")) for row in run.rows if row["status"] != "ok"

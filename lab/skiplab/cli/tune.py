@@ -13,8 +13,8 @@ from blockskip.tuned import CONFIGS
 
 from skiplab.cli import options
 from skiplab.cli.run import INTERRUPTED, interrupts, shown
+from skiplab.measure.timing import Cancelled
 from skiplab.store import Run, read_run
-from skiplab.timing import Cancelled
 from skiplab.tuning.tune import SPILL_BYTES, Tuning
 from skiplab.tuning.tune import tune as run_tuning
 from skiplab.tuning.winners import summary, write_configs

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import blockskip as bs
@@ -13,7 +12,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
-from skiplab.contenders.base import REGISTRY, Build, Call, Contender, Planned, Unsupported, contender, is_cuda
+from skiplab.contenders.base import REGISTRY, Build, Call, Contender, Planned, Unsupported, is_cuda
 from skiplab.workload import Workload
 
 if TYPE_CHECKING:
@@ -38,15 +37,9 @@ def _blockskip(skip: str = "auto", impl: str = "auto", config: tuple[int, ...] |
     return build
 
 
-def with_config(name: str, config: tuple[int, ...] | None) -> Contender:
-    """The contender with a tile config of the caller's; only our own kernels take one."""
-    found = contender(name)
-    if config is None:
-        return found
-    skips = {"blockskip": "auto", **{f"blockskip-{skip}": skip for skip in ("none", "mask", "bounds", "map")}}
-    if name not in skips:
-        raise ValueError(f"config: {name} takes none; only {', '.join(skips)} do")
-    return replace(found, build=_blockskip(skips[name], config=config), config=config)
+def _configured(skip: str) -> Callable[[tuple[int, ...]], Build]:
+    """The same skip mode with tiles of the caller's."""
+    return lambda config: _blockskip(skip, config=config)
 
 
 def dense_mask(workload: Workload, device: torch.device) -> torch.Tensor:
@@ -188,15 +181,19 @@ def _needs_memory(workload: Workload, device: str) -> str | None:
 
 for _entry in (
     Contender("blockskip", "block-skip", "our attention, the implementation and skip mode that it chooses itself",
-              _blockskip(), skip="auto"),
+              _blockskip(), skip="auto", configured=_configured("auto")),
     Contender("blockskip-none", "visit all tiles", "our Triton kernel: every tile, a dense mask read and applied",
-              _blockskip("none", "triton"), needs_cuda, skip="none"),
+              _blockskip("none", "triton"), needs_cuda, skip="none",
+              configured=_configured("none")),
     Contender("blockskip-mask", "read mask, leave early", "our Triton kernel: reads each mask tile, skips the empty",
-              _blockskip("mask", "triton"), needs_cuda, skip="mask"),
+              _blockskip("mask", "triton"), needs_cuda, skip="mask",
+              configured=_configured("mask")),
     Contender("blockskip-bounds", "loop bounds", "our Triton kernel: loop limits computed from the band, no mask read",
-              _blockskip("bounds", "triton"), _needs_cuda_band, skip="bounds"),
+              _blockskip("bounds", "triton"), _needs_cuda_band, skip="bounds",
+              configured=_configured("bounds")),
     Contender("blockskip-map", "tile map", "our Triton kernel: walks the tile map's runs",
-              _blockskip("map", "triton"), needs_cuda, skip="map"),
+              _blockskip("map", "triton"), needs_cuda, skip="map",
+              configured=_configured("map")),
     Contender("sdpa", "dense + mask", "torch's SDPA, its own choice of kernel, with a bool mask tensor",
               _sdpa(), skip="none", tile=(128, 64), bool_mask=True),
     Contender("sdpa-causal", "SDPA is_causal", "torch's SDPA with is_causal: no mask tensor, plain causal alone",

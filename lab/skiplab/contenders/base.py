@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from skiplab.workload import OPERATIONS
+from skiplab.operations import operation_of
 
 Call = Callable[..., torch.Tensor]
 Build = Callable[[Any, Sequence[Any]], Call]
@@ -43,6 +43,7 @@ class Contender:
     tile: (block_m, block_n) of the plan it walks, None for our kernels, which are asked (`bs.explain`).
     bool_mask: whether it reads the mask as a tensor of one byte a (query, key) pair.
     additive_mask: whether it reads the mask as a tensor of the workload's dtype: 0 for a kept pair, -inf for another.
+    config: the tile config that it was asked to take; configured: its `build` with a config, None where it takes none.
     repeats_heads: whether its `prepare` repeats keys and values for each query head, since it knows no groups.
     operands: of a linear layer: (workload, inputs) -> x and weight as this contender takes them, in float64.
     weight_rounding: how far, relatively, its weight may be from that one: what it rounds inside.
@@ -62,6 +63,7 @@ class Contender:
     additive_mask: bool = False
     repeats_heads: bool = False
     config: tuple[int, ...] | None = None
+    configured: Callable[[tuple[int, ...]], Build] | None = None
     prepare: Callable[[Any, Sequence[torch.Tensor]], Sequence[Any]] = lambda workload, inputs: inputs
     operands: Callable[[Any, Sequence[torch.Tensor]], tuple[torch.Tensor, torch.Tensor]] | None = None
     weight_rounding: float = 0.0
@@ -123,6 +125,18 @@ def contender(name: str, operation: str = "attention") -> Contender:
     return known[name]
 
 
+def with_config(name: str, config: tuple[int, ...] | None, operation: str = "attention") -> Contender:
+    """The contender with a tile config of the caller's; ValueError where it takes none."""
+    found = contender(name, operation)
+    if config is None:
+        return found
+    if found.configured is None:
+        takers = [one.name for one in contenders(operation).values() if one.configured is not None]
+        only = f"only {', '.join(takers)} do" if takers else f"no contender of {operation} does"
+        raise ValueError(f"config: {name} takes none; {only}")
+    return replace(found, build=found.configured(config), config=config)
+
+
 def kernel(
     operation: str = "attention",
     *,
@@ -135,8 +149,7 @@ def kernel(
     inputs are q, k, v for attention and decode, x and the float weight for linear, which your kernel is checked with.
     `supports(workload)` returns True (or None), or False, or the reason why not as text.
     """
-    if operation not in OPERATIONS:
-        raise ValueError(f"operation: got {operation!r}; allowed are {', '.join(OPERATIONS)}")
+    operation_of(operation)
 
     def verdict(workload: Any, device: str) -> str | None:
         answer = None if supports is None else supports(workload)

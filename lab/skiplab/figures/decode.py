@@ -230,3 +230,15 @@ def _hover(row: Row) -> Hover:
     if row["method"] == row["method"] and METHODS.get(row["method"]):
         lines.append(f"timed {METHODS[row['method']]}")
     return Hover(row["label"], f", {int(row['kv_len']):,} keys, {_window(row)}", (*lines, *series.doubts(row)))
+
+
+def problem(row: Row) -> str:
+    """A point's problem in words."""
+    queries = f"{int(row['q_len'])} queries, " if row["q_len"] > 1 else ""
+    batch = f"batch {int(row['batch'])}, " if row["batch"] > 1 else ""
+    return f"{int(row['kv_len']):,} keys, {series.window(row) or 'all seen'}, {queries}{batch}{series.shape(row)}"
+
+
+def overview(table: Any) -> LineChart:
+    """The first chart to look at."""
+    return decode_time(table)

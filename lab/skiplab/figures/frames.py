@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from skiplab.store import COLUMNS, Run, data_path, frame
+from skiplab.paths import data_path
+from skiplab.store import COLUMNS, Run, frame
 
 if TYPE_CHECKING:
     from skiplab.machine import Machine
@@ -47,7 +48,7 @@ def predictions(workloads: Iterable[Workload], machine: Machine, block_m: int = 
 
     Optimistic on purpose (`roofline.predict`): launches, grid tails and softmax are left out.
     """
-    from skiplab.roofline import bound, predict
+    from skiplab.machine.roofline import bound, predict
 
     rows = []
     for workload in workloads:
@@ -78,7 +79,7 @@ def predicted_decode(
     shape: the other fields of `DecodeWorkload`. Optimistic on purpose: the keys that a query sees are read once at the
     full bandwidth, launches and the merge of splits are left out.
     """
-    from skiplab.roofline import predict_decode
+    from skiplab.machine.roofline import predict_decode
     from skiplab.workload import DecodeWorkload
 
     rows = []
@@ -96,7 +97,7 @@ def predicted_linear(
 
     fields: the other fields of `LinearWorkload`. Optimistic on purpose, as `predicted_decode`.
     """
-    from skiplab.roofline import predict_linear
+    from skiplab.machine.roofline import predict_linear
     from skiplab.workload import LinearWorkload
 
     found = []

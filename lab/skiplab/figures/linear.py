@@ -13,7 +13,7 @@ from skiplab.figures.model import BarChart, Bars, Hover, Line, LineChart
 from skiplab.figures.series import Row
 
 if TYPE_CHECKING:
-    from skiplab.memory import Quality
+    from skiplab.packed_weight import Quality
 
 SETTINGS = ("rows", "bits", "group_size", "dtype")
 DB_A_BIT = 20 * np.log10(2)
@@ -218,3 +218,15 @@ def _hover(row: Row) -> Hover:
         least = theme.seconds(row["bound_ms"] / 1e3)
         lines.append(f"the roofs allow {least}: it reaches {row['bound_ms'] / row['median_ms']:.0%}")
     return Hover(row["label"], f", {_layer(row)}", (*lines, *series.doubts(row)))
+
+
+def problem(row: Row) -> str:
+    """A point's problem in words."""
+    rows, bits, group = (int(row[name]) for name in ("rows", "bits", "group_size"))
+    size = f"{int(row['out_features'])}×{int(row['in_features'])}"
+    return f"{size}, {rows} row{'s' * (rows != 1)}, int{bits}, groups of {group}, {row['dtype']}"
+
+
+def overview(table: Any) -> BarChart:
+    """The first chart to look at."""
+    return linear_time(table)

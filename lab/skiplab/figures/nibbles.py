@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from skiplab.figures import theme
-from skiplab.memory import BLOCK, LANES, LINE, SECTOR, Codes, Load, Packed, Places, Program, places, step_loads
+from skiplab.packed_weight import BLOCK, LANES, LINE, SECTOR, Codes, Load, Packed, Places, Program, places, step_loads
 from skiplab.templates import render
 
 LEFT, BYTE = 92, 4.5

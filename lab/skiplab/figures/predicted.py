@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -10,9 +9,9 @@ import pandas as pd
 
 from skiplab.figures import series, theme
 from skiplab.figures.model import Hover, LineChart
+from skiplab.figures.parts import PARTS
 from skiplab.figures.series import Row
-
-TITLES = {"attention": "a prompt's attention", "decode": "decode steps", "linear": "quantised linear layers"}
+from skiplab.operations import OPERATIONS
 
 
 def measured_vs_predicted(table: pd.DataFrame) -> LineChart:
@@ -23,14 +22,14 @@ def measured_vs_predicted(table: pd.DataFrame) -> LineChart:
     weight, also for a contender that reads a float one.
     """
     good: Any = table[
-        table["operation"].isin(list(TITLES)) & (table["status"] == "ok") & table["bound_ms"].notna()
+        table["operation"].isin(list(OPERATIONS)) & (table["status"] == "ok") & table["bound_ms"].notna()
         & table["source"].isin(["measured", "recorded"])
     ]  # fmt: skip
     good = good.assign(x_s=good["bound_ms"] / 1e3, y_s=good["median_ms"] / 1e3)
     good = good.assign(low_s=good["low_ms"] / 1e3, high_s=good["high_ms"] / 1e3)
     operations = list(dict.fromkeys(good["operation"]))
     lines = series.lines(good, "x_s", "y_s", "low_s", "high_s", lambda row: row["operation"], _hover)
-    what = f": {TITLES[operations[0]]}" if len(operations) == 1 else ""
+    what = f": {OPERATIONS[operations[0]].title}" if len(operations) == 1 else ""
     return LineChart(
         f"Measured against predicted time{what}", "least time that the roofs allow (useful work)", "measured time",
         tuple(replace(line, joined=False) for line in lines), series.sources(good),
@@ -44,29 +43,4 @@ def _hover(row: Row) -> Hover:
     least = theme.seconds(row["bound_ms"] / 1e3)
     reached = f"the roofs allow {least}: it reaches {row['bound_ms'] / row['median_ms']:.0%}"
     lines = (series.time_words(row), reached, *series.doubts(row))
-    return Hover(row["label"], f", {PROBLEMS[row['operation']](row)}", lines)
-
-
-def _prompt(row: Row) -> str:
-    mask = "causal" if row["mask"] == "causal()" else str(row["mask"])
-    return f"prompt {int(row['q_len']):,}, {_window(row) or mask}, {series.shape(row)}"
-
-
-def _step(row: Row) -> str:
-    queries = f"{int(row['q_len'])} queries, " if row["q_len"] > 1 else ""
-    batch = f"batch {int(row['batch'])}, " if row["batch"] > 1 else ""
-    return f"{int(row['kv_len']):,} keys, {_window(row) or 'all seen'}, {queries}{batch}{series.shape(row)}"
-
-
-def _layer(row: Row) -> str:
-    rows, bits, group = (int(row[name]) for name in ("rows", "bits", "group_size"))
-    size = f"{int(row['out_features'])}×{int(row['in_features'])}"
-    return f"{size}, {rows} row{'s' * (rows != 1)}, int{bits}, groups of {group}, {row['dtype']}"
-
-
-def _window(row: Row) -> str:
-    window = row["window"]
-    return "" if window is None or window != window else f"window {theme.tokens(window)}"
-
-
-PROBLEMS: dict[str, Callable[[Row], str]] = {"attention": _prompt, "decode": _step, "linear": _layer}
+    return Hover(row["label"], f", {PARTS[row['operation']].problem(row)}", lines)

@@ -122,6 +122,12 @@ def several(rows: Iterable[Row], *columns: str) -> list[str]:
     return [name for name in columns if len({str(row.get(name)) for row in rows}) > 1]
 
 
+def window(row: Row) -> str:
+    """`window 1k`; empty where the row has none."""
+    window = row["window"]
+    return "" if window is None or window != window else f"window {theme.tokens(window)}"
+
+
 def shape(row: Row) -> str:
     """Heads, head size and dtype; empty where the row has none (a published rate of a whole model)."""
     if row["head_dim"] != row["head_dim"]:

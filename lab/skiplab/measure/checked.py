@@ -12,14 +12,15 @@ import numpy as np
 import torch
 
 from skiplab.contenders import Contender, Planned, is_cuda
-from skiplab.failure import Failure, attempt
 from skiplab.machine import Machine, device_name
-from skiplab.measure.point import Measurement, Point, WorkDone
-from skiplab.measure.work import is_impossible, plan_and_work
-from skiplab.rotation import refill, rotate, tensors_of
-from skiplab.timing import MAX_SECONDS, THROTTLE_RETRIES, Cancelled, Repeat, time_callable
-from skiplab.verify import Check, compare, expected_of, same_bits, verify
-from skiplab.workload import AnyWorkload, DecodeWorkload
+from skiplab.measure.failure import Failure, attempt
+from skiplab.measure.impossible import is_impossible
+from skiplab.measure.parts import PARTS
+from skiplab.measure.point import Measurement, Point
+from skiplab.measure.rotation import refill, rotate, tensors_of
+from skiplab.measure.timing import MAX_SECONDS, THROTTLE_RETRIES, Cancelled, Repeat, time_callable
+from skiplab.measure.verify import Check, compare, expected_of, same_bits, verify
+from skiplab.workload import Problem
 
 FRESH_SEED = 7919  # added to the seed for the check after timing
 
@@ -55,7 +56,7 @@ def measure(
     return replace(blank, status=taken.status, error_text=taken.text) if isinstance(taken, Failure) else taken
 
 
-def _refusal(entry: Contender, workload: AnyWorkload, device: str) -> str | None:
+def _refusal(entry: Contender, workload: Problem, device: str) -> str | None:
     if os.environ.get("TRITON_INTERPRET") == "1":
         return "TRITON_INTERPRET=1 is set: a time from Triton's interpreter says nothing, so none is taken"
     if is_cuda(device) and not torch.cuda.is_available():
@@ -82,8 +83,9 @@ def _measure(
         return _wrong(blank, before)
     if cancelled():
         raise Cancelled
-    plan, work = plan_and_work(entry, workload, inputs, arguments)
-    read, limits = _read(entry, workload, work), {"budget_s": budget_s, "retries": retries}
+    part = PARTS[workload.operation]
+    plan, work = part.plan_and_work(entry, workload, inputs, arguments)
+    read, limits = part.read_bytes(entry, workload, work), {"budget_s": budget_s, "retries": retries}
     timing = time_callable(fn, rotate(arguments, device, read), device, read=read, **limits, cancelled=cancelled)
     stale = verify_repeats(workload, entry, device, seed + FRESH_SEED, timing.repeats) if check else None
     if stale is not None:
@@ -101,7 +103,7 @@ def _measure(
 
 
 def verify_repeats(
-    workload: AnyWorkload, entry: Contender, device: str, seed: int, repeats: Sequence[Repeat]
+    workload: Problem, entry: Contender, device: str, seed: int, repeats: Sequence[Repeat]
 ) -> Check | None:
     """What is wrong when the memory that was timed is refilled with fresh inputs of that seed; None where all is well.
 
@@ -119,12 +121,6 @@ def verify_repeats(
         if problem:
             return replace(result, problem=f"on a fresh seed after timing, in the memory timed ({one.way}): {problem}")
     return None
-
-
-def _read(entry: Contender, workload: AnyWorkload, work: WorkDone) -> int | None:
-    """The bytes of its arguments that a call reads, None for all of them: of a cache with a window, the window's."""
-    windowed = isinstance(workload, DecodeWorkload) and workload.window is not None
-    return work.minimal_bytes if windowed and not entry.whole_cache else None
 
 
 def _wrong(blank: Measurement, result: Check) -> Measurement:

@@ -19,12 +19,12 @@ from typing import Any
 import torch
 
 from skiplab.contenders import Contender
-from skiplab.failure import Failure, failure
 from skiplab.machine import Machine, device_name
+from skiplab.measure.failure import Failure, failure
 from skiplab.measure.point import Measurement, Point
 from skiplab.measure.serving import Task
 from skiplab.measure.shipping import dumps
-from skiplab.timing import MAX_SECONDS, THROTTLE_RETRIES, Cancelled
+from skiplab.measure.timing import MAX_SECONDS, THROTTLE_RETRIES, Cancelled
 
 START_S = 120.0  # what a child may take to start, and beside the timing to import, compile and check
 END_S = 5.0  # what an ended one may take to be gone

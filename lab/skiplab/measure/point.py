@@ -9,15 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from skiplab.contenders import Contender, contender, with_config
-from skiplab.workload import AnyWorkload, Workload, workload_of
+from skiplab.contenders import Contender, with_config
+from skiplab.operations import workload_of
+from skiplab.workload import Problem
 
 
 @dataclass(frozen=True)
 class Point:
     """One setting of a sweep: a workload, who solves it, with which tile config, on which torch device."""
 
-    workload: AnyWorkload
+    workload: Problem
     contender: str
     config: tuple[int, ...] | None = None
     device: str = "cpu"
@@ -25,11 +26,7 @@ class Point:
     @property
     def entry(self) -> Contender:
         """The contender, with the point's config; ValueError for an unknown one, or one that takes no config."""
-        if isinstance(self.workload, Workload):
-            return with_config(self.contender, self.config)
-        if self.config is not None:
-            raise ValueError(f"config: contenders of {self.workload.operation} take none; got {self.config}")
-        return contender(self.contender, self.workload.operation)
+        return with_config(self.contender, self.config, self.workload.operation)
 
     @property
     def key(self) -> str:

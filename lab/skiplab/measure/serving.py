@@ -19,8 +19,8 @@ import torch
 
 from skiplab.contenders import Contender
 from skiplab.contenders.base import REGISTRY
-from skiplab.failure import Failure, attempt
 from skiplab.measure.checked import measure
+from skiplab.measure.failure import Failure, attempt
 from skiplab.measure.point import Measurement, Point
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h

@@ -10,9 +10,10 @@ from typing import Any
 
 import pandas as pd
 
-from skiplab.recorded import ADDED, Row
+from skiplab.paths import data_path
+from skiplab.rated import ADDED, Row
 from skiplab.results.tables import Item, Shown, Table, gather, nothing, styled
-from skiplab.store import COLUMNS, Run, data_path, read_runs
+from skiplab.store import COLUMNS, Run, read_runs
 
 H100 = ("*-nvidia-h100-*",)
 """Run files by their names; the newest row of a point counts, whatever the rest of its file's name."""

@@ -16,7 +16,7 @@ from typing import Any
 
 import pandas as pd
 
-from skiplab.recorded import Row, rated
+from skiplab.rated import Row, rated
 from skiplab.store import Run, query
 from skiplab.templates import render
 

@@ -1,13 +1,13 @@
 """What is kept in `data/`: runs on disk, their rows as a table, and what others published."""
 
+from skiplab.paths import data_path, file_name, inside, installed, notebooks_path, runs_directory, slug
 from skiplab.store.frames import COLUMNS, frame, query
-from skiplab.store.paths import data_path, file_name, inside, installed, notebooks_path, runs_directory, slug
 from skiplab.store.published import published
-from skiplab.store.runs import OPERATION_AXES, Run, read_run, read_runs
+from skiplab.store.runs import Run, read_run, read_runs
 from skiplab.store.schema import END, SCHEMA, RunFileError
 from skiplab.store.writer import RunWriter
 
 __all__ = [
-    "COLUMNS", "END", "OPERATION_AXES", "SCHEMA", "Run", "RunFileError", "RunWriter", "data_path", "file_name", "frame",
+    "COLUMNS", "END", "SCHEMA", "Run", "RunFileError", "RunWriter", "data_path", "file_name", "frame",
     "inside", "installed", "notebooks_path", "published", "query", "read_run", "read_runs", "runs_directory", "slug",
 ]  # fmt: skip

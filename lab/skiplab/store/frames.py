@@ -10,31 +10,40 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
+from skiplab.machine import Machine
+from skiplab.machine.roofline import roof_seconds
+from skiplab.operations import OPERATIONS, operation_of
 from skiplab.store.reading import Rows
-from skiplab.store.runs import Run
 from skiplab.store.schema import Timed, Work, fault
 
 if TYPE_CHECKING:
     import pandas as pd
 
-COLUMNS = (
-    "run_id", "source", "device", "contender", "label", "operation", "q_len", "kv_len", "window", "mask", "batch",
-    "q_heads", "kv_heads", "head_dim", "dtype", "status", "method", "median_ms", "low_ms", "high_ms", "samples",
-    "error", "tolerance", "useful_tflops", "executed_tflops", "dense_flops", "useful_flops", "executed_flops",
-    "bytes", "gbps", "bound_ms", "tokens_per_s", "buffer", "rows", "out_features", "in_features", "bits", "group_size",
-    "symmetric", "bits_per_weight", "flags", "error_text",
+    from skiplab.store.runs import Run
+
+SHAPE = ("q_len", "kv_len", "window", "mask", "batch", "q_heads", "kv_heads", "head_dim", "dtype")
+"""Axes that stand before the times; those that another operation adds stand behind them."""
+ADDED = tuple(
+    dict.fromkeys(name for one in OPERATIONS.values() for name in one.columns if name not in SHAPE)
 )  # fmt: skip
+DERIVED = {name: make for one in OPERATIONS.values() for name, make in one.derived.items()}
+COLUMNS = (
+    "run_id", "source", "device", "contender", "label", "operation", *SHAPE, "status", "method", "median_ms", "low_ms",
+    "high_ms", "samples", "error", "tolerance", "useful_tflops", "executed_tflops", "dense_flops", "useful_flops",
+    "executed_flops", "bytes", "gbps", "bound_ms", "tokens_per_s", *ADDED, *DERIVED, "flags", "error_text",
+)  # fmt: skip
+AXIS_TEXTS = tuple(dict.fromkeys(name for one in OPERATIONS.values() for name in one.texts))
 TEXTS = (
-    "run_id", "source", "device", "contender", "label", "operation", "mask", "dtype", "status", "method", "flags",
+    "run_id", "source", "device", "contender", "label", "operation", *AXIS_TEXTS, "status", "method", "flags",
     "error_text",
 )  # fmt: skip
 COUNTS = ("q_len", "kv_len", "batch", "q_heads", "kv_heads", "head_dim", "samples")
 WORDS = ("contender", "label", "status", "method", "flags", "error_text")
-SHAPE = ("operation", "q_len", "kv_len", "mask", "batch", "q_heads", "kv_heads", "head_dim", "dtype")
-SIZES = ("window", "buffer", "rows", "out_features", "in_features", "bits", "group_size", "symmetric")
+SIZES = tuple(name for name in ("window", *ADDED) if name not in AXIS_TEXTS)
+PLACE = ("operation", *(name for name in (*SHAPE, *ADDED) if name not in SIZES))
 WORK = Work.__struct_fields__
 NUMBERS = (*SIZES, *WORK, "error", "tolerance", "low_ms", "median_ms", "high_ms")
-HELD = {**dict.fromkeys((*WORDS, *SHAPE), object), **dict.fromkeys(NUMBERS, float), "samples": np.int64}
+HELD = {**dict.fromkeys((*WORDS, *PLACE), object), **dict.fromkeys(NUMBERS, float), "samples": np.int64}
 """What rows hold by themselves; the other columns follow from these, or are the run's."""
 NO_WORK = Work(None, None)  # type: ignore[arg-type]
 AT_ONCE = 512
@@ -45,7 +54,7 @@ Column = list[Any] | np.ndarray
 
 def frame(runs: Run | Iterable[Run]) -> pd.DataFrame:
     """Rows of one or several runs as a pandas table with `COLUMNS`; of a point measured twice the last row counts."""
-    parts = [_columns(run) for run in ([runs] if isinstance(runs, Run) else runs)]
+    parts = [_columns(run) for run in (runs if isinstance(runs, Iterable) else [runs])]
     return table_of({name: _joined([part[name] for part in parts]) for name in COLUMNS})
 
 
@@ -69,8 +78,6 @@ def _joined(parts: Sequence[Column]) -> Column:
 
 def _columns(run: Run) -> dict[str, Column]:
     """The run's points by column: each point once, where it was first measured, as it was measured last."""
-    from skiplab.workload.linear import bits_per_weight
-
     held = _held(run)
     numbers = {name: np.asarray(held[name]) for name in NUMBERS}
     seconds = numbers["median_ms"] / 1e3
@@ -80,9 +87,9 @@ def _columns(run: Run) -> dict[str, Column]:
         "useful_tflops": numbers["useful_flops"] / seconds / 1e12,
         "executed_tflops": numbers["executed_flops"] / seconds / 1e12,
         "gbps": numbers["minimal_bytes"] / seconds / 1e9,
-        "bits_per_weight": bits_per_weight(numbers["bits"], numbers["group_size"], numbers["symmetric"]),
+        **{name: make(numbers) for name, make in DERIVED.items()},
         "bound_ms": _bound_ms(run, numbers["useful_flops"], numbers["minimal_bytes"]),
-        "tokens_per_s": _tokens(held) / seconds,
+        "tokens_per_s": _tokens(run, held) / seconds,
     }  # fmt: skip
 
 
@@ -115,7 +122,7 @@ def _part(rows: list[Timed], share: Callable[[Any, Any], Any]) -> dict[str, Colu
         "label": [row.contender if row.label is None else row.label for row in rows],
         "status": [row.status for row in rows], "method": [row.method for row in rows],
         "flags": [", ".join(row.flags) for row in rows], "error_text": [row.error_text for row in rows],
-        **{name: _axis(axes, name) for name in SHAPE},
+        **{name: _axis(axes, name) for name in PLACE},
     }  # fmt: skip
     counts = np.array([len(row.samples_ns) for row in rows], np.int64)
     samples = np.fromiter(chain.from_iterable(row.samples_ns for row in rows), np.int64, int(counts.sum()))
@@ -175,17 +182,13 @@ def _quartiles(values: np.ndarray) -> np.ndarray:
     return np.where(share < 0.5, low + (high - low) * share, high - (high - low) * (1 - share)).T
 
 
-def _tokens(columns: Mapping[str, Column]) -> np.ndarray:
+def _tokens(run: Run, columns: Mapping[str, Column]) -> np.ndarray:
     """Tokens that one call computes: rows of activations, or queries of all sequences."""
-    q_len, batch, rows = (_numbers(columns[name]) for name in ("q_len", "batch", "rows"))
-    return np.where(np.isnan(rows), q_len * batch, rows)
+    return np.prod([_numbers(columns[name]) for name in operation_of(run.operation).tokens], axis=0)
 
 
 def _bound_ms(run: Run, useful_flops: np.ndarray, minimal_bytes: np.ndarray) -> np.ndarray:
     """The roofline bound of the useful work, from the roof that the run's header holds; nan without one."""
-    from skiplab.machine import Machine
-    from skiplab.roofline import roof_seconds
-
     roof = run.header.get("roof")
     if not roof:
         return np.full(len(useful_flops), np.nan)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from skiplab.paths import data_path
 from skiplab.store.frames import COLUMNS, table_of
-from skiplab.store.paths import data_path
 
 if TYPE_CHECKING:
     import pandas as pd

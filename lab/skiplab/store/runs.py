@@ -6,12 +6,14 @@ another device) with a message that names file, line and field.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from skiplab.store.paths import data_path
+from skiplab.operations import operation_of
+from skiplab.paths import data_path
+from skiplab.store.frames import frame
 from skiplab.store.reading import Rows, scan
 from skiplab.store.schema import RunFileError
 
@@ -19,12 +21,6 @@ if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
-OPERATION_AXES = {
-    "attention": ("q_len", "window"),
-    "decode": ("kv_len", "window", "buffer", "q_len"),
-    "linear": ("out_features", "in_features", "rows", "bits", "group_size"),
-}
-"""What the points of one run differ in."""
 SHOWN = 60
 """Rows of a run that a notebook shows; of more, the first and the last."""
 
@@ -37,6 +33,8 @@ class Run:
     rows: Sequence[Mapping[str, Any]] = ()
     source: str = "recorded"
     path: Path | None = field(default=None, compare=False)
+    draws: ClassVar[Callable[[pd.DataFrame], go.Figure] | None] = None
+    """What `plot` draws with. `skiplab` sets it: figures know runs, and runs no figures."""
 
     @property
     def run_id(self) -> str:
@@ -44,7 +42,7 @@ class Run:
 
     @property
     def operation(self) -> str:
-        """attention, decode or linear: a run holds one."""
+        """The name of its operation: a run holds one."""
         return self.rows[0]["axes"]["operation"] if self.rows else self.header.get("operation", "attention")
 
     @property
@@ -59,21 +57,19 @@ class Run:
 
     def frame(self) -> pd.DataFrame:
         """The rows as a table with `COLUMNS`; times in milliseconds."""
-        from skiplab.store.frames import frame
-
         return frame(self)
 
     def plot(self) -> go.Figure:
         """The operation's overview: throughput over prompt lengths, time over a cache's keys, time of each layer."""
-        from skiplab import figures
-
-        return figures.overview(self.frame())
+        if self.draws is None:
+            raise RuntimeError("plot: nothing draws runs here; import skiplab, or call skiplab.figures.overview")
+        return self.draws(self.frame())
 
     def _repr_html_(self) -> str:
         from skiplab.templates import cells, render
 
         table = self.frame()
-        axes = OPERATION_AXES[self.operation]
+        axes = operation_of(self.operation).varying
         if (self.header.get("parameters") or {}).get("mask") is not None:
             axes = (*axes, "mask")  # else the rows of a sweep over masks look alike
         table = table[["contender", *axes, "status", "median_ms", "useful_tflops", "gbps", "flags"]]

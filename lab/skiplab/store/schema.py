@@ -10,22 +10,30 @@ from __future__ import annotations
 import re
 import reprlib
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
 import msgspec
 from msgspec import Meta, Struct
 
+from skiplab.operations import OPERATIONS
+from skiplab.operations.base import Count, RowAxes
+
 SCHEMA = 1
 STATUSES = ("ok", "wrong", "unsupported", "out-of-memory", "crashed", "timeout")
-OPERATIONS = ("attention", "decode", "linear")
-
-LARGEST = 2**63 - 1
-Count = Annotated[int, Meta(ge=1, le=LARGEST)]
 Amount = Annotated[float, Meta(ge=0, le=1e30)]
-Position = Annotated[int, Meta(ge=-LARGEST, le=LARGEST)]
 Rate = Annotated[float, Meta(gt=0)]
 Difference = Annotated[float, Meta(ge=0)]
 Name = Annotated[str, Meta(min_length=1)]
+
+
+FILED = {one.axes: one.filed for one in OPERATIONS.values()}
+"""Axes that every row of a file has, beside those that every row has."""
+if TYPE_CHECKING:
+    Axes = RowAxes
+    OperationName = str
+else:
+    Axes = Union[tuple(one.axes for one in OPERATIONS.values())]  # noqa: UP007 - of a table, not of names
+    OperationName = Literal[tuple(OPERATIONS)]
 
 
 class RunFileError(ValueError):
@@ -54,7 +62,7 @@ class Header(Struct, tag_field="record", tag="header"):
     schema: Count
     run_id: Name
     device: Device
-    operation: Literal["attention", "decode", "linear"] | None = None
+    operation: OperationName | None = None
     command: str = ""
     argv: list[str] = []
     parameters: dict[str, Any] = {}
@@ -93,60 +101,6 @@ def with_end(header: Mapping[str, Any], end: End | None) -> dict[str, Any]:
     return {**going_on, **{name: said[name] for name in END if name in said}}
 
 
-class Attention(Struct, tag_field="operation", tag="attention", gc=False):
-    """The axes of a prompt's attention. What may be None here and not in a file (`FILED`) a frame can do without."""
-
-    operation: ClassVar[str] = "attention"
-    q_len: Count
-    kv_len: Count
-    batch: Count
-    mask: str | None = None
-    q_heads: Count | None = None
-    kv_heads: Count | None = None
-    head_dim: Count | None = None
-    dtype: str | None = None
-    window: Count | None = None
-    q_start: Position | None = None
-    buffer: Count | None = None
-
-
-class Decode(Struct, tag_field="operation", tag="decode", gc=False):
-    """The axes of a decode step."""
-
-    operation: ClassVar[str] = "decode"
-    q_len: Count
-    kv_len: Count
-    batch: Count
-    mask: str | None = None
-    q_heads: Count | None = None
-    kv_heads: Count | None = None
-    head_dim: Count | None = None
-    dtype: str | None = None
-    window: Count | None = None
-    buffer: Count | None = None
-
-
-class Linear(Struct, tag_field="operation", tag="linear", gc=False):
-    """The axes of a quantised linear layer."""
-
-    operation: ClassVar[str] = "linear"
-    out_features: Count
-    in_features: Count
-    rows: Count
-    bits: Count
-    group_size: Count
-    dtype: str | None = None
-    symmetric: bool = False
-
-
-FILED = {
-    Attention: ("mask", "q_heads", "kv_heads", "head_dim", "dtype"),
-    Decode: ("q_heads", "kv_heads", "head_dim", "dtype"),
-    Linear: ("dtype",),
-}
-"""Axes that every row of a file has, beside those that every row has."""
-
-
 class Work(Struct, gc=False):
     """FLOPs and bytes of one call."""
 
@@ -157,7 +111,7 @@ class Work(Struct, gc=False):
     executed_flops: Amount | None = None
 
 
-class Plan(Struct):
+class PlanFacts(Struct):
     """What readers use of a row's `plan`."""
 
     config: Annotated[list[Count], Meta(min_length=2)] | None = None
@@ -168,7 +122,7 @@ class Timed(Struct, tag_field="record", tag="point", gc=False):
     """Of a row what a frame shows: read apart from the rest, which is most of a row's bytes."""
 
     point: str
-    axes: Attention | Decode | Linear
+    axes: Axes
     contender: str
     status: Literal["ok", "wrong", "unsupported", "out-of-memory", "crashed", "timeout"]
     samples_ns: list[Count]
@@ -190,7 +144,7 @@ class Row(Timed, tag_field="record", tag="point", kw_only=True, gc=False):
     config: list[int] | None = None
     other_samples_ns: dict[str, list[Count]] = {}
     clocks: dict[str, Any] = {}
-    plan: Plan | None = None
+    plan: PlanFacts | None = None
     source_hash: str = ""
 
 

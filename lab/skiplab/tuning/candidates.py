@@ -14,7 +14,7 @@ from blockskip.gpu import shared_bytes
 
 from skiplab.measure.child import POLL_S
 from skiplab.measure.serving import bars_of_one_process, begin_child
-from skiplab.timing import Cancelled
+from skiplab.measure.timing import Cancelled
 from skiplab.workload import Workload
 
 NUMBERS = range(32, 201)

@@ -28,11 +28,11 @@ from blockskip.config import TileConfig
 from blockskip.gpu import Gpu
 
 from skiplab.contenders import is_cuda
-from skiplab.grid import usable
 from skiplab.machine import this_machine
 from skiplab.measure import Child, Measurement, Point
+from skiplab.provenance import source_hash
 from skiplab.store import Run, RunWriter
-from skiplab.sweep import default_path, ending, row_key, run_header, source_hash
+from skiplab.sweep import default_path, ending, row_key, run_header, usable
 from skiplab.tuning.candidates import Compiled, Config, Job, candidates, compile_all
 from skiplab.tuning.winners import class_of, rankings, table_config
 from skiplab.workload import DTYPES, Workload

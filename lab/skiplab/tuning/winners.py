@@ -23,8 +23,9 @@ from blockskip.config import TileConfig, length_class, prefill_config
 from blockskip.gpu import Gpu
 from blockskip.tuned import CONFIGS, SCHEMA, Entry, mask_kind, read_tuned
 
-from skiplab.store import Run, file_name, inside
-from skiplab.workload import workload_of
+from skiplab.operations import workload_of
+from skiplab.paths import file_name, inside
+from skiplab.store import Run
 
 TIE = 1.01
 UNTRUSTED = {"impossible", "unchecked"}

@@ -1,11 +1,13 @@
-"""The lab's widgets: state -> workload -> figure. They show figures and ask for measurements; they time nothing."""
+"""The lab's widgets: state -> workload -> figure. They show figures and ask for measurements; they time nothing.
 
-from __future__ import annotations
+A folder each, with the same files: explorer.py (the widget), settings.py (its state), words.py (what it says), view.py
+(its picture, with view.js and view.css). What they share stands beside the folders.
+"""
 
-from skiplab.widgets.canvas import TileCanvas
-from skiplab.widgets.explorer import MaskExplorer
-from skiplab.widgets.nibbles import Int4Explorer
-from skiplab.widgets.panel import SweepPanel
-from skiplab.widgets.splits import SplitExplorer
+from skiplab.widgets.int4.explorer import Int4Explorer
+from skiplab.widgets.mask.explorer import MaskExplorer
+from skiplab.widgets.mask.view import TileCanvas
+from skiplab.widgets.splits.explorer import SplitExplorer
+from skiplab.widgets.sweep.explorer import SweepPanel
 
 __all__ = ["Int4Explorer", "MaskExplorer", "SplitExplorer", "SweepPanel", "TileCanvas"]

@@ -11,8 +11,8 @@ import psutil
 from skiplab.contenders import contender
 from skiplab.figures import theme
 from skiplab.machine import Machine, default_device, describe, this_machine
+from skiplab.machine.roofline import predict
 from skiplab.measure import Child, Measurement, Point, measure
-from skiplab.roofline import predict
 from skiplab.store import Run
 from skiplab.workload import Workload
 

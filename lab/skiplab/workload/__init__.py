@@ -4,30 +4,12 @@ Three operations, a file each: attention of a prompt (`Workload`), of a few new 
 and a quantised linear layer (`LinearWorkload`).
 """
 
-from __future__ import annotations
-
-from collections.abc import Mapping
-from typing import Any
-
 from skiplab.workload.attention import Workload
 from skiplab.workload.decode import DecodeWorkload
 from skiplab.workload.linear import LinearWorkload
 from skiplab.workload.models import LINEARS, MODELS, HeadShape
-from skiplab.workload.problem import DTYPES
-
-OPERATIONS = ("attention", "decode", "linear")
+from skiplab.workload.problem import DTYPES, Problem
 
 __all__ = [
-    "DTYPES", "LINEARS", "MODELS", "OPERATIONS", "AnyWorkload", "DecodeWorkload", "HeadShape", "LinearWorkload",
-    "Workload", "workload_of",
+    "DTYPES", "LINEARS", "MODELS", "DecodeWorkload", "HeadShape", "LinearWorkload", "Problem", "Workload",
 ]  # fmt: skip
-
-AnyWorkload = Workload | DecodeWorkload | LinearWorkload
-
-
-def workload_of(axes: Mapping[str, Any]) -> AnyWorkload:
-    """The workload that `axes()` of any of them described; ValueError for an unknown operation."""
-    classes = {one.operation: one for one in (Workload, DecodeWorkload, LinearWorkload)}
-    if axes.get("operation") not in classes:
-        raise ValueError(f"operation: got {axes.get('operation')!r}; allowed are {', '.join(OPERATIONS)}")
-    return classes[axes["operation"]].from_axes(axes)

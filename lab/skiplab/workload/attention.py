@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import blockskip as bs
 import torch
@@ -89,7 +89,7 @@ class Workload(Heads):
         }  # fmt: skip
 
     @classmethod
-    def from_axes(cls, axes: Mapping[str, Any]) -> Workload:
+    def from_axes(cls, axes: Mapping[str, Any]) -> Self:
         """The workload that `axes()` described."""
         fields = {name: value for name, value in axes.items() if name not in ("window", "operation", "buffer")}
         return cls(**{**fields, "mask": bs.Mask.from_spec(axes["mask"])})

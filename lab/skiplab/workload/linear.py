@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import blockskip as bs
 import torch
@@ -74,7 +74,7 @@ class LinearWorkload(Problem):
         return {"operation": self.operation, **asdict(self)}
 
     @classmethod
-    def from_axes(cls, axes: Mapping[str, Any]) -> LinearWorkload:
+    def from_axes(cls, axes: Mapping[str, Any]) -> Self:
         """The workload that `axes()` described."""
         return cls(**{name: value for name, value in axes.items() if name != "operation"})
 

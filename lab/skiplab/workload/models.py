@@ -9,7 +9,7 @@ from typing import Any
 
 import blockskip as bs
 
-from skiplab.store import data_path
+from skiplab.paths import data_path
 from skiplab.workload.attention import Workload
 from skiplab.workload.decode import DecodeWorkload
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
 
 import torch
 from blockskip.arguments import choice, integer
@@ -10,11 +12,38 @@ from blockskip.arguments import choice, integer
 DTYPES = ("float16", "bfloat16", "float32")
 
 
-class Problem:
-    """What the workloads share: a dtype, and a key made of the axes."""
+class Problem(ABC):
+    """A workload of any operation: what the lab asks of it, and what all of them share."""
 
     operation: ClassVar[str]
     dtype: str
+
+    @property
+    @abstractmethod
+    def size(self) -> str:
+        """The size in words, for a line of progress."""
+
+    @property
+    @abstractmethod
+    def out_shape(self) -> tuple[int, ...]:
+        """The result's shape."""
+
+    @abstractmethod
+    def axes(self) -> dict[str, Any]:
+        """The fields of a run file's row: flat and JSON-able."""
+
+    @classmethod
+    @abstractmethod
+    def from_axes(cls, axes: Mapping[str, Any]) -> Self:
+        """The workload that `axes()` described."""
+
+    @abstractmethod
+    def key(self) -> str:
+        """Stable and readable, the same for equal workloads: what a run file finds a point by."""
+
+    @abstractmethod
+    def inputs(self, device: str, seed: int, deviation: float = 1.0) -> tuple[torch.Tensor, ...]:
+        """Fresh inputs of that seed, drawn on the device; `deviation` scales them."""
 
     @property
     def torch_dtype(self) -> torch.dtype:

@@ -1,0 +1,50 @@
+"""The command `skiplab sweep`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from skiplab.cli import options
+from skiplab.cli.sweep import HEADS, heads_of, measure, window_of
+from skiplab.machine import default_device
+from skiplab.sweep import Sweep, mask_text
+
+
+def sweep(
+    contender: options.Contenders = None,
+    q_len: Annotated[list[int] | None, typer.Option(help="Prompt length, once for each. Default: 512 to 4096.")] = None,
+    window: options.Windows = None,
+    mask: options.Masks = None,
+    buffer: options.PromptBuffer = None,
+    model: options.Model = None,
+    batch: options.Batch = 1,
+    q_heads: options.QueryHeads = HEADS["q_heads"],
+    kv_heads: options.KeyHeads = HEADS["kv_heads"],
+    head_dim: options.HeadDim = HEADS["head_dim"],
+    dtype: options.Dtype = "bfloat16",
+    device: options.Device = None,
+    seed: options.Seed = 0,
+    budget: options.Budget = 5.0,
+    run: options.NewRun = None,
+    report: options.Html = None,
+    again: options.Again = None,
+    fresh: options.Fresh = False,
+) -> None:
+    """Measure prefill over prompt lengths and windows or masks. Prints the table, writes the run and one HTML.
+
+    Every result is compared with attention in float64 before and after it is timed. Interrupt it with Ctrl-C and give
+    the same command again: it goes on. Example: skiplab sweep --q-len 1024 --window 256 --window causal
+    """
+    defaults = Sweep()
+    windows = tuple(map(window_of, window)) if window else None if mask else defaults.window
+    wanted = Sweep(
+        tuple(contender or defaults.contenders), tuple(q_len or defaults.q_len),
+        windows, batch, dtype=dtype, buffer=buffer, mask=tuple(map(mask_text, mask)) if mask else None,
+        device=device or default_device(), seed=seed, budget_s=budget, **heads_of(model, q_heads, kv_heads, head_dim),
+    )  # fmt: skip
+    measure(wanted, run, report, again, fresh)
+
+
+COMMAND = sweep

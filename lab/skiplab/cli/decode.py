@@ -1,0 +1,50 @@
+"""The command `skiplab decode`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from skiplab.cli import options
+from skiplab.cli.sweep import HEADS, heads_of, measure, window_of
+from skiplab.machine import default_device
+from skiplab.sweep import DecodeSweep
+
+
+def decode(
+    contender: options.Contenders = None,
+    kv_len: Annotated[
+        list[int] | None, typer.Option(help="Keys in the cache, once for each. Default: 256 to 16384.")
+    ] = None,
+    window: options.Windows = None,
+    q_len: Annotated[int, typer.Option(help="New tokens in one step, 1 to 8.")] = 1,
+    buffer: Annotated[int | None, typer.Option(help="Slots of the cache. Default: as many as keys.")] = None,
+    model: options.Model = None,
+    batch: options.Batch = 1,
+    q_heads: options.QueryHeads = HEADS["q_heads"],
+    kv_heads: options.KeyHeads = HEADS["kv_heads"],
+    head_dim: options.HeadDim = HEADS["head_dim"],
+    dtype: options.Dtype = "bfloat16",
+    device: options.Device = None,
+    seed: options.Seed = 0,
+    budget: options.Budget = 5.0,
+    run: options.NewRun = None,
+    report: options.Html = None,
+    again: options.Again = None,
+    fresh: options.Fresh = False,
+) -> None:
+    """Measure decode steps over keys and windows. Prints the table, writes the run and one HTML.
+
+    As `skiplab sweep`, for one to eight new tokens over a cache. Example: skiplab decode --kv-len 4096 --window 1024
+    """
+    defaults = DecodeSweep()
+    wanted = DecodeSweep(
+        tuple(contender or defaults.contenders), tuple(kv_len or defaults.kv_len),
+        tuple(map(window_of, window)) if window else defaults.window, q_len, batch, dtype=dtype, buffer=buffer,
+        device=device or default_device(), seed=seed, budget_s=budget, **heads_of(model, q_heads, kv_heads, head_dim),
+    )  # fmt: skip
+    measure(wanted, run, report, again, fresh)
+
+
+COMMAND = decode

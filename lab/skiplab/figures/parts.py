@@ -1,0 +1,25 @@
+"""The module of each operation in this package, and what each of them must hold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from skiplab.figures.model import BarChart, LineChart
+from skiplab.figures.series import Row
+from skiplab.operations import parts
+
+
+class Part(Protocol):
+    """What figures need of an operation, beside the charts that it has of its own."""
+
+    def overview(self, table: Any) -> LineChart | BarChart:
+        """The first chart to look at."""
+        ...
+
+    def problem(self, row: Row) -> str:
+        """A point's problem in words, for the text at the pointer."""
+        ...
+
+
+PARTS: Mapping[str, Part] = parts("skiplab.figures")

@@ -1,0 +1,71 @@
+"""What measuring a decode step needs: awkward shapes, the truth, and the work by its plan."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import astuple
+from typing import Any
+
+import blockskip as bs
+import torch
+
+from skiplab.contenders import Contender
+from skiplab.measure.point import WorkDone
+from skiplab.measure.truth import Truth, truth
+from skiplab.workload import DecodeWorkload
+
+INPUTS = ("q", "k", "v")
+# (kv_len, window, q_len, q_heads, kv_heads, head_dim, buffer)
+AWKWARD: tuple[tuple[int, int | None, int, int, int, int, int], ...] = (
+    (1, None, 1, 2, 2, 64, 1),
+    (70, None, 1, 4, 2, 64, 128),
+    (100, 1, 1, 2, 1, 96, 100),
+    (256, None, 1, 6, 2, 80, 300),
+    (203, 64, 5, 4, 2, 128, 203),
+    (640, None, 8, 4, 1, 40, 2048),
+    (1023, 256, 1, 4, 4, 256, 1024),
+    (1024, 1025, 2, 2, 2, 320, 1500),
+    (2048, 1024, 1, 8, 2, 512, 4096),
+)
+
+
+def awkward(dtype: str) -> list[DecodeWorkload]:
+    """Workloads that have caught bugs, in that dtype."""
+    return [
+        DecodeWorkload(kv_len, window, q_len, 1, q_heads, kv_heads, head_dim, dtype, buffer)
+        for kv_len, window, q_len, q_heads, kv_heads, head_dim, buffer in AWKWARD
+    ]
+
+
+def expected(
+    workload: DecodeWorkload,
+    entry: Contender,
+    device: str,
+    seed: int,
+    inputs: Sequence[torch.Tensor],
+    deviation: float,
+    sampled: bool | None,
+) -> Truth:
+    """The truth for these inputs, which are the workload's of that seed; every contender's is the same."""
+    return truth(workload, device, seed, deviation, sampled)
+
+
+def plan_and_work(
+    entry: Contender, workload: DecodeWorkload, inputs: Sequence[torch.Tensor], arguments: Sequence[Any]
+) -> tuple[dict[str, Any], WorkDone]:
+    """What our own decode says that it will do, {} for everybody else's; and the work that is in it."""
+    least = workload.work()
+    facts: dict[str, Any] = {}
+    moved = least.bytes
+    if entry.name == "blockskip":
+        q, k, v = inputs
+        chosen = bs.explain_decode(q, k, v, kv_len=workload.kv_len, window=workload.window)
+        config = chosen.config and list(astuple(chosen.config))
+        facts = {"impl": chosen.impl, "config": config, "splits": chosen.splits}
+        moved = workload.work(chosen.splits).bytes
+    return facts, WorkDone(least.useful_flops, least.executed_flops, least.dense_flops, moved, least.bytes)
+
+
+def read_bytes(entry: Contender, workload: DecodeWorkload, work: WorkDone) -> int | None:
+    """The bytes of its arguments that a call reads, None for all of them: of a cache with a window, the window's."""
+    return work.minimal_bytes if workload.window is not None and not entry.whole_cache else None

@@ -1,0 +1,70 @@
+"""What measuring a quantised linear layer needs: awkward shapes, the truth, and the work by its plan."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import astuple
+from typing import Any
+
+import blockskip as bs
+import torch
+
+from skiplab.contenders import Contender
+from skiplab.measure.point import WorkDone
+from skiplab.measure.truth import Truth
+from skiplab.workload import LinearWorkload
+
+INPUTS = ("x", "weight")
+# (out_features, in_features, rows, bits, group_size, symmetric)
+AWKWARD: tuple[tuple[int, int, int, int, int, bool], ...] = (
+    (1, 32, 1, 4, 32, False),
+    (7, 96, 1, 4, 32, True),
+    (33, 160, 3, 4, 32, False),
+    (64, 5376, 1, 4, 64, False),
+    (129, 1024, 8, 4, 128, False),
+    (65, 544, 2, 8, 32, False),
+    (48, 256, 1, 8, 128, True),
+    (96, 384, 9, 4, 32, False),
+    (17, 128, 70, 8, 64, False),
+)
+
+
+def awkward(dtype: str) -> list[LinearWorkload]:
+    """Workloads that have caught bugs, in that dtype."""
+    return [LinearWorkload(*shape, dtype=dtype) for shape in AWKWARD]
+
+
+def expected(
+    workload: LinearWorkload,
+    entry: Contender,
+    device: str,
+    seed: int,
+    inputs: Sequence[torch.Tensor],
+    deviation: float,
+    sampled: bool | None,
+) -> Truth:
+    """The truth for a linear layer's contender on these inputs: all rows, [rows, out_features]."""
+    x, weight = entry.operands(workload, inputs) if entry.operands else (tensor.double() for tensor in inputs)
+    out, magnitude = x @ weight.mT, (x.abs() @ weight.abs_().mT).max().item()
+    inside = workload.in_features * torch.finfo(torch.float32).eps / 2 + entry.weight_rounding
+    rounding = torch.finfo(workload.torch_dtype).eps / 2 * out.abs().max().item()
+    return Truth(torch.arange(workload.rows, dtype=torch.int64, device="cpu"), out, inside * magnitude + rounding)
+
+
+def plan_and_work(
+    entry: Contender, workload: LinearWorkload, inputs: Sequence[torch.Tensor], arguments: Sequence[Any]
+) -> tuple[dict[str, Any], WorkDone]:
+    """What our own product says that it will do, {} for everybody else's; and the work that is in it."""
+    least = workload.work()
+    facts: dict[str, Any] = {}
+    if entry.name == "blockskip":
+        product = bs.explain_linear(*arguments)
+        config = product.config and list(astuple(product.config))
+        facts = {"impl": product.impl, "kernel": product.kernel, "config": config, "splits": product.splits}
+    moved = least.bytes if entry.moved is None else workload.moved(entry.moved(workload))
+    return facts, WorkDone(least.useful_flops, least.executed_flops, least.dense_flops, moved, least.bytes)
+
+
+def read_bytes(entry: Contender, workload: LinearWorkload, work: WorkDone) -> int | None:
+    """The bytes of its arguments that a call reads: all of them."""
+    return None

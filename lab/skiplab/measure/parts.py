@@ -1,0 +1,56 @@
+"""The module of each operation in this package, and what each of them must hold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+
+from skiplab.contenders import Contender
+from skiplab.measure.point import WorkDone
+from skiplab.measure.truth import Truth
+from skiplab.operations import parts
+from skiplab.workload import Problem
+
+
+class Part(Protocol):
+    """What measuring needs of an operation.
+
+    INPUTS: the names of the workload's inputs.
+    """
+
+    INPUTS: tuple[str, ...]
+
+    def awkward(self, dtype: str) -> Sequence[Problem]:
+        """Workloads that have caught bugs, in that dtype."""
+        ...
+
+    def expected(
+        self,
+        workload: Any,
+        entry: Contender,
+        device: str,
+        seed: int,
+        inputs: Sequence[torch.Tensor],
+        deviation: float,
+        sampled: bool | None,
+    ) -> Truth:
+        """The truth for this contender and the inputs, which are the workload's of that seed and deviation."""
+        ...
+
+    def plan_and_work(
+        self, entry: Contender, workload: Any, inputs: Sequence[torch.Tensor], arguments: Sequence[Any]
+    ) -> tuple[dict[str, Any], WorkDone]:
+        """What our own implementation says that it will do, {} for everybody else's; and the work that is in it.
+
+        arguments: what the contender's `prepare` made of the workload's inputs, as a packed weight.
+        """
+        ...
+
+    def read_bytes(self, entry: Contender, workload: Any, work: WorkDone) -> int | None:
+        """The bytes of its arguments that a call reads; None for all of them."""
+        ...
+
+
+PARTS: Mapping[str, Part] = parts("skiplab.measure")

@@ -1,0 +1,171 @@
+"""Is a contender right? Its result against the same in float64.
+
+Attention and decode: torch sets the tolerance: twice the error of its own result (SDPA written out, same dtype, same
+inputs, same mask) plus one rounding of the dtype and of a float32 score. Up to 4,096 queries all rows are compared,
+beyond that 256, tile borders among them.
+
+Linear: the product of the contender's own operands. Tolerance: K float32 roundings of the sum of magnitudes (no order
+of summing is worse), what the contender rounds of its weight inside, and one rounding of the dtype.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from skiplab.contenders import Contender, contender
+from skiplab.contenders.base import Call
+from skiplab.machine import default_device
+from skiplab.measure.failure import Failure, attempt
+from skiplab.measure.parts import PARTS
+from skiplab.measure.truth import Truth
+from skiplab.workload import Problem
+
+
+@dataclass(frozen=True)
+class Check:
+    """The largest absolute error, what is allowed, and what is wrong in words ('' when nothing is)."""
+
+    error: float
+    tolerance: float
+    problem: str = ""
+
+    @property
+    def passed(self) -> bool:
+        return not self.problem
+
+
+def compare(workload: Problem, out: torch.Tensor, expected: Truth) -> Check:
+    """Judge a result: kind, shape, dtype, NaN, then the error on the compared rows."""
+    tolerance, shape = expected.tolerance, workload.out_shape
+    if not isinstance(out, torch.Tensor) or tuple(out.shape) != shape or out.dtype != workload.torch_dtype:
+        given = f"{tuple(out.shape)} {out.dtype}" if isinstance(out, torch.Tensor) else type(out).__name__
+        return Check(float("nan"), tolerance, f"the result is {given}; expected is {shape} {workload.torch_dtype}")
+    if not torch.isfinite(out).all():
+        return Check(float("inf"), tolerance, "the result holds NaN or infinity")
+    error = (out.index_select(-2, expected.rows.to(out.device)).double() - expected.out).abs().max().item()
+    if error > tolerance:
+        return Check(error, tolerance, f"error {error:.3g} is above the tolerance {tolerance:.3g}")
+    return Check(error, tolerance)
+
+
+def verify(
+    workload: Problem,
+    entry: Contender,
+    device: str,
+    seed: int,
+    *,
+    deviation: float = 1.0,
+    fn: Call | None = None,
+    sampled: bool | None = None,
+) -> Check:
+    """Run the contender on fresh inputs of that seed and judge the result; its inputs must come back unchanged.
+
+    `fn` is the built callable, where there is one already. `sampled=None` compares all rows up to 4,096.
+    """
+    inputs = workload.inputs(device, seed, deviation)
+    given = [tensor.clone() for tensor in inputs]
+    arguments = entry.prepare(workload, inputs)
+    call = fn or entry.build(workload, arguments)
+    with torch.no_grad():
+        out = call(*arguments)
+    names = PARTS[workload.operation].INPUTS
+    changed = [name for name, now, before in zip(names, inputs, given, strict=True) if not same_bits(now, before)]
+    result = compare(workload, out, expected_of(workload, entry, device, seed, given, deviation, sampled))
+    if changed:
+        return Check(result.error, result.tolerance, f"the call changed its input {', '.join(changed)}")
+    return result
+
+
+def expected_of(
+    workload: Problem, entry: Contender, device: str, seed: int, inputs: Sequence[torch.Tensor],
+    deviation: float = 1.0, sampled: bool | None = None,
+) -> Truth:  # fmt: skip
+    """The truth for this contender and `inputs`, which are the workload's of that seed and deviation."""
+    return PARTS[workload.operation].expected(workload, entry, device, seed, inputs, deviation, sampled)
+
+
+def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Equal, NaN in the same places included: a cache holds some where there is no key."""
+    return torch.equal(a.reshape(-1).view(torch.uint8), b.reshape(-1).view(torch.uint8))
+
+
+DEVIATIONS = (1.0, 8.0)
+
+
+@dataclass(frozen=True)
+class CheckRow:
+    """One shape of a check: `status` ok, wrong, unsupported, out-of-memory or crashed, and why."""
+
+    workload: Problem
+    deviation: float
+    status: str
+    error: float = float("nan")
+    tolerance: float = float("nan")
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """What came of checking one contender on the awkward shapes."""
+
+    contender: str
+    device: str
+    rows: tuple[CheckRow, ...] = field(default=())
+
+    @property
+    def passed(self) -> bool:
+        """All shapes right that are supported, and at least one."""
+        states = {row.status for row in self.rows}
+        return "ok" in states and states <= {"ok", "unsupported"}
+
+    def counts(self) -> dict[str, int]:
+        """How many shapes ended in which status."""
+        states = [row.status for row in self.rows]
+        return {state: states.count(state) for state in sorted(set(states))}
+
+    def __str__(self) -> str:
+        counts = ", ".join(f"{number} {state}" for state, number in self.counts().items())
+        lines = [f"{self.contender} on {self.device}: {counts}"]
+        lines += [
+            f"  {row.status}: {row.workload.key()}, deviation {row.deviation:g}: {row.text}"
+            for row in self.rows
+            if row.status != "ok"
+        ]
+        return "\n".join(lines)
+
+
+def check(
+    name: str,
+    device: str | None = None,
+    dtypes: Sequence[str] | None = None,
+    seed: int = 0,
+    operation: str = "attention",
+) -> CheckReport:
+    """Check a contender on shapes that have caught bugs, at logits (or activations) of deviation 1 and 8.
+
+    `dtypes` defaults to bfloat16, float16 and float32. ValueError for no such name.
+    """
+    entry, device = contender(name, operation), device or default_device()
+    rows = [
+        _check_row(workload, entry, device, seed, deviation)
+        for dtype in dtypes or ("bfloat16", "float16", "float32")
+        for workload in PARTS[operation].awkward(dtype)
+        for deviation in DEVIATIONS
+    ]
+    return CheckReport(name, device, tuple(rows))
+
+
+def _check_row(workload: Problem, entry: Contender, device: str, seed: int, deviation: float) -> CheckRow:
+    result = attempt(lambda: _supported(workload, entry, device, seed, deviation))
+    if isinstance(result, Failure):
+        return CheckRow(workload, deviation, result.status, text=result.text)
+    status = "ok" if result.passed else "wrong"
+    return CheckRow(workload, deviation, status, result.error, result.tolerance, result.problem)
+
+
+def _supported(workload: Problem, entry: Contender, device: str, seed: int, deviation: float) -> Check | Failure:
+    reason = entry.supports(workload, device)
+    return Failure("unsupported", reason) if reason else verify(workload, entry, device, seed, deviation=deviation)

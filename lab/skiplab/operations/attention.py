@@ -1,0 +1,59 @@
+"""Attention of a prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import blockskip as bs
+
+from skiplab.operations.base import Baseline, Count, Operation, Position, RowAxes
+from skiplab.workload.attention import Workload
+
+
+class Axes(RowAxes, tag_field="operation", tag="attention", gc=False):
+    """The axes of a prompt's attention. What may be None here and not in a file (`filed`) a frame can do without."""
+
+    operation: ClassVar[str] = "attention"
+    q_len: Count
+    kv_len: Count
+    batch: Count
+    mask: str | None = None
+    q_heads: Count | None = None
+    kv_heads: Count | None = None
+    head_dim: Count | None = None
+    dtype: str | None = None
+    window: Count | None = None
+    q_start: Position | None = None
+    buffer: Count | None = None
+
+
+def heads(axes: Mapping[str, Any]) -> str:
+    """`32/16 heads of 256, bfloat16`."""
+    return f"{axes['q_heads']}/{axes['kv_heads']} heads of {axes['head_dim']}, {axes['dtype']}"
+
+
+def _subject(axes: Mapping[str, Any]) -> str:
+    buffer = f", in a buffer of {axes['buffer']:,} keys" if "buffer" in axes else ""
+    return f"attention, {heads(axes)}{buffer}"
+
+
+OPERATION = Operation(
+    name="attention",
+    title="a prompt's attention",
+    workload=Workload,
+    axes=Axes,
+    filed=("mask", "q_heads", "kv_heads", "head_dim", "dtype"),
+    varying=("q_len", "window"),
+    columns=("q_len", "kv_len", "window", "mask", "batch", "q_heads", "kv_heads", "head_dim", "dtype", "buffer"),
+    tokens=("q_len", "batch"),
+    baseline=Baseline("sdpa", "dense + mask", "Block-skip"),
+    subject=_subject,
+    headings={"q_len": "prompt length"},
+    words={
+        "q_len": lambda n: f"{n:.0f} tokens" if n > 1 else "1 token",
+        "window": lambda n: f"window {n:.0f}",
+    },
+    examples=(Workload(256), Workload(256, mask=bs.sliding_window(64))),
+    defaults={"buffer": "kv_len"},
+)

@@ -1,0 +1,80 @@
+"""What the lab must know of an operation: one `Operation` each, in a file of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar
+
+import msgspec
+import numpy as np
+from msgspec import Meta, Struct
+
+from skiplab.workload.problem import Problem
+
+LARGEST = 2**63 - 1
+Count = Annotated[int, Meta(ge=1, le=LARGEST)]
+Position = Annotated[int, Meta(ge=-LARGEST, le=LARGEST)]
+
+
+class RowAxes(Struct):
+    """The axes of a row in a run file; a class for each operation, told apart by its name."""
+
+    operation: ClassVar[str]
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """The contender that speed-ups are over, what a sentence calls it, and what it calls ours beside it."""
+
+    contender: str
+    label: str
+    ours: str
+
+    @property
+    def words(self) -> str:
+        return f"in brackets times faster than {self.label}"
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One operation of the lab: data alone. What is computed for it stands in the role packages, a file each.
+
+    name: in run files, and of its file in each role package. title: in the headings of figures. workload: its class.
+    axes: the schema of a row's axes in a run file; filed: those of its optional axes that every row of a file has.
+    varying: what the points of one run differ in, in the order of tables.
+    columns: the columns of a frame that its axes fill; derived: others, each a function of these columns as arrays.
+    tokens: the columns whose product is the number of tokens that one call computes.
+    baseline, subject: what speed-ups are over, and what a run of it is about, by the axes of one of its points.
+    headings: what a table calls an axis, where that is not its own name. words: an axis' value in a sentence.
+    without_window: what a point without a window is called, where its mask follows from that; None: by its mask.
+    defaults: axes that need no word where each equals another one of its point.
+    examples: small problems, of which each of its contenders takes one at least.
+    """
+
+    name: str
+    title: str
+    workload: type[Problem]
+    axes: type[RowAxes]
+    filed: tuple[str, ...]
+    varying: tuple[str, ...]
+    columns: tuple[str, ...]
+    tokens: tuple[str, ...]
+    baseline: Baseline
+    subject: Callable[[Mapping[str, Any]], str]
+    headings: Mapping[str, str]
+    words: Mapping[str, Callable[[float], str]]
+    examples: tuple[Problem, ...]
+    derived: Mapping[str, Callable[[Mapping[str, np.ndarray]], np.ndarray]] = field(default_factory=dict)
+    without_window: str | None = None
+    defaults: Mapping[str, str] = field(default_factory=dict)
+
+    def heading(self, axis: str) -> str:
+        """What a table's column of this axis is called."""
+        return self.headings.get(axis, axis)
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Those of its columns that hold text; the others hold numbers."""
+        kinds = {one.name: str(one.type) for one in msgspec.structs.fields(self.axes)}
+        return tuple(name for name in self.columns if "str" in kinds.get(name, ""))

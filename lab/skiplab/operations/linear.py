@@ -1,0 +1,47 @@
+"""A quantised linear layer."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from skiplab.operations.base import Baseline, Count, Operation, RowAxes
+from skiplab.workload.linear import LinearWorkload, bits_per_weight
+
+
+class Axes(RowAxes, tag_field="operation", tag="linear", gc=False):
+    """The axes of a quantised linear layer."""
+
+    operation: ClassVar[str] = "linear"
+    out_features: Count
+    in_features: Count
+    rows: Count
+    bits: Count
+    group_size: Count
+    dtype: str | None = None
+    symmetric: bool = False
+
+
+OPERATION = Operation(
+    name="linear",
+    title="quantised linear layers",
+    workload=LinearWorkload,
+    axes=Axes,
+    filed=("dtype",),
+    varying=("out_features", "in_features", "rows", "bits", "group_size"),
+    columns=("rows", "out_features", "in_features", "bits", "group_size", "symmetric", "dtype"),
+    tokens=("rows",),
+    baseline=Baseline("bf16", "the float weight", "Our int4 or int8 product"),
+    subject=lambda axes: f"quantised linear layers, {axes['dtype']}",
+    headings={"out_features": "outputs", "in_features": "inputs", "group_size": "group size"},
+    words={
+        "out_features": lambda n: f"{n:.0f} outputs",
+        "in_features": lambda n: f"{n:.0f} inputs",
+        "rows": lambda n: f"{n:.0f} row{'s' if n > 1 else ''}",
+        "bits": lambda n: f"int{n:.0f}",
+        "group_size": lambda n: f"groups of {n:.0f}",
+    },
+    examples=(LinearWorkload(256, 256), LinearWorkload(256, 256, rows=16)),
+    derived={
+        "bits_per_weight": lambda column: bits_per_weight(column["bits"], column["group_size"], column["symmetric"])
+    },
+)

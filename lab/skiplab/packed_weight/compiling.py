@@ -1,0 +1,36 @@
+"""What the compiler makes of the matvec on a packed weight; nothing is run and no GPU is needed."""
+
+from __future__ import annotations
+
+import blockskip as bs
+import torch
+
+from skiplab.anatomy import Anatomy, _pretend, read
+from skiplab.packed_weight.loads import Program
+from skiplab.packed_weight.packed import Packed
+
+
+def compiled(packed: Packed, program: Program, capability: tuple[int, int], scalar: bool = False) -> Anatomy:
+    """The matvec for one token as it would be launched on a GPU of that capability: compiled, not run. Imports triton.
+
+    Raises ValueError where TRITON_INTERPRET is set: nothing is compiled then.
+    """
+    from blockskip.launching.primitives import interpreting
+    from blockskip.linear import launch
+
+    if interpreting():
+        raise ValueError("TRITON_INTERPRET: is set, so kernels are not compiled; unset it before Triton is imported")
+    n, k = 64, packed.in_features  # the kernel takes the number of rows as an argument
+    weight = torch.zeros(n, k, dtype=torch.float32, device="cpu")
+    w = bs.quantize(weight, packed.bits, packed.group_size, packed.symmetric, packed.metadata)
+    config = launch.MatvecConfig(program.block_n, program.blocks, program.num_warps, packed.strided, scalar)
+    words = torch.empty((1, 2, k // 8), dtype=torch.int32, device="cpu")
+    sums = torch.empty(1, k // 32, dtype=torch.float32, device="cpu")
+    out = torch.empty(1, n, dtype=torch.bfloat16, device="cpu")
+    early = capability >= (9, 0)
+    metadata = launch.metadata_of(w, config)
+    one = launch.prepare_matvec(w, metadata, words, sums, sums, None, out, config, early)
+    options = {"num_warps": program.num_warps} | ({"launch_pdl": True} if early else {})
+    with _pretend(capability):
+        kernel = launch.kernel_of(config).warmup(*one.arguments, **one.constants, **options, grid=one.grid)
+    return read(kernel, capability)

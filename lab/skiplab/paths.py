@@ -1,0 +1,55 @@
+"""Where `data/` is, where runs go, and what files are called: a name that comes from a run is only ever a slug."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+LONGEST_NAME = 120
+"""Letters of a file's name before its suffix; many file systems take 255 bytes."""
+
+
+def data_path(*parts: str) -> Path:
+    """A path inside `data/`: the packaged copy where there is one, else the repository's."""
+    return (_packaged() if installed() else _repository() / "data").joinpath(*parts)
+
+
+def installed() -> bool:
+    """Whether this is an installed package, which nothing may write into, and no checkout of the repository."""
+    return _packaged().is_dir()
+
+
+def notebooks_path() -> Path:
+    """The folder of the notebooks: the packaged ones, else the repository's."""
+    return _packaged().with_name("notebooks") if installed() else _repository() / "notebooks"
+
+
+def runs_directory() -> Path:
+    """Where new runs go: `data/runs` of a checkout; `runs` in the working folder where skiplab is installed."""
+    return Path("runs") if installed() else data_path("runs")
+
+
+def _packaged() -> Path:
+    return Path(__file__).resolve().parent / "data"
+
+
+def _repository() -> Path:
+    return Path(__file__).resolve().parents[2]
+
+
+def slug(text: str) -> str:
+    """Small letters, digits and dashes."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+
+
+def file_name(text: str, suffix: str) -> str:
+    """A file's name of any text: its slug, cut to a length that file systems take, or `unnamed`; and the suffix."""
+    return (slug(text)[:LONGEST_NAME].strip("-") or "unnamed") + suffix
+
+
+def inside(folder: Path, *parts: str) -> Path:
+    """The path in the folder; ValueError where a link, `..` or an absolute part would lead out of it."""
+    path = folder.joinpath(*parts)
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise ValueError(f"{'/'.join(parts)}: leads out of the folder {folder.name}; allowed are paths inside it")
+    return path

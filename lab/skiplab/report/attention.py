@@ -1,0 +1,50 @@
+"""The figures of a report on a prompt's attention."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from skiplab import figures, thin
+from skiplab.report.rows import place_of, records
+from skiplab.store import query
+from skiplab.templates import plotly_text
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import plotly.graph_objects as go
+
+
+def figures_of(table: pd.DataFrame, axes: list[str]) -> list[tuple[go.Figure, str]]:
+    """Each figure and the text under it."""
+    faster, rate = thin.lines(table, "q_len", axes, "sdpa"), thin.lines(table, "q_len", axes)
+    pairs = thin.grid(table[table["contender"].isin(["sdpa", "blockskip"])], "q_len", ["window", "mask"])
+    ours = thin.groups(table[table["contender"] == "blockskip"], axes)
+    slider = "move the slider to change the window or mask."
+    return [
+        (with_window_slider(figures.speedup, faster.table), f"Speed-up over dense + mask; {slider} {faster.words}"),
+        (with_window_slider(figures.throughput, rate.table),
+         f"Prompt tokens a second through one layer's attention. {rate.words}"),
+        (figures.heatmap(pairs.table), f"Times that block-skip is faster than dense + mask. {pairs.words}"),
+        (figures.flops(ours.table),
+         f"What the mask keeps, what block-skip executes, what dense attention executes. {ours.words}"),
+    ]  # fmt: skip
+
+
+def with_window_slider(make: Callable[[pd.DataFrame], go.Figure], table: pd.DataFrame) -> go.Figure:
+    """`make(table)` for all windows and for each of them in one figure, chosen with a native slider."""
+    masks = records(table.sort_values("window").drop_duplicates("mask"))  # windows, then what has none
+    choices = [("all", table), *((place_of("window", row), query(table, mask=row["mask"])) for row in masks)]
+    made: list[tuple[str, Any]] = [(name, make(part)) for name, part in choices]
+    figure, first = made[0][1], min(1, len(made) - 1)  # one window at first: all of them at once are many lines
+    owners = [index for index, (_, one) in enumerate(made) for _ in one.data]
+    figure.add_traces([trace for _, one in made[1:] for trace in one.data])
+    steps = [
+        {"label": plotly_text(name), "method": "update", "args": [{"visible": [owner == index for owner in owners]}]}
+        for index, (name, _) in enumerate(made)
+    ]
+    for trace, owner in zip(figure.data, owners, strict=True):
+        trace.update(visible=owner == first)
+    slider = {"active": first, "steps": steps, "currentvalue": {"prefix": "window or mask: "}, "pad": {"t": 70}}
+    height = figure.layout.height or 450
+    return figure.update_layout(sliders=[slider], height=height + 100, margin_b=(figure.layout.margin.b or 80) + 90)

@@ -1,0 +1,22 @@
+"""The figures of a report on quantised linear layers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from skiplab import figures, thin
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import plotly.graph_objects as go
+
+
+def figures_of(table: pd.DataFrame, axes: list[str]) -> list[tuple[go.Figure, str]]:
+    """Each figure and the text under it."""
+    part = thin.groups(table, axes)
+    time = "Time of a product, and the least that the machine's roofs allow."
+    bytes_moved = "Bytes that a product must move, each once, over its time."
+    return [
+        (figures.linear_time(part.table), f"{time} {part.words}"),
+        (figures.linear_bandwidth(part.table), f"{bytes_moved} {part.words}"),
+    ]

@@ -1,0 +1,241 @@
+"""A run -> one HTML file that works offline: figures, tables, where it is from, how to run it again, the raw data."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from skiplab import figures, thin
+from skiplab.figures.frames import AXES
+from skiplab.operations import OPERATIONS, Operation
+from skiplab.paths import file_name
+from skiplab.report.parts import PARTS
+from skiplab.report.rows import place_of, records
+from skiplab.store import END, Run
+from skiplab.templates import render, trusted
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import plotly.graph_objects as go
+
+
+UNCLAIMED = {"busy", "bimodal", "impossible", "unchecked", "unconverged"}  # no speed-up is claimed on these
+LEGEND = {"orientation": "v", "x": 1.01, "xanchor": "left", "y": 1, "yanchor": "top"}  # beside: lines are many
+RAW_BYTES = 6_000_000
+"""A run of more is not in its report: a browser would take long to open the page."""
+DOUBTS = {
+    "launch-bound": "called one by one it takes over 10 % longer than replayed: the host is the limit",
+    "l2-resident": "what a call reads was not rotated past five times the last cache",
+    "allocates": "the call takes device memory beyond its result",
+    "throttled": "the GPU had slowed its clocks while it was timed",
+    "busy": "other programs used over 5 % of the processor while it was timed",
+    "bimodal": "the samples fall into two groups",
+    "impossible": "faster than the machine's roofs allow: something is not measured right",
+    "unconverged": "the time budget ended before the median was sure to 0.5 %",
+    "tuned-elsewhere": "its tiles were tuned on another GPU of this compute capability",
+    "unchecked": "its result was not compared with the reference",
+}
+
+
+def write_report(run: Run, path: Path | str) -> Path:
+    """Write the run's report to `path` (one HTML file: plotly's 5 MB, and 15 more at most) and return the path."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(report_html(run), encoding="utf-8")
+    return path
+
+
+def report_html(run: Run) -> str:
+    """The report as text. Of a long run it shows a part, and says of each figure and table what is left out."""
+    from plotly.offline import get_plotlyjs
+
+    table = run.frame()
+    axes = (*OPERATIONS[run.operation].varying, "mask")
+    times, points = thin.places(table, axes), thin.points(table)
+    return "<!doctype html>\n" + render(
+        "report.page", title=title(run), plotly=trusted(get_plotlyjs()), provenance=run.provenance,
+        start=run.header.get("start", ""), summary=summary(table),
+        figures=[(_drawn(figure), text) for figure, text in report_figures(table)],
+        base=OPERATIONS[run.operation].baseline.words, times=time_table(times.table), times_left_out=times.words,
+        points=point_table(points.table), points_left_out=points.words, flags=_doubts(table),
+        command=run.header.get("command", ""), header=header_table(run), raw=raw_data(run),
+    )  # fmt: skip
+
+
+def title(run: Run) -> str:
+    """One line that says what was swept."""
+    axes = run.rows[0]["axes"] if run.rows else {}
+    if not axes:
+        return f"Skiplab run {run.run_id}: no point yet"
+    return f"Skiplab: {OPERATIONS[run.operation].subject(axes)}"
+
+
+def summary(table: pd.DataFrame) -> str:
+    """How many points came out how, and the best checked speed-up over the base, in words."""
+    counts = ", ".join(f"{number} {status}" for status, number in table["status"].value_counts().items())
+    text = f"{len(table)} points: {counts or 'none'}."
+    if not len(table):
+        return text
+    operation = OPERATIONS[table["operation"].iloc[0]]
+    base, axes = operation.baseline, operation.varying
+    unclaimed = [flags for flags in table["flags"].unique() if UNCLAIMED & set(flags.split(", "))]
+    doubtful: Any = table["flags"].isin(unclaimed)
+    faster: Any = figures.speedups(table.loc[~doubtful], base.contender, (*AXES, *(set(axes) - set(AXES))))
+    ours = faster[faster["contender"] == "blockskip"].sort_values("speedup")
+    if not len(ours):
+        return f"{text} No speed-up is claimed: no pair of points is free of doubt." if doubtful.any() else text
+    best = records(ours.iloc[-1:])[0]
+    told = [name for name in axes if not (name in operation.defaults or best[name] is None)]
+    place = ", ".join(_axis_words(operation, name, best) for name in told)
+    words = _compared(best["speedup"], base.label)
+    return f"{text} {base.ours} is {words} ({place}; results checked against float64)."
+
+
+def _compared(best: float, base: str) -> str:
+    """The largest of several speed-ups over a base, in words; one below 1 says that all of them are slow-downs."""
+    if best >= 1.05:
+        return f"up to {best:.1f} times as fast as {base}"
+    if best > 0.95:
+        return f"at best about as fast as {base}"
+    return f"slower than {base} at every point compared, and takes at least {1 / best:.1f} times as long"
+
+
+def report_figures(table: pd.DataFrame) -> list[tuple[go.Figure, str]]:
+    """The figures and the text under each."""
+    name = table["operation"].iloc[0] if len(table) else "attention"
+    part = thin.scatter(table[table["status"] == "ok"], "bound_ms", "median_ms")
+    against = figures.measured_vs_predicted(part.table if part.words else table)
+    words = f"Each point against the least time that the machine's roofs allow. {part.words}"
+    return [*PARTS[name].figures_of(table, [*OPERATIONS[name].varying, "mask"]), (against, words)]
+
+
+def time_table(table: pd.DataFrame) -> pd.DataFrame:
+    """A row for each workload, a column for each contender: `median (speed-up over the base)` or the status."""
+    import pandas as pd
+
+    if not len(table):
+        return pd.DataFrame()
+    operation = OPERATIONS[table["operation"].iloc[0]]
+    axes, base = operation.varying, operation.baseline
+    cells: dict[tuple[float | str, ...], dict[str, dict[str, Any]]] = {}
+    for row in records(table):
+        place = *(_order(row[name]) for name in axes), str(row["mask"])
+        cells.setdefault(place, {})[row["contender"]] = row
+    lines, contenders = [], table["contender"].unique()
+    for _, rows in sorted(cells.items()):
+        first = next(iter(rows.values()))
+        time = rows[base.contender]["median_ms"] if base.contender in rows else math.nan
+        place = {operation.heading(name): place_of(name, first) for name in axes}
+        lines.append({**place, **{name: _cell(rows.get(name), time, base.contender) for name in contenders}})
+    return pd.DataFrame.from_records(lines)
+
+
+def _order(value: float) -> float:
+    """Causal, which has no window, comes after the widest one."""
+    return math.inf if math.isnan(value) else value
+
+
+def _axis_words(operation: Operation, name: str, row: Mapping[str, Any]) -> str:
+    if name == "window" and math.isnan(row[name]):
+        return place_of(name, row)
+    return operation.words[name](row[name])
+
+
+def _cell(row: dict[str, Any] | None, base: float, base_name: str) -> str:
+    if row is None or row["status"] != "ok":
+        return "" if row is None else row["status"]
+    text = _time(row["median_ms"]) + ("*" if row["flags"] else "")
+    faster = base / row["median_ms"]
+    return text if math.isnan(faster) or row["contender"] == base_name else f"{text} ({faster:.2f}x)"
+
+
+def _time(milliseconds: float) -> str:
+    """Three digits, in the unit that needs no zeros in front."""
+    return f"{milliseconds * 1e3:.3g} us" if milliseconds < 0.1 else f"{_number(milliseconds)} ms"
+
+
+def point_table(table: pd.DataFrame) -> pd.DataFrame:
+    """Every point: time with quartiles, rates, error beside its tolerance, status, flags, and why it failed."""
+    import pandas as pd
+
+    numbers = ("median_ms", "low_ms", "high_ms", "useful_tflops", "gbps", "error", "tolerance")
+    axes = OPERATIONS[table["operation"].iloc[0]].varying if len(table) else ()
+    lines = [
+        {
+            "contender": row["contender"], **{name: place_of(name, row) for name in axes},
+            "status": row["status"], **{name: _number(row[name]) for name in numbers},
+            "method": row["method"], "samples": row["samples"], "flags": row["flags"], "why": row["error_text"],
+        }
+        for row in records(table)
+    ]  # fmt: skip
+    return pd.DataFrame.from_records(lines)
+
+
+def _number(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
+
+
+def header_table(run: Run) -> pd.DataFrame:
+    """What the header says, a line each."""
+    import pandas as pd
+
+    shown = {name: value for name, value in run.header.items() if name not in ("record", "command")}
+    lines = [(name, value if isinstance(value, str) else json.dumps(value)) for name, value in shown.items()]
+    return pd.DataFrame(lines, columns=["what", "value"])
+
+
+def _doubts(table: pd.DataFrame) -> list[tuple[str, str]]:
+    """Each flag of the run, and what it means."""
+    seen = sorted({flag for flags in table["flags"].unique() for flag in flags.split(", ") if flag})
+    return [(flag, DOUBTS.get(flag, "")) for flag in seen]
+
+
+def _drawn(figure: go.Figure) -> str:
+    """A live figure as plotly writes it: its data stands in a script, with `<` and `>` as escapes of JSON."""
+    figure.update_layout(legend=LEGEND, margin_r=240)
+    return trusted(figure.to_html(full_html=False, include_plotlyjs=False, config={"responsive": True}))
+
+
+@dataclass(frozen=True)
+class RawData:
+    """The run file in the page as base64, every sample; or, of a large one, its size and hash and no data."""
+
+    name: str
+    points: int
+    base64: str = ""
+    megabytes: float = 0.0
+    sha256: str = ""
+
+
+def raw_data(run: Run) -> RawData:
+    """The run's records as JSON lines, up to `RAW_BYTES`; of more, what tells the file where they are."""
+    name = file_name(run.path.stem if run.path else run.run_id, ".jsonl")
+    lines, size = [], 0
+    for line in _lines(run):
+        size += len(line)
+        if size > RAW_BYTES:
+            return _elsewhere(run, name)
+        lines.append(line)
+    return RawData(name, len(run.rows), base64.b64encode(b"".join(lines)).decode())
+
+
+def _elsewhere(run: Run, name: str) -> RawData:
+    """What tells the run's file, where there is one."""
+    if run.path is None or not run.path.is_file():
+        return RawData(name, len(run.rows))
+    with run.path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return RawData(run.path.name, len(run.rows), "", run.path.stat().st_size / 1e6, digest)
+
+
+def _lines(run: Run) -> Iterator[bytes]:
+    header = {name: value for name, value in run.header.items() if name not in END}
+    end = {name: run.header[name] for name in END if name in run.header}
+    for records_ in ([header], run.rows, [{"record": "end", **end}] if end else []):
+        yield from (json.dumps(record).encode() + b"\n" for record in records_)

@@ -1,0 +1,26 @@
+"""The module of each operation in this package, and what each of them must hold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Protocol
+
+from skiplab.operations import parts
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import plotly.graph_objects as go
+
+
+class Part(Protocol):
+    """What a report needs of an operation."""
+
+    def figures_of(self, table: pd.DataFrame, axes: list[str]) -> list[tuple[go.Figure, str]]:
+        """The figures of its rows and the text under each; of a long table a part is drawn, and the text says so.
+
+        axes: what its rows differ in, the mask included.
+        """
+        ...
+
+
+PARTS: Mapping[str, Part] = parts("skiplab.report")

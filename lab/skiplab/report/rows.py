@@ -1,0 +1,23 @@
+"""Rows of a frame as plain dictionaries, and their axes in words."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows as plain dictionaries."""
+    return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
+
+
+def place_of(name: str, row: Mapping[str, Any]) -> str:
+    """An axis in words; of a mask that is no window, its text."""
+    if name == "window" and math.isnan(row[name]):
+        text = row["mask"]
+        return text if isinstance(text, str) and text != "causal()" else "causal"
+    return f"{row[name]:.0f}"

@@ -1,0 +1,117 @@
+"""The sweep of a prompt's attention."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any, ClassVar
+
+import blockskip as bs
+from blockskip.arguments import integer
+
+from skiplab.machine import default_device
+from skiplab.store import Run
+from skiplab.sweep.grid import AnySweep
+from skiplab.sweep.running import run_sweep
+from skiplab.workload import Workload
+
+DEFAULT_CONTENDERS = ("blockskip", "sdpa", "sdpa-causal", "flex")
+
+
+@dataclass(frozen=True)
+class Sweep(AnySweep):
+    """Prefill: every prompt length x every window or mask x every contender, for one head shape, dtype and device.
+
+    A window of None is plain causal. mask: texts that `Mask.from_spec` reads, in the place of the windows; None: the
+    windows. buffer: slots of a cache that each prompt stands at the start of, its later keys masked off; None for as
+    many as there are tokens. TypeError or ValueError names the field, what was given and what is allowed.
+    """
+
+    contenders: tuple[str, ...] = DEFAULT_CONTENDERS
+    q_len: tuple[int, ...] = (512, 1024, 2048, 4096)
+    window: tuple[int | None, ...] | None = (256, 512, 1024, None)
+    batch: int = 1
+    q_heads: int = 8
+    kv_heads: int = 8
+    head_dim: int = 128
+    dtype: str = "bfloat16"
+    buffer: int | None = None
+    device: str = "cpu"
+    seed: int = 0
+    budget_s: float = 5.0
+    mask: tuple[str, ...] | None = None
+    operation: ClassVar[str] = "attention"
+    verb: ClassVar[str] = "sweep"
+
+    def __post_init__(self) -> None:
+        self._check_axis("mask")
+        if self.buffer is not None:
+            integer("buffer", self.buffer, 1)
+        super().__post_init__()
+        if (self.window is None) == (self.mask is None):
+            words = f"got {self.window!r} with the mask {self.mask!r}"
+            raise ValueError(f"window: {words}; a sweep runs over windows or over masks: one of the two must be None")
+        if self.buffer is not None and self.mask is not None:
+            raise ValueError(f"buffer: got {self.buffer} with the mask {self.mask!r}; it goes with windows alone")
+        if self.buffer is not None and self.buffer < max(self.q_len):
+            raise ValueError(f"buffer: got {self.buffer}; allowed is at least the longest prompt, {max(self.q_len)}")
+
+    def workloads(self) -> list[Workload]:
+        return [self.workload(q_len, one) for q_len, one in product(self.q_len, self.mask or self.window or ())]
+
+    def workload(self, q_len: int, window: int | str | None) -> Workload:
+        """The sweep's workload at one prompt length and window, or a mask's text in its place."""
+        if isinstance(window, str):
+            mask = bs.Mask.from_spec(window)
+        else:
+            mask = bs.causal() if window is None else bs.sliding_window(window)
+        start = None if self.buffer is None else 0
+        return Workload(
+            q_len, self.buffer, mask, self.batch, self.q_heads, self.kv_heads, self.head_dim, self.dtype, start,
+        )  # fmt: skip
+
+
+def sweep(
+    contenders: Sequence[str] = DEFAULT_CONTENDERS,
+    *,
+    q_len: Iterable[int] = (512, 1024, 2048, 4096),
+    window: Iterable[int | None] | None = None,
+    mask: Iterable[bs.Mask | str] | bs.Mask | str | None = None,
+    device: str | None = None,
+    path: Path | str | None = None,
+    isolate: bool = True,
+    progress: bool = True,
+    **shape: Any,
+) -> Run:
+    """Measure contenders over prompt lengths and windows, or masks; `run.plot()` draws it, `run.frame()` is the table.
+
+    window: None for those of `Sweep`, where no mask is given. mask: each by its text, or one that has a text alone (a
+    mask made of tensors or of a function has none: ValueError). shape: batch, q_heads, kv_heads, head_dim, dtype,
+    buffer, seed, budget_s, as in `Sweep`.
+    """
+    masks = [mask] if isinstance(mask, str | bs.Mask) else mask
+    texts = None if masks is None else tuple(map(mask_text, masks))
+    windows = Sweep.window if window is None and texts is None else window
+    wanted = Sweep(
+        tuple(contenders), tuple(q_len), None if windows is None else tuple(windows), mask=texts,
+        device=device or default_device(), **shape,
+    )  # fmt: skip
+    return run_sweep(wanted, path, isolate=isolate, progress=progress)
+
+
+def mask_text(mask: bs.Mask | str) -> str:
+    """The text of a mask that says all of it; ValueError for text that is none, and for masks that text cannot hold."""
+    if not isinstance(mask, str | bs.Mask):
+        raise ValueError(f"mask: got {mask!r}; allowed are blockskip's masks, and their texts")
+    try:
+        spec = bs.Mask.from_spec(mask).spec() if isinstance(mask, str) else mask.spec()
+    except ValueError as error:
+        raise ValueError(f"mask: got {mask!r}: {error}") from None
+    if not isinstance(spec, str):
+        raise ValueError(f"mask: got {spec[0]!r}, which holds tensors; a run file can only hold masks that are text")
+    return spec
+
+
+SWEEP = Sweep

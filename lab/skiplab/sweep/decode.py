@@ -1,0 +1,68 @@
+"""The sweep of decode steps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any, ClassVar
+
+from skiplab.machine import default_device
+from skiplab.store import Run
+from skiplab.sweep.grid import AnySweep
+from skiplab.sweep.running import run_sweep
+from skiplab.workload import DecodeWorkload
+
+
+@dataclass(frozen=True)
+class DecodeSweep(AnySweep):
+    """Decode: every number of keys x every window x every contender, for one head shape, dtype and device.
+
+    buffer: slots of the cache, None for as many as there are keys. A window of None sees all keys. ValueError names
+    the field, what was given and what is allowed.
+    """
+
+    contenders: tuple[str, ...] = ("blockskip", "sdpa", "flex")
+    kv_len: tuple[int, ...] = (256, 1024, 4096, 16384)
+    window: tuple[int | None, ...] = (None, 1024)
+    q_len: int = 1
+    batch: int = 1
+    q_heads: int = 8
+    kv_heads: int = 8
+    head_dim: int = 128
+    dtype: str = "bfloat16"
+    buffer: int | None = None
+    device: str = "cpu"
+    seed: int = 0
+    budget_s: float = 5.0
+    operation: ClassVar[str] = "decode"
+    verb: ClassVar[str] = "decode"
+
+    def workloads(self) -> list[DecodeWorkload]:
+        return [
+            DecodeWorkload(
+                kv_len, window, self.q_len, self.batch, self.q_heads, self.kv_heads, self.head_dim, self.dtype,
+                self.buffer,
+            )
+            for kv_len, window in product(self.kv_len, self.window)
+        ]  # fmt: skip
+
+
+def sweep_decode(
+    contenders: Sequence[str] = DecodeSweep.contenders,
+    *,
+    kv_len: Iterable[int] = DecodeSweep.kv_len,
+    window: Iterable[int | None] = DecodeSweep.window,
+    device: str | None = None,
+    path: Path | str | None = None,
+    isolate: bool = True,
+    progress: bool = True,
+    **shape: Any,
+) -> Run:
+    """As `sweep`, of decode steps over numbers of keys and windows. shape: the other fields of `DecodeSweep`."""
+    wanted = DecodeSweep(tuple(contenders), tuple(kv_len), tuple(window), device=device or default_device(), **shape)
+    return run_sweep(wanted, path, isolate=isolate, progress=progress)
+
+
+SWEEP = DecodeSweep

@@ -1,0 +1,127 @@
+"""Axes -> points -> measurements; a run that is interrupted goes on where it stopped."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import uuid
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from skiplab.machine import Machine, describe, this_machine
+from skiplab.measure import Child, Measurement, Point, measure
+from skiplab.measure.serving import bars_of_one_process
+from skiplab.measure.timing import THROTTLE_RETRIES, Cancelled
+from skiplab.paths import runs_directory, slug
+from skiplab.provenance import git_state, now, source_hash, triton_version
+from skiplab.store import Run, RunWriter
+from skiplab.sweep.grid import AnySweep, usable
+
+
+def run_header(sweep: AnySweep, topic: str, machine: Machine) -> dict[str, Any]:
+    """What a run file says of itself before its first row; no host name, no user's path."""
+    identity = describe(sweep.device)
+    day = datetime.now(UTC).date().isoformat()
+    return {
+        "run_id": f"{day}-{slug(identity['name'])}-{slug(topic)}-{uuid.uuid4().hex[:6]}",
+        "argv": [Path(sys.argv[0]).name, *(_without_path(word) for word in sys.argv[1:])],
+        "operation": sweep.operation, "command": sweep.command(), "seed": sweep.seed,
+        "parameters": asdict(cast(Any, sweep)),
+        "git": git_state(),
+        "source_hash": source_hash(), "python": platform.python_version(), "torch": torch.__version__,
+        "triton": triton_version(), "cuda": torch.version.cuda, "device": identity,
+        "threads": torch.get_num_threads(), "cpu": describe("cpu")["name"],
+        "roof": machine.roof(), "start": now(),
+    }  # fmt: skip
+
+
+def _without_path(word: str) -> str:
+    return Path(word).name if os.sep in word else word
+
+
+def default_path(sweep: AnySweep, topic: str) -> Path:
+    """`data/runs/<date>-<device>-<topic>-<parameters>.jsonl`: the same sweep on the same day goes on."""
+    day = datetime.now(UTC).date().isoformat()
+    device = slug(describe(sweep.device)["name"])
+    return runs_directory() / f"{day}-{device}-{slug(topic)}-{sweep.key}.jsonl"
+
+
+def run_sweep(
+    sweep: AnySweep,
+    path: Path | str | None = None,
+    *,
+    topic: str | None = None,
+    on_start: Callable[[Run], None] | None = None,
+    on_measurement: Callable[[Measurement], None] | None = None,
+    cancelled: Callable[[], bool] = lambda: False,
+    progress: bool = True,
+    isolate: bool = True,
+    again: Collection[str] = (),
+    retries: int = THROTTLE_RETRIES,
+) -> Run:
+    """Measure every point that the run file does not hold yet, and return the run.
+
+    ValueError, and the file stays as it is, where it is no run, one of other parameters, or being written by another.
+    Cancelled, or interrupted by Ctrl-C, it keeps what was measured under an end that says so; the same call goes on.
+
+    path: the JSONL file, continued if it exists; None is `default_path` with the topic (default: the operation).
+    on_start: called with what the file holds already, once it is repaired, before the first point is measured.
+    on_measurement: called after each row is on the disk.
+    cancelled: asked several times a second; what has been measured is kept.
+    isolate: measure in a child process, which a crash or a timeout ends; without it everything happens in this one.
+    again: statuses and flags (`crashed`, `busy`) whose points are measured once more; a point's later row counts.
+    retries: how often the samples of a throttled GPU are taken again, after a pause.
+    """
+    from tqdm.auto import tqdm
+
+    bars_of_one_process()
+    topic = topic or sweep.operation
+    path = Path(path) if path is not None else default_path(sweep, topic)
+    if not usable(sweep.device):
+        raise ValueError(f"device: torch sees no {sweep.device} here; cpu is always there")
+    points = sweep.points()  # before there is a file: a sweep that cannot be leaves none
+    machine = this_machine(sweep.device, sweep.dtype)
+    with RunWriter(path, run_header(sweep, topic, machine)) as writer:
+        if on_start is not None:
+            on_start(writer.run)
+        settled = writer.settled(again)
+        points = [point for point in points if row_key(point) not in settled]
+        bar = tqdm(points, unit="point", disable=not progress, desc="measured")
+        with ending(writer), Child() if isolate and points else nullcontext() as child, bar:
+            take = child.measure if child is not None else measure
+            for point in bar:
+                bar.set_postfix_str(f"{point.contender}, {point.workload.size}", refresh=True)
+                if cancelled():
+                    raise Cancelled
+                limits = {"machine": machine, "retries": retries, "cancelled": cancelled}
+                taken = take(point, sweep.seed, sweep.budget_s, **limits)
+                writer.append({**taken.row(), "key": row_key(point), "source_hash": source_hash()})
+                if on_measurement is not None:
+                    on_measurement(taken)
+        return replace(writer.run, source="measured")
+
+
+@contextmanager
+def ending(writer: RunWriter) -> Iterator[None]:
+    """Notes the run's end when the block is left, as interrupted by Cancelled, which ends here, or by Ctrl-C."""
+    try:
+        yield
+    except Cancelled:
+        writer.finish(now(), interrupted=True)
+    except KeyboardInterrupt:
+        writer.finish(now(), interrupted=True)
+        raise
+    else:
+        writer.finish(now())
+
+
+def row_key(point: Point) -> str:
+    """What resuming looks for: the point, and the kernels' sources (device and versions are the header's)."""
+    return f"{point.key} | {source_hash()}"

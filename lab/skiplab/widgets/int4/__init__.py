@@ -1,0 +1,1 @@
+"""The explorer of packed weights: how they lie in memory, and what a warp asks for."""

@@ -1,0 +1,167 @@
+"""Int4Explorer: a quantised weight as it lies in memory, what a warp asks for, and what a format costs in error."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+import ipywidgets as w
+
+from skiplab.figures import nibbles
+from skiplab.machine import known_gpus
+from skiplab.packed_weight import GROUP_SIZES, LANES, PROGRAMS, WEIGHTS, random_qualities
+from skiplab.widgets import controls
+from skiplab.widgets.fallback import with_picture
+from skiplab.widgets.int4 import words
+from skiplab.widgets.int4.settings import LAYOUTS, LOADS, OTHER, Int4Settings
+from skiplab.widgets.int4.view import MemoryView
+from skiplab.workload import LINEARS
+
+METADATA_WORDS = {"bfloat16": "bfloat16 scales and zero points", "uint8": "uint8 codes, a step for 256 weights"}
+MOST_ROWS, MOST_COLUMNS = 1 << 19, 1 << 17
+ADVICE = "Change the setting that the message names; the picture still shows the last state that was possible."
+
+
+class Int4Explorer(w.VBox):
+    """A weight's memory to look at; keywords are those of `Int4Settings`: `Int4Explorer(bits=8, layout="strided")`.
+
+    `settings` is what it shows, and `set(group_size=64)` moves its controls from code. An unknown setting raises
+    TypeError, a wrong value ValueError. All of it is computed: sizes and loads from the kernel's access pattern, errors
+    by quantising random weights here, floors from data sheets. Nothing is timed.
+    """
+
+    def __init__(self, **settings: Any):
+        known = [field.name for field in fields(Int4Settings)]
+        for name in settings:
+            if name not in known:
+                raise TypeError(f"{name}: Int4Explorer has no such setting; there are {', '.join(known)}")
+        self.settings = Int4Settings(**settings)
+        self._quiet = False
+        self._build()
+        row = w.HBox([self._column(), self._view()], layout=w.Layout(flex_flow="row wrap"))
+        super().__init__([row, self._prediction, self._formats])
+        self.add_class("skiplab-int4-explorer")
+        for control in self._controls.values():
+            control.observe(self._changed, "value")
+        self._layer.observe(self._layer_chosen, "value")
+        self.memory.observe(lambda change: self._lane_chosen(change["new"]), "lane")
+        self._show()
+
+    def code(self) -> str:
+        """Python that makes what is shown."""
+        return self.settings.code()
+
+    def set(self, **settings: Any) -> None:
+        """Move controls from code; the same names as in `Int4Settings`."""
+        wanted = {field.name: getattr(self.settings, field.name) for field in fields(Int4Settings)} | settings
+        self._accept(Int4Settings(**wanted))
+
+    def _build(self) -> None:
+        s, choice, count = self.settings, controls.choice, controls.Count
+        programs = [(f"{name}: {program.words}", name) for name, program in PROGRAMS.items()]
+        self._layer = choice("Layer", [*LINEARS, OTHER], s.layer, "layer")
+        self._controls: dict[str, Any] = {
+            "out_features": count("Outputs (N)", "rows", s.out_features, 1, MOST_ROWS, "out-features"),
+            "in_features": count("Inputs (K)", "weights", s.in_features, 32, MOST_COLUMNS, "in-features"),
+            "bits": choice("Codes", [("int4", 4), ("int8", 8)], s.bits, "bits"),
+            "group_size": choice("Group size", [(f"{n} weights", n) for n in GROUP_SIZES], s.group_size, "group-size"),
+            "symmetric": controls.tick("symmetric: no zero point", s.symmetric, "symmetric"),
+            "metadata": choice("Metadata", _turned(METADATA_WORDS), s.metadata, "metadata"),
+            "weights": choice("Random weights", WEIGHTS, s.weights, "weights"),
+            "layout": choice("Metadata lies", _turned(LAYOUTS), s.layout, "layout"),
+            "activation_loads": choice("Activations", _turned(LOADS), s.activation_loads, "activation-loads"),
+            "program": choice("Program", programs, s.program, "program"),
+            "row": count("Row", "", s.row, 0, MOST_ROWS - 1, "row"),
+            "step": _slider("Step", s.step, s.last_step, "step"),
+            "lane": _slider("Lane", s.lane, LANES - 1, "lane"),
+            "predict_for": choice("Predict for", [*known_gpus()], s.predict_for, "predict-for"),
+        }
+        self._counts, self._asked, self._formats, self._prediction, self._problem = (w.HTML() for _ in range(5))
+        self.memory = MemoryView(_picture(s), words.plain(s))
+        self._copy = controls.CodeBox(code=s.code())
+        self._code = w.Accordion([self._copy], titles=("Copy as code",), selected_index=None)
+
+    def _column(self) -> w.Widget:
+        c, heading = self._controls, controls.heading
+        return w.VBox(
+            [
+                heading("The weight"), self._layer, c["out_features"], c["in_features"],
+                heading("The format"), c["bits"], c["group_size"], c["symmetric"], c["metadata"],
+                heading("How it lies and is loaded"), c["layout"], c["activation_loads"], c["program"],
+                heading("Where to look"), c["row"], c["step"], c["lane"],
+                heading("Error and floor"), c["weights"], c["predict_for"], self._code,
+            ],
+            layout=w.Layout(width="500px"),
+        )  # fmt: skip
+
+    def _view(self) -> w.Widget:
+        parts = [self._problem, self._counts, self.memory, self._asked]
+        return w.VBox(parts, layout=w.Layout(min_width="480px", flex="1 1 480px"))
+
+    def _changed(self, _: Any) -> None:
+        if self._quiet:
+            return
+        values = {name: control.value for name, control in self._controls.items()}
+        try:
+            # fewer steps than before: the last one is shown
+            steps = Int4Settings(**{**values, "step": 0}).last_step
+            settings = Int4Settings(**{**values, "step": min(values["step"], steps)})
+        except (TypeError, ValueError) as error:
+            self._problem.value = controls.problem(str(error), ADVICE)
+            return
+        self._accept(settings)
+
+    def _layer_chosen(self, change: Any) -> None:
+        if not self._quiet and change["new"] in LINEARS:
+            out_features, in_features = LINEARS[change["new"]]
+            self._quiet = True
+            self._controls["out_features"].value, self._controls["in_features"].value = out_features, in_features
+            self._controls["row"].value = min(self._controls["row"].value, out_features - 1)
+            self._quiet = False
+            self._changed(None)
+
+    def _lane_chosen(self, lane: int) -> None:
+        self._controls["lane"].value = lane
+
+    def _accept(self, settings: Int4Settings) -> None:
+        """These settings are shown, by the controls too."""
+        self._quiet = True
+        self.settings = settings
+        self._controls["step"].max = settings.last_step
+        for name, control in self._controls.items():
+            control.value = getattr(settings, name)
+        self._layer.value = settings.layer
+        self._quiet = False
+        self._problem.value = ""
+        self._show()
+
+    def _show(self) -> None:
+        s = self.settings
+        machine = known_gpus()[s.predict_for]
+        self.memory.show(_picture(s), words.plain(s))
+        self._counts.value = words.counts(s)
+        self._asked.value = words.asked(s)
+        self._formats.value = words.formats(random_qualities(s.weights), s, machine)
+        self._prediction.value = words.prediction(s, machine)
+        self._copy.code = s.code()
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> Any:
+        text = f"Int4Explorer: {words.plain(self.settings)}"
+        return with_picture(super()._repr_mimebundle_(**kwargs), nibbles.png(self.memory.picture, text), text)
+
+
+def _picture(s: Int4Settings) -> nibbles.Picture:
+    return nibbles.memory(s.packed, s.kernel, s.row, s.step, s.lane, s.scalar, s.codes)
+
+
+def _turned(names: dict[str, str]) -> list[tuple[str, str]]:
+    """(label, name) pairs of names with labels."""
+    return [(label, name) for name, label in names.items()]
+
+
+def _slider(label: str, value: int, most: int, name: str) -> w.IntSlider:
+    slider = w.IntSlider(
+        value, 0, most, description=label, style={"description_width": controls.LABEL}, layout=w.Layout(width="400px")
+    )
+    slider.add_class(f"skiplab-{name}")
+    return slider

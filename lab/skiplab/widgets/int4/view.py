@@ -1,0 +1,42 @@
+"""MemoryView: a picture of memory in a notebook; pointer and arrow keys follow a lane through it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import anywidget
+import traitlets
+
+from skiplab.figures import nibbles
+from skiplab.packed_weight import LANES
+from skiplab.widgets.fallback import with_picture
+
+
+class MemoryView(anywidget.AnyWidget):
+    """The picture of one step; `show(picture, label)` changes it. `lane` is the one that a person chose in it.
+
+    Traits that the browser knows: `svg` (the picture), `lane` (0 to 31) and `last_lane`. What a cell is, stands in it.
+    """
+
+    _esm = Path(__file__).with_name("view.js")
+    _css = Path(__file__).with_name("view.css")
+
+    svg = traitlets.Unicode().tag(sync=True)
+    lane = traitlets.Int(0).tag(sync=True)
+    last_lane = traitlets.Int(LANES - 1).tag(sync=True)
+
+    def __init__(self, picture: nibbles.Picture, label: str, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.show(picture, label)
+
+    def show(self, picture: nibbles.Picture, label: str) -> None:
+        """Draw another picture; `label` says in words what it shows."""
+        self.picture, self.label = picture, label
+        with self.hold_sync():
+            self.svg = nibbles.svg(picture, label)
+            self.lane = picture.lane
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> Any:
+        bundle = super()._repr_mimebundle_(**kwargs)
+        return with_picture(bundle, nibbles.png(self.picture, self.label), self.label)

@@ -1,0 +1,1 @@
+"""The explorer of masks: which tiles they leave, and what that saves."""

@@ -1,0 +1,124 @@
+"""TileCanvas: the tile map in a notebook, drawn from row runs; pointer, click and arrow keys tell what a tile is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import anywidget
+import blockskip as bs
+import numpy as np
+import traitlets
+
+from skiplab.figures import tiles
+from skiplab.widgets.fallback import with_picture
+
+MOST_RUNS = 150_000
+"""Maps of more runs (1.8 MB) are sent as shares of pixels instead: what the canvas shows is the same."""
+
+
+class TileCanvas(anywidget.AnyWidget):
+    """The picture of one tile map; `show(tilemap)` changes it, `lay_over(visits)` adds what a kernel recorded.
+
+    Traits that the browser knows: `map` (sizes and runs, binary), `label` (its counts in words), `focused` (row and
+    column of the focused tile, -1 for none), `visits` (uint8 [rows, cols], what a kernel did: 0 left out, 1 masked,
+    2 unmasked) and `differences` (int32 [n, 2], tiles where that is not what was planned).
+    """
+
+    _esm = Path(__file__).with_name("view.js")
+    _css = Path(__file__).with_name("view.css")
+
+    map = traitlets.Dict().tag(sync=True)
+    label = traitlets.Unicode().tag(sync=True)
+    focused = traitlets.List([-1, -1]).tag(sync=True)
+    visits = traitlets.Bytes(b"").tag(sync=True)
+    differences = traitlets.Bytes(b"").tag(sync=True)
+
+    def __init__(self, tilemap: bs.TileMap, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.on_msg(self._answer)
+        self.show(tilemap)
+
+    def show(self, tilemap: bs.TileMap) -> None:
+        """Draw another map; what was laid over the old one goes."""
+        self.tilemap = tilemap
+        row, col = self.focused
+        with self.hold_sync():
+            self.visits = self.differences = b""
+            self.focused = [min(row, tilemap.rows - 1), min(col, tilemap.cols - 1)]
+            self.map = payload(tilemap)
+            self.label = tiles.words(tilemap)
+
+    def lay_over(self, visits: np.ndarray) -> int:
+        """Lay over what a kernel recorded, uint8 [rows, cols]; returns how many tiles differ from the plan."""
+        wrong = differences(self.tilemap, visits)
+        with self.hold_sync():
+            self.visits = np.ascontiguousarray(visits, np.uint8).tobytes()
+            self.differences = wrong.astype(np.int32).tobytes()
+        return len(wrong)
+
+    def open_tile(self, row: int, col: int) -> None:
+        """Show one tile element by element beside the map."""
+        content, bits = opened(self.tilemap, row, col)
+        self.focused = [row, col]
+        self.send({"kind": "tile", **content}, [bits])
+
+    def _answer(self, _: Any, message: dict[str, Any], buffers: list[memoryview]) -> None:
+        where = [int(message[name]) for name in ("row", "col", "end_row", "end_col")]
+        if where[2] > self.tilemap.rows or where[3] > self.tilemap.cols:
+            return  # asked about the map before this one
+        if message["kind"] == "about":
+            self.send({"kind": "about", "id": message["id"], "text": tiles.describe(self.tilemap, *where) + "."})
+        else:
+            self.open_tile(*tiles.first_of_interest(self.tilemap, *where))
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> Any:
+        return with_picture(super()._repr_mimebundle_(**kwargs), picture(self.tilemap), tiles.words(self.tilemap))
+
+
+def payload(tilemap: bs.TileMap) -> dict[str, Any]:
+    """What the browser draws from: sizes, and runs as int32 (for very many runs the shares of pixels as uint8)."""
+    names = ("rows", "cols", "block_m", "block_n", "q_len", "kv_len", "q_start")
+    sizes = {name: int(getattr(tilemap, name)) for name in names}
+    if len(tilemap.runs) <= MOST_RUNS:
+        runs = {"run_start": tilemap.run_start.astype("<i4").tobytes(), "runs": tilemap.runs.astype("<i4").tobytes()}
+        return {**sizes, **runs}
+    shares = tiles.coverage(tilemap, *tiles.size(tilemap, 440))
+    _, height, width = shares.shape
+    return {
+        **sizes,
+        "shares": np.rint(shares * 255).astype(np.uint8).tobytes(),
+        "share_width": width,
+        "share_height": height,
+    }
+
+
+def opened(tilemap: bs.TileMap, row: int, col: int) -> tuple[dict[str, Any], bytes]:
+    """One tile: size, place and words; and its kept elements as bits, row by row, the highest bit first."""
+    kept = tilemap.tile(row, col)
+    content = {
+        "row": row, "col": col, "height": kept.shape[0], "width": kept.shape[1],
+        "first_query": row * tilemap.block_m, "first_key": col * tilemap.block_n,
+        "text": tiles.describe(tilemap, row, col) + ".",
+    }  # fmt: skip
+    return content, np.packbits(kept).tobytes()
+
+
+def differences(tilemap: bs.TileMap, visits: np.ndarray) -> np.ndarray:
+    """int64 [n, 2]: tiles (row, column) that a kernel should have left out and did not, or the other way about.
+
+    A tile that the plan calls full may be run with the mask: that costs time and changes no result; so only a partial
+    tile run without the mask, a visited empty one and a left-out other one count.
+    """
+    state = np.asarray(tilemap.state)
+    visits = np.asarray(visits)
+    if visits.shape != state.shape:
+        raise ValueError(f"visits: given shape {visits.shape}; the map has {state.shape[0]} x {state.shape[1]} tiles")
+    return np.argwhere(((visits != 0) != (state != 0)) | ((visits == 2) & (state == 1)))
+
+
+def picture(tilemap: bs.TileMap) -> bytes:
+    """The map with its axes, legend and counts as a PNG, for readers without widgets."""
+    from skiplab.figures import static
+
+    return static.png(static.tilemap(tilemap), bare=True)

@@ -1,0 +1,1 @@
+"""The explorer of splits: which program of a decode step reads which keys."""

@@ -1,0 +1,159 @@
+"""SplitExplorer: which program of a decode call reads which keys, and how busy that keeps a GPU, policy by policy."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from typing import Any
+
+import ipywidgets as w
+
+from skiplab.machine import known_gpus
+from skiplab.occupancy import POLICIES
+from skiplab.widgets import controls
+from skiplab.widgets.fallback import with_picture
+from skiplab.widgets.splits import words
+from skiplab.widgets.splits.settings import LIMITS, SplitSettings
+from skiplab.widgets.splits.view import SplitView
+from skiplab.workload import DTYPES, MODELS
+
+ADVICE = "Change the setting that the message names; the picture still shows the last state that was possible."
+OPTIONAL = {"buffer": "as_keys", "window": "no_window"}
+"""A length that may be left out -> the box that leaves it out."""
+
+
+class SplitExplorer(w.VBox):
+    """A decode call to play with; keywords are those of `SplitSettings`: `SplitExplorer(kv_len=4096, buffer=None)`.
+
+    `settings` is what it shows, and `set(window=1024)` moves its controls from code. An unknown setting raises
+    TypeError, a wrong value ValueError. All of it is computed from sizes and data sheets (`skiplab.occupancy`); nothing
+    is timed.
+    """
+
+    def __init__(self, **settings: Any):
+        known = [field.name for field in fields(SplitSettings)]
+        for name in settings:
+            if name not in known:
+                raise TypeError(f"{name}: SplitExplorer has no such setting; there are {', '.join(known)}")
+        self.settings = SplitSettings(**settings)
+        self._quiet = False
+        self._build()
+        row = w.HBox([self._column(), self._view()], layout=w.Layout(flex_flow="row wrap"))
+        super().__init__([row, self._table, self._prediction])
+        self.add_class("skiplab-split-explorer")
+        for name, control in self._controls.items():
+            control.observe(lambda change, name=name: self._changed(name), "value")
+        self.view.observe(lambda change: self._chosen(change["new"]), "program")
+        self._show()
+
+    def code(self) -> str:
+        """Python that makes what is shown."""
+        return self.settings.code()
+
+    def set(self, **settings: Any) -> None:
+        """Move controls from code; the same names as in `SplitSettings`."""
+        wanted = {**vars(self.settings), **settings}
+        self._accept(SplitSettings(**wanted) if "program" in settings else self._near(wanted))
+
+    def _build(self) -> None:
+        s, choice, count, tick = self.settings, controls.choice, controls.Count, controls.tick
+        self._controls: dict[str, Any] = {
+            "kv_len": count("KV length", "keys", s.kv_len, 1, LIMITS["kv_len"], "kv-len"),
+            "buffer": count("Buffer", "slots", s.slots, 1, LIMITS["buffer"], "buffer"),
+            "as_keys": tick("as many slots as keys", s.buffer is None, "as-keys"),
+            "window": count("Window", "keys", s.window or 1024, 1, LIMITS["window"], "window"),
+            "no_window": tick("no window: every earlier key", s.window is None, "no-window"),
+            "q_len": count("Queries", "tokens", s.q_len, 1, LIMITS["q_len"], "q-len"),
+            "batch": count("Batch", "sequences", s.batch, 1, LIMITS["batch"], "batch"),
+            "model": choice("Head shape", [(_model_label(name), name) for name in MODELS], s.model, "model"),
+            "dtype": choice("Number format", DTYPES, s.dtype, "dtype", "240px"),
+            "gpu": choice("GPU", [(_gpu_label(name), name) for name in known_gpus()], s.gpu, "gpu"),
+            "policy": w.RadioButtons(options=[(label, name) for name, label in POLICIES.items()], value=s.policy,
+                                     layout=w.Layout(width="auto")),
+        }  # fmt: skip
+        self._controls["policy"].add_class("skiplab-policy")
+        self._counts, self._table, self._prediction, self._problem = (w.HTML() for _ in range(4))
+        self.view = SplitView(s, words.plain(s))
+        self._copy = controls.CodeBox(code=s.code())
+        self._code = w.Accordion([self._copy], titles=("Copy as code",), selected_index=None)
+
+    def _column(self) -> w.Widget:
+        c, heading = self._controls, controls.heading
+        return w.VBox(
+            [
+                heading("How the keys are divided"), c["policy"],
+                heading("The cache"), c["kv_len"], c["buffer"], c["as_keys"], c["window"], c["no_window"],
+                heading("The call"), c["q_len"], c["batch"], c["model"], c["dtype"],
+                heading("The GPU"), c["gpu"], self._code,
+            ],
+            layout=w.Layout(width="500px"),
+        )  # fmt: skip
+
+    def _view(self) -> w.Widget:
+        parts = [self._problem, self._counts, self.view]
+        return w.VBox(parts, layout=w.Layout(min_width="480px", flex="1 1 480px"))
+
+    def _changed(self, name: str) -> None:
+        if self._quiet:
+            return
+        values = {key: control.value for key, control in self._controls.items()}
+        for length, box in OPTIONAL.items():
+            if values.pop(box):
+                values[length] = None
+        for less, more in (("q_len", "kv_len"), ("kv_len", "buffer")):
+            if values[more] is not None and values[more] < values[less]:
+                # the one that was moved takes the other along
+                moved, other = (more, less) if name == more else (less, more)
+                values[other] = values[moved]
+        try:
+            self._accept(self._near(values))
+        except (TypeError, ValueError) as error:
+            self._problem.value = controls.problem(str(error), ADVICE)
+
+    def _near(self, values: dict[str, Any]) -> SplitSettings:
+        """These settings, with the program that is outlined now, or the last one where there are fewer."""
+        settings = SplitSettings(**{**values, "program": 0})
+        return replace(settings, program=min(self.settings.program, settings.schedule.programs - 1))
+
+    def _chosen(self, program: int) -> None:
+        if not self._quiet:
+            self._accept(replace(self.settings, program=program))
+
+    def _accept(self, settings: SplitSettings) -> None:
+        """These settings are shown, by the controls too."""
+        self._quiet = True
+        self.settings = settings
+        for name, control in self._controls.items():
+            if name in OPTIONAL.values():
+                length = next(length for length, box in OPTIONAL.items() if box == name)
+                control.value = getattr(settings, length) is None
+            elif name == "buffer":
+                control.value = settings.slots
+            elif getattr(settings, name) is not None:  # a window that is switched off keeps its place
+                control.value = getattr(settings, name)
+        self._problem.value = ""
+        self._show()
+        self._quiet = False
+
+    def _show(self) -> None:
+        s = self.settings
+        for length in OPTIONAL:
+            self._controls[length].disabled = getattr(s, length) is None
+        self.view.show(s, words.plain(s))
+        self._counts.value = words.counts(s)
+        self._table.value = words.table(s)
+        self._prediction.value = words.prediction(s)
+        self._copy.code = s.code()
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> Any:
+        text = f"SplitExplorer: {words.plain(self.settings)}"
+        return with_picture(super()._repr_mimebundle_(**kwargs), self.view.png(), text)
+
+
+def _model_label(name: str) -> str:
+    shape = MODELS[name]
+    return f"{name}: {shape.q_heads}/{shape.kv_heads} heads of {shape.head_dim}"
+
+
+def _gpu_label(name: str) -> str:
+    gpu = known_gpus()[name]
+    return f"{name}: {gpu.sms} SMs, {gpu.bandwidth_gbps:,.0f} GB/s"

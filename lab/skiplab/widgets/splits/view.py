@@ -1,0 +1,59 @@
+"""SplitView: the picture of a decode call's programs in a notebook; pointer and arrow keys follow one of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import anywidget
+import traitlets
+
+from skiplab.figures import nibbles, splits
+from skiplab.figures.nibbles import Picture
+from skiplab.occupancy import Schedule
+from skiplab.widgets.fallback import with_picture
+from skiplab.widgets.splits.settings import SplitSettings
+
+
+class SplitView(anywidget.AnyWidget):
+    """The picture of a split explorer's state; `show(settings, label)` changes it.
+
+    Traits that the browser knows: `svg` (the picture), `program` (the one that a person chose in it), `last_program`,
+    `splits` (programs of a KV head) and `chosen` (that program in words).
+    """
+
+    _esm = Path(__file__).with_name("view.js")
+    _css = Path(__file__).with_name("view.css")
+
+    svg = traitlets.Unicode().tag(sync=True)
+    program = traitlets.Int(0).tag(sync=True)
+    last_program = traitlets.Int(0).tag(sync=True)
+    splits = traitlets.Int(1).tag(sync=True)
+    chosen = traitlets.Unicode().tag(sync=True)
+
+    def __init__(self, settings: SplitSettings, label: str, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.show(settings, label)
+
+    def show(self, settings: SplitSettings, label: str) -> None:
+        """Draw another state; `label` says in words what it shows."""
+        plan = settings.schedule
+        self.label, self._title = label, splits.title(plan)
+        self.picture: Picture = splits.decode(settings.schedules, settings.policy, settings.program)
+        with self.hold_sync():
+            self.chosen = told(plan, settings.program)
+            self.splits, self.last_program, self.program = plan.splits, plan.programs - 1, settings.program
+            self.svg = nibbles.svg(self.picture, label)
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> Any:
+        return with_picture(super()._repr_mimebundle_(**kwargs), self.png(), self.label)
+
+    def png(self) -> bytes:
+        """The picture with its title, for readers without widgets."""
+        return nibbles.png(self.picture, self._title)
+
+
+def told(plan: Schedule, program: int) -> str:
+    """A program in words, as its cell says it; one without keys has no cell."""
+    run = plan.run_of(program)
+    return splits.told(plan, run) if run else f"Program {program:,}, {plan.whose(program)}: no key; it ends at once"

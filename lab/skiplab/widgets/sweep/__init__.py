@@ -1,0 +1,1 @@
+"""The sweep panel: a sweep with buttons; a file for each operation has its form."""

@@ -1,0 +1,301 @@
+"""SweepPanel: choose an operation, contenders and settings; watch the figure grow; lay other runs over it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from threading import RLock
+from typing import Any
+
+import ipywidgets as w
+import pandas as pd
+
+from skiplab.figures import static
+from skiplab.figures.frames import by_method
+from skiplab.figures.model import Chart
+from skiplab.machine import default_device, device_name, known_gpus
+from skiplab.measure import Measurement
+from skiplab.paths import data_path, file_name, inside, runs_directory
+from skiplab.store import Run, frame, read_run
+from skiplab.sweep import AnySweep, default_path, run_sweep
+from skiplab.widgets import controls, measuring
+from skiplab.widgets.fallback import with_picture
+from skiplab.widgets.live import LiveChart
+from skiplab.widgets.sweep.form import FormControls
+from skiplab.widgets.sweep.forms import FORMS
+from skiplab.widgets.sweep.settings import Form
+from skiplab.widgets.worker import Cancelled, Worker
+
+PREDICTED = "predicted: "
+
+
+class SweepPanel(w.VBox):
+    """A sweep with buttons; its rows go to a run file as they come, and the same sweep again goes on where it stopped.
+
+    operation: attention, decode or linear, which may be changed in the panel. contenders: those ticked at first (None:
+    a few). budget_s: the most seconds of timing a point. fields: first values of the operation's settings: q_len,
+    window (None is plain causal), model (a name of `skiplab.MODELS`), dtype; of decode kv_len, window, buffer, model,
+    dtype; of linear shape, rows, bits, group_size, dtype. `frame()` is all that is shown, `run` the last run.
+    """
+
+    def __init__(
+        self,
+        contenders: Iterable[str] | None = None,
+        *,
+        operation: str = "attention",
+        budget_s: float = 2.0,
+        directory: Path | str | None = None,
+        isolate: bool = True,
+        **fields: Any,
+    ):
+        if operation not in FORMS:
+            raise ValueError(f"operation: got {operation!r}; allowed are {', '.join(FORMS)}")
+        self._forms = {operation: FormControls(FORMS[operation], contenders, fields)}
+        self._directory = Path(directory) if directory is not None else runs_directory()
+        self._directory.mkdir(parents=True, exist_ok=True)
+        self._isolate = isolate
+        self._worker = Worker(self._failed, self._ended)
+        self._state, self._changing = RLock(), False  # the worker draws too, from its thread
+        self._measurements: dict[str, list[Measurement]] = {name: [] for name in FORMS}
+        self.run: Run | None = None
+        self._build(operation, budget_s)
+        super().__init__([w.HBox([self._settings(), self._over()], layout=w.Layout(flex_flow="row wrap")),
+                          self._buttons(), self._problem, self.figure])  # fmt: skip
+        self.add_class("skiplab-sweep")
+        self._draw()
+
+    @property
+    def operation(self) -> str:
+        """The operation chosen: attention, decode or linear."""
+        return str(self._operation.value)
+
+    @property
+    def form(self) -> Form:
+        """What the panel asks for the operation chosen."""
+        return FORMS[self.operation]
+
+    @property
+    def controls(self) -> FormControls:
+        """Tick boxes and fields of the operation chosen."""
+        return self._forms[self.operation]
+
+    def sweep(self) -> AnySweep:
+        """The sweep that the controls describe; ValueError says which field cannot be read."""
+        return self.controls.sweep(self._budget.value)
+
+    def frame(self) -> pd.DataFrame:
+        """Everything that the figure draws: what was measured here, and what is laid over it."""
+        parts = [part for part in self._frames() if len(part)]
+        return pd.concat(parts, ignore_index=True) if parts else frame([])
+
+    def start(self) -> None:
+        """What the Run button does; a sweep that runs is replaced."""
+        self._problem.value = ""
+        try:
+            sweep = self.sweep()
+        except (TypeError, ValueError) as error:
+            self._problem.value = controls.problem(str(error), "Correct the field that the message names.")
+            return
+        self._measurements[self.operation] = []
+        self.run = None
+        self._cancel.disabled = False
+        form = self.form
+        self._worker.submit(lambda cancelled: self._run(sweep, form, cancelled))
+
+    def cancel(self) -> None:
+        """Stop; what has been measured is in the run file, and the same sweep goes on from there."""
+        self._worker.cancel()
+        self._cancel.disabled = True
+        self._say("cancelled; Run goes on where it stopped")
+
+    def wait(self, timeout_s: float = 600.0) -> bool:
+        """Wait until the sweep has ended; False when it has not within the time. For scripts and tests."""
+        return self._worker.wait(timeout_s)
+
+    def save(self) -> list[Path]:
+        """Write the figure as PNG and its rows as CSV to the folder in the field; returns both paths."""
+        folder = Path(self._folder.value).expanduser()
+        folder.mkdir(parents=True, exist_ok=True)
+        name = self.run.run_id if self.run else "skiplab-sweep"
+        picture, rows = (inside(folder, file_name(name, suffix)) for suffix in (".png", ".csv"))
+        picture.write_bytes(static.png(self._chart()))
+        self.frame().to_csv(rows, index=False)
+        return [picture, rows]
+
+    # what is seen
+
+    def _build(self, operation: str, budget_s: float) -> None:
+        options = [(form.label, name) for name, form in FORMS.items()]
+        self._operation = controls.choice("Operation", options, operation, "operation", "380px")
+        self._budget = w.BoundedFloatText(
+            budget_s, min=0.1, max=15, step=0.5, description="Time a point",
+            style={"description_width": controls.LABEL}, layout=w.Layout(width="210px"),
+        )  # fmt: skip
+        self._place = w.VBox([self.controls])
+        self._stored = w.SelectMultiple(options=self._choices(), rows=9, layout=w.Layout(width="480px"))
+        self._stored.add_class("skiplab-stored")
+        self._view = controls.choice("Figure", self.form.views, next(iter(self.form.views)), "view", "480px")
+        self._folder = w.Text(".", description="Folder", layout=w.Layout(width="240px"))
+        self._bar, self._status, self._problem = w.IntProgress(layout=w.Layout(width="160px")), w.HTML(), w.HTML()
+        self._bar.layout.visibility = "hidden"
+        self.figure = LiveChart()
+        self._operation.observe(lambda _: self._change(), "value")
+        self._stored.observe(lambda _: self._draw(), "value")
+        self._view.observe(lambda _: self._draw(), "value")
+        self._listen()
+
+    def _choices(self) -> list[tuple[str, str]]:
+        folders = dict.fromkeys([self._directory, runs_directory(), data_path("runs")])
+        stored = [path for folder in folders for path in sorted(folder.glob("*.jsonl"))]
+        mine = [path for path in stored if operation_of(path) in (self.operation, None)]
+        return [
+            *((name, name) for name in self.form.published),
+            *((f"recorded: {path.stem}", str(path)) for path in mine),
+            *((f"{PREDICTED}{name}, at the settings beside", f"{PREDICTED}{name}") for name in known_gpus()),
+        ]
+
+    def _settings(self) -> w.Widget:
+        timing = w.HBox([self._budget, w.Label("seconds at most")])
+        return w.VBox([self._operation, self._place, timing], layout=w.Layout(width="510px"))
+
+    def _over(self) -> w.Widget:
+        hint = w.HTML(controls.hint("Ctrl-click (or Ctrl+Space) lays several over the figure."))
+        reload = controls.button("Look again", "refresh", "List the run files anew", self._relist, "relist")
+        save = controls.button("Save figure and rows", "download", "PNG and CSV into the folder", self._save, "save")
+        return w.VBox([controls.heading("Stored, published and predicted"), self._stored, w.HBox([reload, hint]),
+                       controls.heading("Figure"), self._view, w.HBox([self._folder, save])],
+                      layout=w.Layout(width="510px"))  # fmt: skip
+
+    def _buttons(self) -> w.Widget:
+        run = controls.button("Run", "play", f"Measure on {device_name(default_device())}", self.start, "run", True)
+        self._cancel = controls.button("Cancel", "stop", "Stop; what is measured is kept", self.cancel, "cancel")
+        self._cancel.disabled = True
+        return w.HBox([run, self._cancel, self._bar, self._status], layout=w.Layout(flex_flow="row wrap"))
+
+    # what happens
+
+    def _change(self) -> None:
+        """Another operation: its controls, figures, and what can be laid over; a sweep that runs goes on."""
+        with self._state:
+            self._changing = True
+            if self.operation not in self._forms:
+                self._forms[self.operation] = FormControls(self.form, None, {})
+                self._listen()
+            self._problem.value = ""
+            self._place.children = [self.controls]
+            self._stored.value, self._stored.options = (), self._choices()
+            self._view.options = list(self.form.views)
+            self._changing = False
+            self._draw()
+
+    def _listen(self) -> None:
+        """Predictions follow the fields."""
+        for control in self.controls.fields.values():
+            control.observe(lambda _: self._predict_again(), "value")
+
+    def _predict_again(self) -> None:
+        if any(choice.startswith(PREDICTED) for choice in self._stored.value):
+            self._problem.value = ""
+            self._draw()
+
+    def _run(self, sweep: AnySweep, form: Form, cancelled: Cancelled) -> None:
+        path = self._directory / default_path(sweep, "panel").name
+        points, taken = len(sweep.points()), self._measurements[form.operation]
+        self._bar.max, self._bar.value, self._bar.layout.visibility = points, 0, "visible"
+        self._say(f"{points} points on {device_name(sweep.device)}; the first takes longest …")
+
+        def on_start(held: Run) -> None:
+            taken.extend(map(Measurement.from_row, held.rows))
+            self._bar.value = len(taken)
+
+        def on_measurement(item: Measurement) -> None:
+            taken.append(item)
+            self._bar.value = len(taken)
+            self._say(f"{len(taken)} of {points}: {item.label}, {form.point(item.point.workload)}: {item.status}")
+            self._draw()
+
+        self.run = run_sweep(
+            sweep, path, topic="panel", on_start=on_start, on_measurement=on_measurement, cancelled=cancelled,
+            progress=False, isolate=self._isolate,
+        )  # fmt: skip
+        self._draw()
+        if not cancelled():
+            self._say(f"done; the run is kept as {path.name}")
+        self._relist()
+
+    def _frames(self) -> list[pd.DataFrame]:
+        taken = self._measurements[self.operation]
+        parts = [self._rows(measuring.run_of(taken, taken[0].point.workload.dtype))] if taken else []
+        for choice in self._stored.value:
+            if choice in self.form.published:
+                parts.append(self.form.published[choice]())
+            elif choice.startswith(PREDICTED):
+                parts.append(self.controls.predicted(known_gpus()[choice.removeprefix(PREDICTED)]))
+            else:
+                parts.append(self._rows(read_run(choice)))
+        return parts
+
+    def _rows(self, run: Run) -> pd.DataFrame:
+        """The run's rows, in each way of timing where the form says so."""
+        return by_method(run) if self.form.each_method else run.frame()
+
+    def _chart(self) -> Chart:
+        return self.form.views[str(self._view.value)](self.frame())
+
+    def _draw(self) -> None:
+        with self._state:
+            if self._changing:
+                return
+            try:
+                self.figure.draw(self._chart())
+            except (TypeError, ValueError) as error:  # a run file or a field that cannot be read: the message names it
+                self._problem.value = controls.problem(str(error), "Correct the field, or choose another run.")
+
+    def _relist(self) -> None:
+        chosen, choices = self._stored.value, self._choices()
+        self._stored.options = choices
+        self._stored.value = [value for value in chosen if value in {path for _, path in choices}]
+
+    def _save(self) -> None:
+        try:
+            paths = self.save()
+        except OSError as error:
+            self._problem.value = controls.problem(f"Saving failed: {error}", "Name a folder that can be written to.")
+            return
+        self._say("written: " + ", ".join(path.name for path in paths))
+
+    def _say(self, text: str) -> None:
+        self._status.value = controls.status(text)
+
+    def _failed(self, error: Exception) -> None:
+        self._problem.value = controls.problem(
+            f"{type(error).__name__}: {error}", "Change what the message names, then press Run."
+        )
+
+    def _ended(self) -> None:
+        self._cancel.disabled = True
+
+    def close(self) -> None:
+        """Stop what runs and take the widgets away."""
+        if hasattr(self, "_worker"):  # not where the constructor refused its arguments
+            self._worker.cancel()
+        super().close()
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> Any:
+        chart = self._chart()
+        return with_picture(super()._repr_mimebundle_(**kwargs), static.png(chart, bare=True), static.text(chart))
+
+
+def operation_of(path: Path) -> str | None:
+    """The operation that a run file's header names, or its first point; None where these do not say."""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for line in (file.readline(), file.readline()):
+            try:
+                row = json.loads(line)
+                operation = row.get("operation") or row.get("axes", {}).get("operation")
+            except (ValueError, AttributeError, RecursionError):  # `read_run` will say what is wrong with the file
+                return None
+            if operation is not None:
+                return operation
+    return None

@@ -1,0 +1,273 @@
+"""Widgets without a browser: state, speed, messages, errors and fallbacks."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+
+import blockskip as bs
+import numpy as np
+import pytest
+from skiplab.widgets import MaskExplorer, TileCanvas, measuring
+from skiplab.widgets.controls import Count, steps
+from skiplab.widgets.mask import record, view
+from skiplab.widgets.mask.settings import KINDS, THIS_MACHINE, Settings
+from skiplab.widgets.worker import Worker
+from skiplab.workload import Workload
+
+
+@pytest.fixture
+def tilemap() -> bs.TileMap:
+    return bs.TileMap.build(bs.sliding_window(100), 512, 512, 64, 32)
+
+
+# the canvas
+
+
+def test_canvas_is_sent_runs_in_binary(tilemap):
+    sent = view.payload(tilemap)
+    assert np.array_equal(np.frombuffer(sent["runs"], "<i4").reshape(-1, 3), tilemap.runs)
+    assert np.array_equal(np.frombuffer(sent["run_start"], "<i4"), tilemap.run_start)
+    assert (sent["rows"], sent["cols"], sent["block_m"], sent["block_n"]) == (8, 16, 64, 32)
+
+
+def test_very_many_runs_are_sent_as_shares_of_pixels():
+    tilemap = bs.TileMap.build(bs.dilated(1000), 1 << 17, 1 << 17, 64, 64)
+    assert len(tilemap.runs) > view.MOST_RUNS
+    sent = view.payload(tilemap)
+    shares = np.frombuffer(sent["shares"], np.uint8).reshape(2, sent["share_height"], sent["share_width"])
+    assert "runs" not in sent and shares.any() and shares.nbytes < 400_000
+
+
+def test_opened_tile_holds_its_elements(tilemap):
+    content, bits = view.opened(tilemap, 3, 4)
+    kept = np.unpackbits(np.frombuffer(bits, np.uint8))[: content["height"] * content["width"]]
+    assert np.array_equal(kept.reshape(content["height"], content["width"]).astype(bool), tilemap.tile(3, 4))
+    assert (content["first_query"], content["first_key"]) == (192, 128)
+
+
+def test_canvas_answers_what_the_browser_asks(tilemap):
+    shown = TileCanvas(tilemap)
+    sent = []
+    shown.send = lambda content, buffers=None: sent.append((content, buffers))
+    place = {"row": 3, "col": 4, "end_row": 4, "end_col": 5}
+    shown._answer(shown, {"kind": "about", "id": 7, **place}, [])
+    shown._answer(shown, {"kind": "open", **place}, [])
+    assert sent[0][0]["id"] == 7 and "queries 192–255, keys 128–159" in sent[0][0]["text"]
+    assert sent[1][0]["kind"] == "tile" and len(sent[1][1][0]) == 64 * 32 // 8
+    assert shown.focused == [3, 4]
+    shown._answer(shown, {"kind": "open", "row": 90, "col": 0, "end_row": 91, "end_col": 1}, [])  # of an older map
+    assert len(sent) == 2
+
+
+def test_canvas_falls_back_to_a_picture_and_words(tilemap):
+    data = TileCanvas(tilemap)._repr_mimebundle_()
+    data = data[0] if isinstance(data, tuple) else data
+    assert data["image/png"].startswith(b"\x89PNG")
+    assert "tiles visited" in data["text/plain"]
+    assert "application/vnd.jupyter.widget-view+json" in data
+
+
+def test_differences_from_the_plan_are_found(tilemap):
+    visits = np.asarray(tilemap.state).copy()
+    assert not len(view.differences(tilemap, visits))
+    visits[visits == 2] = 1  # a full tile run with the mask changes no result
+    assert not len(view.differences(tilemap, visits))
+    visits[0, 15], visits[3, 5] = 1, 0  # one visited that is empty, one left out that is not
+    shown = TileCanvas(tilemap)
+    assert shown.lay_over(visits) == 2
+    assert np.frombuffer(shown.differences, np.int32).reshape(-1, 2).tolist() == [[0, 15], [3, 5]]
+    shown.show(tilemap)
+    assert shown.visits == shown.differences == b""
+    with pytest.raises(ValueError, match=r"visits: given shape \(2, 2\); the map has 8 x 16 tiles"):
+        view.differences(tilemap, np.zeros((2, 2)))
+
+
+# controls and settings
+
+
+def test_steps_hold_the_powers_of_two_and_both_ends():
+    values = steps(1, 5000)
+    assert {1, 2, 512, 640, 768, 896, 1024, 4096, 5000} <= set(values)
+    assert values == sorted(set(values))
+
+
+def test_count_slides_and_takes_any_typed_value():
+    count = Count("Window", "keys", 512, 1, 4096, "window")
+    count._slider.value += 1
+    assert count.value == 640 == count._field.value
+    count._field.value = 1000
+    assert count.value == 1000 and count._steps[count._slider.value] == 1024
+    assert count._slider.description == "Window"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_builds_its_mask_and_its_code_makes_the_same(kind):
+    settings = Settings(
+        kind=kind, q_len=700, kv_len=900, window=64, chunk=100, block_m=64, block_n=32, model="llama-3-8b"
+    )
+    scope: dict = {}
+    exec(settings.code(), scope)
+    assert scope["workload"] == settings.workload
+    assert scope["tilemap"] is settings.tilemap
+    assert scope["explorer"].settings == Settings(**settings.given())
+    assert scope["explorer"].workload == settings.workload
+
+
+def test_documents_fill_the_keys():
+    lengths = Settings(kind="document", documents=7, q_len=1000).document_lengths
+    assert sum(lengths) == 1000 and len(lengths) == 7
+    assert Settings(kind="document", documents=50, q_len=3).mask  # more documents than tokens
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [({"kind": "diagonal"}, "kind: given 'diagonal'; allowed are causal"), ({"window": 0}, "window: given 0"),
+     ({"model": "x"}, "model: given 'x'"), ({"dtype": "int8"}, "dtype: given 'int8'")],
+)  # fmt: skip
+def test_wrong_settings_name_what_is_allowed(given, message):
+    with pytest.raises(ValueError, match=message):
+        MaskExplorer(**given)
+    with pytest.raises(TypeError, match="windw: MaskExplorer has no such setting; there are kind, window"):
+        MaskExplorer(windw=3)
+
+
+# the explorer
+
+
+def test_explorer_follows_its_controls():
+    explorer = MaskExplorer(q_len=2048, window=256)
+    explorer._controls["window"].value = 640
+    assert explorer.settings.window == 640 and explorer.tilemap is explorer.settings.tilemap
+    assert f"{explorer.tilemap.visited:,} of" in explorer._counts.value
+    assert "Predicted for NVIDIA H200" in explorer._prediction.value and "data sheet" in explorer._prediction.value
+    explorer._controls["kind"].value = "prefix-LM"
+    assert explorer._controls["window"].layout.display == "none"
+    assert explorer._controls["prefix"].layout.display is None
+    explorer._controls["square"].value = False
+    explorer._controls["kv_len"].value = 3000
+    assert explorer.workload.kv_len == 3000
+    assert explorer._copy.code == explorer.code()
+
+
+def test_explorer_reacts_in_a_fifth_of_a_second_at_131072_tokens():
+    explorer = MaskExplorer(q_len=131072, window=1024, block_m=64, block_n=64)
+    changes = [("window", 999), ("block_n", 128), ("kind", "window + sink"), ("kind", "document"), ("kind", "dilated"),
+               ("kind", "sliding window"), ("window", 5000), ("predict_for", "NVIDIA B200")]  # fmt: skip
+    for name, value in changes:
+        start = time.perf_counter()
+        explorer._controls[name].value = value
+        assert time.perf_counter() - start < 0.2, (name, value)
+
+
+def test_explorer_falls_back_to_a_picture_and_words():
+    data = MaskExplorer(q_len=1024)._repr_mimebundle_()
+    data = data[0] if isinstance(data, tuple) else data
+    assert data["image/png"].startswith(b"\x89PNG")
+    assert data["text/plain"].startswith("MaskExplorer: sliding_window(512), 1,024 queries")
+
+
+def test_explorer_measures_this_machine_and_shows_the_point():
+    explorer = MaskExplorer(q_len=256, window=64, isolate=False, budget_s=0.2)
+    explorer.measure()
+    assert explorer.wait(120)
+    table = explorer.frame()
+    assert table["contender"].tolist() == ["sdpa", "blockskip"] and set(table["status"]) == {"ok"}
+    assert set(table["source"]) == {"measured"}
+    assert "block-skip" in explorer._table.value and "×" in explorer._table.value
+    assert explorer._figure.chart.sources.startswith("measured on ")
+    assert explorer._cancel_button.disabled and not explorer._problem.value
+
+
+def test_explorer_predicts_for_this_machine_from_its_measured_roofs():
+    explorer = MaskExplorer(q_len=1024)
+    explorer._controls["predict_for"].value = THIS_MACHINE
+    assert explorer.wait(60)
+    assert "from its measured roofs" in explorer._prediction.value
+
+
+def test_too_large_a_problem_is_refused_with_advice():
+    machine = measuring.this_machine(measuring.default_device(), "bfloat16")
+    reason = measuring.refusal(Workload(1 << 20, mask=bs.sliding_window(64)), "sdpa", machine, "cpu")
+    assert reason is not None and "GB" in reason.what and reason.advice.startswith("Shorten the prompt to about")
+    assert measuring.refusal(Workload(512), "sdpa", machine, "cpu") is None
+
+
+def test_errors_of_the_thread_reach_the_panel():
+    explorer = MaskExplorer(q_len=256)
+    explorer._worker.submit(lambda cancelled: (_ for _ in ()).throw(RuntimeError("no such thing", "Do <this>.")))
+    assert explorer.wait(10)
+    assert 'role="alert"' in explorer._problem.value and "Do &lt;this&gt;." in explorer._problem.value
+
+
+def test_recording_says_plainly_why_it_cannot(monkeypatch):
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.setattr(record.torch.cuda, "is_available", lambda: False)
+    assert "TRITON_INTERPRET=1" in record.why_not()
+    explorer = MaskExplorer(q_len=256)
+    assert explorer._record_button.disabled and "no CUDA GPU" in explorer._recorded.value
+
+
+RECORD = """
+import json, numpy as np
+from skiplab.widgets import MaskExplorer
+explorer = MaskExplorer(q_len=192, window=40, block_m=32, block_n=16)
+explorer.record()
+assert explorer.wait(120), "still running"
+agrees = explorer._recorded.value
+explorer.canvas.lay_over(1 - np.minimum(np.asarray(explorer.tilemap.state), 1))
+explorer._controls["q_len"].value = 4096
+explorer.record(); explorer.wait(60)
+print(json.dumps([agrees, explorer._problem.value]))
+"""
+
+
+def test_recorded_tiles_of_the_kernel_agree_with_the_plan():
+    """In a process of its own: Triton reads TRITON_INTERPRET when it is imported."""
+    environment = {
+        **os.environ,
+        "TRITON_INTERPRET": "1",
+        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+    }
+    done = subprocess.run([sys.executable, "-c", RECORD], capture_output=True, text=True, env=environment, timeout=200)
+    assert done.returncode == 0, done.stderr
+    agrees, too_large = json.loads(done.stdout.splitlines()[-1])
+    assert "no tile differs from the plan" in agrees and "not how fast" in agrees
+    assert "too large for Triton" in too_large and "1,024 tokens" in too_large
+
+
+# the worker
+
+
+def test_a_new_request_replaces_the_old_one():
+    seen, started, errors = [], threading.Event(), []
+    worker = Worker(errors.append, lambda: seen.append("ended"))
+
+    def first(cancelled):
+        started.set()
+        while not cancelled():
+            time.sleep(0.005)
+        seen.append("first stopped")
+
+    worker.submit(first)
+    assert started.wait(5) and worker.busy
+    worker.submit(lambda cancelled: seen.append("second"))
+    assert worker.wait(5)
+    assert seen == ["first stopped", "second", "ended"] and not errors
+
+
+def test_cancel_reaches_a_job_that_waits_for_its_turn():
+    ran = []
+    release = threading.Event()
+    holder, waiter = (Worker(pytest.fail, lambda: None) for _ in range(2))
+    holder.submit(lambda cancelled: release.wait(5))
+    time.sleep(0.05)
+    waiter.submit(lambda cancelled: ran.append(1))
+    waiter.cancel()
+    release.set()
+    assert holder.wait(5) and waiter.wait(5)
+    assert not ran

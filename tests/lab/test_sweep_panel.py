@@ -1,0 +1,158 @@
+"""The sweep panel without a browser: three operations, what it reads, measures, keeps and lays over."""
+
+from __future__ import annotations
+
+import html
+import time
+
+import pytest
+from skiplab.contenders import contenders
+from skiplab.figures import static
+from skiplab.store import read_run
+from skiplab.sweep import DecodeSweep, LinearSweep, Sweep
+from skiplab.widgets import SweepPanel
+from skiplab.widgets.sweep import explorer
+from skiplab.widgets.sweep.forms import FORMS
+from skiplab.widgets.sweep.linear import layers
+from skiplab.widgets.sweep.settings import numbers, slots, windows
+from skiplab.workload import LINEARS
+
+QUICK = {
+    "attention": {"contenders": ["sdpa", "blockskip"], "q_len": [64, 128], "window": [32]},
+    "decode": {"contenders": ["sdpa", "blockskip"], "kv_len": [64, 128], "window": [32]},
+    "linear": {"contenders": ["blockskip", "bf16"], "shape": [(64, 256), (128, 256)], "rows": [1]},
+}
+"""Four points of each operation."""
+VIEWS = {
+    "attention": ("tokens/s, by prompt length", "tokens/s, by prompt length"),
+    "decode": ("time, by cache length", "bandwidth, by cache length"),
+    "linear": ("published tokens/s of a whole model", "time, by layer"),
+}
+"""Figures that show the first published table, and what is predicted."""
+
+
+def test_fields_are_read_and_what_is_wrong_is_named(tmp_path):
+    shown = SweepPanel(["sdpa", "blockskip"], q_len=[64], window=[16, None], directory=tmp_path)
+    sweep = shown.sweep()
+    assert isinstance(sweep, Sweep)
+    assert (sweep.contenders, sweep.q_len, sweep.window) == (("blockskip", "sdpa"), (64,), (16, None))
+    shown.controls.fields["q_len"].value = "64, many"
+    shown.start()
+    assert "prompt lengths: got 'many'" in html.unescape(shown._problem.value)
+
+
+def test_words_of_the_fields():
+    assert windows("windows", "256 causal,512 all") == (256, None, 512)
+    assert slots("buffer", " ") is None and slots("buffer", "4096") == 4096
+    assert layers("layers", "query; 64x256;128 × 256; query") == (LINEARS["query"], (64, 256), (128, 256))
+    for read, text, message in (
+        (numbers, " ", "got nothing"), (windows, "", "or causal"), (slots, "1, 2", "one whole number"),
+        (layers, "64", "got '64'; allowed are outputs x inputs, or laptop"), (layers, "64x0", "got '64x0'"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            read("field", text)
+
+
+@pytest.mark.parametrize("form", FORMS.values(), ids=lambda form: form.operation)
+def test_first_values_of_a_form_come_back_from_its_fields(form):
+    for field in form.fields:
+        read = field.read(field.label, field.show(field.start))
+        assert field.show(read) == field.show(field.start)
+        assert not field.options or field.start in field.options
+
+
+def test_what_is_not_known_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="contenders: no 'mine'"):
+        SweepPanel(["mine"], directory=tmp_path)
+    with pytest.raises(ValueError, match="operation: got 'conv'; allowed are attention, decode, linear"):
+        SweepPanel(operation="conv", directory=tmp_path)
+    with pytest.raises(TypeError, match="q_len: the panel has no such setting for decode; there are kv_len, window"):
+        SweepPanel(operation="decode", q_len=[64], directory=tmp_path)
+
+
+def test_operation_changes_fields_contenders_figures_and_what_is_stored(tmp_path):
+    shown = SweepPanel(directory=tmp_path)
+    shown._stored.value = [next(iter(shown.form.published))]
+    for operation, made in (("decode", DecodeSweep), ("linear", LinearSweep), ("attention", Sweep)):
+        shown._operation.value = operation
+        assert isinstance(shown.sweep(), made)
+        assert set(shown.controls.boxes) == set(contenders(operation))
+        assert tuple(shown._view.options) == tuple(shown.form.views)
+        assert shown._stored.value == () and not shown._problem.value
+        assert shown.figure.chart.note
+    assert shown.controls.fields["q_len"].value == "512, 1024, 2048, 4096"
+
+
+@pytest.mark.parametrize("operation", FORMS)
+def test_panel_sweeps_resumes_and_saves(tmp_path, operation):
+    shown = SweepPanel(
+        operation=operation, budget_s=0.1, directory=tmp_path / "runs", isolate=False, **QUICK[operation]
+    )
+    shown.start()
+    assert shown.wait(120)
+    assert not shown._problem.value
+    assert set(shown.frame()["status"]) == {"ok"} and set(shown.frame()["source"]) == {"measured"}
+    assert len(shown.frame()) == 4 and shown._bar.value == 4
+    (path,) = (tmp_path / "runs").glob("*.jsonl")
+    assert len(read_run(path).rows) == 4 and explorer.operation_of(path) == operation
+    shown.start()  # nothing left to measure
+    assert shown.wait(60) and len(read_run(path).rows) == 4 and len(shown.frame()) == 4
+    for view, draw in shown.form.views.items():
+        shown._view.value = view
+        assert shown.figure.chart.title == draw(shown.frame()).title
+    shown._folder.value = str(tmp_path / "saved")
+    assert all(written.stat().st_size for written in shown.save())
+    stored = dict(shown._choices())
+    assert f"recorded: {path.stem}" in stored
+    shown._operation.value = next(name for name in FORMS if name != operation)
+    assert f"recorded: {path.stem}" not in dict(shown._choices())  # a run of another operation
+
+
+@pytest.mark.parametrize("operation", FORMS)
+def test_published_and_predicted_lie_over_each_other_and_follow_the_fields(tmp_path, operation):
+    shown = SweepPanel(operation=operation, directory=tmp_path)
+    named = next(iter(shown.form.published))
+    shown._stored.value = [named, f"{explorer.PREDICTED}NVIDIA H200", f"{explorer.PREDICTED}NVIDIA A100 80GB SXM"]
+    table = shown.frame()
+    assert set(table["source"]) == {"published", "predicted"}
+    assert {"NVIDIA H200", "NVIDIA A100 80GB SXM"} <= set(table["device"])
+    published, predicted = VIEWS[operation]
+    shown._view.value = published
+    assert "published by ExecuTorch" in shown.figure.chart.sources
+    shown._view.value = predicted
+    assert "predicted for NVIDIA H200" in shown.figure.chart.sources
+    field = shown.controls.fields[{"attention": "q_len", "decode": "kv_len", "linear": "rows"}[operation]]
+    field.value = "2"
+    assert len(shown.frame()) < len(table) or operation == "linear"
+    assert static.text(shown.figure.chart) == static.text(shown.form.views[shown._view.value](shown.frame()))
+    field.value = "many"
+    assert "got 'many'" in html.unescape(shown._problem.value)
+    field.value = "4"
+    assert not shown._problem.value
+
+
+def test_runs_of_no_known_operation_are_offered_and_told_of(tmp_path):
+    broken = tmp_path / "broken.jsonl"
+    broken.write_text("no json\n")
+    shown = SweepPanel(directory=tmp_path)
+    assert "recorded: broken" in dict(shown._choices())
+    shown._stored.value = [str(broken)]
+    assert "broken.jsonl, line 1" in shown._problem.value
+
+
+def test_panel_cancels_between_points(tmp_path):
+    shown = SweepPanel(
+        ["sdpa", "blockskip"], q_len=[64, 128, 256, 512], window=[32], budget_s=0.3, directory=tmp_path, isolate=False
+    )
+    shown.start()
+    time.sleep(0.3)
+    shown.cancel()
+    assert shown.wait(60)
+    assert "goes on where it stopped" in shown._status.value
+    assert len(shown.frame()) < 8
+
+
+def test_panel_falls_back_to_a_picture_and_words(tmp_path):
+    data = SweepPanel(operation="decode", directory=tmp_path)._repr_mimebundle_()
+    data = data[0] if isinstance(data, tuple) else data
+    assert data["image/png"].startswith(b"\x89PNG") and "One decode step" in data["text/plain"]
