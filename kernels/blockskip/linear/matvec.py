@@ -49,7 +49,7 @@ def round_activations(
     x, row_stride, col_stride, codes, step, total,
     K: tl.constexpr, BITS: tl.constexpr, BLOCKS: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
-    """Row program_id(1) of x, in blocks of 32: int8 codes, four an int32 [rows, 2, K / 8], steps and code sums [rows, K / 32].
+    """Row program_id(1) of x, in blocks of 32: int8 codes [rows, 2, K / 8], steps and code sums [rows, K / 32].
 
     A block's step is its largest magnitude / 127. One with a value that is not finite gets codes 0 and that step, so
     that its products are NaN. OVERLAP: the matvec may be launched while this runs.
@@ -120,7 +120,7 @@ def load_weights(
     BITS: tl.constexpr,
     BLOCKS: tl.constexpr,
 ):
-    """A tuple: int32 [rows, BLOCKS * 4], four bytes of codes each (two for int8), then what there is of `meta`, [rows, BLOCKS] each."""
+    """A tuple: int32 of codes [rows, BLOCKS * 4] (two for int8), then what there is of `meta`, [rows, BLOCKS] each."""
     ALL: tl.constexpr = K // 32
     CHECK: tl.constexpr = ALL % BLOCKS != 0
     word = (b0 * 4 + tl.arange(0, BLOCKS * 4))[None, :]
