@@ -29,7 +29,7 @@ from .call import (
 from .decode.eager import run_decode
 from .prefill import tiled
 from .prefill.plan import SKIPS
-from .route import ROUTES, Plan, checked_decode, make_plan
+from .route import ROUTES, Plan, as_decode, make_plan
 
 
 @without_autocast
@@ -67,7 +67,7 @@ def _prepare(call: AttentionCall, plan: Plan) -> tuple[Callable, bool]:
     if plan.decode is not None:
         from .decode.launch import ready_decode
 
-        return ready_decode(checked_decode(call, plan.impl), plan.decode), True
+        return ready_decode(as_decode(call, plan.impl), plan.decode), True
     from .prefill.launch import ready_attention, serves_its_kind
 
     assert plan.prefill is not None
@@ -105,7 +105,7 @@ def check(given: AttentionArguments) -> AttentionCall:
 def run(call: AttentionCall, plan: Plan) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
     """(out, lse, visits) of a checked call; lse and visits may be None where they were not asked for."""
     if plan.decode is not None:
-        return *run_decode(checked_decode(call, plan.impl), plan.decode), None
+        return *run_decode(as_decode(call, plan.impl), plan.decode), None
     if plan.impl == "triton":
         prepared, _ = _prepare(call, plan)
         return prepared(call.q, call.k, call.v, call.lengths, call.kv_len)

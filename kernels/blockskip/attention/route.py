@@ -116,18 +116,20 @@ def make_plan(call: AttentionCall) -> Plan:
     route = choose_route(call, impl, capability_of(call.q.device))
     prefill = decode = None
     if route.kernel == "decode":
-        decode = make_decode_plan(checked_decode(call, impl))
+        decode = make_decode_plan(as_decode(call, impl))
     else:
         prefill = make_prefill_plan(call, impl)
     sizes = call.q.shape[2], call.planned_kv_len, call.planned_q_start
     return Plan(impl, reason, route, call.mask, call.group, *sizes, prefill, decode)
 
 
-def checked_decode(call: AttentionCall, impl: str) -> DecodeCall:
-    """The same call for decode, where the route is decode's."""
-    made = as_decode(call, impl)
-    assert isinstance(made, DecodeCall)
-    return made
+def as_decode(call: AttentionCall, impl: str) -> DecodeCall:
+    """The same call for decode, where `why_not_decode` has nothing against it."""
+    assert isinstance(call.mask, Band)
+    window = None if call.mask.left is None else call.mask.left + 1
+    return DecodeCall(
+        call.q, call.k, call.v, call.scale, call.kv_len, call.lengths, window, None, impl, call.return_lse, call.ring
+    )
 
 
 @dataclass(frozen=True)
@@ -161,17 +163,17 @@ def choose_route(call: AttentionCall, impl: str, capability: tuple[int, int] | N
     """
     if call.route == "prefill":
         return PREFILL
-    made = as_decode(call, impl)
-    if not isinstance(made, DecodeCall):
+    against = why_not_decode(call, impl)
+    if against is not None:
         if call.route == "decode":
-            raise ValueError(f"route: 'decode' cannot take this call: {made}; use 'measured', the default")
-        return Route("prefill", made)
-    takes, reason = ROUTE_POLICIES[call.route](made, impl, capability)
+            raise ValueError(f"route: 'decode' cannot take this call: {against}; use 'measured', the default")
+        return Route("prefill", against)
+    takes, reason = ROUTE_POLICIES[call.route](as_decode(call, impl), impl, capability)
     return Route("decode" if takes else "prefill", reason)
 
 
-def as_decode(call: AttentionCall, impl: str) -> DecodeCall | str:
-    """The same call for decode, or why there is none."""
+def why_not_decode(call: AttentionCall, impl: str) -> str | None:
+    """Why decode cannot take a call; None where it can."""
     q_len, mask = call.q.shape[2], call.mask
     if impl == "reference":
         return "the reference has one way for all"
@@ -190,10 +192,7 @@ def as_decode(call: AttentionCall, impl: str) -> DecodeCall | str:
             return f"the mask {mask!r} is neither causal nor a sliding window"
         if call.q_start is not None and (call.lengths is not None or call.q_start != call.kv_len - q_len):
             return f"q_start is {call.q_start}: the queries are not known to be the last positions"
-    window = None if mask.left is None else mask.left + 1
-    return DecodeCall(
-        call.q, call.k, call.v, call.scale, call.kv_len, call.lengths, window, None, impl, call.return_lse, call.ring
-    )
+    return None
 
 
 def live_keys(call: DecodeCall) -> int:
