@@ -17,13 +17,10 @@ import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from ..launching.primitives import wide
-from .metadata import SPAN as STEP_SPAN
 
 ROUND = tl.constexpr(12582912.0)
 """1.5 * 2**23: adding it to a float32 below 2**22 and taking it away rounds to the nearest integer, ties to even."""
 NOT_FINITE = tl.constexpr(0x7F800000)
-SPAN = tl.constexpr(STEP_SPAN)
-"""Weights of a row that share a step."""
 
 
 @triton.jit
@@ -121,6 +118,8 @@ def load_weights(
     BLOCKS: tl.constexpr,
 ):
     """A tuple: int32 of codes [rows, BLOCKS * 4] (two for int8), then what there is of `meta`, [rows, BLOCKS] each."""
+    # `metadata.SPAN`, weights of a row that share a step: kernels see no ints of other modules
+    SPAN: tl.constexpr = 256  # pyright: ignore[reportAssignmentType]
     ALL: tl.constexpr = K // 32
     CHECK: tl.constexpr = ALL % BLOCKS != 0
     word = (b0 * 4 + tl.arange(0, BLOCKS * 4))[None, :]
