@@ -104,9 +104,8 @@ def points(table: Any) -> Part:
     failed, ok = table[table["status"] != "ok"], table[table["status"] == "ok"]
     failed = failed.iloc[evenly(len(failed), ROWS // 2 if len(ok) else ROWS)]
     kept = pd.concat([failed, ok.iloc[evenly(len(ok), ROWS - len(failed))]])
-    return Part(
-        kept, _sentence(f"{len(kept):,} of {len(table):,} points, {len(failed):,} that failed first,", "are listed")
-    )
+    first = f", {len(failed):,} that failed first," if len(failed) else ""
+    return Part(kept, _sentence(f"{len(kept):,} of {len(table):,} points{first}", "are listed"))
 
 
 def _apart(table: Any, x: str, y: str, names: list[str]) -> pd.Series:

@@ -15,7 +15,7 @@ SMALLEST = {"float32": 2.0**-149, "bfloat16": 2.0**-133, "float16": 2.0**-24}
 """The smallest number above 0: half of it is the largest error of a rounding near 0."""
 U32 = HALF_UNIT["float32"]
 LEAST_WEIGHT = 2.0**-125
-"""Exponentials below it may come as 0: float32's normal numbers end at 2**-126, torch's CPU kernel's at 2**-125.5."""
+"""Exponentials below it may come as 0: those below 2**-126 in float32, below 2**-125.5 in torch's CPU kernel."""
 
 
 def keeps(tree, q, k, row, batch=0, head=0):

@@ -21,6 +21,7 @@ NO_INTS = [True, 1.0, 1.5, "1", [1], torch.tensor(True), torch.tensor(1.0), torc
 NO_INTS += [np.float32(1), math.nan, 2**70, -(2**70), 10**5000, 1j, object()]
 NO_INDICES = [x for x in NO_INTS if not isinstance(x, torch.Tensor) or not x.ndim]  # a tensor of several ints is one
 NO_NUMBERS = [True, "1", [1.0], 1j, torch.tensor(1.0), np.bool_(True), math.nan, math.inf, -math.inf, 10**400, object()]
+NO_SCALES = [*NO_NUMBERS, 1e300, -1e39, 2.36e38]  # float32 does not hold them times log2 e
 NO_FLAGS = [1, 0, "yes", None, torch.tensor(True), 1.0]
 NO_WORDS = [1, None, "", "auto ", ["auto"], b"auto", torch.tensor([1, 2]), {}, "~" * 3000]
 NO_TENSORS = [1, "q", [[1.0]], np.zeros((1, 4, 16, 16), np.float32), {}]
@@ -135,7 +136,7 @@ def quantize(**changed):
 ATTENTION = {
     **each(("q", "k", "v"), NO_TENSORS + NONE),
     "mask": [1, "causal()", Q, lambda *args: True],
-    "scale": NO_NUMBERS,
+    "scale": NO_SCALES,
     "q_start": NO_INTS,
     "kv_len": [*NO_INTS, 0, 17],
     **each(("skip", "impl", "route"), NO_WORDS),
@@ -165,7 +166,7 @@ CALLS = {
         **each(("query", "key", "value"), NO_TENSORS + NONE),
         "attn_mask": NO_TENSORS,
         "dropout_p": [*NO_NUMBERS, 0.5],
-        "scale": NO_NUMBERS,
+        "scale": NO_SCALES,
         **each(("is_causal", "enable_gqa"), NO_FLAGS),
     },
     linear: LINEAR_CALL,

@@ -88,6 +88,19 @@ def test_autocast_changes_no_bit_of_the_drop_in(device, kind):
         assert torch.equal(call(), expected)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("metadata", ["bfloat16", "uint8"])
+def test_autocast_changes_no_bit_of_a_quantised_weight(device, metadata, dtype):
+    weight = normal(3, 256).to(device)
+    expected = bs.quantize(weight, metadata=metadata).named_tensors()
+    layer = nn.Linear(256, 3, device=device)
+    layer.weight = nn.Parameter(weight)
+    with torch.autocast(device, dtype):
+        found = bs.quantize(weight=weight, metadata=metadata), bs.quantize_(layer, metadata=metadata).weight
+    for w in found:
+        assert all(torch.equal(own, expected[name]) for name, own in w.named_tensors().items())
+
+
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
 @pytest.mark.parametrize("inside", [False, True], ids=["around", "inside"])
 def test_autocast_changes_no_bit_of_a_compiled_call(device, backend, inside):

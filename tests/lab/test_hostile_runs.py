@@ -164,6 +164,7 @@ PLACED = [
     (3, ("samples_ns",), [5, 0], "line 4: samples_ns[1] 0; expected `int` >= 1"),
     (3, ("samples_ns",), [], "line 4: samples_ns: 0 of a row whose status is 'ok'; only ok has some"),
     (3, ("work", "useful_flops"), None, "line 4: work.useful_flops None; expected `float`, got `null`"),
+    (3, ("work", "useful_flops"), 1e308, "line 4: work.useful_flops 1e+308; expected `float` <= 1e+30"),
     (3, ("flags",), "busy", "line 4: flags 'busy'; expected `array`, got `str`"),
     (3, ("plan", "config"), [128], "line 4: plan.config [128]; expected `array` of length >= 2"),
     (3, ("status",), "fine", "line 4: status 'fine'; allowed are ok, wrong"),

@@ -41,7 +41,7 @@ def attention(
     inside.
 
     mask: which keys a query sees; None is all. Query row i stands at position q_start + i.
-    scale: any finite number, D ** -0.5 by default.
+    scale: a number of a size up to 2.358e38, D ** -0.5 by default.
     q_start: position of the first query, kv_len - Lq by default: the queries are the last positions (bottom-right).
     kv_len: how many keys are real: an int from 1 to Lkv (the default), or an int32 tensor [] or [B] on q's device,
         which is never read back, and must stay as it is until the call has ended on the device; its values are bounded

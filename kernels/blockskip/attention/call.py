@@ -24,6 +24,8 @@ LARGEST_POSITION = 1 << 29
 """q_start stays below: differences of positions then fit a 32-bit int, and any limit beyond 2**30 is none."""
 
 
+LARGEST_SCALE = torch.finfo(torch.float32).max * math.log(2)
+"""Times log2 e, as the kernels take it, float32 holds it."""
 SHARED_SKIPS = ("auto", "bounds")
 """With these the launches for a band serve any number of keys; others take tables for one number."""
 MOST_IN_GRID = 65535
@@ -193,7 +195,14 @@ def check_tensors(q, k, v, names, float64: bool = False) -> None:
 
 
 def check_scale(scale, head_dim: int) -> float:
-    return head_dim**-0.5 if scale is None else number("scale", scale)
+    if scale is None:
+        return head_dim**-0.5
+    scale = number("scale", scale)
+    if abs(scale) > LARGEST_SCALE:
+        raise ValueError(
+            f"scale: given {scale:g}; its size must be at most {LARGEST_SCALE:.4g}, for scores are float32"
+        )
+    return scale
 
 
 def sign_and_scale(scale: float) -> tuple[int, float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from ..arguments import choice, flag, tensor
+from ..autocast import without_autocast
 from .metadata import METADATA, SPAN, all_finite, decode, divisor, encode, round_up
 from .weight import DTYPES, GROUP_SIZES, QUANTIZE_ELEMENTS, QuantizedWeight, pack, row_blocks
 
@@ -39,7 +40,11 @@ def quantize(
     flag("symmetric", symmetric)
     choice("metadata", metadata, METADATA_KINDS)
     _check_weight(weight, group_size, metadata)
-    weight = weight.detach()
+    return _quantized(weight.detach(), bits, group_size, symmetric, metadata)
+
+
+@without_autocast
+def _quantized(weight: torch.Tensor, bits: int, group_size: int, symmetric: bool, metadata: str) -> QuantizedWeight:
     quantized = _plain if metadata == "bfloat16" else _encoded
     parts = [
         quantized(weight[rows].float().unflatten(1, (-1, group_size)), bits, symmetric)

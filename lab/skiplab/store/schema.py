@@ -1,7 +1,8 @@
 """The schema of a run file's lines: what a reader checks, and what a writer may write.
 
 `data/README.md` says in words what each key means. Keys that are not listed here are kept and not looked at, so that a
-later version may add some. Counts fit in 64 bits, since a frame holds them as such.
+later version may add some. Counts fit in 64 bits, since a frame holds them as such; amounts are so small that rates and
+logarithms of them are doubles.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ OPERATIONS = ("attention", "decode", "linear")
 
 LARGEST = 2**63 - 1
 Count = Annotated[int, Meta(ge=1, le=LARGEST)]
-Amount = Annotated[float, Meta(ge=0)]
+Amount = Annotated[float, Meta(ge=0, le=1e30)]
 Position = Annotated[int, Meta(ge=-LARGEST, le=LARGEST)]
 Rate = Annotated[float, Meta(gt=0)]
 Difference = Annotated[float, Meta(ge=0)]

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-VIEW = "application/vnd.jupyter.widget-view+json"
-
 
 def with_picture(bundle: Any, picture: bytes, text: str) -> Any:
     """A widget's mime bundle (or its pair with metadata) with a PNG and words added."""

@@ -37,7 +37,7 @@ def decode(
         An int may grow from token to token: the call is planned anew only where its number of splits changes.
         Slots beyond it, and slots before every query's window, may hold NaN, or anything.
     window: a query sees that many keys, itself included; None is all. Slots before it are not read.
-    scale: any finite number, D ** -0.5 by default.
+    scale: a number of a size up to 2.358e38, D ** -0.5 by default.
     splits: how many programs share a KV head's keys: an int >= 1, or "auto" (see `splits.choose_splits`). Changes the
         order of sums, nothing else; `reference` and `tiled` ignore it.
     impl: reference | tiled | triton; auto takes triton on CUDA, tiled elsewhere. An explicit one never falls back.
