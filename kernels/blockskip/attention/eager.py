@@ -40,8 +40,8 @@ def attend(given: AttentionArguments) -> Any:
     if prepared is None:
         found = _attend_anew(given, kind, number)
     else:
-        lengths = given.kv_len if isinstance(given.kv_len, torch.Tensor) else None
-        found = prepared(given.q, given.k, given.v, each_batch(lengths, given.q), number)
+        lengths = each_batch(given.kv_len, given.q) if isinstance(given.kv_len, torch.Tensor) else None
+        found = prepared(given.q, given.k, given.v, lengths, number)
     if given.record:
         out, lse, visits = found
         return (out, lse, visits) if given.return_lse else (out, visits)
