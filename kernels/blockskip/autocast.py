@@ -22,11 +22,11 @@ def autocasts(t: torch.Tensor) -> bool:
 
 
 def without_autocast(call: Callable[P, R]) -> Callable[P, R]:
-    """`call` with autocast off for the device of its first argument, where that is a tensor."""
+    """`call` with autocast off for the device of its first argument: a tensor, or arguments that begin with one."""
 
     @functools.wraps(call)
     def plain(*args: P.args, **kwargs: P.kwargs) -> R:
-        first = args[0]
+        first = args[0][0] if isinstance(args[0], tuple) else args[0]
         if not isinstance(first, torch.Tensor) or not autocasts(first):
             return call(*args, **kwargs)
         with torch.autocast(first.device.type, enabled=False):

@@ -1,5 +1,7 @@
 """Inside this library's calls autocast is off: the same bits under torch.autocast as without, compiled ones too."""
 
+import functools
+
 import blockskip as bs
 import pytest
 import torch
@@ -35,6 +37,12 @@ def decode(device, window):
     return lambda impl: bs.decode(q, k, v, window=window, impl=impl)
 
 
+def exact_lse(device, call):
+    """16-bit inputs: on a CPU `tiled` sums their exponentials by a product in float32, which autocast would round."""
+    tensors = [t.half() for t in heads(device, q_len=2)]
+    return lambda impl: call(*tensors, impl=impl, return_lse=True)[1]
+
+
 CALLS = {
     "linear, 1 row": lambda device: linear(device, 1),
     "linear, 9 rows": lambda device: linear(device, 9),
@@ -43,6 +51,8 @@ CALLS = {
     "dense": lambda device: attention(device, bs.dense(normal(5, 40).to(device) > 0)),
     "decode": lambda device: decode(device, None),
     "decode, window": lambda device: decode(device, 7),
+    "decode, lse": lambda device: exact_lse(device, bs.decode),
+    "all keys, lse": lambda device: exact_lse(device, functools.partial(bs.attention, route="prefill")),
 }
 
 

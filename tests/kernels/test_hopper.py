@@ -1,4 +1,4 @@
-"""The prefill kernel with specialised warps: when it is taken, and that it equals the plain kernel bit for bit."""
+"""The warp-specialized prefill kernel: when it is taken, and that it equals the plain kernel bit for bit."""
 
 import math
 from dataclasses import replace
@@ -59,7 +59,7 @@ def test_the_modes_that_skip_by_limits_or_runs_take_it(mask):
 )
 def test_what_it_cannot_do_the_plain_kernel_does_in_the_same_tiles(other):
     config = planned(**other).config
-    assert not config.specialised and config == SPECIALISED.get(other.get("head_dim", 128), SPECIALISED[128]).plain
+    assert not config.warp_specialized and config == SPECIALISED.get(other.get("head_dim", 128), SPECIALISED[128]).plain
 
 
 def test_twelve_warps_are_two_groups_of_64_rows_and_one_that_copies():

@@ -162,8 +162,8 @@ def test_large_heads_are_read_by_descriptors_where_the_copy_engine_can(device):
     q, k, v = inputs(device, 40, 70, head_dim=264, dtype=torch.bfloat16)
     apart = torch.randn(1, 2, 70, 265, device=device, dtype=torch.bfloat16)  # rows begin at odd addresses
     apart[..., :264] = k
-    for keys, described in ((k, True), (apart[..., :264], False), (k[:, :, :1].expand_as(k), False)):
-        assert bs.explain(q, keys, v, bs.causal(), impl="triton", route="prefill").described == described
+    for keys, use_tma in ((k, True), (apart[..., :264], False), (k[:, :, :1].expand_as(k), False)):
+        assert bs.explain(q, keys, v, bs.causal(), impl="triton", route="prefill").prefill.use_tma == use_tma
         check_modes(q, keys, v, MASKS["sink"], config=None if device == "cuda" else (16, 128, 4, 1))
         check_modes(q, keys, v, bs.causal(), config=None if device == "cuda" else (16, 128, 4, 1))
 

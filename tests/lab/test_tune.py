@@ -218,7 +218,8 @@ def test_a_row_whose_tiles_were_tuned_on_another_device_is_flagged(monkeypatch):
     def elsewhere(*arguments):
         plan = plan_of(*arguments)
         assert plan is not None
-        return replace(plan, origin=Origin("elsewhere", "NVIDIA H200"))
+        assert plan.prefill is not None
+        return replace(plan, prefill=replace(plan.prefill, origin=Origin("elsewhere", "NVIDIA H200")))
 
     plan_of = attention.plan_of
     point = Point(Workload(64, head_dim=16), "blockskip")

@@ -24,6 +24,8 @@ LARGEST_POSITION = 1 << 29
 """q_start stays below: differences of positions then fit a 32-bit int, and any limit beyond 2**30 is none."""
 
 
+LARGEST_SCALE = torch.finfo(torch.float32).max * math.log(2)
+"""Times log2 e, as the kernels take it, float32 holds it."""
 SHARED_SKIPS = ("auto", "bounds")
 """With these the launches for a band serve any number of keys; others take tables for one number."""
 LARGEST_SCALE = torch.finfo(torch.float32).max * math.log(2)
@@ -55,15 +57,18 @@ class AttentionArguments(NamedTuple):
 
         That is so for last queries and a band's bounds: what else takes tables is of one number of keys.
         """
-        kv_len, lengths, growing = self.kv_len, None, None
-        is_band = self.mask is None or type(self.mask) is Band
+        q, k, v, mask, scale, q_start, kv_len, skip, impl, config, return_lse, record, ring, route = self
+        lengths = growing = None
         if isinstance(kv_len, torch.Tensor):
             kv_len, lengths = None, kv_len
-        elif type(kv_len) is int and is_band and self.q_start is None and self.skip in SHARED_SKIPS and not self.record:
+        elif type(kv_len) is int and q_start is None and skip in SHARED_SKIPS and not record and _is_band(mask):
             kv_len, growing = GROWING, kv_len
-        options = "attention", self.scale, self.q_start, kv_len, *self[7:]
-        tensors = self.q, self.k, self.v, lengths
-        return kind_of(tensors, options, self.impl, self.mask, tables=self.skip == "map"), growing
+        options = "attention", scale, q_start, kv_len, skip, impl, config, return_lse, record, ring, route
+        return kind_of((q, k, v, lengths), options, impl, mask, skip == "map"), growing
+
+
+def _is_band(mask: Mask | None) -> bool:
+    return mask is None or type(mask) is Band
 
 
 class DecodeArguments(NamedTuple):
@@ -82,12 +87,14 @@ class DecodeArguments(NamedTuple):
 
     def kind(self) -> tuple[Kind | None, int | None]:
         """(the kind of call that this is, the int kv_len if launches of that kind may serve others, too)."""
-        kv_len, lengths, growing = self.kv_len, None, None
+        q, k, v, kv_len, window, scale, splits, impl, return_lse, ring = self
+        lengths = growing = None
         if isinstance(kv_len, torch.Tensor):
             kv_len, lengths = None, kv_len
         elif type(kv_len) is int:
             kv_len, growing = GROWING, kv_len
-        return kind_of((self.q, self.k, self.v, lengths), ("decode", kv_len, *self[4:]), self.impl), growing
+        options = "decode", kv_len, window, scale, splits, impl, return_lse, ring
+        return kind_of((q, k, v, lengths), options, impl), growing
 
 
 @dataclass(frozen=True, eq=False)

@@ -29,7 +29,7 @@ from .call import (
 from .decode.eager import run_decode
 from .prefill import tiled
 from .prefill.plan import SKIPS
-from .route import ROUTES, Plan, checked_decode, make_plan
+from .route import ROUTES, Plan, as_decode, make_plan
 
 
 @without_autocast
@@ -40,8 +40,8 @@ def attend(given: AttentionArguments) -> Any:
     if prepared is None:
         found = _attend_anew(given, kind, number)
     else:
-        lengths = given.kv_len if isinstance(given.kv_len, torch.Tensor) else None
-        found = prepared(given.q, given.k, given.v, each_batch(lengths, given.q), number)
+        lengths = each_batch(given.kv_len, given.q) if isinstance(given.kv_len, torch.Tensor) else None
+        found = prepared(given.q, given.k, given.v, lengths, number)
     if given.record:
         out, lse, visits = found
         return (out, lse, visits) if given.return_lse else (out, visits)
@@ -67,7 +67,7 @@ def _prepare(call: AttentionCall, plan: Plan) -> tuple[Callable, bool]:
     if plan.decode is not None:
         from .decode.launch import ready_decode
 
-        return ready_decode(checked_decode(call, plan.impl), plan.decode), True
+        return ready_decode(as_decode(call, plan.impl), plan.decode), True
     from .prefill.launch import ready_attention, serves_its_kind
 
     assert plan.prefill is not None
@@ -105,7 +105,7 @@ def check(given: AttentionArguments) -> AttentionCall:
 def run(call: AttentionCall, plan: Plan) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
     """(out, lse, visits) of a checked call; lse and visits may be None where they were not asked for."""
     if plan.decode is not None:
-        return *run_decode(checked_decode(call, plan.impl), plan.decode), None
+        return *run_decode(as_decode(call, plan.impl), plan.decode), None
     if plan.impl == "triton":
         prepared, _ = _prepare(call, plan)
         return prepared(call.q, call.k, call.v, call.lengths, call.kv_len)

@@ -116,22 +116,24 @@ def make_plan(call: AttentionCall) -> Plan:
     route = choose_route(call, impl, capability_of(call.q.device))
     prefill = decode = None
     if route.kernel == "decode":
-        decode = make_decode_plan(checked_decode(call, impl))
+        decode = make_decode_plan(as_decode(call, impl))
     else:
         prefill = make_prefill_plan(call, impl)
     sizes = call.q.shape[2], call.planned_kv_len, call.planned_q_start
     return Plan(impl, reason, route, call.mask, call.group, *sizes, prefill, decode)
 
 
-def checked_decode(call: AttentionCall, impl: str) -> DecodeCall:
-    """The same call for decode, where the route is decode's."""
-    made = as_decode(call, impl)
-    assert isinstance(made, DecodeCall)
-    return made
+def as_decode(call: AttentionCall, impl: str) -> DecodeCall:
+    """The same call for decode, where `why_not_decode` has nothing against it."""
+    assert isinstance(call.mask, Band)
+    window = None if call.mask.left is None else call.mask.left + 1
+    return DecodeCall(
+        call.q, call.k, call.v, call.scale, call.kv_len, call.lengths, window, None, impl, call.return_lse, call.ring
+    )
 
 
 @dataclass(frozen=True)
-class Crossover:
+class DecodeCrossover:
     """From `keys` live keys on, decode is the sooner of the two, for GPUs of at least `capability` and head sizes up
     to `head_dim`."""
 
@@ -144,15 +146,13 @@ class Crossover:
 # The first row that fits is taken: newer GPUs first, small heads first. A call is timed as one of a CUDA graph: timed
 # alone, decode's two kernels and its buffers are charged with what the host takes to launch them.
 CROSSOVERS = (
-    # The first length measured at which split-K is ahead: a query, bf16, 32 query heads, causal; split-K / standard in
-    # us at 32, 64, 256 and 512 keys. D 64: 2.8/2.6, 2.8/2.6, 4.5/4.5, 4.7/7.0; D 128: 3.1/3.4, 3.2/3.3, 5.0/5.5,
-    # 5.1/8.9; D 256: 4.2/3.9, 4.3/4.8, 7.2/12.8, 8.3/22.0; D 512: 4.1/6.1, 5.3/8.3, 7.2/23.8, 8.2/45.6.
-    Crossover((9, 0), 64, 320, "measured on an NVIDIA H100 80GB HBM3 in CUDA graphs"),
-    Crossover((9, 0), 128, 1, "measured on an NVIDIA H100 80GB HBM3 in CUDA graphs"),
-    Crossover((9, 0), 256, 64, "measured on an NVIDIA H100 80GB HBM3 in CUDA graphs"),
-    Crossover((9, 0), 512, 1, "measured on an NVIDIA H100 80GB HBM3 in CUDA graphs"),
+    # the first length measured at which split-K is ahead: data/TUNING.md, "Crossovers"
+    DecodeCrossover((9, 0), 64, 320, "measured on an NVIDIA H100 80GB HBM3 in CUDA graphs"),
+    DecodeCrossover((9, 0), 128, 1, "measured on an NVIDIA H100 80GB HBM3 in CUDA graphs"),
+    DecodeCrossover((9, 0), 256, 64, "measured on an NVIDIA H100 80GB HBM3 in CUDA graphs"),
+    DecodeCrossover((9, 0), 512, 1, "measured on an NVIDIA H100 80GB HBM3 in CUDA graphs"),
     # Split-K against the standard kernel at L_q 1 under CUDA-graph timing; D 128 and 256, a GPU that is not named.
-    Crossover((8, 0), 512, 256, "published by ExecuTorch, pull request 20198"),
+    DecodeCrossover((8, 0), 512, 256, "published by ExecuTorch, pull request 20198"),
 )
 
 
@@ -163,17 +163,17 @@ def choose_route(call: AttentionCall, impl: str, capability: tuple[int, int] | N
     """
     if call.route == "prefill":
         return PREFILL
-    made = as_decode(call, impl)
-    if not isinstance(made, DecodeCall):
+    against = why_not_decode(call, impl)
+    if against is not None:
         if call.route == "decode":
-            raise ValueError(f"route: 'decode' cannot take this call: {made}; use 'measured', the default")
-        return Route("prefill", made)
-    takes, reason = POLICIES[call.route](made, impl, capability)
+            raise ValueError(f"route: 'decode' cannot take this call: {against}; use 'measured', the default")
+        return Route("prefill", against)
+    takes, reason = ROUTE_POLICIES[call.route](as_decode(call, impl), impl, capability)
     return Route("decode" if takes else "prefill", reason)
 
 
-def as_decode(call: AttentionCall, impl: str) -> DecodeCall | str:
-    """The same call for decode, or why there is none."""
+def why_not_decode(call: AttentionCall, impl: str) -> str | None:
+    """Why decode cannot take a call; None where it can."""
     q_len, mask = call.q.shape[2], call.mask
     if impl == "reference":
         return "the reference has one way for all"
@@ -192,10 +192,7 @@ def as_decode(call: AttentionCall, impl: str) -> DecodeCall | str:
             return f"the mask {mask!r} is neither causal nor a sliding window"
         if call.q_start is not None and (call.lengths is not None or call.q_start != call.kv_len - q_len):
             return f"q_start is {call.q_start}: the queries are not known to be the last positions"
-    window = None if mask.left is None else mask.left + 1
-    return DecodeCall(
-        call.q, call.k, call.v, call.scale, call.kv_len, call.lengths, window, None, impl, call.return_lse, call.ring
-    )
+    return None
 
 
 def live_keys(call: DecodeCall) -> int:
@@ -204,7 +201,7 @@ def live_keys(call: DecodeCall) -> int:
     return held if call.window is None else min(held, call.window + call.q.shape[2] - 1)
 
 
-def crossover(capability: tuple[int, int], head_dim: int) -> Crossover:
+def crossover(capability: tuple[int, int], head_dim: int) -> DecodeCrossover:
     """The table's row for a GPU. Raises ValueError where there is none."""
     for row in CROSSOVERS:
         if capability >= row.capability and head_dim <= row.head_dim:
@@ -236,5 +233,5 @@ def _decode(call: DecodeCall, impl: str, capability: tuple[int, int] | None) -> 
 
 
 Policy = Callable[[DecodeCall, str, tuple[int, int] | None], tuple[bool, str]]
-POLICIES: dict[str, Policy] = {"measured": _measured, "executorch": _executorch, "decode": _decode}
-ROUTES = ("prefill", *POLICIES)
+ROUTE_POLICIES: dict[str, Policy] = {"measured": _measured, "executorch": _executorch, "decode": _decode}
+ROUTES = ("prefill", *ROUTE_POLICIES)

@@ -1,8 +1,8 @@
-"""Launching a Triton kernel without asking Triton each time what it was compiled for, and a call's launches made ready.
+"""A table of compiled kernels, by which a launch passes Triton's own look-up.
 
-Triton's own launch binds the arguments, looks at each of their numbers in Python and builds a text of it all to look
-the kernel up by. For tensors that come with their shapes and strides that is most of what a launch costs the host. Here
-a kernel is found by the same traits, less dearly gathered; what Triton compiled is then launched as it offers itself.
+Triton's launch binds the arguments, inspects each number in Python and builds a string to look the compiled kernel up.
+For tensors that come with their shapes and strides that is most of what a launch costs the host. `Dispatcher` looks it
+up by the same traits, which are cheaper to gather, and then calls the launcher that Triton compiled.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ class Launch(NamedTuple):
 
 
 class TmaTensor(NamedTuple):
-    """A tensor that a kernel reads block by block through the copy engine.
+    """A tensor that a kernel reads block by block through the copy engine (TMA), by a descriptor.
 
-    It is seen as [.., size], row after row of its memory, of which the kernel names blocks; a row begins at a multiple
-    of 16 bytes. swizzle: bytes in which the block's lines are permuted in shared memory, 0 for none.
+    The descriptor's shape is [.., size]: the tensor's memory as rows, each of which begins at a multiple of 16 bytes.
+    swizzle: bytes within which a block's lines are permuted in shared memory, 0 for none.
     """
 
     tensor: torch.Tensor
@@ -91,7 +91,7 @@ def as_launched(argument: Any) -> Any:
 
 
 def _direct(compiled: Any, grid: tuple[int, ...]) -> Callable:
-    """A launch as Triton does it, but that hooks, and what is said to them, are left out where there are none."""
+    """Triton's launch without its hooks and their metadata, where no hook is set."""
     hooked = compiled[grid]  # loads the kernel, too
     run, function, packed = compiled.run, compiled.function, compiled.packed_metadata
     runtime = knobs.runtime
@@ -107,9 +107,9 @@ def _direct(compiled: Any, grid: tuple[int, ...]) -> Callable:
 
 
 def _with_memory(run: Callable) -> Callable:
-    """The same for a kernel that makes descriptors, for which it needs memory: Triton asks its allocator each time.
+    """The same for a kernel that makes descriptors in global memory, which Triton takes from an allocator.
 
-    Which allocator that is, is a matter of the context; in a copy of it, the caller's own stays as it is.
+    The allocator is a context variable: it is set in a copy of the context, so that the caller's own stays.
     """
 
     def launch(*arguments, **options):

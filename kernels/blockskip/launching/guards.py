@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Hashable
+from functools import partial
 from typing import Any, NamedTuple
 
 
@@ -23,14 +24,16 @@ def _arithmetic(operation: Callable[[Any, Any], int]) -> Callable[[GuardedInt, A
     return compute
 
 
-def _comparison(operation: Callable[[Any, Any], bool]) -> Callable[[GuardedInt, Any], bool]:
-    """The same for a question: its answer is a guard."""
+def _comparison(operation: Callable[[Any, Any], bool], mirrored: Callable) -> Callable[[GuardedInt, Any], bool]:
+    """The same for a question: its answer is a guard. mirrored: the operation with its operands exchanged."""
 
     def compare(self: GuardedInt, other: Any) -> bool:
         made = self._with(operation, other)
         if made is None:
             return NotImplemented
         answer, ask = made
+        if self._of is int and not isinstance(other, GuardedInt):
+            ask = partial(mirrored, other)  # most questions are such, and a partial is the cheaper call
         self.guards.append(Guard(ask, answer))
         return answer
 
@@ -67,7 +70,7 @@ class GuardedInt:
     def ask(self, question: Callable[[int], Any]) -> Any:
         """question(value), noted as a guard. The question must be pure and hold no tensor."""
         of, answer = self._of, question(self.value)
-        self.guards.append(Guard(lambda number: question(of(number)), answer))
+        self.guards.append(Guard(question if of is int else lambda number: question(of(number)), answer))
         return answer
 
     def __int__(self) -> int:
@@ -105,6 +108,6 @@ class GuardedInt:
     __mul__, __rmul__ = _arithmetic(operator.mul), _arithmetic(_swapped(operator.mul))
     __floordiv__, __rfloordiv__ = _arithmetic(operator.floordiv), _arithmetic(_swapped(operator.floordiv))
     __mod__, __rmod__ = _arithmetic(operator.mod), _arithmetic(_swapped(operator.mod))
-    __lt__, __le__ = _comparison(operator.lt), _comparison(operator.le)
-    __gt__, __ge__ = _comparison(operator.gt), _comparison(operator.ge)
-    __eq__, __ne__ = _comparison(operator.eq), _comparison(operator.ne)  # pyright: ignore[reportAssignmentType]
+    __lt__, __le__ = _comparison(operator.lt, operator.gt), _comparison(operator.le, operator.ge)
+    __gt__, __ge__ = _comparison(operator.gt, operator.lt), _comparison(operator.ge, operator.le)
+    __eq__, __ne__ = _comparison(operator.eq, operator.eq), _comparison(operator.ne, operator.ne)  # pyright: ignore[reportAssignmentType]

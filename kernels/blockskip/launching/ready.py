@@ -28,7 +28,7 @@ def stream_of(index: int) -> int:
 
 
 class Varying(int):
-    """A number that each call gives afresh: an object of its own, whatever else in the launch has the same value."""
+    """Stands for an int that each call gives its own; told from other ints of the same value by its identity."""
 
 
 def _plain(argument: Any) -> Any:
@@ -51,13 +51,14 @@ Input = torch.Tensor | int | GuardedInt | None
 
 
 class Ready:
-    """The launches of a call, ready for tensors of the same dtypes, shapes, strides and alignments.
+    """The launches of a call, prepared for every call with tensors of the same dtypes, shapes, strides and alignments.
 
-    Made of a call's `inputs`, tensors, ints or None, of which it keeps none, and of the `memory` that its launches
-    write. steps(inputs, made) says the launches. Each tensor among their arguments is one of those two, by itself or in
-    a tuple, but for what tuples of the types `tables` hold: that belongs to the call's kind, and is kept. An int of the
-    inputs is `Varying` there, and given afresh where it is an argument itself, or an item of a named tuple; nothing
-    else may be computed of it. What Triton specializes for it is a guard of a `GuardedInt`.
+    inputs: the call's tensors and ints (or None); none of them is kept. memory: what the launches write, allocated for
+    each call. steps(inputs, made) yields the launches; each tensor among their arguments must be one of the inputs or
+    of the made ones, by itself or in a tuple. Tuples of the types `tables` are the exception: what they hold belongs to
+    the kind of call, and is kept. An int among the inputs reaches `steps` as `Varying`; each call gives its own where
+    that is an argument itself or an item of a named tuple, and nothing may be computed from it. For a `GuardedInt`,
+    what Triton specializes its kernels for is noted as a guard.
     """
 
     def __init__(
@@ -98,7 +99,7 @@ class Ready:
         return made
 
     def _use_on(self, stream: int) -> None:
-        """Tables may be freed while a stream still reads them, and not be given out before it has."""
+        """Tells the allocator that this stream reads the tables, so that their memory is not reused while it does."""
         for table in _tensors_in(self._constants) if self._index is not None else ():
             table.record_stream(torch.cuda.current_stream(self._index))
         self._streams.add(stream)
@@ -116,7 +117,7 @@ def _tensors_in(argument: Any) -> Iterator[torch.Tensor]:
 
 
 def _stand_in(given: Input) -> torch.Tensor | Varying | None:
-    """An object apart, even where one tensor is given twice, or a number is that of a size."""
+    """A distinct object for each input, so that one tensor given twice, or an int that equals a size, is told apart."""
     if given is None:
         return None
     if isinstance(given, GuardedInt):

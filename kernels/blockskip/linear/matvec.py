@@ -17,13 +17,10 @@ import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from ..launching.primitives import wide
-from .metadata import SPAN as STEP_SPAN
 
 ROUND = tl.constexpr(12582912.0)
 """1.5 * 2**23: adding it to a float32 below 2**22 and taking it away rounds to the nearest integer, ties to even."""
 NOT_FINITE = tl.constexpr(0x7F800000)
-SPAN = tl.constexpr(STEP_SPAN)
-"""Weights of a row that share a step."""
 
 
 @triton.jit
@@ -49,7 +46,7 @@ def round_activations(
     x, row_stride, col_stride, codes, step, total,
     K: tl.constexpr, BITS: tl.constexpr, BLOCKS: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
-    """Row program_id(1) of x, in blocks of 32: int8 codes as int32 [rows, 2, K / 8], steps, code sums [rows, K / 32].
+    """Row program_id(1) of x, in blocks of 32: int8 codes [rows, 2, K / 8], steps and code sums [rows, K / 32].
 
     A block's step is its largest magnitude / 127. One with a value that is not finite gets codes 0 and that step, so
     that its products are NaN. OVERLAP: the matvec may be launched while this runs.
@@ -120,7 +117,9 @@ def load_weights(
     BITS: tl.constexpr,
     BLOCKS: tl.constexpr,
 ):
-    """A tuple: codes, int32 [rows, BLOCKS * 4] (two of them for int8), then what `meta` has, [rows, BLOCKS] each."""
+    """A tuple: int32 of codes [rows, BLOCKS * 4] (two for int8), then what there is of `meta`, [rows, BLOCKS] each."""
+    # `metadata.SPAN`, weights of a row that share a step: kernels see no ints of other modules
+    SPAN: tl.constexpr = 256  # pyright: ignore[reportAssignmentType]
     ALL: tl.constexpr = K // 32
     CHECK: tl.constexpr = ALL % BLOCKS != 0
     word = (b0 * 4 + tl.arange(0, BLOCKS * 4))[None, :]

@@ -68,7 +68,7 @@ class LinearPlan:
 
 
 @dataclass(frozen=True)
-class Crossover:
+class FusedCrossover:
     """Up to `rows` rows of activations fused is the sooner of the two, on GPUs of at least `capability`.
 
     For weights of `bits`, with encoded metadata or without, in groups of up to `group_size`.
@@ -85,24 +85,17 @@ class Crossover:
 H100 = "measured on an NVIDIA H100 80GB HBM3 in CUDA graphs"
 CROSSOVERS = (
     # The first row that fits is taken. Where two shapes disagree, the number of rows (of those measured) at which the
-    # larger of their relative losses is the least. Medians of fused / dequantize in us at 16, 64, 128, 256 and 512
-    # rows: 21504 x 5376; 8192 x 5376.
-    # 56/188, 90/186, 137/215, 195/228, 368/274; 27/73, 39/73, 44/85, 71/91, 133/113.
-    Crossover((9, 0), 4, False, 32, 256, H100),
-    # groups of 128: 75/185, 94/183, 171/213, 265/226, 554/271; 31/71, 78/71, 79/83, 89/89, 192/111.
-    # encoded: 91/187, 106/185, 187/216, 353/227, 641/269; 37/72, 81/72, 88/83, 170/91, 270/111.
-    Crossover((9, 0), 4, True, 128, 128, H100),
-    # int8: 108/209, 127/205, 230/236, 356/251, 622/291; 47/79, 90/80, 107/92, 128/98, 248/121.
-    # groups of 128: 107/205, 118/201, 212/232, 340/244, 604/286; 42/78, 78/78, 101/90, 122/96, 242/118.
-    # encoded: 140/213, 158/211, 286/238, 458/249, 889/290; 52/81, 99/81, 127/92, 156/97, 309/120.
-    Crossover((9, 0), 8, True, 128, 64, H100),
-    Crossover((8, 0), 4, False, 128, 128, "predicted from bytes, not measured"),
-    Crossover((8, 0), 4, True, 128, 128, "as on an H100, not measured"),
-    Crossover((8, 0), 8, True, 128, 64, "as on an H100, not measured"),
+    # larger of their relative losses is the least: data/TUNING.md, "Crossovers".
+    FusedCrossover((9, 0), 4, False, 32, 256, H100),
+    FusedCrossover((9, 0), 4, True, 128, 128, H100),
+    FusedCrossover((9, 0), 8, True, 128, 64, H100),
+    FusedCrossover((8, 0), 4, False, 128, 128, "predicted from bytes, not measured"),
+    FusedCrossover((8, 0), 4, True, 128, 128, "as on an H100, not measured"),
+    FusedCrossover((8, 0), 8, True, 128, 64, "as on an H100, not measured"),
 )
 
 
-def crossover(w: QuantizedWeight, capability: tuple[int, int]) -> Crossover:
+def crossover(w: QuantizedWeight, capability: tuple[int, int]) -> FusedCrossover:
     """The row of CROSSOVERS for this weight on a GPU of that capability."""
     return next(
         one

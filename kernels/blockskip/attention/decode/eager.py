@@ -37,8 +37,8 @@ def attend(given: DecodeArguments) -> Any:
     if prepared is None:
         out, lse = _attend_anew(given, kind, number)
     else:
-        lengths = given.kv_len if isinstance(given.kv_len, torch.Tensor) else None
-        out, lse = prepared(given.q, given.k, given.v, each_batch(lengths, given.q), number)
+        lengths = each_batch(given.kv_len, given.q) if isinstance(given.kv_len, torch.Tensor) else None
+        out, lse = prepared(given.q, given.k, given.v, lengths, number)
     return (out, lse) if given.return_lse else out
 
 

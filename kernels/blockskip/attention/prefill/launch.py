@@ -77,6 +77,8 @@ def ready_attention(call: AttentionCall, plan: PrefillPlan) -> Callable[..., Res
         ready = Ready(inputs, memory, steps, tables=(MaskBits, TileRuns))
     except OutOfResources as error:
         raise ValueError(_does_not_fit(plan, error)) from error
+    if visits is None and not grows:
+        return partial(_launch_alike, ready)
     return partial(_launch, ready, visits, q_len if grows else None)
 
 
@@ -84,6 +86,11 @@ def _inputs(visits: tuple[int, ...] | None, last_queries: int | None, q, k, v, l
     """What a call's launch is given. last_queries: how many, where kv_len grows and they are its last positions."""
     numbers = (None, None) if last_queries is None else (kv_len, kv_len - last_queries)
     return q, k, v, lengths, *numbers, visits and torch.zeros(visits, dtype=torch.uint8, device=q.device)
+
+
+def _launch_alike(ready: Ready, q, k, v, lengths, kv_len) -> Result:
+    """`_launch` where no number grows and nothing is recorded."""
+    return *ready(q, k, v, lengths, None, None, None), None
 
 
 def _launch(ready: Ready, visits: tuple[int, ...] | None, last_queries: int | None, q, k, v, lengths, kv_len) -> Result:

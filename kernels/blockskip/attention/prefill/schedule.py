@@ -1,6 +1,6 @@
 """The tile scheduler: in which order programs do the rows of all heads, and how many programs there are.
 
-Results do not depend on it, only times do; why each number is what it is stands in data/TUNING.md.
+Results do not depend on it, only times do; data/TUNING.md says what each number was measured by.
 """
 
 from __future__ import annotations
@@ -43,8 +43,7 @@ def programs_of(call: AttentionCall, plan: PrefillPlan, grid: tuple[int, int, in
 
 
 ROWS_AT_ONCE = 256
-"""Query rows a multiprocessor of interleaved heads: two rounds of 128. On an H100, causal, D 256: 52 us instead of
-71 at 1,024 tokens for one head after the other, 8 % less at 4,096; all heads at once are slower from 4,096 on."""
+"""Query rows a multiprocessor of interleaved heads: two rounds of 128."""
 
 
 def interleaved_heads(call: AttentionCall, plan: PrefillPlan, heads: int) -> int:
@@ -65,16 +64,12 @@ def interleaved_heads(call: AttentionCall, plan: PrefillPlan, heads: int) -> int
 
 
 PROGRAMS_A_HEAD = 4
-"""At least so many programs read the same head's keys at once, for memory to keep up with them. Causal, an H100 took,
-with one program for each head of keys, 1.4 to 1.7 times as long as with a program for each item; with two the same;
-with four 5 to 13 % less (D 128 and 256, 2,048 to 32,768 tokens)."""
+"""At least so many programs read the same head's keys at once, for memory to keep up with them."""
 
 
 L2_SHARE = 4
 """One head's keys and values may take at most 1 / L2_SHARE of the L2: with more, programs that drift apart read them
-from memory again. An H100 (50 MB of L2) under full load, causal: with 8.4 MB both ways took the same; with 16.8 a
-program for each item took 3 to 4 % less (D 256 of 16,384 tokens, D 128 of 32,768), with 34 it took 9 % less, with 67
-12 %."""
+from memory again."""
 
 
 def keys_nearby(k: torch.Tensor) -> int:
@@ -83,7 +78,7 @@ def keys_nearby(k: torch.Tensor) -> int:
 
 
 UNEVEN = 1.05
-"""How much longer the busiest program may take than with items that are handed out: going on won 3 to 12 %."""
+"""How much longer the busiest program may take than with items that are handed out."""
 
 
 def _rows_are_even(call: AttentionCall, plan: PrefillPlan, together: int, programs: int) -> bool:
@@ -113,10 +108,7 @@ def end_together(tiles: np.ndarray, together: int, programs: int) -> bool:
 
 
 ROUNDS_OVERLAPPED = 6
-"""From so many items a program on they overlap, each one's beginning beside the end of the one before. On
-an H100 (D 128, 32/8 heads) 8,192 tokens took 12 % less so with a window of 256, 8 % with 1,024 and 2 % with 4,096;
-32,768 tokens 18, 5 and 0 %. With four items a program up to 4 % more, since what begins and ends a program costs more;
-causal prompts, whose rows are long, 2 to 13 % more."""
+"""From so many items a program on they overlap, each one's beginning beside the end of the one before."""
 
 
 def overlaps_items(call: AttentionCall, plan: PrefillPlan, items: int, programs: int) -> bool:
