@@ -19,10 +19,10 @@ sweep: $(READY)
 	$(BIN)/skiplab sweep
 
 bench: $(READY)
-	$(BIN)/python tests/bench/tilemap.py
-	$(BIN)/python tests/bench/prefill_cpu.py
-	$(BIN)/python tests/bench/host.py
-	$(BIN)/python tests/bench/store.py
+	$(BIN)/skiplab bench tilemap
+	$(BIN)/skiplab bench prefill_cpu
+	$(BIN)/skiplab bench host
+	$(BIN)/skiplab bench store
 
 memcheck: $(READY)
 	@command -v compute-sanitizer >/dev/null || \
@@ -30,10 +30,10 @@ memcheck: $(READY)
 	compute-sanitizer --tool memcheck --error-exitcode 1 $(BIN)/python tests/kernels/memcheck.py
 
 runs: $(READY)
-	$(BIN)/python tests/bench/gpu_runs.py
+	$(BIN)/skiplab runs
 
 figures: $(READY)
-	$(BIN)/python tests/bench/figures.py
+	$(BIN)/skiplab figures
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

@@ -22,7 +22,7 @@ from blockskip.attention.decode.splits import executorch_splits, flash_attention
 from skiplab.machine import Machine
 from skiplab.workload import DecodeWorkload
 
-POLICIES: Mapping[str, str] = {
+SPLIT_POLICIES: Mapping[str, str] = {
     "blockskip": "blockskip: a count to fill the SMs, live tiles divided on the device",
     "flash-attention-3": "FlashAttention-3's rule: fewest shares within 85 % of the best use",
     "executorch": "ExecuTorch's rule: a share every 256 slots of the buffer",
@@ -44,7 +44,7 @@ class Share:
         return self.end - self.first
 
 
-class Run(NamedTuple):
+class Placement(NamedTuple):
     """A program on an SM from `start` to `end`, in seconds."""
 
     program: int
@@ -90,13 +90,13 @@ class Schedule:
         return self.heads * self.splits
 
     @cached_property
-    def runs(self) -> tuple[Run, ...]:
+    def runs(self) -> tuple[Placement, ...]:
         """The programs that have keys, in the order of their launch."""
-        return tuple(map(Run._make, self._placed()))
+        return tuple(map(Placement._make, self._placed()))
 
-    def run_of(self, program: int) -> Run | None:
+    def run_of(self, program: int) -> Placement | None:
         """Where and when that program runs; None where it has no key."""
-        return next((Run._make(run) for run in self._placed() if run[0] == program), None)
+        return next((Placement._make(run) for run in self._placed() if run[0] == program), None)
 
     def sm_use(self) -> list[tuple[float, int]]:
         """(when its last program ends, how many it had) of each SM."""
@@ -169,8 +169,8 @@ def schedule(workload: DecodeWorkload, machine: Machine, policy: str = "blockski
     of the GPU's bandwidth; partial results, queries and outputs then move at all of it. Left out: what a few busy SMs
     draw beyond their even share, launches, the L2, arithmetic. So a share of the data sheet that nobody reaches.
     """
-    if policy not in POLICIES:
-        raise ValueError(f"policy: got {policy!r}; allowed are {', '.join(POLICIES)}")
+    if policy not in SPLIT_POLICIES:
+        raise ValueError(f"policy: got {policy!r}; allowed are {', '.join(SPLIT_POLICIES)}")
     if machine.sms is None or machine.compute_capability is None:
         raise ValueError(f"machine: got {machine.name}; allowed is a GPU, such as those of known_gpus()")
     plan = kernel_plan(workload, machine, splits=1 if policy == "one" else None)
@@ -196,7 +196,7 @@ def schedule(workload: DecodeWorkload, machine: Machine, policy: str = "blockski
 
 def schedules(workload: DecodeWorkload, machine: Machine) -> dict[str, Schedule]:
     """Every policy's schedule, by name."""
-    return {policy: schedule(workload, machine, policy) for policy in POLICIES}
+    return {policy: schedule(workload, machine, policy) for policy in SPLIT_POLICIES}
 
 
 def comparison(plans: Mapping[str, Schedule]) -> pd.DataFrame:

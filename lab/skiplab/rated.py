@@ -13,6 +13,7 @@ import pandas as pd
 
 from skiplab.machine.roofs import Roofs, recorded_roofs
 from skiplab.store import COLUMNS, Run, frame
+from skiplab.store.keys import without_index
 
 Row = dict[str, Any]
 """One row of a frame, by column."""
@@ -49,7 +50,7 @@ def rated(runs: Iterable[Run], patterns: Sequence[str] = ("*",)) -> pd.DataFrame
 
 def _own_choice(run: Run) -> Run:
     """The run with each point's last row, but for those whose config somebody asked for."""
-    rows = {row["point"]: row for row in run.rows if not row.get("config")}
+    rows = {without_index(row["point"]): row for row in run.rows if not row.get("config")}
     return replace(run, rows=tuple(rows.values()))
 
 

@@ -22,6 +22,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from blockskip import __version__
+
 from skiplab.paths import data_path, file_name, inside, runs_directory
 from skiplab.store import SCHEMA, Run, read_run
 
@@ -256,9 +258,7 @@ def _version(name: str) -> str | None:
     try:
         return version(name)
     except PackageNotFoundError:
-        import skiplab
-
-        return skiplab.__version__ if name == "skiplab" else None
+        return __version__ if name == "skiplab" else None
 
 
 def _readme(name: str, about: Mapping[str, Any]) -> str:

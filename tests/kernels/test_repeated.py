@@ -424,11 +424,9 @@ def test_threads_may_call_at_once(device, launched):
 def test_a_repeated_call_enters_few_python_functions():
     """Counted, not timed: the launches themselves do nothing there."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    environment["PYTHONPATH"] = str(ROOT / "kernels")
-    script = ROOT / "tests" / "bench" / "host.py"
-    made = subprocess.run(
-        [sys.executable, script, "--calls", "50", "--json"], capture_output=True, text=True, env=environment
-    )
+    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT / "kernels"), str(ROOT / "lab")])
+    command = [sys.executable, "-m", "skiplab.cli", "bench", "host", "--calls", "50", "--json"]
+    made = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert made.returncode == 0, made.stderr[-2000:]
     rows = [json.loads(line) for line in made.stdout.splitlines()]
     ours = {row["call"]: row["python_calls"] for row in rows if "new_kind_us" in row}

@@ -7,7 +7,9 @@ from pathlib import Path
 import blockskip as bs
 import pytest
 from blockskip.tuned import read_tuned
+from skiplab import bench as benchmarks
 from skiplab import cli
+from skiplab.bench import BENCHMARKS
 from skiplab.cli import run as cli_run
 from skiplab.cli import sweep as cli_sweep
 from skiplab.cli import tune as cli_tune
@@ -15,6 +17,7 @@ from skiplab.contenders import contender, kernel
 from skiplab.machine import Machine
 from skiplab.measure import Measurement, Point
 from skiplab.measure.timing import Cancelled
+from skiplab.results import pages
 from skiplab.store import read_run
 from skiplab.tuning.tune import Tuning
 from skiplab.workload import DecodeWorkload, Workload
@@ -389,3 +392,33 @@ def test_help_teaches(skiplab):
     _, out, _ = skiplab("sweep", "--help")
     assert "causal" in out
     assert "Example" in out
+
+
+def test_runs_lists_its_topics_and_refuses_others(skiplab):
+    code, out, _ = skiplab("runs", "--list")
+    assert not code and "decode-qwen" in out and all(line.endswith(" points") for line in out.splitlines())
+    code, out, _ = skiplab("runs", "decode-qwen", "--list")
+    assert not code and len(out.splitlines()) == 1
+    code, _, err = skiplab("runs", "decode-queen")
+    assert code == 2 and "TOPIC: got 'decode-queen'; allowed are prefill-windows-d128" in err
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_a_benchmark_reads_its_own_options(skiplab, capsys, name):
+    with pytest.raises(SystemExit) as end:
+        benchmarks.run(name, ["--help"])
+    said = capsys.readouterr().out
+    assert end.value.code == 0 and said.startswith(f"usage: skiplab bench {name} ")
+
+
+def test_an_unknown_benchmark_is_refused_and_options_are_passed_on(skiplab):
+    code, _, err = skiplab("bench", "speed")
+    assert code == 2 and "NAME: got 'speed'; allowed are tilemap, prefill_cpu, host, store, decode" in err
+    code, _, err = skiplab("bench", "store", "--rows", "many")
+    assert code == 2 and "argument --rows: invalid int value: 'many'" in err
+
+
+def test_figures_are_of_a_checkout(skiplab, monkeypatch):
+    monkeypatch.setattr(pages, "installed", lambda: True)
+    code, _, err = skiplab("figures")
+    assert code == 2 and "this is an installed package" in err

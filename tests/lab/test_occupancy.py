@@ -10,7 +10,7 @@ from blockskip.attention.call import DecodeArguments
 from blockskip.attention.decode.eager import check_decode
 from blockskip.attention.decode.plan import plan_decode_kernel
 from skiplab.machine import Machine, known_gpus
-from skiplab.occupancy import POLICIES, comparison, live_keys, schedule, schedules
+from skiplab.occupancy import SPLIT_POLICIES, comparison, live_keys, schedule, schedules
 from skiplab.workload import MODELS, DecodeWorkload
 
 H200 = known_gpus()["NVIDIA H200"]
@@ -43,7 +43,7 @@ def test_ours_is_what_decode_plans(workload, gpu):
     assert ours.most_tiles <= -(-plan.tiles // plan.splits)
 
 
-@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("policy", SPLIT_POLICIES)
 @pytest.mark.parametrize("workload", AWKWARD, ids=str)
 def test_every_key_that_a_query_sees_is_read_once(workload, policy):
     plan = schedule(workload, H200, policy)
@@ -66,7 +66,7 @@ def test_live_keys_are_those_of_the_mask(workload):
     assert len(live) == workload.live_keys
 
 
-@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("policy", SPLIT_POLICIES)
 @pytest.mark.parametrize("workload", AWKWARD, ids=str)
 def test_programs_run_once_each_alone_on_their_sm_and_none_waits_for_nothing(workload, policy):
     plan = schedule(workload, A100, policy)
@@ -110,7 +110,7 @@ def test_a_large_buffer_with_few_keys():
 
 def test_comparison_has_a_row_a_policy():
     table = comparison(schedules(DecodeWorkload(kv_len=2048, buffer=131072), H200))
-    assert list(table.index) == list(POLICIES)
+    assert list(table.index) == list(SPLIT_POLICIES)
     assert table.loc["executorch", ["shares", "with keys", "programs", "SMs that read", "waves"]].tolist() == [
         128, 2, 2048, 32, 1,
     ]  # fmt: skip

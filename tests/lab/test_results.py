@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import importlib
 import re
 import time
 from collections.abc import Mapping
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from skiplab.measure import Point
+from skiplab.results import gpu_runs
 from skiplab.results.declared import TABLES, cpu_prefill, show
 from skiplab.results.tables import SECTION, MissingRun, entries, fill, gather, markdown
 from skiplab.store import Run, read_run, read_runs
@@ -62,14 +62,7 @@ def swept(sweep: AnySweep, milliseconds: Mapping[str, float], topic: str = "new"
     return Run(header, tuple(rows), path=ROOT / "data" / "runs" / f"2126-01-01-nvidia-h100-80gb-hbm3-{topic}.jsonl")
 
 
-@pytest.fixture
-def gpu_runs(monkeypatch):
-    """`tests/bench/gpu_runs.py`, which makes all runs of a GPU."""
-    monkeypatch.syspath_prepend(ROOT / "tests" / "bench")
-    return importlib.import_module("gpu_runs")
-
-
-def test_topics_are_recorded_until_time_is_over_and_go_on_then(gpu_runs, tmp_path, capsys):
+def test_topics_are_recorded_until_time_is_over_and_go_on_then(tmp_path, capsys):
     small = {"q_heads": 1, "kv_heads": 1, "head_dim": 64, "dtype": "float32", "budget_s": 0.01}
     topics = {name: Sweep(("sdpa", "blockskip"), (64, 96), (32,), **small) for name in ("one", "other")}
     gpu_runs.compile_first([*topics["one"].points(), Point(topics["one"].workload(64, 32), "flex-no-such")])
@@ -83,7 +76,7 @@ def test_topics_are_recorded_until_time_is_over_and_go_on_then(gpu_runs, tmp_pat
 
 
 @pytest.mark.parametrize("name", [name for name, table in TABLES.items() if table.source is None])
-def test_the_topics_that_are_recorded_on_a_gpu_fill_every_table(gpu_runs, name):
+def test_the_topics_that_are_recorded_on_a_gpu_fill_every_table(name):
     topics, ms = gpu_runs.TOPICS, collections.defaultdict(lambda: 1.0)
     made = [swept(sweep, ms, topic, f"2126-01-01T{i:02d}") for i, (topic, sweep) in enumerate(topics.items())]
     table = TABLES[name]

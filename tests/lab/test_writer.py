@@ -15,6 +15,7 @@ from skiplab.machine import Machine, describe
 from skiplab.measure import Measurement, Point
 from skiplab.store import END, RunFileError, RunWriter, read_run
 from skiplab.sweep import Sweep, run_sweep
+from skiplab.tuning.tune import Tuning
 from skiplab.workload import DecodeWorkload, Workload
 
 HEADER = {"run_id": "test", "device": {"name": "A"}, "torch": "2", "operation": "attention",
@@ -280,3 +281,41 @@ def test_a_file_that_is_deleted_meanwhile_is_said(tmp_path):
 def test_what_is_no_plain_file_is_refused(tmp_path):
     with pytest.raises(RunFileError, match=f"^{tmp_path.name}: is no file"):
         RunWriter(tmp_path, HEADER)
+
+
+def on(device: str, q_len: int = 256, **fields):
+    """A row of the GPU `A` as today's code writes it, on one of a machine's devices."""
+    point = Point(Workload(q_len), "blockskip", device=device)
+    row = Measurement(point, "ok", samples_ns=(5, 6, 7), device_name="A").row()
+    return row | {"key": f"{row['key']} | 0123456789ab"} | fields
+
+
+def test_the_key_of_a_point_holds_no_index_of_a_gpu():
+    keys = {Point(Workload(256), "blockskip", device=device).key for device in ("cuda", "cuda:0", "cuda:1")}
+    assert keys == {f"blockskip | {Workload(256).key()} | cuda"} and on("cuda:1")["torch_device"] == "cuda:1"
+    assert len({Sweep(device=device).key for device in ("cuda", "cuda:0", "cuda:1")}) == 1
+    assert len({Tuning(device=device).key for device in ("cuda", "cuda:0", "cuda:1")}) == 1
+    assert Sweep(device="cpu").key != Sweep(device="cuda").key
+
+
+def test_another_gpu_of_the_same_kind_goes_on_with_what_one_measured(tmp_path):
+    header = {**HEADER, "parameters": {**HEADER["parameters"], "device": "cuda:0"}}
+    other = {**HEADER, "parameters": {**HEADER["parameters"], "device": "cuda:1"}}
+    with RunWriter(tmp_path / "run.jsonl", header) as writer:
+        writer.append(on("cuda:0"))
+    with RunWriter(tmp_path / "run.jsonl", other) as writer:
+        assert writer.settled() == {on("cuda:1")["key"]}
+    with pytest.raises(ValueError, match="the parameter device cuda, this is cpu"):
+        RunWriter(tmp_path / "run.jsonl", {**HEADER, "parameters": {**HEADER["parameters"], "device": "cpu"}})
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:0", "cuda:3"])
+def test_keys_of_older_files_match(tmp_path, device):
+    """They hold the index that the sweep was given."""
+    point = f"blockskip | {Workload(256).key()} | {device}"
+    with RunWriter(tmp_path / "run.jsonl", HEADER) as writer:
+        writer.append(on(device, key=f"{point} | 0123456789ab", point=point))
+        assert writer.settled() == {on("cuda:1")["key"]}
+        writer.append(on("cuda:1", samples_ns=[20, 20, 20]))
+    table = read_run(tmp_path / "run.jsonl").frame()
+    assert table["median_ms"].tolist() == [20e-6]  # one point, its later row

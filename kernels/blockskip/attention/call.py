@@ -28,8 +28,6 @@ LARGEST_SCALE = torch.finfo(torch.float32).max * math.log(2)
 """Times log2 e, as the kernels take it, float32 holds it."""
 SHARED_SKIPS = ("auto", "bounds")
 """With these the launches for a band serve any number of keys; others take tables for one number."""
-LARGEST_SCALE = torch.finfo(torch.float32).max * math.log(2)
-"""Times log2 e, as the kernels take it, float32 holds it."""
 MOST_IN_GRID = 65535
 """Batches and heads of a launch: a CUDA grid's second and third dimensions end there."""
 

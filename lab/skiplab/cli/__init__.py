@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from skiplab.cli import compare, options, roofs, tune
+from skiplab.cli import bench, compare, options, roofs, runs, tune
 from skiplab.cli.run import INTERRUPTED, end_as_interrupted, need, show, shown, swept, unused, write_report
 from skiplab.compare import compare as compare_runs
 from skiplab.machine import default_device
@@ -70,8 +70,16 @@ def copied_notebooks(folder: Path) -> Path:
     return folder
 
 
-for _command in (*(part.COMMAND for part in parts(__name__).values()), compare.compare, tune.tune, roofs.roofs):
+for _command in (
+    *(part.COMMAND for part in parts(__name__).values()),
+    compare.compare,
+    tune.tune,
+    roofs.roofs,
+    runs.runs,
+    runs.figures,
+):
     app.command()(_command)
+app.command(context_settings=bench.PASSED_ON)(bench.bench)
 
 
 @app.command()

@@ -12,6 +12,7 @@ import typer
 
 from skiplab.operations import OPERATIONS
 from skiplab.store import Run, frame, read_run
+from skiplab.store.keys import without_index
 from skiplab.sweep import AnySweep, row_key, run_sweep, usable
 
 INTERRUPTED = 130
@@ -51,7 +52,7 @@ def swept(wanted: AnySweep, path: Path, again: tuple[str, ...] = ()) -> Run:
 def stopped(wanted: AnySweep, run: Run) -> str:
     """What an interrupted sweep has kept, and how to go on, in one line."""
     points = {row_key(point) for point in wanted.points()}
-    kept = points & {row["key"] for row in run.rows}
+    kept = points & {without_index(row["key"]) for row in run.rows}
     return f"Stopped: {len(kept)} of {len(points)} points are kept; the same command goes on."
 
 

@@ -12,7 +12,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
-from skiplab.contenders.base import REGISTRY, Build, Call, Contender, Planned, Unsupported, is_cuda
+from skiplab.contenders.base import REGISTRY, Build, Contender, Planned, Solver, Unsupported, is_cuda
 from skiplab.workload import Workload
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ FLEX_OPTIONS: tuple[FlexKernelOptions | None, ...] = (
 
 
 def _blockskip(skip: str = "auto", impl: str = "auto", config: tuple[int, ...] | None = None) -> Build:
-    def build(workload: Workload, inputs: Sequence[torch.Tensor]) -> Call:
+    def build(workload: Workload, inputs: Sequence[torch.Tensor]) -> Solver:
         attention: Any = bs.attention
         options = {"q_start": workload.q_start, "skip": skip, "impl": impl, "config": config}
         return lambda q, k, v: attention(q, k, v, workload.mask, **options)
@@ -74,7 +74,7 @@ def _sdpa(backend: SDPBackend | None = None, causal_flag: bool = False, additive
     """torch's SDPA with a mask tensor: bool, or `additive` in the workload's dtype, which torch would make of it in
     each call. With `causal_flag` plain causal is passed as `is_causal` instead, on the keys up to the last query."""
 
-    def build(workload: Workload, inputs: Sequence[torch.Tensor]) -> Call:
+    def build(workload: Workload, inputs: Sequence[torch.Tensor]) -> Solver:
         q, k, _ = inputs
         options: dict[str, Any] = {"enable_gqa": True} if k.shape[1] < workload.q_heads else {}
         keys = slice(None)
@@ -101,7 +101,9 @@ def with_heads_repeated(workload: Any, inputs: Sequence[torch.Tensor]) -> tuple[
     return q, k.repeat_interleave(workload.group, 1), v.repeat_interleave(workload.group, 1)
 
 
-def compiled_flex(block_mask: BlockMask, gqa: bool, inputs: Sequence[torch.Tensor], keys: slice = slice(None)) -> Call:
+def compiled_flex(
+    block_mask: BlockMask, gqa: bool, inputs: Sequence[torch.Tensor], keys: slice = slice(None)
+) -> Solver:
     """FlexAttention, compiled for these inputs, on those keys; Planned where its own tiles do not fit the GPU.
 
     At large head sizes torch's default tiles may want more shared memory than there is. Then the documented
@@ -109,7 +111,7 @@ def compiled_flex(block_mask: BlockMask, gqa: bool, inputs: Sequence[torch.Tenso
     """
     from torch.nn.attention.flex_attention import flex_attention
 
-    def attempt(options: FlexKernelOptions | None) -> Call:
+    def attempt(options: FlexKernelOptions | None) -> Solver:
         torch.compiler.reset()  # past eight shapes torch.compile stops compiling a function; each point starts afresh
         compiled = torch.compile(flex_attention, dynamic=False, fullgraph=True)
 
@@ -136,7 +138,7 @@ def _is_too_large(error: Exception) -> bool:
     return any(words in text for words in ("out of resource", "no valid triton configs", "no choices to select"))
 
 
-def _flex(workload: Workload, inputs: Sequence[torch.Tensor]) -> Call:
+def _flex(workload: Workload, inputs: Sequence[torch.Tensor]) -> Solver:
     """Its BlockMask comes from our tile map (its own takes L x L)."""
     block_mask = workload.tilemap(FLEX_BLOCK, FLEX_BLOCK).to_block_mask(device=inputs[0].device)
     return compiled_flex(block_mask, workload.group > 1, inputs)

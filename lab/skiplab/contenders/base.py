@@ -10,8 +10,9 @@ import torch
 
 from skiplab.operations import operation_of
 
-Call = Callable[..., torch.Tensor]
-Build = Callable[[Any, Sequence[Any]], Call]
+Solver = Callable[..., torch.Tensor]
+"""What a contender builds: f(*arguments) -> out."""
+Build = Callable[[Any, Sequence[Any]], Solver]
 OWN = "skiplab.contenders"
 """The package whose contenders nobody may replace."""
 
@@ -24,7 +25,7 @@ class Unsupported(Exception):
 class Planned:
     """A call together with what its build chose, which the measurement's row keeps as its plan."""
 
-    call: Call
+    call: Solver
     plan: Mapping[str, Any]
 
     def __call__(self, *arguments: Any) -> torch.Tensor:

@@ -23,7 +23,7 @@ from skiplab.contenders.attention import (
     needs_cuda,
     needs_cuda_backend,
 )
-from skiplab.contenders.base import REGISTRY, Build, Call, Contender
+from skiplab.contenders.base import REGISTRY, Build, Contender, Solver
 from skiplab.workload import DecodeWorkload
 
 Inputs = Sequence[torch.Tensor]
@@ -32,13 +32,13 @@ FLASHINFER_HEAD_DIMS = (64, 128, 256, 512)
 
 
 def _decode(**options: Any) -> Build:
-    def build(workload: DecodeWorkload, inputs: Inputs) -> Call:
+    def build(workload: DecodeWorkload, inputs: Inputs) -> Solver:
         return lambda q, k, v: bs.decode(q, k, v, kv_len=workload.kv_len, window=workload.window, **options)
 
     return build
 
 
-def _prefill_kernel(workload: DecodeWorkload, inputs: Inputs) -> Call:
+def _prefill_kernel(workload: DecodeWorkload, inputs: Inputs) -> Solver:
     attention: Any = bs.attention
     return lambda q, k, v: attention(q, k, v, workload.mask, kv_len=workload.kv_len, skip="bounds", impl="triton")
 
@@ -50,7 +50,7 @@ def _live(workload: DecodeWorkload) -> slice:
 def _sdpa(backend: SDPBackend | None = None) -> Build:
     """torch's SDPA on the live keys; a mask tensor only where several queries differ in what they see."""
 
-    def build(workload: DecodeWorkload, inputs: Inputs) -> Call:
+    def build(workload: DecodeWorkload, inputs: Inputs) -> Solver:
         live, device = _live(workload), inputs[0].device
         options: dict[str, Any] = {"enable_gqa": True} if workload.group > 1 else {}
         if workload.q_len > 1:
@@ -66,7 +66,7 @@ def _sdpa(backend: SDPBackend | None = None) -> Build:
     return build
 
 
-def _flex(workload: DecodeWorkload, inputs: Inputs) -> Call:
+def _flex(workload: DecodeWorkload, inputs: Inputs) -> Solver:
     """On the keys up to kv_len; its BlockMask comes from our tile map."""
     tilemap = bs.TileMap.build(workload.mask, workload.q_len, workload.kv_len, FLEX_BLOCK, FLEX_BLOCK)
     block_mask = tilemap.to_block_mask(device=inputs[0].device)
@@ -80,7 +80,7 @@ def _rows_of_heads(workload: DecodeWorkload, inputs: Inputs) -> tuple[torch.Tens
 
 
 def _flashinfer(tensor_cores: bool) -> Build:
-    def build(workload: DecodeWorkload, inputs: Inputs) -> Call:
+    def build(workload: DecodeWorkload, inputs: Inputs) -> Solver:
         import flashinfer  # type: ignore[import-not-found]
 
         live = _live(workload)

@@ -15,7 +15,7 @@ import blockskip as bs
 import torch
 
 from skiplab.contenders.attention import needs_cuda, needs_cuda_backend, with_heads_repeated
-from skiplab.contenders.base import REGISTRY, Call, Contender
+from skiplab.contenders.base import REGISTRY, Contender, Solver
 from skiplab.contenders.decode import FLASHINFER_HEAD_DIMS
 from skiplab.workload import DecodeWorkload, Workload
 
@@ -36,7 +36,7 @@ def last_key(workload: Workload) -> int:
     return workload.first_position + workload.q_len
 
 
-def by_length(workload: Workload, attend: Attend) -> Call:
+def by_length(workload: Workload, attend: Attend) -> Solver:
     """A call on q, k, v [batch, heads, length, D] of what takes and gives [batch, length, heads, D]."""
     keys = slice(0, last_key(workload))
 
@@ -46,7 +46,7 @@ def by_length(workload: Workload, attend: Attend) -> Call:
     return call
 
 
-def _flash2(workload: Workload, inputs: Sequence[torch.Tensor]) -> Call:
+def _flash2(workload: Workload, inputs: Sequence[torch.Tensor]) -> Solver:
     forward, window, scale = torch.ops.aten._flash_attention_forward, window_of(workload), workload.head_dim**-0.5
     sides = {} if window is None else {"window_size_left": window - 1, "window_size_right": 0}
     lengths = workload.q_len, last_key(workload)
@@ -57,7 +57,7 @@ def _flash2(workload: Workload, inputs: Sequence[torch.Tensor]) -> Call:
     return by_length(workload, attend)
 
 
-def _efficient(workload: Workload, inputs: Sequence[torch.Tensor]) -> Call:
+def _efficient(workload: Workload, inputs: Sequence[torch.Tensor]) -> Solver:
     forward, scale = torch.ops.aten._efficient_attention_forward, workload.head_dim**-0.5
     none, window = (None,) * 5, window_of(workload)
 
@@ -72,13 +72,13 @@ def _sides(window: int | None, unlimited: Any) -> tuple[Any, Any]:
     return (unlimited, unlimited) if window is None else (window - 1, 0)
 
 
-def _flash3(workload: Workload, inputs: Sequence[torch.Tensor]) -> Call:
+def _flash3(workload: Workload, inputs: Sequence[torch.Tensor]) -> Solver:
     function, window = _fa3().flash_attn_func, window_of(workload)
     options = {"causal": window is None, "window_size": _sides(window, -1)}
     return by_length(workload, lambda q, k, v: _first(function(q, k, v, **options)))
 
 
-def _flash4(workload: Workload, inputs: Sequence[torch.Tensor]) -> Call:
+def _flash4(workload: Workload, inputs: Sequence[torch.Tensor]) -> Solver:
     from flash_attn.cute import flash_attn_func  # type: ignore[import-not-found]
 
     window = window_of(workload)
@@ -86,7 +86,7 @@ def _flash4(workload: Workload, inputs: Sequence[torch.Tensor]) -> Call:
     return by_length(workload, lambda q, k, v: _first(flash_attn_func(q, k, v, **options)))
 
 
-def _flash3_decode(workload: DecodeWorkload, inputs: Sequence[torch.Tensor]) -> Call:
+def _flash3_decode(workload: DecodeWorkload, inputs: Sequence[torch.Tensor]) -> Solver:
     """On a slice of the live keys; it chooses the number of splits itself."""
     function = _fa3().flash_attn_with_kvcache
     live = slice(workload.kv_len - workload.live_keys, workload.kv_len)
@@ -98,7 +98,7 @@ def _flash3_decode(workload: DecodeWorkload, inputs: Sequence[torch.Tensor]) -> 
     return call
 
 
-def _flashinfer(workload: Workload, inputs: Sequence[torch.Tensor]) -> Call:
+def _flashinfer(workload: Workload, inputs: Sequence[torch.Tensor]) -> Solver:
     """One request: q [length, heads, D]. Its layout HND takes a head count for a length on sm_90 (0.7.2): not used."""
     import flashinfer  # type: ignore[import-not-found]
 

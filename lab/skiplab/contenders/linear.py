@@ -18,7 +18,7 @@ from blockskip.linear.packing import TILE_COLUMNS, TILE_ROWS
 from blockskip.linear.route import HOPPER
 
 from skiplab.contenders.attention import needs_cuda
-from skiplab.contenders.base import REGISTRY, Build, Call, Contender, is_cuda
+from skiplab.contenders.base import REGISTRY, Build, Contender, Solver, is_cuda
 from skiplab.workload import LinearWorkload
 
 Inputs = Sequence[torch.Tensor]
@@ -47,7 +47,7 @@ def _dequantised_operands(workload: LinearWorkload, inputs: Inputs) -> tuple[tor
     return inputs[0].double(), packed(workload, inputs).dequantize(inputs[0].dtype).double()
 
 
-def _linear(workload: LinearWorkload, arguments: Sequence[Any]) -> Call:
+def _linear(workload: LinearWorkload, arguments: Sequence[Any]) -> Solver:
     return lambda x, w: bs.linear(x, w)
 
 
@@ -78,15 +78,15 @@ def _needs_many_rows(workload: LinearWorkload, device: str) -> str | None:
     return "it takes float16 and bfloat16 activations" if workload.dtype == "float32" else None
 
 
-def _reference(workload: LinearWorkload, arguments: Sequence[Any]) -> Call:
+def _reference(workload: LinearWorkload, arguments: Sequence[Any]) -> Solver:
     return lambda x, w: bs.linear(x, w, impl="reference")
 
 
-def _dequantise(workload: LinearWorkload, arguments: Sequence[Any]) -> Call:
+def _dequantise(workload: LinearWorkload, arguments: Sequence[Any]) -> Solver:
     return lambda x, w: F.linear(x, w.dequantize(x.dtype))
 
 
-def _float(workload: LinearWorkload, arguments: Sequence[Any]) -> Call:
+def _float(workload: LinearWorkload, arguments: Sequence[Any]) -> Solver:
     return lambda x, weight: F.linear(x, weight)
 
 
@@ -99,7 +99,7 @@ def _ablation(**changes: bool) -> tuple[Any, Any]:
         w = packed(workload, inputs)
         return inputs[0], w, metadata_of(w, _config(workload, changes))
 
-    def build(workload: LinearWorkload, arguments: Sequence[Any]) -> Call:
+    def build(workload: LinearWorkload, arguments: Sequence[Any]) -> Solver:
         from blockskip.linear import launch
 
         config = _config(workload, changes)
@@ -140,7 +140,7 @@ def _tinygemm_pack(workload: LinearWorkload, inputs: Inputs) -> tuple[torch.Tens
     return inputs[0], data, _tinygemm_metadata(w)
 
 
-def _tinygemm(workload: LinearWorkload, arguments: Sequence[Any]) -> Call:
+def _tinygemm(workload: LinearWorkload, arguments: Sequence[Any]) -> Solver:
     aten, group_size = torch.ops.aten, workload.group_size
     product = aten._weight_int4pack_mm if arguments[0].is_cuda else aten._weight_int4pack_mm_for_cpu
     return lambda x, data, metadata: product(x, data, group_size, metadata)
@@ -175,7 +175,7 @@ def _gemlite_pack(workload: LinearWorkload, inputs: Inputs) -> tuple[Any, ...]:
     return inputs[0], layer
 
 
-def _gemlite(workload: LinearWorkload, arguments: Sequence[Any]) -> Call:
+def _gemlite(workload: LinearWorkload, arguments: Sequence[Any]) -> Solver:
     return lambda x, layer: layer(x)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from skiplab.figures import theme
 from skiplab.figures.nibbles import FETCHED, LEFT_ALONE, Cell, Label, Picture
-from skiplab.occupancy import Run, Schedule, Share
+from skiplab.occupancy import Placement, Schedule, Share
 
 LEFT, ACROSS = 132, 560
 """Pixels left of a strip, for its name; of a strip."""
@@ -51,7 +51,7 @@ def tiles(share: Share) -> str:
     return f"{share.tiles:,} tile{'s' * (share.tiles != 1)}"
 
 
-def told(plan: Schedule, run: Run) -> str:
+def told(plan: Schedule, run: Placement) -> str:
     """A program in words: whose it is, what it reads, where and when."""
     share = plan.shares[run.program % plan.splits]
     return (
@@ -177,7 +177,7 @@ def _timeline(parts: Parts, plan: Schedule, head: int, y: float) -> float:
     return top + height + 30
 
 
-def _bar(plan: Schedule, run: Run, head: int, top: float, tall: float, scale: float) -> Cell:
+def _bar(plan: Schedule, run: Placement, head: int, top: float, tall: float, scale: float) -> Cell:
     own = run.program // plan.splits
     x, width = LEFT + run.start * scale, (run.end - run.start) * scale
     fill = theme.GREEN if own == head else SHADES[run.program % 2]

@@ -58,6 +58,11 @@ def default_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def device_kind(device: str) -> str:
+    """`cuda` for `cuda:1`: one name for all GPUs of a machine."""
+    return device.partition(":")[0]
+
+
 def device_name(device: str) -> str:
     """The name that figures print: the GPU's own, or the CPU's with its number of threads."""
     if torch.device(device).type == "cuda":

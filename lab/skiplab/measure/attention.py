@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import astuple
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import blockskip as bs
 import torch
-from blockskip.attention.route import Plan
 
 from skiplab.contenders import Contender
 from skiplab.measure.point import WorkDone
 from skiplab.measure.truth import Truth, truth
 from skiplab.workload import Workload
+
+if TYPE_CHECKING:
+    from blockskip.attention.route import Plan
 
 INPUTS = ("q", "k", "v")
 # Shapes that have caught bugs in other kernels: (q_len, kv_len, q_heads, kv_heads, head_dim, mask).

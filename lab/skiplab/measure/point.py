@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from skiplab.contenders import Contender, with_config
+from skiplab.machine import device_kind
 from skiplab.operations import workload_of
 from skiplab.workload import Problem
 
@@ -30,9 +31,9 @@ class Point:
 
     @property
     def key(self) -> str:
-        """Stable and readable; equal points have equal keys."""
+        """Stable and readable; equal points have equal keys, whichever GPU of a machine they are measured on."""
         config = "" if self.config is None else f" {self.config}"
-        return f"{self.contender}{config} | {self.workload.key()} | {self.device}"
+        return f"{self.contender}{config} | {self.workload.key()} | {device_kind(self.device)}"
 
 
 @dataclass(frozen=True)

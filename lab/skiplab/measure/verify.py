@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import torch
 
 from skiplab.contenders import Contender, contender
-from skiplab.contenders.base import Call
+from skiplab.contenders.base import Solver
 from skiplab.machine import default_device
 from skiplab.measure.failure import Failure, attempt
 from skiplab.measure.parts import PARTS
@@ -58,7 +58,7 @@ def verify(
     seed: int,
     *,
     deviation: float = 1.0,
-    fn: Call | None = None,
+    fn: Solver | None = None,
     sampled: bool | None = None,
 ) -> Check:
     """Run the contender on fresh inputs of that seed and judge the result; its inputs must come back unchanged.

@@ -13,6 +13,7 @@ import numpy as np
 from skiplab.machine import Machine
 from skiplab.machine.roofline import roof_seconds
 from skiplab.operations import OPERATIONS, operation_of
+from skiplab.store.keys import without_index
 from skiplab.store.reading import Rows
 from skiplab.store.schema import Timed, Work, fault
 
@@ -105,7 +106,7 @@ def _held(run: Run) -> dict[str, Column]:
     rows, number = _timed(run), count()
     for start in range(0, size, AT_ONCE):
         part = list(islice(rows, AT_ONCE))
-        points.update((row.point, next(number)) for row in part)
+        points.update((without_index(row.point), next(number)) for row in part)
         for name, values in _part(part, share).items():
             columns[name][start : start + len(part)] = values
     latest = np.array(list(points.values()), np.int64)

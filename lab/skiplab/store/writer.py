@@ -12,6 +12,8 @@ from typing import Any
 
 import msgspec
 
+from skiplab.machine import device_kind
+from skiplab.store.keys import without_index
 from skiplab.store.lock import flush_folder, open_locked
 from skiplab.store.reading import Held, Rows, check_header, checked_row, scan
 from skiplab.store.runs import Run
@@ -59,7 +61,7 @@ class RunWriter:
 
     def settled(self, again: Collection[str] = ()) -> frozenset[str]:
         """The keys whose latest row has none of the statuses and flags in `again`."""
-        latest = {row["key"]: {row["status"], *row.get("flags", ())} for row in self.run.rows}
+        latest = {without_index(row["key"]): {row["status"], *row.get("flags", ())} for row in self.run.rows}
         return frozenset(key for key, words in latest.items() if not words & set(again))
 
     def append(self, row: Mapping[str, Any]) -> None:
@@ -133,8 +135,9 @@ def _identity(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str,
 
 
 def _parameters(header: Mapping[str, Any]) -> dict[str, Any]:
-    """One that is None is none, as where an older file lacks it."""
-    return {name: value for name, value in (header.get("parameters") or {}).items() if value is not None}
+    """One that is None is none, as where an older file lacks it; of the device its kind: the header names it itself."""
+    given = {name: value for name, value in (header.get("parameters") or {}).items() if value is not None}
+    return {**given, "device": device_kind(str(given["device"]))} if "device" in given else given
 
 
 def _text(record: Mapping[str, Any]) -> str:

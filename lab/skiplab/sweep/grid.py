@@ -17,6 +17,7 @@ import torch
 from blockskip.arguments import choice, integer, number
 
 from skiplab.contenders import contender
+from skiplab.machine import device_kind
 from skiplab.measure import Point
 from skiplab.store.schema import fault
 from skiplab.workload import DTYPES, Problem
@@ -59,8 +60,8 @@ class AnySweep(ABC):
 
     @property
     def key(self) -> str:
-        """Eight letters that name these parameters."""
-        parameters = asdict(self)  # type: ignore[call-overload]
+        """Eight letters that name these parameters, whichever GPU of a machine they are for."""
+        parameters = {**asdict(self), "device": device_kind(self.device)}  # type: ignore[call-overload]
         return hashlib.sha256(json.dumps(parameters, sort_keys=True).encode()).hexdigest()[:8]
 
     @abstractmethod

@@ -28,10 +28,11 @@ from blockskip.config import TileConfig
 from blockskip.gpu import Gpu
 
 from skiplab.contenders import is_cuda
-from skiplab.machine import this_machine
+from skiplab.machine import device_kind, this_machine
 from skiplab.measure import Child, Measurement, Point
 from skiplab.provenance import source_hash
 from skiplab.store import Run, RunWriter
+from skiplab.store.keys import without_index
 from skiplab.sweep import default_path, ending, row_key, run_header, usable
 from skiplab.tuning.candidates import Compiled, Config, Job, candidates, compile_all
 from skiplab.tuning.winners import class_of, rankings, table_config
@@ -79,8 +80,8 @@ class Tuning:
 
     @property
     def key(self) -> str:
-        """Eight letters that name these parameters."""
-        return hashlib.sha256(repr(self).encode()).hexdigest()[:8]
+        """Eight letters that name these parameters, whichever GPU of a machine they are for."""
+        return hashlib.sha256(repr(replace(self, device=device_kind(self.device))).encode()).hexdigest()[:8]
 
     def workloads(self) -> list[Workload]:
         """All masks of a prompt length after each other."""
@@ -233,7 +234,7 @@ def measure_all(
 
 def _recorded(run: Run, kept: Kept, device: str) -> dict[Workload, dict[Config, float]]:
     """The medians (nan for what failed) that the run holds already, of these kernels."""
-    rows = {row["key"]: row for row in run.rows}
+    rows = {without_index(row["key"]): row for row in run.rows}
     keys = {(w, config): row_key(Point(w, "blockskip", config, device)) for w in kept for config in kept[w]}
     found: dict[Workload, dict[Config, float]] = {w: {} for w in kept}
     for (w, config), key in keys.items():

@@ -26,6 +26,7 @@ from blockskip.tuned import CONFIGS, SCHEMA, Entry, mask_kind, read_tuned
 from skiplab.operations import workload_of
 from skiplab.paths import file_name, inside
 from skiplab.store import Run
+from skiplab.store.keys import without_index
 
 TIE = 1.01
 UNTRUSTED = {"impossible", "unchecked"}
@@ -77,8 +78,8 @@ def rankings(runs: Sequence[Run]) -> dict[Class, Ranking]:
     """
     sms = gpu_of(runs[0]).sms
     rows = [row for run in runs for row in _of_last_kernels(run)]
-    rounds = Counter(row["point"] for row in rows)
-    latest = {row["point"]: row for row in rows}
+    rounds = Counter(without_index(row["point"]) for row in rows)
+    latest = {without_index(row["point"]): row for row in rows}
     failed = {_compiled(row, sms) for row in latest.values() if row["status"] != "ok"}
     times: dict[Class, dict[str, dict[Config, float]]] = {}
     taken: dict[Class, dict[Config, int]] = {}

@@ -8,7 +8,7 @@ from typing import Any
 import ipywidgets as w
 
 from skiplab.machine import known_gpus
-from skiplab.occupancy import POLICIES
+from skiplab.occupancy import SPLIT_POLICIES
 from skiplab.widgets import controls
 from skiplab.widgets.fallback import with_picture
 from skiplab.widgets.splits import words
@@ -67,7 +67,7 @@ class SplitExplorer(w.VBox):
             "model": choice("Head shape", [(_model_label(name), name) for name in MODELS], s.model, "model"),
             "dtype": choice("Number format", DTYPES, s.dtype, "dtype", "240px"),
             "gpu": choice("GPU", [(_gpu_label(name), name) for name in known_gpus()], s.gpu, "gpu"),
-            "policy": w.RadioButtons(options=[(label, name) for name, label in POLICIES.items()], value=s.policy,
+            "policy": w.RadioButtons(options=[(label, name) for name, label in SPLIT_POLICIES.items()], value=s.policy,
                                      layout=w.Layout(width="auto")),
         }  # fmt: skip
         self._controls["policy"].add_class("skiplab-policy")

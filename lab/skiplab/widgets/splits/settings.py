@@ -9,7 +9,7 @@ from typing import Any
 from blockskip.arguments import choice, integer
 
 from skiplab.machine import Machine, known_gpus
-from skiplab.occupancy import POLICIES, Schedule, schedule, schedules
+from skiplab.occupancy import SPLIT_POLICIES, Schedule, schedule, schedules
 from skiplab.workload import DTYPES, MODELS, DecodeWorkload
 
 LIMITS = {"kv_len": 131_072, "buffer": 1 << 20, "window": 131_072, "q_len": 8, "batch": 8}
@@ -22,7 +22,7 @@ class SplitSettings:
 
     kv_len: keys in the cache.  buffer: its slots, None for as many as keys.  window: keys that a query sees, None for
     all.  q_len: queries, the last positions.  model: a head shape of `skiplab.workload.MODELS`.  gpu: one of
-    `known_gpus()`.  policy: one of `skiplab.occupancy.POLICIES`.  program: the one that is outlined.  ValueError names
+    `known_gpus()`.  policy: one of `occupancy.SPLIT_POLICIES`.  program: the one that is outlined.  ValueError names
     the setting, what was given and what is allowed.
     """
 
@@ -39,7 +39,7 @@ class SplitSettings:
 
     def __post_init__(self) -> None:
         choices: Mapping[str, Iterable[str]] = {
-            "model": MODELS, "dtype": DTYPES, "gpu": known_gpus(), "policy": POLICIES,
+            "model": MODELS, "dtype": DTYPES, "gpu": known_gpus(), "policy": SPLIT_POLICIES,
         }  # fmt: skip
         for name, allowed in choices.items():
             choice(name, getattr(self, name), tuple(allowed))

@@ -1,6 +1,6 @@
 """How long it takes to read a large run file and to make its frame, and how much memory.
 
-    python tests/bench/store.py [--rows 100000] [--repeats 5]
+    skiplab bench store [--rows 100000] [--repeats 5]
 
 The run is made of random numbers, in the rows that a CPU sweep writes. Times and memory are of fresh processes, the
 imports' memory included; the process's own time beside the wall clock shows what the machine's other work added.
@@ -8,16 +8,17 @@ imports' memory included; the process's own time beside the wall clock shows wha
 
 from __future__ import annotations
 
-import argparse
 import json
 import multiprocessing
 import statistics
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from record import FOLDER, machine, table, write
+
+from skiplab.bench.record import FOLDER, machine, options, table, write
 from skiplab.measure import Measurement, Point, WorkDone
 from skiplab.store import SCHEMA, read_run
 from skiplab.workload import Workload
@@ -65,12 +66,12 @@ def once(path: Path) -> dict[str, float]:
     return {"read_s": read, "frame_s": framed, "read_cpu_s": read_own, "frame_cpu_s": framed_own, "peak_mb": peak}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(words: Sequence[str]) -> None:
+    parser = options("store", __doc__)
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--out", type=Path, default=FOLDER)
-    chosen = parser.parse_args()
+    chosen = parser.parse_args(words)
     where = machine()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "random.jsonl"
@@ -88,7 +89,3 @@ def main() -> None:
     ]
     data = {"machine": where, "rows": chosen.rows, "size_mb": size_mb, "runs": found}
     write("store", "Reading a run", notes, [table(head, [line])], data, chosen.out)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,6 @@
 """What a call costs the host: microseconds and Python function calls, of a known kind and of a new one.
 
-    python tests/bench/host.py [--calls 10000]
+    skiplab bench host [--calls 10000]
 
 With CUDA the kernels are launched: the time until the call returns, a few calls at a time, so that the launch queue
 never fills. Without, a launch of a compiled kernel does nothing, and the thread's own time is taken: the library's
@@ -10,7 +10,6 @@ them.
 
 from __future__ import annotations
 
-import argparse
 import cProfile
 import itertools
 import json
@@ -18,7 +17,7 @@ import os
 import pstats
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 
 import blockskip as bs
@@ -26,7 +25,8 @@ import torch
 import torch.nn.functional as F
 import triton
 from blockskip.launching.repeated import REPEATED
-from record import machine
+
+from skiplab.bench.record import machine, options
 
 AT_ONCE = 50
 """Calls between two waits for the GPU; its queue holds some thousand launches."""
@@ -132,11 +132,11 @@ def measure(name: str, call: Callable, count: int, wait: Callable[[], None]) -> 
     return row
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(words: Sequence[str]) -> None:
+    parser = options("host", __doc__)
     parser.add_argument("--calls", type=int, default=10_000, help="of each; a tenth of them of a new kind")
     parser.add_argument("--json", action="store_true", help="one JSON line a row instead of a table")
-    chosen = parser.parse_args()
+    chosen = parser.parse_args(words)
     on_cuda = torch.cuda.is_available()
     device, wait = ("cuda", torch.cuda.synchronize) if on_cuda else ("cpu", lambda: None)
     if not on_cuda:
@@ -153,7 +153,3 @@ def main() -> None:
     for row in rows:
         new = f"{row['new_kind_us']:17.1f} {row['new_kind_python_calls']:6}" if "new_kind_us" in row else ""
         print(f"{row['call']:36} {row['us']:8.1f} {row['python_calls']:6}   {new}")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,16 +1,10 @@
-"""The run files behind the GPU's tables in data/RESULTS.md, made anew on this GPU.
+"""The run files behind the GPU's tables in data/RESULTS.md: `skiplab runs` makes them anew.
 
-    python tests/bench/gpu_runs.py [TOPIC ...] [--seconds 3600] [--retries 0] [--out data/runs]
-    python tests/bench/gpu_runs.py --list
-
-Without a topic all of them, each into <date>-<device>-<topic>.jsonl; then `make figures`. What is to be compiled is
-compiled first, many at a time. Stopped, or out of time, the same command goes on on the same day. What a table compares
-is in one topic, peers included; peers that are not installed are rows that say so.
+What a table compares is in one topic, peers included; peers that are not installed are rows that say so.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 import time
@@ -21,11 +15,12 @@ from pathlib import Path
 
 import torch
 from pebble import ProcessPool
+
 from skiplab.machine import device_name
 from skiplab.measure import Point
 from skiplab.measure.serving import begin_child
-from skiplab.measure.timing import THROTTLE_RETRIES
-from skiplab.store import runs_directory, slug
+from skiplab.store import slug
+from skiplab.store.keys import without_index
 from skiplab.sweep import AnySweep, DecodeSweep, LinearSweep, Sweep, run_sweep
 from skiplab.tuning.candidates import COMPILE_S
 
@@ -94,46 +89,15 @@ COMPILED = ("blockskip", "flex", "fa4")
 """Beginnings of the names of those whose kernels are compiled when they are first called."""
 
 
-def main() -> None:
-    asked = _arguments()
-    topics = {name: TOPICS[name] for name in asked.topic or TOPICS}
-    if asked.list:
-        print(*(f"{name:28s} {len(sweep.points()):4d} points" for name, sweep in topics.items()), sep="\n")
-        return
-    if not torch.cuda.is_available():
-        sys.exit("torch sees no GPU here; the runs of a CPU are `skiplab sweep`'s and `make bench`'s")
-    end = time.monotonic() + asked.seconds
-    compile_first([point for sweep in topics.values() for point in sweep.points()])
-    unfinished = record(topics, Path(asked.out), end, asked.retries)
-    if unfinished:
-        sys.exit(f"{asked.seconds:g} seconds are over: the same command goes on with {unfinished}")
-
-
 def record(topics: Mapping[str, AnySweep], folder: Path, end: float, retries: int) -> str:
     """Run the sweeps until `end` on the monotonic clock; the topic at which that came, '' where all are done."""
     for name, sweep in topics.items():
         start = f"{datetime.now(UTC).date().isoformat()}-{slug(device_name(sweep.device))}"
         path = folder / f"{start}-{name}.jsonl"
         run = run_sweep(sweep, path, topic=name, cancelled=lambda: time.monotonic() > end, retries=retries)
-        if {row["point"] for row in run.rows} < {point.key for point in sweep.points()}:
+        if {without_index(row["point"]) for row in run.rows} < {point.key for point in sweep.points()}:
             return name
     return ""
-
-
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("topic", nargs="*", help="; ".join(TOPICS))
-    parser.add_argument("--list", action="store_true", help="show topics and how many points each has")
-    parser.add_argument("--seconds", type=float, default=3600.0, help="for all, compiling included")
-    parser.add_argument(
-        "--retries", type=int, default=THROTTLE_RETRIES, help="how often samples of a throttled GPU are taken again"
-    )
-    parser.add_argument("--out", default=str(runs_directory()), help="folder of the run files")
-    asked = parser.parse_args()
-    unknown = [name for name in asked.topic if name not in TOPICS]
-    if unknown:
-        parser.error(f"topic: given {unknown[0]!r}; allowed are {', '.join(TOPICS)}")
-    return asked
 
 
 def compile_first(points: Iterable[Point]) -> None:
@@ -158,7 +122,3 @@ def call_once(point: Point) -> None:
         entry.build(workload, arguments)(*arguments)
         if point.device != "cpu":
             torch.cuda.synchronize()
-
-
-if __name__ == "__main__":
-    main()

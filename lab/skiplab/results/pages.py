@@ -1,21 +1,27 @@
-"""README's pictures and the pages' tables, from what is recorded in data/: `make figures` makes them again."""
+"""README's pictures and the pages' tables, from what is recorded in data/: `skiplab figures` makes them again."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import blockskip as bs
-from skiplab.figures import attention, decode, linear, static
-from skiplab.rated import rated
-from skiplab.results import H100, TABLES, fill
-from skiplab.store import data_path, query, read_runs
 
-ROOT = Path(__file__).resolve().parents[2]
-PAGES = (ROOT / "README.md", ROOT / "data" / "RESULTS.md")
+from skiplab.figures import attention, decode, linear, static
+from skiplab.paths import data_path, installed
+from skiplab.rated import rated
+from skiplab.results.declared import H100, TABLES
+from skiplab.results.tables import fill
+from skiplab.store import Run, query, read_runs
+
+PAGES = ("README.md", "data/RESULTS.md")
 PREFILL = ["sdpa", "blockskip", "flex", "flash-window", "fa3", "fa4", "flashinfer"]
 STEPS = ["blockskip", "blockskip-prefill", "sdpa-flash", "sdpa-cudnn", "flex", "fa3", "flashinfer"]
 LAYERS = ["blockskip", "blockskip-strided", "tinygemm", "gemlite", "bf16"]
 
 
-def pictures(runs):
+def pictures(runs: Sequence[Run]) -> dict[str, Any]:
     """By name, each a matplotlib figure."""
     recorded = rated(runs, H100)
     sliding = query(recorded, heads="32/16 of 256", buffer=None, window=1024, contender=PREFILL)
@@ -23,19 +29,21 @@ def pictures(runs):
     layers = query(recorded, operation="linear", rows=1, bits=4, group_size=32, contender=LAYERS)
     return {
         "tilemap": static.tilemap(bs.TileMap.build(bs.sliding_window(1024), 4096, 4096)),
-        "speedup": static.draw(attention.speedup(sliding[sliding["operation"] == "attention"])),
+        "speedup": static.draw(attention.speedup(query(sliding, operation="attention"))),
         "decode": static.draw(decode.decode_time(steps)),
         "linear": static.draw(linear.linear_time(layers)),
     }
 
 
-def main():
-    runs = read_runs()
+def write() -> list[Path]:
+    """Write them all, and return their paths; ValueError where skiplab is installed: its pages are the repository's."""
+    if installed():
+        raise ValueError("figures: makes the pages of a checkout of the repository, and this is an installed package")
+    runs, root, written = read_runs(), data_path().parent, []
     for name, picture in pictures(runs).items():
-        picture.savefig(data_path("pictures") / f"{name}.png", dpi=110)
-    for page in PAGES:
+        written.append(data_path("pictures", f"{name}.png"))
+        picture.savefig(written[-1], dpi=110)
+    for page in (root / name for name in PAGES):
         page.write_text(fill(page.read_text(encoding="utf-8"), page, TABLES, runs), encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()
+        written.append(page)
+    return written

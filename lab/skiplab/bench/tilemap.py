@@ -1,23 +1,24 @@
 """How long a tile map takes, and how much memory, beside FlexAttention's create_block_mask.
 
-    python tests/bench/tilemap.py [--repeats 9] [--full]
+    skiplab bench tilemap [--repeats 9] [--full]
 
 `--full` adds create_block_mask at 32,768 (some 20 s).
 """
 
 from __future__ import annotations
 
-import argparse
 import multiprocessing
 import statistics
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import blockskip as bs
 import torch
 from blockskip.mask import SHARED
-from record import FOLDER, interleaved, machine, table, write
 from torch.nn.attention.flex_attention import create_block_mask
+
+from skiplab.bench.record import FOLDER, interleaved, machine, options, table, write
 
 TILE = 64
 MASKS = {
@@ -92,12 +93,13 @@ def flex_points(lengths: list[int]) -> list[dict]:
     return found
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(words: Sequence[str]) -> None:
+    parser = options("tilemap", __doc__)
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--full", action="store_true")
     parser.add_argument("--out", type=Path, default=FOLDER)
-    chosen = parser.parse_args()
+    chosen = parser.parse_args(words)
+    torch.set_grad_enabled(False)
     where = machine()
     ours, flex = points(chosen.repeats), flex_points([4096, 8192, *([32_768] if chosen.full else [])])
     rows = [
@@ -132,8 +134,3 @@ def main() -> None:
         {"machine": where, "builds": ours, "block_mask": flex},
         chosen.out,
     )
-
-
-if __name__ == "__main__":
-    torch.set_grad_enabled(False)
-    main()

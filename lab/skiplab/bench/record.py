@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import datetime
 import json
 import os
@@ -15,7 +16,16 @@ from typing import Any
 import numpy as np
 import torch
 
-FOLDER = Path(__file__).parents[2] / "data" / "benchmarks"
+from skiplab.paths import data_path, installed
+
+FOLDER = Path("benchmarks") if installed() else data_path("benchmarks")
+
+
+def options(name: str, what: str | None) -> argparse.ArgumentParser:
+    """The reader of a benchmark's own options."""
+    return argparse.ArgumentParser(
+        f"skiplab bench {name}", description=what, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
 
 
 def machine() -> dict:

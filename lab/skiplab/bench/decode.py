@@ -1,7 +1,7 @@
 """Decode on this device: split-K in its variants beside torch, against the memory's pace.
 
-    python tests/bench/decode.py [--device cuda] [--kv-lens 64 256 1024 4096 16384] [--buffer 16384] [--seconds 0.5]
-    python tests/bench/decode.py --tune     the kernel's tile configurations instead, one head size after the other
+    skiplab bench decode [--device cuda] [--kv-lens 64 256 1024 4096 16384] [--buffer 16384] [--seconds 0.5]
+    skiplab bench decode --tune     the kernel's tile configurations instead, one head size after the other
 
 One query, B 1, bf16, the cache's buffer longer than the keys in it. On CUDA the time is a CUDA graph's over rotated
 inputs (`skiplab.measure.timing`), kv_len an int32 tensor on the device. Each error stands beside its time.
@@ -9,11 +9,10 @@ inputs (`skiplab.measure.timing`), kv_len an int32 tensor on the device. Each er
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import blockskip as bs
@@ -24,7 +23,8 @@ from blockskip.attention.call import DecodeArguments
 from blockskip.attention.decode import eager as decode_eager
 from blockskip.attention.decode import plan as decode_plan
 from blockskip.config import TileConfig
-from record import FOLDER, machine, table, write
+
+from skiplab.bench.record import FOLDER, machine, options, table, write
 from skiplab.measure.rotation import rotate
 from skiplab.measure.timing import time_callable
 
@@ -46,7 +46,7 @@ def by_kernel(length, window, **changes) -> Callable:
     def call(q, k, v):
         checked = decode_eager.check_decode(DecodeArguments(q, k, v, length, window, impl="triton"))
         plan = dataclasses.replace(decode_plan.make_decode_plan(checked), **changes)
-        if plan.fused and not decode_plan.can_fuse(checked, plan.config, plan.splits):
+        if plan.fused and plan.config is not None and not decode_plan.can_fuse(checked, plan.config, plan.splits):
             raise ValueError("one program cannot hold all shares")
         return decode_launch.decode(checked, plan)[0]
 
@@ -126,8 +126,8 @@ def cells(row: dict) -> list[str]:
     ]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(words: Sequence[str]) -> None:
+    parser = options("decode", __doc__)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
     parser.add_argument("--kv-lens", type=int, nargs="+", default=[64, 256, 1024, 4096, 16384])
@@ -135,7 +135,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=0.5)
     parser.add_argument("--tune", action="store_true")
     parser.add_argument("--out", type=Path, default=FOLDER)
-    chosen = parser.parse_args()
+    chosen = parser.parse_args(words)
     where = machine()
     is_cuda = chosen.device.startswith("cuda")
     device = torch.cuda.get_device_name(chosen.device) if is_cuda else where["cpu"]
@@ -158,7 +158,3 @@ def main() -> None:
     head = ["shape", "kv_len", "contender", "us", "GB/s", "error", "flags"]
     parts = [table(head, [cells(row) for row in rows])]
     write(name, "Decode", notes, parts, {"machine": where | {"device": device}, "rows": rows}, chosen.out)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,6 @@
 """Prefill on this CPU: the tiled implementation beside compiled FlexAttention and torch's dense + mask.
 
-    python tests/bench/prefill_cpu.py [--lengths 1024 2048 4096] [--repeats 15] [--threads N] [--cpu-time]
+    skiplab bench prefill_cpu [--lengths 1024 2048 4096] [--repeats 15] [--threads N] [--cpu-time]
 
 One sliding window, causal, B 1, 8 heads, D 128. Each error stands beside its time. `--cpu-time` (one thread) counts
 the thread's own processor time, which neighbours on the machine disturb less.
@@ -8,10 +8,10 @@ the thread's own processor time, which neighbours on the machine disturb less.
 
 from __future__ import annotations
 
-import argparse
 import functools
 import statistics
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import blockskip as bs
@@ -20,8 +20,9 @@ import torch.nn.functional as F
 from blockskip.attention import reference
 from blockskip.attention.prefill import tiled
 from blockskip.attention.prefill.tiled_plan import make_tiled_plan
-from record import FOLDER, interleaved, machine, paired_ratio, table, write
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+from skiplab.bench.record import FOLDER, interleaved, machine, options, paired_ratio, table, write
 
 HEADS, HEAD_DIM, WINDOW = 8, 128, 512
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32, "fp16": torch.float16}
@@ -38,7 +39,7 @@ def exact(q, k, v, mask, rows=512) -> torch.Tensor:
         start, end = max(0, first - WINDOW), min(first + rows, k.shape[2])
         keys = (x[:, :, start:end].double() for x in (k, v))
         place = {"scale": HEAD_DIM**-0.5, "q_start": first - start, "kv_len": end - start}
-        parts.append(reference.attention(part, *keys, mask, **place)[0])
+        parts.append(reference.attention(part, *keys, mask, **place)[0])  # pyright: ignore[reportCallIssue]
     return torch.cat(parts, 2)
 
 
@@ -128,15 +129,15 @@ def row(point: dict) -> list[str]:
     return cells
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(words: Sequence[str]) -> None:
+    parser = options("prefill_cpu", __doc__)
     parser.add_argument("--lengths", type=int, nargs="+", default=[1024, 2048, 4096])
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES))
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--threads", type=int)
     parser.add_argument("--cpu-time", action="store_true")
     parser.add_argument("--out", type=Path, default=FOLDER)
-    chosen = parser.parse_args()
+    chosen = parser.parse_args(words)
     if chosen.cpu_time:
         chosen.threads = 1
     if chosen.threads:
@@ -182,7 +183,3 @@ def main() -> None:
         {"machine": where, "window": WINDOW, "heads": HEADS, "head_dim": HEAD_DIM, "points": points},
         chosen.out,
     )
-
-
-if __name__ == "__main__":
-    main()

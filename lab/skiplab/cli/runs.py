@@ -1,0 +1,53 @@
+"""The commands `skiplab runs` and `skiplab figures`, which make what this repository's pages show."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from skiplab.cli import options
+from skiplab.cli.run import need, shown
+from skiplab.measure.timing import THROTTLE_RETRIES
+from skiplab.paths import runs_directory
+from skiplab.results import gpu_runs, pages
+
+TOPICS = ", ".join(gpu_runs.TOPICS)
+
+
+def runs(
+    topic: Annotated[list[str] | None, typer.Argument(help=f"All without one: {TOPICS}.")] = None,
+    listed: Annotated[bool, typer.Option("--list", help="Show topics and how many points each has.")] = False,
+    seconds: Annotated[float, typer.Option(help="For all, compiling included.")] = 3600.0,
+    retries: Annotated[
+        int, typer.Option(help="How often samples of a throttled GPU are taken again.")
+    ] = THROTTLE_RETRIES,
+    out: Annotated[Path | None, typer.Option(help=f"Folder of the run files. Default: {options.RUNS}.")] = None,
+) -> None:
+    """Make the run files behind the GPU's tables anew on this GPU, each into <date>-<device>-<topic>.jsonl.
+
+    What is to be compiled is compiled first, many at a time. Stopped, or out of time, the same command goes on on the
+    same day. Then: skiplab figures
+    """
+    unknown = [name for name in topic or () if name not in gpu_runs.TOPICS]
+    if unknown:
+        raise ValueError(f"TOPIC: got {unknown[0]!r}; allowed are {TOPICS}")
+    topics = {name: gpu_runs.TOPICS[name] for name in topic or gpu_runs.TOPICS}
+    if listed:
+        for name, sweep in topics.items():
+            typer.echo(f"{name:28s} {len(sweep.points()):4d} points")
+        return
+    need("cuda")
+    end = time.monotonic() + seconds
+    gpu_runs.compile_first([point for sweep in topics.values() for point in sweep.points()])
+    unfinished = gpu_runs.record(topics, out or runs_directory(), end, retries)
+    if unfinished:
+        raise ValueError(f"{seconds:g} seconds are over: the same command goes on with {unfinished}")
+
+
+def figures() -> None:
+    """Make README's pictures and the pages' tables again, from what is recorded in data/."""
+    for path in pages.write():
+        typer.echo(f"written: {shown(path)}")
