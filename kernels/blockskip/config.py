@@ -20,7 +20,7 @@ WARP_SPECIALIZED_ROWS = 128
 class TileConfig:
     """block_m rows x block_n keys a tile; num_warps warps a program; num_stages tiles in flight.
 
-    12 warps are two groups that compute and one warp that copies: Hopper's kernel, `attention.hopper`.
+    12 warps are two groups that compute and one warp that copies: Hopper's kernel, `attention.prefill.hopper`.
     """
 
     block_m: int
@@ -42,7 +42,7 @@ class TileConfig:
 
     @property
     def warp_specialized(self) -> bool:
-        """Whether warps have jobs of their own: see `attention.hopper`."""
+        """Whether warps have jobs of their own: see `attention.prefill.hopper`."""
         return self.num_warps == 12
 
     @property
