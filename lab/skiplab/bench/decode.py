@@ -94,7 +94,12 @@ def measure(name: str, keys: int, buffer: int, device: str, seconds: float, make
     q_heads, kv_heads, head_dim, window = SHAPES[name]
     generator = torch.Generator().manual_seed(keys)
     sizes = ((q_heads, 1), (kv_heads, buffer), (kv_heads, buffer))
-    q, k, v = (torch.randn(1, h, n, head_dim, generator=generator).to(device, torch.bfloat16) for h, n in sizes)
+    q, k, v = (
+        torch.randn(1, h, n, head_dim, generator=generator, dtype=torch.float32, device="cpu").to(
+            device, torch.bfloat16
+        )
+        for h, n in sizes
+    )
     double = (t.double().cpu() for t in (q, k[:, :, :keys], v[:, :, :keys]))
     want = bs.decode(*double, window=window, impl="reference")
     moved = 2 * 2 * head_dim * (kv_heads * min(keys, window or keys) + q_heads)

@@ -84,10 +84,13 @@ def prepare(length: int, name: str) -> tuple[dict, dict]:
     """The point's record without its samples, and the calls to time."""
     generator = torch.Generator().manual_seed(length)
     dtype, mask = DTYPES[name], bs.sliding_window(WINDOW)
-    q, k, v = (torch.randn(1, HEADS, length, HEAD_DIM, generator=generator).to(dtype) for _ in range(3))
+    q, k, v = (
+        torch.randn(1, HEADS, length, HEAD_DIM, generator=generator, dtype=torch.float32, device="cpu").to(dtype)
+        for _ in range(3)
+    )
     calls = contenders(length, mask)
     product = tiled._product_dtype(dtype, CPU)
-    square = torch.randn(1024, 1024, generator=generator).to(product)
+    square = torch.randn(1024, 1024, generator=generator, dtype=torch.float32, device="cpu").to(product)
     flops_a_pair = 4 * HEADS * HEAD_DIM
     point = {
         "q_len": length,

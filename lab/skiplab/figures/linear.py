@@ -83,7 +83,7 @@ def linear_rows(table: pd.DataFrame) -> LineChart:
 def bits_error(rows: Iterable[Quality], weights: str = "the given weight") -> LineChart:
     """Signal-to-noise ratio in dB over bits a weight, a point for each format; `weights` says what was quantised.
 
-    `memory.qualities(weight)` and `memory.random_qualities()` give the rows. The dotted line climbs 6.02 dB a bit, as
+    `packed_weight.qualities(weight)` and `random_qualities()` give the rows. The dotted line climbs 6.02 dB a bit, as
     any uniform quantiser does, from the best format of 4 bits.
     """
     found: dict[str, list[Quality]] = {}
