@@ -25,7 +25,7 @@ def compiled(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def hostile():
+def misbehaving():
     """The module of misbehaving contenders, registered while these tests run."""
     copy = Registry()
     for operation in OPERATIONS:
@@ -33,8 +33,8 @@ def hostile():
             copy.add(entry)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(base, "REGISTRY", copy)
-        yield importlib.import_module("hostile")
-    del sys.modules["hostile"]
+        yield importlib.import_module("misbehaving")
+    del sys.modules["misbehaving"]
 
 
 @pytest.fixture(scope="module")
@@ -53,15 +53,15 @@ def measured(child: Child, name: str) -> Measurement:
 
 @examples(25)
 @given(data=st.data())
-def test_it_is_a_row(hostile, child, data):
-    name = data.draw(st.sampled_from(sorted(hostile.STATUS)))
+def test_it_is_a_row(misbehaving, child, data):
+    name = data.draw(st.sampled_from(sorted(misbehaving.STATUS)))
     taken = measured(child, name)
-    assert taken.status == hostile.STATUS[name], taken.error_text
+    assert taken.status == misbehaving.STATUS[name], taken.error_text
     assert bool(taken.samples_ns) == (taken.status == "ok")
     assert "\n" not in taken.error_text and bool(taken.error_text) == (taken.status != "ok")
     assert Measurement.from_row(json.loads(json.dumps(taken.row(), allow_nan=False))).row() == taken.row()
 
 
-def test_after_all_of_them_a_good_one_is_measured(hostile, child):
-    assert measured(child, "hostile: is good").status == "ok"
-    assert set(hostile.STATUS) <= set(contenders("attention"))
+def test_after_all_of_them_a_good_one_is_measured(misbehaving, child):
+    assert measured(child, "misbehaving: is good").status == "ok"
+    assert set(misbehaving.STATUS) <= set(contenders("attention"))

@@ -72,6 +72,14 @@ def test_results_kept_by_version_or_content_are_never_used_again_while_timing(mo
     assert len(computed) >= len(taken.samples_ns)
 
 
+def test_an_element_changes_even_where_what_is_drawn_is_what_was_there(monkeypatch):
+    monkeypatch.setattr(rotation.random, "gauss", lambda: 0.3)
+    for dtype in (torch.float16, torch.bfloat16, torch.float32):
+        x = torch.full((5,), 0.3, dtype=dtype)
+        rotation.stir([x])
+        assert (x != torch.full((5,), 0.3, dtype=dtype)).sum() == 1
+
+
 def test_a_graph_without_a_kernel_is_found():
     """As one that was captured while a kept result was returned: replaying it computes nothing."""
     inputs = SMALL.inputs("cpu", 0)

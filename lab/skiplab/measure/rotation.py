@@ -60,7 +60,9 @@ def stir(args: Sequence[Any]) -> None:
     """
     for one in args:
         if isinstance(one, torch.Tensor) and one.is_floating_point() and one.numel():
-            one[tuple(map(random.randrange, one.shape))].fill_(random.gauss())
+            element = one[tuple(map(random.randrange, one.shape))]
+            drawn = element.new_full((), random.gauss())
+            element.copy_(torch.where(element == drawn, drawn + 1, drawn))
 
 
 def refill(args: Sequence[Any], fresh: Sequence[Any]) -> None:

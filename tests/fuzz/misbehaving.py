@@ -63,7 +63,7 @@ RETURNS = {
 
 FROM_CALL = (0, 1, 4)
 """The call from which on a contender misbehaves: while it is checked, in the warm-up, or while it is timed."""
-STATUS: dict[str, str] = {"hostile: is good": "ok"}
+STATUS: dict[str, str] = {"misbehaving: is good": "ok"}
 """The status that each contender's row must have, by its name."""
 
 
@@ -97,11 +97,11 @@ def _raising(make):
 
 
 def _register(name, status, build, supports=None):
-    STATUS[f"hostile: {name}"] = status
-    kernel(name=f"hostile: {name}", supports=supports)(build)
+    STATUS[f"misbehaving: {name}"] = status
+    kernel(name=f"misbehaving: {name}", supports=supports)(build)
 
 
-kernel(name="hostile: is good")(_calls(lambda out, **inputs: out, 0))
+kernel(name="misbehaving: is good")(_calls(lambda out, **inputs: out, 0))
 for _name, (_make, _status) in RAISES.items():
     _register(f"raises {_name} in build", _status, _raising(_make))
     # a supports may say no, and raises nothing else that means it
