@@ -32,8 +32,8 @@ def draw(rows, n, k, dtype=torch.bfloat16, **named):
 
 def multiply(x, w, bias, config, copies):
     """What the launches of `launch.ready_product` write to memory that held NaN."""
-    rooms = launch._memory(x, w, config)
-    made = [None if room is None else torch.full(*room[:1], math.nan, dtype=room[1]) for room in rooms]
+    needed = launch._memory(x, w, config)
+    made = [None if one is None else torch.full(*one[:1], math.nan, dtype=one[1]) for one in needed]
     for kernel, launched, _ in launch._steps(config, w.group_size, (x, bias, w.data, w.scale, w.zero), made):
         if kernel is launch.product:
             gluon_interpreter.interpret(kernel, launched, copies)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from skiplab import figures, thin
-from skiplab.report.rows import place_of, records
+from skiplab.report.rows import axis_text, records
 from skiplab.store import query
 from skiplab.templates import plotly_text
 
@@ -34,7 +34,7 @@ def figures_of(table: pd.DataFrame, axes: list[str]) -> list[tuple[go.Figure, st
 def with_window_slider(make: Callable[[pd.DataFrame], go.Figure], table: pd.DataFrame) -> go.Figure:
     """`make(table)` for all windows and for each of them in one figure, chosen with a native slider."""
     masks = records(table.sort_values("window").drop_duplicates("mask"))  # windows, then what has none
-    choices = [("all", table), *((place_of("window", row), query(table, mask=row["mask"])) for row in masks)]
+    choices = [("all", table), *((axis_text("window", row), query(table, mask=row["mask"])) for row in masks)]
     made: list[tuple[str, Any]] = [(name, make(part)) for name, part in choices]
     figure, first = made[0][1], min(1, len(made) - 1)  # one window at first: all of them at once are many lines
     owners = [index for index, (_, one) in enumerate(made) for _ in one.data]

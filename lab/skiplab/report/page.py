@@ -16,7 +16,7 @@ from skiplab.figures.frames import AXES
 from skiplab.operations import OPERATIONS, Operation
 from skiplab.paths import file_name
 from skiplab.report.parts import PARTS
-from skiplab.report.rows import place_of, records
+from skiplab.report.rows import axis_text, records
 from skiplab.store import END, Run
 from skiplab.templates import render, trusted
 
@@ -131,7 +131,7 @@ def time_table(table: pd.DataFrame) -> pd.DataFrame:
     for _, rows in sorted(cells.items()):
         first = next(iter(rows.values()))
         time = rows[base.contender]["median_ms"] if base.contender in rows else math.nan
-        place = {operation.heading(name): place_of(name, first) for name in axes}
+        place = {operation.heading(name): axis_text(name, first) for name in axes}
         lines.append({**place, **{name: _cell(rows.get(name), time, base.contender) for name in contenders}})
     return pd.DataFrame.from_records(lines)
 
@@ -143,7 +143,7 @@ def _order(value: float) -> float:
 
 def _axis_words(operation: Operation, name: str, row: Mapping[str, Any]) -> str:
     if name == "window" and math.isnan(row[name]):
-        return place_of(name, row)
+        return axis_text(name, row)
     return operation.words[name](row[name])
 
 
@@ -168,7 +168,7 @@ def point_table(table: pd.DataFrame) -> pd.DataFrame:
     axes = OPERATIONS[table["operation"].iloc[0]].varying if len(table) else ()
     lines = [
         {
-            "contender": row["contender"], **{name: place_of(name, row) for name in axes},
+            "contender": row["contender"], **{name: axis_text(name, row) for name in axes},
             "status": row["status"], **{name: _number(row[name]) for name in numbers},
             "method": row["method"], "samples": row["samples"], "flags": row["flags"], "why": row["error_text"],
         }

@@ -15,7 +15,7 @@ def records(table: pd.DataFrame) -> list[dict[str, Any]]:
     return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
 
 
-def place_of(name: str, row: Mapping[str, Any]) -> str:
+def axis_text(name: str, row: Mapping[str, Any]) -> str:
     """An axis in words; of a mask that is no window, its text."""
     if name == "window" and math.isnan(row[name]):
         text = row["mask"]
