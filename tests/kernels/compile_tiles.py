@@ -4,6 +4,7 @@ A process of its own, because kernels that were imported for the interpreter can
 """
 
 import json
+import re
 
 import torch
 from blockskip.launching.dispatch import as_launched
@@ -20,36 +21,48 @@ CASES += [(16, 43008, 5376, 128, True, "bfloat16"), (32, 43008, 5376, 64, False,
 def compiled(rows, n, k, group_size, symmetric, dtype):
     config, dtype = choose_config(rows, n, k, 132), getattr(torch, dtype)
     x, out = torch.zeros((rows, k), dtype=dtype), torch.zeros((rows, n), dtype=dtype)
-    data = torch.zeros((n // 64, k // 256, 64, 128), dtype=torch.uint8)
+    data = torch.zeros((n // 64, k // 256, 64, 32), dtype=torch.int32)
     scale = torch.zeros((n // 64, k // 256, 64, 256 // group_size), dtype=torch.bfloat16)
-    shares = torch.zeros(1) if launch._has_shares(n, config) else None
+    needed = [None if one is None else torch.zeros(1, dtype=one[1]) for one in launch._memory(out, n, config)]
     zero = None if symmetric else scale
-    made = launch.prepare_product(x, data, scale, zero, out[0], out, shares, config, group_size)
-    launches = [(launch.product, made)]
-    if shares is not None:
-        launches.append((launch.combine, launch.prepare_combine(k, out[0], out, shares, config, True)))
+    one = launch.prepare_product(x, data, scale, zero, out[0], out, needed[1:], config, group_size)
     with _pretend((9, 0)):
-        for kernel, one in launches:
-            arguments = map(as_launched, one.arguments)
-            yield kernel.warmup(*arguments, **one.constants, num_warps=4, launch_pdl=True, grid=one.grid), config
+        arguments = map(as_launched, one.arguments)
+        return launch.product.warmup(*arguments, **one.constants, num_warps=4, launch_pdl=True, grid=one.grid), config
+
+
+def innermost(sass):
+    """The instructions of the loops that multiply and hold no other loop that does."""
+    lines = [(int(a, 16), text) for a, text in re.findall(r"/\*([0-9a-f]{4,})\*/\s+(.*?);", sass)]
+    places = {address: i for i, (address, _) in enumerate(lines)}
+    loops = []
+    for i, (address, text) in enumerate(lines):
+        target = re.match(r"@!?U?P\d+ BRA.* 0x([0-9a-f]+)", text)  # who waited goes back by a plain branch
+        begin = places.get(int(target[1], 16)) if target and int(target[1], 16) < address else None
+        if begin is not None and any("MMA." in text for _, text in lines[begin:i]):
+            loops.append((begin, i))
+    inner = [a for a in loops if not any(b != a and a[0] <= b[0] and b[1] <= a[1] for b in loops)]
+    return [text for begin, end in inner for _, text in lines[begin:end]]
 
 
 def main():
     for case in CASES:
-        for kernel, config in compiled(*case):
-            anatomy = read(kernel, (9, 0))
-            row = {
-                "case": case,
-                "kernel": kernel.metadata.name,
-                "groups": config.row_groups * config.k_groups,
-                "block_k": config.block_k,
-                "spill_bytes": anatomy.spill_bytes,
-                "shared_bytes": anatomy.shared_bytes,
-                "instructions": anatomy.instructions,
-                "waits": anatomy.sass.count("WARPGROUP.DEPBAR"),
-                "matrix_loads": anatomy.sass.count("LDSM.16.M88.4"),
-            }
-            print(json.dumps(row), flush=True)
+        kernel, config = compiled(*case)
+        anatomy = read(kernel, (9, 0))
+        row = {
+            "case": case,
+            "groups": config.row_groups,
+            "block_m": config.block_m,
+            "block_k": config.block_k,
+            "spill_bytes": anatomy.spill_bytes,
+            "spilled_in_loops": sum("LDL" in text or "STL" in text for text in innermost(anatomy.sass)),
+            "loop_instructions": len(innermost(anatomy.sass)) // config.row_groups,
+            "shared_bytes": anatomy.shared_bytes,
+            "instructions": anatomy.instructions,
+            "waits": anatomy.sass.count("WARPGROUP.DEPBAR"),
+            "matrix_loads": anatomy.sass.count("LDSM.16.M88.4"),
+        }
+        print(json.dumps(row), flush=True)
 
 
 if __name__ == "__main__":

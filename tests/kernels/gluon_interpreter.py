@@ -20,10 +20,12 @@ from typing import Any
 
 import torch
 from blockskip.launching.dispatch import TmaTensor
+from blockskip.linear.hopper.share import WRITTEN
 from triton.language import constexpr
 
 PATIENCE_S = 20.0
 """After so many seconds nobody will arrive any more."""
+TAG = torch.tensor([WRITTEN]).view(torch.float32)
 TURN_S = 2e-4
 """A product is computed once nobody has done anything for so long: others may overwrite what they were told is free."""
 
@@ -193,7 +195,10 @@ class Machine:
         return {
             "gl": gl, "tl": gl, "mbarrier": mbarrier, "tma": tma, "fence_async_shared": _nothing,
             "warpgroup_mma": self._multiply, "warpgroup_mma_wait": self._wait,
-            "gdc_wait": _nothing, "gdc_launch_dependents": _nothing, "decoded": _decoded,
+            "gdc_wait": _nothing, "gdc_launch_dependents": _nothing, "mma_v2": _mma,
+            "differences": _differences, "raise_flags": _raise_flags, "await_flags": _await_flags,
+            "leave": _leave, "take": _take,
+            "scaled_differences": lambda packed, zero, scale: _differences(packed, zero) * scale,
         }  # fmt: skip
 
     def _describe(self, base: Pointer, shape, strides, block, layout) -> SimpleNamespace:
@@ -266,12 +271,47 @@ class _SharedLayout:
         pass
 
 
-def _decoded(packed: torch.Tensor, zero: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+def _differences(packed: torch.Tensor, zero: torch.Tensor) -> torch.Tensor:
     """What the instructions of `linear.hopper.unpack` do: element 2 j + h of a word is its nibble j + 4 h."""
     element = torch.arange(8)
     codes = packed >> 4 * (element // 2 + element % 2 * 4) & 15
-    magic = 128 if scale.dtype == torch.bfloat16 else 1024
-    return ((codes + magic).to(scale.dtype) - zero) * scale
+    magic = 128 if zero.dtype == torch.bfloat16 else 1024
+    return (codes + magic).to(zero.dtype) - zero
+
+
+def _mma(a: torch.Tensor, b: torch.Tensor, acc: torch.Tensor) -> torch.Tensor:
+    return acc + a.float() @ b.float()
+
+
+def _raise_flags(flags: Pointer) -> None:
+    flags.memory[flags.offset] = WRITTEN
+
+
+def _await_flags(flags: Pointer) -> None:
+    """Programs run one after the other: what is waited for must have been done."""
+    assert (flags.memory[flags.offset] == WRITTEN).all(), (
+        "waited for a program that runs later, or never raises its flags"
+    )
+    flags.memory[flags.offset] = 0
+
+
+def _leave(pointers: Pointer, acc: torch.Tensor) -> None:
+    """Two numbers and their tag, which are as many bits, adjoin."""
+    first, memory = pointers.offset[:, ::2], pointers.memory
+    for i, value in enumerate((acc[:, ::2], acc[:, 1::2], *TAG)):
+        memory[first + i] = value
+
+
+def _take(pointers: Pointer, count: int, stride: int) -> torch.Tensor:
+    """Programs run one after the other: what is waited for must have been done."""
+    first, memory, total = pointers.offset[:, ::2], pointers.memory, torch.tensor(0.0)
+    for _ in range(min(int(count), 4)):
+        tags = (memory[first + 2 + i].view(torch.int32) == half.view(torch.int32) for i, half in enumerate(TAG))
+        assert all(same.all() for same in tags), "waited for a program that runs later, or never leaves its sums"
+        total = total + torch.stack([memory[first], memory[first + 1]], -1).flatten(-2)
+        memory[first + 2] = memory[first + 3] = 0
+        first = first + stride
+    return total
 
 
 def _scalar_or(few: Callable, many: Callable) -> Callable:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.ampere import mma_v2
 from triton.experimental.gluon.language.nvidia.hopper import mbarrier, warpgroup_mma, warpgroup_mma_wait
 
+from .share import collect, contribute
 from .unpack import (
     BFLOAT16_MAGIC,
-    CHUNK,
     FLOAT16_MAGIC,
+    SUMMED_ROWS,
     code_layout,
     halves,
     metadata_layout,
@@ -41,43 +43,85 @@ def metadata_of(buffers, slot, step, DTYPE: gl.constexpr, BLOCK_K: gl.constexpr,
 
 
 @gluon.jit
-def of_chunk(numbers, c: gl.constexpr, CHUNKS: gl.constexpr, GROUP: gl.constexpr):
-    """A step's metadata, [64, groups], for the codes of its c-th chunk: [64, 8, 8]."""
-    PER_CHUNK: gl.constexpr = 2 if GROUP == 32 else 1
+def zeros_of(
+    buffers, slot, step, DTYPE: gl.constexpr, BLOCK_K: gl.constexpr, GROUP: gl.constexpr, SYMMETRIC: gl.constexpr
+):
+    """A step's zero points plus the magic number, [64, BLOCK_K / GROUP], in DTYPE."""
+    magic: gl.constexpr = BFLOAT16_MAGIC if gl.bfloat16 == DTYPE else FLOAT16_MAGIC
+    if SYMMETRIC:
+        layout: gl.constexpr = metadata_layout(BLOCK_K // GROUP, GROUP // 32)
+        return gl.full([TILE_ROWS, BLOCK_K // GROUP], magic + 8.0, DTYPE, layout)
+    else:  # noqa: RET505 - the other way must not be compiled
+        return (metadata_of(buffers, slot, step, DTYPE, BLOCK_K, GROUP) + magic).to(DTYPE)
+
+
+@gluon.jit
+def of_chunk(numbers, c: gl.constexpr, CHUNK: gl.constexpr, GROUP: gl.constexpr):
+    """A step's metadata, [64, groups], for the codes of its c-th chunk: [64, CHUNK / 8, 8]."""
+    PER_CHUNK: gl.constexpr = CHUNK // GROUP if CHUNK > GROUP else 1
     COUNT: gl.constexpr = numbers.shape[1] // PER_CHUNK
-    mine = parts(numbers, COUNT)[c * COUNT // CHUNKS]
-    layout: gl.constexpr = metadata_layout(PER_CHUNK, 2 // PER_CHUNK)
-    return spread(gl.convert_layout(mine, layout, assert_trivial=True), PER_CHUNK, 2 // PER_CHUNK)
+    mine = parts(numbers, COUNT)[c * CHUNK // (GROUP * PER_CHUNK)]
+    BLOCKS: gl.constexpr = CHUNK // PER_CHUNK // 32
+    mine = gl.convert_layout(mine, metadata_layout(PER_CHUNK, BLOCKS), assert_trivial=True)
+    return spread(mine, PER_CHUNK, BLOCKS)
+
+
+@gluon.jit
+def add_scaled_codes(
+    acc, activations, packed, zero, scale, BLOCK_M: gl.constexpr, BLOCK_K: gl.constexpr, GROUP: gl.constexpr
+):
+    """acc + a step's product [64, BLOCK_M], of codes that are scaled and rounded to the activations' dtype."""
+    CHUNK: gl.constexpr = 64
+    codes = parts(packed, BLOCK_K // CHUNK)
+    for c in gl.static_range(BLOCK_K // CHUNK):  # pyright: ignore
+        operand = unpack(codes[c], of_chunk(zero, c, CHUNK, GROUP), of_chunk(scale, c, CHUNK, GROUP), BLOCK_M)
+        columns = activations.slice(c * CHUNK, CHUNK, 1).permute((1, 0))
+        acc = warpgroup_mma(operand, columns, acc, is_async=True)
+    return warpgroup_mma_wait(0, deps=(acc,))
+
+
+@gluon.jit
+def add_scaled_sums(
+    acc, activations, packed, zero, scale, BLOCK_M: gl.constexpr, BLOCK_K: gl.constexpr, GROUP: gl.constexpr
+):
+    """acc + a step's product [64, BLOCK_M]: each group's sum of codes in float32, times its scale in float32."""
+    CHUNK: gl.constexpr = GROUP if GROUP < 64 else 64
+    COUNT: gl.constexpr = BLOCK_K // GROUP
+    PARTS: gl.constexpr = GROUP // CHUNK
+    layout: gl.constexpr = result_layout(BLOCK_M)
+    codes = parts(packed, BLOCK_K // CHUNK)
+    scales = parts(scale.to(gl.float32), COUNT)
+    for g in gl.static_range(COUNT):  # pyright: ignore
+        total = gl.zeros([TILE_ROWS, BLOCK_M], gl.float32, layout)
+        for part in gl.static_range(PARTS):  # pyright: ignore
+            operand = unpack(codes[g * PARTS + part], of_chunk(zero, g * PARTS + part, CHUNK, GROUP), None, BLOCK_M)
+            columns = activations.slice(g * GROUP + part * CHUNK, CHUNK, 1).permute((1, 0))
+            total = mma_v2(operand, columns.load(gl.DotOperandLayout(1, layout, 2)), total)
+        mine = gl.convert_layout(gl.reshape(scales[g], [TILE_ROWS]), gl.SliceLayout(1, layout), assert_trivial=True)
+        acc = gl.fma(total, gl.broadcast(mine[:, None], acc)[0], acc)
+    return acc
 
 
 @gluon.jit
 def add_step(
-    acc, i, step, first, buffers, bars, ROW_GROUP: gl.constexpr,
+    acc, i, step, buffers, bars, ROW_GROUP: gl.constexpr,
     BLOCK_M: gl.constexpr, BLOCK_K: gl.constexpr, GROUP: gl.constexpr, STAGES: gl.constexpr, ROW_GROUPS: gl.constexpr,
     SYMMETRIC: gl.constexpr,
 ):  # fmt: skip
-    """The i-th stage's product [64, BLOCK_M], added to acc where it is not the `first` of its sum."""
-    CHUNKS: gl.constexpr = BLOCK_K // CHUNK
+    """acc + the product [64, BLOCK_M] of what the i-th step's stage holds."""
     activations, codes, scales, zeros = buffers
     full, empty = bars
     dtype: gl.constexpr = activations.dtype
-    magic: gl.constexpr = BFLOAT16_MAGIC if dtype == gl.bfloat16 else FLOAT16_MAGIC
     stage = i % STAGES
     slot = stage * ROW_GROUPS + ROW_GROUP
     mbarrier.wait(full.index(stage), i // STAGES & 1)
-    packed = parts(codes.index(slot).load(gl.SliceLayout(2, code_layout(BLOCK_K // 8))), CHUNKS)
+    packed = codes.index(slot).load(gl.SliceLayout(2, code_layout(BLOCK_K // 8)))
     scale = metadata_of(scales, slot, step, dtype, BLOCK_K, GROUP)
-    if SYMMETRIC:
-        same: gl.constexpr = metadata_layout(BLOCK_K // GROUP, GROUP // 32)
-        zero = gl.full([TILE_ROWS, BLOCK_K // GROUP], magic + 8.0, dtype, same)
+    zero = zeros_of(zeros, slot, step, dtype, BLOCK_K, GROUP, SYMMETRIC)
+    if BLOCK_M <= SUMMED_ROWS:
+        acc = add_scaled_sums(acc, activations.index(stage), packed, zero, scale, BLOCK_M, BLOCK_K, GROUP)
     else:
-        zero = (metadata_of(zeros, slot, step, dtype, BLOCK_K, GROUP) + magic).to(dtype)
-    tile = activations.index(stage)
-    for c in gl.static_range(CHUNKS):  # pyright: ignore
-        operand = unpack(packed[c], of_chunk(zero, c, CHUNKS, GROUP), of_chunk(scale, c, CHUNKS, GROUP), BLOCK_M)
-        columns = tile.slice(c * CHUNK, CHUNK, 1).permute((1, 0))
-        acc = warpgroup_mma(operand, columns, acc, use_acc=(first == 0) | (c > 0), is_async=True)
-    acc = warpgroup_mma_wait(0, deps=(acc,))
+        acc = add_scaled_codes(acc, activations.index(stage), packed, zero, scale, BLOCK_M, BLOCK_K, GROUP)
     mbarrier.arrive(empty.index(stage))
     return acc
 
@@ -93,64 +137,32 @@ def store(out, bias, acc, n, M, N, BLOCK_M: gl.constexpr):
 
 
 @gluon.jit
-def multiply_shares(
-    out, bias, shares, M, N, buffers, bars, begin, end, ROW_GROUP: gl.constexpr,
+def multiply(
+    out, bias, shares, M, N, buffers, bars, steps, ROW_GROUP: gl.constexpr,
     STEPS: gl.constexpr, BLOCK_M: gl.constexpr, BLOCK_K: gl.constexpr, GROUP: gl.constexpr, STAGES: gl.constexpr,
     ROW_GROUPS: gl.constexpr, SYMMETRIC: gl.constexpr,
 ):  # fmt: skip
-    """Steps begin..end-1, whichever tiles they are of: whole tiles to `out`; to `shares`, what is none at either end.
+    """One of the ROW_GROUPS warp groups: its 64 rows of each tile that this program has steps of.
 
-    shares: float32 [blocks of M, programs, 2, 64 * ROW_GROUPS, BLOCK_M], second what begins a tile; None
-        where all tiles are whole.
+    steps: as `share.steps_of` gives them. The program with a tile's first step stores the tile, once it has added what
+    the programs with the later steps contribute.
     """
     BLOCK_N: gl.constexpr = ROW_GROUPS * TILE_ROWS
     layout: gl.constexpr = result_layout(BLOCK_M)
+    begin, end = steps
     i = ROW_GROUP * TILE_ROWS + gl.arange(0, TILE_ROWS, gl.SliceLayout(1, layout))
-    j = gl.arange(0, BLOCK_M, gl.SliceLayout(0, layout))
-    acc = gl.zeros([TILE_ROWS, BLOCK_M], gl.float32, layout)
-    for step in range(begin, end):
-        column = step % STEPS
-        first = gl.where(column == 0, 1, 0)
-        acc = add_step(
-            acc, step - begin, step, first, buffers, bars, ROW_GROUP,
-            BLOCK_M, BLOCK_K, GROUP, STAGES, ROW_GROUPS, SYMMETRIC,
-        )  # fmt: skip
-        if (column == STEPS - 1) | (step == end - 1):
-            begins_here = step - column >= begin
-            if begins_here & (column == STEPS - 1):
-                store(out, bias, acc, step // STEPS * BLOCK_N + i, M, N, BLOCK_M)
-            elif shares is not None:
-                index = (gl.program_id(0) * gl.num_programs(1) + gl.program_id(1)) * 2 + gl.where(begins_here, 1, 0)
-                gl.store(shares + index * (BLOCK_N * BLOCK_M) + i[:, None] * BLOCK_M + j[None, :], acc)
-
-
-@gluon.jit
-def multiply_tiles(
-    out, bias, sums, M, N, buffers, bars, begin, end, K_GROUP: gl.constexpr,
-    STEPS: gl.constexpr, BLOCK_M: gl.constexpr, BLOCK_K: gl.constexpr, GROUP: gl.constexpr, STAGES: gl.constexpr,
-    K_GROUPS: gl.constexpr, SYMMETRIC: gl.constexpr,
-):  # fmt: skip
-    """Whole tiles: this group takes every K_GROUPS-th step, and the first group adds the others' sums to its own."""
-    layout: gl.constexpr = result_layout(BLOCK_M)
-    memory, written, read = sums
-    i = gl.arange(0, TILE_ROWS, gl.SliceLayout(1, layout))
-    acc = gl.zeros([TILE_ROWS, BLOCK_M], gl.float32, layout)
-    for tile in range(begin // STEPS, end // STEPS):
-        for column in range(K_GROUP, STEPS, K_GROUPS):
-            step = tile * STEPS + column
-            first = gl.where(column == K_GROUP, 1, 0)
+    for tile in range(begin // STEPS, gl.cdiv(end, STEPS)):
+        acc = gl.zeros([TILE_ROWS, BLOCK_M], gl.float32, layout)
+        first = gl.maximum(begin, tile * STEPS)
+        last = gl.minimum(end, tile * STEPS + STEPS)
+        for step in range(first, last):
             acc = add_step(
-                acc, step - begin, step, first, buffers, bars, 0, BLOCK_M, BLOCK_K, GROUP, STAGES, 1, SYMMETRIC
-            )
-        count = tile - begin // STEPS
-        if K_GROUP > 0:
-            mbarrier.wait(read.index(0), count & 1 ^ 1)
-            memory.index(K_GROUP - 1).store(acc)
-            mbarrier.arrive(written.index(0))
+                acc, step - begin, step, buffers, bars, ROW_GROUP,
+                BLOCK_M, BLOCK_K, GROUP, STAGES, ROW_GROUPS, SYMMETRIC,
+            )  # fmt: skip
+        if first == tile * STEPS:
+            if last < tile * STEPS + STEPS:
+                acc = collect(acc, shares, tile, N, ROW_GROUP, STEPS, BLOCK_M, ROW_GROUPS)
+            store(out, bias, acc, tile * BLOCK_N + i, M, N, BLOCK_M)
         else:
-            mbarrier.wait(written.index(0), count & 1)
-            total = acc
-            for group in gl.static_range(K_GROUPS - 1):  # pyright: ignore
-                total += memory.index(group).load(layout)
-            mbarrier.arrive(read.index(0))
-            store(out, bias, total, tile * TILE_ROWS + i, M, N, BLOCK_M)
+            contribute(acc, shares, ROW_GROUP, BLOCK_M, ROW_GROUPS)

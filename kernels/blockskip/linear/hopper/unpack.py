@@ -9,34 +9,42 @@ from __future__ import annotations
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 
-CHUNK = gl.constexpr(64)
-"""Columns that are unpacked at a time: two blocks of 32, eight int32 of codes."""
 
-
-def _instructions(kind: str, magic: int) -> str:
-    """PTX that turns one int32 of codes, $4, to four pairs: (code - $12) * $16, with what each pair needs.
+def _instructions(kind: str, magic: int, scaled: bool) -> str:
+    """PTX that turns one int32 of codes, $4, to four pairs: code - $12, times $16 where `scaled`.
 
     A code in the lowest bits of `magic`, a number with as many bits after its point as hold it, is that number plus the
     code; so $12 is the zero point plus that number, and the difference is exact.
     """
+    scale = f" mul.rn.{kind} t, t, $16;" if scaled else ""
     pairs = [
         f"shr.u32 t, $4, {4 * j}; lop3.b32 t, t, 0x000f000f, {magic:#x}, 0xEA; "
-        f"sub.rn.{kind} t, t, $12; mul.rn.{kind} ${j}, t, $16;"
+        f"sub.rn.{kind} t, t, $12;{scale} mov.b32 ${j}, t;"
         for j in range(4)
     ]
     return "\n".join(["{", ".reg .b32 t;", *pairs, "}"])
 
 
-BFLOAT16 = gl.constexpr(_instructions("bf16x2", 0x43004300))
-FLOAT16 = gl.constexpr(_instructions("f16x2", 0x64006400))
-REGISTERS = gl.constexpr("=r,=r,=r,=r," + ",".join(["r"] * 16))
+BFLOAT16 = gl.constexpr(_instructions("bf16x2", 0x43004300, scaled=False))
+FLOAT16 = gl.constexpr(_instructions("f16x2", 0x64006400, scaled=False))
+SCALED_BFLOAT16 = gl.constexpr(_instructions("bf16x2", 0x43004300, scaled=True))
+SCALED_FLOAT16 = gl.constexpr(_instructions("f16x2", 0x64006400, scaled=True))
+REGISTERS = gl.constexpr("=r,=r,=r,=r," + ",".join(["r"] * 12))
+SCALED_REGISTERS = gl.constexpr("=r,=r,=r,=r," + ",".join(["r"] * 16))
 BFLOAT16_MAGIC = gl.constexpr(128.0)
 FLOAT16_MAGIC = gl.constexpr(1024.0)
 
 
+SUMMED_ROWS = gl.constexpr(16)
+"""Rows of activations up to which a group's products are summed before they are scaled: so few sums are scaled sooner
+than the codes, and the weights are not rounded."""
+
+
 @gluon.constexpr_function
 def result_layout(BLOCK_M):
-    """Of a product [64, BLOCK_M]."""
+    """Of a product [64, BLOCK_M]: by warps of their own for few rows, by a group of warps for more."""
+    if BLOCK_M <= SUMMED_ROWS:
+        return gl.NVMMADistributedLayout([2, 0], [4, 1], [16, 8])
     return gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BLOCK_M, 16])
 
 
@@ -94,21 +102,30 @@ def spread(t, GROUPS: gl.constexpr, BLOCKS: gl.constexpr):
 
 @gluon.jit
 def unpack(packed, zero, scale, BLOCK_M: gl.constexpr):
-    """int32 [64, 8] to (code - zero) * scale, the operand [64, CHUNK]; zero, with the magic number, and scale
-    [64, 8, 8] in the operand's dtype."""
-    layout: gl.constexpr = code_layout(8)
-    packed = gl.convert_layout(packed, gl.SliceLayout(2, layout), assert_trivial=True)
+    """int32 [64, WORDS] to the operand [64, 8 WORDS]: code - zero, times scale unless that is None.
+
+    zero, with the magic number, and scale: [64, WORDS, 8], in the operand's dtype.
+    """
+    WORDS: gl.constexpr = packed.shape[1]
+    packed = gl.convert_layout(packed, gl.SliceLayout(2, code_layout(WORDS)), assert_trivial=True)
     packed, _ = gl.broadcast(gl.expand_dims(packed, 2), zero)
-    values = decoded(packed, zero, scale)
-    values = gl.permute(gl.reshape(values, [64, 2, 4, 4, 2]), (0, 1, 3, 2, 4))  # block, pair in the int32, int32, half
+    values = differences(packed, zero) if scale is None else scaled_differences(packed, zero, scale)
+    values = gl.permute(gl.reshape(values, [64, WORDS // 4, 4, 4, 2]), (0, 1, 3, 2, 4))  # block, pair, int32, half
     operand: gl.constexpr = gl.DotOperandLayout(0, result_layout(BLOCK_M), 2)
-    return gl.convert_layout(gl.reshape(values, [64, CHUNK]), operand, assert_trivial=True)
+    return gl.convert_layout(gl.reshape(values, [64, 8 * WORDS]), operand, assert_trivial=True)
 
 
 @gluon.jit
-def decoded(packed, zero, scale):
+def differences(packed, zero):
+    """code - zero, exact, of the code that each element's last index picks from its int32."""
+    instructions: gl.constexpr = BFLOAT16 if zero.dtype == gl.bfloat16 else FLOAT16
+    return gl.inline_asm_elementwise(instructions, REGISTERS, [packed, zero], dtype=zero.dtype, is_pure=True, pack=8)
+
+
+@gluon.jit
+def scaled_differences(packed, zero, scale):
     """(code - zero) * scale, rounded once, of the code that each element's last index picks from its int32."""
-    instructions: gl.constexpr = BFLOAT16 if scale.dtype == gl.bfloat16 else FLOAT16
+    instructions: gl.constexpr = SCALED_BFLOAT16 if scale.dtype == gl.bfloat16 else SCALED_FLOAT16
     return gl.inline_asm_elementwise(
-        instructions, REGISTERS, [packed, zero, scale], dtype=scale.dtype, is_pure=True, pack=8
+        instructions, SCALED_REGISTERS, [packed, zero, scale], dtype=scale.dtype, is_pure=True, pack=8
     )
