@@ -10,7 +10,8 @@ import blockskip as bs
 import pytest
 import torch
 from blockskip.linear import route
-from blockskip.linear.route import FusedConfig, LinearPlan
+from blockskip.linear.configs import FusedConfig
+from blockskip.linear.route import LinearPlan
 
 WAYS = ("fused", "dequantize")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from operator import attrgetter
 from typing import NamedTuple
@@ -16,11 +16,12 @@ from ..launching.primitives import interpreting
 from ..launching.ready import Ready, Step
 from ..launching.repeated import REPEATED, Kind
 from ..launching.view import overlaps
+from .configs import FusedConfig, MatvecConfig, matvec_config
 from .dequantize import dequantize
 from .fused import fused
 from .hopper.plan import HopperConfig
 from .matvec import matvec, matvec_scalar, round_activations
-from .route import FusedConfig, LinearPlan, make_plan
+from .route import LinearPlan, make_plan
 from .weight import BLOCK, TENSORS, QuantizedWeight
 
 BLOCK_ELEMENTS = 1 << 24
@@ -28,41 +29,6 @@ BLOCK_ELEMENTS = 1 << 24
 ROUNDING_BLOCKS = 16
 DEQUANTIZE_BLOCKS = 128
 _tensors_of = attrgetter(*TENSORS)
-
-
-@dataclass(frozen=True)
-class MatvecConfig:
-    """block_n weight rows a program; blocks of 32 weights a step, 4 or more; num_warps warps a program.
-
-    block_n * blocks = 32 * num_warps gives each thread one block of 32 weights a step: a 16-byte load of int4.
-    registers: how many a thread may have, a multiple of 8; None leaves that to the compiler. What the design gains is
-    shown by leaving it out: `strided` reads metadata that lies [K / group_size, N] instead of row for row with the
-    weights, `scalar` loads activations 4 bytes at a time instead of 16.
-    """
-
-    block_n: int
-    blocks: int
-    num_warps: int
-    strided: bool = False
-    scalar: bool = False
-    registers: int | None = None
-
-    def options(self, overlap: bool) -> dict[str, int | bool]:
-        """What Triton compiles with; overlap: launched before the activations are rounded."""
-        options: dict[str, int | bool] = {"num_warps": self.num_warps}
-        if self.registers is not None:
-            options["maxnreg"] = self.registers
-        return options | ({"launch_pdl": True} if overlap else {})
-
-
-def matvec_config(rows: int) -> MatvecConfig:
-    """The configuration for this many rows of activations.
-
-    A warp for a weight row was the fastest of eleven on an H100, or within 2 % of it, for one row and each Gemma layer:
-    21504 x 5376 took 27.3 us, with 4 weight rows in 4 warps 30.4, with 16 in 4 warps 30.8. What runs last is one warp's
-    work then, not four's. It holds for 2 to 8 rows too, within 7 %; from 5 the compiler, left alone, spills.
-    """
-    return MatvecConfig(1, 32, 1, registers=136 if rows > 4 else None)
 
 
 class Metadata(NamedTuple):
@@ -120,7 +86,8 @@ def linear(
     if plan.kernel == "fused":
         call = partial(_fused, _ready_fused(x, w, bias, plan, emulate))
     else:
-        config = config or matvec_config(x.shape[0])
+        planned = plan.config if isinstance(plan.config, MatvecConfig) else matvec_config(x.shape[0])
+        config = config or planned
         ready = _ready_matvec(x, w, bias, config, metadata or metadata_of(w, config))
         call = partial(_matvec, ready, config, metadata)
     assert kind is None or metadata is None  # else the weight's own would not be looked at
