@@ -6,7 +6,7 @@ from pathlib import Path
 
 import blockskip as bs
 import pytest
-from blockskip.tuned import read_tuned
+from blockskip.tuned.files import read_tuned
 from skiplab import bench as benchmarks
 from skiplab import cli
 from skiplab.bench import BENCHMARKS
@@ -19,7 +19,7 @@ from skiplab.measure import Measurement, Point
 from skiplab.measure.timing import Cancelled
 from skiplab.results import pages
 from skiplab.store import read_run
-from skiplab.tuning.tune import Tuning
+from skiplab.tuning.attention import Tuning
 from skiplab.workload import DecodeWorkload, Workload
 
 SWEEP = [
@@ -257,7 +257,19 @@ def test_check_of_your_own_file(skiplab, tmp_path, monkeypatch):
         (["share", "gone.ipynb"], "no file gone.ipynb"),
         (["check", "mine", "--from", "gone.py"], "no file gone.py"),
         (["check", "nobody"], "no 'nobody'"),
-        (["tune", "--device", "cpu"], "device: tuning times kernels on a GPU, and torch sees no cpu here"),
+        (["tune", "--device", "cpu"], "device: got cpu, where there is nothing to tune: PyTorch does attention there"),
+        (["tune", "linear", "--device", "cpu"], "got cpu, where there is nothing to tune: PyTorch does linear there"),
+        (["tune", "decode", "--device", "cpu"], "got cpu, where there is nothing to tune: PyTorch does decode there"),
+        (["tune", "linear", "--shape", "100x100"], "shape: got 100x100: inputs must be a multiple of group_size 32"),
+        (["tune", "linear", "--shape", "96x256", "--packing", "tiles"], "N must be a multiple of 64"),
+        (
+            ["tune", "linear", "--bits", "8", "--packing", "tiles"],
+            "or no shape that can be int8 in tiles, groups of 32",
+        ),
+        (["tune", "linear", "--bits", "3"], "bits: given 3"),
+        (["tune", "linear", "--packing", "heaps"], "packing: given 'heaps'; allowed are rows, tiles"),
+        (["tune", "linear", "--dtype", "float32"], "dtype: got float32"),
+        (["tune", "decode", "--window", "wide"], "--window: got 'wide'"),
         (["tune", "--device", "cuda:99"], "torch sees no cuda:99 here"),
         (["tune", "--heads", "32x256"], "heads: got '32x256'"),
         (["tune", "--mask", "wide"], "cannot read 'wide'"),
@@ -301,7 +313,7 @@ def test_configs_of_a_tuning_run_need_no_gpu(skiplab, tuning_run):
     assert "recorded on NVIDIA H100 80GB HBM3" in out
     assert "128x32x8x2" in out and "40.50" in out and "43.00" in out
     assert "configs: configs/h100-80gb-hbm3.json" in out
-    (entry,) = read_tuned(Path("configs/h100-80gb-hbm3.json")).entries
+    (entry,) = read_tuned(Path("configs/h100-80gb-hbm3.json")).entries("attention")
     assert tuple(entry.config) == (128, 32, 8, 2)
 
 
@@ -330,7 +342,7 @@ def test_each_shape_of_heads_is_tuned_into_its_own_run(skiplab, monkeypatch, tun
     assert out.count("run: tune.jsonl") == 2
     code, _, err = skiplab("tune", *heads, "--run", "one.jsonl")
     assert code == 2
-    assert "--run: names one file, and each of 2 shapes of heads has its own" in err
+    assert "--run: names one file, and each of these 2 has its own; name one: 32/16x256; 32/8x128" in err
 
 
 def test_a_limit_ends_tuning_and_keeps_what_was_timed(skiplab, monkeypatch, tuning_run):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from ..gpu import Gpu
@@ -21,6 +21,8 @@ CONFIGS: Mapping[tuple[str, str], type[MatvecConfig | FusedConfig | HopperConfig
     ("fused", "tiles"): HopperConfig,
 }
 """What holds the sizes of a kernel, by its name and the weight's packing; others have none."""
+ABLATIONS = ("strided", "scalar")
+"""What a `MatvecConfig` can leave out to show its worth: never the soonest."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +74,24 @@ def values_of(config: Config, splits: int = 1) -> dict[str, Any]:
     if config is None:
         return {}
     if isinstance(config, MatvecConfig):
-        return {name: value for name, value in asdict(config).items() if name not in ("strided", "scalar")}
+        return {name: value for name, value in asdict(config).items() if name not in ABLATIONS}
     return {**asdict(config), "splits": splits} if isinstance(config, FusedConfig) else asdict(config)
+
+
+def numbers_of(config: Config, splits: int = 1) -> tuple[int, ...]:
+    """`values_of` as the lab's rows hold them: numbers alone, in the order of the parameters; a limit that is not set,
+    which comes last, is left out."""
+    return tuple(value for value in values_of(config, splits).values() if value is not None)
+
+
+def from_numbers(kernel: str, packing: str, numbers: Sequence[int]) -> dict[str, int]:
+    """The parameters by name that `numbers_of` made numbers of."""
+    kind = CONFIGS.get((kernel, packing))
+    if kind is None:
+        return {}
+    names = [one.name for one in fields(kind) if one.name not in ABLATIONS]
+    names += ["splits"] if kind is FusedConfig else []
+    return dict(zip(names[: len(numbers)], numbers, strict=True))
 
 
 def _divided_anew(config: Config, w: QuantizedWeight, rows: int, entry: LinearEntry, gpu: Gpu) -> tuple[Config, int]:

@@ -177,6 +177,12 @@ def make_plan(x: torch.Tensor, w: QuantizedWeight, impl: str, route: str) -> Lin
     return _default_plan(choice, rows, w, gpu)
 
 
+def default_plan(rows: int, dtype: torch.dtype, w: QuantizedWeight, gpu: Gpu) -> LinearPlan:
+    """What a call takes on a GPU, which need not be there, as long as nothing is tuned for it."""
+    choose = _choose_for_tiles if w.packing == "tiles" else choose_kernel
+    return _default_plan(choose(rows, dtype, w, "measured", gpu.capability), rows, w, gpu)
+
+
 def _default_plan(choice: Choice, rows: int, w: QuantizedWeight, gpu: Gpu) -> LinearPlan:
     config, splits = None, 1
     if choice.kernel == "fused" and w.packing == "tiles":

@@ -38,14 +38,15 @@ def linear(
     """
     defaults = LinearSweep()
     wanted = LinearSweep(
-        tuple(contender or defaults.contenders), tuple(map(_layer, shape)) if shape else defaults.shape,
+        tuple(contender or defaults.contenders), tuple(map(layer_of, shape)) if shape else defaults.shape,
         tuple(rows or defaults.rows), tuple(bits or defaults.bits), tuple(group_size or defaults.group_size), symmetric,
         dtype, device or default_device(), seed, budget,
     )  # fmt: skip
     measure(wanted, run, report, again, fresh)
 
 
-def _layer(text: str) -> tuple[int, int]:
+def layer_of(text: str) -> tuple[int, int]:
+    """(outputs, inputs) of a layer as the command line has it: a name, or as 8192x2048."""
     if text in LINEARS:
         return LINEARS[text]
     outputs, _, inputs = text.partition("x")

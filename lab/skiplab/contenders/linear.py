@@ -7,18 +7,21 @@ what its own format makes of the weight, not against the weight before it was qu
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import blockskip as bs
 import torch
 import torch.nn.functional as F
 from blockskip.linear.activations import MOST_ROWS, rounded
+from blockskip.linear.configs import matvec_config
+from blockskip.linear.measured import config_of, from_numbers
 from blockskip.linear.packing import TILE_COLUMNS, TILE_ROWS
 from blockskip.linear.route import HOPPER
 
 from skiplab.contenders.attention import needs_cuda
-from skiplab.contenders.base import REGISTRY, Build, Contender, Solver, is_cuda
+from skiplab.contenders.base import REGISTRY, Build, Contender, Planned, Solver, is_cuda
 from skiplab.workload import LinearWorkload
 
 Inputs = Sequence[torch.Tensor]
@@ -53,6 +56,24 @@ def _linear(workload: LinearWorkload, arguments: Sequence[Any]) -> Solver:
 
 def _by_route(route: str) -> Build:
     return lambda workload, arguments: lambda x, w: bs.linear(x, w, impl="triton", route=route)
+
+
+def _sized(kernel: str, packing: str) -> Callable[[tuple[int, ...]], Build]:
+    """The kernel with sizes of the caller's: its parameters in order, as `blockskip.linear.measured` has them."""
+
+    def configured(numbers: tuple[int, ...]) -> Build:
+        config, splits = config_of(kernel, packing, from_numbers(kernel, packing, numbers))
+
+        def build(workload: LinearWorkload, arguments: Sequence[Any]) -> Solver:
+            from blockskip.linear import launch
+
+            x, w = arguments
+            plan = replace(bs.explain_linear(x, w, impl="triton"), kernel=kernel, config=config, splits=splits)
+            return Planned(lambda x, w: launch.linear(x, w, None, plan=plan), {"kernel": kernel, "origin": "asked"})
+
+        return build
+
+    return configured
 
 
 def _pack_tiles(workload: LinearWorkload, inputs: Inputs) -> tuple[Any, ...]:
@@ -109,10 +130,6 @@ def _ablation(**changes: bool) -> tuple[Any, Any]:
 
 
 def _config(workload: LinearWorkload, changes: dict[str, bool]) -> Any:
-    from dataclasses import replace
-
-    from blockskip.linear.launch import matvec_config
-
     return replace(matvec_config(workload.rows), **changes)
 
 
@@ -193,10 +210,17 @@ _HALF_STEP = 2.0**-8  # tinygemm rounds the product and the sum to bfloat16, hal
 for _entry in (
     Contender("blockskip", "W4A8 / W8A8", "our linear: dp4a for up to 8 rows, which rounds activations to int8",
               _linear, prepare=_pack, operands=_our_operands),
+    Contender("blockskip-matvec", "matvec", "our dp4a kernel for up to 8 rows, with sizes of one's own for tuning",
+              _by_route("matvec"), _needs_few_rows, prepare=_pack, operands=_our_operands,
+              configured=_sized("matvec", "rows")),
     Contender("blockskip-fused", "fused product", "our kernel that turns int4 or int8 to floats inside the product",
-              _by_route("fused"), _needs_many_rows, prepare=_pack, operands=_our_operands),
+              _by_route("fused"), _needs_many_rows, prepare=_pack, operands=_our_operands,
+              configured=_sized("fused", "rows")),
     Contender("blockskip-tiles", "W4A16, tiles", "our int4 product on Hopper's tensor cores, the weight in tiles",
-              _linear, _needs_tiles, prepare=_pack_tiles, operands=_dequantised_operands),
+              _linear, _needs_tiles, prepare=_pack_tiles, operands=_dequantised_operands,
+              configured=_sized("fused", "tiles")),
+    Contender("blockskip-tiles-dequantise", "tiles, dequantise", "our kernel turns tiles to floats, torch multiplies",
+              _by_route("dequantize"), _needs_tiles, prepare=_pack_tiles, operands=_dequantised_operands),
     Contender("blockskip-dequantise", "our dequantise", "our kernel turns the weight to floats, then torch multiplies",
               _by_route("dequantize"), _needs_many_rows, prepare=_pack, operands=_our_operands),
     Contender("blockskip-strided", "metadata strided", "our matvec with scales and zeros [groups, N]: a line a value",

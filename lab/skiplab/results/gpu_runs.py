@@ -22,7 +22,7 @@ from skiplab.measure.serving import begin_child
 from skiplab.store import slug
 from skiplab.store.keys import without_index
 from skiplab.sweep import AnySweep, DecodeSweep, LinearSweep, Sweep, run_sweep
-from skiplab.tuning.candidates import COMPILE_S
+from skiplab.tuning.compiling import COMPILE_S
 
 LENGTHS = (512, 1024, 2048, 4096, 8192, 16384, 32768)
 WINDOWS = (128, 256, 512, 1024, 2048, 4096)
