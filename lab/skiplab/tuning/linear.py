@@ -178,9 +178,9 @@ def _tiles_config(workload: LinearWorkload, gpu: Gpu) -> HopperConfig:
 @lru_cache(maxsize=64)
 def _layout(n: int, k: int, bits: int, group_size: int, symmetric: bool, packing: str) -> bs.QuantizedWeight:
     """A weight without numbers."""
-    weight = torch.empty(n, k, dtype=torch.bfloat16, device="meta")
-    w = bs.quantize(weight, bits, group_size, symmetric)
-    return w.packed("tiles") if packing == "tiles" else w
+    row = bs.quantize(torch.empty(1, k, dtype=torch.bfloat16, device="meta"), bits, group_size, symmetric)
+    tensors: dict[str, Any] = {name: t.new_empty((n, *t.shape[1:])) for name, t in row.named_tensors().items()}
+    return replace(row, **tensors).packed(packing)
 
 
 def _weight(workload: LinearWorkload, packing: str = "rows") -> bs.QuantizedWeight:
