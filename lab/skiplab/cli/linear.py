@@ -8,7 +8,6 @@ import typer
 
 from skiplab.cli import options
 from skiplab.cli.sweep import measure
-from skiplab.machine import default_device
 from skiplab.sweep import LinearSweep
 from skiplab.workload import LINEARS
 
@@ -24,6 +23,7 @@ def linear(
     symmetric: Annotated[bool, typer.Option("--symmetric", help="Without zero points.")] = False,
     dtype: options.Dtype = "bfloat16",
     device: options.Device = None,
+    devices: options.Devices = None,
     seed: options.Seed = 0,
     budget: options.Budget = 5.0,
     run: options.NewRun = None,
@@ -36,13 +36,14 @@ def linear(
     As `skiplab sweep`. Each contender is compared with the float64 product of its own operands. Example:
     skiplab linear --shape 4096x4096 --rows 1 --rows 8
     """
+    measured_on = options.devices_of(device, devices)
     defaults = LinearSweep()
     wanted = LinearSweep(
         tuple(contender or defaults.contenders), tuple(map(layer_of, shape)) if shape else defaults.shape,
         tuple(rows or defaults.rows), tuple(bits or defaults.bits), tuple(group_size or defaults.group_size), symmetric,
-        dtype, device or default_device(), seed, budget,
+        dtype, measured_on[0], seed, budget,
     )  # fmt: skip
-    measure(wanted, run, report, again, fresh)
+    measure(wanted, run, report, again, fresh, measured_on)
 
 
 def layer_of(text: str) -> tuple[int, int]:

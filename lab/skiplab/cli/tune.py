@@ -18,7 +18,6 @@ from skiplab.cli.linear import layer_of
 from skiplab.cli.run import INTERRUPTED, interrupts, shown
 from skiplab.cli.sweep import window_of
 from skiplab.measure.timing import Cancelled
-from skiplab.paths import installed
 from skiplab.store import Run, read_run
 from skiplab.tuning.attention import Tuning
 from skiplab.tuning.base import AnyTuning
@@ -32,8 +31,6 @@ from skiplab.workload import LINEARS
 
 DEFAULTS, DECODE, LINEAR = Tuning(), DecodeTuning(), LinearTuning()
 HEADS = ("32/8x128", "32/16x256", "32/4x512")
-CONFIGS = "~/.config/skiplab/configs" if installed() else "the kernel package's folder"
-"""Where winners go, as help texts say it."""
 
 Heads = Annotated[
     list[str] | None,
@@ -48,7 +45,7 @@ FromRun = Annotated[
     list[Path] | None,
     typer.Option(help="Measure nothing: the winners of this tuning run, once for each. Needs no GPU."),
 ]
-Out = Annotated[Path | None, typer.Option(help=f"The folder of the configurations. Default: {CONFIGS}.")]
+Out = Annotated[Path | None, typer.Option(help=f"The folder of the configurations. Default: {options.CONFIGS}.")]
 
 
 class DefaultGroup(TyperGroup):
