@@ -20,6 +20,8 @@ from skiplab.measure.timing import Cancelled
 from skiplab.results import pages
 from skiplab.store import read_run
 from skiplab.tuning.attention import Tuning
+from skiplab.tuning.decode import DecodeTuning
+from skiplab.tuning.linear import LinearTuning
 from skiplab.workload import DecodeWorkload, Workload
 
 SWEEP = [
@@ -315,6 +317,47 @@ def test_configs_of_a_tuning_run_need_no_gpu(skiplab, tuning_run):
     assert "configs: configs/h100-80gb-hbm3.json" in out
     (entry,) = read_tuned(Path("configs/h100-80gb-hbm3.json")).entries("attention")
     assert tuple(entry.config) == (128, 32, 8, 2)
+
+
+def test_linear_and_decode_are_tuned_by_commands_of_their_own(skiplab, monkeypatch, tuning_run):
+    asked = []
+
+    def run_tuning(wanted, path, **named):
+        asked.append(wanted)
+        return read_run(tuning_run)
+
+    monkeypatch.setattr(cli_tune, "run_tuning", run_tuning)
+    rest = ["--out", "configs"]
+    words = ["--shape", "4096x4096", "--rows", "1", "--rows", "64", "--bits", "4", "--symmetric", *rest]
+    code, _, err = skiplab("tune", "linear", *words)
+    assert code == 0, err
+    fields = {"rows": (1, 64), "symmetric": True}
+    assert asked == [LinearTuning(((4096, 4096),), packing=packing, **fields) for packing in ("rows", "tiles")]
+    asked.clear()
+    code, _, err = skiplab("tune", "decode", "--heads", "32/8x128", "--window", "causal", "--window", "64", *rest)
+    assert code == 0, err
+    assert asked == [DecodeTuning("32/8x128", window=(None, 64))]
+    asked.clear()
+    code, _, err = skiplab("tune", "attention", "--heads", "32/8x128", *rest)  # the same as without a command
+    assert (code, asked) == (0, [Tuning("32/8x128")])
+
+
+def test_the_first_of_several_devices_is_the_sweeps(skiplab, monkeypatch):
+    asked = []
+
+    def run_sweep(wanted, path, *, devices, **named):
+        asked.append((wanted.device, devices))
+        raise ValueError("enough")
+
+    monkeypatch.setattr(cli_run, "run_sweep", run_sweep)
+    for command in ("sweep", "decode", "linear"):
+        code, _, err = skiplab(command, "--devices", "cpu,cpu")
+        assert (code, err) == (2, "skiplab: enough\n")
+        code, _, err = skiplab(command, "--devices", "cpu,cpu", "--device", "cpu")
+        assert (code, err) == (2, "skiplab: --devices: got cpu,cpu beside --device cpu; give one of them\n")
+        code, _, err = skiplab(command, "--devices", "cpu,cuda:98")
+        assert code == 2 and "torch sees no cuda:98 here" in err
+    assert asked == [("cpu", ("cpu", "cpu"))] * 3
 
 
 def test_a_tuning_run_is_repeated_by_its_own_command(skiplab, tuning_run):
