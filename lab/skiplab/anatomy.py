@@ -139,6 +139,8 @@ def linear_anatomy(
     """
     from blockskip.linear import launch
     from blockskip.linear.configs import FusedConfig, MatvecConfig
+    from blockskip.linear.format import Metadata
+    from blockskip.linear.rounding import Blocks
 
     tensors = {name: torch.empty_like(t, device="cpu") for name, t in weight.named_tensors().items()}
     w: Any = replace(weight, **cast(Any, tensors))
@@ -147,9 +149,9 @@ def linear_anatomy(
     if isinstance(config, MatvecConfig):
         codes = torch.empty((rows, 2, k // 8), dtype=torch.int32, device="cpu")
         sums = torch.empty((rows, k // 32), dtype=torch.float32, device="cpu")
-        metadata = launch.metadata_of(w, config)
-        launched = launch.prepare_matvec(w, metadata, codes, sums, sums, None, out, config, early)
-        return _compiled(capability, launch.kernel_of(config), launched, **config.options(early))
+        operands = launch.packed_codes(w), Metadata.of(w), codes, Blocks(sums, sums), None, out
+        launched = launch.prepare_matvec(w, operands, config, early)
+        return _compiled(capability, launch.matvec, launched, **config.options(early))
     if isinstance(config, FusedConfig):
         kind = torch.float32 if splits > 1 else dtype
         launched = launch.prepare_fused(x, w, None, torch.empty((splits, rows, n), dtype=kind, device="cpu"), config)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from blockskip.gpu import Gpu
 from blockskip.linear import measured as module
+from blockskip.linear import plan as plans
 from blockskip.linear import route
 from blockskip.linear.configs import FusedConfig, MatvecConfig, fused_splits
 from blockskip.linear.hopper.plan import HopperConfig
@@ -57,9 +58,13 @@ class OnGpu:
 @pytest.fixture
 def planned(monkeypatch):
     """The plan of a product on an H200 that is not here."""
-    monkeypatch.setattr(route.Gpu, "of", classmethod(lambda cls, device: H200))
-    monkeypatch.setattr(route, "capability_of", lambda device: H200.capability)
-    return lambda w, rows, way="measured", dtype=torch.bfloat16: route.make_plan(OnGpu(rows, dtype), w, "triton", way)
+    monkeypatch.setattr(plans.Gpu, "of", classmethod(lambda cls, device: H200))
+    monkeypatch.setattr(plans, "capability_of", lambda device: H200.capability)
+
+    def plan(w, rows, way="measured", dtype=torch.bfloat16, activations="auto"):
+        return plans.make_plan(OnGpu(rows, dtype), w, "triton", way, activations)
+
+    return plan
 
 
 def test_a_file_with_linear_entries_is_read_as_it_was_written(tmp_path):
@@ -117,7 +122,7 @@ def test_the_form_of_a_weight():
 @pytest.mark.parametrize(
     ("kernel", "packing", "config", "splits"),
     [
-        ("matvec", "rows", MatvecConfig(2, 16, 2, registers=96), 1),
+        ("matvec", "rows", MatvecConfig(2, 16, 2, 96), 1),
         ("fused", "rows", FUSED, 3),
         ("fused", "tiles", HopperConfig(16, 256, 5, 3, 1, 132), 1),
         ("dequantize", "rows", None, 1),
@@ -145,7 +150,7 @@ def test_the_plan_takes_what_was_tuned_and_says_so(tuned, planned):
     tuned(entry())
     plan = planned(w, 64)
     assert (plan.kernel, plan.config, plan.splits, plan.origin) == ("fused", FUSED, 3, Origin("tuned", "NVIDIA H200"))
-    assert str(plan).splitlines()[1:] == [
+    assert str(plan).splitlines()[2:] == [
         "kernel  fused: the soonest at 512 x 8192 with 64 rows", f"config  {FUSED}, 3 splits along K",
         "source  tuned on NVIDIA H200",
     ]  # fmt: skip
@@ -165,11 +170,29 @@ def test_the_crossover_is_what_was_measured(tuned, planned):
 
 def test_a_matvec_takes_its_sizes(tuned, planned):
     w, sizes = weight(), {"block_n": 4, "blocks": 8, "num_warps": 1, "registers": None}
-    assert planned(w, 1).config is None
+    before = planned(w, 1)
+    assert before.config == MatvecConfig(1, 32, 1) and before.batch_invariant
     tuned(entry(rows=1, kernel="matvec", config=sizes, form=replace(FORM, activations="int8")))
     plan = planned(w, 1)
-    assert (plan.kernel, plan.config) == ("matvec", MatvecConfig(4, 8, 1))
-    assert planned(w, 2).config is None
+    assert (plan.kernel, plan.config, plan.batch_invariant) == ("matvec", MatvecConfig(4, 8, 1), False)
+    assert planned(w, 2).config == before.config
+
+
+def test_with_named_activations_sizes_are_the_same_for_any_number_of_rows(tuned, planned):
+    """So that a row's bits do not depend on the other rows: products are summed in an order that the sizes fix."""
+    w, int8 = weight(), replace(FORM, activations="int8")
+    few = {"block_n": 4, "blocks": 8, "num_warps": 1, "registers": None}
+    other = entry(rows=16, config={**SIZES, "block_m": 16, "splits": 8})
+    tuned(other, entry(rows=64), entry(rows=512, kernel="dequantize", config={}),
+          entry(rows=1, kernel="matvec", config=few, form=int8))  # fmt: skip
+    plans = [planned(w, rows, activations="float") for rows in (1, 16, 17, 64, 300, 5000)]
+    assert {(plan.kernel, plan.config, plan.splits) for plan in plans} == {("fused", FUSED, 3)}
+    assert all(plan.batch_invariant and plan.origin.how == "tuned" for plan in plans)
+    plans = [planned(w, rows, activations="int8") for rows in (1, 2, 64)]
+    assert {(plan.config.block_n, plan.config.blocks, plan.config.num_warps) for plan in plans} == {(1, 32, 1)}
+    assert all(plan.batch_invariant for plan in plans)
+    tuned(entry(rows=64, kernel="dequantize", config={}))
+    assert planned(w, 64, activations="float").kernel == "fused"
 
 
 def test_what_a_call_means_and_what_was_asked_for_stand_above_what_was_measured(tuned, planned):

@@ -10,7 +10,7 @@ import torch
 from blockskip.attention.decode.plan import decode_config
 from blockskip.config import TileConfig
 from blockskip.gpu import Gpu, shared_bytes
-from blockskip.linear import route
+from blockskip.linear import plan as plans
 from blockskip.linear.measured import config_of, from_numbers
 from blockskip.tuned import choose
 from blockskip.tuned.files import CONFIGS, Tuned, read_tuned
@@ -152,9 +152,9 @@ def planned(monkeypatch, tuned: Tuned, n, k, rows):
 
     monkeypatch.setattr(choose, "tuned_devices", lambda: (tuned,))
     choose.find_linear.cache_clear()
-    monkeypatch.setattr(route.Gpu, "of", classmethod(lambda cls, device: GPU))
+    monkeypatch.setattr(plans.Gpu, "of", classmethod(lambda cls, device: GPU))
     try:
-        return route.make_plan(OnGpu(), linear._layout(n, k, 4, 32, False, "rows"), "triton", "measured")
+        return plans.make_plan(OnGpu(), linear._layout(n, k, 4, 32, False, "rows"), "triton", "measured")
     finally:
         choose.find_linear.cache_clear()
 

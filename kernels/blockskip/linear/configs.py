@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .activations import MOST_ROWS
 from .weight import BLOCK, QuantizedWeight
 
 FEW_ROWS = 32
 """Up to here two programs a multiprocessor pay, beyond one: their tiles take more registers and more of the time."""
+FIXED_ROWS = 64
+"""Rows of activations of a program, or of a product of torch's, where activations are named float: the same for any
+number of rows, so that a row is summed alike. Fewer would unpack the weight more often, more would do idle work."""
 LEAST_STEPS = 8
 """Steps along K that a split has at least: fewer do not fill the pipeline."""
 
@@ -17,16 +21,12 @@ class MatvecConfig:
     """block_n weight rows a program; blocks of 32 weights a step, 4 or more; num_warps warps a program.
 
     block_n * blocks = 32 * num_warps gives each thread one block of 32 weights a step: a 16-byte load of int4.
-    registers: how many a thread may have, a multiple of 8; None leaves that to the compiler. What the design gains is
-    shown by leaving it out: `strided` reads metadata that lies [K / group_size, N] instead of row for row with the
-    weights, `scalar` loads activations 4 bytes at a time instead of 16.
+    registers: how many a thread may have, a multiple of 8; None leaves that to the compiler.
     """
 
     block_n: int
     blocks: int
     num_warps: int
-    strided: bool = False
-    scalar: bool = False
     registers: int | None = None
 
     def options(self, overlap: bool) -> dict[str, int | bool]:
@@ -35,16 +35,6 @@ class MatvecConfig:
         if self.registers is not None:
             options["maxnreg"] = self.registers
         return options | ({"launch_pdl": True} if overlap else {})
-
-
-def matvec_config(rows: int) -> MatvecConfig:
-    """The configuration for this many rows of activations.
-
-    A warp for a weight row was the fastest of eleven on an H100, or within 2 % of it, for one row and each Gemma layer:
-    21504 x 5376 took 27.3 us, with 4 weight rows in 4 warps 30.4, with 16 in 4 warps 30.8. What runs last is one warp's
-    work then, not four's. It holds for 2 to 8 rows too, within 7 %; from 5 the compiler, left alone, spills.
-    """
-    return MatvecConfig(1, 32, 1, registers=136 if rows > 4 else None)
 
 
 @dataclass(frozen=True)
@@ -56,6 +46,20 @@ class FusedConfig:
     blocks: int
     num_warps: int
     num_stages: int
+
+
+def rows_together(rows: int) -> int:
+    """Rows of activations that a program of the matvec multiplies, 8 at most: equally many in all programs."""
+    return -(-rows // -(-rows // MOST_ROWS)) if rows else 1
+
+
+def matvec_config(rows: int) -> MatvecConfig:
+    """The configuration for this many rows of activations a program: a warp for a weight row.
+
+    What runs last is one warp's work then, not four's; measured, see data/TUNING.md. From 5 rows on the compiler, left
+    alone, spills.
+    """
+    return MatvecConfig(1, 32, 1, registers=136 if rows > 4 else None)
 
 
 def fused_config(rows: int, w: QuantizedWeight) -> FusedConfig:

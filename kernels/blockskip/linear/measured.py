@@ -21,8 +21,6 @@ CONFIGS: Mapping[tuple[str, str], type[MatvecConfig | FusedConfig | HopperConfig
     ("fused", "tiles"): HopperConfig,
 }
 """What holds the sizes of a kernel, by its name and the weight's packing; others have none."""
-ABLATIONS = ("strided", "scalar")
-"""What a `MatvecConfig` can leave out to show its worth: never the soonest."""
 
 
 @dataclass(frozen=True)
@@ -70,11 +68,9 @@ def config_of(kernel: str, packing: str, values: Mapping[str, Any]) -> tuple[Con
 
 
 def values_of(config: Config, splits: int = 1) -> dict[str, Any]:
-    """What `config_of` makes sizes of; parameters that are off by default are left out."""
+    """What `config_of` makes sizes of."""
     if config is None:
         return {}
-    if isinstance(config, MatvecConfig):
-        return {name: value for name, value in asdict(config).items() if name not in ABLATIONS}
     return {**asdict(config), "splits": splits} if isinstance(config, FusedConfig) else asdict(config)
 
 
@@ -89,7 +85,7 @@ def from_numbers(kernel: str, packing: str, numbers: Sequence[int]) -> dict[str,
     kind = CONFIGS.get((kernel, packing))
     if kind is None:
         return {}
-    names = [one.name for one in fields(kind) if one.name not in ABLATIONS]
+    names = [one.name for one in fields(kind)]
     names += ["splits"] if kind is FusedConfig else []
     return dict(zip(names[: len(numbers)], numbers, strict=True))
 

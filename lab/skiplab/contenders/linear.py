@@ -69,7 +69,7 @@ def _sized(kernel: str, packing: str) -> Callable[[tuple[int, ...]], Build]:
 
             x, w = arguments
             plan = replace(bs.explain_linear(x, w, impl="triton"), kernel=kernel, config=config, splits=splits)
-            return Planned(lambda x, w: launch.linear(x, w, None, plan=plan), {"kernel": kernel, "origin": "asked"})
+            return Planned(lambda x, w: launch.linear(x, w, None, plan), {"kernel": kernel, "origin": "asked"})
 
         return build
 
@@ -111,26 +111,22 @@ def _float(workload: LinearWorkload, arguments: Sequence[Any]) -> Solver:
     return lambda x, weight: F.linear(x, weight)
 
 
-def _ablation(**changes: bool) -> tuple[Any, Any]:
-    """prepare and build of the matvec without one of its choices."""
+def _ablation(name: str) -> tuple[Any, Any]:
+    """prepare and build of the matvec without one of its choices: see `contenders.ablations`."""
 
     def prepare(workload: LinearWorkload, inputs: Inputs) -> tuple[Any, ...]:
-        from blockskip.linear.launch import metadata_of
+        from skiplab.contenders import ablations
 
         w = packed(workload, inputs)
-        return inputs[0], w, metadata_of(w, _config(workload, changes))
+        return inputs[0], w, ablations.metadata_as_read(w, ablations.FORMS[name])
 
     def build(workload: LinearWorkload, arguments: Sequence[Any]) -> Solver:
-        from blockskip.linear import launch
+        from skiplab.contenders import ablations
 
-        config = _config(workload, changes)
-        return lambda x, w, metadata: launch.linear(x, w, None, config, metadata)
+        form, config = ablations.FORMS[name], matvec_config(workload.rows)
+        return lambda x, w, metadata: ablations.product(x, w, metadata, config, form)
 
     return prepare, build
-
-
-def _config(workload: LinearWorkload, changes: dict[str, bool]) -> Any:
-    return replace(matvec_config(workload.rows), **changes)
 
 
 def _needs_few_rows(workload: LinearWorkload, device: str) -> str | None:
@@ -204,7 +200,7 @@ def _needs_gemlite(workload: LinearWorkload, device: str) -> str | None:
     return needs_cuda(workload, device)
 
 
-_STRIDED, _SCALAR = _ablation(strided=True), _ablation(scalar=True)
+_STRIDED, _SCALAR = _ablation("strided"), _ablation("scalar")
 _HALF_STEP = 2.0**-8  # tinygemm rounds the product and the sum to bfloat16, half a step each
 
 for _entry in (

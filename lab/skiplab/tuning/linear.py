@@ -17,7 +17,8 @@ from blockskip.linear.configs import fused_config, fused_splits, matvec_config
 from blockskip.linear.hopper.plan import HopperConfig
 from blockskip.linear.measured import config_of, from_numbers, numbers_of, values_of
 from blockskip.linear.packing import PACKINGS, why_no_tiles
-from blockskip.linear.route import HOPPER, default_plan
+from blockskip.linear.plan import default_plan
+from blockskip.linear.route import HOPPER
 from blockskip.linear.weight import BLOCK
 from blockskip.tuned.linear import Form, LinearEntry
 
@@ -238,8 +239,7 @@ def compiled_as(one: Class, candidate: Candidate) -> tuple:
 def default(one: Class, gpu: Gpu) -> Candidate:
     """By the crossovers and sizes that stand in the kernels' plan."""
     plan = default_plan(one.rows, torch.bfloat16, one.weight, gpu)
-    config = matvec_config(one.rows) if plan.kernel == "matvec" else plan.config
-    return _candidate(plan.kernel or "", one.packing, config, plan.splits)
+    return _candidate(plan.kernel or "", one.packing, plan.config, plan.splits)
 
 
 def same_kernel(workload: LinearWorkload) -> Any:
