@@ -249,7 +249,7 @@ def test_check_of_your_own_file(skiplab, tmp_path, monkeypatch):
         (["sweep", "--window", "wide"], "--window: got 'wide'"),
         (["sweep", "--model", "gpt"], "--model: no 'gpt'"),
         (["sweep", "--mask", "chunked(8)", "--window", "8"], "window: got (8,) with the mask ('chunked(8)',)"),
-        (["sweep", "--model", "llama-3-8b", "--q-heads", "7"], "--q-heads: got 7 beside --model llama-3-8b"),
+        (["sweep", "--model", "llama3-8b", "--q-heads", "7"], "--q-heads: got 7 beside --model llama3-8b"),
         (["sweep", "--device", "tpu9"], "device: got 'tpu9'"),
         (["sweep", "--dtype", "int3"], "dtype: given 'int3'"),
         (["sweep", "--q-len", "many"], "--q-len"),
