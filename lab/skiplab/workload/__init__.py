@@ -11,6 +11,6 @@ from skiplab.workload.models import LINEARS, MODELS, HeadShape, ModelShapes, mod
 from skiplab.workload.problem import DTYPES, Problem
 
 __all__ = [
-    "DTYPES", "LINEARS", "MODELS", "DecodeWorkload", "HeadShape", "LinearWorkload", "ModelShapes", "Problem", "Workload",
-    "model_names", "model_of",
+    "DTYPES", "LINEARS", "MODELS", "DecodeWorkload", "HeadShape", "LinearWorkload", "ModelShapes", "Problem",
+    "Workload", "model_names", "model_of",
 ]  # fmt: skip
