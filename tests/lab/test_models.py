@@ -1,4 +1,4 @@
-"""Models by name: a model is a configuration file alone, and its layers have the shapes that transformers gives them."""
+"""Models by name: a model is a configuration file alone, its layers shaped as transformers has them."""
 
 from __future__ import annotations
 
@@ -73,10 +73,10 @@ def test_transformers_builds_the_same_layers():
     found = {name: tuple(one.weight.shape) for name, one in model.named_modules() if isinstance(one, torch.nn.Linear)}
     layers = shapes.linears(False)
     for index, suffix in ((0, ""), (5, " full")):
-        for ours, theirs in (("q", "self_attn.q_proj"), ("k", "self_attn.k_proj"), ("v", "self_attn.v_proj"),
-                             ("o", "self_attn.o_proj"), ("gate", "mlp.gate_proj"), ("down", "mlp.down_proj")):  # fmt: skip
-            ending = suffix if ours in "qkvo" else ""
-            assert found.get(f"model.layers.{index}.{theirs}") == layers.get(f"{ours}{ending}"), (index, ours)
+        for part, of_part in (("self_attn", ("q", "k", "v", "o")), ("mlp", ("gate", "up", "down"))):
+            for name in of_part:
+                ours = f"{name}{suffix}" if part == "self_attn" else name
+                assert found.get(f"model.layers.{index}.{part}.{name}_proj") == layers.get(ours), ours
     assert found["lm_head"] == layers["head"]
 
 
@@ -129,8 +129,8 @@ def test_an_unknown_model_is_refused_with_the_names_there_are(tmp_path):
     with pytest.raises(ValueError, match="model: no 'gpt'; there are gemma3-27b, gemma4-31b"):
         model_of("gpt")
     (tmp_path / "list.json").write_text("[]")
-    with pytest.raises(ValueError, match="list.json: holds no object"):
+    with pytest.raises(ValueError, match=r"list\.json: holds no object"):
         model_of(tmp_path / "list.json")
     (tmp_path / "text.json").write_text("{")
-    with pytest.raises(ValueError, match="text.json: cannot be read as a model's configuration"):
+    with pytest.raises(ValueError, match=r"text\.json: cannot be read as a model's configuration"):
         model_of(tmp_path / "text.json")
