@@ -217,9 +217,9 @@ pd.DataFrame(compiled).T
 # - **proportional** once the multiplications decide: then it no longer matters how few bytes a weight has.
 #
 # Gemma 4 31B's layers on a GPU, on a CPU those of a small model of the same kind, against the float weight in bfloat16,
-# the weight turned back to floats in each call, torch's own int4 product and, where it is installed, Humming. Every
-# point is checked against the reference before it is timed. The dotted line is the floor: the packed weight,
-# activations and output once at this machine's own measured bandwidth, or the multiplications at its measured rate.
+# torch's own int4 product, on a GPU Humming where it is installed, and in full on a CPU the weight turned back to floats
+# in each call. Every point is checked against the reference before it is timed. The dotted line is the floor: the packed
+# weight, activations and output once at this machine's own measured bandwidth, or the multiplications at its rate.
 # On a CPU `bs.linear` is PyTorch code that unpacks a block of weights at a time: unpacking is the time there, not the
 # bytes, so do not expect it to win; torch's product, written for CPUs, shows what can be had.
 
@@ -233,7 +233,9 @@ sweeps = {
     "full": {"rows": every if on_gpu else every[:9], "budget_s": 1.0},
 }
 peers = ["blockskip", "dequantise", "bf16", "tinygemm"]
-compared = ["blockskip", "blockskip-tiles", "humming", "humming-int8", "tinygemm", "bf16"] if on_gpu else peers
+compared = ["blockskip", "blockskip-tiles", "humming", "humming-int8", "tinygemm", "bf16"]
+if not on_gpu:
+    compared = peers if MEASURE == "full" else ["blockskip", "bf16", "tinygemm"]
 run = None
 if MEASURE in sweeps:
     path = Path("runs") / f"{date.today()}-linear-{MEASURE}.jsonl"
