@@ -216,12 +216,13 @@ pd.DataFrame(compiled).T
 # - **flat** as long as the bytes of the weight decide: further rows are free then;
 # - **proportional** once the multiplications decide: then it no longer matters how few bytes a weight has.
 #
-# Gemma 4 31B's layers on a GPU, on a CPU those of a small model of the same kind, against the float weight in bfloat16,
-# torch's own int4 product, on a GPU Humming where it is installed, and in full on a CPU the weight turned back to floats
-# in each call. Every point is checked against the reference before it is timed. The dotted line is the floor: the packed
-# weight, activations and output once at this machine's own measured bandwidth, or the multiplications at its rate.
-# On a CPU `bs.linear` is PyTorch code that unpacks a block of weights at a time: unpacking is the time there, not the
-# bytes, so do not expect it to win; torch's product, written for CPUs, shows what can be had.
+# Gemma 4 31B's layers on a GPU, on a CPU those of a small model of the same kind, against the float weight in
+# bfloat16, torch's own int4 product, on a GPU Humming where it is installed, and in full on a CPU the weight turned
+# back to floats in each call. Every point is checked against the reference before it is timed. The dotted line is
+# the floor: the packed weight, activations and output once at this machine's own measured bandwidth, or the
+# multiplications at its rate. On a CPU `bs.linear` is PyTorch code that unpacks a block of weights at a time:
+# unpacking is the time there, not the bytes, so do not expect it to win; torch's product, written for CPUs, shows
+# what can be had.
 
 # %%
 on_gpu = default_device() == "cuda"

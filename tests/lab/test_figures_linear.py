@@ -12,6 +12,7 @@ from skiplab.machine import known_gpus
 from skiplab.packed_weight import Packed, Quality, random_qualities
 from skiplab.rated import rated
 from skiplab.store import COLUMNS, noted_runs, query, read_runs
+from skiplab.workload import LinearWorkload
 
 H200 = known_gpus()["NVIDIA H200"]
 GATE, HEAD = (21504, 5376), (262144, 5376)
@@ -81,7 +82,7 @@ def test_rows_are_lines():
 
 
 def test_predicted_bars_are_hatched_labelled_and_have_no_floor_of_their_own(measured):
-    predicted = frames.predicted_linear([GATE], machine=H200)
+    predicted = frames.predictions([LinearWorkload(*GATE)], H200)
     assert predicted["median_ms"].item() == pytest.approx(predicted["bytes"].item() / (H200.bandwidth_gbps * 1e9) * 1e3)
     chart = linear.linear_time(pd.concat([measured, predicted]))
     bars = next(bars for bars in chart.bars if bars.name.endswith(", predicted"))

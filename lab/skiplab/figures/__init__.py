@@ -16,8 +16,6 @@ import pandas as pd
 from skiplab.figures import attention, decode, interactive, linear, menu, model, predicted, static, theme
 from skiplab.figures.frames import (
     by_method,
-    predicted_decode,
-    predicted_linear,
     predictions,
     published_prefill,
     speedups,
@@ -33,7 +31,7 @@ __all__ = [
     "decode_bandwidths", "decode_grid", "decode_rate", "decode_speedup", "decode_time", "floors", "flops", "generation",
     "heatmap", "interactive", "linear", "linear_bandwidth", "linear_bandwidths", "linear_layers",
     "linear_row_times", "linear_rows",
-    "linear_time", "measured_vs_predicted", "overview", "predicted", "predicted_decode", "predicted_linear",
+    "linear_time", "measured_vs_predicted", "overview", "predicted",
     "predictions", "published_prefill", "speedup", "speedups", "static", "theme", "throughput", "tilemap", "waste",
 ]  # fmt: skip
 
