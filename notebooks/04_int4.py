@@ -277,7 +277,7 @@ results.show("linear-layout")
 #
 # The same question on a large GPU, with [Humming](https://github.com/vllm-project/humming) beside ours: int4 products
 # that shuffle the weight offline into the order in which tensor cores take it, unpack it in registers, and copy far
-# ahead. The dotted lines say where `bs.linear` goes over to another kernel. Read the four panels from left to right:
+# ahead. The dotted lines say where `bs.linear` goes over to another kernel. Read the panels from left to right:
 #
 # 1. **A few rows**, with weights in rows: the dp4a kernel is near the floor at one row, and each further row costs it
 #    instructions, because a warp that holds one row of weights fetches all activations again. It is steep where it

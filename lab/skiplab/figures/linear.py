@@ -92,11 +92,11 @@ def linear_layers(
     """Median time of an int4 product over its rows, a panel for each layer, and where each of our routes begins.
 
     table: with `rated`'s column `kernel` for the routes, which are those of the contender `blockskip`. layers: name ->
-    (out_features, in_features), by default Gemma 4 31B's, fused as they are served. device: the one with the most
-    points here, if none is named. Contenders that show one choice of ours alone are left out. Of a point that was
-    timed with zero points and without, the first counts; a name then says how many bits its weights have.
+    (out_features, in_features), by default Gemma 4 31B's, fused; one without a row has no panel. device: the one with
+    the most points here, if none is named. Contenders that show one choice of ours alone are left out. Of a point that
+    was timed with zero points and without, the first counts; a name then says how many bits its weights have.
     """
-    layers = _gemma() if layers is None else layers
+    layers = model_of("gemma4-31b").linears(fused=True) if layers is None else layers
     good = _of_layers(_good(table), layers, group_size)
     device = device or next(iter(good["device"].value_counts(sort=True).index), "")
     good = good[good["device"] == device].assign(
@@ -114,12 +114,6 @@ def linear_layers(
         f"int4 linear layers: time by rows, groups of {group_size}", tuple(panels), series.sources(good),
         "; ".join(filter(None, notes)),
     )  # fmt: skip
-
-
-def _gemma() -> dict[str, Shape]:
-    """Gemma 4 31B's layers as they are served, those of its sliding layers: the most, and the head apart."""
-    fused = model_of("gemma4-31b").linears(fused=True)
-    return {name: fused[name] for name in ("qkv", "o", "gate+up", "down")}
 
 
 def _of_layers(good: Any, layers: Mapping[str, Shape], group_size: int) -> Any:

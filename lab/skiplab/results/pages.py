@@ -14,9 +14,11 @@ from skiplab.rated import rated
 from skiplab.results.declared import H100, H200, TABLES
 from skiplab.results.tables import fill
 from skiplab.store import Run, noted_runs, query, read_runs
+from skiplab.workload import model_of
 
 PAGES = ("README.md", "data/RESULTS.md")
 PREFILL = ["sdpa", "blockskip", "flex", "flash-window", "fa3", "fa4", "flashinfer"]
+LAYERS = ("qkv", "o", "gate+up", "down")
 STEPS = ["blockskip", "blockskip-prefill", "sdpa-flash", "sdpa-cudnn", "flex", "fa3", "flashinfer"]
 
 
@@ -25,12 +27,13 @@ def pictures(runs: Sequence[Run]) -> dict[str, Any]:
     recorded = rated(runs, H100)
     sliding = query(recorded, heads="32/16 of 256", buffer=None, window=1024, contender=PREFILL)
     steps = query(recorded, operation="decode", heads="32/16 of 256", window=None, contender=STEPS)
+    gemma = model_of("gemma4-31b").linears(fused=True)
     layers = rated([*runs, *noted_runs()], H200)
     return {
         "tilemap": static.tilemap(bs.TileMap.build(bs.sliding_window(1024), 4096, 4096)),
         "speedup": static.draw(attention.speedup(query(sliding, operation="attention"))),
         "decode": static.draw(decode.decode_time(steps)),
-        "linear": static.draw(linear.linear_layers(layers)),
+        "linear": static.draw(linear.linear_layers(layers, {name: gemma[name] for name in LAYERS})),
     }
 
 
