@@ -1,6 +1,7 @@
 """Models by name: the shapes of their attention and of their linear layers, from their Hugging Face configurations.
 
-A model is a file of `data/models`, nothing else: its `config.json`, or the fields of it that are read here.
+A model is a file of `data/models`, nothing else: its `config.json`, or the fields of it that are read here. The folder
+`shapes` in it has those of which the lab takes the shapes alone.
 """
 
 from __future__ import annotations
@@ -151,18 +152,24 @@ def _has_full_layers(config: Mapping[str, Any]) -> bool:
     return config.get("sliding_window_pattern") is not None or config.get("global_head_dim") is not None
 
 
+def model_files() -> dict[str, Path]:
+    """The configurations of `data/models` and its folder `shapes`, by the model's name, in order."""
+    return {path.stem: path for path in sorted(data_path("models").rglob("*.json"), key=lambda path: path.stem)}
+
+
 def model_names() -> tuple[str, ...]:
-    """The models of `data/models`."""
-    return tuple(sorted(path.stem for path in data_path("models").glob("*.json")))
+    """The models that are known by name."""
+    return tuple(model_files())
 
 
 def model_of(name: str | Path) -> ModelShapes:
     """The model of that name in `data/models`, or of a configuration file; ValueError lists the names."""
-    if name in model_names():
-        return read_model(data_path("models", f"{name}.json"))
+    known = model_files()
+    if name in known:
+        return read_model(known[str(name)])
     if Path(name).is_file():
         return read_model(Path(name))
-    raise ValueError(f"model: no {str(name)!r}; there are {', '.join(model_names())}, or a file config.json")
+    raise ValueError(f"model: no {str(name)!r}; there are {', '.join(known)}, or a file config.json")
 
 
 @lru_cache(maxsize=1)
