@@ -15,6 +15,8 @@ from skiplab.measure.truth import Truth
 from skiplab.workload import LinearWorkload
 
 INPUTS = ("x", "weight")
+PLANNED = ("blockskip", "blockskip-tiles")
+"""Our contenders that choose a kernel themselves, and say which."""
 # (out_features, in_features, rows, bits, group_size, symmetric)
 AWKWARD: tuple[tuple[int, int, int, int, int, bool], ...] = (
     (1, 32, 1, 4, 32, False),
@@ -57,7 +59,7 @@ def plan_and_work(
     """What our own product says that it will do, {} for everybody else's; and the work that is in it."""
     least = workload.work()
     facts: dict[str, Any] = {}
-    if entry.name == "blockskip":
+    if entry.name in PLANNED:
         product = bs.explain_linear(*arguments)
         sizes = values_of(product.config)
         config = [sizes[name] for name in sizes if name != "splits" and sizes[name] is not None] or None
