@@ -26,11 +26,11 @@ def mask_kind(mask: Mask) -> tuple[str, int | None]:
 
 MASK_KINDS = ("causal", "window", "other")
 HEAD_DIMS = (64, 128, 256, 512)
-"""A head size is tuned, and tabled, together with those above the next smaller one of these."""
+"""Head sizes are tuned and tabled in classes, each up to one of these."""
 
 
 def head_dim_class(head_dim: int) -> int:
-    """The least of `HEAD_DIMS` that is not below."""
+    """The class of a head size: the least of `HEAD_DIMS` that is not below it."""
     return next(dim for dim in HEAD_DIMS if head_dim <= dim)
 
 
@@ -38,9 +38,9 @@ def head_dim_class(head_dim: int) -> int:
 class Entry:
     """A shape's tuned configuration.
 
-    window: how many keys a query saw, None unless mask is `window`. It won over `workloads` workloads of its class;
-    median_us, table_us: microseconds a call of it and of the table's (None where that one does not run), `at` the
-    slowest of them.
+    window: how many keys a query saw, None unless mask is `window`. workloads: over how many of its class it won. at:
+    the slowest of them, where a call took median_us with it and table_us with the table's configuration (None where
+    that one does not run).
     """
 
     head_dim: int
@@ -78,8 +78,8 @@ def find(
 ) -> TileConfig | None:
     """The configuration for such a call; None where none was tuned.
 
-    Of the same element size, mask kind and length class. Of head sizes that share a class the least that is not
-    below is taken; of windows the nearest by ratio.
+    It has the same element size, mask kind and length class. Among head sizes of one class the least that is not below
+    `head_dim` is taken, among windows the nearest by ratio.
     """
     fitting = [
         entry

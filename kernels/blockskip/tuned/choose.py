@@ -49,8 +49,8 @@ def choose_config(
 ) -> tuple[TileConfig, Origin]:
     """The prefill kernel's configuration on this GPU, and where it is from.
 
-    rows: query rows of the call over all batches and heads. use_tma: whether keys and values can be read by
-    the copy engine; tuning takes such that can, so that for others the table stands.
+    rows: query rows of the call over all batches and heads. use_tma: whether keys and values can be read by the copy
+    engine; tuning measures only such calls, so that others take the table's.
     First comes what was tuned on a device of this name, then on one of its compute capability, then the table. Raises
     ValueError below compute capability 8.0.
     """
