@@ -42,7 +42,7 @@ from skiplab.machine.roofline import bound
 from skiplab.occupancy import comparison, schedules
 from skiplab.rated import rated
 from skiplab.store import published, query, read_runs
-from skiplab.workload import MODELS
+from skiplab.workload import MODELS, DecodeWorkload
 
 # %% [markdown]
 # ## The floor: bytes ÷ bandwidth
@@ -131,7 +131,7 @@ pd.DataFrame(times).T.style.format(precision=1).set_caption(f"µs for 2,048 keys
 # %%
 a100 = known_gpus()["NVIDIA A100 80GB SXM"]
 lengths = (1024, 2048, 4096, 8192, 16384, 32768)
-floor = figures.predicted_decode(lengths, machine=a100)
+floor = figures.predictions([DecodeWorkload(length) for length in lengths], a100)
 figures.decode_time(pd.concat([published("decode"), floor], ignore_index=True))
 
 # %% [markdown]

@@ -39,11 +39,11 @@ import blockskip as bs
 import pandas as pd
 import skiplab
 import torch
-from skiplab import LINEARS, figures, packed_weight, results
+from skiplab import LINEARS, figures, model_of, packed_weight, results
 from skiplab.machine import default_device, known_gpus
 from skiplab.packed_weight import Packed, Program
 from skiplab.rated import rated
-from skiplab.store import published, read_runs
+from skiplab.store import noted_runs, published, query, read_runs
 
 # %% [markdown]
 # ## The floor of a layer
@@ -208,32 +208,46 @@ pd.DataFrame(compiled).T
 # %% [markdown]
 # ## Measured: this machine
 #
-# A small layer on a CPU, Gemma's on a GPU: against the float weight in bfloat16, the weight turned back to
-# floats in each call, and torch's own int4 product. Every point is checked against the reference before it is
-# timed. On a CPU `bs.linear` is PyTorch code that unpacks a block of weights at a time: unpacking is the time
-# there, not the bytes, so do not expect it to win; torch's product, written for CPUs, shows what can be had.
-# The mark on each bar is the floor of the packed weight at this machine's own measured bandwidth.
+# A model has four products a layer: query, key and value as one (`qkv`), `o` after attention, `gate+up` and `down` of
+# the MLP. And it calls them with as many rows as tokens come together: one for a single user who waits for the next
+# token, 64 for a batch of users, 2,048 for a prompt. So the question is not how fast a product is, but how its time
+# grows with the rows:
+#
+# - **flat** as long as the bytes of the weight decide: further rows are free then;
+# - **proportional** once the multiplications decide: then it no longer matters how few bytes a weight has.
+#
+# Gemma 4 31B's layers on a GPU, on a CPU those of a small model of the same kind, against the float weight in
+# bfloat16, torch's own int4 product, on a GPU Humming where it is installed, and in full on a CPU the weight turned
+# back to floats in each call. Every point is checked against the reference before it is timed. The dotted line is
+# the floor: the packed weight, activations and output once at this machine's own measured bandwidth, or the
+# multiplications at its rate. On a CPU `bs.linear` is PyTorch code that unpacks a block of weights at a time:
+# unpacking is the time there, not the bytes, so do not expect it to win; torch's product, written for CPUs, shows
+# what can be had.
 
 # %%
 on_gpu = default_device() == "cuda"
-gemma = [shape for name, shape in LINEARS.items() if name != "laptop"]
+fused = model_of("gemma4-31b" if on_gpu else "laptop").linears(fused=True)
+layers = {name: fused[name] for name in ("qkv", "o", "gate+up", "down")}
+every = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 2048]
 sweeps = {
-    "quick": {"shape": gemma if on_gpu else [LINEARS["laptop"]], "rows": [1], "budget_s": 0.5},
-    "full": {"shape": gemma if on_gpu else [(2048, 2048), (8192, 2048)], "rows": [1, 4, 8, 64], "budget_s": 3.0},
+    "quick": {"rows": every if on_gpu else [1, 8, 64], "budget_s": 0.1 if on_gpu else 0.05},
+    "full": {"rows": every if on_gpu else every[:9], "budget_s": 1.0},
 }
-ablations = ["blockskip-strided", "blockskip-scalar"] if on_gpu else []
-peers = ["blockskip", *ablations, "dequantise", "bf16", "tinygemm"]
+peers = ["blockskip", "dequantise", "bf16", "tinygemm"]
+compared = ["blockskip", "blockskip-tiles", "humming", "humming-int8", "tinygemm", "bf16"]
+if not on_gpu:
+    compared = peers if MEASURE == "full" else ["blockskip", "bf16", "tinygemm"]
 run = None
 if MEASURE in sweeps:
-    run = skiplab.sweep_linear(peers, path=Path("runs") / f"{date.today()}-linear-{MEASURE}.jsonl", **sweeps[MEASURE])
+    path = Path("runs") / f"{date.today()}-linear-{MEASURE}.jsonl"
+    run = skiplab.sweep_linear(compared, shape=layers.values(), path=path, **sweeps[MEASURE])
 measured = rated([run] if run else [])
-figures.linear_time(measured)
+figures.linear_layers(measured, layers)
 
 # %%
-columns = ["label", "out_features", "in_features", "rows", "status", "median_ms", "gbps", "error", "tolerance", "flags"]
-columns += ["device"]
-whole = {"out_features": int, "in_features": int, "rows": int}
-measured[columns].astype(whole).round({"median_ms": 3, "gbps": 1})
+columns = ["label", "rows", "status", "median_ms", "gbps", "error", "tolerance", "flags", "device"]
+one = query(measured, out_features=layers["gate+up"][0])
+one[columns].astype({"rows": int}).round({"median_ms": 3, "gbps": 1})
 
 # %% [markdown]
 # ## Recorded: an H100
@@ -259,9 +273,27 @@ results.show("linear")
 results.show("linear-layout")
 
 # %% [markdown]
-# Several rows, as a batch has them. Each further row costs the dp4a kernel instructions, and tensor cores next to
-# nothing; so `bs.linear` takes these from nine rows on. From about 64 rows on products are the limit, and no longer
-# bytes: there the float weight was faster than any packed one.
+# ## Recorded: an H200, from one row to 2,048
+#
+# The same question on a large GPU, with [Humming](https://github.com/vllm-project/humming) beside ours: int4 products
+# that shuffle the weight offline into the order in which tensor cores take it, unpack it in registers, and copy far
+# ahead. The dotted lines say where `bs.linear` goes over to another kernel. Read the panels from left to right:
+#
+# 1. **A few rows**, with weights in rows: the dp4a kernel is near the floor at one row, and each further row costs it
+#    instructions, because a warp that holds one row of weights fetches all activations again. It is steep where it
+#    should be flat.
+# 2. **Some rows**: tensor cores do up to 64 rows in one instruction, so time is flat again, for Humming and for our
+#    product of a weight in tiles. The float weight is flat too, at three times the bytes.
+# 3. **Many rows**: all lines meet on the floor's slope. Unpacking is now pure cost, and who unpacks for each block of
+#    rows again pays it again; the float weight wins.
+#
+# What was noted of these without samples is in `data/benchmarks`; a recorded run takes its place.
+
+# %%
+figures.linear_layers(rated([*read_runs(), *noted_runs()], results.H200))
+
+# %% [markdown]
+# And single layers, on every device that a run is of; choose one in the menu:
 
 # %%
 figures.linear_row_times(recorded)

@@ -3,7 +3,8 @@
 from .attention.api import attention, explain, scaled_dot_product_attention
 from .attention.decode.api import decode, explain_decode
 from .config import TileConfig
-from .linear.api import explain_linear, linear
+from .linear.activations import RoundedActivations
+from .linear.api import explain_linear, linear, round_activations
 from .linear.imports import from_gguf, from_torchao
 from .linear.module import QuantizedLinear
 from .linear.quantize import quantize
@@ -33,6 +34,7 @@ __all__ = [
     "Mask",
     "QuantizedLinear",
     "QuantizedWeight",
+    "RoundedActivations",
     "TileConfig",
     "TileMap",
     "Work",
@@ -56,6 +58,7 @@ __all__ = [
     "prefix_lm",
     "quantize",
     "quantize_",
+    "round_activations",
     "scaled_dot_product_attention",
     "sink",
     "sliding_window",

@@ -13,7 +13,7 @@ from skiplab.contenders import kernel
 from skiplab.measure.verify import check
 from skiplab.store import Run, frame, read_run
 from skiplab.sweep import Sweep, run_sweep, sweep, sweep_decode, sweep_linear
-from skiplab.workload import LINEARS, MODELS, DecodeWorkload, LinearWorkload, Workload
+from skiplab.workload import LINEARS, MODELS, DecodeWorkload, LinearWorkload, Workload, model_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,6 +39,7 @@ __all__ = [
     "check",
     "frame",
     "kernel",
+    "model_of",
     "read_run",
     "run_sweep",
     "sweep",

@@ -11,12 +11,21 @@ import subprocess
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import blockskip as bs
 import torch
+from blockskip.gpu import HOPPER
+
+if TYPE_CHECKING:
+    from blockskip.config import TileConfig
+    from blockskip.launching.dispatch import Launch
+    from blockskip.linear.configs import FusedConfig, MatvecConfig
+    from blockskip.linear.hopper.plan import HopperConfig
+
+    from skiplab.workload import DecodeWorkload
 
 INSTRUCTION = re.compile(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_]*)")
 RESOURCES = re.compile(r"REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)")
@@ -93,6 +102,80 @@ def attention_anatomy(
     lse = torch.empty((1, q_heads, length), dtype=torch.float32, device="cpu") if return_lse else None
     visits = torch.empty((1, heads, 1, 1), dtype=torch.uint8, device="cpu") if record else None
     kernel, launched, options = launch.prepare(call, chosen, (q, k, v, out), lse, visits, (rows, heads, 1))
+    with _pretend(capability):
+        compiled = kernel.warmup(*launched.arguments, **launched.constants, **options, grid=launched.grid)
+    return read(compiled, capability)
+
+
+def decode_anatomy(capability: tuple[int, int], workload: DecodeWorkload, config: TileConfig) -> Anatomy:
+    """The split-K kernel of a decode step with these tiles, as in a CUDA graph on a GPU of `capability`; not run."""
+    from blockskip.attention.call import DecodeCall
+    from blockskip.attention.decode import launch, plan
+    from blockskip.gpu import MULTIPROCESSORS_ASSUMED
+
+    w, dtype = workload, workload.torch_dtype
+    q, out = (torch.empty((w.batch, w.q_heads, w.q_len, w.head_dim), dtype=dtype, device="cpu") for _ in range(2))
+    k, v = (torch.empty((w.batch, w.kv_heads, w.slots, w.head_dim), dtype=dtype, device="cpu") for _ in range(2))
+    call = DecodeCall(q, k, v, w.head_dim**-0.5, w.kv_len, None, w.window, None, "triton", False, False)
+    chosen = replace(plan.plan_decode_kernel(call, capability, MULTIPROCESSORS_ASSUMED, config=config), fused=False)
+    parts = launch.allocate_parts(call, chosen)
+    launched = launch.prepare(call, chosen, (q, k, v, out), None, parts, capability >= HOPPER)
+    return _compiled(
+        capability, launch.decode_kernel, launched, num_warps=config.num_warps, num_stages=config.num_stages
+    )
+
+
+def linear_anatomy(
+    capability: tuple[int, int],
+    weight: bs.QuantizedWeight,
+    rows: int,
+    dtype: torch.dtype,
+    config: MatvecConfig | FusedConfig | HopperConfig | None,
+    splits: int = 1,
+) -> Anatomy:
+    """The kernel of a quantised linear layer that has these sizes, as it is launched on a GPU of `capability`; not run.
+
+    weight: one on the meta device will do. Of the kernel for tiles it is the product, without the sum of shares.
+    """
+    from blockskip.linear import launch
+    from blockskip.linear.configs import FusedConfig, MatvecConfig
+    from blockskip.linear.format import Metadata
+    from blockskip.linear.rounding import Blocks
+
+    tensors = {name: torch.empty_like(t, device="cpu") for name, t in weight.named_tensors().items()}
+    w: Any = replace(weight, **cast(Any, tensors))
+    (n, k), early = w.shape, capability >= HOPPER
+    x, out = (torch.empty((rows, width), dtype=dtype, device="cpu") for width in (k, n))
+    if isinstance(config, MatvecConfig):
+        codes = torch.empty((rows, 2, k // 8), dtype=torch.int32, device="cpu")
+        sums = torch.empty((rows, k // 32), dtype=torch.float32, device="cpu")
+        operands = launch.packed_codes(w), Metadata.of(w), codes, Blocks(sums, sums), None, out
+        launched = launch.prepare_matvec(w, operands, config, early)
+        return _compiled(capability, launch.matvec, launched, **config.options(early))
+    if isinstance(config, FusedConfig):
+        kind = torch.float32 if splits > 1 else dtype
+        launched = launch.prepare_fused(x, w, None, torch.empty((splits, rows, n), dtype=kind, device="cpu"), config)
+        options = {"num_warps": config.num_warps, "num_stages": config.num_stages}
+        return _compiled(capability, launch.fused, launched, **options)
+    return _tiles_anatomy(capability, w, x, out, config)
+
+
+def _tiles_anatomy(capability, w, x, out, config) -> Anatomy:
+    from blockskip.launching.dispatch import as_launched
+    from blockskip.linear.hopper import launch
+
+    has_shares = launch._has_shares(w.shape[0], config)
+    shares = torch.empty(1, dtype=torch.float32, device="cpu") if has_shares else None
+    launched = launch.prepare_product(x, w.data, w.scale, w.zero, None, out, shares, config, w.group_size)
+    launched = launched._replace(arguments=tuple(map(as_launched, launched.arguments)))
+    return _compiled(capability, launch.product, launched, num_warps=4, launch_pdl=True)
+
+
+def _compiled(capability: tuple[int, int], kernel, launched: Launch, **options) -> Anatomy:
+    from blockskip.launching.primitives import interpreting
+
+    if interpreting():
+        raise ValueError("TRITON_INTERPRET: is set, so kernels are not compiled; unset it before Triton is imported")
     with _pretend(capability):
         compiled = kernel.warmup(*launched.arguments, **launched.constants, **options, grid=launched.grid)
     return read(compiled, capability)

@@ -18,7 +18,10 @@ from skiplab.paths import data_path, runs_directory
 from skiplab.provenance import triton_version
 from skiplab.workload import Problem
 
-PEERS = {"fa3-fwd": "fa3_fwd", "flash-attn-4": "flash_attn", "flashinfer": "flashinfer", "gemlite": "gemlite"}
+PEERS = {
+    "fa3-fwd": "fa3_fwd", "flash-attn-4": "flash_attn", "flashinfer": "flashinfer", "gemlite": "gemlite",
+    "humming-kernels": "humming",
+}  # fmt: skip
 """Optional packages that contenders come from, and the modules in them."""
 
 

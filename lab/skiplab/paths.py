@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from blockskip.tuned.files import user_folder
+
 LONGEST_NAME = 120
 """Letters of a file's name before its suffix; many file systems take 255 bytes."""
 
@@ -27,6 +29,14 @@ def notebooks_path() -> Path:
 def runs_directory() -> Path:
     """Where new runs go: `data/runs` of a checkout; `runs` in the working folder where skiplab is installed."""
     return Path("runs") if installed() else data_path("runs")
+
+
+def own_data(kind: str) -> Path:
+    """Where measurements of a kind go that others then read: `data` of a checkout; the user's folder where installed.
+
+    That is `blockskip.tuned.files.user_folder`: `skiplab` in $XDG_CONFIG_HOME, or in `~/.config`.
+    """
+    return user_folder() / kind if installed() else data_path(kind)
 
 
 def _packaged() -> Path:

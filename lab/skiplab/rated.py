@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from blockskip.linear.route import spelled
 
 from skiplab.machine.roofs import Roofs, recorded_roofs
 from skiplab.store import COLUMNS, Run, frame
@@ -18,7 +19,10 @@ from skiplab.store.keys import without_index
 Row = dict[str, Any]
 """One row of a frame, by column."""
 
-ADDED = ("file", "versions", "read_gbps", "product_tflops", "plain_us", "sms", "eager_ms", "heads", "tiles", "place")
+ADDED = (
+    "file", "versions", "read_gbps", "product_tflops", "plain_us", "sms", "eager_ms", "heads", "tiles", "kernel",
+    "place",
+)  # fmt: skip
 
 
 def rated(runs: Iterable[Run], patterns: Sequence[str] = ("*",)) -> pd.DataFrame:
@@ -32,6 +36,7 @@ def rated(runs: Iterable[Run], patterns: Sequence[str] = ("*",)) -> pd.DataFrame
     - `plain_us`: what a plain read of the row's least bytes takes on that device, where `data/machines` knows;
     - `eager_ms`: the median of single calls, where they were timed too;
     - `tiles`: queries and keys of ours; None where no plan says, or several heads share a tile;
+    - `kernel`: the route that our linear layer took, by its plan; None where none says;
     - `heads` (text), and `place` (text): the point, whoever solves it.
     """
     known = recorded_roofs()
@@ -67,6 +72,7 @@ def _added(run: Run, row: Mapping[str, Any], roofs: Roofs | None) -> Row:
         "eager_ms": _eager_ms(row),
         "heads": _heads(row["axes"]),
         "tiles": _tiles(row.get("plan") or {}),
+        "kernel": spelled((row.get("plan") or {}).get("kernel")),
         "place": _place(row["axes"]),
     }
 

@@ -6,10 +6,15 @@ from dataclasses import replace
 import blockskip as bs
 import pytest
 import torch
-from blockskip import tuned as tuning
+from blockskip.attention.call import DecodeCall
+from blockskip.attention.decode.plan import choose_decode_config
 from blockskip.config import TileConfig, length_class
 from blockskip.gpu import Gpu
-from blockskip.tuned import Entry, Origin, Tuned, choose_config, mask_kind, read_tuned
+from blockskip.tuned import choose as tuning
+from blockskip.tuned.attention import Entry, mask_kind
+from blockskip.tuned.choose import Origin, choose_config
+from blockskip.tuned.decode import DecodeEntry
+from blockskip.tuned.files import CONFIGS, Section, Tuned, read_tuned, tuned_devices, user_folder
 
 H100 = Gpu("NVIDIA H100 80GB HBM3", (9, 0), 132)
 LONG = 10_000 * 132
@@ -17,10 +22,8 @@ ENTRY = {
     "head_dim": 256, "element_bytes": 2, "mask": "window", "window": 1024, "length": "long", "config": [128, 32, 8, 2],
     "workloads": 2, "at": "attention sliding_window(1024) q4096", "median_us": 40.5, "table_us": 43.0,
 }  # fmt: skip
-FILE = {
-    "schema": 1, "device": H100.name, "capability": "9.0", "torch": "2.11.0", "triton": "3.6.0", "runs": "a.jsonl",
-    "entries": [ENTRY],
-}  # fmt: skip
+SECTION = {"torch": "2.11.0", "triton": "3.6.0", "runs": "a.jsonl", "entries": [ENTRY]}
+FILE = {"schema": 2, "device": H100.name, "capability": "9.0", "operations": {"attention": SECTION}}
 
 
 def entry(**changed):
@@ -28,7 +31,7 @@ def entry(**changed):
 
 
 def tuned(*entries, device=H100.name, capability=(9, 0)):
-    return Tuned(device, capability, "2.11.0", "3.6.0", "a.jsonl", entries)
+    return Tuned(device, capability, {"attention": Section("2.11.0", "3.6.0", "a.jsonl", entries)})
 
 
 @pytest.fixture
@@ -52,13 +55,14 @@ def test_a_file_is_read_as_it_was_written(tmp_path):
     path = tmp_path / "h100.json"
     path.write_text(json.dumps(FILE))
     assert read_tuned(path) == tuned(entry())
-    assert tuning.tuned_devices(tmp_path) == (tuned(entry()),)
+    assert tuned_devices(tmp_path) == (tuned(entry()),)
+    assert entry().fields() == ENTRY
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"schema": 2}, "schema is 2; this version of blockskip reads 1"),
+        ({"schema": 1}, "schema is 1; this version of blockskip reads 2"),
         ({"schema": None}, "schema is None"),
         ({"entries": [{**ENTRY, "mask": "wide"}]}, "mask: given 'wide'; allowed are causal, window, other"),
         ({"entries": [{**ENTRY, "length": "tall"}]}, "length: given 'tall'; allowed are short, medium, long"),
@@ -68,11 +72,14 @@ def test_a_file_is_read_as_it_was_written(tmp_path):
         ({"entries": [{**ENTRY, "config": [128, 48, 8, 2]}]}, "block_n: given 48"),
         ({"entries": [{**ENTRY, "speed": 1}]}, "speed"),
         ({"capability": "nine"}, "nine"),
+        ({"operations": {"sorting": SECTION}}, "operations: given 'sorting'; allowed are attention, decode, linear"),
+        ({"operations": []}, "items"),
     ],
 )
 def test_a_file_that_cannot_be_trusted_names_itself(tmp_path, change, message):
     path = tmp_path / "h100.json"
-    path.write_text(json.dumps({**FILE, **change}))
+    operations = {"attention": {**SECTION, "entries": change.pop("entries", [ENTRY])}}
+    path.write_text(json.dumps({**FILE, "operations": operations, **change}))
     with pytest.raises(ValueError, match=r"configs/h100\.json: ") as error:
         read_tuned(path)
     assert message in str(error.value)
@@ -84,15 +91,18 @@ def test_a_broken_file_names_itself(tmp_path, text, message):
     path.write_text(text)
     with pytest.raises(ValueError, match=message):
         read_tuned(path)
-    path.write_text(json.dumps({name: value for name, value in FILE.items() if name != "runs"}))
+    section = {name: value for name, value in SECTION.items() if name != "runs"}
+    path.write_text(json.dumps({**FILE, "operations": {"attention": section}}))
     with pytest.raises(ValueError, match=r"configs/h100\.json: runs is missing"):
         read_tuned(path)
 
 
 def test_what_is_shipped_can_be_read():
-    for one in tuning.tuned_devices():
-        assert one.entries
-        assert all(run.endswith(".jsonl") for run in one.runs.split(", "))
+    shipped = tuned_devices(CONFIGS)
+    assert shipped
+    for section in (section for one in shipped for section in one.sections.values()):
+        assert section.entries
+        assert all(run.endswith(".jsonl") for run in section.runs.split(", "))
 
 
 def test_this_device_comes_before_its_family_and_the_family_before_the_table(files):
@@ -201,7 +211,7 @@ def test_origins_in_words(origin, words):
 def tuned_here():
     """(head size, element size, mask kind, tiles), each once, of what is tuned on this machine's GPU."""
     name = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    entries = [entry for one in tuning.tuned_devices() if one.device == name for entry in one.entries]
+    entries = [entry for one in tuning.tuned_devices() if one.device == name for entry in one.entries("attention")]
     return sorted({(e.head_dim, e.element_bytes, e.mask, tuple(e.config)) for e in entries})
 
 
@@ -213,3 +223,50 @@ def test_what_is_tuned_here_agrees_bit_for_bit_in_all_modes(d, element_bytes, ki
     skips = ("none", "mask", "map", *(("bounds",) if kind != "other" else ()))
     first, *others = (bs.attention(q, k, v, mask, skip=skip, config=tiles) for skip in skips)
     assert all(torch.equal(first, other) for other in others)
+
+
+def test_decode_takes_tuned_tiles_of_as_many_rows(files):
+    config = TileConfig(16, 32, 2, 5)
+    fields = {"head_dim": 256, "element_bytes": 2, "config": list(config), "workloads": 1, "at": "decode"}
+    one = DecodeEntry.of({**fields, "median_us": 9.0, "table_us": 10.0})
+    section = Section("2.11.0", "3.6.0", "a.jsonl", (one,))
+    files(Tuned(H100.name, (9, 0), {"decode": section}))
+    tuning.find_decode.cache_clear()
+    assert tuning.find_decode(H100, 192, 2, 16) == (config, Origin("tuned", H100.name))
+    assert tuning.find_decode(H100, 256, 2, 64) == tuning.find_decode(H100, 128, 2, 16) == (None, None)
+    q, k = OnGpu(1, 4, 1, 256), OnGpu(1, 2, 4096, 256)
+    call = DecodeCall(q, k, k, 1.0, 4096, None, None, None, "triton", False, False)
+    assert choose_decode_config(call, H100) == (config, Origin("tuned", H100.name))
+    assert choose_decode_config(replace(call, q=OnGpu(1, 4, 1, 512)), H100)[1] == Origin("table")
+    assert choose_decode_config(replace(call, q=torch.zeros(1, 4, 1, 256)), H100)[1] == Origin("table")
+    tuning.find_decode.cache_clear()
+
+
+class OnGpu:
+    """As much of a tensor on a GPU as a plan asks for."""
+
+    is_cuda, dtype = True, torch.bfloat16
+
+    def __init__(self, *shape):
+        self.shape = shape
+
+
+def test_a_users_own_files_come_before_the_packages(monkeypatch, tmp_path):
+    """In the folder that XDG_CONFIG_HOME says, else in ~/.config: read without the lab."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    assert user_folder() == tmp_path / "skiplab"
+    mine = TileConfig(64, 16, 4, 2)
+    section = {**SECTION, "entries": [{**ENTRY, "head_dim": 128, "config": list(mine)}]}
+    folder = user_folder() / "configs"
+    folder.mkdir(parents=True)
+    (folder / "h100.json").write_text(json.dumps({**FILE, "operations": {"attention": section}}))
+    tuning.forget()
+    try:
+        assert chosen(head_dim=128) == (mine, Origin("tuned", H100.name))
+        assert chosen(bs.causal(), head_dim=128)[1] == Origin("tuned", H100.name)  # the package's file has that one
+        assert chosen(bs.causal(), head_dim=128)[0] != mine
+    finally:
+        tuning.forget()
+    monkeypatch.delenv("XDG_CONFIG_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert user_folder() == tmp_path / "home" / ".config" / "skiplab"

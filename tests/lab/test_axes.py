@@ -8,7 +8,7 @@ import pytest
 import torch
 from skiplab.packed_weight import Packed
 from skiplab.sweep import DecodeSweep, LinearSweep, Sweep
-from skiplab.tuning.tune import Tuning
+from skiplab.tuning.attention import Tuning
 from skiplab.widgets.int4.settings import Int4Settings
 from skiplab.widgets.mask.settings import Settings
 from skiplab.widgets.splits.settings import SplitSettings

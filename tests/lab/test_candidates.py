@@ -6,8 +6,10 @@ import pytest
 import torch
 from blockskip.config import TileConfig, prefill_config
 from skiplab.measure.timing import Cancelled
-from skiplab.tuning import candidates as module
-from skiplab.tuning.candidates import Compiled, Job, candidates, compile_all
+from skiplab.tuning import compiling as module
+from skiplab.tuning.attention import candidates
+from skiplab.tuning.base import Candidate
+from skiplab.tuning.compiling import Compiled, Job, compile_all
 from skiplab.workload import Workload
 
 BOTH = [(9, 0), (8, 0), (8, 9), (12, 0)]
@@ -62,10 +64,14 @@ def test_what_compiling_says(compiled, refusal):
     assert compiled.refusal((9, 0), 64) == refusal
 
 
+def job(config, workload=None):
+    return Job((9, 0), workload or Workload(512, head_dim=64), Candidate("blockskip", config))
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="Triton compiles on Linux alone")
 def test_kernels_are_compiled_side_by_side_for_a_gpu_that_is_not_here():
     workload = Workload(512, head_dim=64)
-    jobs = [Job((9, 0), workload, config) for config in ((64, 64, 4, 2), (64, 48, 4, 2))]
+    jobs = [job(config, workload) for config in ((64, 64, 4, 2), (64, 48, 4, 2))]
     good, bad = compile_all(jobs, 2, progress=False).values()
     assert good.registers > 32
     assert good.shared_bytes >= 2 * 64 * (64 + 2 * 2 * 64)  # q, and keys and values of two stages
@@ -74,12 +80,12 @@ def test_kernels_are_compiled_side_by_side_for_a_gpu_that_is_not_here():
 
 
 def test_compiling_can_be_stopped():
-    jobs = [Job((9, 0), Workload(512, head_dim=64), (64, 64, 4, 2))]
+    jobs = [job((64, 64, 4, 2))]
     with pytest.raises(Cancelled):
         compile_all(jobs, 1, cancelled=lambda: True, progress=False)
 
 
 def test_a_compiler_that_dies_or_hangs_costs_one_candidate(monkeypatch):
-    jobs = [Job((9, 0), Workload(512, head_dim=64), (64, 64, 4, stages)) for stages in (1, 2)]
+    jobs = [job((64, 64, 4, stages)) for stages in (1, 2)]
     monkeypatch.setattr(module, "COMPILE_S", 0.001)
     assert [one.problem for one in compile_all(jobs, 1, progress=False).values()] == ["died (TimeoutError)"] * 2

@@ -12,7 +12,7 @@ import pytest
 from IPython.core.formatters import DisplayFormatter
 from PIL import Image
 from skiplab import figures
-from skiplab.figures import attention, interactive, model, predicted, static, theme, tiles
+from skiplab.figures import attention, interactive, menu, model, predicted, static, theme, tiles
 from skiplab.machine import known_gpus
 from skiplab.store import COLUMNS
 from skiplab.workload import Workload
@@ -191,7 +191,7 @@ def test_settings_are_a_device_heads_and_mask_each_in_the_tables_order(measured)
 
 def test_a_menu_shows_one_chart_at_a_time_with_its_own_title_and_sources(measured):
     other = measured.assign(device="a GPU", source="recorded")
-    figure = interactive.choose({"here": attention.attention_time(measured), "there": attention.attention_time(other)})
+    figure = menu.choose({"here": attention.attention_time(measured), "there": attention.attention_time(other)})
     assert [trace.visible for trace in figure.data] == [True] * 3 + [False] * 3
     here, there = figure.layout.updatemenus[0].buttons
     assert (here.label, there.label) == ("here", "there")
@@ -202,17 +202,17 @@ def test_a_menu_shows_one_chart_at_a_time_with_its_own_title_and_sources(measure
     assert bundle["image/jpeg"].startswith(b"\xff\xd8") and "one of 2 settings" in bundle["text/plain"]
     json.dumps(bundle["application/vnd.plotly.v1+json"], allow_nan=False, default=list)
     with pytest.raises(ValueError, match="charts: got none"):
-        interactive.choose({})
+        menu.choose({})
 
 
 def test_a_menu_shows_the_chart_with_most_points_first(measured):
     few, many = (attention.attention_time(rows) for rows in (measured[measured["q_len"] == 512], measured))
-    figure = interactive.choose({"few": few, "many": many})
+    figure = menu.choose({"few": few, "many": many})
     assert [trace.visible for trace in figure.data] == [False] * 3 + [True] * 3
     assert figure.layout.updatemenus[0].active == 1
     assert "many, one of 2 settings" in figure._repr_mimebundle_()["text/plain"]
-    assert interactive.choose({"few": few, "many": many}, first="ew").layout.updatemenus[0].active == 0
-    assert interactive.choose({"few": few, "many": many}, first="none such").layout.updatemenus[0].active == 1
+    assert menu.choose({"few": few, "many": many}, first="ew").layout.updatemenus[0].active == 0
+    assert menu.choose({"few": few, "many": many}, first="none such").layout.updatemenus[0].active == 1
 
 
 def test_a_saved_figure_holds_neither_html_nor_png(measured):

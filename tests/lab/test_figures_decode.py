@@ -11,6 +11,7 @@ from skiplab import figures
 from skiplab.figures import attention, decode, frames, interactive, static, theme
 from skiplab.machine import known_gpus
 from skiplab.store import COLUMNS, Run, published
+from skiplab.workload import DecodeWorkload
 
 H200, A100 = known_gpus()["NVIDIA H200"], known_gpus()["NVIDIA A100 80GB SXM"]
 ROOF_GBPS = 1000.0
@@ -88,7 +89,7 @@ def test_published_crossover_is_the_authors():
 
 
 def test_measured_predicted_and_published_stand_in_one_figure_each_labelled(measured):
-    predicted = [frames.predicted_decode([4096, 16384], machine=gpu, q_heads=32, kv_heads=16) for gpu in (A100, H200)]
+    predicted = [frames.predictions(map(DecodeWorkload, (4096, 16384)), gpu) for gpu in (A100, H200)]
     everything = pd.concat([measured, *predicted, published("decode")])
     chart = decode.decode_time(everything)
     for words in ("measured on a GPU", "predicted for NVIDIA H200", "published by ExecuTorch"):
@@ -101,7 +102,7 @@ def test_measured_predicted_and_published_stand_in_one_figure_each_labelled(meas
 
 
 def test_prediction_is_compulsory_bytes_over_bandwidth():
-    kept = frames.predicted_decode([16384], [None, 1024], machine=H200, q_heads=32, kv_heads=16)
+    kept = frames.predictions([DecodeWorkload(16384), DecodeWorkload(16384, 1024)], H200)
     for keys, seconds in zip((16384, 1024), kept["median_ms"] / 1e3, strict=True):
         read = 2 * 2 * 16 * keys * 256
         assert seconds == pytest.approx(read / (H200.bandwidth_gbps * 1e9), rel=0.02)  # q and out are the rest
@@ -110,7 +111,7 @@ def test_prediction_is_compulsory_bytes_over_bandwidth():
 
 
 def test_grid_holds_times_or_rates_and_prefers_what_was_measured(measured):
-    predicted = frames.predicted_decode([4096], machine=H200)
+    predicted = frames.predictions([DecodeWorkload(4096)], H200)
     chart = decode.decode_grid(pd.concat([predicted, measured]))
     assert (chart.x, chart.y) == (("4k", "16k"), ("1k", "all keys"))
     np.testing.assert_allclose(chart.z, [[1e-4, np.nan], [2e-4, 4e-4]])

@@ -7,9 +7,12 @@ import pandas as pd
 import pytest
 from skiplab import figures
 from skiplab.figures import frames, interactive, linear, static, theme
+from skiplab.figures.model import Beginning, PanelChart
 from skiplab.machine import known_gpus
 from skiplab.packed_weight import Packed, Quality, random_qualities
-from skiplab.store import COLUMNS
+from skiplab.rated import rated
+from skiplab.store import COLUMNS, noted_runs, query, read_runs
+from skiplab.workload import LinearWorkload
 
 H200 = known_gpus()["NVIDIA H200"]
 GATE, HEAD = (21504, 5376), (262144, 5376)
@@ -79,7 +82,7 @@ def test_rows_are_lines():
 
 
 def test_predicted_bars_are_hatched_labelled_and_have_no_floor_of_their_own(measured):
-    predicted = frames.predicted_linear([GATE], machine=H200)
+    predicted = frames.predictions([LinearWorkload(*GATE)], H200)
     assert predicted["median_ms"].item() == pytest.approx(predicted["bytes"].item() / (H200.bandwidth_gbps * 1e9) * 1e3)
     chart = linear.linear_time(pd.concat([measured, predicted]))
     bars = next(bars for bars in chart.bars if bars.name.endswith(", predicted"))
@@ -115,6 +118,102 @@ def test_every_chart_is_drawn_by_both_and_says_when_it_is_empty(measured, draw):
         assert interactive.draw(chart).layout.annotations
         assert static.png(chart).startswith(b"\x89PNG")
     assert draw(measured.iloc[:0]).note
+
+
+LAYERS = {"one": (64, 32), "two": (128, 32)}
+
+
+def layer(contender: str, median_ms: float, rows: int, shape: tuple[int, int] = (64, 32), **fields) -> dict:
+    """A row with the kernel that the plan names, as `rated` adds it."""
+    kernel = {1: "matvec", 8: "matvec", 16: "fused", 64: "fused"}.get(rows) if contender == "blockskip" else None
+    return {**row(contender, median_ms, shape, rows, symmetric=0.0), "kernel": kernel, **fields}
+
+
+def by_layers(*rows: dict) -> PanelChart:
+    made = pd.DataFrame.from_records(list(rows)).reindex(columns=[*COLUMNS, "kernel"])
+    return linear.linear_layers(made, LAYERS)
+
+
+def test_a_panel_for_each_layer_with_its_routes():
+    chart = by_layers(*(layer("blockskip", 0.1 * n, n, shape) for n in (1, 8, 16, 64) for shape in LAYERS.values()),
+                      *(layer("bf16", 0.3, n) for n in (64, 1)), layer("blockskip", 1.0, 1, (99, 32)))  # fmt: skip
+    assert [panel.title for panel in chart.panels] == ["one, 64×32", "two, 128×32"]
+    first, second = chart.panels
+    assert [line.name for line in first.lines] == ["blockskip", "bf16", "least time with the packed weight"]
+    assert [line.name for line in second.lines] == ["blockskip", "least time with the packed weight"]
+    assert first.lines[0].x == (1, 8, 16, 64) and first.lines[1].x == (1, 64)
+    np.testing.assert_allclose(first.lines[0].y, [1e-4, 8e-4, 1.6e-3, 6.4e-3])
+    np.testing.assert_allclose(first.lines[2].y, 4 * [64 * 32 * 5 / 8 / 1e12])
+    assert first.beginnings == (Beginning(1.0, "matvec"), Beginning(16.0, "fused"))
+    assert "our own choice" in chart.note and chart.sources == "measured on a GPU"
+
+
+def test_a_point_counts_once_and_names_tell_the_bits_apart():
+    without = {"symmetric": 1.0, "bits_per_weight": 4.5}
+    chart = by_layers(layer("blockskip", 0.1, 1), layer("blockskip", 0.5, 1, **without),
+                      layer("humming", 0.2, 1, **without), layer("bf16", 0.3, 1))  # fmt: skip
+    (panel,) = chart.panels
+    assert {line.name: line.y[0] for line in panel.lines[:3]} == pytest.approx(
+        {"blockskip, 5 bits": 1e-4, "humming, 4.5 bits": 2e-4, "bf16": 3e-4}
+    )
+
+
+def test_one_device_and_whole_products_alone():
+    chart = by_layers(layer("blockskip", 0.1, 1), layer("blockskip", 0.2, 8), layer("blockskip-strided", 0.1, 1),
+                      layer("blockskip-tiles", 0.1, 1), layer("blockskip", 0.1, 1, device="another"),
+                      layer("bf16", 0.1, 1, group_size=128), layer("bf16", 0.1, 1, bits=8))  # fmt: skip
+    assert [line.name for line in chart.lines][:2] == ["blockskip", "blockskip-tiles"]
+    assert chart.sources == "measured on a GPU"
+
+
+def test_panels_are_drawn_by_both_with_one_legend():
+    chart = by_layers(*(layer("blockskip", 0.1 * n, n, shape) for n in (1, 16) for shape in LAYERS.values()),
+                      layer("bf16", 0.3, 1, LAYERS["two"]))  # fmt: skip
+    assert [line.name for line in chart.lines] == ["blockskip", "least time with the packed weight", "bf16"]
+    figure = interactive.draw(chart)
+    assert [trace.name for trace in figure.data if trace.showlegend] == [
+        "blockskip", "least time with the packed weight", "bf16"
+    ]  # fmt: skip
+    assert {(trace.xaxis, trace.yaxis) for trace in figure.data} == {("x", "y"), ("x2", "y2")}
+    assert {shape.x0 for shape in figure.layout.shapes} == {1.0, 16.0} and len(figure.layout.shapes) == 4
+    assert figure.layout.xaxis2.type == "log" == figure.layout.yaxis2.type
+    drawn = static.draw(chart)
+    titles = [axes.get_title(loc="left") for axes in drawn.axes]
+    assert titles == ["one, 64×32", "two, 128×32"] and len(drawn.legends) == 1
+    assert [text.get_text() for text in drawn.axes[0].texts] == ["matvec", "fused"]
+    assert static.text(chart).startswith(
+        "int4 linear layers: time by rows, groups of 32: 3 lines in 2 panels, 9 points"
+    )
+    assert linear.linear_layers(table(), LAYERS).note == "no point to show yet"
+    assert interactive.draw(linear.linear_layers(table(), LAYERS)).layout.annotations
+    assert static.png(linear.linear_layers(table(), LAYERS)).startswith(b"\x89PNG")
+
+
+def test_the_recorded_figure_has_gemmas_layers_with_peers_beside():
+    recorded = rated([*read_runs(), *noted_runs()], ("*-nvidia-h200-*", "*_h200"))
+    chart = linear.linear_layers(recorded)
+    panels = {panel.title.split(",")[0]: panel for panel in chart.panels}
+    assert set(panels) >= {"qkv", "o", "gate+up", "down"}
+    for panel in (panels[name] for name in ("qkv", "o", "gate+up", "down")):
+        names = " ".join(line.name for line in panel.lines)
+        assert "Humming W4A16" in names and "Humming W4A8" in names and "float weight" in names
+        assert all(set(line.x) >= {1, 8, 16, 128} for line in panel.lines)
+        assert {one.name for one in panel.beginnings} >= {"fused"}
+        floor = next(line for line in panel.lines if line.name.startswith("least time"))
+        for line in panel.lines:  # nobody beats the floor, but a weight of fewer bits where only bytes count
+            least = dict(zip(floor.x, floor.y, strict=True))
+            assert all(y > least[x] * 4.5 / 5 for x, y in zip(line.x, line.y, strict=True) if x in least)
+
+
+def test_noted_medians_are_those_of_their_files():
+    points = rated(noted_runs())
+    humming = query(points, contender="humming", group_size=32, out_features=43008, rows=16)
+    assert humming["median_ms"].item() == pytest.approx(0.04542) and humming["symmetric"].item() == 1
+    rows = query(points, contender="blockskip", out_features=5376, in_features=21504).set_index("rows")
+    assert rows.loc[2048, "median_ms"] == pytest.approx(2.135)
+    assert rows["kernel"].tolist() == 4 * ["matvec"] + 5 * ["fused"] + 2 * ["dequantize"]
+    tiles = query(points, contender="blockskip-tiles", out_features=16384, rows=8, symmetric=0)
+    assert tiles["median_ms"].item() == pytest.approx(0.0169, abs=0.0006)
 
 
 def test_overview_is_the_chart_of_the_operation(measured):

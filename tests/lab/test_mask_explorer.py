@@ -108,7 +108,7 @@ def test_count_slides_and_takes_any_typed_value():
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_builds_its_mask_and_its_code_makes_the_same(kind):
     settings = Settings(
-        kind=kind, q_len=700, kv_len=900, window=64, chunk=100, block_m=64, block_n=32, model="llama-3-8b"
+        kind=kind, q_len=700, kv_len=900, window=64, chunk=100, block_m=64, block_n=32, model="llama3-8b"
     )
     scope: dict = {}
     exec(settings.code(), scope)

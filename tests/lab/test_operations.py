@@ -21,7 +21,9 @@ import skiplab
 from contextlib import redirect_stdout
 from io import StringIO
 from skiplab import cli, compare, figures, report, store
+from skiplab.machine import known_gpus
 from skiplab.operations import OPERATIONS, workload_of
+from skiplab.workload.toy import ToyWorkload
 from skiplab.sweep import SWEEPS, sweep_of
 from skiplab.widgets import SweepPanel
 
@@ -43,6 +45,9 @@ assert "Time of a doubling" in run.plot().layout.title.text and "width" in run._
 assert sweep_of("toy", run.header["parameters"]).command().startswith("skiplab toy --contender blockskip")
 assert workload_of(run.rows[0]["axes"]).width == 2**18
 assert len(compare.compare(run, run).pairs) == 4
+least = figures.predictions([ToyWorkload(2**20, dtype="float32")], known_gpus()["NVIDIA H200"])
+assert least["label"].tolist() == ["at the roofs"] and least["tokens_per_s"].notna().all()
+assert abs(least["median_ms"].item() - 2 * 4 * 2**20 / 4.8e9) < 1e-9 and least["numbers"].item() == 2**20
 times = report.time_table(table)
 assert list(times.columns) == ["numbers", "rows", "blockskip", "twice"] and "x)" in times["blockskip"][0]
 assert report.title(run) == "Skiplab: doubled numbers, float32"

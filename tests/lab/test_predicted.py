@@ -9,7 +9,7 @@ import pytest
 from skiplab.figures import interactive, static
 from skiplab.figures.predicted import measured_vs_predicted
 from skiplab.machine import Machine
-from skiplab.machine.roofline import bound, predict_decode, predict_linear
+from skiplab.machine.roofline import bound, predict
 from skiplab.measure import Measurement, Point
 from skiplab.measure.point import WorkDone
 from skiplab.store import Run, frame
@@ -55,12 +55,12 @@ def test_prompts_stand_beside_their_roofs():
 def test_decode_steps_stand_beside_their_roofs():
     words = ["1,024 keys, all seen, 32/16 heads of 256, bfloat16",
              "65,536 keys, window 1k, 4 queries, batch 2, 32/16 heads of 256, bfloat16"]  # fmt: skip
-    check(STEPS, lambda one: predict_decode(one, GPU).seconds, "decode steps", words)
+    check(STEPS, lambda one: predict(one, GPU).seconds, "decode steps", words)
 
 
 def test_linear_layers_stand_beside_their_roofs():
     words = ["4096×2048, 1 row, int4, groups of 32, bfloat16", "8192×2048, 2048 rows, int8, groups of 32, bfloat16"]
-    check(LAYERS, lambda one: predict_linear(one, GPU).seconds, "quantised linear layers", words)
+    check(LAYERS, lambda one: predict(one, GPU).seconds, "quantised linear layers", words)
 
 
 def test_several_operations_are_told_apart():

@@ -14,7 +14,8 @@ from skiplab.results import gpu_runs
 from skiplab.results.declared import TABLES, cpu_prefill, show
 from skiplab.results.tables import SECTION, MissingRun, entries, fill, gather, markdown
 from skiplab.store import Run, read_run, read_runs
-from skiplab.sweep import AnySweep, Sweep
+from skiplab.sweep import AnySweep, LinearSweep, Sweep
+from skiplab.workload import model_of
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "data" / "RESULTS.md"]
@@ -47,7 +48,10 @@ def test_every_table_is_made_or_says_which_run_is_missing(name, runs):
     assert "Recorded on" in text and "](data/" in text
 
 
-def swept(sweep: AnySweep, milliseconds: Mapping[str, float], topic: str = "new", start: str = "2126-01-01") -> Run:
+def swept(
+    sweep: AnySweep, milliseconds: Mapping[str, float], topic: str = "new", start: str = "2126-01-01",
+    device: str = "h100-80gb-hbm3",
+) -> Run:  # fmt: skip
     """What a sweep would write, every contender as fast as told at any length."""
     rows = [
         {
@@ -59,7 +63,7 @@ def swept(sweep: AnySweep, milliseconds: Mapping[str, float], topic: str = "new"
     ]  # fmt: skip
     roof = {"tflops": 1000.0, "bandwidth_gbps": 3000.0}
     header = {"run_id": "r", "device": {"name": "NVIDIA H100"}, "torch": "2.x", "roof": roof, "start": start}
-    return Run(header, tuple(rows), path=ROOT / "data" / "runs" / f"2126-01-01-nvidia-h100-80gb-hbm3-{topic}.jsonl")
+    return Run(header, tuple(rows), path=ROOT / "data" / "runs" / f"2126-01-01-nvidia-{device}-{topic}.jsonl")
 
 
 def test_topics_are_recorded_until_time_is_over_and_go_on_then(tmp_path, capsys):
@@ -77,13 +81,31 @@ def test_topics_are_recorded_until_time_is_over_and_go_on_then(tmp_path, capsys)
 
 @pytest.mark.parametrize("name", [name for name, table in TABLES.items() if table.source is None])
 def test_the_topics_that_are_recorded_on_a_gpu_fill_every_table(name):
-    topics, ms = gpu_runs.TOPICS, collections.defaultdict(lambda: 1.0)
-    made = [swept(sweep, ms, topic, f"2126-01-01T{i:02d}") for i, (topic, sweep) in enumerate(topics.items())]
-    table = TABLES[name]
+    topics, ms, table = gpu_runs.TOPICS, collections.defaultdict(lambda: 1.0), TABLES[name]
+    device = "h200" if any("h200" in pattern for pattern in table.runs) else "h100-80gb-hbm3"
+    made = [swept(sweep, ms, topic, f"2126-01-01T{i:02d}", device) for i, (topic, sweep) in enumerate(topics.items())]
     cells = entries(name, table, gather(table, made))
     assert set(cells["head"]) == {item.head for item in table.items}
     beside_peers = cells[cells["apart"] & cells["head"].str.contains("FlexAttention|cuDNN|peer|window")]
     assert name == "sliding-d128-dense" or beside_peers.empty, beside_peers[["head", *table.axes, "file"]]
+
+
+def test_every_benchmark_of_linear_covers_all_layers_of_the_model_at_all_rows():
+    """Fused ones too: a slip hides in the shape that nobody timed."""
+    points: dict[tuple, set] = collections.defaultdict(set)
+    for name, sweep in gpu_runs.TOPICS.items():
+        if isinstance(sweep, LinearSweep):
+            kind, _, part = name.removeprefix("linear-").rpartition("-")
+            assert part in gpu_runs.LAYERS
+            for one in sweep.workloads():
+                points[kind, one.group_size].add((one.out_features, one.in_features, one.rows))
+    shapes = model_of("gemma4-31b").chosen()
+    rows = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 2048)
+    assert len(points) == 7 and {(43008, 5376), (18432, 5376), (262144, 5376)} < set(shapes)
+    for found in points.values():
+        assert found == {(*shape, count) for shape in shapes for count in rows}
+    peers = {name for sweep in gpu_runs.TOPICS.values() for name in sweep.contenders}
+    assert {"humming", "humming-int8", "blockskip-tiles", "bf16"} <= peers
 
 
 TIMES_MS = {"blockskip": 1.0, "flex": 1.5, "blockskip-none": 5.0, "sdpa-efficient-mask": 3.0, "sdpa-cudnn": 0.9}

@@ -5,11 +5,12 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from skiplab import cli
+from skiplab import cli, paths
 from skiplab.cli import roofs as cli_roofs
 from skiplab.machine import Probe, copy_probe, machine, product_dtypes, product_probe, read_probe
-from skiplab.machine.roofs import Rate, Roofs, read_roofs, recorded_roofs, write_roofs
+from skiplab.machine.roofs import Rate, Roofs, read_roofs, recorded_roofs, roofs_path, write_roofs
 from skiplab.measure.roofs import measure_roofs
+from skiplab.paths import data_path
 
 MIB = 1 << 20
 READS = tuple(Rate("a sum", size * MIB, "graph", (time,) * 3) for size, time in ((8, 5000), (16, 9000), (32, 15000)))
@@ -108,6 +109,19 @@ def test_the_files_that_are_here():
     assert all(held.source and held.date and held.machine().tflops > 0 for held in roofs.values())
     with pytest.raises(ValueError, match="dtype: got 'float8'"):
         roofs["NVIDIA H200"].machine("float8")
+
+
+def test_installed_roofs_go_to_the_users_folder_which_is_read(monkeypatch, tmp_path):
+    known = recorded_roofs()
+    h200 = known["NVIDIA H200"]
+    assert roofs_path(h200.name) == data_path("machines", "nvidia-h200.json")  # a checkout
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    data = data_path()
+    monkeypatch.setattr(paths, "_packaged", lambda: data)  # as a wheel's, which `installed` finds there
+    path = roofs_path(h200.name)
+    assert path == tmp_path / "skiplab" / "machines" / "nvidia-h200.json"
+    write_roofs(replace(h200, source="my own"), path)
+    assert recorded_roofs() == {**known, h200.name: replace(h200, source="my own")}
 
 
 def test_the_command_measures_prints_and_writes(quick, monkeypatch, tmp_path, capsys):

@@ -8,7 +8,8 @@ from types import SimpleNamespace
 import blockskip as bs
 import pytest
 from blockskip.gpu import Gpu
-from blockskip.tuned import MASK_KINDS, Origin, mask_kind
+from blockskip.tuned.attention import MASK_KINDS, mask_kind
+from blockskip.tuned.choose import Origin
 from skiplab.machine import Machine
 from skiplab.measure import Measurement
 from skiplab.measure.timing import Cancelled
@@ -16,7 +17,9 @@ from skiplab.report import report_html
 from skiplab.store import frame, read_run
 from skiplab.sweep import run_header
 from skiplab.tuning import tune as module
-from skiplab.tuning.candidates import Compiled
+from skiplab.tuning.attention import Tuning
+from skiplab.tuning.base import Candidate
+from skiplab.tuning.compiling import Compiled
 from skiplab.tuning.winners import entries
 from skiplab.workload import Workload
 
@@ -35,7 +38,7 @@ def a_gpu_that_is_not_here(monkeypatch):
 
 
 def tuning(**changed):
-    return module.Tuning(**{"heads": "32/16x256", "q_len": (4096, 8192), "mask": ("causal()",), **changed})
+    return Tuning(**{"heads": "32/16x256", "q_len": (4096, 8192), "mask": ("causal()",), **changed})
 
 
 class Clock:
@@ -59,7 +62,8 @@ class Clock:
 
 
 def kept(wanted, configs=(TABLE, A, B, C, D)):
-    return {w: dict.fromkeys(configs, Compiled(200, 8, 1 << 16)) for w in wanted.workloads()}
+    several = [Candidate("blockskip", config) for config in configs]
+    return {w: dict.fromkeys(several, Compiled(200, 8, 1 << 16)) for w in wanted.workloads()}
 
 
 def measured(wanted, path, clock, **named):
@@ -69,7 +73,7 @@ def measured(wanted, path, clock, **named):
 def test_without_a_gpu_it_says_what_is_missing():
     with pytest.raises(ValueError, match=r"torch sees no cuda:7 here.*--from-run"):
         module.tune(tuning(device="cuda:7"), "run.jsonl")
-    with pytest.raises(ValueError, match="tuning times kernels on a GPU"):
+    with pytest.raises(ValueError, match="got cpu, where there is nothing to tune: PyTorch does attention there"):
         module.tune(tuning(device="cpu"), "run.jsonl")
 
 
@@ -107,23 +111,22 @@ def test_prompts_of_several_lengths_share_their_kernels_and_what_is_bad_is_left_
     def compile_all(wanted, workers, cancelled, progress):
         jobs.extend(wanted)
         bad = {A: Compiled(problem="does not compile (X)"), B: Compiled(255, 200, 1), TABLE: Compiled(255, 200, 1)}
-        return {job: bad.get(job.config, Compiled(200, 0, 1 << 16)) for job in wanted}
+        return {job: bad.get(job.candidate.config, Compiled(200, 0, 1 << 16)) for job in wanted}
 
     monkeypatch.setattr(module, "compile_all", compile_all)
     wanted = tuning(mask=("causal()", "sliding_window(1024)"), config=(A, B, C, TABLE))
     found = module.prune(wanted, GPU, 3, 64, said.append)
     assert len(jobs) == 2 * 4  # two masks, not four workloads
-    assert [list(configs) for configs in found.values()] == [
-        [TABLE, C]
-    ] * 4  # the table's own is timed whatever it spills
+    sizes = [[one.config for one in several] for several in found.values()]
+    assert sizes == [[TABLE, C]] * 4  # the table's own is timed whatever it spills
     assert said == ["4 workloads, 8 kernels compiled; left out: 2 does not compile (X), 4 spills"]
 
 
 def test_short_calls_try_smaller_tiles(monkeypatch):
     monkeypatch.setattr(module, "compile_all", lambda wanted, *others: dict.fromkeys(wanted, Compiled(99)))
     short, long = module.prune(tuning(q_len=(256, 4096)), GPU, 3, 64, lambda text: None).values()
-    assert next(iter(short)) == (64, 32, 4, 2) and next(iter(long)) == TABLE
-    assert min(config[0] for config in short) < 64 == min(config[0] for config in long)
+    assert next(iter(short)).config == (64, 32, 4, 2) and next(iter(long)).config == TABLE
+    assert min(one.config[0] for one in short) < 64 == min(one.config[0] for one in long)
 
 
 def test_every_candidate_is_timed_first_and_only_the_fast_ones_after(tmp_path):
@@ -240,5 +243,5 @@ def test_numbers_are_drawn_on_the_device_and_the_same_for_the_same_seed():
 
 
 def test_by_default_each_kind_of_mask_that_has_tiles_of_its_own_is_tuned():
-    kinds = [mask_kind(bs.Mask.from_spec(text))[0] for text in module.Tuning().mask]
+    kinds = [mask_kind(bs.Mask.from_spec(text))[0] for text in Tuning().mask]
     assert sorted(kinds) == sorted(MASK_KINDS)

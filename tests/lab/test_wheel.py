@@ -14,11 +14,15 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 USE = """
-import functools, json, subprocess, sys
+import functools, json, os, subprocess, sys
 from pathlib import Path
 import skiplab
 from skiplab import cli
+from blockskip.tuned.files import tuned_devices
+from skiplab.cli import roofs as command
 from skiplab.cli import run
+from skiplab.machine.roofs import recorded_roofs
+from skiplab.paths import data_path
 from skiplab.store import read_runs
 from skiplab.widgets import SweepPanel
 
@@ -40,11 +44,19 @@ call("lab", "--no-browser")
 assert copy.read_text() == "mine"
 call("sweep", "--contender", "sdpa", "--q-len", "32", "--window", "16", "--q-heads", "1", "--kv-heads", "1",
      "--head-dim", "16", "--budget", "0.1", "--device", "cpu")
+command.measure_roofs = lambda device, **named: recorded_roofs()["NVIDIA H200"]
+call("roofs", "--device", "cpu")
+tuned = next(data_path("runs").glob("*tune-d512.jsonl"))
+call("tune", "--from-run", str(tuned))
+home = Path(os.environ["XDG_CONFIG_HOME"])
+own = sorted(path.relative_to(home).as_posix() for path in home.rglob("*.json"))
+read = [one.sections["attention"].runs for one in tuned_devices()]
 panel = SweepPanel(["sdpa"])
 stored = [name for name, _ in panel._stored.options if name.startswith("recorded: ")]
 (made,) = Path("runs").glob("*.jsonl")
 print("TOLD" + json.dumps({
     "package": skiplab.__file__, "command": started[0], "recorded": len(read_runs()), "stored": len(stored),
+    "own": own, "read": read, "tuned": tuned.name,
     "header": json.loads(made.read_text().split("\\n")[0]),
 }))
 """
@@ -107,7 +119,8 @@ def test_an_installed_lab_works_in_a_folder_of_the_users(wheel, tmp_path):
     git(tmp_path, "commit", "--quiet", "--message", "not ours")
     before = files(packages)
 
-    environment = {**os.environ, "PYTHONPATH": str(packages), "GIT_DIR": str(tmp_path / ".git")}
+    home = {"XDG_CONFIG_HOME": str(tmp_path / "home")}
+    environment = {**os.environ, **home, "PYTHONPATH": str(packages), "GIT_DIR": str(tmp_path / ".git")}
     used = subprocess.run([sys.executable, "-c", USE], cwd=folder, env=environment, capture_output=True, text=True)
     assert used.returncode == 0, used.stderr
     assert files(packages) == before
@@ -118,5 +131,7 @@ def test_an_installed_lab_works_in_a_folder_of_the_users(wheel, tmp_path):
     for notebook in (ROOT / "notebooks").glob("0[234]_*.ipynb"):
         assert (folder / "skiplab-notebooks" / notebook.name).read_bytes() == notebook.read_bytes()
     assert told["header"]["git"] == {}
+    assert told["own"] == ["skiplab/configs/h100-80gb-hbm3.json", "skiplab/machines/nvidia-h200.json"]
+    assert told["read"][0] == told["tuned"] and len(told["read"]) == 2  # the user's own before the package's
     assert told["recorded"] >= len(git(ROOT, "ls-files", "data/runs").split())
     assert told["stored"] > 1  # the user's, and those that came with the package

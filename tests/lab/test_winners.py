@@ -1,14 +1,18 @@
 """From rows to winners: a run made by hand, no GPU."""
 
-import json
 from pathlib import Path
 
 import blockskip as bs
 import pytest
 from blockskip.config import TileConfig
-from blockskip.tuned import read_tuned
+from blockskip.tuned.attention import find
+from blockskip.tuned.files import read_tuned
 from skiplab.store import Run
-from skiplab.tuning.winners import Class, class_of, entries, gpu_of, rankings, summary, table_config, write_configs
+from skiplab.tuning import attention
+from skiplab.tuning.attention import DEFAULT, Class
+from skiplab.tuning.base import Candidate
+from skiplab.tuning.files import write_configs
+from skiplab.tuning.winners import entries, gpu_of, rankings, summary
 from skiplab.workload import Workload
 
 DEVICE = {"name": "NVIDIA H100 80GB HBM3", "kind": "cuda", "compute_capability": "9.0", "sms": 132}
@@ -32,6 +36,10 @@ def run(*rows, name="tune.jsonl", **header):
     return Run(header, rows, path=Path(name))
 
 
+def sizes(candidates):
+    return [one.config for one in candidates]
+
+
 def winner(*rows):
     (found,) = entries([run(*rows)])
     return tuple(found.config)
@@ -51,8 +59,8 @@ def test_over_several_lengths_the_mean_of_ratios_decides_not_the_longest_time():
     one = [row(TABLE, 10, 4096), row(FAST, 8, 4096), row(SLOW, 9.9, 4096)]
     other = [row(TABLE, 100, 8192), row(FAST, 101, 8192), row(SLOW, 98, 8192)]
     scores = rankings([run(*one, *other)])[LONG].scores
-    assert list(scores) == [FAST, SLOW, TABLE]
-    assert scores[FAST] == pytest.approx((101 / 98) ** 0.5)
+    assert sizes(scores) == [FAST, SLOW, TABLE]
+    assert scores[Candidate("blockskip", FAST)] == pytest.approx((101 / 98) ** 0.5)
     (found,) = entries([run(*one, *other)])
     assert (found.workloads, found.median_us, found.table_us) == (2, 101.0, 100.0)
 
@@ -88,18 +96,16 @@ def test_what_cannot_be_trusted_never_wins(flag):
 
 def test_a_winner_was_timed_on_every_workload():
     rows = [row(TABLE, 43), row(FAST, 40), row(SLOW, 60), row(TABLE, 86, 8192), row(SLOW, 80, 8192)]
-    assert list(rankings([run(*rows)])[LONG].scores) == [TABLE, SLOW]
-    assert (
-        FAST
-        in rankings([run(*rows)])[LONG].times["attention sliding_window(1024) q4096 kv4096 b1 h32/16 d256 bfloat16"]
-    )
+    assert sizes(rankings([run(*rows)])[LONG].scores) == [TABLE, SLOW]
+    times = rankings([run(*rows)])[LONG].times["attention sliding_window(1024) q4096 kv4096 b1 h32/16 d256 bfloat16"]
+    assert FAST in sizes(times)
     assert entries([run(row(FAST, 40), row(SLOW, 80, 8192))]) == ()
 
 
 def test_once_some_were_timed_again_only_they_can_win():
     scan = [row(TABLE, 43), row(FAST, 40), row(SLOW, 40.2)]
     again = [row(TABLE, 44), row(FAST, 41)]  # the GPU has grown warm: SLOW's first time would beat both
-    assert list(rankings([run(*scan, *again)])[LONG].scores) == [FAST, TABLE]
+    assert sizes(rankings([run(*scan, *again)])[LONG].scores) == [FAST, TABLE]
     assert entries([run(*scan, *again)])[0].median_us == 41.0
     assert tuple(entries([run(*scan), run(*again)])[0].config) == FAST
 
@@ -134,13 +140,11 @@ def test_rows_of_others_and_of_the_kernels_own_choice_do_not_count():
 
 def test_the_table_of_a_class_is_what_calls_would_take():
     gpu = gpu_of(run())
-    assert table_config(LONG, gpu) == TABLE
-    assert table_config(Class(256, 2, "window", 1024, "short"), gpu) == (64, 32, 4, 2)
-    assert table_config(Class(256, 4, "causal", 0, "long"), gpu) == (32, 16, 8, 1)
-    assert (
-        class_of(Workload(4096, mask=bs.sliding_window(1024), q_heads=32, kv_heads=16, head_dim=256).axes(), 132)
-        == LONG
-    )
+    assert attention.default(LONG, gpu).config == TABLE
+    assert attention.default(Class(256, 2, "window", 1024, "short"), gpu).config == (64, 32, 4, 2)
+    assert attention.default(Class(256, 4, "causal", 0, "long"), gpu).config == (32, 16, 8, 1)
+    workload = Workload(4096, mask=bs.sliding_window(1024), q_heads=32, kv_heads=16, head_dim=256)
+    assert attention.class_of(workload.axes(), DEFAULT, 132) == LONG
 
 
 def test_configs_are_written_as_the_kernels_read_them(tmp_path):
@@ -148,11 +152,12 @@ def test_configs_are_written_as_the_kernels_read_them(tmp_path):
     path = write_configs(runs, tmp_path / "configs")
     assert path.name == "h100-80gb-hbm3.json"
     read = read_tuned(path)
-    assert (read.device, read.capability, read.torch, read.triton) == (DEVICE["name"], (9, 0), "2.11.0", "3.6.0")
-    assert read.runs == "tune.jsonl, more.jsonl"
-    assert read.entries == entries(runs)
-    assert read.find(256, 2, "window", 1024, "long") == TileConfig(*FAST)
-    assert len(path.read_text().splitlines()) == len(json.loads(path.read_text())) + len(read.entries) + 3
+    assert (read.device, read.capability) == (DEVICE["name"], (9, 0))
+    section = read.sections["attention"]
+    assert (section.torch, section.triton, section.runs) == ("2.11.0", "3.6.0", "tune.jsonl, more.jsonl")
+    assert read.entries("attention") == entries(runs)
+    assert find(entries(runs), 256, 2, "window", 1024, "long") == TileConfig(*FAST)
+    assert sum("head_dim" in line for line in path.read_text().splitlines()) == len(section.entries) == 2
     assert "128x32x8x2" in summary(runs) and "40.50" in summary(runs)
 
 
@@ -161,11 +166,13 @@ def test_configs_are_written_as_the_kernels_read_them(tmp_path):
     [
         ({"torch": "2.13.0"}, "torch is 2.13.0, and 2.11.0 in tune.jsonl"),
         ({"device": {**DEVICE, "name": "NVIDIA H200"}}, "device is NVIDIA H200"),
+        ({"operation": "linear"}, "operation is linear, and attention in tune.jsonl"),
     ],
 )
 def test_runs_that_do_not_belong_together_are_refused(tmp_path, second, message):
     with pytest.raises(ValueError, match=message):
-        write_configs([run(row(FAST, 40)), run(row(FAST, 40), name="b", **second)], tmp_path)
+        rows = [] if "operation" in second else [row(FAST, 40)]
+        write_configs([run(row(FAST, 40)), run(*rows, name="b", **second)], tmp_path)
 
 
 def test_a_run_without_winners_or_gpu_writes_nothing(tmp_path):

@@ -99,7 +99,7 @@ def test_work_counts_kept_pairs():
 def test_models_hold_published_shapes():
     assert MODELS["gemma4-31b sliding"] == HeadShape(32, 16, 256, 1024)
     assert MODELS["gemma4-31b full"] == HeadShape(32, 4, 512, None)
-    assert MODELS["llama-3-8b"].workload(64).mask == bs.causal()
+    assert MODELS["llama3-8b"].workload(64).mask == bs.causal()
     assert MODELS["laptop"].workload(64, batch=2).window == 512
 
 

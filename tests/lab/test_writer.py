@@ -15,7 +15,7 @@ from skiplab.machine import Machine, describe
 from skiplab.measure import Measurement, Point
 from skiplab.store import END, RunFileError, RunWriter, read_run
 from skiplab.sweep import Sweep, run_sweep
-from skiplab.tuning.tune import Tuning
+from skiplab.tuning.attention import Tuning
 from skiplab.workload import DecodeWorkload, Workload
 
 HEADER = {"run_id": "test", "device": {"name": "A"}, "torch": "2", "operation": "attention",

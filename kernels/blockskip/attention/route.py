@@ -10,7 +10,7 @@ from ..config import TileConfig
 from ..gpu import HOPPER, capability_of
 from ..mask import Band, Mask
 from ..tilemap import TileMap
-from ..tuned import Origin
+from ..tuned.choose import Origin
 from .call import LARGEST_POSITION, AttentionCall, DecodeCall, choose_impl
 from .decode.plan import LONGEST_QUERY, DecodePlan, make_decode_plan
 from .prefill.plan import PrefillPlan, make_prefill_plan
@@ -35,7 +35,7 @@ class Plan:
     """What `attention` will do. One of `prefill` and `decode` is None: see `route`, which says why.
 
     config: None for `reference` and for decode in PyTorch; packed: GQA heads share a tile; splits: 1 in prefill.
-    origin: where the prefill kernel's config is from.
+    origin: where the config is from.
     """
 
     impl: str
@@ -78,7 +78,7 @@ class Plan:
 
     @property
     def origin(self) -> Origin | None:
-        return None if self.prefill is None else self.prefill.origin
+        return self._chosen.origin
 
     @property
     def queries_per_tile(self) -> int:

@@ -73,13 +73,13 @@ def copied_notebooks(folder: Path) -> Path:
 for _command in (
     *(part.COMMAND for part in parts(__name__).values()),
     compare.compare,
-    tune.tune,
     roofs.roofs,
     runs.runs,
     runs.figures,
 ):
     app.command()(_command)
 app.command(context_settings=bench.PASSED_ON)(bench.bench)
+app.add_typer(tune.app, name="tune")
 
 
 @app.command()

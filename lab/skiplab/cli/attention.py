@@ -8,7 +8,6 @@ import typer
 
 from skiplab.cli import options
 from skiplab.cli.sweep import HEADS, heads_of, measure, window_of
-from skiplab.machine import default_device
 from skiplab.sweep import Sweep, mask_text
 
 
@@ -25,6 +24,7 @@ def sweep(
     head_dim: options.HeadDim = HEADS["head_dim"],
     dtype: options.Dtype = "bfloat16",
     device: options.Device = None,
+    devices: options.Devices = None,
     seed: options.Seed = 0,
     budget: options.Budget = 5.0,
     run: options.NewRun = None,
@@ -37,14 +37,15 @@ def sweep(
     Every result is compared with attention in float64 before and after it is timed. Interrupt it with Ctrl-C and give
     the same command again: it goes on. Example: skiplab sweep --q-len 1024 --window 256 --window causal
     """
+    measured_on = options.devices_of(device, devices)
     defaults = Sweep()
     windows = tuple(map(window_of, window)) if window else None if mask else defaults.window
     wanted = Sweep(
         tuple(contender or defaults.contenders), tuple(q_len or defaults.q_len),
         windows, batch, dtype=dtype, buffer=buffer, mask=tuple(map(mask_text, mask)) if mask else None,
-        device=device or default_device(), seed=seed, budget_s=budget, **heads_of(model, q_heads, kv_heads, head_dim),
+        device=measured_on[0], seed=seed, budget_s=budget, **heads_of(model, q_heads, kv_heads, head_dim),
     )  # fmt: skip
-    measure(wanted, run, report, again, fresh)
+    measure(wanted, run, report, again, fresh, measured_on)
 
 
 COMMAND = sweep

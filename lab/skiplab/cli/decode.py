@@ -8,7 +8,6 @@ import typer
 
 from skiplab.cli import options
 from skiplab.cli.sweep import HEADS, heads_of, measure, window_of
-from skiplab.machine import default_device
 from skiplab.sweep import DecodeSweep
 
 
@@ -27,6 +26,7 @@ def decode(
     head_dim: options.HeadDim = HEADS["head_dim"],
     dtype: options.Dtype = "bfloat16",
     device: options.Device = None,
+    devices: options.Devices = None,
     seed: options.Seed = 0,
     budget: options.Budget = 5.0,
     run: options.NewRun = None,
@@ -38,13 +38,14 @@ def decode(
 
     As `skiplab sweep`, for one to eight new tokens over a cache. Example: skiplab decode --kv-len 4096 --window 1024
     """
+    measured_on = options.devices_of(device, devices)
     defaults = DecodeSweep()
     wanted = DecodeSweep(
         tuple(contender or defaults.contenders), tuple(kv_len or defaults.kv_len),
         tuple(map(window_of, window)) if window else defaults.window, q_len, batch, dtype=dtype, buffer=buffer,
-        device=device or default_device(), seed=seed, budget_s=budget, **heads_of(model, q_heads, kv_heads, head_dim),
+        device=measured_on[0], seed=seed, budget_s=budget, **heads_of(model, q_heads, kv_heads, head_dim),
     )  # fmt: skip
-    measure(wanted, run, report, again, fresh)
+    measure(wanted, run, report, again, fresh, measured_on)
 
 
 COMMAND = decode

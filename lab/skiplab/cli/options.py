@@ -7,14 +7,21 @@ from typing import Annotated
 
 import typer
 
+from skiplab.machine import default_device
 from skiplab.paths import installed
 from skiplab.workload import MODELS
 
 RUNS = "runs" if installed() else "data/runs"
-"""Where runs go, as help texts say it."""
+MACHINES = "~/.config/skiplab/machines" if installed() else "data/machines"
+CONFIGS = "~/.config/skiplab/configs" if installed() else "the kernel package's folder"
+"""Where runs, roofs and tuned configurations go, as help texts say it."""
 
 RunFile = Annotated[Path, typer.Argument(help="A run: a .jsonl file that `skiplab sweep` wrote.", metavar="RUN")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1. Default: cuda where torch sees one.")]
+Devices = Annotated[
+    str | None,
+    typer.Option(help="GPUs of one kind that measure side by side, as cuda:0,cuda:1, in the place of --device."),
+]
 Windows = Annotated[
     list[str] | None, typer.Option("--window", help="Window or `causal` (all earlier keys), once for each.")
 ]
@@ -43,3 +50,12 @@ Again = Annotated[
     list[str] | None, typer.Option("--again", help="A status or flag whose points are measured once more, as `busy`.")
 ]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Measure again what the default run file holds.")]
+
+
+def devices_of(device: str | None, devices: str | None) -> tuple[str, ...]:
+    """The devices to measure on, the first of which a sweep names; ValueError where both options name some."""
+    if devices is None:
+        return (device or default_device(),)
+    if device is not None:
+        raise ValueError(f"--devices: got {devices} beside --device {device}; give one of them")
+    return tuple(devices.split(","))

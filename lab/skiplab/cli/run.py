@@ -30,7 +30,7 @@ def unused(path: Path) -> Path:
     return path if not path.exists() else next(one for one in candidates if not one.exists())
 
 
-def swept(wanted: AnySweep, path: Path, again: tuple[str, ...] = ()) -> Run:
+def swept(wanted: AnySweep, path: Path, again: tuple[str, ...] = (), devices: tuple[str, ...] = ()) -> Run:
     """Measure what the file does not hold yet, until Ctrl-C; says what was kept, where, and how to go on."""
 
     def say_kept(held: Run) -> None:
@@ -39,7 +39,7 @@ def swept(wanted: AnySweep, path: Path, again: tuple[str, ...] = ()) -> Run:
 
     try:
         with interrupts() as interrupted:
-            done = run_sweep(wanted, path, cancelled=interrupted, again=again, on_start=say_kept)
+            done = run_sweep(wanted, path, cancelled=interrupted, again=again, devices=devices, on_start=say_kept)
     except KeyboardInterrupt:  # the second
         typer.echo(stopped(wanted, read_run(path)))
         raise typer.Exit(INTERRUPTED) from None

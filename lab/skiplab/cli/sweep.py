@@ -12,13 +12,24 @@ HEADS = {"q_heads": 8, "kv_heads": 8, "head_dim": 128}
 """Those of a sweep that names none."""
 
 
-def measure(wanted: AnySweep, run: Path | None, report: Path | None, again: list[str] | None, fresh: bool) -> None:
-    """Measure what the file lacks, show the table, write the report; exit status 130 after Ctrl-C."""
-    need(wanted.device)
+def measure(
+    wanted: AnySweep,
+    run: Path | None,
+    report: Path | None,
+    again: list[str] | None,
+    fresh: bool,
+    devices: tuple[str, ...] = (),
+) -> None:
+    """Measure what the file lacks, show the table, write the report; exit status 130 after Ctrl-C.
+
+    devices: by default the sweep's own.
+    """
+    for device in devices or (wanted.device,):
+        need(device)
     path = run or default_path(wanted, wanted.operation)
     if fresh and run is None:
         path = unused(path)
-    done = swept(wanted, path, tuple(again or ()))
+    done = swept(wanted, path, tuple(again or ()), devices)
     show(done)
     end_as_interrupted(done)
     write_report(done, report or Path("out") / f"{path.stem}.html")

@@ -12,6 +12,11 @@ from typing import Any
 
 import blockskip as bs
 import torch
+from blockskip.attention.call import DecodeArguments
+from blockskip.attention.decode.eager import check_decode
+from blockskip.attention.decode.plan import plan_decode_kernel
+from blockskip.config import TileConfig
+from blockskip.gpu import Gpu
 from torch.nn.attention import SDPBackend
 from torch.nn.functional import scaled_dot_product_attention
 
@@ -23,7 +28,7 @@ from skiplab.contenders.attention import (
     needs_cuda,
     needs_cuda_backend,
 )
-from skiplab.contenders.base import REGISTRY, Build, Contender, Solver
+from skiplab.contenders.base import REGISTRY, Build, Contender, Planned, Solver
 from skiplab.workload import DecodeWorkload
 
 Inputs = Sequence[torch.Tensor]
@@ -34,6 +39,25 @@ FLASHINFER_HEAD_DIMS = (64, 128, 256, 512)
 def _decode(**options: Any) -> Build:
     def build(workload: DecodeWorkload, inputs: Inputs) -> Solver:
         return lambda q, k, v: bs.decode(q, k, v, kv_len=workload.kv_len, window=workload.window, **options)
+
+    return build
+
+
+def _configured(config: tuple[int, ...]) -> Build:
+    """Our split-K kernel with tiles of the caller's; shares as its own rule has them for those."""
+    tiles = TileConfig.of(config)
+
+    def build(workload: DecodeWorkload, inputs: Inputs) -> Solver:
+        from blockskip.attention.decode import launch
+
+        gpu = Gpu.of(inputs[0].device)
+
+        def call(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+            given = DecodeArguments(q, k, v, workload.kv_len, workload.window, impl="triton")
+            checked = check_decode(given)
+            return launch.decode(checked, plan_decode_kernel(checked, gpu.capability, gpu.sms, config=tiles))[0]
+
+        return Planned(call, {"config": list(config), "origin": "asked"})
 
     return build
 
@@ -110,7 +134,8 @@ def _needs_memory(workload: DecodeWorkload, device: str) -> str | None:
 
 
 for _entry in (
-    Contender("blockskip", "split-K", "our decode: on CUDA as many shares of the keys as fill the GPU", _decode()),
+    Contender("blockskip", "split-K", "our decode: on CUDA as many shares of the keys as fill the GPU", _decode(),
+              configured=_configured),
     Contender("blockskip-one", "one split", "our split-K kernel with a single share: one program a KV head",
               _decode(splits=1, impl="triton"), needs_cuda),
     Contender("blockskip-prefill", "standard kernel", "our prefill kernel on the same cache: loop bounds, no shares",

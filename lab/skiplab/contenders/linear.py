@@ -7,43 +7,61 @@ what its own format makes of the weight, not against the weight before it was qu
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import blockskip as bs
 import torch
 import torch.nn.functional as F
-from blockskip.linear.activations import MOST_ROWS, rounded
+from blockskip.linear.activations import MOST_ROWS, are_rounded, rounded
+from blockskip.linear.configs import matvec_config
+from blockskip.linear.measured import config_of, from_numbers
 from blockskip.linear.packing import TILE_COLUMNS, TILE_ROWS
 from blockskip.linear.route import HOPPER
 
 from skiplab.contenders.attention import needs_cuda
-from skiplab.contenders.base import REGISTRY, Build, Contender, Solver, is_cuda
+from skiplab.contenders.base import REGISTRY, Build, Contender, Planned, Solver, is_cuda
 from skiplab.workload import LinearWorkload
 
 Inputs = Sequence[torch.Tensor]
+Operands = Callable[[LinearWorkload, Inputs], tuple[torch.Tensor, torch.Tensor]]
 TINYGEMM_MIDDLE = 8  # value = (code - 8) * scale + zero
 TINYGEMM_INNER = 8  # K tiles that one of its CUDA blocks takes
 
 
-def packed(workload: LinearWorkload, inputs: Inputs) -> bs.QuantizedWeight:
-    """The workload's weight as our format holds it."""
+def quantized(workload: LinearWorkload, inputs: Inputs) -> bs.QuantizedWeight:
+    """The workload's weight as `quantize` packs it."""
     return bs.quantize(inputs[1], workload.bits, workload.group_size, workload.symmetric)
+
+
+def packed(workload: LinearWorkload, inputs: Inputs) -> bs.QuantizedWeight:
+    """The same in rows: codes and metadata in the weight's own order."""
+    return quantized(workload, inputs).packed("rows")
+
+
+def _quantize(workload: LinearWorkload, inputs: Inputs) -> tuple[Any, ...]:
+    return inputs[0], quantized(workload, inputs)
 
 
 def _pack(workload: LinearWorkload, inputs: Inputs) -> tuple[Any, ...]:
     return inputs[0], packed(workload, inputs)
 
 
-def _our_operands(workload: LinearWorkload, inputs: Inputs) -> tuple[torch.Tensor, torch.Tensor]:
-    """Up to eight rows: activations as int8 leaves them; more: the weight rounded to the activations' dtype."""
-    x, weight = inputs[0], packed(workload, inputs)
-    if workload.rows <= MOST_ROWS:
-        return rounded(x, torch.float64), weight.dequantize(torch.float64)
-    return x.double(), weight.dequantize(x.dtype).double()
+def _operands_in(pack: Callable[[LinearWorkload, Inputs], bs.QuantizedWeight]) -> Operands:
+    """Of a weight packed so: activations as int8 leaves them where `linear` rounds them, else as they are, and the
+    weight rounded to their dtype."""
+
+    def operands(workload: LinearWorkload, inputs: Inputs) -> tuple[torch.Tensor, torch.Tensor]:
+        x, weight = inputs[0], pack(workload, inputs)
+        if are_rounded(workload.rows, weight):
+            return rounded(x, torch.float64), weight.dequantize(torch.float64)
+        return x.double(), weight.dequantize(x.dtype).double()
+
+    return operands
 
 
-def _dequantised_operands(workload: LinearWorkload, inputs: Inputs) -> tuple[torch.Tensor, torch.Tensor]:
+def dequantised_operands(workload: LinearWorkload, inputs: Inputs) -> tuple[torch.Tensor, torch.Tensor]:
     return inputs[0].double(), packed(workload, inputs).dequantize(inputs[0].dtype).double()
 
 
@@ -53,6 +71,24 @@ def _linear(workload: LinearWorkload, arguments: Sequence[Any]) -> Solver:
 
 def _by_route(route: str) -> Build:
     return lambda workload, arguments: lambda x, w: bs.linear(x, w, impl="triton", route=route)
+
+
+def _sized(kernel: str, packing: str) -> Callable[[tuple[int, ...]], Build]:
+    """The kernel with sizes of the caller's: its parameters in order, as `blockskip.linear.measured` has them."""
+
+    def configured(numbers: tuple[int, ...]) -> Build:
+        config, splits = config_of(kernel, packing, from_numbers(kernel, packing, numbers))
+
+        def build(workload: LinearWorkload, arguments: Sequence[Any]) -> Solver:
+            from blockskip.linear import launch
+
+            x, w = arguments
+            plan = replace(bs.explain_linear(x, w, impl="triton"), kernel=kernel, config=config, splits=splits)
+            return Planned(lambda x, w: launch.linear(x, w, None, plan), {"kernel": kernel, "origin": "asked"})
+
+        return build
+
+    return configured
 
 
 def _pack_tiles(workload: LinearWorkload, inputs: Inputs) -> tuple[Any, ...]:
@@ -90,30 +126,22 @@ def _float(workload: LinearWorkload, arguments: Sequence[Any]) -> Solver:
     return lambda x, weight: F.linear(x, weight)
 
 
-def _ablation(**changes: bool) -> tuple[Any, Any]:
-    """prepare and build of the matvec without one of its choices."""
+def _ablation(name: str) -> tuple[Any, Any]:
+    """prepare and build of the matvec without one of its choices: see `contenders.ablations`."""
 
     def prepare(workload: LinearWorkload, inputs: Inputs) -> tuple[Any, ...]:
-        from blockskip.linear.launch import metadata_of
+        from skiplab.contenders import ablations
 
         w = packed(workload, inputs)
-        return inputs[0], w, metadata_of(w, _config(workload, changes))
+        return inputs[0], w, ablations.metadata_as_read(w, ablations.FORMS[name])
 
     def build(workload: LinearWorkload, arguments: Sequence[Any]) -> Solver:
-        from blockskip.linear import launch
+        from skiplab.contenders import ablations
 
-        config = _config(workload, changes)
-        return lambda x, w, metadata: launch.linear(x, w, None, config, metadata)
+        form, config = ablations.FORMS[name], matvec_config(workload.rows)
+        return lambda x, w, metadata: ablations.product(x, w, metadata, config, form)
 
     return prepare, build
-
-
-def _config(workload: LinearWorkload, changes: dict[str, bool]) -> Any:
-    from dataclasses import replace
-
-    from blockskip.linear.launch import matvec_config
-
-    return replace(matvec_config(workload.rows), **changes)
 
 
 def _needs_few_rows(workload: LinearWorkload, device: str) -> str | None:
@@ -187,34 +215,42 @@ def _needs_gemlite(workload: LinearWorkload, device: str) -> str | None:
     return needs_cuda(workload, device)
 
 
-_STRIDED, _SCALAR = _ablation(strided=True), _ablation(scalar=True)
+_our_operands, _operands_in_rows = _operands_in(quantized), _operands_in(packed)
+_STRIDED, _SCALAR = _ablation("strided"), _ablation("scalar")
 _HALF_STEP = 2.0**-8  # tinygemm rounds the product and the sum to bfloat16, half a step each
 
 for _entry in (
     Contender("blockskip", "W4A8 / W8A8", "our linear: dp4a for up to 8 rows, which rounds activations to int8",
-              _linear, prepare=_pack, operands=_our_operands),
+              _linear, prepare=_quantize, operands=_our_operands),
+    Contender("blockskip-matvec", "matvec", "our dp4a kernel for up to 8 rows, with sizes of one's own for tuning",
+              _by_route("matvec"), _needs_few_rows, prepare=_pack, operands=_operands_in_rows,
+              configured=_sized("matvec", "rows")),
     Contender("blockskip-fused", "fused product", "our kernel that turns int4 or int8 to floats inside the product",
-              _by_route("fused"), _needs_many_rows, prepare=_pack, operands=_our_operands),
+              _by_route("fused"), _needs_many_rows, prepare=_pack, operands=_operands_in_rows,
+              configured=_sized("fused", "rows")),
     Contender("blockskip-tiles", "W4A16, tiles", "our int4 product on Hopper's tensor cores, the weight in tiles",
-              _linear, _needs_tiles, prepare=_pack_tiles, operands=_dequantised_operands),
+              _linear, _needs_tiles, prepare=_pack_tiles, operands=dequantised_operands,
+              configured=_sized("fused", "tiles")),
+    Contender("blockskip-tiles-dequantise", "tiles, dequantise", "our kernel turns tiles to floats, torch multiplies",
+              _by_route("dequantize"), _needs_tiles, prepare=_pack_tiles, operands=dequantised_operands),
     Contender("blockskip-dequantise", "our dequantise", "our kernel turns the weight to floats, then torch multiplies",
-              _by_route("dequantize"), _needs_many_rows, prepare=_pack, operands=_our_operands),
+              _by_route("dequantize"), _needs_many_rows, prepare=_pack, operands=_operands_in_rows),
     Contender("blockskip-strided", "metadata strided", "our matvec with scales and zeros [groups, N]: a line a value",
-              _STRIDED[1], _needs_few_rows, prepare=_STRIDED[0], operands=_our_operands),
+              _STRIDED[1], _needs_few_rows, prepare=_STRIDED[0], operands=_operands_in_rows),
     Contender("blockskip-scalar", "4-byte loads", "our matvec with activations loaded 4 bytes at a time, not 16",
-              _SCALAR[1], _needs_few_rows, prepare=_SCALAR[0], operands=_our_operands),
+              _SCALAR[1], _needs_few_rows, prepare=_SCALAR[0], operands=_operands_in_rows),
     Contender("dequantise", "dequantise, product", "the weight turned to floats by torch in each call, then F.linear",
-              _dequantise, prepare=_pack, operands=_dequantised_operands),
+              _dequantise, prepare=_pack, operands=dequantised_operands),
     Contender("bf16", "float weight", "F.linear with the weight as it was, in the activations' dtype",
               _float, moved=lambda workload: workload.out_features * workload.in_features * workload.element_bytes),
     Contender("tinygemm", "tinygemm", "torch's int4 product (_weight_int4pack_mm), group by group in bfloat16",
               _tinygemm, _needs_tinygemm, prepare=_tinygemm_pack, operands=_tinygemm_operands,
               weight_rounding=_HALF_STEP),
     Contender("gemlite", "gemlite", "gemlite's Triton kernels, which tune themselves before they are timed",
-              _gemlite, _needs_gemlite, prepare=_gemlite_pack, operands=_dequantised_operands,
+              _gemlite, _needs_gemlite, prepare=_gemlite_pack, operands=dequantised_operands,
               weight_rounding=_HALF_STEP),
     Contender("reference", "reference", "our reference: obviously right, not fast",
-              _reference, prepare=_pack, operands=_our_operands),
+              _reference, prepare=_quantize, operands=_our_operands),
 ):  # fmt: skip
     REGISTRY.add(_entry.of("linear"))
 del _entry

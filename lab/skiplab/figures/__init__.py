@@ -13,11 +13,9 @@ from typing import Any, ParamSpec
 
 import pandas as pd
 
-from skiplab.figures import attention, decode, interactive, linear, model, predicted, static, theme
+from skiplab.figures import attention, decode, interactive, linear, menu, model, predicted, static, theme
 from skiplab.figures.frames import (
     by_method,
-    predicted_decode,
-    predicted_linear,
     predictions,
     published_prefill,
     speedups,
@@ -31,8 +29,9 @@ from skiplab.store import query
 __all__ = [
     "Figure", "attention", "attention_times", "bits_error", "by_method", "crossover", "decode", "decode_bandwidth",
     "decode_bandwidths", "decode_grid", "decode_rate", "decode_speedup", "decode_time", "floors", "flops", "generation",
-    "heatmap", "interactive", "linear", "linear_bandwidth", "linear_bandwidths", "linear_row_times", "linear_rows",
-    "linear_time", "measured_vs_predicted", "overview", "predicted", "predicted_decode", "predicted_linear",
+    "heatmap", "interactive", "linear", "linear_bandwidth", "linear_bandwidths", "linear_layers",
+    "linear_row_times", "linear_rows",
+    "linear_time", "measured_vs_predicted", "overview", "predicted",
     "predictions", "published_prefill", "speedup", "speedups", "static", "theme", "throughput", "tilemap", "waste",
 ]  # fmt: skip
 
@@ -64,6 +63,7 @@ generation = _drawn(decode.generation)
 linear_time = _drawn(linear.linear_time)
 linear_bandwidth = _drawn(linear.linear_bandwidth)
 linear_rows = _drawn(linear.linear_rows)
+linear_layers = _drawn(linear.linear_layers)
 bits_error = _drawn(linear.bits_error)
 measured_vs_predicted = _drawn(predicted.measured_vs_predicted)
 
@@ -101,7 +101,7 @@ def _menu(
     chosen: Mapping[str, Any], make: Callable[[Any], model.Chart], table: pd.DataFrame, first: str = ""
 ) -> Figure:
     """A chart of each of the chosen rows; without any, an empty one of the table's columns that says so."""
-    return interactive.choose({name: make(rows) for name, rows in chosen.items()} or {"": make(table.iloc[:0])}, first)
+    return menu.choose({name: make(rows) for name, rows in chosen.items()} or {"": make(table.iloc[:0])}, first)
 
 
 def overview(table: pd.DataFrame) -> Figure:

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from skiplab.operations import OPERATIONS, Predicted
 from skiplab.paths import data_path
 from skiplab.store import COLUMNS, Run, frame
 
 if TYPE_CHECKING:
     from skiplab.machine import Machine
-    from skiplab.workload import Workload
+    from skiplab.workload import Problem
 
 AXES = ("operation", "q_len", "kv_len", "window", "mask", "batch", "q_heads", "kv_heads", "head_dim", "dtype")
 PLACE = ("source", "device")
-PREDICTED = {"sdpa": ("dense + mask", "none"), "blockskip": ("block-skip", "map")}
-"""Contenders that are predicted: their label, and the skip mode whose FLOPs and bytes the prediction takes."""
-
 EXECUTORCH = "ExecuTorch PR 20198 (Gemma 4 31B int4, GPU not named)"
 
 
@@ -43,82 +41,35 @@ def speedups(table: pd.DataFrame, base: str = "sdpa", axes: Sequence[str] = AXES
     return merged
 
 
-def predictions(workloads: Iterable[Workload], machine: Machine, block_m: int = 128, block_n: int = 64) -> pd.DataFrame:
-    """What the roofs of `machine` allow for dense + mask and for block-skip on each workload; source `predicted`.
+def predictions(workloads: Iterable[Problem], machine: Machine, **how: Any) -> pd.DataFrame:
+    """What the roofs of `machine` allow on each workload, for those whom its operation predicts; source `predicted`.
 
-    Optimistic on purpose (`roofline.predict`): launches, grid tails and softmax are left out.
+    how: what else the workloads' `work` takes, such as `block_m` and `block_n` of attention. Optimistic on purpose
+    (`roofline.predict`): launches, grid tails, softmax and the merge of splits are left out.
     """
+    return _table([
+        _prediction(workload, one, machine, how)
+        for workload in workloads
+        for one in OPERATIONS[workload.operation].predicted
+    ])  # fmt: skip
+
+
+def _prediction(workload: Problem, one: Predicted, machine: Machine, how: Mapping[str, Any]) -> dict[str, object]:
     from skiplab.machine.roofline import bound, predict
 
-    rows = []
-    for workload in workloads:
-        for contender, (label, skip) in PREDICTED.items():
-            work = workload.work(skip, block_m, block_n)
-            time = predict(workload, skip, machine, block_m, block_n).seconds
-            rows.append(
-                {
-                    **workload.axes(), "run_id": f"roofline of {machine.name}", "source": "predicted",
-                    "device": machine.name, "contender": contender, "label": label, "status": "ok",
-                    "median_ms": time * 1e3, "low_ms": time * 1e3, "high_ms": time * 1e3,
-                    "useful_tflops": work.useful_flops / time / 1e12,
-                    "executed_tflops": work.executed_flops / time / 1e12,
-                    "dense_flops": work.dense_flops, "useful_flops": work.useful_flops,
-                    "executed_flops": work.executed_flops, "bytes": work.bytes,
-                    "bound_ms": bound(work, machine).seconds * 1e3,
-                    "tokens_per_s": workload.q_len * workload.batch / time, "flags": "", "error_text": "",
-                }
-            )  # fmt: skip
-    return _table(rows)
-
-
-def predicted_decode(
-    kv_len: Iterable[int], window: Iterable[int | None] = (None,), *, machine: Machine, **shape: Any
-) -> pd.DataFrame:
-    """What the roofs of `machine` allow for a decode step at each length and window; source `predicted`.
-
-    shape: the other fields of `DecodeWorkload`. Optimistic on purpose: the keys that a query sees are read once at the
-    full bandwidth, launches and the merge of splits are left out.
-    """
-    from skiplab.machine.roofline import predict_decode
-    from skiplab.workload import DecodeWorkload
-
-    rows = []
-    for keys, size in product(kv_len, window):
-        workload = DecodeWorkload(keys, size, **shape)
-        seconds = predict_decode(workload, machine).seconds
-        rows.append(_prediction(workload, workload.work(), seconds, machine, "split-K at the roofs"))
-    return _table(rows)
-
-
-def predicted_linear(
-    shape: Iterable[tuple[int, int]], rows: Iterable[int] = (1,), *, machine: Machine, **fields: Any
-) -> pd.DataFrame:
-    """What the roofs of `machine` allow for a quantised linear layer of each shape (N, K); source `predicted`.
-
-    fields: the other fields of `LinearWorkload`. Optimistic on purpose, as `predicted_decode`.
-    """
-    from skiplab.machine.roofline import predict_linear
-    from skiplab.workload import LinearWorkload
-
-    found = []
-    for (out_features, in_features), count in product(shape, rows):
-        workload = LinearWorkload(out_features, in_features, count, **fields)
-        seconds = predict_linear(workload, machine).seconds
-        found.append(_prediction(workload, workload.work(), seconds, machine, f"int{workload.bits} at the roofs"))
-    return _table(found)
-
-
-def _prediction(workload: Any, work: Any, seconds: float, machine: Machine, label: str) -> dict[str, object]:
-    axes = workload.axes()
-    queries = axes.get("rows") or axes["q_len"] * axes["batch"]
-    extra = {} if axes["operation"] == "decode" else {"bits_per_weight": workload.bits_per_weight}
+    operation, axes = OPERATIONS[workload.operation], workload.axes()
+    work, least = workload.work(**one.work, **how), workload.work(**how)
+    seconds = predict(workload, machine, **one.work, **how).seconds
+    derived = {name: make(axes) for name, make in operation.derived.items()}
     return {
-        **axes, **extra, "run_id": f"roofline of {machine.name}", "source": "predicted", "device": machine.name,
-        "contender": "blockskip", "label": label, "status": "ok",
-        **dict.fromkeys(("median_ms", "low_ms", "high_ms", "bound_ms"), seconds * 1e3),
-        "useful_flops": work.useful_flops, "bytes": work.bytes, "gbps": work.bytes / seconds / 1e9,
-        "useful_tflops": work.useful_flops / seconds / 1e12, "tokens_per_s": queries / seconds,
-        "flags": "", "error_text": "",
+        **axes, **derived, "run_id": f"roofline of {machine.name}", "source": "predicted", "device": machine.name,
+        "contender": one.contender, "label": one.label(workload), "status": "ok", "flags": "", "error_text": "",
+        **dict.fromkeys(("median_ms", "low_ms", "high_ms"), seconds * 1e3),
+        "bound_ms": bound(work, machine).seconds * 1e3,
+        "useful_flops": work.useful_flops, "executed_flops": work.executed_flops, "dense_flops": work.dense_flops,
+        "useful_tflops": work.useful_flops / seconds / 1e12, "executed_tflops": work.executed_flops / seconds / 1e12,
+        "bytes": work.bytes, "gbps": least.bytes / seconds / 1e9,
+        "tokens_per_s": math.prod(axes[name] for name in operation.tokens) / seconds,
     }  # fmt: skip
 
 

@@ -7,22 +7,33 @@ import math
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 from typing import Any
 
 import blockskip as bs
 import plotly.graph_objects as go
 
 from skiplab.figures import static, theme, tiles
-from skiplab.figures.model import BarChart, Bars, Chart, HeatChart, Hover, Line, LineChart, foot, is_empty
+from skiplab.figures.model import (
+    BarChart,
+    Bars,
+    Beginning,
+    Chart,
+    HeatChart,
+    Hover,
+    Line,
+    LineChart,
+    PanelChart,
+    foot,
+    is_empty,
+)
 from skiplab.templates import macro, plotly_text, render
 
 FEW = 6
 """More lines than these have their legend in a column beside the figure instead of over it."""
 LETTERS, NAMES = 84, 50
 """Letters that fit over or under a figure 700 pixels wide, and beside each other under its bars."""
-PLOT, TITLE, ROW, MENU, AXIS, NOTE = 270, 44, 21, 48, 58, 15
-"""Heights in pixels: the plot itself; title, a legend's row, a menu over it; axis, a line of notes under it."""
+PLOT, PANEL, TITLE, ROW, MENU, AXIS, NOTE = 270, 290, 44, 21, 48, 58, 15
+"""Heights in pixels: the plot itself, a row of panels; title, a legend's row, a menu over it; axis, a line of notes."""
 
 
 class Figure(go.Figure):
@@ -56,6 +67,8 @@ def draw(chart: Chart) -> Figure:
         figure = _bars(chart)
     elif isinstance(chart, HeatChart):
         figure = _heat(chart)
+    elif isinstance(chart, PanelChart):
+        figure = _panels(chart)
     else:
         figure = _line_figure(chart)
     if is_empty(chart):
@@ -63,45 +76,6 @@ def draw(chart: Chart) -> Figure:
         figure.update_yaxes(showticklabels=False, ticks="", showgrid=False)
         figure.add_annotation(text=wrap(chart.note), showarrow=False, xref="paper", yref="paper", x=0.5, y=0.5)
     return figure
-
-
-def choose(charts: Mapping[str, Chart], first: str = "") -> Figure:
-    """Charts of one kind in one figure, a menu to choose between them by name; it needs no kernel.
-
-    At first it shows one whose name has the words `first`, else the one with the most points, and holds a picture of
-    that for readers without plotly. ValueError without any chart.
-    """
-    if not charts:
-        raise ValueError("charts: got none; at least one is needed")
-    drawn = {name: draw(chart) for name, chart in charts.items()}
-    lines: dict[str, Any] = {name: one.data for name, one in drawn.items()}
-    shown = max(drawn, key=lambda name: (bool(first) and first in name, sum(len(line.x) for line in lines[name])))
-    chart, setting = charts[shown], f"{shown}, one of {len(charts)} settings"
-    picture = replace(chart, title=f"{chart.title}\n{setting}")
-    words = f"{static.text(chart)}; {setting}"
-    figure = Figure(layout=drawn[shown].layout, fallback=lambda: (static.jpeg(picture), words))
-    owners = [name for name, own in lines.items() for _ in own]
-    figure.add_traces([line.update(visible=name == shown) for name, own in lines.items() for line in own])
-    buttons = [_button(name, one, owners) for name, one in drawn.items()]
-    top, bottom = (max(one.layout.margin[side] for one in drawn.values()) for side in "tb")
-    place = {"x": 0, "xanchor": "left", "y": 1, "yanchor": "bottom", "pad": {"b": top - TITLE + 10}}
-    look = {"bgcolor": "#F2F2F2", "font": {"color": "#333333", "size": 11}}
-    menu = {"buttons": buttons, "active": list(drawn).index(shown), **place, **look}
-    height = max(one.layout.height for one in drawn.values())
-    figure.update_layout(updatemenus=[menu], height=max(height, PLOT + top + bottom) + MENU)
-    figure.update_layout(margin_t=top + MENU, margin_b=bottom)
-    return figure
-
-
-def _button(name: str, drawn: Figure, owners: list[str]) -> dict[str, Any]:
-    """What choosing a chart changes: the visible lines, and title, axes, notes and legend."""
-    keys = ("title", "xaxis", "yaxis", "annotations", "legend", "shapes")
-    wanted = {key: value for key, value in drawn.layout.to_plotly_json().items() if key in keys}
-    return {
-        "label": plotly_text(name),
-        "method": "update",
-        "args": [{"visible": [owner == name for owner in owners]}, wanted],
-    }
 
 
 def layout(title: str, sources: str) -> go.Layout:
@@ -153,28 +127,84 @@ def _line_figure(chart: LineChart) -> Figure:
     figure = Figure(layout=layout(chart.title, foot(chart)), fallback=lambda: (static.jpeg(chart), static.text(chart)))
     figure.add_traces([trace(line) for line in chart.lines])
     _place_legend(figure, [line.name for line in chart.lines])
-    xs = sorted({x for line in chart.lines for x in line.x})
-    ys = [y for line in chart.lines for y in line.y if y == y]
-    ticks = {}
-    if chart.x_is_time:
-        ticks = _time_ticks(xs)
-    elif chart.x_is_log:
-        marks = static.count_marks(xs)
-        ticks = {"tickvals": marks, "ticktext": [theme.tokens(x) for x in marks]}
-    figure.update_xaxes(type="log" if chart.x_is_log else "linear", title_text=plotly_text(chart.x_title), **ticks)
-    figure.update_yaxes(type="log" if chart.y_is_log else "linear", title_text=plotly_text(chart.y_title))
-    if chart.x_is_time or chart.y_is_time:
-        figure.update_yaxes(**_time_ticks(ys))
-    elif chart.y_is_log:
-        values, texts = _log_ticks(ys, chart.level is not None)
-        figure.update_yaxes(tickvals=values, ticktext=texts)
+    across, down = _axes_of(chart)
+    figure.update_layout(xaxis=across, yaxis=down)
+    for one in chart.beginnings:
+        _begin(figure, one, "x", "y")
     if chart.level is not None:
         figure.add_hline(chart.level, line={"color": theme.TEXT, "width": 1, "dash": "dash"})
+    xs = [x for line in chart.lines for x in line.x]
     if chart.diagonal and xs:
         ends = [min(xs), max(xs)]
         line = {"color": theme.TEXT, "width": 1, "dash": "dash"}
         figure.add_scatter(x=ends, y=ends, mode="lines", line=line, name="the roofs", hoverinfo="skip")
     return figure
+
+
+def _axes_of(chart: LineChart) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the axes of x and y are, with ticks that are written in full."""
+    xs = sorted({x for line in chart.lines for x in line.x})
+    ys = [y for line in chart.lines for y in line.y if y == y]
+    across: dict[str, Any] = {"type": "log" if chart.x_is_log else "linear", "title_text": plotly_text(chart.x_title)}
+    down: dict[str, Any] = {"type": "log" if chart.y_is_log else "linear", "title_text": plotly_text(chart.y_title)}
+    if chart.x_is_time:
+        across |= _time_ticks(xs)
+    elif chart.x_is_log:
+        marks = static.count_marks(xs)
+        across |= {"tickvals": marks, "ticktext": [theme.tokens(x) for x in marks]}
+    if chart.x_is_time or chart.y_is_time:
+        down |= _time_ticks(ys)
+    elif chart.y_is_log:
+        values, texts = _log_ticks(ys, chart.level is not None)
+        down |= {"tickvals": values, "ticktext": texts}
+    return across, down
+
+
+def _begin(figure: Figure, one: Beginning, x: str, y: str) -> None:
+    """A thin line over the whole height of those axes, with its name at the top."""
+    line = {"color": theme.TEXT, "width": 1, "dash": "dot"}
+    figure.add_shape(type="line", xref=x, yref=f"{y} domain", x0=one.x, x1=one.x, y0=0, y1=1, line=line)
+    figure.add_annotation(
+        text=plotly_text(one.name), showarrow=False, xref=x, yref=f"{y} domain", x=math.log10(one.x), y=1,
+        xanchor="left", yanchor="top", font={"size": 10}, xshift=2,
+    )  # fmt: skip
+
+
+def _panels(chart: PanelChart) -> Figure:
+    """Two panels a row; a line of one name has one entry in the legend, which hides it in all of them."""
+    figure = Figure(layout=layout(chart.title, foot(chart)), fallback=lambda: (static.jpeg(chart), static.text(chart)))
+    rows, named = -(-len(chart.panels) // 2), set[str]()
+    base = {axis: figure.layout[f"{axis}axis"].to_plotly_json() for axis in "xy"}
+    for number, panel in enumerate(chart.panels):
+        x, y = _add_panel(figure, panel, number, rows, base)
+        traces = [trace(line).update(xaxis=x, yaxis=y, legendgroup=line.name) for line in panel.lines]
+        figure.add_traces([one.update(showlegend=one.legendgroup not in named) for one in traces])
+        named |= {line.name for line in panel.lines}
+        for one in panel.beginnings:
+            _begin(figure, one, x, y)
+    _place_legend(figure, [line.name for line in chart.lines])
+    figure.update_layout(height=figure.layout.height + PANEL * max(rows, 1) - PLOT)
+    return figure
+
+
+def _add_panel(figure: Figure, panel: LineChart, number: int, rows: int, base: Mapping[str, Any]) -> tuple[str, str]:
+    """Axes of their own for this panel, and its title over them; the names of the axes."""
+    row, column = divmod(number, 2)
+    top, share = 1 - row / rows, 1 / rows
+    number_of = str(number + 1) if number else ""
+    x, y = f"x{number_of}", f"y{number_of}"
+    across, down = _axes_of(panel)
+    place = {"anchor": y, "domain": [0.54 * column, 0.54 * column + 0.46]}
+    figure.update_layout({f"xaxis{number_of}": {**base["x"], **place}})
+    figure.update_layout({f"xaxis{number_of}": across})
+    place = {"anchor": x, "domain": [top - share + (0.22 * share if row < rows - 1 else 0), top - 0.07 * share]}
+    figure.update_layout({f"yaxis{number_of}": {**base["y"], **place}})
+    figure.update_layout({f"yaxis{number_of}": down | ({"title_text": ""} if column else {})})
+    figure.add_annotation(
+        text=plotly_text(panel.title), showarrow=False, xref=f"{x} domain", yref=f"{y} domain", x=0, y=1,
+        xanchor="left", yanchor="bottom", font={"size": 13},
+    )  # fmt: skip
+    return x, y
 
 
 def _place_legend(figure: Figure, names: list[str]) -> None:

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from skiplab.figures import series, theme
-from skiplab.figures.model import BarChart, Bars, Hover, Line, LineChart
+from skiplab.figures.model import BarChart, Bars, Beginning, Hover, Line, LineChart, PanelChart
 from skiplab.figures.series import Row
+from skiplab.workload import LINEARS, model_of
+from skiplab.workload.models import Shape
 
 if TYPE_CHECKING:
     from skiplab.packed_weight import Quality
 
+OURS, FLOAT = "blockskip", "bf16"
+WHOLE = ("blockskip-tiles",)
+"""Of our contenders, beside `blockskip`, those that are a way to do every product, and no part left out."""
+ROUTES = "dotted lines: the first rows, of those timed, at which our own choice is that kernel"
 SETTINGS = ("rows", "bits", "group_size", "dtype")
 DB_A_BIT = 20 * np.log10(2)
 """Halving a uniform quantiser's step halves its error: 6.02 dB a bit."""
@@ -78,6 +84,80 @@ def linear_rows(table: pd.DataFrame) -> LineChart:
         "Quantised linear layers: time by rows", "rows of activations (tokens)", "median time", (*shown, *floors),
         series.sources(good), series.note(table, good), y_is_time=True,
     )  # fmt: skip
+
+
+def linear_layers(
+    table: pd.DataFrame, layers: Mapping[str, Shape] | None = None, device: str | None = None, group_size: int = 32
+) -> PanelChart:
+    """Median time of an int4 product over its rows, a panel for each layer, and where each of our routes begins.
+
+    table: with `rated`'s column `kernel` for the routes, which are those of the contender `blockskip`. layers: name ->
+    (out_features, in_features), by default Gemma 4 31B's, fused; one without a row has no panel. device: the one with
+    the most points here, if none is named. Contenders that show one choice of ours alone are left out. Of a point that
+    was timed with zero points and without, the first counts; a name then says how many bits its weights have.
+    """
+    layers = model_of("gemma4-31b").linears(fused=True) if layers is None else layers
+    good = _of_layers(_good(table), layers, group_size)
+    device = device or next(iter(good["device"].value_counts(sort=True).index), "")
+    good = good[good["device"] == device].assign(
+        time=lambda rows: rows["median_ms"] / 1e3, low=lambda rows: rows["low_ms"] / 1e3,
+        high=lambda rows: rows["high_ms"] / 1e3, floor=lambda rows: rows["bound_ms"] / 1e3,
+    )  # fmt: skip
+    found = {name: good[(good["out_features"] == n) & (good["in_features"] == k)] for name, (n, k) in layers.items()}
+    bits = series.several(series.rows_of(good[good["contender"] != FLOAT]), "bits_per_weight")
+    panels = [
+        _panel(f"{name}, {layers[name][0]}×{layers[name][1]}", rows, bits) for name, rows in found.items() if len(rows)
+    ]
+    seen = table[(table["operation"] == "linear") & (table["device"] == device)] if len(good) else table
+    notes = [series.note(seen, good), ROUTES if any(panel.beginnings for panel in panels) else ""]
+    return PanelChart(
+        f"int4 linear layers: time by rows, groups of {group_size}", tuple(panels), series.sources(good),
+        "; ".join(filter(None, notes)),
+    )  # fmt: skip
+
+
+def _of_layers(good: Any, layers: Mapping[str, Shape], group_size: int) -> Any:
+    """The int4 rows of these layers and of whole contenders, each point once."""
+    shapes = set(map(tuple, layers.values()))
+
+    def shown(name: str, shape: tuple[float, float]) -> bool:
+        return shape in shapes and (name in WHOLE or not name.startswith("blockskip-"))
+
+    sizes = zip(good["out_features"], good["in_features"], strict=True)
+    chosen = [shown(*one) for one in zip(good["contender"], sizes, strict=True)]
+    good = good[np.array(chosen, bool) & (good["bits"] == 4) & (good["group_size"] == group_size)]
+    good = good.sort_values("symmetric", kind="stable").drop_duplicates(
+        ["source", "device", "contender", "out_features", "in_features", "rows"]
+    )
+    return good.sort_values(["size", "out_features", "rows"], kind="stable")
+
+
+def _panel(title: str, rows: Any, bits: list[str]) -> LineChart:
+    """One layer's lines; the floor is of the weight as our own has it, or the widest there is."""
+    labels = [_with_bits(row, bits) for row in series.rows_of(rows)]
+    named = rows.assign(label=labels)
+    ours = named[named["contender"] == OURS]
+    floor = ours if len(ours) else named.sort_values("bits_per_weight").drop_duplicates("rows", keep="last")
+    shown = series.lines(named, "rows", "time", "low", "high", lambda row: "", _hover)
+    limits = series.limits(floor, "rows", "floor", "least time with the packed weight", lambda row: "")
+    return LineChart(
+        title, "rows of activations (tokens)", "median time", (*shown, *limits), series.sources(rows), y_is_time=True,
+        beginnings=_beginnings(ours),
+    )  # fmt: skip
+
+
+def _with_bits(row: Row, bits: list[str]) -> str:
+    """The label, with the bits of its weights where those differ between contenders."""
+    return row["label"] if not bits or row["contender"] == FLOAT else f"{row['label']}, {row['bits_per_weight']:g} bits"
+
+
+def _beginnings(ours: Any) -> tuple[Beginning, ...]:
+    """The first number of rows, of those timed, at which our product took each of its routes."""
+    found: dict[str, float] = {}
+    for row in series.rows_of(ours.sort_values("rows")):
+        if isinstance(row.get("kernel"), str):
+            found.setdefault(row["kernel"], float(row["rows"]))
+    return tuple(Beginning(x, name) for name, x in found.items())
 
 
 def bits_error(rows: Iterable[Quality], weights: str = "the given weight") -> LineChart:
@@ -155,8 +235,6 @@ def _across(good: Any) -> str:
 
 def _layer(row: Row) -> str:
     """`21504×5376`, with the name of the layer where it is one of Gemma's; a publisher may not tell."""
-    from skiplab.workload import LINEARS
-
     if row["out_features"] != row["out_features"]:
         return "layer not told"
     shape = (int(row["out_features"]), int(row["in_features"]))

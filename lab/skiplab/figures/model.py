@@ -35,6 +35,14 @@ class Line:
 
 
 @dataclass(frozen=True)
+class Beginning:
+    """A place on the axis of x from which on something else holds, such as another kernel: a thin line and its name."""
+
+    x: float
+    name: str
+
+
+@dataclass(frozen=True)
 class LineChart:
     """Lines over a logarithmic axis of counts, or of time (`x_is_time`), or a linear one (`x_is_log` False).
 
@@ -53,6 +61,29 @@ class LineChart:
     diagonal: bool = False
     y_is_time: bool = False
     x_is_log: bool = True
+    beginnings: tuple[Beginning, ...] = ()
+
+
+@dataclass(frozen=True)
+class PanelChart:
+    """Line charts side by side, two in a row, with one legend: a line of one name looks alike in all of them.
+
+    Each panel's own title says what it is of; its sources and note are the whole chart's.
+    """
+
+    title: str
+    panels: tuple[LineChart, ...]
+    sources: str
+    note: str = ""
+
+    @property
+    def lines(self) -> tuple[Line, ...]:
+        """Of each name the first line: what the legend holds."""
+        found: dict[str, Line] = {}
+        for panel in self.panels:
+            for line in panel.lines:
+                found.setdefault(line.name, line)
+        return tuple(found.values())
 
 
 @dataclass(frozen=True)
@@ -118,12 +149,18 @@ class HeatChart:
         return theme.quantity(value, self.unit).strip() if self.unit else theme.ratio(value)
 
 
-Chart = LineChart | BarChart | HeatChart
+Chart = LineChart | PanelChart | BarChart | HeatChart
 
 
 def is_empty(chart: Chart) -> bool:
     """Whether there is nothing to draw; the chart's note then says why."""
-    shown = chart.lines if isinstance(chart, LineChart) else chart.groups if isinstance(chart, BarChart) else chart.z
+    shown = (
+        chart.lines
+        if isinstance(chart, LineChart | PanelChart)
+        else chart.groups
+        if isinstance(chart, BarChart)
+        else chart.z
+    )
     return not shown
 
 

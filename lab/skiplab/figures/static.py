@@ -24,12 +24,13 @@ from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 
 from skiplab.figures import theme, tiles
-from skiplab.figures.model import BarChart, Chart, HeatChart, LineChart, foot, is_empty
+from skiplab.figures.model import BarChart, Chart, HeatChart, LineChart, PanelChart, foot, is_empty
 
 if TYPE_CHECKING:
     import blockskip as bs
 
 WIDTH, HEIGHT, DPI = 7.6, 4.4, 110
+PANELS_WIDTH, PANEL_HEIGHT = 9.6, 3.1
 FILLSTYLES = {"dot": "left", "open-dot": "top"}
 """matplotlib's fill for what a plotly marker's name ends with, beside full and open ones."""
 TITLE_WIDTH = 68
@@ -38,18 +39,46 @@ TITLE_WIDTH = 68
 
 def draw(chart: Chart) -> Figure:
     """The chart as a matplotlib figure on white; `figure.savefig("name.pdf")` writes it."""
+    if isinstance(chart, PanelChart) and not is_empty(chart):
+        return _panels(chart)
     figure, axes = _blank()
     if isinstance(chart, BarChart):
         _bars(figure, axes, chart)
     elif isinstance(chart, HeatChart):
         _heat(figure, axes, chart)
-    else:
-        _lines(figure, axes, chart)
-    title = "\n".join(textwrap.fill(line, TITLE_WIDTH) for line in chart.title.split("\n"))
-    axes.set_title(title, loc="left", fontsize=12)
+    elif isinstance(chart, LineChart):
+        _lines(axes, chart)
+        if chart.lines:
+            _legend(figure, axes)
+    axes.set_title(_title(chart), loc="left", fontsize=12)
     if is_empty(chart):
         axes.text(0.5, 0.5, textwrap.fill(chart.note, 80), transform=axes.transAxes, ha="center")
         axes.tick_params(which="both", left=False, bottom=False, labelleft=False, labelbottom=False)
+    _sign(figure, foot(chart))
+    return figure
+
+
+def _title(chart: Chart) -> str:
+    return "\n".join(textwrap.fill(line, TITLE_WIDTH) for line in chart.title.split("\n"))
+
+
+def _panels(chart: PanelChart) -> Figure:
+    """Two panels a row; the legend of all over them."""
+    rows = -(-len(chart.panels) // 2)
+    figure = Figure(figsize=(PANELS_WIDTH, 0.9 + PANEL_HEIGHT * rows), layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    handles: dict[str, Any] = {}
+    for number, panel in enumerate(chart.panels):
+        axes = figure.add_subplot(rows, 2, number + 1)
+        _lines(axes, panel)
+        axes.set_title(panel.title, loc="left", fontsize=11)
+        axes.set_ylabel("" if number % 2 else panel.y_title)
+        handles |= {name: handle for handle, name in zip(*axes.get_legend_handles_labels(), strict=True)}
+    shown = [line.name for line in chart.lines]
+    columns = 3 if max(map(len, shown)) < 36 else 2
+    look = {"ncols": columns, "fontsize": 8, "frameon": False, "title_fontsize": 12, "alignment": "left"}
+    keys = [handles[name] for name in shown]  # the title is the legend's: matplotlib lays a figure's own over it
+    figure.legend(keys, shown, loc="outside upper left", title=_title(chart), **look)
     _sign(figure, foot(chart))
     return figure
 
@@ -113,8 +142,11 @@ def _grey(figure: Figure) -> None:
 
 def text(chart: Chart) -> str:
     """One line for readers without pictures: the title, how much it shows, the sources."""
-    if isinstance(chart, LineChart):
-        shown = f"{len(chart.lines)} lines, {sum(len(line.x) for line in chart.lines)} points"
+    if isinstance(chart, LineChart | PanelChart):
+        panels = chart.panels if isinstance(chart, PanelChart) else (chart,)
+        points = sum(len(line.x) for panel in panels for line in panel.lines)
+        apart = f" in {len(panels)} panels" if len(panels) > 1 else ""
+        shown = f"{len(chart.lines)} lines{apart}, {points} points"
     elif isinstance(chart, BarChart):
         shown = f"{len(chart.groups)} settings"
     else:
@@ -192,7 +224,7 @@ def _sign(figure: Figure, sources: str) -> None:
         figure.supxlabel(textwrap.fill(sources, 110), fontsize=8, x=0.01, ha="left", color="#555555")
 
 
-def _lines(figure: Figure, axes: Axes, chart: LineChart) -> None:
+def _lines(axes: Axes, chart: LineChart) -> None:
     for line in chart.lines:
         dash = theme.STATIC_DASHES[line.dash] if line.joined else "none"
         errors = [
@@ -225,8 +257,10 @@ def _lines(figure: Figure, axes: Axes, chart: LineChart) -> None:
         axes.axhline(chart.level, color="#777777", linewidth=1, linestyle="--")
     if chart.diagonal and xs:
         axes.plot([xs[0], xs[-1]], [xs[0], xs[-1]], color="#777777", linewidth=1, linestyle="--", label="the roofs")
-    if chart.lines:
-        _legend(figure, axes)
+    for one in chart.beginnings:
+        axes.axvline(one.x, color="#777777", linewidth=1, linestyle=":")
+        place = {"xytext": (2, -3), "textcoords": "offset points", "va": "top", "fontsize": 7.5, "color": "#555555"}
+        axes.annotate(one.name, (one.x, 1), xycoords=("data", "axes fraction"), **place)
 
 
 def _ticks(axis: Axis, marks: list[float], text: Callable[[float], str]) -> None:

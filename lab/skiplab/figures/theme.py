@@ -57,6 +57,8 @@ STYLES = {
     "bf16": Style(VERMILLION, "square", "s"),
     "dequantise": Style(ORANGE, "diamond", "D"),
     "tinygemm": Style(PURPLE, "triangle-up", "^"),
+    "humming": Style(GREEN, "triangle-up", "^"),
+    "humming-int8": Style(GREEN, "triangle-up-open", "^"),
     "gemlite": Style("#6B6B6B", "triangle-down", "v"),
     "reference": Style(GREY, "cross", "P"),
 }

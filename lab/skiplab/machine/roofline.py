@@ -1,4 +1,4 @@
-"""Work x machine -> the least time that the roofs allow, and a prediction for each operation.
+"""Work x machine -> the least time that the roofs allow, and a prediction.
 
 One formula, `roof_seconds`: a run's frame takes it for `bound_ms`, figures and widgets for what they predict.
 """
@@ -6,13 +6,14 @@ One formula, `roof_seconds`: a run's frame takes it for `bound_ms`, figures and 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import blockskip as bs
 import numpy as np
 
 from skiplab.machine.machine import Machine
-from skiplab.workload import DecodeWorkload, LinearWorkload, Workload
+from skiplab.operations import OPERATIONS
+from skiplab.workload import Problem
 
 Numbers = TypeVar("Numbers", float, np.ndarray)
 
@@ -50,24 +51,14 @@ def bound(work: bs.Work, machine: Machine) -> Bound:
     return bound_of(work.useful_flops, work.bytes, machine)
 
 
-def predict(workload: Workload, skip: str, machine: Machine, block_m: int = 128, block_n: int = 64) -> Prediction:
-    """The time of a kernel that reaches the roofs on what its skip mode executes and moves: optimistic, on purpose.
+def predict(workload: Problem, machine: Machine, **how: Any) -> Prediction:
+    """The time of a call that reaches the roofs on what it executes and moves: optimistic, on purpose.
 
-    It leaves out launches, tails of the grid and what softmax costs beside the products; figures that show it say so.
+    how: what the workload's `work` takes, such as `skip` of attention, or `splits` of decode, whose shares are written
+    and read too. It leaves out launches, tails of the grid and what softmax costs beside the products; figures that
+    show it say so.
     """
-    work = workload.work(skip, block_m, block_n)
-    return _prediction(bound_of(work.executed_flops, work.bytes, machine), machine)
-
-
-def predict_decode(workload: DecodeWorkload, machine: Machine, splits: int | None = None) -> Prediction:
-    """The time of a decode step that reaches the roofs; `splits`: what so many shares write and read is counted too."""
-    return _prediction(bound(workload.work(splits or 1), machine), machine)
-
-
-def predict_linear(workload: LinearWorkload, machine: Machine) -> Prediction:
-    """The time of a quantised linear layer that reaches the roofs on the packed weight, activations and output."""
-    return _prediction(bound(workload.work(), machine), machine)
-
-
-def _prediction(least: Bound, machine: Machine) -> Prediction:
+    work = workload.work(**how)
+    flops = getattr(work, OPERATIONS[workload.operation].predicted_flops)
+    least = bound_of(flops, work.bytes, machine)
     return Prediction(least.seconds, least.limited_by, f"predicted for {machine.name}")

@@ -1,4 +1,6 @@
-"""A device's roofs with their samples, kept in `data/machines/<device>.json` (`data/README.md` has the schema).
+"""A device's roofs with their samples, kept in `machines/<device>.json` (`data/README.md` has the schema).
+
+The folder is in `data/` of a checkout, and in the user's own where skiplab is installed (`paths.own_data`).
 
 Copy, read and product are what a kernel's rates are shares of. Reads of few megabytes are the floor that a decode step
 of few keys stands on: there a launch and the tail of its grid cost more than the bytes.
@@ -15,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from blockskip.tuned.files import user_folder
 
 from skiplab.machine.machine import Machine
-from skiplab.paths import data_path, file_name
+from skiplab.paths import data_path, file_name, own_data
 
 SCHEMA = 1
 
@@ -98,14 +101,15 @@ class Roofs:
 
 
 def roofs_path(device_name: str) -> Path:
-    """Where a device's roofs are kept."""
-    return data_path("machines", file_name(device_name, ".json"))
+    """Where a device's roofs are written, unless somebody says otherwise."""
+    return own_data("machines") / file_name(device_name, ".json")
 
 
 def write_roofs(roofs: Roofs, path: Path) -> None:
     """Write the file, a line a key; one that is there is replaced."""
     held = {"schema": SCHEMA, **asdict(roofs)}
     lines = (f'  "{name}": {json.dumps(value, allow_nan=False)}' for name, value in held.items())
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
 
 
@@ -131,6 +135,7 @@ def _rate(held: Mapping[str, Any]) -> Rate:
 
 
 def recorded_roofs() -> dict[str, Roofs]:
-    """The roofs of `data/machines`, by the device's name."""
-    found = map(read_roofs, sorted(data_path("machines").glob("*.json")))
+    """The roofs of `data/machines` and the user's own, which come before them, by the device's name."""
+    folders = data_path("machines"), user_folder() / "machines"
+    found = map(read_roofs, (path for folder in folders for path in sorted(folder.glob("*.json"))))
     return {roofs.name: roofs for roofs in found}

@@ -62,6 +62,8 @@ def plan_and_work(
         chosen = bs.explain_decode(q, k, v, kv_len=workload.kv_len, window=workload.window)
         config = chosen.config and list(astuple(chosen.config))
         facts = {"impl": chosen.impl, "config": config, "splits": chosen.splits}
+        if chosen.origin is not None:
+            facts |= {"origin": chosen.origin.how, "tuned_on": chosen.origin.device}
         moved = workload.work(chosen.splits).bytes
     return facts, WorkDone(least.useful_flops, least.executed_flops, least.dense_flops, moved, least.bytes)
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import astuple
 from typing import Any
 
 import blockskip as bs
 import torch
+from blockskip.linear.measured import values_of
 
 from skiplab.contenders import Contender
 from skiplab.measure.point import WorkDone
@@ -15,6 +15,8 @@ from skiplab.measure.truth import Truth
 from skiplab.workload import LinearWorkload
 
 INPUTS = ("x", "weight")
+PLANNED = ("blockskip", "blockskip-tiles")
+"""Our contenders that choose a kernel themselves, and say which."""
 # (out_features, in_features, rows, bits, group_size, symmetric)
 AWKWARD: tuple[tuple[int, int, int, int, int, bool], ...] = (
     (1, 32, 1, 4, 32, False),
@@ -57,10 +59,13 @@ def plan_and_work(
     """What our own product says that it will do, {} for everybody else's; and the work that is in it."""
     least = workload.work()
     facts: dict[str, Any] = {}
-    if entry.name == "blockskip":
+    if entry.name in PLANNED:
         product = bs.explain_linear(*arguments)
-        config = product.config and list(astuple(product.config))
+        sizes = values_of(product.config)
+        config = [sizes[name] for name in sizes if name != "splits" and sizes[name] is not None] or None
         facts = {"impl": product.impl, "kernel": product.kernel, "config": config, "splits": product.splits}
+        if product.origin is not None:
+            facts |= {"origin": product.origin.how, "tuned_on": product.origin.device}
     moved = least.bytes if entry.moved is None else workload.moved(entry.moved(workload))
     return facts, WorkDone(least.useful_flops, least.executed_flops, least.dense_flops, moved, least.bytes)
 

@@ -12,14 +12,14 @@ from types import MappingProxyType
 from typing import Any
 
 from skiplab.operations import attention, decode, linear
-from skiplab.operations.base import Baseline, Operation
+from skiplab.operations.base import Baseline, Operation, Predicted
 from skiplab.workload.problem import Problem
 
 OPERATIONS: Mapping[str, Operation] = MappingProxyType({
     one.name: one for one in (attention.OPERATION, decode.OPERATION, linear.OPERATION)
 })  # fmt: skip
 
-__all__ = ["OPERATIONS", "Baseline", "Operation", "operation_of", "parts", "workload_of"]
+__all__ = ["OPERATIONS", "Baseline", "Operation", "Predicted", "operation_of", "parts", "workload_of"]
 
 
 def parts(package: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import blockskip as bs
 
-from skiplab.operations.base import Baseline, Count, Operation, Position, RowAxes
+from skiplab.operations.base import Baseline, Count, Operation, Position, Predicted, RowAxes
 from skiplab.workload.attention import Workload
 
 
@@ -56,4 +56,9 @@ OPERATION = Operation(
     },
     examples=(Workload(256), Workload(256, mask=bs.sliding_window(64))),
     defaults={"buffer": "kv_len"},
+    predicted=(
+        Predicted("sdpa", lambda workload: "dense + mask", {"skip": "none"}),
+        Predicted("blockskip", lambda workload: "block-skip", {"skip": "map"}),
+    ),
+    predicted_flops="executed_flops",
 )

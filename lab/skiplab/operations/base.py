@@ -37,6 +37,15 @@ class Baseline:
 
 
 @dataclass(frozen=True)
+class Predicted:
+    """What a prediction at the roofs stands for: a contender, its label for a workload, and how its `work` is asked."""
+
+    contender: str
+    label: Callable[[Any], str]
+    work: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Operation:
     """One operation of the lab: data alone. What is computed for it stands in the role packages, a file each.
 
@@ -49,6 +58,7 @@ class Operation:
     headings: what a table calls an axis, where that is not its own name. words: an axis' value in a sentence.
     without_window: what a point without a window is called, where its mask follows from that; None: by its mask.
     defaults: axes that need no word where each equals another one of its point.
+    predicted: who is predicted at the roofs; predicted_flops: which FLOPs of a `Work` take time there.
     examples: small problems, of which each of its contenders takes one at least.
     """
 
@@ -67,6 +77,8 @@ class Operation:
     examples: tuple[Problem, ...]
     derived: Mapping[str, Callable[[Mapping[str, np.ndarray]], np.ndarray]] = field(default_factory=dict)
     without_window: str | None = None
+    predicted: tuple[Predicted, ...] = ()
+    predicted_flops: str = "useful_flops"
     defaults: Mapping[str, str] = field(default_factory=dict)
 
     def heading(self, axis: str) -> str:

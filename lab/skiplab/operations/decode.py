@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from skiplab.operations import attention
-from skiplab.operations.base import Baseline, Count, Operation, RowAxes
+from skiplab.operations.base import Baseline, Count, Operation, Predicted, RowAxes
 from skiplab.workload.decode import DecodeWorkload
 
 
@@ -41,4 +41,5 @@ OPERATION = Operation(
     examples=(DecodeWorkload(256), DecodeWorkload(256, 64)),
     without_window="all",
     defaults={"buffer": "kv_len"},
+    predicted=(Predicted("blockskip", lambda workload: "split-K at the roofs"),),
 )

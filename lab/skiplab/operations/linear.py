@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from skiplab.operations.base import Baseline, Count, Operation, RowAxes
+from skiplab.operations.base import Baseline, Count, Operation, Predicted, RowAxes
 from skiplab.workload.linear import LinearWorkload, bits_per_weight
 
 
@@ -41,6 +41,7 @@ OPERATION = Operation(
         "group_size": lambda n: f"groups of {n:.0f}",
     },
     examples=(LinearWorkload(256, 256), LinearWorkload(256, 256, rows=16)),
+    predicted=(Predicted("blockskip", lambda workload: f"int{workload.bits} at the roofs"),),
     derived={
         "bits_per_weight": lambda column: bits_per_weight(column["bits"], column["group_size"], column["symmetric"])
     },

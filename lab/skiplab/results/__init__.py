@@ -3,7 +3,7 @@
 README and `data/RESULTS.md` hold them; `show` gives one to a notebook.
 """
 
-from skiplab.results.declared import H100, TABLES, show
+from skiplab.results.declared import H100, H200, TABLES, show
 from skiplab.results.tables import fill
 
-__all__ = ["H100", "TABLES", "fill", "show"]
+__all__ = ["H100", "H200", "TABLES", "fill", "show"]

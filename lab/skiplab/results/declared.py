@@ -17,6 +17,8 @@ from skiplab.store import COLUMNS, Run, read_runs
 
 H100 = ("*-nvidia-h100-*",)
 """Run files by their names; the newest row of a point counts, whatever the rest of its file's name."""
+H200 = ("*-nvidia-h200-*", "*_h200")
+"""The same of an H200; then what was noted without samples, in `data/benchmarks`."""
 
 
 def topic(name: str) -> tuple[str, ...]:
@@ -94,6 +96,17 @@ def long_cache(row: Row) -> float:
 def large_layer(row: Row) -> float:
     """Share of the read rate that is asked for at the large layers, of more than 100 million weights."""
     return 0.8 if row["out_features"] * row["in_features"] > 1e8 else math.nan
+
+
+def beside_humming(row: Row) -> float:
+    """How many times faster than Humming is asked for."""
+    return 1.0 if row["rows"] <= 256 else math.nan
+
+
+def beside_bf16(row: Row) -> float:
+    """How many times faster than the float weight is asked for: where products decide, unpacking may cost a little."""
+    most_rows = ((128, 1.0), (256, 0.97), (512, 0.95))
+    return next((least for rows, least in most_rows if row["rows"] <= rows), 0.98)
 
 
 def times(*contenders: tuple[str, str], value: str = "ms", **where: Any) -> tuple[Item, ...]:
@@ -303,7 +316,7 @@ DECLARED = {
             faster("than with 4-byte loads", "blockskip-scalar"),
         ),
         {**{name: value for name, value in LINEAR.items() if name != "group_size"}, "rows": 1, "bits": 4},
-        topic("linear-int4"),
+        ("*-nvidia-h100-*-linear-ways-*", *topic("linear-int4")),
     ),
     "linear-rows": Table(
         "**int4 products of several rows**, 21,504 outputs × 5,376 inputs, groups of 32.",
@@ -311,6 +324,21 @@ DECLARED = {
         times(("our choice", "blockskip"), ("on tensor cores, from packed weights", "blockskip-fused"),
               ("dequantised first", "blockskip-dequantise"), ("tinygemm", "tinygemm"), ("bf16", "bf16"), value="us"),
         {**LINEAR, "out_features": 21504, "in_features": 5376, "bits": 4}, H100, across=True,
+    ),
+    "linear-layers": Table(
+        "**int4 products by rows**, Gemma 4 31B's layers as they are served, weights rotated past the L2; groups of 32 "
+        "with zero points.",
+        ("out_features", "in_features", "rows"),
+        (
+            *times(("ours", "blockskip"), ("ours, weight in tiles", "blockskip-tiles"), ("Humming", "humming"),
+                   ("Humming, int8 activations", "humming-int8"), ("bf16", "bf16"), value="us"),
+            faster("faster than Humming", "humming", "humming-int8", least=beside_humming),
+            faster("than bf16", "bf16", least=beside_bf16),
+        ),
+        {**LINEAR, "bits": 4, "out_features": [16384, 5376, 43008], "in_features": [5376, 8192, 21504]},
+        ("*-nvidia-h200-*-linear-int4-*", H200[0]),
+        target="faster than Humming up to 256 rows; faster than bf16 up to 128 rows, within 3 % of it at 256, 5 % at "
+        "512 and 2 % from 2,048 on",
     ),
     "cpu": Table(
         "**On a CPU** (8 heads of 128, window 512). *Error*: the larger, of logits of deviation 1 and 8.",

@@ -22,14 +22,13 @@ from skiplab.measure.serving import begin_child
 from skiplab.store import slug
 from skiplab.store.keys import without_index
 from skiplab.sweep import AnySweep, DecodeSweep, LinearSweep, Sweep, run_sweep
-from skiplab.tuning.candidates import COMPILE_S
+from skiplab.tuning.compiling import COMPILE_S
+from skiplab.workload import model_of
 
 LENGTHS = (512, 1024, 2048, 4096, 8192, 16384, 32768)
 WINDOWS = (128, 256, 512, 1024, 2048, 4096)
 KEYS = (256, 1024, 2048, 4096, 16384, 65536, 131072)
-ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
-LAYERS = ((21504, 5376), (5376, 21504), (8192, 5376), (5376, 8192))
-HEAD = ((262144, 5376),)
+ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 2048)
 
 D128 = {"q_heads": 32, "kv_heads": 8, "head_dim": 128}
 D256 = {"q_heads": 32, "kv_heads": 16, "head_dim": 256}
@@ -43,12 +42,17 @@ WINDOWED = ("blockskip", "flex", "flash-window", "fa3", "fa4", "flashinfer", "ef
 MASKED = ("sdpa", "sdpa-efficient-mask", "sdpa-cudnn", "blockskip-none")
 DECODE = ("blockskip", "blockskip-one", "blockskip-prefill", "sdpa", "sdpa-flash", "sdpa-cudnn", "flex", "fa3",
           "flashinfer", "flashinfer-tensor")  # fmt: skip
-LINEAR = ("blockskip", "blockskip-strided", "blockskip-scalar", "tinygemm", "gemlite", "bf16")
-TILES = ("blockskip-tiles", "bf16")
-GEMMA_LAYERS = ((16384, 5376), (5376, 8192), (43008, 5376), (5376, 21504))
-"""Query, key and value as one, output, gate and up as one, down."""
-TILE_ROWS = (1, 8, 16, 32, 64, 128, 256, 512)
-PRODUCTS = ("blockskip", "blockskip-fused", "blockskip-dequantise", "tinygemm", "bf16")
+INT4 = ("blockskip", "blockskip-tiles", "humming", "humming-int8", "tinygemm", "gemlite", "bf16")
+SYMMETRIC = ("blockskip", "blockskip-tiles", "humming", "humming-int8", "bf16")
+WAYS = ("blockskip", "blockskip-fused", "blockskip-dequantise", "blockskip-strided", "blockskip-scalar")
+INT8 = ("blockskip", "blockskip-fused", "blockskip-dequantise", "bf16")
+LAYERS = {
+    "fused": ("qkv", "o", "gate+up", "down"),
+    "apart": ("q", "k", "v", "gate", "up"),
+    "full": ("qk full", "k full", "o full"),
+    "head": ("head",),
+}
+"""All of Gemma 4 31B's linear layers, in parts that are run by themselves; `q full` has the shape of `qkv`."""
 
 
 def prefill(contenders, lengths, windows, shape, **more) -> Sweep:
@@ -59,8 +63,15 @@ def decode(keys, windows, shape) -> DecodeSweep:
     return DecodeSweep(DECODE, keys, windows, **shape, **EVERY)
 
 
-def linear(contenders, layers, rows, bits, group_size) -> LinearSweep:
-    return LinearSweep(contenders, layers, rows, bits, group_size, **EVERY)
+def linear(topic: str, contenders, bits: int, *group_size: int, symmetric: bool = False) -> dict[str, LinearSweep]:
+    """A sweep for each part of the layers, at all numbers of rows."""
+    model = model_of("gemma4-31b")
+    return {
+        f"linear-{topic}-{part}": LinearSweep(
+            contenders, model.chosen(names), ROWS, (bits,), group_size, symmetric, **EVERY
+        )
+        for part, names in LAYERS.items()
+    }
 
 
 # Of a point that several runs hold a table takes its own topic's row, else the newest: ours in other ways come later.
@@ -77,15 +88,13 @@ TOPICS: dict[str, AnySweep] = {
     "decode-gemma4-sliding": decode(KEYS, (None,), D256),
     "decode-gemma4-full": decode(KEYS, (None,), D512),
     "decode-qwen": decode(KEYS, (None,), QWEN),
-    "linear-rows": linear(PRODUCTS, LAYERS[:1], ROWS, (4,), (32, 128)),
-    "linear-rows-int8": linear(PRODUCTS, LAYERS[:1], ROWS, (8,), (32, 128)),
-    "linear-tiles": linear(TILES, GEMMA_LAYERS, TILE_ROWS, (4,), (32,)),
-    "linear-int4": linear(LINEAR, LAYERS, (1,), (4,), (32, 128)),
-    "linear-int8": linear(("blockskip", "bf16"), LAYERS, (1,), (8,), (32,)),
-    "linear-head-int4": linear(("blockskip", "tinygemm", "gemlite", "bf16"), HEAD, (1,), (4,), (32,)),
-    "linear-head-int8": linear(("blockskip", "bf16"), HEAD, (1,), (8,), (32,)),
+    **linear("int4", INT4, 4, 32),
+    **linear("symmetric", SYMMETRIC, 4, 32),
+    **linear("int4-g128", INT4, 4, 128),
+    **linear("int8", INT8, 8, 32, 128),
+    **linear("ways", WAYS, 4, 32, 128),
 }
-COMPILED = ("blockskip", "flex", "fa4")
+COMPILED = ("blockskip", "flex", "fa4", "humming")
 """Beginnings of the names of those whose kernels are compiled when they are first called."""
 
 

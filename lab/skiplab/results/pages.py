@@ -11,14 +11,15 @@ import blockskip as bs
 from skiplab.figures import attention, decode, linear, static
 from skiplab.paths import data_path, installed
 from skiplab.rated import rated
-from skiplab.results.declared import H100, TABLES
+from skiplab.results.declared import H100, H200, TABLES
 from skiplab.results.tables import fill
-from skiplab.store import Run, query, read_runs
+from skiplab.store import Run, noted_runs, query, read_runs
+from skiplab.workload import model_of
 
 PAGES = ("README.md", "data/RESULTS.md")
 PREFILL = ["sdpa", "blockskip", "flex", "flash-window", "fa3", "fa4", "flashinfer"]
+LAYERS = ("qkv", "o", "gate+up", "down")
 STEPS = ["blockskip", "blockskip-prefill", "sdpa-flash", "sdpa-cudnn", "flex", "fa3", "flashinfer"]
-LAYERS = ["blockskip", "blockskip-strided", "tinygemm", "gemlite", "bf16"]
 
 
 def pictures(runs: Sequence[Run]) -> dict[str, Any]:
@@ -26,12 +27,13 @@ def pictures(runs: Sequence[Run]) -> dict[str, Any]:
     recorded = rated(runs, H100)
     sliding = query(recorded, heads="32/16 of 256", buffer=None, window=1024, contender=PREFILL)
     steps = query(recorded, operation="decode", heads="32/16 of 256", window=None, contender=STEPS)
-    layers = query(recorded, operation="linear", rows=1, bits=4, group_size=32, contender=LAYERS)
+    gemma = model_of("gemma4-31b").linears(fused=True)
+    layers = rated([*runs, *noted_runs()], H200)
     return {
         "tilemap": static.tilemap(bs.TileMap.build(bs.sliding_window(1024), 4096, 4096)),
         "speedup": static.draw(attention.speedup(query(sliding, operation="attention"))),
         "decode": static.draw(decode.decode_time(steps)),
-        "linear": static.draw(linear.linear_time(layers)),
+        "linear": static.draw(linear.linear_layers(layers, {name: gemma[name] for name in LAYERS})),
     }
 
 

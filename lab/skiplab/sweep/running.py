@@ -6,8 +6,8 @@ import os
 import platform
 import sys
 import uuid
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,13 +16,14 @@ from typing import Any, cast
 import torch
 
 from skiplab.machine import Machine, describe, this_machine
-from skiplab.measure import Child, Measurement, Point, measure
+from skiplab.measure import Measurement, Point
 from skiplab.measure.serving import bars_of_one_process
 from skiplab.measure.timing import THROTTLE_RETRIES, Cancelled
 from skiplab.paths import runs_directory, slug
 from skiplab.provenance import git_state, now, source_hash, triton_version
 from skiplab.store import Run, RunWriter
 from skiplab.sweep.grid import AnySweep, usable
+from skiplab.sweep.workers import Here, InChild, Settings, Worker, measured
 
 
 def run_header(sweep: AnySweep, topic: str, machine: Machine) -> dict[str, Any]:
@@ -65,6 +66,7 @@ def run_sweep(
     isolate: bool = True,
     again: Collection[str] = (),
     retries: int = THROTTLE_RETRIES,
+    devices: Sequence[str] = (),
 ) -> Run:
     """Measure every point that the run file does not hold yet, and return the run.
 
@@ -78,14 +80,16 @@ def run_sweep(
     isolate: measure in a child process, which a crash or a timeout ends; without it everything happens in this one.
     again: statuses and flags (`crashed`, `busy`) whose points are measured once more; a point's later row counts.
     retries: how often the samples of a throttled GPU are taken again, after a pause.
+    devices: those that measure side by side, all of one kind and name; by default the sweep's own alone. A row says
+        which one it is of; the points of one workload are measured on one.
     """
     from tqdm.auto import tqdm
 
     bars_of_one_process()
     topic = topic or sweep.operation
     path = Path(path) if path is not None else default_path(sweep, topic)
-    if not usable(sweep.device):
-        raise ValueError(f"device: torch sees no {sweep.device} here; cpu is always there")
+    devices = tuple(devices) or (sweep.device,)
+    _check_devices(sweep, devices, isolate)
     points = sweep.points()  # before there is a file: a sweep that cannot be leaves none
     machine = this_machine(sweep.device, sweep.dtype)
     with RunWriter(path, run_header(sweep, topic, machine)) as writer:
@@ -93,19 +97,40 @@ def run_sweep(
             on_start(writer.run)
         settled = writer.settled(again)
         points = [point for point in points if row_key(point) not in settled]
-        bar = tqdm(points, unit="point", disable=not progress, desc="measured")
-        with ending(writer), Child() if isolate and points else nullcontext() as child, bar:
-            take = child.measure if child is not None else measure
-            for point in bar:
-                bar.set_postfix_str(f"{point.contender}, {point.workload.size}", refresh=True)
-                if cancelled():
-                    raise Cancelled
-                limits = {"machine": machine, "retries": retries, "cancelled": cancelled}
-                taken = take(point, sweep.seed, sweep.budget_s, **limits)
-                writer.append({**taken.row(), "key": row_key(point), "source_hash": source_hash()})
+        settings = Settings(sweep.seed, sweep.budget_s, {"machine": machine, "retries": retries})
+        workers: list[Worker] = [(InChild if isolate else Here)(device, settings) for device in devices]
+        bar = tqdm(total=len(points), unit="point", disable=not progress, desc="measured")
+
+        def starting(point: Point) -> None:
+            bar.set_postfix_str(f"{point.contender}, {point.workload.size}", refresh=True)
+
+        with ending(writer), bar, closing(measured(points, workers, cancelled, starting)) as measurements:
+            for taken in measurements:
+                writer.append({**taken.row(), "key": row_key(taken.point), "source_hash": source_hash()})
+                bar.update()
                 if on_measurement is not None:
                     on_measurement(taken)
         return replace(writer.run, source="measured")
+
+
+def _check_devices(sweep: AnySweep, devices: Sequence[str], isolate: bool) -> None:
+    """ValueError for devices that are not here, or whose rows cannot stand in one run."""
+    for device in devices:
+        if not usable(device):
+            raise ValueError(f"device: torch sees no {device} here; cpu is always there")
+    if len(devices) > 1 and not isolate:
+        raise ValueError(
+            f"devices: got {', '.join(devices)} with isolate=False; in this process there is one at a time"
+        )
+    gpus = [device for device in devices if device != "cpu"]
+    if twice := [device for device in gpus if gpus.count(device) > 1]:
+        raise ValueError(f"devices: {twice[0]} is there twice; each GPU measures one point at a time")
+    names = {device: describe(device)["name"] for device in devices}
+    own = describe(sweep.device)["name"]
+    if other := [f"{device} is {name}" for device, name in names.items() if name != own]:
+        raise ValueError(
+            f"devices: {other[0]}, and the sweep's {sweep.device} is {own}; a run is of one kind of device"
+        )
 
 
 @contextmanager

@@ -1,1 +1,5 @@
-"""The tiles that a GPU runs prefill fastest with: `candidates` compiles, `tune` times, `winners` keeps the best."""
+"""What a GPU runs our kernels the soonest with, by measurement: a file for each operation says what is tried.
+
+`compiling` compiles the candidates, `tune` times them, `winners` keeps the best, and `files` writes them to
+`configs/<device>.json`.
+"""

@@ -55,7 +55,7 @@ def refusal(workload: Workload, name: str, machine: Machine, device: str) -> Ref
             f"{label} needs {need / 1e9:.1f} GB for its mask; {free / 1e9:.1f} GB are free.",
             f"Shorten the prompt to about {fits:,} tokens; block-skip holds no such mask.",
         )
-    seconds = predict(workload, "none" if dense else "map", machine).seconds
+    seconds = predict(workload, machine, skip="none" if dense else "map").seconds
     if seconds > LONGEST_S:
         return Refused(
             f"One call of {label} is predicted to take {theme.seconds(seconds)} here at the very best.",

@@ -7,9 +7,10 @@ and a quantised linear layer (`LinearWorkload`).
 from skiplab.workload.attention import Workload
 from skiplab.workload.decode import DecodeWorkload
 from skiplab.workload.linear import LinearWorkload
-from skiplab.workload.models import LINEARS, MODELS, HeadShape
+from skiplab.workload.models import LINEARS, MODELS, HeadShape, ModelShapes, model_names, model_of
 from skiplab.workload.problem import DTYPES, Problem
 
 __all__ = [
-    "DTYPES", "LINEARS", "MODELS", "DecodeWorkload", "HeadShape", "LinearWorkload", "Problem", "Workload",
+    "DTYPES", "LINEARS", "MODELS", "DecodeWorkload", "HeadShape", "LinearWorkload", "ModelShapes", "Problem",
+    "Workload", "model_names", "model_of",
 ]  # fmt: skip

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
+import blockskip as bs
 import torch
 from blockskip.arguments import choice, integer
 
@@ -40,6 +41,10 @@ class Problem(ABC):
     @abstractmethod
     def key(self) -> str:
         """Stable and readable, the same for equal workloads: what a run file finds a point by."""
+
+    @abstractmethod
+    def work(self, *how: Any, **named: Any) -> bs.Work:
+        """FLOPs and bytes of a call; how it is done, where that changes them, has defaults."""
 
     @abstractmethod
     def inputs(self, device: str, seed: int, deviation: float = 1.0) -> tuple[torch.Tensor, ...]:

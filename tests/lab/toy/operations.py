@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from skiplab.operations.base import Baseline, Count, Operation, RowAxes
+from skiplab.operations.base import Baseline, Count, Operation, Predicted, RowAxes
 from skiplab.workload.toy import ToyWorkload
 
 
@@ -29,6 +29,7 @@ OPERATION = Operation(
     subject=lambda axes: f"doubled numbers, {axes['dtype']}",
     headings={"width": "numbers"},
     words={"width": lambda n: f"{n:.0f} numbers", "rows": lambda n: f"{n:.0f} rows"},
+    predicted=(Predicted("blockskip", lambda workload: "at the roofs"),),
     examples=(ToyWorkload(8),),
     derived={"numbers": lambda column: column["rows"] * column["width"]},
 )

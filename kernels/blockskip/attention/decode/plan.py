@@ -8,6 +8,7 @@ import torch
 
 from ...config import TileConfig, power_of_two
 from ...gpu import Gpu, check_capability, shared_bytes
+from ...tuned.choose import Origin, find_decode
 from ..call import DecodeCall, choose_impl
 from .splits import choose_splits, tiles_at_most
 
@@ -44,6 +45,7 @@ class DecodePlan:
 
     fused: the last program of a KV head merges the shares, else a second kernel does.
     programs: how many run side by side, splits included; tiles: the most tiles of keys that a row of splits divides.
+    origin: where the kernel's config is from.
     """
 
     impl: str
@@ -53,11 +55,13 @@ class DecodePlan:
     programs: int
     tiles: int
     reason: str
+    origin: Origin | None = None
 
     def __str__(self):
         lines = [f"impl    {self.impl}: {self.reason}"]
         if self.config is not None:
-            lines += [f"config  {self.config}", self.splits_line()]
+            origin = f"; {self.origin}" if self.origin is not None else ""
+            lines += [f"config  {self.config}{origin}", self.splits_line()]
         return "\n".join(lines)
 
     def splits_line(self) -> str:
@@ -71,14 +75,28 @@ def make_decode_plan(call: DecodeCall) -> DecodePlan:
     if impl != "triton":
         return DecodePlan(impl, None, 1, False, 1, 1, reason)
     gpu = Gpu.of(call.q.device)
-    return plan_decode_kernel(call, gpu.capability, gpu.sms, reason)
+    config, origin = choose_decode_config(call, gpu)
+    return replace(plan_decode_kernel(call, gpu.capability, gpu.sms, reason, config), origin=origin)
+
+
+def choose_decode_config(call: DecodeCall, gpu: Gpu) -> tuple[TileConfig, Origin]:
+    """The kernel's configuration on this GPU, tuned where it was, and where it is from."""
+    table = decode_config(gpu.capability, call.q.shape[3], call.q.dtype, call.rows)
+    if not call.q.is_cuda:
+        return table, Origin("table")
+    config, origin = find_decode(gpu, call.q.shape[3], call.q.dtype.itemsize, table.block_m)
+    return (table, Origin("table")) if config is None or origin is None else (config, origin)
 
 
 def plan_decode_kernel(
-    call: DecodeCall, capability: tuple[int, int], multiprocessors: int, reason: str = "asked for"
+    call: DecodeCall,
+    capability: tuple[int, int],
+    multiprocessors: int,
+    reason: str = "asked for",
+    config: TileConfig | None = None,
 ) -> DecodePlan:
-    """The plan of a call that the Triton kernel does, for a GPU that need not be there."""
-    config = decode_config(capability, call.q.shape[3], call.q.dtype, call.rows)
+    """The plan of a call that the Triton kernel does, for a GPU that need not be there; config None: the table's."""
+    config = config or decode_config(capability, call.q.shape[3], call.q.dtype, call.rows)
     programs = call.q.shape[0] * call.k.shape[1] * -(-call.rows // config.block_m)  # of a single share
     tiles = tiles_at_most(call.kv_len, call.q.shape[2], call.window, config.block_n)
     splits = int(call.splits or choose_splits(programs, tiles, multiprocessors))

@@ -18,7 +18,7 @@ from ...config import (
 from ...gpu import Gpu, capability_of
 from ...mask import Band, Mask
 from ...tilemap import TileMap
-from ...tuned import Origin, choose_config
+from ...tuned.choose import Origin, choose_config
 from ..call import AttentionCall, sign_and_scale
 from . import tiled_plan
 

@@ -44,7 +44,10 @@ def work(workload: Workload, tilemap: bs.TileMap) -> str:
 
 def prediction(workload: Workload, tilemap: bs.TileMap, machine: Machine) -> str:
     """The roofs' times of dense + mask and block-skip, and what the prediction leaves out."""
-    dense, skip = (predict(workload, mode, machine, tilemap.block_m, tilemap.block_n) for mode in ("none", "map"))
+    dense, skip = (
+        predict(workload, machine, skip=mode, block_m=tilemap.block_m, block_n=tilemap.block_n)
+        for mode in ("none", "map")
+    )
     return render(
         "explorers.prediction", machine=machine.name,
         roofs=f"from its {machine.source} roofs ({machine.tflops:.3g} TFLOP/s, {machine.bandwidth_gbps:,.0f} GB/s)",

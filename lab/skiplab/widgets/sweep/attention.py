@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import product
 from typing import Any
 
-import pandas as pd
-
 from skiplab.figures import attention, frames, predicted
-from skiplab.machine import Machine
 from skiplab.sweep import DEFAULT_CONTENDERS, Sweep
 from skiplab.widgets.sweep.settings import (
     Field,
@@ -28,12 +24,6 @@ def _sweep(names: tuple[str, ...], values: Mapping[str, Any], device: str, budge
     return Sweep(names, values["q_len"], values["window"], device=device, budget_s=budget_s, **heads(values))
 
 
-def _predicted(values: Mapping[str, Any], machine: Machine) -> pd.DataFrame:
-    sweep = _sweep(("blockskip",), values, "cpu", 1.0)
-    workloads = [sweep.workload(length, window) for length, window in product(values["q_len"], values["window"])]
-    return frames.predictions(workloads, machine)
-
-
 FORM = Form(
     "attention", "attention of a prompt", DEFAULT_CONTENDERS,
     (
@@ -43,7 +33,7 @@ FORM = Form(
         choice("model", "Head shape", "laptop", MODELS),
         choice("dtype", "Number format", "bfloat16", DTYPES),
     ),
-    Workload(64), _sweep, _predicted, lambda point: f"{point.q_len:,} tokens",
+    Workload(64), _sweep, lambda point: f"{point.q_len:,} tokens",
     {
         "speed-up over dense + mask, by prompt length": attention.speedup,
         "speed-up over dense + mask, by window": lambda table: attention.speedup(table, x="window"),

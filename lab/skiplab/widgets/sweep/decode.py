@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import pandas as pd
-
-from skiplab.figures import decode, frames, predicted
-from skiplab.machine import Machine
+from skiplab.figures import decode, predicted
 from skiplab.store import published
 from skiplab.sweep import DecodeSweep
 from skiplab.widgets.sweep.settings import (
@@ -33,12 +30,6 @@ def _sweep(names: tuple[str, ...], values: Mapping[str, Any], device: str, budge
     )  # fmt: skip
 
 
-def _predicted(values: Mapping[str, Any], machine: Machine) -> pd.DataFrame:
-    return frames.predicted_decode(
-        values["kv_len"], values["window"], machine=machine, buffer=values["buffer"], **heads(values)
-    )
-
-
 FORM = Form(
     "decode", "decode over a cache", ("blockskip", "blockskip-one", "sdpa"),
     (
@@ -50,7 +41,7 @@ FORM = Form(
         choice("model", "Head shape", "laptop", MODELS),
         choice("dtype", "Number format", "bfloat16", DTYPES),
     ),
-    DecodeWorkload(64), _sweep, _predicted, lambda point: f"{point.kv_len:,} keys",
+    DecodeWorkload(64), _sweep, lambda point: f"{point.kv_len:,} keys",
     {
         "time, by cache length": decode.decode_time,
         "queries/s, by cache length": decode.decode_rate,

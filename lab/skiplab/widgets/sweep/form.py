@@ -9,6 +9,7 @@ import ipywidgets as w
 import pandas as pd
 
 from skiplab.contenders import contenders
+from skiplab.figures import frames
 from skiplab.machine import Machine, default_device
 from skiplab.sweep import AnySweep
 from skiplab.widgets import controls
@@ -55,7 +56,8 @@ class FormControls(w.VBox):
 
     def predicted(self, machine: Machine) -> pd.DataFrame:
         """What the roofs of that machine allow at these settings."""
-        return self.form.predicted(self.values(), machine)
+        sweep = self.form.sweep(self.form.contenders[:1], self.values(), "cpu", 1.0)
+        return frames.predictions(sweep.workloads(), machine)
 
     def _box(self, name: str, chosen: bool) -> w.Checkbox:
         """A contender's tick box; one that this machine cannot run is greyed, and says why."""

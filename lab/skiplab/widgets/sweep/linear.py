@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import pandas as pd
-
-from skiplab.figures import decode, frames, linear, predicted
-from skiplab.machine import Machine
+from skiplab.figures import decode, linear, predicted
 from skiplab.sweep import LinearSweep
 from skiplab.widgets.sweep.settings import (
     GENERATION,
@@ -28,17 +25,6 @@ def _sweep(names: tuple[str, ...], values: Mapping[str, Any], device: str, budge
         names, shape=values["shape"], rows=values["rows"], bits=values["bits"], group_size=values["group_size"],
         dtype=values["dtype"], device=device, budget_s=budget_s,
     )  # fmt: skip
-
-
-def _predicted(values: Mapping[str, Any], machine: Machine) -> pd.DataFrame:
-    parts = [
-        frames.predicted_linear(
-            values["shape"], values["rows"], machine=machine, bits=bits, group_size=size, dtype=values["dtype"]
-        )
-        for bits in values["bits"]
-        for size in values["group_size"]
-    ]
-    return pd.concat(parts, ignore_index=True)
 
 
 def layers(name: str, text: str) -> tuple[tuple[int, int], ...]:
@@ -74,7 +60,7 @@ FORM = Form(
         Field("group_size", "Group sizes", (32,), numbers, listed, "32, 64, 128", "weights that share a scale"),
         choice("dtype", "Number format", "bfloat16", DTYPES),
     ),
-    LinearWorkload(2048, 2048), _sweep, _predicted,
+    LinearWorkload(2048, 2048), _sweep,
     lambda point: f"{point.out_features} × {point.in_features}, {point.rows} row{'s' * (point.rows > 1)}",
     {
         "time, by layer": linear.linear_time,

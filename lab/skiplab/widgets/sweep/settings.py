@@ -9,7 +9,6 @@ from typing import Any
 import pandas as pd
 
 from skiplab.figures.model import Chart
-from skiplab.machine import Machine
 from skiplab.store import published
 from skiplab.sweep import AnySweep
 from skiplab.workload import MODELS
@@ -38,9 +37,9 @@ class Field:
 class Form:
     """One operation in the panel.
 
-    sweep(contenders, values, device, budget_s) makes the sweep; `values` holds what each field reads. predicted(values,
-    machine) is the frame of what that machine's roofs allow there. point(workload) names a point in the status line.
-    each_method: whether its figures take a row for each way in which a point was timed.
+    sweep(contenders, values, device, budget_s) makes the sweep; `values` holds what each field reads. point(workload)
+    names a point in the status line. each_method: whether its figures take a row for each way in which a point was
+    timed.
     """
 
     operation: str
@@ -49,7 +48,6 @@ class Form:
     fields: tuple[Field, ...]
     probe: Any
     sweep: Callable[[tuple[str, ...], Mapping[str, Any], str, float], AnySweep]
-    predicted: Callable[[Mapping[str, Any], Machine], pd.DataFrame]
     point: Callable[[Any], str]
     views: Mapping[str, View]
     published: Mapping[str, Callable[[], pd.DataFrame]]

@@ -1,7 +1,6 @@
 """The panel's form for doublings."""
 
 from skiplab.figures import toy
-from skiplab.store import frame
 from skiplab.sweep.toy import ToySweep
 from skiplab.widgets.sweep.settings import Field, Form, listed, numbers
 from skiplab.workload.toy import ToyWorkload
@@ -9,5 +8,5 @@ from skiplab.workload.toy import ToyWorkload
 FORM = Form(
     "toy", "doubled numbers", ("blockskip", "twice"), (Field("width", "Widths", (64,), numbers, listed),),
     ToyWorkload(8), lambda names, values, device, budget_s: ToySweep(names, values["width"], budget_s=budget_s),
-    lambda values, machine: frame([]), lambda point: f"{point.width} numbers", {"time": toy.overview}, {},
+    lambda point: f"{point.width} numbers", {"time": toy.overview}, {},
 )  # fmt: skip

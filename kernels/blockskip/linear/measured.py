@@ -1,0 +1,102 @@
+"""What was measured for a product on a GPU, as the plan takes it: the way from `tuned` to a kernel and its sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from ..gpu import Gpu
+from ..tuned.choose import Origin, find_linear
+from ..tuned.linear import Form, LinearEntry
+from .configs import FusedConfig, MatvecConfig, fused_splits
+from .hopper.plan import HopperConfig
+from .packing import TILE_ROWS
+from .weight import QuantizedWeight
+
+Config = MatvecConfig | FusedConfig | HopperConfig | None
+CONFIGS: Mapping[tuple[str, str], type[MatvecConfig | FusedConfig | HopperConfig]] = {
+    ("matvec", "rows"): MatvecConfig,
+    ("fused", "rows"): FusedConfig,
+    ("fused", "tiles"): HopperConfig,
+}
+"""What holds the sizes of a kernel, by its name and the weight's packing; others have none."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The kernel that was the soonest, its sizes, shares along K, and where that is from."""
+
+    kernel: str
+    config: Config
+    splits: int
+    origin: Origin
+    reason: str
+
+
+def form_of(w: QuantizedWeight, activations: str) -> Form:
+    """What decides, beside its shape, how the weight is multiplied; activations: int8 or float."""
+    return Form(w.bits, w.packing, w.group_size, w.symmetric, w.encoded, activations)
+
+
+def measured(gpu: Gpu, w: QuantizedWeight, rows: int, activations: str) -> Measured | None:
+    """What was the soonest on this GPU for so many rows of activations; None where nothing like it was measured.
+
+    For a shape that was not measured the sizes are those of the nearest that was (`tuned.linear.find`), and K is
+    divided anew, among as many programs. ValueError for an entry that this version's kernels do not have.
+    """
+    entry, origin = find_linear(gpu, form_of(w, activations), *w.shape, rows)
+    if entry is None or origin is None:
+        return None
+    config, splits = config_of(entry.kernel, w.packing, entry.config)
+    if (entry.out_features, entry.in_features, entry.rows) != (*w.shape, rows):
+        config, splits = _divided_anew(config, w, rows, entry, gpu)
+    at = f"{entry.out_features} x {entry.in_features} with {entry.rows} row{'s' if entry.rows > 1 else ''}"
+    return Measured(entry.kernel, config, splits, origin, f"the soonest at {at}")
+
+
+def config_of(kernel: str, packing: str, values: Mapping[str, Any]) -> tuple[Config, int]:
+    """(sizes, shares along K) of a kernel by the names of its parameters; ValueError for what it does not have."""
+    kind, values = CONFIGS.get((kernel, packing)), dict(values)
+    splits = values.pop("splits", 1)
+    if kind is None and (values or kernel != "dequantize"):
+        raise ValueError(f"linear: was tuned for {kernel} with {values}, which this version does not have; tune anew")
+    try:
+        return None if kind is None else kind(**values), splits
+    except TypeError as error:
+        raise ValueError(f"linear: {kernel} was tuned with {values}; tune anew ({error})") from error
+
+
+def values_of(config: Config, splits: int = 1) -> dict[str, Any]:
+    """What `config_of` makes sizes of."""
+    if config is None:
+        return {}
+    return {**asdict(config), "splits": splits} if isinstance(config, FusedConfig) else asdict(config)
+
+
+def numbers_of(config: Config, splits: int = 1) -> tuple[int, ...]:
+    """`values_of` as the lab's rows hold them: numbers alone, in the order of the parameters; a limit that is not set,
+    which comes last, is left out."""
+    return tuple(value for value in values_of(config, splits).values() if value is not None)
+
+
+def from_numbers(kernel: str, packing: str, numbers: Sequence[int]) -> dict[str, int]:
+    """The parameters by name that `numbers_of` made numbers of."""
+    kind = CONFIGS.get((kernel, packing))
+    if kind is None:
+        return {}
+    names = [one.name for one in fields(kind)]
+    names += ["splits"] if kind is FusedConfig else []
+    return dict(zip(names[: len(numbers)], numbers, strict=True))
+
+
+def _divided_anew(config: Config, w: QuantizedWeight, rows: int, entry: LinearEntry, gpu: Gpu) -> tuple[Config, int]:
+    """The same sizes where another shape is divided among programs."""
+    if isinstance(config, FusedConfig):
+        return config, fused_splits(rows, w, config, gpu.sms)
+    if not isinstance(config, HopperConfig):
+        return config, 1
+    tiles = -(-w.shape[0] // TILE_ROWS)
+    shares = tiles if config.k_groups > 1 else -(-tiles // config.row_groups) * (w.shape[1] // config.block_k)
+    blocks, before = (-(-count // config.block_m) for count in (rows, entry.rows))
+    return replace(config, programs=max(1, min(config.programs * before // blocks, shares))), 1

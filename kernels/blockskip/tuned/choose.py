@@ -1,0 +1,102 @@
+"""The choice between what was tuned and the defaults, and where it is from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+
+from ..config import LEAST_ROWS, TileConfig, length_class, prefill_config
+from ..gpu import Gpu
+from ..mask import Mask
+from . import attention, decode, linear
+from .attention import mask_kind
+from .files import Tuned, tuned_devices
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a configuration is from.
+
+    how: asked (by the caller), tuned (on this device), elsewhere (on `device`, of the same compute capability), table
+    (the defaults; `device` then names the GPUs that they are for, as sm_90).
+    """
+
+    how: str
+    device: str | None = None
+
+    def __str__(self):
+        if self.how == "table":
+            return "from the table, not tuned" if self.device is None else f"defaults for {self.device}"
+        return "asked for" if self.how == "asked" else f"tuned on {self.device}{self._elsewhere}"
+
+    @property
+    def _elsewhere(self) -> str:
+        return ", not on this GPU" if self.how == "elsewhere" else ""
+
+
+def _related(gpu: Gpu) -> Iterator[tuple[Tuned, Origin]]:
+    """What was tuned on a device of this name, then on others of its compute capability."""
+    related = [one for one in tuned_devices() if one.capability == gpu.capability]
+    for one in sorted(related, key=lambda one: one.device != gpu.name):
+        yield one, Origin("tuned" if one.device == gpu.name else "elsewhere", one.device)
+
+
+def choose_config(
+    gpu: Gpu, head_dim: int, dtype: torch.dtype, mask: Mask, rows: int, use_tma: bool = True
+) -> tuple[TileConfig, Origin]:
+    """The prefill kernel's configuration on this GPU, and where it is from.
+
+    rows: query rows of the call over all batches and heads. use_tma: whether keys and values can be read by the copy
+    engine; tuning measures only such calls, so that others take the table's.
+    First comes what was tuned on a device of this name, then on one of its compute capability, then the table. Raises
+    ValueError below compute capability 8.0.
+    """
+    return _chosen(gpu, head_dim, dtype, *mask_kind(mask), length_class(rows, gpu.sms), use_tma)
+
+
+@lru_cache(maxsize=1024)
+def _chosen(
+    gpu: Gpu, head_dim: int, dtype: torch.dtype, kind: str, window: int | None, length: str, use_tma: bool
+) -> tuple[TileConfig, Origin]:
+    # an unsupported device is an error first
+    table = prefill_config(gpu.capability, head_dim, dtype, LEAST_ROWS[length] * gpu.sms, gpu.sms, use_tma)
+    if not use_tma:
+        return table, Origin("table")
+    for one, origin in _related(gpu):
+        config = attention.find(one.entries("attention"), head_dim, dtype.itemsize, kind, window, length)
+        if config is not None:
+            return config, origin
+    return table, Origin("table")
+
+
+@lru_cache(maxsize=1024)
+def find_decode(
+    gpu: Gpu, head_dim: int, element_bytes: int, block_m: int
+) -> tuple[TileConfig, Origin] | tuple[None, None]:
+    """The decode kernel's tuned configuration on this GPU for programs of so many rows, and where it is from."""
+    for one, origin in _related(gpu):
+        config = decode.find(one.entries("decode"), head_dim, element_bytes, block_m)
+        if config is not None:
+            return config, origin
+    return None, None
+
+
+@lru_cache(maxsize=1024)
+def find_linear(
+    gpu: Gpu, form: linear.Form, out_features: int, in_features: int, rows: int
+) -> tuple[linear.LinearEntry, Origin] | tuple[None, None]:
+    """What was the soonest on this GPU for such a product, and where that is from."""
+    for one, origin in _related(gpu):
+        entry = linear.find(one.entries("linear"), form, out_features, in_features, rows)
+        if entry is not None:
+            return entry, origin
+    return None, None
+
+
+def forget() -> None:
+    """Read the files again at the next call, as when they have been written anew in this process."""
+    for cached in (tuned_devices, _chosen, find_decode, find_linear):
+        cached.cache_clear()

@@ -1,0 +1,85 @@
+"""The files that `skiplab tune` writes: one a device, with a section for each operation that was tuned there.
+
+They stand in the package's own `configs/`, and in the user's `configs/` (`user_folder`), whose sections come first.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from .attention import Entry
+from .decode import DecodeEntry
+from .linear import LinearEntry
+
+SCHEMA = 2
+CONFIGS = Path(__file__).parents[1] / "configs"
+OPERATIONS: Mapping[str, Callable[[Mapping[str, Any]], Any]] = MappingProxyType(
+    {"attention": Entry.of, "decode": DecodeEntry.of, "linear": LinearEntry.of}
+)
+"""What is tuned, and what makes an entry of a file's fields."""
+
+
+@dataclass(frozen=True)
+class Section:
+    """What was tuned for one operation: with which versions, by which runs, and the winners."""
+
+    torch: str
+    triton: str
+    runs: str
+    entries: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A file: what was tuned on one device, by operation."""
+
+    device: str
+    capability: tuple[int, int]
+    sections: Mapping[str, Section]
+
+    def entries(self, operation: str) -> tuple[Any, ...]:
+        """The operation's, none where it was not tuned."""
+        section = self.sections.get(operation)
+        return () if section is None else section.entries
+
+
+def user_folder() -> Path:
+    """Where a user's own measurements are kept: `skiplab` in $XDG_CONFIG_HOME, or in `~/.config`."""
+    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "skiplab"
+
+
+def read_tuned(path: Path) -> Tuned:
+    """Read a file of `configs/`; ValueError names the file and what is wrong with it."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict) or content.get("schema") != SCHEMA:
+            found = content.get("schema") if isinstance(content, dict) else type(content).__name__
+            raise ValueError(f"schema is {found!r}; this version of blockskip reads {SCHEMA}")
+        major, minor = map(int, content["capability"].split("."))
+        sections = {name: _section(name, section) for name, section in content["operations"].items()}
+        return Tuned(str(content["device"]), (major, minor), sections)
+    except KeyError as error:
+        raise ValueError(f"configs/{path.name}: {error.args[0]} is missing") from error
+    except (OSError, AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f"configs/{path.name}: {error}") from error
+
+
+def _section(operation: str, content: Mapping[str, Any]) -> Section:
+    if operation not in OPERATIONS:
+        raise ValueError(f"operations: given {operation!r}; allowed are {', '.join(OPERATIONS)}")
+    texts = {name: str(content[name]) for name in ("torch", "triton", "runs")}
+    return Section(**texts, entries=tuple(map(OPERATIONS[operation], content["entries"])))
+
+
+@lru_cache(maxsize=8)
+def tuned_devices(*folders: Path) -> tuple[Tuned, ...]:
+    """All files of the folders, by default the user's and the package's, read once."""
+    folders = folders or (user_folder() / "configs", CONFIGS)
+    return tuple(read_tuned(path) for folder in folders for path in sorted(folder.glob("*.json")))

@@ -1,0 +1,51 @@
+"""Charts of one kind in one plotly figure, with a menu to choose between them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from skiplab.figures import static
+from skiplab.figures.interactive import MENU, PLOT, TITLE, Figure, draw
+from skiplab.figures.model import Chart
+from skiplab.templates import plotly_text
+
+
+def choose(charts: Mapping[str, Chart], first: str = "") -> Figure:
+    """Charts of one kind in one figure, a menu to choose between them by name; it needs no kernel.
+
+    At first it shows one whose name has the words `first`, else the one with the most points, and holds a picture of
+    that for readers without plotly. ValueError without any chart.
+    """
+    if not charts:
+        raise ValueError("charts: got none; at least one is needed")
+    drawn = {name: draw(chart) for name, chart in charts.items()}
+    lines: dict[str, Any] = {name: one.data for name, one in drawn.items()}
+    shown = max(drawn, key=lambda name: (bool(first) and first in name, sum(len(line.x) for line in lines[name])))
+    chart, setting = charts[shown], f"{shown}, one of {len(charts)} settings"
+    picture = replace(chart, title=f"{chart.title}\n{setting}")
+    words = f"{static.text(chart)}; {setting}"
+    figure = Figure(layout=drawn[shown].layout, fallback=lambda: (static.jpeg(picture), words))
+    owners = [name for name, own in lines.items() for _ in own]
+    figure.add_traces([line.update(visible=name == shown) for name, own in lines.items() for line in own])
+    buttons = [_button(name, one, owners) for name, one in drawn.items()]
+    top, bottom = (max(one.layout.margin[side] for one in drawn.values()) for side in "tb")
+    place = {"x": 0, "xanchor": "left", "y": 1, "yanchor": "bottom", "pad": {"b": top - TITLE + 10}}
+    look = {"bgcolor": "#F2F2F2", "font": {"color": "#333333", "size": 11}}
+    menu = {"buttons": buttons, "active": list(drawn).index(shown), **place, **look}
+    height = max(one.layout.height for one in drawn.values())
+    figure.update_layout(updatemenus=[menu], height=max(height, PLOT + top + bottom) + MENU)
+    figure.update_layout(margin_t=top + MENU, margin_b=bottom)
+    return figure
+
+
+def _button(name: str, drawn: Figure, owners: list[str]) -> dict[str, Any]:
+    """What choosing a chart changes: the visible lines, and title, axes, notes and legend."""
+    keys = ("title", "xaxis", "yaxis", "annotations", "legend", "shapes")
+    wanted = {key: value for key, value in drawn.layout.to_plotly_json().items() if key in keys}
+    return {
+        "label": plotly_text(name),
+        "method": "update",
+        "args": [{"visible": [owner == name for owner in owners]}, wanted],
+    }

@@ -1,0 +1,84 @@
+"""Medians of quantised linear layers that were noted without their samples, as runs: `data/benchmarks/*_h200.*`."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from skiplab.machine.roofs import recorded_roofs
+from skiplab.paths import data_path
+from skiplab.store.runs import Run
+from skiplab.workload import LinearWorkload
+
+DEVICE, DAY = "NVIDIA H200", "2026-11-30"
+VERSIONS = {"torch": "2.11.0", "triton": "3.6.0"}
+HUMMING = {"w4a16": ("humming", "Humming W4A16"), "w4a8": ("humming-int8", "Humming W4A8")}
+PROTOTYPE = "whole tiles or shares"
+"""Of the forms in `linear_tiles_h200.json`, the end of the name of those that ship, rewritten."""
+
+
+def noted_runs() -> list[Run]:
+    """A run for each file, every point of one sample, its median; what a run of `data/runs` holds too is better there.
+
+    The products in tiles are the soonest of their prototypes at each point.
+    """
+    files = {"linear_h200.csv": _plain, "humming_h200.csv": _humming, "linear_tiles_h200.json": _tiles}
+    return [_run(data_path("benchmarks", name), read) for name, read in files.items()]
+
+
+def _run(path: Path, read: Any) -> Run:
+    machine = recorded_roofs()[DEVICE].machine()
+    roof = {"bandwidth_gbps": machine.bandwidth_gbps, "tflops": machine.tflops}
+    device = {"name": DEVICE, "kind": "cuda"}
+    header = {"run_id": path.stem, "operation": "linear", "device": device, "roof": roof, "start": DAY, **VERSIONS}
+    return Run(header, tuple(read(path)), path=path)
+
+
+def _row(contender: str, label: str, workload: LinearWorkload, median_us: float, kernel: str = "") -> dict[str, Any]:
+    work = workload.work()
+    key = f"{contender} | {workload.key()} | cuda"
+    return {
+        "key": key, "point": key, "axes": workload.axes(), "contender": contender, "label": label, "status": "ok",
+        "device": DEVICE, "method": "graph", "samples_ns": [round(1e3 * median_us)], "flags": [],
+        "work": {"useful_flops": work.useful_flops, "minimal_bytes": work.bytes},
+        "plan": {"kernel": kernel} if kernel else {},
+    }  # fmt: skip
+
+
+def _lines(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _workload(line: dict[str, Any], group_size: int = 32, symmetric: bool = False) -> LinearWorkload:
+    out_features, in_features, rows = (int(line[name]) for name in ("out_features", "in_features", "rows"))
+    return LinearWorkload(out_features, in_features, rows, 4, group_size, symmetric)
+
+
+def _plain(path: Path) -> Iterator[dict[str, Any]]:
+    labels = {"blockskip": "weights in rows", "bf16": "float weight"}
+    for line in _lines(path):
+        name = line["contender"]
+        yield _row(name, labels[name], _workload(line), float(line["median_us"]), line["kernel"])
+
+
+def _humming(path: Path) -> Iterator[dict[str, Any]]:
+    for line in _lines(path):
+        form, _, group_size = line["variant"].rpartition("g")
+        yield _row(*HUMMING[form], _workload(line, int(group_size), True), float(line["median_us"]))
+
+
+def _tiles(path: Path) -> Iterator[dict[str, Any]]:
+    soonest: dict[str, dict[str, Any]] = {}
+    for line in json.loads(path.read_text(encoding="utf-8"))["rows"]:
+        if line["form"].endswith(PROTOTYPE):
+            row = _row(
+                "blockskip-tiles", "tiles, prototype", _workload(line, symmetric=line["symmetric"]), line["median_us"]
+            )
+            kept = soonest.setdefault(row["point"], row)
+            if row["samples_ns"] < kept["samples_ns"]:
+                soonest[row["point"]] = row
+    yield from soonest.values()

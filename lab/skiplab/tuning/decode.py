@@ -1,0 +1,138 @@
+"""Tuning decode: the split-K kernel's tiles, by head size, element size and rows of a program."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from itertools import product
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from blockskip.attention.decode.plan import decode_config
+from blockskip.config import TileConfig, power_of_two
+from blockskip.gpu import Gpu, shared_bytes
+from blockskip.tuned.decode import DecodeEntry
+
+from skiplab.tuning.attention import heads_of
+from skiplab.tuning.base import AnyTuning, Candidate, Config, Ranking
+from skiplab.workload import DecodeWorkload
+
+if TYPE_CHECKING:
+    from skiplab.anatomy import Anatomy
+
+CONTENDER = "blockskip"
+HEAD: str = f"{'head':>4s} {'bytes':>5s} {'rows':>4s} {'tiles':18s} {'us':>9s} {'table us':>9s}"
+MOST_NUMBERS = 200
+"""Float32 accumulators and scores a thread may hold."""
+LEAST_STAGE_BYTES = 8 << 10
+"""Of keys and values on their way in one program: with fewer, memory is not kept busy."""
+
+
+@dataclass(frozen=True)
+class DecodeTuning(AnyTuning):
+    """What is tuned: every number of keys x window x queries, for one shape of heads, dtype and device.
+
+    heads: `query heads/key heads x head size`, as 32/16x256. window None: all keys. budget_s: seconds that a candidate
+    is timed at most, in each of three ways. ValueError names the field, what was given and what is allowed.
+    """
+
+    heads: str = "32/16x256"
+    kv_len: tuple[int, ...] = (1024, 4096, 16384, 65536)
+    window: tuple[int | None, ...] = (None,)
+    q_len: tuple[int, ...] = (1,)
+    dtype: str = "bfloat16"
+    device: str = "cuda"
+    seed: int = 0
+    budget_s: float = 0.03
+    operation: ClassVar[str] = "decode"
+    verb: ClassVar[str] = "tune decode"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.workloads():
+            raise ValueError("kv_len, window, q_len: got none of one of them; at least one of each is needed")
+
+    def workloads(self) -> list[DecodeWorkload]:
+        q_heads, kv_heads, head_dim = heads_of(self.heads)
+        axes = product(self.q_len, self.window, self.kv_len)
+        return [
+            DecodeWorkload(kv_len, window, q_len, 1, q_heads, kv_heads, head_dim, self.dtype)
+            for q_len, window, kv_len in axes
+        ]
+
+    def candidates(self, workload: DecodeWorkload, gpu: Gpu) -> list[Candidate]:
+        rows = workload.group * workload.q_len
+        block_m = decode_config(gpu.capability, workload.head_dim, workload.torch_dtype, rows).block_m
+        block_d, element_bytes = max(16, power_of_two(workload.head_dim)), workload.torch_dtype.itemsize
+        sizes = product((block_m,), (16, 32, 64, 128), (2, 4, 8), (2, 3, 4, 5, 6))
+
+        def good(block_m: int, block_n: int, num_warps: int, num_stages: int) -> bool:
+            stage = 2 * block_n * block_d * element_bytes
+            fits = num_stages * stage <= shared_bytes(gpu.capability) and stage >= LEAST_STAGE_BYTES
+            return fits and block_m * (block_d + block_n) <= MOST_NUMBERS * 32 * num_warps
+
+        return [Candidate(CONTENDER, one) for one in sizes if good(*one)]
+
+    def name(self) -> str:
+        return self.heads
+
+
+@dataclass(frozen=True, order=True)
+class Class:
+    """Calls that take the same configuration; block_m: rows of a program."""
+
+    head_dim: int
+    element_bytes: int
+    block_m: int
+
+
+def candidate_of(contender: str, config: Config | None) -> Candidate | None:
+    return Candidate(contender, config) if contender == CONTENDER and config else None
+
+
+def class_of(axes: Mapping[str, Any], candidate: Candidate, sms: int) -> Class:
+    """By the rows that its candidates have."""
+    assert candidate.config is not None
+    return Class(axes["head_dim"], getattr(torch, axes["dtype"]).itemsize, candidate.config[0])
+
+
+def race_of(one: Class) -> Class:
+    return one
+
+
+def compiled_as(one: Class, candidate: Candidate) -> tuple:
+    """All that a class has in common."""
+    return one, candidate
+
+
+def default(one: Class, gpu: Gpu) -> Candidate:
+    """The table's configuration."""
+    dtype = torch.float32 if one.element_bytes == 4 else torch.bfloat16
+    return Candidate(CONTENDER, tuple(decode_config(gpu.capability, one.head_dim, dtype, one.block_m)))
+
+
+def same_kernel(workload: DecodeWorkload) -> Any:
+    """Caches of several lengths run the same kernel."""
+    return workload.head_dim, workload.group, workload.q_len, workload.window
+
+
+def anatomy(capability: tuple[int, int], workload: DecodeWorkload, candidate: Candidate) -> Anatomy | None:
+    from skiplab.anatomy import decode_anatomy
+
+    return decode_anatomy(capability, workload, TileConfig.of(candidate.config))
+
+
+def entry(one: Class, winner: Candidate, ranking: Ranking, default: Candidate) -> DecodeEntry:
+    at = max(ranking.times, key=lambda name: ranking.times[name][winner])
+    sizes = {name: value for name, value in asdict(one).items() if name != "block_m"}
+    return DecodeEntry(
+        **sizes, config=TileConfig.of(winner.config), at=at, workloads=len(ranking.times),
+        median_us=ranking.us(at, winner), table_us=ranking.us_if_timed(at, default),
+    )  # fmt: skip
+
+
+def line(entry: DecodeEntry) -> str:
+    tiles = "x".join(map(str, entry.config))
+    table = "" if entry.table_us is None else f"{entry.table_us:.2f}"
+    rows = entry.config.block_m
+    return f"{entry.head_dim:4d} {entry.element_bytes:5d} {rows:4d} {tiles:18s} {entry.median_us:9.2f} {table:>9s}"

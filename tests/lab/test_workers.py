@@ -1,0 +1,163 @@
+"""A sweep over several workers: each point once, whoever is lost, and one writer."""
+
+import importlib
+import threading
+import time
+
+import pytest
+from skiplab.machine import Machine
+from skiplab.measure import Measurement
+from skiplab.measure.timing import Cancelled
+from skiplab.store import read_run
+from skiplab.sweep import Sweep, row_key, run_sweep
+from skiplab.sweep.workers import WorkerLost, measured
+
+running = importlib.import_module("skiplab.sweep.running")
+TINY = Sweep(("blockskip", "sdpa"), (64, 96), (16, None), q_heads=2, kv_heads=1, head_dim=16, budget_s=0.05)
+
+
+@pytest.fixture(autouse=True)
+def roofs(monkeypatch):
+    high = Machine("CPU", "cpu", bandwidth_gbps=1e6, tflops=1e6, source="measured")
+    monkeypatch.setattr(running, "this_machine", lambda device, dtype: high)
+
+
+class Fake:
+    """A worker that notes what it does, and in which thread; `lost_at`: the number of the point that it is lost at."""
+
+    def __init__(self, device, lost_at=None, seconds=0.0):
+        self.device, self.lost_at, self.seconds = device, lost_at, seconds
+        self.points, self.threads, self.closed = [], set(), 0
+
+    def measure(self, point, cancelled):
+        self.threads.add(threading.get_ident())
+        assert point.device == self.device
+        self.points.append(point)
+        if len(self.points) == self.lost_at:
+            raise WorkerLost("the machine is gone")
+        end = time.monotonic() + self.seconds
+        while time.monotonic() < end:
+            if cancelled():
+                raise Cancelled
+            time.sleep(0.002)
+        return Measurement(point, "ok", samples_ns=(1,), device_name="a GPU")
+
+    def close(self):
+        self.threads.add(threading.get_ident())
+        self.closed += 1
+
+
+def all_of(workers, cancelled=lambda: False, points=None):
+    started = []
+    taken = list(measured(points or TINY.points(), workers, cancelled, started.append))
+    assert len(started) == len(taken)
+    return taken
+
+
+def keys(measurements):
+    return sorted(one.point.key for one in measurements)
+
+
+def test_every_point_is_measured_once_and_a_workload_on_one_device():
+    workers = [Fake("cuda:0", seconds=0.01), Fake("cuda:1", seconds=0.01)]
+    taken = all_of(workers)
+    assert keys(taken) == sorted(point.key.replace("cpu", "cuda") for point in TINY.points())
+    assert {one.point.device for one in taken} == {"cuda:0", "cuda:1"}
+    by_workload = {}
+    for one in taken:
+        by_workload.setdefault(one.point.workload.key(), set()).add(one.point.device)
+    assert all(len(devices) == 1 for devices in by_workload.values())
+    for worker in workers:
+        assert worker.closed == 1 and len(worker.threads) == 1  # the one that started its child
+        assert threading.get_ident() not in worker.threads
+
+
+def test_one_worker_measures_in_turn_in_this_thread():
+    (worker,) = workers = [Fake("cpu")]
+    assert [one.point for one in all_of(workers)] == TINY.points()
+    assert worker.threads == {threading.get_ident()} and worker.closed == 1
+
+
+def test_a_lost_worker_costs_its_point_alone():
+    lost, other = Fake("cuda:0", lost_at=1), Fake("cuda:1", seconds=0.01)
+    taken = all_of([lost, other])
+    assert keys(taken) == sorted(point.key.replace("cpu", "cuda") for point in TINY.points())
+    (bad,) = [one for one in taken if one.status != "ok"]
+    assert (bad.status, bad.error_text) == ("crashed", "its worker was lost: the machine is gone")
+    assert bad.point == lost.points[0] and len(lost.points) == 1
+    assert lost.closed == other.closed == 1
+
+
+def test_when_no_worker_is_left_it_says_how_many_points_are():
+    workers = [Fake("cuda:0", lost_at=1), Fake("cuda:1", lost_at=2)]
+    taken = []
+    with pytest.raises(WorkerLost, match=f"no worker is left, and {len(TINY.points()) - 3} points are not measured"):
+        taken.extend(one for one in measured(TINY.points(), workers, lambda: False, lambda point: taken.append(None)))
+    assert all(worker.closed for worker in workers)
+
+
+def test_cancelled_it_gives_what_is_done_and_ends_the_others():
+    workers = [Fake("cuda:0"), Fake("cuda:1", seconds=60)]
+    seen, start = [], time.monotonic()
+    with pytest.raises(Cancelled):
+        for one in measured(TINY.points(), workers, lambda: len(seen) >= 2, lambda point: None):
+            seen.append(one)
+    assert time.monotonic() - start < 30 and 2 <= len(seen) < len(TINY.points())
+    assert all(worker.closed for worker in workers)
+
+
+def test_what_reads_them_may_stop_at_any_time():
+    workers = [Fake("cuda:0", seconds=0.01), Fake("cuda:1", seconds=60)]
+    measurements = measured(TINY.points(), workers, lambda: False, lambda point: None)
+    next(measurements)
+    measurements.close()
+    assert all(worker.closed == 1 for worker in workers)
+
+
+def test_a_fault_of_the_labs_own_is_raised_and_not_a_row():
+    class Broken(Fake):
+        def measure(self, point, cancelled):
+            raise ValueError("contender: no 'nobody'")
+
+    workers = [Broken("cuda:0"), Fake("cuda:1", seconds=0.01)]
+    with pytest.raises(ValueError, match="no 'nobody'"):
+        all_of(workers)
+    assert all(worker.closed == 1 for worker in workers)
+
+
+def test_two_children_give_the_same_run_as_one(tmp_path):
+    seen = []
+    two = run_sweep(
+        TINY, tmp_path / "two.jsonl", devices=("cpu", "cpu"), progress=False, on_measurement=seen.append
+    )  # fmt: skip
+    assert len(two.rows) == len(seen) == len(TINY.points())
+    assert {row["key"] for row in two.rows} == {row_key(point) for point in TINY.points()}
+    assert {row["status"] for row in two.rows} == {"ok"}
+    read = read_run(two.path)
+    assert read.header["parameters"]["device"] == "cpu" and read.header["end"] and "interrupted" not in read.header
+    again = run_sweep(TINY, two.path, isolate=False, progress=False)  # one worker goes on with it: nothing is left
+    assert len(again.rows) == len(TINY.points())
+
+
+@pytest.mark.parametrize(
+    ("devices", "isolate", "message"),
+    [
+        (("cpu", "cpu"), False, "devices: got cpu, cpu with isolate=False"),
+        (("cpu", "cuda:97"), True, "torch sees no cuda:97"),
+        (("tpu",), True, "device: got 'tpu'"),
+    ],
+)
+def test_devices_that_cannot_be_leave_no_file(tmp_path, devices, isolate, message):
+    with pytest.raises(ValueError, match=message):
+        run_sweep(TINY, tmp_path / "run.jsonl", devices=devices, isolate=isolate)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_is_of_one_kind_of_device(tmp_path, monkeypatch):
+    monkeypatch.setattr(running, "usable", lambda device: True)
+    names = {"cpu": "a CPU", "cuda:0": "NVIDIA H100", "cuda:1": "NVIDIA H200"}
+    monkeypatch.setattr(running, "describe", lambda device: {"name": names[device]})
+    with pytest.raises(ValueError, match="devices: cuda:1 is NVIDIA H200, and the sweep's cpu is a CPU"):
+        run_sweep(TINY, tmp_path / "run.jsonl", devices=("cpu", "cuda:1"))
+    with pytest.raises(ValueError, match="devices: cuda:1 is there twice"):
+        run_sweep(TINY, tmp_path / "run.jsonl", devices=("cuda:1", "cuda:1"))
