@@ -9,11 +9,11 @@ from ..launching.primitives import wide
 
 
 @triton.jit
-def read_metadata(values, step, group, block, ok):
-    """Float32 [BLOCKS, 1]: a group's number, or its code times the step of its 256 weights."""
+def read_metadata(values, step, group, span, ok):
+    """Float32 [units, 1]: a group's number, or its code times the step of its 256 weights."""
     value = tl.load(values + group, mask=ok, other=0).to(tl.float32)
     if step is not None:
-        value *= tl.load(step + block // 8, mask=ok, other=0.0).to(tl.float32)
+        value *= tl.load(step + span, mask=ok, other=0.0).to(tl.float32)
     return value[:, None]
 
 
@@ -56,15 +56,20 @@ def dequantize(
         row, block = ((first + i) // (K // 32))[:, None], ((first + i) % (K // 32))[:, None]
         at = row.to(tl.int64) * K + k // 16 * (K // 2) + block * 16 + k % 16
         code = tl.load(data + at, mask=ok[:, None], other=0)
-    value = code.to(tl.float32)
-    block = first + i
-    group = (here if TILES else block) // (GROUP // 32)
-    scale = read_metadata(meta.scale, meta.scale_step, group, block, ok)
+    # what has one scale: a block, or each half of it
+    UNIT: tl.constexpr = 16 if GROUP == 16 else 32  # pyright: ignore[reportAssignmentType]
+    UNITS: tl.constexpr = BLOCKS * 32 // UNIT
+    value = tl.reshape(code, [UNITS, UNIT]).to(tl.float32)
+    u = tl.arange(0, UNITS)
+    unit = first * (32 // UNIT) + u
+    ok = unit < COUNT * (32 // UNIT)
+    group, span = (here if TILES else unit) // (GROUP // UNIT), unit // (256 // UNIT)
+    scale = read_metadata(meta.scale, meta.scale_step, group, span, ok)
     if meta.shift is None:
         value = (value - CENTRE) * scale
     elif OFFSET:
-        value = (value - CENTRE) * scale + read_metadata(meta.shift, meta.shift_step, group, block, ok)
+        value = (value - CENTRE) * scale + read_metadata(meta.shift, meta.shift_step, group, span, ok)
     else:
-        value = (value - read_metadata(meta.shift, meta.shift_step, group, block, ok)) * scale
-    pointers = out + wide(first) * 32 + i[:, None] * 32 + tl.arange(0, 32)[None, :]
+        value = (value - read_metadata(meta.shift, meta.shift_step, group, span, ok)) * scale
+    pointers = out + wide(first) * 32 + u[:, None] * UNIT + tl.arange(0, UNIT)[None, :]
     tl.store(pointers, value.to(out.dtype.element_ty), mask=ok[:, None])
