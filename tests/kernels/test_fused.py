@@ -61,7 +61,7 @@ def test_a_weight_with_minima_from_gguf(device):
     generator = torch.Generator().manual_seed(2)
     numbers = torch.rand(24, 4, 2, generator=generator).half().view(torch.uint8)
     codes = torch.randint(0, 256, (24, 4, 16), generator=generator, dtype=torch.uint8)
-    w = bs.from_gguf(torch.cat([numbers.view(24, 4, 4), codes], -1), (24, 128), "Q4_1").to(device)
+    w = bs.from_gguf(torch.cat([numbers.view(24, 4, 4), codes], -1), "Q4_1", (24, 128)).to(device)
     x = torch.randn(11, 128, generator=generator).to(device, torch.float16)
     check(bs.linear(x, w, impl="triton", route="fused"), x, w)
 
