@@ -312,7 +312,7 @@ def test_errors_of_metadata_put_together_by_hand():
     plain = bs.quantize(random_weight(4, 256))
     for change, error, message in (
         ({"scale_step": None}, TypeError, r"scale: given torch\.uint8; a float dtype is needed"),
-        ({"scale": plain.scale}, TypeError, r"scale: given torch\.bfloat16; uint8, for scale_step, is needed"),
+        ({"scale": plain.scale}, TypeError, r"scale: given torch\.bfloat16; uint8, for scale_step, is needed, or int8"),
         ({"minimum": None}, ValueError, "minimum_step: given without minimum"),
         ({"scale_step": w.scale_step.int()}, TypeError, r"scale_step: given torch\.int32; a float dtype"),
         (

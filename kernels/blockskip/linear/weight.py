@@ -81,8 +81,8 @@ class QuantizedWeight:
                 continue
             encoded = STEPS.get(name) in given
             if t.dtype not in (torch.uint8, torch.int8) if encoded else not t.is_floating_point():
-                needed = f"uint8 or int8, for {STEPS[name]}," if encoded else "a float dtype"
-                raise TypeError(f"{name}: given {t.dtype}; {needed} is needed")
+                needed = f"uint8, for {STEPS[name]}, is needed, or int8" if encoded else "a float dtype is needed"
+                raise TypeError(f"{name}: given {t.dtype}; {needed}")
             if tuple(t.shape) not in allowed or t.shape != self.scale.shape:
                 raise ValueError(f"{name}: given shape {tuple(t.shape)}; allowed are {', '.join(map(str, allowed))}")
         if sum(name in given for name in SHIFTS) > 1:

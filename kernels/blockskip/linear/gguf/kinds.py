@@ -56,6 +56,7 @@ _QUANTISED = (
     Kind("TQ2_0", 35, 256, 66),
     Kind("MXFP4", 39, 32, 17),
     Kind("NVFP4", 40, 64, 36),
+    Kind("Q1_0", 41, 128, 18),
 )
 KINDS = {kind.name: kind for kind in (*_PLAIN, *_QUANTISED)}
 NUMBERED = {kind.number: kind for kind in KINDS.values()}
