@@ -260,24 +260,27 @@ class QuantizedWeight:
 
     def _dequantize(self, dtype: torch.dtype) -> torch.Tensor:
         part = self.packed("rows")
-        return part._values(part.codes(), decode(part.scale, part.scale_step, dtype))
+        return part.values(part.codes(), dtype)
 
-    def plane_values(self, dtype: torch.dtype) -> Iterator[torch.Tensor]:
-        """The values in `dtype` of each of `planes()`, as they lie there."""
-        part = self.packed("rows")
-        scale = decode(part.scale, part.scale_step, dtype)
-        for index, codes in enumerate(part.planes()):
-            yield part._values(codes, scale[:, index::2] if part.group_size == HALF_BLOCK else scale)
-
-    def _values(self, codes: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-        """The values of a row's codes in scale's dtype, for a weight in rows; scale [N, groups of these codes]."""
-        dtype = scale.dtype
+    def values(self, codes: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """The values in `dtype`, of `codes()`, or of one of `planes()` where they have the same groups."""
+        if self.packing == "tiles":
+            return self.packed("rows").values(codes, dtype)
+        scale = decode(self.scale, self.scale_step, dtype).unsqueeze(-1)
         zero = self.centre if self.zero is None else self.zero.to(dtype).unsqueeze(-1)
-        values = codes.to(dtype).unflatten(1, (scale.shape[1], -1)).sub_(zero).mul_(scale.unsqueeze(-1))
+        values = codes.to(dtype).unflatten(1, (self.scale.shape[1], -1)).sub_(zero).mul_(scale)
         if self.offset is not None:
             step = self.minimum_step if self.middle is None else None
             values += decode(self.offset, step, dtype).unsqueeze(-1)
         return values.flatten(1)
+
+    def plane_values(self, dtype: torch.dtype) -> Iterator[torch.Tensor]:
+        """The values in `dtype` of each of `planes()`, as they lie there."""
+        for index, codes in enumerate(self.planes()):
+            of_plane = self
+            if self.group_size == HALF_BLOCK:  # a plane holds every second group
+                of_plane = replace(self, scale=self.scale[:, index::2].contiguous())
+            yield of_plane.values(codes, dtype)
 
     def error(self, weight: torch.Tensor) -> float:
         """Signal-to-noise ratio in dB against the weight [N, K] that this stands for; inf where they are equal."""
