@@ -10,7 +10,7 @@ import sys
 
 import torch
 from blockskip.linear import launch
-from blockskip.linear.route import fused_config
+from blockskip.linear.plan import fused_config
 from compile_linear import N, weight
 from skiplab.anatomy import _pretend, read
 

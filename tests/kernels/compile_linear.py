@@ -8,12 +8,14 @@ import itertools
 import json
 import re
 import sys
-from dataclasses import replace
 
 import torch
 from blockskip.linear import launch
+from blockskip.linear.plan import matvec_config
+from blockskip.linear.rounding import Blocks
 from blockskip.linear.weight import QuantizedWeight
 from skiplab.anatomy import _pretend, read
+from skiplab.contenders.ablations import FORMS, metadata_as_read
 
 INSTRUCTION = re.compile(r"/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.a-z]*)([^;]*);")
 MEMORY_OF_THE_BLOCK = re.compile(r"LDS|STS|LDGSTS|BAR|LDL|STL")
@@ -51,17 +53,17 @@ def weight(k, group_size, bits, metadata):
     )
 
 
-def compiled(capability, k, group_size, bits, rows, metadata, **changes):
+def compiled(capability, k, group_size, bits, rows, metadata, ablation="none"):
     w = weight(k, group_size, bits, metadata)
     words = torch.zeros((rows, 2, k // 8), dtype=torch.int32)
-    step, total = torch.zeros((rows, k // 32)), torch.zeros((rows, k // 32))
-    config = replace(launch.matvec_config(rows), **changes)
+    blocks = Blocks(torch.zeros((rows, k // 32)), torch.zeros((rows, k // 32)))
+    form, config = FORMS[ablation], matvec_config(rows)
     overlap = capability >= (9, 0)
     out = torch.zeros((rows, N), dtype=torch.bfloat16)
-    one = launch.prepare_matvec(w, launch.metadata_of(w, config), words, step, total, None, out, config, overlap)
+    operands = launch.packed_codes(w), metadata_as_read(w, form), words, blocks, None, out
+    one = launch.prepare_matvec(w, operands, config, overlap, form)
     with _pretend(capability):
-        options = config.options(overlap)
-        kernel = launch.kernel_of(config).warmup(*one.arguments, **one.constants, **options, grid=one.grid)
+        kernel = form.kernel.warmup(*one.arguments, **one.constants, **config.options(overlap), grid=one.grid)
     return read(kernel, capability)
 
 
@@ -108,7 +110,7 @@ def main(capability):
         }
         print(json.dumps(row), flush=True)
     for name in ("strided", "scalar"):
-        anatomy = compiled(capability, 8192, 32, 4, 1, "zero", **{name: True})
+        anatomy = compiled(capability, 8192, 32, 4, 1, "zero", name)
         loads = re.findall(r"LDG[A-Z0-9.]*", anatomy.sass)
         products = anatomy.instructions["IDP"]
         row = {"ablation": name, "products": products, "wide_loads": sum(".128" in load for load in loads)}

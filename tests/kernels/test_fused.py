@@ -9,8 +9,9 @@ import itertools
 import blockskip as bs
 import pytest
 import torch
+from blockskip.linear import plan as plans
 from blockskip.linear import route
-from blockskip.linear.route import FusedConfig, LinearPlan
+from blockskip.linear.plan import FusedConfig, LinearPlan
 
 WAYS = ("fused", "dequantize")
 
@@ -89,9 +90,9 @@ def test_shares_along_k_are_summed(device, splits):
     x, w = draw(device, 20, 33, 1184)
     bias = torch.ones(33, dtype=x.dtype, device=device)
     plan = LinearPlan("triton", "fused", FusedConfig(32, 32, 4, 4, 2), splits, "asked for")
-    first = launch.linear(x, w, bias, plan=plan)
+    first = launch.linear(x, w, bias, plan)
     check(first, x, w, bias)
-    assert torch.equal(first, launch.linear(x, w, bias, plan=plan))
+    assert torch.equal(first, launch.linear(x, w, bias, plan))
 
 
 def test_strided_activations_and_more_dimensions(device):
@@ -136,12 +137,12 @@ def test_every_gpu_and_format_has_a_crossover_with_its_source():
 
 def test_few_rows_of_weights_are_split_along_k():
     _, w = draw("cpu", 1, 512, 8192)
-    config = route.fused_config(16, w)
-    assert route.fused_splits(16, w, config, 132) == 8  # steps // LEAST_STEPS
-    assert route.fused_splits(16, w, config, 8) == 2  # two programs a multiprocessor
-    assert route.fused_splits(64, w, route.fused_config(64, w), 8) == 1  # one
+    config = plans.fused_config(16, w)
+    assert plans.fused_splits(16, w, config, 132) == 8  # steps // LEAST_STEPS
+    assert plans.fused_splits(16, w, config, 8) == 2  # two programs a multiprocessor
+    assert plans.fused_splits(64, w, plans.fused_config(64, w), 8) == 1  # one
     _, w = draw("cpu", 1, 4096, 2048)
-    assert route.fused_splits(16, w, config, 16) == 1
+    assert plans.fused_splits(16, w, config, 16) == 1
 
 
 @pytest.mark.parametrize(

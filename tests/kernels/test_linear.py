@@ -161,33 +161,24 @@ def test_groups_of_sixteen(device, impl, n, k, has_step):
         check(bs.linear(x, w, bias, impl=impl), x, w, bias)
 
 
-def test_the_other_ways_take_groups_of_sixteen(device):
-    from blockskip.linear.launch import MatvecConfig, linear
+@pytest.mark.parametrize("config", [(4, 4, 1), (8, 16, 2)])
+def test_every_way_to_step_takes_groups_of_sixteen(device, config):
+    from blockskip.linear.launch import linear
+    from blockskip.linear.plan import LinearPlan, MatvecConfig
 
     w = of_sixteen(9, 768, 1).to(device)
     x, _, _ = inputs(device, 2, n=9, k=768)
-    for config in (MatvecConfig(4, 4, 1), MatvecConfig(8, 16, 2), MatvecConfig(4, 8, 1, True, True)):
-        check(linear(x, w, None, config), x, w)
+    check(linear(x, w, None, LinearPlan("triton", "matvec", MatvecConfig(*config), 1, "asked for")), x, w)
 
 
 @pytest.mark.parametrize("config", [(4, 4, 1), (16, 8, 4), (2, 8, 1), (8, 16, 2)])
 @pytest.mark.parametrize("kind", [(4, 128, False), (8, 32, True), (4, 32, True), (4, 64, False, "uint8")])
 def test_every_way_to_step_through_k(device, config, kind):
-    from blockskip.linear.launch import MatvecConfig, linear
+    from blockskip.linear.launch import linear
+    from blockskip.linear.plan import LinearPlan, MatvecConfig
 
     x, w, _ = inputs(device, 2, k=256 * 3 if "uint8" in kind else 32 * 12, kind=kind)
-    check(linear(x, w, None, MatvecConfig(*config)), x, w)
-
-
-@pytest.mark.parametrize("kind", [(4, 64, False), (8, 32, False), (8, 128, True), (4, 32, False, "uint8")])
-def test_the_slower_ways_that_are_kept_to_be_shown_are_right_too(device, kind):
-    from blockskip.linear.launch import MatvecConfig, linear, metadata_of
-
-    x, w, bias = inputs(device, 2, k=512 if "uint8" in kind else 384, kind=kind)
-    for strided, scalar in ((True, False), (False, True), (True, True)):
-        config = MatvecConfig(4, 8, 1, strided, scalar)
-        check(linear(x, w, bias, config), x, w, bias)
-        check(linear(x, w, bias, config, metadata_of(w, config)), x, w, bias)
+    check(linear(x, w, None, LinearPlan("triton", "matvec", MatvecConfig(*config), 1, "asked for")), x, w)
 
 
 @pytest.mark.parametrize("bits", [4, 8])
@@ -204,10 +195,9 @@ def test_activations_are_rounded_to_the_very_codes_of_torch(device, bits):
     x[1, 64:96] *= 1e36
     x[2, 3], x[2, 40], x[2, 70] = math.nan, math.inf, -math.inf
     x = x.to(device)
-    w = bs.quantize(torch.ones(1, k, device=device), bits)
     words = torch.empty((3, 2, k // 8), dtype=torch.int32, device=device)
     step, total = torch.empty((3, k // 32), device=device), torch.empty((3, k // 32), device=device)
-    one = launch.prepare_rounding(x, w, words, step, total)
+    one = launch.prepare_rounding(x, bits, words, launch.Blocks(step, total))
     launch.round_activations[one.grid](*one.arguments, **one.constants)
     planes = words.view(torch.int8).view(3, 2, k // 32, 16).cpu()
     found = torch.stack((planes[:, 0], planes[:, 1]), -1 if bits == 4 else -2).reshape(3, k // 32, 32)
@@ -294,7 +284,7 @@ def test_compiled_kernels_read_the_weight_as_it_lies(monkeypatch):
     _, w, _ = inputs("cpu", kind=(4, 32, False), dtype=torch.bfloat16)
     monkeypatch.setattr(launch, "interpreting", lambda: False)
     with Nothing():
-        assert launch._readable(w) is w
+        assert launch.readable(w) is w
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="a GPU's memory is counted")

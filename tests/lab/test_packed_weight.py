@@ -183,7 +183,7 @@ def test_wrong_places_are_named():
 
 COMPILED = """
 import json, re, sys
-from blockskip.linear.launch import matvec_config
+from blockskip.linear.plan import matvec_config
 from skiplab.packed_weight import PROGRAMS, Packed, Program, compiled
 found = {}
 for name, program in (*PROGRAMS.items(), ("scalar", Program())):

@@ -6,7 +6,7 @@ import torch
 
 from .eager import check, choose_impl, multiply
 from .ops import traced_linear
-from .route import LinearPlan, make_plan
+from .plan import LinearPlan, make_plan
 from .weight import FUNCTIONS, QuantizedWeight
 
 

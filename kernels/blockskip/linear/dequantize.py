@@ -1,5 +1,8 @@
 """The Triton kernel that turns packed weights back to floats, for matrix products with many rows."""
 
+# pyright: reportAttributeAccessIssue=false
+# A constexpr has the attributes of its value.
+
 from __future__ import annotations
 
 import triton
@@ -18,24 +21,17 @@ def read_metadata(values, step, group, unit, ok, UNIT: tl.constexpr):
 
 
 @triton.jit
-def dequantize(
-    data,
-    meta,
-    out,
-    COUNT,
-    K: tl.constexpr,
-    GROUP: tl.constexpr,
-    BITS: tl.constexpr,
-    CENTRE: tl.constexpr,
-    OFFSET: tl.constexpr,
-    BLOCKS: tl.constexpr,
-    TILES: tl.constexpr,
-):
-    """out [N, K], the values of a QuantizedWeight. data: as there. meta, CENTRE, OFFSET: as in `matvec`.
+def dequantize(data, meta, out, COUNT, FORMAT: tl.constexpr, BLOCKS: tl.constexpr):
+    """out [N, K]: the values of a QuantizedWeight, BLOCKS of its COUNT = N * K / 32 blocks of 32 a program.
 
-    The weight's COUNT = N * K / 32 blocks of 32 are taken in the order of `out`, BLOCKS a program. TILES: it lies in
-    tiles of 64 rows x 8 blocks, as `packing` has it.
+    data: of the weight, by bytes. meta, FORMAT: as in `matvec`; the weight lies in rows or in tiles.
     """
+    K: tl.constexpr = FORMAT.in_features
+    GROUP: tl.constexpr = FORMAT.group_size
+    BITS: tl.constexpr = FORMAT.bits
+    CENTRE: tl.constexpr = FORMAT.centre
+    OFFSET: tl.constexpr = FORMAT.offset
+    TILES: tl.constexpr = FORMAT.packing == "tiles"
     first = tl.program_id(0) * BLOCKS
     i = tl.arange(0, BLOCKS)
     ok = first + i < COUNT

@@ -11,7 +11,8 @@ from ..arguments import choice, tensor
 from ..autocast import without_autocast
 from ..launching.repeated import REPEATED, Kind, kind_of
 from . import reference, tiled
-from .route import ROUTES, make_plan, spelled
+from .plan import make_plan
+from .route import ROUTES, spelled
 from .weight import DTYPES, TENSORS, QuantizedWeight
 
 IMPLS = ("auto", "reference", "tiled", "triton")
@@ -88,7 +89,7 @@ def run(
             if t is not None and t.is_neg():
                 raise ValueError(f"{name}: is a negated view, which a kernel cannot tell; call .resolve_neg()")
 
-        out = launch.linear(flat, w, bias, plan=plan, kind=kind)
+        out = launch.linear(flat, w, bias, plan, kind)
     else:
         out = (reference if impl == "reference" else tiled).linear(flat, w, bias)
     return out.view(*x.shape[:-1], w.shape[0])

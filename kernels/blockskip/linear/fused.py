@@ -1,9 +1,12 @@
-"""The Triton kernel for more than eight rows: packed weights to floats in registers, and their product on tensor cores.
+"""The Triton kernel for more rows: packed weights to floats in registers, and their product on tensor cores.
 
 The product is taken as weights x activations^T, so that the weights, which come through registers anyhow, are the
 operand that tensor cores take from registers. The weights become floats exactly as `dequantize` makes them: in float32,
 rounded once to the activations' dtype.
 """
+
+# pyright: reportAttributeAccessIssue=false
+# A constexpr has the attributes of its value.
 
 from __future__ import annotations
 
@@ -50,15 +53,16 @@ def codes_tile(data, rows, b0, K: tl.constexpr, BITS: tl.constexpr, BLOCKS: tl.c
 
 
 @triton.jit
-def weight_tile(
-    data, meta, n0, rows, b0,
-    K: tl.constexpr, GROUP: tl.constexpr, BITS: tl.constexpr, CENTRE: tl.constexpr, OFFSET: tl.constexpr,
-    BLOCKS: tl.constexpr,
-):  # fmt: skip
-    """Float32 [rows, BLOCKS * 32], the values of a QuantizedWeight's rows n0 + rows; data begins at row n0.
+def weight_tile(data, meta, n0, rows, b0, FORMAT: tl.constexpr, BLOCKS: tl.constexpr):
+    """Float32 [rows, BLOCKS * 32]: the values of a QuantizedWeight's rows n0 + rows from block b0 on.
 
-    meta, CENTRE, OFFSET: as in `matvec`.
+    data begins at row n0. meta, FORMAT: as in `matvec`.
     """
+    K: tl.constexpr = FORMAT.in_features
+    GROUP: tl.constexpr = FORMAT.group_size
+    BITS: tl.constexpr = FORMAT.bits
+    CENTRE: tl.constexpr = FORMAT.centre
+    OFFSET: tl.constexpr = FORMAT.offset
     # what has one scale: a block, or each half of it
     UNIT: tl.constexpr = 16 if GROUP == 16 else 32  # pyright: ignore[reportAssignmentType]
     UNITS: tl.constexpr = BLOCKS * 32 // UNIT
@@ -89,34 +93,40 @@ def rounded_to_bfloat16(value):
 
 @triton.jit
 def fused(
-    x, x_row, x_col, data, meta, bias, out, M, N,
-    K: tl.constexpr, GROUP: tl.constexpr, BITS: tl.constexpr, CENTRE: tl.constexpr, OFFSET: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCKS: tl.constexpr, STEPS: tl.constexpr, ROUND: tl.constexpr,
+    x, data, meta, bias, out, N,
+    FORMAT: tl.constexpr, CONFIG: tl.constexpr, STEPS: tl.constexpr, ROUND: tl.constexpr,
 ):  # fmt: skip
-    """out [splits, M, N] = x [M, K] weights^T, + bias where there is one split: BLOCK_M x BLOCK_N of it a program.
+    """out [splits, M, N] = x weights^T, + bias where there is one split: block_m x block_n of CONFIG a program.
 
-    data, meta, CENTRE, OFFSET: as in `dequantize`. A program takes STEPS times BLOCKS blocks of 32 along K, or what is
-    left of them; each split has a plane of `out` to itself, so that sums run in an order that the sizes fix. ROUND: x
-    holds bfloat16 values in float32, and the weights are rounded like them.
+    x: a `View` [M, K]. data, meta, FORMAT: as in `matvec`, data by bytes. CONFIG: `plan.FusedConfig`.
+    A program takes STEPS times CONFIG.blocks blocks of 32 along K, or what is left of them; each split has a plane of
+    `out` to itself, so that sums run in an order that the sizes fix. ROUND: x holds bfloat16 values in float32, and the
+    weights are rounded like them.
     Grid: (blocks of M, blocks of N, splits).
     """
+    K: tl.constexpr = FORMAT.in_features
+    BITS: tl.constexpr = FORMAT.bits
+    BLOCK_M: tl.constexpr = CONFIG.block_m
+    BLOCK_N: tl.constexpr = CONFIG.block_n
+    BLOCKS: tl.constexpr = CONFIG.blocks
     ALL: tl.constexpr = K // 32
+    M = x.shape[0]
     m0, n0, split = tl.program_id(0) * BLOCK_M, tl.program_id(1) * BLOCK_N, tl.program_id(2)
     n = tl.arange(0, BLOCK_N)
     rows = tl.minimum(n, N - 1 - n0)  # rows past the end read the last one again
     m = tl.arange(0, BLOCK_M)
-    x += wide(m0) * x_row
+    x_ptr = x.ptr + wide(m0) * x.strides[0]
     data += wide(n0) * (K * BITS // 8)
     k = tl.arange(0, BLOCKS * 32)
-    x_at = x + tl.minimum(m, M - 1 - m0)[None, :] * x_row
+    x_at = x_ptr + tl.minimum(m, M - 1 - m0)[None, :] * x.strides[0]
     acc = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
     first = split * STEPS * BLOCKS
     for b0 in tl.range(first, tl.minimum(first + STEPS * BLOCKS, ALL), BLOCKS):
-        activations = tl.load(x_at + (b0 * 32 + k)[:, None] * x_col, mask=(b0 * 32 + k < K)[:, None], other=0.0)
-        weights = weight_tile(data, meta, n0, rows, b0, K, GROUP, BITS, CENTRE, OFFSET, BLOCKS)
+        activations = tl.load(x_at + (b0 * 32 + k)[:, None] * x.strides[1], mask=(b0 * 32 + k < K)[:, None], other=0.0)
+        weights = weight_tile(data, meta, n0, rows, b0, FORMAT, BLOCKS)
         if ROUND:
             weights = rounded_to_bfloat16(weights)
-        acc = tl.dot(weights.to(x.dtype.element_ty), activations, acc, input_precision="ieee")
+        acc = tl.dot(weights.to(x.ptr.dtype.element_ty), activations, acc, input_precision="ieee")
     if bias is not None:
         acc += tl.load(bias + n0 + rows).to(tl.float32)[:, None]
     start = out + (wide(split) * M + m0) * N + n0

@@ -1,12 +1,13 @@
-"""From a checked call to launches of the Triton kernels. Imports triton."""
+"""From a checked call and its plan to launches of the Triton kernels. Imports triton."""
 
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from operator import attrgetter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -15,12 +16,14 @@ from ..launching.dispatch import DISPATCHER, Launch
 from ..launching.primitives import interpreting
 from ..launching.ready import Ready, Step
 from ..launching.repeated import REPEATED, Kind
-from ..launching.view import overlaps
+from ..launching.view import View, overlaps
 from .dequantize import dequantize
+from .format import Format, Metadata
 from .fused import fused
 from .hopper.plan import HopperConfig
-from .matvec import matvec, matvec_scalar, round_activations
-from .route import FusedConfig, LinearPlan, make_plan
+from .matvec import load_metadata, matvec
+from .plan import FusedConfig, LinearPlan, MatvecConfig
+from .rounding import Blocks, round_activations
 from .weight import BLOCK, TENSORS, QuantizedWeight
 
 BLOCK_ELEMENTS = 1 << 24
@@ -30,79 +33,28 @@ DEQUANTIZE_BLOCKS = 128
 _tensors_of = attrgetter(*TENSORS)
 
 
-@dataclass(frozen=True)
-class MatvecConfig:
-    """block_n weight rows a program; blocks of 32 weights a step, 4 or more; num_warps warps a program.
+class MatvecForm(NamedTuple):
+    """What of the matvec may be exchanged to show what its choices gain; the lab does (`skiplab.contenders.ablations`).
 
-    block_n * blocks = 32 * num_warps gives each thread one block of 32 weights a step: a 16-byte load of int4.
-    registers: how many a thread may have, a multiple of 8; None leaves that to the compiler. What the design gains is
-    shown by leaving it out: `strided` reads metadata that lies [K / group_size, N] instead of row for row with the
-    weights, `scalar` loads activations 4 bytes at a time instead of 16.
+    kernel: `matvec`, or the same function compiled otherwise. load_metadata: see `matvec`.
     """
 
-    block_n: int
-    blocks: int
-    num_warps: int
-    strided: bool = False
-    scalar: bool = False
-    registers: int | None = None
-
-    def options(self, overlap: bool) -> dict[str, int | bool]:
-        """What Triton compiles with; overlap: launched before the activations are rounded."""
-        options: dict[str, int | bool] = {"num_warps": self.num_warps}
-        if self.registers is not None:
-            options["maxnreg"] = self.registers
-        return options | ({"launch_pdl": True} if overlap else {})
+    kernel: Any
+    load_metadata: Any
 
 
-def matvec_config(rows: int) -> MatvecConfig:
-    """The configuration for this many rows of activations.
-
-    A warp for a weight row was the fastest of eleven on an H100, or within 2 % of it, for one row and each Gemma layer:
-    21504 x 5376 took 27.3 us, with 4 weight rows in 4 warps 30.4, with 16 in 4 warps 30.8. What runs last is one warp's
-    work then, not four's. It holds for 2 to 8 rows too, within 7 %; from 5 the compiler, left alone, spills.
-    """
-    return MatvecConfig(1, 32, 1, registers=136 if rows > 4 else None)
-
-
-class Metadata(NamedTuple):
-    """A weight's metadata as the kernels take it: shift is zero, minimum or middle. None where there is none."""
-
-    scale: torch.Tensor
-    scale_step: torch.Tensor | None
-    shift: torch.Tensor | None
-    shift_step: torch.Tensor | None
-
-
-def metadata_of(w: QuantizedWeight, config: MatvecConfig | None = None) -> Metadata:
-    """Metadata as the matvec of this configuration reads it; None: as it lies."""
-    shift = w.offset if w.zero is None else w.zero
-    found = Metadata(w.scale, w.scale_step, shift, w.minimum_step)
-    if config is None or not config.strided:
-        return found
-    scale, *others = (None if t is None else t.T.contiguous() for t in found)
-    assert scale is not None
-    return Metadata(scale, *others)
+SHIPPED = MatvecForm(matvec, load_metadata)
 
 
 def linear(
-    x: torch.Tensor,
-    w: QuantizedWeight,
-    bias: torch.Tensor | None,
-    config: MatvecConfig | None = None,
-    metadata: Metadata | None = None,
-    plan: LinearPlan | None = None,
-    kind: Kind | None = None,
+    x: torch.Tensor, w: QuantizedWeight, bias: torch.Tensor | None, plan: LinearPlan, kind: Kind | None = None
 ) -> torch.Tensor:
     """x [M, K] -> [M, N] in x's dtype; see `blockskip.linear`.
 
-    plan: `route.make_plan`'s, which is asked where none is given.
-    config: the matvec's, for tuning and for showing what its choices gain.
-    metadata: `metadata_of(w, config)`, so that it need not be laid out anew in each call.
     kind: of the call; what is prepared is kept for all of that kind, if it serves them.
     """
     _check_device(x.device)
-    plan, given = plan or make_plan(x, w, "triton", "measured"), x.dtype
+    given = x.dtype
     if plan.kernel == "dequantize":
         return _many_rows(x, w, bias)
     if isinstance(plan.config, HopperConfig):
@@ -115,20 +67,18 @@ def linear(
     # bfloat16 is wrong in Triton's interpreter: there the kernels compute in float32 and torch rounds at the end
     if interpreting() and (plan.kernel == "matvec" or emulate) and given != torch.float32:
         x, bias, kind = x.float(), None if bias is None else bias.float(), None
-    if (readable := _readable(w)) is not w:
-        w, kind = readable, None
+    if (as_read := readable(w)) is not w:
+        w, kind = as_read, None
     if plan.kernel == "fused":
         call = partial(_fused, _ready_fused(x, w, bias, plan, emulate))
     else:
-        config = config or matvec_config(x.shape[0])
-        ready = _ready_matvec(x, w, bias, config, metadata or metadata_of(w, config))
-        call = partial(_matvec, ready, config, metadata)
-    assert kind is None or metadata is None  # else the weight's own would not be looked at
+        assert isinstance(plan.config, MatvecConfig)
+        call = partial(_matvec, ready_matvec(x, w, bias, Metadata.of(w), plan.config))
     REPEATED.put(kind, call)
     return call(x, w, bias).to(given)
 
 
-def _readable(w: QuantizedWeight) -> QuantizedWeight:
+def readable(w: QuantizedWeight) -> QuantizedWeight:
     """The weight as the kernels read it: the interpreter's take no bfloat16."""
     if not interpreting():
         return w
@@ -136,26 +86,30 @@ def _readable(w: QuantizedWeight) -> QuantizedWeight:
     return replace(w, **changed) if changed else w
 
 
-def _matvec(ready: Ready, config: MatvecConfig, metadata: Metadata | None, x, w: QuantizedWeight, bias) -> torch.Tensor:
-    metadata = metadata_of(w, config) if metadata is None else metadata
-    return ready(x, _dense(bias), packed_codes(w), *metadata)[0]
-
-
 def _dense(bias: torch.Tensor | None) -> torch.Tensor | None:
     """The bias as the kernels read it: N numbers one after the other."""
     return None if bias is None else bias.contiguous()
 
 
-def _ready_matvec(x, w: QuantizedWeight, bias, config: MatvecConfig, metadata: Metadata) -> Ready:
+def _matvec(ready: Ready, x, w: QuantizedWeight, bias) -> torch.Tensor:
+    return ready(x, _dense(bias), packed_codes(w), *Metadata.of(w))[0]
+
+
+def ready_matvec(
+    x, w: QuantizedWeight, bias, metadata: Metadata, config: MatvecConfig, form: MatvecForm = SHIPPED
+) -> Ready:
+    """The launches of the matvec, of which (x, a contiguous bias or None, `packed_codes(w)`, *metadata) makes [out].
+
+    metadata: `Metadata.of(w)`, or the same numbers as the form reads them.
+    """
     overlap = overlaps(x.device)
 
-    def steps(inputs, made):
+    def steps(inputs, made) -> Iterator[Step]:
         x, bias, data, *metadata = inputs
-        out, codes, step, total = made
-        yield Step(round_activations, prepare_rounding(x, w, codes, step, total, overlap), {})
-        rounded = codes, step, total, bias, out
-        second = prepare_matvec(w, Metadata(*metadata), *rounded, config, overlap, data)
-        yield Step(kernel_of(config), second, config.options(overlap))
+        out, codes, *blocks = made
+        yield Step(round_activations, prepare_rounding(x, w.bits, codes, Blocks(*blocks), overlap), {})
+        operands = data, Metadata(*metadata), codes, Blocks(*blocks), bias, out
+        yield Step(form.kernel, prepare_matvec(w, operands, config, overlap, form), config.options(overlap))
 
     (rows, k), real = x.shape, torch.float32
     rounded = ((rows, 2, k // 8), torch.int32), ((rows, k // BLOCK), real), ((rows, k // BLOCK), real)
@@ -168,41 +122,27 @@ def packed_codes(w: QuantizedWeight) -> torch.Tensor:
     return w.data.view(torch.int32)
 
 
-def prepare_rounding(x, w: QuantizedWeight, codes, step, total, overlap: bool = False) -> Launch:
-    """The launch that rounds x [M, K] to int8."""
-    constants = {"K": w.shape[1], "BITS": w.bits, "BLOCKS": ROUNDING_BLOCKS, "OVERLAP": overlap}
-    grid = (cdiv(w.shape[1] // BLOCK, ROUNDING_BLOCKS), x.shape[0])
-    return Launch((x, *x.stride(), codes, step, total), constants, grid)
-
-
-def kernel_of(config: MatvecConfig):
-    """The matvec of this configuration."""
-    return matvec_scalar if config.scalar else matvec
+def prepare_rounding(x, bits: int, codes, blocks: Blocks, overlap: bool = False) -> Launch:
+    """The launch that rounds x [M, K] to int8, in the order in which weights of `bits` meet it."""
+    constants = {"K": x.shape[1], "BITS": bits, "BLOCKS": ROUNDING_BLOCKS, "OVERLAP": overlap}
+    return Launch((View.of(x), codes, blocks), constants, (cdiv(x.shape[1] // BLOCK, ROUNDING_BLOCKS), x.shape[0]))
 
 
 def prepare_matvec(
-    w: QuantizedWeight, metadata, codes, step, total, bias, out, config: MatvecConfig, overlap: bool = False, data=None
+    w: QuantizedWeight, operands: tuple, config: MatvecConfig, overlap: bool = False, form: MatvecForm = SHIPPED
 ) -> Launch:
     """The launch of the matvec on rounded activations; with `overlap` it goes with the option `launch_pdl`.
 
-    bias: contiguous, or None. data: `packed_codes(w)`, from whoever needs to know it again.
+    operands: `packed_codes(w)`, Metadata, the activations' codes and Blocks, bias (contiguous, or None), out.
     """
     constants = {
-        "K": w.shape[1],
-        "GROUP": w.group_size,
-        "BITS": w.bits,
-        "CENTRE": w.centre,
-        "OFFSET": w.offset is not None,
-        "ROWS": out.shape[0],
-        "BLOCK_N": config.block_n,
-        "BLOCKS": config.blocks,
-        "ASM": not interpreting(),
+        "FORMAT": Format.of(w),
+        "CONFIG": config,
+        "ROWS": operands[-1].shape[0],
         "OVERLAP": overlap,
+        "LOAD_METADATA": form.load_metadata,
     }
-    data = packed_codes(w) if data is None else data
-    group_stride = w.shape[0] if config.strided else None
-    arguments = (data, metadata, codes, step, total, bias, out, group_stride, w.shape[0])
-    return Launch(arguments, constants, (cdiv(w.shape[0], config.block_n),))
+    return Launch((*operands, w.shape[0]), constants, (cdiv(w.shape[0], config.block_n),))
 
 
 def _fused(ready: Ready, x, w: QuantizedWeight, bias) -> torch.Tensor:
@@ -217,7 +157,7 @@ def _ready_fused(x, w: QuantizedWeight, bias, plan: LinearPlan, emulate: bool) -
     config, splits = plan.config, plan.splits
     assert isinstance(config, FusedConfig)
 
-    def steps(inputs, made):
+    def steps(inputs, made) -> Iterator[Step]:
         x, bias, *tensors = inputs
         same = replace(w, **dict(zip(TENSORS, tensors, strict=True)))
         launch = prepare_fused(x, same, None if splits > 1 else bias, made[0], config, emulate)
@@ -234,25 +174,14 @@ def prepare_fused(x, w: QuantizedWeight, bias, out, config: FusedConfig, emulate
     """
     splits, rows, outputs = out.shape
     steps = cdiv(w.shape[1], BLOCK * config.blocks)
-    constants = {
-        "K": w.shape[1],
-        "GROUP": w.group_size,
-        "BITS": w.bits,
-        "CENTRE": w.centre,
-        "OFFSET": w.offset is not None,
-        "BLOCK_M": config.block_m,
-        "BLOCK_N": config.block_n,
-        "BLOCKS": config.blocks,
-        "STEPS": cdiv(steps, splits),
-        "ROUND": emulate,
-    }
-    arguments = (x, *x.stride(), w.data, metadata_of(w), bias, out, rows, outputs)
+    constants = {"FORMAT": Format.of(w), "CONFIG": config, "STEPS": cdiv(steps, splits), "ROUND": emulate}
+    arguments = (View.of(x), w.data, Metadata.of(w), bias, out, outputs)
     return Launch(arguments, constants, (cdiv(rows, config.block_m), cdiv(outputs, config.block_n), splits))
 
 
 def _many_rows(x, w: QuantizedWeight, bias) -> torch.Tensor:
     out = torch.empty((x.shape[0], w.shape[0]), dtype=x.dtype, device=x.device)
-    for rows, part in _readable(w).blocks(BLOCK_ELEMENTS):
+    for rows, part in readable(w).blocks(BLOCK_ELEMENTS):
         weight = torch.empty(part.shape, dtype=torch.float32 if interpreting() else x.dtype, device=x.device)
         with torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext():
             DISPATCHER.launch(dequantize, prepare_dequantize(part, weight))
@@ -266,17 +195,9 @@ def _many_rows(x, w: QuantizedWeight, bias) -> torch.Tensor:
 
 def prepare_dequantize(w: QuantizedWeight, out: torch.Tensor) -> Launch:
     """The launch that writes w's floats to out [N, K]."""
-    constants = {
-        "K": w.shape[1],
-        "GROUP": w.group_size,
-        "BITS": w.bits,
-        "CENTRE": w.centre,
-        "OFFSET": w.offset is not None,
-        "BLOCKS": DEQUANTIZE_BLOCKS,
-        "TILES": w.packing == "tiles",
-    }
     count = w.shape.numel() // BLOCK
-    return Launch((w.data, metadata_of(w), out, count), constants, (cdiv(count, DEQUANTIZE_BLOCKS),))
+    constants = {"FORMAT": Format.of(w), "BLOCKS": DEQUANTIZE_BLOCKS}
+    return Launch((w.data, Metadata.of(w), out, count), constants, (cdiv(count, DEQUANTIZE_BLOCKS),))
 
 
 def cdiv(a: int, b: int) -> int:

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from blockskip.linear.activations import MOST_ROWS, rounded
 from blockskip.linear.packing import TILE_COLUMNS, TILE_ROWS
+from blockskip.linear.plan import matvec_config
 from blockskip.linear.route import HOPPER
 
 from skiplab.contenders.attention import needs_cuda
@@ -90,30 +91,22 @@ def _float(workload: LinearWorkload, arguments: Sequence[Any]) -> Solver:
     return lambda x, weight: F.linear(x, weight)
 
 
-def _ablation(**changes: bool) -> tuple[Any, Any]:
-    """prepare and build of the matvec without one of its choices."""
+def _ablation(name: str) -> tuple[Any, Any]:
+    """prepare and build of the matvec without one of its choices: see `contenders.ablations`."""
 
     def prepare(workload: LinearWorkload, inputs: Inputs) -> tuple[Any, ...]:
-        from blockskip.linear.launch import metadata_of
+        from skiplab.contenders import ablations
 
         w = packed(workload, inputs)
-        return inputs[0], w, metadata_of(w, _config(workload, changes))
+        return inputs[0], w, ablations.metadata_as_read(w, ablations.FORMS[name])
 
     def build(workload: LinearWorkload, arguments: Sequence[Any]) -> Solver:
-        from blockskip.linear import launch
+        from skiplab.contenders import ablations
 
-        config = _config(workload, changes)
-        return lambda x, w, metadata: launch.linear(x, w, None, config, metadata)
+        form, config = ablations.FORMS[name], matvec_config(workload.rows)
+        return lambda x, w, metadata: ablations.product(x, w, metadata, config, form)
 
     return prepare, build
-
-
-def _config(workload: LinearWorkload, changes: dict[str, bool]) -> Any:
-    from dataclasses import replace
-
-    from blockskip.linear.launch import matvec_config
-
-    return replace(matvec_config(workload.rows), **changes)
 
 
 def _needs_few_rows(workload: LinearWorkload, device: str) -> str | None:
@@ -187,7 +180,7 @@ def _needs_gemlite(workload: LinearWorkload, device: str) -> str | None:
     return needs_cuda(workload, device)
 
 
-_STRIDED, _SCALAR = _ablation(strided=True), _ablation(scalar=True)
+_STRIDED, _SCALAR = _ablation("strided"), _ablation("scalar")
 _HALF_STEP = 2.0**-8  # tinygemm rounds the product and the sum to bfloat16, half a step each
 
 for _entry in (

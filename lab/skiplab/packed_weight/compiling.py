@@ -17,20 +17,26 @@ def compiled(packed: Packed, program: Program, capability: tuple[int, int], scal
     """
     from blockskip.launching.primitives import interpreting
     from blockskip.linear import launch
+    from blockskip.linear.plan import MatvecConfig
+    from blockskip.linear.rounding import Blocks
+
+    from skiplab.contenders.ablations import FORMS, metadata_as_read
 
     if interpreting():
         raise ValueError("TRITON_INTERPRET: is set, so kernels are not compiled; unset it before Triton is imported")
     n, k = 64, packed.in_features  # the kernel takes the number of rows as an argument
     weight = torch.zeros(n, k, dtype=torch.float32, device="cpu")
     w = bs.quantize(weight, packed.bits, packed.group_size, packed.symmetric, packed.metadata)
-    config = launch.MatvecConfig(program.block_n, program.blocks, program.num_warps, packed.strided, scalar)
+    config = MatvecConfig(program.block_n, program.blocks, program.num_warps)
+    form = FORMS[
+        "both" if packed.strided and scalar else "strided" if packed.strided else "scalar" if scalar else "none"
+    ]
     words = torch.empty((1, 2, k // 8), dtype=torch.int32, device="cpu")
     sums = torch.empty(1, k // 32, dtype=torch.float32, device="cpu")
     out = torch.empty(1, n, dtype=torch.bfloat16, device="cpu")
     early = capability >= (9, 0)
-    metadata = launch.metadata_of(w, config)
-    one = launch.prepare_matvec(w, metadata, words, sums, sums, None, out, config, early)
-    options = {"num_warps": program.num_warps} | ({"launch_pdl": True} if early else {})
+    operands = launch.packed_codes(w), metadata_as_read(w, form), words, Blocks(sums, sums), None, out
+    one = launch.prepare_matvec(w, operands, config, early, form)
     with _pretend(capability):
-        kernel = launch.kernel_of(config).warmup(*one.arguments, **one.constants, **options, grid=one.grid)
+        kernel = form.kernel.warmup(*one.arguments, **one.constants, **config.options(early), grid=one.grid)
     return read(kernel, capability)
