@@ -3,7 +3,8 @@
 from .attention.api import attention, explain, scaled_dot_product_attention
 from .attention.decode.api import decode, explain_decode
 from .config import TileConfig
-from .linear.api import explain_linear, linear
+from .linear.activations import RoundedActivations
+from .linear.api import explain_linear, linear, round_activations
 from .linear.gguf.blocks import from_gguf
 from .linear.gguf.file import GGUFFile, GGUFTensor, open_gguf
 from .linear.module import QuantizedLinear
@@ -37,6 +38,7 @@ __all__ = [
     "Mask",
     "QuantizedLinear",
     "QuantizedWeight",
+    "RoundedActivations",
     "TileConfig",
     "TileMap",
     "Work",
@@ -61,6 +63,7 @@ __all__ = [
     "prefix_lm",
     "quantize",
     "quantize_",
+    "round_activations",
     "scaled_dot_product_attention",
     "sink",
     "sliding_window",

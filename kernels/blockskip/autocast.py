@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch.amp import is_autocast_available
@@ -13,7 +13,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def autocasts(t: torch.Tensor) -> bool:
+def autocasts(t: Any) -> bool:
     """Whether autocast is on for operations on this tensor's device."""
     if t.is_cuda:  # a device's name takes as long as all else here, and a GPU's calls are short
         return torch.is_autocast_enabled("cuda")
@@ -22,12 +22,15 @@ def autocasts(t: torch.Tensor) -> bool:
 
 
 def without_autocast(call: Callable[P, R]) -> Callable[P, R]:
-    """`call` with autocast off for the device of its first argument: a tensor, or arguments that begin with one."""
+    """`call` with autocast off for the device of its first argument: a tensor, or arguments that begin with one.
+
+    Anything that says whether it is on a GPU (`is_cuda`), as rounded activations do, counts as a tensor.
+    """
 
     @functools.wraps(call)
     def plain(*args: P.args, **kwargs: P.kwargs) -> R:
         first = args[0][0] if isinstance(args[0], tuple) else args[0]
-        if not isinstance(first, torch.Tensor) or not autocasts(first):
+        if not hasattr(first, "is_cuda") or not autocasts(first):
             return call(*args, **kwargs)
         with torch.autocast(first.device.type, enabled=False):
             return call(*args, **kwargs)

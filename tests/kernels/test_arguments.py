@@ -97,6 +97,11 @@ def weight(**changed):
     return bs.QuantizedWeight(**{"data": W.data, "scale": W.scale, "zero": W.zero, "dtype": torch.float32, **changed})
 
 
+def rounded(**changed):
+    values, scales = torch.zeros(2, 64, dtype=torch.int8), torch.zeros(2, 2)
+    return bs.RoundedActivations(**{"values": values, "scales": scales, "dtype": torch.float32, **changed})
+
+
 def keep(**changed):
     return bs.causal().keep(**{"q_pos": 3, "k_pos": 2, **changed})
 
@@ -154,6 +159,7 @@ LINEAR_CALL = {
     "bias": NO_TENSORS,
     "impl": NO_WORDS,
     "route": NO_WORDS,
+    "activations": NO_WORDS,
 }
 COUNTS = [*NO_INTS, 0, -1, None]
 QUANTIZE = {"bits": [*NO_INTS, 5, None], "group_size": [*NO_INTS, 48, None], "metadata": NO_WORDS}
@@ -210,8 +216,18 @@ CALLS = {
     bs.mask_mod: {"fn": [None, 1, "f"]},
     bs.Mask.from_spec: {"spec": NO_SPECS},
     quantize: {"weight": [*NO_TENSORS, None, torch.ones(8, 256).double()], **QUANTIZE, "symmetric": NO_FLAGS},
-    swap: {"module": [1, None, LINEAR.weight], **QUANTIZE, "select": [1, "all", []]},
-    module: {"w": [*NO_TENSORS, None, X], "bias": [*NO_TENSORS, torch.ones(8).int(), torch.ones(9)]},
+    swap: {"module": [1, None, LINEAR.weight], **QUANTIZE, "select": [1, "all", []], "activations": NO_WORDS},
+    module: {
+        "w": [*NO_TENSORS, None, X],
+        "bias": [*NO_TENSORS, torch.ones(8).int(), torch.ones(9)],
+        "activations": NO_WORDS,
+    },
+    bs.round_activations: {"x": [*NO_TENSORS, None, torch.ones(2, 33), torch.ones(2, 64).int(), torch.tensor(1.0)]},
+    rounded: {
+        "values": [*NO_TENSORS, None, torch.ones(2, 64), torch.ones(2, 33).to(torch.int8)],
+        "scales": [*NO_TENSORS, None, torch.ones(2, 3), torch.ones(2, 2).half(), torch.ones(2, 4)[:, ::2]],
+        "dtype": [1, None, "float32", float, torch.int8, torch.complex64],
+    },
     gguf: {
         "data": [1, "q", None, [1], torch.zeros(8), b""],
         "shape": [8, None, "88", (8,), (8.0, 64), (8, 64, 1), (True, 64), (0, 64), (8, 2**70), torch.Size((8, 65))],
@@ -240,6 +256,7 @@ def test_every_argument_of_every_public_call_is_in_the_table():
         bs.TileMap.build: tilemap, bs.attention_work: work, bs.TileConfig: config, bs.QuantizedWeight: weight,
         bs.quantize: quantize, bs.quantize_: swap, bs.QuantizedLinear: module, bs.from_gguf: gguf,
         bs.from_torchao: torchao, bs.band: band, bs.Band: band_itself,
+        bs.RoundedActivations: rounded,
     }  # fmt: skip
     results = {
         "Mask",

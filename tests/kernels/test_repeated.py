@@ -115,11 +115,25 @@ def linear_changes(device):
     middle = bs.QuantizedWeight(w.data, w.scale, None, w.dtype, middle=w.zero)
     off = bs.QuantizedWeight(shifted(w.data), shifted(w.scale), w.zero, w.dtype)
     return {"x": x, "w": w, "bias": bias, "impl": "triton"}, {
-        "x": [x + 1, shifted(x), negated(x), x[:1], x[0], x[None], x.half(), x.T.contiguous().T, many, some, some + 1],
+        "x": [
+            x + 1,
+            shifted(x),
+            negated(x),
+            x[:1],
+            x[0],
+            x[None],
+            x.half(),
+            x.T.contiguous().T,
+            many,
+            some,
+            some + 1,
+            *map(bs.round_activations, (x, x.half(), many)),
+        ],
         "w": [*weights, minimum, middle, off, w.rows(0, 32), in_float32(bs.quantize(weight + 1)), weight],
         "bias": [None, bias + 1, shifted(bias), negated(bias), bias[:32], bias.half(), bias.clone().requires_grad_()],
         "impl": ["tiled", "reference", "cuda"],
         "route": ["matvec", "fused", "dequantize", "fast"],
+        "activations": ["int8", "float", "float8"],
     }
 
 
@@ -137,6 +151,8 @@ def flat(arguments):
             yield value
         elif isinstance(value, bs.QuantizedWeight):
             yield from value.tensors
+        elif isinstance(value, bs.RoundedActivations):
+            yield from (value.values, value.scales)
 
 
 def described(argument, inputs):

@@ -1,21 +1,121 @@
-"""Activations in int8, a step for each 32: what `linear` means for up to eight rows, in PyTorch."""
+"""Activations in int8, a step for each 32: in PyTorch, and as a value that several layers can share."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import cached_property
+
 import torch
 
-from .weight import BLOCK, QuantizedWeight
+from ..arguments import tensor
+from .weight import BLOCK, DTYPES, QuantizedWeight
 
 MOST_ROWS = 8
-"""Rows of activations up to which they are rounded to int8 and multiplied by dp4a, where the weight lies in rows."""
+"""Rows of activations up to which activations="auto" rounds them to int8, where the weight lies in rows."""
+WORDS = ("auto", "int8", "float")
+"""What `linear` takes as `activations`."""
 
 
-def are_rounded(rows: int, w: QuantizedWeight) -> bool:
-    """Whether `linear` rounds so many rows of activations to int8: few rows, of a weight in rows.
+@dataclass(frozen=True, eq=False, repr=False)
+class RoundedActivations:
+    """Activations [..., K] in int8, as `round_activations` makes them: a value is a code times its block's scale.
+
+    values: int8 [..., K], codes from -127 to 127.
+    scales: float32 [..., K / 32], one for each 32 activations of a row.
+    dtype: of the activations that were rounded, and so of a product's result.
+
+    Both are contiguous and on one device. Raises TypeError for dtypes and ValueError for shapes.
+    """
+
+    values: torch.Tensor
+    scales: torch.Tensor
+    dtype: torch.dtype
+
+    def __post_init__(self):
+        tensor("values", self.values, (torch.int8,))
+        tensor("scales", self.scales, (torch.float32,))
+        if self.dtype not in (*DTYPES, torch.float64):
+            raise TypeError(f"dtype: given {self.dtype!r}; allowed are float16, bfloat16, float32, float64")
+        shape = self.values.shape
+        if not shape or not shape[-1] or shape[-1] % BLOCK:
+            raise ValueError(f"values: given shape {tuple(shape)}; [..., K], K a multiple of {BLOCK}, is needed")
+        if tuple(self.scales.shape) != (*shape[:-1], shape[-1] // BLOCK):
+            raise ValueError(f"scales: given shape {tuple(self.scales.shape)}; [..., K / {BLOCK}] of values' is needed")
+        if self.scales.device != self.values.device:
+            raise ValueError(f"scales: is on {self.scales.device}; must be on values' {self.values.device}")
+        for name, t in (("values", self.values), ("scales", self.scales)):
+            if not t.is_contiguous():
+                raise ValueError(f"{name}: is not contiguous; call .contiguous()")
+
+    @property
+    def shape(self) -> torch.Size:
+        """[..., K]."""
+        return self.values.shape
+
+    @property
+    def ndim(self) -> int:
+        return self.values.ndim
+
+    @property
+    def is_cuda(self) -> bool:
+        return self.values.is_cuda
+
+    @property
+    def device(self) -> torch.device:
+        return self.values.device
+
+    def reshape(self, *shape: int) -> RoundedActivations:
+        """The same activations in another shape that ends in K."""
+        values = self.values.view(*shape)
+        scales = self.scales.view(*values.shape[:-1], values.shape[-1] // BLOCK)
+        return RoundedActivations(values, scales, self.dtype)
+
+    def dequantize(self, dtype: torch.dtype | None = None) -> torch.Tensor:
+        """codes * scales in `dtype`; None takes that of the activations that were rounded."""
+        dtype = self.dtype if dtype is None else dtype
+        blocks = self.values.to(dtype).unflatten(-1, (-1, BLOCK))
+        return (blocks * self.scales.to(dtype).unsqueeze(-1)).flatten(-2)
+
+    def for_matvec(self, bits: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Codes int32 [rows, 2, K / 8] as weights of `bits` meet them, scales and code sums float32 [rows, K / 32].
+
+        Made once, and kept for the layers that share these activations.
+        """
+        return self._for_int4 if bits == 4 else self._for_int8
+
+    @cached_property
+    def _for_int4(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        return self._laid_out(4), self._row_scales, self._totals
+
+    @cached_property
+    def _for_int8(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        return self._laid_out(8), self._row_scales, self._totals
+
+    def _laid_out(self, bits: int) -> torch.Tensor:
+        return torch.stack(planes(self.values.view(-1, self.shape[-1]), bits), 1).view(torch.int32)
+
+    @property
+    def _row_scales(self) -> torch.Tensor:
+        return self.scales.view(-1, self.shape[-1] // BLOCK)
+
+    @cached_property
+    def _totals(self) -> torch.Tensor:
+        blocks = self.values.view(-1, self.shape[-1] // BLOCK, BLOCK)
+        return blocks.sum(-1, dtype=torch.float32)
+
+    def __repr__(self):
+        size = "x".join(map(str, self.shape))
+        return f"RoundedActivations({size}, of {str(self.dtype).removeprefix('torch.')}, {self.device})"
+
+
+def are_rounded(rows: int, w: QuantizedWeight, activations: str = "auto") -> bool:
+    """Whether `linear` rounds so many rows of activations to int8; auto: few rows, of a weight in rows.
 
     The kernel for tiles takes activations as they are at any number of rows, in less time than the dp4a products.
     """
-    return rows <= MOST_ROWS and w.packing == "rows"
+    if activations == "auto":
+        return rows <= MOST_ROWS and w.packing == "rows"
+    return activations == "int8"
 
 
 def round_to_int8(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -32,8 +132,10 @@ def round_to_int8(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return codes.clamp(-127, 127), step  # a subnormal step is too coarse for the quotient
 
 
-def rounded(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+def rounded(x: torch.Tensor | RoundedActivations, dtype: torch.dtype) -> torch.Tensor:
     """x [M, K] as int8 leaves it: codes * steps in `dtype`."""
+    if isinstance(x, RoundedActivations):
+        return x.dequantize(dtype)
     codes, step = round_to_int8(x)
     return (codes.to(dtype) * step.to(dtype)).flatten(1)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from operator import attrgetter
+from typing import Any, NamedTuple
 
 import torch
 
@@ -11,44 +12,91 @@ from ..arguments import choice, tensor
 from ..autocast import without_autocast
 from ..launching.repeated import REPEATED, Kind, kind_of
 from . import reference, tiled
-from .plan import make_plan
+from .activations import WORDS, RoundedActivations, round_to_int8
+from .plan import LinearPlan, make_plan
 from .route import ROUTES, spelled
-from .weight import DTYPES, TENSORS, QuantizedWeight
+from .weight import BLOCK, DTYPES, TENSORS, QuantizedWeight
 
 IMPLS = ("auto", "reference", "tiled", "triton")
 _tensors_of = attrgetter(*TENSORS)
 
 
+class LinearArguments(NamedTuple):
+    """The arguments of `linear`, as they were given."""
+
+    x: Any
+    w: Any
+    bias: Any = None
+    impl: Any = "auto"
+    route: Any = "measured"
+    activations: Any = "auto"
+
+    def kind(self) -> Kind | None:
+        """Which calls share what is prepared for this one; None where nothing is to be kept."""
+        if type(self.w) is not QuantizedWeight:
+            return None
+        tensors, options = (self.bias, *_tensors_of(self.w)), (self.impl, self.route, self.activations)
+        if type(self.x) is RoundedActivations:
+            given = self.x
+            return kind_of((given.values, given.scales, *tensors), ("rounded", str(given.dtype), *options), self.impl)
+        return kind_of((self.x, *tensors), ("linear", *options), self.impl)
+
+
 @without_autocast
-def multiply(x, w, bias, impl, route) -> torch.Tensor:
+def multiply(given: LinearArguments) -> torch.Tensor:
     """`linear` outside torch.compile: by what is prepared for calls of this kind, or from the beginning."""
-    is_weight = type(w) is QuantizedWeight
-    kind = kind_of((x, bias, *_tensors_of(w)), ("linear", impl, route), impl) if is_weight else None
+    x, w, bias = given.x, given.w, given.bias
+    kind = given.kind()
     prepared = REPEATED.get(kind)
-    if prepared is not None:
-        if x.ndim == 2:
-            return prepared(x, w, bias)
-        out = prepared(x.reshape(-1, x.shape[-1]), w, bias)
-        return out.view(*x.shape[:-1], out.shape[1])
-    check(x, w, bias, impl, route)
-    return run(x, w, bias, choose_impl(x, impl), route, kind)
+    if prepared is None:
+        check(given)
+        return run(given, kind)
+    if x.ndim == 2:
+        return prepared(x, w, bias)
+    out = prepared(x if type(x) is RoundedActivations else x.reshape(-1, x.shape[-1]), w, bias)
+    return out.view(*x.shape[:-1], out.shape[1])
 
 
-def check(x, w, bias, impl, route="measured") -> None:
+def check(given: LinearArguments) -> None:
     """TypeError or ValueError names the argument, what was given and what is allowed."""
-    for name, value, allowed in (("impl", impl, IMPLS), ("route", spelled(route), ROUTES)):
+    x, w, bias, impl, route, activations = given
+    words = ("impl", impl, IMPLS), ("route", spelled(route), ROUTES), ("activations", activations, WORDS)
+    for name, value, allowed in words:
         choice(name, value, allowed)
     if not isinstance(w, QuantizedWeight):
         raise TypeError(f"w: given {type(w).__name__}; a QuantizedWeight, such as quantize(weight), is needed")
-    _check_tensor("x", x, (*DTYPES, torch.float64) if impl == "reference" else DTYPES, w)
-    if x.is_nested:
-        raise ValueError("x: is a nested tensor; give its parts one by one, or a QuantizedLinear the whole")
+    _check_activations(given)
     if x.ndim < 1 or x.shape[-1] != w.shape[1]:
         raise ValueError(f"x: given shape {tuple(x.shape)}; [..., {w.shape[1]}] is needed, w's K")
     if bias is not None:
         _check_tensor("bias", bias, (x.dtype,), w)
         if tuple(bias.shape) != (w.shape[0],):
             raise ValueError(f"bias: given shape {tuple(bias.shape)}; [{w.shape[0]}] is needed, w's N")
+
+
+def _check_activations(given: LinearArguments) -> None:
+    x, w = given.x, given.w
+    dtypes = (*DTYPES, torch.float64) if given.impl == "reference" else DTYPES
+    if not isinstance(x, RoundedActivations):
+        _check_tensor("x", x, dtypes, w)
+        if x.is_nested:
+            raise ValueError("x: is a nested tensor; give its parts one by one, or a QuantizedLinear the whole")
+        return
+    if given.activations == "float":
+        raise ValueError("activations: given 'float' for x that is rounded to int8 already; use 'int8' or 'auto'")
+    if x.dtype not in dtypes:
+        raise TypeError(f"x: given activations of {x.dtype}; allowed are {', '.join(map(str, dtypes))}")
+    if x.device != w.device:
+        raise ValueError(f"x: is on {x.device}; must be on w's {w.device}")
+
+
+def plan_of(given: LinearArguments) -> LinearPlan:
+    """The plan of a checked call."""
+    x, activations = given.x, given.activations
+    if isinstance(x, RoundedActivations):
+        activations = "int8"
+    flat = x.reshape(-1, x.shape[-1])
+    return make_plan(flat, given.w, choose_impl(x, given.impl), given.route, activations)
 
 
 def _check_tensor(name: str, t, dtypes: tuple[torch.dtype, ...], w: QuantizedWeight) -> None:
@@ -59,11 +107,12 @@ def _check_tensor(name: str, t, dtypes: tuple[torch.dtype, ...], w: QuantizedWei
         raise ValueError(f"{name}: requires grad; this is for inference: use torch.no_grad() or detach()")
 
 
-def choose_impl(x: torch.Tensor, impl: str) -> str:
+def choose_impl(x: torch.Tensor | RoundedActivations, impl: str) -> str:
     """The implementation that `impl` means for these tensors; ValueError where it cannot run."""
+    on_gpu = x.device.type == "cuda"
     if impl == "auto":
-        return "triton" if x.is_cuda else "tiled"
-    if impl == "triton" and not x.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
+        return "triton" if on_gpu else "tiled"
+    if impl == "triton" and not on_gpu and os.environ.get("TRITON_INTERPRET") != "1":
         raise ValueError(
             f"impl: 'triton' needs CUDA tensors, these are on {x.device}; set TRITON_INTERPRET=1 before triton is "
             "imported to run the kernels in Triton's interpreter (correct, very slow), or use impl='tiled'"
@@ -71,25 +120,44 @@ def choose_impl(x: torch.Tensor, impl: str) -> str:
     return impl
 
 
-def run(
-    x: torch.Tensor,
-    w: QuantizedWeight,
-    bias: torch.Tensor | None,
-    impl: str,
-    route: str = "measured",
-    kind: Kind | None = None,
-) -> torch.Tensor:
-    """A checked call by the implementation of that name; kind: see `launch.linear`."""
+def run(given: LinearArguments, kind: Kind | None = None) -> torch.Tensor:
+    """A checked call by the implementation of its plan; kind: see `launch.linear`."""
+    x, w, bias = given.x, given.w, given.bias
+    plan, is_rounded = plan_of(given), isinstance(x, RoundedActivations)
     flat = x.reshape(-1, x.shape[-1])
-    plan = make_plan(flat, w, impl, route)
-    if impl == "triton" and flat.shape[0]:
+    if plan.impl == "triton" and flat.shape[0]:
         from . import launch
 
-        for name, t in (("x", x), ("bias", bias)):
+        for name, t in (("x", None if is_rounded else x), ("bias", bias)):
             if t is not None and t.is_neg():
                 raise ValueError(f"{name}: is a negated view, which a kernel cannot tell; call .resolve_neg()")
 
-        out = launch.linear(flat, w, bias, plan, kind)
+        # the rounded ones themselves, not what `reshape` makes of them: they keep what is laid out for the next layer
+        out = launch.linear(x if is_rounded else flat, w, bias, plan, kind)
     else:
-        out = (reference if impl == "reference" else tiled).linear(flat, w, bias)
+        by = reference if plan.impl == "reference" else tiled
+        out = by.linear(flat, w, bias, plan.activations == "int8", plan.batch_invariant)
     return out.view(*x.shape[:-1], w.shape[0])
+
+
+@without_autocast
+def round_activations(x: torch.Tensor) -> RoundedActivations:
+    """`blockskip.round_activations` outside torch.compile; the kernel on a GPU gives the bits that PyTorch gives."""
+    check_unrounded(x)
+    flat = x.reshape(-1, x.shape[-1])
+    if x.is_cuda and x.dtype != torch.float64 and flat.shape[0] and not x.is_neg():
+        from . import launch
+
+        values, scales = launch.round_activations(flat)
+    else:
+        codes, step = round_to_int8(flat)
+        values, scales = codes.flatten(1).to(torch.int8), step.squeeze(-1)
+    return RoundedActivations(values.view(x.shape), scales.view(*x.shape[:-1], x.shape[-1] // BLOCK), x.dtype)
+
+
+def check_unrounded(x) -> None:
+    tensor("x", x, (*DTYPES, torch.float64))
+    if x.ndim < 1 or not x.shape[-1] or x.shape[-1] % BLOCK:
+        raise ValueError(f"x: given shape {tuple(x.shape)}; [..., K], K a multiple of {BLOCK}, is needed")
+    if x.requires_grad and torch.is_grad_enabled():
+        raise ValueError("x: requires grad; this is for inference: use torch.no_grad() or detach()")

@@ -85,6 +85,23 @@ def weight_tile(data, meta, n0, rows, b0, FORMAT: tl.constexpr, BLOCKS: tl.const
 
 
 @triton.jit
+def add_splits(parts, bias, out, SPLITS: tl.constexpr, BLOCK: tl.constexpr):
+    """out [M, N] = parts [SPLITS, M, N] summed in their order, + bias: BLOCK columns of one row a program.
+
+    parts, bias: dense; bias may be None. out: a dense `View`. Grid: (M, blocks of N).
+    """
+    N = out.shape[1]
+    n = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    row = wide(tl.program_id(0)) * N
+    acc = tl.load(parts + row + n, mask=n < N, other=0.0)
+    for split in tl.static_range(1, SPLITS):  # pyright: ignore[reportGeneralTypeIssues]
+        acc += tl.load(parts + wide(split) * out.shape[0] * N + row + n, mask=n < N, other=0.0)
+    if bias is not None:
+        acc += tl.load(bias + n, mask=n < N, other=0.0).to(tl.float32)
+    tl.store(out.ptr + row + n, acc.to(out.ptr.dtype.element_ty), mask=n < N)
+
+
+@triton.jit
 def rounded_to_bfloat16(value):
     """Float32 rounded to bfloat16 and kept in float32: Triton's interpreter, which has no bfloat16, computes so."""
     bits = value.to(tl.uint32, bitcast=True)

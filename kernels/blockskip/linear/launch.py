@@ -17,19 +17,23 @@ from ..launching.primitives import interpreting
 from ..launching.ready import Ready, Step
 from ..launching.repeated import REPEATED, Kind
 from ..launching.view import View, overlaps
+from .activations import RoundedActivations
 from .dequantize import dequantize
+from .fixed_rows import blocks_of, products
 from .format import Format, Metadata
-from .fused import fused
+from .fused import add_splits, fused
 from .hopper.plan import HopperConfig
 from .matvec import load_metadata, matvec
-from .plan import FusedConfig, LinearPlan, MatvecConfig
-from .rounding import Blocks, round_activations
+from .plan import FIXED_ROWS, FusedConfig, LinearPlan, MatvecConfig, rows_together
+from .rounding import Blocks
+from .rounding import round_activations as rounding_kernel
 from .weight import BLOCK, TENSORS, QuantizedWeight
 
 BLOCK_ELEMENTS = 1 << 24
 """Float weights that exist at a time where there are many rows: 32 MB in bfloat16, which Hopper's L2 holds."""
 ROUNDING_BLOCKS = 16
 DEQUANTIZE_BLOCKS = 128
+ADDED_COLUMNS = 256
 _tensors_of = attrgetter(*TENSORS)
 
 
@@ -47,16 +51,22 @@ SHIPPED = MatvecForm(matvec, load_metadata)
 
 
 def linear(
-    x: torch.Tensor, w: QuantizedWeight, bias: torch.Tensor | None, plan: LinearPlan, kind: Kind | None = None
+    x: torch.Tensor | RoundedActivations,
+    w: QuantizedWeight,
+    bias: torch.Tensor | None,
+    plan: LinearPlan,
+    kind: Kind | None = None,
 ) -> torch.Tensor:
-    """x [M, K] -> [M, N] in x's dtype; see `blockskip.linear`.
+    """x [M, K] (rounded ones: [.., K]) -> [M, N] in x's dtype; see `blockskip.linear`.
 
     kind: of the call; what is prepared is kept for all of that kind, if it serves them.
     """
     _check_device(x.device)
+    if isinstance(x, RoundedActivations):
+        return _of_rounded(x, w, bias, plan, kind)
     given = x.dtype
     if plan.kernel == "dequantize":
-        return _many_rows(x, w, bias)
+        return _dequantized(x, w, bias, plan.batch_invariant)
     if isinstance(plan.config, HopperConfig):
         from .hopper.launch import ready_product  # Gluon is imported only where it is used
 
@@ -91,6 +101,47 @@ def _dense(bias: torch.Tensor | None) -> torch.Tensor | None:
     return None if bias is None else bias.contiguous()
 
 
+def _of_rounded(x: RoundedActivations, w: QuantizedWeight, bias, plan: LinearPlan, kind: Kind | None) -> torch.Tensor:
+    assert isinstance(plan.config, MatvecConfig)
+    given = x.dtype
+    if interpreting():
+        bias, w, kind = None if bias is None else bias.float(), readable(w), None
+    dtype = torch.float32 if interpreting() else given
+    call = partial(_rounded_matvec, _ready_rounded_matvec(x, w, bias, plan.config, dtype))
+    REPEATED.put(kind, call)
+    return call(x, w, bias).to(given)
+
+
+def _rounded_matvec(ready: Ready, x: RoundedActivations, w: QuantizedWeight, bias) -> torch.Tensor:
+    return ready(*x.for_matvec(w.bits), _dense(bias), packed_codes(w), *Metadata.of(w))[0]
+
+
+def _ready_rounded_matvec(
+    x: RoundedActivations, w: QuantizedWeight, bias, config: MatvecConfig, dtype: torch.dtype
+) -> Ready:
+    def steps(inputs, made) -> Iterator[Step]:
+        codes, step, total, bias, data, *metadata = inputs
+        operands = data, Metadata(*metadata), codes, Blocks(step, total), bias, made[0]
+        yield Step(matvec, prepare_matvec(w, operands, config), config.options(overlap=False))
+
+    rounded = x.for_matvec(w.bits)
+    inputs = *rounded, _dense(bias), packed_codes(w), *Metadata.of(w)
+    return Ready(inputs, [((rounded[0].shape[0], w.shape[0]), dtype)], steps)
+
+
+def round_activations(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Codes int8 [M, K] and scales float32 [M, K / 32] of x [M, K], as `activations.round_to_int8` has them."""
+    _check_device(x.device)
+
+    def steps(inputs, made) -> Iterator[Step]:
+        yield Step(rounding_kernel, prepare_rounding(inputs[0], 0, made[0], Blocks(*made[1:])), {})
+
+    (rows, k), real = x.shape, torch.float32
+    memory = ((rows, k // 4), torch.int32), ((rows, k // BLOCK), real), ((rows, k // BLOCK), real)
+    codes, scales, _ = Ready((x,), memory, steps)(x)
+    return codes.view(torch.int8), scales
+
+
 def _matvec(ready: Ready, x, w: QuantizedWeight, bias) -> torch.Tensor:
     return ready(x, _dense(bias), packed_codes(w), *Metadata.of(w))[0]
 
@@ -107,7 +158,7 @@ def ready_matvec(
     def steps(inputs, made) -> Iterator[Step]:
         x, bias, data, *metadata = inputs
         out, codes, *blocks = made
-        yield Step(round_activations, prepare_rounding(x, w.bits, codes, Blocks(*blocks), overlap), {})
+        yield Step(rounding_kernel, prepare_rounding(x, w.bits, codes, Blocks(*blocks), overlap), {})
         operands = data, Metadata(*metadata), codes, Blocks(*blocks), bias, out
         yield Step(form.kernel, prepare_matvec(w, operands, config, overlap, form), config.options(overlap))
 
@@ -133,20 +184,25 @@ def prepare_matvec(
 ) -> Launch:
     """The launch of the matvec on rounded activations; with `overlap` it goes with the option `launch_pdl`.
 
-    operands: `packed_codes(w)`, Metadata, the activations' codes and Blocks, bias (contiguous, or None), out.
+    operands: `packed_codes(w)`, Metadata, the activations' codes and Blocks, bias (contiguous, or None), out [M, N].
     """
+    *read, out = operands
+    rows = rows_together(out.shape[0])
     constants = {
         "FORMAT": Format.of(w),
         "CONFIG": config,
-        "ROWS": operands[-1].shape[0],
+        "ROWS": rows,
         "OVERLAP": overlap,
         "LOAD_METADATA": form.load_metadata,
     }
-    return Launch((*operands, w.shape[0]), constants, (cdiv(w.shape[0], config.block_n),))
+    grid = cdiv(w.shape[0], config.block_n), cdiv(out.shape[0], rows)
+    return Launch((*read, View.of(out)), constants, grid)
 
 
 def _fused(ready: Ready, x, w: QuantizedWeight, bias) -> torch.Tensor:
-    (out,) = ready(x, _dense(bias), *_tensors_of(w))
+    out, *summed = ready(x, _dense(bias), *_tensors_of(w))
+    if summed:
+        return summed[0]
     if out.shape[0] == 1:
         return out[0]
     total = out.sum(0)
@@ -162,9 +218,13 @@ def _ready_fused(x, w: QuantizedWeight, bias, plan: LinearPlan, emulate: bool) -
         same = replace(w, **dict(zip(TENSORS, tensors, strict=True)))
         launch = prepare_fused(x, same, None if splits > 1 else bias, made[0], config, emulate)
         yield Step(fused, launch, {"num_warps": config.num_warps, "num_stages": config.num_stages})
+        if len(made) > 1:
+            yield Step(add_splits, prepare_add_splits(made[0], bias, made[1]), {})
 
-    out = (splits, x.shape[0], w.shape[0]), torch.float32 if splits > 1 else x.dtype
-    return Ready((x, _dense(bias), *_tensors_of(w)), [out], steps)
+    memory = [((splits, x.shape[0], w.shape[0]), torch.float32 if splits > 1 else x.dtype)]
+    if plan.batch_invariant and splits > 1:  # torch would sum in an order that depends on the number of rows
+        memory.append(((x.shape[0], w.shape[0]), x.dtype))
+    return Ready((x, _dense(bias), *_tensors_of(w)), memory, steps)
 
 
 def prepare_fused(x, w: QuantizedWeight, bias, out, config: FusedConfig, emulate: bool = False) -> Launch:
@@ -179,17 +239,27 @@ def prepare_fused(x, w: QuantizedWeight, bias, out, config: FusedConfig, emulate
     return Launch(arguments, constants, (cdiv(rows, config.block_m), cdiv(outputs, config.block_n), splits))
 
 
-def _many_rows(x, w: QuantizedWeight, bias) -> torch.Tensor:
+def prepare_add_splits(parts, bias, out) -> Launch:
+    """The launch that sums parts [splits, M, N] to out [M, N]."""
+    constants = {"SPLITS": parts.shape[0], "BLOCK": ADDED_COLUMNS}
+    return Launch((parts, bias, View.of(out)), constants, (out.shape[0], cdiv(out.shape[1], ADDED_COLUMNS)))
+
+
+def _dequantized(x, w: QuantizedWeight, bias, batch_invariant: bool) -> torch.Tensor:
+    """Products of torch's with weights that a kernel turns to floats; batch_invariant: in blocks of equally many rows."""
     out = torch.empty((x.shape[0], w.shape[0]), dtype=x.dtype, device=x.device)
+    blocks = blocks_of(x, FIXED_ROWS) if batch_invariant else x
     for rows, part in readable(w).blocks(BLOCK_ELEMENTS):
         weight = torch.empty(part.shape, dtype=torch.float32 if interpreting() else x.dtype, device=x.device)
         with torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext():
             DISPATCHER.launch(dequantize, prepare_dequantize(part, weight))
-        weight = weight.to(x.dtype).T
-        if bias is None:
-            torch.mm(x, weight, out=out[:, rows])
+        weight = weight.to(x.dtype)
+        if batch_invariant:
+            out[:, rows] = products(blocks, weight, None if bias is None else bias[rows])[: x.shape[0]]
+        elif bias is None:
+            torch.mm(x, weight.T, out=out[:, rows])
         else:
-            torch.addmm(bias[rows], x, weight, out=out[:, rows])
+            torch.addmm(bias[rows], x, weight.T, out=out[:, rows])
     return out
 
 

@@ -22,8 +22,6 @@ from triton.language.extra.cuda import gdc_wait
 from ..launching.primitives import interpreting, wide
 
 ASSEMBLY = tl.constexpr(not interpreting())
-SPAN = tl.constexpr(256)
-"""Weights that share a step, where metadata is codes."""
 UNALIGNED = ("meta", "blocks", "bias")
 """Arguments that the compiler is not told the alignment of, so that it does not vectorise their loads."""
 
@@ -95,6 +93,7 @@ def load_weights(data, meta, n0, rows, b0, N, FORMAT: tl.constexpr, BLOCKS: tl.c
     ALL: tl.constexpr = FORMAT.in_features // 32
     GROUP: tl.constexpr = FORMAT.group_size
     BITS: tl.constexpr = FORMAT.bits
+    SPAN: tl.constexpr = 256  # pyright: ignore[reportAssignmentType]
     CHECK: tl.constexpr = ALL % BLOCKS != 0
     word = (b0 * 4 + tl.arange(0, BLOCKS * 4))[None, :]
     at = data + rows[:, None] * (ALL * BITS) + word
@@ -138,7 +137,10 @@ def block_sums(dot, BLOCKS: tl.constexpr):
 
 @triton.jit
 def multiply(sums, loaded, meta, codes, blocks, rows, b0, FORMAT: tl.constexpr, BLOCKS: tl.constexpr):
-    """`sums` with BLOCKS blocks more: a tuple of float32 [rows, BLOCKS], one for each row of activations."""
+    """`sums` with BLOCKS blocks more: a tuple of float32 [rows, BLOCKS], one for each row of activations.
+
+    blocks: pointers to the steps and the code sums of the first of these rows.
+    """
     ALL: tl.constexpr = FORMAT.in_features // 32
     GROUP: tl.constexpr = FORMAT.group_size
     BITS: tl.constexpr = FORMAT.bits
@@ -167,38 +169,41 @@ def multiply(sums, loaded, meta, codes, blocks, rows, b0, FORMAT: tl.constexpr, 
             dot = tl.zeros(first.shape, tl.int32)
         dot = dp4a(second, load_activations(a + ALL * 4, word < ALL * 4, CHECK), dot)
         whole = block_sums(dot, BLOCKS)
-        x_step = load_activations(blocks.step + m * ALL + b, b < ALL, CHECK)
-        # code sums are integers below 2**24: what is subtracted for an integer zero point is exact
+        x_step = load_activations(blocks[0] + m * ALL + b, b < ALL, CHECK)
+        # every product that is added is an explicit fma: the compiler rounds no row otherwise, however many there are
         if GROUP == 16:
-            new += (sums[m] + x_step * (s * first_whole + second_s * whole),)
+            new += (tl.fma(x_step, tl.fma(second_s, whole, s * first_whole), sums[m]),)
         elif meta.shift is not None:
-            count = load_activations(blocks.total + m * ALL + b, b < ALL, CHECK)
+            count = load_activations(blocks[1] + m * ALL + b, b < ALL, CHECK)
             if OFFSET:
-                new += (sums[m] + x_step * (s * (whole - CENTRE * count) + shift * count),)
+                value = tl.fma(shift, count, s * (whole - CENTRE * count))  # below 2**24, and so exact
+                new += (tl.fma(x_step, value, sums[m]),)
             else:
-                new += (sums[m] + s * x_step * (whole - shift * count),)
+                new += (tl.fma(s * x_step, tl.fma(-shift, count, whole), sums[m]),)
         elif CENTRE == 0:
-            new += (sums[m] + s * x_step * whole,)
+            new += (tl.fma(s * x_step, whole, sums[m]),)
         else:
-            count = load_activations(blocks.total + m * ALL + b, b < ALL, CHECK)
-            new += (sums[m] + s * x_step * (whole - CENTRE * count),)
+            count = load_activations(blocks[1] + m * ALL + b, b < ALL, CHECK)
+            new += (tl.fma(s * x_step, whole - CENTRE * count, sums[m]),)
     return new
 
 
 @triton.jit(do_not_specialize_on_alignment=UNALIGNED)
 def matvec(
-    data, meta, codes, blocks, bias, out, N,
+    data, meta, codes, blocks, bias, out,
     FORMAT: tl.constexpr, CONFIG: tl.constexpr, ROWS: tl.constexpr, OVERLAP: tl.constexpr, LOAD_METADATA: tl.constexpr,
 ):  # fmt: skip
-    """out [ROWS, N] = activations x weights^T + bias: CONFIG.block_n weight rows a program, CONFIG.blocks blocks of 32
-    a step.
+    """out [M, N] = activations x weights^T + bias: ROWS rows of it and CONFIG.block_n weight rows a program.
 
     data: int32 view of the packed weight; meta: its `format.Metadata`; FORMAT: its `format.Format`.
-    codes, blocks: as `round_activations` leaves them. bias: None or [N]. CONFIG: `plan.MatvecConfig`.
+    codes, blocks: as `round_activations` leaves them. bias: None or [N]. out: a dense `View`, M at least ROWS.
+    CONFIG: `plan.MatvecConfig`, with CONFIG.blocks blocks of 32 weights a step.
     OVERLAP: it is launched early, loads its first weights and then waits for the activations.
     LOAD_METADATA: `load_metadata`, or a function of the same arguments for metadata that lies otherwise.
-    Sums run in an order that the constants fix.
+    Sums run in an order that FORMAT and CONFIG fix: a row's bits depend on no other row.
+    Grid: (blocks of N, blocks of M).
     """
+    N = out.shape[1]
     BLOCK_N: tl.constexpr = CONFIG.block_n
     BLOCKS: tl.constexpr = CONFIG.blocks
     ALL: tl.constexpr = FORMAT.in_features // 32
@@ -208,6 +213,9 @@ def matvec(
     n = tl.arange(0, BLOCK_N)
     rows = tl.minimum(n, N - 1 - n0)  # rows past the end read the last one again
     data += wide(n0) * (ALL * BITS)
+    first = tl.minimum(tl.program_id(1) * ROWS, out.shape[0] - ROWS)  # the last rows may be done twice, alike
+    codes += wide(first) * (ALL * 8)
+    x_blocks = (blocks.step + wide(first) * ALL, blocks.total + wide(first) * ALL)
     sums = ()
     for _ in tl.static_range(ROWS):  # pyright: ignore[reportGeneralTypeIssues]
         sums += (tl.zeros([BLOCK_N, BLOCKS], tl.float32),)
@@ -218,11 +226,11 @@ def matvec(
     last = LAST if ROWS <= 4 else tl.minimum(N, 1) * LAST
     for b0 in tl.range(0, last, BLOCKS):
         following = load_weights(data, meta, n0, rows, b0 + BLOCKS, N, FORMAT, BLOCKS, LOAD_METADATA)
-        sums = multiply(sums, loaded, meta, codes, blocks, rows, b0, FORMAT, BLOCKS)
+        sums = multiply(sums, loaded, meta, codes, x_blocks, rows, b0, FORMAT, BLOCKS)
         loaded = following
-    sums = multiply(sums, loaded, meta, codes, blocks, rows, LAST, FORMAT, BLOCKS)
+    sums = multiply(sums, loaded, meta, codes, x_blocks, rows, LAST, FORMAT, BLOCKS)
     for m in tl.static_range(ROWS):  # pyright: ignore[reportGeneralTypeIssues]
         y = tl.sum(sums[m], axis=1)
         if bias is not None:
             y += tl.load(bias + n0 + rows).to(tl.float32)
-        tl.store(out + wide(m) * N + n0 + n, y.to(out.dtype.element_ty), mask=n0 + n < N)
+        tl.store(out.ptr + wide(first + m) * N + n0 + n, y.to(out.ptr.dtype.element_ty), mask=n0 + n < N)

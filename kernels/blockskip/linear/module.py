@@ -7,8 +7,9 @@ from operator import attrgetter, is_, itemgetter
 import torch
 from torch import nn
 
-from ..arguments import tensor
+from ..arguments import choice, tensor
 from ..autocast import autocasts
+from .activations import WORDS, RoundedActivations
 from .api import linear
 from .weight import TENSORS, QuantizedWeight
 
@@ -22,12 +23,16 @@ class QuantizedLinear(nn.Module):
     whose weight has the same tensors, shapes and dtypes loads it, any other refuses it (RuntimeError): nothing is
     converted but the packing, rows to tiles and back. Changing the module's dtype changes that of the bias alone. Under
     torch.autocast the bias is cast to the activations' dtype, which is the result's; the activations are not cast.
+
+    activations: see `linear`; an attribute that may be changed, and no part of the state_dict. What `round_activations`
+    made may be given in the place of a tensor.
     """
 
     _kept: QuantizedWeight | None = None
 
-    def __init__(self, w: QuantizedWeight, bias: torch.Tensor | None = None):
+    def __init__(self, w: QuantizedWeight, bias: torch.Tensor | None = None, activations: str = "auto"):
         super().__init__()
+        self.activations = choice("activations", activations, WORDS)
         if not isinstance(w, QuantizedWeight):
             raise TypeError(f"w: given {type(w).__name__}; a QuantizedWeight, such as quantize(weight), is needed")
         if bias is not None:
@@ -58,16 +63,17 @@ class QuantizedLinear(nn.Module):
     def _made_weight(self) -> QuantizedWeight:
         return QuantizedWeight(dtype=self.dtype, **{name: getattr(self, name) for name in TENSORS})
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor | RoundedActivations) -> torch.Tensor:
         if isinstance(x, torch.Tensor) and x.is_nested:  # as nn.TransformerEncoder makes of padded sequences
             return torch.nested.as_nested_tensor([self.forward(part) for part in x.unbind()], layout=x.layout)
         bias = self.bias
         if bias is not None and bias.dtype != x.dtype and autocasts(x):
             bias = bias.to(x.dtype)
-        return linear(x, self.weight, bias)
+        return linear(x, self.weight, bias, activations=self.activations)
 
     def extra_repr(self) -> str:
-        return f"{self.weight!r}, bias={self.bias is not None}"
+        named = "" if self.activations == "auto" else f", activations={self.activations!r}"
+        return f"{self.weight!r}, bias={self.bias is not None}{named}"
 
     def _apply(self, fn, recurse=True):
         before = self.weight.named_tensors()

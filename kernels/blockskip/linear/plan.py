@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from ..gpu import Gpu, capability_of
+from .activations import MOST_ROWS, RoundedActivations, are_rounded
 from .hopper.plan import HopperConfig, choose_config
 from .route import choose_kernel, choose_kernel_for_tiles, spelled
 from .weight import BLOCK, QuantizedWeight
 
 FEW_ROWS = 32
 """Up to here two programs a multiprocessor pay, beyond one: their tiles take more registers and more of the time."""
+FIXED_ROWS = 64
+"""Rows of activations of a program, or of a product of torch's, where activations are named float: the same for any
+number of rows, so that a row is summed alike. Fewer would unpack the weight more often, more would do idle work."""
 LEAST_STEPS = 8
 """Steps along K that a split has at least: fewer do not fill the pipeline."""
 
@@ -54,6 +59,8 @@ class LinearPlan:
     """What `linear` will do. kernel: matvec, fused or dequantize; None for `reference` and `tiled`.
 
     config: the kernel's, None where it has none; splits: shares along K that are summed in a launch of their own.
+    activations: int8 or float, what they are multiplied as. batch_invariant: a row's bits do not depend on how many
+    other rows there are, nor on what they hold.
     """
 
     impl: str
@@ -61,9 +68,13 @@ class LinearPlan:
     config: MatvecConfig | FusedConfig | HopperConfig | None
     splits: int
     reason: str
+    activations: str = "float"
+    batch_invariant: bool = False
 
     def __str__(self):
-        lines = [f"impl    {self.impl}"]
+        rows = "rounded to int8" if self.activations == "int8" else "multiplied as floats"
+        rows += ", each with the same bits whatever the others are" if self.batch_invariant else ""
+        lines = [f"impl    {self.impl}", f"rows    {rows}"]
         if self.kernel is not None:
             lines.append(f"kernel  {self.kernel}: {self.reason}")
         if self.config is not None:
@@ -71,30 +82,44 @@ class LinearPlan:
         return "\n".join(lines)
 
 
-def make_plan(x: torch.Tensor, w: QuantizedWeight, impl: str, route: str) -> LinearPlan:
+def make_plan(
+    x: torch.Tensor | RoundedActivations, w: QuantizedWeight, impl: str, route: str, activations: str = "auto"
+) -> LinearPlan:
     """The plan of a checked call that `impl` (never auto) does; x is [rows, K]."""
-    route = spelled(route)
+    route, rows = spelled(route), x.shape[0]
+    multiplied, named = "int8" if are_rounded(rows, w, activations) else "float", activations != "auto"
     if impl != "triton":
         if route != "measured":
             raise ValueError(f"route: given {route!r} with impl={impl!r}, which has one way; use impl='triton'")
-        return LinearPlan(impl, None, None, 1, "asked for")
-    gpu, rows = Gpu.of(x.device), x.shape[0]
+        return LinearPlan(impl, None, None, 1, "asked for", multiplied, named)
+    gpu = Gpu.of(x.device)
     if w.packing == "tiles":
-        kernel, reason = choose_kernel_for_tiles(rows, x.dtype, w, route, capability_of(x.device))
+        kernel, reason = choose_kernel_for_tiles(rows, x.dtype, w, route, capability_of(x.device), activations)
     else:
-        kernel, reason = choose_kernel(rows, x.dtype, w, route, gpu.capability)
+        kernel, reason = choose_kernel(rows, x.dtype, w, route, gpu.capability, activations)
+    config, splits = _sizes(kernel, FIXED_ROWS if named else rows, w, gpu.sms, rows)
+    return LinearPlan(impl, kernel, config, splits, reason, multiplied, named or kernel == "matvec")
+
+
+def _sizes(kernel: str, planned_rows: int, w: QuantizedWeight, multiprocessors: int, rows: int) -> tuple[Any, int]:
+    """(config, splits) of a kernel; planned_rows: how many rows sums may depend on."""
     if kernel == "dequantize":
-        return LinearPlan(impl, kernel, None, 1, reason)
+        return None, 1
     if kernel == "matvec":
-        return LinearPlan(impl, kernel, matvec_config(rows), 1, reason)
+        return matvec_config(rows_together(rows)), 1
     if w.packing == "tiles":
-        return LinearPlan(impl, kernel, choose_config(rows, w.shape[0], w.shape[1], gpu.sms), 1, reason)
-    config = fused_config(rows, w)
-    return LinearPlan(impl, kernel, config, fused_splits(rows, w, config, gpu.sms), reason)
+        return choose_config(planned_rows, w.shape[0], w.shape[1], multiprocessors), 1
+    config = fused_config(planned_rows, w)
+    return config, fused_splits(planned_rows, w, config, multiprocessors)
+
+
+def rows_together(rows: int) -> int:
+    """Rows of activations that a program of the matvec multiplies, 8 at most: equally many in all programs."""
+    return -(-rows // -(-rows // MOST_ROWS)) if rows else 1
 
 
 def matvec_config(rows: int) -> MatvecConfig:
-    """The configuration for this many rows of activations: a warp for a weight row.
+    """The configuration for this many rows of activations a program: a warp for a weight row.
 
     What runs last is one warp's work then, not four's; measured, see data/TUNING.md. From 5 rows on the compiler, left
     alone, spills.

@@ -35,8 +35,9 @@ def round_activations(
 ):
     """Rounds BLOCKS blocks of 32 of one row of x: a `View` [rows, K].
 
-    codes: int32 [rows, 2, K / 8], four codes each, in two planes: the even and the odd activations for int4 weights,
-    the halves of each block for int8 ones. blocks: `Blocks`.
+    codes: int32 [rows, K / 4], four codes each, in the order in which weights of BITS meet them: two planes one after
+    the other, of the even and the odd activations for int4 weights, of the halves of each block for int8 ones. BITS 0:
+    as the activations stand. blocks: `Blocks`.
     A block's step is its largest magnitude / 127. One with a value that is not finite gets codes 0 and that step, so
     that its products are NaN. OVERLAP: the kernel that reads the codes may be launched while this one runs.
     Grid: (groups of BLOCKS blocks, rows).
@@ -64,6 +65,8 @@ def round_activations(
     code = tl.minimum(tl.maximum(code, -127), 127)  # a subnormal step is too coarse for the quotient
     packed = tl.reshape(tl.sum((code & 0xFF) << (byte * 8), axis=3), [BLOCKS, 2, 4])
     offset = tl.arange(0, 2)[None, :, None] * (ALL * 4) + b[:, None, None] * 4 + tl.arange(0, 4)[None, None, :]
+    if BITS == 0:
+        offset = b[:, None, None] * 8 + tl.arange(0, 2)[None, :, None] * 4 + tl.arange(0, 4)[None, None, :]
     tl.store(codes + wide(row) * (ALL * 8) + offset, packed, mask=(b < ALL)[:, None, None])
     tl.store(blocks.step + wide(row) * ALL + b, s, mask=b < ALL)
     total = blocks.total + wide(row) * ALL + b

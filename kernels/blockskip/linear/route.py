@@ -1,9 +1,9 @@
 """Which kernel a quantised linear layer takes on a GPU.
 
-Up to eight rows of activations there is the dp4a matvec alone, because rounding activations to int8 is the operation's
-meaning there. Beyond, the packed weight is either turned to floats inside the product (`fused`: it is read once, but
-unpacked again for each block of rows), or once for all rows before a product of torch's (`dequantize`). A weight in
-tiles has a fused kernel of its own on Hopper, at any number of rows, and no matvec.
+Activations that are rounded to int8 are the dp4a matvec's alone. For floats, the packed weight is either turned to
+floats inside the product (`fused`: it is read once, but unpacked again for each block of rows), or once for all rows
+before a product of torch's (`dequantize`). A weight in tiles has a fused kernel of its own on Hopper, at any number of
+rows, and no matvec. Where activations="float" is named, fused is taken for any number of rows.
 """
 
 from __future__ import annotations
@@ -66,33 +66,49 @@ def crossover(w: QuantizedWeight, capability: tuple[int, int]) -> FusedCrossover
 
 
 def choose_kernel(
-    rows: int, dtype: torch.dtype, w: QuantizedWeight, route: str, capability: tuple[int, int]
+    rows: int, dtype: torch.dtype, w: QuantizedWeight, route: str, capability: tuple[int, int], activations: str
 ) -> tuple[str, str]:
     """(kernel, reason) for a weight in rows. ValueError where an asked-for route cannot be."""
-    if are_rounded(rows, w):
+    count = f"{rows} row{'s' if rows > 1 else ''}"
+    if are_rounded(rows, w, activations):
         if route in ("fused", "dequantize"):
+            why = "activations='int8'" if activations == "int8" else f"{rows} rows; up to {MOST_ROWS} rows"
             raise ValueError(
-                f"route: given {route!r} with {rows} rows; up to {MOST_ROWS} rows activations are rounded to int8, "
-                "which the matvec does; use 'measured' or 'matvec'"
+                f"route: given {route!r} with {why}: activations are rounded to int8, which the matvec does; use "
+                "'measured' or 'matvec', or activations='float'"
             )
-        return "matvec", f"{rows} row{'s' if rows > 1 else ''}, up to {MOST_ROWS} are multiplied in int8"
+        if activations == "int8":
+            return "matvec", f"{count}, activations='int8'"
+        return "matvec", f"{count}, up to {MOST_ROWS} are multiplied in int8"
     if route == "matvec":
-        raise ValueError(f"route: given 'matvec' with {rows} rows; it takes {MOST_ROWS} at most")
+        why = "activations='float'" if activations == "float" else f"{rows} rows; it takes {MOST_ROWS} at most"
+        raise ValueError(f"route: given 'matvec' with {why}, unless activations='int8'")
     if dtype == torch.float32:
         if route == "fused":
             raise ValueError("route: given 'fused' with float32 activations; it takes float16 and bfloat16")
         return "dequantize", "float32 activations, which tensor cores would round"
     if route != "measured":
         return route, "asked for"
+    if activations == "float":
+        return "fused", f"{count}, activations='float' takes it for any number"
     found = crossover(w, capability)
     kernel = "fused" if rows <= found.rows else "dequantize"
-    return kernel, f"{rows} rows, fused is taken up to {found.rows} ({found.source})"
+    return kernel, f"{count}, fused is taken up to {found.rows} ({found.source})"
 
 
 def choose_kernel_for_tiles(
-    rows: int, dtype: torch.dtype, w: QuantizedWeight, route: str, capability: tuple[int, int] | None
+    rows: int,
+    dtype: torch.dtype,
+    w: QuantizedWeight,
+    route: str,
+    capability: tuple[int, int] | None,
+    activations: str,
 ) -> tuple[str, str]:
     """`choose_kernel` for a weight in tiles; capability None: Triton's interpreter."""
+    if activations == "int8":
+        raise ValueError(
+            "activations: given 'int8' for a weight in tiles, whose kernel multiplies floats; use w.packed('rows')"
+        )
     reason = None
     if capability is None:
         reason = "a weight in tiles in Triton's interpreter, which runs no Gluon"
@@ -110,8 +126,11 @@ def choose_kernel_for_tiles(
         return route, "asked for"
     if reason is not None:
         return "dequantize", reason
+    count = f"{rows} row{'s' if rows > 1 else ''} of a weight in tiles"
+    if activations == "float":
+        return "fused", f"{count}, activations='float' takes it for any number"
     kernel = "fused" if rows <= TILED_ROWS else "dequantize"
-    return kernel, f"{rows} row{'s' if rows > 1 else ''} of a weight in tiles, fused is taken up to {TILED_ROWS}"
+    return kernel, f"{count}, fused is taken up to {TILED_ROWS}"
 
 
 def spelled(route: Any) -> Any:

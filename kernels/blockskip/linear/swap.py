@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from ..arguments import choice
+from .activations import WORDS
 from .metadata import SPAN
 from .module import QuantizedLinear
 from .quantize import BITS, METADATA_KINDS, quantize
@@ -39,10 +40,11 @@ def quantize_(
     group_size: int = 32,
     select: Callable[[str, nn.Linear], bool] | None = None,
     metadata: str = "bfloat16",
+    activations: str = "auto",
 ) -> nn.Module:
     """Puts a QuantizedLinear in the place of each nn.Linear inside `module`, and returns the module.
 
-    bits, group_size, metadata: see `quantize`.
+    bits, group_size, metadata: see `quantize`. activations: of each QuantizedLinear, see `linear`.
     select(name, linear): whether to quantise that one; None takes all. A module that stands at several places, and a
     weight that several of them share, is quantised once. Other subclasses of nn.Linear than torch's own lazy and
     parametrized ones are left alone. If `module` is itself an nn.Linear, its QuantizedLinear is returned. On the meta
@@ -55,6 +57,7 @@ def quantize_(
     """
     bits, group_size = choice("bits", bits, BITS), choice("group_size", group_size, GROUP_SIZES)
     choice("metadata", metadata, METADATA_KINDS)
+    choice("activations", activations, WORDS)
     if not isinstance(module, nn.Module):
         raise TypeError(f"module: given {type(module).__name__}; an nn.Module is needed")
     if select is not None and not callable(select):
@@ -69,7 +72,7 @@ def quantize_(
         if (reason := _hindrance(child, *unit)) is not None:
             raise ValueError(f"module: {name or 'it'} {reason}; or leave it out with select")
     _check_ties(module, chosen)
-    made = _quantized(chosen, lambda weight: quantize(weight, bits, group_size, metadata=metadata))
+    made = _quantized(chosen, lambda weight: quantize(weight, bits, group_size, metadata=metadata), activations)
     if "" in chosen:
         return made[chosen[""]]
     for name, child in chosen.items():
@@ -133,7 +136,7 @@ def _check_ties(module: nn.Module, chosen: dict[str, nn.Linear]) -> None:
 
 
 def _quantized(
-    chosen: dict[str, nn.Linear], quantized: Callable[[torch.Tensor], QuantizedWeight]
+    chosen: dict[str, nn.Linear], quantized: Callable[[torch.Tensor], QuantizedWeight], activations: str
 ) -> dict[nn.Linear, QuantizedLinear]:
     """The new module of each old one; a weight that several share is one weight of the new ones, too."""
     weights: dict[int, QuantizedWeight] = {}
@@ -144,7 +147,7 @@ def _quantized(
         try:
             if id(child.weight) not in weights:
                 weights[id(child.weight)] = quantized(child.weight)
-            new = QuantizedLinear(weights[id(child.weight)], child.bias)
+            new = QuantizedLinear(weights[id(child.weight)], child.bias, activations)
         except (TypeError, ValueError) as error:
             raise type(error)(f"module: {name or 'it'}: {error}; or leave it out with select") from error
         made[child] = new.train(child.training)
