@@ -18,7 +18,7 @@ device = "cuda" if torch.cuda.is_available() else "cpu"
 kinds = [(4, 64, False), (8, 32, False), (8, 128, True), (4, 32, False, "uint8")]
 weights = [bs.quantize(torch.randn((11, 512), generator=generator).to(device), *kind) for kind in kinds]
 codes, scale = (torch.randint(-99, 99, shape, generator=generator).to(device) for shape in ((11, 2, 16, 16), (11, 32)))
-weights.append(bs.QuantizedWeight(codes.to(torch.int8), scale.float() / 99, None, torch.float32))  # groups of 16
+weights.append(bs.QuantizedWeight(codes.to(torch.int8), scale.float() / 9999, None, torch.float32))  # groups of 16
 for w in weights:
     x = torch.randn((2, 512), generator=generator).to(device)
     for name in ("strided", "scalar", "both"):
