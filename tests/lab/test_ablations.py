@@ -15,12 +15,14 @@ from skiplab.contenders.ablations import FORMS, metadata_as_read, product
 
 generator = torch.Generator().manual_seed(0)
 device = "cuda" if torch.cuda.is_available() else "cpu"
-kinds = [(4, 64, False), (8, 32, False), (8, 128, True), (4, 32, False, "uint8")]
-weights = [bs.quantize(torch.randn((11, 512), generator=generator).to(device), *kind) for kind in kinds]
-codes, scale = (torch.randint(-99, 99, shape, generator=generator).to(device) for shape in ((11, 2, 16, 16), (11, 32)))
-weights.append(bs.QuantizedWeight(codes.to(torch.int8), scale.float() / 9999, None, torch.float32))  # groups of 16
-for w in weights:
+for kind in ((4, 64, False), (8, 32, False), (8, 128, True), (4, 32, False, "uint8"), "groups of 16"):
     x = torch.randn((2, 512), generator=generator).to(device)
+    weight = torch.randn((11, 512), generator=generator).to(device)
+    if kind == "groups of 16":
+        codes = (weight * 30).to(torch.int8).view(11, 2, 16, 16)
+        w = bs.QuantizedWeight(codes, weight[:, :32].contiguous() / 30, None, torch.float32)
+    else:
+        w = bs.quantize(weight, *kind)
     for name in ("strided", "scalar", "both"):
         metadata = metadata_as_read(w, FORMS[name])
         assert metadata.scale.shape == (w.scale.shape if name == "scalar" else w.scale.T.shape)
@@ -28,7 +30,7 @@ for w in weights:
             found = product(x, w, metadata, config, FORMS[name])
             assert torch.equal(found, product(x, w, metadata_as_read(w, FORMS["none"]), config, FORMS["none"]))
         torch.testing.assert_close(found, bs.linear(x, w, impl="reference"))
-    print(w, "is right")
+    print(kind, "is right")
 """
 
 
