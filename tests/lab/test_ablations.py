@@ -15,9 +15,14 @@ from skiplab.contenders.ablations import FORMS, metadata_as_read, product
 
 generator = torch.Generator().manual_seed(0)
 device = "cuda" if torch.cuda.is_available() else "cpu"
-for kind in ((4, 64, False), (8, 32, False), (8, 128, True), (4, 32, False, "uint8")):
+for kind in ((4, 64, False), (8, 32, False), (8, 128, True), (4, 32, False, "uint8"), "groups of 16"):
     x = torch.randn((2, 512), generator=generator).to(device)
-    w = bs.quantize(torch.randn((11, 512), generator=generator).to(device), *kind)
+    weight = torch.randn((11, 512), generator=generator).to(device)
+    if kind == "groups of 16":
+        codes = (weight * 30).to(torch.int8).view(11, 2, 16, 16)
+        w = bs.QuantizedWeight(codes, weight[:, :32].contiguous() / 30, None, torch.float32)
+    else:
+        w = bs.quantize(weight, *kind)
     for name in ("strided", "scalar", "both"):
         metadata = metadata_as_read(w, FORMS[name])
         assert metadata.scale.shape == (w.scale.shape if name == "scalar" else w.scale.T.shape)
@@ -34,7 +39,7 @@ def test_what_is_left_out_changes_no_result():
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "TRITON_INTERPRET": "1"}
     done = subprocess.run([sys.executable, "-c", PRODUCTS], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.count("is right") == 4
+    assert done.stdout.count("is right") == 5
 
 
 @pytest.mark.parametrize("word", ["strided", "scalar", "group_stride"])

@@ -53,16 +53,22 @@ def load_some(pointers, ok, CHECK: tl.constexpr):
 
 
 @triton.jit
-def load_metadata(table, n0, rows, b0, N, ALL: tl.constexpr, GROUP: tl.constexpr, BLOCKS: tl.constexpr):
+def load_metadata(
+    table, n0, rows, b0, N, ALL: tl.constexpr, GROUP: tl.constexpr, BLOCKS: tl.constexpr, HALF: tl.constexpr
+):
     """[rows, BLOCKS]: a table's numbers of the weight rows n0 + rows, each group's once for each of its blocks.
 
     table: [N, groups], row for row with the weights. ALL: blocks of 32 in a row; GROUP: weights that share a number.
+    HALF: which of a block's two groups it is, where they are of 16; else 0.
     """
-    SHARE: tl.constexpr = GROUP // 32
+    SHARE: tl.constexpr = 1 if GROUP == 16 else GROUP // 32  # pyright: ignore[reportAssignmentType]
     COUNT: tl.constexpr = (BLOCKS + SHARE - 1) // SHARE
+    ROW: tl.constexpr = ALL * 32 // GROUP
     g = (b0 // SHARE + tl.arange(0, COUNT))[None, :]
-    at = table + wide(n0) * (ALL // SHARE) + rows[:, None] * (ALL // SHARE) + g
-    return repeated(load_some(at, g < ALL // SHARE, ALL % BLOCKS != 0), BLOCKS)
+    if GROUP == 16:
+        g = g * 2 + HALF
+    at = table + wide(n0) * ROW + rows[:, None] * ROW + g
+    return repeated(load_some(at, g < ROW, ALL % BLOCKS != 0), BLOCKS)
 
 
 @triton.jit
@@ -80,7 +86,10 @@ def repeated(values, BLOCKS: tl.constexpr):
 
 @triton.jit
 def load_weights(data, meta, n0, rows, b0, N, FORMAT: tl.constexpr, BLOCKS: tl.constexpr, LOAD_METADATA: tl.constexpr):
-    """A tuple: int32 of codes [rows, BLOCKS * 4] (two for int8), then what there is of `meta`, [rows, BLOCKS] each."""
+    """A tuple: int32 of codes [rows, BLOCKS * 4] (two for int8), then what there is of `meta`, [rows, BLOCKS] each.
+
+    In groups of 16 the scales of the blocks' second halves come last.
+    """
     ALL: tl.constexpr = FORMAT.in_features // 32
     GROUP: tl.constexpr = FORMAT.group_size
     BITS: tl.constexpr = FORMAT.bits
@@ -91,13 +100,15 @@ def load_weights(data, meta, n0, rows, b0, N, FORMAT: tl.constexpr, BLOCKS: tl.c
     loaded = (load_some(at, word < ALL * 4, CHECK),)
     if BITS == 8:
         loaded += (load_some(at + ALL * 4, word < ALL * 4, CHECK),)
-    loaded += (LOAD_METADATA(meta.scale, n0, rows, b0, N, ALL, GROUP, BLOCKS),)  # pyright: ignore[reportCallIssue]
+    loaded += (LOAD_METADATA(meta.scale, n0, rows, b0, N, ALL, GROUP, BLOCKS, 0),)  # pyright: ignore[reportCallIssue]
     if meta.scale_step is not None:
-        loaded += (LOAD_METADATA(meta.scale_step, n0, rows, b0, N, ALL, SPAN, BLOCKS),)  # pyright: ignore[reportCallIssue]
+        loaded += (LOAD_METADATA(meta.scale_step, n0, rows, b0, N, ALL, SPAN, BLOCKS, 0),)  # pyright: ignore[reportCallIssue]
     if meta.shift is not None:
-        loaded += (LOAD_METADATA(meta.shift, n0, rows, b0, N, ALL, GROUP, BLOCKS),)  # pyright: ignore[reportCallIssue]
+        loaded += (LOAD_METADATA(meta.shift, n0, rows, b0, N, ALL, GROUP, BLOCKS, 0),)  # pyright: ignore[reportCallIssue]
     if meta.shift_step is not None:
-        loaded += (LOAD_METADATA(meta.shift_step, n0, rows, b0, N, ALL, SPAN, BLOCKS),)  # pyright: ignore[reportCallIssue]
+        loaded += (LOAD_METADATA(meta.shift_step, n0, rows, b0, N, ALL, SPAN, BLOCKS, 0),)  # pyright: ignore[reportCallIssue]
+    if GROUP == 16:
+        loaded += (LOAD_METADATA(meta.scale, n0, rows, b0, N, ALL, GROUP, BLOCKS, 1),)  # pyright: ignore[reportCallIssue]
     return loaded
 
 
@@ -110,12 +121,18 @@ def load_activations(pointers, ok, CHECK: tl.constexpr):
 
 
 @triton.jit
-def decoded(loaded, step, AT: tl.constexpr):
-    """What was loaded at AT in float32: a number, or a code that is worth the step behind it."""
+def decoded(loaded, step, AT: tl.constexpr, STEP_AT: tl.constexpr):
+    """What was loaded at AT in float32: a number, or a code that is worth the step at STEP_AT."""
     value = loaded[AT].to(tl.float32)
     if step is not None:
-        value *= loaded[AT + 1].to(tl.float32)
+        value *= loaded[STEP_AT].to(tl.float32)
     return value
+
+
+@triton.jit
+def block_sums(dot, BLOCKS: tl.constexpr):
+    """Float32 [rows, BLOCKS], the sums of each block's four of [rows, BLOCKS * 4]; in one thread."""
+    return tl.sum(tl.reshape(dot, [dot.shape[0], BLOCKS, 4]), axis=2).to(tl.float32)
 
 
 @triton.jit
@@ -125,6 +142,7 @@ def multiply(sums, loaded, meta, codes, blocks, rows, b0, FORMAT: tl.constexpr, 
     blocks: pointers to the steps and the code sums of the first of these rows.
     """
     ALL: tl.constexpr = FORMAT.in_features // 32
+    GROUP: tl.constexpr = FORMAT.group_size
     BITS: tl.constexpr = FORMAT.bits
     CENTRE: tl.constexpr = FORMAT.centre
     OFFSET: tl.constexpr = FORMAT.offset
@@ -137,18 +155,25 @@ def multiply(sums, loaded, meta, codes, blocks, rows, b0, FORMAT: tl.constexpr, 
         first, second = loaded[0] & 0x0F0F0F0F, (loaded[0] >> 4) & 0x0F0F0F0F
     else:
         first, second = loaded[0], loaded[1]
-    s = decoded(loaded, meta.scale_step, SCALE)
+    s = decoded(loaded, meta.scale_step, SCALE, SCALE + 1)
     if meta.shift is not None:
-        shift = decoded(loaded, meta.shift_step, SHIFT)
+        shift = decoded(loaded, meta.shift_step, SHIFT, SHIFT + 1)
+    if GROUP == 16:  # int8 codes with a scale alone
+        second_s = decoded(loaded, meta.scale_step, len(loaded) - 1, SCALE + 1)
     new = ()
     for m in tl.static_range(len(sums)):  # pyright: ignore[reportGeneralTypeIssues]
         a = codes + m * ALL * 8 + word
         dot = dp4a(first, load_activations(a, word < ALL * 4, CHECK), tl.zeros(first.shape, tl.int32))
+        if GROUP == 16:
+            first_whole = block_sums(dot, BLOCKS)
+            dot = tl.zeros(first.shape, tl.int32)
         dot = dp4a(second, load_activations(a + ALL * 4, word < ALL * 4, CHECK), dot)
-        whole = tl.sum(tl.reshape(dot, [dot.shape[0], BLOCKS, 4]), axis=2).to(tl.float32)  # in one thread
+        whole = block_sums(dot, BLOCKS)
         x_step = load_activations(blocks[0] + m * ALL + b, b < ALL, CHECK)
         # every product that is added is an explicit fma: the compiler rounds no row otherwise, however many there are
-        if meta.shift is not None:
+        if GROUP == 16:
+            new += (tl.fma(x_step, tl.fma(second_s, whole, s * first_whole), sums[m]),)
+        elif meta.shift is not None:
             count = load_activations(blocks[1] + m * ALL + b, b < ALL, CHECK)
             if OFFSET:
                 value = tl.fma(shift, count, s * (whole - CENTRE * count))  # below 2**24, and so exact

@@ -36,7 +36,7 @@ def _of_rounded(x, w: QuantizedWeight, bias, batch_invariant: bool) -> torch.Ten
     if batch_invariant:
         activations = tuple(map(blocks_of, activations))
     for rows, part in w.blocks(BLOCK_ELEMENTS):
-        weights = (part.values(codes, torch.float32) for codes in part.planes())
+        weights = part.plane_values(torch.float32)
         if batch_invariant:
             first, second = map(products, activations, weights)
             out[:, rows] = (first + second)[: x.shape[0]]

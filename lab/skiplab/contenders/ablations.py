@@ -20,13 +20,17 @@ from blockskip.linear.plan import MatvecConfig
 
 
 @triton.jit
-def load_strided_metadata(table, n0, rows, b0, N, ALL: tl.constexpr, GROUP: tl.constexpr, BLOCKS: tl.constexpr):
+def load_strided_metadata(
+    table, n0, rows, b0, N, ALL: tl.constexpr, GROUP: tl.constexpr, BLOCKS: tl.constexpr, HALF: tl.constexpr
+):
     """As `blockskip.linear.matvec.load_metadata`, of a table [groups, N]: each number costs a line of the caches."""
-    SHARE: tl.constexpr = GROUP // 32
+    SHARE: tl.constexpr = 1 if GROUP == 16 else GROUP // 32  # pyright: ignore[reportAssignmentType]
     COUNT: tl.constexpr = (BLOCKS + SHARE - 1) // SHARE
     g = (b0 // SHARE + tl.arange(0, COUNT))[None, :]
+    if GROUP == 16:
+        g = g * 2 + HALF
     at = table + wide(n0) + rows[:, None] + g.to(tl.int64) * N
-    return repeated(load_some(at, g < ALL // SHARE, ALL % BLOCKS != 0), BLOCKS)
+    return repeated(load_some(at, g < ALL * 32 // GROUP, ALL % BLOCKS != 0), BLOCKS)
 
 
 matvec_of_4_byte_loads = triton.jit(do_not_specialize_on_alignment=[*UNALIGNED, "codes"])(matvec.fn)
