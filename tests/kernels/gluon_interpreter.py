@@ -174,6 +174,7 @@ class Machine:
             bfloat16=torch.bfloat16, split=lambda t: t.unbind(-1), permute=lambda t, order: t.permute(order),
             reshape=lambda t, shape: t.reshape(shape), expand_dims=lambda t, axis: t.unsqueeze(axis),
             broadcast=torch.broadcast_tensors, static_range=range, to_tensor=torch.as_tensor,
+            cast=lambda x, dtype: torch.as_tensor(x).to(dtype),
             where=_where, minimum=_scalar_or(min, torch.minimum), maximum=_scalar_or(max, torch.maximum),
             cdiv=lambda a, b: -(-a // b), load=_load, store=_store, arange=lambda a, b, layout=None: torch.arange(a, b),
             zeros=lambda shape, dtype, layout=None: torch.zeros(shape, dtype=dtype),

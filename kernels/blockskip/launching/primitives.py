@@ -18,7 +18,7 @@ def interpreting() -> bool:
 @triton.jit
 def wide(x):
     """A scalar in 64 bits; a loop's counter too, which the interpreter hands over as a Python int."""
-    return tl.to_tensor(x).to(tl.int64)
+    return tl.cast(x, tl.int64)
 
 
 @triton.jit
