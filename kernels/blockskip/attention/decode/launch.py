@@ -19,6 +19,7 @@ from ...launching.ready import Memory, Ready, Step, allocate, stream_of
 from ...launching.view import View, is_wide, overlaps, ring_kind
 from ..band import FAR, Lengths, Limits
 from ..call import DecodeCall, sign_and_scale
+from .kernel import DecodeConstants
 from .kernel import decode as decode_kernel
 from .kernel import reduce as reduce_kernel
 from .plan import DecodePlan
@@ -140,24 +141,24 @@ def prepare(call: DecodeCall, plan: DecodePlan, tensors, lse, parts: Parts, over
     if v.strides == k.strides:
         v = v._replace(strides=None)
     sign, scale = sign_and_scale(call.scale)
-    constants = {
-        "SIGN": sign,
-        "GROUP": call.group,
-        "HEAD_DIM": q.shape[3],
-        "BLOCK_M": config.block_m,
-        "BLOCK_N": config.block_n,
-        "BLOCK_D": max(16, power_of_two(q.shape[3])),
-        "BLOCK_R": power_of_two(call.rows) if plan.fused else 1,
-        "BLOCK_S": power_of_two(plan.splits) if plan.fused else 1,
-        "WIDE": wide,
-        "OVERLAP": overlap and plan.splits > 1 and not plan.fused,
-        "RING": ring,
-    }
+    constants = DecodeConstants(
+        SIGN=sign,
+        GROUP=call.group,
+        HEAD_DIM=q.shape[3],
+        BLOCK_M=config.block_m,
+        BLOCK_N=config.block_n,
+        BLOCK_D=max(16, power_of_two(q.shape[3])),
+        BLOCK_R=power_of_two(call.rows) if plan.fused else 1,
+        BLOCK_S=power_of_two(plan.splits) if plan.fused else 1,
+        WIDE=wide,
+        OVERLAP=overlap and plan.splits > 1 and not plan.fused,
+        RING=ring,
+    )
     band = Limits(None if call.window is None or call.window > FAR else call.window - 1, 0)
     lengths = Lengths(call.kv_len, call.lengths, None)
     arguments = (q, k, v, out, None if lse is None else View.of(lse), parts, lengths, band, scale)
     blocks = -(-call.rows // config.block_m)
-    return Launch(arguments, constants, (plan.splits, k.shape[1] * blocks, q.shape[0]))
+    return Launch(arguments, {"CONSTANTS": constants}, (plan.splits, k.shape[1] * blocks, q.shape[0]))
 
 
 def prepare_reduce(out: torch.Tensor, lse: torch.Tensor | None, parts: Parts, overlap: bool = False) -> Launch:

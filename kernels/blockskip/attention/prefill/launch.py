@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from triton.runtime.errors import OutOfResources
@@ -21,7 +21,7 @@ from ...mask import Band
 from ...mask_runs import Grid
 from ..band import Lengths, limits_of
 from ..call import AttentionCall, sign_and_scale
-from .kernel import prefill
+from .kernel import PrefillConstants, prefill
 from .mask_bits import map_tables, mask_bits
 from .plan import PrefillPlan
 from .schedule import overlaps_items, programs_of
@@ -122,39 +122,27 @@ def prepare(call: AttentionCall, plan: PrefillPlan, tensors, lse, visits, grid) 
     config = plan.config
     assert config is not None
     q, k, v, out = map(View.of, tensors)
-    plain = _plain_constants(call, plan, config, (q, k, v, out))
+    constants = _constants(call, plan, config, (q, k, v, out))
     if v.strides == k.strides:
         v = v._replace(strides=None)
     _, scale = sign_and_scale(call.scale)
     extras = (View.of(t) if t is not None else None for t in (lse, visits))
     items = math.prod(grid)
     grid, interleave = programs_of(call, plan, grid)
-    arguments = (
-        q,
-        k,
-        v,
-        out,
-        *extras,
-        _mask_argument(call, plan),
-        _lengths(call),
-        limits_of(call.mask),
-        scale,
-        interleave,
-    )
+    visible = _mask_argument(call, plan), _lengths(call), limits_of(call.mask)
+    arguments = (q, k, v, out, *extras, *visible, scale, interleave)
     if not config.warp_specialized:
         options = {"num_warps": config.num_warps, "num_stages": config.num_stages}
-        return Step(prefill, Launch(arguments, plain, grid), options)
+        return Step(prefill, Launch(arguments, {"CONSTANTS": constants}, grid), options)
     from . import hopper  # Gluon is imported only where it is used
 
-    constants = {"SKIP": plan.skip, "HEAD_DIM": q.shape[3], "BLOCK_N": config.block_n, "STAGES": config.num_stages}
-    constants["OVERLAP_ITEMS"] = overlaps_items(call, plan, items, programs=math.prod(grid))
+    overlap = overlaps_items(call, plan, items, programs=math.prod(grid))
+    constants = hopper.HopperConstants(plan.skip, q.shape[3], config.block_n, config.num_stages, overlap)
     options = {"num_warps": 4}  # a group's; the others come on top
-    return Step(hopper.prefill, Launch(arguments, constants, grid), options)
+    return Step(hopper.prefill, Launch(arguments, {"CONSTANTS": constants}, grid), options)
 
 
-def _plain_constants(
-    call: AttentionCall, plan: PrefillPlan, config: TileConfig, views: tuple[View, ...]
-) -> dict[str, Any]:
+def _constants(call: AttentionCall, plan: PrefillPlan, config: TileConfig, views: tuple[View, ...]) -> PrefillConstants:
     q, k, v, out = views
     group = call.group if plan.packed else 1
     rows, cols = plan.queries_per_tile, q.shape[3]
@@ -162,17 +150,17 @@ def _plain_constants(
     ring = ring_kind(call.ring, k.shape[2], config.block_n)
     apart = config.block_n if ring == "none" else k.shape[2]  # a ring's tile may hold its last slot and its first
     in_keys = any(is_wide(view, 1, apart, cols) for view in (k, v))
-    return {
-        "SKIP": plan.skip,
-        "SIGN": sign_and_scale(call.scale)[0],
-        "GROUP": group,
-        "HEAD_DIM": cols,
-        "BLOCK_M": config.block_m,
-        "BLOCK_N": config.block_n,
-        "BLOCK_D": max(16, power_of_two(cols)),
-        "WIDE": in_rows or in_keys,
-        "SOURCE": "tma" if plan.use_tma else "pointer" if ring == "none" else ring,
-    }
+    return PrefillConstants(
+        SKIP=plan.skip,
+        SIGN=sign_and_scale(call.scale)[0],
+        GROUP=group,
+        HEAD_DIM=cols,
+        BLOCK_M=config.block_m,
+        BLOCK_N=config.block_n,
+        BLOCK_D=max(16, power_of_two(cols)),
+        WIDE=in_rows or in_keys,
+        SOURCE="tma" if plan.use_tma else "pointer" if ring == "none" else ring,
+    )
 
 
 def _mask_argument(call: AttentionCall, plan: PrefillPlan) -> MaskBits | TileRuns | None:
