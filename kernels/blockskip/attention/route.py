@@ -219,7 +219,7 @@ def _measured(call: DecodeCall, impl: str, capability: tuple[int, int] | None) -
 
 
 def _executorch(call: DecodeCall, impl: str, capability: tuple[int, int] | None) -> tuple[bool, str]:
-    """Its rule looks at the cache's length and not at the window (pull request 20198)."""
+    """ExecuTorch's rule (its pull request 20198): by the cache's length, whatever the window. A promised word."""
     q_len, head_dim, held = call.q.shape[2], call.q.shape[3], min(call.kv_len, call.k.shape[2])
     takes = q_len == 1 and held >= 256 and head_dim & (head_dim - 1) == 0
     return (

@@ -47,11 +47,3 @@ def flash_attention_3_splits(programs: int, tiles: int, multiprocessors: int) ->
     allowed = range(1, min(MOST_SPLITS, multiprocessors, tiles) + 1)
     best = max(map(efficiency, allowed))
     return next(splits for splits in allowed if efficiency(splits) >= BUSY_ENOUGH * best)
-
-
-def executorch_splits(kv_len: int) -> int:
-    """The reference system's rule (ExecuTorch, `_decode_splitk_config`): a share every 256 slots, at most 128.
-
-    Its shares are pieces of the buffer, not of the live keys: 2,048 keys in a buffer of 131,072 keep 2 of 128 busy.
-    """
-    return min(-(-kv_len // 256), 128)
