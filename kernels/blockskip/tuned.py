@@ -1,4 +1,4 @@
-"""What `skiplab tune` measured, `configs/<device>.json`, and the choice between it and the table in `config`."""
+"""Configurations that `skiplab tune` found (`configs/<device>.json`), and the choice between them and the table."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from .mask import Band, Mask
 class Origin:
     """Where a configuration is from.
 
-    how: asked (by the caller), tuned (on this device), elsewhere (on `device`, of the same compute capability), table.
+    how: asked (the caller gave it), tuned (on this device), elsewhere (tuned on `device`, of the same compute
+    capability), table.
     """
 
     how: str
@@ -47,11 +48,11 @@ def mask_kind(mask: Mask) -> tuple[str, int | None]:
 
 MASK_KINDS = ("causal", "window", "other")
 HEAD_DIMS = (64, 128, 256, 512)
-"""A head size is tuned, and tabled, together with those above the next smaller one of these."""
+"""Head sizes are tuned and tabled in classes, each up to one of these."""
 
 
 def head_dim_class(head_dim: int) -> int:
-    """The least of `HEAD_DIMS` that is not below."""
+    """The class of a head size: the least of `HEAD_DIMS` that is not below it."""
     return next(dim for dim in HEAD_DIMS if head_dim <= dim)
 
 
@@ -59,9 +60,9 @@ def head_dim_class(head_dim: int) -> int:
 class Entry:
     """A shape's tuned configuration.
 
-    window: how many keys a query saw, None unless mask is `window`. It won over `workloads` workloads of its class;
-    median_us, table_us: microseconds a call of it and of the table's (None where that one does not run), `at` the
-    slowest of them.
+    window: how many keys a query saw, None unless mask is `window`. workloads: over how many of its class it won. at:
+    the slowest of them, where a call took median_us with it and table_us with the table's configuration (None where
+    that one does not run).
     """
 
     head_dim: int
@@ -99,8 +100,8 @@ class Tuned:
     def find(self, head_dim: int, element_bytes: int, kind: str, window: int | None, length: str) -> TileConfig | None:
         """The configuration for such a call; None where none was tuned.
 
-        Of the same element size, mask kind and length class. Of head sizes that share a class the least that is not
-        below is taken; of windows the nearest by ratio.
+        It has the same element size, mask kind and length class. Among head sizes of one class the least that is not
+        below `head_dim` is taken, among windows the nearest by ratio.
         """
         fitting = [
             entry
@@ -151,8 +152,8 @@ def choose_config(
 ) -> tuple[TileConfig, Origin]:
     """The prefill kernel's configuration on this GPU, and where it is from.
 
-    rows: query rows of the call over all batches and heads. use_tma: whether keys and values can be read by
-    the copy engine; tuning takes such that can, so that for others the table stands.
+    rows: query rows of the call over all batches and heads. use_tma: whether keys and values can be read by the copy
+    engine; tuning measures only such calls, so that others take the table's.
     First comes what was tuned on a device of this name, then on one of its compute capability, then the table. Raises
     ValueError below compute capability 8.0.
     """

@@ -21,32 +21,32 @@ from .guards import Guard
 
 TENSORS = (torch.Tensor, torch.nn.Parameter)
 OPTIONS = frozenset((bool, int, float, str, NoneType, TileConfig))
-"""The types of which two equal values mean the same."""
+"""Types of options: two equal values of the same one mean the same."""
 KIND_BYTES = 4096
-"""What a kind counts for among what a mask owns; tables on a device are counted there themselves."""
+"""What a kind counts for in the store of a mask that owns it; its tables on the device are counted apart."""
 MOST_KINDS = 256
-"""Beyond, the one that was first kept goes."""
+"""Beyond so many the oldest kind is dropped."""
 MOST_PREPARED = 256
-"""Of one kind, by guards; beyond, it begins anew."""
+"""Beyond so many launches of one kind, told apart by guards, all of them are dropped."""
 MOST_RECENT = 64
-"""Numbers whose launch is found without asking the guards: the layers of a model give the same one after the other."""
+"""So many numbers find their launch without asking the guards: the layers of a model give the same number in turn."""
 ALIGNMENT = 16
 """Bytes: Triton compiles apart for tensors that begin at a multiple of it."""
 GROWING = "grows"
-"""Stands in a kind for an int kv_len, whose calls are told apart by guards; no kv_len itself is a str."""
+"""Takes the place of an int kv_len in a kind, whose calls are told apart by guards. No kv_len is a str."""
 
 
 Kind = tuple[tuple[Hashable, ...], Mask | None]
-"""(all that calls must have in common to share launches, the mask whose tables the launches hold or None)."""
+"""(everything that calls must have in common to share launches, the mask whose tables the launches hold or None)."""
 
 
 def kind_of(
     tensors: Sequence[torch.Tensor | None], options: tuple, impl: str, mask: Any = None, tables: bool = False
 ) -> Kind | None:
-    """The kind of a call by the Triton kernels; None for calls of other implementations, or that cannot be told apart.
+    """The kind of a call; None for calls that the Triton kernels do not do, and for arguments that cannot be compared.
 
     tensors: the call runs on the first one's device; others may be None. options: the operation's name and all other
-    arguments. tables: whether the launches hold tables even of a band, as those of every other mask may.
+    arguments. tables: whether the launches hold tables of a mask even where that is a band.
     """
     first, types = tensors[0], tuple(map(type, options))
     if first is None or type(first) not in TENSORS or first.is_nested or not OPTIONS.issuperset(types):
@@ -70,7 +70,7 @@ def kind_of(
 
 
 class _Question:
-    """A guard's question, and what follows each answer to it: the next question, or what is prepared."""
+    """A guard's question, and for each answer the next question or what is prepared."""
 
     __slots__ = ("answers", "ask")
 

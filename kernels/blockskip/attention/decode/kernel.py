@@ -77,14 +77,14 @@ def share(begin, end, split, splits):
 
 @triton.jit
 def shares(parts, index, ok, HEAD_DIM: tl.constexpr, d):
-    """(acc, row_max, row_sum) of the shares at `index`; d: acc's last dimension. L1 is passed by: it may be stale."""
+    """(acc, row_max, row_sum) of the shares at `index`; d: acc's columns. The L1, which may be stale, is bypassed."""
     row_max = tl.load(parts.row_max + index, mask=ok, other=float("-inf"), cache_modifier=".cg")
     row_sum = tl.load(parts.row_sum + index, mask=ok, other=0.0, cache_modifier=".cg")
     acc = tl.load(
         parts.acc + tl.expand_dims(index * HEAD_DIM, -1) + d, mask=tl.expand_dims(ok, -1) & (d < HEAD_DIM), other=0.0,
         cache_modifier=".cg",
     )  # fmt: skip
-    # a share that saw nothing has written no acc: what lies there may be nan. No second trip to memory for that
+    # a share that saw no key has left its acc unwritten, perhaps nan; loading only after row_sum would be a second trip
     return tl.where(tl.expand_dims(row_sum != 0, -1), acc, 0.0), row_max, row_sum
 
 
@@ -108,7 +108,7 @@ def rows_of(q, batch, kv_head, r, GROUP: tl.constexpr):
 
 @triton.jit
 def is_last(counter, programs):
-    """Whether this is the last of `programs` programs to come here; what the others stored before is then visible."""
+    """Whether this is the last of `programs` programs to call it; what the others stored before is then visible."""
     tl.debug_barrier()  # what all threads have stored is released by the one that counts
     last = tl.atomic_add(counter, 1, sem="acq_rel", scope="gpu") == programs - 1
     if last:
@@ -120,7 +120,7 @@ def is_last(counter, programs):
 def merge_at_once(
     q, out, lse, parts, batch, kv_head, splits, CONSTANTS: tl.constexpr
 ):  # fmt: skip
-    """All rows of a KV head from all their shares, which are in registers at once: [BLOCK_R, BLOCK_S, BLOCK_D]."""
+    """Merges all shares of a KV head's rows, held in registers at once as [BLOCK_R, BLOCK_S, BLOCK_D]."""
     GROUP: tl.constexpr = CONSTANTS.GROUP
     HEAD_DIM: tl.constexpr = CONSTANTS.HEAD_DIM
     BLOCK_D: tl.constexpr = CONSTANTS.BLOCK_D

@@ -30,10 +30,11 @@ REDUCE_OPTIONS = {"num_warps": 2}
 
 
 class Parts(NamedTuple):
-    """What shares leave for the merge, float32, contiguous.
+    """Partial results of the shares, which the merge reads; float32, contiguous.
 
     acc [B, Hq, Lq, splits, D] weighted values; row_max (scaled), row_sum (of weights) [B, Hq, Lq, splits].
-    arrived: int32 counters, one a KV head and batch entry, by which the last program knows itself; None: `reduce`.
+    arrived: int32 counters, one a KV head and batch entry, by which a program sees that it is the last, and merges;
+    None where the kernel `reduce` merges.
     All are None for a single share, which needs no merge.
     """
 
@@ -112,10 +113,10 @@ def _counters_of(call: DecodeCall, plan: DecodePlan) -> int:
 
 
 def _arrived(counters: int, device: torch.device) -> torch.Tensor | None:
-    """int32 zeros; the kernel leaves them so. None where there are no counters.
+    """The counters, int32 zeros, which the kernel sets back to 0; None for no counters.
 
-    One stream's launches follow each other and share theirs. A CUDA graph may replay beside anything: it gets its own,
-    set to zero in the graph.
+    The launches of one stream run one after the other and share theirs. A CUDA graph may replay beside any of them: it
+    has its own, which are set to 0 in the graph.
     """
     if not counters:
         return None

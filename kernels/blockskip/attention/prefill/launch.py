@@ -83,13 +83,13 @@ def ready_attention(call: AttentionCall, plan: PrefillPlan) -> Callable[..., Res
 
 
 def _inputs(visits: tuple[int, ...] | None, last_queries: int | None, q, k, v, lengths, kv_len) -> tuple:
-    """What a call's launch is given. last_queries: how many, where kv_len grows and they are its last positions."""
+    """The inputs of a call's launch. last_queries: the number of queries where kv_len grows, else None."""
     numbers = (None, None) if last_queries is None else (kv_len, kv_len - last_queries)
     return q, k, v, lengths, *numbers, visits and torch.zeros(visits, dtype=torch.uint8, device=q.device)
 
 
 def _launch_alike(ready: Ready, q, k, v, lengths, kv_len) -> Result:
-    """`_launch` where no number grows and nothing is recorded."""
+    """`_launch` where kv_len is fixed and nothing is recorded."""
     return *ready(q, k, v, lengths, None, None, None), None
 
 
@@ -105,7 +105,10 @@ def _rounded(in_float32: Callable, q, k, v, lengths, kv_len) -> Result:
 
 
 def serves_its_kind(call: AttentionCall, plan: PrefillPlan) -> bool:
-    """Whether the launch serves all calls of this one's kind: the bits of a whole mask may depend on lengths."""
+    """Whether the launch serves every call of this kind.
+
+    Not where visits are recorded, nor with the bits of a whole mask, which may depend on kv_len tensors.
+    """
     return not call.record and plan.skip not in ("none", "mask")
 
 
