@@ -395,7 +395,7 @@ def test_what_a_plan_takes_the_value_of_serves_that_value_alone():
             kept.put(kind, lambda wanted=wanted: wanted, guards)
         else:
             assert found() == wanted
-    assert len(kept._by_kind[kind[0]]) == 2 + len({-(-n // 16) for n in range(101, 201)})
+    assert kept._by_kind[kind[0]].count == 2 + len({-(-n // 16) for n in range(101, 201)})
 
 
 def test_a_kind_with_a_plan_for_each_number_stays_bounded():
@@ -404,7 +404,7 @@ def test_a_kind_with_a_plan_for_each_number_stays_bounded():
         guarded = GuardedInt(number)
         int(guarded)
         kept.put(kind, print, guarded.guards)
-        assert kept.get(kind, number) is print and len(kept._by_kind[kind[0]]) <= repeated.MOST_PREPARED
+        assert kept.get(kind, number) is print and kept._by_kind[kind[0]].count <= repeated.MOST_PREPARED
 
 
 def test_threads_may_call_at_once(device, launched):
@@ -430,7 +430,7 @@ def test_a_repeated_call_enters_few_python_functions():
     assert made.returncode == 0, made.stderr[-2000:]
     rows = [json.loads(line) for line in made.stdout.splitlines()]
     ours = {row["call"]: row["python_calls"] for row in rows if "new_kind_us" in row}
-    assert len(ours) >= 8 and all(0 < count <= 40 for count in ours.values()), ours
+    assert len(ours) >= 8 and all(0 < count <= 32 for count in ours.values()), ours
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need CUDA")

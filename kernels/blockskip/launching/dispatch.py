@@ -144,7 +144,7 @@ def traits(argument: Any) -> Any:
     """
     kind = type(argument)
     if kind is int:
-        return _traits_of_int(argument)
+        return traits_of_int(argument)
     if argument is None or kind is float:
         return kind
     if isinstance(argument, torch.Tensor):
@@ -163,10 +163,11 @@ def _traits_of_ints(numbers: tuple[int, ...]) -> tuple:
     if not all(type(number) is int for number in numbers):
         kinds = ", ".join(type(number).__name__ for number in numbers)
         raise TypeError(f"arguments: given a plain tuple of {kinds}; it must hold ints alone")
-    return tuple(map(_traits_of_int, numbers))
+    return tuple(map(traits_of_int, numbers))
 
 
-def _traits_of_int(number: int) -> Any:
+def traits_of_int(number: int) -> Any:
+    """The `traits` of an int."""
     if number == 1:
         return int
     divisible = number % 16 == 0

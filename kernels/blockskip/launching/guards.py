@@ -87,7 +87,9 @@ class GuardedInt:
         return self.ask(bool)
 
     def __neg__(self) -> GuardedInt:
-        return self * -1
+        of = self._of
+        negated = operator.neg if of is int else lambda number: -of(number)
+        return GuardedInt(-self.value, negated, self.guards)
 
     def __repr__(self) -> str:
         return repr(self.value)
@@ -102,7 +104,10 @@ class GuardedInt:
             others = other._of
             return operation(self.value, other.value), lambda number: operation(of(number), others(number))
         if isinstance(other, int | float):
-            return operation(self.value, other), lambda number: operation(of(number), other)
+            computed = operation(self.value, other)
+            if of is int:  # the caller's number itself
+                return computed, lambda number: operation(number, other)
+            return computed, lambda number: operation(of(number), other)
         return None
 
     __add__, __radd__ = _arithmetic(operator.add), _arithmetic(_swapped(operator.add))

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from triton.runtime import driver
 
-from .dispatch import DISPATCHER, CompiledKernel, Launch, TmaTensor, traits
+from .dispatch import DISPATCHER, CompiledKernel, Launch, TmaTensor, traits_of_int
 from .guards import GuardedInt
 
 Memory = tuple[tuple[int, ...], torch.dtype]
@@ -121,7 +121,7 @@ def _stand_in(given: Input) -> torch.Tensor | Varying | None:
     if given is None:
         return None
     if isinstance(given, GuardedInt):
-        given.ask(traits)  # the kernel is compiled for them
+        given.ask(traits_of_int)  # the kernel is compiled for them
         return Varying(given.value)
     return given.detach() if isinstance(given, torch.Tensor) else Varying(given)
 

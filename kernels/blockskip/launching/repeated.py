@@ -78,33 +78,32 @@ class _Question:
         self.ask, self.answers = guard.ask, {guard.answer: following}
 
 
-class _Prepared:
-    """What is prepared for the calls of one kind: a tree of guards, in the order in which planning asks them.
+class _Prepared(dict):
+    """What is prepared for the calls of one kind, by their number; None where nothing is.
 
-    Planning is pure: after the same answers it asks the same next question. recent: by number, without asking.
+    Held are the most recent numbers. For any other the tree of guards is asked, which has them in the order in which
+    planning asked. Planning is pure: after the same answers it asks the same next question.
     """
 
     def __init__(self) -> None:
-        self.recent: dict[int | None, Callable] = {}
         self._tree: Any = None
-        self._count = 0
+        self.count = 0
+        """Of launches that guards tell apart."""
 
-    def __len__(self) -> int:
-        return self._count
-
-    def find(self, number: int | None) -> Callable | None:
+    def __missing__(self, number: int | None) -> Callable | None:
         found = self._tree
         while type(found) is _Question:
             found = found.answers.get(found.ask(number))  # pyright: ignore[reportArgumentType] - guards are a number's
         if found is not None:
-            if len(self.recent) >= MOST_RECENT:
-                self.recent = {}
-            self.recent[number] = found
+            if len(self) >= MOST_RECENT:
+                self.clear()
+            self[number] = found
         return found
 
     def put(self, guards: Sequence[Guard], prepared: Callable) -> None:
-        if self._count >= MOST_PREPARED:
-            self._tree, self.recent, self._count = None, {}, 0
+        if self.count >= MOST_PREPARED:
+            self._tree, self.count = None, 0
+            self.clear()
         node = self._tree
         for i, guard in enumerate(guards):
             if type(node) is not _Question:
@@ -112,11 +111,11 @@ class _Prepared:
             following = node.answers.get(guard.answer)
             if following is None:
                 node.answers[guard.answer] = _branch(guards[i + 1 :], prepared)
-                self._count += 1
+                self.count += 1
                 return
             node = following
         if node is None:
-            self._tree, self._count = _branch(guards, prepared), 1
+            self._tree, self.count = _branch(guards, prepared), 1
 
 
 def _branch(guards: Sequence[Guard], prepared: Callable) -> Any:
@@ -145,7 +144,7 @@ class RepeatedCalls:
             return None
         key, owner = kind
         prepared = self._by_kind.get(key) if owner is None else owner.owned.find(key)
-        return None if prepared is None else prepared.recent.get(number) or prepared.find(number)
+        return None if prepared is None else prepared[number]
 
     def put(self, kind: Kind | None, prepared: Callable, guards: Sequence[Guard] = ()) -> None:
         """Keep it for calls of this kind whose growing number answers the guards alike."""
