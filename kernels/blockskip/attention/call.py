@@ -51,14 +51,18 @@ class AttentionArguments(NamedTuple):
     def kind(self) -> tuple[Kind | None, int | None]:
         """(the kind of this call, its int kv_len if launches of the kind may serve other lengths, else None).
 
-        They may where the queries are the last positions and a band gives the loop's bounds; other launches read tables
-        that were made for one number of keys.
+        They may where the queries are the last positions and either a band gives the loop's bounds, or there is a
+        single query, whose tiles are in a table of many positions (`mask_bits.position_tables`). All others read tables
+        for one number of keys: the queries of a tile share it, and which tiles they share depends on where they stand;
+        a `dense` or `mask_mod` is asked by the call's row, not by the position; the bits of a `dilated` are too many.
         """
         q, k, v, mask, scale, q_start, kv_len, skip, impl, config, return_lse, record, ring, route = self
         lengths = growing = None
         if isinstance(kv_len, torch.Tensor):
             kv_len, lengths = None, kv_len
-        elif type(kv_len) is int and q_start is None and skip in SHARED_SKIPS and not record and _is_band(mask):
+        elif type(kv_len) is int and q_start is None and skip in SHARED_SKIPS and not record and (
+            _is_band(mask) or (not ring and _is_single_query(q, mask))
+        ):  # fmt: skip
             kv_len, growing = GROWING, kv_len
         options = "attention", scale, q_start, kv_len, skip, impl, config, return_lse, record, ring, route
         return kind_of((q, k, v, lengths), options, impl, mask, skip == "map"), growing
@@ -66,6 +70,11 @@ class AttentionArguments(NamedTuple):
 
 def _is_band(mask: Mask | None) -> bool:
     return mask is None or type(mask) is Band
+
+
+def _is_single_query(q: torch.Tensor, mask: Mask | None) -> bool:
+    """Whether there is one query, and a mask that tables of positions serve; both arguments are unchecked."""
+    return isinstance(mask, Mask) and mask.is_of_positions and isinstance(q, torch.Tensor) and q.shape[2:3] == (1,)
 
 
 class DecodeArguments(NamedTuple):

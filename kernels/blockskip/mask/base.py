@@ -95,6 +95,11 @@ class Mask:
         """Whether equal masks always mean the same: true for masks of numbers, not for a tensor's or a function's."""
         return all(leaf._is_value for leaf in self.leaves())
 
+    @functools.cached_property
+    def is_of_positions(self) -> bool:
+        """Whether, for any query, the mask is known from its edges alone, and from the query's position alone."""
+        return all(leaf._is_of_positions for leaf in self.leaves())
+
     @property
     def owned(self) -> Store:
         """The store of what was made of this object; it goes with the object, and is new for each `version`."""
@@ -124,6 +129,7 @@ class Mask:
 
     _varies = (False, False)
     _is_value = True
+    _is_of_positions = True
     _version: Hashable = None
 
     def __and__(self, other: Mask) -> Mask:

@@ -182,7 +182,12 @@ def prefill(
             state = accumulate(state, score, v_tile, scale)
             mark(visits, batch, head, row, tile, tl.where(masked, 1, 2))
     else:
-        row_ptr = base(mask.start, batch, first_head) + row
+        # a row of tiles for the rows of this program, or for each position, of which a single query has one
+        map_row = row
+        MAP_QUERIES: tl.constexpr = QUERIES if mask.first is None else 1
+        if mask.first is not None:
+            map_row = q_start - mask.first
+        row_ptr = base(mask.start, batch, first_head) + map_row
         for run in tl.range(tl.load(row_ptr), tl.load(row_ptr + 1)):
             run_ptr = mask.runs + wide(run) * 4
             begin = tl.load(run_ptr)
@@ -199,13 +204,15 @@ def prefill(
                         keep = band_keeps(q_pos, n0 + n, kv_len, band)
                     else:
                         first_tile = tl.load(run_ptr + 3)  # -1 for a full run
-                        bits_ptr = mask.bits + wide(first_tile + tile - begin) * (tl.cdiv(BLOCK_N, 64) * QUERIES)
+                        bits_ptr = mask.bits + wide(first_tile + tile - begin) * (tl.cdiv(BLOCK_N, 64) * MAP_QUERIES)
                         bits_ptr += m // GROUP
                         partial = real_row & (first_tile >= 0)
                         bits = tl.load(bits_ptr, mask=partial, other=-1) & first_bits(kv_len - n0)
                         more = bits
                         if BLOCK_N > 64:
-                            more = tl.load(bits_ptr + QUERIES, mask=partial, other=-1) & first_bits(kv_len - n0 - 64)
+                            more = tl.load(bits_ptr + MAP_QUERIES, mask=partial, other=-1) & first_bits(
+                                kv_len - n0 - 64
+                            )
                         keep = unpack_bits(bits, more, BLOCK_N)
                     score = tl.where(keep, score, float("-inf"))
                 v_tile = load_keys(values, v_strides, n0, kv_len, slots, CONSTANTS)

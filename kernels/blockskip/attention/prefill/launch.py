@@ -22,7 +22,7 @@ from ...mask_runs import Grid
 from ..band import Lengths, limits_of
 from ..call import AttentionCall, sign_and_scale
 from .kernel import PrefillConstants, prefill
-from .mask_bits import map_tables, mask_bits
+from .mask_bits import POSITIONS, map_tables, mask_bits, position_tables
 from .plan import PrefillPlan
 from .schedule import overlaps_items, programs_of
 
@@ -36,11 +36,15 @@ class MaskBits(NamedTuple):
 
 
 class TileRuns(NamedTuple):
-    """A tile map's runs, and the bits of its partial tiles; see `mask_bits.map_tables`."""
+    """A tile map's runs, and the bits of its partial tiles; see `mask_bits.map_tables`.
+
+    first: None, and rows are those of the call; or the position of row 0, and each position has a row.
+    """
 
     start: View
     runs: torch.Tensor
     bits: torch.Tensor | None
+    first: int | None
 
 
 Result = tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]
@@ -176,13 +180,18 @@ def _mask_argument(call: AttentionCall, plan: PrefillPlan) -> MaskBits | TileRun
             q_start = kv_real.clamp(0, plan.kv_len) - call.q.shape[2] if call.q_start is None else q_start
         bits = mask_bits(call.mask, plan.q_len, plan.kv_len, q_start, kv_real, batch, heads, call.q.device)
         return MaskBits(bits, View.broadcast(bits, 2).strides, plan.kv_len)
+    if plan.skip == "map" and isinstance(plan.kv_len, GuardedInt):  # a single query: see `AttentionArguments.kind`
+        assert plan.config is not None and plan.q_len == 1
+        block = int((plan.kv_len - 1) // POSITIONS)
+        start, runs, bits = position_tables(call.mask, block, plan.config.block_n, call.q.device)
+        return TileRuns(View.broadcast(start, 2), runs, bits, block * POSITIONS)
     if plan.skip == "map":
         by_batch, by_head = call.mask.varies
         grid = (batch if by_batch else 1, heads if by_head else 1)
         assert plan.config is not None
         tiles = Grid(plan.q_len, plan.kv_len, plan.queries_per_tile, plan.config.block_n, plan.q_start)
         start, runs, bits = map_tables(call.mask, tiles, grid, not isinstance(call.mask, Band), call.q.device)
-        return TileRuns(View.broadcast(start, 2), runs, bits)
+        return TileRuns(View.broadcast(start, 2), runs, bits, None)
     return None
 
 
