@@ -158,7 +158,7 @@ def test_a_repeated_call_enters_few_python_functions():
     assert made.returncode == 0, made.stderr[-2000:]
     rows = [json.loads(line) for line in made.stdout.splitlines()]
     ours = {row["call"]: row["python_calls"] for row in rows if "new_kind_us" in row}
-    assert len(ours) >= 8 and all(0 < count <= 32 for count in ours.values()), ours
+    assert len(ours) >= 8 and all(0 < count <= 36 for count in ours.values()), ours
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need CUDA")
