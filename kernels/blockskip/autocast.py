@@ -15,8 +15,11 @@ R = TypeVar("R")
 
 def autocasts(t: Any) -> bool:
     """Whether autocast is on for operations on this tensor's device."""
-    if t.is_cuda:  # a device's name takes as long as all else here, and a GPU's calls are short
+    # the device's name takes as long as all else here
+    if t.is_cuda:
         return torch.is_autocast_enabled("cuda")
+    if t.is_cpu:
+        return torch.is_autocast_enabled("cpu")
     kind = t.device.type
     return is_autocast_available(kind) and torch.is_autocast_enabled(kind)
 
@@ -29,8 +32,10 @@ def without_autocast(call: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(call)
     def plain(*args: P.args, **kwargs: P.kwargs) -> R:
-        first = args[0][0] if isinstance(args[0], tuple) else args[0]
-        if not hasattr(first, "is_cuda") or not autocasts(first):
+        first = args[0]
+        if isinstance(first, tuple):
+            first = first[0]
+        if not isinstance(first, torch.Tensor) or not autocasts(first):
             return call(*args, **kwargs)
         with torch.autocast(first.device.type, enabled=False):
             return call(*args, **kwargs)

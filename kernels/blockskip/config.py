@@ -1,6 +1,6 @@
-"""Tile configurations: every launch choice of a kernel in one frozen object, and the table of them.
+"""Tile configurations of the prefill kernel and the table of them by compute capability.
 
-Where something was tuned on a device, that comes before the table: see `tuned`.
+What was tuned on a device comes before the table: see `tuned`.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class TileConfig:
 
     @property
     def plain(self) -> TileConfig:
-        """The same tiles, all warps alike: what does the same where the warp-specialized kernel cannot, bit for bit."""
+        """The plain kernel's configuration with the same tiles, and so the same bits."""
         return replace(self, num_warps=8) if self.warp_specialized else self
 
     @classmethod
@@ -85,13 +85,12 @@ _PREFILL = [
 ]
 
 
-# The same where keys and values are read by the copy engine (TMA), which leaves room for more keys a tile: D 512, 32
-# heads, causal at 8,192 tokens took an H100 5.7 ms instead of 9.7.
+# The same where keys and values are read by the copy engine (TMA): without pointers there is room for more keys a tile.
 _PREFILL_TMA = [
     ((9, 0), 512, 2, TileConfig(64, 128, 8, 1)),
 ]
 TMA_HEAD_DIM = 257
-"""The least head size whose keys and values are read by the copy engine; below, pointers were sooner on an H100."""
+"""The least head size whose keys and values the plain kernel reads by the copy engine (data/TUNING.md, "Prefill")."""
 
 
 def prefers_tma(capability: tuple[int, int], head_dim: int, dtype: torch.dtype) -> bool:
@@ -99,9 +98,8 @@ def prefers_tma(capability: tuple[int, int], head_dim: int, dtype: torch.dtype) 
     return family(capability) == HOPPER and head_dim >= TMA_HEAD_DIM and dtype.itemsize == 2
 
 
-# The same for `short` calls, whose tiles would keep less than half the multiprocessors busy: smaller tiles, more
-# programs. On an H100, D 256, 32 heads: 256 queries 14.2 us instead of 15.5, 128 queries 8.1 instead of 10.6; at 512 it
-# no longer pays. 64x64 three deep took 11.6 us at 256 queries, but spills 56 bytes.
+# The same for `short` calls, whose tiles would keep less than half the multiprocessors busy: smaller tiles make more
+# programs (data/TUNING.md, "Crossovers").
 _PREFILL_SHORT = [
     ((9, 0), 256, 2, TileConfig(64, 32, 4, 2)),
 ]
@@ -151,22 +149,22 @@ def _first(table, tables: tuple[int, int], head_dim: int, dtype: torch.dtype) ->
 
 
 def power_of_two(n: int) -> int:
-    """The least power of two that is at least n: what a tile's sides are."""
+    """The least power of two that is at least n; the sides of a tile are powers of two."""
     return 1 << (n - 1).bit_length()
 
 
 LENGTHS = ("short", "medium", "long")
 SHORT, MEDIUM = 64, 256
-"""Query rows a multiprocessor, at most: half a tile of 128 rows, and two such tiles."""
+"""The most query rows a multiprocessor: short, half a tile of 128 rows; medium, two such tiles."""
 
 LEAST_ROWS = {"short": 0, "medium": SHORT + 1, "long": MEDIUM + 1}
-"""Query rows a multiprocessor that make a call one of its class."""
+"""The fewest query rows a multiprocessor of each class."""
 
 
 def length_class(rows: int, sms: int) -> str:
     """How well a call's query rows, over all batches and heads, fill a device: short, medium or long.
 
-    short: tiles of 128 rows for less than half the multiprocessors. medium: up to two a multiprocessor, where it
-    counts how full the last round is. long: more.
+    short: tiles of 128 rows occupy at most half the multiprocessors. medium: at most two such tiles a multiprocessor,
+    so that it matters how full the last round is. long: more.
     """
     return "short" if rows <= SHORT * sms else "medium" if rows <= MEDIUM * sms else "long"

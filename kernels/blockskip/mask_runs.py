@@ -10,6 +10,7 @@ mask is made of.
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import NamedTuple
 
@@ -22,10 +23,10 @@ ELEMENTS_AT_ONCE = 1 << 24
 """How many elements of a `dense` or `mask_mod` mask are looked at in one step: bounds the memory, no L x L tensor."""
 
 ONE_THREAD = 32_000
-"""torch spreads larger element-wise work over threads, whose start costs more than the work where a core is busy."""
+"""Elements beyond which torch starts threads, which costs more than such work when the cores are busy."""
 
 LONGEST_PERIOD = 1 << 22
-"""Dilated strides whose common multiple exceeds this are counted element by element."""
+"""Where the least common multiple of dilated strides is larger, kept pairs are counted element by element."""
 
 
 class Grid(NamedTuple):
@@ -58,7 +59,7 @@ class Runs(NamedTuple):
 
 
 class _Segments(NamedTuple):
-    """Queries first..last inside which the edges keep their order, and the edges' keys at both ends, sorted."""
+    """S runs of queries, first..last, inside which the E edges keep their order; where the edges stand, ascending."""
 
     first: np.ndarray  # int64 [S]
     last: np.ndarray  # int64 [S]
@@ -109,13 +110,14 @@ def _segments(leaves: list[Mask], grid: Grid) -> _Segments:
 
 
 def _between_edges(mask: Mask, segments: _Segments) -> np.ndarray:
-    """uint8 [E - 1, S], what the mask says between two edges: 0 keeps none, 2 keeps all, 1 not known from edges."""
+    """uint8 [E - 1, S], what the mask keeps between two neighbouring edges: 0 nothing, 2 everything, 1 unknown."""
     q = torch.from_numpy(segments.first)[None]
     k = torch.from_numpy(segments.at_first[:-1])
     return _evaluate(mask, lambda leaf: _leaf_value(leaf, q, k))
 
 
 def _leaf_value(leaf: Mask, q: torch.Tensor, k: torch.Tensor) -> np.ndarray:
+    """uint8 [.., S], 0 or 2 by the first pair (q, k) of each interval; 1 for `dilated`, whose answer varies."""
     if isinstance(leaf, Dilated):
         return np.ones(k.shape, np.uint8)
     pieces = max(1, -(-k.numel() // ONE_THREAD))
@@ -124,21 +126,18 @@ def _leaf_value(leaf: Mask, q: torch.Tensor, k: torch.Tensor) -> np.ndarray:
 
 
 def _evaluate(mask: Mask, value_of) -> np.ndarray:
-    """The mask's logic with three values, 0 < 1 (not known) < 2: & is the minimum, | the maximum, ~ the reflection."""
+    """The mask from its leaves' values 0 < 1 (unknown) < 2: & is the minimum, | the maximum, ~x is 2 - x."""
     if isinstance(mask, Not):
         return np.uint8(2) - _evaluate(mask.mask, value_of)
     if isinstance(mask, And | Or):
         combine = np.minimum if isinstance(mask, And) else np.maximum
         values = [_evaluate(m, value_of) for m in mask.masks]
-        total = values[0]
-        for value in values[1:]:
-            total = combine(total, value)
-        return total
+        return functools.reduce(combine, values)
     return value_of(mask)
 
 
 def _tile_ranges(segments: _Segments, value: np.ndarray, grid: Grid):
-    """Two tables (row, first column, end column): tiles that a segment may see, and tiles that it sees whole."""
+    """Two tables (tile row, first column, end column): tiles that a segment may see, and those that it sees whole."""
     row, low, _, _, high = _intervals(segments, value >= 1)
     seen = (row, low // grid.block_n, -(-high // grid.block_n))
     row, _, low, high, _ = _intervals(segments, value == 2)
@@ -150,14 +149,17 @@ def _tile_ranges(segments: _Segments, value: np.ndarray, grid: Grid):
 
 
 def _intervals(segments: _Segments, on: np.ndarray):
-    """Key intervals of neighbouring gaps that are on: (row, low, low, high, high), each at first and last query."""
+    """The intervals between edges where `on` holds, neighbours joined: (tile row, low, low, high, high).
+
+    Low and high keys are given twice, for the segment's first and last query.
+    """
     a, b = segments.at_first, segments.at_last
     open_ = np.zeros(a.shape[1], bool)
     low_a, low_b = np.zeros_like(a[0]), np.zeros_like(a[0])
     found = []
     for j in range(len(a)):
         is_last = j == len(a) - 1
-        wide = np.zeros_like(open_) if is_last else a[j + 1] > a[j]  # a gap of no width changes nothing
+        wide = np.zeros_like(open_) if is_last else a[j + 1] > a[j]  # an interval of no width changes nothing
         closes = open_ if is_last else open_ & wide & ~on[j]
         found.append(tuple(x[closes] for x in (segments.row, low_a, low_b, a[j], b[j])))
         if not is_last:
@@ -196,15 +198,19 @@ def _runs_from_changes(keys: np.ndarray, state: np.ndarray, grid: Grid) -> tuple
 
 
 def _kept_pairs(mask: Mask, segments: _Segments, value: np.ndarray, grid: Grid) -> int:
+    whole = _pairs_kept_whole(segments, value)
+    return whole + (_kept_of_dilated(mask, segments, value, grid) if (value == 1).any() else 0)
+
+
+def _pairs_kept_whole(segments: _Segments, value: np.ndarray) -> int:
+    """The pairs in intervals where the mask keeps everything."""
     # both edges move by 0 or 1 a query, so the widths over a segment are an arithmetic series
-    width_first = np.diff(segments.at_first, axis=0)
-    width_last = np.diff(segments.at_last, axis=0)
-    whole = ((width_first + width_last) * segments.queries)[value == 2].sum()
-    return int(whole) // 2 + (_kept_of_dilated(mask, segments, value, grid) if (value == 1).any() else 0)
+    widths = np.diff(segments.at_first, axis=0) + np.diff(segments.at_last, axis=0)
+    return int((widths * segments.queries)[value == 2].sum()) // 2
 
 
 def _kept_of_dilated(mask: Mask, segments: _Segments, value: np.ndarray, grid: Grid) -> int:
-    """Kept pairs in the gaps whose answer depends on (q - k) modulo the strides' common multiple."""
+    """Kept pairs in the intervals where the answer depends on q - k modulo the strides' common multiple."""
     leaves = list(dict.fromkeys(mask.leaves()))
     period = math.lcm(*(m.stride for m in leaves if isinstance(m, Dilated)))
     if period > LONGEST_PERIOD:
@@ -232,7 +238,7 @@ def _kept_of_dilated(mask: Mask, segments: _Segments, value: np.ndarray, grid: G
 
 
 def _count_pattern(pattern: np.ndarray, segments: _Segments, gap: np.ndarray, segment: np.ndarray) -> int:
-    """How many pairs in these gaps have pattern[(q - k) % period]: two look-ups in a running count for each query."""
+    """How many pairs in these intervals have pattern[(q - k) % period], by two look-ups in a running count a query."""
     running = np.concatenate(([0], np.cumsum(pattern)))
     period, per_period = len(pattern), int(running[-1])
 
@@ -252,15 +258,13 @@ def _count_pattern(pattern: np.ndarray, segments: _Segments, gap: np.ndarray, se
 
 
 def _kept_by_elements(mask: Mask, segments: _Segments, value: np.ndarray, grid: Grid) -> int:
-    whole = int(
-        ((np.diff(segments.at_first, axis=0) + np.diff(segments.at_last, axis=0)) * segments.queries)[value == 2].sum()
-    )
+    """What `_kept_of_dilated` counts, element by element."""
     everything = sum(int(keep.sum()) for _, keep in _stripes(mask, grid, 0, 0))
-    return everything - whole // 2
+    return everything - _pairs_kept_whole(segments, value)
 
 
 def _dilated_runs(stride: int, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
-    """Exact tiles of a dilated mask alone: row r's keys are its query range, repeated every `stride`."""
+    """Runs of a single dilated mask: a tile row sees the keys of its own queries, shifted by multiples of `stride`."""
     lo = grid.q_start + np.arange(grid.rows, dtype=np.int64) * grid.block_m
     hi = np.minimum(lo + grid.block_m, grid.q_start + grid.q_len)
     first = -((hi - 1) // stride)  # smallest t with hi - 1 + t * stride >= 0
@@ -280,12 +284,15 @@ def _dilated_runs(stride: int, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _runs_of_elements(mask: Mask, grid: Grid, batch: int, head: int) -> Runs:
+    """The runs of a mask that must be looked at element by element."""
     states, kept = [], 0
     widths = np.full(grid.cols, grid.block_n)
     widths[-1] = grid.kv_len - (grid.cols - 1) * grid.block_n
     for height, keep in _stripes(mask, grid, batch, head):
         tiles = keep.reshape(keep.shape[0], grid.block_m, grid.cols, grid.block_n)
-        count = tiles.sum(3, dtype=torch.int32).sum(1).cpu().numpy()  # at once it takes 18 times as long on a CPU
+        count = (
+            tiles.sum(3, dtype=torch.int32).sum(1).cpu().numpy()
+        )  # over both dimensions in one sum it takes 18 times as long on a CPU
         kept += int(count.sum())
         states.append(np.where(count == height[:, None] * widths, 2, np.minimum(count, 1)))
     state = np.concatenate(states)

@@ -14,7 +14,7 @@ from .arguments import integer
 from .mask import Mask, kept_by_mask
 from .mask_runs import Grid, Runs, build_runs
 
-OVERHEAD_BYTES = 2048  # a tile map's or its runs' own, and their mask's
+OVERHEAD_BYTES = 2048  # what a kept tile map takes beside its arrays, its mask included
 
 PICTURE = {0: "·", 1: "▒", 2: "█"}
 
@@ -51,7 +51,7 @@ class TileMap:
         batch: int = 0,
         head: int = 0,
     ) -> TileMap:
-        """The tile map of `mask`; kept, and for a mask without a tensor or function the same object each time.
+        """The tile map of `mask`. It is kept; equal masks without a tensor or function share one object.
 
         `q_start` is the position of the first query, kv_len - q_len by default (the queries are the last positions).
         States are exact for bands, prefix, sink, chunked, document, one dilated, dense, mask_mod and every &, |, ~ of

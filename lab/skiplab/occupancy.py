@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 from blockskip.attention.call import DecodeCall
 from blockskip.attention.decode.plan import DecodePlan, plan_decode_kernel
-from blockskip.attention.decode.splits import executorch_splits, flash_attention_3_splits
+from blockskip.attention.decode.splits import flash_attention_3_splits
 
 from skiplab.machine import Machine
 from skiplab.workload import DecodeWorkload
@@ -192,6 +192,14 @@ def schedule(workload: DecodeWorkload, machine: Machine, policy: str = "blockski
         per_key, plan.fused if policy == "blockskip" and splits > 1 else None, live, workload.slots,
         reading, reading + rest / bandwidth, workload.work(1).bytes / bandwidth,
     )  # fmt: skip
+
+
+def executorch_splits(slots: int) -> int:
+    """ExecuTorch's rule (`_decode_splitk_config`): a share every 256 slots, at most 128.
+
+    Its shares are pieces of the buffer, not of the live keys: 2,048 keys in a buffer of 131,072 keep 2 of 128 busy.
+    """
+    return min(-(-slots // 256), 128)
 
 
 def schedules(workload: DecodeWorkload, machine: Machine) -> dict[str, Schedule]:

@@ -6,6 +6,7 @@ Usage: compile_all.py CAPABILITY, such as 9.0
 
 import json
 import sys
+from dataclasses import replace
 from unittest.mock import patch
 
 import blockskip as bs
@@ -13,6 +14,7 @@ import torch
 from blockskip.attention.call import AttentionCall
 from blockskip.attention.prefill import launch, plan
 from blockskip.config import prefill_config
+from blockskip.launching.guards import GuardedInt
 from skiplab.anatomy import _pretend, attention_anatomy, read
 
 SKIPS = ("none", "mask", "bounds", "map")
@@ -55,7 +57,25 @@ def read_otherwise(capability, head_dim, skip, dtype, kind, length=4096):
     return read(compiled, capability)
 
 
+def single_query(capability, head_dim=128, slots=4096):
+    """The anatomy of a kernel that reads a table of positions, for one query of a growing number of keys."""
+    q, out = (torch.empty((1, 8, 1, head_dim), dtype=torch.bfloat16) for _ in range(2))
+    k = torch.empty((1, 8, slots, head_dim), dtype=torch.bfloat16)
+    config = prefill_config(capability, head_dim, torch.bfloat16)
+    call = AttentionCall(
+        q, k, k, WORDS, head_dim**-0.5, None, GuardedInt(3000), None, "map", "triton", config, False, False
+    )
+    made = plan.plan_kernel(call, config, capability=capability)
+    given = replace(call, q_start=2999, kv_len=3000)
+    kernel, launched, options = launch.prepare(given, made, (q, k, k, out), None, None, (1, 8, 1))
+    assert launched.arguments[6].first is not None
+    with _pretend(capability):
+        compiled = kernel.warmup(*launched.arguments, **launched.constants, **options, grid=launched.grid)
+    return read(compiled, capability)
+
+
 def anatomies(capability):
+    yield [128, "map", "bfloat16", "single query"], single_query(capability)
     for head_dim, skip, dtype, kind in CASES:
         mask = WORDS if kind == "words" else bs.sliding_window(1024)
         one = attention_anatomy(capability, head_dim=head_dim, skip=skip, dtype=getattr(torch, dtype), mask=mask)

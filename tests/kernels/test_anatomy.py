@@ -70,6 +70,9 @@ SPILLS = {
     ("12.0", 256, "mask", "bfloat16", "window"): 136,
     ("12.0", 256, "bounds", "bfloat16", "window"): 16,
     ("12.0", 128, "map", "bfloat16", "words"): 64,
+    # tables of positions
+    ("8.9", 128, "map", "bfloat16", "single query"): 16,
+    ("12.0", 128, "map", "bfloat16", "single query"): 64,
 }
 
 
@@ -132,6 +135,8 @@ def test_hopper_spills_nothing_and_multiplies_in_warp_groups(compiled, head_dim,
 def test_all_modes_reduce_rows_in_one_layout_with_the_same_contraction(compiled, capability, head_dim):
     rows = [compiled[capability][head_dim, skip, "bfloat16", "window"] for skip in SKIPS]
     rows.append(compiled[capability][head_dim, "map", "bfloat16", "words"])
+    if head_dim == 128:
+        rows.append(compiled[capability][head_dim, "map", "bfloat16", "single query"])
     for name in ("row_layouts", "ffma", "mufu"):
         assert all(row[name] == rows[0][name] for row in rows), (name, [row[name] for row in rows])
     assert len(rows[0]["row_layouts"]) == 2  # the maximum's and the sum's

@@ -56,7 +56,7 @@ def attend(q, k, v, mask, *, copies, programs, kv_len=None, q_start=None, skip="
             patch.setattr(launch, "programs_of", lambda *of: ((min(math.prod(grid), programs),), heads * batch))
             patch.setattr(schedule, "ROUNDS_OVERLAPPED", rounds)
             kernel, launched, _ = launch.prepare(call, made, (q, k, v, out), lse, None, grid)
-        if launched.constants["OVERLAP_ITEMS"] or not found:
+        if launched.constants["CONSTANTS"].OVERLAP_ITEMS or not found:
             gluon_interpreter.interpret(kernel, launched, copies)
             found.append((out, lse))
     short = made.skip == "bounds" and head_dim == 128 and schedule.has_short_rows(mask, made.kv_len)

@@ -4,6 +4,7 @@ import ast
 from pathlib import Path
 
 import blockskip
+import pytest
 
 PACKAGE = Path(blockskip.__file__).parent
 # Names of `triton.language` that Triton 3.6 exports, of those that kernels use; `to_tensor`, for one, is younger.
@@ -28,3 +29,26 @@ def test_kernels_use_what_triton_3_6_has():
     }
     assert len(used) > 20
     assert not {attribute: where for attribute, where in used.items() if attribute not in IN_TRITON_3_6.split()}
+
+
+def is_jitted(function):
+    """Whether it has the decorator @triton.jit or @gluon.jit, with options or without."""
+    decorators = (one.func if isinstance(one, ast.Call) else one for one in function.decorator_list)
+    return any(isinstance(one, ast.Attribute) and one.attr == "jit" for one in decorators)
+
+
+def parameters(function):
+    given = function.args
+    return len(given.posonlyargs) + len(given.args) + len(given.kwonlyargs)
+
+
+@pytest.mark.parametrize("folder", ["attention", "launching"])
+def test_jitted_functions_have_twelve_parameters_at_most(folder):
+    jitted = {
+        f"{name}: {node.name}": parameters(node)
+        for name, tree in modules(folder)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef) and is_jitted(node)
+    }
+    assert len(jitted) >= 8  # both kinds of decorators are found
+    assert not {name: count for name, count in jitted.items() if count > 12}

@@ -10,7 +10,7 @@ from blockskip.attention.call import DecodeArguments
 from blockskip.attention.decode.eager import check_decode
 from blockskip.attention.decode.plan import plan_decode_kernel
 from skiplab.machine import Machine, known_gpus
-from skiplab.occupancy import SPLIT_POLICIES, comparison, live_keys, schedule, schedules
+from skiplab.occupancy import SPLIT_POLICIES, comparison, executorch_splits, live_keys, schedule, schedules
 from skiplab.workload import MODELS, DecodeWorkload
 
 H200 = known_gpus()["NVIDIA H200"]
@@ -106,6 +106,10 @@ def test_a_large_buffer_with_few_keys():
     assert plans["executorch"].seconds > 4 * plans["blockskip"].seconds
     full = schedules(DecodeWorkload(kv_len=2048), H200)
     assert full["executorch"].seconds == pytest.approx(full["blockskip"].seconds)  # the buffer is to blame
+
+
+def test_executorch_divides_the_buffer_by_its_slots():
+    assert [executorch_splits(slots) for slots in (100, 256, 257, 2048, 131_072)] == [1, 1, 2, 8, 128]
 
 
 def test_comparison_has_a_row_a_policy():

@@ -1,4 +1,4 @@
-"""A band's limits and a call's lengths as kernels take them, and which tiles and keys follow. Imports triton."""
+"""A band's limits and a call's lengths as kernel arguments, and the jitted functions that read them. Imports triton."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import triton.language as tl
 from ..mask import Band, Mask
 
 FAR = 1 << 30
-"""Farther than any key: a limit beyond it is one, and sums with positions stay inside 32 bits."""
+"""Farther than any key. Limits are cut off here, so that the sum of a limit and a position fits 32 bits."""
 
 
 class Lengths(NamedTuple):

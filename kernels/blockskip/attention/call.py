@@ -1,4 +1,4 @@
-"""The arguments of `attention` and `decode`: as they are given, checked, and what both operations ask of them alike.
+"""The arguments of `attention` and `decode`, as given and as checked, and the checks that both operations share.
 
 Errors name the argument, what was given and what is allowed.
 """
@@ -21,15 +21,13 @@ from ..mask import Band, Mask, band
 IMPLS = ("auto", "reference", "tiled", "triton")
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 LARGEST_POSITION = 1 << 29
-"""q_start stays below: differences of positions then fit a 32-bit int, and any limit beyond 2**30 is none."""
-
-
+"""q_start and the number of keys stay below, so that differences of positions fit a 32-bit int."""
 LARGEST_SCALE = torch.finfo(torch.float32).max * math.log(2)
-"""Times log2 e, as the kernels take it, float32 holds it."""
+"""The largest |scale| that float32 still holds after the kernels' factor of log2 e."""
 SHARED_SKIPS = ("auto", "bounds")
-"""With these the launches for a band serve any number of keys; others take tables for one number."""
+"""Skip modes whose launches for a band serve any number of keys; the other modes read tables made for one number."""
 MOST_IN_GRID = 65535
-"""Batches and heads of a launch: a CUDA grid's second and third dimensions end there."""
+"""The most batches, and the most heads, of a launch: the limit of a CUDA grid's second and third dimensions."""
 
 
 class AttentionArguments(NamedTuple):
@@ -51,15 +49,20 @@ class AttentionArguments(NamedTuple):
     route: str = "measured"
 
     def kind(self) -> tuple[Kind | None, int | None]:
-        """(the kind of call that this is, the int kv_len if launches of that kind may serve others, too).
+        """(the kind of this call, its int kv_len if launches of the kind may serve other lengths, else None).
 
-        That is so for last queries and a band's bounds: what else takes tables is of one number of keys.
+        They may where the queries are the last positions and either a band gives the loop's bounds, or there is a
+        single query, whose tiles are in a table of many positions (`mask_bits.position_tables`). All others read tables
+        for one number of keys: the queries of a tile share it, and which tiles they share depends on where they stand;
+        a `dense` or `mask_mod` is asked by the call's row, not by the position; the bits of a `dilated` are too many.
         """
         q, k, v, mask, scale, q_start, kv_len, skip, impl, config, return_lse, record, ring, route = self
         lengths = growing = None
         if isinstance(kv_len, torch.Tensor):
             kv_len, lengths = None, kv_len
-        elif type(kv_len) is int and q_start is None and skip in SHARED_SKIPS and not record and _is_band(mask):
+        elif type(kv_len) is int and q_start is None and skip in SHARED_SKIPS and not record and (
+            _is_band(mask) or (not ring and _is_single_query(q, mask))
+        ):  # fmt: skip
             kv_len, growing = GROWING, kv_len
         options = "attention", scale, q_start, kv_len, skip, impl, config, return_lse, record, ring, route
         return kind_of((q, k, v, lengths), options, impl, mask, skip == "map"), growing
@@ -67,6 +70,11 @@ class AttentionArguments(NamedTuple):
 
 def _is_band(mask: Mask | None) -> bool:
     return mask is None or type(mask) is Band
+
+
+def _is_single_query(q: torch.Tensor, mask: Mask | None) -> bool:
+    """Whether there is one query, and a mask that tables of positions serve; both arguments are unchecked."""
+    return isinstance(mask, Mask) and mask.is_of_positions and isinstance(q, torch.Tensor) and q.shape[2:3] == (1,)
 
 
 class DecodeArguments(NamedTuple):
@@ -84,7 +92,7 @@ class DecodeArguments(NamedTuple):
     ring: bool = False
 
     def kind(self) -> tuple[Kind | None, int | None]:
-        """(the kind of call that this is, the int kv_len if launches of that kind may serve others, too)."""
+        """(the kind of this call, its int kv_len if there is one: launches of the kind may serve other lengths)."""
         q, k, v, kv_len, window, scale, splits, impl, return_lse, ring = self
         lengths = growing = None
         if isinstance(kv_len, torch.Tensor):
@@ -221,9 +229,9 @@ def sign_and_scale(scale: float) -> tuple[int, float]:
 
 
 def check_kv_len(kv_len: Any, q, k, ring: bool = False) -> tuple[int, torch.Tensor | None]:
-    """The most keys there can be, and their true number [B] where it stands on the device.
+    """(the number of keys, None), or (the most there can be, their number int32 [B] on the device).
 
-    A ring holds the last keys of any number.
+    A ring may have been given more keys than it has slots.
     """
     flag("ring", ring)
     slots = k.shape[2]
@@ -246,14 +254,14 @@ def check_kv_len(kv_len: Any, q, k, ring: bool = False) -> tuple[int, torch.Tens
 
 
 def each_batch(kv_len: torch.Tensor | None, q: torch.Tensor) -> torch.Tensor | None:
-    """A kv_len tensor [] or [B] as one number after the other, [B]; None stays None."""
+    """A kv_len tensor [] or [B] as a contiguous [B]; None stays None."""
     if kv_len is None or (kv_len.ndim == 1 and kv_len.is_contiguous()):
         return kv_len
     return kv_len.expand(q.shape[0]).contiguous()
 
 
 def choose_impl(call: AttentionCall | DecodeCall) -> tuple[str, str]:
-    """The implementation of a call and why it. Raises ValueError for what that cannot do."""
+    """(the implementation of a call, the reason for it). Raises ValueError for what that implementation cannot do."""
     on_cuda = call.q.is_cuda
     if call.impl == "triton" and not on_cuda and os.environ.get("TRITON_INTERPRET") != "1":
         raise ValueError(

@@ -1,8 +1,8 @@
-"""Attention in PyTorch over pieces of the keys, and the one result that they make.
+"""Attention in PyTorch over pieces of the keys, and their merge into one result.
 
-Pieces are weighed by maximum and sum of their exponentials. On a CPU a piece is torch's own flash kernel, which gives
-the logarithm of that sum alone: at logits near 10,000 it is rounded by 5e-4, and so would the weights be. Where that
-can show, maximum and sum are computed once more, of the scores alone.
+A piece's weight in the merge is the sum of its exponentials, held as a row's maximum and the sum below that maximum. On
+a CPU a piece is one call of torch's flash kernel, which returns the log-sum-exp alone: near 10,000 float32 rounds that
+by 5e-4, and the weights with it. Where such an error would show, maximum and sum are computed again from the scores.
 """
 
 from __future__ import annotations
@@ -13,19 +13,20 @@ from typing import NamedTuple
 
 import torch
 
-PLAIN_SCORES = 1 << 24  # scores that one step of the plain form holds: 64 MiB
-PLAIN_KEYS = 4096
-SCORE_KEYS = 512  # keys of a step of `_sums`: its scores, and a float copy of its keys, stay in a cache
+PLAIN_SCORES = 1 << 24  # the most scores that one step of `_plain` holds: 64 MiB
+PLAIN_KEYS = 4096  # the most keys of one step of `_plain`
+SCORE_KEYS = 512  # keys of a step of `_sums`: its scores and a float32 copy of its keys fit a core's cache
 COARSE_FROM = {torch.float32: 16.0, torch.float16: 512.0, torch.bfloat16: 512.0}
-"""By the result's dtype: a logarithm of that size is rounded by 5e-7, or 3e-5, the relative error of a weight."""
-FAINT = -24.0  # the logarithm of a share that no rounding of the result can show
+"""By the result's dtype: from this size on the log-sum-exp is too coarse. Its rounding, 5e-7 at 16 and 3e-5 at 512, is
+the relative error of a piece's weight."""
+FAINT = -24.0  # a piece whose log-sum-exp lies this far below the largest changes no digit of the result
 
 
 @dataclass(frozen=True, eq=False)
 class Bias:
-    """What is added to scores: float32 [rows, keys], 0 where a key is kept and -inf elsewhere.
+    """A mask as what is added to scores: float32 [rows, keys], 0 where a key is kept and -inf elsewhere.
 
-    blind: bool [rows], the rows that keep nothing, or None if there is none.
+    blind: bool [rows], the rows that keep no key; None if every row keeps some.
     """
 
     values: torch.Tensor
@@ -49,7 +50,7 @@ class Piece(NamedTuple):
 
 
 def rows_apart(x: torch.Tensor) -> torch.Tensor:
-    """`x` itself where its last dimension is dense and its rows do not overlap, else a copy: as products need it."""
+    """`x` with a dense last dimension and rows that do not overlap, as products need it: itself, or a copy."""
     return x if x.stride(-1) == 1 and x.stride(-2) >= x.shape[-1] else x.contiguous()
 
 
@@ -64,8 +65,8 @@ class Part(NamedTuple):
 def attend(pieces: list[Piece], scale: float, dtype: torch.dtype, exact: bool) -> tuple[torch.Tensor, torch.Tensor]:
     """(out [A, B, rows, D], lse [A, B, rows]) over all pieces, whose keys are disjoint; a row that sees none: 0, -inf.
 
-    dtype: the result's, which says how exact the weights of pieces must be. exact: lse is float32's own even where the
-    products are not, which costs a second product; torch's flash kernel has coarser exponentials in 16 bits (2e-5).
+    dtype: the result's, which decides how exact the weights of pieces must be. exact: lse is as exact as float32 allows
+    also for 16-bit inputs, for which the flash kernel's is off by 2e-5; that costs a second product of q and k.
     """
     if pieces[0].q.device.type != "cpu":
         return _merge([_plain(*piece, scale) for piece in pieces])
@@ -79,13 +80,14 @@ def attend(pieces: list[Piece], scale: float, dtype: torch.dtype, exact: bool) -
 
 
 def _sharpen(parts: list[Part], pieces: list[Piece], scale: float, chosen: Iterable[int]) -> None:
-    """Puts computed maxima and sums in the place of rounded logarithms, for some of the first dimension."""
+    """Replaces rounded log-sum-exps by maxima and sums from the scores, at chosen indices of the first dimension."""
     for first in chosen:
         for piece, part in zip(pieces, parts, strict=True):
             part.row_max[first], part.row_sum[first] = _sums(piece.q[first], piece.k[first], piece.bias, scale)
 
 
 def _flash(q, k, v, bias: Bias | None, scale: float) -> Part:
+    """A piece by torch's flash kernel for CPUs; its log-sum-exp stands for the maximum, with a sum of 1."""
     out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
         q, k, v, attn_mask=None if bias is None else bias.values, scale=scale
     )
@@ -95,7 +97,7 @@ def _flash(q, k, v, bias: Bias | None, scale: float) -> Part:
 
 
 def _plain(q, k, v, bias: Bias | None, scale: float) -> Part:
-    """The same on any device; long problems in steps."""
+    """A piece by plain products, on any device; a long one in steps, to bound memory."""
     keys = k.shape[-2]
     if q.shape[1] > 1 and q[..., 0].numel() * keys > PLAIN_SCORES:
         halves = zip(q.chunk(2, 1), k.chunk(2, 1), v.chunk(2, 1), strict=True)
@@ -108,7 +110,7 @@ def _plain(q, k, v, bias: Bias | None, scale: float) -> Part:
 
 
 def _weights(q, k, bias: Bias | None, scale: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(exponentials below each row's maximum, maxima, sums), float32; 0 for the maximum of a row that sees nothing."""
+    """(exp(score - row_max), row_max, row_sum), float32; row_max is 0 for a row that sees nothing."""
     scores = (q.float() @ k.float().mT).mul_(scale)
     if bias is not None:
         scores += bias.values
@@ -119,7 +121,7 @@ def _weights(q, k, bias: Bias | None, scale: float) -> tuple[torch.Tensor, torch
 
 
 def _sums(q, k, bias: Bias | None, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """(row_max, row_sum) of a piece's rows, without its values."""
+    """(row_max, row_sum) of a piece's rows, from its scores alone."""
     steps = []
     for first in range(0, k.shape[-2], SCORE_KEYS):
         keys = slice(first, first + SCORE_KEYS)
@@ -130,7 +132,7 @@ def _sums(q, k, bias: Bias | None, scale: float) -> tuple[torch.Tensor, torch.Te
 
 
 def _coarse(parts: list[Part], limit: float) -> torch.Tensor:
-    """bool [A, B, rows]: where rounded logarithms weigh more than one part that counts."""
+    """bool [A, B, rows]: where several parts count and their log-sum-exps are too coarse to weigh them by."""
     row_maxes = torch.stack([part.row_max for part in parts])
     row_max = row_maxes.amax(0)
     return (row_max.abs() > limit) & ((row_maxes > row_max + FAINT).sum(0) > 1)
@@ -139,7 +141,7 @@ def _coarse(parts: list[Part], limit: float) -> torch.Tensor:
 def _sum(
     row_maxes: list[torch.Tensor], row_sums: list[torch.Tensor]
 ) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
-    """(row_max, row_sum, what each of the given has of that row_sum) of a sum of row_sums * exp(row_maxes)."""
+    """(row_max, row_sum, shares of it): row_sum * exp(row_max) is the sum of row_sums * exp(row_maxes)."""
     empty = [row_sum == 0 for row_sum in row_sums]
     seen = [row_max.masked_fill(none, float("-inf")) for row_max, none in zip(row_maxes, empty, strict=True)]
     row_max = torch.stack(seen).amax(0)
@@ -149,7 +151,7 @@ def _sum(
 
 
 def _join(parts: list[Part]) -> Part:
-    """One part from those over disjoint keys."""
+    """Parts over disjoint keys as one part."""
     if len(parts) == 1:
         return parts[0]
     row_max, row_sum, shares = _sum([part.row_max for part in parts], [part.row_sum for part in parts])
@@ -161,5 +163,6 @@ def _join(parts: list[Part]) -> Part:
 
 
 def _merge(parts: list[Part]) -> tuple[torch.Tensor, torch.Tensor]:
+    """(out, lse) of parts over disjoint keys."""
     out, row_max, row_sum = _join(parts)
     return out, row_max + row_sum.log()

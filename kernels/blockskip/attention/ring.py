@@ -1,4 +1,4 @@
-"""A cache that is a ring: of R slots, position p lies in slot p % R, and the latest position written to a slot counts.
+"""Ring caches: position p lies in slot p % R of R slots, and overwrites the position that lay there.
 
 Everything but the loads counts in positions, as if the cache were endless; only a load turns a position into a slot.
 The keys before kv_len - R are overwritten, so a mask must not see them.
@@ -29,7 +29,7 @@ def unrolled(x: torch.Tensor, first: int, end: int) -> torch.Tensor:
 
 
 def check_int(name: str, mask: Mask, q: torch.Tensor, kv_len: int, q_start: int, slots: int) -> None:
-    """ValueError where `mask`, which the caller knows as `name`, sees a key that is overwritten."""
+    """ValueError where `mask`, the argument called `name`, sees an overwritten key."""
     oldest = kv_len - slots
     if oldest <= 0:
         return
@@ -57,7 +57,7 @@ def check_device(name: str, mask: Mask, q_len: int, slots: int) -> None:
 
 
 def _first_key(mask: Mask, q: torch.Tensor, kv_len: int, q_start: int) -> int | None:
-    """The first key that a query sees, or may see for `dilated` among others; None where all see nothing."""
+    """The first key that any query sees (with `dilated` among other masks: may see); None where no query sees a key."""
     batches, heads, q_len, _ = q.shape
     if isinstance(mask, Band):
         first = q_start if mask.right is None else max(q_start, -mask.right)  # an earlier query sees no key

@@ -16,7 +16,7 @@ from .decode.plan import LONGEST_QUERY, DecodePlan, make_decode_plan
 from .prefill.plan import PrefillPlan, make_prefill_plan
 
 PYTORCH_KEYS = 64
-"""Keys of a tile where a plan only shows which ones are read."""
+"""Width of the tiles by which the plan of decode in PyTorch, which has none, shows the keys that are read."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ PREFILL = Route("prefill", "asked for")
 
 @dataclass(frozen=True)
 class Plan:
-    """What `attention` will do. One of `prefill` and `decode` is None: see `route`, which says why.
+    """What `attention` will do. Either `prefill` or `decode` is the plan of the chosen kernel, the other is None.
 
     config: None for `reference` and for decode in PyTorch; packed: GQA heads share a tile; splits: 1 in prefill.
     origin: where the config is from.
@@ -82,7 +82,7 @@ class Plan:
 
     @property
     def queries_per_tile(self) -> int:
-        """Of decode all: every program goes over the keys that some query sees."""
+        """All of them in decode, whose programs go over the keys that any query sees."""
         return self.q_len if self.prefill is None else self.prefill.queries_per_tile
 
     @functools.cached_property
@@ -124,7 +124,7 @@ def make_plan(call: AttentionCall) -> Plan:
 
 
 def as_decode(call: AttentionCall, impl: str) -> DecodeCall:
-    """The same call for decode, where `why_not_decode` has nothing against it."""
+    """The call as decode takes it; only where `why_not_decode` gives None."""
     assert isinstance(call.mask, Band)
     window = None if call.mask.left is None else call.mask.left + 1
     return DecodeCall(
@@ -134,8 +134,8 @@ def as_decode(call: AttentionCall, impl: str) -> DecodeCall:
 
 @dataclass(frozen=True)
 class DecodeCrossover:
-    """From `keys` live keys on, decode is the sooner of the two, for GPUs of at least `capability` and head sizes up
-    to `head_dim`."""
+    """From `keys` live keys on decode is faster than prefill, on GPUs of at least `capability`, for head sizes up to
+    `head_dim`."""
 
     capability: tuple[int, int]
     head_dim: int
@@ -143,15 +143,14 @@ class DecodeCrossover:
     source: str
 
 
-# The first row that fits is taken: newer GPUs first, small heads first. A call is timed as one of a CUDA graph: timed
-# alone, decode's two kernels and its buffers are charged with what the host takes to launch them.
+# The first row that fits is taken: newer GPUs first, small heads first. How they were measured: data/TUNING.md,
+# "Crossovers".
 CROSSOVERS = (
-    # the first length measured at which split-K is ahead: data/TUNING.md, "Crossovers"
     DecodeCrossover((9, 0), 64, 320, "measured on an NVIDIA H100 80GB HBM3 in CUDA graphs"),
     DecodeCrossover((9, 0), 128, 1, "measured on an NVIDIA H100 80GB HBM3 in CUDA graphs"),
     DecodeCrossover((9, 0), 256, 64, "measured on an NVIDIA H100 80GB HBM3 in CUDA graphs"),
     DecodeCrossover((9, 0), 512, 1, "measured on an NVIDIA H100 80GB HBM3 in CUDA graphs"),
-    # Split-K against the standard kernel at L_q 1 under CUDA-graph timing; D 128 and 256, a GPU that is not named.
+    # for one query, in CUDA graphs, D 128 and 256, on a GPU that is not named
     DecodeCrossover((8, 0), 512, 256, "published by ExecuTorch, pull request 20198"),
 )
 
@@ -219,7 +218,7 @@ def _measured(call: DecodeCall, impl: str, capability: tuple[int, int] | None) -
 
 
 def _executorch(call: DecodeCall, impl: str, capability: tuple[int, int] | None) -> tuple[bool, str]:
-    """Its rule looks at the cache's length and not at the window (pull request 20198)."""
+    """ExecuTorch's rule (its pull request 20198): by the cache's length, whatever the window. A promised word."""
     q_len, head_dim, held = call.q.shape[2], call.q.shape[3], min(call.kv_len, call.k.shape[2])
     takes = q_len == 1 and held >= 256 and head_dim & (head_dim - 1) == 0
     return (

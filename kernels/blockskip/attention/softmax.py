@@ -1,7 +1,7 @@
 """The online softmax of FlashAttention-2 (arXiv 2307.08691), in base 2: what the kernels share. Imports triton.
 
-A row's state is its maximum so far, scaled (row_max), and the sum of its weights below that maximum (row_sum); what was
-summed under an older maximum is multiplied by `rescale`. A row that has seen no key has -inf and 0.
+A row's state is its largest scaled score so far (row_max) and the sum of exp2(scaled score - row_max) (row_sum). When
+row_max grows, what was summed before is multiplied by `rescale`. A row that has seen no key has -inf and 0.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ def finite_max(row_max):
 
 @triton.jit
 def online_softmax(score, row_max, row_sum, scale):
-    """(weights, rescale, row_max, row_sum) after a tile of scores [rows, keys], which come raw, -inf where masked."""
+    """(weights, rescale, row_max, row_sum) after a tile of unscaled scores [rows, keys], -inf where masked."""
     new_max = tl.maximum(row_max, tl.max(score, 1) * scale)
     # `finite_max`, written out: a further level of calls changes the machine code
     safe_max = tl.where(new_max == float("-inf"), 0.0, new_max)

@@ -1,8 +1,8 @@
-"""A table of compiled kernels, by which a launch passes Triton's own look-up.
+"""A table of compiled kernels, so that a launch need not go through Triton's own look-up.
 
 Triton's launch binds the arguments, inspects each number in Python and builds a string to look the compiled kernel up.
-For tensors that come with their shapes and strides that is most of what a launch costs the host. `Dispatcher` looks it
-up by the same traits, which are cheaper to gather, and then calls the launcher that Triton compiled.
+With shapes and strides among the arguments that is most of what a launch costs the host. `Dispatcher` finds the kernel
+by the same traits of the arguments, gathered more cheaply, and calls the launcher that Triton compiled.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from triton import knobs
 
 
 class Launch(NamedTuple):
-    """Arguments, constexpr parameters by name, and grid of one launch; `compile` of the same works without a GPU."""
+    """Arguments, constexpr parameters by name, and grid of one launch."""
 
     arguments: tuple
     constants: dict[str, Any]
@@ -48,7 +48,7 @@ class TmaTensor(NamedTuple):
 
 
 class CompiledKernel(NamedTuple):
-    """A kernel to be called as run(*arguments, *last); with stream=None, on the current stream."""
+    """A kernel, called as run(*arguments, *last, stream=None); None is the current stream."""
 
     run: Callable
     last: tuple
@@ -86,12 +86,12 @@ class Dispatcher:
 
 
 def as_launched(argument: Any) -> Any:
-    """The argument as Triton takes it: a descriptor for what is `TmaTensor`."""
+    """The argument as Triton takes it: a descriptor instead of a `TmaTensor`."""
     return argument.descriptor() if isinstance(argument, TmaTensor) else argument
 
 
 def _direct(compiled: Any, grid: tuple[int, ...]) -> Callable:
-    """Triton's launch without its hooks and their metadata, where no hook is set."""
+    """Triton's launch, which skips the hooks and their metadata while no hook is set."""
     hooked = compiled[grid]  # loads the kernel, too
     run, function, packed = compiled.run, compiled.function, compiled.packed_metadata
     runtime = knobs.runtime
@@ -107,9 +107,9 @@ def _direct(compiled: Any, grid: tuple[int, ...]) -> Callable:
 
 
 def _with_memory(run: Callable) -> Callable:
-    """The same for a kernel that makes descriptors in global memory, which Triton takes from an allocator.
+    """The launch of a kernel that makes descriptors in global memory, with an allocator for that memory.
 
-    The allocator is a context variable: it is set in a copy of the context, so that the caller's own stays.
+    Triton's allocator is a context variable: it is set in a copy of the context, so that the caller's own stays.
     """
 
     def launch(*arguments, **options):
@@ -136,14 +136,15 @@ def _interpreted(kernel: Any, launch: Launch, options: dict[str, Any]) -> Callab
 
 
 def traits(argument: Any) -> Any:
-    """What Triton (3.6, 3.7) specializes a kernel for, or finer: of a tuple, of each of its items.
+    """What Triton (3.6, 3.7) specializes a kernel for, or finer.
 
-    A tensor's dtype and whether it begins at a multiple of 16 bytes; whether an int is 1, divisible by 16, and how
-    wide. Plain tuples are shapes and strides, ints alone; named tuples hold anything.
+    A tensor's dtype and whether it begins at a multiple of 16 bytes; whether an int is 1, whether 16 divides it, and
+    how wide it is; the traits of a tuple's items. Plain tuples are shapes and strides, ints alone; named tuples hold
+    anything.
     """
     kind = type(argument)
     if kind is int:
-        return _traits_of_int(argument)
+        return traits_of_int(argument)
     if argument is None or kind is float:
         return kind
     if isinstance(argument, torch.Tensor):
@@ -162,10 +163,11 @@ def _traits_of_ints(numbers: tuple[int, ...]) -> tuple:
     if not all(type(number) is int for number in numbers):
         kinds = ", ".join(type(number).__name__ for number in numbers)
         raise TypeError(f"arguments: given a plain tuple of {kinds}; it must hold ints alone")
-    return tuple(map(_traits_of_int, numbers))
+    return tuple(map(traits_of_int, numbers))
 
 
-def _traits_of_int(number: int) -> Any:
+def traits_of_int(number: int) -> Any:
+    """The `traits` of an int."""
     if number == 1:
         return int
     divisible = number % 16 == 0

@@ -1,8 +1,8 @@
-"""An int that notes what is asked of it, so that what was made with one number is known to serve another.
+"""An int that records what is asked of it, so that a plan made with one number is known to serve another.
 
-A number of keys grows from token to token, and a plan takes little of it: on which side of a limit it lies, how many
-tiles it fills. Planned with a `GuardedInt`, a call leaves behind every question that its checks, its plan and its
-kernels asked, with the answers: its guards, as torch.compile has them for sizes. Another number with the same answers
+The number of keys grows from token to token, but a plan depends on little of it: on which side of a limit it lies, how
+many tiles it fills. A call that is planned with a `GuardedInt` records every question that checks, plan and kernels ask
+of the number, with the answers: its guards, as torch.compile has them for sizes. Another number with the same answers
 has the same plan.
 """
 
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 
 def _arithmetic(operation: Callable[[Any, Any], int]) -> Callable[[GuardedInt, Any], GuardedInt]:
-    """The operator with an int, or with another number computed of the caller's."""
+    """An operator on a GuardedInt and an int, or another GuardedInt of the same call; the result is guarded, too."""
 
     def compute(self: GuardedInt, other: Any) -> GuardedInt:
         made = self._with(operation, other) if isinstance(other, int | GuardedInt) else None
@@ -25,7 +25,7 @@ def _arithmetic(operation: Callable[[Any, Any], int]) -> Callable[[GuardedInt, A
 
 
 def _comparison(operation: Callable[[Any, Any], bool], mirrored: Callable) -> Callable[[GuardedInt, Any], bool]:
-    """The same for a question: its answer is a guard. mirrored: the operation with its operands exchanged."""
+    """A comparison, which adds a guard. mirrored: the operation with its operands exchanged."""
 
     def compare(self: GuardedInt, other: Any) -> bool:
         made = self._with(operation, other)
@@ -52,23 +52,25 @@ class Guard(NamedTuple):
 
 
 class GuardedInt:
-    """Stands for an int in planning. Arithmetic gives another one; a comparison, or use of the value, adds a guard.
+    """Stands for an int while a call is planned.
 
-    Text is for people and decides nothing, so formatting adds none. What is not defined here is a TypeError, so that no
-    use goes unnoticed.
+    Arithmetic gives another one; comparing it, or taking its value, adds a guard.
+
+    Formatting adds none: text decides nothing. Operations that are not defined here are TypeErrors, so that no use goes
+    unrecorded.
     """
 
     __slots__ = ("_of", "guards", "value")
 
     def __init__(self, value: int, of: Callable[[int], int] = int, guards: list[Guard] | None = None) -> None:
-        """of: this value from the number that the caller gave; guards: shared by all that is computed of that number.
+        """of: computes this value from the caller's number. guards: one list for all that is computed from that number.
 
-        value: for what each call gives afresh; who decides by it asks.
+        `value` is only for handing the number on; a decision by it goes through `ask`.
         """
         self.value, self._of, self.guards = value, of, [] if guards is None else guards
 
     def ask(self, question: Callable[[int], Any]) -> Any:
-        """question(value), noted as a guard. The question must be pure and hold no tensor."""
+        """question(value), recorded as a guard. The question must be pure and hold no tensor."""
         of, answer = self._of, question(self.value)
         self.guards.append(Guard(question if of is int else lambda number: question(of(number)), answer))
         return answer
@@ -85,7 +87,9 @@ class GuardedInt:
         return self.ask(bool)
 
     def __neg__(self) -> GuardedInt:
-        return self * -1
+        of = self._of
+        negated = operator.neg if of is int else lambda number: -of(number)
+        return GuardedInt(-self.value, negated, self.guards)
 
     def __repr__(self) -> str:
         return repr(self.value)
@@ -94,13 +98,16 @@ class GuardedInt:
         return format(self.value, specification)
 
     def _with(self, operation: Callable[[Any, Any], Any], other: Any) -> tuple[Any, Callable[[int], Any]] | None:
-        """(value, the same as a function of the caller's number) of an operation; None for what is no number."""
+        """(result, the function that computes it from the caller's number); None where `other` is no number."""
         of = self._of
         if isinstance(other, GuardedInt):
             others = other._of
             return operation(self.value, other.value), lambda number: operation(of(number), others(number))
         if isinstance(other, int | float):
-            return operation(self.value, other), lambda number: operation(of(number), other)
+            computed = operation(self.value, other)
+            if of is int:  # the caller's number itself
+                return computed, lambda number: operation(number, other)
+            return computed, lambda number: operation(of(number), other)
         return None
 
     __add__, __radd__ = _arithmetic(operator.add), _arithmetic(_swapped(operator.add))

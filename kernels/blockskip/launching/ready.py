@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 import torch
 from triton.runtime import driver
 
-from .dispatch import DISPATCHER, CompiledKernel, Launch, TmaTensor, traits
+from .dispatch import DISPATCHER, CompiledKernel, Launch, TmaTensor, traits_of_int
 from .guards import GuardedInt
 
 Memory = tuple[tuple[int, ...], torch.dtype]
-"""Shape and dtype of a tensor that a call needs."""
+"""Shape and dtype of a tensor that is allocated for each call."""
 
 
 def allocate(memory: Sequence[Memory | None], device: torch.device) -> list[Any]:
@@ -28,7 +28,7 @@ def stream_of(index: int) -> int:
 
 
 class Varying(int):
-    """Stands for an int that each call gives its own; told from other ints of the same value by its identity."""
+    """Stands for an int that differs from call to call; its identity tells it from other ints of the same value."""
 
 
 def _plain(argument: Any) -> Any:
@@ -56,9 +56,9 @@ class Ready:
     inputs: the call's tensors and ints (or None); none of them is kept. memory: what the launches write, allocated for
     each call. steps(inputs, made) yields the launches; each tensor among their arguments must be one of the inputs or
     of the made ones, by itself or in a tuple. Tuples of the types `tables` are the exception: what they hold belongs to
-    the kind of call, and is kept. An int among the inputs reaches `steps` as `Varying`; each call gives its own where
-    that is an argument itself or an item of a named tuple, and nothing may be computed from it. For a `GuardedInt`,
-    what Triton specializes its kernels for is noted as a guard.
+    the kind of call, and is kept. An int among the inputs is a `Varying` for `steps`, which may use it as an argument
+    or an item of a named tuple, where each call's own int is put, but not compute with it. For a `GuardedInt`, what
+    Triton specializes its kernels for is recorded as a guard.
     """
 
     def __init__(
@@ -117,11 +117,11 @@ def _tensors_in(argument: Any) -> Iterator[torch.Tensor]:
 
 
 def _stand_in(given: Input) -> torch.Tensor | Varying | None:
-    """A distinct object for each input, so that one tensor given twice, or an int that equals a size, is told apart."""
+    """A distinct object for each input, so that a tensor given twice, or an int that equals a size, is told apart."""
     if given is None:
         return None
     if isinstance(given, GuardedInt):
-        given.ask(traits)  # the kernel is compiled for them
+        given.ask(traits_of_int)  # the kernel is compiled for them
         return Varying(given.value)
     return given.detach() if isinstance(given, torch.Tensor) else Varying(given)
 
@@ -151,7 +151,7 @@ class _Pool:
 
 
 def _descriptor_getter(tensor: TmaTensor, slot: int) -> Callable[[tuple], Any]:
-    """Makes the descriptor of the tensor in that slot of a pool; what was checked of the first holds for it, too."""
+    """A function that makes the descriptor of the tensor in that slot; the checks of the first one hold for it, too."""
     first = tensor.descriptor()
     kind, same = type(first), {name: value for name, value in vars(first).items() if name != "base"}
 

@@ -21,32 +21,32 @@ from .guards import Guard
 
 TENSORS = (torch.Tensor, torch.nn.Parameter)
 OPTIONS = frozenset((bool, int, float, str, NoneType, TileConfig))
-"""The types of which two equal values mean the same."""
+"""Types of options: two equal values of the same one mean the same."""
 KIND_BYTES = 4096
-"""What a kind counts for among what a mask owns; tables on a device are counted there themselves."""
+"""What a kind counts for in the store of a mask that owns it; its tables on the device are counted apart."""
 MOST_KINDS = 256
-"""Beyond, the one that was first kept goes."""
+"""Beyond so many the oldest kind is dropped."""
 MOST_PREPARED = 256
-"""Of one kind, by guards; beyond, it begins anew."""
+"""Beyond so many launches of one kind, told apart by guards, all of them are dropped."""
 MOST_RECENT = 64
-"""Numbers whose launch is found without asking the guards: the layers of a model give the same one after the other."""
+"""So many numbers find their launch without asking the guards: the layers of a model give the same number in turn."""
 ALIGNMENT = 16
 """Bytes: Triton compiles apart for tensors that begin at a multiple of it."""
 GROWING = "grows"
-"""Stands in a kind for an int kv_len, whose calls are told apart by guards; no kv_len itself is a str."""
+"""Takes the place of an int kv_len in a kind, whose calls are told apart by guards. No kv_len is a str."""
 
 
 Kind = tuple[tuple[Hashable, ...], Mask | None]
-"""(all that calls must have in common to share launches, the mask whose tables the launches hold or None)."""
+"""(everything that calls must have in common to share launches, the mask whose tables the launches hold or None)."""
 
 
 def kind_of(
     tensors: Sequence[torch.Tensor | None], options: tuple, impl: str, mask: Any = None, tables: bool = False
 ) -> Kind | None:
-    """The kind of a call by the Triton kernels; None for calls of other implementations, or that cannot be told apart.
+    """The kind of a call; None for calls that the Triton kernels do not do, and for arguments that cannot be compared.
 
     tensors: the call runs on the first one's device; others may be None. options: the operation's name and all other
-    arguments. tables: whether the launches hold tables even of a band, as those of every other mask may.
+    arguments. tables: whether the launches hold tables of a mask even where that is a band.
     """
     first, types = tensors[0], tuple(map(type, options))
     if first is None or type(first) not in TENSORS or first.is_nested or not OPTIONS.issuperset(types):
@@ -70,7 +70,7 @@ def kind_of(
 
 
 class _Question:
-    """A guard's question, and what follows each answer to it: the next question, or what is prepared."""
+    """A guard's question, and for each answer the next question or what is prepared."""
 
     __slots__ = ("answers", "ask")
 
@@ -78,33 +78,32 @@ class _Question:
         self.ask, self.answers = guard.ask, {guard.answer: following}
 
 
-class _Prepared:
-    """What is prepared for the calls of one kind: a tree of guards, in the order in which planning asks them.
+class _Prepared(dict):
+    """What is prepared for the calls of one kind, by their number; None where nothing is.
 
-    Planning is pure: after the same answers it asks the same next question. recent: by number, without asking.
+    Held are the most recent numbers. For any other the tree of guards is asked, which has them in the order in which
+    planning asked. Planning is pure: after the same answers it asks the same next question.
     """
 
     def __init__(self) -> None:
-        self.recent: dict[int | None, Callable] = {}
         self._tree: Any = None
-        self._count = 0
+        self.count = 0
+        """Of launches that guards tell apart."""
 
-    def __len__(self) -> int:
-        return self._count
-
-    def find(self, number: int | None) -> Callable | None:
+    def __missing__(self, number: int | None) -> Callable | None:
         found = self._tree
         while type(found) is _Question:
             found = found.answers.get(found.ask(number))  # pyright: ignore[reportArgumentType] - guards are a number's
         if found is not None:
-            if len(self.recent) >= MOST_RECENT:
-                self.recent = {}
-            self.recent[number] = found
+            if len(self) >= MOST_RECENT:
+                self.clear()
+            self[number] = found
         return found
 
     def put(self, guards: Sequence[Guard], prepared: Callable) -> None:
-        if self._count >= MOST_PREPARED:
-            self._tree, self.recent, self._count = None, {}, 0
+        if self.count >= MOST_PREPARED:
+            self._tree, self.count = None, 0
+            self.clear()
         node = self._tree
         for i, guard in enumerate(guards):
             if type(node) is not _Question:
@@ -112,11 +111,11 @@ class _Prepared:
             following = node.answers.get(guard.answer)
             if following is None:
                 node.answers[guard.answer] = _branch(guards[i + 1 :], prepared)
-                self._count += 1
+                self.count += 1
                 return
             node = following
         if node is None:
-            self._tree, self._count = _branch(guards, prepared), 1
+            self._tree, self.count = _branch(guards, prepared), 1
 
 
 def _branch(guards: Sequence[Guard], prepared: Callable) -> Any:
@@ -145,7 +144,7 @@ class RepeatedCalls:
             return None
         key, owner = kind
         prepared = self._by_kind.get(key) if owner is None else owner.owned.find(key)
-        return None if prepared is None else prepared.recent.get(number) or prepared.find(number)
+        return None if prepared is None else prepared[number]
 
     def put(self, kind: Kind | None, prepared: Callable, guards: Sequence[Guard] = ()) -> None:
         """Keep it for calls of this kind whose growing number answers the guards alike."""

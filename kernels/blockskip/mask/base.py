@@ -87,17 +87,22 @@ class Mask:
 
     @property
     def version(self) -> tuple:
-        """Changes whenever the contents may have: () for a mask of numbers, whose contents are for ever the same."""
+        """A value that changes whenever the mask's contents may have; () for a mask of numbers, which never change."""
         return () if self.is_value else tuple(leaf._version for leaf in self.leaves())
 
     @functools.cached_property
     def is_value(self) -> bool:
-        """Whether equal masks mean the same for ever: those of numbers do, those with a tensor or a function do not."""
+        """Whether equal masks always mean the same: true for masks of numbers, not for a tensor's or a function's."""
         return all(leaf._is_value for leaf in self.leaves())
+
+    @functools.cached_property
+    def is_of_positions(self) -> bool:
+        """Whether, for any query, the mask is known from its edges alone, and from the query's position alone."""
+        return all(leaf._is_of_positions for leaf in self.leaves())
 
     @property
     def owned(self) -> Store:
-        """What was made of this object and is kept as long as it lives and its `version` is the same."""
+        """The store of what was made of this object; it goes with the object, and is new for each `version`."""
         version, store = self.version, self.__dict__.get("_owned")
         if store is None or store.version != version:
             store = self.__dict__["_owned"] = Store(OWNED_BYTES, version)
@@ -124,6 +129,7 @@ class Mask:
 
     _varies = (False, False)
     _is_value = True
+    _is_of_positions = True
     _version: Hashable = None
 
     def __and__(self, other: Mask) -> Mask:

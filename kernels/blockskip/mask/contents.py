@@ -25,6 +25,7 @@ class Dense(Mask):
     tensor: torch.Tensor
 
     _is_value = False
+    _is_of_positions = False
 
     def __eq__(self, other):
         if not isinstance(other, Dense) or self.tensor.shape != other.tensor.shape:
@@ -99,6 +100,7 @@ class MaskMod(Mask):
     fn: Callable
 
     _is_value = False
+    _is_of_positions = False
 
     @property
     def _version(self):

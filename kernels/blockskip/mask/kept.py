@@ -1,4 +1,4 @@
-"""What is made of a mask and kept for later calls: where it is kept, for how long, and how much of it.
+"""Where what is made of masks (tile maps, plans, device tables) is kept, for how long, and how much of it.
 
 A mask of numbers alone is a value: what lies in host memory is shared by all equal masks, up to `SHARED_BYTES`. What a
 mask with a tensor or a function gives depends on their contents, and device memory must not outlive its use: both

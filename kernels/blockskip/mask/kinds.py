@@ -182,6 +182,8 @@ class Dilated(Mask):
 
     stride: int
 
+    _is_of_positions = False
+
     def _bind(self, device):
         stride = self.stride
         return lambda q, k, batch, head, row: (q - k) % stride == 0

@@ -67,7 +67,9 @@ def calls_of(device: str) -> dict[str, Callable]:
     window = bs.sliding_window(1024)
     sinks = window | (bs.sink(4) & bs.causal())
     length = torch.full((), 2000, dtype=torch.int32, device=device)
-    grown, seen = (itertools.cycle(range(1025, 2049)) for _ in range(2))  # a token loop: another kv_len each time
+    grown, seen, mapped = (
+        itertools.cycle(range(1025, 2049)) for _ in range(3)
+    )  # a token loop: another kv_len each time
     w = bs.quantize(draw(1024, 1024))
     one, some = draw(1, 1, 1024), draw(1, 16, 1024)
     impl = "triton"
@@ -79,6 +81,9 @@ def calls_of(device: str) -> dict[str, Callable]:
         "decode, kv_len on the device": lambda: bs.decode(q, k, v, kv_len=length, impl=impl),
         "decode, a growing kv_len": lambda: bs.decode(q, k, v, kv_len=next(grown), impl=impl),
         "attention, 1 query, a growing kv_len": lambda: bs.attention(q, k, v, window, kv_len=next(seen), impl=impl),
+        "attention, 1 query, tile map, a growing kv_len": lambda: bs.attention(
+            q, k, v, sinks, kv_len=next(mapped), impl=impl
+        ),
         "decode, one split": lambda: bs.decode(q, k, v, splits=1, impl=impl),
         "linear, 1 row": lambda: bs.linear(one, w, impl=impl),
         "linear, 16 rows": lambda: bs.linear(some, w, impl=impl),
@@ -149,7 +154,7 @@ def main(words: Sequence[str]) -> None:
     where = machine()
     what = f"launched on {torch.cuda.get_device_name()}" if on_cuda else "CPU tensors, launches replaced by nothing"
     print(f"Host time of a call, measured on {where['cpu']}, load {where['load']}; kernels: {what}.")
-    print(f"{'':36} {'us':>8} {'calls':>6}   new kind {'us':>8} {'calls':>6}")
+    print(f"{'':47} {'us':>8} {'calls':>6}   new kind {'us':>8} {'calls':>6}")
     for row in rows:
         new = f"{row['new_kind_us']:17.1f} {row['new_kind_python_calls']:6}" if "new_kind_us" in row else ""
-        print(f"{row['call']:36} {row['us']:8.1f} {row['python_calls']:6}   {new}")
+        print(f"{row['call']:47} {row['us']:8.1f} {row['python_calls']:6}   {new}")

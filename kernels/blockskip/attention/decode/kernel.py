@@ -6,7 +6,12 @@ CUDA graph replays with new lengths (Flash-Decoding, https://pytorch.org/blog/fl
 true running maximum; the last program of a KV head merges where the shares are few and small, else `reduce`.
 """
 
+# pyright: reportAttributeAccessIssue=false
+# A constexpr is typed as such, not as the named tuple that it holds.
+
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import triton
 import triton.language as tl
@@ -17,10 +22,38 @@ from ..band import band_keeps, band_limits
 from ..softmax import accumulate, finite_max, log_sum_exp
 
 
+class DecodeConstants(NamedTuple):
+    """What `decode` is compiled for."""
+
+    SIGN: int
+    """The scale's: -1, 0 or 1."""
+    GROUP: int
+    """Query heads of a KV head."""
+    HEAD_DIM: int
+    BLOCK_M: int
+    BLOCK_N: int
+    BLOCK_D: int
+    """HEAD_DIM or more, a power of two."""
+    BLOCK_R: int
+    """Where the last program merges: the rows of a KV head or more, a power of two; else 1."""
+    BLOCK_S: int
+    """Where the last program merges: the shares or more, a power of two; else 1."""
+    WIDE: bool
+    """Whether an offset inside a tile needs 64 bits."""
+    OVERLAP: bool
+    """Whether `reduce` may be launched while `decode` runs."""
+    RING: str
+    """See `ring_kind`."""
+
+
 @triton.jit
-def load_slots(pointer, strides, n0, low, kv_len, slots, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr,
-               BLOCK_N: tl.constexpr, WIDE: tl.constexpr, RING: tl.constexpr):  # fmt: skip
+def load_slots(pointer, strides, n0, low, kv_len, slots, CONSTANTS: tl.constexpr):
     """[BLOCK_N, BLOCK_D]: the keys n0 .. of a head's cache, 0 outside low .. kv_len - 1, where slots may hold NaN."""
+    HEAD_DIM: tl.constexpr = CONSTANTS.HEAD_DIM
+    BLOCK_D: tl.constexpr = CONSTANTS.BLOCK_D
+    BLOCK_N: tl.constexpr = CONSTANTS.BLOCK_N
+    WIDE: tl.constexpr = CONSTANTS.WIDE
+    RING: tl.constexpr = CONSTANTS.RING
     n = tl.arange(0, BLOCK_N)
     d = tl.arange(0, BLOCK_D)
     slot = n  # counted from n0's, or in a ring from the first
@@ -44,14 +77,14 @@ def share(begin, end, split, splits):
 
 @triton.jit
 def shares(parts, index, ok, HEAD_DIM: tl.constexpr, d):
-    """(acc, row_max, row_sum) of the shares at `index`; d: acc's last dimension. L1 is passed by: it may be stale."""
+    """(acc, row_max, row_sum) of the shares at `index`; d: acc's columns. The L1, which may be stale, is bypassed."""
     row_max = tl.load(parts.row_max + index, mask=ok, other=float("-inf"), cache_modifier=".cg")
     row_sum = tl.load(parts.row_sum + index, mask=ok, other=0.0, cache_modifier=".cg")
     acc = tl.load(
         parts.acc + tl.expand_dims(index * HEAD_DIM, -1) + d, mask=tl.expand_dims(ok, -1) & (d < HEAD_DIM), other=0.0,
         cache_modifier=".cg",
     )  # fmt: skip
-    # a share that saw nothing has written no acc: what lies there may be nan. No second trip to memory for that
+    # a share that saw no key has left its acc unwritten, perhaps nan; loading only after row_sum would be a second trip
     return tl.where(tl.expand_dims(row_sum != 0, -1), acc, 0.0), row_max, row_sum
 
 
@@ -75,7 +108,7 @@ def rows_of(q, batch, kv_head, r, GROUP: tl.constexpr):
 
 @triton.jit
 def is_last(counter, programs):
-    """Whether this is the last of `programs` programs to come here; what the others stored before is then visible."""
+    """Whether this is the last of `programs` programs to call it; what the others stored before is then visible."""
     tl.debug_barrier()  # what all threads have stored is released by the one that counts
     last = tl.atomic_add(counter, 1, sem="acq_rel", scope="gpu") == programs - 1
     if last:
@@ -85,12 +118,14 @@ def is_last(counter, programs):
 
 @triton.jit
 def merge_at_once(
-    q, out, lse, parts, batch, kv_head, splits,
-    GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_D: tl.constexpr,
+    q, out, lse, parts, batch, kv_head, splits, CONSTANTS: tl.constexpr
 ):  # fmt: skip
-    """All rows of a KV head from all their shares, which are in registers at once: [BLOCK_R, BLOCK_S, BLOCK_D]."""
-    r = tl.arange(0, BLOCK_R)
-    s = tl.arange(0, BLOCK_S)
+    """Merges all shares of a KV head's rows, held in registers at once as [BLOCK_R, BLOCK_S, BLOCK_D]."""
+    GROUP: tl.constexpr = CONSTANTS.GROUP
+    HEAD_DIM: tl.constexpr = CONSTANTS.HEAD_DIM
+    BLOCK_D: tl.constexpr = CONSTANTS.BLOCK_D
+    r = tl.arange(0, CONSTANTS.BLOCK_R)
+    s = tl.arange(0, CONSTANTS.BLOCK_S)
     d = tl.arange(0, BLOCK_D)
     row = rows_of(q, batch, kv_head, r, GROUP)
     real_row = r < GROUP * q.shape[2]
@@ -104,20 +139,23 @@ def merge_at_once(
 
 @triton.jit
 def decode(
-    q, k, v, out, lse, parts, lengths, band, scale,
-    SIGN: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_S: tl.constexpr,
-    WIDE: tl.constexpr, OVERLAP: tl.constexpr, RING: tl.constexpr,
+    q, k, v, out, lse, parts, lengths, band, scale, CONSTANTS: tl.constexpr
 ):  # fmt: skip
     """One program: one share of the key tiles for BLOCK_M of the GROUP * Lq rows that a KV head serves.
 
-    q, out [B, Hq, Lq, D]; k, v [B, Hkv, Lkv, D]; lse [B, Hq, Lq] or None. parts: where shares go; parts.acc is None
-    for a single share, which writes out and lse itself; parts.arrived: counters, 0 before and after, or None where
-    `reduce` merges; BLOCK_R and BLOCK_S hold all rows of a KV head and all shares then. lengths, band, parts: see
-    `decode.launch`. scale > 0, times log2 e; SIGN (-1, 0, 1) is its sign. OVERLAP: `reduce` may be launched while this
-    runs. RING: see `ring_kind`; all but `load_slots` counts in positions. Grid: (splits, KV heads * blocks of rows, B).
+    q, out [B, Hq, Lq, D]; k, v [B, Hkv, Lkv, D]; lse [B, Hq, Lq] or None. parts: where shares go, see
+    `decode.launch.Parts`; parts.acc is None for a single share, which writes out and lse itself; parts.arrived:
+    counters, 0 before and after, or None where `reduce` merges. lengths, band: see `attention.band`. scale > 0, times
+    log2 e. CONSTANTS: `DecodeConstants`. All but `load_slots` counts in positions, also where the cache is a ring.
+    Grid: (splits, KV heads * blocks of rows, B).
     """
-    if OVERLAP:
+    GROUP: tl.constexpr = CONSTANTS.GROUP
+    HEAD_DIM: tl.constexpr = CONSTANTS.HEAD_DIM
+    BLOCK_M: tl.constexpr = CONSTANTS.BLOCK_M
+    BLOCK_N: tl.constexpr = CONSTANTS.BLOCK_N
+    BLOCK_D: tl.constexpr = CONSTANTS.BLOCK_D
+    WIDE: tl.constexpr = CONSTANTS.WIDE
+    if CONSTANTS.OVERLAP:
         gdc_launch_dependents()
     split, batch = tl.program_id(0), tl.program_id(2)
     splits = tl.num_programs(0)
@@ -139,14 +177,14 @@ def decode(
         base(q, batch, kv_head * GROUP) + q_rows[:, None] + local(d, q.strides[3], WIDE)[None, :],
         real_row[:, None], (d < HEAD_DIM)[None, :], HEAD_DIM != BLOCK_D,
     )  # fmt: skip
-    if SIGN != 1:
-        q_tile = (q_tile * SIGN).to(q_tile.dtype)
+    if CONSTANTS.SIGN != 1:
+        q_tile = (q_tile * CONSTANTS.SIGN).to(q_tile.dtype)
 
     low = first_q * 0
     if band.left is not None:
         low = tl.maximum(first_q - band.left, 0)
     slots = k.shape[2]
-    if RING != "none":
+    if CONSTANTS.RING != "none":
         low = tl.maximum(low, kv_len - slots)
     begin, full_begin, full_end, end = band_limits(first_q, kv_len - 1, kv_len, band, BLOCK_N)
     begin, end = share(begin, end, split, splits)
@@ -162,11 +200,11 @@ def decode(
     )
     for tile in tl.range(begin, end):
         n0 = tile * BLOCK_N
-        k_tile = load_slots(k_ptr, k.strides, n0, low, kv_len, slots, HEAD_DIM, BLOCK_D, BLOCK_N, WIDE, RING)
+        k_tile = load_slots(k_ptr, k.strides, n0, low, kv_len, slots, CONSTANTS)
         score = tl.dot(q_tile, tl.trans(k_tile), input_precision="ieee")
         if (tile < full_begin) | (tile >= full_end):
             score = tl.where(band_keeps(first_q + i, n0 + n, kv_len, band), score, float("-inf"))
-        v_tile = load_slots(v_ptr, v_strides, n0, low, kv_len, slots, HEAD_DIM, BLOCK_D, BLOCK_N, WIDE, RING)
+        v_tile = load_slots(v_ptr, v_strides, n0, low, kv_len, slots, CONSTANTS)
         state = accumulate(state, score, v_tile, scale)
 
     row = rows_of(q, batch, kv_head, r, GROUP)
@@ -183,9 +221,7 @@ def decode(
         if parts.arrived is not None:
             counter = parts.arrived + tl.program_id(2) * tl.num_programs(1) + tl.program_id(1)
             if is_last(counter, splits):
-                merge_at_once(
-                    q, out, lse, parts, batch, kv_head, splits, GROUP, HEAD_DIM, BLOCK_R, BLOCK_S, BLOCK_D
-                )  # fmt: skip
+                merge_at_once(q, out, lse, parts, batch, kv_head, splits, CONSTANTS)
 
 
 @triton.jit

@@ -19,6 +19,7 @@ from ...launching.ready import Memory, Ready, Step, allocate, stream_of
 from ...launching.view import View, is_wide, overlaps, ring_kind
 from ..band import FAR, Lengths, Limits
 from ..call import DecodeCall, sign_and_scale
+from .kernel import DecodeConstants
 from .kernel import decode as decode_kernel
 from .kernel import reduce as reduce_kernel
 from .plan import DecodePlan
@@ -29,10 +30,11 @@ REDUCE_OPTIONS = {"num_warps": 2}
 
 
 class Parts(NamedTuple):
-    """What shares leave for the merge, float32, contiguous.
+    """Partial results of the shares, which the merge reads; float32, contiguous.
 
     acc [B, Hq, Lq, splits, D] weighted values; row_max (scaled), row_sum (of weights) [B, Hq, Lq, splits].
-    arrived: int32 counters, one a KV head and batch entry, by which the last program knows itself; None: `reduce`.
+    arrived: int32 counters, one a KV head and batch entry, by which a program sees that it is the last, and merges;
+    None where the kernel `reduce` merges.
     All are None for a single share, which needs no merge.
     """
 
@@ -111,10 +113,10 @@ def _counters_of(call: DecodeCall, plan: DecodePlan) -> int:
 
 
 def _arrived(counters: int, device: torch.device) -> torch.Tensor | None:
-    """int32 zeros; the kernel leaves them so. None where there are no counters.
+    """The counters, int32 zeros, which the kernel sets back to 0; None for no counters.
 
-    One stream's launches follow each other and share theirs. A CUDA graph may replay beside anything: it gets its own,
-    set to zero in the graph.
+    The launches of one stream run one after the other and share theirs. A CUDA graph may replay beside any of them: it
+    has its own, which are set to 0 in the graph.
     """
     if not counters:
         return None
@@ -140,24 +142,24 @@ def prepare(call: DecodeCall, plan: DecodePlan, tensors, lse, parts: Parts, over
     if v.strides == k.strides:
         v = v._replace(strides=None)
     sign, scale = sign_and_scale(call.scale)
-    constants = {
-        "SIGN": sign,
-        "GROUP": call.group,
-        "HEAD_DIM": q.shape[3],
-        "BLOCK_M": config.block_m,
-        "BLOCK_N": config.block_n,
-        "BLOCK_D": max(16, power_of_two(q.shape[3])),
-        "BLOCK_R": power_of_two(call.rows) if plan.fused else 1,
-        "BLOCK_S": power_of_two(plan.splits) if plan.fused else 1,
-        "WIDE": wide,
-        "OVERLAP": overlap and plan.splits > 1 and not plan.fused,
-        "RING": ring,
-    }
+    constants = DecodeConstants(
+        SIGN=sign,
+        GROUP=call.group,
+        HEAD_DIM=q.shape[3],
+        BLOCK_M=config.block_m,
+        BLOCK_N=config.block_n,
+        BLOCK_D=max(16, power_of_two(q.shape[3])),
+        BLOCK_R=power_of_two(call.rows) if plan.fused else 1,
+        BLOCK_S=power_of_two(plan.splits) if plan.fused else 1,
+        WIDE=wide,
+        OVERLAP=overlap and plan.splits > 1 and not plan.fused,
+        RING=ring,
+    )
     band = Limits(None if call.window is None or call.window > FAR else call.window - 1, 0)
     lengths = Lengths(call.kv_len, call.lengths, None)
     arguments = (q, k, v, out, None if lse is None else View.of(lse), parts, lengths, band, scale)
     blocks = -(-call.rows // config.block_m)
-    return Launch(arguments, constants, (plan.splits, k.shape[1] * blocks, q.shape[0]))
+    return Launch(arguments, {"CONSTANTS": constants}, (plan.splits, k.shape[1] * blocks, q.shape[0]))
 
 
 def prepare_reduce(out: torch.Tensor, lse: torch.Tensor | None, parts: Parts, overlap: bool = False) -> Launch:

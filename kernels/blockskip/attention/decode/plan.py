@@ -14,12 +14,11 @@ from .splits import choose_splits, tiles_at_most
 
 LONGEST_QUERY = 8
 MERGED_A_WARP = 2048
-"""Numbers of shares that a warp of the last program can hold at once: 64 registers a thread."""
+"""How many float32 of all shares a warp of the merging program holds at once: 64 registers a thread."""
 
 # (KiB of shared memory a block, at least; head dim up to; bytes an element up to) -> configurations, block_m ascending.
-# The first whose block_m holds all rows of a KV head is taken, else the last. What counts is how many bytes are on
-# their way: as many stages as fit. None spills: tests/kernels/test_decode_anatomy.py. 16 rows on an H100: 4 warps gain
-# 0.3 to 1.5 us on 8 (D 256: 17.1 against 17.4 at 2,048 keys; D 512: 12.9 against 14.3).
+# The first whose block_m holds all rows of a KV head is taken, else the last. As many stages as fit: what counts is how
+# many bytes are under way. None spills (tests/kernels/test_decode_anatomy.py). Measured: data/TUNING.md, "Decode".
 _DECODE = [
     ((227, 64, 2), (TileConfig(16, 64, 4, 5), TileConfig(64, 64, 4, 4))),
     ((227, 128, 2), (TileConfig(16, 64, 4, 4), TileConfig(64, 64, 4, 3))),
@@ -44,7 +43,7 @@ class DecodePlan:
     """What `decode` will do. `config` is None and `splits` 1 for `reference` and `tiled`.
 
     fused: the last program of a KV head merges the shares, else a second kernel does.
-    programs: how many run side by side, splits included; tiles: the most tiles of keys that a row of splits divides.
+    programs: of the launch, splits included. tiles: the most tiles of keys that the splits of a KV head divide.
     origin: where the kernel's config is from.
     """
 
@@ -125,10 +124,10 @@ def can_fuse(call: DecodeCall, config: TileConfig, splits: int) -> bool:
 
 
 def _fuses(call: DecodeCall, config: TileConfig, splits: int) -> bool:
-    """Whether the last program of a KV head merges.
+    """Whether the last program of a KV head merges, else a second kernel.
 
-    Not in a CUDA graph, where a second kernel costs no launch: it is 0.9 to 1.9 us sooner there (H100, every shape and
-    length measured). Outside, its launch costs the host more than that.
+    A second kernel is faster on the device, but its launch costs the host more than that gains; in a CUDA graph a
+    launch costs nothing (data/TUNING.md, "Decode").
     """
     capturing = call.q.is_cuda and torch.cuda.is_current_stream_capturing()
     return not capturing and can_fuse(call, config, splits)

@@ -1,15 +1,15 @@
-"""How many shares decode divides a KV head's keys into: a pure function of sizes, fixed on the host.
+"""How many shares (splits) decode divides a KV head's keys into: chosen on the host, from sizes alone.
 
-It looks at the buffer, never at the true kv_len, which may stand on the device and change under a CUDA graph.
+From the buffer's length, not from a kv_len on the device, which may change under a CUDA graph.
 """
 
 from __future__ import annotations
 
 FEW_TILES = 3
-"""Up to here one program reads all tiles, sooner than a second kernel would merge: measured on an H100, where 4 tiles
-took, split and whole, 4.5 and 4.6 us (D 64), 5.0 and 5.4 (D 128), 7.2 and 9.9 (D 256), 6.7 and 7.9 (D 512)."""
+"""Up to so many tiles are read by one program: sharing them would not pay for the merge (data/TUNING.md, "Decode")."""
 FEW_TILES_FLASH_ATTENTION_3 = 4
 BUSY_ENOUGH = 0.85
+"""The least share of multiprocessors, or of the best use of waves, that is worth having."""
 MOST_SPLITS = 128
 
 
@@ -47,11 +47,3 @@ def flash_attention_3_splits(programs: int, tiles: int, multiprocessors: int) ->
     allowed = range(1, min(MOST_SPLITS, multiprocessors, tiles) + 1)
     best = max(map(efficiency, allowed))
     return next(splits for splits in allowed if efficiency(splits) >= BUSY_ENOUGH * best)
-
-
-def executorch_splits(kv_len: int) -> int:
-    """The reference system's rule (ExecuTorch, `_decode_splitk_config`): a share every 256 slots, at most 128.
-
-    Its shares are pieces of the buffer, not of the live keys: 2,048 keys in a buffer of 131,072 keep 2 of 128 busy.
-    """
-    return min(-(-kv_len // 256), 128)

@@ -36,7 +36,7 @@ def decode(
     """out [B, Hq, Lq, D] in q's dtype, lse float32 [B, Hq, Lq] (natural log); arguments as in `blockskip.decode`.
 
     kv_lens: a batch entry's number of keys. mask: band(window - 1, 0) or band(None, 0). ring: pieces of k and v that
-    pass the last slot are copied. Without return_lse, lse is as exact as the products happen to make it.
+    pass the last slot are copied. Without return_lse, lse has whatever accuracy the products give.
     """
     out = torch.zeros_like(q, memory_format=torch.contiguous_format)
     lse = torch.full(q.shape[:3], float("-inf"), dtype=torch.float32, device=q.device)
@@ -82,7 +82,7 @@ def _attend(
     q: torch.Tensor, pieces, scale: float, dtype: torch.dtype, exact: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(out [heads, rows, D], lse [heads, rows]) of q [heads, rows, D] over pieces (k, v, bias)."""
-    # one row of bfloat16 goes another way inside torch, 2.5 to 3.3 times as long as two rows: it is computed twice
+    # torch takes 2.5 to 3.3 times as long for one row of bfloat16 as for two, so the one row is computed twice
     twice = q.shape[1] == 1 and q.dtype == torch.bfloat16 and q.device.type == "cpu"
     rows = _dense(q.expand(-1, 2, -1) if twice else q)
     found = attend([Piece(rows, _dense(k), _dense(v), bias) for k, v, bias in pieces], scale, dtype, exact)

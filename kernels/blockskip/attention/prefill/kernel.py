@@ -10,7 +10,12 @@ all four modes agree exactly.
     map     walks the tile map's runs; full tiles unmasked, partial ones with their own bits (or the band)
 """
 
+# pyright: reportAttributeAccessIssue=false
+# A constexpr is typed as such, not as the named tuple that it holds.
+
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import triton
 import triton.language as tl
@@ -20,21 +25,46 @@ from ..band import band_keeps, band_limits, lengths_of
 from ..softmax import accumulate, log_sum_exp
 
 
+class PrefillConstants(NamedTuple):
+    """What the kernel is compiled for."""
+
+    SKIP: str
+    """none | mask | bounds | map."""
+    SIGN: int
+    """The scale's: -1, 0 or 1."""
+    GROUP: int
+    """Query heads of a KV head that share a tile; 1 where each has tiles of its own."""
+    HEAD_DIM: int
+    BLOCK_M: int
+    BLOCK_N: int
+    BLOCK_D: int
+    """HEAD_DIM or more, a power of two."""
+    WIDE: bool
+    """Whether an offset inside a tile needs 64 bits."""
+    SOURCE: str
+    """Keys and values are read by "pointer", by "tma" (Hopper's copy engine), or from a ring: see `ring_slots`."""
+
+
 @triton.jit
-def source(pointer, kv_len, strides, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr,
-           SOURCE: tl.constexpr):  # fmt: skip
+def source(pointer, kv_len, strides, CONSTANTS: tl.constexpr):
     """What `load_keys` reads one head's keys or values from: the pointer, or a descriptor for the copy engine."""
+    HEAD_DIM: tl.constexpr = CONSTANTS.HEAD_DIM
+    BLOCK_D: tl.constexpr = CONSTANTS.BLOCK_D
+    BLOCK_N: tl.constexpr = CONSTANTS.BLOCK_N
     result = pointer
-    if SOURCE == "tma":
+    if CONSTANTS.SOURCE == "tma":
         shape = [tl.maximum(kv_len, 1), HEAD_DIM]
         result = tl.make_tensor_descriptor(pointer, shape, [strides[2], 1], [BLOCK_N, BLOCK_D])  # pyright: ignore
     return result
 
 
 @triton.jit
-def load_keys(start, strides, n0, kv_len, slots, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr,
-              BLOCK_N: tl.constexpr, WIDE: tl.constexpr, SOURCE: tl.constexpr):  # fmt: skip
+def load_keys(start, strides, n0, kv_len, slots, CONSTANTS: tl.constexpr):
     """[BLOCK_N, BLOCK_D]: the keys or values n0 .. of one head, 0 where there is none, or none any more."""
+    HEAD_DIM: tl.constexpr = CONSTANTS.HEAD_DIM
+    BLOCK_D: tl.constexpr = CONSTANTS.BLOCK_D
+    BLOCK_N: tl.constexpr = CONSTANTS.BLOCK_N
+    SOURCE: tl.constexpr = CONSTANTS.SOURCE
     if SOURCE == "tma":
         # a descriptor holds a row at least: where there is no key, reading begins behind it
         return start.load([tl.where(kv_len > 0, n0, 1), 0])
@@ -44,7 +74,7 @@ def load_keys(start, strides, n0, kv_len, slots, HEAD_DIM: tl.constexpr, BLOCK_D
         slot = n  # counted from n0's, or in a ring from the first
         if SOURCE != "pointer":
             slot = ring_slots(n0, n, slots, SOURCE)
-        offsets = local(slot, strides[2], WIDE)[:, None] + local(d, strides[3], WIDE)[None, :]
+        offsets = local(slot, strides[2], CONSTANTS.WIDE)[:, None] + local(d, strides[3], CONSTANTS.WIDE)[None, :]
         if SOURCE == "pointer":
             start += wide(n0) * strides[2]
         pointers = start + offsets
@@ -63,24 +93,28 @@ def mark(visits, batch, head, row, tile, kind):
 
 @triton.jit(do_not_specialize=["interleave"])
 def prefill(
-    q, k, v, out, lse, visits, mask, lengths, band, scale, interleave,
-    SKIP: tl.constexpr, SIGN: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, WIDE: tl.constexpr, SOURCE: tl.constexpr,
+    q, k, v, out, lse, visits, mask, lengths, band, scale, interleave, CONSTANTS: tl.constexpr
 ):  # fmt: skip
     """One program: BLOCK_M rows of one head, or BLOCK_M // GROUP queries of the GROUP heads that share a KV head.
 
     q, out [B, Hq, Lq, D]; k, v [B, Hkv, Lkv, D]; lse [B, Hq, Lq] or None; visits [B, programs' heads, rows, cols] or
-    None. mask: MaskBits (none, mask), TileRuns (map) or None (bounds). lengths, band: see `attention.band`. SOURCE: how
-    keys and values are read: by a pointer, by tma (Hopper's copy engine), or from a ring, long or short (see
-    `ring_slots`); tiles, bounds and masks count in positions, ring or not, and only `load_keys` knows of slots.
-    scale > 0, times log2 e; SIGN (-1, 0, 1) is its sign.
+    None. mask: MaskBits (none, mask), TileRuns (map) or None (bounds). lengths, band: see `attention.band`. scale > 0,
+    times log2 e. CONSTANTS: `PrefillConstants`. Tiles, bounds and masks count in positions, also where the cache is a
+    ring: only `load_keys` knows of slots.
     Grid: (rows * interleave, programs' heads // interleave, B). The rows of `interleave` heads alternate, the longest
     first, before the next heads come: see `schedule.interleaved_heads`.
     """
+    SKIP: tl.constexpr = CONSTANTS.SKIP
+    GROUP: tl.constexpr = CONSTANTS.GROUP
+    HEAD_DIM: tl.constexpr = CONSTANTS.HEAD_DIM
+    BLOCK_M: tl.constexpr = CONSTANTS.BLOCK_M
+    BLOCK_N: tl.constexpr = CONSTANTS.BLOCK_N
+    BLOCK_D: tl.constexpr = CONSTANTS.BLOCK_D
+    WIDE: tl.constexpr = CONSTANTS.WIDE
+    QUERIES: tl.constexpr = BLOCK_M // GROUP
     head = tl.program_id(1) * interleave + tl.program_id(0) % interleave
     row = (tl.num_programs(0) - 1 - tl.program_id(0)) // interleave
     batch = tl.program_id(2)
-    QUERIES: tl.constexpr = BLOCK_M // GROUP
     kv_len, q_start = lengths_of(lengths, batch, q.shape[2])  # pyright: ignore
 
     # rows of this program: query `i` of the call, head `first_head + member`
@@ -98,15 +132,15 @@ def prefill(
         q_ptr + q_rows[:, None] + local(d, q.strides[3], WIDE)[None, :],
         real_row[:, None], (d < HEAD_DIM)[None, :], HEAD_DIM != BLOCK_D,
     )  # fmt: skip
-    if SIGN != 1:
-        q_tile = (q_tile * SIGN).to(q_tile.dtype)
+    if CONSTANTS.SIGN != 1:
+        q_tile = (q_tile * CONSTANTS.SIGN).to(q_tile.dtype)
 
     k_ptr = base(k, batch, kv_head)
     # values laid out like the keys share their offsets, and so the registers that hold them
     v_strides = k.strides if v.strides is None else v.strides
     v_ptr = v.ptr + wide(batch) * v_strides[0] + wide(kv_head) * v_strides[1]
-    keys = source(k_ptr, kv_len, k.strides, HEAD_DIM, BLOCK_D, BLOCK_N, SOURCE)
-    values = source(v_ptr, kv_len, v_strides, HEAD_DIM, BLOCK_D, BLOCK_N, SOURCE)
+    keys = source(k_ptr, kv_len, k.strides, CONSTANTS)
+    values = source(v_ptr, kv_len, v_strides, CONSTANTS)
     slots = k.shape[2]
     n = tl.arange(0, BLOCK_N)
     q_pos = q_start + i
@@ -125,13 +159,13 @@ def prefill(
             if SKIP == "mask":
                 visited = tl.max(((bits | more) != 0).to(tl.int32), 0) != 0
             if visited:
-                k_tile = load_keys(keys, k.strides, n0, kv_len, slots, HEAD_DIM, BLOCK_D, BLOCK_N, WIDE, SOURCE)
+                k_tile = load_keys(keys, k.strides, n0, kv_len, slots, CONSTANTS)
                 score = tl.dot(q_tile, tl.trans(k_tile), input_precision="ieee")
                 # always true, but the compiler cannot know: with the same branch as the other modes have, it lays the
                 # scores out alike in all of them, so that row sums round alike (at D 512 it does not, without)
                 if kv_len >= 0:
                     score = tl.where(unpack_bits(bits, more, BLOCK_N), score, float("-inf"))
-                v_tile = load_keys(values, v_strides, n0, kv_len, slots, HEAD_DIM, BLOCK_D, BLOCK_N, WIDE, SOURCE)
+                v_tile = load_keys(values, v_strides, n0, kv_len, slots, CONSTANTS)
                 state = accumulate(state, score, v_tile, scale)
                 mark(visits, batch, head, row, tile, 1)
     elif SKIP == "bounds":
@@ -139,16 +173,21 @@ def prefill(
         begin, full_begin, full_end, end = band_limits(q_start + first, q_start + last, kv_len, band, BLOCK_N)
         for tile in tl.range(begin, end):
             n0 = tile * BLOCK_N
-            k_tile = load_keys(keys, k.strides, n0, kv_len, slots, HEAD_DIM, BLOCK_D, BLOCK_N, WIDE, SOURCE)
+            k_tile = load_keys(keys, k.strides, n0, kv_len, slots, CONSTANTS)
             score = tl.dot(q_tile, tl.trans(k_tile), input_precision="ieee")
             masked = (tile < full_begin) | (tile >= full_end)
             if masked:
                 score = tl.where(band_keeps(q_pos, n0 + n, kv_len, band), score, float("-inf"))
-            v_tile = load_keys(values, v_strides, n0, kv_len, slots, HEAD_DIM, BLOCK_D, BLOCK_N, WIDE, SOURCE)
+            v_tile = load_keys(values, v_strides, n0, kv_len, slots, CONSTANTS)
             state = accumulate(state, score, v_tile, scale)
             mark(visits, batch, head, row, tile, tl.where(masked, 1, 2))
     else:
-        row_ptr = base(mask.start, batch, first_head) + row
+        # a row of tiles for the rows of this program, or for each position, of which a single query has one
+        map_row = row
+        MAP_QUERIES: tl.constexpr = QUERIES if mask.first is None else 1
+        if mask.first is not None:
+            map_row = q_start - mask.first
+        row_ptr = base(mask.start, batch, first_head) + map_row
         for run in tl.range(tl.load(row_ptr), tl.load(row_ptr + 1)):
             run_ptr = mask.runs + wide(run) * 4
             begin = tl.load(run_ptr)
@@ -157,7 +196,7 @@ def prefill(
             full_end = tl.where(tl.load(run_ptr + 2) == 2, kv_len // BLOCK_N, begin)
             for tile in tl.range(begin, end):
                 n0 = tile * BLOCK_N
-                k_tile = load_keys(keys, k.strides, n0, kv_len, slots, HEAD_DIM, BLOCK_D, BLOCK_N, WIDE, SOURCE)
+                k_tile = load_keys(keys, k.strides, n0, kv_len, slots, CONSTANTS)
                 score = tl.dot(q_tile, tl.trans(k_tile), input_precision="ieee")
                 masked = tile >= full_end
                 if masked:
@@ -165,16 +204,18 @@ def prefill(
                         keep = band_keeps(q_pos, n0 + n, kv_len, band)
                     else:
                         first_tile = tl.load(run_ptr + 3)  # -1 for a full run
-                        bits_ptr = mask.bits + wide(first_tile + tile - begin) * (tl.cdiv(BLOCK_N, 64) * QUERIES)
+                        bits_ptr = mask.bits + wide(first_tile + tile - begin) * (tl.cdiv(BLOCK_N, 64) * MAP_QUERIES)
                         bits_ptr += m // GROUP
                         partial = real_row & (first_tile >= 0)
                         bits = tl.load(bits_ptr, mask=partial, other=-1) & first_bits(kv_len - n0)
                         more = bits
                         if BLOCK_N > 64:
-                            more = tl.load(bits_ptr + QUERIES, mask=partial, other=-1) & first_bits(kv_len - n0 - 64)
+                            more = tl.load(bits_ptr + MAP_QUERIES, mask=partial, other=-1) & first_bits(
+                                kv_len - n0 - 64
+                            )
                         keep = unpack_bits(bits, more, BLOCK_N)
                     score = tl.where(keep, score, float("-inf"))
-                v_tile = load_keys(values, v_strides, n0, kv_len, slots, HEAD_DIM, BLOCK_D, BLOCK_N, WIDE, SOURCE)
+                v_tile = load_keys(values, v_strides, n0, kv_len, slots, CONSTANTS)
                 state = accumulate(state, score, v_tile, scale)
                 mark(visits, batch, head, row, tile, tl.where(masked, 1, 2))
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from triton.runtime.errors import OutOfResources
@@ -21,8 +21,8 @@ from ...mask import Band
 from ...mask_runs import Grid
 from ..band import Lengths, limits_of
 from ..call import AttentionCall, sign_and_scale
-from .kernel import prefill
-from .mask_bits import map_tables, mask_bits
+from .kernel import PrefillConstants, prefill
+from .mask_bits import POSITIONS, map_tables, mask_bits, position_tables
 from .plan import PrefillPlan
 from .schedule import overlaps_items, programs_of
 
@@ -36,11 +36,15 @@ class MaskBits(NamedTuple):
 
 
 class TileRuns(NamedTuple):
-    """A tile map's runs, and the bits of its partial tiles; see `mask_bits.map_tables`."""
+    """A tile map's runs, and the bits of its partial tiles; see `mask_bits.map_tables`.
+
+    first: None, and rows are those of the call; or the position of row 0, and each position has a row.
+    """
 
     start: View
     runs: torch.Tensor
     bits: torch.Tensor | None
+    first: int | None
 
 
 Result = tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]
@@ -83,13 +87,13 @@ def ready_attention(call: AttentionCall, plan: PrefillPlan) -> Callable[..., Res
 
 
 def _inputs(visits: tuple[int, ...] | None, last_queries: int | None, q, k, v, lengths, kv_len) -> tuple:
-    """What a call's launch is given. last_queries: how many, where kv_len grows and they are its last positions."""
+    """The inputs of a call's launch. last_queries: the number of queries where kv_len grows, else None."""
     numbers = (None, None) if last_queries is None else (kv_len, kv_len - last_queries)
     return q, k, v, lengths, *numbers, visits and torch.zeros(visits, dtype=torch.uint8, device=q.device)
 
 
 def _launch_alike(ready: Ready, q, k, v, lengths, kv_len) -> Result:
-    """`_launch` where no number grows and nothing is recorded."""
+    """`_launch` where kv_len is fixed and nothing is recorded."""
     return *ready(q, k, v, lengths, None, None, None), None
 
 
@@ -105,7 +109,10 @@ def _rounded(in_float32: Callable, q, k, v, lengths, kv_len) -> Result:
 
 
 def serves_its_kind(call: AttentionCall, plan: PrefillPlan) -> bool:
-    """Whether the launch serves all calls of this one's kind: the bits of a whole mask may depend on lengths."""
+    """Whether the launch serves every call of this kind.
+
+    Not where visits are recorded, nor with the bits of a whole mask, which may depend on kv_len tensors.
+    """
     return not call.record and plan.skip not in ("none", "mask")
 
 
@@ -122,39 +129,27 @@ def prepare(call: AttentionCall, plan: PrefillPlan, tensors, lse, visits, grid) 
     config = plan.config
     assert config is not None
     q, k, v, out = map(View.of, tensors)
-    plain = _plain_constants(call, plan, config, (q, k, v, out))
+    constants = _constants(call, plan, config, (q, k, v, out))
     if v.strides == k.strides:
         v = v._replace(strides=None)
     _, scale = sign_and_scale(call.scale)
     extras = (View.of(t) if t is not None else None for t in (lse, visits))
     items = math.prod(grid)
     grid, interleave = programs_of(call, plan, grid)
-    arguments = (
-        q,
-        k,
-        v,
-        out,
-        *extras,
-        _mask_argument(call, plan),
-        _lengths(call),
-        limits_of(call.mask),
-        scale,
-        interleave,
-    )
+    visible = _mask_argument(call, plan), _lengths(call), limits_of(call.mask)
+    arguments = (q, k, v, out, *extras, *visible, scale, interleave)
     if not config.warp_specialized:
         options = {"num_warps": config.num_warps, "num_stages": config.num_stages}
-        return Step(prefill, Launch(arguments, plain, grid), options)
+        return Step(prefill, Launch(arguments, {"CONSTANTS": constants}, grid), options)
     from . import hopper  # Gluon is imported only where it is used
 
-    constants = {"SKIP": plan.skip, "HEAD_DIM": q.shape[3], "BLOCK_N": config.block_n, "STAGES": config.num_stages}
-    constants["OVERLAP_ITEMS"] = overlaps_items(call, plan, items, programs=math.prod(grid))
+    overlap = overlaps_items(call, plan, items, programs=math.prod(grid))
+    constants = hopper.HopperConstants(plan.skip, q.shape[3], config.block_n, config.num_stages, overlap)
     options = {"num_warps": 4}  # a group's; the others come on top
-    return Step(hopper.prefill, Launch(arguments, constants, grid), options)
+    return Step(hopper.prefill, Launch(arguments, {"CONSTANTS": constants}, grid), options)
 
 
-def _plain_constants(
-    call: AttentionCall, plan: PrefillPlan, config: TileConfig, views: tuple[View, ...]
-) -> dict[str, Any]:
+def _constants(call: AttentionCall, plan: PrefillPlan, config: TileConfig, views: tuple[View, ...]) -> PrefillConstants:
     q, k, v, out = views
     group = call.group if plan.packed else 1
     rows, cols = plan.queries_per_tile, q.shape[3]
@@ -162,17 +157,17 @@ def _plain_constants(
     ring = ring_kind(call.ring, k.shape[2], config.block_n)
     apart = config.block_n if ring == "none" else k.shape[2]  # a ring's tile may hold its last slot and its first
     in_keys = any(is_wide(view, 1, apart, cols) for view in (k, v))
-    return {
-        "SKIP": plan.skip,
-        "SIGN": sign_and_scale(call.scale)[0],
-        "GROUP": group,
-        "HEAD_DIM": cols,
-        "BLOCK_M": config.block_m,
-        "BLOCK_N": config.block_n,
-        "BLOCK_D": max(16, power_of_two(cols)),
-        "WIDE": in_rows or in_keys,
-        "SOURCE": "tma" if plan.use_tma else "pointer" if ring == "none" else ring,
-    }
+    return PrefillConstants(
+        SKIP=plan.skip,
+        SIGN=sign_and_scale(call.scale)[0],
+        GROUP=group,
+        HEAD_DIM=cols,
+        BLOCK_M=config.block_m,
+        BLOCK_N=config.block_n,
+        BLOCK_D=max(16, power_of_two(cols)),
+        WIDE=in_rows or in_keys,
+        SOURCE="tma" if plan.use_tma else "pointer" if ring == "none" else ring,
+    )
 
 
 def _mask_argument(call: AttentionCall, plan: PrefillPlan) -> MaskBits | TileRuns | None:
@@ -185,13 +180,18 @@ def _mask_argument(call: AttentionCall, plan: PrefillPlan) -> MaskBits | TileRun
             q_start = kv_real.clamp(0, plan.kv_len) - call.q.shape[2] if call.q_start is None else q_start
         bits = mask_bits(call.mask, plan.q_len, plan.kv_len, q_start, kv_real, batch, heads, call.q.device)
         return MaskBits(bits, View.broadcast(bits, 2).strides, plan.kv_len)
+    if plan.skip == "map" and isinstance(plan.kv_len, GuardedInt):  # a single query: see `AttentionArguments.kind`
+        assert plan.config is not None and plan.q_len == 1
+        block = int((plan.kv_len - 1) // POSITIONS)
+        start, runs, bits = position_tables(call.mask, block, plan.config.block_n, call.q.device)
+        return TileRuns(View.broadcast(start, 2), runs, bits, block * POSITIONS)
     if plan.skip == "map":
         by_batch, by_head = call.mask.varies
         grid = (batch if by_batch else 1, heads if by_head else 1)
         assert plan.config is not None
         tiles = Grid(plan.q_len, plan.kv_len, plan.queries_per_tile, plan.config.block_n, plan.q_start)
         start, runs, bits = map_tables(call.mask, tiles, grid, not isinstance(call.mask, Band), call.q.device)
-        return TileRuns(View.broadcast(start, 2), runs, bits)
+        return TileRuns(View.broadcast(start, 2), runs, bits, None)
     return None
 
 

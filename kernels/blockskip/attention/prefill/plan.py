@@ -27,10 +27,10 @@ SKIPS = ("auto", "none", "mask", "bounds", "map")
 
 @dataclass(frozen=True)
 class PrefillPlan:
-    """What a prefill implementation will do. `config` is None for `reference`; `packed`: GQA heads share a tile.
+    """What a prefill implementation will do.
 
-    origin: where the Triton kernel's config is from. use_tma: whether that kernel, if it is the plain one, reads keys
-    and values by the copy engine.
+    config: None for `reference`. packed: the query heads of a KV head share tiles. origin: where the Triton kernel's
+    config is from. use_tma: whether the plain kernel would read keys and values by the copy engine.
     """
 
     impl: str
@@ -156,7 +156,7 @@ def can_use_tma(call: AttentionCall) -> bool:
 
 
 def is_tma_readable(t: torch.Tensor) -> bool:
-    """Whether the copy engine reads it: rows of adjoining elements, each of which begins at a multiple of 16 bytes."""
+    """Whether the copy engine can read a tensor: rows of adjoining elements that begin at multiples of 16 bytes."""
     rows = t.stride(3) == 1 and t.stride(2) > 0
     return rows and not any(bytes_ % 16 for bytes_ in (t.data_ptr(), *_row_bytes(t)))
 

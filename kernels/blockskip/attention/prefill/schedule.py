@@ -1,6 +1,6 @@
-"""The tile scheduler: in which order programs do the rows of all heads, and how many programs there are.
+"""The tile scheduler: how many programs there are, and in which order they do the rows of all heads.
 
-Results do not depend on it, only times do; data/TUNING.md says what each number was measured by.
+It changes times, never results. How its constants were measured: data/TUNING.md.
 """
 
 from __future__ import annotations
@@ -64,12 +64,12 @@ def interleaved_heads(call: AttentionCall, plan: PrefillPlan, heads: int) -> int
 
 
 PROGRAMS_A_HEAD = 4
-"""At least so many programs read the same head's keys at once, for memory to keep up with them."""
+"""The fewest programs that read the same head's keys at once: with fewer, memory does not keep up."""
 
 
 L2_SHARE = 4
-"""One head's keys and values may take at most 1 / L2_SHARE of the L2: with more, programs that drift apart read them
-from memory again."""
+"""A head's keys and values may take 1 / L2_SHARE of the L2: with more, programs that drift apart read from memory
+again."""
 
 
 def keys_nearby(k: torch.Tensor) -> int:
@@ -78,14 +78,14 @@ def keys_nearby(k: torch.Tensor) -> int:
 
 
 UNEVEN = 1.05
-"""How much longer the busiest program may take than with items that are handed out."""
+"""How much longer the busiest program may take, as a factor, than if the device handed out the items."""
 
 
 def _rows_are_even(call: AttentionCall, plan: PrefillPlan, together: int, programs: int) -> bool:
-    """Whether programs that go on from item to item end together, by all that the host knows.
+    """Whether programs that do several items each, fixed beforehand, are expected to end together.
 
-    A band's do, whatever its length. Of a map the tiles are counted. Batches of different lengths, and masks that
-    differ between heads or batches, do not.
+    For a band they are, whatever its length; for a tile map its tiles are counted. For batches of different lengths,
+    and masks that differ between heads or batches, they are not.
     """
     if any(call.mask.varies) or (call.lengths is not None and call.q.shape[0] > 1):
         return False
@@ -108,14 +108,13 @@ def end_together(tiles: np.ndarray, together: int, programs: int) -> bool:
 
 
 ROUNDS_OVERLAPPED = 6
-"""From so many items a program on they overlap, each one's beginning beside the end of the one before."""
+"""The fewest items a program for which they overlap: each begins beside the end of the one before."""
 
 
 def overlaps_items(call: AttentionCall, plan: PrefillPlan, items: int, programs: int) -> bool:
-    """Whether `hopper.attend.attend_overlapped` does the items: a short window's, where programs do many of them.
+    """Whether a program's items overlap (`hopper.attend.attend_overlapped`): for a short window and many items.
 
-    That takes shared memory, of which D 256 or three stages leave too little, and queries that the copy engine can
-    read.
+    It needs shared memory, of which D 256 or three stages leave too little, and queries that the copy engine can read.
     """
     assert plan.config is not None
     if plan.skip != "bounds" or not has_short_rows(call.mask, plan.kv_len) or items < ROUNDS_OVERLAPPED * programs:
@@ -127,15 +126,15 @@ def overlaps_items(call: AttentionCall, plan: PrefillPlan, items: int, programs:
 
 
 def has_short_rows(mask: Mask, kv_len: int) -> bool:
-    """Whether it is a window over less than half the keys."""
+    """Whether the mask is a band whose left limit is less than half the keys."""
     return isinstance(mask, Band) and mask.left is not None and kv_len > 2 * mask.left
 
 
 def is_narrow(mask: Mask, kv_len: int) -> bool:
-    """Whether it is a window over a small part of the keys."""
+    """Whether the mask is a band whose left limit is less than a quarter of the keys."""
     return isinstance(mask, Band) and mask.left is not None and kv_len > 4 * max(mask.left, 1)
 
 
 def multiprocessors(device: torch.device) -> int:
-    """Of a GPU; 1 where the kernel is interpreted, or compiled for a GPU that is not there."""
+    """A GPU's multiprocessors; 1 where the kernel is interpreted, or compiled for a GPU that is not there."""
     return Gpu.of(device).sms if device.type == "cuda" else 1

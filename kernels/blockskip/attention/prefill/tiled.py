@@ -42,7 +42,7 @@ def attention(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """out [B, Hq, Lq, D] in q's dtype, lse float32 [B, Hq, Lq] (natural log); arguments as in `blockskip.attention`.
 
-    Without return_lse, lse is as exact as the products happen to make it. Keys from kv_len on are never read. ring: of
+    Without return_lse, lse has whatever accuracy the products give. Keys from kv_len on are never read. ring: of
     k and v only what the mask leaves is read, and copied where it passes their last slot. Memory beyond the result: a
     float32 copy of a batch entry's q, k and v where the products run in float32, and what the mask itself holds.
     """
@@ -110,8 +110,8 @@ def _rows(x: torch.Tensor, group: Group) -> torch.Tensor:
 def _keys(x: torch.Tensor, group: Group, span: Span) -> torch.Tensor:
     """View [heads, blocks, keys, D] of x [heads, kv_len, D]; the blocks' keys overlap.
 
-    Heads come first so that a core stays with one head and finds most of a block's keys in its own cache: measured on
-    an AMD EPYC (AVX2, one thread), 155 ms against 189 ms with blocks first (8 heads, D 128, window 512, L 4096).
+    Heads come first, so that a core stays with one head and finds most of a block's keys in its cache (data/TUNING.md,
+    "Crossovers").
     """
     head, key, dim = x.stride()
     size = (len(x), group.blocks, span.keys, x.shape[-1])

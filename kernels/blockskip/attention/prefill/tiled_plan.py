@@ -1,6 +1,6 @@
-"""What the tiled implementation does with a tile map: row blocks of one shape together, each with its spans of keys.
+"""The plan of the tiled implementation: row blocks that look alike are computed together, over spans of keys.
 
-A plan is pure and cached: it depends on the mask and the lengths alone, never on q, k or v.
+It depends on the mask and the lengths alone, never on q, k or v, and is kept with the mask.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ BIAS_BYTES = 4 << 20  # masks that a plan holds; beyond, they are built when the
 class Span:
     """`keys` keys from `first` on; `first` counts from the plan's first key and moves by `step` a block of the group.
 
-    masked: some of its elements are dropped. bias: says which; None for a masked span over the plan's memory.
+    masked: some of its elements are dropped. bias: which ones; None for an unmasked span, and for a masked one that
+    the plan's memory has no room for, whose bias each call builds.
     """
 
     first: int
@@ -163,7 +164,7 @@ def _columns(runs: list[list[int]]) -> Iterator[tuple[int, int, bool]]:
 
 
 class _Biases:
-    """Makes the spans of row blocks; equal masks are held once, as far as the plan's memory goes."""
+    """Makes the spans of row blocks; equal biases are held once, up to BIAS_BYTES in all."""
 
     def __init__(self, mask: Mask, at: Coordinates, q_len: int, kv_len: int, first_key: int):
         self.mask, self.at, self.q_len, self.kv_len, self.first_key = mask, at, q_len, kv_len, first_key

@@ -7,6 +7,7 @@ item after item, 128 rows of one head each, so that copies need not wait for wha
 item's first scores also run beside the last product of the item before (`attend_overlapped`).
 """
 
+from .items import HopperConstants
 from .kernel import prefill
 
-__all__ = ["prefill"]
+__all__ = ["HopperConstants", "prefill"]

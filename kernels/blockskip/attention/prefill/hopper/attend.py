@@ -18,15 +18,18 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 
 from ....launching.primitives import base, first_bits, wide
 from ...softmax import online_softmax
-from .items import ROWS, item_of, rounds, tiles_of, work
+from .items import ROWS, item_of, rounds, run_of, tiles_of
 
 
 @gluon.jit
-def kept(i, q_start, n0, n, kv_len, band, bits, bits_index, BLOCK_N: gl.constexpr):
+def kept(i, n0, n, tiles, visible, bits_index, CONSTANTS: gl.constexpr):
     """bool [ROWS, BLOCK_N]: which keys n0 + n the queries i see.
 
     By the band, or by the bits of a partial tile of the map: bits_index is the tile's among them, -1 where it has none.
     """
+    BLOCK_N: gl.constexpr = CONSTANTS.BLOCK_N
+    kv_len, q_start, band = tiles.kv_len, tiles.q_start, visible.band
+    bits = bits_of(visible.mask, CONSTANTS)
     if bits is None:
         # a row's first key and its last, counted in the tile: two comparisons a score
         low, high = i * 0, i * 0 + (kv_len - 1 - n0)
@@ -67,53 +70,52 @@ def queries_of(q, item, GROUP: gl.constexpr, HEAD_DIM: gl.constexpr):
 
 
 @gluon.jit
-def bits_of(mask, SKIP: gl.constexpr):
+def bits_of(mask, CONSTANTS: gl.constexpr):
     """The bits of a map's partial tiles; None where there is no map."""
     bits = None
-    if SKIP == "map":
+    if CONSTANTS.SKIP == "map":
         bits = mask.bits
     return bits
 
 
 @gluon.jit
 def further_tiles(
-    q_tile, sums, operand, count, runs, row, n, kv_len, q_start, buffers, bars, mask, band_tiles, band, scale,
-    HEAD_DIM: gl.constexpr, BLOCK_N: gl.constexpr, STAGES: gl.constexpr, SKIP: gl.constexpr,
+    q_tile, sums, operand, count, tiles, row, n, buffers, bars, visible, scale, CONSTANTS: gl.constexpr
 ):  # fmt: skip
     """The tiles after a row's first, whose weights are the operand. sums: (acc, running maximum, sum).
 
     Returns (sums, operand, count) after them. Each iteration begins a tile's scores, then the product of the tile
     before, which runs under the exponentials.
     """
+    HEAD_DIM: gl.constexpr = CONSTANTS.HEAD_DIM
+    BLOCK_N: gl.constexpr = CONSTANTS.BLOCK_N
+    STAGES: gl.constexpr = CONSTANTS.STAGES
     scores: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BLOCK_N, 16])
     result: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, HEAD_DIM, 16])
     weights: gl.constexpr = gl.DotOperandLayout(0, result, 2)
-    k_buffers, v_buffers = buffers[1], buffers[2]
-    k_full, k_empty, v_full, v_empty = bars[0], bars[1], bars[2], bars[3]
     acc, row_max, row_sum = sums
     zeros = gl.zeros([ROWS, BLOCK_N], gl.float32, scores)
-    bits = bits_of(mask, SKIP)
-    for run in range(runs[0], runs[1]):
-        begin, end, full_begin, full_end, bits_index = tiles_of(run, mask, band_tiles, kv_len, BLOCK_N, SKIP)
-        from_tile = gl.where(run == runs[0], begin + 1, begin)
+    for run in range(tiles.runs[0], tiles.runs[1]):
+        begin, end, full_begin, full_end, bits_index = run_of(run, tiles, visible.mask, CONSTANTS)
+        from_tile = gl.where(run == tiles.runs[0], begin + 1, begin)
         for tile in range(from_tile, end):
             stage, phase = count % STAGES, count // STAGES & 1
             before = count - 1
             v_stage, v_phase = before % STAGES, before // STAGES & 1
-            mbarrier.wait(k_full.index(stage), phase)
-            k_tile = k_buffers.index(stage).permute((1, 0))
+            mbarrier.wait(bars.k_full.index(stage), phase)
+            k_tile = buffers.k.index(stage).permute((1, 0))
             score = warpgroup_mma(q_tile, k_tile, zeros, use_acc=False, is_async=True)
-            mbarrier.wait(v_full.index(v_stage), v_phase)
-            summed = warpgroup_mma(operand, v_buffers.index(v_stage), acc, is_async=True)
+            mbarrier.wait(bars.v_full.index(v_stage), v_phase)
+            summed = warpgroup_mma(operand, buffers.v.index(v_stage), acc, is_async=True)
             score = warpgroup_mma_wait(1, deps=(score,))
-            mbarrier.arrive(k_empty.index(stage))
+            mbarrier.arrive(bars.k_empty.index(stage))
             if (tile < full_begin) | (tile >= full_end):
                 own = gl.where(bits_index >= 0, bits_index + tile - begin, -1)
-                keep = kept(row, q_start, tile * BLOCK_N, n, kv_len, band, bits, own, BLOCK_N)
+                keep = kept(row, tile * BLOCK_N, n, tiles, visible, own, CONSTANTS)
                 score = gl.where(keep, score, float("-inf"))
             weight, rescale, row_max, row_sum = online_softmax(score, row_max, row_sum, scale)
             acc = warpgroup_mma_wait(0, deps=(summed,))
-            mbarrier.arrive(v_empty.index(v_stage))
+            mbarrier.arrive(bars.v_empty.index(v_stage))
             acc *= gl.convert_layout(rescale, gl.SliceLayout(1, result))[:, None]
             operand = gl.convert_layout(weight.to(operand.dtype), weights)
             count += 1
@@ -149,22 +151,23 @@ def store_lse(lse, value, item, row, q_len):
 
 @gluon.jit
 def attend_rows(
-    GROUP: gl.constexpr, queries, item, following, count, tensors, lse, buffers, bars, mask, lengths, band, scale,
-    HEAD_DIM: gl.constexpr, BLOCK_N: gl.constexpr, STAGES: gl.constexpr, SKIP: gl.constexpr,
+    GROUP: gl.constexpr, queries, item, following, count, tensors, lse, buffers, bars, visible, scale,
+    CONSTANTS: gl.constexpr,
 ):  # fmt: skip
     """ROWS rows of one item, whose queries are given; returns those of the following one.
 
     count: the tiles that this program has read; returned with this item's.
     """
+    HEAD_DIM: gl.constexpr = CONSTANTS.HEAD_DIM
+    BLOCK_N: gl.constexpr = CONSTANTS.BLOCK_N
+    STAGES: gl.constexpr = CONSTANTS.STAGES
     scores: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BLOCK_N, 16])
     result: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, HEAD_DIM, 16])
     weights: gl.constexpr = gl.DotOperandLayout(0, result, 2)
-    q_buffers, k_buffers, v_buffers = buffers
-    k_full, k_empty, v_full, v_empty = bars
     q, out = tensors
-    kv_len, q_start, runs, band_tiles = work(item, q, mask, lengths, band, BLOCK_N, SKIP)
+    tiles = tiles_of(item, q, visible, CONSTANTS)
     dtype: gl.constexpr = q.ptr.dtype.element_ty
-    q_tile = q_buffers.index(GROUP)
+    q_tile = buffers.q.index(GROUP)
     q_tile.store(queries)
     fence_async_shared()
 
@@ -174,30 +177,30 @@ def attend_rows(
     zeros = gl.zeros([ROWS, BLOCK_N], gl.float32, scores)
     row = item[2] * (2 * ROWS) + GROUP * ROWS + gl.arange(0, ROWS, gl.SliceLayout(1, scores))
     n = gl.arange(0, BLOCK_N, gl.SliceLayout(0, scores))
-    if runs[1] > runs[0]:
-        begin, end, full_begin, full_end, bits_index = tiles_of(runs[0], mask, band_tiles, kv_len, BLOCK_N, SKIP)
+    if tiles.runs[1] > tiles.runs[0]:
+        begin, end, full_begin, full_end, bits_index = run_of(tiles.runs[0], tiles, visible.mask, CONSTANTS)
         if end > begin:
             stage = count % STAGES
-            mbarrier.wait(k_full.index(stage), count // STAGES & 1)
-            score = warpgroup_mma(q_tile, k_buffers.index(stage).permute((1, 0)), zeros, use_acc=False, is_async=True)
+            mbarrier.wait(bars.k_full.index(stage), count // STAGES & 1)
+            k_tile = buffers.k.index(stage).permute((1, 0))
+            score = warpgroup_mma(q_tile, k_tile, zeros, use_acc=False, is_async=True)
             score = warpgroup_mma_wait(0, deps=(score,))
-            mbarrier.arrive(k_empty.index(stage))
+            mbarrier.arrive(bars.k_empty.index(stage))
             if (begin < full_begin) | (begin >= full_end):
-                bits = bits_of(mask, SKIP)
-                keep = kept(row, q_start, begin * BLOCK_N, n, kv_len, band, bits, bits_index, BLOCK_N)
+                keep = kept(row, begin * BLOCK_N, n, tiles, visible, bits_index, CONSTANTS)
                 score = gl.where(keep, score, float("-inf"))
             weight, _, row_max, row_sum = online_softmax(score, row_max, row_sum, scale)
             operand = gl.convert_layout(weight.to(dtype), weights)
             sums, operand, count = further_tiles(
-                q_tile, (acc, row_max, row_sum), operand, count + 1, runs, row, n, kv_len, q_start, buffers, bars, mask,
-                band_tiles, band, scale, HEAD_DIM, BLOCK_N, STAGES, SKIP,
+                q_tile, (acc, row_max, row_sum), operand, count + 1, tiles, row, n, buffers, bars, visible, scale,
+                CONSTANTS,
             )  # fmt: skip
             acc, row_max, row_sum = sums
             before = count - 1
-            mbarrier.wait(v_full.index(before % STAGES), before // STAGES & 1)
-            summed = warpgroup_mma(operand, v_buffers.index(before % STAGES), acc, is_async=True)
+            mbarrier.wait(bars.v_full.index(before % STAGES), before // STAGES & 1)
+            summed = warpgroup_mma(operand, buffers.v.index(before % STAGES), acc, is_async=True)
             acc = warpgroup_mma_wait(0, deps=(summed,))
-            mbarrier.arrive(v_empty.index(before % STAGES))
+            mbarrier.arrive(bars.v_empty.index(before % STAGES))
 
     if HEAD_DIM <= 128:  # registers are left for them while results are made ready
         queries = queries_of(q, following, GROUP, HEAD_DIM)
@@ -212,10 +215,10 @@ def attend_rows(
 
 @gluon.jit
 def attend_one_by_one(
-    GROUP: gl.constexpr, tensors, lse, buffers, bars, mask, lengths, band, scale, interleave,
-    HEAD_DIM: gl.constexpr, BLOCK_N: gl.constexpr, STAGES: gl.constexpr, SKIP: gl.constexpr,
+    GROUP: gl.constexpr, tensors, lse, buffers, bars, visible, scale, interleave, CONSTANTS: gl.constexpr
 ):  # fmt: skip
     """One item after the other."""
+    HEAD_DIM: gl.constexpr = CONSTANTS.HEAD_DIM
     q = tensors[0]
     count = 0
     item = item_of(0, q, interleave)
@@ -224,29 +227,28 @@ def attend_one_by_one(
     for round_ in range(last_round + 1):
         following = item_of(gl.minimum(round_ + 1, last_round), q, interleave)
         count, queries = attend_rows(
-            GROUP, queries, item, following, count, tensors, lse, buffers, bars, mask, lengths, band, scale,
-            HEAD_DIM, BLOCK_N, STAGES, SKIP,
+            GROUP, queries, item, following, count, tensors, lse, buffers, bars, visible, scale, CONSTANTS
         )  # fmt: skip
         item = following
 
 
 @gluon.jit
 def attend_overlapped(
-    GROUP: gl.constexpr, tensors, lse, buffers, bars, mask, lengths, band, scale, interleave,
-    HEAD_DIM: gl.constexpr, BLOCK_N: gl.constexpr, STAGES: gl.constexpr, SKIP: gl.constexpr,
+    GROUP: gl.constexpr, tensors, lse, buffers, bars, visible, scale, interleave, CONSTANTS: gl.constexpr
 ):  # fmt: skip
     """Items overlap: beside an item's first scores runs the last product of the one before.
 
     Queries have two buffers, which the copying warp fills, and results one of their own. The last round has no tiles.
     """
+    HEAD_DIM: gl.constexpr = CONSTANTS.HEAD_DIM
+    BLOCK_N: gl.constexpr = CONSTANTS.BLOCK_N
+    STAGES: gl.constexpr = CONSTANTS.STAGES
     scores: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BLOCK_N, 16])
     result: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, HEAD_DIM, 16])
     weights: gl.constexpr = gl.DotOperandLayout(0, result, 2)
-    q_buffers, k_buffers, v_buffers, o_buffers = buffers
-    k_full, k_empty, v_full, v_empty, q_full, q_empty = bars
     q, out = tensors
     dtype: gl.constexpr = q.ptr.dtype.element_ty
-    o_tile = o_buffers.index(GROUP)
+    o_tile = buffers.out.index(GROUP)
     no_max = gl.full([ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, scores))
     no_sum = gl.zeros([ROWS], gl.float32, gl.SliceLayout(1, scores))
     nothing = gl.zeros([ROWS, HEAD_DIM], gl.float32, result)
@@ -260,29 +262,30 @@ def attend_overlapped(
     previous, unfinished = item_of(0, q, interleave), gl.to_tensor(False)  # `= item` would make one variable of the two
     last_round = rounds(q) - 1
     for round_ in range(last_round + 2):
-        kv_len, q_start, runs, band_tiles = work(item, q, mask, lengths, band, BLOCK_N, SKIP)
+        tiles = tiles_of(item, q, visible, CONSTANTS)
         begin, end, full_begin, full_end, bits_index = 0, 0, 0, 0, -1
-        if runs[1] > runs[0]:
-            begin, end, full_begin, full_end, bits_index = tiles_of(runs[0], mask, band_tiles, kv_len, BLOCK_N, SKIP)
+        if tiles.runs[1] > tiles.runs[0]:
+            begin, end, full_begin, full_end, bits_index = run_of(tiles.runs[0], tiles, visible.mask, CONSTANTS)
         some = (end > begin) & (round_ <= last_round)
         stage, before = count % STAGES, gl.maximum(count - 1, 0)
-        q_tile = q_buffers.index(round_ % 2 * 2 + GROUP)
-        mbarrier.wait(q_full.index(round_ % 2), round_ // 2 & 1, pred=round_ <= last_round)
-        mbarrier.wait(k_full.index(stage), count // STAGES & 1, pred=some)
-        score = warpgroup_mma(q_tile, k_buffers.index(stage).permute((1, 0)), zeros, use_acc=False, is_async=True)
-        mbarrier.wait(v_full.index(before % STAGES), before // STAGES & 1, pred=unfinished)
+        q_tile = buffers.q.index(round_ % 2 * 2 + GROUP)
+        mbarrier.wait(bars.q_full.index(round_ % 2), round_ // 2 & 1, pred=round_ <= last_round)
+        mbarrier.wait(bars.k_full.index(stage), count // STAGES & 1, pred=some)
+        k_tile = buffers.k.index(stage).permute((1, 0))
+        score = warpgroup_mma(q_tile, k_tile, zeros, use_acc=False, is_async=True)
+        mbarrier.wait(bars.v_full.index(before % STAGES), before // STAGES & 1, pred=unfinished)
         acc, row_max, row_sum = sums
         # an item without tiles multiplies what the buffers hold: its scores are masked, its result is not taken
-        summed = warpgroup_mma(operand, v_buffers.index(before % STAGES), acc, is_async=True)
+        summed = warpgroup_mma(operand, buffers.v.index(before % STAGES), acc, is_async=True)
         score = warpgroup_mma_wait(1, deps=(score,))
-        mbarrier.arrive(k_empty.index(stage), pred=some)
+        mbarrier.arrive(bars.k_empty.index(stage), pred=some)
         if (begin < full_begin) | (begin >= full_end) | (end <= begin) | (round_ > last_round):
             row = item[2] * (2 * ROWS) + i
-            keep = kept(row, q_start, begin * BLOCK_N, n, kv_len, band, bits_of(mask, SKIP), bits_index, BLOCK_N)
+            keep = kept(row, begin * BLOCK_N, n, tiles, visible, bits_index, CONSTANTS)
             score = gl.where(keep & some, score, float("-inf"))
         weight, _, new_max, new_sum = online_softmax(score, no_max, no_sum, scale)
         acc = warpgroup_mma_wait(0, deps=(summed,))
-        mbarrier.arrive(v_empty.index(before % STAGES), pred=unfinished)
+        mbarrier.arrive(bars.v_empty.index(before % STAGES), pred=unfinished)
         if round_ > 0:
             share, logarithm = shares((acc, row_max, row_sum), result)
             o_tile.store(gl.where(unfinished, share, nothing).to(dtype))
@@ -292,26 +295,19 @@ def attend_overlapped(
         if some:
             row = item[2] * (2 * ROWS) + i
             sums, operand, count = further_tiles(
-                q_tile, sums, operand, count + 1, runs, row, n, kv_len, q_start, buffers, bars, mask, band_tiles, band,
-                scale, HEAD_DIM, BLOCK_N, STAGES, SKIP,
+                q_tile, sums, operand, count + 1, tiles, row, n, buffers, bars, visible, scale, CONSTANTS
             )  # fmt: skip
-        mbarrier.arrive(q_empty.index(round_ % 2), pred=round_ <= last_round)
+        mbarrier.arrive(bars.q_empty.index(round_ % 2), pred=round_ <= last_round)
         previous, unfinished = item, some
         item = item_of(gl.minimum(round_ + 1, last_round), q, interleave)
 
 
 @gluon.jit
 def attend(
-    GROUP: gl.constexpr, tensors, lse, buffers, bars, mask, lengths, band, scale, interleave,
-    HEAD_DIM: gl.constexpr, BLOCK_N: gl.constexpr, STAGES: gl.constexpr, SKIP: gl.constexpr,
-    OVERLAP_ITEMS: gl.constexpr,
+    GROUP: gl.constexpr, tensors, lse, buffers, bars, visible, scale, interleave, CONSTANTS: gl.constexpr
 ):  # fmt: skip
     """A warp group's part: ROWS query rows of each item, from their scores to what is stored."""
-    if OVERLAP_ITEMS:
-        attend_overlapped(
-            GROUP, tensors, lse, buffers, bars, mask, lengths, band, scale, interleave, HEAD_DIM, BLOCK_N, STAGES, SKIP,
-        )  # fmt: skip
+    if CONSTANTS.OVERLAP_ITEMS:
+        attend_overlapped(GROUP, tensors, lse, buffers, bars, visible, scale, interleave, CONSTANTS)
     else:
-        attend_one_by_one(
-            GROUP, tensors, lse, buffers, bars, mask, lengths, band, scale, interleave, HEAD_DIM, BLOCK_N, STAGES, SKIP,
-        )  # fmt: skip
+        attend_one_by_one(GROUP, tensors, lse, buffers, bars, visible, scale, interleave, CONSTANTS)

@@ -10,7 +10,7 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import mbarrier, tma
 
-from .items import ROWS, item_of, rounds, tiles_of, work
+from .items import ROWS, item_of, rounds, run_of, tiles_of
 
 
 @gluon.jit
@@ -22,77 +22,78 @@ def descriptor_of(view, strides, length, BLOCK: gl.constexpr):
 
 
 @gluon.jit
-def copy(
-    q, k, v, buffers, bars, mask, lengths, band, interleave,
-    HEAD_DIM: gl.constexpr, BLOCK_N: gl.constexpr, STAGES: gl.constexpr, SKIP: gl.constexpr,
-    OVERLAP_ITEMS: gl.constexpr,
-):  # fmt: skip
+def copy(q, k, v, buffers, bars, visible, interleave, CONSTANTS: gl.constexpr):
     """The copying warp's part: the tiles of keys and values of all items, in the order in which they are attended.
 
-    OVERLAP_ITEMS: each item's queries come before them.
+    Where items overlap, each item's queries come before them.
     """
+    HEAD_DIM: gl.constexpr = CONSTANTS.HEAD_DIM
+    BLOCK_N: gl.constexpr = CONSTANTS.BLOCK_N
+    STAGES: gl.constexpr = CONSTANTS.STAGES
+    OVERLAP_ITEMS: gl.constexpr = CONSTANTS.OVERLAP_ITEMS
     block: gl.constexpr = [1, 1, BLOCK_N, HEAD_DIM]
     # values laid out like the keys come without strides
     v_strides = k.strides if v.strides is None else v.strides
     if OVERLAP_ITEMS:
         rows: gl.constexpr = [1, 1, ROWS, HEAD_DIM]
         q_source = descriptor_of(q, q.strides, q.shape[2], rows)
-    k_source = descriptor_of(k, k.strides, lengths.kv_len, block)
-    v_source = descriptor_of(v, v_strides, lengths.kv_len, block)
+    k_source = descriptor_of(k, k.strides, visible.lengths.kv_len, block)
+    v_source = descriptor_of(v, v_strides, visible.lengths.kv_len, block)
     count = 0
     for round_ in range(rounds(q)):
         item = item_of(round_, q, interleave)
         if OVERLAP_ITEMS:
-            copy_queries(round_, item, q_source, buffers[0], bars[4], bars[5], HEAD_DIM)
-        kv_len, _, runs, band_tiles = work(item, q, mask, lengths, band, BLOCK_N, SKIP)
-        if lengths.pointer is not None:
+            copy_queries(round_, item, q_source, buffers.q, bars, HEAD_DIM)
+        tiles = tiles_of(item, q, visible, CONSTANTS)
+        if visible.lengths.pointer is not None:
             # each batch has keys of its own number. A descriptor is overwritten by the next one: all copies by it
             # must have ended
             for late in range(gl.maximum(count - STAGES, 0), count):
-                mbarrier.wait(bars[0].index(late % STAGES), late // STAGES & 1)
-                mbarrier.wait(bars[2].index(late % STAGES), late // STAGES & 1)
-            k_source = descriptor_of(k, k.strides, kv_len, block)
-            v_source = descriptor_of(v, v_strides, kv_len, block)
+                mbarrier.wait(bars.k_full.index(late % STAGES), late // STAGES & 1)
+                mbarrier.wait(bars.v_full.index(late % STAGES), late // STAGES & 1)
+            k_source = descriptor_of(k, k.strides, tiles.kv_len, block)
+            v_source = descriptor_of(v, v_strides, tiles.kv_len, block)
+        batch, kv_head = item[0], item[1] // (q.shape[1] // k.shape[1])
         count = copy_tiles(
-            item, count, k_source, v_source, buffers, bars, mask, runs, band_tiles, kv_len, q.shape[1] // k.shape[1],
-            HEAD_DIM, BLOCK_N, STAGES, SKIP,
+            batch, kv_head, count, k_source, v_source, buffers, bars, visible.mask, tiles, CONSTANTS
         )  # fmt: skip
 
 
 @gluon.jit
-def copy_queries(round_, item, source, q_buffers, q_full, q_empty, HEAD_DIM: gl.constexpr):
+def copy_queries(round_, item, source, q_buffers, bars, HEAD_DIM: gl.constexpr):
     """The queries of one item, both groups', into the round's buffers."""
     slot, phase = round_ % 2, round_ // 2 & 1
     block: gl.constexpr = [1, 1, ROWS, HEAD_DIM]
-    mbarrier.wait(q_empty.index(slot), phase ^ 1)
-    mbarrier.expect(q_full.index(slot), 2 * ROWS * HEAD_DIM * 2)
+    mbarrier.wait(bars.q_empty.index(slot), phase ^ 1)
+    mbarrier.expect(bars.q_full.index(slot), 2 * ROWS * HEAD_DIM * 2)
     for group in gl.static_range(2):  # pyright: ignore
         first = (item[2] * 2 + group) * ROWS
         tile = q_buffers.index(slot * 2 + group).reshape(block)
-        tma.async_copy_global_to_shared(source, [item[0], item[1], first, 0], q_full.index(slot), tile)
+        tma.async_copy_global_to_shared(source, [item[0], item[1], first, 0], bars.q_full.index(slot), tile)
 
 
 @gluon.jit
 def copy_tiles(
-    item, count, k_source, v_source, buffers, bars, mask, runs, band_tiles, kv_len, sharing,
-    HEAD_DIM: gl.constexpr, BLOCK_N: gl.constexpr, STAGES: gl.constexpr, SKIP: gl.constexpr,
+    batch, kv_head, count, k_source, v_source, buffers, bars, mask, tiles, CONSTANTS: gl.constexpr
 ):  # fmt: skip
     """The tiles of one item. count: the tiles that this program has copied; returned with this item's."""
-    k_buffers, v_buffers = buffers[1], buffers[2]
-    k_full, k_empty, v_full, v_empty = bars[0], bars[1], bars[2], bars[3]
-    batch, kv_head = item[0], item[1] // sharing
+    HEAD_DIM: gl.constexpr = CONSTANTS.HEAD_DIM
+    BLOCK_N: gl.constexpr = CONSTANTS.BLOCK_N
+    STAGES: gl.constexpr = CONSTANTS.STAGES
     size: gl.constexpr = BLOCK_N * HEAD_DIM * 2
     block: gl.constexpr = [1, 1, BLOCK_N, HEAD_DIM]
-    for run in range(runs[0], runs[1]):
-        tiles = tiles_of(run, mask, band_tiles, kv_len, BLOCK_N, SKIP)
-        for tile in range(tiles[0], tiles[1]):
+    for run in range(tiles.runs[0], tiles.runs[1]):
+        begin, end, _, _, _ = run_of(run, tiles, mask, CONSTANTS)
+        for tile in range(begin, end):
             stage, phase = count % STAGES, count // STAGES & 1 ^ 1
             start = [batch, kv_head, tile * BLOCK_N, 0]
-            mbarrier.wait(k_empty.index(stage), phase)
-            mbarrier.expect(k_full.index(stage), size)
-            tma.async_copy_global_to_shared(k_source, start, k_full.index(stage), k_buffers.index(stage).reshape(block))
-            mbarrier.wait(v_empty.index(stage), phase)
-            mbarrier.expect(v_full.index(stage), size)
-            tma.async_copy_global_to_shared(v_source, start, v_full.index(stage), v_buffers.index(stage).reshape(block))
+            mbarrier.wait(bars.k_empty.index(stage), phase)
+            mbarrier.expect(bars.k_full.index(stage), size)
+            k_tile = buffers.k.index(stage).reshape(block)
+            tma.async_copy_global_to_shared(k_source, start, bars.k_full.index(stage), k_tile)
+            mbarrier.wait(bars.v_empty.index(stage), phase)
+            mbarrier.expect(bars.v_full.index(stage), size)
+            v_tile = buffers.v.index(stage).reshape(block)
+            tma.async_copy_global_to_shared(v_source, start, bars.v_full.index(stage), v_tile)
             count += 1
     return count

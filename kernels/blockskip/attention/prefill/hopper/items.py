@@ -1,10 +1,15 @@
-"""A program's work items: which rows of which head, one item a round, and the tiles of each."""
+"""A program's work items: which rows of which head, one item a round, and the tiles of each.
+
+Also what the kernel's functions hand each other: `HopperConstants`, `Buffers`, `Barriers`, `Visible` and `Tiles`.
+"""
 
 # pyright: reportArgumentType=false, reportAssignmentType=false, reportOperatorIssue=false, reportIndexIssue=false
 # pyright: reportCallIssue=false, reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
 # Gluon's functions are typed as what they are in Python, not as what they are compiled to.
 
 from __future__ import annotations
+
+from typing import Any, NamedTuple
 
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
@@ -16,19 +21,73 @@ ROWS = gl.constexpr(64)
 """Query rows of a warp group: what one of its products takes. An item has those of both groups."""
 
 
+class HopperConstants(NamedTuple):
+    """What the kernel is compiled for."""
+
+    SKIP: str
+    """bounds | map."""
+    HEAD_DIM: int
+    BLOCK_N: int
+    STAGES: int
+    """Tiles of keys, and of values, in shared memory."""
+    OVERLAP_ITEMS: bool
+    """Whether `attend_overlapped` does the items, else `attend_one_by_one`."""
+
+
+class Buffers(NamedTuple):
+    """Tiles in shared memory; q: two, or with overlapping items four; out: None where they do not overlap."""
+
+    q: Any
+    k: Any
+    v: Any
+    out: Any
+
+
+class Barriers(NamedTuple):
+    """full: a tile has come; empty: it has been read. Those of q are None where items do not overlap."""
+
+    k_full: Any
+    k_empty: Any
+    v_full: Any
+    v_empty: Any
+    q_full: Any
+    q_empty: Any
+
+
+class Visible(NamedTuple):
+    """What decides which keys a query sees: the kernel's arguments of these names."""
+
+    mask: Any
+    lengths: Any
+    band: Any
+
+
+class Tiles(NamedTuple):
+    """The keys and tiles of one item.
+
+    runs: (first, end) of the tile map's, or one; band: the limits of the band's tiles, see `band_limits`.
+    """
+
+    kv_len: Any
+    q_start: Any
+    runs: Any
+    band: Any
+
+
 @gluon.jit
-def tiles_of(run, mask, band_tiles, kv_len, BLOCK_N: gl.constexpr, SKIP: gl.constexpr):
+def run_of(run, tiles, mask, CONSTANTS: gl.constexpr):
     """(first, end, first unmasked, end of the unmasked, index of the first one's bits or -1) of a run of tiles."""
-    if SKIP == "bounds":
-        begin, full_begin, full_end, end = band_tiles
+    BLOCK_N: gl.constexpr = CONSTANTS.BLOCK_N
+    if CONSTANTS.SKIP == "bounds":
+        begin, full_begin, full_end, end = tiles.band
         bits_index = begin
     else:
         run_ptr = mask.runs + wide(run) * 4
         begin = gl.load(run_ptr)
-        end = gl.minimum(gl.load(run_ptr + 1), gl.cdiv(kv_len, BLOCK_N))
+        end = gl.minimum(gl.load(run_ptr + 1), gl.cdiv(tiles.kv_len, BLOCK_N))
         full_begin = begin
         # a full run may end in a tile with keys that are not real: that one is masked, by kv_len alone
-        full_end = gl.where(gl.load(run_ptr + 2) == 2, kv_len // BLOCK_N, begin)
+        full_end = gl.where(gl.load(run_ptr + 2) == 2, tiles.kv_len // BLOCK_N, begin)
         bits_index = gl.load(run_ptr + 3)  # -1 for a full run
     return begin, end, full_begin, full_end, bits_index
 
@@ -59,17 +118,18 @@ def item_of(round_, q, interleave):
 
 
 @gluon.jit
-def work(item, q, mask, lengths, band, BLOCK_N: gl.constexpr, SKIP: gl.constexpr):
-    """(kv_len, q_start, runs, band's tiles) of an item."""
+def tiles_of(item, q, visible, CONSTANTS: gl.constexpr):
+    """The `Tiles` of an item."""
+    BLOCK_N: gl.constexpr = CONSTANTS.BLOCK_N
     batch, head, row = item
-    kv_len, q_start = lengths_of(lengths, batch, q.shape[2])  # pyright: ignore
+    kv_len, q_start = lengths_of(visible.lengths, batch, q.shape[2])  # pyright: ignore
     first = row * (2 * ROWS)
     last = gl.minimum(first + 2 * ROWS, q.shape[2]) - 1
     runs = (0, 1)
     band_tiles = (0, 0, 0, 0)
-    if SKIP == "bounds":
-        band_tiles = band_limits(q_start + first, q_start + last, kv_len, band, BLOCK_N)
+    if CONSTANTS.SKIP == "bounds":
+        band_tiles = band_limits(q_start + first, q_start + last, kv_len, visible.band, BLOCK_N)
     else:
-        row_ptr = base(mask.start, batch, head) + row
+        row_ptr = base(visible.mask.start, batch, head) + row
         runs = (gl.load(row_ptr), gl.load(row_ptr + 1))
-    return kv_len, q_start, runs, band_tiles
+    return Tiles(kv_len, q_start, runs, band_tiles)

@@ -12,7 +12,7 @@ from triton.experimental.gluon.language.nvidia.hopper import mbarrier
 
 from .attend import attend
 from .copy import copy
-from .items import ROWS
+from .items import ROWS, Barriers, Buffers, Visible
 
 
 @gluon.jit
@@ -26,38 +26,40 @@ def barriers(STAGES: gl.constexpr, COUNT: gl.constexpr):
 
 @gluon.jit(do_not_specialize=["interleave"])
 def prefill(
-    q, k, v, out, lse, visits, mask, lengths, band, scale, interleave,
-    SKIP: gl.constexpr, HEAD_DIM: gl.constexpr, BLOCK_N: gl.constexpr, STAGES: gl.constexpr,
-    OVERLAP_ITEMS: gl.constexpr,
+    q, k, v, out, lse, visits, mask, lengths, band, scale, interleave, CONSTANTS: gl.constexpr
 ):  # fmt: skip
     """A program does item after item, each 2 x ROWS query rows of one head. Arguments: as of `prefill.kernel.prefill`.
 
     Grid: as many programs as there are items, or fewer, along the first axis; how many, and `interleave`, a divisor of
-    batches x heads, is `schedule.programs_of`'s choice. visits: None, none are recorded. SKIP: bounds or map.
-    OVERLAP_ITEMS: `attend_overlapped`, else `attend_one_by_one`. Keys and values are read by descriptors, with
-    OVERLAP_ITEMS queries too; all else, of which there is little, by pointers.
+    batches x heads, is `schedule.programs_of`'s choice. visits: None, none are recorded. CONSTANTS: `HopperConstants`.
+    Keys and values are read by descriptors, and queries where items overlap; all else, of which there is little, by
+    pointers.
     """
+    HEAD_DIM: gl.constexpr = CONSTANTS.HEAD_DIM
+    BLOCK_N: gl.constexpr = CONSTANTS.BLOCK_N
+    STAGES: gl.constexpr = CONSTANTS.STAGES
+    OVERLAP_ITEMS: gl.constexpr = CONSTANTS.OVERLAP_ITEMS
     dtype: gl.constexpr = q.ptr.dtype.element_ty
     tile: gl.constexpr = gl.NVMMASharedLayout.get_default_for([BLOCK_N, HEAD_DIM], dtype)
     rows: gl.constexpr = gl.NVMMASharedLayout.get_default_for([ROWS, HEAD_DIM], dtype)
-    buffers = (
-        gl.allocate_shared_memory(dtype, [4 if OVERLAP_ITEMS else 2, ROWS, HEAD_DIM], rows),
-        gl.allocate_shared_memory(dtype, [STAGES, BLOCK_N, HEAD_DIM], tile),
-        gl.allocate_shared_memory(dtype, [STAGES, BLOCK_N, HEAD_DIM], tile),
-    )
+    q_buffers = gl.allocate_shared_memory(dtype, [4 if OVERLAP_ITEMS else 2, ROWS, HEAD_DIM], rows)
+    k_buffers = gl.allocate_shared_memory(dtype, [STAGES, BLOCK_N, HEAD_DIM], tile)
+    v_buffers = gl.allocate_shared_memory(dtype, [STAGES, BLOCK_N, HEAD_DIM], tile)
+    out_buffers, q_full, q_empty = None, None, None
     if OVERLAP_ITEMS:
-        buffers += (gl.allocate_shared_memory(dtype, [2, ROWS, HEAD_DIM], rows),)
-    bars = (barriers(STAGES, 1), barriers(STAGES, 2), barriers(STAGES, 1), barriers(STAGES, 2))
+        out_buffers = gl.allocate_shared_memory(dtype, [2, ROWS, HEAD_DIM], rows)
+    of_keys = (barriers(STAGES, 1), barriers(STAGES, 2))
+    of_values = (barriers(STAGES, 1), barriers(STAGES, 2))
     if OVERLAP_ITEMS:
-        bars += (barriers(2, 1), barriers(2, 2))
+        q_full, q_empty = barriers(2, 1), barriers(2, 2)
+    buffers = Buffers(q_buffers, k_buffers, v_buffers, out_buffers)
+    bars = Barriers(of_keys[0], of_keys[1], of_values[0], of_values[1], q_full, q_empty)
+    visible = Visible(mask, lengths, band)
     gl.warp_specialize(
         [
-            (attend, (0, (q, out), lse, buffers, bars, mask, lengths, band, scale, interleave,
-                      HEAD_DIM, BLOCK_N, STAGES, SKIP, OVERLAP_ITEMS)),
-            (attend, (1, (q, out), lse, buffers, bars, mask, lengths, band, scale, interleave,
-                      HEAD_DIM, BLOCK_N, STAGES, SKIP, OVERLAP_ITEMS)),
-            (copy, (q, k, v, buffers, bars, mask, lengths, band, interleave,
-                    HEAD_DIM, BLOCK_N, STAGES, SKIP, OVERLAP_ITEMS)),
+            (attend, (0, (q, out), lse, buffers, bars, visible, scale, interleave, CONSTANTS)),
+            (attend, (1, (q, out), lse, buffers, bars, visible, scale, interleave, CONSTANTS)),
+            (copy, (q, k, v, buffers, bars, visible, interleave, CONSTANTS)),
         ],
         # warps, and registers a thread, of the second group and of the copying warp; the first group has what is left
         [4, 1],
