@@ -1,0 +1,285 @@
+"""A decoder's weights: what there is, how it is held, and the two sources that need no file: chance, and a state_dict.
+
+`build` asks a source for one tensor after the other, by the names that transformers gives them, and fuses, casts and
+quantises each as it comes: besides what is kept, there is never more than one product's floats.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any, Protocol
+
+import blockskip as bs
+import torch
+from blockskip.arguments import choice, flag
+from blockskip.linear.packing import PACKINGS
+from blockskip.linear.quantize import BITS
+from torch import Tensor
+from torch.nn import functional
+
+from skiplab.model.config import LayerSpec, ModelSpec
+
+DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+Take = Callable[..., Tensor]
+"""take(name, *shape): the tensor of that name and shape."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """How weights are held. bits: 4 or 8, quantised by `blockskip.quantize`; None leaves them in dtype.
+
+    group_size, symmetric, metadata: as there; packing: rows, or tiles (`QuantizedWeight.packed`). head: whether the
+    product that gives logits is quantised, too; the embedding, which it may be tied to, stays in dtype.
+    """
+
+    device: torch.device
+    dtype: torch.dtype
+    bits: int | None = 4
+    group_size: int = 32
+    symmetric: bool = False
+    metadata: str = "bfloat16"
+    packing: str = "rows"
+    head: bool = True
+
+    def __post_init__(self):
+        if self.dtype not in DTYPES:
+            raise TypeError(f"dtype: given {self.dtype}; allowed are {', '.join(map(str, DTYPES))}")
+        if self.bits is not None:
+            choice("bits", self.bits, BITS)
+        choice("packing", self.packing, PACKINGS)
+        flag("head", self.head)
+
+    def held(self, weight: Tensor) -> Tensor | bs.QuantizedWeight:
+        """A product's weight [N, K] on the device, in the dtype or quantised."""
+        weight = weight.to(self.device, self.dtype)
+        if self.bits is None:
+            return weight
+        made = bs.quantize(weight, self.bits, self.group_size, self.symmetric, self.metadata)
+        return made.packed(self.packing)
+
+
+@dataclass(frozen=True, eq=False)
+class Linear:
+    """A product: weight [N, K] in floats or quantised, bias [N] or None."""
+
+    weight: Tensor | bs.QuantizedWeight
+    bias: Tensor | None = None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if isinstance(self.weight, bs.QuantizedWeight):
+            return bs.linear(x, self.weight, self.bias)
+        return functional.linear(x, self.weight, self.bias)
+
+    def dequantized(self, dtype: torch.dtype) -> Linear:
+        """The same product by the floats that the quantised weight stands for."""
+        return self if isinstance(self.weight, Tensor) else Linear(self.weight.dequantize(dtype), self.bias)
+
+    @property
+    def nbytes(self) -> int:
+        return self.weight.nbytes + (0 if self.bias is None else self.bias.nbytes)
+
+
+@dataclass(frozen=True, eq=False)
+class LayerWeights:
+    """Of one layer. Norms are [size], offset included; qkv is fused, of q, k and v (or q and k), and so is gate_up."""
+
+    attention_norm: Tensor
+    qkv: Linear
+    q_norm: Tensor | None
+    k_norm: Tensor | None
+    sinks: Tensor | None
+    output: Linear
+    attention_out_norm: Tensor | None
+    mlp_norm: Tensor
+    gate_up: Linear
+    down: Linear
+    mlp_out_norm: Tensor | None
+    scalar: Tensor | None
+
+
+@dataclass(frozen=True, eq=False)
+class Weights:
+    """All of a model. embedding: [vocabulary, hidden], which the head shares where it is tied and not quantised."""
+
+    embedding: Tensor
+    layers: tuple[LayerWeights, ...]
+    norm: Tensor
+    head: Linear
+
+    def linears(self) -> Iterator[tuple[str, Linear]]:
+        """Every product by name, from the first layer's to the head."""
+        for i, layer in enumerate(self.layers):
+            for name in ("qkv", "output", "gate_up", "down"):
+                yield f"layers.{i}.{name}", getattr(layer, name)
+        yield "head", self.head
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all weights; those of a tied head count once."""
+        small = sum(_nbytes(getattr(layer, f.name)) for layer in self.layers for f in fields(layer))
+        head = 0 if self.head.weight is self.embedding else self.head.nbytes
+        return self.embedding.nbytes + small + self.norm.nbytes + head
+
+    def dequantized(self) -> Weights:
+        """The floats that quantised weights stand for, in the embedding's dtype."""
+        dtype = self.embedding.dtype
+        layers = tuple(
+            replace(w, **{n: getattr(w, n).dequantized(dtype) for n in ("qkv", "output", "gate_up", "down")})
+            for w in self.layers
+        )
+        return replace(self, layers=layers, head=self.head.dequantized(dtype))
+
+
+def _nbytes(part: Tensor | Linear | None) -> int:
+    return 0 if part is None else part.nbytes
+
+
+def build(spec: ModelSpec, take: Take, held: Format) -> Weights:
+    """The weights of a model from a source."""
+    return _Builder(spec, take, held).weights()
+
+
+@dataclass(frozen=True)
+class _Builder:
+    spec: ModelSpec
+    take: Take
+    held: Format
+
+    def weights(self) -> Weights:
+        spec, held = self.spec, self.held
+        embedding = self.take("model.embed_tokens.weight", spec.vocabulary, spec.hidden).to(held.device, held.dtype)
+        layers = tuple(self.layer(f"model.layers.{i}", layer) for i, layer in enumerate(spec.layers))
+        norm = self.norm("model.norm", spec.hidden)
+        return Weights(embedding, layers, norm, self.head(embedding))
+
+    def head(self, embedding: Tensor) -> Linear:
+        spec = self.spec
+        floats = embedding if spec.tied else self.take("lm_head.weight", spec.vocabulary, spec.hidden)
+        return Linear((self.held if self.held.head else replace(self.held, bits=None)).held(floats))
+
+    def layer(self, at: str, layer: LayerSpec) -> LayerWeights:
+        spec, hidden, wide = self.spec, self.spec.hidden, self.spec.intermediate
+        queries, keys = layer.q_heads * layer.head_dim, layer.kv_heads * layer.head_dim
+        projected = {"q_proj": queries, "k_proj": keys} | ({} if layer.key_is_value else {"v_proj": keys})
+        mlp_norm = "pre_feedforward_layernorm" if spec.sandwich else "post_attention_layernorm"
+        attention, mlp = f"{at}.self_attn", f"{at}.mlp"
+        return LayerWeights(
+            attention_norm=self.norm(f"{at}.input_layernorm", hidden),
+            qkv=self.linear(attention, projected, hidden, spec.attention_bias),
+            q_norm=self.norm(f"{attention}.q_norm", layer.head_dim) if spec.qk_norm else None,
+            k_norm=self.norm(f"{attention}.k_norm", layer.head_dim) if spec.qk_norm else None,
+            sinks=self.vector(f"{attention}.sinks", layer.q_heads) if spec.sinks else None,
+            output=self.linear(attention, {"o_proj": hidden}, queries, spec.attention_bias),
+            attention_out_norm=self.norm(f"{at}.post_attention_layernorm", hidden) if spec.sandwich else None,
+            mlp_norm=self.norm(f"{at}.{mlp_norm}", hidden),
+            gate_up=self.linear(mlp, {"gate_proj": wide, "up_proj": wide}, hidden, spec.mlp_bias),
+            down=self.linear(mlp, {"down_proj": hidden}, wide, spec.mlp_bias),
+            mlp_out_norm=self.norm(f"{at}.post_feedforward_layernorm", hidden) if spec.sandwich else None,
+            scalar=self.vector(f"{at}.layer_scalar", 1) if spec.layer_scalar else None,
+        )
+
+    def linear(self, at: str, parts: Mapping[str, int], columns: int, bias: bool) -> Linear:
+        """One product of those that read the same: their rows one after the other."""
+        rows = [self.take(f"{at}.{name}.weight", n, columns) for name, n in parts.items()]
+        weight = self.held.held(torch.cat([t.to(self.held.device, self.held.dtype) for t in rows]))
+        if not bias:
+            return Linear(weight)
+        biases = [self.vector(f"{at}.{name}.bias", n) for name, n in parts.items()]
+        return Linear(weight, torch.cat(biases))
+
+    def norm(self, at: str, size: int) -> Tensor:
+        found = self.take(f"{at}.weight", size)
+        return (found.float() + self.spec.norm_offset).to(self.held.device, self.held.dtype)
+
+    def vector(self, name: str, size: int) -> Tensor:
+        return self.take(name, size).to(self.held.device, self.held.dtype)
+
+
+def expected(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor that `build` asks a source for."""
+    found: dict[str, tuple[int, ...]] = {}
+    meta = torch.device("meta")
+
+    def take(name: str, *shape: int) -> Tensor:
+        found[name] = shape
+        return torch.empty(shape, dtype=torch.bfloat16, device=meta)
+
+    build(spec, take, Format(meta, torch.bfloat16, bits=None))
+    return found
+
+
+def random_tensors(spec: ModelSpec, held: Format, seed: int) -> Take:
+    """A source of chance, on the device: matrices of K columns with deviation K ** -0.5, norms that change nothing."""
+    generator = torch.Generator(held.device).manual_seed(seed)
+    one = torch.ones((), dtype=held.dtype, device=held.device)
+
+    def take(name: str, *shape: int) -> Tensor:
+        if name.endswith("norm.weight"):
+            return (one - spec.norm_offset).expand(shape)
+        if name.endswith("layer_scalar"):
+            return one.expand(shape)
+        made = torch.randn(shape, generator=generator, dtype=held.dtype, device=held.device)
+        return made.mul_(shape[1] ** -0.5) if len(shape) == 2 else made
+
+    return take
+
+
+class Source(Protocol):
+    """Tensors by name: what a file, or a state_dict, holds."""
+
+    def shapes(self) -> Mapping[str, tuple[int, ...]]: ...
+
+    def read(self, name: str) -> Tensor: ...
+
+
+def tensors_of(source: Source, spec: ModelSpec) -> Take:
+    """A source of tensors that are there. Raises ValueError, naming them, where some are missing, left over, misshapen.
+
+    Of a model with a vision part only what belongs to its text is looked at.
+    """
+    held = source.shapes()
+    names = _text_names(held)
+    wanted = expected(spec)
+    left = [name for name in names if name not in wanted and not _is_redundant(name, spec)]
+    wrong = [
+        f"{name}: {list(held[names[name]])}, not {list(shape)}"
+        for name, shape in wanted.items()
+        if name in names and tuple(held[names[name]]) != shape
+    ]
+    found = {"missing": [name for name in wanted if name not in names], "left over": left, "misshapen": wrong}
+    if any(found.values()):
+        raise ValueError("weights: " + "; ".join(f"{what}: {_listed(each)}" for what, each in found.items() if each))
+    return lambda name, *shape: source.read(names[name])
+
+
+def _listed(names: list[str], most: int = 8) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def _text_names(held: Mapping[str, Any]) -> dict[str, str]:
+    """From a text model's name of a tensor to its name here: without what a vision part puts before it."""
+    for prefix, text in (("model.language_model.", "model."), ("language_model.", "")):
+        if any(name.startswith(prefix) for name in held):
+            inside = {text + name.removeprefix(prefix): name for name in held if name.startswith(prefix)}
+            return {name: name for name in held if name == "lm_head.weight"} | inside
+    return {name: name for name in held}
+
+
+def _is_redundant(name: str, spec: ModelSpec) -> bool:
+    """Whether a file may hold it although it follows from the rest."""
+    return name.endswith("rotary_emb.inv_freq") or (spec.tied and name == "lm_head.weight")
+
+
+@dataclass(frozen=True, eq=False)
+class StateDict:
+    """A `Source` of tensors in memory."""
+
+    tensors: Mapping[str, Tensor]
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {name: tuple(t.shape) for name, t in self.tensors.items()}
+
+    def read(self, name: str) -> Tensor:
+        return self.tensors[name].detach()
