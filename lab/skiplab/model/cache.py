@@ -151,11 +151,11 @@ class Cache:
     layers: tuple[LayerCache, ...]
     lengths: Tensor
     counts: list[int]
-    growth: int = GROWTH
+    growth: int
 
     @classmethod
     def empty(
-        cls, spec: ModelSpec, batch: int, capacity: int, dtype: torch.dtype, device: torch.device, growth: int = GROWTH
+        cls, spec: ModelSpec, batch: int, capacity: int, dtype: torch.dtype, device: torch.device, growth: int
     ) -> Cache:
         """With room for `capacity` positions, rounded up to whole steps of growth."""
         rounded = _rounded(capacity, growth)

@@ -188,11 +188,11 @@ def _layers(family: Family, config: Mapping[str, Any], size: Callable[[str], int
     types = config.get("layer_types") or family.layer_types(config)
     if len(types) != count:
         raise ValueError(f"layer_types: given {len(types)}; num_hidden_layers is {count}")
-    overrides = config.get("per_layer_config") or {}
+    overrides = {int(key): value for key, value in config.get("per_layer_config", {}).items()}
     layers = []
     for i, layer_type in enumerate(types):
         sliding = choice("layer_types", layer_type, (SLIDING, FULL)) == SLIDING
-        head_dim, kv_heads = _head_shape(config, sliding, overrides.get(str(i), overrides.get(i)), size)
+        head_dim, kv_heads = _head_shape(config, sliding, overrides.get(i), size)
         if heads % kv_heads:
             raise ValueError(
                 f"num_attention_heads: given {heads}; must be a multiple of the layer's {kv_heads} KV heads"

@@ -11,12 +11,12 @@ from os import PathLike
 from typing import Any
 
 import torch
-from blockskip.arguments import choice, integer, tensor
+from blockskip.arguments import choice, flag, integer, tensor
 from blockskip.attention.decode.plan import LONGEST_QUERY
 from torch import Tensor
 from torch.nn import functional
 
-from skiplab.model.cache import Cache, Chunk, LayerCache, Step
+from skiplab.model.cache import GROWTH, Cache, Chunk, LayerCache, Step
 from skiplab.model.config import LayerSpec, ModelSpec
 from skiplab.model.graph import captured
 from skiplab.model.prompts import Prompts
@@ -40,15 +40,14 @@ class Decoder:
             logits = model.step(logits[:, -1:].argmax(-1))
 
     spec, weights: what it is made of. graphs: whether steps are CUDA graphs; None: where the weights are on a GPU.
-    cache: of the batch that was read last; None before that.
+    growth: positions that the cache grows by. cache: of the batch that was read last; None before that.
     """
 
-    def __init__(self, spec: ModelSpec, weights: Weights, graphs: bool | None = None):
-        if spec.sinks or spec.attention_softcap is not None:
-            what = "attention sinks" if spec.sinks else f"a soft cap of {spec.attention_softcap} on attention scores"
-            raise ValueError(f"spec: {spec.name} needs {what}, which blockskip.attention does not have yet")
+    def __init__(self, spec: ModelSpec, weights: Weights, graphs: bool | None = None, growth: int = GROWTH):
+        check_supported(spec)
         self.spec, self.weights = spec, weights
-        self.graphs = self.device.type == "cuda" if graphs is None else graphs
+        self.graphs = self.device.type == "cuda" if graphs is None else flag("graphs", graphs)
+        self.growth = integer("growth", growth, least=1)
         self.cache: Cache | None = None
         self._frequencies = {
             (layer.rope, layer.head_dim): layer.rope.frequencies(layer.head_dim, self.device) for layer in spec.kinds
@@ -111,7 +110,7 @@ class Decoder:
 
     def dequantized(self) -> Decoder:
         """The same model by the floats that its quantised weights stand for."""
-        return Decoder(self.spec, self.weights.dequantized(), self.graphs)
+        return Decoder(self.spec, self.weights.dequantized(), self.graphs, self.growth)
 
     @property
     def device(self) -> torch.device:
@@ -201,7 +200,7 @@ class Decoder:
         if cache is None or cache.batch != batch or (cache.capacity is not None and positions >= cache.capacity):
             self.cache = None  # its memory first
             self._steps.clear()
-            self.cache = cache = Cache.empty(self.spec, batch, positions + 1, self.dtype, self.device)
+            self.cache = cache = Cache.empty(self.spec, batch, positions + 1, self.dtype, self.device, self.growth)
         cache.begin([0] * batch)
         return cache
 
@@ -274,6 +273,13 @@ class Decoder:
             raise ValueError(
                 f"ids: given from {int(ids.min())} to {int(ids.max())}; must be from 0 to {self.spec.vocabulary - 1}"
             )
+
+
+def check_supported(spec: ModelSpec) -> None:
+    """ValueError for what a model needs of `blockskip.attention` that is not there."""
+    if spec.sinks or spec.attention_softcap is not None:
+        what = "attention sinks" if spec.sinks else f"a soft cap of {spec.attention_softcap} on attention scores"
+        raise ValueError(f"spec: {spec.name} needs {what}, which blockskip.attention does not have yet")
 
 
 def _heads(fused: Tensor, layer: LayerSpec) -> tuple[Tensor, Tensor, Tensor]:

@@ -14,15 +14,16 @@ def captured(run: Callable[[Tensor], Tensor], ids: Tensor, lengths: Tensor) -> C
     It runs once before it is captured, which compiles and plans, and what that moved is put back.
     """
     given, before = ids.clone(), lengths.clone()
-    stream = torch.cuda.Stream(ids.device)
-    stream.wait_stream(torch.cuda.current_stream(ids.device))
-    with torch.cuda.stream(stream):
-        run(given)
-    torch.cuda.current_stream(ids.device).wait_stream(stream)
-    lengths.copy_(before)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        logits = run(given)
+    with torch.cuda.device(ids.device):
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            run(given)
+        torch.cuda.current_stream().wait_stream(stream)
+        lengths.copy_(before)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            logits = run(given)
 
     def replay(ids: Tensor) -> Tensor:
         given.copy_(ids)

@@ -51,8 +51,7 @@ class Format:
         flag("head", self.head)
 
     def held(self, weight: Tensor) -> Tensor | bs.QuantizedWeight:
-        """A product's weight [N, K] on the device, in the dtype or quantised."""
-        weight = weight.to(self.device, self.dtype)
+        """A product's weight [N, K], which is on the device and in the dtype, as it is or quantised."""
         if self.bits is None:
             return weight
         made = bs.quantize(weight, self.bits, self.group_size, self.symmetric, self.metadata)
@@ -136,77 +135,111 @@ def _nbytes(part: Tensor | Linear | None) -> int:
 
 
 def build(spec: ModelSpec, take: Take, held: Format) -> Weights:
-    """The weights of a model from a source."""
-    return _Builder(spec, take, held).weights()
-
-
-@dataclass(frozen=True)
-class _Builder:
-    spec: ModelSpec
-    take: Take
-    held: Format
-
-    def weights(self) -> Weights:
-        spec, held = self.spec, self.held
-        embedding = self.take("model.embed_tokens.weight", spec.vocabulary, spec.hidden).to(held.device, held.dtype)
-        layers = tuple(self.layer(f"model.layers.{i}", layer) for i, layer in enumerate(spec.layers))
-        norm = self.norm("model.norm", spec.hidden)
-        return Weights(embedding, layers, norm, self.head(embedding))
-
-    def head(self, embedding: Tensor) -> Linear:
-        spec = self.spec
-        floats = embedding if spec.tied else self.take("lm_head.weight", spec.vocabulary, spec.hidden)
-        return Linear((self.held if self.held.head else replace(self.held, bits=None)).held(floats))
-
-    def layer(self, at: str, layer: LayerSpec) -> LayerWeights:
-        spec, hidden, wide = self.spec, self.spec.hidden, self.spec.intermediate
-        queries, keys = layer.q_heads * layer.head_dim, layer.kv_heads * layer.head_dim
-        projected = {"q_proj": queries, "k_proj": keys} | ({} if layer.key_is_value else {"v_proj": keys})
-        mlp_norm = "pre_feedforward_layernorm" if spec.sandwich else "post_attention_layernorm"
-        attention, mlp = f"{at}.self_attn", f"{at}.mlp"
-        return LayerWeights(
-            attention_norm=self.norm(f"{at}.input_layernorm", hidden),
-            qkv=self.linear(attention, projected, hidden, spec.attention_bias),
-            q_norm=self.norm(f"{attention}.q_norm", layer.head_dim) if spec.qk_norm else None,
-            k_norm=self.norm(f"{attention}.k_norm", layer.head_dim) if spec.qk_norm else None,
-            sinks=self.vector(f"{attention}.sinks", layer.q_heads) if spec.sinks else None,
-            output=self.linear(attention, {"o_proj": hidden}, queries, spec.attention_bias),
-            attention_out_norm=self.norm(f"{at}.post_attention_layernorm", hidden) if spec.sandwich else None,
-            mlp_norm=self.norm(f"{at}.{mlp_norm}", hidden),
-            gate_up=self.linear(mlp, {"gate_proj": wide, "up_proj": wide}, hidden, spec.mlp_bias),
-            down=self.linear(mlp, {"down_proj": hidden}, wide, spec.mlp_bias),
-            mlp_out_norm=self.norm(f"{at}.post_feedforward_layernorm", hidden) if spec.sandwich else None,
-            scalar=self.vector(f"{at}.layer_scalar", 1) if spec.layer_scalar else None,
-        )
-
-    def linear(self, at: str, parts: Mapping[str, int], columns: int, bias: bool) -> Linear:
-        """One product of those that read the same: their rows one after the other."""
-        rows = [self.take(f"{at}.{name}.weight", n, columns) for name, n in parts.items()]
-        weight = self.held.held(torch.cat([t.to(self.held.device, self.held.dtype) for t in rows]))
-        if not bias:
-            return Linear(weight)
-        biases = [self.vector(f"{at}.{name}.bias", n) for name, n in parts.items()]
-        return Linear(weight, torch.cat(biases))
-
-    def norm(self, at: str, size: int) -> Tensor:
-        found = self.take(f"{at}.weight", size)
-        return (found.float() + self.spec.norm_offset).to(self.held.device, self.held.dtype)
-
-    def vector(self, name: str, size: int) -> Tensor:
-        return self.take(name, size).to(self.held.device, self.held.dtype)
+    """The weights of a model from a source. Raises ValueError, naming it, for a product that cannot be held so."""
+    return _assembled(spec, _Maker(take, held, spec.norm_offset))
 
 
 def expected(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
     """Name and shape of every tensor that `build` asks a source for."""
-    found: dict[str, tuple[int, ...]] = {}
-    meta = torch.device("meta")
+    names = _Namer({})
+    _assembled(spec, names)
+    return names.found
 
-    def take(name: str, *shape: int) -> Tensor:
-        found[name] = shape
-        return torch.empty(shape, dtype=torch.bfloat16, device=meta)
 
-    build(spec, take, Format(meta, torch.bfloat16, bits=None))
-    return found
+def _assembled(spec: ModelSpec, make: Any) -> Weights:
+    """What there is, by transformers' names; `make` is a _Maker or a _Namer."""
+    embedding = make.matrix("model.embed_tokens.weight", spec.vocabulary, spec.hidden)
+    layers = tuple(_layer(spec, layer, f"model.layers.{i}", make) for i, layer in enumerate(spec.layers))
+    norm = make.norm("model.norm", spec.hidden)
+    floats = embedding if spec.tied else make.matrix("lm_head.weight", spec.vocabulary, spec.hidden)
+    return Weights(embedding, layers, norm, make.head(floats))
+
+
+def _layer(spec: ModelSpec, layer: LayerSpec, at: str, make: Any) -> LayerWeights:
+    hidden, wide = spec.hidden, spec.intermediate
+    queries, keys = layer.q_heads * layer.head_dim, layer.kv_heads * layer.head_dim
+    projected = {"q_proj": queries, "k_proj": keys} | ({} if layer.key_is_value else {"v_proj": keys})
+    mlp_norm = "pre_feedforward_layernorm" if spec.sandwich else "post_attention_layernorm"
+    attention, mlp = f"{at}.self_attn", f"{at}.mlp"
+    return LayerWeights(
+        attention_norm=make.norm(f"{at}.input_layernorm", hidden),
+        qkv=make.linear(attention, projected, hidden, spec.attention_bias),
+        q_norm=make.norm(f"{attention}.q_norm", layer.head_dim) if spec.qk_norm else None,
+        k_norm=make.norm(f"{attention}.k_norm", layer.head_dim) if spec.qk_norm else None,
+        sinks=make.vector(f"{attention}.sinks", layer.q_heads) if spec.sinks else None,
+        output=make.linear(attention, {"o_proj": hidden}, queries, spec.attention_bias),
+        attention_out_norm=make.norm(f"{at}.post_attention_layernorm", hidden) if spec.sandwich else None,
+        mlp_norm=make.norm(f"{at}.{mlp_norm}", hidden),
+        gate_up=make.linear(mlp, {"gate_proj": wide, "up_proj": wide}, hidden, spec.mlp_bias),
+        down=make.linear(mlp, {"down_proj": hidden}, wide, spec.mlp_bias),
+        mlp_out_norm=make.norm(f"{at}.post_feedforward_layernorm", hidden) if spec.sandwich else None,
+        scalar=make.vector(f"{at}.layer_scalar", 1) if spec.layer_scalar else None,
+    )
+
+
+@dataclass(frozen=True)
+class _Maker:
+    """Parts of a model from a source."""
+
+    take: Take
+    held: Format
+    norm_offset: float
+
+    def matrix(self, name: str, rows: int, columns: int) -> Tensor:
+        return self._cast(self.take(name, rows, columns))
+
+    def vector(self, name: str, size: int) -> Tensor:
+        return self._cast(self.take(name, size))
+
+    def norm(self, at: str, size: int) -> Tensor:
+        return self._cast(self.take(f"{at}.weight", size).float() + self.norm_offset)
+
+    def linear(self, at: str, parts: Mapping[str, int], columns: int, bias: bool) -> Linear:
+        """One product of those that read the same: their rows one after the other."""
+        weight = _fused([self.matrix(f"{at}.{name}.weight", rows, columns) for name, rows in parts.items()])
+        biases = [self.vector(f"{at}.{name}.bias", rows) for name, rows in parts.items()] if bias else []
+        return Linear(self._packed(f"{at}.{'+'.join(parts)}", weight, self.held), _fused(biases) if biases else None)
+
+    def head(self, weight: Tensor) -> Linear:
+        return Linear(self._packed("lm_head", weight, self.held if self.held.head else replace(self.held, bits=None)))
+
+    def _cast(self, t: Tensor) -> Tensor:
+        return t.to(self.held.device, self.held.dtype)
+
+    def _packed(self, name: str, weight: Tensor, held: Format) -> Tensor | bs.QuantizedWeight:
+        try:
+            return held.held(weight)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
+
+
+def _fused(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+@dataclass(frozen=True)
+class _Namer:
+    """What a _Maker would take: names and shapes."""
+
+    found: dict[str, tuple[int, ...]]
+
+    def matrix(self, name: str, rows: int, columns: int) -> None:
+        self.found[name] = (rows, columns)
+
+    def vector(self, name: str, size: int) -> None:
+        self.found[name] = (size,)
+
+    def norm(self, at: str, size: int) -> None:
+        self.vector(f"{at}.weight", size)
+
+    def linear(self, at: str, parts: Mapping[str, int], columns: int, bias: bool) -> None:
+        for name, rows in parts.items():
+            self.matrix(f"{at}.{name}.weight", rows, columns)
+            if bias:
+                self.vector(f"{at}.{name}.bias", rows)
+
+    def head(self, weight: None) -> None:
+        pass
 
 
 def random_tensors(spec: ModelSpec, held: Format, seed: int) -> Take:
