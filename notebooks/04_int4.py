@@ -123,6 +123,10 @@ pd.DataFrame({"bits a weight": bits} | {f"{kind}, dB": found for kind, found in 
 # lean to one side. And **uint8 metadata** (scale and minimum as codes, with a step for 256 weights, as GGUF's
 # K-quants have them) has 4.625 bits at groups of 32, and no more error than 5 bits with bfloat16.
 #
+# A GGUF file's weights come without another rounding: `bs.open_gguf("model.gguf")` lists its tensors, and `.load(name)`
+# gives each as a float tensor or packed. What they take here is what the kernels read: Q4_K has 4.625 bits a weight
+# (4.5 in the file); Q5_K and Q6_K become int8, with 8.625 and 8.5625 (5.5 and 6.5625 in the file).
+#
 # ## Activations in eight bits
 #
 # A product of int4 codes with bfloat16 activations needs a conversion for each weight. With activations in

@@ -44,7 +44,8 @@ def results() -> Iterator[torch.Tensor]:
         yield from (bs.linear(x, weight, impl=impl) for impl in ("auto", "reference"))
         yield bs.quantize(draw(64, 256).to(dtype), metadata="uint8").dequantize()
         yield bs.QuantizedLinear(weight)(x)
-    yield bs.from_gguf(bytes(range(144)), (1, 256), "Q4_K").dequantize()
+    for kind, nbytes in (("Q4_K", 144), ("Q5_K", 176), ("Q6_K", 210)):
+        yield bs.from_gguf(bytes(range(nbytes)), kind, (1, 256)).dequantize()
     for mask in masks:
         tilemap = bs.TileMap.build(mask, 70, 90, 16, 16)
         yield from (tilemap.state, *tilemap.to_csr(), tilemap.to_block_mask(device="cpu").kv_indices)

@@ -4,10 +4,12 @@ from .attention.api import attention, explain, scaled_dot_product_attention
 from .attention.decode.api import decode, explain_decode
 from .config import TileConfig
 from .linear.api import explain_linear, linear
-from .linear.imports import from_gguf, from_torchao
+from .linear.gguf.blocks import from_gguf
+from .linear.gguf.file import GGUFFile, GGUFTensor, open_gguf
 from .linear.module import QuantizedLinear
 from .linear.quantize import quantize
 from .linear.swap import quantize_
+from .linear.torchao import from_torchao
 from .linear.weight import QuantizedWeight
 from .mask import (
     Band,
@@ -30,6 +32,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Band",
+    "GGUFFile",
+    "GGUFTensor",
     "Mask",
     "QuantizedLinear",
     "QuantizedWeight",
@@ -53,6 +57,7 @@ __all__ = [
     "from_torchao",
     "linear",
     "mask_mod",
+    "open_gguf",
     "prefix_lm",
     "quantize",
     "quantize_",

@@ -15,6 +15,11 @@ from hypothesis import strategies as st
 
 PLACES = {"plain": slice(None), "shifted": slice(1, None), "every other": slice(1, None, 2)}
 BIAS = ("none", *PLACES, "expanded")
+# weights and bytes of a block, and where its float16 numbers are
+GGUF = {
+    "Q4_0": (32, 18, (0,)), "Q4_1": (32, 20, (0, 2)), "Q5_0": (32, 22, (0,)), "Q5_1": (32, 24, (0, 2)),
+    "Q8_0": (32, 34, (0,)), "Q4_K": (256, 144, (0, 2)), "Q5_K": (256, 176, (0, 2)), "Q6_K": (256, 210, (208,)),
+}  # fmt: skip
 
 
 def parts_of(w: bs.QuantizedWeight) -> dict:
@@ -37,13 +42,13 @@ def biases(kind: str, n: int, seed: int, dtype: torch.dtype) -> torch.Tensor | N
 
 @dataclass(frozen=True, repr=False)
 class Product:
-    """x [.., K], a packed weight, a bias, and the float weight that was packed."""
+    """x [.., K], a packed weight, a bias, and the float weight that was packed, if it was not imported."""
 
     x: torch.Tensor
     w: bs.QuantizedWeight
     bias: torch.Tensor | None
-    weight: torch.Tensor
-    symmetric: bool
+    weight: torch.Tensor | None = None
+    symmetric: bool = False
 
     def __repr__(self):
         bias = None if self.bias is None else f"stride {self.bias.stride()}"
@@ -60,11 +65,35 @@ def products(draw, outputs, inputs, rows):
     weight = numbers((n, k), draw(st.sampled_from(["normal", "large", "whole", "zero"])), seed, dtype)
     weight = weight + draw(st.sampled_from([0.0, 0.0, 3.0, -8.0]))
     w = bs.quantize(weight, bits, size, symmetric, metadata)
+    return Product(*draw(activations(n, k, rows, seed, dtype, w)), weight, symmetric)
+
+
+@st.composite
+def activations(draw, n, k, rows, seed, dtype, w):
+    """x, w, bias of up to so many rows."""
     m = draw(st.integers(1, rows))
     layout = draw(st.sampled_from(["plain", "inside", "every other", "shifted", "positions", "rows apart"]))
     x = lay_out(numbers((m, k), draw(st.sampled_from(["normal", "large", "whole", "zero"])), seed + 1, dtype), layout)
-    bias = biases(draw(st.sampled_from(BIAS)), n, seed + 2, dtype)
-    return Product(x, w, bias, weight, symmetric)
+    return x, w, biases(draw(st.sampled_from(BIAS)), n, seed + 2, dtype)
+
+
+@st.composite
+def imported(draw, outputs, inputs, rows):
+    """A product with a weight of any codes from GGUF."""
+    kind = draw(st.sampled_from(list(GGUF)))
+    unit, nbytes, halves = GGUF[kind]
+    n, blocks = draw(st.integers(1, outputs)), draw(st.integers(1, max(1, inputs // unit)))
+    seed, dtype = draw(st.integers(0, 999)), DTYPES[draw(st.sampled_from(list(DTYPES)))]
+    rng = np.random.default_rng(seed)
+    data = rng.integers(0, 256, (n, blocks, nbytes), dtype=np.uint8)
+    for at in halves:
+        data[..., at : at + 2] = rng.normal(0, 1e-3, (n, blocks, 1)).astype(np.float16).view(np.uint8)
+    w = bs.from_gguf(data.tobytes(), kind, (n, blocks * unit))
+    return Product(*draw(activations(n, blocks * unit, rows, seed, dtype, w)))
+
+
+def any_product(outputs, inputs, rows):
+    return st.one_of(products(outputs, inputs, rows), imported(outputs, inputs, rows))
 
 
 def run(product: Product, impl: str, **words) -> torch.Tensor:
@@ -106,19 +135,19 @@ def test_quantising(product):
 
 @pytest.mark.parametrize("impl", ["tiled", "reference", "auto"])
 @examples(80)
-@given(products(33, 768, 40))
+@given(any_product(33, 768, 40))
 def test_in_pytorch(impl, product):
     run(product, impl)
 
 
 @examples(25)
-@given(products(3, 256, 8))
+@given(any_product(3, 256, 8))
 def test_the_matvec(product):
     run(product, "triton")
 
 
 @examples(25)
-@given(products(40, 512, 40), st.sampled_from(["measured", "fused", "dequantize"]))
+@given(any_product(40, 512, 40), st.sampled_from(["measured", "fused", "dequantize"]))
 def test_more_rows(product, route):
     """By both kernels for more than eight rows."""
     dtype, rows = product.x.dtype, product.x.shape[0]
@@ -131,7 +160,7 @@ def test_more_rows(product, route):
 
 
 @examples(40)
-@given(products(9, 256, 40), st.data())
+@given(any_product(9, 256, 40), st.data())
 def test_leading_dimensions_and_modules(product, data):
     """A module holds the same layer: of 1 to 4 dimensions, through its state_dict, and when used again."""
     x, w, bias = product.x, product.w, product.bias

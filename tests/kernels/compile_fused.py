@@ -18,6 +18,7 @@ from skiplab.anatomy import _pretend, read
 CASES = [(5376, 32, 4, rows, "zero") for rows in (16, 32, 64, 128)]
 CASES += [(8192, 128, 4, 64, "symmetric"), (5376, 32, 4, 128, "encoded")]
 CASES += [(5376, 64, 8, rows, "zero") for rows in (64, 128)]
+CASES += [(5376, 16, 8, rows, "symmetric of 16") for rows in (16, 64)]
 
 
 def compiled(capability, k, group_size, bits, rows, metadata):

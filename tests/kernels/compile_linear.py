@@ -24,6 +24,7 @@ CASES = [(k, group, 4, 1, "zero") for k, group in itertools.product((5376, 8192,
 CASES += [(5376, 32, 4, 8, "zero"), (8192, 128, 8, 1, "symmetric")]
 CASES += [(5376, 32, 4, rows, "encoded") for rows in (1, 8)]
 CASES += [(8192, 32, 4, 1, "minimum"), (8192, 128, 4, 8, "middle")]
+CASES += [(5376, 16, 8, rows, "symmetric of 16") for rows in (1, 8)]
 MORE = [(5376, 32, 8, 1, "zero"), (5376, 32, 4, 1, "symmetric"), (5376 + 32, 32, 4, 1, "zero")]
 MORE += [(5376, 32, 4, rows, "zero") for rows in (2, 5)] + [(8192, 128, 8, 8, "zero"), (21504, 64, 4, 8, "zero")]
 MORE += [(k, group, 4, 1, "encoded") for k, group in ((8192, 128), (21504, 32), (21504, 64))]
@@ -33,7 +34,8 @@ MORE_ON = (9, 0)
 
 def weight(k, group_size, bits, metadata):
     shape, dtype = ((N, k // 2), torch.uint8) if bits == 4 else ((N, 2, k // 32, 16), torch.int8)
-    number, code = (torch.zeros((N, k // group_size), dtype=t) for t in (torch.bfloat16, torch.uint8))
+    dtypes = torch.bfloat16, torch.uint8, torch.int8
+    number, code, signed = (torch.zeros((N, k // group_size), dtype=t) for t in dtypes)
     step = torch.zeros((N, k // 256), dtype=torch.float16)
     tensors = {
         "zero": {"scale": number, "zero": number},
@@ -42,6 +44,7 @@ def weight(k, group_size, bits, metadata):
         "middle": {"scale": number, "middle": number},
         "encoded": {"scale": code, "scale_step": step, "minimum": code, "minimum_step": step},
         "encoded symmetric": {"scale": code, "scale_step": step},
+        "symmetric of 16": {"scale": signed, "scale_step": step},
     }[metadata]
     return QuantizedWeight(
         **{"data": torch.zeros(shape, dtype=dtype), "zero": None, "dtype": torch.bfloat16, **tensors}
@@ -63,7 +66,7 @@ def compiled(capability, k, group_size, bits, rows, metadata, **changes):
 
 
 def compiled_dequantize(capability, bits, metadata):
-    w = weight(5376, 64, bits, metadata)
+    w = weight(5376, 16 if "16" in metadata else 64, bits, metadata)
     one = launch.prepare_dequantize(w, torch.zeros(tuple(w.shape), dtype=torch.bfloat16))
     with _pretend(capability):
         kernel = launch.dequantize.warmup(*one.arguments, **one.constants, grid=one.grid)
@@ -110,7 +113,7 @@ def main(capability):
         products = anatomy.instructions["IDP"]
         row = {"ablation": name, "products": products, "wide_loads": sum(".128" in load for load in loads)}
         print(json.dumps(row), flush=True)
-    for bits, metadata in itertools.product((4, 8), ("zero", "encoded")):
+    for bits, metadata in (*itertools.product((4, 8), ("zero", "encoded")), (8, "symmetric of 16")):
         anatomy = compiled_dequantize(capability, bits, metadata)
         names = [name for _, name, _ in INSTRUCTION.findall(anatomy.sass)]
         row = {

@@ -151,8 +151,23 @@ def linear_cases():
                     )
 
 
+def k_quant_cases():
+    """Q6_K's groups of 16, and int8 codes with encoded minima of Q5_K, at an odd number of rows."""
+    for kind, nbytes, steps in (("Q5_K", 176, (0, 2)), ("Q6_K", 210, (208,))):
+        blocks = torch.randint(0, 256, (67, 3, nbytes), device=DEVICE, dtype=torch.uint8)
+        for at in steps:
+            blocks[..., at : at + 2] = torch.tensor([0, 0x14], device=DEVICE, dtype=torch.uint8)  # 2**-10
+        weight = bs.from_gguf(blocks, kind, (67, 768))
+        for rows in (1, 5, 8, 17, 70):
+            x = torch.randn(rows, 768, device=DEVICE, dtype=torch.bfloat16)
+            for route in ("matvec",) if rows <= 8 else ("fused", "dequantize"):
+                got = bs.linear(x, weight, impl="triton", route=route)
+                yield f"linear {kind} rows {rows} {route}", got, bs.linear(x, weight, impl="reference")
+
+
 CASES = (
     prefill_cases, large_head_cases, wide_tile_cases, specialised_cases, turn_cases, decode_cases, linear_cases,
+    k_quant_cases,
 )  # fmt: skip
 
 

@@ -114,7 +114,7 @@ def band_itself(**changed):
 
 
 def gguf(**changed):
-    return bs.from_gguf(**{"data": GGUF, "shape": (8, 64), "kind": "Q4_0", **changed})
+    return bs.from_gguf(**{"data": GGUF, "kind": "Q4_0", "shape": (8, 64), **changed})
 
 
 def torchao(**changed):
@@ -217,6 +217,7 @@ CALLS = {
         "shape": [8, None, "88", (8,), (8.0, 64), (8, 64, 1), (True, 64), (0, 64), (8, 2**70), torch.Size((8, 65))],
         "kind": NO_WORDS,
     },
+    bs.open_gguf: {"path": [1, None, ["a"], b"model.gguf"]},
     torchao: {"qdata": NO_TENSORS + NONE, "scale": NO_TENSORS + NONE, "zero_point": NO_TENSORS, "packing": NO_WORDS},
 }
 CASES = [(call, name) for call, arguments in CALLS.items() for name in arguments]
@@ -240,7 +241,14 @@ def test_every_argument_of_every_public_call_is_in_the_table():
         bs.quantize: quantize, bs.quantize_: swap, bs.QuantizedLinear: module, bs.from_gguf: gguf,
         bs.from_torchao: torchao, bs.band: band, bs.Band: band_itself,
     }  # fmt: skip
-    results = {"Mask", "TileMap", "Work", "causal"}  # made by other calls, or without an argument
+    results = {
+        "Mask",
+        "TileMap",
+        "Work",
+        "causal",
+        "GGUFFile",
+        "GGUFTensor",
+    }  # made by other calls, or without an argument
     for name in set(bs.__all__) - results - {"__version__"}:
         call = getattr(bs, name)
         wanted = set(inspect.signature(call).parameters)

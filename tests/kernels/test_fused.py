@@ -61,9 +61,25 @@ def test_a_weight_with_minima_from_gguf(device):
     generator = torch.Generator().manual_seed(2)
     numbers = torch.rand(24, 4, 2, generator=generator).half().view(torch.uint8)
     codes = torch.randint(0, 256, (24, 4, 16), generator=generator, dtype=torch.uint8)
-    w = bs.from_gguf(torch.cat([numbers.view(24, 4, 4), codes], -1), (24, 128), "Q4_1").to(device)
+    w = bs.from_gguf(torch.cat([numbers.view(24, 4, 4), codes], -1), "Q4_1", (24, 128)).to(device)
     x = torch.randn(11, 128, generator=generator).to(device, torch.float16)
     check(bs.linear(x, w, impl="triton", route="fused"), x, w)
+
+
+@pytest.mark.parametrize("kind", ["Q5_K", "Q6_K"])
+@pytest.mark.parametrize(("rows", "n", "k"), [(9, 1, 256), (17, 70, 768)])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_k_quants_by_both_ways(device, kind, rows, n, k, dtype):
+    generator = torch.Generator().manual_seed(n)
+    nbytes, steps = {"Q5_K": (176, (0, 2)), "Q6_K": (210, (208,))}[kind]
+    blocks = torch.randint(0, 256, (n, k // 256, nbytes), generator=generator, dtype=torch.uint8)
+    for at in steps:
+        step = (torch.rand(n, k // 256, generator=generator) * 1e-3).half()
+        blocks[..., at : at + 2] = step.view(torch.uint8).unflatten(1, (-1, 2))
+    w = bs.from_gguf(blocks, kind, (n, k)).to(device)
+    x = torch.randn(rows, k, generator=generator).to(device, dtype)
+    for way in WAYS:
+        check(bs.linear(x, w, impl="triton", route=way), x, w)
 
 
 @pytest.mark.parametrize("splits", [2, 3, 5])

@@ -4,11 +4,14 @@ import blockskip as bs
 import numpy as np
 import pytest
 import torch
+from blockskip.linear.gguf import blocks as gguf
 
 IMPLS = ("reference", "tiled", "triton")
 SHAPES = [(1, 32), (7, 96), (13, 256), (5, 32 * 33)]
-GGUF = ("Q4_0", "Q4_1", "Q8_0", "Q4_K")
-NBYTES = {"Q4_0": (32, 18), "Q4_1": (32, 20), "Q8_0": (32, 34), "Q4_K": (256, 144)}
+GGUF = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K")
+NBYTES = {"Q4_0": (32, 18), "Q4_1": (32, 20), "Q5_0": (32, 22), "Q5_1": (32, 24), "Q8_0": (32, 34)}
+NBYTES |= {"Q4_K": (256, 144), "Q5_K": (256, 176), "Q6_K": (256, 210)}
+HALVES = {"Q4_1": (0, 2), "Q5_1": (0, 2), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,)}  # where float16 numbers are
 
 
 def halves(rng, count):
@@ -23,7 +26,7 @@ def gguf_blocks(kind, n, k, seed=0):
     rng = np.random.default_rng(seed)
     weights, size = NBYTES[kind]
     blocks = rng.integers(0, 256, (n, k // weights, size), dtype=np.uint8)
-    for at in (0, 2) if kind in ("Q4_1", "Q4_K") else (0,):
+    for at in HALVES.get(kind, (0,)):
         blocks[..., at : at + 2] = halves(rng, n * (k // weights)).view(np.uint8).reshape(n, -1, 2)
     return blocks
 
@@ -48,21 +51,61 @@ def decode_q8_0(block):
     return block[2:].view(np.int8).astype(np.float32) * half(block, 0)
 
 
+def fifth_bits(block, at):
+    """16 times the bits of a little-endian 32-bit number at byte `at`: those of the first code, the second, ..."""
+    word = int.from_bytes(block[at : at + 4].tobytes(), "little")
+    return np.array([16 * (word >> j & 1) for j in range(32)], np.float32)
+
+
+def decode_q5_0(block):
+    return (nibbles(block[6:]) + fifth_bits(block, 2) - np.float32(16)) * half(block, 0)
+
+
+def decode_q5_1(block):
+    return (nibbles(block[8:]) + fifth_bits(block, 4)) * half(block, 0) + half(block, 2)
+
+
 def decode_q4_k(block):
-    """Eight times 32 weights; the 6-bit codes of the last four stand in spare bits of the others."""
-    packed, runs, out = block[4:16], block[16:].reshape(4, 32), []
+    return decode_k(block, block[16:].reshape(4, 32), np.zeros(32, np.uint8))
+
+
+def decode_q5_k(block):
+    return decode_k(block, block[48:].reshape(4, 32), block[16:48])
+
+
+def decode_k(block, runs, fifth):
+    """Eight times 32 weights; the 6-bit codes of the last four stand in spare bits of the others.
+
+    Bit j of the bytes `fifth` is the fifth bit of the codes of the j-th 32.
+    """
+    packed, out = block[4:16], []
     for j in range(8):
         if j < 4:
             scale, minimum = packed[j] & 63, packed[j + 4] & 63
         else:
             scale = (packed[j + 4] & 15) | (packed[j - 4] >> 6 << 4)
             minimum = (packed[j + 4] >> 4) | (packed[j] >> 6 << 4)
-        codes = (runs[j // 2] >> (4 * (j % 2)) & 15).astype(np.float32)
+        codes = ((runs[j // 2] >> (4 * (j % 2)) & 15) + 16 * (fifth >> j & 1)).astype(np.float32)
         out.append(half(block, 0) * np.float32(scale) * codes - half(block, 2) * np.float32(minimum))
     return np.concatenate(out)
 
 
-DECODE = {"Q4_0": decode_q4_0, "Q4_1": decode_q4_1, "Q8_0": decode_q8_0, "Q4_K": decode_q4_k}
+def decode_q6_k(block):
+    """Weight by weight: 128 share 64 bytes of nibbles and 32 bytes, whose four pairs of bits are of every 32nd."""
+    out = np.empty(256, np.float32)
+    for i in range(256):
+        upper, j = divmod(i, 128)
+        nibble = int(block[64 * upper + j % 64]) >> (4 if j >= 64 else 0) & 15
+        pair = int(block[128 + 32 * upper + j % 32]) >> (2 * (j // 32)) & 3
+        scale = np.float32(block[192 + i // 16].view(np.int8))
+        out[i] = half(block, 208) * scale * np.float32((nibble | pair << 4) - 32)
+    return out
+
+
+DECODE = {
+    "Q4_0": decode_q4_0, "Q4_1": decode_q4_1, "Q5_0": decode_q5_0, "Q5_1": decode_q5_1, "Q8_0": decode_q8_0,
+    "Q4_K": decode_q4_k, "Q5_K": decode_q5_k, "Q6_K": decode_q6_k,
+}  # fmt: skip
 
 
 def decoded(kind, blocks):
@@ -83,31 +126,59 @@ def test_gguf_blocks_decode_bit_for_bit(kind):
     for n, k in shapes_of(kind):
         blocks = gguf_blocks(kind, n, k)
         expected = decoded(kind, blocks)
-        w = bs.from_gguf(torch.from_numpy(blocks).flatten(), (n, k), kind)
+        w = bs.from_gguf(torch.from_numpy(blocks).flatten(), kind, (n, k))
         assert tuple(w.shape) == (n, k) and w.dtype == torch.float32
         assert same_bits(w.dequantize(), expected)
-        assert same_bits(bs.from_gguf(blocks.tobytes(), (n, k), kind).dequantize(), expected)
+        assert same_bits(bs.from_gguf(blocks.tobytes(), (n, k), kind).dequantize(), expected)  # in either order
         odd = torch.from_numpy(np.concatenate([np.zeros(1, np.uint8), blocks.ravel()]))[1:]  # at an odd address
         assert same_bits(bs.from_gguf(odd, (n, k), kind).dequantize(), expected)
 
 
+@pytest.mark.parametrize("kind", GGUF)
+def test_the_kernel_makes_the_same_bits(device, kind):
+    """Contracted or not: a code times its scale is exact in float32 wherever a minimum is added."""
+    from blockskip.linear import launch
+
+    n, k = 5, 768
+    blocks = gguf_blocks(kind, n, k)
+    w, out = bs.from_gguf(torch.from_numpy(blocks), kind, (n, k)).to(device), torch.empty((n, k), device=device)
+    one = launch.prepare_dequantize(w, out)
+    launch.dequantize[one.grid](*one.arguments, **one.constants)
+    assert same_bits(out.cpu(), decoded(kind, blocks))
+
+
+@pytest.mark.parametrize("kind", GGUF)
+def test_a_large_weight_is_decoded_in_parts(kind, monkeypatch):
+    blocks = torch.from_numpy(gguf_blocks(kind, 137, 256))
+    whole = bs.from_gguf(blocks, kind, (137, 256))
+    monkeypatch.setattr(gguf, "QUANTIZE_ELEMENTS", 64 * 256)
+    parts = bs.from_gguf(blocks, kind, (137, 256))
+    assert all(
+        torch.equal(a.view(torch.uint8), b.view(torch.uint8)) for a, b in zip(whole.tensors, parts.tensors, strict=True)
+    )
+
+
 def test_gguf_keeps_what_it_is_given_in_float16():
-    bits = {"Q4_0": 4.5, "Q4_1": 5.0, "Q8_0": 8.5, "Q4_K": 4.625}
+    bits = {"Q4_0": 4.5, "Q4_1": 5.0, "Q5_0": 8.5, "Q5_1": 9.0, "Q8_0": 8.5}
+    bits |= {"Q4_K": 4.625, "Q5_K": 8.625, "Q6_K": 8.5625}
     for kind, size in bits.items():
         blocks = gguf_blocks(kind, 4, 512)
-        w = bs.from_gguf(torch.from_numpy(blocks), (4, 512), kind)
-        assert w.bits_per_weight == size and w.group_size == 32 and w.bits == (8 if kind == "Q8_0" else 4)
-        step = w.scale if w.scale_step is None else w.scale_step
-        assert step.dtype == torch.float16
-        assert torch.equal(step.view(torch.int16), torch.from_numpy(blocks[..., :2].copy()).view(torch.int16)[..., 0])
+        w = bs.from_gguf(torch.from_numpy(blocks), kind, (4, 512))
+        assert w.bits_per_weight == size and w.group_size == (16 if kind == "Q6_K" else 32)
+        assert w.bits == (4 if kind in ("Q4_0", "Q4_1", "Q4_K") else 8)
+        assert f"| {kind} |" in bs.from_gguf.__doc__ and f", {size:g} |" in bs.from_gguf.__doc__
+        step, at = w.scale if w.scale_step is None else w.scale_step, HALVES.get(kind, (0,))[0]
+        given = torch.from_numpy(blocks[..., at : at + 2].copy()).view(torch.int16)[..., 0]
+        assert step.dtype == torch.float16 and torch.equal(step.view(torch.int16), given)
 
 
 def gentle(kind, n, k):
     """Blocks whose values are of the order of 1, so that a product's error can be judged."""
     blocks = gguf_blocks(kind, n, k, seed=3)
     rng = np.random.default_rng(4)
-    for at, size in ((0, 0.02), (2, -0.1)) if kind in ("Q4_1", "Q4_K") else ((0, 0.02),):
-        size = size / 30 * (-1 if at else 1) if kind == "Q4_K" else size
+    coded = 30 if kind.endswith("_K") else 1  # how large the codes are that it is a step of
+    for at in HALVES.get(kind, (0,)):
+        size = 0.02 / coded if at != 2 else (0.1 / coded if kind.endswith("_K") else -0.1)
         values = (rng.uniform(0.5, 1.5, blocks.shape[:2]) * size).astype(np.float16)
         blocks[..., at : at + 2] = values.view(np.uint8).reshape(*blocks.shape[:2], 2)
     return torch.from_numpy(blocks)
@@ -143,8 +214,8 @@ def magnitude(w):
 @pytest.mark.parametrize("rows", [1, 3, 9])
 @pytest.mark.parametrize("kind", GGUF)
 def test_gguf_through_linear(device, kind, rows, impl):
-    n, k = (11, 512) if kind == "Q4_K" else (11, 160)
-    check_linear(bs.from_gguf(gentle(kind, n, k), (n, k), kind), rows, impl, device)
+    n, k = (11, 512) if kind.endswith("_K") else (11, 160)
+    check_linear(bs.from_gguf(gentle(kind, n, k), kind, (n, k)), rows, impl, device)
 
 
 def torchao(n, k, group_size, dtype=torch.bfloat16, seed=0):
@@ -205,7 +276,11 @@ def test_torchao_through_linear(device, rows, impl):
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"kind": "Q5_0"}, ValueError, "kind: given 'Q5_0'; allowed are Q4_0, Q4_1, Q8_0, Q4_K"),
+        (
+            {"kind": "Q3_K"},
+            ValueError,
+            "kind: given 'Q3_K'; allowed are Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K",
+        ),
         ({"shape": (2, 80)}, ValueError, "shape: given K 80; must be a multiple of 32, Q4_0's block"),
         ({"shape": (2, 128), "kind": "Q4_K"}, ValueError, "given K 128; must be a multiple of 256"),
         ({"shape": (64,)}, ValueError, r"shape: given \(64,\)"),

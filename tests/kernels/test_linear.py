@@ -141,6 +141,35 @@ def test_ragged_sizes_of_encoded_metadata(device, n, k):
         check(bs.linear(x, w, bias, impl="triton"), x, w, bias)
 
 
+def of_sixteen(n, k, has_step):
+    """A weight of int8 codes with a scale of either sign for each 16: numbers, or int8 codes of a step."""
+    generator = torch.Generator().manual_seed(k)
+    codes, scale = (torch.randint(-128, 128, (n, columns), generator=generator) for columns in (k, k // 16))
+    data = codes.to(torch.int8).unflatten(1, (-1, 2, 16)).transpose(1, 2).contiguous()
+    if not has_step:
+        return bs.QuantizedWeight(data, scale.float() / 64, None, torch.float32)
+    step = torch.rand((n, k // 256), generator=generator).half()
+    return bs.QuantizedWeight(data, scale.to(torch.int8), None, torch.float32, scale_step=step)
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize(("n", "k", "has_step"), [(1, 32, 0), (5, 224, 0), (3, 256, 1), (2, 1280, 1)])
+def test_groups_of_sixteen(device, impl, n, k, has_step):
+    w = of_sixteen(n, k, has_step).to(device)
+    for rows in (1, 3, 6, 9):
+        x, _, bias = inputs(device, rows, n=n, k=k)
+        check(bs.linear(x, w, bias, impl=impl), x, w, bias)
+
+
+def test_the_other_ways_take_groups_of_sixteen(device):
+    from blockskip.linear.launch import MatvecConfig, linear
+
+    w = of_sixteen(9, 768, 1).to(device)
+    x, _, _ = inputs(device, 2, n=9, k=768)
+    for config in (MatvecConfig(4, 4, 1), MatvecConfig(8, 16, 2), MatvecConfig(4, 8, 1, True, True)):
+        check(linear(x, w, None, config), x, w)
+
+
 @pytest.mark.parametrize("config", [(4, 4, 1), (16, 8, 4), (2, 8, 1), (8, 16, 2)])
 @pytest.mark.parametrize("kind", [(4, 128, False), (8, 32, True), (4, 32, True), (4, 64, False, "uint8")])
 def test_every_way_to_step_through_k(device, config, kind):

@@ -17,7 +17,8 @@ pytestmark = [
     pytest.mark.timeout(1200),
 ]
 CAPABILITIES = ("8.0", "9.0", "12.0")
-METADATA = {"zero": 2, "symmetric": 1, "minimum": 2, "middle": 2, "encoded": 4, "encoded symmetric": 2}  # tensors of it
+METADATA = {"zero": 2, "symmetric": 1, "minimum": 2, "middle": 2, "encoded": 4, "encoded symmetric": 2}  # loads of it
+METADATA |= {"symmetric of 16": 3}  # scale codes of both halves of a block, and the step
 MOST_REGISTERS = 136  # 15 programs of one warp fit an SM's registers
 
 
@@ -63,7 +64,8 @@ def test_a_weight_load_of_16_bytes_serves_all_rows(compiled, capability):
         steps = row["products"] / (8 * rows)
         assert row["wide_loads"] == steps * (bits // 4 + 2 * rows), row
         sums_needed = 0 if "symmetric" in metadata and bits == 8 else rows
-        assert row["narrow_loads"] == steps * (METADATA[metadata] + rows + sums_needed), row
+        more = row["narrow_loads"] - steps * (METADATA[metadata] + rows + sums_needed)
+        assert more == 0 or (more == 1 and "16" in metadata), row  # Triton 3.6 reads the step for each half, in the L1
 
 
 @pytest.mark.parametrize("capability", CAPABILITIES)

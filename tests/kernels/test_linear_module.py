@@ -61,11 +61,13 @@ def test_quantize_takes_what_select_says_and_changes_nothing_on_an_error():
     assert bs.quantize_(nn.Linear(512, 8), metadata="uint8").weight.encoded
 
 
-def gguf(kind, nbytes, n=11, k=512):
-    """A weight of any codes, with metadata of 1."""
-    blocks = torch.randint(0, 256, (n, k // 32, nbytes), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    blocks[..., :4] = torch.tensor([0, 0x3C, 0, 0x3C], dtype=torch.uint8)
-    return bs.from_gguf(blocks, (n, k), kind)
+def gguf(kind, nbytes, at=0, n=11, k=512):
+    """A weight of any codes, with float16 metadata of 1 in four bytes from `at` on."""
+    weights = 256 if kind.endswith("_K") else 32
+    generator = torch.Generator().manual_seed(0)
+    blocks = torch.randint(0, 256, (n, k // weights, nbytes), dtype=torch.uint8, generator=generator)
+    blocks[..., at : at + 4] = torch.tensor([0, 0x3C, 0, 0x3C], dtype=torch.uint8)
+    return bs.from_gguf(blocks, kind, (n, k))
 
 
 def torchao(n=11, k=512):
@@ -87,6 +89,7 @@ LAYOUTS |= {
     "Q4_0": lambda weight: gguf("Q4_0", 18),
     "Q4_1": lambda weight: gguf("Q4_1", 20),
     "Q8_0": lambda weight: gguf("Q8_0", 34),
+    "Q6_K": lambda weight: gguf("Q6_K", 210, 206),
     "torchao": lambda weight: torchao(),
 }
 

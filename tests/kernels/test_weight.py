@@ -221,6 +221,45 @@ def test_any_strides_and_parameters():
     assert isinstance(moved, QuantizedWeight) and torch.equal(moved.dequantize(), expected.dequantize())
 
 
+def of_sixteen(n=5, k=512, step=torch.float16, seed=0):
+    """int8 codes with a scale alone for each 16 weights, int8 codes of a step or, without one, float16 numbers."""
+    generator = torch.Generator().manual_seed(seed)
+    codes = torch.randint(-128, 128, (n, k), generator=generator)
+    scale = torch.randint(-128, 128, (n, k // 16), generator=generator)
+    if step is None:
+        return codes, QuantizedWeight(module.pack(codes, 8), (scale / 64).half(), None, torch.float32)
+    steps = torch.rand((n, k // 256), generator=generator).to(step)
+    packed = module.pack(codes, 8)
+    return codes, QuantizedWeight(packed, scale.to(torch.int8), None, torch.float32, scale_step=steps)
+
+
+@pytest.mark.parametrize("step", [torch.float16, None])
+def test_groups_of_sixteen(step):
+    codes, w = of_sixteen(step=step)
+    assert w.group_size == 16 and w.bits == 8 and w.symmetric and w.encoded == (step is not None)
+    scale = numbers(w.scale, w.scale_step).repeat_interleave(16, 1)
+    assert torch.equal(w.dequantize(torch.float64), codes.double() * scale)
+    assert torch.equal(w.rows(1, 3).dequantize(), w.dequantize()[1:3])
+    first, second = w.plane_values(torch.float64)
+    blocks = w.dequantize(torch.float64).unflatten(1, (-1, 2, 16))
+    assert torch.equal(first, blocks[:, :, 0].flatten(1)) and torch.equal(second, blocks[:, :, 1].flatten(1))
+    bits = "8.5625" if step else "9"
+    assert f"int8, groups of 16, symmetric, {'int8 metadata, ' if step else ''}{bits} bits" in repr(w)
+
+
+def test_groups_of_sixteen_have_int8_codes_and_a_scale_alone():
+    _, w = of_sixteen(step=None)
+    for shift in ("zero", "minimum", "middle"):
+        with pytest.raises(
+            ValueError, match=r"scale: given shape \(5, 32\); allowed are \(5, 16\), \(5, 8\), \(5, 4\)"
+        ):
+            replace(w, **{shift: w.scale})
+    with pytest.raises(ValueError, match=r"scale: given shape \(5, 32\); allowed are \(5, 16\)"):
+        replace(w, data=torch.zeros(5, 256, dtype=torch.uint8))
+    with pytest.raises(ValueError, match="group_size: given 16; allowed are 32, 64, 128"):
+        bs.quantize(random_weight(), 8, 16)
+
+
 def test_repr_is_short():
     assert repr(bs.quantize(random_weight())) == (
         "QuantizedWeight(7x256, int4, groups of 32, asymmetric, 5 bits a weight, cpu)"
@@ -273,7 +312,7 @@ def test_errors_of_metadata_put_together_by_hand():
     plain = bs.quantize(random_weight(4, 256))
     for change, error, message in (
         ({"scale_step": None}, TypeError, r"scale: given torch\.uint8; a float dtype is needed"),
-        ({"scale": plain.scale}, TypeError, r"scale: given torch\.bfloat16; uint8, for scale_step, is needed"),
+        ({"scale": plain.scale}, TypeError, r"scale: given torch\.bfloat16; uint8, for scale_step, is needed, or int8"),
         ({"minimum": None}, ValueError, "minimum_step: given without minimum"),
         ({"scale_step": w.scale_step.int()}, TypeError, r"scale_step: given torch\.int32; a float dtype"),
         (

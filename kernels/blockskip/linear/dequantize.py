@@ -9,11 +9,11 @@ from ..launching.primitives import wide
 
 
 @triton.jit
-def read_metadata(values, step, group, block, ok):
-    """Float32 [BLOCKS, 1]: a group's number, or its code times the step of its 256 weights."""
+def read_metadata(values, step, group, unit, ok, UNIT: tl.constexpr):
+    """Float32 [units, 1]: for each UNIT weights their group's number, or a code times the step of its 256 weights."""
     value = tl.load(values + group, mask=ok, other=0).to(tl.float32)
     if step is not None:
-        value *= tl.load(step + block // 8, mask=ok, other=0.0).to(tl.float32)
+        value *= tl.load(step + unit // (256 // UNIT), mask=ok, other=0.0).to(tl.float32)
     return value[:, None]
 
 
@@ -57,14 +57,20 @@ def dequantize(
         at = row.to(tl.int64) * K + k // 16 * (K // 2) + block * 16 + k % 16
         code = tl.load(data + at, mask=ok[:, None], other=0)
     value = code.to(tl.float32)
-    block = first + i
-    group = (here if TILES else block) // (GROUP // 32)
-    scale = read_metadata(meta.scale, meta.scale_step, group, block, ok)
+    unit = first + i
+    UNIT: tl.constexpr = 16 if GROUP == 16 else 32  # pyright: ignore[reportAssignmentType]
+    if UNIT == 16:  # each half of a block has its scale
+        value = tl.reshape(value, [BLOCKS * 2, UNIT])
+        first, i = first * 2, tl.arange(0, BLOCKS * 2)
+        unit = first + i
+        ok = unit < COUNT * 2
+    group = (here if TILES else unit) // (GROUP // UNIT)
+    scale = read_metadata(meta.scale, meta.scale_step, group, unit, ok, UNIT)
     if meta.shift is None:
         value = (value - CENTRE) * scale
     elif OFFSET:
-        value = (value - CENTRE) * scale + read_metadata(meta.shift, meta.shift_step, group, block, ok)
+        value = (value - CENTRE) * scale + read_metadata(meta.shift, meta.shift_step, group, unit, ok, UNIT)
     else:
-        value = (value - read_metadata(meta.shift, meta.shift_step, group, block, ok)) * scale
-    pointers = out + wide(first) * 32 + i[:, None] * 32 + tl.arange(0, 32)[None, :]
+        value = (value - read_metadata(meta.shift, meta.shift_step, group, unit, ok, UNIT)) * scale
+    pointers = out + wide(first) * UNIT + i[:, None] * UNIT + tl.arange(0, UNIT)[None, :]
     tl.store(pointers, value.to(out.dtype.element_ty), mask=ok[:, None])

@@ -14,13 +14,16 @@ from ..launching.primitives import wide
 
 
 @triton.jit
-def metadata_tile(values, step, rows, b0, ok, ALL: tl.constexpr, GROUP: tl.constexpr, BLOCKS: tl.constexpr):
-    """Float32 [rows, BLOCKS, 1]: for each block of 32 its group's number, or that code times the step of its 256."""
-    b = (b0 + tl.arange(0, BLOCKS))[None, :]
-    SHARE: tl.constexpr = GROUP // 32
-    value = tl.load(values + rows[:, None] * (ALL // SHARE) + b // SHARE, mask=ok, other=0).to(tl.float32)
+def metadata_tile(
+    values, step, rows, u0, ok, K: tl.constexpr, GROUP: tl.constexpr, UNIT: tl.constexpr, UNITS: tl.constexpr
+):
+    """Float32 [rows, UNITS, 1]: for each UNIT weights their group's number, or a code times its 256 weights' step."""
+    u = (u0 + tl.arange(0, UNITS))[None, :]
+    SHARE: tl.constexpr = GROUP // UNIT
+    value = tl.load(values + rows[:, None] * (K // GROUP) + u // SHARE, mask=ok, other=0).to(tl.float32)
     if step is not None:
-        value *= tl.load(step + rows[:, None] * (ALL // 8) + b // 8, mask=ok, other=0.0).to(tl.float32)
+        at = step + rows[:, None] * (K // 256) + u // (256 // UNIT)
+        value *= tl.load(at, mask=ok, other=0.0).to(tl.float32)
     return value[:, :, None]
 
 
@@ -56,19 +59,24 @@ def weight_tile(
 
     meta, CENTRE, OFFSET: as in `matvec`.
     """
-    ALL: tl.constexpr = K // 32
-    ok = (b0 + tl.arange(0, BLOCKS) < ALL)[None, :]
+    # what has one scale: a block, or each half of it
+    UNIT: tl.constexpr = 16 if GROUP == 16 else 32  # pyright: ignore[reportAssignmentType]
+    UNITS: tl.constexpr = BLOCKS * 32 // UNIT
+    u0 = b0 if UNIT == 32 else b0 * 2
+    ok = (u0 + tl.arange(0, UNITS) < K // UNIT)[None, :]
     ROWS: tl.constexpr = rows.shape[0]
     value = codes_tile(data, rows, b0, K, BITS, BLOCKS).to(tl.float32)
+    if UNIT == 16:
+        value = tl.reshape(value, [ROWS, UNITS, UNIT])
     rows += n0
-    scale = metadata_tile(meta.scale, meta.scale_step, rows, b0, ok, ALL, GROUP, BLOCKS)
+    scale = metadata_tile(meta.scale, meta.scale_step, rows, u0, ok, K, GROUP, UNIT, UNITS)
     if meta.shift is None:
         value = (value - CENTRE) * scale
     elif OFFSET:
-        shift = metadata_tile(meta.shift, meta.shift_step, rows, b0, ok, ALL, GROUP, BLOCKS)
+        shift = metadata_tile(meta.shift, meta.shift_step, rows, u0, ok, K, GROUP, UNIT, UNITS)
         value = (value - CENTRE) * scale + shift
     else:
-        value = (value - metadata_tile(meta.shift, meta.shift_step, rows, b0, ok, ALL, GROUP, BLOCKS)) * scale
+        value = (value - metadata_tile(meta.shift, meta.shift_step, rows, u0, ok, K, GROUP, UNIT, UNITS)) * scale
     return tl.reshape(value, [ROWS, BLOCKS * 32])
 
 

@@ -87,17 +87,33 @@ def load_some(pointers, ok, CHECK: tl.constexpr):
 
 
 @triton.jit
-def load_metadata(table, n0, rows, b0, group_stride, ALL: tl.constexpr, GROUP: tl.constexpr, BLOCKS: tl.constexpr):
-    """[rows, BLOCKS]: each group's value once for each of its blocks. group_stride None: it lies row for row."""
-    SHARE: tl.constexpr = GROUP // 32
+def load_metadata(
+    table,
+    n0,
+    rows,
+    b0,
+    group_stride,
+    ALL: tl.constexpr,
+    GROUP: tl.constexpr,
+    BLOCKS: tl.constexpr,
+    HALF: tl.constexpr = 0,  # pyright: ignore[reportArgumentType]
+):
+    """[rows, BLOCKS]: each group's value once for each of its blocks. group_stride None: it lies row for row.
+
+    In groups of 16 a block has two: HALF says which.
+    """
+    SHARE: tl.constexpr = 1 if GROUP == 16 else GROUP // 32  # pyright: ignore[reportAssignmentType]
     COUNT: tl.constexpr = (BLOCKS + SHARE - 1) // SHARE
     CHECK: tl.constexpr = ALL % BLOCKS != 0
+    ROW: tl.constexpr = ALL * 32 // GROUP
     g = (b0 // SHARE + tl.arange(0, COUNT))[None, :]
+    if GROUP == 16:
+        g = g * 2 + HALF
     if group_stride is None:
-        at = table + wide(n0) * (ALL // SHARE) + rows[:, None] * (ALL // SHARE) + g
+        at = table + wide(n0) * ROW + rows[:, None] * ROW + g
     else:
         at = table + wide(n0) + rows[:, None] + g.to(tl.int64) * group_stride
-    values = load_some(at, g < ALL // SHARE, CHECK)
+    values = load_some(at, g < ROW, CHECK)
     if SHARE > 1:  # loaded once and repeated: a load with repeated addresses goes through shared memory in Triton 3.6
         spread = tl.broadcast_to(values[:, :, None], [values.shape[0], COUNT, BLOCKS // COUNT])
         values = tl.reshape(spread, [values.shape[0], BLOCKS])
@@ -117,7 +133,10 @@ def load_weights(
     BITS: tl.constexpr,
     BLOCKS: tl.constexpr,
 ):
-    """A tuple: int32 of codes [rows, BLOCKS * 4] (two for int8), then what there is of `meta`, [rows, BLOCKS] each."""
+    """A tuple: int32 of codes [rows, BLOCKS * 4] (two for int8), then what there is of `meta`, [rows, BLOCKS] each.
+
+    In groups of 16 the scales of the blocks' second halves come last.
+    """
     # `metadata.SPAN`, weights of a row that share a step: kernels see no ints of other modules
     SPAN: tl.constexpr = 256  # pyright: ignore[reportAssignmentType]
     ALL: tl.constexpr = K // 32
@@ -134,6 +153,8 @@ def load_weights(
         loaded += (load_metadata(meta.shift, n0, rows, b0, group_stride, ALL, GROUP, BLOCKS),)
     if meta.shift_step is not None:
         loaded += (load_metadata(meta.shift_step, n0, rows, b0, group_stride, ALL, SPAN, BLOCKS),)
+    if GROUP == 16:
+        loaded += (load_metadata(meta.scale, n0, rows, b0, group_stride, ALL, GROUP, BLOCKS, HALF=1),)
     return loaded
 
 
@@ -146,12 +167,18 @@ def load_activations(pointers, ok, CHECK: tl.constexpr):
 
 
 @triton.jit
-def decoded(loaded, step, AT: tl.constexpr):
-    """What was loaded at AT in float32: a number, or a code that is worth the step behind it."""
+def decoded(loaded, step, AT: tl.constexpr, STEP_AT: tl.constexpr):
+    """What was loaded at AT in float32: a number, or a code that is worth the step at STEP_AT."""
     value = loaded[AT].to(tl.float32)
     if step is not None:
-        value *= loaded[AT + 1].to(tl.float32)
+        value *= loaded[STEP_AT].to(tl.float32)
     return value
+
+
+@triton.jit
+def block_sums(dot, BLOCKS: tl.constexpr):
+    """Float32 [rows, BLOCKS], the sums of each block's four of [rows, BLOCKS * 4]; in one thread."""
+    return tl.sum(tl.reshape(dot, [dot.shape[0], BLOCKS, 4]), axis=2).to(tl.float32)
 
 
 @triton.jit
@@ -165,6 +192,7 @@ def multiply(
     rows,
     b0,
     K: tl.constexpr,
+    GROUP: tl.constexpr,
     BITS: tl.constexpr,
     CENTRE: tl.constexpr,
     OFFSET: tl.constexpr,
@@ -182,18 +210,25 @@ def multiply(
         first, second = loaded[0] & 0x0F0F0F0F, (loaded[0] >> 4) & 0x0F0F0F0F
     else:
         first, second = loaded[0], loaded[1]
-    s = decoded(loaded, meta.scale_step, SCALE)
+    s = decoded(loaded, meta.scale_step, SCALE, SCALE + 1)
     if meta.shift is not None:
-        shift = decoded(loaded, meta.shift_step, SHIFT)
+        shift = decoded(loaded, meta.shift_step, SHIFT, SHIFT + 1)
+    if GROUP == 16:  # int8 codes with a scale alone
+        second_s = decoded(loaded, meta.scale_step, len(loaded) - 1, SCALE + 1)
     new = ()
     for m in tl.static_range(len(sums)):  # pyright: ignore[reportGeneralTypeIssues]
         a = codes + m * ALL * 8 + word
         dot = dp4a(first, load_activations(a, word < ALL * 4, CHECK), tl.zeros(first.shape, tl.int32), ASM)
+        if GROUP == 16:
+            first_whole = block_sums(dot, BLOCKS)
+            dot = tl.zeros(first.shape, tl.int32)
         dot = dp4a(second, load_activations(a + ALL * 4, word < ALL * 4, CHECK), dot, ASM)
-        whole = tl.sum(tl.reshape(dot, [dot.shape[0], BLOCKS, 4]), axis=2).to(tl.float32)  # in one thread
+        whole = block_sums(dot, BLOCKS)
         x_step = load_activations(step + m * ALL + b, b < ALL, CHECK)
         # code sums are integers below 2**24: what is subtracted for an integer zero point is exact
-        if meta.shift is not None:
+        if GROUP == 16:
+            new += (sums[m] + x_step * (s * first_whole + second_s * whole),)
+        elif meta.shift is not None:
             count = load_activations(total + m * ALL + b, b < ALL, CHECK)
             if OFFSET:
                 new += (sums[m] + x_step * (s * (whole - CENTRE * count) + shift * count),)
@@ -253,9 +288,9 @@ def matvec(
     last = LAST if ROWS <= 4 else tl.minimum(N, 1) * LAST
     for b0 in tl.range(0, last, BLOCKS):
         following = load_weights(data, meta, n0, rows, b0 + BLOCKS, group_stride, K, GROUP, BITS, BLOCKS)
-        sums = multiply(sums, loaded, meta, codes, step, total, rows, b0, K, BITS, CENTRE, OFFSET, BLOCKS, ASM)
+        sums = multiply(sums, loaded, meta, codes, step, total, rows, b0, K, GROUP, BITS, CENTRE, OFFSET, BLOCKS, ASM)
         loaded = following
-    sums = multiply(sums, loaded, meta, codes, step, total, rows, LAST, K, BITS, CENTRE, OFFSET, BLOCKS, ASM)
+    sums = multiply(sums, loaded, meta, codes, step, total, rows, LAST, K, GROUP, BITS, CENTRE, OFFSET, BLOCKS, ASM)
     for m in tl.static_range(ROWS):  # pyright: ignore[reportGeneralTypeIssues]
         y = tl.sum(sums[m], axis=1)
         if bias is not None:

@@ -1,4 +1,4 @@
-"""A group's scale and minimum: floats, or uint8 codes with a step for each 256 weights of a row."""
+"""A group's scale and minimum: floats, or 8-bit codes with a step for each 256 weights of a row."""
 
 from __future__ import annotations
 

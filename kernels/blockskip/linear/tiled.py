@@ -22,7 +22,7 @@ def _few_rows(x, w: QuantizedWeight, bias) -> torch.Tensor:
     out = torch.empty((x.shape[0], w.shape[0]), dtype=torch.float32, device=x.device)
     activations = planes(rounded(x, torch.float32), w.bits)
     for rows, part in w.blocks(BLOCK_ELEMENTS):
-        first, second = (a @ part.values(c, a.dtype).T for a, c in zip(activations, part.planes(), strict=True))
+        first, second = (a @ v.T for a, v in zip(activations, part.plane_values(torch.float32), strict=True))
         out[:, rows] = first + second
     return (out if bias is None else out + bias).to(x.dtype)
 

@@ -14,6 +14,8 @@ from .packing import PACKINGS, TILE_BYTES, TILE_COLUMNS, TILE_ROWS
 from .packing import packed as repacked
 
 GROUP_SIZES = (32, 64, 128)
+HALF_BLOCK = 16
+"""A further group size, of int8 codes with a scale alone: GGUF's Q6_K. `quantize` does not make it."""
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 BLOCK = 32
 """Weights that stand together in memory, and that meet one int8 step of the activations."""
@@ -35,8 +37,8 @@ class QuantizedWeight:
     | given | value | from |
     | --- | --- | --- |
     | zero | (code - zero) * scale | `quantize` |
-    | nothing | (code - middle code) * scale | `quantize(symmetric=True)`, GGUF Q4_0 and Q8_0 |
-    | minimum | (code - smallest code) * scale + minimum | `quantize(metadata="uint8")`, GGUF Q4_1 and Q4_K |
+    | nothing | (code - middle code) * scale | `quantize(symmetric=True)`, GGUF Q4_0, Q5_0, Q6_K, Q8_0 |
+    | minimum | (code - smallest code) * scale + minimum | `quantize(metadata="uint8")`, GGUF Q4_1, Q5_1, Q4_K, Q5_K |
     | middle | (code - middle code) * scale + middle | torchao |
 
     The smallest code is 0 for int4 and -128 for int8, the middle one 8 for int4 and 0 for int8.
@@ -46,9 +48,9 @@ class QuantizedWeight:
         Either way 16 contiguous bytes are what one load of the matvec takes.
         int4 in tiles: uint8 [N / 64, K / 256, 64, 128], as `packing` has it.
     scale, zero, minimum, middle: any float dtype, [N, K / group_size], row for row with the weights; in tiles bfloat16
-        [N / 64, K / 256, 64, 256 / group_size].
+        [N / 64, K / 256, 64, 256 / group_size]. group_size is 32, 64 or 128; or 16, for int8 codes with a scale alone.
     scale_step, minimum_step: float16 (or another float dtype) [N, K / 256]. Where there is one, scale or minimum holds
-        uint8 codes, each worth a step.
+        codes, each worth a step: uint8, or int8 where scales are negative, too.
     dtype: of the weight that was quantised, and of `dequantize()`.
 
     Everything is contiguous and on one device. Raises TypeError for dtypes and ValueError for shapes.
@@ -70,15 +72,17 @@ class QuantizedWeight:
         if self.packing == "tiles":
             allowed = [(*self.data.shape[:3], TILE_COLUMNS // size) for size in GROUP_SIZES]
         else:
-            allowed = [(n, k // size) for size in GROUP_SIZES if k % size == 0]
+            fine = self.bits == 8 and not any(name in given for name in SHIFTS)
+            sizes = (HALF_BLOCK, *GROUP_SIZES) if fine else GROUP_SIZES
+            allowed = [(n, k // size) for size in sizes if k % size == 0]
         for name in ("scale", *SHIFTS):
             t = given.get(name)
             if t is None:
                 continue
             encoded = STEPS.get(name) in given
-            if t.dtype != torch.uint8 if encoded else not t.is_floating_point():
-                needed = f"uint8, for {STEPS[name]}," if encoded else "a float dtype"
-                raise TypeError(f"{name}: given {t.dtype}; {needed} is needed")
+            if t.dtype not in (torch.uint8, torch.int8) if encoded else not t.is_floating_point():
+                needed = f"uint8, for {STEPS[name]}, is needed, or int8" if encoded else "a float dtype is needed"
+                raise TypeError(f"{name}: given {t.dtype}; {needed}")
             if tuple(t.shape) not in allowed or t.shape != self.scale.shape:
                 raise ValueError(f"{name}: given shape {tuple(t.shape)}; allowed are {', '.join(map(str, allowed))}")
         if sum(name in given for name in SHIFTS) > 1:
@@ -154,7 +158,7 @@ class QuantizedWeight:
 
     @property
     def encoded(self) -> bool:
-        """Whether metadata is uint8 codes with a step."""
+        """Whether metadata is 8-bit codes with a step."""
         return self.scale_step is not None or self.minimum_step is not None
 
     @property
@@ -259,7 +263,7 @@ class QuantizedWeight:
         return part.values(part.codes(), dtype)
 
     def values(self, codes: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        """The values in `dtype`, of `codes()` or of one of `planes()`."""
+        """The values in `dtype`, of `codes()`, or of one of `planes()` where they have the same groups."""
         if self.packing == "tiles":
             return self.packed("rows").values(codes, dtype)
         scale = decode(self.scale, self.scale_step, dtype).unsqueeze(-1)
@@ -269,6 +273,14 @@ class QuantizedWeight:
             step = self.minimum_step if self.middle is None else None
             values += decode(self.offset, step, dtype).unsqueeze(-1)
         return values.flatten(1)
+
+    def plane_values(self, dtype: torch.dtype) -> Iterator[torch.Tensor]:
+        """The values in `dtype` of each of `planes()`, as they lie there."""
+        for index, codes in enumerate(self.planes()):
+            of_plane = self
+            if self.group_size == HALF_BLOCK:  # a plane holds every second group
+                of_plane = replace(self, scale=self.scale[:, index::2].contiguous())
+            yield of_plane.values(codes, dtype)
 
     def error(self, weight: torch.Tensor) -> float:
         """Signal-to-noise ratio in dB against the weight [N, K] that this stands for; inf where they are equal."""
@@ -298,7 +310,7 @@ class QuantizedWeight:
 
     def __repr__(self):
         kind = "symmetric" if self.symmetric else "asymmetric"
-        kind += ", uint8 metadata" if self.encoded else ""
+        kind += f", {'u' * (self.scale.dtype != torch.int8)}int8 metadata" if self.encoded else ""
         kind += ", in tiles" if self.packing == "tiles" else ""
         size = "x".join(map(str, self.shape))
         return (
