@@ -153,24 +153,27 @@ def test_random_weights_are_of_their_seed():
 def test_products_are_fused_and_quantised_as_asked():
     model = tiny(bits=4, symmetric=True)
     by_name = dict(model.weights.linears())
-    shapes = {name: tuple(by_name[name].weight.shape) for name in ("layers.0.qkv", "layers.2.qkv", "layers.0.gate_up")}
+    shapes = {
+        name: tuple(by_name[name].weights[0].shape) for name in ("layers.0.qkv", "layers.2.qkv", "layers.0.gate_up")
+    }
     assert shapes == {
         "layers.0.qkv": ((4 + 2 + 2) * 16, 64),
         "layers.2.qkv": ((4 + 1) * 32, 64),  # keys are values
         "layers.0.gate_up": (2 * 96, 64),
     }
-    assert {type(linear.weight) for linear in by_name.values()} == {bs.QuantizedWeight}
-    assert {(w.weight.bits, w.weight.symmetric) for w in by_name.values()} == {(4, True)}
+    weights = [weight for linear in by_name.values() for weight in linear.weights]
+    assert {type(weight) for weight in weights} == {bs.QuantizedWeight}
+    assert {(weight.bits, weight.symmetric) for weight in weights} == {(4, True)}
     floats = dict(model.dequantized().weights.linears())
     for name, linear in by_name.items():
-        assert torch.equal(linear.weight.dequantize(torch.float32), floats[name].weight)
-    head = dict(tiny(bits=8, head=False).weights.linears())["head"].weight
+        assert torch.equal(linear.weights[0].dequantize(torch.float32), floats[name].weights[0])
+    head = dict(tiny(bits=8, head=False).weights.linears())["head"].weights[0]
     assert isinstance(head, torch.Tensor)
 
 
 def test_bytes_are_counted_once():
     model = tiny()
-    assert model.weights.head.weight is model.weights.embedding  # tied
+    assert model.weights.head.weights[0] is model.weights.embedding  # tied
     assert model.weights.nbytes == 4 * sum(math.prod(shape) for shape in expected(SPEC).values())
     quantised = tiny(bits=4)
     products = {n: s for n, s in expected(SPEC).items() if len(s) == 2 and "embed" not in n}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,10 +19,12 @@ from torch.nn import functional
 
 from skiplab.model.cache import GROWTH, Cache, Chunk, LayerCache, Step
 from skiplab.model.config import LayerSpec, ModelSpec
+from skiplab.model.files import GGUF, Safetensors
 from skiplab.model.graph import captured
 from skiplab.model.prompts import Prompts
 from skiplab.model.rope import Rotation
-from skiplab.model.weights import Format, LayerWeights, StateDict, Weights, build, random_tensors, tensors_of
+from skiplab.model.sources import StateDict, tensors_of
+from skiplab.model.weights import Format, LayerWeights, Weights, build, random_tensors
 
 CHUNK = 8192
 """Tokens of a prompt that are read at a time, unless told otherwise: it bounds the memory of what is in between."""
@@ -94,19 +97,24 @@ class Decoder:
         cls,
         path: str | PathLike[str],
         *,
+        spec: ModelSpec | None = None,
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.bfloat16,
         bits: int | None = 4,
         **options: Any,
     ) -> Decoder:
-        """Of a local folder with a config.json and safetensors files, read and quantised one product at a time.
+        """Of a local folder of safetensors, or a GGUF file, read and quantised one product at a time.
 
+        spec: the folder's config.json where None; a GGUF file needs it. What is quantised in the file stays as it is.
         bits, options: see `Format`. Raises ValueError that names tensors that are missing, left over or misshapen.
         """
-        from skiplab.model.files import Safetensors  # which needs safetensors
-
-        spec, held = ModelSpec.from_config(path), Format(torch.device(device), dtype, bits, **options)
-        return cls(spec, build(spec, tensors_of(Safetensors(path), spec), held))
+        held = Format(torch.device(device), dtype, bits, **options)
+        if Path(path).suffix != ".gguf":
+            spec = spec or ModelSpec.from_config(path)
+            return cls(spec, build(spec, tensors_of(Safetensors(path), spec), held))
+        if spec is None:
+            raise ValueError("spec: None with a GGUF file, which does not say all of it; give a ModelSpec")
+        return cls(spec, build(spec, tensors_of(GGUF(path, spec), spec), held))
 
     def dequantized(self) -> Decoder:
         """The same model by the floats that its quantised weights stand for."""

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any, Protocol
+from itertools import groupby
+from typing import Any
 
 import blockskip as bs
 import torch
@@ -21,8 +22,9 @@ from torch.nn import functional
 from skiplab.model.config import LayerSpec, ModelSpec
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
-Take = Callable[..., Tensor]
-"""take(name, *shape): the tensor of that name and shape."""
+Stored = Tensor | bs.QuantizedWeight
+Take = Callable[..., Stored]
+"""take(name, *shape): the tensor of that name and shape, or a matrix that is quantised already."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,8 @@ class Format:
     """How weights are held. bits: 4 or 8, quantised by `blockskip.quantize`; None leaves them in dtype.
 
     group_size, symmetric, metadata: as there; packing: rows, or tiles (`QuantizedWeight.packed`). head: whether the
-    product that gives logits is quantised, too; the embedding, which it may be tied to, stays in dtype.
+    product that gives logits is quantised, too; the embedding, which it may be tied to, stays in dtype. What a source
+    holds quantised stays as it is.
     """
 
     device: torch.device
@@ -50,7 +53,11 @@ class Format:
         choice("packing", self.packing, PACKINGS)
         flag("head", self.head)
 
-    def held(self, weight: Tensor) -> Tensor | bs.QuantizedWeight:
+    def cast(self, found: Stored) -> Stored:
+        """What a source gave, on the device; floats in the dtype."""
+        return found.to(self.device) if isinstance(found, bs.QuantizedWeight) else found.to(self.device, self.dtype)
+
+    def packed(self, weight: Tensor) -> Stored:
         """A product's weight [N, K], which is on the device and in the dtype, as it is or quantised."""
         if self.bits is None:
             return weight
@@ -60,23 +67,34 @@ class Format:
 
 @dataclass(frozen=True, eq=False)
 class Linear:
-    """A product: weight [N, K] in floats or quantised, bias [N] or None."""
+    """A product. weights: [N, K] each, their rows one after the other, floats or quantised; bias: [N] or None.
 
-    weight: Tensor | bs.QuantizedWeight
+    There is one weight, but where a file has quantised the parts of a fused product in several ways.
+    """
+
+    weights: tuple[Stored, ...]
     bias: Tensor | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
-        if isinstance(self.weight, bs.QuantizedWeight):
-            return bs.linear(x, self.weight, self.bias)
-        return functional.linear(x, self.weight, self.bias)
+        if len(self.weights) == 1:
+            return self._product(x, self.weights[0], self.bias)
+        out = torch.cat([self._product(x, weight, None) for weight in self.weights], -1)
+        return out if self.bias is None else out + self.bias
+
+    def _product(self, x: Tensor, weight: Stored, bias: Tensor | None) -> Tensor:
+        if isinstance(weight, bs.QuantizedWeight):
+            return bs.linear(x, weight, bias)
+        return functional.linear(x, weight, bias)
 
     def dequantized(self, dtype: torch.dtype) -> Linear:
-        """The same product by the floats that the quantised weight stands for."""
-        return self if isinstance(self.weight, Tensor) else Linear(self.weight.dequantize(dtype), self.bias)
+        """The same product by the floats that quantised weights stand for."""
+        if all(isinstance(weight, Tensor) for weight in self.weights):
+            return self
+        return Linear((_fused([_floats(weight, dtype) for weight in self.weights]),), self.bias)
 
     @property
     def nbytes(self) -> int:
-        return self.weight.nbytes + (0 if self.bias is None else self.bias.nbytes)
+        return sum(weight.nbytes for weight in self.weights) + (0 if self.bias is None else self.bias.nbytes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,7 +135,7 @@ class Weights:
     def nbytes(self) -> int:
         """Bytes of all weights; those of a tied head count once."""
         small = sum(_nbytes(getattr(layer, f.name)) for layer in self.layers for f in fields(layer))
-        head = 0 if self.head.weight is self.embedding else self.head.nbytes
+        head = 0 if self.head.weights[0] is self.embedding else self.head.nbytes
         return self.embedding.nbytes + small + self.norm.nbytes + head
 
     def dequantized(self) -> Weights:
@@ -148,11 +166,12 @@ def expected(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
 
 def _assembled(spec: ModelSpec, make: Any) -> Weights:
     """What there is, by transformers' names; `make` is a _Maker or a _Namer."""
-    embedding = make.matrix("model.embed_tokens.weight", spec.vocabulary, spec.hidden)
+    stored = make.matrix("model.embed_tokens.weight", spec.vocabulary, spec.hidden)
+    embedding = make.floats(stored)
     layers = tuple(_layer(spec, layer, f"model.layers.{i}", make) for i, layer in enumerate(spec.layers))
     norm = make.norm("model.norm", spec.hidden)
-    floats = embedding if spec.tied else make.matrix("lm_head.weight", spec.vocabulary, spec.hidden)
-    return Weights(embedding, layers, norm, make.head(floats))
+    head = stored if spec.tied else make.matrix("lm_head.weight", spec.vocabulary, spec.hidden)
+    return Weights(embedding, layers, norm, make.head(head))
 
 
 def _layer(spec: ModelSpec, layer: LayerSpec, at: str, make: Any) -> LayerWeights:
@@ -185,36 +204,63 @@ class _Maker:
     held: Format
     norm_offset: float
 
-    def matrix(self, name: str, rows: int, columns: int) -> Tensor:
-        return self._cast(self.take(name, rows, columns))
+    def matrix(self, name: str, rows: int, columns: int) -> Stored:
+        return self.held.cast(self.take(name, rows, columns))
+
+    def floats(self, stored: Stored) -> Tensor:
+        return _floats(stored, self.held.dtype)
 
     def vector(self, name: str, size: int) -> Tensor:
-        return self._cast(self.take(name, size))
+        return self.floats(self.held.cast(self.take(name, size)))
 
     def norm(self, at: str, size: int) -> Tensor:
-        return self._cast(self.take(f"{at}.weight", size).float() + self.norm_offset)
+        found = self.take(f"{at}.weight", size)
+        return self.floats(self.held.cast(_floats(found, torch.float32) + self.norm_offset))
 
     def linear(self, at: str, parts: Mapping[str, int], columns: int, bias: bool) -> Linear:
         """One product of those that read the same: their rows one after the other."""
-        weight = _fused([self.matrix(f"{at}.{name}.weight", rows, columns) for name, rows in parts.items()])
+        stored = [self.matrix(f"{at}.{name}.weight", rows, columns) for name, rows in parts.items()]
         biases = [self.vector(f"{at}.{name}.bias", rows) for name, rows in parts.items()] if bias else []
-        return Linear(self._packed(f"{at}.{'+'.join(parts)}", weight, self.held), _fused(biases) if biases else None)
+        weights = tuple(self._packed(f"{at}.{'+'.join(parts)}", part, self.held) for part in _joined(stored))
+        return Linear(weights, _fused(biases) if biases else None)
 
-    def head(self, weight: Tensor) -> Linear:
-        return Linear(self._packed("lm_head", weight, self.held if self.held.head else replace(self.held, bits=None)))
+    def head(self, stored: Stored) -> Linear:
+        held = self.held if self.held.head else replace(self.held, bits=None)
+        return Linear((self._packed("lm_head", stored, held),))
 
-    def _cast(self, t: Tensor) -> Tensor:
-        return t.to(self.held.device, self.held.dtype)
-
-    def _packed(self, name: str, weight: Tensor, held: Format) -> Tensor | bs.QuantizedWeight:
+    def _packed(self, name: str, stored: Stored, held: Format) -> Stored:
         try:
-            return held.held(weight)
+            return stored if isinstance(stored, bs.QuantizedWeight) else held.packed(stored)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
 
 
+def _floats(stored: Stored, dtype: torch.dtype) -> Tensor:
+    return stored.dequantize(dtype) if isinstance(stored, bs.QuantizedWeight) else stored.to(dtype)
+
+
 def _fused(parts: list[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _joined(parts: list[Stored]) -> list[Stored]:
+    """Rows one after the other, neighbours of one layout as one weight."""
+    joined: list[Stored] = []
+    for _, alike in groupby(parts, key=_layout):
+        first, *others = list(alike)
+        if isinstance(first, Tensor):
+            joined.append(_fused([first, *others]))  # pyright: ignore[reportArgumentType] - they are alike
+            continue
+        rows = [part.named_tensors() for part in (first, *others)]  # pyright: ignore[reportAttributeAccessIssue]
+        joined.append(replace(first, **{name: _fused([row[name] for row in rows]) for name in first.named_tensors()}))
+    return joined
+
+
+def _layout(stored: Stored) -> tuple | None:
+    """What weights must share to be one; None for floats."""
+    if isinstance(stored, Tensor):
+        return None
+    return tuple((name, t.dtype, t.shape[1:]) for name, t in stored.named_tensors().items())
 
 
 @dataclass(frozen=True)
@@ -238,7 +284,10 @@ class _Namer:
             if bias:
                 self.vector(f"{at}.{name}.bias", rows)
 
-    def head(self, weight: None) -> None:
+    def floats(self, stored: None) -> None:
+        pass
+
+    def head(self, stored: None) -> None:
         pass
 
 
@@ -256,63 +305,3 @@ def random_tensors(spec: ModelSpec, held: Format, seed: int) -> Take:
         return made.mul_(shape[1] ** -0.5) if len(shape) == 2 else made
 
     return take
-
-
-class Source(Protocol):
-    """Tensors by name: what a file, or a state_dict, holds."""
-
-    def shapes(self) -> Mapping[str, tuple[int, ...]]: ...
-
-    def read(self, name: str) -> Tensor: ...
-
-
-def tensors_of(source: Source, spec: ModelSpec) -> Take:
-    """A source of tensors that are there. Raises ValueError, naming them, where some are missing, left over, misshapen.
-
-    Of a model with a vision part only what belongs to its text is looked at.
-    """
-    held = source.shapes()
-    names = _text_names(held)
-    wanted = expected(spec)
-    left = [name for name in names if name not in wanted and not _is_redundant(name, spec)]
-    wrong = [
-        f"{name}: {list(held[names[name]])}, not {list(shape)}"
-        for name, shape in wanted.items()
-        if name in names and tuple(held[names[name]]) != shape
-    ]
-    found = {"missing": [name for name in wanted if name not in names], "left over": left, "misshapen": wrong}
-    if any(found.values()):
-        raise ValueError("weights: " + "; ".join(f"{what}: {_listed(each)}" for what, each in found.items() if each))
-    return lambda name, *shape: source.read(names[name])
-
-
-def _listed(names: list[str], most: int = 8) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
-
-
-def _text_names(held: Mapping[str, Any]) -> dict[str, str]:
-    """From a text model's name of a tensor to its name here: without what a vision part puts before it."""
-    for prefix, text in (("model.language_model.", "model."), ("language_model.", "")):
-        if any(name.startswith(prefix) for name in held):
-            inside = {text + name.removeprefix(prefix): name for name in held if name.startswith(prefix)}
-            return {name: name for name in held if name == "lm_head.weight"} | inside
-    return {name: name for name in held}
-
-
-def _is_redundant(name: str, spec: ModelSpec) -> bool:
-    """Whether a file may hold it although it follows from the rest."""
-    return name.endswith("rotary_emb.inv_freq") or (spec.tied and name == "lm_head.weight")
-
-
-@dataclass(frozen=True, eq=False)
-class StateDict:
-    """A `Source` of tensors in memory."""
-
-    tensors: Mapping[str, Tensor]
-
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        return {name: tuple(t.shape) for name, t in self.tensors.items()}
-
-    def read(self, name: str) -> Tensor:
-        return self.tensors[name].detach()
