@@ -12,7 +12,7 @@ import pytest
 import torch
 from skiplab.model import Decoder, Drafts, ModelSpec, decoder, generate, model_names
 from skiplab.model.cache import ring_slots
-from skiplab.model.weights import expected
+from skiplab.model.weights import Format, build, expected
 
 CONFIG = {
     "model_type": "gemma4_text",
@@ -104,7 +104,12 @@ def test_a_config_is_read_from_wherever_it_lies(tmp_path):
         ({"per_layer_config": {"2": {"sliding_window": 4}}}, "per_layer_config: given sliding_window; not supported"),
         ({"rope_parameters": {"rope_type": "longrope"}}, "rope_parameters.rope_type: given 'longrope'; allowed are"),
         ({"rope_parameters": {"rope_type": "linear"}}, "rope_parameters: rope_type 'linear' needs factor"),
-        ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor: given 0.5 with rope_type 'def"),
+        ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor: given 0.5; it is not supported"),
+        (
+            {"rope_parameters": {"factor": 8.0}},
+            "rope_parameters.factor: given 8.0; it is not supported with rope_type 'd",
+        ),
+        ({"rope_parameters": {"rope_theta": -1}}, "rope_parameters.rope_theta: given -1.0; must be above 0"),
         ({"rope_parameters": {"mscale": 0.5}}, "rope_parameters.mscale: given 0.5; it is not supported"),
         ({"vocab_size": 2.5}, "vocab_size: given 2.5; an int is needed"),
     ],
@@ -284,6 +289,35 @@ def test_a_graph_gives_the_bits_of_its_step(bits):
         model.prefill(ids[:, :5], lengths=[5, 3])
         found.append([model.step(ids[:, i : i + 1 + i % 3]) for i in range(5, 55, 3)])
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("bits", [None, 4, 8])
+def test_bfloat16_on_each_device(device, bits):
+    """Prompts with padding in chunks, steps across growth: off by what bfloat16 is off by on a CPU, times 4."""
+    generator = torch.Generator("cpu").manual_seed(0)
+    held = {  # of values that bfloat16 has, so that all are quantised alike
+        name: torch.randn(shape, generator=generator).mul(shape[-1] ** -0.5).bfloat16()
+        if len(shape) > 1
+        else torch.ones(shape)
+        for name, shape in expected(SPEC).items()
+    }
+    ids = some_ids(2, 60)
+
+    def logits(device, dtype):
+        weights = build(SPEC, lambda name, *shape: held[name], Format(torch.device(device), dtype, bits))
+        model, given = Decoder(SPEC, weights, growth=16), ids.to(device)
+        found = [model.prefill(given[:, :20], lengths=[20, 9], chunk=12, logits="all")]
+        found += [model.step(given[:, i : i + 4]) for i in range(20, 60, 4)]
+        return torch.cat(found, 1).cpu()
+
+    exact, rounded = logits("cpu", torch.float32), logits("cpu", torch.bfloat16)
+    noise = (rounded - exact).abs().max()
+    assert 0 < noise < 1  # logits have a deviation of about 1
+    assert (logits(device, torch.bfloat16) - exact).abs().max() <= 4 * noise
 
 
 def test_rewinding_forgets_drafts():

@@ -72,7 +72,6 @@ class ModelSpec:
     logit_softcap: float | None = None
     embedding_scale: float = 1.0
     tied: bool = False
-    positions: int = 0
 
     @classmethod
     def from_config(cls, source: str | PathLike[str] | Mapping[str, Any]) -> ModelSpec:
@@ -84,7 +83,7 @@ class ModelSpec:
         """
         given, name = _read(source)
         if isinstance(text := given.get("text_config"), Mapping):
-            given = {"tie_word_embeddings": given.get("tie_word_embeddings", True), "name": given.get("name"), **text}
+            given = {**{key: given[key] for key in ("name", "tie_word_embeddings") if key in given}, **text}
         kind = given.get("model_type")
         if kind not in FAMILIES:
             raise ValueError(f"model_type: given {kind!r}; supported are {', '.join(FAMILIES)}")
@@ -179,7 +178,6 @@ def _spec(name: str, kind: str, family: Family, config: Mapping[str, Any]) -> Mo
         logit_softcap=cap("final_logit_softcapping"),
         embedding_scale=hidden**0.5 if family.scaled_embedding else 1.0,
         tied=flag("tie_word_embeddings", config["tie_word_embeddings"]),
-        positions=size("max_position_embeddings"),
     )
 
 

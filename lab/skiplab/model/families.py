@@ -75,13 +75,10 @@ GEMMA = {
     "num_key_value_heads": 4,
     "head_dim": 256,
     "tie_word_embeddings": True,
-    "max_position_embeddings": 131_072,
 }
 FAMILIES = {
-    "llama": Family({**SHARED, "vocab_size": 32_000, "max_position_embeddings": 2048}, _all_full),
-    "mistral": Family(
-        {**SHARED, "num_key_value_heads": 8, "sliding_window": 4096, "max_position_embeddings": 131_072}, _mistral
-    ),
+    "llama": Family({**SHARED, "vocab_size": 32_000}, _all_full),
+    "mistral": Family({**SHARED, "num_key_value_heads": 8, "sliding_window": 4096}, _mistral),
     "qwen3": Family(
         {
             **SHARED,
@@ -90,7 +87,6 @@ FAMILIES = {
             "use_sliding_window": False,
             "sliding_window": 4096,
             "max_window_layers": 28,
-            "max_position_embeddings": 32_768,
         },
         _qwen3,
         qk_norm=True,
@@ -144,7 +140,6 @@ FAMILIES = {
             "rms_norm_eps": 1e-5,
             "rope_theta": 150_000.0,
             "attention_bias": True,
-            "max_position_embeddings": 131_072,
             "rope_parameters": {
                 "rope_type": "yarn",
                 "factor": 32.0,

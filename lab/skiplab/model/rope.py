@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from blockskip.arguments import choice, flag, integer, number
 
-KINDS = ("default", "linear", "llama3", "yarn", "proportional")
-FLOATS = ("theta", "rotary", "factor", "low_freq_factor", "high_freq_factor", "beta_fast", "beta_slow")
+NEEDED = {
+    "default": (),
+    "linear": ("factor",),
+    "llama3": ("factor", "positions"),
+    "yarn": ("factor", "positions"),
+    "proportional": (),
+}
+"""What a config has to say of each kind, besides theta."""
+POSSIBLE = {
+    "llama3": ("low_freq_factor", "high_freq_factor"),
+    "yarn": ("beta_fast", "beta_slow", "truncate", "attention_factor"),
+    "proportional": ("rotary", "factor"),
+}
+"""What it may say of some, too."""
 NAMES = {"rope_theta": "theta", "partial_rotary_factor": "rotary", "original_max_position_embeddings": "positions"}
 """Names in a config.json, and ours where they differ."""
 
@@ -45,26 +57,19 @@ class Rope:
     @classmethod
     def from_config(cls, given: dict[str, Any], key: str) -> Rope:
         """Of a config's rope parameters, which it has under `key`. Raises ValueError for what is not supported."""
-        kind = choice(f"{key}.rope_type", given.get("rope_type", given.get("type", "default")), KINDS)
-        known = {field.name for field in fields(cls)} - {"kind"}
+        kind = choice(f"{key}.rope_type", given.get("rope_type", given.get("type", "default")), tuple(NEEDED))
+        known = ("theta", *NEEDED[kind], *POSSIBLE.get(kind, ()))
         values: dict[str, Any] = {}
         for name, value in given.items():
-            if name in ("rope_type", "type") or value is None:
-                continue
             ours = NAMES.get(name, name)
+            if name in ("rope_type", "type") or value is None or (ours == "rotary" and value == 1):
+                continue
             if ours not in known:
                 raise ValueError(f"{key}.{name}: given {value!r}; it is not supported with rope_type {kind!r}")
             values[ours] = _checked(f"{key}.{name}", ours, value)
-        for name in {"linear": ("factor",), "llama3": ("factor", "positions"), "yarn": ("factor", "positions")}.get(
-            kind, ()
-        ):
-            if name not in values:
-                raise ValueError(f"{key}: rope_type {kind!r} needs {name}, which is missing")
-        if kind != "proportional" and values.get("rotary", 1.0) != 1.0:
-            raise ValueError(
-                f"{key}.partial_rotary_factor: given {values['rotary']} with rope_type {kind!r}; it is supported with "
-                "'proportional' alone"
-            )
+        for ours in NEEDED[kind]:
+            if ours not in values:
+                raise ValueError(f"{key}: rope_type {kind!r} needs {ours}, which is missing")
         return cls(kind=kind, **values)
 
     def frequencies(self, head_dim: int, device: torch.device) -> torch.Tensor:
