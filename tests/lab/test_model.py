@@ -111,6 +111,9 @@ def test_a_config_is_read_from_wherever_it_lies(tmp_path):
         ),
         ({"rope_parameters": {"rope_theta": -1}}, "rope_parameters.rope_theta: given -1.0; must be above 0"),
         ({"rope_parameters": {"mscale": 0.5}}, "rope_parameters.mscale: given 0.5; it is not supported"),
+        ({"attention_bias": None, "rms_norm_eps": None, "tie_word_embeddings": None}, None),
+        ({"per_layer_config": {"last": {}}}, "per_layer_config: given 'last'; an int is needed"),
+        ({"rope_parameters": 8}, "rope_parameters: given 8; an object is needed"),
         ({"vocab_size": 2.5}, "vocab_size: given 2.5; an int is needed"),
     ],
 )

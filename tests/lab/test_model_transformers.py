@@ -137,6 +137,15 @@ def test_prefill(family):
     assert off(model.prefill(ids), wanted[:, -1:]) <= SLACK * noise
 
 
+def test_tensors_are_shared_where_nothing_is_done_to_them():
+    hf = tiny("llama")
+    model = Decoder.from_transformers(hf)
+    assert model.weights.embedding.data_ptr() == hf.model.embed_tokens.weight.data_ptr()
+    assert model.weights.layers[1].down.weights[0].data_ptr() == hf.model.layers[1].mlp.down_proj.weight.data_ptr()
+    assert not model.weights.embedding.requires_grad
+    assert Decoder.from_transformers(hf, dtype=torch.bfloat16, bits=8).dtype == torch.bfloat16
+
+
 @FAMILIES
 @pytest.mark.parametrize("chunk", [1, 7, 16, 33])  # less than the window, the ring, more than it
 def test_prefill_in_chunks(family, chunk):

@@ -59,6 +59,7 @@ def test_a_folder_of_safetensors(shards, wanted, tmp_path):
     split = {f"model-{i}.safetensors": dict(held[i::shards]) for i in range(shards)}
     model = Decoder.load(folder(tmp_path / "m", split), dtype=torch.float32, bits=None)
     assert model.spec.name == "m"
+    assert Decoder.load(tmp_path / "m", spec=SPEC.cut(3)).spec == SPEC.cut(3)
     assert torch.equal(logits(model), wanted)
 
 

@@ -1,12 +1,14 @@
 """Keys and values of what a decoder has read: a ring for layers with a window, a flat buffer that grows for others.
 
 A prompt is written in chunks, at positions that the host knows; a step of a few tokens behind each row's length, which
-stands on the device, so that a CUDA graph replays it.
+stands on the device, so that a CUDA graph replays it. Where they go is found once for all layers of one window.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import blockskip as bs
 import torch
@@ -19,6 +21,11 @@ GROWTH = 2048
 """Positions that a flat buffer grows by."""
 RING_UNIT = 16
 """A ring's slots are a multiple of this."""
+
+
+def ring_slots(window: int) -> int:
+    """Enough that a step of LONGEST_QUERY tokens overwrites nothing that its first query sees."""
+    return -(-(window + LONGEST_QUERY - 1) // RING_UNIT) * RING_UNIT
 
 
 @dataclass(eq=False)
@@ -53,51 +60,98 @@ class LayerCache:
             new[:, :, : old.shape[2]] = old
             setattr(self, name, new)
 
-    def extend(self, k: Tensor, v: Tensor, start: int, lengths: Tensor | None) -> tuple[Tensor, Tensor, int]:
-        """Writes a chunk of a prompt, [batch, kv_heads, tokens, head_dim], which begins at position `start`.
 
-        lengths: of each row's prompt, where they differ. Returns (k, v, kv_len): what the chunk's queries see, at its
-        end, the chunk itself.
-        """
-        end = start + k.shape[2]
-        if self.window is None:
-            self.k[:, :, start:end], self.v[:, :, start:end] = k, v  # past a row's length nobody reads
-            return self.k, self.v, end
-        before = min(start, self.window - 1)
-        seen = torch.arange(start - before, start, dtype=torch.int64, device=k.device) % self.slots
-        keys, values = (torch.cat([old[:, :, seen], new], 2) if before else new for old, new in self._pairs(k, v))
-        self._write_ring(k, v, start, lengths)
-        return keys, values, before + k.shape[2]
+@dataclass(frozen=True)
+class RingChunk:
+    """Where a chunk of prompts goes in rings of one window, and what its queries see there.
 
-    def _write_ring(self, k: Tensor, v: Tensor, start: int, lengths: Tensor | None) -> None:
-        """Each row's last positions of a chunk; what lies behind a row's length must not overwrite what it sees."""
-        end, count = start + k.shape[2], min(k.shape[2], self.slots)
-        ends = torch.full((1, 1), end, dtype=torch.int64, device=k.device)
-        if lengths is not None:
-            ends = lengths[:, None].long().clamp(max=end)
-        positions = ends - count + torch.arange(count, dtype=torch.int64, device=k.device)  # [batch or 1, count]
-        slots = positions % self.slots
-        for buffer, new in self._pairs(k, v):
-            if lengths is None:
-                _put(buffer, slots, new[:, :, -count:])
-                continue
-            there = (positions >= start)[:, None, :, None]
-            written = torch.where(there, _get(new, (positions - start).clamp(min=0)), _get(buffer, slots))
-            _put(buffer, slots, written)
+    before: int64 [n], the slots of the positions before the chunk. slots: int64 [B or 1, m], what is written: each
+    row's last positions. Where rows differ in length: columns int64 [B, m], of the chunk, and inside bool [B, 1, m, 1],
+    whether a slot is of this chunk; what lies behind a row's length must not overwrite what it sees.
+    """
 
-    def append(self, k: Tensor, v: Tensor, lengths: Tensor) -> None:
-        """Writes a step's tokens behind each row's length, int32 [batch], on the device."""
-        positions = lengths[:, None].long() + torch.arange(k.shape[2], dtype=torch.int64, device=k.device)
-        slots = positions % self.slots if self.ring else positions
-        for buffer, new in self._pairs(k, v):
-            _put(buffer, slots, new)
+    before: Tensor
+    slots: Tensor
+    columns: Tensor | None = None
+    inside: Tensor | None = None
 
-    def _pairs(self, k: Tensor, v: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-        return (self.k, k), (self.v, v)
+    @classmethod
+    def of(cls, window: int, start: int, tokens: int, lengths: Tensor | None, device: torch.device) -> RingChunk:
+        size, end = ring_slots(window), start + tokens
+        before = torch.arange(max(start - window + 1, 0), start, dtype=torch.int64, device=device) % size
+        last = torch.arange(-min(tokens, size), 0, dtype=torch.int64, device=device)[None]
+        if lengths is None:
+            return cls(before, (end + last) % size)
+        positions = lengths[:, None].long().clamp(max=end) + last
+        return cls(before, positions % size, (positions - start).clamp(min=0), (positions >= start)[:, None, :, None])
+
+    def write(self, ring: Tensor, new: Tensor) -> Tensor:
+        """Writes a chunk's keys (or values) and returns them behind those before."""
+        seen = torch.cat([ring[:, :, self.before], new], 2) if self.before.numel() else new
+        written = new[:, :, -self.slots.shape[1] :]
+        if self.columns is not None and self.inside is not None:
+            written = torch.where(self.inside, _get(new, self.columns), _get(ring, self.slots))
+        _put(ring, self.slots, written)
+        return seen
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A part of prompts, from position `start` on; positions: int64 [1, T]. rings: by window."""
+
+    start: int
+    positions: Tensor
+    rings: dict[int, RingChunk]
+
+    @classmethod
+    def of(cls, ids: Tensor, start: int, lengths: Tensor | None, windows: Iterable[int | None]) -> Chunk:
+        """lengths: int32 [B], of the whole prompts; None where they are all as long."""
+        tokens, device = ids.shape[1], ids.device
+        positions = torch.arange(start, start + tokens, dtype=torch.int64, device=device)[None]
+        rings = {w: RingChunk.of(w, start, tokens, lengths, device) for w in windows if w is not None}
+        return cls(start, positions, rings)
+
+    def attend(
+        self, q: Tensor, k: Tensor, v: Tensor, layer: LayerSpec, cache: LayerCache, options: dict[str, Any]
+    ) -> Tensor:
+        """Writes k and v [B, Hkv, T, D], and lets q [B, Hq, T, D] attend to what it sees."""
+        if cache.window is not None:
+            ring = self.rings[cache.window]
+            return bs.attention(q, ring.write(cache.k, k), ring.write(cache.v, v), layer.mask, **options)
+        end = self.start + k.shape[2]
+        cache.k[:, :, self.start : end], cache.v[:, :, self.start : end] = k, v  # past a row's length nobody reads
+        return bs.attention(q, cache.k, cache.v, layer.mask, kv_len=end, **options)
+
+
+@dataclass(frozen=True)
+class Step:
+    """A few tokens behind what each row holds; positions: int64 [B, T]. ends: int32 [B], the lengths with them.
+
+    slots: int64 [B, T] by window, where they are written.
+    """
+
+    positions: Tensor
+    ends: Tensor
+    slots: dict[int | None, Tensor]
+
+    @classmethod
+    def of(cls, ids: Tensor, lengths: Tensor, windows: Iterable[int | None]) -> Step:
+        tokens = torch.arange(ids.shape[1], dtype=torch.int64, device=ids.device)
+        positions = lengths[:, None] + tokens
+        slots = {w: positions if w is None else positions % ring_slots(w) for w in windows}
+        return cls(positions, lengths + ids.shape[1], slots)
+
+    def attend(
+        self, q: Tensor, k: Tensor, v: Tensor, layer: LayerSpec, cache: LayerCache, options: dict[str, Any]
+    ) -> Tensor:
+        """As `Chunk.attend`."""
+        for buffer, new in ((cache.k, k), (cache.v, v)):
+            _put(buffer, self.slots[cache.window], new)
+        return bs.decode(q, cache.k, cache.v, kv_len=self.ends, window=layer.window, ring=cache.ring, **options)
 
 
 def _wide(slots: Tensor, like: Tensor) -> Tensor:
-    """int64 [batch or 1, tokens] as an index along a buffer's slots."""
+    """int64 [B or 1, tokens] as an index along a buffer's slots."""
     batch, heads, _, head_dim = like.shape
     return slots[:, None, :, None].expand(batch, heads, -1, head_dim)
 
@@ -108,40 +162,6 @@ def _put(buffer: Tensor, slots: Tensor, values: Tensor) -> None:
 
 def _get(buffer: Tensor, slots: Tensor) -> Tensor:
     return buffer.gather(2, _wide(slots, buffer))
-
-
-def ring_slots(window: int) -> int:
-    """Enough that a step of LONGEST_QUERY tokens overwrites nothing that its first query sees."""
-    return -(-(window + LONGEST_QUERY - 1) // RING_UNIT) * RING_UNIT
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """A part of prompts, from position `start` on; positions: int64 [1, T].
-
-    lengths: int32 [B], of the whole prompts; None where they are all as long.
-    """
-
-    start: int
-    lengths: Tensor | None
-    positions: Tensor
-
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, layer: LayerSpec, cache: LayerCache, options: dict) -> Tensor:
-        k, v, kv_len = cache.extend(k, v, self.start, self.lengths)
-        return bs.attention(q, k, v, layer.mask, kv_len=kv_len, **options)
-
-
-@dataclass(frozen=True)
-class Step:
-    """A few tokens behind what each row holds. lengths: int32 [B], before them; positions: int64 [B, T]."""
-
-    lengths: Tensor
-    positions: Tensor
-
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, layer: LayerSpec, cache: LayerCache, options: dict) -> Tensor:
-        cache.append(k, v, self.lengths)
-        ends = self.lengths + q.shape[2]
-        return bs.decode(q, cache.k, cache.v, kv_len=ends, window=layer.window, ring=cache.ring, **options)
 
 
 @dataclass(eq=False)

@@ -13,7 +13,7 @@ from typing import Any
 import blockskip as bs
 from blockskip.arguments import choice, flag, integer, number
 
-from skiplab.model.families import FAMILIES, FULL, SLIDING, Family
+from skiplab.model.families import FAMILIES, FULL, SHARED, SLIDING, Family
 from skiplab.model.rope import Rope
 from skiplab.paths import data_path
 
@@ -88,7 +88,8 @@ class ModelSpec:
         if kind not in FAMILIES:
             raise ValueError(f"model_type: given {kind!r}; supported are {', '.join(FAMILIES)}")
         family = FAMILIES[kind]
-        config = {key: value for key, value in {**family.defaults, **given}.items() if value is not None}
+        merged = {**family.defaults, **given}  # a null is none of it, where the model can do without
+        config = {**SHARED, **{key: value for key, value in merged.items() if value is not None}}
         _refuse(config)
         return _spec(str(config.get("name") or name or kind), kind, family, config)
 
@@ -183,10 +184,13 @@ def _spec(name: str, kind: str, family: Family, config: Mapping[str, Any]) -> Mo
 
 def _layers(family: Family, config: Mapping[str, Any], size: Callable[[str], int]) -> tuple[LayerSpec, ...]:
     count, heads = size("num_hidden_layers"), size("num_attention_heads")
-    types = config.get("layer_types") or family.layer_types(config)
+    types = config.get("layer_types") or family.layer_types({**config, "num_hidden_layers": count})
     if len(types) != count:
         raise ValueError(f"layer_types: given {len(types)}; num_hidden_layers is {count}")
-    overrides = {int(key): value for key, value in config.get("per_layer_config", {}).items()}
+    overrides = {
+        integer("per_layer_config", int(key) if str(key).isdecimal() else key): value
+        for key, value in _object("per_layer_config", config.get("per_layer_config", {})).items()
+    }
     layers = []
     for i, layer_type in enumerate(types):
         sliding = choice("layer_types", layer_type, (SLIDING, FULL)) == SLIDING
@@ -240,12 +244,18 @@ def _rope(config: Mapping[str, Any], layer_type: str) -> Rope:
     local = layer_type == SLIDING and "rope_local_base_freq" in config
     theta = config["rope_local_base_freq" if local else "rope_theta"]
     if (given := config.get("rope_parameters")) is None:
-        return Rope.from_config(
-            {"rope_theta": theta, **({} if local else config.get("rope_scaling", {}))}, "rope_scaling"
-        )
+        scaling = {} if local else _object("rope_scaling", config.get("rope_scaling", {}))
+        return Rope.from_config({"rope_theta": theta, **scaling}, "rope_scaling")
+    given = _object("rope_parameters", given)
     by_type = given.get(layer_type)
     key = "rope_parameters" if by_type is None else f"rope_parameters.{layer_type}"
     return Rope.from_config({"rope_theta": theta, **(given if by_type is None else by_type)}, key)
+
+
+def _object(key: str, value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{key}: given {value!r}; an object is needed")
+    return value
 
 
 def _positive(key: str, value: Any) -> float:

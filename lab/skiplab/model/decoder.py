@@ -55,6 +55,7 @@ class Decoder:
         self._frequencies = {
             (layer.rope, layer.head_dim): layer.rope.frequencies(layer.head_dim, self.device) for layer in spec.kinds
         }
+        self._windows = {layer.window for layer in spec.kinds}
         self._embedding_scale = torch.tensor(spec.embedding_scale, dtype=self.dtype, device="cpu").item()
         self._steps: dict[int, Callable[[Tensor], Tensor]] = {}
         self._last_step = 0
@@ -147,11 +148,11 @@ class Decoder:
         choice("logits", logits, ("last", "all"))
         size = CHUNK if chunk is None else integer("chunk", chunk, least=1)
         prompts = Prompts.of(ids, lengths)
-        cache = self._emptied(*ids.shape)
+        cache, real = self._emptied(*ids.shape), prompts.lengths
         found: list[Tensor] = []
         last = torch.empty((ids.shape[0], 1, self.spec.hidden), dtype=self.dtype, device=self.device)
         for start, part in prompts.chunks(size):
-            hidden = self._forward(part, Chunk(start, prompts.lengths, self._columns(part) + start))
+            hidden = self._forward(part, Chunk.of(part, start, real, self._windows))
             for row, column in prompts.last_of(start, part.shape[1]):
                 last[row, 0] = hidden[row, column]
             if logits == "all":
@@ -220,13 +221,9 @@ class Decoder:
     def _run_step(self, ids: Tensor) -> Tensor:
         """A step without checks; all that it depends on stands on the device."""
         cache = self._read_cache()
-        positions = cache.lengths[:, None] + self._columns(ids)
-        logits = self._logits(self._forward(ids, Step(cache.lengths, positions)))
+        logits = self._logits(self._forward(ids, Step.of(ids, cache.lengths, self._windows)))
         cache.lengths.add_(ids.shape[1])
         return logits
-
-    def _columns(self, ids: Tensor) -> Tensor:
-        return torch.arange(ids.shape[1], dtype=torch.int64, device=self.device)[None]
 
     def _forward(self, ids: Tensor, at: Chunk | Step) -> Tensor:
         """From tokens to what the head reads: [B, T, hidden]."""

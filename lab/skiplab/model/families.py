@@ -40,18 +40,22 @@ def _mistral(config: Config) -> list[str]:
 
 
 def _qwen3(config: Config) -> list[str]:
-    slides = config["use_sliding_window"] and "sliding_window" in config
-    first = config["max_window_layers"] if slides else config["num_hidden_layers"]
+    slides = config.get("use_sliding_window") and "sliding_window" in config
+    first = config.get("max_window_layers", 0) if slides else config["num_hidden_layers"]
     return [FULL if i < first else SLIDING for i in range(config["num_hidden_layers"])]
 
 
-def _gemma3(config: Config) -> list[str]:
-    pattern = config["sliding_window_pattern"]
+def _every(pattern: int, config: Config) -> list[str]:
+    """The last of each `pattern` layers sees everything."""
     return [SLIDING if (i + 1) % pattern else FULL for i in range(config["num_hidden_layers"])]
 
 
+def _gemma3(config: Config) -> list[str]:
+    return _every(config.get("sliding_window_pattern", 6), config)
+
+
 def _gemma4(config: Config) -> list[str]:
-    return [*_gemma3({**config, "sliding_window_pattern": 6})[:-1], FULL]  # the last layer always sees everything
+    return [*_every(6, config)[:-1], FULL]  # the last layer always sees everything
 
 
 def _gpt_oss(config: Config) -> list[str]:
@@ -98,7 +102,6 @@ FAMILIES = {
             "num_hidden_layers": 26,
             "query_pre_attn_scalar": 256,
             "sliding_window": 4096,
-            "sliding_window_pattern": 6,
             "rope_theta": 1e6,
             "rope_local_base_freq": 1e4,
         },
