@@ -8,11 +8,13 @@ others: under other defaults of torch first, then under its own again; both must
 import hashlib
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 
 import blockskip as bs
 import torch
 from skiplab.contenders import contender
 from skiplab.measure.verify import verify
+from skiplab.model import Decoder, ModelSpec
 from skiplab.workload import DecodeWorkload, LinearWorkload, Workload
 
 
@@ -51,6 +53,7 @@ def results() -> Iterator[torch.Tensor]:
         yield from (tilemap.state, *tilemap.to_csr(), tilemap.to_block_mask(device="cpu").kv_indices)
         yield mask.dense(70, 90)
     yield from verified()
+    yield from decoded()
 
 
 def attended(q, k, v, masks) -> Iterator[torch.Tensor]:
@@ -68,6 +71,15 @@ def verified() -> Iterator[torch.Tensor]:
     for workload in workloads:
         check = verify(workload, contender("blockskip", workload.operation), "cpu", 0)
         yield torch.tensor([check.error, check.tolerance, check.passed], dtype=torch.float64, device="cpu")
+
+
+def decoded() -> Iterator[torch.Tensor]:
+    spec = ModelSpec.named("laptop").cut(1)
+    ids = torch.arange(1, 31, dtype=torch.int64, device="cpu").view(2, 15)
+    for bits in (None, 4):
+        model = Decoder.random(replace(spec, vocabulary=64, intermediate=96), bits=bits)
+        yield model.prefill(ids, lengths=[15, 4], chunk=6, logits="all")
+        yield model.step(ids[:, :2])
 
 
 def digest() -> tuple[int, str]:

@@ -35,7 +35,7 @@ def without_autocast(call: Callable[P, R]) -> Callable[P, R]:
         first = args[0]
         if isinstance(first, tuple):
             first = first[0]
-        if not isinstance(first, torch.Tensor) or not autocasts(first):
+        if not hasattr(first, "is_cuda") or not autocasts(first):
             return call(*args, **kwargs)
         with torch.autocast(first.device.type, enabled=False):
             return call(*args, **kwargs)

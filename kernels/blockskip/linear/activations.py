@@ -61,6 +61,10 @@ class RoundedActivations:
         return self.values.is_cuda
 
     @property
+    def is_cpu(self) -> bool:
+        return self.values.is_cpu
+
+    @property
     def device(self) -> torch.device:
         return self.values.device
 

@@ -1,0 +1,214 @@
+"""Keys and values of what a decoder has read: a ring for layers with a window, a flat buffer that grows for others.
+
+A prompt is written in chunks, at positions that the host knows; a step of a few tokens behind each row's length, which
+stands on the device, so that a CUDA graph replays it. Where they go is found once for all layers of one window.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import blockskip as bs
+import torch
+from blockskip.attention.decode.plan import LONGEST_QUERY
+from torch import Tensor
+
+from skiplab.model.config import LayerSpec, ModelSpec
+
+GROWTH = 2048
+"""Positions that a flat buffer grows by."""
+RING_UNIT = 16
+"""A ring's slots are a multiple of this."""
+
+
+def ring_slots(window: int) -> int:
+    """Enough that a step of LONGEST_QUERY tokens overwrites nothing that its first query sees."""
+    return -(-(window + LONGEST_QUERY - 1) // RING_UNIT) * RING_UNIT
+
+
+@dataclass(eq=False)
+class LayerCache:
+    """Of one layer: k, v [batch, kv_heads, slots, head_dim]. In a ring position p lies in slot p % slots."""
+
+    k: Tensor
+    v: Tensor
+    window: int | None
+
+    @classmethod
+    def empty(cls, layer: LayerSpec, batch: int, capacity: int, dtype: torch.dtype, device: torch.device) -> LayerCache:
+        """Zeros: what is masked inside a tile is still multiplied, so it has to be finite."""
+        slots = capacity if layer.window is None else ring_slots(layer.window)
+        shape = (batch, layer.kv_heads, slots, layer.head_dim)
+        k, v = (torch.zeros(shape, dtype=dtype, device=device) for _ in range(2))
+        return cls(k, v, layer.window)
+
+    @property
+    def ring(self) -> bool:
+        return self.window is not None
+
+    @property
+    def slots(self) -> int:
+        return self.k.shape[2]
+
+    def grow(self, capacity: int) -> None:
+        """A flat buffer of that many slots, with what this one holds."""
+        for name in ("k", "v"):
+            old = getattr(self, name)
+            new = old.new_zeros((*old.shape[:2], capacity, old.shape[3]))
+            new[:, :, : old.shape[2]] = old
+            setattr(self, name, new)
+
+
+@dataclass(frozen=True)
+class RingChunk:
+    """Where a chunk of prompts goes in rings of one window, and what its queries see there.
+
+    before: int64 [n], the slots of the positions before the chunk. slots: int64 [B or 1, m], what is written: each
+    row's last positions. Where rows differ in length: columns int64 [B, m], of the chunk, and inside bool [B, 1, m, 1],
+    whether a slot is of this chunk; what lies behind a row's length must not overwrite what it sees.
+    """
+
+    before: Tensor
+    slots: Tensor
+    columns: Tensor | None = None
+    inside: Tensor | None = None
+
+    @classmethod
+    def of(cls, window: int, start: int, tokens: int, lengths: Tensor | None, device: torch.device) -> RingChunk:
+        size, end = ring_slots(window), start + tokens
+        before = torch.arange(max(start - window + 1, 0), start, dtype=torch.int64, device=device) % size
+        last = torch.arange(-min(tokens, size), 0, dtype=torch.int64, device=device)[None]
+        if lengths is None:
+            return cls(before, (end + last) % size)
+        positions = lengths[:, None].long().clamp(max=end) + last
+        return cls(before, positions % size, (positions - start).clamp(min=0), (positions >= start)[:, None, :, None])
+
+    def write(self, ring: Tensor, new: Tensor) -> Tensor:
+        """Writes a chunk's keys (or values) and returns them behind those before."""
+        seen = torch.cat([ring[:, :, self.before], new], 2) if self.before.numel() else new
+        written = new[:, :, -self.slots.shape[1] :]
+        if self.columns is not None and self.inside is not None:
+            written = torch.where(self.inside, _get(new, self.columns), _get(ring, self.slots))
+        _put(ring, self.slots, written)
+        return seen
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A part of prompts, from position `start` on; positions: int64 [1, T]. rings: by window."""
+
+    start: int
+    positions: Tensor
+    rings: dict[int, RingChunk]
+
+    @classmethod
+    def of(cls, ids: Tensor, start: int, lengths: Tensor | None, windows: Iterable[int | None]) -> Chunk:
+        """lengths: int32 [B], of the whole prompts; None where they are all as long."""
+        tokens, device = ids.shape[1], ids.device
+        positions = torch.arange(start, start + tokens, dtype=torch.int64, device=device)[None]
+        rings = {w: RingChunk.of(w, start, tokens, lengths, device) for w in windows if w is not None}
+        return cls(start, positions, rings)
+
+    def attend(
+        self, q: Tensor, k: Tensor, v: Tensor, layer: LayerSpec, cache: LayerCache, options: dict[str, Any]
+    ) -> Tensor:
+        """Writes k and v [B, Hkv, T, D], and lets q [B, Hq, T, D] attend to what it sees."""
+        if cache.window is not None:
+            ring = self.rings[cache.window]
+            return bs.attention(q, ring.write(cache.k, k), ring.write(cache.v, v), layer.mask, **options)
+        end = self.start + k.shape[2]
+        cache.k[:, :, self.start : end], cache.v[:, :, self.start : end] = k, v  # past a row's length nobody reads
+        return bs.attention(q, cache.k, cache.v, layer.mask, kv_len=end, **options)
+
+
+@dataclass(frozen=True)
+class Step:
+    """A few tokens behind what each row holds; positions: int64 [B, T]. ends: int32 [B], the lengths with them.
+
+    slots: int64 [B, T] by window, where they are written.
+    """
+
+    positions: Tensor
+    ends: Tensor
+    slots: dict[int | None, Tensor]
+
+    @classmethod
+    def of(cls, ids: Tensor, lengths: Tensor, windows: Iterable[int | None]) -> Step:
+        tokens = torch.arange(ids.shape[1], dtype=torch.int64, device=ids.device)
+        positions = lengths[:, None] + tokens
+        slots = {w: positions if w is None else positions % ring_slots(w) for w in windows}
+        return cls(positions, lengths + ids.shape[1], slots)
+
+    def attend(
+        self, q: Tensor, k: Tensor, v: Tensor, layer: LayerSpec, cache: LayerCache, options: dict[str, Any]
+    ) -> Tensor:
+        """As `Chunk.attend`."""
+        for buffer, new in ((cache.k, k), (cache.v, v)):
+            _put(buffer, self.slots[cache.window], new)
+        return bs.decode(q, cache.k, cache.v, kv_len=self.ends, window=layer.window, ring=cache.ring, **options)
+
+
+def _wide(slots: Tensor, like: Tensor) -> Tensor:
+    """int64 [B or 1, tokens] as an index along a buffer's slots."""
+    batch, heads, _, head_dim = like.shape
+    return slots[:, None, :, None].expand(batch, heads, -1, head_dim)
+
+
+def _put(buffer: Tensor, slots: Tensor, values: Tensor) -> None:
+    buffer.scatter_(2, _wide(slots, buffer), values)
+
+
+def _get(buffer: Tensor, slots: Tensor) -> Tensor:
+    return buffer.gather(2, _wide(slots, buffer))
+
+
+@dataclass(eq=False)
+class Cache:
+    """Of all layers. lengths: int32 [batch] on the device, how many tokens each row holds; counts: the same, here."""
+
+    layers: tuple[LayerCache, ...]
+    lengths: Tensor
+    counts: list[int]
+    growth: int
+
+    @classmethod
+    def empty(
+        cls, spec: ModelSpec, batch: int, capacity: int, dtype: torch.dtype, device: torch.device, growth: int
+    ) -> Cache:
+        """With room for `capacity` positions, rounded up to whole steps of growth."""
+        rounded = _rounded(capacity, growth)
+        layers = tuple(LayerCache.empty(layer, batch, rounded, dtype, device) for layer in spec.layers)
+        return cls(layers, torch.zeros(batch, dtype=torch.int32, device=device), [0] * batch, growth)
+
+    @property
+    def batch(self) -> int:
+        return len(self.counts)
+
+    @property
+    def capacity(self) -> int | None:
+        """Positions that there is room for; None where every layer is a ring."""
+        return next((layer.slots for layer in self.layers if not layer.ring), None)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(layer.k.nbytes + layer.v.nbytes for layer in self.layers)
+
+    def reserve(self, positions: int) -> bool:
+        """Makes room for that many; whether buffers were replaced for it, one layer after the other."""
+        if self.capacity is None or positions <= self.capacity:
+            return False
+        for layer in self.layers:
+            if not layer.ring:
+                layer.grow(_rounded(positions, self.growth))
+        return True
+
+    def begin(self, counts: list[int]) -> None:
+        """The lengths of prompts that have been written."""
+        self.counts = list(counts)
+        self.lengths.copy_(torch.tensor(counts, dtype=torch.int32, device="cpu"))
+
+
+def _rounded(positions: int, growth: int) -> int:
+    return -(-positions // growth) * growth

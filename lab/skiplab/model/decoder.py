@@ -1,0 +1,297 @@
+"""A decoder-only transformer in plain lines: what happens to a token, from its embedding to its logits.
+
+Shapes: B batch, T tokens, H heads, D head_dim. Prompts are read in chunks, eagerly; steps of a few tokens behind them
+are a CUDA graph where there is a GPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+from blockskip.arguments import choice, flag, integer, tensor
+from blockskip.attention.decode.plan import LONGEST_QUERY
+from torch import Tensor
+from torch.nn import functional
+
+from skiplab.model.cache import GROWTH, Cache, Chunk, LayerCache, Step
+from skiplab.model.config import LayerSpec, ModelSpec
+from skiplab.model.files import GGUF, Safetensors
+from skiplab.model.graph import captured
+from skiplab.model.prompts import Prompts
+from skiplab.model.rope import Rotation
+from skiplab.model.sources import StateDict, tensors_of
+from skiplab.model.weights import Format, LayerWeights, Weights, build, random_tensors
+
+CHUNK = 8192
+"""Tokens of a prompt that are read at a time, unless told otherwise: it bounds the memory of what is in between."""
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "silu": functional.silu,
+    "gelu_tanh": lambda x: functional.gelu(x, approximate="tanh"),
+}
+
+
+class Decoder:
+    """A model that reads a batch of prompts, and then a few tokens at a time. Inference only.
+
+        model = Decoder.random(ModelSpec.named("laptop"))
+        logits = model.prefill(ids)
+        while ...:
+            logits = model.step(logits[:, -1:].argmax(-1))
+
+    spec, weights: what it is made of. graphs: whether steps are CUDA graphs; None: where the weights are on a GPU.
+    growth: positions that the cache grows by. cache: of the batch that was read last; None before that.
+    """
+
+    def __init__(self, spec: ModelSpec, weights: Weights, graphs: bool | None = None, growth: int = GROWTH):
+        check_supported(spec)
+        self.spec, self.weights = spec, weights
+        self.graphs = self.device.type == "cuda" if graphs is None else flag("graphs", graphs)
+        self.growth = integer("growth", growth, least=1)
+        self.cache: Cache | None = None
+        self._frequencies = {
+            (layer.rope, layer.head_dim): layer.rope.frequencies(layer.head_dim, self.device) for layer in spec.kinds
+        }
+        self._windows = {layer.window for layer in spec.kinds}
+        self._embedding_scale = torch.tensor(spec.embedding_scale, dtype=self.dtype, device="cpu").item()
+        self._steps: dict[int, Callable[[Tensor], Tensor]] = {}
+        self._last_step = 0
+
+    @classmethod
+    def random(
+        cls,
+        spec: ModelSpec,
+        *,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.bfloat16,
+        bits: int | None = 4,
+        seed: int = 0,
+        **options: Any,
+    ) -> Decoder:
+        """Of random weights, made on the device. bits, options: see `Format`; bits=None leaves them in dtype."""
+        held = Format(torch.device(device), dtype, bits, **options)
+        return cls(spec, build(spec, random_tensors(spec, held, integer("seed", seed)), held))
+
+    @classmethod
+    def from_transformers(
+        cls,
+        model: Any,
+        *,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype | None = None,
+        bits: int | None = None,
+        **options: Any,
+    ) -> Decoder:
+        """Of a causal language model of transformers, whose tensors are shared where nothing is fused or cast.
+
+        device, dtype: the model's where None. bits, options: see `Format`.
+        """
+        spec = ModelSpec.from_config(model.config.to_dict())
+        held = Format(torch.device(device or model.device), dtype or model.dtype, bits, **options)
+        return cls(spec, build(spec, tensors_of(StateDict(model.state_dict()), spec), held))
+
+    @classmethod
+    def load(
+        cls,
+        path: str | PathLike[str],
+        *,
+        spec: ModelSpec | None = None,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.bfloat16,
+        bits: int | None = 4,
+        **options: Any,
+    ) -> Decoder:
+        """Of a local folder of safetensors, or a GGUF file, read and quantised one product at a time.
+
+        spec: the folder's config.json where None; a GGUF file needs it. What is quantised in the file stays as it is.
+        bits, options: see `Format`. Raises ValueError that names tensors that are missing, left over or misshapen.
+        """
+        held = Format(torch.device(device), dtype, bits, **options)
+        if Path(path).suffix != ".gguf":
+            spec = spec or ModelSpec.from_config(path)
+            return cls(spec, build(spec, tensors_of(Safetensors(path), spec), held))
+        if spec is None:
+            raise ValueError("spec: None with a GGUF file, which does not say all of it; give a ModelSpec")
+        return cls(spec, build(spec, tensors_of(GGUF(path, spec), spec), held))
+
+    def dequantized(self) -> Decoder:
+        """The same model by the floats that its quantised weights stand for."""
+        return Decoder(self.spec, self.weights.dequantized(), self.graphs, self.growth)
+
+    @property
+    def device(self) -> torch.device:
+        return self.weights.embedding.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.weights.embedding.dtype
+
+    @torch.inference_mode()
+    def prefill(
+        self,
+        ids: Tensor,
+        *,
+        lengths: Sequence[int] | Tensor | None = None,
+        chunk: int | None = None,
+        logits: str = "last",
+    ) -> Tensor:
+        """Reads prompts, forgetting those before, and returns logits float32 [B, 1 or L, vocabulary].
+
+        ids: int64 [B, L]. lengths: how many of each row are real, the last ones (left padding); all where None. chunk:
+        tokens read at a time, CHUNK by default; it bounds memory, and changes roundings alone. logits: last | all;
+        those of padding are 0.
+        """
+        self._check_ids(ids)
+        choice("logits", logits, ("last", "all"))
+        size = CHUNK if chunk is None else integer("chunk", chunk, least=1)
+        prompts = Prompts.of(ids, lengths)
+        cache, real = self._emptied(*ids.shape), prompts.lengths
+        found: list[Tensor] = []
+        last = torch.empty((ids.shape[0], 1, self.spec.hidden), dtype=self.dtype, device=self.device)
+        for start, part in prompts.chunks(size):
+            hidden = self._forward(part, Chunk.of(part, start, real, self._windows))
+            for row, column in prompts.last_of(start, part.shape[1]):
+                last[row, 0] = hidden[row, column]
+            if logits == "all":
+                found.append(self._logits(hidden))
+        cache.begin(prompts.counts)
+        return prompts.padded(torch.cat(found, 1)) if logits == "all" else self._logits(last)
+
+    @torch.inference_mode()
+    def step(self, ids: Tensor) -> Tensor:
+        """Reads 1 to LONGEST_QUERY more tokens of each row: ids int64 [B, T] -> logits float32 [B, T, vocabulary].
+
+        The cache grows where it must, and the graph of the step is then captured again. On a GPU ids are not looked at:
+        they have to be of the vocabulary.
+        """
+        cache = self._read_cache()
+        self._check_ids(ids, look=not ids.is_cuda)
+        batch, count = ids.shape
+        if batch != cache.batch:
+            raise ValueError(f"ids: given {batch} rows; the cache holds {cache.batch}")
+        integer("ids: tokens", count, 1, LONGEST_QUERY)
+        if cache.reserve(max(cache.counts) + count):
+            self._steps.clear()
+        if count not in self._steps:
+            self._steps[count] = captured(self._run_step, ids, cache.lengths) if self.graphs else self._run_step
+        logits = self._steps[count](ids)
+        cache.counts = [held + count for held in cache.counts]
+        self._last_step = count
+        return logits
+
+    @torch.inference_mode()
+    def rewind(self, counts: Sequence[int]) -> None:
+        """Forgets the last `counts` tokens of each row, of those that the last step read: drafts that were wrong."""
+        cache = self._read_cache()
+        if len(counts) != cache.batch:
+            raise ValueError(f"counts: given {len(counts)}; the cache holds {cache.batch} rows")
+        back = [integer("counts", count, 0, self._last_step) for count in counts]
+        cache.begin([held - count for held, count in zip(cache.counts, back, strict=True)])
+        self._last_step -= max(back)
+
+    @torch.inference_mode()
+    def fill(self, depth: int, batch: int = 1, seed: int = 0) -> None:
+        """As if prompts of `depth` tokens had been read: random keys and values, to time steps at a depth."""
+        integer("depth", depth, least=1)
+        cache = self._emptied(integer("batch", batch, least=1), depth)
+        generator = torch.Generator(self.device).manual_seed(integer("seed", seed))
+        for layer in cache.layers:
+            for buffer in (layer.k, layer.v):
+                buffer.normal_(generator=generator)
+        cache.begin([depth] * batch)
+
+    def _emptied(self, batch: int, positions: int) -> Cache:
+        """A cache for prompts of that length and some steps: the one there is, if it fits, with its graphs."""
+        cache, self._last_step = self.cache, 0
+        if cache is None or cache.batch != batch or (cache.capacity is not None and positions >= cache.capacity):
+            self.cache = None  # its memory first
+            self._steps.clear()
+            self.cache = cache = Cache.empty(self.spec, batch, positions + 1, self.dtype, self.device, self.growth)
+        cache.begin([0] * batch)
+        return cache
+
+    def _read_cache(self) -> Cache:
+        if self.cache is None:
+            raise RuntimeError("step: nothing has been read; call prefill first")
+        return self.cache
+
+    def _run_step(self, ids: Tensor) -> Tensor:
+        """A step without checks; all that it depends on stands on the device."""
+        cache = self._read_cache()
+        logits = self._logits(self._forward(ids, Step.of(ids, cache.lengths, self._windows)))
+        cache.lengths.add_(ids.shape[1])
+        return logits
+
+    def _forward(self, ids: Tensor, at: Chunk | Step) -> Tensor:
+        """From tokens to what the head reads: [B, T, hidden]."""
+        assert self.cache is not None
+        x = functional.embedding(ids, self.weights.embedding) * self._embedding_scale
+        rotations = {key: key[0].rotation(at.positions, found) for key, found in self._frequencies.items()}
+        for layer, w, cache in zip(self.spec.layers, self.weights.layers, self.cache.layers, strict=True):
+            x = self._layer(x, layer, w, cache, rotations[layer.rope, layer.head_dim], at)
+        return self._norm(x, self.weights.norm)
+
+    def _layer(
+        self, x: Tensor, layer: LayerSpec, w: LayerWeights, cache: LayerCache, rotation: Rotation, at: Chunk | Step
+    ) -> Tensor:
+        h = self._attention(self._norm(x, w.attention_norm), layer, w, cache, rotation, at)
+        x = x + (h if w.attention_out_norm is None else self._norm(h, w.attention_out_norm))
+        gate, up = w.gate_up(self._norm(x, w.mlp_norm)).chunk(2, -1)
+        h = w.down(ACTIVATIONS[self.spec.activation](gate) * up)
+        x = x + (h if w.mlp_out_norm is None else self._norm(h, w.mlp_out_norm))
+        return x if w.scalar is None else x * w.scalar
+
+    def _attention(
+        self, x: Tensor, layer: LayerSpec, w: LayerWeights, cache: LayerCache, rotation: Rotation, at: Chunk | Step
+    ) -> Tensor:
+        q, k, v = _heads(w.qkv(x), layer)  # [B, T, H, D]
+        if self.spec.qk_norm:
+            q, k = self._norm(q, w.q_norm), self._norm(k, w.k_norm)
+        if self.spec.v_norm:
+            v = self._norm(v, None)
+        q, k, v = (t.transpose(1, 2) for t in (rotation(q), rotation(k), v))  # [B, H, T, D]
+        out = at.attend(q, k, v, layer, cache, self._options(layer, w))
+        return w.output(out.transpose(1, 2).flatten(2))
+
+    def _options(self, layer: LayerSpec, w: LayerWeights) -> dict[str, Any]:
+        """What `blockskip.attention` and `decode` are told alike."""
+        more = {"sinks": w.sinks, "softcap": self.spec.attention_softcap}
+        return {"scale": layer.scale} | {name: value for name, value in more.items() if value is not None}
+
+    def _norm(self, x: Tensor, weight: Tensor | None) -> Tensor:
+        return functional.rms_norm(x, x.shape[-1:], weight, self.spec.norm_eps)
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        logits, cap = self.weights.head(hidden).float(), self.spec.logit_softcap
+        return logits if cap is None else cap * torch.tanh(logits / cap)
+
+    def _check_ids(self, ids: Tensor, look: bool = True) -> None:
+        tensor("ids", ids, (torch.int64,))
+        if ids.ndim != 2 or min(ids.shape) < 1:
+            raise ValueError(f"ids: given shape {tuple(ids.shape)}; [batch, tokens] is needed, at least one of each")
+        if ids.device != self.device:
+            raise ValueError(f"ids: is on {ids.device}; must be on the weights' {self.device}")
+        if look and not (int(ids.min()) >= 0 and int(ids.max()) < self.spec.vocabulary):
+            raise ValueError(
+                f"ids: given from {int(ids.min())} to {int(ids.max())}; must be from 0 to {self.spec.vocabulary - 1}"
+            )
+
+
+def check_supported(spec: ModelSpec) -> None:
+    """ValueError for what a model needs of `blockskip.attention` that is not there."""
+    if spec.sinks or spec.attention_softcap is not None:
+        what = "attention sinks" if spec.sinks else f"a soft cap of {spec.attention_softcap} on attention scores"
+        raise ValueError(f"spec: {spec.name} needs {what}, which blockskip.attention does not have yet")
+
+
+def _heads(fused: Tensor, layer: LayerSpec) -> tuple[Tensor, Tensor, Tensor]:
+    """[B, T, (Hq + Hkv + Hkv) D] as [B, T, H, D] each; values are the keys where the layer has no values of its own."""
+    heads = fused.unflatten(-1, (-1, layer.head_dim))
+    if layer.key_is_value:
+        q, k = heads.split((layer.q_heads, layer.kv_heads), 2)
+        return q, k, k
+    q, k, v = heads.split((layer.q_heads, layer.kv_heads, layer.kv_heads), 2)
+    return q, k, v

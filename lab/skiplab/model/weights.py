@@ -1,0 +1,307 @@
+"""A decoder's weights: what there is, how it is held, and the two sources that need no file: chance, and a state_dict.
+
+`build` asks a source for one tensor after the other, by the names that transformers gives them, and fuses, casts and
+quantises each as it comes: besides what is kept, there is never more than one product's floats.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields, replace
+from itertools import groupby
+from typing import Any
+
+import blockskip as bs
+import torch
+from blockskip.arguments import choice, flag
+from blockskip.linear.packing import PACKINGS
+from blockskip.linear.quantize import BITS
+from torch import Tensor
+from torch.nn import functional
+
+from skiplab.model.config import LayerSpec, ModelSpec
+
+DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+Stored = Tensor | bs.QuantizedWeight
+Take = Callable[..., Stored]
+"""take(name, *shape): the tensor of that name and shape, or a matrix that is quantised already."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """How weights are held. bits: 4 or 8, quantised by `blockskip.quantize`; None leaves them in dtype.
+
+    group_size, symmetric, metadata: as there; packing: rows, or tiles (`QuantizedWeight.packed`). head: whether the
+    product that gives logits is quantised, too; the embedding, which it may be tied to, stays in dtype. What a source
+    holds quantised stays as it is.
+    """
+
+    device: torch.device
+    dtype: torch.dtype
+    bits: int | None = 4
+    group_size: int = 32
+    symmetric: bool = False
+    metadata: str = "bfloat16"
+    packing: str = "rows"
+    head: bool = True
+
+    def __post_init__(self):
+        if self.dtype not in DTYPES:
+            raise TypeError(f"dtype: given {self.dtype}; allowed are {', '.join(map(str, DTYPES))}")
+        if self.bits is not None:
+            choice("bits", self.bits, BITS)
+        choice("packing", self.packing, PACKINGS)
+        flag("head", self.head)
+
+    def cast(self, found: Stored) -> Stored:
+        """What a source gave, on the device; floats in the dtype."""
+        return found.to(self.device) if isinstance(found, bs.QuantizedWeight) else found.to(self.device, self.dtype)
+
+    def packed(self, weight: Tensor) -> Stored:
+        """A product's weight [N, K], which is on the device and in the dtype, as it is or quantised."""
+        if self.bits is None:
+            return weight
+        made = bs.quantize(weight, self.bits, self.group_size, self.symmetric, self.metadata)
+        return made.packed(self.packing)
+
+
+@dataclass(frozen=True, eq=False)
+class Linear:
+    """A product. weights: [N, K] each, their rows one after the other, floats or quantised; bias: [N] or None.
+
+    There is one weight, but where a file has quantised the parts of a fused product in several ways.
+    """
+
+    weights: tuple[Stored, ...]
+    bias: Tensor | None = None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if len(self.weights) == 1:
+            return self._product(x, self.weights[0], self.bias)
+        out = torch.cat([self._product(x, weight, None) for weight in self.weights], -1)
+        return out if self.bias is None else out + self.bias
+
+    def _product(self, x: Tensor, weight: Stored, bias: Tensor | None) -> Tensor:
+        if isinstance(weight, bs.QuantizedWeight):
+            return bs.linear(x, weight, bias)
+        return functional.linear(x, weight, bias)
+
+    def dequantized(self, dtype: torch.dtype) -> Linear:
+        """The same product by the floats that quantised weights stand for."""
+        if all(isinstance(weight, Tensor) for weight in self.weights):
+            return self
+        return Linear((_fused([_floats(weight, dtype) for weight in self.weights]),), self.bias)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(weight.nbytes for weight in self.weights) + (0 if self.bias is None else self.bias.nbytes)
+
+
+@dataclass(frozen=True, eq=False)
+class LayerWeights:
+    """Of one layer. Norms are [size], offset included; qkv is fused, of q, k and v (or q and k), and so is gate_up."""
+
+    attention_norm: Tensor
+    qkv: Linear
+    q_norm: Tensor | None
+    k_norm: Tensor | None
+    sinks: Tensor | None
+    output: Linear
+    attention_out_norm: Tensor | None
+    mlp_norm: Tensor
+    gate_up: Linear
+    down: Linear
+    mlp_out_norm: Tensor | None
+    scalar: Tensor | None
+
+
+@dataclass(frozen=True, eq=False)
+class Weights:
+    """All of a model. embedding: [vocabulary, hidden], which the head shares where it is tied and not quantised."""
+
+    embedding: Tensor
+    layers: tuple[LayerWeights, ...]
+    norm: Tensor
+    head: Linear
+
+    def linears(self) -> Iterator[tuple[str, Linear]]:
+        """Every product by name, from the first layer's to the head."""
+        for i, layer in enumerate(self.layers):
+            for name in ("qkv", "output", "gate_up", "down"):
+                yield f"layers.{i}.{name}", getattr(layer, name)
+        yield "head", self.head
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all weights; those of a tied head count once."""
+        small = sum(_nbytes(getattr(layer, f.name)) for layer in self.layers for f in fields(layer))
+        head = 0 if self.head.weights[0] is self.embedding else self.head.nbytes
+        return self.embedding.nbytes + small + self.norm.nbytes + head
+
+    def dequantized(self) -> Weights:
+        """The floats that quantised weights stand for, in the embedding's dtype."""
+        dtype = self.embedding.dtype
+        layers = tuple(
+            replace(w, **{n: getattr(w, n).dequantized(dtype) for n in ("qkv", "output", "gate_up", "down")})
+            for w in self.layers
+        )
+        return replace(self, layers=layers, head=self.head.dequantized(dtype))
+
+
+def _nbytes(part: Tensor | Linear | None) -> int:
+    return 0 if part is None else part.nbytes
+
+
+def build(spec: ModelSpec, take: Take, held: Format) -> Weights:
+    """The weights of a model from a source. Raises ValueError, naming it, for a product that cannot be held so."""
+    return _assembled(spec, _Maker(take, held, spec.norm_offset))
+
+
+def expected(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor that `build` asks a source for."""
+    names = _Namer({})
+    _assembled(spec, names)
+    return names.found
+
+
+def _assembled(spec: ModelSpec, make: Any) -> Weights:
+    """What there is, by transformers' names; `make` is a _Maker or a _Namer."""
+    stored = make.matrix("model.embed_tokens.weight", spec.vocabulary, spec.hidden)
+    embedding = make.floats(stored)
+    layers = tuple(_layer(spec, layer, f"model.layers.{i}", make) for i, layer in enumerate(spec.layers))
+    norm = make.norm("model.norm", spec.hidden)
+    head = stored if spec.tied else make.matrix("lm_head.weight", spec.vocabulary, spec.hidden)
+    return Weights(embedding, layers, norm, make.head(head))
+
+
+def _layer(spec: ModelSpec, layer: LayerSpec, at: str, make: Any) -> LayerWeights:
+    hidden, wide = spec.hidden, spec.intermediate
+    queries, keys = layer.q_heads * layer.head_dim, layer.kv_heads * layer.head_dim
+    projected = {"q_proj": queries, "k_proj": keys} | ({} if layer.key_is_value else {"v_proj": keys})
+    mlp_norm = "pre_feedforward_layernorm" if spec.sandwich else "post_attention_layernorm"
+    attention, mlp = f"{at}.self_attn", f"{at}.mlp"
+    return LayerWeights(
+        attention_norm=make.norm(f"{at}.input_layernorm", hidden),
+        qkv=make.linear(attention, projected, hidden, spec.attention_bias),
+        q_norm=make.norm(f"{attention}.q_norm", layer.head_dim) if spec.qk_norm else None,
+        k_norm=make.norm(f"{attention}.k_norm", layer.head_dim) if spec.qk_norm else None,
+        sinks=make.vector(f"{attention}.sinks", layer.q_heads) if spec.sinks else None,
+        output=make.linear(attention, {"o_proj": hidden}, queries, spec.attention_bias),
+        attention_out_norm=make.norm(f"{at}.post_attention_layernorm", hidden) if spec.sandwich else None,
+        mlp_norm=make.norm(f"{at}.{mlp_norm}", hidden),
+        gate_up=make.linear(mlp, {"gate_proj": wide, "up_proj": wide}, hidden, spec.mlp_bias),
+        down=make.linear(mlp, {"down_proj": hidden}, wide, spec.mlp_bias),
+        mlp_out_norm=make.norm(f"{at}.post_feedforward_layernorm", hidden) if spec.sandwich else None,
+        scalar=make.vector(f"{at}.layer_scalar", 1) if spec.layer_scalar else None,
+    )
+
+
+@dataclass(frozen=True)
+class _Maker:
+    """Parts of a model from a source."""
+
+    take: Take
+    held: Format
+    norm_offset: float
+
+    def matrix(self, name: str, rows: int, columns: int) -> Stored:
+        return self.held.cast(self.take(name, rows, columns))
+
+    def floats(self, stored: Stored) -> Tensor:
+        return _floats(stored, self.held.dtype)
+
+    def vector(self, name: str, size: int) -> Tensor:
+        return self.floats(self.held.cast(self.take(name, size)))
+
+    def norm(self, at: str, size: int) -> Tensor:
+        found = self.take(f"{at}.weight", size)
+        return self.floats(self.held.cast(_floats(found, torch.float32) + self.norm_offset))
+
+    def linear(self, at: str, parts: Mapping[str, int], columns: int, bias: bool) -> Linear:
+        """One product of those that read the same: their rows one after the other."""
+        stored = [self.matrix(f"{at}.{name}.weight", rows, columns) for name, rows in parts.items()]
+        biases = [self.vector(f"{at}.{name}.bias", rows) for name, rows in parts.items()] if bias else []
+        weights = tuple(self._packed(f"{at}.{'+'.join(parts)}", part, self.held) for part in _joined(stored))
+        return Linear(weights, _fused(biases) if biases else None)
+
+    def head(self, stored: Stored) -> Linear:
+        held = self.held if self.held.head else replace(self.held, bits=None)
+        return Linear((self._packed("lm_head", stored, held),))
+
+    def _packed(self, name: str, stored: Stored, held: Format) -> Stored:
+        try:
+            return stored if isinstance(stored, bs.QuantizedWeight) else held.packed(stored)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
+
+
+def _floats(stored: Stored, dtype: torch.dtype) -> Tensor:
+    return stored.dequantize(dtype) if isinstance(stored, bs.QuantizedWeight) else stored.to(dtype)
+
+
+def _fused(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _joined(parts: list[Stored]) -> list[Stored]:
+    """Rows one after the other, neighbours of one layout as one weight."""
+    joined: list[Stored] = []
+    for _, alike in groupby(parts, key=_layout):
+        first, *others = list(alike)
+        if isinstance(first, Tensor):
+            joined.append(_fused([first, *others]))  # pyright: ignore[reportArgumentType] - they are alike
+            continue
+        rows = [part.named_tensors() for part in (first, *others)]  # pyright: ignore[reportAttributeAccessIssue]
+        joined.append(replace(first, **{name: _fused([row[name] for row in rows]) for name in first.named_tensors()}))
+    return joined
+
+
+def _layout(stored: Stored) -> tuple | None:
+    """What weights must share to be one; None for floats."""
+    if isinstance(stored, Tensor):
+        return None
+    return tuple((name, t.dtype, t.shape[1:]) for name, t in stored.named_tensors().items())
+
+
+@dataclass(frozen=True)
+class _Namer:
+    """What a _Maker would take: names and shapes."""
+
+    found: dict[str, tuple[int, ...]]
+
+    def matrix(self, name: str, rows: int, columns: int) -> None:
+        self.found[name] = (rows, columns)
+
+    def vector(self, name: str, size: int) -> None:
+        self.found[name] = (size,)
+
+    def norm(self, at: str, size: int) -> None:
+        self.vector(f"{at}.weight", size)
+
+    def linear(self, at: str, parts: Mapping[str, int], columns: int, bias: bool) -> None:
+        for name, rows in parts.items():
+            self.matrix(f"{at}.{name}.weight", rows, columns)
+            if bias:
+                self.vector(f"{at}.{name}.bias", rows)
+
+    def floats(self, stored: None) -> None:
+        pass
+
+    def head(self, stored: None) -> None:
+        pass
+
+
+def random_tensors(spec: ModelSpec, held: Format, seed: int) -> Take:
+    """A source of chance, on the device: matrices of K columns with deviation K ** -0.5, norms that change nothing."""
+    generator = torch.Generator(held.device).manual_seed(seed)
+    one = torch.ones((), dtype=held.dtype, device=held.device)
+
+    def take(name: str, *shape: int) -> Tensor:
+        if name.endswith("norm.weight"):
+            return (one - spec.norm_offset).expand(shape)
+        if name.endswith("layer_scalar"):
+            return one.expand(shape)
+        made = torch.randn(shape, generator=generator, dtype=held.dtype, device=held.device)
+        return made.mul_(shape[1] ** -0.5) if len(shape) == 2 else made
+
+    return take

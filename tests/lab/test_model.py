@@ -1,0 +1,415 @@
+"""The decoder by itself: configurations, caches that grow and wrap, graphs of steps, drafts.
+
+`test_model_transformers.py` has what it computes, `test_model_weights.py` where weights come from.
+"""
+
+import json
+import math
+from collections import Counter
+
+import blockskip as bs
+import pytest
+import torch
+from skiplab.model import Decoder, Drafts, ModelSpec, decoder, generate, model_names
+from skiplab.model.cache import ring_slots
+from skiplab.model.weights import Format, build, expected
+
+CONFIG = {
+    "model_type": "gemma4_text",
+    "vocab_size": 128,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "global_head_dim": 32,
+    "num_global_key_value_heads": 1,
+    "attention_k_eq_v": True,
+    "sliding_window": 8,
+    "hidden_size_per_layer_input": 0,
+}
+LLAMA = {
+    "model_type": "llama",
+    "vocab_size": 128,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+}
+SPEC = ModelSpec.from_config(CONFIG)
+
+
+def tiny(seed=0, **options) -> Decoder:
+    return Decoder.random(SPEC, **{"dtype": torch.float32, "bits": None, "seed": seed, **options})
+
+
+def some_ids(*shape: int) -> torch.Tensor:
+    return torch.randint(0, 128, shape, generator=torch.Generator("cpu").manual_seed(3))
+
+
+@pytest.mark.parametrize("name", model_names())
+def test_named_models(name):
+    spec = ModelSpec.named(name)
+    assert spec.name == name
+    assert sum(spec.kinds.values()) == len(spec.layers)
+
+
+def test_gemma4_31b_is_what_its_authors_say():
+    spec = ModelSpec.named("gemma4-31b")
+    sliding, full = spec.layers[0], spec.layers[5]
+    assert Counter(spec.layers) == {sliding: 50, full: 10}
+    assert (sliding.q_heads, sliding.kv_heads, sliding.head_dim, sliding.window) == (32, 16, 256, 1024)
+    assert (full.q_heads, full.kv_heads, full.head_dim, full.window) == (32, 4, 512, None)
+    assert (sliding.key_is_value, full.key_is_value) == (False, True)
+    assert (sliding.rope.theta, full.rope.theta, full.rope.rotary, full.scale) == (1e4, 1e6, 0.25, 1.0)
+    assert (spec.logit_softcap, spec.activation, spec.tied) == (30.0, "gelu_tanh", True)
+    sizes = {name: math.prod(shape) for name, shape in expected(spec).items() if len(shape) == 2}
+    assert sizes.pop("model.embed_tokens.weight") == pytest.approx(1.41e9, rel=0.01)
+    assert sum(sizes.values()) == pytest.approx(29.29e9, rel=0.001)
+
+
+def test_a_config_is_read_from_wherever_it_lies(tmp_path):
+    folder = tmp_path / "some-model"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(CONFIG))
+    wrapped = {"model_type": "gemma4", "vision_config": {}, "text_config": CONFIG}
+    (tmp_path / "wrapped.json").write_text(json.dumps(wrapped))
+    specs = [ModelSpec.from_config(p) for p in (folder, str(folder / "config.json"), tmp_path / "wrapped.json")]
+    assert [spec.name for spec in specs] == ["some-model", "some-model", "wrapped"]
+    assert {spec.layers for spec in specs} == {SPEC.layers}
+    assert {spec.tied for spec in specs} == {True}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model_type": "mamba"}, "model_type: given 'mamba'; supported are llama, mistral"),
+        ({"enable_moe_block": True}, "enable_moe_block: given True; experts are not supported"),
+        ({"num_experts": 8}, "num_experts: given 8; experts are not supported"),
+        ({"hidden_size_per_layer_input": None}, None),
+        ({"hidden_size_per_layer_input": 256}, "hidden_size_per_layer_input: given 256; embeddings a layer are not"),
+        ({"num_kv_shared_layers": 2}, "num_kv_shared_layers: given 2; layers that share"),
+        ({"use_bidirectional_attention": "all"}, "use_bidirectional_attention: given 'all'; only causal"),
+        ({"use_bidirectional_attention": "vision"}, None),
+        ({"hidden_activation": "relu"}, "hidden_activation: given 'relu'; allowed are silu, gelu_pytorch_tanh"),
+        ({"num_attention_heads": 5}, "num_attention_heads: given 5; must be a multiple of the layer's 2 KV heads"),
+        ({"head_dim": 15}, "head_dim: given 15; must be even"),
+        ({"sliding_window": 0}, "sliding_window: given 0; must be at least 1"),
+        ({"layer_types": ["full_attention"]}, "layer_types: given 1; num_hidden_layers is 3"),
+        ({"layer_types": ["full_attention"] * 2 + ["chunked"]}, "layer_types: given 'chunked'; allowed are sliding"),
+        ({"rms_norm_eps": 0}, "rms_norm_eps: given 0.0; must be above 0"),
+        ({"tie_word_embeddings": 1}, "tie_word_embeddings: given 1; True or False"),
+        ({"final_logit_softcapping": -1}, "final_logit_softcapping: given -1.0; must be above 0"),
+        ({"per_layer_config": {"2": {"sliding_window": 4}}}, "per_layer_config: given sliding_window; not supported"),
+        ({"rope_parameters": {"rope_type": "longrope"}}, "rope_parameters.rope_type: given 'longrope'; allowed are"),
+        ({"rope_parameters": {"rope_type": "linear"}}, "rope_parameters: rope_type 'linear' needs factor"),
+        ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor: given 0.5; it is not supported"),
+        (
+            {"rope_parameters": {"factor": 8.0}},
+            "rope_parameters.factor: given 8.0; it is not supported with rope_type 'd",
+        ),
+        ({"rope_parameters": {"rope_theta": -1}}, "rope_parameters.rope_theta: given -1.0; must be above 0"),
+        ({"rope_parameters": {"mscale": 0.5}}, "rope_parameters.mscale: given 0.5; it is not supported"),
+        ({"attention_bias": None, "rms_norm_eps": None, "tie_word_embeddings": None}, None),
+        ({"per_layer_config": {"last": {}}}, "per_layer_config: given 'last'; an int is needed"),
+        ({"rope_parameters": 8}, "rope_parameters: given 8; an object is needed"),
+        ({"vocab_size": 2.5}, "vocab_size: given 2.5; an int is needed"),
+    ],
+)
+def test_what_is_not_supported_is_named(change, message):
+    if message is None:
+        assert ModelSpec.from_config({**CONFIG, **change}).layers == SPEC.layers
+        return
+    with pytest.raises((ValueError, TypeError), match=message):
+        ModelSpec.from_config({**CONFIG, **change})
+
+
+def test_a_missing_size_and_a_source_of_another_kind(tmp_path):
+    with pytest.raises(ValueError, match="hidden_size: is missing from the config of a llama"):
+        ModelSpec.from_config({"model_type": "llama"})
+    with pytest.raises(TypeError, match="source: given int; a path or a dict is needed"):
+        ModelSpec.from_config(3)
+    for text, message in (("{", "source: config.json is no JSON"), ("[]", "source: config.json holds a list")):
+        (tmp_path / "config.json").write_text(text)
+        with pytest.raises(ValueError, match=message):
+            ModelSpec.from_config(tmp_path)
+
+
+def test_a_null_window_is_none():
+    mistral = {**LLAMA, "model_type": "mistral", "num_key_value_heads": 2}
+    assert {layer.window for layer in ModelSpec.from_config({**mistral, "sliding_window": None}).layers} == {None}
+    assert {layer.window for layer in ModelSpec.from_config(mistral).layers} == {4096}
+
+
+def test_a_soft_cap_on_scores_is_refused_for_now():
+    spec = ModelSpec.from_config({**LLAMA, "attn_logit_softcapping": 50.0})
+    with pytest.raises(ValueError, match=r"spec: llama needs a soft cap of 50.0 on attention scores, which"):
+        Decoder.random(spec)
+
+
+def test_random_weights_are_of_their_seed():
+    ids = some_ids(2, 9)
+    first, same, other = (tiny(seed).prefill(ids) for seed in (0, 0, 1))
+    assert torch.equal(first, same)
+    assert not torch.equal(first, other)
+    assert first.shape == (2, 1, 128)
+    assert first.isfinite().all()
+    assert 0.5 < first.std() < 2  # logits that a softmax can tell apart
+
+
+def test_products_are_fused_and_quantised_as_asked():
+    model = tiny(bits=4, symmetric=True)
+    by_name = dict(model.weights.linears())
+    shapes = {
+        name: tuple(by_name[name].weights[0].shape) for name in ("layers.0.qkv", "layers.2.qkv", "layers.0.gate_up")
+    }
+    assert shapes == {
+        "layers.0.qkv": ((4 + 2 + 2) * 16, 64),
+        "layers.2.qkv": ((4 + 1) * 32, 64),  # keys are values
+        "layers.0.gate_up": (2 * 96, 64),
+    }
+    weights = [weight for linear in by_name.values() for weight in linear.weights]
+    assert {type(weight) for weight in weights} == {bs.QuantizedWeight}
+    assert {(weight.bits, weight.symmetric) for weight in weights} == {(4, True)}
+    floats = dict(model.dequantized().weights.linears())
+    for name, linear in by_name.items():
+        assert torch.equal(linear.weights[0].dequantize(torch.float32), floats[name].weights[0])
+    head = dict(tiny(bits=8, head=False).weights.linears())["head"].weights[0]
+    assert isinstance(head, torch.Tensor)
+
+
+def test_bytes_are_counted_once():
+    model = tiny()
+    assert model.weights.head.weights[0] is model.weights.embedding  # tied
+    assert model.weights.nbytes == 4 * sum(math.prod(shape) for shape in expected(SPEC).values())
+    quantised = tiny(bits=4)
+    products = {n: s for n, s in expected(SPEC).items() if len(s) == 2 and "embed" not in n}
+    small = sum(math.prod(s) for n, s in expected(SPEC).items() if n not in products)
+    held = sum(math.prod(s) for s in products.values()) + 128 * 64  # the head is no longer the embedding
+    assert quantised.weights.nbytes == 4 * small + held * 5 // 8
+
+
+def test_formats_that_cannot_be():
+    for options, error, message in (
+        ({"bits": 3}, ValueError, "bits: given 3; allowed are 4, 8"),
+        ({"packing": "stripes"}, ValueError, "packing: given 'stripes'"),
+        ({"dtype": torch.float64}, TypeError, "dtype: given torch.float64"),
+        ({"bits": 4, "head": 1}, TypeError, "head: given 1"),
+        ({"bits": 4, "group_size": 64}, ValueError, r"layers.0.mlp.down_proj: weight: given K 96; must be a multiple"),
+        ({"bits": 4, "packing": "tiles"}, ValueError, "packing: given 'tiles' for a weight that cannot lie so"),
+        ({"growth": 3}, TypeError, "growth"),
+    ):
+        with pytest.raises(error, match=message):
+            tiny(**options)
+
+
+def test_the_cache_grows_and_wraps():
+    """Steps from 5 tokens to 60 with room for 8 more at a time, and with room for all, give the same bits."""
+    ids = some_ids(1, 60)
+    found = []
+    for growth in (8, 64):
+        model = tiny()
+        model.growth = growth
+        model.prefill(ids[:, :5])
+        capacities = []
+        for i in range(5, 60, 5):
+            found.append(model.step(ids[:, i : i + 5]))
+            capacities.append(model.cache.capacity)
+        assert capacities[-1] == 64
+        assert len(set(capacities)) == (1 if growth == 64 else 7)
+        assert model.cache.counts == model.cache.lengths.tolist() == [60]
+    half = len(found) // 2
+    assert all(torch.equal(a, b) for a, b in zip(found[:half], found[half:], strict=True))
+
+
+def test_caches_are_as_large_as_they_must_be():
+    model = tiny()
+    model.prefill(some_ids(2, 30))
+    slots = [layer.k.shape for layer in model.cache.layers]
+    assert slots == [(2, 2, ring_slots(8), 16)] * 2 + [(2, 1, 2048, 32)]
+    assert ring_slots(8) == 16
+    assert ring_slots(1024) == 1040
+    assert model.cache.nbytes == 2 * 4 * sum(math.prod(shape) for shape in slots)
+
+
+def test_a_prompt_is_read_anew_in_the_same_memory():
+    model, ids = tiny(), some_ids(2, 30)
+    wanted = tiny().prefill(ids[:, :12])
+    model.prefill(ids)
+    memory = model.cache.layers[2].k.data_ptr()
+    model.step(ids[:, :3])
+    assert torch.equal(model.prefill(ids[:, :12]), wanted)
+    assert model.cache.layers[2].k.data_ptr() == memory
+    model.prefill(ids[:1])
+    assert model.cache.batch == 1
+
+
+class Recorder:
+    """In the place of `captured`: what is captured, and how often each is replayed."""
+
+    def __init__(self):
+        self.captures, self.replays = [], []
+
+    def __call__(self, run, ids, lengths):
+        self.captures.append(ids.shape[1])
+        mine = len(self.captures)
+
+        def replay(ids):
+            self.replays.append(mine)
+            return run(ids)
+
+        return replay
+
+
+def test_graphs_are_captured_by_length_and_again_after_growth(monkeypatch):
+    recorder = Recorder()
+    monkeypatch.setattr(decoder, "captured", recorder)
+    model, ids = tiny(), some_ids(1, 40)
+    model.graphs, model.growth = True, 16
+    model.prefill(ids[:, :5])
+    for tokens in (1, 1, 4, 1, 4):  # 16 positions in all
+        model.step(ids[:, :tokens])
+    assert (recorder.captures, recorder.replays) == ([1, 4], [1, 1, 2, 1, 2])
+    model.step(ids[:, :1])  # the 17th
+    assert recorder.captures == [1, 4, 1]
+    model.prefill(ids[:, :20])  # there is room for it
+    model.step(ids[:, :1])
+    assert recorder.captures == [1, 4, 1]
+    model.prefill(ids)  # there is not
+    model.step(ids[:, :1])
+    assert recorder.captures == [1, 4, 1, 1]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="a CUDA graph needs a GPU")
+@pytest.mark.parametrize("bits", [None, 4])
+def test_a_graph_gives_the_bits_of_its_step(bits):
+    ids = some_ids(2, 60).cuda()
+    found = []
+    for graphs in (True, False):
+        model = Decoder.random(SPEC, device="cuda", bits=bits)
+        model.graphs, model.growth = graphs, 16
+        model.prefill(ids[:, :5], lengths=[5, 3])
+        found.append([model.step(ids[:, i : i + 1 + i % 3]) for i in range(5, 55, 3)])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("bits", [None, 4, 8])
+def test_bfloat16_on_each_device(device, bits):
+    """Prompts with padding in chunks, steps across growth: off by what bfloat16 is off by on a CPU, times 4."""
+    generator = torch.Generator("cpu").manual_seed(0)
+    held = {  # of values that bfloat16 has, so that all are quantised alike
+        name: torch.randn(shape, generator=generator).mul(shape[-1] ** -0.5).bfloat16()
+        if len(shape) > 1
+        else torch.ones(shape)
+        for name, shape in expected(SPEC).items()
+    }
+    ids = some_ids(2, 60)
+
+    def logits(device, dtype):
+        weights = build(SPEC, lambda name, *shape: held[name], Format(torch.device(device), dtype, bits))
+        model, given = Decoder(SPEC, weights, growth=16), ids.to(device)
+        found = [model.prefill(given[:, :20], lengths=[20, 9], chunk=12, logits="all")]
+        found += [model.step(given[:, i : i + 4]) for i in range(20, 60, 4)]
+        return torch.cat(found, 1).cpu()
+
+    exact, rounded = logits("cpu", torch.float32), logits("cpu", torch.bfloat16)
+    noise = (rounded - exact).abs().max()
+    assert 0 < noise < 1  # logits have a deviation of about 1
+    assert (logits(device, torch.bfloat16) - exact).abs().max() <= 4 * noise
+
+
+def test_rewinding_forgets_drafts():
+    model, plain, ids = tiny(), tiny(), some_ids(2, 40)
+    for m in (model, plain):
+        m.prefill(ids[:, :20], lengths=[20, 13])
+    model.step(ids[:, 20:27])
+    model.rewind([4, 4])
+    model.step(ids[:, 30:33])
+    model.rewind([3, 3])
+    plain.step(ids[:, 20:23])
+    assert model.cache.counts == plain.cache.counts == [23, 16]
+    torch.testing.assert_close(model.step(ids[:, 23:27]), plain.step(ids[:, 23:27]), rtol=0, atol=1e-5)
+    model.rewind([1, 3])
+    assert model.cache.counts == model.cache.lengths.tolist() == [26, 17]
+    for counts, message in (
+        ([5, 0], "counts: given 5; must be from 0 to 1"),
+        ([0], "counts: given 1; the cache holds"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            model.rewind(counts)
+
+
+def test_depths_without_a_prompt():
+    ids = some_ids(2, 4)
+    first, same, other = tiny(), tiny(), tiny()
+    for model, seed in ((first, 0), (same, 0), (other, 1)):
+        model.fill(5000, batch=2, seed=seed)
+        assert model.cache.counts == [5000, 5000]
+    logits = first.step(ids)
+    assert logits.isfinite().all()
+    assert torch.equal(logits, same.step(ids))
+    assert not torch.equal(logits, other.step(ids))
+
+
+def test_what_a_decoder_is_given():
+    model, ids = tiny(), some_ids(2, 10)
+    with pytest.raises(RuntimeError, match="call prefill first"):
+        model.step(ids[:, :1])
+    for call, error, message in (
+        (lambda: model.prefill(ids.int()), TypeError, "ids: given torch.int32"),
+        (lambda: model.prefill(ids[0]), ValueError, r"ids: given shape \(10,\); \[batch, tokens\]"),
+        (lambda: model.prefill(ids + 120), ValueError, "ids: given from 1.. to 2..; must be from 0 to 127"),
+        (lambda: model.prefill(-ids - 1), ValueError, "ids: given from -"),
+        (lambda: model.prefill(ids[:, :0]), ValueError, "at least one of each"),
+        (lambda: model.prefill(ids, chunk=0), ValueError, "chunk: given 0"),
+        (lambda: model.prefill(ids, lengths=[10]), ValueError, "lengths: given 1; 2 are needed"),
+        (lambda: model.prefill(ids, lengths=[10, 11]), ValueError, "lengths: given 11; must be from 1 to 10"),
+        (lambda: model.prefill(ids, logits="some"), ValueError, "logits: given 'some'; allowed are last, all"),
+        (lambda: model.prefill(ids.to("meta")), ValueError, "ids: is on meta; must be on the weights' cpu"),
+        (lambda: Decoder.random(SPEC, device="meta", bits=None, seed="a"), TypeError, "seed: given 'a'"),
+    ):
+        with pytest.raises(error, match=message):
+            call()
+    model.prefill(ids)
+    for given, message in ((ids[:1], "given 1 rows; the cache holds 2"), (ids[:, :9], "tokens: given 9; must be from")):
+        with pytest.raises(ValueError, match=message):
+            model.step(given)
+
+
+def test_drafts_are_accepted_as_often_as_asked():
+    model, ids = tiny(), some_ids(1, 10)
+    plain = generate(model, ids, 80)
+    assert plain.steps == 79
+    assert math.isnan(plain.acceptance)
+    found = {}
+    for acceptance in (0.0, 0.5, 1.0):
+        run = generate(model, ids, 80, drafts=Drafts(plain.tokens, 3, acceptance))
+        assert torch.equal(run.tokens, plain.tokens)
+        found[acceptance] = run
+    assert found[0.0].steps == 79
+    assert found[1.0].steps == math.ceil(79 / 4)
+    # of three drafts 0.5 + 0.25 + 0.125 are accepted: 1.875 tokens a step; three deviations of 42 steps are 0.5
+    assert 79 / (1.875 + 0.5) < found[0.5].steps < 79 / (1.875 - 0.5)
+    again = generate(model, ids, 80, drafts=Drafts(plain.tokens, 3, 0.5))
+    assert again.accepted == found[0.5].accepted
+
+
+def test_drafts_that_cannot_be():
+    tokens = some_ids(1, 5)
+    for options, error, message in (
+        ({"count": 0}, ValueError, "count: given 0; must be from 1 to 7"),
+        ({"count": 8}, ValueError, "count: given 8; must be from 1 to 7"),
+        ({"count": 1, "acceptance": 1.5}, ValueError, "acceptance: given 1.5; must be from 0 to 1"),
+        ({"count": 1, "seed": None}, TypeError, "seed: given None"),
+    ):
+        with pytest.raises(error, match=message):
+            Drafts(tokens, **options)
+    with pytest.raises(ValueError, match="drafts: given 1 rows; there are 2 prompts"):
+        generate(tiny(), some_ids(2, 3), 4, drafts=Drafts(tokens, 1))
+    with pytest.raises(ValueError, match="new: given 0"):
+        generate(tiny(), some_ids(2, 3), 0)
