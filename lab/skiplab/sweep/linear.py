@@ -64,7 +64,8 @@ def sweep_linear(
 ) -> Run:
     """As `sweep`, of quantised linear layers over shapes (out_features, in_features) and rows of activations.
 
-    shape: of a model's layers `model_of("gemma4-31b").chosen(fused=True)`, or of some `.chosen(("qkv", "down"))`. fields: the other fields of `LinearSweep`.
+    shape: of a model's layers `model_of("gemma4-31b").chosen(fused=True)`, or of some `.chosen(("qkv", "down"))`.
+    fields: the other fields of `LinearSweep`.
     """
     layers = tuple((int(n), int(k)) for n, k in shape)
     wanted = LinearSweep(tuple(contenders), layers, tuple(rows), device=device or default_device(), **fields)
