@@ -32,7 +32,7 @@ def without_autocast(call: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(call)
     def plain(*args: P.args, **kwargs: P.kwargs) -> R:
-        first = args[0]
+        first: Any = args[0]
         if isinstance(first, tuple):
             first = first[0]
         if not hasattr(first, "is_cuda") or not autocasts(first):

@@ -222,7 +222,7 @@ def _ready_fused(x, w: QuantizedWeight, bias, plan: LinearPlan, emulate: bool) -
         if len(made) > 1:
             yield Step(add_splits, prepare_add_splits(made[0], bias, made[1]), {})
 
-    memory = [((splits, x.shape[0], w.shape[0]), torch.float32 if splits > 1 else x.dtype)]
+    memory: list = [((splits, x.shape[0], w.shape[0]), torch.float32 if splits > 1 else x.dtype)]
     if plan.batch_invariant and splits > 1:  # torch would sum in an order that depends on the number of rows
         memory.append(((x.shape[0], w.shape[0]), x.dtype))
     return Ready((x, _dense(bias), *_tensors_of(w)), memory, steps)
@@ -247,7 +247,7 @@ def prepare_add_splits(parts, bias, out) -> Launch:
 
 
 def _dequantized(x, w: QuantizedWeight, bias, batch_invariant: bool) -> torch.Tensor:
-    """Products of torch's with weights that a kernel turns to floats; batch_invariant: in blocks of equally many rows."""
+    """Products of torch's with weights that a kernel turns to floats; batch_invariant: of equally many rows each."""
     out = torch.empty((x.shape[0], w.shape[0]), dtype=x.dtype, device=x.device)
     blocks = blocks_of(x, FIXED_ROWS) if batch_invariant else x
     for rows, part in readable(w).blocks(BLOCK_ELEMENTS):

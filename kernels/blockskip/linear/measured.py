@@ -11,7 +11,6 @@ from ..tuned.choose import Origin, find_linear
 from ..tuned.linear import Form, LinearEntry
 from .configs import FusedConfig, MatvecConfig, fused_splits
 from .hopper.plan import HopperConfig
-from .packing import TILE_ROWS
 from .weight import QuantizedWeight
 
 Config = MatvecConfig | FusedConfig | HopperConfig | None
@@ -96,7 +95,6 @@ def _divided_anew(config: Config, w: QuantizedWeight, rows: int, entry: LinearEn
         return config, fused_splits(rows, w, config, gpu.sms)
     if not isinstance(config, HopperConfig):
         return config, 1
-    tiles = -(-w.shape[0] // TILE_ROWS)
-    shares = tiles if config.k_groups > 1 else -(-tiles // config.row_groups) * (w.shape[1] // config.block_k)
+    shares = -(-w.shape[0] // config.block_n) * (w.shape[1] // config.block_k)
     blocks, before = (-(-count // config.block_m) for count in (rows, entry.rows))
     return replace(config, programs=max(1, min(config.programs * before // blocks, shares))), 1

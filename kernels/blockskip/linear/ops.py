@@ -103,4 +103,5 @@ def traced_linear(given: LinearArguments) -> torch.Tensor:
 
 def traced_round_activations(x: torch.Tensor) -> RoundedActivations:
     """`blockskip.round_activations` while torch.compile or torch.export traces."""
-    return RoundedActivations(*torch.ops.blockskip.round_activations(x), x.dtype)
+    values, scales = torch.ops.blockskip.round_activations(x)
+    return RoundedActivations(values, scales, x.dtype)

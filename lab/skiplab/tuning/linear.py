@@ -156,8 +156,7 @@ def _tiles(workload: LinearWorkload, gpu: Gpu) -> Iterator[Candidate]:
         "block_m": (base.block_m // 2, 2 * base.block_m),
         "block_k": (128, 256),
         "stages": tuple(base.stages + more for more in (-2, -1, 1, 2)),
-        "row_groups": (1, 2, 3) if base.k_groups == 1 else (1,),
-        "k_groups": (2, 3) if base.k_groups > 1 else (1,),
+        "row_groups": (2, 3),
         "programs": (gpu.sms, min(most, gpu.sms), max(1, base.programs // 2)),
     }
     for name, values in changes.items():

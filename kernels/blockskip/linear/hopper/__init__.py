@@ -2,5 +2,5 @@
 
 One warp copies tiles and activations by the copy engine (`copy`); groups of four warps unpack the codes to the operand
 that the tensor cores take from registers (`unpack`), multiply and store (`multiply`); `kernel` says who does what,
-`combine` adds up tiles whose columns several programs shared, `plan` chooses all sizes.
+`share` brings together tiles whose columns several programs share, `plan` chooses all sizes.
 """
