@@ -3,7 +3,7 @@
 import blockskip as bs
 import pytest
 import torch
-from blockskip.linear import plan as plans
+from blockskip.linear import configs
 from blockskip.linear.activations import rounded
 from blockskip.linear.fixed_rows import blocks_of, products
 
@@ -84,7 +84,7 @@ def test_a_row_has_the_same_bits_with_1_to_64_rows(device, impl, word):
 
 @pytest.mark.parametrize("impl", IMPLS)
 def test_the_same_bits_of_half_precision_and_of_splits_along_k(device, impl, monkeypatch):
-    monkeypatch.setattr(plans, "LEAST_STEPS", 1)
+    monkeypatch.setattr(configs, "LEAST_STEPS", 1)
     for dtype in (torch.bfloat16, torch.float16):
         x, w, bias = draw(device, 9, 5, 1184, dtype)
         plan = bs.explain_linear(x, w, bias, impl=impl, activations="float")
