@@ -21,7 +21,7 @@ RECORDED_SPELLINGS = {"dequantise": "dequantize"}
 """Spellings of routes in recorded runs, and the names of today: both are taken."""
 TILED_ROWS = 4096
 """Rows up to which the fused kernel is taken for a weight in tiles: measured up to 2,048, predicted beyond; see
-data/TUNING.md, "int4 in tiles on Hopper"."""
+data/TUNING.md, "Crossovers"."""
 HOPPER = 9
 """The major compute capability that the kernel for tiles is written for."""
 
