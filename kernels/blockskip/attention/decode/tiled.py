@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 
 from ...mask import Band
-from ..pieces import Bias, Piece, attend, rows_apart
+from ..pieces import Bias, Piece, Scoring, attend, rows_apart
 from ..ring import unrolled
 
 
@@ -32,6 +32,8 @@ def decode(
     kv_lens: list[int],
     ring: bool = False,
     return_lse: bool = False,
+    sinks: torch.Tensor | None = None,
+    softcap: float | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """out [B, Hq, Lq, D] in q's dtype, lse float32 [B, Hq, Lq] (natural log); arguments as in `blockskip.decode`.
 
@@ -41,6 +43,9 @@ def decode(
     out = torch.zeros_like(q, memory_format=torch.contiguous_format)
     lse = torch.full(q.shape[:3], float("-inf"), dtype=torch.float32, device=q.device)
     rows = (k.shape[1], -1)  # [KV heads, rows of its group]
+    if sinks is not None:
+        lse[:] = sinks[:, None]
+        sinks = sinks[:, None].expand(q.shape[1:3]).reshape(rows)
     for b, kv_len in enumerate(kv_lens):
         ranges = _key_ranges(mask, q.shape[2], kv_len)
         if not ranges:
@@ -53,7 +58,7 @@ def decode(
                 unrolled(x[b], keys.first, keys.end) if ring else x[b, :, keys.first : keys.end] for x in (k, v)
             )
             pieces.append((k_piece, v_piece, bias))
-        merged, merged_lse = _attend(packed, pieces, scale, q.dtype, return_lse)
+        merged, merged_lse = _attend(packed, pieces, Scoring(scale, softcap), sinks, q.dtype, return_lse)
         out[b] = merged.reshape(q.shape[1:])
         lse[b] = merged_lse.reshape(q.shape[1:3])
     return out, lse
@@ -79,13 +84,13 @@ def _bias(mask: Band, keys: KeyRange, q_len: int, kv_len: int, packed: torch.Ten
 
 
 def _attend(
-    q: torch.Tensor, pieces, scale: float, dtype: torch.dtype, exact: bool
+    q: torch.Tensor, pieces, scoring: Scoring, sinks: torch.Tensor | None, dtype: torch.dtype, exact: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(out [heads, rows, D], lse [heads, rows]) of q [heads, rows, D] over pieces (k, v, bias)."""
+    """(out [heads, rows, D], lse [heads, rows]) of q [heads, rows, D] over pieces (k, v, bias), sinks [heads, rows]."""
     # torch takes 2.5 to 3.3 times as long for one row of bfloat16 as for two, so the one row is computed twice
     twice = q.shape[1] == 1 and q.dtype == torch.bfloat16 and q.device.type == "cpu"
     rows = _dense(q.expand(-1, 2, -1) if twice else q)
-    found = attend([Piece(rows, _dense(k), _dense(v), bias) for k, v, bias in pieces], scale, dtype, exact)
+    found = attend([Piece(rows, _dense(k), _dense(v), bias) for k, v, bias in pieces], scoring, sinks, dtype, exact)
     out, lse = (x[0, :, : q.shape[1]] for x in found)
     return out, lse
 
