@@ -56,7 +56,9 @@ def _attention(q, k, v, prepared: PreparedMask, scale, sinks, softcap) -> Tensor
     kv_len = prepared.kv_len
     if isinstance(kv_len, Tensor):
         kv_len = kv_len.to(k.device)  # layers may be spread over devices
-    return bs.attention(q, k, v, prepared.mask, scale=scale, q_start=prepared.q_start, kv_len=kv_len)
+    return bs.attention(
+        q, k, v, prepared.mask, scale=scale, q_start=prepared.q_start, kv_len=kv_len, sinks=sinks, softcap=softcap
+    )
 
 
 def _unprepared(q_len: int, keys: int, causal: bool, window: int | None) -> PreparedMask:
