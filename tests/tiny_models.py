@@ -119,9 +119,7 @@ def spread(model):
     generator = torch.Generator("cpu").manual_seed(0)
     for name, t in model.state_dict().items():
         random = torch.randn(t.shape, generator=generator)
-        if t.ndim == 2:
-            t.copy_(random * t.shape[1] ** -0.5)
-        elif t.ndim == 3:  # experts, whose inputs come first
+        if t.ndim in (2, 3):  # of experts, too, inputs are the second dimension
             t.copy_(random * t.shape[1] ** -0.5)
         elif "layer_scalar" in name:
             t.fill_(0.9)
@@ -137,3 +135,8 @@ def tiny(family: str):
     """Shared by all tests: what one changes it changes back."""
     kind, fields = (CONFIGS | INSIDE)[family]
     return spread(transformers.AutoModelForCausalLM.from_config(kind(**SHAPE | fields)))
+
+
+def off(found, wanted) -> float:
+    """The largest difference from what is wanted, in float64."""
+    return (found.double() - wanted.double()).abs().max().item()

@@ -16,7 +16,7 @@ import transformers
 from blockskip.linear.activations import rounded
 from skiplab.model import Decoder, Drafts, ModelSpec, cache, decoder, generate, model_names, weights
 from skiplab.paths import data_path
-from tiny_models import CONFIGS, SHAPE, WINDOW, one_thread, spread, tiny  # noqa: F401 - a fixture
+from tiny_models import CONFIGS, SHAPE, WINDOW, off, one_thread, spread, tiny  # noqa: F401 - a fixture
 from transformers.models.llama.modeling_llama import LlamaMLP
 
 SLACK = 4
@@ -33,10 +33,6 @@ def truth(family: str):
         exact = tiny(family).double()(ids).logits
         tiny(family).float()
     return ids, exact, off(plain, exact)
-
-
-def off(found, wanted) -> float:
-    return (found.double() - wanted).abs().max().item()
 
 
 @FAMILIES

@@ -1,1 +1,1 @@
-"""Blockskip inside other libraries, by its public names alone. Each needs its library, which it imports when it is used."""
+"""Blockskip inside other libraries, by its public names alone. Each imports its library when it is used, not before."""

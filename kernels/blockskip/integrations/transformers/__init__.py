@@ -26,7 +26,9 @@ def register(name: str = "blockskip") -> None:
     if not isinstance(name, str):
         raise TypeError(f"name: given {type(name).__name__}; text is needed")
     if not name or any(text in name for text in TAKEN):
-        raise ValueError(f"name: given {name!r}; text without any of {', '.join(TAKEN)}, which transformers reads itself")
+        raise ValueError(
+            f"name: given {name!r}; text without any of {', '.join(TAKEN)}, which transformers reads itself"
+        )
     try:
         from transformers import AttentionInterface, AttentionMaskInterface
     except ImportError as error:

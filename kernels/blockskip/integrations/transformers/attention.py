@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import blockskip as bs
 import torch
 from torch import Tensor, nn
+
+import blockskip as bs
 
 from .masks import PreparedMask
 
@@ -41,8 +42,8 @@ def attend(
         attention_mask = _unprepared(query.shape[2], key.shape[2], causal, sliding_window)
     elif (attention_mask.q_len, attention_mask.keys) != (query.shape[2], key.shape[2]):
         raise ValueError(
-            f"attention_mask: prepared for {attention_mask.q_len} queries and {attention_mask.keys} keys; the layer has "
-            f"{query.shape[2]} and {key.shape[2]}"
+            f"attention_mask: prepared for {attention_mask.q_len} queries and {attention_mask.keys} keys; "
+            f"the layer has {query.shape[2]} and {key.shape[2]}"
         )
     out = _attention(query, key, value, attention_mask, scaling, s_aux, softcap)
     return out.transpose(1, 2).contiguous(), None

@@ -10,10 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple
 
-import blockskip as bs
 import torch
 from torch import Tensor
 from transformers.masking_utils import bidirectional_mask_function, causal_mask_function, sdpa_mask
+
+import blockskip as bs
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +42,9 @@ class PreparedMask:
         everything = slice(None)
         others = index[:2] + index[3:] if isinstance(index, tuple) else ()
         if not isinstance(queries, slice) or any(each != everything for each in others):
-            raise ValueError(f"index: given {index!r}; a prepared mask has its last queries cut out alone, [:, :, -n:, :]")
+            raise ValueError(
+                f"index: given {index!r}; a prepared mask has its last queries cut out alone, [:, :, -n:, :]"
+            )
         start, stop, step = queries.indices(self.q_len)
         if stop != self.q_len or step != 1:
             raise ValueError(f"index: given {queries!r} of {self.q_len} queries; only the last ones can be cut out")
@@ -53,12 +56,12 @@ class PreparedMask:
 
 
 class Sizes(NamedTuple):
-    """As transformers names them."""
+    """As transformers names them; q_offset is a tensor where a static cache counts its tokens on the device."""
 
     batch_size: int
     q_length: int
     kv_length: int
-    q_offset: int | Tensor
+    q_offset: Any
     kv_offset: int
 
 
@@ -66,7 +69,7 @@ def prepare(
     batch_size: int,
     q_length: int,
     kv_length: int,
-    q_offset: int | Tensor = 0,
+    q_offset: Any = 0,
     kv_offset: int = 0,
     mask_function: Callable = causal_mask_function,
     attention_mask: Tensor | PreparedMask | None = None,
@@ -107,16 +110,16 @@ def _band(mask_function: Callable, window: int | None, config: Any, plain: bool,
     configuration, and by what comes with it. plain: whether nothing can have been joined to it but another `and`.
     """
     if mask_function is causal_mask_function:
-        return bs.band(None, 0)  # pyright: ignore[reportReturnType]
+        return bs.Band(None, 0)
     if mask_function is bidirectional_mask_function:
-        return bs.band(None, None)  # pyright: ignore[reportReturnType]
-    is_window = window is not None and window == getattr(config, "sliding_window", None)
-    is_chunk = window == getattr(config, "attention_chunk_size", None)
-    if not is_window or is_chunk or mask_function.__name__ != "and_mask":
+        return bs.Band(None, None)
+    if window is None or window != getattr(config, "sliding_window", None):
+        return None
+    if window == getattr(config, "attention_chunk_size", None) or mask_function.__name__ != "and_mask":
         return None
     if both_sides:
-        return bs.band(window, window)  # pyright: ignore[reportReturnType]
-    return bs.band(window - 1, 0) if plain else None  # pyright: ignore[reportReturnType]
+        return bs.Band(window, window)
+    return bs.Band(window - 1, 0) if plain else None
 
 
 def _of_band(
@@ -126,48 +129,40 @@ def _of_band(
     _, q_len, keys, q_offset, kv_offset = sizes
     q_start = q_offset - kv_offset
     end = q_start + q_len
-    padding = None if attention_mask is None else _Padding.of(attention_mask[:, kv_offset : kv_offset + keys])
-    if isinstance(end, Tensor):
+    on_device = isinstance(end, Tensor)
+    real = None if attention_mask is None else attention_mask[:, kv_offset : kv_offset + keys]
+    if real is not None and not torch.compiler.is_compiling() and bool(real.all()):  # read back once a forward pass
+        real = None
+    if band.right != 0 or (not on_device and end > keys):  # keys behind the queries are seen, or a cache lacks some
+        covers = attention_mask is None or attention_mask.shape[1] >= kv_offset + keys  # beyond it all is padding
+        return PreparedMask(band, q_len, keys, q_start) if covers and real is None and not on_device else None
+    if on_device:
         kv_len = end.to(torch.int32)
-    elif band.right != 0 or end > keys:  # keys behind the queries are seen, or are what a special cache has not
-        all_real = attention_mask is None or (padding is None and attention_mask.shape[1] >= kv_offset + keys)
-        return PreparedMask(band, q_len, keys, q_start) if all_real else None
     elif q_len == 1 and not may_skip:  # a compiled step: an int would be compiled anew for each token
         kv_len = torch.full((), end, dtype=torch.int32, device=device)
     else:
         kv_len = end
-    if padding is None:
-        return PreparedMask(band, q_len, keys, None, kv_len)
-    if padding.has_gaps or band.right != 0:
+    before, has_gaps = (None, False) if real is None else _padding(real)
+    if has_gaps:
         return None
-    if padding.before is None:
+    if before is None:
         return PreparedMask(band, q_len, keys, None, kv_len)
-    lengths = (kv_len - padding.before).clamp(min=0).to(torch.int32)
+    lengths = (kv_len - before).clamp(min=0).to(torch.int32)
     slots = torch.arange(keys, dtype=torch.int64, device=device)
-    return PreparedMask(band, q_len, keys, None, lengths, (slots + padding.before[:, None]).clamp(max=keys - 1))
+    return PreparedMask(band, q_len, keys, None, lengths, (slots + before[:, None]).clamp(max=keys - 1))
 
 
-@dataclass(frozen=True, eq=False)
-class _Padding:
-    """before: int64 [B], how many padding slots come first in each row; None where none do, for padding behind a row's
-    tokens is seen by none of them. has_gaps: whether there is any between a row's tokens."""
+def _padding(real: Tensor) -> tuple[Tensor | None, bool]:
+    """(int64 [B]: how many slots of padding come first in each row, whether there is any between a row's tokens).
 
-    before: Tensor | None
-    has_gaps: bool
-
-    @staticmethod
-    def of(real: Tensor) -> _Padding | None:
-        """Of bool [B, slots]; None where there is no padding, which is read back once in a forward pass.
-
-        While torch.compile traces nothing can be read: it is taken to come first, and a gap raises when the graph runs.
-        """
-        traced = torch.compiler.is_compiling()
-        if not traced and bool(real.all()):
-            return None
-        before = (real.cumsum(1) == 0).sum(1)
-        runs = real[:, :1].sum(1) + (real[:, 1:] & ~real[:, :-1]).sum(1)
-        if traced:
-            torch._assert_async((runs <= 1).all(), "attention_mask: has padding between tokens, not on the left alone")
-            return _Padding(before, False)
-        most, most_runs = torch.stack([before.max(), runs.max()]).tolist()
-        return _Padding(before if most else None, most_runs > 1)
+    real: bool [B, slots]. None where none comes first: padding behind a row's tokens is seen by none of them. While
+    torch.compile traces nothing can be read: a gap raises when the graph runs.
+    """
+    before = (real.cumsum(1) == 0).sum(1)
+    runs = real[:, :1].sum(1) + (real[:, 1:] & ~real[:, :-1]).sum(1)
+    if torch.compiler.is_compiling():
+        said = "attention_mask: has padding between tokens; torch.compile takes it on the left"
+        torch._assert_async((runs <= 1).all(), said)  # pyright: ignore[reportPrivateImportUsage]
+        return before, False
+    most, most_runs = torch.stack([before.max(), runs.max()]).tolist()
+    return (before if most else None), most_runs > 1
