@@ -111,8 +111,33 @@ class DecodeArguments(NamedTuple):
         return kind_of((q, k, v, lengths, sinks), options, impl), growing
 
 
+class _Call:
+    """What both operations' calls have."""
+
+    q: torch.Tensor
+    k: torch.Tensor
+    v: torch.Tensor
+    sinks: torch.Tensor | None
+    lengths: torch.Tensor | None
+
+    @property
+    def group(self) -> int:
+        """Query heads that share a KV head."""
+        return self.q.shape[1] // self.k.shape[1]
+
+    @property
+    def tensors(self) -> tuple[torch.Tensor | None, ...]:
+        """(q, k, v, sinks, lengths): what differs between calls of a kind, beside a growing kv_len."""
+        return self.q, self.k, self.v, self.sinks, self.lengths
+
+    def float32_tensors(self) -> dict[str, torch.Tensor | None]:
+        """The floats as float32, by name."""
+        sinks = None if self.sinks is None else self.sinks.float()
+        return {"q": self.q.float(), "k": self.k.float(), "v": self.v.float(), "sinks": sinks}
+
+
 @dataclass(frozen=True, eq=False)
-class AttentionCall:
+class AttentionCall(_Call):
     """A checked attention call.
 
     See `blockskip.attention` for shapes. kv_len is the number of keys, or the most there can be where the true number
@@ -147,14 +172,9 @@ class AttentionCall:
         """The first query's position; for a device kv_len without q_start, as if the whole buffer were used."""
         return self.planned_kv_len - self.q.shape[2] if self.q_start is None else self.q_start
 
-    @property
-    def group(self) -> int:
-        """Query heads that share a KV head."""
-        return self.q.shape[1] // self.k.shape[1]
-
 
 @dataclass(frozen=True, eq=False)
-class DecodeCall:
+class DecodeCall(_Call):
     """A checked decode call.
 
     See `blockskip.decode` for shapes. kv_len is the number of keys, or the most there can be where the true number
@@ -174,11 +194,6 @@ class DecodeCall:
     ring: bool = False
     sinks: torch.Tensor | None = None
     softcap: float | None = None
-
-    @property
-    def group(self) -> int:
-        """Query heads that share a KV head."""
-        return self.q.shape[1] // self.k.shape[1]
 
     @property
     def rows(self) -> int:
@@ -323,8 +338,6 @@ def choose_impl(call: AttentionCall | DecodeCall) -> tuple[str, str]:
     if call.impl == "auto":
         found = ("triton", "tensors on CUDA") if on_cuda else ("tiled", f"tensors on {call.q.device}")
     if found[0] == "triton":
-        if call.sinks is not None or call.softcap is not None:
-            raise ValueError("sinks, softcap: impl='triton' does not have them yet; use impl='tiled'")
         for name, t in (("q", call.q), ("k", call.k), ("v", call.v), ("sinks", call.sinks)):
             if t is not None and t.is_neg():
                 raise ValueError(f"{name}: is a negated view, which a kernel cannot tell; call .resolve_neg()")

@@ -43,7 +43,7 @@ def attend(given: AttentionArguments) -> Any:
         found = _attend_anew(given, kind, number)
     else:
         lengths = each_batch(given.kv_len, given.q) if isinstance(given.kv_len, torch.Tensor) else None
-        found = prepared(given.q, given.k, given.v, lengths, number)
+        found = prepared(given.q, given.k, given.v, given.sinks, lengths, number)
     if given.record:
         out, lse, visits = found
         return (out, lse, visits) if given.return_lse else (out, visits)
@@ -61,11 +61,11 @@ def _attend_anew(given: AttentionArguments, kind: Kind | None, number: int | Non
     prepared, keep = _prepare(call, plan)
     if keep:
         REPEATED.put(kind, prepared, () if guarded is None else guarded.guards)
-    return prepared(call.q, call.k, call.v, call.lengths, number)
+    return prepared(*call.tensors, number)
 
 
 def _prepare(call: AttentionCall, plan: Plan) -> tuple[Callable, bool]:
-    """(f(q, k, v, lengths, kv_len), whether it serves all calls of this one's kind) by the Triton kernels."""
+    """(f(q, k, v, sinks, lengths, kv_len), whether it serves all calls of this one's kind) by the Triton kernels."""
     if plan.decode is not None:
         from .decode.launch import ready_decode
 
@@ -112,7 +112,7 @@ def run(call: AttentionCall, plan: Plan) -> tuple[torch.Tensor, torch.Tensor | N
         return *run_decode(as_decode(call, plan.impl), plan.decode), None
     if plan.impl == "triton":
         prepared, _ = _prepare(call, plan)
-        return prepared(call.q, call.k, call.v, call.lengths, call.kv_len)
+        return prepared(*call.tensors, call.kv_len)
     q, k, v, mask = call.q, call.k, call.v, call.mask
     options = {"scale": call.scale, "ring": call.ring, "sinks": call.sinks, "softcap": call.softcap}
     if plan.impl == "reference":

@@ -40,7 +40,7 @@ def attend(given: DecodeArguments) -> Any:
         out, lse = _attend_anew(given, kind, number)
     else:
         lengths = each_batch(given.kv_len, given.q) if isinstance(given.kv_len, torch.Tensor) else None
-        out, lse = prepared(given.q, given.k, given.v, lengths, number)
+        out, lse = prepared(given.q, given.k, given.v, given.sinks, lengths, number)
     return (out, lse) if given.return_lse else out
 
 
@@ -55,7 +55,7 @@ def _attend_anew(given: DecodeArguments, kind: Kind | None, number: int | None) 
     call = check_decode(given if guarded is None else given._replace(kv_len=guarded))  # pyright: ignore[reportArgumentType]
     prepared = ready_decode(call, make_decode_plan(call))
     REPEATED.put(kind, prepared, () if guarded is None else guarded.guards)
-    return prepared(call.q, call.k, call.v, call.lengths, number)
+    return prepared(*call.tensors, number)
 
 
 def check_decode(given: DecodeArguments) -> DecodeCall:
