@@ -71,7 +71,9 @@ def _same_length(
     """(out, lse) of batch entries that have as many keys, in one product a piece."""
     if not keys.ranges:
         lse = q.new_full(q.shape[:3], float("-inf"), dtype=torch.float32)
-        return torch.zeros_like(q, memory_format=torch.contiguous_format), _or_sinks(lse, sinks)
+        if sinks is not None:
+            lse.copy_(sinks[:, None])
+        return torch.zeros_like(q, memory_format=torch.contiguous_format), lse
     rows = (q.shape[0], keys.k.shape[1], -1)  # [n, KV heads, rows of its group]
     if sinks is not None:
         sinks = sinks[:, None].expand(q.shape[1:3]).reshape(rows[1:])
@@ -85,11 +87,6 @@ def _same_length(
         pieces.append(Piece(given, keys.of(keys.k, each), keys.of(keys.v, each), bias))
     out, lse = (x[:, :, : packed.shape[2]] for x in attend(pieces, scoring, sinks, q.dtype, exact))
     return out.reshape(q.shape).to(q.dtype).contiguous(), lse.reshape(q.shape[:3]).contiguous()
-
-
-def _or_sinks(lse: torch.Tensor, sinks: torch.Tensor | None) -> torch.Tensor:
-    """The log-sum-exp of queries that see no key: their head's sink alone."""
-    return lse if sinks is None else lse.copy_(sinks[:, None])
 
 
 def _key_ranges(mask: Band, q_len: int, kv_len: int) -> list[KeyRange]:

@@ -115,7 +115,7 @@ def _band(mask_function: Callable, window: int | None, config: Any, plain: bool,
         return bs.Band(None, None)
     if window is None or window != getattr(config, "sliding_window", None):
         return None
-    if window == getattr(config, "attention_chunk_size", None) or mask_function.__name__ != "and_mask":
+    if window == getattr(config, "attention_chunk_size", None) or getattr(mask_function, "__name__", "") != "and_mask":
         return None
     if both_sides:
         return bs.Band(window, window)
