@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 
 from .activations import MOST_ROWS, are_rounded
+from .packing import HOPPER
 from .weight import QuantizedWeight
 
 ROUTES = ("measured", "matvec", "fused", "dequantize")
@@ -21,8 +22,6 @@ RECORDED_SPELLINGS = {"dequantise": "dequantize"}
 """Spellings of routes in recorded runs, and the names of today: both are taken."""
 TILED_ROWS = 512
 """Rows up to which the fused kernel is taken for a weight in tiles: predicted beyond 128, see data/TUNING.md."""
-HOPPER = 9
-"""The major compute capability that the kernel for tiles is written for."""
 
 
 @dataclass(frozen=True)
