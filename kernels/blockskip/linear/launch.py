@@ -17,14 +17,14 @@ from ..launching.primitives import interpreting
 from ..launching.ready import Ready, Step
 from ..launching.repeated import REPEATED, Kind
 from ..launching.view import View, overlaps
-from .activations import RoundedActivations
+from .activations import RoundedActivations, order_of
 from .configs import FIXED_ROWS, FusedConfig, MatvecConfig, rows_together
 from .dequantize import dequantize
 from .fixed_rows import blocks_of, products
 from .format import Format, Metadata
 from .fused import add_splits, fused
 from .hopper.plan import HopperConfig
-from .matvec import load_metadata, matvec
+from .matvec import load_metadata, load_tile_metadata, matvec
 from .plan import LinearPlan
 from .rounding import Blocks
 from .rounding import round_activations as rounding_kernel
@@ -114,7 +114,7 @@ def _of_rounded(x: RoundedActivations, w: QuantizedWeight, bias, plan: LinearPla
 
 
 def _rounded_matvec(ready: Ready, x: RoundedActivations, w: QuantizedWeight, bias) -> torch.Tensor:
-    return ready(*x.for_matvec(w.bits), _dense(bias), packed_codes(w), *Metadata.of(w))[0]
+    return ready(*x.for_matvec(order_of(w)), _dense(bias), packed_codes(w), *Metadata.of(w))[0]
 
 
 def _ready_rounded_matvec(
@@ -125,7 +125,7 @@ def _ready_rounded_matvec(
         operands = data, Metadata(*metadata), codes, Blocks(step, total), bias, made[0]
         yield Step(matvec, prepare_matvec(w, operands, config), config.options(overlap=False))
 
-    rounded = x.for_matvec(w.bits)
+    rounded = x.for_matvec(order_of(w))
     inputs = *rounded, _dense(bias), packed_codes(w), *Metadata.of(w)
     return Ready(inputs, [((rounded[0].shape[0], w.shape[0]), dtype)], steps)
 
@@ -135,7 +135,7 @@ def round_activations(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     _check_device(x.device)
 
     def steps(inputs, made) -> Iterator[Step]:
-        yield Step(rounding_kernel, prepare_rounding(inputs[0], 0, made[0], Blocks(*made[1:])), {})
+        yield Step(rounding_kernel, prepare_rounding(inputs[0], "given", made[0], Blocks(*made[1:])), {})
 
     (rows, k), real = x.shape, torch.float32
     memory = ((rows, k // 4), torch.int32), ((rows, k // BLOCK), real), ((rows, k // BLOCK), real)
@@ -159,7 +159,7 @@ def ready_matvec(
     def steps(inputs, made) -> Iterator[Step]:
         x, bias, data, *metadata = inputs
         out, codes, *blocks = made
-        yield Step(rounding_kernel, prepare_rounding(x, w.bits, codes, Blocks(*blocks), overlap), {})
+        yield Step(rounding_kernel, prepare_rounding(x, order_of(w), codes, Blocks(*blocks), overlap), {})
         operands = data, Metadata(*metadata), codes, Blocks(*blocks), bias, out
         yield Step(form.kernel, prepare_matvec(w, operands, config, overlap, form), config.options(overlap))
 
@@ -174,9 +174,9 @@ def packed_codes(w: QuantizedWeight) -> torch.Tensor:
     return w.data.view(torch.int32)
 
 
-def prepare_rounding(x, bits: int, codes, blocks: Blocks, overlap: bool = False) -> Launch:
-    """The launch that rounds x [M, K] to int8, in the order in which weights of `bits` meet it."""
-    constants = {"K": x.shape[1], "BITS": bits, "BLOCKS": ROUNDING_BLOCKS, "OVERLAP": overlap}
+def prepare_rounding(x, order: str, codes, blocks: Blocks, overlap: bool = False) -> Launch:
+    """The launch that rounds x [M, K] to int8, in the order in which weights meet it (`order_of`), or as `given`."""
+    constants = {"K": x.shape[1], "ORDER": order, "BLOCKS": ROUNDING_BLOCKS, "OVERLAP": overlap}
     return Launch((View.of(x), codes, blocks), constants, (cdiv(x.shape[1] // BLOCK, ROUNDING_BLOCKS), x.shape[0]))
 
 
@@ -188,13 +188,13 @@ def prepare_matvec(
     operands: `packed_codes(w)`, Metadata, the activations' codes and Blocks, bias (contiguous, or None), out [M, N].
     """
     *read, out = operands
-    rows = rows_together(out.shape[0])
+    rows, in_tiles = rows_together(out.shape[0]), w.packing == "tiles"
     constants = {
         "FORMAT": Format.of(w),
         "CONFIG": config,
         "ROWS": rows,
         "OVERLAP": overlap,
-        "LOAD_METADATA": form.load_metadata,
+        "LOAD_METADATA": load_tile_metadata if in_tiles else form.load_metadata,
     }
     grid = cdiv(w.shape[0], config.block_n), cdiv(out.shape[0], rows)
     return Launch((*read, View.of(out)), constants, grid)
