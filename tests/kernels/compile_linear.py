@@ -10,7 +10,7 @@ import re
 import sys
 
 import torch
-from blockskip.linear import launch
+from blockskip.linear import launch, prepared
 from blockskip.linear.plan import matvec_config
 from blockskip.linear.rounding import Blocks
 from blockskip.linear.weight import QuantizedWeight
@@ -70,9 +70,9 @@ def compiled(capability, k, group_size, bits, rows, metadata, ablation="none"):
 
 def compiled_dequantize(capability, bits, metadata):
     w = weight(5376, 16 if "16" in metadata else 64, bits, metadata)
-    one = launch.prepare_dequantize(w, torch.zeros(tuple(w.shape), dtype=torch.bfloat16))
+    one = prepared.prepare_dequantize(w, torch.zeros(tuple(w.shape), dtype=torch.bfloat16))
     with _pretend(capability):
-        kernel = launch.dequantize.warmup(*one.arguments, **one.constants, grid=one.grid)
+        kernel = prepared.dequantize.warmup(*one.arguments, **one.constants, grid=one.grid)
     return read(kernel, capability)
 
 

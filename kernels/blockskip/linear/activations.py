@@ -150,7 +150,7 @@ def order_of(w: QuantizedWeight) -> str:
 
 
 def planes(x: torch.Tensor, order: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """x [M, K] as two [M, K / 2]: int4 and int8 in the order of `QuantizedWeight.planes`, tiles in that of `packing`."""
+    """x [M, K] as two [M, K / 2]: int4 and int8 in the order of `QuantizedWeight.planes`, tiles in `packing`'s."""
     if order == "tiles":
         x = x.unflatten(1, (-1, BLOCK))[..., tile_order(x.device)].flatten(1)
     if order != "int8":

@@ -3,7 +3,8 @@
 Inside a block of 32 weights the int8 activations stand in two planes of 16 bytes, as the weights need them: for int4
 the low nibbles meet the even activations and the high nibbles the odd ones; for int8 the first half meets the first
 half. In tiles nibbles stand in another order, and so do the activations; else only addresses differ: a weight row is
-128 adjoining bytes of each tile. So one 16-byte load of int4 weights, or two of int8, and two of activations feed eight dp4a.
+128 adjoining bytes of each tile. So one 16-byte load of int4 weights, or two of int8, and two of activations feed eight
+dp4a.
 
 What keeps shared memory and spills out of the loop (`tests/kernels/test_linear_anatomy.py` holds the compiled kernels
 to it): K is a constant; activations are loaded through 2-D pointers, so that they land in the weights' layout;

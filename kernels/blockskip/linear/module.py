@@ -27,8 +27,8 @@ class QuantizedLinear(nn.Module):
     either, which keeps its own, but where the weight that comes cannot lie in tiles, or takes the place of one on the
     meta device: that one lies as its new device prefers. So does the weight of a module that moves to another device.
 
-    Changing the module's dtype changes that of the bias alone. Under torch.autocast the bias is cast to the activations'
-    dtype, which is the result's; the activations are not cast.
+    Changing the module's dtype changes that of the bias alone. Under torch.autocast the bias is cast to the result's
+    dtype, which is that of the activations; the activations are not cast.
 
     activations: see `linear`; an attribute that may be changed, and no part of the state_dict. What `round_activations`
     made may be given in the place of a tensor.
@@ -119,7 +119,7 @@ def _check_bias(bias, w: QuantizedWeight) -> None:
 
 
 def _as_applied(before: QuantizedWeight, now: dict[str, torch.Tensor]) -> QuantizedWeight:
-    """The weight after nn.Module has moved or cast its tensors: dtypes and layout are its own, the packing its device's."""
+    """The weight after nn.Module has moved or cast its tensors: its dtypes stay, its packing is its device's."""
     device = now["data"].device
     if before.device.type == "meta" != device.type:  # to_empty: there are no numbers yet that could be packed
         return before.packed(preferred_packing(before, device)).each(lambda t: torch.empty_like(t, device=device))

@@ -65,7 +65,7 @@ def _are_whole(zero: torch.Tensor) -> bool:
 
 
 def preferred_packing(w: QuantizedWeight, device: torch.device) -> str:
-    """How the weight lies on a device as long as nobody asks otherwise: in tiles where it can and a kernel reads them."""
+    """How the weight lies on a device if nobody asks otherwise: in tiles where it can and a kernel reads them."""
     capability = capability_of(device)
     on_hopper = capability is not None and capability[0] == HOPPER
     return "tiles" if on_hopper and why_no_tiles(w) is None else "rows"

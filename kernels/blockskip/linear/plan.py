@@ -32,8 +32,9 @@ class LinearPlan:
     """What `linear` will do. kernel: matvec, fused or dequantize; None for `reference` and `tiled`.
 
     config: the kernel's, None where it has none; splits: shares along K that are summed in a launch of their own.
-    packing: how the weight lies, in rows or in tiles. activations: int8 or float, what they are multiplied as. batch_invariant: a row's bits do not depend on how many
-    other rows there are, nor on what they hold. origin: where kernel and sizes are from.
+    packing: how the weight lies, in rows or in tiles. activations: int8 or float, what they are multiplied as.
+    batch_invariant: a row's bits do not depend on how many other rows there are, nor on what they hold. origin: where
+    kernel and sizes are from.
     """
 
     impl: str

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import torch
 
 from ..arguments import choice, tensor
 from .metadata import SPAN, decode
-from .packing import PACKINGS, TILE_BYTES, TILE_COLUMNS, TILE_ROWS
+from .packing import PACKINGS, TILE_BYTES, TILE_COLUMNS, TILE_ROWS, preferred_packing, settled
 from .packing import packed as repacked
-from .packing import preferred_packing, settled
 
 GROUP_SIZES = (32, 64, 128)
 HALF_BLOCK = 16
@@ -317,6 +316,10 @@ class QuantizedWeight:
             return FUNCTIONS[func](*args, **(kwargs or {}))
         name = getattr(func, "__name__", func)
         raise TypeError(f"{name}: given a QuantizedWeight, which no function of torch takes; use .dequantize()")
+
+    def __getstate__(self) -> dict:
+        """What copies and files hold: the fields, and not what is kept between calls (`known`)."""
+        return {one.name: getattr(self, one.name) for one in fields(self)}
 
     def __repr__(self):
         kind = "symmetric" if self.symmetric else "asymmetric"
