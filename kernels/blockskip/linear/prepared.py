@@ -70,49 +70,50 @@ class Dequantized:
     """
 
     def __init__(self, x: torch.Tensor, w: QuantizedWeight, batch_invariant: bool) -> None:
-        self._dtype, self._batch_invariant = torch.float32 if interpreting() else x.dtype, batch_invariant
+        dtype, self._batch_invariant = torch.float32 if interpreting() else x.dtype, batch_invariant
+        self._outputs, self._dtype = w.shape[0], x.dtype
         self._rows = rows_at_a_time(w.shape, x.dtype.itemsize, Gpu.of(x.device).memory_bytes)
-        self._ready: dict[torch.Size, Ready] = {}
-        for part in [w] if self._rows >= w.shape[0] else [part for _, part in known(w).parts(w, self._rows)]:
-            if part.shape not in self._ready:
-                self._ready[part.shape] = ready_dequantize(part, self._dtype)
+        parts = [] if self._rows == self._outputs else known(w).parts(w, self._rows)
+        self._ready = {cut.stop - cut.start: ready_dequantize(part, dtype) for cut, part in parts[:1] + parts[-1:]}
+        self._ready_whole = None if parts else ready_dequantize(w, dtype)
 
     def __call__(self, x: torch.Tensor, w: QuantizedWeight, bias: torch.Tensor | None) -> torch.Tensor:
-        if self._rows >= w.shape[0]:
-            return self._product(x, w, bias)
-        out = torch.empty((*x.shape[:-1], w.shape[0]), dtype=x.dtype, device=x.device)
-        flat, columns = x.reshape(-1, x.shape[-1]), out.view(-1, w.shape[0])
-        for rows, part in known(w).parts(w, self._rows):
-            added = None if bias is None else bias[rows]
+        if self._ready_whole is not None:
+            return self._product(x, self._floats(self._ready_whole, w), bias)
+        out = torch.empty((*x.shape[:-1], self._outputs), dtype=x.dtype, device=x.device)
+        flat, columns = x.reshape(-1, x.shape[-1]), out.view(-1, self._outputs)
+        for cut, part in known(w).parts(w, self._rows):
+            weight = self._floats(self._ready[cut.stop - cut.start], part)
+            added = None if bias is None else bias[cut]
             if self._batch_invariant:
-                columns[:, rows] = self._product(flat, part, added)
+                columns[:, cut] = self._product(flat, weight, added)
             elif added is None:
-                torch.mm(flat, self._floats(part, x.dtype).T, out=columns[:, rows])
+                torch.mm(flat, weight.T, out=columns[:, cut])
             else:
-                torch.addmm(added, flat, self._floats(part, x.dtype).T, out=columns[:, rows])
+                torch.addmm(added, flat, weight.T, out=columns[:, cut])
         return out
 
-    def _product(self, x: torch.Tensor, w: QuantizedWeight, bias: torch.Tensor | None) -> torch.Tensor:
-        weight = self._floats(w, x.dtype)
+    def _product(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         if not self._batch_invariant:
             return F.linear(x, weight, bias)
         flat = x.reshape(-1, x.shape[-1])
         found = products(blocks_of(flat, FIXED_ROWS), weight, bias)[: flat.shape[0]]
-        return found.view(*x.shape[:-1], w.shape[0])
+        return found.view(*x.shape[:-1], weight.shape[0])
 
-    def _floats(self, w: QuantizedWeight, dtype: torch.dtype) -> torch.Tensor:
-        weight = self._ready[w.shape](*known(w).tensors)[0]
-        return weight if weight.dtype == dtype else weight.to(dtype)
+    def _floats(self, ready: Ready, w: QuantizedWeight) -> torch.Tensor:
+        return ready(*known(w).tensors)[0].to(self._dtype)
 
 
 def rows_at_a_time(shape: torch.Size, element_bytes: int, memory_bytes: int) -> int:
-    """How many of a weight's N rows are floats at a time: all, or N in as few equal parts of whole tiles as are needed
-    for these floats to take a 128th of the GPU's memory at most (1.1 GB of an H200's), or 32 MB where that is more."""
+    """How many of a weight's N rows are floats at a time: all where these floats take a 128th of the GPU's memory at most
+    (1.1 GB of an H200's), or 32 MB where that is more; else N in as few equal parts of whole tiles as take no more."""
     n, k = shape
-    most = max(LEAST_BYTES, memory_bytes // SHARE_OF_MEMORY)
-    parts = -(-n * k * element_bytes // most)
+    most = max(LEAST_BYTES, memory_bytes // SHARE_OF_MEMORY) // (k * element_bytes)
+    if n <= most:
+        return n
+    parts = -(-n // max(TILE_ROWS, most // TILE_ROWS * TILE_ROWS))
     even = -(-n // parts)
-    return n if parts == 1 else -(-even // TILE_ROWS) * TILE_ROWS
+    return min(n, -(-even // TILE_ROWS) * TILE_ROWS)
 
 
 def ready_dequantize(w: QuantizedWeight, dtype: torch.dtype) -> Ready:
