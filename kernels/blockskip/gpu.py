@@ -15,12 +15,13 @@ MULTIPROCESSORS_ASSUMED = 132
 
 
 class Gpu(NamedTuple):
-    """Name as the driver gives it, compute capability, multiprocessors, bytes of L2 cache (0: not known)."""
+    """Name as the driver gives it, compute capability, multiprocessors; bytes of L2 and of memory, 0 if not known."""
 
     name: str
     capability: tuple[int, int]
     sms: int
     l2_bytes: int = 0
+    memory_bytes: int = 0
 
     @classmethod
     def of(cls, device: torch.device) -> Gpu:
@@ -34,7 +35,9 @@ ASSUMED = Gpu("assumed", HOPPER, MULTIPROCESSORS_ASSUMED)
 @cache
 def _cuda_device(device: torch.device) -> Gpu:
     found = torch.cuda.get_device_properties(device)
-    return Gpu(found.name, (found.major, found.minor), found.multi_processor_count, found.L2_cache_size)
+    return Gpu(
+        found.name, (found.major, found.minor), found.multi_processor_count, found.L2_cache_size, found.total_memory
+    )
 
 
 def capability_of(device: torch.device) -> tuple[int, int] | None:
