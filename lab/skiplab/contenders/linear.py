@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from blockskip.linear.activations import MOST_ROWS, are_rounded, rounded
 from blockskip.linear.configs import matvec_config
+from blockskip.linear.hopper.plan import EXACT_ROWS
 from blockskip.linear.measured import config_of, from_numbers
 from blockskip.linear.packing import HOPPER, TILE_COLUMNS, TILE_ROWS
 
@@ -48,14 +49,16 @@ def _pack(workload: LinearWorkload, inputs: Inputs) -> tuple[Any, ...]:
 
 
 def _operands_in(pack: Callable[[LinearWorkload, Inputs], bs.QuantizedWeight]) -> Operands:
-    """Of a weight packed so: activations as int8 leaves them where `linear` rounds them, else as they are, and the
-    weight rounded to their dtype."""
+    """Of a weight packed so: activations as int8 leaves them where `linear` rounds them, else as they are; the weight
+    rounded to their dtype, but for the few rows of which Hopper's kernel scales sums."""
 
     def operands(workload: LinearWorkload, inputs: Inputs) -> tuple[torch.Tensor, torch.Tensor]:
         x, weight = inputs[0], pack(workload, inputs)
         if are_rounded(workload.rows, weight):
             return rounded(x, torch.float64), weight.dequantize(torch.float64)
-        return x.double(), weight.dequantize(x.dtype).double()
+        exact = workload.rows <= EXACT_ROWS and _needs_tiles(workload, x.device.type) is None
+        kept = torch.float64 if exact and weight.packing == "tiles" else x.dtype
+        return x.double(), weight.dequantize(kept).double()
 
     return operands
 
@@ -229,6 +232,7 @@ def _needs_gemlite(workload: LinearWorkload, device: str) -> str | None:
 
 
 _our_operands, _operands_in_rows = _operands_in(quantized), _operands_in(packed)
+_operands_in_tiles = _operands_in(lambda workload, inputs: packed(workload, inputs).packed("tiles"))
 _STRIDED, _SCALAR = _ablation("strided"), _ablation("scalar")
 _HALF_STEP = 2.0**-8  # tinygemm rounds the product and the sum to bfloat16, half a step each
 
@@ -242,7 +246,7 @@ for _entry in (
               _by_route("fused"), _needs_many_rows, prepare=_pack, operands=_operands_in_rows,
               configured=_sized("fused", "rows")),
     Contender("blockskip-tiles", "W4A16, tiles", "our int4 product on Hopper's tensor cores, the weight in tiles",
-              _linear, _needs_tiles, prepare=_pack_tiles, operands=dequantised_operands,
+              _linear, _needs_tiles, prepare=_pack_tiles, operands=_operands_in_tiles,
               configured=_sized("fused", "tiles")),
     Contender("blockskip-tiles-dequantise", "tiles, dequantise", "our kernel turns tiles to floats, torch multiplies",
               _by_route("dequantize"), _needs_tiles, prepare=_pack_tiles, operands=dequantised_operands),
