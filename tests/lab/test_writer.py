@@ -36,7 +36,8 @@ def roofs(monkeypatch):
     high = Machine("CPU", "cpu", bandwidth_gbps=1e6, tflops=1e6, source="measured")
     monkeypatch.setattr(module, "this_machine", lambda device, dtype: high)
     name = describe("cpu")["name"]
-    monkeypatch.setattr(module, "measure", lambda point, *_, **__: Measurement(point, "timeout", device_name=name))
+    workers = importlib.import_module("skiplab.sweep.workers")
+    monkeypatch.setattr(workers, "measure", lambda point, *_, **__: Measurement(point, "timeout", device_name=name))
     here = {"isolate": False, "progress": False}
     monkeypatch.setattr(cli.run, "run_sweep", lambda *args, **named: run_sweep(*args, **named, **here))
 
