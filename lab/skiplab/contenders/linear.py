@@ -237,7 +237,7 @@ _STRIDED, _SCALAR = _ablation("strided"), _ablation("scalar")
 _HALF_STEP = 2.0**-8  # tinygemm rounds the product and the sum to bfloat16, half a step each
 
 for _entry in (
-    Contender("blockskip", "W4A8 / W8A8", "our linear: dp4a for up to 8 rows, which rounds activations to int8",
+    Contender("blockskip", "W4A8 / W8A8", "our linear, the weight as `quantize` packs it: dp4a, or tensor cores",
               _linear, prepare=_quantize, operands=_our_operands),
     Contender("blockskip-matvec", "matvec", "our dp4a kernel for up to 8 rows, with sizes of one's own for tuning",
               _by_route("matvec"), _needs_few_rows, prepare=_pack, operands=_operands_in_rows,
