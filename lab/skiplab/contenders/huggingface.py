@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -38,8 +39,11 @@ class HuggingFace:
     named: bool = False
     cache: Any = None
     _step: Callable[..., Any] = field(init=False)
+    _cache_name: str = field(init=False)
 
     def __post_init__(self) -> None:
+        known = inspect.signature(self.model.forward).parameters
+        self._cache_name = "cache" if "cache" in known else "past_key_values"  # what this transformers calls it
         self._step = torch.compile(self.model, mode="reduce-overhead") if self.compiled else self.model
 
     @property
@@ -63,11 +67,11 @@ class HuggingFace:
 
     @torch.no_grad()
     def step(self, ids: Tensor, *, graph: bool | None = None) -> Tensor:
-        return self._step(ids, past_key_values=self.cache, use_cache=True).logits.float()
+        return self._step(ids, use_cache=True, **{self._cache_name: self.cache}).logits.float()
 
     def _read(self, ids: Tensor) -> Tensor:
-        out = self.model(ids, past_key_values=self.cache, use_cache=True, logits_to_keep=1)
-        self.cache = out.past_key_values
+        out = self.model(ids, use_cache=True, logits_to_keep=1, **{self._cache_name: self.cache})
+        self.cache = getattr(out, self._cache_name)
         return out.logits.float()
 
     def _static(self, positions: int) -> Any:

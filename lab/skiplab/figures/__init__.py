@@ -30,9 +30,9 @@ __all__ = [
     "Figure", "attention", "attention_times", "bits_error", "by_method", "charts", "crossover", "decode",
     "decode_bandwidth", "decode_bandwidths", "decode_grid", "decode_rate", "decode_speedup", "decode_time", "floors",
     "flops", "generation", "heatmap", "interactive", "linear", "linear_bandwidth", "linear_bandwidths",
-    "linear_layers", "linear_row_times", "linear_rows", "linear_time", "measured_vs_predicted", "model", "model_decode", "model_parts", "model_prefill", "overview",
-    "predicted", "predictions", "published_prefill", "speedup", "speedups", "static", "theme", "throughput",
-    "tilemap", "waste",
+    "linear_layers", "linear_row_times", "linear_rows", "linear_time", "measured_vs_predicted", "model",
+    "model_decode", "model_parts", "model_prefill", "overview", "predicted", "predictions", "published_prefill",
+    "speedup", "speedups", "static", "theme", "throughput", "tilemap", "waste",
 ]  # fmt: skip
 
 Given = ParamSpec("Given")

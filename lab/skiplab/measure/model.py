@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
 from itertools import pairwise
@@ -33,7 +33,10 @@ NAMES = frozenset({"attention sliding", "attention full", *PRODUCTS.values(), "h
 """What a profile of `Decoder` has names for."""
 WARM_STEPS = 2
 """Before those that are timed: the first captures a graph."""
-CHECKED_STEPS = 8
+CHECKED_CALLS = 4
+"""Prompts, or steps, whose largest error sets the tolerance."""
+OFTEN = 7
+"""Calls of a model without a layer, before those that it is taken off."""
 SLACK = 2.0
 """Two results that round at the same places differ from the truth by about as much; the largest of many, by less."""
 TINY = {
@@ -44,8 +47,8 @@ AWKWARD = {
     "one window": {"model_type": "mistral", "sliding_window": 16},
     "two kinds": {
         "model_type": "gemma4_text", "sliding_window": 8, "global_head_dim": 64, "num_global_key_value_heads": 1,
-        "attention_k_eq_v": True, "final_logit_softcapping": 2.0,
-        "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+        "attention_k_eq_v": True, "final_logit_softcapping": 2.0, "hidden_size_per_layer_input": 0,
+        "num_kv_shared_layers": 0, "num_hidden_layers": 4, "layer_types": ["sliding_attention", "full_attention"] * 2,
     },
 }  # fmt: skip
 
@@ -79,10 +82,11 @@ def _truth(workload: ModelWorkload, operands: Callable[..., Any], device: str, s
     (ids,) = workload.inputs(device, seed)
     exact, plain = operands(workload, (ids,))
     right = exact.prefill(ids, logits="all")[0].double()  # [positions, vocabulary]
-    if workload.phase == "prefill":
-        own = plain.prefill(ids, logits="all")[0]
+    if workload.phase == "prefill":  # each prompt of its own: so many rows are rounded as those of a prompt are
+        ends = range(max(1, workload.q_len - CHECKED_CALLS + 1), workload.q_len + 1)
+        own = torch.cat([plain.prefill(ids[:, :end])[0] for end in ends])
     else:
-        count = min(CHECKED_STEPS, workload.depth // workload.q_len)
+        count = min(CHECKED_CALLS, workload.depth // workload.q_len)
         plain.prefill(ids[:, : -count * workload.q_len])
         steps = ids[:, -count * workload.q_len :].split(workload.q_len, 1)
         own = torch.cat([plain.step(one)[0] for one in steps])
@@ -135,19 +139,25 @@ def timed(
 
 def _prompts(call: ModelCall, device: str, limits: Limits) -> tuple[tuple[int, ...], bool]:
     fresh = _ids(call.workload, device)
+
+    def took(runner: Runner) -> float:
+        return _clocked(partial(runner.prefill, next(fresh)), device)
+
     for _, runner in call.timed:
         runner.prefill(next(fresh))  # compiles, plans, makes the cache
+    taken_off = [factor * _median(took(runner) for _ in range(OFTEN)) for factor, runner in call.timed if factor < 0]
 
     def sample() -> int:
-        ids = next(fresh)
-        return _sum((factor, _clocked(partial(runner.prefill, ids), device)) for factor, runner in call.timed)
+        return _sum([*taken_off, *(factor * took(runner) for factor, runner in call.timed if factor > 0)])
 
     return collect(sample, limits.budget_s, limits.cancelled)
 
 
 def _steps(call: ModelCall, device: str, limits: Limits) -> tuple[tuple[int, ...], bool]:
-    found = [[(factor, took) for took in _each_step(call, runner, device, limits)] for factor, runner in call.timed]
-    samples = tuple(_sum(steps) for steps in zip(*found, strict=False))
+    each = [(factor, _each_step(call, runner, device, limits)) for factor, runner in call.timed]
+    taken_off = [factor * _median(took) for factor, took in each if factor < 0]
+    layers = zip(*([factor * one for one in took] for factor, took in each if factor > 0), strict=False)
+    samples = tuple(_sum([*taken_off, *one]) for one in layers)
     return samples, median_error(samples) < TARGET_ERROR
 
 
@@ -194,9 +204,13 @@ def _clocked(run: Callable[[], Any], device: str) -> float:
     return between([start, mark()])[0]
 
 
-def _sum(parts: Any) -> int:
-    """A whole model's nanoseconds from its pieces'."""
-    total = round(sum(factor * took for factor, took in parts))
+def _median(values: Iterable[float]) -> float:
+    return float(np.median(list(values)))
+
+
+def _sum(parts: Iterable[float]) -> int:
+    """A whole model's nanoseconds from its pieces'; what is taken off many times is a median, so is its noise small."""
+    total = round(sum(parts))
     if total < 1:
         raise RuntimeError("a layer's time is lost in noise: its model took no longer than one without a layer")
     return total

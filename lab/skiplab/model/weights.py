@@ -348,11 +348,17 @@ class _Namer:
 
 
 def random_tensors(spec: ModelSpec, held: Format, seed: int) -> Take:
-    """A source of chance, on the device: matrices of K columns with deviation K ** -0.5, norms that change nothing."""
+    """A source of chance, on the device: matrices of K columns with deviation K ** -0.5, norms that change nothing.
+
+    But queries' norms, which give scores a deviation of 1: larger ones make one key of all, and roundings choose which.
+    """
     generator = torch.Generator(held.device).manual_seed(seed)
     one = torch.ones((), dtype=held.dtype, device=held.device)
 
     def take(name: str, *shape: int) -> Tensor:
+        if name.endswith("q_norm.weight"):
+            layer = spec.layers[int(name.split(".")[2])]  # model.layers.3.self_attn.q_norm.weight
+            return (one / (layer.scale * layer.head_dim**0.5) - spec.norm_offset).expand(shape)
         if name.endswith("norm.weight"):
             return (one - spec.norm_offset).expand(shape)
         if name.endswith("layer_scalar"):

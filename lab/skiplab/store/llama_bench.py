@@ -40,7 +40,8 @@ def read_bench(path: Path) -> list[Line]:
 
 def benched(program: Path, gguf: Path, prompt: Iterable[int], depth: Iterable[int], new: int) -> list[Line]:
     """What llama-bench says of a model: every prompt length, and `new` steps at every depth, with flash attention."""
-    common = [str(program), "-m", str(gguf), "-fa", "1", "-o", "jsonl"]
+    found = program.resolve() if program.is_file() else program  # else it is looked for as any command is
+    common = [str(found), "-m", str(gguf), "-fa", "1", "-o", "jsonl"]
     prompts = ["-p", ",".join(map(str, prompt)), "-n", "0"]
     steps = ["-p", "0", "-n", str(new), "-d", ",".join(map(str, depth))]
     lines = []

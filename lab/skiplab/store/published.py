@@ -22,8 +22,8 @@ def published(operation: str | None = None) -> pd.DataFrame:
 
     Operations: `model` (prompts and steps of a whole Gemma 4 31B: `tokens_per_s`, `peak_gb`), `prefill` and `generate`
     (an earlier state of the same: `tokens_per_s` alone), `decode` (one attention call at q_len 1: `median_ms`) and
-    `linear` (one int4 product, before and after a change: `median_ms`; of which layer is not told). What the source does
-    not tell is empty. ValueError lists the operations.
+    `linear` (one int4 product, before and after a change: `median_ms`; of which layer is not told). What the source
+    does not tell is empty. ValueError lists the operations.
     """
     records = [
         *_published_prefill(), *_published_decode(), *_published_decode_attention(), *_published_linear(),

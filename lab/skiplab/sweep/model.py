@@ -38,7 +38,7 @@ class ModelSweep(AnySweep):
     dtype: str = "bfloat16"
     device: str = "cpu"
     seed: int = 0
-    budget_s: float = 3.0
+    budget_s: float = 2.0
     config: str | None = None
     operation: ClassVar[str] = "model"
     verb: ClassVar[str] = "model"

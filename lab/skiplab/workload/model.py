@@ -21,7 +21,7 @@ from skiplab.workload.linear import bits_per_weight
 from skiplab.workload.problem import Problem
 
 PHASES = ("prefill", "decode")
-CHECKED = 48
+CHECKED = 32
 """Tokens of the prompt on which a contender is compared with the reference: nobody could compute a long one's truth."""
 STEPS = 16
 """Steps that are timed, unless told otherwise."""
@@ -66,7 +66,7 @@ class ModelWorkload(Problem):
             self._check_integer("q_len", 1, LONGEST_QUERY)
             object.__setattr__(self, "steps", STEPS if self.steps is None else self.steps)
             self._check_integer("steps", 1)
-        self.whole_spec  # noqa: B018 - refuses a model that is not known
+        spec_of(self.model, self.config)  # refuses a model that is not known
 
     @property
     def whole_spec(self) -> ModelSpec:

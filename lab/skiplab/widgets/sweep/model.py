@@ -23,7 +23,7 @@ FORM = Form(
     (
         choice("model", "Model", "laptop", model_names()),
         Field("prompt", "Prompt lengths", (256, 512), numbers, listed, "tokens", "tokens, commas between"),
-        Field("depth", "Depths", (0, 2048), partial(numbers, least=0), listed, "tokens read before a step", "tokens, commas between"),
+        Field("depth", "Depths", (0, 2048), partial(numbers, least=0), listed, "tokens before", "commas between"),
         Field("rows", "Tokens a step", (1,), numbers, listed, "1 to 16", "tokens a step, commas between"),
         choice("dtype", "Number format", "bfloat16", DTYPES),
     ),
