@@ -326,7 +326,7 @@ def test_figures_show_rates_parts_and_what_was_not_timed_whole():
     assert {line.name for line in steps.lines if "roofs" not in line.name} == {
         "ours, 3 tokens a step", "ours, 1 token a step", "SDPA, float weights, one layer of each kind, 3 tokens a step",
     }  # fmt: skip
-    assert steps.lines[0].x == (23.0,) and charts.BY_KIND in steps.note
+    assert steps.lines[0].x == (20.0,) and charts.BY_KIND in steps.note
     chosen = charts.settings(table)
     assert "tiny, a prompt of 40 tokens" in chosen and "tiny, a step of 3 tokens behind 20" in chosen
     bars = charts.parts(chosen["tiny, a prompt of 40 tokens"])

@@ -35,7 +35,8 @@ class Runner(Protocol):
     named: whether a profile of it has the names of `Decoder`'s parts. graphs: whether its steps are CUDA graphs.
     """
 
-    named: bool
+    @property
+    def named(self) -> bool: ...
 
     @property
     def graphs(self) -> bool: ...

@@ -27,14 +27,14 @@ def prefill(table: pd.DataFrame) -> LineChart:
 
 
 def decode(table: pd.DataFrame) -> LineChart:
-    """Tokens a second of steps over the keys that they see, a line for each contender, rows and source.
+    """Tokens a second of steps over the tokens before them, a line for each contender, tokens a step, and source.
 
-    A step of several tokens verifies drafts: its rate is reached where all are accepted.
+    A step of several tokens verifies drafts: its rate is reached where all are accepted. A depth of 0 stands at 1.
     """
     good = _good(table, "decode")
     return _rates(
-        good.assign(keys=good["depth"] + good["q_len"]), table, "A whole model: tokens/s of steps by depth", "keys",
-        "tokens read, the step's own among them", "tokens/s of steps",
+        good.assign(place=good["depth"].clip(lower=1)), table, "A whole model: tokens/s of steps by depth", "place",
+        "tokens read before (0 stands at 1)", "tokens/s of steps",
     )  # fmt: skip
 
 
@@ -83,7 +83,7 @@ def _taken_apart(table: pd.DataFrame) -> Any:
 
 def _bars(row: Row, groups: tuple[str, ...], setting: str) -> Bars:
     values = tuple(row["parts"].get(name, np.nan) / 1e9 for name in groups)
-    whole = sum(row["parts"].values()) / 1e9
+    whole = sum(row["parts"].values()) / 1e9 or np.nan
     hover = tuple(
         Hover(row["label"], f", {name}", (f"{theme.seconds(took)}, {took / whole:.1%} of {theme.seconds(whole)}",
                                           *series.doubts(row)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
@@ -74,14 +74,26 @@ def expected(
     sampled: bool | None,
 ) -> Truth:
     """Logits of the contender's own weights in float64; those of a run's points are computed once."""
-    return _truth(workload, entry.operands or references, device, seed)
+    operands = entry.operands or references
+    out = _exact(workload, operands, device, seed)[-workload.out_shape[0] :]
+    rounding = torch.finfo(torch.float32).eps / 2 * out.abs().max().item()
+    tolerance = SLACK * _off(workload, operands, device) + rounding
+    return Truth(torch.arange(len(out), dtype=torch.int64, device="cpu"), out, tolerance)
 
 
 @lru_cache(maxsize=4)
-def _truth(workload: ModelWorkload, operands: Callable[..., Any], device: str, seed: int) -> Truth:
+def _exact(workload: ModelWorkload, operands: Callable[..., Any], device: str, seed: int) -> torch.Tensor:
+    """Logits [positions, vocabulary] of all that is read, in float64."""
     (ids,) = workload.inputs(device, seed)
-    exact, plain = operands(workload, (ids,))
-    right = exact.prefill(ids, logits="all")[0].double()  # [positions, vocabulary]
+    exact, _ = operands(workload, (ids,))
+    return exact.prefill(ids, logits="all")[0].double()
+
+
+@lru_cache(maxsize=4)
+def _off(workload: ModelWorkload, operands: Callable[..., Any], device: str) -> float:
+    """The largest error of the contender's own weights in plain PyTorch, over a few prompts or steps."""
+    (ids,) = workload.inputs(device, 0)
+    _, plain = operands(workload, (ids,))
     if workload.phase == "prefill":  # each prompt of its own: so many rows are rounded as those of a prompt are
         ends = range(max(1, workload.q_len - CHECKED_CALLS + 1), workload.q_len + 1)
         own = torch.cat([plain.prefill(ids[:, :end])[0] for end in ends])
@@ -90,10 +102,7 @@ def _truth(workload: ModelWorkload, operands: Callable[..., Any], device: str, s
         plain.prefill(ids[:, : -count * workload.q_len])
         steps = ids[:, -count * workload.q_len :].split(workload.q_len, 1)
         own = torch.cat([plain.step(one)[0] for one in steps])
-    error = (own.double() - right[-len(own) :]).abs().max().item()
-    out = right[-workload.out_shape[0] :]
-    rounding = torch.finfo(torch.float32).eps / 2 * out.abs().max().item()
-    return Truth(torch.arange(len(out), dtype=torch.int64, device="cpu"), out, SLACK * error + rounding)
+    return (own.double() - _exact(workload, operands, device, 0)[-len(own) :]).abs().max().item()
 
 
 def plan_and_work(
@@ -227,7 +236,7 @@ def _parts(call: ModelCall, device: str, samples: Sequence[int]) -> dict[str, in
     """Nanoseconds by name of one call of the whole model; {} for a runner that has no names."""
     if not call.runner.named:
         return {}
-    total = Counter[str]()
+    total = defaultdict[str, float](float)
     for factor, runner in call.timed:
         for name, took in profiled(_one_call(call.workload, runner, device), NAMES, device).items():
             total[name] += factor * took * 1e3

@@ -222,15 +222,15 @@ def cooled(take: Callable[[], T], device: str, retries: int) -> tuple[T, dict[st
         taken = take()
         others = others_share(use, cpu_use())
         return taken, {"others_share": round(others, 3)}, ("busy",) if others > BUSY else ()
-    for attempt in range(retries + 1):
+    while True:
         before = clocks(device)
         taken = take()
         after = clocks(device)
-        if not after.get("throttle_reasons", 0) & THROTTLE_BITS:
-            return taken, {"before": before, "after": after}, ()
-        if attempt < retries:
-            time.sleep(COOL_S)
-    return taken, {"before": before, "after": after}, ("throttled",)
+        throttled = after.get("throttle_reasons", 0) & THROTTLE_BITS
+        if not throttled or retries < 1:
+            return taken, {"before": before, "after": after}, ("throttled",) if throttled else ()
+        retries -= 1
+        time.sleep(COOL_S)
 
 
 def _allocates(fn: Callable[..., Any], args: Sequence[torch.Tensor]) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from bisect import bisect_right
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,7 @@ def ranges_by_name(events: Iterable[Event], names: Collection[str]) -> dict[str,
     timed = [one for one in events if one.get("ph") == "X"]
     begin, end = _call(timed)
     ranges = _ranges(timed, names)
-    found = Counter[str]()
+    found = defaultdict[str, float](float)
     for start, stop, name in ranges:
         found[name] += stop - start
     reached = begin
@@ -69,7 +69,7 @@ def kernels_by_name(events: Iterable[Event], names: Collection[str]) -> dict[str
         for one in timed
         if one.get("cat") in LAUNCHES and "correlation" in one.get("args", {})
     }
-    found = Counter[str]()
+    found = defaultdict[str, float](float)
     for one in timed:
         at = launched.get(one.get("args", {}).get("correlation")) if one.get("cat") in RUNS else None
         if at is not None and begin <= at <= end:

@@ -8,8 +8,9 @@ from typing import Annotated, Any, ClassVar
 from msgspec import Meta
 
 from skiplab.operations.base import LARGEST, Baseline, Count, Operation, Predicted, RowAxes
-from skiplab.workload.model import ModelWorkload
+from skiplab.workload.model import PHASES, ModelWorkload
 
+Phase = Annotated[str, Meta(pattern=f"^({'|'.join(PHASES)})$")]
 NotNegative = Annotated[int, Meta(ge=0, le=LARGEST)]
 
 
@@ -17,7 +18,7 @@ class Axes(RowAxes, tag_field="operation", tag="model", gc=False):
     """The axes of a model that reads a prompt, or a step. config: of a model that `data/models` does not have."""
 
     operation: ClassVar[str] = "model"
-    phase: str
+    phase: Phase
     q_len: Count
     depth: NotNegative = 0
     model: str | None = None
