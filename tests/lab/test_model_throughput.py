@@ -11,14 +11,15 @@ import pytest
 import torch
 from skiplab import figures
 from skiplab.contenders import contender, contenders
-from skiplab.contenders.model import ModelCall, model_of, ours, pieces_of
+from skiplab.contenders.model import ModelCall, floats, model_of, ours, pieces_of
 from skiplab.figures import model as charts
 from skiplab.measure import Measurement, Point, measure, memory, traced
 from skiplab.measure import model as measuring
 from skiplab.measure.model import AWKWARD, NAMES, TINY, timed
 from skiplab.measure.timing import Limits
 from skiplab.measure.verify import check, verify
-from skiplab.model.attention import by_blockskip, by_sdpa
+from skiplab.model import attention
+from skiplab.model.attention import by_blockskip, by_sdpa, must_repeat
 from skiplab.report.model import peers_of
 from skiplab.store import Run, frame, published, recorded_llama_bench
 from skiplab.sweep import ModelSweep, sweep_of
@@ -117,18 +118,25 @@ def test_a_wrong_model_is_found_out(work, wrong):
     assert not verify(work.checked, replace(entry, build=build), "cpu", 0).passed
 
 
-def test_sdpa_sees_in_rings_and_flat_caches_what_blockskip_sees():
-    """Steps over the wrap of a ring, by both ways of attention, from one cache's contents."""
+@pytest.mark.parametrize("repeat", [False, True])
+def test_sdpa_sees_in_rings_and_flat_caches_what_blockskip_sees(monkeypatch, repeat):
+    """A prompt in chunks, then steps over the wrap of a ring, by both ways of attention; keys repeated, as on a GPU."""
+    monkeypatch.setattr(attention, "must_repeat", lambda *facts: repeat)
     ids = torch.randint(160, (1, 60), generator=torch.Generator("cpu").manual_seed(0))
-    work = replace(PROMPT, dtype="float32")
-    first = ours(work, "cpu")
-    second = type(first)(first.spec, first.weights, attend=by_sdpa)
-    assert first.attend is by_blockskip
-    for decoder in (first, second):
-        decoder.prefill(ids[:, :30])
+    second = floats(replace(PROMPT, dtype="float32"), "cpu")
+    first = type(second)(second.spec, second.weights)
+    assert (first.attend, second.attend) == (by_blockskip, by_sdpa)
+    for chunk in (30, 9):
+        a, b = (decoder.prefill(ids[:, :30], logits="all", chunk=chunk) for decoder in (first, second))
+        assert (a - b).abs().max() < 2e-5 * a.abs().max()
     for start in range(30, 60, 5):
         a, b = (decoder.step(ids[:, start : start + 5]) for decoder in (first, second))
         assert (a - b).abs().max() < 2e-5 * a.abs().max()
+
+
+def test_keys_are_repeated_where_torch_has_no_kernel_for_groups():
+    assert not must_repeat(False, True, 512) and not must_repeat(True, False, 256)
+    assert must_repeat(True, True, 128) and must_repeat(True, False, 512)
 
 
 @pytest.mark.parametrize("work", [PROMPT, STEP], ids=["prompt", "step"])

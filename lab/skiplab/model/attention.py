@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import blockskip as bs
@@ -13,6 +14,8 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from skiplab.model.config import LayerSpec
 
+FLASH_HEAD_DIM = 256
+"""The largest that torch's FlashAttention takes."""
 Masks = dict[Any, Tensor]
 """Masks that all layers of one window share in a call, by what tells them apart."""
 
@@ -48,16 +51,35 @@ def by_sdpa(q: Tensor, keys: Keys, layer: LayerSpec, options: dict[str, Any], ma
 
     options: the scale alone, for SDPA knows no sinks and no soft cap. A step reads all slots of its cache.
     """
-    grouped = q.shape[1] != keys.k.shape[1]
-    k, v = (t[:, :, : keys.filled] for t in (keys.k, keys.v))
     if keys.ends is not None:
-        mask = _once(masks, (layer.window, k.shape[2]), lambda: _step_mask(q.shape[2], keys, layer.window))
-    elif q.shape[2] == k.shape[2] and (layer.window is None or layer.window >= k.shape[2]):
-        return scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped, **options)
-    else:
-        sizes = q.shape[2], k.shape[2]
-        mask = _once(masks, (layer.window, *sizes), lambda: layer.mask.dense(*sizes, device=q.device))
-    return scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=grouped, **options)
+        return _step(q, keys, layer, options, masks)
+    group, tokens = q.shape[1] // keys.k.shape[1], q.shape[2]
+    k, v = (t[:, :, : keys.filled] for t in (keys.k, keys.v))
+    seen: dict[str, Any] = {"is_causal": True}
+    if tokens != k.shape[2] or (layer.window is not None and layer.window < tokens):
+        sizes = tokens, k.shape[2]
+        make = partial(layer.mask.dense, *sizes, device=q.device)
+        seen = {"attn_mask": _once(masks, (layer.window, *sizes), make)}
+    if group > 1 and must_repeat(q.is_cuda, "attn_mask" in seen, layer.head_dim):
+        k, v = (t.repeat_interleave(group, 1) for t in (k, v))
+        group = 1
+    return scaled_dot_product_attention(q, k, v, **seen, enable_gqa=group > 1, **options)
+
+
+def must_repeat(cuda: bool, masked: bool, head_dim: int) -> bool:
+    """Whether torch has no fused kernel that takes grouped heads, so that keys are repeated, as transformers does."""
+    return cuda and (masked or head_dim > FLASH_HEAD_DIM)
+
+
+def _step(q: Tensor, keys: Keys, layer: LayerSpec, options: dict[str, Any], masks: Masks) -> Tensor:
+    """The queries of a group of heads are rows of one head: so nothing is repeated, and any kernel takes them."""
+    heads, tokens = keys.k.shape[1], q.shape[2]
+    rows = q.unflatten(1, (heads, -1)).flatten(2, 3)  # [B, Hkv, group * tokens, D]
+    group = rows.shape[2] // tokens
+    make = partial(_step_mask, tokens, group, keys, layer.window)
+    mask = _once(masks, (layer.window, keys.k.shape[2], group), make)
+    out = scaled_dot_product_attention(rows, keys.k, keys.v, attn_mask=mask, **options)
+    return out.unflatten(2, (group, tokens)).flatten(1, 2)
 
 
 def _once(masks: Masks, key: Any, make: Callable[[], Tensor]) -> Tensor:
@@ -66,8 +88,8 @@ def _once(masks: Masks, key: Any, make: Callable[[], Tensor]) -> Tensor:
     return masks[key]
 
 
-def _step_mask(tokens: int, keys: Keys, window: int | None) -> Tensor:
-    """bool [B, 1, tokens, slots]: which slots the last `tokens` positions see; all of it stands on the device."""
+def _step_mask(tokens: int, group: int, keys: Keys, window: int | None) -> Tensor:
+    """bool [B, 1, group * tokens, slots]: which slots the last positions see; all of it stands on the device."""
     assert keys.ends is not None
     slots, device = keys.k.shape[2], keys.k.device
     end = keys.ends[:, None, None].long()  # [B, 1, 1]
@@ -78,4 +100,4 @@ def _step_mask(tokens: int, keys: Keys, window: int | None) -> Tensor:
     seen = (position <= query) & (position >= 0)
     if window is not None:
         seen &= position > query - window
-    return seen[:, None]
+    return seen.repeat(1, group, 1)[:, None]
