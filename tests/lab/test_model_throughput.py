@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import json
 import sys
+import weakref
 from dataclasses import replace
 
 import pytest
 import torch
 from skiplab import figures
 from skiplab.contenders import contender, contenders
-from skiplab.contenders.model import ModelCall, floats, model_of, ours, pieces_of
+from skiplab.contenders.model import LAST, ModelCall, floats, ours, pieces_of
 from skiplab.figures import model as charts
 from skiplab.measure import Measurement, Point, measure, memory, traced
 from skiplab.measure import model as measuring
@@ -203,6 +205,23 @@ def test_one_layer_of_each_kind_stands_for_all(work, ticks):
         timed(lost, call.workload, (), "cpu", None, Limits(0.05))
 
 
+def test_points_of_a_model_share_it_and_another_replaces_it():
+    made = LAST.get(ours, PROMPT, "cpu")
+    assert (
+        LAST.get(ours, STEP, "cpu") is made and LAST.get(ours, replace(PROMPT, bits=8), "cpu", keep=False) is not made
+    )
+    assert LAST.get(ours, PROMPT, "cpu") is made
+    there = weakref.ref(made)
+    del made
+
+    def next_one(workload, device):
+        gc.collect()
+        assert there() is None, "two models at once"
+        return ours(workload, device)
+
+    LAST.get(next_one, PROMPT, "cpu")
+
+
 def test_every_call_that_is_timed_is_another_one(ticks):
     runner = Ticking(1000)
     taken = timed(ModelCall(STEP, runner), STEP, (), "cpu", None, Limits(1.0))
@@ -215,7 +234,7 @@ def test_every_call_that_is_timed_is_another_one(ticks):
 
 def test_pieces_of_a_decoder_hold_each_kind_and_nothing():
     work = replace(PROMPT, by_kind=True)
-    decoder = model_of(ours, work, "cpu")
+    decoder = LAST.get(ours, work, "cpu")
     pieces = pieces_of(work.whole_spec, decoder)
     assert [factor for factor, _ in pieces] == [-3, 2, 2]
     assert [len(runner.decoder.spec.layers) for _, runner in pieces] == [0, 1, 1]

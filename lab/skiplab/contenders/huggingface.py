@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from skiplab.contenders.base import REGISTRY, Build, Contender, is_cuda
-from skiplab.contenders.model import SEED, Inputs, ModelCall, floats, model_of, too_large, weight_bytes
+from skiplab.contenders.model import LAST, SEED, Inputs, ModelCall, references, too_large, weight_bytes
 from skiplab.model.sources import text_names
 from skiplab.model.weights import Format, expected, random_tensors
 from skiplab.paths import data_path
@@ -106,15 +106,9 @@ EAGER, SDPA = (partial(made, attention=name) for name in ("eager", "sdpa"))
 
 def _build(make: Callable[..., Any], compiled: bool = False) -> Build:
     def build(workload: ModelWorkload, inputs: Inputs) -> ModelCall:
-        return ModelCall(workload, HuggingFace(model_of(make, workload, inputs[0].device), compiled))
+        return ModelCall(workload, HuggingFace(LAST.get(make, workload, inputs[0].device), compiled))
 
     return build
-
-
-def _references(workload: ModelWorkload, inputs: Inputs) -> Any:
-    """Our decoder with the same weights, let go after the check: memory would seldom hold both."""
-    decoder = floats(workload, str(inputs[0].device))
-    return decoder.plain(exact=True), decoder.plain()
 
 
 def _needs_transformers(workload: ModelWorkload, device: str) -> str | None:
@@ -133,11 +127,11 @@ def _needs_both(workload: ModelWorkload, device: str) -> str | None:
 
 for _entry in (
     Contender("transformers", "transformers, SDPA", "transformers' model, attention by SDPA; steps in a static cache",
-              _build(SDPA), _needs_transformers, operands=_references, moved=weight_bytes),
+              _build(SDPA), _needs_transformers, operands=references, moved=weight_bytes),
     Contender("transformers-eager", "transformers, eager", "the same with attention written out",
-              _build(EAGER), _needs_transformers, operands=_references, moved=weight_bytes),
+              _build(EAGER), _needs_transformers, operands=references, moved=weight_bytes),
     Contender("transformers-compiled", "transformers, compiled", "the same with SDPA; steps compiled, in a CUDA graph",
-              _build(SDPA, compiled=True), _needs_both, operands=_references, moved=weight_bytes),
+              _build(SDPA, compiled=True), _needs_both, operands=references, moved=weight_bytes),
 ):  # fmt: skip
     REGISTRY.add(_entry.of("model"))
 del _entry

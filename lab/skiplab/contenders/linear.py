@@ -190,7 +190,7 @@ class TinygemmWeight:
         """The floats that it stands for, [N, K]."""
         scale, added = self.metadata.to(dtype).transpose(0, 1).unbind(-1)
         codes = self.source.codes().to(dtype).unflatten(1, (scale.shape[1], -1))
-        return ((codes - TINYGEMM_MIDDLE) * scale[..., None] + added[..., None]).flatten(1)
+        return codes.sub_(TINYGEMM_MIDDLE).mul_(scale[..., None]).add_(added[..., None]).flatten(1)
 
 
 def tinygemm_product(x: torch.Tensor, data: torch.Tensor, group_size: int, metadata: torch.Tensor) -> torch.Tensor:

@@ -115,30 +115,34 @@ def pieces_of(whole: ModelSpec, decoder: Decoder) -> tuple[tuple[int, Runner], .
     return ((1 - sum(counts), cut(slice(0, 0))), *kinds)
 
 
-def alone(make: Callable[..., Any]) -> Callable[..., Any]:
-    """Keeps the result for the last arguments; the one before is let go first: two models rarely fit."""
-    held: dict[Any, Any] = {}
+class LastModel:
+    """The model that was asked for last; the one before is let go first: two rarely fit."""
 
-    def kept(*arguments: Any) -> Any:
-        if arguments not in held:
-            held.clear()
-            held[arguments] = make(*arguments)
-        return held[arguments]
+    def __init__(self) -> None:
+        self._key: Any = None
+        self._model: Any = None
 
-    return kept
+    def get(self, make: Callable[..., Any], workload: ModelWorkload, device: Any, keep: bool = True) -> Any:
+        """`make(workload, device)` for any point of the workload's model; Unsupported where it cannot be held so.
+
+        keep=False: where it is another one than the last, it is its caller's alone.
+        """
+        model = replace(workload, phase="prefill", q_len=1, depth=0, steps=None)
+        key = (make, model, str(torch.device(device)))
+        if key == self._key:
+            return self._model
+        if keep:
+            self._key = self._model = None
+        try:
+            made = make(model, key[2])
+        except ValueError as error:  # such as inputs that groups do not divide
+            raise Unsupported(str(error)) from error
+        if keep:
+            self._key, self._model = key, made
+        return made
 
 
-@alone
-def _made(make: Callable[..., Any], workload: ModelWorkload, device: str) -> Any:
-    try:
-        return make(workload, device)
-    except ValueError as error:  # such as inputs that groups do not divide
-        raise Unsupported(str(error)) from error
-
-
-def model_of(make: Callable[..., Any], workload: ModelWorkload, device: Any) -> Any:
-    """What `make(workload, device)` gives for any point of the workload's model, kept until another is asked for."""
-    return _made(make, replace(workload, phase="prefill", q_len=1, depth=0, steps=None), str(torch.device(device)))
+LAST = LastModel()
 
 
 def ours(workload: ModelWorkload, device: str) -> Decoder:
@@ -165,7 +169,7 @@ def tinygemm(workload: ModelWorkload, device: str) -> Decoder:
 
 def _build(make: Callable[..., Decoder]) -> Build:
     def build(workload: ModelWorkload, inputs: Inputs) -> ModelCall:
-        decoder = model_of(make, workload, inputs[0].device)
+        decoder = LAST.get(make, workload, inputs[0].device)
         pieces = pieces_of(workload.whole_spec, decoder) if workload.by_kind else ()
         return ModelCall(workload, DecoderRunner(decoder), pieces)
 
@@ -174,7 +178,7 @@ def _build(make: Callable[..., Decoder]) -> Build:
 
 def references(workload: ModelWorkload, inputs: Inputs, make: Callable[..., Decoder] = floats) -> Any:
     """The contender's own weights in plain PyTorch, twice: in float64, and rounded as the contender rounds."""
-    decoder = model_of(make, workload, inputs[0].device)
+    decoder = LAST.get(make, workload, inputs[0].device, keep=False)
     return decoder.plain(exact=True), decoder.plain()
 
 
@@ -227,7 +231,7 @@ for _entry in (
     Contender("blockskip", "ours", "our decoder: quantised weights, our attention; steps are CUDA graphs",
               _build(ours), _needs_memory, operands=partial(references, make=ours)),
     Contender("sdpa", "SDPA, float weights", "the same decoder with torch's SDPA and weights in the dtype",
-              _build(floats), _needs_sdpa, operands=partial(references, make=floats), moved=weight_bytes),
+              _build(floats), _needs_sdpa, operands=references, moved=weight_bytes),
     Contender("tinygemm", "SDPA, tinygemm", "the same decoder with torch's SDPA and torch's int4 products",
               _build(tinygemm), _needs_tinygemm, operands=partial(references, make=tinygemm)),
     Contender("llama.cpp", "llama.cpp", "llama.cpp, as its llama-bench times it: --llama-bench", _nothing, _needs_file),
