@@ -26,6 +26,8 @@ from skiplab.workload.model import parameters
 
 SEED = 0
 """Of all weights."""
+TIMES = 4
+"""How often one layer runs in a model that is timed for its kind: what is around the layers is taken off less often."""
 Inputs = Sequence[Tensor]
 
 
@@ -58,13 +60,13 @@ class Runner(Protocol):
 class ModelCall:
     """What a contender of `model` builds: called with a short prompt's ids it gives the logits to check.
 
-    pieces: what is timed, each so many times: the runner itself, once; or, of a model of one layer of each kind, models
-    of one layer and of none, whose sum with these factors stands for the whole.
+    pieces: what is timed, with factors whose sum stands for the whole: the runner itself, once; or, of a model of one
+    layer of each kind, models that run one of them and none.
     """
 
     workload: ModelWorkload
     runner: Runner
-    pieces: tuple[tuple[int, Runner], ...] = ()
+    pieces: tuple[tuple[float, Runner], ...] = ()
 
     def __call__(self, ids: Tensor) -> Tensor:
         if self.workload.phase == "prefill":
@@ -73,7 +75,7 @@ class ModelCall:
         return self.runner.step(ids[:, -self.workload.q_len :])[0]
 
     @property
-    def timed(self) -> tuple[tuple[int, Runner], ...]:
+    def timed(self) -> tuple[tuple[float, Runner], ...]:
         return self.pieces or ((1, self.runner),)
 
 
@@ -99,20 +101,21 @@ class DecoderRunner:
         return self.decoder.step(ids, graph=graph)
 
 
-def pieces_of(whole: ModelSpec, decoder: Decoder) -> tuple[tuple[int, Runner], ...]:
-    """Of a decoder of one layer of each kind: models that hold one of its layers, and one that holds none.
+def pieces_of(whole: ModelSpec, decoder: Decoder) -> tuple[tuple[float, Runner], ...]:
+    """Of a decoder of one layer of each kind: models that run one of its layers some times, and one that holds none.
 
     The whole takes what the empty one does, and for each layer of a kind what that kind's adds to it.
     """
     spec, weights = decoder.spec, decoder.weights
 
-    def cut(layers: slice) -> Runner:
-        parts = replace(spec, layers=spec.layers[layers]), replace(weights, layers=weights.layers[layers])
+    def model(kind: int, times: int) -> Runner:
+        layers = (spec.layers[kind],) * times, (weights.layers[kind],) * times
+        parts = replace(spec, layers=layers[0]), replace(weights, layers=layers[1])
         return DecoderRunner(Decoder(*parts, attend=decoder.attend))
 
-    counts = tuple(whole.kinds.values())
-    kinds = tuple((count, cut(slice(i, i + 1))) for i, count in enumerate(counts))
-    return ((1 - sum(counts), cut(slice(0, 0))), *kinds)
+    factors = [count / TIMES for count in whole.kinds.values()]
+    kinds = tuple((factor, model(kind, TIMES)) for kind, factor in enumerate(factors))
+    return ((1 - sum(factors), model(0, 0)), *kinds)
 
 
 class LastModel:
