@@ -13,7 +13,7 @@ import pytest
 import torch
 from skiplab import figures
 from skiplab.contenders import contender, contenders
-from skiplab.contenders.model import LAST, ModelCall, floats, ours, pieces_of
+from skiplab.contenders.model import LAST, TIMES, ModelCall, floats, ours, pieces_of
 from skiplab.figures import model as charts
 from skiplab.measure import Measurement, Point, measure, memory, traced
 from skiplab.measure import model as measuring
@@ -236,14 +236,21 @@ def test_pieces_of_a_decoder_hold_each_kind_and_nothing():
     work = replace(PROMPT, by_kind=True)
     decoder = LAST.get(ours, work, "cpu")
     pieces = pieces_of(work.whole_spec, decoder)
-    assert [factor for factor, _ in pieces] == [-3, 2, 2]
-    assert [len(runner.decoder.spec.layers) for _, runner in pieces] == [0, 1, 1]
-    assert sum(factor * max(len(one.decoder.spec.layers), 1) for factor, one in pieces) == 1
-    taken = measure(Point(replace(STEP, by_kind=True), "blockskip"), budget_s=0.1)
-    assert taken.plan == {"layers": "one of each kind, times its count"} or "lost in noise" in taken.error_text
-    assert "our own decoder" in contender("transformers", "model").supports(
-        work, "cpu"
-    ) or "not installed" in contender("transformers", "model").supports(work, "cpu")
+    layers = [one.decoder.spec.layers for _, one in pieces]
+    assert [len(each) for each in layers] == [0, TIMES, TIMES] and all(len(set(each)) == 1 for each in layers[1:])
+    assert sum(factor for factor, _ in pieces) == 1
+    assert [factor * len(each) for (factor, _), each in zip(pieces, layers, strict=True)] == [0, 2, 2]
+    assert pieces[1][1].decoder.weights.layers[3] is decoder.weights.layers[0]
+
+
+def test_a_model_of_one_layer_of_each_kind_is_checked_and_the_whole_counts():
+    work = replace(STEP, by_kind=True)
+    for name in ("blockskip", "sdpa"):
+        assert verify(work.checked, contender(name, "model"), "cpu", 0).passed
+    assert contender("transformers", "model").supports(work, "cpu") is not None
+    facts, done = measuring.plan_and_work(contender("sdpa", "model"), work, (), ())
+    assert facts == {"layers": "one of each kind, times its count"}
+    assert done.minimal_bytes == STEP.work().bytes < done.bytes
 
 
 def event(cat, name, ts, dur, correlation=None):
