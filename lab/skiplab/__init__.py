@@ -1,4 +1,4 @@
-"""Skiplab: a lab for the performance of sparse attention and quantised linear kernels.
+"""Skiplab: a lab for the performance of sparse attention, quantised linear kernels and whole models.
 
 Importing it needs no widget library: the widgets load when they are asked for.
 """
@@ -12,8 +12,8 @@ from blockskip import __version__
 from skiplab.contenders import kernel
 from skiplab.measure.verify import check
 from skiplab.store import Run, frame, read_run
-from skiplab.sweep import Sweep, run_sweep, sweep, sweep_decode, sweep_linear
-from skiplab.workload import LINEARS, MODELS, DecodeWorkload, LinearWorkload, Workload, model_of
+from skiplab.sweep import Sweep, run_sweep, sweep, sweep_decode, sweep_linear, sweep_model
+from skiplab.workload import LINEARS, MODELS, DecodeWorkload, LinearWorkload, ModelWorkload, Workload, model_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,6 +30,7 @@ __all__ = [
     "Int4Explorer",
     "LinearWorkload",
     "MaskExplorer",
+    "ModelWorkload",
     "Run",
     "SplitExplorer",
     "Sweep",
@@ -45,6 +46,7 @@ __all__ = [
     "sweep",
     "sweep_decode",
     "sweep_linear",
+    "sweep_model",
 ]
 
 

@@ -20,7 +20,7 @@ from skiplab.workload import Problem
 
 PEERS = {
     "fa3-fwd": "fa3_fwd", "flash-attn-4": "flash_attn", "flashinfer": "flashinfer", "gemlite": "gemlite",
-    "humming-kernels": "humming",
+    "humming-kernels": "humming", "transformers": "transformers",
 }  # fmt: skip
 """Optional packages that contenders come from, and the modules in them."""
 

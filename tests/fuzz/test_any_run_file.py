@@ -7,6 +7,7 @@ import importlib
 import itertools
 import json
 import sys
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -16,9 +17,9 @@ from hypothesis import strategies as st
 from skiplab import cli
 from skiplab.cli import run as cli_run
 from skiplab.machine import Machine
-from skiplab.measure import Measurement
+from skiplab.measure import Measurement, WorkDone
 from skiplab.store import RunFileError, data_path, frame, read_run
-from skiplab.sweep import Sweep, run_sweep
+from skiplab.sweep import ModelSweep, Sweep, run_sweep
 
 SCRIPT = "<script>alert(document.domain)</script>"
 JUNK = (None, True, -1, 0, 1.5, 2**70, float("nan"), float("-inf"), "", "x", SCRIPT, "/etc/passwd", "../../up", [], {},
@@ -34,7 +35,8 @@ def quick(monkeypatch, tmp_path):
     high = Machine("CPU", "cpu", bandwidth_gbps=1e6, tflops=1e6, source="measured")
     monkeypatch.setattr(module, "this_machine", lambda device, dtype: high)
     name = module.describe("cpu")["name"]
-    monkeypatch.setattr(module, "measure", lambda point, *_, **__: taken(point, name))
+    workers = importlib.import_module("skiplab.sweep.workers")
+    monkeypatch.setattr(workers, "measure", lambda point, *_, **__: taken(point, name))
     here = {"isolate": False, "progress": False}
     monkeypatch.setattr(cli_run, "run_sweep", lambda *args, **named: run_sweep(*args, **named, **here))
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
@@ -55,7 +57,17 @@ def recorded(operation: str) -> list[dict]:
     return [*lines, {"record": "end", "end": "2026-11-25T11:30:00+00:00"}]
 
 
-GOOD = {operation: recorded(operation) for operation in ("attention", "decode", "linear")}
+def of_a_model() -> list[dict]:
+    """The lines of a run of whole models, with what only they have."""
+    header, *_, end = recorded("linear")
+    sweep = ModelSweep(("blockskip", "sdpa"), prompt=(16,), depth=(8,), new=3)
+    parts = {"parts_ns": {"qkv": 600, "gaps": 400}, "peak_bytes": 1 << 20, "work": WorkDone(64, None, 64, 64, 64)}
+    rows = [replace(taken(point, header["device"]["name"]), **parts).row() for point in sweep.points()]
+    more = {"operation": "model", "command": sweep.command(), "parameters": json.loads(json.dumps(asdict(sweep)))}
+    return [{**header, **more}, *({"record": "point", **row, "source_hash": "x"} for row in rows), end]
+
+
+GOOD = {operation: recorded(operation) for operation in ("attention", "decode", "linear")} | {"model": of_a_model()}
 
 
 def places(value, path=()):

@@ -12,7 +12,7 @@ import pytest
 from IPython.core.formatters import DisplayFormatter
 from PIL import Image
 from skiplab import figures
-from skiplab.figures import attention, interactive, menu, model, predicted, static, theme, tiles
+from skiplab.figures import attention, charts, interactive, menu, predicted, static, theme, tiles
 from skiplab.machine import known_gpus
 from skiplab.store import COLUMNS
 from skiplab.workload import Workload
@@ -252,9 +252,9 @@ def test_lines_of_several_shapes_say_which(measured):
 def test_heatmap_holds_the_ratios(measured):
     chart = attention.heatmap(measured)
     assert (chart.x, chart.y, chart.z) == (("512", "1k"), ("256",), ((2.0, 4.0),))
-    assert "blank" not in model.foot(chart)
+    assert "blank" not in charts.foot(chart)
     more = table(row("sdpa", 9.0, window=512), row("blockskip", 3.0, window=512))
-    assert "blank: not measured" in model.foot(attention.heatmap(pd.concat([measured, more])))
+    assert "blank: not measured" in charts.foot(attention.heatmap(pd.concat([measured, more])))
 
 
 def test_figures_are_valid_json_where_points_are_missing(measured):

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from skiplab import figures
 from skiplab.figures import frames, interactive, linear, static, theme
-from skiplab.figures.model import Beginning, PanelChart
+from skiplab.figures.charts import Beginning, PanelChart
 from skiplab.machine import known_gpus
 from skiplab.packed_weight import Packed, Quality, random_qualities
 from skiplab.rated import rated

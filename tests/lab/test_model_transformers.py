@@ -14,7 +14,7 @@ import pytest
 import torch
 import transformers
 from blockskip.linear.activations import rounded
-from skiplab.model import Decoder, Drafts, ModelSpec, cache, decoder, generate, model_names, weights
+from skiplab.model import Decoder, Drafts, ModelSpec, attention, decoder, generate, model_names, weights
 from skiplab.paths import data_path
 from tiny_models import CONFIGS, SHAPE, WINDOW, off, one_thread, spread, tiny  # noqa: F401 - a fixture
 from transformers.models.llama.modeling_llama import LlamaMLP
@@ -169,7 +169,7 @@ def test_gpt_oss_attention(monkeypatch):
         Decoder.from_transformers(model)
     # What blockskip shall do, out of what it does: a sink takes its share of the softmax.
     calls = SimpleNamespace(attention=with_sinks(bs.attention), decode=with_sinks(bs.decode))
-    monkeypatch.setattr(cache, "bs", calls)
+    monkeypatch.setattr(attention, "bs", calls)
     monkeypatch.setattr(decoder, "check_supported", lambda spec: None)
     ids = truth("mistral")[0]
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""The table of operations: a fourth one is an entry and a file in each package that plays a role, nothing else."""
+"""The table of operations: a fifth one is an entry and a file in each package that plays a role, nothing else."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from skiplab.workload.toy import ToyWorkload
 from skiplab.sweep import SWEEPS, sweep_of
 from skiplab.widgets import SweepPanel
 
-assert list(OPERATIONS) == ["attention", "decode", "linear", "toy"]
+assert list(OPERATIONS) == ["attention", "decode", "linear", "model", "toy"]
 sys.argv = "skiplab toy 262144 524288 --budget 0.05 --run run.jsonl".split()
 with redirect_stdout(StringIO()) as said:
     try:
@@ -72,8 +72,8 @@ def laboratory(tmp_path_factory):
     table = copy / "operations" / "__init__.py"
     text, entries = table.read_text(), 0
     for old, new in (
-        ("import attention, decode, linear", ", toy"),
-        ("decode.OPERATION, linear.OPERATION", ", toy.OPERATION"),
+        ("import attention, decode, linear, model", ", toy"),
+        ("linear.OPERATION, model.OPERATION", ", toy.OPERATION"),
     ):
         entries += text.count(old)
         text = text.replace(old, old + new)
@@ -93,7 +93,7 @@ def laboratory(tmp_path_factory):
     return run
 
 
-def test_a_fourth_operation_is_an_entry_and_a_file_for_each_role(laboratory):
+def test_a_fifth_operation_is_an_entry_and_a_file_for_each_role(laboratory):
     laboratory("-c", USED)
 
 
@@ -105,7 +105,7 @@ def test_every_role_has_a_file_for_each_operation():
 
 def test_an_unknown_operation_is_refused_by_name():
     for call in (lambda: operation_of("sort"), lambda: workload_of({"operation": "sort"})):
-        with pytest.raises(ValueError, match="operation: got 'sort'; allowed are attention, decode, linear"):
+        with pytest.raises(ValueError, match="operation: got 'sort'; allowed are attention, decode, linear, model"):
             call()
 
 

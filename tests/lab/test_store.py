@@ -208,7 +208,10 @@ def test_published_tables_have_the_columns_and_the_numbers():
     product = published("linear")
     assert product["median_ms"].tolist() == pytest.approx([0.0384, 0.03475])
     assert product["out_features"].isna().all(), "the source does not tell the layer"
-    with pytest.raises(ValueError, match="published are decode, generate, linear, prefill"):
+    step = query(published("model"), phase="decode", depth=2048, contender="executorch")
+    assert step["tokens_per_s"].tolist() == [47.93] and step["peak_gb"].tolist() == [31.85]
+    assert set(published("model")["device"]) == {"ExecuTorch pull request 20571 (Gemma 4 31B, Q4_K_M, A100)"}
+    with pytest.raises(ValueError, match="published are decode, generate, linear, model, prefill"):
         published("sorting")
 
 

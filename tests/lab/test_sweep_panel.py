@@ -1,13 +1,15 @@
-"""The sweep panel without a browser: three operations, what it reads, measures, keeps and lays over."""
+"""The sweep panel without a browser: all operations, what it reads, measures, keeps and lays over."""
 
 from __future__ import annotations
 
 import html
 import time
+from dataclasses import replace
 
 import pytest
 from skiplab.contenders import contenders
 from skiplab.figures import static
+from skiplab.model import ModelSpec
 from skiplab.store import read_run
 from skiplab.sweep import DecodeSweep, LinearSweep, Sweep
 from skiplab.widgets import SweepPanel
@@ -15,20 +17,30 @@ from skiplab.widgets.sweep import explorer
 from skiplab.widgets.sweep.forms import FORMS
 from skiplab.widgets.sweep.linear import layers
 from skiplab.widgets.sweep.settings import numbers, slots, windows
-from skiplab.workload import LINEARS
+from skiplab.workload import LINEARS, model
 
 QUICK = {
     "attention": {"contenders": ["sdpa", "blockskip"], "q_len": [64, 128], "window": [32]},
     "decode": {"contenders": ["sdpa", "blockskip"], "kv_len": [64, 128], "window": [32]},
     "linear": {"contenders": ["blockskip", "bf16"], "shape": [(64, 256), (128, 256)], "rows": [1]},
+    "model": {"contenders": ["blockskip", "sdpa"], "prompt": [16], "depth": [8], "rows": [1]},
 }
 """Four points of each operation."""
 VIEWS = {
     "attention": ("tokens/s, by prompt length", "tokens/s, by prompt length"),
     "decode": ("time, by cache length", "bandwidth, by cache length"),
     "linear": ("published tokens/s of a whole model", "time, by layer"),
+    "model": ("prompt tokens/s, by prompt length", "tokens/s of steps, by depth"),
 }
 """Figures that show the first published table, and what is predicted."""
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    """A model of a thousandth of the laptop's weights."""
+    whole = ModelSpec.named("laptop").cut(1)
+    tiny = replace(whole, hidden=128, intermediate=128, vocabulary=256)
+    monkeypatch.setattr(model, "spec_of", lambda name, config: tiny)
 
 
 def test_fields_are_read_and_what_is_wrong_is_named(tmp_path):
@@ -121,7 +133,9 @@ def test_published_and_predicted_lie_over_each_other_and_follow_the_fields(tmp_p
     assert "published by ExecuTorch" in shown.figure.chart.sources
     shown._view.value = predicted
     assert "predicted for NVIDIA H200" in shown.figure.chart.sources
-    field = shown.controls.fields[{"attention": "q_len", "decode": "kv_len", "linear": "rows"}[operation]]
+    field = shown.controls.fields[
+        {"attention": "q_len", "decode": "kv_len", "linear": "rows", "model": "prompt"}[operation]
+    ]
     field.value = "2"
     assert len(shown.frame()) < len(table) or operation == "linear"
     assert static.text(shown.figure.chart) == static.text(shown.form.views[shown._view.value](shown.frame()))

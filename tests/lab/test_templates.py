@@ -10,7 +10,7 @@ import pytest
 import skiplab
 from jinja2 import UndefinedError
 from skiplab.figures import interactive
-from skiplab.figures.model import Hover
+from skiplab.figures.charts import Hover
 from skiplab.templates import plotly_text, render, trusted
 from skiplab.widgets import controls
 

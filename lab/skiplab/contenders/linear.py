@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import blockskip as bs
@@ -173,28 +173,60 @@ def _tinygemm_metadata(w: bs.QuantizedWeight) -> torch.Tensor:
     return torch.stack((w.scale.to(torch.bfloat16), added), -1).transpose(0, 1).contiguous()
 
 
+@dataclass(frozen=True, eq=False)
+class TinygemmWeight:
+    """An int4 weight as torch's own product takes it: data, and metadata of `_tinygemm_metadata`; source: its codes."""
+
+    data: torch.Tensor
+    metadata: torch.Tensor
+    source: bs.QuantizedWeight
+
+    @classmethod
+    def of(cls, w: bs.QuantizedWeight) -> TinygemmWeight:
+        """Of a weight in rows or tiles, on its device."""
+        w = w.packed("rows")
+        codes = w.codes()
+        if codes.is_cuda:
+            nibbles = (codes[:, ::2] << 4 | codes[:, 1::2]).contiguous()
+            data = torch.ops.aten._convert_weight_to_int4pack(nibbles, TINYGEMM_INNER)
+        else:
+            data = torch.ops.aten._convert_weight_to_int4pack_for_cpu(codes.to(torch.int32), 1)
+        return cls(data, _tinygemm_metadata(w), w)
+
+    @property
+    def nbytes(self) -> int:
+        return self.data.nbytes + self.metadata.nbytes
+
+    def product(self, x: torch.Tensor) -> torch.Tensor:
+        """x [..., K] bfloat16 -> [..., N]."""
+        out = tinygemm_product(x.flatten(0, -2), self.data, self.source.group_size, self.metadata)
+        return out.unflatten(0, x.shape[:-1])
+
+    def dequantize(self, dtype: torch.dtype) -> torch.Tensor:
+        """The floats that it stands for, [N, K]."""
+        scale, added = self.metadata.to(dtype).transpose(0, 1).unbind(-1)
+        codes = self.source.codes().to(dtype).unflatten(1, (scale.shape[1], -1))
+        return codes.sub_(TINYGEMM_MIDDLE).mul_(scale[..., None]).add_(added[..., None]).flatten(1)
+
+
+def tinygemm_product(x: torch.Tensor, data: torch.Tensor, group_size: int, metadata: torch.Tensor) -> torch.Tensor:
+    """x [rows, K] bfloat16 -> [rows, N], by torch's kernel for x's device."""
+    aten = torch.ops.aten
+    product = aten._weight_int4pack_mm if x.is_cuda else aten._weight_int4pack_mm_for_cpu
+    return product(x, data, group_size, metadata)
+
+
 def _tinygemm_pack(workload: LinearWorkload, inputs: Inputs) -> tuple[torch.Tensor, ...]:
-    w = packed(workload, inputs)
-    codes = w.codes()
-    if inputs[0].is_cuda:
-        nibbles = (codes[:, ::2] << 4 | codes[:, 1::2]).contiguous()
-        data = torch.ops.aten._convert_weight_to_int4pack(nibbles, TINYGEMM_INNER)
-    else:
-        data = torch.ops.aten._convert_weight_to_int4pack_for_cpu(codes.to(torch.int32), 1)
-    return inputs[0], data, _tinygemm_metadata(w)
+    made = TinygemmWeight.of(quantized(workload, inputs))
+    return inputs[0], made.data, made.metadata
 
 
 def _tinygemm(workload: LinearWorkload, arguments: Sequence[Any]) -> Solver:
-    aten, group_size = torch.ops.aten, workload.group_size
-    product = aten._weight_int4pack_mm if arguments[0].is_cuda else aten._weight_int4pack_mm_for_cpu
-    return lambda x, data, metadata: product(x, data, group_size, metadata)
+    return lambda x, data, metadata: tinygemm_product(x, data, workload.group_size, metadata)
 
 
 def _tinygemm_operands(workload: LinearWorkload, inputs: Inputs) -> tuple[torch.Tensor, torch.Tensor]:
-    w = packed(workload, inputs)
-    scale, added = _tinygemm_metadata(w).double().transpose(0, 1).unbind(-1)
-    codes = w.codes().double().unflatten(1, (scale.shape[1], -1))
-    return inputs[0].double(), ((codes - TINYGEMM_MIDDLE) * scale[..., None] + added[..., None]).flatten(1)
+    return inputs[0].double(), TinygemmWeight.of(quantized(workload, inputs)).dequantize(torch.float64)
 
 
 def _needs_tinygemm(workload: LinearWorkload, device: str) -> str | None:
@@ -202,7 +234,12 @@ def _needs_tinygemm(workload: LinearWorkload, device: str) -> str | None:
         return "tinygemm takes int4 weights and bfloat16 activations"
     if workload.out_features % 16 or workload.in_features % (16 * TINYGEMM_INNER):
         return "tinygemm needs out_features a multiple of 16 and in_features of 128"
-    name = "_weight_int4pack_mm" if is_cuda(device) else "_weight_int4pack_mm_for_cpu"
+    return tinygemm_reason(is_cuda(device))
+
+
+def tinygemm_reason(cuda: bool) -> str | None:
+    """Why this torch cannot multiply so, or None."""
+    name = "_weight_int4pack_mm" if cuda else "_weight_int4pack_mm_for_cpu"
     return None if hasattr(torch.ops.aten, name) else f"this torch has no aten.{name}"
 
 

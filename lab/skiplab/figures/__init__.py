@@ -13,7 +13,7 @@ from typing import Any, ParamSpec
 
 import pandas as pd
 
-from skiplab.figures import attention, decode, interactive, linear, menu, model, predicted, static, theme
+from skiplab.figures import attention, charts, decode, interactive, linear, menu, model, predicted, static, theme
 from skiplab.figures.frames import (
     by_method,
     predictions,
@@ -27,18 +27,18 @@ from skiplab.operations import operation_of
 from skiplab.store import query
 
 __all__ = [
-    "Figure", "attention", "attention_times", "bits_error", "by_method", "crossover", "decode", "decode_bandwidth",
-    "decode_bandwidths", "decode_grid", "decode_rate", "decode_speedup", "decode_time", "floors", "flops", "generation",
-    "heatmap", "interactive", "linear", "linear_bandwidth", "linear_bandwidths", "linear_layers",
-    "linear_row_times", "linear_rows",
-    "linear_time", "measured_vs_predicted", "overview", "predicted",
-    "predictions", "published_prefill", "speedup", "speedups", "static", "theme", "throughput", "tilemap", "waste",
+    "Figure", "attention", "attention_times", "bits_error", "by_method", "charts", "crossover", "decode",
+    "decode_bandwidth", "decode_bandwidths", "decode_grid", "decode_rate", "decode_speedup", "decode_time", "floors",
+    "flops", "generation", "heatmap", "interactive", "linear", "linear_bandwidth", "linear_bandwidths",
+    "linear_layers", "linear_row_times", "linear_rows", "linear_time", "measured_vs_predicted", "model",
+    "model_decode", "model_parts", "model_prefill", "overview", "predicted", "predictions", "published_prefill",
+    "speedup", "speedups", "static", "theme", "throughput", "tilemap", "waste",
 ]  # fmt: skip
 
 Given = ParamSpec("Given")
 
 
-def _drawn(chart: Callable[Given, model.Chart]) -> Callable[Given, Figure]:
+def _drawn(chart: Callable[Given, charts.Chart]) -> Callable[Given, Figure]:
     """The chart as a figure; it takes and says the same."""
 
     @wraps(chart)
@@ -64,6 +64,8 @@ linear_time = _drawn(linear.linear_time)
 linear_bandwidth = _drawn(linear.linear_bandwidth)
 linear_rows = _drawn(linear.linear_rows)
 linear_layers = _drawn(linear.linear_layers)
+model_prefill = _drawn(model.prefill)
+model_decode = _drawn(model.decode)
 bits_error = _drawn(linear.bits_error)
 measured_vs_predicted = _drawn(predicted.measured_vs_predicted)
 
@@ -97,8 +99,13 @@ def linear_row_times(table: pd.DataFrame) -> Figure:
     return _menu(linear.several_rows(table), linear.linear_rows, table)
 
 
+def model_parts(table: pd.DataFrame) -> Figure:
+    """Where the time of one call of a model goes, with a menu that chooses the call."""
+    return _menu(model.settings(table), model.parts, table)
+
+
 def _menu(
-    chosen: Mapping[str, Any], make: Callable[[Any], model.Chart], table: pd.DataFrame, first: str = ""
+    chosen: Mapping[str, Any], make: Callable[[Any], charts.Chart], table: pd.DataFrame, first: str = ""
 ) -> Figure:
     """A chart of each of the chosen rows; without any, an empty one of the table's columns that says so."""
     return menu.choose({name: make(rows) for name, rows in chosen.items()} or {"": make(table.iloc[:0])}, first)

@@ -1,4 +1,4 @@
-"""Charts of prefill attention: from a frame to what a figure shows (`model`), before anybody draws it."""
+"""Charts of prefill attention: from a frame to what a figure shows (`charts`), before anybody draws it."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from skiplab.figures import series, theme
+from skiplab.figures.charts import BarChart, Bars, HeatChart, Hover, Line, LineChart
 from skiplab.figures.frames import PLACE, speedups
-from skiplab.figures.model import BarChart, Bars, HeatChart, Hover, Line, LineChart
 from skiplab.figures.series import Row, doubts, note, rows_of, shape, sources, time_words
 from skiplab.floors import FLOORS
 

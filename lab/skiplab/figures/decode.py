@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from skiplab.figures import series, theme
+from skiplab.figures.charts import BarChart, Bars, HeatChart, Hover, LineChart
 from skiplab.figures.frames import AXES, PLACE, speedups
-from skiplab.figures.model import BarChart, Bars, HeatChart, Hover, LineChart
 from skiplab.figures.series import Row
 
 KEYS = "keys in the cache (tokens)"

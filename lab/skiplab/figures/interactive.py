@@ -13,7 +13,7 @@ import blockskip as bs
 import plotly.graph_objects as go
 
 from skiplab.figures import static, theme, tiles
-from skiplab.figures.model import (
+from skiplab.figures.charts import (
     BarChart,
     Bars,
     Beginning,

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from skiplab.figures import series, theme
-from skiplab.figures.model import BarChart, Bars, Beginning, Hover, Line, LineChart, PanelChart
+from skiplab.figures.charts import BarChart, Bars, Beginning, Hover, Line, LineChart, PanelChart
 from skiplab.figures.series import Row
 from skiplab.workload import LINEARS, model_of
 from skiplab.workload.models import Shape

@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from skiplab.figures import static
+from skiplab.figures.charts import Chart
 from skiplab.figures.interactive import MENU, PLOT, TITLE, Figure, draw
-from skiplab.figures.model import Chart
 from skiplab.templates import plotly_text
 
 

@@ -1,171 +1,157 @@
-"""What a figure shows, before anybody draws it: plotly and matplotlib draw the same chart."""
+"""Charts of whole models: tokens a second of prompts and of steps, and where a call's time goes."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from typing import Any
 
-from skiplab.figures import theme
+import numpy as np
+import pandas as pd
+
+from skiplab.figures import series, theme
+from skiplab.figures.charts import BarChart, Bars, Hover, LineChart
+from skiplab.figures.series import Row
+
+PARTS = ("attention sliding", "attention full", "qkv", "o", "gate+up", "down", "head", "pointwise", "gaps")
+"""The names of a profile, in the order in which a layer has them; what runs outside of all; when nothing runs."""
+PHASES = {"prefill": "prompt", "decode": "step"}
+BY_KIND = "one layer of each kind was timed, times its count"
 
 
-@dataclass(frozen=True)
-class Hover:
-    """What a point says under the pointer, in plain text: a name, the rest of its line, further lines."""
+def prefill(table: pd.DataFrame) -> LineChart:
+    """Prompt tokens a second over the prompt's length, a line for each contender and source; at the roofs in grey."""
+    return _rates(
+        _good(table, "prefill"), table, "A whole model: prompt tokens/s by prompt length", "q_len",
+        "prompt length (tokens)", "prompt tokens/s",
+    )  # fmt: skip
 
-    name: str
-    rest: str = ""
-    lines: tuple[str, ...] = ()
 
+def decode(table: pd.DataFrame) -> LineChart:
+    """Tokens a second of steps over the tokens before them, a line for each contender, tokens a step, and source.
 
-@dataclass(frozen=True)
-class Line:
-    """One line: its points in order of x, the quartile range where there is one, and what each says under the pointer.
-
-    All text of a chart is plain; who draws it escapes what means something there.
+    A step of several tokens verifies drafts: its rate is reached where all are accepted. A depth of 0 stands at 1.
     """
-
-    name: str
-    x: tuple[float, ...]
-    y: tuple[float, ...]
-    low: tuple[float, ...]
-    high: tuple[float, ...]
-    hover: tuple[Hover, ...]
-    style: theme.Style
-    dash: int = 0
-    joined: bool = True
+    good = _good(table, "decode")
+    return _rates(
+        good.assign(place=good["depth"].clip(lower=1)), table, "A whole model: tokens/s of steps by depth", "place",
+        "tokens read before (0 stands at 1)", "tokens/s of steps",
+    )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Beginning:
-    """A place on the axis of x from which on something else holds, such as another kernel: a thin line and its name."""
+def parts(table: pd.DataFrame) -> BarChart:
+    """Where the time of one call goes: a group of bars for each part, a bar for each contender.
 
-    x: float
-    name: str
-
-
-@dataclass(frozen=True)
-class LineChart:
-    """Lines over a logarithmic axis of counts, or of time (`x_is_time`), or a linear one (`x_is_log` False).
-
-    `y_is_time`: y is in seconds. `sources` is written under the figure.
+    table: of one setting, as `settings` has them; of a point that was measured twice the later row counts.
     """
-
-    title: str
-    x_title: str
-    y_title: str
-    lines: tuple[Line, ...]
-    sources: str
-    note: str = ""
-    y_is_log: bool = True
-    x_is_time: bool = False
-    level: float | None = None
-    diagonal: bool = False
-    y_is_time: bool = False
-    x_is_log: bool = True
-    beginnings: tuple[Beginning, ...] = ()
+    good = _taken_apart(table)
+    rows = series.rows_of(good)
+    groups = tuple(name for name in PARTS if any(name in row["parts"] for row in rows))
+    name = _namer(good)
+    bars = tuple(_bars(row, groups, name(row)) for row in rows)
+    what = settings_words(rows[0]) if rows else "a call"
+    note = series.note(table, good, "no call has been taken apart by name")
+    return BarChart(
+        f"Where the time of {what} goes", "part of the model", "time a call", groups, bars, series.sources(good),
+        "; ".join(filter(None, [note, _by_kind(good)])), "s", False,
+    )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class PanelChart:
-    """Line charts side by side, two in a row, with one legend: a line of one name looks alike in all of them.
-
-    Each panel's own title says what it is of; its sources and note are the whole chart's.
-    """
-
-    title: str
-    panels: tuple[LineChart, ...]
-    sources: str
-    note: str = ""
-
-    @property
-    def lines(self) -> tuple[Line, ...]:
-        """Of each name the first line: what the legend holds."""
-        found: dict[str, Line] = {}
-        for panel in self.panels:
-            for line in panel.lines:
-                found.setdefault(line.name, line)
-        return tuple(found.values())
+def settings(table: pd.DataFrame) -> dict[str, Any]:
+    """The rows that were taken apart, of each device, model and call, by the call in words."""
+    good = _taken_apart(table)
+    keys = ["source", "device", "model", "phase", "q_len", "depth"]
+    places = theme.places((row["source"], row["device"]) for row in series.rows_of(good))
+    found = {}
+    for _, rows in good.groupby(keys, sort=False):
+        first = series.rows_of(rows.iloc[:1])[0]
+        place = places[first["source"], first["device"]]
+        found[f"{first['model']}, {settings_words(first)}{f' ({place})' if place else ''}"] = rows
+    return found
 
 
-@dataclass(frozen=True)
-class Bars:
-    """One bar in each group (nan: none): its quartile range, hover text, and limit of the roofs (nan: not known)."""
-
-    name: str
-    values: tuple[float, ...]
-    colour: str
-    hatch: str = ""
-    low: tuple[float, ...] = ()
-    high: tuple[float, ...] = ()
-    limit: tuple[float, ...] = ()
-    hover: tuple[Hover, ...] = ()
+def settings_words(row: Row) -> str:
+    """`a prompt of 512 tokens`, `a step of 4 tokens behind 2k`."""
+    count = f"{theme.tokens(row['q_len'])} token{'s' * (row['q_len'] != 1)}"
+    words = f"a {PHASES[row['phase']]} of {count}"
+    return words if row["phase"] == "prefill" else f"{words} behind {theme.tokens(row['depth'])}"
 
 
-@dataclass(frozen=True)
-class BarChart:
-    """Groups of bars, each with a tick where the roofs put its limit. `unit`: `s` makes the axis one of times."""
-
-    title: str
-    x_title: str
-    y_title: str
-    groups: tuple[str, ...]
-    bars: tuple[Bars, ...]
-    sources: str
-    note: str = ""
-    unit: str = ""
-    y_is_log: bool = True
-    limit_name: str = ""
-
-    def place(self, bars: int, group: int) -> float:
-        """Where on the axis, a group being one wide, the middle of that bar stands."""
-        return group + (bars - (len(self.bars) - 1) / 2) * self.width
-
-    @property
-    def width(self) -> float:
-        """The width of a bar, of which a tenth is left free."""
-        return 0.84 / max(len(self.bars), 1)
+def _taken_apart(table: pd.DataFrame) -> Any:
+    good: Any = table[(table["operation"] == "model") & (table["status"] == "ok")]
+    return good[[isinstance(parts, dict) for parts in good["parts"]]]
 
 
-@dataclass(frozen=True)
-class HeatChart:
-    """A table of values, `z[row][column]` (nan: not measured).
-
-    Without a `unit` they are ratios, 1 in the middle of two colours; else quantities in one colour (`s`: seconds).
-    """
-
-    title: str
-    x_title: str
-    y_title: str
-    x: tuple[str, ...]
-    y: tuple[str, ...]
-    z: tuple[tuple[float, ...], ...]
-    sources: str
-    note: str = ""
-    unit: str = ""
-
-    def text(self, value: float) -> str:
-        """What a cell says of its value; empty where nothing was measured."""
-        if value != value:
-            return ""
-        return theme.quantity(value, self.unit).strip() if self.unit else theme.ratio(value)
+def _bars(row: Row, groups: tuple[str, ...], setting: str) -> Bars:
+    values = tuple(row["parts"].get(name, np.nan) / 1e9 for name in groups)
+    whole = sum(row["parts"].values()) / 1e9 or np.nan
+    hover = tuple(
+        Hover(row["label"], f", {name}", (f"{theme.seconds(took)}, {took / whole:.1%} of {theme.seconds(whole)}",
+                                          *series.doubts(row)))
+        for name, took in zip(groups, values, strict=True)
+    )  # fmt: skip
+    label = ", ".join(filter(None, [row["label"], setting]))
+    return Bars(label, values, theme.style(row["contender"]).colour, hover=hover)
 
 
-Chart = LineChart | PanelChart | BarChart | HeatChart
-
-
-def is_empty(chart: Chart) -> bool:
-    """Whether there is nothing to draw; the chart's note then says why."""
-    shown = (
-        chart.lines
-        if isinstance(chart, LineChart | PanelChart)
-        else chart.groups
-        if isinstance(chart, BarChart)
-        else chart.z
+def _good(table: pd.DataFrame, phase: str) -> Any:
+    """Checked points of that phase that have a rate, with its quartiles and what it would be at the roofs."""
+    good: Any = table[(table["operation"] == "model") & (table["status"] == "ok") & table["tokens_per_s"].notna()]
+    good = good[good["phase"] == phase]
+    rate, median = good["tokens_per_s"], good["median_ms"]
+    return good.assign(
+        low=rate * median / good["high_ms"], high=rate * median / good["low_ms"], roof=rate * median / good["bound_ms"]
     )
-    return not shown
 
 
-def foot(chart: Chart) -> str:
-    """Where the numbers come from, and what makes some doubtful or is left out."""
-    blank = isinstance(chart, HeatChart) and any(value != value for row in chart.z for value in row)
-    parts = [chart.sources, chart.note if chart.sources else "", "blank: not measured" if blank else ""]
-    return "; ".join(filter(None, parts))
+def _rates(good: Any, table: pd.DataFrame, title: str, x: str, x_title: str, y_title: str) -> LineChart:
+    name = _namer(good)
+    shown = series.lines(good, x, "tokens_per_s", "low", "high", name, _hover)
+    roofs = series.limits(good, x, "roof", "rate at the roofs, packed weights", name)
+    note = "; ".join(filter(None, [series.note(table, good), _by_kind(good)]))
+    return LineChart(title, x_title, y_title, (*shown, *roofs), series.sources(good), note)
+
+
+def _by_kind(good: Any) -> str:
+    return BY_KIND if len(good) and bool((good["by_kind"] == 1).any()) else ""
+
+
+def _namer(good: Any) -> Callable[[Row], str]:
+    """What tells the settings of these rows apart; what a source does not tell is no setting of its own."""
+    rows = [row for row in series.rows_of(good) if row["source"] in ("measured", "recorded")]
+    differing = series.several(rows, "bits", "group_size", "dtype", "by_kind")
+    differing += series.several(series.rows_of(good), "model")
+    steps = {row["q_len"] for row in series.rows_of(good) if row["phase"] == "decode"}
+    return lambda row: ", ".join(_words(row, [*differing, *(["q_len"] if len(steps) > 1 else [])]))
+
+
+def _words(row: Row, names: Iterable[str]) -> list[str]:
+    say: dict[str, Callable[[Any], str]] = {
+        "model": str, "bits": lambda n: f"int{int(n)}", "group_size": lambda n: f"groups of {int(n)}", "dtype": str,
+        "by_kind": lambda n: "one layer of each kind" if n else "",
+        "q_len": lambda n: f"{int(n)} token{'s' * (n != 1)} a step" if row["phase"] == "decode" else "",
+    }  # fmt: skip
+    known = ((name, row[name]) for name in say if name in names)
+    return list(filter(None, (say[name](value) for name, value in known if value is not None and value == value)))
+
+
+def _hover(row: Row) -> Hover:
+    """Everything that a point is: model, call, rate, time, the least time, memory and what makes it doubtful."""
+    lines = [f"{row['tokens_per_s']:,.1f} tokens/s", f"{series.time_words(row)} a call"]
+    if row["bound_ms"] == row["bound_ms"]:
+        least = theme.seconds(row["bound_ms"] / 1e3)
+        lines.append(f"the roofs allow {least}: it reaches {row['bound_ms'] / row['median_ms']:.0%}")
+    if row["peak_gb"] == row["peak_gb"]:
+        lines.append(f"at most {row['peak_gb']:.3g} GB of memory")
+    if row["by_kind"] == 1:
+        lines.append(BY_KIND)
+    return Hover(row["label"], f", {problem(row)}", (*lines, *series.doubts(row)))
+
+
+def problem(row: Row) -> str:
+    """A point's problem in words."""
+    return ", ".join([settings_words(row), *_words(row, ("model", "bits", "dtype"))])
+
+
+def overview(table: Any) -> LineChart:
+    """The first chart to look at: prompts, or steps where there are no prompts."""
+    return prefill(table) if (table["phase"] == "prefill").any() else decode(table)

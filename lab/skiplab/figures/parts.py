@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from skiplab.figures.model import BarChart, LineChart
+from skiplab.figures.charts import BarChart, LineChart
 from skiplab.figures.series import Row
 from skiplab.operations import parts
 

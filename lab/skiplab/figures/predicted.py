@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from skiplab.figures import series, theme
-from skiplab.figures.model import Hover, LineChart
+from skiplab.figures.charts import Hover, LineChart
 from skiplab.figures.parts import PARTS
 from skiplab.figures.series import Row
 from skiplab.operations import OPERATIONS

@@ -9,8 +9,8 @@ from typing import Any
 import pandas as pd
 
 from skiplab.figures import theme
+from skiplab.figures.charts import Hover, Line
 from skiplab.figures.frames import PLACE
-from skiplab.figures.model import Hover, Line
 
 Row = dict[str, Any]
 """One row of a frame, by column."""

@@ -24,7 +24,7 @@ from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 
 from skiplab.figures import theme, tiles
-from skiplab.figures.model import BarChart, Chart, HeatChart, LineChart, PanelChart, foot, is_empty
+from skiplab.figures.charts import BarChart, Chart, HeatChart, LineChart, PanelChart, foot, is_empty
 
 if TYPE_CHECKING:
     import blockskip as bs

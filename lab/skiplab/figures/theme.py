@@ -60,6 +60,14 @@ STYLES = {
     "humming": Style(GREEN, "triangle-up", "^"),
     "humming-int8": Style(GREEN, "triangle-up-open", "^"),
     "gemlite": Style("#6B6B6B", "triangle-down", "v"),
+    "transformers": Style(ORANGE, "diamond", "D"),
+    "transformers-eager": Style(GREY, "diamond-open", "D"),
+    "transformers-compiled": Style(ORANGE, "diamond-open", "D"),
+    "llama.cpp": Style(GREEN, "triangle-up", "^"),
+    "llama.cpp-cublas": Style(GREEN, "triangle-up-open", "^"),
+    "llama.cpp-plain": Style(SKY, "triangle-down", "v"),
+    "llama.cpp-cublas-plain": Style(SKY, "triangle-down-open", "v"),
+    "executorch": Style(BLUE, "hexagon", "h"),
     "reference": Style(GREY, "cross", "P"),
 }
 OTHERS = (

@@ -17,6 +17,7 @@ from skiplab.machine.machine import (
     describe,
     device_kind,
     device_name,
+    free_bytes,
     known_gpus,
     last_cache_bytes,
     machine_here,
@@ -30,7 +31,7 @@ from skiplab.machine.machine import (
 
 __all__ = [
     "CpuUse", "Machine", "Probe", "available_cores", "clocks", "copy_probe", "cpu_name", "cpu_use", "default_device",
-    "describe", "device_kind", "device_name", "known_gpus",
+    "describe", "device_kind", "device_name", "free_bytes", "known_gpus",
     "last_cache_bytes", "machine_here", "measured_machine", "others_share",
     "product_dtypes", "product_probe", "read_probe", "this_machine",
 ]  # fmt: skip

@@ -11,11 +11,14 @@ import torch
 
 from skiplab.contenders import Contender
 from skiplab.measure.point import WorkDone
+from skiplab.measure.rotated import timed
 from skiplab.measure.truth import Truth, truth
 from skiplab.workload import Workload
 
 if TYPE_CHECKING:
     from blockskip.attention.route import Plan
+
+__all__ = ["INPUTS", "awkward", "expected", "plan_and_work", "read_bytes", "timed"]
 
 INPUTS = ("q", "k", "v")
 # Shapes that have caught bugs in other kernels: (q_len, kv_len, q_heads, kv_heads, head_dim, mask).

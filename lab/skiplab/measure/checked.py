@@ -17,8 +17,8 @@ from skiplab.measure.failure import Failure, attempt
 from skiplab.measure.impossible import is_impossible
 from skiplab.measure.parts import PARTS
 from skiplab.measure.point import Measurement, Point
-from skiplab.measure.rotation import refill, rotate, tensors_of
-from skiplab.measure.timing import MAX_SECONDS, THROTTLE_RETRIES, Cancelled, Repeat, time_callable
+from skiplab.measure.rotation import refill, tensors_of
+from skiplab.measure.timing import MAX_SECONDS, THROTTLE_RETRIES, Cancelled, Limits, Repeat
 from skiplab.measure.verify import Check, compare, expected_of, same_bits, verify
 from skiplab.workload import Problem
 
@@ -78,23 +78,23 @@ def _measure(
     inputs = workload.inputs(device, seed)
     arguments = entry.prepare(workload, inputs)
     fn = entry.build(workload, arguments)
-    before = verify(workload, entry, device, seed, fn=fn) if check else None
+    before = verify(workload.checked, entry, device, seed, fn=fn) if check else None
     if before is not None and not before.passed:
         return _wrong(blank, before)
     if cancelled():
         raise Cancelled
     part = PARTS[workload.operation]
     plan, work = part.plan_and_work(entry, workload, inputs, arguments)
-    read, limits = part.read_bytes(entry, workload, work), {"budget_s": budget_s, "retries": retries}
-    timing = time_callable(fn, rotate(arguments, device, read), device, read=read, **limits, cancelled=cancelled)
-    stale = verify_repeats(workload, entry, device, seed + FRESH_SEED, timing.repeats) if check else None
+    read, limits = part.read_bytes(entry, workload, work), Limits(budget_s, retries, cancelled)
+    timing = part.timed(fn, workload, arguments, device, read, limits)
+    stale = verify_repeats(workload.checked, entry, device, seed + FRESH_SEED, timing.repeats) if check else None
     if stale is not None:
         return _wrong(blank, stale)
     plan = {**plan, **(fn.plan if isinstance(fn, Planned) else {})}
     json.dumps(plan, allow_nan=False)  # what a run file cannot hold is the contender's failure, here and not there
     measurement = replace(
         blank, status="ok", method=timing.method, samples_ns=timing.samples_ns, other_samples=timing.others,
-        work=work, clocks=timing.clocks, plan=plan,
+        work=work, clocks=timing.clocks, plan=plan, parts_ns=timing.parts_ns, peak_bytes=timing.peak_bytes,
         error=before and before.error, tolerance=before and before.tolerance,
     )  # fmt: skip
     impossible = is_impossible(measurement.median_ns / 1e9, work, workload, device, machine)

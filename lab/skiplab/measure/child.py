@@ -75,7 +75,9 @@ class Child:
             return replace(blank, error_text=_unsendable(entry, error))
         kills = oom_kills()
         try:
-            answer, usable = self._answer(task, timeout_s or START_S + 4 * budget_s, cancelled)
+            answer, usable = self._answer(
+                task, timeout_s or START_S + point.workload.untimed_s + 4 * budget_s, cancelled
+            )
         except _Silent as error:
             status, text = error.status, str(error)
             if self._end() == -signal.SIGKILL and status == "crashed" and oom_kills() > kills:

@@ -11,8 +11,11 @@ import torch
 
 from skiplab.contenders import Contender
 from skiplab.measure.point import WorkDone
+from skiplab.measure.rotated import timed
 from skiplab.measure.truth import Truth, truth
 from skiplab.workload import DecodeWorkload
+
+__all__ = ["INPUTS", "awkward", "expected", "plan_and_work", "read_bytes", "timed"]
 
 INPUTS = ("q", "k", "v")
 # (kv_len, window, q_len, q_heads, kv_heads, head_dim, buffer)

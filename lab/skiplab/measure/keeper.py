@@ -17,6 +17,7 @@ WATCH_S = 0.5
 def main() -> None:
     """Fork the child, wait for it, and end as it ended."""
     lab, descriptor = map(int, sys.argv[1:])
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else torch's profiler says in the terminal when it starts
     keeper, child = os.getpid(), os.fork()
     if child == 0:
         serve(descriptor, keeper)

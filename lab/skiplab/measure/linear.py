@@ -11,8 +11,11 @@ from blockskip.linear.measured import values_of
 
 from skiplab.contenders import Contender
 from skiplab.measure.point import WorkDone
+from skiplab.measure.rotated import timed
 from skiplab.measure.truth import Truth
 from skiplab.workload import LinearWorkload
+
+__all__ = ["INPUTS", "awkward", "expected", "plan_and_work", "read_bytes", "timed"]
 
 INPUTS = ("x", "weight")
 PLANNED = ("blockskip", "blockskip-tiles")

@@ -9,6 +9,7 @@ import torch
 
 from skiplab.contenders import Contender
 from skiplab.measure.point import WorkDone
+from skiplab.measure.timing import Limits, Timing
 from skiplab.measure.truth import Truth
 from skiplab.operations import parts
 from skiplab.workload import Problem
@@ -50,6 +51,12 @@ class Part(Protocol):
 
     def read_bytes(self, entry: Contender, workload: Any, work: WorkDone) -> int | None:
         """The bytes of its arguments that a call reads; None for all of them."""
+        ...
+
+    def timed(
+        self, call: Any, workload: Any, arguments: Sequence[Any], device: str, read: int | None, limits: Limits
+    ) -> Timing:
+        """What the contender built, timed; `rotated.timed` does it for a function of its arguments."""
         ...
 
 

@@ -52,7 +52,10 @@ class WorkDone:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What came of a point. `samples_ns` is empty unless the status is `ok`; error is the largest absolute one."""
+    """What came of a point. `samples_ns` is empty unless the status is `ok`; error is the largest absolute one.
+
+    parts_ns: where a call's time goes, by name; peak_bytes: the most memory it took; both where that was looked at.
+    """
 
     point: Point
     status: str
@@ -68,6 +71,8 @@ class Measurement:
     label: str = ""
     device_name: str = ""
     plan: Mapping[str, Any] = field(default_factory=dict)
+    parts_ns: Mapping[str, int] = field(default_factory=dict)
+    peak_bytes: int | None = None
 
     @property
     def median_ns(self) -> float:
@@ -93,7 +98,8 @@ class Measurement:
             "samples_ns": list(self.samples_ns),
             "other_samples_ns": {name: list(samples) for name, samples in self.other_samples.items()},
             "flags": list(self.flags), "work": self.work and asdict(self.work), "clocks": dict(self.clocks),
-            "plan": dict(self.plan),
+            "plan": dict(self.plan), **({"parts_ns": dict(self.parts_ns)} if self.parts_ns else {}),
+            **({} if self.peak_bytes is None else {"peak_bytes": self.peak_bytes}),
         }  # fmt: skip
 
     @classmethod
@@ -108,5 +114,5 @@ class Measurement:
             tuple(row["samples_ns"]),
             {name: tuple(samples) for name, samples in row["other_samples_ns"].items()},
             tuple(row["flags"]), WorkDone(**row["work"]) if row["work"] else None, row["clocks"],
-            row["label"], row["device"], row["plan"],
+            row["label"], row["device"], row["plan"], row.get("parts_ns", {}), row.get("peak_bytes"),
         )  # fmt: skip

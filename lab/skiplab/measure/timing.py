@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import cycle
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ import torch
 from skiplab.machine import clocks, cpu_use, last_cache_bytes, others_share
 from skiplab.measure.rotation import ROTATION, ArgsSets, size_of, stir
 
+T = TypeVar("T")
 MIN_SAMPLES = 10
 MIN_SECONDS = 0.5
 TARGET_ERROR = 0.005  # relative standard error of the median
@@ -40,6 +41,15 @@ class Cancelled(Exception):
 
 
 @dataclass(frozen=True)
+class Limits:
+    """How long a point is timed at most, how often a throttled GPU is tried again, and who may stop it."""
+
+    budget_s: float = MAX_SECONDS
+    retries: int = THROTTLE_RETRIES
+    cancelled: Callable[[], bool] = lambda: False
+
+
+@dataclass(frozen=True)
 class Repeat:
     """One of the ways in which a callable was timed, to be run once more: `run()` gives the result of `args`."""
 
@@ -52,7 +62,8 @@ class Repeat:
 class Timing:
     """`samples_ns` of one call each, in order, by `method` (cpu, graph or eager); CUDA's other ways in `others`.
 
-    repeats: whoever refills their arguments sees whether what was timed computes, or remembers.
+    repeats: whoever refills their arguments sees whether what was timed computes, or remembers. parts_ns: where a
+    call's time goes, by name; peak_bytes: the most memory meanwhile; both where they were looked at.
     """
 
     samples_ns: tuple[int, ...]
@@ -61,6 +72,8 @@ class Timing:
     others: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     clocks: Mapping[str, Any] = field(default_factory=dict)
     repeats: tuple[Repeat, ...] = ()
+    parts_ns: Mapping[str, int] = field(default_factory=dict)
+    peak_bytes: int | None = None
 
 
 def time_callable(
@@ -100,12 +113,10 @@ def _repeated_calls(way: str, fn: Callable[..., Any], args_sets: ArgsSets) -> tu
 
 
 def _time_cpu(fn: Callable[..., Any], args_sets: ArgsSets, budget_s: float, cancelled: Callable[[], bool]) -> Timing:
-    before = cpu_use()
-    samples, converged = _collect(_cpu_sampler(fn, args_sets), budget_s, cancelled)
-    others = others_share(before, cpu_use())
-    flags = (*(() if converged else ("unconverged",)), *(("busy",) if others > BUSY else ()))
-    repeats = _repeated_calls("cpu", fn, args_sets)
-    return Timing(samples, "cpu", flags, clocks={"others_share": round(others, 3)}, repeats=repeats)
+    sampler = _cpu_sampler(fn, args_sets)
+    (samples, converged), clocked, busy = cooled(lambda: collect(sampler, budget_s, cancelled), "cpu", 0)
+    flags = (*(() if converged else ("unconverged",)), *busy)
+    return Timing(samples, "cpu", flags, clocks=clocked, repeats=_repeated_calls("cpu", fn, args_sets))
 
 
 def _cpu_sampler(fn: Callable[..., Any], args_sets: ArgsSets) -> Callable[[], int]:
@@ -121,7 +132,7 @@ def _cpu_sampler(fn: Callable[..., Any], args_sets: ArgsSets) -> Callable[[], in
     return sample
 
 
-def _collect(
+def collect(
     sample: Callable[[], int],
     budget_s: float,
     cancelled: Callable[[], bool],
@@ -179,32 +190,47 @@ def _time_cuda(
     graph = _capture(fn, args_sets)
     one = _capture(fn, args_sets[:1])
     eager = _eager_sampler(fn, args_sets, device)
-    for attempt in range(retries + 1):
-        before = clocks(device)
-        eager_samples, eager_ok = _collect(eager, budget_s, cancelled, most=OTHER_SAMPLES)
+
+    def take() -> tuple[tuple[int, ...], bool, str, dict[str, tuple[int, ...]]]:
+        single, single_ok = collect(eager, budget_s, cancelled, most=OTHER_SAMPLES)
         if graph is None or one is None:
-            samples, converged, method, others = eager_samples, eager_ok, "eager", {}
-        else:
-            replay, calls = _replay_sampler(graph.graph, len(args_sets))
-            samples, converged = _collect(replay, budget_s, cancelled, calls)
-            replay, calls = _replay_sampler(one.graph, 1)
-            warm, _ = _collect(replay, budget_s, cancelled, calls, most=OTHER_SAMPLES)
-            method, others = "graph", {"eager": eager_samples, "warm": warm}
-        after = clocks(device)
-        throttled = bool(after.get("throttle_reasons", 0) & THROTTLE_BITS)
-        if not throttled:
-            break
-        if attempt == retries:
-            flags.append("throttled")
-        else:
-            time.sleep(COOL_S)
+            return single, single_ok, "eager", {}
+        replay, calls = _replay_sampler(graph.graph, len(args_sets))
+        samples, converged = collect(replay, budget_s, cancelled, calls)
+        replay, calls = _replay_sampler(one.graph, 1)
+        warm, _ = collect(replay, budget_s, cancelled, calls, most=OTHER_SAMPLES)
+        return samples, converged, "graph", {"eager": single, "warm": warm}
+
+    (samples, converged, method, others), clocked, throttled = cooled(take, device, retries)
+    flags += throttled
     if not converged:
         flags.append("unconverged")
-    if method == "graph" and np.median(eager_samples) > LAUNCH_BOUND * np.median(samples):
+    if method == "graph" and np.median(others["eager"]) > LAUNCH_BOUND * np.median(samples):
         flags.append("launch-bound")
     graphs = () if graph is None or one is None else (graph.repeat("graph"), one.repeat("warm"))
     repeats = (*graphs, *_repeated_calls("eager", fn, args_sets))
-    return Timing(samples, method, tuple(flags), others, {"before": before, "after": after}, repeats)
+    return Timing(samples, method, tuple(flags), others, clocked, repeats)
+
+
+def cooled(take: Callable[[], T], device: str, retries: int) -> tuple[T, dict[str, Any], tuple[str, ...]]:
+    """What `take` gives on a GPU that was not throttled, tried so often; the clocks, and the flag where it always was.
+
+    On a CPU the share of the cores that other programs used stands for the clocks.
+    """
+    if torch.device(device).type != "cuda":
+        use = cpu_use()
+        taken = take()
+        others = others_share(use, cpu_use())
+        return taken, {"others_share": round(others, 3)}, ("busy",) if others > BUSY else ()
+    while True:
+        before = clocks(device)
+        taken = take()
+        after = clocks(device)
+        throttled = after.get("throttle_reasons", 0) & THROTTLE_BITS
+        if not throttled or retries < 1:
+            return taken, {"before": before, "after": after}, ("throttled",) if throttled else ()
+        retries -= 1
+        time.sleep(COOL_S)
 
 
 def _allocates(fn: Callable[..., Any], args: Sequence[torch.Tensor]) -> bool:

@@ -6,6 +6,9 @@ beyond that 256, tile borders among them.
 
 Linear: the product of the contender's own operands. Tolerance: K float32 roundings of the sum of magnitudes (no order
 of summing is worse), what the contender rounds of its weight inside, and one rounding of the dtype.
+
+A whole model: logits of a short prompt, or of a step behind one, from the contender's own weights. Tolerance: twice
+what the same decoder in plain PyTorch, which rounds where the contender's does, is off by at any position looked at.
 """
 
 from __future__ import annotations
@@ -40,9 +43,9 @@ class Check:
 def compare(workload: Problem, out: torch.Tensor, expected: Truth) -> Check:
     """Judge a result: kind, shape, dtype, NaN, then the error on the compared rows."""
     tolerance, shape = expected.tolerance, workload.out_shape
-    if not isinstance(out, torch.Tensor) or tuple(out.shape) != shape or out.dtype != workload.torch_dtype:
+    if not isinstance(out, torch.Tensor) or tuple(out.shape) != shape or out.dtype != workload.out_dtype:
         given = f"{tuple(out.shape)} {out.dtype}" if isinstance(out, torch.Tensor) else type(out).__name__
-        return Check(float("nan"), tolerance, f"the result is {given}; expected is {shape} {workload.torch_dtype}")
+        return Check(float("nan"), tolerance, f"the result is {given}; expected is {shape} {workload.out_dtype}")
     if not torch.isfinite(out).all():
         return Check(float("inf"), tolerance, "the result holds NaN or infinity")
     error = (out.index_select(-2, expected.rows.to(out.device)).double() - expected.out).abs().max().item()

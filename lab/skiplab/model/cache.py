@@ -7,14 +7,13 @@ stands on the device, so that a CUDA graph replays it. Where they go is found on
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
 
-import blockskip as bs
 import torch
 from blockskip.attention.decode.plan import LONGEST_QUERY
 from torch import Tensor
 
+from skiplab.model.attention import Keys, Masks
 from skiplab.model.config import LayerSpec, ModelSpec
 
 GROWTH = 2048
@@ -97,11 +96,12 @@ class RingChunk:
 
 @dataclass(frozen=True)
 class Chunk:
-    """A part of prompts, from position `start` on; positions: int64 [1, T]. rings: by window."""
+    """A part of prompts, from position `start` on; positions: int64 [1, T]. rings: by window; masks: see `Attend`."""
 
     start: int
     positions: Tensor
     rings: dict[int, RingChunk]
+    masks: Masks = field(default_factory=dict)
 
     @classmethod
     def of(cls, ids: Tensor, start: int, lengths: Tensor | None, windows: Iterable[int | None]) -> Chunk:
@@ -111,28 +111,27 @@ class Chunk:
         rings = {w: RingChunk.of(w, start, tokens, lengths, device) for w in windows if w is not None}
         return cls(start, positions, rings)
 
-    def attend(
-        self, q: Tensor, k: Tensor, v: Tensor, layer: LayerSpec, cache: LayerCache, options: dict[str, Any]
-    ) -> Tensor:
-        """Writes k and v [B, Hkv, T, D], and lets q [B, Hq, T, D] attend to what it sees."""
+    def write(self, k: Tensor, v: Tensor, cache: LayerCache) -> Keys:
+        """Writes k and v [B, Hkv, T, D]; what the chunk's queries attend to."""
         if cache.window is not None:
             ring = self.rings[cache.window]
-            return bs.attention(q, ring.write(cache.k, k), ring.write(cache.v, v), layer.mask, **options)
+            return Keys(ring.write(cache.k, k), ring.write(cache.v, v))
         end = self.start + k.shape[2]
         cache.k[:, :, self.start : end], cache.v[:, :, self.start : end] = k, v  # past a row's length nobody reads
-        return bs.attention(q, cache.k, cache.v, layer.mask, kv_len=end, **options)
+        return Keys(cache.k, cache.v, filled=end)
 
 
 @dataclass(frozen=True)
 class Step:
     """A few tokens behind what each row holds; positions: int64 [B, T]. ends: int32 [B], the lengths with them.
 
-    slots: int64 [B, T] by window, where they are written.
+    slots: int64 [B, T] by window, where they are written. masks: see `Attend`.
     """
 
     positions: Tensor
     ends: Tensor
     slots: dict[int | None, Tensor]
+    masks: Masks = field(default_factory=dict)
 
     @classmethod
     def of(cls, ids: Tensor, lengths: Tensor, windows: Iterable[int | None]) -> Step:
@@ -141,13 +140,11 @@ class Step:
         slots = {w: positions if w is None else positions % ring_slots(w) for w in windows}
         return cls(positions, lengths + ids.shape[1], slots)
 
-    def attend(
-        self, q: Tensor, k: Tensor, v: Tensor, layer: LayerSpec, cache: LayerCache, options: dict[str, Any]
-    ) -> Tensor:
-        """As `Chunk.attend`."""
+    def write(self, k: Tensor, v: Tensor, cache: LayerCache) -> Keys:
+        """As `Chunk.write`."""
         for buffer, new in ((cache.k, k), (cache.v, v)):
             _put(buffer, self.slots[cache.window], new)
-        return bs.decode(q, cache.k, cache.v, kv_len=self.ends, window=layer.window, ring=cache.ring, **options)
+        return Keys(cache.k, cache.v, ends=self.ends, ring=cache.ring)
 
 
 def _wide(slots: Tensor, like: Tensor) -> Tensor:

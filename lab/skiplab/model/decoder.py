@@ -16,7 +16,9 @@ from blockskip.arguments import choice, flag, integer, tensor
 from blockskip.attention.decode.plan import LONGEST_QUERY
 from torch import Tensor
 from torch.nn import functional
+from torch.profiler import record_function
 
+from skiplab.model.attention import Attend, by_blockskip, by_sdpa
 from skiplab.model.cache import GROWTH, Cache, Chunk, LayerCache, Step
 from skiplab.model.config import LayerSpec, ModelSpec
 from skiplab.model.files import GGUF, Safetensors
@@ -44,11 +46,20 @@ class Decoder:
 
     spec, weights: what it is made of. graphs: whether steps are CUDA graphs; None: where the weights are on a GPU.
     growth: positions that the cache grows by. cache: of the batch that was read last; None before that.
+    attend: who computes attention, `attention.by_blockskip` or `by_sdpa`. torch's profiler sees attention and products
+    by the names in `attention_name` and `Linear.name`.
     """
 
-    def __init__(self, spec: ModelSpec, weights: Weights, graphs: bool | None = None, growth: int = GROWTH):
+    def __init__(
+        self,
+        spec: ModelSpec,
+        weights: Weights,
+        graphs: bool | None = None,
+        growth: int = GROWTH,
+        attend: Attend = by_blockskip,
+    ):
         check_supported(spec)
-        self.spec, self.weights = spec, weights
+        self.spec, self.weights, self.attend = spec, weights, attend
         self.graphs = self.device.type == "cuda" if graphs is None else flag("graphs", graphs)
         self.growth = integer("growth", growth, least=1)
         self.cache: Cache | None = None
@@ -119,7 +130,17 @@ class Decoder:
 
     def dequantized(self) -> Decoder:
         """The same model by the floats that its quantised weights stand for."""
-        return Decoder(self.spec, self.weights.dequantized(), self.graphs, self.growth)
+        return Decoder(self.spec, self.weights.dequantized(), self.graphs, self.growth, self.attend)
+
+    def plain(self, exact: bool = False) -> Decoder:
+        """The same model in plain PyTorch, nothing captured: what another result is compared with.
+
+        Products are `blockskip.linear`'s reference, which rounds what it rounds, attention is SDPA's. exact: in float64
+        all through, weights turned to floats one product at a time, activations rounded nowhere.
+        """
+        made = Decoder(self.spec, self.weights.plain(exact), False, self.growth, by_sdpa)
+        made._embedding_scale = self._embedding_scale  # rounded to our dtype: it is a weight like any other
+        return made
 
     @property
     def device(self) -> torch.device:
@@ -161,11 +182,11 @@ class Decoder:
         return prompts.padded(torch.cat(found, 1)) if logits == "all" else self._logits(last)
 
     @torch.inference_mode()
-    def step(self, ids: Tensor) -> Tensor:
+    def step(self, ids: Tensor, *, graph: bool | None = None) -> Tensor:
         """Reads 1 to LONGEST_QUERY more tokens of each row: ids int64 [B, T] -> logits float32 [B, T, vocabulary].
 
         The cache grows where it must, and the graph of the step is then captured again. On a GPU ids are not looked at:
-        they have to be of the vocabulary.
+        they have to be of the vocabulary. graph: whether this step is one; None: as the decoder's `graphs`.
         """
         cache = self._read_cache()
         self._check_ids(ids, look=not ids.is_cuda)
@@ -175,9 +196,12 @@ class Decoder:
         integer("ids: tokens", count, 1, LONGEST_QUERY)
         if cache.reserve(max(cache.counts) + count):
             self._steps.clear()
-        if count not in self._steps:
-            self._steps[count] = captured(self._run_step, ids, cache.lengths) if self.graphs else self._run_step
-        logits = self._steps[count](ids)
+        run = self._run_step
+        if self.graphs if graph is None else flag("graph", graph):
+            if count not in self._steps:
+                self._steps[count] = captured(self._run_step, ids, cache.lengths)
+            run = self._steps[count]
+        logits = run(ids)
         cache.counts = [held + count for held in cache.counts]
         self._last_step = count
         return logits
@@ -195,7 +219,7 @@ class Decoder:
     @torch.inference_mode()
     def fill(self, depth: int, batch: int = 1, seed: int = 0) -> None:
         """As if prompts of `depth` tokens had been read: random keys and values, to time steps at a depth."""
-        integer("depth", depth, least=1)
+        integer("depth", depth, least=0)
         cache = self._emptied(integer("batch", batch, least=1), depth)
         generator = torch.Generator(self.device).manual_seed(integer("seed", seed))
         for layer in cache.layers:
@@ -253,7 +277,8 @@ class Decoder:
         if self.spec.v_norm:
             v = self._norm(v, None)
         q, k, v = (t.transpose(1, 2) for t in (rotation(q), rotation(k), v))  # [B, H, T, D]
-        out = at.attend(q, k, v, layer, cache, self._options(layer, w))
+        with record_function(attention_name(layer)):
+            out = self.attend(q, at.write(k, v, cache), layer, self._options(layer, w), at.masks)
         return w.output(out.transpose(1, 2).flatten(2))
 
     def _options(self, layer: LayerSpec, w: LayerWeights) -> dict[str, Any]:
@@ -278,6 +303,11 @@ class Decoder:
             raise ValueError(
                 f"ids: given from {int(ids.min())} to {int(ids.max())}; must be from 0 to {self.spec.vocabulary - 1}"
             )
+
+
+def attention_name(layer: LayerSpec) -> str:
+    """What a profile calls a layer's attention, the writing of its cache included."""
+    return "attention full" if layer.window is None else "attention sliding"
 
 
 def check_supported(spec: ModelSpec) -> None:

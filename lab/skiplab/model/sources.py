@@ -26,7 +26,7 @@ def tensors_of(source: Source, spec: ModelSpec) -> Take:
     Of a model with a vision part only what belongs to its text is looked at.
     """
     held = source.shapes()
-    names = _text_names(held)
+    names = text_names(held)
     wanted = expected(spec)
     left = [name for name in names if name not in wanted and not _is_redundant(name, spec)]
     wrong = [
@@ -45,7 +45,7 @@ def _listed(names: list[str], most: int = 8) -> str:
     return ", ".join(names[:most]) + more
 
 
-def _text_names(held: Mapping[str, Any]) -> dict[str, str]:
+def text_names(held: Mapping[str, Any]) -> dict[str, str]:
     """From a text model's name of a tensor to its name here: without what a vision part puts before it."""
     for prefix, text in (("model.language_model.", "model."), ("language_model.", "")):
         if any(name.startswith(prefix) for name in held):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from itertools import groupby
-from typing import Any
+from typing import Any, Protocol
 
 import blockskip as bs
 import torch
@@ -18,10 +18,29 @@ from blockskip.linear.packing import PACKINGS
 from blockskip.linear.quantize import BITS
 from torch import Tensor
 from torch.nn import functional
+from torch.profiler import record_function
 
 from skiplab.model.config import LayerSpec, ModelSpec
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+PRODUCTS = {
+    "q_proj+k_proj+v_proj": "qkv", "q_proj+k_proj": "qkv", "o_proj": "o", "gate_proj+up_proj": "gate+up",
+    "down_proj": "down",
+}  # fmt: skip
+"""What a profile calls a layer's products; that of the logits is `head`."""
+
+
+class Foreign(Protocol):
+    """A weight that somebody else's kernel multiplies by, as a peer has it."""
+
+    @property
+    def nbytes(self) -> int: ...
+
+    def product(self, x: Tensor) -> Tensor: ...
+
+    def dequantize(self, dtype: torch.dtype) -> Tensor: ...
+
+
 Stored = Tensor | bs.QuantizedWeight
 Take = Callable[..., Stored]
 """take(name, *shape): the tensor of that name and shape, or a matrix that is quantised already."""
@@ -71,32 +90,54 @@ class Format:
 class Linear:
     """A product. weights: [N, K] each, their rows one after the other, floats or quantised; bias: [N] or None.
 
-    There is one weight, but where a file has quantised the parts of a fused product in several ways.
+    There is one weight, but where a file has quantised the parts of a fused product in several ways. name: what a
+    profile calls it.
     """
 
-    weights: tuple[Stored, ...]
+    weights: tuple[Stored | Foreign, ...]
     bias: Tensor | None = None
+    name: str = ""
 
     def __call__(self, x: Tensor) -> Tensor:
-        if len(self.weights) == 1:
-            return self._product(x, self.weights[0], self.bias)
-        out = torch.cat([self._product(x, weight, None) for weight in self.weights], -1)
-        return out if self.bias is None else out + self.bias
+        with record_function(self.name):
+            if len(self.weights) == 1:
+                return self._product(x, self.weights[0], self.bias)
+            out = torch.cat([self._product(x, weight, None) for weight in self.weights], -1)
+            return out if self.bias is None else out + self.bias
 
-    def _product(self, x: Tensor, weight: Stored, bias: Tensor | None) -> Tensor:
+    def _product(self, x: Tensor, weight: Stored | Foreign, bias: Tensor | None) -> Tensor:
         if isinstance(weight, bs.QuantizedWeight):
             return bs.linear(x, weight, bias)
-        return functional.linear(x, weight, bias)
+        if isinstance(weight, Tensor):
+            return functional.linear(x, weight, bias)
+        out = weight.product(x)
+        return out if bias is None else out + bias
 
     def dequantized(self, dtype: torch.dtype) -> Linear:
         """The same product by the floats that quantised weights stand for."""
         if all(isinstance(weight, Tensor) for weight in self.weights):
             return self
-        return Linear((_fused([_floats(weight, dtype) for weight in self.weights]),), self.bias)
+        return replace(self, weights=(_fused([_floats(weight, dtype) for weight in self.weights]),))
 
     @property
     def nbytes(self) -> int:
         return sum(weight.nbytes for weight in self.weights) + (0 if self.bias is None else self.bias.nbytes)
+
+
+class PlainLinear(Linear):
+    """The same product by `blockskip.linear`'s reference; of a foreign weight by the floats that it stands for."""
+
+    def _product(self, x: Tensor, weight: Stored | Foreign, bias: Tensor | None) -> Tensor:
+        if isinstance(weight, bs.QuantizedWeight):
+            return bs.linear(x, weight, bias, impl="reference")
+        return functional.linear(x, _floats(weight, x.dtype), bias)
+
+
+class ExactLinear(Linear):
+    """The same product in float64, its weight turned to floats in each call."""
+
+    def _product(self, x: Tensor, weight: Stored | Foreign, bias: Tensor | None) -> Tensor:
+        return functional.linear(x, _floats(weight, torch.float64), None if bias is None else bias.double())
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,11 +184,25 @@ class Weights:
     def dequantized(self) -> Weights:
         """The floats that quantised weights stand for, in the embedding's dtype."""
         dtype = self.embedding.dtype
-        layers = tuple(
-            replace(w, **{n: getattr(w, n).dequantized(dtype) for n in ("qkv", "output", "gate_up", "down")})
-            for w in self.layers
+        return self.mapped(lambda product: product.dequantized(dtype))
+
+    def plain(self, exact: bool = False) -> Weights:
+        """The same in plain PyTorch, as `PlainLinear` multiplies. exact: in float64, as `ExactLinear` does."""
+        kind = ExactLinear if exact else PlainLinear
+        return self.mapped(
+            lambda product: kind(product.weights, product.bias, product.name), Tensor.double if exact else lambda t: t
         )
-        return replace(self, layers=layers, head=self.head.dequantized(dtype))
+
+    def mapped(
+        self, product: Callable[[Linear], Linear], vector: Callable[[Tensor], Tensor] = lambda tensor: tensor
+    ) -> Weights:
+        """Other products in the place of these, and other tensors in the place of all that is in no product."""
+
+        def made(part: Tensor | Linear | None) -> Tensor | Linear | None:
+            return part if part is None else vector(part) if isinstance(part, Tensor) else product(part)
+
+        layers = tuple(replace(w, **{f.name: made(getattr(w, f.name)) for f in fields(w)}) for w in self.layers)
+        return Weights(vector(self.embedding), layers, vector(self.norm), product(self.head))
 
 
 def _nbytes(part: Tensor | Linear | None) -> int:
@@ -223,12 +278,13 @@ class _Maker:
         """One product of those that read the same: their rows one after the other."""
         stored = [self.matrix(f"{at}.{name}.weight", rows, columns) for name, rows in parts.items()]
         biases = [self.vector(f"{at}.{name}.bias", rows) for name, rows in parts.items()] if bias else []
-        weights = tuple(self._packed(f"{at}.{'+'.join(parts)}", part, self.held) for part in _joined(stored))
-        return Linear(weights, _fused(biases) if biases else None)
+        names = "+".join(parts)
+        weights = tuple(self._packed(f"{at}.{names}", part, self.held) for part in _joined(stored))
+        return Linear(weights, _fused(biases) if biases else None, PRODUCTS[names])
 
     def head(self, stored: Stored) -> Linear:
         held = self.held if self.held.head else replace(self.held, bits=None)
-        return Linear((self._packed("lm_head", stored, held),))
+        return Linear((self._packed("lm_head", stored, held),), name="head")
 
     def _packed(self, name: str, stored: Stored, held: Format) -> Stored:
         try:
@@ -237,8 +293,8 @@ class _Maker:
             raise ValueError(f"{name}: {error}") from error
 
 
-def _floats(stored: Stored, dtype: torch.dtype) -> Tensor:
-    return stored.dequantize(dtype) if isinstance(stored, bs.QuantizedWeight) else stored.to(dtype)
+def _floats(stored: Stored | Foreign, dtype: torch.dtype) -> Tensor:
+    return stored.to(dtype) if isinstance(stored, Tensor) else stored.dequantize(dtype)
 
 
 def _fused(parts: list[Tensor]) -> Tensor:
@@ -294,11 +350,17 @@ class _Namer:
 
 
 def random_tensors(spec: ModelSpec, held: Format, seed: int) -> Take:
-    """A source of chance, on the device: matrices of K columns with deviation K ** -0.5, norms that change nothing."""
+    """A source of chance, on the device: matrices of K columns with deviation K ** -0.5, norms that change nothing.
+
+    But queries' norms, which give scores a deviation of 1: larger ones make one key of all, and roundings choose which.
+    """
     generator = torch.Generator(held.device).manual_seed(seed)
     one = torch.ones((), dtype=held.dtype, device=held.device)
 
     def take(name: str, *shape: int) -> Tensor:
+        if name.endswith("q_norm.weight"):
+            layer = spec.layers[int(name.split(".")[2])]  # model.layers.3.self_attn.q_norm.weight
+            return (one / (layer.scale * layer.head_dim**0.5) - spec.norm_offset).expand(shape)
         if name.endswith("norm.weight"):
             return (one - spec.norm_offset).expand(shape)
         if name.endswith("layer_scalar"):

@@ -11,12 +11,12 @@ from importlib import import_module
 from types import MappingProxyType
 from typing import Any
 
-from skiplab.operations import attention, decode, linear
+from skiplab.operations import attention, decode, linear, model
 from skiplab.operations.base import Baseline, Operation, Predicted
 from skiplab.workload.problem import Problem
 
 OPERATIONS: Mapping[str, Operation] = MappingProxyType({
-    one.name: one for one in (attention.OPERATION, decode.OPERATION, linear.OPERATION)
+    one.name: one for one in (attention.OPERATION, decode.OPERATION, linear.OPERATION, model.OPERATION)
 })  # fmt: skip
 
 __all__ = ["OPERATIONS", "Baseline", "Operation", "Predicted", "operation_of", "parts", "workload_of"]

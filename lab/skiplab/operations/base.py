@@ -59,6 +59,7 @@ class Operation:
     without_window: what a point without a window is called, where its mask follows from that; None: by its mask.
     defaults: axes that need no word where each equals another one of its point.
     predicted: who is predicted at the roofs; predicted_flops: which FLOPs of a `Work` take time there.
+    told: columns that a table of its points has beside those of all operations.
     examples: small problems, of which each of its contenders takes one at least.
     """
 
@@ -80,6 +81,7 @@ class Operation:
     predicted: tuple[Predicted, ...] = ()
     predicted_flops: str = "useful_flops"
     defaults: Mapping[str, str] = field(default_factory=dict)
+    told: tuple[str, ...] = ()
 
     def heading(self, axis: str) -> str:
         """What a table's column of this axis is called."""

@@ -136,9 +136,9 @@ def time_table(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame.from_records(lines)
 
 
-def _order(value: float) -> float:
-    """Causal, which has no window, comes after the widest one."""
-    return math.inf if math.isnan(value) else value
+def _order(value: float | str) -> float | str:
+    """Causal, which has no window, comes after the widest one; words are in their own order."""
+    return math.inf if not isinstance(value, str) and math.isnan(value) else value
 
 
 def _axis_words(operation: Operation, name: str, row: Mapping[str, Any]) -> str:
@@ -165,11 +165,12 @@ def point_table(table: pd.DataFrame) -> pd.DataFrame:
     import pandas as pd
 
     numbers = ("median_ms", "low_ms", "high_ms", "useful_tflops", "gbps", "error", "tolerance")
-    axes = OPERATIONS[table["operation"].iloc[0]].varying if len(table) else ()
+    operation = OPERATIONS[table["operation"].iloc[0]] if len(table) else None
+    axes, told = (operation.varying, operation.told) if operation else ((), ())
     lines = [
         {
             "contender": row["contender"], **{name: axis_text(name, row) for name in axes},
-            "status": row["status"], **{name: _number(row[name]) for name in numbers},
+            "status": row["status"], **{name: _number(row[name]) for name in (*told, *numbers)},
             "method": row["method"], "samples": row["samples"], "flags": row["flags"], "why": row["error_text"],
         }
         for row in records(table)

@@ -20,4 +20,4 @@ def axis_text(name: str, row: Mapping[str, Any]) -> str:
     if name == "window" and math.isnan(row[name]):
         text = row["mask"]
         return text if isinstance(text, str) and text != "causal()" else "causal"
-    return f"{row[name]:.0f}"
+    return row[name] if isinstance(row[name], str) else f"{row[name]:.0f}"

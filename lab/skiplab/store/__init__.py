@@ -2,6 +2,7 @@
 
 from skiplab.paths import data_path, file_name, inside, installed, notebooks_path, runs_directory, slug
 from skiplab.store.frames import COLUMNS, frame, query
+from skiplab.store.llama_bench import recorded_llama_bench
 from skiplab.store.noted import noted_runs
 from skiplab.store.published import published
 from skiplab.store.runs import Run, read_run, read_runs
@@ -11,5 +12,5 @@ from skiplab.store.writer import RunWriter
 __all__ = [
     "COLUMNS", "END", "SCHEMA", "Run", "RunFileError", "RunWriter", "data_path", "file_name", "frame",
     "inside", "installed", "notebooks_path", "noted_runs", "published", "query", "read_run", "read_runs",
-    "runs_directory", "slug",
+    "recorded_llama_bench", "runs_directory", "slug",
 ]  # fmt: skip

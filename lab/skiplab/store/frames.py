@@ -31,20 +31,23 @@ DERIVED = {name: make for one in OPERATIONS.values() for name, make in one.deriv
 COLUMNS = (
     "run_id", "source", "device", "contender", "label", "operation", *SHAPE, "status", "method", "median_ms", "low_ms",
     "high_ms", "samples", "error", "tolerance", "useful_tflops", "executed_tflops", "dense_flops", "useful_flops",
-    "executed_flops", "bytes", "gbps", "bound_ms", "tokens_per_s", *ADDED, *DERIVED, "flags", "error_text",
+    "executed_flops", "bytes", "gbps", "bound_ms", "tokens_per_s", *ADDED, *DERIVED, "peak_gb", "parts", "flags",
+    "error_text",
 )  # fmt: skip
 AXIS_TEXTS = tuple(dict.fromkeys(name for one in OPERATIONS.values() for name in one.texts))
 TEXTS = (
     "run_id", "source", "device", "contender", "label", "operation", *AXIS_TEXTS, "status", "method", "flags",
     "error_text",
 )  # fmt: skip
+OBJECTS = ("parts",)
+"""Neither text nor number: nanoseconds by name, None where a call was not taken apart."""
 COUNTS = ("q_len", "kv_len", "batch", "q_heads", "kv_heads", "head_dim", "samples")
 WORDS = ("contender", "label", "status", "method", "flags", "error_text")
 SIZES = tuple(name for name in ("window", *ADDED) if name not in AXIS_TEXTS)
 PLACE = ("operation", *(name for name in (*SHAPE, *ADDED) if name not in SIZES))
 WORK = Work.__struct_fields__
-NUMBERS = (*SIZES, *WORK, "error", "tolerance", "low_ms", "median_ms", "high_ms")
-HELD = {**dict.fromkeys((*WORDS, *PLACE), object), **dict.fromkeys(NUMBERS, float), "samples": np.int64}
+NUMBERS = (*SIZES, *WORK, "peak_gb", "error", "tolerance", "low_ms", "median_ms", "high_ms")
+HELD = {**dict.fromkeys((*WORDS, *PLACE, *OBJECTS), object), **dict.fromkeys(NUMBERS, float), "samples": np.int64}
 """What rows hold by themselves; the other columns follow from these, or are the run's."""
 NO_WORK = Work(None, None)  # type: ignore[arg-type]
 AT_ONCE = 512
@@ -60,12 +63,12 @@ def frame(runs: Run | Iterable[Run]) -> pd.DataFrame:
 
 
 def table_of(columns: Mapping[str, Column]) -> pd.DataFrame:
-    """Columns as a table with `COLUMNS`: counts and texts as they are, every other column float64; None is nan."""
+    """Columns as a table with `COLUMNS`: counts, texts and parts as they are, every other column float64."""
     import pandas as pd
 
     held = {name: columns[name] if len(columns[name]) else np.array([], object) for name in COLUMNS}
     table = pd.DataFrame(held, copy=False)
-    return table.astype({name: "float64" for name in COLUMNS if name not in (*TEXTS, *COUNTS)})
+    return table.astype({name: "float64" for name in COLUMNS if name not in (*TEXTS, *COUNTS, *OBJECTS)})
 
 
 def _joined(parts: Sequence[Column]) -> Column:
@@ -133,6 +136,7 @@ def _part(rows: list[Timed], share: Callable[[Any, Any], Any]) -> dict[str, Colu
         **{name: _numbers(_axis(axes, name)) for name in SIZES},
         "error": _numbers([row.error for row in rows]), "tolerance": _numbers([row.tolerance for row in rows]),
         **{name: _numbers(list(map(attrgetter(name), works))) for name in WORK},
+        "peak_gb": _numbers([row.peak_bytes for row in rows]) / 1e9, "parts": [row.parts_ns or None for row in rows],
         "samples": counts, "low_ms": low, "median_ms": median, "high_ms": high,
     }  # fmt: skip
 

@@ -14,16 +14,21 @@ if TYPE_CHECKING:
     import pandas as pd
 
 PUBLISHER = "ExecuTorch pull request 20198 (Gemma 4 31B int4, GPU not named)"
+LATER = "ExecuTorch pull request 20571 (Gemma 4 31B, Q4_K_M, A100)"
 
 
 def published(operation: str | None = None) -> pd.DataFrame:
     """The tables of `data/published` with `COLUMNS`; source `published`, device the publisher.
 
-    Operations: `prefill` and `generate` (a whole Gemma 4 31B: `tokens_per_s` alone), `decode` (one attention call at
-    q_len 1: `median_ms`) and `linear` (one int4 product, before and after a change: `median_ms`; of which layer is not
-    told). What the source does not tell is empty. ValueError lists the operations.
+    Operations: `model` (prompts and steps of a whole Gemma 4 31B: `tokens_per_s`, `peak_gb`), `prefill` and `generate`
+    (an earlier state of the same: `tokens_per_s` alone), `decode` (one attention call at q_len 1: `median_ms`) and
+    `linear` (one int4 product, before and after a change: `median_ms`; of which layer is not told). What the source
+    does not tell is empty. ValueError lists the operations.
     """
-    records = [*_published_prefill(), *_published_decode(), *_published_decode_attention(), *_published_linear()]
+    records = [
+        *_published_prefill(), *_published_decode(), *_published_decode_attention(), *_published_linear(),
+        *_published_model(),
+    ]  # fmt: skip
     names = sorted({record["operation"] for record in records})
     if operation is not None and operation not in names:
         raise ValueError(f"operation: got {operation!r}; published are {', '.join(names)}")
@@ -92,3 +97,18 @@ def _published_linear() -> list[dict[str, Any]]:
         for row in _csv("executorch-20198-linear.csv")
         for side in ("before", "after")
     ]  # fmt: skip
+
+
+def _published_model() -> list[dict[str, Any]]:
+    """A prompt's row, and that of one step behind it."""
+    common = {"operation": "model", "run_id": "executorch-20571", "device": LATER, "model": "gemma4-31b", "bits": 4}
+    rows = []
+    for line in _csv("executorch-20571.csv"):
+        tokens = int(line["prompt_tokens"])
+        for column, name in (("executorch", "executorch"), ("llama_cpp", "llama.cpp")):
+            peak = {"contender": name, "label": name, "peak_gb": float(line[f"{column}_peak_gb"])}
+            for phase, q_len, depth in (("prefill", tokens, 0), ("decode", 1, tokens)):
+                rate, place = float(line[f"{column}_{phase}_tps"]), {"phase": phase, "q_len": q_len, "depth": depth}
+                took = dict.fromkeys(("median_ms", "low_ms", "high_ms"), q_len / rate * 1e3)
+                rows.append({**common, **peak, **place, **took, "by_kind": 0, "tokens_per_s": rate})
+    return rows

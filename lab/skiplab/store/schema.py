@@ -133,6 +133,8 @@ class Timed(Struct, tag_field="record", tag="point", gc=False):
     flags: list[str] = []
     error_text: str = ""
     work: Work | None = None
+    parts_ns: dict[str, Amount] = {}
+    peak_bytes: Count | None = None
 
 
 class Row(Timed, tag_field="record", tag="point", kw_only=True, gc=False):

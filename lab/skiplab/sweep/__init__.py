@@ -1,7 +1,7 @@
 """Axes -> points -> measurements -> a run file; a file for each operation, which `SWEEP` names the class of.
 
-grid.py: what the sweeps share; running.py: measures one. The functions `sweep`, `sweep_decode` and `sweep_linear` make
-a sweep of their arguments and run it.
+grid.py: what the sweeps share; running.py: measures one. The functions `sweep`, `sweep_decode`, `sweep_linear` and
+`sweep_model` make a sweep of their arguments and run it.
 """
 
 from __future__ import annotations
@@ -14,13 +14,15 @@ from skiplab.sweep.attention import DEFAULT_CONTENDERS, Sweep, mask_text, sweep
 from skiplab.sweep.decode import DecodeSweep, sweep_decode
 from skiplab.sweep.grid import AnySweep, usable
 from skiplab.sweep.linear import LinearSweep, sweep_linear
+from skiplab.sweep.model import ModelSweep, sweep_model
 from skiplab.sweep.running import default_path, ending, row_key, run_header, run_sweep
 
 SWEEPS: Mapping[str, type[AnySweep]] = {name: part.SWEEP for name, part in parts(__name__).items()}
 
 __all__ = [
-    "DEFAULT_CONTENDERS", "SWEEPS", "AnySweep", "DecodeSweep", "LinearSweep", "Sweep", "default_path", "ending",
-    "mask_text", "row_key", "run_header", "run_sweep", "sweep", "sweep_decode", "sweep_linear", "sweep_of", "usable",
+    "DEFAULT_CONTENDERS", "SWEEPS", "AnySweep", "DecodeSweep", "LinearSweep", "ModelSweep", "Sweep", "default_path",
+    "ending", "mask_text", "row_key", "run_header", "run_sweep", "sweep", "sweep_decode", "sweep_linear", "sweep_model",
+    "sweep_of", "usable",
 ]  # fmt: skip
 
 

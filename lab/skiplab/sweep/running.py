@@ -6,7 +6,7 @@ import os
 import platform
 import sys
 import uuid
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
@@ -21,7 +21,7 @@ from skiplab.measure.serving import bars_of_one_process
 from skiplab.measure.timing import THROTTLE_RETRIES, Cancelled
 from skiplab.paths import runs_directory, slug
 from skiplab.provenance import git_state, now, source_hash, triton_version
-from skiplab.store import Run, RunWriter
+from skiplab.store import END, Run, RunWriter, read_run
 from skiplab.sweep.grid import AnySweep, usable
 from skiplab.sweep.workers import Here, InChild, Settings, Worker, measured
 
@@ -111,6 +111,20 @@ def run_sweep(
                 if on_measurement is not None:
                     on_measurement(taken)
         return replace(writer.run, source="measured")
+
+
+def appended(path: Path, rows: Iterable[Mapping[str, Any]]) -> Run:
+    """The run with rows that somebody else measured on the same device, each once, behind an end of its own.
+
+    ValueError, and the file stays as it is, for a row of another device.
+    """
+    header = {name: value for name, value in read_run(path).header.items() if name not in END}
+    with RunWriter(path, header) as writer:
+        settled = writer.settled()
+        for row in rows:
+            if row["key"] not in settled:
+                writer.append(row)
+        return writer.finish(now())
 
 
 def _check_devices(sweep: AnySweep, devices: Sequence[str], isolate: bool) -> None:

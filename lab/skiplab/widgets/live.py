@@ -7,7 +7,7 @@ from typing import Any
 import ipywidgets as w
 
 from skiplab.figures import interactive, static
-from skiplab.figures.model import Chart
+from skiplab.figures.charts import Chart
 
 
 class LiveChart(w.VBox):

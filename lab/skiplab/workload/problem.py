@@ -17,6 +17,8 @@ class Problem(ABC):
     """A workload of any operation: what the lab asks of it, and what all of them share."""
 
     operation: ClassVar[str]
+    untimed_s: ClassVar[float] = 0.0
+    """Seconds that a point may take beside its timing, beyond what any may."""
     dtype: str
 
     @property
@@ -53,6 +55,16 @@ class Problem(ABC):
     @property
     def torch_dtype(self) -> torch.dtype:
         return getattr(torch, self.dtype)
+
+    @property
+    def out_dtype(self) -> torch.dtype:
+        """The result's: the workload's, unless it says otherwise."""
+        return self.torch_dtype
+
+    @property
+    def checked(self) -> Self:
+        """What a contender is compared on: the workload itself, unless nobody could compute its truth."""
+        return self
 
     @property
     def element_bytes(self) -> int:

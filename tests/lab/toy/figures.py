@@ -1,7 +1,7 @@
 """Charts of doublings."""
 
 from skiplab.figures import series
-from skiplab.figures.model import Hover, LineChart
+from skiplab.figures.charts import Hover, LineChart
 
 
 def overview(table):

@@ -2,6 +2,7 @@
 
 import torch
 from skiplab.measure.point import WorkDone
+from skiplab.measure.rotated import timed  # noqa: F401 - a role's part
 from skiplab.measure.truth import Truth
 from skiplab.workload.toy import ToyWorkload
 

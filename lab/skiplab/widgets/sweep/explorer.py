@@ -12,8 +12,8 @@ import ipywidgets as w
 import pandas as pd
 
 from skiplab.figures import static
+from skiplab.figures.charts import Chart
 from skiplab.figures.frames import by_method
-from skiplab.figures.model import Chart
 from skiplab.machine import default_device, device_name, known_gpus
 from skiplab.measure import Measurement
 from skiplab.paths import data_path, file_name, inside, runs_directory

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from skiplab.figures.model import Chart
+from skiplab.figures.charts import Chart
 from skiplab.store import published
 from skiplab.sweep import AnySweep
 from skiplab.workload import MODELS
@@ -54,13 +54,13 @@ class Form:
     each_method: bool = False
 
 
-def numbers(name: str, text: str) -> tuple[int, ...]:
-    """`512, 1024` as numbers of at least 1, each once; ValueError names the field and the word."""
+def numbers(name: str, text: str, least: int = 1) -> tuple[int, ...]:
+    """`512, 1024` as numbers of at least `least`, each once; ValueError names the field and the word."""
     words = [word for word in text.replace(",", " ").split() if word]
-    wrong = [word for word in words if not word.isdecimal() or int(word) < 1]
+    wrong = [word for word in words if not word.isdecimal() or int(word) < least]
     if wrong or not words:
         given = f"got {wrong[0]!r}" if wrong else "got nothing"
-        raise ValueError(f"{name}: {given}; allowed are whole numbers of at least 1, commas between")
+        raise ValueError(f"{name}: {given}; allowed are whole numbers of at least {least}, commas between")
     return tuple(dict.fromkeys(int(word) for word in words))
 
 

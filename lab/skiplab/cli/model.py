@@ -1,0 +1,103 @@
+"""The command `skiplab model`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from skiplab.cli import options
+from skiplab.cli.run import end_as_interrupted, need, show, swept, unused, write_report
+from skiplab.machine import describe
+from skiplab.model import model_names
+from skiplab.store.llama_bench import benched, left_out, read_bench, rows_of
+from skiplab.sweep import ModelSweep, default_path
+from skiplab.sweep.running import appended
+from skiplab.workload.model import named_or_read
+
+NAMES = ", ".join(model_names())
+Counts = list[str] | None
+
+
+def model(
+    spec: Annotated[str, typer.Argument(help=f"{NAMES}, or a config.json.", metavar="SPEC")],
+    prompt: Annotated[Counts, typer.Option(help="Prompt lengths, as 256,512. Default: 256 to 2048.")] = None,
+    new: Annotated[int, typer.Option(help="Steps that are timed at each depth.")] = ModelSweep.new,
+    depth: Annotated[Counts, typer.Option(help="Tokens that were read before, as 0,2048. Default: both.")] = None,
+    rows: Annotated[Counts, typer.Option(help="Tokens a step, 1 to 16, as 1,4: drafts verified. Default: 1.")] = None,
+    bits: Annotated[int, typer.Option(help="4 or 8, of weights that are quantised.")] = ModelSweep.bits,
+    group_size: Annotated[int, typer.Option(help="32, 64 or 128: weights that share a scale.")] = ModelSweep.group_size,
+    by_kind: Annotated[
+        bool,
+        typer.Option("--by-kind", help="Time one layer of each kind, times its count: less memory, less patience."),
+    ] = False,
+    llama_bench: Annotated[
+        Path | None,
+        typer.Option(help="llama.cpp's llama-bench, then --gguf names its model; or its output as JSON lines."),
+    ] = None,
+    gguf: Annotated[Path | None, typer.Option(help="The model that llama-bench loads.")] = None,
+    contender: options.Contenders = None,
+    dtype: options.Dtype = "bfloat16",
+    device: options.Device = None,
+    seed: options.Seed = 0,
+    budget: options.Budget = ModelSweep.budget_s,
+    run: Annotated[
+        Path | None,
+        typer.Option("--out", "--run", help=f"The run file; continued if it exists. Default: in {options.RUNS}."),
+    ] = None,
+    report: options.Html = None,
+    again: options.Again = None,
+    fresh: options.Fresh = False,
+) -> None:
+    """Measure a whole model: tokens a second of prompts and of steps. Prints the table, writes the run and one HTML.
+
+    Weights are random. Example: skiplab model laptop --prompt 256,512 --new 8 --depth 0,2048 --rows 1,4
+    """
+    name, config = named_or_read(spec)
+    defaults = ModelSweep()
+    (measured_on,) = options.devices_of(device, None)
+    wanted = ModelSweep(
+        tuple(contender or defaults.contenders), name, _numbers("--prompt", prompt) or defaults.prompt,
+        _numbers("--depth", depth) or defaults.depth, _numbers("--rows", rows) or defaults.rows, new, bits, group_size,
+        by_kind, dtype, measured_on, seed, budget, config,
+    )  # fmt: skip
+    need(wanted.device)
+    lines = _lines(wanted, llama_bench, gguf)
+    path = run or default_path(wanted, f"model-{name}")
+    path = unused(path) if fresh and run is None else path
+    done = swept(wanted, path, tuple(again or ()))
+    if lines and "interrupted" not in done.header:
+        done = replace(
+            appended(path, rows_of(lines, wanted.workloads(), done.device, wanted.device)), source=done.source
+        )
+    show(done)
+    end_as_interrupted(done)
+    write_report(done, report or Path("out") / f"{path.stem}.html")
+
+
+def _lines(wanted: ModelSweep, program: Path | None, gguf: Path | None) -> list[dict]:
+    """What llama-bench says, read or run before anything else is measured; [] without one."""
+    if program is None:
+        if gguf is not None:
+            raise ValueError(f"--gguf: got {gguf.name} without --llama-bench, the program that loads it")
+        return []
+    lines = read_bench(program) if gguf is None else benched(program, gguf, wanted.prompt, wanted.depth, wanted.new)
+    rows_of(lines, wanted.workloads(), describe(wanted.device)["name"], wanted.device)  # what does not fit is said now
+    if count := left_out(lines):
+        typer.echo(f"llama-bench: {count} tests of prompts at a depth, or of prompts and steps as one, are left out")
+    return lines
+
+
+def _numbers(option: str, words: Counts) -> tuple[int, ...]:
+    """Whole numbers, commas between, the option given once or several times."""
+    found = []
+    for word in (word.strip() for text in words or () for word in text.split(",")):
+        if not word.isdecimal():
+            raise ValueError(f"{option}: got {word!r}; allowed are whole numbers with commas between, as 256,512")
+        found.append(int(word))
+    return tuple(dict.fromkeys(found))
+
+
+COMMAND = model
