@@ -87,7 +87,7 @@ def ready_attention(call: AttentionCall, plan: PrefillPlan) -> Callable[..., Res
     return partial(_launch, ready, visits, q_len if grows else None)
 
 
-def _inputs(visits: tuple[int, ...] | None, last_queries: int | None, q, k, v, sinks, lengths, kv_len) -> tuple:
+def _inputs(visits: tuple[int, ...] | None, last_queries: int | None, q, k, v, sinks, lengths, kv_len: Any) -> tuple:
     """The inputs of a call's launch. last_queries: the number of queries where kv_len grows, else None."""
     numbers = (None, None) if last_queries is None else (kv_len, kv_len - last_queries)
     return q, k, v, sinks, lengths, *numbers, visits and torch.zeros(visits, dtype=torch.uint8, device=q.device)
@@ -136,11 +136,12 @@ def prepare(call: AttentionCall, plan: PrefillPlan, tensors, lse, visits, grid) 
     constants = _constants(call, plan, config, (q, k, v, out))
     if v.strides == k.strides:
         v = v._replace(strides=None)
+    scoring = scoring_of(sign_and_scale(call.scale)[1], call.softcap, call.sinks)
     extras = (View.of(t) if t is not None else None for t in (lse, visits))
     items = math.prod(grid)
     grid, interleave = programs_of(call, plan, grid)
     visible = _mask_argument(call, plan), _lengths(call), limits_of(call.mask)
-    arguments = (q, k, v, out, *extras, *visible, scoring_of(call), interleave)
+    arguments = (q, k, v, out, *extras, *visible, scoring, interleave)
     if not config.warp_specialized:
         options = {"num_warps": config.num_warps, "num_stages": config.num_stages}
         return Step(prefill, Launch(arguments, {"CONSTANTS": constants}, grid), options)
