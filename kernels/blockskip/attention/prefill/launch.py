@@ -87,7 +87,7 @@ def ready_attention(call: AttentionCall, plan: PrefillPlan) -> Callable[..., Res
     return partial(_launch, ready, visits, q_len if grows else None)
 
 
-def _inputs(visits: tuple[int, ...] | None, last_queries: int | None, q, k, v, sinks, lengths, kv_len: Any) -> tuple:
+def _inputs(visits: tuple[int, ...] | None, last_queries: int | None, q, k, v, sinks, lengths, kv_len) -> tuple:
     """The inputs of a call's launch. last_queries: the number of queries where kv_len grows, else None."""
     numbers = (None, None) if last_queries is None else (kv_len, kv_len - last_queries)
     return q, k, v, sinks, lengths, *numbers, visits and torch.zeros(visits, dtype=torch.uint8, device=q.device)
