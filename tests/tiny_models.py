@@ -6,7 +6,7 @@ import pytest
 import torch
 import transformers
 
-WINDOW = 8  # a ring of 16 slots: it wraps twice
+WINDOW = 8  # a ring of 32 slots: 72 tokens wrap it twice
 SHAPE = {
     "vocab_size": 128,
     "hidden_size": 64,

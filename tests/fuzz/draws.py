@@ -148,3 +148,21 @@ def check(got: torch.Tensor, want: np.ndarray, bound: np.ndarray, what: str) -> 
     error = np.abs(np.where(endless, 0.0, found) - np.where(endless, 0.0, want))
     worst = np.unravel_index(np.argmax(error - bound), error.shape) if error.size else ()
     assert (error <= bound).all(), f"{what}: {found[worst]} at {worst}, wanted {want[worst]} within {bound[worst]:.3g}"
+
+
+def score_words(heads: int, dtype: torch.dtype):
+    """Sinks of either dtype, with a stride or without, -inf among them, and soft caps; mostly neither."""
+    levels = st.lists(st.sampled_from([-np.inf, -20.0, -1.5, 0.0, 0.75, 4.0, 30.0]), min_size=heads, max_size=heads)
+    tensors = st.builds(_sinks, levels, st.sampled_from([dtype, torch.float32]), st.integers(1, 2))
+    caps = st.none() | st.none() | st.sampled_from([0.5, 5, 30.0, 1e4])
+    return st.fixed_dictionaries({"sinks": st.none() | tensors, "softcap": caps})
+
+
+def _sinks(levels: list[float], dtype: torch.dtype, stride: int) -> torch.Tensor:
+    return torch.tensor(levels, dtype=dtype).repeat_interleave(stride)[::stride]
+
+
+def oracle_words(words: dict) -> dict:
+    """What `score_words` drew, as the oracle takes it."""
+    sinks = words.get("sinks")
+    return {"sinks": None if sinks is None else exactly(sinks), "softcap": words.get("softcap")}

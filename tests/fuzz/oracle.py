@@ -95,16 +95,31 @@ class Expected:
     lse_bound: np.ndarray | None = None
 
 
-def attention(q, k, v, keep, scale, dtype, *, exact=False, far=False, added=0.0) -> Expected:
+def attention(q, k, v, keep, scale, dtype, *, exact=False, far=False, added=0.0, sinks=None, softcap=None) -> Expected:
     """softmax(scale * q k^T + added, where keep) v; a query that sees nothing gives 0 and lse -inf.
 
+    sinks: [heads], a key of that score for all queries, whose value is 0. softcap: scores are softcap * tanh(. / it).
     exact: products q k and their multiples by scale have no rounding in float32 (whole numbers, a power of two).
     far: the exponent's argument is a difference of two rounded products, as Triton's interpreter has its fma.
     """
     group = q.shape[1] // k.shape[1]
     k, v = (np.repeat(np.where(keep_any(keep, group)[..., None], x, 0.0), group, 1) for x in (k, v))
     score, size = scale * (q @ k.swapaxes(2, 3)), abs(scale) * (np.abs(q) @ np.abs(k).swapaxes(2, 3))
-    score, size = np.where(keep, score + added, -np.inf), size + np.abs(added)
+    score, size = score + added, size + np.abs(added)
+    tangent = 0.0
+    if softcap is not None:  # float32's tangent is off by 16 units; its slope is 1 at most, so other errors grow not
+        score = softcap * np.tanh(score / softcap)
+        tangent = 20 * U32 * np.abs(score)
+    if sinks is not None:
+        logits = np.broadcast_to(sinks[:, None, None], (*score.shape[:3], 1))
+        there = np.isfinite(logits)
+        keep = np.concatenate([keep, there], 3)
+        logits = np.where(there, logits, 0.0)
+        score, size = np.concatenate([score, logits], 3), np.concatenate([size, np.abs(logits)], 3)
+        v = np.pad(v, ((0, 0), (0, 0), (0, 1), (0, 0)))
+        tangent = 0.0 if softcap is None else np.pad(tangent, ((0, 0), (0, 0), (0, 0), (0, 1)))
+    exact = exact and sinks is None and softcap is None
+    score = np.where(keep, score, -np.inf)
     most = score.max(-1, keepdims=True)
     blind = np.isneginf(most)
     down = np.where(keep, score - np.where(blind, 0.0, most), -np.inf)
@@ -116,7 +131,7 @@ def attention(q, k, v, keep, scale, dtype, *, exact=False, far=False, added=0.0)
 
     # float32: products and sums of q k, their scaling, the difference from the maximum, the exponential
     distance = np.where(keep, -down, 0.0)
-    moved = 3 * U32 * distance + (2 * U32 * size if far else 0.0)
+    moved = 3 * U32 * distance + (2 * U32 * size if far else 0.0) + tangent
     if not exact:
         moved = moved + (q.shape[3] + 2) * U32 * size + 2 * U32 * np.where(keep, np.abs(score), 0.0)
     summing = (2 * keep.shape[3] + 16) * U32

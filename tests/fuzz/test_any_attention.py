@@ -23,6 +23,8 @@ from draws import (
     mask_of,
     masks,
     numbers,
+    oracle_words,
+    score_words,
 )
 from hypothesis import assume, given
 from hypothesis import strategies as st
@@ -71,7 +73,8 @@ class Problem:
         power = scale == 0 or np.frexp(abs(scale))[0] == 0.5
         exact = power and self.values in ("whole", "zero")
         q, k, v = map(exactly, (self.q, self.k, self.v))
-        return oracle.attention(q, k, v, self.keep(), scale, self.dtype, exact=exact, far=far)
+        scores = oracle_words(self.words)
+        return oracle.attention(q, k, v, self.keep(), scale, self.dtype, exact=exact, far=far, **scores)
 
 
 @st.composite
@@ -86,7 +89,7 @@ def problems(draw, longest, head_dims, heads=HEADS, batches=(1, 2), ring=False):
     q_start = draw(st.none() | st.integers(-20, longest + 20))
     tree = draw(masks(batch, q_heads, q_len, max([slots, *lengths])))
     scales = st.none() | st.sampled_from([0.0, 1.0, -0.5, 64.0, 0.3]) | st.floats(-2, 2)
-    words = {"scale": draw(scales), "q_start": q_start, "kv_len": given}
+    words = {"scale": draw(scales), "q_start": q_start, "kv_len": given, **draw(score_words(q_heads, dtype))}
     starts = [n - q_len if q_start is None else q_start for n in lengths]
     of_q, *of_kv = (draw(layouts) for _ in "qkv")
     for x, layout in zip((k, v), of_kv, strict=True):

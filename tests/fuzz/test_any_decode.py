@@ -9,16 +9,29 @@ import numpy as np
 import oracle
 import pytest
 import torch
-from draws import DTYPES, NAN, REPEATING, VALUES, check, exactly, examples, lay_out, layouts, numbers
+from draws import (
+    DTYPES,
+    NAN,
+    REPEATING,
+    VALUES,
+    check,
+    exactly,
+    examples,
+    lay_out,
+    layouts,
+    numbers,
+    oracle_words,
+    score_words,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
 
 @st.composite
-def steps(draw, longest, head_dims, heads, batches=(1, 2), unread=True):
-    """unread: whether slots before every window hold NaN, as those without a key do."""
+def steps(draw, longest, head_dims, heads, batches=(1, 2), unread=True, queries=16):
+    """queries: the most. unread: whether slots before every window hold NaN, as those without a key do."""
     batch, (q_heads, kv_heads) = draw(st.sampled_from(batches)), draw(st.sampled_from(heads))
-    q_len, slots = draw(st.integers(1, 8)), draw(st.integers(1, longest))
+    q_len, slots = draw(st.integers(1, queries)), draw(st.integers(1, longest))
     head_dim, name = draw(st.sampled_from(head_dims)), draw(st.sampled_from(list(DTYPES)))
     values, seed = draw(st.sampled_from(VALUES)), draw(st.integers(0, 999))
     rows, keys = (batch, q_heads, q_len, head_dim), (batch, kv_heads, slots, head_dim)
@@ -47,7 +60,7 @@ def steps(draw, longest, head_dims, heads, batches=(1, 2), unread=True):
     scale = draw(st.none() | st.sampled_from([0.0, 1.0, -0.5, 64.0, 256.0]) | st.floats(-2, 2))
     kv_len = torch.tensor(lengths, dtype=torch.int32) if tensor else lengths[0]
     words = {"kv_len": kv_len, "window": window, "scale": scale, "ring": ring}
-    return Step(q, k, v, words, keep, values)
+    return Step(q, k, v, words | draw(score_words(q_heads, DTYPES[name])), keep, values)
 
 
 @dataclass(frozen=True, repr=False)
@@ -76,7 +89,8 @@ class Step:
         scale = self.q.shape[3] ** -0.5 if self.words["scale"] is None else self.words["scale"]
         exact = self.values in ("whole", "zero") and (scale == 0 or np.frexp(abs(scale))[0] == 0.5)
         q, k, v = map(exactly, (self.q, self.k, self.v))
-        want = oracle.attention(q, k, v, self.keep, scale, self.dtype, exact=exact, far=far)
+        scores = oracle_words(self.words)
+        want = oracle.attention(q, k, v, self.keep, scale, self.dtype, exact=exact, far=far, **scores)
         assert out.dtype == self.q.dtype and lse.dtype == torch.float32
         check(out, want.out, want.bound, "out")
         check(lse, want.lse, want.lse_bound, "lse")
@@ -101,7 +115,7 @@ def test_the_kernel(step, splits):
 
 @examples(60)
 @given(
-    steps(60, (8, 16), ((2, 1), (4, 2)), unread=False),
+    steps(60, (8, 16), ((2, 1), (4, 2)), unread=False, queries=8),
     st.sampled_from(["measured", "executorch", "prefill", "decode"]),
     st.sampled_from(["tiled", "auto"]),
 )

@@ -12,7 +12,22 @@ import blockskip as bs
 import numpy as np
 import oracle
 import torch
-from draws import DTYPES, FUNCTIONS, NAN, check, exactly, examples, lay_out, layouts, leaves, mask_of, numbers, trees
+from draws import (
+    DTYPES,
+    FUNCTIONS,
+    NAN,
+    check,
+    exactly,
+    examples,
+    lay_out,
+    layouts,
+    leaves,
+    mask_of,
+    numbers,
+    oracle_words,
+    score_words,
+    trees,
+)
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
@@ -113,7 +128,7 @@ class Calls(RuleBasedStateMachine):
         self.masks.append((("dense", drawn.numpy().copy()), bs.dense(drawn)))
 
     @precondition(lambda self: self.length)
-    @rule(data=st.data(), q_len=st.integers(1, 8), around=st.sampled_from(AROUND), seed=seeds)
+    @rule(data=st.data(), q_len=st.integers(1, 16), around=st.sampled_from(AROUND), seed=seeds)
     def decode(self, data, q_len, around, seed):
         impl, most = data.draw(st.sampled_from(self.impls)), self.slots - q_len + 1
         window = data.draw((st.none() if self.length <= self.slots else st.nothing()) | st.integers(1, most))
@@ -121,7 +136,7 @@ class Calls(RuleBasedStateMachine):
         q, words = self.queries(q_len, seed), self.words(data)
         with surroundings(around):
             found = bs.decode(q, self.k, self.v, window=window, impl=impl, return_lse=True, **words)
-        self.check(q, tree, found)
+        self.check(q, tree, found, words)
 
     @precondition(lambda self: self.length)
     @rule(data=st.data(), around=st.sampled_from(AROUND), seed=seeds)
@@ -134,7 +149,7 @@ class Calls(RuleBasedStateMachine):
             return
         with surroundings(around):
             found = bs.attention(q, self.k, self.v, mask, impl=impl, return_lse=True, **words, **self.more(data))
-        self.check(q, tree, found)
+        self.check(q, tree, found, words)
 
     @rule(data=st.data(), rows=st.sampled_from([1, 2, 8, 9, 17]), bits=st.sampled_from([4, 8]), seed=seeds,
           around=st.sampled_from(AROUND))  # fmt: skip
@@ -162,18 +177,20 @@ class Calls(RuleBasedStateMachine):
         """kv_len as an int, or where a mask allows it in any cache as a tensor."""
         as_tensor = tensor and not self.ring and data.draw(st.booleans())
         kv_len = torch.tensor(self.length, dtype=torch.int32) if as_tensor else self.length
-        return {"kv_len": kv_len, "ring": self.ring}
+        return {"kv_len": kv_len, "ring": self.ring, **data.draw(score_words(4, DTYPES[self.dtype]))}
 
     def is_overwritten(self) -> bool:
         """Whether a ring has lost keys, which most masks here see: `test_any_attention` has those that do not."""
         return self.ring and self.length > self.slots
 
-    def check(self, q, tree, found):
+    def check(self, q, tree, found, words):
         held = oracle.ring_positions(self.length, self.slots) if self.ring else np.arange(self.slots)
         real = (held >= 0) & (held < self.length)
         keys = np.where(real, held, 0)
         keep = oracle.kept(tree, 1, 4, q.shape[2], keys, [self.length - q.shape[2]]) & real
-        want = oracle.attention(*map(exactly, (q, self.k, self.v)), keep, HEAD_DIM**-0.5, self.dtype, far=self.far)
+        tensors = map(exactly, (q, self.k, self.v))
+        options = oracle_words(words)
+        want = oracle.attention(*tensors, keep, HEAD_DIM**-0.5, self.dtype, far=self.far, **options)
         assert found[0].dtype == q.dtype and found[1].dtype == torch.float32
         check(found[0], want.out, want.bound, "out")
         check(found[1], want.lse, want.lse_bound, "lse")
@@ -203,7 +220,7 @@ class PytorchCalls(Calls):
 
         with ThreadPoolExecutor(2) as pool:
             for (tree, _), found in zip(chosen * 2, pool.map(call, [mask for _, mask in chosen * 2]), strict=True):
-                self.check(q, tree, found)
+                self.check(q, tree, found, words)
 
 
 class KernelCalls(Calls):

@@ -30,6 +30,13 @@ def transposed(tensor):
     return tensor.transpose(1, 2).contiguous().transpose(1, 2)
 
 
+def sink_changes(device):
+    """Values of `sinks` for four heads."""
+    sinks = draw(device, 4)
+    strided = sinks.repeat_interleave(2)[::2]
+    return [sinks, strided, shifted(sinks), negated(sinks), sinks[:3], sinks.clone().requires_grad_()]
+
+
 def attention_changes(device):
     """Argument -> values that each make another call of the first one, in more than the data or only there."""
     q, k, v = (draw(device, 2, heads, n, 16, seed=heads + n) for heads, n in ((4, 10), (2, 20), (2, 20)))
@@ -54,6 +61,8 @@ def attention_changes(device):
         "record": [True],
         "ring": [True, 1],
         "route": ["prefill", "executorch", "decode", "fast"],
+        "sinks": sink_changes(device),
+        "softcap": [2, 2.0, True, 0.0],
     }  # fmt: skip
 
 
@@ -72,6 +81,8 @@ def decode_changes(device):
         "impl": ["tiled", "reference", "cuda"],
         "return_lse": [True],
         "ring": [True, 1],
+        "sinks": sink_changes(device),
+        "softcap": [2, 2.0, True, 0.0],
     }
 
 

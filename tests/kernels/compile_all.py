@@ -88,6 +88,12 @@ def anatomies(capability):
         for lse in (False, True):
             case = [128, "bounds", "bfloat16", f"through{', lse' * lse}"]
             yield case, attention_anatomy(capability, config=SPECIALISED[128], return_lse=lse)
+        capped = {"sinks": True, "softcap": 50.0}
+        for skip in SKIPS:
+            yield [128, skip, "bfloat16", "capped"], attention_anatomy(capability, skip=skip, **capped)
+        for head_dim, config in SPECIALISED.items():
+            one = attention_anatomy(capability, head_dim=head_dim, config=config, **capped)
+            yield [head_dim, "bounds", "bfloat16", "specialised, capped"], one
         for head_dim, config in SPECIALISED.items():
             for skip, mask, kind in (("bounds", None, ""), ("map", None, ""), ("map", WORDS, " words")):
                 for lse in (False, True) if skip == "map" else (False,):

@@ -18,6 +18,8 @@ from skiplab.anatomy import _pretend, read
 CASES = [(d, rows, "bfloat16") for d in (64, 128, 256, 512) for rows in (2, 64)]
 CASES += [(d, 2, "float32") for d in (128, 256, 512)] + [(96, 48, "float16")]
 RINGS = [(d, 2, "bfloat16") for d in (128, 256, 512)]
+CAPPED = [(64, 64, "bfloat16"), (128, 2, "bfloat16")]
+"""With sinks and a soft cap."""
 MERGES = [(96, 48, torch.float16), (512, 2, torch.bfloat16)]
 
 
@@ -27,14 +29,15 @@ def compiled(capability, kernel, launch, **options):
     return read(made, capability)
 
 
-def decode_anatomies(capability, head_dim, rows, dtype, length=4096, window=1024, ring=False):
+def decode_anatomies(capability, head_dim, rows, dtype, length=4096, window=1024, ring=False, capped=False):
     """(name, anatomy) of the split kernel and the merge, as `decode` would launch them: 4 KV heads of `rows` rows."""
     q_len = min(8, rows // 2)
     group = rows // q_len
     q, out = (torch.empty((1, 4 * group, q_len, head_dim), dtype=dtype) for _ in range(2))
     k, v = (torch.empty((1, 4, length, head_dim), dtype=dtype) for _ in range(2))
     lengths = torch.empty(1, dtype=torch.int32)
-    call = DecodeCall(q, k, v, head_dim**-0.5, length, lengths, window, None, "triton", True, ring)
+    scores = (torch.empty(4 * group, dtype=dtype), 50.0) if capped else ()
+    call = DecodeCall(q, k, v, head_dim**-0.5, length, lengths, window, None, "triton", True, ring, *scores)
     plan = plan_decode_kernel(call, capability, 132)
     lse = torch.empty(q.shape[:3])
     parts = decode_launch.allocate_parts(call, plan)
@@ -49,12 +52,16 @@ def decode_anatomies(capability, head_dim, rows, dtype, length=4096, window=1024
 
 
 def main(capability):
-    for (head_dim, rows, dtype), ring in [*((case, False) for case in CASES), *((case, True) for case in RINGS)]:
-        for kernel, one in decode_anatomies(capability, head_dim, rows, getattr(torch, dtype), ring=ring):
-            if ring and kernel == "reduce":
-                continue  # it knows nothing of slots
+    kinds = (
+        [("", case) for case in CASES] + [(" ring", case) for case in RINGS] + [(" capped", case) for case in CAPPED]
+    )
+    for kind, (head_dim, rows, dtype) in kinds:
+        options = {"ring": kind == " ring", "capped": kind == " capped"}
+        for kernel, one in decode_anatomies(capability, head_dim, rows, getattr(torch, dtype), **options):
+            if kind and kernel == "reduce":
+                continue  # it knows nothing of slots, nor of scores
             row = {
-                "case": [f"{kernel} ring" if ring else kernel, head_dim, rows, dtype],
+                "case": [kernel + kind, head_dim, rows, dtype],
                 "registers": one.registers,
                 "spill_bytes": one.spill_bytes,
                 "shared_bytes": one.shared_bytes,

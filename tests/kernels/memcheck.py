@@ -72,6 +72,21 @@ def lengths_cases(head_dim):
         yield f"prefill D {head_dim} lengths {skip}", got, wanted
 
 
+def score_cases():
+    """Sinks, whose last one ends an allocation, and soft caps."""
+    for q_len, heads in ((70, (6, 2)), (16, (6, 2)), (3, (2, 2))):
+        q, k, v = tensors(q_len, 300, heads, 128, torch.bfloat16)
+        options = {"sinks": torch.randn(heads[0], device=DEVICE), "softcap": 3.0}
+        for name, mask in MASKS.items():
+            got = bs.attention(q, k, v, mask, impl="triton", route="prefill", **options)
+            wanted = bs.attention(q, k, v, mask, impl="reference", **options)
+            yield f"prefill {q_len}x300 {name} sinks and soft cap", got, wanted
+        if q_len <= 16:
+            for splits in (1, 3):
+                got = bs.decode(q, k, v, impl="triton", splits=splits, **options)
+                yield f"decode {q_len}x300 {splits} splits sinks", got, bs.decode(q, k, v, impl="reference", **options)
+
+
 def wide_tile_cases():
     """Tiles of 128 keys, which have two words of mask a row, with ragged ends; groups of three in 64 rows."""
     for kv_len in (70, 130, 300):
@@ -180,8 +195,8 @@ def tiles_cases():
 
 
 CASES = (
-    prefill_cases, large_head_cases, wide_tile_cases, specialised_cases, turn_cases, decode_cases, linear_cases,
-    k_quant_cases, tiles_cases,
+    prefill_cases, large_head_cases, score_cases, wide_tile_cases, specialised_cases, turn_cases, decode_cases,
+    linear_cases, k_quant_cases, tiles_cases,
 )  # fmt: skip
 
 

@@ -55,6 +55,9 @@ SPILLS = {
     ("9.0", 256, "map", "bfloat16", "specialised words, lse"): 24,
     ("9.0", 128, "bounds", "bfloat16", "through"): 40,
     ("9.0", 128, "bounds", "bfloat16", "through, lse"): 16,
+    # with a sink a head and a soft cap
+    ("9.0", 128, "bounds", "bfloat16", "specialised, capped"): 32,
+    ("9.0", 256, "bounds", "bfloat16", "specialised, capped"): 24,
     # rows that begin at odd addresses are read two bytes at a time, and hold an address each
     ("9.0", 512, "none", "bfloat16", "odd rows"): 1112,
     ("9.0", 512, "mask", "bfloat16", "odd rows"): 1776,
@@ -142,8 +145,10 @@ def test_all_modes_reduce_rows_in_one_layout_with_the_same_contraction(compiled,
     assert len(rows[0]["row_layouts"]) == 2  # the maximum's and the sum's
 
 
-@pytest.mark.parametrize(("head_dim", "kind"), [(64, "128 keys"), (128, "128 keys"), (512, "odd rows")])
-def test_so_do_tiles_of_128_keys_and_rows_that_no_descriptor_describes(compiled, head_dim, kind):
+@pytest.mark.parametrize(
+    ("head_dim", "kind"), [(64, "128 keys"), (128, "128 keys"), (128, "capped"), (512, "odd rows")]
+)
+def test_so_do_tiles_of_128_keys_sinks_and_soft_caps_and_rows_that_no_descriptor_describes(compiled, head_dim, kind):
     rows = [compiled["9.0"][head_dim, skip, "bfloat16", kind] for skip in SKIPS]
     for name in ("row_layouts", "ffma", "mufu", "wgmma"):
         assert all(row[name] == rows[0][name] for row in rows), (name, [row[name] for row in rows])

@@ -147,9 +147,12 @@ ATTENTION = {
     **each(("skip", "impl", "route"), NO_WORDS),
     "config": [1, "64", (64, 64, 4), (64.0, 64, 4, 2), (64, 64, True, 2), [64, 64, 4, "2"]],
     **each(("return_lse", "record", "ring"), NO_FLAGS),
+    "sinks": [*NO_TENSORS, torch.zeros(3), torch.zeros(1, 4), torch.zeros(4).half(), torch.zeros(4, dtype=torch.int32)],
+    "softcap": [*NO_NUMBERS, 0, -1.0, 1e-45, 1e39],
 }
+DECODE_TOO = ("q", "k", "v", "kv_len", "scale", "impl", "return_lse", "ring", "sinks", "softcap")
 DECODE = {
-    **{name: ATTENTION[name] for name in ("q", "k", "v", "kv_len", "scale", "impl", "return_lse", "ring")},
+    **{name: ATTENTION[name] for name in DECODE_TOO},
     "window": [*NO_INTS, 0],
     "splits": [*NO_INTS, 0, "most", None],
 }

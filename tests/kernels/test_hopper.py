@@ -198,6 +198,22 @@ def test_keys_beyond_kv_len_may_hold_nan(device, programs, head_dim):
 
 @needs_hopper
 @pytest.mark.parametrize("head_dim", SPECIALISED)
+@pytest.mark.parametrize("softcap", [None, 2.0])
+def test_sinks_and_soft_caps(device, programs, head_dim, softcap):
+    q, k, v = draw(device, head_dim, 400, 700, batch=2)
+    sinks = torch.randn(8, 2, device=device).bfloat16()[:, 1]
+    for mask in (MASKS["causal"], MASKS["window"], SINKS):
+        options = {"sinks": sinks, "softcap": softcap, "q_start": -3}
+        out = same(q, k, v, mask, skips=modes(mask), **options)
+        truth = bs.attention(
+            *(t.double() for t in (q, k, v)), mask, impl="reference", **options | {"sinks": sinks.float()}
+        )
+        # as in `test_it_is_right`
+        assert (out.double() - truth).abs().max() <= 2**-8 * (truth.abs().max() + 1)
+
+
+@needs_hopper
+@pytest.mark.parametrize("head_dim", SPECIALISED)
 def test_a_batch_without_keys_gives_zero(device, programs, head_dim):
     q, k, v = draw(device, head_dim, 200, 400, batch=2)
     lengths = torch.tensor([0, 400], dtype=torch.int32, device=device)

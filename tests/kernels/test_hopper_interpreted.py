@@ -36,16 +36,15 @@ def draw(head_dim, q_len, kv_len=None, *, batch=1, heads=(4, 2)):
     return [torch.randn(shape, generator=generator).half() for shape in shapes]
 
 
-def attend(q, k, v, mask, *, copies, programs, kv_len=None, q_start=None, skip="auto"):
+def attend(q, k, v, mask, *, copies, programs, kv_len=None, q_start=None, skip="auto", sinks=None, softcap=None):
     """(out, lse), which held NaN before, by so many programs that go from rows to rows, in turn over all heads.
 
     A short window's rows are attended with a pause between them and without: the bits must be the same.
     """
     batch, heads, q_len, head_dim = q.shape
     config = SPECIALISED[head_dim]
-    call = check(
-        AttentionArguments(q, k, v, mask, None, q_start, kv_len, skip, "triton", config, True, route="prefill")
-    )
+    options = {"route": "prefill", "sinks": sinks, "softcap": softcap}
+    call = check(AttentionArguments(q, k, v, mask, None, q_start, kv_len, skip, "triton", config, True, **options))
     made = plan.plan_kernel(call, config, capability=(9, 0))
     assert made.config.warp_specialized
     grid = -(-q_len // 128), heads, batch
@@ -111,6 +110,20 @@ def test_queries_that_start_anywhere(copies, q_start):
     for mask in (MASKS["causal"], MASKS["window"], MASKS["sinks"]):
         found = attend(q, k, v, mask, copies=copies, programs=2, q_start=q_start)
         close(found, q, k, v, mask, q_start=q_start)
+
+
+@pytest.mark.parametrize("head_dim", SPECIALISED)
+@pytest.mark.parametrize("softcap", [None, 2.0])
+def test_sinks_and_soft_caps(copies, head_dim, softcap):
+    """Programs go from head to head, so each item begins with its own head's sink; some rows see it alone."""
+    q, k, v = draw(head_dim, 203, 270)
+    sinks = torch.tensor([[1.0, 0.0], [-math.inf, 0.0], [3.0, 0.0], [-2.0, 0.0]])[:, 0]
+    options = {"sinks": sinks, "softcap": softcap, "q_start": -5}
+    for mask in (MASKS["causal"], MASKS["window"], MASKS["sinks"]):
+        out, lse = attend(q, k, v, mask, copies=copies, programs=2, **options)
+        close((out, lse), q, k, v, mask, **options)
+        assert (out[:, :, :5] == 0).all()
+        torch.testing.assert_close(lse[:, :, :5], sinks[:, None].expand(1, 4, 5), rtol=1e-6, atol=0)
 
 
 def test_tensors_as_views(copies):

@@ -182,6 +182,17 @@ def test_any_scale_and_cap(device, impl, scale, softcap):
     decode(q, k, v, impl, splits=2, scale=scale, softcap=softcap)
 
 
+def test_the_tangent_is_off_by_16_roundings_at_most(device):
+    """Of its value, from the smallest arguments to those at which it is 1, and where its form changes."""
+    from tangents import tangents
+
+    size = torch.linspace(-100, 9, 1 << 11, dtype=torch.float64).exp2()
+    near = torch.linspace(0.7, 0.74, 1 << 10, dtype=torch.float64)
+    y = torch.cat([size, -size, near, -near, 0 * size]).float().to(device)
+    want = torch.tanh(y.double() / (2 * math.log2(math.e)))
+    assert ((tangents(y).double() - want).abs() <= 16 * EPS / 2 * want.abs()).all()
+
+
 @pytest.mark.parametrize("impl", IMPLS)
 def test_logits_of_ten_thousand_under_a_cap(device, impl):
     q, k, v, sinks = draw(device, q_len=9)

@@ -161,7 +161,7 @@ def test_errors_name_the_setting():
         ({"policy": "best"}, "policy: given 'best'; allowed are blockskip"),
         ({"program": 128}, "program: given 128; must be from 0 to 127"),
         ({"kv_len": 4, "q_len": 5}, "kv_len: got 4; allowed is at least q_len, 5"),
-        ({"q_len": 9}, "q_len: given 9; must be from 1 to 8"),
+        ({"q_len": 17}, "q_len: given 17; must be from 1 to 16"),
     ):
         with pytest.raises(ValueError, match=re.escape(words)):
             SplitExplorer(**wrong)

@@ -126,7 +126,7 @@ class _Call:
         return self.q.shape[1] // self.k.shape[1]
 
     @property
-    def tensors(self) -> tuple[torch.Tensor | None, ...]:
+    def tensors(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
         """(q, k, v, sinks, lengths): what differs between calls of a kind, beside a growing kv_len."""
         return self.q, self.k, self.v, self.sinks, self.lengths
 

@@ -128,7 +128,7 @@ def _plain(q, k, v, bias: Bias | None, scoring: Scoring) -> Part:
         return _join([_plain(q, k[..., s, :], v[..., s, :], _bias_of(bias, s), scoring) for s in steps])
     for dim in (0, 1):
         if q.shape[dim] > 1 and q[..., 0].numel() * keys > PLAIN_SCORES:
-            halves = zip(*(x.chunk(2, dim) for x in (q, k, v)), strict=True)
+            halves = zip(q.chunk(2, dim), k.chunk(2, dim), v.chunk(2, dim), strict=True)
             found = (_plain(*half, bias, scoring) for half in halves)
             return Part(*(torch.cat(x, dim) for x in zip(*found, strict=True)))
     weights, row_max, row_sum = _weights(q, k, bias, scoring)

@@ -13,8 +13,6 @@ import torch
 import triton
 import triton.language as tl
 
-from .call import AttentionCall, DecodeCall, sign_and_scale
-
 
 class Scoring(NamedTuple):
     """What makes weights of products q k.
@@ -30,13 +28,12 @@ class Scoring(NamedTuple):
     sinks_stride: int | None
 
 
-def scoring_of(call: AttentionCall | DecodeCall) -> Scoring:
-    """A call's, but for the scale's sign."""
-    _, scale = sign_and_scale(call.scale)
-    stride = None if call.sinks is None else call.sinks.stride(0)
-    if call.softcap is None:
-        return Scoring(scale, None, call.sinks, stride)
-    return Scoring(call.softcap * math.log2(math.e), 2 * scale / call.softcap, call.sinks, stride)
+def scoring_of(scale: float, softcap: float | None, sinks: torch.Tensor | None) -> Scoring:
+    """scale: > 0, times log2 e, as of `sign_and_scale`."""
+    stride = None if sinks is None else sinks.stride(0)
+    if softcap is None:
+        return Scoring(scale, None, sinks, stride)
+    return Scoring(softcap * math.log2(math.e), 2 * scale / softcap, sinks, stride)
 
 
 @triton.jit

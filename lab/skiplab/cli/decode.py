@@ -17,7 +17,7 @@ def decode(
         list[int] | None, typer.Option(help="Keys in the cache, once for each. Default: 256 to 16384.")
     ] = None,
     window: options.Windows = None,
-    q_len: Annotated[int, typer.Option(help="New tokens in one step, 1 to 8.")] = 1,
+    q_len: Annotated[int, typer.Option(help="New tokens in one step, 1 to 16.")] = 1,
     buffer: Annotated[int | None, typer.Option(help="Slots of the cache. Default: as many as keys.")] = None,
     model: options.Model = None,
     batch: options.Batch = 1,

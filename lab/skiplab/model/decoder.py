@@ -58,7 +58,6 @@ class Decoder:
         growth: int = GROWTH,
         attend: Attend = by_blockskip,
     ):
-        check_supported(spec)
         self.spec, self.weights, self.attend = spec, weights, attend
         self.graphs = self.device.type == "cuda" if graphs is None else flag("graphs", graphs)
         self.growth = integer("growth", growth, least=1)
@@ -283,8 +282,7 @@ class Decoder:
 
     def _options(self, layer: LayerSpec, w: LayerWeights) -> dict[str, Any]:
         """What `blockskip.attention` and `decode` are told alike."""
-        more = {"sinks": w.sinks, "softcap": self.spec.attention_softcap}
-        return {"scale": layer.scale} | {name: value for name, value in more.items() if value is not None}
+        return {"scale": layer.scale, "sinks": w.sinks, "softcap": self.spec.attention_softcap}
 
     def _norm(self, x: Tensor, weight: Tensor | None) -> Tensor:
         return functional.rms_norm(x, x.shape[-1:], weight, self.spec.norm_eps)
@@ -308,13 +306,6 @@ class Decoder:
 def attention_name(layer: LayerSpec) -> str:
     """What a profile calls a layer's attention, the writing of its cache included."""
     return "attention full" if layer.window is None else "attention sliding"
-
-
-def check_supported(spec: ModelSpec) -> None:
-    """ValueError for what a model needs of `blockskip.attention` that is not there."""
-    if spec.sinks or spec.attention_softcap is not None:
-        what = "attention sinks" if spec.sinks else f"a soft cap of {spec.attention_softcap} on attention scores"
-        raise ValueError(f"spec: {spec.name} needs {what}, which blockskip.attention does not have yet")
 
 
 def _heads(fused: Tensor, layer: LayerSpec) -> tuple[Tensor, Tensor, Tensor]:

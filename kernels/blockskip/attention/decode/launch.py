@@ -143,8 +143,9 @@ def prepare(call: DecodeCall, plan: DecodePlan, tensors, lse, parts: Parts, over
     wide |= any(is_wide(view, 1, apart, q.shape[3]) for view in (k, v))
     if v.strides == k.strides:
         v = v._replace(strides=None)
+    sign, scale = sign_and_scale(call.scale)
     constants = DecodeConstants(
-        SIGN=sign_and_scale(call.scale)[0],
+        SIGN=sign,
         GROUP=call.group,
         HEAD_DIM=q.shape[3],
         BLOCK_M=config.block_m,
@@ -158,7 +159,17 @@ def prepare(call: DecodeCall, plan: DecodePlan, tensors, lse, parts: Parts, over
     )
     band = Limits(None if call.window is None or call.window > FAR else call.window - 1, 0)
     lengths = Lengths(call.kv_len, call.lengths, None)
-    arguments = (q, k, v, out, None if lse is None else View.of(lse), parts, lengths, band, scoring_of(call))
+    arguments = (
+        q,
+        k,
+        v,
+        out,
+        None if lse is None else View.of(lse),
+        parts,
+        lengths,
+        band,
+        scoring_of(scale, call.softcap, call.sinks),
+    )
     blocks = -(-call.rows // config.block_m)
     return Launch(arguments, {"CONSTANTS": constants}, (plan.splits, k.shape[1] * blocks, q.shape[0]))
 

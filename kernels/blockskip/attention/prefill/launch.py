@@ -136,11 +136,12 @@ def prepare(call: AttentionCall, plan: PrefillPlan, tensors, lse, visits, grid) 
     constants = _constants(call, plan, config, (q, k, v, out))
     if v.strides == k.strides:
         v = v._replace(strides=None)
+    scoring = scoring_of(sign_and_scale(call.scale)[1], call.softcap, call.sinks)
     extras = (View.of(t) if t is not None else None for t in (lse, visits))
     items = math.prod(grid)
     grid, interleave = programs_of(call, plan, grid)
     visible = _mask_argument(call, plan), _lengths(call), limits_of(call.mask)
-    arguments = (q, k, v, out, *extras, *visible, scoring_of(call), interleave)
+    arguments = (q, k, v, out, *extras, *visible, scoring, interleave)
     if not config.warp_specialized:
         options = {"num_warps": config.num_warps, "num_stages": config.num_stages}
         return Step(prefill, Launch(arguments, {"CONSTANTS": constants}, grid), options)

@@ -12,7 +12,7 @@ from skiplab.machine import Machine, known_gpus
 from skiplab.occupancy import SPLIT_POLICIES, Schedule, schedule, schedules
 from skiplab.workload import DTYPES, MODELS, DecodeWorkload
 
-LIMITS = {"kv_len": 131_072, "buffer": 1 << 20, "window": 131_072, "q_len": 8, "batch": 8}
+LIMITS = {"kv_len": 131_072, "buffer": 1 << 20, "window": 131_072, "q_len": 16, "batch": 8}
 """The most of each; the least is 1."""
 
 
