@@ -132,8 +132,8 @@ def compare(old: Run, new: Run, margin: float = MARGIN) -> Comparison:
         )
     before, after = _rows(old), _rows(new)
     pairs, unpaired = [], []
-    for place in [*after, *(place for place in before if place not in after)]:
-        first, second = before.get(place), after.get(place)
+    for axes in [*after, *(axes for axes in before if axes not in after)]:
+        first, second = before.get(axes), after.get(axes)
         if first and second and first["status"] == second["status"] == "ok":
             pairs.append(_pair(first, second, margin))
         else:
@@ -190,8 +190,8 @@ def _rows(run: Run) -> dict[tuple[Any, ...], Mapping[str, Any]]:
     """The rows by their points without the device: contender, config and axes; an axis that is None is none."""
     found = {}
     for row in run.rows:
-        place = tuple(sorted((name, str(value)) for name, value in row["axes"].items() if value is not None))
-        found[row["contender"], _config(row), place] = row
+        axes = tuple(sorted((name, str(value)) for name, value in row["axes"].items() if value is not None))
+        found[row["contender"], _config(row), axes] = row
     return found
 
 
@@ -245,5 +245,5 @@ def ratio_interval(old_ns: list[int], new_ns: list[int], seed: int = 0) -> tuple
 def _resampled_medians(samples: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     count, block = len(samples), min(BLOCK, len(samples))
     starts = generator.integers(0, count, (RESAMPLES, -(-count // block)))
-    places = (starts[..., None] + np.arange(block)) % count  # round: else what was first and last would count for less
-    return np.median(samples[places].reshape(RESAMPLES, -1)[:, :count], axis=1)
+    indices = (starts[..., None] + np.arange(block)) % count  # round: else what was first and last would count for less
+    return np.median(samples[indices].reshape(RESAMPLES, -1)[:, :count], axis=1)

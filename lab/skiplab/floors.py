@@ -9,7 +9,7 @@ import blockskip as bs
 import numpy as np
 import pandas as pd
 
-from skiplab.rated import Row
+from skiplab.rated import RowDict
 
 FLOORS = {
     "bound_ms": "useful pairs at the roofs",
@@ -33,7 +33,7 @@ def floors_of(table: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(**{name: [one[name] for one in found] for name in ("tiles_ms", "busiest_ms", "programs")})
 
 
-def _floors(row: Row) -> dict[str, float]:
+def _floors(row: RowDict) -> dict[str, float]:
     (block_m, block_n), heads = row["tiles"], int(row["q_heads"] * row["batch"])
     start = 0 if row["buffer"] == row["buffer"] else None
     tilemap = bs.TileMap.build(

@@ -24,11 +24,11 @@ COLUMNS = (512, 256, 128, 64, 32, 16, 8)
 
 
 @dataclass(frozen=True)
-class Part:
+class Excerpt:
     """Rows that are shown, and in words what is left out; no words where these are all rows."""
 
     table: Any
-    words: str = ""
+    left_out: str = ""
 
 
 def evenly(count: int, most: int) -> np.ndarray:
@@ -36,76 +36,76 @@ def evenly(count: int, most: int) -> np.ndarray:
     return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int)) if count else np.arange(0)
 
 
-def settings(table: Any, axes: Sequence[str], most: int) -> Part:
+def settings(table: Any, axes: Sequence[str], most: int) -> Excerpt:
     """Rows of at most that many settings (values of the axes), in the order of their values."""
     found = table[list(axes)].drop_duplicates().sort_values(list(axes), ignore_index=True)
     if len(found) <= most:
-        return Part(table)
+        return Excerpt(table)
     chosen = found.iloc[evenly(len(found), most)]
-    return Part(_at(table, chosen, axes), f"{len(chosen):,} of {len(found):,} settings")
+    return Excerpt(_at(table, chosen, axes), f"{len(chosen):,} of {len(found):,} settings")
 
 
-def lines(table: Any, x: str, axes: Iterable[str], base: str | None = None) -> Part:
+def lines(table: Any, x: str, axes: Iterable[str], base: str | None = None) -> Excerpt:
     """Rows of a figure of lines over x, one for each contender and setting of `axes`; base: of ratios over that one."""
     others = [axis for axis in axes if axis != x]
-    room = SETTINGS if len(table) <= POINTS else min(SETTINGS, LINES // table["contender"].nunique())
-    part = settings(table, others, max(1, room))
-    if len(part.table) <= POINTS:
-        return _said(part, table)
+    most = SETTINGS if len(table) <= POINTS else min(SETTINGS, LINES // table["contender"].nunique())
+    excerpt = settings(table, others, max(1, most))
+    if len(excerpt.table) <= POINTS:
+        return _said(excerpt, table)
     if base is None:
-        kept = part.table[_apart(part.table, x, "median_ms", ["contender", *others])]
+        kept = excerpt.table[_apart(excerpt.table, x, "median_ms", ["contender", *others])]
     else:
-        ratios: Any = speedups(part.table, base)
+        ratios: Any = speedups(excerpt.table, base)
         chosen = ratios[_apart(ratios, x, "speedup", ["contender", *others])]
-        partners = part.table[part.table["contender"] == base]
+        partners = excerpt.table[excerpt.table["contender"] == base]
         kept = pd.concat([
-            _at(part.table, chosen, [*AXES, "contender"]), _at(partners, chosen[list(AXES)].drop_duplicates(), AXES),
+            _at(excerpt.table, chosen, [*AXES, "contender"]), _at(partners, chosen[list(AXES)].drop_duplicates(), AXES),
         ])  # fmt: skip
-    return _said(Part(kept, part.words), table)
+    return _said(Excerpt(kept, excerpt.left_out), table)
 
 
-def scatter(table: Any, x: str, y: str) -> Part:
+def scatter(table: Any, x: str, y: str) -> Excerpt:
     """Rows of a figure of markers: one of each contender in each square that a marker covers."""
     good = table[(table[x] > 0) & (table[y] > 0)]
     if len(good) <= POINTS:
-        return Part(table)
+        return Excerpt(table)
     for columns in COLUMNS:
         cells = pd.DataFrame({"x": _column(good[x], columns), "y": _column(good[y], columns // 2)})
         kept = good[~cells.assign(contender=good["contender"]).duplicated()]
         if len(kept) <= POINTS:
             break
-    return _said(Part(kept), good)
+    return _said(Excerpt(kept), good)
 
 
-def grid(table: Any, x: str, y: Sequence[str]) -> Part:
+def grid(table: Any, x: str, y: Sequence[str]) -> Excerpt:
     """Rows of a heat map: so many lengths across, so many settings down."""
-    part = settings(table, y, CELLS)
-    across = settings(part.table, [x], CELLS)
-    words = filter(None, [part.words, across.words.replace("settings", "lengths")])
-    return Part(across.table, _sentence(" at ".join(words)))
+    excerpt = settings(table, y, CELLS)
+    across = settings(excerpt.table, [x], CELLS)
+    words = filter(None, [excerpt.left_out, across.left_out.replace("settings", "lengths")])
+    return Excerpt(across.table, _sentence(" at ".join(words)))
 
 
-def groups(table: Any, axes: Sequence[str]) -> Part:
+def groups(table: Any, axes: Sequence[str]) -> Excerpt:
     """Rows of a figure of bars, a group for each setting."""
-    part = settings(table, axes, GROUPS)
-    return Part(part.table, _sentence(part.words))
+    excerpt = settings(table, axes, GROUPS)
+    return Excerpt(excerpt.table, _sentence(excerpt.left_out))
 
 
-def places(table: Any, axes: Sequence[str]) -> Part:
+def by_setting(table: Any, axes: Sequence[str]) -> Excerpt:
     """Rows of a table that has a line for each setting."""
-    part = settings(table, axes, ROWS)
-    return Part(part.table, _sentence(part.words, "are listed"))
+    excerpt = settings(table, axes, ROWS)
+    return Excerpt(excerpt.table, _sentence(excerpt.left_out, "are listed"))
 
 
-def points(table: Any) -> Part:
+def points(table: Any) -> Excerpt:
     """Rows of a table that has a line for each point: what failed first, at most half of them."""
     if len(table) <= ROWS:
-        return Part(table)
+        return Excerpt(table)
     failed, ok = table[table["status"] != "ok"], table[table["status"] == "ok"]
     failed = failed.iloc[evenly(len(failed), ROWS // 2 if len(ok) else ROWS)]
     kept = pd.concat([failed, ok.iloc[evenly(len(ok), ROWS - len(failed))]])
     first = f", {len(failed):,} that failed first," if len(failed) else ""
-    return Part(kept, _sentence(f"{len(kept):,} of {len(table):,} points{first}", "are listed"))
+    return Excerpt(kept, _sentence(f"{len(kept):,} of {len(table):,} points{first}", "are listed"))
 
 
 def _apart(table: Any, x: str, y: str, names: list[str]) -> pd.Series:
@@ -135,13 +135,15 @@ def _at(table: Any, chosen: Any, axes: Sequence[str]) -> Any:
     return table[pd.MultiIndex.from_frame(table[list(axes)]).isin(pd.MultiIndex.from_frame(chosen[list(axes)]))]
 
 
-def _said(part: Part, whole: Any) -> Part:
-    """The part with a sentence of how many points are drawn, if not all are; its words so far are its settings."""
-    if len(part.table) == len(whole):
-        return part
-    chosen = f", of {part.words}," if part.words else ""
-    others = "the others lie between these" + (", or in settings that no legend has room for" if part.words else "")
-    return Part(part.table, f"{len(part.table):,} of {len(whole):,} points{chosen} are drawn; {others}.")
+def _said(excerpt: Excerpt, whole: Any) -> Excerpt:
+    """The excerpt with a sentence of how many points are drawn, if not all are; its words so far are its settings."""
+    if len(excerpt.table) == len(whole):
+        return excerpt
+    chosen = f", of {excerpt.left_out}," if excerpt.left_out else ""
+    others = "the others lie between these" + (
+        ", or in settings that no legend has room for" if excerpt.left_out else ""
+    )
+    return Excerpt(excerpt.table, f"{len(excerpt.table):,} of {len(whole):,} points{chosen} are drawn; {others}.")
 
 
 def _sentence(words: str, rest: str = "are drawn, at even distances") -> str:

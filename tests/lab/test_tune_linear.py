@@ -28,7 +28,7 @@ from skiplab.tuning.compiling import Compiled, Job, compile_all
 from skiplab.tuning.decode import DecodeTuning
 from skiplab.tuning.files import configs_folder, write_configs
 from skiplab.tuning.linear import CONTENDERS, KERNELS, ROWS, SHAPES, LinearTuning
-from skiplab.tuning.parts import PARTS
+from skiplab.tuning.modules import MODULES
 from skiplab.tuning.winners import entries, summary
 
 GPU = Gpu("NVIDIA H200", (9, 0), 132)
@@ -63,10 +63,10 @@ class Clock:
 
 def kept(wanted):
     """What would be timed if all compiled, the default first."""
-    part, found = PARTS[wanted.operation], {}
+    module, found = MODULES[wanted.operation], {}
     for w in wanted.workloads():
         several = wanted.candidates(w, GPU)
-        first = part.default(part.class_of(w.axes(), several[0], GPU.sms), GPU)
+        first = module.default(module.class_of(w.axes(), several[0], GPU.sms), GPU)
         found[w] = {first: None} | dict.fromkeys(several, Compiled(100, 0, 1 << 16))
     return found
 

@@ -137,11 +137,11 @@ def measure(name: str, call: Callable, count: int, wait: Callable[[], None]) -> 
     return row
 
 
-def main(words: Sequence[str]) -> None:
+def main(arguments: Sequence[str]) -> None:
     parser = options("host", __doc__)
     parser.add_argument("--calls", type=int, default=10_000, help="of each; a tenth of them of a new kind")
     parser.add_argument("--json", action="store_true", help="one JSON line a row instead of a table")
-    chosen = parser.parse_args(words)
+    chosen = parser.parse_args(arguments)
     on_cuda = torch.cuda.is_available()
     device, wait = ("cuda", torch.cuda.synchronize) if on_cuda else ("cpu", lambda: None)
     if not on_cuda:

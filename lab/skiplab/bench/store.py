@@ -66,12 +66,12 @@ def once(path: Path) -> dict[str, float]:
     return {"read_s": read, "frame_s": framed, "read_cpu_s": read_own, "frame_cpu_s": framed_own, "peak_mb": peak}
 
 
-def main(words: Sequence[str]) -> None:
+def main(arguments: Sequence[str]) -> None:
     parser = options("store", __doc__)
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--out", type=Path, default=FOLDER)
-    chosen = parser.parse_args(words)
+    chosen = parser.parse_args(arguments)
     where = machine()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "random.jsonl"

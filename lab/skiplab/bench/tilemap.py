@@ -93,12 +93,12 @@ def flex_points(lengths: list[int]) -> list[dict]:
     return found
 
 
-def main(words: Sequence[str]) -> None:
+def main(arguments: Sequence[str]) -> None:
     parser = options("tilemap", __doc__)
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--full", action="store_true")
     parser.add_argument("--out", type=Path, default=FOLDER)
-    chosen = parser.parse_args(words)
+    chosen = parser.parse_args(arguments)
     torch.set_grad_enabled(False)
     where = machine()
     ours, flex = points(chosen.repeats), flex_points([4096, 8192, *([32_768] if chosen.full else [])])

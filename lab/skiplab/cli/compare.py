@@ -34,7 +34,7 @@ def compare(
     """
     before, after = read_run(old), read_run(new)
     found = compare_runs(before, after, margin)
-    typer.echo(json.dumps(found.record(), indent=1, allow_nan=False) if as_json else words(found))
+    typer.echo(json.dumps(found.record(), indent=1, allow_nan=False) if as_json else text(found))
     if not found.pairs:
         apart = _apart(before, after)
         raise ValueError(
@@ -43,7 +43,7 @@ def compare(
     raise typer.Exit(1 if found.is_worse else 0)
 
 
-def words(found: Comparison) -> str:
+def text(found: Comparison) -> str:
     """What differs, the table of pairs, how many are what, and the points without a pair."""
     parts = [f"old: {found.old.run_id}, on {found.old.device}", f"new: {found.new.run_id}, on {found.new.device}"]
     parts += ["", "What differs:", *_difference_lines(found)]

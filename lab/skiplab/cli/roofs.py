@@ -15,7 +15,7 @@ from skiplab.measure.roofs import measure_roofs
 
 
 def roofs(
-    device: options.Device = None,
+    device: options.DeviceOption = None,
     budget: Annotated[float, typer.Option(help="Seconds that each is timed at most, in each way.")] = 1.0,
     out: Annotated[Path | None, typer.Option(help=f"The file. Default: {options.MACHINES}/<device>.json.")] = None,
 ) -> None:

@@ -84,7 +84,7 @@ def show(run: Run) -> None:
     from skiplab.report import summary, time_table
 
     table = frame(run)
-    typer.echo(f"\n{run.provenance}: median time a call, {OPERATIONS[run.operation].baseline.words}, * for flags\n")
+    typer.echo(f"\n{run.provenance}: median time a call, {OPERATIONS[run.operation].baseline.note}, * for flags\n")
     typer.echo(time_table(table).to_string(index=False))
     failures = Counter(
         (row["contender"], row["status"], row.get("error_text", "")) for row in run.rows if row["status"] != "ok"

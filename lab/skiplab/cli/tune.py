@@ -32,11 +32,11 @@ from skiplab.workload import LINEARS
 DEFAULTS, DECODE, LINEAR = Tuning(), DecodeTuning(), LinearTuning()
 HEADS = ("32/8x128", "32/16x256", "32/4x512")
 
-Heads = Annotated[
+HeadsOption = Annotated[
     list[str] | None,
     typer.Option(help=f"query heads/key heads x head size, once for each. Default: {', '.join(HEADS)}."),
 ]
-Device = Annotated[str, typer.Option(help="cuda or cuda:1.")]
+CudaDevice = Annotated[str, typer.Option(help="cuda or cuda:1.")]
 Budget = Annotated[float, typer.Option(help="Seconds a candidate is timed at most, in each of three ways.")]
 Limit = Annotated[float, typer.Option(help="Seconds for all, compiling included.")]
 Jobs = Annotated[int | None, typer.Option(help="Processes that compile. Default: one a processor.")]
@@ -67,7 +67,7 @@ app = typer.Typer(
 
 @app.command()
 def attention(
-    heads: Heads = None,
+    heads: HeadsOption = None,
     mask: Annotated[
         list[str] | None,
         typer.Option(
@@ -83,7 +83,7 @@ def attention(
         typer.Option(help="Of these alone: block_m x block_n x warps x stages, as 128x64x8x2. Default: all promising."),
     ] = None,
     dtype: options.Dtype = DEFAULTS.dtype,
-    device: Device = DEFAULTS.device,
+    device: CudaDevice = DEFAULTS.device,
     seed: options.Seed = 0,
     budget: Budget = DEFAULTS.budget_s,
     limit: Limit = 480.0,
@@ -107,7 +107,7 @@ def attention(
 
 @app.command()
 def decode(
-    heads: Heads = None,
+    heads: HeadsOption = None,
     kv_len: Annotated[
         list[int] | None,
         typer.Option(help=f"Keys, once for each. Default: {', '.join(map(str, DECODE.kv_len))}."),
@@ -115,7 +115,7 @@ def decode(
     window: options.Windows = None,
     q_len: Annotated[list[int] | None, typer.Option(help="Queries at once, once for each. Default: 1.")] = None,
     dtype: options.Dtype = DECODE.dtype,
-    device: Device = DECODE.device,
+    device: CudaDevice = DECODE.device,
     seed: options.Seed = 0,
     budget: Budget = DECODE.budget_s,
     limit: Limit = 480.0,
@@ -154,7 +154,7 @@ def linear(
         list[str] | None, typer.Option(help="rows or tiles, once for each. Default: both, where weights can lie so.")
     ] = None,
     dtype: options.Dtype = LINEAR.dtype,
-    device: Device = LINEAR.device,
+    device: CudaDevice = LINEAR.device,
     seed: options.Seed = 0,
     budget: Budget = LINEAR.budget_s,
     limit: Limit = 480.0,

@@ -27,7 +27,7 @@ HALF_STEP = 2.0**-8
 """Of a bfloat16: it may round the sums of the shares along K that it adds up in the result's dtype."""
 
 
-def words(codes: torch.Tensor) -> torch.Tensor:
+def packed_codes(codes: torch.Tensor) -> torch.Tensor:
     """Codes 0 to 15 [..., K] as int32 [..., K / 8], eight in a word, the first in the lowest bits."""
     nibbles = codes.to(torch.uint8)
     return (nibbles[..., ::2] | nibbles[..., 1::2] << 4).contiguous().view(torch.int32)
@@ -35,9 +35,9 @@ def words(codes: torch.Tensor) -> torch.Tensor:
 
 def layer_tensors(w: bs.QuantizedWeight, dtype: torch.dtype) -> dict[str, torch.Tensor]:
     """The parameters of a layer of Humming's: codes along K, a scale a group, zero points packed along the outputs."""
-    found = {"weight": words(w.codes()), "weight_scale": w.scale.to(dtype)}
+    found = {"weight": packed_codes(w.codes()), "weight_scale": w.scale.to(dtype)}
     if w.zero is not None:
-        found["zero_point"] = words(w.zero.mT.contiguous()).mT.contiguous()
+        found["zero_point"] = packed_codes(w.zero.mT.contiguous()).mT.contiguous()
     return found
 
 

@@ -21,7 +21,7 @@ from skiplab.figures.frames import (
     speedups,
 )
 from skiplab.figures.interactive import Figure, tilemap
-from skiplab.figures.parts import PARTS
+from skiplab.figures.modules import MODULES
 from skiplab.floors import floors_of
 from skiplab.operations import operation_of
 from skiplab.store import query
@@ -112,4 +112,4 @@ def overview(table: pd.DataFrame) -> Figure:
     name = table["operation"].iloc[0] if len(table) else "attention"
     if name == "prefill":  # a published rate of a whole model
         name = "attention"
-    return interactive.draw(PARTS[operation_of(name).name].overview(table))
+    return interactive.draw(MODULES[operation_of(name).name].overview(table))

@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 
 from skiplab.figures import series, theme
-from skiplab.figures.frames import PLACE, speedups
+from skiplab.figures.frames import ORIGIN, speedups
 from skiplab.figures.model import BarChart, Bars, HeatChart, Hover, Line, LineChart
-from skiplab.figures.series import Row, doubts, note, rows_of, shape, sources, time_words
+from skiplab.figures.series import RowDict, doubts, note, rows_of, shape, sources, time_text
 from skiplab.floors import FLOORS
 
 SHAPE = ("batch", "q_heads", "kv_heads", "head_dim", "dtype")
@@ -107,8 +107,8 @@ def heatmap(table: pd.DataFrame, contender: str = "blockskip", base: str = "sdpa
     ratios: Any = speedups(table, base)
     ratios = ratios[ratios["contender"] == contender]
     if len(ratios):
-        place = ratios.iloc[0][list(PLACE)]
-        ratios = ratios[(ratios[list(PLACE)] == place).all(axis=1)]
+        origin = ratios.iloc[0][list(ORIGIN)]
+        ratios = ratios[(ratios[list(ORIGIN)] == origin).all(axis=1)]
     lengths = sorted(ratios["q_len"].unique())
     masks = ratios.assign(order=ratios["window"].fillna(np.inf)).sort_values("order")
     names = list(dict.fromkeys(_variant(row) for row in rows_of(masks)))
@@ -170,17 +170,17 @@ def _lines(table: Any, x: str, y: str, low: str, high: str) -> tuple[Line, ...]:
     if not len(table):
         return ()
     named = table.assign(variant=[_variant(row, x) for row in rows_of(table)])
-    shapes = named.groupby(list(PLACE))[list(SHAPE)].transform(lambda column: column.nunique(dropna=False)).max(axis=1)
+    shapes = named.groupby(list(ORIGIN))[list(SHAPE)].transform(lambda column: column.nunique(dropna=False)).max(axis=1)
     named["shape"] = [shape(row) if many > 1 else "" for row, many in zip(rows_of(named), shapes, strict=True)]
-    places = theme.places(named[list(PLACE)].itertuples(index=False, name=None))
+    labels = theme.source_labels(named[list(ORIGIN)].itertuples(index=False, name=None))
     single = named["contender"].nunique() == 1
     # what colours (of a single contender) or dashes (of several) tell apart
-    groups = ["variant", "shape", *PLACE] if single else ["variant", "shape"]
+    groups = ["variant", "shape", *ORIGIN] if single else ["variant", "shape"]
     variants = list(dict.fromkeys(named.sort_values("window")[groups].itertuples(index=False, name=None)))
     lines = []
-    for keys, rows in named.groupby([*PLACE, "contender", "label", "variant", "shape"], sort=False, dropna=False):
+    for keys, rows in named.groupby([*ORIGIN, "contender", "label", "variant", "shape"], sort=False, dropna=False):
         source, device, contender, label, variant, heads = keys
-        parts = [label, variant, heads, places[source, device]]
+        parts = [label, variant, heads, labels[source, device]]
         number = variants.index((variant, heads, source, device) if single else (variant, heads))
         look = _by_number(number) if single and len(variants) > 1 else theme.style(contender)
         dash = theme.SOURCE_DASH.get(source, 0 if single else number % len(theme.DASHES))
@@ -216,7 +216,7 @@ def settings(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
     return series.by_setting(rows, keys, "q_len", lambda row: f"{shape(row)}, {_variant(row)}")
 
 
-def _variant(row: Row, x: str = "q_len") -> str:
+def _variant(row: RowDict, x: str = "q_len") -> str:
     """The mask in words: `window 512`, `causal`, or the mask's own text."""
     window = row["window"]
     if x == "window":
@@ -226,9 +226,9 @@ def _variant(row: Row, x: str = "q_len") -> str:
     return "causal" if row["mask"] == "causal()" else str(row["mask"])
 
 
-def _hover(row: Row) -> Hover:
+def _hover(row: RowDict) -> Hover:
     """Everything that a point is: time, rate, error and what makes it doubtful."""
-    lines = [f"{time_words(row)}, {row['tokens_per_s']:,.0f} tokens/s"]
+    lines = [f"{time_text(row)}, {row['tokens_per_s']:,.0f} tokens/s"]
     if "speedup" in row:
         lines.append(
             f"{theme.ratio(row['speedup'])} as fast as the base ({theme.seconds(row['median_ms_base'] / 1e3)})"
@@ -236,7 +236,7 @@ def _hover(row: Row) -> Hover:
     return Hover(row["label"], f", {_variant(row)}, prompt {int(row['q_len']):,}", (*lines, *doubts(row)))
 
 
-def problem(row: Row) -> str:
+def problem(row: RowDict) -> str:
     """A point's problem in words."""
     mask = "causal" if row["mask"] == "causal()" else str(row["mask"])
     return f"prompt {int(row['q_len']):,}, {series.window(row) or mask}, {series.shape(row)}"

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from skiplab.workload import Problem
 
 AXES = ("operation", "q_len", "kv_len", "window", "mask", "batch", "q_heads", "kv_heads", "head_dim", "dtype")
-PLACE = ("source", "device")
+ORIGIN = ("source", "device")
 EXECUTORCH = "ExecuTorch PR 20198 (Gemma 4 31B int4, GPU not named)"
 
 
@@ -30,7 +30,7 @@ def speedups(table: pd.DataFrame, base: str = "sdpa", axes: Sequence[str] = AXES
     point that has no such partner is left out. Empty when there is none.
     """
     good: Any = table[(table["status"] == "ok") & table["median_ms"].notna()]
-    keys = [*PLACE, *axes]
+    keys = [*ORIGIN, *axes]
     times = ["median_ms", "low_ms", "high_ms"]
     partner = good.loc[good["contender"] == base, keys + times].drop_duplicates(keys, keep="last")
     others = good[good["contender"] != base]

@@ -194,11 +194,11 @@ def _add_panel(figure: Figure, panel: LineChart, number: int, rows: int, base: M
     number_of = str(number + 1) if number else ""
     x, y = f"x{number_of}", f"y{number_of}"
     across, down = _axes_of(panel)
-    place = {"anchor": y, "domain": [0.54 * column, 0.54 * column + 0.46]}
-    figure.update_layout({f"xaxis{number_of}": {**base["x"], **place}})
+    layout = {"anchor": y, "domain": [0.54 * column, 0.54 * column + 0.46]}
+    figure.update_layout({f"xaxis{number_of}": {**base["x"], **layout}})
     figure.update_layout({f"xaxis{number_of}": across})
-    place = {"anchor": x, "domain": [top - share + (0.22 * share if row < rows - 1 else 0), top - 0.07 * share]}
-    figure.update_layout({f"yaxis{number_of}": {**base["y"], **place}})
+    layout = {"anchor": x, "domain": [top - share + (0.22 * share if row < rows - 1 else 0), top - 0.07 * share]}
+    figure.update_layout({f"yaxis{number_of}": {**base["y"], **layout}})
     figure.update_layout({f"yaxis{number_of}": down | ({"title_text": ""} if column else {})})
     figure.add_annotation(
         text=plotly_text(panel.title), showarrow=False, xref=f"{x} domain", yref=f"{y} domain", x=0, y=1,
@@ -255,7 +255,9 @@ def _bars(chart: BarChart) -> Figure:
     figure = Figure(layout=layout(chart.title, foot(chart)), fallback=lambda: (static.jpeg(chart), static.text(chart)))
     for number, bars in enumerate(chart.bars):
         figure.add_trace(_bar_trace(chart, number, bars))
-    marked = [(chart.place(n, g), y) for n, bars in enumerate(chart.bars) for g, y in enumerate(bars.limit) if y == y]
+    marked = [
+        (chart.position(n, g), y) for n, bars in enumerate(chart.bars) for g, y in enumerate(bars.limit) if y == y
+    ]
     if marked:
         # a line as wide as its bar: plotly's marker has a size in pixels, which no bar has
         error = {"type": "constant", "value": 0.47 * chart.width, "thickness": 3, "width": 0, "color": theme.TEXT}
@@ -277,8 +279,8 @@ def _bars(chart: BarChart) -> Figure:
         texts = [theme.quantity(m, chart.unit) for m in marks]
         figure.update_yaxes(tickvals=marks, ticktext=texts, rangemode="tozero")
     names = [wrap(group, max(8, NAMES // len(chart.groups))) for group in chart.groups]
-    places = {"tickvals": list(range(len(names))), "ticktext": names, "tickangle": 0}
-    figure.update_xaxes(title_text=plotly_text(chart.x_title), title_standoff=8, showgrid=False, **places)
+    ticks = {"tickvals": list(range(len(names))), "ticktext": names, "tickangle": 0}
+    figure.update_xaxes(title_text=plotly_text(chart.x_title), title_standoff=8, showgrid=False, **ticks)
     more = 16 * max((name.count("<br>") for name in names), default=0)
     figure.update_annotations(selector={"name": "sources"}, yshift=-52 - more)
     figure.update_layout(margin_b=figure.layout.margin.b + more, height=figure.layout.height + more)
@@ -293,7 +295,7 @@ def _bar_trace(chart: BarChart, number: int, bars: Bars) -> go.Bar:
         "arrayminus": [_or_none(y - low) for low, y in zip(bars.low, bars.values, strict=bool(bars.low))],
     }  # fmt: skip
     return go.Bar(
-        x=[chart.place(number, group) for group in range(len(chart.groups))], width=0.9 * chart.width,
+        x=[chart.position(number, group) for group in range(len(chart.groups))], width=0.9 * chart.width,
         y=[_or_none(value) for value in bars.values], name=plotly_text(bars.name), marker_color=bars.colour,
         marker_pattern_shape=bars.hatch, error_y=error if spread else None, hoverinfo="text",
         hovertext=hover_texts(bars.hover or (Hover(bars.name),) * len(bars.values)),
@@ -323,7 +325,7 @@ def _heat(chart: HeatChart) -> Figure:
 
 def tilemap(tilemap: bs.TileMap, longest: int = 512) -> Figure:
     """The tile map with token axes; as quick for 2,048 x 2,048 tiles as for ten: the tiles are a PNG."""
-    words = tiles.words(tilemap)
+    words = tiles.summary(tilemap)
     figure = Figure(
         layout=layout("", ""),
         fallback=lambda: (static.jpeg(static.tilemap(tilemap, longest)), f"{tilemap.mask!r}: {words}"),
@@ -336,7 +338,7 @@ def tilemap(tilemap: bs.TileMap, longest: int = 512) -> Figure:
     for name, colour in (("full tiles", theme.FULL), ("partial tiles", theme.PARTIAL)):
         marker = {"symbol": "square", "size": 12, "color": colour}
         figure.add_scatter(x=[None], y=[None], mode="markers", name=name, marker=marker)
-    scale = tiles.scale_words(tilemap, longest)
+    scale = tiles.scale_text(tilemap, longest)
     detail = f"{words}; tiles of {tilemap.block_m} × {tilemap.block_n}{'; ' + scale if scale else ''}"
     width, height = tiles.size(tilemap, longest)
     title = render("plotly.title", first=repr(tilemap.mask), second=detail)

@@ -10,7 +10,7 @@ import pandas as pd
 
 from skiplab.figures import series, theme
 from skiplab.figures.model import BarChart, Bars, Beginning, Hover, Line, LineChart, PanelChart
-from skiplab.figures.series import Row
+from skiplab.figures.series import RowDict
 from skiplab.workload import LINEARS, model_of
 from skiplab.workload.models import Shape
 
@@ -74,7 +74,7 @@ def linear_rows(table: pd.DataFrame) -> LineChart:
     good = good.assign(low=good["low_ms"] / 1e3, high=good["high_ms"] / 1e3, floor=good["bound_ms"] / 1e3)
     differing = series.several(series.rows_of(good), "out_features", "in_features", *SETTINGS[1:])
 
-    def name(row: Row) -> str:
+    def name(row: RowDict) -> str:
         layer = _layer(row) if {"out_features", "in_features"} & set(differing) else ""
         return ", ".join(filter(None, [layer, _setting(row, differing)]))
 
@@ -146,7 +146,7 @@ def _panel(title: str, rows: Any, bits: list[str]) -> LineChart:
     )  # fmt: skip
 
 
-def _with_bits(row: Row, bits: list[str]) -> str:
+def _with_bits(row: RowDict, bits: list[str]) -> str:
     """The label, with the bits of its weights where those differ between contenders."""
     return row["label"] if not bits or row["contender"] == FLOAT else f"{row['label']}, {row['bits_per_weight']:g} bits"
 
@@ -177,7 +177,9 @@ def bits_error(rows: Iterable[Quality], weights: str = "the given weight") -> Li
         ones = sorted(ones, key=lambda one: one.packed.bits_per_weight)
         x, y = tuple(one.packed.bits_per_weight for one in ones), tuple(one.snr_db for one in ones)
         hover = [
-            Hover(one.packed.words, lines=(f"{one.packed.bits_per_weight:g} bits a weight", f"{one.snr_db:.1f} dB"))
+            Hover(
+                one.packed.description, lines=(f"{one.packed.bits_per_weight:g} bits a weight", f"{one.snr_db:.1f} dB")
+            )
             for one in ones
         ]
         look = theme.Style(theme.VARIANTS[number % len(theme.VARIANTS)], *series.MARKERS[number % len(series.MARKERS)])
@@ -216,11 +218,11 @@ def _groups(good: Any) -> tuple[str, ...]:
     return tuple(dict.fromkeys(_group(row, _differing(rows)) for row in rows))
 
 
-def _group(row: Row, differing: list[str]) -> str:
+def _group(row: RowDict, differing: list[str]) -> str:
     return ", ".join(filter(None, [_layer(row), _setting(row, differing)]))
 
 
-def _differing(rows: list[Row]) -> list[str]:
+def _differing(rows: list[RowDict]) -> list[str]:
     # what a publisher does not tell is no setting of its own
     return series.several((row for row in rows if row["source"] != "published"), *SETTINGS)
 
@@ -233,7 +235,7 @@ def _across(good: Any) -> str:
     return f"layer: outputs × inputs{f' ({words})' if words else ''}"
 
 
-def _layer(row: Row) -> str:
+def _layer(row: RowDict) -> str:
     """`21504×5376`, with the name of the layer where it is one of Gemma's; a publisher may not tell."""
     if row["out_features"] != row["out_features"]:
         return "layer not told"
@@ -242,7 +244,7 @@ def _layer(row: Row) -> str:
     return f"{name} {shape[0]}×{shape[1]}".strip()
 
 
-def _setting(row: Row, names: Iterable[str]) -> str:
+def _setting(row: RowDict, names: Iterable[str]) -> str:
     words: dict[str, Callable[[Any], str]] = {
         "rows": lambda n: f"{int(n)} row{'s' * (n != 1)}", "bits": lambda n: f"int{int(n)}",
         "group_size": lambda n: f"groups of {int(n)}", "dtype": str,
@@ -251,12 +253,14 @@ def _setting(row: Row, names: Iterable[str]) -> str:
     return ", ".join(words[name](value) for name, value in known if value is not None and value == value)
 
 
-def _bars(good: Any, value: Callable[[Row], float], limit: Callable[[Row], float], is_time: bool) -> tuple[Bars, ...]:
+def _bars(
+    good: Any, value: Callable[[RowDict], float], limit: Callable[[RowDict], float], is_time: bool
+) -> tuple[Bars, ...]:
     """Bars of each source, device and contender; the quartiles of a rate are those of its time, turned round."""
     rows = series.rows_of(good)
     differing, groups = _differing(rows), _groups(good)
-    places = theme.places((row["source"], row["device"]) for row in rows)
-    cells: dict[tuple[str, str, str, str], dict[str, Row]] = {}
+    labels = theme.source_labels((row["source"], row["device"]) for row in rows)
+    cells: dict[tuple[str, str, str, str], dict[str, RowDict]] = {}
     for row in rows:
         owner = (row["source"], row["device"], row["contender"], row["label"])
         cells.setdefault(owner, {})[_group(row, differing)] = row
@@ -264,19 +268,19 @@ def _bars(good: Any, value: Callable[[Row], float], limit: Callable[[Row], float
     for (source, device, contender, label), here in cells.items():
         chosen = [here.get(group) for group in groups]
 
-        def each(measure: Callable[[Row], float], chosen: list[Row | None] = chosen) -> tuple[float, ...]:
+        def each(measure: Callable[[RowDict], float], chosen: list[RowDict | None] = chosen) -> tuple[float, ...]:
             return tuple(float("nan") if row is None else float(measure(row)) for row in chosen)
 
         first, last = (
             each(lambda row, end=end: value(row) * (row[end] / row["median_ms"]) ** (1 if is_time else -1))
             for end in ("low_ms", "high_ms")
         )
-        predicted = [place for place in places if place[0] == "predicted"]
+        predicted = [origin for origin in labels if origin[0] == "predicted"]
         colour = theme.style(contender).colour
         if source == "predicted":
             colour = series.PREDICTED_COLOURS[predicted.index((source, device)) % len(series.PREDICTED_COLOURS)]
         found.append(Bars(
-            ", ".join(filter(None, [label, places[source, device]])), each(value), colour,
+            ", ".join(filter(None, [label, labels[source, device]])), each(value), colour,
             theme.HATCHES.get(source, ""), *((first, last) if is_time else (last, first)),
             each(limit if source in ("measured", "recorded") else lambda row: float("nan")),
             tuple(Hover("") if row is None else _hover(row) for row in chosen),
@@ -284,12 +288,12 @@ def _bars(good: Any, value: Callable[[Row], float], limit: Callable[[Row], float
     return tuple(found)
 
 
-def _hover(row: Row) -> Hover:
+def _hover(row: RowDict) -> Hover:
     """Everything that a point is: layer, setting, time, bandwidth and what makes it doubtful."""
     setting = _setting(row, SETTINGS)
     if row["bits_per_weight"] == row["bits_per_weight"]:
         setting += f", {row['bits_per_weight']:g} bits a weight"
-    lines = [setting, series.time_words(row)]
+    lines = [setting, series.time_text(row)]
     if row["gbps"] == row["gbps"]:
         lines.append(f"{row['gbps']:,.0f} GB/s of compulsory bytes")
     if row["bound_ms"] == row["bound_ms"]:
@@ -298,7 +302,7 @@ def _hover(row: Row) -> Hover:
     return Hover(row["label"], f", {_layer(row)}", (*lines, *series.doubts(row)))
 
 
-def problem(row: Row) -> str:
+def problem(row: RowDict) -> str:
     """A point's problem in words."""
     rows, bits, group = (int(row[name]) for name in ("rows", "bits", "group_size"))
     size = f"{int(row['out_features'])}×{int(row['in_features'])}"

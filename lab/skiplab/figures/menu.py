@@ -31,9 +31,9 @@ def choose(charts: Mapping[str, Chart], first: str = "") -> Figure:
     figure.add_traces([line.update(visible=name == shown) for name, own in lines.items() for line in own])
     buttons = [_button(name, one, owners) for name, one in drawn.items()]
     top, bottom = (max(one.layout.margin[side] for one in drawn.values()) for side in "tb")
-    place = {"x": 0, "xanchor": "left", "y": 1, "yanchor": "bottom", "pad": {"b": top - TITLE + 10}}
+    position = {"x": 0, "xanchor": "left", "y": 1, "yanchor": "bottom", "pad": {"b": top - TITLE + 10}}
     look = {"bgcolor": "#F2F2F2", "font": {"color": "#333333", "size": 11}}
-    menu = {"buttons": buttons, "active": list(drawn).index(shown), **place, **look}
+    menu = {"buttons": buttons, "active": list(drawn).index(shown), **position, **look}
     height = max(one.layout.height for one in drawn.values())
     figure.update_layout(updatemenus=[menu], height=max(height, PLOT + top + bottom) + MENU)
     figure.update_layout(margin_t=top + MENU, margin_b=bottom)

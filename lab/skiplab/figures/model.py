@@ -115,7 +115,7 @@ class BarChart:
     y_is_log: bool = True
     limit_name: str = ""
 
-    def place(self, bars: int, group: int) -> float:
+    def position(self, bars: int, group: int) -> float:
         """Where on the axis, a group being one wide, the middle of that bar stands."""
         return group + (bars - (len(self.bars) - 1) / 2) * self.width
 

@@ -9,8 +9,8 @@ import pandas as pd
 
 from skiplab.figures import series, theme
 from skiplab.figures.model import Hover, LineChart
-from skiplab.figures.parts import PARTS
-from skiplab.figures.series import Row
+from skiplab.figures.modules import MODULES
+from skiplab.figures.series import RowDict
 from skiplab.operations import OPERATIONS
 
 
@@ -38,9 +38,9 @@ def measured_vs_predicted(table: pd.DataFrame) -> LineChart:
     )  # fmt: skip
 
 
-def _hover(row: Row) -> Hover:
+def _hover(row: RowDict) -> Hover:
     """Everything that a point is: its problem, its time, the least time, and what makes it doubtful."""
     least = theme.seconds(row["bound_ms"] / 1e3)
     reached = f"the roofs allow {least}: it reaches {row['bound_ms'] / row['median_ms']:.0%}"
-    lines = (series.time_words(row), reached, *series.doubts(row))
-    return Hover(row["label"], f", {PARTS[row['operation']].problem(row)}", lines)
+    lines = (series.time_text(row), reached, *series.doubts(row))
+    return Hover(row["label"], f", {MODULES[row['operation']].problem(row)}", lines)

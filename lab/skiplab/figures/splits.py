@@ -27,7 +27,7 @@ NAMES = {
     "one": "one share",
 }
 
-Parts = list[Cell | Label]
+Drawn = list[Cell | Label]
 
 
 def decode(plans: Mapping[str, Schedule], policy: str, program: int) -> Picture:
@@ -60,7 +60,7 @@ def told(plan: Schedule, run: Placement) -> str:
     )
 
 
-def _legend(parts: Parts, plan: Schedule, y: float) -> float:
+def _legend(parts: Drawn, plan: Schedule, y: float) -> float:
     lines = ["Green: programs of the chosen one's KV head. Grey: an SM with nothing to read. A number is a split."]
     if plan.shares[0].first < plan.live.start and plan.shares[0].keys:
         lines.append("Orange: keys before the window, which this policy reads and then masks.")
@@ -70,7 +70,7 @@ def _legend(parts: Parts, plan: Schedule, y: float) -> float:
     return y
 
 
-def _buffer(parts: Parts, plan: Schedule, head: int, y: float) -> float:
+def _buffer(parts: Drawn, plan: Schedule, head: int, y: float) -> float:
     """The whole cache of a KV head, true to scale, with what the policy reads of it."""
     scale = ACROSS / plan.buffer
     title = f"A KV head's cache, to scale: {plan.buffer:,} slots, {plan.live.stop:,} keys"
@@ -94,7 +94,7 @@ def _buffer(parts: Parts, plan: Schedule, head: int, y: float) -> float:
     return top + tall + 16
 
 
-def _magnified(parts: Parts, plans: Mapping[str, Schedule], policy: str, head: int, y: float) -> float:
+def _magnified(parts: Drawn, plans: Mapping[str, Schedule], policy: str, head: int, y: float) -> float:
     """The keys that some query sees, a strip for each policy; ExecuTorch's also has those before the window."""
     live = plans[policy].live
     block_n = plans[policy].block_n
@@ -149,7 +149,7 @@ def _share_cells(
     return cells
 
 
-def _timeline(parts: Parts, plan: Schedule, head: int, y: float) -> float:
+def _timeline(parts: Drawn, plan: Schedule, head: int, y: float) -> float:
     """A row an SM, a bar a program, from left to right in time."""
     used = plan.sms - plan.idle_sms
     title = f"{NAMES[plan.policy]} on the {plan.sms} SMs of {plan.machine.name}: {used} busy, {plan.idle_sms} idle"

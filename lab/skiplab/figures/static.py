@@ -98,11 +98,11 @@ def tilemap(tilemap: bs.TileMap, longest: int = 512) -> Figure:
     for axis, length in ((axes.xaxis, tilemap.kv_len), (axes.yaxis, tilemap.q_len)):
         marks = [length * quarter // 4 for quarter in range(5)]
         axis.set_ticks(marks, [theme.tokens(mark) for mark in marks])
-    axes.set_title(f"{tilemap.mask!r}\n{tiles.words(tilemap)}", loc="left", fontsize=10)
+    axes.set_title(f"{tilemap.mask!r}\n{tiles.summary(tilemap)}", loc="left", fontsize=10)
     patches = [Patch(facecolor=theme.FULL, label="full"), Patch(facecolor=theme.PARTIAL, label="partial")]
     patches.append(Patch(facecolor="none", edgecolor="#999999", label="empty"))
     axes.legend(handles=patches, loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, fontsize=9)
-    scale = tiles.scale_words(tilemap, longest)
+    scale = tiles.scale_text(tilemap, longest)
     _sign(
         figure, f"tiles of {tilemap.block_m} × {tilemap.block_n}; counted, not measured{'; ' + scale if scale else ''}"
     )
@@ -259,8 +259,8 @@ def _lines(axes: Axes, chart: LineChart) -> None:
         axes.plot([xs[0], xs[-1]], [xs[0], xs[-1]], color="#777777", linewidth=1, linestyle="--", label="the roofs")
     for one in chart.beginnings:
         axes.axvline(one.x, color="#777777", linewidth=1, linestyle=":")
-        place = {"xytext": (2, -3), "textcoords": "offset points", "va": "top", "fontsize": 7.5, "color": "#555555"}
-        axes.annotate(one.name, (one.x, 1), xycoords=("data", "axes fraction"), **place)
+        look = {"xytext": (2, -3), "textcoords": "offset points", "va": "top", "fontsize": 7.5, "color": "#555555"}
+        axes.annotate(one.name, (one.x, 1), xycoords=("data", "axes fraction"), **look)
 
 
 def _ticks(axis: Axis, marks: list[float], text: Callable[[float], str]) -> None:
@@ -287,18 +287,18 @@ def _legend(figure: Figure, axes: Axes, inside: bool = True) -> None:
 def _bars(figure: Figure, axes: Axes, chart: BarChart) -> None:
     numbers = range(len(chart.groups))
     for index, bars in enumerate(chart.bars):
-        places = [chart.place(index, group) for group in numbers]
+        positions = [chart.position(index, group) for group in numbers]
         errors = [
             [max(0.0, y - low) for y, low in zip(bars.values, bars.low, strict=bool(bars.low))],
             [max(0.0, high - y) for y, high in zip(bars.values, bars.high, strict=bool(bars.high))],
         ]
         axes.bar(
-            places, bars.values, 0.9 * chart.width, label=bars.name, color=bars.colour, hatch=2 * bars.hatch,
+            positions, bars.values, 0.9 * chart.width, label=bars.name, color=bars.colour, hatch=2 * bars.hatch,
             edgecolor="white", linewidth=0, yerr=errors if bars.low else None,
             error_kw={"lw": 0.8, "ecolor": "#555555"},
         )  # fmt: skip
     half = 0.47 * chart.width
-    spans = [(chart.place(n, g), y) for n, bars in enumerate(chart.bars) for g, y in enumerate(bars.limit) if y == y]
+    spans = [(chart.position(n, g), y) for n, bars in enumerate(chart.bars) for g, y in enumerate(bars.limit) if y == y]
     if spans:
         starts, ends = [x - half for x, _ in spans], [x + half for x, _ in spans]
         axes.hlines([y for _, y in spans], starts, ends, colors="black", linewidth=1.8, label=chart.limit_name)

@@ -89,16 +89,16 @@ def provenance(source: str, device: str) -> str:
     return f"{words.get(source, 'published by')} {device}"
 
 
-def place(source: str, device: str) -> str:
+def source_label(source: str, device: str) -> str:
     """`measured: X` for a menu, without what the full name, in the figure's foot, has in brackets or as trade marks."""
     return f"{source}: {device.replace('(R)', '').replace(' Processor', '').partition(' (')[0]}"
 
 
-def places(pairs: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
+def source_labels(pairs: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
     """What a legend says of each (source, device): nothing where there is one; the device of several."""
     found = list(dict.fromkeys(pairs))
     sources = [source for source, _ in found]
-    alone = {pair: pair[0] if sources.count(pair[0]) == 1 else place(*pair) for pair in found}
+    alone = {pair: pair[0] if sources.count(pair[0]) == 1 else source_label(*pair) for pair in found}
     return alone if len(found) > 1 else dict.fromkeys(found, "")
 
 

@@ -89,7 +89,7 @@ def png(tilemap: bs.TileMap, longest: int = 512) -> bytes:
     return file.getvalue()
 
 
-def words(tilemap: bs.TileMap) -> str:
+def summary(tilemap: bs.TileMap) -> str:
     """`702 of 4,096 tiles visited, 83 % skipped`."""
     tiles = tilemap.rows * tilemap.cols
     skipped = 100 * (1 - tilemap.visited / tiles)
@@ -97,7 +97,7 @@ def words(tilemap: bs.TileMap) -> str:
     return f"{tilemap.visited:,} of {tiles:,} tiles visited, {share} % skipped"
 
 
-def scale_words(tilemap: bs.TileMap, longest: int = 512) -> str:
+def scale_text(tilemap: bs.TileMap, longest: int = 512) -> str:
     """What one pixel of the picture stands for, where it is more than one tile; else an empty text."""
     width, height = size(tilemap, longest)
     down, across = tilemap.rows / height, tilemap.cols / width

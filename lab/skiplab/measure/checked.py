@@ -15,7 +15,7 @@ from skiplab.contenders import Contender, Planned, is_cuda
 from skiplab.machine import Machine, device_name
 from skiplab.measure.failure import Failure, attempt
 from skiplab.measure.impossible import is_impossible
-from skiplab.measure.parts import PARTS
+from skiplab.measure.modules import MODULES
 from skiplab.measure.point import Measurement, Point
 from skiplab.measure.rotation import refill, rotate, tensors_of
 from skiplab.measure.timing import MAX_SECONDS, THROTTLE_RETRIES, Cancelled, Repeat, time_callable
@@ -83,9 +83,9 @@ def _measure(
         return _wrong(blank, before)
     if cancelled():
         raise Cancelled
-    part = PARTS[workload.operation]
-    plan, work = part.plan_and_work(entry, workload, inputs, arguments)
-    read, limits = part.read_bytes(entry, workload, work), {"budget_s": budget_s, "retries": retries}
+    module = MODULES[workload.operation]
+    plan, work = module.plan_and_work(entry, workload, inputs, arguments)
+    read, limits = module.read_bytes(entry, workload, work), {"budget_s": budget_s, "retries": retries}
     timing = time_callable(fn, rotate(arguments, device, read), device, read=read, **limits, cancelled=cancelled)
     stale = verify_repeats(workload, entry, device, seed + FRESH_SEED, timing.repeats) if check else None
     if stale is not None:

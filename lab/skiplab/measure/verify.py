@@ -19,7 +19,7 @@ from skiplab.contenders import Contender, contender
 from skiplab.contenders.base import Solver
 from skiplab.machine import default_device
 from skiplab.measure.failure import Failure, attempt
-from skiplab.measure.parts import PARTS
+from skiplab.measure.modules import MODULES
 from skiplab.measure.truth import Truth
 from skiplab.workload import Problem
 
@@ -71,7 +71,7 @@ def verify(
     call = fn or entry.build(workload, arguments)
     with torch.no_grad():
         out = call(*arguments)
-    names = PARTS[workload.operation].INPUTS
+    names = MODULES[workload.operation].INPUTS
     changed = [name for name, now, before in zip(names, inputs, given, strict=True) if not same_bits(now, before)]
     result = compare(workload, out, expected_of(workload, entry, device, seed, given, deviation, sampled))
     if changed:
@@ -84,7 +84,7 @@ def expected_of(
     deviation: float = 1.0, sampled: bool | None = None,
 ) -> Truth:  # fmt: skip
     """The truth for this contender and `inputs`, which are the workload's of that seed and deviation."""
-    return PARTS[workload.operation].expected(workload, entry, device, seed, inputs, deviation, sampled)
+    return MODULES[workload.operation].expected(workload, entry, device, seed, inputs, deviation, sampled)
 
 
 def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
@@ -152,7 +152,7 @@ def check(
     rows = [
         _check_row(workload, entry, device, seed, deviation)
         for dtype in dtypes or ("bfloat16", "float16", "float32")
-        for workload in PARTS[operation].awkward(dtype)
+        for workload in MODULES[operation].awkward(dtype)
         for deviation in DEVIATIONS
     ]
     return CheckReport(name, device, tuple(rows))

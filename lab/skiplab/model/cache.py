@@ -124,7 +124,7 @@ class Chunk:
 
 
 @dataclass(frozen=True)
-class Step:
+class StepTokens:
     """A few tokens behind what each row holds; positions: int64 [B, T]. ends: int32 [B], the lengths with them.
 
     slots: int64 [B, T] by window, where they are written.
@@ -135,7 +135,7 @@ class Step:
     slots: dict[int | None, Tensor]
 
     @classmethod
-    def of(cls, ids: Tensor, lengths: Tensor, windows: Iterable[int | None]) -> Step:
+    def of(cls, ids: Tensor, lengths: Tensor, windows: Iterable[int | None]) -> StepTokens:
         tokens = torch.arange(ids.shape[1], dtype=torch.int64, device=ids.device)
         positions = lengths[:, None] + tokens
         slots = {w: positions if w is None else positions % ring_slots(w) for w in windows}

@@ -17,14 +17,14 @@ from blockskip.attention.decode.plan import LONGEST_QUERY
 from torch import Tensor
 from torch.nn import functional
 
-from skiplab.model.cache import GROWTH, Cache, Chunk, LayerCache, Step
+from skiplab.model.cache import GROWTH, Cache, Chunk, LayerCache, StepTokens
 from skiplab.model.config import LayerSpec, ModelSpec
 from skiplab.model.files import GGUF, Safetensors
 from skiplab.model.graph import captured
 from skiplab.model.prompts import Prompts
 from skiplab.model.rope import Rotation
 from skiplab.model.sources import StateDict, tensors_of
-from skiplab.model.weights import Format, LayerWeights, Weights, build, random_tensors
+from skiplab.model.weights import LayerWeights, WeightFormat, Weights, build, random_tensors
 
 CHUNK = 8192
 """Tokens of a prompt that are read at a time, unless told otherwise: it bounds the memory of what is in between."""
@@ -71,8 +71,8 @@ class Decoder:
         seed: int = 0,
         **options: Any,
     ) -> Decoder:
-        """Of random weights, made on the device. bits, options: see `Format`; bits=None leaves them in dtype."""
-        held = Format(torch.device(device), dtype, bits, **options)
+        """Of random weights, made on the device. bits, options: see `WeightFormat`; bits=None leaves them in dtype."""
+        held = WeightFormat(torch.device(device), dtype, bits, **options)
         return cls(spec, build(spec, random_tensors(spec, held, integer("seed", seed)), held))
 
     @classmethod
@@ -87,10 +87,10 @@ class Decoder:
     ) -> Decoder:
         """Of a causal language model of transformers, whose tensors are shared where nothing is fused or cast.
 
-        device, dtype: the model's where None. bits, options: see `Format`.
+        device, dtype: the model's where None. bits, options: see `WeightFormat`.
         """
         spec = ModelSpec.from_config(model.config.to_dict())
-        held = Format(torch.device(device or model.device), dtype or model.dtype, bits, **options)
+        held = WeightFormat(torch.device(device or model.device), dtype or model.dtype, bits, **options)
         return cls(spec, build(spec, tensors_of(StateDict(model.state_dict()), spec), held))
 
     @classmethod
@@ -107,9 +107,9 @@ class Decoder:
         """Of a local folder of safetensors, or a GGUF file, read and quantised one product at a time.
 
         spec: the folder's config.json where None; a GGUF file needs it. What is quantised in the file stays as it is.
-        bits, options: see `Format`. Raises ValueError that names tensors that are missing, left over or misshapen.
+        bits, options: see `WeightFormat`. Raises ValueError naming tensors that are missing, left over or misshapen.
         """
-        held = Format(torch.device(device), dtype, bits, **options)
+        held = WeightFormat(torch.device(device), dtype, bits, **options)
         if Path(path).suffix != ".gguf":
             spec = spec or ModelSpec.from_config(path)
             return cls(spec, build(spec, tensors_of(Safetensors(path), spec), held))
@@ -221,11 +221,11 @@ class Decoder:
     def _run_step(self, ids: Tensor) -> Tensor:
         """A step without checks; all that it depends on stands on the device."""
         cache = self._read_cache()
-        logits = self._logits(self._forward(ids, Step.of(ids, cache.lengths, self._windows)))
+        logits = self._logits(self._forward(ids, StepTokens.of(ids, cache.lengths, self._windows)))
         cache.lengths.add_(ids.shape[1])
         return logits
 
-    def _forward(self, ids: Tensor, at: Chunk | Step) -> Tensor:
+    def _forward(self, ids: Tensor, at: Chunk | StepTokens) -> Tensor:
         """From tokens to what the head reads: [B, T, hidden]."""
         assert self.cache is not None
         x = functional.embedding(ids, self.weights.embedding) * self._embedding_scale
@@ -235,7 +235,13 @@ class Decoder:
         return self._norm(x, self.weights.norm)
 
     def _layer(
-        self, x: Tensor, layer: LayerSpec, w: LayerWeights, cache: LayerCache, rotation: Rotation, at: Chunk | Step
+        self,
+        x: Tensor,
+        layer: LayerSpec,
+        w: LayerWeights,
+        cache: LayerCache,
+        rotation: Rotation,
+        at: Chunk | StepTokens,
     ) -> Tensor:
         h = self._attention(self._norm(x, w.attention_norm), layer, w, cache, rotation, at)
         x = x + (h if w.attention_out_norm is None else self._norm(h, w.attention_out_norm))
@@ -245,7 +251,13 @@ class Decoder:
         return x if w.scalar is None else x * w.scalar
 
     def _attention(
-        self, x: Tensor, layer: LayerSpec, w: LayerWeights, cache: LayerCache, rotation: Rotation, at: Chunk | Step
+        self,
+        x: Tensor,
+        layer: LayerSpec,
+        w: LayerWeights,
+        cache: LayerCache,
+        rotation: Rotation,
+        at: Chunk | StepTokens,
     ) -> Tensor:
         q, k, v = _heads(w.qkv(x), layer)  # [B, T, H, D]
         if self.spec.qk_norm:

@@ -28,7 +28,7 @@ Take = Callable[..., Stored]
 
 
 @dataclass(frozen=True)
-class Format:
+class WeightFormat:
     """How weights are held. bits: 4 or 8, quantised by `blockskip.quantize`; None leaves them in dtype.
 
     group_size, symmetric, metadata: as there; packing: rows, or tiles (`QuantizedWeight.packed`). head: whether the
@@ -152,7 +152,7 @@ def _nbytes(part: Tensor | Linear | None) -> int:
     return 0 if part is None else part.nbytes
 
 
-def build(spec: ModelSpec, take: Take, held: Format) -> Weights:
+def build(spec: ModelSpec, take: Take, held: WeightFormat) -> Weights:
     """The weights of a model from a source. Raises ValueError, naming it, for a product that cannot be held so."""
     return _assembled(spec, _Maker(take, held, spec.norm_offset))
 
@@ -201,7 +201,7 @@ class _Maker:
     """Parts of a model from a source."""
 
     take: Take
-    held: Format
+    held: WeightFormat
     norm_offset: float
 
     def matrix(self, name: str, rows: int, columns: int) -> Stored:
@@ -228,7 +228,7 @@ class _Maker:
         held = self.held if self.held.head else replace(self.held, bits=None)
         return Linear((self._packed("lm_head", stored, held),))
 
-    def _packed(self, name: str, stored: Stored, held: Format) -> Stored:
+    def _packed(self, name: str, stored: Stored, held: WeightFormat) -> Stored:
         try:
             return stored if isinstance(stored, bs.QuantizedWeight) else held.packed(stored)
         except ValueError as error:
@@ -291,7 +291,7 @@ class _Namer:
         pass
 
 
-def random_tensors(spec: ModelSpec, held: Format, seed: int) -> Take:
+def random_tensors(spec: ModelSpec, held: WeightFormat, seed: int) -> Take:
     """A source of chance, on the device: matrices of K columns with deviation K ** -0.5, norms that change nothing."""
     generator = torch.Generator(held.device).manual_seed(seed)
     one = torch.ones((), dtype=held.dtype, device=held.device)

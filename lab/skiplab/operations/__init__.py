@@ -1,6 +1,6 @@
 """The lab's operations, one table: an entry here, and a file of the same name in each package that plays a role.
 
-`parts(__name__)` gives such a package its files: `contenders`, `measure`, `sweep`, `figures`, `report`, `cli` and
+`modules_of(__name__)` gives such a package its files: `contenders`, `measure`, `sweep`, `figures`, `report`, `cli` and
 `widgets.sweep` ask for theirs so, and name no operation. CONTRIBUTING says what each file must hold.
 """
 
@@ -19,10 +19,10 @@ OPERATIONS: Mapping[str, Operation] = MappingProxyType({
     one.name: one for one in (attention.OPERATION, decode.OPERATION, linear.OPERATION)
 })  # fmt: skip
 
-__all__ = ["OPERATIONS", "Baseline", "Operation", "Predicted", "operation_of", "parts", "workload_of"]
+__all__ = ["OPERATIONS", "Baseline", "Operation", "Predicted", "modules_of", "operation_of", "workload_of"]
 
 
-def parts(package: str) -> dict[str, Any]:
+def modules_of(package: str) -> dict[str, Any]:
     """The package's own module for each operation, by the operation's name: call it with `__name__`."""
     return {name: import_module(f"{package}.{name}") for name in OPERATIONS}
 

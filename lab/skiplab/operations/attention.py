@@ -50,7 +50,7 @@ OPERATION = Operation(
     baseline=Baseline("sdpa", "dense + mask", "Block-skip"),
     subject=_subject,
     headings={"q_len": "prompt length"},
-    words={
+    phrases={
         "q_len": lambda n: f"{n:.0f} tokens" if n > 1 else "1 token",
         "window": lambda n: f"window {n:.0f}",
     },

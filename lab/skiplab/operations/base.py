@@ -32,7 +32,7 @@ class Baseline:
     ours: str
 
     @property
-    def words(self) -> str:
+    def note(self) -> str:
         return f"in brackets times faster than {self.label}"
 
 
@@ -55,7 +55,7 @@ class Operation:
     columns: the columns of a frame that its axes fill; derived: others, each a function of these columns as arrays.
     tokens: the columns whose product is the number of tokens that one call computes.
     baseline, subject: what speed-ups are over, and what a run of it is about, by the axes of one of its points.
-    headings: what a table calls an axis, where that is not its own name. words: an axis' value in a sentence.
+    headings: what a table calls an axis, where that is not its own name. phrases: an axis' value in a sentence.
     without_window: what a point without a window is called, where its mask follows from that; None: by its mask.
     defaults: axes that need no word where each equals another one of its point.
     predicted: who is predicted at the roofs; predicted_flops: which FLOPs of a `Work` take time there.
@@ -73,7 +73,7 @@ class Operation:
     baseline: Baseline
     subject: Callable[[Mapping[str, Any]], str]
     headings: Mapping[str, str]
-    words: Mapping[str, Callable[[float], str]]
+    phrases: Mapping[str, Callable[[float], str]]
     examples: tuple[Problem, ...]
     derived: Mapping[str, Callable[[Mapping[str, np.ndarray]], np.ndarray]] = field(default_factory=dict)
     without_window: str | None = None

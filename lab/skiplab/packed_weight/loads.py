@@ -11,7 +11,7 @@ from functools import lru_cache
 
 from blockskip.arguments import integer
 
-from skiplab.packed_weight.packed import BLOCK, Packed, Table
+from skiplab.packed_weight.packed import BLOCK, MetadataTable, Packed
 
 LANES, SECTOR, LINE = 32, 32, 128
 """Threads of a warp; bytes that a GPU's caches move at a time; bytes that they look up at a time."""
@@ -26,7 +26,7 @@ class Program:
     num_warps: int = 1
 
     @property
-    def words(self) -> str:
+    def description(self) -> str:
         rows = f"{self.block_n} row{'s' if self.block_n > 1 else ''}"
         return f"{rows} × {self.blocks * BLOCK:,} weights, {self.num_warps} warp{'s' if self.num_warps > 1 else ''}"
 
@@ -83,7 +83,7 @@ class Access:
         )  # fmt: skip
 
 
-Places = list[tuple[int, int] | None]
+LaneBlocks = list[tuple[int, int] | None]
 
 
 @lru_cache(maxsize=256)
@@ -98,16 +98,16 @@ def step_loads(
     last = program.steps(packed.in_features) - 1
     integer("row", row, 0, packed.out_features - 1)
     integer("step", step, 0, last)
-    return tuple(_loads(packed, places(packed, program, row, step, warp), scalar))
+    return tuple(_loads(packed, lane_blocks(packed, program, row, step, warp), scalar))
 
 
-def places(packed: Packed, program: Program, row: int, step: int, warp: int = 0) -> Places:
+def lane_blocks(packed: Packed, program: Program, row: int, step: int, warp: int = 0) -> LaneBlocks:
     """(row, block of 32) of each lane, None past the row's end.
 
     Thread t of a program has row t // blocks, block t % blocks of the step.
     """
     first = (row % program.block_n) * program.blocks // LANES * LANES + warp * LANES
-    found: Places = []
+    found: LaneBlocks = []
     for thread in range(first, first + LANES):
         n, block = divmod(thread, program.blocks)
         block += step * program.blocks
@@ -116,9 +116,9 @@ def places(packed: Packed, program: Program, row: int, step: int, warp: int = 0)
     return found
 
 
-def _loads(packed: Packed, lanes: Places, scalar: bool) -> Iterator[Load]:
+def _loads(packed: Packed, lanes: LaneBlocks, scalar: bool) -> Iterator[Load]:
     def load(what: str, width: int, start) -> Load:
-        return Load(what, width, tuple(None if place is None else start(*place) for place in lanes))
+        return Load(what, width, tuple(None if lane_block is None else start(*lane_block) for lane_block in lanes))
 
     all_blocks = packed.in_features // BLOCK
     row_bytes = packed.in_features * packed.bits // 8
@@ -127,7 +127,7 @@ def _loads(packed: Packed, lanes: Places, scalar: bool) -> Iterator[Load]:
     for table in packed.tables:
         count = packed.in_features // table.span
 
-        def start(n: int, b: int, table: Table = table, count: int = count) -> int:
+        def start(n: int, b: int, table: MetadataTable = table, count: int = count) -> int:
             group = b * BLOCK // table.span
             return table.element_bytes * (group * packed.out_features + n if packed.strided else n * count + group)
 

@@ -44,16 +44,16 @@ class Packed:
             raise ValueError(f"in_features: got {self.in_features}; must be a multiple of {why}")
 
     @property
-    def tables(self) -> tuple[Table, ...]:
+    def tables(self) -> tuple[MetadataTable, ...]:
         """The arrays of metadata, in the order in which the kernel loads them."""
         if self.metadata == "bfloat16":
             names = ("scales",) if self.symmetric else ("scales", "zero points")
-            return tuple(Table(name, 2, self.group_size) for name in names)
+            return tuple(MetadataTable(name, 2, self.group_size) for name in names)
         names = ("scale",) if self.symmetric else ("scale", "minimum")
         return tuple(
             table
             for name in names
-            for table in (Table(f"{name} codes", 1, self.group_size), Table(f"{name} steps", 2, SPAN))
+            for table in (MetadataTable(f"{name} codes", 1, self.group_size), MetadataTable(f"{name} steps", 2, SPAN))
         )
 
     @property
@@ -72,7 +72,7 @@ class Packed:
         return not (self.symmetric and self.bits == 8)
 
     @property
-    def words(self) -> str:
+    def description(self) -> str:
         """`int4, groups of 32, asymmetric`, and how metadata is stored."""
         kind = "symmetric" if self.symmetric else "asymmetric"
         codes = ", uint8 metadata" if self.metadata == "uint8" else ""
@@ -80,7 +80,7 @@ class Packed:
 
 
 @dataclass(frozen=True)
-class Table:
+class MetadataTable:
     """One array of metadata: an element of so many bytes for each `span` weights of a row."""
 
     name: str

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from skiplab.paths import data_path
-from skiplab.rated import ADDED, Row
+from skiplab.rated import ADDED, RowDict
 from skiplab.results.asked import (
     always,
     beside_bf16,
@@ -86,7 +86,7 @@ def times(*contenders: tuple[str, str], value: str = "ms", **where: Any) -> tupl
     return tuple(Item(head, {"contender": name, **where}, value) for head, name in contenders)
 
 
-def faster(head: str, *than: str, least: Callable[[Row], float] = nothing, **where: Any) -> Item:
+def faster(head: str, *than: str, least: Callable[[RowDict], float] = nothing, **where: Any) -> Item:
     """How many times faster ours is than the fastest of some contenders."""
     return Item(head, {**OURS, **where}, "faster", than, least)
 
@@ -125,7 +125,7 @@ def by_length(
     return Table(about, ("q_len",), items, {**PREFILL, **where}, runs, across=True, target=target)
 
 
-def windows(*than: str, least: Callable[[Row], float]) -> tuple[Item, ...]:
+def windows(*than: str, least: Callable[[RowDict], float]) -> tuple[Item, ...]:
     """An item for each window: how many times faster ours is."""
     return tuple(faster(f"window {window:,}", *than, least=least, window=window) for window in WINDOWS)
 
@@ -159,7 +159,7 @@ def cpu_prefill() -> pd.DataFrame:
             "window": data["window"], "head_dim": data["head_dim"], "status": "ok", "method": "cpu",
             "median_ms": min(point["samples_ns"][name]) / 1e6, "error": max(point["errors"][name]), "flags": "",
             "device": f"{machine['cpu']} ({machine['instructions']}, {machine['threads']} threads)", "file": path,
-            "versions": f"torch {machine['torch']}", "place": f"{point['dtype']} {point['q_len']}",
+            "versions": f"torch {machine['torch']}", "workload": f"{point['dtype']} {point['q_len']}",
         }
         for point in data["points"]
         for name, contender in names.items()

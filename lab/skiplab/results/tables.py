@@ -16,7 +16,7 @@ from typing import Any
 
 import pandas as pd
 
-from skiplab.rated import Row, rated
+from skiplab.rated import RowDict, rated
 from skiplab.store import Run, query
 from skiplab.templates import render
 
@@ -46,7 +46,7 @@ class MissingRun(ValueError):
     """A table has no row to show; the message names the table and the run files it looks for."""
 
 
-def nothing(row: Row) -> float:
+def nothing(row: RowDict) -> float:
     """Nothing is asked for."""
     return math.nan
 
@@ -66,7 +66,7 @@ class Item:
     where: Mapping[str, Any]
     value: str = "ms"
     than: tuple[str, ...] = ()
-    least: Callable[[Row], float] = nothing
+    least: Callable[[RowDict], float] = nothing
 
 
 @dataclass(frozen=True)
@@ -95,8 +95,8 @@ def values(rows: pd.DataFrame, everything: pd.DataFrame, item: Item) -> pd.DataF
     """The rows with the item's `number`, nan without a partner or roof, and `apart`: whether it is of two runs."""
     if item.value == "faster":
         good: Any = everything[everything["contender"].isin(item.than) & (everything["status"] == "ok")]
-        fastest = good.sort_values("median_ms").drop_duplicates("place").set_index("place")
-        other = rows[["place"]].join(fastest[["median_ms", "file", "flags"]], on="place")
+        fastest = good.sort_values("median_ms").drop_duplicates("workload").set_index("workload")
+        other = rows[["workload"]].join(fastest[["median_ms", "file", "flags"]], on="workload")
         apart = other["file"].notna() & (other["file"] != rows["file"])
         flags = rows["flags"] + ", " + other["flags"].fillna("")
         return rows.assign(number=other["median_ms"] / rows["median_ms"], apart=apart, flags=flags)
@@ -144,7 +144,7 @@ def entries(name: str, table: Table, everything: pd.DataFrame) -> pd.DataFrame:
     return cells.assign(missed=missed, text=texts).sort_values([*table.axes, "order"], kind="stable")
 
 
-def _text(row: Row, value: str, missed: bool) -> str:
+def _text(row: RowDict, value: str, missed: bool) -> str:
     """A cell: three digits and its marks; the status of a point that has no time, shortly where `notes` says more."""
     if row["status"] != "ok":
         return REFUSED if row["status"] == "unsupported" else row["status"].replace("-", " ")
@@ -197,7 +197,7 @@ def caption(cells: pd.DataFrame, table: Table, link: Callable[[Path, int], str])
     timed = (
         "" if eager else " and ".join(dict.fromkeys(METHODS[method] for method in used["method"] if method in METHODS))
     )
-    files = ", ".join(link(path, place) for place, path in enumerate(dict.fromkeys(used["file"])))
+    files = ", ".join(link(path, number) for number, path in enumerate(dict.fromkeys(used["file"])))
     units = [unit.replace("us", "µs") for unit in ("ms", "us") if any(item.value == unit for item in table.items)]
     time = (
         f"{table.statistic} {' and '.join(units)} {timed}".rstrip()
@@ -211,7 +211,7 @@ def caption(cells: pd.DataFrame, table: Table, link: Callable[[Path, int], str])
 def notes(cells: pd.DataFrame, table: Table) -> list[str]:
     """What the marks mean, and whether what is asked for is met."""
     text = "".join(cells["text"])
-    lines = ["; ".join(f"{mark} {words}" for mark, words in NOTES.items() if mark in text)]
+    lines = ["; ".join(f"{mark} {meaning}" for mark, meaning in NOTES.items() if mark in text)]
     lines.append(_refused(cells))
     plain = [item.head for item in table.items if item.value == "plain"]
     if any(cells["head"].isin(plain) & (cells["text"] != "")):
@@ -266,15 +266,15 @@ def _points(points: list[tuple], axes: tuple[str, ...]) -> str:
     return ", and ".join(texts)
 
 
-def _listed(words: list[str]) -> str:
-    return " and ".join([", ".join(words[:-1])] * (len(words) > 1) + words[-1:])
+def _listed(items: list[str]) -> str:
+    return " and ".join([", ".join(items[:-1])] * (len(items) > 1) + items[-1:])
 
 
 def markdown(name: str, table: Table, everything: pd.DataFrame, page: Path) -> str:
     """Caption, table and notes; links run from the folder of `page`."""
 
-    def link(path: Path, place: int) -> str:
-        return f"[{'run' if place == 0 else place + 1}]({Path(os.path.relpath(path, page.parent)).as_posix()})"
+    def link(path: Path, number: int) -> str:
+        return f"[{'run' if number == 0 else number + 1}]({Path(os.path.relpath(path, page.parent)).as_posix()})"
 
     cells = entries(name, table, everything)
     shown = grid(cells, table)
@@ -304,16 +304,16 @@ def fill(text: str, page: Path, tables: Mapping[str, Table], runs: Iterable[Run]
 class Shown:
     """A table as a notebook shows it: where it is from and what its marks mean above its cells."""
 
-    words: tuple[str, ...]
+    lines: tuple[str, ...]
     cells: pd.DataFrame
 
     def _repr_html_(self) -> str:
         return render(
-            "tables.captioned", words=self.words, heads=list(self.cells.columns), rows=self.cells.to_numpy().tolist()
+            "tables.captioned", lines=self.lines, heads=list(self.cells.columns), rows=self.cells.to_numpy().tolist()
         )
 
     def __str__(self) -> str:
-        return "\n".join([*self.words, "", self.cells.to_string(index=False)])
+        return "\n".join([*self.lines, "", self.cells.to_string(index=False)])
 
     __repr__ = __str__  # what a notebook keeps beside the HTML
 
@@ -321,8 +321,8 @@ class Shown:
 def styled(name: str, table: Table, everything: pd.DataFrame) -> Shown:
     """The table for a notebook, captioned with where it is from."""
     cells = entries(name, table, everything)
-    words = [caption(cells, table, lambda path, place: path.name), *notes(cells, table)]
-    return Shown(tuple(map(_plain, words)), grid(cells, table).rename(columns=_plain).map(_plain))
+    lines = [caption(cells, table, lambda path, number: path.name), *notes(cells, table)]
+    return Shown(tuple(map(_plain, lines)), grid(cells, table).rename(columns=_plain).map(_plain))
 
 
 def _plain(text: str) -> str:

@@ -15,7 +15,7 @@ from skiplab.machine.roofline import roof_seconds
 from skiplab.operations import OPERATIONS, operation_of
 from skiplab.store.keys import without_index
 from skiplab.store.reading import Rows
-from skiplab.store.schema import Timed, Work, fault
+from skiplab.store.schema import RowWork, Timed, fault
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,12 +41,12 @@ TEXTS = (
 COUNTS = ("q_len", "kv_len", "batch", "q_heads", "kv_heads", "head_dim", "samples")
 WORDS = ("contender", "label", "status", "method", "flags", "error_text")
 SIZES = tuple(name for name in ("window", *ADDED) if name not in AXIS_TEXTS)
-PLACE = ("operation", *(name for name in (*SHAPE, *ADDED) if name not in SIZES))
-WORK = Work.__struct_fields__
+AXIS_COLUMNS = ("operation", *(name for name in (*SHAPE, *ADDED) if name not in SIZES))
+WORK = RowWork.__struct_fields__
 NUMBERS = (*SIZES, *WORK, "error", "tolerance", "low_ms", "median_ms", "high_ms")
-HELD = {**dict.fromkeys((*WORDS, *PLACE), object), **dict.fromkeys(NUMBERS, float), "samples": np.int64}
+HELD = {**dict.fromkeys((*WORDS, *AXIS_COLUMNS), object), **dict.fromkeys(NUMBERS, float), "samples": np.int64}
 """What rows hold by themselves; the other columns follow from these, or are the run's."""
-NO_WORK = Work(None, None)  # type: ignore[arg-type]
+NO_WORK = RowWork(None, None)  # type: ignore[arg-type]
 AT_ONCE = 512
 """Rows decoded at once: their samples stay in a core's cache."""
 
@@ -118,18 +118,18 @@ def _held(run: Run) -> dict[str, Column]:
 
 def _part(rows: list[Timed], share: Callable[[Any, Any], Any]) -> dict[str, Column]:
     axes, works = [row.axes for row in rows], [row.work or NO_WORK for row in rows]
-    words = {
+    texts = {
         "contender": [row.contender for row in rows],
         "label": [row.contender if row.label is None else row.label for row in rows],
         "status": [row.status for row in rows], "method": [row.method for row in rows],
         "flags": [", ".join(row.flags) for row in rows], "error_text": [row.error_text for row in rows],
-        **{name: _axis(axes, name) for name in PLACE},
+        **{name: _axis(axes, name) for name in AXIS_COLUMNS},
     }  # fmt: skip
     counts = np.array([len(row.samples_ns) for row in rows], np.int64)
     samples = np.fromiter(chain.from_iterable(row.samples_ns for row in rows), np.int64, int(counts.sum()))
     low, median, high = _quartiles_ms(samples, counts)
     return {
-        **{name: [share(value, value) for value in column] for name, column in words.items()},
+        **{name: [share(value, value) for value in column] for name, column in texts.items()},
         **{name: _numbers(_axis(axes, name)) for name in SIZES},
         "error": _numbers([row.error for row in rows]), "tolerance": _numbers([row.tolerance for row in rows]),
         **{name: _numbers(list(map(attrgetter(name), works))) for name in WORK},

@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from skiplab.operations import operation_of, parts
+from skiplab.operations import modules_of, operation_of
 from skiplab.sweep.attention import DEFAULT_CONTENDERS, Sweep, mask_text, sweep
 from skiplab.sweep.decode import DecodeSweep, sweep_decode
 from skiplab.sweep.grid import AnySweep, usable
 from skiplab.sweep.linear import LinearSweep, sweep_linear
 from skiplab.sweep.running import default_path, ending, row_key, run_header, run_sweep
 
-SWEEPS: Mapping[str, type[AnySweep]] = {name: part.SWEEP for name, part in parts(__name__).items()}
+SWEEPS: Mapping[str, type[AnySweep]] = {name: module.SWEEP for name, module in modules_of(__name__).items()}
 
 __all__ = [
     "DEFAULT_CONTENDERS", "SWEEPS", "AnySweep", "DecodeSweep", "LinearSweep", "Sweep", "default_path", "ending",

@@ -23,7 +23,7 @@ from skiplab.paths import runs_directory, slug
 from skiplab.provenance import git_state, now, source_hash, triton_version
 from skiplab.store import Run, RunWriter
 from skiplab.sweep.grid import AnySweep, usable
-from skiplab.sweep.workers import Here, InChild, Settings, Worker, measured
+from skiplab.sweep.workers import Here, InChild, MeasureSettings, Worker, measured
 
 
 def run_header(sweep: AnySweep, topic: str, machine: Machine) -> dict[str, Any]:
@@ -97,7 +97,7 @@ def run_sweep(
             on_start(writer.run)
         settled = writer.settled(again)
         points = [point for point in points if row_key(point) not in settled]
-        settings = Settings(sweep.seed, sweep.budget_s, {"machine": machine, "retries": retries})
+        settings = MeasureSettings(sweep.seed, sweep.budget_s, {"machine": machine, "retries": retries})
         workers: list[Worker] = [(InChild if isolate else Here)(device, settings) for device in devices]
         bar = tqdm(total=len(points), unit="point", disable=not progress, desc="measured")
 

@@ -40,7 +40,7 @@ class Worker(Protocol):
 
 
 @dataclass(frozen=True)
-class Settings:
+class MeasureSettings:
     """What measuring takes beside the point: seed, seconds, the roofs, and how often a throttled GPU is tried again."""
 
     seed: int
@@ -51,7 +51,7 @@ class Settings:
 class Here:
     """Measures in this process, which a crash would end."""
 
-    def __init__(self, device: str, settings: Settings):
+    def __init__(self, device: str, settings: MeasureSettings):
         self.device, self._settings = device, settings
 
     def measure(self, point: Point, cancelled: Cancel) -> Measurement:
@@ -65,7 +65,7 @@ class Here:
 class InChild:
     """Measures in a child process, which a crash or a timeout ends; the next point starts another."""
 
-    def __init__(self, device: str, settings: Settings):
+    def __init__(self, device: str, settings: MeasureSettings):
         self.device, self._settings, self._child = device, settings, Child()
 
     def measure(self, point: Point, cancelled: Cancel) -> Measurement:

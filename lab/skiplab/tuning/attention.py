@@ -124,7 +124,7 @@ def candidates(
 
 
 @dataclass(frozen=True, order=True)
-class Class:
+class TuningClass:
     """Calls that take the same configuration; fields as of `blockskip.tuned.attention.Entry`, window 0 for none."""
 
     head_dim: int
@@ -141,24 +141,24 @@ def candidate_of(contender: str, config: Config | None) -> Candidate | None:
     return Candidate(contender, config) if contender == CONTENDER and config else None
 
 
-def class_of(axes: Mapping[str, Any], candidate: Candidate, sms: int) -> Class:
+def class_of(axes: Mapping[str, Any], candidate: Candidate, sms: int) -> TuningClass:
     """Every candidate's is the same."""
     kind, window = mask_kind(bs.Mask.from_spec(axes["mask"]))
     rows = axes["batch"] * axes["q_heads"] * axes["q_len"]
     element_bytes = getattr(torch, axes["dtype"]).itemsize
-    return Class(axes["head_dim"], element_bytes, kind, window or 0, length_class(rows, sms))
+    return TuningClass(axes["head_dim"], element_bytes, kind, window or 0, length_class(rows, sms))
 
 
-def race_of(one: Class) -> str:
+def race_of(one: TuningClass) -> str:
     return one.length
 
 
-def compiled_as(one: Class, candidate: Candidate) -> tuple:
+def compiled_as(one: TuningClass, candidate: Candidate) -> tuple:
     """Lengths and windows are arguments of the kernel."""
     return one.head_dim, one.element_bytes, one.mask, candidate
 
 
-def default(one: Class, gpu: Gpu) -> Candidate:
+def default(one: TuningClass, gpu: Gpu) -> Candidate:
     """The table's configuration."""
     dtype = torch.float32 if one.element_bytes == 4 else torch.bfloat16
     rows = 0 if one.length == "short" else None
@@ -180,7 +180,7 @@ def anatomy(capability: tuple[int, int], workload: Workload, candidate: Candidat
     )  # fmt: skip
 
 
-def entry(one: Class, winner: Candidate, ranking: Ranking, default: Candidate) -> Entry:
+def entry(one: TuningClass, winner: Candidate, ranking: Ranking, default: Candidate) -> Entry:
     at = max(ranking.times, key=lambda name: ranking.times[name][winner])
     return Entry(
         **{**asdict(one), "window": one.window or None}, config=TileConfig.of(winner.config), at=at,

@@ -108,7 +108,7 @@ def _word(value: Any) -> str:
     return shlex.quote(text)
 
 
-class Part(Protocol):
+class TuningModule(Protocol):
     """What an operation's module holds beside its `AnyTuning`. A class is of calls that take the same entry.
 
     HEAD: the heading of a table of entries.

@@ -13,7 +13,7 @@ from skiplab.measure.child import POLL_S
 from skiplab.measure.serving import bars_of_one_process, begin_child
 from skiplab.measure.timing import Cancelled
 from skiplab.tuning.base import Candidate
-from skiplab.tuning.parts import PARTS
+from skiplab.tuning.modules import MODULES
 from skiplab.workload import Problem
 
 COMPILE_S = 120.0
@@ -48,7 +48,7 @@ class Compiled:
 def compile_job(job: Job) -> Compiled:
     """Compile it, which leaves it in Triton's cache on disk: on the GPU it then loads at once."""
     try:
-        one = PARTS[job.workload.operation].anatomy(job.capability, job.workload, job.candidate)
+        one = MODULES[job.workload.operation].anatomy(job.capability, job.workload, job.candidate)
     except Exception as error:  # a compiler may raise anything; the candidate is left out, and why is said
         return Compiled(problem=f"does not compile ({type(error).__name__})")
     if one is None:

@@ -189,7 +189,7 @@ def _weight(workload: LinearWorkload, packing: str = "rows") -> bs.QuantizedWeig
 
 
 @dataclass(frozen=True, order=True)
-class Class:
+class TuningClass:
     """Calls that take the same entry: one shape and number of rows, of one form; fields as of `LinearEntry`."""
 
     bits: int
@@ -219,23 +219,23 @@ def candidate_of(contender: str, config: Config | None) -> Candidate | None:
     return Candidate(contender, config)
 
 
-def class_of(axes: Mapping[str, Any], candidate: Candidate, sms: int) -> Class:
+def class_of(axes: Mapping[str, Any], candidate: Candidate, sms: int) -> TuningClass:
     """The packing is the contender's."""
     sizes = {name: axes[name] for name in ("bits", "group_size", "symmetric", "rows", "out_features", "in_features")}
-    return Class(packing=KERNELS[candidate.contender][1], **sizes)
+    return TuningClass(packing=KERNELS[candidate.contender][1], **sizes)
 
 
-def race_of(one: Class) -> tuple:
+def race_of(one: TuningClass) -> tuple:
     """Shapes with as many rows."""
     return one.form, one.rows
 
 
-def compiled_as(one: Class, candidate: Candidate) -> tuple:
+def compiled_as(one: TuningClass, candidate: Candidate) -> tuple:
     """The weight's shape is no reason for another result."""
     return one.form, one.rows, candidate
 
 
-def default(one: Class, gpu: Gpu) -> Candidate:
+def default(one: TuningClass, gpu: Gpu) -> Candidate:
     """By the crossovers and sizes that stand in the kernels' plan."""
     plan = default_plan(one.rows, torch.bfloat16, one.weight, gpu)
     return _candidate(plan.kernel or "", one.packing, plan.config, plan.splits)
@@ -256,7 +256,7 @@ def anatomy(capability: tuple[int, int], workload: LinearWorkload, candidate: Ca
     return linear_anatomy(capability, _weight(workload, packing), workload.rows, workload.torch_dtype, config, splits)
 
 
-def entry(one: Class, winner: Candidate, ranking: Ranking, default: Candidate) -> LinearEntry:
+def entry(one: TuningClass, winner: Candidate, ranking: Ranking, default: Candidate) -> LinearEntry:
     kernel, packing = KERNELS[winner.contender]
     sizes = values_of(*config_of(kernel, packing, from_numbers(kernel, packing, winner.config or ())))
     (at,) = ranking.times

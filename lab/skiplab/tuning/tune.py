@@ -27,16 +27,17 @@ from skiplab.provenance import source_hash
 from skiplab.store import Run, RunWriter
 from skiplab.store.keys import without_index
 from skiplab.sweep import default_path, ending, row_key, run_header, usable
-from skiplab.tuning.base import AnyTuning, Candidate, Part
+from skiplab.tuning.base import AnyTuning, Candidate, TuningModule
 from skiplab.tuning.compiling import Compiled, Job, compile_all
-from skiplab.tuning.parts import PARTS
+from skiplab.tuning.modules import MODULES
 from skiplab.tuning.winners import rankings
 from skiplab.workload import Problem
 
 SPILL_BYTES = 64
 """A few spilled registers may pay, and the clock decides that; what spills more is not timed."""
 RACE = 1.25
-"""Times the fastest: what was slower on the first workload of a race (`Part.race_of`) is not timed on the others."""
+"""Times the fastest: a candidate that was slower on the first workload of a race (`TuningModule.race_of`) is not timed
+on the others."""
 FINALISTS = 3
 FINAL_BUDGETS = 4
 
@@ -101,11 +102,11 @@ def prune(
     progress: bool = True,
 ) -> Kept:
     """The candidates of each workload that compile, fit and do not spill; the default is the first, always."""
-    part = PARTS[tuning.operation]
+    module = MODULES[tuning.operation]
     first: dict[Any, Problem] = {}
     jobs: dict[Problem, list[Job]] = {}
     for w in tuning.workloads():
-        shared = first.setdefault(part.same_kernel(w), w)
+        shared = first.setdefault(module.same_kernel(w), w)
         jobs[w] = [Job(gpu.capability, shared, one) for one in tuning.candidates(w, gpu)]
     kernels = list(dict.fromkeys(job for several in jobs.values() for job in several))
     compiled = compile_all(kernels, workers, cancelled, progress)
@@ -114,14 +115,14 @@ def prune(
     counts = ", ".join(f"{count} {text}" for text, count in refused.items())
     say(f"{len(jobs)} workloads, {len(compiled)} kernels compiled; left out: {counts or 'none'}")
     return {
-        w: {_default(part, w, several, gpu): None}
+        w: {_default(module, w, several, gpu): None}
         | {job.candidate: compiled[job] for job in several if not refusals[job]}
         for w, several in jobs.items()
     }
 
 
-def _default(part: Part, w: Problem, several: Sequence[Job], gpu: Gpu) -> Candidate:
-    return part.default(part.class_of(w.axes(), several[0].candidate, gpu.sms), gpu)
+def _default(module: TuningModule, w: Problem, several: Sequence[Job], gpu: Gpu) -> Candidate:
+    return module.default(module.class_of(w.axes(), several[0].candidate, gpu.sms), gpu)
 
 
 def measure_all(
@@ -141,13 +142,13 @@ def measure_all(
     """
     from tqdm.auto import tqdm
 
-    part, machine = PARTS[tuning.operation], this_machine(tuning.device, tuning.dtype)
-    classes = {w: part.class_of(w.axes(), next(iter(kept[w])), gpu.sms) for w in kept}
+    module, machine = MODULES[tuning.operation], this_machine(tuning.device, tuning.dtype)
+    classes = {w: module.class_of(w.axes(), next(iter(kept[w])), gpu.sms) for w in kept}
     with RunWriter(path, run_header(cast(Any, tuning), "tune", machine)) as writer:
         times = _recorded(writer.run, kept, tuning.device)
         races: dict[Any, list[Problem]] = {}
         for w, one in classes.items():
-            races.setdefault(part.race_of(one), []).append(w)
+            races.setdefault(module.race_of(one), []).append(w)
         bar = tqdm(total=sum(map(len, kept.values())), unit="point", desc="measured", disable=not progress)
 
         def measured(w: Problem, candidate: Candidate, budget_s: float) -> float:

@@ -23,7 +23,7 @@ def steps(low: int, high: int) -> list[int]:
     return sorted(value for value in values if low <= value <= high)
 
 
-class Count(w.HBox):
+class CountControl(w.HBox):
     """A whole number from low to high: slide in growing steps, or type any value. `value` is the trait."""
 
     value = traitlets.Int()

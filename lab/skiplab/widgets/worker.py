@@ -5,13 +5,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-Cancelled = Callable[[], bool]
+IsCancelled = Callable[[], bool]
 
 MEASURING = threading.Lock()
 """Held while anything is timed: two measurements at once would measure each other."""
 
 
-class Worker:
+class BackgroundWorker:
     """Runs jobs `work(cancelled)`; `failed(error)` hears of an exception, `ended()` is called after every job.
 
     A job that waits for its turn, or that is asked to stop, sees `cancelled()` turn true and should return soon.
@@ -28,7 +28,7 @@ class Worker:
         """Whether a job runs or waits that has not been asked to stop."""
         return self._thread is not None and self._thread.is_alive() and not self._flag.is_set()
 
-    def submit(self, work: Callable[[Cancelled], None]) -> None:
+    def submit(self, work: Callable[[IsCancelled], None]) -> None:
         """Ask the present job to stop, and run this one when it has."""
         with self._change:
             self._flag.set()
@@ -46,7 +46,7 @@ class Worker:
             self._thread.join(timeout_s)
         return self._thread is None or not self._thread.is_alive()
 
-    def _run(self, work: Callable[[Cancelled], None], flag: threading.Event) -> None:
+    def _run(self, work: Callable[[IsCancelled], None], flag: threading.Event) -> None:
         with MEASURING:
             try:
                 if not flag.is_set():

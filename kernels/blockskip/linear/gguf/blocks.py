@@ -9,7 +9,7 @@ import torch
 
 from ...arguments import choice, integer
 from ..weight import QUANTIZE_ELEMENTS, QuantizedWeight, pack, row_blocks
-from .kinds import KINDS, Kind
+from .kinds import KINDS, GGMLType
 
 Tensors = dict[str, torch.Tensor]
 
@@ -163,7 +163,7 @@ def _check_data(data, needed: int, what: str) -> None:
         raise ValueError(f"data: given {given} bytes; {needed} are needed for {what}")
 
 
-def _check_shape(shape, kind: Kind) -> tuple[int, int]:
+def _check_shape(shape, kind: GGMLType) -> tuple[int, int]:
     if not isinstance(shape, tuple | list):
         raise TypeError(f"shape: given {type(shape).__name__}; a tuple (N, K) is needed")
     sizes = [integer("shape", size) for size in shape]

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from .kinds import NUMBERED, Kind
+from .kinds import NUMBERED, GGMLType
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
@@ -42,7 +42,7 @@ class GGUFTensor:
 
 
 @dataclass(frozen=True)
-class Header:
+class GGUFHeader:
     """A file's version, its metadata by key, and its tensors by name, in the file's order."""
 
     version: int
@@ -50,7 +50,7 @@ class Header:
     tensors: dict[str, GGUFTensor]
 
 
-def read_header(data: memoryview) -> Header:
+def read_header(data: memoryview) -> GGUFHeader:
     """The header of a whole file's bytes. ValueError says what was found, where, and what is allowed."""
     cursor = Cursor(data)
     if (magic := bytes(cursor.take(4, "magic"))) != MAGIC:
@@ -68,7 +68,7 @@ def read_header(data: memoryview) -> Header:
     cursor.check_count(tensor_count, LEAST_TENSOR, "tensor count")
     described = [_description(cursor, index) for index in range(tensor_count)]
     alignment = _alignment(metadata)
-    return Header(version, metadata, _located(described, alignment, cursor.at, len(data)))
+    return GGUFHeader(version, metadata, _located(described, alignment, cursor.at, len(data)))
 
 
 class Cursor:
@@ -164,7 +164,7 @@ def _alignment(metadata: dict[str, Any]) -> int:
 class _Description:
     name: str
     shape: tuple[int, ...]
-    kind: Kind
+    kind: GGMLType
     offset: int
 
 

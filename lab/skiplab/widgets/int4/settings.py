@@ -9,7 +9,7 @@ from typing import Any
 from blockskip.arguments import choice, integer
 
 from skiplab.machine import known_gpus
-from skiplab.packed_weight import LANES, METADATA, PROGRAMS, WEIGHTS, Codes, Packed, Program, codes_of, places
+from skiplab.packed_weight import LANES, METADATA, PROGRAMS, WEIGHTS, Codes, Packed, Program, codes_of, lane_blocks
 from skiplab.workload import LINEARS
 
 LAYOUTS = {"coalesced": "coalesced: row for row with the weights", "strided": "strided: [groups, rows]"}
@@ -84,8 +84,8 @@ class Int4Settings:
     @property
     def codes(self) -> Codes | None:
         """The codes of the lane's block; None where the row has ended for it."""
-        place = places(self.packed, self.kernel, self.row, self.step)[self.lane]
-        return None if place is None else codes_of(self.packed, *place, self.weights)
+        lane_block = lane_blocks(self.packed, self.kernel, self.row, self.step)[self.lane]
+        return None if lane_block is None else codes_of(self.packed, *lane_block, self.weights)
 
     def code(self) -> str:
         """Python that quantises such a weight and makes the same explorer."""

@@ -31,7 +31,7 @@ class MemoryView(anywidget.AnyWidget):
         self.show(picture, label)
 
     def show(self, picture: nibbles.Picture, label: str) -> None:
-        """Draw another picture; `label` says in words what it shows."""
+        """Draw another picture; `label` says in captions what it shows."""
         self.picture, self.label = picture, label
         with self.hold_sync():
             self.svg = nibbles.svg(picture, label)

@@ -20,7 +20,7 @@ MOST_RUNS = 150_000
 class TileCanvas(anywidget.AnyWidget):
     """The picture of one tile map; `show(tilemap)` changes it, `lay_over(visits)` adds what a kernel recorded.
 
-    Traits that the browser knows: `map` (sizes and runs, binary), `label` (its counts in words), `focused` (row and
+    Traits that the browser knows: `map` (sizes and runs, binary), `label` (its counts in captions), `focused` (row and
     column of the focused tile, -1 for none), `visits` (uint8 [rows, cols], what a kernel did: 0 left out, 1 masked,
     2 unmasked) and `differences` (int32 [n, 2], tiles where that is not what was planned).
     """
@@ -47,7 +47,7 @@ class TileCanvas(anywidget.AnyWidget):
             self.visits = self.differences = b""
             self.focused = [min(row, tilemap.rows - 1), min(col, tilemap.cols - 1)]
             self.map = payload(tilemap)
-            self.label = tiles.words(tilemap)
+            self.label = tiles.summary(tilemap)
 
     def lay_over(self, visits: np.ndarray) -> int:
         """Lay over what a kernel recorded, uint8 [rows, cols]; returns how many tiles differ from the plan."""
@@ -73,7 +73,7 @@ class TileCanvas(anywidget.AnyWidget):
             self.open_tile(*tiles.first_of_interest(self.tilemap, *where))
 
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
-        return with_picture(super()._repr_mimebundle_(**kwargs), picture(self.tilemap), tiles.words(self.tilemap))
+        return with_picture(super()._repr_mimebundle_(**kwargs), picture(self.tilemap), tiles.summary(self.tilemap))
 
 
 def payload(tilemap: bs.TileMap) -> dict[str, Any]:
@@ -94,7 +94,7 @@ def payload(tilemap: bs.TileMap) -> dict[str, Any]:
 
 
 def opened(tilemap: bs.TileMap, row: int, col: int) -> tuple[dict[str, Any], bytes]:
-    """One tile: size, place and words; and its kept elements as bits, row by row, the highest bit first."""
+    """One tile: size, place and captions; and its kept elements as bits, row by row, the highest bit first."""
     kept = tilemap.tile(row, col)
     content = {
         "row": row, "col": col, "height": kept.shape[0], "width": kept.shape[1],

@@ -24,8 +24,8 @@ from skiplab.widgets.fallback import with_picture
 from skiplab.widgets.live import LiveChart
 from skiplab.widgets.sweep.form import FormControls
 from skiplab.widgets.sweep.forms import FORMS
-from skiplab.widgets.sweep.settings import Form
-from skiplab.widgets.worker import Cancelled, Worker
+from skiplab.widgets.sweep.settings import PanelForm
+from skiplab.widgets.worker import BackgroundWorker, IsCancelled
 
 PREDICTED = "predicted: "
 
@@ -55,7 +55,7 @@ class SweepPanel(w.VBox):
         self._directory = Path(directory) if directory is not None else runs_directory()
         self._directory.mkdir(parents=True, exist_ok=True)
         self._isolate = isolate
-        self._worker = Worker(self._failed, self._ended)
+        self._worker = BackgroundWorker(self._failed, self._ended)
         self._state, self._changing = RLock(), False  # the worker draws too, from its thread
         self._measurements: dict[str, list[Measurement]] = {name: [] for name in FORMS}
         self.run: Run | None = None
@@ -71,7 +71,7 @@ class SweepPanel(w.VBox):
         return str(self._operation.value)
 
     @property
-    def form(self) -> Form:
+    def form(self) -> PanelForm:
         """What the panel asks for the operation chosen."""
         return FORMS[self.operation]
 
@@ -132,7 +132,7 @@ class SweepPanel(w.VBox):
             budget_s, min=0.1, max=15, step=0.5, description="Time a point",
             style={"description_width": controls.LABEL}, layout=w.Layout(width="210px"),
         )  # fmt: skip
-        self._place = w.VBox([self.controls])
+        self._form_box = w.VBox([self.controls])
         self._stored = w.SelectMultiple(options=self._choices(), rows=9, layout=w.Layout(width="480px"))
         self._stored.add_class("skiplab-stored")
         self._view = controls.choice("Figure", self.form.views, next(iter(self.form.views)), "view", "480px")
@@ -157,7 +157,7 @@ class SweepPanel(w.VBox):
 
     def _settings(self) -> w.Widget:
         timing = w.HBox([self._budget, w.Label("seconds at most")])
-        return w.VBox([self._operation, self._place, timing], layout=w.Layout(width="510px"))
+        return w.VBox([self._operation, self._form_box, timing], layout=w.Layout(width="510px"))
 
     def _over(self) -> w.Widget:
         hint = w.HTML(controls.hint("Ctrl-click (or Ctrl+Space) lays several over the figure."))
@@ -183,7 +183,7 @@ class SweepPanel(w.VBox):
                 self._forms[self.operation] = FormControls(self.form, None, {})
                 self._listen()
             self._problem.value = ""
-            self._place.children = [self.controls]
+            self._form_box.children = [self.controls]
             self._stored.value, self._stored.options = (), self._choices()
             self._view.options = list(self.form.views)
             self._changing = False
@@ -199,7 +199,7 @@ class SweepPanel(w.VBox):
             self._problem.value = ""
             self._draw()
 
-    def _run(self, sweep: AnySweep, form: Form, cancelled: Cancelled) -> None:
+    def _run(self, sweep: AnySweep, form: PanelForm, cancelled: IsCancelled) -> None:
         path = self._directory / default_path(sweep, "panel").name
         points, taken = len(sweep.points()), self._measurements[form.operation]
         self._bar.max, self._bar.value, self._bar.layout.visibility = points, 0, "visible"

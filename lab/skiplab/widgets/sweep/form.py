@@ -13,7 +13,7 @@ from skiplab.figures import frames
 from skiplab.machine import Machine, default_device
 from skiplab.sweep import AnySweep
 from skiplab.widgets import controls
-from skiplab.widgets.sweep.settings import Field, Form
+from skiplab.widgets.sweep.settings import Field, PanelForm
 
 WIDE = "480px"
 MISSING = ("CUDA", "g++", "install")
@@ -26,7 +26,7 @@ class FormControls(w.VBox):
     chosen: names of the contenders that are ticked, None for the form's own. given: first values of fields, by name.
     """
 
-    def __init__(self, form: Form, chosen: Iterable[str] | None, given: Mapping[str, Any]):
+    def __init__(self, form: PanelForm, chosen: Iterable[str] | None, given: Mapping[str, Any]):
         self.form = form
         names = form.contenders if chosen is None else tuple(chosen)
         known = contenders(form.operation)

@@ -10,7 +10,7 @@ from skiplab.sweep import LinearSweep
 from skiplab.widgets.sweep.settings import (
     GENERATION,
     Field,
-    Form,
+    PanelForm,
     choice,
     listed,
     numbers,
@@ -50,7 +50,7 @@ def _layers_shown(shapes: Iterable[tuple[int, int] | str]) -> str:
     )
 
 
-FORM = Form(
+FORM = PanelForm(
     "linear", "quantised linear layer", ("blockskip", "bf16", "dequantise"),
     (
         Field("shape", "Layers", ("laptop", "query"), layers, _layers_shown, "outputs x inputs",

@@ -13,7 +13,7 @@ from skiplab.store import published
 from skiplab.sweep import AnySweep
 from skiplab.workload import MODELS
 
-View = Callable[[pd.DataFrame], Chart]
+ChartOf = Callable[[pd.DataFrame], Chart]
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Field:
 
 
 @dataclass(frozen=True)
-class Form:
+class PanelForm:
     """One operation in the panel.
 
     sweep(contenders, values, device, budget_s) makes the sweep; `values` holds what each field reads. point(workload)
@@ -49,7 +49,7 @@ class Form:
     probe: Any
     sweep: Callable[[tuple[str, ...], Mapping[str, Any], str, float], AnySweep]
     point: Callable[[Any], str]
-    views: Mapping[str, View]
+    views: Mapping[str, ChartOf]
     published: Mapping[str, Callable[[], pd.DataFrame]]
     each_method: bool = False
 

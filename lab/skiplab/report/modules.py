@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Protocol
 
-from skiplab.operations import parts
+from skiplab.operations import modules_of
 
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
 
-class Part(Protocol):
+class ReportModule(Protocol):
     """What a report needs of an operation."""
 
     def figures_of(self, table: pd.DataFrame, axes: list[str]) -> list[tuple[go.Figure, str]]:
@@ -23,4 +23,4 @@ class Part(Protocol):
         ...
 
 
-PARTS: Mapping[str, Part] = parts("skiplab.report")
+MODULES: Mapping[str, ReportModule] = modules_of("skiplab.report")

@@ -24,7 +24,7 @@ def counts(tilemap: bs.TileMap) -> str:
         f"The mask keeps {tilemap.kept_pairs:,} of {tilemap.q_len * tilemap.kv_len:,} pairs. "
         f"{waste or 'No query sees any key.'}"
     )
-    return render("explorers.counts", name="skiplab-counts", width=WIDTH, first=tiles.words(tilemap), rest=rest)
+    return render("explorers.counts", name="skiplab-counts", width=WIDTH, first=tiles.summary(tilemap), rest=rest)
 
 
 def work(workload: Workload, tilemap: bs.TileMap) -> str:

@@ -6,6 +6,6 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from skiplab.tuning import attention, decode, linear
-from skiplab.tuning.base import Part
+from skiplab.tuning.base import TuningModule
 
-PARTS: Mapping[str, Part] = MappingProxyType({"attention": attention, "decode": decode, "linear": linear})
+MODULES: Mapping[str, TuningModule] = MappingProxyType({"attention": attention, "decode": decode, "linear": linear})

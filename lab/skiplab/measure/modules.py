@@ -10,11 +10,11 @@ import torch
 from skiplab.contenders import Contender
 from skiplab.measure.point import WorkDone
 from skiplab.measure.truth import Truth
-from skiplab.operations import parts
+from skiplab.operations import modules_of
 from skiplab.workload import Problem
 
 
-class Part(Protocol):
+class MeasureModule(Protocol):
     """What measuring needs of an operation.
 
     INPUTS: the names of the workload's inputs.
@@ -53,4 +53,4 @@ class Part(Protocol):
         ...
 
 
-PARTS: Mapping[str, Part] = parts("skiplab.measure")
+MODULES: Mapping[str, MeasureModule] = modules_of("skiplab.measure")

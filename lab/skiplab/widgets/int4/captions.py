@@ -20,9 +20,9 @@ def plain(s: Int4Settings) -> str:
     tables = {table.name for table in s.packed.tables}
     metadata = total(tuple(one for one in asked if one.what in tables))
     return (
-        f"{s.packed.words}, metadata {s.layout}: {s.packed.bits_per_weight:g} bits a weight. A step of a warp needs "
-        f"{whole.bytes:,} bytes and asks for {whole.sectors} sectors ({32 * whole.sectors:,} bytes) in {whole.lines} "
-        f"lines; metadata: {metadata.sectors} sectors in {metadata.lines} lines"
+        f"{s.packed.description}, metadata {s.layout}: {s.packed.bits_per_weight:g} bits a weight. A step of a warp "
+        f"needs {whole.bytes:,} bytes and asks for {whole.sectors} sectors ({32 * whole.sectors:,} bytes) in "
+        f"{whole.lines} lines; metadata: {metadata.sectors} sectors in {metadata.lines} lines"
     )
 
 
@@ -79,7 +79,7 @@ def fits(packed: Packed, in_features: int) -> bool:
 def _format_row(one: Quality, packed: Packed | None, machine: Machine, chosen: bool) -> dict[str, Any]:
     """What the table says of one format."""
     return {
-        "name": one.packed.words, "bits": f"{one.packed.bits_per_weight:g}",
+        "name": one.packed.description, "bits": f"{one.packed.bits_per_weight:g}",
         "floor": theme.seconds(floor(packed, machine).seconds) if packed else "does not fit K",
         "noise": f"{one.snr_db:.1f} dB", "colour": theme.BLUE, "width": f"{max(one.snr_db, 0) * 3:.0f}px",
         "chosen": chosen,
