@@ -135,7 +135,7 @@ def linear_anatomy(
 ) -> Anatomy:
     """The kernel of a quantised linear layer that has these sizes, as it is launched on a GPU of `capability`; not run.
 
-    weight: one on the meta device will do. Of the kernel for tiles it is the product, without the sum of shares.
+    weight: one on the meta device will do.
     """
     from blockskip.linear import launch
     from blockskip.linear.configs import FusedConfig, MatvecConfig
@@ -162,11 +162,11 @@ def linear_anatomy(
 
 def _tiles_anatomy(capability, w, x, out, config) -> Anatomy:
     from blockskip.launching.dispatch import as_launched
+    from blockskip.launching.ready import allocate
     from blockskip.linear.hopper import launch
 
-    has_shares = launch._has_shares(w.shape[0], config)
-    shares = torch.empty(1, dtype=torch.float32, device="cpu") if has_shares else None
-    launched = launch.prepare_product(x, w.data, w.scale, w.zero, None, out, shares, config, w.group_size)
+    shares, data = allocate(launch._memory(x, w.shape[0], config)[1:], x.device), w.data.view(torch.int32)
+    launched = launch.prepare_product(x, data, w.scale, w.zero, None, out, shares, config, w.group_size)
     launched = launched._replace(arguments=tuple(map(as_launched, launched.arguments)))
     return _compiled(capability, launch.product, launched, num_warps=4, launch_pdl=True)
 
