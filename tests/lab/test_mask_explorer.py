@@ -12,9 +12,9 @@ import time
 import blockskip as bs
 import numpy as np
 import pytest
-from skiplab.widgets import MaskExplorer, TileCanvas, measuring
+from skiplab.widgets import MaskExplorer, TileCanvas
 from skiplab.widgets.controls import CountControl, steps
-from skiplab.widgets.mask import record, view
+from skiplab.widgets.mask import measuring, record, view
 from skiplab.widgets.mask.settings import KINDS, THIS_MACHINE, MaskSettings
 from skiplab.widgets.worker import BackgroundWorker
 from skiplab.workload import Workload

@@ -15,7 +15,7 @@ from skiplab.cli import bench, compare, options, roofs, runs, tune
 from skiplab.cli.run import INTERRUPTED, end_as_interrupted, need, show, shown, swept, unused, write_report
 from skiplab.compare import compare as compare_runs
 from skiplab.machine import default_device
-from skiplab.operations import OPERATIONS, modules_of
+from skiplab.operations import DEFAULT_OPERATION, OPERATIONS, modules_of
 from skiplab.paths import installed, notebooks_path
 from skiplab.store import Run, read_run
 from skiplab.sweep import AnySweep, default_path, sweep_of
@@ -150,7 +150,7 @@ def check(
     module: Annotated[
         str | None, typer.Option("--from", help="A Python file that registers your kernel with @skiplab.kernel.")
     ] = None,
-    operation: Annotated[str, typer.Option(help=f"What it does: {', '.join(OPERATIONS)}.")] = "attention",
+    operation: Annotated[str, typer.Option(help=f"What it does: {', '.join(OPERATIONS)}.")] = DEFAULT_OPERATION,
     device: options.DeviceOption = None,
 ) -> None:
     """Check a kernel on shapes that have caught bugs, against float64. Example: skiplab check mine --from mine.py"""

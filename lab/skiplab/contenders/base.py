@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from skiplab.operations import operation_of
+from skiplab.operations import DEFAULT_OPERATION, operation_of
 
 Solver = Callable[..., torch.Tensor]
 """What a contender builds: f(*arguments) -> out."""
@@ -57,7 +57,7 @@ class Contender:
     summary: str
     build: Build
     supports: Callable[[Any, str], str | None] = lambda workload, device: None
-    operation: str = "attention"
+    operation: str = DEFAULT_OPERATION
     skip: str | None = None
     tile: tuple[int, int] | None = None
     bool_mask: bool = False
@@ -113,12 +113,12 @@ class Registry:
 REGISTRY = Registry()
 
 
-def contenders(operation: str = "attention") -> dict[str, Contender]:
+def contenders(operation: str = DEFAULT_OPERATION) -> dict[str, Contender]:
     """All contenders of an operation, by name."""
     return REGISTRY.of(operation)
 
 
-def contender(name: str, operation: str = "attention") -> Contender:
+def contender(name: str, operation: str = DEFAULT_OPERATION) -> Contender:
     """The contender of that name; ValueError lists the names there are."""
     known = contenders(operation)
     if name not in known:
@@ -126,7 +126,7 @@ def contender(name: str, operation: str = "attention") -> Contender:
     return known[name]
 
 
-def with_config(name: str, config: tuple[int, ...] | None, operation: str = "attention") -> Contender:
+def with_config(name: str, config: tuple[int, ...] | None, operation: str = DEFAULT_OPERATION) -> Contender:
     """The contender with a tile config of the caller's; ValueError where it takes none."""
     found = contender(name, operation)
     if config is None:
@@ -139,7 +139,7 @@ def with_config(name: str, config: tuple[int, ...] | None, operation: str = "att
 
 
 def kernel(
-    operation: str = "attention",
+    operation: str = DEFAULT_OPERATION,
     *,
     name: str,
     supports: Callable[[Any], bool | str | None] | None = None,

@@ -21,6 +21,7 @@ from skiplab.machine import default_device
 from skiplab.measure.failure import Failure, attempt
 from skiplab.measure.modules import MODULES
 from skiplab.measure.truth import Truth
+from skiplab.operations import DEFAULT_OPERATION
 from skiplab.workload import Problem
 
 
@@ -142,7 +143,7 @@ def check(
     device: str | None = None,
     dtypes: Sequence[str] | None = None,
     seed: int = 0,
-    operation: str = "attention",
+    operation: str = DEFAULT_OPERATION,
 ) -> CheckReport:
     """Check a contender on shapes that have caught bugs, at logits (or activations) of deviation 1 and 8.
 

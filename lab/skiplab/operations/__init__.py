@@ -18,8 +18,19 @@ from skiplab.workload.problem import Problem
 OPERATIONS: Mapping[str, Operation] = MappingProxyType({
     one.name: one for one in (attention.OPERATION, decode.OPERATION, linear.OPERATION)
 })  # fmt: skip
+DEFAULT_OPERATION = next(iter(OPERATIONS))
+"""Meant where none is named: by a call, and by a run file's header from before there were others."""
 
-__all__ = ["OPERATIONS", "Baseline", "Operation", "Predicted", "modules_of", "operation_of", "workload_of"]
+__all__ = [
+    "DEFAULT_OPERATION",
+    "OPERATIONS",
+    "Baseline",
+    "Operation",
+    "Predicted",
+    "modules_of",
+    "operation_of",
+    "workload_of",
+]
 
 
 def modules_of(package: str) -> dict[str, Any]:

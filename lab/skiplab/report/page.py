@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from skiplab import figures, thin
 from skiplab.figures.frames import AXES
-from skiplab.operations import OPERATIONS, Operation
+from skiplab.operations import DEFAULT_OPERATION, OPERATIONS, Operation
 from skiplab.paths import file_name
 from skiplab.report.modules import MODULES
 from skiplab.report.rows import axis_text, records
@@ -108,7 +108,7 @@ def _compared(best: float, base: str) -> str:
 
 def report_figures(table: pd.DataFrame) -> list[tuple[go.Figure, str]]:
     """The figures and the text under each."""
-    name = table["operation"].iloc[0] if len(table) else "attention"
+    name = table["operation"].iloc[0] if len(table) else DEFAULT_OPERATION
     excerpt = thin.scatter(table[table["status"] == "ok"], "bound_ms", "median_ms")
     against = figures.measured_vs_predicted(excerpt.table if excerpt.left_out else table)
     words = f"Each point against the least time that the machine's roofs allow. {excerpt.left_out}"

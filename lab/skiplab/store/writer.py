@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from skiplab.machine import device_kind
+from skiplab.operations import DEFAULT_OPERATION
 from skiplab.store.keys import without_index
 from skiplab.store.lock import flush_folder, open_locked
 from skiplab.store.reading import Held, Rows, check_header, checked_row, scan
@@ -129,7 +130,7 @@ def _identity(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str,
     return [
         *((name, old.get(name), new.get(name)) for name in ("torch", "triton", "threads")),
         ("the device", old["device"]["name"], new["device"]["name"]),
-        ("the operation", old.get("operation") or "attention", new.get("operation") or "attention"),
+        ("the operation", old.get("operation") or DEFAULT_OPERATION, new.get("operation") or DEFAULT_OPERATION),
         *((f"the parameter {name}", before.get(name), after.get(name)) for name in dict.fromkeys([*before, *after])),
     ]
 

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib import import_module
 from types import MappingProxyType
+from typing import cast
 
-from skiplab.tuning import attention, decode, linear
+from blockskip.tuned.files import OPERATIONS
+
 from skiplab.tuning.base import TuningModule
 
-MODULES: Mapping[str, TuningModule] = MappingProxyType({"attention": attention, "decode": decode, "linear": linear})
+MODULES: Mapping[str, TuningModule] = MappingProxyType(
+    {name: cast(TuningModule, import_module(f"skiplab.tuning.{name}")) for name in OPERATIONS}
+)

@@ -13,13 +13,14 @@ from skiplab.figures import attention, tiles
 from skiplab.figures.frames import speedups
 from skiplab.machine import Machine, default_device, device_name, known_gpus, this_machine
 from skiplab.measure import Measurement
-from skiplab.widgets import controls, measuring
+from skiplab.widgets import controls
 from skiplab.widgets.fallback import with_picture
 from skiplab.widgets.live import LiveChart
-from skiplab.widgets.mask import captions
+from skiplab.widgets.mask import captions, measuring
 from skiplab.widgets.mask.record import Record, record, why_not
 from skiplab.widgets.mask.settings import KINDS, THIS_MACHINE, MaskSettings
 from skiplab.widgets.mask.view import TileCanvas, picture
+from skiplab.widgets.session import run_of
 from skiplab.widgets.worker import BackgroundWorker, IsCancelled
 from skiplab.workload import DTYPES, MODELS
 
@@ -69,7 +70,7 @@ class MaskExplorer(w.VBox):
 
     def frame(self) -> pd.DataFrame:
         """The points measured in this explorer, with the columns of every run (`store.frame`)."""
-        return measuring.run_of(self._measurements, self.settings.dtype).frame()
+        return run_of(self._measurements, self.settings.dtype).frame()
 
     def code(self) -> str:
         """Python that makes what is shown."""

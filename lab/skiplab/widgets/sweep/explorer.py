@@ -16,12 +16,14 @@ from skiplab.figures.frames import by_method
 from skiplab.figures.model import Chart
 from skiplab.machine import default_device, device_name, known_gpus
 from skiplab.measure import Measurement
+from skiplab.operations import DEFAULT_OPERATION
 from skiplab.paths import data_path, file_name, inside, runs_directory
 from skiplab.store import Run, frame, read_run
 from skiplab.sweep import AnySweep, default_path, run_sweep
-from skiplab.widgets import controls, measuring
+from skiplab.widgets import controls
 from skiplab.widgets.fallback import with_picture
 from skiplab.widgets.live import LiveChart
+from skiplab.widgets.session import run_of
 from skiplab.widgets.sweep.form import FormControls
 from skiplab.widgets.sweep.forms import FORMS
 from skiplab.widgets.sweep.settings import PanelForm
@@ -43,7 +45,7 @@ class SweepPanel(w.VBox):
         self,
         contenders: Iterable[str] | None = None,
         *,
-        operation: str = "attention",
+        operation: str = DEFAULT_OPERATION,
         budget_s: float = 2.0,
         directory: Path | str | None = None,
         isolate: bool = True,
@@ -226,7 +228,7 @@ class SweepPanel(w.VBox):
 
     def _frames(self) -> list[pd.DataFrame]:
         taken = self._measurements[self.operation]
-        parts = [self._rows(measuring.run_of(taken, taken[0].point.workload.dtype))] if taken else []
+        parts = [self._rows(run_of(taken, taken[0].point.workload.dtype))] if taken else []
         for choice in self._stored.value:
             if choice in self.form.published:
                 parts.append(self.form.published[choice]())
