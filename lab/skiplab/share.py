@@ -125,7 +125,7 @@ def execute(document: Any, folder: Path, timeout_s: float) -> dict[str, Any]:
 def _kernel(client: Any) -> Iterator[None]:
     """A kernel for the client.
 
-    Jupyter chooses ports before the kernel binds them: where another program was sooner, the kernel dies at once, and
+    Jupyter chooses ports before the kernel binds them: where another program was faster, the kernel dies at once, and
     is started again on others.
     """
     with ExitStack() as stack:

@@ -121,10 +121,10 @@ def test_auto_keeps_its_rule_and_the_plan_says_which(device):
             assert auto.activations == ("int8" if rows <= 8 else "float")
             tiles = bs.explain_linear(*draw(device, rows, 64, 256, torch.bfloat16)[:2], impl=impl)
             assert tiles.activations == auto.activations
-            for word, words in (("int8", "rounded to int8"), ("float", "multiplied as floats")):
+            for word, meaning in (("int8", "rounded to int8"), ("float", "multiplied as floats")):
                 plan = bs.explain_linear(x, w, bias, impl=impl, activations=word)
                 assert plan.activations == word and plan.batch_invariant
-                assert f"rows    {words}, each with the same bits" in str(plan)
+                assert f"rows    {meaning}, each with the same bits" in str(plan)
         assert bs.explain_linear(x, w, impl="triton", activations="int8").kernel == "matvec"
         assert bs.explain_linear(x, w, impl="triton", activations="float").kernel == "fused"
         assert bs.explain_linear(x.float(), w, impl="triton", activations="float").kernel == "dequantize"

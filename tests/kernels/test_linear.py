@@ -195,11 +195,11 @@ def test_activations_are_rounded_to_the_very_codes_of_torch(device, bits):
     x[1, 64:96] *= 1e36
     x[2, 3], x[2, 40], x[2, 70] = math.nan, math.inf, -math.inf
     x = x.to(device)
-    words = torch.empty((3, 2, k // 8), dtype=torch.int32, device=device)
+    codes = torch.empty((3, 2, k // 8), dtype=torch.int32, device=device)
     step, total = torch.empty((3, k // 32), device=device), torch.empty((3, k // 32), device=device)
-    one = launch.prepare_rounding(x, bits, words, launch.Blocks(step, total))
+    one = launch.prepare_rounding(x, bits, codes, launch.Blocks(step, total))
     launch.round_activations[one.grid](*one.arguments, **one.constants)
-    planes = words.view(torch.int8).view(3, 2, k // 32, 16).cpu()
+    planes = codes.view(torch.int8).view(3, 2, k // 32, 16).cpu()
     found = torch.stack((planes[:, 0], planes[:, 1]), -1 if bits == 4 else -2).reshape(3, k // 32, 32)
     codes, steps = round_to_int8(x.cpu())
     assert torch.equal(found.float(), codes)

@@ -24,7 +24,7 @@ CONFIGS: Mapping[tuple[str, str], type[MatvecConfig | FusedConfig | HopperConfig
 
 @dataclass(frozen=True)
 class Measured:
-    """The kernel that was the soonest, its sizes, shares along K, and where that is from."""
+    """The fastest kernel, its sizes, shares along K, and where that is from."""
 
     kernel: str
     config: Config
@@ -39,7 +39,7 @@ def form_of(w: QuantizedWeight, activations: str) -> Form:
 
 
 def measured(gpu: Gpu, w: QuantizedWeight, rows: int, activations: str) -> Measured | None:
-    """What was the soonest on this GPU for so many rows of activations; None where nothing like it was measured.
+    """What was measured to be fastest on this GPU for so many rows of activations; None where nothing like it was.
 
     For a shape that was not measured the sizes are those of the nearest that was (`tuned.linear.find`), and K is
     divided anew, among as many programs. ValueError for an entry that this version's kernels do not have.
@@ -51,7 +51,7 @@ def measured(gpu: Gpu, w: QuantizedWeight, rows: int, activations: str) -> Measu
     if (entry.out_features, entry.in_features, entry.rows) != (*w.shape, rows):
         config, splits = _divided_anew(config, w, rows, entry, gpu)
     at = f"{entry.out_features} x {entry.in_features} with {entry.rows} row{'s' if entry.rows > 1 else ''}"
-    return Measured(entry.kernel, config, splits, origin, f"the soonest at {at}")
+    return Measured(entry.kernel, config, splits, origin, f"the fastest at {at}")
 
 
 def config_of(kernel: str, packing: str, values: Mapping[str, Any]) -> tuple[Config, int]:

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from ..arguments import choice
-from .activations import WORDS
+from .activations import ACTIVATION_CHOICES
 from .metadata import SPAN
 from .module import QuantizedLinear
 from .quantize import BITS, METADATA_KINDS, quantize
@@ -57,7 +57,7 @@ def quantize_(
     """
     bits, group_size = choice("bits", bits, BITS), choice("group_size", group_size, GROUP_SIZES)
     choice("metadata", metadata, METADATA_KINDS)
-    choice("activations", activations, WORDS)
+    choice("activations", activations, ACTIVATION_CHOICES)
     if not isinstance(module, nn.Module):
         raise TypeError(f"module: given {type(module).__name__}; an nn.Module is needed")
     if select is not None and not callable(select):

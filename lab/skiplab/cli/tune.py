@@ -60,7 +60,7 @@ class DefaultGroup(TyperGroup):
 app = typer.Typer(
     cls=DefaultGroup,
     rich_markup_mode=None,
-    help="Find what a GPU runs our kernels the soonest with. Writes configs/<device>.json, which calls there take: "
+    help="Find with what a GPU runs our kernels fastest. Writes configs/<device>.json, which calls there take: "
     "a section a command. Without a command: attention.",
 )
 
@@ -164,7 +164,7 @@ def linear(
     from_run: FromRun = None,
     out: Out = None,
 ) -> None:
-    """Find which kernel a GPU runs quantised linear layers the soonest with, and its sizes, by shape and rows.
+    """Find with which kernel a GPU runs quantised linear layers fastest, and its sizes, by shape and rows.
 
     As `skiplab tune`. Each form of weight (bits, group size, packing) has its own run. Example:
     skiplab tune linear --shape 4096x4096 --rows 1 --rows 64 --bits 4

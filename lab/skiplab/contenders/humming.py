@@ -16,7 +16,7 @@ import blockskip as bs
 import torch
 
 from skiplab.contenders.base import REGISTRY, Contender, Solver, Unsupported, is_cuda
-from skiplab.contenders.linear import Inputs, dequantised_operands, packed
+from skiplab.contenders.linear import Inputs, dequantized_operands, packed
 from skiplab.workload import LinearWorkload
 
 INSTALL = 'pip install "humming-kernels[cu13]" (CUDA 12: [cu12]; CUDA alone, with its compiler)'
@@ -126,7 +126,7 @@ def _unsupported(workload: LinearWorkload, device: str) -> str | None:
 
 for _entry in (
     Contender("humming", "Humming W4A16", "Humming's int4 product with float activations, compiled for each shape",
-              _build, _unsupported, prepare=_prepare(None), operands=dequantised_operands, weight_rounding=HALF_STEP,
+              _build, _unsupported, prepare=_prepare(None), operands=dequantized_operands, weight_rounding=HALF_STEP,
               moved=_moved),
     Contender("humming-int8", "Humming W4A8", "Humming's int4 product with activations it rounds to int8, a step a row",
               _build, _unsupported, prepare=_prepare("int8"), operands=_int8_operands, weight_rounding=HALF_STEP,

@@ -61,7 +61,7 @@ def _operands_in(pack: Callable[[LinearWorkload, Inputs], bs.QuantizedWeight]) -
     return operands
 
 
-def dequantised_operands(workload: LinearWorkload, inputs: Inputs) -> tuple[torch.Tensor, torch.Tensor]:
+def dequantized_operands(workload: LinearWorkload, inputs: Inputs) -> tuple[torch.Tensor, torch.Tensor]:
     return inputs[0].double(), packed(workload, inputs).dequantize(inputs[0].dtype).double()
 
 
@@ -118,7 +118,7 @@ def _reference(workload: LinearWorkload, arguments: Sequence[Any]) -> Solver:
     return lambda x, w: bs.linear(x, w, impl="reference")
 
 
-def _dequantise(workload: LinearWorkload, arguments: Sequence[Any]) -> Solver:
+def _dequantize(workload: LinearWorkload, arguments: Sequence[Any]) -> Solver:
     return lambda x, w: F.linear(x, w.dequantize(x.dtype))
 
 
@@ -229,10 +229,10 @@ for _entry in (
               _by_route("fused"), _needs_many_rows, prepare=_pack, operands=_operands_in_rows,
               configured=_sized("fused", "rows")),
     Contender("blockskip-tiles", "W4A16, tiles", "our int4 product on Hopper's tensor cores, the weight in tiles",
-              _linear, _needs_tiles, prepare=_pack_tiles, operands=dequantised_operands,
+              _linear, _needs_tiles, prepare=_pack_tiles, operands=dequantized_operands,
               configured=_sized("fused", "tiles")),
     Contender("blockskip-tiles-dequantise", "tiles, dequantise", "our kernel turns tiles to floats, torch multiplies",
-              _by_route("dequantize"), _needs_tiles, prepare=_pack_tiles, operands=dequantised_operands),
+              _by_route("dequantize"), _needs_tiles, prepare=_pack_tiles, operands=dequantized_operands),
     Contender("blockskip-dequantise", "our dequantise", "our kernel turns the weight to floats, then torch multiplies",
               _by_route("dequantize"), _needs_many_rows, prepare=_pack, operands=_operands_in_rows),
     Contender("blockskip-strided", "metadata strided", "our matvec with scales and zeros [groups, N]: a line a value",
@@ -240,14 +240,14 @@ for _entry in (
     Contender("blockskip-scalar", "4-byte loads", "our matvec with activations loaded 4 bytes at a time, not 16",
               _SCALAR[1], _needs_few_rows, prepare=_SCALAR[0], operands=_operands_in_rows),
     Contender("dequantise", "dequantise, product", "the weight turned to floats by torch in each call, then F.linear",
-              _dequantise, prepare=_pack, operands=dequantised_operands),
+              _dequantize, prepare=_pack, operands=dequantized_operands),
     Contender("bf16", "float weight", "F.linear with the weight as it was, in the activations' dtype",
               _float, moved=lambda workload: workload.out_features * workload.in_features * workload.element_bytes),
     Contender("tinygemm", "tinygemm", "torch's int4 product (_weight_int4pack_mm), group by group in bfloat16",
               _tinygemm, _needs_tinygemm, prepare=_tinygemm_pack, operands=_tinygemm_operands,
               weight_rounding=_HALF_STEP),
     Contender("gemlite", "gemlite", "gemlite's Triton kernels, which tune themselves before they are timed",
-              _gemlite, _needs_gemlite, prepare=_gemlite_pack, operands=dequantised_operands,
+              _gemlite, _needs_gemlite, prepare=_gemlite_pack, operands=dequantized_operands,
               weight_rounding=_HALF_STEP),
     Contender("reference", "reference", "our reference: obviously right, not fast",
               _reference, prepare=_quantize, operands=_our_operands),

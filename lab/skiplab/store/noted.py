@@ -23,7 +23,7 @@ PROTOTYPE = "whole tiles or shares"
 def noted_runs() -> list[Run]:
     """A run for each file, every point of one sample, its median; what a run of `data/runs` holds too is better there.
 
-    The products in tiles are the soonest of their prototypes at each point.
+    The products in tiles are the fastest of their prototypes at each point.
     """
     files = {"linear_h200.csv": _plain, "humming_h200.csv": _humming, "linear_tiles_h200.json": _tiles}
     return [_run(data_path("benchmarks", name), read) for name, read in files.items()]
@@ -72,13 +72,13 @@ def _humming(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _tiles(path: Path) -> Iterator[dict[str, Any]]:
-    soonest: dict[str, dict[str, Any]] = {}
+    fastest: dict[str, dict[str, Any]] = {}
     for line in json.loads(path.read_text(encoding="utf-8"))["rows"]:
         if line["form"].endswith(PROTOTYPE):
             row = _row(
                 "blockskip-tiles", "tiles, prototype", _workload(line, symmetric=line["symmetric"]), line["median_us"]
             )
-            kept = soonest.setdefault(row["point"], row)
+            kept = fastest.setdefault(row["point"], row)
             if row["samples_ns"] < kept["samples_ns"]:
-                soonest[row["point"]] = row
-    yield from soonest.values()
+                fastest[row["point"]] = row
+    yield from fastest.values()

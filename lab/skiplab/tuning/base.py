@@ -82,7 +82,7 @@ class AnyTuning(ABC):
 
     @abstractmethod
     def candidates(self, workload: Any, gpu: Gpu) -> list[Candidate]:
-        """What may be the soonest on it, by arithmetic."""
+        """What may be fastest on it, by arithmetic."""
 
     @abstractmethod
     def name(self) -> str:

@@ -1,4 +1,4 @@
-"""What a GPU runs our kernels the soonest with: `skiplab tune`.
+"""Finds the configurations with which a GPU runs our kernels fastest: `skiplab tune`.
 
 Candidates are compiled in parallel, without the GPU, and dropped where they spill or do not fit. What is left is
 checked and timed, one after the other, into an ordinary run file; `tuning.files` makes `configs/<device>.json` of any

@@ -124,9 +124,9 @@ def _nibbles(runs: torch.Tensor) -> torch.Tensor:
     return torch.cat((runs & 15, runs >> 4), -1).flatten(1)
 
 
-def _bits(words: torch.Tensor) -> torch.Tensor:
+def _bits(packed: torch.Tensor) -> torch.Tensor:
     """The bits of [N, ..., bytes], each byte's lowest first: uint8 [N, K]."""
-    return torch.stack([words >> j & 1 for j in range(8)], -1).flatten(1)
+    return torch.stack([packed >> j & 1 for j in range(8)], -1).flatten(1)
 
 
 def _int8(codes: torch.Tensor, centre: int) -> torch.Tensor:

@@ -66,9 +66,9 @@ def read_header(data: memoryview) -> GGUFHeader:
             raise ValueError(f"metadata {key!r}: stands twice; keys must differ")
         metadata[key] = _value(cursor, f"metadata {key!r}")
     cursor.check_count(tensor_count, LEAST_TENSOR, "tensor count")
-    described = [_description(cursor, index) for index in range(tensor_count)]
+    descriptions = [_description(cursor, index) for index in range(tensor_count)]
     alignment = _alignment(metadata)
-    return GGUFHeader(version, metadata, _located(described, alignment, cursor.at, len(data)))
+    return GGUFHeader(version, metadata, _located(descriptions, alignment, cursor.at, len(data)))
 
 
 class Cursor:
@@ -187,11 +187,11 @@ def _description(cursor: Cursor, index: int) -> _Description:
     return _Description(name, tuple(reversed(sizes)), kind, offset)
 
 
-def _located(described: list[_Description], alignment: int, end: int, size: int) -> dict[str, GGUFTensor]:
+def _located(descriptions: list[_Description], alignment: int, end: int, size: int) -> dict[str, GGUFTensor]:
     """The tensors of a file of `size` bytes whose header ends at byte `end`: inside it, aligned, apart."""
     first = -(-end // alignment) * alignment
     found: dict[str, GGUFTensor] = {}
-    for one in described:
+    for one in descriptions:
         what, nbytes = f"tensor {one.name!r}", one.kind.bytes_of(prod(one.shape))
         if one.name in found:
             raise ValueError(f"{what}: stands twice; names must differ")
