@@ -183,7 +183,7 @@ def test_every_way_to_step_through_k(device, config, kind):
 
 @pytest.mark.parametrize("bits", [4, 8])
 def test_activations_are_rounded_to_the_very_codes_of_torch(device, bits):
-    from blockskip.linear import launch
+    from blockskip.linear import launch, rounding
 
     k = 32 * 8
     x = torch.randn((3, k), generator=torch.Generator().manual_seed(0))
@@ -198,7 +198,7 @@ def test_activations_are_rounded_to_the_very_codes_of_torch(device, bits):
     codes = torch.empty((3, 2, k // 8), dtype=torch.int32, device=device)
     step, total = torch.empty((3, k // 32), device=device), torch.empty((3, k // 32), device=device)
     one = launch.prepare_rounding(x, bits, codes, launch.Blocks(step, total))
-    launch.round_activations[one.grid](*one.arguments, **one.constants)
+    rounding.round_activations[one.grid](*one.arguments, **one.constants)
     planes = codes.view(torch.int8).view(3, 2, k // 32, 16).cpu()
     found = torch.stack((planes[:, 0], planes[:, 1]), -1 if bits == 4 else -2).reshape(3, k // 32, 32)
     codes, steps = round_to_int8(x.cpu())
