@@ -1,4 +1,4 @@
-"""What a kernel becomes on a GPU that need not be there: registers, spills, shared memory, instructions.
+"""Compiles our kernels for a GPU that need not be present: registers, spills, shared memory, instructions.
 
 Triton compiles for any NVIDIA architecture, and its wheel brings the tools that read the result.
 """
@@ -80,7 +80,7 @@ def attention_anatomy(
 ) -> Anatomy:
     """The prefill kernel as `blockskip.attention` would launch it on a GPU of `capability`, compiled and not run.
 
-    Where the kernel depends on how many rows of tiles a program does, it is that of a program that does them all.
+    Where the kernel depends on the number of work items of a program, one program has all of them.
 
     Raises ValueError where TRITON_INTERPRET is set (nothing is compiled then) or the device is not supported.
     """
@@ -213,7 +213,7 @@ def _cuobjdump(cubin: bytes, option: str) -> str:
 
 
 class _PretendDriver:
-    """As much of a Triton driver as compiling asks for."""
+    """The part of a Triton driver that compiling needs."""
 
     def __init__(self, capability: tuple[int, int]):
         from triton.backends.compiler import GPUTarget
@@ -226,7 +226,7 @@ class _PretendDriver:
         return self.target
 
     def get_current_device(self) -> int:
-        """A number that is nobody's: Triton keeps what it compiles, and for which target, by it."""
+        """A device number that no GPU has: Triton caches compiled kernels and their target by it."""
         return self.device
 
     def get_current_stream(self, device=None) -> int:

@@ -27,7 +27,7 @@ PEERS = {
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the doctor: what was looked at, `ok`, `note` or `missing`, and what it means or what to do."""
+    """One line of the report: what was examined, `ok`, `note` or `missing`, and what that means or what to do."""
 
     what: str
     state: str
@@ -51,7 +51,7 @@ class Usable:
 
 
 def usable_contenders(device: str) -> list[Usable]:
-    """Every contender of every operation, asked whether it takes any of the table's examples; nothing is run."""
+    """Every contender of every operation, and whether it supports an example of the operation; nothing is run."""
     found = []
     for operation in OPERATIONS:
         for name, entry in contenders(operation).items():

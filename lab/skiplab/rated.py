@@ -29,14 +29,14 @@ def rated(runs: Iterable[Run], patterns: Sequence[str] = ("*",)) -> pd.DataFrame
     """The frame of the runs whose files match, each point once for a contender, device and source; empty without any.
 
     patterns: of file names without `.jsonl`. Of a point that several runs hold, the run of the first pattern counts,
-    and of one pattern the run that began last. Rows with a config that somebody asked for, as tuning does, are left
+    and of one pattern the run that began last. Rows with an explicit config, such as those of tuning, are left
     out: it is not the contender's own choice. Columns beside `store.COLUMNS`:
 
     - `file` (path), `versions` (text), `read_gbps`, `product_tflops`, `sms`: of the run's header;
-    - `plain_us`: what a plain read of the row's least bytes takes on that device, where `data/machines` knows;
+    - `plain_us`: the time of a plain read of the row's least bytes on that device, if `data/machines` has it;
     - `eager_ms`: the median of single calls, where they were timed too;
-    - `tiles`: queries and keys of ours; None where no plan says, or several heads share a tile;
-    - `kernel`: the route that our linear layer took, by its plan; None where none says;
+    - `tiles`: queries and keys of our kernels' tiles; None without a plan, or if several heads share a tile;
+    - `kernel`: the route of our linear layer, by its plan; None without one;
     - `heads` (text), and `workload` (text): the problem, whoever solves it.
     """
     known = recorded_roofs()
@@ -54,7 +54,7 @@ def rated(runs: Iterable[Run], patterns: Sequence[str] = ("*",)) -> pd.DataFrame
 
 
 def _own_choice(run: Run) -> Run:
-    """The run with each point's last row, but for those whose config somebody asked for."""
+    """The run with each point's last row, without rows of an explicit config."""
     rows = {without_index(row["point"]): row for row in run.rows if not row.get("config")}
     return replace(run, rows=tuple(rows.values()))
 

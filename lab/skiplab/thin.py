@@ -1,8 +1,8 @@
-"""Which rows of a long run a page shows, and the words that say what it leaves out.
+"""Excerpts of long runs: which rows a page shows, and a text that says what it leaves out.
 
-A figure is some hundred pixels wide, and a line crosses each column of them from its least to its greatest point
-there: what lies between these, nobody sees. So of each line the first, last, least and greatest point of each column
-stay. Where there are more lines than a legend can name, settings are left out evenly. A run of ordinary size is whole.
+A figure is some hundred pixels wide, and a line covers each column of pixels from its least to its greatest point
+there; points between are invisible. So each line keeps the first, last, least and greatest point of each column. If
+there are more lines than a legend can name, settings are left out evenly. A run of ordinary size is shown whole.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ COLUMNS = (512, 256, 128, 64, 32, 16, 8)
 
 @dataclass(frozen=True)
 class Excerpt:
-    """Rows that are shown, and in words what is left out; no words where these are all rows."""
+    """The rows that are shown, and a text about what is left out; empty if these are all rows."""
 
     table: Any
     left_out: str = ""
 
 
 def evenly(count: int, most: int) -> np.ndarray:
-    """At most that many of the numbers from 0 to count - 1, at even distances, first and last among them."""
+    """At most `most` of the numbers from 0 to count - 1, evenly spaced, first and last included."""
     return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int)) if count else np.arange(0)
 
 
 def settings(table: Any, axes: Sequence[str], most: int) -> Excerpt:
-    """Rows of at most that many settings (values of the axes), in the order of their values."""
+    """The rows of at most `most` settings (values of the axes), in the order of their values."""
     found = table[list(axes)].drop_duplicates().sort_values(list(axes), ignore_index=True)
     if len(found) <= most:
         return Excerpt(table)
@@ -46,7 +46,7 @@ def settings(table: Any, axes: Sequence[str], most: int) -> Excerpt:
 
 
 def lines(table: Any, x: str, axes: Iterable[str], base: str | None = None) -> Excerpt:
-    """Rows of a figure of lines over x, one for each contender and setting of `axes`; base: of ratios over that one."""
+    """Rows for lines over x, one for each contender and setting of `axes`; base: for ratios over that contender."""
     others = [axis for axis in axes if axis != x]
     most = SETTINGS if len(table) <= POINTS else min(SETTINGS, LINES // table["contender"].nunique())
     excerpt = settings(table, others, max(1, most))
@@ -65,7 +65,7 @@ def lines(table: Any, x: str, axes: Iterable[str], base: str | None = None) -> E
 
 
 def scatter(table: Any, x: str, y: str) -> Excerpt:
-    """Rows of a figure of markers: one of each contender in each square that a marker covers."""
+    """Rows for a scatter plot: one of each contender in each square that a marker covers."""
     good = table[(table[x] > 0) & (table[y] > 0)]
     if len(good) <= POINTS:
         return Excerpt(table)
@@ -78,7 +78,7 @@ def scatter(table: Any, x: str, y: str) -> Excerpt:
 
 
 def grid(table: Any, x: str, y: Sequence[str]) -> Excerpt:
-    """Rows of a heat map: so many lengths across, so many settings down."""
+    """Rows for a heat map of at most `CELLS` lengths by `CELLS` settings."""
     excerpt = settings(table, y, CELLS)
     across = settings(excerpt.table, [x], CELLS)
     words = filter(None, [excerpt.left_out, across.left_out.replace("settings", "lengths")])
@@ -86,19 +86,19 @@ def grid(table: Any, x: str, y: Sequence[str]) -> Excerpt:
 
 
 def groups(table: Any, axes: Sequence[str]) -> Excerpt:
-    """Rows of a figure of bars, a group for each setting."""
+    """Rows for a bar chart with a group for each setting."""
     excerpt = settings(table, axes, GROUPS)
     return Excerpt(excerpt.table, _sentence(excerpt.left_out))
 
 
 def by_setting(table: Any, axes: Sequence[str]) -> Excerpt:
-    """Rows of a table that has a line for each setting."""
+    """Rows for a table with a line for each setting."""
     excerpt = settings(table, axes, ROWS)
     return Excerpt(excerpt.table, _sentence(excerpt.left_out, "are listed"))
 
 
 def points(table: Any) -> Excerpt:
-    """Rows of a table that has a line for each point: what failed first, at most half of them."""
+    """Rows for a table with a line for each point; failed points come first and fill at most half of it."""
     if len(table) <= ROWS:
         return Excerpt(table)
     failed, ok = table[table["status"] != "ok"], table[table["status"] == "ok"]
@@ -109,7 +109,7 @@ def points(table: Any) -> Excerpt:
 
 
 def _apart(table: Any, x: str, y: str, names: list[str]) -> pd.Series:
-    """Which rows a figure of lines needs: the ends and extremes of each line in each column of its width."""
+    """Which rows a line plot needs: the ends and extremes of each line in each column of pixels."""
     line = table.groupby(names, dropna=False, sort=False).ngroup()
     for columns in COLUMNS:
         by = [line, _column(table[x], columns)]
@@ -124,7 +124,7 @@ def _apart(table: Any, x: str, y: str, names: list[str]) -> pd.Series:
 
 
 def _column(values: Any, columns: int) -> pd.Series:
-    """Which column of pixels a value falls into on a logarithmic axis."""
+    """The column of pixels of each value on a logarithmic axis."""
     logs = np.log(values.astype(float))
     low, high = logs.min(), logs.max()
     return ((logs - low) / max(high - low, 1e-9) * columns).clip(upper=columns - 1).fillna(-1).astype(int)
@@ -136,7 +136,7 @@ def _at(table: Any, chosen: Any, axes: Sequence[str]) -> Any:
 
 
 def _said(excerpt: Excerpt, whole: Any) -> Excerpt:
-    """The excerpt with a sentence of how many points are drawn, if not all are; its words so far are its settings."""
+    """The excerpt with a sentence on how many points are drawn, if not all; its text so far names its settings."""
     if len(excerpt.table) == len(whole):
         return excerpt
     chosen = f", of {excerpt.left_out}," if excerpt.left_out else ""

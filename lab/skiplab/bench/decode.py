@@ -54,7 +54,7 @@ def by_kernel(length, window, **changes) -> Callable:
 
 
 def contenders(q, k, window, keys: int) -> dict[str, Callable]:
-    """name -> f(q, k, v); torch is given the very keys that are live, and no mask."""
+    """name -> f(q, k, v); torch gets a slice of the live keys, and no mask."""
     live = slice(0 if window is None else max(keys - window, 0), keys)
 
     def torch_sdpa(q, k, v):

@@ -33,7 +33,7 @@ AT_ONCE = 50
 
 
 class NoLaunch:
-    """Takes the place of a compiled kernel."""
+    """Stands in for a compiled kernel."""
 
     metadata, function, packed_metadata = SimpleNamespace(global_scratch_size=0), None, None
 
@@ -46,7 +46,7 @@ class NoLaunch:
 
 
 def launch_nothing() -> None:
-    """From here on compiled kernels are stand-ins, and CPU tensors may be given to them."""
+    """Replace compiled kernels by stand-ins from here on; they accept CPU tensors."""
     import blockskip.attention.decode.launch
     import blockskip.attention.prefill.launch
     import blockskip.linear.launch  # noqa: F401  # imported before the variable is set: not for the interpreter
@@ -57,7 +57,7 @@ def launch_nothing() -> None:
 
 
 def calls_of(device: str) -> dict[str, Callable]:
-    """name -> call: small problems, of which the host is the larger part; bf16."""
+    """name -> call: bf16 problems so small that the host takes most of the time."""
 
     def draw(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, dtype=torch.bfloat16, device=device)
@@ -94,7 +94,7 @@ def calls_of(device: str) -> dict[str, Callable]:
 
 
 def new_kind(call: Callable) -> Callable:
-    """The call as if none of its kind had been before; what was compiled stays."""
+    """Forget the prepared launches, then call: as the first call of its kind, with compiled kernels kept."""
 
     def first():
         REPEATED.clear()

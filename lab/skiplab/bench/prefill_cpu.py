@@ -63,7 +63,7 @@ def contenders(length: int, mask) -> dict:
 
 
 def errors(calls: dict, q, k, v, mask) -> dict:
-    """contender -> largest error at each deviation of the logits; and what METHOD allows."""
+    """contender -> largest error at each deviation of the logits; and the error that METHOD allows."""
     found: dict[str, list[float]] = {name: [] for name in [*calls, "allowed"]}
     for deviation in DEVIATIONS:
         steep = q * deviation  # a power of two: exact
@@ -105,7 +105,7 @@ def prepare(length: int, name: str) -> tuple[dict, dict]:
 
 
 def measure(lengths: list[int], dtypes: list[str], repeats: int, clock) -> list[dict]:
-    """All points in every repeat: a busy spell of the machine falls on all of them."""
+    """Time all points in every repeat, so that a busy spell of the machine affects all of them alike."""
     prepared = [prepare(n, d) for d in dtypes for n in lengths]
     calls = {(i, name): call for i, (_, some) in enumerate(prepared) for name, call in some.items()}
     samples = interleaved(calls, repeats, clock)

@@ -3,7 +3,7 @@
     skiplab bench store [--rows 100000] [--repeats 5]
 
 The run is made of random numbers, in the rows that a CPU sweep writes. Times and memory are of fresh processes, the
-imports' memory included; the process's own time beside the wall clock shows what the machine's other work added.
+the memory of imports included; CPU time beside wall-clock time shows how much other programs interfered.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ def lab(
 
 
 def copied_notebooks(folder: Path) -> Path:
-    """Copy into the folder the notebooks that it lacks, and return it; what is there already is a person's own."""
+    """Copy the notebooks that are missing from the folder, and return it; existing ones are the user's and stay."""
     folder.mkdir(parents=True, exist_ok=True)
     for notebook in sorted(notebooks_path().glob("*.ipynb")):
         copy = folder / notebook.name
@@ -130,7 +130,7 @@ def rerun(
 
 
 def _repeated(name: str, old: Run, device: str | None) -> AnySweep:
-    """The sweep that a run's header describes, on this device if one is named; ValueError names the file."""
+    """The sweep described by a run's header, on this device if one is named; ValueError names the file."""
     command = old.header.get("command", "")
     if command.startswith("skiplab tune"):
         raise ValueError(f"{name}: is a tuning run; its own command repeats it: {command}")

@@ -44,7 +44,7 @@ def compare(
 
 
 def text(found: Comparison) -> str:
-    """What differs, the table of pairs, how many are what, and the points without a pair."""
+    """The differences, the table of pairs, the count of each verdict, and the points without a pair."""
     parts = [f"old: {found.old.run_id}, on {found.old.device}", f"new: {found.new.run_id}, on {found.new.device}"]
     parts += ["", "What differs:", *_difference_lines(found)]
     if found.pairs:
@@ -91,7 +91,7 @@ def _summary(found: Comparison) -> str:
 
 
 def _listed(found: Comparison, members: Sequence[Unpaired], title: Callable[[Unpaired], str]) -> list[str]:
-    """A line for each title, with how many points have it and their values of the axes that tell points apart."""
+    """A line for each title: how many points have it, and their values of the axes that differ between points."""
     groups: dict[str, list[Unpaired]] = {}
     for one in members:
         groups.setdefault(title(one), []).append(one)
@@ -107,7 +107,7 @@ def _alone(side: str, one: Unpaired, status: str | None) -> str:
 
 
 def _varying(found: Comparison) -> list[str]:
-    """Those of the comparison's axes that tell its points apart; the first one, where none does."""
+    """The axes in which the compared points differ; the first axis, if they differ in none."""
     points = [one.axes for one in (*found.pairs, *found.unpaired)]
     defaults = OPERATIONS[found.new.operation].defaults
     silent = {name for name, other in defaults.items() if all(axes.get(name) in (None, axes[other]) for axes in points)}
@@ -116,7 +116,7 @@ def _varying(found: Comparison) -> list[str]:
 
 
 def _apart(old: Run, new: Run) -> str:
-    """Axes, contenders included, of which the runs share no value: `q_heads (32, then 8)`."""
+    """Axes, contenders included, for which the runs have no value in common: `q_heads (32, then 8)`."""
     before, after = (_values(run) for run in (old, new))
     shared = [name for name in before if name in after]
     return ", ".join(
@@ -133,7 +133,7 @@ def _values(run: Run) -> dict[str, list[str]]:
 
 
 def _few(values: Sequence[str]) -> str:
-    """The different values, as many as are shown."""
+    """The distinct values, shortened after `SHOWN`."""
     different = list(dict.fromkeys(values))
     return " ".join([*different[:SHOWN], *(["..."] if len(different) > SHOWN else [])])
 

@@ -53,7 +53,7 @@ Fresh = Annotated[bool, typer.Option("--fresh", help="Measure again what the def
 
 
 def devices_of(device: str | None, devices: str | None) -> tuple[str, ...]:
-    """The devices to measure on, the first of which a sweep names; ValueError where both options name some."""
+    """The devices to measure on; the sweep is named after the first. ValueError where both options are given."""
     if devices is None:
         return (device or default_device(),)
     if device is not None:

@@ -49,7 +49,7 @@ Out = Annotated[Path | None, typer.Option(help=f"The folder of the configuration
 
 
 class DefaultGroup(TyperGroup):
-    """A group whose first command is meant where none is named."""
+    """A command group that runs its first command if none is named."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         first = next(iter(self.commands))
@@ -184,7 +184,7 @@ Shapes = tuple[tuple[int, int], ...]
 
 
 def _fitting(shapes: Shapes | None, bits: int, group_size: int, named: list[str] | None, packing: str) -> Shapes | None:
-    """The shapes that weights in this packing can have; all, whose errors are told, where it was named."""
+    """The shapes that weights in this packing can have; all if the user named them, so that errors are reported."""
     if shapes is None or named or packing == "rows":
         return shapes
     form = LinearTuning(bits=bits, group_size=group_size)
@@ -200,7 +200,7 @@ def _tune(
     limit_s: float,
     out: Path | None,
 ) -> None:
-    """Tune them, or take the runs that are named; write the winners and show them."""
+    """Tune, or use the runs that are named; write the winners and show them."""
     if from_run:
         runs, interrupted = [read_run(one) for one in from_run], False
     else:
@@ -218,7 +218,7 @@ def _tune(
 def _tuned(
     wanted: Sequence[AnyTuning], path: Path | None, jobs: int | None, spills: int, limit_s: float
 ) -> tuple[list[Run], bool]:
-    """A run for each, until Ctrl-C or the limit, and whether it was Ctrl-C."""
+    """A run for each, until Ctrl-C or the time limit; and whether Ctrl-C ended them."""
     runs, end = [], time.monotonic() + limit_s
     with interrupts() as interrupted:
         for one in wanted:

@@ -1,7 +1,7 @@
 """Humming's int4 products (PyPI `humming-kernels`, vLLM's back-end), with float and with int8 activations.
 
 It compiles its kernels on the machine for each layer's shape, when the layer is first called: `build` calls it once, so
-none of that is timed. What goes wrong until then, such as a compiler that it does not find, is why it is left out.
+none of that is timed. An error until then, such as a missing compiler, becomes the reason why it is unsupported.
 Written for 0.1.20.
 """
 
@@ -63,7 +63,7 @@ def _layer(workload: LinearWorkload, w: bs.QuantizedWeight, activations: str) ->
 
 @contextmanager
 def _reasons(doing: str) -> Iterator[None]:
-    """What Humming raises while it prepares is why it is left out; that memory is out, is not."""
+    """Turns what Humming raises while it prepares into Unsupported, except for running out of memory."""
     try:
         yield
     except (Unsupported, torch.OutOfMemoryError, MemoryError):
@@ -89,7 +89,7 @@ def _build(workload: LinearWorkload, arguments: Sequence[Any]) -> Solver:
 
 
 def _int8_operands(workload: LinearWorkload, inputs: Inputs) -> tuple[torch.Tensor, torch.Tensor]:
-    """Each row of activations in int8 with one step, and the groups' scales in whole steps of the largest / 1024."""
+    """The int8 form's operands: int8 activations with a step a row, scales in multiples of the largest / 1024."""
     w = packed(workload, inputs)
     scale = w.scale.to(workload.torch_dtype).float()
     unit = scale.abs().max() / STEPS
@@ -100,13 +100,13 @@ def _int8_operands(workload: LinearWorkload, inputs: Inputs) -> tuple[torch.Tens
 
 
 def int8_by_row(x: torch.Tensor) -> torch.Tensor:
-    """x as int8 with a step for each row leaves it, in float32: the row's largest magnitude / 127."""
+    """x rounded to int8 with a step for each row, its largest magnitude / 127; in float32."""
     step = (x.float().abs().amax(1, keepdim=True) / 127).clamp_min(1e-30)
     return (x.float() * (1 / step)).round().clamp(-128, 127) * step
 
 
 def _moved(workload: LinearWorkload) -> int:
-    """Its weight: four bits a code, a scale of two bytes a group and, with zero points, four bits more."""
+    """Bytes of its weight: four bits a code, two bytes of scale a group and, with zero points, four bits more."""
     group_bits = 16 + (0 if workload.symmetric else 4)
     return round(workload.out_features * workload.in_features * (4 + group_bits / workload.group_size) / 8)
 

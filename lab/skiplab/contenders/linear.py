@@ -1,7 +1,7 @@
-"""A quantised linear layer: our kernels and what they leave out to show its worth, and the peers.
+"""A quantised linear layer: our kernels, their ablations, and the peers.
 
-Each contender says which operands it stands for, in float64: its result is held against their product, and so against
-what its own format makes of the weight, not against the weight before it was quantised.
+Each contender gives its operands in float64, and its result is compared with their product: with the weight as its own
+format rounds it, not with the weight before it was quantised.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def quantized(workload: LinearWorkload, inputs: Inputs) -> bs.QuantizedWeight:
 
 
 def packed(workload: LinearWorkload, inputs: Inputs) -> bs.QuantizedWeight:
-    """The same in rows: codes and metadata in the weight's own order."""
+    """The workload's weight packed in rows."""
     return quantized(workload, inputs).packed("rows")
 
 
@@ -49,8 +49,10 @@ def _pack(workload: LinearWorkload, inputs: Inputs) -> tuple[Any, ...]:
 
 
 def _operands_in(pack: Callable[[LinearWorkload, Inputs], bs.QuantizedWeight]) -> Operands:
-    """Of a weight packed so: activations as int8 leaves them where `linear` rounds them, else as they are, and the
-    weight rounded to their dtype."""
+    """The operands of a weight packed so.
+
+    Where `linear` rounds activations to int8, they are rounded; else the weight is rounded to their dtype.
+    """
 
     def operands(workload: LinearWorkload, inputs: Inputs) -> tuple[torch.Tensor, torch.Tensor]:
         x, weight = inputs[0], pack(workload, inputs)
@@ -74,7 +76,7 @@ def _by_route(route: str) -> Build:
 
 
 def _sized(kernel: str, packing: str) -> Callable[[tuple[int, ...]], Build]:
-    """The kernel with sizes of the caller's: its parameters in order, as `blockskip.linear.measured` has them."""
+    """The kernel with the caller's sizes: its parameters in order, as `blockskip.linear.measured` has them."""
 
     def configured(numbers: tuple[int, ...]) -> Build:
         config, splits = config_of(kernel, packing, from_numbers(kernel, packing, numbers))

@@ -39,7 +39,7 @@ Given = ParamSpec("Given")
 
 
 def _drawn(chart: Callable[Given, model.Chart]) -> Callable[Given, Figure]:
-    """The chart as a figure; it takes and says the same."""
+    """A function that draws the chart that `chart` makes; same arguments, same docstring."""
 
     @wraps(chart)
     def draw(*args: Given.args, **named: Given.kwargs) -> Figure:

@@ -1,4 +1,4 @@
-"""Charts of prefill attention: from a frame to what a figure shows (`model`), before anybody draws it."""
+"""Charts of prefill attention: from a frame to a chart as a value (`model`), which is then drawn."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def throughput(table: pd.DataFrame, y: str = "tokens_per_s") -> LineChart:
 
 
 def attention_time(table: pd.DataFrame) -> LineChart:
-    """Median time over prompt length, a line for each contender and mask; the least that the roofs allow in grey."""
+    """Median time over prompt length, a line for each contender and mask; the roofs' lower bound in grey."""
     good: Any = table[(table["operation"] == "attention") & (table["status"] == "ok") & table["median_ms"].notna()]
     good = good.assign(time=good["median_ms"] / 1e3, low=good["low_ms"] / 1e3, high=good["high_ms"] / 1e3)
     shown = series.lines(good, "q_len", "time", "low", "high", _variant, _hover)
@@ -56,9 +56,9 @@ def attention_time(table: pd.DataFrame) -> LineChart:
 
 
 def floors(table: pd.DataFrame) -> LineChart:
-    """What a recorded time is made of, by prompt length, as multiples of the least time of the useful work.
+    """Lower bounds of a recorded time (`floors`), and the time, as multiples of the least time of the useful work.
 
-    table: of `floors.floors_of`, of one setting: floors each upon the one before, and the time itself above them.
+    table: from `floors.floors_of`, of one setting. Each floor is above the one before; the time is above them all.
     """
     good: Any = table.sort_values("q_len")
     looks = {**FLOORS, "median_ms": "the time itself"}
@@ -193,7 +193,7 @@ def _lines(table: Any, x: str, y: str, low: str, high: str) -> tuple[Line, ...]:
 
 
 def _label(table: pd.DataFrame, contender: str) -> str:
-    """What figures call the contender: torch's default by what it does, the others by the label of their rows."""
+    """The contender's name in a legend: for torch's default what it does, for others the label of their rows."""
     labels: Any = table.loc[table["contender"] == contender, "label"]
     return "dense + mask" if contender == "sdpa" else str(labels.iloc[0]) if len(labels) else contender
 
@@ -207,7 +207,7 @@ def _by_number(number: int) -> theme.Style:
 
 
 def settings(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """The prefill rows of each device, head shape and mask that was timed at several lengths, by their name in words.
+    """The prefill rows of each device, head shape and mask timed at several lengths, by a name in words.
 
     Devices come in the table's order; of each, small heads first, then narrow windows, causal last.
     """
@@ -227,7 +227,7 @@ def _variant(row: RowDict, x: str = "q_len") -> str:
 
 
 def _hover(row: RowDict) -> Hover:
-    """Everything that a point is: time, rate, error and what makes it doubtful."""
+    """A point's hover text: time, rate, error and doubts."""
     lines = [f"{time_text(row)}, {row['tokens_per_s']:,.0f} tokens/s"]
     if "speedup" in row:
         lines.append(

@@ -115,9 +115,9 @@ def decode_speedup(table: pd.DataFrame, base: str = "sdpa") -> LineChart:
 
 
 def decode_grid(table: pd.DataFrame, y: str = "time", contender: str = "blockskip") -> HeatChart:
-    """Time (`y="time"`) or rate (`y="rate"`) of one contender: cache length across, window down; its first place.
+    """Time (`y="time"`) or rate (`y="rate"`) of one contender: cache length across, window down; one source and device.
 
-    Measured places come before recorded, published and predicted ones. ValueError lists what `y` may be.
+    Measured rows are preferred to recorded, published and predicted ones. ValueError lists what `y` may be.
     """
     if y not in ("time", "rate"):
         raise ValueError(f"y: got {y!r}; allowed are time, rate")
@@ -167,7 +167,7 @@ def _value(row: RowDict, y: str) -> float:
 
 
 def _good(table: pd.DataFrame) -> Any:
-    """Checked decode points that have a time, each by one way of timing: a CUDA graph's where there is one."""
+    """Checked decode points that have a time, one row each: a CUDA graph's if it was timed so."""
     good: Any = table[(table["operation"] == "decode") & (table["status"] == "ok") & table["median_ms"].notna()]
     good = good.reset_index(drop=True)
     rank = good["method"].map({"eager": 1, "warm": 2}).fillna(0)
@@ -184,7 +184,7 @@ def _rates(table: pd.DataFrame, good: Any, title: str, y_title: str, roof: str) 
 
 
 def _namer(table: Any) -> Callable[[RowDict], str]:
-    """What tells the settings of this table apart, as a function of the row."""
+    """A function of a row that names its setting by the columns in which this table's settings differ."""
     differing = _differing(table)
     return lambda row: ", ".join(_settings(row, differing))
 
@@ -218,7 +218,7 @@ def _window(row: RowDict) -> str:
 
 
 def _hover(row: RowDict) -> Hover:
-    """Everything that a point is: keys, time, rate, bandwidth and what makes it doubtful."""
+    """A point's hover text: keys, time, rate, bandwidth and doubts."""
     lines = [series.time_text(row)]
     if row["gbps"] == row["gbps"]:
         share = f", {row['bound_ms'] / row['median_ms']:.0%} of the roofs" if row["bound_ms"] == row["bound_ms"] else ""

@@ -1,4 +1,4 @@
-"""Charts as plotly figures that keep a picture of themselves for readers without plotly."""
+"""Charts as plotly figures, each with a picture of itself for readers without plotly."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ PLOT, PANEL, TITLE, ROW, MENU, AXIS, NOTE = 270, 290, 44, 21, 48, 58, 15
 
 
 class Figure(go.Figure):
-    """A plotly figure; saved in a notebook it also holds a JPEG and a line of text, for readers that have no plotly.
+    """A plotly figure that also saves a JPEG and a line of text in a notebook, for readers without plotly.
 
     Not a PNG: beside one, plotly's renderer in JupyterLab draws the live figure only once the pointer has touched it.
     """
@@ -50,7 +50,7 @@ class Figure(go.Figure):
     _ipython_display_: Any = None  # else IPython takes plotly's own renderer and never asks for the bundle
 
     def _repr_html_(self) -> str | None:
-        """Plotly's page in Colab, which shows no other kind; elsewhere None: it is blank where no network is."""
+        """Plotly's HTML in Colab, which shows nothing else; elsewhere None, since it is blank without a network."""
         return super()._repr_html_() if "google.colab" in sys.modules else None
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None, **kwargs: Any) -> dict[str, Any]:
@@ -113,12 +113,12 @@ def layout(title: str, sources: str) -> go.Layout:
 
 
 def wrap(text: str, width: int = 110) -> str:
-    """Text in lines, escaped: plotly's annotations do not break lines by themselves."""
+    """Text broken into lines, and escaped: plotly's annotations do not break lines by themselves."""
     return "<br>".join(map(plotly_text, textwrap.wrap(text, width, break_long_words=False)))
 
 
 def hover_texts(hovers: Iterable[Hover]) -> list[str]:
-    """What plotly shows under the pointer, a text a point."""
+    """The hover text of each point, as plotly's markup."""
     text = macro("plotly.hover")
     return [text(hover=hover) for hover in hovers]
 
@@ -142,7 +142,7 @@ def _line_figure(chart: LineChart) -> Figure:
 
 
 def _axes_of(chart: LineChart) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What the axes of x and y are, with ticks that are written in full."""
+    """The layout of the axes x and y, with ticks written in full."""
     xs = sorted({x for line in chart.lines for x in line.x})
     ys = [y for line in chart.lines for y in line.y if y == y]
     across: dict[str, Any] = {"type": "log" if chart.x_is_log else "linear", "title_text": plotly_text(chart.x_title)}
@@ -161,7 +161,7 @@ def _axes_of(chart: LineChart) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _begin(figure: Figure, one: Beginning, x: str, y: str) -> None:
-    """A thin line over the whole height of those axes, with its name at the top."""
+    """A thin vertical line over the whole height of the axes, with its name at the top."""
     line = {"color": theme.TEXT, "width": 1, "dash": "dot"}
     figure.add_shape(type="line", xref=x, yref=f"{y} domain", x0=one.x, x1=one.x, y0=0, y1=1, line=line)
     figure.add_annotation(
@@ -171,7 +171,7 @@ def _begin(figure: Figure, one: Beginning, x: str, y: str) -> None:
 
 
 def _panels(chart: PanelChart) -> Figure:
-    """Two panels a row; a line of one name has one entry in the legend, which hides it in all of them."""
+    """Panels, two in a row; lines of one name share a legend entry, which hides them in all panels."""
     figure = Figure(layout=layout(chart.title, foot(chart)), fallback=lambda: (static.jpeg(chart), static.text(chart)))
     rows, named = -(-len(chart.panels) // 2), set[str]()
     base = {axis: figure.layout[f"{axis}axis"].to_plotly_json() for axis in "xy"}
@@ -188,7 +188,7 @@ def _panels(chart: PanelChart) -> Figure:
 
 
 def _add_panel(figure: Figure, panel: LineChart, number: int, rows: int, base: Mapping[str, Any]) -> tuple[str, str]:
-    """Axes of their own for this panel, and its title over them; the names of the axes."""
+    """Adds a panel's axes and title; returns the names of its axes."""
     row, column = divmod(number, 2)
     top, share = 1 - row / rows, 1 / rows
     number_of = str(number + 1) if number else ""
@@ -208,7 +208,7 @@ def _add_panel(figure: Figure, panel: LineChart, number: int, rows: int, base: M
 
 
 def _place_legend(figure: Figure, names: list[str]) -> None:
-    """Over the figure, which makes room for as many rows as the names need; in a column beside it when many."""
+    """The legend: over the figure, whose margin grows with its rows; in a column beside it if there are many names."""
     longest = max(map(len, names), default=0)
     if len(names) > FEW:
         column = {"orientation": "v", "x": 1.01, "y": 1, "yanchor": "top", "font": {"size": 11}}
@@ -231,12 +231,12 @@ def _time_ticks(values: list[float]) -> dict[str, Any]:
 
 
 def _or_none(value: float) -> float | None:
-    """JSON has no nan; plotly leaves out what is None."""
+    """None for nan: JSON has no nan, and plotly leaves out None."""
     return value if value == value else None
 
 
 def trace(line: Line) -> go.Scatter:
-    """One line; the range of its quartiles as error bars where it is more than nothing."""
+    """One line, with its quartiles as error bars where they differ."""
     spread = any(low < high for low, high in zip(line.low, line.high, strict=True))
     error = {
         "type": "data", "symmetric": False, "thickness": 1, "width": 3,

@@ -29,8 +29,8 @@ DB_A_BIT = 20 * np.log10(2)
 def linear_time(table: pd.DataFrame) -> BarChart:
     """Median time of a product: a group of bars for each layer, a bar for each contender, the roofs' least time on it.
 
-    The least time is the packed weight's: a contender that reads another format (bf16) has a floor of its own, higher
-    by the ratio of the bits.
+    The least time is that of the packed weight: a contender that reads another format (bf16) has a higher floor, by the
+    ratio of the bits.
     """
     good = _good(table)
     bars = _bars(good, lambda row: row["median_ms"] / 1e3, lambda row: row["bound_ms"] / 1e3, True)
@@ -41,7 +41,7 @@ def linear_time(table: pd.DataFrame) -> BarChart:
 
 
 def linear_bandwidth(table: pd.DataFrame) -> BarChart:
-    """Compulsory bytes (packed weight, activations, output) / time, a group of bars a layer, the roof on each bar."""
+    """Compulsory bytes (packed weight, activations, output) / time, a group of bars a layer, and each bar's roof."""
     good = _good(table)
     good = good[good["gbps"].notna()]
     bars = _bars(
@@ -89,7 +89,7 @@ def linear_rows(table: pd.DataFrame) -> LineChart:
 def linear_layers(
     table: pd.DataFrame, layers: Mapping[str, Shape] | None = None, device: str | None = None, group_size: int = 32
 ) -> PanelChart:
-    """Median time of an int4 product over its rows, a panel for each layer, and where each of our routes begins.
+    """Median time of an int4 product over its rows, a panel for each layer; thin lines mark where our routes begin.
 
     table: with `rated`'s column `kernel` for the routes, which are those of the contender `blockskip`. layers: name ->
     (out_features, in_features), by default Gemma 4 31B's, fused; one without a row has no panel. device: the one with
@@ -117,7 +117,7 @@ def linear_layers(
 
 
 def _of_layers(good: Any, layers: Mapping[str, Shape], group_size: int) -> Any:
-    """The int4 rows of these layers and of whole contenders, each point once."""
+    """The int4 rows of these layers, without ablations, each point once."""
     shapes = set(map(tuple, layers.values()))
 
     def shown(name: str, shape: tuple[float, float]) -> bool:
@@ -133,7 +133,7 @@ def _of_layers(good: Any, layers: Mapping[str, Shape], group_size: int) -> Any:
 
 
 def _panel(title: str, rows: Any, bits: list[str]) -> LineChart:
-    """One layer's lines; the floor is of the weight as our own has it, or the widest there is."""
+    """One layer's chart; the floor is that of our own packed weight, else that of the most bits."""
     labels = [_with_bits(row, bits) for row in series.rows_of(rows)]
     named = rows.assign(label=labels)
     ours = named[named["contender"] == OURS]
@@ -147,12 +147,12 @@ def _panel(title: str, rows: Any, bits: list[str]) -> LineChart:
 
 
 def _with_bits(row: RowDict, bits: list[str]) -> str:
-    """The label, with the bits of its weights where those differ between contenders."""
+    """The label, with the bits of a weight if those differ between contenders."""
     return row["label"] if not bits or row["contender"] == FLOAT else f"{row['label']}, {row['bits_per_weight']:g} bits"
 
 
 def _beginnings(ours: Any) -> tuple[Beginning, ...]:
-    """The first number of rows, of those timed, at which our product took each of its routes."""
+    """The smallest timed number of rows at which our product took each of its routes."""
     found: dict[str, float] = {}
     for row in series.rows_of(ours.sort_values("rows")):
         if isinstance(row.get("kernel"), str):
@@ -228,7 +228,7 @@ def _differing(rows: list[RowDict]) -> list[str]:
 
 
 def _across(good: Any) -> str:
-    """The axis of the groups: what all of them share is said once."""
+    """The title of the axis of groups, with the settings that all groups share."""
     rows = [row for row in series.rows_of(good) if row["source"] != "published"]
     shared = [name for name in SETTINGS if name not in _differing(rows)]
     words = ", ".join(filter(None, [_setting(rows[0], shared) if rows else ""]))
@@ -236,7 +236,7 @@ def _across(good: Any) -> str:
 
 
 def _layer(row: RowDict) -> str:
-    """`21504×5376`, with the name of the layer where it is one of Gemma's; a publisher may not tell."""
+    """`21504×5376`, with the layer's name if it is one of Gemma's; a text for published rows without a shape."""
     if row["out_features"] != row["out_features"]:
         return "layer not told"
     shape = (int(row["out_features"]), int(row["in_features"]))
@@ -256,7 +256,7 @@ def _setting(row: RowDict, names: Iterable[str]) -> str:
 def _bars(
     good: Any, value: Callable[[RowDict], float], limit: Callable[[RowDict], float], is_time: bool
 ) -> tuple[Bars, ...]:
-    """Bars of each source, device and contender; the quartiles of a rate are those of its time, turned round."""
+    """Bars of each source, device and contender; a rate's quartiles are those of its time, swapped."""
     rows = series.rows_of(good)
     differing, groups = _differing(rows), _groups(good)
     labels = theme.source_labels((row["source"], row["device"]) for row in rows)
@@ -289,7 +289,7 @@ def _bars(
 
 
 def _hover(row: RowDict) -> Hover:
-    """Everything that a point is: layer, setting, time, bandwidth and what makes it doubtful."""
+    """A point's hover text: layer, setting, time, bandwidth and doubts."""
     setting = _setting(row, SETTINGS)
     if row["bits_per_weight"] == row["bits_per_weight"]:
         setting += f", {row['bits_per_weight']:g} bits a weight"

@@ -1,4 +1,4 @@
-"""Charts of one kind in one plotly figure, with a menu to choose between them."""
+"""Several charts of one kind in one plotly figure, with a menu to choose between them."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from skiplab.templates import plotly_text
 def choose(charts: Mapping[str, Chart], first: str = "") -> Figure:
     """Charts of one kind in one figure, a menu to choose between them by name; it needs no kernel.
 
-    At first it shows one whose name has the words `first`, else the one with the most points, and holds a picture of
-    that for readers without plotly. ValueError without any chart.
+    It opens with a chart whose name contains `first`, else with the one of the most points, and keeps a picture of that
+    for readers without plotly. ValueError without any chart.
     """
     if not charts:
         raise ValueError("charts: got none; at least one is needed")
@@ -41,7 +41,7 @@ def choose(charts: Mapping[str, Chart], first: str = "") -> Figure:
 
 
 def _button(name: str, drawn: Figure, owners: list[str]) -> dict[str, Any]:
-    """What choosing a chart changes: the visible lines, and title, axes, notes and legend."""
+    """The button that shows a chart: it changes which lines are visible, and title, axes, notes and legend."""
     keys = ("title", "xaxis", "yaxis", "annotations", "legend", "shapes")
     wanted = {key: value for key, value in drawn.layout.to_plotly_json().items() if key in keys}
     return {

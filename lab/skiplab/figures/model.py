@@ -1,4 +1,4 @@
-"""What a figure shows, before anybody draws it: plotly and matplotlib draw the same chart."""
+"""Charts as values, which plotly and matplotlib draw alike."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Hover:
 class Line:
     """One line: its points in order of x, the quartile range where there is one, and what each says under the pointer.
 
-    All text of a chart is plain; who draws it escapes what means something there.
+    All text of a chart is plain; the code that draws it escapes it.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Beginning:
-    """A place on the axis of x from which on something else holds, such as another kernel: a thin line and its name."""
+    """A value of x from which on something else applies, such as another kernel: drawn as a thin line with its name."""
 
     x: float
     name: str
@@ -66,9 +66,9 @@ class LineChart:
 
 @dataclass(frozen=True)
 class PanelChart:
-    """Line charts side by side, two in a row, with one legend: a line of one name looks alike in all of them.
+    """Line charts side by side, two in a row, with one legend: lines of the same name look alike in all panels.
 
-    Each panel's own title says what it is of; its sources and note are the whole chart's.
+    Each panel has its own title; sources and note are those of the whole chart.
     """
 
     title: str
@@ -78,7 +78,7 @@ class PanelChart:
 
     @property
     def lines(self) -> tuple[Line, ...]:
-        """Of each name the first line: what the legend holds."""
+        """The first line of each name, which the legend shows."""
         found: dict[str, Line] = {}
         for panel in self.panels:
             for line in panel.lines:
@@ -102,7 +102,7 @@ class Bars:
 
 @dataclass(frozen=True)
 class BarChart:
-    """Groups of bars, each with a tick where the roofs put its limit. `unit`: `s` makes the axis one of times."""
+    """Groups of bars, each with a tick at the limit that the roofs set. `unit`: `s` for an axis of times."""
 
     title: str
     x_title: str
@@ -116,7 +116,7 @@ class BarChart:
     limit_name: str = ""
 
     def position(self, bars: int, group: int) -> float:
-        """Where on the axis, a group being one wide, the middle of that bar stands."""
+        """The position of that bar's middle on the axis, on which a group is one wide."""
         return group + (bars - (len(self.bars) - 1) / 2) * self.width
 
     @property
@@ -143,7 +143,7 @@ class HeatChart:
     unit: str = ""
 
     def text(self, value: float) -> str:
-        """What a cell says of its value; empty where nothing was measured."""
+        """The text of a cell; empty if nothing was measured."""
         if value != value:
             return ""
         return theme.quantity(value, self.unit).strip() if self.unit else theme.ratio(value)
@@ -165,7 +165,7 @@ def is_empty(chart: Chart) -> bool:
 
 
 def foot(chart: Chart) -> str:
-    """Where the numbers come from, and what makes some doubtful or is left out."""
+    """The text under a chart: the sources of its numbers, and notes on doubtful or missing points."""
     blank = isinstance(chart, HeatChart) and any(value != value for row in chart.z for value in row)
     parts = [chart.sources, chart.note if chart.sources else "", "blank: not measured" if blank else ""]
     return "; ".join(filter(None, parts))

@@ -1,7 +1,7 @@
 """A quantised weight's memory as coloured cells: what a warp loads in a step, and one lane's nibbles.
 
-The picture is a value made of cells and labels; it is drawn as SVG for the explorer and by matplotlib for a PNG. Colour
-says what a cell holds, light and dark tell neighbouring groups apart, and the number in it is the lane that loads it.
+The picture is a value of cells and labels, drawn as SVG for the explorer and by matplotlib for a PNG. A cell's colour
+shows what it holds, light and dark distinguish neighbouring groups, and its number is the lane that loads it.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ LEGEND = (
 
 @dataclass(frozen=True)
 class Cell:
-    """A rectangle in pixels; `lanes` are those that load it, `hint` says so in words."""
+    """A rectangle in pixels; `lanes`: the lanes that load it; `hint`: the same as text."""
 
     x: float
     y: float
@@ -81,7 +81,7 @@ class Picture:
 def memory(
     packed: Packed, program: Program, row: int, step: int, lane: int, scalar: bool, codes: Codes | None
 ) -> Picture:
-    """The memory that the row's warp reads in that step; `codes` are those of the lane, None where it is idle."""
+    """The memory that the row's warp reads in that step; `codes`: those of the lane, None if it is idle."""
     loads = step_loads(packed, program, row, step, scalar)
     lanes = lane_blocks(packed, program, row, step)
     parts: list[Cell | Label] = []
@@ -112,7 +112,7 @@ def _weights(parts: list[Cell | Label], packed: Packed, loads: tuple[Load, ...],
 
 
 def _pairs(parts: list[Cell | Label], packed: Packed, arrays: list[list[Load]], lanes: LaneBlocks, y: float) -> float:
-    """Arrays two abreast, at half the width."""
+    """Arrays side by side, two in a row, each at half the width."""
     for first in range(0, len(arrays), 2):
         ends = []
         for column, loads in enumerate(arrays[first : first + 2]):
@@ -132,7 +132,7 @@ def _array(
     parts: list[Cell | Label], title: str, packed: Packed, loads: list[Load], lanes: LaneBlocks, x: float, y: float,
     byte: float,
 ) -> float:  # fmt: skip
-    """The lines that some loads of one array touch, one below the other, with their sectors and what is loaded."""
+    """The cache lines that some loads of one array touch, one below the other, with sectors and loaded bytes."""
     lines = sorted({line for load in loads for line in load.touched(LINE)})
     tall = 20 if byte > 2 else 15 if len(lines) <= 8 else 7
     left = x + (LEFT if byte > 2 or x == 0 else LEFT - 24)

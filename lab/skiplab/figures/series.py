@@ -1,4 +1,4 @@
-"""Rows of a frame as lines: the colour says whose they are, the marker which setting, the dash where they are from."""
+"""Rows of a frame as lines: colour stands for the contender, marker for the setting, dash for the source."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def lines(
 ) -> tuple[Line, ...]:  # fmt: skip
     """A line for each source, device, contender and `variant(row)`, in which x (a column) grows.
 
-    `by_variant`: colours tell settings apart instead of contenders; so they do where there is only one contender.
+    `by_variant`: colours stand for settings instead of contenders, as they also do if there is only one contender.
     """
     if not len(table):
         return ()
@@ -69,7 +69,7 @@ def lines(
 
 
 def _fills(contenders: Iterable[str]) -> dict[str, str]:
-    """How each contender's markers are filled: as they come, those of one colour differently."""
+    """The fill of each contender's markers, by order; contenders of the same colour get different ones."""
     colours: list[str] = []
     found = {}
     for contender in contenders:
@@ -80,7 +80,7 @@ def _fills(contenders: Iterable[str]) -> dict[str, str]:
 
 
 def limits(table: Any, x: str, y: str, name: str, variant: Callable[[RowDict], str]) -> tuple[Line, ...]:
-    """What the roofs allow, a grey dotted line for each device something was measured on, and each variant."""
+    """The roofs' limits: a grey dotted line for each device with measured rows, and each variant."""
     known = table[table["source"].isin(["measured", "recorded"]) & table[y].notna()]
     if not len(known):
         return ()
@@ -101,9 +101,9 @@ def limits(table: Any, x: str, y: str, name: str, variant: Callable[[RowDict], s
 
 
 def by_setting(table: Any, keys: Iterable[str], x: str, name: Callable[[RowDict], str]) -> dict[str, Any]:
-    """The rows that are alike in `keys`, for each device, by `name(row)`; those with a single x are left out.
+    """Groups of rows with equal `keys`, for each device, by `name(row)`; groups with a single x are left out.
 
-    Devices come in the table's order; of each, what is smaller in the keys first, and what has none (no window) last.
+    Devices come in the table's order; within a device small keys come first, and missing ones (no window) last.
     """
     rows = table.assign(origin=pd.factorize(table["source"] + table["device"])[0])
     found = {}
@@ -115,7 +115,7 @@ def by_setting(table: Any, keys: Iterable[str], x: str, name: Callable[[RowDict]
 
 
 def several(rows: Iterable[RowDict], *columns: str) -> list[str]:
-    """Those of the columns in which the rows differ: what a setting's name must tell."""
+    """Those of the columns in which the rows differ, and which a setting's name must therefore include."""
     rows = list(rows)
     return [name for name in columns if len({str(row.get(name)) for row in rows}) > 1]
 
@@ -127,7 +127,7 @@ def window(row: RowDict) -> str:
 
 
 def shape(row: RowDict) -> str:
-    """Heads, head size and dtype; empty where the row has none (a published rate of a whole model)."""
+    """Heads, head size and dtype; empty if the row has none (a published rate of a whole model)."""
     if row["head_dim"] != row["head_dim"]:
         return ""
     return f"{int(row['q_heads'])}/{int(row['kv_heads'])} heads of {int(row['head_dim'])}, {row['dtype']}"
@@ -142,7 +142,7 @@ def time_text(row: RowDict) -> str:
 
 
 def doubts(row: RowDict) -> list[str]:
-    """Error, flags and provenance: what every hover text ends with."""
+    """Error, flags and provenance, with which every hover text ends."""
     error = row.get("error")
     return [
         *([f"error {error:.2g}, allowed {row['tolerance']:.2g}"] if error is not None and error == error else []),
@@ -152,12 +152,12 @@ def doubts(row: RowDict) -> list[str]:
 
 
 def sources(table: Any) -> str:
-    """Where all rows are from, in one line."""
+    """The sources of all rows, in one line."""
     return theme.provenances(zip(table["source"], table["device"], strict=True))
 
 
 def note(table: Any, shown: Any, empty: str = "no point to show yet") -> str:
-    """Why there is nothing to see, or how many points failed: a figure never hides a failure."""
+    """Why a figure is empty, or how many points failed: a figure never hides a failure."""
     if not len(shown):
         return empty
     failed = table[table["status"] != "ok"]["status"].value_counts()

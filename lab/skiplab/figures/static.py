@@ -1,7 +1,7 @@
 """The same charts drawn by matplotlib: for papers, the README and readers without plotly.
 
-Through matplotlib's objects alone, never pyplot: JupyterLab runs widget callbacks on a thread of their own, and
-pyplot's state belongs to one.
+It uses matplotlib's objects and never pyplot, whose state belongs to one thread: JupyterLab runs widget callbacks on
+another.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def tilemap(tilemap: bs.TileMap, longest: int = 512) -> Figure:
 
 
 def png(chart: Chart | Figure, bare: bool = False) -> bytes:
-    """The chart as a PNG file; `bare` has no ground, and grey text that reads on a light and on a dark page."""
+    """The chart as a PNG file; `bare`: without a background, with grey text that reads on light and dark pages."""
     figure = chart if isinstance(chart, Figure) else draw(chart)
     if bare:
         _grey(figure)
@@ -120,7 +120,7 @@ def png(chart: Chart | Figure, bare: bool = False) -> bytes:
 
 
 def jpeg(chart: Chart | Figure) -> bytes:
-    """The chart on white as a JPEG file, without the loss that blurs letters."""
+    """The chart on white as a JPEG file, of a quality that does not blur letters."""
     figure = chart if isinstance(chart, Figure) else draw(chart)
     file = io.BytesIO()
     figure.savefig(file, format="jpeg", dpi=DPI, pil_kwargs={"quality": 92, "subsampling": 0})
@@ -155,7 +155,7 @@ def text(chart: Chart) -> str:
 
 
 def log_marks(values: list[float]) -> list[float]:
-    """Round values that span the given ones, closer together where these lie close; 1 alone without any."""
+    """Round tick values that span the given ones, denser for a narrow range; just 1 if there are none."""
     good = [value for value in values if value > 0 and math.isfinite(value)]
     if not good:
         return [1.0]
@@ -183,9 +183,9 @@ def log2(value: float) -> float:
 
 
 def heat_scale(chart: HeatChart) -> tuple[float, float, tuple[str, ...], list[float]]:
-    """Ends of the colours in powers of two, the colours, and where the ticks of their bar stand.
+    """The range of colours in powers of two, the colour map, and the ticks of its bar.
 
-    Ratios reach as far on both sides of 1, at least a factor of two; quantities from the least to the largest.
+    Ratios: symmetric around 1, at least a factor of two each way; quantities: from the least to the largest.
     """
     logs = [log2(value) for row in chart.z for value in row if value == value] or [0.0]
     if chart.unit:
@@ -197,7 +197,7 @@ def heat_scale(chart: HeatChart) -> tuple[float, float, tuple[str, ...], list[fl
 
 
 def count_marks(values: list[float]) -> list[float]:
-    """Which of the values, in order, have their number on a logarithmic axis: none nearer than a third of an octave."""
+    """The values, in order, that are labelled on a logarithmic axis: none closer than a third of an octave."""
     marks: list[float] = []
     least = max(1.25, (max(values) / min(values)) ** (1 / 14)) if values else 1.0
     for value in values:
@@ -207,7 +207,7 @@ def count_marks(values: list[float]) -> list[float]:
 
 
 def bar_range(chart: BarChart) -> tuple[float, float]:
-    """Ends of a logarithmic axis: the lowest bar or limit is a fifth of a decade and more above its foot."""
+    """The range of a logarithmic axis of bars, which begins at least a fifth of a decade below all bars and limits."""
     values = [y for bars in chart.bars for y in (*bars.values, *bars.limit, *bars.high) if y == y and y > 0] or [1.0]
     return 10 ** (math.floor(2 * math.log10(min(values) / 1.6)) / 2), max(values) * 1.4
 
@@ -219,7 +219,7 @@ def _blank(width: float = WIDTH, height: float = HEIGHT) -> tuple[Figure, Axes]:
 
 
 def _sign(figure: Figure, sources: str) -> None:
-    """Where the numbers come from, at the foot of the figure."""
+    """Writes the sources at the foot of the figure."""
     if sources:
         figure.supxlabel(textwrap.fill(sources, 110), fontsize=8, x=0.01, ha="left", color="#555555")
 
@@ -268,12 +268,12 @@ def _ticks(axis: Axis, marks: list[float], text: Callable[[float], str]) -> None
 
 
 def _inside(marks: list[float], values: list[float]) -> list[float]:
-    """Marks that lie among the values or just beside them."""
+    """Marks within the range of the values, or just outside."""
     return [m for m in marks if not values or min(values) / 1.3 <= m <= max(values) * 1.3]
 
 
 def _legend(figure: Figure, axes: Axes, inside: bool = True) -> None:
-    """Inside where there is room; for many or long names, and bars, over the figure, which grows by as much."""
+    """The legend: inside the axes if it is short; else, and for bars, above them, in a taller figure."""
     handles, labels = axes.get_legend_handles_labels()
     longest = max(map(len, labels))
     if inside and len(labels) <= 4 and longest < 50:

@@ -1,4 +1,4 @@
-"""A kernel that reads and nothing else: what reading so many bytes takes on a GPU at the least."""
+"""A kernel that only reads memory: the least time in which a GPU reads so many bytes."""
 
 from __future__ import annotations
 

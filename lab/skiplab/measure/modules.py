@@ -42,9 +42,9 @@ class MeasureModule(Protocol):
     def plan_and_work(
         self, entry: Contender, workload: Any, inputs: Sequence[torch.Tensor], arguments: Sequence[Any]
     ) -> tuple[dict[str, Any], WorkDone]:
-        """What our own implementation says that it will do, {} for everybody else's; and the work that is in it.
+        """The plan of our own implementation ({} for peers), and the work of the call.
 
-        arguments: what the contender's `prepare` made of the workload's inputs, as a packed weight.
+        arguments: made by the contender's `prepare` from the workload's inputs, such as a packed weight.
         """
         ...
 

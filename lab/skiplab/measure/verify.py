@@ -1,11 +1,11 @@
-"""Is a contender right? Its result against the same in float64.
+"""Verifies a contender: its result against the float64 result.
 
 Attention and decode: torch sets the tolerance: twice the error of its own result (SDPA written out, same dtype, same
 inputs, same mask) plus one rounding of the dtype and of a float32 score. Up to 4,096 queries all rows are compared,
 beyond that 256, tile borders among them.
 
-Linear: the product of the contender's own operands. Tolerance: K float32 roundings of the sum of magnitudes (no order
-of summing is worse), what the contender rounds of its weight inside, and one rounding of the dtype.
+Linear: against the product of the contender's own operands. Tolerance: K float32 roundings of the sum of magnitudes
+(a bound for any order of summing), the contender's inner rounding of its weight, and one rounding of the dtype.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from skiplab.workload import Problem
 
 @dataclass(frozen=True)
 class Check:
-    """The largest absolute error, what is allowed, and what is wrong in words ('' when nothing is)."""
+    """The largest absolute error, the tolerance, and the problem in words ('' if there is none)."""
 
     error: float
     tolerance: float
@@ -64,7 +64,7 @@ def verify(
 ) -> Check:
     """Run the contender on fresh inputs of that seed and judge the result; its inputs must come back unchanged.
 
-    `fn` is the built callable, where there is one already. `sampled=None` compares all rows up to 4,096.
+    `fn`: the callable, if it is built already. `sampled=None` compares all rows up to 4,096.
     """
     inputs = workload.inputs(device, seed, deviation)
     given = [tensor.clone() for tensor in inputs]
@@ -89,7 +89,7 @@ def expected_of(
 
 
 def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
-    """Equal, NaN in the same places included: a cache holds some where there is no key."""
+    """Whether both are equal, counting NaN as equal to NaN: a cache holds NaN where there is no key."""
     return torch.equal(a.reshape(-1).view(torch.uint8), b.reshape(-1).view(torch.uint8))
 
 
@@ -110,7 +110,7 @@ class CheckRow:
 
 @dataclass(frozen=True)
 class CheckReport:
-    """What came of checking one contender on the awkward shapes."""
+    """The results of checking one contender on the awkward shapes."""
 
     contender: str
     device: str
@@ -118,12 +118,12 @@ class CheckReport:
 
     @property
     def passed(self) -> bool:
-        """All shapes right that are supported, and at least one."""
+        """Whether all supported shapes are right, and at least one is supported."""
         states = {row.status for row in self.rows}
         return "ok" in states and states <= {"ok", "unsupported"}
 
     def counts(self) -> dict[str, int]:
-        """How many shapes ended in which status."""
+        """The number of shapes by status."""
         states = [row.status for row in self.rows]
         return {state: states.count(state) for state in sorted(set(states))}
 

@@ -1,4 +1,4 @@
-"""A decoder-only transformer in plain lines: what happens to a token, from its embedding to its logits.
+"""A decoder-only transformer in plain PyTorch: from a token's embedding to its logits.
 
 Shapes: B batch, T tokens, H heads, D head_dim. Prompts are read in chunks, eagerly; steps of a few tokens behind them
 are a CUDA graph where there is a GPU.
@@ -118,7 +118,7 @@ class Decoder:
         return cls(spec, build(spec, tensors_of(GGUF(path, spec), spec), held))
 
     def dequantized(self) -> Decoder:
-        """The same model by the floats that its quantised weights stand for."""
+        """The same model with its quantised weights as floats."""
         return Decoder(self.spec, self.weights.dequantized(), self.graphs, self.growth)
 
     @property
@@ -194,7 +194,7 @@ class Decoder:
 
     @torch.inference_mode()
     def fill(self, depth: int, batch: int = 1, seed: int = 0) -> None:
-        """As if prompts of `depth` tokens had been read: random keys and values, to time steps at a depth."""
+        """Fills the cache with random keys and values, as if prompts of `depth` tokens had been read, to time steps."""
         integer("depth", depth, least=1)
         cache = self._emptied(integer("batch", batch, least=1), depth)
         generator = torch.Generator(self.device).manual_seed(integer("seed", seed))
@@ -204,7 +204,7 @@ class Decoder:
         cache.begin([depth] * batch)
 
     def _emptied(self, batch: int, positions: int) -> Cache:
-        """A cache for prompts of that length and some steps: the one there is, if it fits, with its graphs."""
+        """An empty cache for prompts of that length and some steps: the present one with its graphs, if it fits."""
         cache, self._last_step = self.cache, 0
         if cache is None or cache.batch != batch or (cache.capacity is not None and positions >= cache.capacity):
             self.cache = None  # its memory first
@@ -219,14 +219,14 @@ class Decoder:
         return self.cache
 
     def _run_step(self, ids: Tensor) -> Tensor:
-        """A step without checks; all that it depends on stands on the device."""
+        """A step without checks, which depends on nothing but what is on the device."""
         cache = self._read_cache()
         logits = self._logits(self._forward(ids, StepTokens.of(ids, cache.lengths, self._windows)))
         cache.lengths.add_(ids.shape[1])
         return logits
 
     def _forward(self, ids: Tensor, at: Chunk | StepTokens) -> Tensor:
-        """From tokens to what the head reads: [B, T, hidden]."""
+        """From tokens to the head's input [B, T, hidden]."""
         assert self.cache is not None
         x = functional.embedding(ids, self.weights.embedding) * self._embedding_scale
         rotations = {key: key[0].rotation(at.positions, found) for key, found in self._frequencies.items()}
@@ -269,7 +269,7 @@ class Decoder:
         return w.output(out.transpose(1, 2).flatten(2))
 
     def _options(self, layer: LayerSpec, w: LayerWeights) -> dict[str, Any]:
-        """What `blockskip.attention` and `decode` are told alike."""
+        """The options that `blockskip.attention` and `decode` share."""
         more = {"sinks": w.sinks, "softcap": self.spec.attention_softcap}
         return {"scale": layer.scale} | {name: value for name, value in more.items() if value is not None}
 

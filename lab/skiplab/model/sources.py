@@ -1,4 +1,4 @@
-"""Where weights are read from: a source of tensors by name, held against what a model needs before anything is read."""
+"""Sources of weights: tensors by name, compared with what a model needs before anything is read."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Source(Protocol):
 
 
 def tensors_of(source: Source, spec: ModelSpec) -> Take:
-    """A source of tensors that are there. Raises ValueError, naming them, where some are missing, left over, misshapen.
+    """A checked source. Raises ValueError naming tensors that are missing, left over or misshapen.
 
-    Of a model with a vision part only what belongs to its text is looked at.
+    For a model with a vision part only the text model's tensors are considered.
     """
     held = source.shapes()
     names = _text_names(held)
@@ -46,7 +46,7 @@ def _listed(names: list[str], most: int = 8) -> str:
 
 
 def _text_names(held: Mapping[str, Any]) -> dict[str, str]:
-    """From a text model's name of a tensor to its name here: without what a vision part puts before it."""
+    """The source's name for each of the text model's tensors: with a prefix, if there is a vision part."""
     for prefix, text in (("model.language_model.", "model."), ("language_model.", "")):
         if any(name.startswith(prefix) for name in held):
             inside = {text + name.removeprefix(prefix): name for name in held if name.startswith(prefix)}
@@ -55,7 +55,7 @@ def _text_names(held: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _is_redundant(name: str, spec: ModelSpec) -> bool:
-    """Whether a file may hold it although it follows from the rest."""
+    """Whether a tensor may be left over since it follows from others."""
     return name.endswith("rotary_emb.inv_freq") or (spec.tied and name == "lm_head.weight")
 
 

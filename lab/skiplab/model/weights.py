@@ -1,7 +1,7 @@
-"""A decoder's weights: what there is, how it is held, and the two sources that need no file: chance, and a state_dict.
+"""A decoder's weights: their tensors, their format, and how they are built from a source, or at random.
 
-`build` asks a source for one tensor after the other, by the names that transformers gives them, and fuses, casts and
-quantises each as it comes: besides what is kept, there is never more than one product's floats.
+`build` asks a source for one tensor after the other, by transformers' names, and fuses, casts and quantises each as it
+comes: besides the finished weights, only one layer's floats are in memory at a time.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Take = Callable[..., Stored]
 
 @dataclass(frozen=True)
 class WeightFormat:
-    """How weights are held. bits: 4 or 8, quantised by `blockskip.quantize`; None leaves them in dtype.
+    """The format of weights. bits: 4 or 8, quantised by `blockskip.quantize`; None: floats of dtype.
 
     group_size, symmetric, metadata: as there; packing: rows, or tiles (`QuantizedWeight.packed`). head: whether the
     product that gives logits is quantised, too; the embedding, which it may be tied to, stays in dtype. What a source
@@ -54,11 +54,11 @@ class WeightFormat:
         flag("head", self.head)
 
     def cast(self, found: Stored) -> Stored:
-        """What a source gave, on the device; floats in the dtype."""
+        """A tensor of a source on the device; floats in the dtype."""
         return found.to(self.device) if isinstance(found, bs.QuantizedWeight) else found.to(self.device, self.dtype)
 
     def packed(self, weight: Tensor) -> Stored:
-        """A product's weight [N, K], which is on the device and in the dtype, as it is or quantised."""
+        """A product's weight [N, K], on the device and in the dtype, quantised if the format says so."""
         if self.bits is None:
             return weight
         made = bs.quantize(weight, self.bits, self.group_size, self.symmetric, self.metadata)
@@ -67,9 +67,9 @@ class WeightFormat:
 
 @dataclass(frozen=True, eq=False)
 class Linear:
-    """A product. weights: [N, K] each, their rows one after the other, floats or quantised; bias: [N] or None.
+    """A linear layer. weights: [N, K] each, concatenated by rows, floats or quantised; bias: [N] or None.
 
-    There is one weight, but where a file has quantised the parts of a fused product in several ways.
+    There is one weight, unless a file quantises the parts of a fused layer in different ways.
     """
 
     weights: tuple[Stored, ...]
@@ -87,7 +87,7 @@ class Linear:
         return functional.linear(x, weight, bias)
 
     def dequantized(self, dtype: torch.dtype) -> Linear:
-        """The same product by the floats that quantised weights stand for."""
+        """The same layer with quantised weights as floats."""
         if all(isinstance(weight, Tensor) for weight in self.weights):
             return self
         return Linear((_fused([_floats(weight, dtype) for weight in self.weights]),), self.bias)
@@ -99,7 +99,7 @@ class Linear:
 
 @dataclass(frozen=True, eq=False)
 class LayerWeights:
-    """Of one layer. Norms are [size], offset included; qkv is fused, of q, k and v (or q and k), and so is gate_up."""
+    """One layer's weights. Norms are [size], offset included. Fused: qkv of q, k and v (or q and k), gate_up."""
 
     attention_norm: Tensor
     qkv: Linear
@@ -117,7 +117,7 @@ class LayerWeights:
 
 @dataclass(frozen=True, eq=False)
 class Weights:
-    """All of a model. embedding: [vocabulary, hidden], which the head shares where it is tied and not quantised."""
+    """The weights of a model. embedding: [vocabulary, hidden]; the head shares it if tied and not quantised."""
 
     embedding: Tensor
     layers: tuple[LayerWeights, ...]
@@ -125,7 +125,7 @@ class Weights:
     head: Linear
 
     def linears(self) -> Iterator[tuple[str, Linear]]:
-        """Every product by name, from the first layer's to the head."""
+        """Every linear layer by name, from the first layer's to the head."""
         for i, layer in enumerate(self.layers):
             for name in ("qkv", "output", "gate_up", "down"):
                 yield f"layers.{i}.{name}", getattr(layer, name)
@@ -139,7 +139,7 @@ class Weights:
         return self.embedding.nbytes + small + self.norm.nbytes + head
 
     def dequantized(self) -> Weights:
-        """The floats that quantised weights stand for, in the embedding's dtype."""
+        """The same weights as floats, in the embedding's dtype."""
         dtype = self.embedding.dtype
         layers = tuple(
             replace(w, **{n: getattr(w, n).dequantized(dtype) for n in ("qkv", "output", "gate_up", "down")})
@@ -165,7 +165,7 @@ def expected(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
 
 
 def _assembled(spec: ModelSpec, make: Any) -> Weights:
-    """What there is, by transformers' names; `make` is a _Maker or a _Namer."""
+    """A model's weights, by transformers' names; `make` is a _Maker or a _Namer."""
     stored = make.matrix("model.embed_tokens.weight", spec.vocabulary, spec.hidden)
     embedding = make.floats(stored)
     layers = tuple(_layer(spec, layer, f"model.layers.{i}", make) for i, layer in enumerate(spec.layers))
@@ -198,7 +198,7 @@ def _layer(spec: ModelSpec, layer: LayerSpec, at: str, make: Any) -> LayerWeight
 
 @dataclass(frozen=True)
 class _Maker:
-    """Parts of a model from a source."""
+    """Makes the parts of a model from a source."""
 
     take: Take
     held: WeightFormat
@@ -218,7 +218,7 @@ class _Maker:
         return self.floats(self.held.cast(_floats(found, torch.float32) + self.norm_offset))
 
     def linear(self, at: str, parts: Mapping[str, int], columns: int, bias: bool) -> Linear:
-        """One product of those that read the same: their rows one after the other."""
+        """One linear layer of several with the same input, concatenated by rows."""
         stored = [self.matrix(f"{at}.{name}.weight", rows, columns) for name, rows in parts.items()]
         biases = [self.vector(f"{at}.{name}.bias", rows) for name, rows in parts.items()] if bias else []
         weights = tuple(self._packed(f"{at}.{'+'.join(parts)}", part, self.held) for part in _joined(stored))
@@ -244,7 +244,7 @@ def _fused(parts: list[Tensor]) -> Tensor:
 
 
 def _joined(parts: list[Stored]) -> list[Stored]:
-    """Rows one after the other, neighbours of one layout as one weight."""
+    """Weights concatenated by rows; neighbours of the same layout become one weight."""
     joined: list[Stored] = []
     for _, alike in groupby(parts, key=_layout):
         first, *others = list(alike)
@@ -257,7 +257,7 @@ def _joined(parts: list[Stored]) -> list[Stored]:
 
 
 def _layout(stored: Stored) -> tuple | None:
-    """What weights must share to be one; None for floats."""
+    """What weights must have in common to be concatenated; None for floats."""
     if isinstance(stored, Tensor):
         return None
     return tuple((name, t.dtype, t.shape[1:]) for name, t in stored.named_tensors().items())
@@ -265,7 +265,7 @@ def _layout(stored: Stored) -> tuple | None:
 
 @dataclass(frozen=True)
 class _Namer:
-    """What a _Maker would take: names and shapes."""
+    """Collects the names and shapes that a _Maker would ask for."""
 
     found: dict[str, tuple[int, ...]]
 
@@ -292,7 +292,7 @@ class _Namer:
 
 
 def random_tensors(spec: ModelSpec, held: WeightFormat, seed: int) -> Take:
-    """A source of chance, on the device: matrices of K columns with deviation K ** -0.5, norms that change nothing."""
+    """A source of random tensors, on the device: matrices of K columns with deviation K ** -0.5, norms of 1."""
     generator = torch.Generator(held.device).manual_seed(seed)
     one = torch.ones((), dtype=held.dtype, device=held.device)
 

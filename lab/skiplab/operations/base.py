@@ -1,4 +1,4 @@
-"""What the lab must know of an operation: one `Operation` each, in a file of its own."""
+"""Operation: what the lab must know of an operation. Each has one, in a file of its own."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Baseline:
 
 @dataclass(frozen=True)
 class Predicted:
-    """What a prediction at the roofs stands for: a contender, its label for a workload, and how its `work` is asked."""
+    """A contender whose time at the roofs is predicted: its label for a workload, and the arguments of its `work`."""
 
     contender: str
     label: Callable[[Any], str]
@@ -47,7 +47,7 @@ class Predicted:
 
 @dataclass(frozen=True)
 class Operation:
-    """One operation of the lab: data alone. What is computed for it stands in the role packages, a file each.
+    """One operation of the lab, as data alone; code for it is in a file of its name in each role's package.
 
     name: in run files, and of its file in each role package. title: in the headings of figures. workload: its class.
     axes: the schema of a row's axes in a run file; filed: those of its optional axes that every row of a file has.
@@ -56,10 +56,10 @@ class Operation:
     tokens: the columns whose product is the number of tokens that one call computes.
     baseline, subject: what speed-ups are over, and what a run of it is about, by the axes of one of its points.
     headings: what a table calls an axis, where that is not its own name. phrases: an axis' value in a sentence.
-    without_window: what a point without a window is called, where its mask follows from that; None: by its mask.
-    defaults: axes that need no word where each equals another one of its point.
-    predicted: who is predicted at the roofs; predicted_flops: which FLOPs of a `Work` take time there.
-    examples: small problems, of which each of its contenders takes one at least.
+    without_window: the text for a point without a window, if its mask follows from that; None: the mask's text.
+    defaults: axes that a text may omit if they equal another axis of the point.
+    predicted: the contenders predicted at the roofs; predicted_flops: which FLOPs of a `Work` count there.
+    examples: small problems; each contender supports at least one.
     """
 
     name: str
@@ -82,7 +82,7 @@ class Operation:
     defaults: Mapping[str, str] = field(default_factory=dict)
 
     def heading(self, axis: str) -> str:
-        """What a table's column of this axis is called."""
+        """The heading of this axis' column in a table."""
         return self.headings.get(axis, axis)
 
     @property

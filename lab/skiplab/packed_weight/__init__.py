@@ -1,4 +1,4 @@
-"""A quantised weight in memory: its sizes, what a warp's loads ask for, what was compiled of them, and its error."""
+"""A quantised weight in memory: its sizes, what a warp's loads ask for, their machine code, and its error."""
 
 from skiplab.packed_weight.compiling import compiled
 from skiplab.packed_weight.loads import (

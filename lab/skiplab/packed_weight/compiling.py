@@ -1,4 +1,4 @@
-"""What the compiler makes of the matvec on a packed weight; nothing is run and no GPU is needed."""
+"""Compiles the matvec for a packed weight, to look at its machine code; nothing is run and no GPU is needed."""
 
 from __future__ import annotations
 

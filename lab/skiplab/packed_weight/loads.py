@@ -46,7 +46,7 @@ PROGRAMS: Mapping[str, Program] = {
 
 @dataclass(frozen=True)
 class Load:
-    """One load instruction of a warp: where each lane's `width` bytes begin in that array; None for an idle lane."""
+    """One load instruction of a warp: the start of each lane's `width` bytes in that array; None for an idle lane."""
 
     what: str
     width: int
@@ -54,7 +54,7 @@ class Load:
 
     @property
     def distinct(self) -> tuple[int, ...]:
-        """The different starts; widths divide them, so that two lanes load the same bytes or share none."""
+        """The distinct starts; they are multiples of the width, so two lanes load the same bytes or share none."""
         return tuple(sorted({start for start in self.starts if start is not None}))
 
     @property
@@ -62,13 +62,13 @@ class Load:
         return self.width * len(self.distinct)
 
     def touched(self, unit: int) -> tuple[int, ...]:
-        """The numbers of the units of so many bytes that hold what is loaded."""
+        """The indices of the units (sectors or lines) of so many bytes that are touched."""
         return tuple(sorted({at // unit for start in self.distinct for at in (start, start + self.width - 1)}))
 
 
 @dataclass(frozen=True)
 class Access:
-    """What some loads of one array ask for: instructions, bytes needed, and sectors and lines of each instruction."""
+    """The sum of some loads of one array: instructions, bytes needed, and sectors and lines of each instruction."""
 
     what: str
     loads: int
@@ -93,7 +93,7 @@ def step_loads(
     """The loads of one step, in the kernel's order, of the warp that holds the row (of its `warp`-th where several do).
 
     `scalar`: activations are loaded 4 bytes at a time instead of 16. Addresses count from each array's first byte,
-    which stands on a line's border. Activations are those of one token.
+    which is at the start of a line. Activations are those of one token.
     """
     last = program.steps(packed.in_features) - 1
     integer("row", row, 0, packed.out_features - 1)
@@ -144,7 +144,7 @@ def _loads(packed: Packed, lanes: LaneBlocks, scalar: bool) -> Iterator[Load]:
 
 
 def accesses(loads: tuple[Load, ...]) -> tuple[Access, ...]:
-    """The loads added up by array, in their order."""
+    """The loads summed by array, in their order."""
     found: dict[str, Access] = {}
     for load in loads:
         one = Access(load.what, 1, load.bytes, len(load.touched(SECTOR)), len(load.touched(LINE)))
@@ -153,13 +153,13 @@ def accesses(loads: tuple[Load, ...]) -> tuple[Access, ...]:
 
 
 def total(items: tuple[Access, ...], what: str = "all") -> Access:
-    """The sum of some accesses under one name."""
+    """The sum of some accesses, under one name."""
     return sum((replace(item, what=what) for item in items), Access(what, 0, 0, 0, 0))
 
 
 @lru_cache(maxsize=64)
 def row_accesses(packed: Packed, program: Program, row: int, scalar: bool = False) -> tuple[Access, ...]:
-    """What a whole row asks for: the loads of its warp or warps in all steps, shared evenly where a warp holds more."""
+    """The accesses of a whole row: the loads of its warps in all steps, divided evenly if a warp holds several rows."""
     loads = tuple(
         load
         for step in range(program.steps(packed.in_features))

@@ -1,4 +1,4 @@
-"""A packed weight by its sizes: which arrays it consists of, its bits and bytes, and the least time to move them."""
+"""A packed weight by its sizes: its arrays, its bits and bytes, and the least time to move them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ METADATA = ("bfloat16", "uint8")
 
 @dataclass(frozen=True)
 class Packed:
-    """A quantised weight [out_features, in_features] as it lies in memory; no tensor, sizes alone.
+    """The layout in memory of a quantised weight [out_features, in_features]: sizes alone, no tensor.
 
     `strided`: metadata lies [groups, out_features] instead of row for row with the weights. ValueError names the field,
     what was given and what is allowed.
@@ -68,7 +68,7 @@ class Packed:
 
     @property
     def needs_sums(self) -> bool:
-        """Whether the kernel reads the activations' code sums: not where code 0 is worth 0."""
+        """Whether the kernel reads the sums of activations' codes: not if code 0 stands for 0."""
         return not (self.symmetric and self.bits == 8)
 
     @property
@@ -96,7 +96,7 @@ def floor(packed: Packed, machine: Machine, rows: int = 1, element_bytes: int = 
 
 
 def float_floor(packed: Packed, machine: Machine, rows: int = 1, element_bytes: int = 2) -> Bound:
-    """The same for the float weight that it stands for."""
+    """The same for the float weight before quantising."""
     elements = packed.out_features * packed.in_features
     moved = element_bytes * (elements + rows * (packed.in_features + packed.out_features))
     return bound_of(2 * rows * elements, moved, machine)

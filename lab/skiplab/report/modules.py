@@ -16,7 +16,7 @@ class ReportModule(Protocol):
     """What a report needs of an operation."""
 
     def figures_of(self, table: pd.DataFrame, axes: list[str]) -> list[tuple[go.Figure, str]]:
-        """The figures of its rows and the text under each; of a long table a part is drawn, and the text says so.
+        """The figures of its rows and the text under each; of a long table an excerpt is drawn, and the text says so.
 
         axes: what its rows differ in, the mask included.
         """

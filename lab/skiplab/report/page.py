@@ -77,7 +77,7 @@ def title(run: Run) -> str:
 
 
 def summary(table: pd.DataFrame) -> str:
-    """How many points came out how, and the best checked speed-up over the base, in words."""
+    """The number of points by status, and the best checked speed-up over the base, in words."""
     counts = ", ".join(f"{number} {status}" for status, number in table["status"].value_counts().items())
     text = f"{len(table)} points: {counts or 'none'}."
     if not len(table):
@@ -98,7 +98,7 @@ def summary(table: pd.DataFrame) -> str:
 
 
 def _compared(best: float, base: str) -> str:
-    """The largest of several speed-ups over a base, in words; one below 1 says that all of them are slow-downs."""
+    """The largest of several speed-ups over a base, in words; if it is below 1, all are slow-downs."""
     if best >= 1.05:
         return f"up to {best:.1f} times as fast as {base}"
     if best > 0.95:
@@ -182,7 +182,7 @@ def _number(value: float) -> str:
 
 
 def header_table(run: Run) -> pd.DataFrame:
-    """What the header says, a line each."""
+    """The header's entries, a line each."""
     import pandas as pd
 
     shown = {name: value for name, value in run.header.items() if name not in ("record", "command")}
@@ -197,7 +197,7 @@ def _doubts(table: pd.DataFrame) -> list[tuple[str, str]]:
 
 
 def _drawn(figure: go.Figure) -> str:
-    """A live figure as plotly writes it: its data stands in a script, with `<` and `>` as escapes of JSON."""
+    """A live figure as HTML: its data is in a script, with `<` and `>` escaped as in JSON."""
     figure.update_layout(legend=LEGEND, margin_r=240)
     return trusted(figure.to_html(full_html=False, include_plotlyjs=False, config={"responsive": True}))
 
@@ -214,7 +214,7 @@ class RawData:
 
 
 def raw_data(run: Run) -> RawData:
-    """The run's records as JSON lines, up to `RAW_BYTES`; of more, what tells the file where they are."""
+    """The run's records as JSON lines, up to `RAW_BYTES`; of a larger run what identifies its file."""
     name = file_name(run.path.stem if run.path else run.run_id, ".jsonl")
     lines, size = [], 0
     for line in _lines(run):
@@ -226,7 +226,7 @@ def raw_data(run: Run) -> RawData:
 
 
 def _elsewhere(run: Run, name: str) -> RawData:
-    """What tells the run's file, where there is one."""
+    """What identifies the run's file, if there is one: size and hash."""
     if run.path is None or not run.path.is_file():
         return RawData(name, len(run.rows))
     with run.path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""The tables of recorded results: what each shows, and what is asked for. README and `data/RESULTS.md` hold them."""
+"""The tables of recorded results in README and `data/RESULTS.md`: what each shows, and its targets."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import pandas as pd
 
 from skiplab.paths import data_path
 from skiplab.rated import ADDED, RowDict
-from skiplab.results.asked import (
+from skiplab.results.tables import Item, Shown, Table, gather, nothing, styled
+from skiplab.results.targets import (
     always,
     beside_bf16,
     beside_humming,
@@ -20,7 +21,6 @@ from skiplab.results.asked import (
     long_cache,
     windowed_share,
 )
-from skiplab.results.tables import Item, Shown, Table, gather, nothing, styled
 from skiplab.store import COLUMNS, Run, read_runs
 
 H100 = ("*-nvidia-h100-*",)
@@ -30,7 +30,7 @@ H200 = ("*-nvidia-h200-*", "*_h200")
 
 
 def topic(name: str) -> tuple[str, ...]:
-    """The runs of that topic first, where a table's items were timed in turn; the others fill what it lacks."""
+    """File patterns with that topic's runs first, in which a table's items were timed together; others fill gaps."""
     return (f"*-nvidia-h100-*-{name}", *H100)
 
 
@@ -87,7 +87,7 @@ def times(*contenders: tuple[str, str], value: str = "ms", **where: Any) -> tupl
 
 
 def faster(head: str, *than: str, least: Callable[[RowDict], float] = nothing, **where: Any) -> Item:
-    """How many times faster ours is than the fastest of some contenders."""
+    """An item: the speed-up of ours over the fastest of some contenders."""
     return Item(head, {**OURS, **where}, "faster", than, least)
 
 
@@ -121,17 +121,17 @@ REASONS: dict[str, dict[tuple, str]] = {
 def by_length(
     about: str, items: tuple[Item, ...], target: str = "", runs: tuple[str, ...] = H100, **where: Any
 ) -> Table:
-    """Prefill: prompt lengths across, items down."""
+    """A prefill table with prompt lengths across and items down."""
     return Table(about, ("q_len",), items, {**PREFILL, **where}, runs, across=True, target=target)
 
 
 def windows(*than: str, least: Callable[[RowDict], float]) -> tuple[Item, ...]:
-    """An item for each window: how many times faster ours is."""
+    """An item for each window: the speed-up of ours."""
     return tuple(faster(f"window {window:,}", *than, least=least, window=window) for window in WINDOWS)
 
 
 def causal(about: str, heads: str, runs: tuple[str, ...]) -> Table:
-    """A causal prompt, ours beside the peers."""
+    """A table of causal prompts, ours beside the peers."""
     ratios = (
         faster("times as fast as FlexAttention", "flex", least=always(1)),
         faster("times as fast as cuDNN", "sdpa-cudnn", least=always(0.8)),
@@ -142,7 +142,7 @@ def causal(about: str, heads: str, runs: tuple[str, ...]) -> Table:
 
 
 def modes(about: str, runs: tuple[str, ...] = H100, **where: Any) -> Table:
-    """The ways to skip, and what each costs beside loop bounds."""
+    """A table of the skip modes, and the cost of each compared with loop bounds."""
     ratios = [faster(f"`{name}` ÷ `bounds`", f"blockskip-{name}") for name in ("map", "mask", "none")]
     return by_length(about, (*times(*MODES), *ratios), runs=runs, heads=SLIDING, **where)
 
@@ -328,7 +328,7 @@ DECLARED = {
 
 
 def _kept(name: str, *heads: str, **where: Any) -> Table:
-    """A table with some of its items alone, for README."""
+    """A table cut to some of its items, for README."""
     table = DECLARED[name]
     items = tuple(item for item in table.items if not heads or item.head in heads)
     return replace(table, items=items, where={**table.where, **where})

@@ -69,7 +69,7 @@ def table_of(columns: Mapping[str, Column]) -> pd.DataFrame:
 
 
 def _joined(parts: Sequence[Column]) -> Column:
-    """One column of several runs."""
+    """One column of several runs, joined."""
     if len(parts) == 1:
         return parts[0]
     if parts and all(isinstance(part, np.ndarray) for part in parts):
@@ -78,7 +78,7 @@ def _joined(parts: Sequence[Column]) -> Column:
 
 
 def _columns(run: Run) -> dict[str, Column]:
-    """The run's points by column: each point once, where it was first measured, as it was measured last."""
+    """The run's points by column: each point once, at its first position, with its last measurement."""
     held = _held(run)
     numbers = {name: np.asarray(held[name]) for name in NUMBERS}
     seconds = numbers["median_ms"] / 1e3
@@ -95,9 +95,9 @@ def _columns(run: Run) -> dict[str, Column]:
 
 
 def _held(run: Run) -> dict[str, Column]:
-    """The columns that rows hold, and their times, filled some hundred rows at once.
+    """The columns of rows, and their times, filled some hundred rows at a time.
 
-    As Python's objects the samples of all rows would be most of a gigabyte.
+    The samples of all rows, as Python objects, would take most of a gigabyte.
     """
     size = len(run.rows)
     columns = {name: np.empty(size, HELD[name]) for name in HELD}
@@ -174,7 +174,7 @@ def _quartiles_ms(samples_ns: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 
 def _quartiles(values: np.ndarray) -> np.ndarray:
-    """Of each row [3, rows], to the bit as np.percentile has them, which takes three times as long for few rows."""
+    """Each row's quartiles [3, rows], with the bits of np.percentile, which takes three times as long for few rows."""
     values.sort(axis=1)
     last = values.shape[1] - 1
     at = np.array((0.25, 0.5, 0.75)) * last

@@ -1,4 +1,4 @@
-"""Medians of quantised linear layers that were noted without their samples, as runs: `data/benchmarks/*_h200.*`."""
+"""Runs made of medians that were noted without samples: quantised linear layers, `data/benchmarks/*_h200.*`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PROTOTYPE = "whole tiles or shares"
 
 
 def noted_runs() -> list[Run]:
-    """A run for each file, every point of one sample, its median; what a run of `data/runs` holds too is better there.
+    """A run for each file, each point with one sample, its median. Prefer a run of `data/runs` that has the same point.
 
     The products in tiles are the fastest of their prototypes at each point.
     """

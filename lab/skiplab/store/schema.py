@@ -1,6 +1,6 @@
 """The schema of a run file's lines: what a reader checks, and what a writer may write.
 
-`data/README.md` says in words what each key means. Keys that are not listed here are kept and not looked at, so that a
+`data/README.md` says in words what each key means. Keys that are not listed here are kept unchecked, so that a
 later version may add some. Counts fit in 64 bits, since a frame holds them as such; amounts are so small that rates and
 logarithms of them are doubles.
 """
@@ -95,7 +95,7 @@ END = End.__struct_fields__
 
 
 def with_end(header: Mapping[str, Any], end: End | None) -> dict[str, Any]:
-    """The header of a run that ended so; None: of one that goes on."""
+    """The header with that end; None: without an end."""
     going_on = {name: value for name, value in header.items() if name not in END}
     said = msgspec.to_builtins(end) if end is not None else {}
     return {**going_on, **{name: said[name] for name in END if name in said}}
@@ -112,14 +112,14 @@ class RowWork(Struct, gc=False):
 
 
 class PlanFacts(Struct):
-    """What readers use of a row's `plan`."""
+    """The part of a row's `plan` that readers use."""
 
     config: Annotated[list[Count], Meta(min_length=2)] | None = None
     packed: bool | None = None
 
 
 class Timed(Struct, tag_field="record", tag="point", gc=False):
-    """Of a row what a frame shows: read apart from the rest, which is most of a row's bytes."""
+    """The part of a row that a frame shows, decoded without the rest, which is most of a row's bytes."""
 
     point: str
     axes: Axes
@@ -154,7 +154,7 @@ _STEP = re.compile(r"\.(\w+)|\[(\d+)\]")
 
 
 def fault(error: Exception, line: bytes | Mapping[str, Any], what: str) -> str:
-    """What is wrong with a line that could not be decoded, or with a record that could not be converted, in words.
+    """The error of a line that could not be decoded, or a record that could not be converted, in words.
 
     what: `row` or `header`. Names the field, what it holds, and what is allowed.
     """
@@ -192,7 +192,7 @@ def _missing(record: Mapping[str, Any], what: str) -> list[str]:
 
 
 def _value(record: Any, path: str) -> str:
-    """What the record holds there, shortened; as far as the path can be followed."""
+    """The record's value at the path, shortened; followed as far as it exists."""
     for name, number in _STEP.findall("." + path if path else ""):
         try:
             record = record[name if name else int(number)]

@@ -1,4 +1,4 @@
-"""Axes -> points -> measurements -> a run file; a file for each operation, which `SWEEP` names the class of.
+"""Sweeps: axes -> points -> measurements -> a run file; each operation has a file, with its class as `SWEEP`.
 
 grid.py: what the sweeps share; running.py: measures one. The functions `sweep`, `sweep_decode` and `sweep_linear` make
 a sweep of their arguments and run it.

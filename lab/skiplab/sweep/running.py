@@ -1,4 +1,4 @@
-"""Axes -> points -> measurements; a run that is interrupted goes on where it stopped."""
+"""Runs a sweep: points -> measurements in a run file; an interrupted run continues where it stopped."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from skiplab.sweep.workers import Here, InChild, MeasureSettings, Worker, measur
 
 
 def run_header(sweep: AnySweep, topic: str, machine: Machine) -> dict[str, Any]:
-    """What a run file says of itself before its first row; no host name, no user's path."""
+    """The header of a run file; without host names and user paths."""
     identity = describe(sweep.device)
     day = datetime.now(UTC).date().isoformat()
     return {
@@ -71,10 +71,10 @@ def run_sweep(
     """Measure every point that the run file does not hold yet, and return the run.
 
     ValueError, and the file stays as it is, where it is no run, one of other parameters, or being written by another.
-    Cancelled, or interrupted by Ctrl-C, it keeps what was measured under an end that says so; the same call goes on.
+    When cancelled, or interrupted by Ctrl-C, it keeps what was measured and notes that; the same call continues.
 
     path: the JSONL file, continued if it exists; None is `default_path` with the topic (default: the operation).
-    on_start: called with what the file holds already, once it is repaired, before the first point is measured.
+    on_start: called with the run in the file, once that is repaired, before the first point is measured.
     on_measurement: called after each row is on the disk.
     cancelled: asked several times a second; what has been measured is kept.
     isolate: measure in a child process, which a crash or a timeout ends; without it everything happens in this one.
@@ -114,7 +114,7 @@ def run_sweep(
 
 
 def _check_devices(sweep: AnySweep, devices: Sequence[str], isolate: bool) -> None:
-    """ValueError for devices that are not here, or whose rows cannot stand in one run."""
+    """ValueError for devices that are missing, or whose rows cannot be in one run."""
     for device in devices:
         if not usable(device):
             raise ValueError(f"device: torch sees no {device} here; cpu is always there")
@@ -135,7 +135,7 @@ def _check_devices(sweep: AnySweep, devices: Sequence[str], isolate: bool) -> No
 
 @contextmanager
 def ending(writer: RunWriter) -> Iterator[None]:
-    """Notes the run's end when the block is left, as interrupted by Cancelled, which ends here, or by Ctrl-C."""
+    """Notes the run's end when the block is left; as interrupted after Cancelled, which it swallows, or Ctrl-C."""
     try:
         yield
     except Cancelled:
@@ -148,5 +148,5 @@ def ending(writer: RunWriter) -> Iterator[None]:
 
 
 def row_key(point: Point) -> str:
-    """What resuming looks for: the point, and the kernels' sources (device and versions are the header's)."""
+    """The key by which resuming finds a row: point and kernel sources (device and versions are in the header)."""
     return f"{point.key} | {source_hash()}"

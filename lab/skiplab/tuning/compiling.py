@@ -1,4 +1,4 @@
-"""What candidates compile to on a GPU that need not be there, many at a time."""
+"""Compiles candidates for a GPU that need not be present, in parallel."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ COMPILE_S = 120.0
 
 @dataclass(frozen=True)
 class Job:
-    """A kernel to compile for a GPU that need not be there."""
+    """A kernel to compile for a GPU that need not be present."""
 
     capability: tuple[int, int]
     workload: Problem
@@ -31,7 +31,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Compiled:
-    """What became of a job: registers and spilled bytes a thread, bytes of shared memory; `problem` '' where it was."""
+    """A job's result: registers and spilled bytes a thread, shared memory in bytes; `problem` '' if it compiled."""
 
     registers: int = 0
     spill_bytes: int = 0
@@ -39,14 +39,14 @@ class Compiled:
     problem: str = ""
 
     def refusal(self, capability: tuple[int, int], spills: int) -> str:
-        """Why it is not worth a time; '' where it is."""
+        """Why it is not worth timing; '' if it is."""
         if self.shared_bytes > shared_bytes(capability):
             return "too much shared memory"
         return self.problem or ("spills" if self.spill_bytes > spills else "")
 
 
 def compile_job(job: Job) -> Compiled:
-    """Compile it, which leaves it in Triton's cache on disk: on the GPU it then loads at once."""
+    """Compile the kernel, which leaves it in Triton's cache on disk for the timed run."""
     try:
         one = MODULES[job.workload.operation].anatomy(job.capability, job.workload, job.candidate)
     except Exception as error:  # a compiler may raise anything; the candidate is left out, and why is said

@@ -91,7 +91,7 @@ def candidate_of(contender: str, config: Config | None) -> Candidate | None:
 
 
 def class_of(axes: Mapping[str, Any], candidate: Candidate, sms: int) -> TuningClass:
-    """By the rows that its candidates have."""
+    """The class of a workload: by its candidates' rows."""
     assert candidate.config is not None
     return TuningClass(axes["head_dim"], getattr(torch, axes["dtype"]).itemsize, candidate.config[0])
 
@@ -101,12 +101,12 @@ def race_of(one: TuningClass) -> TuningClass:
 
 
 def compiled_as(one: TuningClass, candidate: Candidate) -> tuple:
-    """All that a class has in common."""
+    """A class' calls all compile the same."""
     return one, candidate
 
 
 def default(one: TuningClass, gpu: Gpu) -> Candidate:
-    """The table's configuration."""
+    """The default: the configuration of the table."""
     dtype = torch.float32 if one.element_bytes == 4 else torch.bfloat16
     return Candidate(CONTENDER, tuple(decode_config(gpu.capability, one.head_dim, dtype, one.block_m)))
 

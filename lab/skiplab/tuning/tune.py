@@ -101,7 +101,7 @@ def prune(
     cancelled: Callable[[], bool] = lambda: False,
     progress: bool = True,
 ) -> Kept:
-    """The candidates of each workload that compile, fit and do not spill; the default is the first, always."""
+    """The candidates of each workload that compile, fit and do not spill; the default always comes first."""
     module = MODULES[tuning.operation]
     first: dict[Any, Problem] = {}
     jobs: dict[Problem, list[Job]] = {}
@@ -135,10 +135,10 @@ def measure_all(
     cancelled: Callable[[], bool] = lambda: False,
     progress: bool = True,
 ) -> Run:
-    """Check and time what is kept, then the best of each class once more and for longer; rows go into the run file.
+    """Check and time these candidates, then the best of each class again, for longer; rows go into the run file.
 
-    take: `Child.measure`, or something that is called alike. What was slow on the first workload of a race is not timed
-    on the others.
+    take: `Child.measure`, or a function with its signature. A candidate that was slow on the first workload of a race
+    is not timed on the others.
     """
     from tqdm.auto import tqdm
 
@@ -175,7 +175,7 @@ Times = dict[Candidate, float]
 
 
 def _recorded(run: Run, kept: Kept, device: str) -> dict[Problem, Times]:
-    """The medians (nan for what failed) that the run holds already, of these kernels."""
+    """The medians (nan for failures) of these kernels that the run holds already."""
     rows = {without_index(row["key"]): row for row in run.rows}
     keys = {(w, one): row_key(Point(w, *one, device)) for w in kept for one in kept[w]}
     found: dict[Problem, Times] = {w: {} for w in kept}

@@ -1,7 +1,7 @@
-"""From a tuning run to the winners of each class, by rows alone. No GPU is needed, and nothing is timed.
+"""The winners of each class, from the rows of a tuning run. No GPU is needed, and nothing is timed.
 
-A candidate can win a class that is right and timed on all the class's workloads, and nowhere wrong with the same
-kernel; once the best were timed again, only they can. Scores are geometric means, over the workloads, of its median
+A candidate can win a class if it is right and timed on all the class's workloads, and its kernel is wrong nowhere; once
+the best were timed again, only these can. Scores are geometric means, over the workloads, of its median
 over the fastest one's. Where the default is within 1 % of the winner, it stays.
 """
 
@@ -70,7 +70,7 @@ def rankings(runs: Sequence[Run]) -> dict[Any, Ranking]:
 
 
 def _of_last_kernels(run: Run, module: TuningModule) -> Iterator[tuple[Mapping[str, Any], Candidate]]:
-    """The rows of the sources that the run was last continued with, and of which candidate each is."""
+    """The rows of the kernels with which the run was last continued, each with its candidate."""
     last = run.rows[-1].get("source_hash") if run.rows else None
     for row in run.rows:
         config = row.get("config")
@@ -81,7 +81,7 @@ def _of_last_kernels(run: Run, module: TuningModule) -> Iterator[tuple[Mapping[s
 
 
 def _scores(workloads: Sequence[Mapping[Candidate, float]], rounds: Mapping[Candidate, int]) -> dict[Candidate, float]:
-    """Of the candidates that were timed everywhere, and as often as any of those."""
+    """The scores of candidates that were timed on all workloads, and as often as the best."""
     everywhere = set.intersection(*(set(times) for times in workloads))
     most = max((rounds[one] for one in everywhere), default=0)
     able = [one for one in everywhere if rounds[one] == most]

@@ -1,4 +1,4 @@
-"""What was measured in a widget's session, as a run like any other."""
+"""The measurements of a widget's session as a run."""
 
 from __future__ import annotations
 

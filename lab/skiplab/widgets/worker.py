@@ -1,4 +1,4 @@
-"""Long work behind a widget: one job at a time, on its own thread, cancelled by a flag; a new one replaces the old."""
+"""Background jobs of a widget: one at a time, on a thread, cancelled by a flag; a new job replaces the old."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class BackgroundWorker:
 
     @property
     def busy(self) -> bool:
-        """Whether a job runs or waits that has not been asked to stop."""
+        """Whether a job runs or waits, and was not asked to stop."""
         return self._thread is not None and self._thread.is_alive() and not self._flag.is_set()
 
     def submit(self, work: Callable[[IsCancelled], None]) -> None:
-        """Ask the present job to stop, and run this one when it has."""
+        """Ask the current job to stop, and run this one after it."""
         with self._change:
             self._flag.set()
             self._flag = flag = threading.Event()
@@ -37,11 +37,11 @@ class BackgroundWorker:
             self._thread.start()
 
     def cancel(self) -> None:
-        """Ask the present job to stop."""
+        """Ask the current job to stop."""
         self._flag.set()
 
     def wait(self, timeout_s: float | None = None) -> bool:
-        """Wait until the present job has ended; False when it has not within the time."""
+        """Wait until the current job has ended; False when it has not within the time."""
         if self._thread is not None:
             self._thread.join(timeout_s)
         return self._thread is None or not self._thread.is_alive()

@@ -1,4 +1,4 @@
-"""What stands beside the picture of an int4 weight's memory, as HTML: what is asked for, formats, floors."""
+"""The text beside the picture of an int4 weight's memory, as HTML: loads, formats, floors."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def counts(s: Int4Settings) -> str:
 
 
 def asked(s: Int4Settings) -> str:
-    """A table of what a step asks for: as the kernel is, beside strided metadata and 4-byte loads of activations."""
+    """A table of what a step loads: in the shipped kernel, with strided metadata, with 4-byte loads of activations."""
     ours, theirs = replace(s.packed, strided=False), replace(s.packed, strided=True)
     left = accesses(step_loads(ours, s.kernel, s.row, s.step, False))
     right = accesses(step_loads(theirs, s.kernel, s.row, s.step, True))
@@ -48,7 +48,7 @@ def asked(s: Int4Settings) -> str:
 
 
 def _asked_row(a: Access, b: Access, ruled: bool = False, bold: bool = False) -> dict[str, Any]:
-    """What the table says of one kind of load; what strided metadata changes is set off."""
+    """The table's row for one kind of load; what strided metadata changes is highlighted."""
     ours = _numbers(a)
     pairs = list(zip(ours, _numbers(b), strict=True))
     return {"name": a.what, "bytes": f"{a.bytes:,}", "ours": ours, "pairs": pairs, "ruled": ruled, "bold": bold}
@@ -72,12 +72,12 @@ def formats(found: Iterable[Quality], s: Int4Settings, machine: Machine) -> str:
 
 
 def fits(packed: Packed, in_features: int) -> bool:
-    """Whether that format can hold rows of this length."""
+    """Whether the format can hold rows of this length."""
     return in_features % (256 if packed.metadata == "uint8" else packed.group_size) == 0
 
 
 def _format_row(one: Quality, packed: Packed | None, machine: Machine, chosen: bool) -> dict[str, Any]:
-    """What the table says of one format."""
+    """The table's row for one format."""
     return {
         "name": one.packed.description, "bits": f"{one.packed.bits_per_weight:g}",
         "floor": theme.seconds(floor(packed, machine).seconds) if packed else "does not fit K",

@@ -23,7 +23,7 @@ ADVICE = "Change the setting that the message names; the picture still shows the
 
 
 class Int4Explorer(w.VBox):
-    """A weight's memory to look at; keywords are those of `Int4Settings`: `Int4Explorer(bits=8, layout="strided")`.
+    """A weight's memory, to explore; keywords are those of `Int4Settings`: `Int4Explorer(bits=8, layout="strided")`.
 
     `settings` is what it shows, and `set(group_size=64)` moves its controls from code. An unknown setting raises
     TypeError, a wrong value ValueError. All of it is computed: sizes and loads from the kernel's access pattern, errors
@@ -124,7 +124,7 @@ class Int4Explorer(w.VBox):
         self._controls["lane"].value = lane
 
     def _accept(self, settings: Int4Settings) -> None:
-        """These settings are shown, by the controls too."""
+        """Show these settings, in the controls, too."""
         self._quiet = True
         self.settings = settings
         self._controls["step"].max = settings.last_step
@@ -155,7 +155,7 @@ def _picture(s: Int4Settings) -> nibbles.Picture:
 
 
 def _turned(names: dict[str, str]) -> list[tuple[str, str]]:
-    """(label, name) pairs of names with labels."""
+    """(label, name) pairs for a menu."""
     return [(label, name) for name, label in names.items()]
 
 

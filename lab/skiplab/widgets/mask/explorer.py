@@ -29,7 +29,7 @@ LARGEST_TILE = 512
 
 
 class MaskExplorer(w.VBox):
-    """A tile map to play with; keywords are those of `MaskSettings`: `MaskExplorer(kind="causal", q_len=8192)`.
+    """A tile map to explore; keywords are those of `MaskSettings`: `MaskExplorer(kind="causal", q_len=8192)`.
 
     `settings`, `workload` and `tilemap` are what it shows; `frame()` holds what was measured here, and
     `set(window=1024)` moves its controls from code. An unknown setting raises TypeError, a wrong value ValueError.
@@ -91,14 +91,14 @@ class MaskExplorer(w.VBox):
             self._show()
 
     def measure(self) -> None:
-        """What the Measure button does: time dense + mask and block-skip here, in the background; replaces the last."""
+        """The Measure button: time dense + mask and block-skip in the background; replaces the last measurement."""
         workload = self.settings.workload
         self._problem.value = ""
         self._busy(True)
         self._worker.submit(lambda cancelled: self._measure(workload, cancelled))
 
     def cancel(self) -> None:
-        """Stop the measurement that runs; what it has finished is kept."""
+        """Stop the running measurement; its finished results are kept."""
         self._worker.cancel()
         self._busy(False)
         self._progress.value = controls.status("cancelled")
@@ -251,7 +251,7 @@ class MaskExplorer(w.VBox):
         self._table.value = captions.measured(speedups(table), table)
 
     def record(self) -> None:
-        """What the Record button does: run the Triton kernel on this mask and lay its record over the map."""
+        """The Record button: run the Triton kernel on this mask and lay its record over the map."""
         self._problem.value = ""
         self._busy(True)
         self._worker.submit(lambda cancelled: self._lay_over(record(self.settings)))
@@ -288,7 +288,7 @@ class MaskExplorer(w.VBox):
             self._progress.value = ""
 
     def close(self) -> None:
-        """Stop what runs and take the widgets away."""
+        """Stop the running measurement and close the widgets."""
         if hasattr(self, "_worker"):  # not where the constructor refused its arguments
             self._worker.cancel()
         super().close()

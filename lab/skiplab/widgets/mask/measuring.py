@@ -1,4 +1,4 @@
-"""What a Measure button does, without a widget: dense + mask and block-skip on one workload, on this machine."""
+"""The work of the Measure button: dense + mask and block-skip on one workload, on this machine."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def measure_pair(
     isolate: bool = True,
     contenders: tuple[str, ...] = PAIR,
 ) -> Iterator[Measurement | Refused]:
-    """Yield what came of each contender, in order, or why it was refused. Stops early when cancelled."""
+    """Yield the measurement of each contender, in order, or why it was refused. Stops early when cancelled."""
     device = default_device()
     say("measuring this machine's roofs (about 2 s, once)")
     machine = this_machine(device, workload.dtype)

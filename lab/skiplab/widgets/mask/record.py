@@ -1,4 +1,4 @@
-"""What the Triton kernel says it visited, to be laid over what the tile map planned."""
+"""Records which tiles the Triton kernel visited, to be laid over the planned tile map."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ class Record:
 
 
 def interpreted() -> bool:
-    """Whether Triton runs in its interpreter: slow, and only to see what the kernel does, never how fast."""
+    """Whether Triton runs in its interpreter: slow, and of use only to see what the kernel does."""
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
 def why_not() -> str | None:
-    """None where a kernel can be recorded, else the reason and what to do."""
+    """None if a kernel can be recorded, else the reason and what to do."""
     if importlib.util.find_spec("triton") is None:
         return "Recording needs Triton, which is not installed (it exists for Linux alone)."
     if torch.cuda.is_available() or interpreted():
@@ -82,6 +82,6 @@ def strangest(tilemap: bs.TileMap, visits: np.ndarray) -> np.ndarray:
 
 
 def _config(settings: MaskSettings) -> tuple[int, int, int, int] | None:
-    """The explorer's own tiles where the kernel can have them: powers of two from 16."""
+    """The explorer's tiles as a kernel configuration, if the kernel supports them: powers of two from 16."""
     tiles = (settings.block_m, settings.block_n)
     return (*tiles, 4, 2) if all(size >= 16 and size & (size - 1) == 0 for size in tiles) else None

@@ -1,4 +1,4 @@
-"""What an explorer is set to: one frozen value, from which mask, workload, tile map and code follow."""
+"""The state of a mask explorer: one frozen value, from which mask, workload, tile map and code follow."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class MaskSettings:
 
     @property
     def document_lengths(self) -> list[int]:
-        """`documents` lengths that fill the keys, uneven as packed prompts are; the same settings give the same."""
+        """`documents` lengths that fill the keys, uneven like packed prompts; equal settings give equal lengths."""
         count = min(self.documents, self.keys)
         weights = [3 + (7 * i) % 5 for i in range(count)]
         ends = [self.keys * sum(weights[: i + 1]) // sum(weights) for i in range(count)]

@@ -22,7 +22,7 @@ OPTIONAL = {"buffer": "as_keys", "window": "no_window"}
 
 
 class SplitExplorer(w.VBox):
-    """A decode call to play with; keywords are those of `SplitSettings`: `SplitExplorer(kv_len=4096, buffer=None)`.
+    """A decode call to explore; keywords are those of `SplitSettings`: `SplitExplorer(kv_len=4096, buffer=None)`.
 
     `settings` is what it shows, and `set(window=1024)` moves its controls from code. An unknown setting raises
     TypeError, a wrong value ValueError. All of it is computed from sizes and data sheets (`skiplab.occupancy`); nothing
@@ -110,7 +110,7 @@ class SplitExplorer(w.VBox):
             self._problem.value = controls.problem(str(error), ADVICE)
 
     def _near(self, values: dict[str, Any]) -> SplitSettings:
-        """These settings, with the program that is outlined now, or the last one where there are fewer."""
+        """These settings with the currently outlined program, or the last one if there are fewer."""
         settings = SplitSettings(**{**values, "program": 0})
         return replace(settings, program=min(self.settings.program, settings.schedule.programs - 1))
 
@@ -119,7 +119,7 @@ class SplitExplorer(w.VBox):
             self._accept(replace(self.settings, program=program))
 
     def _accept(self, settings: SplitSettings) -> None:
-        """These settings are shown, by the controls too."""
+        """Show these settings, in the controls, too."""
         self._quiet = True
         self.settings = settings
         for name, control in self._controls.items():

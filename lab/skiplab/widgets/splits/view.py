@@ -18,7 +18,7 @@ from skiplab.widgets.splits.settings import SplitSettings
 class SplitView(anywidget.AnyWidget):
     """The picture of a split explorer's state; `show(settings, label)` changes it.
 
-    Traits that the browser knows: `svg` (the picture), `program` (the one that a person chose in it), `last_program`,
+    Traits shared with the browser: `svg` (the picture), `program` (the one that the user chose in it), `last_program`,
     `splits` (programs of a KV head) and `chosen` (that program in captions).
     """
 

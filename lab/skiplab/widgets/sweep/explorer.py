@@ -1,4 +1,4 @@
-"""SweepPanel: choose an operation, contenders and settings; watch the figure grow; lay other runs over it."""
+"""SweepPanel: choose an operation, contenders and settings; watch the figure grow; compare it with other runs."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class SweepPanel(w.VBox):
 
     @property
     def form(self) -> PanelForm:
-        """What the panel asks for the operation chosen."""
+        """The form of the chosen operation."""
         return FORMS[self.operation]
 
     @property
@@ -87,12 +87,12 @@ class SweepPanel(w.VBox):
         return self.controls.sweep(self._budget.value)
 
     def frame(self) -> pd.DataFrame:
-        """Everything that the figure draws: what was measured here, and what is laid over it."""
+        """All rows that the figure draws: those measured here, and the runs laid over them."""
         parts = [part for part in self._frames() if len(part)]
         return pd.concat(parts, ignore_index=True) if parts else frame([])
 
     def start(self) -> None:
-        """What the Run button does; a sweep that runs is replaced."""
+        """The Run button: starts the sweep, and stops one that is running."""
         self._problem.value = ""
         try:
             sweep = self.sweep()
@@ -106,7 +106,7 @@ class SweepPanel(w.VBox):
         self._worker.submit(lambda cancelled: self._run(sweep, form, cancelled))
 
     def cancel(self) -> None:
-        """Stop; what has been measured is in the run file, and the same sweep goes on from there."""
+        """Stop; the run file keeps what was measured, and the same sweep continues from there."""
         self._worker.cancel()
         self._cancel.disabled = True
         self._say("cancelled; Run goes on where it stopped")
@@ -178,7 +178,7 @@ class SweepPanel(w.VBox):
     # what happens
 
     def _change(self) -> None:
-        """Another operation: its controls, figures, and what can be laid over; a sweep that runs goes on."""
+        """Switch to another operation: its controls, figures and comparable runs; a running sweep goes on."""
         with self._state:
             self._changing = True
             if self.operation not in self._forms:
@@ -192,7 +192,7 @@ class SweepPanel(w.VBox):
             self._draw()
 
     def _listen(self) -> None:
-        """Predictions follow the fields."""
+        """Update predictions when the fields change."""
         for control in self.controls.fields.values():
             control.observe(lambda _: self._predict_again(), "value")
 
@@ -239,7 +239,7 @@ class SweepPanel(w.VBox):
         return parts
 
     def _rows(self, run: Run) -> pd.DataFrame:
-        """The run's rows, in each way of timing where the form says so."""
+        """The run's rows; for each way of timing, if the form says so."""
         return by_method(run) if self.form.each_method else run.frame()
 
     def _chart(self) -> Chart:
@@ -279,7 +279,7 @@ class SweepPanel(w.VBox):
         self._cancel.disabled = True
 
     def close(self) -> None:
-        """Stop what runs and take the widgets away."""
+        """Stop the running sweep and close the widgets."""
         if hasattr(self, "_worker"):  # not where the constructor refused its arguments
             self._worker.cancel()
         super().close()
@@ -290,7 +290,7 @@ class SweepPanel(w.VBox):
 
 
 def operation_of(path: Path) -> str | None:
-    """The operation that a run file's header names, or its first point; None where these do not say."""
+    """The operation named by a run file's header or first point; None if neither names it."""
     with path.open(encoding="utf-8", errors="replace") as file:
         for line in (file.readline(), file.readline()):
             try:

@@ -1,4 +1,4 @@
-"""What the sweep panel asks for each operation: fields, contenders, figures, and what can be laid over them."""
+"""The sweep panel's form of an operation: fields, contenders, figures, and comparable runs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ChartOf = Callable[[pd.DataFrame], Chart]
 
 @dataclass(frozen=True)
 class Field:
-    """A setting of the panel: a text that `read(label, text)` understands, or one of `options` where there are some.
+    """A setting of the panel: a text that `read(label, text)` parses, or one of `options`, if given.
 
     `start` is the first value; `show(value)` is a value as the field's text.
     """
