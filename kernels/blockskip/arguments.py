@@ -38,12 +38,12 @@ def number(name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name}: given {type(value).__name__} {short(value)}; a number is needed")
     try:
-        found = float(value)
+        as_float = float(value)
     except OverflowError:
-        found = math.inf
-    if not math.isfinite(found):
+        as_float = math.inf
+    if not math.isfinite(as_float):
         raise ValueError(f"{name}: given {short(value)}; must be finite")
-    return found
+    return as_float
 
 
 def flag(name: str, value: Any) -> bool:

@@ -33,8 +33,13 @@ ASSUMED = Gpu("assumed", HOPPER, MULTIPROCESSORS_ASSUMED)
 
 @cache
 def _cuda_device(device: torch.device) -> Gpu:
-    found = torch.cuda.get_device_properties(device)
-    return Gpu(found.name, (found.major, found.minor), found.multi_processor_count, found.L2_cache_size)
+    properties = torch.cuda.get_device_properties(device)
+    return Gpu(
+        properties.name,
+        (properties.major, properties.minor),
+        properties.multi_processor_count,
+        properties.L2_cache_size,
+    )
 
 
 def capability_of(device: torch.device) -> tuple[int, int] | None:

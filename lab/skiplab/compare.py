@@ -74,8 +74,8 @@ class Comparison:
     @property
     def counts(self) -> dict[str, int]:
         """Pairs of each verdict."""
-        found = Counter(pair.verdict for pair in self.pairs)
-        return {verdict: found[verdict] for verdict in VERDICTS}
+        verdicts = Counter(pair.verdict for pair in self.pairs)
+        return {verdict: verdicts[verdict] for verdict in VERDICTS}
 
     @property
     def is_worse(self) -> bool:
@@ -188,11 +188,11 @@ def _check_axes(run: Run) -> None:
 
 def _rows(run: Run) -> dict[tuple[Any, ...], Mapping[str, Any]]:
     """The rows by contender, config and axes, without the device; axes that are None are left out."""
-    found = {}
+    by_point = {}
     for row in run.rows:
         axes = tuple(sorted((name, str(value)) for name, value in row["axes"].items() if value is not None))
-        found[row["contender"], _config(row), axes] = row
-    return found
+        by_point[row["contender"], _config(row), axes] = row
+    return by_point
 
 
 def _name(run: Run) -> str:

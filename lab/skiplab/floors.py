@@ -29,8 +29,8 @@ def floors_of(table: pd.DataFrame) -> pd.DataFrame:
     """
     usable = table["sms"].notna() & table["tiles"].notna() & table["product_tflops"].notna() & table["bound_ms"].notna()
     rows: Any = table[(table["operation"] == "attention") & (table["status"] == "ok") & usable]
-    found = [_floors(row) for row in rows.to_dict("records")]
-    return rows.assign(**{name: [one[name] for one in found] for name in ("tiles_ms", "busiest_ms", "programs")})
+    floors = [_floors(row) for row in rows.to_dict("records")]
+    return rows.assign(**{name: [one[name] for one in floors] for name in ("tiles_ms", "busiest_ms", "programs")})
 
 
 def _floors(row: RowDict) -> dict[str, float]:

@@ -75,13 +75,13 @@ def share(notebook: Path | str, out_dir: Path | str, *, timeout_s: float = 1800.
 
 def named(runs: Mapping[str, str]) -> dict[str, str]:
     """The texts of runs by file name, made of the runs' ids; equal names get numbers."""
-    found: dict[str, str] = {}
+    texts: dict[str, str] = {}
     for run_id, text in runs.items():
         names = (
             file_name(run_id, f"{end}.jsonl") for end in ("", *(f"-{number}" for number in range(2, len(runs) + 1)))
         )
-        found[next(name for name in names if name not in found)] = text
-    return found
+        texts[next(name for name in names if name not in texts)] = text
+    return texts
 
 
 def write(folder: Path, texts: Mapping[str, str]) -> None:
@@ -175,13 +175,13 @@ def account(namespace: Mapping[str, Any], names: Iterable[str]) -> str:
 def used_runs(namespace: Mapping[str, Any]) -> list[Run]:
     """The runs in a notebook's variables: runs, lists of them, panels that made one, and tables with their rows."""
     values = [value for name, value in namespace.items() if not name.startswith("_")]
-    found = {run.run_id: run for value in values for run in _runs_in(value)}
-    wanted = {name for value in values for name in _run_ids(value)} - set(found)
+    by_id = {run.run_id: run for value in values for run in _runs_in(value)}
+    wanted = {name for value in values for name in _run_ids(value)} - set(by_id)
     if wanted:
         folders = dict.fromkeys([data_path("runs"), runs_directory(), Path("runs")])
         stored = (read_run(path) for folder in folders for path in sorted(folder.glob("*.jsonl")))
-        found |= {run.run_id: run for run in stored if run.run_id in wanted}
-    return [found[name] for name in sorted(found)]
+        by_id |= {run.run_id: run for run in stored if run.run_id in wanted}
+    return [by_id[name] for name in sorted(by_id)]
 
 
 def _runs_in(value: Any) -> Iterator[Run]:

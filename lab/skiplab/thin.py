@@ -38,11 +38,11 @@ def evenly(count: int, most: int) -> np.ndarray:
 
 def settings(table: Any, axes: Sequence[str], most: int) -> Excerpt:
     """The rows of at most `most` settings (values of the axes), in the order of their values."""
-    found = table[list(axes)].drop_duplicates().sort_values(list(axes), ignore_index=True)
-    if len(found) <= most:
+    all_settings = table[list(axes)].drop_duplicates().sort_values(list(axes), ignore_index=True)
+    if len(all_settings) <= most:
         return Excerpt(table)
-    chosen = found.iloc[evenly(len(found), most)]
-    return Excerpt(_at(table, chosen, axes), f"{len(chosen):,} of {len(found):,} settings")
+    chosen = all_settings.iloc[evenly(len(all_settings), most)]
+    return Excerpt(_at(table, chosen, axes), f"{len(chosen):,} of {len(all_settings):,} settings")
 
 
 def lines(table: Any, x: str, axes: Iterable[str], base: str | None = None) -> Excerpt:

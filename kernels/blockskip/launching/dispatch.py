@@ -70,12 +70,12 @@ class Dispatcher:
             return CompiledKernel(_interpreted(kernel, launch, options), ())
         device = torch.cuda.current_device()
         key = (id(kernel), device, *constants.values(), *options.values(), *map(traits, arguments))
-        found = self._compiled.get(key)
-        if found is None:
+        entry = self._compiled.get(key)
+        if entry is None:
             compiled = kernel.warmup(*map(as_launched, arguments), **constants, **options, grid=grid)
             last = tuple(constants[name] for name in kernel.arg_names[len(arguments) :])
-            found = self._compiled[key] = compiled, last
-        compiled, last = found
+            entry = self._compiled[key] = compiled, last
+        compiled, last = entry
         run = _direct(compiled, (*grid, 1, 1)[:3])
         return CompiledKernel(_with_memory(run) if compiled.metadata.global_scratch_size else run, last)
 

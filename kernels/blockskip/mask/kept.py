@@ -41,11 +41,11 @@ class Store:
     def find(self, key: Hashable) -> Any:
         """The value, or None."""
         with self._lock:
-            found = self._held.get(key)
-            if found is None:
+            entry = self._held.get(key)
+            if entry is None:
                 return None
             self._held.move_to_end(key)
-            return found[0]
+            return entry[0]
 
     def put(self, key: Hashable, value: Any, nbytes: int) -> Any:
         """`value`, or what another thread has put there meanwhile."""

@@ -64,15 +64,15 @@ def contenders(length: int, mask) -> dict:
 
 def errors(calls: dict, q, k, v, mask) -> dict:
     """contender -> largest error at each deviation of the logits; and the error that METHOD allows."""
-    found: dict[str, list[float]] = {name: [] for name in [*calls, "allowed"]}
+    largest: dict[str, list[float]] = {name: [] for name in [*calls, "allowed"]}
     for deviation in DEVIATIONS:
         steep = q * deviation  # a power of two: exact
         want = exact(steep, k, v, mask)
         for name, call in calls.items():
-            found[name].append((call(steep, k, v).double() - want).abs().max().item())
+            largest[name].append((call(steep, k, v).double() - want).abs().max().item())
         rounding = torch.finfo(q.dtype).eps / 2 * want.abs().max().item()
-        found["allowed"].append(2 * found["dense + mask"][-1] + rounding)
-    return found
+        largest["allowed"].append(2 * largest["dense + mask"][-1] + rounding)
+    return largest
 
 
 def executed_pairs(mask, length: int) -> int:

@@ -78,8 +78,8 @@ def main(arguments: Sequence[str]) -> None:
         random_run(path, chosen.rows)
         size_mb = path.stat().st_size / 1e6
         with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as children:
-            found = [children.apply(once, (path,)) for _ in range(chosen.repeats)]
-    medians = {name: statistics.median(one[name] for one in found) for name in found[0]}
+            repeats = [children.apply(once, (path,)) for _ in range(chosen.repeats)]
+    medians = {name: statistics.median(one[name] for one in repeats) for name in repeats[0]}
     line = [f"{chosen.rows:,}", f"{size_mb:.0f}", *(f"{medians[name]:.2f} / {medians[cpu]:.2f}" for name, cpu in
             (("read_s", "read_cpu_s"), ("frame_s", "frame_cpu_s"))), f"{medians['peak_mb']:.0f}"]  # fmt: skip
     head = ["rows", "MB", "read s (wall / CPU)", "frame s (wall / CPU)", "peak MB"]
@@ -87,5 +87,5 @@ def main(arguments: Sequence[str]) -> None:
         f"Medians of {chosen.repeats} fresh processes. Asked for, of 100,000 rows: read and frame under {LIMIT_S:g} s "
         f"together, and {LIMIT_MB} MB, imports included.",
     ]
-    data = {"machine": where, "rows": chosen.rows, "size_mb": size_mb, "runs": found}
+    data = {"machine": where, "rows": chosen.rows, "size_mb": size_mb, "runs": repeats}
     write("store", "Reading a run", notes, [table(head, [line])], data, chosen.out)

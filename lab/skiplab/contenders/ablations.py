@@ -49,10 +49,10 @@ FORMS: Mapping[str, MatvecForm] = MappingProxyType(
 
 def metadata_as_read(w: bs.QuantizedWeight, form: MatvecForm) -> Metadata:
     """The weight's metadata as this form reads it: [N, groups], or [groups, N] in memory of its own."""
-    found = Metadata.of(w)
+    shipped = Metadata.of(w)
     if form.load_metadata is not load_strided_metadata:
-        return found
-    return Metadata(*(None if t is None else t.T.contiguous() for t in found))  # pyright: ignore[reportArgumentType]
+        return shipped
+    return Metadata(*(None if t is None else t.T.contiguous() for t in shipped))  # pyright: ignore[reportArgumentType]
 
 
 def product(

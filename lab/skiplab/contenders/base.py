@@ -128,14 +128,14 @@ def contender(name: str, operation: str = DEFAULT_OPERATION) -> Contender:
 
 def with_config(name: str, config: tuple[int, ...] | None, operation: str = DEFAULT_OPERATION) -> Contender:
     """The contender with a tile config of the caller's; ValueError where it takes none."""
-    found = contender(name, operation)
+    entry = contender(name, operation)
     if config is None:
-        return found
-    if found.configured is None:
+        return entry
+    if entry.configured is None:
         takers = [one.name for one in contenders(operation).values() if one.configured is not None]
         only = f"only {', '.join(takers)} do" if takers else f"no contender of {operation} does"
         raise ValueError(f"config: {name} takes none; {only}")
-    return replace(found, build=found.configured(config), config=config)
+    return replace(entry, build=entry.configured(config), config=config)
 
 
 def kernel(

@@ -185,8 +185,8 @@ def _needs_flash3_decode(workload: DecodeWorkload, device: str) -> str | None:
 
 
 def _needs_flash4(workload: Workload, device: str) -> str | None:
-    found = importlib.util.find_spec("flash_attn")
-    if found is None or importlib.util.find_spec("flash_attn.cute") is None:
+    package = importlib.util.find_spec("flash_attn")
+    if package is None or importlib.util.find_spec("flash_attn.cute") is None:
         return "FlashAttention-4 is not installed: pip install flash-attn-4 (CUDA)"
     return not_bottom_right(workload, device) or _not_for_flash(workload) or needs_cuda(workload, device)
 

@@ -35,10 +35,10 @@ def packed_codes(codes: torch.Tensor) -> torch.Tensor:
 
 def layer_tensors(w: bs.QuantizedWeight, dtype: torch.dtype) -> dict[str, torch.Tensor]:
     """The parameters of a layer of Humming's: codes along K, a scale a group, zero points packed along the outputs."""
-    found = {"weight": packed_codes(w.codes()), "weight_scale": w.scale.to(dtype)}
+    tensors = {"weight": packed_codes(w.codes()), "weight_scale": w.scale.to(dtype)}
     if w.zero is not None:
-        found["zero_point"] = packed_codes(w.zero.mT.contiguous()).mT.contiguous()
-    return found
+        tensors["zero_point"] = packed_codes(w.zero.mT.contiguous()).mT.contiguous()
+    return tensors
 
 
 def _layer(workload: LinearWorkload, w: bs.QuantizedWeight, activations: str) -> Any:

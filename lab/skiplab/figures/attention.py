@@ -63,7 +63,7 @@ def floors(table: pd.DataFrame) -> LineChart:
     good: Any = table.sort_values("q_len")
     looks = {**FLOORS, "median_ms": "the time itself"}
     colours = dict(zip(looks, (theme.GREEN, theme.ORANGE, theme.SKY, theme.BLUE), strict=True))
-    found = []
+    lines = []
     for column, words in looks.items() if len(good) else ():
         texts = [
             Hover(
@@ -79,10 +79,10 @@ def floors(table: pd.DataFrame) -> LineChart:
         xs, ys = (tuple(map(float, values)) for values in (good["q_len"], good[column] / good["bound_ms"]))
         last = column == "median_ms"
         style = theme.Style(colours[column], "circle" if last else "line-ew-open", "o" if last else "_")
-        found.append(Line(words, xs, ys, ys, ys, tuple(texts), style, 0 if last else theme.SOURCE_DASH["predicted"]))
-    origin = f"times {sources(good)}; floors computed from its runs' roofs and the tile maps" if found else ""
+        lines.append(Line(words, xs, ys, ys, ys, tuple(texts), style, 0 if last else theme.SOURCE_DASH["predicted"]))
+    origin = f"times {sources(good)}; floors computed from its runs' roofs and the tile maps" if lines else ""
     return LineChart(
-        "What the time is made of", "prompt length (tokens)", "times the least for the useful work", tuple(found),
+        "What the time is made of", "prompt length (tokens)", "times the least for the useful work", tuple(lines),
         origin, note(table, good, "no row of ours with tiles and roofs"), level=1.0,
     )  # fmt: skip
 
@@ -149,14 +149,14 @@ def flops(table: pd.DataFrame, contender: str = "blockskip") -> BarChart:
 
 def waste(tilemaps: Iterable[bs.TileMap]) -> LineChart:
     """Pairs computed for each kept pair by the area of a tile, a line for each mask; counted, not measured."""
-    found: dict[str, list[tuple[float, float, Hover]]] = {}
+    by_mask: dict[str, list[tuple[float, float, Hover]]] = {}
     for tilemap in tilemaps:
         side = (tilemap.block_m * tilemap.block_n) ** 0.5
         words = f"tiles of {tilemap.block_m} × {tilemap.block_n}: waste {tilemap.waste:.3f}"
         hover = Hover(repr(tilemap.mask), lines=(words,))
-        found.setdefault(repr(tilemap.mask), []).append((side, tilemap.waste, hover))
+        by_mask.setdefault(repr(tilemap.mask), []).append((side, tilemap.waste, hover))
     drawn = []
-    for number, (name, points) in enumerate(found.items()):
+    for number, (name, points) in enumerate(by_mask.items()):
         x, y, hover = zip(*sorted(points, key=lambda point: point[:2]), strict=True)
         drawn.append(Line(name, x, y, y, y, hover, _by_number(number), number % len(theme.DASHES)))
     return LineChart(

@@ -103,10 +103,12 @@ def linear_layers(
         time=lambda rows: rows["median_ms"] / 1e3, low=lambda rows: rows["low_ms"] / 1e3,
         high=lambda rows: rows["high_ms"] / 1e3, floor=lambda rows: rows["bound_ms"] / 1e3,
     )  # fmt: skip
-    found = {name: good[(good["out_features"] == n) & (good["in_features"] == k)] for name, (n, k) in layers.items()}
+    by_layer = {name: good[(good["out_features"] == n) & (good["in_features"] == k)] for name, (n, k) in layers.items()}
     bits = series.several(series.rows_of(good[good["contender"] != FLOAT]), "bits_per_weight")
     panels = [
-        _panel(f"{name}, {layers[name][0]}×{layers[name][1]}", rows, bits) for name, rows in found.items() if len(rows)
+        _panel(f"{name}, {layers[name][0]}×{layers[name][1]}", rows, bits)
+        for name, rows in by_layer.items()
+        if len(rows)
     ]
     seen = table[(table["operation"] == "linear") & (table["device"] == device)] if len(good) else table
     notes = [series.note(seen, good), ROUTES if any(panel.beginnings for panel in panels) else ""]
@@ -153,11 +155,11 @@ def _with_bits(row: RowDict, bits: list[str]) -> str:
 
 def _beginnings(ours: Any) -> tuple[Beginning, ...]:
     """The smallest timed number of rows at which our product took each of its routes."""
-    found: dict[str, float] = {}
+    first_rows: dict[str, float] = {}
     for row in series.rows_of(ours.sort_values("rows")):
         if isinstance(row.get("kernel"), str):
-            found.setdefault(row["kernel"], float(row["rows"]))
-    return tuple(Beginning(x, name) for name, x in found.items())
+            first_rows.setdefault(row["kernel"], float(row["rows"]))
+    return tuple(Beginning(x, name) for name, x in first_rows.items())
 
 
 def bits_error(rows: Iterable[Quality], weights: str = "the given weight") -> LineChart:
@@ -166,14 +168,14 @@ def bits_error(rows: Iterable[Quality], weights: str = "the given weight") -> Li
     `packed_weight.qualities(weight)` and `random_qualities()` give the rows. The dotted line climbs 6.02 dB a bit, as
     any uniform quantiser does, from the best format of 4 bits.
     """
-    found: dict[str, list[Quality]] = {}
+    by_format: dict[str, list[Quality]] = {}
     for one in rows:
         packed = one.packed
         kind = "symmetric" if packed.symmetric else "asymmetric"
         coded = "" if packed.metadata == "bfloat16" else f", metadata in {packed.metadata}"
-        found.setdefault(f"int{packed.bits} {kind}{coded}", []).append(one)
+        by_format.setdefault(f"int{packed.bits} {kind}{coded}", []).append(one)
     lines = []
-    for number, (name, ones) in enumerate(found.items()):
+    for number, (name, ones) in enumerate(by_format.items()):
         ones = sorted(ones, key=lambda one: one.packed.bits_per_weight)
         x, y = tuple(one.packed.bits_per_weight for one in ones), tuple(one.snr_db for one in ones)
         hover = [
@@ -184,7 +186,7 @@ def bits_error(rows: Iterable[Quality], weights: str = "the given weight") -> Li
         ]
         look = theme.Style(theme.VARIANTS[number % len(theme.VARIANTS)], *series.MARKERS[number % len(series.MARKERS)])
         lines.append(Line(name, x, y, y, y, tuple(hover), look))
-    guide = _guide([one for ones in found.values() for one in ones])
+    guide = _guide([one for ones in by_format.values() for one in ones])
     return LineChart(
         "Error against bits", "bits a weight, metadata included", "signal to noise (dB)",
         (*lines, *guide), f"calculated from {weights}, quantised here" if lines else "", "" if lines else "no format",
@@ -192,13 +194,13 @@ def bits_error(rows: Iterable[Quality], weights: str = "the given weight") -> Li
     )  # fmt: skip
 
 
-def _guide(found: list[Quality]) -> tuple[Line, ...]:
+def _guide(qualities: list[Quality]) -> tuple[Line, ...]:
     """6.02 dB a bit from the best format of the fewest bits to the most bits."""
-    if not found:
+    if not qualities:
         return ()
-    fewest = min(one.packed.bits for one in found)
-    best = max((one for one in found if one.packed.bits == fewest), key=lambda one: one.snr_db)
-    x = (best.packed.bits_per_weight, max(one.packed.bits_per_weight for one in found))
+    fewest = min(one.packed.bits for one in qualities)
+    best = max((one for one in qualities if one.packed.bits == fewest), key=lambda one: one.snr_db)
+    x = (best.packed.bits_per_weight, max(one.packed.bits_per_weight for one in qualities))
     y = (best.snr_db, best.snr_db + DB_A_BIT * (x[1] - x[0]))
     words = "6.02 dB a bit"
     look = theme.Style(theme.GREY, "line-ew-open", "_")
@@ -264,7 +266,7 @@ def _bars(
     for row in rows:
         owner = (row["source"], row["device"], row["contender"], row["label"])
         cells.setdefault(owner, {})[_group(row, differing)] = row
-    found = []
+    series_of_bars = []
     for (source, device, contender, label), here in cells.items():
         chosen = [here.get(group) for group in groups]
 
@@ -279,13 +281,13 @@ def _bars(
         colour = theme.style(contender).colour
         if source == "predicted":
             colour = series.PREDICTED_COLOURS[predicted.index((source, device)) % len(series.PREDICTED_COLOURS)]
-        found.append(Bars(
+        series_of_bars.append(Bars(
             ", ".join(filter(None, [label, labels[source, device]])), each(value), colour,
             theme.HATCHES.get(source, ""), *((first, last) if is_time else (last, first)),
             each(limit if source in ("measured", "recorded") else lambda row: float("nan")),
             tuple(Hover("") if row is None else _hover(row) for row in chosen),
         ))  # fmt: skip
-    return tuple(found)
+    return tuple(series_of_bars)
 
 
 def _hover(row: RowDict) -> Hover:

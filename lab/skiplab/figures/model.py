@@ -79,11 +79,11 @@ class PanelChart:
     @property
     def lines(self) -> tuple[Line, ...]:
         """The first line of each name, which the legend shows."""
-        found: dict[str, Line] = {}
+        by_name: dict[str, Line] = {}
         for panel in self.panels:
             for line in panel.lines:
-                found.setdefault(line.name, line)
-        return tuple(found.values())
+                by_name.setdefault(line.name, line)
+        return tuple(by_name.values())
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ def lines(
     fills = _fills(dict.fromkeys(named["contender"]))
     seen = named[~named["source"].isin(["predicted"])]
     by_variant = by_variant or (seen["contender"].nunique() <= 1 and seen["variant"].nunique() > 1)
-    found = []
+    made = []
     for keys, rows in named.groupby([*ORIGIN, "contender", "label", "variant"], sort=False, dropna=False):
         source, device, contender, label, setting = keys
         parts = [label, setting if len(variants) > 1 else "", labels[source, device]]
@@ -64,19 +64,19 @@ def lines(
         rows = rows.sort_values(x)
         xs, ys, lows, highs = (tuple(map(float, rows[name])) for name in (x, y, low, high))
         texts = tuple(hover(row) for row in rows_of(rows))
-        found.append(Line(", ".join(filter(None, parts)), xs, ys, lows, highs, texts, look, dash))
-    return tuple(found)
+        made.append(Line(", ".join(filter(None, parts)), xs, ys, lows, highs, texts, look, dash))
+    return tuple(made)
 
 
 def _fills(contenders: Iterable[str]) -> dict[str, str]:
     """The fill of each contender's markers, by order; contenders of the same colour get different ones."""
     colours: list[str] = []
-    found = {}
+    fills = {}
     for contender in contenders:
         colour = theme.style(contender).colour
-        found[contender] = FILLS[colours.count(colour) % len(FILLS)]
+        fills[contender] = FILLS[colours.count(colour) % len(FILLS)]
         colours.append(colour)
-    return found
+    return fills
 
 
 def limits(table: Any, x: str, y: str, name: str, variant: Callable[[RowDict], str]) -> tuple[Line, ...]:
@@ -86,7 +86,7 @@ def limits(table: Any, x: str, y: str, name: str, variant: Callable[[RowDict], s
         return ()
     named = known.assign(variant=[variant(row) for row in rows_of(known)])
     variants, devices = list(dict.fromkeys(named["variant"])), named["device"].nunique()
-    found = []
+    made = []
     for (device, setting), rows in named.groupby(["device", "variant"], sort=False):
         rows = rows.drop_duplicates(x).sort_values(x)
         xs, ys = (tuple(map(float, rows[column])) for column in (x, y))
@@ -96,8 +96,8 @@ def limits(table: Any, x: str, y: str, name: str, variant: Callable[[RowDict], s
             look = theme.Style(theme.GREY, *MARKERS[variants.index(setting) % len(MARKERS)])
         words = ", ".join(filter(None, parts))
         texts = (Hover(name, lines=(f"from the roofs of {device}, as its run holds them",)),) * len(xs)
-        found.append(Line(words, xs, ys, ys, ys, texts, look, theme.SOURCE_DASH["predicted"]))
-    return tuple(found)
+        made.append(Line(words, xs, ys, ys, ys, texts, look, theme.SOURCE_DASH["predicted"]))
+    return tuple(made)
 
 
 def by_setting(table: Any, keys: Iterable[str], x: str, name: Callable[[RowDict], str]) -> dict[str, Any]:
@@ -106,12 +106,12 @@ def by_setting(table: Any, keys: Iterable[str], x: str, name: Callable[[RowDict]
     Devices come in the table's order; within a device small keys come first, and missing ones (no window) last.
     """
     rows = table.assign(origin=pd.factorize(table["source"] + table["device"])[0])
-    found = {}
+    groups = {}
     for _, group in rows.groupby(["origin", *keys], dropna=False):
         if group[x].nunique() > 1:
             first = rows_of(group.iloc[:1])[0]
-            found[f"{name(first)} ({theme.source_label(first['source'], first['device'])})"] = group
-    return found
+            groups[f"{name(first)} ({theme.source_label(first['source'], first['device'])})"] = group
+    return groups
 
 
 def several(rows: Iterable[RowDict], *columns: str) -> list[str]:

@@ -96,10 +96,10 @@ def source_label(source: str, device: str) -> str:
 
 def source_labels(pairs: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
     """The label of each (source, device) in a legend: empty if there is only one; with the device if needed."""
-    found = list(dict.fromkeys(pairs))
-    sources = [source for source, _ in found]
-    alone = {pair: pair[0] if sources.count(pair[0]) == 1 else source_label(*pair) for pair in found}
-    return alone if len(found) > 1 else dict.fromkeys(found, "")
+    distinct = list(dict.fromkeys(pairs))
+    sources = [source for source, _ in distinct]
+    alone = {pair: pair[0] if sources.count(pair[0]) == 1 else source_label(*pair) for pair in distinct}
+    return alone if len(distinct) > 1 else dict.fromkeys(distinct, "")
 
 
 def provenances(pairs: Iterable[tuple[str, str]]) -> str:

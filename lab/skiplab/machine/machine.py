@@ -161,10 +161,10 @@ def _nvml(device: str) -> tuple[Any, Any] | None:
 
 def nvml_identity(device: str) -> dict[str, Any]:
     """Driver, power limit, maximum clocks and ECC, as far as NVML reports them; {} without NVML."""
-    found = _nvml(device)
-    if found is None:
+    opened = _nvml(device)
+    if opened is None:
         return {}
-    nvml, handle = found
+    nvml, handle = opened
     questions = {
         "driver": lambda: nvml.nvmlSystemGetDriverVersion(),
         "power_limit_w": lambda: nvml.nvmlDeviceGetPowerManagementLimit(handle) / 1000,
@@ -178,10 +178,10 @@ def nvml_identity(device: str) -> dict[str, Any]:
 
 def clocks(device: str) -> dict[str, Any]:
     """SM and memory clock in MHz, temperature in C, throttle reasons (bits); {} on a CPU and without NVML."""
-    found = _nvml(device) if torch.device(device).type == "cuda" else None
-    if found is None:
+    opened = _nvml(device) if torch.device(device).type == "cuda" else None
+    if opened is None:
         return {}
-    nvml, handle = found
+    nvml, handle = opened
     questions = {
         "sm_mhz": lambda: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM),
         "memory_mhz": lambda: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_MEM),

@@ -137,5 +137,5 @@ def _rate(held: Mapping[str, Any]) -> Rate:
 def recorded_roofs() -> dict[str, Roofs]:
     """All recorded roofs by the device's name: the user's own replace those of `data/machines`."""
     folders = data_path("machines"), user_folder() / "machines"
-    found = map(read_roofs, (path for folder in folders for path in sorted(folder.glob("*.json"))))
-    return {roofs.name: roofs for roofs in found}
+    recorded = map(read_roofs, (path for folder in folders for path in sorted(folder.glob("*.json"))))
+    return {roofs.name: roofs for roofs in recorded}

@@ -123,12 +123,12 @@ def _read(source: Any) -> tuple[dict[str, Any], str | None]:
     path = Path(source)
     path = path / "config.json" if path.is_dir() else path
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        config = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"source: {path.name} is no JSON: {error}") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"source: {path.name} holds a {type(found).__name__}; an object is needed")
-    return found, path.parent.name if path.name == "config.json" else path.stem
+    if not isinstance(config, dict):
+        raise ValueError(f"source: {path.name} holds a {type(config).__name__}; an object is needed")
+    return config, path.parent.name if path.name == "config.json" else path.stem
 
 
 def _refuse(config: Mapping[str, Any]) -> None:
@@ -259,7 +259,7 @@ def _object(key: str, value: Any) -> Mapping[str, Any]:
 
 
 def _positive(key: str, value: Any) -> float:
-    found = number(key, value)
-    if found <= 0:
-        raise ValueError(f"{key}: given {found}; must be above 0")
-    return found
+    checked = number(key, value)
+    if checked <= 0:
+        raise ValueError(f"{key}: given {checked}; must be above 0")
+    return checked

@@ -149,16 +149,16 @@ class Decoder:
         size = CHUNK if chunk is None else integer("chunk", chunk, least=1)
         prompts = Prompts.of(ids, lengths)
         cache, real = self._emptied(*ids.shape), prompts.lengths
-        found: list[Tensor] = []
+        logits_of_chunks: list[Tensor] = []
         last = torch.empty((ids.shape[0], 1, self.spec.hidden), dtype=self.dtype, device=self.device)
         for start, part in prompts.chunks(size):
             hidden = self._forward(part, Chunk.of(part, start, real, self._windows))
             for row, column in prompts.last_of(start, part.shape[1]):
                 last[row, 0] = hidden[row, column]
             if logits == "all":
-                found.append(self._logits(hidden))
+                logits_of_chunks.append(self._logits(hidden))
         cache.begin(prompts.counts)
-        return prompts.padded(torch.cat(found, 1)) if logits == "all" else self._logits(last)
+        return prompts.padded(torch.cat(logits_of_chunks, 1)) if logits == "all" else self._logits(last)
 
     @torch.inference_mode()
     def step(self, ids: Tensor) -> Tensor:

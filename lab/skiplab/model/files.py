@@ -103,13 +103,13 @@ class GGUF:
         return {ours: tuple(self.file.tensors[name].shape) for ours, name in self._names.items()}
 
     def read(self, name: str) -> Stored:
-        found = self.file.load(self._names[name])
-        assert not isinstance(found, tuple)  # of more dimensions than any that is expected
+        tensor = self.file.load(self._names[name])
+        assert not isinstance(tensor, tuple)  # of more dimensions than any that is expected
         if self.architecture in PERMUTED and (".q_proj." in name or ".k_proj." in name):
-            return _rows(found, self._order(name))
-        if self.architecture in SHIFTED and name.endswith("norm.weight") and isinstance(found, Tensor):
-            return found.float() - self.spec.norm_offset
-        return found
+            return _rows(tensor, self._order(name))
+        if self.architecture in SHIFTED and name.endswith("norm.weight") and isinstance(tensor, Tensor):
+            return tensor.float() - self.spec.norm_offset
+        return tensor
 
     def _renamed(self, name: str) -> str:
         """transformers' name of a GGUF tensor; the file's own name if it has none."""

@@ -49,12 +49,12 @@ class Prompts:
             if start < count <= start + columns:
                 yield row, count - 1 - start
 
-    def padded(self, found: Tensor) -> Tensor:
+    def padded(self, computed: Tensor) -> Tensor:
         """What was computed of the prompts, [B, L, ..], with the padding back on the left, as zeros."""
         width = self.ids.shape[1]
         for row, count in enumerate(self.counts):
-            found[row, count:] = 0
-        return _rolled(found, [width - count for count in self.counts])
+            computed[row, count:] = 0
+        return _rolled(computed, [width - count for count in self.counts])
 
 
 def _rolled(rows: Tensor, by: list[int]) -> Tensor:

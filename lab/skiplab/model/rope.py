@@ -133,7 +133,7 @@ def _checked(key: str, name: str, value: Any) -> Any:
         return integer(key, value, least=1)
     if name == "truncate":
         return flag(key, value)
-    found = number(key, value)
-    if found <= 0:
-        raise ValueError(f"{key}: given {found}; must be above 0")
-    return found
+    checked = number(key, value)
+    if checked <= 0:
+        raise ValueError(f"{key}: given {checked}; must be above 0")
+    return checked

@@ -34,9 +34,9 @@ def tensors_of(source: Source, spec: ModelSpec) -> Take:
         for name, shape in wanted.items()
         if name in names and tuple(held[names[name]]) != shape
     ]
-    found = {"missing": [name for name in wanted if name not in names], "left over": left, "misshapen": wrong}
-    if any(found.values()):
-        raise ValueError("weights: " + "; ".join(f"{what}: {_listed(each)}" for what, each in found.items() if each))
+    problems = {"missing": [name for name in wanted if name not in names], "left over": left, "misshapen": wrong}
+    if any(problems.values()):
+        raise ValueError("weights: " + "; ".join(f"{what}: {_listed(each)}" for what, each in problems.items() if each))
     return lambda name, *shape: source.read(names[name])
 
 

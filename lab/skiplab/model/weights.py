@@ -53,9 +53,9 @@ class WeightFormat:
         choice("packing", self.packing, PACKINGS)
         flag("head", self.head)
 
-    def cast(self, found: Stored) -> Stored:
+    def cast(self, stored: Stored) -> Stored:
         """A tensor of a source on the device; floats in the dtype."""
-        return found.to(self.device) if isinstance(found, bs.QuantizedWeight) else found.to(self.device, self.dtype)
+        return stored.to(self.device) if isinstance(stored, bs.QuantizedWeight) else stored.to(self.device, self.dtype)
 
     def packed(self, weight: Tensor) -> Stored:
         """A product's weight [N, K], on the device and in the dtype, quantised if the format says so."""
@@ -214,8 +214,8 @@ class _Maker:
         return self.floats(self.held.cast(self.take(name, size)))
 
     def norm(self, at: str, size: int) -> Tensor:
-        found = self.take(f"{at}.weight", size)
-        return self.floats(self.held.cast(_floats(found, torch.float32) + self.norm_offset))
+        stored = self.take(f"{at}.weight", size)
+        return self.floats(self.held.cast(_floats(stored, torch.float32) + self.norm_offset))
 
     def linear(self, at: str, parts: Mapping[str, int], columns: int, bias: bool) -> Linear:
         """One linear layer of several with the same input, concatenated by rows."""

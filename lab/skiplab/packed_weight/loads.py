@@ -107,13 +107,13 @@ def lane_blocks(packed: Packed, program: Program, row: int, step: int, warp: int
     Thread t of a program has row t // blocks, block t % blocks of the step.
     """
     first = (row % program.block_n) * program.blocks // LANES * LANES + warp * LANES
-    found: LaneBlocks = []
+    blocks_of_lanes: LaneBlocks = []
     for thread in range(first, first + LANES):
         n, block = divmod(thread, program.blocks)
         block += step * program.blocks
         n = min(row - row % program.block_n + n, packed.out_features - 1)  # rows past the end read the last one again
-        found.append((n, block) if block * BLOCK < packed.in_features else None)
-    return found
+        blocks_of_lanes.append((n, block) if block * BLOCK < packed.in_features else None)
+    return blocks_of_lanes
 
 
 def _loads(packed: Packed, lanes: LaneBlocks, scalar: bool) -> Iterator[Load]:
@@ -145,11 +145,11 @@ def _loads(packed: Packed, lanes: LaneBlocks, scalar: bool) -> Iterator[Load]:
 
 def accesses(loads: tuple[Load, ...]) -> tuple[Access, ...]:
     """The loads summed by array, in their order."""
-    found: dict[str, Access] = {}
+    by_array: dict[str, Access] = {}
     for load in loads:
         one = Access(load.what, 1, load.bytes, len(load.touched(SECTOR)), len(load.touched(LINE)))
-        found[load.what] = found[load.what] + one if load.what in found else one
-    return tuple(found.values())
+        by_array[load.what] = by_array[load.what] + one if load.what in by_array else one
+    return tuple(by_array.values())
 
 
 def total(items: tuple[Access, ...], what: str = "all") -> Access:

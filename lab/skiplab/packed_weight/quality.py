@@ -32,13 +32,13 @@ FORMATS = tuple(
 
 def qualities(weight: torch.Tensor) -> tuple[Quality, ...]:
     """Every format's error on this float weight [N, K], quantised now; K a multiple of 256."""
-    found = []
+    measured = []
     rows, columns = weight.shape
     for bits, group_size, symmetric, metadata in FORMATS:
         packed = Packed(rows, columns, bits, group_size, symmetric, metadata)
         quantised = bs.quantize(weight, bits, group_size, symmetric, metadata)
-        found.append(Quality(packed, quantised.error(weight)))
-    return tuple(sorted(found, key=lambda one: (one.packed.bits_per_weight, one.snr_db)))
+        measured.append(Quality(packed, quantised.error(weight)))
+    return tuple(sorted(measured, key=lambda one: (one.packed.bits_per_weight, one.snr_db)))
 
 
 WEIGHTS = ("normal", "heavy tails", "shifted")

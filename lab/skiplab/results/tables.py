@@ -236,13 +236,13 @@ def _refused(cells: pd.DataFrame) -> str:
 
 def _missed(cells: pd.DataFrame, table: Table) -> str:
     """Where the target is missed, and why: a sentence a reason, each item once; empty without any."""
-    found: dict[str, dict[str, list[tuple]]] = {}
+    by_reason: dict[str, dict[str, list[tuple]]] = {}
     missed: Any = cells[cells["missed"]]
     for row in missed.to_dict("records"):
         point = tuple(row[axis] for axis in table.axes)
         reason = table.reasons.get(point, "the reason has not been found yet")
-        found.setdefault(reason, {}).setdefault(row["head"], []).append(point)
-    return " ".join(f"Missed in {_places(items, table.axes)}: {reason}." for reason, items in found.items())
+        by_reason.setdefault(reason, {}).setdefault(row["head"], []).append(point)
+    return " ".join(f"Missed in {_places(items, table.axes)}: {reason}." for reason, items in by_reason.items())
 
 
 def _places(items: Mapping[str, list[tuple]], axes: tuple[str, ...]) -> str:

@@ -164,13 +164,13 @@ def _numbers(column: Column) -> np.ndarray:
 
 def _quartiles_ms(samples_ns: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """Low quartile, median and high one of each row's samples, milliseconds [3, rows]; nan without samples."""
-    found = np.full((3, len(counts)), np.nan)
+    quartiles = np.full((3, len(counts)), np.nan)
     starts = np.cumsum(counts) - counts
     for size in np.unique(counts[counts > 0]):  # rows of as many samples at once
         alike = np.flatnonzero(counts == size)
         values = samples_ns[starts[alike, None] + np.arange(size)]  # [rows, samples]
-        found[:, alike] = _quartiles(values) / 1e6
-    return found
+        quartiles[:, alike] = _quartiles(values) / 1e6
+    return quartiles
 
 
 def _quartiles(values: np.ndarray) -> np.ndarray:

@@ -171,9 +171,9 @@ def inconsistency(row: Row, header: Mapping[str, Any], operation: str | None) ->
 def checked_row(row: Mapping[str, Any], header: Mapping[str, Any], operation: str | None) -> Row:
     """The row to be written, as a reader will decode it; RunFileError if a reader would refuse it."""
     try:
-        found = msgspec.convert(row, Row)
+        checked = msgspec.convert(row, Row)
     except msgspec.ValidationError as error:
         raise RunFileError(f"row: {fault(error, row, 'row')}") from error
-    if wrong := inconsistency(found, header, operation):
+    if wrong := inconsistency(checked, header, operation):
         raise RunFileError(f"row: {wrong}")
-    return found
+    return checked

@@ -168,9 +168,9 @@ def fault(error: Exception, line: bytes | Mapping[str, Any], what: str) -> str:
         return f"broken line: {worse}"
     if not isinstance(record, Mapping):
         return f"a JSON object is expected, got {type(record).__name__}"
-    found = _PATH.fullmatch(str(error))
-    assert found is not None
-    return _in_words(found["reason"], (found["path"] or "").removeprefix("."), record, what)
+    match = _PATH.fullmatch(str(error))
+    assert match is not None
+    return _in_words(match["reason"], (match["path"] or "").removeprefix("."), record, what)
 
 
 def _in_words(reason: str, path: str, record: Mapping[str, Any], what: str) -> str:

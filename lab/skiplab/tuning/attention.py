@@ -82,10 +82,10 @@ class Tuning(AnyTuning):
 
 def heads_of(text: str) -> tuple[int, int, int]:
     """(query heads, key heads, head size) of a text as 32/16x256."""
-    found = re.fullmatch(r"(\d+)/(\d+)x(\d+)", text)
-    if found is None:
+    match = re.fullmatch(r"(\d+)/(\d+)x(\d+)", text)
+    if match is None:
         raise ValueError(f"heads: got {text!r}; allowed is query heads/key heads x head size, as 32/16x256")
-    q_heads, kv_heads, head_dim = map(int, found.groups())
+    q_heads, kv_heads, head_dim = map(int, match.groups())
     return q_heads, kv_heads, head_dim
 
 

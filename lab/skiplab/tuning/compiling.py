@@ -76,15 +76,15 @@ def compile_all(
     pool = ProcessPool(workers, initializer=begin_child, initargs=(os.getpid(),), context=get_context("spawn"))
     try:
         futures = {job: pool.schedule(compile_job, args=(job,), timeout=COMPILE_S) for job in jobs}
-        found = {}
+        compiled = {}
         for job, future in tqdm(futures.items(), unit="kernel", desc="compiled", disable=not progress):
             while not future.done():
                 if cancelled():
                     raise Cancelled
                 wait([future], POLL_S)
             error = future.exception()
-            found[job] = future.result() if error is None else Compiled(problem=f"died ({type(error).__name__})")
-        return found
+            compiled[job] = future.result() if error is None else Compiled(problem=f"died ({type(error).__name__})")
+        return compiled
     finally:
         pool.stop()
         pool.join()

@@ -100,12 +100,12 @@ class LinearTuning(AnyTuning):
     def candidates(self, workload: LinearWorkload, gpu: Gpu) -> list[Candidate]:
         """Candidates with sizes around the default's, of every kernel that supports such a call."""
         if self.packing == "tiles":
-            found = _tiles(workload, gpu)
+            tried = _tiles(workload, gpu)
         elif workload.rows <= MOST_ROWS:
-            found = _matvecs(workload.rows)
+            tried = _matvecs(workload.rows)
         else:
-            found = _fused(workload, gpu)
-        return list(dict.fromkeys(found))
+            tried = _fused(workload, gpu)
+        return list(dict.fromkeys(tried))
 
     def name(self) -> str:
         zero = ", symmetric" if self.symmetric else ""

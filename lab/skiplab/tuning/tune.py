@@ -178,11 +178,11 @@ def _recorded(run: Run, kept: Kept, device: str) -> dict[Problem, Times]:
     """The medians (nan for failures) of these kernels that the run holds already."""
     rows = {without_index(row["key"]): row for row in run.rows}
     keys = {(w, one): row_key(Point(w, *one, device)) for w in kept for one in kept[w]}
-    found: dict[Problem, Times] = {w: {} for w in kept}
+    medians: dict[Problem, Times] = {w: {} for w in kept}
     for (w, one), key in keys.items():
         if key in rows:
-            found[w][one] = median(rows[key]["samples_ns"] or [math.nan])
-    return found
+            medians[w][one] = median(rows[key]["samples_ns"] or [math.nan])
+    return medians
 
 
 def _is_slow(candidate: Candidate, others: Sequence[Times]) -> bool:

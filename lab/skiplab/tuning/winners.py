@@ -93,8 +93,8 @@ def _scores(workloads: Sequence[Mapping[Candidate, float]], rounds: Mapping[Cand
 def entries(runs: Sequence[Run]) -> tuple[Any, ...]:
     """The winner of each class that has one."""
     module, gpu = module_of(runs[0]), gpu_of(runs[0])
-    found = [(one, ranking) for one, ranking in sorted(rankings(runs).items(), key=itemgetter(0)) if ranking.scores]
-    return tuple(_entry(module, one, ranking, module.default(one, gpu)) for one, ranking in found)
+    ranked = [(one, ranking) for one, ranking in sorted(rankings(runs).items(), key=itemgetter(0)) if ranking.scores]
+    return tuple(_entry(module, one, ranking, module.default(one, gpu)) for one, ranking in ranked)
 
 
 def _entry(module: TuningModule, one: Any, ranking: Ranking, default: Candidate) -> Any:

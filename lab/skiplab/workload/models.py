@@ -67,20 +67,20 @@ class ModelShapes:
         the fused one is `qk full`. fused: True leaves out the layers that a fused one holds, False the fused ones, None
         neither.
         """
-        found: dict[str, Shape] = {}
+        shapes: dict[str, Shape] = {}
         seen: list[dict[str, int]] = []
         for kind, shape in self.heads.items():
             query, key = shape.q_heads * shape.head_dim, shape.kv_heads * shape.head_dim
             parts = {"q": query, "k": key, **({"v": key} if kind in self.values else {})}
             if parts not in seen:
                 suffix = f" {kind}" if seen else ""
-                found |= _group("".join(parts), parts, self.hidden, suffix, fused)
-                found[f"o{suffix}"] = (self.hidden, query)
+                shapes |= _group("".join(parts), parts, self.hidden, suffix, fused)
+                shapes[f"o{suffix}"] = (self.hidden, query)
             seen.append(parts)
         if self.mlp is not None:
-            found |= _group("gate+up", {"gate": self.mlp, "up": self.mlp}, self.hidden, "", fused)
-            found["down"] = (self.hidden, self.mlp)
-        return {**found, "head": (self.vocabulary, self.hidden)}
+            shapes |= _group("gate+up", {"gate": self.mlp, "up": self.mlp}, self.hidden, "", fused)
+            shapes["down"] = (self.hidden, self.mlp)
+        return {**shapes, "head": (self.vocabulary, self.hidden)}
 
     def chosen(self, names: tuple[str, ...] = (), fused: bool | None = None) -> tuple[Shape, ...]:
         """The shapes of the named layers (none: all), each once; ValueError lists the layers there are."""
@@ -175,11 +175,11 @@ def model_of(name: str | Path) -> ModelShapes:
 @lru_cache(maxsize=1)
 def models() -> dict[str, HeadShape]:
     """Named shapes of attention: those of each model, by its name and, where it has two kinds of layers, the kind."""
-    found = {"laptop": HeadShape(8, 8, 128, 512)}
+    shapes = {"laptop": HeadShape(8, 8, 128, 512)}
     for model in map(model_of, model_names()):
         for kind, shape in model.heads.items():
-            found.setdefault(f"{model.name} {kind}" if len(model.heads) > 1 else model.name, shape)
-    return {**found, "qwen 16/2": HeadShape(16, 2, 256)}
+            shapes.setdefault(f"{model.name} {kind}" if len(model.heads) > 1 else model.name, shape)
+    return {**shapes, "qwen 16/2": HeadShape(16, 2, 256)}
 
 
 @lru_cache(maxsize=1)

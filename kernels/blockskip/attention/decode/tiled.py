@@ -85,8 +85,8 @@ def _attend(
     # torch takes 2.5 to 3.3 times as long for one row of bfloat16 as for two, so the one row is computed twice
     twice = q.shape[1] == 1 and q.dtype == torch.bfloat16 and q.device.type == "cpu"
     rows = _dense(q.expand(-1, 2, -1) if twice else q)
-    found = attend([Piece(rows, _dense(k), _dense(v), bias) for k, v, bias in pieces], scale, dtype, exact)
-    out, lse = (x[0, :, : q.shape[1]] for x in found)
+    results = attend([Piece(rows, _dense(k), _dense(v), bias) for k, v, bias in pieces], scale, dtype, exact)
+    out, lse = (x[0, :, : q.shape[1]] for x in results)
     return out, lse
 
 

@@ -141,10 +141,10 @@ def _single(cursor: Cursor, kind: int, what: str) -> Any:
 
 
 def _bools(cursor: Cursor, count: int, what: str) -> np.ndarray:
-    found = cursor.numbers("<u1", count, what)
-    if count and found.max() > 1:
-        raise ValueError(f"{what}: found {found.max()} for a bool; 0 or 1 is needed")
-    return found.astype(np.bool_)
+    bytes_ = cursor.numbers("<u1", count, what)
+    if count and bytes_.max() > 1:
+        raise ValueError(f"{what}: found {bytes_.max()} for a bool; 0 or 1 is needed")
+    return bytes_.astype(np.bool_)
 
 
 def _number_type(kind: int, what: str) -> str:

@@ -58,10 +58,10 @@ def _numbers(access: Access) -> list[str]:
     return [f"{n:,}" for n in (access.loads, access.sectors, access.lines)]
 
 
-def formats(found: Iterable[Quality], s: Int4Settings, machine: Machine) -> str:
+def formats(measured: Iterable[Quality], s: Int4Settings, machine: Machine) -> str:
     """A table of formats: bits a weight, error on a random weight, the layer's floor; the chosen one marked."""
     rows = []
-    for one in found:
+    for one in measured:
         packed = replace(
             s.packed, bits=one.packed.bits, group_size=one.packed.group_size, symmetric=one.packed.symmetric,
             metadata=one.packed.metadata,

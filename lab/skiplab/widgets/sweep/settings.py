@@ -67,12 +67,12 @@ def numbers(name: str, text: str) -> tuple[int, ...]:
 def windows(name: str, text: str) -> tuple[int | None, ...]:
     """As `numbers`, and the words `causal`, `all` and `none` for no window (None)."""
     words = [word for word in text.replace(",", " ").split() if word]
-    found: list[int | None] = []
+    values: list[int | None] = []
     for word in words:
-        found.append(None if word in ("causal", "all", "none") else numbers(name, word)[0])
-    if not found:
+        values.append(None if word in ("causal", "all", "none") else numbers(name, word)[0])
+    if not values:
         raise ValueError(f"{name}: got nothing; allowed are whole numbers of at least 1, or causal")
-    return tuple(dict.fromkeys(found))
+    return tuple(dict.fromkeys(values))
 
 
 def slots(name: str, text: str) -> int | None:
