@@ -47,7 +47,7 @@ def number(name: str, value: Any) -> float:
 
 
 def flag(name: str, value: Any) -> bool:
-    """True or False themselves."""
+    """True or False, nothing else."""
     if not isinstance(value, bool):
         raise TypeError(f"{name}: given {short(value)}; True or False is needed")
     return value
@@ -78,7 +78,7 @@ def _range(least: int | None, most: int | None) -> str:
 
 
 def short(value: Any) -> str:
-    """The value in at most a line: an int may have more digits than Python prints, a text any length."""
+    """The value as a text of at most a line: an int may have more digits than Python prints, a text any length."""
     if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > 128:
         return f"an int of {value.bit_length()} bits"
     text = repr(value)

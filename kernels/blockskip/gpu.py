@@ -1,4 +1,4 @@
-"""A GPU as far as it decides how a kernel is launched, and what is assumed where there is none."""
+"""The properties of a GPU by which kernels are planned, and those assumed without a GPU."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ class Piece(NamedTuple):
 
 
 def rows_apart(x: torch.Tensor) -> torch.Tensor:
-    """`x` with a dense last dimension and rows that do not overlap, as products need it: itself, or a copy."""
+    """`x`, or a copy, with a dense last dimension and rows that do not overlap, as products need it."""
     return x if x.stride(-1) == 1 and x.stride(-2) >= x.shape[-1] else x.contiguous()
 
 

@@ -48,7 +48,7 @@ class TmaTensor(NamedTuple):
 
 
 class CompiledKernel(NamedTuple):
-    """A kernel, called as run(*arguments, *last, stream=None); None is the current stream."""
+    """A compiled kernel, called as run(*arguments, *last, stream=None); None is the current stream."""
 
     run: Callable
     last: tuple
@@ -91,7 +91,7 @@ def as_launched(argument: Any) -> Any:
 
 
 def _direct(compiled: Any, grid: tuple[int, ...]) -> Callable:
-    """Triton's launch, which skips the hooks and their metadata while no hook is set."""
+    """A direct launch of the compiled kernel: skips Triton's hooks and their metadata while no hook is set."""
     hooked = compiled[grid]  # loads the kernel, too
     run, function, packed = compiled.run, compiled.function, compiled.packed_metadata
     runtime = knobs.runtime
@@ -107,7 +107,7 @@ def _direct(compiled: Any, grid: tuple[int, ...]) -> Callable:
 
 
 def _with_memory(run: Callable) -> Callable:
-    """The launch of a kernel that makes descriptors in global memory, with an allocator for that memory.
+    """The launch of a kernel that makes descriptors on the device, with an allocator for their memory.
 
     Triton's allocator is a context variable: it is set in a copy of the context, so that the caller's own stays.
     """
@@ -136,7 +136,7 @@ def _interpreted(kernel: Any, launch: Launch, options: dict[str, Any]) -> Callab
 
 
 def traits(argument: Any) -> Any:
-    """What Triton (3.6, 3.7) specializes a kernel for, or finer.
+    """The traits of an argument for which Triton (3.6, 3.7) specializes a kernel, or finer ones.
 
     A tensor's dtype and whether it begins at a multiple of 16 bytes; whether an int is 1, whether 16 divides it, and
     how wide it is; the traits of a tuple's items. Plain tuples are shapes and strides, ints alone; named tuples hold

@@ -1,4 +1,4 @@
-"""What was measured for a product on a GPU, as the plan takes it: the way from `tuned` to a kernel and its sizes."""
+"""From an entry of `tuned` to the kernel and sizes of a product, as the plan takes them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Measured:
 
 
 def form_of(w: QuantizedWeight, activations: str) -> Form:
-    """What decides, beside its shape, how the weight is multiplied; activations: int8 or float."""
+    """The form of a weight, by which entries are chosen beside its shape; activations: int8 or float."""
     return Form(w.bits, w.packing, w.group_size, w.symmetric, w.encoded, activations)
 
 
@@ -90,7 +90,7 @@ def from_numbers(kernel: str, packing: str, numbers: Sequence[int]) -> dict[str,
 
 
 def _divided_anew(config: Config, w: QuantizedWeight, rows: int, entry: LinearEntry, gpu: Gpu) -> tuple[Config, int]:
-    """The same sizes where another shape is divided among programs."""
+    """The same sizes for another shape, with the work divided among programs anew."""
     if isinstance(config, FusedConfig):
         return config, fused_splits(rows, w, config, gpu.sms)
     if not isinstance(config, HopperConfig):

@@ -1,4 +1,4 @@
-"""QuantizedLinear in nn.Linear's place."""
+"""QuantizedLinear, which replaces nn.Linear."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""quantize_: a QuantizedLinear in the place of each nn.Linear of a module."""
+"""quantize_: replaces each nn.Linear of a module by a QuantizedLinear."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def quantize_(
     metadata: str = "bfloat16",
     activations: str = "auto",
 ) -> nn.Module:
-    """Puts a QuantizedLinear in the place of each nn.Linear inside `module`, and returns the module.
+    """Replaces each nn.Linear inside `module` by a QuantizedLinear, and returns the module.
 
     bits, group_size, metadata: see `quantize`. activations: of each QuantizedLinear, see `linear`.
     select(name, linear): whether to quantise that one; None takes all. A module that stands at several places, and a

@@ -1,4 +1,4 @@
-"""The kinds of masks that are numbers: what each keeps, and where its edges run."""
+"""Masks made of numbers: what each keeps, and where its edges run."""
 
 from __future__ import annotations
 

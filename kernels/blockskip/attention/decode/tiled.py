@@ -15,7 +15,7 @@ from ..ring import unrolled
 
 
 class KeyRange(NamedTuple):
-    """Keys first .. end - 1, which all rows see, or not (`ragged`)."""
+    """Keys first .. end - 1; `ragged`: not every row sees all of them."""
 
     first: int
     end: int
@@ -60,7 +60,7 @@ def decode(
 
 
 def _key_ranges(mask: Band, q_len: int, kv_len: int) -> list[KeyRange]:
-    """The keys that some query sees: those at both ends that not all of them see, and those between."""
+    """The ranges of keys that some query sees: ragged ones at both ends, and those between, which all queries see."""
     left = kv_len if mask.left is None else mask.left
     first_q, last_q = kv_len - q_len, kv_len - 1
     low, low_full = max(first_q - left, 0), max(last_q - left, 0)

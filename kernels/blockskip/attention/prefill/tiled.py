@@ -1,7 +1,7 @@
 """Attention in PyTorch over the tile map: the default on a CPU.
 
-The row blocks of a sliding window all look alike, so a strided view of the keys serves many of them in one call, and
-nothing is copied. What a call is made of: see `pieces`.
+The row blocks of a sliding window have the same shape, so a strided view of the keys serves many of them in one call,
+without copies. `pieces` does the attention of each call.
 """
 
 from __future__ import annotations
