@@ -77,6 +77,8 @@ def attention_anatomy(
     config=None,
     record: bool = False,
     return_lse: bool = False,
+    sinks: bool = False,
+    softcap: float | None = None,
 ) -> Anatomy:
     """The prefill kernel as `blockskip.attention` would launch it on a GPU of `capability`, compiled and not run.
 
@@ -96,7 +98,11 @@ def attention_anatomy(
     k, v = (torch.empty((1, kv_heads, length, head_dim), dtype=dtype, device="cpu") for _ in range(2))
     scale = head_dim**-0.5
     config = prefill_config(capability, head_dim, dtype) if config is None else TileConfig.of(config)
-    call = AttentionCall(q, k, v, mask, scale, None, length, None, skip, "triton", config, return_lse, record)
+    logits = torch.empty(q_heads, dtype=dtype, device="cpu") if sinks else None
+    call = AttentionCall(
+        q, k, v, mask, scale, None, length, None, skip, "triton", config, return_lse, record,
+        sinks=logits, softcap=softcap,
+    )  # fmt: skip
     chosen = plan.plan_kernel(call, config, use_tma=plan.reads_by_tma(call, capability), capability=capability)
     heads, rows = kv_heads if chosen.packed else q_heads, -(-length // chosen.queries_per_tile)
     lse = torch.empty((1, q_heads, length), dtype=torch.float32, device="cpu") if return_lse else None
@@ -107,7 +113,13 @@ def attention_anatomy(
     return read(compiled, capability)
 
 
-def decode_anatomy(capability: tuple[int, int], workload: DecodeWorkload, config: TileConfig) -> Anatomy:
+def decode_anatomy(
+    capability: tuple[int, int],
+    workload: DecodeWorkload,
+    config: TileConfig,
+    sinks: bool = False,
+    softcap: float | None = None,
+) -> Anatomy:
     """The split-K kernel of a decode step with these tiles, as in a CUDA graph on a GPU of `capability`; not run."""
     from blockskip.attention.call import DecodeCall
     from blockskip.attention.decode import launch, plan
@@ -116,7 +128,10 @@ def decode_anatomy(capability: tuple[int, int], workload: DecodeWorkload, config
     w, dtype = workload, workload.torch_dtype
     q, out = (torch.empty((w.batch, w.q_heads, w.q_len, w.head_dim), dtype=dtype, device="cpu") for _ in range(2))
     k, v = (torch.empty((w.batch, w.kv_heads, w.slots, w.head_dim), dtype=dtype, device="cpu") for _ in range(2))
-    call = DecodeCall(q, k, v, w.head_dim**-0.5, w.kv_len, None, w.window, None, "triton", False, False)
+    logits = torch.empty(w.q_heads, dtype=dtype, device="cpu") if sinks else None
+    call = DecodeCall(
+        q, k, v, w.head_dim**-0.5, w.kv_len, None, w.window, None, "triton", False, False, logits, softcap
+    )  # fmt: skip
     chosen = replace(plan.plan_decode_kernel(call, capability, MULTIPROCESSORS_ASSUMED, config=config), fused=False)
     parts = launch.allocate_parts(call, chosen)
     launched = launch.prepare(call, chosen, (q, k, v, out), None, parts, capability >= HOPPER)

@@ -2,7 +2,7 @@
 
     make memcheck
 
-which is: compute-sanitizer --tool memcheck --error-exitcode 1 python tests/kernels/memcheck.py
+which is: compute-sanitizer --tool memcheck --error-exitcode 1 python tests/kernels/memcheck.py [tiles decode ...]
 
 Without torch's caching allocator every tensor is an allocation of its own, so that one element past its end is outside.
 Each result is compared as well: a kernel that reads nothing is clean too. Needs a CUDA device.
@@ -165,16 +165,31 @@ def k_quant_cases():
                 yield f"linear {kind} rows {rows} {route}", got, bs.linear(x, weight, impl="reference")
 
 
+def tiles_cases():
+    """Every block of rows, tiles that programs share, a row of tiles that is no whole block of a program's."""
+    if torch.cuda.get_device_capability()[0] != 9:
+        return
+    for group_size, symmetric in ((32, True), (64, False), (128, False)):
+        weight = torch.randn(320, 2048, device=DEVICE, dtype=torch.bfloat16)
+        weight = bs.quantize(weight, group_size=group_size, symmetric=symmetric).packed("tiles")
+        for rows in (1, 8, 9, 17, 33, 70, 130, 300):
+            x = torch.randn(rows, 2048, device=DEVICE, dtype=torch.bfloat16)
+            for route in ("fused", "dequantize"):
+                got = bs.linear(x, weight, impl="triton", route=route)
+                yield f"tiles g{group_size} rows {rows} {route}", got, bs.linear(x, weight, impl="reference")
+
+
 CASES = (
     prefill_cases, large_head_cases, wide_tile_cases, warp_specialized_cases, interleaved_cases, decode_cases,
-    linear_cases, k_quant_cases,
+    linear_cases, k_quant_cases, tiles_cases,
 )  # fmt: skip
 
 
 def main():
     worst = 0.0
     count = 0
-    for cases in CASES:
+    named = [cases for cases in CASES if cases.__name__.removesuffix("_cases") in sys.argv[1:]]
+    for cases in named or CASES:
         for name, got, wanted in cases():
             torch.cuda.synchronize()
             scale = wanted.float().abs().max().clamp(min=1.0)

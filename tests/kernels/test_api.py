@@ -280,7 +280,9 @@ def test_the_operator_and_its_fake_agree(device):
 
 
 def test_importing_needs_neither_triton_nor_the_lab():
-    code = "import sys, blockskip; print([m for m in ('triton', 'skiplab', 'pandas', 'plotly') if m in sys.modules])"
+    """Nor transformers, until blockskip is registered there."""
+    optional = "triton", "skiplab", "pandas", "plotly", "transformers"
+    code = f"import sys, blockskip.integrations.transformers; print([m for m in {optional} if m in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=_environment())
     assert found.stdout.strip() == "[]"
 

@@ -42,7 +42,7 @@ def parameters(function):
     return len(given.posonlyargs) + len(given.args) + len(given.kwonlyargs)
 
 
-@pytest.mark.parametrize("folder", ["attention", "launching"])
+@pytest.mark.parametrize("folder", ["attention", "launching", "linear"])
 def test_jitted_functions_have_twelve_parameters_at_most(folder):
     jitted = {
         f"{name}: {node.name}": parameters(node)

@@ -124,7 +124,7 @@ def test_the_form_of_a_weight():
     [
         ("matvec", "rows", MatvecConfig(2, 16, 2, 96), 1),
         ("fused", "rows", FUSED, 3),
-        ("fused", "tiles", HopperConfig(16, 256, 4, 3, 132), 1),
+        ("fused", "tiles", HopperConfig(16, 256, 5, 3, 132), 1),
         ("dequantize", "rows", None, 1),
         ("dequantize", "tiles", None, 1),
     ],
@@ -211,17 +211,13 @@ def test_another_shape_takes_the_sizes_and_divides_k_anew(tuned, planned):
     assert plan.splits != 3
 
 
-def test_tiles_of_another_shape_have_a_share_for_each_program(tuned):
+def test_tiles_of_another_shape_are_divided_anew(tuned):
     form = replace(FORM, packing="tiles")
-    sizes = values_of(HopperConfig(64, 256, 4, 2, 130))
-    tuned(entry(16384, 4096, 128, config=sizes, form=form))
-    assert measured(H200, weight(16384, 4096, "tiles"), 128, "float").config.programs == 130
-    assert measured(H200, weight(8192, 4096, "tiles"), 128, "float").config.programs == 130
-    assert measured(H200, weight(8192, 4096, "tiles"), 64, "float").config.programs == 260  # a block of rows, not two
+    tuned(entry(16384, 4096, 128, config=values_of(HopperConfig(64, 256, 4, 2, 63)), form=form))
+    assert measured(H200, weight(16384, 4096, "tiles"), 128, "float").config.programs == 63  # as it was tuned
+    assert measured(H200, weight(8192, 4096, "tiles"), 128, "float").config.programs == 64  # a tile each, of two blocks
+    assert measured(H200, weight(8192, 4096, "tiles"), 64, "float").config.programs == 128  # half a tile, of one block
     assert measured(H200, weight(64, 512, "tiles"), 128, "float").config.programs == 2  # one tile of two steps
-    narrow = values_of(HopperConfig(16, 256, 4, 1, 132))
-    tuned(entry(16384, 4096, 16, config=narrow, form=form))
-    assert measured(H200, weight(256, 4096, "tiles"), 16, "float").config.programs == 64  # a step each
 
 
 def test_without_a_gpu_nothing_tuned_is_taken(tuned, device):

@@ -251,3 +251,19 @@ def test_only_the_keys_of_the_window_are_touched():
     k[:, :, :4700] = v[:, :, :4700] = NAN
     out, _ = tiled.attention(q, k, v, bs.sliding_window(64), scale=1.0, q_start=4900, kv_len=5000)
     assert out.isfinite().all()
+
+
+@pytest.mark.parametrize("sinks", [None, torch.tensor([0.5, -1.0, 2.0, 0.0])], ids=["", "sinks"])
+def test_decode_takes_batch_entries_of_one_length_in_one_product(monkeypatch, sinks):
+    """Entry by entry the same, whatever the lengths of its neighbours, one of which has no key."""
+    q, k, v = (torch.randn(6, h, n, 16) for h, n in ((4, 2), (2, 40), (2, 40)))
+    lengths = torch.tensor([30, 30, 30, 7, 0, 40], dtype=torch.int32)
+    flash, shapes = pieces._flash, []
+    monkeypatch.setattr(pieces, "_flash", lambda q, *others: shapes.append(len(q)) or flash(q, *others))
+    options = {"window": 12, "sinks": sinks, "return_lse": True}
+    out, lse = bs.decode(q, k, v, kv_len=lengths, **options)
+    assert sorted(set(shapes)) == [1, 3] and sum(shapes) == 3 * (3 + 1 + 1) - 1  # pieces: 7 keys are within the window
+    for i in range(6):
+        one, wanted = slice(i, i + 1), bs.decode(*(x[i : i + 1] for x in (q, k, v)), kv_len=lengths[i], **options)
+        assert torch.equal(out[one], wanted[0]) and torch.equal(lse[one], wanted[1])
+    assert not out[4].any()

@@ -15,7 +15,11 @@ pytestmark = pytest.mark.skipif(
     torch.cuda.is_available(), reason="there is a GPU: test_tiles.py runs the kernel itself"
 )
 CONFIGS = {8: HopperConfig(8, 256, 6, 3, 4), 16: HopperConfig(16, 256, 4, 2, 3), 32: HopperConfig(32, 256, 4, 3, 5)}
-CONFIGS |= {64: HopperConfig(64, 256, 3, 2, 7), 128: HopperConfig(128, 128, 4, 2, 5)}
+CONFIGS |= {
+    64: HopperConfig(64, 256, 3, 2, 7),
+    128: HopperConfig(128, 128, 4, 2, 5),
+    256: HopperConfig(256, 64, 4, 2, 5),
+}
 
 
 @pytest.fixture(params=["early", "late"])
@@ -52,12 +56,12 @@ def close(found, x, w, bias, config):
     assert (found.double() - expected).abs().le(bound).all()
 
 
-@pytest.mark.parametrize("rows", [1, 8, 9, 20, 64, 70, 150])
+@pytest.mark.parametrize("rows", [1, 8, 9, 20, 64, 70, 150, 300])
 @pytest.mark.parametrize("symmetric", [False, True])
 def test_tiles_whose_steps_programs_share(copies, rows, symmetric):
-    """150 rows are two blocks; 320 weight rows are no multiple of what a program takes at a time."""
+    """300 rows are two blocks; 320 weight rows are no multiple of what a program takes at a time."""
     x, w, bias = draw(rows, 320, 768, symmetric=symmetric)
-    config = CONFIGS[min(size for size in CONFIGS if size >= min(rows, 128))]
+    config = CONFIGS[min(size for size in CONFIGS if size >= min(rows, 256))]
     close(multiply(x, w, bias, config, copies), x, w, bias, config)
 
 
@@ -70,10 +74,10 @@ def test_any_number_of_programs_gives_the_sum(copies, programs):
 
 
 @pytest.mark.parametrize("group_size", [64, 128])
-@pytest.mark.parametrize("rows", [8, 100])
+@pytest.mark.parametrize("rows", [8, 128, 256])
 def test_groups_of(copies, group_size, rows):
     x, w, bias = draw(rows, 384, 512, group_size=group_size)
-    config = CONFIGS[8] if rows == 8 else CONFIGS[128]
+    config = CONFIGS[rows]
     close(multiply(x, w, bias, config, copies), x, w, bias, config)
 
 

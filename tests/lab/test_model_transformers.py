@@ -16,100 +16,12 @@ import transformers
 from blockskip.linear.activations import rounded
 from skiplab.model import Decoder, Drafts, ModelSpec, cache, decoder, generate, model_names, weights
 from skiplab.paths import data_path
+from tiny_models import CONFIGS, SHAPE, WINDOW, off, one_thread, spread, tiny  # noqa: F401 - a fixture
 from transformers.models.llama.modeling_llama import LlamaMLP
 
 SLACK = 4
 LENGTH = 40
-WINDOW = 8  # a ring of 16 slots: it wraps twice
-SHAPE = {
-    "vocab_size": 128,
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 16,
-    "max_position_embeddings": 256,
-    "attn_implementation": "eager",
-}
-LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}
-BY_TYPE = {
-    "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
-    "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
-}
-CONFIGS = {
-    "gemma4": (
-        transformers.Gemma4TextConfig,
-        {
-            "num_hidden_layers": 6,
-            "global_head_dim": 32,
-            "num_global_key_value_heads": 1,
-            "attention_k_eq_v": True,
-            "sliding_window": WINDOW,
-            "hidden_size_per_layer_input": 0,
-            "final_logit_softcapping": 2.0,
-        },
-    ),
-    "gemma3": (
-        transformers.Gemma3TextConfig,
-        {"num_hidden_layers": 6, "sliding_window": WINDOW, "query_pre_attn_scalar": 20, "rope_parameters": BY_TYPE},
-    ),
-    "llama": (
-        transformers.LlamaConfig,
-        {
-            "num_hidden_layers": 3,
-            "rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4, **LLAMA3},
-            "attention_bias": True,
-            "mlp_bias": True,
-            "tie_word_embeddings": True,
-        },
-    ),
-    "mistral": (transformers.MistralConfig, {"num_hidden_layers": 3, "sliding_window": WINDOW}),
-    "qwen3": (
-        transformers.Qwen3Config,
-        {
-            "num_hidden_layers": 4,
-            "use_sliding_window": True,
-            "sliding_window": WINDOW,
-            "max_window_layers": 2,
-            "rope_parameters": {
-                "rope_type": "yarn",
-                "rope_theta": 1e4,
-                "factor": 4.0,
-                "original_max_position_embeddings": 64,
-            },
-        },
-    ),
-}
 FAMILIES = pytest.mark.parametrize("family", CONFIGS)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Sums of 64 numbers are not worth a second one."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def spread(model):
-    """Weights that matter: matrices that keep a vector's size, norms, biases and scalars that are neither 0 nor 1."""
-    generator = torch.Generator("cpu").manual_seed(0)
-    for name, t in model.state_dict().items():
-        random = torch.randn(t.shape, generator=generator)
-        if t.ndim == 2:
-            t.copy_(random * t.shape[1] ** -0.5)
-        elif "layer_scalar" in name:
-            t.fill_(0.9)
-        else:
-            t.copy_(random * 0.3 + ("norm" in name))
-    return model.eval()
-
-
-@lru_cache
-def tiny(family: str):
-    kind, fields = CONFIGS[family]
-    return spread(transformers.AutoModelForCausalLM.from_config(kind(**SHAPE, **fields)))
 
 
 @lru_cache
@@ -121,10 +33,6 @@ def truth(family: str):
         exact = tiny(family).double()(ids).logits
         tiny(family).float()
     return ids, exact, off(plain, exact)
-
-
-def off(found, wanted) -> float:
-    return (found.double() - wanted).abs().max().item()
 
 
 @FAMILIES

@@ -33,6 +33,8 @@ def attention(
     record: bool = False,
     ring: bool = False,
     route: str = "measured",
+    sinks: torch.Tensor | None = None,
+    softcap: float | None = None,
 ) -> Any:
     """softmax(scale * q k^T, masked) v, computing only the tiles that `mask` leaves. Inference only.
 
@@ -51,7 +53,7 @@ def attention(
     impl: reference | tiled | triton; auto takes triton on CUDA, tiled elsewhere. An explicit one never falls back.
     config: TileConfig or (block_m, block_n, num_warps, num_stages) of the Triton kernel; None takes the table's.
     return_lse: also return lse float32 [B, Hq, Lq], the natural log of the sum of exponentials; -inf for a query that
-        sees nothing.
+        sees nothing. With sinks it includes the head's, which is then all that a query that sees nothing has.
     record: also return visits uint8 [B, programs' heads, rows, cols], written by the kernel inside the launch itself:
         0 left out, 1 computed masked, 2 computed unmasked (Triton alone).
     ring: k and v are a ring: of their R = Lkv slots, position p lies in slot p % R, where it overwrote p - R. kv_len is
@@ -67,6 +69,11 @@ def attention(
         number of keys on, see `route.py`), executorch (that project's rule), prefill, or decode (ValueError where it
         cannot). An explicit skip, config or record is the prefill kernel's.
 
+    sinks: [Hq], float32 or q's dtype, any stride: a learned logit a query head that joins the softmax's sum without a
+        value (gpt-oss). -inf is no sink. It is neither scaled nor capped.
+    softcap: a positive number c: scores become c * tanh(scale * q k^T / c) before masking (Gemma 2); float32 must hold
+        scale / c.
+
     Returns out [B, Hq, Lq, D] in q's dtype, or a tuple (out, lse, visits) of those asked for. A query that sees no key
     gets 0. Raises TypeError for dtypes and kinds, ValueError for shapes, ranges, unknown options and what an
     implementation or a device cannot do (a `config` that needs more shared memory than it has), and RuntimeError where
@@ -74,18 +81,20 @@ def attention(
     the device: make the same call once before capturing. A graph reads the mask's tables: keep the mask as long.
     """
     given = AttentionArguments(
-        q, k, v, mask, scale, q_start, kv_len, skip, impl, config, return_lse, record, ring, route
+        q, k, v, mask, scale, q_start, kv_len, skip, impl, config, return_lse, record, ring, route,
+        sinks, softcap,
     )  # fmt: skip
     return traced_attention(given) if torch.compiler.is_compiling() else attend(given)
 
 
 def explain(
     q, k, v, mask=None, *, scale=None, q_start=None, kv_len=None, skip="auto", impl="auto", config=None,
-    return_lse=False, record=False, ring=False, route="measured",
+    return_lse=False, record=False, ring=False, route="measured", sinks=None, softcap=None,
 ) -> Plan:  # fmt: skip
     """What `attention` with the same arguments will do, as a Plan whose str() is legible."""
     given = AttentionArguments(
-        q, k, v, mask, scale, q_start, kv_len, skip, impl, config, return_lse, record, ring, route
+        q, k, v, mask, scale, q_start, kv_len, skip, impl, config, return_lse, record, ring, route,
+        sinks, softcap,
     )  # fmt: skip
     return make_plan(check(given))
 

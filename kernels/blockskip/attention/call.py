@@ -24,6 +24,8 @@ LARGEST_POSITION = 1 << 29
 """q_start and the number of keys stay below, so that differences of positions fit a 32-bit int."""
 LARGEST_SCALE = torch.finfo(torch.float32).max * math.log(2)
 """The largest |scale| that float32 still holds after the kernels' factor of log2 e."""
+SMALLEST_FACTOR = torch.finfo(torch.float32).tiny
+"""Factors below it would be 0 in a kernel that flushes what float32 holds with fewer digits."""
 SHARED_SKIPS = ("auto", "bounds")
 """Skip modes whose launches for a band serve any number of keys; the other modes read tables made for one number."""
 MOST_IN_GRID = 65535
@@ -47,6 +49,8 @@ class AttentionArguments(NamedTuple):
     record: bool = False
     ring: bool = False
     route: str = "measured"
+    sinks: torch.Tensor | None = None
+    softcap: float | None = None
 
     def kind(self) -> tuple[Kind | None, int | None]:
         """(the kind of this call, its int kv_len if launches of the kind may serve other lengths, else None).
@@ -56,7 +60,9 @@ class AttentionArguments(NamedTuple):
         for one number of keys: the queries of a tile share it, and which tiles they share depends on where they stand;
         a `dense` or `mask_mod` is asked by the call's row, not by the position; the bits of a `dilated` are too many.
         """
-        q, k, v, mask, scale, q_start, kv_len, skip, impl, config, return_lse, record, ring, route = self
+        q, k, v, mask, scale, q_start, kv_len, skip, impl, config, return_lse, record, ring, route, sinks, softcap = (
+            self
+        )
         lengths = growing = None
         if isinstance(kv_len, torch.Tensor):
             kv_len, lengths = None, kv_len
@@ -64,8 +70,8 @@ class AttentionArguments(NamedTuple):
             _is_band(mask) or (not ring and _is_single_query(q, mask))
         ):  # fmt: skip
             kv_len, growing = GROWING, kv_len
-        options = "attention", scale, q_start, kv_len, skip, impl, config, return_lse, record, ring, route
-        return kind_of((q, k, v, lengths), options, impl, mask, skip == "map"), growing
+        options = "attention", scale, q_start, kv_len, skip, impl, config, return_lse, record, ring, route, softcap
+        return kind_of((q, k, v, lengths, sinks), options, impl, mask, skip == "map"), growing
 
 
 def _is_band(mask: Mask | None) -> bool:
@@ -90,21 +96,48 @@ class DecodeArguments(NamedTuple):
     impl: str = "auto"
     return_lse: bool = False
     ring: bool = False
+    sinks: torch.Tensor | None = None
+    softcap: float | None = None
 
     def kind(self) -> tuple[Kind | None, int | None]:
         """(the kind of this call, its int kv_len if there is one: launches of the kind may serve other lengths)."""
-        q, k, v, kv_len, window, scale, splits, impl, return_lse, ring = self
+        q, k, v, kv_len, window, scale, splits, impl, return_lse, ring, sinks, softcap = self
         lengths = growing = None
         if isinstance(kv_len, torch.Tensor):
             kv_len, lengths = None, kv_len
         elif type(kv_len) is int:
             kv_len, growing = GROWING, kv_len
-        options = "decode", kv_len, window, scale, splits, impl, return_lse, ring
-        return kind_of((q, k, v, lengths), options, impl), growing
+        options = "decode", kv_len, window, scale, splits, impl, return_lse, ring, softcap
+        return kind_of((q, k, v, lengths, sinks), options, impl), growing
+
+
+class _Call:
+    """What both operations' calls have."""
+
+    q: torch.Tensor
+    k: torch.Tensor
+    v: torch.Tensor
+    sinks: torch.Tensor | None
+    lengths: torch.Tensor | None
+
+    @property
+    def group(self) -> int:
+        """Query heads that share a KV head."""
+        return self.q.shape[1] // self.k.shape[1]
+
+    @property
+    def tensors(self) -> tuple[torch.Tensor | None, ...]:
+        """(q, k, v, sinks, lengths): what differs between calls of a kind, beside a growing kv_len."""
+        return self.q, self.k, self.v, self.sinks, self.lengths
+
+    def float32_tensors(self) -> dict[str, torch.Tensor | None]:
+        """The floats as float32, by name."""
+        sinks = None if self.sinks is None else self.sinks.float()
+        return {"q": self.q.float(), "k": self.k.float(), "v": self.v.float(), "sinks": sinks}
 
 
 @dataclass(frozen=True, eq=False)
-class AttentionCall:
+class AttentionCall(_Call):
     """A checked attention call.
 
     See `blockskip.attention` for shapes. kv_len is the number of keys, or the most there can be where the true number
@@ -126,6 +159,8 @@ class AttentionCall:
     record: bool
     ring: bool = False
     route: str = "measured"
+    sinks: torch.Tensor | None = None
+    softcap: float | None = None
 
     @property
     def planned_kv_len(self) -> int:
@@ -137,14 +172,9 @@ class AttentionCall:
         """The first query's position; for a device kv_len without q_start, as if the whole buffer were used."""
         return self.planned_kv_len - self.q.shape[2] if self.q_start is None else self.q_start
 
-    @property
-    def group(self) -> int:
-        """Query heads that share a KV head."""
-        return self.q.shape[1] // self.k.shape[1]
-
 
 @dataclass(frozen=True, eq=False)
-class DecodeCall:
+class DecodeCall(_Call):
     """A checked decode call.
 
     See `blockskip.decode` for shapes. kv_len is the number of keys, or the most there can be where the true number
@@ -162,11 +192,8 @@ class DecodeCall:
     impl: str
     return_lse: bool
     ring: bool = False
-
-    @property
-    def group(self) -> int:
-        """Query heads that share a KV head."""
-        return self.q.shape[1] // self.k.shape[1]
+    sinks: torch.Tensor | None = None
+    softcap: float | None = None
 
     @property
     def rows(self) -> int:
@@ -216,6 +243,43 @@ def check_scale(scale, head_dim: int) -> float:
             f"scale: given {scale:g}; its size must be at most {LARGEST_SCALE:.4g}, for scores are float32"
         )
     return scale
+
+
+def check_sinks(sinks: Any, q: torch.Tensor) -> torch.Tensor | None:
+    """A logit for each query head."""
+    if sinks is None:
+        return None
+    tensor("sinks", sinks, (torch.float32, *{q.dtype} - {torch.float32}))
+    if tuple(sinks.shape) != (q.shape[1],):
+        raise ValueError(f"sinks: given shape {tuple(sinks.shape)}; [{q.shape[1]}] is needed, a logit a query head")
+    if sinks.device != q.device:
+        raise ValueError(f"sinks: is on {sinks.device}; must be on q's {q.device}")
+    if sinks.requires_grad and torch.is_grad_enabled():
+        raise ValueError("sinks: requires grad; this is for inference: use torch.no_grad() or detach()")
+    return sinks
+
+
+def check_softcap(softcap: Any, scale: float) -> float | None:
+    """A cap whose quotients with the scale, and products with log2 e, float32 holds: the kernels' two factors."""
+    if softcap is None:
+        return None
+    softcap, size = number("softcap", softcap), abs(scale)
+    least, most = SMALLEST_FACTOR, LARGEST_SCALE
+    if size >= SMALLEST_FACTOR:  # a smaller scale is 0
+        least, most = max(least, 2 * size / LARGEST_SCALE), min(most, size / SMALLEST_FACTOR)
+    if not least <= softcap <= most:
+        raise ValueError(
+            f"softcap: given {softcap:g}; must be positive, from {least:.4g} to {most:.4g} at a scale of {scale:g}, "
+            "for scores are float32"
+        )
+    return softcap
+
+
+def scores_line(call: AttentionCall | DecodeCall) -> str | None:
+    """What `explain` says of a call's scores; None where they are what q, k and the scale make them."""
+    capped = [] if call.softcap is None else [f"softcap {call.softcap:g}"]
+    said = [*capped, *["a sink a query head"] * (call.sinks is not None)]
+    return f"scores  {'; '.join(said)}" if said else None
 
 
 def sign_and_scale(scale: float) -> tuple[int, float]:
@@ -274,8 +338,8 @@ def choose_impl(call: AttentionCall | DecodeCall) -> tuple[str, str]:
     if call.impl == "auto":
         found = ("triton", "tensors on CUDA") if on_cuda else ("tiled", f"tensors on {call.q.device}")
     if found[0] == "triton":
-        for name, t in (("q", call.q), ("k", call.k), ("v", call.v)):
-            if t.is_neg():
+        for name, t in (("q", call.q), ("k", call.k), ("v", call.v), ("sinks", call.sinks)):
+            if t is not None and t.is_neg():
                 raise ValueError(f"{name}: is a negated view, which a kernel cannot tell; call .resolve_neg()")
         for given, what in zip(call.q.shape, ("batches", "heads"), strict=False):
             if given > MOST_IN_GRID:

@@ -23,6 +23,8 @@ from .call import (
     AttentionCall,
     check_kv_len,
     check_scale,
+    check_sinks,
+    check_softcap,
     check_tensors,
     each_batch,
 )
@@ -41,7 +43,7 @@ def attend(given: AttentionArguments) -> Any:
         found = _attend_anew(given, kind, number)
     else:
         lengths = each_batch(given.kv_len, given.q) if isinstance(given.kv_len, torch.Tensor) else None
-        found = prepared(given.q, given.k, given.v, lengths, number)
+        found = prepared(given.q, given.k, given.v, given.sinks, lengths, number)
     if given.record:
         out, lse, visits = found
         return (out, lse, visits) if given.return_lse else (out, visits)
@@ -59,11 +61,11 @@ def _attend_anew(given: AttentionArguments, kind: Kind | None, number: int | Non
     prepared, keep = _prepare(call, plan)
     if keep:
         REPEATED.put(kind, prepared, () if guarded is None else guarded.guards)
-    return prepared(call.q, call.k, call.v, call.lengths, number)
+    return prepared(*call.tensors, number)
 
 
 def _prepare(call: AttentionCall, plan: Plan) -> tuple[Callable, bool]:
-    """(f(q, k, v, lengths, kv_len), whether it serves all calls of this one's kind) by the Triton kernels."""
+    """(f(q, k, v, sinks, lengths, kv_len), whether it serves all calls of this one's kind) by the Triton kernels."""
     if plan.decode is not None:
         from .decode.launch import ready_decode
 
@@ -76,7 +78,7 @@ def _prepare(call: AttentionCall, plan: Plan) -> tuple[Callable, bool]:
 
 def check(given: AttentionArguments) -> AttentionCall:
     """A checked call; TypeError or ValueError names the argument, what was given and what is allowed."""
-    q, k, v, mask, scale, q_start, kv_len, skip, impl, config, return_lse, record, ring, route = given
+    q, k, v, mask, scale, q_start, kv_len, skip, impl, config, return_lse, record, ring, route, sinks, softcap = given
     for name, value, allowed in (("skip", skip, SKIPS), ("impl", impl, IMPLS), ("route", route, ROUTES)):
         choice(name, value, allowed)
     flag("return_lse", return_lse)
@@ -93,9 +95,11 @@ def check(given: AttentionArguments) -> AttentionCall:
     if ring:
         _check_ring(mask, q, k, kv_len, lengths, q_start, record)
     _check_mask(mask, q, kv_len)
+    scale = check_scale(scale, q.shape[3])
     call = AttentionCall(
-        q, k, v, mask, check_scale(scale, q.shape[3]), q_start, kv_len, lengths, skip, impl,
+        q, k, v, mask, scale, q_start, kv_len, lengths, skip, impl,
         None if config is None else TileConfig.of(config), return_lse, record, ring, route,
+        check_sinks(sinks, q), check_softcap(softcap, scale),
     )  # fmt: skip
     if record and make_plan(call).impl != "triton":
         raise ValueError("record: True needs impl='triton': visits are written by the kernel, not by a plan")
@@ -108,32 +112,33 @@ def run(call: AttentionCall, plan: Plan) -> tuple[torch.Tensor, torch.Tensor | N
         return *run_decode(as_decode(call, plan.impl), plan.decode), None
     if plan.impl == "triton":
         prepared, _ = _prepare(call, plan)
-        return prepared(call.q, call.k, call.v, call.lengths, call.kv_len)
-    q, k, v, mask, scale = call.q, call.k, call.v, call.mask, call.scale
+        return prepared(*call.tensors, call.kv_len)
+    q, k, v, mask = call.q, call.k, call.v, call.mask
+    options = {"scale": call.scale, "ring": call.ring, "sinks": call.sinks, "softcap": call.softcap}
     if plan.impl == "reference":
         kv_len = call.kv_len if call.lengths is None else call.lengths.clamp(0, call.kv_len)
         q_start = kv_len - q.shape[2] if call.q_start is None else call.q_start
-        return *reference.attention(q, k, v, mask, scale=scale, q_start=q_start, kv_len=kv_len, ring=call.ring), None
+        return *reference.attention(q, k, v, mask, q_start=q_start, kv_len=kv_len, **options), None
+    options["return_lse"] = call.return_lse
     if call.lengths is None:
         sizes = {"q_start": call.planned_q_start, "kv_len": call.kv_len}
-        options = {"ring": call.ring, "return_lse": call.return_lse}
-        return *tiled.attention(q, k, v, mask, scale=scale, **sizes, **options), None
-    return *_each_batch(call, call.lengths), None
+        return *tiled.attention(q, k, v, mask, **sizes, **options), None
+    return *_each_batch(call, call.lengths, options), None
 
 
-def _each_batch(call: AttentionCall, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _each_batch(call: AttentionCall, lengths: torch.Tensor, options: dict) -> tuple[torch.Tensor, torch.Tensor]:
     """`tiled` with a kv_len for each batch: on a CPU reading a tensor costs nothing."""
     outs, lses = [], []
     for b, length in enumerate(lengths.clamp(0, call.kv_len).tolist()):
         q, k, v = (t[b : b + 1] for t in (call.q, call.k, call.v))
         if length == 0:
             outs.append(torch.zeros_like(q))
-            lses.append(torch.full(q.shape[:3], -math.inf, dtype=torch.float32, device=q.device))
+            none = torch.full(q.shape[:3], -math.inf, dtype=torch.float32, device=q.device)
+            lses.append(none if call.sinks is None else none.copy_(call.sinks[:, None]))
             continue
         q_start = length - q.shape[2] if call.q_start is None else call.q_start
         mask = call.mask.for_batch(b)
-        options = {"ring": call.ring, "return_lse": call.return_lse}
-        out, lse = tiled.attention(q, k, v, mask, scale=call.scale, q_start=q_start, kv_len=length, **options)
+        out, lse = tiled.attention(q, k, v, mask, q_start=q_start, kv_len=length, **options)
         outs.append(out)
         lses.append(lse)
     return torch.cat(outs), torch.cat(lses)

@@ -12,7 +12,7 @@ import torch
 from ..config import TileConfig
 from ..mask import Mask, band, mask_of
 from . import eager
-from .call import AttentionArguments, check_tensors
+from .call import AttentionArguments, check_sinks, check_tensors
 
 
 @torch.library.custom_op("blockskip::attention", mutates_args=())
@@ -32,12 +32,14 @@ def attention_op(
     return_lse: bool,
     ring: bool = False,
     route: str = "measured",
+    sinks: torch.Tensor | None = None,
+    softcap: float | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(out, lse); lse is empty if it was not asked for."""
     length = kv_len if kv_len_tensor is None else kv_len_tensor
     given = AttentionArguments(
         q, k, v, _mask(mask, mask_tensors), scale, q_start, length, skip, impl,
-        None if config is None else TileConfig.of(config), return_lse, False, ring, route,
+        None if config is None else TileConfig.of(config), return_lse, False, ring, route, sinks, softcap,
     )  # fmt: skip
     found = eager.attend(given)
     out, lse = found if return_lse else (found, _no_lse(q))
@@ -47,9 +49,10 @@ def attention_op(
 @attention_op.register_fake
 def _(
     q, k, v, mask, mask_tensors, scale, q_start, kv_len, kv_len_tensor, skip, impl, config, return_lse, ring=False,
-    route="measured",
+    route="measured", sinks=None, softcap=None,
 ):  # fmt: skip
     check_tensors(q, k, v, ("q", "k", "v"), float64=impl == "reference")
+    check_sinks(sinks, q)
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     lse = torch.empty(q.shape[:3], dtype=torch.float32, device=q.device) if return_lse else _no_lse(q)
     return out, lse
@@ -57,7 +60,7 @@ def _(
 
 def traced_attention(given: AttentionArguments):
     """`blockskip.attention` while torch.compile or torch.export traces."""
-    q, k, v, mask, scale, q_start, kv_len, skip, impl, config, return_lse, record, ring, route = given
+    q, k, v, mask, scale, q_start, kv_len, skip, impl, config, return_lse, record, ring, route, sinks, softcap = given
     if record:
         raise ValueError("record: True is not available while torch.compile traces; call attention eagerly")
     spec = (band(None, None) if mask is None else mask).spec()
@@ -65,7 +68,7 @@ def traced_attention(given: AttentionArguments):
     is_tensor = isinstance(kv_len, torch.Tensor)
     out, lse = torch.ops.blockskip.attention(
         q, k, v, text, tensors, scale, q_start, None if is_tensor else kv_len, kv_len if is_tensor else None,
-        skip, impl, None if config is None else list(TileConfig.of(config)), return_lse, ring, route,
+        skip, impl, None if config is None else list(TileConfig.of(config)), return_lse, ring, route, sinks, softcap,
     )  # fmt: skip
     return (out, lse) if return_lse else out
 

@@ -40,6 +40,13 @@ class Bias:
         return cls(values, blind if blind.any() else None)
 
 
+class ScoreMap(NamedTuple):
+    """How products q k become scores: times scale, and then, where there is a softcap, softcap * tanh(. / softcap)."""
+
+    scale: float
+    softcap: float | None
+
+
 class Piece(NamedTuple):
     """Some keys for some rows: q [A, B, rows, D], k and v [A, B, keys, D] with any strides."""
 
@@ -62,56 +69,84 @@ class Part(NamedTuple):
     row_sum: torch.Tensor
 
 
-def attend(pieces: list[Piece], scale: float, dtype: torch.dtype, exact: bool) -> tuple[torch.Tensor, torch.Tensor]:
+def attend(
+    pieces: list[Piece],
+    scoring: ScoreMap,
+    sinks: torch.Tensor | None,
+    dtype: torch.dtype,
+    exact: bool,
+) -> tuple[torch.Tensor, torch.Tensor]:
     """(out [A, B, rows, D], lse [A, B, rows]) over all pieces, whose keys are disjoint; a row that sees none: 0, -inf.
 
-    dtype: the result's, which decides how exact the weights of pieces must be. exact: lse is as exact as float32 allows
-    also for 16-bit inputs, for which the flash kernel's is off by 2e-5; that costs a second product of q and k.
+    sinks: logits without a value, of a shape that broadcasts to lse's. dtype: the result's, which decides how exact the
+    weights of pieces must be. exact: lse is as exact as float32 allows also for 16-bit inputs, for which the flash
+    kernel's is off by 2e-5; that costs a second product of q and k.
     """
-    if pieces[0].q.device.type != "cpu":
-        return _merge([_plain(*piece, scale) for piece in pieces])
-    parts = [_flash(*piece, scale) for piece in pieces]
+    if pieces[0].q.device.type != "cpu" or scoring.softcap is not None:  # torch's flash kernel has no soft cap
+        parts = [_plain(*piece, scoring) for piece in pieces]
+        return _merge(_with_sinks(parts, sinks))
+    parts = [_flash(*piece, scoring) for piece in pieces]
+    merged = _with_sinks(parts, sinks)
     if exact and pieces[0].q.dtype != torch.float32:
-        _sharpen(parts, pieces, scale, range(len(parts[0].row_max)))
-    elif len(parts) > 1:
-        coarse = _coarse(parts, COARSE_FROM[dtype])
-        _sharpen(parts, pieces, scale, coarse.flatten(1).any(1).nonzero().flatten().tolist())
-    return _merge(parts)
+        _sharpen(parts, pieces, scoring, range(len(parts[0].row_max)))
+    elif len(merged) > 1:
+        coarse = _coarse(merged, COARSE_FROM[dtype])
+        _sharpen(parts, pieces, scoring, coarse.flatten(1).any(1).nonzero().flatten().tolist())
+    return _merge(merged)
 
 
-def _sharpen(parts: list[Part], pieces: list[Piece], scale: float, chosen: Iterable[int]) -> None:
+def _with_sinks(parts: list[Part], sinks: torch.Tensor | None) -> list[Part]:
+    """The parts, and one of the sinks: a key's whose value is 0."""
+    if sinks is None:
+        return parts
+    row_max = sinks.float().expand_as(parts[0].row_max)
+    return [*parts, Part(row_max.new_zeros(1), row_max, torch.ones_like(row_max))]
+
+
+def _sharpen(parts: list[Part], pieces: list[Piece], scoring: ScoreMap, chosen: Iterable[int]) -> None:
     """Replaces rounded log-sum-exps by maxima and sums from the scores, at chosen indices of the first dimension."""
     for first in chosen:
         for piece, part in zip(pieces, parts, strict=True):
-            part.row_max[first], part.row_sum[first] = _sums(piece.q[first], piece.k[first], piece.bias, scale)
+            part.row_max[first], part.row_sum[first] = _sums(piece.q[first], piece.k[first], piece.bias, scoring)
 
 
-def _flash(q, k, v, bias: Bias | None, scale: float) -> Part:
-    """A piece by torch's flash kernel for CPUs; its log-sum-exp stands for the maximum, with a sum of 1."""
+def _flash(q, k, v, bias: Bias | None, scoring: ScoreMap) -> Part:
+    """A piece without a soft cap by torch's flash kernel for CPUs; its log-sum-exp is the maximum, its sum 1."""
     out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-        q, k, v, attn_mask=None if bias is None else bias.values, scale=scale
+        q, k, v, attn_mask=None if bias is None else bias.values, scale=scoring.scale
     )
     if bias is not None and bias.blind is not None:
         lse = lse.masked_fill(bias.blind, float("-inf"))  # torch says 0 for a row that sees nothing
     return Part(out, lse, torch.ones_like(lse))
 
 
-def _plain(q, k, v, bias: Bias | None, scale: float) -> Part:
+def _plain(q, k, v, bias: Bias | None, scoring: ScoreMap) -> Part:
     """A piece by plain products, on any device; a long one in steps, to bound memory."""
     keys = k.shape[-2]
-    if q.shape[1] > 1 and q[..., 0].numel() * keys > PLAIN_SCORES:
-        halves = zip(q.chunk(2, 1), k.chunk(2, 1), v.chunk(2, 1), strict=True)
-        return Part(*(torch.cat(x, 1) for x in zip(*(_plain(*half, bias, scale) for half in halves), strict=True)))
-    if bias is None and keys > PLAIN_KEYS:
-        steps = zip(k.split(PLAIN_KEYS, -2), v.split(PLAIN_KEYS, -2), strict=True)
-        return _join([_plain(q, *step, bias=None, scale=scale) for step in steps])
-    weights, row_max, row_sum = _weights(q, k, bias, scale)
+    if keys > PLAIN_KEYS:
+        steps = (slice(first, first + PLAIN_KEYS) for first in range(0, keys, PLAIN_KEYS))
+        return _join([_plain(q, k[..., s, :], v[..., s, :], _bias_of(bias, s), scoring) for s in steps])
+    for dim in (0, 1):
+        if q.shape[dim] > 1 and q[..., 0].numel() * keys > PLAIN_SCORES:
+            halves = zip(*(x.chunk(2, dim) for x in (q, k, v)), strict=True)
+            found = (_plain(*half, bias, scoring) for half in halves)
+            return Part(*(torch.cat(x, dim) for x in zip(*found, strict=True)))
+    weights, row_max, row_sum = _weights(q, k, bias, scoring)
     return Part((weights @ v.float()) / row_sum.masked_fill(row_sum == 0, 1), row_max.squeeze(-1), row_sum.squeeze(-1))
 
 
-def _weights(q, k, bias: Bias | None, scale: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _bias_of(bias: Bias | None, keys: slice) -> Bias | None:
+    return None if bias is None else Bias(bias.values[:, keys], None)
+
+
+def _weights(q, k, bias: Bias | None, scoring: ScoreMap) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """(exp(score - row_max), row_max, row_sum), float32; row_max is 0 for a row that sees nothing."""
-    scores = (q.float() @ k.float().mT).mul_(scale)
+    scale, softcap = scoring
+    scores = q.float() @ k.float().mT
+    if softcap is None:
+        scores.mul_(scale)
+    else:
+        scores.mul_(scale / softcap).tanh_().mul_(softcap)
     if bias is not None:
         scores += bias.values
     row_max = scores.amax(-1, keepdim=True)
@@ -120,13 +155,12 @@ def _weights(q, k, bias: Bias | None, scale: float) -> tuple[torch.Tensor, torch
     return weights, row_max, weights.sum(-1, keepdim=True)
 
 
-def _sums(q, k, bias: Bias | None, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
+def _sums(q, k, bias: Bias | None, scoring: ScoreMap) -> tuple[torch.Tensor, torch.Tensor]:
     """(row_max, row_sum) of a piece's rows, from its scores alone."""
     steps = []
     for first in range(0, k.shape[-2], SCORE_KEYS):
         keys = slice(first, first + SCORE_KEYS)
-        some = None if bias is None else Bias(bias.values[:, keys], None)
-        _, row_max, row_sum = _weights(q, k[..., keys, :], some, scale)
+        _, row_max, row_sum = _weights(q, k[..., keys, :], _bias_of(bias, keys), scoring)
         steps.append((row_max.squeeze(-1), row_sum.squeeze(-1)))
     return _sum([row_max for row_max, _ in steps], [row_sum for _, row_sum in steps])[:2]
 

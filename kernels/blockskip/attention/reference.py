@@ -20,13 +20,15 @@ def attention(
     q_start: int | torch.Tensor,
     kv_len: int | torch.Tensor,
     ring: bool = False,
+    sinks: torch.Tensor | None = None,
+    softcap: float | None = None,
     compute_dtype: torch.dtype | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """out [B, Hq, Lq, D] in q's dtype, lse float32 [B, Hq, Lq] (natural log); arguments as in `blockskip.attention`.
 
     q_start, kv_len: ints, or int tensors [] or [B] on q's device, which are not read back.
     compute_dtype: what everything is computed in; if None float64, which what it judges has not, and float32 where the
-    device has none (Apple's). A row that sees no key gives 0 and -inf.
+    device has none (Apple's). A row that sees no key gives 0 and -inf, or its head's sink.
     """
     dtype = compute_dtype or (torch.float32 if q.device.type == "mps" else torch.float64)
     # the position of every slot; [B or 1, 1, 1, Lkv] of a ring's
@@ -39,7 +41,13 @@ def attention(
     kept = _kept(mask, q, keys.clamp(min=0), q_start) & used  # [B or 1, Hq or 1, Lq, Lkv]
     seen = kept.any(-2, keepdim=True).mT  # what no query sees may hold NaN, and 0 * NaN is NaN
     k, v = (x.to(dtype).repeat_interleave(q.shape[1] // x.shape[1], 1).masked_fill(~seen, 0) for x in (k, v))
-    scores = (q.to(dtype) @ k.mT * scale).masked_fill(~kept, float("-inf"))
+    scores = q.to(dtype) @ k.mT * scale
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
+    scores = scores.masked_fill(~kept, float("-inf"))
+    if sinks is not None:  # a key that all see, whose value is 0
+        scores = torch.cat([scores, sinks.to(dtype)[:, None, None].expand(*scores.shape[:3], 1)], -1)
+        v = torch.nn.functional.pad(v, (0, 0, 0, 1))
     row_max = scores.amax(-1, keepdim=True)
     row_max = row_max.masked_fill(row_max == float("-inf"), 0)
     weights = (scores - row_max).exp()

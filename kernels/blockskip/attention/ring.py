@@ -19,13 +19,13 @@ def positions(kv_len: int | torch.Tensor, slots: int, device: torch.device) -> t
 
 
 def unrolled(x: torch.Tensor, first: int, end: int) -> torch.Tensor:
-    """The positions first .. end - 1 of a ring x [heads, slots, D]: a view, or a copy where they pass the last slot."""
-    slots = x.shape[1]
+    """The positions first .. end - 1 of a ring x [.., slots, D]: a view, or a copy where they pass the last slot."""
+    slots = x.shape[-2]
     start, rest = first % slots, end - first
     if start + rest <= slots:
-        return x[:, start : start + rest]
+        return x[..., start : start + rest, :]
     rounds, tail = divmod(start + rest - slots, slots)  # more than one round reads slots again, which a mask then drops
-    return torch.cat([x[:, start:], *[x] * rounds, x[:, :tail]], 1)
+    return torch.cat([x[..., start:, :], *[x] * rounds, x[..., :tail, :]], -2)
 
 
 def check_int(name: str, mask: Mask, q: torch.Tensor, kv_len: int, q_start: int, slots: int) -> None:

@@ -11,10 +11,12 @@ from ..gpu import HOPPER, capability_of
 from ..mask import Band, Mask
 from ..tilemap import TileMap
 from ..tuned.choose import Origin
-from .call import LARGEST_POSITION, AttentionCall, DecodeCall, choose_impl
-from .decode.plan import LONGEST_QUERY, DecodePlan, make_decode_plan
+from .call import LARGEST_POSITION, AttentionCall, DecodeCall, choose_impl, scores_line
+from .decode.plan import DecodePlan, make_decode_plan
 from .prefill.plan import PrefillPlan, make_prefill_plan
 
+ROUTED_QUERIES = 8
+"""The most last queries of `attention` that decode takes: the crossovers were measured up to there."""
 PYTORCH_KEYS = 64
 """Width of the tiles by which the plan of decode in PyTorch, which has none, shows the keys that are read."""
 
@@ -35,7 +37,7 @@ class Plan:
     """What `attention` will do. Either `prefill` or `decode` is the plan of the chosen kernel, the other is None.
 
     config: None for `reference` and for decode in PyTorch; packed: GQA heads share a tile; splits: 1 in prefill.
-    origin: where the config is from.
+    origin: where the config is from. scores: see `scores_line`.
     """
 
     impl: str
@@ -48,6 +50,7 @@ class Plan:
     q_start: int
     prefill: PrefillPlan | None
     decode: DecodePlan | None
+    scores: str | None = None
 
     @property
     def kernel(self) -> str:
@@ -98,7 +101,7 @@ class Plan:
 
     def __str__(self):
         lines = [f"impl    {self.impl}: {self.reason}", f"kernel  {self.kernel}: {self.route.reason}"]
-        lines += [f"skip    {self.skip}"]
+        lines += [f"skip    {self.skip}", *[self.scores] * (self.scores is not None)]
         if self.config is not None and self.tilemap is not None:
             tiles = f"{self.queries_per_tile} queries x {self.config.block_n} keys"
             packed = f"; {self.group} query heads packed into each tile" if self.packed else ""
@@ -120,7 +123,7 @@ def make_plan(call: AttentionCall) -> Plan:
     else:
         prefill = make_prefill_plan(call, impl)
     sizes = call.q.shape[2], call.planned_kv_len, call.planned_q_start
-    return Plan(impl, reason, route, call.mask, call.group, *sizes, prefill, decode)
+    return Plan(impl, reason, route, call.mask, call.group, *sizes, prefill, decode, scores_line(call))
 
 
 def as_decode(call: AttentionCall, impl: str) -> DecodeCall:
@@ -128,8 +131,9 @@ def as_decode(call: AttentionCall, impl: str) -> DecodeCall:
     assert isinstance(call.mask, Band)
     window = None if call.mask.left is None else call.mask.left + 1
     return DecodeCall(
-        call.q, call.k, call.v, call.scale, call.kv_len, call.lengths, window, None, impl, call.return_lse, call.ring
-    )
+        call.q, call.k, call.v, call.scale, call.kv_len, call.lengths, window, None, impl, call.return_lse, call.ring,
+        call.sinks, call.softcap,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -176,8 +180,8 @@ def why_not_decode(call: AttentionCall, impl: str) -> str | None:
     q_len, mask = call.q.shape[2], call.mask
     if impl == "reference":
         return "the reference has one way for all"
-    if q_len > LONGEST_QUERY:
-        return f"{q_len} queries, decode takes up to {LONGEST_QUERY}"
+    if q_len > ROUTED_QUERIES:
+        return f"{q_len} queries, the route to decode is for up to {ROUTED_QUERIES}"
     if call.skip != "auto" or call.config is not None or call.record:
         return "skip, config and record are the prefill kernel's"
     if call.kv_len >= LARGEST_POSITION and not call.ring:

@@ -6,8 +6,73 @@ row_max grows, what was summed before is multiplied by `rescale`. A row that has
 
 from __future__ import annotations
 
+import math
+from typing import NamedTuple
+
+import torch
 import triton
 import triton.language as tl
+
+from .call import AttentionCall, DecodeCall, sign_and_scale
+
+
+class Scoring(NamedTuple):
+    """What makes weights of products q k.
+
+    scale: > 0, log2 e times the scores' scale, or times the soft cap. angle: None without a cap; with one, what
+    products are multiplied by for `tangent`: 2 log2 e times scale / softcap. sinks: [Hq], a logit a query head that
+    joins the softmax without a value, and its stride; None where there is none.
+    """
+
+    scale: float
+    angle: float | None
+    sinks: torch.Tensor | None
+    sinks_stride: int | None
+
+
+def scoring_of(call: AttentionCall | DecodeCall) -> Scoring:
+    """A call's, but for the scale's sign."""
+    _, scale = sign_and_scale(call.scale)
+    stride = None if call.sinks is None else call.sinks.stride(0)
+    if call.softcap is None:
+        return Scoring(scale, None, call.sinks, stride)
+    return Scoring(call.softcap * math.log2(math.e), 2 * scale / call.softcap, call.sinks, stride)
+
+
+@triton.jit
+def tangent(y):
+    """tanh(y / (2 log2 e)), off by 16 * 2**-24 of itself at most. (`tanh.approx.f32` is off by 2**-11.)
+
+    For |x| = |y| / (2 log2 e) from 1/4 on it is (1 - u) / (1 + u) with u = exp2(-|y|). At 1/4 u is off by 5 units of
+    2**-24 of itself, of which 1 / sinh(2 |x|) = 1.92 times as many arrive, and sum and quotient add 5; beyond it is
+    less. Nearer to 0, where 1 - u loses digits, it is its series up to x**9; the next term is below 2**-26 of it.
+    """
+    u = tl.exp2(-tl.abs(y))
+    away = (1.0 - u) / (1.0 + u)
+    x = y * 0.34657359027997264
+    square = x * x
+    series = tl.fma(square, 0.021869488536155203, -0.05396825396825397)  # 62/2835, -17/315
+    series = tl.fma(square, tl.fma(square, series, 0.13333333333333333), -0.3333333333333333)
+    near = tl.fma(x * square, series, x)
+    return tl.where(tl.abs(y) < 0.72, near, tl.where(y < 0, -away, away))
+
+
+@triton.jit
+def after_sink(sink):
+    """(row_max, row_sum) of a row that has seen this sink alone; -inf is none."""
+    row_max = tl.cast(sink, tl.float32) * 1.4426950408889634
+    return row_max, tl.where(row_max == float("-inf"), 0.0, 1.0)
+
+
+@triton.jit
+def first_sums(scoring, heads, real_row, ROWS: tl.constexpr):
+    """(row_max, row_sum) [ROWS] before the first tile: those of nothing, or of the rows' sinks; heads: the rows'."""
+    row_max = tl.full((ROWS,), float("-inf"), tl.float32)
+    row_sum = tl.zeros((ROWS,), tl.float32)
+    if scoring.sinks is not None:
+        pointers = scoring.sinks + heads.to(tl.int64) * scoring.sinks_stride
+        row_max, row_sum = after_sink(tl.load(pointers, mask=real_row, other=float("-inf")))  # pyright: ignore
+    return row_max, row_sum
 
 
 @triton.jit

@@ -8,9 +8,9 @@ from typing import Any
 
 from ..gpu import Gpu
 from ..tuned.choose import Origin, find_linear
-from ..tuned.linear import Form, LinearEntry
+from ..tuned.linear import Form
 from .configs import FusedConfig, MatvecConfig, fused_splits
-from .hopper.plan import HopperConfig
+from .hopper.plan import HopperConfig, programs_of
 from .weight import QuantizedWeight
 
 Config = MatvecConfig | FusedConfig | HopperConfig | None
@@ -42,14 +42,14 @@ def measured(gpu: Gpu, w: QuantizedWeight, rows: int, activations: str) -> Measu
     """What was measured to be fastest on this GPU for so many rows of activations; None where nothing like it was.
 
     For a shape that was not measured the sizes are those of the nearest that was (`tuned.linear.find`), and K is
-    divided anew, among as many programs. ValueError for an entry that this version's kernels do not have.
+    divided anew. ValueError for an entry that this version's kernels do not have.
     """
     entry, origin = find_linear(gpu, form_of(w, activations), *w.shape, rows)
     if entry is None or origin is None:
         return None
     config, splits = config_of(entry.kernel, w.packing, entry.config)
     if (entry.out_features, entry.in_features, entry.rows) != (*w.shape, rows):
-        config, splits = _divided_anew(config, w, rows, entry, gpu)
+        config, splits = _divided_anew(config, w, rows, gpu)
     at = f"{entry.out_features} x {entry.in_features} with {entry.rows} row{'s' if entry.rows > 1 else ''}"
     return Measured(entry.kernel, config, splits, origin, f"the fastest at {at}")
 
@@ -89,12 +89,10 @@ def from_numbers(kernel: str, packing: str, numbers: Sequence[int]) -> dict[str,
     return dict(zip(names[: len(numbers)], numbers, strict=True))
 
 
-def _divided_anew(config: Config, w: QuantizedWeight, rows: int, entry: LinearEntry, gpu: Gpu) -> tuple[Config, int]:
+def _divided_anew(config: Config, w: QuantizedWeight, rows: int, gpu: Gpu) -> tuple[Config, int]:
     """The same sizes for another shape, with the work divided among programs anew."""
     if isinstance(config, FusedConfig):
         return config, fused_splits(rows, w, config, gpu.sms)
     if not isinstance(config, HopperConfig):
         return config, 1
-    shares = -(-w.shape[0] // config.block_n) * (w.shape[1] // config.block_k)
-    blocks, before = (-(-count // config.block_m) for count in (rows, entry.rows))
-    return replace(config, programs=max(1, min(config.programs * before // blocks, shares))), 1
+    return replace(config, programs=programs_of(config, rows, w.shape[0], w.shape[1], gpu.sms)), 1

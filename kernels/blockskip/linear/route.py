@@ -19,8 +19,9 @@ from .weight import QuantizedWeight
 ROUTES = ("measured", "matvec", "fused", "dequantize")
 RECORDED_SPELLINGS = {"dequantise": "dequantize"}
 """Spellings of routes in recorded runs, and the names of today: both are taken."""
-TILED_ROWS = 512
-"""Rows up to which the fused kernel is taken for a weight in tiles: predicted beyond 128, see data/TUNING.md."""
+TILED_ROWS = 4096
+"""Rows up to which the fused kernel is taken for a weight in tiles: measured up to 2,048, predicted beyond; see
+data/TUNING.md, "Crossovers"."""
 HOPPER = 9
 """The major compute capability that the kernel for tiles is written for."""
 

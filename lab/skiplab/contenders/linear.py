@@ -152,6 +152,20 @@ def _needs_few_rows(workload: LinearWorkload, device: str) -> str | None:
     return needs_cuda(workload, device)
 
 
+def _int8_mma(workload: LinearWorkload, arguments: Sequence[Any]) -> Solver:
+    from skiplab.contenders import int8_mma
+
+    return lambda x, w: int8_mma.product(x, w)
+
+
+def _int8_operands(workload: LinearWorkload, inputs: Inputs) -> tuple[torch.Tensor, torch.Tensor]:
+    return rounded(inputs[0], torch.float64), packed(workload, inputs).dequantize(torch.float64)
+
+
+def _needs_int4(workload: LinearWorkload, device: str) -> str | None:
+    return needs_cuda(workload, device) if workload.bits == 4 else "it takes int4 weights"
+
+
 def _tinygemm_metadata(w: bs.QuantizedWeight) -> torch.Tensor:
     """[K / group_size, N, 2] bfloat16: scale, and what is added to (code - 8) * scale."""
     zero = torch.full_like(w.scale, TINYGEMM_MIDDLE) if w.zero is None else w.zero
@@ -241,6 +255,8 @@ for _entry in (
               _STRIDED[1], _needs_few_rows, prepare=_STRIDED[0], operands=_operands_in_rows),
     Contender("blockskip-scalar", "4-byte loads", "our matvec with activations loaded 4 bytes at a time, not 16",
               _SCALAR[1], _needs_few_rows, prepare=_SCALAR[0], operands=_operands_in_rows),
+    Contender("blockskip-int8-mma", "int8 tensor cores", "rounded activations on int8 tensor cores, any number of rows",
+              _int8_mma, _needs_int4, prepare=_pack, operands=_int8_operands),
     Contender("dequantise", "dequantise, product", "the weight turned to floats by torch in each call, then F.linear",
               _dequantize, prepare=_pack, operands=dequantized_operands),
     Contender("bf16", "float weight", "F.linear with the weight as it was, in the activations' dtype",

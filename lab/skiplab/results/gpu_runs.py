@@ -44,7 +44,8 @@ DECODE = ("blockskip", "blockskip-one", "blockskip-prefill", "sdpa", "sdpa-flash
           "flashinfer", "flashinfer-tensor")  # fmt: skip
 INT4 = ("blockskip", "blockskip-tiles", "humming", "humming-int8", "tinygemm", "gemlite", "bf16")
 SYMMETRIC = ("blockskip", "blockskip-tiles", "humming", "humming-int8", "bf16")
-WAYS = ("blockskip", "blockskip-fused", "blockskip-dequantise", "blockskip-strided", "blockskip-scalar")
+WAYS = ("blockskip", "blockskip-fused", "blockskip-dequantise", "blockskip-int8-mma", "blockskip-strided",
+        "blockskip-scalar")  # fmt: skip
 INT8 = ("blockskip", "blockskip-fused", "blockskip-dequantise", "bf16")
 LAYERS = {
     "fused": ("qkv", "o", "gate+up", "down"),

@@ -39,12 +39,12 @@ TEXTS = (
     "error_text",
 )  # fmt: skip
 COUNTS = ("q_len", "kv_len", "batch", "q_heads", "kv_heads", "head_dim", "samples")
-WORDS = ("contender", "label", "status", "method", "flags", "error_text")
+TEXT_COLUMNS = ("contender", "label", "status", "method", "flags", "error_text")
 SIZES = tuple(name for name in ("window", *ADDED) if name not in AXIS_TEXTS)
 AXIS_COLUMNS = ("operation", *(name for name in (*SHAPE, *ADDED) if name not in SIZES))
 WORK = RowWork.__struct_fields__
 NUMBERS = (*SIZES, *WORK, "error", "tolerance", "low_ms", "median_ms", "high_ms")
-HELD = {**dict.fromkeys((*WORDS, *AXIS_COLUMNS), object), **dict.fromkeys(NUMBERS, float), "samples": np.int64}
+HELD = {**dict.fromkeys((*TEXT_COLUMNS, *AXIS_COLUMNS), object), **dict.fromkeys(NUMBERS, float), "samples": np.int64}
 """What rows hold by themselves; the other columns follow from these, or are the run's."""
 NO_WORK = RowWork(None, None)  # type: ignore[arg-type]
 AT_ONCE = 512

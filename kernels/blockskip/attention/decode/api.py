@@ -24,10 +24,12 @@ def decode(
     impl: str = "auto",
     return_lse: bool = False,
     ring: bool = False,
+    sinks: torch.Tensor | None = None,
+    softcap: float | None = None,
 ) -> Any:
     """softmax(scale * q k^T, causal) v for a few last queries of a long cache: split-K flash-decoding; inference only.
 
-    Shapes: q [B, Hq, Lq, D], Lq from 1 to 8; k, v [B, Hkv, Lkv, D], the cache; Hq a multiple of Hkv (GQA); D from 8 to
+    Shapes: q [B, Hq, Lq, D], Lq from 1 to 16; k, v [B, Hkv, Lkv, D], the cache; Hq a multiple of Hkv (GQA); D from 8 to
     512; any strides, 0 too. Query row i stands at position kv_len - Lq + i and sees the keys up to its own.
     Dtypes: float16, bfloat16, float32, the same for all; scores, softmax and sums are float32. torch.autocast is off
     inside.
@@ -42,7 +44,7 @@ def decode(
         order of sums, nothing else; `reference` and `tiled` ignore it.
     impl: reference | tiled | triton; auto takes triton on CUDA, tiled elsewhere. An explicit one never falls back.
     return_lse: also return lse float32 [B, Hq, Lq], the natural log of the sum of exponentials; -inf for a query that
-        sees nothing.
+        sees nothing. With sinks it includes the head's, which is then all that a query that sees nothing has.
     ring: k and v are a ring: of their R = Lkv slots, position p lies in slot p % R, where it overwrote p - R. kv_len is
         then how many keys have been written, up to 2**29 (R by default; a device tensor's values are bounded to that
         too); window + Lq - 1 must be at most R unless an int kv_len is. For a sliding layer's cache:
@@ -50,16 +52,21 @@ def decode(
             k[:, :, kv_len % k.shape[2]], v[:, :, kv_len % k.shape[2]] = k_new, v_new
             out = bs.decode(q, k, v, kv_len=kv_len + 1, window=1024, ring=True)
 
+    sinks: [Hq], float32 or q's dtype, any stride: a learned logit a query head that joins the softmax's sum without a
+        value. -inf is no sink. It is neither scaled nor capped.
+    softcap: a positive number c: scores become c * tanh(scale * q k^T / c) before masking; float32 must hold scale / c.
+
     Returns out [B, Hq, Lq, D] in q's dtype, or (out, lse). A query that sees no key gets 0. Raises TypeError for dtypes
     and kinds, ValueError for shapes, ranges, unknown options and what an implementation cannot do.
     """
-    given = DecodeArguments(q, k, v, kv_len, window, scale, splits, impl, return_lse, ring)
+    given = DecodeArguments(q, k, v, kv_len, window, scale, splits, impl, return_lse, ring, sinks, softcap)
     return traced_decode(given) if torch.compiler.is_compiling() else attend(given)
 
 
 def explain_decode(
-    q, k, v, *, kv_len=None, window=None, scale=None, splits="auto", impl="auto", return_lse=False, ring=False
+    q, k, v, *, kv_len=None, window=None, scale=None, splits="auto", impl="auto", return_lse=False, ring=False,
+    sinks=None, softcap=None,
 ) -> DecodePlan:  # fmt: skip
     """What `decode` with the same arguments will do, as a DecodePlan whose str() is legible."""
-    given = DecodeArguments(q, k, v, kv_len, window, scale, splits, impl, return_lse, ring)
+    given = DecodeArguments(q, k, v, kv_len, window, scale, splits, impl, return_lse, ring, sinks, softcap)
     return make_decode_plan(check_decode(given))

@@ -19,6 +19,8 @@ from ..call import (
     DecodeCall,
     check_kv_len,
     check_scale,
+    check_sinks,
+    check_softcap,
     check_tensors,
     each_batch,
 )
@@ -38,7 +40,7 @@ def attend(given: DecodeArguments) -> Any:
         out, lse = _attend_anew(given, kind, number)
     else:
         lengths = each_batch(given.kv_len, given.q) if isinstance(given.kv_len, torch.Tensor) else None
-        out, lse = prepared(given.q, given.k, given.v, lengths, number)
+        out, lse = prepared(given.q, given.k, given.v, given.sinks, lengths, number)
     return (out, lse) if given.return_lse else out
 
 
@@ -53,12 +55,12 @@ def _attend_anew(given: DecodeArguments, kind: Kind | None, number: int | None) 
     call = check_decode(given if guarded is None else given._replace(kv_len=guarded))  # pyright: ignore[reportArgumentType]
     prepared = ready_decode(call, make_decode_plan(call))
     REPEATED.put(kind, prepared, () if guarded is None else guarded.guards)
-    return prepared(call.q, call.k, call.v, call.lengths, number)
+    return prepared(*call.tensors, number)
 
 
 def check_decode(given: DecodeArguments) -> DecodeCall:
     """A checked call; TypeError or ValueError names the argument, what was given and what is allowed."""
-    q, k, v, kv_len, window, scale, splits, impl, return_lse, ring = given
+    q, k, v, kv_len, window, scale, splits, impl, return_lse, ring, sinks, softcap = given
     choice("impl", impl, IMPLS)
     flag("return_lse", return_lse)
     check_tensors(q, k, v, ("q", "k", "v"), float64=impl == "reference")
@@ -69,7 +71,10 @@ def check_decode(given: DecodeArguments) -> DecodeCall:
         raise ValueError(f"k: given {kv_len} keys; there must be less than {LARGEST_POSITION}")
     window = None if window is None else integer("window", window, 1)
     scale = check_scale(scale, q.shape[3])
-    call = DecodeCall(q, k, v, scale, kv_len, lengths, window, check_splits(splits), impl, return_lse, ring)
+    call = DecodeCall(
+        q, k, v, scale, kv_len, lengths, window, check_splits(splits), impl, return_lse, ring,
+        check_sinks(sinks, q), check_softcap(softcap, scale),
+    )  # fmt: skip
     if ring and lengths is None:
         rings.check_int("window", call.mask, q, kv_len, kv_len - q.shape[2], k.shape[2])
     elif ring:
@@ -84,15 +89,14 @@ def run_decode(call: DecodeCall, plan: DecodePlan) -> tuple[torch.Tensor, torch.
 
         return launch.decode(call, plan)
     lengths = None if call.lengths is None else call.lengths.clamp(0, call.kv_len)
-    q, k, v, mask, scale = call.q, call.k, call.v, call.mask, call.scale
+    q, k, v, mask = call.q, call.k, call.v, call.mask
+    options = {"scale": call.scale, "ring": call.ring, "sinks": call.sinks, "softcap": call.softcap}
     if plan.impl == "reference":
         kv_len = call.kv_len if lengths is None else lengths
-        return reference.attention(
-            q, k, v, mask, scale=scale, q_start=kv_len - q.shape[2], kv_len=kv_len, ring=call.ring
-        )
+        return reference.attention(q, k, v, mask, q_start=kv_len - q.shape[2], kv_len=kv_len, **options)
     # on a CPU reading a tensor costs nothing
     kv_lens = [call.kv_len] * q.shape[0] if lengths is None else lengths.tolist()
-    return tiled.decode(q, k, v, mask, scale=scale, kv_lens=kv_lens, ring=call.ring, return_lse=call.return_lse)
+    return tiled.decode(q, k, v, mask, kv_lens=kv_lens, return_lse=call.return_lse, **options)
 
 
 def check_splits(splits) -> int | None:

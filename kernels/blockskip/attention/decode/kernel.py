@@ -19,7 +19,7 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from ...launching.primitives import base, load_block, local, ring_slots, wide
 from ..band import band_keeps, band_limits
-from ..softmax import accumulate, finite_max, log_sum_exp
+from ..softmax import accumulate, finite_max, first_sums, log_sum_exp, tangent
 
 
 class DecodeConstants(NamedTuple):
@@ -139,15 +139,15 @@ def merge_at_once(
 
 @triton.jit
 def decode(
-    q, k, v, out, lse, parts, lengths, band, scale, CONSTANTS: tl.constexpr
+    q, k, v, out, lse, parts, lengths, band, scoring, CONSTANTS: tl.constexpr
 ):  # fmt: skip
     """One program: one share of the key tiles for BLOCK_M of the GROUP * Lq rows that a KV head serves.
 
     q, out [B, Hq, Lq, D]; k, v [B, Hkv, Lkv, D]; lse [B, Hq, Lq] or None. parts: where shares go, see
     `decode.launch.Parts`; parts.acc is None for a single share, which writes out and lse itself; parts.arrived:
-    counters, 0 before and after, or None where `reduce` merges. lengths, band: see `attention.band`. scale > 0, times
-    log2 e. CONSTANTS: `DecodeConstants`. All but `load_slots` counts in positions, also where the cache is a ring.
-    Grid: (splits, KV heads * blocks of rows, B).
+    counters, 0 before and after, or None where `reduce` merges. lengths, band: see `attention.band`. scoring: see
+    `attention.softmax`. CONSTANTS: `DecodeConstants`. All but `load_slots` counts in positions, also where the cache is
+    a ring. Grid: (splits, KV heads * blocks of rows, B).
     """
     GROUP: tl.constexpr = CONSTANTS.GROUP
     HEAD_DIM: tl.constexpr = CONSTANTS.HEAD_DIM
@@ -193,19 +193,21 @@ def decode(
     v_strides = k.strides if v.strides is None else v.strides
     v_ptr = v.ptr + wide(batch) * v_strides[0] + wide(kv_head) * v_strides[1]
     n = tl.arange(0, BLOCK_N)
-    state = (
-        tl.zeros((BLOCK_M, BLOCK_D), tl.float32),
-        tl.full((BLOCK_M,), float("-inf"), tl.float32),
-        tl.zeros((BLOCK_M,), tl.float32),
-    )
+    acc = tl.zeros((BLOCK_M, BLOCK_D), tl.float32)
+    # the first share has seen the sinks, the others have not
+    heads = kv_head * GROUP + r % GROUP
+    row_max, row_sum = first_sums(scoring, heads, real_row & (split == 0), BLOCK_M)  # pyright: ignore
+    state = (acc, row_max, row_sum)
     for tile in tl.range(begin, end):
         n0 = tile * BLOCK_N
         k_tile = load_slots(k_ptr, k.strides, n0, low, kv_len, slots, CONSTANTS)
         score = tl.dot(q_tile, tl.trans(k_tile), input_precision="ieee")
+        if scoring.angle is not None:
+            score = tangent(score * scoring.angle)
         if (tile < full_begin) | (tile >= full_end):
             score = tl.where(band_keeps(first_q + i, n0 + n, kv_len, band), score, float("-inf"))
         v_tile = load_slots(v_ptr, v_strides, n0, low, kv_len, slots, CONSTANTS)
-        state = accumulate(state, score, v_tile, scale)
+        state = accumulate(state, score, v_tile, scoring.scale)
 
     row = rows_of(q, batch, kv_head, r, GROUP)
     if parts.acc is None:  # Triton 3.6 cannot ask a tuple with a None in it whether it is None

@@ -19,6 +19,7 @@ from ...launching.ready import Memory, Ready, Step, allocate, stream_of
 from ...launching.view import View, is_wide, overlaps, ring_kind
 from ..band import FAR, Lengths, Limits
 from ..call import DecodeCall, sign_and_scale
+from ..softmax import scoring_of
 from .kernel import DecodeConstants
 from .kernel import decode as decode_kernel
 from .kernel import reduce as reduce_kernel
@@ -49,42 +50,43 @@ Result = tuple[torch.Tensor, torch.Tensor | None]
 
 
 def ready_decode(call: DecodeCall, plan: DecodePlan) -> Callable[..., Result]:
-    """f(q, k, v, lengths, kv_len) -> (out, lse or None) by the split-K kernel, for calls of this one's kind.
+    """f(q, k, v, sinks, lengths, kv_len) -> (out, lse or None) by the split-K kernel, for calls of this one's kind.
 
     kv_len: that of each call where this one's is guarded, else not looked at.
     """
     if interpreting() and call.q.dtype == torch.bfloat16:
         # wrong in Triton's interpreter: there the kernel computes in float32 and torch rounds at the end
-        in_float32 = replace(call, q=call.q.float(), k=call.k.float(), v=call.v.float())
+        in_float32 = replace(call, **call.float32_tensors())
         return partial(_rounded, ready_decode(in_float32, plan))
     grows = isinstance(call.kv_len, GuardedInt)
     counters = _counters_of(call, plan)
-    inputs = call.q, call.k, call.v, call.lengths, call.kv_len if grows else None, _arrived(counters, call.q.device)
+    inputs = *call.tensors, call.kv_len if grows else None, _arrived(counters, call.q.device)
     return partial(_launch, Ready(inputs, _memory(call, plan), partial(_steps, call, plan)), counters, grows)
 
 
 def decode(call: DecodeCall, plan: DecodePlan) -> Result:
     """(out, lse or None) by the split-K kernel, of this call alone."""
-    return ready_decode(call, plan)(call.q, call.k, call.v, call.lengths, call.kv_len)
+    return ready_decode(call, plan)(*call.tensors, call.kv_len)
 
 
-def _launch(ready: Ready, counters: int, grows: bool, q, k, v, lengths, kv_len) -> Result:
-    out, lse, *_ = ready(q, k, v, lengths, kv_len if grows else None, _arrived(counters, q.device))
+def _launch(ready: Ready, counters: int, grows: bool, q, k, v, sinks, lengths, kv_len) -> Result:
+    out, lse, *_ = ready(q, k, v, sinks, lengths, kv_len if grows else None, _arrived(counters, q.device))
     return out, lse
 
 
-def _rounded(in_float32: Callable, q, k, v, lengths, kv_len) -> Result:
-    out, lse = in_float32(q.float(), k.float(), v.float(), lengths, kv_len)
+def _rounded(in_float32: Callable, q, k, v, sinks, lengths, kv_len) -> Result:
+    sinks = None if sinks is None else sinks.float()
+    out, lse = in_float32(q.float(), k.float(), v.float(), sinks, lengths, kv_len)
     return out.bfloat16(), lse
 
 
 def _steps(call: DecodeCall, plan: DecodePlan, inputs, made) -> Iterator[Step]:
-    q, k, v, lengths, kv_len, arrived = inputs
+    q, k, v, sinks, lengths, kv_len, arrived = inputs
     out, lse, acc, row_max, row_sum = made
     assert plan.config is not None
     options = {"num_warps": plan.config.num_warps, "num_stages": plan.config.num_stages}
     parts, overlap = Parts(acc, row_max, row_sum, arrived), overlaps(q.device)
-    given = replace(call, lengths=lengths, kv_len=call.kv_len if kv_len is None else kv_len)
+    given = replace(call, sinks=sinks, lengths=lengths, kv_len=call.kv_len if kv_len is None else kv_len)
     first = prepare(given, plan, (q, k, v, out), lse, parts, overlap)
     yield Step(decode_kernel, first, options)
     if plan.splits > 1 and not plan.fused:
@@ -141,9 +143,8 @@ def prepare(call: DecodeCall, plan: DecodePlan, tensors, lse, parts: Parts, over
     wide |= any(is_wide(view, 1, apart, q.shape[3]) for view in (k, v))
     if v.strides == k.strides:
         v = v._replace(strides=None)
-    sign, scale = sign_and_scale(call.scale)
     constants = DecodeConstants(
-        SIGN=sign,
+        SIGN=sign_and_scale(call.scale)[0],
         GROUP=call.group,
         HEAD_DIM=q.shape[3],
         BLOCK_M=config.block_m,
@@ -157,7 +158,7 @@ def prepare(call: DecodeCall, plan: DecodePlan, tensors, lse, parts: Parts, over
     )
     band = Limits(None if call.window is None or call.window > FAR else call.window - 1, 0)
     lengths = Lengths(call.kv_len, call.lengths, None)
-    arguments = (q, k, v, out, None if lse is None else View.of(lse), parts, lengths, band, scale)
+    arguments = (q, k, v, out, None if lse is None else View.of(lse), parts, lengths, band, scoring_of(call))
     blocks = -(-call.rows // config.block_m)
     return Launch(arguments, {"CONSTANTS": constants}, (plan.splits, k.shape[1] * blocks, q.shape[0]))
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import torch
 
-from ..call import DecodeArguments, check_tensors
+from ..call import DecodeArguments, check_sinks, check_tensors
 from . import eager
 
 
@@ -24,29 +24,36 @@ def decode_op(
     impl: str,
     return_lse: bool,
     ring: bool = False,
+    sinks: torch.Tensor | None = None,
+    softcap: float | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(out, lse); splits None is "auto"; lse is empty if it was not asked for."""
     length = kv_len if kv_len_tensor is None else kv_len_tensor
     chosen = "auto" if splits is None else splits
-    found = eager.attend(DecodeArguments(q, k, v, length, window, scale, chosen, impl, return_lse, ring))
+    found = eager.attend(
+        DecodeArguments(q, k, v, length, window, scale, chosen, impl, return_lse, ring, sinks, softcap)
+    )
     out, lse = found if return_lse else (found, _no_lse(q))
     return out.contiguous(), lse
 
 
 @decode_op.register_fake
-def _(q, k, v, kv_len, kv_len_tensor, window, scale, splits, impl, return_lse, ring=False):
+def _(
+    q, k, v, kv_len, kv_len_tensor, window, scale, splits, impl, return_lse, ring=False, sinks=None, softcap=None
+):  # fmt: skip
     check_tensors(q, k, v, ("q", "k", "v"), float64=impl == "reference")
+    check_sinks(sinks, q)
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     return out, torch.empty(q.shape[:3], dtype=torch.float32, device=q.device) if return_lse else _no_lse(q)
 
 
 def traced_decode(given: DecodeArguments):
     """`blockskip.decode` while torch.compile or torch.export traces."""
-    q, k, v, kv_len, window, scale, splits, impl, return_lse, ring = given
+    q, k, v, kv_len, window, scale, splits, impl, return_lse, ring, sinks, softcap = given
     is_tensor = isinstance(kv_len, torch.Tensor)
     out, lse = torch.ops.blockskip.decode(
         q, k, v, None if is_tensor else kv_len, kv_len if is_tensor else None, window, scale,
-        eager.check_splits(splits), impl, return_lse, ring,
+        eager.check_splits(splits), impl, return_lse, ring, sinks, softcap,
     )  # fmt: skip
     return (out, lse) if return_lse else out
 

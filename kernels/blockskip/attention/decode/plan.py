@@ -9,10 +9,11 @@ import torch
 from ...config import TileConfig, power_of_two
 from ...gpu import Gpu, check_capability, shared_bytes
 from ...tuned.choose import Origin, find_decode
-from ..call import DecodeCall, choose_impl
+from ..call import DecodeCall, choose_impl, scores_line
 from .splits import choose_splits, tiles_at_most
 
-LONGEST_QUERY = 8
+LONGEST_QUERY = 16
+"""The most queries of a call."""
 MERGED_A_WARP = 2048
 """How many float32 of all shares a warp of the merging program holds at once: 64 registers a thread."""
 
@@ -44,7 +45,7 @@ class DecodePlan:
 
     fused: the last program of a KV head merges the shares, else a second kernel does.
     programs: of the launch, splits included. tiles: the most tiles of keys that the splits of a KV head divide.
-    origin: where the kernel's config is from.
+    origin: where the kernel's config is from. scores: see `scores_line`.
     """
 
     impl: str
@@ -55,9 +56,10 @@ class DecodePlan:
     tiles: int
     reason: str
     origin: Origin | None = None
+    scores: str | None = None
 
     def __str__(self):
-        lines = [f"impl    {self.impl}: {self.reason}"]
+        lines = [f"impl    {self.impl}: {self.reason}", *[self.scores] * (self.scores is not None)]
         if self.config is not None:
             origin = f"; {self.origin}" if self.origin is not None else ""
             lines += [f"config  {self.config}{origin}", self.splits_line()]
@@ -72,10 +74,11 @@ def make_decode_plan(call: DecodeCall) -> DecodePlan:
     """Raises ValueError for what the chosen implementation cannot do."""
     impl, reason = choose_impl(call)
     if impl != "triton":
-        return DecodePlan(impl, None, 1, False, 1, 1, reason)
+        return DecodePlan(impl, None, 1, False, 1, 1, reason, scores=scores_line(call))
     gpu = Gpu.of(call.q.device)
     config, origin = choose_decode_config(call, gpu)
-    return replace(plan_decode_kernel(call, gpu.capability, gpu.sms, reason, config), origin=origin)
+    plan = plan_decode_kernel(call, gpu.capability, gpu.sms, reason, config)
+    return replace(plan, origin=origin, scores=scores_line(call))
 
 
 def choose_decode_config(call: DecodeCall, gpu: Gpu) -> tuple[TileConfig, Origin]:

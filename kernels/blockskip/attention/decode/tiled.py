@@ -5,12 +5,13 @@ The query heads of a KV head are rows of one product, so keys and values are rea
 
 from __future__ import annotations
 
+import itertools
 from typing import NamedTuple
 
 import torch
 
 from ...mask import Band
-from ..pieces import Bias, Piece, attend, rows_apart
+from ..pieces import Bias, Piece, ScoreMap, attend, rows_apart
 from ..ring import unrolled
 
 
@@ -32,31 +33,60 @@ def decode(
     kv_lens: list[int],
     ring: bool = False,
     return_lse: bool = False,
+    sinks: torch.Tensor | None = None,
+    softcap: float | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """out [B, Hq, Lq, D] in q's dtype, lse float32 [B, Hq, Lq] (natural log); arguments as in `blockskip.decode`.
 
     kv_lens: a batch entry's number of keys. mask: band(window - 1, 0) or band(None, 0). ring: pieces of k and v that
     pass the last slot are copied. Without return_lse, lse has whatever accuracy the products give.
     """
-    out = torch.zeros_like(q, memory_format=torch.contiguous_format)
-    lse = torch.full(q.shape[:3], float("-inf"), dtype=torch.float32, device=q.device)
-    rows = (k.shape[1], -1)  # [KV heads, rows of its group]
-    for b, kv_len in enumerate(kv_lens):
-        ranges = _key_ranges(mask, q.shape[2], kv_len)
-        if not ranges:
-            continue
-        packed = q[b].reshape(*rows, q.shape[3])
-        pieces = []
-        for keys in ranges:
-            bias = _bias(mask, keys, q.shape[2], kv_len, packed) if keys.ragged else None
-            k_piece, v_piece = (
-                unrolled(x[b], keys.first, keys.end) if ring else x[b, :, keys.first : keys.end] for x in (k, v)
-            )
-            pieces.append((k_piece, v_piece, bias))
-        merged, merged_lse = _attend(packed, pieces, scale, q.dtype, return_lse)
-        out[b] = merged.reshape(q.shape[1:])
-        lse[b] = merged_lse.reshape(q.shape[1:3])
-    return out, lse
+    scoring, found, first = ScoreMap(scale, softcap), [], 0
+    for kv_len, run in itertools.groupby(kv_lens):
+        at = slice(first, first + len(list(run)))
+        keys = _Keys(k[at], v[at], _key_ranges(mask, q.shape[2], kv_len), kv_len, ring)
+        found.append(_same_length(q[at], keys, mask, scoring, sinks, return_lse))
+        first = at.stop
+    outs, lses = zip(*found, strict=True)
+    return (outs[0], lses[0]) if len(found) == 1 else (torch.cat(outs), torch.cat(lses))
+
+
+class _Keys(NamedTuple):
+    """k, v [n, Hkv, slots, D] of batch entries with as many keys, and which of them some query sees."""
+
+    k: torch.Tensor
+    v: torch.Tensor
+    ranges: list[KeyRange]
+    kv_len: int
+    ring: bool
+
+    def of(self, x: torch.Tensor, keys: KeyRange) -> torch.Tensor:
+        """x, which is k or v, as [n, Hkv, keys, D]."""
+        return rows_apart(unrolled(x, keys.first, keys.end) if self.ring else x[:, :, keys.first : keys.end])
+
+
+def _same_length(
+    q: torch.Tensor, keys: _Keys, mask: Band, scoring: ScoreMap, sinks: torch.Tensor | None, exact: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(out, lse) of batch entries that have as many keys, in one product a piece."""
+    if not keys.ranges:
+        lse = q.new_full(q.shape[:3], float("-inf"), dtype=torch.float32)
+        if sinks is not None:
+            lse.copy_(sinks[:, None])
+        return torch.zeros_like(q, memory_format=torch.contiguous_format), lse
+    rows = (q.shape[0], keys.k.shape[1], -1)  # [n, KV heads, rows of its group]
+    if sinks is not None:
+        sinks = sinks[:, None].expand(q.shape[1:3]).reshape(rows[1:])
+    packed = q.reshape(*rows, q.shape[3])
+    # torch takes 2.5 to 3.3 times as long for one row of bfloat16 as for two, so the one row is computed twice
+    twice = packed.shape[2] == 1 and q.dtype == torch.bfloat16 and q.device.type == "cpu"
+    given = rows_apart(packed.expand(-1, -1, 2, -1) if twice else packed)
+    pieces = []
+    for each in keys.ranges:
+        bias = _bias(mask, each, q.shape[2], keys.kv_len, packed) if each.ragged else None
+        pieces.append(Piece(given, keys.of(keys.k, each), keys.of(keys.v, each), bias))
+    out, lse = (x[:, :, : packed.shape[2]] for x in attend(pieces, scoring, sinks, q.dtype, exact))
+    return out.reshape(q.shape).to(q.dtype).contiguous(), lse.reshape(q.shape[:3]).contiguous()
 
 
 def _key_ranges(mask: Band, q_len: int, kv_len: int) -> list[KeyRange]:
@@ -75,21 +105,4 @@ def _bias(mask: Band, keys: KeyRange, q_len: int, kv_len: int, packed: torch.Ten
     device = packed.device
     q_pos = torch.arange(kv_len - q_len, kv_len, dtype=torch.int64, device=device)[:, None]
     kept = mask.keep(q_pos, torch.arange(keys.first, keys.end, dtype=torch.int64, device=device))
-    return Bias.of(kept.repeat(packed.shape[1] // q_len, 1))
-
-
-def _attend(
-    q: torch.Tensor, pieces, scale: float, dtype: torch.dtype, exact: bool
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """(out [heads, rows, D], lse [heads, rows]) of q [heads, rows, D] over pieces (k, v, bias)."""
-    # torch takes 2.5 to 3.3 times as long for one row of bfloat16 as for two, so the one row is computed twice
-    twice = q.shape[1] == 1 and q.dtype == torch.bfloat16 and q.device.type == "cpu"
-    rows = _dense(q.expand(-1, 2, -1) if twice else q)
-    results = attend([Piece(rows, _dense(k), _dense(v), bias) for k, v, bias in pieces], scale, dtype, exact)
-    out, lse = (x[0, :, : q.shape[1]] for x in results)
-    return out, lse
-
-
-def _dense(x: torch.Tensor) -> torch.Tensor:
-    """[1, heads, rows, D], its last dimension dense and its rows apart."""
-    return rows_apart(x).unsqueeze(0)
+    return Bias.of(kept.repeat(packed.shape[2] // q_len, 1))

@@ -22,7 +22,7 @@ import triton.language as tl
 
 from ...launching.primitives import base, first_bits, load_block, load_mask_bits, local, ring_slots, unpack_bits, wide
 from ..band import band_keeps, band_limits, lengths_of
-from ..softmax import accumulate, log_sum_exp
+from ..softmax import accumulate, first_sums, log_sum_exp, tangent
 
 
 class PrefillConstants(NamedTuple):
@@ -93,14 +93,14 @@ def mark(visits, batch, head, row, tile, kind):
 
 @triton.jit(do_not_specialize=["interleave"])
 def prefill(
-    q, k, v, out, lse, visits, mask, lengths, band, scale, interleave, CONSTANTS: tl.constexpr
+    q, k, v, out, lse, visits, mask, lengths, band, scoring, interleave, CONSTANTS: tl.constexpr
 ):  # fmt: skip
     """One program: BLOCK_M rows of one head, or BLOCK_M // GROUP queries of the GROUP heads that share a KV head.
 
     q, out [B, Hq, Lq, D]; k, v [B, Hkv, Lkv, D]; lse [B, Hq, Lq] or None; visits [B, programs' heads, rows, cols] or
-    None. mask: MaskBits (none, mask), TileRuns (map) or None (bounds). lengths, band: see `attention.band`. scale > 0,
-    times log2 e. CONSTANTS: `PrefillConstants`. Tiles, bounds and masks count in positions, also where the cache is a
-    ring: only `load_keys` knows of slots.
+    None. mask: MaskBits (none, mask), TileRuns (map) or None (bounds). lengths, band: see `attention.band`. scoring:
+    see `attention.softmax`. CONSTANTS: `PrefillConstants`. Tiles, bounds and masks count in positions, also where the
+    cache is a ring: only `load_keys` knows of slots.
     Grid: (rows * interleave, programs' heads // interleave, B). The rows of `interleave` heads alternate, the longest
     first, before the next heads come: see `schedule.interleaved_heads`.
     """
@@ -144,11 +144,9 @@ def prefill(
     slots = k.shape[2]
     n = tl.arange(0, BLOCK_N)
     q_pos = q_start + i
-    state = (
-        tl.zeros((BLOCK_M, BLOCK_D), tl.float32),
-        tl.full((BLOCK_M,), float("-inf"), tl.float32),
-        tl.zeros((BLOCK_M,), tl.float32),
-    )
+    acc = tl.zeros((BLOCK_M, BLOCK_D), tl.float32)
+    row_max, row_sum = first_sums(scoring, first_head + member, real_row, BLOCK_M)  # pyright: ignore
+    state = (acc, row_max, row_sum)
     if SKIP == "none" or SKIP == "mask":
         # the bits of the mask: int64 [.., q_len, ceil(kv_len / 64)]; those of keys that are not real are 0
         bits_ptr = base(mask, batch, first_head) + i.to(tl.int64) * mask.strides[2]
@@ -161,12 +159,14 @@ def prefill(
             if visited:
                 k_tile = load_keys(keys, k.strides, n0, kv_len, slots, CONSTANTS)
                 score = tl.dot(q_tile, tl.trans(k_tile), input_precision="ieee")
+                if scoring.angle is not None:
+                    score = tangent(score * scoring.angle)
                 # always true, but the compiler cannot know: with the same branch as the other modes have, it lays the
                 # scores out alike in all of them, so that row sums round alike (at D 512 it does not, without)
                 if kv_len >= 0:
                     score = tl.where(unpack_bits(bits, more, BLOCK_N), score, float("-inf"))
                 v_tile = load_keys(values, v_strides, n0, kv_len, slots, CONSTANTS)
-                state = accumulate(state, score, v_tile, scale)
+                state = accumulate(state, score, v_tile, scoring.scale)
                 mark(visits, batch, head, row, tile, 1)
     elif SKIP == "bounds":
         last = tl.minimum(first + QUERIES, q.shape[2]) - 1
@@ -175,11 +175,13 @@ def prefill(
             n0 = tile * BLOCK_N
             k_tile = load_keys(keys, k.strides, n0, kv_len, slots, CONSTANTS)
             score = tl.dot(q_tile, tl.trans(k_tile), input_precision="ieee")
+            if scoring.angle is not None:
+                score = tangent(score * scoring.angle)
             masked = (tile < full_begin) | (tile >= full_end)
             if masked:
                 score = tl.where(band_keeps(q_pos, n0 + n, kv_len, band), score, float("-inf"))
             v_tile = load_keys(values, v_strides, n0, kv_len, slots, CONSTANTS)
-            state = accumulate(state, score, v_tile, scale)
+            state = accumulate(state, score, v_tile, scoring.scale)
             mark(visits, batch, head, row, tile, tl.where(masked, 1, 2))
     else:
         # a row of tiles for the rows of this program, or for each position, of which a single query has one
@@ -198,6 +200,8 @@ def prefill(
                 n0 = tile * BLOCK_N
                 k_tile = load_keys(keys, k.strides, n0, kv_len, slots, CONSTANTS)
                 score = tl.dot(q_tile, tl.trans(k_tile), input_precision="ieee")
+                if scoring.angle is not None:
+                    score = tangent(score * scoring.angle)
                 masked = tile >= full_end
                 if masked:
                     if mask.bits is None:
@@ -216,7 +220,7 @@ def prefill(
                         keep = unpack_bits(bits, more, BLOCK_N)
                     score = tl.where(keep, score, float("-inf"))
                 v_tile = load_keys(values, v_strides, n0, kv_len, slots, CONSTANTS)
-                state = accumulate(state, score, v_tile, scale)
+                state = accumulate(state, score, v_tile, scoring.scale)
                 mark(visits, batch, head, row, tile, tl.where(masked, 1, 2))
 
     acc, row_max, row_sum = state

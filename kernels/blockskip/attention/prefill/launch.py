@@ -21,6 +21,7 @@ from ...mask import Band
 from ...mask_runs import Grid
 from ..band import Lengths, limits_of
 from ..call import AttentionCall, sign_and_scale
+from ..softmax import scoring_of
 from .kernel import PrefillConstants, prefill
 from .mask_bits import POSITIONS, map_tables, mask_bits, position_tables
 from .plan import PrefillPlan
@@ -52,14 +53,14 @@ Result = tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]
 
 
 def ready_attention(call: AttentionCall, plan: PrefillPlan) -> Callable[..., Result]:
-    """f(q, k, v, lengths, kv_len) -> (out, lse or None, visits or None) by the prefill kernel, for calls of this kind.
+    """f(q, k, v, sinks, lengths, kv_len) -> (out, lse or None, visits or None) by the prefill kernel, for its kind.
 
     kv_len: that of each call where this one's is guarded, else not looked at. ValueError where the plan's configuration
     does not fit the device.
     """
     if interpreting() and call.q.dtype == torch.bfloat16:
         # wrong in Triton's interpreter: there the kernel computes in float32 and torch rounds at the end
-        in_float32 = replace(call, q=call.q.float(), k=call.k.float(), v=call.v.float())
+        in_float32 = replace(call, **call.float32_tensors())
         return partial(_rounded, ready_attention(in_float32, plan))
     assert plan.config is not None
     batch, q_heads, q_len, _ = call.q.shape
@@ -67,15 +68,15 @@ def ready_attention(call: AttentionCall, plan: PrefillPlan) -> Callable[..., Res
     visits = (batch, heads, rows, -(-plan.kv_len // plan.config.block_n)) if call.record else None
 
     def steps(inputs, made):
-        q, k, v, lengths, kv_len, q_start, visits = inputs
+        q, k, v, sinks, lengths, kv_len, q_start, visits = inputs
         out, lse = made
-        given = replace(call, lengths=lengths)
+        given = replace(call, sinks=sinks, lengths=lengths)
         if kv_len is not None:
             given = replace(given, kv_len=kv_len, q_start=q_start)
         yield prepare(given, plan, (q, k, v, out), lse, visits, (rows, heads, batch))
 
     grows = isinstance(call.kv_len, GuardedInt)
-    inputs = _inputs(visits, q_len if grows else None, call.q, call.k, call.v, call.lengths, call.kv_len)
+    inputs = _inputs(visits, q_len if grows else None, *call.tensors, call.kv_len)
     memory = (tuple(call.q.shape), call.q.dtype), ((batch, q_heads, q_len), torch.float32) if call.return_lse else None
     try:
         ready = Ready(inputs, memory, steps, tables=(MaskBits, TileRuns))
@@ -86,25 +87,28 @@ def ready_attention(call: AttentionCall, plan: PrefillPlan) -> Callable[..., Res
     return partial(_launch, ready, visits, q_len if grows else None)
 
 
-def _inputs(visits: tuple[int, ...] | None, last_queries: int | None, q, k, v, lengths, kv_len) -> tuple:
+def _inputs(visits: tuple[int, ...] | None, last_queries: int | None, q, k, v, sinks, lengths, kv_len) -> tuple:
     """The inputs of a call's launch. last_queries: the number of queries where kv_len grows, else None."""
     numbers = (None, None) if last_queries is None else (kv_len, kv_len - last_queries)
-    return q, k, v, lengths, *numbers, visits and torch.zeros(visits, dtype=torch.uint8, device=q.device)
+    return q, k, v, sinks, lengths, *numbers, visits and torch.zeros(visits, dtype=torch.uint8, device=q.device)
 
 
-def _launch_alike(ready: Ready, q, k, v, lengths, kv_len) -> Result:
+def _launch_alike(ready: Ready, q, k, v, sinks, lengths, kv_len) -> Result:
     """`_launch` where kv_len is fixed and nothing is recorded."""
-    return *ready(q, k, v, lengths, None, None, None), None
+    return *ready(q, k, v, sinks, lengths, None, None, None), None
 
 
-def _launch(ready: Ready, visits: tuple[int, ...] | None, last_queries: int | None, q, k, v, lengths, kv_len) -> Result:
-    inputs = _inputs(visits, last_queries, q, k, v, lengths, kv_len)
+def _launch(
+    ready: Ready, visits: tuple[int, ...] | None, last_queries: int | None, q, k, v, sinks, lengths, kv_len
+) -> Result:
+    inputs = _inputs(visits, last_queries, q, k, v, sinks, lengths, kv_len)
     out, lse = ready(*inputs)
     return out, lse, inputs[-1]
 
 
-def _rounded(in_float32: Callable, q, k, v, lengths, kv_len) -> Result:
-    out, lse, visits = in_float32(q.float(), k.float(), v.float(), lengths, kv_len)
+def _rounded(in_float32: Callable, q, k, v, sinks, lengths, kv_len) -> Result:
+    sinks = None if sinks is None else sinks.float()
+    out, lse, visits = in_float32(q.float(), k.float(), v.float(), sinks, lengths, kv_len)
     return out.bfloat16(), lse, visits
 
 
@@ -132,12 +136,11 @@ def prepare(call: AttentionCall, plan: PrefillPlan, tensors, lse, visits, grid) 
     constants = _constants(call, plan, config, (q, k, v, out))
     if v.strides == k.strides:
         v = v._replace(strides=None)
-    _, scale = sign_and_scale(call.scale)
     extras = (View.of(t) if t is not None else None for t in (lse, visits))
     items = math.prod(grid)
     grid, interleave = programs_of(call, plan, grid)
     visible = _mask_argument(call, plan), _lengths(call), limits_of(call.mask)
-    arguments = (q, k, v, out, *extras, *visible, scale, interleave)
+    arguments = (q, k, v, out, *extras, *visible, scoring_of(call), interleave)
     if not config.warp_specialized:
         options = {"num_warps": config.num_warps, "num_stages": config.num_stages}
         return Step(prefill, Launch(arguments, {"CONSTANTS": constants}, grid), options)

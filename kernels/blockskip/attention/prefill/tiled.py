@@ -12,13 +12,13 @@ from typing import NamedTuple
 import torch
 
 from ...mask import Mask
-from ..pieces import Piece, attend, rows_apart
+from ..pieces import Piece, ScoreMap, attend, rows_apart
 from ..ring import unrolled
 from .tiled_plan import Group, Span, TiledPlan, make_tiled_plan
 
 
 class Unit(NamedTuple):
-    """Heads that share a plan; q, out [heads, q_len, D], k, v [heads, kv_len, D], lse [heads, q_len]."""
+    """Heads that share a plan; q, out [heads, q_len, D], k, v [heads, kv_len, D], lse [heads, q_len], sinks [heads]."""
 
     plan: TiledPlan
     q: torch.Tensor
@@ -26,6 +26,7 @@ class Unit(NamedTuple):
     v: torch.Tensor
     out: torch.Tensor
     lse: torch.Tensor
+    sinks: torch.Tensor | None
 
 
 def attention(
@@ -39,21 +40,24 @@ def attention(
     kv_len: int,
     ring: bool = False,
     return_lse: bool = False,
+    sinks: torch.Tensor | None = None,
+    softcap: float | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """out [B, Hq, Lq, D] in q's dtype, lse float32 [B, Hq, Lq] (natural log); arguments as in `blockskip.attention`.
 
     Without return_lse, lse has whatever accuracy the products give. Keys from kv_len on are never read. ring: of
     k and v only what the mask leaves is read, and copied where it passes their last slot. Memory beyond the result: a
-    float32 copy of a batch entry's q, k and v where the products run in float32, and what the mask itself holds.
+    float32 copy of a batch entry's q, k and v where the products run in float32, what the mask itself holds, and with a
+    softcap the scores of some keys (`pieces.PLAIN_SCORES`).
     """
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     lse = torch.empty(q.shape[:-1], dtype=torch.float32, device=q.device)
-    for unit in _units(q, k, v, out, lse, mask, q_start, kv_len):
-        _attend(unit, mask, scale, ring, exact=return_lse)
+    for unit in _units(q, k, v, out, lse, sinks, mask, q_start, kv_len):
+        _attend(unit, mask, ScoreMap(scale, softcap), ring, exact=return_lse)
     return out, lse
 
 
-def _units(q, k, v, out, lse, mask: Mask, q_start: int, kv_len: int) -> Iterator[Unit]:
+def _units(q, k, v, out, lse, sinks, mask: Mask, q_start: int, kv_len: int) -> Iterator[Unit]:
     batches, q_heads, q_len, _ = q.shape
     group = q_heads // k.shape[1]
     by_batch, by_head = mask.varies
@@ -63,14 +67,16 @@ def _units(q, k, v, out, lse, mask: Mask, q_start: int, kv_len: int) -> Iterator
             chosen = make_tiled_plan(mask, q_len, kv_len, q_start, b if by_batch else 0, h if by_head else 0, q.device)
             heads = slice(h, h + at_once)
             kv_heads = heads if group == 1 else slice(h // group, h // group + 1)
-            yield Unit(chosen, q[b, heads], k[b, kv_heads], v[b, kv_heads], out[b, heads], lse[b, heads])
+            own = None if sinks is None else sinks[heads]
+            yield Unit(chosen, q[b, heads], k[b, kv_heads], v[b, kv_heads], out[b, heads], lse[b, heads], own)
 
 
-def _attend(unit: Unit, mask: Mask, scale: float, ring: bool, exact: bool) -> None:
+def _attend(unit: Unit, mask: Mask, scoring: ScoreMap, ring: bool, exact: bool) -> None:
     chosen = unit.plan
+    sinks = None if unit.sinks is None else unit.sinks[:, None, None]
     for first, end in chosen.unseen:
         unit.out[:, first:end] = 0
-        unit.lse[:, first:end] = float("-inf")
+        unit.lse[:, first:end] = float("-inf") if unit.sinks is None else unit.sinks[:, None]
     q = _for_products(unit.q)
     first, end = chosen.first_key, chosen.end_key
     used = (unrolled(x, first, end) if ring else x[:, first:end] for x in (unit.k, unit.v))
@@ -78,7 +84,7 @@ def _attend(unit: Unit, mask: Mask, scale: float, ring: bool, exact: bool) -> No
     for group in chosen.groups:
         rows = _rows(q, group).flip(2) if group.backwards else _rows(q, group)
         pieces = [Piece(rows, _keys(k, group, s), _keys(v, group, s), chosen.bias(mask, group, s)) for s in group.spans]
-        out, lse = attend(pieces, scale, unit.out.dtype, exact)
+        out, lse = attend(pieces, scoring, sinks, unit.out.dtype, exact)
         if group.backwards:
             out, lse = out.flip(2), lse.flip(2)
         _rows(unit.out, group).copy_(out)

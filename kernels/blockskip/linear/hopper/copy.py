@@ -11,68 +11,61 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import mbarrier, tma
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-TILE_ROWS = gl.constexpr(64)
-TILE_COLUMNS = gl.constexpr(256)
+from .constants import TILE_COLUMNS, TILE_ROWS
+
 EARLY = gl.constexpr(2)
 """Steps whose weights are copied before the activations may be read. Copies are done in their order: with more, the
 first activations come late (0.6 to 0.9 us a step on an NVIDIA H200)."""
 
 
 @gluon.jit
-def copy_weights(
-    i, step, weight, buffers, full,
-    STEPS: gl.constexpr, BLOCK_M: gl.constexpr, BLOCK_K: gl.constexpr, GROUP: gl.constexpr, STAGES: gl.constexpr,
-    ROW_GROUPS: gl.constexpr,
-):  # fmt: skip
+def copy_weights(i, step, weight, buffers, full, CONSTANTS: gl.constexpr):
     """Begins the copies of a step's tiles into the i-th stage, whose barrier is told of the activations' bytes, too.
 
     Metadata comes for the tile's 256 columns, however few of them the step takes.
     """
+    BLOCK_K: gl.constexpr = CONSTANTS.BLOCK_K
+    GROUPS: gl.constexpr = TILE_COLUMNS // CONSTANTS.GROUP
+    STEPS: gl.constexpr = CONSTANTS.STEPS
+    ROW_GROUPS: gl.constexpr = CONSTANTS.ROW_GROUPS
+    METADATA: gl.constexpr = GROUPS * 2 * (1 if CONSTANTS.SYMMETRIC else 2)
+    SIZE: gl.constexpr = CONSTANTS.BLOCK_M * BLOCK_K * 2 + ROW_GROUPS * TILE_ROWS * (BLOCK_K // 2 + METADATA)
+    PARTS: gl.constexpr = TILE_COLUMNS // BLOCK_K  # steps of a tile
     data, scale, zero = weight
-    _, codes, scales, zeros = buffers
-    metadata: gl.constexpr = TILE_COLUMNS // GROUP * 2 * (1 if zero is None else 2)
-    size: gl.constexpr = BLOCK_M * BLOCK_K * 2 + ROW_GROUPS * TILE_ROWS * (BLOCK_K // 2 + metadata)
-    shares: gl.constexpr = TILE_COLUMNS // BLOCK_K
-    columns: gl.constexpr = STEPS // shares
-    stage = i % STAGES
+    stage = i % CONSTANTS.STAGES
     bar = full.index(stage)
-    mbarrier.expect(bar, size)
+    mbarrier.expect(bar, SIZE)
     for group in gl.static_range(ROW_GROUPS):  # pyright: ignore
-        tile = (step // STEPS * ROW_GROUPS + group) * columns + step % STEPS // shares
+        tile = (step // STEPS * ROW_GROUPS + group) * (STEPS // PARTS) + step % STEPS // PARTS
         slot = stage * ROW_GROUPS + group
-        at = [tile * TILE_ROWS, step % shares * (BLOCK_K // 8)]
-        tma.async_copy_global_to_shared(data, at, bar, codes.index(slot))
-        tma.async_copy_global_to_shared(scale, [tile * (TILE_COLUMNS // GROUP), 0], bar, scales.index(slot))
-        if zero is not None:
-            tma.async_copy_global_to_shared(zero, [tile * (TILE_COLUMNS // GROUP), 0], bar, zeros.index(slot))
+        at = [tile * TILE_ROWS, step % PARTS * (BLOCK_K // 8)]
+        tma.async_copy_global_to_shared(data, at, bar, buffers.codes.index(slot))
+        tma.async_copy_global_to_shared(scale, [tile * GROUPS, 0], bar, buffers.scales.index(slot))
+        if not CONSTANTS.SYMMETRIC:
+            tma.async_copy_global_to_shared(zero, [tile * GROUPS, 0], bar, buffers.zeros.index(slot))
 
 
 @gluon.jit
-def copy_activations(
-    i, step, x, buffers, full, STEPS: gl.constexpr, BLOCK_M: gl.constexpr, BLOCK_K: gl.constexpr, STAGES: gl.constexpr
-):
-    """Begins the copy of a step's activations into the i-th stage; rows that x has not are zeros."""
-    at = [gl.program_id(0) * BLOCK_M, step % STEPS * BLOCK_K]
-    tma.async_copy_global_to_shared(x, at, full.index(i % STAGES), buffers[0].index(i % STAGES))
+def copy_activations(i, step, x, buffers, full, CONSTANTS: gl.constexpr):
+    """Begins the copy of a step's activations into the i-th stage; rows beyond x's last read as zeros."""
+    at = [gl.program_id(0) * CONSTANTS.BLOCK_M, step % CONSTANTS.STEPS * CONSTANTS.BLOCK_K]
+    stage = i % CONSTANTS.STAGES
+    tma.async_copy_global_to_shared(x, at, full.index(stage), buffers.activations.index(stage))
 
 
 @gluon.jit
-def copy(
-    x, weight, buffers, bars, steps,
-    STEPS: gl.constexpr, BLOCK_M: gl.constexpr, BLOCK_K: gl.constexpr, GROUP: gl.constexpr, STAGES: gl.constexpr,
-    ROW_GROUPS: gl.constexpr,
-):  # fmt: skip
+def copy(x, weight, buffers, bars, steps, CONSTANTS: gl.constexpr):
     """This program's steps, (begin, end). Weights are read before the kernel ahead has ended, activations are not."""
-    full, empty = bars
+    STAGES: gl.constexpr = CONSTANTS.STAGES
     begin, end = steps
     early = gl.minimum(end - begin, EARLY)
     for i in range(early):
-        copy_weights(i, begin + i, weight, buffers, full, STEPS, BLOCK_M, BLOCK_K, GROUP, STAGES, ROW_GROUPS)
+        copy_weights(i, begin + i, weight, buffers, bars.full, CONSTANTS)
     gdc_wait()
     gdc_launch_dependents()
     for i in range(early):
-        copy_activations(i, begin + i, x, buffers, full, STEPS, BLOCK_M, BLOCK_K, STAGES)
+        copy_activations(i, begin + i, x, buffers, bars.full, CONSTANTS)
     for i in range(early, end - begin):
-        mbarrier.wait(empty.index(i % STAGES), (i // STAGES & 1) ^ 1)
-        copy_weights(i, begin + i, weight, buffers, full, STEPS, BLOCK_M, BLOCK_K, GROUP, STAGES, ROW_GROUPS)
-        copy_activations(i, begin + i, x, buffers, full, STEPS, BLOCK_M, BLOCK_K, STAGES)
+        mbarrier.wait(bars.empty.index(i % STAGES), (i // STAGES & 1) ^ 1)
+        copy_weights(i, begin + i, weight, buffers, bars.full, CONSTANTS)
+        copy_activations(i, begin + i, x, buffers, bars.full, CONSTANTS)

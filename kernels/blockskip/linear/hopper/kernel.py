@@ -10,90 +10,80 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import mbarrier
 
+from .constants import TILE_COLUMNS, TILE_ROWS, Barriers, Buffers, Shares
 from .copy import copy
 from .multiply import multiply
 from .share import steps_of
 
-TILE_ROWS = gl.constexpr(64)
-TILE_COLUMNS = gl.constexpr(256)
 COPY_REGISTERS = gl.constexpr(24)
 """Registers a thread of the copying warp."""
 
 
 @gluon.jit
-def barriers(COUNT: gl.constexpr, ARRIVALS: gl.constexpr):
-    """COUNT barriers, each of which completes when ARRIVALS arrive."""
-    bars = gl.allocate_shared_memory(gl.int64, [COUNT, 1], mbarrier.MBarrierLayout())
-    for i in gl.static_range(COUNT):  # pyright: ignore
-        mbarrier.init(bars.index(i), count=ARRIVALS)
+def barriers(STAGES: gl.constexpr, COUNT: gl.constexpr):
+    """A barrier a stage, which completes when COUNT arrive."""
+    bars = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
+    for stage in gl.static_range(STAGES):  # pyright: ignore
+        mbarrier.init(bars.index(stage), count=COUNT)
     return bars
 
 
 @gluon.jit
-def buffers_of(
-    DTYPE: gl.constexpr, SYMMETRIC: gl.constexpr,
-    BLOCK_M: gl.constexpr, BLOCK_K: gl.constexpr, GROUP: gl.constexpr, STAGES: gl.constexpr, ROW_GROUPS: gl.constexpr,
-):  # fmt: skip
-    """Activations, codes, scales and zero points of all stages."""
-    tiles: gl.constexpr = STAGES * ROW_GROUPS
+def buffers_of(DTYPE: gl.constexpr, CONSTANTS: gl.constexpr):
+    """Memory for activations, codes, scales and zero points of all stages."""
+    STAGES: gl.constexpr = CONSTANTS.STAGES
+    BLOCK_M: gl.constexpr = CONSTANTS.BLOCK_M
+    BLOCK_K: gl.constexpr = CONSTANTS.BLOCK_K
+    TILES: gl.constexpr = STAGES * CONSTANTS.ROW_GROUPS
+    GROUPS: gl.constexpr = TILE_COLUMNS // CONSTANTS.GROUP
     activations: gl.constexpr = gl.NVMMASharedLayout.get_default_for([BLOCK_M, BLOCK_K], DTYPE)
     codes: gl.constexpr = gl.NVMMASharedLayout.get_default_for([TILE_ROWS, BLOCK_K // 8], gl.int32)
     metadata: gl.constexpr = gl.NVMMASharedLayout(0, 16, 2)
     # a tile's metadata comes in lines of 128 bytes
-    scales = gl.allocate_shared_memory(gl.bfloat16, [tiles, TILE_COLUMNS // GROUP, TILE_ROWS], metadata)
+    scales = gl.allocate_shared_memory(gl.bfloat16, [TILES, GROUPS, TILE_ROWS], metadata)
     zeros = scales
-    if not SYMMETRIC:
-        zeros = gl.allocate_shared_memory(gl.bfloat16, [tiles, TILE_COLUMNS // GROUP, TILE_ROWS], metadata)
-    return (
+    if not CONSTANTS.SYMMETRIC:
+        zeros = gl.allocate_shared_memory(gl.bfloat16, [TILES, GROUPS, TILE_ROWS], metadata)
+    return Buffers(
         gl.allocate_shared_memory(DTYPE, [STAGES, BLOCK_M, BLOCK_K], activations),
-        gl.allocate_shared_memory(gl.int32, [tiles, TILE_ROWS, BLOCK_K // 8], codes),
+        gl.allocate_shared_memory(gl.int32, [TILES, TILE_ROWS, BLOCK_K // 8], codes),
         scales,
         zeros,
     )
 
 
 @gluon.jit
-def product(
-    x, data, scale, zero, bias, out, sums, flags, M, N,
-    STEPS: gl.constexpr, BLOCK_M: gl.constexpr, BLOCK_K: gl.constexpr, GROUP: gl.constexpr, STAGES: gl.constexpr,
-    ROW_GROUPS: gl.constexpr, REGISTERS: gl.constexpr,
-):  # fmt: skip
+def product(x, data, scale, zero, bias, out, sums, flags, M, N, CONSTANTS: gl.constexpr):
     """out [M, N] = x [M, K] weight^T + bias, of a weight in tiles.
 
     x, and the weight's codes as int32, scales and zero points (None: 8 for all) come as descriptors; bias is None or
-    [N], dense; sums and flags: what `share` needs, None where every program has whole tiles.
-    STEPS: of BLOCK_K columns, in a row of the weight. REGISTERS: a thread of the second and third warp group; the first
-    has what is left. Grid: (blocks of M, programs).
+    [N], dense; sums and flags: `Shares`. Grid: (blocks of M, programs). CONSTANTS: `ProductConstants`.
     """
+    ROW_GROUPS: gl.constexpr = CONSTANTS.ROW_GROUPS
+    REGISTERS: gl.constexpr = CONSTANTS.REGISTERS
     weight = (data, scale, zero)
-    shares = (sums, flags)
-    symmetric: gl.constexpr = zero is None
-    buffers = buffers_of(x.dtype, symmetric, BLOCK_M, BLOCK_K, GROUP, STAGES, ROW_GROUPS)
-    bars = (barriers(STAGES, 1), barriers(STAGES, ROW_GROUPS))
-    steps = steps_of(gl.cdiv(N, ROW_GROUPS * TILE_ROWS) * STEPS)
+    shares = Shares(sums, flags)
+    buffers = buffers_of(x.dtype, CONSTANTS)
+    bars = Barriers(barriers(CONSTANTS.STAGES, 1), barriers(CONSTANTS.STAGES, ROW_GROUPS))
+    steps = steps_of(gl.cdiv(N, ROW_GROUPS * TILE_ROWS) * CONSTANTS.STEPS)
     if ROW_GROUPS == 3:
         gl.warp_specialize(
             [
-                (multiply, (out, bias, shares, M, N, buffers, bars, steps, 0,
-                            STEPS, BLOCK_M, BLOCK_K, GROUP, STAGES, ROW_GROUPS, symmetric)),
-                (multiply, (out, bias, shares, M, N, buffers, bars, steps, 1,
-                            STEPS, BLOCK_M, BLOCK_K, GROUP, STAGES, ROW_GROUPS, symmetric)),
-                (multiply, (out, bias, shares, M, N, buffers, bars, steps, 2,
-                            STEPS, BLOCK_M, BLOCK_K, GROUP, STAGES, ROW_GROUPS, symmetric)),
-                (copy, (x, weight, buffers, bars, steps, STEPS, BLOCK_M, BLOCK_K, GROUP, STAGES, ROW_GROUPS)),
+                (multiply, (0, out, bias, shares, M, N, buffers, bars, steps, CONSTANTS)),
+                (multiply, (1, out, bias, shares, M, N, buffers, bars, steps, CONSTANTS)),
+                (multiply, (2, out, bias, shares, M, N, buffers, bars, steps, CONSTANTS)),
+                (copy, (x, weight, buffers, bars, steps, CONSTANTS)),
             ],
             [4, 4, 1],
             [REGISTERS, REGISTERS, COPY_REGISTERS],
-        )  # fmt: skip
+        )
     else:
         gl.warp_specialize(
             [
-                (multiply, (out, bias, shares, M, N, buffers, bars, steps, 0,
-                            STEPS, BLOCK_M, BLOCK_K, GROUP, STAGES, ROW_GROUPS, symmetric)),
-                (multiply, (out, bias, shares, M, N, buffers, bars, steps, 1,
-                            STEPS, BLOCK_M, BLOCK_K, GROUP, STAGES, ROW_GROUPS, symmetric)),
-                (copy, (x, weight, buffers, bars, steps, STEPS, BLOCK_M, BLOCK_K, GROUP, STAGES, ROW_GROUPS)),
+                (multiply, (0, out, bias, shares, M, N, buffers, bars, steps, CONSTANTS)),
+                (multiply, (1, out, bias, shares, M, N, buffers, bars, steps, CONSTANTS)),
+                (copy, (x, weight, buffers, bars, steps, CONSTANTS)),
             ],
             [4, 1],
             [REGISTERS, COPY_REGISTERS],
-        )  # fmt: skip
+        )

@@ -13,6 +13,7 @@ from ...launching.repeated import ALIGNMENT
 from ...launching.view import overlaps
 from ..packing import TILE_COLUMNS, TILE_ROWS
 from ..weight import QuantizedWeight
+from .constants import ProductConstants
 from .kernel import product
 from .plan import HopperConfig
 from .share import TAGGED_ROWS, THREADS
@@ -81,16 +82,17 @@ def prepare_product(x, data, scale, zero, bias, out, shares, config: HopperConfi
         *shares,
         *out.shape,
     )
-    constants = {
-        "STEPS": x.shape[1] // config.block_k,
-        "BLOCK_M": config.block_m,
-        "BLOCK_K": config.block_k,
-        "GROUP": group_size,
-        "STAGES": config.stages,
-        "ROW_GROUPS": config.row_groups,
-        "REGISTERS": REGISTERS[config.row_groups],
-    }
-    return Launch(arguments, constants, (cdiv(out.shape[0], config.block_m), config.programs))
+    constants = ProductConstants(
+        STEPS=x.shape[1] // config.block_k,
+        BLOCK_M=config.block_m,
+        BLOCK_K=config.block_k,
+        GROUP=group_size,
+        STAGES=config.stages,
+        ROW_GROUPS=config.row_groups,
+        SYMMETRIC=zero is None,
+        REGISTERS=REGISTERS[config.row_groups],
+    )
+    return Launch(arguments, {"CONSTANTS": constants}, (cdiv(out.shape[0], config.block_m), config.programs))
 
 
 def cdiv(a: int, b: int) -> int:

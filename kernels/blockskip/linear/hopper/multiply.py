@@ -11,6 +11,7 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.ampere import mma_v2
 from triton.experimental.gluon.language.nvidia.hopper import mbarrier, warpgroup_mma, warpgroup_mma_wait
 
+from .constants import TILE_COLUMNS, TILE_ROWS
 from .share import collect, contribute
 from .unpack import (
     BFLOAT16_MAGIC,
@@ -25,104 +26,138 @@ from .unpack import (
     unpack,
 )
 
-TILE_ROWS = gl.constexpr(64)
-TILE_COLUMNS = gl.constexpr(256)
+CHUNK = gl.constexpr(64)
+"""Columns that are unpacked at a time, at most."""
+LOOKAHEAD_ROWS = gl.constexpr(256)
+"""Rows of activations from which a step is unpacked before the one ahead is multiplied: 3 to 8 % on an NVIDIA H200;
+with 64 and 128 it made no difference, with 32 and three warp groups registers were spilled."""
 
 
 @gluon.jit
-def metadata_of(buffers, slot, step, DTYPE: gl.constexpr, BLOCK_K: gl.constexpr, GROUP: gl.constexpr):
-    """A step's numbers of a tile's metadata, [64, BLOCK_K / GROUP], in DTYPE."""
+def metadata_of(buffer, slot, step, DTYPE: gl.constexpr, CONSTANTS: gl.constexpr):
+    """A step's numbers of a tile's metadata, [64, groups], in DTYPE: one group where steps are shorter than that."""
+    BLOCK_K: gl.constexpr = CONSTANTS.BLOCK_K
+    GROUP: gl.constexpr = CONSTANTS.GROUP
     GROUPS: gl.constexpr = TILE_COLUMNS // GROUP
-    layout: gl.constexpr = metadata_layout(GROUPS, GROUP // 32)
-    tile = buffers.index(slot)._reinterpret(gl.bfloat16, [TILE_ROWS, GROUPS], gl.NVMMASharedLayout(0, 16, 2))
-    numbers = tile.load(layout)
+    tile = buffer.index(slot)._reinterpret(gl.bfloat16, [TILE_ROWS, GROUPS], gl.NVMMASharedLayout(0, 16, 2))
+    numbers = tile.load(metadata_layout(GROUPS, GROUP // 32))
+    column = step % (TILE_COLUMNS // BLOCK_K) * BLOCK_K  # in the tile
     if BLOCK_K < TILE_COLUMNS:
         first, second = halves(numbers)
-        numbers = gl.where(step % 2 == 0, first, second)
+        numbers = gl.where(column < TILE_COLUMNS // 2, first, second)
+    if BLOCK_K < TILE_COLUMNS // 2 and GROUP < TILE_COLUMNS // 2:
+        first, second = halves(numbers)
+        numbers = gl.where(column % (TILE_COLUMNS // 2) == 0, first, second)
     return numbers if gl.bfloat16 == DTYPE else numbers.to(gl.float32).to(DTYPE)
 
 
 @gluon.jit
-def zeros_of(
-    buffers, slot, step, DTYPE: gl.constexpr, BLOCK_K: gl.constexpr, GROUP: gl.constexpr, SYMMETRIC: gl.constexpr
-):
-    """A step's zero points plus the magic number, [64, BLOCK_K / GROUP], in DTYPE."""
+def zeros_of(buffer, slot, step, DTYPE: gl.constexpr, CONSTANTS: gl.constexpr):
+    """A step's zero points plus the magic number, [64, groups], in DTYPE."""
     magic: gl.constexpr = BFLOAT16_MAGIC if gl.bfloat16 == DTYPE else FLOAT16_MAGIC
-    if SYMMETRIC:
-        layout: gl.constexpr = metadata_layout(BLOCK_K // GROUP, GROUP // 32)
-        return gl.full([TILE_ROWS, BLOCK_K // GROUP], magic + 8.0, DTYPE, layout)
+    if CONSTANTS.SYMMETRIC:
+        GROUP: gl.constexpr = CONSTANTS.GROUP
+        BLOCK_K: gl.constexpr = CONSTANTS.BLOCK_K
+        COUNT: gl.constexpr = BLOCK_K // GROUP if BLOCK_K > GROUP else 1
+        return gl.full([TILE_ROWS, COUNT], magic + 8.0, DTYPE, metadata_layout(COUNT, GROUP // 32))
     else:  # noqa: RET505 - the other way must not be compiled
-        return (metadata_of(buffers, slot, step, DTYPE, BLOCK_K, GROUP) + magic).to(DTYPE)
+        return (metadata_of(buffer, slot, step, DTYPE, CONSTANTS) + magic).to(DTYPE)
 
 
 @gluon.jit
-def of_chunk(numbers, c: gl.constexpr, CHUNK: gl.constexpr, GROUP: gl.constexpr):
-    """A step's metadata, [64, groups], for the codes of its c-th chunk: [64, CHUNK / 8, 8]."""
-    PER_CHUNK: gl.constexpr = CHUNK // GROUP if CHUNK > GROUP else 1
-    COUNT: gl.constexpr = numbers.shape[1] // PER_CHUNK
-    mine = parts(numbers, COUNT)[c * CHUNK // (GROUP * PER_CHUNK)]
-    BLOCKS: gl.constexpr = CHUNK // PER_CHUNK // 32
-    mine = gl.convert_layout(mine, metadata_layout(PER_CHUNK, BLOCKS), assert_trivial=True)
-    return spread(mine, PER_CHUNK, BLOCKS)
+def read_step(ROW_GROUP: gl.constexpr, i, step, buffers, CONSTANTS: gl.constexpr):
+    """(codes, zero points plus the magic number, scales) of a warp group's tile in the i-th step's stage."""
+    dtype: gl.constexpr = buffers.activations.dtype
+    WORDS: gl.constexpr = CONSTANTS.BLOCK_K // 8
+    slot = i % CONSTANTS.STAGES * CONSTANTS.ROW_GROUPS + ROW_GROUP
+    codes = buffers.codes.index(slot).load(gl.SliceLayout(2, code_layout(WORDS)))
+    scale = metadata_of(buffers.scales, slot, step, dtype, CONSTANTS)
+    return codes, zeros_of(buffers.zeros, slot, step, dtype, CONSTANTS), scale
 
 
 @gluon.jit
-def add_scaled_codes(
-    acc, activations, packed, zero, scale, BLOCK_M: gl.constexpr, BLOCK_K: gl.constexpr, GROUP: gl.constexpr
-):
-    """acc + a step's product [64, BLOCK_M], of codes that are scaled and rounded to the activations' dtype."""
-    CHUNK: gl.constexpr = 64
-    codes = parts(packed, BLOCK_K // CHUNK)
-    for c in gl.static_range(BLOCK_K // CHUNK):  # pyright: ignore
-        operand = unpack(codes[c], of_chunk(zero, c, CHUNK, GROUP), of_chunk(scale, c, CHUNK, GROUP), BLOCK_M)
-        columns = activations.slice(c * CHUNK, CHUNK, 1).permute((1, 0))
-        acc = warpgroup_mma(operand, columns, acc, is_async=True)
-    return warpgroup_mma_wait(0, deps=(acc,))
+def of_columns(numbers, first: gl.constexpr, COUNT: gl.constexpr, GROUP: gl.constexpr):
+    """A step's metadata, [64, groups], for the codes of COUNT columns from `first` on: [64, COUNT / 8, 8]."""
+    GROUPS: gl.constexpr = COUNT // GROUP if COUNT > GROUP else 1
+    mine = parts(numbers, numbers.shape[1] // GROUPS)[first // (GROUP * GROUPS)]
+    BLOCKS: gl.constexpr = COUNT // GROUPS // 32
+    return spread(gl.convert_layout(mine, metadata_layout(GROUPS, BLOCKS), assert_trivial=True), GROUPS, BLOCKS)
 
 
 @gluon.jit
-def add_scaled_sums(
-    acc, activations, packed, zero, scale, BLOCK_M: gl.constexpr, BLOCK_K: gl.constexpr, GROUP: gl.constexpr
-):
-    """acc + a step's product [64, BLOCK_M]: each group's sum of codes in float32, times its scale in float32."""
-    CHUNK: gl.constexpr = GROUP if GROUP < 64 else 64
-    COUNT: gl.constexpr = BLOCK_K // GROUP
-    PARTS: gl.constexpr = GROUP // CHUNK
-    layout: gl.constexpr = result_layout(BLOCK_M)
-    codes = parts(packed, BLOCK_K // CHUNK)
-    scales = parts(scale.to(gl.float32), COUNT)
-    for g in gl.static_range(COUNT):  # pyright: ignore
-        total = gl.zeros([TILE_ROWS, BLOCK_M], gl.float32, layout)
-        for part in gl.static_range(PARTS):  # pyright: ignore
-            operand = unpack(codes[g * PARTS + part], of_chunk(zero, g * PARTS + part, CHUNK, GROUP), None, BLOCK_M)
-            columns = activations.slice(g * GROUP + part * CHUNK, CHUNK, 1).permute((1, 0))
-            total = mma_v2(operand, columns.load(gl.DotOperandLayout(1, layout, 2)), total)
-        mine = gl.convert_layout(gl.reshape(scales[g], [TILE_ROWS]), gl.SliceLayout(1, layout), assert_trivial=True)
-        acc = gl.fma(total, gl.broadcast(mine[:, None], acc)[0], acc)
+def scaled_codes(read, c: gl.constexpr, CONSTANTS: gl.constexpr):
+    """The c-th CHUNK columns of what `read_step` read, scaled and rounded: an operand of tensor cores."""
+    BLOCK_M: gl.constexpr = CONSTANTS.BLOCK_M
+    BLOCK_K: gl.constexpr = CONSTANTS.BLOCK_K
+    GROUP: gl.constexpr = CONSTANTS.GROUP
+    codes, zero, scale = read
+    mine = parts(codes, BLOCK_K // CHUNK)[c]
+    zero = of_columns(zero, c * CHUNK, CHUNK, GROUP)
+    return unpack(mine, zero, of_columns(scale, c * CHUNK, CHUNK, GROUP), BLOCK_M)
+
+
+@gluon.jit
+def add_scaled_codes(ROW_GROUP: gl.constexpr, acc, begin, first, last, buffers, bars, CONSTANTS: gl.constexpr):
+    """acc + the product [64, BLOCK_M] of steps first..last-1, of codes that are scaled and rounded.
+
+    With LOOKAHEAD_ROWS, the next step's first columns are unpacked while tensor cores multiply: they need not wait.
+    """
+    BLOCK_K: gl.constexpr = CONSTANTS.BLOCK_K
+    STAGES: gl.constexpr = CONSTANTS.STAGES
+    BLOCK_M: gl.constexpr = CONSTANTS.BLOCK_M
+    LOOKAHEAD: gl.constexpr = BLOCK_M >= LOOKAHEAD_ROWS
+    if LOOKAHEAD:
+        mbarrier.wait(bars.full.index((first - begin) % STAGES), (first - begin) // STAGES & 1)
+        read = read_step(ROW_GROUP, first - begin, first, buffers, CONSTANTS)
+        operand = scaled_codes(read, 0, CONSTANTS)
+    for step in range(first, last):
+        i = step - begin
+        if not LOOKAHEAD:
+            mbarrier.wait(bars.full.index(i % STAGES), i // STAGES & 1)
+            read = read_step(ROW_GROUP, i, step, buffers, CONSTANTS)
+            operand = scaled_codes(read, 0, CONSTANTS)
+        tile = buffers.activations.index(i % STAGES)
+        acc = warpgroup_mma(operand, tile.slice(0, CHUNK, 1).permute((1, 0)), acc, is_async=True)
+        for c in gl.static_range(1, BLOCK_K // CHUNK):  # pyright: ignore
+            columns = tile.slice(c * CHUNK, CHUNK, 1).permute((1, 0))
+            acc = warpgroup_mma(scaled_codes(read, c, CONSTANTS), columns, acc, is_async=True)
+        if LOOKAHEAD:
+            mbarrier.wait(bars.full.index((i + 1) % STAGES), (i + 1) // STAGES & 1, pred=step + 1 < last)
+            read = read_step(ROW_GROUP, i + 1, step + 1, buffers, CONSTANTS)
+            operand = scaled_codes(read, 0, CONSTANTS)
+        acc = warpgroup_mma_wait(0, deps=(acc,))
+        mbarrier.arrive(bars.empty.index(i % STAGES))
     return acc
 
 
 @gluon.jit
-def add_step(
-    acc, i, step, buffers, bars, ROW_GROUP: gl.constexpr,
-    BLOCK_M: gl.constexpr, BLOCK_K: gl.constexpr, GROUP: gl.constexpr, STAGES: gl.constexpr, ROW_GROUPS: gl.constexpr,
-    SYMMETRIC: gl.constexpr,
-):  # fmt: skip
-    """acc + the product [64, BLOCK_M] of what the i-th step's stage holds."""
-    activations, codes, scales, zeros = buffers
-    full, empty = bars
-    dtype: gl.constexpr = activations.dtype
-    stage = i % STAGES
-    slot = stage * ROW_GROUPS + ROW_GROUP
-    mbarrier.wait(full.index(stage), i // STAGES & 1)
-    packed = codes.index(slot).load(gl.SliceLayout(2, code_layout(BLOCK_K // 8)))
-    scale = metadata_of(scales, slot, step, dtype, BLOCK_K, GROUP)
-    zero = zeros_of(zeros, slot, step, dtype, BLOCK_K, GROUP, SYMMETRIC)
-    if BLOCK_M <= SUMMED_ROWS:
-        acc = add_scaled_sums(acc, activations.index(stage), packed, zero, scale, BLOCK_M, BLOCK_K, GROUP)
-    else:
-        acc = add_scaled_codes(acc, activations.index(stage), packed, zero, scale, BLOCK_M, BLOCK_K, GROUP)
-    mbarrier.arrive(empty.index(stage))
+def add_scaled_sums(ROW_GROUP: gl.constexpr, acc, begin, first, last, buffers, bars, CONSTANTS: gl.constexpr):
+    """acc + the product [64, BLOCK_M] of steps first..last-1: each group's sum of codes times its scale, in float32."""
+    STAGES: gl.constexpr = CONSTANTS.STAGES
+    GROUP: gl.constexpr = CONSTANTS.GROUP
+    BLOCK_M: gl.constexpr = CONSTANTS.BLOCK_M
+    BLOCK_K: gl.constexpr = CONSTANTS.BLOCK_K
+    GROUPS: gl.constexpr = BLOCK_K // GROUP
+    COLUMNS: gl.constexpr = GROUP if GROUP < CHUNK else CHUNK  # that are unpacked at a time
+    layout: gl.constexpr = result_layout(BLOCK_M)
+    for step in range(first, last):
+        i = step - begin
+        tile = buffers.activations.index(i % STAGES)
+        mbarrier.wait(bars.full.index(i % STAGES), i // STAGES & 1)
+        codes, zero, scale = read_step(ROW_GROUP, i, step, buffers, CONSTANTS)
+        codes = parts(codes, BLOCK_K // COLUMNS)
+        scales = parts(scale.to(gl.float32), GROUPS)
+        for group in gl.static_range(GROUPS):  # pyright: ignore
+            total = gl.zeros([TILE_ROWS, BLOCK_M], gl.float32, layout)
+            for at in gl.static_range(group * GROUP, (group + 1) * GROUP, COLUMNS):  # pyright: ignore
+                zeros = of_columns(zero, at, COLUMNS, GROUP)
+                operand = unpack(codes[at // COLUMNS], zeros, None, BLOCK_M)
+                columns = tile.slice(at, COLUMNS, 1).permute((1, 0))
+                total = mma_v2(operand, columns.load(gl.DotOperandLayout(1, layout, 2)), total)
+            mine = gl.reshape(scales[group], [TILE_ROWS])
+            mine = gl.convert_layout(mine, gl.SliceLayout(1, layout), assert_trivial=True)
+            acc = gl.fma(total, gl.broadcast(mine[:, None], acc)[0], acc)
+        mbarrier.arrive(bars.empty.index(i % STAGES))
     return acc
 
 
@@ -137,17 +172,15 @@ def store(out, bias, acc, n, M, N, BLOCK_M: gl.constexpr):
 
 
 @gluon.jit
-def multiply(
-    out, bias, shares, M, N, buffers, bars, steps, ROW_GROUP: gl.constexpr,
-    STEPS: gl.constexpr, BLOCK_M: gl.constexpr, BLOCK_K: gl.constexpr, GROUP: gl.constexpr, STAGES: gl.constexpr,
-    ROW_GROUPS: gl.constexpr, SYMMETRIC: gl.constexpr,
-):  # fmt: skip
-    """One of the ROW_GROUPS warp groups: its 64 rows of each tile that this program has steps of.
+def multiply(ROW_GROUP: gl.constexpr, out, bias, shares, M, N, buffers, bars, steps, CONSTANTS: gl.constexpr):
+    """One of the warp groups: its 64 rows of each tile that this program has steps of.
 
     steps: as `share.steps_of` gives them. The program with a tile's first step stores the tile, once it has added what
     the programs with the later steps contribute.
     """
-    BLOCK_N: gl.constexpr = ROW_GROUPS * TILE_ROWS
+    STEPS: gl.constexpr = CONSTANTS.STEPS
+    BLOCK_M: gl.constexpr = CONSTANTS.BLOCK_M
+    BLOCK_N: gl.constexpr = CONSTANTS.ROW_GROUPS * TILE_ROWS
     layout: gl.constexpr = result_layout(BLOCK_M)
     begin, end = steps
     i = ROW_GROUP * TILE_ROWS + gl.arange(0, TILE_ROWS, gl.SliceLayout(1, layout))
@@ -155,14 +188,13 @@ def multiply(
         acc = gl.zeros([TILE_ROWS, BLOCK_M], gl.float32, layout)
         first = gl.maximum(begin, tile * STEPS)
         last = gl.minimum(end, tile * STEPS + STEPS)
-        for step in range(first, last):
-            acc = add_step(
-                acc, step - begin, step, buffers, bars, ROW_GROUP,
-                BLOCK_M, BLOCK_K, GROUP, STAGES, ROW_GROUPS, SYMMETRIC,
-            )  # fmt: skip
+        if BLOCK_M <= SUMMED_ROWS:
+            acc = add_scaled_sums(ROW_GROUP, acc, begin, first, last, buffers, bars, CONSTANTS)
+        else:
+            acc = add_scaled_codes(ROW_GROUP, acc, begin, first, last, buffers, bars, CONSTANTS)
         if first == tile * STEPS:
             if last < tile * STEPS + STEPS:
-                acc = collect(acc, shares, tile, N, ROW_GROUP, STEPS, BLOCK_M, ROW_GROUPS)
+                acc = collect(ROW_GROUP, acc, shares, tile, N, CONSTANTS)
             store(out, bias, acc, tile * BLOCK_N + i, M, N, BLOCK_M)
         else:
-            contribute(acc, shares, ROW_GROUP, BLOCK_M, ROW_GROUPS)
+            contribute(ROW_GROUP, acc, shares, CONSTANTS)

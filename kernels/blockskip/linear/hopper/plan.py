@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..packing import TILE_ROWS
 
-MOST_ROWS = 128
-"""Rows of activations of one program: with more, blocks of so many read the weights again, from the L2."""
-EVEN_ENOUGH = 0.95
-"""Of the multiprocessors: programs with whole tiles each are taken where so many have the same number of them."""
-
-SIZES = {8: (256, 4, 2), 16: (256, 4, 3), 32: (256, 4, 3), 64: (256, 4, 2), 128: (128, 4, 2)}
+SIZES = {8: (256, 4, 2), 16: (256, 4, 3), 32: (256, 4, 3), 64: (256, 4, 2), 128: (128, 4, 2), 256: (64, 4, 2)}
 """block_k, stages and row_groups by block_m: data/TUNING.md, "int4 in tiles on Hopper"."""
+MOST_ROWS = 256
+"""Rows of activations of one program. With more, blocks of so many read the weights again, from the L2."""
+MANY_PRODUCTS = 5 * 10**10
+"""Multiplications from which blocks of 256 rows are faster than blocks of 128 although programs share their tiles."""
+PARTS = 12
+"""Programs get whole twelfths of a tile where that leaves few idle: then few share one, and at the same columns."""
+BUSY_ENOUGH = 0.87
+"""Of the multiprocessors, where programs get whole twelfths."""
 
 
 @dataclass(frozen=True)
@@ -40,15 +43,25 @@ def choose_config(rows: int, out_features: int, in_features: int, multiprocessor
     The fastest or within 3 % of it at Gemma's four layers on an NVIDIA H200, of those that were tried.
     """
     block_m = min(MOST_ROWS, max(8, 1 << (rows - 1).bit_length()))
-    blocks = -(-rows // block_m)
-    block_k, stages, groups = SIZES[block_m]
-    steps = in_features // block_k
-    row_blocks = -(-out_features // (groups * TILE_ROWS))
-    wanted = max(1, min(multiprocessors // blocks, row_blocks * steps))
-    return HopperConfig(block_m, block_k, stages, groups, _even(row_blocks, wanted))
+    if block_m == MOST_ROWS and _shared(rows, out_features, multiprocessors):
+        block_m = MOST_ROWS if rows * out_features * in_features >= MANY_PRODUCTS else MOST_ROWS // 2
+    config = HopperConfig(block_m, *SIZES[block_m], 1)
+    return replace(config, programs=programs_of(config, rows, out_features, in_features, multiprocessors))
 
 
-def _even(tiles: int, programs: int) -> int:
-    """Programs with equally many whole tiles, where that keeps nearly as many busy; else as many as are asked for."""
-    even = max(count for count in range(1, min(tiles, programs) + 1) if tiles % count == 0)
-    return even if even >= EVEN_ENOUGH * programs else programs
+def programs_of(config: HopperConfig, rows: int, out_features: int, in_features: int, multiprocessors: int) -> int:
+    """Among how many programs a block of rows divides the weight: the most that get whole twelfths of its tiles, where
+    that keeps enough multiprocessors busy; else one for each."""
+    tiles = cdiv(out_features, config.block_n)
+    most = max(1, min(multiprocessors // cdiv(rows, config.block_m), tiles * (in_features // config.block_k)))
+    even = max(count for count in range(1, most + 1) if PARTS * tiles % count == 0)
+    return even if even >= BUSY_ENOUGH * most else most
+
+
+def _shared(rows: int, out_features: int, multiprocessors: int) -> bool:
+    """Whether there are fewer tiles of the most rows than multiprocessors."""
+    return cdiv(rows, MOST_ROWS) * cdiv(out_features, SIZES[MOST_ROWS][2] * TILE_ROWS) < BUSY_ENOUGH * multiprocessors
+
+
+def cdiv(a: int, b: int) -> int:
+    return -(-a // b)

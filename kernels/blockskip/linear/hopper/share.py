@@ -23,9 +23,9 @@ from __future__ import annotations
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 
+from .constants import TILE_ROWS
 from .unpack import result_layout
 
-TILE_ROWS = gl.constexpr(64)
 THREADS = gl.constexpr(128)
 """Of a warp group."""
 TAGGED_ROWS = gl.constexpr(8)
@@ -85,27 +85,28 @@ def steps_of(total):
 
 
 @gluon.jit
-def part_of(of, ROW_GROUP: gl.constexpr, ROW_GROUPS: gl.constexpr):
-    """Which part of the memory a warp group of a piece has. Times its size: within 32 bits, for so many fit a GPU."""
-    return (gl.program_id(0) * gl.num_programs(1) + of) * ROW_GROUPS + ROW_GROUP
+def part_of(ROW_GROUP: gl.constexpr, of, CONSTANTS: gl.constexpr):
+    """Which part of the memory a warp group of a piece has."""
+    return (gl.program_id(0) * gl.num_programs(1) + of) * CONSTANTS.ROW_GROUPS + ROW_GROUP
 
 
 @gluon.jit
-def flags_of(shares, of, ROW_GROUP: gl.constexpr, ROW_GROUPS: gl.constexpr):
+def flags_of(ROW_GROUP: gl.constexpr, shares, of, CONSTANTS: gl.constexpr):
     """The flags of a piece's sum, one for each thread of a warp group: pointers to int64 [128]."""
     threads = gl.arange(0, THREADS, gl.BlockedLayout([1], [32], [4], [0]))
-    return shares[1] + part_of(of, ROW_GROUP, ROW_GROUPS) * THREADS + threads
+    return shares.flags + part_of(ROW_GROUP, of, CONSTANTS) * THREADS + threads
 
 
 @gluon.jit
-def sums_of(shares, of, ROW_GROUP: gl.constexpr, BLOCK_M: gl.constexpr, ROW_GROUPS: gl.constexpr):
+def sums_of(ROW_GROUP: gl.constexpr, shares, of, CONSTANTS: gl.constexpr):
     """Where a warp group's part of a piece's sum is: pointers to float32 [64, BLOCK_M], every other two with tags."""
+    BLOCK_M: gl.constexpr = CONSTANTS.BLOCK_M
     layout: gl.constexpr = result_layout(BLOCK_M)
     SIZE: gl.constexpr = 2 if BLOCK_M <= TAGGED_ROWS else 1
     i = gl.arange(0, TILE_ROWS, gl.SliceLayout(1, layout))
     j = gl.arange(0, BLOCK_M, gl.SliceLayout(0, layout))
-    at = part_of(of, ROW_GROUP, ROW_GROUPS) * (TILE_ROWS * BLOCK_M) + i[:, None] * BLOCK_M + j[None, :]
-    return shares[0] + at * SIZE
+    part = gl.cast(part_of(ROW_GROUP, of, CONSTANTS), gl.int64) * (TILE_ROWS * BLOCK_M * SIZE)
+    return shares.sums + part + (i[:, None] * BLOCK_M + j[None, :]) * SIZE
 
 
 @gluon.jit
@@ -144,31 +145,32 @@ def take(pointers, programs, STRIDE: gl.constexpr):
 
 
 @gluon.jit
-def contribute(acc, shares, ROW_GROUP: gl.constexpr, BLOCK_M: gl.constexpr, ROW_GROUPS: gl.constexpr):
+def contribute(ROW_GROUP: gl.constexpr, acc, shares, CONSTANTS: gl.constexpr):
     """Leaves this program's sum of a tile for the program that has the tile's first step."""
-    if shares[0] is not None:
-        pointers = sums_of(shares, piece(), ROW_GROUP, BLOCK_M, ROW_GROUPS)
+    BLOCK_M: gl.constexpr = CONSTANTS.BLOCK_M
+    if shares.sums is not None:
+        pointers = sums_of(ROW_GROUP, shares, piece(), CONSTANTS)
         if BLOCK_M <= TAGGED_ROWS:
             leave(pointers, acc)
         else:
             gl.store(pointers, acc)
-            raise_flags(flags_of(shares, piece(), ROW_GROUP, ROW_GROUPS))
+            raise_flags(flags_of(ROW_GROUP, shares, piece(), CONSTANTS))
 
 
 @gluon.jit
-def collect(
-    acc, shares, tile, N, ROW_GROUP: gl.constexpr, STEPS: gl.constexpr, BLOCK_M: gl.constexpr, ROW_GROUPS: gl.constexpr
-):
+def collect(ROW_GROUP: gl.constexpr, acc, shares, tile, N, CONSTANTS: gl.constexpr):
     """acc + what the programs with the tile's later steps contribute, in their order."""
-    if shares[0] is not None:
-        total = gl.cdiv(N, ROW_GROUPS * TILE_ROWS) * STEPS
-        end = ((tile * STEPS + STEPS) * gl.num_programs(1) - 1) // total + 1
+    BLOCK_M: gl.constexpr = CONSTANTS.BLOCK_M
+    if shares.sums is not None:
+        SIZE: gl.constexpr = CONSTANTS.ROW_GROUPS * TILE_ROWS
+        total = gl.cdiv(N, SIZE) * CONSTANTS.STEPS
+        end = ((tile + 1) * CONSTANTS.STEPS * gl.num_programs(1) - 1) // total + 1
         if BLOCK_M <= TAGGED_ROWS:
             for of in range(piece() + 1, end, AT_ONCE):
-                pointers = sums_of(shares, of, ROW_GROUP, BLOCK_M, ROW_GROUPS)
-                acc += take(pointers, end - of, ROW_GROUPS * TILE_ROWS * BLOCK_M * 2)
+                pointers = sums_of(ROW_GROUP, shares, of, CONSTANTS)
+                acc += take(pointers, end - of, SIZE * BLOCK_M * 2)
         else:
             for of in range(piece() + 1, end):
-                await_flags(flags_of(shares, of, ROW_GROUP, ROW_GROUPS))
-                acc += gl.load(sums_of(shares, of, ROW_GROUP, BLOCK_M, ROW_GROUPS))
+                await_flags(flags_of(ROW_GROUP, shares, of, CONSTANTS))
+                acc += gl.load(sums_of(ROW_GROUP, shares, of, CONSTANTS))
     return acc

@@ -17,7 +17,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 )
 
 from ....launching.primitives import base, first_bits, wide
-from ...softmax import online_softmax
+from ...softmax import after_sink, online_softmax, tangent
 from .items import ROWS, item_of, rounds, run_of, tiles_of
 
 
@@ -79,8 +79,19 @@ def bits_of(mask, CONSTANTS: gl.constexpr):
 
 
 @gluon.jit
+def first_sums(scoring, head, LAYOUT: gl.constexpr):
+    """(row_max, row_sum) [ROWS] before the first tile: those of nothing, or of the head's sink."""
+    row_max = gl.full([ROWS], float("-inf"), gl.float32, LAYOUT)
+    row_sum = gl.zeros([ROWS], gl.float32, LAYOUT)
+    if scoring.sinks is not None:
+        sink_max, sink_sum = after_sink(gl.load(scoring.sinks + wide(head) * scoring.sinks_stride))
+        row_max, row_sum = row_sum + sink_max, row_sum + sink_sum
+    return row_max, row_sum
+
+
+@gluon.jit
 def further_tiles(
-    q_tile, sums, operand, count, tiles, row, n, buffers, bars, visible, scale, CONSTANTS: gl.constexpr
+    q_tile, sums, operand, count, tiles, row, n, buffers, bars, visible, scoring, CONSTANTS: gl.constexpr
 ):  # fmt: skip
     """The tiles after a row's first, whose weights are the operand. sums: (acc, running maximum, sum).
 
@@ -109,11 +120,13 @@ def further_tiles(
             summed = warpgroup_mma(operand, buffers.v.index(v_stage), acc, is_async=True)
             score = warpgroup_mma_wait(1, deps=(score,))
             mbarrier.arrive(bars.k_empty.index(stage))
+            if scoring.angle is not None:
+                score = tangent(score * scoring.angle)
             if (tile < full_begin) | (tile >= full_end):
                 own = gl.where(bits_index >= 0, bits_index + tile - begin, -1)
                 keep = kept(row, tile * BLOCK_N, n, tiles, visible, own, CONSTANTS)
                 score = gl.where(keep, score, float("-inf"))
-            weight, rescale, row_max, row_sum = online_softmax(score, row_max, row_sum, scale)
+            weight, rescale, row_max, row_sum = online_softmax(score, row_max, row_sum, scoring.scale)
             acc = warpgroup_mma_wait(0, deps=(summed,))
             mbarrier.arrive(bars.v_empty.index(v_stage))
             acc *= gl.convert_layout(rescale, gl.SliceLayout(1, result))[:, None]
@@ -151,7 +164,7 @@ def store_lse(lse, value, item, row, q_len):
 
 @gluon.jit
 def attend_rows(
-    GROUP: gl.constexpr, queries, item, following, count, tensors, lse, buffers, bars, visible, scale,
+    GROUP: gl.constexpr, queries, item, following, count, tensors, lse, buffers, bars, visible, scoring,
     CONSTANTS: gl.constexpr,
 ):  # fmt: skip
     """ROWS rows of one item, whose queries are given; returns those of the following one.
@@ -172,8 +185,7 @@ def attend_rows(
     fence_async_shared()
 
     acc = gl.zeros([ROWS, HEAD_DIM], gl.float32, result)
-    row_max = gl.full([ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, scores))
-    row_sum = gl.zeros([ROWS], gl.float32, gl.SliceLayout(1, scores))
+    row_max, row_sum = first_sums(scoring, item[1], gl.SliceLayout(1, scores))
     zeros = gl.zeros([ROWS, BLOCK_N], gl.float32, scores)
     row = item[2] * (2 * ROWS) + GROUP * ROWS + gl.arange(0, ROWS, gl.SliceLayout(1, scores))
     n = gl.arange(0, BLOCK_N, gl.SliceLayout(0, scores))
@@ -186,13 +198,15 @@ def attend_rows(
             score = warpgroup_mma(q_tile, k_tile, zeros, use_acc=False, is_async=True)
             score = warpgroup_mma_wait(0, deps=(score,))
             mbarrier.arrive(bars.k_empty.index(stage))
+            if scoring.angle is not None:
+                score = tangent(score * scoring.angle)
             if (begin < full_begin) | (begin >= full_end):
                 keep = kept(row, begin * BLOCK_N, n, tiles, visible, bits_index, CONSTANTS)
                 score = gl.where(keep, score, float("-inf"))
-            weight, _, row_max, row_sum = online_softmax(score, row_max, row_sum, scale)
+            weight, _, row_max, row_sum = online_softmax(score, row_max, row_sum, scoring.scale)
             operand = gl.convert_layout(weight.to(dtype), weights)
             sums, operand, count = further_tiles(
-                q_tile, (acc, row_max, row_sum), operand, count + 1, tiles, row, n, buffers, bars, visible, scale,
+                q_tile, (acc, row_max, row_sum), operand, count + 1, tiles, row, n, buffers, bars, visible, scoring,
                 CONSTANTS,
             )  # fmt: skip
             acc, row_max, row_sum = sums
@@ -215,7 +229,7 @@ def attend_rows(
 
 @gluon.jit
 def attend_one_by_one(
-    GROUP: gl.constexpr, tensors, lse, buffers, bars, visible, scale, interleave, CONSTANTS: gl.constexpr
+    GROUP: gl.constexpr, tensors, lse, buffers, bars, visible, scoring, interleave, CONSTANTS: gl.constexpr
 ):  # fmt: skip
     """One item after the other."""
     HEAD_DIM: gl.constexpr = CONSTANTS.HEAD_DIM
@@ -227,14 +241,14 @@ def attend_one_by_one(
     for round_ in range(last_round + 1):
         following = item_of(gl.minimum(round_ + 1, last_round), q, interleave)
         count, queries = attend_rows(
-            GROUP, queries, item, following, count, tensors, lse, buffers, bars, visible, scale, CONSTANTS
+            GROUP, queries, item, following, count, tensors, lse, buffers, bars, visible, scoring, CONSTANTS
         )  # fmt: skip
         item = following
 
 
 @gluon.jit
 def attend_overlapped(
-    GROUP: gl.constexpr, tensors, lse, buffers, bars, visible, scale, interleave, CONSTANTS: gl.constexpr
+    GROUP: gl.constexpr, tensors, lse, buffers, bars, visible, scoring, interleave, CONSTANTS: gl.constexpr
 ):  # fmt: skip
     """Items overlap: beside an item's first scores runs the last product of the one before.
 
@@ -249,8 +263,6 @@ def attend_overlapped(
     q, out = tensors
     dtype: gl.constexpr = q.ptr.dtype.element_ty
     o_tile = buffers.out.index(GROUP)
-    no_max = gl.full([ROWS], float("-inf"), gl.float32, gl.SliceLayout(1, scores))
-    no_sum = gl.zeros([ROWS], gl.float32, gl.SliceLayout(1, scores))
     nothing = gl.zeros([ROWS, HEAD_DIM], gl.float32, result)
     zeros = gl.zeros([ROWS, BLOCK_N], gl.float32, scores)
     n = gl.arange(0, BLOCK_N, gl.SliceLayout(0, scores))
@@ -258,6 +270,7 @@ def attend_overlapped(
 
     count = 0
     item = item_of(0, q, interleave)
+    no_max, no_sum = first_sums(scoring, item[1], gl.SliceLayout(1, scores))
     sums, operand = (nothing, no_max, no_sum), gl.convert_layout(zeros.to(dtype), weights)
     previous, unfinished = item_of(0, q, interleave), gl.to_tensor(False)  # `= item` would make one variable of the two
     last_round = rounds(q) - 1
@@ -279,11 +292,16 @@ def attend_overlapped(
         summed = warpgroup_mma(operand, buffers.v.index(before % STAGES), acc, is_async=True)
         score = warpgroup_mma_wait(1, deps=(score,))
         mbarrier.arrive(bars.k_empty.index(stage), pred=some)
+        if scoring.angle is not None:
+            score = tangent(score * scoring.angle)
         if (begin < full_begin) | (begin >= full_end) | (end <= begin) | (round_ > last_round):
             row = item[2] * (2 * ROWS) + i
             keep = kept(row, begin * BLOCK_N, n, tiles, visible, bits_index, CONSTANTS)
             score = gl.where(keep & some, score, float("-inf"))
-        weight, _, new_max, new_sum = online_softmax(score, no_max, no_sum, scale)
+        own_max, own_sum = no_max, no_sum
+        if scoring.sinks is not None:
+            own_max, own_sum = first_sums(scoring, item[1], gl.SliceLayout(1, scores))
+        weight, _, new_max, new_sum = online_softmax(score, own_max, own_sum, scoring.scale)
         acc = warpgroup_mma_wait(0, deps=(summed,))
         mbarrier.arrive(bars.v_empty.index(before % STAGES), pred=unfinished)
         if round_ > 0:
@@ -295,7 +313,7 @@ def attend_overlapped(
         if some:
             row = item[2] * (2 * ROWS) + i
             sums, operand, count = further_tiles(
-                q_tile, sums, operand, count + 1, tiles, row, n, buffers, bars, visible, scale, CONSTANTS
+                q_tile, sums, operand, count + 1, tiles, row, n, buffers, bars, visible, scoring, CONSTANTS
             )  # fmt: skip
         mbarrier.arrive(bars.q_empty.index(round_ % 2), pred=round_ <= last_round)
         previous, unfinished = item, some
@@ -304,10 +322,10 @@ def attend_overlapped(
 
 @gluon.jit
 def attend(
-    GROUP: gl.constexpr, tensors, lse, buffers, bars, visible, scale, interleave, CONSTANTS: gl.constexpr
+    GROUP: gl.constexpr, tensors, lse, buffers, bars, visible, scoring, interleave, CONSTANTS: gl.constexpr
 ):  # fmt: skip
     """A warp group's part: ROWS query rows of each item, from their scores to what is stored."""
     if CONSTANTS.OVERLAP_ITEMS:
-        attend_overlapped(GROUP, tensors, lse, buffers, bars, visible, scale, interleave, CONSTANTS)
+        attend_overlapped(GROUP, tensors, lse, buffers, bars, visible, scoring, interleave, CONSTANTS)
     else:
-        attend_one_by_one(GROUP, tensors, lse, buffers, bars, visible, scale, interleave, CONSTANTS)
+        attend_one_by_one(GROUP, tensors, lse, buffers, bars, visible, scoring, interleave, CONSTANTS)

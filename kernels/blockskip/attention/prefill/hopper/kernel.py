@@ -26,7 +26,7 @@ def barriers(STAGES: gl.constexpr, COUNT: gl.constexpr):
 
 @gluon.jit(do_not_specialize=["interleave"])
 def prefill(
-    q, k, v, out, lse, visits, mask, lengths, band, scale, interleave, CONSTANTS: gl.constexpr
+    q, k, v, out, lse, visits, mask, lengths, band, scoring, interleave, CONSTANTS: gl.constexpr
 ):  # fmt: skip
     """A program does item after item, each 2 x ROWS query rows of one head. Arguments: as of `prefill.kernel.prefill`.
 
@@ -57,8 +57,8 @@ def prefill(
     visible = Visible(mask, lengths, band)
     gl.warp_specialize(
         [
-            (attend, (0, (q, out), lse, buffers, bars, visible, scale, interleave, CONSTANTS)),
-            (attend, (1, (q, out), lse, buffers, bars, visible, scale, interleave, CONSTANTS)),
+            (attend, (0, (q, out), lse, buffers, bars, visible, scoring, interleave, CONSTANTS)),
+            (attend, (1, (q, out), lse, buffers, bars, visible, scoring, interleave, CONSTANTS)),
             (copy, (q, k, v, buffers, bars, visible, interleave, CONSTANTS)),
         ],
         # warps, and registers a thread, of the second group and of the copying warp; the first group has what is left

@@ -1,0 +1,43 @@
+"""Blockskip's attention inside Hugging Face transformers: `register()`, then attn_implementation="blockskip"."""
+
+from __future__ import annotations
+
+TAKEN = ("eager", "sdpa", "flash", "flex_attention", "paged|", "/")
+"""Texts by which transformers knows implementations of its own wherever they stand in a name."""
+
+
+def register(name: str = "blockskip") -> None:
+    """Makes `attn_implementation=name` work in transformers: its attention, and the masks that go with it.
+
+        from blockskip.integrations import transformers as integration
+
+        integration.register()
+        model = AutoModelForCausalLM.from_pretrained(..., attn_implementation="blockskip")
+
+    For inference with dynamic, static and sliding caches, grouped heads, attention sinks, soft caps and padding, in
+    `generate` and under torch.compile. A window's layers read the keys of the window alone. Dropout, gradients,
+    output_attentions, position biases and paged caches raise ValueError, as does a head size that `blockskip.attention`
+    does not take. It may be called again, and with several names.
+
+    Padding on the left costs a copy of keys and values in each layer, since the kernels take lengths. What is neither
+    causal, a sliding window nor bidirectional (images that see themselves, packed sequences, chunks, gaps between
+    tokens) is right, by a mask of all pairs as `sdpa` has it.
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"name: given {type(name).__name__}; text is needed")
+    if not name or any(text in name for text in TAKEN):
+        raise ValueError(
+            f"name: given {name!r}; text without any of {', '.join(TAKEN)}, which transformers reads itself"
+        )
+    try:
+        from transformers import AttentionInterface, AttentionMaskInterface
+    except ImportError as error:
+        raise ImportError(f"transformers cannot be imported ({error}): pip install 'skiplab[transformers]'") from error
+    from .attention import attend
+    from .masks import prepare
+
+    known = AttentionInterface()
+    if known.get(name, attend) is not attend:
+        raise ValueError(f"name: given {name!r}, which another attention is registered under; choose one that is free")
+    AttentionInterface.register(name, attend)
+    AttentionMaskInterface.register(name, prepare)  # without it transformers would hand over no mask at all
