@@ -15,12 +15,13 @@ MULTIPROCESSORS_ASSUMED = 132
 
 
 class Gpu(NamedTuple):
-    """Name as the driver gives it, compute capability, multiprocessors, bytes of L2 cache (0: not known)."""
+    """Name as the driver gives it, compute capability, multiprocessors; bytes of L2 and of memory, 0 if not known."""
 
     name: str
     capability: tuple[int, int]
     sms: int
     l2_bytes: int = 0
+    memory_bytes: int = 0
 
     @classmethod
     def of(cls, device: torch.device) -> Gpu:
@@ -39,6 +40,7 @@ def _cuda_device(device: torch.device) -> Gpu:
         (properties.major, properties.minor),
         properties.multi_processor_count,
         properties.L2_cache_size,
+        properties.total_memory,
     )
 
 

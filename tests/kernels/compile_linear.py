@@ -10,7 +10,7 @@ import re
 import sys
 
 import torch
-from blockskip.linear import launch
+from blockskip.linear import launch, prepared
 from blockskip.linear.plan import matvec_config
 from blockskip.linear.rounding import Blocks
 from blockskip.linear.weight import QuantizedWeight
@@ -27,6 +27,7 @@ CASES += [(5376, 32, 4, 8, "zero"), (8192, 128, 8, 1, "symmetric")]
 CASES += [(5376, 32, 4, rows, "encoded") for rows in (1, 8)]
 CASES += [(8192, 32, 4, 1, "minimum"), (8192, 128, 4, 8, "middle")]
 CASES += [(5376, 16, 8, rows, "symmetric of 16") for rows in (1, 8)]
+CASES += [(k, group, 4, rows, "tiles") for k, group, rows in ((5376, 32, 1), (5376, 32, 8), (8192, 128, 1))]
 MORE = [(5376, 32, 8, 1, "zero"), (5376, 32, 4, 1, "symmetric"), (5376 + 32, 32, 4, 1, "zero")]
 MORE += [(5376, 32, 4, rows, "zero") for rows in (2, 5)] + [(8192, 128, 8, 8, "zero"), (21504, 64, 4, 8, "zero")]
 MORE += [(k, group, 4, 1, "encoded") for k, group in ((8192, 128), (21504, 32), (21504, 64))]
@@ -41,6 +42,7 @@ def weight(k, group_size, bits, metadata):
     step = torch.zeros((N, k // 256), dtype=torch.float16)
     tensors = {
         "zero": {"scale": number, "zero": number},
+        "tiles": {"scale": number, "zero": number},
         "symmetric": {"scale": number},
         "minimum": {"scale": number, "minimum": number},
         "middle": {"scale": number, "middle": number},
@@ -48,9 +50,8 @@ def weight(k, group_size, bits, metadata):
         "encoded symmetric": {"scale": code, "scale_step": step},
         "symmetric of 16": {"scale": signed, "scale_step": step},
     }[metadata]
-    return QuantizedWeight(
-        **{"data": torch.zeros(shape, dtype=dtype), "zero": None, "dtype": torch.bfloat16, **tensors}
-    )
+    w = QuantizedWeight(**{"data": torch.zeros(shape, dtype=dtype), "zero": None, "dtype": torch.bfloat16, **tensors})
+    return w.packed("tiles" if metadata == "tiles" else "rows")
 
 
 def compiled(capability, k, group_size, bits, rows, metadata, ablation="none"):
@@ -69,9 +70,9 @@ def compiled(capability, k, group_size, bits, rows, metadata, ablation="none"):
 
 def compiled_dequantize(capability, bits, metadata):
     w = weight(5376, 16 if "16" in metadata else 64, bits, metadata)
-    one = launch.prepare_dequantize(w, torch.zeros(tuple(w.shape), dtype=torch.bfloat16))
+    one = prepared.prepare_dequantize(w, torch.zeros(tuple(w.shape), dtype=torch.bfloat16))
     with _pretend(capability):
-        kernel = launch.dequantize.warmup(*one.arguments, **one.constants, grid=one.grid)
+        kernel = prepared.dequantize.warmup(*one.arguments, **one.constants, grid=one.grid)
     return read(kernel, capability)
 
 

@@ -4,7 +4,9 @@ import blockskip as bs
 import pytest
 import torch
 from blockskip.linear import configs
+from blockskip.linear import plan as plans
 from blockskip.linear.activations import rounded
+from blockskip.linear.configs import MatvecConfig
 from blockskip.linear.fixed_rows import blocks_of, products
 
 IMPLS = ("reference", "tiled", "triton")
@@ -119,8 +121,11 @@ def test_auto_keeps_its_rule_and_the_plan_says_which(device):
         for impl in IMPLS:
             auto = bs.explain_linear(x, w, bias, impl=impl)
             assert auto.activations == ("int8" if rows <= 8 else "float")
-            tiles = bs.explain_linear(*draw(device, rows, 64, 256, torch.bfloat16)[:2], impl=impl)
-            assert tiles.activations == auto.activations
+            y, v, _ = draw(device, rows, 64, 256, torch.bfloat16)
+            for packing in ("rows", "tiles"):
+                plan = bs.explain_linear(y, v.packed(packing), impl=impl)
+                assert plan.activations == ("float" if packing == "tiles" else auto.activations)
+                assert plan.packing == packing and f"weight  in {packing}" in str(plan)
             for word, meaning in (("int8", "rounded to int8"), ("float", "multiplied as floats")):
                 plan = bs.explain_linear(x, w, bias, impl=impl, activations=word)
                 assert plan.activations == word and plan.batch_invariant
@@ -156,10 +161,30 @@ def test_words_that_do_not_go_together(device, named, message):
         check(bs.linear(x, w, impl="triton", route=route, activations="float"), x, w, x.new_zeros(11), "float")
 
 
-def test_int8_of_a_weight_in_tiles_has_no_kernel(device):
-    x, w, _ = draw(device, 3, 64, 256)
-    with pytest.raises(ValueError, match=r"activations: given 'int8' for a weight in tiles.*w\.packed\('rows'\)"):
-        bs.linear(x, w.packed("tiles"), impl="triton", activations="int8")
+@pytest.mark.parametrize(
+    ("block_n", "kind"), [(32, {}), (64, {"symmetric": True, "group_size": 64}), (64, {"group_size": 128})]
+)
+def test_int8_of_a_weight_in_tiles_has_the_bits_of_one_in_rows(device, kind, block_n, monkeypatch):
+    """K 1280 is one step of 32 blocks and a part of one; programs are few, because each takes the interpreter long."""
+    monkeypatch.setattr(plans, "matvec_config", lambda rows: MatvecConfig(block_n, 32, block_n))
+    x, w, bias = draw(device, 3, 128, 1280, **kind)
+    w, tiles = w.packed("rows"), w.packed("tiles")
+    want = bs.linear(x, w, bias, impl="triton", activations="int8")
+    assert torch.equal(bs.linear(x, tiles, bias, impl="triton", route="matvec", activations="int8"), want)
+    assert torch.equal(bs.linear(bs.round_activations(x), tiles, bias, impl="triton"), want)
+    for rows in (1, 9, 600):
+        plan = bs.explain_linear(torch.zeros((rows, 1280), device=device), tiles, impl="triton", activations="int8")
+        assert plan.kernel == "matvec" and plan.batch_invariant and plan.activations == "int8"
+
+
+@needs_cuda
+@pytest.mark.parametrize("group_size", [32, 64, 128])
+@pytest.mark.parametrize(("n", "k"), [(4096, 4096), (1088, 5376), (5376, 21504)])
+def test_int8_in_tiles_on_hardware(n, k, group_size):
+    x, w, bias = draw("cuda", 70, n, k, torch.bfloat16, group_size=group_size)
+    for rows in (1, 2, 5, 8, 9, 70):
+        want = bs.linear(x[:rows], w.packed("rows"), bias, activations="int8")
+        assert torch.equal(bs.linear(x[:rows], w.packed("tiles"), bias, activations="int8"), want)
 
 
 @pytest.mark.parametrize("impl", IMPLS)
@@ -183,11 +208,11 @@ def test_a_second_layer_lays_out_nothing_again(device, monkeypatch):
     once, laid_out = bs.round_activations(x), bs.RoundedActivations._laid_out
     calls = []
     monkeypatch.setattr(
-        bs.RoundedActivations, "_laid_out", lambda self, bits: calls.append(bits) or laid_out(self, bits)
+        bs.RoundedActivations, "_laid_out", lambda self, order: calls.append(order) or laid_out(self, order)
     )
     for bits in (4, 4, 8, 8):
         bs.linear(once, bs.quantize(torch.ones(1, 384, device=device), bits), impl="triton")
-    assert calls == [4, 8]
+    assert calls == ["int4", "int8"]
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])

@@ -1,12 +1,13 @@
 """The short way to a launch: arguments that Triton would not tell apart are compiled for once."""
 
+import weakref
 from types import SimpleNamespace
 from typing import NamedTuple
 
 import pytest
 import torch
 import triton
-from blockskip.launching.dispatch import Dispatcher, Launch, traits
+from blockskip.launching.dispatch import Dispatcher, Launch, TmaTensor, traits
 from blockskip.launching.ready import Ready, Step
 
 
@@ -106,7 +107,7 @@ class Table(NamedTuple):
 
 
 def make_ready(kernel, x, *arguments, table=None):
-    """f(x) -> [room for three numbers], by a kernel that is given x, what was made for it, and `arguments`."""
+    """f(x) -> [three numbers, None], by a kernel that is given x, what was made for it, and `arguments`."""
 
     def steps(inputs, made):
         given = Pair(inputs[0], (16,)), made[0], *arguments, *([] if table is None else [table])
@@ -123,8 +124,7 @@ def test_what_is_ready_launches_with_other_tensors_in_the_same_places(kernel):
     (first, nothing), (second, _) = ready(TENSOR), ready(ones)
     assert nothing is None and first.shape == (3,) and first.dtype == torch.int32 and first is not second
     for (grid, arguments), x, made in zip(kernel.launched, (TENSOR, ones), (first, second), strict=True):
-        assert grid == (3, 1, 1) and arguments[0][0] is x and arguments[0][1] == (16,)
-        assert arguments[1] is made and arguments[2:] == (7, table, 1, 2)
+        assert grid == (3, 1, 1) and arguments == ((x.data_ptr(), (16,)), made.data_ptr(), 7, table, 1, 2)
 
 
 def test_a_number_is_given_afresh_and_another_of_the_same_value_is_not(kernel):
@@ -198,3 +198,88 @@ def test_a_kernel_that_makes_descriptors_is_lent_memory_and_the_callers_allocato
     Dispatcher().launch(kernel, Launch((TENSOR, 32), CONSTANTS, (5,)))
     assert asked == [((512,), {"dtype": torch.int8, "device": "cuda"})]
     assert _allocation._allocator.get() is before
+
+
+@pytest.fixture
+def tma(kernel, monkeypatch):
+    """The kernel as one whose first argument comes by a descriptor, launched by Triton's own launcher; what that hands
+    to the C function below it, and the descriptors that were encoded."""
+    from triton.backends.nvidia import driver
+
+    handed, encoded = [], []
+
+    def encode(descriptor, metadata):
+        encoded.append(descriptor.base.data_ptr())
+        return [("map", descriptor.base.data_ptr(), metadata), *descriptor.shape, *descriptor.strides]
+
+    monkeypatch.setattr(driver, "make_tensordesc_arg", encode)
+    launcher = object.__new__(driver.CudaLauncher)
+    signature = {"x": "tensordesc<bf16[8, 64]>", "made": "*i32", "number": "i32"}
+    launcher.launch = driver.wrap_handle_tensordesc(lambda *given: handed.append(given[-1]), signature, ["layout"])
+    if triton.__version__ < "3.7":  # which hands arguments over one by one
+        launcher.launch = driver.wrap_handle_tensordesc(lambda *given: handed.append(given[13:]), signature, ["layout"])
+    for name in ("global_scratch_size", "global_scratch_align", "profile_scratch_size", "profile_scratch_align"):
+        setattr(launcher, name, 0)
+    launcher.launch_cooperative_grid = launcher.launch_pdl = False
+    launcher.num_ctas, launcher.arg_annotations, launcher.kernel_signature = 1, None, None
+
+    class Compiled(Recorded.Compiled):
+        _run = launcher
+        run = property(lambda self: self._run)
+
+    kernel.Compiled, kernel.arg_names = Compiled, ["x", "made", "number", "FIRST", "SECOND"]
+    return SimpleNamespace(kernel=kernel, handed=handed, encoded=encoded)
+
+
+def ready_by_descriptor(kernel, x):
+    def steps(inputs, made):
+        yield Step(kernel, Launch((TmaTensor(inputs[0], 64, (8, 64), 128), made[0], 7), CONSTANTS, (3,)), {})
+
+    return Ready([x], [((3,), torch.int32)], steps)
+
+
+def test_a_descriptor_is_encoded_once_for_each_address(tma):
+    one, other = torch.zeros((8, 64), dtype=torch.bfloat16), torch.ones((8, 64), dtype=torch.bfloat16)
+    ready = ready_by_descriptor(tma.kernel, one)
+    tma.encoded.clear()
+    made = [ready(x)[0] for x in (one, other, one, one)]
+    assert tma.encoded == [one.data_ptr(), other.data_ptr()]
+    for given, x, out in zip(tma.handed, (one, other, one, one), made, strict=True):
+        assert list(given) == [("map", x.data_ptr(), "layout"), 8, 64, 64, 1, out.data_ptr(), 7, 1, 2]
+    left = weakref.ref(other)
+    del other, x
+    assert left() is None
+
+
+def test_what_is_handed_over_is_what_triton_hands_over(tma):
+    """But for tensors, of which Triton's C function takes the address itself."""
+    x = torch.zeros((8, 64), dtype=torch.bfloat16)
+    (out,) = ready_by_descriptor(tma.kernel, x)(x)
+    described = TmaTensor(x, 64, (8, 64), 128)
+    found = Dispatcher().find(tma.kernel, Launch((described, out, 7), CONSTANTS, (3,)))
+    found.run(described.descriptor(), out, 7, *found.last, stream=0)
+    short, plain = tma.handed
+    assert list(short) == [one.data_ptr() if isinstance(one, torch.Tensor) else one for one in plain]
+
+
+def test_a_launcher_that_is_made_otherwise_gets_tensors_and_descriptors(kernel):
+    kernel.arg_names = ["x", "made", "number", "FIRST", "SECOND"]
+    x = torch.zeros((8, 64), dtype=torch.bfloat16)
+    (out,) = ready_by_descriptor(kernel, x)(x)
+    (descriptor, made, *_) = kernel.launched[0][1]
+    assert descriptor.base is x and made is out
+
+
+def test_what_launches_keep_to_themselves_shares_an_allocation(kernel):
+    kernel.arg_names = ["x", "out", "first", "second", "FIRST", "SECOND"]
+
+    def steps(inputs, made):
+        assert made[0].shape == (6,)
+        yield Step(kernel, Launch((inputs[0], *made[:2], made[3]), CONSTANTS, (3,)), {})
+
+    memory = [((6,), torch.int32), ((3,), torch.float64), None, ((2, 5), torch.int8)]
+    ready = Ready([TENSOR], memory, steps, results=[(2, 3)])
+    for (out,) in (ready(TENSOR), ready(TENSOR)):
+        assert out.shape == (2, 3)
+    (_, given), (_, again) = kernel.launched
+    assert given[0] == TENSOR.data_ptr() and given[3] - given[2] == 256 and given[1] != again[1]

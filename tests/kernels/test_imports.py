@@ -137,13 +137,13 @@ def test_gguf_blocks_decode_bit_for_bit(kind):
 @pytest.mark.parametrize("kind", GGUF)
 def test_the_kernel_makes_the_same_bits(device, kind):
     """Contracted or not: a code times its scale is exact in float32 wherever a minimum is added."""
-    from blockskip.linear import launch
+    from blockskip.linear import prepared
 
     n, k = 5, 768
     blocks = gguf_blocks(kind, n, k)
     w, out = bs.from_gguf(torch.from_numpy(blocks), kind, (n, k)).to(device), torch.empty((n, k), device=device)
-    one = launch.prepare_dequantize(w, out)
-    launch.dequantize[one.grid](*one.arguments, **one.constants)
+    one = prepared.prepare_dequantize(w, out)
+    prepared.dequantize[one.grid](*one.arguments, **one.constants)
     assert same_bits(out.cpu(), decoded(kind, blocks))
 
 

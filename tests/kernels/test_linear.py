@@ -7,6 +7,7 @@ import pytest
 import torch
 from blockskip.linear import tiled
 from blockskip.linear.activations import round_to_int8
+from blockskip.linear.packing import tile_order
 
 IMPLS = ("reference", "tiled", "triton")
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
@@ -181,9 +182,9 @@ def test_every_way_to_step_through_k(device, config, kind):
     check(linear(x, w, None, LinearPlan("triton", "matvec", MatvecConfig(*config), 1, "asked for")), x, w)
 
 
-@pytest.mark.parametrize("bits", [4, 8])
-def test_activations_are_rounded_to_the_very_codes_of_torch(device, bits):
-    from blockskip.linear import launch, rounding
+@pytest.mark.parametrize("order", ["int4", "int8", "tiles"])
+def test_activations_are_rounded_to_the_very_codes_of_torch(device, order):
+    from blockskip.linear import launch
 
     k = 32 * 8
     x = torch.randn((3, k), generator=torch.Generator().manual_seed(0))
@@ -197,10 +198,12 @@ def test_activations_are_rounded_to_the_very_codes_of_torch(device, bits):
     x = x.to(device)
     codes = torch.empty((3, 2, k // 8), dtype=torch.int32, device=device)
     step, total = torch.empty((3, k // 32), device=device), torch.empty((3, k // 32), device=device)
-    one = launch.prepare_rounding(x, bits, codes, launch.Blocks(step, total))
-    rounding.round_activations[one.grid](*one.arguments, **one.constants)
+    one = launch.prepare_rounding(x, order, codes, launch.Blocks(step, total))
+    launch.rounding_kernel[one.grid](*one.arguments, **one.constants)
     planes = codes.view(torch.int8).view(3, 2, k // 32, 16).cpu()
-    found = torch.stack((planes[:, 0], planes[:, 1]), -1 if bits == 4 else -2).reshape(3, k // 32, 32)
+    found = torch.stack((planes[:, 0], planes[:, 1]), -2 if order == "int8" else -1).reshape(3, k // 32, 32)
+    if order == "tiles":  # nibble 2 j + p of a word meets byte j of the p-th plane
+        found = found[..., tile_order(found.device).argsort()]
     codes, steps = round_to_int8(x.cpu())
     assert torch.equal(found.float(), codes)
     torch.testing.assert_close(step.cpu().unsqueeze(-1), steps, rtol=0, atol=0, equal_nan=True)

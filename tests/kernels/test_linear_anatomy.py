@@ -17,7 +17,15 @@ pytestmark = [
     pytest.mark.timeout(1200),
 ]
 CAPABILITIES = ("8.0", "9.0", "12.0")
-METADATA = {"zero": 2, "symmetric": 1, "minimum": 2, "middle": 2, "encoded": 4, "encoded symmetric": 2}  # loads of it
+METADATA = {
+    "zero": 2,
+    "tiles": 2,
+    "symmetric": 1,
+    "minimum": 2,
+    "middle": 2,
+    "encoded": 4,
+    "encoded symmetric": 2,
+}  # loads of it
 METADATA |= {"symmetric of 16": 3}  # scale codes of both halves of a block, and the step
 MOST_REGISTERS = 136  # 15 programs of one warp fit an SM's registers
 

@@ -159,6 +159,8 @@ def test_a_repeated_call_enters_few_python_functions():
     rows = [json.loads(line) for line in made.stdout.splitlines()]
     ours = {row["call"]: row["python_calls"] for row in rows if "new_kind_us" in row}
     assert len(ours) >= 8 and all(0 < count <= 36 for count in ours.values()), ours
+    linear = {name: count for name, count in ours.items() if name.startswith("linear")}
+    assert len(linear) == 6 and all(count <= 30 for count in linear.values()), linear
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need CUDA")

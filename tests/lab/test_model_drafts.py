@@ -29,8 +29,8 @@ def test_drafts_are_accepted_as_often_as_asked():
 def test_drafts_that_cannot_be():
     tokens = some_ids(1, 5)
     for options, error, message in (
-        ({"count": 0}, ValueError, "count: given 0; must be from 1 to 7"),
-        ({"count": 8}, ValueError, "count: given 8; must be from 1 to 7"),
+        ({"count": 0}, ValueError, "count: given 0; must be from 1 to 15"),
+        ({"count": 16}, ValueError, "count: given 16; must be from 1 to 15"),
         ({"count": 1, "acceptance": 1.5}, ValueError, "acceptance: given 1.5; must be from 0 to 1"),
         ({"count": 1, "seed": None}, TypeError, "seed: given None"),
     ):

@@ -129,8 +129,8 @@ def _plain(q, k, v, bias: Bias | None, scoring: ScoreMap) -> Part:
     for dim in (0, 1):
         if q.shape[dim] > 1 and q[..., 0].numel() * keys > PLAIN_SCORES:
             halves = zip(*(x.chunk(2, dim) for x in (q, k, v)), strict=True)
-            found = (_plain(*half, bias, scoring) for half in halves)
-            return Part(*(torch.cat(x, dim) for x in zip(*found, strict=True)))
+            parts = (_plain(q_half, k_half, v_half, bias, scoring) for q_half, k_half, v_half in halves)
+            return Part(*(torch.cat(x, dim) for x in zip(*parts, strict=True)))
     weights, row_max, row_sum = _weights(q, k, bias, scoring)
     return Part((weights @ v.float()) / row_sum.masked_fill(row_sum == 0, 1), row_max.squeeze(-1), row_sum.squeeze(-1))
 

@@ -8,8 +8,10 @@ by the same traits of the arguments, gathered more cheaply, and calls the launch
 from __future__ import annotations
 
 import contextvars
-from collections.abc import Callable
-from functools import lru_cache
+import copy
+from collections.abc import Callable, Mapping
+from functools import lru_cache, partial
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -48,17 +50,24 @@ class TmaTensor(NamedTuple):
 
 
 class CompiledKernel(NamedTuple):
-    """A compiled kernel, called as run(*arguments, *last, stream=None); None is the current stream."""
+    """A kernel, called as run(*arguments, *last, stream=None); None is the current stream.
+
+    by_address: called alike, of addresses where `run` takes tensors; None where there is no such way. In the place of
+    the descriptors at `encoders` it takes what those make of them: a map for the copy engine, then the numbers of its
+    shape and strides. Triton's own launch encodes each descriptor, and asks the driver of each tensor, at every call.
+    """
 
     run: Callable
     last: tuple
+    by_address: Callable | None = None
+    encoders: Mapping[int, Callable[[Any], list]] = MappingProxyType({})
 
 
 class Dispatcher:
     """Compiled kernels by the traits of the arguments that Triton specializes them for."""
 
     def __init__(self) -> None:
-        self._compiled: dict[tuple, tuple[Any, tuple]] = {}
+        self._compiled: dict[tuple, tuple] = {}
 
     def find(self, kernel: Any, launch: Launch, **options: Any) -> CompiledKernel:
         """The kernel for arguments like the launch's, on the current device; compiled if there is none yet.
@@ -74,15 +83,20 @@ class Dispatcher:
         if entry is None:
             compiled = kernel.warmup(*map(as_launched, arguments), **constants, **options, grid=grid)
             last = tuple(constants[name] for name in kernel.arg_names[len(arguments) :])
-            entry = self._compiled[key] = compiled, last
-        compiled, last = entry
-        run = _direct(compiled, (*grid, 1, 1)[:3])
-        return CompiledKernel(_with_memory(run) if compiled.metadata.global_scratch_size else run, last)
+            compiled[(*grid, 1, 1)[:3]]  # loads the kernel, so that it has a launcher
+            entry = self._compiled[key] = compiled, last, *encoding(compiled)
+        compiled, last, plain, encoders = entry
+        grid = (*grid, 1, 1)[:3]
+        lend = _with_memory if compiled.metadata.global_scratch_size else lambda run: run
+        run = lend(_direct(compiled, grid))
+        if len(encoders) != sum(isinstance(argument, TmaTensor) for argument in arguments):
+            return CompiledKernel(run, last)
+        return CompiledKernel(run, last, lend(_direct(plain, grid)), encoders)
 
     def launch(self, kernel: Any, launch: Launch, **options: Any) -> None:
         """The launch, once, on the current device and stream."""
-        run, last = self.find(kernel, launch, **options)
-        run(*map(as_launched, launch.arguments), *last)
+        found = self.find(kernel, launch, **options)
+        found.run(*map(as_launched, launch.arguments), *found.last)
 
 
 def as_launched(argument: Any) -> Any:
@@ -104,6 +118,27 @@ def _direct(compiled: Any, grid: tuple[int, ...]) -> Callable:
             run(*grid, stream, function, packed, None, None, None, *arguments)
 
     return launch
+
+
+def encoding(compiled: Any) -> tuple[Any, dict[int, Callable[[Any], list]]]:
+    """(the kernel without the step that encodes descriptors, what encodes them, by an argument's position).
+
+    Triton (3.6, 3.7) wraps the launch of a kernel that takes descriptors in a function, whose variables these are.
+    Where it does otherwise there are none of them, and the kernel is as it was.
+    """
+    wrapped = getattr(compiled.run, "launch", None)
+    names = getattr(getattr(wrapped, "__code__", None), "co_freevars", ())
+    held: dict[str, Any] = dict(zip(names, getattr(wrapped, "__closure__", None) or (), strict=True))
+    if not held.keys() >= {"launcher", "tensordesc_indices", "tensordesc_meta"}:
+        return compiled, {}
+    from triton.backends.nvidia.driver import make_tensordesc_arg
+
+    positions, layouts = sorted(held["tensordesc_indices"].cell_contents), held["tensordesc_meta"].cell_contents
+    plain, launcher = copy.copy(compiled), copy.copy(compiled.run)
+    launcher.launch = held["launcher"].cell_contents
+    plain._run = launcher
+    encoders = [partial(make_tensordesc_arg, metadata=layout) for layout in layouts]
+    return plain, dict(zip(positions, encoders, strict=True))
 
 
 def _with_memory(run: Callable) -> Callable:

@@ -7,9 +7,10 @@ Where the number of keys grows from token to token, one kind holds all numbers, 
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from types import NoneType
 from typing import Any
 
@@ -28,6 +29,7 @@ MOST_KINDS = 256
 """Beyond so many the oldest kind is dropped."""
 MOST_PREPARED = 256
 """Beyond so many launches of one kind, told apart by guards, all of them are dropped."""
+MOST_NUMBERS = 4096
 MOST_RECENT = 64
 """So many numbers find their launch without asking the guards: the layers of a model give the same number in turn."""
 ALIGNMENT = 16
@@ -133,6 +135,7 @@ class RepeatedCalls:
 
     def __init__(self, most_kinds: int = MOST_KINDS) -> None:
         self._most_kinds, self._by_kind, self._lock = most_kinds, dict[Hashable, _Prepared](), threading.Lock()
+        self._numbers, self._next = dict[Hashable, int](), itertools.count()
 
     def __len__(self) -> int:
         """Kinds, but for those that masks own."""
@@ -158,6 +161,17 @@ class RepeatedCalls:
             if key not in self._by_kind and len(self._by_kind) >= self._most_kinds:
                 del self._by_kind[next(iter(self._by_kind))]
             self._by_kind.setdefault(key, _Prepared()).put(guards, prepared)
+
+    def number_of(self, facts: Iterable[Hashable]) -> int:
+        """A number that stands for these facts in kinds, where it is compared and hashed sooner than they are.
+
+        It never comes to stand for others. Beyond `MOST_NUMBERS` all are forgotten: equal facts get another one then.
+        """
+        facts = tuple(facts)
+        with self._lock:
+            if facts not in self._numbers and len(self._numbers) >= MOST_NUMBERS:
+                self._numbers.clear()
+            return self._numbers.setdefault(facts, next(self._next))
 
     def clear(self) -> None:
         """Forgets all but what masks own; a test that changes a table of the library calls it."""

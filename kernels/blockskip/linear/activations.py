@@ -8,10 +8,12 @@ from functools import cached_property
 import torch
 
 from ..arguments import tensor
+from .packing import tile_order
 from .weight import BLOCK, DTYPES, QuantizedWeight
 
 MOST_ROWS = 8
-"""Rows of activations up to which activations="auto" rounds them to int8, where the weight lies in rows."""
+"""Rows of activations up to which activations="auto" rounds them to int8, where the weight lies in rows; where it lies
+in tiles it never does."""
 ACTIVATION_CHOICES = ("auto", "int8", "float")
 """What `linear` takes as `activations`."""
 
@@ -80,23 +82,21 @@ class RoundedActivations:
         blocks = self.values.to(dtype).unflatten(-1, (-1, BLOCK))
         return (blocks * self.scales.to(dtype).unsqueeze(-1)).flatten(-2)
 
-    def for_matvec(self, bits: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Codes int32 [rows, 2, K / 8] as weights of `bits` meet them, scales and code sums float32 [rows, K / 32].
+    def for_matvec(self, order: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Codes int32 [rows, 2, K / 8] in this order (`order_of`), scales and code sums float32 [rows, K / 32].
 
         Made once, and kept for the layers that share these activations.
         """
-        return self._for_int4 if bits == 4 else self._for_int8
+        if order not in self._orders:
+            self._orders[order] = self._laid_out(order), self._row_scales, self._totals
+        return self._orders[order]
 
     @cached_property
-    def _for_int4(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        return self._laid_out(4), self._row_scales, self._totals
+    def _orders(self) -> dict[str, tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+        return {}
 
-    @cached_property
-    def _for_int8(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        return self._laid_out(8), self._row_scales, self._totals
-
-    def _laid_out(self, bits: int) -> torch.Tensor:
-        return torch.stack(planes(self.values.view(-1, self.shape[-1]), bits), 1).view(torch.int32)
+    def _laid_out(self, order: str) -> torch.Tensor:
+        return torch.stack(planes(self.values.view(-1, self.shape[-1]), order), 1).view(torch.int32)
 
     @property
     def _row_scales(self) -> torch.Tensor:
@@ -144,9 +144,16 @@ def rounded(x: torch.Tensor | RoundedActivations, dtype: torch.dtype) -> torch.T
     return (codes.to(dtype) * step.to(dtype)).flatten(1)
 
 
-def planes(x: torch.Tensor, bits: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """x [M, K] as two [M, K / 2], in the order of `QuantizedWeight.planes`."""
-    if bits == 4:
+def order_of(w: QuantizedWeight) -> str:
+    """The order in which the weight's codes, as they lie in memory, meet activations: int4, int8 or tiles."""
+    return "tiles" if w.packing == "tiles" else f"int{w.bits}"
+
+
+def planes(x: torch.Tensor, order: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """x [M, K] as two [M, K / 2]: int4 and int8 in the order of `QuantizedWeight.planes`, tiles in `packing`'s."""
+    if order == "tiles":
+        x = x.unflatten(1, (-1, BLOCK))[..., tile_order(x.device)].flatten(1)
+    if order != "int8":
         return x[:, ::2].contiguous(), x[:, 1::2].contiguous()
     halves = x.unflatten(1, (-1, 2, BLOCK // 2))
     return halves[:, :, 0].flatten(1), halves[:, :, 1].flatten(1)

@@ -24,17 +24,17 @@ def linear(
 
     x: [..., K], float16, bfloat16 or float32 (float64 too for impl='reference'); any strides. Or what
         `round_activations` made of such activations, so that layers which share them do not round them again.
-    w: `blockskip.quantize`'s result, [N, K], on x's device.
+    w: `blockskip.quantize`'s result, [N, K], on x's device; in rows or in tiles (`QuantizedWeight.packed`).
     bias: [N] in x's dtype, or None.
     impl: reference | tiled | triton; auto takes triton on CUDA, tiled elsewhere. An explicit one never falls back.
     route: the Triton kernel: matvec (activations in int8, and alone there), fused or dequantize (floats; see
         `route.py`); measured takes the one that was measured to be faster.
     activations: what x is multiplied as, whatever the implementation.
         int8: rounded, with a step for each 32 of a row (the largest magnitude / 127), multiplied in integers (dp4a) and
-            summed in float32. impl='triton' cannot do that for a weight in tiles.
+            summed in float32: the same bits in either packing.
         float: as they are, and the weights rounded to x's dtype.
-        auto: int8 for up to 8 rows (all of x's leading dimensions together) of a weight in rows; float for more, and
-            for a weight in tiles (`w.packed("tiles")`, for Hopper's kernel). Activations that are rounded stay so.
+        auto: int8 for up to 8 rows (all of x's leading dimensions together) of a weight in rows; float for more rows,
+            and for a weight in tiles at every number of rows. Activations that are rounded already stay so.
 
     With int8 or float named, a row's result has the same bits whatever other rows the call holds (on one device, with
     one route). float then has one kernel and one tile size for any number of rows, so many rows take longer than with

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from operator import attrgetter
 from typing import Any, NamedTuple
 
 import torch
@@ -13,12 +12,12 @@ from ..autocast import without_autocast
 from ..launching.repeated import REPEATED, Kind, kind_of
 from . import reference, tiled
 from .activations import ACTIVATION_CHOICES, RoundedActivations, round_to_int8
+from .known import known
 from .plan import LinearPlan, make_plan
 from .route import ROUTES, spelled
-from .weight import BLOCK, DTYPES, TENSORS, QuantizedWeight
+from .weight import BLOCK, DTYPES, QuantizedWeight
 
 IMPLS = ("auto", "reference", "tiled", "triton")
-_tensors_of = attrgetter(*TENSORS)
 
 
 class LinearArguments(NamedTuple):
@@ -33,13 +32,16 @@ class LinearArguments(NamedTuple):
 
     def kind(self) -> Kind | None:
         """Which calls share what is prepared for this one; None where nothing is to be kept."""
-        if type(self.w) is not QuantizedWeight:
+        x, w, bias, impl, route, activations = self
+        if type(w) is not QuantizedWeight:
             return None
-        tensors, options = (self.bias, *_tensors_of(self.w)), (self.impl, self.route, self.activations)
-        if type(self.x) is RoundedActivations:
-            given = self.x
-            return kind_of((given.values, given.scales, *tensors), ("rounded", str(given.dtype), *options), self.impl)
-        return kind_of((self.x, *tensors), ("linear", *options), self.impl)
+        if type(x) is RoundedActivations:
+            tensors, name = (x.values, x.scales, bias), str(x.dtype)
+        else:
+            tensors, name = (x, bias), "linear"
+        kind = kind_of(tensors, (name, impl, route, activations), impl)
+        layout = None if kind is None else known(w).layout
+        return None if kind is None or layout is None else ((layout, kind[0]), None)
 
 
 @without_autocast
@@ -51,10 +53,7 @@ def multiply(given: LinearArguments) -> torch.Tensor:
     if prepared is None:
         check(given)
         return run(given, kind)
-    if x.ndim == 2:
-        return prepared(x, w, bias)
-    out = prepared(x if type(x) is RoundedActivations else x.reshape(-1, x.shape[-1]), w, bias)
-    return out.view(*x.shape[:-1], out.shape[1])
+    return prepared(x, w, bias)
 
 
 def check(given: LinearArguments) -> None:
@@ -123,20 +122,17 @@ def choose_impl(x: torch.Tensor | RoundedActivations, impl: str) -> str:
 def run(given: LinearArguments, kind: Kind | None = None) -> torch.Tensor:
     """A checked call by the implementation of its plan; kind: see `launch.linear`."""
     x, w, bias = given.x, given.w, given.bias
-    plan, is_rounded = plan_of(given), isinstance(x, RoundedActivations)
+    plan = plan_of(given)
     flat = x.reshape(-1, x.shape[-1])
     if plan.impl == "triton" and flat.shape[0]:
         from . import launch
 
-        for name, t in (("x", None if is_rounded else x), ("bias", bias)):
+        for name, t in (("x", None if isinstance(x, RoundedActivations) else x), ("bias", bias)):
             if t is not None and t.is_neg():
                 raise ValueError(f"{name}: is a negated view, which a kernel cannot tell; call .resolve_neg()")
-
-        # the rounded ones themselves, not what `reshape` makes of them: they keep what is laid out for the next layer
-        out = launch.linear(x if is_rounded else flat, w, bias, plan, kind)
-    else:
-        by = reference if plan.impl == "reference" else tiled
-        out = by.linear(flat, w, bias, plan.activations == "int8", plan.batch_invariant)
+        return launch.linear(x, w, bias, plan, kind)
+    by = reference if plan.impl == "reference" else tiled
+    out = by.linear(flat, w, bias, plan.activations == "int8", plan.batch_invariant)
     return out.view(*x.shape[:-1], w.shape[0])
 
 

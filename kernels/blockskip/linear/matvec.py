@@ -1,8 +1,10 @@
-"""The Triton kernel for few rows of activations, rounded to int8: dp4a of packed weights, a warp for a weight row.
+"""The Triton kernel for activations that are rounded to int8: dp4a of packed weights, a warp for a weight row.
 
 Inside a block of 32 weights the int8 activations stand in two planes of 16 bytes, as the weights need them: for int4
 the low nibbles meet the even activations and the high nibbles the odd ones; for int8 the first half meets the first
-half. So one 16-byte load of int4 weights, or two of int8, and two of activations feed eight dp4a.
+half. In tiles nibbles stand in another order, and so do the activations; else only addresses differ: a weight row is
+128 adjoining bytes of each tile. So one 16-byte load of int4 weights, or two of int8, and two of activations feed eight
+dp4a.
 
 What keeps shared memory and spills out of the loop (`tests/kernels/test_linear_anatomy.py` holds the compiled kernels
 to it): K is a constant; activations are loaded through 2-D pointers, so that they land in the weights' layout;
@@ -72,6 +74,20 @@ def load_metadata(
 
 
 @triton.jit
+def load_tile_metadata(
+    table, n0, rows, b0, N, ALL: tl.constexpr, GROUP: tl.constexpr, BLOCKS: tl.constexpr, HALF: tl.constexpr
+):
+    """As `load_metadata`, of a table in tiles: [N / 64, tiles, 64, 256 / GROUP]. HALF: 0."""
+    SHARE: tl.constexpr = GROUP // 32
+    COUNT: tl.constexpr = (BLOCKS + SHARE - 1) // SHARE
+    GROUPS: tl.constexpr = 256 // GROUP
+    g = (b0 // SHARE + tl.arange(0, COUNT))[None, :]
+    at = table + wide(n0 // 64) * (ALL * 2048 // GROUP) + (n0 % 64 + rows[:, None]) * GROUPS
+    at += g // GROUPS * (64 * GROUPS) + g % GROUPS
+    return repeated(load_some(at, g < ALL // SHARE, ALL % BLOCKS != 0), BLOCKS)
+
+
+@triton.jit
 def repeated(values, BLOCKS: tl.constexpr):
     """[rows, BLOCKS] of [rows, groups]: each number for all the blocks of its group.
 
@@ -88,6 +104,8 @@ def repeated(values, BLOCKS: tl.constexpr):
 def load_weights(data, meta, n0, rows, b0, N, FORMAT: tl.constexpr, BLOCKS: tl.constexpr, LOAD_METADATA: tl.constexpr):
     """A tuple: int32 of codes [rows, BLOCKS * 4] (two for int8), then what there is of `meta`, [rows, BLOCKS] each.
 
+    data begins at row n0, or in tiles at the row of tiles that it is in.
+
     In groups of 16 the scales of the blocks' second halves come last.
     """
     ALL: tl.constexpr = FORMAT.in_features // 32
@@ -96,7 +114,10 @@ def load_weights(data, meta, n0, rows, b0, N, FORMAT: tl.constexpr, BLOCKS: tl.c
     SPAN: tl.constexpr = 256  # pyright: ignore[reportAssignmentType]
     CHECK: tl.constexpr = ALL % BLOCKS != 0
     word = (b0 * 4 + tl.arange(0, BLOCKS * 4))[None, :]
-    at = data + rows[:, None] * (ALL * BITS) + word
+    if FORMAT.packing == "tiles":  # a tile is 64 rows of 32 words
+        at = data + (n0 % 64 + rows[:, None]) * 32 + word // 32 * 2048 + word % 32
+    else:
+        at = data + rows[:, None] * (ALL * BITS) + word
     loaded = (load_some(at, word < ALL * 4, CHECK),)
     if BITS == 8:
         loaded += (load_some(at + ALL * 4, word < ALL * 4, CHECK),)
@@ -200,6 +221,7 @@ def matvec(
     CONFIG: `plan.MatvecConfig`, with CONFIG.blocks blocks of 32 weights a step.
     OVERLAP: it is launched early, loads its first weights and then waits for the activations.
     LOAD_METADATA: `load_metadata`, or a function of the same arguments for metadata that lies otherwise.
+    Of a weight in tiles a program's rows are of one tile: CONFIG.block_n divides 64.
     Sums run in an order that FORMAT and CONFIG fix: a row's bits depend on no other row.
     Grid: (blocks of N, blocks of M).
     """
@@ -212,7 +234,7 @@ def matvec(
     n0 = tl.program_id(0) * BLOCK_N
     n = tl.arange(0, BLOCK_N)
     rows = tl.minimum(n, N - 1 - n0)  # rows past the end read the last one again
-    data += wide(n0) * (ALL * BITS)
+    data += wide(n0 // 64) * (ALL * 256) if FORMAT.packing == "tiles" else wide(n0) * (ALL * BITS)
     first = tl.minimum(tl.program_id(1) * ROWS, out.shape[0] - ROWS)  # the last rows may be done twice, alike
     codes += wide(first) * (ALL * 8)
     x_blocks = (blocks.step + wide(first) * ALL, blocks.total + wide(first) * ALL)

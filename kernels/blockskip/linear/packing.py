@@ -15,10 +15,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ..gpu import capability_of
+
 if TYPE_CHECKING:
     from .weight import QuantizedWeight
 
 PACKINGS = ("rows", "tiles")
+HOPPER = 9
+"""The major compute capability of the GPUs that have a kernel for tiles."""
 TILE_ROWS = 64
 TILE_COLUMNS = 256
 TILE_BYTES = TILE_COLUMNS // 2
@@ -39,7 +43,9 @@ def tile_order(device: torch.device) -> torch.Tensor:
 
 
 def why_no_tiles(w: QuantizedWeight) -> str | None:
-    """Why a weight in rows cannot lie in tiles, or None where it can."""
+    """Why a weight cannot lie in tiles, or None where it can."""
+    if w.packing == "tiles":
+        return None
     n, k = w.shape
     if w.bits != 4:
         return f"its codes are int{w.bits}; tiles hold int4"
@@ -56,6 +62,18 @@ def why_no_tiles(w: QuantizedWeight) -> str | None:
 
 def _are_whole(zero: torch.Tensor) -> bool:
     return bool(((zero == zero.round()) & (zero.abs() <= LARGEST_ZERO)).all())
+
+
+def preferred_packing(w: QuantizedWeight, device: torch.device) -> str:
+    """How the weight lies on a device if nobody asks otherwise: in tiles where it can and a kernel reads them."""
+    capability = capability_of(device)
+    on_hopper = capability is not None and capability[0] == HOPPER
+    return "tiles" if on_hopper and why_no_tiles(w) is None else "rows"
+
+
+def settled(w: QuantizedWeight) -> QuantizedWeight:
+    """The weight in the packing that its device prefers."""
+    return w.packed(preferred_packing(w, w.device))
 
 
 def packed(w: QuantizedWeight, packing: str) -> QuantizedWeight:

@@ -32,8 +32,9 @@ class LinearPlan:
     """What `linear` will do. kernel: matvec, fused or dequantize; None for `reference` and `tiled`.
 
     config: the kernel's, None where it has none; splits: shares along K that are summed in a launch of their own.
-    activations: int8 or float, what they are multiplied as. batch_invariant: a row's bits do not depend on how many
-    other rows there are, nor on what they hold. origin: where kernel and sizes are from.
+    packing: how the weight lies, in rows or in tiles. activations: int8 or float, what they are multiplied as.
+    batch_invariant: a row's bits do not depend on how many other rows there are, nor on what they hold. origin: where
+    kernel and sizes are from.
     """
 
     impl: str
@@ -44,11 +45,12 @@ class LinearPlan:
     activations: str = "float"
     batch_invariant: bool = False
     origin: Origin | None = None
+    packing: str = "rows"
 
     def __str__(self):
         rows = "rounded to int8" if self.activations == "int8" else "multiplied as floats"
         rows += ", each with the same bits whatever the others are" if self.batch_invariant else ""
-        lines = [f"impl    {self.impl}", f"rows    {rows}"]
+        lines = [f"impl    {self.impl}", f"rows    {rows}", f"weight  in {self.packing}"]
         if self.kernel is not None:
             lines.append(f"kernel  {self.kernel}: {self.reason}")
         if self.config is not None:
@@ -67,7 +69,7 @@ def make_plan(
     if impl != "triton":
         if route != "measured":
             raise ValueError(f"route: given {route!r} with impl={impl!r}, which has one way; use impl='triton'")
-        return LinearPlan(impl, None, None, 1, "asked for", multiplied, named)
+        return LinearPlan(impl, None, None, 1, "asked for", multiplied, named, packing=w.packing)
     gpu = Gpu.of(x.device)
     if w.packing == "tiles":
         choice = choose_kernel_for_tiles(rows, x.dtype, w, route, capability_of(x.device), activations)
@@ -77,8 +79,16 @@ def make_plan(
     fastest = measured(gpu, w, FIXED_ROWS if named else rows, multiplied) if tunable else None
     if fastest is not None and (choice.is_open or fastest.kernel == choice.kernel):
         return LinearPlan(
-            impl, fastest.kernel, fastest.config, fastest.splits, fastest.reason, multiplied, named, fastest.origin
-        )  # fmt: skip
+            impl,
+            fastest.kernel,
+            fastest.config,
+            fastest.splits,
+            fastest.reason,
+            multiplied,
+            named,
+            fastest.origin,
+            w.packing,
+        )
     return _default_plan(choice, rows, w, gpu, multiplied, named)
 
 
@@ -93,7 +103,7 @@ def _default_plan(choice: Choice, rows: int, w: QuantizedWeight, gpu: Gpu, multi
     config, splits = _sizes(choice.kernel, FIXED_ROWS if named else rows, w, gpu.sms, rows)
     major, minor = family(gpu.capability)
     origin, invariant = Origin("table", f"sm_{major}{minor}"), named or choice.kernel == "matvec"
-    return LinearPlan("triton", choice.kernel, config, splits, choice.reason, multiplied, invariant, origin)
+    return LinearPlan("triton", choice.kernel, config, splits, choice.reason, multiplied, invariant, origin, w.packing)
 
 
 def _sizes(kernel: str, planned_rows: int, w: QuantizedWeight, multiprocessors: int, rows: int) -> tuple[Any, int]:

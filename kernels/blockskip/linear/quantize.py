@@ -7,6 +7,7 @@ import torch
 from ..arguments import choice, flag, tensor
 from ..autocast import without_autocast
 from .metadata import METADATA, SPAN, all_finite, decode, divisor, encode, round_up
+from .packing import settled
 from .weight import DTYPES, GROUP_SIZES, QUANTIZE_ELEMENTS, QuantizedWeight, pack, row_blocks
 
 BITS = (4, 8)
@@ -20,6 +21,9 @@ def quantize(
 
     Min-max: the codes span each group's values and 0. Metadata is rounded so that they still do, and the codes are
     found with what it was rounded to: no weight is off by more than half a step. Gradients are not followed.
+
+    The result lies as its device prefers: on a Hopper GPU (compute capability 9.x) in tiles, where it can, elsewhere in
+    rows; see `QuantizedWeight.packed`, which changes that, and `QuantizedWeight.to`, which does it anew.
 
     weight: float16, bfloat16 or float32, all finite, and so far from the dtype's end that they come back finite; on the
         meta device it gives a layout without numbers.  bits: 4 or 8.  group_size: 32, 64 or 128, a divisor of K.
@@ -53,7 +57,7 @@ def _quantized(weight: torch.Tensor, bits: int, group_size: int, symmetric: bool
     tensors = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     w = QuantizedWeight(**{"zero": None, "dtype": weight.dtype, **tensors})
     _check_overflow(weight, w)
-    return w
+    return settled(w)
 
 
 def _check_weight(weight, group_size: int, metadata: str) -> None:

@@ -31,13 +31,14 @@ class Blocks(NamedTuple):
 
 @triton.jit
 def round_activations(
-    x, codes, blocks, K: tl.constexpr, BITS: tl.constexpr, BLOCKS: tl.constexpr, OVERLAP: tl.constexpr
+    x, codes, blocks, K: tl.constexpr, ORDER: tl.constexpr, BLOCKS: tl.constexpr, OVERLAP: tl.constexpr
 ):
     """Rounds BLOCKS blocks of 32 of one row of x: a `View` [rows, K].
 
-    codes: int32 [rows, K / 4], four codes each, in the order in which weights of BITS meet them: two planes one after
-    the other, of the even and the odd activations for int4 weights, of the halves of each block for int8 ones. BITS 0:
-    as the activations stand. blocks: `Blocks`.
+    codes: int32 [rows, K / 4], four codes each, in the order in which weights meet them: two planes one after the
+    other, of the even and the odd activations for int4 weights, of the halves of each block for int8 ones, and for
+    weights in tiles as `packing` has their nibbles. ORDER: int4, int8, tiles; or given, as the activations stand.
+    blocks: `Blocks`.
     A block's step is its largest magnitude / 127. One with a value that is not finite gets codes 0 and that step, so
     that its products are NaN. OVERLAP: the kernel that reads the codes may be launched while this one runs.
     Grid: (groups of BLOCKS blocks, rows).
@@ -50,7 +51,12 @@ def round_activations(
     plane = tl.arange(0, 2)[None, :, None, None]
     word = tl.arange(0, 4)[None, None, :, None]
     byte = tl.arange(0, 4)[None, None, None, :]
-    k = word * 8 + byte * 2 + plane if BITS == 4 else plane * 16 + word * 4 + byte
+    if ORDER == "int4":
+        k = word * 8 + byte * 2 + plane
+    elif ORDER == "tiles":
+        k = plane * 8 + byte % 2 * 16 + word * 2 + byte // 2
+    else:
+        k = plane * 16 + word * 4 + byte
     at = b[:, None, None, None] * 32 + k  # [BLOCKS, 2, 4, 4]
     x_row = x.ptr + wide(row) * x.strides[0]
     v = tl.load(x_row + at.to(tl.int64) * x.strides[1], mask=at < K, other=0.0).to(tl.float32)
@@ -65,7 +71,7 @@ def round_activations(
     code = tl.minimum(tl.maximum(code, -127), 127)  # a subnormal step is too coarse for the quotient
     packed = tl.reshape(tl.sum((code & 0xFF) << (byte * 8), axis=3), [BLOCKS, 2, 4])
     offset = tl.arange(0, 2)[None, :, None] * (ALL * 4) + b[:, None, None] * 4 + tl.arange(0, 4)[None, None, :]
-    if BITS == 0:
+    if ORDER == "given":
         offset = b[:, None, None] * 8 + tl.arange(0, 2)[None, :, None] * 4 + tl.arange(0, 4)[None, None, :]
     tl.store(codes + wide(row) * (ALL * 8) + offset, packed, mask=(b < ALL)[:, None, None])
     tl.store(blocks.step + wide(row) * ALL + b, s, mask=b < ALL)

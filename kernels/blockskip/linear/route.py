@@ -1,9 +1,9 @@
 """Which kernel a quantised linear layer takes on a GPU.
 
-Activations that are rounded to int8 are the dp4a matvec's alone. For floats, the packed weight is either turned to
-floats inside the product (`fused`: it is read once, but unpacked again for each block of rows), or once for all rows
-before a product of torch's (`dequantize`). A weight in tiles has a fused kernel of its own on Hopper, at any number of
-rows, and no matvec. Where activations="float" is named, fused is taken for any number of rows.
+Activations that are rounded to int8 are the dp4a matvec's alone, which reads either packing. For floats, the packed
+weight is either turned to floats inside the product (`fused`: it is read once, but unpacked again for each block of
+rows), or once for all rows before a product of torch's (`dequantize`). A weight in tiles has a fused kernel of its own
+on Hopper, at any number of rows. Where activations="float" is named, fused is taken for any number of rows.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 
 from .activations import MOST_ROWS, are_rounded
+from .packing import HOPPER
 from .weight import QuantizedWeight
 
 ROUTES = ("measured", "matvec", "fused", "dequantize")
@@ -22,8 +23,6 @@ RECORDED_SPELLINGS = {"dequantise": "dequantize"}
 TILED_ROWS = 4096
 """Rows up to which the fused kernel is taken for a weight in tiles: measured up to 2,048, predicted beyond; see
 data/TUNING.md, "Crossovers"."""
-HOPPER = 9
-"""The major compute capability that the kernel for tiles is written for."""
 
 
 @dataclass(frozen=True)
@@ -80,15 +79,7 @@ def choose_kernel(
     """The kernel for a weight in rows. ValueError where an asked-for route cannot be."""
     count = f"{rows} row{'s' if rows > 1 else ''}"
     if are_rounded(rows, w, activations):
-        if route in ("fused", "dequantize"):
-            why = "activations='int8'" if activations == "int8" else f"{rows} rows; up to {MOST_ROWS} rows"
-            raise ValueError(
-                f"route: given {route!r} with {why}: activations are rounded to int8, which the matvec does; use "
-                "'measured' or 'matvec', or activations='float'"
-            )
-        if activations == "int8":
-            return Choice("matvec", f"{count}, activations='int8'")
-        return Choice("matvec", f"{count}, up to {MOST_ROWS} are multiplied in int8")
+        return _choose_matvec(rows, route, activations)
     if route == "matvec":
         why = "activations='float'" if activations == "float" else f"{rows} rows; it takes {MOST_ROWS} at most"
         raise ValueError(f"route: given 'matvec' with {why}, unless activations='int8'")
@@ -105,6 +96,20 @@ def choose_kernel(
     return Choice(kernel, f"{count}, fused is taken up to {found.rows} ({found.source})", True)
 
 
+def _choose_matvec(rows: int, route: str, activations: str) -> Choice:
+    """The kernel for activations that are rounded to int8, of a weight in either packing."""
+    if route in ("fused", "dequantize"):
+        why = "activations='int8'" if activations == "int8" else f"{rows} rows; up to {MOST_ROWS} rows"
+        raise ValueError(
+            f"route: given {route!r} with {why}: activations are rounded to int8, which the matvec does; use "
+            "'measured' or 'matvec', or activations='float'"
+        )
+    count = f"{rows} row{'s' if rows > 1 else ''}"
+    if activations == "int8":
+        return Choice("matvec", f"{count}, activations='int8'")
+    return Choice("matvec", f"{count}, up to {MOST_ROWS} are multiplied in int8")
+
+
 def choose_kernel_for_tiles(
     rows: int,
     dtype: torch.dtype,
@@ -115,9 +120,7 @@ def choose_kernel_for_tiles(
 ) -> Choice:
     """`choose_kernel` for a weight in tiles; capability None: Triton's interpreter."""
     if activations == "int8":
-        raise ValueError(
-            "activations: given 'int8' for a weight in tiles, whose kernel multiplies floats; use w.packed('rows')"
-        )
+        return _choose_matvec(rows, route, activations)
     reason = None
     if capability is None:
         reason = "a weight in tiles in Triton's interpreter, which runs no Gluon"
@@ -128,7 +131,10 @@ def choose_kernel_for_tiles(
     elif dtype == torch.float32:
         reason = "float32 activations, which tensor cores would round"
     if route == "matvec":
-        raise ValueError("route: given 'matvec' for a weight in tiles, which it does not read; use w.packed('rows')")
+        raise ValueError(
+            "route: given 'matvec' for a weight in tiles, of which activations are taken as they are at any number of "
+            "rows, unless activations='int8'"
+        )
     if route == "fused" and reason is not None:
         raise ValueError(f"route: given 'fused', which cannot be: {reason}; use 'dequantize' or 'measured'")
     if route != "measured":

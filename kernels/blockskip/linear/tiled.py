@@ -32,7 +32,7 @@ def linear(
 def _of_rounded(x, w: QuantizedWeight, bias, batch_invariant: bool) -> torch.Tensor:
     """The halves of the weights as they lie, so that none is moved: unpacking is most of the time here."""
     out = torch.empty((x.shape[0], w.shape[0]), dtype=torch.float32, device=x.device)
-    activations = planes(rounded(x, torch.float32), w.bits)
+    activations = planes(rounded(x, torch.float32), f"int{w.bits}")
     if batch_invariant:
         activations = tuple(map(blocks_of, activations))
     for rows, part in w.blocks(BLOCK_ELEMENTS):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from ..arguments import choice, tensor
+from .packing import settled
 from .weight import GROUP_SIZES, QuantizedWeight
 
 TORCHAO_PACKINGS = {"int4": torch.int8, "tinygemm": torch.uint8}
@@ -50,7 +51,7 @@ def from_torchao(
     nibbles = qdata.detach().view(torch.uint8)
     # code - 8 in four bits is code with the highest bit the other way
     data = nibbles ^ 0x88 if packing == "int4" else nibbles << 4 | nibbles >> 4
-    return QuantizedWeight(**{"data": data.contiguous(), "zero": None, "dtype": scale.dtype, **rows})
+    return settled(QuantizedWeight(**{"data": data.contiguous(), "zero": None, "dtype": scale.dtype, **rows}))
 
 
 def _repeats(scale, n: int, k: int) -> int:

@@ -11,6 +11,7 @@ them.
 from __future__ import annotations
 
 import cProfile
+import importlib
 import itertools
 import json
 import os
@@ -24,6 +25,7 @@ import blockskip as bs
 import torch
 import torch.nn.functional as F
 import triton
+from blockskip.gpu import HOPPER
 from blockskip.launching.repeated import REPEATED
 
 from skiplab.bench.record import machine, options
@@ -51,6 +53,9 @@ def launch_nothing() -> None:
     import blockskip.attention.prefill.launch
     import blockskip.linear.launch  # noqa: F401  # imported before the variable is set: not for the interpreter
 
+    # weights in tiles take Hopper's kernel, and torch computes nothing either
+    importlib.import_module("blockskip.linear.plan").capability_of = lambda device: HOPPER  # pyright: ignore[reportAttributeAccessIssue]
+    F.linear = lambda x, weight, bias=None: x
     os.environ["TRITON_INTERPRET"] = "1"  # what the library asks of tensors that are not on CUDA
     triton.JITFunction.run = lambda self, *arguments, grid, warmup, **named: NoLaunch()
     torch.cuda.current_device = lambda: 0
@@ -70,8 +75,9 @@ def calls_of(device: str) -> dict[str, Callable]:
     grown, seen, mapped = (
         itertools.cycle(range(1025, 2049)) for _ in range(3)
     )  # a token loop: another kv_len each time
-    w = bs.quantize(draw(1024, 1024))
-    one, some = draw(1, 1, 1024), draw(1, 16, 1024)
+    rows = bs.quantize(draw(1024, 1024)).packed("rows")
+    tiles = rows.packed("tiles")
+    one, some, many = draw(1, 1, 1024), draw(1, 16, 1024), draw(1, 512, 1024)
     impl = "triton"
     ours = {
         "attention, 64 queries": lambda: bs.attention(prompt, k, v, window, impl=impl),
@@ -85,12 +91,21 @@ def calls_of(device: str) -> dict[str, Callable]:
             q, k, v, sinks, kv_len=next(mapped), impl=impl
         ),
         "decode, one split": lambda: bs.decode(q, k, v, splits=1, impl=impl),
-        "linear, 1 row": lambda: bs.linear(one, w, impl=impl),
-        "linear, 16 rows": lambda: bs.linear(some, w, impl=impl),
+        "linear, 1 row": lambda: bs.linear(one, rows, impl=impl),
+        "linear, 16 rows": lambda: bs.linear(some, rows, impl=impl),
+        "linear, 512 rows": lambda: bs.linear(many, rows, impl=impl),
+        "linear, weight in tiles, 1 row": lambda: bs.linear(one, tiles, impl=impl),
+        "linear, weight in tiles, 16 rows": lambda: bs.linear(some, tiles, impl=impl),
+        "linear, weight in tiles, 512 rows": lambda: bs.linear(many, tiles, impl=impl),
     }
     if device == "cpu":  # torch's would compute there
         return ours
-    return ours | {"torch's SDPA, 1 query": lambda: F.scaled_dot_product_attention(q, k, v, enable_gqa=True)}
+    weight = draw(1024, 1024)
+    return ours | {
+        "torch's SDPA, 1 query": lambda: F.scaled_dot_product_attention(q, k, v, enable_gqa=True),
+        "torch's linear, 1 row": lambda: F.linear(one, weight),
+        "torch's linear, 512 rows": lambda: F.linear(many, weight),
+    }
 
 
 def new_kind(call: Callable) -> Callable:

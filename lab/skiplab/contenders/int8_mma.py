@@ -7,6 +7,8 @@ time of one. That is what this contender shows: data/TUNING.md, "int4 in tiles o
 
 from __future__ import annotations
 
+from typing import Any
+
 import blockskip as bs
 import torch
 import triton
@@ -60,5 +62,6 @@ def product(x: torch.Tensor, w: bs.QuantizedWeight) -> torch.Tensor:
     block_m = min(BLOCK_M, max(16, triton.next_power_of_2(rows)))
     grid = triton.cdiv(rows, block_m), triton.cdiv(outputs, BLOCK_N)
     tensors = rounded.values, rounded.scales, w.data, w.scale, w.zero, out
-    product_of_integers[grid](*tensors, rows, outputs, w.shape[1], w.group_size, w.centre, block_m, BLOCK_N)
+    sizes: Any = rows, outputs, w.shape[1], w.group_size, w.centre, block_m, BLOCK_N
+    product_of_integers[grid](*tensors, *sizes)
     return out

@@ -17,8 +17,7 @@ import torch.nn.functional as F
 from blockskip.linear.activations import MOST_ROWS, are_rounded, rounded
 from blockskip.linear.configs import matvec_config
 from blockskip.linear.measured import config_of, from_numbers
-from blockskip.linear.packing import TILE_COLUMNS, TILE_ROWS
-from blockskip.linear.route import HOPPER
+from blockskip.linear.packing import HOPPER, TILE_COLUMNS, TILE_ROWS
 
 from skiplab.contenders.attention import needs_cuda
 from skiplab.contenders.base import REGISTRY, Build, Contender, Planned, Solver, is_cuda

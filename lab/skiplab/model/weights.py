@@ -31,7 +31,8 @@ Take = Callable[..., Stored]
 class WeightFormat:
     """The format of weights. bits: 4 or 8, quantised by `blockskip.quantize`; None: floats of dtype.
 
-    group_size, symmetric, metadata: as there; packing: rows, or tiles (`QuantizedWeight.packed`). head: whether the
+    group_size, symmetric, metadata: as there; packing: rows or tiles (`QuantizedWeight.packed`); None leaves
+    it to the device, as `quantize` does. head: whether the
     product that gives logits is quantised, too; the embedding, which it may be tied to, stays in dtype. What a source
     holds quantised stays as it is.
     """
@@ -42,7 +43,7 @@ class WeightFormat:
     group_size: int = 32
     symmetric: bool = False
     metadata: str = "bfloat16"
-    packing: str = "rows"
+    packing: str | None = None
     head: bool = True
 
     def __post_init__(self):
@@ -50,7 +51,8 @@ class WeightFormat:
             raise TypeError(f"dtype: given {self.dtype}; allowed are {', '.join(map(str, DTYPES))}")
         if self.bits is not None:
             choice("bits", self.bits, BITS)
-        choice("packing", self.packing, PACKINGS)
+        if self.packing is not None:
+            choice("packing", self.packing, PACKINGS)
         flag("head", self.head)
 
     def cast(self, stored: Stored) -> Stored:
@@ -62,7 +64,7 @@ class WeightFormat:
         if self.bits is None:
             return weight
         made = bs.quantize(weight, self.bits, self.group_size, self.symmetric, self.metadata)
-        return made.packed(self.packing)
+        return made if self.packing is None else made.packed(self.packing)
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,9 +16,8 @@ from blockskip.linear.activations import MOST_ROWS
 from blockskip.linear.configs import fused_config, fused_splits, matvec_config
 from blockskip.linear.hopper.plan import HopperConfig
 from blockskip.linear.measured import config_of, from_numbers, numbers_of, values_of
-from blockskip.linear.packing import PACKINGS, why_no_tiles
+from blockskip.linear.packing import HOPPER, PACKINGS, why_no_tiles
 from blockskip.linear.plan import default_plan
-from blockskip.linear.route import HOPPER
 from blockskip.linear.weight import BLOCK
 from blockskip.tuned.linear import Form, LinearEntry
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from ...arguments import choice, integer
+from ..packing import settled
 from ..weight import QUANTIZE_ELEMENTS, QuantizedWeight, pack, row_blocks
 from .kinds import KINDS, GGMLType
 
@@ -59,7 +60,7 @@ def unpacked(raw: torch.Tensor | np.ndarray, kind: str, shape: tuple[int, int]) 
         part = torch.from_numpy(np.array(part)) if isinstance(part, np.ndarray) else part
         parts.append(read(part.unflatten(1, (shape[1] // block.weights, block.nbytes))))
     tensors = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-    return QuantizedWeight(**{"zero": None, "dtype": torch.float32, **tensors})
+    return settled(QuantizedWeight(**{"zero": None, "dtype": torch.float32, **tensors}))
 
 
 def _q4_0(blocks: torch.Tensor) -> Tensors:

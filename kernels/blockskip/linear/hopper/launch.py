@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 import torch
@@ -12,31 +12,26 @@ from ...launching.ready import Ready, Step
 from ...launching.repeated import ALIGNMENT
 from ...launching.view import overlaps
 from ..packing import TILE_COLUMNS, TILE_ROWS
-from ..weight import QuantizedWeight
 from .constants import ProductConstants
 from .kernel import product
 from .plan import HopperConfig
 from .share import TAGGED_ROWS, THREADS
 
 
-def ready_product(x, w: QuantizedWeight, bias: torch.Tensor | None, config: HopperConfig) -> Callable:
-    """f(x, w, bias) -> x w^T + bias, for tensors of the same kinds as these; w in tiles, x [M, K]."""
-    return partial(
-        _product, Ready(_inputs(x, w, bias), _memory(x, w.shape[0], config), partial(_steps, config, w.group_size))
-    )
+def ready_product(group_size: int, config: HopperConfig, inputs: Sequence, results: list) -> Ready:
+    """The launch that makes [x w^T + bias] of inputs (x [M, K], bias, w's codes as int32, *Metadata), w in tiles."""
+    x, _, words, *_ = inputs
+    memory = _memory(x, words.numel() * 8 // x.shape[1], config)
+    return Ready(inputs, memory, partial(_steps, config, group_size), results=results)
 
 
-def _product(ready: Ready, x, w: QuantizedWeight, bias) -> torch.Tensor:
-    return ready(*_inputs(x, w, bias))[0]
+def readable(x: torch.Tensor) -> torch.Tensor:
+    """Activations [M, K] as the kernel reads them: dense, and where the copy engine can begin."""
+    return aligned(x.reshape(-1, x.shape[-1]).contiguous())
 
 
-def _inputs(x, w: QuantizedWeight, bias) -> tuple[torch.Tensor | None, ...]:
-    return tuple(None if t is None else _readable(t) for t in (x, bias, w.data.view(torch.int32), w.scale, w.zero))
-
-
-def _readable(t: torch.Tensor) -> torch.Tensor:
-    """The tensor dense, and where the copy engine can begin."""
-    t = t.contiguous()
+def aligned(t: torch.Tensor) -> torch.Tensor:
+    """The tensor where the copy engine can begin."""
     return t if t.data_ptr() % ALIGNMENT == 0 else t.clone()
 
 
@@ -61,7 +56,7 @@ def _has_shares(out_features: int, config: HopperConfig) -> bool:
 
 
 def _steps(config: HopperConfig, group_size: int, inputs, made) -> Iterator[Step]:
-    x, bias, data, scale, zero = inputs
+    x, bias, data, scale, _, zero, _ = inputs
     out, sums, flags = made
     options = {"num_warps": 4} | ({"launch_pdl": True} if overlaps(x.device) else {})
     yield Step(product, prepare_product(x, data, scale, zero, bias, out, (sums, flags), config, group_size), options)
