@@ -135,8 +135,10 @@ pd.DataFrame({"bits a weight": bits} | {f"{kind}, dB": found for kind, found in 
 # A product of int4 codes with bfloat16 activations needs a conversion for each weight. With activations in
 # int8 it does not: `dp4a` multiplies four pairs of bytes and adds them up in one instruction, so 32 weights
 # take eight. The sum of a block is an exact integer; scale, zero point and the activations' own scale come
-# once a block, after it. So `bs.linear` rounds activations to int8 for up to eight rows, with a scale for each
-# 32 of them (more rows have tensor cores, and stay as they are).
+# once a block, after it. So up to 8 rows of activations are rounded to int8, with a scale for each 32 of them, where
+# the weight lies in rows; more rows, and for a weight in tiles any number of them, are taken as they are: they have
+# tensor cores. Tiles are what `bs.quantize` gives on a Hopper GPU; `bs.linear(..., activations="int8")` rounds any
+# number of rows for either.
 #
 # What does that rounding cost? **Calculated here**, in float32 on the weight from above, against the product
 # with the float weight. The second row has one activation of 60 among ordinary ones, as language models do:
@@ -284,7 +286,8 @@ results.show("linear-layout")
 #
 # The same question on a large GPU, with [Humming](https://github.com/vllm-project/humming) beside ours: int4 products
 # that shuffle the weight offline into the order in which tensor cores take it, unpack it in registers, and copy far
-# ahead. The dotted lines say where `bs.linear` goes over to another kernel. Read the panels from left to right:
+# ahead. The dotted lines say where `bs.linear` goes over to another kernel for weights in rows. Read the panels from
+# left to right:
 #
 # 1. **A few rows**, with weights in rows: the dp4a kernel is near the floor at one row, and each further row costs it
 #    instructions, because a warp that holds one row of weights fetches all activations again. It is steep where it

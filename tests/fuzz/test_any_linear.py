@@ -171,3 +171,32 @@ def test_leading_dimensions_and_modules(product, data):
     for module in (layer, again):
         for _ in range(2):
             assert torch.equal(module(x.reshape(*shape, -1)).reshape(wanted.shape), wanted)
+
+
+@st.composite
+def products_in_tiles(draw):
+    """A product with a weight that can lie in tiles, given in rows."""
+    n, k = 64 * draw(st.integers(1, 2)), 256 * draw(st.integers(1, 3))
+    seed, dtype = draw(st.integers(0, 999)), DTYPES[draw(st.sampled_from(list(DTYPES)))]
+    weight = numbers((n, k), draw(st.sampled_from(["normal", "large", "whole", "zero"])), seed, dtype)
+    w = bs.quantize(weight, 4, draw(st.sampled_from([32, 64, 128])), draw(st.booleans()))
+    return Product(*draw(activations(n, k, 20, seed, dtype, w)))
+
+
+@examples(25)
+@given(products_in_tiles(), st.sampled_from(["reference", "tiled", "triton"]))
+def test_in_tiles(product, impl):
+    """The bits of a weight in rows wherever activations are named, and of a module that loads either."""
+    x, w, bias = product.x, product.w, product.bias
+    layers = [bs.QuantizedLinear(w.packed(packing), bias) for packing in ("rows", "tiles")]
+    for layer in layers:
+        other = bs.QuantizedLinear(w.clone(), bias)
+        other.load_state_dict(layer.state_dict())
+        assert torch.equal(other.data, w.data) and torch.equal(other.scale, w.scale)
+    for word in (
+        ("float",) if impl == "triton" else ("float", "int8")
+    ):  # the interpreter takes long for each row of weights
+        options = {"impl": impl, "activations": word}
+        route = {"route": "dequantize"} if impl == "triton" else {}
+        found = bs.linear(x, w.packed("tiles"), bias, **options, **route)
+        assert torch.equal(found, bs.linear(x, w, bias, **options, **route))

@@ -20,7 +20,7 @@ def draw(device, rows, n, k, dtype=torch.float32, **quantising):
     generator = torch.Generator().manual_seed(rows * 1000 + n + k)
     x, weight = torch.randn(rows, k, generator=generator), torch.randn(n, k, generator=generator) * 0.05
     bias = torch.randn(n, generator=generator)
-    return x.to(device, dtype), bs.quantize(weight.to(device), **quantising), bias.to(device, dtype)
+    return x.to(device, dtype), bs.quantize(weight.to(device), **quantising).packed("rows"), bias.to(device, dtype)
 
 
 def check(out, x, w, bias, word):

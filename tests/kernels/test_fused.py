@@ -20,7 +20,7 @@ def draw(device, rows, n, k, dtype=torch.bfloat16, **quantising):
     generator = torch.Generator().manual_seed(rows * 1000 + n + k)
     x = torch.randn(rows, k, generator=generator).to(device, dtype)
     weight = torch.randn(n, k, generator=generator).to(device) * 0.05
-    return x, bs.quantize(weight, **quantising)
+    return x, bs.quantize(weight, **quantising).packed("rows")
 
 
 def check(out, x, w, bias=None):

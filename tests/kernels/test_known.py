@@ -23,8 +23,8 @@ def in_float32(w):
 
 
 def test_a_weight_whose_memory_is_replaced_is_known_anew(device):
-    x, w = draw(device, 2, 256), in_float32(bs.quantize(draw(device, 48, 256)))
-    other = in_float32(bs.quantize(draw(device, 48, 256, seed=1)))
+    x, w = draw(device, 2, 256), in_float32(bs.quantize(draw(device, 5, 256)))
+    other = in_float32(bs.quantize(draw(device, 5, 256, seed=1)))
     bs.linear(x, w, impl="triton")
     wanted = bs.linear(x, other, impl="triton")
     assert known(w) is known(w)
@@ -33,7 +33,7 @@ def test_a_weight_whose_memory_is_replaced_is_known_anew(device):
 
 
 def test_what_is_kept_of_a_weight_is_no_part_of_its_copies_and_goes_with_it(device):
-    w = in_float32(bs.quantize(draw(device, 48, 256)))
+    w = in_float32(bs.quantize(draw(device, 5, 256)))
     plain = pickle.dumps(w)
     bs.linear(draw(device, 20, 256), w, impl="triton", route="dequantize")
     assert pickle.dumps(w) == plain and "_known" in vars(w)
@@ -52,9 +52,9 @@ def test_weights_of_one_layout_share_what_is_prepared(device):
     REPEATED.clear()
     x = draw(device, 2, 256)
     for seed in range(3):
-        bs.linear(x, in_float32(bs.quantize(draw(device, 48, 256, seed=seed))), impl="triton")
+        bs.linear(x, in_float32(bs.quantize(draw(device, 5, 256, seed=seed))), impl="triton")
     assert len(REPEATED) == 1
-    bs.linear(x, in_float32(bs.quantize(draw(device, 48, 256), symmetric=True)), impl="triton")
+    bs.linear(x, in_float32(bs.quantize(draw(device, 5, 256), symmetric=True)), impl="triton")
     assert len(REPEATED) == 2
 
 
@@ -97,12 +97,13 @@ def test_in_parts_the_product_is_the_same(device, packing, activations, monkeypa
 
 @pytest.mark.parametrize("packing", ["rows", "tiles"])
 def test_activations_of_any_strides_and_dimensions_by_what_is_kept(device, packing):
-    w = in_float32(bs.quantize(draw(device, 64, 256)).packed(packing))
+    outputs = 64 if packing == "tiles" else 3
+    w = in_float32(bs.quantize(draw(device, outputs, 256)).packed(packing))
     for rows in (2, 20):
         x = draw(device, rows, 256)
         for given in (x, x[None], x.T.contiguous().T, x.view(2, -1, 256).transpose(0, 1), x.repeat(1, 2)[:, 256:]):
             flat = given.reshape(-1, 256).contiguous()
-            wanted = bs.linear(flat, w, impl="triton").view(*given.shape[:-1], 64)
+            wanted = bs.linear(flat, w, impl="triton").view(*given.shape[:-1], outputs)
             for _ in range(2):
                 found = bs.linear(given, w, impl="triton")
                 torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)

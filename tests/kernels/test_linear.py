@@ -16,7 +16,7 @@ DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 def inputs(device, rows=1, n=11, k=384, dtype=torch.float32, kind=(4, 32, False), seed=0):
     generator = torch.Generator().manual_seed(seed + rows)
     x, weight, bias = (torch.randn(shape, generator=generator).to(dtype) for shape in ((rows, k), (n, k), (n,)))
-    return x.to(device), bs.quantize(weight.to(device), *kind), bias.to(device)
+    return x.to(device), bs.quantize(weight.to(device), *kind).packed("rows"), bias.to(device)
 
 
 def rounded(x):

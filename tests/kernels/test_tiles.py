@@ -18,7 +18,7 @@ KINDS = [(group, symmetric) for group in (32, 64, 128) for symmetric in (False, 
 
 def weight(n=192, k=768, dtype=torch.bfloat16, device="cpu", **named):
     generator = torch.Generator().manual_seed(n + k)
-    return bs.quantize(torch.randn((n, k), generator=generator).to(dtype).to(device), **named)
+    return bs.quantize(torch.randn((n, k), generator=generator).to(dtype).to(device), **named).packed("rows")
 
 
 def close(found, x, w, bias, exact=False):

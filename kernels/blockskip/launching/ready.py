@@ -104,10 +104,11 @@ class Ready:
     def _divide_memory(self, shapes: Sequence[tuple[int, ...]] | None) -> None:
         """What is returned comes in tensors of its own, the rest, where addresses will do, in one."""
         count = len(self._memory) if shapes is None else len(shapes)
-        self._results, self._offsets, size = [], [], 0
+        self._results: list[Callable[[], torch.Tensor] | None] = []
+        self._offsets, size = [], 0
         for i, one in enumerate(self._memory[:count]):
-            shape = shapes[i] if shapes is not None else one and one[0]
-            self._results.append(one and partial(torch.empty, shape, dtype=one[1], device=self._device))  # pyright: ignore[reportCallIssue]
+            shape = () if one is None else one[0] if shapes is None else shapes[i]
+            self._results.append(one and partial(torch.empty, shape, dtype=one[1], device=self._device))
         for one in self._memory[count:]:
             self._offsets.append(None if one is None else size)
             size += 0 if one is None else -(-math.prod(one[0]) * one[1].itemsize // APART) * APART

@@ -33,8 +33,8 @@ def linear(
         int8: rounded, with a step for each 32 of a row (the largest magnitude / 127), multiplied in integers (dp4a) and
             summed in float32: the same bits in either packing.
         float: as they are, and the weights rounded to x's dtype.
-        auto: int8 for up to 8 rows (all of x's leading dimensions together) of a weight in rows; float for more rows,
-            and for a weight in tiles at every number of rows. Activations that are rounded already stay so.
+        auto: up to 8 rows (all of x's leading dimensions together) are rounded to int8 where the weight lies in rows;
+            more rows, and for a weight in tiles any number of them, are taken as they are. Rounded ones stay so.
 
     With int8 or float named, a row's result has the same bits whatever other rows the call holds (on one device, with
     one route). float then has one kernel and one tile size for any number of rows, so many rows take longer than with

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from blockskip.linear.activations import MOST_ROWS, are_rounded, rounded
 from blockskip.linear.configs import matvec_config
+from blockskip.linear.hopper.plan import EXACT_ROWS
 from blockskip.linear.measured import config_of, from_numbers
 from blockskip.linear.packing import HOPPER, TILE_COLUMNS, TILE_ROWS
 
@@ -50,14 +51,17 @@ def _pack(workload: LinearWorkload, inputs: Inputs) -> tuple[Any, ...]:
 def _operands_in(pack: Callable[[LinearWorkload, Inputs], bs.QuantizedWeight]) -> Operands:
     """The operands of a weight packed so.
 
-    Where `linear` rounds activations to int8, they are rounded; else the weight is rounded to their dtype.
+    Where `linear` rounds activations to int8, they are rounded; else the weight is rounded to their dtype, but for the
+    few rows for which Hopper's kernel scales sums.
     """
 
     def operands(workload: LinearWorkload, inputs: Inputs) -> tuple[torch.Tensor, torch.Tensor]:
         x, weight = inputs[0], pack(workload, inputs)
         if are_rounded(workload.rows, weight):
             return rounded(x, torch.float64), weight.dequantize(torch.float64)
-        return x.double(), weight.dequantize(x.dtype).double()
+        exact = workload.rows <= EXACT_ROWS and _needs_tiles(workload, x.device.type) is None
+        kept = torch.float64 if exact and weight.packing == "tiles" else x.dtype
+        return x.double(), weight.dequantize(kept).double()
 
     return operands
 
@@ -231,11 +235,12 @@ def _needs_gemlite(workload: LinearWorkload, device: str) -> str | None:
 
 
 _our_operands, _operands_in_rows = _operands_in(quantized), _operands_in(packed)
+_operands_in_tiles = _operands_in(lambda workload, inputs: packed(workload, inputs).packed("tiles"))
 _STRIDED, _SCALAR = _ablation("strided"), _ablation("scalar")
 _HALF_STEP = 2.0**-8  # tinygemm rounds the product and the sum to bfloat16, half a step each
 
 for _entry in (
-    Contender("blockskip", "W4A8 / W8A8", "our linear: dp4a for up to 8 rows, which rounds activations to int8",
+    Contender("blockskip", "W4A8 / W8A8", "our linear, the weight as `quantize` packs it: dp4a, or tensor cores",
               _linear, prepare=_quantize, operands=_our_operands),
     Contender("blockskip-matvec", "matvec", "our dp4a kernel for up to 8 rows, with sizes of one's own for tuning",
               _by_route("matvec"), _needs_few_rows, prepare=_pack, operands=_operands_in_rows,
@@ -244,7 +249,7 @@ for _entry in (
               _by_route("fused"), _needs_many_rows, prepare=_pack, operands=_operands_in_rows,
               configured=_sized("fused", "rows")),
     Contender("blockskip-tiles", "W4A16, tiles", "our int4 product on Hopper's tensor cores, the weight in tiles",
-              _linear, _needs_tiles, prepare=_pack_tiles, operands=dequantized_operands,
+              _linear, _needs_tiles, prepare=_pack_tiles, operands=_operands_in_tiles,
               configured=_sized("fused", "tiles")),
     Contender("blockskip-tiles-dequantise", "tiles, dequantise", "our kernel turns tiles to floats, torch multiplies",
               _by_route("dequantize"), _needs_tiles, prepare=_pack_tiles, operands=dequantized_operands),

@@ -42,8 +42,8 @@ WINDOWED = ("blockskip", "flex", "flash-window", "fa3", "fa4", "flashinfer", "ef
 MASKED = ("sdpa", "sdpa-efficient-mask", "sdpa-cudnn", "blockskip-none")
 DECODE = ("blockskip", "blockskip-one", "blockskip-prefill", "sdpa", "sdpa-flash", "sdpa-cudnn", "flex", "fa3",
           "flashinfer", "flashinfer-tensor")  # fmt: skip
-INT4 = ("blockskip", "blockskip-tiles", "humming", "humming-int8", "tinygemm", "gemlite", "bf16")
-SYMMETRIC = ("blockskip", "blockskip-tiles", "humming", "humming-int8", "bf16")
+INT4 = ("blockskip", "humming", "humming-int8", "tinygemm", "gemlite", "bf16")
+SYMMETRIC = ("blockskip", "humming", "humming-int8", "blockskip-int8-mma", "bf16")
 WAYS = ("blockskip", "blockskip-fused", "blockskip-dequantise", "blockskip-int8-mma", "blockskip-strided",
         "blockskip-scalar")  # fmt: skip
 INT8 = ("blockskip", "blockskip-fused", "blockskip-dequantise", "bf16")
@@ -90,7 +90,7 @@ TOPICS: dict[str, AnySweep] = {
     "decode-gemma4-full": decode(KEYS, (None,), D512),
     "decode-qwen": decode(KEYS, (None,), QWEN),
     **linear("int4", INT4, 4, 32),
-    **linear("symmetric", SYMMETRIC, 4, 32),
+    **linear("symmetric", SYMMETRIC, 4, 32, symmetric=True),
     **linear("int4-g128", INT4, 4, 128),
     **linear("int8", INT8, 8, 32, 128),
     **linear("ways", WAYS, 4, 32, 128),

@@ -10,6 +10,8 @@ SIZES = {8: (256, 4, 2), 16: (256, 4, 3), 32: (256, 4, 3), 64: (256, 4, 2), 128:
 """block_k, stages and row_groups by block_m: data/TUNING.md, "int4 in tiles on Hopper"."""
 MOST_ROWS = 256
 """Rows of activations of one program. With more, blocks of so many read the weights again, from the L2."""
+EXACT_ROWS = 16
+"""Rows of activations up to which sums are scaled, and so no weight is rounded to the activations' dtype."""
 MANY_PRODUCTS = 5 * 10**10
 """Multiplications from which blocks of 256 rows are faster than blocks of 128 although programs share their tiles."""
 PARTS = 12

@@ -9,6 +9,8 @@ from __future__ import annotations
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 
+from .plan import EXACT_ROWS
+
 
 def _instructions(kind: str, magic: int, scaled: bool) -> str:
     """PTX that turns one int32 of codes, $4, to four pairs: code - $12, times $16 where `scaled`.
@@ -35,7 +37,7 @@ BFLOAT16_MAGIC = gl.constexpr(128.0)
 FLOAT16_MAGIC = gl.constexpr(1024.0)
 
 
-SUMMED_ROWS = gl.constexpr(16)
+SUMMED_ROWS = gl.constexpr(EXACT_ROWS)
 """Rows of activations up to which a group's products are summed before they are scaled: so few sums are scaled sooner
 than the codes, and the weights are not rounded."""
 
