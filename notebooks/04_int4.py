@@ -57,7 +57,7 @@ layer = LINEARS["gate, up"]
 formats = [Packed(*layer, 8), Packed(*layer), Packed(*layer, metadata="uint8"), Packed(*layer, 4, 128, True)]
 gpus = [known_gpus()[name] for name in ("NVIDIA H200", "NVIDIA A100 80GB SXM", "NVIDIA GeForce RTX 4090")]
 floors = {
-    f"{one.words}, {one.bits_per_weight:g} bits": [packed_weight.floor(one, g).seconds * 1e6 for g in gpus]
+    f"{one.description}, {one.bits_per_weight:g} bits": [packed_weight.floor(one, g).seconds * 1e6 for g in gpus]
     for one in formats
 }
 floors = {"bfloat16, 16 bits": [packed_weight.float_floor(formats[0], g).seconds * 1e6 for g in gpus]} | floors
@@ -114,8 +114,11 @@ explorer
 figures.bits_error(packed_weight.random_qualities("normal"), "normal random weights")
 
 # %%
-snr = {kind: {q.packed.words: q.snr_db for q in packed_weight.random_qualities(kind)} for kind in packed_weight.WEIGHTS}
-bits = {q.packed.words: q.packed.bits_per_weight for q in packed_weight.random_qualities("normal")}
+snr = {
+    kind: {q.packed.description: q.snr_db for q in packed_weight.random_qualities(kind)}
+    for kind in packed_weight.WEIGHTS
+}
+bits = {q.packed.description: q.packed.bits_per_weight for q in packed_weight.random_qualities("normal")}
 pd.DataFrame({"bits a weight": bits} | {f"{kind}, dB": found for kind, found in snr.items()}).round(2)
 
 # %% [markdown]

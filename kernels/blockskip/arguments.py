@@ -38,16 +38,16 @@ def number(name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name}: given {type(value).__name__} {short(value)}; a number is needed")
     try:
-        found = float(value)
+        as_float = float(value)
     except OverflowError:
-        found = math.inf
-    if not math.isfinite(found):
+        as_float = math.inf
+    if not math.isfinite(as_float):
         raise ValueError(f"{name}: given {short(value)}; must be finite")
-    return found
+    return as_float
 
 
 def flag(name: str, value: Any) -> bool:
-    """True or False themselves."""
+    """True or False, nothing else."""
     if not isinstance(value, bool):
         raise TypeError(f"{name}: given {short(value)}; True or False is needed")
     return value
@@ -78,7 +78,7 @@ def _range(least: int | None, most: int | None) -> str:
 
 
 def short(value: Any) -> str:
-    """The value in at most a line: an int may have more digits than Python prints, a text any length."""
+    """The value as a text of at most a line: an int may have more digits than Python prints, a text any length."""
     if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > 128:
         return f"an int of {value.bit_length()} bits"
     text = repr(value)

@@ -1,4 +1,4 @@
-"""torch.autocast is off inside this library's calls: their dtypes are the contract's, whatever surrounds them."""
+"""Switches torch.autocast off inside this library's calls, so that dtypes are those of the contract."""
 
 from __future__ import annotations
 

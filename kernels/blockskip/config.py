@@ -94,7 +94,7 @@ TMA_HEAD_DIM = 257
 
 
 def prefers_tma(capability: tuple[int, int], head_dim: int, dtype: torch.dtype) -> bool:
-    """Whether the prefill kernel for such a device reads such keys and values by the copy engine, if they can be."""
+    """Whether the prefill kernel for such a device reads keys and values by the copy engine, if their layout allows."""
     return family(capability) == HOPPER and head_dim >= TMA_HEAD_DIM and dtype.itemsize == 2
 
 

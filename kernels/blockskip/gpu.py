@@ -1,4 +1,4 @@
-"""A GPU as far as it decides how a kernel is launched, and what is assumed where there is none."""
+"""The properties of a GPU by which kernels are planned, and those assumed without a GPU."""
 
 from __future__ import annotations
 
@@ -34,9 +34,13 @@ ASSUMED = Gpu("assumed", HOPPER, MULTIPROCESSORS_ASSUMED)
 
 @cache
 def _cuda_device(device: torch.device) -> Gpu:
-    found = torch.cuda.get_device_properties(device)
+    properties = torch.cuda.get_device_properties(device)
     return Gpu(
-        found.name, (found.major, found.minor), found.multi_processor_count, found.L2_cache_size, found.total_memory
+        properties.name,
+        (properties.major, properties.minor),
+        properties.multi_processor_count,
+        properties.L2_cache_size,
+        properties.total_memory,
     )
 
 

@@ -156,17 +156,17 @@ def _intervals(segments: _Segments, on: np.ndarray):
     a, b = segments.at_first, segments.at_last
     open_ = np.zeros(a.shape[1], bool)
     low_a, low_b = np.zeros_like(a[0]), np.zeros_like(a[0])
-    found = []
+    parts = []
     for j in range(len(a)):
         is_last = j == len(a) - 1
         wide = np.zeros_like(open_) if is_last else a[j + 1] > a[j]  # an interval of no width changes nothing
         closes = open_ if is_last else open_ & wide & ~on[j]
-        found.append(tuple(x[closes] for x in (segments.row, low_a, low_b, a[j], b[j])))
+        parts.append(tuple(x[closes] for x in (segments.row, low_a, low_b, a[j], b[j])))
         if not is_last:
             opens = wide & on[j] & ~open_
             low_a, low_b = np.where(opens, a[j], low_a), np.where(opens, b[j], low_b)
             open_ = (open_ & ~closes) | opens
-    return tuple(np.concatenate(column) for column in zip(*found, strict=True))
+    return tuple(np.concatenate(column) for column in zip(*parts, strict=True))
 
 
 def _sweep(seen, whole, segments_in_row: np.ndarray, grid: Grid) -> tuple[np.ndarray, np.ndarray]:

@@ -239,17 +239,17 @@ class TileMap:
 
 def _build(mask: Mask, grid: Grid, batch: int, head: int) -> Runs:
     mask.check_shape(grid.q_len, grid.kv_len)
-    found = build_runs(mask, grid, batch, head)
-    for array in (found.start, found.runs):
+    built = build_runs(mask, grid, batch, head)
+    for array in (built.start, built.runs):
         array.flags.writeable = False
-    return found
+    return built
 
 
-_runs = kept_by_mask(lambda found: found.start.nbytes + found.runs.nbytes + OVERHEAD_BYTES)(_build)
+_runs = kept_by_mask(lambda runs: runs.start.nbytes + runs.runs.nbytes + OVERHEAD_BYTES)(_build)
 
 
-def _tilemap(mask: Mask, grid: Grid, batch: int, head: int, found: Runs) -> TileMap:
-    return TileMap(mask, *grid, batch, head, found.kept_pairs, found.start, found.runs)
+def _tilemap(mask: Mask, grid: Grid, batch: int, head: int, built: Runs) -> TileMap:
+    return TileMap(mask, *grid, batch, head, built.kept_pairs, built.start, built.runs)
 
 
 @kept_by_mask(lambda tilemap: tilemap.run_start.nbytes + tilemap.runs.nbytes + OVERHEAD_BYTES)

@@ -1,4 +1,4 @@
-"""What a kernel becomes on a GPU that need not be there: registers, spills, shared memory, instructions.
+"""Compiles our kernels for a GPU that need not be present: registers, spills, shared memory, instructions.
 
 Triton compiles for any NVIDIA architecture, and its wheel brings the tools that read the result.
 """
@@ -82,7 +82,7 @@ def attention_anatomy(
 ) -> Anatomy:
     """The prefill kernel as `blockskip.attention` would launch it on a GPU of `capability`, compiled and not run.
 
-    Where the kernel depends on how many rows of tiles a program does, it is that of a program that does them all.
+    Where the kernel depends on the number of work items of a program, one program has all of them.
 
     Raises ValueError where TRITON_INTERPRET is set (nothing is compiled then) or the device is not supported.
     """
@@ -150,7 +150,7 @@ def linear_anatomy(
 ) -> Anatomy:
     """The kernel of a quantised linear layer that has these sizes, as it is launched on a GPU of `capability`; not run.
 
-    weight: one on the meta device will do. Of the kernel for tiles it is the product, without the sum of shares.
+    weight: one on the meta device will do.
     """
     from blockskip.linear import launch
     from blockskip.linear.configs import FusedConfig, MatvecConfig
@@ -177,11 +177,11 @@ def linear_anatomy(
 
 def _tiles_anatomy(capability, w, x, out, config) -> Anatomy:
     from blockskip.launching.dispatch import as_launched
+    from blockskip.launching.ready import allocate
     from blockskip.linear.hopper import launch
 
-    has_shares = launch._has_shares(w.shape[0], config)
-    shares = torch.empty(1, dtype=torch.float32, device="cpu") if has_shares else None
-    launched = launch.prepare_product(x, w.data, w.scale, w.zero, None, out, shares, config, w.group_size)
+    shares, data = allocate(launch._memory(x, w.shape[0], config)[1:], x.device), w.data.view(torch.int32)
+    launched = launch.prepare_product(x, data, w.scale, w.zero, None, out, shares, config, w.group_size)
     launched = launched._replace(arguments=tuple(map(as_launched, launched.arguments)))
     return _compiled(capability, launch.product, launched, num_warps=4, launch_pdl=True)
 
@@ -228,7 +228,7 @@ def _cuobjdump(cubin: bytes, option: str) -> str:
 
 
 class _PretendDriver:
-    """As much of a Triton driver as compiling asks for."""
+    """The part of a Triton driver that compiling needs."""
 
     def __init__(self, capability: tuple[int, int]):
         from triton.backends.compiler import GPUTarget
@@ -241,7 +241,7 @@ class _PretendDriver:
         return self.target
 
     def get_current_device(self) -> int:
-        """A number that is nobody's: Triton keeps what it compiles, and for which target, by it."""
+        """A device number that no GPU has: Triton caches compiled kernels and their target by it."""
         return self.device
 
     def get_current_stream(self, device=None) -> int:

@@ -51,7 +51,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Unpaired:
-    """A point that is not ok in both runs: its status in each, None in the run that does not have it."""
+    """A point that is not ok in both runs: its status in each, None in a run that lacks it."""
 
     contender: str
     config: tuple[int, ...] | None
@@ -74,8 +74,8 @@ class Comparison:
     @property
     def counts(self) -> dict[str, int]:
         """Pairs of each verdict."""
-        found = Counter(pair.verdict for pair in self.pairs)
-        return {verdict: found[verdict] for verdict in VERDICTS}
+        verdicts = Counter(pair.verdict for pair in self.pairs)
+        return {verdict: verdicts[verdict] for verdict in VERDICTS}
 
     @property
     def is_worse(self) -> bool:
@@ -132,8 +132,8 @@ def compare(old: Run, new: Run, margin: float = MARGIN) -> Comparison:
         )
     before, after = _rows(old), _rows(new)
     pairs, unpaired = [], []
-    for place in [*after, *(place for place in before if place not in after)]:
-        first, second = before.get(place), after.get(place)
+    for axes in [*after, *(axes for axes in before if axes not in after)]:
+        first, second = before.get(axes), after.get(axes)
         if first and second and first["status"] == second["status"] == "ok":
             pairs.append(_pair(first, second, margin))
         else:
@@ -142,14 +142,14 @@ def compare(old: Run, new: Run, margin: float = MARGIN) -> Comparison:
 
 
 def differences(old: Run, new: Run) -> dict[str, tuple[Any, Any]]:
-    """What the two runs say differently of device, software, git and kernel sources: name -> (old, new)."""
+    """What differs in device, software, git state and kernel sources: name -> (old, new)."""
     before, after = _facts(old), _facts(new)
     names = [*before, *(name for name in after if name not in before)]
     return {name: (before.get(name), after.get(name)) for name in names if before.get(name) != after.get(name)}
 
 
 def _facts(run: Run) -> dict[str, Any]:
-    """The kernels are those of the rows: a run that was continued after a change holds several."""
+    """The facts that `differences` compares. Kernel hashes are those of the rows: a continued run may have several."""
     header = run.header
     device = {f"device {name}": value for name, value in header["device"].items()}
     git = {f"git {name}": value for name, value in (header.get("git") or {}).items()}
@@ -159,7 +159,7 @@ def _facts(run: Run) -> dict[str, Any]:
 
 
 def differing_axes(operation: str, axes: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
-    """What its runs vary, and other axes in which these points differ, but those that follow from them."""
+    """The operation's varying axes, and others in which these points differ, except axes that follow from them."""
     axes, known = list(axes), OPERATIONS[operation].varying
     names = dict.fromkeys(name for one in axes for name in one if name not in known)
     if OPERATIONS[operation].without_window is not None or all(_names_its_mask(one) for one in axes):
@@ -174,7 +174,7 @@ def _names_its_mask(axes: Mapping[str, Any]) -> bool:
 
 
 def _check_axes(run: Run) -> None:
-    """ValueError for a row of another operation than its run's, of an unknown one, and without one of its axes."""
+    """ValueError for a row whose operation is unknown or not its run's, and for one that lacks an axis."""
     for row in run.rows:
         axes = row["axes"]
         operation, first = axes.get("operation"), run.rows[0]["axes"].get("operation")
@@ -187,12 +187,12 @@ def _check_axes(run: Run) -> None:
 
 
 def _rows(run: Run) -> dict[tuple[Any, ...], Mapping[str, Any]]:
-    """The rows by their points without the device: contender, config and axes; an axis that is None is none."""
-    found = {}
+    """The rows by contender, config and axes, without the device; axes that are None are left out."""
+    by_point = {}
     for row in run.rows:
-        place = tuple(sorted((name, str(value)) for name, value in row["axes"].items() if value is not None))
-        found[row["contender"], _config(row), place] = row
-    return found
+        axes = tuple(sorted((name, str(value)) for name, value in row["axes"].items() if value is not None))
+        by_point[row["contender"], _config(row), axes] = row
+    return by_point
 
 
 def _name(run: Run) -> str:
@@ -245,5 +245,5 @@ def ratio_interval(old_ns: list[int], new_ns: list[int], seed: int = 0) -> tuple
 def _resampled_medians(samples: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     count, block = len(samples), min(BLOCK, len(samples))
     starts = generator.integers(0, count, (RESAMPLES, -(-count // block)))
-    places = (starts[..., None] + np.arange(block)) % count  # round: else what was first and last would count for less
-    return np.median(samples[places].reshape(RESAMPLES, -1)[:, :count], axis=1)
+    indices = (starts[..., None] + np.arange(block)) % count  # round: else what was first and last would count for less
+    return np.median(samples[indices].reshape(RESAMPLES, -1)[:, :count], axis=1)

@@ -27,7 +27,7 @@ PEERS = {
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the doctor: what was looked at, `ok`, `note` or `missing`, and what it means or what to do."""
+    """One line of the report: what was examined, `ok`, `note` or `missing`, and what that means or what to do."""
 
     what: str
     state: str
@@ -51,14 +51,14 @@ class Usable:
 
 
 def usable_contenders(device: str) -> list[Usable]:
-    """Every contender of every operation, asked whether it takes any of the table's examples; nothing is run."""
-    found = []
+    """Every contender of every operation, and whether it supports an example of the operation; nothing is run."""
+    usable = []
     for operation in OPERATIONS:
         for name, entry in contenders(operation).items():
             reasons = dict.fromkeys(_reason(entry, workload, device) for workload in OPERATIONS[operation].examples)
             reason = None if None in reasons else "; ".join(text for text in reasons if text)
-            found.append(Usable(operation, name, entry.summary, reason))
-    return found
+            usable.append(Usable(operation, name, entry.summary, reason))
+    return usable
 
 
 def _reason(entry: Contender, workload: Problem, device: str) -> str | None:
@@ -101,9 +101,9 @@ def _roof(device: str) -> Finding:
 
 
 def _compiler() -> Finding:
-    found = next((name for name in ("g++", "c++", "clang++") if shutil.which(name)), None)
-    if found:
-        return Finding("C++ compiler", "ok", f"{found}: FlexAttention can be compiled on the CPU")
+    compiler = next((name for name in ("g++", "c++", "clang++") if shutil.which(name)), None)
+    if compiler:
+        return Finding("C++ compiler", "ok", f"{compiler}: FlexAttention can be compiled on the CPU")
     return Finding("C++ compiler", "note", "none: FlexAttention on the CPU is left out (Debian: apt install g++)")
 
 

@@ -1,4 +1,4 @@
-"""Why a prompt takes longer than its useful work alone: floors, each upon the one before, beside the time itself."""
+"""Floors of a prompt's time: lower bounds, each above the one before, that explain the time beyond the useful work."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import blockskip as bs
 import numpy as np
 import pandas as pd
 
-from skiplab.rated import Row
+from skiplab.rated import RowDict
 
 FLOORS = {
     "bound_ms": "useful pairs at the roofs",
@@ -20,20 +20,20 @@ FLOORS = {
 
 
 def floors_of(table: pd.DataFrame) -> pd.DataFrame:
-    """The checked prefill rows of our kernels whose tiles and roofs are known, with what their time is made of.
+    """The checked prefill rows of our kernels whose tiles and roofs are known, with the floors of their times.
 
     table: of `rated.rated`. `tiles_ms`: the least time when every pair of a visited tile is computed. `busiest_ms`:
     when each tile row of each head is done by one of `sms` multiprocessors alone, at its share of the product's rate.
-    `programs`: how many such rows there are. All computed; the softmax, loads and the start of the kernel are in
-    none of them. Each is at least `bound_ms`, the roofline of the useful work.
+    `programs`: how many such rows there are. All are computed, and leave out the softmax, loads and the kernel's start.
+    Each is at least `bound_ms`, the roofline of the useful work.
     """
     usable = table["sms"].notna() & table["tiles"].notna() & table["product_tflops"].notna() & table["bound_ms"].notna()
     rows: Any = table[(table["operation"] == "attention") & (table["status"] == "ok") & usable]
-    found = [_floors(row) for row in rows.to_dict("records")]
-    return rows.assign(**{name: [one[name] for one in found] for name in ("tiles_ms", "busiest_ms", "programs")})
+    floors = [_floors(row) for row in rows.to_dict("records")]
+    return rows.assign(**{name: [one[name] for one in floors] for name in ("tiles_ms", "busiest_ms", "programs")})
 
 
-def _floors(row: Row) -> dict[str, float]:
+def _floors(row: RowDict) -> dict[str, float]:
     (block_m, block_n), heads = row["tiles"], int(row["q_heads"] * row["batch"])
     start = 0 if row["buffer"] == row["buffer"] else None
     tilemap = bs.TileMap.build(
@@ -47,9 +47,9 @@ def _floors(row: Row) -> dict[str, float]:
 
 
 def least_busiest(loads: Sequence[int] | np.ndarray, workers: int) -> int:
-    """The least load that the busiest of some workers can have: no way to share the loads out gives less.
+    """A lower bound of the busiest worker's load, however the loads are shared out.
 
-    It has the mean, and the largest load; and of the k * workers + 1 largest loads some worker has k + 1.
+    It is at least the mean, and the largest load; and some worker has k + 1 of the k * workers + 1 largest loads.
     """
     falling = np.sort(np.asarray(loads))[::-1]
     sums = np.concatenate([[0], np.cumsum(falling)])

@@ -1,8 +1,7 @@
 """Which program of a decode call reads which keys, and how busy that keeps a GPU's multiprocessors (SMs).
 
-Arithmetic on sizes: nothing is launched and no GPU is needed. Our own numbers come from the plan that
-`blockskip.decode` makes; peers' rules of how many shares a KV head's keys are divided into stand beside it, on the same
-tiles.
+Arithmetic on sizes: nothing is launched and no GPU is needed. Our own numbers come from the plan of `blockskip.decode`;
+peers' rules for the number of splits are applied to the same tiles.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ SPLIT_POLICIES: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class Share:
-    """The keys first..end - 1 that one split of a KV head reads, in so many tiles; none where end == first."""
+    """The keys first..end - 1 that one split of a KV head reads, and the number of tiles; none if end == first."""
 
     first: int
     end: int
@@ -57,11 +56,11 @@ class Placement(NamedTuple):
 class Schedule:
     """A decode call on a GPU under one policy.
 
-    shares: those of every KV head, by split. heads: how often they are there, batch * KV heads * blocks of query rows.
-    Program `head * splits + split` is launched in that order. fused: whether the last
-    program of a KV head merges; None where there is nothing to merge or a peer does it its own way. live: keys that
-    some query sees. key_seconds: what an SM takes for one. What `seconds` has beyond the last run (`reading_seconds`)
-    is what is moved besides keys and values.
+    shares: of each KV head, by split. heads: how many heads have them, batch * KV heads * blocks of query rows. Program
+    `head * splits + split` is launched in that order. fused: whether the last program of a KV head merges; None where
+    there is nothing to merge or a peer does it its own way. live: keys that some query sees. key_seconds: an SM's time
+    for one key. `seconds` exceeds the end of the last run (`reading_seconds`) by the time to move all that is not keys
+    and values.
     """
 
     policy: str
@@ -86,7 +85,7 @@ class Schedule:
 
     @property
     def programs(self) -> int:
-        """How many are launched."""
+        """The number of programs launched."""
         return self.heads * self.splits
 
     @cached_property
@@ -95,11 +94,11 @@ class Schedule:
         return tuple(map(Placement._make, self._placed()))
 
     def run_of(self, program: int) -> Placement | None:
-        """Where and when that program runs; None where it has no key."""
+        """The placement of that program; None if it has no key."""
         return next((Placement._make(run) for run in self._placed() if run[0] == program), None)
 
     def sm_use(self) -> list[tuple[float, int]]:
-        """(when its last program ends, how many it had) of each SM."""
+        """(end of its last program, number of its programs) of each SM."""
         use = [(0.0, 0)] * self.sms
         for _, sm, _, end in self._placed():
             use[sm] = end, use[sm][1] + 1
@@ -118,7 +117,7 @@ class Schedule:
 
     @property
     def live_programs(self) -> int:
-        """How many have keys."""
+        """The number of programs that have keys."""
         return self.live_splits * self.heads
 
     @property
@@ -128,12 +127,12 @@ class Schedule:
 
     @property
     def keys_read(self) -> int:
-        """Of a KV head; those that a mask then drops included."""
+        """Keys read for a KV head, including those that a mask then drops."""
         return sum(share.keys for share in self.shares)
 
     @property
     def most_tiles(self) -> int:
-        """Tiles of the longest share."""
+        """The tiles of the longest share."""
         return max(share.tiles for share in self.shares)
 
     @property
@@ -144,7 +143,7 @@ class Schedule:
 
     @property
     def idle_sms(self) -> int:
-        """SMs that never have one."""
+        """The number of SMs that never have a program with keys."""
         return self.sms - min(self.sms, self.live_programs)
 
     @property
@@ -163,11 +162,11 @@ class Schedule:
 
 @lru_cache(maxsize=64)
 def schedule(workload: DecodeWorkload, machine: Machine, policy: str = "blockskip") -> Schedule:
-    """What that policy makes of the call on that GPU; ValueError for an unknown policy or a machine without SMs.
+    """The schedule of the call on that GPU under that policy; ValueError for unknown policies and machines without SMs.
 
     The model: one program an SM at a time, the next one taken as soon as an SM is free; an SM reads at its even share
     of the GPU's bandwidth; partial results, queries and outputs then move at all of it. Left out: what a few busy SMs
-    draw beyond their even share, launches, the L2, arithmetic. So a share of the data sheet that nobody reaches.
+    draw beyond their even share, launches, the L2, arithmetic. So no real kernel reaches these times.
     """
     if policy not in SPLIT_POLICIES:
         raise ValueError(f"policy: got {policy!r}; allowed are {', '.join(SPLIT_POLICIES)}")
@@ -208,7 +207,7 @@ def schedules(workload: DecodeWorkload, machine: Machine) -> dict[str, Schedule]
 
 
 def comparison(plans: Mapping[str, Schedule]) -> pd.DataFrame:
-    """A row a policy: shares, programs, SMs that read, the share of all SMs' time that is used, time; predicted."""
+    """A table with a row for each policy: shares, programs, reading SMs, use of the SMs, predicted time."""
     rows = {
         name: {
             "shares": plan.splits, "with keys": plan.live_splits, "programs": plan.programs,
@@ -222,7 +221,7 @@ def comparison(plans: Mapping[str, Schedule]) -> pd.DataFrame:
 
 
 def kernel_plan(workload: DecodeWorkload, machine: Machine, splits: int | None = None) -> DecodePlan:
-    """What `blockskip.decode` plans for this call on that GPU, its kv_len on the device; tensors without memory."""
+    """The plan of `blockskip.decode` for this call on that GPU, with kv_len on the device; made with meta tensors."""
     assert machine.sms is not None and machine.compute_capability is not None
     major, minor = map(int, machine.compute_capability.split("."))
     dtype, batch, dim = workload.torch_dtype, workload.batch, workload.head_dim
@@ -261,7 +260,7 @@ def _shares(policy: str, splits: int, live: range, slots: int, block_n: int) -> 
 
 
 def _last_end(durations: list[float], heads: int, sms: int) -> float:
-    """When the last of all programs ends, each begun as soon as an SM is free."""
+    """The time at which the last program ends, when each begins as soon as an SM is free."""
     free, lasting = [0.0] * sms, [duration for duration in durations if duration]
     for _ in range(heads):
         for duration in lasting:

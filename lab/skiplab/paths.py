@@ -1,4 +1,4 @@
-"""Where `data/` is, where runs go, and what files are called: a name that comes from a run is only ever a slug."""
+"""Paths: where `data/` is, where runs go, and how files are named: names taken from a run become slugs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def data_path(*parts: str) -> Path:
 
 
 def installed() -> bool:
-    """Whether this is an installed package, which nothing may write into, and no checkout of the repository."""
+    """Whether this is an installed package, which nothing may write into, rather than a checkout of the repository."""
     return _packaged().is_dir()
 
 
@@ -32,7 +32,7 @@ def runs_directory() -> Path:
 
 
 def own_data(kind: str) -> Path:
-    """Where measurements of a kind go that others then read: `data` of a checkout; the user's folder where installed.
+    """The folder for measurements of a kind, such as roofs: `data` of a checkout; the user's folder where installed.
 
     That is `blockskip.tuned.files.user_folder`: `skiplab` in $XDG_CONFIG_HOME, or in `~/.config`.
     """
@@ -53,7 +53,7 @@ def slug(text: str) -> str:
 
 
 def file_name(text: str, suffix: str) -> str:
-    """A file's name of any text: its slug, cut to a length that file systems take, or `unnamed`; and the suffix."""
+    """A file name made of any text: its slug, cut to a safe length, or `unnamed`; and the suffix."""
     return (slug(text)[:LONGEST_NAME].strip("-") or "unnamed") + suffix
 
 

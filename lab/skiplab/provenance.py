@@ -1,4 +1,4 @@
-"""Where a number is from: the kernels' sources, this checkout's state, versions, the time."""
+"""The provenance of numbers: a hash of the kernels' sources, the checkout's git state, versions, the time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import blockskip as bs
 
 @lru_cache(maxsize=1)
 def source_hash() -> str:
-    """Twelve letters of a hash over the kernel package's sources: other kernels, other points."""
+    """Twelve hexadecimal digits of a hash of the kernel package's sources: points of other kernels are other points."""
     digest = hashlib.sha256()
     root = Path(bs.__file__).parent
     for path in sorted([*root.rglob("*.py"), *root.rglob("*.json")]):
@@ -38,7 +38,7 @@ def triton_version() -> str | None:
 
 
 def git_state() -> dict[str, Any]:
-    """Commit of this checkout and whether tracked files differ from it; {} where this file is in no checkout of ours.
+    """The commit of this checkout, and whether tracked files differ from it; {} outside of a checkout of this project.
 
     An installed package may lie inside another project's repository, whose commit says nothing of ours.
     """

@@ -16,12 +16,12 @@ from skiplab.machine.roofs import Roofs, recorded_roofs
 from skiplab.store import COLUMNS, Run, frame
 from skiplab.store.keys import without_index
 
-Row = dict[str, Any]
+RowDict = dict[str, Any]
 """One row of a frame, by column."""
 
 ADDED = (
     "file", "versions", "read_gbps", "product_tflops", "plain_us", "sms", "eager_ms", "heads", "tiles", "kernel",
-    "place",
+    "workload",
 )  # fmt: skip
 
 
@@ -29,15 +29,15 @@ def rated(runs: Iterable[Run], patterns: Sequence[str] = ("*",)) -> pd.DataFrame
     """The frame of the runs whose files match, each point once for a contender, device and source; empty without any.
 
     patterns: of file names without `.jsonl`. Of a point that several runs hold, the run of the first pattern counts,
-    and of one pattern the run that began last. Rows with a config that somebody asked for, as tuning does, are left
+    and of one pattern the run that began last. Rows with an explicit config, such as those of tuning, are left
     out: it is not the contender's own choice. Columns beside `store.COLUMNS`:
 
     - `file` (path), `versions` (text), `read_gbps`, `product_tflops`, `sms`: of the run's header;
-    - `plain_us`: what a plain read of the row's least bytes takes on that device, where `data/machines` knows;
+    - `plain_us`: the time of a plain read of the row's least bytes on that device, if `data/machines` has it;
     - `eager_ms`: the median of single calls, where they were timed too;
-    - `tiles`: queries and keys of ours; None where no plan says, or several heads share a tile;
-    - `kernel`: the route that our linear layer took, by its plan; None where none says;
-    - `heads` (text), and `place` (text): the point, whoever solves it.
+    - `tiles`: queries and keys of our kernels' tiles; None without a plan, or if several heads share a tile;
+    - `kernel`: the route of our linear layer, by its plan; None without one;
+    - `heads` (text), and `workload` (text): the problem, whoever solves it.
     """
     known = recorded_roofs()
     runs = [run for run in runs if run.path is not None]
@@ -50,16 +50,16 @@ def rated(runs: Iterable[Run], patterns: Sequence[str] = ("*",)) -> pd.DataFrame
     if not added:
         return pd.DataFrame(columns=[*COLUMNS, *ADDED])
     table = pd.concat([frame(chosen), pd.DataFrame.from_records(added, columns=list(ADDED))], axis=1)
-    return table.drop_duplicates(["source", "device", "contender", "place"], ignore_index=True)
+    return table.drop_duplicates(["source", "device", "contender", "workload"], ignore_index=True)
 
 
 def _own_choice(run: Run) -> Run:
-    """The run with each point's last row, but for those whose config somebody asked for."""
+    """The run with each point's last row, without rows of an explicit config."""
     rows = {without_index(row["point"]): row for row in run.rows if not row.get("config")}
     return replace(run, rows=tuple(rows.values()))
 
 
-def _added(run: Run, row: Mapping[str, Any], roofs: Roofs | None) -> Row:
+def _added(run: Run, row: Mapping[str, Any], roofs: Roofs | None) -> RowDict:
     """A row's `ADDED` columns."""
     roof = run.header.get("roof") or {}
     return {
@@ -73,11 +73,11 @@ def _added(run: Run, row: Mapping[str, Any], roofs: Roofs | None) -> Row:
         "heads": _heads(row["axes"]),
         "tiles": _tiles(row.get("plan") or {}),
         "kernel": spelled((row.get("plan") or {}).get("kernel")),
-        "place": _place(row["axes"]),
+        "workload": _workload(row["axes"]),
     }
 
 
-def _place(axes: Mapping[str, Any]) -> str:
+def _workload(axes: Mapping[str, Any]) -> str:
     return json.dumps({name: value for name, value in axes.items() if value is not None}, sort_keys=True)
 
 

@@ -1,4 +1,4 @@
-"""A folder to send: the executed notebook with its pictures, a page for readers without Jupyter, the runs that it used.
+"""A notebook as a folder to send: executed, with pictures, a page for readers without Jupyter, the runs that it used.
 
 notebook.ipynb   executed; every widget replaced by its picture and words, so that nothing needs a kernel
 notebook.html    the same as one page that works offline
@@ -74,14 +74,14 @@ def share(notebook: Path | str, out_dir: Path | str, *, timeout_s: float = 1800.
 
 
 def named(runs: Mapping[str, str]) -> dict[str, str]:
-    """The texts of runs by the names of their files, made of the runs' ids; equal names get numbers."""
-    found: dict[str, str] = {}
+    """The texts of runs by file name, made of the runs' ids; equal names get numbers."""
+    texts: dict[str, str] = {}
     for run_id, text in runs.items():
         names = (
             file_name(run_id, f"{end}.jsonl") for end in ("", *(f"-{number}" for number in range(2, len(runs) + 1)))
         )
-        found[next(name for name in names if name not in found)] = text
-    return found
+        texts[next(name for name in names if name not in texts)] = text
+    return texts
 
 
 def write(folder: Path, texts: Mapping[str, str]) -> None:
@@ -100,7 +100,7 @@ def read_notebook(path: Path) -> Any:
 
 
 def execute(document: Any, folder: Path, timeout_s: float) -> dict[str, Any]:
-    """Run all cells, in place, in a fresh kernel that works in `folder`; returns what the kernel accounts for."""
+    """Run all cells, in place, in a fresh kernel that works in `folder`; return the kernel's `account`."""
     from nbclient import NotebookClient
     from nbformat.v4 import new_code_cell
 
@@ -125,7 +125,7 @@ def execute(document: Any, folder: Path, timeout_s: float) -> dict[str, Any]:
 def _kernel(client: Any) -> Iterator[None]:
     """A kernel for the client.
 
-    Jupyter chooses ports before the kernel binds them: where another program was sooner, the kernel dies at once, and
+    Jupyter chooses ports before the kernel binds them: where another program was faster, the kernel dies at once, and
     is started again on others.
     """
     with ExitStack() as stack:
@@ -157,7 +157,7 @@ def parameter_names(document: Any) -> list[str]:
 
 
 def account(namespace: Mapping[str, Any], names: Iterable[str]) -> str:
-    """JSON, asked of the notebook's kernel at its end: versions, device, parameters, the text of each run it used."""
+    """JSON from the notebook's kernel at its end: versions, device, parameters, the text of each run that it used."""
     from skiplab.machine import describe
 
     return json.dumps(
@@ -173,15 +173,15 @@ def account(namespace: Mapping[str, Any], names: Iterable[str]) -> str:
 
 
 def used_runs(namespace: Mapping[str, Any]) -> list[Run]:
-    """Runs that a notebook's variables hold: runs, lists of them, panels that made one, and tables with their rows."""
+    """The runs in a notebook's variables: runs, lists of them, panels that made one, and tables with their rows."""
     values = [value for name, value in namespace.items() if not name.startswith("_")]
-    found = {run.run_id: run for value in values for run in _runs_in(value)}
-    wanted = {name for value in values for name in _run_ids(value)} - set(found)
+    by_id = {run.run_id: run for value in values for run in _runs_in(value)}
+    wanted = {name for value in values for name in _run_ids(value)} - set(by_id)
     if wanted:
         folders = dict.fromkeys([data_path("runs"), runs_directory(), Path("runs")])
         stored = (read_run(path) for folder in folders for path in sorted(folder.glob("*.jsonl")))
-        found |= {run.run_id: run for run in stored if run.run_id in wanted}
-    return [found[name] for name in sorted(found)]
+        by_id |= {run.run_id: run for run in stored if run.run_id in wanted}
+    return [by_id[name] for name in sorted(by_id)]
 
 
 def _runs_in(value: Any) -> Iterator[Run]:
@@ -209,7 +209,7 @@ def run_text(run: Run) -> str:
 
 
 def plain(document: Any) -> None:
-    """Take out, in place, what needs a live kernel: widget views with a picture or words beside them, and states."""
+    """Remove, in place, what needs a live kernel: widget states, and views that have a picture or text beside them."""
     document.metadata.pop("widgets", None)
     for output in _outputs(document):
         data = output.get("data", {})
@@ -262,7 +262,7 @@ def _version(name: str) -> str | None:
 
 
 def _readme(name: str, about: Mapping[str, Any]) -> str:
-    """What a person finds first."""
+    """The text of README.txt."""
     runs = sorted(about["runs"])
     versions = ", ".join(f"{key} {value}" for key, value in about["versions"].items())
     lines = [

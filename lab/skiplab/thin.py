@@ -1,8 +1,8 @@
-"""Which rows of a long run a page shows, and the words that say what it leaves out.
+"""Excerpts of long runs: which rows a page shows, and a text that says what it leaves out.
 
-A figure is some hundred pixels wide, and a line crosses each column of them from its least to its greatest point
-there: what lies between these, nobody sees. So of each line the first, last, least and greatest point of each column
-stay. Where there are more lines than a legend can name, settings are left out evenly. A run of ordinary size is whole.
+A figure is some hundred pixels wide, and a line covers each column of pixels from its least to its greatest point
+there; points between are invisible. So each line keeps the first, last, least and greatest point of each column. If
+there are more lines than a legend can name, settings are left out evenly. A run of ordinary size is shown whole.
 """
 
 from __future__ import annotations
@@ -24,92 +24,92 @@ COLUMNS = (512, 256, 128, 64, 32, 16, 8)
 
 
 @dataclass(frozen=True)
-class Part:
-    """Rows that are shown, and in words what is left out; no words where these are all rows."""
+class Excerpt:
+    """The rows that are shown, and a text about what is left out; empty if these are all rows."""
 
     table: Any
-    words: str = ""
+    left_out: str = ""
 
 
 def evenly(count: int, most: int) -> np.ndarray:
-    """At most that many of the numbers from 0 to count - 1, at even distances, first and last among them."""
+    """At most `most` of the numbers from 0 to count - 1, evenly spaced, first and last included."""
     return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int)) if count else np.arange(0)
 
 
-def settings(table: Any, axes: Sequence[str], most: int) -> Part:
-    """Rows of at most that many settings (values of the axes), in the order of their values."""
-    found = table[list(axes)].drop_duplicates().sort_values(list(axes), ignore_index=True)
-    if len(found) <= most:
-        return Part(table)
-    chosen = found.iloc[evenly(len(found), most)]
-    return Part(_at(table, chosen, axes), f"{len(chosen):,} of {len(found):,} settings")
+def settings(table: Any, axes: Sequence[str], most: int) -> Excerpt:
+    """The rows of at most `most` settings (values of the axes), in the order of their values."""
+    all_settings = table[list(axes)].drop_duplicates().sort_values(list(axes), ignore_index=True)
+    if len(all_settings) <= most:
+        return Excerpt(table)
+    chosen = all_settings.iloc[evenly(len(all_settings), most)]
+    return Excerpt(_at(table, chosen, axes), f"{len(chosen):,} of {len(all_settings):,} settings")
 
 
-def lines(table: Any, x: str, axes: Iterable[str], base: str | None = None) -> Part:
-    """Rows of a figure of lines over x, one for each contender and setting of `axes`; base: of ratios over that one."""
+def lines(table: Any, x: str, axes: Iterable[str], base: str | None = None) -> Excerpt:
+    """Rows for lines over x, one for each contender and setting of `axes`; base: for ratios over that contender."""
     others = [axis for axis in axes if axis != x]
-    room = SETTINGS if len(table) <= POINTS else min(SETTINGS, LINES // table["contender"].nunique())
-    part = settings(table, others, max(1, room))
-    if len(part.table) <= POINTS:
-        return _said(part, table)
+    most = SETTINGS if len(table) <= POINTS else min(SETTINGS, LINES // table["contender"].nunique())
+    excerpt = settings(table, others, max(1, most))
+    if len(excerpt.table) <= POINTS:
+        return _said(excerpt, table)
     if base is None:
-        kept = part.table[_apart(part.table, x, "median_ms", ["contender", *others])]
+        kept = excerpt.table[_apart(excerpt.table, x, "median_ms", ["contender", *others])]
     else:
-        ratios: Any = speedups(part.table, base)
+        ratios: Any = speedups(excerpt.table, base)
         chosen = ratios[_apart(ratios, x, "speedup", ["contender", *others])]
-        partners = part.table[part.table["contender"] == base]
+        partners = excerpt.table[excerpt.table["contender"] == base]
         kept = pd.concat([
-            _at(part.table, chosen, [*AXES, "contender"]), _at(partners, chosen[list(AXES)].drop_duplicates(), AXES),
+            _at(excerpt.table, chosen, [*AXES, "contender"]), _at(partners, chosen[list(AXES)].drop_duplicates(), AXES),
         ])  # fmt: skip
-    return _said(Part(kept, part.words), table)
+    return _said(Excerpt(kept, excerpt.left_out), table)
 
 
-def scatter(table: Any, x: str, y: str) -> Part:
-    """Rows of a figure of markers: one of each contender in each square that a marker covers."""
+def scatter(table: Any, x: str, y: str) -> Excerpt:
+    """Rows for a scatter plot: one of each contender in each square that a marker covers."""
     good = table[(table[x] > 0) & (table[y] > 0)]
     if len(good) <= POINTS:
-        return Part(table)
+        return Excerpt(table)
     for columns in COLUMNS:
         cells = pd.DataFrame({"x": _column(good[x], columns), "y": _column(good[y], columns // 2)})
         kept = good[~cells.assign(contender=good["contender"]).duplicated()]
         if len(kept) <= POINTS:
             break
-    return _said(Part(kept), good)
+    return _said(Excerpt(kept), good)
 
 
-def grid(table: Any, x: str, y: Sequence[str]) -> Part:
-    """Rows of a heat map: so many lengths across, so many settings down."""
-    part = settings(table, y, CELLS)
-    across = settings(part.table, [x], CELLS)
-    words = filter(None, [part.words, across.words.replace("settings", "lengths")])
-    return Part(across.table, _sentence(" at ".join(words)))
+def grid(table: Any, x: str, y: Sequence[str]) -> Excerpt:
+    """Rows for a heat map of at most `CELLS` lengths by `CELLS` settings."""
+    excerpt = settings(table, y, CELLS)
+    across = settings(excerpt.table, [x], CELLS)
+    words = filter(None, [excerpt.left_out, across.left_out.replace("settings", "lengths")])
+    return Excerpt(across.table, _sentence(" at ".join(words)))
 
 
-def groups(table: Any, axes: Sequence[str]) -> Part:
-    """Rows of a figure of bars, a group for each setting."""
-    part = settings(table, axes, GROUPS)
-    return Part(part.table, _sentence(part.words))
+def groups(table: Any, axes: Sequence[str]) -> Excerpt:
+    """Rows for a bar chart with a group for each setting."""
+    excerpt = settings(table, axes, GROUPS)
+    return Excerpt(excerpt.table, _sentence(excerpt.left_out))
 
 
-def places(table: Any, axes: Sequence[str]) -> Part:
-    """Rows of a table that has a line for each setting."""
-    part = settings(table, axes, ROWS)
-    return Part(part.table, _sentence(part.words, "are listed"))
+def by_setting(table: Any, axes: Sequence[str]) -> Excerpt:
+    """Rows for a table with a line for each setting."""
+    excerpt = settings(table, axes, ROWS)
+    return Excerpt(excerpt.table, _sentence(excerpt.left_out, "are listed"))
 
 
-def points(table: Any) -> Part:
-    """Rows of a table that has a line for each point: what failed first, at most half of them."""
+def points(table: Any) -> Excerpt:
+    """Rows for a table with a line for each point; failed points come first and fill at most half of it."""
     if len(table) <= ROWS:
-        return Part(table)
+        return Excerpt(table)
     failed, ok = table[table["status"] != "ok"], table[table["status"] == "ok"]
     failed = failed.iloc[evenly(len(failed), ROWS // 2 if len(ok) else ROWS)]
     kept = pd.concat([failed, ok.iloc[evenly(len(ok), ROWS - len(failed))]])
     first = f", {len(failed):,} that failed first," if len(failed) else ""
-    return Part(kept, _sentence(f"{len(kept):,} of {len(table):,} points{first}", "are listed"))
+    return Excerpt(kept, _sentence(f"{len(kept):,} of {len(table):,} points{first}", "are listed"))
 
 
 def _apart(table: Any, x: str, y: str, names: list[str]) -> pd.Series:
-    """Which rows a figure of lines needs: the ends and extremes of each line in each column of its width."""
+    """Which rows a line plot needs: the ends and extremes of each line in each column of pixels."""
     line = table.groupby(names, dropna=False, sort=False).ngroup()
     for columns in COLUMNS:
         by = [line, _column(table[x], columns)]
@@ -124,7 +124,7 @@ def _apart(table: Any, x: str, y: str, names: list[str]) -> pd.Series:
 
 
 def _column(values: Any, columns: int) -> pd.Series:
-    """Which column of pixels a value falls into on a logarithmic axis."""
+    """The column of pixels of each value on a logarithmic axis."""
     logs = np.log(values.astype(float))
     low, high = logs.min(), logs.max()
     return ((logs - low) / max(high - low, 1e-9) * columns).clip(upper=columns - 1).fillna(-1).astype(int)
@@ -135,13 +135,15 @@ def _at(table: Any, chosen: Any, axes: Sequence[str]) -> Any:
     return table[pd.MultiIndex.from_frame(table[list(axes)]).isin(pd.MultiIndex.from_frame(chosen[list(axes)]))]
 
 
-def _said(part: Part, whole: Any) -> Part:
-    """The part with a sentence of how many points are drawn, if not all are; its words so far are its settings."""
-    if len(part.table) == len(whole):
-        return part
-    chosen = f", of {part.words}," if part.words else ""
-    others = "the others lie between these" + (", or in settings that no legend has room for" if part.words else "")
-    return Part(part.table, f"{len(part.table):,} of {len(whole):,} points{chosen} are drawn; {others}.")
+def _said(excerpt: Excerpt, whole: Any) -> Excerpt:
+    """The excerpt with a sentence on how many points are drawn, if not all; its text so far names its settings."""
+    if len(excerpt.table) == len(whole):
+        return excerpt
+    chosen = f", of {excerpt.left_out}," if excerpt.left_out else ""
+    others = "the others lie between these" + (
+        ", or in settings that no legend has room for" if excerpt.left_out else ""
+    )
+    return Excerpt(excerpt.table, f"{len(excerpt.table):,} of {len(whole):,} points{chosen} are drawn; {others}.")
 
 
 def _sentence(words: str, rest: str = "are drawn, at even distances") -> str:

@@ -30,7 +30,7 @@ PANEL = """
 import pathlib
 from skiplab import SweepPanel
 from skiplab.widgets import controls
-from skiplab.widgets.mask import words
+from skiplab.widgets.mask import captions
 (path,) = map(str, pathlib.Path("received").glob("*.jsonl"))
 panel = SweepPanel(["sdpa"], directory="received")
 display(panel)

@@ -31,7 +31,7 @@ numbers = itertools.count()
 @pytest.fixture(autouse=True)
 def quick(monkeypatch, tmp_path):
     """Measurements that take no time, in this process."""
-    module = importlib.import_module("skiplab.sweep.running")
+    running, workers = (importlib.import_module(f"skiplab.sweep.{name}") for name in ("running", "workers"))
     high = Machine("CPU", "cpu", bandwidth_gbps=1e6, tflops=1e6, source="measured")
     monkeypatch.setattr(module, "this_machine", lambda device, dtype: high)
     name = module.describe("cpu")["name"]

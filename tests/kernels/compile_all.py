@@ -18,19 +18,19 @@ from blockskip.launching.guards import GuardedInt
 from skiplab.anatomy import _pretend, attention_anatomy, read
 
 SKIPS = ("none", "mask", "bounds", "map")
-WORDS = bs.sliding_window(1024) | (bs.sink(4) & bs.causal())
+WINDOW_AND_SINK = bs.sliding_window(1024) | (bs.sink(4) & bs.causal())
 CASES = [(d, skip, "bfloat16", "window") for d in (64, 128, 256, 512) for skip in SKIPS]
-CASES += [(d, "map", "bfloat16", "words") for d in (64, 128, 256, 512)]
+CASES += [(d, "map", "bfloat16", "mask bits") for d in (64, 128, 256, 512)]
 CASES += [(128, skip, "float32", "window") for skip in ("none", "bounds")]
 WIDE_TILES = {64: (64, 128, 4, 2), 128: (128, 128, 8, 2)}
 """Tiles of 128 keys, which the table has at D 512 alone, for Hopper."""
-SPECIALISED = {128: (128, 128, 12, 2), 256: (128, 64, 12, 2)}
-"""Hopper's kernel with specialised warps."""
+WARP_SPECIALIZED = {128: (128, 128, 12, 2), 256: (128, 64, 12, 2)}
+"""Tiles of Hopper's warp-specialized kernel."""
 # how keys and values are read where it is not the plain way: rows that a descriptor cannot describe, a ring
 READ = [(512, skip, "bfloat16", "odd rows") for skip in SKIPS] + [(d, "bounds", "bfloat16", "ring") for d in (128, 512)]
 
 
-def described(case, one):
+def record_of(case, one):
     return {
         "case": case,
         "registers": one.registers,
@@ -63,7 +63,7 @@ def single_query(capability, head_dim=128, slots=4096):
     k = torch.empty((1, 8, slots, head_dim), dtype=torch.bfloat16)
     config = prefill_config(capability, head_dim, torch.bfloat16)
     call = AttentionCall(
-        q, k, k, WORDS, head_dim**-0.5, None, GuardedInt(3000), None, "map", "triton", config, False, False
+        q, k, k, WINDOW_AND_SINK, head_dim**-0.5, None, GuardedInt(3000), None, "map", "triton", config, False, False
     )
     made = plan.plan_kernel(call, config, capability=capability)
     given = replace(call, q_start=2999, kv_len=3000)
@@ -77,7 +77,7 @@ def single_query(capability, head_dim=128, slots=4096):
 def anatomies(capability):
     yield [128, "map", "bfloat16", "single query"], single_query(capability)
     for head_dim, skip, dtype, kind in CASES:
-        mask = WORDS if kind == "words" else bs.sliding_window(1024)
+        mask = WINDOW_AND_SINK if kind == "mask bits" else bs.sliding_window(1024)
         one = attention_anatomy(capability, head_dim=head_dim, skip=skip, dtype=getattr(torch, dtype), mask=mask)
         yield [head_dim, skip, dtype, kind], one
     if capability == (9, 0):
@@ -97,7 +97,7 @@ def anatomies(capability):
         for head_dim, config in SPECIALISED.items():
             for skip, mask, kind in (("bounds", None, ""), ("map", None, ""), ("map", WORDS, " words")):
                 for lse in (False, True) if skip == "map" else (False,):
-                    case = [head_dim, skip, "bfloat16", f"specialised{kind}{', lse' * lse}"]
+                    case = [head_dim, skip, "bfloat16", f"warp-specialized{kind}{', lse' * lse}"]
                     shape = {"head_dim": head_dim, "skip": skip, "mask": mask, "config": config, "return_lse": lse}
                     with patch.object(launch, "overlaps_items", lambda *of, **named: False):
                         one = attention_anatomy(capability, **shape)
@@ -109,7 +109,7 @@ def anatomies(capability):
 
 def main(capability):
     for case, one in anatomies(capability):
-        print(json.dumps(described(case, one)), flush=True)
+        print(json.dumps(record_of(case, one)), flush=True)
 
 
 if __name__ == "__main__":

@@ -56,12 +56,12 @@ def weight(k, group_size, bits, metadata):
 
 def compiled(capability, k, group_size, bits, rows, metadata, ablation="none"):
     w = weight(k, group_size, bits, metadata)
-    words = torch.zeros((rows, 2, k // 8), dtype=torch.int32)
+    codes = torch.zeros((rows, 2, k // 8), dtype=torch.int32)
     blocks = Blocks(torch.zeros((rows, k // 32)), torch.zeros((rows, k // 32)))
     form, config = FORMS[ablation], matvec_config(rows)
     overlap = capability >= (9, 0)
     out = torch.zeros((rows, N), dtype=torch.bfloat16)
-    operands = launch.packed_codes(w), metadata_as_read(w, form), words, blocks, None, out
+    operands = launch.packed_codes(w), metadata_as_read(w, form), codes, blocks, None, out
     one = launch.prepare_matvec(w, operands, config, overlap, form)
     with _pretend(capability):
         kernel = form.kernel.warmup(*one.arguments, **one.constants, **config.options(overlap), grid=one.grid)

@@ -50,7 +50,7 @@ def large_head_cases():
     for head_dim in (320, 512):
         q, k, v = tensors(33, 150, (4, 1), head_dim, torch.bfloat16)
         apart = torch.randn(1, 1, 150, head_dim + 1, device=DEVICE, dtype=torch.bfloat16)[..., :head_dim]
-        for how, keys in (("described", k), ("pointer", apart)):
+        for how, keys in (("tma", k), ("pointer", apart)):
             for mask in (bs.causal(), MASKS["sink"]):
                 got = bs.attention(q, keys, v, mask, impl="triton", route="prefill")
                 yield f"prefill D {head_dim} {how} {mask}", got, bs.attention(q, keys, v, mask, impl="reference")
@@ -88,7 +88,7 @@ def score_cases():
 
 
 def wide_tile_cases():
-    """Tiles of 128 keys, which have two words of mask a row, with ragged ends; groups of three in 64 rows."""
+    """Tiles of 128 keys, which have two int64 of mask bits a row, with ragged ends; groups of three in 64 rows."""
     for kv_len in (70, 130, 300):
         q, k, v = tensors(70, kv_len, (6, 2), 128, torch.float16)
         for name in ("window", "sink"):
@@ -102,11 +102,11 @@ def wide_tile_cases():
                 )
 
 
-def specialised_cases():
-    """Hopper's kernel with specialised warps, at the ends of tiles; groups of three, a key head's last rows."""
+def warp_specialized_cases():
+    """Hopper's kernel with specialized warps, at the ends of tiles; groups of three, a key head's last rows."""
     for head_dim, block_n, dtype in ((128, 128, torch.float16), (256, 64, torch.bfloat16)):
         # 96 heads have more rows of tiles than a GPU of 132 multiprocessors has programs: these go on to further ones.
-        # 420 have so many that a window's go through at D 128
+        # 420 have so many that a window's overlap at D 128
         small = (128, 128, (6, 2)), (203, 70, (6, 2)), (129, 300, (6, 2))
         for q_len, kv_len, heads in (*small, (203, 300, (96, 32)), (203, 300, (420, 140))):
             q, k, v = tensors(q_len, kv_len, heads, head_dim, dtype)
@@ -114,20 +114,20 @@ def specialised_cases():
                 options = {"skip": skip, "config": (128, block_n, 12, 2), "impl": "triton", "route": "prefill"}
                 got = bs.attention(q, k, v, MASKS[name], **options, return_lse=True)[0]
                 yield (
-                    f"prefill {q_len}x{kv_len} {heads} D {head_dim} specialised {name} {skip}",
+                    f"prefill {q_len}x{kv_len} {heads} D {head_dim} warp-specialized {name} {skip}",
                     got,
                     bs.attention(q, k, v, MASKS[name], impl="reference"),
                 )
 
 
-def turn_cases():
-    """Heads in turns, on a GPU of 132 multiprocessors: two packed ones, all of 32, and 16 of them at a time."""
+def interleaved_cases():
+    """Interleaved heads, on a GPU of 132 multiprocessors: two packed ones, all of 32, and 16 of them at a time."""
     for heads, length in (((6, 2), 40), ((32, 32), 300), ((32, 32), 1500)):
         q, k, v = tensors(length, length, heads, 64, torch.bfloat16)
         for mask in (bs.causal(), None):
             got = bs.attention(q, k, v, mask, impl="triton", route="prefill", return_lse=True)[0]
             yield (
-                f"prefill heads {heads} of {length} in turns {mask}",
+                f"prefill heads {heads} of {length} interleaved {mask}",
                 got,
                 bs.attention(q, k, v, mask, impl="reference"),
             )

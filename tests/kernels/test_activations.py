@@ -10,7 +10,7 @@ from blockskip.linear.configs import MatvecConfig
 from blockskip.linear.fixed_rows import blocks_of, products
 
 IMPLS = ("reference", "tiled", "triton")
-WORDS = ("int8", "float")
+NAMED = ("int8", "float")
 KINDS = [{}, {"symmetric": True, "group_size": 64}, {"metadata": "uint8"}, {"bits": 8, "group_size": 128}]
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="sizes beyond the interpreter need CUDA")
 HOPPER = torch.cuda.is_available() and torch.cuda.get_device_capability()[0] == 9
@@ -38,7 +38,7 @@ def check(out, x, w, bias, word):
 
 
 @pytest.mark.parametrize("impl", IMPLS)
-@pytest.mark.parametrize("word", WORDS)
+@pytest.mark.parametrize("word", NAMED)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_a_named_word_holds_at_any_number_of_rows(device, impl, word, dtype):
     for rows in (1, 9, 17):
@@ -49,7 +49,7 @@ def test_a_named_word_holds_at_any_number_of_rows(device, impl, word, dtype):
 @pytest.mark.parametrize("impl", IMPLS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_format(device, impl, kind):
-    for word in WORDS:
+    for word in NAMED:
         x, w, bias = draw(device, 10, 2, 512, **kind)
         check(bs.linear(x, w, bias, impl=impl, activations=word), x, w, bias, word)
 
@@ -77,7 +77,7 @@ def same_bits_at_any_number_of_rows(x, w, bias, **named):
 
 
 @pytest.mark.parametrize("impl", IMPLS)
-@pytest.mark.parametrize("word", WORDS)
+@pytest.mark.parametrize("word", NAMED)
 def test_a_row_has_the_same_bits_with_1_to_64_rows(device, impl, word):
     n, k = (1, 32) if impl == "triton" and device == "cpu" else (70, 1184)
     x, w, bias = draw(device, 64, n, k)
@@ -96,7 +96,7 @@ def test_the_same_bits_of_half_precision_and_of_splits_along_k(device, impl, mon
 
 
 @needs_cuda
-@pytest.mark.parametrize("word", WORDS)
+@pytest.mark.parametrize("word", NAMED)
 @pytest.mark.parametrize(("n", "k"), [(4096, 4096), (1001, 5376 + 32), (2880, 2880), (8192, 5376)])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 def test_the_same_bits_on_hardware(word, n, k, dtype):
@@ -126,10 +126,10 @@ def test_auto_keeps_its_rule_and_the_plan_says_which(device):
                 plan = bs.explain_linear(y, v.packed(packing), impl=impl)
                 assert plan.activations == ("float" if packing == "tiles" else auto.activations)
                 assert plan.packing == packing and f"weight  in {packing}" in str(plan)
-            for word, words in (("int8", "rounded to int8"), ("float", "multiplied as floats")):
+            for word, meaning in (("int8", "rounded to int8"), ("float", "multiplied as floats")):
                 plan = bs.explain_linear(x, w, bias, impl=impl, activations=word)
                 assert plan.activations == word and plan.batch_invariant
-                assert f"rows    {words}, each with the same bits" in str(plan)
+                assert f"rows    {meaning}, each with the same bits" in str(plan)
         assert bs.explain_linear(x, w, impl="triton", activations="int8").kernel == "matvec"
         assert bs.explain_linear(x, w, impl="triton", activations="float").kernel == "fused"
         assert bs.explain_linear(x.float(), w, impl="triton", activations="float").kernel == "dequantize"
@@ -265,7 +265,7 @@ def test_rounded_activations_are_checked(device):
 
 def test_a_module_and_a_swapped_model_take_the_word():
     x, w, bias = draw("cpu", 20, 64, 64)
-    for word in WORDS:
+    for word in NAMED:
         layer = bs.QuantizedLinear(w, bias, activations=word)
         want = bs.linear(x, w, bias, activations=word)
         assert torch.equal(layer(x), want) and f"activations='{word}'" in repr(layer)

@@ -31,8 +31,8 @@ SPILLS = {
     ("8.0", 256, "mask", "bfloat16", "window"): 112,
     ("8.0", 256, "bounds", "bfloat16", "window"): 24,
     ("8.0", 256, "map", "bfloat16", "window"): 24,
-    ("8.0", 128, "map", "bfloat16", "words"): 32,
-    ("8.0", 256, "map", "bfloat16", "words"): 24,
+    ("8.0", 128, "map", "bfloat16", "mask bits"): 32,
+    ("8.0", 256, "map", "bfloat16", "mask bits"): 24,
     ("8.9", 128, "none", "bfloat16", "window"): 40,
     ("8.9", 128, "mask", "bfloat16", "window"): 80,
     ("8.9", 128, "bounds", "bfloat16", "window"): 40,
@@ -40,7 +40,7 @@ SPILLS = {
     ("8.9", 256, "none", "bfloat16", "window"): 16,
     ("8.9", 256, "mask", "bfloat16", "window"): 80,
     ("8.9", 256, "bounds", "bfloat16", "window"): 8,
-    ("8.9", 128, "map", "bfloat16", "words"): 48,
+    ("8.9", 128, "map", "bfloat16", "mask bits"): 48,
     ("9.0", 256, "mask", "bfloat16", "window"): 144,
     ("9.0", 512, "mask", "bfloat16", "window"): 152,
     ("9.0", 512, "bounds", "bfloat16", "window"): 8,
@@ -72,7 +72,7 @@ SPILLS = {
     ("12.0", 256, "none", "bfloat16", "window"): 56,
     ("12.0", 256, "mask", "bfloat16", "window"): 136,
     ("12.0", 256, "bounds", "bfloat16", "window"): 16,
-    ("12.0", 128, "map", "bfloat16", "words"): 64,
+    ("12.0", 128, "map", "bfloat16", "mask bits"): 64,
     # tables of positions
     ("8.9", 128, "map", "bfloat16", "single query"): 16,
     ("12.0", 128, "map", "bfloat16", "single query"): 64,
@@ -85,7 +85,7 @@ OTHERWISE = {
         ("8.0", 128, "none", "float32", "window"): 16,
         ("8.9", 256, "none", "bfloat16", "window"): 24,
         ("8.9", 256, "mask", "bfloat16", "window"): 88,
-        ("9.0", 256, "map", "bfloat16", "words"): 16,
+        ("9.0", 256, "map", "bfloat16", "mask bits"): 16,
         ("9.0", 128, "none", "float32", "window"): 16,
         ("9.0", 512, "none", "bfloat16", "odd rows"): 1120,
         ("9.0", 512, "map", "bfloat16", "odd rows"): 1408,
@@ -123,7 +123,7 @@ def test_spills_do_not_grow(compiled, capability):
 
 
 @pytest.mark.parametrize("head_dim", [64, 128, 256, 512])
-@pytest.mark.parametrize("kind", ["window", "words"])
+@pytest.mark.parametrize("kind", ["window", "mask bits"])
 def test_hopper_spills_nothing_and_multiplies_in_warp_groups(compiled, head_dim, kind):
     for skip in ("bounds", "map") if kind == "window" else ("map",):
         case = head_dim, skip, "bfloat16", kind
@@ -137,7 +137,7 @@ def test_hopper_spills_nothing_and_multiplies_in_warp_groups(compiled, head_dim,
 @pytest.mark.parametrize("head_dim", [64, 128, 256, 512])
 def test_all_modes_reduce_rows_in_one_layout_with_the_same_contraction(compiled, capability, head_dim):
     rows = [compiled[capability][head_dim, skip, "bfloat16", "window"] for skip in SKIPS]
-    rows.append(compiled[capability][head_dim, "map", "bfloat16", "words"])
+    rows.append(compiled[capability][head_dim, "map", "bfloat16", "mask bits"])
     if head_dim == 128:
         rows.append(compiled[capability][head_dim, "map", "bfloat16", "single query"])
     for name in ("row_layouts", "ffma", "mufu"):
@@ -156,9 +156,9 @@ def test_so_do_tiles_of_128_keys_sinks_and_soft_caps_and_rows_that_no_descriptor
 
 
 @pytest.mark.parametrize("head_dim", [128, 256])
-def test_specialised_warps_multiply_in_warp_groups_and_share_out_registers(compiled, head_dim):
-    kinds = ("bounds", "specialised"), ("map", "specialised"), ("map", "specialised words")
-    for skip, kind in (*kinds, *[("bounds", "through")] * (head_dim == 128)):
+def test_specialized_warps_multiply_in_warp_groups_and_share_out_registers(compiled, head_dim):
+    kinds = ("bounds", "warp-specialized"), ("map", "warp-specialized"), ("map", "warp-specialized mask bits")
+    for skip, kind in (*kinds, *[("bounds", "overlap")] * (head_dim == 128)):
         row = compiled["9.0"][head_dim, skip, "bfloat16", kind]
         assert row["wgmma"] and row["registers"] == 168  # of 384 threads; the groups then take 240 each
 

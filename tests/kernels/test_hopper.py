@@ -13,7 +13,7 @@ from blockskip.attention.prefill import launch, plan, schedule
 from blockskip.config import TileConfig
 from blockskip.launching.repeated import REPEATED
 
-SPECIALISED = {128: TileConfig(128, 128, 12, 2), 256: TileConfig(128, 64, 12, 2)}
+WARP_SPECIALIZED = {128: TileConfig(128, 128, 12, 2), 256: TileConfig(128, 64, 12, 2)}
 HOPPER = torch.cuda.is_available() and torch.cuda.get_device_capability()[0] == 9
 needs_hopper = pytest.mark.skipif(not HOPPER, reason="warp-group products need a GPU of compute capability 9.x")
 SINKS = bs.sliding_window(300) | (bs.sink(4) & bs.causal())
@@ -29,9 +29,9 @@ def draw(device, head_dim, q_len, kv_len=None, *, batch=1, heads=(8, 2), dtype=t
 def planned(capability=(9, 0), mask=MASKS["causal"], head_dim=128, q_len=256, layout=lambda t: t, **named):
     q, k, v = draw("cuda" if torch.cuda.is_available() else "cpu", head_dim, q_len)
     k, v = layout(k), layout(v)
-    named = {"impl": "triton", "config": SPECIALISED[128], "route": "prefill", **named}
+    named = {"impl": "triton", "config": WARP_SPECIALIZED[128], "route": "prefill", **named}
     call = check(AttentionArguments(q, k, v, mask, **named))
-    return plan.plan_kernel(call, SPECIALISED.get(head_dim, SPECIALISED[128]), capability=capability)
+    return plan.plan_kernel(call, WARP_SPECIALIZED.get(head_dim, WARP_SPECIALIZED[128]), capability=capability)
 
 
 @pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
@@ -59,18 +59,21 @@ def test_the_modes_that_skip_by_limits_or_runs_take_it(mask):
 )
 def test_what_it_cannot_do_the_plain_kernel_does_in_the_same_tiles(other):
     config = planned(**other).config
-    assert not config.warp_specialized and config == SPECIALISED.get(other.get("head_dim", 128), SPECIALISED[128]).plain
+    assert (
+        not config.warp_specialized
+        and config == WARP_SPECIALIZED.get(other.get("head_dim", 128), WARP_SPECIALIZED[128]).plain
+    )
 
 
 def test_twelve_warps_are_two_groups_of_64_rows_and_one_that_copies():
-    assert "8 warps and one that copies" in str(SPECIALISED[128])
+    assert "8 warps and one that copies" in str(WARP_SPECIALIZED[128])
     with pytest.raises(ValueError, match="block_m is 64 with 12 warps"):
         TileConfig(64, 64, 12, 2)
 
 
 def same(q, k, v, mask, *, skips=("bounds", "map", "none", "mask"), **named):
     """What it gives, having checked that the plain kernel gives the same in all modes."""
-    config = SPECIALISED[q.shape[3]]
+    config = WARP_SPECIALIZED[q.shape[3]]
     named = {"impl": "triton", "route": "prefill", "return_lse": True, **named}
     assert bs.explain(q, k, v, mask, config=config, **named).config.warp_specialized
     out, lse = bs.attention(q, k, v, mask, config=config, **named)
@@ -81,14 +84,14 @@ def same(q, k, v, mask, *, skips=("bounds", "map", "none", "mask"), **named):
     return out
 
 
-@pytest.fixture(params=["", "few programs", "through"])
+@pytest.fixture(params=["", "few programs", "overlap"])
 def programs(request, monkeypatch):
     """Also with so few programs that each does many rows of tiles, of several heads and batches; windows both ways."""
     few = lambda call, plan, grid: ((min(math.prod(grid), 5),), grid[1] * grid[2])  # noqa: E731
     chosen = launch.programs_of
     REPEATED.clear()
     if request.param:
-        monkeypatch.setattr(schedule, "ROUNDS_OVERLAPPED", 0 if request.param == "through" else math.inf)
+        monkeypatch.setattr(schedule, "ROUNDS_OVERLAPPED", 0 if request.param == "overlap" else math.inf)
         monkeypatch.setattr(launch, "programs_of", lambda *of: (few if of[1].config.warp_specialized else chosen)(*of))
     yield
     REPEATED.clear()
@@ -99,7 +102,7 @@ def grid_of(q_len, kv_len, mask, *, batch=1, heads=(32, 8), lengths=None):
     q, k, v = (t.to("meta") for t in draw("cpu", 128, 1, batch=batch, heads=heads))
     q, k, v = q.expand(-1, -1, q_len, -1), *(t.expand(-1, -1, kv_len, -1) for t in (k, v))
     call = AttentionCall(q, k, v, mask, 1.0, None, kv_len, lengths, "auto", "triton", None, False, False)
-    made = replace(plan.plan_kernel(call, SPECIALISED[128]), config=SPECIALISED[128])
+    made = replace(plan.plan_kernel(call, WARP_SPECIALIZED[128]), config=WARP_SPECIALIZED[128])
     return schedule.programs_of(call, made, (-(-q_len // 128), heads[0], batch))
 
 
@@ -117,20 +120,20 @@ def test_a_program_a_multiprocessor_goes_on_from_row_to_row(monkeypatch):
     assert grid_of(2048, 8192, window, batch=35, heads=(6, 2)) == ((132,), 42)  # whole groups of three, too
 
 
-def test_a_windows_rows_go_through_where_programs_do_many():
-    def through(mask, head_dim=128, items=60, programs=10, part=lambda q: q, stages=2):
+def test_a_windows_items_overlap_where_programs_do_many():
+    def overlaps(mask, head_dim=128, items=60, programs=10, part=lambda q: q, stages=2):
         q, k, v = draw("cpu", head_dim, 256)
         call = AttentionCall(part(q), k, v, mask, 1.0, None, 256, None, "auto", "triton", None, False, False)
-        config = replace(SPECIALISED[head_dim], num_stages=stages)
+        config = replace(WARP_SPECIALIZED[head_dim], num_stages=stages)
         return schedule.overlaps_items(call, plan.plan_kernel(call, config, capability=(9, 0)), items, programs)
 
     window = MASKS["window"]
-    assert through(window)
-    assert not through(window, items=59)
-    assert not through(window, head_dim=256) and not through(window, stages=3)  # their shared memory is full
-    assert through(bs.sliding_window(128)) and not through(bs.sliding_window(129))  # half the keys
-    assert not through(window, part=lambda q: torch.cat([q, q], 3)[..., 1:129])
-    assert not any(map(through, (MASKS["causal"], SINKS)))
+    assert overlaps(window)
+    assert not overlaps(window, items=59)
+    assert not overlaps(window, head_dim=256) and not overlaps(window, stages=3)  # their shared memory is full
+    assert overlaps(bs.sliding_window(128)) and not overlaps(bs.sliding_window(129))  # half the keys
+    assert not overlaps(window, part=lambda q: torch.cat([q, q], 3)[..., 1:129])
+    assert not any(map(overlaps, (MASKS["causal"], SINKS)))
 
 
 def test_where_rows_are_unlike_the_device_hands_them_out(monkeypatch):
@@ -154,7 +157,7 @@ def test_a_bands_rows_end_together(mask, heads):
         assert schedule.end_together(tiles, heads, 132), length
 
 
-def test_rows_do_not_end_together_where_few_heads_take_turns():
+def test_rows_do_not_end_together_where_few_heads_interleave():
     longest_first = np.tile(np.arange(64, 0, -1), 8)  # 8,192 tokens: four of 32 heads, then the next four
     assert not schedule.end_together(longest_first[::-1], 4, 132)
 
@@ -165,7 +168,7 @@ def modes(mask):
 
 @needs_hopper
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("head_dim", SPECIALISED)
+@pytest.mark.parametrize("head_dim", WARP_SPECIALIZED)
 @pytest.mark.parametrize("name", MASKS)
 def test_it_equals_the_plain_kernel_bit_for_bit(device, programs, name, head_dim, dtype):
     for q_len, kv_len in ((256, 256), (777, 1203), (1203, 1000)):
@@ -174,7 +177,7 @@ def test_it_equals_the_plain_kernel_bit_for_bit(device, programs, name, head_dim
 
 
 @needs_hopper
-@pytest.mark.parametrize("head_dim", SPECIALISED)
+@pytest.mark.parametrize("head_dim", WARP_SPECIALIZED)
 @pytest.mark.parametrize("name", ["causal", "window", "sinks"])
 def test_it_is_right(device, head_dim, name):
     q, k, v = draw(device, head_dim, 1500)
@@ -185,7 +188,7 @@ def test_it_is_right(device, head_dim, name):
 
 
 @needs_hopper
-@pytest.mark.parametrize("head_dim", SPECIALISED)
+@pytest.mark.parametrize("head_dim", WARP_SPECIALIZED)
 def test_keys_beyond_kv_len_may_hold_nan(device, programs, head_dim):
     q, k, v = draw(device, head_dim, 300, 900, batch=2)
     k[:, :, 811:], v[:, :, 811:] = math.nan, math.nan
@@ -218,7 +221,7 @@ def test_a_batch_without_keys_gives_zero(device, programs, head_dim):
     q, k, v = draw(device, head_dim, 200, 400, batch=2)
     lengths = torch.tensor([0, 400], dtype=torch.int32, device=device)
     k[0], v[0] = math.nan, math.nan
-    named = {"config": SPECIALISED[head_dim], "kv_len": lengths, "return_lse": True, "impl": "triton"}
+    named = {"config": WARP_SPECIALIZED[head_dim], "kv_len": lengths, "return_lse": True, "impl": "triton"}
     for mask in (MASKS["causal"], MASKS["window"]):
         out, lse = bs.attention(q, k, v, mask, route="prefill", **named)
         assert (out[0] == 0).all() and (lse[0] == -math.inf).all() and out[1].isfinite().all()
@@ -233,7 +236,7 @@ def test_queries_that_start_anywhere(device, programs, q_start):
 
 
 @needs_hopper
-@pytest.mark.parametrize("head_dim", SPECIALISED)
+@pytest.mark.parametrize("head_dim", WARP_SPECIALIZED)
 def test_tensors_as_views(device, programs, head_dim):
     """[B, L, H, D] seen as [B, H, L, D], a part of larger heads, and heads and batches that share their keys."""
     q, k, v = (t.transpose(1, 2).contiguous().transpose(1, 2) for t in draw(device, head_dim, 500, batch=2))
@@ -248,7 +251,7 @@ def test_tensors_as_views(device, programs, head_dim):
 @needs_hopper
 def test_a_graph_replays_it(device):
     q, k, v = draw(device, 128, 4096, heads=(32, 8))
-    config = SPECIALISED[128]
+    config = WARP_SPECIALIZED[128]
     for mask in (bs.causal(), bs.sliding_window(1024), SINKS):
         expected = bs.attention(q, k, v, mask, config=config)
         assert torch.equal(expected, bs.attention(q, k, v, mask, config=config.plain))
@@ -268,7 +271,7 @@ def test_more_than_2_to_the_31_elements(device):
     length = (1 << 31) // 128 // 16 + 256
     q, k, v = (t.expand(-1, -1, -1, -1) for t in draw(device, 128, length, heads=(16, 16)))
     mask = bs.sliding_window(64)
-    out = bs.attention(q, k, v, mask, config=SPECIALISED[128])
+    out = bs.attention(q, k, v, mask, config=WARP_SPECIALIZED[128])
     part = slice(length - 512, length)
-    expected = bs.attention(q[:, :, part], k[:, :, part], v[:, :, part], mask, config=SPECIALISED[128].plain)
+    expected = bs.attention(q[:, :, part], k[:, :, part], v[:, :, part], mask, config=WARP_SPECIALIZED[128].plain)
     assert torch.equal(out[:, :, -256:], expected[:, :, -256:])

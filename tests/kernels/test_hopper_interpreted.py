@@ -14,7 +14,7 @@ from blockskip.config import TileConfig
 pytestmark = pytest.mark.skipif(
     torch.cuda.is_available(), reason="there is a GPU: test_hopper.py runs the kernel itself"
 )
-SPECIALISED = {128: TileConfig(128, 128, 12, 2), 256: TileConfig(128, 64, 12, 2)}
+WARP_SPECIALIZED = {128: TileConfig(128, 128, 12, 2), 256: TileConfig(128, 64, 12, 2)}
 MASKS = {
     "causal": bs.causal(),
     "window": bs.sliding_window(77),
@@ -74,14 +74,14 @@ def close(found, q, k, v, mask, **named):
 
 
 @pytest.mark.parametrize("programs", [1, 3, 999])
-@pytest.mark.parametrize("head_dim", SPECIALISED)
+@pytest.mark.parametrize("head_dim", WARP_SPECIALIZED)
 @pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
 def test_it_is_right(copies, mask, head_dim, programs):
     q, k, v = draw(head_dim, 300)
     close(attend(q, k, v, mask, copies=copies, programs=programs), q, k, v, mask)
 
 
-@pytest.mark.parametrize("head_dim", SPECIALISED)
+@pytest.mark.parametrize("head_dim", WARP_SPECIALIZED)
 @pytest.mark.parametrize("mask", [MASKS["causal"], MASKS["window"]], ids=["causal", "window"])
 def test_limits_and_maps_give_the_same_bits(copies, mask, head_dim):
     q, k, v = draw(head_dim, 203, 411)
@@ -90,7 +90,7 @@ def test_limits_and_maps_give_the_same_bits(copies, mask, head_dim):
     close(by["map"], q, k, v, mask)
 
 
-@pytest.mark.parametrize("head_dim", SPECIALISED)
+@pytest.mark.parametrize("head_dim", WARP_SPECIALIZED)
 @pytest.mark.parametrize("programs", [1, 2, 5])
 def test_batches_of_different_lengths_beside_keys_that_are_none(copies, head_dim, programs):
     q, k, v = draw(head_dim, 200, 400, batch=3)

@@ -196,11 +196,11 @@ def test_activations_are_rounded_to_the_very_codes_of_torch(device, order):
     x[1, 64:96] *= 1e36
     x[2, 3], x[2, 40], x[2, 70] = math.nan, math.inf, -math.inf
     x = x.to(device)
-    words = torch.empty((3, 2, k // 8), dtype=torch.int32, device=device)
+    codes = torch.empty((3, 2, k // 8), dtype=torch.int32, device=device)
     step, total = torch.empty((3, k // 32), device=device), torch.empty((3, k // 32), device=device)
-    one = launch.prepare_rounding(x, order, words, launch.Blocks(step, total))
+    one = launch.prepare_rounding(x, order, codes, launch.Blocks(step, total))
     launch.rounding_kernel[one.grid](*one.arguments, **one.constants)
-    planes = words.view(torch.int8).view(3, 2, k // 32, 16).cpu()
+    planes = codes.view(torch.int8).view(3, 2, k // 32, 16).cpu()
     found = torch.stack((planes[:, 0], planes[:, 1]), -2 if order == "int8" else -1).reshape(3, k // 32, 32)
     if order == "tiles":  # nibble 2 j + p of a word meets byte j of the p-th plane
         found = found[..., tile_order(found.device).argsort()]

@@ -151,7 +151,7 @@ def test_the_plan_takes_what_was_tuned_and_says_so(tuned, planned):
     plan = planned(w, 64)
     assert (plan.kernel, plan.config, plan.splits, plan.origin) == ("fused", FUSED, 3, Origin("tuned", "NVIDIA H200"))
     assert str(plan).splitlines()[2:] == [
-        "weight  in rows", "kernel  fused: the soonest at 512 x 8192 with 64 rows",
+        "weight  in rows", "kernel  fused: the fastest at 512 x 8192 with 64 rows",
         f"config  {FUSED}, 3 splits along K", "source  tuned on NVIDIA H200",
     ]  # fmt: skip
     tuned(entry(), device="NVIDIA H100 80GB HBM3")

@@ -201,20 +201,20 @@ def test_tables_that_are_kept_are_written_before_another_stream_can_read_them(mo
     assert done == [torch.device("cpu")] * 2
 
 
-def test_heads_take_turns_while_they_are_small_beside_the_device(device):
+def test_heads_interleave_while_they_are_small_beside_the_device(device):
     from blockskip.attention.call import AttentionCall
     from blockskip.attention.prefill import plan, schedule
 
-    def turn(q_len, heads, mask, sharing=1):
+    def interleaved(q_len, heads, mask, sharing=1):
         q, k, v = inputs("cpu", q_len, q_len, heads=(heads, heads // sharing))
         call = AttentionCall(q, k, v, mask, 1.0, None, q_len, None, "auto", "triton", None, False, False)
         made = plan.plan_kernel(call, TileConfig(64, 16, 4, 1))
         return schedule.interleaved_heads(call, made, heads)
 
-    assert [turn(n, 6, bs.causal()) for n in (33, 65, 300)] == [3, 2, 1]  # 256 rows on one multiprocessor
-    assert turn(300, 6, bs.causal(), sharing=3) == 3  # those that share keys
-    assert turn(33, 6, bs.sliding_window(4)) == 1  # rows of a window are as long as each other
-    assert turn(33, 14, bs.causal()) == 2  # what divides the heads
+    assert [interleaved(n, 6, bs.causal()) for n in (33, 65, 300)] == [3, 2, 1]  # 256 rows on one multiprocessor
+    assert interleaved(300, 6, bs.causal(), sharing=3) == 3  # those that share keys
+    assert interleaved(33, 6, bs.sliding_window(4)) == 1  # rows of a window are as long as each other
+    assert interleaved(33, 14, bs.causal()) == 2  # what divides the heads
 
 
 @pytest.mark.parametrize("q_start", [0, 5, -7, 200])

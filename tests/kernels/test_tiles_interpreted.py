@@ -42,7 +42,7 @@ def multiply(x, w, bias, config, copies):
     for memory in made:
         if memory is not None:
             memory.fill_(math.nan if memory.is_floating_point() else 0x5A5A5A5A5A5A5A5A)
-    for kernel, launched, _ in launch._steps(config, w.group_size, (x, bias, *known(w).words), made):
+    for kernel, launched, _ in launch._steps(config, w.group_size, (x, bias, *known(w).kernel_tensors), made):
         gluon_interpreter.interpret(kernel, launched, copies)
     return made[0]
 
@@ -101,7 +101,7 @@ def test_what_told_that_sums_are_there_is_taken_back(copies, rows):
         None if one is None else torch.zeros(one[0], dtype=one[1])
         for one in launch._memory(x, w.shape[0], CONFIGS[rows])
     ]
-    for kernel, launched, _ in launch._steps(CONFIGS[rows], 32, (x, None, *known(w).words), made):
+    for kernel, launched, _ in launch._steps(CONFIGS[rows], 32, (x, None, *known(w).kernel_tensors), made):
         gluon_interpreter.interpret(kernel, launched, copies)
     sums, flags = made[1:]
     assert sums.any() and not (sums.view(torch.int64)[..., 1::2] if flags is None else flags).any()

@@ -10,7 +10,7 @@ from skiplab.packed_weight import Packed
 from skiplab.sweep import DecodeSweep, LinearSweep, Sweep
 from skiplab.tuning.attention import Tuning
 from skiplab.widgets.int4.settings import Int4Settings
-from skiplab.widgets.mask.settings import Settings
+from skiplab.widgets.mask.settings import MaskSettings
 from skiplab.widgets.splits.settings import SplitSettings
 from skiplab.workload import DecodeWorkload, LinearWorkload, Workload
 
@@ -42,7 +42,13 @@ CASES = {
     | {"heads": ["8", "8/8"], "mask": [(), ("x",)], "q_len": [(), (1.5,), (True,)], "config": [((64.0, 64, 4, 2),)]},
     Packed: {"out_features": COUNTS, "in_features": COUNTS, "bits": [*COUNTS, 5], "group_size": [*COUNTS, 48]}
     | {"symmetric": NO_FLAGS, "metadata": NO_WORDS, "strided": NO_FLAGS},
-    Settings: {"q_len": COUNTS, "kv_len": COUNTS, "sink": [*NO_INTS, -1], "dtype": NO_WORDS, "inside_causal": NO_FLAGS},
+    MaskSettings: {
+        "q_len": COUNTS,
+        "kv_len": COUNTS,
+        "sink": [*NO_INTS, -1],
+        "dtype": NO_WORDS,
+        "inside_causal": NO_FLAGS,
+    },
     Int4Settings: {"row": [*NO_INTS, -1], "step": [*NO_INTS, -1], "lane": [*NO_INTS, 32], "metadata": NO_WORDS},
     SplitSettings: {
         "kv_len": COUNTS,

@@ -83,7 +83,7 @@ def test_colours_stay_apart_in_grey():
 
 def test_words_say_the_counts():
     tilemap = bs.TileMap.build(bs.sliding_window(500), 4096, 4096, 64, 64)
-    text = tiles.words(tilemap)
+    text = tiles.summary(tilemap)
     assert text.startswith(f"{tilemap.visited:,} of 4,096 tiles visited, ")
     assert f"{100 * (1 - tilemap.visited / 4096):.0f} % skipped" in text
 
@@ -315,6 +315,6 @@ def test_units():
 
 def test_a_legend_names_a_device_only_where_its_source_does_not_tell_it():
     here, there, told = ("recorded", "A (in a room)"), ("recorded", "B(R) Processor"), ("published", "P")
-    assert theme.places([here, here]) == {here: ""}
-    assert theme.places([here, told]) == {here: "recorded", told: "published"}
-    assert theme.places([here, there, told]) == {here: "recorded: A", there: "recorded: B", told: "published"}
+    assert theme.source_labels([here, here]) == {here: ""}
+    assert theme.source_labels([here, told]) == {here: "recorded", told: "published"}
+    assert theme.source_labels([here, there, told]) == {here: "recorded: A", there: "recorded: B", told: "published"}

@@ -55,10 +55,10 @@ def test_a_group_for_each_layer_a_bar_for_each_contender(measured):
 
 def test_bars_of_a_group_stand_side_by_side(measured):
     chart = linear.linear_time(measured)
-    assert chart.place(0, 0) + chart.width == pytest.approx(chart.place(1, 0))
-    assert chart.place(1, 0) + chart.width < chart.place(0, 1)
+    assert chart.position(0, 0) + chart.width == pytest.approx(chart.position(1, 0))
+    assert chart.position(1, 0) + chart.width < chart.position(0, 1)
     figure = interactive.draw(chart)
-    assert [trace.x for trace in figure.data[:2]] == [tuple(chart.place(n, g) for g in range(2)) for n in range(2)]
+    assert [trace.x for trace in figure.data[:2]] == [tuple(chart.position(n, g) for g in range(2)) for n in range(2)]
 
 
 def test_bandwidth_is_the_roof_where_the_time_is_the_floor():

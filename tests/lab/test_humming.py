@@ -110,8 +110,10 @@ def test_what_is_given_to_the_layer_is_our_weight(install, name, symmetric, grou
 @pytest.mark.parametrize("name", ["humming", "humming-int8"])
 def test_a_wrong_layout_is_seen(install, name, monkeypatch):
     install()
-    swapped = humming.words
-    monkeypatch.setattr(humming, "words", lambda codes: swapped(codes.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)))
+    swapped = humming.packed_codes
+    monkeypatch.setattr(
+        humming, "packed_codes", lambda codes: swapped(codes.unflatten(-1, (-1, 2)).flip(-1).flatten(-2))
+    )
     assert not verify(LinearWorkload(*SIZES, 3), contender(name, "linear"), "cpu", 0).passed
 
 

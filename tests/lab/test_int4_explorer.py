@@ -13,7 +13,7 @@ from skiplab import packed_weight
 from skiplab.figures import nibbles
 from skiplab.machine import known_gpus
 from skiplab.packed_weight import PROGRAMS, Packed, Program, accesses, step_loads
-from skiplab.widgets.int4 import words
+from skiplab.widgets.int4 import captions
 from skiplab.widgets.int4.explorer import Int4Explorer
 from skiplab.widgets.int4.settings import OTHER, Int4Settings
 from skiplab.widgets.int4.view import MemoryView
@@ -34,7 +34,7 @@ STATES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("s", STATES, ids=words.plain)
+@pytest.mark.parametrize("s", STATES, ids=captions.plain)
 def test_every_load_of_every_lane_has_its_cell(s):
     cells = [cell for cell in picture_of(s).cells if cell.lanes]
     loads = step_loads(s.packed, s.kernel, s.row, s.step, s.scalar)
@@ -44,7 +44,7 @@ def test_every_load_of_every_lane_has_its_cell(s):
         assert "bytes" in cell.hint and cell.hint.startswith("Lane")
 
 
-@pytest.mark.parametrize("s", STATES, ids=words.plain)
+@pytest.mark.parametrize("s", STATES, ids=captions.plain)
 def test_cells_stay_inside_and_grey_sectors_are_those_counted(s):
     picture = picture_of(s)
     for cell in picture.cells:
@@ -108,11 +108,11 @@ def test_pairs_of_colours_differ_in_grey_and_carry_their_text(pair):
 
 def test_values_in_words():
     codes = packed_weight.Codes(0, (), (), (), 0.01, 8, 0)
-    assert nibbles.value_words(codes) == "(code − 8) × 0.01"
-    assert nibbles.value_words(packed_weight.Codes(0, (), (), (), 0.01, -128, -0.5)) == "(code + 128) × 0.01 − 0.5"
+    assert nibbles.value_text(codes) == "(code − 8) × 0.01"
+    assert nibbles.value_text(packed_weight.Codes(0, (), (), (), 0.01, -128, -0.5)) == "(code + 128) × 0.01 − 0.5"
 
 
-# settings and words
+# settings and captions
 
 
 def test_code_makes_the_same_explorer_and_weight():
@@ -151,8 +151,8 @@ def test_an_unknown_setting_is_named():
 
 
 def test_table_of_what_is_asked_holds_the_counts():
-    text = re.sub(r"<[^>]+>", " ", words.asked(Int4Settings()))
-    cells = {" ".join(row.split()) for row in re.sub(r"</tr>", "\n", words.asked(Int4Settings())).split("\n")}
+    text = re.sub(r"<[^>]+>", " ", captions.asked(Int4Settings()))
+    cells = {" ".join(row.split()) for row in re.sub(r"</tr>", "\n", captions.asked(Int4Settings())).split("\n")}
     assert "coalesced, 16-byte loads" in text and any("<b>64</b>" in row for row in cells)
     numbers = [
         int(n.replace(",", "")) for n in re.findall(r"[\d,]*\d", text.split("the step")[1].split("a whole row")[0])
@@ -166,13 +166,13 @@ def test_table_of_what_is_asked_holds_the_counts():
 
 def test_formats_that_do_not_fit_say_so_and_the_chosen_one_is_marked():
     s = Int4Settings(in_features=5376 + 32)
-    text = words.formats(packed_weight.random_qualities(), s, known_gpus()[s.predict_for])
+    text = captions.formats(packed_weight.random_qualities(), s, known_gpus()[s.predict_for])
     assert text.count("does not fit K") == len([f for f in packed_weight.FORMATS if f[1] > 32 or f[3] == "uint8"])
     assert text.count('aria-current="true"') == 1 and "▸ int4, groups of 32, asymmetric" in text
 
 
 def test_prediction_names_its_source():
-    text = words.prediction(Int4Settings(), known_gpus()["NVIDIA H200"])
+    text = captions.prediction(Int4Settings(), known_gpus()["NVIDIA H200"])
     assert "Predicted for NVIDIA H200" in text and "data sheet" in text and "15.1 µs" in text
 
 
@@ -252,6 +252,6 @@ def test_fallbacks_are_a_picture_and_words():
 
 
 def test_programs_say_what_they_are():
-    assert [program.words for program in PROGRAMS.values()][::3] == [
+    assert [program.description for program in PROGRAMS.values()][::3] == [
         "1 row × 1,024 weights, 1 warp", "16 rows × 256 weights, 4 warps"
     ]  # fmt: skip

@@ -12,11 +12,11 @@ import time
 import blockskip as bs
 import numpy as np
 import pytest
-from skiplab.widgets import MaskExplorer, TileCanvas, measuring
-from skiplab.widgets.controls import Count, steps
-from skiplab.widgets.mask import record, view
-from skiplab.widgets.mask.settings import KINDS, THIS_MACHINE, Settings
-from skiplab.widgets.worker import Worker
+from skiplab.widgets import MaskExplorer, TileCanvas
+from skiplab.widgets.controls import CountControl, steps
+from skiplab.widgets.mask import measuring, record, view
+from skiplab.widgets.mask.settings import KINDS, THIS_MACHINE, MaskSettings
+from skiplab.widgets.worker import BackgroundWorker
 from skiplab.workload import Workload
 
 
@@ -97,7 +97,7 @@ def test_steps_hold_the_powers_of_two_and_both_ends():
 
 
 def test_count_slides_and_takes_any_typed_value():
-    count = Count("Window", "keys", 512, 1, 4096, "window")
+    count = CountControl("Window", "keys", 512, 1, 4096, "window")
     count._slider.value += 1
     assert count.value == 640 == count._field.value
     count._field.value = 1000
@@ -107,21 +107,21 @@ def test_count_slides_and_takes_any_typed_value():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_builds_its_mask_and_its_code_makes_the_same(kind):
-    settings = Settings(
+    settings = MaskSettings(
         kind=kind, q_len=700, kv_len=900, window=64, chunk=100, block_m=64, block_n=32, model="llama3-8b"
     )
     scope: dict = {}
     exec(settings.code(), scope)
     assert scope["workload"] == settings.workload
     assert scope["tilemap"] is settings.tilemap
-    assert scope["explorer"].settings == Settings(**settings.given())
+    assert scope["explorer"].settings == MaskSettings(**settings.given())
     assert scope["explorer"].workload == settings.workload
 
 
 def test_documents_fill_the_keys():
-    lengths = Settings(kind="document", documents=7, q_len=1000).document_lengths
+    lengths = MaskSettings(kind="document", documents=7, q_len=1000).document_lengths
     assert sum(lengths) == 1000 and len(lengths) == 7
-    assert Settings(kind="document", documents=50, q_len=3).mask  # more documents than tokens
+    assert MaskSettings(kind="document", documents=50, q_len=3).mask  # more documents than tokens
 
 
 @pytest.mark.parametrize(
@@ -245,7 +245,7 @@ def test_recorded_tiles_of_the_kernel_agree_with_the_plan():
 
 def test_a_new_request_replaces_the_old_one():
     seen, started, errors = [], threading.Event(), []
-    worker = Worker(errors.append, lambda: seen.append("ended"))
+    worker = BackgroundWorker(errors.append, lambda: seen.append("ended"))
 
     def first(cancelled):
         started.set()
@@ -263,7 +263,7 @@ def test_a_new_request_replaces_the_old_one():
 def test_cancel_reaches_a_job_that_waits_for_its_turn():
     ran = []
     release = threading.Event()
-    holder, waiter = (Worker(pytest.fail, lambda: None) for _ in range(2))
+    holder, waiter = (BackgroundWorker(pytest.fail, lambda: None) for _ in range(2))
     holder.submit(lambda cancelled: release.wait(5))
     time.sleep(0.05)
     waiter.submit(lambda cancelled: ran.append(1))

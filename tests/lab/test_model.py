@@ -1,6 +1,7 @@
-"""The decoder by itself: configurations, caches that grow and wrap, graphs of steps, drafts.
+"""The decoder by itself: configurations, caches that grow and wrap, graphs of steps.
 
-`test_model_transformers.py` has what it computes, `test_model_weights.py` where weights come from.
+`test_model_transformers.py` has what it computes, `test_model_weights.py` where weights come from, and
+`test_model_drafts.py` drafts.
 """
 
 import json
@@ -10,9 +11,9 @@ from collections import Counter
 import blockskip as bs
 import pytest
 import torch
-from skiplab.model import Decoder, Drafts, ModelSpec, decoder, generate, model_names
+from skiplab.model import Decoder, ModelSpec, decoder, model_names
 from skiplab.model.cache import ring_slots
-from skiplab.model.weights import Format, build, expected
+from skiplab.model.weights import WeightFormat, build, expected
 
 CONFIG = {
     "model_type": "gemma4_text",
@@ -305,7 +306,7 @@ def test_bfloat16_on_each_device(device, bits):
     ids = some_ids(2, 60)
 
     def logits(device, dtype):
-        weights = build(SPEC, lambda name, *shape: held[name], Format(torch.device(device), dtype, bits))
+        weights = build(SPEC, lambda name, *shape: held[name], WeightFormat(torch.device(device), dtype, bits))
         model, given = Decoder(SPEC, weights, growth=16), ids.to(device)
         found = [model.prefill(given[:, :20], lengths=[20, 9], chunk=12, logits="all")]
         found += [model.step(given[:, i : i + 4]) for i in range(20, 60, 4)]

@@ -99,7 +99,7 @@ def test_left_padding(family):
 
 @FAMILIES
 @pytest.mark.parametrize("bits", [4, 8])
-def test_quantised_prefill_is_its_dequantised_self(family, bits):
+def test_quantised_prefill_is_its_dequantized_self(family, bits):
     """Beyond eight rows activations stay as they are: both sides are within SLACK of the same exact result."""
     ids, _, noise = truth(family)
     model = Decoder.from_transformers(tiny(family), bits=bits)

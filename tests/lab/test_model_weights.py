@@ -11,7 +11,7 @@ from gguf_files import File, Tensor, entry
 from safetensors.torch import save_file
 from skiplab.model import Decoder, ModelSpec
 from skiplab.model.sources import StateDict, tensors_of
-from skiplab.model.weights import Format, build, expected
+from skiplab.model.weights import WeightFormat, build, expected
 
 CONFIG = {
     "model_type": "llama",
@@ -48,7 +48,7 @@ def logits(model: Decoder) -> torch.Tensor:
 
 @pytest.fixture
 def wanted() -> torch.Tensor:
-    held = Format(CPU, torch.float32, bits=None)
+    held = WeightFormat(CPU, torch.float32, bits=None)
     return logits(Decoder(SPEC, build(SPEC, tensors_of(StateDict(tensors()), SPEC), held)))
 
 
@@ -140,7 +140,7 @@ class Watching(StateDict):
 def test_no_more_floats_are_held_than_one_product_has():
     """Embedding and norms are cast, products quantised: of what was read nothing stays."""
     source = Watching(tensors())
-    build(SPEC, tensors_of(source, SPEC), Format(CPU, torch.bfloat16, bits=4))
+    build(SPEC, tensors_of(source, SPEC), WeightFormat(CPU, torch.bfloat16, bits=4))
     largest = 4 * max(128 * 64, 2 * 96 * 64)  # the embedding, or gate and up
     assert 0 < source.most[0] <= largest
     assert sum(t.nbytes for t in source.tensors.values()) > 4 * largest
@@ -218,7 +218,7 @@ def test_a_gguf_file(name, tmp_path):
     architecture = "llama" if name == "mistral" else name
     floats = gguf(path, spec, architecture, permuted=architecture == "llama")
     model = Decoder.load(path, spec=spec, dtype=torch.float32)
-    plain = Decoder(spec, build(spec, tensors_of(StateDict(floats), spec), Format(CPU, torch.float32, bits=None)))
+    plain = Decoder(spec, build(spec, tensors_of(StateDict(floats), spec), WeightFormat(CPU, torch.float32, bits=None)))
     for (what, found), (_, wanted) in zip(model.dequantized().weights.linears(), plain.weights.linears(), strict=True):
         assert torch.equal(found.weights[0], wanted.weights[0]), what
     assert {type(w.weights[0]) for _, w in model.weights.linears()} == {bs.QuantizedWeight}

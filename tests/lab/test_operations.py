@@ -117,4 +117,4 @@ def test_an_entry_agrees_with_its_workload(one):
         assert {*one.varying, *one.tokens, *one.filed} <= axes.keys()
         assert set(axes) - {"operation"} <= set(one.axes.__struct_fields__)
         assert set(one.columns) <= set(one.axes.__struct_fields__)
-        assert set(one.varying) - set(one.defaults) <= one.words.keys()
+        assert set(one.varying) - set(one.defaults) <= one.phrases.keys()

@@ -13,7 +13,7 @@ import pytest
 import torch
 from skiplab import packed_weight
 from skiplab.machine import known_gpus
-from skiplab.packed_weight import PROGRAMS, Packed, Program, accesses, places, step_loads, total
+from skiplab.packed_weight import PROGRAMS, Packed, Program, accesses, lane_blocks, step_loads, total
 
 SHAPES = [
     Packed(96, 5376), Packed(96, 5376, symmetric=True), Packed(7, 1056), Packed(64, 2048, bits=8, group_size=128),
@@ -27,7 +27,7 @@ def quantised(packed: Packed) -> bs.QuantizedWeight:
     return bs.quantize(weight, packed.bits, packed.group_size, packed.symmetric, packed.metadata)
 
 
-@pytest.mark.parametrize("packed", SHAPES, ids=lambda one: one.words)
+@pytest.mark.parametrize("packed", SHAPES, ids=lambda one: one.description)
 def test_sizes_are_those_of_the_real_weight(packed):
     w = quantised(packed)
     assert packed.nbytes == w.nbytes and packed.bits_per_weight == w.bits_per_weight
@@ -49,7 +49,7 @@ def arrays(w: bs.QuantizedWeight, strided: bool) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("strided", [False, True])
-@pytest.mark.parametrize("packed", SHAPES, ids=lambda one: one.words)
+@pytest.mark.parametrize("packed", SHAPES, ids=lambda one: one.description)
 def test_a_lane_finds_its_block_and_its_group_there(packed, strided):
     """What stands at the addresses, read from the real arrays, is that lane's codes and metadata."""
     w, packed = quantised(packed), replace(packed, strided=strided)
@@ -58,11 +58,11 @@ def test_a_lane_finds_its_block_and_its_group_there(packed, strided):
         row, step = packed.out_features - 1, program.steps(packed.in_features) - 1
         loads = [load for load in step_loads(packed, program, row, step) if load.what in held]
         assert {load.what for load in loads} == set(held)
-        for lane, place in enumerate(places(packed, program, row, step)):
-            if place is None:
+        for lane, lane_block in enumerate(lane_blocks(packed, program, row, step)):
+            if lane_block is None:
                 assert all(load.starts[lane] is None for load in loads)
                 continue
-            n, block = place
+            n, block = lane_block
             read = [held[load.what][load.starts[lane] : load.starts[lane] + load.width] for load in loads]
             data = torch.cat(read[: packed.bits // 4])
             codes = torch.stack([data & 15, data >> 4], 1).flatten() if packed.bits == 4 else data.view(torch.int8)
@@ -129,7 +129,7 @@ def test_errors_are_those_of_the_package_in_the_order_of_bits():
     weight = packed_weight.random_weight("shifted")
     found = packed_weight.qualities(weight)
     assert [one.packed.bits_per_weight for one in found] == sorted(one.packed.bits_per_weight for one in found)
-    named = {one.packed.words: one.snr_db for one in found}
+    named = {one.packed.description: one.snr_db for one in found}
     assert named["int4, groups of 64, symmetric"] == bs.quantize(weight, 4, 64, symmetric=True).error(weight)
     # values that lean to one side: that is what zero points are for
     assert named["int4, groups of 128, asymmetric"] > named["int4, groups of 128, symmetric"] + 2
@@ -146,7 +146,7 @@ def test_random_weights_are_what_they_are_called(kind):
     assert (far.float().mean() > 1e-3) == (kind == "heavy tails")
 
 
-@pytest.mark.parametrize("packed", SHAPES, ids=lambda one: one.words)
+@pytest.mark.parametrize("packed", SHAPES, ids=lambda one: one.description)
 def test_codes_stand_for_their_values(packed):
     found = packed_weight.codes_of(packed, 3, 11)
     assert (found.first, len(found.codes)) == (352, 32)
@@ -199,7 +199,7 @@ print(json.dumps([later.ptx.count(".target sm_90"), own, found]))
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Triton compiles on Linux alone")
 def test_the_compiled_kernel_loads_as_is_said_here():
-    """Threads lie over rows and blocks as in `places`, and a step has as many loads as `step_loads` lists."""
+    """Threads lie over rows and blocks as in `lane_blocks`, and a step has as many loads as `step_loads` lists."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
     done = subprocess.run(

@@ -9,7 +9,7 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 from skiplab.figures import nibbles, splits
 from skiplab.occupancy import SPLIT_POLICIES
-from skiplab.widgets.splits import words as split_words
+from skiplab.widgets.splits import captions as split_captions
 from skiplab.widgets.splits.explorer import SplitExplorer
 from skiplab.widgets.splits.settings import SplitSettings
 
@@ -29,19 +29,19 @@ def picture_of(s: SplitSettings) -> nibbles.Picture:
     return splits.decode(s.schedules, s.policy, s.program)
 
 
-@pytest.mark.parametrize("s", STATES, ids=split_words.plain)
+@pytest.mark.parametrize("s", STATES, ids=split_captions.plain)
 def test_cells_stay_inside_and_the_svg_is_whole(s):
     picture = picture_of(s)
     for cell in picture.cells:
         assert cell.width > 0 and cell.height > 0
         assert cell.x >= splits.LEFT - 2 and cell.x + cell.width <= picture.width + 1
         assert cell.y >= 0 and cell.y + cell.height <= picture.height
-    root = ElementTree.fromstring(nibbles.svg(picture, split_words.plain(s)))
-    assert root.attrib["aria-label"] == split_words.plain(s)
+    root = ElementTree.fromstring(nibbles.svg(picture, split_captions.plain(s)))
+    assert root.attrib["aria-label"] == split_captions.plain(s)
     assert len(nibbles.svg(picture, "")) < 450_000
 
 
-@pytest.mark.parametrize("s", STATES, ids=split_words.plain)
+@pytest.mark.parametrize("s", STATES, ids=split_captions.plain)
 def test_bars_are_the_programs_with_keys(s):
     bars = [cell for cell in picture_of(s).cells if cell.hint.startswith("Program ")]
     runs = s.schedule.runs
@@ -53,7 +53,7 @@ def test_bars_are_the_programs_with_keys(s):
         assert [cell.lanes for cell in bars] == [(run.program,) for run in runs]
 
 
-@pytest.mark.parametrize("s", STATES, ids=split_words.plain)
+@pytest.mark.parametrize("s", STATES, ids=split_captions.plain)
 def test_strips_cover_the_live_keys_of_every_policy(s):
     cells = picture_of(s).cells
     for name, plan in s.schedules.items():
@@ -84,13 +84,13 @@ def test_keys_before_the_window_are_orange_and_said_to_be_masked():
 
 
 def test_words_say_what_a_large_buffer_does():
-    text = split_words.plain(SplitSettings(policy="executorch"))
+    text = split_captions.plain(SplitSettings(policy="executorch"))
     assert "128 splits × 16 KV heads = 2,048 programs, 2,016 of them without a key" in text
     assert "32 of 132 SMs read, in one wave: 24 % of all SMs' time" in text
     assert "predicted for NVIDIA H200: 30.6 µs, 4.37× the floor" in text
-    assert "8 splits × 16 KV heads = 128 programs." in split_words.plain(SplitSettings())
-    assert split_words.table(SplitSettings()).count("aria-current") == 1
-    assert "Arithmetic, not a measurement" in split_words.prediction(SplitSettings())
+    assert "8 splits × 16 KV heads = 128 programs." in split_captions.plain(SplitSettings())
+    assert split_captions.table(SplitSettings()).count("aria-current") == 1
+    assert "Arithmetic, not a measurement" in split_captions.prediction(SplitSettings())
 
 
 # the explorer

@@ -171,7 +171,7 @@ def test_frame_names_a_row_of_this_session_that_it_cannot_take():
 
 def test_every_field_of_the_schema_is_in_the_documentation():
     text = store.data_path("README.md").read_text()
-    for kind in (schema.Header, schema.Row, schema.Work, schema.Roof, *(one.axes for one in OPERATIONS.values())):
+    for kind in (schema.Header, schema.Row, schema.RowWork, schema.Roof, *(one.axes for one in OPERATIONS.values())):
         for name in kind.__struct_fields__:
             assert re.search(rf"`{name}\b", text), name
 

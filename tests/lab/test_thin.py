@@ -43,16 +43,16 @@ def test_even_choices_hold_both_ends(count, most):
 def test_a_run_of_ordinary_size_is_whole():
     table = a_frame([256, 512], [16, 64, 128])
     parts = [thin.lines(table, "q_len", AXES, "sdpa"), thin.scatter(table, "bound_ms", "median_ms"),
-             thin.grid(table, "q_len", ["window", "mask"]), thin.groups(table, AXES), thin.places(table, AXES),
+             thin.grid(table, "q_len", ["window", "mask"]), thin.groups(table, AXES), thin.by_setting(table, AXES),
              thin.points(table)]  # fmt: skip
-    assert all(part.table.equals(table) and not part.words for part in parts)
+    assert all(part.table.equals(table) and not part.left_out for part in parts)
 
 
 def test_lines_keep_their_ends_and_extremes_and_speedups_their_partners():
     table = a_frame(range(100, 6100), [16, 64])
     plain, ratios = thin.lines(table, "q_len", AXES), thin.lines(table, "q_len", AXES, "sdpa")
     assert len(plain.table) <= thin.POINTS and len(ratios.table) <= 2 * thin.POINTS
-    assert f"{len(plain.table):,} of 24,000 points are drawn" in plain.words
+    assert f"{len(plain.table):,} of 24,000 points are drawn" in plain.left_out
     for keys, line in table.groupby(["contender", "window"]):
         kept = plain.table[(plain.table[["contender", "window"]] == list(keys)).all(axis=1)]
         for column in ("q_len", "median_ms"):
@@ -67,10 +67,10 @@ def test_many_settings_are_chosen_evenly():
     part = thin.lines(table, "q_len", AXES)
     windows = part.table["window"].unique()
     assert len(windows) == thin.SETTINGS and {1.0, 3000.0} <= set(windows)
-    assert "24 of 3,000 settings" in part.words
-    for make in (thin.groups, thin.places):
-        assert "of 3,000 settings are" in make(table, AXES).words
-    assert "24 of 3,000 settings" in thin.grid(table, "q_len", ["window", "mask"]).words
+    assert "24 of 3,000 settings" in part.left_out
+    for make in (thin.groups, thin.by_setting):
+        assert "of 3,000 settings are" in make(table, AXES).left_out
+    assert "24 of 3,000 settings" in thin.grid(table, "q_len", ["window", "mask"]).left_out
 
 
 def test_points_that_failed_come_first():
@@ -78,7 +78,7 @@ def test_points_that_failed_come_first():
     table.loc[[1234, 77], "status"] = "crashed"
     part = thin.points(table)
     assert part.table["status"].tolist()[:3] == ["crashed", "crashed", "ok"] and len(part.table) == thin.ROWS
-    assert "1,000 of 4,000 points, 2 that failed first, are listed" in part.words
+    assert "1,000 of 4,000 points, 2 that failed first, are listed" in part.left_out
 
 
 def test_a_marker_stands_for_those_under_it():

@@ -28,7 +28,7 @@ from skiplab.tuning.compiling import Compiled, Job, compile_all
 from skiplab.tuning.decode import DecodeTuning
 from skiplab.tuning.files import configs_folder, write_configs
 from skiplab.tuning.linear import CONTENDERS, KERNELS, ROWS, SHAPES, LinearTuning
-from skiplab.tuning.parts import PARTS
+from skiplab.tuning.modules import MODULES
 from skiplab.tuning.winners import entries, summary
 
 GPU = Gpu("NVIDIA H200", (9, 0), 132)
@@ -63,10 +63,10 @@ class Clock:
 
 def kept(wanted):
     """What would be timed if all compiled, the default first."""
-    part, found = PARTS[wanted.operation], {}
+    module, found = MODULES[wanted.operation], {}
     for w in wanted.workloads():
         several = wanted.candidates(w, GPU)
-        first = part.default(part.class_of(w.axes(), several[0], GPU.sms), GPU)
+        first = module.default(module.class_of(w.axes(), several[0], GPU.sms), GPU)
         found[w] = {first: None} | dict.fromkeys(several, Compiled(100, 0, 1 << 16))
     return found
 
@@ -77,7 +77,7 @@ def measured(wanted, path, us, **named):
 
 
 def by_sizes(point):
-    """One kernel's times, so that the third of its candidates is the soonest for every workload."""
+    """One kernel's times, so that the third of its candidates is the fastest for every workload."""
     config = point.config or (1,)
     return 20 + abs(config[-1] - 3) + 0.01 * sum(config) + point.workload.rows / 10
 
@@ -89,7 +89,7 @@ def test_candidates_are_kernels_that_there_are_with_sizes_that_they_have(form):
         found = wanted.candidates(w, GPU)
         assert 5 < len(found) < 30 and len(set(found)) == len(found)
         kernels = {KERNELS[one.contender] for one in found}
-        few = wanted.packing == "rows" and w.rows <= 8  # where activations are rounded, whatever is sooner
+        few = wanted.packing == "rows" and w.rows <= 8  # where activations are rounded, whatever is faster
         names = {"matvec"} if few else {"fused", "dequantize"}
         assert kernels == {(name, wanted.packing) for name in names}
         for one in found:
@@ -138,10 +138,10 @@ def test_a_run_holds_every_sample_and_makes_the_file_that_the_kernels_read(tmp_p
     path = write_configs([run], tmp_path / "configs")
     assert read_tuned(path).entries("linear") == entries([run])
     assert "4096x4096" in summary([run]) and "int4 rows g32" in summary([run])
-    soonest = found[4096, 4096, 64]
+    fastest = found[4096, 4096, 64]
     plan = planned(monkeypatch, read_tuned(path), 4096, 4096, 64)
-    assert (plan.kernel, str(plan.origin)) == (soonest.kernel, "tuned on NVIDIA H200")
-    assert (plan.config, plan.splits) == config_of(soonest.kernel, "rows", soonest.config)
+    assert (plan.kernel, str(plan.origin)) == (fastest.kernel, "tuned on NVIDIA H200")
+    assert (plan.config, plan.splits) == config_of(fastest.kernel, "rows", fastest.config)
 
 
 def planned(monkeypatch, tuned: Tuned, n, k, rows):

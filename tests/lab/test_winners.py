@@ -9,7 +9,7 @@ from blockskip.tuned.attention import find
 from blockskip.tuned.files import read_tuned
 from skiplab.store import Run
 from skiplab.tuning import attention
-from skiplab.tuning.attention import DEFAULT, Class
+from skiplab.tuning.attention import DEFAULT, TuningClass
 from skiplab.tuning.base import Candidate
 from skiplab.tuning.files import write_configs
 from skiplab.tuning.winners import entries, gpu_of, rankings, summary
@@ -17,7 +17,7 @@ from skiplab.workload import Workload
 
 DEVICE = {"name": "NVIDIA H100 80GB HBM3", "kind": "cuda", "compute_capability": "9.0", "sms": 132}
 TABLE, FAST, SLOW = (128, 64, 8, 2), (128, 32, 8, 2), (64, 64, 8, 2)  # the table's own for D 256
-LONG = Class(256, 2, "window", 1024, "long")
+LONG = TuningClass(256, 2, "window", 1024, "long")
 
 
 def row(config, us, q_len=4096, mask=None, status="ok", flags=(), source_hash="a", **shape):
@@ -141,8 +141,8 @@ def test_rows_of_others_and_of_the_kernels_own_choice_do_not_count():
 def test_the_table_of_a_class_is_what_calls_would_take():
     gpu = gpu_of(run())
     assert attention.default(LONG, gpu).config == TABLE
-    assert attention.default(Class(256, 2, "window", 1024, "short"), gpu).config == (64, 32, 4, 2)
-    assert attention.default(Class(256, 4, "causal", 0, "long"), gpu).config == (32, 16, 8, 1)
+    assert attention.default(TuningClass(256, 2, "window", 1024, "short"), gpu).config == (64, 32, 4, 2)
+    assert attention.default(TuningClass(256, 4, "causal", 0, "long"), gpu).config == (32, 16, 8, 1)
     workload = Workload(4096, mask=bs.sliding_window(1024), q_heads=32, kv_heads=16, head_dim=256)
     assert attention.class_of(workload.axes(), DEFAULT, 132) == LONG
 

@@ -32,11 +32,10 @@ def a_row(q_len=256, **fields):
 
 @pytest.fixture
 def roofs(monkeypatch):
-    module = importlib.import_module("skiplab.sweep.running")
+    running, workers = (importlib.import_module(f"skiplab.sweep.{name}") for name in ("running", "workers"))
     high = Machine("CPU", "cpu", bandwidth_gbps=1e6, tflops=1e6, source="measured")
-    monkeypatch.setattr(module, "this_machine", lambda device, dtype: high)
+    monkeypatch.setattr(running, "this_machine", lambda device, dtype: high)
     name = describe("cpu")["name"]
-    workers = importlib.import_module("skiplab.sweep.workers")
     monkeypatch.setattr(workers, "measure", lambda point, *_, **__: Measurement(point, "timeout", device_name=name))
     here = {"isolate": False, "progress": False}
     monkeypatch.setattr(cli.run, "run_sweep", lambda *args, **named: run_sweep(*args, **named, **here))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from test_notebooks import FOLDER, executed, outputs, words
+from test_notebooks import FOLDER, executed, outputs, shown_text
 
 
 @pytest.mark.parametrize("measure", ["quick", "no"])
 def test_04_int4_labels_what_it_shows(tmp_path, monkeypatch, measure):
     notebook = executed(FOLDER / "04_int4.py", tmp_path, monkeypatch, MEASURE=measure)
-    text = words(notebook)
+    text = shown_text(notebook)
     for source in ("predicted for NVIDIA H200", "published", "ExecuTorch pull request 20198", "quantised here"):
         assert source in text
     assert "Int4Explorer: int4, groups of 32, asymmetric" in text

@@ -33,7 +33,7 @@ def outputs(notebook) -> list[dict]:
     return [output for cell in notebook.cells for output in cell.get("outputs", ())]
 
 
-def words(notebook) -> str:
+def shown_text(notebook) -> str:
     return json.dumps(outputs(notebook))
 
 
@@ -41,14 +41,14 @@ def test_01_tiles_shows_maps_and_the_explorer(tmp_path, monkeypatch):
     notebook = executed(FOLDER / "01_tiles.py", tmp_path, monkeypatch)
     pictures = [output for output in outputs(notebook) if {"image/png", "image/jpeg"} & output.get("data", {}).keys()]
     assert len(pictures) >= 4  # the explorer, the waste, two maps
-    assert "MaskExplorer: sliding_window(512)" in words(notebook)
-    assert "tiles visited" in words(notebook)
+    assert "MaskExplorer: sliding_window(512)" in shown_text(notebook)
+    assert "tiles visited" in shown_text(notebook)
 
 
 @pytest.mark.parametrize("measure", ["quick", "no"])
 def test_02_prefill_labels_what_it_shows(tmp_path, monkeypatch, measure):
     notebook = executed(FOLDER / "02_prefill.py", tmp_path, monkeypatch, MEASURE=measure)
-    text = words(notebook)
+    text = shown_text(notebook)
     assert "published by ExecuTorch PR 20198" in text
     assert "predicted for NVIDIA H200" in text and "predicted for NVIDIA A100 80GB SXM" in text
     assert "recorded on NVIDIA H100 80GB HBM3" in text  # figures, whose menus need no kernel
@@ -62,7 +62,7 @@ def test_02_prefill_labels_what_it_shows(tmp_path, monkeypatch, measure):
 @pytest.mark.parametrize("measure", ["quick", "no"])
 def test_03_decode_labels_what_it_shows_and_its_softmax_is_right(tmp_path, monkeypatch, measure):
     notebook = executed(FOLDER / "03_decode.py", tmp_path, monkeypatch, MEASURE=measure)
-    text = words(notebook)
+    text = shown_text(notebook)
     assert "predicted for NVIDIA H200" in text and "predicted for NVIDIA A100 80GB SXM" in text
     assert "published by ExecuTorch pull request 20198" in text
     assert "SplitExplorer: blockskip, 2,048 keys in 131,072 slots: 8 splits" in text

@@ -34,7 +34,7 @@ class Limits(NamedTuple):
 
 
 def limits_of(mask: Mask) -> Limits:
-    """The limits of a band, none of any other mask."""
+    """The limits of a band; for any other mask none."""
     if not isinstance(mask, Band):
         return Limits(None, None)
     if mask.is_nothing:

@@ -40,7 +40,7 @@ class Bias:
         return cls(values, blind if blind.any() else None)
 
 
-class Scoring(NamedTuple):
+class ScoreMap(NamedTuple):
     """How products q k become scores: times scale, and then, where there is a softcap, softcap * tanh(. / softcap)."""
 
     scale: float
@@ -57,7 +57,7 @@ class Piece(NamedTuple):
 
 
 def rows_apart(x: torch.Tensor) -> torch.Tensor:
-    """`x` with a dense last dimension and rows that do not overlap, as products need it: itself, or a copy."""
+    """`x`, or a copy, with a dense last dimension and rows that do not overlap, as products need it."""
     return x if x.stride(-1) == 1 and x.stride(-2) >= x.shape[-1] else x.contiguous()
 
 
@@ -71,7 +71,7 @@ class Part(NamedTuple):
 
 def attend(
     pieces: list[Piece],
-    scoring: Scoring,
+    scoring: ScoreMap,
     sinks: torch.Tensor | None,
     dtype: torch.dtype,
     exact: bool,
@@ -103,14 +103,14 @@ def _with_sinks(parts: list[Part], sinks: torch.Tensor | None) -> list[Part]:
     return [*parts, Part(row_max.new_zeros(1), row_max, torch.ones_like(row_max))]
 
 
-def _sharpen(parts: list[Part], pieces: list[Piece], scoring: Scoring, chosen: Iterable[int]) -> None:
+def _sharpen(parts: list[Part], pieces: list[Piece], scoring: ScoreMap, chosen: Iterable[int]) -> None:
     """Replaces rounded log-sum-exps by maxima and sums from the scores, at chosen indices of the first dimension."""
     for first in chosen:
         for piece, part in zip(pieces, parts, strict=True):
             part.row_max[first], part.row_sum[first] = _sums(piece.q[first], piece.k[first], piece.bias, scoring)
 
 
-def _flash(q, k, v, bias: Bias | None, scoring: Scoring) -> Part:
+def _flash(q, k, v, bias: Bias | None, scoring: ScoreMap) -> Part:
     """A piece without a soft cap by torch's flash kernel for CPUs; its log-sum-exp is the maximum, its sum 1."""
     out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
         q, k, v, attn_mask=None if bias is None else bias.values, scale=scoring.scale
@@ -120,7 +120,7 @@ def _flash(q, k, v, bias: Bias | None, scoring: Scoring) -> Part:
     return Part(out, lse, torch.ones_like(lse))
 
 
-def _plain(q, k, v, bias: Bias | None, scoring: Scoring) -> Part:
+def _plain(q, k, v, bias: Bias | None, scoring: ScoreMap) -> Part:
     """A piece by plain products, on any device; a long one in steps, to bound memory."""
     keys = k.shape[-2]
     if keys > PLAIN_KEYS:
@@ -139,7 +139,7 @@ def _bias_of(bias: Bias | None, keys: slice) -> Bias | None:
     return None if bias is None else Bias(bias.values[:, keys], None)
 
 
-def _weights(q, k, bias: Bias | None, scoring: Scoring) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _weights(q, k, bias: Bias | None, scoring: ScoreMap) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """(exp(score - row_max), row_max, row_sum), float32; row_max is 0 for a row that sees nothing."""
     scale, softcap = scoring
     scores = q.float() @ k.float().mT
@@ -155,7 +155,7 @@ def _weights(q, k, bias: Bias | None, scoring: Scoring) -> tuple[torch.Tensor, t
     return weights, row_max, weights.sum(-1, keepdim=True)
 
 
-def _sums(q, k, bias: Bias | None, scoring: Scoring) -> tuple[torch.Tensor, torch.Tensor]:
+def _sums(q, k, bias: Bias | None, scoring: ScoreMap) -> tuple[torch.Tensor, torch.Tensor]:
     """(row_max, row_sum) of a piece's rows, from its scores alone."""
     steps = []
     for first in range(0, k.shape[-2], SCORE_KEYS):

@@ -79,13 +79,13 @@ class Dispatcher:
             return CompiledKernel(_interpreted(kernel, launch, options), ())
         device = torch.cuda.current_device()
         key = (id(kernel), device, *constants.values(), *options.values(), *map(traits, arguments))
-        found = self._compiled.get(key)
-        if found is None:
+        entry = self._compiled.get(key)
+        if entry is None:
             compiled = kernel.warmup(*map(as_launched, arguments), **constants, **options, grid=grid)
             last = tuple(constants[name] for name in kernel.arg_names[len(arguments) :])
             compiled[(*grid, 1, 1)[:3]]  # loads the kernel, so that it has a launcher
-            found = self._compiled[key] = compiled, last, *encoding(compiled)
-        compiled, last, plain, encoders = found
+            entry = self._compiled[key] = compiled, last, *encoding(compiled)
+        compiled, last, plain, encoders = entry
         grid = (*grid, 1, 1)[:3]
         lend = _with_memory if compiled.metadata.global_scratch_size else lambda run: run
         run = lend(_direct(compiled, grid))
@@ -105,7 +105,7 @@ def as_launched(argument: Any) -> Any:
 
 
 def _direct(compiled: Any, grid: tuple[int, ...]) -> Callable:
-    """Triton's launch, which skips the hooks and their metadata while no hook is set."""
+    """A direct launch of the compiled kernel: skips Triton's hooks and their metadata while no hook is set."""
     hooked = compiled[grid]  # loads the kernel, too
     run, function, packed = compiled.run, compiled.function, compiled.packed_metadata
     runtime = knobs.runtime
@@ -142,7 +142,7 @@ def encoding(compiled: Any) -> tuple[Any, dict[int, Callable[[Any], list]]]:
 
 
 def _with_memory(run: Callable) -> Callable:
-    """The launch of a kernel that makes descriptors in global memory, with an allocator for that memory.
+    """The launch of a kernel that makes descriptors on the device, with an allocator for their memory.
 
     Triton's allocator is a context variable: it is set in a copy of the context, so that the caller's own stays.
     """
@@ -171,7 +171,7 @@ def _interpreted(kernel: Any, launch: Launch, options: dict[str, Any]) -> Callab
 
 
 def traits(argument: Any) -> Any:
-    """What Triton (3.6, 3.7) specializes a kernel for, or finer.
+    """The traits of an argument for which Triton (3.6, 3.7) specializes a kernel, or finer ones.
 
     A tensor's dtype and whether it begins at a multiple of 16 bytes; whether an int is 1, whether 16 divides it, and
     how wide it is; the traits of a tuple's items. Plain tuples are shapes and strides, ints alone; named tuples hold

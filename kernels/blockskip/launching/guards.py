@@ -52,7 +52,7 @@ class Guard(NamedTuple):
 
 
 class GuardedInt:
-    """Stands for an int while a call is planned.
+    """Stands for an int while a call is planned, and records what is asked of it.
 
     Arithmetic gives another one; comparing it, or taking its value, adds a guard.
 

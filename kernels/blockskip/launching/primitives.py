@@ -17,7 +17,7 @@ def interpreting() -> bool:
 
 @triton.jit
 def wide(x):
-    """A scalar in 64 bits; a loop's counter too, which the interpreter hands over as a Python int."""
+    """A scalar as 64 bits; also a loop counter, which is a Python int in the interpreter."""
     return tl.cast(x, tl.int64)
 
 
@@ -29,7 +29,7 @@ def base(view, batch, head):
 
 @triton.jit
 def local(index, stride, WIDE: tl.constexpr):
-    """index * stride inside one tile."""
+    """index * stride inside one tile, in 32 bits unless WIDE."""
     if WIDE:
         index = index.to(tl.int64)
     return index * stride
@@ -51,7 +51,7 @@ def ring_slots(n0, n, slots, RING: tl.constexpr):
 
 @triton.jit
 def load_block(pointers, rows_ok, cols_ok, CHECK_COLS: tl.constexpr):
-    """A tile, 0 where a row or column is not real; columns are looked at if CHECK_COLS."""
+    """Loads a tile, with 0 where a row or column is not real; columns are checked if CHECK_COLS."""
     ok = rows_ok & cols_ok if CHECK_COLS else rows_ok
     return tl.load(pointers, mask=ok, other=0.0)
 

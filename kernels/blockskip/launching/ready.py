@@ -39,7 +39,7 @@ class Varying(int):
 
 
 def _plain(argument: Any) -> Any:
-    """The argument with ints where it holds `Varying`."""
+    """The argument with plain ints instead of `Varying`."""
     if type(argument) is Varying:
         return int(argument)
     make = getattr(type(argument), "_make", None)
@@ -142,7 +142,7 @@ class Ready:
         return made
 
     def _use_on(self, stream: int) -> None:
-        """Tells the allocator that this stream reads the tables, so that their memory is not reused while it does."""
+        """Records that this stream reads the tables, so that the allocator does not reuse their memory meanwhile."""
         for table in _tensors_in(self._constants) if self._index is not None else ():
             table.record_stream(torch.cuda.current_stream(self._index))
         self._streams.add(stream)
@@ -160,7 +160,7 @@ def _tensors_in(argument: Any) -> Iterator[torch.Tensor]:
 
 
 def _stand_in(given: Input) -> torch.Tensor | Varying | None:
-    """A distinct object for each input, so that a tensor given twice, or an int that equals a size, is told apart."""
+    """A distinct stand-in for each input, so that a tensor given twice, or an int equal to a size, is distinguished."""
     if given is None:
         return None
     if isinstance(given, GuardedInt):
@@ -170,7 +170,7 @@ def _stand_in(given: Input) -> torch.Tensor | Varying | None:
 
 
 class _Pool:
-    """Where a call's arguments are found: its inputs and memory in their order, then what is the same for each call."""
+    """Maps arguments to slots of a pool: a call's inputs, then its memory, then what all calls share."""
 
     def __init__(self, tensors: Sequence[torch.Tensor | Varying | None], tables: tuple[type, ...]) -> None:
         self._slots = {id(t): i for i, t in enumerate(tensors) if t is not None}
@@ -200,7 +200,7 @@ class _Pool:
 
 
 def _descriptor_getter(tensor: TmaTensor, slot: int) -> Callable[[tuple], Any]:
-    """A function that makes the descriptor of the tensor in that slot; the checks of the first one hold for it, too."""
+    """A function that makes the descriptor of the tensor in that slot; checks are done once, for the first tensor."""
     first = tensor.descriptor()
     kind, same = type(first), {name: value for name, value in vars(first).items() if name != "base"}
 

@@ -93,14 +93,14 @@ class _Prepared(dict):
         """Of launches that guards tell apart."""
 
     def __missing__(self, number: int | None) -> Callable | None:
-        found = self._tree
-        while type(found) is _Question:
-            found = found.answers.get(found.ask(number))  # pyright: ignore[reportArgumentType] - guards are a number's
-        if found is not None:
+        node = self._tree
+        while type(node) is _Question:
+            node = node.answers.get(node.ask(number))  # pyright: ignore[reportArgumentType] - guards are a number's
+        if node is not None:
             if len(self) >= MOST_RECENT:
                 self.clear()
-            self[number] = found
-        return found
+            self[number] = node
+        return node
 
     def put(self, guards: Sequence[Guard], prepared: Callable) -> None:
         if self.count >= MOST_PREPARED:

@@ -1,4 +1,4 @@
-"""A tensor as one kernel argument, and what its strides ask of a kernel. Importing needs no Triton."""
+"""View: a tensor as one kernel argument; and the constants that its strides require. Needs no Triton."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class View(NamedTuple):
 
     @classmethod
     def broadcast(cls, tensor: torch.Tensor, dims: int) -> View:
-        """A view whose first `dims` dimensions have stride 0 where their size is 1: any index reads the one entry."""
+        """A view whose first `dims` dimensions have stride 0 if their size is 1: any index reads the one entry."""
         strides = (
             0 if i < dims and size == 1 else stride
             for i, (size, stride) in enumerate(zip(tensor.shape, tensor.stride(), strict=True))
@@ -42,5 +42,5 @@ def ring_kind(ring: bool, slots: int, block_n: int) -> str:
 
 
 def overlaps(device: torch.device) -> bool:
-    """Whether a kernel can be launched before the one that it waits for has ended: programmatic dependent launch."""
+    """Whether the device has programmatic dependent launch: a kernel starts before the one that it waits for ends."""
     return (capability_of(device) or (0, 0)) >= HOPPER

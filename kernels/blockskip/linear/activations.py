@@ -14,7 +14,7 @@ from .weight import BLOCK, DTYPES, QuantizedWeight
 MOST_ROWS = 8
 """Rows of activations up to which activations="auto" rounds them to int8, where the weight lies in rows; where it lies
 in tiles it never does."""
-WORDS = ("auto", "int8", "float")
+ACTIVATION_CHOICES = ("auto", "int8", "float")
 """What `linear` takes as `activations`."""
 
 

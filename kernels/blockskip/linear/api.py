@@ -28,7 +28,7 @@ def linear(
     bias: [N] in x's dtype, or None.
     impl: reference | tiled | triton; auto takes triton on CUDA, tiled elsewhere. An explicit one never falls back.
     route: the Triton kernel: matvec (activations in int8, and alone there), fused or dequantize (floats; see
-        `route.py`); measured takes the one that was the sooner when measured.
+        `route.py`); measured takes the one that was measured to be faster.
     activations: what x is multiplied as, whatever the implementation.
         int8: rounded, with a step for each 32 of a row (the largest magnitude / 127), multiplied in integers (dp4a) and
             summed in float32: the same bits in either packing.

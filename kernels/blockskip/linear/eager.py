@@ -11,7 +11,7 @@ from ..arguments import choice, tensor
 from ..autocast import without_autocast
 from ..launching.repeated import REPEATED, Kind, kind_of
 from . import reference, tiled
-from .activations import WORDS, RoundedActivations, round_to_int8
+from .activations import ACTIVATION_CHOICES, RoundedActivations, round_to_int8
 from .known import known
 from .plan import LinearPlan, make_plan
 from .route import ROUTES, spelled
@@ -59,8 +59,8 @@ def multiply(given: LinearArguments) -> torch.Tensor:
 def check(given: LinearArguments) -> None:
     """TypeError or ValueError names the argument, what was given and what is allowed."""
     x, w, bias, impl, route, activations = given
-    words = ("impl", impl, IMPLS), ("route", spelled(route), ROUTES), ("activations", activations, WORDS)
-    for name, value, allowed in words:
+    choices = ("impl", impl, IMPLS), ("route", spelled(route), ROUTES), ("activations", activations, ACTIVATION_CHOICES)
+    for name, value, allowed in choices:
         choice(name, value, allowed)
     if not isinstance(w, QuantizedWeight):
         raise TypeError(f"w: given {type(w).__name__}; a QuantizedWeight, such as quantize(weight), is needed")

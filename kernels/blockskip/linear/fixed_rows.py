@@ -1,4 +1,4 @@
-"""Products of which each row has the same bits whatever other rows there are, in PyTorch.
+"""Batch-invariant products in PyTorch: each row has the same bits whatever other rows there are.
 
 A library chooses its kernel, and with it the order of sums, by the number of rows. Here all products have equally many:
 rows come in blocks of a fixed number, the last one filled up with zeros, each in new memory and so aligned alike.

@@ -1,4 +1,4 @@
-"""What kernels are told of a quantised weight: its layout, for which they are compiled, and its metadata."""
+"""A quantised weight as kernels see it: its layout, a constant that they are compiled for, and its metadata."""
 
 from __future__ import annotations
 

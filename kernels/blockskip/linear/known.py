@@ -1,4 +1,4 @@
-"""What is kept of a weight between calls: what its kernels are given, and which weights share launches with it."""
+"""What is kept of a weight between calls: its tensors as kernels take them, and its layout's number."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _tensors_of = attrgetter(*TENSORS)
 
 
 class Known:
-    """Of a weight, as long as its tensors' memory is where it was. It refers to the tensors, not to the weight.
+    """What is kept of a weight, valid while its tensors' memory stays in place. It refers to the tensors alone.
 
     layout: a number that stands for dtypes, shapes, strides, alignments and device of all tensors; None where one is of
     a subclass of torch's. tensors: those of `TENSORS` in their order, None where there is none.
@@ -30,7 +30,7 @@ class Known:
         self.layout = _layout_of(self.tensors)
 
     @cached_property
-    def words(self) -> tuple[torch.Tensor | None, ...]:
+    def kernel_tensors(self) -> tuple[torch.Tensor | None, ...]:
         """The codes as int32, four bytes each, and the numbers of `Metadata`."""
         data = self.given[0]
         return data.view(torch.int32), *self._metadata
@@ -44,14 +44,14 @@ class Known:
 
 
 def known(w: QuantizedWeight) -> Known:
-    """What is kept of the weight, by the weight: it goes with it, and is no part of what is saved or copied.
+    """The weight's `Known`, which the weight holds: it is freed with the weight, and neither saved nor copied.
 
     To find a call's kind it is looked up; after that `w._known` is there and up to date.
     """
-    found = w.__dict__.get("_known")
-    if found is None or [t.data_ptr() for t in found.given] != found.addresses:  # `t.data =` gives it other memory
-        found = w.__dict__["_known"] = Known(w)
-    return found
+    kept = w.__dict__.get("_known")
+    if kept is None or [t.data_ptr() for t in kept.given] != kept.addresses:  # `t.data =` gives it other memory
+        kept = w.__dict__["_known"] = Known(w)
+    return kept
 
 
 def _layout_of(tensors: tuple[torch.Tensor | None, ...]) -> int | None:

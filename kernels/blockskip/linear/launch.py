@@ -79,7 +79,7 @@ def _prepared(x, w: QuantizedWeight, bias, plan: LinearPlan, emulate: bool) -> L
         from .hopper import launch as hopper  # Gluon is imported only where it is used
 
         make = partial(hopper.ready_product, w.group_size, plan.config)
-        return Prepared(x, w, bias, attrgetter("words"), hopper.readable, make, hopper.aligned)
+        return Prepared(x, w, bias, attrgetter("kernel_tensors"), hopper.readable, make, hopper.aligned)
     if plan.kernel == "fused":
         make = partial(_ready_fused, w, plan, emulate)
         return Prepared(x, w, bias, attrgetter("tensors"), _flat, make)
@@ -88,7 +88,7 @@ def _prepared(x, w: QuantizedWeight, bias, plan: LinearPlan, emulate: bool) -> L
         dtype = torch.float32 if interpreting() else x.dtype
         return partial(_rounded_matvec, _ready_rounded_matvec(x, w, bias, plan.config, dtype))
     make = partial(_ready_matvec, w, plan.config)
-    return Prepared(x, w, bias, attrgetter("words"), _flat, make)
+    return Prepared(x, w, bias, attrgetter("kernel_tensors"), _flat, make)
 
 
 def readable(w: QuantizedWeight) -> QuantizedWeight:
@@ -110,7 +110,7 @@ def _flat(t: torch.Tensor) -> torch.Tensor:
 
 
 def _rounded_matvec(ready: Ready, x: RoundedActivations, w: QuantizedWeight, bias) -> torch.Tensor:
-    return ready(*x.for_matvec(order_of(w)), _dense(bias), *known(w).words)[0]
+    return ready(*x.for_matvec(order_of(w)), _dense(bias), *known(w).kernel_tensors)[0]
 
 
 def _ready_rounded_matvec(
@@ -123,7 +123,9 @@ def _ready_rounded_matvec(
 
     rounded = x.for_matvec(order_of(w))
     memory = [((rounded[0].shape[0], w.shape[0]), dtype)]
-    return Ready((*rounded, _dense(bias), *known(w).words), memory, steps, results=[(*x.shape[:-1], w.shape[0])])
+    return Ready(
+        (*rounded, _dense(bias), *known(w).kernel_tensors), memory, steps, results=[(*x.shape[:-1], w.shape[0])]
+    )
 
 
 def round_activations(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

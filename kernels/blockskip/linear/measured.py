@@ -1,4 +1,4 @@
-"""What was measured for a product on a GPU, as the plan takes it: the way from `tuned` to a kernel and its sizes."""
+"""From an entry of `tuned` to the kernel and sizes of a product, as the plan takes them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CONFIGS: Mapping[tuple[str, str], type[MatvecConfig | FusedConfig | HopperConfig
 
 @dataclass(frozen=True)
 class Measured:
-    """The kernel that was the soonest, its sizes, shares along K, and where that is from."""
+    """The fastest kernel, its sizes, shares along K, and where that is from."""
 
     kernel: str
     config: Config
@@ -34,12 +34,12 @@ class Measured:
 
 
 def form_of(w: QuantizedWeight, activations: str) -> Form:
-    """What decides, beside its shape, how the weight is multiplied; activations: int8 or float."""
+    """The form of a weight, by which entries are chosen beside its shape; activations: int8 or float."""
     return Form(w.bits, w.packing, w.group_size, w.symmetric, w.encoded, activations)
 
 
 def measured(gpu: Gpu, w: QuantizedWeight, rows: int, activations: str) -> Measured | None:
-    """What was the soonest on this GPU for so many rows of activations; None where nothing like it was measured.
+    """What was measured to be fastest on this GPU for so many rows of activations; None where nothing like it was.
 
     For a shape that was not measured the sizes are those of the nearest that was (`tuned.linear.find`), and K is
     divided anew. ValueError for an entry that this version's kernels do not have.
@@ -51,7 +51,7 @@ def measured(gpu: Gpu, w: QuantizedWeight, rows: int, activations: str) -> Measu
     if (entry.out_features, entry.in_features, entry.rows) != (*w.shape, rows):
         config, splits = _divided_anew(config, w, rows, gpu)
     at = f"{entry.out_features} x {entry.in_features} with {entry.rows} row{'s' if entry.rows > 1 else ''}"
-    return Measured(entry.kernel, config, splits, origin, f"the soonest at {at}")
+    return Measured(entry.kernel, config, splits, origin, f"the fastest at {at}")
 
 
 def config_of(kernel: str, packing: str, values: Mapping[str, Any]) -> tuple[Config, int]:
@@ -90,7 +90,7 @@ def from_numbers(kernel: str, packing: str, numbers: Sequence[int]) -> dict[str,
 
 
 def _divided_anew(config: Config, w: QuantizedWeight, rows: int, gpu: Gpu) -> tuple[Config, int]:
-    """The same sizes where another shape is divided among programs."""
+    """The same sizes for another shape, with the work divided among programs anew."""
     if isinstance(config, FusedConfig):
         return config, fused_splits(rows, w, config, gpu.sms)
     if not isinstance(config, HopperConfig):

@@ -1,4 +1,4 @@
-"""QuantizedLinear in nn.Linear's place."""
+"""QuantizedLinear, which replaces nn.Linear."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 
 from ..arguments import choice, tensor
 from ..autocast import autocasts
-from .activations import WORDS, RoundedActivations
+from .activations import ACTIVATION_CHOICES, RoundedActivations
 from .api import linear
 from .packing import preferred_packing, settled, why_no_tiles
 from .weight import TENSORS, QuantizedWeight
@@ -38,7 +38,7 @@ class QuantizedLinear(nn.Module):
 
     def __init__(self, w: QuantizedWeight, bias: torch.Tensor | None = None, activations: str = "auto"):
         super().__init__()
-        self.activations = choice("activations", activations, WORDS)
+        self.activations = choice("activations", activations, ACTIVATION_CHOICES)
         if not isinstance(w, QuantizedWeight):
             raise TypeError(f"w: given {type(w).__name__}; a QuantizedWeight, such as quantize(weight), is needed")
         if bias is not None:

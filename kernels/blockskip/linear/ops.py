@@ -79,8 +79,8 @@ def _(
 @torch.library.custom_op("blockskip::round_activations", mutates_args=())
 def round_activations_op(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """(values, scales) of `blockskip.round_activations`."""
-    found = eager.round_activations(x)
-    return found.values, found.scales
+    made = eager.round_activations(x)
+    return made.values, made.scales
 
 
 @round_activations_op.register_fake

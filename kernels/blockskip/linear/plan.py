@@ -76,10 +76,18 @@ def make_plan(
     else:
         choice = choose_kernel(rows, x.dtype, w, route, gpu.capability, activations)
     tunable = route == "measured" and x.is_cuda and rows and (not named or multiplied == "float")
-    found = measured(gpu, w, FIXED_ROWS if named else rows, multiplied) if tunable else None
-    if found is not None and (choice.is_open or found.kernel == choice.kernel):
+    fastest = measured(gpu, w, FIXED_ROWS if named else rows, multiplied) if tunable else None
+    if fastest is not None and (choice.is_open or fastest.kernel == choice.kernel):
         return LinearPlan(
-            impl, found.kernel, found.config, found.splits, found.reason, multiplied, named, found.origin, w.packing
+            impl,
+            fastest.kernel,
+            fastest.config,
+            fastest.splits,
+            fastest.reason,
+            multiplied,
+            named,
+            fastest.origin,
+            w.packing,
         )
     return _default_plan(choice, rows, w, gpu, multiplied, named)
 

@@ -105,8 +105,11 @@ class Dequantized:
 
 
 def rows_at_a_time(shape: torch.Size, element_bytes: int, memory_bytes: int) -> int:
-    """How many of a weight's N rows are floats at a time: all where these take a 128th of the GPU's memory at most (1.1
-    GB of an H200's), or 32 MB where that is more; else N in as few equal parts of whole tiles as take no more."""
+    """How many of a weight's N rows are turned to floats at a time.
+
+    All, if their floats take at most a 128th of the GPU's memory (1.1 GB of an H200's), or 32 MB if that is more; else
+    N in as few equal parts of whole tiles as take no more.
+    """
     n, k = shape
     most = max(LEAST_BYTES, memory_bytes // SHARE_OF_MEMORY) // (k * element_bytes)
     if n <= most:

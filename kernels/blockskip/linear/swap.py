@@ -1,4 +1,4 @@
-"""quantize_: a QuantizedLinear in the place of each nn.Linear of a module."""
+"""quantize_: replaces each nn.Linear of a module by a QuantizedLinear."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from ..arguments import choice
-from .activations import WORDS
+from .activations import ACTIVATION_CHOICES
 from .metadata import SPAN
 from .module import QuantizedLinear
 from .quantize import BITS, METADATA_KINDS, quantize
@@ -42,7 +42,7 @@ def quantize_(
     metadata: str = "bfloat16",
     activations: str = "auto",
 ) -> nn.Module:
-    """Puts a QuantizedLinear in the place of each nn.Linear inside `module`, and returns the module.
+    """Replaces each nn.Linear inside `module` by a QuantizedLinear, and returns the module.
 
     bits, group_size, metadata: see `quantize`. activations: of each QuantizedLinear, see `linear`.
     select(name, linear): whether to quantise that one; None takes all. A module that stands at several places, and a
@@ -57,7 +57,7 @@ def quantize_(
     """
     bits, group_size = choice("bits", bits, BITS), choice("group_size", group_size, GROUP_SIZES)
     choice("metadata", metadata, METADATA_KINDS)
-    choice("activations", activations, WORDS)
+    choice("activations", activations, ACTIVATION_CHOICES)
     if not isinstance(module, nn.Module):
         raise TypeError(f"module: given {type(module).__name__}; an nn.Module is needed")
     if select is not None and not callable(select):

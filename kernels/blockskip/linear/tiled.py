@@ -53,6 +53,6 @@ def _of_floats(x: torch.Tensor, w: QuantizedWeight, bias, batch_invariant: bool)
     given = blocks_of(x.to(dtype)) if batch_invariant else x.to(dtype)
     for rows, part in w.blocks(BLOCK_ELEMENTS):
         weight, added = part.dequantize(x.dtype).to(dtype), None if bias is None else bias[rows].to(dtype)
-        found = products(given, weight, added)[: x.shape[0]] if batch_invariant else F.linear(given, weight, added)
-        out[:, rows] = found
+        columns = products(given, weight, added)[: x.shape[0]] if batch_invariant else F.linear(given, weight, added)
+        out[:, rows] = columns
     return out

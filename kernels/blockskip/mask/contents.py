@@ -1,4 +1,4 @@
-"""The masks that hold a tensor or a function: what they give may change, and `Mask.version` tells when."""
+"""Masks that hold a tensor or a function: their contents may change, which `Mask.version` tells."""
 
 from __future__ import annotations
 

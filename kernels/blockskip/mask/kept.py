@@ -1,8 +1,8 @@
-"""Where what is made of masks (tile maps, plans, device tables) is kept, for how long, and how much of it.
+"""Caches of what is made from masks (tile maps, plans, device tables): their owners, lifetimes and size limits.
 
-A mask of numbers alone is a value: what lies in host memory is shared by all equal masks, up to `SHARED_BYTES`. What a
-mask with a tensor or a function gives depends on their contents, and device memory must not outlive its use: both
-belong to the mask object, up to `OWNED_BYTES` each, and go with it. They are also dropped when `Mask.version` changes.
+A mask of numbers alone is a value: its entries in host memory are shared by all equal masks, up to `SHARED_BYTES`.
+Entries of a mask with a tensor or a function depend on their contents, and device memory must not outlive its use: both
+belong to the mask object, up to `OWNED_BYTES` each, and are freed with it, or when `Mask.version` changes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ F = TypeVar("F", bound=Callable)
 
 
 class Store:
-    """Values by key; beyond `limit` bytes the least recently used go. The newest stays, whatever its size."""
+    """An LRU cache of values by key, up to `limit` bytes; the newest value stays, whatever its size."""
 
     def __init__(self, limit: int, version: Hashable = ()) -> None:
         self.version = version
@@ -39,16 +39,16 @@ class Store:
         return len(self._held)
 
     def find(self, key: Hashable) -> Any:
-        """The value, or None."""
+        """The value of the key, or None."""
         with self._lock:
-            found = self._held.get(key)
-            if found is None:
+            entry = self._held.get(key)
+            if entry is None:
                 return None
             self._held.move_to_end(key)
-            return found[0]
+            return entry[0]
 
     def put(self, key: Hashable, value: Any, nbytes: int) -> Any:
-        """`value`, or what another thread has put there meanwhile."""
+        """Stores `value`; returns it, or the value that another thread has stored meanwhile."""
         with self._lock:
             if key in self._held:
                 return self._held[key][0]
@@ -69,7 +69,7 @@ SHARED = Store(SHARED_BYTES)
 
 
 def kept_by_mask(nbytes: Callable[[Any], int]) -> Callable[[F], F]:
-    """Decorates fn(mask, *key): its results are kept, each counted as `nbytes(result)` bytes.
+    """Decorates fn(mask, *key) to cache its results, each counted as `nbytes(result)` bytes.
 
     Where a `torch.device` in the key is not the CPU, results lie on it. No result may refer to a mask that owns it:
     the cycle would keep device memory until Python's collector comes by.

@@ -1,4 +1,4 @@
-"""The kinds of masks that are numbers: what each keeps, and where its edges run."""
+"""Masks made of numbers: what each keeps, and where its edges run."""
 
 from __future__ import annotations
 
@@ -204,12 +204,12 @@ def _search(mask: Document, device: torch.device) -> Callable[[torch.Tensor], to
     steps = [1 << bit for bit in reversed(range(len(ends).bit_length()))]
 
     def document(position: torch.Tensor) -> torch.Tensor:
-        found = position - position
+        index = position - position
         for step in steps:
-            further = found + step
+            further = index + step
             passed = ends[(further - 1).clamp(max=len(ends) - 1)] <= position
-            found = torch.where(passed & (further <= len(ends)), further, found)
-        return found
+            index = torch.where(passed & (further <= len(ends)), further, index)
+        return index
 
     return document
 

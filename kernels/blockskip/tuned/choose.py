@@ -88,7 +88,7 @@ def find_decode(
 def find_linear(
     gpu: Gpu, form: linear.Form, out_features: int, in_features: int, rows: int
 ) -> tuple[linear.LinearEntry, Origin] | tuple[None, None]:
-    """What was the soonest on this GPU for such a product, and where that is from."""
+    """The fastest kernel that was measured on this GPU for such a product, and where that is from."""
     for one, origin in _related(gpu):
         entry = linear.find(one.entries("linear"), form, out_features, in_features, rows)
         if entry is not None:

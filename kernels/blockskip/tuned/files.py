@@ -60,8 +60,8 @@ def read_tuned(path: Path) -> Tuned:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(content, dict) or content.get("schema") != SCHEMA:
-            found = content.get("schema") if isinstance(content, dict) else type(content).__name__
-            raise ValueError(f"schema is {found!r}; this version of blockskip reads {SCHEMA}")
+            schema = content.get("schema") if isinstance(content, dict) else type(content).__name__
+            raise ValueError(f"schema is {schema!r}; this version of blockskip reads {SCHEMA}")
         major, minor = map(int, content["capability"].split("."))
         sections = {name: _section(name, section) for name, section in content["operations"].items()}
         return Tuned(str(content["device"]), (major, minor), sections)

@@ -37,7 +37,7 @@ class Form:
 
 @dataclass(frozen=True)
 class LinearEntry:
-    """The soonest kernel for x [rows, in_features] and a weight [out_features, in_features] of that form.
+    """The fastest kernel for x [rows, in_features] and a weight [out_features, in_features] of that form.
 
     config: the kernel's parameters by name, {} for one that has none. median_us, default_us: microseconds a call of it,
     and of what is taken without tuning (None where that does not run).

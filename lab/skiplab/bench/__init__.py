@@ -1,4 +1,4 @@
-"""Benchmarks that are no sweep: `skiplab bench NAME`, a file each, whose `main(words)` reads its own options."""
+"""Benchmarks that are no sweep: `skiplab bench NAME`, a file each, whose `main(arguments)` reads its own options."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ BENCHMARKS = {
 }
 
 
-def run(name: str, words: Sequence[str]) -> None:
+def run(name: str, arguments: Sequence[str]) -> None:
     """Run a benchmark with these options; ValueError lists the names."""
     if name not in BENCHMARKS:
         raise ValueError(f"NAME: got {name!r}; allowed are {', '.join(BENCHMARKS)}")
-    import_module(f"skiplab.bench.{name}").main(words)
+    import_module(f"skiplab.bench.{name}").main(arguments)

@@ -54,7 +54,7 @@ def by_kernel(length, window, **changes) -> Callable:
 
 
 def contenders(q, k, window, keys: int) -> dict[str, Callable]:
-    """name -> f(q, k, v); torch is given the very keys that are live, and no mask."""
+    """name -> f(q, k, v); torch gets a slice of the live keys, and no mask."""
     live = slice(0 if window is None else max(keys - window, 0), keys)
 
     def torch_sdpa(q, k, v):
@@ -131,7 +131,7 @@ def cells(row: dict) -> list[str]:
     ]
 
 
-def main(words: Sequence[str]) -> None:
+def main(arguments: Sequence[str]) -> None:
     parser = options("decode", __doc__)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
@@ -140,7 +140,7 @@ def main(words: Sequence[str]) -> None:
     parser.add_argument("--seconds", type=float, default=0.5)
     parser.add_argument("--tune", action="store_true")
     parser.add_argument("--out", type=Path, default=FOLDER)
-    chosen = parser.parse_args(words)
+    chosen = parser.parse_args(arguments)
     where = machine()
     is_cuda = chosen.device.startswith("cuda")
     device = torch.cuda.get_device_name(chosen.device) if is_cuda else where["cpu"]

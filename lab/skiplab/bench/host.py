@@ -35,7 +35,7 @@ AT_ONCE = 50
 
 
 class NoLaunch:
-    """Takes the place of a compiled kernel."""
+    """Stands in for a compiled kernel."""
 
     metadata, function, packed_metadata = SimpleNamespace(global_scratch_size=0), None, None
 
@@ -48,7 +48,7 @@ class NoLaunch:
 
 
 def launch_nothing() -> None:
-    """From here on compiled kernels are stand-ins, and CPU tensors may be given to them."""
+    """Replace compiled kernels by stand-ins from here on; they accept CPU tensors."""
     import blockskip.attention.decode.launch
     import blockskip.attention.prefill.launch
     import blockskip.linear.launch  # noqa: F401  # imported before the variable is set: not for the interpreter
@@ -62,7 +62,7 @@ def launch_nothing() -> None:
 
 
 def calls_of(device: str) -> dict[str, Callable]:
-    """name -> call: small problems, of which the host is the larger part; bf16."""
+    """name -> call: bf16 problems so small that the host takes most of the time."""
 
     def draw(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, dtype=torch.bfloat16, device=device)
@@ -109,7 +109,7 @@ def calls_of(device: str) -> dict[str, Callable]:
 
 
 def new_kind(call: Callable) -> Callable:
-    """The call as if none of its kind had been before; what was compiled stays."""
+    """Forget the prepared launches, then call: as the first call of its kind, with compiled kernels kept."""
 
     def first():
         REPEATED.clear()
@@ -152,11 +152,11 @@ def measure(name: str, call: Callable, count: int, wait: Callable[[], None]) -> 
     return row
 
 
-def main(words: Sequence[str]) -> None:
+def main(arguments: Sequence[str]) -> None:
     parser = options("host", __doc__)
     parser.add_argument("--calls", type=int, default=10_000, help="of each; a tenth of them of a new kind")
     parser.add_argument("--json", action="store_true", help="one JSON line a row instead of a table")
-    chosen = parser.parse_args(words)
+    chosen = parser.parse_args(arguments)
     on_cuda = torch.cuda.is_available()
     device, wait = ("cuda", torch.cuda.synchronize) if on_cuda else ("cpu", lambda: None)
     if not on_cuda:

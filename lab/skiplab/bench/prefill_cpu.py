@@ -38,8 +38,8 @@ def exact(q, k, v, mask, rows=512) -> torch.Tensor:
         part = q[:, :, first : first + rows].double()
         start, end = max(0, first - WINDOW), min(first + rows, k.shape[2])
         keys = (x[:, :, start:end].double() for x in (k, v))
-        place = {"scale": HEAD_DIM**-0.5, "q_start": first - start, "kv_len": end - start}
-        parts.append(reference.attention(part, *keys, mask, **place)[0])  # pyright: ignore[reportCallIssue]
+        positions = {"scale": HEAD_DIM**-0.5, "q_start": first - start, "kv_len": end - start}
+        parts.append(reference.attention(part, *keys, mask, **positions)[0])  # pyright: ignore[reportCallIssue]
     return torch.cat(parts, 2)
 
 
@@ -54,25 +54,25 @@ def contenders(length: int, mask) -> dict:
         length,
         device="cpu",
     )
-    place = {"scale": HEAD_DIM**-0.5, "q_start": 0, "kv_len": length}
+    positions = {"scale": HEAD_DIM**-0.5, "q_start": 0, "kv_len": length}
     return {
-        "blockskip tiled": lambda q, k, v: tiled.attention(q, k, v, mask, **place)[0],
+        "blockskip tiled": lambda q, k, v: tiled.attention(q, k, v, mask, **positions)[0],
         "FlexAttention": functools.partial(torch.compile(flex_attention, dynamic=False), block_mask=block_mask),
         "dense + mask": functools.partial(F.scaled_dot_product_attention, attn_mask=kept),
     }
 
 
 def errors(calls: dict, q, k, v, mask) -> dict:
-    """contender -> largest error at each deviation of the logits; and what METHOD allows."""
-    found: dict[str, list[float]] = {name: [] for name in [*calls, "allowed"]}
+    """contender -> largest error at each deviation of the logits; and the error that METHOD allows."""
+    largest: dict[str, list[float]] = {name: [] for name in [*calls, "allowed"]}
     for deviation in DEVIATIONS:
         steep = q * deviation  # a power of two: exact
         want = exact(steep, k, v, mask)
         for name, call in calls.items():
-            found[name].append((call(steep, k, v).double() - want).abs().max().item())
+            largest[name].append((call(steep, k, v).double() - want).abs().max().item())
         rounding = torch.finfo(q.dtype).eps / 2 * want.abs().max().item()
-        found["allowed"].append(2 * found["dense + mask"][-1] + rounding)
-    return found
+        largest["allowed"].append(2 * largest["dense + mask"][-1] + rounding)
+    return largest
 
 
 def executed_pairs(mask, length: int) -> int:
@@ -105,7 +105,7 @@ def prepare(length: int, name: str) -> tuple[dict, dict]:
 
 
 def measure(lengths: list[int], dtypes: list[str], repeats: int, clock) -> list[dict]:
-    """All points in every repeat: a busy spell of the machine falls on all of them."""
+    """Time all points in every repeat, so that a busy spell of the machine affects all of them alike."""
     prepared = [prepare(n, d) for d in dtypes for n in lengths]
     calls = {(i, name): call for i, (_, some) in enumerate(prepared) for name, call in some.items()}
     samples = interleaved(calls, repeats, clock)
@@ -132,7 +132,7 @@ def row(point: dict) -> list[str]:
     return cells
 
 
-def main(words: Sequence[str]) -> None:
+def main(arguments: Sequence[str]) -> None:
     parser = options("prefill_cpu", __doc__)
     parser.add_argument("--lengths", type=int, nargs="+", default=[1024, 2048, 4096])
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES))
@@ -140,7 +140,7 @@ def main(words: Sequence[str]) -> None:
     parser.add_argument("--threads", type=int)
     parser.add_argument("--cpu-time", action="store_true")
     parser.add_argument("--out", type=Path, default=FOLDER)
-    chosen = parser.parse_args(words)
+    chosen = parser.parse_args(arguments)
     if chosen.cpu_time:
         chosen.threads = 1
     if chosen.threads:

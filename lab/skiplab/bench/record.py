@@ -22,7 +22,7 @@ FOLDER = Path("benchmarks") if installed() else data_path("benchmarks")
 
 
 def options(name: str, what: str | None) -> argparse.ArgumentParser:
-    """The reader of a benchmark's own options."""
+    """The argument parser of a benchmark's own options."""
     return argparse.ArgumentParser(
         f"skiplab bench {name}", description=what, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -51,7 +51,7 @@ def machine() -> dict:
 
 
 def interleaved(calls: dict[Any, Callable], repeats: int, clock: Callable[[], int] = time.perf_counter_ns) -> dict:
-    """Samples in ns of each call, taken in turn: a slow spell of the machine meets all of them. One warm-up each."""
+    """Samples in ns of each call, taken alternately, so that a slow spell affects all calls alike. One warm-up each."""
     for call in calls.values():
         call()
     samples: dict[Any, list[int]] = {name: [] for name in calls}

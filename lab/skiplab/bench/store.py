@@ -3,7 +3,7 @@
     skiplab bench store [--rows 100000] [--repeats 5]
 
 The run is made of random numbers, in the rows that a CPU sweep writes. Times and memory are of fresh processes, the
-imports' memory included; the process's own time beside the wall clock shows what the machine's other work added.
+the memory of imports included; CPU time beside wall-clock time shows how much other programs interfered.
 """
 
 from __future__ import annotations
@@ -66,20 +66,20 @@ def once(path: Path) -> dict[str, float]:
     return {"read_s": read, "frame_s": framed, "read_cpu_s": read_own, "frame_cpu_s": framed_own, "peak_mb": peak}
 
 
-def main(words: Sequence[str]) -> None:
+def main(arguments: Sequence[str]) -> None:
     parser = options("store", __doc__)
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--out", type=Path, default=FOLDER)
-    chosen = parser.parse_args(words)
+    chosen = parser.parse_args(arguments)
     where = machine()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "random.jsonl"
         random_run(path, chosen.rows)
         size_mb = path.stat().st_size / 1e6
         with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as children:
-            found = [children.apply(once, (path,)) for _ in range(chosen.repeats)]
-    medians = {name: statistics.median(one[name] for one in found) for name in found[0]}
+            repeats = [children.apply(once, (path,)) for _ in range(chosen.repeats)]
+    medians = {name: statistics.median(one[name] for one in repeats) for name in repeats[0]}
     line = [f"{chosen.rows:,}", f"{size_mb:.0f}", *(f"{medians[name]:.2f} / {medians[cpu]:.2f}" for name, cpu in
             (("read_s", "read_cpu_s"), ("frame_s", "frame_cpu_s"))), f"{medians['peak_mb']:.0f}"]  # fmt: skip
     head = ["rows", "MB", "read s (wall / CPU)", "frame s (wall / CPU)", "peak MB"]
@@ -87,5 +87,5 @@ def main(words: Sequence[str]) -> None:
         f"Medians of {chosen.repeats} fresh processes. Asked for, of 100,000 rows: read and frame under {LIMIT_S:g} s "
         f"together, and {LIMIT_MB} MB, imports included.",
     ]
-    data = {"machine": where, "rows": chosen.rows, "size_mb": size_mb, "runs": found}
+    data = {"machine": where, "rows": chosen.rows, "size_mb": size_mb, "runs": repeats}
     write("store", "Reading a run", notes, [table(head, [line])], data, chosen.out)

@@ -56,7 +56,7 @@ def peak_mb(name: str, length: int) -> float:
 
 
 def points(repeats: int) -> list[dict]:
-    found = []
+    measured = []
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as children:
         for name, mask in MASKS.items():
             for length, limit in zip(LENGTHS, LIMITS_MS[name], strict=True):
@@ -65,7 +65,7 @@ def points(repeats: int) -> list[dict]:
                     for clock in (time.perf_counter_ns, time.thread_time_ns)
                 )
                 peak = children.apply(peak_mb, (name, length))
-                found.append(
+                measured.append(
                     {
                         "mask": name,
                         "length": length,
@@ -75,11 +75,11 @@ def points(repeats: int) -> list[dict]:
                         "peak_mb": peak,
                     }
                 )
-    return found
+    return measured
 
 
 def flex_points(lengths: list[int]) -> list[dict]:
-    found = []
+    measured = []
     for n in lengths:
 
         def make(n=n):
@@ -89,16 +89,16 @@ def flex_points(lengths: list[int]) -> list[dict]:
 
         repeats = 3 if n <= 8192 else 1
         samples = interleaved({"flex": make, "ours": lambda n=n: build(MASKS["window 1024"], n)}, repeats)
-        found.append({"length": n, "samples_ns": samples})
-    return found
+        measured.append({"length": n, "samples_ns": samples})
+    return measured
 
 
-def main(words: Sequence[str]) -> None:
+def main(arguments: Sequence[str]) -> None:
     parser = options("tilemap", __doc__)
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--full", action="store_true")
     parser.add_argument("--out", type=Path, default=FOLDER)
-    chosen = parser.parse_args(words)
+    chosen = parser.parse_args(arguments)
     torch.set_grad_enabled(False)
     where = machine()
     ours, flex = points(chosen.repeats), flex_points([4096, 8192, *([32_768] if chosen.full else [])])

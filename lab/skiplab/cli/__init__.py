@@ -15,7 +15,7 @@ from skiplab.cli import bench, compare, options, roofs, runs, tune
 from skiplab.cli.run import INTERRUPTED, end_as_interrupted, need, show, shown, swept, unused, write_report
 from skiplab.compare import compare as compare_runs
 from skiplab.machine import default_device
-from skiplab.operations import OPERATIONS, parts
+from skiplab.operations import DEFAULT_OPERATION, OPERATIONS, modules_of
 from skiplab.paths import installed, notebooks_path
 from skiplab.store import Run, read_run
 from skiplab.sweep import AnySweep, default_path, sweep_of
@@ -58,7 +58,7 @@ def lab(
 
 
 def copied_notebooks(folder: Path) -> Path:
-    """Copy into the folder the notebooks that it lacks, and return it; what is there already is a person's own."""
+    """Copy the notebooks that are missing from the folder, and return it; existing ones are the user's and stay."""
     folder.mkdir(parents=True, exist_ok=True)
     for notebook in sorted(notebooks_path().glob("*.ipynb")):
         copy = folder / notebook.name
@@ -71,7 +71,7 @@ def copied_notebooks(folder: Path) -> Path:
 
 
 for _command in (
-    *(part.COMMAND for part in parts(__name__).values()),
+    *(module.COMMAND for module in modules_of(__name__).values()),
     compare.compare,
     roofs.roofs,
     runs.runs,
@@ -113,7 +113,7 @@ def share(
 @app.command()
 def rerun(
     run: options.RunFile,
-    device: options.Device = None,
+    device: options.DeviceOption = None,
     out: Annotated[Path | None, typer.Option(help=f"The new run file. Default: in {options.RUNS}.")] = None,
 ) -> None:
     """Repeat a run on this machine and say what differs. Device, versions, kernels, and each point's time.
@@ -126,11 +126,11 @@ def rerun(
     new = swept(wanted, out or unused(default_path(wanted, "rerun")))
     show(new)
     end_as_interrupted(new)
-    typer.echo(f"\n{compare.words(compare_runs(old, new))}")
+    typer.echo(f"\n{compare.text(compare_runs(old, new))}")
 
 
 def _repeated(name: str, old: Run, device: str | None) -> AnySweep:
-    """The sweep that a run's header describes, on this device if one is named; ValueError names the file."""
+    """The sweep described by a run's header, on this device if one is named; ValueError names the file."""
     command = old.header.get("command", "")
     if command.startswith("skiplab tune"):
         raise ValueError(f"{name}: is a tuning run; its own command repeats it: {command}")
@@ -150,8 +150,8 @@ def check(
     module: Annotated[
         str | None, typer.Option("--from", help="A Python file that registers your kernel with @skiplab.kernel.")
     ] = None,
-    operation: Annotated[str, typer.Option(help=f"What it does: {', '.join(OPERATIONS)}.")] = "attention",
-    device: options.Device = None,
+    operation: Annotated[str, typer.Option(help=f"What it does: {', '.join(OPERATIONS)}.")] = DEFAULT_OPERATION,
+    device: options.DeviceOption = None,
 ) -> None:
     """Check a kernel on shapes that have caught bugs, against float64. Example: skiplab check mine --from mine.py"""
     from skiplab.measure.verify import check as run_check
@@ -168,7 +168,7 @@ def check(
 
 
 @app.command()
-def doctor(device: options.Device = None) -> None:
+def doctor(device: options.DeviceOption = None) -> None:
     """Say what this machine has and lacks, and list all contenders. It says what to do about what is missing, too."""
     from skiplab.doctor import examine, usable_contenders
 

@@ -13,8 +13,8 @@ PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
 def bench(
-    words: typer.Context,
+    context: typer.Context,
     name: Annotated[str, typer.Argument(help=NAMES)],
 ) -> None:
     """Run a benchmark that is no sweep, and write its table. Its own options: skiplab bench NAME -- --help"""
-    benchmarks.run(name, words.args)
+    benchmarks.run(name, context.args)

@@ -33,71 +33,78 @@ def compare(
     no point is ok in both. Example: skiplab compare before.jsonl after.jsonl
     """
     before, after = read_run(old), read_run(new)
-    found = compare_runs(before, after, margin)
-    typer.echo(json.dumps(found.record(), indent=1, allow_nan=False) if as_json else words(found))
-    if not found.pairs:
+    comparison = compare_runs(before, after, margin)
+    typer.echo(json.dumps(comparison.record(), indent=1, allow_nan=False) if as_json else text(comparison))
+    if not comparison.pairs:
         apart = _apart(before, after)
         raise ValueError(
             f"{old.name} and {new.name}: no point is ok in both{f'; they differ in {apart}' * bool(apart)}"
         )
-    raise typer.Exit(1 if found.is_worse else 0)
+    raise typer.Exit(1 if comparison.is_worse else 0)
 
 
-def words(found: Comparison) -> str:
-    """What differs, the table of pairs, how many are what, and the points without a pair."""
-    parts = [f"old: {found.old.run_id}, on {found.old.device}", f"new: {found.new.run_id}, on {found.new.device}"]
-    parts += ["", "What differs:", *_difference_lines(found)]
-    if found.pairs:
+def text(comparison: Comparison) -> str:
+    """The differences, the table of pairs, the count of each verdict, and the points without a pair."""
+    parts = [
+        f"old: {comparison.old.run_id}, on {comparison.old.device}",
+        f"new: {comparison.new.run_id}, on {comparison.new.device}",
+    ]
+    parts += ["", "What differs:", *_difference_lines(comparison)]
+    if comparison.pairs:
         parts += ["", "Time new / time old, with the 95 % interval of the samples' scatter (one process on each side):"]
-        if not found.same_device:
+        if not comparison.same_device:
             parts.append("The devices differ: the ratio compares machines, not code.")
-        parts += [table(found), "", _summary(found)]
+        parts += [table(comparison), "", _summary(comparison)]
     else:
         parts += ["", "No point is ok in both runs."]
-    failed = [one for one in found.unpaired if one.old and one.new]
-    parts += _listed(found, failed, lambda one: f"not ok in both: {_who(one)}, {one.old}, then {one.new}")
-    parts += _listed(found, [one for one in found.unpaired if one.new is None], lambda one: _alone("old", one, one.old))
-    parts += _listed(found, [one for one in found.unpaired if one.old is None], lambda one: _alone("new", one, one.new))
+    failed = [one for one in comparison.unpaired if one.old and one.new]
+    parts += _listed(comparison, failed, lambda one: f"not ok in both: {_who(one)}, {one.old}, then {one.new}")
+    parts += _listed(
+        comparison, [one for one in comparison.unpaired if one.new is None], lambda one: _alone("old", one, one.old)
+    )
+    parts += _listed(
+        comparison, [one for one in comparison.unpaired if one.old is None], lambda one: _alone("new", one, one.new)
+    )
     return "\n".join(parts)
 
 
-def table(found: Comparison) -> str:
+def table(comparison: Comparison) -> str:
     """A line for each pair."""
     import pandas as pd
 
     lines = [
         {
-            "contender": _who(pair), **{name: _value(name, pair.axes) for name in found.axes},
+            "contender": _who(pair), **{name: _value(name, pair.axes) for name in comparison.axes},
             "old ms": f"{pair.old_ms:.4g}", "new ms": f"{pair.new_ms:.4g}", "ratio": f"{pair.ratio:.3f}",
             "interval": f"{pair.low:.3f} to {pair.high:.3f}", "verdict": pair.verdict, "why": ", ".join(pair.doubts),
         }
-        for pair in found.pairs
+        for pair in comparison.pairs
     ]  # fmt: skip
     shown = pd.DataFrame.from_records(lines)
-    if not any(pair.doubts for pair in found.pairs):
+    if not any(pair.doubts for pair in comparison.pairs):
         shown = shown.drop(columns="why")
     return shown.to_string(index=False)
 
 
-def _difference_lines(found: Comparison) -> list[str]:
-    lines = [f"  {name}: {before} -> {after}" for name, (before, after) in found.differences.items()]
+def _difference_lines(comparison: Comparison) -> list[str]:
+    lines = [f"  {name}: {before} -> {after}" for name, (before, after) in comparison.differences.items()]
     return lines or ["  nothing in device, versions, git and kernels"]
 
 
-def _summary(found: Comparison) -> str:
-    counts = ", ".join(f"{number} {verdict}" for verdict, number in found.counts.items() if number)
-    points = f"{len(found.pairs)} point{'s' * (len(found.pairs) != 1)}"
-    return f"{points} ok in both: {counts} (up to {100 * found.margin:g} % counts as noise)."
+def _summary(comparison: Comparison) -> str:
+    counts = ", ".join(f"{number} {verdict}" for verdict, number in comparison.counts.items() if number)
+    points = f"{len(comparison.pairs)} point{'s' * (len(comparison.pairs) != 1)}"
+    return f"{points} ok in both: {counts} (up to {100 * comparison.margin:g} % counts as noise)."
 
 
-def _listed(found: Comparison, members: Sequence[Unpaired], title: Callable[[Unpaired], str]) -> list[str]:
-    """A line for each title, with how many points have it and their values of the axes that tell points apart."""
+def _listed(comparison: Comparison, members: Sequence[Unpaired], title: Callable[[Unpaired], str]) -> list[str]:
+    """A line for each title: how many points have it, and their values of the axes that differ between points."""
     groups: dict[str, list[Unpaired]] = {}
     for one in members:
         groups.setdefault(title(one), []).append(one)
     lines = []
     for name, group in groups.items():
-        values = [f"{axis} {_few([_value(axis, one.axes) for one in group])}" for axis in _varying(found)]
+        values = [f"{axis} {_few([_value(axis, one.axes) for one in group])}" for axis in _varying(comparison)]
         lines.append(f"{name}: {len(group)} point{'s' * (len(group) != 1)}, {', '.join(values)}")
     return lines
 
@@ -106,17 +113,17 @@ def _alone(side: str, one: Unpaired, status: str | None) -> str:
     return f"only in {side}: {_who(one)}{'' if status == 'ok' else f', {status}'}"
 
 
-def _varying(found: Comparison) -> list[str]:
-    """Those of the comparison's axes that tell its points apart; the first one, where none does."""
-    points = [one.axes for one in (*found.pairs, *found.unpaired)]
-    defaults = OPERATIONS[found.new.operation].defaults
+def _varying(comparison: Comparison) -> list[str]:
+    """The axes in which the compared points differ; the first axis, if they differ in none."""
+    points = [one.axes for one in (*comparison.pairs, *comparison.unpaired)]
+    defaults = OPERATIONS[comparison.new.operation].defaults
     silent = {name for name, other in defaults.items() if all(axes.get(name) in (None, axes[other]) for axes in points)}
-    names = [name for name in found.axes if name not in silent]
+    names = [name for name in comparison.axes if name not in silent]
     return [name for name in names if len({_value(name, axes) for axes in points}) > 1] or names[:1]
 
 
 def _apart(old: Run, new: Run) -> str:
-    """Axes, contenders included, of which the runs share no value: `q_heads (32, then 8)`."""
+    """Axes, contenders included, for which the runs have no value in common: `q_heads (32, then 8)`."""
     before, after = (_values(run) for run in (old, new))
     shared = [name for name in before if name in after]
     return ", ".join(
@@ -133,7 +140,7 @@ def _values(run: Run) -> dict[str, list[str]]:
 
 
 def _few(values: Sequence[str]) -> str:
-    """The different values, as many as are shown."""
+    """The distinct values, shortened after `SHOWN`."""
     different = list(dict.fromkeys(values))
     return " ".join([*different[:SHOWN], *(["..."] if len(different) > SHOWN else [])])
 

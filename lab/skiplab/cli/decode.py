@@ -25,7 +25,7 @@ def decode(
     kv_heads: options.KeyHeads = HEADS["kv_heads"],
     head_dim: options.HeadDim = HEADS["head_dim"],
     dtype: options.Dtype = "bfloat16",
-    device: options.Device = None,
+    device: options.DeviceOption = None,
     devices: options.Devices = None,
     seed: options.Seed = 0,
     budget: options.Budget = 5.0,

@@ -40,7 +40,7 @@ def linear(
     group_size: Annotated[list[int] | None, typer.Option(help="32, 64 or 128, once for each. Default: 32.")] = None,
     symmetric: Annotated[bool, typer.Option("--symmetric", help="Without zero points.")] = False,
     dtype: options.Dtype = "bfloat16",
-    device: options.Device = None,
+    device: options.DeviceOption = None,
     devices: options.Devices = None,
     seed: options.Seed = 0,
     budget: options.Budget = 5.0,

@@ -17,7 +17,7 @@ CONFIGS = "~/.config/skiplab/configs" if installed() else "the kernel package's 
 """Where runs, roofs and tuned configurations go, as help texts say it."""
 
 RunFile = Annotated[Path, typer.Argument(help="A run: a .jsonl file that `skiplab sweep` wrote.", metavar="RUN")]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1. Default: cuda where torch sees one.")]
+DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1. Default: cuda where torch sees one.")]
 Devices = Annotated[
     str | None,
     typer.Option(help="GPUs of one kind that measure side by side, as cuda:0,cuda:1, in the place of --device."),
@@ -53,7 +53,7 @@ Fresh = Annotated[bool, typer.Option("--fresh", help="Measure again what the def
 
 
 def devices_of(device: str | None, devices: str | None) -> tuple[str, ...]:
-    """The devices to measure on, the first of which a sweep names; ValueError where both options name some."""
+    """The devices to measure on; the sweep is named after the first. ValueError where both options are given."""
     if devices is None:
         return (device or default_device(),)
     if device is not None:

@@ -15,7 +15,7 @@ from skiplab.measure.roofs import measure_roofs
 
 
 def roofs(
-    device: options.Device = None,
+    device: options.DeviceOption = None,
     budget: Annotated[float, typer.Option(help="Seconds that each is timed at most, in each way.")] = 1.0,
     out: Annotated[Path | None, typer.Option(help=f"The file. Default: {options.MACHINES}/<device>.json.")] = None,
 ) -> None:
@@ -24,23 +24,23 @@ def roofs(
     need(device)
     if budget <= 0:
         raise ValueError(f"--budget: got {budget}; allowed is more than 0 seconds")
-    found = measure_roofs(device, budget_s=budget, say=lambda what: typer.echo(f"measuring {what}", err=True))
-    path = out or roofs_path(found.name)
-    write_roofs(found, path)
-    typer.echo(table(found))
+    measured = measure_roofs(device, budget_s=budget, say=lambda what: typer.echo(f"measuring {what}", err=True))
+    path = out or roofs_path(measured.name)
+    write_roofs(measured, path)
+    typer.echo(table(measured))
     typer.echo(f"roofs: {shown(path)}")
 
 
-def table(found: Roofs) -> str:
+def table(measured: Roofs) -> str:
     """The rates in words, a line each, with where they are from."""
-    lines = [f"measured on {found.name}, {found.date}"]
-    for rate in (found.copy, found.read):
+    lines = [f"measured on {measured.name}, {measured.date}"]
+    for rate in (measured.copy, measured.read):
         if rate is not None:
             lines.append(f"  {rate.what}: {rate.best / 1e9:.0f} GB/s at best, median {rate.median / 1e9:.0f}")
-    for rate in found.products.values():
+    for rate in measured.products.values():
         lines.append(f"  {rate.what}: {rate.best / 1e12:.4g} TFLOP/s at best, median {rate.median / 1e12:.4g}")
-    for rate in found.reads:
+    for rate in measured.reads:
         lines.append(f"  {rate.what}: {rate.median_us:.2f} us, {rate.median / 1e9:.0f} GB/s")
-    every = [rate for rate in (found.copy, found.read, *found.products.values(), *found.reads) if rate]
+    every = [rate for rate in (measured.copy, measured.read, *measured.products.values(), *measured.reads) if rate]
     flags = sorted({flag for rate in every for flag in rate.flags})
     return "\n".join([*lines, f"  flags seen: {', '.join(flags) or 'none'}"])

@@ -1,4 +1,4 @@
-"""What several commands do at the prompt: measure a sweep, show a run, write its report."""
+"""What several commands share: measure a sweep, show a run, write its report."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def need(device: str) -> None:
 
 
 def unused(path: Path) -> Path:
-    """The path, or with the first number behind it that no file has."""
+    """The path, with the first free number appended if a file has that name."""
     candidates = (path.with_stem(f"{path.stem}-{number}") for number in range(2, 10_000))
     return path if not path.exists() else next(one for one in candidates if not one.exists())
 
 
 def swept(wanted: AnySweep, path: Path, again: tuple[str, ...] = (), devices: tuple[str, ...] = ()) -> Run:
-    """Measure what the file does not hold yet, until Ctrl-C; says what was kept, where, and how to go on."""
+    """Measure the points that the file lacks, until Ctrl-C; then say what was kept, where, and how to continue."""
 
     def say_kept(held: Run) -> None:
         if held.rows:
@@ -50,14 +50,14 @@ def swept(wanted: AnySweep, path: Path, again: tuple[str, ...] = (), devices: tu
 
 
 def stopped(wanted: AnySweep, run: Run) -> str:
-    """What an interrupted sweep has kept, and how to go on, in one line."""
+    """What an interrupted sweep has kept, and how to continue it, in one line."""
     points = {row_key(point) for point in wanted.points()}
     kept = points & {without_index(row["key"]) for row in run.rows}
     return f"Stopped: {len(kept)} of {len(points)} points are kept; the same command goes on."
 
 
 def end_as_interrupted(*runs: Run) -> None:
-    """Exit status 130, as of any program that Ctrl-C ended, where one of the runs was interrupted."""
+    """Exit with status 130, as a program ended by Ctrl-C does, if one of the runs was interrupted."""
     if any("interrupted" in run.header for run in runs):
         raise typer.Exit(INTERRUPTED)
 
@@ -80,11 +80,11 @@ def interrupts() -> Iterator[Callable[[], bool]]:
 
 
 def show(run: Run) -> None:
-    """The table of times, what failed and why, the flags that were seen, one line that sums it up."""
+    """Print the table of times, failures with their reasons, flags, and a summary of one line."""
     from skiplab.report import summary, time_table
 
     table = frame(run)
-    typer.echo(f"\n{run.provenance}: median time a call, {OPERATIONS[run.operation].baseline.words}, * for flags\n")
+    typer.echo(f"\n{run.provenance}: median time a call, {OPERATIONS[run.operation].baseline.note}, * for flags\n")
     typer.echo(time_table(table).to_string(index=False))
     failures = Counter(
         (row["contender"], row["status"], row.get("error_text", "")) for row in run.rows if row["status"] != "ok"
@@ -106,6 +106,6 @@ def write_report(run: Run, path: Path) -> None:
 
 
 def shown(path: Path) -> Path:
-    """The path as a person at this prompt would type it."""
+    """The path relative to the working folder, as a user would type it."""
     path = path.resolve()
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

@@ -1,4 +1,4 @@
-"""The commands `skiplab runs` and `skiplab figures`, which make what this repository's pages show."""
+"""The commands `skiplab runs` and `skiplab figures`, which make the runs, tables and pictures of this repository."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def runs(
 ) -> None:
     """Make the run files behind the GPU's tables anew on this GPU, each into <date>-<device>-<topic>.jsonl.
 
-    What is to be compiled is compiled first, many at a time. Stopped, or out of time, the same command goes on on the
+    Kernels are compiled first, in parallel. Stopped, or out of time, the same command goes on on the
     same day. Then: skiplab figures
     """
     unknown = [name for name in topic or () if name not in gpu_runs.TOPICS]

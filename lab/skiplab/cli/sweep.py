@@ -1,4 +1,4 @@
-"""What the commands that measure share: a file for each operation has its own."""
+"""What the measuring commands share; each operation's own command is in a file of its name."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def measure(
     fresh: bool,
     devices: tuple[str, ...] = (),
 ) -> None:
-    """Measure what the file lacks, show the table, write the report; exit status 130 after Ctrl-C.
+    """Measure the points that the file lacks, show the table, write the report; exit status 130 after Ctrl-C.
 
     devices: by default the sweep's own.
     """

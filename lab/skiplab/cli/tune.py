@@ -32,11 +32,11 @@ from skiplab.workload import LINEARS
 DEFAULTS, DECODE, LINEAR = Tuning(), DecodeTuning(), LinearTuning()
 HEADS = ("32/8x128", "32/16x256", "32/4x512")
 
-Heads = Annotated[
+HeadsOption = Annotated[
     list[str] | None,
     typer.Option(help=f"query heads/key heads x head size, once for each. Default: {', '.join(HEADS)}."),
 ]
-Device = Annotated[str, typer.Option(help="cuda or cuda:1.")]
+CudaDevice = Annotated[str, typer.Option(help="cuda or cuda:1.")]
 Budget = Annotated[float, typer.Option(help="Seconds a candidate is timed at most, in each of three ways.")]
 Limit = Annotated[float, typer.Option(help="Seconds for all, compiling included.")]
 Jobs = Annotated[int | None, typer.Option(help="Processes that compile. Default: one a processor.")]
@@ -49,7 +49,7 @@ Out = Annotated[Path | None, typer.Option(help=f"The folder of the configuration
 
 
 class DefaultGroup(TyperGroup):
-    """A group whose first command is meant where none is named."""
+    """A command group that runs its first command if none is named."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         first = next(iter(self.commands))
@@ -60,14 +60,14 @@ class DefaultGroup(TyperGroup):
 app = typer.Typer(
     cls=DefaultGroup,
     rich_markup_mode=None,
-    help="Find what a GPU runs our kernels the soonest with. Writes configs/<device>.json, which calls there take: "
+    help="Find with what a GPU runs our kernels fastest. Writes configs/<device>.json, which calls there take: "
     "a section a command. Without a command: attention.",
 )
 
 
 @app.command()
 def attention(
-    heads: Heads = None,
+    heads: HeadsOption = None,
     mask: Annotated[
         list[str] | None,
         typer.Option(
@@ -83,7 +83,7 @@ def attention(
         typer.Option(help="Of these alone: block_m x block_n x warps x stages, as 128x64x8x2. Default: all promising."),
     ] = None,
     dtype: options.Dtype = DEFAULTS.dtype,
-    device: Device = DEFAULTS.device,
+    device: CudaDevice = DEFAULTS.device,
     seed: options.Seed = 0,
     budget: Budget = DEFAULTS.budget_s,
     limit: Limit = 480.0,
@@ -107,7 +107,7 @@ def attention(
 
 @app.command()
 def decode(
-    heads: Heads = None,
+    heads: HeadsOption = None,
     kv_len: Annotated[
         list[int] | None,
         typer.Option(help=f"Keys, once for each. Default: {', '.join(map(str, DECODE.kv_len))}."),
@@ -115,7 +115,7 @@ def decode(
     window: options.Windows = None,
     q_len: Annotated[list[int] | None, typer.Option(help="Queries at once, once for each. Default: 1.")] = None,
     dtype: options.Dtype = DECODE.dtype,
-    device: Device = DECODE.device,
+    device: CudaDevice = DECODE.device,
     seed: options.Seed = 0,
     budget: Budget = DECODE.budget_s,
     limit: Limit = 480.0,
@@ -154,7 +154,7 @@ def linear(
         list[str] | None, typer.Option(help="rows or tiles, once for each. Default: both, where weights can lie so.")
     ] = None,
     dtype: options.Dtype = LINEAR.dtype,
-    device: Device = LINEAR.device,
+    device: CudaDevice = LINEAR.device,
     seed: options.Seed = 0,
     budget: Budget = LINEAR.budget_s,
     limit: Limit = 480.0,
@@ -164,7 +164,7 @@ def linear(
     from_run: FromRun = None,
     out: Out = None,
 ) -> None:
-    """Find which kernel a GPU runs quantised linear layers the soonest with, and its sizes, by shape and rows.
+    """Find with which kernel a GPU runs quantised linear layers fastest, and its sizes, by shape and rows.
 
     As `skiplab tune`. Each form of weight (bits, group size, packing) has its own run. Example:
     skiplab tune linear --shape 4096x4096 --rows 1 --rows 64 --bits 4
@@ -184,7 +184,7 @@ Shapes = tuple[tuple[int, int], ...]
 
 
 def _fitting(shapes: Shapes | None, bits: int, group_size: int, named: list[str] | None, packing: str) -> Shapes | None:
-    """The shapes that weights in this packing can have; all, whose errors are told, where it was named."""
+    """The shapes that weights in this packing can have; all if the user named them, so that errors are reported."""
     if shapes is None or named or packing == "rows":
         return shapes
     form = LinearTuning(bits=bits, group_size=group_size)
@@ -200,7 +200,7 @@ def _tune(
     limit_s: float,
     out: Path | None,
 ) -> None:
-    """Tune them, or take the runs that are named; write the winners and show them."""
+    """Tune, or use the runs that are named; write the winners and show them."""
     if from_run:
         runs, interrupted = [read_run(one) for one in from_run], False
     else:
@@ -218,7 +218,7 @@ def _tune(
 def _tuned(
     wanted: Sequence[AnyTuning], path: Path | None, jobs: int | None, spills: int, limit_s: float
 ) -> tuple[list[Run], bool]:
-    """A run for each, until Ctrl-C or the limit, and whether it was Ctrl-C."""
+    """A run for each, until Ctrl-C or the time limit; and whether Ctrl-C ended them."""
     runs, end = [], time.monotonic() + limit_s
     with interrupts() as interrupted:
         for one in wanted:

@@ -12,7 +12,7 @@ from skiplab.contenders.base import (
     kernel,
     with_config,
 )
-from skiplab.operations import parts
+from skiplab.operations import modules_of
 
 parts(__name__)  # each registers its own
 from skiplab.contenders import huggingface, humming  # noqa: E402, F401 - after ours, which a list of them begins with

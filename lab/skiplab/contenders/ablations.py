@@ -1,6 +1,6 @@
-"""The matvec without one of its choices, to show what that choice gains. Imports triton.
+"""Ablations of the matvec: one design choice removed at a time, to show what it gains. Imports triton.
 
-`blockskip.linear.launch.MatvecForm` is where they part from the shipped form: the kernel's body stays the one there is.
+They differ from the shipped kernel in its `blockskip.linear.launch.MatvecForm` alone; the kernel's body is the same.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from blockskip.linear.plan import MatvecConfig
 def load_strided_metadata(
     table, n0, rows, b0, N, ALL: tl.constexpr, GROUP: tl.constexpr, BLOCKS: tl.constexpr, HALF: tl.constexpr
 ):
-    """As `blockskip.linear.matvec.load_metadata`, of a table [groups, N]: each number costs a line of the caches."""
+    """As `blockskip.linear.matvec.load_metadata`, of a table [groups, N]: each number comes from another cache line."""
     SHARE: tl.constexpr = 1 if GROUP == 16 else GROUP // 32  # pyright: ignore[reportAssignmentType]
     COUNT: tl.constexpr = (BLOCKS + SHARE - 1) // SHARE
     g = (b0 // SHARE + tl.arange(0, COUNT))[None, :]
@@ -49,10 +49,10 @@ FORMS: Mapping[str, MatvecForm] = MappingProxyType(
 
 def metadata_as_read(w: bs.QuantizedWeight, form: MatvecForm) -> Metadata:
     """The weight's metadata as this form reads it: [N, groups], or [groups, N] in memory of its own."""
-    found = Metadata.of(w)
+    shipped = Metadata.of(w)
     if form.load_metadata is not load_strided_metadata:
-        return found
-    return Metadata(*(None if t is None else t.T.contiguous() for t in found))  # pyright: ignore[reportArgumentType]
+        return shipped
+    return Metadata(*(None if t is None else t.T.contiguous() for t in shipped))  # pyright: ignore[reportArgumentType]
 
 
 def product(

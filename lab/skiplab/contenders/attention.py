@@ -38,7 +38,7 @@ def _blockskip(skip: str = "auto", impl: str = "auto", config: tuple[int, ...] |
 
 
 def _configured(skip: str) -> Callable[[tuple[int, ...]], Build]:
-    """The same skip mode with tiles of the caller's."""
+    """The build of a contender with the same skip mode and the caller's tiles."""
     return lambda config: _blockskip(skip, config=config)
 
 
@@ -57,7 +57,7 @@ def dense_mask(workload: Workload, device: torch.device) -> torch.Tensor:
 
 @contextmanager
 def backend_of(backend: SDPBackend | None) -> Iterator[None]:
-    """torch's SDPA with that kernel alone, None for its own choice; Unsupported where it has none."""
+    """A context in which torch's SDPA uses that kernel alone (None: its own choice); Unsupported if torch lacks it."""
     if backend is None:
         yield
         return
@@ -71,7 +71,7 @@ def backend_of(backend: SDPBackend | None) -> Iterator[None]:
 
 
 def _sdpa(backend: SDPBackend | None = None, causal_flag: bool = False, additive: bool = False) -> Build:
-    """torch's SDPA with a mask tensor: bool, or `additive` in the workload's dtype, which torch would make of it in
+    """torch's SDPA with a mask tensor: bool, or `additive`, in the workload's dtype, which saves torch converting it in
     each call. With `causal_flag` plain causal is passed as `is_causal` instead, on the keys up to the last query."""
 
     def build(workload: Workload, inputs: Sequence[torch.Tensor]) -> Solver:
@@ -96,7 +96,7 @@ def _sdpa(backend: SDPBackend | None = None, causal_flag: bool = False, additive
 
 
 def with_heads_repeated(workload: Any, inputs: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
-    """q, k, v with a key/value head for each query head: what a kernel that knows no groups is given."""
+    """q, k, v with a key/value head for each query head, for kernels without grouped heads."""
     q, k, v = inputs
     return q, k.repeat_interleave(workload.group, 1), v.repeat_interleave(workload.group, 1)
 
@@ -104,7 +104,7 @@ def with_heads_repeated(workload: Any, inputs: Sequence[torch.Tensor]) -> tuple[
 def compiled_flex(
     block_mask: BlockMask, gqa: bool, inputs: Sequence[torch.Tensor], keys: slice = slice(None)
 ) -> Solver:
-    """FlexAttention, compiled for these inputs, on those keys; Planned where its own tiles do not fit the GPU.
+    """FlexAttention, compiled for these inputs and keys; a Planned call where its default tiles do not fit the GPU.
 
     At large head sizes torch's default tiles may want more shared memory than there is. Then the documented
     `kernel_options` are tried, largest first; any other error is the row's.
@@ -133,13 +133,13 @@ def compiled_flex(
 
 
 def _is_too_large(error: Exception) -> bool:
-    """Whether it says that a kernel's tiles need more of a multiprocessor than there is."""
+    """Whether the error says that a kernel's tiles need more resources than a multiprocessor has."""
     text = str(error).lower()
     return any(words in text for words in ("out of resource", "no valid triton configs", "no choices to select"))
 
 
 def _flex(workload: Workload, inputs: Sequence[torch.Tensor]) -> Solver:
-    """Its BlockMask comes from our tile map (its own takes L x L)."""
+    """FlexAttention with a BlockMask from our tile map; its own construction takes L x L memory."""
     block_mask = workload.tilemap(FLEX_BLOCK, FLEX_BLOCK).to_block_mask(device=inputs[0].device)
     return compiled_flex(block_mask, workload.group > 1, inputs)
 
@@ -156,7 +156,7 @@ def _needs_cuda_band(workload: Workload, device: str) -> str | None:
 
 
 def needs_cuda_backend(workload: Any, device: str) -> str | None:
-    """Why torch has not that kernel on the device."""
+    """Why torch lacks that kernel on the device."""
     return None if is_cuda(device) else "torch has this backend on CUDA alone; on a CPU see sdpa"
 
 

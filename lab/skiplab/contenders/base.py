@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from skiplab.operations import operation_of
+from skiplab.operations import DEFAULT_OPERATION, operation_of
 
 Solver = Callable[..., torch.Tensor]
 """What a contender builds: f(*arguments) -> out."""
@@ -23,7 +23,7 @@ class Unsupported(Exception):
 
 @dataclass(frozen=True)
 class Planned:
-    """A call together with what its build chose, which the measurement's row keeps as its plan."""
+    """A call, and the choices of its build, which the measurement's row keeps as its plan."""
 
     call: Solver
     plan: Mapping[str, Any]
@@ -37,19 +37,19 @@ class Contender:
     """One way to do an operation.
 
     prepare(workload, inputs) -> the callable's own arguments, such as a packed weight; timing rotates over copies.
-    build(workload, arguments) -> f(*arguments) -> out; allocates, tunes and compiles. Both are untimed. A `Planned` f
-    says what was chosen.
+    build(workload, arguments) -> f(*arguments) -> out; allocates, tunes and compiles. Both are untimed. It may return
+    a `Planned` f, which says what was chosen.
     supports(workload, device) -> None, or the reason why not, in words.
-    skip: the work mode that it executes (none, mask, bounds, map, auto), None where its own tiles are not known.
+    skip: which work it executes (none, mask, bounds, map, auto); None if its tiles are unknown.
     tile: (block_m, block_n) of the plan it walks, None for our kernels, which are asked (`bs.explain`).
     bool_mask: whether it reads the mask as a tensor of one byte a (query, key) pair.
     additive_mask: whether it reads the mask as a tensor of the workload's dtype: 0 for a kept pair, -inf for another.
-    config: the tile config that it was asked to take; configured: its `build` with a config, None where it takes none.
-    repeats_heads: whether its `prepare` repeats keys and values for each query head, since it knows no groups.
-    operands: of a linear layer: (workload, inputs) -> x and weight as this contender takes them, in float64.
-    weight_rounding: how far, relatively, its weight may be from that one: what it rounds inside.
-    moved: bytes of the weight in its own format, where that is not the packed one.
-    whole_cache: whether a decode step with a window reads the keys that are out of it, too.
+    config: the tile config that it was given; configured: makes `build` for a config, None if it takes none.
+    repeats_heads: whether its `prepare` repeats keys and values for each query head, for want of grouped heads.
+    operands (linear layers): (workload, inputs) -> x and weight as this contender rounds them, in float64.
+    weight_rounding: the relative error that the contender may add to that weight by rounding inside.
+    moved: bytes of the weight in the contender's own format, if that is not the packed one.
+    whole_cache: whether a decode step with a window also reads the keys outside it.
     """
 
     name: str
@@ -57,7 +57,7 @@ class Contender:
     summary: str
     build: Build
     supports: Callable[[Any, str], str | None] = lambda workload, device: None
-    operation: str = "attention"
+    operation: str = DEFAULT_OPERATION
     skip: str | None = None
     tile: tuple[int, int] | None = None
     bool_mask: bool = False
@@ -72,22 +72,22 @@ class Contender:
     whole_cache: bool = False
 
     def of(self, operation: str) -> Contender:
-        """The same for that operation."""
+        """The same contender, for that operation."""
         return replace(self, operation=operation)
 
     def mask_bytes(self, workload: Any) -> int:
-        """Bytes of the mask tensor that one call reads; 0 for those that read none."""
+        """Bytes of the mask tensor that one call reads; 0 if it reads none."""
         pairs = workload.q_len * workload.keys
         return pairs * (self.bool_mask + self.additive_mask * workload.element_bytes)
 
     @property
     def module(self) -> str:
-        """The module that defines `build`: a notebook's and a script's is `__main__`."""
+        """The module that defines `build`; `__main__` for notebooks and scripts."""
         return self.build.__module__
 
     @property
     def is_own(self) -> bool:
-        """Whether it is one of the lab's own, which a child process has by import."""
+        """Whether it is one of the lab's own contenders, which a child process gets by import."""
         return self.module.startswith(OWN)
 
 
@@ -98,7 +98,7 @@ class Registry:
         self._entries: dict[tuple[str, str], Contender] = {}
 
     def add(self, contender: Contender) -> None:
-        """Add it; a name that one of the lab's own has is refused with ValueError, a user's own may be redefined."""
+        """Add a contender. ValueError for the name of one of the lab's own; a user's own may be redefined."""
         key = (contender.operation, contender.name)
         present = self._entries.get(key)
         if present is not None and present.is_own and not contender.is_own:
@@ -113,12 +113,12 @@ class Registry:
 REGISTRY = Registry()
 
 
-def contenders(operation: str = "attention") -> dict[str, Contender]:
+def contenders(operation: str = DEFAULT_OPERATION) -> dict[str, Contender]:
     """All contenders of an operation, by name."""
     return REGISTRY.of(operation)
 
 
-def contender(name: str, operation: str = "attention") -> Contender:
+def contender(name: str, operation: str = DEFAULT_OPERATION) -> Contender:
     """The contender of that name; ValueError lists the names there are."""
     known = contenders(operation)
     if name not in known:
@@ -126,20 +126,20 @@ def contender(name: str, operation: str = "attention") -> Contender:
     return known[name]
 
 
-def with_config(name: str, config: tuple[int, ...] | None, operation: str = "attention") -> Contender:
+def with_config(name: str, config: tuple[int, ...] | None, operation: str = DEFAULT_OPERATION) -> Contender:
     """The contender with a tile config of the caller's; ValueError where it takes none."""
-    found = contender(name, operation)
+    entry = contender(name, operation)
     if config is None:
-        return found
-    if found.configured is None:
+        return entry
+    if entry.configured is None:
         takers = [one.name for one in contenders(operation).values() if one.configured is not None]
         only = f"only {', '.join(takers)} do" if takers else f"no contender of {operation} does"
         raise ValueError(f"config: {name} takes none; {only}")
-    return replace(found, build=found.configured(config), config=config)
+    return replace(entry, build=entry.configured(config), config=config)
 
 
 def kernel(
-    operation: str = "attention",
+    operation: str = DEFAULT_OPERATION,
     *,
     name: str,
     supports: Callable[[Any], bool | str | None] | None = None,

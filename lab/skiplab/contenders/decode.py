@@ -1,7 +1,7 @@
 """A decode step: split-K, what it is held against of ours, torch's kernels, FlexAttention and FlashInfer.
 
-Ours take the cache whole, with the number of keys in it and the window. Peers that cannot are given a slice of the very
-keys that some query sees, so that no reading of dead keys is held against them.
+Ours take the whole cache, with its number of keys and the window. Peers that cannot are given a slice of the keys that
+some query sees, so that they are not charged for reading dead keys.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def _decode(**options: Any) -> Build:
 
 
 def _configured(config: tuple[int, ...]) -> Build:
-    """Our split-K kernel with tiles of the caller's; shares as its own rule has them for those."""
+    """Our split-K kernel with the caller's tiles, and the number of splits that its rule chooses for those."""
     tiles = TileConfig.of(config)
 
     def build(workload: DecodeWorkload, inputs: Inputs) -> Solver:

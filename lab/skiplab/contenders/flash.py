@@ -1,7 +1,7 @@
-"""Peers that know sliding windows, or causal alone: FlashAttention 2, 3 and 4, FlashInfer, torch's efficient kernel.
+"""Peers that support sliding windows, or causal masks alone: FlashAttention 2, 3 and 4, FlashInfer, torch's efficient.
 
 All place the last query at the last key. They are given the keys up to the last query, a view, and take them
-[batch, length, heads, D], which is a view as well: nobody pays for a layout.
+[batch, length, heads, D], which is a view as well: no layout conversion is timed.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ def window_of(workload: Workload) -> int | None:
 
 
 def last_key(workload: Workload) -> int:
-    """Keys up to the last query."""
+    """Number of keys up to the last query, included."""
     return workload.first_position + workload.q_len
 
 
 def by_length(workload: Workload, attend: Attend) -> Solver:
-    """A call on q, k, v [batch, heads, length, D] of what takes and gives [batch, length, heads, D]."""
+    """Wrap a function on [batch, length, heads, D] as a call on q, k, v [batch, heads, length, D]."""
     keys = slice(0, last_key(workload))
 
     def call(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
@@ -112,7 +112,7 @@ def _flashinfer(workload: Workload, inputs: Sequence[torch.Tensor]) -> Solver:
 
 
 def _first(result: Any) -> torch.Tensor:
-    """The output of what may return it alone or with the sums' logarithms."""
+    """The output of a call that may return it alone, or in a tuple with the log-sum-exp."""
     return result[0] if isinstance(result, tuple) else result
 
 
@@ -121,7 +121,7 @@ def _fa3() -> Any:
 
 
 def _fa3_lacks() -> set[str] | None:
-    """What the installed build leaves out, as `LOCAL` and `FP16`; None where there is no FlashAttention-3."""
+    """The features that the installed build lacks, as `LOCAL` and `FP16`; None without FlashAttention-3."""
     name = next((name for name in FA3_PACKAGES if importlib.util.find_spec(name)), None)
     if name is None:
         return None
@@ -130,7 +130,7 @@ def _fa3_lacks() -> set[str] | None:
 
 
 def not_bottom_right(workload: Workload, device: str) -> str | None:
-    """Why the mask is none of those that these kernels know."""
+    """Why these kernels do not support the mask."""
     if workload.mask != bs.causal() and workload.window is None:
         return "it knows causal masks and windows; this mask is another"
     if last_key(workload) > workload.keys:
@@ -185,8 +185,8 @@ def _needs_flash3_decode(workload: DecodeWorkload, device: str) -> str | None:
 
 
 def _needs_flash4(workload: Workload, device: str) -> str | None:
-    found = importlib.util.find_spec("flash_attn")
-    if found is None or importlib.util.find_spec("flash_attn.cute") is None:
+    package = importlib.util.find_spec("flash_attn")
+    if package is None or importlib.util.find_spec("flash_attn.cute") is None:
         return "FlashAttention-4 is not installed: pip install flash-attn-4 (CUDA)"
     return not_bottom_right(workload, device) or _not_for_flash(workload) or needs_cuda(workload, device)
 

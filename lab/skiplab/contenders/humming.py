@@ -1,7 +1,7 @@
 """Humming's int4 products (PyPI `humming-kernels`, vLLM's back-end), with float and with int8 activations.
 
 It compiles its kernels on the machine for each layer's shape, when the layer is first called: `build` calls it once, so
-none of that is timed. What goes wrong until then, such as a compiler that it does not find, is why it is left out.
+none of that is timed. An error until then, such as a missing compiler, becomes the reason why it is unsupported.
 Written for 0.1.20.
 """
 
@@ -16,7 +16,7 @@ import blockskip as bs
 import torch
 
 from skiplab.contenders.base import REGISTRY, Contender, Solver, Unsupported, is_cuda
-from skiplab.contenders.linear import Inputs, dequantised_operands, packed
+from skiplab.contenders.linear import Inputs, dequantized_operands, packed
 from skiplab.workload import LinearWorkload
 
 INSTALL = 'pip install "humming-kernels[cu13]" (CUDA 12: [cu12]; CUDA alone, with its compiler)'
@@ -27,7 +27,7 @@ HALF_STEP = 2.0**-8
 """Of a bfloat16: it may round the sums of the shares along K that it adds up in the result's dtype."""
 
 
-def words(codes: torch.Tensor) -> torch.Tensor:
+def packed_codes(codes: torch.Tensor) -> torch.Tensor:
     """Codes 0 to 15 [..., K] as int32 [..., K / 8], eight in a word, the first in the lowest bits."""
     nibbles = codes.to(torch.uint8)
     return (nibbles[..., ::2] | nibbles[..., 1::2] << 4).contiguous().view(torch.int32)
@@ -35,10 +35,10 @@ def words(codes: torch.Tensor) -> torch.Tensor:
 
 def layer_tensors(w: bs.QuantizedWeight, dtype: torch.dtype) -> dict[str, torch.Tensor]:
     """The parameters of a layer of Humming's: codes along K, a scale a group, zero points packed along the outputs."""
-    found = {"weight": words(w.codes()), "weight_scale": w.scale.to(dtype)}
+    tensors = {"weight": packed_codes(w.codes()), "weight_scale": w.scale.to(dtype)}
     if w.zero is not None:
-        found["zero_point"] = words(w.zero.mT.contiguous()).mT.contiguous()
-    return found
+        tensors["zero_point"] = packed_codes(w.zero.mT.contiguous()).mT.contiguous()
+    return tensors
 
 
 def _layer(workload: LinearWorkload, w: bs.QuantizedWeight, activations: str) -> Any:
@@ -63,7 +63,7 @@ def _layer(workload: LinearWorkload, w: bs.QuantizedWeight, activations: str) ->
 
 @contextmanager
 def _reasons(doing: str) -> Iterator[None]:
-    """What Humming raises while it prepares is why it is left out; that memory is out, is not."""
+    """Turns what Humming raises while it prepares into Unsupported, except for running out of memory."""
     try:
         yield
     except (Unsupported, torch.OutOfMemoryError, MemoryError):
@@ -89,7 +89,7 @@ def _build(workload: LinearWorkload, arguments: Sequence[Any]) -> Solver:
 
 
 def _int8_operands(workload: LinearWorkload, inputs: Inputs) -> tuple[torch.Tensor, torch.Tensor]:
-    """Each row of activations in int8 with one step, and the groups' scales in whole steps of the largest / 1024."""
+    """The int8 form's operands: int8 activations with a step a row, scales in multiples of the largest / 1024."""
     w = packed(workload, inputs)
     scale = w.scale.to(workload.torch_dtype).float()
     unit = scale.abs().max() / STEPS
@@ -100,13 +100,13 @@ def _int8_operands(workload: LinearWorkload, inputs: Inputs) -> tuple[torch.Tens
 
 
 def int8_by_row(x: torch.Tensor) -> torch.Tensor:
-    """x as int8 with a step for each row leaves it, in float32: the row's largest magnitude / 127."""
+    """x rounded to int8 with a step for each row, its largest magnitude / 127; in float32."""
     step = (x.float().abs().amax(1, keepdim=True) / 127).clamp_min(1e-30)
     return (x.float() * (1 / step)).round().clamp(-128, 127) * step
 
 
 def _moved(workload: LinearWorkload) -> int:
-    """Its weight: four bits a code, a scale of two bytes a group and, with zero points, four bits more."""
+    """Bytes of its weight: four bits a code, two bytes of scale a group and, with zero points, four bits more."""
     group_bits = 16 + (0 if workload.symmetric else 4)
     return round(workload.out_features * workload.in_features * (4 + group_bits / workload.group_size) / 8)
 
@@ -126,7 +126,7 @@ def _unsupported(workload: LinearWorkload, device: str) -> str | None:
 
 for _entry in (
     Contender("humming", "Humming W4A16", "Humming's int4 product with float activations, compiled for each shape",
-              _build, _unsupported, prepare=_prepare(None), operands=dequantised_operands, weight_rounding=HALF_STEP,
+              _build, _unsupported, prepare=_prepare(None), operands=dequantized_operands, weight_rounding=HALF_STEP,
               moved=_moved),
     Contender("humming-int8", "Humming W4A8", "Humming's int4 product with activations it rounds to int8, a step a row",
               _build, _unsupported, prepare=_prepare("int8"), operands=_int8_operands, weight_rounding=HALF_STEP,

@@ -1,7 +1,7 @@
-"""A quantised linear layer: our kernels and what they leave out to show its worth, and the peers.
+"""A quantised linear layer: our kernels, their ablations, and the peers.
 
-Each contender says which operands it stands for, in float64: its result is held against their product, and so against
-what its own format makes of the weight, not against the weight before it was quantised.
+Each contender gives its operands in float64, and its result is compared with their product: with the weight as its own
+format rounds it, not with the weight before it was quantised.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def quantized(workload: LinearWorkload, inputs: Inputs) -> bs.QuantizedWeight:
 
 
 def packed(workload: LinearWorkload, inputs: Inputs) -> bs.QuantizedWeight:
-    """The same in rows: codes and metadata in the weight's own order."""
+    """The workload's weight packed in rows."""
     return quantized(workload, inputs).packed("rows")
 
 
@@ -49,8 +49,11 @@ def _pack(workload: LinearWorkload, inputs: Inputs) -> tuple[Any, ...]:
 
 
 def _operands_in(pack: Callable[[LinearWorkload, Inputs], bs.QuantizedWeight]) -> Operands:
-    """Of a weight packed so: activations as int8 leaves them where `linear` rounds them, else as they are; the weight
-    rounded to their dtype, but for the few rows of which Hopper's kernel scales sums."""
+    """The operands of a weight packed so.
+
+    Where `linear` rounds activations to int8, they are rounded; else the weight is rounded to their dtype, but for the
+    few rows for which Hopper's kernel scales sums.
+    """
 
     def operands(workload: LinearWorkload, inputs: Inputs) -> tuple[torch.Tensor, torch.Tensor]:
         x, weight = inputs[0], pack(workload, inputs)
@@ -63,7 +66,7 @@ def _operands_in(pack: Callable[[LinearWorkload, Inputs], bs.QuantizedWeight]) -
     return operands
 
 
-def dequantised_operands(workload: LinearWorkload, inputs: Inputs) -> tuple[torch.Tensor, torch.Tensor]:
+def dequantized_operands(workload: LinearWorkload, inputs: Inputs) -> tuple[torch.Tensor, torch.Tensor]:
     return inputs[0].double(), packed(workload, inputs).dequantize(inputs[0].dtype).double()
 
 
@@ -76,7 +79,7 @@ def _by_route(route: str) -> Build:
 
 
 def _sized(kernel: str, packing: str) -> Callable[[tuple[int, ...]], Build]:
-    """The kernel with sizes of the caller's: its parameters in order, as `blockskip.linear.measured` has them."""
+    """The kernel with the caller's sizes: its parameters in order, as `blockskip.linear.measured` has them."""
 
     def configured(numbers: tuple[int, ...]) -> Build:
         config, splits = config_of(kernel, packing, from_numbers(kernel, packing, numbers))
@@ -120,7 +123,7 @@ def _reference(workload: LinearWorkload, arguments: Sequence[Any]) -> Solver:
     return lambda x, w: bs.linear(x, w, impl="reference")
 
 
-def _dequantise(workload: LinearWorkload, arguments: Sequence[Any]) -> Solver:
+def _dequantize(workload: LinearWorkload, arguments: Sequence[Any]) -> Solver:
     return lambda x, w: F.linear(x, w.dequantize(x.dtype))
 
 
@@ -286,7 +289,7 @@ for _entry in (
               _linear, _needs_tiles, prepare=_pack_tiles, operands=_operands_in_tiles,
               configured=_sized("fused", "tiles")),
     Contender("blockskip-tiles-dequantise", "tiles, dequantise", "our kernel turns tiles to floats, torch multiplies",
-              _by_route("dequantize"), _needs_tiles, prepare=_pack_tiles, operands=dequantised_operands),
+              _by_route("dequantize"), _needs_tiles, prepare=_pack_tiles, operands=dequantized_operands),
     Contender("blockskip-dequantise", "our dequantise", "our kernel turns the weight to floats, then torch multiplies",
               _by_route("dequantize"), _needs_many_rows, prepare=_pack, operands=_operands_in_rows),
     Contender("blockskip-strided", "metadata strided", "our matvec with scales and zeros [groups, N]: a line a value",
@@ -296,14 +299,14 @@ for _entry in (
     Contender("blockskip-int8-mma", "int8 tensor cores", "rounded activations on int8 tensor cores, any number of rows",
               _int8_mma, _needs_int4, prepare=_pack, operands=_int8_operands),
     Contender("dequantise", "dequantise, product", "the weight turned to floats by torch in each call, then F.linear",
-              _dequantise, prepare=_pack, operands=dequantised_operands),
+              _dequantize, prepare=_pack, operands=dequantized_operands),
     Contender("bf16", "float weight", "F.linear with the weight as it was, in the activations' dtype",
               _float, moved=lambda workload: workload.out_features * workload.in_features * workload.element_bytes),
     Contender("tinygemm", "tinygemm", "torch's int4 product (_weight_int4pack_mm), group by group in bfloat16",
               _tinygemm, _needs_tinygemm, prepare=_tinygemm_pack, operands=_tinygemm_operands,
               weight_rounding=_HALF_STEP),
     Contender("gemlite", "gemlite", "gemlite's Triton kernels, which tune themselves before they are timed",
-              _gemlite, _needs_gemlite, prepare=_gemlite_pack, operands=dequantised_operands,
+              _gemlite, _needs_gemlite, prepare=_gemlite_pack, operands=dequantized_operands,
               weight_rounding=_HALF_STEP),
     Contender("reference", "reference", "our reference: obviously right, not fast",
               _reference, prepare=_quantize, operands=_our_operands),

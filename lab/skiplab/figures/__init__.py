@@ -21,9 +21,9 @@ from skiplab.figures.frames import (
     speedups,
 )
 from skiplab.figures.interactive import Figure, tilemap
-from skiplab.figures.parts import PARTS
+from skiplab.figures.modules import MODULES
 from skiplab.floors import floors_of
-from skiplab.operations import operation_of
+from skiplab.operations import DEFAULT_OPERATION, operation_of
 from skiplab.store import query
 
 __all__ = [
@@ -116,7 +116,7 @@ def overview(table: pd.DataFrame) -> Figure:
 
     ValueError lists the operations that have one.
     """
-    name = table["operation"].iloc[0] if len(table) else "attention"
+    name = table["operation"].iloc[0] if len(table) else DEFAULT_OPERATION
     if name == "prefill":  # a published rate of a whole model
-        name = "attention"
-    return interactive.draw(PARTS[operation_of(name).name].overview(table))
+        name = DEFAULT_OPERATION
+    return interactive.draw(MODULES[operation_of(name).name].overview(table))

@@ -43,7 +43,7 @@ def throughput(table: pd.DataFrame, y: str = "tokens_per_s") -> LineChart:
 
 
 def attention_time(table: pd.DataFrame) -> LineChart:
-    """Median time over prompt length, a line for each contender and mask; the least that the roofs allow in grey."""
+    """Median time over prompt length, a line for each contender and mask; the roofs' lower bound in grey."""
     good: Any = table[(table["operation"] == "attention") & (table["status"] == "ok") & table["median_ms"].notna()]
     good = good.assign(time=good["median_ms"] / 1e3, low=good["low_ms"] / 1e3, high=good["high_ms"] / 1e3)
     shown = series.lines(good, "q_len", "time", "low", "high", _variant, _hover)
@@ -56,14 +56,14 @@ def attention_time(table: pd.DataFrame) -> LineChart:
 
 
 def floors(table: pd.DataFrame) -> LineChart:
-    """What a recorded time is made of, by prompt length, as multiples of the least time of the useful work.
+    """Lower bounds of a recorded time (`floors`), and the time, as multiples of the least time of the useful work.
 
-    table: of `floors.floors_of`, of one setting: floors each upon the one before, and the time itself above them.
+    table: from `floors.floors_of`, of one setting. Each floor is above the one before; the time is above them all.
     """
     good: Any = table.sort_values("q_len")
     looks = {**FLOORS, "median_ms": "the time itself"}
     colours = dict(zip(looks, (theme.GREEN, theme.ORANGE, theme.SKY, theme.BLUE), strict=True))
-    found = []
+    lines = []
     for column, words in looks.items() if len(good) else ():
         texts = [
             Hover(
@@ -79,10 +79,10 @@ def floors(table: pd.DataFrame) -> LineChart:
         xs, ys = (tuple(map(float, values)) for values in (good["q_len"], good[column] / good["bound_ms"]))
         last = column == "median_ms"
         style = theme.Style(colours[column], "circle" if last else "line-ew-open", "o" if last else "_")
-        found.append(Line(words, xs, ys, ys, ys, tuple(texts), style, 0 if last else theme.SOURCE_DASH["predicted"]))
-    origin = f"times {sources(good)}; floors computed from its runs' roofs and the tile maps" if found else ""
+        lines.append(Line(words, xs, ys, ys, ys, tuple(texts), style, 0 if last else theme.SOURCE_DASH["predicted"]))
+    origin = f"times {sources(good)}; floors computed from its runs' roofs and the tile maps" if lines else ""
     return LineChart(
-        "What the time is made of", "prompt length (tokens)", "times the least for the useful work", tuple(found),
+        "What the time is made of", "prompt length (tokens)", "times the least for the useful work", tuple(lines),
         origin, note(table, good, "no row of ours with tiles and roofs"), level=1.0,
     )  # fmt: skip
 
@@ -107,8 +107,8 @@ def heatmap(table: pd.DataFrame, contender: str = "blockskip", base: str = "sdpa
     ratios: Any = speedups(table, base)
     ratios = ratios[ratios["contender"] == contender]
     if len(ratios):
-        place = ratios.iloc[0][list(PLACE)]
-        ratios = ratios[(ratios[list(PLACE)] == place).all(axis=1)]
+        origin = ratios.iloc[0][list(ORIGIN)]
+        ratios = ratios[(ratios[list(ORIGIN)] == origin).all(axis=1)]
     lengths = sorted(ratios["q_len"].unique())
     masks = ratios.assign(order=ratios["window"].fillna(np.inf)).sort_values("order")
     names = list(dict.fromkeys(_variant(row) for row in rows_of(masks)))
@@ -149,14 +149,14 @@ def flops(table: pd.DataFrame, contender: str = "blockskip") -> BarChart:
 
 def waste(tilemaps: Iterable[bs.TileMap]) -> LineChart:
     """Pairs computed for each kept pair by the area of a tile, a line for each mask; counted, not measured."""
-    found: dict[str, list[tuple[float, float, Hover]]] = {}
+    by_mask: dict[str, list[tuple[float, float, Hover]]] = {}
     for tilemap in tilemaps:
         side = (tilemap.block_m * tilemap.block_n) ** 0.5
         words = f"tiles of {tilemap.block_m} × {tilemap.block_n}: waste {tilemap.waste:.3f}"
         hover = Hover(repr(tilemap.mask), lines=(words,))
-        found.setdefault(repr(tilemap.mask), []).append((side, tilemap.waste, hover))
+        by_mask.setdefault(repr(tilemap.mask), []).append((side, tilemap.waste, hover))
     drawn = []
-    for number, (name, points) in enumerate(found.items()):
+    for number, (name, points) in enumerate(by_mask.items()):
         x, y, hover = zip(*sorted(points, key=lambda point: point[:2]), strict=True)
         drawn.append(Line(name, x, y, y, y, hover, _by_number(number), number % len(theme.DASHES)))
     return LineChart(
@@ -170,17 +170,17 @@ def _lines(table: Any, x: str, y: str, low: str, high: str) -> tuple[Line, ...]:
     if not len(table):
         return ()
     named = table.assign(variant=[_variant(row, x) for row in rows_of(table)])
-    shapes = named.groupby(list(PLACE))[list(SHAPE)].transform(lambda column: column.nunique(dropna=False)).max(axis=1)
+    shapes = named.groupby(list(ORIGIN))[list(SHAPE)].transform(lambda column: column.nunique(dropna=False)).max(axis=1)
     named["shape"] = [shape(row) if many > 1 else "" for row, many in zip(rows_of(named), shapes, strict=True)]
-    places = theme.places(named[list(PLACE)].itertuples(index=False, name=None))
+    labels = theme.source_labels(named[list(ORIGIN)].itertuples(index=False, name=None))
     single = named["contender"].nunique() == 1
     # what colours (of a single contender) or dashes (of several) tell apart
-    groups = ["variant", "shape", *PLACE] if single else ["variant", "shape"]
+    groups = ["variant", "shape", *ORIGIN] if single else ["variant", "shape"]
     variants = list(dict.fromkeys(named.sort_values("window")[groups].itertuples(index=False, name=None)))
     lines = []
-    for keys, rows in named.groupby([*PLACE, "contender", "label", "variant", "shape"], sort=False, dropna=False):
+    for keys, rows in named.groupby([*ORIGIN, "contender", "label", "variant", "shape"], sort=False, dropna=False):
         source, device, contender, label, variant, heads = keys
-        parts = [label, variant, heads, places[source, device]]
+        parts = [label, variant, heads, labels[source, device]]
         number = variants.index((variant, heads, source, device) if single else (variant, heads))
         look = _by_number(number) if single and len(variants) > 1 else theme.style(contender)
         dash = theme.SOURCE_DASH.get(source, 0 if single else number % len(theme.DASHES))
@@ -193,7 +193,7 @@ def _lines(table: Any, x: str, y: str, low: str, high: str) -> tuple[Line, ...]:
 
 
 def _label(table: pd.DataFrame, contender: str) -> str:
-    """What figures call the contender: torch's default by what it does, the others by the label of their rows."""
+    """The contender's name in a legend: for torch's default what it does, for others the label of their rows."""
     labels: Any = table.loc[table["contender"] == contender, "label"]
     return "dense + mask" if contender == "sdpa" else str(labels.iloc[0]) if len(labels) else contender
 
@@ -207,7 +207,7 @@ def _by_number(number: int) -> theme.Style:
 
 
 def settings(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """The prefill rows of each device, head shape and mask that was timed at several lengths, by their name in words.
+    """The prefill rows of each device, head shape and mask timed at several lengths, by a name in words.
 
     Devices come in the table's order; of each, small heads first, then narrow windows, causal last.
     """
@@ -216,7 +216,7 @@ def settings(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
     return series.by_setting(rows, keys, "q_len", lambda row: f"{shape(row)}, {_variant(row)}")
 
 
-def _variant(row: Row, x: str = "q_len") -> str:
+def _variant(row: RowDict, x: str = "q_len") -> str:
     """The mask in words: `window 512`, `causal`, or the mask's own text."""
     window = row["window"]
     if x == "window":
@@ -226,9 +226,9 @@ def _variant(row: Row, x: str = "q_len") -> str:
     return "causal" if row["mask"] == "causal()" else str(row["mask"])
 
 
-def _hover(row: Row) -> Hover:
-    """Everything that a point is: time, rate, error and what makes it doubtful."""
-    lines = [f"{time_words(row)}, {row['tokens_per_s']:,.0f} tokens/s"]
+def _hover(row: RowDict) -> Hover:
+    """A point's hover text: time, rate, error and doubts."""
+    lines = [f"{time_text(row)}, {row['tokens_per_s']:,.0f} tokens/s"]
     if "speedup" in row:
         lines.append(
             f"{theme.ratio(row['speedup'])} as fast as the base ({theme.seconds(row['median_ms_base'] / 1e3)})"
@@ -236,7 +236,7 @@ def _hover(row: Row) -> Hover:
     return Hover(row["label"], f", {_variant(row)}, prompt {int(row['q_len']):,}", (*lines, *doubts(row)))
 
 
-def problem(row: Row) -> str:
+def problem(row: RowDict) -> str:
     """A point's problem in words."""
     mask = "causal" if row["mask"] == "causal()" else str(row["mask"])
     return f"prompt {int(row['q_len']):,}, {series.window(row) or mask}, {series.shape(row)}"

@@ -43,7 +43,7 @@ def settings(table: pd.DataFrame) -> dict[str, Any]:
     """The decode rows of each device, head shape, window and number of queries timed with several caches, by name."""
     rows: Any = table[table["operation"] == "decode"]
 
-    def name(row: Row) -> str:
+    def name(row: RowDict) -> str:
         queries = f"{int(row['q_len'])} queries" if row["q_len"] > 1 else ""
         batch = f"batch {int(row['batch'])}" if row["batch"] > 1 else ""
         return ", ".join(filter(None, [series.shape(row), _window(row), queries, batch]))
@@ -89,7 +89,7 @@ def crossover(table: pd.DataFrame) -> LineChart:
     good = good.assign(kind=good["contender"] + good["base"])
     differing = [name for name in _differing(good) if name != "window" or good["window"].nunique(dropna=False) > 1]
 
-    def name(row: Row) -> str:
+    def name(row: RowDict) -> str:
         parts = [f"against {row['base']}", METHODS.get(row["method"], str(row["method"])), *_settings(row, differing)]
         return ", ".join(filter(None, parts))
 
@@ -115,9 +115,9 @@ def decode_speedup(table: pd.DataFrame, base: str = "sdpa") -> LineChart:
 
 
 def decode_grid(table: pd.DataFrame, y: str = "time", contender: str = "blockskip") -> HeatChart:
-    """Time (`y="time"`) or rate (`y="rate"`) of one contender: cache length across, window down; its first place.
+    """Time (`y="time"`) or rate (`y="rate"`) of one contender: cache length across, window down; one source and device.
 
-    Measured places come before recorded, published and predicted ones. ValueError lists what `y` may be.
+    Measured rows are preferred to recorded, published and predicted ones. ValueError lists what `y` may be.
     """
     if y not in ("time", "rate"):
         raise ValueError(f"y: got {y!r}; allowed are time, rate")
@@ -162,17 +162,17 @@ def generation(table: pd.DataFrame) -> BarChart:
     )  # fmt: skip
 
 
-def _value(row: Row, y: str) -> float:
+def _value(row: RowDict, y: str) -> float:
     return row["median_ms"] / 1e3 if y == "time" else row["tokens_per_s"]
 
 
 def _good(table: pd.DataFrame) -> Any:
-    """Checked decode points that have a time, each by one way of timing: a CUDA graph's where there is one."""
+    """Checked decode points that have a time, one row each: a CUDA graph's if it was timed so."""
     good: Any = table[(table["operation"] == "decode") & (table["status"] == "ok") & table["median_ms"].notna()]
     good = good.reset_index(drop=True)
     rank = good["method"].map({"eager": 1, "warm": 2}).fillna(0)
     ranked = good.assign(rank=rank).sort_values("rank", ascending=False, kind="stable")
-    kept = ranked.drop_duplicates([*PLACE, *AXES, "run_id", "buffer", "contender"], keep="last").index
+    kept = ranked.drop_duplicates([*ORIGIN, *AXES, "run_id", "buffer", "contender"], keep="last").index
     return good[good.index.isin(kept)]
 
 
@@ -183,8 +183,8 @@ def _rates(table: pd.DataFrame, good: Any, title: str, y_title: str, roof: str) 
     return LineChart(title, KEYS, y_title, (*shown, *roofs), series.sources(good), series.note(table, good))
 
 
-def _namer(table: Any) -> Callable[[Row], str]:
-    """What tells the settings of this table apart, as a function of the row."""
+def _namer(table: Any) -> Callable[[RowDict], str]:
+    """A function of a row that names its setting by the columns in which this table's settings differ."""
     differing = _differing(table)
     return lambda row: ", ".join(_settings(row, differing))
 
@@ -199,7 +199,7 @@ def _differing(table: Any) -> list[str]:
     return differing
 
 
-def _settings(row: Row, differing: list[str]) -> list[str]:
+def _settings(row: RowDict, differing: list[str]) -> list[str]:
     words = {
         "window": _window, "shape": series.shape,
         "q_len": lambda r: f"{int(r['q_len'])} queries",
@@ -211,15 +211,15 @@ def _settings(row: Row, differing: list[str]) -> list[str]:
     return [text for name in names if (text := words[name](row))]
 
 
-def _window(row: Row) -> str:
+def _window(row: RowDict) -> str:
     """`window 1k`, or that all keys are seen."""
     window = row["window"]
     return "all keys" if window is None or window != window else f"window {theme.tokens(window)}"
 
 
-def _hover(row: Row) -> Hover:
-    """Everything that a point is: keys, time, rate, bandwidth and what makes it doubtful."""
-    lines = [series.time_words(row)]
+def _hover(row: RowDict) -> Hover:
+    """A point's hover text: keys, time, rate, bandwidth and doubts."""
+    lines = [series.time_text(row)]
     if row["gbps"] == row["gbps"]:
         share = f", {row['bound_ms'] / row['median_ms']:.0%} of the roofs" if row["bound_ms"] == row["bound_ms"] else ""
         lines.append(f"{row['gbps']:,.0f} GB/s of compulsory bytes{share}")
@@ -232,7 +232,7 @@ def _hover(row: Row) -> Hover:
     return Hover(row["label"], f", {int(row['kv_len']):,} keys, {_window(row)}", (*lines, *series.doubts(row)))
 
 
-def problem(row: Row) -> str:
+def problem(row: RowDict) -> str:
     """A point's problem in words."""
     queries = f"{int(row['q_len'])} queries, " if row["q_len"] > 1 else ""
     batch = f"batch {int(row['batch'])}, " if row["batch"] > 1 else ""

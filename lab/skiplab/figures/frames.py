@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from skiplab.workload import Problem
 
 AXES = ("operation", "q_len", "kv_len", "window", "mask", "batch", "q_heads", "kv_heads", "head_dim", "dtype")
-PLACE = ("source", "device")
+ORIGIN = ("source", "device")
 EXECUTORCH = "ExecuTorch PR 20198 (Gemma 4 31B int4, GPU not named)"
 
 
@@ -30,7 +30,7 @@ def speedups(table: pd.DataFrame, base: str = "sdpa", axes: Sequence[str] = AXES
     point that has no such partner is left out. Empty when there is none.
     """
     good: Any = table[(table["status"] == "ok") & table["median_ms"].notna()]
-    keys = [*PLACE, *axes]
+    keys = [*ORIGIN, *axes]
     times = ["median_ms", "low_ms", "high_ms"]
     partner = good.loc[good["contender"] == base, keys + times].drop_duplicates(keys, keep="last")
     others = good[good["contender"] != base]
@@ -42,7 +42,7 @@ def speedups(table: pd.DataFrame, base: str = "sdpa", axes: Sequence[str] = AXES
 
 
 def predictions(workloads: Iterable[Problem], machine: Machine, **how: Any) -> pd.DataFrame:
-    """What the roofs of `machine` allow on each workload, for those whom its operation predicts; source `predicted`.
+    """Times at the roofs of `machine` for each workload, for its operation's predicted contenders; source `predicted`.
 
     how: what else the workloads' `work` takes, such as `block_m` and `block_n` of attention. Optimistic on purpose
     (`roofline.predict`): launches, grid tails, softmax and the merge of splits are left out.
@@ -74,7 +74,7 @@ def _prediction(workload: Problem, one: Predicted, machine: Machine, how: Mappin
 
 
 def by_method(run: Run) -> pd.DataFrame:
-    """The run's rows once for each way in which its points were timed (`method`: graph, eager, warm; cpu)."""
+    """The run's points with a row for each way in which they were timed (`method`: graph, eager, warm; cpu)."""
     others: dict[str, list[Mapping[str, Any]]] = {}
     for row in run.rows:
         for method, samples in row.get("other_samples_ns", {}).items():

@@ -1,4 +1,4 @@
-"""Charts as plotly figures that keep a picture of themselves for readers without plotly."""
+"""Charts as plotly figures, each with a picture of itself for readers without plotly."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ PLOT, PANEL, TITLE, ROW, MENU, AXIS, NOTE = 270, 290, 44, 21, 48, 58, 15
 
 
 class Figure(go.Figure):
-    """A plotly figure; saved in a notebook it also holds a JPEG and a line of text, for readers that have no plotly.
+    """A plotly figure that also saves a JPEG and a line of text in a notebook, for readers without plotly.
 
     Not a PNG: beside one, plotly's renderer in JupyterLab draws the live figure only once the pointer has touched it.
     """
@@ -50,7 +50,7 @@ class Figure(go.Figure):
     _ipython_display_: Any = None  # else IPython takes plotly's own renderer and never asks for the bundle
 
     def _repr_html_(self) -> str | None:
-        """Plotly's page in Colab, which shows no other kind; elsewhere None: it is blank where no network is."""
+        """Plotly's HTML in Colab, which shows nothing else; elsewhere None, since it is blank without a network."""
         return super()._repr_html_() if "google.colab" in sys.modules else None
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None, **kwargs: Any) -> dict[str, Any]:
@@ -113,12 +113,12 @@ def layout(title: str, sources: str) -> go.Layout:
 
 
 def wrap(text: str, width: int = 110) -> str:
-    """Text in lines, escaped: plotly's annotations do not break lines by themselves."""
+    """Text broken into lines, and escaped: plotly's annotations do not break lines by themselves."""
     return "<br>".join(map(plotly_text, textwrap.wrap(text, width, break_long_words=False)))
 
 
 def hover_texts(hovers: Iterable[Hover]) -> list[str]:
-    """What plotly shows under the pointer, a text a point."""
+    """The hover text of each point, as plotly's markup."""
     text = macro("plotly.hover")
     return [text(hover=hover) for hover in hovers]
 
@@ -142,7 +142,7 @@ def _line_figure(chart: LineChart) -> Figure:
 
 
 def _axes_of(chart: LineChart) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What the axes of x and y are, with ticks that are written in full."""
+    """The layout of the axes x and y, with ticks written in full."""
     xs = sorted({x for line in chart.lines for x in line.x})
     ys = [y for line in chart.lines for y in line.y if y == y]
     across: dict[str, Any] = {"type": "log" if chart.x_is_log else "linear", "title_text": plotly_text(chart.x_title)}
@@ -161,7 +161,7 @@ def _axes_of(chart: LineChart) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _begin(figure: Figure, one: Beginning, x: str, y: str) -> None:
-    """A thin line over the whole height of those axes, with its name at the top."""
+    """A thin vertical line over the whole height of the axes, with its name at the top."""
     line = {"color": theme.TEXT, "width": 1, "dash": "dot"}
     figure.add_shape(type="line", xref=x, yref=f"{y} domain", x0=one.x, x1=one.x, y0=0, y1=1, line=line)
     figure.add_annotation(
@@ -171,7 +171,7 @@ def _begin(figure: Figure, one: Beginning, x: str, y: str) -> None:
 
 
 def _panels(chart: PanelChart) -> Figure:
-    """Two panels a row; a line of one name has one entry in the legend, which hides it in all of them."""
+    """Panels, two in a row; lines of one name share a legend entry, which hides them in all panels."""
     figure = Figure(layout=layout(chart.title, foot(chart)), fallback=lambda: (static.jpeg(chart), static.text(chart)))
     rows, named = -(-len(chart.panels) // 2), set[str]()
     base = {axis: figure.layout[f"{axis}axis"].to_plotly_json() for axis in "xy"}
@@ -188,17 +188,17 @@ def _panels(chart: PanelChart) -> Figure:
 
 
 def _add_panel(figure: Figure, panel: LineChart, number: int, rows: int, base: Mapping[str, Any]) -> tuple[str, str]:
-    """Axes of their own for this panel, and its title over them; the names of the axes."""
+    """Adds a panel's axes and title; returns the names of its axes."""
     row, column = divmod(number, 2)
     top, share = 1 - row / rows, 1 / rows
     number_of = str(number + 1) if number else ""
     x, y = f"x{number_of}", f"y{number_of}"
     across, down = _axes_of(panel)
-    place = {"anchor": y, "domain": [0.54 * column, 0.54 * column + 0.46]}
-    figure.update_layout({f"xaxis{number_of}": {**base["x"], **place}})
+    layout = {"anchor": y, "domain": [0.54 * column, 0.54 * column + 0.46]}
+    figure.update_layout({f"xaxis{number_of}": {**base["x"], **layout}})
     figure.update_layout({f"xaxis{number_of}": across})
-    place = {"anchor": x, "domain": [top - share + (0.22 * share if row < rows - 1 else 0), top - 0.07 * share]}
-    figure.update_layout({f"yaxis{number_of}": {**base["y"], **place}})
+    layout = {"anchor": x, "domain": [top - share + (0.22 * share if row < rows - 1 else 0), top - 0.07 * share]}
+    figure.update_layout({f"yaxis{number_of}": {**base["y"], **layout}})
     figure.update_layout({f"yaxis{number_of}": down | ({"title_text": ""} if column else {})})
     figure.add_annotation(
         text=plotly_text(panel.title), showarrow=False, xref=f"{x} domain", yref=f"{y} domain", x=0, y=1,
@@ -208,7 +208,7 @@ def _add_panel(figure: Figure, panel: LineChart, number: int, rows: int, base: M
 
 
 def _place_legend(figure: Figure, names: list[str]) -> None:
-    """Over the figure, which makes room for as many rows as the names need; in a column beside it when many."""
+    """The legend: over the figure, whose margin grows with its rows; in a column beside it if there are many names."""
     longest = max(map(len, names), default=0)
     if len(names) > FEW:
         column = {"orientation": "v", "x": 1.01, "y": 1, "yanchor": "top", "font": {"size": 11}}
@@ -231,12 +231,12 @@ def _time_ticks(values: list[float]) -> dict[str, Any]:
 
 
 def _or_none(value: float) -> float | None:
-    """JSON has no nan; plotly leaves out what is None."""
+    """None for nan: JSON has no nan, and plotly leaves out None."""
     return value if value == value else None
 
 
 def trace(line: Line) -> go.Scatter:
-    """One line; the range of its quartiles as error bars where it is more than nothing."""
+    """One line, with its quartiles as error bars where they differ."""
     spread = any(low < high for low, high in zip(line.low, line.high, strict=True))
     error = {
         "type": "data", "symmetric": False, "thickness": 1, "width": 3,
@@ -255,7 +255,9 @@ def _bars(chart: BarChart) -> Figure:
     figure = Figure(layout=layout(chart.title, foot(chart)), fallback=lambda: (static.jpeg(chart), static.text(chart)))
     for number, bars in enumerate(chart.bars):
         figure.add_trace(_bar_trace(chart, number, bars))
-    marked = [(chart.place(n, g), y) for n, bars in enumerate(chart.bars) for g, y in enumerate(bars.limit) if y == y]
+    marked = [
+        (chart.position(n, g), y) for n, bars in enumerate(chart.bars) for g, y in enumerate(bars.limit) if y == y
+    ]
     if marked:
         # a line as wide as its bar: plotly's marker has a size in pixels, which no bar has
         error = {"type": "constant", "value": 0.47 * chart.width, "thickness": 3, "width": 0, "color": theme.TEXT}
@@ -277,8 +279,8 @@ def _bars(chart: BarChart) -> Figure:
         texts = [theme.quantity(m, chart.unit) for m in marks]
         figure.update_yaxes(tickvals=marks, ticktext=texts, rangemode="tozero")
     names = [wrap(group, max(8, NAMES // len(chart.groups))) for group in chart.groups]
-    places = {"tickvals": list(range(len(names))), "ticktext": names, "tickangle": 0}
-    figure.update_xaxes(title_text=plotly_text(chart.x_title), title_standoff=8, showgrid=False, **places)
+    ticks = {"tickvals": list(range(len(names))), "ticktext": names, "tickangle": 0}
+    figure.update_xaxes(title_text=plotly_text(chart.x_title), title_standoff=8, showgrid=False, **ticks)
     more = 16 * max((name.count("<br>") for name in names), default=0)
     figure.update_annotations(selector={"name": "sources"}, yshift=-52 - more)
     figure.update_layout(margin_b=figure.layout.margin.b + more, height=figure.layout.height + more)
@@ -293,7 +295,7 @@ def _bar_trace(chart: BarChart, number: int, bars: Bars) -> go.Bar:
         "arrayminus": [_or_none(y - low) for low, y in zip(bars.low, bars.values, strict=bool(bars.low))],
     }  # fmt: skip
     return go.Bar(
-        x=[chart.place(number, group) for group in range(len(chart.groups))], width=0.9 * chart.width,
+        x=[chart.position(number, group) for group in range(len(chart.groups))], width=0.9 * chart.width,
         y=[_or_none(value) for value in bars.values], name=plotly_text(bars.name), marker_color=bars.colour,
         marker_pattern_shape=bars.hatch, error_y=error if spread else None, hoverinfo="text",
         hovertext=hover_texts(bars.hover or (Hover(bars.name),) * len(bars.values)),
@@ -323,7 +325,7 @@ def _heat(chart: HeatChart) -> Figure:
 
 def tilemap(tilemap: bs.TileMap, longest: int = 512) -> Figure:
     """The tile map with token axes; as quick for 2,048 x 2,048 tiles as for ten: the tiles are a PNG."""
-    words = tiles.words(tilemap)
+    words = tiles.summary(tilemap)
     figure = Figure(
         layout=layout("", ""),
         fallback=lambda: (static.jpeg(static.tilemap(tilemap, longest)), f"{tilemap.mask!r}: {words}"),
@@ -336,7 +338,7 @@ def tilemap(tilemap: bs.TileMap, longest: int = 512) -> Figure:
     for name, colour in (("full tiles", theme.FULL), ("partial tiles", theme.PARTIAL)):
         marker = {"symbol": "square", "size": 12, "color": colour}
         figure.add_scatter(x=[None], y=[None], mode="markers", name=name, marker=marker)
-    scale = tiles.scale_words(tilemap, longest)
+    scale = tiles.scale_text(tilemap, longest)
     detail = f"{words}; tiles of {tilemap.block_m} × {tilemap.block_n}{'; ' + scale if scale else ''}"
     width, height = tiles.size(tilemap, longest)
     title = render("plotly.title", first=repr(tilemap.mask), second=detail)

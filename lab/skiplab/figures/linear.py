@@ -29,8 +29,8 @@ DB_A_BIT = 20 * np.log10(2)
 def linear_time(table: pd.DataFrame) -> BarChart:
     """Median time of a product: a group of bars for each layer, a bar for each contender, the roofs' least time on it.
 
-    The least time is the packed weight's: a contender that reads another format (bf16) has a floor of its own, higher
-    by the ratio of the bits.
+    The least time is that of the packed weight: a contender that reads another format (bf16) has a higher floor, by the
+    ratio of the bits.
     """
     good = _good(table)
     bars = _bars(good, lambda row: row["median_ms"] / 1e3, lambda row: row["bound_ms"] / 1e3, True)
@@ -41,7 +41,7 @@ def linear_time(table: pd.DataFrame) -> BarChart:
 
 
 def linear_bandwidth(table: pd.DataFrame) -> BarChart:
-    """Compulsory bytes (packed weight, activations, output) / time, a group of bars a layer, the roof on each bar."""
+    """Compulsory bytes (packed weight, activations, output) / time, a group of bars a layer, and each bar's roof."""
     good = _good(table)
     good = good[good["gbps"].notna()]
     bars = _bars(
@@ -74,7 +74,7 @@ def linear_rows(table: pd.DataFrame) -> LineChart:
     good = good.assign(low=good["low_ms"] / 1e3, high=good["high_ms"] / 1e3, floor=good["bound_ms"] / 1e3)
     differing = series.several(series.rows_of(good), "out_features", "in_features", *SETTINGS[1:])
 
-    def name(row: Row) -> str:
+    def name(row: RowDict) -> str:
         layer = _layer(row) if {"out_features", "in_features"} & set(differing) else ""
         return ", ".join(filter(None, [layer, _setting(row, differing)]))
 
@@ -89,7 +89,7 @@ def linear_rows(table: pd.DataFrame) -> LineChart:
 def linear_layers(
     table: pd.DataFrame, layers: Mapping[str, Shape] | None = None, device: str | None = None, group_size: int = 32
 ) -> PanelChart:
-    """Median time of an int4 product over its rows, a panel for each layer, and where each of our routes begins.
+    """Median time of an int4 product over its rows, a panel for each layer; thin lines mark where our routes begin.
 
     table: with `rated`'s column `kernel` for the routes, which are those of the contender `blockskip`. layers: name ->
     (out_features, in_features), by default Gemma 4 31B's, fused; one without a row has no panel. device: the one with
@@ -103,10 +103,12 @@ def linear_layers(
         time=lambda rows: rows["median_ms"] / 1e3, low=lambda rows: rows["low_ms"] / 1e3,
         high=lambda rows: rows["high_ms"] / 1e3, floor=lambda rows: rows["bound_ms"] / 1e3,
     )  # fmt: skip
-    found = {name: good[(good["out_features"] == n) & (good["in_features"] == k)] for name, (n, k) in layers.items()}
+    by_layer = {name: good[(good["out_features"] == n) & (good["in_features"] == k)] for name, (n, k) in layers.items()}
     bits = series.several(series.rows_of(good[good["contender"] != FLOAT]), "bits_per_weight")
     panels = [
-        _panel(f"{name}, {layers[name][0]}×{layers[name][1]}", rows, bits) for name, rows in found.items() if len(rows)
+        _panel(f"{name}, {layers[name][0]}×{layers[name][1]}", rows, bits)
+        for name, rows in by_layer.items()
+        if len(rows)
     ]
     seen = table[(table["operation"] == "linear") & (table["device"] == device)] if len(good) else table
     notes = [series.note(seen, good), ROUTES if any(panel.beginnings for panel in panels) else ""]
@@ -117,7 +119,7 @@ def linear_layers(
 
 
 def _of_layers(good: Any, layers: Mapping[str, Shape], group_size: int) -> Any:
-    """The int4 rows of these layers and of whole contenders, each point once."""
+    """The int4 rows of these layers, without ablations, each point once."""
     shapes = set(map(tuple, layers.values()))
 
     def shown(name: str, shape: tuple[float, float]) -> bool:
@@ -133,7 +135,7 @@ def _of_layers(good: Any, layers: Mapping[str, Shape], group_size: int) -> Any:
 
 
 def _panel(title: str, rows: Any, bits: list[str]) -> LineChart:
-    """One layer's lines; the floor is of the weight as our own has it, or the widest there is."""
+    """One layer's chart; the floor is that of our own packed weight, else that of the most bits."""
     labels = [_with_bits(row, bits) for row in series.rows_of(rows)]
     named = rows.assign(label=labels)
     ours = named[named["contender"] == OURS]
@@ -146,18 +148,18 @@ def _panel(title: str, rows: Any, bits: list[str]) -> LineChart:
     )  # fmt: skip
 
 
-def _with_bits(row: Row, bits: list[str]) -> str:
-    """The label, with the bits of its weights where those differ between contenders."""
+def _with_bits(row: RowDict, bits: list[str]) -> str:
+    """The label, with the bits of a weight if those differ between contenders."""
     return row["label"] if not bits or row["contender"] == FLOAT else f"{row['label']}, {row['bits_per_weight']:g} bits"
 
 
 def _beginnings(ours: Any) -> tuple[Beginning, ...]:
-    """The first number of rows, of those timed, at which our product took each of its routes."""
-    found: dict[str, float] = {}
+    """The smallest timed number of rows at which our product took each of its routes."""
+    first_rows: dict[str, float] = {}
     for row in series.rows_of(ours.sort_values("rows")):
         if isinstance(row.get("kernel"), str):
-            found.setdefault(row["kernel"], float(row["rows"]))
-    return tuple(Beginning(x, name) for name, x in found.items())
+            first_rows.setdefault(row["kernel"], float(row["rows"]))
+    return tuple(Beginning(x, name) for name, x in first_rows.items())
 
 
 def bits_error(rows: Iterable[Quality], weights: str = "the given weight") -> LineChart:
@@ -166,23 +168,25 @@ def bits_error(rows: Iterable[Quality], weights: str = "the given weight") -> Li
     `packed_weight.qualities(weight)` and `random_qualities()` give the rows. The dotted line climbs 6.02 dB a bit, as
     any uniform quantiser does, from the best format of 4 bits.
     """
-    found: dict[str, list[Quality]] = {}
+    by_format: dict[str, list[Quality]] = {}
     for one in rows:
         packed = one.packed
         kind = "symmetric" if packed.symmetric else "asymmetric"
         coded = "" if packed.metadata == "bfloat16" else f", metadata in {packed.metadata}"
-        found.setdefault(f"int{packed.bits} {kind}{coded}", []).append(one)
+        by_format.setdefault(f"int{packed.bits} {kind}{coded}", []).append(one)
     lines = []
-    for number, (name, ones) in enumerate(found.items()):
+    for number, (name, ones) in enumerate(by_format.items()):
         ones = sorted(ones, key=lambda one: one.packed.bits_per_weight)
         x, y = tuple(one.packed.bits_per_weight for one in ones), tuple(one.snr_db for one in ones)
         hover = [
-            Hover(one.packed.words, lines=(f"{one.packed.bits_per_weight:g} bits a weight", f"{one.snr_db:.1f} dB"))
+            Hover(
+                one.packed.description, lines=(f"{one.packed.bits_per_weight:g} bits a weight", f"{one.snr_db:.1f} dB")
+            )
             for one in ones
         ]
         look = theme.Style(theme.VARIANTS[number % len(theme.VARIANTS)], *series.MARKERS[number % len(series.MARKERS)])
         lines.append(Line(name, x, y, y, y, tuple(hover), look))
-    guide = _guide([one for ones in found.values() for one in ones])
+    guide = _guide([one for ones in by_format.values() for one in ones])
     return LineChart(
         "Error against bits", "bits a weight, metadata included", "signal to noise (dB)",
         (*lines, *guide), f"calculated from {weights}, quantised here" if lines else "", "" if lines else "no format",
@@ -190,13 +194,13 @@ def bits_error(rows: Iterable[Quality], weights: str = "the given weight") -> Li
     )  # fmt: skip
 
 
-def _guide(found: list[Quality]) -> tuple[Line, ...]:
+def _guide(qualities: list[Quality]) -> tuple[Line, ...]:
     """6.02 dB a bit from the best format of the fewest bits to the most bits."""
-    if not found:
+    if not qualities:
         return ()
-    fewest = min(one.packed.bits for one in found)
-    best = max((one for one in found if one.packed.bits == fewest), key=lambda one: one.snr_db)
-    x = (best.packed.bits_per_weight, max(one.packed.bits_per_weight for one in found))
+    fewest = min(one.packed.bits for one in qualities)
+    best = max((one for one in qualities if one.packed.bits == fewest), key=lambda one: one.snr_db)
+    x = (best.packed.bits_per_weight, max(one.packed.bits_per_weight for one in qualities))
     y = (best.snr_db, best.snr_db + DB_A_BIT * (x[1] - x[0]))
     words = "6.02 dB a bit"
     look = theme.Style(theme.GREY, "line-ew-open", "_")
@@ -216,25 +220,25 @@ def _groups(good: Any) -> tuple[str, ...]:
     return tuple(dict.fromkeys(_group(row, _differing(rows)) for row in rows))
 
 
-def _group(row: Row, differing: list[str]) -> str:
+def _group(row: RowDict, differing: list[str]) -> str:
     return ", ".join(filter(None, [_layer(row), _setting(row, differing)]))
 
 
-def _differing(rows: list[Row]) -> list[str]:
+def _differing(rows: list[RowDict]) -> list[str]:
     # what a publisher does not tell is no setting of its own
     return series.several((row for row in rows if row["source"] != "published"), *SETTINGS)
 
 
 def _across(good: Any) -> str:
-    """The axis of the groups: what all of them share is said once."""
+    """The title of the axis of groups, with the settings that all groups share."""
     rows = [row for row in series.rows_of(good) if row["source"] != "published"]
     shared = [name for name in SETTINGS if name not in _differing(rows)]
     words = ", ".join(filter(None, [_setting(rows[0], shared) if rows else ""]))
     return f"layer: outputs × inputs{f' ({words})' if words else ''}"
 
 
-def _layer(row: Row) -> str:
-    """`21504×5376`, with the name of the layer where it is one of Gemma's; a publisher may not tell."""
+def _layer(row: RowDict) -> str:
+    """`21504×5376`, with the layer's name if it is one of Gemma's; a text for published rows without a shape."""
     if row["out_features"] != row["out_features"]:
         return "layer not told"
     shape = (int(row["out_features"]), int(row["in_features"]))
@@ -242,7 +246,7 @@ def _layer(row: Row) -> str:
     return f"{name} {shape[0]}×{shape[1]}".strip()
 
 
-def _setting(row: Row, names: Iterable[str]) -> str:
+def _setting(row: RowDict, names: Iterable[str]) -> str:
     words: dict[str, Callable[[Any], str]] = {
         "rows": lambda n: f"{int(n)} row{'s' * (n != 1)}", "bits": lambda n: f"int{int(n)}",
         "group_size": lambda n: f"groups of {int(n)}", "dtype": str,
@@ -251,45 +255,47 @@ def _setting(row: Row, names: Iterable[str]) -> str:
     return ", ".join(words[name](value) for name, value in known if value is not None and value == value)
 
 
-def _bars(good: Any, value: Callable[[Row], float], limit: Callable[[Row], float], is_time: bool) -> tuple[Bars, ...]:
-    """Bars of each source, device and contender; the quartiles of a rate are those of its time, turned round."""
+def _bars(
+    good: Any, value: Callable[[RowDict], float], limit: Callable[[RowDict], float], is_time: bool
+) -> tuple[Bars, ...]:
+    """Bars of each source, device and contender; a rate's quartiles are those of its time, swapped."""
     rows = series.rows_of(good)
     differing, groups = _differing(rows), _groups(good)
-    places = theme.places((row["source"], row["device"]) for row in rows)
-    cells: dict[tuple[str, str, str, str], dict[str, Row]] = {}
+    labels = theme.source_labels((row["source"], row["device"]) for row in rows)
+    cells: dict[tuple[str, str, str, str], dict[str, RowDict]] = {}
     for row in rows:
         owner = (row["source"], row["device"], row["contender"], row["label"])
         cells.setdefault(owner, {})[_group(row, differing)] = row
-    found = []
+    series_of_bars = []
     for (source, device, contender, label), here in cells.items():
         chosen = [here.get(group) for group in groups]
 
-        def each(measure: Callable[[Row], float], chosen: list[Row | None] = chosen) -> tuple[float, ...]:
+        def each(measure: Callable[[RowDict], float], chosen: list[RowDict | None] = chosen) -> tuple[float, ...]:
             return tuple(float("nan") if row is None else float(measure(row)) for row in chosen)
 
         first, last = (
             each(lambda row, end=end: value(row) * (row[end] / row["median_ms"]) ** (1 if is_time else -1))
             for end in ("low_ms", "high_ms")
         )
-        predicted = [place for place in places if place[0] == "predicted"]
+        predicted = [origin for origin in labels if origin[0] == "predicted"]
         colour = theme.style(contender).colour
         if source == "predicted":
             colour = series.PREDICTED_COLOURS[predicted.index((source, device)) % len(series.PREDICTED_COLOURS)]
-        found.append(Bars(
-            ", ".join(filter(None, [label, places[source, device]])), each(value), colour,
+        series_of_bars.append(Bars(
+            ", ".join(filter(None, [label, labels[source, device]])), each(value), colour,
             theme.HATCHES.get(source, ""), *((first, last) if is_time else (last, first)),
             each(limit if source in ("measured", "recorded") else lambda row: float("nan")),
             tuple(Hover("") if row is None else _hover(row) for row in chosen),
         ))  # fmt: skip
-    return tuple(found)
+    return tuple(series_of_bars)
 
 
-def _hover(row: Row) -> Hover:
-    """Everything that a point is: layer, setting, time, bandwidth and what makes it doubtful."""
+def _hover(row: RowDict) -> Hover:
+    """A point's hover text: layer, setting, time, bandwidth and doubts."""
     setting = _setting(row, SETTINGS)
     if row["bits_per_weight"] == row["bits_per_weight"]:
         setting += f", {row['bits_per_weight']:g} bits a weight"
-    lines = [setting, series.time_words(row)]
+    lines = [setting, series.time_text(row)]
     if row["gbps"] == row["gbps"]:
         lines.append(f"{row['gbps']:,.0f} GB/s of compulsory bytes")
     if row["bound_ms"] == row["bound_ms"]:
@@ -298,7 +304,7 @@ def _hover(row: Row) -> Hover:
     return Hover(row["label"], f", {_layer(row)}", (*lines, *series.doubts(row)))
 
 
-def problem(row: Row) -> str:
+def problem(row: RowDict) -> str:
     """A point's problem in words."""
     rows, bits, group = (int(row[name]) for name in ("rows", "bits", "group_size"))
     size = f"{int(row['out_features'])}×{int(row['in_features'])}"

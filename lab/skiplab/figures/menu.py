@@ -1,4 +1,4 @@
-"""Charts of one kind in one plotly figure, with a menu to choose between them."""
+"""Several charts of one kind in one plotly figure, with a menu to choose between them."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from skiplab.templates import plotly_text
 def choose(charts: Mapping[str, Chart], first: str = "") -> Figure:
     """Charts of one kind in one figure, a menu to choose between them by name; it needs no kernel.
 
-    At first it shows one whose name has the words `first`, else the one with the most points, and holds a picture of
-    that for readers without plotly. ValueError without any chart.
+    It opens with a chart whose name contains `first`, else with the one of the most points, and keeps a picture of that
+    for readers without plotly. ValueError without any chart.
     """
     if not charts:
         raise ValueError("charts: got none; at least one is needed")
@@ -31,9 +31,9 @@ def choose(charts: Mapping[str, Chart], first: str = "") -> Figure:
     figure.add_traces([line.update(visible=name == shown) for name, own in lines.items() for line in own])
     buttons = [_button(name, one, owners) for name, one in drawn.items()]
     top, bottom = (max(one.layout.margin[side] for one in drawn.values()) for side in "tb")
-    place = {"x": 0, "xanchor": "left", "y": 1, "yanchor": "bottom", "pad": {"b": top - TITLE + 10}}
+    position = {"x": 0, "xanchor": "left", "y": 1, "yanchor": "bottom", "pad": {"b": top - TITLE + 10}}
     look = {"bgcolor": "#F2F2F2", "font": {"color": "#333333", "size": 11}}
-    menu = {"buttons": buttons, "active": list(drawn).index(shown), **place, **look}
+    menu = {"buttons": buttons, "active": list(drawn).index(shown), **position, **look}
     height = max(one.layout.height for one in drawn.values())
     figure.update_layout(updatemenus=[menu], height=max(height, PLOT + top + bottom) + MENU)
     figure.update_layout(margin_t=top + MENU, margin_b=bottom)
@@ -41,7 +41,7 @@ def choose(charts: Mapping[str, Chart], first: str = "") -> Figure:
 
 
 def _button(name: str, drawn: Figure, owners: list[str]) -> dict[str, Any]:
-    """What choosing a chart changes: the visible lines, and title, axes, notes and legend."""
+    """The button that shows a chart: it changes which lines are visible, and title, axes, notes and legend."""
     keys = ("title", "xaxis", "yaxis", "annotations", "legend", "shapes")
     wanted = {key: value for key, value in drawn.layout.to_plotly_json().items() if key in keys}
     return {

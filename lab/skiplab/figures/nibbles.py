@@ -1,7 +1,7 @@
 """A quantised weight's memory as coloured cells: what a warp loads in a step, and one lane's nibbles.
 
-The picture is a value made of cells and labels; it is drawn as SVG for the explorer and by matplotlib for a PNG. Colour
-says what a cell holds, light and dark tell neighbouring groups apart, and the number in it is the lane that loads it.
+The picture is a value of cells and labels, drawn as SVG for the explorer and by matplotlib for a PNG. A cell's colour
+shows what it holds, light and dark distinguish neighbouring groups, and its number is the lane that loads it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,19 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from skiplab.figures import theme
-from skiplab.packed_weight import BLOCK, LANES, LINE, SECTOR, Codes, Load, Packed, Places, Program, places, step_loads
+from skiplab.packed_weight import (
+    BLOCK,
+    LANES,
+    LINE,
+    SECTOR,
+    Codes,
+    LaneBlocks,
+    Load,
+    Packed,
+    Program,
+    lane_blocks,
+    step_loads,
+)
 from skiplab.templates import render
 
 LEFT, BYTE = 92, 4.5
@@ -31,7 +43,7 @@ LEGEND = (
 
 @dataclass(frozen=True)
 class Cell:
-    """A rectangle in pixels; `lanes` are those that load it, `hint` says so in words."""
+    """A rectangle in pixels; `lanes`: the lanes that load it; `hint`: the same as text."""
 
     x: float
     y: float
@@ -69,9 +81,9 @@ class Picture:
 def memory(
     packed: Packed, program: Program, row: int, step: int, lane: int, scalar: bool, codes: Codes | None
 ) -> Picture:
-    """The memory that the row's warp reads in that step; `codes` are those of the lane, None where it is idle."""
+    """The memory that the row's warp reads in that step; `codes`: those of the lane, None if it is idle."""
     loads = step_loads(packed, program, row, step, scalar)
-    lanes = places(packed, program, row, step)
+    lanes = lane_blocks(packed, program, row, step)
     parts: list[Cell | Label] = []
     y = _weights(parts, packed, loads, lanes, 0)
     y = _nibbles(parts, packed, lanes[lane], lane, codes, y + 16)
@@ -91,7 +103,7 @@ def memory(
     return Picture(WIDTH + 2, y + 8, tuple(cells), tuple(part for part in parts if isinstance(part, Label)), lane)
 
 
-def _weights(parts: list[Cell | Label], packed: Packed, loads: tuple[Load, ...], lanes: Places, y: float) -> float:
+def _weights(parts: list[Cell | Label], packed: Packed, loads: tuple[Load, ...], lanes: LaneBlocks, y: float) -> float:
     for plane, load in enumerate(load for load in loads if load.what == "weights"):
         half = "" if packed.bits == 4 else f", {('first', 'second')[plane]} halves of the blocks (plane {plane})"
         title = f"Weights{half}: 16 bytes a lane, {_asked([load])}"
@@ -99,8 +111,8 @@ def _weights(parts: list[Cell | Label], packed: Packed, loads: tuple[Load, ...],
     return y
 
 
-def _pairs(parts: list[Cell | Label], packed: Packed, arrays: list[list[Load]], lanes: Places, y: float) -> float:
-    """Arrays two abreast, at half the width."""
+def _pairs(parts: list[Cell | Label], packed: Packed, arrays: list[list[Load]], lanes: LaneBlocks, y: float) -> float:
+    """Arrays side by side, two in a row, each at half the width."""
     for first in range(0, len(arrays), 2):
         ends = []
         for column, loads in enumerate(arrays[first : first + 2]):
@@ -117,10 +129,10 @@ def _asked(loads: list[Load]) -> str:
 
 
 def _array(
-    parts: list[Cell | Label], title: str, packed: Packed, loads: list[Load], lanes: Places, x: float, y: float,
+    parts: list[Cell | Label], title: str, packed: Packed, loads: list[Load], lanes: LaneBlocks, x: float, y: float,
     byte: float,
 ) -> float:  # fmt: skip
-    """The lines that some loads of one array touch, one below the other, with their sectors and what is loaded."""
+    """The cache lines that some loads of one array touch, one below the other, with sectors and loaded bytes."""
     lines = sorted({line for load in loads for line in load.touched(LINE)})
     tall = 20 if byte > 2 else 15 if len(lines) <= 8 else 7
     left = x + (LEFT if byte > 2 or x == 0 else LEFT - 24)
@@ -140,14 +152,14 @@ def _array(
     for number in range(len(loads)):
         for cell in _loaded(packed, loads, number, lanes):
             line = int(cell.x) // LINE
-            place = left + (cell.x - line * LINE) * byte
+            x = left + (cell.x - line * LINE) * byte
             width = max(cell.width * byte - 0.75, 2.5)
-            parts.append(Cell(place, rows[line], width, tall - 1.5, cell.fill,
+            parts.append(Cell(x, rows[line], width, tall - 1.5, cell.fill,
                               cell.text if width >= 14 and tall > 7 else "", cell.hint, cell.lanes))  # fmt: skip
     return top + len(lines) * tall
 
 
-def _loaded(packed: Packed, loads: list[Load], number: int, lanes: Places) -> Iterator[Cell]:
+def _loaded(packed: Packed, loads: list[Load], number: int, lanes: LaneBlocks) -> Iterator[Cell]:
     """A cell for each different address of a load; x and width still in bytes."""
     load = loads[number]
     kind = next(kind for kind in COLOURS if load.what.startswith(kind))
@@ -181,18 +193,23 @@ def _ranges(lanes: tuple[int, ...]) -> str:
 
 
 def _nibbles(
-    parts: list[Cell | Label], packed: Packed, place: tuple[int, int] | None, lane: int, codes: Codes | None, y: float
+    parts: list[Cell | Label],
+    packed: Packed,
+    lane_block: tuple[int, int] | None,
+    lane: int,
+    codes: Codes | None,
+    y: float,
 ) -> float:
     """One lane's weights byte by byte: two nibbles a byte, or two planes of bytes."""
-    if codes is None or place is None:
+    if codes is None or lane_block is None:
         parts.append(
             Label(0, y + 11, f"Lane {lane} has nothing to do in this step: the row has ended", size=12, bold=True)
         )
         return y + 18
     title = f"Lane {lane}'s 16 bytes" if packed.bits == 4 else f"Lane {lane}'s 2 × 16 bytes"
     parts.append(
-        Label(0, y + 11, f"{title}: weights {codes.first:,}–{codes.first + BLOCK - 1:,} of row {place[0]:,}, "
-              f"each {value_words(codes)}", size=12, bold=True)
+        Label(0, y + 11, f"{title}: weights {codes.first:,}–{codes.first + BLOCK - 1:,} of row {lane_block[0]:,}, "
+              f"each {value_text(codes)}", size=12, bold=True)
     )  # fmt: skip
     names = ("low nibble, even", "high nibble, odd") if packed.bits == 4 else ("plane 0", "plane 1")
     wide, tall, top = LINE * BYTE / 16, 20, y + 34
@@ -214,7 +231,7 @@ def _nibbles(
     return top + 2 * tall
 
 
-def value_words(codes: Codes) -> str:
+def value_text(codes: Codes) -> str:
     """`(code − 7) × 0.00549`: how a code becomes a value."""
     minimum = f" {'−' if codes.minimum < 0 else '+'} {abs(codes.minimum):.3g}" if codes.minimum else ""
     if not codes.zero:

@@ -15,7 +15,7 @@ from skiplab.operations import OPERATIONS
 
 
 def measured_vs_predicted(table: pd.DataFrame) -> LineChart:
-    """Measured time against the least that the device's roofs allow: on the diagonal a kernel has reached them.
+    """Measured time against the least that the device's roofs allow; a kernel on the diagonal reaches the roofs.
 
     table: of one operation, or of several, which the legend then names. `bound_ms` is `roofline.bound_of` of the useful
     FLOPs and of each byte that must move once, by the roofs in the run's header; of a linear layer that is the packed
@@ -38,9 +38,9 @@ def measured_vs_predicted(table: pd.DataFrame) -> LineChart:
     )  # fmt: skip
 
 
-def _hover(row: Row) -> Hover:
-    """Everything that a point is: its problem, its time, the least time, and what makes it doubtful."""
+def _hover(row: RowDict) -> Hover:
+    """A point's hover text: problem, time, least time and doubts."""
     least = theme.seconds(row["bound_ms"] / 1e3)
     reached = f"the roofs allow {least}: it reaches {row['bound_ms'] / row['median_ms']:.0%}"
-    lines = (series.time_words(row), reached, *series.doubts(row))
-    return Hover(row["label"], f", {PARTS[row['operation']].problem(row)}", lines)
+    lines = (series.time_text(row), reached, *series.doubts(row))
+    return Hover(row["label"], f", {MODULES[row['operation']].problem(row)}", lines)

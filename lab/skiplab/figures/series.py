@@ -1,4 +1,4 @@
-"""Rows of a frame as lines: the colour says whose they are, the marker which setting, the dash where they are from."""
+"""Rows of a frame as lines: colour stands for the contender, marker for the setting, dash for the source."""
 
 from __future__ import annotations
 
@@ -22,38 +22,38 @@ MARKERS = (
 """Of settings: plotly's name of the marker, and matplotlib's."""
 FILLS = ("", "-open", "-dot", "-open-dot")
 """Of contenders that share a colour, where the marker's shape is the setting's."""
-PLACE_DASHES = (0, 3, 4)
+ORIGIN_DASHES = (0, 3, 4)
 """Dashes of the devices on which something was measured; published and predicted lines have `theme.SOURCE_DASH`."""
 PREDICTED_COLOURS = (theme.GREEN, theme.PURPLE, theme.ORANGE, theme.SKY)
 """Colours of the machines that something is predicted for."""
 
 
-def rows_of(table: Any) -> list[Row]:
+def rows_of(table: Any) -> list[RowDict]:
     """The frame's rows as dicts."""
     return table.to_dict("records")
 
 
 def lines(
-    table: Any, x: str, y: str, low: str, high: str, variant: Callable[[Row], str], hover: Callable[[Row], Hover],
-    by_variant: bool = False,
+    table: Any, x: str, y: str, low: str, high: str, variant: Callable[[RowDict], str],
+    hover: Callable[[RowDict], Hover], by_variant: bool = False,
 ) -> tuple[Line, ...]:  # fmt: skip
     """A line for each source, device, contender and `variant(row)`, in which x (a column) grows.
 
-    `by_variant`: colours tell settings apart instead of contenders; so they do where there is only one contender.
+    `by_variant`: colours stand for settings instead of contenders, as they also do if there is only one contender.
     """
     if not len(table):
         return ()
     named = table.assign(variant=[variant(row) for row in rows_of(table)])
     variants = list(dict.fromkeys(named["variant"]))
-    places = theme.places(named[list(PLACE)].itertuples(index=False, name=None))
+    labels = theme.source_labels(named[list(ORIGIN)].itertuples(index=False, name=None))
     fills = _fills(dict.fromkeys(named["contender"]))
     seen = named[~named["source"].isin(["predicted"])]
     by_variant = by_variant or (seen["contender"].nunique() <= 1 and seen["variant"].nunique() > 1)
-    found = []
-    for keys, rows in named.groupby([*PLACE, "contender", "label", "variant"], sort=False, dropna=False):
+    made = []
+    for keys, rows in named.groupby([*ORIGIN, "contender", "label", "variant"], sort=False, dropna=False):
         source, device, contender, label, setting = keys
-        parts = [label, setting if len(variants) > 1 else "", places[source, device]]
-        order, rank = variants.index(setting), [p for p in places if p[0] == source].index((source, device))
+        parts = [label, setting if len(variants) > 1 else "", labels[source, device]]
+        order, rank = variants.index(setting), [p for p in labels if p[0] == source].index((source, device))
         look = theme.style(contender)
         if len(variants) > 1:
             marker, plain = MARKERS[order % len(MARKERS)]
@@ -62,80 +62,80 @@ def lines(
             look = replace(look, colour=PREDICTED_COLOURS[rank % len(PREDICTED_COLOURS)])
         elif by_variant:
             look = replace(look, colour=theme.VARIANTS[order % len(theme.VARIANTS)])
-        dash = theme.SOURCE_DASH.get(source, PLACE_DASHES[rank % len(PLACE_DASHES)])
+        dash = theme.SOURCE_DASH.get(source, ORIGIN_DASHES[rank % len(ORIGIN_DASHES)])
         rows = rows.sort_values(x)
         xs, ys, lows, highs = (tuple(map(float, rows[name])) for name in (x, y, low, high))
         texts = tuple(hover(row) for row in rows_of(rows))
-        found.append(Line(", ".join(filter(None, parts)), xs, ys, lows, highs, texts, look, dash))
-    return tuple(found)
+        made.append(Line(", ".join(filter(None, parts)), xs, ys, lows, highs, texts, look, dash))
+    return tuple(made)
 
 
 def _fills(contenders: Iterable[str]) -> dict[str, str]:
-    """How each contender's markers are filled: as they come, those of one colour differently."""
+    """The fill of each contender's markers, by order; contenders of the same colour get different ones."""
     colours: list[str] = []
-    found = {}
+    fills = {}
     for contender in contenders:
         colour = theme.style(contender).colour
-        found[contender] = FILLS[colours.count(colour) % len(FILLS)]
+        fills[contender] = FILLS[colours.count(colour) % len(FILLS)]
         colours.append(colour)
-    return found
+    return fills
 
 
-def limits(table: Any, x: str, y: str, name: str, variant: Callable[[Row], str]) -> tuple[Line, ...]:
-    """What the roofs allow, a grey dotted line for each device something was measured on, and each variant."""
+def limits(table: Any, x: str, y: str, name: str, variant: Callable[[RowDict], str]) -> tuple[Line, ...]:
+    """The roofs' limits: a grey dotted line for each device with measured rows, and each variant."""
     known = table[table["source"].isin(["measured", "recorded"]) & table[y].notna()]
     if not len(known):
         return ()
     named = known.assign(variant=[variant(row) for row in rows_of(known)])
-    variants, places = list(dict.fromkeys(named["variant"])), named["device"].nunique()
-    found = []
+    variants, devices = list(dict.fromkeys(named["variant"])), named["device"].nunique()
+    made = []
     for (device, setting), rows in named.groupby(["device", "variant"], sort=False):
         rows = rows.drop_duplicates(x).sort_values(x)
         xs, ys = (tuple(map(float, rows[column])) for column in (x, y))
-        parts = [name, setting if len(variants) > 1 else "", device if places > 1 else ""]
+        parts = [name, setting if len(variants) > 1 else "", device if devices > 1 else ""]
         look = theme.Style(theme.GREY, "line-ew-open", "_")
         if len(variants) > 1:
             look = theme.Style(theme.GREY, *MARKERS[variants.index(setting) % len(MARKERS)])
         words = ", ".join(filter(None, parts))
         texts = (Hover(name, lines=(f"from the roofs of {device}, as its run holds them",)),) * len(xs)
-        found.append(Line(words, xs, ys, ys, ys, texts, look, theme.SOURCE_DASH["predicted"]))
-    return tuple(found)
+        made.append(Line(words, xs, ys, ys, ys, texts, look, theme.SOURCE_DASH["predicted"]))
+    return tuple(made)
 
 
-def by_setting(table: Any, keys: Iterable[str], x: str, name: Callable[[Row], str]) -> dict[str, Any]:
-    """The rows that are alike in `keys`, for each device, by `name(row)`; those with a single x are left out.
+def by_setting(table: Any, keys: Iterable[str], x: str, name: Callable[[RowDict], str]) -> dict[str, Any]:
+    """Groups of rows with equal `keys`, for each device, by `name(row)`; groups with a single x are left out.
 
-    Devices come in the table's order; of each, what is smaller in the keys first, and what has none (no window) last.
+    Devices come in the table's order; within a device small keys come first, and missing ones (no window) last.
     """
-    rows = table.assign(place=pd.factorize(table["source"] + table["device"])[0])
-    found = {}
-    for _, group in rows.groupby(["place", *keys], dropna=False):
+    rows = table.assign(origin=pd.factorize(table["source"] + table["device"])[0])
+    groups = {}
+    for _, group in rows.groupby(["origin", *keys], dropna=False):
         if group[x].nunique() > 1:
             first = rows_of(group.iloc[:1])[0]
-            found[f"{name(first)} ({theme.place(first['source'], first['device'])})"] = group
-    return found
+            groups[f"{name(first)} ({theme.source_label(first['source'], first['device'])})"] = group
+    return groups
 
 
-def several(rows: Iterable[Row], *columns: str) -> list[str]:
-    """Those of the columns in which the rows differ: what a setting's name must tell."""
+def several(rows: Iterable[RowDict], *columns: str) -> list[str]:
+    """Those of the columns in which the rows differ, and which a setting's name must therefore include."""
     rows = list(rows)
     return [name for name in columns if len({str(row.get(name)) for row in rows}) > 1]
 
 
-def window(row: Row) -> str:
+def window(row: RowDict) -> str:
     """`window 1k`; empty where the row has none."""
     window = row["window"]
     return "" if window is None or window != window else f"window {theme.tokens(window)}"
 
 
-def shape(row: Row) -> str:
-    """Heads, head size and dtype; empty where the row has none (a published rate of a whole model)."""
+def shape(row: RowDict) -> str:
+    """Heads, head size and dtype; empty if the row has none (a published rate of a whole model)."""
     if row["head_dim"] != row["head_dim"]:
         return ""
     return f"{int(row['q_heads'])}/{int(row['kv_heads'])} heads of {int(row['head_dim'])}, {row['dtype']}"
 
 
-def time_words(row: Row) -> str:
+def time_text(row: RowDict) -> str:
     """The median with its quartiles."""
     words = theme.seconds(row["median_ms"] / 1e3)
     if row["low_ms"] < row["high_ms"]:
@@ -143,8 +143,8 @@ def time_words(row: Row) -> str:
     return words
 
 
-def doubts(row: Row) -> list[str]:
-    """Error, flags and provenance: what every hover text ends with."""
+def doubts(row: RowDict) -> list[str]:
+    """Error, flags and provenance, with which every hover text ends."""
     error = row.get("error")
     return [
         *([f"error {error:.2g}, allowed {row['tolerance']:.2g}"] if error is not None and error == error else []),
@@ -154,12 +154,12 @@ def doubts(row: Row) -> list[str]:
 
 
 def sources(table: Any) -> str:
-    """Where all rows are from, in one line."""
+    """The sources of all rows, in one line."""
     return theme.provenances(zip(table["source"], table["device"], strict=True))
 
 
 def note(table: Any, shown: Any, empty: str = "no point to show yet") -> str:
-    """Why there is nothing to see, or how many points failed: a figure never hides a failure."""
+    """Why a figure is empty, or how many points failed: a figure never hides a failure."""
     if not len(shown):
         return empty
     failed = table[table["status"] != "ok"]["status"].value_counts()

@@ -1,7 +1,7 @@
-"""Split-K decode as coloured cells: whose keys are whose in a cache, and what every SM does until the last one ends.
+"""Split-K decode as coloured cells: which program reads which keys, and what every SM does until the last one ends.
 
-The picture is a value made of cells and labels, as that of `nibbles`, and drawn by the same functions. A cell's `lanes`
-are the programs that it stands for.
+The picture is a value of cells and labels, as in `nibbles`, drawn by the same functions. A cell's `lanes` are the
+programs that it stands for.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ NAMES = {
     "one": "one share",
 }
 
-Parts = list[Cell | Label]
+Drawn = list[Cell | Label]
 
 
 def decode(plans: Mapping[str, Schedule], policy: str, program: int) -> Picture:
-    """Every policy's shares of a KV head's keys, and the SMs under one of them; `program` of it has an outline."""
+    """Every policy's shares of a KV head's keys, and the SMs' timeline under one; its `program` is outlined."""
     plan, parts = plans[policy], []
     y = _buffer(parts, plan, program // plan.splits, 0)
     y = _magnified(parts, plans, policy, program // plan.splits, y + 18)
@@ -42,7 +42,7 @@ def decode(plans: Mapping[str, Schedule], policy: str, program: int) -> Picture:
 
 
 def title(plan: Schedule) -> str:
-    """The picture's own title, where no page says what it is."""
+    """The title of the picture, for use outside of the explorer."""
     return f"Split-K decode, {NAMES[plan.policy]}: predicted for {plan.machine.name} ({plan.machine.source})"
 
 
@@ -52,7 +52,7 @@ def tiles(share: Share) -> str:
 
 
 def told(plan: Schedule, run: Placement) -> str:
-    """A program in words: whose it is, what it reads, where and when."""
+    """A program in words: its head and split, the keys that it reads, its SM and its time."""
     share = plan.shares[run.program % plan.splits]
     return (
         f"Program {run.program:,}, {plan.whose(run.program)}: keys {share.first:,}–{share.end - 1:,}, {tiles(share)}, "
@@ -60,7 +60,7 @@ def told(plan: Schedule, run: Placement) -> str:
     )
 
 
-def _legend(parts: Parts, plan: Schedule, y: float) -> float:
+def _legend(parts: Drawn, plan: Schedule, y: float) -> float:
     lines = ["Green: programs of the chosen one's KV head. Grey: an SM with nothing to read. A number is a split."]
     if plan.shares[0].first < plan.live.start and plan.shares[0].keys:
         lines.append("Orange: keys before the window, which this policy reads and then masks.")
@@ -70,8 +70,8 @@ def _legend(parts: Parts, plan: Schedule, y: float) -> float:
     return y
 
 
-def _buffer(parts: Parts, plan: Schedule, head: int, y: float) -> float:
-    """The whole cache of a KV head, true to scale, with what the policy reads of it."""
+def _buffer(parts: Drawn, plan: Schedule, head: int, y: float) -> float:
+    """The whole cache of a KV head, to scale, with the keys that the policy reads."""
     scale = ACROSS / plan.buffer
     title = f"A KV head's cache, to scale: {plan.buffer:,} slots, {plan.live.stop:,} keys"
     parts.append(Label(0, y + 11, title, size=12, bold=True))
@@ -94,8 +94,8 @@ def _buffer(parts: Parts, plan: Schedule, head: int, y: float) -> float:
     return top + tall + 16
 
 
-def _magnified(parts: Parts, plans: Mapping[str, Schedule], policy: str, head: int, y: float) -> float:
-    """The keys that some query sees, a strip for each policy; ExecuTorch's also has those before the window."""
+def _magnified(parts: Drawn, plans: Mapping[str, Schedule], policy: str, head: int, y: float) -> float:
+    """The keys that some query sees, a strip for each policy; ExecuTorch's also has the keys before the window."""
     live = plans[policy].live
     block_n = plans[policy].block_n
     drawn = "a cell is a tile" if -(-len(live) // block_n) <= ACROSS / 6 else "a cell is a share"
@@ -122,7 +122,7 @@ def _share_cells(
     plan: Schedule, split: int, share: Share, head: int | None, top: float, tall: float, origin: int, scale: float,
     by_tile: bool,
 ) -> list[Cell]:  # fmt: skip
-    """A share as one cell, or tile by tile; keys before the window, read and then masked, in another colour."""
+    """A share as one cell, or tile by tile; keys before the window, which are read and masked, in another colour."""
     if not share.keys:
         return []
     programs = () if head is None else (head * plan.splits + split,)
@@ -149,7 +149,7 @@ def _share_cells(
     return cells
 
 
-def _timeline(parts: Parts, plan: Schedule, head: int, y: float) -> float:
+def _timeline(parts: Drawn, plan: Schedule, head: int, y: float) -> float:
     """A row an SM, a bar a program, from left to right in time."""
     used = plan.sms - plan.idle_sms
     title = f"{NAMES[plan.policy]} on the {plan.sms} SMs of {plan.machine.name}: {used} busy, {plan.idle_sms} idle"
@@ -185,7 +185,7 @@ def _bar(plan: Schedule, run: Placement, head: int, top: float, tall: float, sca
 
 
 def _bars(plan: Schedule, top: float, tall: float, scale: float) -> list[Cell]:
-    """One bar an SM, for so many programs that single ones could not be seen."""
+    """One bar an SM, if there are too many programs to draw each."""
     return [
         Cell(LEFT, top + sm * tall, end * scale, tall, SHADES[sm % 2],
              hint=f"SM {sm}: {count:,} programs one after the other, to {theme.seconds(end)}")

@@ -1,7 +1,7 @@
 """The same charts drawn by matplotlib: for papers, the README and readers without plotly.
 
-Through matplotlib's objects alone, never pyplot: JupyterLab runs widget callbacks on a thread of their own, and
-pyplot's state belongs to one.
+It uses matplotlib's objects and never pyplot, whose state belongs to one thread: JupyterLab runs widget callbacks on
+another.
 """
 
 from __future__ import annotations
@@ -98,11 +98,11 @@ def tilemap(tilemap: bs.TileMap, longest: int = 512) -> Figure:
     for axis, length in ((axes.xaxis, tilemap.kv_len), (axes.yaxis, tilemap.q_len)):
         marks = [length * quarter // 4 for quarter in range(5)]
         axis.set_ticks(marks, [theme.tokens(mark) for mark in marks])
-    axes.set_title(f"{tilemap.mask!r}\n{tiles.words(tilemap)}", loc="left", fontsize=10)
+    axes.set_title(f"{tilemap.mask!r}\n{tiles.summary(tilemap)}", loc="left", fontsize=10)
     patches = [Patch(facecolor=theme.FULL, label="full"), Patch(facecolor=theme.PARTIAL, label="partial")]
     patches.append(Patch(facecolor="none", edgecolor="#999999", label="empty"))
     axes.legend(handles=patches, loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, fontsize=9)
-    scale = tiles.scale_words(tilemap, longest)
+    scale = tiles.scale_text(tilemap, longest)
     _sign(
         figure, f"tiles of {tilemap.block_m} × {tilemap.block_n}; counted, not measured{'; ' + scale if scale else ''}"
     )
@@ -110,7 +110,7 @@ def tilemap(tilemap: bs.TileMap, longest: int = 512) -> Figure:
 
 
 def png(chart: Chart | Figure, bare: bool = False) -> bytes:
-    """The chart as a PNG file; `bare` has no ground, and grey text that reads on a light and on a dark page."""
+    """The chart as a PNG file; `bare`: without a background, with grey text that reads on light and dark pages."""
     figure = chart if isinstance(chart, Figure) else draw(chart)
     if bare:
         _grey(figure)
@@ -120,7 +120,7 @@ def png(chart: Chart | Figure, bare: bool = False) -> bytes:
 
 
 def jpeg(chart: Chart | Figure) -> bytes:
-    """The chart on white as a JPEG file, without the loss that blurs letters."""
+    """The chart on white as a JPEG file, of a quality that does not blur letters."""
     figure = chart if isinstance(chart, Figure) else draw(chart)
     file = io.BytesIO()
     figure.savefig(file, format="jpeg", dpi=DPI, pil_kwargs={"quality": 92, "subsampling": 0})
@@ -155,7 +155,7 @@ def text(chart: Chart) -> str:
 
 
 def log_marks(values: list[float]) -> list[float]:
-    """Round values that span the given ones, closer together where these lie close; 1 alone without any."""
+    """Round tick values that span the given ones, denser for a narrow range; just 1 if there are none."""
     good = [value for value in values if value > 0 and math.isfinite(value)]
     if not good:
         return [1.0]
@@ -183,9 +183,9 @@ def log2(value: float) -> float:
 
 
 def heat_scale(chart: HeatChart) -> tuple[float, float, tuple[str, ...], list[float]]:
-    """Ends of the colours in powers of two, the colours, and where the ticks of their bar stand.
+    """The range of colours in powers of two, the colour map, and the ticks of its bar.
 
-    Ratios reach as far on both sides of 1, at least a factor of two; quantities from the least to the largest.
+    Ratios: symmetric around 1, at least a factor of two each way; quantities: from the least to the largest.
     """
     logs = [log2(value) for row in chart.z for value in row if value == value] or [0.0]
     if chart.unit:
@@ -197,7 +197,7 @@ def heat_scale(chart: HeatChart) -> tuple[float, float, tuple[str, ...], list[fl
 
 
 def count_marks(values: list[float]) -> list[float]:
-    """Which of the values, in order, have their number on a logarithmic axis: none nearer than a third of an octave."""
+    """The values, in order, that are labelled on a logarithmic axis: none closer than a third of an octave."""
     marks: list[float] = []
     least = max(1.25, (max(values) / min(values)) ** (1 / 14)) if values else 1.0
     for value in values:
@@ -207,7 +207,7 @@ def count_marks(values: list[float]) -> list[float]:
 
 
 def bar_range(chart: BarChart) -> tuple[float, float]:
-    """Ends of a logarithmic axis: the lowest bar or limit is a fifth of a decade and more above its foot."""
+    """The range of a logarithmic axis of bars, which begins at least a fifth of a decade below all bars and limits."""
     values = [y for bars in chart.bars for y in (*bars.values, *bars.limit, *bars.high) if y == y and y > 0] or [1.0]
     return 10 ** (math.floor(2 * math.log10(min(values) / 1.6)) / 2), max(values) * 1.4
 
@@ -219,7 +219,7 @@ def _blank(width: float = WIDTH, height: float = HEIGHT) -> tuple[Figure, Axes]:
 
 
 def _sign(figure: Figure, sources: str) -> None:
-    """Where the numbers come from, at the foot of the figure."""
+    """Writes the sources at the foot of the figure."""
     if sources:
         figure.supxlabel(textwrap.fill(sources, 110), fontsize=8, x=0.01, ha="left", color="#555555")
 
@@ -259,8 +259,8 @@ def _lines(axes: Axes, chart: LineChart) -> None:
         axes.plot([xs[0], xs[-1]], [xs[0], xs[-1]], color="#777777", linewidth=1, linestyle="--", label="the roofs")
     for one in chart.beginnings:
         axes.axvline(one.x, color="#777777", linewidth=1, linestyle=":")
-        place = {"xytext": (2, -3), "textcoords": "offset points", "va": "top", "fontsize": 7.5, "color": "#555555"}
-        axes.annotate(one.name, (one.x, 1), xycoords=("data", "axes fraction"), **place)
+        look = {"xytext": (2, -3), "textcoords": "offset points", "va": "top", "fontsize": 7.5, "color": "#555555"}
+        axes.annotate(one.name, (one.x, 1), xycoords=("data", "axes fraction"), **look)
 
 
 def _ticks(axis: Axis, marks: list[float], text: Callable[[float], str]) -> None:
@@ -268,12 +268,12 @@ def _ticks(axis: Axis, marks: list[float], text: Callable[[float], str]) -> None
 
 
 def _inside(marks: list[float], values: list[float]) -> list[float]:
-    """Marks that lie among the values or just beside them."""
+    """Marks within the range of the values, or just outside."""
     return [m for m in marks if not values or min(values) / 1.3 <= m <= max(values) * 1.3]
 
 
 def _legend(figure: Figure, axes: Axes, inside: bool = True) -> None:
-    """Inside where there is room; for many or long names, and bars, over the figure, which grows by as much."""
+    """The legend: inside the axes if it is short; else, and for bars, above them, in a taller figure."""
     handles, labels = axes.get_legend_handles_labels()
     longest = max(map(len, labels))
     if inside and len(labels) <= 4 and longest < 50:
@@ -287,18 +287,18 @@ def _legend(figure: Figure, axes: Axes, inside: bool = True) -> None:
 def _bars(figure: Figure, axes: Axes, chart: BarChart) -> None:
     numbers = range(len(chart.groups))
     for index, bars in enumerate(chart.bars):
-        places = [chart.place(index, group) for group in numbers]
+        positions = [chart.position(index, group) for group in numbers]
         errors = [
             [max(0.0, y - low) for y, low in zip(bars.values, bars.low, strict=bool(bars.low))],
             [max(0.0, high - y) for y, high in zip(bars.values, bars.high, strict=bool(bars.high))],
         ]
         axes.bar(
-            places, bars.values, 0.9 * chart.width, label=bars.name, color=bars.colour, hatch=2 * bars.hatch,
+            positions, bars.values, 0.9 * chart.width, label=bars.name, color=bars.colour, hatch=2 * bars.hatch,
             edgecolor="white", linewidth=0, yerr=errors if bars.low else None,
             error_kw={"lw": 0.8, "ecolor": "#555555"},
         )  # fmt: skip
     half = 0.47 * chart.width
-    spans = [(chart.place(n, g), y) for n, bars in enumerate(chart.bars) for g, y in enumerate(bars.limit) if y == y]
+    spans = [(chart.position(n, g), y) for n, bars in enumerate(chart.bars) for g, y in enumerate(bars.limit) if y == y]
     if spans:
         starts, ends = [x - half for x, _ in spans], [x + half for x, _ in spans]
         axes.hlines([y for _, y in spans], starts, ends, colors="black", linewidth=1.8, label=chart.limit_name)

@@ -1,4 +1,4 @@
-"""Colours, words and provenance that all figures share, whoever draws them.
+"""Colours, words and provenance of all figures, shared by plotly and matplotlib.
 
 Colours are Okabe and Ito's, told apart by people who see few colours; every line also differs in dash or marker, so
 that a figure printed in grey still reads. Backgrounds are transparent and text is a grey that stands out on white and
@@ -87,7 +87,7 @@ SOURCE_DASH = {"predicted": 2, "published": 1}
 
 
 def style(contender: str) -> Style:
-    """The style of a contender; a name that is not known gets one of four others, always the same."""
+    """The style of a contender; an unknown name always gets the same one of four other styles."""
     return STYLES.get(contender) or OTHERS[sum(contender.encode()) % len(OTHERS)]
 
 
@@ -97,21 +97,21 @@ def provenance(source: str, device: str) -> str:
     return f"{words.get(source, 'published by')} {device}"
 
 
-def place(source: str, device: str) -> str:
-    """`measured: X` for a menu, without what the full name, in the figure's foot, has in brackets or as trade marks."""
+def source_label(source: str, device: str) -> str:
+    """`measured: X` for a menu, without the brackets and trade marks in the device's full name."""
     return f"{source}: {device.replace('(R)', '').replace(' Processor', '').partition(' (')[0]}"
 
 
-def places(pairs: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
-    """What a legend says of each (source, device): nothing where there is one; the device of several."""
-    found = list(dict.fromkeys(pairs))
-    sources = [source for source, _ in found]
-    alone = {pair: pair[0] if sources.count(pair[0]) == 1 else place(*pair) for pair in found}
-    return alone if len(found) > 1 else dict.fromkeys(found, "")
+def source_labels(pairs: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
+    """The label of each (source, device) in a legend: empty if there is only one; with the device if needed."""
+    distinct = list(dict.fromkeys(pairs))
+    sources = [source for source, _ in distinct]
+    alone = {pair: pair[0] if sources.count(pair[0]) == 1 else source_label(*pair) for pair in distinct}
+    return alone if len(distinct) > 1 else dict.fromkeys(distinct, "")
 
 
 def provenances(pairs: Iterable[tuple[str, str]]) -> str:
-    """All sources of a figure in one line, each once, in the order they come."""
+    """All sources of a figure in one line, each once, in order of appearance."""
     return "; ".join(dict.fromkeys(provenance(source, device) for source, device in pairs))
 
 
@@ -145,7 +145,7 @@ def quantity(value: float, unit: str) -> str:
 
 
 def seconds(value: float) -> str:
-    """A time as people say it: `5.6 µs`, `12.3 ms`, `2.5 s`."""
+    """A time in a fitting unit: `5.6 µs`, `12.3 ms`, `2.5 s`."""
     return quantity(value, "s")
 
 

@@ -1,4 +1,4 @@
-"""The tile map as a picture, made from row runs: no array of queries x keys, no array of all tiles."""
+"""The tile map as a picture, made from row runs, without an array of all tiles."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FAINTEST = 0.7
 def coverage(tilemap: bs.TileMap, width: int, height: int) -> np.ndarray:
     """float64 [2, h, w], h <= height, w <= width: the share of each pixel that partial [0] and full [1] tiles cover.
 
-    Where the map has fewer rows or columns than the picture has pixels, a pixel is one tile. Exact: every tile
+    If the map has fewer rows or columns than the picture has pixels, a pixel is one tile. Exact: every tile
     counts by the area it covers, so the picture's sum is the number of tiles.
     """
     rows, cols = tilemap.rows, tilemap.cols
@@ -89,7 +89,7 @@ def png(tilemap: bs.TileMap, longest: int = 512) -> bytes:
     return file.getvalue()
 
 
-def words(tilemap: bs.TileMap) -> str:
+def summary(tilemap: bs.TileMap) -> str:
     """`702 of 4,096 tiles visited, 83 % skipped`."""
     tiles = tilemap.rows * tilemap.cols
     skipped = 100 * (1 - tilemap.visited / tiles)
@@ -97,8 +97,8 @@ def words(tilemap: bs.TileMap) -> str:
     return f"{tilemap.visited:,} of {tiles:,} tiles visited, {share} % skipped"
 
 
-def scale_words(tilemap: bs.TileMap, longest: int = 512) -> str:
-    """What one pixel of the picture stands for, where it is more than one tile; else an empty text."""
+def scale_text(tilemap: bs.TileMap, longest: int = 512) -> str:
+    """How many tiles one pixel of the picture stands for; empty if it is one."""
     width, height = size(tilemap, longest)
     down, across = tilemap.rows / height, tilemap.cols / width
     if max(down, across) <= 1:
@@ -107,7 +107,7 @@ def scale_words(tilemap: bs.TileMap, longest: int = 512) -> str:
 
 
 def describe(tilemap: bs.TileMap, row: int, col: int, end_row: int | None = None, end_col: int | None = None) -> str:
-    """In words: queries and keys of a tile (or of a rectangle of them, ends exclusive), and what the mask keeps."""
+    """The text for a tile (or a rectangle of tiles, ends exclusive): its queries and keys, and what the mask keeps."""
     end_row, end_col = end_row or row + 1, end_col or col + 1
     where = (
         f"queries {row * tilemap.block_m:,}–{min(end_row * tilemap.block_m, tilemap.q_len) - 1:,}, "
@@ -131,7 +131,7 @@ def describe(tilemap: bs.TileMap, row: int, col: int, end_row: int | None = None
 
 
 def state_at(tilemap: bs.TileMap, row: int, col: int) -> Literal[0, 1, 2]:
-    """State of one tile: 0 empty, 1 partial, 2 full."""
+    """The state of one tile: 0 empty, 1 partial, 2 full."""
     partial, full = counts(tilemap, row, col, row + 1, col + 1)
     return 1 if partial else 2 if full else 0
 
@@ -145,7 +145,7 @@ def counts(tilemap: bs.TileMap, row: int, col: int, end_row: int, end_col: int) 
 
 
 def first_of_interest(tilemap: bs.TileMap, row: int, col: int, end_row: int, end_col: int) -> tuple[int, int]:
-    """The tile of a rectangle that is worth opening: its first partial one, else its first full one, else a corner."""
+    """The tile of a rectangle to open: its first partial one, else its first full one, else a corner."""
     for wanted in (1, 2):
         for r in range(row, end_row):
             runs = tilemap.runs[tilemap.run_start[r] : tilemap.run_start[r + 1]]

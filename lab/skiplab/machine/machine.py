@@ -35,7 +35,7 @@ class Machine:
     source: str = "data sheet"
 
     def roof(self) -> dict[str, Any]:
-        """What a run's header keeps of it."""
+        """The roofs as a run's header holds them."""
         return asdict(self)
 
 
@@ -59,7 +59,7 @@ def default_device() -> str:
 
 
 def device_kind(device: str) -> str:
-    """`cuda` for `cuda:1`: one name for all GPUs of a machine."""
+    """The device without its index: `cuda` for `cuda:1`."""
     return device.partition(":")[0]
 
 
@@ -118,7 +118,7 @@ class CpuUse:
 
 
 def cpu_use() -> CpuUse | None:
-    """Now; None where the system does not tell (`/proc/stat`). Others' share is what lies between two of them."""
+    """CPU use until now; None without `/proc/stat`. The difference of two of them gives the share of other programs."""
     stat = Path("/proc/stat")
     if not stat.exists():
         return None
@@ -171,11 +171,11 @@ def _nvml(device: str) -> tuple[Any, Any] | None:
 
 
 def nvml_identity(device: str) -> dict[str, Any]:
-    """Driver, power limit, greatest clocks and ECC, as far as NVML tells; {} without NVML."""
-    found = _nvml(device)
-    if found is None:
+    """Driver, power limit, maximum clocks and ECC, as far as NVML reports them; {} without NVML."""
+    opened = _nvml(device)
+    if opened is None:
         return {}
-    nvml, handle = found
+    nvml, handle = opened
     questions = {
         "driver": lambda: nvml.nvmlSystemGetDriverVersion(),
         "power_limit_w": lambda: nvml.nvmlDeviceGetPowerManagementLimit(handle) / 1000,
@@ -189,10 +189,10 @@ def nvml_identity(device: str) -> dict[str, Any]:
 
 def clocks(device: str) -> dict[str, Any]:
     """SM and memory clock in MHz, temperature in C, throttle reasons (bits); {} on a CPU and without NVML."""
-    found = _nvml(device) if torch.device(device).type == "cuda" else None
-    if found is None:
+    opened = _nvml(device) if torch.device(device).type == "cuda" else None
+    if opened is None:
         return {}
-    nvml, handle = found
+    nvml, handle = opened
     questions = {
         "sm_mhz": lambda: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM),
         "memory_mhz": lambda: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_MEM),
@@ -203,7 +203,7 @@ def clocks(device: str) -> dict[str, Any]:
 
 
 def _answers(nvml: Any, questions: dict[str, Callable[[], Any]]) -> dict[str, Any]:
-    """What the driver answers; a question that this GPU does not support is left out."""
+    """The driver's answers; queries that this GPU does not support are left out."""
     answers = {}
     for name, ask in questions.items():
         try:
@@ -221,7 +221,7 @@ def this_machine(device: str | None = None, dtype: str = "bfloat16") -> Machine:
 
 @dataclass(frozen=True)
 class Probe:
-    """A plain operation that one of a device's roofs is the rate of: `amount` bytes, or FLOPs, in `call(*args)`."""
+    """A plain operation whose rate is one of a device's roofs: `call(*args)` takes `amount` bytes or FLOPs."""
 
     call: Callable[..., torch.Tensor]
     args: tuple[torch.Tensor, ...]
@@ -229,13 +229,13 @@ class Probe:
 
 
 def copy_probe(device: str) -> Probe:
-    """A copy far larger than the caches; its bytes are counted as read and as written."""
+    """A copy far larger than the caches; its bytes are counted twice, as read and as written."""
     source = _large(device)
     return Probe(lambda source, target: target.copy_(source), (source, torch.empty_like(source)), 2 * source.nbytes)
 
 
 def read_probe(device: str) -> Probe:
-    """A sum far larger than the caches: decoding and quantised linear layers read alone, as it does."""
+    """A sum over far more bytes than the caches hold: like decoding and quantised linear layers, it mostly reads."""
     source = _large(device)
     return Probe(torch.sum, (source,), source.nbytes)
 
@@ -256,7 +256,7 @@ def _large(device: str) -> torch.Tensor:
 def product_dtypes(device: str, dtype: str) -> tuple[str, ...]:
     """The dtypes whose products count as a roof of `dtype`.
 
-    On a CPU float32 does too: a kernel may compute a bf16 problem in float32, which many CPUs do faster.
+    On a CPU float32 counts too: a kernel may compute a bf16 problem in float32, which is faster on many CPUs.
     """
     return (dtype,) if torch.device(device).type == "cuda" else tuple(sorted({dtype, "float32"}))
 
@@ -289,7 +289,7 @@ def _rate(probe: Probe, device: str) -> float:
 
 
 def _best_seconds(fn: Callable[[], object], device: str, budget_s: float = 0.4) -> float:
-    """The best of the calls that fit the budget, after one that warms up: a roof is the best seen."""
+    """The fastest of the calls that fit the budget, after a warm-up: a roof is the best rate seen."""
     synchronize = torch.cuda.synchronize if torch.device(device).type == "cuda" else (lambda: None)
     fn()
     synchronize()

@@ -1,4 +1,4 @@
-"""A kernel that reads and nothing else: what reading so many bytes takes on a GPU at the least."""
+"""A kernel that only reads memory: the least time in which a GPU reads so many bytes."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ READ_PROBES = (ReadProbe(4096, 1, 4), ReadProbe(4096, 4, 4), ReadProbe(8192, 8, 
 def sum_kernel(data, out, SHARE: tl.constexpr, BLOCK: tl.constexpr):
     """out[p] = the sum of data[p * SHARE : (p + 1) * SHARE]."""
     program = tl.program_id(0)
-    place = data + program.to(tl.int64) * SHARE + tl.arange(0, BLOCK)
+    pointers = data + program.to(tl.int64) * SHARE + tl.arange(0, BLOCK)
     total = tl.zeros([BLOCK], tl.int32)
     for start in range(0, SHARE, BLOCK):
-        total += tl.load(place + start)
+        total += tl.load(pointers + start)
     tl.store(out + program, tl.sum(total))

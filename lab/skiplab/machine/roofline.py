@@ -1,6 +1,6 @@
 """Work x machine -> the least time that the roofs allow, and a prediction.
 
-One formula, `roof_seconds`: a run's frame takes it for `bound_ms`, figures and widgets for what they predict.
+All use one formula, `roof_seconds`: `bound_ms` of a run's frame, and the predictions of figures and widgets.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Bound:
 
 @dataclass(frozen=True)
 class Prediction:
-    """A time in seconds that no one measured; `source` says for which machine."""
+    """A predicted time in seconds; `source` says for which machine."""
 
     seconds: float
     limited_by: str
@@ -36,12 +36,12 @@ class Prediction:
 
 
 def roof_seconds(flops: Numbers, moved_bytes: Numbers, machine: Machine) -> tuple[Numbers, Numbers]:
-    """FLOPs / rate and bytes / bandwidth, the least seconds that compute and memory take; of numbers or of arrays."""
+    """The least seconds of compute and of memory, FLOPs / rate and bytes / bandwidth; for numbers or arrays."""
     return flops / (machine.tflops * 1e12), moved_bytes / (machine.bandwidth_gbps * 1e9)
 
 
 def bound_of(flops: float, moved_bytes: float, machine: Machine) -> Bound:
-    """The longer of the two."""
+    """The longer of the two times, as a Bound."""
     compute, memory = roof_seconds(flops, moved_bytes, machine)
     return Bound(max(compute, memory), "compute" if compute >= memory else "memory")
 

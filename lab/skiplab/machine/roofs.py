@@ -2,8 +2,8 @@
 
 The folder is in `data/` of a checkout, and in the user's own where skiplab is installed (`paths.own_data`).
 
-Copy, read and product are what a kernel's rates are shares of. Reads of few megabytes are the floor that a decode step
-of few keys stands on: there a launch and the tail of its grid cost more than the bytes.
+A kernel's rates are given as shares of the rates of copy, read and product. Reads of few megabytes are the floor of a
+decode step with few keys, where a launch and the tail of its grid cost more than the bytes.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SCHEMA = 1
 class Rate:
     """`amount` bytes or FLOPs in each of `samples_ns`, nanoseconds a call in order; `best` and `median` per second.
 
-    A rate that somebody else recorded has no samples: `noted` is what they tell.
+    A rate that somebody else recorded has no samples, just the rate `noted`.
     """
 
     what: str
@@ -42,7 +42,7 @@ class Rate:
 
     @property
     def best(self) -> float:
-        """The roof: the best seen."""
+        """The best rate of the samples: the roof."""
         return self._per_second(np.min)
 
     @property
@@ -101,12 +101,12 @@ class Roofs:
 
 
 def roofs_path(device_name: str) -> Path:
-    """Where a device's roofs are written, unless somebody says otherwise."""
+    """The default file of a device's roofs."""
     return own_data("machines") / file_name(device_name, ".json")
 
 
 def write_roofs(roofs: Roofs, path: Path) -> None:
-    """Write the file, a line a key; one that is there is replaced."""
+    """Write the file, a line a key; an existing one is replaced."""
     held = {"schema": SCHEMA, **asdict(roofs)}
     lines = (f'  "{name}": {json.dumps(value, allow_nan=False)}' for name, value in held.items())
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -135,7 +135,7 @@ def _rate(held: Mapping[str, Any]) -> Rate:
 
 
 def recorded_roofs() -> dict[str, Roofs]:
-    """The roofs of `data/machines` and the user's own, which come before them, by the device's name."""
+    """All recorded roofs by the device's name: the user's own replace those of `data/machines`."""
     folders = data_path("machines"), user_folder() / "machines"
-    found = map(read_roofs, (path for folder in folders for path in sorted(folder.glob("*.json"))))
-    return {roofs.name: roofs for roofs in found}
+    recorded = map(read_roofs, (path for folder in folders for path in sorted(folder.glob("*.json"))))
+    return {roofs.name: roofs for roofs in recorded}

@@ -1,4 +1,4 @@
-"""Check a point, then time it; whatever goes wrong is a row as well."""
+"""Measuring a point: check it, time it, check it again. Failures become rows, too."""
 
 from skiplab.measure.checked import measure
 from skiplab.measure.child import Child

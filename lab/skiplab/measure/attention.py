@@ -62,7 +62,7 @@ def expected(
 def plan_and_work(
     entry: Contender, workload: Workload, inputs: Sequence[torch.Tensor], arguments: Sequence[Any]
 ) -> tuple[dict[str, Any], WorkDone]:
-    """What our own attention says that it will do, {} for everybody else's; and the work that is in it."""
+    """The plan of our own attention ({} for peers), and the work of the call."""
     plan = plan_of(entry, workload, inputs)
     return _plan_facts(plan), work_done(entry, workload, plan)
 
@@ -87,7 +87,7 @@ def work_done(entry: Contender, workload: Workload, plan: Plan | None) -> WorkDo
 
 
 def plan_of(entry: Contender, workload: Workload, inputs: Sequence[torch.Tensor]) -> Plan | None:
-    """What our own attention says that it will do; None for everybody else's."""
+    """The plan of our own attention; None for peers."""
     if entry.skip is None or entry.tile is not None:
         return None
     q, k, v = inputs
@@ -106,7 +106,7 @@ def _plan_facts(plan: Plan | None) -> dict[str, Any]:
 
 
 def full_bytes(workload: Workload, repeats_heads: bool = False) -> int:
-    """q, k, v and out once, all keys; of each query head its own where they are repeated."""
+    """Bytes of q, k, v and out, each once, with all keys; with repeated heads, keys for each query head."""
     key_heads = workload.q_heads if repeats_heads else workload.kv_heads
     elements = workload.q_len * workload.q_heads + workload.keys * key_heads
     return 2 * workload.element_bytes * workload.batch * workload.head_dim * elements

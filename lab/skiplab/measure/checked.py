@@ -15,7 +15,7 @@ from skiplab.contenders import Contender, Planned, is_cuda
 from skiplab.machine import Machine, device_name
 from skiplab.measure.failure import Failure, attempt
 from skiplab.measure.impossible import is_impossible
-from skiplab.measure.parts import PARTS
+from skiplab.measure.modules import MODULES
 from skiplab.measure.point import Measurement, Point
 from skiplab.measure.rotation import refill, tensors_of
 from skiplab.measure.timing import MAX_SECONDS, THROTTLE_RETRIES, Cancelled, Limits, Repeat
@@ -37,8 +37,8 @@ def measure(
 ) -> Measurement:
     """Check a point against float64, time it (`budget_s` seconds at most), check it again on a fresh seed.
 
-    Whatever the contender raises is the status. Raises Cancelled when asked to stop, what the user's own Ctrl-C raises,
-    and ValueError for a point that cannot be (an unknown contender). `machine` holds the roofs for the flag
+    An exception of the contender becomes the status. Raises Cancelled when asked to stop, what the user's own Ctrl-C
+    raises, and ValueError for a point that cannot be (an unknown contender). `machine` holds the roofs for the flag
     `impossible`; `retries`: how often samples of a throttled GPU are taken again.
     """
     entry = point.entry
@@ -105,9 +105,9 @@ def _measure(
 def verify_repeats(
     workload: Problem, entry: Contender, device: str, seed: int, repeats: Sequence[Repeat]
 ) -> Check | None:
-    """What is wrong when the memory that was timed is refilled with fresh inputs of that seed; None where all is well.
+    """The error found after refilling the timed memory with fresh inputs of that seed; None if there is none.
 
-    A result that was kept, by address, by object or by shape, and a graph that holds no kernel, are stale there.
+    It exposes results that were cached by address, object or shape, and graphs without kernels.
     """
     inputs = workload.inputs(device, seed)
     expected = expected_of(workload, entry, device, seed, inputs, sampled=True)

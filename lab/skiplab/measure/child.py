@@ -93,7 +93,7 @@ class Child:
         return answer
 
     def _answer(self, task: bytes, limit_s: float, cancelled: Callable[[], bool]) -> tuple[Measurement | Failure, bool]:
-        """What the child makes of a task, and whether it can take another; _Silent where it makes nothing of it."""
+        """The child's answer to a task, and whether it can take another; raises _Silent if it does not answer."""
         if self._process is None or self._process.poll() is not None:
             self._end()
             self._start()
@@ -136,7 +136,7 @@ class Child:
         return pickle.loads(message)
 
     def _death(self) -> _Silent:
-        """How the child ended, in words."""
+        """How the child ended, as text."""
         assert self._process is not None
         try:
             code = self._process.wait(END_S)
@@ -147,7 +147,7 @@ class Child:
         return _Silent("crashed", f"the child process died of signal {-code} ({signal.strsignal(-code)})")
 
     def _end(self) -> int | None:
-        """End the child, and whatever it started, if there is one; returns its exit code."""
+        """End the child, if there is one, and all that it started; return its exit code."""
         process, connection, self._process, self._connection = self._process, self._connection, None, None
         if process is None or connection is None:
             return None
@@ -161,7 +161,7 @@ class Child:
 
 
 class _Silent(Exception):
-    """The child gave no answer: the status that this is, and why."""
+    """The child gave no answer: the status that follows, and the reason."""
 
     def __init__(self, status: str, text: str) -> None:
         super().__init__(text)
@@ -169,7 +169,7 @@ class _Silent(Exception):
 
 
 def oom_kills() -> int:
-    """Processes that the system has ended since its start for want of memory; 0 where it does not say (Linux does)."""
+    """The number of processes that the system has killed for lack of memory; 0 if unknown (Linux reports it)."""
     with suppress(OSError):
         for line in Path("/proc/vmstat").read_text().splitlines():
             if line.startswith("oom_kill "):

@@ -56,7 +56,7 @@ def expected(
 def plan_and_work(
     entry: Contender, workload: DecodeWorkload, inputs: Sequence[torch.Tensor], arguments: Sequence[Any]
 ) -> tuple[dict[str, Any], WorkDone]:
-    """What our own decode says that it will do, {} for everybody else's; and the work that is in it."""
+    """The plan of our own decode ({} for peers), and the work of the call."""
     least = workload.work()
     facts: dict[str, Any] = {}
     moved = least.bytes

@@ -1,4 +1,4 @@
-"""What became of a call that may raise anything: a status and a line of text, unless it was the user who ended it."""
+"""Calls that may raise anything: the exception becomes a status and a line of text, unless the user interrupted."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ CPU_ALLOCATOR = "DefaultCPUAllocator"  # torch's: it raises a plain RuntimeError
 
 @dataclass(frozen=True)
 class Failure:
-    """What a call ended in instead of a result: unsupported, out-of-memory or crashed, and why, in one line."""
+    """The outcome of a call without a result: unsupported, out-of-memory or crashed, and the reason in one line."""
 
     status: str
     text: str
 
 
 def attempt(call: Callable[[], T], cancelled: Callable[[], bool] = lambda: False) -> T | Failure:
-    """The call's result, or what it ended in: a contender may raise anything, SystemExit and KeyboardInterrupt too.
+    """The call's result, or its Failure: a contender may raise anything, SystemExit and KeyboardInterrupt too.
 
-    Raises what the user's own Ctrl-C raises, even where the call swallowed it, and Cancelled where `cancelled` says so.
+    Re-raises the user's own Ctrl-C, even if the call swallowed it, and raises Cancelled if `cancelled()` is true.
     """
     result: T | Failure
     with _interrupts_of_the_user() as interrupts:
@@ -47,9 +47,9 @@ def attempt(call: Callable[[], T], cancelled: Callable[[], bool] = lambda: False
 
 @contextmanager
 def _interrupts_of_the_user() -> Iterator[list[BaseException]]:
-    """Lists what the program's handler of SIGINT raised meanwhile: any other KeyboardInterrupt is the call's own.
+    """Yields a list of what the SIGINT handler raises inside the block; any other KeyboardInterrupt is the call's own.
 
-    Signals are handled in the main thread alone: in another one the list stays empty.
+    Signals are handled in the main thread alone; in any other the list stays empty.
     """
     raised: list[BaseException] = []
     handler = signal.getsignal(signal.SIGINT)
@@ -72,7 +72,7 @@ def _interrupts_of_the_user() -> Iterator[list[BaseException]]:
 
 
 def failure(error: BaseException) -> Failure:
-    """The status that an exception means, and its kind and message as one line."""
+    """The Failure of an exception: its status, and its type and message in one line."""
     try:
         lines = str(error).strip().splitlines()
     except BaseException:  # its own __str__ is broken; its kind is known

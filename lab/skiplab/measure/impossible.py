@@ -1,4 +1,4 @@
-"""Whether a time can be: no call beats the roofs of its machine."""
+"""Is a measured time impossible? No call is faster than the roofs of its machine allow."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ MEASURED_ROOF_MARGIN = 1.1  # a measured roof is the best seen, not the best the
 def is_impossible(seconds: float, work: WorkDone, workload: Problem, device: str, machine: Machine | None) -> bool:
     """Whether the time is below what the data sheet of a known GPU allows, else below this device's measured roofs.
 
-    On a CPU the caches may hold everything, so there only the products count. A roof that was measured while the
-    machine was busy is too low: before a point is called impossible it is measured again.
+    On a CPU the caches may hold everything, so only the products count. A roof that was measured on a busy machine is
+    too low, so it is measured again before a point is called impossible.
     """
     moved = work.minimal_bytes if is_cuda(device) else 0
     sheet = _data_sheet(device_name(device)) if is_cuda(device) else None

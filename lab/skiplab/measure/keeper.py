@@ -1,8 +1,8 @@
-"""The parent of a measuring child: it starts the child, and ends it when the lab is gone.
+"""The parent process of a measuring child: it starts the child, and kills it when the lab is gone.
 
 Run as `python keeper.py LAB CONNECTION`: the lab's process id, and the descriptor of a connection to it. The lab makes
 it the leader of a process group, so that whatever a kernel starts can be ended with it. The child is forked before
-anything heavy is imported; so the keeper never hangs, whatever a kernel does.
+anything heavy is imported, so a kernel cannot make the keeper hang.
 """
 
 import os
@@ -31,7 +31,7 @@ def main() -> None:
 
 
 def serve(descriptor: int, keeper: int) -> None:
-    """The child: import what the lab imports from, then measure what comes over the connection."""
+    """The child: take over the lab's import path, then measure the points that come over the connection."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the lab alone decides what Ctrl-C means
     from multiprocessing.connection import Connection
 
@@ -50,7 +50,7 @@ def watch(lab: int) -> None:
 
 
 def leave(code: int) -> None:
-    """End with an exit code; with a negative one of that signal, without a second core file."""
+    """Exit with that code; for a negative one die of that signal, without a second core file."""
     if code < 0:
         import resource
 

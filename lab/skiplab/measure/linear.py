@@ -59,7 +59,7 @@ def expected(
 def plan_and_work(
     entry: Contender, workload: LinearWorkload, inputs: Sequence[torch.Tensor], arguments: Sequence[Any]
 ) -> tuple[dict[str, Any], WorkDone]:
-    """What our own product says that it will do, {} for everybody else's; and the work that is in it."""
+    """The plan of our own product ({} for peers), and the work of the call."""
     least = workload.work()
     facts: dict[str, Any] = {}
     if entry.name in PLANNED:

@@ -28,7 +28,7 @@ def measure_roofs(
 ) -> Roofs:
     """Measure copy, read, products and small reads on this device; `budget_s` seconds each at most, in each way.
 
-    read_bytes: multiples of 1 MiB, in rising order. say: called before each, with what it is.
+    read_bytes: multiples of 1 MiB, in rising order. say: called with a description before each.
     """
 
     def rate(what: str, probe: Probe) -> Rate:

@@ -1,4 +1,4 @@
-"""The arguments that timed calls take in turn: copies that the cache cannot hold all of, refilled in place."""
+"""Rotating arguments: copies that timed calls use in turn, too many for the cache to hold, refilled in place."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ ArgsSets = Sequence[Sequence[Any]]
 
 
 def rotate(args: Sequence[Any], device: str, read: int | None = None) -> list[tuple[Any, ...]]:
-    """Copies of the arguments of which calls in turn read `ROTATION` times the last cache, as far as the limit allows.
+    """Copies of the arguments, so many that a round of calls reads `ROTATION` times the last cache, if memory allows.
 
-    read: the bytes of them that a call reads, where that is not all: what a window leaves out of a cache never comes.
+    read: the bytes of them that a call reads, if not all: keys outside a window are never fetched.
     """
     size = size_of(args)
     wanted = -(-ROTATION * last_cache_bytes(device) // max(1, min(size, read or size)))
@@ -54,9 +54,9 @@ def clone(argument: Any) -> Any:
 
 
 def stir(args: Sequence[Any]) -> None:
-    """Change one element of each float tensor among the arguments, in place: so no call's result is another's.
+    """Change one element of each float tensor among the arguments, in place, so that no two calls have the same result.
 
-    Nobody can tell which: a result that was kept, by address, version or content, is then no use to the next call.
+    A result cached by address, version or content is then wrong for the next call.
     """
     for one in args:
         if isinstance(one, torch.Tensor) and one.is_floating_point() and one.numel():

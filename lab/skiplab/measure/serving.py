@@ -1,4 +1,4 @@
-"""The measuring child's side: what it does at its start, and with each point that the lab sends."""
+"""The measuring child process: its start, and what it does with each point that the lab sends."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 @dataclass(frozen=True)
 class Task:
-    """A point to measure: the user's contender with it (None: one of the lab's own), torch's threads, the options."""
+    """A point to measure, with the user's contender (None: one of the lab's own), torch's thread count and options."""
 
     point: Point
     entry: Contender | None
@@ -66,7 +66,7 @@ def _taken(task_bytes: bytes) -> Measurement | Failure:
 
 
 def is_usable() -> bool:
-    """Whether CUDA, where this process uses it, still works: after an illegal access every call of it fails."""
+    """Whether CUDA still works, if this process uses it: after an illegal access every CUDA call fails."""
     try:
         if torch.cuda.is_initialized():
             torch.cuda.synchronize()
@@ -76,7 +76,7 @@ def is_usable() -> bool:
 
 
 def begin_child(parent: int) -> None:
-    """Of every child process: Ctrl-C is its parent's affair, it dies with its parent, and bars are drawn by one."""
+    """Set up a child process: it ignores Ctrl-C, dies with its parent, and has its own lock for progress bars."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     die_with(parent)
     bars_of_one_process()
@@ -92,7 +92,7 @@ def die_with(parent: int) -> None:
 
 
 def bars_of_one_process() -> None:
-    """Bars, torch.compile's too, lock with a thread's lock: tqdm's own is a semaphore that outlives an ended child."""
+    """Make progress bars use a thread lock: tqdm's default, a semaphore, would outlive a killed child."""
     from tqdm import tqdm
 
     tqdm.set_lock(RLock())

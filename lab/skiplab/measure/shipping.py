@@ -21,7 +21,7 @@ def dumps(value: Any) -> bytes:
 
 
 class _Pickler(cloudpickle.Pickler):
-    """cloudpickle's, which knows Triton's kernels too: they hold a lock and compiled code, and want their source."""
+    """A cloudpickle Pickler that also takes Triton kernels, by source: they hold a lock and compiled code."""
 
     def reducer_override(self, obj: Any) -> Any:
         jit = sys.modules.get("triton.runtime.jit")
@@ -44,7 +44,7 @@ def _is_importable(kernel: Any) -> bool:
 
 
 def _kernel(kind: Any, function: Any, options: dict[str, Any], file: str, lines: list[str]) -> Any:
-    """A Triton kernel from its function; a notebook's cell is no file, so its lines are put where `inspect` looks."""
+    """A Triton kernel from its function; the source of a notebook's cell is put where `inspect` finds it."""
     function.__code__ = function.__code__.replace(co_filename=file)  # cloudpickle may leave it out
     linecache.cache.setdefault(file, (sum(map(len, lines)), None, lines, file))
     return kind(function, **options)

@@ -1,4 +1,4 @@
-"""How a callable is timed on this device: raw samples and what makes them doubtful.
+"""Timing a callable on this device: raw samples, and flags for what makes them doubtful.
 
 On CUDA three ways: `graph` (replay of a CUDA graph over rotated inputs: what a served model sees), `eager` (events
 around single calls, L2 flushed: with the host's share), `warm` (replay on one input: what the L2 can give at best).
@@ -51,7 +51,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Repeat:
-    """One of the ways in which a callable was timed, to be run once more: `run()` gives the result of `args`."""
+    """Runs a callable once more in a way in which it was timed: `run()` gives the result for `args`."""
 
     way: str
     args: Sequence[Any]
@@ -107,7 +107,7 @@ def time_callable(
 
 
 def _repeated_calls(way: str, fn: Callable[..., Any], args_sets: ArgsSets) -> tuple[Repeat, ...]:
-    """Calls on the first arguments, which were timed most often, and on some others."""
+    """Repeats of the calls on the first arguments, which were timed most often, and on some others."""
     chosen = {0, random.randrange(len(args_sets))}
     return tuple(Repeat(way, args_sets[i], partial(fn, *args_sets[i])) for i in sorted(chosen))
 
@@ -139,7 +139,7 @@ def collect(
     calls: int = 1,
     most: int | None = None,
 ) -> tuple[tuple[int, ...], bool]:
-    """Samples (nanoseconds a call; each of `calls` calls) until they converge or are `most`, and whether they did."""
+    """(samples, whether they converged), `most` at most; each in nanoseconds a call, over `calls` calls."""
     samples: list[int] = []
     measured_ns, errors = 0, []
     end = time.perf_counter() + budget_s
@@ -164,14 +164,14 @@ def median_error(samples: Sequence[int]) -> float:
 
 
 def is_bimodal(samples: Sequence[int]) -> bool:
-    """Two clear groups, each of a fifth of the samples or more, more than 3 % of the median apart."""
+    """Whether the samples form two groups, each of a fifth of them or more, more than 3 % of the median apart."""
     values = np.sort(np.asarray(samples, dtype=np.float64))
     count = len(values)
     if count < MIN_SAMPLES:
         return False
     cuts = np.arange(max(1, count // 5), count - max(1, count // 5) + 1)
-    gaps = values[cuts] - values[cuts - 1]
-    cut = int(cuts[np.argmax(gaps)])
+    distances = values[cuts] - values[cuts - 1]
+    cut = int(cuts[np.argmax(distances)])
     below, above = values[:cut], values[cut:]
     distance = above.mean() - below.mean()
     return bool(distance > 0.03 * np.median(values) and distance > 4 * (below.std() + above.std()))
@@ -261,7 +261,7 @@ class _Captured(NamedTuple):
 
 
 def _capture(fn: Callable[..., Any], args_sets: ArgsSets) -> _Captured | None:
-    """One call on each set of arguments as a CUDA graph; None where the callable cannot be captured."""
+    """A CUDA graph of one call on each set of arguments; None if the callable cannot be captured."""
     graph = torch.cuda.CUDAGraph()
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
@@ -282,7 +282,7 @@ def _capture(fn: Callable[..., Any], args_sets: ArgsSets) -> _Captured | None:
 
 
 def _replay_sampler(graph: torch.cuda.CUDAGraph, calls: int) -> tuple[Callable[[], int], int]:
-    """A sampler that replays long enough for the event clock (steps of about 0.5 us), and the calls in one sample."""
+    """A sampler that replays the graph long enough for the event clock (steps of 0.5 us), and its calls a sample."""
     start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
 
     def replay(times: int) -> float:
@@ -298,7 +298,7 @@ def _replay_sampler(graph: torch.cuda.CUDAGraph, calls: int) -> tuple[Callable[[
 
 
 def _eager_sampler(fn: Callable[..., Any], args_sets: ArgsSets, device: str) -> Callable[[], int]:
-    """Events around one call; before it the L2 is overwritten."""
+    """A sampler of single calls between two events, with the L2 overwritten before each."""
     flush = torch.empty(max(1, 2 * last_cache_bytes(device)), dtype=torch.uint8, device=device)
     start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
     sets = cycle(args_sets)

@@ -20,7 +20,7 @@ TILE_BORDERS = (16, 32, 64, 128)  # tile heights whose borders are among the sam
 
 @dataclass(frozen=True)
 class Truth:
-    """Rows that are compared, the float64 result there [batch, q_heads, rows, head_dim], and the tolerance."""
+    """The rows to compare, the float64 result for them [batch, q_heads, rows, head_dim], and the tolerance."""
 
     rows: torch.Tensor
     out: torch.Tensor
@@ -47,9 +47,9 @@ def sampled_rows(q_len: int, count: int = SAMPLED_ROWS) -> torch.Tensor:
 
 
 def truth(workload: Workload | DecodeWorkload, device: str, seed: int, deviation: float, sampled: bool | None) -> Truth:
-    """The truth for `workload.inputs(device, seed, deviation)`; kept, since several contenders need the same.
+    """The truth for `workload.inputs(device, seed, deviation)`; cached, since several contenders need the same.
 
-    sampled: whether some rows alone are compared; None: of more than `ALL_ROWS_UP_TO`.
+    sampled: whether only some rows are compared; None: if there are more than `ALL_ROWS_UP_TO`.
     """
     sampled = workload.q_len > ALL_ROWS_UP_TO if sampled is None else sampled
     return _truth(workload, workload.mask.version, device, seed, deviation, sampled)
@@ -57,7 +57,7 @@ def truth(workload: Workload | DecodeWorkload, device: str, seed: int, deviation
 
 @lru_cache(maxsize=2)
 def _truth(workload, version, device: str, seed: int, deviation: float, sampled: bool) -> Truth:
-    """version: the mask's, whose contents may change."""
+    """version: of the mask, part of the cache's key, since its contents may change."""
     inputs = workload.inputs(device, seed, deviation)
     rows = sampled_rows(workload.q_len) if sampled else torch.arange(workload.q_len, dtype=torch.int64, device="cpu")
     exact, own = [], []

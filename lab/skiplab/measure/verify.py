@@ -1,4 +1,4 @@
-"""Is a contender right? Its result against the same in float64.
+"""Verifies a contender: its result against the float64 result.
 
 Attention and decode: torch sets the tolerance: twice the error of its own result (SDPA written out, same dtype, same
 inputs, same mask) plus one rounding of the dtype and of a float32 score. Up to 4,096 queries all rows are compared,
@@ -22,14 +22,15 @@ from skiplab.contenders import Contender, contender
 from skiplab.contenders.base import Solver
 from skiplab.machine import default_device
 from skiplab.measure.failure import Failure, attempt
-from skiplab.measure.parts import PARTS
+from skiplab.measure.modules import MODULES
 from skiplab.measure.truth import Truth
+from skiplab.operations import DEFAULT_OPERATION
 from skiplab.workload import Problem
 
 
 @dataclass(frozen=True)
 class Check:
-    """The largest absolute error, what is allowed, and what is wrong in words ('' when nothing is)."""
+    """The largest absolute error, the tolerance, and the problem in words ('' if there is none)."""
 
     error: float
     tolerance: float
@@ -66,7 +67,7 @@ def verify(
 ) -> Check:
     """Run the contender on fresh inputs of that seed and judge the result; its inputs must come back unchanged.
 
-    `fn` is the built callable, where there is one already. `sampled=None` compares all rows up to 4,096.
+    `fn`: the callable, if it is built already. `sampled=None` compares all rows up to 4,096.
     """
     inputs = workload.inputs(device, seed, deviation)
     given = [tensor.clone() for tensor in inputs]
@@ -74,7 +75,7 @@ def verify(
     call = fn or entry.build(workload, arguments)
     with torch.no_grad():
         out = call(*arguments)
-    names = PARTS[workload.operation].INPUTS
+    names = MODULES[workload.operation].INPUTS
     changed = [name for name, now, before in zip(names, inputs, given, strict=True) if not same_bits(now, before)]
     result = compare(workload, out, expected_of(workload, entry, device, seed, given, deviation, sampled))
     if changed:
@@ -87,11 +88,11 @@ def expected_of(
     deviation: float = 1.0, sampled: bool | None = None,
 ) -> Truth:  # fmt: skip
     """The truth for this contender and `inputs`, which are the workload's of that seed and deviation."""
-    return PARTS[workload.operation].expected(workload, entry, device, seed, inputs, deviation, sampled)
+    return MODULES[workload.operation].expected(workload, entry, device, seed, inputs, deviation, sampled)
 
 
 def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
-    """Equal, NaN in the same places included: a cache holds some where there is no key."""
+    """Whether both are equal, counting NaN as equal to NaN: a cache holds NaN where there is no key."""
     return torch.equal(a.reshape(-1).view(torch.uint8), b.reshape(-1).view(torch.uint8))
 
 
@@ -112,7 +113,7 @@ class CheckRow:
 
 @dataclass(frozen=True)
 class CheckReport:
-    """What came of checking one contender on the awkward shapes."""
+    """The results of checking one contender on the awkward shapes."""
 
     contender: str
     device: str
@@ -120,12 +121,12 @@ class CheckReport:
 
     @property
     def passed(self) -> bool:
-        """All shapes right that are supported, and at least one."""
+        """Whether all supported shapes are right, and at least one is supported."""
         states = {row.status for row in self.rows}
         return "ok" in states and states <= {"ok", "unsupported"}
 
     def counts(self) -> dict[str, int]:
-        """How many shapes ended in which status."""
+        """The number of shapes by status."""
         states = [row.status for row in self.rows]
         return {state: states.count(state) for state in sorted(set(states))}
 
@@ -145,7 +146,7 @@ def check(
     device: str | None = None,
     dtypes: Sequence[str] | None = None,
     seed: int = 0,
-    operation: str = "attention",
+    operation: str = DEFAULT_OPERATION,
 ) -> CheckReport:
     """Check a contender on shapes that have caught bugs, at logits (or activations) of deviation 1 and 8.
 
@@ -155,7 +156,7 @@ def check(
     rows = [
         _check_row(workload, entry, device, seed, deviation)
         for dtype in dtypes or ("bfloat16", "float16", "float32")
-        for workload in PARTS[operation].awkward(dtype)
+        for workload in MODULES[operation].awkward(dtype)
         for deviation in DEVIATIONS
     ]
     return CheckReport(name, device, tuple(rows))

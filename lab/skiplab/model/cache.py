@@ -1,7 +1,8 @@
-"""Keys and values of what a decoder has read: a ring for layers with a window, a flat buffer that grows for others.
+"""A decoder's cache of keys and values: a ring for layers with a window, a growing flat buffer for others.
 
-A prompt is written in chunks, at positions that the host knows; a step of a few tokens behind each row's length, which
-stands on the device, so that a CUDA graph replays it. Where they go is found once for all layers of one window.
+A prompt is written in chunks, at positions that the host knows. A step of a few tokens is written behind each row's
+length, which is held on the device, so that a CUDA graph can replay it. Slots are computed once for all layers of one
+window.
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ RING_UNIT = 16
 
 
 def ring_slots(window: int) -> int:
-    """Enough that a step of LONGEST_QUERY tokens overwrites nothing that its first query sees."""
+    """The slots of a ring: enough that a step of LONGEST_QUERY tokens overwrites no key that its first query sees."""
     return -(-(window + LONGEST_QUERY - 1) // RING_UNIT) * RING_UNIT
 
 
 @dataclass(eq=False)
 class LayerCache:
-    """Of one layer: k, v [batch, kv_heads, slots, head_dim]. In a ring position p lies in slot p % slots."""
+    """One layer's k and v [batch, kv_heads, slots, head_dim]. In a ring, position p is in slot p % slots."""
 
     k: Tensor
     v: Tensor
@@ -37,7 +38,7 @@ class LayerCache:
 
     @classmethod
     def empty(cls, layer: LayerSpec, batch: int, capacity: int, dtype: torch.dtype, device: torch.device) -> LayerCache:
-        """Zeros: what is masked inside a tile is still multiplied, so it has to be finite."""
+        """An empty cache, of zeros: masked keys inside a tile are still multiplied, so they must be finite."""
         slots = capacity if layer.window is None else ring_slots(layer.window)
         shape = (batch, layer.kv_heads, slots, layer.head_dim)
         k, v = (torch.zeros(shape, dtype=dtype, device=device) for _ in range(2))
@@ -52,7 +53,7 @@ class LayerCache:
         return self.k.shape[2]
 
     def grow(self, capacity: int) -> None:
-        """A flat buffer of that many slots, with what this one holds."""
+        """Replaces k and v by flat buffers of that many slots, with the same contents."""
         for name in ("k", "v"):
             old = getattr(self, name)
             new = old.new_zeros((*old.shape[:2], capacity, old.shape[3]))
@@ -62,7 +63,7 @@ class LayerCache:
 
 @dataclass(frozen=True)
 class RingChunk:
-    """Where a chunk of prompts goes in rings of one window, and what its queries see there.
+    """The slots of a chunk of prompts in rings of one window, and what its queries see there.
 
     before: int64 [n], the slots of the positions before the chunk. slots: int64 [B or 1, m], what is written: each
     row's last positions. Where rows differ in length: columns int64 [B, m], of the chunk, and inside bool [B, 1, m, 1],
@@ -85,7 +86,7 @@ class RingChunk:
         return cls(before, positions % size, (positions - start).clamp(min=0), (positions >= start)[:, None, :, None])
 
     def write(self, ring: Tensor, new: Tensor) -> Tensor:
-        """Writes a chunk's keys (or values) and returns them behind those before."""
+        """Writes a chunk's keys (or values), and returns them appended to those before the chunk."""
         seen = torch.cat([ring[:, :, self.before], new], 2) if self.before.numel() else new
         written = new[:, :, -self.slots.shape[1] :]
         if self.columns is not None and self.inside is not None:
@@ -105,7 +106,7 @@ class Chunk:
 
     @classmethod
     def of(cls, ids: Tensor, start: int, lengths: Tensor | None, windows: Iterable[int | None]) -> Chunk:
-        """lengths: int32 [B], of the whole prompts; None where they are all as long."""
+        """lengths: int32 [B], of the whole prompts; None if all have the same length."""
         tokens, device = ids.shape[1], ids.device
         positions = torch.arange(start, start + tokens, dtype=torch.int64, device=device)[None]
         rings = {w: RingChunk.of(w, start, tokens, lengths, device) for w in windows if w is not None}
@@ -122,8 +123,8 @@ class Chunk:
 
 
 @dataclass(frozen=True)
-class Step:
-    """A few tokens behind what each row holds; positions: int64 [B, T]. ends: int32 [B], the lengths with them.
+class StepTokens:
+    """A few tokens behind those that each row holds. positions: int64 [B, T]. ends: int32 [B], the lengths after them.
 
     slots: int64 [B, T] by window, where they are written. masks: see `Attend`.
     """
@@ -134,7 +135,7 @@ class Step:
     masks: Masks = field(default_factory=dict)
 
     @classmethod
-    def of(cls, ids: Tensor, lengths: Tensor, windows: Iterable[int | None]) -> Step:
+    def of(cls, ids: Tensor, lengths: Tensor, windows: Iterable[int | None]) -> StepTokens:
         tokens = torch.arange(ids.shape[1], dtype=torch.int64, device=ids.device)
         positions = lengths[:, None] + tokens
         slots = {w: positions if w is None else positions % ring_slots(w) for w in windows}
@@ -163,7 +164,7 @@ def _get(buffer: Tensor, slots: Tensor) -> Tensor:
 
 @dataclass(eq=False)
 class Cache:
-    """Of all layers. lengths: int32 [batch] on the device, how many tokens each row holds; counts: the same, here."""
+    """The cache of all layers. lengths: each row's tokens, int32 [batch] on the device; counts: the same here."""
 
     layers: tuple[LayerCache, ...]
     lengths: Tensor
@@ -174,7 +175,7 @@ class Cache:
     def empty(
         cls, spec: ModelSpec, batch: int, capacity: int, dtype: torch.dtype, device: torch.device, growth: int
     ) -> Cache:
-        """With room for `capacity` positions, rounded up to whole steps of growth."""
+        """An empty cache for `capacity` positions, rounded up to whole steps of growth."""
         rounded = _rounded(capacity, growth)
         layers = tuple(LayerCache.empty(layer, batch, rounded, dtype, device) for layer in spec.layers)
         return cls(layers, torch.zeros(batch, dtype=torch.int32, device=device), [0] * batch, growth)
@@ -185,7 +186,7 @@ class Cache:
 
     @property
     def capacity(self) -> int | None:
-        """Positions that there is room for; None where every layer is a ring."""
+        """The positions that fit; None if every layer is a ring."""
         return next((layer.slots for layer in self.layers if not layer.ring), None)
 
     @property
@@ -193,7 +194,7 @@ class Cache:
         return sum(layer.k.nbytes + layer.v.nbytes for layer in self.layers)
 
     def reserve(self, positions: int) -> bool:
-        """Makes room for that many; whether buffers were replaced for it, one layer after the other."""
+        """Grows flat buffers, one layer after the other, to that many positions; returns whether any was replaced."""
         if self.capacity is None or positions <= self.capacity:
             return False
         for layer in self.layers:
@@ -202,7 +203,7 @@ class Cache:
         return True
 
     def begin(self, counts: list[int]) -> None:
-        """The lengths of prompts that have been written."""
+        """Sets the lengths, once prompts have been written."""
         self.counts = list(counts)
         self.lengths.copy_(torch.tensor(counts, dtype=torch.int32, device="cpu"))
 

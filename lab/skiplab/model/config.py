@@ -1,4 +1,4 @@
-"""What a model is: its shape and arithmetic, read from a Hugging Face config.json."""
+"""ModelSpec: a model's shapes and arithmetic, read from a Hugging Face config.json."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ FEATURES = ("norm_offset", "qk_norm", "v_norm", "sandwich", "layer_scalar", "sin
 
 @dataclass(frozen=True)
 class LayerSpec:
-    """The attention of a layer. window: how many keys a query sees, itself included; None is all.
+    """The attention of one layer. window: how many keys a query sees, itself included; None: all.
 
-    key_is_value: values are what the keys are projected to, before either is normalised.
+    key_is_value: the layer has no value projection; its keys, before normalisation, are the values, too.
     """
 
     q_heads: int
@@ -46,10 +46,10 @@ class LayerSpec:
 class ModelSpec:
     """A decoder-only transformer.
 
-    norm_offset: is added to the weight of every norm. qk_norm: queries and keys are normalised, head by head; v_norm:
-    values are, without a weight. sandwich: attention and MLP have a norm behind them, too. layer_scalar: a layer's
-    result is multiplied by a number. sinks: a learned logit a head joins the softmax. attention_softcap, logit_softcap:
-    cap * tanh(x / cap) of scores and of logits. tied: the head is the embedding.
+    norm_offset: added to the weight of every norm. qk_norm: queries and keys are normalised, head by head; v_norm:
+    values, too, without a weight. sandwich: attention and MLP are also followed by a norm. layer_scalar: a layer's
+    result is multiplied by a number. sinks: a learned logit of each head joins the softmax. attention_softcap,
+    logit_softcap: cap * tanh(x / cap) of scores and of logits. tied: the embedding is the head, too.
     """
 
     name: str
@@ -75,7 +75,7 @@ class ModelSpec:
 
     @classmethod
     def from_config(cls, source: str | PathLike[str] | Mapping[str, Any]) -> ModelSpec:
-        """Of a config.json: its path, its folder's, or what it holds; of a model with a vision part, the text's.
+        """The spec of a config.json: its path, folder or contents; for a model with a vision part, of the text model.
 
         Families: Gemma 3 and 4, Llama, Mistral, Qwen 3, and gpt-oss with a dense MLP. What the file leaves out is what
         transformers would take. Raises ValueError that names the key for what is not supported: experts, embeddings a
@@ -100,11 +100,11 @@ class ModelSpec:
 
     @property
     def kinds(self) -> dict[LayerSpec, int]:
-        """Each kind of layer, and how many there are."""
+        """Each kind of layer, and its number of layers."""
         return dict(Counter(self.layers))
 
     def cut(self, layers: int) -> ModelSpec:
-        """The same model with its first layers alone."""
+        """The same model, cut to its first layers."""
         count = integer("layers", layers, 1, len(self.layers))
         return replace(self, name=f"{self.name}, {count} layers", layers=self.layers[:count])
 
@@ -123,16 +123,16 @@ def _read(source: Any) -> tuple[dict[str, Any], str | None]:
     path = Path(source)
     path = path / "config.json" if path.is_dir() else path
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        config = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"source: {path.name} is no JSON: {error}") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"source: {path.name} holds a {type(found).__name__}; an object is needed")
-    return found, path.parent.name if path.name == "config.json" else path.stem
+    if not isinstance(config, dict):
+        raise ValueError(f"source: {path.name} holds a {type(config).__name__}; an object is needed")
+    return config, path.parent.name if path.name == "config.json" else path.stem
 
 
 def _refuse(config: Mapping[str, Any]) -> None:
-    """ValueError for what a config asks of a decoder that ours does not do."""
+    """ValueError for features of a config that our decoder does not support."""
     for key in ("num_local_experts", "num_experts", "enable_moe_block"):
         if config.get(key):
             raise ValueError(
@@ -214,7 +214,7 @@ def _layers(family: Family, config: Mapping[str, Any], size: Callable[[str], int
 
 
 def _head_shape(config, sliding: bool, override: Mapping[str, Any] | None, size) -> tuple[int, int]:
-    """(head_dim, KV heads) of a layer: Gemma 4's full layers have their own, told in either of two ways."""
+    """(head_dim, KV heads) of a layer: Gemma 4's full layers have their own, given in either of two ways."""
     head_dim = size("head_dim") if "head_dim" in config else size("hidden_size") // size("num_attention_heads")
     kv_heads = size("num_key_value_heads") if "num_key_value_heads" in config else size("num_attention_heads")
     if override is not None:
@@ -240,7 +240,7 @@ def _scale(family: Family, config: Mapping[str, Any], head_dim: int) -> float:
 
 
 def _rope(config: Mapping[str, Any], layer_type: str) -> Rope:
-    """Of a layer type, from the new form (rope_parameters, for all layers or by type) or the older one."""
+    """A layer type's rotary embedding, from rope_parameters (for all layers or by type) or the older form."""
     local = layer_type == SLIDING and "rope_local_base_freq" in config
     theta = config["rope_local_base_freq" if local else "rope_theta"]
     if (given := config.get("rope_parameters")) is None:
@@ -259,7 +259,7 @@ def _object(key: str, value: Any) -> Mapping[str, Any]:
 
 
 def _positive(key: str, value: Any) -> float:
-    found = number(key, value)
-    if found <= 0:
-        raise ValueError(f"{key}: given {found}; must be above 0")
-    return found
+    checked = number(key, value)
+    if checked <= 0:
+        raise ValueError(f"{key}: given {checked}; must be above 0")
+    return checked

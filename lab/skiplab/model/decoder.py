@@ -1,4 +1,4 @@
-"""A decoder-only transformer in plain lines: what happens to a token, from its embedding to its logits.
+"""A decoder-only transformer in plain PyTorch: from a token's embedding to its logits.
 
 Shapes: B batch, T tokens, H heads, D head_dim. Prompts are read in chunks, eagerly; steps of a few tokens behind them
 are a CUDA graph where there is a GPU.
@@ -26,7 +26,7 @@ from skiplab.model.graph import captured
 from skiplab.model.prompts import Prompts
 from skiplab.model.rope import Rotation
 from skiplab.model.sources import StateDict, tensors_of
-from skiplab.model.weights import Format, LayerWeights, Weights, build, random_tensors
+from skiplab.model.weights import LayerWeights, WeightFormat, Weights, build, random_tensors
 
 CHUNK = 8192
 """Tokens of a prompt that are read at a time, unless told otherwise: it bounds the memory of what is in between."""
@@ -81,8 +81,8 @@ class Decoder:
         seed: int = 0,
         **options: Any,
     ) -> Decoder:
-        """Of random weights, made on the device. bits, options: see `Format`; bits=None leaves them in dtype."""
-        held = Format(torch.device(device), dtype, bits, **options)
+        """Of random weights, made on the device. bits, options: see `WeightFormat`; bits=None leaves them in dtype."""
+        held = WeightFormat(torch.device(device), dtype, bits, **options)
         return cls(spec, build(spec, random_tensors(spec, held, integer("seed", seed)), held))
 
     @classmethod
@@ -97,10 +97,10 @@ class Decoder:
     ) -> Decoder:
         """Of a causal language model of transformers, whose tensors are shared where nothing is fused or cast.
 
-        device, dtype: the model's where None. bits, options: see `Format`.
+        device, dtype: the model's where None. bits, options: see `WeightFormat`.
         """
         spec = ModelSpec.from_config(model.config.to_dict())
-        held = Format(torch.device(device or model.device), dtype or model.dtype, bits, **options)
+        held = WeightFormat(torch.device(device or model.device), dtype or model.dtype, bits, **options)
         return cls(spec, build(spec, tensors_of(StateDict(model.state_dict()), spec), held))
 
     @classmethod
@@ -117,9 +117,9 @@ class Decoder:
         """Of a local folder of safetensors, or a GGUF file, read and quantised one product at a time.
 
         spec: the folder's config.json where None; a GGUF file needs it. What is quantised in the file stays as it is.
-        bits, options: see `Format`. Raises ValueError that names tensors that are missing, left over or misshapen.
+        bits, options: see `WeightFormat`. Raises ValueError naming tensors that are missing, left over or misshapen.
         """
-        held = Format(torch.device(device), dtype, bits, **options)
+        held = WeightFormat(torch.device(device), dtype, bits, **options)
         if Path(path).suffix != ".gguf":
             spec = spec or ModelSpec.from_config(path)
             return cls(spec, build(spec, tensors_of(Safetensors(path), spec), held))
@@ -169,16 +169,16 @@ class Decoder:
         size = CHUNK if chunk is None else integer("chunk", chunk, least=1)
         prompts = Prompts.of(ids, lengths)
         cache, real = self._emptied(*ids.shape), prompts.lengths
-        found: list[Tensor] = []
+        logits_of_chunks: list[Tensor] = []
         last = torch.empty((ids.shape[0], 1, self.spec.hidden), dtype=self.dtype, device=self.device)
         for start, part in prompts.chunks(size):
             hidden = self._forward(part, Chunk.of(part, start, real, self._windows))
             for row, column in prompts.last_of(start, part.shape[1]):
                 last[row, 0] = hidden[row, column]
             if logits == "all":
-                found.append(self._logits(hidden))
+                logits_of_chunks.append(self._logits(hidden))
         cache.begin(prompts.counts)
-        return prompts.padded(torch.cat(found, 1)) if logits == "all" else self._logits(last)
+        return prompts.padded(torch.cat(logits_of_chunks, 1)) if logits == "all" else self._logits(last)
 
     @torch.inference_mode()
     def step(self, ids: Tensor, *, graph: bool | None = None) -> Tensor:
@@ -227,7 +227,7 @@ class Decoder:
         cache.begin([depth] * batch)
 
     def _emptied(self, batch: int, positions: int) -> Cache:
-        """A cache for prompts of that length and some steps: the one there is, if it fits, with its graphs."""
+        """An empty cache for prompts of that length and some steps: the present one with its graphs, if it fits."""
         cache, self._last_step = self.cache, 0
         if cache is None or cache.batch != batch or (cache.capacity is not None and positions >= cache.capacity):
             self.cache = None  # its memory first
@@ -242,14 +242,14 @@ class Decoder:
         return self.cache
 
     def _run_step(self, ids: Tensor) -> Tensor:
-        """A step without checks; all that it depends on stands on the device."""
+        """A step without checks, which depends on nothing but what is on the device."""
         cache = self._read_cache()
-        logits = self._logits(self._forward(ids, Step.of(ids, cache.lengths, self._windows)))
+        logits = self._logits(self._forward(ids, StepTokens.of(ids, cache.lengths, self._windows)))
         cache.lengths.add_(ids.shape[1])
         return logits
 
-    def _forward(self, ids: Tensor, at: Chunk | Step) -> Tensor:
-        """From tokens to what the head reads: [B, T, hidden]."""
+    def _forward(self, ids: Tensor, at: Chunk | StepTokens) -> Tensor:
+        """From tokens to the head's input [B, T, hidden]."""
         assert self.cache is not None
         x = functional.embedding(ids, self.weights.embedding) * self._embedding_scale
         rotations = {key: key[0].rotation(at.positions, found) for key, found in self._frequencies.items()}
@@ -258,7 +258,13 @@ class Decoder:
         return self._norm(x, self.weights.norm)
 
     def _layer(
-        self, x: Tensor, layer: LayerSpec, w: LayerWeights, cache: LayerCache, rotation: Rotation, at: Chunk | Step
+        self,
+        x: Tensor,
+        layer: LayerSpec,
+        w: LayerWeights,
+        cache: LayerCache,
+        rotation: Rotation,
+        at: Chunk | StepTokens,
     ) -> Tensor:
         h = self._attention(self._norm(x, w.attention_norm), layer, w, cache, rotation, at)
         x = x + (h if w.attention_out_norm is None else self._norm(h, w.attention_out_norm))
@@ -268,7 +274,13 @@ class Decoder:
         return x if w.scalar is None else x * w.scalar
 
     def _attention(
-        self, x: Tensor, layer: LayerSpec, w: LayerWeights, cache: LayerCache, rotation: Rotation, at: Chunk | Step
+        self,
+        x: Tensor,
+        layer: LayerSpec,
+        w: LayerWeights,
+        cache: LayerCache,
+        rotation: Rotation,
+        at: Chunk | StepTokens,
     ) -> Tensor:
         q, k, v = _heads(w.qkv(x), layer)  # [B, T, H, D]
         if self.spec.qk_norm:

@@ -1,4 +1,4 @@
-"""What a config's model_type implies, and what transformers takes where the config says nothing."""
+"""Families of models: what a config's model_type implies, and transformers' defaults for keys that are missing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Config = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Family:
-    """What all models of a model_type share; see `ModelSpec` for the features.
+    """What all models of a model_type have in common; see `ModelSpec` for the features.
 
     defaults: as transformers' configuration class has them. layer_types: of each layer, where the config lists none.
     scale: of scores, where it does not follow from the config. scaled_embedding: by the root of its size.
@@ -46,7 +46,7 @@ def _qwen3(config: Config) -> list[str]:
 
 
 def _every(pattern: int, config: Config) -> list[str]:
-    """The last of each `pattern` layers sees everything."""
+    """Layer types in which the last of each `pattern` layers has full attention."""
     return [SLIDING if (i + 1) % pattern else FULL for i in range(config["num_hidden_layers"])]
 
 

@@ -21,7 +21,7 @@ INDEX = "model.safetensors.index.json"
 
 
 class Safetensors:
-    """A `Source`: the shards of a folder, mapped into memory, of which only what is asked for is read."""
+    """A `Source`: the shards of a folder, mapped into memory, so that only requested tensors are read."""
 
     def __init__(self, folder: str | PathLike[str]):
         self.folder = Path(folder)
@@ -83,7 +83,7 @@ FREQUENCIES = "rope_freqs.weight"
 
 
 class GGUF:
-    """A `Source`: a GGUF file's tensors under transformers' names, in their order of rows and without an offset."""
+    """A `Source`: a GGUF file's tensors under transformers' names, with its order of rows and without norm offsets."""
 
     def __init__(self, path: str | PathLike[str], spec: ModelSpec):
         self.spec, self.file = spec, bs.open_gguf(path)
@@ -103,16 +103,16 @@ class GGUF:
         return {ours: tuple(self.file.tensors[name].shape) for ours, name in self._names.items()}
 
     def read(self, name: str) -> Stored:
-        found = self.file.load(self._names[name])
-        assert not isinstance(found, tuple)  # of more dimensions than any that is expected
+        tensor = self.file.load(self._names[name])
+        assert not isinstance(tensor, tuple)  # of more dimensions than any that is expected
         if self.architecture in PERMUTED and (".q_proj." in name or ".k_proj." in name):
-            return _rows(found, self._order(name))
-        if self.architecture in SHIFTED and name.endswith("norm.weight") and isinstance(found, Tensor):
-            return found.float() - self.spec.norm_offset
-        return found
+            return _rows(tensor, self._order(name))
+        if self.architecture in SHIFTED and name.endswith("norm.weight") and isinstance(tensor, Tensor):
+            return tensor.float() - self.spec.norm_offset
+        return tensor
 
     def _renamed(self, name: str) -> str:
-        """transformers' name; the file's own where it has none."""
+        """transformers' name of a GGUF tensor; the file's own name if it has none."""
         stem, _, suffix = name.rpartition(".")
         if stem in MODEL_NAMES:
             return f"{MODEL_NAMES[stem]}.{suffix}"
@@ -129,7 +129,7 @@ class GGUF:
         return f"model.layers.{layer}.{part}.{suffix}"
 
     def _order(self, name: str) -> Tensor:
-        """int64 [rows]: which of the file's rows is the i-th of transformers'."""
+        """int64 [rows]: the file's row for each of transformers' rows."""
         layer = self.spec.layers[int(name.split(".")[2])]
         heads = layer.q_heads if ".q_proj." in name else layer.kv_heads
         rows = torch.arange(heads * layer.head_dim, dtype=torch.int64, device="cpu")

@@ -1,7 +1,7 @@
-"""Greedy decoding, a token at a time or with drafts that a step verifies: what is drafted right is read for free.
+"""Greedy decoding, a token at a time or with drafts that a step verifies (speculative decoding).
 
-A draft here is taken from a continuation that is known already, and each of its tokens is made wrong with a chance, so
-that the share of accepted drafts is a parameter; what a step accepts is decided by its logits, as with any drafter.
+Drafts are taken from a known continuation, and each of their tokens is replaced by a wrong one with some probability,
+so that the acceptance is a parameter. A step accepts drafts by its logits, as with any drafter.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ class Generated:
 
 @dataclass(frozen=True)
 class Drafts:
-    """Drafts of `count` tokens a step. continuation: int64 [B, new], what the model will say, as `generate` gave it.
+    """Drafts of `count` tokens a step. continuation: int64 [B, new], the model's tokens, as `generate` returned them.
 
-    acceptance: the chance that a draft token is the continuation's; a wrong one is the next of the vocabulary.
+    acceptance: the probability that a draft token is the continuation's; a wrong one is the next in the vocabulary.
     """
 
     continuation: Tensor
@@ -61,7 +61,7 @@ def generate(
     chunk: int | None = None,
     drafts: Drafts | None = None,
 ) -> Generated:
-    """The `new` likeliest tokens behind each prompt, one after the other. ids, lengths, chunk: see `Decoder.prefill`.
+    """The `new` tokens that follow each prompt, each the likeliest. ids, lengths, chunk: see `Decoder.prefill`.
 
     With drafts a step reads the last token and its draft, and keeps what the logits confirm. The tokens are the same,
     but where two logits are so close that a step of several tokens rounds them the other way.
@@ -79,7 +79,7 @@ def generate(
 
 
 def _verified(model: Decoder, token: Tensor, new: int, drafts: Drafts) -> Generated:
-    """As `generate` with drafts; rows that have said enough wait: they go back by all that a step reads."""
+    """`generate` with drafts; rows that have enough tokens are rewound by all that a step reads."""
     said = [[first] for first in token[:, 0].tolist()]
     known, chance = drafts.continuation.tolist(), random.Random(drafts.seed)
     steps = drafted = accepted = 0
@@ -106,11 +106,11 @@ def _verified(model: Decoder, token: Tensor, new: int, drafts: Drafts) -> Genera
 
 
 def _draft(drafts: Drafts, known: list[int], said: int, chance: random.Random, vocabulary: int) -> list[int]:
-    """A draft behind a row's first `said` tokens; past the end of what is known its first ones again."""
+    """A draft that follows a row's first `said` tokens; past the continuation's end it starts over."""
     right = [known[(said + i) % len(known)] for i in range(drafts.count)]
     return [t if chance.random() < drafts.acceptance else (t + 1) % vocabulary for t in right]
 
 
 def _agreed(guess: list[int], answer: list[int]) -> int:
-    """How many tokens of a draft the model says, too, before the first that it does not."""
+    """The number of leading draft tokens that the model confirms."""
     return next((i for i, (a, b) in enumerate(zip(guess, answer, strict=False)) if a != b), len(guess))

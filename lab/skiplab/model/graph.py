@@ -1,4 +1,4 @@
-"""A step of a decoder as a CUDA graph: one launch in the place of hundreds."""
+"""A decoder's step as a CUDA graph: one launch instead of hundreds."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from torch import Tensor
 
 
 def captured(run: Callable[[Tensor], Tensor], ids: Tensor, lengths: Tensor) -> Callable[[Tensor], Tensor]:
-    """`run`, which reads ids and moves `lengths` on, as a graph: f(ids) -> logits, in memory of their own.
+    """`run`, which reads ids and advances `lengths`, as a graph: f(ids) -> logits, in new memory.
 
-    It runs once before it is captured, which compiles and plans, and what that moved is put back.
+    It is run once before the capture, to compile and plan, and `lengths` are then restored.
     """
     given, before = ids.clone(), lengths.clone()
     with torch.cuda.device(ids.device):

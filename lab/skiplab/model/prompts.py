@@ -1,6 +1,6 @@
-"""A batch of prompts of differing lengths: they come with padding on their left, and are read with it on their right.
+"""A batch of prompts of different lengths: padded on the left by the caller, and on the right while they are read.
 
-So a token's column is its position, and causal attention alone keeps padding from all that is real.
+With padding on the right a token's column is its position, and causal attention hides the padding from real tokens.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Prompts:
 
     @classmethod
     def of(cls, ids: Tensor, lengths: Sequence[int] | Tensor | None) -> Prompts:
-        """Of ids with padding on the left; lengths None: without any. Raises ValueError for what does not fit."""
+        """Prompts from ids with padding on the left (lengths None: none). ValueError for lengths that do not fit."""
         batch, width = ids.shape
         if lengths is None:
             return cls(ids, [width] * batch)
@@ -33,13 +33,13 @@ class Prompts:
 
     @property
     def lengths(self) -> Tensor | None:
-        """The counts as int32 [B] on the device; None where there is no padding."""
+        """The counts as int32 [B] on the device; None without padding."""
         if min(self.counts) == self.ids.shape[1]:
             return None
         return torch.tensor(self.counts, dtype=torch.int32, device="cpu").to(self.ids.device)
 
     def chunks(self, size: int) -> Iterator[tuple[int, Tensor]]:
-        """(the first one's position, ids) of `size` columns after the other."""
+        """(position of the first column, ids) of each chunk of `size` columns."""
         for start in range(0, self.ids.shape[1], size):
             yield start, self.ids[:, start : start + size]
 
@@ -49,12 +49,12 @@ class Prompts:
             if start < count <= start + columns:
                 yield row, count - 1 - start
 
-    def padded(self, found: Tensor) -> Tensor:
-        """[B, L, ..] of what was read, with padding on the left again, which is 0."""
+    def padded(self, computed: Tensor) -> Tensor:
+        """What was computed of the prompts, [B, L, ..], with the padding back on the left, as zeros."""
         width = self.ids.shape[1]
         for row, count in enumerate(self.counts):
-            found[row, count:] = 0
-        return _rolled(found, [width - count for count in self.counts])
+            computed[row, count:] = 0
+        return _rolled(computed, [width - count for count in self.counts])
 
 
 def _rolled(rows: Tensor, by: list[int]) -> Tensor:

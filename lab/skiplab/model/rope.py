@@ -1,4 +1,4 @@
-"""Rotary position embeddings: which frequencies a head's dimensions turn at, and the rotation itself."""
+"""Rotary position embeddings: the frequencies of a head's dimensions, and the rotation."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Rope:
 
     @classmethod
     def from_config(cls, given: dict[str, Any], key: str) -> Rope:
-        """Of a config's rope parameters, which it has under `key`. Raises ValueError for what is not supported."""
+        """The Rope of a config's parameters, found under `key`. Raises ValueError for what is not supported."""
         kind = choice(f"{key}.rope_type", given.get("rope_type", given.get("type", "default")), tuple(NEEDED))
         known = ("theta", *NEEDED[kind], *POSSIBLE.get(kind, ()))
         values: dict[str, Any] = {}
@@ -89,11 +89,11 @@ class Rope:
         return plain
 
     def _yarn_ramp(self, head_dim: int, device: torch.device) -> torch.Tensor:
-        """Float32 [head_dim / 2]: 0 where a frequency stays as it is, 1 where it is divided."""
+        """Float32 [head_dim / 2]: 0 for frequencies that stay, 1 for those divided, a ramp between."""
 
-        def dimension(turns: float) -> float:
-            """The one that turns so often in `positions`."""
-            return head_dim * math.log(self.positions / (turns * 2 * math.pi)) / (2 * math.log(self.theta))
+        def dimension(rotations: float) -> float:
+            """The dimension that makes so many rotations within `positions`."""
+            return head_dim * math.log(self.positions / (rotations * 2 * math.pi)) / (2 * math.log(self.theta))
 
         low, high = dimension(self.beta_fast), dimension(self.beta_slow)
         if self.truncate:
@@ -104,13 +104,13 @@ class Rope:
 
     @property
     def scale(self) -> float:
-        """Of cosine and sine: yarn's attention factor."""
+        """The factor of cosine and sine: yarn's attention factor, else 1."""
         if self.kind != "yarn":
             return 1.0
         return self.attention_factor or 0.1 * math.log(max(self.factor, 1.0)) + 1.0
 
     def rotation(self, positions: torch.Tensor, frequencies: torch.Tensor) -> Rotation:
-        """Of int64 positions [batch or 1, tokens], by `frequencies`."""
+        """The rotation of int64 positions [batch or 1, tokens], by `frequencies`."""
         angles = positions[..., None, None].float() * frequencies
         return Rotation(angles.cos() * self.scale, angles.sin() * self.scale)
 
@@ -123,7 +123,7 @@ class Rotation:
     sin: torch.Tensor
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """x [batch, tokens, heads, head_dim], turned in float32 and rounded once."""
+        """x [batch, tokens, heads, head_dim], rotated in float32 and rounded once."""
         first, second = x.float().chunk(2, -1)
         return torch.cat((first * self.cos - second * self.sin, second * self.cos + first * self.sin), -1).to(x.dtype)
 
@@ -133,7 +133,7 @@ def _checked(key: str, name: str, value: Any) -> Any:
         return integer(key, value, least=1)
     if name == "truncate":
         return flag(key, value)
-    found = number(key, value)
-    if found <= 0:
-        raise ValueError(f"{key}: given {found}; must be above 0")
-    return found
+    checked = number(key, value)
+    if checked <= 0:
+        raise ValueError(f"{key}: given {checked}; must be above 0")
+    return checked

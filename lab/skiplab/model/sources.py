@@ -1,4 +1,4 @@
-"""Where weights are read from: a source of tensors by name, held against what a model needs before anything is read."""
+"""Sources of weights: tensors by name, compared with what a model needs before anything is read."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Source(Protocol):
 
 
 def tensors_of(source: Source, spec: ModelSpec) -> Take:
-    """A source of tensors that are there. Raises ValueError, naming them, where some are missing, left over, misshapen.
+    """A checked source. Raises ValueError naming tensors that are missing, left over or misshapen.
 
-    Of a model with a vision part only what belongs to its text is looked at.
+    For a model with a vision part only the text model's tensors are considered.
     """
     held = source.shapes()
     names = text_names(held)
@@ -34,9 +34,9 @@ def tensors_of(source: Source, spec: ModelSpec) -> Take:
         for name, shape in wanted.items()
         if name in names and tuple(held[names[name]]) != shape
     ]
-    found = {"missing": [name for name in wanted if name not in names], "left over": left, "misshapen": wrong}
-    if any(found.values()):
-        raise ValueError("weights: " + "; ".join(f"{what}: {_listed(each)}" for what, each in found.items() if each))
+    problems = {"missing": [name for name in wanted if name not in names], "left over": left, "misshapen": wrong}
+    if any(problems.values()):
+        raise ValueError("weights: " + "; ".join(f"{what}: {_listed(each)}" for what, each in problems.items() if each))
     return lambda name, *shape: source.read(names[name])
 
 
@@ -55,7 +55,7 @@ def text_names(held: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _is_redundant(name: str, spec: ModelSpec) -> bool:
-    """Whether a file may hold it although it follows from the rest."""
+    """Whether a tensor may be left over since it follows from others."""
     return name.endswith("rotary_emb.inv_freq") or (spec.tied and name == "lm_head.weight")
 
 

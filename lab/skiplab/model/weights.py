@@ -1,7 +1,7 @@
-"""A decoder's weights: what there is, how it is held, and the two sources that need no file: chance, and a state_dict.
+"""A decoder's weights: their tensors, their format, and how they are built from a source, or at random.
 
-`build` asks a source for one tensor after the other, by the names that transformers gives them, and fuses, casts and
-quantises each as it comes: besides what is kept, there is never more than one product's floats.
+`build` asks a source for one tensor after the other, by transformers' names, and fuses, casts and quantises each as it
+comes: besides the finished weights, only one layer's floats are in memory at a time.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ Take = Callable[..., Stored]
 
 
 @dataclass(frozen=True)
-class Format:
-    """How weights are held. bits: 4 or 8, quantised by `blockskip.quantize`; None leaves them in dtype.
+class WeightFormat:
+    """The format of weights. bits: 4 or 8, quantised by `blockskip.quantize`; None: floats of dtype.
 
     group_size, symmetric, metadata: as there; packing: rows or tiles (`QuantizedWeight.packed`); None leaves
     it to the device, as `quantize` does. head: whether the
@@ -74,12 +74,12 @@ class Format:
             choice("packing", self.packing, PACKINGS)
         flag("head", self.head)
 
-    def cast(self, found: Stored) -> Stored:
-        """What a source gave, on the device; floats in the dtype."""
-        return found.to(self.device) if isinstance(found, bs.QuantizedWeight) else found.to(self.device, self.dtype)
+    def cast(self, stored: Stored) -> Stored:
+        """A tensor of a source on the device; floats in the dtype."""
+        return stored.to(self.device) if isinstance(stored, bs.QuantizedWeight) else stored.to(self.device, self.dtype)
 
     def packed(self, weight: Tensor) -> Stored:
-        """A product's weight [N, K], which is on the device and in the dtype, as it is or quantised."""
+        """A product's weight [N, K], on the device and in the dtype, quantised if the format says so."""
         if self.bits is None:
             return weight
         made = bs.quantize(weight, self.bits, self.group_size, self.symmetric, self.metadata)
@@ -88,7 +88,7 @@ class Format:
 
 @dataclass(frozen=True, eq=False)
 class Linear:
-    """A product. weights: [N, K] each, their rows one after the other, floats or quantised; bias: [N] or None.
+    """A linear layer. weights: [N, K] each, concatenated by rows, floats or quantised; bias: [N] or None.
 
     There is one weight, but where a file has quantised the parts of a fused product in several ways. name: what a
     profile calls it.
@@ -114,7 +114,7 @@ class Linear:
         return out if bias is None else out + bias
 
     def dequantized(self, dtype: torch.dtype) -> Linear:
-        """The same product by the floats that quantised weights stand for."""
+        """The same layer with quantised weights as floats."""
         if all(isinstance(weight, Tensor) for weight in self.weights):
             return self
         return replace(self, weights=(_fused([_floats(weight, dtype) for weight in self.weights]),))
@@ -142,7 +142,7 @@ class ExactLinear(Linear):
 
 @dataclass(frozen=True, eq=False)
 class LayerWeights:
-    """Of one layer. Norms are [size], offset included; qkv is fused, of q, k and v (or q and k), and so is gate_up."""
+    """One layer's weights. Norms are [size], offset included. Fused: qkv of q, k and v (or q and k), gate_up."""
 
     attention_norm: Tensor
     qkv: Linear
@@ -160,7 +160,7 @@ class LayerWeights:
 
 @dataclass(frozen=True, eq=False)
 class Weights:
-    """All of a model. embedding: [vocabulary, hidden], which the head shares where it is tied and not quantised."""
+    """The weights of a model. embedding: [vocabulary, hidden]; the head shares it if tied and not quantised."""
 
     embedding: Tensor
     layers: tuple[LayerWeights, ...]
@@ -168,7 +168,7 @@ class Weights:
     head: Linear
 
     def linears(self) -> Iterator[tuple[str, Linear]]:
-        """Every product by name, from the first layer's to the head."""
+        """Every linear layer by name, from the first layer's to the head."""
         for i, layer in enumerate(self.layers):
             for name in ("qkv", "output", "gate_up", "down"):
                 yield f"layers.{i}.{name}", getattr(layer, name)
@@ -182,7 +182,7 @@ class Weights:
         return self.embedding.nbytes + small + self.norm.nbytes + head
 
     def dequantized(self) -> Weights:
-        """The floats that quantised weights stand for, in the embedding's dtype."""
+        """The same weights as floats, in the embedding's dtype."""
         dtype = self.embedding.dtype
         return self.mapped(lambda product: product.dequantized(dtype))
 
@@ -209,7 +209,7 @@ def _nbytes(part: Tensor | Linear | None) -> int:
     return 0 if part is None else part.nbytes
 
 
-def build(spec: ModelSpec, take: Take, held: Format) -> Weights:
+def build(spec: ModelSpec, take: Take, held: WeightFormat) -> Weights:
     """The weights of a model from a source. Raises ValueError, naming it, for a product that cannot be held so."""
     return _assembled(spec, _Maker(take, held, spec.norm_offset))
 
@@ -222,7 +222,7 @@ def expected(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
 
 
 def _assembled(spec: ModelSpec, make: Any) -> Weights:
-    """What there is, by transformers' names; `make` is a _Maker or a _Namer."""
+    """A model's weights, by transformers' names; `make` is a _Maker or a _Namer."""
     stored = make.matrix("model.embed_tokens.weight", spec.vocabulary, spec.hidden)
     embedding = make.floats(stored)
     layers = tuple(_layer(spec, layer, f"model.layers.{i}", make) for i, layer in enumerate(spec.layers))
@@ -255,10 +255,10 @@ def _layer(spec: ModelSpec, layer: LayerSpec, at: str, make: Any) -> LayerWeight
 
 @dataclass(frozen=True)
 class _Maker:
-    """Parts of a model from a source."""
+    """Makes the parts of a model from a source."""
 
     take: Take
-    held: Format
+    held: WeightFormat
     norm_offset: float
 
     def matrix(self, name: str, rows: int, columns: int) -> Stored:
@@ -271,11 +271,11 @@ class _Maker:
         return self.floats(self.held.cast(self.take(name, size)))
 
     def norm(self, at: str, size: int) -> Tensor:
-        found = self.take(f"{at}.weight", size)
-        return self.floats(self.held.cast(_floats(found, torch.float32) + self.norm_offset))
+        stored = self.take(f"{at}.weight", size)
+        return self.floats(self.held.cast(_floats(stored, torch.float32) + self.norm_offset))
 
     def linear(self, at: str, parts: Mapping[str, int], columns: int, bias: bool) -> Linear:
-        """One product of those that read the same: their rows one after the other."""
+        """One linear layer of several with the same input, concatenated by rows."""
         stored = [self.matrix(f"{at}.{name}.weight", rows, columns) for name, rows in parts.items()]
         biases = [self.vector(f"{at}.{name}.bias", rows) for name, rows in parts.items()] if bias else []
         names = "+".join(parts)
@@ -286,7 +286,7 @@ class _Maker:
         held = self.held if self.held.head else replace(self.held, bits=None)
         return Linear((self._packed("lm_head", stored, held),), name="head")
 
-    def _packed(self, name: str, stored: Stored, held: Format) -> Stored:
+    def _packed(self, name: str, stored: Stored, held: WeightFormat) -> Stored:
         try:
             return stored if isinstance(stored, bs.QuantizedWeight) else held.packed(stored)
         except ValueError as error:
@@ -302,7 +302,7 @@ def _fused(parts: list[Tensor]) -> Tensor:
 
 
 def _joined(parts: list[Stored]) -> list[Stored]:
-    """Rows one after the other, neighbours of one layout as one weight."""
+    """Weights concatenated by rows; neighbours of the same layout become one weight."""
     joined: list[Stored] = []
     for _, alike in groupby(parts, key=_layout):
         first, *others = list(alike)
@@ -315,7 +315,7 @@ def _joined(parts: list[Stored]) -> list[Stored]:
 
 
 def _layout(stored: Stored) -> tuple | None:
-    """What weights must share to be one; None for floats."""
+    """What weights must have in common to be concatenated; None for floats."""
     if isinstance(stored, Tensor):
         return None
     return tuple((name, t.dtype, t.shape[1:]) for name, t in stored.named_tensors().items())
@@ -323,7 +323,7 @@ def _layout(stored: Stored) -> tuple | None:
 
 @dataclass(frozen=True)
 class _Namer:
-    """What a _Maker would take: names and shapes."""
+    """Collects the names and shapes that a _Maker would ask for."""
 
     found: dict[str, tuple[int, ...]]
 

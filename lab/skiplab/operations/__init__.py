@@ -1,6 +1,6 @@
 """The lab's operations, one table: an entry here, and a file of the same name in each package that plays a role.
 
-`parts(__name__)` gives such a package its files: `contenders`, `measure`, `sweep`, `figures`, `report`, `cli` and
+`modules_of(__name__)` gives such a package its files: `contenders`, `measure`, `sweep`, `figures`, `report`, `cli` and
 `widgets.sweep` ask for theirs so, and name no operation. CONTRIBUTING says what each file must hold.
 """
 
@@ -18,11 +18,22 @@ from skiplab.workload.problem import Problem
 OPERATIONS: Mapping[str, Operation] = MappingProxyType({
     one.name: one for one in (attention.OPERATION, decode.OPERATION, linear.OPERATION, model.OPERATION)
 })  # fmt: skip
+DEFAULT_OPERATION = next(iter(OPERATIONS))
+"""Meant where none is named: by a call, and by a run file's header from before there were others."""
 
-__all__ = ["OPERATIONS", "Baseline", "Operation", "Predicted", "operation_of", "parts", "workload_of"]
+__all__ = [
+    "DEFAULT_OPERATION",
+    "OPERATIONS",
+    "Baseline",
+    "Operation",
+    "Predicted",
+    "modules_of",
+    "operation_of",
+    "workload_of",
+]
 
 
-def parts(package: str) -> dict[str, Any]:
+def modules_of(package: str) -> dict[str, Any]:
     """The package's own module for each operation, by the operation's name: call it with `__name__`."""
     return {name: import_module(f"{package}.{name}") for name in OPERATIONS}
 

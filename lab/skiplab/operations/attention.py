@@ -12,7 +12,7 @@ from skiplab.workload.attention import Workload
 
 
 class Axes(RowAxes, tag_field="operation", tag="attention", gc=False):
-    """The axes of a prompt's attention. What may be None here and not in a file (`filed`) a frame can do without."""
+    """The axes of a prompt's attention. Optional axes that every row of a file has (`filed`) may lack in a frame."""
 
     operation: ClassVar[str] = "attention"
     q_len: Count
@@ -50,7 +50,7 @@ OPERATION = Operation(
     baseline=Baseline("sdpa", "dense + mask", "Block-skip"),
     subject=_subject,
     headings={"q_len": "prompt length"},
-    words={
+    phrases={
         "q_len": lambda n: f"{n:.0f} tokens" if n > 1 else "1 token",
         "window": lambda n: f"window {n:.0f}",
     },

@@ -1,4 +1,4 @@
-"""What the lab must know of an operation: one `Operation` each, in a file of its own."""
+"""Operation: what the lab must know of an operation. Each has one, in a file of its own."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ class Baseline:
     ours: str
 
     @property
-    def words(self) -> str:
+    def note(self) -> str:
         return f"in brackets times faster than {self.label}"
 
 
 @dataclass(frozen=True)
 class Predicted:
-    """What a prediction at the roofs stands for: a contender, its label for a workload, and how its `work` is asked."""
+    """A contender whose time at the roofs is predicted: its label for a workload, and the arguments of its `work`."""
 
     contender: str
     label: Callable[[Any], str]
@@ -47,7 +47,7 @@ class Predicted:
 
 @dataclass(frozen=True)
 class Operation:
-    """One operation of the lab: data alone. What is computed for it stands in the role packages, a file each.
+    """One operation of the lab, as data alone; code for it is in a file of its name in each role's package.
 
     name: in run files, and of its file in each role package. title: in the headings of figures. workload: its class.
     axes: the schema of a row's axes in a run file; filed: those of its optional axes that every row of a file has.
@@ -74,7 +74,7 @@ class Operation:
     baseline: Baseline
     subject: Callable[[Mapping[str, Any]], str]
     headings: Mapping[str, str]
-    words: Mapping[str, Callable[[float], str]]
+    phrases: Mapping[str, Callable[[float], str]]
     examples: tuple[Problem, ...]
     derived: Mapping[str, Callable[[Mapping[str, np.ndarray]], np.ndarray]] = field(default_factory=dict)
     without_window: str | None = None
@@ -84,7 +84,7 @@ class Operation:
     told: tuple[str, ...] = ()
 
     def heading(self, axis: str) -> str:
-        """What a table's column of this axis is called."""
+        """The heading of this axis' column in a table."""
         return self.headings.get(axis, axis)
 
     @property

@@ -33,7 +33,7 @@ OPERATION = Operation(
     baseline=Baseline("bf16", "the float weight", "Our int4 or int8 product"),
     subject=lambda axes: f"quantised linear layers, {axes['dtype']}",
     headings={"out_features": "outputs", "in_features": "inputs", "group_size": "group size"},
-    words={
+    phrases={
         "out_features": lambda n: f"{n:.0f} outputs",
         "in_features": lambda n: f"{n:.0f} inputs",
         "rows": lambda n: f"{n:.0f} row{'s' if n > 1 else ''}",

@@ -1,4 +1,4 @@
-"""A quantised weight in memory: its sizes, what a warp's loads ask for, what was compiled of them, and its error."""
+"""A quantised weight in memory: its sizes, what a warp's loads ask for, their machine code, and its error."""
 
 from skiplab.packed_weight.compiling import compiled
 from skiplab.packed_weight.loads import (
@@ -7,16 +7,16 @@ from skiplab.packed_weight.loads import (
     PROGRAMS,
     SECTOR,
     Access,
+    LaneBlocks,
     Load,
-    Places,
     Program,
     accesses,
-    places,
+    lane_blocks,
     row_accesses,
     step_loads,
     total,
 )
-from skiplab.packed_weight.packed import BLOCK, GROUP_SIZES, METADATA, SPAN, Packed, Table, float_floor, floor
+from skiplab.packed_weight.packed import BLOCK, GROUP_SIZES, METADATA, SPAN, MetadataTable, Packed, float_floor, floor
 from skiplab.packed_weight.quality import (
     FORMATS,
     WEIGHTS,
@@ -29,8 +29,34 @@ from skiplab.packed_weight.quality import (
 )
 
 __all__ = [
-    "BLOCK", "FORMATS", "GROUP_SIZES", "LANES", "LINE", "METADATA", "PROGRAMS", "SECTOR", "SPAN", "WEIGHTS", "Access",
-    "Codes", "Load", "Packed", "Places", "Program", "Quality", "Table", "accesses", "codes_of", "compiled",
-    "float_floor", "floor", "places", "qualities", "random_qualities", "random_weight", "row_accesses", "step_loads",
+    "BLOCK",
+    "FORMATS",
+    "GROUP_SIZES",
+    "LANES",
+    "LINE",
+    "METADATA",
+    "PROGRAMS",
+    "SECTOR",
+    "SPAN",
+    "WEIGHTS",
+    "Access",
+    "Codes",
+    "LaneBlocks",
+    "Load",
+    "MetadataTable",
+    "Packed",
+    "Program",
+    "Quality",
+    "accesses",
+    "codes_of",
+    "compiled",
+    "float_floor",
+    "floor",
+    "lane_blocks",
+    "qualities",
+    "random_qualities",
+    "random_weight",
+    "row_accesses",
+    "step_loads",
     "total",
 ]  # fmt: skip

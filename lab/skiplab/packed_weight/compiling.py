@@ -1,4 +1,4 @@
-"""What the compiler makes of the matvec on a packed weight; nothing is run and no GPU is needed."""
+"""Compiles the matvec for a packed weight, to look at its machine code; nothing is run and no GPU is needed."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ def compiled(packed: Packed, program: Program, capability: tuple[int, int], scal
     form = FORMS[
         "both" if packed.strided and scalar else "strided" if packed.strided else "scalar" if scalar else "none"
     ]
-    words = torch.empty((1, 2, k // 8), dtype=torch.int32, device="cpu")
+    codes = torch.empty((1, 2, k // 8), dtype=torch.int32, device="cpu")
     sums = torch.empty(1, k // 32, dtype=torch.float32, device="cpu")
     out = torch.empty(1, n, dtype=torch.bfloat16, device="cpu")
     early = capability >= (9, 0)
-    operands = launch.packed_codes(w), metadata_as_read(w, form), words, Blocks(sums, sums), None, out
+    operands = launch.packed_codes(w), metadata_as_read(w, form), codes, Blocks(sums, sums), None, out
     one = launch.prepare_matvec(w, operands, config, early, form)
     with _pretend(capability):
         kernel = form.kernel.warmup(*one.arguments, **one.constants, **config.options(early), grid=one.grid)

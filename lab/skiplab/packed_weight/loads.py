@@ -11,7 +11,7 @@ from functools import lru_cache
 
 from blockskip.arguments import integer
 
-from skiplab.packed_weight.packed import BLOCK, Packed, Table
+from skiplab.packed_weight.packed import BLOCK, MetadataTable, Packed
 
 LANES, SECTOR, LINE = 32, 32, 128
 """Threads of a warp; bytes that a GPU's caches move at a time; bytes that they look up at a time."""
@@ -26,7 +26,7 @@ class Program:
     num_warps: int = 1
 
     @property
-    def words(self) -> str:
+    def description(self) -> str:
         rows = f"{self.block_n} row{'s' if self.block_n > 1 else ''}"
         return f"{rows} × {self.blocks * BLOCK:,} weights, {self.num_warps} warp{'s' if self.num_warps > 1 else ''}"
 
@@ -46,7 +46,7 @@ PROGRAMS: Mapping[str, Program] = {
 
 @dataclass(frozen=True)
 class Load:
-    """One load instruction of a warp: where each lane's `width` bytes begin in that array; None for an idle lane."""
+    """One load instruction of a warp: the start of each lane's `width` bytes in that array; None for an idle lane."""
 
     what: str
     width: int
@@ -54,7 +54,7 @@ class Load:
 
     @property
     def distinct(self) -> tuple[int, ...]:
-        """The different starts; widths divide them, so that two lanes load the same bytes or share none."""
+        """The distinct starts; they are multiples of the width, so two lanes load the same bytes or share none."""
         return tuple(sorted({start for start in self.starts if start is not None}))
 
     @property
@@ -62,13 +62,13 @@ class Load:
         return self.width * len(self.distinct)
 
     def touched(self, unit: int) -> tuple[int, ...]:
-        """The numbers of the units of so many bytes that hold what is loaded."""
+        """The indices of the units (sectors or lines) of so many bytes that are touched."""
         return tuple(sorted({at // unit for start in self.distinct for at in (start, start + self.width - 1)}))
 
 
 @dataclass(frozen=True)
 class Access:
-    """What some loads of one array ask for: instructions, bytes needed, and sectors and lines of each instruction."""
+    """The sum of some loads of one array: instructions, bytes needed, and sectors and lines of each instruction."""
 
     what: str
     loads: int
@@ -83,7 +83,7 @@ class Access:
         )  # fmt: skip
 
 
-Places = list[tuple[int, int] | None]
+LaneBlocks = list[tuple[int, int] | None]
 
 
 @lru_cache(maxsize=256)
@@ -93,32 +93,32 @@ def step_loads(
     """The loads of one step, in the kernel's order, of the warp that holds the row (of its `warp`-th where several do).
 
     `scalar`: activations are loaded 4 bytes at a time instead of 16. Addresses count from each array's first byte,
-    which stands on a line's border. Activations are those of one token.
+    which is at the start of a line. Activations are those of one token.
     """
     last = program.steps(packed.in_features) - 1
     integer("row", row, 0, packed.out_features - 1)
     integer("step", step, 0, last)
-    return tuple(_loads(packed, places(packed, program, row, step, warp), scalar))
+    return tuple(_loads(packed, lane_blocks(packed, program, row, step, warp), scalar))
 
 
-def places(packed: Packed, program: Program, row: int, step: int, warp: int = 0) -> Places:
+def lane_blocks(packed: Packed, program: Program, row: int, step: int, warp: int = 0) -> LaneBlocks:
     """(row, block of 32) of each lane, None past the row's end.
 
     Thread t of a program has row t // blocks, block t % blocks of the step.
     """
     first = (row % program.block_n) * program.blocks // LANES * LANES + warp * LANES
-    found: Places = []
+    blocks_of_lanes: LaneBlocks = []
     for thread in range(first, first + LANES):
         n, block = divmod(thread, program.blocks)
         block += step * program.blocks
         n = min(row - row % program.block_n + n, packed.out_features - 1)  # rows past the end read the last one again
-        found.append((n, block) if block * BLOCK < packed.in_features else None)
-    return found
+        blocks_of_lanes.append((n, block) if block * BLOCK < packed.in_features else None)
+    return blocks_of_lanes
 
 
-def _loads(packed: Packed, lanes: Places, scalar: bool) -> Iterator[Load]:
+def _loads(packed: Packed, lanes: LaneBlocks, scalar: bool) -> Iterator[Load]:
     def load(what: str, width: int, start) -> Load:
-        return Load(what, width, tuple(None if place is None else start(*place) for place in lanes))
+        return Load(what, width, tuple(None if lane_block is None else start(*lane_block) for lane_block in lanes))
 
     all_blocks = packed.in_features // BLOCK
     row_bytes = packed.in_features * packed.bits // 8
@@ -127,7 +127,7 @@ def _loads(packed: Packed, lanes: Places, scalar: bool) -> Iterator[Load]:
     for table in packed.tables:
         count = packed.in_features // table.span
 
-        def start(n: int, b: int, table: Table = table, count: int = count) -> int:
+        def start(n: int, b: int, table: MetadataTable = table, count: int = count) -> int:
             group = b * BLOCK // table.span
             return table.element_bytes * (group * packed.out_features + n if packed.strided else n * count + group)
 
@@ -144,22 +144,22 @@ def _loads(packed: Packed, lanes: Places, scalar: bool) -> Iterator[Load]:
 
 
 def accesses(loads: tuple[Load, ...]) -> tuple[Access, ...]:
-    """The loads added up by array, in their order."""
-    found: dict[str, Access] = {}
+    """The loads summed by array, in their order."""
+    by_array: dict[str, Access] = {}
     for load in loads:
         one = Access(load.what, 1, load.bytes, len(load.touched(SECTOR)), len(load.touched(LINE)))
-        found[load.what] = found[load.what] + one if load.what in found else one
-    return tuple(found.values())
+        by_array[load.what] = by_array[load.what] + one if load.what in by_array else one
+    return tuple(by_array.values())
 
 
 def total(items: tuple[Access, ...], what: str = "all") -> Access:
-    """The sum of some accesses under one name."""
+    """The sum of some accesses, under one name."""
     return sum((replace(item, what=what) for item in items), Access(what, 0, 0, 0, 0))
 
 
 @lru_cache(maxsize=64)
 def row_accesses(packed: Packed, program: Program, row: int, scalar: bool = False) -> tuple[Access, ...]:
-    """What a whole row asks for: the loads of its warp or warps in all steps, shared evenly where a warp holds more."""
+    """The accesses of a whole row: the loads of its warps in all steps, divided evenly if a warp holds several rows."""
     loads = tuple(
         load
         for step in range(program.steps(packed.in_features))

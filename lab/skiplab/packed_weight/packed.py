@@ -1,4 +1,4 @@
-"""A packed weight by its sizes: which arrays it consists of, its bits and bytes, and the least time to move them."""
+"""A packed weight by its sizes: its arrays, its bits and bytes, and the least time to move them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ METADATA = ("bfloat16", "uint8")
 
 @dataclass(frozen=True)
 class Packed:
-    """A quantised weight [out_features, in_features] as it lies in memory; no tensor, sizes alone.
+    """The layout in memory of a quantised weight [out_features, in_features]: sizes alone, no tensor.
 
     `strided`: metadata lies [groups, out_features] instead of row for row with the weights. ValueError names the field,
     what was given and what is allowed.
@@ -44,16 +44,16 @@ class Packed:
             raise ValueError(f"in_features: got {self.in_features}; must be a multiple of {why}")
 
     @property
-    def tables(self) -> tuple[Table, ...]:
+    def tables(self) -> tuple[MetadataTable, ...]:
         """The arrays of metadata, in the order in which the kernel loads them."""
         if self.metadata == "bfloat16":
             names = ("scales",) if self.symmetric else ("scales", "zero points")
-            return tuple(Table(name, 2, self.group_size) for name in names)
+            return tuple(MetadataTable(name, 2, self.group_size) for name in names)
         names = ("scale",) if self.symmetric else ("scale", "minimum")
         return tuple(
             table
             for name in names
-            for table in (Table(f"{name} codes", 1, self.group_size), Table(f"{name} steps", 2, SPAN))
+            for table in (MetadataTable(f"{name} codes", 1, self.group_size), MetadataTable(f"{name} steps", 2, SPAN))
         )
 
     @property
@@ -68,11 +68,11 @@ class Packed:
 
     @property
     def needs_sums(self) -> bool:
-        """Whether the kernel reads the activations' code sums: not where code 0 is worth 0."""
+        """Whether the kernel reads the sums of activations' codes: not if code 0 stands for 0."""
         return not (self.symmetric and self.bits == 8)
 
     @property
-    def words(self) -> str:
+    def description(self) -> str:
         """`int4, groups of 32, asymmetric`, and how metadata is stored."""
         kind = "symmetric" if self.symmetric else "asymmetric"
         codes = ", uint8 metadata" if self.metadata == "uint8" else ""
@@ -80,7 +80,7 @@ class Packed:
 
 
 @dataclass(frozen=True)
-class Table:
+class MetadataTable:
     """One array of metadata: an element of so many bytes for each `span` weights of a row."""
 
     name: str
@@ -96,7 +96,7 @@ def floor(packed: Packed, machine: Machine, rows: int = 1, element_bytes: int = 
 
 
 def float_floor(packed: Packed, machine: Machine, rows: int = 1, element_bytes: int = 2) -> Bound:
-    """The same for the float weight that it stands for."""
+    """The same for the float weight before quantising."""
     elements = packed.out_features * packed.in_features
     moved = element_bytes * (elements + rows * (packed.in_features + packed.out_features))
     return bound_of(2 * rows * elements, moved, machine)

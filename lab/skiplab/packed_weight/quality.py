@@ -1,4 +1,4 @@
-"""What a format costs in error: signal to noise, and codes beside their weights, on a weight that is quantised now."""
+"""The error of a format: signal to noise, and codes beside their weights, of a weight that is quantised on demand."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from skiplab.packed_weight.packed import BLOCK, GROUP_SIZES, METADATA, SPAN, Pac
 
 @dataclass(frozen=True)
 class Quality:
-    """A format and its signal-to-noise ratio in dB on one weight."""
+    """A format, and its signal-to-noise ratio in dB on one weight."""
 
     packed: Packed
     snr_db: float
@@ -32,13 +32,13 @@ FORMATS = tuple(
 
 def qualities(weight: torch.Tensor) -> tuple[Quality, ...]:
     """Every format's error on this float weight [N, K], quantised now; K a multiple of 256."""
-    found = []
+    measured = []
     rows, columns = weight.shape
     for bits, group_size, symmetric, metadata in FORMATS:
         packed = Packed(rows, columns, bits, group_size, symmetric, metadata)
         quantised = bs.quantize(weight, bits, group_size, symmetric, metadata)
-        found.append(Quality(packed, quantised.error(weight)))
-    return tuple(sorted(found, key=lambda one: (one.packed.bits_per_weight, one.snr_db)))
+        measured.append(Quality(packed, quantised.error(weight)))
+    return tuple(sorted(measured, key=lambda one: (one.packed.bits_per_weight, one.snr_db)))
 
 
 WEIGHTS = ("normal", "heavy tails", "shifted")
@@ -71,7 +71,7 @@ def random_qualities(kind: str = "normal", seed: int = 0) -> tuple[Quality, ...]
 
 @dataclass(frozen=True)
 class Codes:
-    """32 weights of a row that lie together: the float weights, their codes, and what the codes stand for.
+    """A block of 32 adjoining weights of a row: the floats, their codes, and the values that the codes stand for.
 
     A code stands for (code - zero) * scale + minimum.
     """

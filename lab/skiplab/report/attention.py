@@ -22,12 +22,12 @@ def figures_of(table: pd.DataFrame, axes: list[str]) -> list[tuple[go.Figure, st
     ours = thin.groups(table[table["contender"] == "blockskip"], axes)
     slider = "move the slider to change the window or mask."
     return [
-        (with_window_slider(figures.speedup, faster.table), f"Speed-up over dense + mask; {slider} {faster.words}"),
+        (with_window_slider(figures.speedup, faster.table), f"Speed-up over dense + mask; {slider} {faster.left_out}"),
         (with_window_slider(figures.throughput, rate.table),
-         f"Prompt tokens a second through one layer's attention. {rate.words}"),
-        (figures.heatmap(pairs.table), f"Times that block-skip is faster than dense + mask. {pairs.words}"),
+         f"Prompt tokens a second through one layer's attention. {rate.left_out}"),
+        (figures.heatmap(pairs.table), f"Times that block-skip is faster than dense + mask. {pairs.left_out}"),
         (figures.flops(ours.table),
-         f"What the mask keeps, what block-skip executes, what dense attention executes. {ours.words}"),
+         f"What the mask keeps, what block-skip executes, what dense attention executes. {ours.left_out}"),
     ]  # fmt: skip
 
 

@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 def figures_of(table: pd.DataFrame, axes: list[str]) -> list[tuple[go.Figure, str]]:
     """Each figure and the text under it."""
-    part = thin.groups(table, axes)
+    excerpt = thin.groups(table, axes)
     time = "Time of a product, and the least that the machine's roofs allow."
     bytes_moved = "Bytes that a product must move, each once, over its time."
     return [
-        (figures.linear_time(part.table), f"{time} {part.words}"),
-        (figures.linear_bandwidth(part.table), f"{bytes_moved} {part.words}"),
+        (figures.linear_time(excerpt.table), f"{time} {excerpt.left_out}"),
+        (figures.linear_bandwidth(excerpt.table), f"{bytes_moved} {excerpt.left_out}"),
     ]

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from skiplab import figures, thin
 from skiplab.figures.frames import AXES
-from skiplab.operations import OPERATIONS, Operation
+from skiplab.operations import DEFAULT_OPERATION, OPERATIONS, Operation
 from skiplab.paths import file_name
-from skiplab.report.parts import PARTS
+from skiplab.report.modules import MODULES
 from skiplab.report.rows import axis_text, records
 from skiplab.store import END, Run
 from skiplab.templates import render, trusted
@@ -52,18 +52,18 @@ def write_report(run: Run, path: Path | str) -> Path:
 
 
 def report_html(run: Run) -> str:
-    """The report as text. Of a long run it shows a part, and says of each figure and table what is left out."""
+    """The report as text. Of a long run it shows a excerpt, and says of each figure and table what is left out."""
     from plotly.offline import get_plotlyjs
 
     table = run.frame()
     axes = (*OPERATIONS[run.operation].varying, "mask")
-    times, points = thin.places(table, axes), thin.points(table)
+    times, points = thin.by_setting(table, axes), thin.points(table)
     return "<!doctype html>\n" + render(
         "report.page", title=title(run), plotly=trusted(get_plotlyjs()), provenance=run.provenance,
         start=run.header.get("start", ""), summary=summary(table),
         figures=[(_drawn(figure), text) for figure, text in report_figures(table)],
-        base=OPERATIONS[run.operation].baseline.words, times=time_table(times.table), times_left_out=times.words,
-        points=point_table(points.table), points_left_out=points.words, flags=_doubts(table),
+        base=OPERATIONS[run.operation].baseline.note, times=time_table(times.table), times_left_out=times.left_out,
+        points=point_table(points.table), points_left_out=points.left_out, flags=_doubts(table),
         command=run.header.get("command", ""), header=header_table(run), raw=raw_data(run),
     )  # fmt: skip
 
@@ -77,7 +77,7 @@ def title(run: Run) -> str:
 
 
 def summary(table: pd.DataFrame) -> str:
-    """How many points came out how, and the best checked speed-up over the base, in words."""
+    """The number of points by status, and the best checked speed-up over the base, in words."""
     counts = ", ".join(f"{number} {status}" for status, number in table["status"].value_counts().items())
     text = f"{len(table)} points: {counts or 'none'}."
     if not len(table):
@@ -92,13 +92,13 @@ def summary(table: pd.DataFrame) -> str:
         return f"{text} No speed-up is claimed: no pair of points is free of doubt." if doubtful.any() else text
     best = records(ours.iloc[-1:])[0]
     told = [name for name in axes if not (name in operation.defaults or best[name] is None)]
-    place = ", ".join(_axis_words(operation, name, best) for name in told)
+    setting = ", ".join(_axis_words(operation, name, best) for name in told)
     words = _compared(best["speedup"], base.label)
-    return f"{text} {base.ours} is {words} ({place}; results checked against float64)."
+    return f"{text} {base.ours} is {words} ({setting}; results checked against float64)."
 
 
 def _compared(best: float, base: str) -> str:
-    """The largest of several speed-ups over a base, in words; one below 1 says that all of them are slow-downs."""
+    """The largest of several speed-ups over a base, in words; if it is below 1, all are slow-downs."""
     if best >= 1.05:
         return f"up to {best:.1f} times as fast as {base}"
     if best > 0.95:
@@ -108,11 +108,11 @@ def _compared(best: float, base: str) -> str:
 
 def report_figures(table: pd.DataFrame) -> list[tuple[go.Figure, str]]:
     """The figures and the text under each."""
-    name = table["operation"].iloc[0] if len(table) else "attention"
-    part = thin.scatter(table[table["status"] == "ok"], "bound_ms", "median_ms")
-    against = figures.measured_vs_predicted(part.table if part.words else table)
-    words = f"Each point against the least time that the machine's roofs allow. {part.words}"
-    return [*PARTS[name].figures_of(table, [*OPERATIONS[name].varying, "mask"]), (against, words)]
+    name = table["operation"].iloc[0] if len(table) else DEFAULT_OPERATION
+    excerpt = thin.scatter(table[table["status"] == "ok"], "bound_ms", "median_ms")
+    against = figures.measured_vs_predicted(excerpt.table if excerpt.left_out else table)
+    words = f"Each point against the least time that the machine's roofs allow. {excerpt.left_out}"
+    return [*MODULES[name].figures_of(table, [*OPERATIONS[name].varying, "mask"]), (against, words)]
 
 
 def time_table(table: pd.DataFrame) -> pd.DataFrame:
@@ -125,14 +125,14 @@ def time_table(table: pd.DataFrame) -> pd.DataFrame:
     axes, base = operation.varying, operation.baseline
     cells: dict[tuple[float | str, ...], dict[str, dict[str, Any]]] = {}
     for row in records(table):
-        place = *(_order(row[name]) for name in axes), str(row["mask"])
-        cells.setdefault(place, {})[row["contender"]] = row
+        key = *(_order(row[name]) for name in axes), str(row["mask"])
+        cells.setdefault(key, {})[row["contender"]] = row
     lines, contenders = [], table["contender"].unique()
     for _, rows in sorted(cells.items()):
         first = next(iter(rows.values()))
         time = rows[base.contender]["median_ms"] if base.contender in rows else math.nan
-        place = {operation.heading(name): axis_text(name, first) for name in axes}
-        lines.append({**place, **{name: _cell(rows.get(name), time, base.contender) for name in contenders}})
+        described = {operation.heading(name): axis_text(name, first) for name in axes}
+        lines.append({**described, **{name: _cell(rows.get(name), time, base.contender) for name in contenders}})
     return pd.DataFrame.from_records(lines)
 
 
@@ -144,7 +144,7 @@ def _order(value: float | str) -> float | str:
 def _axis_words(operation: Operation, name: str, row: Mapping[str, Any]) -> str:
     if name == "window" and math.isnan(row[name]):
         return axis_text(name, row)
-    return operation.words[name](row[name])
+    return operation.phrases[name](row[name])
 
 
 def _cell(row: dict[str, Any] | None, base: float, base_name: str) -> str:
@@ -183,7 +183,7 @@ def _number(value: float) -> str:
 
 
 def header_table(run: Run) -> pd.DataFrame:
-    """What the header says, a line each."""
+    """The header's entries, a line each."""
     import pandas as pd
 
     shown = {name: value for name, value in run.header.items() if name not in ("record", "command")}
@@ -198,7 +198,7 @@ def _doubts(table: pd.DataFrame) -> list[tuple[str, str]]:
 
 
 def _drawn(figure: go.Figure) -> str:
-    """A live figure as plotly writes it: its data stands in a script, with `<` and `>` as escapes of JSON."""
+    """A live figure as HTML: its data is in a script, with `<` and `>` escaped as in JSON."""
     figure.update_layout(legend=LEGEND, margin_r=240)
     return trusted(figure.to_html(full_html=False, include_plotlyjs=False, config={"responsive": True}))
 
@@ -215,7 +215,7 @@ class RawData:
 
 
 def raw_data(run: Run) -> RawData:
-    """The run's records as JSON lines, up to `RAW_BYTES`; of more, what tells the file where they are."""
+    """The run's records as JSON lines, up to `RAW_BYTES`; of a larger run what identifies its file."""
     name = file_name(run.path.stem if run.path else run.run_id, ".jsonl")
     lines, size = [], 0
     for line in _lines(run):
@@ -227,7 +227,7 @@ def raw_data(run: Run) -> RawData:
 
 
 def _elsewhere(run: Run, name: str) -> RawData:
-    """What tells the run's file, where there is one."""
+    """What identifies the run's file, if there is one: size and hash."""
     if run.path is None or not run.path.is_file():
         return RawData(name, len(run.rows))
     with run.path.open("rb") as file:

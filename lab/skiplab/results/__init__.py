@@ -1,4 +1,4 @@
-"""Tables of recorded results: `declared` says what each shows and what is asked for, `tables` makes them of run files.
+"""Tables of recorded results: `declared` says what each shows and its targets, `tables` makes them from run files.
 
 README and `data/RESULTS.md` hold them; `show` gives one to a notebook.
 """

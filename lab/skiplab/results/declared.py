@@ -1,4 +1,4 @@
-"""The tables of recorded results: what each shows, and what is asked for. README and `data/RESULTS.md` hold them."""
+"""The tables of recorded results in README and `data/RESULTS.md`: what each shows, and its targets."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from typing import Any
 import pandas as pd
 
 from skiplab.paths import data_path
-from skiplab.rated import ADDED, Row
-from skiplab.results.asked import (
+from skiplab.rated import ADDED, RowDict
+from skiplab.results.tables import Item, Shown, Table, gather, nothing, styled
+from skiplab.results.targets import (
     always,
     beside_bf16,
     beside_humming,
@@ -20,7 +21,6 @@ from skiplab.results.asked import (
     long_cache,
     windowed_share,
 )
-from skiplab.results.tables import Item, Shown, Table, gather, nothing, styled
 from skiplab.store import COLUMNS, Run, read_runs
 
 H100 = ("*-nvidia-h100-*",)
@@ -30,7 +30,7 @@ H200 = ("*-nvidia-h200-*", "*_h200")
 
 
 def topic(name: str) -> tuple[str, ...]:
-    """The runs of that topic first, where a table's items were timed in turn; the others fill what it lacks."""
+    """File patterns with that topic's runs first, in which a table's items were timed together; others fill gaps."""
     return (f"*-nvidia-h100-*-{name}", *H100)
 
 
@@ -86,8 +86,8 @@ def times(*contenders: tuple[str, str], value: str = "ms", **where: Any) -> tupl
     return tuple(Item(head, {"contender": name, **where}, value) for head, name in contenders)
 
 
-def faster(head: str, *than: str, least: Callable[[Row], float] = nothing, **where: Any) -> Item:
-    """How many times faster ours is than the fastest of some contenders."""
+def faster(head: str, *than: str, least: Callable[[RowDict], float] = nothing, **where: Any) -> Item:
+    """An item: the speed-up of ours over the fastest of some contenders."""
     return Item(head, {**OURS, **where}, "faster", than, least)
 
 
@@ -121,17 +121,17 @@ REASONS: dict[str, dict[tuple, str]] = {
 def by_length(
     about: str, items: tuple[Item, ...], target: str = "", runs: tuple[str, ...] = H100, **where: Any
 ) -> Table:
-    """Prefill: prompt lengths across, items down."""
+    """A prefill table with prompt lengths across and items down."""
     return Table(about, ("q_len",), items, {**PREFILL, **where}, runs, across=True, target=target)
 
 
-def windows(*than: str, least: Callable[[Row], float]) -> tuple[Item, ...]:
-    """An item for each window: how many times faster ours is."""
+def windows(*than: str, least: Callable[[RowDict], float]) -> tuple[Item, ...]:
+    """An item for each window: the speed-up of ours."""
     return tuple(faster(f"window {window:,}", *than, least=least, window=window) for window in WINDOWS)
 
 
 def causal(about: str, heads: str, runs: tuple[str, ...]) -> Table:
-    """A causal prompt, ours beside the peers."""
+    """A table of causal prompts, ours beside the peers."""
     ratios = (
         faster("times as fast as FlexAttention", "flex", least=always(1)),
         faster("times as fast as cuDNN", "sdpa-cudnn", least=always(0.8)),
@@ -142,7 +142,7 @@ def causal(about: str, heads: str, runs: tuple[str, ...]) -> Table:
 
 
 def modes(about: str, runs: tuple[str, ...] = H100, **where: Any) -> Table:
-    """The ways to skip, and what each costs beside loop bounds."""
+    """A table of the skip modes, and the cost of each compared with loop bounds."""
     ratios = [faster(f"`{name}` ÷ `bounds`", f"blockskip-{name}") for name in ("map", "mask", "none")]
     return by_length(about, (*times(*MODES), *ratios), runs=runs, heads=SLIDING, **where)
 
@@ -159,7 +159,7 @@ def cpu_prefill() -> pd.DataFrame:
             "window": data["window"], "head_dim": data["head_dim"], "status": "ok", "method": "cpu",
             "median_ms": min(point["samples_ns"][name]) / 1e6, "error": max(point["errors"][name]), "flags": "",
             "device": f"{machine['cpu']} ({machine['instructions']}, {machine['threads']} threads)", "file": path,
-            "versions": f"torch {machine['torch']}", "place": f"{point['dtype']} {point['q_len']}",
+            "versions": f"torch {machine['torch']}", "workload": f"{point['dtype']} {point['q_len']}",
         }
         for point in data["points"]
         for name, contender in names.items()
@@ -328,7 +328,7 @@ DECLARED = {
 
 
 def _kept(name: str, *heads: str, **where: Any) -> Table:
-    """A table with some of its items alone, for README."""
+    """A table cut to some of its items, for README."""
     table = DECLARED[name]
     items = tuple(item for item in table.items if not heads or item.head in heads)
     return replace(table, items=items, where={**table.where, **where})

@@ -1,6 +1,6 @@
 """The run files behind the GPU's tables in data/RESULTS.md: `skiplab runs` makes them anew.
 
-What a table compares is in one topic, peers included; peers that are not installed are rows that say so.
+All that a table compares is in one topic, peers included; peers that are not installed become rows that say so.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ COMPILED = ("blockskip", "flex", "fa4", "humming")
 
 
 def record(topics: Mapping[str, AnySweep], folder: Path, end: float, retries: int) -> str:
-    """Run the sweeps until `end` on the monotonic clock; the topic at which that came, '' where all are done."""
+    """Run the sweeps until `end` on the monotonic clock; return the topic that was interrupted, '' if all are done."""
     for name, sweep in topics.items():
         start = f"{datetime.now(UTC).date().isoformat()}-{slug(device_name(sweep.device))}"
         path = folder / f"{start}-{name}.jsonl"
@@ -111,7 +111,7 @@ def record(topics: Mapping[str, AnySweep], folder: Path, end: float, retries: in
 
 
 def compile_first(points: Iterable[Point]) -> None:
-    """Call once, in many processes, what compiles: the measuring process then finds it in the compilers' caches."""
+    """Call each contender that compiles once, in parallel processes, so that the compilers' caches hold its kernels."""
     slow_first = sorted(
         (p for p in points if p.contender.startswith(COMPILED)), key=lambda p: "blockskip" in p.contender
     )
@@ -125,7 +125,7 @@ def compile_first(points: Iterable[Point]) -> None:
 
 
 def call_once(point: Point) -> None:
-    """A point that is not supported is not called."""
+    """Call a point once, if it is supported."""
     entry, workload = point.entry, point.workload
     if entry.supports(workload, point.device) is None:
         arguments = entry.prepare(workload, workload.inputs(point.device, 0))

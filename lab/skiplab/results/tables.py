@@ -1,7 +1,8 @@
 """Tables made of recorded runs: those of README and of `data/RESULTS.md`, so that no number in them is typed.
 
-A `Table` says which rows of which runs, what stands in its lines, and what is asked for; `results.TABLES` declares them
-all. On a page a table lies between two comments, `<!-- table: NAME -->` and `<!-- end -->`; `fill` writes it anew.
+A `Table` says which rows of which runs it shows, how they are arranged, and the targets; `results.TABLES` declares all
+of them. On a page a table stands between two comments, `<!-- table: NAME -->` and `<!-- end -->`; `fill` writes it
+anew.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 
 import pandas as pd
 
-from skiplab.rated import Row, rated
+from skiplab.rated import RowDict, rated
 from skiplab.store import Run, query
 from skiplab.templates import render
 
@@ -46,27 +47,27 @@ class MissingRun(ValueError):
     """A table has no row to show; the message names the table and the run files it looks for."""
 
 
-def nothing(row: Row) -> float:
-    """Nothing is asked for."""
+def nothing(row: RowDict) -> float:
+    """No target."""
     return math.nan
 
 
 @dataclass(frozen=True)
 class Item:
-    """Numbers that stand under one head: whose, which, and how much is asked of them.
+    """The numbers under one head: which rows, which value, and the target.
 
     where: the rows, as `store.query` takes them. value: `ms` or `us` (the median), `eager` (us of single calls),
     `reads` (share of the read rate that the run's header holds), `plain` (of the speed of a plain read of as many
     bytes, as `data/machines` has it), `products` (useful FLOPs, share of the product's rate in the header), `error`, or
-    `faster`: how many times faster than the fastest of `than` at the same point. least: what is asked for at a point;
-    nan: nothing.
+    `faster`: how many times faster than the fastest of `than` at the same point. least: the target at a point;
+    nan: none.
     """
 
     head: str
     where: Mapping[str, Any]
     value: str = "ms"
     than: tuple[str, ...] = ()
-    least: Callable[[Row], float] = nothing
+    least: Callable[[RowDict], float] = nothing
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,8 @@ class Table:
     """A table: a line for each value of `axes` and a column for each item, or the other way round (`across`).
 
     about: the caption's beginning, in Markdown. runs: patterns of file names under `data/runs`; of a point that several
-    runs hold, the run of the first pattern counts, and of one pattern the one that began last. target: what is asked
-    for, in words; reasons: why it is missed at a point, given by the axes' values. statistic: what `median_ms` holds,
+    runs hold, the run of the first pattern counts, and of one pattern the one that began last. target: the target in
+    words; reasons: why it is missed at a point, given by the axes' values. statistic: what `median_ms` holds,
     in a word. source: rows from elsewhere than runs.
     """
 
@@ -92,11 +93,11 @@ class Table:
 
 
 def values(rows: pd.DataFrame, everything: pd.DataFrame, item: Item) -> pd.DataFrame:
-    """The rows with the item's `number`, nan without a partner or roof, and `apart`: whether it is of two runs."""
+    """The rows with the item's `number` (nan without a partner or roof) and `apart`: whether it compares two runs."""
     if item.value == "faster":
         good: Any = everything[everything["contender"].isin(item.than) & (everything["status"] == "ok")]
-        fastest = good.sort_values("median_ms").drop_duplicates("place").set_index("place")
-        other = rows[["place"]].join(fastest[["median_ms", "file", "flags"]], on="place")
+        fastest = good.sort_values("median_ms").drop_duplicates("workload").set_index("workload")
+        other = rows[["workload"]].join(fastest[["median_ms", "file", "flags"]], on="workload")
         apart = other["file"].notna() & (other["file"] != rows["file"])
         flags = rows["flags"] + ", " + other["flags"].fillna("")
         return rows.assign(number=other["median_ms"] / rows["median_ms"], apart=apart, flags=flags)
@@ -115,14 +116,14 @@ def values(rows: pd.DataFrame, everything: pd.DataFrame, item: Item) -> pd.DataF
 
 
 def gather(table: Table, runs: Iterable[Run]) -> pd.DataFrame:
-    """All rows that the table may use: of its source, or of the runs whose names match."""
+    """All rows that the table may use: from its source, or from the runs whose names match."""
     return rated(runs, table.runs) if table.source is None else table.source()
 
 
 def entries(name: str, table: Table, everything: pd.DataFrame) -> pd.DataFrame:
     """The table's cells, one a row: `head`, the axes, `number`, `text`, whether it is `missed`, and the rows' columns.
 
-    everything: what `gather` gives. MissingRun where it holds none of the table's rows; ValueError where two of them
+    everything: the result of `gather`. MissingRun where it holds none of the table's rows; ValueError where two of them
     claim one cell.
     """
     everything = query(everything, **table.where)
@@ -144,8 +145,8 @@ def entries(name: str, table: Table, everything: pd.DataFrame) -> pd.DataFrame:
     return cells.assign(missed=missed, text=texts).sort_values([*table.axes, "order"], kind="stable")
 
 
-def _text(row: Row, value: str, missed: bool) -> str:
-    """A cell: three digits and its marks; the status of a point that has no time, shortly where `notes` says more."""
+def _text(row: RowDict, value: str, missed: bool) -> str:
+    """A cell's text: three digits and marks; without a time the status, abbreviated if `notes` says more."""
     if row["status"] != "ok":
         return REFUSED if row["status"] == "unsupported" else row["status"].replace("-", " ")
     if row["number"] != row["number"]:
@@ -197,7 +198,7 @@ def caption(cells: pd.DataFrame, table: Table, link: Callable[[Path, int], str])
     timed = (
         "" if eager else " and ".join(dict.fromkeys(METHODS[method] for method in used["method"] if method in METHODS))
     )
-    files = ", ".join(link(path, place) for place, path in enumerate(dict.fromkeys(used["file"])))
+    files = ", ".join(link(path, number) for number, path in enumerate(dict.fromkeys(used["file"])))
     units = [unit.replace("us", "µs") for unit in ("ms", "us") if any(item.value == unit for item in table.items)]
     time = (
         f"{table.statistic} {' and '.join(units)} {timed}".rstrip()
@@ -209,9 +210,9 @@ def caption(cells: pd.DataFrame, table: Table, link: Callable[[Path, int], str])
 
 
 def notes(cells: pd.DataFrame, table: Table) -> list[str]:
-    """What the marks mean, and whether what is asked for is met."""
+    """What the marks mean, and whether the target is met."""
     text = "".join(cells["text"])
-    lines = ["; ".join(f"{mark} {words}" for mark, words in NOTES.items() if mark in text)]
+    lines = ["; ".join(f"{mark} {meaning}" for mark, meaning in NOTES.items() if mark in text)]
     lines.append(_refused(cells))
     plain = [item.head for item in table.items if item.value == "plain"]
     if any(cells["head"].isin(plain) & (cells["text"] != "")):
@@ -224,7 +225,7 @@ def notes(cells: pd.DataFrame, table: Table) -> list[str]:
 
 
 def _refused(cells: pd.DataFrame) -> str:
-    """Whose cells say that it does not support the point, and its reason; empty without any."""
+    """Who does not support which points, and why; empty without any."""
     found: dict[str, dict[str, str]] = {}
     refused: Any = cells[cells["text"] == REFUSED]
     for row in refused.to_dict("records"):
@@ -234,14 +235,14 @@ def _refused(cells: pd.DataFrame) -> str:
 
 
 def _missed(cells: pd.DataFrame, table: Table) -> str:
-    """Where what is asked for is missed, and why: a sentence a reason, each item once; empty without any."""
-    found: dict[str, dict[str, list[tuple]]] = {}
+    """Where the target is missed, and why: a sentence a reason, each item once; empty without any."""
+    by_reason: dict[str, dict[str, list[tuple]]] = {}
     missed: Any = cells[cells["missed"]]
     for row in missed.to_dict("records"):
         point = tuple(row[axis] for axis in table.axes)
         reason = table.reasons.get(point, "the reason has not been found yet")
-        found.setdefault(reason, {}).setdefault(row["head"], []).append(point)
-    return " ".join(f"Missed in {_places(items, table.axes)}: {reason}." for reason, items in found.items())
+        by_reason.setdefault(reason, {}).setdefault(row["head"], []).append(point)
+    return " ".join(f"Missed in {_places(items, table.axes)}: {reason}." for reason, items in by_reason.items())
 
 
 def _places(items: Mapping[str, list[tuple]], axes: tuple[str, ...]) -> str:
@@ -266,15 +267,15 @@ def _points(points: list[tuple], axes: tuple[str, ...]) -> str:
     return ", and ".join(texts)
 
 
-def _listed(words: list[str]) -> str:
-    return " and ".join([", ".join(words[:-1])] * (len(words) > 1) + words[-1:])
+def _listed(items: list[str]) -> str:
+    return " and ".join([", ".join(items[:-1])] * (len(items) > 1) + items[-1:])
 
 
 def markdown(name: str, table: Table, everything: pd.DataFrame, page: Path) -> str:
     """Caption, table and notes; links run from the folder of `page`."""
 
-    def link(path: Path, place: int) -> str:
-        return f"[{'run' if place == 0 else place + 1}]({Path(os.path.relpath(path, page.parent)).as_posix()})"
+    def link(path: Path, number: int) -> str:
+        return f"[{'run' if number == 0 else number + 1}]({Path(os.path.relpath(path, page.parent)).as_posix()})"
 
     cells = entries(name, table, everything)
     shown = grid(cells, table)
@@ -302,27 +303,27 @@ def fill(text: str, page: Path, tables: Mapping[str, Table], runs: Iterable[Run]
 
 @dataclass(frozen=True)
 class Shown:
-    """A table as a notebook shows it: where it is from and what its marks mean above its cells."""
+    """A table for a notebook: its caption and notes above its cells."""
 
-    words: tuple[str, ...]
+    lines: tuple[str, ...]
     cells: pd.DataFrame
 
     def _repr_html_(self) -> str:
         return render(
-            "tables.captioned", words=self.words, heads=list(self.cells.columns), rows=self.cells.to_numpy().tolist()
+            "tables.captioned", lines=self.lines, heads=list(self.cells.columns), rows=self.cells.to_numpy().tolist()
         )
 
     def __str__(self) -> str:
-        return "\n".join([*self.words, "", self.cells.to_string(index=False)])
+        return "\n".join([*self.lines, "", self.cells.to_string(index=False)])
 
     __repr__ = __str__  # what a notebook keeps beside the HTML
 
 
 def styled(name: str, table: Table, everything: pd.DataFrame) -> Shown:
-    """The table for a notebook, captioned with where it is from."""
+    """The table for a notebook, with its caption and notes."""
     cells = entries(name, table, everything)
-    words = [caption(cells, table, lambda path, place: path.name), *notes(cells, table)]
-    return Shown(tuple(map(_plain, words)), grid(cells, table).rename(columns=_plain).map(_plain))
+    lines = [caption(cells, table, lambda path, number: path.name), *notes(cells, table)]
+    return Shown(tuple(map(_plain, lines)), grid(cells, table).rename(columns=_plain).map(_plain))
 
 
 def _plain(text: str) -> str:

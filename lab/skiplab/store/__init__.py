@@ -1,4 +1,4 @@
-"""What is kept in `data/`: runs on disk, their rows as a table, and what others published."""
+"""The data in `data/`: runs on disk, their rows as a table, and others' published results."""
 
 from skiplab.paths import data_path, file_name, inside, installed, notebooks_path, runs_directory, slug
 from skiplab.store.frames import COLUMNS, frame, query

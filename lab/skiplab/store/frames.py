@@ -15,7 +15,7 @@ from skiplab.machine.roofline import roof_seconds
 from skiplab.operations import OPERATIONS, operation_of
 from skiplab.store.keys import without_index
 from skiplab.store.reading import Rows
-from skiplab.store.schema import Timed, Work, fault
+from skiplab.store.schema import RowWork, Timed, fault
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,14 +42,14 @@ TEXTS = (
 OBJECTS = ("parts",)
 """Neither text nor number: nanoseconds by name, None where a call was not taken apart."""
 COUNTS = ("q_len", "kv_len", "batch", "q_heads", "kv_heads", "head_dim", "samples")
-WORDS = ("contender", "label", "status", "method", "flags", "error_text")
+TEXT_COLUMNS = ("contender", "label", "status", "method", "flags", "error_text")
 SIZES = tuple(name for name in ("window", *ADDED) if name not in AXIS_TEXTS)
 PLACE = ("operation", *(name for name in (*SHAPE, *ADDED) if name not in SIZES))
 WORK = Work.__struct_fields__
 NUMBERS = (*SIZES, *WORK, "peak_gb", "error", "tolerance", "low_ms", "median_ms", "high_ms")
 HELD = {**dict.fromkeys((*WORDS, *PLACE, *OBJECTS), object), **dict.fromkeys(NUMBERS, float), "samples": np.int64}
 """What rows hold by themselves; the other columns follow from these, or are the run's."""
-NO_WORK = Work(None, None)  # type: ignore[arg-type]
+NO_WORK = RowWork(None, None)  # type: ignore[arg-type]
 AT_ONCE = 512
 """Rows decoded at once: their samples stay in a core's cache."""
 
@@ -72,7 +72,7 @@ def table_of(columns: Mapping[str, Column]) -> pd.DataFrame:
 
 
 def _joined(parts: Sequence[Column]) -> Column:
-    """One column of several runs."""
+    """One column of several runs, joined."""
     if len(parts) == 1:
         return parts[0]
     if parts and all(isinstance(part, np.ndarray) for part in parts):
@@ -81,7 +81,7 @@ def _joined(parts: Sequence[Column]) -> Column:
 
 
 def _columns(run: Run) -> dict[str, Column]:
-    """The run's points by column: each point once, where it was first measured, as it was measured last."""
+    """The run's points by column: each point once, at its first position, with its last measurement."""
     held = _held(run)
     numbers = {name: np.asarray(held[name]) for name in NUMBERS}
     seconds = numbers["median_ms"] / 1e3
@@ -98,9 +98,9 @@ def _columns(run: Run) -> dict[str, Column]:
 
 
 def _held(run: Run) -> dict[str, Column]:
-    """The columns that rows hold, and their times, filled some hundred rows at once.
+    """The columns of rows, and their times, filled some hundred rows at a time.
 
-    As Python's objects the samples of all rows would be most of a gigabyte.
+    The samples of all rows, as Python objects, would take most of a gigabyte.
     """
     size = len(run.rows)
     columns = {name: np.empty(size, HELD[name]) for name in HELD}
@@ -121,18 +121,18 @@ def _held(run: Run) -> dict[str, Column]:
 
 def _part(rows: list[Timed], share: Callable[[Any, Any], Any]) -> dict[str, Column]:
     axes, works = [row.axes for row in rows], [row.work or NO_WORK for row in rows]
-    words = {
+    texts = {
         "contender": [row.contender for row in rows],
         "label": [row.contender if row.label is None else row.label for row in rows],
         "status": [row.status for row in rows], "method": [row.method for row in rows],
         "flags": [", ".join(row.flags) for row in rows], "error_text": [row.error_text for row in rows],
-        **{name: _axis(axes, name) for name in PLACE},
+        **{name: _axis(axes, name) for name in AXIS_COLUMNS},
     }  # fmt: skip
     counts = np.array([len(row.samples_ns) for row in rows], np.int64)
     samples = np.fromiter(chain.from_iterable(row.samples_ns for row in rows), np.int64, int(counts.sum()))
     low, median, high = _quartiles_ms(samples, counts)
     return {
-        **{name: [share(value, value) for value in column] for name, column in words.items()},
+        **{name: [share(value, value) for value in column] for name, column in texts.items()},
         **{name: _numbers(_axis(axes, name)) for name in SIZES},
         "error": _numbers([row.error for row in rows]), "tolerance": _numbers([row.tolerance for row in rows]),
         **{name: _numbers(list(map(attrgetter(name), works))) for name in WORK},
@@ -168,17 +168,17 @@ def _numbers(column: Column) -> np.ndarray:
 
 def _quartiles_ms(samples_ns: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """Low quartile, median and high one of each row's samples, milliseconds [3, rows]; nan without samples."""
-    found = np.full((3, len(counts)), np.nan)
+    quartiles = np.full((3, len(counts)), np.nan)
     starts = np.cumsum(counts) - counts
     for size in np.unique(counts[counts > 0]):  # rows of as many samples at once
         alike = np.flatnonzero(counts == size)
         values = samples_ns[starts[alike, None] + np.arange(size)]  # [rows, samples]
-        found[:, alike] = _quartiles(values) / 1e6
-    return found
+        quartiles[:, alike] = _quartiles(values) / 1e6
+    return quartiles
 
 
 def _quartiles(values: np.ndarray) -> np.ndarray:
-    """Of each row [3, rows], to the bit as np.percentile has them, which takes three times as long for few rows."""
+    """Each row's quartiles [3, rows], with the bits of np.percentile, which takes three times as long for few rows."""
     values.sort(axis=1)
     last = values.shape[1] - 1
     at = np.array((0.25, 0.5, 0.75)) * last

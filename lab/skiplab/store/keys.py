@@ -1,4 +1,4 @@
-"""Keys of points: which GPU of a machine measured one is no part of them."""
+"""Keys of points, which leave out which GPU of a machine measured them."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ _INDEX = re.compile(r"(?<=\| cuda):\d+(?= \||$)")
 
 
 def without_index(key: str) -> str:
-    """The key of a row, by `cuda` for any of a machine's GPUs: older files have their index in it."""
+    """A row's key without the index of its GPU, which keys in older files contain."""
     return _INDEX.sub("", key) if "cuda:" in key else key

@@ -1,4 +1,4 @@
-"""One writer a file: a lock that the operating system holds, and drops when the process ends however it ends."""
+"""One writer a file: a lock of the operating system, which ends with the process, however that ends."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ else:
 
 
 def flush_folder(path: Path) -> None:
-    """A new file's name is on the disk, too, where the system lets folders be flushed."""
+    """Flush a folder, so that a new file's name is on the disk, if the system allows it."""
     if sys.platform != "win32":
         folder = os.open(path.parent, os.O_RDONLY)
         try:

@@ -1,4 +1,4 @@
-"""Medians of quantised linear layers that were noted without their samples, as runs: `data/benchmarks/*_h200.*`."""
+"""Runs made of medians that were noted without samples: quantised linear layers, `data/benchmarks/*_h200.*`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SHIPPED = "one launch"
 
 
 def noted_runs() -> list[Run]:
-    """A run for each file, every point of one sample, its median; what a run of `data/runs` holds too is better there.
+    """A run for each file, each point with one sample, its median. Prefer a run of `data/runs` that has the same point.
 
     The products in tiles are the fastest of what was tried of the kernel at each point.
     """
@@ -72,13 +72,13 @@ def _humming(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _tiles(path: Path) -> Iterator[dict[str, Any]]:
-    soonest: dict[str, dict[str, Any]] = {}
+    fastest: dict[str, dict[str, Any]] = {}
     for line in json.loads(path.read_text(encoding="utf-8"))["rows"]:
         if line["form"].startswith(SHIPPED):
             row = _row(
                 "blockskip-tiles", "weights in tiles", _workload(line, symmetric=line["symmetric"]), line["median_us"]
             )
-            kept = soonest.setdefault(row["point"], row)
+            kept = fastest.setdefault(row["point"], row)
             if row["samples_ns"] < kept["samples_ns"]:
-                soonest[row["point"]] = row
-    yield from soonest.values()
+                fastest[row["point"]] = row
+    yield from fastest.values()

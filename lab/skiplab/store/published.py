@@ -1,4 +1,4 @@
-"""What others published, as the same table."""
+"""Others' published results, as a table with the same columns."""
 
 from __future__ import annotations
 

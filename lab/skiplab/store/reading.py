@@ -1,4 +1,4 @@
-"""From a run file to its checked lines: one pass, in which every line is held against the schema."""
+"""Reads a run file in one pass that checks every line by the schema."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _PLAIN = msgspec.json.Decoder()
 
 @dataclass(frozen=True)
 class Rows(Sequence[Mapping[str, Any]]):
-    """A run's rows as their checked lines; each is decoded, to a plain dictionary, when it is asked for.
+    """A run's rows, held as checked lines; each is decoded to a plain dictionary when it is accessed.
 
-    100,000 rows take their bytes in the file, 130 MB, and as dictionaries a gigabyte.
+    100,000 rows take 130 MB as lines, as in the file, and a gigabyte as dictionaries.
     """
 
     lines: tuple[bytes, ...] = ()
@@ -51,7 +51,7 @@ class Rows(Sequence[Mapping[str, Any]]):
     __hash__ = None  # type: ignore[assignment]
 
     def timed(self) -> Iterator[Timed]:
-        """What a frame shows of each row."""
+        """The columns that a frame shows, of each row."""
         return map(_TIMED.decode, self.lines)
 
     def _plain(self, line: bytes) -> Mapping[str, Any]:
@@ -70,8 +70,8 @@ def _whole(digits: str) -> int | float:
 
 @dataclass(frozen=True)
 class Held:
-    """What a file holds. header: None where there is none yet. kept: bytes of whole lines; ended: whether the last one
-    of them has its newline. cut: a line behind them was begun and not finished."""
+    """The contents of a file. header: None if there is none yet. kept: bytes of whole lines; ended: whether the last of
+    them has its newline. cut: whether an unfinished line follows them."""
 
     header: dict[str, Any] | None
     rows: list[bytes] = field(default_factory=list)
@@ -83,7 +83,7 @@ class Held:
 def scan(name: str, lines: Iterable[bytes]) -> Held:
     """Check the lines of a file, each with its newline; RunFileError names the line and the field.
 
-    A last line without newline that breaks off, as a write does that is interrupted, is no error here but `cut`.
+    A last line without newline that breaks off, as by an interrupted write, is not an error here but `cut`.
     """
     source = iter(lines)
     first = next(source, b"")
@@ -109,7 +109,7 @@ def scan(name: str, lines: Iterable[bytes]) -> Held:
 
 
 def _is_torn(line: bytes, start: bytes) -> bool:
-    """Whether a line without newline is the beginning of one of ours: some file systems leave zeros behind it."""
+    """Whether a line without newline is the beginning of a valid one; some file systems leave zeros after it."""
     text = line.rstrip(b"\0")
     if line.endswith(b"\n") or text[: len(start)] != start[: len(text)]:
         return False
@@ -155,7 +155,7 @@ def _decoded(name: str, number: int, line: bytes) -> Row | End:
 
 
 def inconsistency(row: Row, header: Mapping[str, Any], operation: str | None) -> str | None:
-    """What types do not say: one device, one operation, and samples where they belong. None where all is well."""
+    """A problem that types do not express (several devices or operations, missing samples); None without any."""
     device = header["device"]["name"]
     if row.device != device:
         return f"mixed devices: a run holds one device, the header's {device!r}; the row's device is {row.device!r}"
@@ -169,11 +169,11 @@ def inconsistency(row: Row, header: Mapping[str, Any], operation: str | None) ->
 
 
 def checked_row(row: Mapping[str, Any], header: Mapping[str, Any], operation: str | None) -> Row:
-    """The row that is about to be written, as a reader will take it; RunFileError where it would not."""
+    """The row to be written, as a reader will decode it; RunFileError if a reader would refuse it."""
     try:
-        found = msgspec.convert(row, Row)
+        checked = msgspec.convert(row, Row)
     except msgspec.ValidationError as error:
         raise RunFileError(f"row: {fault(error, row, 'row')}") from error
-    if wrong := inconsistency(found, header, operation):
+    if wrong := inconsistency(checked, header, operation):
         raise RunFileError(f"row: {wrong}")
-    return found
+    return checked

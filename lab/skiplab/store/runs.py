@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from skiplab.operations import operation_of
+from skiplab.operations import DEFAULT_OPERATION, operation_of
 from skiplab.paths import data_path
 from skiplab.store.frames import frame
 from skiplab.store.reading import Rows, scan
@@ -43,7 +43,7 @@ class Run:
     @property
     def operation(self) -> str:
         """The name of its operation: a run holds one."""
-        return self.rows[0]["axes"]["operation"] if self.rows else self.header.get("operation", "attention")
+        return self.rows[0]["axes"]["operation"] if self.rows else self.header.get("operation", DEFAULT_OPERATION)
 
     @property
     def device(self) -> str:

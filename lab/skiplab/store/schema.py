@@ -1,6 +1,6 @@
 """The schema of a run file's lines: what a reader checks, and what a writer may write.
 
-`data/README.md` says in words what each key means. Keys that are not listed here are kept and not looked at, so that a
+`data/README.md` says in words what each key means. Keys that are not listed here are kept unchecked, so that a
 later version may add some. Counts fit in 64 bits, since a frame holds them as such; amounts are so small that rates and
 logarithms of them are doubles.
 """
@@ -21,7 +21,7 @@ from skiplab.operations.base import Count, RowAxes
 SCHEMA = 1
 STATUSES = ("ok", "wrong", "unsupported", "out-of-memory", "crashed", "timeout")
 Amount = Annotated[float, Meta(ge=0, le=1e30)]
-Rate = Annotated[float, Meta(gt=0)]
+PositiveFloat = Annotated[float, Meta(gt=0)]
 Difference = Annotated[float, Meta(ge=0)]
 Name = Annotated[str, Meta(min_length=1)]
 
@@ -52,8 +52,8 @@ class Device(Struct):
 class Roof(Struct):
     """A header's `roof`."""
 
-    bandwidth_gbps: Rate
-    tflops: Rate
+    bandwidth_gbps: PositiveFloat
+    tflops: PositiveFloat
 
 
 class Header(Struct, tag_field="record", tag="header"):
@@ -95,13 +95,13 @@ END = End.__struct_fields__
 
 
 def with_end(header: Mapping[str, Any], end: End | None) -> dict[str, Any]:
-    """The header of a run that ended so; None: of one that goes on."""
+    """The header with that end; None: without an end."""
     going_on = {name: value for name, value in header.items() if name not in END}
     said = msgspec.to_builtins(end) if end is not None else {}
     return {**going_on, **{name: said[name] for name in END if name in said}}
 
 
-class Work(Struct, gc=False):
+class RowWork(Struct, gc=False):
     """FLOPs and bytes of one call."""
 
     useful_flops: Amount
@@ -112,14 +112,14 @@ class Work(Struct, gc=False):
 
 
 class PlanFacts(Struct):
-    """What readers use of a row's `plan`."""
+    """The part of a row's `plan` that readers use."""
 
     config: Annotated[list[Count], Meta(min_length=2)] | None = None
     packed: bool | None = None
 
 
 class Timed(Struct, tag_field="record", tag="point", gc=False):
-    """Of a row what a frame shows: read apart from the rest, which is most of a row's bytes."""
+    """The part of a row that a frame shows, decoded without the rest, which is most of a row's bytes."""
 
     point: str
     axes: Axes
@@ -151,12 +151,12 @@ class Row(Timed, tag_field="record", tag="point", kw_only=True, gc=False):
 
 
 ALLOWED = {"status": STATUSES, "operation": OPERATIONS, "axes.operation": OPERATIONS, "record": ("point", "end")}
-_PLACE = re.compile(r"(?P<reason>.*?)(?: - at `(?:key in )?\$(?P<place>.*)`)?", re.DOTALL)
+_PATH = re.compile(r"(?P<reason>.*?)(?: - at `(?:key in )?\$(?P<path>.*)`)?", re.DOTALL)
 _STEP = re.compile(r"\.(\w+)|\[(\d+)\]")
 
 
 def fault(error: Exception, line: bytes | Mapping[str, Any], what: str) -> str:
-    """What is wrong with a line that could not be decoded, or with a record that could not be converted, in words.
+    """The error of a line that could not be decoded, or a record that could not be converted, in words.
 
     what: `row` or `header`. Names the field, what it holds, and what is allowed.
     """
@@ -170,22 +170,22 @@ def fault(error: Exception, line: bytes | Mapping[str, Any], what: str) -> str:
         return f"broken line: {worse}"
     if not isinstance(record, Mapping):
         return f"a JSON object is expected, got {type(record).__name__}"
-    found = _PLACE.fullmatch(str(error))
-    assert found is not None
-    return _in_words(found["reason"], (found["place"] or "").removeprefix("."), record, what)
+    match = _PATH.fullmatch(str(error))
+    assert match is not None
+    return _in_words(match["reason"], (match["path"] or "").removeprefix("."), record, what)
 
 
-def _in_words(reason: str, place: str, record: Mapping[str, Any], what: str) -> str:
+def _in_words(reason: str, path: str, record: Mapping[str, Any], what: str) -> str:
     if reason.startswith("Object missing required field"):
         name = reason.split("`")[1]
         if name == "record":
             return f"record is None; allowed are {' and '.join(map(repr, ALLOWED['record']))}"
-        return f"{place} lacks {name}" if place else f"the {what} lacks {', '.join(_missing(record, what))}"
-    value = _value(record, place)
-    if place in ALLOWED and reason.startswith("Invalid"):
-        verb = " is" if place == "record" else ""
-        return f"{place}{verb} {value}; allowed are {', '.join(ALLOWED[place])}"
-    return f"{place or what} {value}; {reason[0].lower()}{reason[1:]}"
+        return f"{path} lacks {name}" if path else f"the {what} lacks {', '.join(_missing(record, what))}"
+    value = _value(record, path)
+    if path in ALLOWED and reason.startswith("Invalid"):
+        verb = " is" if path == "record" else ""
+        return f"{path}{verb} {value}; allowed are {', '.join(ALLOWED[path])}"
+    return f"{path or what} {value}; {reason[0].lower()}{reason[1:]}"
 
 
 def _missing(record: Mapping[str, Any], what: str) -> list[str]:
@@ -193,9 +193,9 @@ def _missing(record: Mapping[str, Any], what: str) -> list[str]:
     return [field.name for field in fields if field.required and field.name not in record]
 
 
-def _value(record: Any, place: str) -> str:
-    """What the record holds there, shortened; as far as the place can be followed."""
-    for name, number in _STEP.findall("." + place if place else ""):
+def _value(record: Any, path: str) -> str:
+    """The record's value at the path, shortened; followed as far as it exists."""
+    for name, number in _STEP.findall("." + path if path else ""):
         try:
             record = record[name if name else int(number)]
         except (LookupError, TypeError):

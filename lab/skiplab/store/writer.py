@@ -1,4 +1,4 @@
-"""Writing a run: one writer a file, each row on the disk before the next, and nothing appended to what is no run."""
+"""Writes runs: one writer a file, each row on the disk before the next; files that are not runs are left alone."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from skiplab.machine import device_kind
+from skiplab.operations import DEFAULT_OPERATION
 from skiplab.store.keys import without_index
 from skiplab.store.lock import flush_folder, open_locked
 from skiplab.store.reading import Held, Rows, check_header, checked_row, scan
@@ -56,11 +57,11 @@ class RunWriter:
 
     @property
     def run(self) -> Run:
-        """What the file holds by now."""
+        """The run as the file holds it now."""
         return Run(self._header, Rows(tuple(self._rows), self.path.name), path=self.path)
 
     def settled(self, again: Collection[str] = ()) -> frozenset[str]:
-        """The keys whose latest row has none of the statuses and flags in `again`."""
+        """The keys whose latest row has none of the statuses and flags in `again`: points not to be measured again."""
         latest = {without_index(row["key"]): {row["status"], *row.get("flags", ())} for row in self.run.rows}
         return frozenset(key for key, words in latest.items() if not words & set(again))
 
@@ -83,7 +84,7 @@ class RunWriter:
         return self.run
 
     def close(self) -> None:
-        """Let the file go, without an end; what has been written stays."""
+        """Close the file without an end line; what has been written stays."""
         self._file.close()
 
     def _held(self) -> Held:
@@ -91,7 +92,7 @@ class RunWriter:
             return scan(self.path.name, lines)
 
     def _repair(self, held: Held) -> None:
-        """Cut off what an interrupted write began, and end the last line."""
+        """Cut off an unfinished line, and end the last one."""
         if held.cut:
             self._file.truncate(held.kept)
         if not held.ended:
@@ -99,7 +100,7 @@ class RunWriter:
             self._file.write(b"\n")
 
     def _write(self, record: Mapping[str, Any]) -> bytes:
-        """Append a line, whole or not at all: what a full disk took of it is cut off again."""
+        """Append a line completely or not at all: if the disk is full, the part written is cut off."""
         if not os.fstat(self._file.fileno()).st_nlink:
             raise RunFileError(f"{self.path.name}: was deleted while it was written; nothing more can be kept in it")
         line = _text(record).encode() + b"\n"
@@ -124,18 +125,18 @@ def _check_same_run(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -
 
 
 def _identity(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-    """What rows under one header share: (name, the old header's, the new one's)."""
+    """What rows under one header have in common: (name, old header's value, new header's value)."""
     before, after = (_parameters(header) for header in (old, new))
     return [
         *((name, old.get(name), new.get(name)) for name in ("torch", "triton", "threads")),
         ("the device", old["device"]["name"], new["device"]["name"]),
-        ("the operation", old.get("operation") or "attention", new.get("operation") or "attention"),
+        ("the operation", old.get("operation") or DEFAULT_OPERATION, new.get("operation") or DEFAULT_OPERATION),
         *((f"the parameter {name}", before.get(name), after.get(name)) for name in dict.fromkeys([*before, *after])),
     ]
 
 
 def _parameters(header: Mapping[str, Any]) -> dict[str, Any]:
-    """One that is None is none, as where an older file lacks it; of the device its kind: the header names it itself."""
+    """The header's parameters without those that are None, which older files lack; of the device its kind alone."""
     given = {name: value for name, value in (header.get("parameters") or {}).items() if value is not None}
     return {**given, "device": device_kind(str(given["device"]))} if "device" in given else given
 

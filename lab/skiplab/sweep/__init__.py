@@ -1,4 +1,4 @@
-"""Axes -> points -> measurements -> a run file; a file for each operation, which `SWEEP` names the class of.
+"""Sweeps: axes -> points -> measurements -> a run file; each operation has a file, with its class as `SWEEP`.
 
 grid.py: what the sweeps share; running.py: measures one. The functions `sweep`, `sweep_decode`, `sweep_linear` and
 `sweep_model` make a sweep of their arguments and run it.
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from skiplab.operations import operation_of, parts
+from skiplab.operations import modules_of, operation_of
 from skiplab.sweep.attention import DEFAULT_CONTENDERS, Sweep, mask_text, sweep
 from skiplab.sweep.decode import DecodeSweep, sweep_decode
 from skiplab.sweep.grid import AnySweep, usable
@@ -17,7 +17,7 @@ from skiplab.sweep.linear import LinearSweep, sweep_linear
 from skiplab.sweep.model import ModelSweep, sweep_model
 from skiplab.sweep.running import default_path, ending, row_key, run_header, run_sweep
 
-SWEEPS: Mapping[str, type[AnySweep]] = {name: part.SWEEP for name, part in parts(__name__).items()}
+SWEEPS: Mapping[str, type[AnySweep]] = {name: module.SWEEP for name, module in modules_of(__name__).items()}
 
 __all__ = [
     "DEFAULT_CONTENDERS", "SWEEPS", "AnySweep", "DecodeSweep", "LinearSweep", "ModelSweep", "Sweep", "default_path",

@@ -24,9 +24,9 @@ DEFAULT_CONTENDERS = ("blockskip", "sdpa", "sdpa-causal", "flex")
 class Sweep(AnySweep):
     """Prefill: every prompt length x every window or mask x every contender, for one head shape, dtype and device.
 
-    A window of None is plain causal. mask: texts that `Mask.from_spec` reads, in the place of the windows; None: the
-    windows. buffer: slots of a cache that each prompt stands at the start of, its later keys masked off; None for as
-    many as there are tokens. TypeError or ValueError names the field, what was given and what is allowed.
+    A window of None is plain causal. mask: texts that `Mask.from_spec` reads, instead of windows; None: the windows.
+    buffer: slots of a cache at whose start each prompt is, with later slots masked off; None for as many as tokens.
+    TypeError or ValueError names the field, what was given and what is allowed.
     """
 
     contenders: tuple[str, ...] = DEFAULT_CONTENDERS
@@ -62,7 +62,7 @@ class Sweep(AnySweep):
         return [self.workload(q_len, one) for q_len, one in product(self.q_len, self.mask or self.window or ())]
 
     def workload(self, q_len: int, window: int | str | None) -> Workload:
-        """The sweep's workload at one prompt length and window, or a mask's text in its place."""
+        """The sweep's workload at one prompt length and window, or a mask's text instead of a window."""
         if isinstance(window, str):
             mask = bs.Mask.from_spec(window)
         else:
@@ -87,9 +87,9 @@ def sweep(
 ) -> Run:
     """Measure contenders over prompt lengths and windows, or masks; `run.plot()` draws it, `run.frame()` is the table.
 
-    window: None for those of `Sweep`, where no mask is given. mask: each by its text, or one that has a text alone (a
-    mask made of tensors or of a function has none: ValueError). shape: batch, q_heads, kv_heads, head_dim, dtype,
-    buffer, seed, budget_s, as in `Sweep`.
+    window: None for those of `Sweep`, if no mask is given. mask: by text, or a Mask that has a text (one made of
+    tensors or of a function has none: ValueError). shape: batch, q_heads, kv_heads, head_dim, dtype, buffer, seed,
+    budget_s, as in `Sweep`.
     """
     masks = [mask] if isinstance(mask, str | bs.Mask) else mask
     texts = None if masks is None else tuple(map(mask_text, masks))
@@ -102,7 +102,7 @@ def sweep(
 
 
 def mask_text(mask: bs.Mask | str) -> str:
-    """The text of a mask that says all of it; ValueError for text that is none, and for masks that text cannot hold."""
+    """The complete text of a mask; ValueError for text that is no mask, and for masks that text cannot express."""
     if not isinstance(mask, str | bs.Mask):
         raise ValueError(f"mask: got {mask!r}; allowed are blockskip's masks, and their texts")
     try:

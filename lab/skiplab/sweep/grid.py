@@ -1,4 +1,4 @@
-"""What a sweep measures: axes, and the points that they span."""
+"""Grids: the axes of a sweep, and the points that they span."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from skiplab.workload import DTYPES, Problem
 
 
 class AnySweep(ABC):
-    """What the sweeps of all operations share. A tuple is an axis; the last one moves fastest, contenders within it.
+    """The base of all sweeps. Each tuple is an axis; the last axis varies fastest, contenders within it.
 
     The points of one workload follow each other, so that they share its float64 reference.
     """
@@ -60,7 +60,7 @@ class AnySweep(ABC):
 
     @property
     def key(self) -> str:
-        """Eight letters that name these parameters, whichever GPU of a machine they are for."""
+        """Eight hexadecimal digits that identify these parameters, regardless of the GPU's index."""
         parameters = {**asdict(self), "device": device_kind(self.device)}  # type: ignore[call-overload]
         return hashlib.sha256(json.dumps(parameters, sort_keys=True).encode()).hexdigest()[:8]
 
@@ -88,9 +88,9 @@ class AnySweep(ABC):
 
     @classmethod
     def from_parameters(cls, parameters: dict[str, Any]) -> Self:
-        """The sweep that a run's header describes; ValueError names the parameter that it cannot be made of.
+        """The sweep described by a run's header; ValueError names a parameter that does not fit.
 
-        One whose default is None may be missing, as in older files.
+        Parameters whose default is None may be missing, as in older files.
         """
         known = {field.name: field.default for field in fields(cls)}  # type: ignore[arg-type]
         for name, value in parameters.items():

@@ -1,4 +1,4 @@
-"""Axes -> points -> measurements; a run that is interrupted goes on where it stopped."""
+"""Runs a sweep: points -> measurements in a run file; an interrupted run continues where it stopped."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from skiplab.paths import runs_directory, slug
 from skiplab.provenance import git_state, now, source_hash, triton_version
 from skiplab.store import END, Run, RunWriter, read_run
 from skiplab.sweep.grid import AnySweep, usable
-from skiplab.sweep.workers import Here, InChild, Settings, Worker, measured
+from skiplab.sweep.workers import Here, InChild, MeasureSettings, Worker, measured
 
 
 def run_header(sweep: AnySweep, topic: str, machine: Machine) -> dict[str, Any]:
-    """What a run file says of itself before its first row; no host name, no user's path."""
+    """The header of a run file; without host names and user paths."""
     identity = describe(sweep.device)
     day = datetime.now(UTC).date().isoformat()
     return {
@@ -71,10 +71,10 @@ def run_sweep(
     """Measure every point that the run file does not hold yet, and return the run.
 
     ValueError, and the file stays as it is, where it is no run, one of other parameters, or being written by another.
-    Cancelled, or interrupted by Ctrl-C, it keeps what was measured under an end that says so; the same call goes on.
+    When cancelled, or interrupted by Ctrl-C, it keeps what was measured and notes that; the same call continues.
 
     path: the JSONL file, continued if it exists; None is `default_path` with the topic (default: the operation).
-    on_start: called with what the file holds already, once it is repaired, before the first point is measured.
+    on_start: called with the run in the file, once that is repaired, before the first point is measured.
     on_measurement: called after each row is on the disk.
     cancelled: asked several times a second; what has been measured is kept.
     isolate: measure in a child process, which a crash or a timeout ends; without it everything happens in this one.
@@ -97,7 +97,7 @@ def run_sweep(
             on_start(writer.run)
         settled = writer.settled(again)
         points = [point for point in points if row_key(point) not in settled]
-        settings = Settings(sweep.seed, sweep.budget_s, {"machine": machine, "retries": retries})
+        settings = MeasureSettings(sweep.seed, sweep.budget_s, {"machine": machine, "retries": retries})
         workers: list[Worker] = [(InChild if isolate else Here)(device, settings) for device in devices]
         bar = tqdm(total=len(points), unit="point", disable=not progress, desc="measured")
 
@@ -128,7 +128,7 @@ def appended(path: Path, rows: Iterable[Mapping[str, Any]]) -> Run:
 
 
 def _check_devices(sweep: AnySweep, devices: Sequence[str], isolate: bool) -> None:
-    """ValueError for devices that are not here, or whose rows cannot stand in one run."""
+    """ValueError for devices that are missing, or whose rows cannot be in one run."""
     for device in devices:
         if not usable(device):
             raise ValueError(f"device: torch sees no {device} here; cpu is always there")
@@ -149,7 +149,7 @@ def _check_devices(sweep: AnySweep, devices: Sequence[str], isolate: bool) -> No
 
 @contextmanager
 def ending(writer: RunWriter) -> Iterator[None]:
-    """Notes the run's end when the block is left, as interrupted by Cancelled, which ends here, or by Ctrl-C."""
+    """Notes the run's end when the block is left; as interrupted after Cancelled, which it swallows, or Ctrl-C."""
     try:
         yield
     except Cancelled:
@@ -162,5 +162,5 @@ def ending(writer: RunWriter) -> Iterator[None]:
 
 
 def row_key(point: Point) -> str:
-    """What resuming looks for: the point, and the kernels' sources (device and versions are the header's)."""
+    """The key by which resuming finds a row: point and kernel sources (device and versions are in the header)."""
     return f"{point.key} | {source_hash()}"

@@ -1,4 +1,4 @@
-"""Who measures a sweep's points: one worker, or several side by side, each on a device of its own.
+"""Workers that measure a sweep's points: one, or several in parallel, each on a device of its own.
 
 A worker is anything that measures a point and says when it is lost. Points of one workload go to one worker, so that
 contenders are compared on the same device and share their float64 reference.
@@ -35,13 +35,13 @@ class Worker(Protocol):
         ...
 
     def close(self) -> None:
-        """Let go of what it holds; it may be lost already, or never have measured."""
+        """Release its resources; it may be lost already, or never have measured."""
         ...
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What measuring takes beside the point: seed, seconds, the roofs, and how often a throttled GPU is tried again."""
+class MeasureSettings:
+    """The options of measuring: seed, seconds, the roofs, and how often a throttled GPU is tried again."""
 
     seed: int
     budget_s: float
@@ -51,7 +51,7 @@ class Settings:
 class Here:
     """Measures in this process, which a crash would end."""
 
-    def __init__(self, device: str, settings: Settings):
+    def __init__(self, device: str, settings: MeasureSettings):
         self.device, self._settings = device, settings
 
     def measure(self, point: Point, cancelled: Cancel) -> Measurement:
@@ -59,13 +59,13 @@ class Here:
         return measure(point, s.seed, s.budget_s, **s.options, cancelled=cancelled)
 
     def close(self) -> None:
-        """It holds nothing."""
+        """Nothing to release."""
 
 
 class InChild:
     """Measures in a child process, which a crash or a timeout ends; the next point starts another."""
 
-    def __init__(self, device: str, settings: Settings):
+    def __init__(self, device: str, settings: MeasureSettings):
         self.device, self._settings, self._child = device, settings, Child()
 
     def measure(self, point: Point, cancelled: Cancel) -> Measurement:
@@ -82,10 +82,10 @@ class InChild:
 def measured(
     points: Sequence[Point], workers: Sequence[Worker], cancelled: Cancel, starting: Callable[[Point], None]
 ) -> Generator[Measurement, None, None]:
-    """The points' measurements as they come, each on its worker's device; starting: told of a point before it begins.
+    """The points' measurements as they come, each on its worker's device. starting: called with each point first.
 
-    A worker that is lost costs the point that it had, whose status is then `crashed`; others take what it was to do.
-    Raises Cancelled when asked to stop, once what is done by then has been given; WorkerLost when no worker is left.
+    If a worker is lost, its current point becomes `crashed`, and other workers take over its remaining points.
+    Raises Cancelled when asked to stop, after yielding what is done; WorkerLost when no worker is left.
     """
     groups = [list(group) for _, group in groupby(points, key=lambda point: point.workload.key())]
     if len(workers) > 1:
@@ -104,7 +104,7 @@ def measured(
 
 @dataclass(frozen=True)
 class _Task:
-    """A point that a worker has, and what it is to do after it."""
+    """A worker's current point, and those that it will do next."""
 
     worker: Worker
     point: Point

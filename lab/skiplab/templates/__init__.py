@@ -1,7 +1,7 @@
 """The lab's markup: HTML, SVG and plotly's text come from the Jinja2 templates here, which escape what they are given.
 
-A run file, a kernel's name or an error may hold anything. No other module writes a tag; what a template takes as markup
-already is wrapped in `trusted`, which has few callers.
+A run file, a kernel's name or an error may hold anything. No other module writes markup; markup that a template shall
+insert unescaped is wrapped in `trusted`, which has few callers.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def render(name: str, /, **values: Any) -> str:
 
 
 def macro(name: str) -> Callable[..., str]:
-    """The macro `file.macro` as a function of its values, for those who need it many times."""
+    """The macro `file.macro` as a function of its values, for repeated use."""
     file, _, part = name.partition(".")
     made = getattr(_environment().get_template(f"{file}.html").module, part)
     return lambda **values: str(made(**values)).strip()
@@ -51,10 +51,10 @@ def _cell(value: Any) -> str:
 
 
 def trusted(markup: str) -> Markup:
-    """Markup that a library made and escaped itself: a template takes it as it is."""
+    """Marks text as markup that a library made and escaped: templates insert it as it is."""
     return Markup(markup)
 
 
 def plotly_text(text: str) -> str:
-    """Text as plotly shows it unchanged: what would be a tag, a link or a formula there stays letters."""
+    """Text escaped for plotly, so that tags, links and formulas are shown as written."""
     return text.translate(PLOTLY)

@@ -37,11 +37,11 @@ NUMBERS = range(32, 201)
 
 @dataclass(frozen=True)
 class Tuning(AnyTuning):
-    """What is tuned: every mask x prompt length, for one shape of heads, dtype and device, as a run holds them.
+    """A tuning of prefill: every mask x prompt length, for one shape of heads, dtype and device.
 
     heads: `query heads/key heads x head size`, as 32/16x256. mask: texts that `Mask.from_spec` reads, by default one
-    of each kind that tiles are kept for (`blockskip.tuned.attention.MASK_KINDS`). config: these
-    (block_m, block_n, num_warps, num_stages) alone, None for all that may be good. budget_s: seconds that a candidate
+    of each kind of mask (`blockskip.tuned.attention.MASK_KINDS`). config: the only
+    (block_m, block_n, num_warps, num_stages) to try, None for all that may be good. budget_s: seconds that a candidate
     is timed at most, in each of three ways. ValueError names the field, what was given and what is allowed.
     """
 
@@ -82,10 +82,10 @@ class Tuning(AnyTuning):
 
 def heads_of(text: str) -> tuple[int, int, int]:
     """(query heads, key heads, head size) of a text as 32/16x256."""
-    found = re.fullmatch(r"(\d+)/(\d+)x(\d+)", text)
-    if found is None:
+    match = re.fullmatch(r"(\d+)/(\d+)x(\d+)", text)
+    if match is None:
         raise ValueError(f"heads: got {text!r}; allowed is query heads/key heads x head size, as 32/16x256")
-    q_heads, kv_heads, head_dim = map(int, found.groups())
+    q_heads, kv_heads, head_dim = map(int, match.groups())
     return q_heads, kv_heads, head_dim
 
 
@@ -94,8 +94,8 @@ def candidates(
 ) -> list[Config]:
     """Configurations that may be good on such a GPU, by arithmetic: registers, shared memory, product instructions.
 
-    length: the class of the calls; only `short` ones, for which there are programs to be won, take tiles below what a
-    warp group's product needs (64 rows on sm_90). only: of these alone, whatever the arithmetic says.
+    length: the length class of the calls; only `short` ones, which gain programs, try tiles smaller than a warp group's
+    product needs (64 rows on sm_90). only: just these, whatever the arithmetic says.
     """
     if only is not None:
         return list(only)
@@ -105,10 +105,10 @@ def candidates(
     own = can_specialize_warps(capability, head_dim, dtype)
 
     def good(block_m: int, block_n: int, num_warps: int, num_stages: int) -> bool:
-        specialised = num_warps == 12  # two groups of four, and one that copies ahead: two stages at least
-        if specialised and not (own and block_m == WARP_SPECIALIZED_ROWS and block_n >= 64 and num_stages >= 2):
+        specialized = num_warps == 12  # two groups of four, and one that copies ahead: two stages at least
+        if specialized and not (own and block_m == WARP_SPECIALIZED_ROWS and block_n >= 64 and num_stages >= 2):
             return False
-        numbers = block_m * (block_d + block_n) / (32 * (8 if specialised else num_warps))
+        numbers = block_m * (block_d + block_n) / (32 * (8 if specialized else num_warps))
         # q once; in one stage values take the keys' place; products outside warp groups take a stage from registers
         stages = num_stages if warp_groups else max(1, num_stages - 1)
         keys = block_n if num_stages == 1 else 2 * stages * block_n
@@ -124,7 +124,7 @@ def candidates(
 
 
 @dataclass(frozen=True, order=True)
-class Class:
+class TuningClass:
     """Calls that take the same configuration; fields as of `blockskip.tuned.attention.Entry`, window 0 for none."""
 
     head_dim: int
@@ -141,25 +141,25 @@ def candidate_of(contender: str, config: Config | None) -> Candidate | None:
     return Candidate(contender, config) if contender == CONTENDER and config else None
 
 
-def class_of(axes: Mapping[str, Any], candidate: Candidate, sms: int) -> Class:
-    """Every candidate's is the same."""
+def class_of(axes: Mapping[str, Any], candidate: Candidate, sms: int) -> TuningClass:
+    """The class of a workload; the same for every candidate."""
     kind, window = mask_kind(bs.Mask.from_spec(axes["mask"]))
     rows = axes["batch"] * axes["q_heads"] * axes["q_len"]
     element_bytes = getattr(torch, axes["dtype"]).itemsize
-    return Class(axes["head_dim"], element_bytes, kind, window or 0, length_class(rows, sms))
+    return TuningClass(axes["head_dim"], element_bytes, kind, window or 0, length_class(rows, sms))
 
 
-def race_of(one: Class) -> str:
+def race_of(one: TuningClass) -> str:
     return one.length
 
 
-def compiled_as(one: Class, candidate: Candidate) -> tuple:
-    """Lengths and windows are arguments of the kernel."""
+def compiled_as(one: TuningClass, candidate: Candidate) -> tuple:
+    """Lengths and windows are arguments of the kernel, so they do not count."""
     return one.head_dim, one.element_bytes, one.mask, candidate
 
 
-def default(one: Class, gpu: Gpu) -> Candidate:
-    """The table's configuration."""
+def default(one: TuningClass, gpu: Gpu) -> Candidate:
+    """The default: the configuration of the table."""
     dtype = torch.float32 if one.element_bytes == 4 else torch.bfloat16
     rows = 0 if one.length == "short" else None
     return Candidate(CONTENDER, tuple(prefill_config(gpu.capability, one.head_dim, dtype, rows, gpu.sms)))
@@ -180,7 +180,7 @@ def anatomy(capability: tuple[int, int], workload: Workload, candidate: Candidat
     )  # fmt: skip
 
 
-def entry(one: Class, winner: Candidate, ranking: Ranking, default: Candidate) -> Entry:
+def entry(one: TuningClass, winner: Candidate, ranking: Ranking, default: Candidate) -> Entry:
     at = max(ranking.times, key=lambda name: ranking.times[name][winner])
     return Entry(
         **{**asdict(one), "window": one.window or None}, config=TileConfig.of(winner.config), at=at,

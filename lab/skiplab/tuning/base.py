@@ -1,4 +1,4 @@
-"""What tuning one operation needs: its settings, and what its file in this package must hold."""
+"""The base of a tuning's settings, and what each operation's file in this package must hold."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Config = tuple[int, ...]
 
 
 class Candidate(NamedTuple):
-    """A kernel with its sizes: a contender, and its config (None for one that has none to choose)."""
+    """A kernel with its sizes: a contender, and its config (None if it has no choice)."""
 
     contender: str
     config: Config | None = None
@@ -50,12 +50,12 @@ class Ranking:
         return round(self.times[at][candidate] / 1e3, 2)
 
     def us_if_timed(self, at: str, candidate: Candidate) -> float | None:
-        """The same; None where it was not timed there."""
+        """As `us`; None if it was not timed there."""
         return self.us(at, candidate) if candidate in self.times[at] else None
 
 
 class AnyTuning(ABC):
-    """What is tuned, as a run's header holds it; a dataclass of one operation."""
+    """The settings of a tuning, as a run's header holds them; each operation has a dataclass."""
 
     operation: ClassVar[str]
     verb: ClassVar[str]
@@ -78,15 +78,15 @@ class AnyTuning(ABC):
 
     @abstractmethod
     def workloads(self) -> Sequence[Problem]:
-        """What candidates are timed on; those of a class after each other, as far as that can be."""
+        """The workloads on which candidates are timed; those of a class are adjacent where possible."""
 
     @abstractmethod
     def candidates(self, workload: Any, gpu: Gpu) -> list[Candidate]:
-        """What may be the soonest on it, by arithmetic."""
+        """What may be fastest on it, by arithmetic."""
 
     @abstractmethod
     def name(self) -> str:
-        """What tells it from others of its operation, for a person."""
+        """A name for people, which distinguishes it from other tunings of its operation."""
 
     def command(self) -> str:
         """The command line that repeats it."""
@@ -108,8 +108,8 @@ def _word(value: Any) -> str:
     return shlex.quote(text)
 
 
-class Part(Protocol):
-    """What an operation's module holds beside its `AnyTuning`. A class is of calls that take the same entry.
+class TuningModule(Protocol):
+    """What an operation's module holds beside its `AnyTuning`. A class consists of calls that use the same entry.
 
     HEAD: the heading of a table of entries.
     """
@@ -125,23 +125,23 @@ class Part(Protocol):
         ...
 
     def race_of(self, one: Any) -> Any:
-        """What classes share whose candidates need not be timed again once they were slow in another."""
+        """A key shared by classes of which a candidate that was slow in one need not be timed in the others."""
         ...
 
     def compiled_as(self, one: Any, candidate: Candidate) -> Any:
-        """What is right or wrong as a whole: a candidate, and what it is compiled for."""
+        """A key of what is compiled, and therefore right or wrong as a whole: the candidate and its constants."""
         ...
 
     def default(self, one: Any, gpu: Gpu) -> Candidate:
-        """What the class's calls take as long as nothing is tuned."""
+        """The candidate that the class's calls use if nothing is tuned."""
         ...
 
     def anatomy(self, capability: tuple[int, int], workload: Any, candidate: Candidate) -> Anatomy | None:
-        """What it compiles to; None for one that has nothing to compile."""
+        """The anatomy of the candidate's kernel; None if it has nothing to compile."""
         ...
 
     def same_kernel(self, workload: Any) -> Any:
-        """What workloads share that run the same compiled kernel, candidate for candidate."""
+        """A key shared by workloads that run the same compiled kernel, for each candidate."""
         ...
 
     def entry(self, one: Any, winner: Candidate, ranking: Ranking, default: Candidate) -> Any:

@@ -1,4 +1,4 @@
-"""What candidates compile to on a GPU that need not be there, many at a time."""
+"""Compiles candidates for a GPU that need not be present, in parallel."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from skiplab.measure.child import POLL_S
 from skiplab.measure.serving import bars_of_one_process, begin_child
 from skiplab.measure.timing import Cancelled
 from skiplab.tuning.base import Candidate
-from skiplab.tuning.parts import PARTS
+from skiplab.tuning.modules import MODULES
 from skiplab.workload import Problem
 
 COMPILE_S = 120.0
@@ -22,7 +22,7 @@ COMPILE_S = 120.0
 
 @dataclass(frozen=True)
 class Job:
-    """A kernel to compile for a GPU that need not be there."""
+    """A kernel to compile for a GPU that need not be present."""
 
     capability: tuple[int, int]
     workload: Problem
@@ -31,7 +31,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Compiled:
-    """What became of a job: registers and spilled bytes a thread, bytes of shared memory; `problem` '' where it was."""
+    """A job's result: registers and spilled bytes a thread, shared memory in bytes; `problem` '' if it compiled."""
 
     registers: int = 0
     spill_bytes: int = 0
@@ -39,16 +39,16 @@ class Compiled:
     problem: str = ""
 
     def refusal(self, capability: tuple[int, int], spills: int) -> str:
-        """Why it is not worth a time; '' where it is."""
+        """Why it is not worth timing; '' if it is."""
         if self.shared_bytes > shared_bytes(capability):
             return "too much shared memory"
         return self.problem or ("spills" if self.spill_bytes > spills else "")
 
 
 def compile_job(job: Job) -> Compiled:
-    """Compile it, which leaves it in Triton's cache on disk: on the GPU it then loads at once."""
+    """Compile the kernel, which leaves it in Triton's cache on disk for the timed run."""
     try:
-        one = PARTS[job.workload.operation].anatomy(job.capability, job.workload, job.candidate)
+        one = MODULES[job.workload.operation].anatomy(job.capability, job.workload, job.candidate)
     except Exception as error:  # a compiler may raise anything; the candidate is left out, and why is said
         return Compiled(problem=f"does not compile ({type(error).__name__})")
     if one is None:
@@ -76,15 +76,15 @@ def compile_all(
     pool = ProcessPool(workers, initializer=begin_child, initargs=(os.getpid(),), context=get_context("spawn"))
     try:
         futures = {job: pool.schedule(compile_job, args=(job,), timeout=COMPILE_S) for job in jobs}
-        found = {}
+        compiled = {}
         for job, future in tqdm(futures.items(), unit="kernel", desc="compiled", disable=not progress):
             while not future.done():
                 if cancelled():
                     raise Cancelled
                 wait([future], POLL_S)
             error = future.exception()
-            found[job] = future.result() if error is None else Compiled(problem=f"died ({type(error).__name__})")
-        return found
+            compiled[job] = future.result() if error is None else Compiled(problem=f"died ({type(error).__name__})")
+        return compiled
     finally:
         pool.stop()
         pool.join()

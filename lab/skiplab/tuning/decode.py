@@ -78,7 +78,7 @@ class DecodeTuning(AnyTuning):
 
 
 @dataclass(frozen=True, order=True)
-class Class:
+class TuningClass:
     """Calls that take the same configuration; block_m: rows of a program."""
 
     head_dim: int
@@ -90,23 +90,23 @@ def candidate_of(contender: str, config: Config | None) -> Candidate | None:
     return Candidate(contender, config) if contender == CONTENDER and config else None
 
 
-def class_of(axes: Mapping[str, Any], candidate: Candidate, sms: int) -> Class:
-    """By the rows that its candidates have."""
+def class_of(axes: Mapping[str, Any], candidate: Candidate, sms: int) -> TuningClass:
+    """The class of a workload: by its candidates' rows."""
     assert candidate.config is not None
-    return Class(axes["head_dim"], getattr(torch, axes["dtype"]).itemsize, candidate.config[0])
+    return TuningClass(axes["head_dim"], getattr(torch, axes["dtype"]).itemsize, candidate.config[0])
 
 
-def race_of(one: Class) -> Class:
+def race_of(one: TuningClass) -> TuningClass:
     return one
 
 
-def compiled_as(one: Class, candidate: Candidate) -> tuple:
-    """All that a class has in common."""
+def compiled_as(one: TuningClass, candidate: Candidate) -> tuple:
+    """A class' calls all compile the same."""
     return one, candidate
 
 
-def default(one: Class, gpu: Gpu) -> Candidate:
-    """The table's configuration."""
+def default(one: TuningClass, gpu: Gpu) -> Candidate:
+    """The default: the configuration of the table."""
     dtype = torch.float32 if one.element_bytes == 4 else torch.bfloat16
     return Candidate(CONTENDER, tuple(decode_config(gpu.capability, one.head_dim, dtype, one.block_m)))
 
@@ -122,7 +122,7 @@ def anatomy(capability: tuple[int, int], workload: DecodeWorkload, candidate: Ca
     return decode_anatomy(capability, workload, TileConfig.of(candidate.config))
 
 
-def entry(one: Class, winner: Candidate, ranking: Ranking, default: Candidate) -> DecodeEntry:
+def entry(one: TuningClass, winner: Candidate, ranking: Ranking, default: Candidate) -> DecodeEntry:
     at = max(ranking.times, key=lambda name: ranking.times[name][winner])
     sizes = {name: value for name, value in asdict(one).items() if name != "block_m"}
     return DecodeEntry(

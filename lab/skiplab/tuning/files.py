@@ -1,4 +1,4 @@
-"""The file `configs/<device>.json` that the kernels read: an operation's winners, beside what it holds of others."""
+"""Writes `configs/<device>.json`, which the kernels read: one operation's winners, keeping those of others."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def configs_folder() -> Path:
 def write_configs(runs: Sequence[Run], folder: Path | None = None) -> Path:
     """Write the winners of these runs, all of one operation, device and versions, and return the file's path.
 
-    They take the place of what the file held of that operation; other operations stay. The file is whole at any time.
+    They replace that operation's section; other operations stay. The file is complete at any time.
     ValueError for runs that do not belong together, and where no class has a winner.
     """
     _check_identity(runs)
@@ -62,7 +62,7 @@ def _section_text(operation: str, section: Section) -> str:
 
 
 def _replace(path: Path, text: str) -> None:
-    """Put the file in its place whole, once it can be read back."""
+    """Replace the file atomically, once the new one can be read back."""
     with NamedTemporaryFile("w", dir=path.parent, suffix=".part", delete=False, encoding="utf-8") as file:
         part = Path(file.name)
         file.write(text)

@@ -83,7 +83,7 @@ class LinearTuning(AnyTuning):
             raise ValueError(f"shape, rows: got none of one of them, or no shape that can be {self.name()}")
 
     def refusal(self, out_features: int, in_features: int, packing: str | None = None) -> str | None:
-        """Why a weight of this form, or so in another packing, cannot have that shape; None where it can."""
+        """Why a weight of this form cannot have that shape, in this packing or another; None if it can."""
         if in_features % self.group_size:
             return f"inputs must be a multiple of group_size {self.group_size}"
         weight = _weight(self._layer(out_features, in_features))
@@ -97,14 +97,14 @@ class LinearTuning(AnyTuning):
         return [self._layer(*shape, rows) for shape, rows in product(shapes, self.rows)]
 
     def candidates(self, workload: LinearWorkload, gpu: Gpu) -> list[Candidate]:
-        """Sizes around the default's, of every kernel that may take such a call."""
+        """Candidates with sizes around the default's, of every kernel that supports such a call."""
         if self.packing == "tiles":
-            found = _tiles(workload, gpu)
+            tried = _tiles(workload, gpu)
         elif workload.rows <= MOST_ROWS:
-            found = _matvecs(workload.rows)
+            tried = _matvecs(workload.rows)
         else:
-            found = _fused(workload, gpu)
-        return list(dict.fromkeys(found))
+            tried = _fused(workload, gpu)
+        return list(dict.fromkeys(tried))
 
     def name(self) -> str:
         zero = ", symmetric" if self.symmetric else ""
@@ -176,7 +176,7 @@ def _tiles_config(workload: LinearWorkload, gpu: Gpu) -> HopperConfig:
 
 @lru_cache(maxsize=64)
 def _layout(n: int, k: int, bits: int, group_size: int, symmetric: bool, packing: str) -> bs.QuantizedWeight:
-    """A weight without numbers."""
+    """A weight on the meta device: a layout without numbers."""
     row = bs.quantize(torch.empty(1, k, dtype=torch.bfloat16, device="meta"), bits, group_size, symmetric)
     tensors: dict[str, Any] = {name: t.new_empty((n, *t.shape[1:])) for name, t in row.named_tensors().items()}
     return replace(row, **tensors).packed(packing)
@@ -188,7 +188,7 @@ def _weight(workload: LinearWorkload, packing: str = "rows") -> bs.QuantizedWeig
 
 
 @dataclass(frozen=True, order=True)
-class Class:
+class TuningClass:
     """Calls that take the same entry: one shape and number of rows, of one form; fields as of `LinearEntry`."""
 
     bits: int
@@ -212,36 +212,36 @@ class Class:
 
 
 def candidate_of(contender: str, config: Config | None) -> Candidate | None:
-    """A kernel that has sizes with them, one that has none without."""
+    """The candidate of a row: with its sizes, if the kernel has any."""
     if contender not in KERNELS or (config is None) != (KERNELS[contender][0] == "dequantize"):
         return None
     return Candidate(contender, config)
 
 
-def class_of(axes: Mapping[str, Any], candidate: Candidate, sms: int) -> Class:
-    """The packing is the contender's."""
+def class_of(axes: Mapping[str, Any], candidate: Candidate, sms: int) -> TuningClass:
+    """The class of a workload; the packing is that of the contender."""
     sizes = {name: axes[name] for name in ("bits", "group_size", "symmetric", "rows", "out_features", "in_features")}
-    return Class(packing=KERNELS[candidate.contender][1], **sizes)
+    return TuningClass(packing=KERNELS[candidate.contender][1], **sizes)
 
 
-def race_of(one: Class) -> tuple:
-    """Shapes with as many rows."""
+def race_of(one: TuningClass) -> tuple:
+    """Shapes with as many rows race together."""
     return one.form, one.rows
 
 
-def compiled_as(one: Class, candidate: Candidate) -> tuple:
-    """The weight's shape is no reason for another result."""
+def compiled_as(one: TuningClass, candidate: Candidate) -> tuple:
+    """The weight's shape does not change whether a kernel is right."""
     return one.form, one.rows, candidate
 
 
-def default(one: Class, gpu: Gpu) -> Candidate:
-    """By the crossovers and sizes that stand in the kernels' plan."""
+def default(one: TuningClass, gpu: Gpu) -> Candidate:
+    """The default: by the crossovers and sizes of the kernels' plan."""
     plan = default_plan(one.rows, torch.bfloat16, one.weight, gpu)
     return _candidate(plan.kernel or "", one.packing, plan.config, plan.splits)
 
 
 def same_kernel(workload: LinearWorkload) -> Any:
-    """K and the rows are constants of most kernels."""
+    """K and the rows are constants of most kernels, so they count."""
     return workload
 
 
@@ -255,7 +255,7 @@ def anatomy(capability: tuple[int, int], workload: LinearWorkload, candidate: Ca
     return linear_anatomy(capability, _weight(workload, packing), workload.rows, workload.torch_dtype, config, splits)
 
 
-def entry(one: Class, winner: Candidate, ranking: Ranking, default: Candidate) -> LinearEntry:
+def entry(one: TuningClass, winner: Candidate, ranking: Ranking, default: Candidate) -> LinearEntry:
     kernel, packing = KERNELS[winner.contender]
     sizes = values_of(*config_of(kernel, packing, from_numbers(kernel, packing, winner.config or ())))
     (at,) = ranking.times

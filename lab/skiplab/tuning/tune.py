@@ -1,4 +1,4 @@
-"""What a GPU runs our kernels the soonest with: `skiplab tune`.
+"""Finds the configurations with which a GPU runs our kernels fastest: `skiplab tune`.
 
 Candidates are compiled in parallel, without the GPU, and dropped where they spill or do not fit. What is left is
 checked and timed, one after the other, into an ordinary run file; `tuning.files` makes `configs/<device>.json` of any
@@ -27,16 +27,17 @@ from skiplab.provenance import source_hash
 from skiplab.store import Run, RunWriter
 from skiplab.store.keys import without_index
 from skiplab.sweep import default_path, ending, row_key, run_header, usable
-from skiplab.tuning.base import AnyTuning, Candidate, Part
+from skiplab.tuning.base import AnyTuning, Candidate, TuningModule
 from skiplab.tuning.compiling import Compiled, Job, compile_all
-from skiplab.tuning.parts import PARTS
+from skiplab.tuning.modules import MODULES
 from skiplab.tuning.winners import rankings
 from skiplab.workload import Problem
 
 SPILL_BYTES = 64
 """A few spilled registers may pay, and the clock decides that; what spills more is not timed."""
 RACE = 1.25
-"""Times the fastest: what was slower on the first workload of a race (`Part.race_of`) is not timed on the others."""
+"""Times the fastest: a candidate that was slower on the first workload of a race (`TuningModule.race_of`) is not timed
+on the others."""
 FINALISTS = 3
 FINAL_BUDGETS = 4
 
@@ -100,12 +101,12 @@ def prune(
     cancelled: Callable[[], bool] = lambda: False,
     progress: bool = True,
 ) -> Kept:
-    """The candidates of each workload that compile, fit and do not spill; the default is the first, always."""
-    part = PARTS[tuning.operation]
+    """The candidates of each workload that compile, fit and do not spill; the default always comes first."""
+    module = MODULES[tuning.operation]
     first: dict[Any, Problem] = {}
     jobs: dict[Problem, list[Job]] = {}
     for w in tuning.workloads():
-        shared = first.setdefault(part.same_kernel(w), w)
+        shared = first.setdefault(module.same_kernel(w), w)
         jobs[w] = [Job(gpu.capability, shared, one) for one in tuning.candidates(w, gpu)]
     kernels = list(dict.fromkeys(job for several in jobs.values() for job in several))
     compiled = compile_all(kernels, workers, cancelled, progress)
@@ -114,14 +115,14 @@ def prune(
     counts = ", ".join(f"{count} {text}" for text, count in refused.items())
     say(f"{len(jobs)} workloads, {len(compiled)} kernels compiled; left out: {counts or 'none'}")
     return {
-        w: {_default(part, w, several, gpu): None}
+        w: {_default(module, w, several, gpu): None}
         | {job.candidate: compiled[job] for job in several if not refusals[job]}
         for w, several in jobs.items()
     }
 
 
-def _default(part: Part, w: Problem, several: Sequence[Job], gpu: Gpu) -> Candidate:
-    return part.default(part.class_of(w.axes(), several[0].candidate, gpu.sms), gpu)
+def _default(module: TuningModule, w: Problem, several: Sequence[Job], gpu: Gpu) -> Candidate:
+    return module.default(module.class_of(w.axes(), several[0].candidate, gpu.sms), gpu)
 
 
 def measure_all(
@@ -134,20 +135,20 @@ def measure_all(
     cancelled: Callable[[], bool] = lambda: False,
     progress: bool = True,
 ) -> Run:
-    """Check and time what is kept, then the best of each class once more and for longer; rows go into the run file.
+    """Check and time these candidates, then the best of each class again, for longer; rows go into the run file.
 
-    take: `Child.measure`, or something that is called alike. What was slow on the first workload of a race is not timed
-    on the others.
+    take: `Child.measure`, or a function with its signature. A candidate that was slow on the first workload of a race
+    is not timed on the others.
     """
     from tqdm.auto import tqdm
 
-    part, machine = PARTS[tuning.operation], this_machine(tuning.device, tuning.dtype)
-    classes = {w: part.class_of(w.axes(), next(iter(kept[w])), gpu.sms) for w in kept}
+    module, machine = MODULES[tuning.operation], this_machine(tuning.device, tuning.dtype)
+    classes = {w: module.class_of(w.axes(), next(iter(kept[w])), gpu.sms) for w in kept}
     with RunWriter(path, run_header(cast(Any, tuning), "tune", machine)) as writer:
         times = _recorded(writer.run, kept, tuning.device)
         races: dict[Any, list[Problem]] = {}
         for w, one in classes.items():
-            races.setdefault(part.race_of(one), []).append(w)
+            races.setdefault(module.race_of(one), []).append(w)
         bar = tqdm(total=sum(map(len, kept.values())), unit="point", desc="measured", disable=not progress)
 
         def measured(w: Problem, candidate: Candidate, budget_s: float) -> float:
@@ -174,14 +175,14 @@ Times = dict[Candidate, float]
 
 
 def _recorded(run: Run, kept: Kept, device: str) -> dict[Problem, Times]:
-    """The medians (nan for what failed) that the run holds already, of these kernels."""
+    """The medians (nan for failures) of these kernels that the run holds already."""
     rows = {without_index(row["key"]): row for row in run.rows}
     keys = {(w, one): row_key(Point(w, *one, device)) for w in kept for one in kept[w]}
-    found: dict[Problem, Times] = {w: {} for w in kept}
+    medians: dict[Problem, Times] = {w: {} for w in kept}
     for (w, one), key in keys.items():
         if key in rows:
-            found[w][one] = median(rows[key]["samples_ns"] or [math.nan])
-    return found
+            medians[w][one] = median(rows[key]["samples_ns"] or [math.nan])
+    return medians
 
 
 def _is_slow(candidate: Candidate, others: Sequence[Times]) -> bool:

@@ -1,7 +1,7 @@
-"""From a tuning run to the winners of each class, by rows alone. No GPU is needed, and nothing is timed.
+"""The winners of each class, from the rows of a tuning run. No GPU is needed, and nothing is timed.
 
-A candidate can win a class that is right and timed on all the class's workloads, and nowhere wrong with the same
-kernel; once the best were timed again, only they can. Scores are geometric means, over the workloads, of its median
+A candidate can win a class if it is right and timed on all the class's workloads, and its kernel is wrong nowhere; once
+the best were timed again, only these can. Scores are geometric means, over the workloads, of its median
 over the fastest one's. Where the default is within 1 % of the winner, it stays.
 """
 
@@ -19,8 +19,8 @@ from blockskip.gpu import Gpu
 from skiplab.operations import workload_of
 from skiplab.store import Run
 from skiplab.store.keys import without_index
-from skiplab.tuning.base import Candidate, Part, Ranking
-from skiplab.tuning.parts import PARTS
+from skiplab.tuning.base import Candidate, Ranking, TuningModule
+from skiplab.tuning.modules import MODULES
 
 TIE = 1.01
 UNTRUSTED = {"impossible", "unchecked"}
@@ -35,11 +35,11 @@ def gpu_of(run: Run) -> Gpu:
     return Gpu(device["name"], (major, minor), device["sms"])
 
 
-def part_of(run: Run) -> Part:
+def module_of(run: Run) -> TuningModule:
     """What tuning the run's operation needs; ValueError for one that is not tuned."""
-    if run.operation not in PARTS:
-        raise ValueError(f"{run.run_id}: is of {run.operation}; tuned are {', '.join(PARTS)}")
-    return PARTS[run.operation]
+    if run.operation not in MODULES:
+        raise ValueError(f"{run.run_id}: is of {run.operation}; tuned are {', '.join(MODULES)}")
+    return MODULES[run.operation]
 
 
 def rankings(runs: Sequence[Run]) -> dict[Any, Ranking]:
@@ -47,12 +47,12 @@ def rankings(runs: Sequence[Run]) -> dict[Any, Ranking]:
 
     A run that was continued with other kernels counts from there: times of different kernels say nothing of sizes.
     """
-    part, sms = part_of(runs[0]), gpu_of(runs[0]).sms
-    rows = [(row, one) for run in runs for row, one in _of_last_kernels(run, part)]
+    module, sms = module_of(runs[0]), gpu_of(runs[0]).sms
+    rows = [(row, one) for run in runs for row, one in _of_last_kernels(run, module)]
     rounds = Counter(without_index(row["point"]) for row, _ in rows)
     latest = {without_index(row["point"]): (row, one) for row, one in rows}
-    classes = {point: part.class_of(row["axes"], one, sms) for point, (row, one) in latest.items()}
-    kernels = {point: part.compiled_as(classes[point], one) for point, (_, one) in latest.items()}
+    classes = {point: module.class_of(row["axes"], one, sms) for point, (row, one) in latest.items()}
+    kernels = {point: module.compiled_as(classes[point], one) for point, (_, one) in latest.items()}
     failed = {kernels[point] for point, (row, _) in latest.items() if row["status"] != "ok"}
     times: dict[Any, dict[str, dict[Candidate, float]]] = {}
     taken: dict[Any, dict[Candidate, int]] = {}
@@ -69,19 +69,19 @@ def rankings(runs: Sequence[Run]) -> dict[Any, Ranking]:
     }
 
 
-def _of_last_kernels(run: Run, part: Part) -> Iterator[tuple[Mapping[str, Any], Candidate]]:
-    """The rows of the sources that the run was last continued with, and of which candidate each is."""
+def _of_last_kernels(run: Run, module: TuningModule) -> Iterator[tuple[Mapping[str, Any], Candidate]]:
+    """The rows of the kernels with which the run was last continued, each with its candidate."""
     last = run.rows[-1].get("source_hash") if run.rows else None
     for row in run.rows:
         config = row.get("config")
         contender = row["point"].split(" | ")[0].split(" (")[0]  # the row's own has the sizes in it
-        candidate = part.candidate_of(contender, tuple(config) if config else None)
+        candidate = module.candidate_of(contender, tuple(config) if config else None)
         if candidate is not None and row.get("source_hash") == last:
             yield row, candidate
 
 
 def _scores(workloads: Sequence[Mapping[Candidate, float]], rounds: Mapping[Candidate, int]) -> dict[Candidate, float]:
-    """Of the candidates that were timed everywhere, and as often as any of those."""
+    """The scores of candidates that were timed on all workloads, and as often as the best."""
     everywhere = set.intersection(*(set(times) for times in workloads))
     most = max((rounds[one] for one in everywhere), default=0)
     able = [one for one in everywhere if rounds[one] == most]
@@ -92,19 +92,19 @@ def _scores(workloads: Sequence[Mapping[Candidate, float]], rounds: Mapping[Cand
 
 def entries(runs: Sequence[Run]) -> tuple[Any, ...]:
     """The winner of each class that has one."""
-    part, gpu = part_of(runs[0]), gpu_of(runs[0])
-    found = [(one, ranking) for one, ranking in sorted(rankings(runs).items(), key=itemgetter(0)) if ranking.scores]
-    return tuple(_entry(part, one, ranking, part.default(one, gpu)) for one, ranking in found)
+    module, gpu = module_of(runs[0]), gpu_of(runs[0])
+    ranked = [(one, ranking) for one, ranking in sorted(rankings(runs).items(), key=itemgetter(0)) if ranking.scores]
+    return tuple(_entry(module, one, ranking, module.default(one, gpu)) for one, ranking in ranked)
 
 
-def _entry(part: Part, one: Any, ranking: Ranking, default: Candidate) -> Any:
+def _entry(module: TuningModule, one: Any, ranking: Ranking, default: Candidate) -> Any:
     winner, score = next(iter(ranking.scores.items()))
     if ranking.scores.get(default, math.inf) <= TIE * score:
         winner = default
-    return part.entry(one, winner, ranking, default)
+    return module.entry(one, winner, ranking, default)
 
 
 def summary(runs: Sequence[Run]) -> str:
     """The winners as a table for a terminal."""
-    part = part_of(runs[0])
-    return "\n".join([part.HEAD, *map(part.line, entries(runs))])
+    module = module_of(runs[0])
+    return "\n".join([module.HEAD, *map(module.line, entries(runs))])

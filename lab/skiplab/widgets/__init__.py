@@ -1,7 +1,7 @@
 """The lab's widgets: state -> workload -> figure. They show figures and ask for measurements; they time nothing.
 
-A folder each, with the same files: explorer.py (the widget), settings.py (its state), words.py (what it says), view.py
-(its picture, with view.js and view.css). What they share stands beside the folders.
+A folder each, with the same files: explorer.py (the widget), settings.py (its state), captions.py (the text beside the
+picture), view.py (the picture, with view.js and view.css). Modules beside the folders are shared.
 """
 
 from skiplab.widgets.int4.explorer import Int4Explorer

@@ -23,7 +23,7 @@ def steps(low: int, high: int) -> list[int]:
     return sorted(value for value in values if low <= value <= high)
 
 
-class Count(w.HBox):
+class CountControl(w.HBox):
     """A whole number from low to high: slide in growing steps, or type any value. `value` is the trait."""
 
     value = traitlets.Int()
@@ -118,12 +118,12 @@ def problem(what: str, advice: str = "") -> str:
 
 
 def status(text: str) -> str:
-    """HTML of a line that says how things go, which a screen reader tells when it changes."""
+    """HTML of a status line; screen readers announce its changes."""
     return render("widgets.status", text=text)
 
 
 def hint(text: str) -> str:
-    """HTML of a line of advice, or of the reason why a button is off."""
+    """HTML of a line of advice, or of the reason why a button is disabled."""
     return render("widgets.hint", text=text)
 
 
@@ -154,7 +154,7 @@ COPY_CSS = """
 
 
 class CodeBox(anywidget.AnyWidget):
-    """Code with a Copy button; where the browser has no clipboard the button selects the text."""
+    """Code with a Copy button, which selects the text if the browser has no clipboard."""
 
     _esm = COPY_JS
     _css = COPY_CSS

@@ -1,4 +1,4 @@
-"""What a notebook shows where no widget can live: a picture and a line of text beside the live view."""
+"""A picture and a line of text beside a live widget, for readers of a notebook without widgets."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from skiplab.figures.charts import Chart
 
 
 class LiveChart(w.VBox):
-    """Empty until `draw(chart)`; the next chart takes its place without a flicker. `chart` is what it shows.
+    """Empty until `draw(chart)`; a further chart replaces it without a flicker. `chart` is what it shows.
 
     It is as wide as the page allows, and no wider than the panel's two columns.
     """
@@ -39,7 +39,7 @@ class LiveChart(w.VBox):
 
 
 def _view() -> Any:
-    """A FigureWidget, or an image where plotly's widget is not installed with all that it needs."""
+    """A FigureWidget, or an image if plotly's widget or its dependencies are not installed."""
     try:
         import plotly.graph_objects as go
 

@@ -1,17 +1,17 @@
-"""Long work behind a widget: one job at a time, on its own thread, cancelled by a flag; a new one replaces the old."""
+"""Background jobs of a widget: one at a time, on a thread, cancelled by a flag; a new job replaces the old."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
 
-Cancelled = Callable[[], bool]
+IsCancelled = Callable[[], bool]
 
 MEASURING = threading.Lock()
 """Held while anything is timed: two measurements at once would measure each other."""
 
 
-class Worker:
+class BackgroundWorker:
     """Runs jobs `work(cancelled)`; `failed(error)` hears of an exception, `ended()` is called after every job.
 
     A job that waits for its turn, or that is asked to stop, sees `cancelled()` turn true and should return soon.
@@ -25,11 +25,11 @@ class Worker:
 
     @property
     def busy(self) -> bool:
-        """Whether a job runs or waits that has not been asked to stop."""
+        """Whether a job runs or waits, and was not asked to stop."""
         return self._thread is not None and self._thread.is_alive() and not self._flag.is_set()
 
-    def submit(self, work: Callable[[Cancelled], None]) -> None:
-        """Ask the present job to stop, and run this one when it has."""
+    def submit(self, work: Callable[[IsCancelled], None]) -> None:
+        """Ask the current job to stop, and run this one after it."""
         with self._change:
             self._flag.set()
             self._flag = flag = threading.Event()
@@ -37,16 +37,16 @@ class Worker:
             self._thread.start()
 
     def cancel(self) -> None:
-        """Ask the present job to stop."""
+        """Ask the current job to stop."""
         self._flag.set()
 
     def wait(self, timeout_s: float | None = None) -> bool:
-        """Wait until the present job has ended; False when it has not within the time."""
+        """Wait until the current job has ended; False when it has not within the time."""
         if self._thread is not None:
             self._thread.join(timeout_s)
         return self._thread is None or not self._thread.is_alive()
 
-    def _run(self, work: Callable[[Cancelled], None], flag: threading.Event) -> None:
+    def _run(self, work: Callable[[IsCancelled], None], flag: threading.Event) -> None:
         with MEASURING:
             try:
                 if not flag.is_set():

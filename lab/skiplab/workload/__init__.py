@@ -1,4 +1,4 @@
-"""A problem to solve: shapes, dtype and mask. Who solves it is a contender; how fast is a measurement.
+"""Workloads: problems to solve, by shapes, dtype and mask. Contenders solve them; measurements say how fast.
 
 Four operations, a file each: attention of a prompt (`Workload`), of a few new tokens over a cache (`DecodeWorkload`), a
 quantised linear layer (`LinearWorkload`), and a whole model (`ModelWorkload`).

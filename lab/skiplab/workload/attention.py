@@ -60,7 +60,7 @@ class Workload(Heads):
 
     @property
     def buffer(self) -> int | None:
-        """Slots of the cache that the prompt stands at the start of, the later ones masked off; None for any other."""
+        """Slots of a cache at whose start the prompt is, the later ones masked off; None without such a cache."""
         band = isinstance(self.mask, bs.Band) and self.mask.right == 0
         return self.keys if band and self.q_start == 0 and self.keys >= self.q_len else None
 
@@ -73,7 +73,7 @@ class Workload(Heads):
 
     @property
     def is_causal(self) -> bool:
-        """Whether the mask is plain causal and torch's `is_causal` (top-left) means the same."""
+        """Whether the mask is plain causal, and equals torch's `is_causal` (top-left)."""
         return self.mask == bs.causal() and self.first_position == 0
 
     def axes(self) -> dict[str, Any]:
@@ -95,7 +95,7 @@ class Workload(Heads):
         return cls(**{**fields, "mask": bs.Mask.from_spec(axes["mask"])})
 
     def key(self) -> str:
-        """Stable and readable, the same for equal workloads: what a run file finds a point by."""
+        """A stable, readable key, the same for equal workloads, by which a run file finds a point."""
         axes = self.axes()
         start = "" if self.q_start is None else f" at {self.q_start}"
         return (

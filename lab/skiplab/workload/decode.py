@@ -82,7 +82,7 @@ class DecodeWorkload(Heads):
         return cls(**{name: value for name, value in axes.items() if name not in ("operation", "mask")})
 
     def key(self) -> str:
-        """Stable and readable, the same for equal workloads: what a run file finds a point by."""
+        """A stable, readable key, the same for equal workloads, by which a run file finds a point."""
         window = "" if self.window is None else f" window {self.window}"
         return (
             f"decode q{self.q_len} kv{self.kv_len} of {self.slots}{window} b{self.batch} "
@@ -90,8 +90,8 @@ class DecodeWorkload(Heads):
         )
 
     def work(self, splits: int = 1) -> bs.Work:
-        """FLOPs and bytes: q, out and the keys and values that some query sees, once each; with several splits what
-        they leave and what the merge reads, float32."""
+        """FLOPs and bytes: q, out and the keys and values that some query sees, once each; with several splits also
+        their float32 partial results, written and read."""
         seen = (min(self.first_position + row + 1, self.window or self.kv_len) for row in range(self.q_len))
         flops = 4 * self.batch * self.q_heads * self.head_dim
         rows = self.batch * self.q_heads * self.q_len

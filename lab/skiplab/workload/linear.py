@@ -57,12 +57,12 @@ class LinearWorkload(Problem):
 
     @property
     def out_shape(self) -> tuple[int, ...]:
-        """The result's."""
+        """The result's shape."""
         return self.rows, self.out_features
 
     @property
     def bits_per_weight(self) -> float:
-        """As the function of this name."""
+        """The function `bits_per_weight` of this layer."""
         return bits_per_weight(self.bits, self.group_size, self.symmetric)
 
     @property
@@ -79,7 +79,7 @@ class LinearWorkload(Problem):
         return cls(**{name: value for name, value in axes.items() if name != "operation"})
 
     def key(self) -> str:
-        """Stable and readable, the same for equal workloads: what a run file finds a point by."""
+        """A stable, readable key, the same for equal workloads, by which a run file finds a point."""
         kind = " symmetric" if self.symmetric else ""
         return (
             f"linear {self.out_features}x{self.in_features} rows {self.rows} int{self.bits} "
@@ -92,7 +92,7 @@ class LinearWorkload(Problem):
         return bs.Work(flops, flops, flops, self.moved(self.weight_bytes))
 
     def moved(self, weight_bytes: int) -> int:
-        """Bytes of activations, output and a weight of so many."""
+        """Bytes of activations, output and a weight of `weight_bytes` bytes."""
         return weight_bytes + self.element_bytes * self.rows * (self.in_features + self.out_features)
 
     def inputs(self, device: str, seed: int, deviation: float = 1.0) -> tuple[torch.Tensor, ...]:

@@ -1,7 +1,7 @@
 """Models by name: the shapes of their attention and of their linear layers, from their Hugging Face configurations.
 
-A model is a file of `data/models`, nothing else: its `config.json`, or the fields of it that are read here. The folder
-`shapes` in it has those of which the lab takes the shapes alone.
+A model is a file in `data/models`: its `config.json`, or the fields of it that are read here. Its folder `shapes` has
+the models of which the lab uses shapes alone.
 """
 
 from __future__ import annotations
@@ -63,24 +63,24 @@ class ModelShapes:
     def linears(self, fused: bool | None = None) -> dict[str, Shape]:
         """Its linear layers by name: qkv, q, k, v, o, gate+up, gate, up, down, head.
 
-        Where full layers have other sizes than sliding ones, their names end in `full`; where they take the keys for
-        values, the fused one is `qk full`. fused: True leaves out the layers that a fused one holds, False the fused
-        ones, None neither.
+        If full layers have other sizes than sliding ones, their names end in `full`; if their keys are the values, too,
+        the fused one is `qk full`. fused: True leaves out the layers that a fused one holds, False the fused ones, None
+        neither.
         """
-        found: dict[str, Shape] = {}
+        shapes: dict[str, Shape] = {}
         seen: list[dict[str, int]] = []
         for kind, shape in self.heads.items():
             query, key = shape.q_heads * shape.head_dim, shape.kv_heads * shape.head_dim
             parts = {"q": query, "k": key, **({"v": key} if kind in self.values else {})}
             if parts not in seen:
                 suffix = f" {kind}" if seen else ""
-                found |= _group("".join(parts), parts, self.hidden, suffix, fused)
-                found[f"o{suffix}"] = (self.hidden, query)
+                shapes |= _group("".join(parts), parts, self.hidden, suffix, fused)
+                shapes[f"o{suffix}"] = (self.hidden, query)
             seen.append(parts)
         if self.mlp is not None:
-            found |= _group("gate+up", {"gate": self.mlp, "up": self.mlp}, self.hidden, "", fused)
-            found["down"] = (self.hidden, self.mlp)
-        return {**found, "head": (self.vocabulary, self.hidden)}
+            shapes |= _group("gate+up", {"gate": self.mlp, "up": self.mlp}, self.hidden, "", fused)
+            shapes["down"] = (self.hidden, self.mlp)
+        return {**shapes, "head": (self.vocabulary, self.hidden)}
 
     def chosen(self, names: tuple[str, ...] = (), fused: bool | None = None) -> tuple[Shape, ...]:
         """The shapes of the named layers (none: all), each once; ValueError lists the layers there are."""
@@ -92,7 +92,7 @@ class ModelShapes:
 
 
 def _group(name: str, parts: Mapping[str, int], inputs: int, suffix: str, fused: bool | None) -> dict[str, Shape]:
-    """Layers with the same input, as one, each alone, or both."""
+    """Layers with the same input: fused, each alone, or both."""
     whole = {f"{name}{suffix}": (sum(parts.values()), inputs)}
     alone = {f"{part}{suffix}": (outputs, inputs) for part, outputs in parts.items()}
     return {**({} if fused is False else whole), **({} if fused else alone)}
@@ -139,14 +139,14 @@ def _shapes(name: str, config: Mapping[str, Any]) -> ModelShapes:
 
 
 def _window(config: Mapping[str, Any]) -> int | None:
-    """The window of its sliding layers; a model may name one and not use it."""
+    """The window of the sliding layers; None if the model names one but does not use it."""
     if config.get("sliding_window") is None or config.get("use_sliding_window") is False:
         return None
     return integer("sliding_window", config["sliding_window"], 1)
 
 
 def _has_full_layers(config: Mapping[str, Any]) -> bool:
-    """Whether some layers of a model with a window see everything."""
+    """Whether some layers of a model with a window have full attention."""
     if config.get("layer_types") is not None:
         return "full_attention" in config["layer_types"]
     return config.get("sliding_window_pattern") is not None or config.get("global_head_dim") is not None
@@ -175,11 +175,11 @@ def model_of(name: str | Path) -> ModelShapes:
 @lru_cache(maxsize=1)
 def models() -> dict[str, HeadShape]:
     """Named shapes of attention: those of each model, by its name and, where it has two kinds of layers, the kind."""
-    found = {"laptop": HeadShape(8, 8, 128, 512)}
+    shapes = {"laptop": HeadShape(8, 8, 128, 512)}
     for model in map(model_of, model_names()):
         for kind, shape in model.heads.items():
-            found.setdefault(f"{model.name} {kind}" if len(model.heads) > 1 else model.name, shape)
-    return {**found, "qwen 16/2": HeadShape(16, 2, 256)}
+            shapes.setdefault(f"{model.name} {kind}" if len(model.heads) > 1 else model.name, shape)
+    return {**shapes, "qwen 16/2": HeadShape(16, 2, 256)}
 
 
 @lru_cache(maxsize=1)

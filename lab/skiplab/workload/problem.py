@@ -1,4 +1,4 @@
-"""What every workload is made of: a dtype, checked counts, numbers drawn from a seed; heads, where there are some."""
+"""Problem, the base of all workloads: a dtype, checked counts, inputs drawn from a seed; Heads, of those with heads."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ DTYPES = ("float16", "bfloat16", "float32")
 
 
 class Problem(ABC):
-    """A workload of any operation: what the lab asks of it, and what all of them share."""
+    """A workload of any operation: the methods that the lab calls, and what all workloads share."""
 
     operation: ClassVar[str]
     untimed_s: ClassVar[float] = 0.0
@@ -33,7 +33,7 @@ class Problem(ABC):
 
     @abstractmethod
     def axes(self) -> dict[str, Any]:
-        """The fields of a run file's row: flat and JSON-able."""
+        """The axes of a run file's row: flat and JSON-able."""
 
     @classmethod
     @abstractmethod
@@ -42,11 +42,11 @@ class Problem(ABC):
 
     @abstractmethod
     def key(self) -> str:
-        """Stable and readable, the same for equal workloads: what a run file finds a point by."""
+        """A stable, readable key, the same for equal workloads, by which a run file finds a point."""
 
     @abstractmethod
     def work(self, *how: Any, **named: Any) -> bs.Work:
-        """FLOPs and bytes of a call; how it is done, where that changes them, has defaults."""
+        """FLOPs and bytes of a call; arguments that change them, such as a skip mode, have defaults."""
 
     @abstractmethod
     def inputs(self, device: str, seed: int, deviation: float = 1.0) -> tuple[torch.Tensor, ...]:
@@ -86,7 +86,7 @@ class Problem(ABC):
 
 
 class Heads(Problem):
-    """What the two attention workloads share."""
+    """The base of the two attention workloads."""
 
     batch: int
     q_len: int
@@ -96,7 +96,7 @@ class Heads(Problem):
 
     @property
     def out_shape(self) -> tuple[int, ...]:
-        """The result's."""
+        """The result's shape."""
         return self.batch, self.q_heads, self.q_len, self.head_dim
 
     @property

@@ -108,7 +108,7 @@ def rows_of(q, batch, kv_head, r, GROUP: tl.constexpr):
 
 @triton.jit
 def is_last(counter, programs):
-    """Whether this is the last of `programs` programs to call it; what the others stored before is then visible."""
+    """Whether this is the last of `programs` programs to call it; it then sees what the others stored before."""
     tl.debug_barrier()  # what all threads have stored is released by the one that counts
     last = tl.atomic_add(counter, 1, sem="acq_rel", scope="gpu") == programs - 1
     if last:

@@ -97,7 +97,7 @@ def plan_decode_kernel(
     reason: str = "asked for",
     config: TileConfig | None = None,
 ) -> DecodePlan:
-    """The plan of a call that the Triton kernel does, for a GPU that need not be there; config None: the table's."""
+    """The plan of a call by the Triton kernel, for a GPU that need not be present; config None: the table's."""
     config = config or decode_config(capability, call.q.shape[3], call.q.dtype, call.rows)
     programs = call.q.shape[0] * call.k.shape[1] * -(-call.rows // config.block_m)  # of a single share
     tiles = tiles_at_most(call.kv_len, call.q.shape[2], call.window, config.block_n)

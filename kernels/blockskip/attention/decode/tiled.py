@@ -11,12 +11,12 @@ from typing import NamedTuple
 import torch
 
 from ...mask import Band
-from ..pieces import Bias, Piece, Scoring, attend, rows_apart
+from ..pieces import Bias, Piece, ScoreMap, attend, rows_apart
 from ..ring import unrolled
 
 
 class KeyRange(NamedTuple):
-    """Keys first .. end - 1, which all rows see, or not (`ragged`)."""
+    """Keys first .. end - 1; `ragged`: not every row sees all of them."""
 
     first: int
     end: int
@@ -41,7 +41,7 @@ def decode(
     kv_lens: a batch entry's number of keys. mask: band(window - 1, 0) or band(None, 0). ring: pieces of k and v that
     pass the last slot are copied. Without return_lse, lse has whatever accuracy the products give.
     """
-    scoring, found, first = Scoring(scale, softcap), [], 0
+    scoring, found, first = ScoreMap(scale, softcap), [], 0
     for kv_len, run in itertools.groupby(kv_lens):
         at = slice(first, first + len(list(run)))
         keys = _Keys(k[at], v[at], _key_ranges(mask, q.shape[2], kv_len), kv_len, ring)
@@ -66,7 +66,7 @@ class _Keys(NamedTuple):
 
 
 def _same_length(
-    q: torch.Tensor, keys: _Keys, mask: Band, scoring: Scoring, sinks: torch.Tensor | None, exact: bool
+    q: torch.Tensor, keys: _Keys, mask: Band, scoring: ScoreMap, sinks: torch.Tensor | None, exact: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(out, lse) of batch entries that have as many keys, in one product a piece."""
     if not keys.ranges:
@@ -90,7 +90,7 @@ def _same_length(
 
 
 def _key_ranges(mask: Band, q_len: int, kv_len: int) -> list[KeyRange]:
-    """The keys that some query sees: those at both ends that not all of them see, and those between."""
+    """The ranges of keys that some query sees: ragged ones at both ends, and those between, which all queries see."""
     left = kv_len if mask.left is None else mask.left
     first_q, last_q = kv_len - q_len, kv_len - 1
     low, low_full = max(first_q - left, 0), max(last_q - left, 0)

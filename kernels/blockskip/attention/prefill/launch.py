@@ -76,7 +76,7 @@ def ready_attention(call: AttentionCall, plan: PrefillPlan) -> Callable[..., Res
         yield prepare(given, plan, (q, k, v, out), lse, visits, (rows, heads, batch))
 
     grows = isinstance(call.kv_len, GuardedInt)
-    inputs = _inputs(visits, q_len if grows else None, *call.tensors, call.kv_len)
+    inputs = _inputs(visits, q_len if grows else None, *call.tensors, call.kv_len)  # pyright: ignore[reportCallIssue]
     memory = (tuple(call.q.shape), call.q.dtype), ((batch, q_heads, q_len), torch.float32) if call.return_lse else None
     try:
         ready = Ready(inputs, memory, steps, tables=(MaskBits, TileRuns))

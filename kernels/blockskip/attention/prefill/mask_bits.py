@@ -62,7 +62,7 @@ def _kept_bits(mask: Mask, *call) -> torch.Tensor:
 
 
 def _refuse_capture(mask: Mask, device: torch.device) -> None:
-    """RuntimeError inside a CUDA graph capture: a graph would repeat the copies of what is made, and cannot wait."""
+    """RuntimeError inside a CUDA graph capture: tables cannot be made there: a graph would repeat their copies."""
     if capturing(device):
         raise RuntimeError(
             f"mask: the tables of {mask!r} are not on {device} yet, and cannot be made while a CUDA graph is captured; "
@@ -76,7 +76,7 @@ def capturing(device: torch.device) -> bool:
 
 
 def _finish(device: torch.device) -> None:
-    """Waits until what is kept is written: a later call may read it on another stream."""
+    """Waits until cached tables are written: a later call may read them on another stream."""
     if device.type == "cuda":
         torch.cuda.current_stream(device).synchronize()
 

@@ -95,9 +95,9 @@ def _rows_are_even(call: AttentionCall, plan: PrefillPlan, together: int, progra
 
 
 def end_together(tiles: np.ndarray, together: int, programs: int) -> bool:
-    """Whether rows of so many tiles, `together` of each, keep all programs busy about as well as if handed out.
+    """Whether rows of so many tiles, `together` of each, keep all programs about as busy as dynamic scheduling would.
 
-    An item's beginning and end count for one tile more. Items are taken in order, there and back, as
+    An item's start and end count as one more tile. Items are taken in order, there and back, as
     `hopper.items.position_in` has it.
     """
     items = np.repeat(tiles[::-1] + 1, together)
@@ -136,5 +136,5 @@ def is_narrow(mask: Mask, kv_len: int) -> bool:
 
 
 def multiprocessors(device: torch.device) -> int:
-    """A GPU's multiprocessors; 1 where the kernel is interpreted, or compiled for a GPU that is not there."""
+    """The device's multiprocessors; 1 if the kernel is interpreted, or compiled for a GPU that is not present."""
     return Gpu.of(device).sms if device.type == "cuda" else 1

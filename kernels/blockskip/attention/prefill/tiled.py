@@ -1,7 +1,7 @@
 """Attention in PyTorch over the tile map: the default on a CPU.
 
-The row blocks of a sliding window all look alike, so a strided view of the keys serves many of them in one call, and
-nothing is copied. What a call is made of: see `pieces`.
+The row blocks of a sliding window have the same shape, so a strided view of the keys serves many of them in one call,
+without copies. `pieces` does the attention of each call.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 
 from ...mask import Mask
-from ..pieces import Piece, Scoring, attend, rows_apart
+from ..pieces import Piece, ScoreMap, attend, rows_apart
 from ..ring import unrolled
 from .tiled_plan import Group, Span, TiledPlan, make_tiled_plan
 
@@ -53,7 +53,7 @@ def attention(
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     lse = torch.empty(q.shape[:-1], dtype=torch.float32, device=q.device)
     for unit in _units(q, k, v, out, lse, sinks, mask, q_start, kv_len):
-        _attend(unit, mask, Scoring(scale, softcap), ring, exact=return_lse)
+        _attend(unit, mask, ScoreMap(scale, softcap), ring, exact=return_lse)
     return out, lse
 
 
@@ -71,7 +71,7 @@ def _units(q, k, v, out, lse, sinks, mask: Mask, q_start: int, kv_len: int) -> I
             yield Unit(chosen, q[b, heads], k[b, kv_heads], v[b, kv_heads], out[b, heads], lse[b, heads], own)
 
 
-def _attend(unit: Unit, mask: Mask, scoring: Scoring, ring: bool, exact: bool) -> None:
+def _attend(unit: Unit, mask: Mask, scoring: ScoreMap, ring: bool, exact: bool) -> None:
     chosen = unit.plan
     sinks = None if unit.sinks is None else unit.sinks[:, None, None]
     for first, end in chosen.unseen:

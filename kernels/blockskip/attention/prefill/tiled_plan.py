@@ -1,4 +1,4 @@
-"""The plan of the tiled implementation: row blocks that look alike are computed together, over spans of keys.
+"""The plan of the tiled implementation: row blocks of the same shape are computed together, over spans of keys.
 
 It depends on the mask and the lengths alone, never on q, k or v, and is kept with the mask.
 """
@@ -34,8 +34,8 @@ BIAS_BYTES = 4 << 20  # masks that a plan holds; beyond, they are built when the
 class Span:
     """`keys` keys from `first` on; `first` counts from the plan's first key and moves by `step` a block of the group.
 
-    masked: some of its elements are dropped. bias: which ones; None for an unmasked span, and for a masked one that
-    the plan's memory has no room for, whose bias each call builds.
+    masked: some of its elements are dropped. bias: which ones; None for an unmasked span, and for a masked one whose
+    bias exceeds the plan's memory, so that each call builds it.
     """
 
     first: int
@@ -47,7 +47,7 @@ class Span:
 
 @dataclass(frozen=True)
 class Group:
-    """`blocks` blocks of `height` rows from `row` on, whose spans are alike but for where they begin.
+    """`blocks` blocks of `height` rows from `row` on, whose spans differ only in where they begin.
 
     backwards: the spans' biases have each block's rows in reverse order, see `_Biases.slid`.
     """
@@ -76,7 +76,7 @@ class TiledPlan:
 
     @property
     def nbytes(self) -> int:
-        """About what it takes in memory."""
+        """Its approximate size in memory."""
         spans = [span for group in self.groups for span in group.spans]
         held = (span.bias.values.untyped_storage() for span in spans if span.bias is not None)
         biases = {storage.data_ptr(): storage.nbytes() for storage in held}
@@ -102,7 +102,7 @@ class Coordinates(NamedTuple):
 def make_tiled_plan(
     mask: Mask, q_len: int, kv_len: int, q_start: int, batch: int, head: int, device: torch.device
 ) -> TiledPlan:
-    """The plan for one batch's and head's tile map. Masks are built on `device`."""
+    """The plan for the tile map of one batch and head. Masks are built on `device`."""
 
     def tiles(rows: int) -> TileMap:
         return TileMap.build(mask, q_len, kv_len, rows, TILE_KEYS, q_start=q_start, batch=batch, head=head)
@@ -164,7 +164,7 @@ def _columns(runs: list[list[int]]) -> Iterator[tuple[int, int, bool]]:
 
 
 class _Biases:
-    """Makes the spans of row blocks; equal biases are held once, up to BIAS_BYTES in all."""
+    """Makes the spans of row blocks, with equal biases held once, up to BIAS_BYTES in all."""
 
     def __init__(self, mask: Mask, at: Coordinates, q_len: int, kv_len: int, first_key: int):
         self.mask, self.at, self.q_len, self.kv_len, self.first_key = mask, at, q_len, kv_len, first_key
@@ -184,7 +184,7 @@ class _Biases:
                 yield Span(first - self.first_key, keys, not kept.all(), bias)
 
     def slid(self, row: int, height: int, columns: list[tuple[int, int, bool]]) -> tuple[Span]:
-        """One span for all keys of a band's rows, however many: nothing is left to merge.
+        """One span for all keys of a band's rows, however many, so that no merge is needed.
 
         A band's bias depends on k - q alone. With the rows in reverse order, k - q grows by 1 along rows and keys
         both: each bias is a view of one line of numbers with strides (1, 1).
@@ -236,7 +236,7 @@ def _kept(mask: Mask, at: Coordinates, row: int, height: int, first: int, keys: 
 
 
 def _join(group: Group, block: Group) -> Group | None:
-    """`group` with `block` added, or None where they are not alike."""
+    """`group` extended by `block`, or None if their shapes differ."""
     rows = group.blocks * group.height
     if (
         block.height != group.height

@@ -10,7 +10,7 @@ import torch
 from ...arguments import choice, integer
 from ..packing import settled
 from ..weight import QUANTIZE_ELEMENTS, QuantizedWeight, pack, row_blocks
-from .kinds import KINDS, Kind
+from .kinds import KINDS, GGMLType
 
 Tensors = dict[str, torch.Tensor]
 
@@ -125,9 +125,9 @@ def _nibbles(runs: torch.Tensor) -> torch.Tensor:
     return torch.cat((runs & 15, runs >> 4), -1).flatten(1)
 
 
-def _bits(words: torch.Tensor) -> torch.Tensor:
+def _bits(packed: torch.Tensor) -> torch.Tensor:
     """The bits of [N, ..., bytes], each byte's lowest first: uint8 [N, K]."""
-    return torch.stack([words >> j & 1 for j in range(8)], -1).flatten(1)
+    return torch.stack([packed >> j & 1 for j in range(8)], -1).flatten(1)
 
 
 def _int8(codes: torch.Tensor, centre: int) -> torch.Tensor:
@@ -164,7 +164,7 @@ def _check_data(data, needed: int, what: str) -> None:
         raise ValueError(f"data: given {given} bytes; {needed} are needed for {what}")
 
 
-def _check_shape(shape, kind: Kind) -> tuple[int, int]:
+def _check_shape(shape, kind: GGMLType) -> tuple[int, int]:
     if not isinstance(shape, tuple | list):
         raise TypeError(f"shape: given {type(shape).__name__}; a tuple (N, K) is needed")
     sizes = [integer("shape", size) for size in shape]

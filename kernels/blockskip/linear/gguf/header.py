@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from .kinds import NUMBERED, Kind
+from .kinds import NUMBERED, GGMLType
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
@@ -42,7 +42,7 @@ class GGUFTensor:
 
 
 @dataclass(frozen=True)
-class Header:
+class GGUFHeader:
     """A file's version, its metadata by key, and its tensors by name, in the file's order."""
 
     version: int
@@ -50,7 +50,7 @@ class Header:
     tensors: dict[str, GGUFTensor]
 
 
-def read_header(data: memoryview) -> Header:
+def read_header(data: memoryview) -> GGUFHeader:
     """The header of a whole file's bytes. ValueError says what was found, where, and what is allowed."""
     cursor = Cursor(data)
     if (magic := bytes(cursor.take(4, "magic"))) != MAGIC:
@@ -66,9 +66,9 @@ def read_header(data: memoryview) -> Header:
             raise ValueError(f"metadata {key!r}: stands twice; keys must differ")
         metadata[key] = _value(cursor, f"metadata {key!r}")
     cursor.check_count(tensor_count, LEAST_TENSOR, "tensor count")
-    described = [_description(cursor, index) for index in range(tensor_count)]
+    descriptions = [_description(cursor, index) for index in range(tensor_count)]
     alignment = _alignment(metadata)
-    return Header(version, metadata, _located(described, alignment, cursor.at, len(data)))
+    return GGUFHeader(version, metadata, _located(descriptions, alignment, cursor.at, len(data)))
 
 
 class Cursor:
@@ -141,10 +141,10 @@ def _single(cursor: Cursor, kind: int, what: str) -> Any:
 
 
 def _bools(cursor: Cursor, count: int, what: str) -> np.ndarray:
-    found = cursor.numbers("<u1", count, what)
-    if count and found.max() > 1:
-        raise ValueError(f"{what}: found {found.max()} for a bool; 0 or 1 is needed")
-    return found.astype(np.bool_)
+    bytes_ = cursor.numbers("<u1", count, what)
+    if count and bytes_.max() > 1:
+        raise ValueError(f"{what}: found {bytes_.max()} for a bool; 0 or 1 is needed")
+    return bytes_.astype(np.bool_)
 
 
 def _number_type(kind: int, what: str) -> str:
@@ -164,7 +164,7 @@ def _alignment(metadata: dict[str, Any]) -> int:
 class _Description:
     name: str
     shape: tuple[int, ...]
-    kind: Kind
+    kind: GGMLType
     offset: int
 
 
@@ -187,11 +187,11 @@ def _description(cursor: Cursor, index: int) -> _Description:
     return _Description(name, tuple(reversed(sizes)), kind, offset)
 
 
-def _located(described: list[_Description], alignment: int, end: int, size: int) -> dict[str, GGUFTensor]:
+def _located(descriptions: list[_Description], alignment: int, end: int, size: int) -> dict[str, GGUFTensor]:
     """The tensors of a file of `size` bytes whose header ends at byte `end`: inside it, aligned, apart."""
     first = -(-end // alignment) * alignment
     found: dict[str, GGUFTensor] = {}
-    for one in described:
+    for one in descriptions:
         what, nbytes = f"tensor {one.name!r}", one.kind.bytes_of(prod(one.shape))
         if one.name in found:
             raise ValueError(f"{what}: stands twice; names must differ")

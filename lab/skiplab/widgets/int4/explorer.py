@@ -12,7 +12,7 @@ from skiplab.machine import known_gpus
 from skiplab.packed_weight import GROUP_SIZES, LANES, PROGRAMS, WEIGHTS, random_qualities
 from skiplab.widgets import controls
 from skiplab.widgets.fallback import with_picture
-from skiplab.widgets.int4 import words
+from skiplab.widgets.int4 import captions
 from skiplab.widgets.int4.settings import LAYOUTS, LOADS, OTHER, Int4Settings
 from skiplab.widgets.int4.view import MemoryView
 from skiplab.workload import LINEARS
@@ -23,7 +23,7 @@ ADVICE = "Change the setting that the message names; the picture still shows the
 
 
 class Int4Explorer(w.VBox):
-    """A weight's memory to look at; keywords are those of `Int4Settings`: `Int4Explorer(bits=8, layout="strided")`.
+    """A weight's memory, to explore; keywords are those of `Int4Settings`: `Int4Explorer(bits=8, layout="strided")`.
 
     `settings` is what it shows, and `set(group_size=64)` moves its controls from code. An unknown setting raises
     TypeError, a wrong value ValueError. All of it is computed: sizes and loads from the kernel's access pattern, errors
@@ -57,8 +57,8 @@ class Int4Explorer(w.VBox):
         self._accept(Int4Settings(**wanted))
 
     def _build(self) -> None:
-        s, choice, count = self.settings, controls.choice, controls.Count
-        programs = [(f"{name}: {program.words}", name) for name, program in PROGRAMS.items()]
+        s, choice, count = self.settings, controls.choice, controls.CountControl
+        programs = [(f"{name}: {program.description}", name) for name, program in PROGRAMS.items()]
         self._layer = choice("Layer", [*LINEARS, OTHER], s.layer, "layer")
         self._controls: dict[str, Any] = {
             "out_features": count("Outputs (N)", "rows", s.out_features, 1, MOST_ROWS, "out-features"),
@@ -77,7 +77,7 @@ class Int4Explorer(w.VBox):
             "predict_for": choice("Predict for", [*known_gpus()], s.predict_for, "predict-for"),
         }
         self._counts, self._asked, self._formats, self._prediction, self._problem = (w.HTML() for _ in range(5))
-        self.memory = MemoryView(_picture(s), words.plain(s))
+        self.memory = MemoryView(_picture(s), captions.plain(s))
         self._copy = controls.CodeBox(code=s.code())
         self._code = w.Accordion([self._copy], titles=("Copy as code",), selected_index=None)
 
@@ -124,7 +124,7 @@ class Int4Explorer(w.VBox):
         self._controls["lane"].value = lane
 
     def _accept(self, settings: Int4Settings) -> None:
-        """These settings are shown, by the controls too."""
+        """Show these settings, in the controls, too."""
         self._quiet = True
         self.settings = settings
         self._controls["step"].max = settings.last_step
@@ -138,15 +138,15 @@ class Int4Explorer(w.VBox):
     def _show(self) -> None:
         s = self.settings
         machine = known_gpus()[s.predict_for]
-        self.memory.show(_picture(s), words.plain(s))
-        self._counts.value = words.counts(s)
-        self._asked.value = words.asked(s)
-        self._formats.value = words.formats(random_qualities(s.weights), s, machine)
-        self._prediction.value = words.prediction(s, machine)
+        self.memory.show(_picture(s), captions.plain(s))
+        self._counts.value = captions.counts(s)
+        self._asked.value = captions.asked(s)
+        self._formats.value = captions.formats(random_qualities(s.weights), s, machine)
+        self._prediction.value = captions.prediction(s, machine)
         self._copy.code = s.code()
 
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
-        text = f"Int4Explorer: {words.plain(self.settings)}"
+        text = f"Int4Explorer: {captions.plain(self.settings)}"
         return with_picture(super()._repr_mimebundle_(**kwargs), nibbles.png(self.memory.picture, text), text)
 
 
@@ -155,7 +155,7 @@ def _picture(s: Int4Settings) -> nibbles.Picture:
 
 
 def _turned(names: dict[str, str]) -> list[tuple[str, str]]:
-    """(label, name) pairs of names with labels."""
+    """(label, name) pairs for a menu."""
     return [(label, name) for name, label in names.items()]
 
 

@@ -1,4 +1,4 @@
-"""What an int4 explorer is set to: one frozen value, from which sizes, loads, picture and code follow."""
+"""The state of an int4 explorer: one frozen value, from which sizes, loads, picture and code follow."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from blockskip.arguments import choice, integer
 
 from skiplab.machine import known_gpus
-from skiplab.packed_weight import LANES, METADATA, PROGRAMS, WEIGHTS, Codes, Packed, Program, codes_of, places
+from skiplab.packed_weight import LANES, METADATA, PROGRAMS, WEIGHTS, Codes, Packed, Program, codes_of, lane_blocks
 from skiplab.workload import LINEARS
 
 LAYOUTS = {"coalesced": "coalesced: row for row with the weights", "strided": "strided: [groups, rows]"}
@@ -23,7 +23,7 @@ class Int4Settings:
 
     out_features, in_features: the weight's N and K.  bits: 4 or 8.  group_size: 32, 64 or 128.  metadata: bfloat16, or
     uint8 codes.  layout: coalesced or strided metadata.  activation_loads: 16-byte or 4-byte.  program: a name of
-    `packed_weight.PROGRAMS`.  row, step, lane: where one looks.  weights: which random weights are quantised, one of
+    `packed_weight.PROGRAMS`.  row, step, lane: what is shown.  weights: which random weights are quantised, one of
     `packed_weight.WEIGHTS`.  predict_for: a GPU of `known_gpus()`.  ValueError names the setting, what was given and
     what is allowed.
     """
@@ -63,7 +63,7 @@ class Int4Settings:
 
     @property
     def kernel(self) -> Program:
-        """How many rows and weights a program takes a step."""
+        """The rows and blocks of weights that a program loads in a step."""
         return PROGRAMS[self.program]
 
     @property
@@ -83,9 +83,9 @@ class Int4Settings:
 
     @property
     def codes(self) -> Codes | None:
-        """The codes of the lane's block; None where the row has ended for it."""
-        place = places(self.packed, self.kernel, self.row, self.step)[self.lane]
-        return None if place is None else codes_of(self.packed, *place, self.weights)
+        """The codes of the lane's block; None if it is past the row's end."""
+        lane_block = lane_blocks(self.packed, self.kernel, self.row, self.step)[self.lane]
+        return None if lane_block is None else codes_of(self.packed, *lane_block, self.weights)
 
     def code(self) -> str:
         """Python that quantises such a weight and makes the same explorer."""

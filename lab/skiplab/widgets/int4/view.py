@@ -14,9 +14,9 @@ from skiplab.widgets.fallback import with_picture
 
 
 class MemoryView(anywidget.AnyWidget):
-    """The picture of one step; `show(picture, label)` changes it. `lane` is the one that a person chose in it.
+    """The picture of one step; `show(picture, label)` changes it. `lane` is the lane that the user chose in it.
 
-    Traits that the browser knows: `svg` (the picture), `lane` (0 to 31) and `last_lane`. What a cell is, stands in it.
+    Traits shared with the browser: `svg` (the picture; its cells hold their hints), `lane` (0 to 31), `last_lane`.
     """
 
     _esm = Path(__file__).with_name("view.js")
@@ -31,7 +31,7 @@ class MemoryView(anywidget.AnyWidget):
         self.show(picture, label)
 
     def show(self, picture: nibbles.Picture, label: str) -> None:
-        """Draw another picture; `label` says in words what it shows."""
+        """Draw another picture; `label` says in captions what it shows."""
         self.picture, self.label = picture, label
         with self.hold_sync():
             self.svg = nibbles.svg(picture, label)

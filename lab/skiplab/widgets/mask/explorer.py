@@ -13,14 +13,15 @@ from skiplab.figures import attention, tiles
 from skiplab.figures.frames import speedups
 from skiplab.machine import Machine, default_device, device_name, known_gpus, this_machine
 from skiplab.measure import Measurement
-from skiplab.widgets import controls, measuring
+from skiplab.widgets import controls
 from skiplab.widgets.fallback import with_picture
 from skiplab.widgets.live import LiveChart
-from skiplab.widgets.mask import words
+from skiplab.widgets.mask import captions, measuring
 from skiplab.widgets.mask.record import Record, record, why_not
-from skiplab.widgets.mask.settings import KINDS, THIS_MACHINE, Settings
+from skiplab.widgets.mask.settings import KINDS, THIS_MACHINE, MaskSettings
 from skiplab.widgets.mask.view import TileCanvas, picture
-from skiplab.widgets.worker import Cancelled, Worker
+from skiplab.widgets.session import run_of
+from skiplab.widgets.worker import BackgroundWorker, IsCancelled
 from skiplab.workload import DTYPES, MODELS
 
 LONGEST = 1 << 20
@@ -28,7 +29,7 @@ LARGEST_TILE = 512
 
 
 class MaskExplorer(w.VBox):
-    """A tile map to play with; keywords are those of `Settings`: `MaskExplorer(kind="causal", q_len=8192)`.
+    """A tile map to explore; keywords are those of `MaskSettings`: `MaskExplorer(kind="causal", q_len=8192)`.
 
     `settings`, `workload` and `tilemap` are what it shows; `frame()` holds what was measured here, and
     `set(window=1024)` moves its controls from code. An unknown setting raises TypeError, a wrong value ValueError.
@@ -36,17 +37,17 @@ class MaskExplorer(w.VBox):
     """
 
     def __init__(self, *, isolate: bool = True, budget_s: float = 3.0, **settings: Any):
-        known = [field.name for field in fields(Settings)]
+        known = [field.name for field in fields(MaskSettings)]
         for name in settings:
             if name not in known:
                 raise TypeError(f"{name}: MaskExplorer has no such setting; there are {', '.join(known)}")
-        self.settings = Settings(**settings)
+        self.settings = MaskSettings(**settings)
         self._isolate, self._budget_s = isolate, budget_s
         self._measurements: list[Measurement] = []
         self._refreshing = threading.RLock()
         self._quiet = False
         self._roof: Machine | None = None
-        self._worker = Worker(self._failed, self._ended)
+        self._worker = BackgroundWorker(self._failed, self._ended)
         self.canvas = TileCanvas(self.settings.tilemap)
         self._build()
         super().__init__(
@@ -69,16 +70,16 @@ class MaskExplorer(w.VBox):
 
     def frame(self) -> pd.DataFrame:
         """The points measured in this explorer, with the columns of every run (`store.frame`)."""
-        return measuring.run_of(self._measurements, self.settings.dtype).frame()
+        return run_of(self._measurements, self.settings.dtype).frame()
 
     def code(self) -> str:
         """Python that makes what is shown."""
         return self.settings.code()
 
     def set(self, **settings: Any) -> None:
-        """Move controls from code; the same names as in `Settings`."""
-        wanted = {field.name: getattr(self.settings, field.name) for field in fields(Settings)} | settings
-        new = Settings(**wanted)
+        """Move controls from code; the same names as in `MaskSettings`."""
+        wanted = {field.name: getattr(self.settings, field.name) for field in fields(MaskSettings)} | settings
+        new = MaskSettings(**wanted)
         with self._refreshing:
             self._quiet = True
             for name, control in self._controls.items():
@@ -90,14 +91,14 @@ class MaskExplorer(w.VBox):
             self._show()
 
     def measure(self) -> None:
-        """What the Measure button does: time dense + mask and block-skip here, in the background; replaces the last."""
+        """The Measure button: time dense + mask and block-skip in the background; replaces the last measurement."""
         workload = self.settings.workload
         self._problem.value = ""
         self._busy(True)
         self._worker.submit(lambda cancelled: self._measure(workload, cancelled))
 
     def cancel(self) -> None:
-        """Stop the measurement that runs; what it has finished is kept."""
+        """Stop the running measurement; its finished results are kept."""
         self._worker.cancel()
         self._busy(False)
         self._progress.value = controls.status("cancelled")
@@ -113,7 +114,7 @@ class MaskExplorer(w.VBox):
         gpus = [(f"{gpu.name} (data sheet)", name) for name, gpu in known_gpus().items()]
         here = (f"this machine: {device_name(default_device())} (measured)", THIS_MACHINE)
         models = [(_model_label(name), name) for name in MODELS]
-        count, choice = controls.Count, controls.choice
+        count, choice = controls.CountControl, controls.choice
         self._controls: dict[str, Any] = {
             "kind": choice("Mask", [(kind.label, name) for name, kind in KINDS.items()], s.kind, "kind"),
             "window": count("Window", "keys", s.window, 1, LONGEST, "window"),
@@ -190,7 +191,7 @@ class MaskExplorer(w.VBox):
             square = values.pop("square")
             if square:
                 values["kv_len"] = None
-            self.settings = Settings(**values)
+            self.settings = MaskSettings(**values)
             self._show()
 
     def _show(self) -> None:
@@ -208,8 +209,8 @@ class MaskExplorer(w.VBox):
         if tilemap is not self.canvas.tilemap:
             self.canvas.show(tilemap)
             self._recorded.value = self._recorded.value if self._record_button.disabled else ""
-        self._counts.value = words.counts(tilemap)
-        self._work.value = words.work(workload, tilemap)
+        self._counts.value = captions.counts(tilemap)
+        self._work.value = captions.work(workload, tilemap)
         self._copy.code = s.code()
         self._predict()
 
@@ -217,16 +218,16 @@ class MaskExplorer(w.VBox):
         s = self.settings
         machine = known_gpus().get(s.predict_for) or self._roof
         if machine is not None and (s.predict_for != THIS_MACHINE or machine.dtype == s.dtype):
-            self._prediction.value = words.prediction(s.workload, s.tilemap, machine)
+            self._prediction.value = captions.prediction(s.workload, s.tilemap, machine)
             return
         self._prediction.value = "Measuring this machine's roofs (about 2 s) …"
         self._worker.submit(self._measure_roof)
 
-    def _measure_roof(self, cancelled: Cancelled) -> None:
+    def _measure_roof(self, cancelled: IsCancelled) -> None:
         self._roof = this_machine(default_device(), self.settings.dtype)
         self._predict()
 
-    def _measure(self, workload: Any, cancelled: Cancelled) -> None:
+    def _measure(self, workload: Any, cancelled: IsCancelled) -> None:
         def say(text: str) -> None:
             self._progress.value = controls.status(f"{text} …")
 
@@ -247,10 +248,10 @@ class MaskExplorer(w.VBox):
     def _draw(self) -> None:
         table = self.frame()
         self._figure.draw(attention.speedup(table))
-        self._table.value = words.measured(speedups(table), table)
+        self._table.value = captions.measured(speedups(table), table)
 
     def record(self) -> None:
-        """What the Record button does: run the Triton kernel on this mask and lay its record over the map."""
+        """The Record button: run the Triton kernel on this mask and lay its record over the map."""
         self._problem.value = ""
         self._busy(True)
         self._worker.submit(lambda cancelled: self._lay_over(record(self.settings)))
@@ -266,7 +267,7 @@ class MaskExplorer(w.VBox):
             )
         else:
             self._recorded.value = controls.status(
-                f"Recorded on {made.device}: {made.words}; no tile differs from the plan."
+                f"Recorded on {made.device}: {made.description}; no tile differs from the plan."
             )
 
     def _failed(self, error: Exception) -> None:
@@ -287,7 +288,7 @@ class MaskExplorer(w.VBox):
             self._progress.value = ""
 
     def close(self) -> None:
-        """Stop what runs and take the widgets away."""
+        """Stop the running measurement and close the widgets."""
         if hasattr(self, "_worker"):  # not where the constructor refused its arguments
             self._worker.cancel()
         super().close()
@@ -295,7 +296,7 @@ class MaskExplorer(w.VBox):
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
         text = f"MaskExplorer: {self.settings.mask!r}, {self.settings.q_len:,} queries x {self.settings.keys:,} keys: "
         return with_picture(
-            super()._repr_mimebundle_(**kwargs), picture(self.tilemap), text + tiles.words(self.tilemap)
+            super()._repr_mimebundle_(**kwargs), picture(self.tilemap), text + tiles.summary(self.tilemap)
         )
 
 

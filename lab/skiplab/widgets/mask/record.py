@@ -1,4 +1,4 @@
-"""What the Triton kernel says it visited, to be laid over what the tile map planned."""
+"""Records which tiles the Triton kernel visited, to be laid over the planned tile map."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from skiplab.machine import device_name
-from skiplab.widgets.mask.settings import Settings
+from skiplab.widgets.mask.settings import MaskSettings
 
 INTERPRETED_PAIRS = 1 << 20
 """The interpreter runs tile by tile in Python: 1,024 x 1,024 pairs of one small head take a few seconds."""
@@ -26,7 +26,7 @@ class Record:
     device: str
 
     @property
-    def words(self) -> str:
+    def description(self) -> str:
         masked, unmasked = int((self.visits == 1).sum()), int((self.visits == 2).sum())
         tiles = f"tiles of {self.tilemap.block_m} × {self.tilemap.block_n}"
         visited = f"{masked + unmasked:,} of {self.visits.size:,} {tiles} visited"
@@ -34,12 +34,12 @@ class Record:
 
 
 def interpreted() -> bool:
-    """Whether Triton runs in its interpreter: slow, and only to see what the kernel does, never how fast."""
+    """Whether Triton runs in its interpreter: slow, and of use only to see what the kernel does."""
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
 def why_not() -> str | None:
-    """None where a kernel can be recorded, else the reason and what to do."""
+    """None if a kernel can be recorded, else the reason and what to do."""
     if importlib.util.find_spec("triton") is None:
         return "Recording needs Triton, which is not installed (it exists for Linux alone)."
     if torch.cuda.is_available() or interpreted():
@@ -50,7 +50,7 @@ def why_not() -> str | None:
     )
 
 
-def record(settings: Settings) -> Record:
+def record(settings: MaskSettings) -> Record:
     """Run the kernel on this mask and problem with `record=True`. RuntimeError(what, advice) where it is too large."""
     workload = settings.workload
     if interpreted():
@@ -81,7 +81,7 @@ def strangest(tilemap: bs.TileMap, visits: np.ndarray) -> np.ndarray:
     return visits[int(wrong.sum(axis=(1, 2)).argmax())]
 
 
-def _config(settings: Settings) -> tuple[int, int, int, int] | None:
-    """The explorer's own tiles where the kernel can have them: powers of two from 16."""
+def _config(settings: MaskSettings) -> tuple[int, int, int, int] | None:
+    """The explorer's tiles as a kernel configuration, if the kernel supports them: powers of two from 16."""
     tiles = (settings.block_m, settings.block_n)
     return (*tiles, 4, 2) if all(size >= 16 and size & (size - 1) == 0 for size in tiles) else None

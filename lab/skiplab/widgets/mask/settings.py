@@ -1,4 +1,4 @@
-"""What an explorer is set to: one frozen value, from which mask, workload, tile map and code follow."""
+"""The state of a mask explorer: one frozen value, from which mask, workload, tile map and code follow."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from skiplab.workload import DTYPES, MODELS, HeadShape, Workload
 
 
 @dataclass(frozen=True)
-class Kind:
+class MaskKind:
     """A kind of mask: its label, the settings that it reads, and how it is built of them."""
 
     label: str
     parameters: tuple[str, ...]
-    build: Callable[[Settings], bs.Mask]
+    build: Callable[[MaskSettings], bs.Mask]
 
 
 @dataclass(frozen=True)
-class Settings:
+class MaskSettings:
     """An explorer's state. Lengths, window, sink, prefix, chunk and stride count tokens; `documents` counts documents.
 
     kv_len None: as many keys as queries. `inside_causal` cuts chunked, document and dilated masks to causal. `model`
@@ -71,7 +71,7 @@ class Settings:
 
     @property
     def document_lengths(self) -> list[int]:
-        """`documents` lengths that fill the keys, uneven as packed prompts are; the same settings give the same."""
+        """`documents` lengths that fill the keys, uneven like packed prompts; equal settings give equal lengths."""
         count = min(self.documents, self.keys)
         weights = [3 + (7 * i) % 5 for i in range(count)]
         ends = [self.keys * sum(weights[: i + 1]) // sum(weights) for i in range(count)]
@@ -135,29 +135,29 @@ def python(mask: bs.Mask) -> str:
     return text
 
 
-def _inside(settings: Settings, mask: bs.Mask) -> bs.Mask:
+def _inside(settings: MaskSettings, mask: bs.Mask) -> bs.Mask:
     return mask & bs.causal() if settings.inside_causal else mask
 
 
-KINDS: Mapping[str, Kind] = {
-    "causal": Kind("causal: every earlier key", (), lambda s: bs.causal()),
-    "sliding window": Kind("sliding window: the last keys", ("window",), lambda s: bs.sliding_window(s.window)),
-    "window + sink": Kind(
+KINDS: Mapping[str, MaskKind] = {
+    "causal": MaskKind("causal: every earlier key", (), lambda s: bs.causal()),
+    "sliding window": MaskKind("sliding window: the last keys", ("window",), lambda s: bs.sliding_window(s.window)),
+    "window + sink": MaskKind(
         "window + sink: the last keys and the first few", ("window", "sink"),
         lambda s: bs.sliding_window(s.window) | (bs.sink(s.sink) & bs.causal()),
     ),
-    "prefix-LM": Kind("prefix-LM: causal, and all of a prefix", ("prefix",), lambda s: bs.prefix_lm(s.prefix)),
-    "chunked": Kind(
+    "prefix-LM": MaskKind("prefix-LM: causal, and all of a prefix", ("prefix",), lambda s: bs.prefix_lm(s.prefix)),
+    "chunked": MaskKind(
         "chunked: keys of the same chunk", ("chunk", "inside_causal"), lambda s: _inside(s, bs.chunked(s.chunk))
     ),
-    "document": Kind(
+    "document": MaskKind(
         "document: keys of the same packed prompt", ("documents", "inside_causal"),
         lambda s: _inside(s, bs.document(s.document_lengths)),
     ),
-    "dilated": Kind(
+    "dilated": MaskKind(
         "dilated: every n-th key", ("stride", "inside_causal"), lambda s: _inside(s, bs.dilated(s.stride))
     ),
-    "none": Kind("none: every key", (), lambda s: bs.band(None, None)),
+    "none": MaskKind("none: every key", (), lambda s: bs.band(None, None)),
 }  # fmt: skip
 """The kinds of masks that an explorer offers, in the order in which it lists them."""
 

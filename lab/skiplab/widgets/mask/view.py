@@ -18,9 +18,9 @@ MOST_RUNS = 150_000
 
 
 class TileCanvas(anywidget.AnyWidget):
-    """The picture of one tile map; `show(tilemap)` changes it, `lay_over(visits)` adds what a kernel recorded.
+    """The picture of one tile map; `show(tilemap)` changes it, `lay_over(visits)` adds a kernel's record.
 
-    Traits that the browser knows: `map` (sizes and runs, binary), `label` (its counts in words), `focused` (row and
+    Traits shared with the browser: `map` (sizes and runs, binary), `label` (its counts in captions), `focused` (row and
     column of the focused tile, -1 for none), `visits` (uint8 [rows, cols], what a kernel did: 0 left out, 1 masked,
     2 unmasked) and `differences` (int32 [n, 2], tiles where that is not what was planned).
     """
@@ -40,17 +40,17 @@ class TileCanvas(anywidget.AnyWidget):
         self.show(tilemap)
 
     def show(self, tilemap: bs.TileMap) -> None:
-        """Draw another map; what was laid over the old one goes."""
+        """Draw another map, and drop the record laid over the old one."""
         self.tilemap = tilemap
         row, col = self.focused
         with self.hold_sync():
             self.visits = self.differences = b""
             self.focused = [min(row, tilemap.rows - 1), min(col, tilemap.cols - 1)]
             self.map = payload(tilemap)
-            self.label = tiles.words(tilemap)
+            self.label = tiles.summary(tilemap)
 
     def lay_over(self, visits: np.ndarray) -> int:
-        """Lay over what a kernel recorded, uint8 [rows, cols]; returns how many tiles differ from the plan."""
+        """Lay over a kernel's record, uint8 [rows, cols]; return how many tiles differ from the plan."""
         wrong = differences(self.tilemap, visits)
         with self.hold_sync():
             self.visits = np.ascontiguousarray(visits, np.uint8).tobytes()
@@ -73,11 +73,11 @@ class TileCanvas(anywidget.AnyWidget):
             self.open_tile(*tiles.first_of_interest(self.tilemap, *where))
 
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
-        return with_picture(super()._repr_mimebundle_(**kwargs), picture(self.tilemap), tiles.words(self.tilemap))
+        return with_picture(super()._repr_mimebundle_(**kwargs), picture(self.tilemap), tiles.summary(self.tilemap))
 
 
 def payload(tilemap: bs.TileMap) -> dict[str, Any]:
-    """What the browser draws from: sizes, and runs as int32 (for very many runs the shares of pixels as uint8)."""
+    """The data that the browser draws: sizes, and runs as int32 (for very many runs pixels' coverage as uint8)."""
     names = ("rows", "cols", "block_m", "block_n", "q_len", "kv_len", "q_start")
     sizes = {name: int(getattr(tilemap, name)) for name in names}
     if len(tilemap.runs) <= MOST_RUNS:
@@ -94,7 +94,7 @@ def payload(tilemap: bs.TileMap) -> dict[str, Any]:
 
 
 def opened(tilemap: bs.TileMap, row: int, col: int) -> tuple[dict[str, Any], bytes]:
-    """One tile: size, place and words; and its kept elements as bits, row by row, the highest bit first."""
+    """One tile: size, place and captions; and its kept elements as bits, row by row, the highest bit first."""
     kept = tilemap.tile(row, col)
     content = {
         "row": row, "col": col, "height": kept.shape[0], "width": kept.shape[1],
@@ -105,10 +105,10 @@ def opened(tilemap: bs.TileMap, row: int, col: int) -> tuple[dict[str, Any], byt
 
 
 def differences(tilemap: bs.TileMap, visits: np.ndarray) -> np.ndarray:
-    """int64 [n, 2]: tiles (row, column) that a kernel should have left out and did not, or the other way about.
+    """int64 [n, 2]: the tiles (row, column) whose record contradicts the plan.
 
-    A tile that the plan calls full may be run with the mask: that costs time and changes no result; so only a partial
-    tile run without the mask, a visited empty one and a left-out other one count.
+    These are partial tiles run without the mask, visited empty tiles, and other tiles left out. A full tile run with
+    the mask costs time but changes no result, and is not counted.
     """
     state = np.asarray(tilemap.state)
     visits = np.asarray(visits)

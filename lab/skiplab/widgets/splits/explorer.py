@@ -11,7 +11,7 @@ from skiplab.machine import known_gpus
 from skiplab.occupancy import SPLIT_POLICIES
 from skiplab.widgets import controls
 from skiplab.widgets.fallback import with_picture
-from skiplab.widgets.splits import words
+from skiplab.widgets.splits import captions
 from skiplab.widgets.splits.settings import LIMITS, SplitSettings
 from skiplab.widgets.splits.view import SplitView
 from skiplab.workload import DTYPES, MODELS
@@ -22,7 +22,7 @@ OPTIONAL = {"buffer": "as_keys", "window": "no_window"}
 
 
 class SplitExplorer(w.VBox):
-    """A decode call to play with; keywords are those of `SplitSettings`: `SplitExplorer(kv_len=4096, buffer=None)`.
+    """A decode call to explore; keywords are those of `SplitSettings`: `SplitExplorer(kv_len=4096, buffer=None)`.
 
     `settings` is what it shows, and `set(window=1024)` moves its controls from code. An unknown setting raises
     TypeError, a wrong value ValueError. All of it is computed from sizes and data sheets (`skiplab.occupancy`); nothing
@@ -55,7 +55,7 @@ class SplitExplorer(w.VBox):
         self._accept(SplitSettings(**wanted) if "program" in settings else self._near(wanted))
 
     def _build(self) -> None:
-        s, choice, count, tick = self.settings, controls.choice, controls.Count, controls.tick
+        s, choice, count, tick = self.settings, controls.choice, controls.CountControl, controls.tick
         self._controls: dict[str, Any] = {
             "kv_len": count("KV length", "keys", s.kv_len, 1, LIMITS["kv_len"], "kv-len"),
             "buffer": count("Buffer", "slots", s.slots, 1, LIMITS["buffer"], "buffer"),
@@ -72,7 +72,7 @@ class SplitExplorer(w.VBox):
         }  # fmt: skip
         self._controls["policy"].add_class("skiplab-policy")
         self._counts, self._table, self._prediction, self._problem = (w.HTML() for _ in range(4))
-        self.view = SplitView(s, words.plain(s))
+        self.view = SplitView(s, captions.plain(s))
         self._copy = controls.CodeBox(code=s.code())
         self._code = w.Accordion([self._copy], titles=("Copy as code",), selected_index=None)
 
@@ -110,7 +110,7 @@ class SplitExplorer(w.VBox):
             self._problem.value = controls.problem(str(error), ADVICE)
 
     def _near(self, values: dict[str, Any]) -> SplitSettings:
-        """These settings, with the program that is outlined now, or the last one where there are fewer."""
+        """These settings with the currently outlined program, or the last one if there are fewer."""
         settings = SplitSettings(**{**values, "program": 0})
         return replace(settings, program=min(self.settings.program, settings.schedule.programs - 1))
 
@@ -119,7 +119,7 @@ class SplitExplorer(w.VBox):
             self._accept(replace(self.settings, program=program))
 
     def _accept(self, settings: SplitSettings) -> None:
-        """These settings are shown, by the controls too."""
+        """Show these settings, in the controls, too."""
         self._quiet = True
         self.settings = settings
         for name, control in self._controls.items():
@@ -138,14 +138,14 @@ class SplitExplorer(w.VBox):
         s = self.settings
         for length in OPTIONAL:
             self._controls[length].disabled = getattr(s, length) is None
-        self.view.show(s, words.plain(s))
-        self._counts.value = words.counts(s)
-        self._table.value = words.table(s)
-        self._prediction.value = words.prediction(s)
+        self.view.show(s, captions.plain(s))
+        self._counts.value = captions.counts(s)
+        self._table.value = captions.table(s)
+        self._prediction.value = captions.prediction(s)
         self._copy.code = s.code()
 
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
-        text = f"SplitExplorer: {words.plain(self.settings)}"
+        text = f"SplitExplorer: {captions.plain(self.settings)}"
         return with_picture(super()._repr_mimebundle_(**kwargs), self.view.png(), text)
 
 

@@ -1,4 +1,4 @@
-"""What a split explorer is set to: one frozen value, from which workload, schedules, picture and code follow."""
+"""The state of a split explorer: one frozen value, from which workload, schedules, picture and code follow."""
 
 from __future__ import annotations
 
@@ -71,12 +71,12 @@ class SplitSettings:
 
     @property
     def schedule(self) -> Schedule:
-        """What the chosen policy makes of it."""
+        """The schedule under the chosen policy."""
         return schedule(self.workload, self.machine, self.policy)
 
     @property
     def schedules(self) -> Mapping[str, Schedule]:
-        """What every policy makes of it."""
+        """The schedule under every policy."""
         return schedules(self.workload, self.machine)
 
     def code(self) -> str:

@@ -18,8 +18,8 @@ from skiplab.widgets.splits.settings import SplitSettings
 class SplitView(anywidget.AnyWidget):
     """The picture of a split explorer's state; `show(settings, label)` changes it.
 
-    Traits that the browser knows: `svg` (the picture), `program` (the one that a person chose in it), `last_program`,
-    `splits` (programs of a KV head) and `chosen` (that program in words).
+    Traits shared with the browser: `svg` (the picture), `program` (the one that the user chose in it), `last_program`,
+    `splits` (programs of a KV head) and `chosen` (that program in captions).
     """
 
     _esm = Path(__file__).with_name("view.js")
@@ -36,7 +36,7 @@ class SplitView(anywidget.AnyWidget):
         self.show(settings, label)
 
     def show(self, settings: SplitSettings, label: str) -> None:
-        """Draw another state; `label` says in words what it shows."""
+        """Draw another state; `label` says in captions what it shows."""
         plan = settings.schedule
         self.label, self._title = label, splits.title(plan)
         self.picture: Picture = splits.decode(settings.schedules, settings.policy, settings.program)
@@ -54,6 +54,6 @@ class SplitView(anywidget.AnyWidget):
 
 
 def told(plan: Schedule, program: int) -> str:
-    """A program in words, as its cell says it; one without keys has no cell."""
+    """A program in captions, as its cell says it; one without keys has no cell."""
     run = plan.run_of(program)
     return splits.told(plan, run) if run else f"Program {program:,}, {plan.whose(program)}: no key; it ends at once"

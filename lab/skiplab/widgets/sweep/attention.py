@@ -9,7 +9,7 @@ from skiplab.figures import attention, frames, predicted
 from skiplab.sweep import DEFAULT_CONTENDERS, Sweep
 from skiplab.widgets.sweep.settings import (
     Field,
-    Form,
+    PanelForm,
     choice,
     heads,
     listed,
@@ -24,7 +24,7 @@ def _sweep(names: tuple[str, ...], values: Mapping[str, Any], device: str, budge
     return Sweep(names, values["q_len"], values["window"], device=device, budget_s=budget_s, **heads(values))
 
 
-FORM = Form(
+FORM = PanelForm(
     "attention", "attention of a prompt", DEFAULT_CONTENDERS,
     (
         Field("q_len", "Prompt lengths", (512, 1024, 2048, 4096), numbers, listed, "tokens", "tokens, commas between"),

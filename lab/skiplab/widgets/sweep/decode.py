@@ -11,7 +11,7 @@ from skiplab.sweep import DecodeSweep
 from skiplab.widgets.sweep.settings import (
     GENERATION,
     Field,
-    Form,
+    PanelForm,
     choice,
     heads,
     listed,
@@ -30,7 +30,7 @@ def _sweep(names: tuple[str, ...], values: Mapping[str, Any], device: str, budge
     )  # fmt: skip
 
 
-FORM = Form(
+FORM = PanelForm(
     "decode", "decode over a cache", ("blockskip", "blockskip-one", "sdpa"),
     (
         Field("kv_len", "Cache lengths", (512, 2048, 8192, 16384), numbers, listed, "keys", "keys, commas between"),

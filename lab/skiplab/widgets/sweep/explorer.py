@@ -1,4 +1,4 @@
-"""SweepPanel: choose an operation, contenders and settings; watch the figure grow; lay other runs over it."""
+"""SweepPanel: choose an operation, contenders and settings; watch the figure grow; compare it with other runs."""
 
 from __future__ import annotations
 
@@ -16,16 +16,18 @@ from skiplab.figures.charts import Chart
 from skiplab.figures.frames import by_method
 from skiplab.machine import default_device, device_name, known_gpus
 from skiplab.measure import Measurement
+from skiplab.operations import DEFAULT_OPERATION
 from skiplab.paths import data_path, file_name, inside, runs_directory
 from skiplab.store import Run, frame, read_run
 from skiplab.sweep import AnySweep, default_path, run_sweep
-from skiplab.widgets import controls, measuring
+from skiplab.widgets import controls
 from skiplab.widgets.fallback import with_picture
 from skiplab.widgets.live import LiveChart
+from skiplab.widgets.session import run_of
 from skiplab.widgets.sweep.form import FormControls
 from skiplab.widgets.sweep.forms import FORMS
-from skiplab.widgets.sweep.settings import Form
-from skiplab.widgets.worker import Cancelled, Worker
+from skiplab.widgets.sweep.settings import PanelForm
+from skiplab.widgets.worker import BackgroundWorker, IsCancelled
 
 PREDICTED = "predicted: "
 
@@ -43,7 +45,7 @@ class SweepPanel(w.VBox):
         self,
         contenders: Iterable[str] | None = None,
         *,
-        operation: str = "attention",
+        operation: str = DEFAULT_OPERATION,
         budget_s: float = 2.0,
         directory: Path | str | None = None,
         isolate: bool = True,
@@ -55,7 +57,7 @@ class SweepPanel(w.VBox):
         self._directory = Path(directory) if directory is not None else runs_directory()
         self._directory.mkdir(parents=True, exist_ok=True)
         self._isolate = isolate
-        self._worker = Worker(self._failed, self._ended)
+        self._worker = BackgroundWorker(self._failed, self._ended)
         self._state, self._changing = RLock(), False  # the worker draws too, from its thread
         self._measurements: dict[str, list[Measurement]] = {name: [] for name in FORMS}
         self.run: Run | None = None
@@ -71,8 +73,8 @@ class SweepPanel(w.VBox):
         return str(self._operation.value)
 
     @property
-    def form(self) -> Form:
-        """What the panel asks for the operation chosen."""
+    def form(self) -> PanelForm:
+        """The form of the chosen operation."""
         return FORMS[self.operation]
 
     @property
@@ -85,12 +87,12 @@ class SweepPanel(w.VBox):
         return self.controls.sweep(self._budget.value)
 
     def frame(self) -> pd.DataFrame:
-        """Everything that the figure draws: what was measured here, and what is laid over it."""
+        """All rows that the figure draws: those measured here, and the runs laid over them."""
         parts = [part for part in self._frames() if len(part)]
         return pd.concat(parts, ignore_index=True) if parts else frame([])
 
     def start(self) -> None:
-        """What the Run button does; a sweep that runs is replaced."""
+        """The Run button: starts the sweep, and stops one that is running."""
         self._problem.value = ""
         try:
             sweep = self.sweep()
@@ -104,7 +106,7 @@ class SweepPanel(w.VBox):
         self._worker.submit(lambda cancelled: self._run(sweep, form, cancelled))
 
     def cancel(self) -> None:
-        """Stop; what has been measured is in the run file, and the same sweep goes on from there."""
+        """Stop; the run file keeps what was measured, and the same sweep continues from there."""
         self._worker.cancel()
         self._cancel.disabled = True
         self._say("cancelled; Run goes on where it stopped")
@@ -132,7 +134,7 @@ class SweepPanel(w.VBox):
             budget_s, min=0.1, max=15, step=0.5, description="Time a point",
             style={"description_width": controls.LABEL}, layout=w.Layout(width="210px"),
         )  # fmt: skip
-        self._place = w.VBox([self.controls])
+        self._form_box = w.VBox([self.controls])
         self._stored = w.SelectMultiple(options=self._choices(), rows=9, layout=w.Layout(width="480px"))
         self._stored.add_class("skiplab-stored")
         self._view = controls.choice("Figure", self.form.views, next(iter(self.form.views)), "view", "480px")
@@ -157,7 +159,7 @@ class SweepPanel(w.VBox):
 
     def _settings(self) -> w.Widget:
         timing = w.HBox([self._budget, w.Label("seconds at most")])
-        return w.VBox([self._operation, self._place, timing], layout=w.Layout(width="510px"))
+        return w.VBox([self._operation, self._form_box, timing], layout=w.Layout(width="510px"))
 
     def _over(self) -> w.Widget:
         hint = w.HTML(controls.hint("Ctrl-click (or Ctrl+Space) lays several over the figure."))
@@ -176,21 +178,21 @@ class SweepPanel(w.VBox):
     # what happens
 
     def _change(self) -> None:
-        """Another operation: its controls, figures, and what can be laid over; a sweep that runs goes on."""
+        """Switch to another operation: its controls, figures and comparable runs; a running sweep goes on."""
         with self._state:
             self._changing = True
             if self.operation not in self._forms:
                 self._forms[self.operation] = FormControls(self.form, None, {})
                 self._listen()
             self._problem.value = ""
-            self._place.children = [self.controls]
+            self._form_box.children = [self.controls]
             self._stored.value, self._stored.options = (), self._choices()
             self._view.options = list(self.form.views)
             self._changing = False
             self._draw()
 
     def _listen(self) -> None:
-        """Predictions follow the fields."""
+        """Update predictions when the fields change."""
         for control in self.controls.fields.values():
             control.observe(lambda _: self._predict_again(), "value")
 
@@ -199,7 +201,7 @@ class SweepPanel(w.VBox):
             self._problem.value = ""
             self._draw()
 
-    def _run(self, sweep: AnySweep, form: Form, cancelled: Cancelled) -> None:
+    def _run(self, sweep: AnySweep, form: PanelForm, cancelled: IsCancelled) -> None:
         path = self._directory / default_path(sweep, "panel").name
         points, taken = len(sweep.points()), self._measurements[form.operation]
         self._bar.max, self._bar.value, self._bar.layout.visibility = points, 0, "visible"
@@ -226,7 +228,7 @@ class SweepPanel(w.VBox):
 
     def _frames(self) -> list[pd.DataFrame]:
         taken = self._measurements[self.operation]
-        parts = [self._rows(measuring.run_of(taken, taken[0].point.workload.dtype))] if taken else []
+        parts = [self._rows(run_of(taken, taken[0].point.workload.dtype))] if taken else []
         for choice in self._stored.value:
             if choice in self.form.published:
                 parts.append(self.form.published[choice]())
@@ -237,7 +239,7 @@ class SweepPanel(w.VBox):
         return parts
 
     def _rows(self, run: Run) -> pd.DataFrame:
-        """The run's rows, in each way of timing where the form says so."""
+        """The run's rows; for each way of timing, if the form says so."""
         return by_method(run) if self.form.each_method else run.frame()
 
     def _chart(self) -> Chart:
@@ -277,7 +279,7 @@ class SweepPanel(w.VBox):
         self._cancel.disabled = True
 
     def close(self) -> None:
-        """Stop what runs and take the widgets away."""
+        """Stop the running sweep and close the widgets."""
         if hasattr(self, "_worker"):  # not where the constructor refused its arguments
             self._worker.cancel()
         super().close()
@@ -288,7 +290,7 @@ class SweepPanel(w.VBox):
 
 
 def operation_of(path: Path) -> str | None:
-    """The operation that a run file's header names, or its first point; None where these do not say."""
+    """The operation named by a run file's header or first point; None if neither names it."""
     with path.open(encoding="utf-8", errors="replace") as file:
         for line in (file.readline(), file.readline()):
             try:

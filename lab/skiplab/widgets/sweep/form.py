@@ -13,7 +13,7 @@ from skiplab.figures import frames
 from skiplab.machine import Machine, default_device
 from skiplab.sweep import AnySweep
 from skiplab.widgets import controls
-from skiplab.widgets.sweep.settings import Field, Form
+from skiplab.widgets.sweep.settings import Field, PanelForm
 
 WIDE = "480px"
 MISSING = ("CUDA", "g++", "install")
@@ -26,7 +26,7 @@ class FormControls(w.VBox):
     chosen: names of the contenders that are ticked, None for the form's own. given: first values of fields, by name.
     """
 
-    def __init__(self, form: Form, chosen: Iterable[str] | None, given: Mapping[str, Any]):
+    def __init__(self, form: PanelForm, chosen: Iterable[str] | None, given: Mapping[str, Any]):
         self.form = form
         names = form.contenders if chosen is None else tuple(chosen)
         known = contenders(form.operation)
@@ -43,7 +43,7 @@ class FormControls(w.VBox):
                           *(_with_unit(field, self.fields[field.name]) for field in form.fields)])  # fmt: skip
 
     def values(self) -> dict[str, Any]:
-        """What each field says; ValueError names the one that cannot be read."""
+        """The value of each field; ValueError names one that cannot be read."""
         return {
             field.name: field.read(field.label.lower(), str(self.fields[field.name].value))
             for field in self.form.fields
@@ -55,12 +55,12 @@ class FormControls(w.VBox):
         return self.form.sweep(names, self.values(), default_device(), budget_s)
 
     def predicted(self, machine: Machine) -> pd.DataFrame:
-        """What the roofs of that machine allow at these settings."""
+        """The predictions for these settings at the roofs of that machine."""
         sweep = self.form.sweep(self.form.contenders[:1], self.values(), "cpu", 1.0)
         return frames.predictions(sweep.workloads(), machine)
 
     def _box(self, name: str, chosen: bool) -> w.Checkbox:
-        """A contender's tick box; one that this machine cannot run is greyed, and says why."""
+        """A contender's tick box; disabled, with the reason, if this machine cannot run it."""
         entry = contenders(self.form.operation)[name]
         reason = entry.supports(self.form.probe, default_device())
         impossible = reason is not None and any(word in reason for word in MISSING)

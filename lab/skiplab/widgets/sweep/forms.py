@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from skiplab.operations import parts
-from skiplab.widgets.sweep.settings import Form
+from skiplab.operations import modules_of
+from skiplab.widgets.sweep.settings import PanelForm
 
-FORMS: Mapping[str, Form] = {name: part.FORM for name, part in parts("skiplab.widgets.sweep").items()}
+FORMS: Mapping[str, PanelForm] = {name: module.FORM for name, module in modules_of("skiplab.widgets.sweep").items()}

@@ -10,7 +10,7 @@ from skiplab.sweep import LinearSweep
 from skiplab.widgets.sweep.settings import (
     GENERATION,
     Field,
-    Form,
+    PanelForm,
     choice,
     listed,
     numbers,
@@ -29,18 +29,18 @@ def _sweep(names: tuple[str, ...], values: Mapping[str, Any], device: str, budge
 
 def layers(name: str, text: str) -> tuple[tuple[int, int], ...]:
     """`query; 4096x2048` as (outputs, inputs): names of `LINEARS` or numbers, semicolons between."""
-    found = []
+    shapes = []
     for word in (word.strip() for word in text.split(";")):
         sizes = word.replace("×", "x").split("x")
         if word in LINEARS:
-            found.append(LINEARS[word])
+            shapes.append(LINEARS[word])
         elif len(sizes) == 2 and all(size.strip().isdecimal() and int(size) > 0 for size in sizes):
-            found.append((int(sizes[0]), int(sizes[1])))
+            shapes.append((int(sizes[0]), int(sizes[1])))
         elif word:
             raise ValueError(f"{name}: got {word!r}; allowed are {LAYERS_ALLOWED}")
-    if not found:
+    if not shapes:
         raise ValueError(f"{name}: got nothing; allowed are {LAYERS_ALLOWED}")
-    return tuple(dict.fromkeys(found))
+    return tuple(dict.fromkeys(shapes))
 
 
 def _layers_shown(shapes: Iterable[tuple[int, int] | str]) -> str:
@@ -50,7 +50,7 @@ def _layers_shown(shapes: Iterable[tuple[int, int] | str]) -> str:
     )
 
 
-FORM = Form(
+FORM = PanelForm(
     "linear", "quantised linear layer", ("blockskip", "bf16", "dequantise"),
     (
         Field("shape", "Layers", ("laptop", "query"), layers, _layers_shown, "outputs x inputs",

@@ -1,4 +1,4 @@
-"""What the sweep panel asks for each operation: fields, contenders, figures, and what can be laid over them."""
+"""The sweep panel's form of an operation: fields, contenders, figures, and comparable runs."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from skiplab.store import published
 from skiplab.sweep import AnySweep
 from skiplab.workload import MODELS
 
-View = Callable[[pd.DataFrame], Chart]
+ChartOf = Callable[[pd.DataFrame], Chart]
 
 
 @dataclass(frozen=True)
 class Field:
-    """A setting of the panel: a text that `read(label, text)` understands, or one of `options` where there are some.
+    """A setting of the panel: a text that `read(label, text)` parses, or one of `options`, if given.
 
     `start` is the first value; `show(value)` is a value as the field's text.
     """
@@ -34,7 +34,7 @@ class Field:
 
 
 @dataclass(frozen=True)
-class Form:
+class PanelForm:
     """One operation in the panel.
 
     sweep(contenders, values, device, budget_s) makes the sweep; `values` holds what each field reads. point(workload)
@@ -49,7 +49,7 @@ class Form:
     probe: Any
     sweep: Callable[[tuple[str, ...], Mapping[str, Any], str, float], AnySweep]
     point: Callable[[Any], str]
-    views: Mapping[str, View]
+    views: Mapping[str, ChartOf]
     published: Mapping[str, Callable[[], pd.DataFrame]]
     each_method: bool = False
 
@@ -67,12 +67,12 @@ def numbers(name: str, text: str, least: int = 1) -> tuple[int, ...]:
 def windows(name: str, text: str) -> tuple[int | None, ...]:
     """As `numbers`, and the words `causal`, `all` and `none` for no window (None)."""
     words = [word for word in text.replace(",", " ").split() if word]
-    found: list[int | None] = []
+    values: list[int | None] = []
     for word in words:
-        found.append(None if word in ("causal", "all", "none") else numbers(name, word)[0])
-    if not found:
+        values.append(None if word in ("causal", "all", "none") else numbers(name, word)[0])
+    if not values:
         raise ValueError(f"{name}: got nothing; allowed are whole numbers of at least 1, or causal")
-    return tuple(dict.fromkeys(found))
+    return tuple(dict.fromkeys(values))
 
 
 def slots(name: str, text: str) -> int | None:

@@ -1,4 +1,4 @@
-"""What stands beside the picture of an int4 weight's memory, as HTML: what is asked for, formats, floors."""
+"""The text beside the picture of an int4 weight's memory, as HTML: loads, formats, floors."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def plain(s: Int4Settings) -> str:
     tables = {table.name for table in s.packed.tables}
     metadata = total(tuple(one for one in asked if one.what in tables))
     return (
-        f"{s.packed.words}, metadata {s.layout}: {s.packed.bits_per_weight:g} bits a weight. A step of a warp needs "
-        f"{whole.bytes:,} bytes and asks for {whole.sectors} sectors ({32 * whole.sectors:,} bytes) in {whole.lines} "
-        f"lines; metadata: {metadata.sectors} sectors in {metadata.lines} lines"
+        f"{s.packed.description}, metadata {s.layout}: {s.packed.bits_per_weight:g} bits a weight. A step of a warp "
+        f"needs {whole.bytes:,} bytes and asks for {whole.sectors} sectors ({32 * whole.sectors:,} bytes) in "
+        f"{whole.lines} lines; metadata: {metadata.sectors} sectors in {metadata.lines} lines"
     )
 
 
@@ -34,7 +34,7 @@ def counts(s: Int4Settings) -> str:
 
 
 def asked(s: Int4Settings) -> str:
-    """A table of what a step asks for: as the kernel is, beside strided metadata and 4-byte loads of activations."""
+    """A table of what a step loads: in the shipped kernel, with strided metadata, with 4-byte loads of activations."""
     ours, theirs = replace(s.packed, strided=False), replace(s.packed, strided=True)
     left = accesses(step_loads(ours, s.kernel, s.row, s.step, False))
     right = accesses(step_loads(theirs, s.kernel, s.row, s.step, True))
@@ -48,7 +48,7 @@ def asked(s: Int4Settings) -> str:
 
 
 def _asked_row(a: Access, b: Access, ruled: bool = False, bold: bool = False) -> dict[str, Any]:
-    """What the table says of one kind of load; what strided metadata changes is set off."""
+    """The table's row for one kind of load; what strided metadata changes is highlighted."""
     ours = _numbers(a)
     pairs = list(zip(ours, _numbers(b), strict=True))
     return {"name": a.what, "bytes": f"{a.bytes:,}", "ours": ours, "pairs": pairs, "ruled": ruled, "bold": bold}
@@ -58,10 +58,10 @@ def _numbers(access: Access) -> list[str]:
     return [f"{n:,}" for n in (access.loads, access.sectors, access.lines)]
 
 
-def formats(found: Iterable[Quality], s: Int4Settings, machine: Machine) -> str:
+def formats(measured: Iterable[Quality], s: Int4Settings, machine: Machine) -> str:
     """A table of formats: bits a weight, error on a random weight, the layer's floor; the chosen one marked."""
     rows = []
-    for one in found:
+    for one in measured:
         packed = replace(
             s.packed, bits=one.packed.bits, group_size=one.packed.group_size, symmetric=one.packed.symmetric,
             metadata=one.packed.metadata,
@@ -72,14 +72,14 @@ def formats(found: Iterable[Quality], s: Int4Settings, machine: Machine) -> str:
 
 
 def fits(packed: Packed, in_features: int) -> bool:
-    """Whether that format can hold rows of this length."""
+    """Whether the format can hold rows of this length."""
     return in_features % (256 if packed.metadata == "uint8" else packed.group_size) == 0
 
 
 def _format_row(one: Quality, packed: Packed | None, machine: Machine, chosen: bool) -> dict[str, Any]:
-    """What the table says of one format."""
+    """The table's row for one format."""
     return {
-        "name": one.packed.words, "bits": f"{one.packed.bits_per_weight:g}",
+        "name": one.packed.description, "bits": f"{one.packed.bits_per_weight:g}",
         "floor": theme.seconds(floor(packed, machine).seconds) if packed else "does not fit K",
         "noise": f"{one.snr_db:.1f} dB", "colour": theme.BLUE, "width": f"{max(one.snr_db, 0) * 3:.0f}px",
         "chosen": chosen,

@@ -1,4 +1,4 @@
-"""What stands beside the picture of a decode call's splits, as HTML: counts, all policies, the prediction's model."""
+"""The text beside the picture of a decode call's splits, as HTML: counts, all policies, the prediction's model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from skiplab.widgets.splits.settings import SplitSettings
 
 
 def plain(s: SplitSettings) -> str:
-    """The state in a line of plain text: who reads what, how busy the SMs are, the prediction."""
+    """The state in a line of plain text: which keys are read, how busy the SMs are, the prediction."""
     plan = s.schedule
     idle = plan.programs - plan.live_programs
     without = f", {idle:,} of them without a key" if idle else ""
@@ -42,7 +42,7 @@ def table(s: SplitSettings) -> str:
 
 
 def _row(plan: Schedule, chosen: bool, longest: float) -> dict[str, Any]:
-    """What the table says of one policy."""
+    """The table's row for one policy."""
     cells = (
         f"{plan.splits:,}", f"{plan.live_splits:,}", f"{plan.programs:,}", f"{plan.most_tiles:,}",
         f"{plan.sms - plan.idle_sms} of {plan.sms}", f"{len(plan.busy_sms):,}", f"{100 * plan.busy:.0f} %",

@@ -11,11 +11,11 @@ from skiplab.contenders import Contender
 from skiplab.measure.point import WorkDone
 from skiplab.measure.timing import Limits, Timing
 from skiplab.measure.truth import Truth
-from skiplab.operations import parts
+from skiplab.operations import modules_of
 from skiplab.workload import Problem
 
 
-class Part(Protocol):
+class MeasureModule(Protocol):
     """What measuring needs of an operation.
 
     INPUTS: the names of the workload's inputs.
@@ -43,9 +43,9 @@ class Part(Protocol):
     def plan_and_work(
         self, entry: Contender, workload: Any, inputs: Sequence[torch.Tensor], arguments: Sequence[Any]
     ) -> tuple[dict[str, Any], WorkDone]:
-        """What our own implementation says that it will do, {} for everybody else's; and the work that is in it.
+        """The plan of our own implementation ({} for peers), and the work of the call.
 
-        arguments: what the contender's `prepare` made of the workload's inputs, as a packed weight.
+        arguments: made by the contender's `prepare` from the workload's inputs, such as a packed weight.
         """
         ...
 
@@ -60,4 +60,4 @@ class Part(Protocol):
         ...
 
 
-PARTS: Mapping[str, Part] = parts("skiplab.measure")
+MODULES: Mapping[str, MeasureModule] = modules_of("skiplab.measure")

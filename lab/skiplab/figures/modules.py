@@ -10,16 +10,16 @@ from skiplab.figures.series import Row
 from skiplab.operations import parts
 
 
-class Part(Protocol):
+class FigureModule(Protocol):
     """What figures need of an operation, beside the charts that it has of its own."""
 
     def overview(self, table: Any) -> LineChart | BarChart:
         """The first chart to look at."""
         ...
 
-    def problem(self, row: Row) -> str:
+    def problem(self, row: RowDict) -> str:
         """A point's problem in words, for the text at the pointer."""
         ...
 
 
-PARTS: Mapping[str, Part] = parts("skiplab.figures")
+MODULES: Mapping[str, FigureModule] = modules_of("skiplab.figures")

@@ -1,4 +1,4 @@
-"""What stands beside an explorer's picture, as HTML: counts, FLOPs, predictions, measured points."""
+"""The text beside a mask explorer's picture, as HTML: counts, FLOPs, predictions, measured points."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def counts(tilemap: bs.TileMap) -> str:
         f"The mask keeps {tilemap.kept_pairs:,} of {tilemap.q_len * tilemap.kv_len:,} pairs. "
         f"{waste or 'No query sees any key.'}"
     )
-    return render("explorers.counts", name="skiplab-counts", width=WIDTH, first=tiles.words(tilemap), rest=rest)
+    return render("explorers.counts", name="skiplab-counts", width=WIDTH, first=tiles.summary(tilemap), rest=rest)
 
 
 def work(workload: Workload, tilemap: bs.TileMap) -> str:
@@ -75,7 +75,7 @@ def _key(row: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def _cells(row: dict[str, Any], gain: dict[tuple[Any, ...], float]) -> dict[str, str | None]:
-    """What the table says of one measured point; a failed one says why instead of a time."""
+    """The table's row for one measured point; for a failed one the reason instead of a time."""
     heads = f"{row['q_heads']}/{row['kv_heads']} heads of {row['head_dim']}"
     error = row["error"]
     return {

@@ -5,22 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Protocol
 
-from skiplab.operations import parts
+from skiplab.operations import modules_of
 
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
 
-class Part(Protocol):
+class ReportModule(Protocol):
     """What a report needs of an operation."""
 
     def figures_of(self, table: pd.DataFrame, axes: list[str]) -> list[tuple[go.Figure, str]]:
-        """The figures of its rows and the text under each; of a long table a part is drawn, and the text says so.
+        """The figures of its rows and the text under each; of a long table an excerpt is drawn, and the text says so.
 
         axes: what its rows differ in, the mask included.
         """
         ...
 
 
-PARTS: Mapping[str, Part] = parts("skiplab.report")
+MODULES: Mapping[str, ReportModule] = modules_of("skiplab.report")

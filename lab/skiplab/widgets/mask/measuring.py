@@ -1,4 +1,4 @@
-"""What a Measure button does, without a widget: dense + mask and block-skip on one workload, on this machine."""
+"""The work of the Measure button: dense + mask and block-skip on one workload, on this machine."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ import psutil
 
 from skiplab.contenders import contender
 from skiplab.figures import theme
-from skiplab.machine import Machine, default_device, describe, this_machine
+from skiplab.machine import Machine, default_device, this_machine
 from skiplab.machine.roofline import predict
 from skiplab.measure import Child, Measurement, Point, measure
-from skiplab.store import Run
 from skiplab.workload import Workload
 
 PAIR = ("sdpa", "blockskip")
@@ -73,7 +72,7 @@ def measure_pair(
     isolate: bool = True,
     contenders: tuple[str, ...] = PAIR,
 ) -> Iterator[Measurement | Refused]:
-    """Yield what came of each contender, in order, or why it was refused. Stops early when cancelled."""
+    """Yield the measurement of each contender, in order, or why it was refused. Stops early when cancelled."""
     device = default_device()
     say("measuring this machine's roofs (about 2 s, once)")
     machine = this_machine(device, workload.dtype)
@@ -89,10 +88,3 @@ def measure_pair(
             say(f"{turn}: checking, then timing for up to {budget_s:g} s")
             take = child.measure if child is not None else measure
             yield take(Point(workload, name, device=device), budget_s=budget_s, machine=machine, cancelled=cancelled)
-
-
-def run_of(measurements: list[Measurement], dtype: str) -> Run:
-    """Measurements of this session as a run, so that figures take them like any other."""
-    device = default_device()
-    header = {"run_id": "this session", "device": describe(device), "roof": this_machine(device, dtype).roof()}
-    return Run(header, tuple(item.row() for item in measurements), source="measured")

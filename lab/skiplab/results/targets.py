@@ -1,0 +1,44 @@
+"""Targets: the least value that a table asks of a kernel at a point; nan for none."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from skiplab.rated import RowDict
+
+
+def always(least: float) -> Callable[[RowDict], float]:
+    """The same target at every point."""
+    return lambda row: least
+
+
+def from_four_windows(row: RowDict) -> float:
+    """At least as fast, from a prompt of four windows on."""
+    return 1.0 if row["q_len"] >= 4 * row["window"] else math.nan
+
+
+def windowed_share(row: RowDict) -> float:
+    """The target share of the product's rate with a window, by head size."""
+    return {128: 0.6, 256: 0.5}.get(row["head_dim"], math.nan) if row["window"] > 0 else math.nan
+
+
+def long_cache(row: RowDict) -> float:
+    """The target share of the read rate, for caches of 16,384 keys or more."""
+    return 0.85 if row["kv_len"] >= 16384 else math.nan
+
+
+def large_layer(row: RowDict) -> float:
+    """The target share of the read rate, for layers of more than 100 million weights."""
+    return 0.8 if row["out_features"] * row["in_features"] > 1e8 else math.nan
+
+
+def beside_humming(row: RowDict) -> float:
+    """The target speed-up over Humming."""
+    return 1.0 if row["rows"] <= 256 else math.nan
+
+
+def beside_bf16(row: RowDict) -> float:
+    """The target speed-up over the float weight: a little below 1 where products dominate and unpacking costs time."""
+    most_rows = ((128, 1.0), (256, 0.97), (512, 0.95))
+    return next((least for rows, least in most_rows if row["rows"] <= rows), 0.98)
