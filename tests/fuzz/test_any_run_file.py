@@ -33,9 +33,8 @@ def quick(monkeypatch, tmp_path):
     """Measurements that take no time, in this process."""
     running, workers = (importlib.import_module(f"skiplab.sweep.{name}") for name in ("running", "workers"))
     high = Machine("CPU", "cpu", bandwidth_gbps=1e6, tflops=1e6, source="measured")
-    monkeypatch.setattr(module, "this_machine", lambda device, dtype: high)
-    name = module.describe("cpu")["name"]
-    workers = importlib.import_module("skiplab.sweep.workers")
+    monkeypatch.setattr(running, "this_machine", lambda device, dtype: high)
+    name = running.describe("cpu")["name"]
     monkeypatch.setattr(workers, "measure", lambda point, *_, **__: taken(point, name))
     here = {"isolate": False, "progress": False}
     monkeypatch.setattr(cli_run, "run_sweep", lambda *args, **named: run_sweep(*args, **named, **here))

@@ -86,16 +86,16 @@ def anatomies(capability):
                 case = [head_dim, skip, "bfloat16", "128 keys"]
                 yield case, attention_anatomy(capability, head_dim=head_dim, skip=skip, config=config)
         for lse in (False, True):
-            case = [128, "bounds", "bfloat16", f"through{', lse' * lse}"]
-            yield case, attention_anatomy(capability, config=SPECIALISED[128], return_lse=lse)
+            case = [128, "bounds", "bfloat16", f"overlap{', lse' * lse}"]
+            yield case, attention_anatomy(capability, config=WARP_SPECIALIZED[128], return_lse=lse)
         capped = {"sinks": True, "softcap": 50.0}
         for skip in SKIPS:
             yield [128, skip, "bfloat16", "capped"], attention_anatomy(capability, skip=skip, **capped)
-        for head_dim, config in SPECIALISED.items():
+        for head_dim, config in WARP_SPECIALIZED.items():
             one = attention_anatomy(capability, head_dim=head_dim, config=config, **capped)
-            yield [head_dim, "bounds", "bfloat16", "specialised, capped"], one
-        for head_dim, config in SPECIALISED.items():
-            for skip, mask, kind in (("bounds", None, ""), ("map", None, ""), ("map", WORDS, " words")):
+            yield [head_dim, "bounds", "bfloat16", "warp-specialized, capped"], one
+        for head_dim, config in WARP_SPECIALIZED.items():
+            for skip, mask, kind in (("bounds", None, ""), ("map", None, ""), ("map", WINDOW_AND_SINK, " mask bits")):
                 for lse in (False, True) if skip == "map" else (False,):
                     case = [head_dim, skip, "bfloat16", f"warp-specialized{kind}{', lse' * lse}"]
                     shape = {"head_dim": head_dim, "skip": skip, "mask": mask, "config": config, "return_lse": lse}

@@ -195,8 +195,8 @@ def tiles_cases():
 
 
 CASES = (
-    prefill_cases, large_head_cases, score_cases, wide_tile_cases, specialised_cases, turn_cases, decode_cases,
-    linear_cases, k_quant_cases, tiles_cases,
+    prefill_cases, large_head_cases, score_cases, wide_tile_cases, warp_specialized_cases, interleaved_cases,
+    decode_cases, linear_cases, k_quant_cases, tiles_cases,
 )  # fmt: skip
 
 

@@ -200,7 +200,7 @@ def test_keys_beyond_kv_len_may_hold_nan(device, programs, head_dim):
 
 
 @needs_hopper
-@pytest.mark.parametrize("head_dim", SPECIALISED)
+@pytest.mark.parametrize("head_dim", WARP_SPECIALIZED)
 @pytest.mark.parametrize("softcap", [None, 2.0])
 def test_sinks_and_soft_caps(device, programs, head_dim, softcap):
     q, k, v = draw(device, head_dim, 400, 700, batch=2)
@@ -216,7 +216,7 @@ def test_sinks_and_soft_caps(device, programs, head_dim, softcap):
 
 
 @needs_hopper
-@pytest.mark.parametrize("head_dim", SPECIALISED)
+@pytest.mark.parametrize("head_dim", WARP_SPECIALIZED)
 def test_a_batch_without_keys_gives_zero(device, programs, head_dim):
     q, k, v = draw(device, head_dim, 200, 400, batch=2)
     lengths = torch.tensor([0, 400], dtype=torch.int32, device=device)

@@ -42,7 +42,7 @@ def attend(q, k, v, mask, *, copies, programs, kv_len=None, q_start=None, skip="
     A short window's rows are attended with a pause between them and without: the bits must be the same.
     """
     batch, heads, q_len, head_dim = q.shape
-    config = SPECIALISED[head_dim]
+    config = WARP_SPECIALIZED[head_dim]
     options = {"route": "prefill", "sinks": sinks, "softcap": softcap}
     call = check(AttentionArguments(q, k, v, mask, None, q_start, kv_len, skip, "triton", config, True, **options))
     made = plan.plan_kernel(call, config, capability=(9, 0))
@@ -112,7 +112,7 @@ def test_queries_that_start_anywhere(copies, q_start):
         close(found, q, k, v, mask, q_start=q_start)
 
 
-@pytest.mark.parametrize("head_dim", SPECIALISED)
+@pytest.mark.parametrize("head_dim", WARP_SPECIALIZED)
 @pytest.mark.parametrize("softcap", [None, 2.0])
 def test_sinks_and_soft_caps(copies, head_dim, softcap):
     """Programs go from head to head, so each item begins with its own head's sink; some rows see it alone."""

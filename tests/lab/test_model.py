@@ -377,37 +377,3 @@ def test_what_a_decoder_is_given():
     ):
         with pytest.raises(ValueError, match=message):
             model.step(given)
-
-
-def test_drafts_are_accepted_as_often_as_asked():
-    model, ids = tiny(), some_ids(1, 10)
-    plain = generate(model, ids, 80)
-    assert plain.steps == 79
-    assert math.isnan(plain.acceptance)
-    found = {}
-    for acceptance in (0.0, 0.5, 1.0):
-        run = generate(model, ids, 80, drafts=Drafts(plain.tokens, 3, acceptance))
-        assert torch.equal(run.tokens, plain.tokens)
-        found[acceptance] = run
-    assert found[0.0].steps == 79
-    assert found[1.0].steps == math.ceil(79 / 4)
-    # of three drafts 0.5 + 0.25 + 0.125 are accepted: 1.875 tokens a step; three deviations of 42 steps are 0.5
-    assert 79 / (1.875 + 0.5) < found[0.5].steps < 79 / (1.875 - 0.5)
-    again = generate(model, ids, 80, drafts=Drafts(plain.tokens, 3, 0.5))
-    assert again.accepted == found[0.5].accepted
-
-
-def test_drafts_that_cannot_be():
-    tokens = some_ids(1, 5)
-    for options, error, message in (
-        ({"count": 0}, ValueError, "count: given 0; must be from 1 to 15"),
-        ({"count": 16}, ValueError, "count: given 16; must be from 1 to 15"),
-        ({"count": 1, "acceptance": 1.5}, ValueError, "acceptance: given 1.5; must be from 0 to 1"),
-        ({"count": 1, "seed": None}, TypeError, "seed: given None"),
-    ):
-        with pytest.raises(error, match=message):
-            Drafts(tokens, **options)
-    with pytest.raises(ValueError, match="drafts: given 1 rows; there are 2 prompts"):
-        generate(tiny(), some_ids(2, 3), 4, drafts=Drafts(tokens, 1))
-    with pytest.raises(ValueError, match="new: given 0"):
-        generate(tiny(), some_ids(2, 3), 0)

@@ -40,7 +40,7 @@ def model(
     gguf: Annotated[Path | None, typer.Option(help="The model that llama-bench loads.")] = None,
     contender: options.Contenders = None,
     dtype: options.Dtype = "bfloat16",
-    device: options.Device = None,
+    device: options.DeviceOption = None,
     seed: options.Seed = 0,
     budget: options.Budget = ModelSweep.budget_s,
     run: Annotated[

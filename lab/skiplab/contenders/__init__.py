@@ -14,7 +14,7 @@ from skiplab.contenders.base import (
 )
 from skiplab.operations import modules_of
 
-parts(__name__)  # each registers its own
+modules_of(__name__)  # each registers its own
 from skiplab.contenders import huggingface, humming  # noqa: E402, F401 - after ours, which a list of them begins with
 
 __all__ = [

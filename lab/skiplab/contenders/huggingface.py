@@ -16,7 +16,7 @@ from torch import Tensor
 from skiplab.contenders.base import REGISTRY, Build, Contender, is_cuda
 from skiplab.contenders.model import LAST, SEED, Inputs, ModelCall, references, too_large, weight_bytes
 from skiplab.model.sources import text_names
-from skiplab.model.weights import Format, expected, random_tensors
+from skiplab.model.weights import WeightFormat, expected, random_tensors
 from skiplab.paths import data_path
 from skiplab.workload import ModelWorkload
 
@@ -88,7 +88,7 @@ def made(workload: ModelWorkload, device: str, attention: str) -> Any:
     with torch.device(device):
         model = AutoModelForCausalLM.from_config(config, dtype=workload.torch_dtype, attn_implementation=attention)
     spec, tensors = workload.spec, model.state_dict()
-    take = random_tensors(spec, Format(torch.device(device), workload.torch_dtype, None), SEED)
+    take = random_tensors(spec, WeightFormat(torch.device(device), workload.torch_dtype, None), SEED)
     names = text_names(tensors)
     for name, shape in expected(spec).items():
         tensors[names[name]].copy_(take(name, *shape))

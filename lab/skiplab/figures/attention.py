@@ -11,8 +11,8 @@ import pandas as pd
 
 from skiplab.figures import series, theme
 from skiplab.figures.charts import BarChart, Bars, HeatChart, Hover, Line, LineChart
-from skiplab.figures.frames import PLACE, speedups
-from skiplab.figures.series import Row, doubts, note, rows_of, shape, sources, time_words
+from skiplab.figures.frames import ORIGIN, speedups
+from skiplab.figures.series import RowDict, doubts, note, rows_of, shape, sources, time_text
 from skiplab.floors import FLOORS
 
 SHAPE = ("batch", "q_heads", "kv_heads", "head_dim", "dtype")

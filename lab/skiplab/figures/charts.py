@@ -115,8 +115,8 @@ class BarChart:
     y_is_log: bool = True
     limit_name: str = ""
 
-    def place(self, bars: int, group: int) -> float:
-        """Where on the axis, a group being one wide, the middle of that bar stands."""
+    def position(self, bars: int, group: int) -> float:
+        """The position of that bar's middle on the axis, on which a group is one wide."""
         return group + (bars - (len(self.bars) - 1) / 2) * self.width
 
     @property

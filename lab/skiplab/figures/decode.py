@@ -10,8 +10,8 @@ import pandas as pd
 
 from skiplab.figures import series, theme
 from skiplab.figures.charts import BarChart, Bars, HeatChart, Hover, LineChart
-from skiplab.figures.frames import AXES, PLACE, speedups
-from skiplab.figures.series import Row
+from skiplab.figures.frames import AXES, ORIGIN, speedups
+from skiplab.figures.series import RowDict
 
 KEYS = "keys in the cache (tokens)"
 METHODS = {

@@ -10,7 +10,7 @@ import pandas as pd
 
 from skiplab.figures import series, theme
 from skiplab.figures.charts import BarChart, Bars, Beginning, Hover, Line, LineChart, PanelChart
-from skiplab.figures.series import Row
+from skiplab.figures.series import RowDict
 from skiplab.workload import LINEARS, model_of
 from skiplab.workload.models import Shape
 

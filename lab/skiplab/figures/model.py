@@ -10,7 +10,7 @@ import pandas as pd
 
 from skiplab.figures import series, theme
 from skiplab.figures.charts import BarChart, Bars, Hover, LineChart
-from skiplab.figures.series import Row
+from skiplab.figures.series import RowDict
 
 PARTS = ("attention sliding", "attention full", "qkv", "o", "gate+up", "down", "head", "pointwise", "gaps")
 """The names of a profile, in the order in which a layer has them; what runs outside of all; when nothing runs."""
@@ -60,7 +60,7 @@ def settings(table: pd.DataFrame) -> dict[str, Any]:
     """The rows that were taken apart, of each device, model and call, by the call in words."""
     good = _taken_apart(table)
     keys = ["source", "device", "model", "phase", "q_len", "depth"]
-    places = theme.places((row["source"], row["device"]) for row in series.rows_of(good))
+    places = theme.source_labels((row["source"], row["device"]) for row in series.rows_of(good))
     found = {}
     for _, rows in good.groupby(keys, sort=False):
         first = series.rows_of(rows.iloc[:1])[0]
@@ -69,7 +69,7 @@ def settings(table: pd.DataFrame) -> dict[str, Any]:
     return found
 
 
-def settings_words(row: Row) -> str:
+def settings_words(row: RowDict) -> str:
     """`a prompt of 512 tokens`, `a step of 4 tokens behind 2k`."""
     count = f"{theme.tokens(row['q_len'])} token{'s' * (row['q_len'] != 1)}"
     words = f"a {PHASES[row['phase']]} of {count}"
@@ -81,7 +81,7 @@ def _taken_apart(table: pd.DataFrame) -> Any:
     return good[[isinstance(parts, dict) for parts in good["parts"]]]
 
 
-def _bars(row: Row, groups: tuple[str, ...], setting: str) -> Bars:
+def _bars(row: RowDict, groups: tuple[str, ...], setting: str) -> Bars:
     values = tuple(row["parts"].get(name, np.nan) / 1e9 for name in groups)
     whole = sum(row["parts"].values()) / 1e9 or np.nan
     hover = tuple(
@@ -115,7 +115,7 @@ def _by_kind(good: Any) -> str:
     return BY_KIND if len(good) and bool((good["by_kind"] == 1).any()) else ""
 
 
-def _namer(good: Any) -> Callable[[Row], str]:
+def _namer(good: Any) -> Callable[[RowDict], str]:
     """What tells the settings of these rows apart; what a source does not tell is no setting of its own."""
     rows = [row for row in series.rows_of(good) if row["source"] in ("measured", "recorded")]
     differing = series.several(rows, "bits", "group_size", "dtype", "by_kind")
@@ -124,7 +124,7 @@ def _namer(good: Any) -> Callable[[Row], str]:
     return lambda row: ", ".join(_words(row, [*differing, *(["q_len"] if len(steps) > 1 else [])]))
 
 
-def _words(row: Row, names: Iterable[str]) -> list[str]:
+def _words(row: RowDict, names: Iterable[str]) -> list[str]:
     say: dict[str, Callable[[Any], str]] = {
         "model": str, "bits": lambda n: f"int{int(n)}", "group_size": lambda n: f"groups of {int(n)}", "dtype": str,
         "by_kind": lambda n: "one layer of each kind" if n else "",
@@ -134,9 +134,9 @@ def _words(row: Row, names: Iterable[str]) -> list[str]:
     return list(filter(None, (say[name](value) for name, value in known if value is not None and value == value)))
 
 
-def _hover(row: Row) -> Hover:
+def _hover(row: RowDict) -> Hover:
     """Everything that a point is: model, call, rate, time, the least time, memory and what makes it doubtful."""
-    lines = [f"{row['tokens_per_s']:,.1f} tokens/s", f"{series.time_words(row)} a call"]
+    lines = [f"{row['tokens_per_s']:,.1f} tokens/s", f"{series.time_text(row)} a call"]
     if row["bound_ms"] == row["bound_ms"]:
         least = theme.seconds(row["bound_ms"] / 1e3)
         lines.append(f"the roofs allow {least}: it reaches {row['bound_ms'] / row['median_ms']:.0%}")
@@ -147,7 +147,7 @@ def _hover(row: Row) -> Hover:
     return Hover(row["label"], f", {problem(row)}", (*lines, *series.doubts(row)))
 
 
-def problem(row: Row) -> str:
+def problem(row: RowDict) -> str:
     """A point's problem in words."""
     return ", ".join([settings_words(row), *_words(row, ("model", "bits", "dtype"))])
 

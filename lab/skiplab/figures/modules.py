@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from skiplab.figures.charts import BarChart, LineChart
-from skiplab.figures.series import Row
-from skiplab.operations import parts
+from skiplab.figures.series import RowDict
+from skiplab.operations import modules_of
 
 
 class FigureModule(Protocol):

@@ -9,8 +9,8 @@ import pandas as pd
 
 from skiplab.figures import series, theme
 from skiplab.figures.charts import Hover, LineChart
-from skiplab.figures.parts import PARTS
-from skiplab.figures.series import Row
+from skiplab.figures.modules import MODULES
+from skiplab.figures.series import RowDict
 from skiplab.operations import OPERATIONS
 
 

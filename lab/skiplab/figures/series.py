@@ -10,10 +10,8 @@ import pandas as pd
 
 from skiplab.figures import theme
 from skiplab.figures.charts import Hover, Line
-from skiplab.figures.frames import PLACE
-
-Row = dict[str, Any]
-"""One row of a frame, by column."""
+from skiplab.figures.frames import ORIGIN
+from skiplab.rated import RowDict
 
 MARKERS = (
     ("circle", "o"), ("square", "s"), ("diamond", "D"), ("triangle-up", "^"), ("triangle-down", "v"), ("star", "*"),

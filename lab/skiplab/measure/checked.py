@@ -18,7 +18,7 @@ from skiplab.measure.impossible import is_impossible
 from skiplab.measure.modules import MODULES
 from skiplab.measure.point import Measurement, Point
 from skiplab.measure.rotation import refill, tensors_of
-from skiplab.measure.timing import MAX_SECONDS, THROTTLE_RETRIES, Cancelled, Limits, Repeat
+from skiplab.measure.timing import MAX_SECONDS, THROTTLE_RETRIES, Cancelled, Repeat, TimeLimits
 from skiplab.measure.verify import Check, compare, expected_of, same_bits, verify
 from skiplab.workload import Problem
 
@@ -83,9 +83,9 @@ def _measure(
         return _wrong(blank, before)
     if cancelled():
         raise Cancelled
-    part = PARTS[workload.operation]
+    part = MODULES[workload.operation]
     plan, work = part.plan_and_work(entry, workload, inputs, arguments)
-    read, limits = part.read_bytes(entry, workload, work), Limits(budget_s, retries, cancelled)
+    read, limits = part.read_bytes(entry, workload, work), TimeLimits(budget_s, retries, cancelled)
     timing = part.timed(fn, workload, arguments, device, read, limits)
     stale = verify_repeats(workload.checked, entry, device, seed + FRESH_SEED, timing.repeats) if check else None
     if stale is not None:

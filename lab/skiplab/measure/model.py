@@ -20,7 +20,7 @@ from skiplab.machine import last_cache_bytes
 from skiplab.measure.memory import begin_peak, peak_bytes
 from skiplab.measure.point import WorkDone
 from skiplab.measure.rotation import ROTATION
-from skiplab.measure.timing import TARGET_ERROR, Limits, Repeat, Timing, collect, cooled, is_bimodal, median_error
+from skiplab.measure.timing import TARGET_ERROR, Repeat, TimeLimits, Timing, collect, cooled, is_bimodal, median_error
 from skiplab.measure.traced import GAPS, profiled
 from skiplab.measure.truth import Truth
 from skiplab.model.weights import PRODUCTS
@@ -121,7 +121,7 @@ def read_bytes(entry: Contender, workload: ModelWorkload, work: WorkDone) -> int
 
 
 def timed(
-    call: Any, workload: ModelWorkload, arguments: Sequence[Any], device: str, read: int | None, limits: Limits
+    call: Any, workload: ModelWorkload, arguments: Sequence[Any], device: str, read: int | None, limits: TimeLimits
 ) -> Timing:
     """Prompts until the median is sure, each another one; or so many steps, one behind the other.
 
@@ -146,7 +146,7 @@ def timed(
     )  # fmt: skip
 
 
-def _prompts(call: ModelCall, device: str, limits: Limits) -> tuple[tuple[int, ...], bool]:
+def _prompts(call: ModelCall, device: str, limits: TimeLimits) -> tuple[tuple[int, ...], bool]:
     fresh = _ids(call.workload, device)
 
     def took(runner: Runner) -> float:
@@ -162,7 +162,7 @@ def _prompts(call: ModelCall, device: str, limits: Limits) -> tuple[tuple[int, .
     return collect(sample, limits.budget_s, limits.cancelled)
 
 
-def _steps(call: ModelCall, device: str, limits: Limits) -> tuple[tuple[int, ...], bool]:
+def _steps(call: ModelCall, device: str, limits: TimeLimits) -> tuple[tuple[int, ...], bool]:
     each = [(factor, _each_step(call, runner, device, limits)) for factor, runner in call.timed]
     taken_off = [factor * _median(took) for factor, took in each if factor < 0]
     layers = zip(*([factor * one for one in took] for factor, took in each if factor > 0), strict=False)
@@ -170,7 +170,7 @@ def _steps(call: ModelCall, device: str, limits: Limits) -> tuple[tuple[int, ...
     return samples, median_error(samples) < TARGET_ERROR
 
 
-def _each_step(call: ModelCall, runner: Runner, device: str, limits: Limits) -> list[float]:
+def _each_step(call: ModelCall, runner: Runner, device: str, limits: TimeLimits) -> list[float]:
     """Nanoseconds of each step behind the depth; on a GPU none waits for another to be done."""
     workload, fresh = call.workload, _ids(call.workload, device)
     assert workload.steps is not None

@@ -9,7 +9,7 @@ import torch
 
 from skiplab.contenders import Contender
 from skiplab.measure.point import WorkDone
-from skiplab.measure.timing import Limits, Timing
+from skiplab.measure.timing import TimeLimits, Timing
 from skiplab.measure.truth import Truth
 from skiplab.operations import modules_of
 from skiplab.workload import Problem
@@ -54,7 +54,7 @@ class MeasureModule(Protocol):
         ...
 
     def timed(
-        self, call: Any, workload: Any, arguments: Sequence[Any], device: str, read: int | None, limits: Limits
+        self, call: Any, workload: Any, arguments: Sequence[Any], device: str, read: int | None, limits: TimeLimits
     ) -> Timing:
         """What the contender built, timed; `rotated.timed` does it for a function of its arguments."""
         ...

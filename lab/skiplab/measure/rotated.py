@@ -7,12 +7,12 @@ from typing import Any
 
 from skiplab.contenders.base import Solver
 from skiplab.measure.rotation import rotate
-from skiplab.measure.timing import Limits, Timing, time_callable
+from skiplab.measure.timing import TimeLimits, Timing, time_callable
 from skiplab.workload import Problem
 
 
 def timed(
-    call: Solver, workload: Problem, arguments: Sequence[Any], device: str, read: int | None, limits: Limits
+    call: Solver, workload: Problem, arguments: Sequence[Any], device: str, read: int | None, limits: TimeLimits
 ) -> Timing:
     """read: the bytes of its arguments that a call reads; None for all of them."""
     return time_callable(

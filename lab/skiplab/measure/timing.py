@@ -41,7 +41,7 @@ class Cancelled(Exception):
 
 
 @dataclass(frozen=True)
-class Limits:
+class TimeLimits:
     """How long a point is timed at most, how often a throttled GPU is tried again, and who may stop it."""
 
     budget_s: float = MAX_SECONDS

@@ -19,7 +19,7 @@ from torch.nn import functional
 from torch.profiler import record_function
 
 from skiplab.model.attention import Attend, by_blockskip, by_sdpa
-from skiplab.model.cache import GROWTH, Cache, Chunk, LayerCache, Step
+from skiplab.model.cache import GROWTH, Cache, Chunk, LayerCache, StepTokens
 from skiplab.model.config import LayerSpec, ModelSpec
 from skiplab.model.files import GGUF, Safetensors
 from skiplab.model.graph import captured

@@ -349,7 +349,7 @@ class _Namer:
         pass
 
 
-def random_tensors(spec: ModelSpec, held: Format, seed: int) -> Take:
+def random_tensors(spec: ModelSpec, held: WeightFormat, seed: int) -> Take:
     """A source of chance, on the device: matrices of K columns with deviation K ** -0.5, norms that change nothing.
 
     But queries' norms, which give scores a deviation of 1: larger ones make one key of all, and roundings choose which.

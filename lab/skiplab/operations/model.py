@@ -47,7 +47,7 @@ OPERATION = Operation(
     baseline=Baseline("sdpa", "SDPA and float weights", "Our decoder"),
     subject=_subject,
     headings={"q_len": "tokens a call", "depth": "tokens before"},
-    words={
+    phrases={
         "phase": str,
         "q_len": lambda n: f"{n:.0f} token{'s' * (n != 1)} a call",
         "depth": lambda n: f"behind {n:.0f}",

@@ -21,9 +21,9 @@ def figures_of(table: pd.DataFrame, axes: list[str]) -> list[tuple[go.Figure, st
     rates = "Tokens a second; in grey what the machine's roofs allow with packed weights."
     apart = "Where one call's time goes, by the names that the decoder gives its parts; choose the call."
     return [
-        (figures.model_prefill(with_rows(prompts.table, others)), f"Prompts. {rates}{beside} {prompts.words}"),
+        (figures.model_prefill(with_rows(prompts.table, others)), f"Prompts. {rates}{beside} {prompts.left_out}"),
         (figures.model_decode(with_rows(steps.table, others)),
-         f"Steps behind a prompt. {rates} A step of several tokens verifies drafts.{beside} {steps.words}"),
+         f"Steps behind a prompt. {rates} A step of several tokens verifies drafts.{beside} {steps.left_out}"),
         (figures.model_parts(table), apart),
     ]  # fmt: skip
 

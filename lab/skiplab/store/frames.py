@@ -44,10 +44,14 @@ OBJECTS = ("parts",)
 COUNTS = ("q_len", "kv_len", "batch", "q_heads", "kv_heads", "head_dim", "samples")
 TEXT_COLUMNS = ("contender", "label", "status", "method", "flags", "error_text")
 SIZES = tuple(name for name in ("window", *ADDED) if name not in AXIS_TEXTS)
-PLACE = ("operation", *(name for name in (*SHAPE, *ADDED) if name not in SIZES))
-WORK = Work.__struct_fields__
+AXIS_COLUMNS = ("operation", *(name for name in (*SHAPE, *ADDED) if name not in SIZES))
+WORK = RowWork.__struct_fields__
 NUMBERS = (*SIZES, *WORK, "peak_gb", "error", "tolerance", "low_ms", "median_ms", "high_ms")
-HELD = {**dict.fromkeys((*WORDS, *PLACE, *OBJECTS), object), **dict.fromkeys(NUMBERS, float), "samples": np.int64}
+HELD = {
+    **dict.fromkeys((*TEXT_COLUMNS, *AXIS_COLUMNS, *OBJECTS), object),
+    **dict.fromkeys(NUMBERS, float),
+    "samples": np.int64,
+}
 """What rows hold by themselves; the other columns follow from these, or are the run's."""
 NO_WORK = RowWork(None, None)  # type: ignore[arg-type]
 AT_ONCE = 512

@@ -132,7 +132,7 @@ class Timed(Struct, tag_field="record", tag="point", gc=False):
     tolerance: Difference | None = None
     flags: list[str] = []
     error_text: str = ""
-    work: Work | None = None
+    work: RowWork | None = None
     parts_ns: dict[str, Amount] = {}
     peak_bytes: Count | None = None
 

@@ -10,7 +10,7 @@ from skiplab.figures import model, predicted
 from skiplab.model import model_names
 from skiplab.store import frame, published, recorded_llama_bench
 from skiplab.sweep import ModelSweep
-from skiplab.widgets.sweep.settings import Field, Form, choice, listed, numbers
+from skiplab.widgets.sweep.settings import Field, PanelForm, choice, listed, numbers
 from skiplab.workload import DTYPES, ModelWorkload
 
 
@@ -18,7 +18,7 @@ def _sweep(names: tuple[str, ...], values: Mapping[str, Any], device: str, budge
     return ModelSweep(names, device=device, budget_s=budget_s, **values)
 
 
-FORM = Form(
+FORM = PanelForm(
     "model", "whole model", ("blockskip", "sdpa", "tinygemm"),
     (
         choice("model", "Model", "laptop", model_names()),
