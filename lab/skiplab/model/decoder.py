@@ -294,7 +294,8 @@ class Decoder:
 
     def _options(self, layer: LayerSpec, w: LayerWeights) -> dict[str, Any]:
         """What `blockskip.attention` and `decode` are told alike."""
-        return {"scale": layer.scale, "sinks": w.sinks, "softcap": self.spec.attention_softcap}
+        more = {"sinks": w.sinks, "softcap": self.spec.attention_softcap}
+        return {"scale": layer.scale} | {name: value for name, value in more.items() if value is not None}
 
     def _norm(self, x: Tensor, weight: Tensor | None) -> Tensor:
         return functional.rms_norm(x, x.shape[-1:], weight, self.spec.norm_eps)
