@@ -53,7 +53,7 @@ CASES = {
     SplitSettings: {
         "kv_len": COUNTS,
         "window": COUNTS,
-        "q_len": [*COUNTS, 9],
+        "q_len": [*COUNTS, 17],
         "batch": COUNTS,
         "program": [*NO_INTS, -1],
     },

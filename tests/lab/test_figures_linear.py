@@ -197,7 +197,7 @@ def test_the_recorded_figure_has_gemmas_layers_with_peers_beside():
     for panel in (panels[name] for name in ("qkv", "o", "gate+up", "down")):
         names = " ".join(line.name for line in panel.lines)
         assert "Humming W4A16" in names and "Humming W4A8" in names and "float weight" in names
-        assert all(set(line.x) >= {1, 8, 16, 128} for line in panel.lines)
+        assert all(set(line.x) >= {8, 16, 128} for line in panel.lines)
         assert {one.name for one in panel.beginnings} >= {"fused"}
         floor = next(line for line in panel.lines if line.name.startswith("least time"))
         for line in panel.lines:  # nobody beats the floor, but a weight of fewer bits where only bytes count
@@ -212,8 +212,8 @@ def test_noted_medians_are_those_of_their_files():
     rows = query(points, contender="blockskip", out_features=5376, in_features=21504).set_index("rows")
     assert rows.loc[2048, "median_ms"] == pytest.approx(2.135)
     assert rows["kernel"].tolist() == 4 * ["matvec"] + 5 * ["fused"] + 2 * ["dequantize"]
-    tiles = query(points, contender="blockskip-tiles", out_features=16384, rows=8, symmetric=0)
-    assert tiles["median_ms"].item() == pytest.approx(0.0169, abs=0.0006)
+    tiles = query(points, contender="blockskip-tiles", out_features=16384, rows=8, symmetric=1)
+    assert tiles["median_ms"].item() == pytest.approx(0.01649)
 
 
 def test_overview_is_the_chart_of_the_operation(measured):

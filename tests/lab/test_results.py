@@ -105,7 +105,7 @@ def test_every_benchmark_of_linear_covers_all_layers_of_the_model_at_all_rows():
     for found in points.values():
         assert found == {(*shape, count) for shape in shapes for count in rows}
     peers = {name for sweep in gpu_runs.TOPICS.values() for name in sweep.contenders}
-    assert {"humming", "humming-int8", "blockskip-tiles", "bf16"} <= peers
+    assert {"humming", "humming-int8", "bf16"} <= peers
 
 
 TIMES_MS = {"blockskip": 1.0, "flex": 1.5, "blockskip-none": 5.0, "sdpa-efficient-mask": 3.0, "sdpa-cudnn": 0.9}

@@ -302,7 +302,7 @@ DECLARED = {
         "with zero points.",
         ("out_features", "in_features", "rows"),
         (
-            *times(("ours", "blockskip"), ("ours, weight in tiles", "blockskip-tiles"), ("Humming", "humming"),
+            *times(("ours", "blockskip"), ("Humming", "humming"),
                    ("Humming, int8 activations", "humming-int8"), ("bf16", "bf16"), value="us"),
             faster("faster than Humming", "humming", "humming-int8", least=beside_humming),
             faster("than bf16", "bf16", least=beside_bf16),
