@@ -58,7 +58,7 @@ def compiled(capability, k, group_size, bits, rows, metadata, ablation="none"):
     w = weight(k, group_size, bits, metadata)
     codes = torch.zeros((rows, 2, k // 8), dtype=torch.int32)
     blocks = Blocks(torch.zeros((rows, k // 32)), torch.zeros((rows, k // 32)))
-    form, config = FORMS[ablation], matvec_config(rows)
+    form, config = FORMS[ablation], matvec_config(rows, capability)
     overlap = capability >= (9, 0)
     out = torch.zeros((rows, N), dtype=torch.bfloat16)
     operands = launch.packed_codes(w), metadata_as_read(w, form), codes, blocks, None, out

@@ -166,7 +166,7 @@ def test_words_that_do_not_go_together(device, named, message):
 )
 def test_int8_of_a_weight_in_tiles_has_the_bits_of_one_in_rows(device, kind, block_n, monkeypatch):
     """K 1280 is one step of 32 blocks and a part of one; programs are few, because each takes the interpreter long."""
-    monkeypatch.setattr(plans, "matvec_config", lambda rows: MatvecConfig(block_n, 32, block_n))
+    monkeypatch.setattr(plans, "matvec_config", lambda rows, capability: MatvecConfig(block_n, 32, block_n))
     x, w, bias = draw(device, 3, 128, 1280, **kind)
     w, tiles = w.packed("rows"), w.packed("tiles")
     want = bs.linear(x, w, bias, impl="triton", activations="int8")

@@ -28,8 +28,6 @@ METADATA = {
 }  # loads of it
 METADATA |= {"symmetric of 16": 3}  # scale codes of both halves of a block, and the step
 MOST_REGISTERS = 136  # 15 programs of one warp fit an SM's registers
-SPILLED = {("12.0", 8): 48}
-"""Bytes of a thread's stack at most, by architecture and rows; elsewhere none."""
 
 
 def compile_all(capability):
@@ -63,8 +61,7 @@ def test_the_asked_for_shapes_are_there(compiled, capability):
 def test_no_shared_memory_in_the_loop_and_no_spills(compiled, capability):
     for row in matvecs(compiled[capability]):
         assert row["products_in_loop"] > 0 and row["shared_in_loop"] == [], row
-        assert row["spill_bytes"] <= SPILLED.get((capability, row["case"][3]), 0), row
-        assert row["registers"] <= MOST_REGISTERS, row
+        assert row["spill_bytes"] == 0 and row["registers"] <= MOST_REGISTERS, row
 
 
 @pytest.mark.parametrize("capability", CAPABILITIES)

@@ -197,7 +197,8 @@ def test_the_recorded_figure_has_gemmas_layers_with_peers_beside():
     for panel in (panels[name] for name in ("qkv", "o", "gate+up", "down")):
         names = " ".join(line.name for line in panel.lines)
         assert "Humming W4A16" in names and "Humming W4A8" in names and "float weight" in names
-        assert all(set(line.x) >= {8, 16, 128} for line in panel.lines)
+        for line in panel.lines:  # in tiles, one row was noted of no form that ships
+            assert set(line.x) >= ({8, 16, 128} if "tiles" in line.name else {1, 8, 16, 128})
         assert {one.name for one in panel.beginnings} >= {"fused"}
         floor = next(line for line in panel.lines if line.name.startswith("least time"))
         for line in panel.lines:  # nobody beats the floor, but a weight of fewer bits where only bytes count

@@ -192,7 +192,7 @@ for name, program in (*PROGRAMS.items(), ("scalar", Program())):
     loads = re.findall(r"LDG[A-Z0-9.]*", anatomy.sass)
     found[name] = [sorted(set(layouts)), anatomy.instructions["IDP"], sum(".128" in one for one in loads), len(loads)]
 later = compiled(Packed(64, 8192), Program(), (9, 0))
-own = list(vars(matvec_config(1)).values())[:3]
+own = list(vars(matvec_config(1, (9, 0))).values())[:3]
 print(json.dumps([later.ptx.count(".target sm_90"), own, found]))
 """
 

@@ -12,6 +12,8 @@ FEW_ROWS = 32
 FIXED_ROWS = 64
 """Rows of activations of a program, or of a product of torch's, where activations are named float: the same for any
 number of rows, so that a row is summed alike. Fewer would unpack the weight more often, more would do idle work."""
+CONSUMER_BLACKWELL = 12
+"""Its major compute capability."""
 LEAST_STEPS = 8
 """Steps along K that a split has at least: fewer do not fill the pipeline."""
 
@@ -53,13 +55,13 @@ def rows_together(rows: int) -> int:
     return -(-rows // -(-rows // MOST_ROWS)) if rows else 1
 
 
-def matvec_config(rows: int) -> MatvecConfig:
+def matvec_config(rows: int, capability: tuple[int, int]) -> MatvecConfig:
     """The configuration for this many rows of activations a program: a warp for a weight row.
 
     What runs last is one warp's work then, not four's; measured, see data/TUNING.md. From 5 rows on the compiler, left
-    alone, spills.
+    alone, spills; on consumer Blackwell it spills when it is not.
     """
-    return MatvecConfig(1, 32, 1, registers=136 if rows > 4 else None)
+    return MatvecConfig(1, 32, 1, registers=136 if rows > 4 and capability[0] < CONSUMER_BLACKWELL else None)
 
 
 def fused_config(rows: int, w: QuantizedWeight) -> FusedConfig:

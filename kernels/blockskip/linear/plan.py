@@ -100,19 +100,19 @@ def default_plan(rows: int, dtype: torch.dtype, w: QuantizedWeight, gpu: Gpu) ->
 
 
 def _default_plan(choice: Choice, rows: int, w: QuantizedWeight, gpu: Gpu, multiplied: str, named: bool) -> LinearPlan:
-    config, splits = _sizes(choice.kernel, FIXED_ROWS if named else rows, w, gpu.sms, rows)
+    config, splits = _sizes(choice.kernel, FIXED_ROWS if named else rows, w, gpu, rows)
     major, minor = family(gpu.capability)
     origin, invariant = Origin("table", f"sm_{major}{minor}"), named or choice.kernel == "matvec"
     return LinearPlan("triton", choice.kernel, config, splits, choice.reason, multiplied, invariant, origin, w.packing)
 
 
-def _sizes(kernel: str, planned_rows: int, w: QuantizedWeight, multiprocessors: int, rows: int) -> tuple[Any, int]:
+def _sizes(kernel: str, planned_rows: int, w: QuantizedWeight, gpu: Gpu, rows: int) -> tuple[Any, int]:
     """(config, splits) of a kernel; planned_rows: how many rows sums may depend on."""
     if kernel == "dequantize":
         return None, 1
     if kernel == "matvec":
-        return matvec_config(rows_together(rows)), 1
+        return matvec_config(rows_together(rows), gpu.capability), 1
     if w.packing == "tiles":
-        return choose_config(planned_rows, w.shape[0], w.shape[1], multiprocessors), 1
+        return choose_config(planned_rows, w.shape[0], w.shape[1], gpu.sms), 1
     config = fused_config(planned_rows, w)
-    return config, fused_splits(planned_rows, w, config, multiprocessors)
+    return config, fused_splits(planned_rows, w, config, gpu.sms)

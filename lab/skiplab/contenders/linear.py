@@ -14,6 +14,7 @@ from typing import Any
 import blockskip as bs
 import torch
 import torch.nn.functional as F
+from blockskip.gpu import Gpu
 from blockskip.linear.activations import MOST_ROWS, are_rounded, rounded
 from blockskip.linear.configs import matvec_config
 from blockskip.linear.hopper.plan import EXACT_ROWS
@@ -143,7 +144,8 @@ def _ablation(name: str) -> tuple[Any, Any]:
     def build(workload: LinearWorkload, arguments: Sequence[Any]) -> Solver:
         from skiplab.contenders import ablations
 
-        form, config = ablations.FORMS[name], matvec_config(workload.rows)
+        capability = Gpu.of(arguments[0].device).capability
+        form, config = ablations.FORMS[name], matvec_config(workload.rows, capability)
         return lambda x, w, metadata: ablations.product(x, w, metadata, config, form)
 
     return prepare, build

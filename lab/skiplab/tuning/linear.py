@@ -101,7 +101,7 @@ class LinearTuning(AnyTuning):
         if self.packing == "tiles":
             tried = _tiles(workload, gpu)
         elif workload.rows <= MOST_ROWS:
-            tried = _matvecs(workload.rows)
+            tried = _matvecs(workload.rows, gpu)
         else:
             tried = _fused(workload, gpu)
         return list(dict.fromkeys(tried))
@@ -115,9 +115,9 @@ def _candidate(kernel: str, packing: str, config: Any = None, splits: int = 1) -
     return Candidate(CONTENDERS[kernel, packing], numbers_of(config, splits) or None)
 
 
-def _matvecs(rows: int) -> Iterator[Candidate]:
+def _matvecs(rows: int, gpu: Gpu) -> Iterator[Candidate]:
     """A block of 32 weights a thread and step, by one to four warps, for one to sixteen rows of the weight."""
-    base = matvec_config(rows)
+    base = matvec_config(rows, gpu.capability)
     for block_n, warps in product((1, 2, 4, 8, 16), (1, 2, 4)):
         blocks = 32 * warps // block_n
         if 4 <= blocks <= 64:

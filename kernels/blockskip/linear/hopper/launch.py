@@ -14,7 +14,7 @@ from ...launching.view import overlaps
 from ..packing import TILE_COLUMNS, TILE_ROWS
 from .constants import ProductConstants
 from .kernel import product
-from .plan import HopperConfig
+from .plan import HopperConfig, cdiv
 from .share import TAGGED_ROWS, THREADS
 
 
@@ -88,7 +88,3 @@ def prepare_product(x, data, scale, zero, bias, out, shares, config: HopperConfi
         REGISTERS=REGISTERS[config.row_groups],
     )
     return Launch(arguments, {"CONSTANTS": constants}, (cdiv(out.shape[0], config.block_m), config.programs))
-
-
-def cdiv(a: int, b: int) -> int:
-    return -(-a // b)
