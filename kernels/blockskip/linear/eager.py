@@ -17,7 +17,7 @@ from .plan import LinearPlan, make_plan
 from .route import ROUTES, spelled
 from .weight import BLOCK, DTYPES, QuantizedWeight
 
-IMPLS = ("auto", "reference", "tiled", "triton")
+IMPLS = ("auto", "reference", "tiled", "numba", "triton")
 
 
 class LinearArguments(NamedTuple):
@@ -107,10 +107,10 @@ def _check_tensor(name: str, t, dtypes: tuple[torch.dtype, ...], w: QuantizedWei
 
 
 def choose_impl(x: torch.Tensor | RoundedActivations, impl: str) -> str:
-    """The implementation that `impl` means for these tensors; ValueError where it cannot run."""
+    """`impl`, or triton for auto on a GPU; what auto is elsewhere the plan says. ValueError where it cannot run."""
     on_gpu = x.device.type == "cuda"
-    if impl == "auto":
-        return "triton" if on_gpu else "tiled"
+    if impl == "auto" and on_gpu:
+        return "triton"
     if impl == "triton" and not on_gpu and os.environ.get("TRITON_INTERPRET") != "1":
         raise ValueError(
             f"impl: 'triton' needs CUDA tensors, these are on {x.device}; set TRITON_INTERPRET=1 before triton is "
@@ -131,8 +131,13 @@ def run(given: LinearArguments, kind: Kind | None = None) -> torch.Tensor:
             if t is not None and t.is_neg():
                 raise ValueError(f"{name}: is a negated view, which a kernel cannot tell; call .resolve_neg()")
         return launch.linear(x, w, bias, plan, kind)
-    by = reference if plan.impl == "reference" else tiled
-    out = by.linear(flat, w, bias, plan.activations == "int8", plan.batch_invariant)
+    if plan.impl == "numba":
+        from .compiled import launch as compiled
+
+        out = compiled.linear(flat, w, bias)
+    else:
+        by = reference if plan.impl == "reference" else tiled
+        out = by.linear(flat, w, bias, plan.activations == "int8", plan.batch_invariant)
     return out.view(*x.shape[:-1], w.shape[0])
 
 

@@ -19,6 +19,7 @@ from .configs import (
     matvec_config,
     rows_together,
 )
+from .cpu import choose_on_cpu, why_not_numba
 from .hopper.plan import HopperConfig, choose_config
 from .measured import measured
 from .route import Choice, choose_kernel, choose_kernel_for_tiles, spelled
@@ -29,7 +30,7 @@ Config = MatvecConfig | FusedConfig | HopperConfig | None
 
 @dataclass(frozen=True)
 class LinearPlan:
-    """What `linear` will do. kernel: matvec, fused or dequantize; None for `reference` and `tiled`.
+    """What `linear` will do. kernel: matvec, fused or dequantize, of triton; None for the other implementations.
 
     config: the kernel's, None where it has none; splits: shares along K that are summed in a launch of their own.
     packing: how the weight lies, in rows or in tiles. activations: int8 or float, what they are multiplied as.
@@ -51,7 +52,9 @@ class LinearPlan:
         rows = "rounded to int8" if self.activations == "int8" else "multiplied as floats"
         rows += ", each with the same bits whatever the others are" if self.batch_invariant else ""
         lines = [f"impl    {self.impl}", f"rows    {rows}", f"weight  in {self.packing}"]
-        if self.kernel is not None:
+        if self.kernel is None:
+            lines[0] += f": {self.reason}"
+        else:
             lines.append(f"kernel  {self.kernel}: {self.reason}")
         if self.config is not None:
             lines.append(f"config  {self.config}, {self.splits} split{'s' if self.splits > 1 else ''} along K")
@@ -63,13 +66,14 @@ class LinearPlan:
 def make_plan(
     x: torch.Tensor | RoundedActivations, w: QuantizedWeight, impl: str, route: str, activations: str = "auto"
 ) -> LinearPlan:
-    """The plan of a checked call that `impl` (never auto) does; x is [rows, K]."""
+    """The plan of a checked call; x is [rows, K]. impl auto: the one for a CPU, or a device without kernels."""
     route, rows = spelled(route), x.shape[0]
     multiplied, named = "int8" if are_rounded(rows, w, activations) else "float", activations != "auto"
     if impl != "triton":
         if route != "measured":
             raise ValueError(f"route: given {route!r} with impl={impl!r}, which has one way; use impl='triton'")
-        return LinearPlan(impl, None, None, 1, "asked for", multiplied, named, packing=w.packing)
+        impl, reason = _choose_impl(x, w, impl, multiplied)
+        return LinearPlan(impl, None, None, 1, reason, multiplied, named or impl == "numba", packing=w.packing)
     gpu = Gpu.of(x.device)
     if w.packing == "tiles":
         choice = choose_kernel_for_tiles(rows, x.dtype, w, route, capability_of(x.device), activations)
@@ -90,6 +94,17 @@ def make_plan(
             w.packing,
         )
     return _default_plan(choice, rows, w, gpu, multiplied, named)
+
+
+def _choose_impl(
+    x: torch.Tensor | RoundedActivations, w: QuantizedWeight, impl: str, multiplied: str
+) -> tuple[str, str]:
+    """(implementation, why) where it is not triton. ValueError for numba where it cannot be."""
+    if impl == "auto":
+        return choose_on_cpu(x, w, multiplied)
+    if impl == "numba" and (reason := why_not_numba(x, w, multiplied)) is not None:
+        raise ValueError(f"impl: given 'numba', which cannot be: {reason}; use 'tiled' or 'auto'")
+    return impl, "asked for"
 
 
 def default_plan(rows: int, dtype: torch.dtype, w: QuantizedWeight, gpu: Gpu) -> LinearPlan:
