@@ -44,8 +44,8 @@ class Form(NamedTuple):
 
     @classmethod
     def of(cls, w: QuantizedWeight) -> Form:
-        names = (None if t is None else _name(t.dtype) for t in Metadata.of(w))
-        return cls(w.bits, w.group_size, *names, w.centre, w.offset is not None)  # pyright: ignore[reportArgumentType]
+        scale, scale_step, shift, shift_step = (None if t is None else _name(t.dtype) for t in Metadata.of(w))
+        return cls(w.bits, w.group_size, str(scale), scale_step, shift, shift_step, w.centre, w.offset is not None)
 
 
 def linear(x: torch.Tensor | RoundedActivations, w: QuantizedWeight, bias: torch.Tensor | None) -> torch.Tensor:
@@ -81,8 +81,7 @@ def _multiply(activations: torch.Tensor, w: QuantizedWeight, out: torch.Tensor) 
     tensors = w.data, *Metadata.of(w)
     addresses = [0 if t is None else t.data_ptr() for t in tensors]
     strides = [0 if t is None else t.stride(0) * t.element_size() for t in tensors]
-    share = outputs if run is None else -(-outputs // threads)
-    sizes = rows, out.data_ptr(), 4 * outputs, outputs, inputs, share
+    sizes = rows, out.data_ptr(), 4 * outputs, outputs, inputs
     given = np.array((*addresses, *strides, activations.data_ptr(), activations.shape[1], *sizes), PRODUCT)
     if run is None:
         kernel.call(given.ctypes.data)

@@ -33,7 +33,7 @@ from .llvm import (
     shuffled,
     splat,
     store,
-)  # fmt: skip
+)
 
 BLOCK_CODES = 32
 BLOCKS = 4
