@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from blockskip.pointwise.api import gated, residual_norm, rotated_heads
-from blockskip.pointwise.call import HeadNorms, HeadLayout, Rotation, Targets
+from blockskip.pointwise.call import HeadLayout, HeadNorms, Rotation, Targets
 
 IMPLS = ("reference", "triton")
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..arguments import choice, number, tensor
 from . import reference
-from .call import HeadNorms, HeadLayout, Rotation, Targets
+from .call import HeadLayout, HeadNorms, Rotation, Targets
 
 IMPLS = ("auto", "reference", "triton")
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .call import HeadNorms, HeadLayout, Rotation, Targets
+from .call import HeadLayout, HeadNorms, Rotation, Targets
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": functional.silu,

@@ -15,7 +15,7 @@ import torch
 from blockskip.arguments import choice, flag, integer, tensor
 from blockskip.attention.decode.plan import LONGEST_QUERY
 from blockskip.pointwise.api import gated, residual_norm, rotated_heads
-from blockskip.pointwise.call import HeadNorms, HeadLayout, Rotation
+from blockskip.pointwise.call import HeadLayout, HeadNorms, Rotation
 from torch import Tensor
 from torch.nn import functional
 from torch.profiler import record_function
