@@ -280,8 +280,8 @@ def test_the_operator_and_its_fake_agree(device):
 
 
 def test_importing_needs_neither_triton_nor_the_lab():
-    """Nor transformers, until blockskip is registered there."""
-    optional = "triton", "skiplab", "pandas", "plotly", "transformers"
+    """Nor transformers, until blockskip is registered there; nor numba, before a call takes it."""
+    optional = "triton", "skiplab", "pandas", "plotly", "transformers", "numba"
     code = f"import sys, blockskip.integrations.transformers; print([m for m in {optional} if m in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=_environment())
     assert found.stdout.strip() == "[]"

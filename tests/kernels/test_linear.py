@@ -316,7 +316,7 @@ def test_the_reference_is_float64_capable(metadata):
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"impl": "cuda"}, ValueError, "impl: given 'cuda'; allowed are auto, reference, tiled, triton"),
+        ({"impl": "cuda"}, ValueError, "impl: given 'cuda'; allowed are auto, reference, tiled, numba, triton"),
         ({"w": torch.zeros(11, 384)}, TypeError, "w: given Tensor; a QuantizedWeight"),
         ({"x": [1.0]}, TypeError, "x: given list"),
         ({"x": torch.zeros(1, 384, dtype=torch.int8)}, TypeError, r"x: given torch\.int8"),

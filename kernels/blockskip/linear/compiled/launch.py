@@ -26,7 +26,7 @@ SOURCES = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(Path(__fi
 """numba's files of compiled functions know the file of the function alone, not those that it calls."""
 
 
-class Form(NamedTuple):
+class CompiledForm(NamedTuple):
     """A weight's layout as the product is compiled for it.
 
     scale .. shift_step: dtypes by torch's names, None where there is none. centre: the code that is subtracted where
@@ -43,7 +43,7 @@ class Form(NamedTuple):
     offset: bool
 
     @classmethod
-    def of(cls, w: QuantizedWeight) -> Form:
+    def of(cls, w: QuantizedWeight) -> CompiledForm:
         scale, scale_step, shift, shift_step = (None if t is None else _name(t.dtype) for t in Metadata.of(w))
         return cls(w.bits, w.group_size, str(scale), scale_step, shift, shift_step, w.centre, w.offset is not None)
 
@@ -77,7 +77,7 @@ def _multiply(activations: torch.Tensor, w: QuantizedWeight, out: torch.Tensor) 
     (rows, outputs), inputs = out.shape, w.shape[1]
     threads = min(torch.get_num_threads(), outputs, -(-rows * w.shape.numel() // LEAST_CODES))
     run = team() if threads > 1 else None
-    kernel = compiled(make_product, PRODUCT, *Form.of(w), rows > 1, run is not None)
+    kernel = compiled(make_product, PRODUCT, *CompiledForm.of(w), rows > 1, run is not None)
     tensors = w.data, *Metadata.of(w)
     addresses = [0 if t is None else t.data_ptr() for t in tensors]
     strides = [0 if t is None else t.stride(0) * t.element_size() for t in tensors]

@@ -24,7 +24,7 @@ class Vector(types.Type):
         super().__init__(f"Vector({self.represented})")
 
 
-class Table(types.Type):
+class NumberTable(types.Type):
     """The address of a row's numbers, of a kind in NUMBERS, each for `shared` codes.
 
     half: of a block's two numbers, where they are of 16 codes, which one is meant.
@@ -34,13 +34,13 @@ class Table(types.Type):
 
     def __init__(self, kind: str, shared: int, half: int) -> None:
         self.kind, self.shared, self.half = kind, shared, half
-        super().__init__(f"Table({kind}, {shared}, {half})")
+        super().__init__(f"NumberTable({kind}, {shared}, {half})")
 
 
 @register_model(Vector)
-@register_model(Table)
+@register_model(NumberTable)
 class _Model(models.PrimitiveModel):
-    def __init__(self, manager, of: Vector | Table) -> None:
+    def __init__(self, manager, of: Vector | NumberTable) -> None:
         super().__init__(manager, of, of.represented)
 
 

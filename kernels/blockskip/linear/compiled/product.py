@@ -132,7 +132,7 @@ def four_rows(row, x, plane, blocks, whole):
 def make_product(BITS, GROUP, SCALE, SCALE_STEP, SHIFT, SHIFT_STEP, CENTRE, OFFSET, SEVERAL, TEAM, SOURCES):
     """f(pointer to PRODUCT) of constants alone, to be compiled: products with a share of the weight's rows.
 
-    BITS to OFFSET: see `launch.Form`. SEVERAL: whether there are several rows of activations. TEAM: whether it runs in
+    BITS to OFFSET: see `launch.CompiledForm`. SEVERAL: whether there are several rows of activations. TEAM: whether it runs in
     each thread of a team, which may be smaller than was asked for. SOURCES: what numba's cache knows it by.
     """
     ZERO, ADDED = (None, SHIFT) if OFFSET else (SHIFT, None)

@@ -21,7 +21,7 @@ from .llvm import (
     I32,
     I64,
     NUMBERS,
-    Table,
+    NumberTable,
     Vector,
     as_float32,
     bytes_of,
@@ -45,10 +45,10 @@ BYTES, INTS, FLOATS = Vector(I8, 64), Vector(I32, LANES), Vector(F32, LANES)
 
 @intrinsic(prefer_literal=True)
 def table(context, address, kind, shared, half):
-    """The `Table` at an address, or None where kind is None; kind, shared and half are constants."""
+    """The `NumberTable` at an address, or None where kind is None; kind, shared and half are constants."""
     if kind is types.none:
         return coded(types.none(types.int64, kind, shared, half), lambda *_: None)
-    made = Table(kind.literal_value, shared.literal_value, half.literal_value)
+    made = NumberTable(kind.literal_value, shared.literal_value, half.literal_value)
     return coded(made(types.int64, kind, shared, half), lambda build, address, *_: address)
 
 
