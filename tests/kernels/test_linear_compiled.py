@@ -176,21 +176,19 @@ def test_other_processors_give_the_same_bits(processor, tmp_path):
     assert all(map(torch.equal, torch.load(tmp_path / "products"), products()))
 
 
-def test_auto_takes_it_for_rows_in_int8_alone_and_says_why_not(monkeypatch):
+def test_auto_takes_it_and_says_why_not(monkeypatch):
     x, w, bias = inputs("cpu", 8, n=256, k=256)
     plan = bs.explain_linear(x, w, bias)
-    assert plan.impl == "numba" and plan.batch_invariant and "compiled for this processor" in str(plan)
+    assert plan.impl == "numba" and plan.batch_invariant and "products by code compiled for this processor" in str(plan)
     assert torch.equal(bs.linear(x, w, bias), numba_linear(x, w, bias))
-    many = torch.cat([x, x])
-    assert bs.explain_linear(many, w, activations="int8").impl == "numba"
-    for given, weight, activations, reason in (
-        (many, w, "auto", "activations are multiplied as floats"),
-        (x, w, "float", "activations are multiplied as floats"),
-        (x, w.rows(0, 255), "auto", "a weight of 65280 codes; from 65536 on code is compiled for it"),
-        (x, w.packed("tiles"), "int8", "the weight lies in tiles"),
-        (x, w.each(lambda t: t.double() if t.is_floating_point() else t), "auto", r"scale is torch.float64"),
+    plan = bs.explain_linear(torch.cat([x, x]), w)
+    assert plan.impl == "numba" and not plan.batch_invariant and "the weight to floats by code compiled" in str(plan)
+    for weight, activations, reason in (
+        (w.rows(0, 255), "auto", "a weight of 65280 codes; from 65536 on code is compiled for it"),
+        (w.packed("tiles"), "int8", "the weight lies in tiles"),
+        (w.each(lambda t: t.double() if t.is_floating_point() else t), "auto", r"scale is torch.float64"),
     ):
-        plan = bs.explain_linear(given, weight, activations=activations)
+        plan = bs.explain_linear(x, weight, activations=activations)
         assert plan.impl == "tiled" and reason in str(plan)
     cpu.numba_is_missing.cache_clear()
     monkeypatch.setattr(cpu, "find_spec", lambda name: None)
@@ -203,11 +201,43 @@ def test_auto_takes_it_for_rows_in_int8_alone_and_says_why_not(monkeypatch):
 
 
 def test_an_explicit_numba_never_falls_back():
-    x, w, _ = inputs("cpu", 9)
-    with pytest.raises(ValueError, match="impl: given 'numba', which cannot be: activations are multiplied as floats"):
-        numba_linear(x, w)
-    with pytest.raises(ValueError, match="numba's code takes plain tensors on a CPU"):
-        numba_linear(x[:1].to("meta"), w.to("meta"))
+    x, w, _ = inputs("cpu", n=64, k=256)
+    for given, weight, reason in (
+        (x.to("meta"), w.to("meta"), "plain tensors on a CPU"),
+        (x, w.packed("tiles"), "tiles"),
+    ):
+        with pytest.raises(ValueError, match=f"impl: given 'numba', which cannot be: .*{reason}"):
+            numba_linear(given, weight)
+
+
+def floats_of(kind):
+    """A weight of a kind of `quantize`, of GGUF or in groups of 16, with scales that are no numbers or too large."""
+    if isinstance(kind, str):
+        return bs.from_gguf(gentle(kind, 5, 512), kind, (5, 512))
+    if kind[1] == 16:
+        return of_sixteen(3, 256, True)
+    w = inputs("cpu", n=9, k=256, kind=kind)[1]
+    if w.scale.is_floating_point():
+        w.scale[2, 1], w.scale[3] = math.nan, 3e38
+    return w
+
+
+@pytest.mark.parametrize("kind", ["Q4_K", "Q5_0", (8, 16), (4, 32, False), (8, 128, True), (4, 64, False, "uint8")])
+def test_dequantized_weights_have_the_bits_of_dequantize(kind):
+    from blockskip.linear.compiled import launch
+
+    w = floats_of(kind)
+    for dtype in (torch.float16, torch.bfloat16, torch.float32):
+        found, expected = launch.dequantize(w, dtype), w.dequantize(dtype)
+        torch.testing.assert_close(found, expected, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_activations_that_are_not_rounded_give_the_bits_of_tiled(dtype):
+    x, w, bias = inputs("cpu", 11, n=70, k=320, dtype=dtype)
+    for activations in ("auto", "float"):
+        expected = bs.linear(x, w, bias, impl="tiled", activations=activations)
+        assert torch.equal(numba_linear(x, w, bias, activations=activations), expected)
 
 
 def test_torch_compile_and_the_operator():

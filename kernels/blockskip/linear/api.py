@@ -26,8 +26,8 @@ def linear(
         `round_activations` made of such activations, so that layers which share them do not round them again.
     w: `blockskip.quantize`'s result, [N, K], on x's device; in rows or in tiles (`QuantizedWeight.packed`).
     bias: [N] in x's dtype, or None.
-    impl: reference | tiled | numba | triton; auto takes triton on CUDA, and elsewhere numba for activations in int8,
-        where it is installed, else tiled. An explicit one never falls back.
+    impl: reference | tiled | numba | triton; auto takes triton on CUDA, and on a CPU numba, where it is installed, for
+        weights that are worth compiling for (`cpu.py`), else tiled. An explicit one never falls back.
     route: the Triton kernel: matvec (activations in int8, and alone there), fused or dequantize (floats; see
         `route.py`); measured takes the one that was measured to be faster.
     activations: what x is multiplied as, whatever the implementation.

@@ -1,4 +1,4 @@
-"""Which implementation a quantised linear layer takes on a CPU: numba's code for rows in int8, else PyTorch.
+"""Which implementation a quantised linear layer takes on a CPU: code that numba compiles, or PyTorch alone.
 
 numba is optional: it is imported where a call is about to take it.
 """
@@ -22,17 +22,18 @@ TENSORS = (torch.Tensor, torch.nn.Parameter)
 
 def choose_on_cpu(x: torch.Tensor | RoundedActivations, w: QuantizedWeight, multiplied: str) -> tuple[str, str]:
     """(implementation, why) for x [M, K] multiplied as int8 or float."""
-    reason = why_not_numba(x, w, multiplied)
+    reason = why_not_numba(x, w)
     if reason is None and w.shape.numel() < LEAST_CODES:
         reason = f"a weight of {w.shape.numel()} codes; from {LEAST_CODES} on code is compiled for it"
-    return ("numba", "activations in int8, compiled for this processor") if reason is None else ("tiled", reason)
+    if reason is not None:
+        return "tiled", reason
+    what = "products" if multiplied == "int8" else "the weight to floats"
+    return "numba", f"{what} by code compiled for this processor"
 
 
-def why_not_numba(x: torch.Tensor | RoundedActivations, w: QuantizedWeight, multiplied: str) -> str | None:
+def why_not_numba(x: torch.Tensor | RoundedActivations, w: QuantizedWeight) -> str | None:
     """Why numba's code cannot do this call, or None where it can."""
     tensors = w.tensors + ((x.values, x.scales) if isinstance(x, RoundedActivations) else (x,))
-    if multiplied != "int8":
-        return "activations are multiplied as floats; numba's code takes them in int8"
     if w.packing != "rows":
         return "the weight lies in tiles; numba's code reads rows"
     if any(t.device.type != "cpu" or type(t) not in TENSORS for t in tensors):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -131,14 +133,18 @@ def run(given: LinearArguments, kind: Kind | None = None) -> torch.Tensor:
             if t is not None and t.is_neg():
                 raise ValueError(f"{name}: is a negated view, which a kernel cannot tell; call .resolve_neg()")
         return launch.linear(x, w, bias, plan, kind)
-    if plan.impl == "numba":
-        from .compiled import launch as compiled
-
-        out = compiled.linear(flat, w, bias)
-    else:
-        by = reference if plan.impl == "reference" else tiled
-        out = by.linear(flat, w, bias, plan.activations == "int8", plan.batch_invariant)
+    out = _product(plan)(flat, w, bias)
     return out.view(*x.shape[:-1], w.shape[0])
+
+
+def _product(plan: LinearPlan) -> Callable[..., torch.Tensor]:
+    """f(x [M, K], w, bias) -> [M, N], by an implementation that is not triton."""
+    options = {"int8": plan.activations == "int8", "batch_invariant": plan.batch_invariant}
+    if plan.impl != "numba":
+        return partial(reference.linear if plan.impl == "reference" else tiled.linear, **options)
+    from .compiled import launch as compiled
+
+    return compiled.linear if options["int8"] else partial(tiled.linear, **options, dequantize=compiled.dequantize)
 
 
 @without_autocast

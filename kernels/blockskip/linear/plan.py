@@ -73,7 +73,9 @@ def make_plan(
         if route != "measured":
             raise ValueError(f"route: given {route!r} with impl={impl!r}, which has one way; use impl='triton'")
         impl, reason = _choose_impl(x, w, impl, multiplied)
-        return LinearPlan(impl, None, None, 1, reason, multiplied, named or impl == "numba", packing=w.packing)
+        return LinearPlan(
+            impl, None, None, 1, reason, multiplied, named or (impl, multiplied) == ("numba", "int8"), packing=w.packing
+        )
     gpu = Gpu.of(x.device)
     if w.packing == "tiles":
         choice = choose_kernel_for_tiles(rows, x.dtype, w, route, capability_of(x.device), activations)
@@ -102,7 +104,7 @@ def _choose_impl(
     """(implementation, why) where it is not triton. ValueError for numba where it cannot be."""
     if impl == "auto":
         return choose_on_cpu(x, w, multiplied)
-    if impl == "numba" and (reason := why_not_numba(x, w, multiplied)) is not None:
+    if impl == "numba" and (reason := why_not_numba(x, w)) is not None:
         raise ValueError(f"impl: given 'numba', which cannot be: {reason}; use 'tiled' or 'auto'")
     return impl, "asked for"
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 
@@ -19,14 +21,16 @@ def linear(
     bias: torch.Tensor | None,
     int8: bool,
     batch_invariant: bool = False,
+    dequantize: Callable[[QuantizedWeight, torch.dtype], torch.Tensor] = QuantizedWeight.dequantize,
 ) -> torch.Tensor:
     """x [M, K] -> [M, N] in x's dtype.
 
-    int8: activations are rounded. batch_invariant: a row's bits do not depend on the other rows.
+    int8: activations are rounded. batch_invariant: a row's bits do not depend on the other rows. dequantize: what turns
+    weights to floats for activations that are not.
     """
     if int8 or isinstance(x, RoundedActivations):
         return _of_rounded(x, w, bias, batch_invariant)
-    return _of_floats(x, w, bias, batch_invariant)
+    return _of_floats(x, w, bias, batch_invariant, dequantize)
 
 
 def _of_rounded(x, w: QuantizedWeight, bias, batch_invariant: bool) -> torch.Tensor:
@@ -46,13 +50,13 @@ def _of_rounded(x, w: QuantizedWeight, bias, batch_invariant: bool) -> torch.Ten
     return (out if bias is None else out + bias).to(x.dtype)
 
 
-def _of_floats(x: torch.Tensor, w: QuantizedWeight, bias, batch_invariant: bool) -> torch.Tensor:
+def _of_floats(x: torch.Tensor, w: QuantizedWeight, bias, batch_invariant: bool, dequantize) -> torch.Tensor:
     out = torch.empty((x.shape[0], w.shape[0]), dtype=x.dtype, device=x.device)
     # float16 products are slow on a CPU, and float32 ones of the same numbers are at least as good
     dtype = torch.float32 if x.dtype == torch.float16 and not x.is_cuda else x.dtype
     given = blocks_of(x.to(dtype)) if batch_invariant else x.to(dtype)
     for rows, part in w.blocks(BLOCK_ELEMENTS):
-        weight, added = part.dequantize(x.dtype).to(dtype), None if bias is None else bias[rows].to(dtype)
+        weight, added = dequantize(part, x.dtype).to(dtype), None if bias is None else bias[rows].to(dtype)
         columns = products(given, weight, added)[: x.shape[0]] if batch_invariant else F.linear(given, weight, added)
         out[:, rows] = columns
     return out

@@ -16,8 +16,10 @@ from numba import cfunc, from_dtype, types
 from ..activations import RoundedActivations
 from ..format import Metadata
 from ..weight import QuantizedWeight
-from .product import PRODUCT, make_product
+from .dequantize import make_dequantize
+from .product import make_product
 from .rounding import ROUNDING, make_rounding
+from .weights import WEIGHT
 
 LEAST_CODES = 1 << 17
 """Products of a weight's code and an activation that are worth another thread."""
@@ -49,7 +51,7 @@ class CompiledForm(NamedTuple):
 
 
 def linear(x: torch.Tensor | RoundedActivations, w: QuantizedWeight, bias: torch.Tensor | None) -> torch.Tensor:
-    """x [M, K], rounded to int8, times w [N, K], + bias: [M, N] in x's dtype."""
+    """x [M, K], rounded to int8, times w [N, K], + bias: [M, N] in x's dtype; a row's bits depend on no other row."""
     out = torch.empty((x.shape[0], w.shape[0]), dtype=torch.float32, device=x.device)
     if out.numel():
         activations = _rounded(x, w.bits)
@@ -72,21 +74,37 @@ def _rounded(x: torch.Tensor | RoundedActivations, bits: int) -> torch.Tensor:
     return made
 
 
+def dequantize(w: QuantizedWeight, dtype: torch.dtype) -> torch.Tensor:
+    """`w.dequantize(dtype)`, bit for bit; dtype: float16, bfloat16 or float32."""
+    out = torch.empty(w.shape, dtype=dtype, device=w.device)
+    _run(make_dequantize, (_name(dtype),), w, w.shape.numel(), out)
+    return out
+
+
 def _multiply(activations: torch.Tensor, w: QuantizedWeight, out: torch.Tensor) -> None:
     """out float32 [M, N], dense = activations, as `_rounded` leaves them, times w."""
-    (rows, outputs), inputs = out.shape, w.shape[1]
-    threads = min(torch.get_num_threads(), outputs, -(-rows * w.shape.numel() // LEAST_CODES))
+    rows = out.shape[0]
+    _run(make_product, (rows > 1,), w, rows * w.shape.numel(), out, activations)
+
+
+def _run(make: Callable, constants: tuple, w: QuantizedWeight, work: int, out: torch.Tensor, x=None) -> None:
+    """The function that `make` makes for the weight's form and `constants`, in as many threads as the work is worth."""
+    threads = min(torch.get_num_threads(), w.shape[0], -(-work // LEAST_CODES))
     run = team() if threads > 1 else None
-    kernel = compiled(make_product, PRODUCT, *CompiledForm.of(w), rows > 1, run is not None)
+    kernel = compiled(make, WEIGHT, *CompiledForm.of(w), *constants, run is not None)
     tensors = w.data, *Metadata.of(w)
     addresses = [0 if t is None else t.data_ptr() for t in tensors]
-    strides = [0 if t is None else t.stride(0) * t.element_size() for t in tensors]
-    sizes = rows, out.data_ptr(), 4 * outputs, outputs, inputs
-    given = np.array((*addresses, *strides, activations.data_ptr(), activations.shape[1], *sizes), PRODUCT)
+    strides = [0 if t is None else _bytes_of_row(t) for t in tensors]
+    activations = (0, 0, 0) if x is None else (x.data_ptr(), _bytes_of_row(x), x.shape[0])
+    given = np.array((*addresses, *strides, *w.shape, *activations, out.data_ptr(), _bytes_of_row(out)), WEIGHT)
     if run is None:
         kernel.call(given.ctypes.data)
     else:
         run(kernel.address, given.ctypes.data, threads, 0)
+
+
+def _bytes_of_row(t: torch.Tensor) -> int:
+    return t.stride(0) * t.element_size()
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -13,30 +13,13 @@ A row's sums run in one order, whatever other rows there are: block by block in 
 
 from __future__ import annotations
 
-import numpy as np
-from numba import carray, float32, njit, types
+from numba import carray, float32
 
 from . import vectors as v
+from .weights import inlined, share_of_team
 
 ROWS = 4
 """Rows of activations for which weights are unpacked once, where there are several."""
-
-PRODUCT = np.dtype(
-    [
-        (name, np.int64)
-        for name in (
-            "data", "scale", "scale_step", "shift", "shift_step",
-            "data_stride", "scale_stride", "scale_step_stride", "shift_stride", "shift_step_stride",
-            "x", "x_stride", "rows", "out", "out_stride", "outputs", "inputs",
-        )
-    ]
-)  # fmt: skip
-"""What a product is given: addresses, bytes from row to row, and sizes."""
-
-inlined = njit(forceinline=True, no_cpython_wrapper=True, no_cfunc_wrapper=True, error_model="numpy")
-thread_number, thread_count = (
-    types.ExternalFunction(name, types.int32()) for name in ("omp_get_thread_num", "omp_get_num_threads")
-)
 
 
 @inlined
@@ -130,10 +113,10 @@ def four_rows(row, x, plane, blocks, whole):
 
 
 def make_product(BITS, GROUP, SCALE, SCALE_STEP, SHIFT, SHIFT_STEP, CENTRE, OFFSET, SEVERAL, TEAM, SOURCES):
-    """f(pointer to PRODUCT) of constants alone, to be compiled: products with a share of the weight's rows.
+    """f(pointer to WEIGHT) of constants alone, to be compiled: products with a share of the weight's rows.
 
-    BITS to OFFSET: see `launch.CompiledForm`. SEVERAL: whether there are several rows of activations. TEAM: whether it runs in
-    each thread of a team, which may be smaller than was asked for. SOURCES: what numba's cache knows it by.
+    BITS to OFFSET: see `launch.CompiledForm`. SEVERAL: whether there are several rows of activations. TEAM: whether it
+    runs in each thread of a team. SOURCES: what numba's cache knows it by.
     """
     ZERO, ADDED = (None, SHIFT) if OFFSET else (SHIFT, None)
     SECOND = SCALE if GROUP == 16 else None
@@ -144,9 +127,8 @@ def make_product(BITS, GROUP, SCALE, SCALE_STEP, SHIFT, SHIFT_STEP, CENTRE, OFFS
         _, at = SOURCES, carray(given, 1)[0]
         plane, blocks = at.inputs // 2, at.inputs // 32
         whole = blocks // v.BLOCKS * v.BLOCKS
-        share = (at.outputs - 1) // thread_count() + 1 if TEAM else at.outputs
-        first = thread_number() * share if TEAM else 0
-        for n in range(first, min(at.outputs, first + share)):
+        first, last = share_of_team(at.outputs) if TEAM else (0, at.outputs)
+        for n in range(first, last):
             scale, scale_step = at.scale + n * at.scale_stride, at.scale_step + n * at.scale_step_stride
             shift, shift_step = at.shift + n * at.shift_stride, at.shift_step + n * at.shift_step_stride
             row = (
