@@ -21,6 +21,8 @@ sweep: $(READY)
 bench: $(READY)
 	$(BIN)/skiplab bench tilemap
 	$(BIN)/skiplab bench prefill_cpu
+	$(BIN)/skiplab bench linear_cpu
+	$(BIN)/skiplab bench model_cpu
 	$(BIN)/skiplab bench host
 	$(BIN)/skiplab bench store
 

@@ -8,6 +8,7 @@ import sys
 import blockskip as bs
 import pytest
 import torch
+from blockskip.launching.repeated import REPEATED
 from blockskip.linear import cpu
 from test_imports import check_linear, gentle
 from test_linear import check, inputs, of_sixteen
@@ -30,6 +31,7 @@ FEATURES = {
 def every_product_has_a_team(monkeypatch):
     from blockskip.linear.compiled import launch
 
+    REPEATED.clear()
     monkeypatch.setattr(launch, "LEAST_CODES", 1)
 
 
@@ -190,6 +192,7 @@ def test_auto_takes_it_and_says_why_not(monkeypatch):
     ):
         plan = bs.explain_linear(x, weight, activations=activations)
         assert plan.impl == "tiled" and reason in str(plan)
+    REPEATED.clear()
     cpu.numba_is_missing.cache_clear()
     monkeypatch.setattr(cpu, "find_spec", lambda name: None)
     plan = bs.explain_linear(x, w)

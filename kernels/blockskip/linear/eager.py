@@ -41,7 +41,8 @@ class LinearArguments(NamedTuple):
             tensors, name = (x.values, x.scales, bias), str(x.dtype)
         else:
             tensors, name = (x, bias), "linear"
-        kind = kind_of(tensors, (name, impl, route, activations), impl)
+        prepared_for = "triton" if impl in ("auto", "numba") and w.device.type == "cpu" else impl
+        kind = kind_of(tensors, (name, impl, route, activations), prepared_for)
         layout = None if kind is None else known(w).layout
         return None if kind is None or layout is None else ((layout, kind[0]), None)
 
@@ -133,18 +134,24 @@ def run(given: LinearArguments, kind: Kind | None = None) -> torch.Tensor:
             if t is not None and t.is_neg():
                 raise ValueError(f"{name}: is a negated view, which a kernel cannot tell; call .resolve_neg()")
         return launch.linear(x, w, bias, plan, kind)
+    if plan.impl == "numba" and plan.activations == "int8":
+        from .compiled.launch import Product
+
+        call = Product(x, w)
+        REPEATED.put(kind, call)
+        return call(x, w, bias)
     out = _product(plan)(flat, w, bias)
     return out.view(*x.shape[:-1], w.shape[0])
 
 
 def _product(plan: LinearPlan) -> Callable[..., torch.Tensor]:
-    """f(x [M, K], w, bias) -> [M, N], by an implementation that is not triton."""
-    options = {"int8": plan.activations == "int8", "batch_invariant": plan.batch_invariant}
-    if plan.impl != "numba":
-        return partial(reference.linear if plan.impl == "reference" else tiled.linear, **options)
-    from .compiled import launch as compiled
+    """f(x [M, K], w, bias) -> [M, N], in PyTorch; with numba the weight becomes floats by its code."""
+    options: dict[str, Any] = {"int8": plan.activations == "int8", "batch_invariant": plan.batch_invariant}
+    if plan.impl == "numba":
+        from .compiled.launch import dequantize
 
-    return compiled.linear if options["int8"] else partial(tiled.linear, **options, dequantize=compiled.dequantize)
+        options["dequantize"] = dequantize
+    return partial(reference.linear if plan.impl == "reference" else tiled.linear, **options)
 
 
 @without_autocast

@@ -8,6 +8,8 @@ from importlib import import_module
 BENCHMARKS = {
     "tilemap": "building tile maps, beside create_block_mask",
     "prefill_cpu": "prefill on this CPU, beside FlexAttention and dense + mask",
+    "linear_cpu": "int4 layers on this CPU, beside float layers",
+    "model_cpu": "a whole model on this CPU, beside transformers",
     "host": "what a call costs the host",
     "store": "reading a large run file",
     "decode": "decode in its variants, beside torch",

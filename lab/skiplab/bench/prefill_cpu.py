@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 import statistics
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,7 +21,17 @@ from blockskip.attention.prefill import tiled
 from blockskip.attention.prefill.tiled_plan import make_tiled_plan
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
-from skiplab.bench.record import FOLDER, interleaved, machine, options, paired_ratio, table, write
+from skiplab.bench.record import (
+    FOLDER,
+    add_clock_options,
+    interleaved,
+    machine,
+    options,
+    paired_ratio,
+    set_clock,
+    table,
+    write,
+)
 
 HEADS, HEAD_DIM, WINDOW = 8, 128, 512
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32, "fp16": torch.float16}
@@ -137,17 +146,12 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--lengths", type=int, nargs="+", default=[1024, 2048, 4096])
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES))
     parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--threads", type=int)
-    parser.add_argument("--cpu-time", action="store_true")
+    add_clock_options(parser)
     parser.add_argument("--out", type=Path, default=FOLDER)
     chosen = parser.parse_args(arguments)
-    if chosen.cpu_time:
-        chosen.threads = 1
-    if chosen.threads:
-        torch.set_num_threads(chosen.threads)
+    clock, clock_name, ending = set_clock(chosen)
     torch._dynamo.config.recompile_limit = 64
     where = machine()
-    clock = time.thread_time_ns if chosen.cpu_time else time.perf_counter_ns
     with torch.inference_mode():
         points = measure(chosen.lengths, chosen.dtypes, chosen.repeats, clock)
     head = [
@@ -166,7 +170,7 @@ def main(arguments: Sequence[str]) -> None:
     head += ["roof GFLOP/s", "executed", "useful"]
     notes = [
         f"Sliding window {WINDOW}, causal, B 1, {HEADS} heads, D {HEAD_DIM}. Each call timed in turn with the others, "
-        f"{chosen.repeats} times, by {'the thread CPU clock' if chosen.cpu_time else 'the wall clock'}: "
+        f"{chosen.repeats} times, by {clock_name}: "
         "least / median ms; where the median is far off, the machine was busy with other work. "
         "FlexAttention compiled, its BlockMask given.",
         "error: largest, against the reference in float64, at logits of deviation 1 / 8. within: ours is at most twice "
@@ -177,9 +181,8 @@ def main(arguments: Sequence[str]) -> None:
         "asked for over FlexAttention: " + ", ".join(f"{d} {CLAIMS[d]}" for d in chosen.dtypes) + "; bf16 over dense "
         "+ mask at 4096: 5.",
     ]
-    name = "prefill_cpu_one_thread" if chosen.cpu_time else "prefill_cpu"
     write(
-        name,
+        f"prefill_cpu{ending}",
         "Prefill attention on a CPU",
         notes,
         [table(head, [row(p) for p in points])],

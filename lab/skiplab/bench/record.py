@@ -28,6 +28,22 @@ def options(name: str, what: str | None) -> argparse.ArgumentParser:
     )
 
 
+def add_clock_options(parser: argparse.ArgumentParser) -> None:
+    """The options that `set_clock` reads."""
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--cpu-time", action="store_true", help="one thread's time by its own clock: for busy machines")
+
+
+def set_clock(chosen: argparse.Namespace) -> tuple[Callable[[], int], str, str]:
+    """Sets torch's threads; the clock, its name, and what the record's name ends in."""
+    threads = 1 if chosen.cpu_time else chosen.threads
+    if threads:
+        torch.set_num_threads(threads)
+    if chosen.cpu_time:
+        return time.thread_time_ns, "the thread CPU clock", "_one_thread"
+    return time.perf_counter_ns, "the wall clock", ""
+
+
 def machine() -> dict:
     """Processor, threads and versions; no host name. `load` is the one-minute load average when asked."""
     model = platform.processor() or platform.machine()

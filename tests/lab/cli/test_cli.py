@@ -114,7 +114,10 @@ def test_a_benchmark_reads_its_own_options(skiplab, capsys, name):
 
 def test_an_unknown_benchmark_is_refused_and_options_are_passed_on(skiplab):
     code, _, err = skiplab("bench", "speed")
-    assert code == 2 and "NAME: got 'speed'; allowed are tilemap, prefill_cpu, host, store, decode" in err
+    assert (
+        code == 2
+        and "NAME: got 'speed'; allowed are tilemap, prefill_cpu, linear_cpu, model_cpu, host, store, decode" in err
+    )
     code, _, err = skiplab("bench", "store", "--rows", "many")
     assert code == 2 and "argument --rows: invalid int value: 'many'" in err
 

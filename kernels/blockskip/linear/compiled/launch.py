@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import math
 from collections.abc import Callable
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +27,9 @@ LEAST_CODES = 1 << 17
 ALIGNMENT = 64
 SOURCES = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))).hexdigest()
 """numba's files of compiled functions know the file of the function alone, not those that it calls."""
+
+
+_RoundingNumbers, _WeightNumbers = (ctypes.c_int64 * len(names.fields or ()) for names in (ROUNDING, WEIGHT))
 
 
 class CompiledForm(NamedTuple):
@@ -50,57 +54,78 @@ class CompiledForm(NamedTuple):
         return cls(w.bits, w.group_size, str(scale), scale_step, shift, shift_step, w.centre, w.offset is not None)
 
 
-def linear(x: torch.Tensor | RoundedActivations, w: QuantizedWeight, bias: torch.Tensor | None) -> torch.Tensor:
-    """x [M, K], rounded to int8, times w [N, K], + bias: [M, N] in x's dtype; a row's bits depend on no other row."""
-    out = torch.empty((x.shape[0], w.shape[0]), dtype=torch.float32, device=x.device)
-    if out.numel():
-        activations = _rounded(x, w.bits)
-        _multiply(activations, w, out)
-    return (out if bias is None else out + bias).to(x.dtype)
+class Product:
+    """`linear` of activations in int8, for calls with tensors of the kinds that it was made for.
 
+    Called as f(x [..., K], w, bias): x, rounded to int8, times w, + bias, in x's dtype. A row's bits depend on no other
+    row.
+    """
 
-def _rounded(x: torch.Tensor | RoundedActivations, bits: int) -> torch.Tensor:
-    """uint8 [M, bytes of a row], as `rounding` says, with rows at multiples of ALIGNMENT."""
-    rows, inputs = x.shape
-    stride = -(-inputs * 13 // (8 * ALIGNMENT)) * ALIGNMENT
-    made = torch.empty((rows, stride), dtype=torch.uint8, device=x.device)
-    if isinstance(x, RoundedActivations):
-        values, steps = x.values, x.scales
-    else:
-        values = steps = x.resolve_neg().contiguous()
-    kernel = compiled(make_rounding, ROUNDING, _name(values.dtype), bits)
-    given = np.array((values.data_ptr(), steps.data_ptr(), rows, inputs, made.data_ptr(), stride), ROUNDING)
-    kernel.call(given.ctypes.data)
-    return made
+    def __init__(self, x: torch.Tensor | RoundedActivations, w: QuantizedWeight) -> None:
+        (*leading, self._inputs), self._outputs = x.shape, w.shape[0]
+        self._shape, self._rows = (*leading, self._outputs), math.prod(leading)
+        self._row_bytes = -(-self._inputs * 13 // (8 * ALIGNMENT)) * ALIGNMENT
+        kind = torch.int8 if isinstance(x, RoundedActivations) else x.dtype
+        self._round = compiled(make_rounding, ROUNDING, _name(kind), w.bits)
+        self._multiply = WeightKernel(make_product, w, self._rows > 1)
+
+    def __call__(
+        self, x: torch.Tensor | RoundedActivations, w: QuantizedWeight, bias: torch.Tensor | None
+    ) -> torch.Tensor:
+        out = torch.empty((self._rows, self._outputs), dtype=torch.float32, device=w.device)
+        if self._rows:
+            rounded = self._rounded(x)
+            self._multiply(w, out, self._rows * self._outputs * self._inputs, rounded)
+        return (out if bias is None else out + bias).to(x.dtype).view(self._shape)
+
+    def _rounded(self, x: torch.Tensor | RoundedActivations) -> torch.Tensor:
+        """uint8 [M, bytes of a row], as `rounding` says, with rows at multiples of ALIGNMENT."""
+        if isinstance(x, RoundedActivations):
+            values, steps = x.values, x.scales
+        else:
+            values = steps = x.resolve_neg().contiguous()
+        made = torch.empty((self._rows, self._row_bytes), dtype=torch.uint8, device=values.device)
+        sizes = self._rows, self._inputs, made.data_ptr(), self._row_bytes
+        given = _RoundingNumbers(values.data_ptr(), steps.data_ptr(), *sizes)
+        self._round.call(ctypes.addressof(given))
+        return made
 
 
 def dequantize(w: QuantizedWeight, dtype: torch.dtype) -> torch.Tensor:
     """`w.dequantize(dtype)`, bit for bit; dtype: float16, bfloat16 or float32."""
     out = torch.empty(w.shape, dtype=dtype, device=w.device)
-    _run(make_dequantize, (_name(dtype),), w, w.shape.numel(), out)
+    WeightKernel(make_dequantize, w, _name(dtype))(w, out, out.numel())
     return out
 
 
-def _multiply(activations: torch.Tensor, w: QuantizedWeight, out: torch.Tensor) -> None:
-    """out float32 [M, N], dense = activations, as `_rounded` leaves them, times w."""
-    rows = out.shape[0]
-    _run(make_product, (rows > 1,), w, rows * w.shape.numel(), out, activations)
+class WeightKernel:
+    """A function of WEIGHT, in as many of torch's threads as its work is worth, for weights of one layout.
 
+    make: makes the function of the weight's form and `constant`.
+    """
 
-def _run(make: Callable, constants: tuple, w: QuantizedWeight, work: int, out: torch.Tensor, x=None) -> None:
-    """The function that `make` makes for the weight's form and `constants`, in as many threads as the work is worth."""
-    threads = min(torch.get_num_threads(), w.shape[0], -(-work // LEAST_CODES))
-    run = team() if threads > 1 else None
-    kernel = compiled(make, WEIGHT, *CompiledForm.of(w), *constants, run is not None)
-    tensors = w.data, *Metadata.of(w)
-    addresses = [0 if t is None else t.data_ptr() for t in tensors]
-    strides = [0 if t is None else _bytes_of_row(t) for t in tensors]
-    activations = (0, 0, 0) if x is None else (x.data_ptr(), _bytes_of_row(x), x.shape[0])
-    given = np.array((*addresses, *strides, *w.shape, *activations, out.data_ptr(), _bytes_of_row(out)), WEIGHT)
-    if run is None:
-        kernel.call(given.ctypes.data)
-    else:
-        run(kernel.address, given.ctypes.data, threads, 0)
+    def __init__(self, make: Callable, w: QuantizedWeight, constant: Any) -> None:
+        self._make, self._constants = make, (*CompiledForm.of(w), constant)
+        self._sizes = (*(0 if t is None else _bytes_of_row(t) for t in (w.data, *Metadata.of(w))), *w.shape)
+
+    def __call__(self, w: QuantizedWeight, out: torch.Tensor, work: int, x: torch.Tensor | None = None) -> None:
+        threads = min(torch.get_num_threads(), -(-work // LEAST_CODES))
+        run = team() if threads > 1 else None
+        addresses = (0 if t is None else t.data_ptr() for t in (w.data, *Metadata.of(w)))
+        activations = (0, 0, 0) if x is None else (x.data_ptr(), _bytes_of_row(x), x.shape[0])
+        given = _WeightNumbers(*addresses, *self._sizes, *activations, out.data_ptr(), _bytes_of_row(out))
+        if run is None:
+            self._alone.call(ctypes.addressof(given))
+        else:
+            run(self._shared.address, ctypes.addressof(given), threads, 0)
+
+    @cached_property
+    def _alone(self) -> Kernel:
+        return compiled(self._make, WEIGHT, *self._constants, False)
+
+    @cached_property
+    def _shared(self) -> Kernel:
+        return compiled(self._make, WEIGHT, *self._constants, True)
 
 
 def _bytes_of_row(t: torch.Tensor) -> int:

@@ -20,6 +20,8 @@ from .weights import inlined, share_of_team
 
 ROWS = 4
 """Rows of activations for which weights are unpacked once, where there are several."""
+TOGETHER = 64
+"""Rows of the weight that meet the same ROWS rows of activations in turn: these stay in the first cache."""
 
 
 @inlined
@@ -112,6 +114,18 @@ def four_rows(row, x, plane, blocks, whole):
     return v.total(a), v.total(b), v.total(c), v.total(d)
 
 
+@inlined
+def store_rows(row, x, x_stride, m, rows, out, out_stride, plane, blocks, whole):
+    """Writes the products with ROWS rows of activations from m on; those past the end are the last one again."""
+    i, j, k = min(m + 1, rows - 1), min(m + 2, rows - 1), min(m + 3, rows - 1)
+    given = x + m * x_stride, x + i * x_stride, x + j * x_stride, x + k * x_stride
+    a, b, c, d = four_rows(row, given, plane, blocks, whole)
+    v.store_float(out + m * out_stride, a)
+    v.store_float(out + i * out_stride, b)
+    v.store_float(out + j * out_stride, c)
+    v.store_float(out + k * out_stride, d)
+
+
 def make_product(BITS, GROUP, SCALE, SCALE_STEP, SHIFT, SHIFT_STEP, CENTRE, OFFSET, SEVERAL, TEAM, SOURCES):
     """f(pointer to WEIGHT) of constants alone, to be compiled: products with a share of the weight's rows.
 
@@ -128,31 +142,26 @@ def make_product(BITS, GROUP, SCALE, SCALE_STEP, SHIFT, SHIFT_STEP, CENTRE, OFFS
         plane, blocks = at.inputs // 2, at.inputs // 32
         whole = blocks // v.BLOCKS * v.BLOCKS
         first, last = share_of_team(at.outputs) if TEAM else (0, at.outputs)
-        for n in range(first, last):
-            scale, scale_step = at.scale + n * at.scale_stride, at.scale_step + n * at.scale_step_stride
-            shift, shift_step = at.shift + n * at.shift_stride, at.shift_step + n * at.shift_step_stride
-            row = (
-                at.data + n * at.data_stride,
-                v.only_if(EIGHT, plane),
-                v.table(scale, SCALE, GROUP, 0),
-                v.table(scale_step, SCALE_STEP, 256, 0),
-                v.table(scale, SECOND, GROUP, 1),
-                v.table(shift, ZERO, GROUP, 0),
-                v.only_if(BELOW, float32(ABOVE)),
-                v.table(shift, ADDED, GROUP, 0),
-                v.table(shift_step, SHIFT_STEP, 256, 0),
-            )
-            out = at.out + 4 * n
-            if SEVERAL:
-                for m in range(0, at.rows, ROWS):  # rows past the end are the last one again
-                    i, j, k = min(m + 1, at.rows - 1), min(m + 2, at.rows - 1), min(m + 3, at.rows - 1)
-                    x = at.x + m * at.x_stride, at.x + i * at.x_stride, at.x + j * at.x_stride, at.x + k * at.x_stride
-                    a, b, c, d = four_rows(row, x, plane, blocks, whole)
-                    v.store_float(out + m * at.out_stride, a)
-                    v.store_float(out + i * at.out_stride, b)
-                    v.store_float(out + j * at.out_stride, c)
-                    v.store_float(out + k * at.out_stride, d)
-            else:
-                v.store_float(out, one_row(row, at.x, plane, blocks, whole))
+        for start in range(first, last, TOGETHER):
+            for m in range(0, at.rows, ROWS if SEVERAL else 1):
+                for n in range(start, min(last, start + TOGETHER)):
+                    scale, scale_step = at.scale + n * at.scale_stride, at.scale_step + n * at.scale_step_stride
+                    shift, shift_step = at.shift + n * at.shift_stride, at.shift_step + n * at.shift_step_stride
+                    row = (
+                        at.data + n * at.data_stride,
+                        v.only_if(EIGHT, plane),
+                        v.table(scale, SCALE, GROUP, 0),
+                        v.table(scale_step, SCALE_STEP, 256, 0),
+                        v.table(scale, SECOND, GROUP, 1),
+                        v.table(shift, ZERO, GROUP, 0),
+                        v.only_if(BELOW, float32(ABOVE)),
+                        v.table(shift, ADDED, GROUP, 0),
+                        v.table(shift_step, SHIFT_STEP, 256, 0),
+                    )
+                    out = at.out + 4 * n
+                    if SEVERAL:
+                        store_rows(row, at.x, at.x_stride, m, at.rows, out, at.out_stride, plane, blocks, whole)
+                    else:
+                        v.store_float(out, one_row(row, at.x, plane, blocks, whole))
 
     return product
