@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from skiplab.measure import Point
 from skiplab.results import gpu_runs
-from skiplab.results.declared import TABLES, cpu_prefill, show
+from skiplab.results.cpu import cpu_linear, cpu_model, cpu_prefill
+from skiplab.results.declared import TABLES, show
 from skiplab.results.tables import SECTION, MissingRun, entries, fill, gather, markdown
 from skiplab.store import Run, read_run, read_runs
 from skiplab.sweep import AnySweep, LinearSweep, Sweep
@@ -154,6 +155,18 @@ def test_ratios_are_the_quotients_of_the_times_beside_them(runs):
 def test_the_cpus_table_takes_the_least_of_its_samples():
     rows = cpu_prefill()
     assert len(rows) == 27 and rows["median_ms"].between(1, 2000).all() and rows["error"].notna().all()
+
+
+def test_int4_layers_of_few_rows_on_a_cpu_are_no_slower_than_float_ones():
+    rows = cpu_linear().set_index(["contender", "workload"])["median_ms"]
+    few = {workload for _, workload in rows.index if int(workload.split()[-1]) <= 8}
+    assert few and all(rows["blockskip", workload] <= rows["layer", workload] for workload in few)
+
+
+def test_a_whole_model_on_a_cpu_is_no_slower_than_transformers():
+    rows = cpu_model().set_index(["contender", "phase", "q_len"])["median_ms"]
+    assert rows["blockskip", "prompt", 2048] <= rows["transformers", "prompt", 2048]
+    assert rows["blockskip", "step", 2048] <= min(rows[name, "step", 2048] for name in ("floats", "transformers"))
 
 
 def test_a_notebook_asks_for_a_table_by_name(runs):

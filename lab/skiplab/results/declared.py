@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
-import pandas as pd
-
-from skiplab.paths import data_path
-from skiplab.rated import ADDED, RowDict
+from skiplab.rated import RowDict
+from skiplab.results.cpu import cpu_linear, cpu_model, cpu_prefill
 from skiplab.results.tables import Item, Shown, Table, gather, nothing, styled
 from skiplab.results.targets import (
     always,
     beside_bf16,
     beside_humming,
+    few_rows,
     from_four_windows,
     large_layer,
     long_cache,
+    steps_alone,
     windowed_share,
 )
-from skiplab.store import COLUMNS, Run, read_runs
+from skiplab.store import Run, read_runs
 
 H100 = ("*-nvidia-h100-*",)
 """Run files by their names; the newest row of a point counts, whatever the rest of its file's name."""
@@ -145,26 +144,6 @@ def modes(about: str, runs: tuple[str, ...] = H100, **where: Any) -> Table:
     """A table of the skip modes, and the cost of each compared with loop bounds."""
     ratios = [faster(f"`{name}` ÷ `bounds`", f"blockskip-{name}") for name in ("map", "mask", "none")]
     return by_length(about, (*times(*MODES), *ratios), runs=runs, heads=SLIDING, **where)
-
-
-def cpu_prefill() -> pd.DataFrame:
-    """`data/benchmarks/prefill_cpu.json` as a frame for tables: the least time of each call."""
-    path = data_path("benchmarks", "prefill_cpu.json")
-    data = json.loads(path.read_text(encoding="utf-8"))
-    machine = data["machine"]
-    names = {"blockskip tiled": "blockskip", "FlexAttention": "flex", "dense + mask": "sdpa"}
-    rows = [
-        {
-            "operation": "attention", "contender": contender, "q_len": point["q_len"], "dtype": point["dtype"],
-            "window": data["window"], "head_dim": data["head_dim"], "status": "ok", "method": "cpu",
-            "median_ms": min(point["samples_ns"][name]) / 1e6, "error": max(point["errors"][name]), "flags": "",
-            "device": f"{machine['cpu']} ({machine['instructions']}, {machine['threads']} threads)", "file": path,
-            "versions": f"torch {machine['torch']}", "workload": f"{point['dtype']} {point['q_len']}",
-        }
-        for point in data["points"]
-        for name, contender in names.items()
-    ]  # fmt: skip
-    return pd.DataFrame.from_records(rows).reindex(columns=[*COLUMNS, *ADDED])
 
 
 DECLARED = {
@@ -323,6 +302,33 @@ DECLARED = {
             faster("than dense + mask", "sdpa"),
         ),
         statistic="least", source=cpu_prefill,
+    ),
+    "cpu-linear": Table(
+        "**int4 layers on a CPU** (groups of 32, asymmetric), beside torch's layer of the same shape, its weight in "
+        "the activations' dtype. Up to 8 rows are multiplied in int8.",
+        ("dtype", "out_features", "in_features", "rows"),
+        (
+            *times(("compiled", "blockskip"), ("in PyTorch", "tiled"), ("torch's float layer", "layer")),
+            faster("faster than the float layer", "layer", least=few_rows), faster("than in PyTorch", "tiled"),
+            Item("error", OURS, "error"),
+        ),
+        target="up to 8 rows at least as fast as the float layer",
+        statistic="least", source=cpu_linear,
+    ),
+    "cpu-model": Table(
+        "**A whole model on a CPU**, the shape `laptop` in bfloat16 with random weights: a prompt, and a step behind "
+        "as many tokens. Ours has them in int4.",
+        ("phase", "q_len"),
+        (
+            *times(
+                ("ours, int4", "blockskip"), ("ours, float weights", "floats"), ("with SDPA", "sdpa"),
+                ("transformers with SDPA", "transformers"),
+            ),
+            faster("faster than transformers", "transformers", least=always(1)),
+            faster("than float weights", "floats", least=steps_alone),
+        ),
+        target="no slower than transformers, and steps no slower than with float weights",
+        statistic="least", source=cpu_model,
     ),
 }  # fmt: skip
 

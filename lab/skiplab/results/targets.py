@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+from blockskip.linear.activations import MOST_ROWS
+
 from skiplab.rated import RowDict
 
 
@@ -31,6 +33,16 @@ def long_cache(row: RowDict) -> float:
 def large_layer(row: RowDict) -> float:
     """The target share of the read rate, for layers of more than 100 million weights."""
     return 0.8 if row["out_features"] * row["in_features"] > 1e8 else math.nan
+
+
+def few_rows(row: RowDict) -> float:
+    """At least as fast, with as many rows as activations="auto" rounds to int8."""
+    return 1.0 if row["rows"] <= MOST_ROWS else math.nan
+
+
+def steps_alone(row: RowDict) -> float:
+    """At least as fast, at a model's steps."""
+    return 1.0 if row["phase"] == "step" else math.nan
 
 
 def beside_humming(row: RowDict) -> float:
