@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import os
 import platform
@@ -9,6 +10,7 @@ import shutil
 from dataclasses import dataclass
 
 import torch
+from blockskip.linear.cpu import numba_is_missing
 
 from skiplab.contenders import Contender, contenders
 from skiplab.machine import available_cores, default_device, describe, this_machine
@@ -37,7 +39,18 @@ class Finding:
 def examine(device: str | None = None) -> list[Finding]:
     """Look at everything that the lab uses; takes a few seconds, since the roofs are measured."""
     device = device or default_device()
-    return [_software(), _gpu(), _cpu(), _roof(device), _compiler(), _interpreter(), _peers(), _widgets(), _data()]
+    return [
+        _software(),
+        _gpu(),
+        _cpu(),
+        _roof(device),
+        _compiler(),
+        _numba(),
+        _interpreter(),
+        _peers(),
+        _widgets(),
+        _data(),
+    ]
 
 
 @dataclass(frozen=True)
@@ -105,6 +118,15 @@ def _compiler() -> Finding:
     if compiler:
         return Finding("C++ compiler", "ok", f"{compiler}: FlexAttention can be compiled on the CPU")
     return Finding("C++ compiler", "note", "none: FlexAttention on the CPU is left out (Debian: apt install g++)")
+
+
+def _numba() -> Finding:
+    reason = numba_is_missing()
+    if reason is not None:
+        return Finding("numba", "missing", f"{reason}; int4 and int8 layers on the CPU are PyTorch's, ten times slower")
+    return Finding(
+        "numba", "ok", f"{importlib.metadata.version('numba')}: int4 and int8 layers on the CPU are compiled"
+    )
 
 
 def _interpreter() -> Finding:

@@ -17,6 +17,9 @@ def test_findings(monkeypatch):
 def test_what_is_missing_comes_with_what_to_do(monkeypatch):
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     monkeypatch.setattr(doctor.shutil, "which", lambda name: None)
+    assert doctor._numba().state == "ok" and "are compiled" in doctor._numba().text
+    monkeypatch.setattr(doctor, "numba_is_missing", lambda: "numba is not installed: pip install numba")
+    assert doctor._numba().state == "missing" and "pip install numba" in doctor._numba().text
     monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: None)
     assert doctor._interpreter().state == "missing"
     assert "apt install g++" in doctor._compiler().text

@@ -69,7 +69,8 @@ def main(arguments: Sequence[str]) -> None:
     workload = ModelWorkload(model=chosen.model, phase="prefill", q_len=1)
     models, points = runners(workload), []
     for tokens in chosen.tokens:
-        ids = torch.randint(workload.spec.vocabulary, (1, tokens), generator=torch.Generator().manual_seed(0))
+        generator, words = torch.Generator().manual_seed(0), workload.spec.vocabulary
+        ids = torch.randint(words, (1, tokens), generator=generator, dtype=torch.int64, device="cpu")
         calls = {name: partial(model.prefill, ids) for name, model in models.items()}
         points.append(measure(calls, chosen.prompts, clock, phase="prompt", tokens=tokens))
         for model in models.values():
