@@ -27,9 +27,7 @@ LEAST_CODES = 1 << 17
 ALIGNMENT = 64
 SOURCES = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))).hexdigest()
 """numba's files of compiled functions know the file of the function alone, not those that it calls."""
-
-
-_RoundingNumbers, _WeightNumbers = (ctypes.c_int64 * len(names.fields or ()) for names in (ROUNDING, WEIGHT))
+_RoundingNumbers, _WeightNumbers = (ctypes.c_int64 * len(given.names or ()) for given in (ROUNDING, WEIGHT))
 
 
 class CompiledForm(NamedTuple):
@@ -137,11 +135,11 @@ def _name(dtype: torch.dtype) -> str:
 
 
 class Kernel(NamedTuple):
-    """A compiled function of one pointer: the address of its code, and a call that lets go of Python's lock."""
+    """A compiled function of one pointer: the address of its code, a call that lets go of Python's lock, its owner."""
 
     address: int
     call: Callable[[int], None]
-    keep: Any
+    owner: Any
 
 
 @cache

@@ -4,10 +4,11 @@ A row of K activations is K * 13 / 8 bytes: the two planes of codes, int8 [2, K 
 [K / 32]; and for each block what its four lanes make of its codes: float32 [K / 32, 4], sums of eight.
 """
 
-from __future__ import annotations
-
 # pyright: reportCallIssue=false, reportPrivateImportUsage=false
 # numba gives an intrinsic its first argument.
+
+from __future__ import annotations
+
 import numpy as np
 from numba import carray
 
