@@ -27,17 +27,17 @@ def cpu_prefill() -> pd.DataFrame:
 
 
 def cpu_linear() -> pd.DataFrame:
-    """`linear_cpu.json`."""
+    """`linear_cpu_one_thread.json`."""
     names = {"blockskip": "blockskip", "blockskip tiled": "tiled", "float layer": "layer"}
 
     def axes(point: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:
         return {name: point[name] for name in ("dtype", "out_features", "in_features", "rows")}
 
-    return _frame("linear_cpu.json", "linear", names, axes)
+    return _frame("linear_cpu_one_thread.json", "linear", names, axes)
 
 
 def cpu_model() -> pd.DataFrame:
-    """`model_cpu.json`."""
+    """`model_cpu_one_thread.json`."""
     names = {
         "blockskip": "blockskip",
         "blockskip, float weights": "floats",
@@ -48,7 +48,7 @@ def cpu_model() -> pd.DataFrame:
     def axes(point: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:
         return {"phase": point["phase"], "q_len": point["tokens"], "dtype": data["dtype"]}
 
-    return _frame("model_cpu.json", "model", names, axes)
+    return _frame("model_cpu_one_thread.json", "model", names, axes)
 
 
 def _frame(file: str, operation: str, names: Mapping[str, str], axes: Callable[..., dict[str, Any]]) -> pd.DataFrame:
