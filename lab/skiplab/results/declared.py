@@ -294,7 +294,7 @@ DECLARED = {
         "**int4 products of several rows**, 21,504 outputs × 5,376 inputs, groups of 32.",
         ("rows",),
         times(("our choice", "blockskip"), ("on tensor cores, from packed weights", "blockskip-fused"),
-              ("dequantised first", "blockskip-dequantise"), ("tinygemm", "tinygemm"), ("bf16", "bf16"), value="us"),
+              ("dequantized first", "blockskip-dequantize"), ("tinygemm", "tinygemm"), ("bf16", "bf16"), value="us"),
         {**LINEAR, "out_features": 21504, "in_features": 5376, "bits": 4}, H100, across=True,
     ),
     "linear-layers": Table(
