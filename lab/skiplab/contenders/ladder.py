@@ -61,16 +61,16 @@ class Rung:
 
 
 def _rungs() -> tuple[Rung, ...]:
-    first = Rung("ladder-1-dense", "dense + mask, one program a head, strided metadata, 4-byte loads")
+    first = Rung("ladder-1-dense", "the first kernels")
     steps: tuple[tuple[str, str, dict[str, Any]], ...] = (
         ("ladder-2-mask", "skip by mask", {"skip": "mask"}),
         ("ladder-3-bounds", "skip by bounds", {"skip": "bounds"}),
         ("ladder-4-coalesced", "coalesced metadata", {"form": "scalar"}),
-        ("ladder-5-splits", "split-K decode", {"split": True}),
+        ("ladder-5-splits", "split-K", {"split": True}),
         ("ladder-6-vector", "16-byte loads", {"form": "none"}),
-        ("ladder-7-joined", "qkv and gate+up joined", {"joined": True}),
+        ("ladder-7-joined", "joined products", {"joined": True}),
         ("ladder-8-fused", "fused pointwise", {"fused": True}),
-        ("blockskip", "products aligned in tiles", {"tiles": True}),
+        ("blockskip", "aligned products", {"tiles": True}),
     )
     rungs = [first]
     for name, added, changed in steps:
@@ -99,7 +99,7 @@ def same_as(name: str, phase: str) -> str:
 
 def adds(phase: str) -> dict[str, str]:
     """What each rung adds in that phase, by name, from the lowest: rungs that add nothing there are left out."""
-    first = {"prefill": "dense + mask", "decode": "one program a head, strided metadata, 4-byte loads"}
+    first = {"prefill": "dense + mask", "decode": "one program a head, strided, 4-byte loads"}
     changed = (top for below, top in pairwise(RUNGS) if below.switches(phase) != top.switches(phase))
     return {RUNGS[0].name: first[phase], **{rung.name: rung.added for rung in changed}}
 

@@ -1,0 +1,197 @@
+"""The ladder in numbers: a frame of each rung's tokens a second, published, predicted, and measured or recorded.
+
+Published and predicted rows have the rungs of `contenders.ladder` as their contenders, as rows of a run do.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from skiplab.contenders.ladder import LADDER, RUNGS, Rung, adds, rung_of, same_as
+from skiplab.machine import Machine, known_gpus
+from skiplab.machine.roofline import bound_of, predict
+from skiplab.machine.roofs import recorded_roofs
+from skiplab.model import LayerSpec
+from skiplab.model.decoder import CHUNK, attention_name
+from skiplab.occupancy import schedule
+from skiplab.paths import data_path
+from skiplab.rated import RowDict
+from skiplab.store.frames import table_of
+from skiplab.store import COLUMNS, query
+from skiplab.store.published import LATER, PUBLISHER, published
+from skiplab.workload import DecodeWorkload, ModelWorkload, Workload
+from skiplab.workload.linear import bits_per_weight
+from skiplab.workload.model import products
+
+MODEL = "gemma4-31b"
+ATTENTION = ("attention sliding", "attention full")
+GPUS = ("NVIDIA A100 80GB SXM", "NVIDIA H200")
+"""What is predicted for: the GPU whose rates the pull request's look like, and the one that ours are recorded on."""
+CALLS = (ModelWorkload("prefill", 2048, model=MODEL), ModelWorkload("decode", 1, 2048, model=MODEL))
+"""The calls of the pull request's tables: the longest prompt, and a step behind about as many tokens."""
+
+
+def machines() -> list[Machine]:
+    """The machines of `GPUS`, by their recorded roofs where `data/machines` has them, else by their data sheets."""
+    roofs = recorded_roofs()
+    return [roofs[name].machine() if name in roofs else known_gpus()[name] for name in GPUS]
+
+
+def predicted_parts(workload: ModelWorkload, rung: Rung, machine: Machine) -> dict[str, float]:
+    """Seconds of a call by the names that a profile has: each operation at the roofs, one after the other.
+
+    Attention is that of the tiles that the rung visits; of a step without splits, one program a KV head at a
+    multiprocessor's even share of the bandwidth. Neither what stands between the products nor how loads are grouped is
+    known to the roofs: a rung that changes nothing else is predicted to gain nothing.
+    """
+    spec, total = workload.whole_spec, defaultdict[str, float](float)
+    attention = _prompt if workload.phase == "prefill" else _step
+    for layer, count in spec.kinds.items():
+        total[attention_name(layer)] += count * attention(workload, layer, rung, machine)
+        for name, (n, k) in products(spec, layer).items():
+            total[name] += count * _product(workload, workload.q_len, n, k, machine)
+    rows, vocabulary = workload.out_shape
+    total["head"] += _product(workload, rows, vocabulary, spec.hidden, machine)
+    return dict(total)
+
+
+def _product(workload: ModelWorkload, rows: int, n: int, k: int, machine: Machine) -> float:
+    packed = n * k * bits_per_weight(workload.bits, workload.group_size, False) / 8
+    return bound_of(2 * rows * n * k, packed + rows * (n + k) * workload.element_bytes, machine).seconds
+
+
+def _heads(workload: ModelWorkload, layer: LayerSpec) -> dict[str, Any]:
+    return {"q_heads": layer.q_heads, "kv_heads": layer.kv_heads, "head_dim": layer.head_dim, "dtype": workload.dtype}
+
+
+def _prompt(workload: ModelWorkload, layer: LayerSpec, rung: Rung, machine: Machine) -> float:
+    """A layer's attention of a prompt, chunk by chunk as our decoder reads it."""
+    heads = _heads(workload, layer)
+    seconds = 0.0
+    for start in range(0, workload.q_len, CHUNK):
+        tokens = min(CHUNK, workload.q_len - start)
+        before = start if layer.window is None else min(start, layer.window - 1)
+        chunk = Workload(tokens, before + tokens, layer.mask, **heads)
+        seconds += predict(chunk, machine, skip=rung.skip).seconds
+    return seconds
+
+
+def _step(workload: ModelWorkload, layer: LayerSpec, rung: Rung, machine: Machine) -> float:
+    keys = workload.depth + workload.q_len
+    step = DecodeWorkload(keys, q_len=workload.q_len, window=layer.window, **_heads(workload, layer))
+    return schedule(step, machine, "blockskip" if rung.split else "one").seconds
+
+
+def predictions(workloads: Iterable[ModelWorkload], machines: Iterable[Machine]) -> pd.DataFrame:
+    """A row for each call, rung that differs there, and machine; source `predicted`."""
+    return _table(
+        _prediction(workload, rung, machine)
+        for machine in machines
+        for workload in workloads
+        for rung in RUNGS
+        if same_as(rung.name, workload.phase) == rung.name
+    )
+
+
+def _prediction(workload: ModelWorkload, rung: Rung, machine: Machine) -> RowDict:
+    parts = predicted_parts(workload, rung, machine)
+    seconds = sum(parts.values())
+    return {
+        **workload.axes(), "run_id": f"roofline of {machine.name}", "source": "predicted", "device": machine.name,
+        "contender": rung.name, "by_kind": 0, "parts": {name: round(took * 1e9) for name, took in parts.items()},
+        "tokens_per_s": workload.q_len / seconds, **dict.fromkeys(("median_ms", "low_ms", "high_ms"), seconds * 1e3),
+    }  # fmt: skip
+
+
+PUBLISHED = {
+    "coalesced int4 metadata": ("ladder-1-dense", "ladder-4-coalesced"),
+    "split-K decode": (None, "ladder-5-splits"),
+    "vectorised activation loads": (None, "ladder-6-vector"),
+}
+"""The rungs before and after each published change of decode; None: where a rate of that rung is there already."""
+
+
+def published_rungs() -> pd.DataFrame:
+    """The pull request's rates by rung, and on the highest one those of the later table; source `published`.
+
+    Steps: of no depth where none is told.
+    """
+    before = {"model": MODEL, "bits": 4, "by_kind": 0, "source": "published", "device": PUBLISHER}
+    rows = [
+        {**before, "phase": "prefill", "depth": 0, "contender": rung, "q_len": int(row["q_len"]),
+         "tokens_per_s": row["tokens_per_s"]}
+        for name, rung in (("executorch before", "ladder-1-dense"), ("executorch after", "ladder-3-bounds"))
+        for row in query(published("prefill"), contender=name).to_dict("records")
+    ]  # fmt: skip
+    for line in lines_of("executorch-20198-decode.csv"):
+        for side, rung in zip(("before", "after"), PUBLISHED[line["change"]], strict=True):
+            if rung is not None:
+                rate, depth = float(line[f"{side}_tps"]), float(line["prompt_tokens"] or "nan")
+                step = {"phase": "decode", "q_len": 1, "depth": depth}
+                rows.append({**before, **step, "contender": rung, "tokens_per_s": rate})
+    later = query(published("model"), contender="executorch").to_dict("records")
+    return _table([*rows, *({**row, "contender": LADDER[-1], "device": LATER} for row in later)])
+
+
+def lines_of(name: str) -> list[dict[str, str]]:
+    """The lines of a file in `data/published`."""
+    with data_path("published", name).open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """Rows as a frame, what they share filled in; their labels say the rung."""
+    numbers = {name: number for number, name in enumerate(LADDER, start=1)}
+    common = {"operation": "model", "status": "ok", "flags": "", "error_text": "", "dtype": "bfloat16", "batch": 1}
+    records = [
+        {**common, **row, "label": f"{numbers[row['contender']]}: {rung_of(row['contender']).added}"}  # pyright: ignore[reportOptionalMemberAccess]
+        for row in rows
+    ]  # fmt: skip
+    empty = {"parts": None}
+    return table_of({name: [row.get(name, empty.get(name, np.nan)) for row in records] for name in COLUMNS})
+
+
+def ladder(runs_table: pd.DataFrame, workloads: Sequence[ModelWorkload] = CALLS) -> pd.DataFrame:
+    """All there is of the ladder of these calls: published, predicted, and the table's rows of their rungs.
+
+    runs_table: of `store.frame` or `rated.rated`; it may be empty.
+    """
+    rungs: Any = runs_table[(runs_table["operation"] == "model") & runs_table["contender"].isin(LADDER)]
+    parts = [published_rungs(), predictions(workloads, machines()), rungs.reindex(columns=list(COLUMNS))]
+    return pd.concat([part for part in parts if len(part)], ignore_index=True)
+
+
+def of_call(table: pd.DataFrame, workload: ModelWorkload) -> pd.DataFrame:
+    """The good rows of a call's rungs, lowest rung first; published steps, whatever few thousand tokens they are behind."""
+    good: Any = table[(table["status"] == "ok") & table["tokens_per_s"].notna() & (table["phase"] == workload.phase)]
+    good = good[(good["model"] == workload.model) & good["contender"].isin(list(adds(workload.phase)))]
+    here = (good["q_len"] == workload.q_len) & (good["depth"] == workload.depth)
+    if workload.phase == "decode" and workload.q_len == 1:
+        here |= (good["source"] == "published") & (good["run_id"] != "executorch-20571") & near(workload.depth)
+    return good[here].assign(order=good["contender"].map(LADDER.index)).sort_values("order", kind="stable")
+
+
+def near(depth: int) -> bool:
+    """Whether a step at that depth may stand beside the pull request's, behind a prompt of 2,401 tokens."""
+    return 1024 <= depth <= 4096
+
+
+def share_of_attention(parts: Mapping[str, float] | None) -> float:
+    """Attention's share of a call that was taken apart by name; nan for one that was not."""
+    if not isinstance(parts, Mapping) or not sum(parts.values()):
+        return float("nan")
+    return sum(parts.get(name, 0) for name in ATTENTION) / sum(parts.values())
+
+
+def shares(table: pd.DataFrame, workload: ModelWorkload) -> Iterator[tuple[str, str, str, float]]:
+    """(source, device, rung, share of attention) of the rows of a call that were taken apart."""
+    for row in of_call(table, workload).to_dict("records"):
+        share = share_of_attention(row["parts"])
+        if share == share:
+            yield row["source"], row["device"], row["contender"], share
