@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -22,8 +22,8 @@ from skiplab.model.decoder import CHUNK, attention_name
 from skiplab.occupancy import schedule
 from skiplab.paths import data_path
 from skiplab.rated import RowDict
-from skiplab.store.frames import table_of
 from skiplab.store import COLUMNS, query
+from skiplab.store.frames import table_of
 from skiplab.store.published import LATER, PUBLISHER, published
 from skiplab.workload import DecodeWorkload, ModelWorkload, Workload
 from skiplab.workload.linear import bits_per_weight
@@ -35,6 +35,10 @@ GPUS = ("NVIDIA A100 80GB SXM", "NVIDIA H200")
 """What is predicted for: the GPU whose rates the pull request's look like, and the one that ours are recorded on."""
 CALLS = (ModelWorkload("prefill", 2048, model=MODEL), ModelWorkload("decode", 1, 2048, model=MODEL))
 """The calls of the pull request's tables: the longest prompt, and a step behind about as many tokens."""
+
+
+PUBLISHED_DEPTH, NEAR = 2401, (1024, 4096)
+"""Tokens of the prompt that the pull request's steps are behind, and the depths that they may stand beside."""
 
 
 def machines() -> list[Machine]:
@@ -85,6 +89,8 @@ def _prompt(workload: ModelWorkload, layer: LayerSpec, rung: Rung, machine: Mach
 def _step(workload: ModelWorkload, layer: LayerSpec, rung: Rung, machine: Machine) -> float:
     keys = workload.depth + workload.q_len
     step = DecodeWorkload(keys, q_len=workload.q_len, window=layer.window, **_heads(workload, layer))
+    if machine.sms is None:  # a CPU, whose steps have no splits
+        return predict(step, machine).seconds
     return schedule(step, machine, "blockskip" if rung.split else "one").seconds
 
 
@@ -157,29 +163,51 @@ def _table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     return table_of({name: [row.get(name, empty.get(name, np.nan)) for row in records] for name in COLUMNS})
 
 
-def ladder(runs_table: pd.DataFrame, workloads: Sequence[ModelWorkload] = CALLS) -> pd.DataFrame:
-    """All there is of the ladder of these calls: published, predicted, and the table's rows of their rungs.
+def ladder(
+    measured: pd.DataFrame, workloads: Iterable[ModelWorkload] = CALLS, on: Iterable[Machine] | None = None
+) -> pd.DataFrame:
+    """All there is of the ladder: published, predicted, and what was measured of its rungs.
 
-    runs_table: of `store.frame` or `rated.rated`; it may be empty.
+    measured: of `store.frame` or `rated.rated`; it may be empty. on: what is predicted for, `machines()` if None.
     """
-    rungs: Any = runs_table[(runs_table["operation"] == "model") & runs_table["contender"].isin(LADDER)]
-    parts = [published_rungs(), predictions(workloads, machines()), rungs.reindex(columns=list(COLUMNS))]
+    rungs: Any = measured[(measured["operation"] == "model") & measured["contender"].isin(LADDER)]
+    parts = [
+        published_rungs(),
+        predictions(workloads, machines() if on is None else on),
+        rungs.reindex(columns=list(COLUMNS)),
+    ]
     return pd.concat([part for part in parts if len(part)], ignore_index=True)
 
 
+def calls(table: pd.DataFrame) -> list[ModelWorkload]:
+    """The calls of which a table has rungs that were predicted or measured."""
+    held: Any = table[table["source"] != "published"]
+    axes = held[["phase", "q_len", "depth", "model", "bits", "group_size", "dtype"]].drop_duplicates()
+    return [
+        ModelWorkload(row["phase"], *(int(row[name]) for name in ("q_len", "depth")), row["model"],
+                      *(int(row[name]) for name in ("bits", "group_size")), row["dtype"])
+        for row in axes.to_dict("records")
+    ]  # fmt: skip
+
+
 def of_call(table: pd.DataFrame, workload: ModelWorkload) -> pd.DataFrame:
-    """The good rows of a call's rungs, lowest rung first; published steps, whatever few thousand tokens they are behind."""
+    """The good rows of a call's rungs, the lowest first, one for each rung of a source and device.
+
+    Of several runs on a device the one with the most rungs counts, of those the newest. Published steps stand beside
+    any that are behind about as many tokens.
+    """
     good: Any = table[(table["status"] == "ok") & table["tokens_per_s"].notna() & (table["phase"] == workload.phase)]
-    good = good[(good["model"] == workload.model) & good["contender"].isin(list(adds(workload.phase)))]
-    here = (good["q_len"] == workload.q_len) & (good["depth"] == workload.depth)
-    if workload.phase == "decode" and workload.q_len == 1:
-        here |= (good["source"] == "published") & (good["run_id"] != "executorch-20571") & near(workload.depth)
-    return good[here].assign(order=good["contender"].map(LADDER.index)).sort_values("order", kind="stable")
-
-
-def near(depth: int) -> bool:
-    """Whether a step at that depth may stand beside the pull request's, behind a prompt of 2,401 tokens."""
-    return 1024 <= depth <= 4096
+    good = good[good["contender"].isin(list(adds(workload.phase)))]
+    same = pd.Series(True, good.index)
+    for name in ("model", "bits", "group_size", "dtype", "q_len", "depth"):
+        same &= (good[name] == getattr(workload, name)) | ((good["source"] == "published") & good[name].isna())
+    if workload.phase == "decode" and workload.q_len == 1 and NEAR[0] <= workload.depth <= NEAR[1]:
+        same |= (good["depth"] == PUBLISHED_DEPTH) & (good["source"] == "published")
+    good = good[same].assign(order=[LADDER.index(name) for name in good[same]["contender"]])
+    rungs = good.groupby(["source", "device", "run_id"], sort=False)["order"].transform("nunique")
+    good = good.assign(rungs=rungs).sort_values(["rungs", "run_id"], ascending=False, kind="stable")
+    good = good.drop_duplicates(["source", "device", "contender"])
+    return good.sort_index().sort_values("order", kind="stable")
 
 
 def share_of_attention(parts: Mapping[str, float] | None) -> float:
@@ -189,9 +217,15 @@ def share_of_attention(parts: Mapping[str, float] | None) -> float:
     return sum(parts.get(name, 0) for name in ATTENTION) / sum(parts.values())
 
 
-def shares(table: pd.DataFrame, workload: ModelWorkload) -> Iterator[tuple[str, str, str, float]]:
-    """(source, device, rung, share of attention) of the rows of a call that were taken apart."""
+def shares(table: pd.DataFrame, workload: ModelWorkload) -> dict[tuple[str, str], dict[str, float]]:
+    """Attention's share of a prompt by rung, for each source and device; published ones from `data/published`."""
+    found = defaultdict[tuple[str, str], dict[str, float]](dict)
+    if workload.phase == "prefill" and workload.model == MODEL:
+        (line,) = lines_of("executorch-20198-share.csv")
+        for side, rung in (("before", "ladder-1-dense"), ("after", "ladder-3-bounds")):
+            found["published", PUBLISHER][rung] = float(line[f"{side}_percent"]) / 100
     for row in of_call(table, workload).to_dict("records"):
         share = share_of_attention(row["parts"])
         if share == share:
-            yield row["source"], row["device"], row["contender"], share
+            found[row["source"], row["device"]][row["contender"]] = share
+    return dict(found)

@@ -41,8 +41,8 @@ class Rung:
 
     skip: how prompts' attention leaves tiles out (none, mask, bounds). form: the int4 product of a step, by its name in
     `ablations.FORMS`: `both` has strided metadata and 4-byte loads, `scalar` 4-byte loads alone, `none` neither.
-    split: whether a step's keys are divided among programs. joined: whether q, k and v, and gate and up, are one product
-    each. fused: whether what stands between products is few kernels. tiles: whether weights are packed as `quantize`
+    split: whether a step's keys are divided among programs. joined: whether q, k and v are one product, and gate and
+    up. fused: whether what stands between products is few kernels. tiles: whether weights are packed as `quantize`
     packs them for the device (tiles on Hopper), not in rows.
     """
 
@@ -193,7 +193,7 @@ def climbed(base: Decoder, rung: Rung, kernels: bool) -> Decoder:
         weights = replace(weights, layers=tuple(_all_apart(*one) for one in layers))
     if kernels and rung.form != "none":
         weights = weights.mapped(partial(_in_form, rung.form))
-    return Decoder(base.spec, weights, attend=attend_of(rung, kernels))
+    return Decoder(base.spec, weights, attend=attend_of(rung, kernels), fused=rung.fused)
 
 
 def _in_form(form: str, linear: Linear) -> Linear:
