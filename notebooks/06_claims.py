@@ -100,11 +100,11 @@ if MEASURE in sweeps:
     run = skiplab.sweep_model(LADDER, path=path, **model, **sweeps[MEASURE])
 measured = rated([run] if run else [])
 columns = ["label", "phase", "q_len", "depth", "status", "tokens_per_s", "flags", "error_text"]
-measured[columns].round({"tokens_per_s": 1}).style.hide().format({"tokens_per_s": "{:,.1f}"}, na_rep="")
+measured[columns].style.hide().format({"tokens_per_s": "{:,.1f}", "depth": "{:.0f}"}, na_rep="")
 
 # %%
 here = [Machine(**run.header["roof"])] if run else []
-figures.model_ladder(ladder.ladder(measured, ladder.calls(measured), here))
+figures.model_ladder(ladder.ladder(measured, ladder.calls(measured), here), first="a prompt")
 
 # %% [markdown]
 # Where the time goes, rung by rung: attention's part shrinks, the products' stays. That part is the most that

@@ -6,7 +6,7 @@
 from skiplab.claims.checks import checks_here
 from skiplab.claims.declared import CLAIMS, TOPICS, Claim
 from skiplab.claims.evidence import Evidence, Found
-from skiplab.claims.verdict import SAME, VERDICTS, Judged, counts, judge, judged, table
+from skiplab.claims.verdict import SAME, VERDICTS, Judged, counts, judge, judged
 
 __all__ = [
     "CLAIMS", "SAME", "TOPICS", "VERDICTS", "Claim", "Evidence", "Found", "Judged", "checks_here", "counts", "judge",

@@ -28,6 +28,7 @@ class Found:
     """A figure of ours. source, device: as in a frame; `computed` for what was checked here, without a time.
 
     of: the model that it is of, where that is not the claim's. rate: the tokens a second behind it; nan without any.
+    flags: what makes it doubtful, as in a frame.
     """
 
     value: float
@@ -35,6 +36,7 @@ class Found:
     device: str
     of: str = ""
     rate: float = float("nan")
+    flags: str = ""
 
 
 @dataclass(frozen=True)
@@ -69,9 +71,10 @@ def between_rungs(call: ModelWorkload, low: str, high: str) -> Finder:
 
     def find(evidence: Evidence) -> Iterator[Found]:
         for one in _calls_like(evidence, call):
-            for (source, device), rates in _rates(ladder.of_call(evidence.rungs, one)).items():
-                if low in rates and high in rates and source != "published":
-                    yield Found(rates[high] / rates[low], source, device, _other(one, call))
+            for origin, rungs in _by_rung(ladder.of_call(evidence.rungs, one)).items():
+                if low in rungs and high in rungs:
+                    gain = rungs[high]["tokens_per_s"] / rungs[low]["tokens_per_s"]
+                    yield Found(gain, *origin, _other(one, call), flags=_flags(rungs[low], rungs[high]))
 
     return find
 
@@ -104,23 +107,29 @@ def _other(one: ModelWorkload, call: ModelWorkload) -> str:
     return "" if one.model == call.model else one.model
 
 
-def _rates(good: pd.DataFrame) -> dict[tuple[str, str], dict[str, float]]:
-    found: dict[tuple[str, str], dict[str, float]] = {}
-    for row in good.to_dict("records"):
-        found.setdefault((row["source"], row["device"]), {})[row["contender"]] = row["tokens_per_s"]
+def _by_rung(good: pd.DataFrame) -> dict[tuple[str, str], dict[str, RowDict]]:
+    """Our rows by source and device, then by rung."""
+    found: dict[tuple[str, str], dict[str, RowDict]] = {}
+    for row in good[good["source"] != "published"].to_dict("records"):
+        found.setdefault((row["source"], row["device"]), {})[row["contender"]] = row
     return found
+
+
+def _flags(*rows: RowDict) -> str:
+    return ", ".join(dict.fromkeys(flag for row in rows for flag in row["flags"].split(", ") if flag))
 
 
 def times_as_fast(operation: str, than: str, **where: Any) -> Finder:
     """How many times as fast ours is as another contender, at one point that both were timed at in one run."""
 
     def find(evidence: Evidence) -> Iterator[Found]:
-        good: Any = query(evidence.rows, operation=operation, status="ok", **where)
+        good: Any = query(evidence.rows, operation=operation, status="ok", contender=["blockskip", than], **where)
         for (source, device), rows in good.groupby(ORIGIN, sort=False):
             for _, run in rows.groupby("run_id", sort=False):
-                times = dict(zip(run["contender"], run["median_ms"], strict=True))
-                if {"blockskip", than} <= times.keys():
-                    yield Found(times[than] / times["blockskip"], source, device)
+                both = {row["contender"]: row for row in run.to_dict("records")}
+                if len(both) == 2:
+                    ratio = both[than]["median_ms"] / both["blockskip"]["median_ms"]
+                    yield Found(ratio, source, device, flags=_flags(*both.values()))
                     break
 
     return find
@@ -135,7 +144,7 @@ def of_the_roofs(phase: str, tokens: int) -> Finder:
             if machine is not None:
                 rate = row["tokens_per_s"]
                 allowed = roof_rate(call_of(phase, tokens), machine)
-                yield Found(rate / allowed, row["source"], row["device"], rate=rate)
+                yield Found(rate / allowed, row["source"], row["device"], rate=rate, flags=row["flags"])
 
     return find
 
@@ -150,7 +159,7 @@ def beside_llama(phase: str, tokens: int) -> Finder:
             rates = theirs.loc[theirs["device"] == row["device"], "tokens_per_s"]
             if len(rates):
                 rate = row["tokens_per_s"]
-                yield Found(rate / rates.max(), row["source"], row["device"], rate=rate)
+                yield Found(rate / rates.max(), row["source"], row["device"], rate=rate, flags=row["flags"])
 
     return find
 

@@ -6,8 +6,6 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-import pandas as pd
-
 from skiplab.claims.declared import CLAIMS, Claim
 from skiplab.claims.evidence import Evidence, Found
 
@@ -67,36 +65,3 @@ def counts(judgements: Iterable[Judged]) -> dict[str, int]:
     """How many claims got each verdict."""
     counted = Counter(one.verdict for one in judgements)
     return {verdict: counted[verdict] for verdict in VERDICTS}
-
-
-def table(judgements: Iterable[Judged], topic: str | None = None) -> pd.DataFrame:
-    """The claims as a table of texts; topic: those of one alone. A reason stands once for claims that share it."""
-    lines, said = [], ""
-    for one in judgements:
-        if topic in (None, one.claim.topic):
-            lines.append({
-                "claim": one.claim.words, "published": one.claim.text(one.claim.published), "ours": _ours(one),
-                "predicted": "; ".join(f"{one.claim.text(found.value)} {_short(found)}" for found in one.predicted),
-                "verdict": one.verdict, "why they differ": "" if one.claim.why == said else one.claim.why,
-            })  # fmt: skip
-            said = one.claim.why
-    return pd.DataFrame(lines, columns=["claim", "published", "ours", "predicted", "verdict", "why they differ"])
-
-
-def _ours(one: Judged) -> str:
-    """`47.5 % (7,779 tokens/s) recorded on NVIDIA H200`."""
-    if one.by is None:
-        return ""
-    rate = f" ({one.by.rate:,.4g} tokens/s)" if one.by.rate == one.by.rate else ""
-    return f"{one.claim.text(one.by.value)}{rate} {_origin(one.by)}"
-
-
-def _origin(found: Found) -> str:
-    """`recorded on NVIDIA H200`, `measured on …, laptop`."""
-    words = {"measured": "measured on", "recorded": "recorded on", "computed": "computed here,"}[found.source]
-    return f"{words} {found.device}{f', {found.of}' if found.of else ''}"
-
-
-def _short(found: Found) -> str:
-    """What it is predicted for: `A100`."""
-    return found.device.removeprefix("NVIDIA ").partition(" ")[0]

@@ -230,8 +230,8 @@ def _supports(rung: Rung, workload: ModelWorkload, device: str) -> str | None:
 
 
 def _is_of_kernels(rung: Rung, phase: str) -> bool:
-    """Whether PyTorch has no such rung: a CPU's products and steps are without these choices, and nothing is fused."""
-    return rung.fused or (rung.skip == "mask" if phase == "prefill" else rung.form != "none" or not rung.split)
+    """Whether PyTorch has no such rung: its products and steps are without these choices, and nothing is fused."""
+    return rung.fused or (rung.skip == "mask" if phase == "prefill" else not rung.joined)
 
 
 OPERANDS = partial(references, make=in_rows)

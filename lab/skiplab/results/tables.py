@@ -322,15 +322,17 @@ def fill(text: str, page: Path, tables: Mapping[str, Table | OwnTable], runs: It
 
 @dataclass(frozen=True)
 class Shown:
-    """A table for a notebook: its caption and notes above its cells."""
+    """A table for a notebook: its caption and notes above its cells. words: the heads of columns of words, to the left."""
 
     lines: tuple[str, ...]
     cells: pd.DataFrame
+    words: tuple[str, ...] = ()
 
     def _repr_html_(self) -> str:
-        return render(
-            "tables.captioned", lines=self.lines, heads=list(self.cells.columns), rows=self.cells.to_numpy().tolist()
-        )
+        heads = list(self.cells.columns)
+        left = [number for number, head in enumerate(heads) if number == 0 or head in self.words]
+        rows = self.cells.to_numpy().tolist()
+        return render("tables.captioned", lines=self.lines, heads=heads, rows=rows, left=left)
 
     def __str__(self) -> str:
         return "\n".join([*self.lines, "", self.cells.to_string(index=False)])
