@@ -104,7 +104,7 @@ measured[columns].style.hide().format({"tokens_per_s": "{:,.1f}", "depth": "{:.0
 
 # %%
 here = [Machine(**run.header["roof"])] if run else []
-figures.model_ladder(ladder.ladder(measured, ladder.calls(measured), here), first="a prompt")
+figures.model_ladder(ladder.ladder(measured, ladder.known(ladder.calls(measured)), here), first="a prompt")
 
 # %% [markdown]
 # Where the time goes, rung by rung: attention's part shrinks, the products' stays. That part is the most that

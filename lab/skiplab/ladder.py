@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from skiplab.contenders.ladder import LADDER, RUNGS, Rung, adds, rung_of, same_a
 from skiplab.machine import Machine, known_gpus
 from skiplab.machine.roofline import bound_of, predict
 from skiplab.machine.roofs import recorded_roofs
-from skiplab.model import LayerSpec
+from skiplab.model import LayerSpec, model_names
 from skiplab.model.decoder import CHUNK, attention_name
 from skiplab.occupancy import schedule
 from skiplab.paths import data_path
@@ -39,6 +40,19 @@ CALLS = (ModelWorkload("prefill", 2048, model=MODEL), ModelWorkload("decode", 1,
 
 PUBLISHED_DEPTH, NEAR = 2401, (1024, 4096)
 """Tokens of the prompt that the pull request's steps are behind, and the depths that they may stand beside."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call of a model that a table has rungs of: the fields of `ModelWorkload` by which it is found there."""
+
+    phase: str
+    q_len: int
+    depth: int
+    model: str
+    bits: int
+    group_size: int
+    dtype: str
 
 
 def machines() -> list[Machine]:
@@ -179,18 +193,20 @@ def ladder(
     return pd.concat([part for part in parts if len(part)], ignore_index=True)
 
 
-def calls(table: pd.DataFrame) -> list[ModelWorkload]:
+def calls(table: pd.DataFrame) -> list[Call]:
     """The calls of which a table has rungs that were predicted or measured."""
-    held: Any = table[table["source"] != "published"]
-    axes = held[["phase", "q_len", "depth", "model", "bits", "group_size", "dtype"]].drop_duplicates()
-    return [
-        ModelWorkload(row["phase"], *(int(row[name]) for name in ("q_len", "depth")), row["model"],
-                      *(int(row[name]) for name in ("bits", "group_size")), row["dtype"])
-        for row in axes.to_dict("records")
-    ]  # fmt: skip
+    held: Any = table[table["contender"].isin(LADDER) & (table["source"] != "published")]
+    axes = held[[field.name for field in fields(Call)]].drop_duplicates()
+    whole = ("q_len", "depth", "bits", "group_size")
+    return [Call(**{**row, **{name: int(row[name]) for name in whole}}) for row in axes.to_dict("records")]
 
 
-def of_call(table: pd.DataFrame, workload: ModelWorkload) -> pd.DataFrame:
+def known(some: Iterable[Call]) -> list[ModelWorkload]:
+    """Those of models that the lab knows by name, as workloads: what can be predicted."""
+    return [ModelWorkload(**vars(call)) for call in some if call.model in model_names()]
+
+
+def of_call(table: pd.DataFrame, workload: Call | ModelWorkload) -> pd.DataFrame:
     """The good rows of a call's rungs, the lowest first, one for each rung of a source and device.
 
     Of several runs on a device the one with the most rungs counts, of those the newest. Published steps stand beside
@@ -198,11 +214,14 @@ def of_call(table: pd.DataFrame, workload: ModelWorkload) -> pd.DataFrame:
     """
     good: Any = table[(table["status"] == "ok") & table["tokens_per_s"].notna() & (table["phase"] == workload.phase)]
     good = good[good["contender"].isin(list(adds(workload.phase)))]
-    same = pd.Series(True, good.index)
-    for name in ("model", "bits", "group_size", "dtype", "q_len", "depth"):
-        same &= (good[name] == getattr(workload, name)) | ((good["source"] == "published") & good[name].isna())
-    if workload.phase == "decode" and workload.q_len == 1 and NEAR[0] <= workload.depth <= NEAR[1]:
-        same |= (good["depth"] == PUBLISHED_DEPTH) & (good["source"] == "published")
+    published = good["source"] == "published"
+    near = workload.phase == "decode" and workload.q_len == 1 and NEAR[0] <= workload.depth <= NEAR[1]
+    same = (good["q_len"] == workload.q_len) & (
+        (good["depth"] == workload.depth)
+        | (near & published & (good["depth"].isna() | (good["depth"] == PUBLISHED_DEPTH)))
+    )
+    for name in ("model", "bits", "group_size", "dtype"):
+        same &= (good[name] == getattr(workload, name)) | (published & good[name].isna())
     good = good[same].assign(order=[LADDER.index(name) for name in good[same]["contender"]])
     rungs = good.groupby(["source", "device", "run_id"], sort=False)["order"].transform("nunique")
     good = good.assign(rungs=rungs).sort_values(["rungs", "run_id"], ascending=False, kind="stable")
@@ -217,7 +236,7 @@ def share_of_attention(parts: Mapping[str, float] | None) -> float:
     return sum(parts.get(name, 0) for name in ATTENTION) / sum(parts.values())
 
 
-def shares(table: pd.DataFrame, workload: ModelWorkload) -> dict[tuple[str, str], dict[str, float]]:
+def shares(table: pd.DataFrame, workload: Call | ModelWorkload) -> dict[tuple[str, str], dict[str, float]]:
     """Attention's share of a prompt by rung, for each source and device; published ones from `data/published`."""
     found = defaultdict[tuple[str, str], dict[str, float]](dict)
     if workload.phase == "prefill" and workload.model == MODEL:

@@ -172,8 +172,9 @@ def _later() -> Iterator[Claim]:
                 rate / allowed, "share", of_the_roofs(phase, tokens), "more", roofs,
             )  # fmt: skip
             yield Claim(
-                f"{phase}-llama-{tokens}", 20571, "model", f"{what}, times as fast as llama.cpp", rate / theirs, "times",
-                beside_llama(phase, tokens), "more", "llama.cpp's own share of the roofs is another on each GPU",
+                f"{phase}-llama-{tokens}", 20571, "model", f"{what}, times as fast as llama.cpp",
+                rate / theirs, "times", beside_llama(phase, tokens), "more",
+                "llama.cpp's own share of the roofs is another on each GPU",
             )  # fmt: skip
         yield Claim(
             f"peak-{tokens}", 20571, "model", f"Memory at most, for a prompt of {tokens:,} tokens",

@@ -92,7 +92,7 @@ def share(call: ModelWorkload, of: Callable[[dict[str, float]], float]) -> Finde
     return find
 
 
-def _calls_like(evidence: Evidence, call: ModelWorkload) -> Iterator[ModelWorkload]:
+def _calls_like(evidence: Evidence, call: ModelWorkload) -> Iterator[ladder.Call | ModelWorkload]:
     """The call, and those of other models that were measured, of as many tokens."""
     yield call
     measured: Any = evidence.rungs[evidence.rungs["source"].isin(MEASURED)]
@@ -103,7 +103,7 @@ def _calls_like(evidence: Evidence, call: ModelWorkload) -> Iterator[ModelWorklo
             yield other
 
 
-def _other(one: ModelWorkload, call: ModelWorkload) -> str:
+def _other(one: ladder.Call | ModelWorkload, call: ModelWorkload) -> str:
     return "" if one.model == call.model else one.model
 
 

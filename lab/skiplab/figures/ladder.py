@@ -11,7 +11,7 @@ from skiplab.contenders.ladder import adds
 from skiplab.figures import model, series, theme
 from skiplab.figures.charts import BarChart, Bars, Hover
 from skiplab.figures.series import RowDict
-from skiplab.ladder import calls, of_call, share_of_attention
+from skiplab.ladder import Call, calls, of_call, share_of_attention
 from skiplab.workload import ModelWorkload
 
 COLOURS = {
@@ -21,7 +21,7 @@ COLOURS = {
 """Of the devices of each source, in this order."""
 
 
-def rungs(table: pd.DataFrame, workload: ModelWorkload) -> BarChart:
+def rungs(table: pd.DataFrame, workload: Call | ModelWorkload) -> BarChart:
     """Tokens a second of one call: a group of bars for each rung, a bar for each source and device.
 
     table: of `ladder.ladder`. What others published is one series, whichever of their tables a rate is from.
@@ -55,7 +55,7 @@ def placed(row: RowDict) -> RowDict:
     return {**row, "place": "" if row["source"] == "published" else row["device"]}
 
 
-def _first(workload: ModelWorkload) -> RowDict:
+def _first(workload: Call | ModelWorkload) -> RowDict:
     return {"phase": workload.phase, "q_len": workload.q_len, "depth": workload.depth}
 
 
@@ -83,7 +83,7 @@ def _hover(row: RowDict, below: RowDict | None) -> Hover:
     return Hover(row["label"], "", (*lines, *series.doubts(row)))
 
 
-def _note(table: pd.DataFrame, good: Any, workload: ModelWorkload) -> str:
+def _note(table: pd.DataFrame, good: Any, workload: Call | ModelWorkload) -> str:
     """Which rungs could not be measured, and why: a figure never hides a failure."""
     if not len(good):
         return series.note(table, good)

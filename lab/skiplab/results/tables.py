@@ -322,7 +322,7 @@ def fill(text: str, page: Path, tables: Mapping[str, Table | OwnTable], runs: It
 
 @dataclass(frozen=True)
 class Shown:
-    """A table for a notebook: its caption and notes above its cells. words: the heads of columns of words, to the left."""
+    """A table for a notebook: its caption and notes above its cells. words: heads of columns that hold words."""
 
     lines: tuple[str, ...]
     cells: pd.DataFrame
