@@ -91,7 +91,7 @@ results.show("ladder-decode")
 on_gpu = default_device() == "cuda"
 model = {"model": "gemma4-31b", "by_kind": MEASURE == "quick"} if on_gpu else {"model": "laptop"}
 sweeps = {
-    "quick": {"prompt": [2048], "depth": [2048 if on_gpu else 512], "new": 4, "budget_s": 0.3},
+    "quick": {"prompt": [2048 if on_gpu else 1024], "depth": [2048 if on_gpu else 512], "new": 4, "budget_s": 0.3},
     "full": {"prompt": [256, 512, 1024, 2048], "depth": [2048], "new": 16, "budget_s": 3.0},
 }
 run = None

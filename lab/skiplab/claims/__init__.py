@@ -10,5 +10,5 @@ from skiplab.claims.verdict import SAME, VERDICTS, Judged, counts, judge, judged
 
 __all__ = [
     "CLAIMS", "SAME", "TOPICS", "VERDICTS", "Claim", "Evidence", "Found", "Judged", "checks_here", "counts", "judge",
-    "judged", "table",
+    "judged",
 ]  # fmt: skip

@@ -80,26 +80,31 @@ def between_rungs(call: ModelWorkload, low: str, high: str) -> Finder:
 
 
 def share(call: ModelWorkload, of: Callable[[dict[str, float]], float]) -> Finder:
-    """A figure made of attention's shares of a prompt by rung; nan where one is missing."""
+    """A figure made of attention's shares of a prompt by rung; nan where one is missing.
+
+    Of other models prompts of any length count: that of the claims is not told.
+    """
 
     def find(evidence: Evidence) -> Iterator[Found]:
-        for one in _calls_like(evidence, call):
-            for (source, device), by_rung in ladder.shares(evidence.rungs, one).items():
+        for one in _calls_like(evidence, call, any_length=True):
+            rungs = _by_rung(ladder.of_call(evidence.rungs, one))
+            for origin, by_rung in ladder.shares(evidence.rungs, one).items():
                 value = of(by_rung)
-                if value == value and source != "published":
-                    yield Found(value, source, device, _other(one, call))
+                if value == value and origin in rungs:
+                    yield Found(value, *origin, _other(one, call), flags=_flags(*rungs[origin].values()))
 
     return find
 
 
-def _calls_like(evidence: Evidence, call: ModelWorkload) -> Iterator[ladder.Call | ModelWorkload]:
-    """The call, and those of other models that were measured, of as many tokens."""
+def _calls_like(
+    evidence: Evidence, call: ModelWorkload, any_length: bool = False
+) -> Iterator[ladder.Call | ModelWorkload]:
+    """The call, and those of other models that were measured, of as many tokens; the longest first."""
     yield call
     measured: Any = evidence.rungs[evidence.rungs["source"].isin(MEASURED)]
-    for other in ladder.calls(measured):
-        if other.model != call.model and (other.phase, other.q_len, other.depth) == (
-            call.phase, call.q_len, call.depth,
-        ):  # fmt: skip
+    others = [one for one in ladder.calls(measured) if one.model != call.model and one.phase == call.phase]
+    for other in sorted(others, key=lambda one: -one.q_len):
+        if any_length or (other.q_len, other.depth) == (call.q_len, call.depth):
             yield other
 
 
@@ -110,7 +115,8 @@ def _other(one: ladder.Call | ModelWorkload, call: ModelWorkload) -> str:
 def _by_rung(good: pd.DataFrame) -> dict[tuple[str, str], dict[str, RowDict]]:
     """Our rows by source and device, then by rung."""
     found: dict[tuple[str, str], dict[str, RowDict]] = {}
-    for row in good[good["source"] != "published"].to_dict("records"):
+    ours: Any = good[good["source"] != "published"]
+    for row in ours.to_dict("records"):
         found.setdefault((row["source"], row["device"]), {})[row["contender"]] = row
     return found
 
@@ -153,7 +159,7 @@ def beside_llama(phase: str, tokens: int) -> Finder:
     """How many times as fast our decoder is as llama.cpp on the same device; of several ways it has, its fastest."""
 
     def find(evidence: Evidence) -> Iterator[Found]:
-        theirs = pd.concat([part for part in (evidence.rows, frame(recorded_llama_bench())) if len(part)])
+        theirs: Any = pd.concat([part for part in (evidence.rows, frame(recorded_llama_bench())) if len(part)])
         theirs = _at(theirs[theirs["contender"].str.startswith("llama.cpp")], phase, tokens)
         for row in _ours(evidence, phase, tokens):
             rates = theirs.loc[theirs["device"] == row["device"], "tokens_per_s"]
@@ -194,8 +200,8 @@ def _ours(evidence: Evidence, phase: str, tokens: int) -> list[RowDict]:
 def _at(table: pd.DataFrame, phase: str, tokens: int) -> pd.DataFrame:
     """Rows of the call; lengths that differ by a hundredth are the same, as 130,048 tokens and 131,072 are."""
     axis, other = ("q_len", {"depth": 0}) if phase == "prefill" else ("depth", {"q_len": 1})
-    table = query(table, operation="model", model=ladder.MODEL, phase=phase, **other)
-    return table[(table[axis] - tokens).abs() <= tokens * ALIKE]
+    rows: Any = query(table, operation="model", model=ladder.MODEL, phase=phase, **other)
+    return rows[(rows[axis] - tokens).abs() <= tokens * ALIKE]
 
 
 def machine_of(device: str) -> Machine | None:

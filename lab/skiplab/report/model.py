@@ -33,7 +33,7 @@ def figures_of(table: pd.DataFrame, axes: list[str]) -> list[tuple[go.Figure, st
 
 def _climbed(table: pd.DataFrame) -> list[tuple[go.Figure, str]]:
     """The ladder, of a run that has some of its rungs."""
-    if not table["contender"].isin(LADDER[:-1]).any():
+    if not set(table["contender"]) & set(LADDER[:-1]):
         return []
     words = "The ladder: each rung has a choice more than the one before. Beside it what is published and predicted."
     return [(figures.model_ladder(ladder(table, known(calls(table)))), words)]

@@ -113,7 +113,7 @@ def _notes(good: pd.DataFrame, workload: ModelWorkload) -> list[str]:
         lines.append(f"Published before and after each change, for its own state of the program: {_changes()}.")
     if len(query(good, source=["recorded", "measured"])) == 0:
         lines.append("No run of it is recorded yet: skiplab model gemma4-31b --ladder makes one.")
-    if (good["by_kind"] == 1).any():
+    if 1 in set(good["by_kind"]):
         lines.append(f"{BY_KIND}.")
     if workload.phase == "prefill":
         lines.append(f"Attention's share of the prompt: {'; '.join(share_words(good, workload))}.")
