@@ -87,9 +87,9 @@ def test_the_first_rung_on_a_cpu_computes_all_pairs_with_a_mask(monkeypatch):
 
 
 def test_attention_of_a_rung_is_asked_for_by_its_switches(monkeypatch):
-    asked = []
+    asked, masks = [], []
     monkeypatch.setattr(rungs, "bs", SimpleNamespace(
-        attention=lambda *given, **how: asked.append(("attention", how["skip"], how["impl"])),
+        attention=lambda *given, **how: asked.append(("attention", how["skip"], how["impl"])) or masks.append(given[3]),
         decode=lambda *given, **how: asked.append(("decode", how["splits"], how["impl"])),
     ))  # fmt: skip
     layer, q = PROMPT.spec.layers[0], torch.zeros(1, 4, 2, 32)
@@ -98,7 +98,11 @@ def test_attention_of_a_rung_is_asked_for_by_its_switches(monkeypatch):
         attend = rungs.attend_of(rung_of(name), kernels=True)
         attend(q, prompt, layer, {}, {})
         attend(q, step, layer, {}, {})
-    assert [skip for kind, skip, _ in asked if kind == "attention"] == ["none", "mask", "bounds", "bounds"]
+        attend(q, prompt, replace(layer), {}, {})  # an equal one, of another layer
+        assert masks[-1] is masks[-2]  # its packed bits are made once
+    assert [skip for kind, skip, _ in asked if kind == "attention"] == [
+        skip for skip in ("none", "mask", "bounds", "bounds") for _ in range(2)
+    ]
     assert [splits for kind, splits, _ in asked if kind == "decode"] == [1, 1, 1, "auto"]
     assert {impl for *_, impl in asked} == {"triton"}
 
@@ -162,10 +166,11 @@ def test_what_a_cpu_cannot_climb_says_so():
     assert {name for name, why in reasons.items() if why} == {"ladder-2-mask", "ladder-8-fused"}
     steps = {name for name in LADDER if contender(name, "model").supports(STEP, "cpu")}
     assert steps == {*LADDER[:6], "ladder-8-fused"}
-    sinks = json.dumps({**TINY, "model_type": "gemma3_text", "attn_logit_softcapping": 5.0})
-    capped = replace(PROMPT, config=sinks)
-    if capped.whole_spec.attention_softcap is not None:
-        assert "SDPA" in contender("ladder-1-dense", "model").supports(capped, "cpu")
+    config = json.dumps({**TINY, "model_type": "gemma3_text", "attn_logit_softcapping": 5.0})
+    capped = replace(PROMPT, config=config)
+    assert capped.whole_spec.attention_softcap == 5
+    assert "SDPA" in (contender("ladder-1-dense", "model").supports(capped, "cpu") or "")
+    assert contender("ladder-3-bounds", "model").supports(capped, "cpu") is None
 
 
 def test_a_sweep_climbs_rung_by_rung_and_measures_none_twice():

@@ -115,7 +115,11 @@ def dense(q: Tensor, keys: Keys, layer: LayerSpec, options: dict[str, Any], mask
 
 
 def attend_of(rung: Rung, kernels: bool) -> Attend:
-    """The rung's attention. kernels: by Triton's kernels, as on a GPU; else by PyTorch, which knows fewer choices."""
+    """The rung's attention. kernels: by Triton's kernels, as on a GPU; else by PyTorch, which knows fewer choices.
+
+    Masks are kept: what kernels read of one on the device is made once, and belongs to it.
+    """
+    mask_of = cache(lambda layer: layer.mask)
     how: dict[str, Any] = {"skip": rung.skip, "impl": "triton"} if kernels else {}
     step: dict[str, Any] = {} if not kernels else {"impl": "triton", "splits": "auto" if rung.split else 1}
 
@@ -125,7 +129,7 @@ def attend_of(rung: Rung, kernels: bool) -> Attend:
             return bs.decode(q, keys.k, keys.v, **given, **step, **options)
         if rung.skip == "none" and not kernels:
             return dense(q, keys, layer, options, masks)
-        return bs.attention(q, keys.k, keys.v, layer.mask, kv_len=keys.filled, **how, **options)
+        return bs.attention(q, keys.k, keys.v, mask_of(layer), kv_len=keys.filled, **how, **options)
 
     return attend
 
