@@ -124,7 +124,7 @@ def test_a_notebook_shows_claims_with_verdicts_and_each_reason_once():
     cells = shown.cells.set_index("claim")
     row = cells.loc["Skipping makes a prompt of 2,048 tokens faster, the whole model"]
     assert (row["published"], row["verdict"]) == ("1.88×", "beaten")
-    assert row["ours"] == "2.50×† recorded on NVIDIA H200" and row["predicted"] == "1.04× A100; 1.04× H200"
+    assert row["ours"] == "2.50×† recorded on NVIDIA H200" and row["predicted"] == "1.04×\u00a0A100; 1.04×\u00a0H200"
     assert (cells["why they differ"] != "").sum() == 5
     assert "ExecuTorch pull request 20198" in shown.lines[0] and "1 confirmed" in shown.lines[1]
     assert "† the GPU had slowed" in shown.lines[2] and 'text-align:left">beaten' in shown._repr_html_()
