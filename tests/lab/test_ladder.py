@@ -28,6 +28,7 @@ from skiplab.model.attention import Keys
 from skiplab.results.ladder import LADDERS
 from skiplab.store import COLUMNS, Run, frame
 from skiplab.sweep import ModelSweep
+from skiplab.widgets.sweep.form import MISSING
 from skiplab.workload import ModelWorkload
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -162,8 +163,9 @@ def test_rungs_of_kernels_give_the_same_logits():
 
 def test_what_a_cpu_cannot_climb_says_so():
     reasons = {name: contender(name, "model").supports(PROMPT, "cpu") for name in LADDER}
-    assert reasons["ladder-2-mask"] == "skip by mask: of our Triton kernels, which need a GPU"
+    assert reasons["ladder-2-mask"] == "skip by mask: of our Triton kernels, which need CUDA"
     assert {name for name, why in reasons.items() if why} == {"ladder-2-mask", "ladder-8-fused"}
+    assert any(word in reasons["ladder-2-mask"] for word in MISSING)  # the panel says so beside its tick box
     steps = {name for name in LADDER if contender(name, "model").supports(STEP, "cpu")}
     assert steps == {*LADDER[:6], "ladder-8-fused"}
     config = json.dumps({**TINY, "model_type": "gemma3_text", "attn_logit_softcapping": 5.0})

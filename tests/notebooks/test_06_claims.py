@@ -26,4 +26,4 @@ def test_06_claims_labels_what_it_shows(tmp_path, monkeypatch, measure):
     runs = list((tmp_path / "runs").glob("*.jsonl"))
     assert len(runs) == (1 if measure == "quick" else 0)
     if measure == "quick":
-        assert "measured on" in text and "of our Triton kernels, which need a GPU" in text
+        assert "measured on" in text and "of our Triton kernels, which need CUDA" in text

@@ -227,7 +227,7 @@ def _supports(rung: Rung, workload: ModelWorkload, device: str) -> str | None:
     spec = workload.whole_spec
     if not is_cuda(device):
         if _is_of_kernels(rung, workload.phase):
-            return f"{adds(workload.phase).get(rung.name, rung.added)}: of our Triton kernels, which need a GPU"
+            return f"{adds(workload.phase).get(rung.name, rung.added)}: of our Triton kernels, which need CUDA"
         if rung.skip == "none" and (spec.sinks or spec.attention_softcap is not None):
             return "dense + mask on a CPU is SDPA's, which knows no attention sinks and no soft cap of scores"
     return too_large(workload, device, workload.bits)

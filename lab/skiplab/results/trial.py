@@ -35,7 +35,9 @@ def table(judgements: Sequence[claims.Judged]) -> pd.DataFrame:
     lines, said = [], ""
     for one in judgements:
         claim = one.claim
-        predicted = (f"{claim.text(found.value)}\u00a0{_short(found)}" for found in one.found if found.source == "predicted")
+        predicted = (
+            f"{claim.text(found.value)}\u00a0{_short(found)}" for found in one.found if found.source == "predicted"
+        )
         lines.append({
             "claim": claim.words, "published": claim.text(claim.published), "ours": _ours(one),
             "predicted": "; ".join(predicted), "verdict": one.verdict, WHY: "" if claim.why == said else claim.why,

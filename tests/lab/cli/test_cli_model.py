@@ -94,7 +94,7 @@ def test_the_ladder_is_climbed_as_far_as_a_cpu_goes(skiplab, tmp_path):
     words = ("--prompt", "16", "--new", "1", "--depth", "0", "--budget", "0.01", "--device", "cpu", "--ladder")
     code, out, err = skiplab("model", "config.json", *words, "--out", "run.jsonl", "--report", "page.html")
     assert code == 0, err
-    assert "ladder-2-mask, 1 points unsupported: skip by mask: of our Triton kernels, which need a GPU" in out
+    assert "ladder-2-mask, 1 points unsupported: skip by mask: of our Triton kernels, which need CUDA" in out
     table = frame(read_run(tmp_path / "run.jsonl"))
     prompts = table[table["phase"] == "prefill"].set_index("contender")["status"].to_dict()
     assert [name for name, status in prompts.items() if status == "ok"] == [
