@@ -178,18 +178,17 @@ def _table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
 
 
 def ladder(
-    measured: pd.DataFrame, workloads: Iterable[ModelWorkload] = CALLS, on: Iterable[Machine] | None = None
+    measured: pd.DataFrame, workloads: Iterable[ModelWorkload] | None = None, on: Iterable[Machine] | None = None
 ) -> pd.DataFrame:
     """All there is of the ladder: published, predicted, and what was measured of its rungs.
 
-    measured: of `store.frame` or `rated.rated`; it may be empty. on: what is predicted for, `machines()` if None.
+    measured: of `store.frame` or `rated.rated`; it may be empty. workloads: what is predicted; None: `CALLS`, and the
+    calls that were measured. on: what it is predicted for, `machines()` if None.
     """
     rungs: Any = measured[(measured["operation"] == "model") & measured["contender"].isin(LADDER)]
-    parts = [
-        published_rungs(),
-        predictions(workloads, machines() if on is None else on),
-        rungs.reindex(columns=list(COLUMNS)),
-    ]
+    wanted = dict.fromkeys((*CALLS, *known(calls(rungs))) if workloads is None else workloads)
+    predicted = predictions(wanted, machines() if on is None else on)
+    parts = [published_rungs(), predicted, rungs.reindex(columns=list(COLUMNS))]
     return pd.concat([part for part in parts if len(part)], ignore_index=True)
 
 

@@ -251,6 +251,9 @@ def test_of_several_runs_the_one_with_the_most_rungs_counts():
     good = ladder.of_call(table, GEMMA_PROMPT)
     ours = good[good["source"] == "recorded"]
     assert ours["contender"].tolist() == list(ALL_RUNGS) and ours["median_ms"].tolist() == list(ALL_RUNGS.values())
+    short = replace(GEMMA_PROMPT, q_len=512)
+    beside = ladder.of_call(ladder.ladder(frame(a_run("2126-03-01", {"blockskip": 60.0}, call=short))), short)
+    assert set(beside["source"]) == {"published", "predicted", "recorded"}  # a call that was measured is predicted, too
     alone = ladder.of_call(ladder.ladder(frame(newer)), GEMMA_PROMPT)
     assert alone[alone["source"] == "recorded"]["contender"].tolist() == ["blockskip"]
 
