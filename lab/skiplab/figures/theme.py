@@ -69,6 +69,14 @@ STYLES = {
     "llama.cpp-cublas-plain": Style(SKY, "triangle-down-open", "v"),
     "executorch": Style(BLUE, "hexagon", "h"),
     "reference": Style(GREY, "cross", "P"),
+    "ladder-1-dense": Style(VERMILLION, "circle-open", "o"),
+    "ladder-2-mask": Style(ORANGE, "circle-open", "o"),
+    "ladder-3-bounds": Style(GREEN, "circle-open", "o"),
+    "ladder-4-coalesced": Style(ORANGE, "square-open", "s"),
+    "ladder-5-splits": Style(GREEN, "square-open", "s"),
+    "ladder-6-vector": Style(GREY, "square-open", "s"),
+    "ladder-7-joined": Style(PURPLE, "diamond-open", "D"),
+    "ladder-8-fused": Style(SKY, "diamond-open", "D"),
 }
 OTHERS = (
     Style(GREEN, "triangle-up", "^"),
