@@ -34,7 +34,6 @@ from .prefill.plan import SKIPS
 from .route import ROUTES, Plan, as_decode, make_plan
 
 
-@without_autocast
 def attend(given: AttentionArguments) -> Any:
     """`attention` outside torch.compile: by what is prepared for calls of this kind, or from the beginning."""
     kind, number = given.kind()
@@ -50,6 +49,7 @@ def attend(given: AttentionArguments) -> Any:
     return (found[0], found[1]) if given.return_lse else found[0]
 
 
+@without_autocast
 def _attend_anew(given: AttentionArguments, kind: Kind | None, number: int | None) -> tuple:
     """As `run`; what was prepared is kept for calls of this kind whose number of keys answers the same guards."""
     if kind is None:

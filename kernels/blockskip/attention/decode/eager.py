@@ -31,7 +31,6 @@ MOST_SPLITS = 65535
 """A CUDA grid's second and third dimensions end there; no device has as many programs at once."""
 
 
-@without_autocast
 def attend(given: DecodeArguments) -> Any:
     """`decode` outside torch.compile: by what is prepared for calls of this kind, or from the beginning."""
     kind, number = given.kind()
@@ -44,6 +43,7 @@ def attend(given: DecodeArguments) -> Any:
     return (out, lse) if given.return_lse else out
 
 
+@without_autocast
 def _attend_anew(given: DecodeArguments, kind: Kind | None, number: int | None) -> tuple:
     """(out, lse); what was prepared is kept for calls of this kind whose number of keys answers the same guards."""
     if kind is None:
