@@ -41,7 +41,7 @@ class DecodeConstants(NamedTuple):
     WIDE: bool
     """Whether an offset inside a tile needs 64 bits."""
     OVERLAP: bool
-    """Whether `reduce` may be launched while `decode` runs."""
+    """Whether it is launched before the kernel ahead has ended, and lets the next one start before it has."""
     RING: str
     """See `ring_kind`."""
 
@@ -156,6 +156,7 @@ def decode(
     BLOCK_D: tl.constexpr = CONSTANTS.BLOCK_D
     WIDE: tl.constexpr = CONSTANTS.WIDE
     if CONSTANTS.OVERLAP:
+        gdc_wait()
         gdc_launch_dependents()
     split, batch = tl.program_id(0), tl.program_id(2)
     splits = tl.num_programs(0)
