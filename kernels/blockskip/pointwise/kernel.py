@@ -48,11 +48,11 @@ class HeadConstants(NamedTuple):
 
 
 @triton.jit
-def ahead_has_ended(OVERLAP: tl.constexpr):
-    """Waits for the kernel ahead, and lets the next one start."""
+def begin_early(OVERLAP: tl.constexpr):
+    """Lets the next kernel start, which may read weights at once, and waits for the one ahead."""
     if OVERLAP:
-        gdc_wait()
         gdc_launch_dependents()
+        gdc_wait()
 
 
 @triton.jit
@@ -73,7 +73,7 @@ def residual_norm(x, update, out, normed, weight, update_weight, scalar, eps, CO
     w = tl.load(weight + k, mask=real, other=0.0).to(tl.float32)
     if update_weight is not None:
         w_update = tl.load(update_weight + k, mask=real, other=0.0).to(tl.float32)
-    ahead_has_ended(CONSTANTS.OVERLAP)
+    begin_early(CONSTANTS.OVERLAP)
     at = wide(tl.program_id(0)) * COLUMNS + k
     row = tl.load(x + at, mask=real, other=0.0).to(tl.float32)
     if update is not None:
@@ -154,7 +154,7 @@ def rotated_heads(qkv, q, keys, values, slots, rotation, norms, tokens, each, CO
     QUERY_BLOCKS: tl.constexpr = (QUERY_HEADS + BLOCK_H - 1) // BLOCK_H
     KV_BLOCKS: tl.constexpr = (KV_HEADS + BLOCK_H - 1) // BLOCK_H
     ALL: tl.constexpr = CONSTANTS.FIRST_VALUE + KV_HEADS
-    ahead_has_ended(CONSTANTS.OVERLAP)
+    begin_early(CONSTANTS.OVERLAP)
     token = tl.program_id(0)
     batch, t = token // tokens, token % tokens
     block = tl.program_id(1)
@@ -196,7 +196,7 @@ def gated(gate_up, out, width, GELU: tl.constexpr, BLOCK: tl.constexpr, OVERLAP:
 
     GELU: by its tanh form; else SiLU. Grid: (M, blocks of columns).
     """
-    ahead_has_ended(OVERLAP)
+    begin_early(OVERLAP)
     row = wide(tl.program_id(0))
     k = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     real = k < width

@@ -1,15 +1,15 @@
-"""From checked arguments to launches of the kernels between products. Imports triton."""
+"""From checked arguments to prepared launches of the kernels between products. Imports triton."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from ..config import power_of_two
-from ..launching.dispatch import DISPATCHER, Launch
-from ..launching.ready import Step
+from ..launching.dispatch import Launch
+from ..launching.ready import Ready, Step
 from ..launching.view import View, overlaps
 from .call import HeadLayout, HeadNorms, Rotation, Targets
 from .kernel import HeadConstants, NormConstants
@@ -29,15 +29,17 @@ class WeightedNorms(NamedTuple):
     eps: float
 
 
-def residual_norm(
-    x: Tensor, update: Tensor | None, weight: Tensor, update_weight: Tensor | None, scalar: Tensor | None, eps: float
-) -> tuple[Tensor, Tensor]:
-    """See `api.residual_norm`."""
-    normed = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    out = x if update is None else torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    given = x, update, out, normed, weight, update_weight, scalar, float(eps)
-    _launch(prepare_norm(given, overlaps(x.device)), x)
-    return out, normed
+def ready_norm(given: Sequence[Tensor | None], eps: float) -> Ready:
+    """The launch that makes [normed, out] of (x, update, weight, update_weight, scalar); [normed] without an update."""
+    x, update, *_ = given
+    assert x is not None
+    memory = [(tuple(x.shape), x.dtype)] * (1 if update is None else 2)
+
+    def steps(inputs, made) -> Iterator[Step]:
+        x, update, *weights = inputs
+        yield prepare_norm((x, update, made[-1], made[0], *weights, eps), overlaps(x.device))
+
+    return Ready(given, memory, steps)
 
 
 def prepare_norm(given: tuple, overlap: bool) -> Step:
@@ -50,12 +52,18 @@ def prepare_norm(given: tuple, overlap: bool) -> Step:
     return _step(residual_norm_kernel, given, {"CONSTANTS": constants}, (rows,), warps, overlap)
 
 
-def rotated_heads(qkv: Tensor, heads: HeadLayout, rotation: Rotation, norms: HeadNorms, targets: Targets) -> Tensor:
-    """See `api.rotated_heads`."""
+def ready_heads(given: Sequence[Tensor | None], heads: HeadLayout, value_norm: bool, eps: float) -> Ready:
+    """The launch that makes [q] of (qkv, cos, sin, the norms of queries and keys, keys, values, slots)."""
+    qkv = given[0]
+    assert qkv is not None
     batch, tokens, _ = qkv.shape
-    q = torch.empty((batch, heads.query, tokens, heads.dim), dtype=qkv.dtype, device=qkv.device)
-    _launch(prepare_heads(qkv, q, heads, rotation, norms, targets, overlaps(qkv.device)), qkv)
-    return q
+
+    def steps(inputs, made) -> Iterator[Step]:
+        qkv, cos, sin, query, key, *targets = inputs
+        norms, overlap = HeadNorms(query, key, value_norm, eps), overlaps(qkv.device)
+        yield prepare_heads(qkv, made[0], heads, Rotation(cos, sin), norms, Targets(*targets), overlap)
+
+    return Ready(given, [((batch, heads.query, tokens, heads.dim), qkv.dtype)], steps)
 
 
 def prepare_heads(
@@ -91,12 +99,14 @@ def prepare_heads(
     return _step(rotated_heads_kernel, arguments, {"CONSTANTS": constants}, grid, 1 if few else 4, overlap)
 
 
-def gated(gate_up: Tensor, activation: str) -> Tensor:
-    """See `api.gated`."""
-    width = gate_up.shape[-1] // 2
-    out = torch.empty((*gate_up.shape[:-1], width), dtype=gate_up.dtype, device=gate_up.device)
-    _launch(prepare_gate(gate_up, out, activation, overlaps(gate_up.device)), gate_up)
-    return out
+def ready_gate(given: Sequence[Tensor], activation: str) -> Ready:
+    """The launch that makes [out] of (gate_up,)."""
+    (gate_up,) = given
+
+    def steps(inputs, made) -> Iterator[Step]:
+        yield prepare_gate(inputs[0], made[0], activation, overlaps(gate_up.device))
+
+    return Ready(given, [((*gate_up.shape[:-1], gate_up.shape[-1] // 2), gate_up.dtype)], steps)
 
 
 def prepare_gate(gate_up: Tensor, out: Tensor, activation: str, overlap: bool) -> Step:
@@ -115,9 +125,3 @@ def _blocks(count: int, size: int) -> int:
 def _step(kernel: Any, arguments: tuple, constants: dict[str, Any], grid: tuple[int, ...], warps: int, overlap: bool):
     options = {"num_warps": warps} | ({"launch_pdl": True} if overlap else {})
     return Step(kernel, Launch(arguments, constants, grid), options)
-
-
-def _launch(step: Step, on: Tensor) -> None:
-    """On the tensor's device and its current stream."""
-    with torch.cuda.device_of(on):
-        DISPATCHER.launch(step.kernel, step.launch, **step.options)

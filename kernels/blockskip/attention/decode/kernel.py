@@ -156,8 +156,8 @@ def decode(
     BLOCK_D: tl.constexpr = CONSTANTS.BLOCK_D
     WIDE: tl.constexpr = CONSTANTS.WIDE
     if CONSTANTS.OVERLAP:
-        gdc_wait()
         gdc_launch_dependents()
+        gdc_wait()
     split, batch = tl.program_id(0), tl.program_id(2)
     splits = tl.num_programs(0)
     q_len = q.shape[2]
@@ -238,6 +238,7 @@ def reduce(
     ten thousand that would round to a thousandth. OVERLAP: it is launched early and waits here for `decode`'s end.
     """
     if OVERLAP:
+        gdc_launch_dependents()
         gdc_wait()
     row = wide(tl.program_id(0))
     d = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
