@@ -51,7 +51,7 @@ HEAD = ("prompt ms", "token ms", "compiled token ms", "compiling s", "breaks", "
 
 
 @dataclass
-class Row:
+class TimedModel:
     """Samples in ns. breaks: of the compiled graph, and parts of it that are no CUDA graph. off: see `distance`."""
 
     name: str
@@ -97,7 +97,7 @@ def timed(call: Callable[[], Any], device: str, count: int = 1) -> int:
     return (time.perf_counter_ns() - start) // count
 
 
-def time_eager(row: Row, runner: Runner, ids: Tensor, tokens: int, device: str) -> None:
+def time_eager(row: TimedModel, runner: Runner, ids: Tensor, tokens: int, device: str) -> None:
     """The prompt, and tokens behind it."""
     runner.prefill(ids)
     row.prompt_ns = [timed(partial(runner.prefill, ids), device) for _ in range(PROMPTS)]
@@ -106,7 +106,7 @@ def time_eager(row: Row, runner: Runner, ids: Tensor, tokens: int, device: str) 
     row.token_ns = [timed(step, device, AT_ONCE) for _ in range(math.ceil(tokens / AT_ONCE))]
 
 
-def time_compiled(row: Row, runner: Runner, ids: Tensor, tokens: int, device: str) -> None:
+def time_compiled(row: TimedModel, runner: Runner, ids: Tensor, tokens: int, device: str) -> None:
     """Tokens of a static cache, as deep as the prompt is long."""
     counters.clear()
     runner.begin(ids.shape[1], tokens + AT_ONCE + WARM)
@@ -116,7 +116,7 @@ def time_compiled(row: Row, runner: Runner, ids: Tensor, tokens: int, device: st
     row.breaks = sum(counters["graph_break"].values()) + counters["inductor"]["cudagraph_skips"]
 
 
-def measure(row: Row, runner: Callable[[bool], Runner], ids: Tensor, chosen: argparse.Namespace) -> Row:
+def measure(row: TimedModel, runner: Callable[[bool], Runner], ids: Tensor, chosen: argparse.Namespace) -> TimedModel:
     """The row with its times, printed. runner(compiled): the model, for this kind of steps."""
     if "eager" in chosen.parts:
         time_eager(row, runner(False), ids, chosen.tokens, chosen.device)
@@ -132,7 +132,9 @@ def distance(found: Tensor, wanted: Tensor) -> float:
     return ((found - wanted).norm() / wanted.norm()).item()
 
 
-def rows_in_transformers(workload: ModelWorkload, ids: Tensor, chosen: argparse.Namespace) -> tuple[list[Row], Tensor]:
+def rows_in_transformers(
+    workload: ModelWorkload, ids: Tensor, chosen: argparse.Namespace
+) -> tuple[list[TimedModel], Tensor]:
     """(the rows of the float and of the int4 weights, the logits of the int4 weights with SDPA)."""
     model = made(workload, chosen.device, "sdpa")
 
@@ -140,23 +142,25 @@ def rows_in_transformers(workload: ModelWorkload, ids: Tensor, chosen: argparse.
         torch.compiler.reset()
         return HuggingFace(model, compiled)
 
-    plain = measure(Row("transformers, bf16, SDPA"), runner, ids, chosen)
+    plain = measure(TimedModel("transformers, bf16, SDPA"), runner, ids, chosen)
     bs.quantize_(model, select=lambda name, _: name != "lm_head" or not workload.spec.tied)
     wanted = HuggingFace(model).prefill(ids[:, :CHECKED])
     integration.register()
     model.set_attn_implementation("blockskip")
     off = distance(HuggingFace(model).prefill(ids[:, :CHECKED]), wanted)
-    row = Row("transformers, int4, blockskip", off=off, allowed=allowed(workload))
+    row = TimedModel("transformers, int4, blockskip", off=off, allowed=allowed(workload))
     return [plain, measure(row, runner, ids, chosen)], wanted
 
 
-def row_of_decoder(workload: ModelWorkload, ids: Tensor, chosen: argparse.Namespace, wanted: Tensor) -> Row:
+def row_of_decoder(workload: ModelWorkload, ids: Tensor, chosen: argparse.Namespace, wanted: Tensor) -> TimedModel:
     """Of the same weights in our decoder."""
     spec, held = workload.spec, {"dtype": workload.torch_dtype, "bits": workload.bits}
     decoder = Decoder.random(spec, device=chosen.device, seed=SEED, head=not spec.tied, **held)
     runner = DecoderRunner(decoder)
     off = distance(runner.prefill(ids[:, :CHECKED]), wanted)
-    return measure(Row("our decoder, int4", off=off, allowed=allowed(workload)), lambda compiled: runner, ids, chosen)
+    return measure(
+        TimedModel("our decoder, int4", off=off, allowed=allowed(workload)), lambda compiled: runner, ids, chosen
+    )
 
 
 def allowed(workload: ModelWorkload) -> float:
