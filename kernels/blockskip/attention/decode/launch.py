@@ -53,7 +53,7 @@ Counters = Callable[[], torch.Tensor]
 
 
 def ready_decode(call: DecodeCall, plan: DecodePlan) -> Callable[..., Result]:
-    """f(q, k, v, sinks, lengths, kv_len) -> (out, lse or None) by the split-K kernel, for calls of this one's kind.
+    """f(*call.tensors, kv_len) -> (out, lse or None) by the split-K kernel, for calls of this one's kind.
 
     kv_len: that of each call where this one's is guarded, else not looked at.
     """
@@ -74,25 +74,25 @@ def decode(call: DecodeCall, plan: DecodePlan) -> Result:
     return ready_decode(call, plan)(*call.tensors, call.kv_len)
 
 
-def _launch(ready: Ready, counters: Counters | None, grows: bool, q, k, v, sinks, lengths, kv_len) -> Result:
-    out, lse = ready(q, k, v, sinks, lengths, kv_len if grows else None, counters and counters())
+def _launch(ready: Ready, counters: Counters | None, grows: bool, q, k, v, sinks, lengths, starts, kv_len) -> Result:
+    out, lse = ready(q, k, v, sinks, lengths, starts, kv_len if grows else None, counters and counters())
     return out, lse
 
 
-def _rounded(in_float32: Callable, q, k, v, sinks, lengths, kv_len) -> Result:
+def _rounded(in_float32: Callable, q, k, v, sinks, lengths, starts, kv_len) -> Result:
     sinks = None if sinks is None else sinks.float()
-    out, lse = in_float32(q.float(), k.float(), v.float(), sinks, lengths, kv_len)
+    out, lse = in_float32(q.float(), k.float(), v.float(), sinks, lengths, starts, kv_len)
     return out.bfloat16(), lse
 
 
 def _steps(call: DecodeCall, plan: DecodePlan, inputs, made) -> Iterator[Step]:
-    q, k, v, sinks, lengths, kv_len, arrived = inputs
+    q, k, v, sinks, lengths, starts, kv_len, arrived = inputs
     out, lse, acc, row_max, row_sum = made
     assert plan.config is not None
     parts, overlap = Parts(acc, row_max, row_sum, arrived), overlaps(q.device)
     early = {"launch_pdl": True} if overlap else {}
     options = {"num_warps": plan.config.num_warps, "num_stages": plan.config.num_stages} | early
-    given = replace(call, sinks=sinks, lengths=lengths, kv_len=call.kv_len if kv_len is None else kv_len)
+    given = replace(call, sinks=sinks, lengths=lengths, starts=starts, kv_len=call.kv_len if kv_len is None else kv_len)
     first = prepare(given, plan, (q, k, v, out), lse, parts, overlap)
     yield Step(decode_kernel, first, options)
     if plan.splits > 1 and not plan.fused:
@@ -165,7 +165,7 @@ def prepare(call: DecodeCall, plan: DecodePlan, tensors, lse, parts: Parts, over
         RING=ring,
     )
     band = Limits(None if call.window is None or call.window > FAR else call.window - 1, 0)
-    lengths = Lengths(call.kv_len, call.lengths, None)
+    lengths = Lengths(call.kv_len, call.lengths, None, call.starts)
     arguments = (
         q,
         k,
