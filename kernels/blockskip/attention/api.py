@@ -86,8 +86,10 @@ def attention(
     skip none, mask or map meets a mask for the first time inside a CUDA graph capture, which cannot copy its tables to
     the device: make the same call once before capturing. A graph reads the mask's tables: keep the mask as long.
     """
+    if kv_start is not None:
+        kv_len = keys_from(kv_start, kv_len, k)
     given = AttentionArguments(
-        q, k, v, mask, scale, q_start, keys_from(kv_start, kv_len, k), skip, impl, config, return_lse, record, ring,
+        q, k, v, mask, scale, q_start, kv_len, skip, impl, config, return_lse, record, ring,
         route, sinks, softcap, kv_start,
     )  # fmt: skip
     return traced_attention(given) if torch.compiler.is_compiling() else attend(given)
@@ -98,8 +100,10 @@ def explain(
     return_lse=False, record=False, ring=False, route="measured", sinks=None, softcap=None, kv_start=None,
 ) -> Plan:  # fmt: skip
     """What `attention` with the same arguments will do, as a Plan whose str() is legible."""
+    if kv_start is not None:
+        kv_len = keys_from(kv_start, kv_len, k)
     given = AttentionArguments(
-        q, k, v, mask, scale, q_start, keys_from(kv_start, kv_len, k), skip, impl, config, return_lse, record, ring,
+        q, k, v, mask, scale, q_start, kv_len, skip, impl, config, return_lse, record, ring,
         route, sinks, softcap, kv_start,
     )  # fmt: skip
     return make_plan(check(given))

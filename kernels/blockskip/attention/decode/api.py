@@ -65,8 +65,9 @@ def decode(
     Returns out [B, Hq, Lq, D] in q's dtype, or (out, lse). A query that sees no key gets 0. Raises TypeError for dtypes
     and kinds, ValueError for shapes, ranges, unknown options and what an implementation cannot do.
     """
-    keys = keys_from(kv_start, kv_len, k)
-    given = DecodeArguments(q, k, v, keys, window, scale, splits, impl, return_lse, ring, sinks, softcap, kv_start)
+    if kv_start is not None:
+        kv_len = keys_from(kv_start, kv_len, k)
+    given = DecodeArguments(q, k, v, kv_len, window, scale, splits, impl, return_lse, ring, sinks, softcap, kv_start)
     return traced_decode(given) if torch.compiler.is_compiling() else attend(given)
 
 
@@ -75,6 +76,7 @@ def explain_decode(
     sinks=None, softcap=None, kv_start=None,
 ) -> DecodePlan:  # fmt: skip
     """What `decode` with the same arguments will do, as a DecodePlan whose str() is legible."""
-    keys = keys_from(kv_start, kv_len, k)
-    given = DecodeArguments(q, k, v, keys, window, scale, splits, impl, return_lse, ring, sinks, softcap, kv_start)
+    if kv_start is not None:
+        kv_len = keys_from(kv_start, kv_len, k)
+    given = DecodeArguments(q, k, v, kv_len, window, scale, splits, impl, return_lse, ring, sinks, softcap, kv_start)
     return make_decode_plan(check_decode(given))

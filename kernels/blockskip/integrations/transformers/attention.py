@@ -50,8 +50,10 @@ def attend(
 
 
 def _attention(q, k, v, prepared: PreparedMask, scale, sinks, softcap) -> Tensor:
+    kv_len, kv_start = prepared.kv_len, prepared.kv_start
     # layers may be spread over devices
-    kv_len, kv_start = (x.to(k.device) if isinstance(x, Tensor) else x for x in (prepared.kv_len, prepared.kv_start))
+    kv_len = kv_len.to(k.device) if isinstance(kv_len, Tensor) else kv_len
+    kv_start = None if kv_start is None else kv_start.to(k.device)
     return bs.attention(
         q, k, v, prepared.mask, scale=scale, q_start=prepared.q_start, kv_len=kv_len, sinks=sinks, softcap=softcap,
         kv_start=kv_start,
