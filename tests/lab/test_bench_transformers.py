@@ -49,6 +49,12 @@ def test_wrong_logits_are_said_and_end_the_command_with_an_error(words, tmp_path
     assert ours["off"] <= ours["allowed"] and decoder["off"] > decoder["allowed"]
 
 
+def test_one_way_alone(words, tmp_path):
+    run("transformers", [*words, "--layers", "2", "--parts", "eager", "--ways", "decoder"])
+    (row,) = json.loads((tmp_path / "transformers_cpu.json").read_text())["rows"]
+    assert row["name"] == "our decoder, int4" and row["off"] <= row["allowed"]
+
+
 def test_the_last_layer_of_a_cut_is_of_the_models_last_kind(words):
     config = json.loads(bench.cut(words[3], 4))
     assert config["num_hidden_layers"] == 4

@@ -1,10 +1,11 @@
 """A model inside transformers on this device, with SDPA and with our attention and int4 weights; our decoder beside.
 
-    skiplab bench transformers [--model gemma4-31b] [--layers 12] [--prompt 2048] [--tokens 32] [--parts eager compiled]
+    skiplab bench transformers [--model gemma4-31b] [--layers 12] [--prompt 2048] [--tokens 32]
+        [--ways sdpa blockskip decoder] [--parts eager compiled]
 
 The first layers of a model in `data/models`, random weights, one sequence. A row has, in ms: the prompt, and a token
 behind it, eager, with a dynamic cache; and a token of a static cache, compiled (our decoder's is a CUDA graph of its
-own). Rows are printed as they come.
+own). Rows are printed as they come. Compiling takes longest, so it may be left out, or done for one way alone.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import torch
 from blockskip.arguments import integer
 from blockskip.integrations import transformers as integration
 from torch import Tensor
+from torch._dynamo import config as dynamo_config
 from torch._dynamo.utils import counters
 
 from skiplab.bench.record import FOLDER, machine, options, table, write
@@ -36,6 +38,7 @@ from skiplab.paths import data_path
 from skiplab.workload import ModelWorkload
 from skiplab.workload.model import named_or_read
 
+WAYS = ("sdpa", "blockskip", "decoder")
 PARTS = ("eager", "compiled")
 PROMPTS = 5
 """Times that a prompt is read, after one that is not timed."""
@@ -99,19 +102,24 @@ def timed(call: Callable[[], Any], device: str, count: int = 1) -> int:
 
 def time_eager(row: TimedModel, runner: Runner, ids: Tensor, tokens: int, device: str) -> None:
     """The prompt, and tokens behind it."""
-    runner.prefill(ids)
-    row.prompt_ns = [timed(partial(runner.prefill, ids), device) for _ in range(PROMPTS)]
+    prompt = partial(runner.prefill, ids, graph=False)
+    prompt()
+    row.prompt_ns = [timed(prompt, device) for _ in range(PROMPTS)]
     step = partial(runner.step, ids[:, :1], graph=False)
     timed(step, device, WARM)
     row.token_ns = [timed(step, device, AT_ONCE) for _ in range(math.ceil(tokens / AT_ONCE))]
 
 
 def time_compiled(row: TimedModel, runner: Runner, ids: Tensor, tokens: int, device: str) -> None:
-    """Tokens of a static cache, as deep as the prompt is long."""
+    """Tokens of a static cache, as deep as the prompt is long.
+
+    The cache counts its tokens in ints, of which the first step would be compiled for one and the second for all.
+    """
     counters.clear()
     runner.begin(ids.shape[1], tokens + AT_ONCE + WARM)
     step = partial(runner.step, ids[:, :1])
-    row.compiling_s = WARM * timed(step, device, WARM) / 1e9
+    with dynamo_config.patch(assume_static_by_default=False):
+        row.compiling_s = WARM * timed(step, device, WARM) / 1e9
     row.compiled_ns = [timed(step, device, AT_ONCE) for _ in range(math.ceil(tokens / AT_ONCE))]
     row.breaks = sum(counters["graph_break"].values()) + counters["inductor"]["cudagraph_skips"]
 
@@ -120,7 +128,7 @@ def measure(row: TimedModel, runner: Callable[[bool], Runner], ids: Tensor, chos
     """The row with its times, printed. runner(compiled): the model, for this kind of steps."""
     if "eager" in chosen.parts:
         time_eager(row, runner(False), ids, chosen.tokens, chosen.device)
-    if "compiled" in chosen.parts and (compiled := runner(True)).graphs:
+    if "compiled" in chosen.parts and (compiled := runner(True)).is_graph("decode", 1):
         time_compiled(row, compiled, ids, chosen.tokens, chosen.device)
     named = zip(("", *HEAD), row.cells(), strict=True)
     print("  ".join(f"{name} {cell}".strip() for name, cell in named if cell), flush=True)
@@ -142,14 +150,18 @@ def rows_in_transformers(
         torch.compiler.reset()
         return HuggingFace(model, compiled)
 
-    plain = measure(TimedModel("transformers, bf16, SDPA"), runner, ids, chosen)
+    rows = []
+    if "sdpa" in chosen.ways:
+        rows.append(measure(TimedModel("transformers, bf16, SDPA"), runner, ids, chosen))
     bs.quantize_(model, select=lambda name, _: name != "lm_head" or not workload.spec.tied)
     wanted = HuggingFace(model).prefill(ids[:, :CHECKED])
-    integration.register()
-    model.set_attn_implementation("blockskip")
-    off = distance(HuggingFace(model).prefill(ids[:, :CHECKED]), wanted)
-    row = TimedModel("transformers, int4, blockskip", off=off, allowed=allowed(workload))
-    return [plain, measure(row, runner, ids, chosen)], wanted
+    if "blockskip" in chosen.ways:
+        integration.register()
+        model.set_attn_implementation("blockskip")
+        off = distance(HuggingFace(model).prefill(ids[:, :CHECKED]), wanted)
+        row = TimedModel("transformers, int4, blockskip", off=off, allowed=allowed(workload))
+        rows.append(measure(row, runner, ids, chosen))
+    return rows, wanted
 
 
 def row_of_decoder(workload: ModelWorkload, ids: Tensor, chosen: argparse.Namespace, wanted: Tensor) -> TimedModel:
@@ -189,6 +201,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--layers", type=int, default=12 if is_cuda else 6)
     parser.add_argument("--prompt", type=int, default=2048 if is_cuda else 256)
     parser.add_argument("--tokens", type=int, default=32 if is_cuda else 8, help="that are timed, of each kind of step")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), help="the rows; compiling takes longest")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS if is_cuda else PARTS[:1]))
     parser.add_argument("--out", type=Path, default=FOLDER)
     chosen = parser.parse_args(arguments)
@@ -198,7 +211,8 @@ def main(arguments: Sequence[str]) -> None:
     workload = ModelWorkload("prefill", chosen.prompt, model=named_or_read(chosen.model)[0], config=config)
     (ids,) = workload.inputs(chosen.device, seed=1)
     found, wanted = rows_in_transformers(workload, ids, chosen)
-    found.append(row_of_decoder(workload, ids, chosen, wanted))
+    if "decoder" in chosen.ways:
+        found.append(row_of_decoder(workload, ids, chosen, wanted))
     facts = {name: getattr(chosen, name) for name in ("model", "layers", "prompt", "tokens")}
     data = {"machine": where | {"device": device, "transformers": version("transformers")}, **facts}
     data["rows"] = [asdict(row) for row in found]
