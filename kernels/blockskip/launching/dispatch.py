@@ -85,8 +85,9 @@ class Dispatcher:
             compiled = kernel.warmup(*map(as_launched, arguments), **constants, **options, grid=grid)
             last = tuple(constants[name] for name in kernel.arg_names[len(arguments) :])
             compiled[(*grid, 1, 1)[:3]]  # loads the kernel, so that it has a launcher
-            entry = self._compiled[key] = compiled, last, *encoding(compiled)
-        compiled, last, plain, encoders = entry
+            plain, encoders = encoding(compiled)
+            entry = self._compiled[key] = compiled, last, plain, encoders, _below(plain)
+        compiled, last, plain, encoders, below = entry
         grid = (*grid, 1, 1)[:3]
         lend = _with_memory if compiled.metadata.global_scratch_size else lambda run: run
         run = lend(_direct(compiled, grid))
@@ -94,7 +95,7 @@ class Dispatcher:
             return CompiledKernel(run, last)
         if lend is _with_memory:
             return CompiledKernel(run, last, unpacking(lend(_direct(plain, grid))), encoders)
-        return CompiledKernel(run, last, _by_address(plain, grid), encoders)
+        return CompiledKernel(run, last, _by_address(plain, grid, below), encoders)
 
     def launch(self, kernel: Any, launch: Launch, **options: Any) -> None:
         """The launch, once, on the current device and stream."""
@@ -123,22 +124,29 @@ def _direct(compiled: Any, grid: tuple[int, ...]) -> Callable:
     return launch
 
 
-def _by_address(compiled: Any, grid: tuple[int, ...]) -> Callable[[tuple, int], None]:
-    """As `_direct`, and past Triton's launcher to the C function below it, where that is found."""
-    below = _below(compiled, grid)
+class _Below(NamedTuple):
+    """The C function below Triton's launcher: call(*grid, stream, *between, arguments), unpacked if not `packs`."""
+
+    call: Callable
+    between: tuple
+    packs: bool
+
+
+def _by_address(compiled: Any, grid: tuple[int, ...], below: _Below | None) -> Callable[[tuple, int], None]:
+    """As `_direct`, and past Triton's launcher to the C function below it, where that is known."""
     if below is None:
         return unpacking(_direct(compiled, grid))
     hooked, runtime = compiled[grid], knobs.runtime
-    call, before, between, packs = below
+    call, between, packs = below
 
     def launch(arguments: tuple, stream: int) -> None:
         first, last = runtime.launch_enter_hook, runtime.launch_exit_hook
         if getattr(first, "calls", first) or getattr(last, "calls", last):
             hooked(*arguments, stream=stream)
         elif packs:
-            call(*before, stream, *between, arguments)
+            call(*grid, stream, *between, arguments)
         else:
-            call(*before, stream, *between, *arguments)
+            call(*grid, stream, *between, *arguments)
 
     return launch
 
@@ -148,26 +156,25 @@ def unpacking(run: Callable) -> Callable[[tuple, int], None]:
     return lambda arguments, stream: run(*arguments, stream=stream)
 
 
-def _below(compiled: Any, grid: tuple[int, ...]) -> tuple[Callable, tuple, tuple, bool] | None:
-    """(C function, what it is given before the stream, what between that and the arguments, whether these are packed).
+def _below(compiled: Any) -> _Below | None:
+    """Triton's launcher only puts what it is given in order, and asks for memory where the kernel needs some.
 
-    Triton's launcher only puts these in order, and asks for memory where the kernel needs some. So it is called once
-    with marks in the places of stream and argument, and its C function replaced by one that notes what it is given.
-    None where the launcher needs memory, or is made otherwise.
+    So it is called once, with marks in the places of grid, stream and argument, and its C function replaced by one that
+    notes what it is given. None where the launcher needs memory, or is made otherwise.
     """
     launcher = compiled.run
     held = getattr(launcher, "__dict__", {})
     if "launch" not in held or held.get("global_scratch_size", 1) or held.get("profile_scratch_size", 1):
         return None
-    noting, handed, stream, argument = copy.copy(launcher), [], object(), object()
+    noting, handed, argument = copy.copy(launcher), [], object()
     noting.launch = lambda *given: handed.append(given)
-    noting(*grid, stream, compiled.function, compiled.packed_metadata, None, None, None, argument)
+    marks = tuple(object() for _ in range(4))
+    noting(*marks, compiled.function, compiled.packed_metadata, None, None, None, argument)
     (given,) = handed
-    at = next((i for i, one in enumerate(given) if one is stream), None)
     packs = given[-1] is not argument
-    if at is None or (packs and tuple(given[-1]) != (argument,)):
+    if given[:4] != marks or (packs and tuple(given[-1]) != (argument,)):
         return None
-    return launcher.launch, given[:at], given[at + 1 : -1], packs
+    return _Below(launcher.launch, given[4:-1], packs)
 
 
 def encoding(compiled: Any) -> tuple[Any, dict[int, Callable[[Any], list]]]:
