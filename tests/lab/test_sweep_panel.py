@@ -10,7 +10,7 @@ import pytest
 from skiplab.contenders import contenders
 from skiplab.figures import static
 from skiplab.model import ModelSpec
-from skiplab.store import read_run
+from skiplab.store import operation_in, read_run
 from skiplab.sweep import DecodeSweep, LinearSweep, Sweep
 from skiplab.widgets import SweepPanel
 from skiplab.widgets.sweep import explorer
@@ -106,7 +106,7 @@ def test_panel_sweeps_resumes_and_saves(tmp_path, operation):
     assert set(shown.frame()["status"]) == {"ok"} and set(shown.frame()["source"]) == {"measured"}
     assert len(shown.frame()) == 4 and shown._bar.value == 4
     (path,) = (tmp_path / "runs").glob("*.jsonl")
-    assert len(read_run(path).rows) == 4 and explorer.operation_of(path) == operation
+    assert len(read_run(path).rows) == 4 and operation_in(path) == operation
     shown.start()  # nothing left to measure
     assert shown.wait(60) and len(read_run(path).rows) == 4 and len(shown.frame()) == 4
     for view, draw in shown.form.views.items():

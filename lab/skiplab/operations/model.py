@@ -54,5 +54,8 @@ OPERATION = Operation(
     },
     examples=(ModelWorkload("prefill", 256), ModelWorkload("decode", 1, 256)),
     told=("tokens_per_s", "peak_gb"),
-    predicted=(Predicted("blockskip", lambda workload: f"int{workload.bits} at the roofs"),),
+    predicted=(
+        Predicted("blockskip", lambda workload: f"int{workload.bits} at the roofs"),
+        Predicted("sdpa", lambda workload: f"{workload.dtype} at the roofs", {"quantised": False}),
+    ),
 )

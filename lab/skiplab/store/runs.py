@@ -6,6 +6,7 @@ another device) with a message that names file, line and field.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -98,7 +99,25 @@ def read_run(path: Path | str) -> Run:
     return Run(held.header, Rows(tuple(held.rows), path.name), path=path)
 
 
-def read_runs(directory: Path | str | None = None) -> list[Run]:
-    """Every run of a folder (default: the recorded ones, `data/runs`), oldest name first."""
+def read_runs(directory: Path | str | None = None, operation: str | None = None) -> list[Run]:
+    """Every run of a folder (default: the recorded ones, `data/runs`), oldest name first.
+
+    operation: only those that name it; the others are not read.
+    """
     folder = Path(directory) if directory is not None else data_path("runs")
-    return [read_run(path) for path in sorted(folder.glob("*.jsonl"))]
+    paths = sorted(folder.glob("*.jsonl"))
+    return [read_run(path) for path in paths if operation is None or operation_in(path) == operation]
+
+
+def operation_in(path: Path) -> str | None:
+    """The operation that a run file's header or first point names; None if neither does."""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for line in (file.readline(), file.readline()):
+            try:
+                row = json.loads(line)
+                operation = row.get("operation") or row.get("axes", {}).get("operation")
+            except (ValueError, AttributeError, RecursionError):  # `read_run` will say what is wrong with the file
+                return None
+            if operation is not None:
+                return operation
+    return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from threading import RLock
@@ -18,7 +17,7 @@ from skiplab.machine import default_device, device_name, known_gpus
 from skiplab.measure import Measurement
 from skiplab.operations import DEFAULT_OPERATION
 from skiplab.paths import data_path, file_name, inside, runs_directory
-from skiplab.store import Run, frame, read_run
+from skiplab.store import Run, frame, operation_in, read_run
 from skiplab.sweep import AnySweep, default_path, run_sweep
 from skiplab.widgets import controls
 from skiplab.widgets.fallback import with_picture
@@ -35,10 +34,11 @@ PREDICTED = "predicted: "
 class SweepPanel(w.VBox):
     """A sweep with buttons; its rows go to a run file as they come, and the same sweep again goes on where it stopped.
 
-    operation: attention, decode or linear, which may be changed in the panel. contenders: those ticked at first (None:
-    a few). budget_s: the most seconds of timing a point. fields: first values of the operation's settings: q_len,
-    window (None is plain causal), model (a name of `skiplab.MODELS`), dtype; of decode kv_len, window, buffer, model,
-    dtype; of linear shape, rows, bits, group_size, dtype. `frame()` is all that is shown, `run` the last run.
+    operation: attention, decode, linear or model, which may be changed in the panel. contenders: those ticked at first
+    (None: a few). budget_s: the most seconds of timing a point. fields: first values of the operation's settings:
+    q_len, window (None is plain causal), model (a name of `skiplab.MODELS`), dtype; of decode kv_len, window, buffer,
+    model, dtype; of linear shape, rows, bits, group_size, dtype; of model model (a name in `data/models`), prompt,
+    depth, rows, new, bits, dtype. `frame()` is all that is shown, `run` the last run.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class SweepPanel(w.VBox):
 
     @property
     def operation(self) -> str:
-        """The operation chosen: attention, decode or linear."""
+        """The operation chosen, by its name."""
         return str(self._operation.value)
 
     @property
@@ -150,7 +150,7 @@ class SweepPanel(w.VBox):
     def _choices(self) -> list[tuple[str, str]]:
         folders = dict.fromkeys([self._directory, runs_directory(), data_path("runs")])
         stored = [path for folder in folders for path in sorted(folder.glob("*.jsonl"))]
-        mine = [path for path in stored if operation_of(path) in (self.operation, None)]
+        mine = [path for path in stored if operation_in(path) in (self.operation, None)]
         return [
             *((name, name) for name in self.form.published),
             *((f"recorded: {path.stem}", str(path)) for path in mine),
@@ -287,17 +287,3 @@ class SweepPanel(w.VBox):
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
         chart = self._chart()
         return with_picture(super()._repr_mimebundle_(**kwargs), static.png(chart, bare=True), static.text(chart))
-
-
-def operation_of(path: Path) -> str | None:
-    """The operation named by a run file's header or first point; None if neither names it."""
-    with path.open(encoding="utf-8", errors="replace") as file:
-        for line in (file.readline(), file.readline()):
-            try:
-                row = json.loads(line)
-                operation = row.get("operation") or row.get("axes", {}).get("operation")
-            except (ValueError, AttributeError, RecursionError):  # `read_run` will say what is wrong with the file
-                return None
-            if operation is not None:
-                return operation
-    return None
