@@ -82,7 +82,7 @@ def settings_words(row: RowDict) -> str:
 
 def _taken_apart(table: pd.DataFrame) -> Any:
     good: Any = table[(table["operation"] == "model") & (table["status"] == "ok")]
-    return good[[isinstance(parts, dict) for parts in good["parts"]]]
+    return good[np.array([isinstance(parts, dict) for parts in good["parts"]], bool)]
 
 
 def _bar_colours(rows: list[RowDict]) -> list[str]:
