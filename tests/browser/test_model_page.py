@@ -25,7 +25,9 @@ def test_bars_windows_and_drafts(show):
 
     picture.focus()
     picture.press("ArrowDown")
-    expect(about).to_contain_text("attention sliding: 3.26 ms predicted, 2.0% of the call, limited by the rate of products")
+    expect(about).to_contain_text(
+        "attention sliding: 3.26 ms predicted, 2.0% of the call, limited by the rate of products"
+    )
     picture.press("End")
     expect(about).to_contain_text("pointwise: 3.95 µs predicted")
     svg.locator('rect[data-hint^="gate+up"]').first.hover()
@@ -36,6 +38,7 @@ def test_bars_windows_and_drafts(show):
         page.keyboard.press("ArrowRight")
     expect(words).to_contain_text("A step of 4 tokens behind it, 3 of them drafts, 2.53 kept")
     explorer.get_by_label("the model's own window").uncheck()
+    expect(explorer.locator(".skiplab-window [disabled]")).to_have_count(0)
     slider = explorer.locator(".skiplab-window [role=slider]")
     slider.focus()
     for _ in range(4):

@@ -14,15 +14,15 @@ import blockskip as bs
 import pandas as pd
 import pytest
 import torch
-from skiplab.figures import nibbles, parts
+from model_runs import h200_run
 from skiplab.figures import model as charts
+from skiplab.figures import nibbles, parts
 from skiplab.figures.frames import predictions
 from skiplab.machine import Machine
 from skiplab.machine.roofline import predict, predicted_parts
-from skiplab.measure import Measurement, Point
-from skiplab.measure.model import AWKWARD, NAMES, TINY, plan_and_work
-from skiplab.model import Decoder, ModelSpec
-from skiplab.store import Run, RunWriter
+from skiplab.measure.model import AWKWARD, NAMES, TINY
+from skiplab.model import Decoder
+from skiplab.store import RunWriter
 from skiplab.throughput import call_time, kept_tokens, machines, memory
 from skiplab.widgets.model import captions
 from skiplab.widgets.model.beside import Beside
@@ -40,27 +40,6 @@ STATES = [
     ModelSettings(model=LAPTOP, prompt=131_072, weights="int8", drafts=15, acceptance=1.0),
     ModelSettings(model="mistral-7b", window=1, machine="NVIDIA L40S (data sheet)"),
 ]
-
-
-def h200_run(model: str = GEMMA, **fields) -> Run:
-    """Made up: a prompt of 2,048 tokens and steps of one and four behind it, taken apart, on an H200."""
-    calls = (("prefill", 2048, 0), ("decode", 1, 2048), ("decode", 4, 2048))
-    rows = []
-    for phase, tokens, depth in calls:
-        work = ModelWorkload(phase, tokens, depth, model, **fields)
-        point = Point(work, "blockskip", device="cuda")
-        _, done = plan_and_work(point.entry, work, (), ())
-        shares = {"qkv": 30, "gate+up": 50, "attention sliding": 10, POINTWISE: 8, "gaps": 2}
-        took = {name: share * 1_000_000 for name, share in shares.items()}
-        rows.append(
-            Measurement(
-                point, "ok", label="ours", samples_ns=(sum(took.values()),), parts_ns=took, work=done, method="graph",
-                device_name="NVIDIA H200", flags=("throttled",) if phase == "prefill" else (),
-            ).row()
-        )  # fmt: skip
-    roof = {"bandwidth_gbps": 4300.0, "tflops": 790.0}
-    device = {"name": "NVIDIA H200", "kind": "cuda"}
-    return Run({"run_id": "made-up", "operation": "model", "device": device, "roof": roof}, tuple(rows))
 
 
 # the arithmetic
@@ -185,7 +164,7 @@ def test_parts_of_several_sources_stand_in_one_chart():
     table = predictions([ModelWorkload("prefill", 2048, model=GEMMA)], COPIED)
     both = pd.concat([table, recorded], ignore_index=True)
     chosen = charts.settings(both)
-    assert list(chosen)[0] == "gemma4-31b, a prompt of 2k tokens" and len(chosen) == 3
+    assert next(iter(chosen)) == "gemma4-31b, a prompt of 2k tokens" and len(chosen) == 3
     chart = charts.fullest(both)
     assert [bars.name for bars in chart.bars] == [
         "int4 at the roofs, predicted", "bfloat16 at the roofs, predicted", "ours, recorded"
@@ -209,8 +188,8 @@ def test_bars_stay_inside_and_are_as_long_as_their_times(s):
     expected = [least for call in (s.prefill, s.step) for least in call.parts.values()]
     assert len(bars) == len(expected)
     for cell in picture.cells:
-        assert 0 <= cell.x and cell.x + cell.width <= parts.LEFT + parts.ACROSS + 1
-        assert 0 <= cell.y and cell.y + cell.height <= picture.height
+        assert cell.x >= 0 and cell.x + cell.width <= parts.LEFT + parts.ACROSS + 1
+        assert cell.y >= 0 and cell.y + cell.height <= picture.height
     longest = max(least.seconds for least in s.prefill.parts.values())
     qkv = next(cell for cell in bars if cell.hint.startswith("qkv"))
     assert qkv.width == pytest.approx(parts.ACROSS * s.prefill.parts["qkv"].seconds / longest)
@@ -227,8 +206,9 @@ def test_a_recorded_call_stands_beside_its_prediction_on_that_machine_alone():
     assert "recorded on NVIDIA H200: 100 ms, 20,480 tokens/s, flags: throttled" in labels
     assert "recorded on NVIDIA H200: 100 ms, 40 tokens/s if every draft is right" in labels
     for other in (
-        ModelSettings(prompt=2047), ModelSettings(window=2048), ModelSettings(weights="int8"), ModelSettings(model=LAPTOP),
-        ModelSettings(machine="NVIDIA H100 80GB HBM3 (recorded)"), ModelSettings(weights="bfloat16"),
+        ModelSettings(prompt=2047), ModelSettings(window=2048), ModelSettings(weights="int8"),
+        ModelSettings(model=LAPTOP), ModelSettings(machine="NVIDIA H100 80GB HBM3 (recorded)"),
+        ModelSettings(weights="bfloat16"),
     ):  # fmt: skip
         assert not [cell for cell in picture_of(other, [run]).cells if cell.fill == parts.BESIDE], other
     assert not [cell for cell in picture_of(ModelSettings(drafts=1)).cells if cell.fill == parts.BESIDE]
@@ -284,8 +264,8 @@ def test_controls_move_picture_words_and_code_at_once():
     explorer = ModelExplorer([])
     explorer.set(prompt=4096)
     changes = [
-        ("prompt", 16_384), ("own", False), ("window", 4096), ("drafts", 4), ("acceptance", 0.4), ("weights", "bfloat16"),
-        ("machine", "NVIDIA A100 80GB SXM (data sheet)"), ("model", "qwen3-32b"),
+        ("prompt", 16_384), ("own", False), ("window", 4096), ("drafts", 4), ("acceptance", 0.4),
+        ("weights", "bfloat16"), ("machine", "NVIDIA A100 80GB SXM (data sheet)"), ("model", "qwen3-32b"),
     ]  # fmt: skip
     for name, value in changes:
         before = explorer._counts.value, explorer.code()

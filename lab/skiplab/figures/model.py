@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -86,11 +87,12 @@ def _taken_apart(table: pd.DataFrame) -> Any:
 
 
 def _bar_colours(rows: list[RowDict]) -> list[str]:
-    """Each contender's own; where it has several bars, of other settings or machines, colours that differ."""
-    names = [row["contender"] for row in rows]
-    if len(set(names)) == len(names):
-        return [theme.style(name).colour for name in names]
-    return [theme.VARIANTS[n % len(theme.VARIANTS)] for n in range(len(names))]
+    """Each contender's own, or colours that differ where it has several bars; predicted ones have their own."""
+    names = [row["contender"] for row in rows if row["source"] != "predicted"]
+    own = len(set(names)) == len(names)
+    seen = iter([theme.style(name).colour for name in names] if own else cycle(theme.VARIANTS))
+    predicted = cycle(series.PREDICTED_COLOURS)
+    return [next(predicted if row["source"] == "predicted" else seen) for row in rows]
 
 
 def _bars(row: RowDict, groups: tuple[str, ...], words: tuple[str, str], colour: str) -> Bars:

@@ -15,7 +15,7 @@ from skiplab.figures.nibbles import Cell, Label, Picture
 from skiplab.rated import RowDict
 from skiplab.throughput import CallTime
 
-LEFT, ACROSS, WIDTH = 124, 470, 700
+LEFT, ACROSS, WIDTH = 110, 390, 600
 """Pixels left of the bars, for names; of the longest bar; of the picture. To the right of a bar stands its time."""
 COLOURS = {"compute": theme.BLUE, "memory": theme.ORANGE}
 LIMITS = {"compute": "products", "memory": "memory"}
@@ -78,7 +78,7 @@ def _legend(parts: Drawn, calls: Sequence[CallBars], y: float) -> float:
     parts.append(Label(0, y + 12, f"Predicted for {machine.name} from its {machine.source} roofs", size=12, bold=True))
     x, y = 0.0, y + 22
     for colour, words in keys:
-        wide = 34 + 5.8 * len(words)
+        wide = 30 + 5.6 * len(words)
         if x and x + wide > WIDTH:
             x, y = 0.0, y + 17
         parts.append(Cell(x, y, 12, 12, colour, hint=words))

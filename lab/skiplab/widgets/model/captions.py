@@ -26,7 +26,7 @@ def plain(s: ModelSettings) -> str:
 def counts(s: ModelSettings) -> str:
     """`plain` as the status line of the explorer."""
     first, _, rest = plain(s).partition(". ")
-    return render("explorers.counts", name="skiplab-model-counts", width="700px", first=f"{first}.", rest=f"{rest}.")
+    return render("explorers.counts", name="skiplab-model-counts", width="600px", first=f"{first}.", rest=f"{rest}.")
 
 
 def calls(s: ModelSettings, beside: Beside) -> list[CallBars]:
@@ -93,7 +93,9 @@ def others(s: ModelSettings, beside: Beside) -> str:
     if s.drafts:
         note += f", steps of drafts at {s.acceptance:.0%} accepted"
     title = f"{s.model}: measured, recorded and published"
-    return render("explorers.rates", name="skiplab-model-others", title=title, note=note, heads=heads, rows=rows)
+    return render(
+        "explorers.rates", name="skiplab-model-others", title=title, note=note, heads=heads, rows=rows, words=heads[-1:]
+    )
 
 
 def _none(s: ModelSettings) -> str:

@@ -68,7 +68,9 @@ class ModelExplorer(w.VBox):
             "own": controls.tick("the model's own window", s.window is None, "own"),
             "drafts": _slider(w.IntSlider, "Draft length", s.drafts, MOST_DRAFTS, 1, "drafts"),
             "acceptance": _slider(w.FloatSlider, "Acceptance", s.acceptance, 1.0, 0.05, "acceptance"),
-            "machine": choice("Machine", [(_machine_label(name), name) for name in machines()], s.machine, "machine"),
+            "machine": choice(
+                "Machine", [(_machine_label(name), name) for name in machines()], s.machine, "machine", "480px"
+            ),
         }
         self._counts, self._windows, self._others, self._prediction, self._problem = (w.HTML() for _ in range(5))
         self.view = PartsView(parts.bars(captions.calls(s, self.beside)), captions.plain(s))
