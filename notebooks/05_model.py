@@ -113,7 +113,7 @@ if not len(there):
 taken = [ModelWorkload.from_axes(row["axes"]) for run in runs for row in run.rows if row["axes"]["model"] == MODEL]
 ours = figures.predictions([*taken, prompt, step], gpu)
 ours = query(ours, contender="blockskip").drop_duplicates(["model", "phase", "q_len", "depth"])
-figures.model_parts(pd.concat([there, ours], ignore_index=True))
+figures.model_parts(pd.concat([there, ours], ignore_index=True), first=figures.model.settings_words(prompt.axes()))
 
 # %% [markdown]
 # ## Tokens a second across prompt lengths and depths
@@ -179,7 +179,7 @@ rates = {
     }
     for n, call in verified.items()
 }
-pd.DataFrame(rates).T.style.format(precision=0).format(precision=2, subset=["step, ms"]).set_caption(
+pd.DataFrame(rates).T.style.format(precision=0, thousands=",").format(precision=2, subset=["step, ms"]).set_caption(
     f"tokens/s behind {PROMPT:,} tokens, int4: predicted for {gpu.name}"
 )
 
@@ -237,10 +237,8 @@ for (who, label, count), group in few.groupby(["contender", "label", "rows"]):
     found = [times.get(layers[name]) for name in ("qkv", "o", "gate+up", "down")]
     if None not in found:
         sums.setdefault(names.get(who, label), {})[int(count)] = 1e3 * sum(found)
-table = pd.DataFrame(sums).T.rename(columns="{} at once".format)
-table.style.format(precision=1, na_rep="–").set_caption(
-    "µs of a layer's products, rows at once: recorded on NVIDIA H200"
-)
+table = pd.DataFrame(sums).T.rename(columns=lambda n: f"{n} row{'s' * (n > 1)}")
+table.style.format(precision=1, na_rep="–").set_caption("µs: recorded on NVIDIA H200")
 
 # %% [markdown]
 # ## Measured: this machine

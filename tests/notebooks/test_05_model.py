@@ -43,6 +43,6 @@ def test_05_model_shows_the_runs_of_a_gpu_beside_predictions(tmp_path, monkeypat
     assert "is stored" not in text and "at 70% of drafts right: recorded on NVIDIA H200" in text
     assert "Where the time of a prompt of 2k tokens goes" in text and "ours, recorded" in text
     assert "published by ExecuTorch pull request 20571" in text and "llama.cpp, recorded" in text
-    assert "products, rows at once: recorded on NVIDIA H200" in text
+    assert "\\u00b5s: recorded on NVIDIA H200" in text
     pictures = [output for output in outputs(notebook) if {"image/png", "image/jpeg"} & output.get("data", {}).keys()]
     assert len(pictures) >= 5  # explorer, parts, prompts, steps, panel

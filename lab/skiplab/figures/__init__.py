@@ -99,9 +99,9 @@ def linear_row_times(table: pd.DataFrame) -> Figure:
     return _menu(linear.several_rows(table), linear.linear_rows, table)
 
 
-def model_parts(table: pd.DataFrame) -> Figure:
-    """Where the time of one call of a model goes, with a menu that chooses the call."""
-    return _menu(model.settings(table), model.parts, table)
+def model_parts(table: pd.DataFrame, first: str = "") -> Figure:
+    """Where the time of one call of a model goes, with a menu that chooses the call; first: as `floors`."""
+    return _menu(model.settings(table), model.parts, table, first)
 
 
 def _menu(

@@ -74,11 +74,11 @@ def _legend(parts: Drawn, calls: Sequence[CallBars], y: float) -> float:
     machine = calls[0].call.machine
     sources = dict.fromkeys(theme.provenance(one.row["source"], one.row["device"]) for one in calls if one.row)
     keys = [(COLOURS[roof], f"predicted, limited by {LIMITS[roof]}") for roof in COLOURS]
-    keys += [(BESIDE, f"{source}, ours") for source in sources]
+    keys += [(BESIDE, source) for source in sources]
     parts.append(Label(0, y + 12, f"Predicted for {machine.name} from its {machine.source} roofs", size=12, bold=True))
     x, y = 0.0, y + 22
     for colour, words in keys:
-        wide = 30 + 5.6 * len(words)
+        wide = 30 + 5.9 * len(words)
         if x and x + wide > WIDTH:
             x, y = 0.0, y + 17
         parts.append(Cell(x, y, 12, 12, colour, hint=words))
@@ -92,7 +92,7 @@ def told_of(row: RowDict) -> str:
     rate = f"{theme.seconds(row['median_ms'] / 1e3)}, {row['tokens_per_s']:,.0f} tokens/s"
     doubts = f", flags: {row['flags']}" if row["flags"] else ""
     drafts = " if every draft is right" if row["phase"] != "prefill" and row["q_len"] > 1 else ""
-    return f"{theme.provenance(row['source'], row['device'])}: {rate}{drafts}{doubts}"
+    return f"{theme.provenance(row['source'], row['device'])}, {row['label']}: {rate}{drafts}{doubts}"
 
 
 def _call(parts: Drawn, one: CallBars, y: float) -> float:
