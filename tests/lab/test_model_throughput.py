@@ -102,7 +102,8 @@ def test_a_wrong_model_is_found_out(work, wrong):
             layers = tuple(replace(layer, window=layer.window and layer.window + 1) for layer in spec.layers)
             decoder = type(decoder)(replace(spec, layers=layers), decoder.weights, attend=by_sdpa)
         elif wrong == "no norm of queries":
-            decoder = type(decoder)(replace(spec, qk_norm=False), decoder.weights, attend=by_sdpa)
+            layers = tuple(replace(w, q_norm=None, k_norm=None) for w in decoder.weights.layers)
+            decoder = type(decoder)(spec, replace(decoder.weights, layers=layers), attend=by_sdpa)
         elif wrong == "other weights":
             decoder = type(decoder).random(spec, bits=None, seed=1)
         else:

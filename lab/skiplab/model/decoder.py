@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from blockskip.arguments import choice, flag, integer, tensor
 from blockskip.attention.decode.plan import LONGEST_QUERY
+from blockskip.pointwise.api import gated, residual_norm, rotated_heads
+from blockskip.pointwise.call import HeadLayout, HeadNorms, Rotation
 from torch import Tensor
 from torch.nn import functional
 from torch.profiler import record_function
@@ -24,16 +26,11 @@ from skiplab.model.config import LayerSpec, ModelSpec
 from skiplab.model.files import GGUF, Safetensors
 from skiplab.model.graph import captured
 from skiplab.model.prompts import Prompts
-from skiplab.model.rope import Rotation
 from skiplab.model.sources import StateDict, tensors_of
 from skiplab.model.weights import LayerWeights, WeightFormat, Weights, build, random_tensors
 
 CHUNK = 8192
 """Tokens of a prompt that are read at a time, unless told otherwise: it bounds the memory of what is in between."""
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "silu": functional.silu,
-    "gelu_tanh": lambda x: functional.gelu(x, approximate="tanh"),
-}
 
 
 class Decoder:
@@ -46,8 +43,9 @@ class Decoder:
 
     spec, weights: what it is made of. graphs: whether steps are CUDA graphs; None: where the weights are on a GPU.
     growth: positions that the cache grows by. cache: of the batch that was read last; None before that.
-    attend: who computes attention, `attention.by_blockskip` or `by_sdpa`. torch's profiler sees attention and products
-    by the names in `attention_name` and `Linear.name`.
+    attend: who computes attention, `attention.by_blockskip` or `by_sdpa`. fused: whether blockskip's kernels do what
+    stands between products, where the weights are on a GPU; else PyTorch does. torch's profiler sees attention and
+    products by the names in `attention_name` and `Linear.name`.
     """
 
     def __init__(
@@ -57,8 +55,11 @@ class Decoder:
         graphs: bool | None = None,
         growth: int = GROWTH,
         attend: Attend = by_blockskip,
+        fused: bool = True,
     ):
         self.spec, self.weights, self.attend = spec, weights, attend
+        self.fused = flag("fused", fused)
+        self._impl = "auto" if fused else "reference"
         self.graphs = self.device.type == "cuda" if graphs is None else flag("graphs", graphs)
         self.growth = integer("growth", growth, least=1)
         self.cache: Cache | None = None
@@ -129,7 +130,7 @@ class Decoder:
 
     def dequantized(self) -> Decoder:
         """The same model by the floats that its quantised weights stand for."""
-        return Decoder(self.spec, self.weights.dequantized(), self.graphs, self.growth, self.attend)
+        return Decoder(self.spec, self.weights.dequantized(), self.graphs, self.growth, self.attend, self.fused)
 
     def plain(self, exact: bool = False) -> Decoder:
         """The same model in plain PyTorch, nothing captured: what another result is compared with.
@@ -137,7 +138,7 @@ class Decoder:
         Products are `blockskip.linear`'s reference, which rounds what it rounds, attention is SDPA's. exact: in float64
         all through, weights turned to floats one product at a time, activations rounded nowhere.
         """
-        made = Decoder(self.spec, self.weights.plain(exact), False, self.growth, by_sdpa)
+        made = Decoder(self.spec, self.weights.plain(exact), False, self.growth, by_sdpa, fused=False)
         made._embedding_scale = self._embedding_scale  # rounded to our dtype: it is a weight like any other
         return made
 
@@ -253,52 +254,49 @@ class Decoder:
         assert self.cache is not None
         x = functional.embedding(ids, self.weights.embedding) * self._embedding_scale
         rotations = {key: key[0].rotation(at.positions, found) for key, found in self._frequencies.items()}
-        for layer, w, cache in zip(self.spec.layers, self.weights.layers, self.cache.layers, strict=True):
-            x = self._layer(x, layer, w, cache, rotations[layer.rope, layer.head_dim], at)
-        return self._norm(x, self.weights.norm)
-
-    def _layer(
-        self,
-        x: Tensor,
-        layer: LayerSpec,
-        w: LayerWeights,
-        cache: LayerCache,
-        rotation: Rotation,
-        at: Chunk | StepTokens,
-    ) -> Tensor:
-        h = self._attention(self._norm(x, w.attention_norm), layer, w, cache, rotation, at)
-        x = x + (h if w.attention_out_norm is None else self._norm(h, w.attention_out_norm))
-        gate, up = w.gate_up(self._norm(x, w.mlp_norm)).chunk(2, -1)
-        h = w.down(ACTIVATIONS[self.spec.activation](gate) * up)
-        x = x + (h if w.mlp_out_norm is None else self._norm(h, w.mlp_out_norm))
-        return x if w.scalar is None else x * w.scalar
+        norms = [*(w.attention_norm for w in self.weights.layers), self.weights.norm]
+        x, h = self._add(x, None, norms[0])
+        for layer, w, cache, following in zip(
+            self.spec.layers, self.weights.layers, self.cache.layers, norms[1:], strict=True
+        ):
+            h = self._attention(h, layer, w, cache, rotations[layer.rope, layer.head_dim], at)
+            x, h = self._add(x, h, w.mlp_norm, w.attention_out_norm)
+            h = w.down(gated(w.gate_up(h), self.spec.activation, self._impl))
+            x, h = self._add(x, h, following, w.mlp_out_norm, w.scalar)
+        return h
 
     def _attention(
         self,
-        x: Tensor,
+        h: Tensor,
         layer: LayerSpec,
         w: LayerWeights,
         cache: LayerCache,
         rotation: Rotation,
         at: Chunk | StepTokens,
     ) -> Tensor:
-        q, k, v = _heads(w.qkv(x), layer)  # [B, T, H, D]
-        if self.spec.qk_norm:
-            q, k = self._norm(q, w.q_norm), self._norm(k, w.k_norm)
-        if self.spec.v_norm:
-            v = self._norm(v, None)
-        q, k, v = (t.transpose(1, 2) for t in (rotation(q), rotation(k), v))  # [B, H, T, D]
+        heads = HeadLayout(layer.q_heads, layer.kv_heads, layer.head_dim, layer.key_is_value)
+        norms = HeadNorms(w.q_norm, w.k_norm, self.spec.v_norm, self.spec.norm_eps)
+        targets = at.targets(cache)
+        q = rotated_heads(w.qkv(h), heads, rotation, norms, targets, self._impl)
         with record_function(attention_name(layer)):
-            out = self.attend(q, at.write(k, v, cache), layer, self._options(layer, w), at.masks)
+            out = self.attend(q, at.keys(targets, cache), layer, self._options(layer, w), at.masks)
         return w.output(out.transpose(1, 2).flatten(2))
+
+    def _add(
+        self,
+        x: Tensor,
+        update: Tensor | None,
+        norm: Tensor,
+        update_norm: Tensor | None = None,
+        scalar: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """The residual stream with what a part adds to it, and its norm, which the next part reads."""
+        return residual_norm(x, update, norm, update_norm, scalar, self.spec.norm_eps, self._impl)
 
     def _options(self, layer: LayerSpec, w: LayerWeights) -> dict[str, Any]:
         """What `blockskip.attention` and `decode` are told alike."""
         more = {"sinks": w.sinks, "softcap": self.spec.attention_softcap}
         return {"scale": layer.scale} | {name: value for name, value in more.items() if value is not None}
-
-    def _norm(self, x: Tensor, weight: Tensor | None) -> Tensor:
-        return functional.rms_norm(x, x.shape[-1:], weight, self.spec.norm_eps)
 
     def _logits(self, hidden: Tensor) -> Tensor:
         logits, cap = self.weights.head(hidden).float(), self.spec.logit_softcap
@@ -319,13 +317,3 @@ class Decoder:
 def attention_name(layer: LayerSpec) -> str:
     """What a profile calls a layer's attention, the writing of its cache included."""
     return "attention full" if layer.window is None else "attention sliding"
-
-
-def _heads(fused: Tensor, layer: LayerSpec) -> tuple[Tensor, Tensor, Tensor]:
-    """[B, T, (Hq + Hkv + Hkv) D] as [B, T, H, D] each; values are the keys where the layer has no values of its own."""
-    heads = fused.unflatten(-1, (-1, layer.head_dim))
-    if layer.key_is_value:
-        q, k = heads.split((layer.q_heads, layer.kv_heads), 2)
-        return q, k, k
-    q, k, v = heads.split((layer.q_heads, layer.kv_heads, layer.kv_heads), 2)
-    return q, k, v
