@@ -11,12 +11,12 @@ from skiplab.contenders import contenders
 from skiplab.figures import static
 from skiplab.model import ModelSpec
 from skiplab.store import operation_in, read_run
-from skiplab.sweep import DecodeSweep, LinearSweep, Sweep
+from skiplab.sweep import DecodeSweep, LinearSweep, ModelSweep, Sweep
 from skiplab.widgets import SweepPanel
 from skiplab.widgets.sweep import explorer
 from skiplab.widgets.sweep.forms import FORMS
 from skiplab.widgets.sweep.linear import layers
-from skiplab.widgets.sweep.settings import numbers, slots, windows
+from skiplab.widgets.sweep.settings import numbers, one, slots, windows
 from skiplab.workload import LINEARS, model
 
 QUICK = {
@@ -58,7 +58,8 @@ def test_words_of_the_fields():
     assert slots("buffer", " ") is None and slots("buffer", "4096") == 4096
     assert layers("layers", "query; 64x256;128 × 256; query") == (LINEARS["query"], (64, 256), (128, 256))
     for read, text, message in (
-        (numbers, " ", "got nothing"), (windows, "", "or causal"), (slots, "1, 2", "one whole number"),
+        (numbers, " ", "got nothing"), (one, "4, 8", "got '4, 8'; allowed is one whole number$"),
+        (windows, "", "or causal"), (slots, "1, 2", "one whole number"),
         (layers, "64", "got '64'; allowed are outputs x inputs, or laptop"), (layers, "64x0", "got '64x0'"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=message):
@@ -85,7 +86,9 @@ def test_what_is_not_known_is_refused(tmp_path):
 def test_operation_changes_fields_contenders_figures_and_what_is_stored(tmp_path):
     shown = SweepPanel(directory=tmp_path)
     shown._stored.value = [next(iter(shown.form.published))]
-    for operation, made in (("decode", DecodeSweep), ("linear", LinearSweep), ("attention", Sweep)):
+    for operation, made in (
+        ("decode", DecodeSweep), ("linear", LinearSweep), ("model", ModelSweep), ("attention", Sweep),
+    ):  # fmt: skip
         shown._operation.value = operation
         assert isinstance(shown.sweep(), made)
         assert set(shown.controls.boxes) == set(contenders(operation))
@@ -118,6 +121,27 @@ def test_panel_sweeps_resumes_and_saves(tmp_path, operation):
     assert f"recorded: {path.stem}" in stored
     shown._operation.value = next(name for name in FORMS if name != operation)
     assert f"recorded: {path.stem}" not in dict(shown._choices())  # a run of another operation
+
+
+def test_a_model_has_steps_bits_and_its_time_by_part(tmp_path):
+    shown = SweepPanel(
+        ["blockskip"], operation="model", prompt=[16], depth=[8], rows=[2], new=3, bits=8, budget_s=0.1,
+        directory=tmp_path, isolate=False,
+    )  # fmt: skip
+    sweep = shown.sweep()
+    assert isinstance(sweep, ModelSweep) and (sweep.new, sweep.bits, sweep.rows) == (3, 8, (2,))
+    shown.start()
+    assert shown.wait(120) and not shown._problem.value
+    shown._stored.value = [f"{explorer.PREDICTED}NVIDIA H200"]
+    shown._view.value = "where the time of a call goes"
+    chart = shown.figure.chart
+    assert [bars.name for bars in chart.bars] == [
+        "ours, measured", "int8 at the roofs, predicted", "bfloat16 at the roofs, predicted"
+    ]  # fmt: skip
+    assert {"qkv", "gate+up", "pointwise"} <= set(chart.groups) and "predicted for NVIDIA H200" in chart.sources
+    shown.controls.fields["bits"].value = "5"
+    shown.start()
+    assert "bits: given 5" in html.unescape(shown._problem.value)
 
 
 @pytest.mark.parametrize("operation", FORMS)
