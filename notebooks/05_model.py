@@ -128,15 +128,16 @@ lengths = [256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072]
 prompts = [ModelWorkload("prefill", length, model=MODEL) for length in lengths]
 steps = [ModelWorkload("decode", rows, length, model=MODEL) for rows in {1, 1 + DRAFTS} for length in lengths]
 others = [recorded, query(frame(recorded_llama_bench()), model=MODEL), query(published("model"), model=MODEL)]
-others = [table for table in others if len(table)]
-figures.model_prefill(pd.concat([figures.predictions(prompts, gpu), *others], ignore_index=True))
+others = pd.concat([table for table in others if len(table)] or others[:1])
+others = others.drop_duplicates(["source", "device", "contender", "label", "phase", "q_len", "depth"])
+figures.model_prefill(pd.concat([figures.predictions(prompts, gpu), others], ignore_index=True))
 
 # %% [markdown]
 # Behind a long text a step also reads its cache. The sliding layers' part of that is bounded by the window; the full
 # layers' grows.
 
 # %%
-figures.model_decode(pd.concat([figures.predictions(steps, gpu), *others], ignore_index=True))
+figures.model_decode(pd.concat([figures.predictions(steps, gpu), others], ignore_index=True))
 
 # %% [markdown]
 # ## What a longer window would cost
@@ -259,7 +260,7 @@ if MEASURE in sweeps:
     run = skiplab.sweep_model(["blockskip", "sdpa"], model=MEASURED, path=path, **sweeps[MEASURE])
 measured = rated([run] if run else [])
 columns = ["label", "phase", "q_len", "depth", "status", "median_ms", "tokens_per_s", "error", "tolerance", "flags"]
-measured[columns].round({"median_ms": 2, "tokens_per_s": 1})
+measured[columns].astype({"depth": "Int64"}).round({"median_ms": 2, "tokens_per_s": 1})
 
 # %%
 figures.model_parts(measured)

@@ -9,6 +9,7 @@ import re
 import time
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
+from typing import Any
 
 import blockskip as bs
 import pandas as pd
@@ -152,9 +153,9 @@ def test_predicted_frames_have_parts_of_int4_and_of_floats():
             name: round(least.seconds * 1e9) for name, least in predicted_parts(call, COPIED).items()
         }
         assert row["tokens_per_s"] == pytest.approx(call.q_len / predict(call, COPIED).seconds)
-    steps = table[table["phase"] == "decode"]
+    steps: Any = table[table["phase"] == "decode"]
     assert steps["median_ms"].iloc[1] / steps["median_ms"].iloc[0] == pytest.approx(16 / 5, rel=0.05)
-    beside = charts.parts(table[table["phase"] == "decode"])
+    beside = charts.parts(steps)
     assert [bars.hatch for bars in beside.bars] == [".", "."] and len({bars.colour for bars in beside.bars}) == 2
     assert not [one for one in predictions([DecodeWorkload(64)], COPIED)["parts"] if one]
 

@@ -26,7 +26,7 @@ FORM = PanelForm(
         Field("depth", "Depths", (0, 2048), partial(numbers, least=0), listed, "tokens before", "commas between"),
         Field("rows", "Tokens a step", (1,), numbers, listed, "1 to 16", "tokens a step, commas between"),
         Field("new", "Steps timed", 16, one, str, "at each depth"),
-        Field("bits", "Bits", 4, one, str, "4 or 8, of weights that are quantised"),
+        Field("bits", "Bits", 4, one, str, "4 or 8", "bits of a code, of weights that are quantised"),
         choice("dtype", "Number format", "bfloat16", DTYPES),
     ),
     ModelWorkload("prefill", 256), _sweep, lambda point: point.size,
