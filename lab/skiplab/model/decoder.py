@@ -1,7 +1,7 @@
 """A decoder-only transformer in plain PyTorch: from a token's embedding to its logits.
 
-Shapes: B batch, T tokens, H heads, D head_dim. Prompts are read in chunks, eagerly; steps of a few tokens behind them
-are a CUDA graph where there is a GPU.
+Shapes: B batch, T tokens, H heads, D head_dim. Prompts are read in chunks; short ones, and steps of a few tokens behind
+them, are a CUDA graph where there is a GPU.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from blockskip.pointwise.api import gated, residual_norm, rotated_heads
 from blockskip.pointwise.call import HeadLayout, HeadNorms, Rotation
 from torch import Tensor
 from torch.nn import functional
-from torch.profiler import record_function
 
 from skiplab.model.attention import Attend, by_blockskip, by_sdpa
 from skiplab.model.cache import GROWTH, Cache, Chunk, LayerCache, StepTokens
@@ -27,10 +26,15 @@ from skiplab.model.files import GGUF, Safetensors
 from skiplab.model.graph import captured
 from skiplab.model.prompts import Prompts
 from skiplab.model.sources import StateDict, tensors_of
-from skiplab.model.weights import LayerWeights, WeightFormat, Weights, build, random_tensors
+from skiplab.model.weights import LayerWeights, WeightFormat, Weights, build, named_range, random_tensors
 
 CHUNK = 8192
 """Tokens of a prompt that are read at a time, unless told otherwise: it bounds the memory of what is in between."""
+SHORT_PROMPT = 1024
+"""Tokens up to which a prompt is a CUDA graph, from the second of its length on: the host would take longer to launch
+its layers than a GPU to compute them."""
+MOST_PROMPTS = 4
+"""Lengths of prompts whose graphs are kept."""
 
 
 class Decoder:
@@ -41,7 +45,8 @@ class Decoder:
         while ...:
             logits = model.step(logits[:, -1:].argmax(-1))
 
-    spec, weights: what it is made of. graphs: whether steps are CUDA graphs; None: where the weights are on a GPU.
+    spec, weights: what it is made of. graphs: whether steps and short prompts are CUDA graphs; None: where the weights
+    are on a GPU.
     growth: positions that the cache grows by. cache: of the batch that was read last; None before that.
     attend: who computes attention, `attention.by_blockskip` or `by_sdpa`. fused: whether blockskip's kernels do what
     stands between products, where the weights are on a GPU; else PyTorch does. torch's profiler sees attention and
@@ -69,6 +74,7 @@ class Decoder:
         self._windows = {layer.window for layer in spec.kinds}
         self._embedding_scale = torch.tensor(spec.embedding_scale, dtype=self.dtype, device="cpu").item()
         self._steps: dict[int, Callable[[Tensor], Tensor]] = {}
+        self._prompts: dict[tuple[int, ...], Callable[[Tensor], Tensor] | None] = {}
         self._last_step = 0
 
     @classmethod
@@ -158,18 +164,24 @@ class Decoder:
         lengths: Sequence[int] | Tensor | None = None,
         chunk: int | None = None,
         logits: str = "last",
+        graph: bool | None = None,
     ) -> Tensor:
         """Reads prompts, forgetting those before, and returns logits float32 [B, 1 or L, vocabulary].
 
         ids: int64 [B, L]. lengths: how many of each row are real, the last ones (left padding); all where None. chunk:
         tokens read at a time, CHUNK by default; it bounds memory, and changes roundings alone. logits: last | all;
-        those of padding are 0.
+        those of padding are 0. graph: whether a short prompt may be one; None: as the decoder's `graphs`.
         """
         self._check_ids(ids)
         choice("logits", logits, ("last", "all"))
         size = CHUNK if chunk is None else integer("chunk", chunk, least=1)
         prompts = Prompts.of(ids, lengths)
         cache, real = self._emptied(*ids.shape), prompts.lengths
+        if real is None and logits == "last" and ids.shape[1] <= size and self.is_graph(ids.shape[1], graph):
+            run = self._prompt(ids)
+            out = run(ids)
+            cache.begin(prompts.counts)
+            return out
         logits_of_chunks: list[Tensor] = []
         last = torch.empty((ids.shape[0], 1, self.spec.hidden), dtype=self.dtype, device=self.device)
         for start, part in prompts.chunks(size):
@@ -180,6 +192,22 @@ class Decoder:
                 logits_of_chunks.append(self._logits(hidden))
         cache.begin(prompts.counts)
         return prompts.padded(torch.cat(logits_of_chunks, 1)) if logits == "all" else self._logits(last)
+
+    def is_graph(self, tokens: int, graph: bool | None = None) -> bool:
+        """Whether a prompt of so many tokens is a CUDA graph, once its length is known."""
+        return (self.graphs if graph is None else flag("graph", graph)) and tokens <= SHORT_PROMPT
+
+    def _prompt(self, ids: Tensor) -> Callable[[Tensor], Tensor]:
+        """What reads prompts of this shape: from the second on a graph."""
+        shape, cache = tuple(ids.shape), self._read_cache()
+        if shape not in self._prompts:
+            while len(self._prompts) >= MOST_PROMPTS:
+                del self._prompts[next(iter(self._prompts))]
+            self._prompts[shape] = None
+            return self._run_prompt
+        run = self._prompts[shape] or captured(self._run_prompt, ids, cache.lengths)
+        self._prompts[shape] = run
+        return run
 
     @torch.inference_mode()
     def step(self, ids: Tensor, *, graph: bool | None = None) -> Tensor:
@@ -196,6 +224,7 @@ class Decoder:
         integer("ids: tokens", count, 1, LONGEST_QUERY)
         if cache.reserve(max(cache.counts) + count):
             self._steps.clear()
+            self._prompts.clear()
         run = self._run_step
         if self.graphs if graph is None else flag("graph", graph):
             if count not in self._steps:
@@ -233,6 +262,7 @@ class Decoder:
         if cache is None or cache.batch != batch or (cache.capacity is not None and positions >= cache.capacity):
             self.cache = None  # its memory first
             self._steps.clear()
+            self._prompts.clear()
             self.cache = cache = Cache.empty(self.spec, batch, positions + 1, self.dtype, self.device, self.growth)
         cache.begin([0] * batch)
         return cache
@@ -241,6 +271,10 @@ class Decoder:
         if self.cache is None:
             raise RuntimeError("step: nothing has been read; call prefill first")
         return self.cache
+
+    def _run_prompt(self, ids: Tensor) -> Tensor:
+        """A whole prompt without checks, of rows of one length."""
+        return self._logits(self._forward(ids, Chunk.of(ids, 0, None, self._windows))[:, -1:])
 
     def _run_step(self, ids: Tensor) -> Tensor:
         """A step without checks, which depends on nothing but what is on the device."""
@@ -278,7 +312,7 @@ class Decoder:
         norms = HeadNorms(w.q_norm, w.k_norm, self.spec.v_norm, self.spec.norm_eps)
         targets = at.targets(cache)
         q = rotated_heads(w.qkv(h), heads, rotation, norms, targets, self._impl)
-        with record_function(attention_name(layer)):
+        with named_range(attention_name(layer)):
             out = self.attend(q, at.keys(targets, cache), layer, self._options(layer, w), at.masks)
         return w.output(out.transpose(1, 2).flatten(2))
 

@@ -62,7 +62,7 @@ def prefetch(pointers):
 
 @gluon.jit
 def prefetch_codes(step, codes, N, CONSTANTS: gl.constexpr):
-    """Asks the L2 for the codes of a step that takes whole tiles. Unlike a copy, what comes next need not wait for it."""
+    """Asks the L2 for the codes of a step that takes whole tiles. What comes next need not wait, unlike for a copy."""
     ROW_GROUPS: gl.constexpr = CONSTANTS.ROW_GROUPS
     WORDS: gl.constexpr = TILE_ROWS * TILE_COLUMNS // 8
     line = gl.arange(0, WORDS // LINE_WORDS, gl.BlockedLayout([1], [32], [1], [0]))

@@ -56,8 +56,9 @@ def buffers_of(DTYPE: gl.constexpr, CONSTANTS: gl.constexpr):
 def product(x, data, scale, zero, codes, bias, out, sums, flags, M, N, CONSTANTS: gl.constexpr):
     """out [M, N] = x [M, K] weight^T + bias, of a weight in tiles.
 
-    x, and the weight's codes as int32, scales and zero points (None: 8 for all) come as descriptors; codes: a pointer to
-    the same codes; bias is None or [N], dense; sums and flags: `Shares`. Grid: (blocks of M, programs). CONSTANTS: `ProductConstants`.
+    x, and the weight's codes as int32, scales and zero points (None: 8 for all) come as descriptors; codes: a pointer
+    to the same codes; bias is None or [N], dense; sums and flags: `Shares`. Grid: (blocks of M, programs). CONSTANTS:
+    `ProductConstants`.
     """
     ROW_GROUPS: gl.constexpr = CONSTANTS.ROW_GROUPS
     REGISTERS: gl.constexpr = CONSTANTS.REGISTERS
