@@ -43,7 +43,7 @@ def test_runs_of_one_operation_are_read_and_no_others(tmp_path):
     (tmp_path / "d.jsonl").write_text("no json\n")
     assert [run.path.name for run in store.read_runs(tmp_path, "attention")] == ["a.jsonl", "b.jsonl"]
     assert store.read_runs(tmp_path, "linear") == [] == store.read_runs(tmp_path / "nowhere", "linear")
-    with pytest.raises(RunFileError, match="c.jsonl"):
+    with pytest.raises(RunFileError, match=r"c\.jsonl"):
         store.read_runs(tmp_path)
 
 
