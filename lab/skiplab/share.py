@@ -209,12 +209,13 @@ def run_text(run: Run) -> str:
 
 
 def plain(document: Any) -> None:
-    """Remove, in place, what needs a live kernel: widget states, and views that have a picture or text beside them."""
+    """Remove, in place, what needs a live kernel: the states of widgets, and their views."""
     document.metadata.pop("widgets", None)
+    for cell in document.cells:
+        if "outputs" in cell:
+            cell.outputs = [output for output in cell.outputs if set(output.get("data", {})) != {WIDGET}]
     for output in _outputs(document):
-        data = output.get("data", {})
-        if WIDGET in data and ("image/png" in data or "text/html" in data or "text/plain" in data):
-            del data[WIDGET]
+        output.get("data", {}).pop(WIDGET, None)
 
 
 def page(document: Any) -> str:

@@ -11,7 +11,7 @@ from skiplab.figures import nibbles
 from skiplab.machine import known_gpus
 from skiplab.packed_weight import GROUP_SIZES, LANES, PROGRAMS, WEIGHTS, random_qualities
 from skiplab.widgets import controls
-from skiplab.widgets.fallback import with_picture
+from skiplab.widgets.fallback import Pictured
 from skiplab.widgets.int4 import captions
 from skiplab.widgets.int4.settings import LAYOUTS, LOADS, OTHER, Int4Settings
 from skiplab.widgets.int4.view import MemoryView
@@ -22,7 +22,7 @@ MOST_ROWS, MOST_COLUMNS = 1 << 19, 1 << 17
 ADVICE = "Change the setting that the message names; the picture still shows the last state that was possible."
 
 
-class Int4Explorer(w.VBox):
+class Int4Explorer(Pictured, w.VBox):
     """A weight's memory, to explore; keywords are those of `Int4Settings`: `Int4Explorer(bits=8, layout="strided")`.
 
     `settings` is what it shows, and `set(group_size=64)` moves its controls from code. An unknown setting raises
@@ -145,9 +145,9 @@ class Int4Explorer(w.VBox):
         self._prediction.value = captions.prediction(s, machine)
         self._copy.code = s.code()
 
-    def _repr_mimebundle_(self, **kwargs: Any) -> Any:
+    def still(self) -> tuple[bytes, str]:
         text = f"Int4Explorer: {captions.plain(self.settings)}"
-        return with_picture(super()._repr_mimebundle_(**kwargs), nibbles.png(self.memory.picture, text), text)
+        return nibbles.png(self.memory.picture, text), text
 
 
 def _picture(s: Int4Settings) -> nibbles.Picture:

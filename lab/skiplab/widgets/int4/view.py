@@ -10,10 +10,10 @@ import traitlets
 
 from skiplab.figures import nibbles
 from skiplab.packed_weight import LANES
-from skiplab.widgets.fallback import with_picture
+from skiplab.widgets.fallback import Pictured
 
 
-class MemoryView(anywidget.AnyWidget):
+class MemoryView(Pictured, anywidget.AnyWidget):
     """The picture of one step; `show(picture, label)` changes it. `lane` is the lane that the user chose in it.
 
     Traits shared with the browser: `svg` (the picture; its cells hold their hints), `lane` (0 to 31), `last_lane`.
@@ -37,6 +37,5 @@ class MemoryView(anywidget.AnyWidget):
             self.svg = nibbles.svg(picture, label)
             self.lane = picture.lane
 
-    def _repr_mimebundle_(self, **kwargs: Any) -> Any:
-        bundle = super()._repr_mimebundle_(**kwargs)
-        return with_picture(bundle, nibbles.png(self.picture, self.label), self.label)
+    def still(self) -> tuple[bytes, str]:
+        return nibbles.png(self.picture, self.label), self.label

@@ -14,7 +14,7 @@ from skiplab.figures.frames import speedups
 from skiplab.machine import Machine, default_device, device_name, known_gpus, this_machine
 from skiplab.measure import Measurement
 from skiplab.widgets import controls
-from skiplab.widgets.fallback import with_picture
+from skiplab.widgets.fallback import Pictured
 from skiplab.widgets.live import LiveChart
 from skiplab.widgets.mask import captions, measuring
 from skiplab.widgets.mask.record import Record, record, why_not
@@ -28,7 +28,7 @@ LONGEST = 1 << 20
 LARGEST_TILE = 512
 
 
-class MaskExplorer(w.VBox):
+class MaskExplorer(Pictured, w.VBox):
     """A tile map to explore; keywords are those of `MaskSettings`: `MaskExplorer(kind="causal", q_len=8192)`.
 
     `settings`, `workload` and `tilemap` are what it shows; `frame()` holds what was measured here, and
@@ -293,11 +293,9 @@ class MaskExplorer(w.VBox):
             self._worker.cancel()
         super().close()
 
-    def _repr_mimebundle_(self, **kwargs: Any) -> Any:
+    def still(self) -> tuple[bytes, str]:
         text = f"MaskExplorer: {self.settings.mask!r}, {self.settings.q_len:,} queries x {self.settings.keys:,} keys: "
-        return with_picture(
-            super()._repr_mimebundle_(**kwargs), picture(self.tilemap), text + tiles.summary(self.tilemap)
-        )
+        return picture(self.tilemap), text + tiles.summary(self.tilemap)
 
 
 ADVICE = {

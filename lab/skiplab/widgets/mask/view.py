@@ -11,13 +11,13 @@ import numpy as np
 import traitlets
 
 from skiplab.figures import tiles
-from skiplab.widgets.fallback import with_picture
+from skiplab.widgets.fallback import Pictured
 
 MOST_RUNS = 150_000
 """Maps of more runs (1.8 MB) are sent as shares of pixels instead: what the canvas shows is the same."""
 
 
-class TileCanvas(anywidget.AnyWidget):
+class TileCanvas(Pictured, anywidget.AnyWidget):
     """The picture of one tile map; `show(tilemap)` changes it, `lay_over(visits)` adds a kernel's record.
 
     Traits shared with the browser: `map` (sizes and runs, binary), `label` (its counts in captions), `focused` (row and
@@ -72,8 +72,8 @@ class TileCanvas(anywidget.AnyWidget):
         else:
             self.open_tile(*tiles.first_of_interest(self.tilemap, *where))
 
-    def _repr_mimebundle_(self, **kwargs: Any) -> Any:
-        return with_picture(super()._repr_mimebundle_(**kwargs), picture(self.tilemap), tiles.summary(self.tilemap))
+    def still(self) -> tuple[bytes, str]:
+        return picture(self.tilemap), tiles.summary(self.tilemap)
 
 
 def payload(tilemap: bs.TileMap) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import ipywidgets as w
 from skiplab.machine import known_gpus
 from skiplab.occupancy import SPLIT_POLICIES
 from skiplab.widgets import controls
-from skiplab.widgets.fallback import with_picture
+from skiplab.widgets.fallback import Pictured
 from skiplab.widgets.splits import captions
 from skiplab.widgets.splits.settings import LIMITS, SplitSettings
 from skiplab.widgets.splits.view import SplitView
@@ -21,7 +21,7 @@ OPTIONAL = {"buffer": "as_keys", "window": "no_window"}
 """A length that may be left out -> the box that leaves it out."""
 
 
-class SplitExplorer(w.VBox):
+class SplitExplorer(Pictured, w.VBox):
     """A decode call to explore; keywords are those of `SplitSettings`: `SplitExplorer(kv_len=4096, buffer=None)`.
 
     `settings` is what it shows, and `set(window=1024)` moves its controls from code. An unknown setting raises
@@ -144,9 +144,8 @@ class SplitExplorer(w.VBox):
         self._prediction.value = captions.prediction(s)
         self._copy.code = s.code()
 
-    def _repr_mimebundle_(self, **kwargs: Any) -> Any:
-        text = f"SplitExplorer: {captions.plain(self.settings)}"
-        return with_picture(super()._repr_mimebundle_(**kwargs), self.view.png(), text)
+    def still(self) -> tuple[bytes, str]:
+        return self.view.png(), f"SplitExplorer: {captions.plain(self.settings)}"
 
 
 def _model_label(name: str) -> str:

@@ -11,11 +11,11 @@ import traitlets
 from skiplab.figures import nibbles, splits
 from skiplab.figures.nibbles import Picture
 from skiplab.occupancy import Schedule
-from skiplab.widgets.fallback import with_picture
+from skiplab.widgets.fallback import Pictured
 from skiplab.widgets.splits.settings import SplitSettings
 
 
-class SplitView(anywidget.AnyWidget):
+class SplitView(Pictured, anywidget.AnyWidget):
     """The picture of a split explorer's state; `show(settings, label)` changes it.
 
     Traits shared with the browser: `svg` (the picture), `program` (the one that the user chose in it), `last_program`,
@@ -45,8 +45,8 @@ class SplitView(anywidget.AnyWidget):
             self.splits, self.last_program, self.program = plan.splits, plan.programs - 1, settings.program
             self.svg = nibbles.svg(self.picture, label)
 
-    def _repr_mimebundle_(self, **kwargs: Any) -> Any:
-        return with_picture(super()._repr_mimebundle_(**kwargs), self.png(), self.label)
+    def still(self) -> tuple[bytes, str]:
+        return self.png(), self.label
 
     def png(self) -> bytes:
         """The picture with its title, for readers without widgets."""

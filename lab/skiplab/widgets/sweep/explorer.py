@@ -21,7 +21,7 @@ from skiplab.paths import data_path, file_name, inside, runs_directory
 from skiplab.store import Run, frame, read_run
 from skiplab.sweep import AnySweep, default_path, run_sweep
 from skiplab.widgets import controls
-from skiplab.widgets.fallback import with_picture
+from skiplab.widgets.fallback import Pictured
 from skiplab.widgets.live import LiveChart
 from skiplab.widgets.session import run_of
 from skiplab.widgets.sweep.form import FormControls
@@ -32,7 +32,7 @@ from skiplab.widgets.worker import BackgroundWorker, IsCancelled
 PREDICTED = "predicted: "
 
 
-class SweepPanel(w.VBox):
+class SweepPanel(Pictured, w.VBox):
     """A sweep with buttons; its rows go to a run file as they come, and the same sweep again goes on where it stopped.
 
     operation: attention, decode or linear, which may be changed in the panel. contenders: those ticked at first (None:
@@ -284,9 +284,9 @@ class SweepPanel(w.VBox):
             self._worker.cancel()
         super().close()
 
-    def _repr_mimebundle_(self, **kwargs: Any) -> Any:
+    def still(self) -> tuple[bytes, str]:
         chart = self._chart()
-        return with_picture(super()._repr_mimebundle_(**kwargs), static.png(chart, bare=True), static.text(chart))
+        return static.png(chart, bare=True), static.text(chart)
 
 
 def operation_of(path: Path) -> str | None:
