@@ -57,7 +57,10 @@ def serve(tmp_path) -> Iterator[Callable[[Path | str], str]]:
 
 @pytest.fixture
 def show(chromium, serve) -> Iterator[Callable[..., Any]]:
-    """show(notebook, height) -> the page, all cells set running (or as it was saved: run=False); afterwards: no error, no request to elsewhere."""
+    """show(notebook, height) -> the page, all cells set running, or none of them: run=False.
+
+    Afterwards: no error, and no request to elsewhere.
+    """
     from playwright.sync_api import expect, sync_playwright
 
     problems, outside = [], []
