@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import ipywidgets as w
 
 from skiplab.figures import interactive, static
-from skiplab.figures.charts import Chart
+from skiplab.figures.charts import Chart, LineChart
+from skiplab.widgets.fallback import Pictured
 
 
-class LiveChart(w.VBox):
+class LiveChart(Pictured, w.VBox):
     """Empty until `draw(chart)`; a further chart replaces it without a flicker. `chart` is what it shows.
 
     It is as wide as the page allows, and no wider than the panel's two columns.
@@ -20,6 +22,17 @@ class LiveChart(w.VBox):
         super().__init__([], layout=w.Layout(max_width="1020px"))
         self.chart: Chart | None = None
         self._view: Any = None
+
+    def follow(self, explorer: Any, chart_of: Callable[[Any], Chart]) -> LiveChart:
+        """Show `chart_of(settings)` of an explorer, now and after each of its changes; returns itself."""
+        explorer.observe(lambda change: self.draw(chart_of(change["new"])), "settings")
+        self.draw(chart_of(explorer.settings))
+        return self
+
+    def still(self) -> tuple[bytes, str]:
+        """The chart as it is now; nothing drawn is a chart without lines."""
+        chart = self.chart or LineChart("", "", "", (), "", "nothing is drawn yet")
+        return static.png(chart, bare=True), static.text(chart)
 
     def draw(self, chart: Chart) -> None:
         """Show this chart."""

@@ -10,6 +10,7 @@ import traitlets
 
 from skiplab.figures import nibbles
 from skiplab.packed_weight import LANES
+from skiplab.widgets import controls
 from skiplab.widgets.fallback import Pictured
 
 
@@ -19,10 +20,11 @@ class MemoryView(Pictured, anywidget.AnyWidget):
     Traits shared with the browser: `svg` (the picture; its cells hold their hints), `lane` (0 to 31), `last_lane`.
     """
 
-    _esm = Path(__file__).with_name("view.js")
+    _esm = controls.script("fit.js", Path(__file__).with_name("view.js"))
     _css = Path(__file__).with_name("view.css")
 
     svg = traitlets.Unicode().tag(sync=True)
+    legend = traitlets.Unicode().tag(sync=True)
     lane = traitlets.Int(0).tag(sync=True)
     last_lane = traitlets.Int(LANES - 1).tag(sync=True)
 
@@ -34,6 +36,7 @@ class MemoryView(Pictured, anywidget.AnyWidget):
         """Draw another picture; `label` says in captions what it shows."""
         self.picture, self.label = picture, label
         with self.hold_sync():
+            self.legend = " ".join(picture.legend)
             self.svg = nibbles.svg(picture, label)
             self.lane = picture.lane
 

@@ -6,6 +6,7 @@ from dataclasses import fields, replace
 from typing import Any
 
 import ipywidgets as w
+import traitlets
 
 from skiplab.machine import known_gpus
 from skiplab.occupancy import SPLIT_POLICIES
@@ -29,6 +30,8 @@ class SplitExplorer(Pictured, w.VBox):
     is timed.
     """
 
+    settings = traitlets.Instance(SplitSettings)
+
     def __init__(self, **settings: Any):
         known = [field.name for field in fields(SplitSettings)]
         for name in settings:
@@ -37,8 +40,9 @@ class SplitExplorer(Pictured, w.VBox):
         self.settings = SplitSettings(**settings)
         self._quiet = False
         self._build()
-        row = w.HBox([self._column(), self._view()], layout=w.Layout(flex_flow="row wrap"))
-        super().__init__([row, self._table, self._prediction])
+        view = [self._problem, self._counts, self.view]
+        super().__init__(controls.page(self._column(), view, [self._table, self._prediction]))
+        self.add_class("skiplab-page")
         self.add_class("skiplab-split-explorer")
         for name, control in self._controls.items():
             control.observe(lambda change, name=name: self._changed(name), "value")
@@ -76,21 +80,14 @@ class SplitExplorer(Pictured, w.VBox):
         self._copy = controls.CodeBox(code=s.code())
         self._code = w.Accordion([self._copy], titles=("Copy as code",), selected_index=None)
 
-    def _column(self) -> w.Widget:
+    def _column(self) -> list[w.Widget]:
         c, heading = self._controls, controls.heading
-        return w.VBox(
-            [
-                heading("How the keys are divided"), c["policy"],
-                heading("The cache"), c["kv_len"], c["buffer"], c["as_keys"], c["window"], c["no_window"],
-                heading("The call"), c["q_len"], c["batch"], c["model"], c["dtype"],
-                heading("The GPU"), c["gpu"], self._code,
-            ],
-            layout=w.Layout(width="500px"),
-        )  # fmt: skip
-
-    def _view(self) -> w.Widget:
-        parts = [self._problem, self._counts, self.view]
-        return w.VBox(parts, layout=w.Layout(min_width="480px", flex="1 1 480px"))
+        return [
+            heading("How the keys are divided"), c["policy"],
+            heading("The cache"), c["kv_len"], c["buffer"], c["as_keys"], c["window"], c["no_window"],
+            heading("The call"), c["q_len"], c["batch"], c["model"], c["dtype"],
+            heading("The GPU"), c["gpu"], self._code,
+        ]  # fmt: skip
 
     def _changed(self, name: str) -> None:
         if self._quiet:
@@ -136,6 +133,7 @@ class SplitExplorer(Pictured, w.VBox):
 
     def _show(self) -> None:
         s = self.settings
+        self._controls["window"].limit(s.kv_len)
         for length in OPTIONAL:
             self._controls[length].disabled = getattr(s, length) is None
         self.view.show(s, captions.plain(s))

@@ -11,6 +11,7 @@ import traitlets
 from skiplab.figures import nibbles, splits
 from skiplab.figures.nibbles import Picture
 from skiplab.occupancy import Schedule
+from skiplab.widgets import controls
 from skiplab.widgets.fallback import Pictured
 from skiplab.widgets.splits.settings import SplitSettings
 
@@ -22,10 +23,11 @@ class SplitView(Pictured, anywidget.AnyWidget):
     `splits` (programs of a KV head) and `chosen` (that program in captions).
     """
 
-    _esm = Path(__file__).with_name("view.js")
+    _esm = controls.script("fit.js", Path(__file__).with_name("view.js"))
     _css = Path(__file__).with_name("view.css")
 
     svg = traitlets.Unicode().tag(sync=True)
+    legend = traitlets.Unicode().tag(sync=True)
     program = traitlets.Int(0).tag(sync=True)
     last_program = traitlets.Int(0).tag(sync=True)
     splits = traitlets.Int(1).tag(sync=True)
@@ -43,6 +45,7 @@ class SplitView(Pictured, anywidget.AnyWidget):
         with self.hold_sync():
             self.chosen = told(plan, settings.program)
             self.splits, self.last_program, self.program = plan.splits, plan.programs - 1, settings.program
+            self.legend = " ".join(self.picture.legend)
             self.svg = nibbles.svg(self.picture, label)
 
     def still(self) -> tuple[bytes, str]:
