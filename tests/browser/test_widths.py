@@ -28,7 +28,9 @@ SweepPanel(directory="runs")
 CUT = """page => {
   const edge = page.closest('.jp-OutputArea-output').getBoundingClientRect().right + 1;
   const hidden = (node) => node !== page && getComputedStyle(node).overflowX !== 'visible';
-  const inside = (node) => { for (let up = node.parentElement; up !== page; up = up.parentElement) if (hidden(up)) return true; };
+  const inside = (node) => {
+    for (let up = node.parentElement; up !== page; up = up.parentElement) if (hidden(up)) return true;
+  };
   return [...page.querySelectorAll('*')].filter(node => node.getClientRects().length && !node.closest('option, .plotly')
     && !inside(node) && node.getBoundingClientRect().right > edge).map(node => node.className || node.tagName);
 }"""

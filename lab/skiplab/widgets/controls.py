@@ -129,7 +129,12 @@ def page(controls: Sequence[w.Widget], view: Sequence[w.Widget], below: Sequence
     parts = ((column, "controls"), (picture, "view"), (rest, "below"), (sides, "sides"))
     for part, name in parts:
         part.add_class(f"skiplab-{name}")
-    return [w.HTML(render("widgets.style"), layout=w.Layout(display="none")), sides, rest]
+    return [style(), sides, rest]
+
+
+def style() -> w.HTML:
+    """The style sheet of all explorers, as a child that shows nothing."""
+    return w.HTML(render("widgets.style"), layout=w.Layout(display="none"))
 
 
 def button(
@@ -166,6 +171,11 @@ def status(text: str) -> str:
 def hint(text: str) -> str:
     """HTML of a line of advice, or of the reason why a button is disabled."""
     return render("widgets.hint", text=text)
+
+
+def hint_line(text: str) -> str:
+    """HTML of a hint on a line of its own."""
+    return render("widgets.hint_line", text=text)
 
 
 class CodeBox(anywidget.AnyWidget):

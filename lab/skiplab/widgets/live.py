@@ -15,7 +15,7 @@ from skiplab.widgets.fallback import Pictured
 class LiveChart(Pictured, w.VBox):
     """Empty until `draw(chart)`; a further chart replaces it without a flicker. `chart` is what it shows.
 
-    It is as wide as the page allows, and no wider than the panel's two columns.
+    It is as wide as the page allows, and no wider than the panel's two columns. Its buttons show under the pointer.
     """
 
     def __init__(self) -> None:
@@ -44,8 +44,12 @@ class LiveChart(Pictured, w.VBox):
             self._view.value = static.png(chart, bare=True)
             return
         figure = interactive.draw(chart)
+        before = set(self._view.layout.to_plotly_json())
         self._view.data = ()
         self._view.layout = figure.layout
+        if gone := before - set(figure.layout.to_plotly_json()):
+            # plotly's widget sends what a layout has, not what it lacks: a reference line of the last chart would stay
+            self._view._send_relayout_msg(dict.fromkeys(gone))
         self._view.add_traces(list(figure.data))
         # plotly measured its place before the page had one; and a width that never was set, it would not take back
         self._view._send_relayout_msg({"autosize": True, "width": None})
@@ -57,7 +61,7 @@ def _view() -> Any:
         import plotly.graph_objects as go
 
         view: Any = go.FigureWidget()
-        view._config = {"responsive": True}
+        view._config = {"responsive": True, "displayModeBar": "hover", "displaylogo": False}
         return view
     except ImportError:
         return w.Image(format="png")
