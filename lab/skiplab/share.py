@@ -24,6 +24,7 @@ from typing import Any
 
 from blockskip import __version__
 
+from skiplab.figures.interactive import CONFIG
 from skiplab.paths import data_path, file_name, inside, runs_directory
 from skiplab.store import SCHEMA, Run, read_run
 
@@ -230,7 +231,7 @@ def page(document: Any) -> str:
         data = output.get("data", {})
         if PLOTLY in data:
             figure = {key: value for key, value in data[PLOTLY].items() if key in ("data", "layout")}
-            html = plotly.io.to_html(figure, include_plotlyjs=script, full_html=False, validate=False)
+            html = plotly.io.to_html(figure, include_plotlyjs=script, full_html=False, validate=False, config=CONFIG)
             output["data"] = nbformat.from_dict({"text/html": html})
             script = False
         elif "image/png" in data:

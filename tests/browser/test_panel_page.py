@@ -41,6 +41,7 @@ def test_decode_is_swept_and_a_prediction_laid_over_it(show):
     view.select_option(label="time, by cache length")
     expect(figure).to_contain_text("least time that the roofs allow")
     expect(figure.locator(".shapelayer path")).to_have_count(0)  # no line of the figure before
+    page.mouse.move(5, 5)
     expect(figure.locator(".modebar")).to_have_css("opacity", "0")  # its buttons show under the pointer
     view.select_option(label="time, cache length × window")
     expect(figure).to_contain_text("window (keys)")

@@ -24,10 +24,13 @@ function fit(svg, available) {
       continue;
     }
     const x = number(text, "x"), size = number(text, "font-size"), long = text.getComputedTextLength();
-    const same = texts.filter((one) => one !== text && one.getAttribute("y") === text.getAttribute("y"));
+    const same = texts.filter((one) => one !== text && Math.abs(number(one, "y") - number(text, "y")) < 6);
     const end = text.getAttribute("text-anchor") === "end";
-    const others = same.map((one) => number(one, "x")).filter((at) => (end ? at < x : at > x));
-    const room = end ? x - Math.max(0, ...others) : Math.min(width, ...others) - x - 6;
+    const others = same.filter((one) => (end ? number(one, "x") < x : number(one, "x") > x)).map((one) => {
+      const at = number(one, "x"), anchor = one.getAttribute("text-anchor"), wide = one.getComputedTextLength();
+      return end ? at + { start: wide, middle: wide / 2, end: 0 }[anchor] : at - { start: 0, middle: wide / 2, end: wide }[anchor];
+    });
+    const room = end ? x - Math.max(0, ...others) - 2 : Math.min(width, ...others) - x - 6;
     if (long > room && room > 0) text.setAttribute("font-size", Math.max((size * room) / long, 8));
     if (end && x > left && text.getComputedTextLength() > room) text.style.display = "none";   // what its cells say, too
   }

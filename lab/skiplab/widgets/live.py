@@ -9,6 +9,7 @@ import ipywidgets as w
 
 from skiplab.figures import interactive, static
 from skiplab.figures.charts import Chart, LineChart
+from skiplab.widgets import controls
 from skiplab.widgets.fallback import Pictured
 
 
@@ -39,7 +40,7 @@ class LiveChart(Pictured, w.VBox):
         self.chart = chart
         if self._view is None:
             self._view = _view()
-            self.children = [self._view]
+            self.children = [controls.style(), self._view]
         if isinstance(self._view, w.Image):
             self._view.value = static.png(chart, bare=True)
             return
@@ -61,7 +62,7 @@ def _view() -> Any:
         import plotly.graph_objects as go
 
         view: Any = go.FigureWidget()
-        view._config = {"responsive": True, "displayModeBar": "hover", "displaylogo": False}
+        view._config = dict(interactive.CONFIG)
         return view
     except ImportError:
         return w.Image(format="png")
