@@ -18,7 +18,8 @@ if DEVICE == "cpu" and sys.platform == "linux":
     import blockskip.attention.decode.launch
     import blockskip.attention.prefill.launch
     import blockskip.linear.hopper.launch
-    import blockskip.linear.launch  # noqa: F401
+    import blockskip.linear.launch
+    import blockskip.pointwise.launch  # noqa: F401
 
     del os.environ["TRITON_INTERPRET"]
 

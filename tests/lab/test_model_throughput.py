@@ -102,7 +102,8 @@ def test_a_wrong_model_is_found_out(work, wrong):
             layers = tuple(replace(layer, window=layer.window and layer.window + 1) for layer in spec.layers)
             decoder = type(decoder)(replace(spec, layers=layers), decoder.weights, attend=by_sdpa)
         elif wrong == "no norm of queries":
-            decoder = type(decoder)(replace(spec, qk_norm=False), decoder.weights, attend=by_sdpa)
+            layers = tuple(replace(w, q_norm=None, k_norm=None) for w in decoder.weights.layers)
+            decoder = type(decoder)(spec, replace(decoder.weights, layers=layers), attend=by_sdpa)
         elif wrong == "other weights":
             decoder = type(decoder).random(spec, bits=None, seed=1)
         else:
@@ -169,13 +170,16 @@ def test_a_kernel_that_is_no_model_call_is_told_what_to_build(own_registry):
 class Ticking:
     """A runner whose calls take so many nanoseconds of a clock of its own."""
 
-    named = graphs = False
+    named = False
     now = 0
 
     def __init__(self, *each):
         self.each, self.read = itertools.cycle(each), []
 
-    def prefill(self, ids):
+    def is_graph(self, phase, tokens):
+        return False
+
+    def prefill(self, ids, *, graph=None):
         Ticking.now += next(self.each)
         self.read.append(tuple(ids.flatten().tolist()))
         return torch.zeros(1, 1, 160)

@@ -46,12 +46,11 @@ class HuggingFace:
         self._cache_name = "cache" if "cache" in known else "past_key_values"  # what this transformers calls it
         self._step = torch.compile(self.model, mode="reduce-overhead") if self.compiled else self.model
 
-    @property
-    def graphs(self) -> bool:
-        return self.compiled
+    def is_graph(self, phase: str, tokens: int) -> bool:
+        return self.compiled and phase == "decode"
 
     @torch.no_grad()
-    def prefill(self, ids: Tensor) -> Tensor:
+    def prefill(self, ids: Tensor, *, graph: bool | None = None) -> Tensor:
         self.cache = self._static(ids.shape[1] + CHUNK) if self.compiled else None
         return self._read(ids)
 

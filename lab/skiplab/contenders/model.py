@@ -34,16 +34,17 @@ Inputs = Sequence[Tensor]
 class Runner(Protocol):
     """A model that reads prompts, and steps behind them: one sequence, ids int64 [1, tokens].
 
-    named: whether a profile of it has the names of `Decoder`'s parts. graphs: whether its steps are CUDA graphs.
+    named: whether a profile of it has the names of `Decoder`'s parts.
     """
 
     @property
     def named(self) -> bool: ...
 
-    @property
-    def graphs(self) -> bool: ...
+    def is_graph(self, phase: str, tokens: int) -> bool:
+        """Whether calls of so many tokens are a CUDA graph, once a few were made."""
+        ...
 
-    def prefill(self, ids: Tensor) -> Tensor:
+    def prefill(self, ids: Tensor, *, graph: bool | None = None) -> Tensor:
         """Reads a prompt, forgetting what was before: logits float32 [1, 1, vocabulary] of its last token."""
         ...
 
@@ -86,12 +87,11 @@ class DecoderRunner:
     decoder: Decoder
     named: bool = True
 
-    @property
-    def graphs(self) -> bool:
-        return self.decoder.graphs
+    def is_graph(self, phase: str, tokens: int) -> bool:
+        return self.decoder.graphs if phase == "decode" else self.decoder.is_graph(tokens)
 
-    def prefill(self, ids: Tensor) -> Tensor:
-        return self.decoder.prefill(ids)
+    def prefill(self, ids: Tensor, *, graph: bool | None = None) -> Tensor:
+        return self.decoder.prefill(ids, graph=graph)
 
     def begin(self, depth: int, room: int) -> None:
         self.decoder.fill(depth + room)  # first: then the cache does not grow while steps are timed

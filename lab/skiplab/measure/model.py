@@ -33,6 +33,8 @@ NAMES = frozenset({"attention sliding", "attention full", *PRODUCTS.values(), "h
 """What a profile of `Decoder` has names for."""
 WARM_STEPS = 2
 """Before those that are timed: the first captures a graph."""
+WARM_PROMPTS = 2
+"""Before those that are timed: the first compiles, plans and makes the cache, a second captures a graph."""
 CHECKED_CALLS = 3
 """Prompts, or steps, whose largest error sets the tolerance."""
 OFTEN = 7
@@ -138,7 +140,7 @@ def timed(
         "l2-resident": workload.by_kind and _least_layer(workload) < ROTATION * last_cache_bytes(device),
     }  # fmt: skip
     (ids,) = workload.checked.inputs(device, 0)
-    graph = workload.phase == "decode" and call.runner.graphs
+    graph = call.runner.is_graph(workload.phase, workload.q_len)
     method = "cpu" if not is_cuda(device) else "graph" if graph else "eager"
     return Timing(
         samples, method, (*flags, *(name for name, doubted in doubts.items() if doubted)), clocks=clocked,
@@ -153,7 +155,8 @@ def _prompts(call: ModelCall, device: str, limits: TimeLimits) -> tuple[tuple[in
         return _clocked(partial(runner.prefill, next(fresh)), device)
 
     for _, runner in call.timed:
-        runner.prefill(next(fresh))  # compiles, plans, makes the cache
+        for _ in range(WARM_PROMPTS if runner.is_graph("prefill", call.workload.q_len) else 1):
+            runner.prefill(next(fresh))
     taken_off = [factor * _median(took(runner) for _ in range(OFTEN)) for factor, runner in call.timed if factor < 0]
 
     def sample() -> int:
@@ -248,7 +251,7 @@ def _parts(call: ModelCall, device: str, samples: Sequence[int]) -> dict[str, in
 def _one_call(workload: ModelWorkload, runner: Runner, device: str) -> Callable[[], Any]:
     ids = next(_ids(workload, device))
     if workload.phase == "prefill":
-        return partial(runner.prefill, ids)
+        return partial(runner.prefill, ids, graph=False)
     runner.begin(workload.depth, 2 * workload.q_len)
     runner.step(ids, graph=False)
     return partial(runner.step, ids, graph=False)

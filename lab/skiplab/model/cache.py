@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import torch
 from blockskip.attention.decode.plan import LONGEST_QUERY
+from blockskip.pointwise.call import Targets
 from torch import Tensor
 
 from skiplab.model.attention import Keys, Masks
@@ -112,14 +113,23 @@ class Chunk:
         rings = {w: RingChunk.of(w, start, tokens, lengths, device) for w in windows if w is not None}
         return cls(start, positions, rings)
 
-    def write(self, k: Tensor, v: Tensor, cache: LayerCache) -> Keys:
-        """Writes k and v [B, Hkv, T, D]; what the chunk's queries attend to."""
-        if cache.window is not None:
-            ring = self.rings[cache.window]
-            return Keys(ring.write(cache.k, k), ring.write(cache.v, v))
-        end = self.start + k.shape[2]
-        cache.k[:, :, self.start : end], cache.v[:, :, self.start : end] = k, v  # past a row's length nobody reads
-        return Keys(cache.k, cache.v, filled=end)
+    @property
+    def end(self) -> int:
+        return self.start + self.positions.shape[1]
+
+    def targets(self, cache: LayerCache) -> Targets:
+        """Where the chunk's keys and values are written: new memory where the cache is a ring, which may be shorter."""
+        if cache.window is None:  # past a row's length nobody reads
+            return Targets(cache.k[:, :, self.start : self.end], cache.v[:, :, self.start : self.end])
+        shape = (*cache.k.shape[:2], self.end - self.start, cache.k.shape[3])
+        return Targets(cache.k.new_empty(shape), cache.v.new_empty(shape))
+
+    def keys(self, written: Targets, cache: LayerCache) -> Keys:
+        """What the chunk's queries attend to, once its targets are written."""
+        if cache.window is None:
+            return Keys(cache.k, cache.v, filled=self.end)
+        ring = self.rings[cache.window]
+        return Keys(ring.write(cache.k, written.keys), ring.write(cache.v, written.values))
 
 
 @dataclass(frozen=True)
@@ -141,10 +151,12 @@ class StepTokens:
         slots = {w: positions if w is None else positions % ring_slots(w) for w in windows}
         return cls(positions, lengths + ids.shape[1], slots)
 
-    def write(self, k: Tensor, v: Tensor, cache: LayerCache) -> Keys:
-        """As `Chunk.write`."""
-        for buffer, new in ((cache.k, k), (cache.v, v)):
-            _put(buffer, self.slots[cache.window], new)
+    def targets(self, cache: LayerCache) -> Targets:
+        """As `Chunk.targets`."""
+        return Targets(cache.k, cache.v, self.slots[cache.window])
+
+    def keys(self, written: Targets, cache: LayerCache) -> Keys:
+        """As `Chunk.keys`."""
         return Keys(cache.k, cache.v, ends=self.ends, ring=cache.ring)
 
 

@@ -1,7 +1,7 @@
 """A decoder-only transformer in plain PyTorch: from a token's embedding to its logits.
 
-Shapes: B batch, T tokens, H heads, D head_dim. Prompts are read in chunks, eagerly; steps of a few tokens behind them
-are a CUDA graph where there is a GPU.
+Shapes: B batch, T tokens, H heads, D head_dim. Prompts are read in chunks; short ones, and steps of a few tokens behind
+them, are a CUDA graph where there is a GPU.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from blockskip.arguments import choice, flag, integer, tensor
 from blockskip.attention.decode.plan import LONGEST_QUERY
+from blockskip.pointwise.api import gated, residual_norm, rotated_heads
+from blockskip.pointwise.call import HeadLayout, HeadNorms, Rotation
 from torch import Tensor
 from torch.nn import functional
-from torch.profiler import record_function
 
 from skiplab.model.attention import Attend, by_blockskip, by_sdpa
 from skiplab.model.cache import GROWTH, Cache, Chunk, LayerCache, StepTokens
@@ -24,16 +25,16 @@ from skiplab.model.config import LayerSpec, ModelSpec
 from skiplab.model.files import GGUF, Safetensors
 from skiplab.model.graph import captured
 from skiplab.model.prompts import Prompts
-from skiplab.model.rope import Rotation
 from skiplab.model.sources import StateDict, tensors_of
-from skiplab.model.weights import LayerWeights, WeightFormat, Weights, build, random_tensors
+from skiplab.model.weights import LayerWeights, WeightFormat, Weights, build, named_range, random_tensors
 
 CHUNK = 8192
 """Tokens of a prompt that are read at a time, unless told otherwise: it bounds the memory of what is in between."""
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "silu": functional.silu,
-    "gelu_tanh": lambda x: functional.gelu(x, approximate="tanh"),
-}
+SHORT_PROMPT = 1024
+"""Tokens up to which a prompt is a CUDA graph, from the second of its length on: the host would take longer to launch
+its layers than a GPU to compute them."""
+MOST_PROMPTS = 4
+"""Lengths of prompts whose graphs are kept."""
 
 
 class Decoder:
@@ -44,10 +45,12 @@ class Decoder:
         while ...:
             logits = model.step(logits[:, -1:].argmax(-1))
 
-    spec, weights: what it is made of. graphs: whether steps are CUDA graphs; None: where the weights are on a GPU.
+    spec, weights: what it is made of. graphs: whether steps and short prompts are CUDA graphs; None: where the weights
+    are on a GPU.
     growth: positions that the cache grows by. cache: of the batch that was read last; None before that.
-    attend: who computes attention, `attention.by_blockskip` or `by_sdpa`. torch's profiler sees attention and products
-    by the names in `attention_name` and `Linear.name`.
+    attend: who computes attention, `attention.by_blockskip` or `by_sdpa`. fused: whether blockskip's kernels do what
+    stands between products, where the weights are on a GPU; else PyTorch does. torch's profiler sees attention and
+    products by the names in `attention_name` and `Linear.name`.
     """
 
     def __init__(
@@ -57,8 +60,11 @@ class Decoder:
         graphs: bool | None = None,
         growth: int = GROWTH,
         attend: Attend = by_blockskip,
+        fused: bool = True,
     ):
         self.spec, self.weights, self.attend = spec, weights, attend
+        self.fused = flag("fused", fused)
+        self._impl = "auto" if fused else "reference"
         self.graphs = self.device.type == "cuda" if graphs is None else flag("graphs", graphs)
         self.growth = integer("growth", growth, least=1)
         self.cache: Cache | None = None
@@ -68,6 +74,7 @@ class Decoder:
         self._windows = {layer.window for layer in spec.kinds}
         self._embedding_scale = torch.tensor(spec.embedding_scale, dtype=self.dtype, device="cpu").item()
         self._steps: dict[int, Callable[[Tensor], Tensor]] = {}
+        self._prompts: dict[tuple[int, ...], Callable[[Tensor], Tensor] | None] = {}
         self._last_step = 0
 
     @classmethod
@@ -129,7 +136,7 @@ class Decoder:
 
     def dequantized(self) -> Decoder:
         """The same model by the floats that its quantised weights stand for."""
-        return Decoder(self.spec, self.weights.dequantized(), self.graphs, self.growth, self.attend)
+        return Decoder(self.spec, self.weights.dequantized(), self.graphs, self.growth, self.attend, self.fused)
 
     def plain(self, exact: bool = False) -> Decoder:
         """The same model in plain PyTorch, nothing captured: what another result is compared with.
@@ -137,7 +144,7 @@ class Decoder:
         Products are `blockskip.linear`'s reference, which rounds what it rounds, attention is SDPA's. exact: in float64
         all through, weights turned to floats one product at a time, activations rounded nowhere.
         """
-        made = Decoder(self.spec, self.weights.plain(exact), False, self.growth, by_sdpa)
+        made = Decoder(self.spec, self.weights.plain(exact), False, self.growth, by_sdpa, fused=False)
         made._embedding_scale = self._embedding_scale  # rounded to our dtype: it is a weight like any other
         return made
 
@@ -157,18 +164,24 @@ class Decoder:
         lengths: Sequence[int] | Tensor | None = None,
         chunk: int | None = None,
         logits: str = "last",
+        graph: bool | None = None,
     ) -> Tensor:
         """Reads prompts, forgetting those before, and returns logits float32 [B, 1 or L, vocabulary].
 
         ids: int64 [B, L]. lengths: how many of each row are real, the last ones (left padding); all where None. chunk:
         tokens read at a time, CHUNK by default; it bounds memory, and changes roundings alone. logits: last | all;
-        those of padding are 0.
+        those of padding are 0. graph: whether a short prompt may be one; None: as the decoder's `graphs`.
         """
         self._check_ids(ids)
         choice("logits", logits, ("last", "all"))
         size = CHUNK if chunk is None else integer("chunk", chunk, least=1)
         prompts = Prompts.of(ids, lengths)
         cache, real = self._emptied(*ids.shape), prompts.lengths
+        if real is None and logits == "last" and ids.shape[1] <= size and self.is_graph(ids.shape[1], graph):
+            run = self._prompt(ids)
+            out = run(ids)
+            cache.begin(prompts.counts)
+            return out
         logits_of_chunks: list[Tensor] = []
         last = torch.empty((ids.shape[0], 1, self.spec.hidden), dtype=self.dtype, device=self.device)
         for start, part in prompts.chunks(size):
@@ -179,6 +192,22 @@ class Decoder:
                 logits_of_chunks.append(self._logits(hidden))
         cache.begin(prompts.counts)
         return prompts.padded(torch.cat(logits_of_chunks, 1)) if logits == "all" else self._logits(last)
+
+    def is_graph(self, tokens: int, graph: bool | None = None) -> bool:
+        """Whether a prompt of so many tokens is a CUDA graph, once its length is known."""
+        return (self.graphs if graph is None else flag("graph", graph)) and tokens <= SHORT_PROMPT
+
+    def _prompt(self, ids: Tensor) -> Callable[[Tensor], Tensor]:
+        """What reads prompts of this shape: from the second on a graph."""
+        shape, cache = tuple(ids.shape), self._read_cache()
+        if shape not in self._prompts:
+            while len(self._prompts) >= MOST_PROMPTS:
+                del self._prompts[next(iter(self._prompts))]
+            self._prompts[shape] = None
+            return self._run_prompt
+        run = self._prompts[shape] or captured(self._run_prompt, ids, cache.lengths)
+        self._prompts[shape] = run
+        return run
 
     @torch.inference_mode()
     def step(self, ids: Tensor, *, graph: bool | None = None) -> Tensor:
@@ -195,6 +224,7 @@ class Decoder:
         integer("ids: tokens", count, 1, LONGEST_QUERY)
         if cache.reserve(max(cache.counts) + count):
             self._steps.clear()
+            self._prompts.clear()
         run = self._run_step
         if self.graphs if graph is None else flag("graph", graph):
             if count not in self._steps:
@@ -232,6 +262,7 @@ class Decoder:
         if cache is None or cache.batch != batch or (cache.capacity is not None and positions >= cache.capacity):
             self.cache = None  # its memory first
             self._steps.clear()
+            self._prompts.clear()
             self.cache = cache = Cache.empty(self.spec, batch, positions + 1, self.dtype, self.device, self.growth)
         cache.begin([0] * batch)
         return cache
@@ -240,6 +271,10 @@ class Decoder:
         if self.cache is None:
             raise RuntimeError("step: nothing has been read; call prefill first")
         return self.cache
+
+    def _run_prompt(self, ids: Tensor) -> Tensor:
+        """A whole prompt without checks, of rows of one length."""
+        return self._logits(self._forward(ids, Chunk.of(ids, 0, None, self._windows))[:, -1:])
 
     def _run_step(self, ids: Tensor) -> Tensor:
         """A step without checks, which depends on nothing but what is on the device."""
@@ -253,52 +288,49 @@ class Decoder:
         assert self.cache is not None
         x = functional.embedding(ids, self.weights.embedding) * self._embedding_scale
         rotations = {key: key[0].rotation(at.positions, found) for key, found in self._frequencies.items()}
-        for layer, w, cache in zip(self.spec.layers, self.weights.layers, self.cache.layers, strict=True):
-            x = self._layer(x, layer, w, cache, rotations[layer.rope, layer.head_dim], at)
-        return self._norm(x, self.weights.norm)
-
-    def _layer(
-        self,
-        x: Tensor,
-        layer: LayerSpec,
-        w: LayerWeights,
-        cache: LayerCache,
-        rotation: Rotation,
-        at: Chunk | StepTokens,
-    ) -> Tensor:
-        h = self._attention(self._norm(x, w.attention_norm), layer, w, cache, rotation, at)
-        x = x + (h if w.attention_out_norm is None else self._norm(h, w.attention_out_norm))
-        gate, up = w.gate_up(self._norm(x, w.mlp_norm)).chunk(2, -1)
-        h = w.down(ACTIVATIONS[self.spec.activation](gate) * up)
-        x = x + (h if w.mlp_out_norm is None else self._norm(h, w.mlp_out_norm))
-        return x if w.scalar is None else x * w.scalar
+        norms = [*(w.attention_norm for w in self.weights.layers), self.weights.norm]
+        x, h = self._add(x, None, norms[0])
+        for layer, w, cache, following in zip(
+            self.spec.layers, self.weights.layers, self.cache.layers, norms[1:], strict=True
+        ):
+            h = self._attention(h, layer, w, cache, rotations[layer.rope, layer.head_dim], at)
+            x, h = self._add(x, h, w.mlp_norm, w.attention_out_norm)
+            h = w.down(gated(w.gate_up(h), self.spec.activation, self._impl))
+            x, h = self._add(x, h, following, w.mlp_out_norm, w.scalar)
+        return h
 
     def _attention(
         self,
-        x: Tensor,
+        h: Tensor,
         layer: LayerSpec,
         w: LayerWeights,
         cache: LayerCache,
         rotation: Rotation,
         at: Chunk | StepTokens,
     ) -> Tensor:
-        q, k, v = _heads(w.qkv(x), layer)  # [B, T, H, D]
-        if self.spec.qk_norm:
-            q, k = self._norm(q, w.q_norm), self._norm(k, w.k_norm)
-        if self.spec.v_norm:
-            v = self._norm(v, None)
-        q, k, v = (t.transpose(1, 2) for t in (rotation(q), rotation(k), v))  # [B, H, T, D]
-        with record_function(attention_name(layer)):
-            out = self.attend(q, at.write(k, v, cache), layer, self._options(layer, w), at.masks)
+        heads = HeadLayout(layer.q_heads, layer.kv_heads, layer.head_dim, layer.key_is_value)
+        norms = HeadNorms(w.q_norm, w.k_norm, self.spec.v_norm, self.spec.norm_eps)
+        targets = at.targets(cache)
+        q = rotated_heads(w.qkv(h), heads, rotation, norms, targets, self._impl)
+        with named_range(attention_name(layer)):
+            out = self.attend(q, at.keys(targets, cache), layer, self._options(layer, w), at.masks)
         return w.output(out.transpose(1, 2).flatten(2))
+
+    def _add(
+        self,
+        x: Tensor,
+        update: Tensor | None,
+        norm: Tensor,
+        update_norm: Tensor | None = None,
+        scalar: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """The residual stream with what a part adds to it, and its norm, which the next part reads."""
+        return residual_norm(x, update, norm, update_norm, scalar, self.spec.norm_eps, self._impl)
 
     def _options(self, layer: LayerSpec, w: LayerWeights) -> dict[str, Any]:
         """What `blockskip.attention` and `decode` are told alike."""
         more = {"sinks": w.sinks, "softcap": self.spec.attention_softcap}
         return {"scale": layer.scale} | {name: value for name, value in more.items() if value is not None}
-
-    def _norm(self, x: Tensor, weight: Tensor | None) -> Tensor:
-        return functional.rms_norm(x, x.shape[-1:], weight, self.spec.norm_eps)
 
     def _logits(self, hidden: Tensor) -> Tensor:
         logits, cap = self.weights.head(hidden).float(), self.spec.logit_softcap
@@ -319,13 +351,3 @@ class Decoder:
 def attention_name(layer: LayerSpec) -> str:
     """What a profile calls a layer's attention, the writing of its cache included."""
     return "attention full" if layer.window is None else "attention sliding"
-
-
-def _heads(fused: Tensor, layer: LayerSpec) -> tuple[Tensor, Tensor, Tensor]:
-    """[B, T, (Hq + Hkv + Hkv) D] as [B, T, H, D] each; values are the keys where the layer has no values of its own."""
-    heads = fused.unflatten(-1, (-1, layer.head_dim))
-    if layer.key_is_value:
-        q, k = heads.split((layer.q_heads, layer.kv_heads), 2)
-        return q, k, k
-    q, k, v = heads.split((layer.q_heads, layer.kv_heads, layer.kv_heads), 2)
-    return q, k, v

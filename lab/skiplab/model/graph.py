@@ -1,4 +1,4 @@
-"""A decoder's step as a CUDA graph: one launch instead of hundreds."""
+"""A decoder's step, or a short prompt, as a CUDA graph: one launch instead of hundreds."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from blockskip.arguments import choice, flag, integer, number
+from blockskip.pointwise.call import Rotation
 
 NEEDED = {
     "default": (),
@@ -113,19 +114,6 @@ class Rope:
         """The rotation of int64 positions [batch or 1, tokens], by `frequencies`."""
         angles = positions[..., None, None].float() * frequencies
         return Rotation(angles.cos() * self.scale, angles.sin() * self.scale)
-
-
-@dataclass(frozen=True)
-class Rotation:
-    """cos, sin: float32 [batch or 1, tokens, 1, head_dim / 2]."""
-
-    cos: torch.Tensor
-    sin: torch.Tensor
-
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """x [batch, tokens, heads, head_dim], rotated in float32 and rounded once."""
-        first, second = x.float().chunk(2, -1)
-        return torch.cat((first * self.cos - second * self.sin, second * self.cos + first * self.sin), -1).to(x.dtype)
 
 
 def _checked(key: str, name: str, value: Any) -> Any:

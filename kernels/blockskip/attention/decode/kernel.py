@@ -41,7 +41,7 @@ class DecodeConstants(NamedTuple):
     WIDE: bool
     """Whether an offset inside a tile needs 64 bits."""
     OVERLAP: bool
-    """Whether `reduce` may be launched while `decode` runs."""
+    """Whether it is launched before the kernel ahead has ended, and lets the next one start before it has."""
     RING: str
     """See `ring_kind`."""
 
@@ -157,6 +157,7 @@ def decode(
     WIDE: tl.constexpr = CONSTANTS.WIDE
     if CONSTANTS.OVERLAP:
         gdc_launch_dependents()
+        gdc_wait()
     split, batch = tl.program_id(0), tl.program_id(2)
     splits = tl.num_programs(0)
     q_len = q.shape[2]
@@ -237,6 +238,7 @@ def reduce(
     ten thousand that would round to a thousandth. OVERLAP: it is launched early and waits here for `decode`'s end.
     """
     if OVERLAP:
+        gdc_launch_dependents()
         gdc_wait()
     row = wide(tl.program_id(0))
     d = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)

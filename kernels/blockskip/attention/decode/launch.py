@@ -84,14 +84,14 @@ def _steps(call: DecodeCall, plan: DecodePlan, inputs, made) -> Iterator[Step]:
     q, k, v, sinks, lengths, kv_len, arrived = inputs
     out, lse, acc, row_max, row_sum = made
     assert plan.config is not None
-    options = {"num_warps": plan.config.num_warps, "num_stages": plan.config.num_stages}
     parts, overlap = Parts(acc, row_max, row_sum, arrived), overlaps(q.device)
+    early = {"launch_pdl": True} if overlap else {}
+    options = {"num_warps": plan.config.num_warps, "num_stages": plan.config.num_stages} | early
     given = replace(call, sinks=sinks, lengths=lengths, kv_len=call.kv_len if kv_len is None else kv_len)
     first = prepare(given, plan, (q, k, v, out), lse, parts, overlap)
     yield Step(decode_kernel, first, options)
     if plan.splits > 1 and not plan.fused:
-        options = REDUCE_OPTIONS | ({"launch_pdl": True} if overlap else {})
-        yield Step(reduce_kernel, prepare_reduce(out, lse, parts, overlap), options)
+        yield Step(reduce_kernel, prepare_reduce(out, lse, parts, overlap), REDUCE_OPTIONS | early)
 
 
 def allocate_parts(call: DecodeCall, plan: DecodePlan) -> Parts:
@@ -133,7 +133,7 @@ def _stream_counters(count: int, device: torch.device, stream: int) -> torch.Ten
 
 
 def prepare(call: DecodeCall, plan: DecodePlan, tensors, lse, parts: Parts, overlap: bool = False) -> Launch:
-    """The launch of the split-K kernel for these tensors (q, k, v, out)."""
+    """The launch of the split-K kernel for these tensors (q, k, v, out); `overlap` as in `prepare_reduce`."""
     config = plan.config
     assert config is not None
     q, k, v, out = map(View.of, tensors)
@@ -154,7 +154,7 @@ def prepare(call: DecodeCall, plan: DecodePlan, tensors, lse, parts: Parts, over
         BLOCK_R=power_of_two(call.rows) if plan.fused else 1,
         BLOCK_S=power_of_two(plan.splits) if plan.fused else 1,
         WIDE=wide,
-        OVERLAP=overlap and plan.splits > 1 and not plan.fused,
+        OVERLAP=overlap,
         RING=ring,
     )
     band = Limits(None if call.window is None or call.window > FAR else call.window - 1, 0)

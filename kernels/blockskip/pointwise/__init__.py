@@ -1,0 +1,1 @@
+"""What stands between a decoder's products: norms, rotary embeddings and gates, each several steps in one launch."""
