@@ -85,8 +85,8 @@ figures.flops(predicted[predicted["device"] == "NVIDIA H200"])
 # ## Measured: this machine
 #
 # Every point is checked against a float64 reference before it is timed, and again after; a point that fails
-# has no time. Rows go to a run file under `runs/` as they come: interrupt the cell and run it again, and it
-# goes on where it stopped.
+# has no time. Rows go to a run file in `runs/`, beside this notebook, as they come: interrupt the cell and run it
+# again, and it goes on where it stopped; run a finished one again, and it is measured anew, into a file of its own.
 
 # %%
 on_gpu = default_device() == "cuda"
@@ -116,7 +116,7 @@ flags.style.hide().set_table_styles([{"selector": "th, td", "props": "text-align
 # %% [markdown]
 # ## Recorded: an H100 beside this machine
 #
-# Choose heads, mask and device in the menu: first what is kept in `data/runs`, each as **recorded** on its
+# Choose heads, mask and device in the menu: first what Skiplab brings with it, each as **recorded** on its
 # device, then what was **measured** above. The dotted line is the least time that the device's roofs allow for
 # the useful work.
 

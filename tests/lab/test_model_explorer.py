@@ -111,14 +111,14 @@ def test_table_of_others_names_where_each_rate_is_from():
 
 def test_every_control_has_a_label():
     for name, control in ModelExplorer([])._controls.items():
-        assert getattr(control, "_slider", control).description, name
+        assert getattr(control, "label", "") or control.description, name
 
 
 def test_controls_move_picture_words_and_code_at_once():
     explorer = ModelExplorer([])
     explorer.set(prompt=4096)
     changes = [
-        ("prompt", 16_384), ("own", False), ("window", 4096), ("drafts", 4), ("acceptance", 0.4),
+        ("prompt", 16_384), ("own", False), ("window", 4096), ("drafts", 4), ("acceptance", 40),
         ("weights", "bfloat16"), ("machine", "NVIDIA A100 80GB SXM (data sheet)"), ("model", "qwen3-32b"),
     ]  # fmt: skip
     for name, value in changes:
@@ -127,7 +127,7 @@ def test_controls_move_picture_words_and_code_at_once():
         explorer._controls[name].value = value
         assert time.thread_time() - start < 0.2, (name, value)
         if name != "own":
-            assert getattr(explorer.settings, name) == value
+            assert getattr(explorer.settings, "percent" if name == "acceptance" else name) == value
             assert (explorer._counts.value, explorer.code()) != before, name
             assert explorer.view.label == captions.plain(explorer.settings)
     assert explorer.settings.window is None  # qwen3-32b has none, and its controls say so
@@ -191,7 +191,7 @@ def test_runs_of_the_working_folder_stand_beside_and_a_broken_one_is_told_of(tmp
     (folder / "broken.jsonl").write_text('{"operation": "model", "schema": 99}\n')
     (folder / "other.jsonl").write_text('{"operation": "decode", "schema": 99}\n')  # not looked at
     explorer = ModelExplorer()
-    assert "recorded on NVIDIA H200" in [label.text for label in explorer.view.picture.labels]
+    assert "Grey: measured on NVIDIA H200." in explorer.view.legend
     assert "broken.jsonl" in explorer._problem.value and "other.jsonl" not in explorer._problem.value
 
 

@@ -183,7 +183,7 @@ def _lines(table: Any, x: str, y: str, low: str, high: str) -> tuple[Line, ...]:
         parts = [label, variant, heads, labels[source, device]]
         number = variants.index((variant, heads, source, device) if single else (variant, heads))
         look = _by_number(number) if single and len(variants) > 1 else theme.style(contender)
-        dash = theme.SOURCE_DASH.get(source, 0 if single else number % len(theme.DASHES))
+        look, dash = theme.beside(look, 0 if single else number % len(theme.DASHES), source, set(table["source"]))
         rows = rows.sort_values(x)
         columns = [tuple(map(float, rows[name])) for name in (x, y, low, high)]
         hover = tuple(_hover(row) for row in rows_of(rows))
@@ -199,11 +199,9 @@ def _label(table: pd.DataFrame, contender: str) -> str:
 
 
 def _by_number(number: int) -> theme.Style:
-    """Colours for the windows of a single contender."""
-    looks = [
-        theme.style(name) for name in ("blockskip", "sdpa", "flex", "blockskip-mask", "sdpa-causal", "blockskip-map")
-    ]
-    return looks[number % len(looks)]
+    """Colours and markers for the windows of a single contender."""
+    marker, plain = series.MARKERS[number % len(series.MARKERS)]
+    return theme.Style(theme.VARIANTS[number % len(theme.VARIANTS)], marker, plain)
 
 
 def settings(table: pd.DataFrame) -> dict[str, pd.DataFrame]:

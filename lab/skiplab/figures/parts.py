@@ -63,28 +63,19 @@ class CallBars:
 def bars(calls: Sequence[CallBars]) -> Picture:
     """The calls one below the other, each on a scale of its own."""
     parts: Drawn = []
-    y = _legend(parts, calls, 0)
+    machine = calls[0].call.machine
+    parts.append(Label(0, 12, f"Predicted for {machine.name} from its {machine.source} roofs", size=12, bold=True))
+    y = 14.0
     for call in calls:
         y = _call(parts, call, y + 10)
-    cells = tuple(part for part in parts if isinstance(part, Cell))
-    return Picture(WIDTH, y + 4, cells, tuple(part for part in parts if isinstance(part, Label)), -1)
+    cells, labels = (tuple(part for part in parts if isinstance(part, kind)) for kind in (Cell, Label))
+    return Picture(WIDTH, y + 4, cells, labels, -1, LEFT, _legend(calls))
 
 
-def _legend(parts: Drawn, calls: Sequence[CallBars], y: float) -> float:
-    machine = calls[0].call.machine
+def _legend(calls: Sequence[CallBars]) -> tuple[str, ...]:
     sources = dict.fromkeys(theme.provenance(one.row["source"], one.row["device"]) for one in calls if one.row)
-    keys = [(COLOURS[roof], f"predicted, limited by {LIMITS[roof]}") for roof in COLOURS]
-    keys += [(BESIDE, source) for source in sources]
-    parts.append(Label(0, y + 12, f"Predicted for {machine.name} from its {machine.source} roofs", size=12, bold=True))
-    x, y = 0.0, y + 22
-    for colour, words in keys:
-        wide = 30 + 5.9 * len(words)
-        if x and x + wide > WIDTH:
-            x, y = 0.0, y + 17
-        parts.append(Cell(x, y, 12, 12, colour, hint=words))
-        parts.append(Label(x + 18, y + 10, words))
-        x += wide
-    return y + 14
+    beside = f" Grey: {', '.join(sources)}." if sources else ""
+    return (f"Predicted: blue where products limit it, orange where memory does.{beside}",)
 
 
 def told_of(row: RowDict) -> str:

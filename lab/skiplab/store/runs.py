@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from skiplab.operations import DEFAULT_OPERATION, operation_of
-from skiplab.paths import data_path
+from skiplab.paths import data_path, is_shipped
 from skiplab.store.frames import frame
 from skiplab.store.reading import Rows, scan
 from skiplab.store.schema import RunFileError
@@ -28,7 +28,7 @@ SHOWN = 60
 
 @dataclass(frozen=True)
 class Run:
-    """A run: its header, a row a point, and whether it was measured here and now or recorded earlier."""
+    """A run: its header, a row a point, and whether the user measured it or skiplab brought it with it as recorded."""
 
     header: Mapping[str, Any]
     rows: Sequence[Mapping[str, Any]] = ()
@@ -83,7 +83,10 @@ class Run:
 
 
 def read_run(path: Path | str) -> Run:
-    """Read a run file; RunFileError names file, line and field of what is wrong with it."""
+    """Read a run file; RunFileError names file, line and field of what is wrong with it.
+
+    Its source is `recorded` for those of `data/runs`, which skiplab brings with it, and `measured` for all others.
+    """
     path = Path(path)
     try:
         with path.open("rb") as file:
@@ -96,7 +99,8 @@ def read_run(path: Path | str) -> Run:
         raise RunFileError(f"{path.name}, line 1: {wrong}")
     if held.cut:
         raise RunFileError(f"{path.name}, last line: broken line: it breaks off, {repair}")
-    return Run(held.header, Rows(tuple(held.rows), path.name), path=path)
+    source = "recorded" if is_shipped(path) else "measured"
+    return Run(held.header, Rows(tuple(held.rows), path.name), source, path)
 
 
 def read_runs(directory: Path | str | None = None, operation: str | None = None) -> list[Run]:

@@ -7,13 +7,14 @@ from dataclasses import fields
 from typing import Any
 
 import ipywidgets as w
+import traitlets
 
 from skiplab.figures import nibbles, parts
 from skiplab.model import model_names
 from skiplab.store import Run
 from skiplab.throughput import machines
 from skiplab.widgets import controls
-from skiplab.widgets.fallback import with_picture
+from skiplab.widgets.fallback import Pictured
 from skiplab.widgets.model import captions
 from skiplab.widgets.model.beside import Beside
 from skiplab.widgets.model.settings import LONGEST, MOST_DRAFTS, WEIGHTS, ModelSettings
@@ -22,13 +23,15 @@ from skiplab.widgets.model.view import PartsView
 ADVICE = "Change the setting that the message names; the picture still shows the last state that was possible."
 
 
-class ModelExplorer(w.VBox):
+class ModelExplorer(Pictured, w.VBox):
     """A whole model to explore; keywords are those of `ModelSettings`: `ModelExplorer(model="laptop", prompt=512)`.
 
     `settings` is what it shows, and `set(window=4096)` moves its controls from code. An unknown setting raises
     TypeError, a wrong value ValueError. Times are predicted from roofs (`skiplab.throughput`); nothing is timed. runs:
     of whole models, whose points stand beside; None: those in `data/runs` and in the working folder's `runs`.
     """
+
+    settings = traitlets.Instance(ModelSettings)
 
     def __init__(self, runs: Iterable[Run] | None = None, **settings: Any):
         known = [field.name for field in fields(ModelSettings)]
@@ -39,8 +42,9 @@ class ModelExplorer(w.VBox):
         self.beside = Beside.of(runs)
         self._quiet = False
         self._build()
-        row = w.HBox([self._column(), self._picture()], layout=w.Layout(flex_flow="row wrap"))
-        super().__init__([row, self._windows, self._others, self._prediction])
+        view, below = [self._problem, self._counts, self.view], [self._windows, self._others, self._prediction]
+        super().__init__(controls.page(self._column(), view, below))
+        self.add_class("skiplab-page")
         self.add_class("skiplab-model-explorer")
         for name, control in self._controls.items():
             control.observe(lambda change, name=name: self._changed(name), "value")
@@ -66,8 +70,8 @@ class ModelExplorer(w.VBox):
             "prompt": count("Prompt length", "tokens", s.prompt, 1, LONGEST, "prompt"),
             "window": count("Window", "keys", s.window_used or 1024, 1, LONGEST, "window"),
             "own": controls.tick("the model's own window", s.window is None, "own"),
-            "drafts": _slider(w.IntSlider, "Draft length", s.drafts, MOST_DRAFTS, 1, "drafts"),
-            "acceptance": _slider(w.FloatSlider, "Acceptance", s.acceptance, 1.0, 0.05, "acceptance"),
+            "drafts": count("Draft length", "tokens", s.drafts, 0, MOST_DRAFTS, "drafts", even=True),
+            "acceptance": count("Acceptance", "%", s.percent, 0, 100, "acceptance", even=True),
             "machine": choice(
                 "Machine", [(_machine_label(name), name) for name in machines()], s.machine, "machine", "480px"
             ),
@@ -77,26 +81,22 @@ class ModelExplorer(w.VBox):
         self._copy = controls.CodeBox(code=s.code())
         self._code = w.Accordion([self._copy], titles=("Copy as code",), selected_index=None)
 
-    def _column(self) -> w.Widget:
+    def _column(self) -> list[w.Widget]:
         c, heading = self._controls, controls.heading
-        return w.VBox(
-            [
-                heading("The model"), c["model"], c["weights"],
-                heading("The text"), c["prompt"], heading("The window of its sliding layers"), c["window"], c["own"],
-                heading("Drafts that a step verifies"), w.HBox([c["drafts"], w.Label("tokens")]),
-                w.HBox([c["acceptance"], w.Label("of drafts are right")]),
-                heading("Predict for"), c["machine"], self._code,
-            ],
-            layout=w.Layout(width="500px"),
-        )  # fmt: skip
-
-    def _picture(self) -> w.Widget:
-        return w.VBox([self._problem, self._counts, self.view], layout=w.Layout(min_width="480px", flex="1 1 480px"))
+        return [
+            heading("The model"), c["model"], c["weights"],
+            heading("The text"), c["prompt"],
+            heading("The window of its sliding layers"), c["window"], c["own"],
+            heading("Drafts that a step verifies"), c["drafts"], c["acceptance"],
+            heading("Predict for"), c["machine"], self._code,
+        ]  # fmt: skip
 
     def _changed(self, name: str) -> None:
         if self._quiet:
             return
         values = {key: control.value for key, control in self._controls.items()}
+        percent, s = values["acceptance"], self.settings
+        values["acceptance"] = s.acceptance if percent == s.percent else percent / 100  # code may give finer ones
         if values.pop("own") or name == "model":  # another model comes with its own window
             values["window"] = None
         try:
@@ -113,6 +113,8 @@ class ModelExplorer(w.VBox):
                 control.value = settings.window is None
             elif name == "window":
                 control.value = settings.window_used or control.value
+            elif name == "acceptance":
+                control.value = settings.percent
             else:
                 control.value = getattr(settings, name)
         self._problem.value = ""
@@ -131,20 +133,11 @@ class ModelExplorer(w.VBox):
         self._prediction.value = captions.prediction(s, self.beside)
         self._copy.code = s.code()
 
-    def _repr_mimebundle_(self, **kwargs: Any) -> Any:
+    def still(self) -> tuple[bytes, str]:
         text = f"ModelExplorer: {captions.plain(self.settings)}"
-        return with_picture(super()._repr_mimebundle_(**kwargs), nibbles.png(self.view.picture, text), text)
+        return nibbles.png(self.view.picture, text), text
 
 
 def _machine_label(name: str) -> str:
     machine = machines()[name]
     return f"{name}: {machine.bandwidth_gbps:,.0f} GB/s, {machine.tflops:,.0f} TFLOP/s"
-
-
-def _slider(kind: Any, label: str, value: float, most: float, step: float, name: str) -> Any:
-    slider = kind(
-        value=value, min=0, max=most, step=step, description=label, style={"description_width": controls.LABEL},
-        layout=w.Layout(width="340px"),
-    )  # fmt: skip
-    slider.add_class(f"skiplab-{name}")
-    return slider

@@ -72,6 +72,11 @@ class ModelSettings:
         return self.window_used == self.own_window
 
     @property
+    def percent(self) -> int:
+        """The acceptance in whole percent, as its control has it."""
+        return round(100 * self.acceptance)
+
+    @property
     def quantised(self) -> bool:
         return self.weights != "bfloat16"
 

@@ -6,7 +6,9 @@ function render({ model, el }) {
   const root = document.createElement("div"), holder = document.createElement("div"), about = document.createElement("div");
   root.className = "skiplab-parts"; holder.className = "skiplab-parts-picture"; about.className = "skiplab-parts-about";
   holder.tabIndex = 0; about.setAttribute("role", "status"); about.textContent = HINT;
-  root.append(holder, about); el.append(root);
+  const legend = document.createElement("div");
+  legend.className = "skiplab-parts-legend";
+  root.append(holder, legend, about); el.append(root);
   let at = -1;   // the bar that the keys have reached
 
   const bars = () => [...holder.querySelectorAll("rect[data-lanes]")];
@@ -31,12 +33,16 @@ function render({ model, el }) {
 
   const draw = () => {
     holder.innerHTML = model.get("svg");
+    fit(holder.querySelector("svg"), root.clientWidth - 6);
+    legend.textContent = model.get("legend");
     at = Math.min(at, bars().length - 1);
     tell(bars()[at]);
   };
   model.on("change:svg", draw);
-  draw();
-  return () => model.off("change:svg", draw);
+  let width = 0;
+  const size = new ResizeObserver(() => { if (root.clientWidth !== width) { width = root.clientWidth; draw(); } });
+  size.observe(root);
+  return () => { size.disconnect(); model.off("change:svg", draw); };
 }
 
 export default { render };
