@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import fields
+from threading import RLock
 from typing import Any
 
 import ipywidgets as w
@@ -37,13 +38,13 @@ class ModelExplorer(w.VBox):
                 raise TypeError(f"{name}: ModelExplorer has no such setting; there are {', '.join(known)}")
         self.settings = ModelSettings(**settings)
         self.beside = Beside.of(runs)
-        self._quiet = False
+        self._state, self._quiet = RLock(), False  # JupyterLab runs callbacks on several threads
         self._build()
         row = w.HBox([self._column(), self._picture()], layout=w.Layout(flex_flow="row wrap"))
         super().__init__([row, self._windows, self._others, self._prediction])
         self.add_class("skiplab-model-explorer")
         for name, control in self._controls.items():
-            control.observe(lambda change, name=name: self._changed(name), "value")
+            control.observe(lambda change, name=name: self._changed(name, change["new"]), "value")
         self._show()
         self._problem.value = "".join(map(controls.problem, self.beside.unreadable))
 
@@ -93,10 +94,14 @@ class ModelExplorer(w.VBox):
     def _picture(self) -> w.Widget:
         return w.VBox([self._problem, self._counts, self.view], layout=w.Layout(min_width="480px", flex="1 1 480px"))
 
-    def _changed(self, name: str) -> None:
-        if self._quiet:
-            return
-        values = {key: control.value for key, control in self._controls.items()}
+    def _changed(self, name: str, value: Any) -> None:
+        with self._state:
+            if not self._quiet:  # by this thread, which sets the controls
+                self._take(name, value)
+
+    def _take(self, name: str, value: Any) -> None:
+        """A control's new value, which another thread's `_accept` may meanwhile have set back, among the others'."""
+        values = {key: control.value for key, control in self._controls.items()} | {name: value}
         if values.pop("own") or name == "model":  # another model comes with its own window
             values["window"] = None
         try:
@@ -106,8 +111,17 @@ class ModelExplorer(w.VBox):
 
     def _accept(self, settings: ModelSettings) -> None:
         """Show these settings, in the controls, too."""
-        self._quiet = True
-        self.settings = settings
+        with self._state:
+            self._quiet = True
+            try:
+                self.settings = settings
+                self._set_controls(settings)
+                self._problem.value = ""
+                self._show()
+            finally:
+                self._quiet = False
+
+    def _set_controls(self, settings: ModelSettings) -> None:
         for name, control in self._controls.items():
             if name == "own":
                 control.value = settings.window is None
@@ -115,9 +129,6 @@ class ModelExplorer(w.VBox):
                 control.value = settings.window_used or control.value
             else:
                 control.value = getattr(settings, name)
-        self._problem.value = ""
-        self._show()
-        self._quiet = False
 
     def _show(self) -> None:
         s = self.settings
