@@ -195,7 +195,8 @@ longer["tokens/s"] = longer["kept"] / longer["median_ms"] * 1e3
 if len(longer):
     shown = longer[["depth", "drafts", "median_ms", "kept", "tokens/s"]].sort_values(["depth", "drafts"])
     shown = shown.astype({"depth": int}).rename(columns={"depth": "tokens before", "median_ms": "step, ms"})
-    caption = f"at {ACCEPTANCE:.0%} of drafts right: recorded on {gpu.name}"
+    where = figures.theme.provenances(zip(longer["source"], longer["device"], strict=True))
+    caption = f"at {ACCEPTANCE:.0%} of drafts right: {where}"
     shown = shown.style.hide().format(precision=2, thousands=",").set_caption(caption)
 else:
     shown = f"no run of steps of {MODEL} on {gpu.name} is stored"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import fields
+from threading import RLock
 from typing import Any
 
 import ipywidgets as w
@@ -40,14 +41,14 @@ class ModelExplorer(Pictured, w.VBox):
                 raise TypeError(f"{name}: ModelExplorer has no such setting; there are {', '.join(known)}")
         self.settings = ModelSettings(**settings)
         self.beside = Beside.of(runs)
-        self._quiet = False
+        self._state, self._quiet = RLock(), False  # JupyterLab runs callbacks on several threads
         self._build()
         view, below = [self._problem, self._counts, self.view], [self._windows, self._others, self._prediction]
         super().__init__(controls.page(self._column(), view, below))
         self.add_class("skiplab-page")
         self.add_class("skiplab-model-explorer")
         for name, control in self._controls.items():
-            control.observe(lambda change, name=name: self._changed(name), "value")
+            control.observe(lambda change, name=name: self._changed(name, change["new"]), "value")
         self._show()
         self._problem.value = "".join(map(controls.problem, self.beside.unreadable))
 
@@ -91,10 +92,14 @@ class ModelExplorer(Pictured, w.VBox):
             heading("Predict for"), c["machine"], self._code,
         ]  # fmt: skip
 
-    def _changed(self, name: str) -> None:
-        if self._quiet:
-            return
-        values = {key: control.value for key, control in self._controls.items()}
+    def _changed(self, name: str, value: Any) -> None:
+        with self._state:
+            if not self._quiet:  # by this thread, which sets the controls
+                self._take(name, value)
+
+    def _take(self, name: str, value: Any) -> None:
+        """A control's new value, which another thread's `_accept` may meanwhile have set back, among the others'."""
+        values = {key: control.value for key, control in self._controls.items()} | {name: value}
         percent, s = values["acceptance"], self.settings
         values["acceptance"] = s.acceptance if percent == s.percent else percent / 100  # code may give finer ones
         if values.pop("own") or name == "model":  # another model comes with its own window
@@ -106,8 +111,17 @@ class ModelExplorer(Pictured, w.VBox):
 
     def _accept(self, settings: ModelSettings) -> None:
         """Show these settings, in the controls, too."""
-        self._quiet = True
-        self.settings = settings
+        with self._state:
+            self._quiet = True
+            try:
+                self.settings = settings
+                self._set_controls(settings)
+                self._problem.value = ""
+                self._show()
+            finally:
+                self._quiet = False
+
+    def _set_controls(self, settings: ModelSettings) -> None:
         for name, control in self._controls.items():
             if name == "own":
                 control.value = settings.window is None
@@ -117,9 +131,6 @@ class ModelExplorer(Pictured, w.VBox):
                 control.value = settings.percent
             else:
                 control.value = getattr(settings, name)
-        self._problem.value = ""
-        self._show()
-        self._quiet = False
 
     def _show(self) -> None:
         s = self.settings
