@@ -284,3 +284,6 @@ from skiplab import SweepPanel
 panel = SweepPanel(["blockskip", "sdpa"], operation="model", model="laptop", prompt=[256, 512], depth=[0, 512],
                    directory="runs")  # fmt: skip
 panel
+
+# %% [markdown]
+# Next: [06_claims](06_claims.ipynb), which puts the numbers that this lab grew out of on trial.
