@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import pytest
 from model_runs import h200_run
+from skiplab.contenders.ladder import LADDER
 from skiplab.figures import nibbles, parts
 from skiplab.store import Run, RunWriter
 from skiplab.throughput import machines
@@ -104,6 +105,14 @@ def test_table_of_others_names_where_each_rate_is_from():
     assert "No run of qwen3-32b with int4 weights is stored" in captions.others(
         ModelSettings(model="qwen3-32b"), Beside.of([])
     )
+
+
+def test_rungs_of_the_ladder_do_not_stand_beside():
+    run = h200_run()
+    for contender, stands in (("blockskip", True), (LADDER[0], False)):
+        rows = tuple({**row, "contender": contender, "label": "marked"} for row in run.rows)
+        said = captions.others(ModelSettings(), Beside.of([replace(run, rows=rows)]))
+        assert ("marked" in said) == stands
 
 
 # the explorer

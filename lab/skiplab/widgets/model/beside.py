@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from skiplab.contenders.ladder import LADDER
 from skiplab.figures.series import rows_of
 from skiplab.paths import data_path, runs_directory
 from skiplab.rated import RowDict
@@ -17,6 +18,8 @@ from skiplab.store import Run, RunFileError, frame, operation_in, published, rea
 from skiplab.throughput import CallTime
 from skiplab.workload import ModelWorkload
 
+RUNGS_BELOW = LADDER[:-1]
+"""Our decoder without one or more of its choices, which is the ladder's subject, not the explorer's."""
 OURS = {True: "blockskip", False: "sdpa"}
 """Whose parts stand beside the bars: of quantised weights, and of floats."""
 
@@ -35,7 +38,8 @@ class Beside:
         mine = [run for run in found if run.operation == ModelWorkload.operation]
         parts = [frame([*mine, recorded_llama_bench()]), published(ModelWorkload.operation)]
         table: Any = pd.concat(parts, ignore_index=True)
-        return cls(table[(table["status"] == "ok") & table["tokens_per_s"].notna()], unreadable)
+        shown = (table["status"] == "ok") & table["tokens_per_s"].notna() & ~table["contender"].isin(RUNGS_BELOW)
+        return cls(table[shown], unreadable)
 
     def taken_apart(self, call: CallTime, quantised: bool) -> RowDict | None:
         """The row of a run on that machine that took the same call of our decoder apart; the last of several."""
