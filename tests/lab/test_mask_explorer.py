@@ -248,7 +248,7 @@ def test_explorer_measures_this_machine_and_shows_the_point():
     table = explorer.frame()
     assert table["contender"].tolist() == ["sdpa", "blockskip"] and set(table["status"]) == {"ok"}
     assert set(table["source"]) == {"measured"}
-    assert "block-skip" in explorer.bench.table.value and "×" in explorer.bench.table.value
+    assert "blockskip" in explorer.bench.table.value and "×" in explorer.bench.table.value
     assert explorer.bench.figure.chart.sources.startswith("measured on ")
     assert explorer.bench.cancel_button.disabled and not explorer.bench.problem.value
 

@@ -25,9 +25,9 @@ def figures_of(table: pd.DataFrame, axes: list[str]) -> list[tuple[go.Figure, st
         (with_window_slider(figures.speedup, faster.table), f"Speed-up over dense + mask; {slider} {faster.left_out}"),
         (with_window_slider(figures.throughput, rate.table),
          f"Prompt tokens a second through one layer's attention. {rate.left_out}"),
-        (figures.heatmap(pairs.table), f"Times that block-skip is faster than dense + mask. {pairs.left_out}"),
+        (figures.heatmap(pairs.table), f"Times that blockskip is faster than dense + mask. {pairs.left_out}"),
         (figures.flops(ours.table),
-         f"What the mask keeps, what block-skip executes, what dense attention executes. {ours.left_out}"),
+         f"What the mask keeps, what blockskip executes, what dense attention executes. {ours.left_out}"),
     ]  # fmt: skip
 
 

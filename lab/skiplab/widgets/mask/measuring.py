@@ -1,4 +1,4 @@
-"""The work of the Measure button: dense + mask and block-skip on one workload, on this machine."""
+"""The work of the Measure button: dense + mask and blockskip on one workload, on this machine."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def refusal(workload: Workload, name: str, machine: Machine, device: str) -> Ref
         fits = int(workload.q_len * (0.5 * free / need) ** 0.5)
         return Refused(
             f"{label} needs {need / 1e9:.1f} GB for its mask; {free / 1e9:.1f} GB are free.",
-            f"Shorten the prompt to about {fits:,} tokens; block-skip holds no such mask.",
+            f"Shorten the prompt to about {fits:,} tokens; blockskip holds no such mask.",
         )
     seconds = predict(workload, machine, skip="none" if dense else "map").seconds
     if seconds > LONGEST_S:
