@@ -217,7 +217,8 @@ def origin(cells: pd.DataFrame, link: Callable[[Path, int], str]) -> str:
 def notes(cells: pd.DataFrame, table: Table, link: Callable[[Path, int], str]) -> list[str]:
     """What the marks mean, whether the target is met, and where the cells are from: what stands below the table."""
     text = "".join(cells["text"])
-    lines = ["; ".join(f"{mark} {meaning}" for mark, meaning in NOTES.items() if mark in text)]
+    lines = [origin(cells, link)]
+    lines.append("; ".join(f"{mark} {meaning}" for mark, meaning in NOTES.items() if mark in text))
     lines.append(_refused(cells))
     plain = [item.head for item in table.items if item.value == "plain"]
     if any(cells["head"].isin(plain) & (cells["text"] != "")):
@@ -226,7 +227,6 @@ def notes(cells: pd.DataFrame, table: Table, link: Callable[[Path, int], str]) -
         )
     if table.target:
         lines.append(f"Asked for: {table.target}. {_missed(cells, table) or 'Met at every point here.'}")
-    lines.append(origin(cells, link))
     return [line + ("" if line.endswith(".") else ".") for line in lines if line]
 
 
