@@ -260,6 +260,14 @@ def test_explorer_predicts_for_this_machine_from_its_measured_roofs():
     assert "from its measured roofs" in explorer._prediction.value
 
 
+def test_measuring_says_what_takes_the_time_and_how_long_it_has_been(monkeypatch):
+    clock, said = iter([0.0, 0.0, 0.4, 1.2, 1.3, 7.0]), []
+    monkeypatch.setattr(measuring.time, "monotonic", lambda: next(clock))
+    asked = measuring._counting(lambda: False, said.append, "dense + mask")
+    assert [asked() for _ in range(4)] == [False] * 4
+    assert said == [f"dense + mask; {seconds} s so far" for seconds in (0, 1, 7)]
+
+
 def test_too_large_a_problem_is_refused_with_advice():
     machine = measuring.this_machine(measuring.default_device(), "bfloat16")
     reason = measuring.refusal(Workload(1 << 20, mask=bs.sliding_window(64)), "sdpa", machine, "cpu")

@@ -100,6 +100,10 @@ def test_the_slider_shows_one_window_at_a_time(run):
     shown = [sum(step.args[0]["visible"]) for step in steps]
     assert shown[0] == shown[1] + shown[2] == 4
     assert all(len(step.args[0]["visible"]) == len(figure.data) for step in steps)
+    (sources,) = (note for note in figure.layout.annotations if note.name == "sources")
+    lines = 1 + sources.text.count("<br>")
+    assert figure.layout.sliders[0].pad.t >= -sources.yshift + 15 * lines  # under the lines that say where it is from
+    assert figure.layout.margin.b >= figure.layout.sliders[0].pad.t + 80
 
 
 def test_the_page_needs_no_network_and_holds_everything(run, tmp_path):

@@ -45,6 +45,7 @@ def with_window_slider(make: Callable[[pd.DataFrame], go.Figure], table: pd.Data
     ]
     for trace, owner in zip(figure.data, owners, strict=True):
         trace.update(visible=owner == first)
-    slider = {"active": first, "steps": steps, "currentvalue": {"prefix": "window or mask: "}, "pad": {"t": 70}}
+    below = max(one.layout.margin.b or 80 for _, one in made)  # axis and sources, which the slider stands under
+    slider = {"active": first, "steps": steps, "currentvalue": {"prefix": "window or mask: "}, "pad": {"t": below}}
     height = figure.layout.height or 450
-    return figure.update_layout(sliders=[slider], height=height + 100, margin_b=(figure.layout.margin.b or 80) + 90)
+    return figure.update_layout(sliders=[slider], height=height + 100, margin_b=below + 90)

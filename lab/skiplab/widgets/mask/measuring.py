@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -85,6 +86,22 @@ def measure_pair(
                 yield reason
                 continue
             turn = f"{contender(name).label} ({number} of {len(contenders)})"
-            say(f"{turn}: checking, then timing for up to {budget_s:g} s")
-            take = child.measure if child is not None else measure
-            yield take(Point(workload, name, device=device), budget_s=budget_s, machine=machine, cancelled=cancelled)
+            words = f"{turn}: checking against float64, which may take longer, then timing for {budget_s:g} s at most"
+            take, counting = child.measure if child is not None else measure, _counting(cancelled, say, words)
+            yield take(Point(workload, name, device=device), budget_s=budget_s, machine=machine, cancelled=counting)
+
+
+def _counting(cancelled: Callable[[], bool], say: Callable[[str], None], words: str) -> Callable[[], bool]:
+    """`cancelled`, which is asked all the time, and each second says the words with how long it has been."""
+    began, told = time.monotonic(), -1
+
+    def asked() -> bool:
+        nonlocal told
+        seconds = int(time.monotonic() - began)
+        if seconds > told and not cancelled():
+            told = seconds
+            say(f"{words}; {seconds} s so far")
+        return cancelled()
+
+    asked()
+    return asked
