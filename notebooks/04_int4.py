@@ -242,7 +242,7 @@ sweeps = {
     "quick": {"rows": every if on_gpu else [1, 8, 64], "budget_s": 0.1 if on_gpu else 0.05},
     "full": {"rows": every if on_gpu else every[:9], "budget_s": 1.0},
 }
-peers = ["blockskip", "dequantise", "bf16", "tinygemm"]
+peers = ["blockskip", "dequantize", "bf16", "tinygemm"]
 compared = ["blockskip", "blockskip-tiles", "humming", "humming-int8", "tinygemm", "bf16"]
 if not on_gpu:
     compared = peers if MEASURE == "full" else ["blockskip", "bf16", "tinygemm"]

@@ -199,7 +199,7 @@ class Machine:
             "warpgroup_mma": self._multiply, "warpgroup_mma_wait": self._wait,
             "gdc_wait": _nothing, "gdc_launch_dependents": _nothing, "mma_v2": _mma,
             "differences": _differences, "raise_flags": _raise_flags, "await_flags": _await_flags,
-            "leave": _leave, "take": _take, "prefetch": _prefetch,
+            "leave": _leave, "take": _take,
             "scaled_differences": lambda packed, zero, scale: _differences(packed, zero) * scale,
         }  # fmt: skip
 
@@ -283,11 +283,6 @@ def _differences(packed: torch.Tensor, zero: torch.Tensor) -> torch.Tensor:
 
 def _mma(a: torch.Tensor, b: torch.Tensor, acc: torch.Tensor) -> torch.Tensor:
     return acc + a.float() @ b.float()
-
-
-def _prefetch(pointers: Pointer) -> None:
-    """Nothing changes, but what is asked for has to be there."""
-    assert int(pointers.offset.min()) >= 0 and int(pointers.offset.max()) < pointers.memory.numel()
 
 
 def _raise_flags(flags: Pointer) -> None:

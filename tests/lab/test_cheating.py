@@ -114,7 +114,7 @@ def test_every_way_of_timing_is_repeated_on_cuda():
         assert (one.run() == 6).all(), one.way
 
 
-@pytest.mark.parametrize("name", ["blockskip", "dequantise", "bf16", "tinygemm"])
+@pytest.mark.parametrize("name", ["blockskip", "dequantize", "bf16", "tinygemm"])
 def test_packed_weights_are_refilled_in_place(name):
     workload, entry = LinearWorkload(128, 128), contender(name, "linear")
     old, new = (entry.prepare(workload, workload.inputs("cpu", seed)) for seed in (0, 1))

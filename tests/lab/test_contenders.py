@@ -154,7 +154,7 @@ from skiplab.measure.verify import verify
 from skiplab.workload import LinearWorkload
 
 few, many = LinearWorkload(48, 128, rows=2), LinearWorkload(48, 128, rows=20)
-for name, workload in (("strided", few), ("scalar", few), ("fused", many), ("dequantise", many)):
+for name, workload in (("strided", few), ("scalar", few), ("fused", many), ("dequantize", many)):
     checked = verify(workload, contender(f"blockskip-{name}", "linear"), "cpu", 0)
     assert checked.passed, (name, checked.problem)
     print(name, "is right")
@@ -173,7 +173,7 @@ def test_our_products_with_a_choice_left_out_are_right_too():
 def test_our_products_say_which_rows_they_take():
     few, many = LinearWorkload(48, 128, rows=8), LinearWorkload(48, 128, rows=9)
     for name, taken, refused in (("strided", few, many), ("scalar", few, many), ("fused", many, few),
-                                 ("dequantise", many, few)):  # fmt: skip
+                                 ("dequantize", many, few)):  # fmt: skip
         entry = contender(f"blockskip-{name}", "linear")
         assert entry.supports(taken, "cuda") is None
         assert "8 rows" in entry.supports(refused, "cuda")

@@ -110,6 +110,14 @@ def test_frame_derives_times_and_rates():
     assert np.isnan(table.iloc[1]["tokens_per_s"])
 
 
+def test_a_recorded_spelling_is_read_as_the_one_of_today(tmp_path):
+    path = tmp_path / "old.jsonl"
+    RunWriter(path, HEADER).append(a_row(contender="sdpa") | {"label": "our dequantize"})
+    path.write_text(path.read_text().replace("dequantize", "dequantise"))
+    run = read_run(path)
+    assert run.frame()["label"].tolist() == [run.rows[0]["label"]] == ["our dequantize"]
+
+
 def test_frame_takes_the_last_row_of_a_point_and_no_rows():
     later = a_row(samples=(5_000_000,))
     assert frame(Run(HEADER, (a_row(), later)))["median_ms"].tolist() == [5.0]
@@ -122,7 +130,8 @@ def test_frame_equals_the_obvious_one(monkeypatch, name):
     """Row by row, from the lines themselves; a tuning run holds some points twice."""
     monkeypatch.setattr(frames, "AT_ONCE", 7)  # of some hundred rows at once: what a point's last row is spans them
     (path,) = (store.data_path("runs")).glob(f"2026-11-25-*{name}.jsonl")
-    header, *lines = map(json.loads, path.read_text().splitlines())
+    # what runs named a contender until the spelling became one
+    header, *lines = map(json.loads, path.read_text().replace("dequantise", "dequantize").splitlines())
     rows = list({row["point"]: row for row in lines if row["record"] == "point"}.values())
     table, roof = read_run(path).frame(), header["roof"]
     assert len(table) == len(rows) and list(table["contender"]) == [row["contender"] for row in rows]

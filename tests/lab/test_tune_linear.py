@@ -161,7 +161,7 @@ def planned(monkeypatch, tuned: Tuned, n, k, rows):
 
 def test_the_crossover_follows_the_times(tmp_path):
     def us(point):
-        return {"blockskip-dequantise": 50, "blockskip-fused": point.workload.rows}.get(point.contender, 5)
+        return {"blockskip-dequantize": 50, "blockskip-fused": point.workload.rows}.get(point.contender, 5)
 
     run = measured(tuning(rows=(16, 32, 64, 128)), tmp_path / "run.jsonl", us)
     kernels = {one.rows: (one.kernel, one.config) for one in entries([run]) if one.out_features == 4096}
@@ -184,11 +184,11 @@ def test_a_default_that_is_as_soon_stays_and_what_is_wrong_never_wins(tmp_path):
 
 def test_what_was_slow_on_one_shape_is_not_timed_on_the_next_with_as_many_rows(tmp_path):
     def us(point):
-        return 100 if point.contender == "blockskip-dequantise" else 10
+        return 100 if point.contender == "blockskip-dequantize" else 10
 
     clock = Clock(us)
     measured(tuning(rows=(16, 64)), tmp_path / "run.jsonl", clock)
-    slow = [(w.out_features, w.rows) for w, one, _ in clock.asked if one.contender == "blockskip-dequantise"]
+    slow = [(w.out_features, w.rows) for w, one, _ in clock.asked if one.contender == "blockskip-dequantize"]
     assert slow == [(4096, 16), (4096, 64)]
 
 
@@ -288,7 +288,7 @@ def test_linears_and_decodes_candidates_compile_for_a_gpu_that_is_not_here():
         (w,) = wanted.workloads()
         sized = [one for one in wanted.candidates(w, GPU) if one.config]
         found.append(Job((9, 0), w, sized[0]))
-    none = Job((9, 0), tuning().workloads()[0], Candidate("blockskip-dequantise"))
+    none = Job((9, 0), tuning().workloads()[0], Candidate("blockskip-dequantize"))
     compiled = compile_all([*found, none], 1, progress=False)
     assert all(compiled[job].registers > 20 and not compiled[job].refusal((9, 0), 64) for job in found), compiled
     assert compiled[none] == Compiled()

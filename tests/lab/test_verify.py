@@ -105,7 +105,7 @@ def test_decode_contenders_are_right_where_others_were_not(name):
     assert report.passed and report.counts() == {"ok": 18}, str(report)
 
 
-@pytest.mark.parametrize("name", ["blockskip", "dequantise", "bf16", "tinygemm"])
+@pytest.mark.parametrize("name", ["blockskip", "dequantize", "bf16", "tinygemm"])
 def test_linear_contenders_are_right_where_others_were_not(name):
     report = check(name, "cpu", ("bfloat16",), operation="linear")
     assert report.passed, str(report)

@@ -34,7 +34,7 @@ class HeadConstants(NamedTuple):
     """What `rotated_heads` is compiled for.
 
     BLOCK_H: heads of one program. HALF: half of HEAD_DIM or more, a power of two. FIRST_VALUE: the first head of the
-    product that is read as values. WIDE: whether an offset between heads of a target needs 64 bits.
+    product that is read as values.
     """
 
     QUERY_HEADS: int
@@ -73,6 +73,9 @@ def residual_norm(x, update, out, normed, weight, update_weight, scalar, eps, CO
     w = tl.load(weight + k, mask=real, other=0.0).to(tl.float32)
     if update_weight is not None:
         w_update = tl.load(update_weight + k, mask=real, other=0.0).to(tl.float32)
+    factor = 1.0
+    if scalar is not None:
+        factor = tl.load(scalar).to(tl.float32)
     begin_early(CONSTANTS.OVERLAP)
     at = wide(tl.program_id(0)) * COLUMNS + k
     row = tl.load(x + at, mask=real, other=0.0).to(tl.float32)
@@ -80,9 +83,7 @@ def residual_norm(x, update, out, normed, weight, update_weight, scalar, eps, CO
         added = tl.load(update + at, mask=real, other=0.0).to(tl.float32)
         if update_weight is not None:
             added = over_root_mean_square(added, eps, COLUMNS) * w_update
-        row += added
-        if scalar is not None:
-            row *= tl.load(scalar).to(tl.float32)
+        row = (row + added) * factor
         rounded = row.to(out.dtype.element_ty)
         tl.store(out + at, rounded, mask=real)
         row = rounded.to(tl.float32)  # what the next layer reads
@@ -103,26 +104,39 @@ def halves(pointer, head, token, heads, CONSTANTS: tl.constexpr):
 
 
 @triton.jit
-def normed_halves(first, second, weight, eps, CONSTANTS: tl.constexpr):
-    """The halves after their head's norm; weight [HEAD_DIM], None: of ones."""
-    HEAD_DIM: tl.constexpr = CONSTANTS.HEAD_DIM
+def halves_of(pointer, CONSTANTS: tl.constexpr):
+    """float32 [1, HALF] twice: the two halves of a norm's weight."""
+    HALF_DIM: tl.constexpr = CONSTANTS.HEAD_DIM // 2
     d = tl.arange(0, CONSTANTS.HALF)
-    factor = tl.rsqrt(tl.sum(first * first + second * second, 1) / HEAD_DIM + eps)[:, None]
-    first, second = first * factor, second * factor
-    if weight is not None:
-        first *= tl.load(weight + d, mask=d < HEAD_DIM // 2, other=0.0).to(tl.float32)[None, :]
-        second *= tl.load(weight + HEAD_DIM // 2 + d, mask=d < HEAD_DIM // 2, other=0.0).to(tl.float32)[None, :]
-    return first, second
+    first = tl.load(pointer + d, mask=d < HALF_DIM, other=0.0).to(tl.float32)
+    second = tl.load(pointer + HALF_DIM + d, mask=d < HALF_DIM, other=0.0).to(tl.float32)
+    return first[None, :], second[None, :]
 
 
 @triton.jit
-def turned_halves(first, second, rotation, at, CONSTANTS: tl.constexpr):
-    """The halves after their rotation; at: which row of cos and sin."""
+def over_heads(first, second, eps, HEAD_DIM: tl.constexpr):
+    """The halves over the root of the mean of their head's squares."""
+    factor = tl.rsqrt(tl.sum(first * first + second * second, 1) / HEAD_DIM + eps)[:, None]
+    return first * factor, second * factor
+
+
+@triton.jit
+def turned_heads(qkv, first_head, token, turn, rotation, weight, eps, CONSTANTS: tl.constexpr):
+    """BLOCK_H heads of a token, normed if there is a weight, and rotated; turn: which row of cos and sin.
+
+    All is loaded before anything is computed: the loads wait for memory together.
+    """
+    HALF_DIM: tl.constexpr = CONSTANTS.HEAD_DIM // 2
+    ALL: tl.constexpr = CONSTANTS.FIRST_VALUE + CONSTANTS.KV_HEADS
     d = tl.arange(0, CONSTANTS.HALF)
-    real = d < CONSTANTS.HEAD_DIM // 2
-    start = wide(at) * (CONSTANTS.HEAD_DIM // 2)
-    cos = tl.load(rotation.cos + start + d, mask=real, other=0.0)[None, :]
-    sin = tl.load(rotation.sin + start + d, mask=real, other=0.0)[None, :]
+    first, second = halves(qkv, first_head + tl.arange(0, CONSTANTS.BLOCK_H), token, ALL, CONSTANTS)
+    at = wide(turn) * HALF_DIM + d
+    cos = tl.load(rotation.cos + at, mask=d < HALF_DIM, other=0.0)[None, :]
+    sin = tl.load(rotation.sin + at, mask=d < HALF_DIM, other=0.0)[None, :]
+    if weight is not None:
+        w_first, w_second = halves_of(weight, CONSTANTS)
+        first, second = over_heads(first, second, eps, CONSTANTS.HEAD_DIM)
+        first, second = first * w_first, second * w_second
     return first * cos - second * sin, second * cos + first * sin
 
 
@@ -164,25 +178,19 @@ def rotated_heads(qkv, q, keys, values, slots, rotation, norms, tokens, each, CO
         slot = tl.load(slots + batch * each[0] * tokens + t)
     turn = batch * each[1] * tokens + t
     if block < QUERY_BLOCKS:
-        head = block * BLOCK_H + h
-        first, second = halves(qkv, head, token, ALL, CONSTANTS)
-        if norms.query is not None:
-            first, second = normed_halves(first, second, norms.query, norms.eps, CONSTANTS)
-        parts = turned_halves(first, second, rotation, turn, CONSTANTS)
-        store_halves(q, batch, head, t, QUERY_HEADS, parts, CONSTANTS)
+        head = block * BLOCK_H
+        parts = turned_heads(qkv, head, token, turn, rotation, norms.query, norms.eps, CONSTANTS)
+        store_halves(q, batch, head + h, t, QUERY_HEADS, parts, CONSTANTS)
     elif block < QUERY_BLOCKS + KV_BLOCKS:
-        head = (block - QUERY_BLOCKS) * BLOCK_H + h
-        first, second = halves(qkv, QUERY_HEADS + head, token, ALL, CONSTANTS)
-        if norms.key is not None:
-            first, second = normed_halves(first, second, norms.key, norms.eps, CONSTANTS)
-        parts = turned_halves(first, second, rotation, turn, CONSTANTS)
-        store_halves(keys, batch, head, slot, KV_HEADS, parts, CONSTANTS)
+        head = (block - QUERY_BLOCKS) * BLOCK_H
+        parts = turned_heads(qkv, QUERY_HEADS + head, token, turn, rotation, norms.key, norms.eps, CONSTANTS)
+        store_halves(keys, batch, head + h, slot, KV_HEADS, parts, CONSTANTS)
     else:
-        head = (block - QUERY_BLOCKS - KV_BLOCKS) * BLOCK_H + h
-        first, second = halves(qkv, CONSTANTS.FIRST_VALUE + head, token, ALL, CONSTANTS)
+        head = (block - QUERY_BLOCKS - KV_BLOCKS) * BLOCK_H
+        first, second = halves(qkv, CONSTANTS.FIRST_VALUE + head + h, token, ALL, CONSTANTS)
         if CONSTANTS.VALUE_NORM:
-            first, second = normed_halves(first, second, None, norms.eps, CONSTANTS)
-        store_halves(values, batch, head, slot, KV_HEADS, (first, second), CONSTANTS)
+            first, second = over_heads(first, second, norms.eps, CONSTANTS.HEAD_DIM)
+        store_halves(values, batch, head + h, slot, KV_HEADS, (first, second), CONSTANTS)
 
 
 @triton.jit

@@ -9,6 +9,7 @@ import typer
 
 from skiplab.cli import options
 from skiplab.cli.run import end_as_interrupted, need, show, swept, unused, write_report
+from skiplab.contenders.ladder import LADDER
 from skiplab.machine import describe
 from skiplab.model import model_names
 from skiplab.store.llama_bench import benched, left_out, read_bench, rows_of
@@ -38,6 +39,10 @@ def model(
     ] = None,
     gguf: Annotated[Path | None, typer.Option(help="The model that llama-bench loads.")] = None,
     contender: options.Contenders = None,
+    ladder: Annotated[
+        bool,
+        typer.Option("--ladder", help=f"Every rung from the reference's first kernels to ours: {', '.join(LADDER)}."),
+    ] = False,
     dtype: options.Dtype = "bfloat16",
     device: options.DeviceOption = None,
     seed: options.Seed = 0,
@@ -53,12 +58,13 @@ def model(
     """Measure a whole model: tokens a second of prompts and of steps. Prints the table, writes the run and one HTML.
 
     Weights are random. Example: skiplab model laptop --prompt 256,512 --new 8 --depth 0,2048 --rows 1,4
+    What each choice of the kernels gains: skiplab model laptop --prompt 2048 --depth 2048 --ladder
     """
     name, config = named_or_read(spec)
     defaults = ModelSweep()
     (measured_on,) = options.devices_of(device, None)
     wanted = ModelSweep(
-        tuple(contender or defaults.contenders), name, _numbers("--prompt", prompt) or defaults.prompt,
+        _contenders(contender, ladder), name, _numbers("--prompt", prompt) or defaults.prompt,
         _numbers("--depth", depth) or defaults.depth, _numbers("--rows", rows) or defaults.rows, new, bits, group_size,
         by_kind, dtype, measured_on, seed, budget, config,
     )  # fmt: skip
@@ -85,6 +91,12 @@ def _lines(wanted: ModelSweep, program: Path | None, gguf: Path | None) -> list[
     if count := left_out(lines):
         typer.echo(f"llama-bench: {count} tests of prompts at a depth, or of prompts and steps as one, are left out")
     return lines
+
+
+def _contenders(named: list[str] | None, ladder: bool) -> tuple[str, ...]:
+    """Those that are named, else the sweep's own; with --ladder its rungs, and what is named beside them."""
+    rungs = LADDER if ladder else ()
+    return tuple(dict.fromkeys((*(named or (() if ladder else ModelSweep.contenders)), *rungs)))
 
 
 def _numbers(option: str, words: Counts) -> tuple[int, ...]:

@@ -15,7 +15,7 @@ from skiplab.contenders.base import (
 from skiplab.operations import modules_of
 
 modules_of(__name__)  # each registers its own
-from skiplab.contenders import huggingface, humming  # noqa: E402, F401 - after ours, which a list of them begins with
+from skiplab.contenders import huggingface, humming, ladder  # noqa: E402, F401 - after ours, which a list of them begins with
 
 __all__ = [
     "Contender", "Planned", "Registry", "Unsupported", "contender", "contenders", "is_cuda", "kernel", "with_config",

@@ -111,7 +111,7 @@ def pieces_of(whole: ModelSpec, decoder: Decoder) -> tuple[tuple[float, Runner],
     def model(kind: int, times: int) -> Runner:
         layers = (spec.layers[kind],) * times, (weights.layers[kind],) * times
         parts = replace(spec, layers=layers[0]), replace(weights, layers=layers[1])
-        return DecoderRunner(Decoder(*parts, attend=decoder.attend))
+        return DecoderRunner(Decoder(*parts, attend=decoder.attend, fused=decoder.fused))
 
     factors = [count / TIMES for count in whole.kinds.values()]
     kinds = tuple((factor, model(kind, TIMES)) for kind, factor in enumerate(factors))

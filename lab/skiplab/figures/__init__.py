@@ -13,7 +13,19 @@ from typing import Any, ParamSpec
 
 import pandas as pd
 
-from skiplab.figures import attention, charts, decode, interactive, linear, menu, model, predicted, static, theme
+from skiplab.figures import (
+    attention,
+    charts,
+    decode,
+    interactive,
+    ladder,
+    linear,
+    menu,
+    model,
+    predicted,
+    static,
+    theme,
+)
 from skiplab.figures.frames import (
     by_method,
     predictions,
@@ -23,16 +35,17 @@ from skiplab.figures.frames import (
 from skiplab.figures.interactive import Figure, tilemap
 from skiplab.figures.modules import MODULES
 from skiplab.floors import floors_of
+from skiplab.ladder import CALLS
 from skiplab.operations import DEFAULT_OPERATION, operation_of
 from skiplab.store import query
 
 __all__ = [
     "Figure", "attention", "attention_times", "bits_error", "by_method", "charts", "crossover", "decode",
     "decode_bandwidth", "decode_bandwidths", "decode_grid", "decode_rate", "decode_speedup", "decode_time", "floors",
-    "flops", "generation", "heatmap", "interactive", "linear", "linear_bandwidth", "linear_bandwidths",
+    "flops", "generation", "heatmap", "interactive", "ladder", "linear", "linear_bandwidth", "linear_bandwidths",
     "linear_layers", "linear_row_times", "linear_rows", "linear_time", "measured_vs_predicted", "model",
-    "model_decode", "model_parts", "model_prefill", "overview", "predicted", "predictions", "published_prefill",
-    "speedup", "speedups", "static", "theme", "throughput", "tilemap", "waste",
+    "model_decode", "model_ladder", "model_parts", "model_prefill", "overview", "predicted", "predictions",
+    "published_prefill", "speedup", "speedups", "static", "theme", "throughput", "tilemap", "waste",
 ]  # fmt: skip
 
 Given = ParamSpec("Given")
@@ -105,6 +118,11 @@ def linear_row_times(table: pd.DataFrame) -> Figure:
 def model_parts(table: pd.DataFrame) -> Figure:
     """Where the time of one call of a model goes, with a menu that chooses the call."""
     return _menu(model.settings(table), model.parts, table)
+
+
+def model_ladder(table: pd.DataFrame, first: str = "") -> Figure:
+    """The ladder (`skiplab.ladder.ladder`), rung by rung, with a menu that chooses the call; first: as `floors`."""
+    return menu.choose(ladder.charts(table) or {"": ladder.rungs(table.iloc[:0], CALLS[0])}, first)
 
 
 def _menu(

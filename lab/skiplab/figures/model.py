@@ -52,7 +52,7 @@ def parts(table: pd.DataFrame) -> BarChart:
     note = series.note(table, good, "no call has been taken apart by name")
     return BarChart(
         f"Where the time of {what} goes", "part of the model", "time a call", groups, bars, series.sources(good),
-        "; ".join(filter(None, [note, _by_kind(good)])), "s", False,
+        "; ".join(filter(None, [note, by_kind_note(good)])), "s", False,
     )  # fmt: skip
 
 
@@ -78,7 +78,7 @@ def settings_words(row: RowDict) -> str:
 
 def _taken_apart(table: pd.DataFrame) -> Any:
     good: Any = table[(table["operation"] == "model") & (table["status"] == "ok")]
-    return good[[isinstance(parts, dict) for parts in good["parts"]]]
+    return good.loc[[isinstance(parts, dict) for parts in good["parts"]]]
 
 
 def _bars(row: RowDict, groups: tuple[str, ...], setting: str) -> Bars:
@@ -107,11 +107,12 @@ def _rates(good: Any, table: pd.DataFrame, title: str, x: str, x_title: str, y_t
     name = _namer(good)
     shown = series.lines(good, x, "tokens_per_s", "low", "high", name, _hover)
     roofs = series.limits(good, x, "roof", "rate at the roofs, packed weights", name)
-    note = "; ".join(filter(None, [series.note(table, good), _by_kind(good)]))
+    note = "; ".join(filter(None, [series.note(table, good), by_kind_note(good)]))
     return LineChart(title, x_title, y_title, (*shown, *roofs), series.sources(good), note)
 
 
-def _by_kind(good: Any) -> str:
+def by_kind_note(good: Any) -> str:
+    """That one layer of each kind was timed, where that is so."""
     return BY_KIND if len(good) and bool((good["by_kind"] == 1).any()) else ""
 
 

@@ -66,34 +66,52 @@ class LayerCache:
 class RingChunk:
     """The slots of a chunk of prompts in rings of one window, and what its queries see there.
 
-    before: int64 [n], the slots of the positions before the chunk. slots: int64 [B or 1, m], what is written: each
-    row's last positions. Where rows differ in length: columns int64 [B, m], of the chunk, and inside bool [B, 1, m, 1],
-    whether a slot is of this chunk; what lies behind a row's length must not overwrite what it sees.
+    slots: of a ring. before: the positions (first, last + 1) before the chunk that some query sees; end: the position
+    behind the chunk. Where rows differ in length, of each row's last positions: places int64 [B, m], where they are
+    written; columns int64 [B, m], where they are in the chunk; inside bool [B, 1, m, 1], whether they are of this
+    chunk, since what lies behind a row's length must not overwrite what it sees.
     """
 
-    before: Tensor
-    slots: Tensor
+    slots: int
+    before: tuple[int, int]
+    end: int
+    places: Tensor | None = None
     columns: Tensor | None = None
     inside: Tensor | None = None
 
     @classmethod
     def of(cls, window: int, start: int, tokens: int, lengths: Tensor | None, device: torch.device) -> RingChunk:
-        size, end = ring_slots(window), start + tokens
-        before = torch.arange(max(start - window + 1, 0), start, dtype=torch.int64, device=device) % size
-        last = torch.arange(-min(tokens, size), 0, dtype=torch.int64, device=device)[None]
+        slots, end = ring_slots(window), start + tokens
+        before = max(start - window + 1, 0), start
         if lengths is None:
-            return cls(before, (end + last) % size)
+            return cls(slots, before, end)
+        last = torch.arange(-min(tokens, slots), 0, dtype=torch.int64, device=device)[None]
         positions = lengths[:, None].long().clamp(max=end) + last
-        return cls(before, positions % size, (positions - start).clamp(min=0), (positions >= start)[:, None, :, None])
+        columns, inside = (positions - start).clamp(min=0), (positions >= start)[:, None, :, None]
+        return cls(slots, before, end, positions % slots, columns, inside)
 
     def write(self, ring: Tensor, new: Tensor) -> Tensor:
         """Writes a chunk's keys (or values), and returns them appended to those before the chunk."""
-        seen = torch.cat([ring[:, :, self.before], new], 2) if self.before.numel() else new
-        written = new[:, :, -self.slots.shape[1] :]
-        if self.columns is not None and self.inside is not None:
-            written = torch.where(self.inside, _get(new, self.columns), _get(ring, self.slots))
-        _put(ring, self.slots, written)
+        seen = [ring[:, :, places] for places in self._places(*self.before)]
+        seen = torch.cat([*seen, new], 2) if seen else new
+        if self.places is not None and self.columns is not None and self.inside is not None:
+            written = torch.where(self.inside, _get(new, self.columns), _get(ring, self.places))
+            _put(ring, self.places, written)
+            return seen
+        count = min(new.shape[2], self.slots)
+        last = new[:, :, new.shape[2] - count :]
+        for places in self._places(self.end - count, self.end):
+            ring[:, :, places], last = (
+                last[:, :, : places.stop - places.start],
+                last[:, :, places.stop - places.start :],
+            )
         return seen
+
+    def _places(self, first: int, last: int) -> list[slice]:
+        """The slots of the positions first..last-1, no more of them than a ring has, in their order."""
+        begin, count = first % self.slots, last - first
+        tail = min(count, self.slots - begin)
+        return [part for part in (slice(begin, begin + tail), slice(0, count - tail)) if part.start < part.stop]
 
 
 @dataclass(frozen=True)

@@ -113,7 +113,8 @@ class Rope:
     def rotation(self, positions: torch.Tensor, frequencies: torch.Tensor) -> Rotation:
         """The rotation of int64 positions [batch or 1, tokens], by `frequencies`."""
         angles = positions[..., None, None].float() * frequencies
-        return Rotation(angles.cos() * self.scale, angles.sin() * self.scale)
+        cos, sin = angles.cos(), angles.sin()
+        return Rotation(cos, sin) if self.scale == 1 else Rotation(cos * self.scale, sin * self.scale)
 
 
 def _checked(key: str, name: str, value: Any) -> Any:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from skiplab import figures, thin
+from skiplab.contenders.ladder import LADDER
+from skiplab.ladder import calls, known, ladder
 from skiplab.store import frame, published, query, recorded_llama_bench
 
 if TYPE_CHECKING:
@@ -25,7 +27,16 @@ def figures_of(table: pd.DataFrame, axes: list[str]) -> list[tuple[go.Figure, st
         (figures.model_decode(with_rows(steps.table, others)),
          f"Steps behind a prompt. {rates} A step of several tokens verifies drafts.{beside} {steps.left_out}"),
         (figures.model_parts(table), apart),
+        *_climbed(table),
     ]  # fmt: skip
+
+
+def _climbed(table: pd.DataFrame) -> list[tuple[go.Figure, str]]:
+    """The ladder, of a run that has some of its rungs."""
+    if not set(table["contender"]) & set(LADDER[:-1]):
+        return []
+    words = "The ladder: each rung has a choice more than the one before. Beside it what is published and predicted."
+    return [(figures.model_ladder(ladder(table, known(calls(table)))), words)]
 
 
 PHASES = {"prefill": "q_len", "decode": "depth"}

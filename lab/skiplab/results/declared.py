@@ -11,6 +11,7 @@ import pandas as pd
 
 from skiplab.paths import data_path
 from skiplab.rated import ADDED, RowDict
+from skiplab.results.ladder import LADDERS, LadderTable
 from skiplab.results.tables import Item, Shown, Table, gather, nothing, styled
 from skiplab.results.targets import (
     always,
@@ -294,7 +295,7 @@ DECLARED = {
         "**int4 products of several rows**, 21,504 outputs × 5,376 inputs, groups of 32.",
         ("rows",),
         times(("our choice", "blockskip"), ("on tensor cores, from packed weights", "blockskip-fused"),
-              ("dequantised first", "blockskip-dequantise"), ("tinygemm", "tinygemm"), ("bf16", "bf16"), value="us"),
+              ("dequantized first", "blockskip-dequantize"), ("tinygemm", "tinygemm"), ("bf16", "bf16"), value="us"),
         {**LINEAR, "out_features": 21504, "in_features": 5376, "bits": 4}, H100, across=True,
     ),
     "linear-layers": Table(
@@ -358,8 +359,13 @@ TABLES = {name: replace(table, reasons=REASONS.get(name, {})) for name, table in
 """All tables by name: those of `data/RESULTS.md` in its order, then README's."""
 
 
+ALL: dict[str, Table | LadderTable] = {**TABLES, **LADDERS}
+"""These, and the tables that are made in their own way."""
+
+
 def show(name: str, runs: Iterable[Run] | None = None) -> Shown:
     """A declared table for a notebook; runs: those of `data/runs` by default. ValueError lists the names."""
-    if name not in TABLES:
-        raise ValueError(f"name: got {name!r}; allowed are {', '.join(TABLES)}")
-    return styled(name, TABLES[name], gather(TABLES[name], read_runs() if runs is None else runs))
+    if name not in ALL:
+        raise ValueError(f"name: got {name!r}; allowed are {', '.join(ALL)}")
+    table, runs = ALL[name], read_runs() if runs is None else runs
+    return table.shown(runs) if isinstance(table, LadderTable) else styled(name, table, gather(table, runs))

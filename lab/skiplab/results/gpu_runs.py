@@ -44,9 +44,9 @@ DECODE = ("blockskip", "blockskip-one", "blockskip-prefill", "sdpa", "sdpa-flash
           "flashinfer", "flashinfer-tensor")  # fmt: skip
 INT4 = ("blockskip", "humming", "humming-int8", "tinygemm", "gemlite", "bf16")
 SYMMETRIC = ("blockskip", "humming", "humming-int8", "blockskip-int8-mma", "bf16")
-WAYS = ("blockskip", "blockskip-fused", "blockskip-dequantise", "blockskip-int8-mma", "blockskip-strided",
+WAYS = ("blockskip", "blockskip-fused", "blockskip-dequantize", "blockskip-int8-mma", "blockskip-strided",
         "blockskip-scalar")  # fmt: skip
-INT8 = ("blockskip", "blockskip-fused", "blockskip-dequantise", "bf16")
+INT8 = ("blockskip", "blockskip-fused", "blockskip-dequantize", "bf16")
 LAYERS = {
     "fused": ("qkv", "o", "gate+up", "down"),
     "apart": ("q", "k", "v", "gate", "up"),

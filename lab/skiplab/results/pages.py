@@ -11,7 +11,7 @@ import blockskip as bs
 from skiplab.figures import attention, decode, linear, static
 from skiplab.paths import data_path, installed
 from skiplab.rated import rated
-from skiplab.results.declared import H100, H200, TABLES
+from skiplab.results.declared import ALL, H100, H200
 from skiplab.results.tables import fill
 from skiplab.store import Run, noted_runs, query, read_runs
 from skiplab.workload import model_of
@@ -46,6 +46,6 @@ def write() -> list[Path]:
         written.append(data_path("pictures", f"{name}.png"))
         picture.savefig(written[-1], dpi=110)
     for page in (root / name for name in PAGES):
-        page.write_text(fill(page.read_text(encoding="utf-8"), page, TABLES, runs), encoding="utf-8")
+        page.write_text(fill(page.read_text(encoding="utf-8"), page, ALL, runs), encoding="utf-8")
         written.append(page)
     return written

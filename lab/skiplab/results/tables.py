@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pandas as pd
 
@@ -151,8 +151,18 @@ def _text(row: RowDict, value: str, missed: bool) -> str:
         return REFUSED if row["status"] == "unsupported" else row["status"].replace("-", " ")
     if row["number"] != row["number"]:
         return ""
-    marks = dict.fromkeys(MARKS[flag] for flag in row["flags"].split(", ") if flag in MARKS)
-    return number(row["number"], value) + "".join(marks) + APART * row["apart"] + MISSED * missed
+    return number(row["number"], value) + marks_of(row["flags"]) + APART * row["apart"] + MISSED * missed
+
+
+def marks_of(flags: str) -> str:
+    """The marks of a row's flags."""
+    return "".join(dict.fromkeys(MARKS[flag] for flag in flags.split(", ") if flag in MARKS))
+
+
+def notes_of(text: str) -> list[str]:
+    """A sentence on what the marks in a text mean; none without any."""
+    meanings = "; ".join(f"{mark} {meaning}" for mark, meaning in NOTES.items() if mark in text)
+    return [f"{meanings}."] if meanings else []
 
 
 def number(value: float, kind: str) -> str:
@@ -217,9 +227,7 @@ def origin(cells: pd.DataFrame, link: Callable[[Path, int], str]) -> str:
 def notes(cells: pd.DataFrame, table: Table, link: Callable[[Path, int], str]) -> list[str]:
     """What the marks mean, whether the target is met, and where the cells are from: what stands below the table."""
     text = "".join(cells["text"])
-    lines = [origin(cells, link)]
-    lines.append("; ".join(f"{mark} {meaning}" for mark, meaning in NOTES.items() if mark in text))
-    lines.append(_refused(cells))
+    lines = [origin(cells, link), *notes_of(text), _refused(cells)]
     plain = [item.head for item in table.items if item.value == "plain"]
     if any(cells["head"].isin(plain) & (cells["text"] != "")):
         lines.append(
@@ -290,7 +298,15 @@ def markdown(name: str, table: Table, everything: pd.DataFrame, page: Path) -> s
     return "\n\n".join([caption(cells, table), rows, *notes(cells, table, link)])
 
 
-def fill(text: str, page: Path, tables: Mapping[str, Table], runs: Iterable[Run]) -> str:
+class OwnTable(Protocol):
+    """A table that is made in its own way."""
+
+    def markdown(self, runs: Iterable[Run], page: Path) -> str:
+        """As `markdown`."""
+        ...
+
+
+def fill(text: str, page: Path, tables: Mapping[str, Table | OwnTable], runs: Iterable[Run]) -> str:
     """The page's text with each of its tables made anew; ValueError names one that is not declared."""
     runs, gathered = list(runs), {}
 
@@ -299,6 +315,8 @@ def fill(text: str, page: Path, tables: Mapping[str, Table], runs: Iterable[Run]
         if name not in tables:
             raise ValueError(f"{page.name}: no table {name!r}; there are {', '.join(tables)}")
         table = tables[name]
+        if not isinstance(table, Table):
+            return f"{start}{table.markdown(runs, page)}\n{end}"
         source = table.source or table.runs
         if source not in gathered:
             gathered[source] = gather(table, runs)
@@ -309,17 +327,18 @@ def fill(text: str, page: Path, tables: Mapping[str, Table], runs: Iterable[Run]
 
 @dataclass(frozen=True)
 class Shown:
-    """A table for a notebook: its caption above its cells, its notes below."""
+    """A table for a notebook: its caption above its cells, its notes below. words: heads of columns that hold words."""
 
     caption: str
     cells: pd.DataFrame
-    notes: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    words: tuple[str, ...] = ()
 
     def _repr_html_(self) -> str:
-        return render(
-            "tables.captioned", caption=self.caption, notes=self.notes, heads=list(self.cells.columns),
-            rows=self.cells.to_numpy().tolist(),
-        )  # fmt: skip
+        heads = list(self.cells.columns)
+        left = [number for number, head in enumerate(heads) if number == 0 or head in self.words]
+        rows = self.cells.to_numpy().tolist()
+        return render("tables.captioned", caption=self.caption, notes=self.notes, heads=heads, rows=rows, left=left)
 
     def __str__(self) -> str:
         return "\n".join([self.caption, "", self.cells.to_string(index=False), "", *self.notes])

@@ -13,6 +13,8 @@ from skiplab.store.schema import FILED, SCHEMA, End, Header, Row, RunFileError, 
 
 HEADER_START = b'{"record": "header", "schema": '
 RECORD_START = b'{"record": "'
+RESPELLED = b"dequantise", b"dequantize"
+"""What runs named contenders until 2026-11-29, and what they are named now; of equal length, so that places stay."""
 _LINE = msgspec.json.Decoder(Row | End)
 _TIMED = msgspec.json.Decoder(Timed)
 _PLAIN = msgspec.json.Decoder()
@@ -85,7 +87,7 @@ def scan(name: str, lines: Iterable[bytes]) -> Held:
 
     A last line without newline that breaks off, as by an interrupted write, is not an error here but `cut`.
     """
-    source = iter(lines)
+    source = (line.replace(*RESPELLED) for line in lines)
     first = next(source, b"")
     if not first or (first.strip(b"\0") and _is_torn(first, HEADER_START)):
         return Held(None, cut=bool(first))

@@ -24,7 +24,7 @@ class LinearSweep(AnySweep):
     shape: (out_features, in_features). TypeError or ValueError names the field, what was given and what is allowed.
     """
 
-    contenders: tuple[str, ...] = ("blockskip", "dequantise", "bf16", "tinygemm")
+    contenders: tuple[str, ...] = ("blockskip", "dequantize", "bf16", "tinygemm")
     shape: tuple[tuple[int, int], ...] = ((2048, 2048), (8192, 2048))
     rows: tuple[int, ...] = (1,)
     bits: tuple[int, ...] = (4,)

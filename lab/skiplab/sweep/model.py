@@ -9,6 +9,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, ClassVar
 
+from skiplab.contenders.ladder import same_as
 from skiplab.machine import default_device
 from skiplab.measure import Point
 from skiplab.store import Run
@@ -50,9 +51,14 @@ class ModelSweep(AnySweep):
         return [*prompts, *(ModelWorkload("decode", rows, depth, steps=self.new, **shared) for depth, rows in steps)]
 
     def points(self) -> list[Point]:
-        """One contender after the other: each keeps its model for all of its points."""
+        """One contender after the other: each keeps its model for all of its points.
+
+        A rung of the ladder that does nothing else than one below it, in steps or in prompts, is not measured again.
+        """
         return [
-            Point(workload, name, device=self.device) for name, workload in product(self.contenders, self.workloads())
+            Point(workload, name, device=self.device)
+            for name, workload in product(self.contenders, self.workloads())
+            if (same := same_as(name, workload.phase)) == name or same not in self.contenders
         ]
 
     def command(self) -> str:

@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 CONTENDERS: Mapping[tuple[str, str], str] = {
     ("matvec", "rows"): "blockskip-matvec",
     ("fused", "rows"): "blockskip-fused",
-    ("dequantize", "rows"): "blockskip-dequantise",
+    ("dequantize", "rows"): "blockskip-dequantize",
     ("fused", "tiles"): "blockskip-tiles",
-    ("dequantize", "tiles"): "blockskip-tiles-dequantise",
+    ("dequantize", "tiles"): "blockskip-tiles-dequantize",
 }
 """Who does what is tuned, by kernel and packing."""
 KERNELS: Mapping[str, tuple[str, str]] = {contender: kernel for kernel, contender in CONTENDERS.items()}

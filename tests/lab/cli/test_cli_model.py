@@ -91,6 +91,23 @@ def test_llama_bench_itself_is_run_with_the_same_prompts_and_depths(skiplab, tmp
     assert (code, err) == (2, "skiplab: llama-bench: ended with 3: no such model\n")
 
 
+def test_the_ladder_is_climbed_as_far_as_a_cpu_goes(skiplab, tmp_path):
+    words = ("--prompt", "16", "--new", "1", "--depth", "0", "--budget", "0.01", "--device", "cpu", "--ladder")
+    code, out, err = skiplab("model", "config.json", *words, "--out", "run.jsonl", "--report", "page.html")
+    assert code == 0, err
+    assert "ladder-2-mask, 1 points unsupported: skip by mask: of our Triton kernels, which need CUDA" in out
+    table = frame(read_run(tmp_path / "run.jsonl"))
+    prompts = table[table["phase"] == "prefill"].set_index("contender")["status"].to_dict()
+    assert [name for name, status in prompts.items() if status == "ok"] == [
+        "ladder-1-dense", "ladder-3-bounds", "ladder-7-joined", "blockskip",
+    ]  # fmt: skip
+    assert len(table) == 6 + 7  # what a rung does not change is not measured again
+    page = (tmp_path / "page.html").read_text()
+    assert "The ladder: a prompt of 16 tokens, tiny" in page and "each rung has a choice more" in page
+    code, out, _ = skiplab("model", "config.json", *words, "--contender", "sdpa", "--out", "again.jsonl", "--seed", "1")
+    assert code == 0 and "sdpa" in set(frame(read_run(tmp_path / "again.jsonl"))["contender"])
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -23,10 +23,6 @@ class ProductConstants(NamedTuple):
     """Weights that share a scale."""
     STAGES: int
     """Steps in shared memory."""
-    EARLY: int
-    """Steps whose weights are copied before the activations may be read."""
-    PREFETCHED: int
-    """Steps behind those whose codes the L2 is asked for, too; 0 where a step takes a part of a tile."""
     ROW_GROUPS: int
     """Warp groups; each multiplies 64 rows of the weight."""
     SYMMETRIC: bool

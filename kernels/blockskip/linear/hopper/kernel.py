@@ -53,12 +53,11 @@ def buffers_of(DTYPE: gl.constexpr, CONSTANTS: gl.constexpr):
 
 
 @gluon.jit
-def product(x, data, scale, zero, codes, bias, out, sums, flags, M, N, CONSTANTS: gl.constexpr):
+def product(x, data, scale, zero, bias, out, sums, flags, M, N, CONSTANTS: gl.constexpr):
     """out [M, N] = x [M, K] weight^T + bias, of a weight in tiles.
 
-    x, and the weight's codes as int32, scales and zero points (None: 8 for all) come as descriptors; codes: a pointer
-    to the same codes; bias is None or [N], dense; sums and flags: `Shares`. Grid: (blocks of M, programs). CONSTANTS:
-    `ProductConstants`.
+    x, and the weight's codes as int32, scales and zero points (None: 8 for all) come as descriptors; bias is None or
+    [N], dense; sums and flags: `Shares`. Grid: (blocks of M, programs). CONSTANTS: `ProductConstants`.
     """
     ROW_GROUPS: gl.constexpr = CONSTANTS.ROW_GROUPS
     REGISTERS: gl.constexpr = CONSTANTS.REGISTERS
@@ -73,7 +72,7 @@ def product(x, data, scale, zero, codes, bias, out, sums, flags, M, N, CONSTANTS
                 (multiply, (0, out, bias, shares, M, N, buffers, bars, steps, CONSTANTS)),
                 (multiply, (1, out, bias, shares, M, N, buffers, bars, steps, CONSTANTS)),
                 (multiply, (2, out, bias, shares, M, N, buffers, bars, steps, CONSTANTS)),
-                (copy, (x, weight, codes, N, buffers, bars, steps, CONSTANTS)),
+                (copy, (x, weight, buffers, bars, steps, CONSTANTS)),
             ],
             [4, 4, 1],
             [REGISTERS, REGISTERS, COPY_REGISTERS],
@@ -83,7 +82,7 @@ def product(x, data, scale, zero, codes, bias, out, sums, flags, M, N, CONSTANTS
             [
                 (multiply, (0, out, bias, shares, M, N, buffers, bars, steps, CONSTANTS)),
                 (multiply, (1, out, bias, shares, M, N, buffers, bars, steps, CONSTANTS)),
-                (copy, (x, weight, codes, N, buffers, bars, steps, CONSTANTS)),
+                (copy, (x, weight, buffers, bars, steps, CONSTANTS)),
             ],
             [4, 1],
             [REGISTERS, COPY_REGISTERS],

@@ -39,12 +39,6 @@ REGISTERS = {2: 240, 3: 152}
 """Registers a thread, but for those of the first warp group, which has what is left; by row_groups."""
 
 
-EARLY = 2
-"""Steps whose weights are copied before the activations may be read."""
-PREFETCHED = 4
-"""Steps behind those whose codes the L2 is asked for before the activations may be read."""
-
-
 def _memory(x: torch.Tensor, out_features: int, config: HopperConfig) -> list:
     """Of the result, and of the shares of tiles where there are any."""
     out = (x.shape[0], out_features), x.dtype
@@ -78,7 +72,6 @@ def prepare_product(x, data, scale, zero, bias, out, shares, config: HopperConfi
         TmaTensor(x, x.shape[1], (config.block_m, config.block_k), min(128, config.block_k * size)),
         TmaTensor(data, TILE_COLUMNS // 8, (TILE_ROWS, columns), min(128, columns * 4)),
         *metadata,
-        data,
         bias,
         out,
         *shares,
@@ -90,8 +83,6 @@ def prepare_product(x, data, scale, zero, bias, out, shares, config: HopperConfi
         BLOCK_K=config.block_k,
         GROUP=group_size,
         STAGES=config.stages,
-        EARLY=min(EARLY, config.stages),
-        PREFETCHED=PREFETCHED if config.block_k == TILE_COLUMNS else 0,
         ROW_GROUPS=config.row_groups,
         SYMMETRIC=zero is None,
         REGISTERS=REGISTERS[config.row_groups],

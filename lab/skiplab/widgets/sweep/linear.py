@@ -51,7 +51,7 @@ def _layers_shown(shapes: Iterable[tuple[int, int] | str]) -> str:
 
 
 FORM = PanelForm(
-    "linear", "quantised linear layer", ("blockskip", "bf16", "dequantise"),
+    "linear", "quantised linear layer", ("blockskip", "bf16", "dequantize"),
     (
         Field("shape", "Layers", ("laptop", "query"), layers, _layers_shown, "outputs x inputs",
               LAYERS_ALLOWED),

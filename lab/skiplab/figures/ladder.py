@@ -1,0 +1,93 @@
+"""The chart of the ladder: a whole model's tokens a second, rung by rung."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from skiplab.contenders.ladder import adds
+from skiplab.figures import model, series, theme
+from skiplab.figures.charts import BarChart, Bars, Hover
+from skiplab.figures.series import RowDict
+from skiplab.ladder import Call, calls, of_call, share_of_attention
+from skiplab.workload import ModelWorkload
+
+COLOURS = {
+    "published": (theme.VERMILLION,), "predicted": (theme.GREEN, theme.PURPLE, theme.GREY),
+    "recorded": (theme.SKY, "#6B6B6B"), "measured": (theme.BLUE, theme.ORANGE),
+}  # fmt: skip
+"""Of the devices of each source, in this order."""
+
+
+def rungs(table: pd.DataFrame, workload: Call | ModelWorkload) -> BarChart:
+    """Tokens a second of one call: a group of bars for each rung, a bar for each source and device.
+
+    table: of `ladder.ladder`. What others published is one series, whichever of their tables a rate is from.
+    """
+    good, added = of_call(table, workload), adds(workload.phase)
+    rows = [placed(row) for row in series.rows_of(good)]
+    groups = [name for name in added if any(row["contender"] == name for row in rows)]
+    bars = []
+    for source, colours in COLOURS.items():
+        devices = dict.fromkeys(row["place"] for row in rows if row["source"] == source)
+        for number, device in enumerate(devices):
+            own = {row["contender"]: row for row in rows if (row["source"], row["place"]) == (source, device)}
+            bars.append(_bars(source, device, own, groups, colours[number % len(colours)]))
+    return BarChart(
+        f"The ladder: {model.settings_words(_first(workload))}, {workload.model}", "rung, each with all before it",
+        "tokens/s", tuple(added[name] for name in groups), tuple(bars), series.sources(good),
+        "; ".join(filter(None, [_note(table, good, workload), model.by_kind_note(good)])), y_is_log=False,
+    )  # fmt: skip
+
+
+def charts(table: pd.DataFrame) -> dict[str, BarChart]:
+    """A chart for each call of the table, by name."""
+    made = {}
+    for workload in calls(table):
+        made[f"{workload.model}: {model.settings_words(_first(workload))}"] = rungs(table, workload)
+    return made
+
+
+def placed(row: RowDict) -> RowDict:
+    """The row with its `place`: the device, or for all published rows the same."""
+    return {**row, "place": "" if row["source"] == "published" else row["device"]}
+
+
+def _first(workload: Call | ModelWorkload) -> RowDict:
+    return {"phase": workload.phase, "q_len": workload.q_len, "depth": workload.depth}
+
+
+def _bars(source: str, device: str, own: dict[str, RowDict], groups: list[str], colour: str) -> Bars:
+    values, hover, below = [], [], None
+    for name in groups:
+        row = own.get(name)
+        values.append(np.nan if row is None else row["tokens_per_s"])
+        hover.append(Hover(source) if row is None else _hover(row, below))
+        below = below if row is None else row
+    name = theme.source_label(source, device) if device else source
+    return Bars(name, tuple(values), colour, theme.HATCHES.get(source, ""), hover=tuple(hover))
+
+
+def _hover(row: RowDict, below: RowDict | None) -> Hover:
+    """Rate, gain over the rung below, attention's share, and what makes it doubtful."""
+    lines = [f"{row['tokens_per_s']:,.4g} tokens/s"]
+    if below is not None:
+        lines.append(f"{theme.ratio(row['tokens_per_s'] / below['tokens_per_s'])} the bar before")
+    if (share := share_of_attention(row["parts"])) == share:
+        lines.append(f"attention takes {share:.1%} of the time")
+    if row["source"] == "published" and row["phase"] == "decode":
+        told = row["depth"] == row["depth"]
+        lines.append(f"behind {int(row['depth']):,} tokens" if told else "at a depth that is not told")
+    return Hover(row["label"], "", (*lines, *series.doubts(row)))
+
+
+def _note(table: pd.DataFrame, good: Any, workload: Call | ModelWorkload) -> str:
+    """Which rungs could not be measured, and why: a figure never hides a failure."""
+    if not len(good):
+        return series.note(table, good)
+    refused: Any = table[(table["phase"] == workload.phase) & (table["status"] != "ok")]
+    refused = refused[(refused["model"] == workload.model) & (refused["q_len"] == workload.q_len)]
+    failed = dict.fromkeys(f"{row['error_text'] or row['label']} ({row['status']})" for row in series.rows_of(refused))
+    return series.note(good, good) + ("; " if series.note(good, good) and failed else "") + "; ".join(failed)
