@@ -63,7 +63,7 @@ figures.speedup(published)
 #
 # The same model's sliding layer (32 query heads, 16 key heads of 256, window 1,024) on two GPUs, from their
 # data sheets: the larger of FLOPs ÷ peak rate and bytes ÷ bandwidth, for *dense + mask* on all tiles and for
-# *block-skip* on the visited ones. It leaves out launches, grid tails and softmax, on both sides: what skipping
+# *blockskip* on the visited ones. It leaves out launches, grid tails and softmax, on both sides: what skipping
 # brings if both run at the roofs. Dense kernels with a mask run far from theirs, so that measured ratios can be
 # larger still. Attention alone gains more than a whole model, whose matrix products stay as they are.
 
@@ -117,8 +117,8 @@ flags.style.hide().set_table_styles([{"selector": "th, td", "props": "text-align
 # ## Recorded: an H100 beside this machine
 #
 # Choose heads, mask and device in the menu: first what Skiplab brings with it, each as **recorded** on its
-# device, then what was **measured** above. The dotted line is the least time that the device's roofs allow for
-# the useful work.
+# device, then what was **measured** above. Each time is drawn as a multiple of the least that the device's
+# roofs allow for the useful work, the dashed line: lower is better. Point at a mark to read the time itself.
 
 # %%
 # GPUs first; and of a point that several runs hold, the run in which the peers were timed beside it

@@ -248,7 +248,7 @@ def test_explorer_measures_this_machine_and_shows_the_point():
     table = explorer.frame()
     assert table["contender"].tolist() == ["sdpa", "blockskip"] and set(table["status"]) == {"ok"}
     assert set(table["source"]) == {"measured"}
-    assert "block-skip" in explorer.bench.table.value and "×" in explorer.bench.table.value
+    assert "blockskip" in explorer.bench.table.value and "×" in explorer.bench.table.value
     assert explorer.bench.figure.chart.sources.startswith("measured on ")
     assert explorer.bench.cancel_button.disabled and not explorer.bench.problem.value
 
@@ -258,6 +258,14 @@ def test_explorer_predicts_for_this_machine_from_its_measured_roofs():
     explorer._controls["predict_for"].value = THIS_MACHINE
     assert explorer.wait(60)
     assert "from its measured roofs" in explorer._prediction.value
+
+
+def test_measuring_says_what_takes_the_time_and_how_long_it_has_been(monkeypatch):
+    clock, said = iter([0.0, 0.0, 0.4, 1.2, 1.3, 7.0]), []
+    monkeypatch.setattr(measuring.time, "monotonic", lambda: next(clock))
+    asked = measuring._counting(lambda: False, said.append, "dense + mask")
+    assert [asked() for _ in range(4)] == [False] * 4
+    assert said == [f"dense + mask; {seconds} s so far" for seconds in (0, 1, 7)]
 
 
 def test_too_large_a_problem_is_refused_with_advice():

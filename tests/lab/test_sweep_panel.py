@@ -217,7 +217,7 @@ def test_lines_of_each_source_look_different_and_none_like_ours(tmp_path):
         lines = [line for line in draw(pd.concat(parts, ignore_index=True)).lines if "roofs" not in line.name]
         looks = {(line.style.colour, line.style.marker, line.dash) for line in lines}
         assert len(looks) == len(lines) == 6
-        ours = [line for line in lines if line.name.startswith("block-skip")]
+        ours = [line for line in lines if line.name.startswith("blockskip")]
         dashes = {line.name.rpartition(", ")[2].partition(":")[0]: line.dash for line in ours}
         assert len(set(dashes.values())) == 3
         assert [line.style.colour == theme.BLUE for line in ours] == ["published" not in line.name for line in ours]

@@ -84,8 +84,11 @@ measured_vs_predicted = _drawn(predicted.measured_vs_predicted)
 
 
 def attention_times(table: pd.DataFrame, first: str = "") -> Figure:
-    """Median time over prompt length with the roofs' floor; a menu chooses device, heads, mask; first: as `floors`."""
-    return _menu(attention.settings(table), attention.attention_time, table, first)
+    """`attention.attention_ratio`, time over the least that the roofs allow; a menu chooses device, heads, mask.
+
+    first: as `floors`.
+    """
+    return _menu(attention.settings(table), attention.attention_ratio, table, first)
 
 
 def floors(table: pd.DataFrame, first: str = "") -> Figure:

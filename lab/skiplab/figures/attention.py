@@ -55,6 +55,20 @@ def attention_time(table: pd.DataFrame) -> LineChart:
     )  # fmt: skip
 
 
+def attention_ratio(table: pd.DataFrame) -> LineChart:
+    """Time over prompt length as a multiple of the least that the roofs allow, a line for each contender and mask.
+
+    Times of many contenders run together on an axis of decades; how far each is from the roofs tells them apart.
+    """
+    good: Any = table[(table["operation"] == "attention") & (table["status"] == "ok") & (table["bound_ms"] > 0)]
+    good = good.assign(**{name: good[f"{name}_ms"] / good["bound_ms"] for name in ("median", "low", "high")})
+    return LineChart(
+        "One layer's attention: time over the least that the roofs allow", "prompt length (tokens)",
+        "times the least for the useful work", series.lines(good, "q_len", "median", "low", "high", _variant, _hover),
+        sources(good), note(table, good, "no checked point has a roof in its run's header"), level=1.0,
+    )  # fmt: skip
+
+
 def floors(table: pd.DataFrame) -> LineChart:
     """Lower bounds of a recorded time (`floors`), and the time, as multiples of the least time of the useful work.
 

@@ -217,7 +217,8 @@ def _place_legend(figure: Figure, names: list[str]) -> None:
         column = {"orientation": "v", "x": 1.01, "y": 1, "yanchor": "top", "font": {"size": 11}}
         figure.update_layout(legend=column, height=max(figure.layout.height, 160 + ROW * len(names)))
     elif names:
-        in_a_row = max(1, LETTERS // (longest + 8))  # 8: the line before the name
+        # 8 letters or 45 pixels: the line before the name; many names stand closer
+        in_a_row = max(1, LETTERS // (longest + 8) if len(names) <= FEW else int(640 / (45 + 5.6 * longest)))
         more = ROW * (-(-len(names) // in_a_row) - 1)
         figure.update_layout(margin_t=figure.layout.margin.t + more, height=figure.layout.height + more)
 

@@ -100,7 +100,8 @@ def memory(
     y = _pairs(parts, packed, others, lanes, y + 12)
     loads_of_four = "Dark activations: the first of the four loads, which touches every sector."
     legend = (*LEGEND, loads_of_four) if scalar else LEGEND
-    cells, labels = (tuple(part for part in parts if isinstance(part, kind)) for kind in (Cell, Label))
+    cells = tuple(part for part in parts if isinstance(part, Cell))
+    labels = tuple(part for part in parts if isinstance(part, Label))
     return Picture(WIDTH + 2, y + 4, cells, labels, lane, LEFT, legend)
 
 

@@ -36,7 +36,8 @@ def decode(plans: Mapping[str, Schedule], policy: str, program: int) -> Picture:
     y = _buffer(parts, plan, program // plan.splits, 0)
     y = _magnified(parts, plans, policy, program // plan.splits, y + 18)
     y = _timeline(parts, plan, program // plan.splits, y + 18)
-    cells, labels = (tuple(part for part in parts if isinstance(part, kind)) for kind in (Cell, Label))
+    cells = tuple(part for part in parts if isinstance(part, Cell))
+    labels = tuple(part for part in parts if isinstance(part, Label))
     return Picture(WIDTH + 4, y + 4, cells, labels, program, LEFT, _legend(plan))
 
 

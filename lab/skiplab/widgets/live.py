@@ -21,6 +21,7 @@ class LiveChart(Pictured, w.VBox):
 
     def __init__(self) -> None:
         super().__init__([], layout=w.Layout(max_width="1020px"))
+        self.add_class("skiplab-chart")
         self.chart: Chart | None = None
         self._view: Any = None
 

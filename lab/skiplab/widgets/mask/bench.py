@@ -49,7 +49,7 @@ class MeasureBox(w.VBox):
         self.worker = BackgroundWorker(self._failed, self._ended)
         self.progress, self.problem, self.table, self.recorded = w.HTML(), w.HTML(), w.HTML(), w.HTML()
         self.figure = LiveChart()
-        what = "Time dense + mask against block-skip on this machine"
+        what = "Time dense + mask against blockskip on this machine"
         self.measure_button = controls.button("Measure here", "play", what, self.measure, "measure", True)
         self.cancel_button = controls.button("Cancel", "stop", "Stop what runs", self.cancel, "cancel")
         what = "Lay over the map what the Triton kernel visits"
@@ -66,7 +66,7 @@ class MeasureBox(w.VBox):
         return run_of(self._measurements, self._settings().dtype).frame()
 
     def measure(self) -> None:
-        """Time dense + mask and block-skip in the background; what runs already is replaced."""
+        """Time dense + mask and blockskip in the background; what runs already is replaced."""
         workload = self._settings().workload
         self._begin()
         self.worker.submit(lambda cancelled: self._measure(workload, cancelled))

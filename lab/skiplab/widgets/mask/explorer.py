@@ -93,7 +93,7 @@ class MaskExplorer(Pictured, w.VBox):
             self._show()
 
     def measure(self) -> None:
-        """The Measure button: time dense + mask and block-skip in the background."""
+        """The Measure button: time dense + mask and blockskip in the background."""
         self.bench.measure()
 
     def record(self) -> None:

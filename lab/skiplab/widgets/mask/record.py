@@ -109,7 +109,8 @@ def _record_in_child(settings: MaskSettings, cancelled: Callable[[], bool]) -> R
         finally:
             child.kill()
             child.wait()
-        said.seek(0), complained.seek(0)
+        for file in (said, complained):
+            file.seek(0)
         if child.returncode:
             lines = complained.read().decode(errors="replace").strip().splitlines() or ["it said nothing"]
             raise RuntimeError(
