@@ -68,7 +68,8 @@ def bars(calls: Sequence[CallBars]) -> Picture:
     y = 14.0
     for call in calls:
         y = _call(parts, call, y + 10)
-    cells, labels = (tuple(part for part in parts if isinstance(part, kind)) for kind in (Cell, Label))
+    cells = tuple(part for part in parts if isinstance(part, Cell))
+    labels = tuple(part for part in parts if isinstance(part, Label))
     return Picture(WIDTH, y + 4, cells, labels, -1, LEFT, _legend(calls))
 
 
