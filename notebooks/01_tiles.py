@@ -60,9 +60,10 @@ small.tile(2, 0).astype(int)
 #
 # Change the mask, the window, the prompt length, the tiles. The map, the counts and the prediction follow at
 # once, at 131,072 tokens too. Point at a tile to read what it is; click it, or press Enter, to open it
-# element by element.
+# element by element. A large map: *Ctrl* and the wheel, or `+`, come nearer; drag to move.
 #
-# - *Measure here* times dense + mask against block-skip **on this machine**, each checked against a float64
+# - Any mask can be typed: choose *text*, and write it as in the cells below, `chunked(256) & causal() | sink(16)`.
+# - *Measure here* times dense + mask against blockskip **on this machine**, each checked against a float64
 #   reference first.
 # - The prediction is arithmetic on a data sheet's figures: a best case, not a measurement.
 # - *Copy as code* turns what you found into a cell.
@@ -72,6 +73,19 @@ from skiplab import MaskExplorer
 
 explorer = MaskExplorer(kind="sliding window", window=512, q_len=4096)
 explorer
+
+# %% [markdown]
+# Your own figures can follow the explorer. `explorer.observe(function, "settings")` calls a function after each change;
+# a `LiveChart` does so with a chart of the settings. Move the window above and see what each size of tile would waste:
+
+# %%
+from skiplab.widgets import LiveChart
+
+beside = LiveChart()
+beside.follow(
+    explorer,
+    lambda s: figures.attention.waste(bs.TileMap.build(s.mask, s.q_len, s.keys, n, n) for n in (16, 32, 64, 128, 256)),
+)
 
 # %% [markdown]
 # ## How large should a tile be?
@@ -104,6 +118,14 @@ figures.tilemap(bs.TileMap.build(mask, 8192, 8192))
 # %%
 packed = bs.document([3000, 1192, 4000]) & bs.causal()
 figures.tilemap(bs.TileMap.build(packed, 8192, 8192))
+
+# %% [markdown]
+# What no constructor says, a function says: FlexAttention's, of a query's and a key's number. It has no edges, so that
+# the map looks at every pair. A dilated window that every 256th token is seen through:
+
+# %%
+by_function = bs.mask_mod(lambda b, h, q, k: (q >= k) & ((q - k < 512) & ((q - k) % 2 == 0) | (k % 256 == 0)))
+figures.tilemap(bs.TileMap.build(by_function, 2048, 2048))
 
 # %% [markdown]
 # ## Leaving tiles out changes nothing

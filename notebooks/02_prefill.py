@@ -63,7 +63,7 @@ figures.speedup(published)
 #
 # The same model's sliding layer (32 query heads, 16 key heads of 256, window 1,024) on two GPUs, from their
 # data sheets: the larger of FLOPs ÷ peak rate and bytes ÷ bandwidth, for *dense + mask* on all tiles and for
-# *block-skip* on the visited ones. It leaves out launches, grid tails and softmax, on both sides: what skipping
+# *blockskip* on the visited ones. It leaves out launches, grid tails and softmax, on both sides: what skipping
 # brings if both run at the roofs. Dense kernels with a mask run far from theirs, so that measured ratios can be
 # larger still. Attention alone gains more than a whole model, whose matrix products stay as they are.
 
@@ -85,8 +85,8 @@ figures.flops(predicted[predicted["device"] == "NVIDIA H200"])
 # ## Measured: this machine
 #
 # Every point is checked against a float64 reference before it is timed, and again after; a point that fails
-# has no time. Rows go to a run file under `runs/` as they come: interrupt the cell and run it again, and it
-# goes on where it stopped.
+# has no time. Rows go to a run file in `runs/`, beside this notebook, as they come: interrupt the cell and run it
+# again, and it goes on where it stopped; run a finished one again, and it is measured anew, into a file of its own.
 
 # %%
 on_gpu = default_device() == "cuda"
@@ -116,9 +116,9 @@ flags.style.hide().set_table_styles([{"selector": "th, td", "props": "text-align
 # %% [markdown]
 # ## Recorded: an H100 beside this machine
 #
-# Choose heads, mask and device in the menu: first what is kept in `data/runs`, each as **recorded** on its
-# device, then what was **measured** above. The dotted line is the least time that the device's roofs allow for
-# the useful work.
+# Choose heads, mask and device in the menu: first what Skiplab brings with it, each as **recorded** on its
+# device, then what was **measured** above. Each time is drawn as a multiple of the least that the device's
+# roofs allow for the useful work, the dashed line: lower is better. Point at a mark to read the time itself.
 
 # %%
 # GPUs first; and of a point that several runs hold, the run in which the peers were timed beside it

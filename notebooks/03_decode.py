@@ -95,7 +95,8 @@ table.style.format(precision=2).set_caption(f"2,048 keys, no window: predicted f
 # an SM at a time, at its even share of the bandwidth), not a measurement. Try:
 #
 # - **a large buffer with few keys**, as it opens: choose *ExecuTorch's rule* and look at the SMs;
-# - **a window**: untick *no window* and take 1,000: orange keys are read and then masked;
+# - **a window**: untick *no window* and take 1,000. ExecuTorch's rule cuts the buffer, not the window, into shares, so
+#   that some keys before the window are read and then masked: they are orange; ours starts at the window's first tile;
 # - **4 KV heads** (*gemma4-31b full*), where 33 shares are needed and the last tiles divide unevenly;
 # - **batch 8**: enough programs without any split.
 #

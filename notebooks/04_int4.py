@@ -336,3 +336,6 @@ from skiplab import SweepPanel
 
 panel = SweepPanel(peers, operation="linear", shape=[LINEARS["laptop"]], rows=[1, 8], directory="runs")
 panel
+
+# %% [markdown]
+# Next: [05_model](05_model.ipynb), which adds the parts up to tokens a second.

@@ -19,9 +19,8 @@ ABOUT_ONE_OPERATION = {
     "anatomy.py", "bench/", "claims/", "contenders/flash.py", "contenders/huggingface.py", "contenders/humming.py",
     "contenders/ladder.py", "figures/ladder.py", "floors.py", "ladder.py", "results/ladder.py",
     "measure/truth.py", "occupancy.py", "results/cpu.py", "results/declared.py", "results/gpu_runs.py",
-    "results/pages.py", "store/llama_bench.py",
-    "store/noted.py", "store/published.py", "widgets/mask/", "widgets/splits/",
-    "workload/models.py",
+    "results/pages.py", "store/llama_bench.py", "store/noted.py", "store/published.py", "throughput.py",
+    "widgets/mask/", "widgets/model/", "widgets/splits/", "workload/models.py",
 }  # fmt: skip
 """Modules of the lab that have one or two operations for their subject, and nothing to do for another one."""
 PUBLIC_NAMES = {"__init__.py", "figures/__init__.py", "sweep/__init__.py", "workload/__init__.py"}

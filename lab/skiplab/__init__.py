@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
-    from skiplab.widgets import Int4Explorer, MaskExplorer, SplitExplorer, SweepPanel
+    from skiplab.widgets import Int4Explorer, MaskExplorer, ModelExplorer, SplitExplorer, SweepPanel
 
-WIDGETS = ("Int4Explorer", "MaskExplorer", "SplitExplorer", "SweepPanel")
+WIDGETS = ("Int4Explorer", "MaskExplorer", "ModelExplorer", "SplitExplorer", "SweepPanel")
 
 __all__ = [
     "LINEARS",
@@ -30,6 +30,7 @@ __all__ = [
     "Int4Explorer",
     "LinearWorkload",
     "MaskExplorer",
+    "ModelExplorer",
     "ModelWorkload",
     "Run",
     "SplitExplorer",

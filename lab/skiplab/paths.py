@@ -27,8 +27,13 @@ def notebooks_path() -> Path:
 
 
 def runs_directory() -> Path:
-    """Where new runs go: `data/runs` of a checkout; `runs` in the working folder where skiplab is installed."""
-    return Path("runs") if installed() else data_path("runs")
+    """Where a user's runs go: `runs` beside a checkout's notebooks, or in the working folder where it is installed."""
+    return Path("runs") if installed() else notebooks_path() / "runs"
+
+
+def is_shipped(path: Path) -> bool:
+    """Whether a run file is one of those that skiplab brings with it, in `data/runs`."""
+    return path.resolve().parent == data_path("runs").resolve()
 
 
 def own_data(kind: str) -> Path:

@@ -24,6 +24,7 @@ from typing import Any
 
 from blockskip import __version__
 
+from skiplab.figures.interactive import CONFIG
 from skiplab.paths import data_path, file_name, inside, runs_directory
 from skiplab.store import SCHEMA, Run, read_run
 
@@ -209,12 +210,13 @@ def run_text(run: Run) -> str:
 
 
 def plain(document: Any) -> None:
-    """Remove, in place, what needs a live kernel: widget states, and views that have a picture or text beside them."""
+    """Remove, in place, what needs a live kernel: the states of widgets, and their views."""
     document.metadata.pop("widgets", None)
+    for cell in document.cells:
+        if "outputs" in cell:
+            cell.outputs = [output for output in cell.outputs if set(output.get("data", {})) != {WIDGET}]
     for output in _outputs(document):
-        data = output.get("data", {})
-        if WIDGET in data and ("image/png" in data or "text/html" in data or "text/plain" in data):
-            del data[WIDGET]
+        output.get("data", {}).pop(WIDGET, None)
 
 
 def page(document: Any) -> str:
@@ -229,7 +231,7 @@ def page(document: Any) -> str:
         data = output.get("data", {})
         if PLOTLY in data:
             figure = {key: value for key, value in data[PLOTLY].items() if key in ("data", "layout")}
-            html = plotly.io.to_html(figure, include_plotlyjs=script, full_html=False, validate=False)
+            html = plotly.io.to_html(figure, include_plotlyjs=script, full_html=False, validate=False, config=CONFIG)
             output["data"] = nbformat.from_dict({"text/html": html})
             script = False
         elif "image/png" in data:

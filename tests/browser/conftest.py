@@ -40,7 +40,7 @@ def chromium() -> str:
 
 @pytest.fixture
 def serve(tmp_path) -> Iterator[Callable[[Path | str], str]]:
-    """serve(notebook) -> the address of a JupyterLab that shows it: a percent file, or a notebook of that one cell."""
+    """serve(notebook) -> the address of a JupyterLab that shows it: a file, or a notebook of that one cell."""
     with ExitStack() as running:
 
         def start(notebook: Path | str) -> str:
@@ -57,14 +57,17 @@ def serve(tmp_path) -> Iterator[Callable[[Path | str], str]]:
 
 @pytest.fixture
 def show(chromium, serve) -> Iterator[Callable[..., Any]]:
-    """show(notebook, height) -> the page, all cells set running; afterwards: no error, no request to elsewhere."""
+    """show(notebook, height) -> the page, all cells set running, or none of them: run=False.
+
+    Afterwards: no error, and no request to elsewhere.
+    """
     from playwright.sync_api import expect, sync_playwright
 
     problems, outside = [], []
     with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=chromium, args=QUIET)
 
-        def start(notebook: Path | str, height: int = 1500) -> Any:
+        def start(notebook: Path | str, height: int = 1500, run: bool = True) -> Any:
             page = browser.new_page(viewport={"width": 1500, "height": height})
             page.set_default_timeout(WAIT_MS)
             page.on("pageerror", lambda error: problems.append(str(error)))
@@ -73,6 +76,8 @@ def show(chromium, serve) -> Iterator[Callable[..., Any]]:
             page.wait_for_selector(".jp-NotebookPanel .jp-Cell")
             # the notebook's own indicator says idle while there is no kernel yet, and Run All is then dropped
             expect(page.locator("#jp-main-statusbar")).to_contain_text("| Idle", timeout=WAIT_MS)
+            if not run:
+                return page
             page.get_by_role("menuitem", name="Run", exact=True).click()
             page.locator('[data-command="runmenu:run-all"]').click()
             return page

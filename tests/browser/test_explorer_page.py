@@ -36,7 +36,9 @@ def test_window_slider_moves_map_and_words(show):
     expect(picture).to_have_attribute("aria-label", holding("300 of 2,048 tiles visited"))
     before = picture.evaluate(PIXELS)
 
-    slider = explorer.locator(".skiplab-window [role=slider]")
+    slider = explorer.locator(".skiplab-window input[type=range]")
+    expect(slider).to_have_accessible_name("Window")
+    expect(slider).to_have_attribute("aria-valuetext", "512 keys")
     slider.focus()
     for _ in range(4):
         slider.press("ArrowRight")
@@ -52,6 +54,39 @@ def test_window_slider_moves_map_and_words(show):
     opened = explorer.locator(".skiplab-right .skiplab-about")
     expect(opened).to_contain_text("pairs kept")
     expect(explorer.locator(".skiplab-detail")).to_be_visible()
+
+    field, told = (explorer.locator(f".skiplab-window .skiplab-count-{name}") for name in ("field", "problem"))
+    for text in ("abc", "5000"):
+        field.fill(text)
+        field.press("Enter")
+        expect(told).to_contain_text(f"{text}: a whole number from 1 to 4,096 is needed; still 1,024")
+        expect(field).to_have_value(text)
+    field.fill("512")
+    field.press("Enter")
+    expect(told).to_have_text("")
+    expect(words).to_contain_text("300 of 2,048 tiles visited")
+
+    where, zoom = explorer.locator(".skiplab-where"), explorer.get_by_role("button", name="Zoom in")
+    expect(where).to_be_hidden()
+    picture.focus()
+    picture.press("Escape")
+    for _ in range(2):
+        zoom.click()
+    expect(where).to_contain_text("Shown: queries 128–1,151, keys 0–1,023")  # about the focused tile
+    expect(explorer.locator(".skiplab-mini")).to_be_visible()
+    picture.hover(position={"x": 300, "y": 200})
+    page.mouse.down()
+    page.mouse.move(*(at - 100 for at in middle(picture, 300, 200)), steps=4)
+    page.mouse.up()
+    expect(where).not_to_contain_text("keys 0–1,023")
+    explorer.get_by_role("button", name="Show the whole map").click()
+    expect(where).to_be_hidden()
+
+
+def middle(picture, x: float, y: float) -> tuple[float, float]:
+    """A place in the picture as one in the page."""
+    box = picture.bounding_box()
+    return box["x"] + x, box["y"] + y
 
 
 def holding(text: str) -> re.Pattern[str]:

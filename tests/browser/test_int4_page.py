@@ -49,7 +49,7 @@ def test_layouts_lanes_and_formats(show):
     expect(svg).to_contain_text("Activations, plane 1: 4 loads, 64 sectors, 16 lines")
     assert svg.evaluate(OVERLAPS) == []
 
-    slider = explorer.locator(".skiplab-step [role=slider]")
+    slider = explorer.locator(".skiplab-step input[type=range]")
     slider.focus()
     for _ in range(5):
         slider.press("ArrowRight")

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 import threading
 import time
 
 import blockskip as bs
 import numpy as np
 import pytest
-from skiplab.widgets import MaskExplorer, TileCanvas
+import torch
+from skiplab.figures import attention
+from skiplab.widgets import LiveChart, MaskExplorer, TileCanvas
 from skiplab.widgets.controls import CountControl, steps
+from skiplab.widgets.mask import bench as bench_module
 from skiplab.widgets.mask import measuring, record, view
 from skiplab.widgets.mask.settings import KINDS, THIS_MACHINE, MaskSettings
 from skiplab.widgets.worker import BackgroundWorker
@@ -96,13 +95,84 @@ def test_steps_hold_the_powers_of_two_and_both_ends():
     assert values == sorted(set(values))
 
 
-def test_count_slides_and_takes_any_typed_value():
+def test_count_takes_any_number_in_range_and_refuses_the_rest_in_words():
     count = CountControl("Window", "keys", 512, 1, 4096, "window")
-    count._slider.value += 1
-    assert count.value == 640 == count._field.value
-    count._field.value = 1000
-    assert count.value == 1000 and count._steps[count._slider.value] == 1024
-    assert count._slider.description == "Window"
+    assert count.steps[0] == 1 and count.steps[-1] == 4096 and (count.label, count.unit) == ("Window", "keys")
+    count.type("1,000")
+    assert count.value == 1000 and not count.refused and not count.problem
+    for text in ("abc", "0", "5000", "1.5", "", "-3"):
+        count.type(text)
+        assert count.value == 1000 and count.refused
+        assert count.problem == f"{text or 'nothing'}: a whole number from 1 to 4,096 is needed; still 1,000"
+    count.type("1000")
+    assert not count.refused and not count.problem
+    count.type("abc")
+    count.value = 640  # slid, or set by code
+    assert not count.refused and not count.problem
+
+
+def test_count_ends_where_it_is_told_to_and_says_so_of_a_value_beyond():
+    count = CountControl("Window", "keys", 512, 1, 4096, "window")
+    count.limit(256)
+    assert count.steps[-1] == 256 and count.value == 512
+    assert count.problem == "512 is more than the 256 keys there are"
+    count.limit(1000)
+    assert count.steps[-1] == 1000 and not count.problem
+    assert CountControl("Lane", "", 5, 0, 31, "lane", even=True).steps == list(range(32))
+
+
+def test_sliders_end_where_the_prompt_does():
+    explorer = MaskExplorer(q_len=4096, window=2048)
+    controls = explorer._controls
+    assert controls["window"].high == 4096
+    controls["q_len"].value = 1000
+    assert controls["window"].high == controls["stride"].high == 1000
+    assert "2,048 is more than the 1,000 keys" in controls["window"].problem
+    assert explorer.settings.window == 2048  # nothing is changed behind one's back
+    controls["window"].value = 700
+    assert not controls["window"].problem and explorer.settings.window == 700
+
+
+def test_a_mask_is_typed_as_text_and_what_is_no_mask_is_told():
+    explorer = MaskExplorer(q_len=1024, kind="text")
+    explorer._controls["text"].value = "chunked(256) & causal() | sink(16)"
+    assert explorer.settings.mask == bs.Mask.from_spec("chunked(256) & causal() | sink(16)")
+    shown = explorer.tilemap
+    assert "chunked(256)" in explorer.code()
+    explorer._controls["text"].value = "chunky(256)"
+    assert "cannot read" in explorer._problem.value and explorer.tilemap is shown
+    explorer._controls["text"].value = "causal()"
+    assert not explorer._problem.value and explorer.tilemap is not shown
+    with pytest.raises(ValueError, match="mask: got 'foo'"):
+        MaskExplorer(kind="text", text="foo")
+
+
+def test_figures_follow_an_explorer():
+    explorer, seen = MaskExplorer(q_len=1024), []
+    explorer.observe(lambda change: seen.append(change["new"].window), "settings")
+    explorer._controls["window"].value = 100
+    explorer.set(window=50)
+    assert seen == [100, 50]
+    beside = LiveChart().follow(explorer, lambda s: attention.waste([s.tilemap]))
+    before = beside.chart
+    explorer.set(window=200)
+    assert before.lines[0].name == "sliding_window(50)" and beside.chart.lines[0].name == "sliding_window(200)"
+
+
+def test_a_part_of_the_map_holds_its_runs():
+    tilemap = bs.TileMap.build(bs.sliding_window(100) | bs.sink(8), 512, 1024, 64, 32)
+    start, runs = view.part(tilemap, 2, 3, 6, 20)
+    state = np.zeros((4, 17), np.uint8)
+    for row in range(4):
+        for first, end, kind in runs[start[row] : start[row + 1]]:
+            state[row, first:end] = kind
+    assert np.array_equal(state, np.asarray(tilemap.state)[2:6, 3:20])
+    shown, sent = TileCanvas(tilemap), []
+    shown.send = lambda content, buffers=None: sent.append((content, buffers))
+    place = {"row": 2, "col": 3, "rows": 4, "cols": 17, "end_row": 6, "end_col": 20}
+    shown._answer(shown, {"kind": "part", **place}, [])
+    assert sent[0][0] == {"kind": "part", "row": 2, "col": 3, "rows": 4, "cols": 17}
+    assert sent[0][1][1] == runs.astype("<i4").tobytes()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -178,9 +248,9 @@ def test_explorer_measures_this_machine_and_shows_the_point():
     table = explorer.frame()
     assert table["contender"].tolist() == ["sdpa", "blockskip"] and set(table["status"]) == {"ok"}
     assert set(table["source"]) == {"measured"}
-    assert "block-skip" in explorer._table.value and "×" in explorer._table.value
-    assert explorer._figure.chart.sources.startswith("measured on ")
-    assert explorer._cancel_button.disabled and not explorer._problem.value
+    assert "blockskip" in explorer.bench.table.value and "×" in explorer.bench.table.value
+    assert explorer.bench.figure.chart.sources.startswith("measured on ")
+    assert explorer.bench.cancel_button.disabled and not explorer.bench.problem.value
 
 
 def test_explorer_predicts_for_this_machine_from_its_measured_roofs():
@@ -188,6 +258,14 @@ def test_explorer_predicts_for_this_machine_from_its_measured_roofs():
     explorer._controls["predict_for"].value = THIS_MACHINE
     assert explorer.wait(60)
     assert "from its measured roofs" in explorer._prediction.value
+
+
+def test_measuring_says_what_takes_the_time_and_how_long_it_has_been(monkeypatch):
+    clock, said = iter([0.0, 0.0, 0.4, 1.2, 1.3, 7.0]), []
+    monkeypatch.setattr(measuring.time, "monotonic", lambda: next(clock))
+    asked = measuring._counting(lambda: False, said.append, "dense + mask")
+    assert [asked() for _ in range(4)] == [False] * 4
+    assert said == [f"dense + mask; {seconds} s so far" for seconds in (0, 1, 7)]
 
 
 def test_too_large_a_problem_is_refused_with_advice():
@@ -199,45 +277,57 @@ def test_too_large_a_problem_is_refused_with_advice():
 
 def test_errors_of_the_thread_reach_the_panel():
     explorer = MaskExplorer(q_len=256)
-    explorer._worker.submit(lambda cancelled: (_ for _ in ()).throw(RuntimeError("no such thing", "Do <this>.")))
+    explorer.bench.worker.submit(lambda cancelled: (_ for _ in ()).throw(RuntimeError("no such thing", "Do <this>.")))
     assert explorer.wait(10)
-    assert 'role="alert"' in explorer._problem.value and "Do &lt;this&gt;." in explorer._problem.value
+    told = explorer.bench.problem.value
+    assert 'role="alert"' in told and "Do &lt;this&gt;." in told
 
 
 def test_recording_says_plainly_why_it_cannot(monkeypatch):
-    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    monkeypatch.setattr(record.torch.cuda, "is_available", lambda: False)
-    assert "TRITON_INTERPRET=1" in record.why_not()
+    monkeypatch.setattr(record.importlib.util, "find_spec", lambda name: None)
     explorer = MaskExplorer(q_len=256)
-    assert explorer._record_button.disabled and "no CUDA GPU" in explorer._recorded.value
+    assert explorer.bench.record_button.disabled and "needs Triton" in explorer.bench.recorded.value
+    explorer._controls["window"].value = 100
+    assert "needs Triton" in explorer.bench.recorded.value
 
 
-RECORD = """
-import json, numpy as np
-from skiplab.widgets import MaskExplorer
-explorer = MaskExplorer(q_len=192, window=40, block_m=32, block_n=16)
-explorer.record()
-assert explorer.wait(120), "still running"
-agrees = explorer._recorded.value
-explorer.canvas.lay_over(1 - np.minimum(np.asarray(explorer.tilemap.state), 1))
-explorer._controls["q_len"].value = 4096
-explorer.record(); explorer.wait(60)
-print(json.dumps([agrees, explorer._problem.value]))
-"""
+def test_while_it_measures_or_records_only_cancel_can_be_pressed(monkeypatch):
+    explorer, began, go_on = MaskExplorer(q_len=256), threading.Event(), threading.Event()
+    bench = explorer.bench
+
+    def slow(settings, cancelled):
+        began.set()
+        go_on.wait(10)
+        raise record.Cancelled
+
+    monkeypatch.setattr(bench_module, "record", slow)
+    explorer.record()
+    assert began.wait(10)
+    assert (bench.measure_button.disabled, bench.record_button.disabled, bench.cancel_button.disabled) == (1, 1, 0)
+    go_on.set()
+    assert explorer.wait(10)
+    assert (bench.measure_button.disabled, bench.record_button.disabled, bench.cancel_button.disabled) == (0, 0, 1)
+    assert not bench.problem.value
 
 
-def test_recorded_tiles_of_the_kernel_agree_with_the_plan():
-    """In a process of its own: Triton reads TRITON_INTERPRET when it is imported."""
-    environment = {
-        **os.environ,
-        "TRITON_INTERPRET": "1",
-        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
-    }
-    done = subprocess.run([sys.executable, "-c", RECORD], capture_output=True, text=True, env=environment, timeout=200)
-    assert done.returncode == 0, done.stderr
-    agrees, too_large = json.loads(done.stdout.splitlines()[-1])
-    assert "no tile differs from the plan" in agrees and "not how fast" in agrees
-    assert "too large for Triton" in too_large and "1,024 tokens" in too_large
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU runs the kernel itself")
+def test_without_a_gpu_a_child_process_records_the_kernel(monkeypatch):
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    explorer = MaskExplorer(q_len=192, window=40, block_m=32, block_n=16)
+    planned = np.asarray(explorer.tilemap.state)
+    explorer.record()
+    assert explorer.wait(120) and not explorer.bench.problem.value
+    told = explorer.bench.recorded.value
+    assert "no tile differs from the plan" in told and "not how fast" in told
+    visits = np.frombuffer(explorer.canvas.visits, np.uint8).reshape(planned.shape)
+    assert np.array_equal(visits != 0, planned != 0)
+    explorer._controls["kind"].value = "none"
+    explorer._controls["q_len"].value = 4096
+    explorer.record()
+    assert explorer.wait(60)
+    assert (
+        "too many for Triton" in explorer.bench.problem.value and "Shorten the prompt" in explorer.bench.problem.value
+    )
 
 
 # the worker

@@ -72,7 +72,8 @@ def test_a_reports_download_and_a_panels_files_have_such_names(tmp_path):
     assert [path.relative_to(tmp_path).as_posix() for path in panel.save()] == ["saved/tmp-b.png", "saved/tmp-b.csv"]
 
 
-def test_an_installed_package_keeps_runs_in_the_working_folder(monkeypatch):
-    assert runs_directory() == paths.data_path("runs") and not paths.installed()
+def test_runs_of_a_user_lie_beside_the_notebooks_and_an_installed_package_keeps_them_in_the_working_folder(monkeypatch):
+    assert runs_directory() == paths.notebooks_path() / "runs" and not paths.installed()
+    assert paths.is_shipped(paths.data_path("runs", "a.jsonl")) and not paths.is_shipped(runs_directory() / "a.jsonl")
     monkeypatch.setattr(paths, "installed", lambda: True)
     assert runs_directory() == Path("runs")

@@ -60,9 +60,9 @@ def test_the_summary_counts_and_claims_only_checked_points(run):
 @pytest.mark.parametrize(
     ("ours", "words"),
     [
-        (40, "Block-skip is slower than dense + mask at every point compared, and takes at least 5.0 times as long"),
-        (8.1, "Block-skip is at best about as fast as dense + mask"),
-        (4, "Block-skip is up to 2.0 times as fast as dense + mask"),
+        (40, "blockskip is slower than dense + mask at every point compared, and takes at least 5.0 times as long"),
+        (8.1, "blockskip is at best about as fast as dense + mask"),
+        (4, "blockskip is up to 2.0 times as fast as dense + mask"),
     ],
 )
 def test_a_slow_down_is_no_speed_up(ours, words):
@@ -100,6 +100,10 @@ def test_the_slider_shows_one_window_at_a_time(run):
     shown = [sum(step.args[0]["visible"]) for step in steps]
     assert shown[0] == shown[1] + shown[2] == 4
     assert all(len(step.args[0]["visible"]) == len(figure.data) for step in steps)
+    (sources,) = (note for note in figure.layout.annotations if note.name == "sources")
+    lines = 1 + sources.text.count("<br>")
+    assert figure.layout.sliders[0].pad.t >= -sources.yshift + 15 * lines  # under the lines that say where it is from
+    assert figure.layout.margin.b >= figure.layout.sliders[0].pad.t + 80
 
 
 def test_the_page_needs_no_network_and_holds_everything(run, tmp_path):
@@ -117,3 +121,12 @@ def test_the_page_needs_no_network_and_holds_everything(run, tmp_path):
 
 def test_a_run_without_points_is_a_page(run):
     assert "no point yet" in report_html(Run(HEADER))
+
+
+def test_a_headline_says_what_it_leaves_out():
+    rows = (a_row("sdpa", 8, 128), a_row("blockskip", 4, 128), a_row("sdpa", 90, None),
+            a_row("blockskip", 1, None, flags=("busy",)))  # fmt: skip
+    text = summary(Run(HEADER, rows).frame())
+    assert "up to 2.0 times as fast" in text
+    assert "1 flagged points (busy) are left out of this; with them the best would be 90.0 times." in text
+    assert "left out" not in summary(Run(HEADER, rows[:2]).frame())

@@ -78,7 +78,7 @@ def test_keys_before_the_window_are_orange_and_said_to_be_masked():
     assert orange and all("masked after they are read" in cell.hint for cell in orange)
     width = sum(cell.width for cell in orange)
     assert width == pytest.approx(splits.ACROSS * 2000 / 3000, rel=0.03)
-    assert any("Orange" in label.text for label in picture.labels)
+    assert any("Orange" in line for line in picture.legend)
     ours = picture_of(SplitSettings(kv_len=3000, buffer=None, window=1000))
     assert not any(cell.fill in splits.DROPPED for cell in ours.cells)
 

@@ -36,6 +36,17 @@ def test_a_run_comes_back_as_written(tmp_path):
     assert Measurement.from_row(written.rows[0]).row().items() <= written.rows[0].items()
 
 
+def test_runs_of_one_operation_are_read_and_no_others(tmp_path):
+    RunWriter(tmp_path / "a.jsonl", {**HEADER, "operation": "attention"}).finish("2026-01-01T00:00:00+00:00")
+    RunWriter(tmp_path / "b.jsonl", HEADER).append(a_row())  # its rows say it
+    (tmp_path / "c.jsonl").write_text('{"operation": "decode", "schema": 99}\n')
+    (tmp_path / "d.jsonl").write_text("no json\n")
+    assert [run.path.name for run in store.read_runs(tmp_path, "attention")] == ["a.jsonl", "b.jsonl"]
+    assert store.read_runs(tmp_path, "linear") == [] == store.read_runs(tmp_path / "nowhere", "linear")
+    with pytest.raises(RunFileError, match=r"c\.jsonl"):
+        store.read_runs(tmp_path)
+
+
 def test_a_writer_goes_on_with_a_run(tmp_path):
     path = tmp_path / "run.jsonl"
     RunWriter(path, HEADER).append(a_row())

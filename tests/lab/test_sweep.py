@@ -58,13 +58,32 @@ def test_a_sweep_writes_a_run_and_goes_on_where_it_stopped(tmp_path):
     table = run.frame()
     assert table["status"].value_counts().to_dict() == {"ok": 8, "unsupported": 4}
     assert set(table["source"]) == {"measured"}
-    assert set(read_run(path).frame()["source"]) == {"recorded"}
+    assert set(read_run(path).frame()["source"]) == {"measured"}  # recorded is what skiplab ships
     again = run_sweep(TINY, path, isolate=False, progress=False, on_measurement=seen.append)
     assert len(seen) == 12
     assert len(again.rows) == 12
     more = run_sweep(TINY, path, isolate=False, progress=False, again=["unsupported"])
     assert len(more.rows) == 16
     assert len(more.frame()) == 12
+
+
+def test_a_finished_run_is_measured_again_beside_it_and_an_interrupted_one_goes_on(tmp_path, capsys):
+    shape = {"q_heads": 1, "kv_heads": 1, "head_dim": 16, "budget_s": 0.05, "device": "cpu", "isolate": False}
+    call = {"q_len": [32, 48], "window": [16], "path": tmp_path / "run.jsonl", "progress": False, **shape}
+    first = skiplab.sweep(["blockskip"], **call)
+    kept = (tmp_path / "run.jsonl").read_bytes()
+    assert capsys.readouterr().out == ""
+    second = skiplab.sweep(["blockskip"], **call)
+    assert second.path == tmp_path / "run-2.jsonl" and len(second.rows) == 2 and second.run_id != first.run_id
+    assert capsys.readouterr().out == "run.jsonl is finished: measured again, into run-2.jsonl\n"
+    lines = second.path.read_text().splitlines(keepends=True)
+    second.path.write_text("".join(lines[:2]))  # as a process that was killed leaves it
+    third = skiplab.sweep(["blockskip"], **call)
+    assert third.path == second.path and third.rows[0] == second.rows[0] and len(third.rows) == 2
+    assert capsys.readouterr().out == "run-2.jsonl was interrupted with 1 points measured: it goes on\n"
+    assert (tmp_path / "run.jsonl").read_bytes() == kept
+    with pytest.raises(ValueError, match=r"run\.jsonl: was made with the parameter q_len"):
+        skiplab.sweep(["blockskip"], **{**call, "q_len": [64]})
 
 
 def interrupt_after(points):

@@ -6,17 +6,18 @@ import html
 import time
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 from skiplab.contenders import contenders
-from skiplab.figures import static
+from skiplab.figures import attention, static, theme
 from skiplab.model import ModelSpec
-from skiplab.store import read_run
-from skiplab.sweep import DecodeSweep, LinearSweep, Sweep
+from skiplab.store import operation_in, read_run
+from skiplab.sweep import DecodeSweep, LinearSweep, ModelSweep, Sweep, run_sweep
 from skiplab.widgets import SweepPanel
 from skiplab.widgets.sweep import explorer
 from skiplab.widgets.sweep.forms import FORMS
 from skiplab.widgets.sweep.linear import layers
-from skiplab.widgets.sweep.settings import numbers, slots, windows
+from skiplab.widgets.sweep.settings import numbers, one, slots, windows
 from skiplab.workload import LINEARS, model
 
 QUICK = {
@@ -58,7 +59,8 @@ def test_words_of_the_fields():
     assert slots("buffer", " ") is None and slots("buffer", "4096") == 4096
     assert layers("layers", "query; 64x256;128 × 256; query") == (LINEARS["query"], (64, 256), (128, 256))
     for read, text, message in (
-        (numbers, " ", "got nothing"), (windows, "", "or causal"), (slots, "1, 2", "one whole number"),
+        (numbers, " ", "got nothing"), (one, "4, 8", "got '4, 8'; allowed is one whole number$"),
+        (windows, "", "or causal"), (slots, "1, 2", "one whole number"),
         (layers, "64", "got '64'; allowed are outputs x inputs, or laptop"), (layers, "64x0", "got '64x0'"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=message):
@@ -85,7 +87,9 @@ def test_what_is_not_known_is_refused(tmp_path):
 def test_operation_changes_fields_contenders_figures_and_what_is_stored(tmp_path):
     shown = SweepPanel(directory=tmp_path)
     shown._stored.value = [next(iter(shown.form.published))]
-    for operation, made in (("decode", DecodeSweep), ("linear", LinearSweep), ("attention", Sweep)):
+    for operation, made in (
+        ("decode", DecodeSweep), ("linear", LinearSweep), ("model", ModelSweep), ("attention", Sweep),
+    ):  # fmt: skip
         shown._operation.value = operation
         assert isinstance(shown.sweep(), made)
         assert set(shown.controls.boxes) == set(contenders(operation))
@@ -106,18 +110,43 @@ def test_panel_sweeps_resumes_and_saves(tmp_path, operation):
     assert set(shown.frame()["status"]) == {"ok"} and set(shown.frame()["source"]) == {"measured"}
     assert len(shown.frame()) == 4 and shown._bar.value == 4
     (path,) = (tmp_path / "runs").glob("*.jsonl")
-    assert len(read_run(path).rows) == 4 and explorer.operation_of(path) == operation
-    shown.start()  # nothing left to measure
-    assert shown.wait(60) and len(read_run(path).rows) == 4 and len(shown.frame()) == 4
+    assert len(read_run(path).rows) == 4 and operation_in(path) == operation
+    kept = path.read_bytes()
+    shown.start()  # a finished run is measured anew, beside it
+    assert shown._run_button.disabled and shown.wait(60) and not shown._run_button.disabled
+    again = path.with_stem(f"{path.stem}-2")
+    assert f"{path.name} is finished: measured again, into {again.name}" in shown._status.value
+    assert path.read_bytes() == kept and len(read_run(again).rows) == 4 == len(shown.frame())
     for view, draw in shown.form.views.items():
         shown._view.value = view
         assert shown.figure.chart.title == draw(shown.frame()).title
     shown._folder.value = str(tmp_path / "saved")
     assert all(written.stat().st_size for written in shown.save())
     stored = dict(shown._choices())
-    assert f"recorded: {path.stem}" in stored
+    assert f"measured: {path.stem}" in stored and f"recorded: {path.stem}" not in stored
     shown._operation.value = next(name for name in FORMS if name != operation)
-    assert f"recorded: {path.stem}" not in dict(shown._choices())  # a run of another operation
+    assert f"measured: {path.stem}" not in dict(shown._choices())  # a run of another operation
+
+
+def test_a_model_has_steps_bits_and_its_time_by_part(tmp_path):
+    shown = SweepPanel(
+        ["blockskip"], operation="model", prompt=[16], depth=[8], rows=[2], new=3, bits=8, budget_s=0.1,
+        directory=tmp_path, isolate=False,
+    )  # fmt: skip
+    sweep = shown.sweep()
+    assert isinstance(sweep, ModelSweep) and (sweep.new, sweep.bits, sweep.rows) == (3, 8, (2,))
+    shown.start()
+    assert shown.wait(120) and not shown._problem.value
+    shown._stored.value = [f"{explorer.PREDICTED}NVIDIA H200"]
+    shown._view.value = "where the time of a call goes"
+    chart = shown.figure.chart
+    assert [bars.name for bars in chart.bars] == [
+        "ours, measured", "int8 at the roofs, predicted", "bfloat16 at the roofs, predicted"
+    ]  # fmt: skip
+    assert {"qkv", "gate+up", "pointwise"} <= set(chart.groups) and "predicted for NVIDIA H200" in chart.sources
+    shown.controls.fields["bits"].value = "5"
+    shown.start()
+    assert "bits: given 5" in html.unescape(shown._problem.value)
 
 
 @pytest.mark.parametrize("operation", FORMS)
@@ -149,9 +178,49 @@ def test_runs_of_no_known_operation_are_offered_and_told_of(tmp_path):
     broken = tmp_path / "broken.jsonl"
     broken.write_text("no json\n")
     shown = SweepPanel(directory=tmp_path)
-    assert "recorded: broken" in dict(shown._choices())
+    assert "measured: broken" in dict(shown._choices())
     shown._stored.value = [str(broken)]
     assert "broken.jsonl, line 1" in shown._problem.value
+
+
+def test_an_empty_figure_says_what_to_do_and_a_stored_run_without_a_point_in_it_why(tmp_path):
+    shown = SweepPanel(
+        directory=tmp_path, **{**QUICK["attention"], "contenders": ["sdpa"]}, budget_s=0.05, isolate=False
+    )
+    assert "press Run to measure" in shown.figure.chart.note and not shown._left_out.value
+    shown.start()
+    assert shown.wait(60)
+    assert "no checked point has a partner" in shown.figure.chart.note
+    other = SweepPanel(directory=tmp_path)
+    (path,) = tmp_path.glob("*.jsonl")
+    other._stored.value = [str(path), next(iter(other.form.published))]
+    assert html.unescape(other._left_out.value).count("nothing to show") == 1
+    assert f"{path.stem}: nothing to show: no checked point has a partner" in html.unescape(other._left_out.value)
+    other._view.value = "tokens/s, by prompt length"
+    assert not other._left_out.value
+
+
+def test_runs_that_were_cancelled_before_a_point_are_not_listed(tmp_path):
+    sweep = Sweep(("sdpa",), (64,), (32,), budget_s=0.05)
+    run_sweep(sweep, tmp_path / "empty.jsonl", isolate=False, progress=False, cancelled=lambda: True)
+    assert (tmp_path / "empty.jsonl").exists()
+    assert not [name for name, _ in SweepPanel(directory=tmp_path)._choices() if "empty" in name]
+
+
+def test_lines_of_each_source_look_different_and_none_like_ours(tmp_path):
+    shown = SweepPanel(directory=tmp_path, **QUICK["attention"], budget_s=0.05, isolate=False)
+    shown.start()
+    assert shown.wait(60)
+    table = shown.frame()
+    parts = [table, table.assign(source="recorded", device="B"), table.assign(source="published", device="C")]
+    for draw in (attention.throughput, attention.attention_time):
+        lines = [line for line in draw(pd.concat(parts, ignore_index=True)).lines if "roofs" not in line.name]
+        looks = {(line.style.colour, line.style.marker, line.dash) for line in lines}
+        assert len(looks) == len(lines) == 6
+        ours = [line for line in lines if line.name.startswith("blockskip")]
+        dashes = {line.name.rpartition(", ")[2].partition(":")[0]: line.dash for line in ours}
+        assert len(set(dashes.values())) == 3
+        assert [line.style.colour == theme.BLUE for line in ours] == ["published" not in line.name for line in ours]
 
 
 def test_panel_cancels_between_points(tmp_path):

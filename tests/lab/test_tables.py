@@ -176,10 +176,9 @@ def test_the_caption_says_device_versions_method_and_links_the_runs_that_gave_a_
     used = run(tmp_path / "runs", "used", point("blockskip", 50))
     unused = run(tmp_path / "runs", "other", point("sdpa", 50))
     text = markdown("t", TIMES, rated([used, unused]), tmp_path / "data" / "page.md")
-    caption = (
-        "A layer. Recorded on a GPU with torch 2.x, median ms of a CUDA graph's replay ([run](../runs/used.jsonl))."
-    )
-    assert text.splitlines()[0] == caption
+    lines = text.splitlines()
+    assert lines[0] == "A layer. Recorded on a GPU, median ms of a CUDA graph's replay."
+    assert lines[-1] == "With torch 2.x ([run](../runs/used.jsonl))."
 
 
 def test_what_no_run_has_is_an_error_that_names_the_files():

@@ -54,7 +54,7 @@ class Clock:
         self.now += 30
         assert retries == 0
         self.asked.append((point.workload.q_len, point.workload.mask, point.config, budget_s))
-        blank = Measurement(point, "ok", label="block-skip", device_name=GPU.name, plan={"skip": "bounds"})
+        blank = Measurement(point, "ok", label="blockskip", device_name=GPU.name, plan={"skip": "bounds"})
         if point.config in self.wrong:
             return Measurement(point, "wrong", "error 3 is above the tolerance", device_name=GPU.name)
         ns = int(1000 * TIMES[point.config] * point.workload.q_len)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -75,12 +74,10 @@ def model(
     path = unused(path) if fresh and run is None else path
     done = swept(wanted, path, tuple(again or ()))
     if lines and "interrupted" not in done.header:
-        done = replace(
-            appended(path, rows_of(lines, wanted.workloads(), done.device, wanted.device)), source=done.source
-        )
+        done = appended(done.path or path, rows_of(lines, wanted.workloads(), done.device, wanted.device))
     show(done)
     end_as_interrupted(done)
-    write_report(done, report or Path("out") / f"{path.stem}.html")
+    write_report(done, report or Path("out") / f"{(done.path or path).stem}.html")
 
 
 def _lines(wanted: ModelSweep, program: Path | None, gguf: Path | None) -> list[dict]:

@@ -11,7 +11,7 @@ from skiplab.machine import default_device
 from skiplab.paths import installed
 from skiplab.workload import MODELS
 
-RUNS = "runs" if installed() else "data/runs"
+RUNS = "runs" if installed() else "notebooks/runs"
 MACHINES = "~/.config/skiplab/machines" if installed() else "data/machines"
 CONFIGS = "~/.config/skiplab/configs" if installed() else "the kernel package's folder"
 """Where runs, roofs and tuned configurations go, as help texts say it."""
@@ -43,13 +43,16 @@ Dtype = Annotated[str, typer.Option(help="bfloat16, float16 or float32.")]
 Seed = Annotated[int, typer.Option(help="Seed of the inputs.")]
 Budget = Annotated[float, typer.Option(help="Seconds that a point is timed at most.")]
 NewRun = Annotated[
-    Path | None, typer.Option("--run", help=f"The run file; continued if it exists. Default: in {RUNS}.")
+    Path | None,
+    typer.Option(
+        "--run", help=f"The run file; a finished one is left, and measured again beside it. Default: in {RUNS}."
+    ),
 ]
 Html = Annotated[Path | None, typer.Option("--report", help="The HTML file. Default: out/<run>.html.")]
 Again = Annotated[
     list[str] | None, typer.Option("--again", help="A status or flag whose points are measured once more, as `busy`.")
 ]
-Fresh = Annotated[bool, typer.Option("--fresh", help="Measure again what the default run file holds.")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Begin a new file where the default one was interrupted, too.")]
 
 
 def devices_of(device: str | None, devices: str | None) -> tuple[str, ...]:

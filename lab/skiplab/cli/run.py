@@ -31,21 +31,22 @@ def unused(path: Path) -> Path:
 
 
 def swept(wanted: AnySweep, path: Path, again: tuple[str, ...] = (), devices: tuple[str, ...] = ()) -> Run:
-    """Measure the points that the file lacks, until Ctrl-C; then say what was kept, where, and how to continue."""
+    """Measure a sweep until Ctrl-C; say what was kept, where, and how to continue.
 
-    def say_kept(held: Run) -> None:
-        if held.rows:
-            typer.echo(f"{shown(path)} holds {len(held.rows)} points already; they are kept (--again busy, --fresh).")
-
+    Only with `again` are points added to a finished run; else it is measured once more, beside it.
+    """
+    began: list[Run] = []
+    how = {"again": again, "devices": devices, "anew": not again, "say": typer.echo, "on_start": began.append}
     try:
         with interrupts() as interrupted:
-            done = run_sweep(wanted, path, cancelled=interrupted, again=again, devices=devices, on_start=say_kept)
+            done = run_sweep(wanted, path, cancelled=interrupted, **how)
     except KeyboardInterrupt:  # the second
-        typer.echo(stopped(wanted, read_run(path)))
+        if began and began[0].path:
+            typer.echo(stopped(wanted, read_run(began[0].path)))
         raise typer.Exit(INTERRUPTED) from None
     if "interrupted" in done.header:
         typer.echo(stopped(wanted, done))
-    typer.echo(f"run: {shown(path)}")
+    typer.echo(f"run: {shown(done.path or path)}")
     return done
 
 

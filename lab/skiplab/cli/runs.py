@@ -11,10 +11,11 @@ import typer
 from skiplab.cli import options
 from skiplab.cli.run import need, shown
 from skiplab.measure.timing import THROTTLE_RETRIES
-from skiplab.paths import runs_directory
+from skiplab.paths import data_path, installed, runs_directory
 from skiplab.results import gpu_runs, pages
 
 TOPICS = ", ".join(gpu_runs.TOPICS)
+RECORDED = options.RUNS if installed() else "data/runs, which this repository ships"
 
 
 def runs(
@@ -24,7 +25,7 @@ def runs(
     retries: Annotated[
         int, typer.Option(help="How often samples of a throttled GPU are taken again.")
     ] = THROTTLE_RETRIES,
-    out: Annotated[Path | None, typer.Option(help=f"Folder of the run files. Default: {options.RUNS}.")] = None,
+    out: Annotated[Path | None, typer.Option(help=f"Folder of the run files. Default: {RECORDED}.")] = None,
 ) -> None:
     """Make the run files behind the GPU's tables anew on this GPU, each into <date>-<device>-<topic>.jsonl.
 
@@ -42,7 +43,7 @@ def runs(
     need("cuda")
     end = time.monotonic() + seconds
     gpu_runs.compile_first([point for sweep in topics.values() for point in sweep.points()])
-    unfinished = gpu_runs.record(topics, out or runs_directory(), end, retries)
+    unfinished = gpu_runs.record(topics, out or (runs_directory() if installed() else data_path("runs")), end, retries)
     if unfinished:
         raise ValueError(f"{seconds:g} seconds are over: the same command goes on with {unfinished}")
 

@@ -32,7 +32,7 @@ def measure(
     done = swept(wanted, path, tuple(again or ()), devices)
     show(done)
     end_as_interrupted(done)
-    write_report(done, report or Path("out") / f"{path.stem}.html")
+    write_report(done, report or Path("out") / f"{(done.path or path).stem}.html")
 
 
 def heads_of(model: str | None, q_heads: int, kv_heads: int, head_dim: int) -> dict[str, int]:

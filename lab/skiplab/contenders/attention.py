@@ -182,7 +182,7 @@ def _needs_memory(workload: Workload, device: str) -> str | None:
 
 
 for _entry in (
-    Contender("blockskip", "block-skip", "our attention, the implementation and skip mode that it chooses itself",
+    Contender("blockskip", "blockskip", "our attention, the implementation and skip mode that it chooses itself",
               _blockskip(), skip="auto", configured=_configured("auto")),
     Contender("blockskip-none", "visit all tiles", "our Triton kernel: every tile, a dense mask read and applied",
               _blockskip("none", "triton"), needs_cuda, skip="none",

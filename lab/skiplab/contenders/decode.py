@@ -134,9 +134,9 @@ def _needs_memory(workload: DecodeWorkload, device: str) -> str | None:
 
 
 for _entry in (
-    Contender("blockskip", "split-K", "our decode: on CUDA as many shares of the keys as fill the GPU", _decode(),
+    Contender("blockskip", "blockskip", "our decode: on CUDA as many shares of the keys as fill the GPU", _decode(),
               configured=_configured),
-    Contender("blockskip-one", "one split", "our split-K kernel with a single share: one program a KV head",
+    Contender("blockskip-one", "blockskip, one split", "our split-K kernel with a single share: one program a KV head",
               _decode(splits=1, impl="triton"), needs_cuda),
     Contender("blockskip-prefill", "standard kernel", "our prefill kernel on the same cache: loop bounds, no shares",
               _prefill_kernel, needs_cuda),

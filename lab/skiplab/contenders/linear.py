@@ -279,7 +279,7 @@ _STRIDED, _SCALAR = _ablation("strided"), _ablation("scalar")
 _HALF_STEP = 2.0**-8  # tinygemm rounds the product and the sum to bfloat16, half a step each
 
 for _entry in (
-    Contender("blockskip", "W4A8 / W8A8", "our linear, the weight as `quantize` packs it: dp4a, or tensor cores",
+    Contender("blockskip", "blockskip", "our linear, the weight as `quantize` packs it: dp4a, or tensor cores",
               _linear, prepare=_quantize, operands=_our_operands),
     Contender("blockskip-matvec", "matvec", "our dp4a kernel for up to 8 rows, with sizes of one's own for tuning",
               _by_route("matvec"), _needs_few_rows, prepare=_pack, operands=_operands_in_rows,
@@ -287,7 +287,7 @@ for _entry in (
     Contender("blockskip-fused", "fused product", "our kernel that turns int4 or int8 to floats inside the product",
               _by_route("fused"), _needs_many_rows, prepare=_pack, operands=_operands_in_rows,
               configured=_sized("fused", "rows")),
-    Contender("blockskip-tiles", "W4A16, tiles", "our int4 product on Hopper's tensor cores, the weight in tiles",
+    Contender("blockskip-tiles", "blockskip, tiles", "our int4 product on Hopper's tensor cores, the weight in tiles",
               _linear, _needs_tiles, prepare=_pack_tiles, operands=_operands_in_tiles,
               configured=_sized("fused", "tiles")),
     Contender("blockskip-tiles-dequantize", "tiles, dequantize", "our kernel turns tiles to floats, torch multiplies",

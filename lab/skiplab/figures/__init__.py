@@ -84,8 +84,11 @@ measured_vs_predicted = _drawn(predicted.measured_vs_predicted)
 
 
 def attention_times(table: pd.DataFrame, first: str = "") -> Figure:
-    """Median time over prompt length with the roofs' floor; a menu chooses device, heads, mask; first: as `floors`."""
-    return _menu(attention.settings(table), attention.attention_time, table, first)
+    """`attention.attention_ratio`, time over the least that the roofs allow; a menu chooses device, heads, mask.
+
+    first: as `floors`.
+    """
+    return _menu(attention.settings(table), attention.attention_ratio, table, first)
 
 
 def floors(table: pd.DataFrame, first: str = "") -> Figure:
@@ -112,9 +115,9 @@ def linear_row_times(table: pd.DataFrame) -> Figure:
     return _menu(linear.several_rows(table), linear.linear_rows, table)
 
 
-def model_parts(table: pd.DataFrame) -> Figure:
-    """Where the time of one call of a model goes, with a menu that chooses the call."""
-    return _menu(model.settings(table), model.parts, table)
+def model_parts(table: pd.DataFrame, first: str = "") -> Figure:
+    """Where the time of one call of a model goes, with a menu that chooses the call; first: as `floors`."""
+    return _menu(model.settings(table), model.parts, table, first)
 
 
 def model_ladder(table: pd.DataFrame, first: str = "") -> Figure:

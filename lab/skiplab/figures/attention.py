@@ -55,6 +55,20 @@ def attention_time(table: pd.DataFrame) -> LineChart:
     )  # fmt: skip
 
 
+def attention_ratio(table: pd.DataFrame) -> LineChart:
+    """Time over prompt length as a multiple of the least that the roofs allow, a line for each contender and mask.
+
+    Times of many contenders run together on an axis of decades; how far each is from the roofs tells them apart.
+    """
+    good: Any = table[(table["operation"] == "attention") & (table["status"] == "ok") & (table["bound_ms"] > 0)]
+    good = good.assign(**{name: good[f"{name}_ms"] / good["bound_ms"] for name in ("median", "low", "high")})
+    return LineChart(
+        "One layer's attention: time over the least that the roofs allow", "prompt length (tokens)",
+        "times the least for the useful work", series.lines(good, "q_len", "median", "low", "high", _variant, _hover),
+        sources(good), note(table, good, "no checked point has a roof in its run's header"), level=1.0,
+    )  # fmt: skip
+
+
 def floors(table: pd.DataFrame) -> LineChart:
     """Lower bounds of a recorded time (`floors`), and the time, as multiples of the least time of the useful work.
 
@@ -183,7 +197,7 @@ def _lines(table: Any, x: str, y: str, low: str, high: str) -> tuple[Line, ...]:
         parts = [label, variant, heads, labels[source, device]]
         number = variants.index((variant, heads, source, device) if single else (variant, heads))
         look = _by_number(number) if single and len(variants) > 1 else theme.style(contender)
-        dash = theme.SOURCE_DASH.get(source, 0 if single else number % len(theme.DASHES))
+        look, dash = theme.beside(look, 0 if single else number % len(theme.DASHES), source, set(table["source"]))
         rows = rows.sort_values(x)
         columns = [tuple(map(float, rows[name])) for name in (x, y, low, high)]
         hover = tuple(_hover(row) for row in rows_of(rows))
@@ -199,11 +213,9 @@ def _label(table: pd.DataFrame, contender: str) -> str:
 
 
 def _by_number(number: int) -> theme.Style:
-    """Colours for the windows of a single contender."""
-    looks = [
-        theme.style(name) for name in ("blockskip", "sdpa", "flex", "blockskip-mask", "sdpa-causal", "blockskip-map")
-    ]
-    return looks[number % len(looks)]
+    """Colours and markers for the windows of a single contender."""
+    marker, plain = series.MARKERS[number % len(series.MARKERS)]
+    return theme.Style(theme.VARIANTS[number % len(theme.VARIANTS)], marker, plain)
 
 
 def settings(table: pd.DataFrame) -> dict[str, pd.DataFrame]:

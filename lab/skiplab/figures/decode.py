@@ -59,7 +59,8 @@ def decode_rate(table: pd.DataFrame) -> LineChart:
     good = good.assign(rate=good["tokens_per_s"])
     good = good.assign(low=good["rate"] * good["median_ms"] / good["high_ms"])
     good = good.assign(high=good["rate"] * good["median_ms"] / good["low_ms"])
-    good = good[good["rate"].notna()].assign(roof=good["rate"] * good["median_ms"] / good["bound_ms"])
+    good = good[good["rate"].notna()]
+    good = good.assign(roof=good["rate"] * good["median_ms"] / good["bound_ms"])
     return _rates(table, good, "One decode step's attention: rate by keys", "queries/s of one layer",
                   "rate at the roofs")  # fmt: skip
 
@@ -67,7 +68,8 @@ def decode_rate(table: pd.DataFrame) -> LineChart:
 def decode_bandwidth(table: pd.DataFrame) -> LineChart:
     """Bytes that must move / time, over the cache's length, beside the device's bandwidth."""
     good = _good(table)
-    good = good[good["gbps"].notna()].assign(rate=good["gbps"])
+    good = good[good["gbps"].notna()]
+    good = good.assign(rate=good["gbps"])
     good = good.assign(low=good["rate"] * good["median_ms"] / good["high_ms"])
     good = good.assign(high=good["rate"] * good["median_ms"] / good["low_ms"])
     good = good.assign(roof=good["rate"] * good["median_ms"] / good["bound_ms"])

@@ -55,17 +55,21 @@ def predictions(workloads: Iterable[Problem], machine: Machine, **how: Any) -> p
 
 
 def _prediction(workload: Problem, one: Predicted, machine: Machine, how: Mapping[str, Any]) -> dict[str, object]:
-    from skiplab.machine.roofline import bound, predict
+    from skiplab.machine.roofline import bound, predict, predicted_parts
 
     operation, axes = OPERATIONS[workload.operation], workload.axes()
     work, least = workload.work(**one.work, **how), workload.work(**how)
     seconds = predict(workload, machine, **one.work, **how).seconds
+    parts = {
+        name: round(least.seconds * 1e9)
+        for name, least in predicted_parts(workload, machine, **one.work, **how).items()
+    }
     derived = {name: make(axes) for name, make in operation.derived.items()}
     return {
         **axes, **derived, "run_id": f"roofline of {machine.name}", "source": "predicted", "device": machine.name,
         "contender": one.contender, "label": one.label(workload), "status": "ok", "flags": "", "error_text": "",
         **dict.fromkeys(("median_ms", "low_ms", "high_ms"), seconds * 1e3),
-        "bound_ms": bound(work, machine).seconds * 1e3,
+        "bound_ms": bound(work, machine).seconds * 1e3, "parts": parts if len(parts) > 1 else None,
         "useful_flops": work.useful_flops, "executed_flops": work.executed_flops, "dense_flops": work.dense_flops,
         "useful_tflops": work.useful_flops / seconds / 1e12, "executed_tflops": work.executed_flops / seconds / 1e12,
         "bytes": work.bytes, "gbps": least.bytes / seconds / 1e9,

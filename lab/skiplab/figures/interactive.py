@@ -28,10 +28,13 @@ from skiplab.figures.charts import (
 )
 from skiplab.templates import macro, plotly_text, render
 
-FEW = 6
-"""More lines than these have their legend in a column beside the figure instead of over it."""
+FEW, NARROW = 6, 34
+"""More lines than these, of names no longer, have their legend in a column beside the figure instead of over it."""
 LETTERS, NAMES = 84, 50
 """Letters that fit over or under a figure 700 pixels wide, and beside each other under its bars."""
+CONFIG = {"responsive": True, "displayModeBar": "hover", "displaylogo": False,
+          "modeBarButtonsToRemove": ["sendChartToCloud"]}  # fmt: skip
+"""How plotly shows a figure: its buttons under the pointer alone, and none that sends the figure away."""
 PLOT, PANEL, TITLE, ROW, MENU, AXIS, NOTE = 270, 290, 44, 21, 48, 58, 15
 """Heights in pixels: the plot itself, a row of panels; title, a legend's row, a menu over it; axis, a line of notes."""
 
@@ -55,7 +58,7 @@ class Figure(go.Figure):
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None, **kwargs: Any) -> dict[str, Any]:
         live = self.to_plotly_json()
-        bundle: dict[str, Any] = {"application/vnd.plotly.v1+json": live}
+        bundle: dict[str, Any] = {"application/vnd.plotly.v1+json": {**live, "config": CONFIG}}
         if self._fallback is not None:
             bundle["image/jpeg"], bundle["text/plain"] = self._fallback()
         return bundle
@@ -210,11 +213,12 @@ def _add_panel(figure: Figure, panel: LineChart, number: int, rows: int, base: M
 def _place_legend(figure: Figure, names: list[str]) -> None:
     """The legend: over the figure, whose margin grows with its rows; in a column beside it if there are many names."""
     longest = max(map(len, names), default=0)
-    if len(names) > FEW:
+    if len(names) > FEW and longest <= NARROW:
         column = {"orientation": "v", "x": 1.01, "y": 1, "yanchor": "top", "font": {"size": 11}}
         figure.update_layout(legend=column, height=max(figure.layout.height, 160 + ROW * len(names)))
     elif names:
-        in_a_row = max(1, LETTERS // (longest + 8))  # 8: the line before the name
+        # 8 letters or 45 pixels: the line before the name; many names stand closer
+        in_a_row = max(1, LETTERS // (longest + 8) if len(names) <= FEW else int(640 / (45 + 5.6 * longest)))
         more = ROW * (-(-len(names) // in_a_row) - 1)
         figure.update_layout(margin_t=figure.layout.margin.t + more, height=figure.layout.height + more)
 

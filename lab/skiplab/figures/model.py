@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -39,15 +40,20 @@ def decode(table: pd.DataFrame) -> LineChart:
 
 
 def parts(table: pd.DataFrame) -> BarChart:
-    """Where the time of one call goes: a group of bars for each part, a bar for each contender.
+    """Where the time of one call goes: a group of bars for each part, a bar for each contender and source.
 
-    table: of one setting, as `settings` has them; of a point that was measured twice the later row counts.
+    table: of one call, as `settings` has them; of a point that was measured twice the later row counts. What is
+    predicted is hatched.
     """
     good = _taken_apart(table)
     rows = series.rows_of(good)
     groups = tuple(name for name in PARTS if any(name in row["parts"] for row in rows))
-    name = _namer(good)
-    bars = tuple(_bars(row, groups, name(row)) for row in rows)
+    name, colours = _namer(good), _bar_colours(rows)
+    places = theme.source_labels((row["source"], row["device"]) for row in rows)
+    bars = tuple(
+        _bars(row, groups, (name(row), places[row["source"], row["device"]]), colour)
+        for row, colour in zip(rows, colours, strict=True)
+    )
     what = settings_words(rows[0]) if rows else "a call"
     note = series.note(table, good, "no call has been taken apart by name")
     return BarChart(
@@ -57,16 +63,15 @@ def parts(table: pd.DataFrame) -> BarChart:
 
 
 def settings(table: pd.DataFrame) -> dict[str, Any]:
-    """The rows that were taken apart, of each device, model and call, by the call in words."""
-    good = _taken_apart(table)
-    keys = ["source", "device", "model", "phase", "q_len", "depth"]
-    places = theme.source_labels((row["source"], row["device"]) for row in series.rows_of(good))
-    found = {}
-    for _, rows in good.groupby(keys, sort=False):
-        first = series.rows_of(rows.iloc[:1])[0]
-        place = places[first["source"], first["device"]]
-        found[f"{first['model']}, {settings_words(first)}{f' ({place})' if place else ''}"] = rows
-    return found
+    """The rows that were taken apart, of each model and call, by the call in words."""
+    groups = _taken_apart(table).groupby(["model", "phase", "q_len", "depth"], sort=False)
+    firsts = (series.rows_of(rows.iloc[:1])[0] for _, rows in groups)
+    return {f"{first['model']}, {settings_words(first)}": rows for first, (_, rows) in zip(firsts, groups, strict=True)}
+
+
+def fullest(table: pd.DataFrame) -> BarChart:
+    """`parts` of the call that most rows are of, the first of several."""
+    return parts(max(settings(table).values(), key=len, default=table.iloc[:0]))
 
 
 def settings_words(row: RowDict) -> str:
@@ -81,7 +86,16 @@ def _taken_apart(table: pd.DataFrame) -> Any:
     return good.loc[[isinstance(parts, dict) for parts in good["parts"]]]
 
 
-def _bars(row: RowDict, groups: tuple[str, ...], setting: str) -> Bars:
+def _bar_colours(rows: list[RowDict]) -> list[str]:
+    """Each contender's own, or colours that differ where it has several bars; predicted ones have their own."""
+    names = [row["contender"] for row in rows if row["source"] != "predicted"]
+    own = len(set(names)) == len(names)
+    seen = iter([theme.style(name).colour for name in names] if own else cycle(theme.VARIANTS))
+    predicted = cycle(series.PREDICTED_COLOURS)
+    return [next(predicted if row["source"] == "predicted" else seen) for row in rows]
+
+
+def _bars(row: RowDict, groups: tuple[str, ...], words: tuple[str, str], colour: str) -> Bars:
     values = tuple(row["parts"].get(name, np.nan) / 1e9 for name in groups)
     whole = sum(row["parts"].values()) / 1e9 or np.nan
     hover = tuple(
@@ -89,8 +103,8 @@ def _bars(row: RowDict, groups: tuple[str, ...], setting: str) -> Bars:
                                           *series.doubts(row)))
         for name, took in zip(groups, values, strict=True)
     )  # fmt: skip
-    label = ", ".join(filter(None, [row["label"], setting]))
-    return Bars(label, values, theme.style(row["contender"]).colour, hover=hover)
+    label = ", ".join(filter(None, [row["label"], *words]))
+    return Bars(label, values, colour, theme.HATCHES.get(row["source"], ""), hover=hover)
 
 
 def _good(table: pd.DataFrame, phase: str) -> Any:

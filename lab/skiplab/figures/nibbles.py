@@ -69,13 +69,18 @@ class Label:
 
 @dataclass(frozen=True)
 class Picture:
-    """Cells and labels on `width` x `height` pixels; `lane` is the one whose cells have an outline."""
+    """Cells and labels on `width` x `height` pixels; `lane` is the one whose cells have an outline.
+
+    left: where the cells begin, right of what names their rows. legend: lines of text that stand below it.
+    """
 
     width: float
     height: float
     cells: tuple[Cell, ...]
     labels: tuple[Label, ...]
     lane: int
+    left: float
+    legend: tuple[str, ...] = ()
 
 
 def memory(
@@ -93,14 +98,11 @@ def memory(
     y = _pairs(parts, packed, planes, lanes, y + 12)
     others = [[load] for load in loads if load.what in ("activation steps", "activation sums")]
     y = _pairs(parts, packed, others, lanes, y + 12)
-    for line in LEGEND:
-        y += 15
-        parts.append(Label(0, y + 4, line))
-    if scalar:
-        y += 15
-        parts.append(Label(0, y + 4, "Dark activations: the first of the four loads, which touches every sector."))
-    cells = [part for part in parts if isinstance(part, Cell)]
-    return Picture(WIDTH + 2, y + 8, tuple(cells), tuple(part for part in parts if isinstance(part, Label)), lane)
+    loads_of_four = "Dark activations: the first of the four loads, which touches every sector."
+    legend = (*LEGEND, loads_of_four) if scalar else LEGEND
+    cells = tuple(part for part in parts if isinstance(part, Cell))
+    labels = tuple(part for part in parts if isinstance(part, Label))
+    return Picture(WIDTH + 2, y + 4, cells, labels, lane, LEFT, legend)
 
 
 def _weights(parts: list[Cell | Label], packed: Packed, loads: tuple[Load, ...], lanes: LaneBlocks, y: float) -> float:
@@ -242,9 +244,12 @@ def value_text(codes: Codes) -> str:
 
 
 def svg(picture: Picture, label: str) -> str:
-    """The picture as an SVG element; labels take the page's colour. Cells carry data-lanes and data-hint."""
+    """The picture without its legend, as an SVG element; labels take the page's colour.
+
+    Cells carry data-lanes and data-hint.
+    """
     return render(
-        "picture.svg", width=f"{picture.width:g}", height=f"{picture.height:g}", label=label,
+        "picture.svg", width=f"{picture.width:g}", height=f"{picture.height:g}", label=label, left=f"{picture.left:g}",
         cells=[(cell, ink(cell.fill) if cell.text else "") for cell in picture.cells],
         outlines=[cell for cell in picture.cells if picture.lane in cell.lanes], labels=picture.labels,
     )  # fmt: skip
@@ -266,10 +271,11 @@ def png(picture: Picture, title: str) -> bytes:
 
     lines = textwrap.wrap(title, int(picture.width / 5.4))  # a letter of 10 points is about so wide
     above, dpi = 12 + 14 * len(lines), 110
-    figure = Figure(figsize=(picture.width / 72, (picture.height + above) / 72))
+    height = picture.height + 15 * len(picture.legend)
+    figure = Figure(figsize=(picture.width / 72, (height + above) / 72))
     FigureCanvasAgg(figure)
     axes = figure.add_axes((0, 0, 1, 1))
-    axes.set(xlim=(0, picture.width), ylim=(picture.height, -above))
+    axes.set(xlim=(0, picture.width), ylim=(height, -above))
     axes.axis("off")
     axes.text(0, -8, "\n".join(lines), fontsize=10, color=theme.TEXT)
     for cell in picture.cells:
@@ -280,7 +286,8 @@ def png(picture: Picture, title: str) -> bytes:
             axes.text(x, y, cell.text, fontsize=8, color=ink(colour), ha="center", va="center_baseline")
     _outline(axes, (cell for cell in picture.cells if picture.lane in cell.lanes))
     sides = {"start": "left", "end": "right"}
-    for label in picture.labels:
+    below = (Label(0, picture.height + 11 + 15 * number, line) for number, line in enumerate(picture.legend))
+    for label in (*picture.labels, *below):
         axes.text(label.x, label.y, label.text, fontsize=label.size * 0.75, color=theme.TEXT, ha=sides[label.anchor],
                   weight="bold" if label.bold else "normal")  # fmt: skip
     file = io.BytesIO()

@@ -60,7 +60,7 @@ def lines(
             look = replace(look, colour=PREDICTED_COLOURS[rank % len(PREDICTED_COLOURS)])
         elif by_variant:
             look = replace(look, colour=theme.VARIANTS[order % len(theme.VARIANTS)])
-        dash = theme.SOURCE_DASH.get(source, ORIGIN_DASHES[rank % len(ORIGIN_DASHES)])
+        look, dash = theme.beside(look, ORIGIN_DASHES[rank % len(ORIGIN_DASHES)], source, set(named["source"]))
         rows = rows.sort_values(x)
         xs, ys, lows, highs = (tuple(map(float, rows[name])) for name in (x, y, low, high))
         texts = tuple(hover(row) for row in rows_of(rows))
@@ -158,10 +158,10 @@ def sources(table: Any) -> str:
 
 def note(table: Any, shown: Any, empty: str = "no point to show yet") -> str:
     """Why a figure is empty, or how many points failed: a figure never hides a failure."""
-    if not len(shown):
-        return empty
     failed = table[table["status"] != "ok"]["status"].value_counts()
     parts = [f"{count} {status}" for status, count in failed.items()]
+    if not len(shown):
+        return f"{empty}: of {len(table)} points {', '.join(parts)}" if parts else empty
     flagged = sorted({flag for flags in shown["flags"].dropna() for flag in flags.split(", ") if flag})
     words = [
         f"not shown: {', '.join(parts)}" if parts else "",

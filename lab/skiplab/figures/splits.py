@@ -36,9 +36,9 @@ def decode(plans: Mapping[str, Schedule], policy: str, program: int) -> Picture:
     y = _buffer(parts, plan, program // plan.splits, 0)
     y = _magnified(parts, plans, policy, program // plan.splits, y + 18)
     y = _timeline(parts, plan, program // plan.splits, y + 18)
-    y = _legend(parts, plan, y + 6)
     cells = tuple(part for part in parts if isinstance(part, Cell))
-    return Picture(WIDTH + 4, y + 6, cells, tuple(part for part in parts if isinstance(part, Label)), program)
+    labels = tuple(part for part in parts if isinstance(part, Label))
+    return Picture(WIDTH + 4, y + 4, cells, labels, program, LEFT, _legend(plan))
 
 
 def title(plan: Schedule) -> str:
@@ -60,14 +60,14 @@ def told(plan: Schedule, run: Placement) -> str:
     )
 
 
-def _legend(parts: Drawn, plan: Schedule, y: float) -> float:
-    lines = ["Green: programs of the chosen one's KV head. Grey: an SM with nothing to read. A number is a split."]
+def _legend(plan: Schedule) -> tuple[str, ...]:
+    lines = [
+        "Dark and light are neighbouring splits, and a number is a split.",
+        "Green: programs of the chosen one's KV head. Grey: an SM with nothing to read.",
+    ]
     if plan.shares[0].first < plan.live.start and plan.shares[0].keys:
         lines.append("Orange: keys before the window, which this policy reads and then masks.")
-    for line in lines:
-        y += 15
-        parts.append(Label(0, y, line))
-    return y
+    return tuple(lines)
 
 
 def _buffer(parts: Drawn, plan: Schedule, head: int, y: float) -> float:
@@ -99,7 +99,7 @@ def _magnified(parts: Drawn, plans: Mapping[str, Schedule], policy: str, head: i
     live = plans[policy].live
     block_n = plans[policy].block_n
     drawn = "a cell is a tile" if -(-len(live) // block_n) <= ACROSS / 6 else "a cell is a share"
-    title = f"The {len(live):,} keys that a query sees, by policy: {drawn}, dark and light are neighbouring splits"
+    title = f"The {len(live):,} keys that a query sees, by policy: {drawn}"
     parts.append(Label(0, y + 11, title, size=12, bold=True))
     scale, top, tall = ACROSS / len(live), y + 20, 20
     for number, (name, plan) in enumerate(plans.items()):

@@ -8,7 +8,7 @@ on JupyterLab's dark theme alike (contrast above 4 on both).
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 BLUE, ORANGE, GREEN, VERMILLION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 SKY, PURPLE, GREY = "#56B4E9", "#CC79A7", "#888888"
@@ -52,7 +52,7 @@ STYLES = {
     "fa3": Style(PURPLE, "triangle-up", "^"),
     "fa4": Style(PURPLE, "triangle-down", "v"),
     "flashinfer": Style(SKY, "triangle-up", "^"),
-    "executorch split-K": Style(BLUE, "circle", "o"),
+    "executorch split-K": Style(VERMILLION, "hexagon", "h"),
     "executorch standard": Style(PURPLE, "circle-open", "o"),
     "bf16": Style(VERMILLION, "square", "s"),
     "dequantize": Style(ORANGE, "diamond", "D"),
@@ -67,7 +67,7 @@ STYLES = {
     "llama.cpp-cublas": Style(GREEN, "triangle-up-open", "^"),
     "llama.cpp-plain": Style(SKY, "triangle-down", "v"),
     "llama.cpp-cublas-plain": Style(SKY, "triangle-down-open", "v"),
-    "executorch": Style(BLUE, "hexagon", "h"),
+    "executorch": Style(PURPLE, "hexagon", "h"),
     "reference": Style(GREY, "cross", "P"),
     "ladder-1-dense": Style(VERMILLION, "circle-open", "o"),
     "ladder-2-mask": Style(ORANGE, "circle-open", "o"),
@@ -92,6 +92,20 @@ HATCHES = {"predicted": ".", "published": "/"}
 """What bars are filled with whose time nobody measured here; both libraries know these letters."""
 SOURCE_DASH = {"predicted": 2, "published": 1}
 """Predicted lines are dotted and published ones dashed whatever they show: nobody takes them for a measurement."""
+
+
+def beside(look: Style, dash: int, source: str, sources: Iterable[str]) -> tuple[Style, int]:
+    """A line's look and dash among those of all `sources` of a figure: none is taken for one of another source.
+
+    What is recorded is dash-dotted with dots in its markers where something is measured, too. What others published is
+    dashed with open markers, and never in the blue that is ours.
+    """
+    if source == "recorded" and "measured" in sources:
+        return replace(look, marker=look.marker.removesuffix("-dot") + "-dot"), DASHES.index("dashdot")
+    if source == "published":
+        colour = PURPLE if look.colour == BLUE else look.colour
+        return replace(look, colour=colour, marker=look.marker.removesuffix("-open") + "-open"), SOURCE_DASH[source]
+    return look, SOURCE_DASH.get(source, dash)
 
 
 def style(contender: str) -> Style:

@@ -51,14 +51,19 @@ def bound(work: bs.Work, machine: Machine) -> Bound:
     return bound_of(work.useful_flops, work.bytes, machine)
 
 
+def predicted_parts(workload: Problem, machine: Machine, **how: Any) -> dict[str, Bound]:
+    """The time at the roofs of each part of a call that runs after the one before; how: as in `predict`."""
+    flops = OPERATIONS[workload.operation].predicted_flops
+    return {name: bound_of(getattr(work, flops), work.bytes, machine) for name, work in workload.parts(**how).items()}
+
+
 def predict(workload: Problem, machine: Machine, **how: Any) -> Prediction:
     """The time of a call that reaches the roofs on what it executes and moves: optimistic, on purpose.
 
     how: what the workload's `work` takes, such as `skip` of attention, or `splits` of decode, whose shares are written
-    and read too. It leaves out launches, tails of the grid and what softmax costs beside the products; figures that
-    show it say so.
+    and read too. Of a call of several parts the times are added, and the longest says which roof limits it. It leaves
+    out launches, tails of the grid and what softmax costs beside the products; figures that show it say so.
     """
-    work = workload.work(**how)
-    flops = getattr(work, OPERATIONS[workload.operation].predicted_flops)
-    least = bound_of(flops, work.bytes, machine)
-    return Prediction(least.seconds, least.limited_by, f"predicted for {machine.name}")
+    parts = predicted_parts(workload, machine, **how).values()
+    longest = max(parts, key=lambda part: part.seconds)
+    return Prediction(sum(part.seconds for part in parts), longest.limited_by, f"predicted for {machine.name}")

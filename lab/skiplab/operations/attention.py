@@ -47,7 +47,7 @@ OPERATION = Operation(
     varying=("q_len", "window"),
     columns=("q_len", "kv_len", "window", "mask", "batch", "q_heads", "kv_heads", "head_dim", "dtype", "buffer"),
     tokens=("q_len", "batch"),
-    baseline=Baseline("sdpa", "dense + mask", "Block-skip"),
+    baseline=Baseline("sdpa", "dense + mask", "blockskip"),
     subject=_subject,
     headings={"q_len": "prompt length"},
     phrases={
@@ -58,7 +58,7 @@ OPERATION = Operation(
     defaults={"buffer": "kv_len"},
     predicted=(
         Predicted("sdpa", lambda workload: "dense + mask", {"skip": "none"}),
-        Predicted("blockskip", lambda workload: "block-skip", {"skip": "map"}),
+        Predicted("blockskip", lambda workload: "blockskip", {"skip": "map"}),
     ),
     predicted_flops="executed_flops",
 )

@@ -44,7 +44,7 @@ OPERATION = Operation(
     varying=("phase", "q_len", "depth"),
     columns=("phase", "model", "q_len", "depth", "bits", "group_size", "dtype", "by_kind"),
     tokens=("q_len",),
-    baseline=Baseline("sdpa", "SDPA and float weights", "Our decoder"),
+    baseline=Baseline("sdpa", "SDPA and float weights", "blockskip"),
     subject=_subject,
     headings={"q_len": "tokens a call", "depth": "tokens before"},
     phrases={
@@ -54,5 +54,8 @@ OPERATION = Operation(
     },
     examples=(ModelWorkload("prefill", 256), ModelWorkload("decode", 1, 256)),
     told=("tokens_per_s", "peak_gb"),
-    predicted=(Predicted("blockskip", lambda workload: f"int{workload.bits} at the roofs"),),
+    predicted=(
+        Predicted("blockskip", lambda workload: f"int{workload.bits} at the roofs"),
+        Predicted("sdpa", lambda workload: f"{workload.dtype} at the roofs", {"quantised": False}),
+    ),
 )

@@ -25,9 +25,9 @@ def figures_of(table: pd.DataFrame, axes: list[str]) -> list[tuple[go.Figure, st
         (with_window_slider(figures.speedup, faster.table), f"Speed-up over dense + mask; {slider} {faster.left_out}"),
         (with_window_slider(figures.throughput, rate.table),
          f"Prompt tokens a second through one layer's attention. {rate.left_out}"),
-        (figures.heatmap(pairs.table), f"Times that block-skip is faster than dense + mask. {pairs.left_out}"),
+        (figures.heatmap(pairs.table), f"Times that blockskip is faster than dense + mask. {pairs.left_out}"),
         (figures.flops(ours.table),
-         f"What the mask keeps, what block-skip executes, what dense attention executes. {ours.left_out}"),
+         f"What the mask keeps, what blockskip executes, what dense attention executes. {ours.left_out}"),
     ]  # fmt: skip
 
 
@@ -45,6 +45,7 @@ def with_window_slider(make: Callable[[pd.DataFrame], go.Figure], table: pd.Data
     ]
     for trace, owner in zip(figure.data, owners, strict=True):
         trace.update(visible=owner == first)
-    slider = {"active": first, "steps": steps, "currentvalue": {"prefix": "window or mask: "}, "pad": {"t": 70}}
+    below = max(one.layout.margin.b or 80 for _, one in made)  # axis and sources, which the slider stands under
+    slider = {"active": first, "steps": steps, "currentvalue": {"prefix": "window or mask: "}, "pad": {"t": below}}
     height = figure.layout.height or 450
-    return figure.update_layout(sliders=[slider], height=height + 100, margin_b=(figure.layout.margin.b or 80) + 90)
+    return figure.update_layout(sliders=[slider], height=height + 100, margin_b=below + 90)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from skiplab import figures, thin
+from skiplab.figures import interactive
 from skiplab.figures.frames import AXES
 from skiplab.operations import DEFAULT_OPERATION, OPERATIONS, Operation
 from skiplab.paths import file_name
@@ -77,7 +78,10 @@ def title(run: Run) -> str:
 
 
 def summary(table: pd.DataFrame) -> str:
-    """The number of points by status, and the best checked speed-up over the base, in words."""
+    """The number of points by status, and the best checked speed-up over the base, in words.
+
+    Flagged points make no claim, and are counted with what they would say: figures show them.
+    """
     counts = ", ".join(f"{number} {status}" for status, number in table["status"].value_counts().items())
     text = f"{len(table)} points: {counts or 'none'}."
     if not len(table):
@@ -86,15 +90,32 @@ def summary(table: pd.DataFrame) -> str:
     base, axes = operation.baseline, operation.varying
     unclaimed = [flags for flags in table["flags"].unique() if UNCLAIMED & set(flags.split(", "))]
     doubtful: Any = table["flags"].isin(unclaimed)
-    faster: Any = figures.speedups(table.loc[~doubtful], base.contender, (*AXES, *(set(axes) - set(AXES))))
-    ours = faster[faster["contender"] == "blockskip"].sort_values("speedup")
+    over = (base.contender, (*AXES, *(set(axes) - set(AXES))))
+    ours, all_ours = (_ours_over(part, *over) for part in (table.loc[~doubtful], table))
+    left_out = _left_out(table.loc[doubtful, "flags"], ours, all_ours)
     if not len(ours):
-        return f"{text} No speed-up is claimed: no pair of points is free of doubt." if doubtful.any() else text
+        return f"{text} No speed-up is claimed: no pair of points is free of doubt.{left_out}" if left_out else text
     best = records(ours.iloc[-1:])[0]
     told = [name for name in axes if not (name in operation.defaults or best[name] is None)]
     setting = ", ".join(_axis_words(operation, name, best) for name in told)
     words = _compared(best["speedup"], base.label)
-    return f"{text} {base.ours} is {words} ({setting}; results checked against float64)."
+    return f"{text} {base.ours} is {words} ({setting}; results checked against float64).{left_out}"
+
+
+def _ours_over(table: pd.DataFrame, base: str, axes: tuple[str, ...]) -> Any:
+    """Our speed-ups over the base, the best last."""
+    faster: Any = figures.speedups(table, base, axes)
+    return faster[faster["contender"] == "blockskip"].sort_values("speedup")
+
+
+def _left_out(flags: Any, ours: Any, all_ours: Any) -> str:
+    """How many points no claim is made on, by which flags, and what the best of all would be; empty without any."""
+    if not len(flags):
+        return ""
+    named = sorted({flag for text in flags for flag in text.split(", ")} & UNCLAIMED)
+    text = f" {len(flags)} flagged points ({', '.join(named)}) are left out of this"
+    best, most = (float(part["speedup"].iloc[-1]) if len(part) else 0.0 for part in (ours, all_ours))
+    return f"{text}; with them the best would be {most:.1f} times." if most > best * 1.05 else f"{text}."
 
 
 def _compared(best: float, base: str) -> str:
@@ -200,7 +221,7 @@ def _doubts(table: pd.DataFrame) -> list[tuple[str, str]]:
 def _drawn(figure: go.Figure) -> str:
     """A live figure as HTML: its data is in a script, with `<` and `>` escaped as in JSON."""
     figure.update_layout(legend=LEGEND, margin_r=240)
-    return trusted(figure.to_html(full_html=False, include_plotlyjs=False, config={"responsive": True}))
+    return trusted(figure.to_html(full_html=False, include_plotlyjs=False, config=interactive.CONFIG))
 
 
 @dataclass(frozen=True)

@@ -137,7 +137,7 @@ def causal(about: str, heads: str, runs: tuple[str, ...]) -> Table:
         faster("times as fast as cuDNN", "sdpa-cudnn", least=always(0.8)),
     )
     target = "at least FlexAttention's speed, and at most 25 % more time than cuDNN"
-    items = (*times(("block-skip", "blockskip"), *CAUSAL_PEERS), *ratios)
+    items = (*times(("blockskip", "blockskip"), *CAUSAL_PEERS), *ratios)
     return by_length(about, items, target, runs, heads=heads, mask="causal()")
 
 
@@ -151,7 +151,7 @@ DECLARED = {
     "sliding-d256": by_length(
         "**A sliding layer of Gemma 4 31B** (32 query heads, 16 key heads of 256, window 1,024, bfloat16).",
         (
-            *times(("block-skip", "blockskip"), *PEERS, *DENSE_PEERS),
+            *times(("blockskip", "blockskip"), *PEERS, *DENSE_PEERS),
             faster("faster than FlexAttention", "flex", least=always(1)),
             faster("than the fastest that computes all tiles", *DENSE, least=from_four_windows),
         ),
@@ -171,7 +171,7 @@ DECLARED = {
     ),
     "sliding-d128-times": by_length(
         "**Window 1,024 at head size 128** (32 query heads, 8 key heads, bfloat16).",
-        times(("block-skip", "blockskip"), *PEERS, *DENSE_PEERS), runs=topic("prefill-windows-d128"), heads=D128,
+        times(("blockskip", "blockskip"), *PEERS, *DENSE_PEERS), runs=topic("prefill-windows-d128"), heads=D128,
         window=1024,
     ),
     "causal-d128": causal("**Causal at head size 128** (32 query heads, 8 key heads, bfloat16).", D128,
@@ -181,7 +181,7 @@ DECLARED = {
     "causal-d512": by_length(
         "**A full layer of Gemma 4 31B** (32 query heads, 4 key heads of 512, causal, bfloat16).",
         (
-            *times(("block-skip", "blockskip"), *CAUSAL_PEERS),
+            *times(("blockskip", "blockskip"), *CAUSAL_PEERS),
             faster("times as fast as FlexAttention", "flex", least=always(2)),
         ),
         "at least twice FlexAttention's speed",
@@ -195,7 +195,7 @@ DECLARED = {
         "window 1,024, 32/16 heads of 256, bfloat16.",
         tuple(
             Item(f"{head}, {words}", {"contender": name}, value)
-            for head, name in (("block-skip", "blockskip"), FLEX, ("torch's dense + mask", "sdpa"))
+            for head, name in (("blockskip", "blockskip"), FLEX, ("torch's dense + mask", "sdpa"))
             for words, value in (("in a graph", "us"), ("one by one", "eager"))
         ),
         heads=SLIDING, window=1024,
@@ -214,7 +214,7 @@ DECLARED = {
         "**Useful FLOPs of 8,192 tokens**, as a share of the rate of a bfloat16 product in the same run.",
         ("heads", "window"),
         (
-            Item("block-skip", OURS, "products", least=windowed_share),
+            Item("blockskip", OURS, "products", least=windowed_share),
             *times(*PEERS, ("cuDNN", "sdpa-cudnn"), ("dense + mask", "sdpa"), value="products"),
         ),
         {**PREFILL, "q_len": 8192}, ("*-prefill-causal-d*", *topic("prefill-windows-d128")),
@@ -225,7 +225,7 @@ DECLARED = {
         "layer with the whole cache in view, 32/4 of 512 its full layer. *Read rate*: of what a plain sum reads.",
         ("heads", "kv_len"),
         (
-            Item("split-K", OURS, "us"),
+            Item("blockskip", OURS, "us"),
             Item("read rate", OURS, "reads", least=long_cache),
             Item("of a plain read of as much", OURS, "plain"),
             *times(("one kernel without splits", "blockskip-prefill"), *DECODE_PEERS, value="us"),
@@ -238,7 +238,7 @@ DECLARED = {
     "decode-window": Table(
         "**One new token, window 1,024**, 32/16 heads of 256, bfloat16: only the window is read.",
         ("kv_len",),
-        times(("split-K", "blockskip"), ("one split", "blockskip-one"),
+        times(("blockskip", "blockskip"), ("one split", "blockskip-one"),
               ("one kernel without splits", "blockskip-prefill"), *DECODE_PEERS, value="us"),
         {**DECODE, "window": 1024, "heads": SLIDING}, H100, across=True,
     ),
@@ -296,7 +296,7 @@ DECLARED = {
         "**On a CPU** (8 heads of 128, window 512). *Error*: the larger, of logits of deviation 1 and 8.",
         ("dtype", "q_len"),
         (
-            *times(("block-skip", "blockskip")),
+            *times(("blockskip", "blockskip")),
             Item("error", OURS, "error"),
             *times(FLEX, ("torch's dense + mask", "sdpa")),
             faster("faster than FlexAttention", "flex"),
@@ -345,7 +345,7 @@ README = {
     "decode-16k": replace(
         _kept(
             "decode",
-            "split-K",
+            "blockskip",
             "read rate",
             "of a plain read of as much",
             *(head for head, _ in DECODE_PEERS),

@@ -32,7 +32,7 @@ class LadderTable:
     workload: ModelWorkload
 
     def shown(self, runs: Iterable[Run]) -> Shown:
-        """For a notebook: what it shows and where its numbers are from, above its cells."""
+        """For a notebook: what it shows and where its numbers are from, around its cells."""
         return self._made(runs, lambda path: path.name)
 
     def markdown(self, runs: Iterable[Run], page: Path) -> str:
@@ -40,16 +40,15 @@ class LadderTable:
         made = self._made(runs, lambda path: f"[run]({Path(os.path.relpath(path, page.parent)).as_posix()})")
         lines = [list(made.cells.columns), ["---"] * made.cells.shape[1], *made.cells.to_numpy().tolist()]
         rows = "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
-        first, *notes = made.lines
-        return "\n\n".join([f"**{first}", rows, *notes]).replace("**The ladder", "**The ladder**", 1)
+        return "\n\n".join([f"**{made.caption}", rows, *made.notes]).replace("**The ladder", "**The ladder**", 1)
 
     def _made(self, runs: Iterable[Run], link: Any) -> Shown:
         table = rated(runs, RUNS)
         good = ladder.of_call(ladder.ladder(query(table, operation="model"), [self.workload]), self.workload)
         files = table.drop_duplicates("run_id").set_index("run_id")["file"] if len(table) else {}
         columns = _columns(good)
-        lines = [_caption(self.workload, columns, files, link), *_notes(good, self.workload)]
-        return Shown(tuple(lines), _cells(columns, self.workload))
+        caption = _caption(self.workload, columns, files, link)
+        return Shown(caption, _cells(columns, self.workload), tuple(_notes(good, self.workload)))
 
 
 def _columns(good: pd.DataFrame) -> dict[tuple[str, str], dict[str, RowDict]]:

@@ -201,28 +201,33 @@ def grid(cells: pd.DataFrame, table: Table) -> pd.DataFrame:
     return wide.rename_axis(names).rename_axis(None, axis=1).reset_index()
 
 
-def caption(cells: pd.DataFrame, table: Table, link: Callable[[Path, int], str]) -> str:
-    """What the table shows, on which device, with which versions, timed how, and in which run files."""
+def caption(cells: pd.DataFrame, table: Table) -> str:
+    """What the table shows, on which device, and timed how: two lines, the rest is in its notes."""
     used = cells[cells["text"] != ""]
     eager = any(item.value == "eager" for item in table.items)  # then each line says how
     timed = (
         "" if eager else " and ".join(dict.fromkeys(METHODS[method] for method in used["method"] if method in METHODS))
     )
-    files = ", ".join(link(path, number) for number, path in enumerate(dict.fromkeys(used["file"])))
     units = [unit.replace("us", "µs") for unit in ("ms", "us") if any(item.value == unit for item in table.items)]
     time = (
         f"{table.statistic} {' and '.join(units)} {timed}".rstrip()
         if units
         else f"from {table.statistic} times {timed}"
     )
-    devices, versions = (" and ".join(dict.fromkeys(used[name])) for name in ("device", "versions"))
-    return f"{table.about} Recorded on {devices} with {versions}, {time} ({files})."
+    return f"{table.about} Recorded on {' and '.join(dict.fromkeys(used['device']))}, {time}."
 
 
-def notes(cells: pd.DataFrame, table: Table) -> list[str]:
-    """What the marks mean, and whether the target is met."""
+def origin(cells: pd.DataFrame, link: Callable[[Path, int], str]) -> str:
+    """With which versions the cells were measured, and in which run files they are."""
+    used = cells[cells["text"] != ""]
+    files = ", ".join(link(path, number) for number, path in enumerate(dict.fromkeys(used["file"])))
+    return f"With {' and '.join(dict.fromkeys(used['versions']))} ({files})."
+
+
+def notes(cells: pd.DataFrame, table: Table, link: Callable[[Path, int], str]) -> list[str]:
+    """What the marks mean, whether the target is met, and where the cells are from: what stands below the table."""
     text = "".join(cells["text"])
-    lines = [*notes_of(text), _refused(cells)]
+    lines = [origin(cells, link), *notes_of(text), _refused(cells)]
     plain = [item.head for item in table.items if item.value == "plain"]
     if any(cells["head"].isin(plain) & (cells["text"] != "")):
         lines.append(
@@ -290,7 +295,7 @@ def markdown(name: str, table: Table, everything: pd.DataFrame, page: Path) -> s
     shown = grid(cells, table)
     lines = [list(shown.columns), ["---"] * shown.shape[1], *shown.to_numpy().tolist()]
     rows = "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
-    return "\n\n".join([caption(cells, table, link), rows, *notes(cells, table)])
+    return "\n\n".join([caption(cells, table), rows, *notes(cells, table, link)])
 
 
 class OwnTable(Protocol):
@@ -322,20 +327,21 @@ def fill(text: str, page: Path, tables: Mapping[str, Table | OwnTable], runs: It
 
 @dataclass(frozen=True)
 class Shown:
-    """A table for a notebook: its caption and notes above its cells. words: heads of columns that hold words."""
+    """A table for a notebook: its caption above its cells, its notes below. words: heads of columns that hold words."""
 
-    lines: tuple[str, ...]
+    caption: str
     cells: pd.DataFrame
+    notes: tuple[str, ...] = ()
     words: tuple[str, ...] = ()
 
     def _repr_html_(self) -> str:
         heads = list(self.cells.columns)
         left = [number for number, head in enumerate(heads) if number == 0 or head in self.words]
         rows = self.cells.to_numpy().tolist()
-        return render("tables.captioned", lines=self.lines, heads=heads, rows=rows, left=left)
+        return render("tables.captioned", caption=self.caption, notes=self.notes, heads=heads, rows=rows, left=left)
 
     def __str__(self) -> str:
-        return "\n".join([*self.lines, "", self.cells.to_string(index=False)])
+        return "\n".join([self.caption, "", self.cells.to_string(index=False), "", *self.notes])
 
     __repr__ = __str__  # what a notebook keeps beside the HTML
 
@@ -343,8 +349,9 @@ class Shown:
 def styled(name: str, table: Table, everything: pd.DataFrame) -> Shown:
     """The table for a notebook, with its caption and notes."""
     cells = entries(name, table, everything)
-    lines = [caption(cells, table, lambda path, number: path.name), *notes(cells, table)]
-    return Shown(tuple(map(_plain, lines)), grid(cells, table).rename(columns=_plain).map(_plain))
+    below = notes(cells, table, lambda path, number: path.name)
+    shown = grid(cells, table).rename(columns=_plain).map(_plain)
+    return Shown(_plain(caption(cells, table)), shown, tuple(map(_plain, below)))
 
 
 def _plain(text: str) -> str:

@@ -22,12 +22,12 @@ def trial(judgements: Sequence[claims.Judged], topic: str) -> Shown:
     requests = {one.claim.request for one in own}
     sources = [name for number, name in ((20198, PUBLISHER), (20571, LATER)) if number in requests]
     said = ", ".join(f"{count} {verdict}" for verdict, count in claims.counts(own).items() if count)
-    lines = [
+    caption = " ".join([
         f"Published by {' and by '.join(sources)}.",
         f"{len(own)} claims: {said}. Figures within {claims.SAME:.0%} of each other say the same.".replace("%", " %"),
-    ]
+    ])  # fmt: skip
     cells = table(own)
-    return Shown((*lines, *notes_of("".join(cells["ours"]))), cells, ("ours", "predicted", "verdict", WHY))
+    return Shown(caption, cells, tuple(notes_of("".join(cells["ours"]))), ("ours", "predicted", "verdict", WHY))
 
 
 def table(judgements: Sequence[claims.Judged]) -> pd.DataFrame:

@@ -42,6 +42,11 @@ TEXTS = (
 OBJECTS = ("parts",)
 """Neither text nor number: nanoseconds by name, None where a call was not taken apart."""
 COUNTS = ("q_len", "kv_len", "batch", "q_heads", "kv_heads", "head_dim", "samples")
+NAMED_BEFORE = {
+    **dict.fromkeys(("block-skip", "split-K", "W4A8 / W8A8"), "blockskip"), "one split": "blockskip, one split",
+    "W4A16, tiles": "blockskip, tiles",
+}  # fmt: skip
+"""Labels in older run files, and what these contenders are called now."""
 TEXT_COLUMNS = ("contender", "label", "status", "method", "flags", "error_text")
 SIZES = tuple(name for name in ("window", *ADDED) if name not in AXIS_TEXTS)
 AXIS_COLUMNS = ("operation", *(name for name in (*SHAPE, *ADDED) if name not in SIZES))
@@ -127,7 +132,7 @@ def _part(rows: list[Timed], share: Callable[[Any, Any], Any]) -> dict[str, Colu
     axes, works = [row.axes for row in rows], [row.work or NO_WORK for row in rows]
     texts = {
         "contender": [row.contender for row in rows],
-        "label": [row.contender if row.label is None else row.label for row in rows],
+        "label": [NAMED_BEFORE.get(label := row.label or row.contender, label) for row in rows],
         "status": [row.status for row in rows], "method": [row.method for row in rows],
         "flags": [", ".join(row.flags) for row in rows], "error_text": [row.error_text for row in rows],
         **{name: _axis(axes, name) for name in AXIS_COLUMNS},

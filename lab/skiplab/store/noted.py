@@ -59,7 +59,7 @@ def _workload(line: dict[str, Any], group_size: int = 32, symmetric: bool = Fals
 
 
 def _plain(path: Path) -> Iterator[dict[str, Any]]:
-    labels = {"blockskip": "weights in rows", "bf16": "float weight"}
+    labels = {"blockskip": "blockskip, weights in rows", "bf16": "float weight"}
     for line in _lines(path):
         name = line["contender"]
         yield _row(name, labels[name], _workload(line), float(line["median_us"]), line["kernel"])

@@ -6,13 +6,14 @@ another device) with a message that names file, line and field.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from skiplab.operations import DEFAULT_OPERATION, operation_of
-from skiplab.paths import data_path
+from skiplab.paths import data_path, is_shipped
 from skiplab.store.frames import frame
 from skiplab.store.reading import Rows, scan
 from skiplab.store.schema import RunFileError
@@ -27,7 +28,7 @@ SHOWN = 60
 
 @dataclass(frozen=True)
 class Run:
-    """A run: its header, a row a point, and whether it was measured here and now or recorded earlier."""
+    """A run: its header, a row a point, and whether the user measured it or skiplab brought it with it as recorded."""
 
     header: Mapping[str, Any]
     rows: Sequence[Mapping[str, Any]] = ()
@@ -82,7 +83,10 @@ class Run:
 
 
 def read_run(path: Path | str) -> Run:
-    """Read a run file; RunFileError names file, line and field of what is wrong with it."""
+    """Read a run file; RunFileError names file, line and field of what is wrong with it.
+
+    Its source is `recorded` for those of `data/runs`, which skiplab brings with it, and `measured` for all others.
+    """
     path = Path(path)
     try:
         with path.open("rb") as file:
@@ -95,10 +99,29 @@ def read_run(path: Path | str) -> Run:
         raise RunFileError(f"{path.name}, line 1: {wrong}")
     if held.cut:
         raise RunFileError(f"{path.name}, last line: broken line: it breaks off, {repair}")
-    return Run(held.header, Rows(tuple(held.rows), path.name), path=path)
+    source = "recorded" if is_shipped(path) else "measured"
+    return Run(held.header, Rows(tuple(held.rows), path.name), source, path)
 
 
-def read_runs(directory: Path | str | None = None) -> list[Run]:
-    """Every run of a folder (default: the recorded ones, `data/runs`), oldest name first."""
+def read_runs(directory: Path | str | None = None, operation: str | None = None) -> list[Run]:
+    """Every run of a folder (default: the recorded ones, `data/runs`), oldest name first.
+
+    operation: only those that name it; the others are not read.
+    """
     folder = Path(directory) if directory is not None else data_path("runs")
-    return [read_run(path) for path in sorted(folder.glob("*.jsonl"))]
+    paths = sorted(folder.glob("*.jsonl"))
+    return [read_run(path) for path in paths if operation is None or operation_in(path) == operation]
+
+
+def operation_in(path: Path) -> str | None:
+    """The operation that a run file's header or first point names; None if neither does."""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for line in (file.readline(), file.readline()):
+            try:
+                row = json.loads(line)
+                operation = row.get("operation") or row.get("axes", {}).get("operation")
+            except (ValueError, AttributeError, RecursionError):  # `read_run` will say what is wrong with the file
+                return None
+            if operation is not None:
+                return operation
+    return None

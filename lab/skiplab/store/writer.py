@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Collection, Mapping
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ class RunWriter:
     @property
     def run(self) -> Run:
         """The run as the file holds it now."""
-        return Run(self._header, Rows(tuple(self._rows), self.path.name), path=self.path)
+        return Run(self._header, Rows(tuple(self._rows), self.path.name), "measured", self.path)
 
     def settled(self, again: Collection[str] = ()) -> frozenset[str]:
         """The keys whose latest row has none of the statuses and flags in `again`: points not to be measured again."""
@@ -115,6 +116,35 @@ class RunWriter:
                 self._file.truncate(size)
             raise
         return line
+
+
+def file_to_begin(path: Path, header: Mapping[str, Any]) -> tuple[Path, str]:
+    """Where a run that begins now is written, and that in words: no finished run is touched.
+
+    A file that is not there yet, or holds a run that was interrupted, is taken; beside a finished run of the same
+    operation and parameters it is `<name>-2`, `-3` and so on. Other files are left for `RunWriter` to refuse.
+    """
+    finished = ""
+    for number in count(1):
+        file = path if number == 1 else path.with_stem(f"{path.stem}-{number}")
+        if not file.exists():
+            return file, finished and f"{finished} is finished: measured again, into {file.name}"
+        with file.open("rb") as lines:
+            held = scan(file.name, lines)
+        if held.header is None or _wish(held.header) != _wish(header):
+            if number == 1:
+                return file, ""
+            continue
+        if "end" not in held.header or "interrupted" in held.header:
+            return file, f"{file.name} was interrupted with {len(held.rows)} points measured: it goes on"
+        finished = file.name
+    raise AssertionError("there is always a further number")
+
+
+def _wish(header: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Operation and parameters, as they are compared."""
+    text = json.loads(_text(header))
+    return text.get("operation") or DEFAULT_OPERATION, _parameters(text)
 
 
 def _check_same_run(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:

@@ -87,6 +87,8 @@ def sweep(
 ) -> Run:
     """Measure contenders over prompt lengths and windows, or masks; `run.plot()` draws it, `run.frame()` is the table.
 
+    path: the run file; None: one in `skiplab.paths.runs_directory()`, named by date, device and parameters. A run that
+    was interrupted goes on; beside a finished one it is measured again, into `<name>-2`. What is done is printed.
     window: None for those of `Sweep`, if no mask is given. mask: by text, or a Mask that has a text (one made of
     tensors or of a function has none: ValueError). shape: batch, q_heads, kv_heads, head_dim, dtype, buffer, seed,
     budget_s, as in `Sweep`.
@@ -98,7 +100,7 @@ def sweep(
         tuple(contenders), tuple(q_len), None if windows is None else tuple(windows), mask=texts,
         device=device or default_device(), **shape,
     )  # fmt: skip
-    return run_sweep(wanted, path, isolate=isolate, progress=progress)
+    return run_sweep(wanted, path, isolate=isolate, progress=progress, anew=True)
 
 
 def mask_text(mask: bs.Mask | str) -> str:

@@ -62,7 +62,7 @@ def sweep_decode(
 ) -> Run:
     """As `sweep`, of decode steps over numbers of keys and windows. shape: the other fields of `DecodeSweep`."""
     wanted = DecodeSweep(tuple(contenders), tuple(kv_len), tuple(window), device=device or default_device(), **shape)
-    return run_sweep(wanted, path, isolate=isolate, progress=progress)
+    return run_sweep(wanted, path, isolate=isolate, progress=progress, anew=True)
 
 
 SWEEP = DecodeSweep

@@ -69,7 +69,7 @@ def sweep_linear(
     """
     layers = tuple((int(n), int(k)) for n, k in shape)
     wanted = LinearSweep(tuple(contenders), layers, tuple(rows), device=device or default_device(), **fields)
-    return run_sweep(wanted, path, isolate=isolate, progress=progress)
+    return run_sweep(wanted, path, isolate=isolate, progress=progress, anew=True)
 
 
 SWEEP = LinearSweep

@@ -93,7 +93,7 @@ def sweep_model(
         tuple(contenders), name, tuple(prompt), tuple(depth), tuple(rows), config=config,
         device=device or default_device(), **fields,
     )  # fmt: skip
-    return run_sweep(wanted, path, isolate=isolate, progress=progress)
+    return run_sweep(wanted, path, isolate=isolate, progress=progress, anew=True)
 
 
 SWEEP = ModelSweep

@@ -8,7 +8,7 @@ import sys
 import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
@@ -21,7 +21,7 @@ from skiplab.measure.serving import bars_of_one_process
 from skiplab.measure.timing import THROTTLE_RETRIES, Cancelled
 from skiplab.paths import runs_directory, slug
 from skiplab.provenance import git_state, now, source_hash, triton_version
-from skiplab.store import END, Run, RunWriter, read_run
+from skiplab.store import END, Run, RunWriter, file_to_begin, read_run
 from skiplab.sweep.grid import AnySweep, usable
 from skiplab.sweep.workers import Here, InChild, MeasureSettings, Worker, measured
 
@@ -48,7 +48,7 @@ def _without_path(word: str) -> str:
 
 
 def default_path(sweep: AnySweep, topic: str) -> Path:
-    """`data/runs/<date>-<device>-<topic>-<parameters>.jsonl`: the same sweep on the same day goes on."""
+    """`<date>-<device>-<topic>-<parameters>.jsonl` in `runs_directory()`: the same sweep has a name a day."""
     day = datetime.now(UTC).date().isoformat()
     device = slug(describe(sweep.device)["name"])
     return runs_directory() / f"{day}-{device}-{slug(topic)}-{sweep.key}.jsonl"
@@ -67,6 +67,8 @@ def run_sweep(
     again: Collection[str] = (),
     retries: int = THROTTLE_RETRIES,
     devices: Sequence[str] = (),
+    anew: bool = False,
+    say: Callable[[str], None] = print,
 ) -> Run:
     """Measure every point that the run file does not hold yet, and return the run.
 
@@ -80,6 +82,7 @@ def run_sweep(
     isolate: measure in a child process, which a crash or a timeout ends; without it everything happens in this one.
     again: statuses and flags (`crashed`, `busy`) whose points are measured once more; a point's later row counts.
     retries: how often the samples of a throttled GPU are taken again, after a pause.
+    anew: measure again, beside a file whose run is finished (`store.file_to_begin`); `say` is told of which file.
     devices: those that measure side by side, all of one kind and name; by default the sweep's own alone. A row says
         which one it is of; the points of one workload are measured on one.
     """
@@ -92,7 +95,12 @@ def run_sweep(
     _check_devices(sweep, devices, isolate)
     points = sweep.points()  # before there is a file: a sweep that cannot be leaves none
     machine = this_machine(sweep.device, sweep.dtype)
-    with RunWriter(path, run_header(sweep, topic, machine)) as writer:
+    header = run_header(sweep, topic, machine)
+    if anew:
+        path, which = file_to_begin(path, header)
+        if which:
+            say(which)
+    with RunWriter(path, header) as writer:
         if on_start is not None:
             on_start(writer.run)
         settled = writer.settled(again)
@@ -110,7 +118,7 @@ def run_sweep(
                 bar.update()
                 if on_measurement is not None:
                     on_measurement(taken)
-        return replace(writer.run, source="measured")
+        return writer.run
 
 
 def appended(path: Path, rows: Iterable[Mapping[str, Any]]) -> Run:

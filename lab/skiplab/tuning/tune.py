@@ -55,7 +55,7 @@ def tune(
     say: Callable[[str], None] = print,
     progress: bool = True,
 ) -> Run:
-    """Compile, check and time the candidates; the run file (default: in data/runs) is continued if it exists.
+    """Compile, check and time the candidates; the run file (default: in `runs_directory()`) is continued if it exists.
 
     jobs: processes that compile, as many as processors by default. spills: bytes that a candidate's thread may spill.
     limit_s: seconds for all; what has been measured by then is kept. Raises Cancelled when that ends, or it is

@@ -5,9 +5,19 @@ picture), view.py (the picture, with view.js and view.css). Modules beside the f
 """
 
 from skiplab.widgets.int4.explorer import Int4Explorer
+from skiplab.widgets.live import LiveChart
 from skiplab.widgets.mask.explorer import MaskExplorer
 from skiplab.widgets.mask.view import TileCanvas
+from skiplab.widgets.model.explorer import ModelExplorer
 from skiplab.widgets.splits.explorer import SplitExplorer
 from skiplab.widgets.sweep.explorer import SweepPanel
 
-__all__ = ["Int4Explorer", "MaskExplorer", "SplitExplorer", "SweepPanel", "TileCanvas"]
+__all__ = [
+    "Int4Explorer",
+    "LiveChart",
+    "MaskExplorer",
+    "ModelExplorer",
+    "SplitExplorer",
+    "SweepPanel",
+    "TileCanvas",
+]

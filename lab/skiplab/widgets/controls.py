@@ -1,8 +1,9 @@
-"""Controls with labels and units: a slider with steps that grow with the value, beside a field to type in."""
+"""Controls with labels and units, and where they stand: beside the picture, narrow where there is little room."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import anywidget
@@ -14,6 +15,11 @@ from skiplab.templates import render
 LABEL = "118px"
 
 
+def script(shared: str, own: Path) -> str:
+    """A widget's script behind one that it shares with others, of this folder."""
+    return f"{Path(__file__).with_name(shared).read_text()}\n{own.read_text()}"
+
+
 def steps(low: int, high: int) -> list[int]:
     """Four steps an octave from low to high, powers of two among them: 512, 640, 768, 896, 1024."""
     values, octave = {low, high}, 1
@@ -23,53 +29,60 @@ def steps(low: int, high: int) -> list[int]:
     return sorted(value for value in values if low <= value <= high)
 
 
-class CountControl(w.HBox):
-    """A whole number from low to high: slide in growing steps, or type any value. `value` is the trait."""
+class CountControl(anywidget.AnyWidget):
+    """A whole number from low to high: slide in growing steps (`even`: in steps of one), or type any value.
 
-    value = traitlets.Int()
+    `value` is the trait. What is typed and is no such number stays in the field, and the control says what is allowed.
+    """
 
-    def __init__(self, label: str, unit: str, value: int, low: int, high: int, name: str):
-        self._steps = steps(low, high)
-        self._slider = w.IntSlider(
-            min=0, max=len(self._steps) - 1, value=self._nearest(value), readout=False, description=label,
-            style={"description_width": LABEL}, layout=w.Layout(width="300px"),
-        )  # fmt: skip
-        self._slider.add_class(f"skiplab-{name}")
-        field_label = f"{label} ({unit}), typed"
-        self._field = w.BoundedIntText(
-            min=low, max=high, value=value, tooltip=field_label, layout=w.Layout(width="92px")
-        )
-        super().__init__([self._slider, self._field, w.Label(unit)])
-        self.value = value
-        self._moving = False
-        self._slider.observe(self._slid, "value")
-        self._field.observe(self._typed, "value")
-        self.observe(self._changed, "value")
+    _esm = Path(__file__).with_name("count.js")
 
-    def _nearest(self, value: int) -> int:
-        return min(range(len(self._steps)), key=lambda index: abs(self._steps[index] - value))
+    label = traitlets.Unicode().tag(sync=True)
+    unit = traitlets.Unicode().tag(sync=True)
+    value = traitlets.Int().tag(sync=True)
+    steps = traitlets.List(traitlets.Int()).tag(sync=True)
+    disabled = traitlets.Bool(False).tag(sync=True)
+    problem = traitlets.Unicode().tag(sync=True)
+    refused = traitlets.Bool(False).tag(sync=True)
 
-    def _slid(self, change: Any) -> None:
-        if not self._moving:
-            self.value = self._steps[change["new"]]
-
-    def _typed(self, change: Any) -> None:
-        self.value = change["new"]
-
-    def _changed(self, change: Any) -> None:
-        # a typed value between two steps moves the slider to the nearer one, and must not come back rounded
-        self._moving = True
-        self._field.value = change["new"]
-        self._slider.value = self._nearest(change["new"])
-        self._moving = False
+    def __init__(self, label: str, unit: str, value: int, low: int, high: int, name: str, even: bool = False):
+        super().__init__(label=label, unit=unit, value=value)
+        self._low, self._high, self._even = low, high, even
+        self.add_class(f"skiplab-{name}")
+        self.limit(high)
+        self.on_msg(lambda _, message, buffers: self.type(str(message.get("typed", ""))))
+        self.observe(lambda _: self._accepted(), "value")
 
     @property
-    def disabled(self) -> bool:
-        return self._slider.disabled
+    def high(self) -> int:
+        """The largest number that can be chosen."""
+        return self._high
 
-    @disabled.setter
-    def disabled(self, value: bool) -> None:
-        self._slider.disabled = self._field.disabled = value
+    def limit(self, high: int) -> None:
+        """Let it end at `high`. A larger value, which code may give, stays, and the control says that it is larger."""
+        self._high = max(high, self._low)
+        self.steps = list(range(self._low, self._high + 1)) if self._even else steps(self._low, self._high)
+        if not self.refused:
+            self._accepted()
+
+    def type(self, text: str) -> None:
+        """Take what was typed into the field; a text that is no number in range is refused, in words."""
+        number = text.replace(",", "").replace("_", "").strip()
+        whole = number.removeprefix("-").isdecimal()
+        if whole and self._low <= int(number) <= self._high:
+            self.value = int(number)
+            self._accepted()
+            return
+        self.refused = True
+        self.problem = f"{text.strip() or 'nothing'}: {self._allowed()}; still {self.value:,}"
+
+    def _accepted(self) -> None:
+        over = self.value > self._high
+        self.problem = f"{self.value:,} is more than the {self._high:,} {self.unit} there are".strip() if over else ""
+        self.refused = False
+
+    def _allowed(self) -> str:
+        return f"a whole number from {self._low:,} to {self._high:,} is needed"
 
 
 def choice(label: str, options: Iterable[Any], value: Any, name: str, width: str = "440px") -> w.Dropdown:
@@ -78,8 +91,16 @@ def choice(label: str, options: Iterable[Any], value: Any, name: str, width: str
         options=list(options), value=value, description=label, style={"description_width": LABEL},
         layout=w.Layout(width=width),
     )  # fmt: skip
-    dropdown.add_class(f"skiplab-{name}")
-    return dropdown
+    return _named(dropdown, name)
+
+
+def field(label: str, value: str, name: str, tooltip: str = "", width: str = "440px") -> w.Text:
+    """A labelled line to type in, which changes when Enter is pressed or it is left."""
+    text = w.Text(
+        value, description=label, tooltip=tooltip, continuous_update=False, style={"description_width": LABEL},
+        layout=w.Layout(width=width),
+    )  # fmt: skip
+    return _named(text, name)
 
 
 def tick(label: str, value: bool, name: str) -> w.Checkbox:
@@ -87,8 +108,33 @@ def tick(label: str, value: bool, name: str) -> w.Checkbox:
     box = w.Checkbox(
         value=value, description=label, indent=False, layout=w.Layout(margin=f"0 0 0 calc({LABEL} + 4px)", width="auto")
     )
-    box.add_class(f"skiplab-{name}")
-    return box
+    box.add_class("skiplab-tick")
+    return _named(box, name)
+
+
+def _named(control: Any, name: str) -> Any:
+    """The control with the classes by which the style sheet and tests know it."""
+    control.add_class("skiplab-control")
+    control.add_class(f"skiplab-{name}")
+    return control
+
+
+def page(controls: Sequence[w.Widget], view: Sequence[w.Widget], below: Sequence[w.Widget]) -> list[w.Widget]:
+    """The children of an explorer: controls beside the view from 550 pixels on, the rest below, as wide as it gets.
+
+    The explorer's own class is `skiplab-page`.
+    """
+    column, picture, rest = w.VBox(list(controls)), w.VBox(list(view)), w.Box(list(below))
+    sides = w.HBox([column, picture])
+    parts = ((column, "controls"), (picture, "view"), (rest, "below"), (sides, "sides"))
+    for part, name in parts:
+        part.add_class(f"skiplab-{name}")
+    return [style(), sides, rest]
+
+
+def style() -> w.HTML:
+    """The style sheet of all explorers, as a child that shows nothing."""
+    return w.HTML(render("widgets.style"), layout=w.Layout(display="none"))
 
 
 def button(
@@ -127,35 +173,18 @@ def hint(text: str) -> str:
     return render("widgets.hint", text=text)
 
 
-COPY_JS = """
-function render({ model, el }) {
-  const pre = document.createElement("pre"), button = document.createElement("button");
-  pre.className = "skiplab-code"; pre.tabIndex = 0; pre.setAttribute("aria-label", "Python code of this state");
-  button.className = "jupyter-button widget-button skiplab-copy"; button.textContent = "Copy";
-  const show = () => { pre.textContent = model.get("code"); button.textContent = "Copy"; };
-  const select = () => { const range = document.createRange(); range.selectNodeContents(pre);
-    getSelection().removeAllRanges(); getSelection().addRange(range); };
-  button.onclick = async () => {
-    select();
-    try { await navigator.clipboard.writeText(model.get("code")); button.textContent = "Copied"; }
-    catch { button.textContent = "Selected: press Ctrl+C"; }   // a page without https has no clipboard
-  };
-  model.on("change:code", show); show();
-  el.append(button, pre);
-  return () => model.off("change:code", show);
-}
-export default { render };
-"""
-COPY_CSS = """
-.skiplab-code { margin: 4px 0; padding: 8px; max-width: 640px; overflow-x: auto; border: 1px solid rgba(128,128,128,.5);
-  color: var(--jp-content-font-color1, inherit); font-size: 12px; line-height: 1.4; user-select: text; }
-.skiplab-copy { width: auto; padding: 0 12px; }
-"""
+def hint_line(text: str) -> str:
+    """HTML of a hint on a line of its own."""
+    return render("widgets.hint_line", text=text)
 
 
 class CodeBox(anywidget.AnyWidget):
     """Code with a Copy button, which selects the text if the browser has no clipboard."""
 
-    _esm = COPY_JS
-    _css = COPY_CSS
+    _esm = Path(__file__).with_name("code.js")
+    _css = """
+.skiplab-code { margin: 4px 0; padding: 8px; overflow-x: auto; border: 1px solid rgba(128,128,128,.5);
+  color: var(--jp-content-font-color1, inherit); font-size: 12px; line-height: 1.4; user-select: text; }
+.skiplab-copy { width: auto; padding: 0 12px; }
+"""
     code = traitlets.Unicode().tag(sync=True)

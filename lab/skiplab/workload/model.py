@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, astuple, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import blockskip as bs
 import torch
-from blockskip.arguments import choice, flag
+from blockskip.arguments import choice, flag, integer
 from blockskip.attention.decode.plan import LONGEST_QUERY
 
 from skiplab.model import LayerSpec, ModelSpec, model_names
 from skiplab.model.decoder import attention_name
+from skiplab.paths import data_path
 from skiplab.workload.linear import bits_per_weight
 from skiplab.workload.problem import Problem
 
 PHASES = ("prefill", "decode")
+POINTWISE = "pointwise"
+"""What a profile calls all that has no name of its own: norms, rotations, activations, sums, writes to the cache."""
 CHECKED = 32
 """Tokens of the prompt on which a contender is compared with the reference: nobody could compute a long one's truth."""
 STEPS = 16
@@ -79,6 +82,14 @@ class ModelWorkload(Problem):
         whole = self.whole_spec
         return replace(whole, layers=tuple(whole.kinds)) if self.by_kind else whole
 
+    def with_window(self, window: int) -> Self:
+        """The same call of the model with another window in its sliding layers; ValueError where it has none."""
+        if all(layer.window is None for layer in self.whole_spec.layers):
+            raise ValueError(f"window: got {window}; {self.model} has no layer with a window")
+        text = self.config or data_path("models", f"{self.model}.json").read_text(encoding="utf-8")
+        config = json.dumps({**json.loads(text), "sliding_window": integer("window", window, 1)})
+        return replace(self, model=f"{self.model}, window {window:,}", config=config)
+
     @property
     def checked(self) -> ModelWorkload:
         """A short prompt, and the step behind it, on which logits are compared."""
@@ -126,20 +137,44 @@ class ModelWorkload(Problem):
 
         It leaves out what lies between the products: norms, rotations, activations.
         """
-        spec, tokens = self.whole_spec, self.q_len
-        bits = bits_per_weight(self.bits, self.group_size, False) if quantised else 8 * self.element_bytes
-        flops, dense, moved = 0, 0, 0.0
+        spec, tokens, bits = self.whole_spec, self.q_len, self._bits(quantised)
+        parts = self.parts(quantised).values()
+        useful, dense = sum(part.useful_flops for part in parts), sum(part.dense_flops for part in parts)
+        moved = 0.0
         for layer, count in spec.kinds.items():
-            weights = sum(n * k for n, k in products(spec, layer).values())
-            pairs, keys = self._pairs(layer.window), tokens + self._seen(layer.window)
-            flops += count * (2 * tokens * weights + 4 * layer.q_heads * layer.head_dim * pairs)
-            dense += count * (
-                2 * tokens * weights + 4 * layer.q_heads * layer.head_dim * tokens * (self.depth + tokens)
-            )
+            weights, keys = sum(n * k for n, k in products(spec, layer).values()), tokens + self._seen(layer.window)
             moved += count * (weights * bits / 8 + 2 * layer.kv_heads * layer.head_dim * keys * self.element_bytes)
         (rows, vocabulary), head = self.out_shape, spec.vocabulary * spec.hidden
         moved += head * bits / 8 + 4 * rows * vocabulary + tokens * spec.hidden * self.element_bytes
-        return bs.Work(flops + 2 * rows * head, flops + 2 * rows * head, dense + 2 * rows * head, round(moved))
+        return bs.Work(useful, useful, dense, round(moved))
+
+    def parts(self, quantised: bool = True) -> dict[str, bs.Work]:
+        """The work by the names that a profile has: attention of each kind, products, the head, and POINTWISE.
+
+        Each reads its own inputs and writes its own outputs, as if called alone. POINTWISE is all that lies between
+        them, as if a single kernel did it from one to the next: it has bytes alone.
+        """
+        spec, tokens, bits = self.whole_spec, self.q_len, self._bits(quantised)
+        (rows, vocabulary), found = self.out_shape, defaultdict[str, list[bs.Work]](list)
+        for layer, count in spec.kinds.items():
+            found[attention_name(layer)] += [self._attention_work(layer)] * count
+            for name, (outputs, inputs) in products(spec, layer).items():
+                moved = outputs * inputs * bits / 8 + tokens * (outputs + inputs) * self.element_bytes
+                found[name] += [_product_work(tokens, outputs * inputs, moved)] * count
+        moved = vocabulary * spec.hidden * bits / 8 + rows * (spec.hidden * self.element_bytes + 4 * vocabulary)
+        found["head"] = [_product_work(rows, vocabulary * spec.hidden, moved)]
+        found[POINTWISE] = [bs.Work(0, 0, 0, tokens * between(spec) * self.element_bytes)]
+        return {name: _summed(works) for name, works in found.items()}
+
+    def _bits(self, quantised: bool) -> float:
+        return bits_per_weight(self.bits, self.group_size, False) if quantised else 8 * self.element_bytes
+
+    def _attention_work(self, layer: LayerSpec) -> bs.Work:
+        """Of one layer: pairs that are seen; queries, results, and the keys and values that some query sees."""
+        pair, keys = 4 * layer.q_heads * layer.head_dim, self.q_len + self._seen(layer.window)
+        useful = pair * self._pairs(layer.window)
+        moved = 2 * layer.head_dim * (layer.q_heads * self.q_len + layer.kv_heads * keys) * self.element_bytes
+        return bs.Work(useful, useful, pair * self.q_len * (self.depth + self.q_len), moved)
 
     def _pairs(self, window: int | None) -> int:
         """Pairs of a query and a key that it sees, of one head."""
@@ -169,6 +204,26 @@ def products(spec: ModelSpec, layer: LayerSpec) -> dict[str, tuple[int, int]]:
         "qkv": (queries + keys * (1 if layer.key_is_value else 2), spec.hidden), "o": (spec.hidden, queries),
         "gate+up": (2 * spec.intermediate, spec.hidden), "down": (spec.hidden, spec.intermediate),
     }  # fmt: skip
+
+
+def _product_work(rows: int, weights: int, moved: float) -> bs.Work:
+    return bs.Work(2 * rows * weights, 2 * rows * weights, 2 * rows * weights, round(moved))
+
+
+def _summed(works: Iterable[bs.Work]) -> bs.Work:
+    return bs.Work(*map(sum, zip(*map(astuple, works), strict=True)))
+
+
+def between(spec: ModelSpec) -> int:
+    """Numbers a token that lie between products and attention: read where those end, written where they begin."""
+    moved = 2 * spec.hidden  # the embedding's row, and its norm
+    for layer, count in spec.kinds.items():
+        queries, keys = layer.q_heads * layer.head_dim, layer.kv_heads * layer.head_dim
+        heads = products(spec, layer)["qkv"][0] + queries + 2 * keys  # normalised and rotated; two go to the cache
+        mlp = 3 * spec.intermediate  # gate and up to their product
+        sums = 2 * 4 * spec.hidden  # twice a layer: a branch's end and the sum so far, to the new sum and its norm
+        moved += count * (heads + mlp + sums)
+    return moved
 
 
 def parameters(spec: ModelSpec) -> int:

@@ -48,6 +48,10 @@ class Problem(ABC):
     def work(self, *how: Any, **named: Any) -> bs.Work:
         """FLOPs and bytes of a call; arguments that change them, such as a skip mode, have defaults."""
 
+    def parts(self, *how: Any, **named: Any) -> Mapping[str, bs.Work]:
+        """The work of what runs one after the other, by name: one piece, unless the problem says otherwise."""
+        return {"": self.work(*how, **named)}
+
     @abstractmethod
     def inputs(self, device: str, seed: int, deviation: float = 1.0) -> tuple[torch.Tensor, ...]:
         """Fresh inputs of that seed, drawn on the device; `deviation` scales them."""

@@ -61,7 +61,8 @@ def test_it_measures_reports_goes_on_repeats_and_compares(skiplab, tmp_path):
     assert theirs["tokens_per_s"].tolist() == pytest.approx([10 / 3e-3, 16 / 3e-3])
     assert set(theirs["flags"]) == {"unchecked"} and "end" in run.header and str(tmp_path) not in run.path.read_text()
     code, out, _ = skiplab(*words, "--llama-bench", "bench.jsonl")
-    assert "run.jsonl holds 14 points already" in out and len(read_run(run.path).rows) == 14
+    assert "run.jsonl is finished: measured again, into run-2.jsonl" in out
+    assert len(read_run(run.path).rows) == len(read_run(run.path.with_name("run-2.jsonl")).rows) == 14
     code, out, err = skiplab("rerun", "run.jsonl", "--out", "again.jsonl")
     assert code == 0 and len(read_run(tmp_path / "again.jsonl").rows) == 12, err
     code, out, _ = skiplab("compare", "run.jsonl", "again.jsonl")

@@ -7,6 +7,7 @@ import signal
 
 import pytest
 from commands import SWEEP
+from skiplab import paths
 from skiplab.cli import linear as cli_linear
 from skiplab.cli import run as cli_run
 from skiplab.cli import sweep as cli_sweep
@@ -24,8 +25,21 @@ def test_sweep_prints_writes_and_goes_on(skiplab, tmp_path):
     assert "report: page.html" in out
     assert (tmp_path / "page.html").stat().st_size > 1e6
     assert len(read_run(tmp_path / "run.jsonl").rows) == 4
-    _, out, _ = skiplab(*SWEEP, "--run", "run.jsonl", "--report", "page.html")
-    assert "holds 4 points already" in out
+    _, out, _ = skiplab(*SWEEP, "--run", "run.jsonl", "--again", "busy", "--report", "page.html")
+    assert "finished" not in out and len(read_run(tmp_path / "run.jsonl").frame()) == 4
+    _, out, _ = skiplab(*SWEEP, "--run", "run.jsonl")
+    assert "run.jsonl is finished: measured again, into run-2.jsonl" in out and "run: run-2.jsonl" in out
+    assert "report: out/run-2.html" in out and len(read_run(tmp_path / "run-2.jsonl").rows) == 4
+
+
+def test_a_run_without_a_name_lies_beside_the_notebooks_not_among_the_recorded(skiplab, tmp_path, monkeypatch):
+    shipped = {path.name for path in paths.data_path("runs").iterdir()}
+    monkeypatch.setattr(paths, "notebooks_path", lambda: tmp_path / "notebooks")
+    code, out, err = skiplab(*SWEEP)
+    assert code == 0, err
+    (made,) = (tmp_path / "notebooks" / "runs").glob("*.jsonl")
+    assert f"run: notebooks/runs/{made.name}" in out and "measured on" in out
+    assert {path.name for path in paths.data_path("runs").iterdir()} == shipped
 
 
 @pytest.mark.usefixtures("own_registry")

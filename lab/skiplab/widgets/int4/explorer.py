@@ -6,12 +6,13 @@ from dataclasses import fields
 from typing import Any
 
 import ipywidgets as w
+import traitlets
 
 from skiplab.figures import nibbles
 from skiplab.machine import known_gpus
 from skiplab.packed_weight import GROUP_SIZES, LANES, PROGRAMS, WEIGHTS, random_qualities
 from skiplab.widgets import controls
-from skiplab.widgets.fallback import with_picture
+from skiplab.widgets.fallback import Pictured
 from skiplab.widgets.int4 import captions
 from skiplab.widgets.int4.settings import LAYOUTS, LOADS, OTHER, Int4Settings
 from skiplab.widgets.int4.view import MemoryView
@@ -22,13 +23,15 @@ MOST_ROWS, MOST_COLUMNS = 1 << 19, 1 << 17
 ADVICE = "Change the setting that the message names; the picture still shows the last state that was possible."
 
 
-class Int4Explorer(w.VBox):
+class Int4Explorer(Pictured, w.VBox):
     """A weight's memory, to explore; keywords are those of `Int4Settings`: `Int4Explorer(bits=8, layout="strided")`.
 
     `settings` is what it shows, and `set(group_size=64)` moves its controls from code. An unknown setting raises
     TypeError, a wrong value ValueError. All of it is computed: sizes and loads from the kernel's access pattern, errors
     by quantising random weights here, floors from data sheets. Nothing is timed.
     """
+
+    settings = traitlets.Instance(Int4Settings)
 
     def __init__(self, **settings: Any):
         known = [field.name for field in fields(Int4Settings)]
@@ -38,8 +41,9 @@ class Int4Explorer(w.VBox):
         self.settings = Int4Settings(**settings)
         self._quiet = False
         self._build()
-        row = w.HBox([self._column(), self._view()], layout=w.Layout(flex_flow="row wrap"))
-        super().__init__([row, self._prediction, self._formats])
+        view = [self._problem, self._counts, self.memory, self._asked]
+        super().__init__(controls.page(self._column(), view, [self._prediction, self._formats]))
+        self.add_class("skiplab-page")
         self.add_class("skiplab-int4-explorer")
         for control in self._controls.values():
             control.observe(self._changed, "value")
@@ -71,9 +75,9 @@ class Int4Explorer(w.VBox):
             "layout": choice("Metadata lies", _turned(LAYOUTS), s.layout, "layout"),
             "activation_loads": choice("Activations", _turned(LOADS), s.activation_loads, "activation-loads"),
             "program": choice("Program", programs, s.program, "program"),
-            "row": count("Row", "", s.row, 0, MOST_ROWS - 1, "row"),
-            "step": _slider("Step", s.step, s.last_step, "step"),
-            "lane": _slider("Lane", s.lane, LANES - 1, "lane"),
+            "row": count("Row", "", s.row, 0, s.out_features - 1, "row"),
+            "step": count("Step", "", s.step, 0, s.last_step, "step", even=True),
+            "lane": count("Lane", "", s.lane, 0, LANES - 1, "lane", even=True),
             "predict_for": choice("Predict for", [*known_gpus()], s.predict_for, "predict-for"),
         }
         self._counts, self._asked, self._formats, self._prediction, self._problem = (w.HTML() for _ in range(5))
@@ -81,22 +85,15 @@ class Int4Explorer(w.VBox):
         self._copy = controls.CodeBox(code=s.code())
         self._code = w.Accordion([self._copy], titles=("Copy as code",), selected_index=None)
 
-    def _column(self) -> w.Widget:
+    def _column(self) -> list[w.Widget]:
         c, heading = self._controls, controls.heading
-        return w.VBox(
-            [
-                heading("The weight"), self._layer, c["out_features"], c["in_features"],
-                heading("The format"), c["bits"], c["group_size"], c["symmetric"], c["metadata"],
-                heading("How it lies and is loaded"), c["layout"], c["activation_loads"], c["program"],
-                heading("Where to look"), c["row"], c["step"], c["lane"],
-                heading("Error and floor"), c["weights"], c["predict_for"], self._code,
-            ],
-            layout=w.Layout(width="500px"),
-        )  # fmt: skip
-
-    def _view(self) -> w.Widget:
-        parts = [self._problem, self._counts, self.memory, self._asked]
-        return w.VBox(parts, layout=w.Layout(min_width="480px", flex="1 1 480px"))
+        return [
+            heading("The weight"), self._layer, c["out_features"], c["in_features"],
+            heading("The format"), c["bits"], c["group_size"], c["symmetric"], c["metadata"],
+            heading("How it lies and is loaded"), c["layout"], c["activation_loads"], c["program"],
+            heading("Where to look"), c["row"], c["step"], c["lane"],
+            heading("Error and floor"), c["weights"], c["predict_for"], self._code,
+        ]  # fmt: skip
 
     def _changed(self, _: Any) -> None:
         if self._quiet:
@@ -127,7 +124,8 @@ class Int4Explorer(w.VBox):
         """Show these settings, in the controls, too."""
         self._quiet = True
         self.settings = settings
-        self._controls["step"].max = settings.last_step
+        self._controls["step"].limit(settings.last_step)
+        self._controls["row"].limit(settings.out_features - 1)
         for name, control in self._controls.items():
             control.value = getattr(settings, name)
         self._layer.value = settings.layer
@@ -145,9 +143,9 @@ class Int4Explorer(w.VBox):
         self._prediction.value = captions.prediction(s, machine)
         self._copy.code = s.code()
 
-    def _repr_mimebundle_(self, **kwargs: Any) -> Any:
+    def still(self) -> tuple[bytes, str]:
         text = f"Int4Explorer: {captions.plain(self.settings)}"
-        return with_picture(super()._repr_mimebundle_(**kwargs), nibbles.png(self.memory.picture, text), text)
+        return nibbles.png(self.memory.picture, text), text
 
 
 def _picture(s: Int4Settings) -> nibbles.Picture:
@@ -157,11 +155,3 @@ def _picture(s: Int4Settings) -> nibbles.Picture:
 def _turned(names: dict[str, str]) -> list[tuple[str, str]]:
     """(label, name) pairs for a menu."""
     return [(label, name) for name, label in names.items()]
-
-
-def _slider(label: str, value: int, most: int, name: str) -> w.IntSlider:
-    slider = w.IntSlider(
-        value, 0, most, description=label, style={"description_width": controls.LABEL}, layout=w.Layout(width="400px")
-    )
-    slider.add_class(f"skiplab-{name}")
-    return slider

@@ -6,7 +6,9 @@ function render({ model, el }) {
   const root = document.createElement("div"), holder = document.createElement("div"), about = document.createElement("div");
   root.className = "skiplab-memory"; holder.className = "skiplab-memory-picture"; about.className = "skiplab-memory-about";
   holder.tabIndex = 0; about.setAttribute("role", "status"); about.textContent = HINT;
-  root.append(holder, about); el.append(root);
+  const legend = document.createElement("div");
+  legend.className = "skiplab-memory-legend";
+  root.append(holder, legend, about); el.append(root);
 
   const cell = (event) => event.target.closest("rect[data-hint]");
   const lanes = (rect) => (rect?.dataset.lanes ?? "").split(" ").filter(Boolean);
@@ -40,11 +42,15 @@ function render({ model, el }) {
 
   const draw = () => {
     holder.innerHTML = model.get("svg");
+    fit(holder.querySelector("svg"), root.clientWidth - 6);
+    legend.textContent = model.get("legend");
     if (document.activeElement === holder) told();
   };
   model.on("change:svg", draw);
-  draw();
-  return () => model.off("change:svg", draw);
+  let width = 0;
+  const size = new ResizeObserver(() => { if (root.clientWidth !== width) { width = root.clientWidth; draw(); } });
+  size.observe(root);
+  return () => { size.disconnect(); model.off("change:svg", draw); };
 }
 
 export default { render };

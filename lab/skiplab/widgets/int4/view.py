@@ -10,19 +10,21 @@ import traitlets
 
 from skiplab.figures import nibbles
 from skiplab.packed_weight import LANES
-from skiplab.widgets.fallback import with_picture
+from skiplab.widgets import controls
+from skiplab.widgets.fallback import Pictured
 
 
-class MemoryView(anywidget.AnyWidget):
+class MemoryView(Pictured, anywidget.AnyWidget):
     """The picture of one step; `show(picture, label)` changes it. `lane` is the lane that the user chose in it.
 
     Traits shared with the browser: `svg` (the picture; its cells hold their hints), `lane` (0 to 31), `last_lane`.
     """
 
-    _esm = Path(__file__).with_name("view.js")
+    _esm = controls.script("fit.js", Path(__file__).with_name("view.js"))
     _css = Path(__file__).with_name("view.css")
 
     svg = traitlets.Unicode().tag(sync=True)
+    legend = traitlets.Unicode().tag(sync=True)
     lane = traitlets.Int(0).tag(sync=True)
     last_lane = traitlets.Int(LANES - 1).tag(sync=True)
 
@@ -34,9 +36,9 @@ class MemoryView(anywidget.AnyWidget):
         """Draw another picture; `label` says in captions what it shows."""
         self.picture, self.label = picture, label
         with self.hold_sync():
+            self.legend = " ".join(picture.legend)
             self.svg = nibbles.svg(picture, label)
             self.lane = picture.lane
 
-    def _repr_mimebundle_(self, **kwargs: Any) -> Any:
-        bundle = super()._repr_mimebundle_(**kwargs)
-        return with_picture(bundle, nibbles.png(self.picture, self.label), self.label)
+    def still(self) -> tuple[bytes, str]:
+        return nibbles.png(self.picture, self.label), self.label

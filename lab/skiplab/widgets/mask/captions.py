@@ -43,7 +43,7 @@ def work(workload: Workload, tilemap: bs.TileMap) -> str:
 
 
 def prediction(workload: Workload, tilemap: bs.TileMap, machine: Machine) -> str:
-    """The roofs' times of dense + mask and block-skip, and what the prediction leaves out."""
+    """The roofs' times of dense + mask and blockskip, and what the prediction leaves out."""
     dense, skip = (
         predict(workload, machine, skip=mode, block_m=tilemap.block_m, block_n=tilemap.block_n)
         for mode in ("none", "map")
@@ -51,7 +51,7 @@ def prediction(workload: Workload, tilemap: bs.TileMap, machine: Machine) -> str
     return render(
         "explorers.prediction", machine=machine.name,
         roofs=f"from its {machine.source} roofs ({machine.tflops:.3g} TFLOP/s, {machine.bandwidth_gbps:,.0f} GB/s)",
-        times=f"dense + mask {theme.seconds(dense.seconds)} ({dense.limited_by}), block-skip "
+        times=f"dense + mask {theme.seconds(dense.seconds)} ({dense.limited_by}), blockskip "
         f"{theme.seconds(skip.seconds)} ({skip.limited_by})",
         gain=theme.ratio(dense.seconds / skip.seconds) if skip.seconds else "",
         rest="One layer, one call; launches, grid tails and softmax are left out, so it is optimistic.",

@@ -1,7 +1,8 @@
-"""The work of the Measure button: dense + mask and block-skip on one workload, on this machine."""
+"""The work of the Measure button: dense + mask and blockskip on one workload, on this machine."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -52,7 +53,7 @@ def refusal(workload: Workload, name: str, machine: Machine, device: str) -> Ref
         fits = int(workload.q_len * (0.5 * free / need) ** 0.5)
         return Refused(
             f"{label} needs {need / 1e9:.1f} GB for its mask; {free / 1e9:.1f} GB are free.",
-            f"Shorten the prompt to about {fits:,} tokens; block-skip holds no such mask.",
+            f"Shorten the prompt to about {fits:,} tokens; blockskip holds no such mask.",
         )
     seconds = predict(workload, machine, skip="none" if dense else "map").seconds
     if seconds > LONGEST_S:
@@ -85,6 +86,22 @@ def measure_pair(
                 yield reason
                 continue
             turn = f"{contender(name).label} ({number} of {len(contenders)})"
-            say(f"{turn}: checking, then timing for up to {budget_s:g} s")
-            take = child.measure if child is not None else measure
-            yield take(Point(workload, name, device=device), budget_s=budget_s, machine=machine, cancelled=cancelled)
+            words = f"{turn}: checking against float64, which may take longer, then timing for {budget_s:g} s at most"
+            take, counting = child.measure if child is not None else measure, _counting(cancelled, say, words)
+            yield take(Point(workload, name, device=device), budget_s=budget_s, machine=machine, cancelled=counting)
+
+
+def _counting(cancelled: Callable[[], bool], say: Callable[[str], None], words: str) -> Callable[[], bool]:
+    """`cancelled`, which is asked all the time, and each second says the words with how long it has been."""
+    began, told = time.monotonic(), -1
+
+    def asked() -> bool:
+        nonlocal told
+        seconds = int(time.monotonic() - began)
+        if seconds > told and not cancelled():
+            told = seconds
+            say(f"{words}; {seconds} s so far")
+        return cancelled()
+
+    asked()
+    return asked

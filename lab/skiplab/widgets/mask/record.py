@@ -1,20 +1,33 @@
-"""Records which tiles the Triton kernel visited, to be laid over the planned tile map."""
+"""Records which tiles the Triton kernel visited, to be laid over the planned tile map.
+
+Without a GPU the kernel runs in Triton's interpreter, which has to be chosen before Triton is imported: in a child
+process, `python -m skiplab.widgets.mask.record`, which reads settings as JSON and writes the record as JSON.
+"""
 
 from __future__ import annotations
 
+import base64
 import importlib.util
+import json
 import os
-from dataclasses import dataclass
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import blockskip as bs
 import numpy as np
 import torch
 
 from skiplab.machine import device_name
+from skiplab.measure.timing import Cancelled
 from skiplab.widgets.mask.settings import MaskSettings
 
-INTERPRETED_PAIRS = 1 << 20
-"""The interpreter runs tile by tile in Python: 1,024 x 1,024 pairs of one small head take a few seconds."""
+INTERPRETED_TILES = 1024
+"""The interpreter runs tile by tile in Python: so many take half a minute."""
 
 
 @dataclass(frozen=True)
@@ -42,23 +55,28 @@ def why_not() -> str | None:
     """None if a kernel can be recorded, else the reason and what to do."""
     if importlib.util.find_spec("triton") is None:
         return "Recording needs Triton, which is not installed (it exists for Linux alone)."
+    return None
+
+
+def record(settings: MaskSettings, cancelled: Callable[[], bool] = lambda: False) -> Record:
+    """Run the kernel on this mask and problem with `record=True`; without a GPU in the interpreter of a child process.
+
+    RuntimeError(what, advice) where it is too large for that; Cancelled when cancelled.
+    """
+    if not torch.cuda.is_available() and settings.tilemap.visited > INTERPRETED_TILES:
+        raise RuntimeError(
+            f"{settings.tilemap.visited:,} tiles to visit are too many for Triton's interpreter, which this machine "
+            f"without a GPU needs: {INTERPRETED_TILES:,} at most.",
+            "Shorten the prompt or choose larger tiles, or run on a CUDA GPU, where any length goes.",
+        )
     if torch.cuda.is_available() or interpreted():
-        return None
-    return (
-        "Recording runs the Triton kernel, and this machine has no CUDA GPU. To run it in Triton's interpreter (slow, "
-        "small problems), restart the kernel with the environment variable TRITON_INTERPRET=1."
-    )
+        return _record_here(settings)
+    return _record_in_child(settings, cancelled)
 
 
-def record(settings: MaskSettings) -> Record:
-    """Run the kernel on this mask and problem with `record=True`. RuntimeError(what, advice) where it is too large."""
+def _record_here(settings: MaskSettings) -> Record:
     workload = settings.workload
     if interpreted():
-        if workload.q_len * workload.keys > INTERPRETED_PAIRS:
-            raise RuntimeError(
-                "This problem is too large for Triton's interpreter.",
-                "Shorten the prompt to 1,024 tokens or less, or run on a CUDA GPU, where any length goes.",
-            )
         shape, device, dtype, config = (1, 1, 1, 16), "cpu", torch.float32, _config(settings)
     else:
         shape = (workload.batch, workload.q_heads, workload.kv_heads, workload.head_dim)
@@ -74,6 +92,43 @@ def record(settings: MaskSettings) -> Record:
     return Record(plan.tilemap, strangest(plan.tilemap, visits.flatten(0, 1).cpu().numpy()), where)
 
 
+def _record_in_child(settings: MaskSettings, cancelled: Callable[[], bool]) -> Record:
+    """The record that a child process makes with Triton's interpreter."""
+    paths = os.pathsep.join(path for path in sys.path if path)
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": paths}
+    with tempfile.TemporaryFile() as said, tempfile.TemporaryFile() as complained:
+        child = subprocess.Popen(
+            [sys.executable, "-m", __name__, json.dumps(asdict(settings))], stdout=said, stderr=complained,
+            env=environment,
+        )  # fmt: skip
+        try:
+            while child.poll() is None:
+                if cancelled():
+                    raise Cancelled
+                time.sleep(0.02)
+        finally:
+            child.kill()
+            child.wait()
+        for file in (said, complained):
+            file.seek(0)
+        if child.returncode:
+            lines = complained.read().decode(errors="replace").strip().splitlines() or ["it said nothing"]
+            raise RuntimeError(
+                f"The process that ran the kernel ended with {child.returncode}: {lines[-1]}", "Report it, please."
+            )
+        told = json.loads(said.read().splitlines()[-1])
+    sizes = {name: told[name] for name in ("block_m", "block_n")}
+    tilemap = bs.TileMap.build(settings.mask, settings.q_len, settings.keys, **sizes)
+    visits = np.frombuffer(base64.b64decode(told["visits"]), np.uint8).reshape(tilemap.rows, tilemap.cols)
+    return Record(tilemap, visits, told["device"])
+
+
+def told(made: Record) -> dict[str, Any]:
+    """A record as the child process tells it."""
+    sizes = {"block_m": made.tilemap.block_m, "block_n": made.tilemap.block_n}
+    return {**sizes, "visits": base64.b64encode(made.visits.tobytes()).decode(), "device": made.device}
+
+
 def strangest(tilemap: bs.TileMap, visits: np.ndarray) -> np.ndarray:
     """Of visits uint8 [programs, rows, cols] the program that differs most from the plan; the first if none does."""
     state = np.asarray(tilemap.state)
@@ -85,3 +140,7 @@ def _config(settings: MaskSettings) -> tuple[int, int, int, int] | None:
     """The explorer's tiles as a kernel configuration, if the kernel supports them: powers of two from 16."""
     tiles = (settings.block_m, settings.block_n)
     return (*tiles, 4, 2) if all(size >= 16 and size & (size - 1) == 0 for size in tiles) else None
+
+
+if __name__ == "__main__":
+    print(json.dumps(told(_record_here(MaskSettings(**json.loads(sys.argv[1]))))))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 import blockskip as bs
 from blockskip.arguments import choice, flag, integer
 
+from skiplab.sweep import mask_text
 from skiplab.workload import DTYPES, MODELS, HeadShape, Workload
 
 
@@ -25,8 +26,8 @@ class MaskSettings:
     """An explorer's state. Lengths, window, sink, prefix, chunk and stride count tokens; `documents` counts documents.
 
     kv_len None: as many keys as queries. `inside_causal` cuts chunked, document and dilated masks to causal. `model`
-    names a head shape of `skiplab.workload.MODELS`; `predict_for` a GPU of `known_gpus()` or THIS_MACHINE. ValueError
-    names the setting, what was given and what is allowed.
+    names a head shape of `skiplab.workload.MODELS`; `text` is a mask as `Mask.from_spec` reads it; `predict_for` a GPU
+    of `known_gpus()` or THIS_MACHINE. ValueError names the setting, what was given and what is allowed.
     """
 
     kind: str = "sliding window"
@@ -36,6 +37,7 @@ class MaskSettings:
     chunk: int = 1024
     documents: int = 4
     stride: int = 64
+    text: str = "sliding_window(512) | (sink(4) & causal())"
     inside_causal: bool = True
     q_len: int = 4096
     kv_len: int | None = None
@@ -55,6 +57,8 @@ class MaskSettings:
                 continue
             integer(name, value, least)
         flag("inside_causal", self.inside_causal)
+        if self.kind == "text":
+            mask_text(self.text)
 
     @property
     def keys(self) -> int:
@@ -157,6 +161,7 @@ KINDS: Mapping[str, MaskKind] = {
     "dilated": MaskKind(
         "dilated: every n-th key", ("stride", "inside_causal"), lambda s: _inside(s, bs.dilated(s.stride))
     ),
+    "text": MaskKind("text: any mask, as --mask takes it", ("text",), lambda s: bs.Mask.from_spec(s.text)),
     "none": MaskKind("none: every key", (), lambda s: bs.band(None, None)),
 }  # fmt: skip
 """The kinds of masks that an explorer offers, in the order in which it lists them."""

@@ -3,12 +3,14 @@
 
 const FULL = [0, 114, 178], PARTIAL = [230, 159, 0], WRONG = "#D55E00"; // Okabe-Ito blue, orange, vermillion
 const FAINTEST = 0.7;   // a pixel of which the least bit is visited: a thin band must not vanish from a large map
-const LONGEST = 440;    // CSS pixels of the longer side
+const LONGEST = 440, LEAST = 180;    // CSS pixels of the longer side, by the room that there is
+const CLOSEST = 8;      // tiles across, where one cannot come nearer
+const MINI = 88;        // CSS pixels of the small map's longer side
 const MARGIN = { left: 64, top: 40, right: 12, bottom: 8 };
 const DETAIL = 256;
 
 const css = ([r, g, b], a = 1) => `rgba(${r},${g},${b},${a})`;
-const int32 = (view) => new Int32Array(view.buffer.slice(view.byteOffset, view.byteOffset + view.byteLength));
+const int32 = (view) => view instanceof Int32Array ? view : new Int32Array(view.buffer.slice(view.byteOffset, view.byteOffset + view.byteLength));
 const uint8 = (view) => new Uint8Array(view.buffer, view.byteOffset, view.byteLength);
 const clamp = (x, low, high) => Math.min(Math.max(x, low), high);
 const many = (x) => x.toLocaleString("en-US");
@@ -18,9 +20,43 @@ function tokens(count) {   // 128k is 131,072; what is no round number of 1,024s
   return count >= 1 << 20 ? `${+(count / (1 << 20)).toPrecision(4)}M` : `${+(count / 1024).toPrecision(5)}k`;
 }
 
-function plotSize(map) {
+function plotSize(map, longest) {
   const most = Math.max(map.q_len, map.kv_len);
-  return [map.kv_len, map.q_len].map((n) => Math.max(Math.round((LONGEST * n) / most), LONGEST / 8));
+  return [map.kv_len, map.q_len].map((n) => Math.max(Math.round((longest * n) / most), longest / 8));
+}
+
+const room = (root) => clamp(root.clientWidth - MARGIN.left - MARGIN.right, LEAST, LONGEST);
+const whole = (map) => ({ row: 0, col: 0, rows: map.rows, cols: map.cols });
+const isWhole = (map, view) => view.rows === map.rows && view.cols === map.cols;
+
+// A part of the map by its tiles; scaled by a factor about a place in it (shares of its height and width).
+function zoomed(map, view, factor, down = 0.5, across = 0.5) {
+  const size = (now, all) => clamp(Math.round(now * factor), Math.min(CLOSEST, all), all);
+  const rows = size(view.rows, map.rows), cols = size(view.cols, map.cols);
+  return moved(map, { row: view.row + (view.rows - rows) * down, col: view.col + (view.cols - cols) * across, rows, cols }, 0, 0);
+}
+
+function moved(map, view, rows, cols) {
+  const place = (first, count, all) => clamp(Math.round(first), 0, all - count);
+  return { ...view, row: place(view.row + rows, view.rows, map.rows), col: place(view.col + cols, view.cols, map.cols) };
+}
+
+// The map's runs in that part, as a map of its own. Of very many runs Python holds them, and sends those of a part.
+function part(map, view, sent) {
+  if (map.shares) {
+    const has = sent && sent.row === view.row && sent.col === view.col && sent.rows === view.rows && sent.cols === view.cols;
+    return has ? sent : null;
+  }
+  const start = int32(map.run_start), runs = int32(map.runs);
+  const kept = [], begin = new Int32Array(view.rows + 1);
+  for (let row = 0; row < view.rows; row++) {
+    for (let i = start[view.row + row]; i < start[view.row + row + 1]; i++) {
+      const from = Math.max(runs[3 * i] - view.col, 0), to = Math.min(runs[3 * i + 1] - view.col, view.cols);
+      if (from < to) kept.push(from, to, runs[3 * i + 2]);
+    }
+    begin[row + 1] = kept.length / 3;
+  }
+  return { ...view, run_start: begin, runs: Int32Array.from(kept) };
 }
 
 // Shares of partial and full in each pixel of a w x h picture, from the runs: every tile counts by the area it covers.
@@ -107,49 +143,80 @@ function hatch(draw, x, y, w, h, step = 5) {   // partial tiles also differ in t
 function drawMap(state, model) {
   const map = model.get("map");
   if (!map || !map.rows) return;
-  const [width, height] = plotSize(map), ratio = window.devicePixelRatio || 1;
+  const view = state.view, [width, height] = (state.size = plotSize(map, room(state.root))), ratio = window.devicePixelRatio || 1;
   const draw = sharpCanvas(state.canvas, width + MARGIN.left + MARGIN.right, height + MARGIN.top + MARGIN.bottom);
   const ink = getComputedStyle(state.root).color;
   draw.translate(MARGIN.left, MARGIN.top);
   draw.fillStyle = "rgba(128,128,128,0.13)";
   draw.fillRect(0, 0, width, height);
-  if (state.imageOf !== map) {
+  if (state.imageOf !== map || state.imageFor !== `${width}`) {
     state.image = image(map, Math.round(width * ratio), Math.round(height * ratio));
-    state.imageOf = map;
+    [state.imageOf, state.imageFor, state.near, state.nearOf] = [map, `${width}`, null, null];
+  }
+  const at = JSON.stringify([view, width]);
+  if (!isWhole(map, view) && state.nearOf !== at) {
+    state.part = part(map, view, state.sent);
+    state.near = state.part && image(state.part, Math.round(width * ratio), Math.round(height * ratio));
+    state.nearOf = state.part && at;
   }
   draw.imageSmoothingEnabled = false;
+  const { width: w, height: h } = state.image;
+  if (isWhole(map, view)) draw.drawImage(state.image, 0, 0, width, height);
+  else if (state.near) draw.drawImage(state.near, 0, 0, width, height);
+  else draw.drawImage(state.image, (view.col * w) / map.cols, (view.row * h) / map.rows, (view.cols * w) / map.cols,
+    (view.rows * h) / map.rows, 0, 0, width, height);
+  const x = (col) => ((col - view.col) * width) / view.cols, y = (row) => ((row - view.row) * height) / view.rows;
+  const large = Math.min(width / view.cols, height / view.rows), runs = isWhole(map, view) ? map : state.near && state.part;
+  draw.save();
+  draw.beginPath(); draw.rect(0, 0, width, height); draw.clip();
+  if (large >= 8 && runs && runs.runs) hatchPartial(draw, runs, view, x, y);
+  if (large >= 6) grid(draw, view, x, y, width, height);
+  overlay(draw, model, map, view, x, y, large);
+  outline(draw, model, x, y, width / view.cols, height / view.rows);
+  draw.restore();
+  axes(draw, map, view, ink, width, height);
+  drawMini(state, map);
+}
+
+// The whole map, small, with a frame around what is shown of it; empty when that is all.
+function drawMini(state, map) {
+  state.around.hidden = isWhole(map, state.view);
+  if (state.around.hidden) return;
+  const [width, height] = plotSize(map, MINI), { view } = state;
+  const draw = sharpCanvas(state.mini, width, height);
+  draw.fillStyle = "rgba(128,128,128,0.2)"; draw.fillRect(0, 0, width, height);
   draw.drawImage(state.image, 0, 0, width, height);
-  const x = (col) => (col * width) / map.cols, y = (row) => (row * height) / map.rows;
-  const large = Math.min(x(1), y(1));
-  if (large >= 8 && !map.shares) hatchPartial(draw, map, x, y);
-  if (large >= 6) grid(draw, map, x, y, width, height);
-  overlay(draw, model, map, x, y, large);
-  axes(draw, map, ink, width, height);
-  outline(draw, state, model, x, y, ink);
+  const box = [(view.col * width) / map.cols, (view.row * height) / map.rows,
+    Math.max((view.cols * width) / map.cols, 4), Math.max((view.rows * height) / map.rows, 4)];
+  draw.lineWidth = 4; draw.strokeStyle = "#FFFFFF"; draw.strokeRect(...box);
+  draw.lineWidth = 2; draw.strokeStyle = WRONG; draw.strokeRect(...box);
+  const last = (first, count, block, length) => many(Math.min((first + count) * block, length) - 1);
+  state.where.textContent = `Shown: queries ${many(view.row * map.block_m)}–${last(view.row, view.rows, map.block_m, map.q_len)}, ` +
+    `keys ${many(view.col * map.block_n)}–${last(view.col, view.cols, map.block_n, map.kv_len)}. Drag to move.`;
 }
 
-function hatchPartial(draw, map, x, y) {
-  const start = int32(map.run_start), runs = int32(map.runs);
-  for (let row = 0; row < map.rows; row++)
+function hatchPartial(draw, map, view, x, y) {
+  const start = int32(map.run_start), runs = int32(map.runs), tall = y(1) - y(0), wide = x(1) - x(0);
+  for (let row = 0; row < start.length - 1; row++)
     for (let i = start[row]; i < start[row + 1]; i++)
-      if (runs[3 * i + 2] === 1) hatch(draw, x(runs[3 * i]), y(row), x(runs[3 * i + 1] - runs[3 * i]), y(1));
+      if (runs[3 * i + 2] === 1) hatch(draw, runs[3 * i] * wide, row * tall, (runs[3 * i + 1] - runs[3 * i]) * wide, tall);
 }
 
-function grid(draw, map, x, y, width, height) {
+function grid(draw, view, x, y, width, height) {
   draw.strokeStyle = "rgba(128,128,128,0.55)"; draw.lineWidth = 0.5;
   draw.beginPath();
-  for (let col = 1; col < map.cols; col++) { draw.moveTo(x(col), 0); draw.lineTo(x(col), height); }
-  for (let row = 1; row < map.rows; row++) { draw.moveTo(0, y(row)); draw.lineTo(width, y(row)); }
+  for (let col = view.col + 1; col < view.col + view.cols; col++) { draw.moveTo(x(col), 0); draw.lineTo(x(col), height); }
+  for (let row = view.row + 1; row < view.row + view.rows; row++) { draw.moveTo(0, y(row)); draw.lineTo(width, y(row)); }
   draw.stroke();
 }
 
 // What a kernel recorded: a dot in each tile that it visited (hollow: with the mask), a cross where the plan says otherwise.
-function overlay(draw, model, map, x, y, large) {
+function overlay(draw, model, map, view, x, y, large) {
   const visits = model.get("visits"), wrong = model.get("differences");
   if (visits && visits.byteLength === map.rows * map.cols && large >= 4) {
     const seen = uint8(visits), radius = clamp(large / 5, 1.2, 5);
-    for (let row = 0; row < map.rows; row++)
-      for (let col = 0; col < map.cols; col++) {
+    for (let row = view.row; row < view.row + view.rows; row++)
+      for (let col = view.col; col < view.col + view.cols; col++) {
         const visit = seen[row * map.cols + col];
         if (!visit) continue;
         draw.beginPath(); draw.arc(x(col + 0.5), y(row + 0.5), radius, 0, 2 * Math.PI);
@@ -170,35 +237,36 @@ function overlay(draw, model, map, x, y, large) {
   }
 }
 
-function axes(draw, map, ink, width, height) {
+function axes(draw, map, view, ink, width, height) {
   draw.strokeStyle = ink; draw.fillStyle = ink; draw.lineWidth = 1;
   draw.strokeRect(-0.5, -0.5, width + 1, height + 1);
   draw.textBaseline = "bottom"; draw.textAlign = "center";
-  const across = width > 150 ? [0, 0.25, 0.5, 0.75, 1] : [0, 1], down = height > 150 ? [0, 0.25, 0.5, 0.75, 1] : [0, 1];
-  for (const part of across) {
-    draw.textAlign = part === 0 ? "left" : part === 1 ? "right" : "center";
-    draw.fillText(tokens(Math.round(map.kv_len * part)), part * width, -5);
-    draw.fillRect(clamp(part * width, 0, width - 1), -4, 1, 4);
+  const parts = (size) => (size > 300 ? [0, 0.25, 0.5, 0.75, 1] : size > 150 ? [0, 0.5, 1] : [0, 1]);
+  const place = (first, count, block, length, share) => Math.round(Math.min((first + count * share) * block, length));
+  for (const share of parts(width)) {
+    draw.textAlign = share === 0 ? "left" : share === 1 ? "right" : "center";
+    draw.fillText(tokens(place(view.col, view.cols, map.block_n, map.kv_len, share)), share * width, -5);
+    draw.fillRect(clamp(share * width, 0, width - 1), -4, 1, 4);
   }
   draw.textAlign = "center";
   draw.fillText("key position →", width / 2, -21);
   draw.textAlign = "right";
-  for (const part of down) {
-    draw.textBaseline = part === 0 ? "top" : part === 1 ? "bottom" : "middle";
-    draw.fillText(tokens(Math.round(map.q_len * part)), -8, part * height);
-    draw.fillRect(-4, clamp(part * height, 0, height - 1), 4, 1);
+  for (const share of parts(height)) {
+    draw.textBaseline = share === 0 ? "top" : share === 1 ? "bottom" : "middle";
+    draw.fillText(tokens(place(view.row, view.rows, map.block_m, map.q_len, share)), -8, share * height);
+    draw.fillRect(-4, clamp(share * height, 0, height - 1), 4, 1);
   }
   draw.save();
-  draw.translate(-48, height / 2); draw.rotate(-Math.PI / 2);
+  draw.translate(-56, height / 2); draw.rotate(-Math.PI / 2);
   draw.textAlign = "center"; draw.textBaseline = "middle";
   draw.fillText(height > 100 ? "← query row" : "query", 0, 0);
   draw.restore();
 }
 
-function outline(draw, state, model, x, y, ink) {
+function outline(draw, model, x, y, wide, tall) {
   const [row, col] = model.get("focused");
   if (row < 0) return;
-  const w = Math.max(x(1), 7), h = Math.max(y(1), 7), left = x(col + 0.5) - w / 2, top = y(row + 0.5) - h / 2;
+  const w = Math.max(wide, 7), h = Math.max(tall, 7), left = x(col + 0.5) - w / 2, top = y(row + 0.5) - h / 2;
   draw.lineWidth = 4; draw.strokeStyle = "#FFFFFF"; draw.strokeRect(left, top, w, h);
   draw.lineWidth = 2; draw.strokeStyle = "#000000"; draw.strokeRect(left, top, w, h);
 }
@@ -238,37 +306,40 @@ function legend(parent) {
   }
 }
 
-function scaleWords(map) {
-  const [width, height] = plotSize(map), ratio = window.devicePixelRatio || 1;
-  const across = map.cols / (map.shares ? map.share_width : width * ratio);
-  const down = map.rows / (map.shares ? map.share_height : height * ratio);
-  const size = `Tiles of ${map.block_m} queries × ${map.block_n} keys`;
-  if (Math.max(across, down) <= 1) return `${size}.`;
+function scaleWords(map, view, size) {
+  const [width, height] = size, ratio = window.devicePixelRatio || 1, all = isWhole(map, view);
+  const across = view.cols / (map.shares && all ? map.share_width : width * ratio);
+  const down = view.rows / (map.shares && all ? map.share_height : height * ratio);
+  const words = `Tiles of ${map.block_m} queries × ${map.block_n} keys`;
+  if (Math.max(across, down) <= 1) return `${words}.`;
   const times = (x) => +Math.max(x, 1).toPrecision(2);
-  return `${size}; a pixel covers ${times(down)} × ${times(across)} of them and shows their mix (never fainter than ${100 * FAINTEST} %).`;
+  return `${words}; a pixel covers ${times(down)} × ${times(across)} of them and shows their mix (never fainter than ${100 * FAINTEST} %).`;
 }
 
 function render({ model, el }) {
   const root = element(el, "div", "skiplab-map");
   const left = element(root, "div", "skiplab-left"), right = element(root, "div", "skiplab-right");
   const canvas = element(left, "canvas", "skiplab-canvas", { tabindex: "0", role: "img" });
+  const tools = element(left, "div", "skiplab-tools"), around = element(left, "div", "skiplab-around");
+  const mini = element(around, "canvas", "skiplab-mini", { role: "img", "aria-label": "The whole map, with a frame around what is shown" });
+  const where = element(around, "div", "skiplab-where", { role: "status" });
   legend(left);
   const scale = element(left, "div", "skiplab-scale"), about = element(left, "div", "skiplab-about", { role: "status" });
   const detail = element(right, "canvas", "skiplab-detail", { role: "img" }), detailWords = element(right, "div", "skiplab-about");
-  const state = { root, canvas, detail, tile: null, cell: 1, asked: 0, timer: 0 };
-  const hint = "Point at a tile, or press Tab and the arrow keys; click or Enter opens it element by element.";
+  const state = { root, canvas, mini, around, where, detail, tile: null, cell: 1, asked: 0, timer: 0, view: whole(model.get("map")) };
+  const hint = "Point at a tile, or press Tab and the arrow keys; click or Enter opens it. Ctrl and the wheel, or + and −, zoom; drag to move.";
 
   // the tiles under a pixel: one, or the few that share it
   const under = (event) => {
-    const map = model.get("map"), [width, height] = plotSize(map);
+    const { view, size: [width, height] } = state;
     const px = event.offsetX - MARGIN.left, py = event.offsetY - MARGIN.top;
     if (px < 0 || py < 0 || px >= width || py >= height) return null;
-    const span = (p, size, tiles) => {
-      const first = Math.floor((Math.floor(p) * tiles) / size);
-      if (tiles <= size) return [Math.floor((p * tiles) / size), Math.floor((p * tiles) / size) + 1];
-      return [first, clamp(Math.ceil(((Math.floor(p) + 1) * tiles) / size), first + 1, tiles)];
+    const span = (p, size, first, tiles) => {
+      if (tiles <= size) return [first + Math.floor((p * tiles) / size), first + Math.floor((p * tiles) / size) + 1];
+      const from = Math.floor((Math.floor(p) * tiles) / size);
+      return [first + from, first + clamp(Math.ceil(((Math.floor(p) + 1) * tiles) / size), from + 1, tiles)];
     };
-    const [row, end_row] = span(py, height, map.rows), [col, end_col] = span(px, width, map.cols);
+    const [row, end_row] = span(py, height, view.row, view.rows), [col, end_col] = span(px, width, view.col, view.cols);
     return { row, end_row, col, end_col };
   };
 
@@ -282,14 +353,69 @@ function render({ model, el }) {
   };
   const open = ({ row, col, end_row = row + 1, end_col = col + 1 }) => model.send({ kind: "open", row, col, end_row, end_col });
 
-  canvas.addEventListener("mousemove", (event) => { const tiles = under(event); if (tiles) ask(tiles); });
-  canvas.addEventListener("mouseleave", () => { clearTimeout(state.timer); state.asked++; about.textContent = hint; });
-  canvas.addEventListener("click", (event) => { const tiles = under(event); if (tiles) open(tiles); });
+  const look = (view) => {
+    state.view = view;
+    const map = model.get("map");
+    if (map.shares && !isWhole(map, view)) {
+      clearTimeout(state.asking);
+      state.asking = setTimeout(() => model.send({ kind: "part", ...view, end_row: view.row + view.rows, end_col: view.col + view.cols }), 60);
+    }
+    redraw();
+  };
+  const zoom = (factor, event) => {
+    const map = model.get("map"), [width, height] = state.size;
+    const share = (at, margin, size) => clamp((at - margin) / size, 0, 1);
+    const place = event ? [share(event.offsetY, MARGIN.top, height), share(event.offsetX, MARGIN.left, width)] : focus(map);
+    look(zoomed(map, state.view, factor, ...place));
+  };
+  const focus = (map) => {   // the focused tile stays where it is
+    const [row, col] = model.get("focused"), { view } = state;
+    return row < 0 ? [0.5, 0.5] : [clamp((row - view.row) / view.rows, 0, 1), clamp((col - view.col) / view.cols, 0, 1)];
+  };
+  for (const [text, name, call] of [["+", "Zoom in", () => zoom(0.5)], ["−", "Zoom out", () => zoom(2)],
+    ["⤢", "Show the whole map", () => look(whole(model.get("map")))]]) {
+    const button = element(tools, "button", "skiplab-zoom", { type: "button", title: name, "aria-label": name });
+    button.textContent = text;
+    button.addEventListener("click", call);
+  }
+
+  canvas.addEventListener("wheel", (event) => {
+    if (!event.ctrlKey && !event.metaKey) return;   // without, the page scrolls
+    zoom(event.deltaY < 0 ? 0.8 : 1.25, event);
+    event.preventDefault();
+  }, { passive: false });
+  let drag = null;
+  canvas.addEventListener("pointerdown", (event) => { drag = { x: event.offsetX, y: event.offsetY, view: state.view, moved: false }; });
+  canvas.addEventListener("pointerup", () => { setTimeout(() => { drag = null; }); });
+  canvas.addEventListener("pointermove", (event) => {
+    if (drag && event.buttons) {
+      const map = model.get("map"), [width, height] = state.size, { view } = drag;
+      const cols = Math.round(((drag.x - event.offsetX) * view.cols) / width), rows = Math.round(((drag.y - event.offsetY) * view.rows) / height);
+      drag.moved ||= Math.hypot(drag.x - event.offsetX, drag.y - event.offsetY) > 4;
+      if (drag.moved && !isWhole(map, view)) look(moved(map, view, rows, cols));
+      return;
+    }
+    const tiles = under(event);
+    if (tiles) ask(tiles);
+  });
+  canvas.addEventListener("pointerleave", () => { clearTimeout(state.timer); state.asked++; about.textContent = hint; });
+  canvas.addEventListener("click", (event) => { const tiles = drag?.moved ? null : under(event); drag = null; if (tiles) open(tiles); });
+  const centre = (event) => {
+    if (event.type === "pointermove" && !event.buttons) return;
+    const map = model.get("map"), [width, height] = plotSize(map, MINI), { view } = state;
+    look(moved(map, { ...view, row: (event.offsetY / height) * map.rows - view.rows / 2, col: (event.offsetX / width) * map.cols - view.cols / 2 }, 0, 0));
+  };
+  mini.addEventListener("pointerdown", centre);
+  mini.addEventListener("pointermove", centre);
+
   canvas.addEventListener("keydown", (event) => {
-    const map = model.get("map"), step = event.shiftKey ? 16 : 1;
+    const map = model.get("map"), step = event.shiftKey && event.key.startsWith("Arrow") ? 16 : 1;
     let [row, col] = model.get("focused").map((n) => Math.max(n, 0));
     const moves = { ArrowUp: [-step, 0], ArrowDown: [step, 0], ArrowLeft: [0, -step], ArrowRight: [0, step], PageUp: [-16, 0], PageDown: [16, 0] };
     if (event.key === "Enter" || event.key === " ") open({ row, col });
+    else if (event.key === "+" || event.key === "=") zoom(0.5);
+    else if (event.key === "-") zoom(2);
+    else if (event.key === "0") look(whole(map));
     else if (event.key === "Escape") close();
     else if (moves[event.key] || event.key === "Home" || event.key === "End") {
       if (model.get("focused")[0] >= 0 && moves[event.key]) [row, col] = [row + moves[event.key][0], col + moves[event.key][1]];
@@ -297,11 +423,17 @@ function render({ model, el }) {
       if (event.key === "End") col = map.cols - 1;
       [row, col] = [clamp(row, 0, map.rows - 1), clamp(col, 0, map.cols - 1)];
       model.set("focused", [row, col]); model.save_changes();
+      follow(map, row, col);
       ask({ row, col });
       if (state.tile) open({ row, col });
     } else return;
     event.preventDefault(); event.stopPropagation();   // JupyterLab would move to another cell
   });
+  const follow = (map, row, col) => {   // what is shown moves with the focused tile
+    const { view } = state, past = (at, first, count) => Math.min(at - first, 0) + Math.max(at - first - count + 1, 0);
+    const [rows, cols] = [past(row, view.row, view.rows), past(col, view.col, view.cols)];
+    if (rows || cols) look(moved(map, view, rows, cols));
+  };
   detail.addEventListener("mousemove", (event) => {
     const { tile, cell } = state;
     const k = Math.floor((event.offsetX - MARGIN.left + 8) / cell), q = Math.floor((event.offsetY - MARGIN.top + 4) / cell);
@@ -313,6 +445,10 @@ function render({ model, el }) {
 
   const close = () => { state.tile = null; right.hidden = true; };
   const onMessage = (message, buffers) => {
+    if (message.kind === "part") {
+      state.sent = { ...message, run_start: int32(buffers[0]), runs: int32(buffers[1]) };
+      redraw();
+    }
     if (message.kind === "about" && message.id === state.asked) about.textContent = message.text;
     if (message.kind === "tile") {
       state.tile = { ...message, bits: uint8(buffers[0]) };
@@ -324,12 +460,20 @@ function render({ model, el }) {
   };
   const redraw = () => {
     drawMap(state, model);
+    scale.textContent = scaleWords(model.get("map"), state.view, state.size);
     if (state.tile) drawTile(state);
   };
   const onMap = () => {
+    const map = model.get("map"), { view } = state;
     close();
-    scale.textContent = scaleWords(model.get("map"));
-    redraw();
+    const same = state.all && state.all.q_len === map.q_len && state.all.kv_len === map.kv_len && !isWhole(state.all, view);
+    state.sent = null;
+    // a part stays the same queries and keys, whatever their tiles
+    const scaled = (n, all, now) => Math.round((n * now) / all);
+    const kept = same && { row: scaled(view.row, state.all.rows, map.rows), col: scaled(view.col, state.all.cols, map.cols),
+      rows: clamp(scaled(view.rows, state.all.rows, map.rows), 1, map.rows), cols: clamp(scaled(view.cols, state.all.cols, map.cols), 1, map.cols) };
+    state.all = map;
+    look(kept ? moved(map, kept, 0, 0) : whole(map));
   };
   const onLabel = () => canvas.setAttribute("aria-label", `Tile map. ${model.get("label")}. ${hint}`);
   const onFocus = () => drawMap(state, model);
@@ -344,7 +488,7 @@ function render({ model, el }) {
   theme.observe(document.body, { attributes: true, attributeFilter: ["data-jp-theme-light", "data-jp-theme-name", "class"] });
   const size = new ResizeObserver(redraw);      // the colour of the text is known once the element is in the page
   size.observe(root);
-  return () => { size.disconnect(); events.forEach(([name, call]) => model.off(name, call)); theme.disconnect(); clearTimeout(state.timer); };
+  return () => { size.disconnect(); clearTimeout(state.asking); events.forEach(([name, call]) => model.off(name, call)); theme.disconnect(); clearTimeout(state.timer); };
 }
 
 export default { render };

@@ -11,13 +11,13 @@ import numpy as np
 import traitlets
 
 from skiplab.figures import tiles
-from skiplab.widgets.fallback import with_picture
+from skiplab.widgets.fallback import Pictured
 
 MOST_RUNS = 150_000
 """Maps of more runs (1.8 MB) are sent as shares of pixels instead: what the canvas shows is the same."""
 
 
-class TileCanvas(anywidget.AnyWidget):
+class TileCanvas(Pictured, anywidget.AnyWidget):
     """The picture of one tile map; `show(tilemap)` changes it, `lay_over(visits)` adds a kernel's record.
 
     Traits shared with the browser: `map` (sizes and runs, binary), `label` (its counts in captions), `focused` (row and
@@ -67,13 +67,23 @@ class TileCanvas(anywidget.AnyWidget):
         where = [int(message[name]) for name in ("row", "col", "end_row", "end_col")]
         if where[2] > self.tilemap.rows or where[3] > self.tilemap.cols:
             return  # asked about the map before this one
-        if message["kind"] == "about":
+        if message["kind"] == "part":
+            self._send_part(message, *where)
+        elif message["kind"] == "about":
             self.send({"kind": "about", "id": message["id"], "text": tiles.describe(self.tilemap, *where) + "."})
         else:
             self.open_tile(*tiles.first_of_interest(self.tilemap, *where))
 
-    def _repr_mimebundle_(self, **kwargs: Any) -> Any:
-        return with_picture(super()._repr_mimebundle_(**kwargs), picture(self.tilemap), tiles.summary(self.tilemap))
+    def _send_part(self, message: dict[str, Any], row: int, col: int, end_row: int, end_col: int) -> None:
+        """Send the runs of a part of the map, of which the browser has pixels alone; nothing if they are too many."""
+        start, runs = part(self.tilemap, row, col, end_row, end_col)
+        if len(runs) <= MOST_RUNS:
+            names = ("row", "col", "rows", "cols")
+            place = {name: int(message[name]) for name in names}
+            self.send({"kind": "part", **place}, [start.astype("<i4").tobytes(), runs.astype("<i4").tobytes()])
+
+    def still(self) -> tuple[bytes, str]:
+        return picture(self.tilemap), tiles.summary(self.tilemap)
 
 
 def payload(tilemap: bs.TileMap) -> dict[str, Any]:
@@ -91,6 +101,16 @@ def payload(tilemap: bs.TileMap) -> dict[str, Any]:
         "share_width": width,
         "share_height": height,
     }
+
+
+def part(tilemap: bs.TileMap, row: int, col: int, end_row: int, end_col: int) -> tuple[np.ndarray, np.ndarray]:
+    """The runs of a rectangle of tiles, counted from its corner: where each row's begin, and int [n, 3]."""
+    start = tilemap.run_start[row : end_row + 1]
+    runs = tilemap.runs[start[0] : start[-1]].copy()
+    runs[:, :2] = np.clip(runs[:, :2] - col, 0, end_col - col)
+    kept = runs[:, 0] < runs[:, 1]
+    before = np.concatenate([[0], np.cumsum(kept)])
+    return before[start - start[0]], runs[kept]
 
 
 def opened(tilemap: bs.TileMap, row: int, col: int) -> tuple[dict[str, Any], bytes]:

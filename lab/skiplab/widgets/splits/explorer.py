@@ -6,11 +6,12 @@ from dataclasses import fields, replace
 from typing import Any
 
 import ipywidgets as w
+import traitlets
 
 from skiplab.machine import known_gpus
 from skiplab.occupancy import SPLIT_POLICIES
 from skiplab.widgets import controls
-from skiplab.widgets.fallback import with_picture
+from skiplab.widgets.fallback import Pictured
 from skiplab.widgets.splits import captions
 from skiplab.widgets.splits.settings import LIMITS, SplitSettings
 from skiplab.widgets.splits.view import SplitView
@@ -21,13 +22,15 @@ OPTIONAL = {"buffer": "as_keys", "window": "no_window"}
 """A length that may be left out -> the box that leaves it out."""
 
 
-class SplitExplorer(w.VBox):
+class SplitExplorer(Pictured, w.VBox):
     """A decode call to explore; keywords are those of `SplitSettings`: `SplitExplorer(kv_len=4096, buffer=None)`.
 
     `settings` is what it shows, and `set(window=1024)` moves its controls from code. An unknown setting raises
     TypeError, a wrong value ValueError. All of it is computed from sizes and data sheets (`skiplab.occupancy`); nothing
     is timed.
     """
+
+    settings = traitlets.Instance(SplitSettings)
 
     def __init__(self, **settings: Any):
         known = [field.name for field in fields(SplitSettings)]
@@ -37,8 +40,9 @@ class SplitExplorer(w.VBox):
         self.settings = SplitSettings(**settings)
         self._quiet = False
         self._build()
-        row = w.HBox([self._column(), self._view()], layout=w.Layout(flex_flow="row wrap"))
-        super().__init__([row, self._table, self._prediction])
+        view = [self._problem, self._counts, self.view]
+        super().__init__(controls.page(self._column(), view, [self._table, self._prediction]))
+        self.add_class("skiplab-page")
         self.add_class("skiplab-split-explorer")
         for name, control in self._controls.items():
             control.observe(lambda change, name=name: self._changed(name), "value")
@@ -76,21 +80,14 @@ class SplitExplorer(w.VBox):
         self._copy = controls.CodeBox(code=s.code())
         self._code = w.Accordion([self._copy], titles=("Copy as code",), selected_index=None)
 
-    def _column(self) -> w.Widget:
+    def _column(self) -> list[w.Widget]:
         c, heading = self._controls, controls.heading
-        return w.VBox(
-            [
-                heading("How the keys are divided"), c["policy"],
-                heading("The cache"), c["kv_len"], c["buffer"], c["as_keys"], c["window"], c["no_window"],
-                heading("The call"), c["q_len"], c["batch"], c["model"], c["dtype"],
-                heading("The GPU"), c["gpu"], self._code,
-            ],
-            layout=w.Layout(width="500px"),
-        )  # fmt: skip
-
-    def _view(self) -> w.Widget:
-        parts = [self._problem, self._counts, self.view]
-        return w.VBox(parts, layout=w.Layout(min_width="480px", flex="1 1 480px"))
+        return [
+            heading("How the keys are divided"), c["policy"],
+            heading("The cache"), c["kv_len"], c["buffer"], c["as_keys"], c["window"], c["no_window"],
+            heading("The call"), c["q_len"], c["batch"], c["model"], c["dtype"],
+            heading("The GPU"), c["gpu"], self._code,
+        ]  # fmt: skip
 
     def _changed(self, name: str) -> None:
         if self._quiet:
@@ -136,6 +133,7 @@ class SplitExplorer(w.VBox):
 
     def _show(self) -> None:
         s = self.settings
+        self._controls["window"].limit(s.kv_len)
         for length in OPTIONAL:
             self._controls[length].disabled = getattr(s, length) is None
         self.view.show(s, captions.plain(s))
@@ -144,9 +142,8 @@ class SplitExplorer(w.VBox):
         self._prediction.value = captions.prediction(s)
         self._copy.code = s.code()
 
-    def _repr_mimebundle_(self, **kwargs: Any) -> Any:
-        text = f"SplitExplorer: {captions.plain(self.settings)}"
-        return with_picture(super()._repr_mimebundle_(**kwargs), self.view.png(), text)
+    def still(self) -> tuple[bytes, str]:
+        return self.view.png(), f"SplitExplorer: {captions.plain(self.settings)}"
 
 
 def _model_label(name: str) -> str:

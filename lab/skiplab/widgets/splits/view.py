@@ -11,21 +11,23 @@ import traitlets
 from skiplab.figures import nibbles, splits
 from skiplab.figures.nibbles import Picture
 from skiplab.occupancy import Schedule
-from skiplab.widgets.fallback import with_picture
+from skiplab.widgets import controls
+from skiplab.widgets.fallback import Pictured
 from skiplab.widgets.splits.settings import SplitSettings
 
 
-class SplitView(anywidget.AnyWidget):
+class SplitView(Pictured, anywidget.AnyWidget):
     """The picture of a split explorer's state; `show(settings, label)` changes it.
 
     Traits shared with the browser: `svg` (the picture), `program` (the one that the user chose in it), `last_program`,
     `splits` (programs of a KV head) and `chosen` (that program in captions).
     """
 
-    _esm = Path(__file__).with_name("view.js")
+    _esm = controls.script("fit.js", Path(__file__).with_name("view.js"))
     _css = Path(__file__).with_name("view.css")
 
     svg = traitlets.Unicode().tag(sync=True)
+    legend = traitlets.Unicode().tag(sync=True)
     program = traitlets.Int(0).tag(sync=True)
     last_program = traitlets.Int(0).tag(sync=True)
     splits = traitlets.Int(1).tag(sync=True)
@@ -43,10 +45,11 @@ class SplitView(anywidget.AnyWidget):
         with self.hold_sync():
             self.chosen = told(plan, settings.program)
             self.splits, self.last_program, self.program = plan.splits, plan.programs - 1, settings.program
+            self.legend = " ".join(self.picture.legend)
             self.svg = nibbles.svg(self.picture, label)
 
-    def _repr_mimebundle_(self, **kwargs: Any) -> Any:
-        return with_picture(super()._repr_mimebundle_(**kwargs), self.png(), self.label)
+    def still(self) -> tuple[bytes, str]:
+        return self.png(), self.label
 
     def png(self) -> bytes:
         """The picture with its title, for readers without widgets."""

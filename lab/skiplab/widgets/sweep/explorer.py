@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from threading import RLock
 from typing import Any
@@ -12,16 +12,16 @@ import ipywidgets as w
 import pandas as pd
 
 from skiplab.figures import static
-from skiplab.figures.charts import Chart
+from skiplab.figures.charts import Chart, is_empty
 from skiplab.figures.frames import by_method
 from skiplab.machine import default_device, device_name, known_gpus
 from skiplab.measure import Measurement
 from skiplab.operations import DEFAULT_OPERATION
-from skiplab.paths import data_path, file_name, inside, runs_directory
-from skiplab.store import Run, frame, read_run
+from skiplab.paths import data_path, file_name, inside, is_shipped, runs_directory
+from skiplab.store import Run, frame, operation_in, read_run
 from skiplab.sweep import AnySweep, default_path, run_sweep
 from skiplab.widgets import controls
-from skiplab.widgets.fallback import with_picture
+from skiplab.widgets.fallback import Pictured
 from skiplab.widgets.live import LiveChart
 from skiplab.widgets.session import run_of
 from skiplab.widgets.sweep.form import FormControls
@@ -32,13 +32,14 @@ from skiplab.widgets.worker import BackgroundWorker, IsCancelled
 PREDICTED = "predicted: "
 
 
-class SweepPanel(w.VBox):
+class SweepPanel(Pictured, w.VBox):
     """A sweep with buttons; its rows go to a run file as they come, and the same sweep again goes on where it stopped.
 
-    operation: attention, decode or linear, which may be changed in the panel. contenders: those ticked at first (None:
-    a few). budget_s: the most seconds of timing a point. fields: first values of the operation's settings: q_len,
-    window (None is plain causal), model (a name of `skiplab.MODELS`), dtype; of decode kv_len, window, buffer, model,
-    dtype; of linear shape, rows, bits, group_size, dtype. `frame()` is all that is shown, `run` the last run.
+    operation: attention, decode, linear or model, which may be changed in the panel. contenders: those ticked at first
+    (None: a few). budget_s: the most seconds of timing a point. fields: first values of the operation's settings:
+    q_len, window (None is plain causal), model (a name of `skiplab.MODELS`), dtype; of decode kv_len, window, buffer,
+    model, dtype; of linear shape, rows, bits, group_size, dtype; of model model (a name in `data/models`), prompt,
+    depth, rows, new, bits, dtype. `frame()` is all that is shown, `run` the last run.
     """
 
     def __init__(
@@ -62,14 +63,16 @@ class SweepPanel(w.VBox):
         self._measurements: dict[str, list[Measurement]] = {name: [] for name in FORMS}
         self.run: Run | None = None
         self._build(operation, budget_s)
-        super().__init__([w.HBox([self._settings(), self._over()], layout=w.Layout(flex_flow="row wrap")),
-                          self._buttons(), self._problem, self.figure])  # fmt: skip
+        columns = w.HBox([self._settings(), self._over()])
+        columns.add_class("skiplab-columns")
+        super().__init__([controls.style(), columns, self._buttons(), self._problem, self._left_out, self.figure])
+        self.add_class("skiplab-page")
         self.add_class("skiplab-sweep")
         self._draw()
 
     @property
     def operation(self) -> str:
-        """The operation chosen: attention, decode or linear."""
+        """The operation chosen, by its name."""
         return str(self._operation.value)
 
     @property
@@ -101,14 +104,14 @@ class SweepPanel(w.VBox):
             return
         self._measurements[self.operation] = []
         self.run = None
-        self._cancel.disabled = False
+        self._busy(True)
         form = self.form
         self._worker.submit(lambda cancelled: self._run(sweep, form, cancelled))
 
     def cancel(self) -> None:
         """Stop; the run file keeps what was measured, and the same sweep continues from there."""
         self._worker.cancel()
-        self._cancel.disabled = True
+        self._busy(False)
         self._say("cancelled; Run goes on where it stopped")
 
     def wait(self, timeout_s: float = 600.0) -> bool:
@@ -139,7 +142,8 @@ class SweepPanel(w.VBox):
         self._stored.add_class("skiplab-stored")
         self._view = controls.choice("Figure", self.form.views, next(iter(self.form.views)), "view", "480px")
         self._folder = w.Text(".", description="Folder", layout=w.Layout(width="240px"))
-        self._bar, self._status, self._problem = w.IntProgress(layout=w.Layout(width="160px")), w.HTML(), w.HTML()
+        self._bar = w.IntProgress(layout=w.Layout(width="160px"))
+        self._status, self._problem, self._left_out = w.HTML(), w.HTML(), w.HTML()
         self._bar.layout.visibility = "hidden"
         self.figure = LiveChart()
         self._operation.observe(lambda _: self._change(), "value")
@@ -150,30 +154,30 @@ class SweepPanel(w.VBox):
     def _choices(self) -> list[tuple[str, str]]:
         folders = dict.fromkeys([self._directory, runs_directory(), data_path("runs")])
         stored = [path for folder in folders for path in sorted(folder.glob("*.jsonl"))]
-        mine = [path for path in stored if operation_of(path) in (self.operation, None)]
+        mine = [path for path in stored if operation_in(path) in (self.operation, None) and not is_empty_run(path)]
         return [
             *((name, name) for name in self.form.published),
-            *((f"recorded: {path.stem}", str(path)) for path in mine),
+            *((f"{'recorded' if is_shipped(path) else 'measured'}: {path.stem}", str(path)) for path in mine),
             *((f"{PREDICTED}{name}, at the settings beside", f"{PREDICTED}{name}") for name in known_gpus()),
         ]
 
     def _settings(self) -> w.Widget:
         timing = w.HBox([self._budget, w.Label("seconds at most")])
-        return w.VBox([self._operation, self._form_box, timing], layout=w.Layout(width="510px"))
+        return w.VBox([self._operation, self._form_box, timing])
 
     def _over(self) -> w.Widget:
         hint = w.HTML(controls.hint("Ctrl-click (or Ctrl+Space) lays several over the figure."))
         reload = controls.button("Look again", "refresh", "List the run files anew", self._relist, "relist")
         save = controls.button("Save figure and rows", "download", "PNG and CSV into the folder", self._save, "save")
         return w.VBox([controls.heading("Stored, published and predicted"), self._stored, w.HBox([reload, hint]),
-                       controls.heading("Figure"), self._view, w.HBox([self._folder, save])],
-                      layout=w.Layout(width="510px"))  # fmt: skip
+                       controls.heading("Figure"), self._view, w.HBox([self._folder, save])])  # fmt: skip
 
     def _buttons(self) -> w.Widget:
-        run = controls.button("Run", "play", f"Measure on {device_name(default_device())}", self.start, "run", True)
+        here = f"Measure on {device_name(default_device())}"
+        self._run_button = controls.button("Run", "play", here, self.start, "run", True)
         self._cancel = controls.button("Cancel", "stop", "Stop; what is measured is kept", self.cancel, "cancel")
-        self._cancel.disabled = True
-        return w.HBox([run, self._cancel, self._bar, self._status], layout=w.Layout(flex_flow="row wrap"))
+        self._busy(False)
+        return w.HBox([self._run_button, self._cancel, self._bar, self._status], layout=w.Layout(flex_flow="row wrap"))
 
     # what happens
 
@@ -202,7 +206,7 @@ class SweepPanel(w.VBox):
             self._draw()
 
     def _run(self, sweep: AnySweep, form: PanelForm, cancelled: IsCancelled) -> None:
-        path = self._directory / default_path(sweep, "panel").name
+        path, which = self._directory / default_path(sweep, "panel").name, list[str]()
         points, taken = len(sweep.points()), self._measurements[form.operation]
         self._bar.max, self._bar.value, self._bar.layout.visibility = points, 0, "visible"
         self._say(f"{points} points on {device_name(sweep.device)}; the first takes longest …")
@@ -214,21 +218,27 @@ class SweepPanel(w.VBox):
         def on_measurement(item: Measurement) -> None:
             taken.append(item)
             self._bar.value = len(taken)
-            self._say(f"{len(taken)} of {points}: {item.label}, {form.point(item.point.workload)}: {item.status}")
+            now = f"{len(taken)} of {points}: {item.label}, {form.point(item.point.workload)}: {item.status}"
+            self._say("; ".join([now, *which]))
             self._draw()
 
         self.run = run_sweep(
             sweep, path, topic="panel", on_start=on_start, on_measurement=on_measurement, cancelled=cancelled,
-            progress=False, isolate=self._isolate,
+            progress=False, isolate=self._isolate, anew=True, say=which.append,
         )  # fmt: skip
         self._draw()
-        if not cancelled():
-            self._say(f"done; the run is kept as {path.name}")
+        if not cancelled() and self.run.path:
+            self._say("; ".join([f"done; the run is kept as {self.run.path.name}", *which]))
         self._relist()
 
     def _frames(self) -> list[pd.DataFrame]:
         taken = self._measurements[self.operation]
-        parts = [self._rows(run_of(taken, taken[0].point.workload.dtype))] if taken else []
+        mine = [self._rows(run_of(taken, taken[0].point.workload.dtype))] if taken else []
+        return [*mine, *self._chosen_frames()]
+
+    def _chosen_frames(self) -> list[pd.DataFrame]:
+        """The rows of each that is chosen in the list."""
+        parts = []
         for choice in self._stored.value:
             if choice in self.form.published:
                 parts.append(self.form.published[choice]())
@@ -243,7 +253,24 @@ class SweepPanel(w.VBox):
         return by_method(run) if self.form.each_method else run.frame()
 
     def _chart(self) -> Chart:
-        return self.form.views[str(self._view.value)](self.frame())
+        """The figure chosen, of all rows; without any it says what to do."""
+        table = self.frame()
+        chart = self._figure_of(table)
+        if not len(table):
+            return replace(chart, note="press Run to measure, or choose something stored, published or predicted")
+        return chart
+
+    def _figure_of(self, table: pd.DataFrame) -> Chart:
+        return self.form.views[str(self._view.value)](table)
+
+    def _nothing_of(self) -> str:
+        """What was chosen and is not in the figure, as HTML, with the reason."""
+        said = []
+        for name, table in zip(self._stored.value, self._chosen_frames(), strict=True):
+            chart = self._figure_of(table)
+            if is_empty(chart):
+                said.append(f"{Path(name).stem if name.endswith('.jsonl') else name}: nothing to show: {chart.note}")
+        return "".join(map(controls.hint_line, said))
 
     def _draw(self) -> None:
         with self._state:
@@ -251,6 +278,7 @@ class SweepPanel(w.VBox):
                 return
             try:
                 self.figure.draw(self._chart())
+                self._left_out.value = self._nothing_of()
             except (TypeError, ValueError) as error:  # a run file or a field that cannot be read: the message names it
                 self._problem.value = controls.problem(str(error), "Correct the field, or choose another run.")
 
@@ -276,7 +304,10 @@ class SweepPanel(w.VBox):
         )
 
     def _ended(self) -> None:
-        self._cancel.disabled = True
+        self._busy(False)
+
+    def _busy(self, busy: bool) -> None:
+        self._run_button.disabled, self._cancel.disabled = busy, not busy
 
     def close(self) -> None:
         """Stop the running sweep and close the widgets."""
@@ -284,20 +315,13 @@ class SweepPanel(w.VBox):
             self._worker.cancel()
         super().close()
 
-    def _repr_mimebundle_(self, **kwargs: Any) -> Any:
+    def still(self) -> tuple[bytes, str]:
         chart = self._chart()
-        return with_picture(super()._repr_mimebundle_(**kwargs), static.png(chart, bare=True), static.text(chart))
+        return static.png(chart, bare=True), static.text(chart)
 
 
-def operation_of(path: Path) -> str | None:
-    """The operation named by a run file's header or first point; None if neither names it."""
+def is_empty_run(path: Path) -> bool:
+    """Whether a run file holds a header and no point, as one does that was cancelled at once."""
     with path.open(encoding="utf-8", errors="replace") as file:
-        for line in (file.readline(), file.readline()):
-            try:
-                row = json.loads(line)
-                operation = row.get("operation") or row.get("axes", {}).get("operation")
-            except (ValueError, AttributeError, RecursionError):  # `read_run` will say what is wrong with the file
-                return None
-            if operation is not None:
-                return operation
-    return None
+        first, second = file.readline(), file.readline()
+    return '"record": "header"' in first and (not second or '"record": "end"' in second)

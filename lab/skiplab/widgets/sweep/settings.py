@@ -75,14 +75,17 @@ def windows(name: str, text: str) -> tuple[int | None, ...]:
     return tuple(dict.fromkeys(values))
 
 
-def slots(name: str, text: str) -> int | None:
-    """One number, or nothing (None) for a cache as long as its keys."""
-    if not text.strip():
-        return None
+def one(name: str, text: str, allowed: str = "one whole number") -> int:
+    """A single number of at least 1."""
     first, *others = numbers(name, text)
     if others:
-        raise ValueError(f"{name}: got {text.strip()!r}; allowed is one whole number, or nothing")
+        raise ValueError(f"{name}: got {text.strip()!r}; allowed is {allowed}")
     return first
+
+
+def slots(name: str, text: str) -> int | None:
+    """One number, or nothing (None) for a cache as long as its keys."""
+    return one(name, text, "one whole number, or nothing") if text.strip() else None
 
 
 def listed(values: Iterable[Any]) -> str:
