@@ -290,6 +290,17 @@ def test_kernels_on_a_gpu_belong_to_where_they_were_launched():
     assert traced.kernels_by_name(events, {"qkv", "head"}) == {"qkv": 31, "head": 7, "pointwise": 3}
 
 
+def test_a_kernel_that_starts_early_counts_from_where_the_one_ahead_ended():
+    launches = [event("cuda_driver", "cuLaunchKernelEx", 101 + i, 1, i) for i in range(4)]
+    kernels = [
+        event("kernel", "product", 500, 100, 0), event("kernel", "gate", 510, 95, 1),  # it waited for 90 of these
+        event("kernel", "norm", 520, 60, 2), event("kernel", "product", 610, 30, 3),
+    ]  # fmt: skip
+    ranges = [event("user_annotation", "qkv", 101, 0.5), event("user_annotation", "head", 103.5, 2)]
+    found = traced.kernels_by_name([CALL, *ranges, *launches, *reversed(kernels)], {"qkv", "head"})
+    assert found == {"qkv": 100, "pointwise": 5, "head": 30}
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak of a process is Linux' own")
 def test_peak_memory_forgets_what_was_before():
     big = torch.ones(1 << 26, dtype=torch.uint8)
