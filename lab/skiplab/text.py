@@ -7,14 +7,14 @@ from typing import Any
 
 
 def digits(value: float) -> str:
-    """Three significant digits, all of them before the point, and commas: `0.0700`, `1.29`, `287`, `4,678`; '' of nan."""
+    """Three significant digits, and all that stand before the point: `0.0700`, `1.29`, `287`, `4,678`; '' of nan."""
     if value != value:
         return ""
     return f"{value:,.0f}" if abs(value) >= 99.95 else f"{value:#.3g}"
 
 
 def separated(text: str) -> list[str]:
-    """The parts between commas, as of `1,2,4`; a comma in brackets is part of its part, as in `chunked(8), dilated(4, 2)`.
+    """The parts between commas, as of `1,2,4`; one in brackets does not separate: `causal(), sink(4, 2)` has two parts.
 
     ValueError for a part that is empty.
     """

@@ -10,7 +10,7 @@ from skiplab import rated as rated_module
 from skiplab.machine.roofs import Rate, Roofs
 from skiplab.rated import rated
 from skiplab.results import marks
-from skiplab.results.asked import Targets
+from skiplab.results.asked import TargetsTable
 from skiplab.results.marks import APART, REFUSED
 from skiplab.results.tables import (
     Item,
@@ -154,7 +154,7 @@ def test_scatter_is_marked_where_a_reader_of_three_digits_sees_it(tmp_path):
 
 
 def asked(table: Table, one: Run, folder: Path) -> list[str]:
-    return Targets({"t": table}).markdown([one], folder / "page.md").splitlines()
+    return TargetsTable({"t": table}).markdown([one], folder / "page.md").splitlines()
 
 
 def test_what_is_missed_stands_on_the_page_of_targets_with_its_reason(tmp_path):

@@ -15,7 +15,7 @@ from skiplab.text import markdown
 
 
 @dataclass(frozen=True)
-class Targets:
+class TargetsTable:
     """The targets of these tables, in their order, as one table; what is missed is told below it."""
 
     tables: Mapping[str, Table]
@@ -40,14 +40,15 @@ def _judged(name: str, table: Table, runs: list[Run]) -> pd.DataFrame:
     except MissingRun:
         return pd.DataFrame({"missed": []})
     leasts = [table.items[row["order"]].least(row) for row in _records(cells)]
-    return cells[pd.Series(leasts, cells.index).notna() & cells["number"].notna()]
+    judged: Any = cells[pd.Series(leasts, cells.index).notna() & cells["number"].notna()]
+    return judged
 
 
 def _verdict(cells: pd.DataFrame) -> str:
     """`all 14 points`, `8 of 14 points`, or that nothing was recorded."""
     if not len(cells):
         return "no run of it is recorded yet"
-    met = int((~cells["missed"].astype(bool)).sum())
+    met = list(cells["missed"]).count(False)
     return f"all {met} points" if met == len(cells) else f"{met} of {len(cells)} points"
 
 
@@ -70,7 +71,7 @@ def _places(rows: list[dict[str, Any]], table: Table) -> str:
 
 
 def _points(rows: list[dict[str, Any]], table: Table) -> str:
-    """`heads 32/8 of 128, window 128 (38 %) and 512 (59 %)`: the last axis' values together, for each of the others'."""
+    """`heads 32/8 of 128, window 128 (38 %) and 512 (59 %)`: the last axis' values together, by the others'."""
     *others, last = table.axes
     lines: dict[str, list[str]] = {}
     for row in rows:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from skiplab.rated import RowDict
-from skiplab.results.asked import Targets
+from skiplab.results.asked import TargetsTable
 from skiplab.results.cpu import cpu_linear, cpu_model, cpu_prefill
 from skiplab.results.ladder import LADDERS, LadderTable
 from skiplab.results.tables import Item, OwnTable, Shown, Table, gather, nothing, styled
@@ -362,7 +362,7 @@ README = {
 """Short forms of `DECLARED`."""
 TABLES = {name: replace(table, reasons=REASONS.get(name, {})) for name, table in {**DECLARED, **README}.items()}
 """All tables by name: those of `data/RESULTS.md` in its order, then README's."""
-TARGETS = Targets({name: TABLES[name] for name in DECLARED})
+TARGETS = TargetsTable({name: TABLES[name] for name in DECLARED})
 ALL: dict[str, Table | OwnTable] = {**TABLES, **LADDERS, "targets": TARGETS}
 """All that the pages hold, with what is made in its own way."""
 

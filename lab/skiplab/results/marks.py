@@ -1,8 +1,8 @@
-"""Marks of doubtful cells. One that most cells of a table would carry is said once above it; the exceptions are marked."""
+"""Marks of doubtful cells. What most cells of a table would carry is said once above it; exceptions are marked."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from typing import Any
 
 APART, REFUSED = "≈", "–"
@@ -12,11 +12,11 @@ MARKS = {
 }  # fmt: skip
 """Flags that make a graph's replay doubtful; that a single call waits for its launch, or allocates, does not."""
 SCATTER = 0.05
-"""Quartiles this far apart, as a share of the median, earn a ‡; of less a reader of three digits sees little."""
+"""Quartiles further apart, as a share of the median, earn a ‡: of less a reader of three digits sees little."""
 NOTES = {
     "†": "the GPU had slowed its clocks to stay within its power",
-    "‡": f"the quartiles lie over {SCATTER:.0%} apart: the median had not settled, the samples fell into two groups, or "
-    "the machine was busy".replace("%", "\u00a0%", 1),
+    "‡": "the quartiles lie over 5\u00a0% apart: the median had not settled, the samples fell into two groups, or the "
+    "machine was busy",
     "◊": "what a call reads was not rotated past five times the last cache",
     APART: "the two were timed in different runs",
     "‖": "not to be trusted: faster than the roofs, or not compared with the reference",
@@ -31,8 +31,8 @@ def marks_of(flags: str, spread: float) -> str:
     return "".join(dict.fromkeys(mark for mark in earned if mark != "‡" or not spread <= SCATTER))
 
 
-def spread_of(row: Mapping[str, Any]) -> float:
-    """The distance between a row's quartiles, as a share of its median."""
+def spread_of(row: Any) -> Any:
+    """The distance between a row's quartiles, or those of a frame's rows, as a share of the median."""
     return (row["high_ms"] - row["low_ms"]) / row["median_ms"]
 
 
@@ -53,12 +53,12 @@ def above(usual: str) -> str:
 
 
 def close(flags: Iterable[str], marks: Iterable[str]) -> str:
-    """How many cells are flagged for what ‡ stands for and lack it, since their quartiles lie close; empty without any."""
+    """How many cells are flagged for what ‡ stands for and lack it, as their quartiles lie close; empty without any."""
     earned = [any(MARKS.get(flag) == "‡" for flag in text.split(", ")) for text in flags]
     count = sum(one and "‡" not in own for one, own in zip(earned, marks, strict=True))
     cells = f"{count} cells without ‡ are" if count != 1 else "1 cell without ‡ is"
     words = "flagged as not settled, in two groups or busy in the run files, but the quartiles lie within"
-    return f"{cells} {words} {SCATTER:.0%}".replace("%", "\u00a0%") if count else ""
+    return f"{cells} {words} 5\u00a0%" if count else ""
 
 
 def notes_of(text: str) -> list[str]:

@@ -66,8 +66,8 @@ class Table:
 
     about: the caption's beginning, in Markdown. runs: patterns of file names under `data/runs`; of a point that several
     runs hold, the run of the first pattern counts, and of one pattern the one that began last. target: the target in
-    words, for `data/TARGETS.md`; reasons: why it is missed at a point, given by the axes' values. statistic: what `median_ms` holds,
-    in a word. source: rows from elsewhere than runs.
+    words, for `data/TARGETS.md`; reasons: why it is missed at a point, given by the axes' values. statistic: what
+    `median_ms` holds, in a word. source: rows from elsewhere than runs.
     """
 
     about: str
@@ -280,12 +280,17 @@ def fill(text: str, page: Path, tables: Mapping[str, Table | OwnTable], runs: It
 
 @dataclass(frozen=True)
 class Shown:
-    """A table for a notebook: its caption above its cells, its notes below. words: heads of columns that hold words."""
+    """A table that is read: its caption above its cells, its notes below. words: heads of columns that hold words."""
 
     caption: str
     cells: pd.DataFrame
     notes: tuple[str, ...] = ()
     words: tuple[str, ...] = ()
+
+    def markdown(self) -> str:
+        """For a file."""
+        table = markdown_table(list(self.cells.columns), self.cells.to_numpy().tolist())
+        return "\n\n".join((self.caption, table, *self.notes)) + "\n"
 
     def _repr_html_(self) -> str:
         heads = list(self.cells.columns)
