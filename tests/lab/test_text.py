@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 from skiplab.text import digits, markdown, separated
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize(
@@ -45,3 +52,23 @@ def test_nothing_beside_a_comma_is_refused(text):
 def test_a_bar_in_a_cell_is_no_column():
     text = markdown(["mask", "ms"], [["sink(4) | causal()", 1.5]])
     assert text == "| mask | ms |\n| --- | --- |\n| sink(4) \\| causal() | 1.5 |"
+
+
+def written() -> Iterator[tuple[str, str]]:
+    """What a person reads: the pages, and each text in the lab's code."""
+    for page in (*ROOT.glob("*.md"), *(ROOT / "data").glob("*.md"), *(ROOT / "notebooks").glob("*.py")):
+        yield page.name, page.read_text(encoding="utf-8")
+    for path in (ROOT / "lab" / "skiplab").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                parts = [part.value if isinstance(part, ast.Constant) else "1" for part in node.values]
+                yield path.name, "".join(map(str, parts))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                yield path.name, node.value
+
+
+def test_microseconds_are_spelled_alike_wherever_a_person_reads_them():
+    wrong = [
+        (name, found[0]) for name, text in written() for found in re.finditer(r".{0,20}\d,? ?us\b|\bin us\b", text)
+    ]
+    assert not wrong
