@@ -58,7 +58,9 @@ def test_figures_keep_their_height_when_the_page_is_resized_and_a_menu_used(show
     assert min(before) > 300
 
     page.set_viewport_size({"width": 1000, "height": 1000})
-    page.wait_for_function("document.querySelector('.js-plotly-plot').clientWidth < 800")
+    # while the notebook lays itself out anew a figure has no width
+    narrow = "[...document.querySelectorAll('.js-plotly-plot')].every(f => 0 < f.clientWidth && f.clientWidth < 800)"
+    page.wait_for_function(narrow)
     assert heights(figures) == before
     figures.first.locator(".updatemenu-header").click()
     figures.first.locator(".updatemenu-dropdown-button").last.click()
