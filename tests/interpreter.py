@@ -13,42 +13,14 @@ import torch
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
-
-
-def patch_the_language_once(triton_interpreter):
-    """A launch patches Triton's language once for each module whose functions it calls, not at each of their calls.
-
-    Triton does the latter, which looks through hundreds of names a call: half the time of a small problem.
-    """
-    patch, launch = triton_interpreter._patch_lang, triton_interpreter.GridExecutor.__call__
-    patched = set()
-
-    def patch_lang(fn):
-        if (module := id(fn.__globals__)) in patched:
-            return triton_interpreter._LangPatchScope()
-        patched.add(module)
-        return patch(fn)
-
-    def call(self, *args, **kwargs):
-        patched.clear()
-        try:
-            return launch(self, *args, **kwargs)
-        finally:
-            patched.clear()
-
-    triton_interpreter._patch_lang, triton_interpreter.GridExecutor.__call__ = patch_lang, call
-
-
 if DEVICE == "cpu" and sys.platform == "linux":
     os.environ["TRITON_INTERPRET"] = "1"
-    from triton.runtime import interpreter as triton_interpreter
-
-    patch_the_language_once(triton_interpreter)
     import blockskip.attention.decode.launch
     import blockskip.attention.prefill.launch
     import blockskip.linear.hopper.launch
     import blockskip.linear.launch
-    import blockskip.pointwise.launch  # noqa: F401
+    import blockskip.pointwise.launch
+    import quick_interpreter  # noqa: F401
 
     del os.environ["TRITON_INTERPRET"]
 
