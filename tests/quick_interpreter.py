@@ -1,4 +1,4 @@
-"""Triton's interpreter without the greater part of its overhead. To be imported with TRITON_INTERPRET set, first of all."""
+"""Triton's interpreter without most of its overhead: imported with TRITON_INTERPRET set, before there are kernels."""
 
 from triton.runtime import interpreter
 
