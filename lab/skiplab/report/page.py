@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from skiplab import figures, thin
 from skiplab.figures import interactive, theme
 from skiplab.figures.frames import AXES
-from skiplab.operations import DEFAULT_OPERATION, OPERATIONS, Operation
+from skiplab.operations import DEFAULT_OPERATION, OPERATIONS, Baseline, Operation
 from skiplab.paths import file_name
 from skiplab.report.modules import MODULES
 from skiplab.report.rows import axis_text, records
@@ -93,7 +93,7 @@ def summary(table: pd.DataFrame) -> str:
     doubtful: Any = table["flags"].isin(unclaimed)
     over = (base.contender, (*AXES, *(set(axes) - set(AXES))))
     ours, all_ours = (_ours_over(part, *over) for part in (table.loc[~doubtful], table))
-    left_out = _left_out(table.loc[doubtful, "flags"], ours, all_ours)
+    left_out = _left_out(table.loc[doubtful, "flags"], ours, all_ours, base)
     if not len(ours):
         return f"{text} No speed-up is claimed: no pair of points is free of doubt.{left_out}" if left_out else text
     best = records(ours.iloc[-1:])[0]
@@ -109,14 +109,16 @@ def _ours_over(table: pd.DataFrame, base: str, axes: tuple[str, ...]) -> Any:
     return faster[faster["contender"] == "blockskip"].sort_values("speedup")
 
 
-def _left_out(flags: Any, ours: Any, all_ours: Any) -> str:
-    """How many points no claim is made on, by which flags, and what the best of all would be; empty without any."""
+def _left_out(flags: Any, ours: Any, all_ours: Any, base: Baseline) -> str:
+    """How many points no claim is made on, by which flags, and what would be claimed with them; empty without any."""
     if not len(flags):
         return ""
     named = sorted({flag for text in flags for flag in text.split(", ")} & UNCLAIMED)
     text = f" {len(flags)} flagged points ({', '.join(named)}) are left out of this"
     best, most = (float(part["speedup"].iloc[-1]) if len(part) else 0.0 for part in (ours, all_ours))
-    return f"{text}; with them the best would be {most:.1f} times." if most > best * 1.05 else f"{text}."
+    if most <= best * 1.05:
+        return f"{text}."
+    return f"{text}; counted with them {base.ours} is {_compared(most, base.label)}."
 
 
 def _compared(best: float, base: str) -> str:
