@@ -18,7 +18,7 @@ from skiplab.results.tables import fill
 from skiplab.store import Run, frame, noted_runs, published, query, read_runs, recorded_llama_bench
 from skiplab.workload import model_of
 
-PAGES = ("README.md", "data/RESULTS.md")
+PAGES = ("README.md", "data/RESULTS.md", "data/TARGETS.md")
 PREFILL = ["sdpa", "blockskip", "flex", "flash-window", "fa3", "fa4", "flashinfer"]
 LAYERS = ("qkv", "o", "gate+up", "down")
 STEPS = ["blockskip", "blockskip-prefill", "sdpa-flash", "sdpa-cudnn", "flex", "fa3", "flashinfer"]
