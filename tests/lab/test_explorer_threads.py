@@ -26,13 +26,15 @@ def test_a_change_while_another_thread_shows_one_is_not_lost(make, picture, firs
     view, showing, go_on = getattr(explorer, picture), threading.Event(), threading.Event()
     shown = view.show
 
-    def slow(*args):
+    def pause():
         showing.set()
         assert go_on.wait(20)
-        shown(*args)
 
-    monkeypatch.setattr(view, "show", slow)
     (name, value), (control, moved) = next(iter(first.items())), second
+    if by_code:  # halfway through the controls that it sets
+        explorer._controls[name].observe(lambda _: pause(), "value")
+    else:
+        monkeypatch.setattr(view, "show", lambda *args: (pause(), shown(*args)))
     begin = (lambda: explorer.set(**first)) if by_code else lambda: explorer._controls[name].set_trait("value", value)
     threads = [
         threading.Thread(target=begin),
