@@ -1,4 +1,4 @@
-"""A browser and a JupyterLab of its own for each test, and what the tests share to look at pages."""
+"""A browser and a Jupyter server of its own for each test, and what the tests share to look at pages."""
 
 from __future__ import annotations
 
@@ -40,7 +40,10 @@ def chromium() -> str:
 
 @pytest.fixture
 def serve(tmp_path) -> Iterator[Callable[[Path | str], str]]:
-    """serve(notebook) -> the address of a JupyterLab that shows it: a file, or a notebook of that one cell."""
+    """serve(notebook) -> the address of a Jupyter server with shown.ipynb: a file, or a notebook of that one cell.
+
+    JupyterLab and the classic notebook both show it, each under a path of its own.
+    """
     with ExitStack() as running:
 
         def start(notebook: Path | str) -> str:
@@ -50,36 +53,26 @@ def serve(tmp_path) -> Iterator[Callable[[Path | str], str]]:
                 made = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(notebook)])
                 made.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
                 nbformat.write(made, tmp_path / "shown.ipynb")
-            return running.enter_context(_jupyterlab(tmp_path)) + "/lab/tree/shown.ipynb?reset&token=test"
+            return running.enter_context(_jupyter(tmp_path))
 
         yield start
 
 
 @pytest.fixture
-def show(chromium, serve) -> Iterator[Callable[..., Any]]:
-    """show(notebook, height) -> the page, all cells set running, or none of them: run=False.
-
-    Afterwards: no error, and no request to elsewhere.
-    """
+def visit(chromium) -> Iterator[Callable[[str, int], Any]]:
+    """visit(address, height) -> the page. Afterwards: no error, and no request to elsewhere."""
     from playwright.sync_api import expect, sync_playwright
 
     problems, outside = [], []
     with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=chromium, args=QUIET)
 
-        def start(notebook: Path | str, height: int = 1500, run: bool = True) -> Any:
+        def start(address: str, height: int) -> Any:
             page = browser.new_page(viewport={"width": 1500, "height": height})
             page.set_default_timeout(WAIT_MS)
             page.on("pageerror", lambda error: problems.append(str(error)))
             page.on("request", lambda request: outside.append(request.url) if _leaves_machine(request.url) else None)
-            page.goto(serve(notebook))
-            page.wait_for_selector(".jp-NotebookPanel .jp-Cell")
-            # the notebook's own indicator says idle while there is no kernel yet, and Run All is then dropped
-            expect(page.locator("#jp-main-statusbar")).to_contain_text("| Idle", timeout=WAIT_MS)
-            if not run:
-                return page
-            page.get_by_role("menuitem", name="Run", exact=True).click()
-            page.locator('[data-command="runmenu:run-all"]').click()
+            page.goto(address)
             return page
 
         expect.set_options(timeout=WAIT_MS)
@@ -89,13 +82,32 @@ def show(chromium, serve) -> Iterator[Callable[..., Any]]:
     assert not outside
 
 
+@pytest.fixture
+def show(serve, visit) -> Callable[..., Any]:
+    """show(notebook, height) -> its page in JupyterLab, all cells set running, or none of them: run=False."""
+    from playwright.sync_api import expect
+
+    def start(notebook: Path | str, height: int = 1500, run: bool = True) -> Any:
+        page = visit(f"{serve(notebook)}/lab/tree/shown.ipynb?reset&token=test", height)
+        page.wait_for_selector(".jp-NotebookPanel .jp-Cell")
+        # the notebook's own indicator says idle while there is no kernel yet, and Run All is then dropped
+        expect(page.locator("#jp-main-statusbar")).to_contain_text("| Idle", timeout=WAIT_MS)
+        if not run:
+            return page
+        page.get_by_role("menuitem", name="Run", exact=True).click()
+        page.locator('[data-command="runmenu:run-all"]').click()
+        return page
+
+    return start
+
+
 def _leaves_machine(address: str) -> bool:
     return "127.0.0.1" not in address and not address.startswith(("data:", "blob:"))
 
 
 @contextmanager
-def _jupyterlab(folder: Path) -> Iterator[str]:
-    """A JupyterLab over the folder, with settings of its own that fetch nothing."""
+def _jupyter(folder: Path) -> Iterator[str]:
+    """A Jupyter server over the folder, with settings of its own that fetch nothing."""
     settings = folder / ".settings" / "@jupyterlab" / "apputils-extension"
     settings.mkdir(parents=True)
     no_news = {"fetchNews": "false", "checkForUpdates": False}
@@ -136,4 +148,4 @@ def _wait_until_up(address: str, server: subprocess.Popen, limit_s: float = 90) 
             return
         except (urllib.error.URLError, TimeoutError, ConnectionError):
             time.sleep(0.2)
-    pytest.fail(f"JupyterLab did not answer within {limit_s:g} s")
+    pytest.fail(f"Jupyter did not answer within {limit_s:g} s")

@@ -23,10 +23,10 @@ KERNEL = """# ---
 """
 
 
-def percent(folder) -> object:
+def percent(folder, cells=EXPLORERS) -> object:
     """A notebook with a cell for each explorer, as a percent file."""
     path = folder / "saved.py"
-    path.write_text(KERNEL + "\n\n".join(f"# %%\nfrom skiplab import *\n{cell}" for cell in EXPLORERS))
+    path.write_text(KERNEL + "\n\n".join(f"# %%\nfrom skiplab import *\n{cell}" for cell in cells))
     return path
 
 

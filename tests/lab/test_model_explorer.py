@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 import re
-import threading
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
 
@@ -150,29 +149,6 @@ def test_another_model_comes_with_its_own_window():
     assert explorer._controls["acceptance"].disabled
     explorer._controls["drafts"].value = 2
     assert not explorer._controls["acceptance"].disabled
-
-
-def test_a_change_that_comes_on_another_thread_while_one_is_shown_is_not_lost(monkeypatch):
-    explorer = ModelExplorer([])
-    shown, showing, go_on = explorer.view.show, threading.Event(), threading.Event()
-
-    def slow(*args):
-        showing.set()
-        assert go_on.wait(20)
-        shown(*args)
-
-    monkeypatch.setattr(explorer.view, "show", slow)
-    first = threading.Thread(target=lambda: explorer._controls["drafts"].set_trait("value", 3))
-    second = threading.Thread(target=lambda: explorer._controls["own"].set_trait("value", False))
-    first.start()
-    assert showing.wait(20)
-    second.start()
-    second.join(0.2)
-    go_on.set()
-    first.join(20)
-    second.join(20)
-    assert (explorer.settings.drafts, explorer.settings.window) == (3, 1024)
-    assert not explorer._controls["own"].value and explorer._controls["drafts"].value == 3
 
 
 def test_code_makes_the_same_state():

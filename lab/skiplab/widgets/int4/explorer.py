@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from functools import partial
 from typing import Any
 
 import ipywidgets as w
@@ -12,6 +13,7 @@ from skiplab.figures import nibbles
 from skiplab.machine import known_gpus
 from skiplab.packed_weight import GROUP_SIZES, LANES, PROGRAMS, WEIGHTS, random_qualities
 from skiplab.widgets import controls
+from skiplab.widgets.changes import Changes
 from skiplab.widgets.fallback import Pictured
 from skiplab.widgets.int4 import captions
 from skiplab.widgets.int4.settings import LAYOUTS, LOADS, OTHER, Int4Settings
@@ -39,16 +41,16 @@ class Int4Explorer(Pictured, w.VBox):
             if name not in known:
                 raise TypeError(f"{name}: Int4Explorer has no such setting; there are {', '.join(known)}")
         self.settings = Int4Settings(**settings)
-        self._quiet = False
+        self._changes = Changes()
         self._build()
         view = [self._problem, self._counts, self.memory, self._asked]
         super().__init__(controls.page(self._column(), view, [self._prediction, self._formats]))
         self.add_class("skiplab-page")
         self.add_class("skiplab-int4-explorer")
-        for control in self._controls.values():
-            control.observe(self._changed, "value")
-        self._layer.observe(self._layer_chosen, "value")
-        self.memory.observe(lambda change: self._lane_chosen(change["new"]), "lane")
+        for name, control in self._controls.items():
+            control.observe(self._changes.heard(partial(self._take, name)), "value")
+        self._layer.observe(self._changes.heard(self._take_layer), "value")
+        self.memory.observe(self._changes.heard(partial(self._take, "lane")), "lane")
         self._show()
 
     def code(self) -> str:
@@ -95,10 +97,9 @@ class Int4Explorer(Pictured, w.VBox):
             heading("Error and floor"), c["weights"], c["predict_for"], self._code,
         ]  # fmt: skip
 
-    def _changed(self, _: Any) -> None:
-        if self._quiet:
-            return
-        values = {name: control.value for name, control in self._controls.items()}
+    def _take(self, name: str, value: Any) -> None:
+        """Show the settings with a control's new value."""
+        values = {key: control.value for key, control in self._controls.items()} | {name: value}
         try:
             # fewer steps than before: the last one is shown
             steps = Int4Settings(**{**values, "step": 0}).last_step
@@ -108,30 +109,26 @@ class Int4Explorer(Pictured, w.VBox):
             return
         self._accept(settings)
 
-    def _layer_chosen(self, change: Any) -> None:
-        if not self._quiet and change["new"] in LINEARS:
-            out_features, in_features = LINEARS[change["new"]]
-            self._quiet = True
+    def _take_layer(self, layer: str) -> None:
+        if layer not in LINEARS:
+            return
+        out_features, in_features = LINEARS[layer]
+        with self._changes.setting():
             self._controls["out_features"].value, self._controls["in_features"].value = out_features, in_features
             self._controls["row"].value = min(self._controls["row"].value, out_features - 1)
-            self._quiet = False
-            self._changed(None)
-
-    def _lane_chosen(self, lane: int) -> None:
-        self._controls["lane"].value = lane
+        self._take("in_features", in_features)
 
     def _accept(self, settings: Int4Settings) -> None:
         """Show these settings, in the controls, too."""
-        self._quiet = True
-        self.settings = settings
-        self._controls["step"].limit(settings.last_step)
-        self._controls["row"].limit(settings.out_features - 1)
-        for name, control in self._controls.items():
-            control.value = getattr(settings, name)
-        self._layer.value = settings.layer
-        self._quiet = False
-        self._problem.value = ""
-        self._show()
+        with self._changes.setting():
+            self.settings = settings
+            self._controls["step"].limit(settings.last_step)
+            self._controls["row"].limit(settings.out_features - 1)
+            for name, control in self._controls.items():
+                control.value = getattr(settings, name)
+            self._layer.value = settings.layer
+            self._problem.value = ""
+            self._show()
 
     def _show(self) -> None:
         s = self.settings

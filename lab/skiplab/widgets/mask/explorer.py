@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 from dataclasses import fields
+from functools import partial
 from typing import Any
 
 import ipywidgets as w
@@ -13,6 +13,7 @@ import traitlets
 from skiplab.figures import tiles
 from skiplab.machine import Machine, default_device, device_name, known_gpus, this_machine
 from skiplab.widgets import controls
+from skiplab.widgets.changes import Changes
 from skiplab.widgets.fallback import Pictured
 from skiplab.widgets.mask import captions
 from skiplab.widgets.mask.bench import MeasureBox
@@ -46,8 +47,7 @@ class MaskExplorer(Pictured, w.VBox):
             if name not in known:
                 raise TypeError(f"{name}: MaskExplorer has no such setting; there are {', '.join(known)}")
         self.settings = MaskSettings(**settings)
-        self._refreshing = threading.RLock()
-        self._quiet = False
+        self._changes = Changes()
         self._roof: Machine | None = None
         self.canvas = TileCanvas(self.settings.tilemap)
         self.bench = MeasureBox(lambda: self.settings, self._lay_over, budget_s, isolate)
@@ -56,8 +56,8 @@ class MaskExplorer(Pictured, w.VBox):
         super().__init__(controls.page(self._column(), view, [self.bench]))
         self.add_class("skiplab-page")
         self.add_class("skiplab-explorer")
-        for control in self._controls.values():
-            control.observe(lambda _: self._changed(), "value")
+        for name, control in self._controls.items():
+            control.observe(self._changes.heard(partial(self._take, name)), "value")
         self._show()
 
     @property
@@ -82,13 +82,11 @@ class MaskExplorer(Pictured, w.VBox):
         """Move controls from code; the same names as in `MaskSettings`."""
         wanted = {field.name: getattr(self.settings, field.name) for field in fields(MaskSettings)} | settings
         new = MaskSettings(**wanted)
-        with self._refreshing:
-            self._quiet = True
+        with self._changes.setting():
             for name, control in self._controls.items():
                 control.value = (
                     new.kv_len is None if name == "square" else new.keys if name == "kv_len" else getattr(new, name)
                 )
-            self._quiet = False
             self.settings = new
             self._show()
 
@@ -151,18 +149,19 @@ class MaskExplorer(Pictured, w.VBox):
 
     # what happens
 
-    def _changed(self) -> None:
-        if self._quiet:
+    def _take(self, name: str, value: Any) -> None:
+        """Show the settings with a control's new value."""
+        values = {key: control.value for key, control in self._controls.items()} | {name: value}
+        if values.pop("square"):
+            values["kv_len"] = None
+        try:
+            settings = MaskSettings(**values)
+        except ValueError as error:
+            self._problem.value = controls.problem(str(error), ADVICE)
             return
-        with self._refreshing:
-            values = {key: control.value for key, control in self._controls.items()}
-            if values.pop("square"):
-                values["kv_len"] = None
-            try:
-                self.settings = MaskSettings(**values)
-            except ValueError as error:
-                self._problem.value = controls.problem(str(error), ADVICE)
-                return
+        with self._changes.setting():
+            self._controls[name].value = value  # `set` on another thread may have set it back
+            self.settings = settings
             self._show()
 
     def _show(self) -> None:
@@ -174,9 +173,7 @@ class MaskExplorer(Pictured, w.VBox):
                 c[name].layout.display = None if name in used else "none"
         c["kv_len"].layout.display = "none" if s.kv_len is None else None
         if s.kv_len is None:
-            self._quiet = True
             c["kv_len"].value = s.q_len
-            self._quiet = False
         for name in INSIDE_THE_PROMPT:
             c[name].limit(s.keys)
         tilemap, workload = s.tilemap, s.workload
@@ -199,11 +196,12 @@ class MaskExplorer(Pictured, w.VBox):
 
     def _measure_roof(self, cancelled: IsCancelled) -> None:
         self._roof = this_machine(default_device(), self.settings.dtype)
-        self._predict()
+        with self._changes.setting():
+            self._predict()
 
     def _lay_over(self, made: Record) -> int:
         """Show the tiles of the kernel's launch with its record over them; return how many differ from the plan."""
-        with self._refreshing:
+        with self._changes.setting():
             self.set(block_m=made.tilemap.block_m, block_n=made.tilemap.block_n)
             return self.canvas.lay_over(made.visits)
 

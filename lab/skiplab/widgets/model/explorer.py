@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import fields
-from threading import RLock
+from functools import partial
 from typing import Any
 
 import ipywidgets as w
@@ -15,6 +15,7 @@ from skiplab.model import model_names
 from skiplab.store import Run
 from skiplab.throughput import machines
 from skiplab.widgets import controls
+from skiplab.widgets.changes import Changes
 from skiplab.widgets.fallback import Pictured
 from skiplab.widgets.model import captions
 from skiplab.widgets.model.beside import Beside
@@ -41,14 +42,14 @@ class ModelExplorer(Pictured, w.VBox):
                 raise TypeError(f"{name}: ModelExplorer has no such setting; there are {', '.join(known)}")
         self.settings = ModelSettings(**settings)
         self.beside = Beside.of(runs)
-        self._state, self._quiet = RLock(), False  # JupyterLab runs callbacks on several threads
+        self._changes = Changes()
         self._build()
         view, below = [self._problem, self._counts, self.view], [self._windows, self._others, self._prediction]
         super().__init__(controls.page(self._column(), view, below))
         self.add_class("skiplab-page")
         self.add_class("skiplab-model-explorer")
         for name, control in self._controls.items():
-            control.observe(lambda change, name=name: self._changed(name, change["new"]), "value")
+            control.observe(self._changes.heard(partial(self._take, name)), "value")
         self._show()
         self._problem.value = "".join(map(controls.problem, self.beside.unreadable))
 
@@ -92,13 +93,8 @@ class ModelExplorer(Pictured, w.VBox):
             heading("Predict for"), c["machine"], self._code,
         ]  # fmt: skip
 
-    def _changed(self, name: str, value: Any) -> None:
-        with self._state:
-            if not self._quiet:  # by this thread, which sets the controls
-                self._take(name, value)
-
     def _take(self, name: str, value: Any) -> None:
-        """A control's new value, which another thread's `_accept` may meanwhile have set back, among the others'."""
+        """Show the settings with a control's new value."""
         values = {key: control.value for key, control in self._controls.items()} | {name: value}
         percent, s = values["acceptance"], self.settings
         values["acceptance"] = s.acceptance if percent == s.percent else percent / 100  # code may give finer ones
@@ -111,15 +107,11 @@ class ModelExplorer(Pictured, w.VBox):
 
     def _accept(self, settings: ModelSettings) -> None:
         """Show these settings, in the controls, too."""
-        with self._state:
-            self._quiet = True
-            try:
-                self.settings = settings
-                self._set_controls(settings)
-                self._problem.value = ""
-                self._show()
-            finally:
-                self._quiet = False
+        with self._changes.setting():
+            self.settings = settings
+            self._set_controls(settings)
+            self._problem.value = ""
+            self._show()
 
     def _set_controls(self, settings: ModelSettings) -> None:
         for name, control in self._controls.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
+from functools import partial
 from typing import Any
 
 import ipywidgets as w
@@ -11,6 +12,7 @@ import traitlets
 from skiplab.machine import known_gpus
 from skiplab.occupancy import SPLIT_POLICIES
 from skiplab.widgets import controls
+from skiplab.widgets.changes import Changes
 from skiplab.widgets.fallback import Pictured
 from skiplab.widgets.splits import captions
 from skiplab.widgets.splits.settings import LIMITS, SplitSettings
@@ -38,15 +40,15 @@ class SplitExplorer(Pictured, w.VBox):
             if name not in known:
                 raise TypeError(f"{name}: SplitExplorer has no such setting; there are {', '.join(known)}")
         self.settings = SplitSettings(**settings)
-        self._quiet = False
+        self._changes = Changes()
         self._build()
         view = [self._problem, self._counts, self.view]
         super().__init__(controls.page(self._column(), view, [self._table, self._prediction]))
         self.add_class("skiplab-page")
         self.add_class("skiplab-split-explorer")
         for name, control in self._controls.items():
-            control.observe(lambda change, name=name: self._changed(name), "value")
-        self.view.observe(lambda change: self._chosen(change["new"]), "program")
+            control.observe(self._changes.heard(partial(self._take, name)), "value")
+        self.view.observe(self._changes.heard(self._chosen), "program")
         self._show()
 
     def code(self) -> str:
@@ -89,10 +91,9 @@ class SplitExplorer(Pictured, w.VBox):
             heading("The GPU"), c["gpu"], self._code,
         ]  # fmt: skip
 
-    def _changed(self, name: str) -> None:
-        if self._quiet:
-            return
-        values = {key: control.value for key, control in self._controls.items()}
+    def _take(self, name: str, value: Any) -> None:
+        """Show the settings with a control's new value."""
+        values = {key: control.value for key, control in self._controls.items()} | {name: value}
         for length, box in OPTIONAL.items():
             if values.pop(box):
                 values[length] = None
@@ -112,13 +113,17 @@ class SplitExplorer(Pictured, w.VBox):
         return replace(settings, program=min(self.settings.program, settings.schedule.programs - 1))
 
     def _chosen(self, program: int) -> None:
-        if not self._quiet:
-            self._accept(replace(self.settings, program=program))
+        self._accept(replace(self.settings, program=min(program, self.settings.schedule.programs - 1)))
 
     def _accept(self, settings: SplitSettings) -> None:
         """Show these settings, in the controls, too."""
-        self._quiet = True
-        self.settings = settings
+        with self._changes.setting():
+            self.settings = settings
+            self._set_controls(settings)
+            self._problem.value = ""
+            self._show()
+
+    def _set_controls(self, settings: SplitSettings) -> None:
         for name, control in self._controls.items():
             if name in OPTIONAL.values():
                 length = next(length for length, box in OPTIONAL.items() if box == name)
@@ -127,9 +132,6 @@ class SplitExplorer(Pictured, w.VBox):
                 control.value = settings.slots
             elif getattr(settings, name) is not None:  # a window that is switched off keeps its place
                 control.value = getattr(settings, name)
-        self._problem.value = ""
-        self._show()
-        self._quiet = False
 
     def _show(self) -> None:
         s = self.settings
