@@ -1,19 +1,27 @@
 # Each target sets up what it needs: python3.11 or newer with venv, make and a package index are enough.
 PYTHON ?= python3
 FUZZ_SECONDS ?= 3600
+TEST_PROCESSES ?= 4
+# Of one core, for all tests, without a GPU:
+TEST_MINUTES := 22
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: lab test fuzz sweep bench memcheck runs figures lint format clean
+.PHONY: lab test test-time fuzz sweep bench memcheck runs figures lint format clean
 
 lab: $(READY)
 	$(BIN)/skiplab lab
 
-test: $(READY)
-	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
+test: test-time $(READY)
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses $(TEST_PROCESSES) --dist loadfile
+
+test-time:
+	@$(PYTHON) -c 'import os; cores = min(os.cpu_count() or 1, $(TEST_PROCESSES)); \
+		count = lambda number, what: f"{number} {what}" + "s" * (number > 1); \
+		print("The tests take about", count(-(-$(TEST_MINUTES) // cores), "minute"), "on", count(cores, "core"))'
 
 fuzz: $(READY)
-	SKIPLAB_FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/python -m pytest tests/fuzz --numprocesses logical --maxprocesses 4
+	SKIPLAB_FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/python -m pytest tests/fuzz --numprocesses logical --maxprocesses $(TEST_PROCESSES)
 
 sweep: $(READY)
 	$(BIN)/skiplab sweep
@@ -53,6 +61,7 @@ clean:
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Python 3.11 or newer is needed; set PYTHON=/path/to/python3.11"; exit 1; }
+	@echo "Setting up .venv, once: pip downloads PyTorch and what else is needed, which can be some gigabytes."
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
+	$(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
 	touch $@

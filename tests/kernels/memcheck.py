@@ -16,6 +16,8 @@ os.environ["PYTORCH_NO_CUDA_MEMORY_CACHING"] = "1"
 
 import blockskip as bs
 import torch
+from blockskip.pointwise.api import gated, residual_norm, rotated_heads
+from blockskip.pointwise.call import HeadLayout, HeadNorms, Rotation, Targets
 
 DEVICE = "cuda"
 SHAPES = [(1, 1), (113, 203), (239, 1), (70, 300)]  # queries, keys
@@ -194,9 +196,40 @@ def tiles_cases():
                 yield f"tiles g{group_size} rows {rows} {route}", got, bs.linear(x, weight, impl="reference")
 
 
+def pointwise_cases():
+    """What stands between products: widths that no tile divides, caches with rows of slots of their own."""
+    for rows, columns in ((1, 5376), (3, 97), (17, 1)):
+        x, update, gates = (torch.randn(rows, n, device=DEVICE).bfloat16() for n in (columns, columns, 2 * columns))
+        weight, scalar = torch.randn(columns, device=DEVICE).bfloat16(), torch.ones(1, device=DEVICE).bfloat16()
+        for given in ((x, None, weight), (x, update, weight), (x, update, weight, weight, scalar)):
+            found = (residual_norm(*given, impl=impl) for impl in ("triton", "reference"))
+            for name, got, wanted in zip(("out", "normed"), *found, strict=True):
+                yield f"norm {rows}x{columns} of {len(given)} {name}", got, wanted
+        for activation in ("silu", "gelu_tanh"):
+            found = (gated(gates, activation, impl=impl) for impl in ("triton", "reference"))
+            yield f"gate {rows}x{columns} {activation}", *found
+    for layout in (HeadLayout(5, 3, 48), HeadLayout(4, 2, 256, key_is_value=True)):
+        for tokens in (1, 20):
+            yield from heads_cases(layout, tokens)
+
+
+def heads_cases(layout, tokens):
+    qkv = torch.randn(2, tokens, layout.width, device=DEVICE).bfloat16()
+    angles = torch.randn(1, tokens, 1, layout.dim // 2, device=DEVICE)
+    slots = torch.arange(tokens, device=DEVICE).flip(0).repeat(2, 1)
+    norms = HeadNorms(torch.ones(layout.dim, device=DEVICE).bfloat16(), None, value=True)
+    found = []
+    for impl in ("triton", "reference"):
+        keys, values = torch.zeros(2, 2, layout.kv, tokens, layout.dim, device=DEVICE).bfloat16()
+        rotation, targets = Rotation(angles.cos(), angles.sin()), Targets(keys, values, slots)
+        found.append((rotated_heads(qkv, layout, rotation, norms, targets, impl=impl), keys, values))
+    for name, got, wanted in zip(("queries", "keys", "values"), *found, strict=True):
+        yield f"heads {layout} {tokens} {name}", got, wanted
+
+
 CASES = (
     prefill_cases, large_head_cases, score_cases, wide_tile_cases, warp_specialized_cases, interleaved_cases,
-    decode_cases, linear_cases, k_quant_cases, tiles_cases,
+    decode_cases, linear_cases, k_quant_cases, tiles_cases, pointwise_cases,
 )  # fmt: skip
 
 

@@ -2,9 +2,11 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import blockskip as bs
 import pytest
+import skiplab
 import torch
 from skiplab.contenders import (
     Contender,
@@ -18,6 +20,7 @@ from skiplab.contenders import (
     with_config,
 )
 from skiplab.measure.verify import verify
+from skiplab.sweep import Sweep
 from skiplab.workload import DecodeWorkload, LinearWorkload, Workload
 
 
@@ -209,3 +212,16 @@ def test_only_our_kernels_take_a_config():
     assert isinstance(with_config("sdpa", None), Contender)
     with pytest.raises(ValueError, match="config: sdpa takes none"):
         with_config("sdpa", (64, 32, 4, 2))
+
+
+def test_the_readmes_kernel(registry, monkeypatch):
+    """It is right on every awkward shape, and what is swept is a sweep."""
+    blocks = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8").split("```python\n")
+    (block,) = [block.split("```")[0] for block in blocks if "@skiplab.kernel" in block]
+    swept, reports = {}, []
+    monkeypatch.setattr(skiplab, "sweep", lambda **given: swept.update(given))
+    exec(compile(block, "README.md", "exec"), {"print": reports.append})
+    (report,) = reports
+    assert report.passed, str(report)
+    asked = Sweep(**{name: tuple(values) for name, values in swept.items()})
+    assert {point.contender for point in asked.points()} == {"blockskip", "mine"}

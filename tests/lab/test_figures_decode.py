@@ -186,3 +186,10 @@ def test_contenders_of_one_colour_stay_apart_where_markers_tell_settings():
     marks = [mark for mark in static.draw(decode.decode_time(table(*rows))).axes[0].lines if mark.get_label()[0] != "_"]
     drawn = {(m.get_color(), m.get_marker(), m.get_fillstyle(), m.get_markerfacecolor()) for m in marks}
     assert len(drawn) == len(marks)
+
+
+def test_a_slow_rate_is_no_zero_in_the_hover_text():
+    """A laptop's step of 8 MB may take seconds."""
+    hovers = [decode._hover(row("blockskip", ms, kv_len=512)).lines for ms in (20_000.0, 8.0)]
+    rates = [next(line for line in lines if "GB/s" in line) for lines in hovers]
+    assert rates[0].startswith("0.000419 GB/s") and rates[1].startswith("1.05 GB/s")

@@ -219,3 +219,8 @@ def test_noted_medians_are_those_of_their_files():
 
 def test_overview_is_the_chart_of_the_operation(measured):
     assert figures.overview(measured).layout.title.text == linear.linear_time(measured).title
+
+
+def test_a_slow_rate_is_no_zero_in_the_hover_text():
+    lines = linear._hover(row("blockskip", 500.0)).lines
+    assert "0.145 GB/s of compulsory bytes" in lines

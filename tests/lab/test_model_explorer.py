@@ -58,8 +58,8 @@ def test_a_recorded_call_stands_beside_its_prediction_on_that_machine_alone():
     grey = [cell.hint for cell in picture.cells if cell.fill == parts.BESIDE and cell.lanes]
     assert "gaps: 2 ms, recorded on NVIDIA H200" in grey and len(grey) == 10
     labels = [label.text for label in picture.labels]
-    assert "recorded on NVIDIA H200, ours: 100 ms, 20,480 tokens/s, flags: throttled" in labels
-    assert "recorded on NVIDIA H200, ours: 100 ms, 40 tokens/s if every draft is right" in labels
+    assert "recorded on NVIDIA H200, blockskip: 100 ms, 20,480 tokens/s, flags: throttled" in labels
+    assert "recorded on NVIDIA H200, blockskip: 100 ms, 40 tokens/s if every draft is right" in labels
     for other in (
         ModelSettings(prompt=2047), ModelSettings(window=2048), ModelSettings(weights="int8"),
         ModelSettings(model=LAPTOP), ModelSettings(machine="NVIDIA H100 80GB HBM3 (recorded)"),
@@ -99,8 +99,8 @@ def test_table_of_windows_has_the_models_own_the_chosen_one_and_all_keys():
 
 def test_table_of_others_names_where_each_rate_is_from():
     said = words_of(captions.others(ModelSettings(drafts=3, acceptance=0.5), Beside.of([h200_run()])))
-    assert "ours 20,480 at 2,048* 18.8 at 2,048 recorded on NVIDIA H200" in said  # 1.875 of 4 tokens in 100 ms
-    assert "executorch 2,438 at 2,048 47.9 at 2,048, no drafts published by ExecuTorch pull request 20571" in said
+    assert "blockskip 20,480 at 2,048* 18.8 at 2,048 recorded on NVIDIA H200" in said  # 1.875 of 4 tokens in 100 ms
+    assert "ExecuTorch 2,438 at 2,048 47.9 at 2,048, no drafts published by ExecuTorch pull request 20571" in said
     assert "llama.cpp" in said and "steps of drafts at 50% accepted" in said
     assert "No run of qwen3-32b with int4 weights is stored" in captions.others(
         ModelSettings(model="qwen3-32b"), Beside.of([])

@@ -290,6 +290,17 @@ def test_kernels_on_a_gpu_belong_to_where_they_were_launched():
     assert traced.kernels_by_name(events, {"qkv", "head"}) == {"qkv": 31, "head": 7, "pointwise": 3}
 
 
+def test_a_kernel_that_starts_early_counts_from_where_the_one_ahead_ended():
+    launches = [event("cuda_driver", "cuLaunchKernelEx", 101 + i, 1, i) for i in range(4)]
+    kernels = [
+        event("kernel", "product", 500, 100, 0), event("kernel", "gate", 510, 95, 1),  # it waited for 90 of these
+        event("kernel", "norm", 520, 60, 2), event("kernel", "product", 610, 30, 3),
+    ]  # fmt: skip
+    ranges = [event("user_annotation", "qkv", 101, 0.5), event("user_annotation", "head", 103.5, 2)]
+    found = traced.kernels_by_name([CALL, *ranges, *launches, *reversed(kernels)], {"qkv", "head"})
+    assert found == {"qkv": 100, "pointwise": 5, "head": 30}
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak of a process is Linux' own")
 def test_peak_memory_forgets_what_was_before():
     big = torch.ones(1 << 26, dtype=torch.uint8)
@@ -358,11 +369,13 @@ def a_table():
 def test_figures_show_rates_parts_and_what_was_not_timed_whole():
     table = a_table()
     prompts, steps = charts.prefill(table), charts.decode(table)
-    assert [line.name for line in prompts.lines] == ["ours", "SDPA, float weights", "rate at the roofs, packed weights"]
+    names = ["blockskip", "SDPA, float weights", "rate at the roofs, packed weights"]
+    assert [line.name for line in prompts.lines] == names
     assert prompts.lines[0].x == (40.0, 80.0) and prompts.lines[0].y[0] == pytest.approx(40 / 1.005e-3)
     assert prompts.lines[2].y[0] > prompts.lines[0].y[0] and not prompts.note
     assert {line.name for line in steps.lines if "roofs" not in line.name} == {
-        "ours, 3 tokens a step", "ours, 1 token a step", "SDPA, float weights, one layer of each kind, 3 tokens a step",
+        "blockskip, 3 tokens a step", "blockskip, 1 token a step",
+        "SDPA, float weights, one layer of each kind, 3 tokens a step",
     }  # fmt: skip
     assert steps.lines[0].x == (20.0,) and charts.BY_KIND in steps.note
     chosen = charts.settings(table)
@@ -381,7 +394,7 @@ def test_peers_stand_beside_a_run_of_their_model_alone():
     beside = peers_of(table.assign(model="gemma4-31b"))
     assert set(beside["source"]) == {"published", "recorded"} and set(beside["contender"]) > {"executorch", "llama.cpp"}
     lines = {line.name for line in charts.prefill(beside).lines}
-    assert "llama.cpp, cuBLAS, recorded" in lines and "executorch, published" in lines
+    assert "llama.cpp, cuBLAS, recorded" in lines and "ExecuTorch, published" in lines
 
 
 def test_recorded_llama_bench_has_the_numbers_that_the_program_gave():

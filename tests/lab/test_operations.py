@@ -28,7 +28,7 @@ from skiplab.sweep import SWEEPS, sweep_of
 from skiplab.widgets import SweepPanel
 
 assert list(OPERATIONS) == ["attention", "decode", "linear", "model", "toy"]
-sys.argv = "skiplab toy 262144 524288 --budget 0.05 --run run.jsonl".split()
+sys.argv = "skiplab toy --width 262144,524288 --budget 0.05 --run run.jsonl".split()
 with redirect_stdout(StringIO()) as said:
     try:
         cli.main()

@@ -47,6 +47,14 @@ def test_times_are_one_line_a_length_and_window(run):
     assert table["sdpa"].tolist() == ["8 ms", "8 ms"]
     assert table["blockskip"].tolist() == ["2 ms* (4.00x)", "4 ms (2.00x)"]
     assert table["flex"].tolist() == ["", "crashed"]
+    short = Run(HEADER, (a_row("sdpa", 0.01234, 128), a_row("blockskip", 0.9876, 128)))
+    assert time_table(short.frame()).iloc[0, -2:].tolist() == ["12.3 µs", "988 µs (0.01x)"]
+
+
+def test_rates_below_one_are_no_zeros(run):
+    slow = Run(HEADER, (a_row("sdpa", 4e5, 128),))
+    (rate,) = point_table(slow.frame())["gbps"]
+    assert 0 < float(rate) < 0.01 and f"<td>{rate}</td>" in slow._repr_html_().replace(' style="text-align:left"', "")
 
 
 def test_the_summary_counts_and_claims_only_checked_points(run):

@@ -12,14 +12,14 @@ import pytest
 from skiplab.measure import Point
 from skiplab.results import gpu_runs
 from skiplab.results.cpu import cpu_linear, cpu_model, cpu_prefill
-from skiplab.results.declared import ALL, TABLES, show
+from skiplab.results.declared import ALL, TABLES, TARGETS, show
 from skiplab.results.tables import SECTION, MissingRun, entries, fill, gather, markdown
 from skiplab.store import Run, read_run, read_runs
 from skiplab.sweep import AnySweep, LinearSweep, Sweep
 from skiplab.workload import model_of
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [ROOT / "README.md", ROOT / "data" / "RESULTS.md"]
+PAGES = [ROOT / name for name in ("README.md", "data/RESULTS.md", "data/TARGETS.md")]
 PROSE = [*PAGES, ROOT / "CHANGELOG.md", *sorted((ROOT / "notebooks").glob("*.py"))]
 TIMED = re.compile(r"\d[\d.,]*\s?(?:us|µs|ms|tok/s|tokens/s|GB/s|TFLOP/s)\b")
 SOURCED = re.compile(r"data/(?:runs|benchmarks|published)/|\]\((?:\.\./)?(?:data/)?(?:runs|benchmarks)/|published")
@@ -114,33 +114,56 @@ GEMMA = {"q_heads": 32, "kv_heads": 16, "head_dim": 256}
 
 
 @pytest.mark.parametrize(
-    ("name", "axes", "shown"),
+    ("name", "axes", "numbers", "missed"),
     [
-        ("buffer", {**GEMMA, "q_len": (2048,), "buffer": 4096}, ["3.00×✗", "3.00×✗"]),
-        ("sliding-d256", {**GEMMA, "q_len": (512, 32768)}, ["1.50×", "1.50×", "0.90×", "0.90×✗"]),
-        ("sliding-d128", {"q_heads": 32, "kv_heads": 8, "q_len": (512, 32768)}, ["1.50×"] * 4),
+        ("buffer", {**GEMMA, "q_len": (2048,), "buffer": 4096}, [3.0, 3.0], 2),
+        ("sliding-d256", {**GEMMA, "q_len": (512, 32768)}, [1.5, 1.5, 0.9, 0.9], 1),
+        ("sliding-d128", {"q_heads": 32, "kv_heads": 8, "q_len": (512, 32768)}, [1.5] * 4, 0),
         (
             "sliding-d128-dense",
             {"q_heads": 32, "kv_heads": 8, "q_len": (512, 1024)},
-            ["0.90×", "0.90×✗", "0.90×", "0.90×"],
+            [0.9, 0.9, 0.9, 0.9],
+            1,
         ),
-        ("causal-d128", {"q_heads": 32, "kv_heads": 8, "q_len": (512,)}, ["1.50×", "0.90×"]),
-        ("causal-d512", {"q_heads": 32, "kv_heads": 4, "head_dim": 512, "q_len": (512,)}, ["1.50×✗"]),
-        ("modes-causal", {**GEMMA, "q_len": (512, 1024)}, ["5.00×", "5.00×"]),
+        ("causal-d128", {"q_heads": 32, "kv_heads": 8, "q_len": (512,)}, [1.5, 0.9], 0),
+        ("causal-d512", {"q_heads": 32, "kv_heads": 4, "head_dim": 512, "q_len": (512,)}, [1.5], 1),
+        ("modes-causal", {**GEMMA, "q_len": (512, 1024)}, [5.0, 5.0], 0),
     ],
 )
-def test_tables_find_what_a_sweep_writes_and_judge_it(name, axes, shown):
+def test_tables_find_what_a_sweep_writes_and_judge_it(name, axes, numbers, missed):
     windows = (256, 1024, None) if "d128" in name else (1024, None)
     run = swept(Sweep(contenders=tuple(TIMES_MS), window=windows, **axes), TIMES_MS)
     cells = entries(name, TABLES[name], gather(TABLES[name], [run]))
     ratios = cells[cells["text"].str.contains("×")].sort_values(["order", "q_len", "window"])
-    assert [text for text in ratios["text"] if text] == shown
+    assert ratios["number"].tolist() == pytest.approx(numbers) and ratios["missed"].sum() == missed
 
 
 def test_useful_flops_are_a_share_of_the_product_in_the_header():
     sweep = Sweep(contenders=("blockskip",), q_len=(8192,), window=(1024, None), q_heads=32, kv_heads=8)
     cells = entries("share", TABLES["share"], gather(TABLES["share"], [swept(sweep, {"blockskip": 2.0})]))
-    assert cells["text"].tolist() == ["50\u00a0%✗", "50\u00a0%"]  # 500 of 1,000 TFLOP/s; nothing is asked of causal
+    assert cells["text"].tolist() == ["50\u00a0%", "50\u00a0%"] and cells["missed"].tolist() == [
+        True,
+        False,
+    ]  # 500 of 1,000 TFLOP/s; nothing is asked of causal
+
+
+def test_the_page_of_targets_has_each_once_and_the_readers_tables_none(runs):
+    text = (ROOT / "data" / "TARGETS.md").read_text(encoding="utf-8")
+    lines = [line for line in text.splitlines() if line.startswith("| ")][2:]
+    assert [line.split(" | ")[1] for line in lines] == [
+        table.target for table in TARGETS.tables.values() if table.target
+    ]
+    assert not any(word in page.read_text(encoding="utf-8") for page in PAGES[:2] for word in ("Asked for", "✗"))
+    with pytest.raises(ValueError, match="name: got 'targets'; allowed are sliding-d256"):
+        show("targets", runs)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_no_mark_stands_in_most_cells_of_a_table(page):
+    for section in SECTION.finditer(page.read_text(encoding="utf-8")):
+        cells = [cell for line in section[0].splitlines() if line.startswith("| ") for cell in line.split(" | ")[1:]]
+        numbers = [cell for cell in cells if re.match(r"[\d.,]+", cell)]
+        assert all(2 * sum(mark in cell for cell in numbers) <= len(numbers) for mark in "†‡○□"), section[2]
 
 
 def test_ratios_are_the_quotients_of_the_times_beside_them(runs):

@@ -147,3 +147,10 @@ def test_measured_on_a_gpu():
     assert roofs.copy.method == "graph"
     assert roofs.read_us(8 * MIB) < roofs.read_us(32 * MIB)
     assert roofs.reads[1].median < 1.2 * max(roofs.copy.best, roofs.read.best)  # read from memory, not from the L2
+
+
+def test_the_table_has_three_digits_of_slow_rates_too():
+    slow = Rate("a copy of 1 kB", 1000, "cpu", (40_000, 40_000))
+    lines = cli_roofs.table(replace(ROOFS, copy=slow)).splitlines()
+    assert "a copy of 1 kB: 0.0250 GB/s at best, median 0.0250" in lines[1]
+    assert lines[-2].endswith("a sum: 15.0 µs, 2,237 GB/s")

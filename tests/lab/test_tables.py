@@ -9,10 +9,10 @@ import pytest
 from skiplab import rated as rated_module
 from skiplab.machine.roofs import Rate, Roofs
 from skiplab.rated import rated
+from skiplab.results import marks
+from skiplab.results.asked import TargetsTable
+from skiplab.results.marks import APART, REFUSED
 from skiplab.results.tables import (
-    APART,
-    MISSED,
-    REFUSED,
     Item,
     MissingRun,
     Table,
@@ -109,31 +109,76 @@ def test_other_devices_of_the_same_point_are_no_copies(tmp_path):
     [
         ({"flags": ["throttled", "launch-bound"]}, "0.0500†"),
         ({"flags": ["launch-bound", "allocates"]}, "0.0500"),
-        ({"flags": ["unconverged", "bimodal"]}, "0.0500‡"),
+        ({"flags": ["unconverged", "bimodal"], "samples_ns": [40_000, 50_000, 60_000]}, "0.0500‡"),
         ({"status": "unsupported", "samples_ns": []}, REFUSED),
         ({"status": "out-of-memory", "samples_ns": []}, "out of memory"),
         ({"status": "wrong", "samples_ns": []}, "wrong"),
     ],
 )
 def test_cells_say_what_is_doubtful_or_failed(tmp_path, fields, text):
-    assert shown(TIMES, run(tmp_path, "a", point("blockskip", 50, **fields)))[0] == ["ours", text]
+    """Beside two cells without a mark, so that none is usual."""
+    others = [point("blockskip", 50, length) for length in (1024, 2048)]
+    assert shown(TIMES, run(tmp_path, "a", point("blockskip", 50, **fields), *others))[0][:2] == ["ours", text]
 
 
-def test_what_is_missed_is_marked_and_its_reason_given(tmp_path):
+@pytest.mark.parametrize(("slowed", "mark", "said"), [(3, "○", True), (2, "†", False)])
+def test_a_mark_of_most_cells_is_said_once_above_and_the_others_are_marked(tmp_path, slowed, mark, said):
+    """Of four cells: three alike are most, two are not."""
+    lengths = (512, 1024, 2048, 4096)
+    rows = [point("blockskip", 50, length, flags=["throttled"] * (i < slowed)) for i, length in enumerate(lengths)]
+    table = Table("x", ("q_len",), (Item("ours", OURS),))
+    one = run(tmp_path, "a", *rows)
+    texts = [text for _, text in shown(table, one)]
+    assert [mark in text for text in texts] == [(i < slowed) is not said for i in range(4)]
+    assert all(text.rstrip("○†") == "0.0500" for text in texts)
+    above, _, below = markdown("t", table, rated([one]), tmp_path / "page.md").partition("| --- |")
+    assert ("In most cells the GPU had slowed its clocks" in above) is said and ("† the GPU" in below) is not said
+    assert "○" not in below.replace("0.0500○", "")
+
+
+def test_exceptions_lack_each_usual_mark():
+    assert marks.usual(["†‡", "†‡", "†", ""]) == "†" and marks.usual(["†", ""]) == ""
+    assert [marks.shown(own, "†‡") for own in ("†‡", "†", "", "‡◊")] == ["", "□", "○□", "◊○"]
+    assert len(set(marks.EXCEPT.values())) == len(marks.NOTES) == len(marks.EXCEPT)
+
+
+def test_scatter_is_marked_where_a_reader_of_three_digits_sees_it(tmp_path):
+    """Quartiles 4 % apart leave a median's third digit alone, mostly; the flag of those is counted below."""
+    near, far = ([int(50e3 * (1 + share)) for share in (-width, 0, width)] for width in (0.04, 0.06))
+    flags = ["unconverged"]
+    one = run(tmp_path, "a", point("blockskip", 50, flags=flags, samples_ns=near),
+              point("flex", 50, flags=flags, samples_ns=far), point("blockskip", 50, 1024, samples_ns=far))  # fmt: skip
+    assert shown(TIMES, one) == [["ours", "0.0500", "0.0500"], ["peer", "0.0500‡", ""], ["ratio", "1.00×‡", ""]]
+    text = markdown("t", TIMES, rated([one]), tmp_path / "page.md")
+    assert "‡ the quartiles lie over 5\u00a0% apart" in text and "1 cell without ‡ is flagged as not settled" in text
+
+
+def asked(table: Table, one: Run, folder: Path) -> list[str]:
+    return TargetsTable({"t": table}).markdown([one], folder / "page.md").splitlines()
+
+
+def test_what_is_missed_stands_on_the_page_of_targets_with_its_reason(tmp_path):
     one = run(tmp_path, "a", point("blockskip", 50), point("flex", 40),
               point("blockskip", 60, 1024), point("flex", 40, 1024))  # fmt: skip
     ratio = Item("ratio", OURS, "faster", ("flex",), lambda row: 1.0 if row["q_len"] > 600 else float("nan"))
-    table = Table("x", ("q_len",), (ratio,), target="speed beyond 600", reasons={(1024,): "it is slow"})
-    assert shown(table, one) == [["512", "0.80×"], ["1,024", f"0.67×{MISSED}"]]
-    text = markdown("t", table, rated([one]), tmp_path / "page.md")
-    assert "Asked for: speed beyond 600. Missed in *ratio* at prompt length 1,024: it is slow." in text
-    assert f"{MISSED} less than what is asked for." in text
+    table = Table("**Speed**, x", ("q_len",), (ratio,), target="1 beyond 600", reasons={(1024,): "it is slow"})
+    head, _, line, _, below = asked(table, one, tmp_path)
+    assert head == "| figures | asked for | met |" and line == "| Speed | 1 beyond 600 | 0 of 1 points |"
+    assert below == "- **Speed**: *ratio* at prompt length 1,024 (0.67×): it is slow."
     unknown = replace(table, reasons={(512,): "not that point's"})
-    assert "1,024: the reason has not been found yet." in markdown("t", unknown, rated([one]), tmp_path / "page.md")
-    met = Table(
-        "x", ("q_len",), (Item("ours", OURS, least=lambda row: 0.01),), target="something", reasons={(512,): "unused"}
-    )
-    assert markdown("t", met, rated([one]), tmp_path / "p").endswith("Asked for: something. Met at every point here.")
+    assert asked(unknown, one, tmp_path)[-1].endswith("1,024 (0.67×): the reason has not been found yet.")
+    met = replace(table, items=(replace(ratio, least=lambda row: 0.01),), reasons={(512,): "unused"})
+    assert asked(met, one, tmp_path)[2:] == ["| Speed | 1 beyond 600 | all 2 points |", "", "Nothing is missed."]
+    unrecorded = replace(table, where={"head_dim": 512})
+    assert asked(unrecorded, one, tmp_path)[2] == "| Speed | 1 beyond 600 | no run of it is recorded yet |"
+
+
+def test_a_readers_table_tells_nothing_of_targets(tmp_path):
+    one = run(tmp_path, "a", point("blockskip", 50), point("flex", 40))
+    ratio = Item("ratio", OURS, "faster", ("flex",), lambda row: 1.0)
+    table = Table("x", ("q_len",), (ratio,), target="speed", reasons={(512,): "it is slow"})
+    text = markdown("t", table, rated([one]), tmp_path / "page.md")
+    assert "0.80× |" in text and not any(word in text for word in ("speed", "slow", "sked", "✗"))
 
 
 def test_what_is_missed_for_one_reason_names_each_item_and_axis_once(tmp_path):
@@ -143,15 +188,11 @@ def test_what_is_missed_for_one_reason_names_each_item_and_axis_once(tmp_path):
         for window in (64, 128)
         for row in [point("blockskip", 50, length)]
     ]
-    items = tuple(Item(head, OURS, least=lambda row: 1.0 if row["window"] < 100 else 0.0) for head in ("a", "b"))
-    reasons = {(length, 64.0): "it is slow" for length in (512, 1024)}
-    table = Table("x", ("q_len", "window"), items, target="speed", reasons=reasons)
-    words = "Missed in *a* and *b* at prompt length 512, window 64, and prompt length 1,024, window 64: it is slow."
-    text = markdown("t", table, rated([run(tmp_path, "a", *points)]), tmp_path / "page.md")
-    assert text.endswith(words)
-    turned = replace(table, axes=("window", "q_len"), reasons={(64.0, length): "it is slow" for length in (512, 1024)})
-    text = markdown("t", turned, rated([run(tmp_path, "a", *points)]), tmp_path / "page.md")
-    assert text.endswith("Missed in *a* and *b* at window 64, prompt length 512 and 1,024: it is slow.")
+    item = Item("a", OURS, least=lambda row: 1.0 if row["window"] < 100 else 0.0)
+    reasons = {(64.0, length): "it is slow" for length in (512, 1024)}
+    table = Table("**Speed**", ("window", "q_len"), (item,), target="speed", reasons=reasons)
+    below = asked(table, run(tmp_path, "a", *points), tmp_path)[-1]
+    assert below == "- **Speed**: *a* at window 64, prompt length 512 (0.0500) and 1,024 (0.0500): it is slow."
 
 
 def test_who_does_not_support_a_point_says_why_below_the_table(tmp_path):
@@ -163,8 +204,10 @@ def test_who_does_not_support_a_point_says_why_below_the_table(tmp_path):
 
 
 def test_a_ratio_is_as_doubtful_as_its_parts(tmp_path):
-    one = run(tmp_path, "a", point("blockskip", 50), point("flex", 75, flags=["throttled"]))
-    assert shown(TIMES, one) == [["ours", "0.0500"], ["peer", "0.0750†"], ["ratio", "1.50×†"]]
+    one = run(
+        tmp_path, "a", point("blockskip", 50), point("flex", 75, flags=["throttled"]), point("blockskip", 50, 1024)
+    )
+    assert shown(TIMES, one) == [["ours", "0.0500", "0.0500"], ["peer", "0.0750†", ""], ["ratio", "1.50×†", ""]]
 
 
 def test_a_failed_partner_gives_no_ratio(tmp_path):

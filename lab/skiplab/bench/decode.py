@@ -24,9 +24,10 @@ from blockskip.attention.decode import eager as decode_eager
 from blockskip.attention.decode import plan as decode_plan
 from blockskip.config import TileConfig
 
-from skiplab.bench.record import FOLDER, machine, options, table, write
+from skiplab.bench.record import FOLDER, Listed, machine, options, table, write
 from skiplab.measure.rotation import rotate
 from skiplab.measure.timing import time_callable
+from skiplab.text import digits
 
 # name -> query heads, KV heads, head dim, window
 SHAPES = {
@@ -124,8 +125,8 @@ def cells(row: dict) -> list[str]:
     middle = float(np.median(row["samples_ns"]))
     return [
         *first,
-        f"{middle / 1e3:.1f}",
-        f"{row['bytes'] / middle:.0f}",
+        digits(middle / 1e3),
+        digits(row["bytes"] / middle),
         f"{row['error']:.1e}",
         " ".join(row["flags"]),
     ]
@@ -134,8 +135,8 @@ def cells(row: dict) -> list[str]:
 def main(arguments: Sequence[str]) -> None:
     parser = options("decode", __doc__)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
-    parser.add_argument("--kv-lens", type=int, nargs="+", default=[64, 256, 1024, 4096, 16384])
+    parser.add_argument("--shapes", action=Listed, choices=SHAPES, default=list(SHAPES))
+    parser.add_argument("--kv-lens", type=int, action=Listed, default=[64, 256, 1024, 4096, 16384])
     parser.add_argument("--buffer", type=int, default=16384)
     parser.add_argument("--seconds", type=float, default=0.5)
     parser.add_argument("--tune", action="store_true")
@@ -160,6 +161,6 @@ def main(arguments: Sequence[str]) -> None:
         "SDPA on a slice of the live keys, without a mask.",
     ]
     name = ("decode_tuning" if chosen.tune else "decode") + ("" if is_cuda else "_cpu")
-    head = ["shape", "kv_len", "contender", "us", "GB/s", "error", "flags"]
+    head = ["shape", "kv_len", "contender", "µs", "GB/s", "error", "flags"]
     parts = [table(head, [cells(row) for row in rows])]
     write(name, "Decode", notes, parts, {"machine": where | {"device": device}, "rows": rows}, chosen.out)

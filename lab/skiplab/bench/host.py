@@ -29,6 +29,7 @@ from blockskip.gpu import HOPPER
 from blockskip.launching.repeated import REPEATED
 
 from skiplab.bench.record import machine, options
+from skiplab.text import digits
 
 AT_ONCE = 50
 """Calls between two waits for the GPU; its queue holds some thousand launches."""
@@ -186,7 +187,7 @@ def main(arguments: Sequence[str]) -> None:
     where = machine()
     what = f"launched on {torch.cuda.get_device_name()}" if on_cuda else "CPU tensors, launches replaced by nothing"
     print(f"Host time of a call, measured on {where['cpu']}, load {where['load']}; kernels: {what}.")
-    print(f"{'':47} {'us':>8} {'calls':>6}   new kind {'us':>8} {'calls':>6}")
+    print(f"{'':47} {'µs':>8} {'calls':>6}   new kind {'µs':>8} {'calls':>6}")
     for row in rows:
-        new = f"{row['new_kind_us']:17.1f} {row['new_kind_python_calls']:6}" if "new_kind_us" in row else ""
-        print(f"{row['call']:47} {row['us']:8.1f} {row['python_calls']:6}   {new}")
+        new = f"{digits(row['new_kind_us']):>17} {row['new_kind_python_calls']:6}" if "new_kind_us" in row else ""
+        print(f"{row['call']:47} {digits(row['us']):>8} {row['python_calls']:6}   {new}")

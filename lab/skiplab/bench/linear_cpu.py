@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
-import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,8 +17,10 @@ import torch.nn.functional as F
 
 from skiplab.bench.record import (
     FOLDER,
+    Listed,
     add_clock_options,
     interleaved,
+    least_and_median,
     machine,
     options,
     paired_ratio,
@@ -69,7 +70,7 @@ def row(point: dict) -> list[str]:
     best = {name: min(times) for name, times in samples.items()}
     cells = [point["dtype"], f"{point['out_features']} x {point['in_features']}", point["rows"]]
     cells += [point["activations"], point["impl"]]
-    cells += [f"{best[name] / 1e6:.3f} / {statistics.median(samples[name]) / 1e6:.3f}" for name in (OURS, TILED, LAYER)]
+    cells += [least_and_median(samples[name]) for name in (OURS, TILED, LAYER)]
     cells += [
         f"{best[other] / best[OURS]:.2f} / {paired_ratio(samples[other], samples[OURS]):.2f}"
         for other in (TILED, LAYER)
@@ -79,9 +80,9 @@ def row(point: dict) -> list[str]:
 
 def main(arguments: Sequence[str]) -> None:
     parser = options("linear_cpu", __doc__)
-    parser.add_argument("--shapes", nargs="+", default=list(SHAPES), help="outputs x inputs, such as 4096x4096")
-    parser.add_argument("--rows", type=int, nargs="+", default=[1, 2, 4, 8, 16, 64])
-    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES))
+    parser.add_argument("--shapes", action=Listed, default=list(SHAPES), help="outputs x inputs, such as 4096x4096")
+    parser.add_argument("--rows", type=int, action=Listed, default=[1, 2, 4, 8, 16, 64])
+    parser.add_argument("--dtypes", action=Listed, choices=DTYPES, default=list(DTYPES))
     parser.add_argument("--repeats", type=int, default=60)
     add_clock_options(parser)
     parser.add_argument("--out", type=Path, default=FOLDER)

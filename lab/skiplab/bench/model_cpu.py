@@ -6,7 +6,6 @@ Prompts are read whole; steps of a token stand behind a cache of as many tokens.
 from __future__ import annotations
 
 import importlib.metadata
-import statistics
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -15,8 +14,10 @@ import torch
 
 from skiplab.bench.record import (
     FOLDER,
+    Listed,
     add_clock_options,
     interleaved,
+    least_and_median,
     machine,
     options,
     paired_ratio,
@@ -48,7 +49,7 @@ def row(point: dict) -> list[str]:
     samples = point["samples_ns"]
     cells = [point["phase"], point["tokens"]]
     for name in (OURS, *OTHERS):
-        cells.append(f"{min(samples[name]) / 1e6:.1f} / {statistics.median(samples[name]) / 1e6:.1f}")
+        cells.append(least_and_median(samples[name]))
     for name in OTHERS:
         ratio = min(samples[name]) / min(samples[OURS])
         cells.append(f"{ratio:.2f} / {paired_ratio(samples[name], samples[OURS]):.2f}")
@@ -58,7 +59,7 @@ def row(point: dict) -> list[str]:
 def main(arguments: Sequence[str]) -> None:
     parser = options("model_cpu", __doc__)
     parser.add_argument("--model", default="laptop")
-    parser.add_argument("--tokens", type=int, nargs="+", default=[512, 2048])
+    parser.add_argument("--tokens", type=int, action=Listed, default=[512, 2048])
     parser.add_argument("--prompts", type=int, default=10, help="how often each prompt is read")
     parser.add_argument("--steps", type=int, default=60, help="how many tokens behind each cache")
     add_clock_options(parser)

@@ -9,7 +9,6 @@ the thread's own processor time, which neighbours on the machine disturb less.
 from __future__ import annotations
 
 import functools
-import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,8 +22,10 @@ from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 from skiplab.bench.record import (
     FOLDER,
+    Listed,
     add_clock_options,
     interleaved,
+    least_and_median,
     machine,
     options,
     paired_ratio,
@@ -131,7 +132,7 @@ def row(point: dict) -> list[str]:
     fits = all(e <= a for e, a in zip(errs[ours], errs["allowed"], strict=True))
     cells = [point["dtype"], point["q_len"]]
     for name in (ours, flex, dense):
-        cells += [f"{best[name] / 1e6:.1f} / {statistics.median(samples[name]) / 1e6:.1f}"]
+        cells += [least_and_median(samples[name])]
         cells += [" / ".join(f"{e:.1e}" for e in errs[name])]
     cells += ["yes" if fits else "NO"]
     for other in (flex, dense):
@@ -143,8 +144,8 @@ def row(point: dict) -> list[str]:
 
 def main(arguments: Sequence[str]) -> None:
     parser = options("prefill_cpu", __doc__)
-    parser.add_argument("--lengths", type=int, nargs="+", default=[1024, 2048, 4096])
-    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES))
+    parser.add_argument("--lengths", type=int, action=Listed, default=[1024, 2048, 4096])
+    parser.add_argument("--dtypes", action=Listed, choices=DTYPES, default=list(DTYPES))
     parser.add_argument("--repeats", type=int, default=15)
     add_clock_options(parser)
     parser.add_argument("--out", type=Path, default=FOLDER)

@@ -9,7 +9,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from skiplab.paths import data_path, installed
+from skiplab.text import digits, separated
 
 FOLDER = Path("benchmarks") if installed() else data_path("benchmarks")
 
@@ -32,6 +33,32 @@ def add_clock_options(parser: argparse.ArgumentParser) -> None:
     """The options that `set_clock` reads."""
     parser.add_argument("--threads", type=int)
     parser.add_argument("--cpu-time", action="store_true", help="one thread's time by its own clock: for busy machines")
+
+
+class Listed(argparse.Action):
+    """A list option: values with commas or blanks between, each of the option's `type` and among its `choices`."""
+
+    def __init__(
+        self, option_strings: Sequence[str], dest: str, *, type: Callable[[str], Any] = str,
+        choices: Collection[Any] = (), **rest: Any,
+    ) -> None:  # fmt: skip
+        among = f"{{{','.join(map(str, choices))}}}" if choices else "A,B,..."
+        super().__init__(option_strings, dest, nargs="+", metavar=among, **rest)
+        self.of, self.allowed = type, choices
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option_string: Any = None) -> None:
+        found = []
+        for text in values:
+            try:
+                found += [self.of(word) for word in separated(text)]
+            except ValueError:
+                raise argparse.ArgumentError(
+                    self, f"invalid {getattr(self.of, '__name__', '')} value: {text!r}"
+                ) from None
+        for value in found:
+            if self.allowed and value not in self.allowed:
+                raise argparse.ArgumentError(self, f"got {value!r}; allowed are {', '.join(map(str, self.allowed))}")
+        setattr(namespace, self.dest, found)
 
 
 def set_clock(chosen: argparse.Namespace) -> tuple[Callable[[], int], str, str]:
@@ -82,6 +109,11 @@ def interleaved(calls: dict[Any, Callable], repeats: int, clock: Callable[[], in
 def paired_ratio(slow: list[int], fast: list[int]) -> float:
     """Median over the repeats of one call's time over another's in the same repeat."""
     return statistics.median(s / f for s, f in zip(slow, fast, strict=True))
+
+
+def least_and_median(samples_ns: list[int]) -> str:
+    """`1.29 / 1.31`, in milliseconds."""
+    return f"{digits(min(samples_ns) / 1e6)} / {digits(statistics.median(samples_ns) / 1e6)}"
 
 
 def table(head: list[str], rows: list[list]) -> str:

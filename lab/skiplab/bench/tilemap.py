@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import statistics
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +17,8 @@ import torch
 from blockskip.mask import SHARED
 from torch.nn.attention.flex_attention import create_block_mask
 
-from skiplab.bench.record import FOLDER, interleaved, machine, options, table, write
+from skiplab.bench.record import FOLDER, interleaved, least_and_median, machine, options, table, write
+from skiplab.text import digits
 
 TILE = 64
 MASKS = {
@@ -106,15 +106,14 @@ def main(arguments: Sequence[str]) -> None:
         [
             p["mask"],
             f"{p['length']:,}",
-            *(f"{min(p[c]) / 1e6:.2f} / {statistics.median(p[c]) / 1e6:.2f}" for c in ("samples_ns", "cpu_samples_ns")),
+            *(least_and_median(p[c]) for c in ("samples_ns", "cpu_samples_ns")),
             p["limit_ms"],
             f"{p['peak_mb']:.1f}",
         ]
         for p in ours
     ]
     beside = [
-        [f"{p['length']:,}", f"{min(p['samples_ns']['flex']) / 1e6:.0f}", f"{min(p['samples_ns']['ours']) / 1e6:.2f}"]
-        for p in flex
+        [f"{p['length']:,}", *(digits(min(p["samples_ns"][who]) / 1e6) for who in ("flex", "ours"))] for p in flex
     ]
     notes = [
         f"Tiles {TILE} x {TILE}, exact counts of kept pairs included; the cache is emptied before each build. Least / "

@@ -30,11 +30,12 @@ from torch import Tensor
 from torch._dynamo import config as dynamo_config
 from torch._dynamo.utils import counters
 
-from skiplab.bench.record import FOLDER, machine, options, table, write
+from skiplab.bench.record import FOLDER, Listed, machine, options, table, write
 from skiplab.contenders.huggingface import HuggingFace, made
 from skiplab.contenders.model import SEED, DecoderRunner, Runner
 from skiplab.model import Decoder, model_names
 from skiplab.paths import data_path
+from skiplab.text import digits
 from skiplab.workload import ModelWorkload
 from skiplab.workload.model import named_or_read
 
@@ -72,7 +73,7 @@ class TimedModel:
 
     def cells(self) -> list[str]:
         times = (self.prompt_ns, self.token_ns, self.compiled_ns)
-        medians = [f"{statistics.median(one) / 1e6:.2f}" if one else "" for one in times]
+        medians = [digits(statistics.median(one) / 1e6) if one else "" for one in times]
         compiling = "" if self.compiling_s is None else f"{self.compiling_s:.0f}"
         off = "" if self.off is None else f"{self.off:.1e}{' wrong' * self.is_wrong}"
         return [self.name, *medians, compiling, "" if self.breaks is None else str(self.breaks), off]
@@ -201,8 +202,10 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--layers", type=int, default=12 if is_cuda else 6)
     parser.add_argument("--prompt", type=int, default=2048 if is_cuda else 256)
     parser.add_argument("--tokens", type=int, default=32 if is_cuda else 8, help="that are timed, of each kind of step")
-    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), help="the rows; compiling takes longest")
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS if is_cuda else PARTS[:1]))
+    parser.add_argument(
+        "--ways", action=Listed, choices=WAYS, default=list(WAYS), help="the rows; compiling takes longest"
+    )
+    parser.add_argument("--parts", action=Listed, choices=PARTS, default=list(PARTS if is_cuda else PARTS[:1]))
     parser.add_argument("--out", type=Path, default=FOLDER)
     chosen = parser.parse_args(arguments)
     where, config = machine(), cut(chosen.model, chosen.layers)

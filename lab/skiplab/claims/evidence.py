@@ -28,7 +28,8 @@ class Found:
     """A figure of ours. source, device: as in a frame; `computed` for what was checked here, without a time.
 
     of: the model that it is of, where that is not the claim's. rate: the tokens a second behind it; nan without any.
-    flags: what makes it doubtful, as in a frame.
+    flags: what makes it doubtful, as in a frame. spread: between the quartiles of what it is made of, at most, as a
+    share of the median; nan where samples are not kept.
     """
 
     value: float
@@ -37,6 +38,7 @@ class Found:
     of: str = ""
     rate: float = float("nan")
     flags: str = ""
+    spread: float = float("nan")
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ def between_rungs(call: ModelWorkload, low: str, high: str) -> Finder:
             for origin, rungs in _by_rung(ladder.of_call(evidence.rungs, one)).items():
                 if low in rungs and high in rungs:
                     gain = rungs[high]["tokens_per_s"] / rungs[low]["tokens_per_s"]
-                    yield Found(gain, *origin, _other(one, call), flags=_flags(rungs[low], rungs[high]))
+                    yield Found(gain, *origin, _other(one, call), **_doubt(rungs[low], rungs[high]))
 
     return find
 
@@ -91,7 +93,7 @@ def share(call: ModelWorkload, of: Callable[[dict[str, float]], float]) -> Finde
             for origin, by_rung in ladder.shares(evidence.rungs, one).items():
                 value = of(by_rung)
                 if value == value and origin in rungs:
-                    yield Found(value, *origin, _other(one, call), flags=_flags(*rungs[origin].values()))
+                    yield Found(value, *origin, _other(one, call), **_doubt(*rungs[origin].values()))
 
     return find
 
@@ -121,8 +123,10 @@ def _by_rung(good: pd.DataFrame) -> dict[tuple[str, str], dict[str, RowDict]]:
     return found
 
 
-def _flags(*rows: RowDict) -> str:
-    return ", ".join(dict.fromkeys(flag for row in rows for flag in row["flags"].split(", ") if flag))
+def _doubt(*rows: RowDict) -> dict[str, Any]:
+    """What makes a figure of these rows doubtful: their flags, and the widest spread of their samples."""
+    flags = ", ".join(dict.fromkeys(flag for row in rows for flag in row["flags"].split(", ") if flag))
+    return {"flags": flags, "spread": max((row["high_ms"] - row["low_ms"]) / row["median_ms"] for row in rows)}
 
 
 def times_as_fast(operation: str, than: str, **where: Any) -> Finder:
@@ -135,7 +139,7 @@ def times_as_fast(operation: str, than: str, **where: Any) -> Finder:
                 both = {row["contender"]: row for row in run.to_dict("records")}
                 if len(both) == 2:
                     ratio = both[than]["median_ms"] / both["blockskip"]["median_ms"]
-                    yield Found(ratio, source, device, flags=_flags(*both.values()))
+                    yield Found(ratio, source, device, **_doubt(*both.values()))
                     break
 
     return find
@@ -150,7 +154,7 @@ def of_the_roofs(phase: str, tokens: int) -> Finder:
             if machine is not None:
                 rate = row["tokens_per_s"]
                 allowed = roof_rate(call_of(phase, tokens), machine)
-                yield Found(rate / allowed, row["source"], row["device"], rate=rate, flags=row["flags"])
+                yield Found(rate / allowed, row["source"], row["device"], rate=rate, **_doubt(row))
 
     return find
 
@@ -165,7 +169,7 @@ def beside_llama(phase: str, tokens: int) -> Finder:
             rates = theirs.loc[theirs["device"] == row["device"], "tokens_per_s"]
             if len(rates):
                 rate = row["tokens_per_s"]
-                yield Found(rate / rates.max(), row["source"], row["device"], rate=rate, flags=row["flags"])
+                yield Found(rate / rates.max(), row["source"], row["device"], rate=rate, **_doubt(row))
 
     return find
 

@@ -10,9 +10,20 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from blockskip import __version__
 
 from skiplab.cli import bench, compare, options, roofs, runs, tune
-from skiplab.cli.run import INTERRUPTED, end_as_interrupted, need, show, shown, swept, unused, write_report
+from skiplab.cli.run import (
+    INTERRUPTED,
+    end_as_interrupted,
+    need,
+    show,
+    shown,
+    swept,
+    unused,
+    write_report,
+    write_tables,
+)
 from skiplab.compare import compare as compare_runs
 from skiplab.machine import default_device
 from skiplab.operations import DEFAULT_OPERATION, OPERATIONS, modules_of
@@ -20,6 +31,7 @@ from skiplab.paths import installed, notebooks_path
 from skiplab.store import Run, read_run
 from skiplab.sweep import AnySweep, default_path, sweep_of
 
+LAST_PORT = 65535
 COPIES = "skiplab-notebooks" if installed() else "none are, the checkout's own are opened"
 
 app = typer.Typer(
@@ -32,6 +44,21 @@ app = typer.Typer(
 )
 
 
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"skiplab {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def skiplab(
+    version: Annotated[
+        bool, typer.Option("--version", help="Say which version this is.", callback=_say_version, is_eager=True)
+    ] = False,
+) -> None:
+    """The options of `skiplab` without a command."""
+
+
 @app.command()
 def lab(
     port: Annotated[int, typer.Option(help="Port of the server.")] = 8888,
@@ -42,6 +69,8 @@ def lab(
     ] = None,
 ) -> None:
     """Open JupyterLab at the first notebook. Example: skiplab lab --no-browser --port 9000"""
+    if not 0 < port <= LAST_PORT:
+        raise ValueError(f"--port: got {port}; allowed are 1 to {LAST_PORT}")
     if folder is None and installed():
         folder = Path("skiplab-notebooks")
     folder = notebooks_path() if folder is None else copied_notebooks(folder)
@@ -86,9 +115,12 @@ app.add_typer(tune.app, name="tune")
 def report(
     run: options.RunFile,
     out: Annotated[Path | None, typer.Option(help="The HTML file. Default: out/<run>.html.")] = None,
+    table: options.Tables = None,
 ) -> None:
     """Write one HTML file of a run that works offline. Figures, tables, where it is from, the raw data."""
-    write_report(read_run(run), out or Path("out") / f"{run.stem}.html")
+    files, held = options.tables(table), read_run(run)
+    write_report(held, out or Path("out") / f"{run.stem}.html")
+    write_tables(held, files)
 
 
 @app.command()

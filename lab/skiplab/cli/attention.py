@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
 from skiplab.cli import options
-from skiplab.cli.sweep import HEADS, heads_of, measure, window_of
+from skiplab.cli.sweep import HEADS, heads_of, measure, windows_of
 from skiplab.sweep import Sweep, mask_text
 
 
 def sweep(
     contender: options.Contenders = None,
-    q_len: Annotated[list[int] | None, typer.Option(help="Prompt length, once for each. Default: 512 to 4096.")] = None,
+    q_len: Annotated[options.Texts, options.several(help="Prompt lengths, as 512,1024", default="512 to 4096")] = None,
     window: options.Windows = None,
     mask: options.Masks = None,
     buffer: options.PromptBuffer = None,
@@ -29,23 +27,25 @@ def sweep(
     budget: options.Budget = 5.0,
     run: options.NewRun = None,
     report: options.Html = None,
+    table: options.Tables = None,
     again: options.Again = None,
     fresh: options.Fresh = False,
 ) -> None:
     """Measure prefill over prompt lengths and windows or masks. Prints the table, writes the run and one HTML.
 
     Every result is compared with attention in float64 before and after it is timed. Interrupt it with Ctrl-C and give
-    the same command again: it goes on. Example: skiplab sweep --q-len 1024 --window 256 --window causal
+    the same command again: it goes on. Example: skiplab sweep --q-len 512,1024 --window 256,causal
     """
     measured_on = options.devices_of(device, devices)
     defaults = Sweep()
-    windows = tuple(map(window_of, window)) if window else None if mask else defaults.window
+    masks = tuple(map(mask_text, options.words("--mask", mask))) or None
     wanted = Sweep(
-        tuple(contender or defaults.contenders), tuple(q_len or defaults.q_len),
-        windows, batch, dtype=dtype, buffer=buffer, mask=tuple(map(mask_text, mask)) if mask else None,
+        options.words("--contender", contender) or defaults.contenders,
+        options.numbers("--q-len", q_len) or defaults.q_len,
+        windows_of(window) or (None if masks else defaults.window), batch, dtype=dtype, buffer=buffer, mask=masks,
         device=measured_on[0], seed=seed, budget_s=budget, **heads_of(model, q_heads, kv_heads, head_dim),
     )  # fmt: skip
-    measure(wanted, run, report, again, fresh, measured_on)
+    measure(wanted, run, report, table, again, fresh, measured_on)
 
 
 COMMAND = sweep

@@ -5,14 +5,21 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from skiplab.cli import options
+from skiplab.cli.run import save
 from skiplab.compare import MARGIN, Comparison, Pair, Unpaired
 from skiplab.compare import compare as compare_runs
+from skiplab.figures import theme
 from skiplab.operations import OPERATIONS
+from skiplab.results.tables import Shown
 from skiplab.store import Run, read_run
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SHOWN = 8
 """Values of an axis that are listed."""
@@ -23,6 +30,7 @@ def compare(
     new: Annotated[Path, typer.Argument(help="The run that is compared with it.", metavar="NEW")],
     margin: Annotated[float, typer.Option(help="Share by which two processes' times differ anyway.")] = MARGIN,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the table.")] = False,
+    table: options.Tables = None,
 ) -> None:
     """Compare two runs of one operation. The ratio of each point's times, and whether it is more than noise.
 
@@ -32,10 +40,13 @@ def compare(
     Exit status: 0 no point is slower; 1 a point is slower, or was ok and fails now; 2 the runs cannot be compared, or
     no point is ok in both. Example: skiplab compare before.jsonl after.jsonl
     """
+    files = options.tables(table)
     before, after = read_run(old), read_run(new)
     comparison = compare_runs(before, after, margin)
     typer.echo(json.dumps(comparison.record(), indent=1, allow_nan=False) if as_json else text(comparison))
-    if not comparison.pairs:
+    if comparison.pairs:
+        save(files, comparison.frame, lambda: told(comparison), say=not as_json)
+    else:
         apart = _apart(before, after)
         raise ValueError(
             f"{old.name} and {new.name}: no point is ok in both{f'; they differ in {apart}' * bool(apart)}"
@@ -54,7 +65,7 @@ def text(comparison: Comparison) -> str:
         parts += ["", "Time new / time old, with the 95 % interval of the samples' scatter (one process on each side):"]
         if not comparison.same_device:
             parts.append("The devices differ: the ratio compares machines, not code.")
-        parts += [table(comparison), "", _summary(comparison)]
+        parts += [pairs(comparison).to_string(index=False), "", _summary(comparison)]
     else:
         parts += ["", "No point is ok in both runs."]
     failed = [one for one in comparison.unpaired if one.old and one.new]
@@ -68,22 +79,31 @@ def text(comparison: Comparison) -> str:
     return "\n".join(parts)
 
 
-def table(comparison: Comparison) -> str:
+def told(comparison: Comparison) -> Shown:
+    """The pairs for a file, with what differs above, and their verdicts below."""
+    old, new = comparison.old, comparison.new
+    differs = "; ".join(line.strip() for line in _difference_lines(comparison))
+    caption = f"{new.run_id} on {new.device}, compared with {old.run_id} on {old.device}. What differs: {differs}."
+    return Shown(caption, pairs(comparison), (_summary(comparison),))
+
+
+def pairs(comparison: Comparison) -> pd.DataFrame:
     """A line for each pair."""
     import pandas as pd
 
     lines = [
         {
             "contender": _who(pair), **{name: _value(name, pair.axes) for name in comparison.axes},
-            "old ms": f"{pair.old_ms:.4g}", "new ms": f"{pair.new_ms:.4g}", "ratio": f"{pair.ratio:.3f}",
-            "interval": f"{pair.low:.3f} to {pair.high:.3f}", "verdict": pair.verdict, "why": ", ".join(pair.doubts),
+            "old": theme.seconds(pair.old_ms / 1e3), "new": theme.seconds(pair.new_ms / 1e3),
+            "ratio": f"{pair.ratio:.3f}", "interval": f"{pair.low:.3f} to {pair.high:.3f}",
+            "verdict": pair.verdict, "why": ", ".join(pair.doubts),
         }
         for pair in comparison.pairs
     ]  # fmt: skip
     shown = pd.DataFrame.from_records(lines)
     if not any(pair.doubts for pair in comparison.pairs):
         shown = shown.drop(columns="why")
-    return shown.to_string(index=False)
+    return shown
 
 
 def _difference_lines(comparison: Comparison) -> list[str]:

@@ -7,14 +7,14 @@ from typing import Annotated
 import typer
 
 from skiplab.cli import options
-from skiplab.cli.sweep import HEADS, heads_of, measure, window_of
+from skiplab.cli.sweep import HEADS, heads_of, measure, windows_of
 from skiplab.sweep import DecodeSweep
 
 
 def decode(
     contender: options.Contenders = None,
     kv_len: Annotated[
-        list[int] | None, typer.Option(help="Keys in the cache, once for each. Default: 256 to 16384.")
+        options.Texts, options.several(help="Keys in the cache, as 256,4096", default="256 to 16384")
     ] = None,
     window: options.Windows = None,
     q_len: Annotated[int, typer.Option(help="New tokens in one step, 1 to 16.")] = 1,
@@ -31,21 +31,23 @@ def decode(
     budget: options.Budget = 5.0,
     run: options.NewRun = None,
     report: options.Html = None,
+    table: options.Tables = None,
     again: options.Again = None,
     fresh: options.Fresh = False,
 ) -> None:
     """Measure decode steps over keys and windows. Prints the table, writes the run and one HTML.
 
-    As `skiplab sweep`, for one to eight new tokens over a cache. Example: skiplab decode --kv-len 4096 --window 1024
+    As `skiplab sweep`, for one to 16 new tokens over a cache. Example: skiplab decode --kv-len 4096,16384 --window 1024
     """
     measured_on = options.devices_of(device, devices)
     defaults = DecodeSweep()
     wanted = DecodeSweep(
-        tuple(contender or defaults.contenders), tuple(kv_len or defaults.kv_len),
-        tuple(map(window_of, window)) if window else defaults.window, q_len, batch, dtype=dtype, buffer=buffer,
-        device=measured_on[0], seed=seed, budget_s=budget, **heads_of(model, q_heads, kv_heads, head_dim),
+        options.words("--contender", contender) or defaults.contenders,
+        options.numbers("--kv-len", kv_len) or defaults.kv_len, windows_of(window) or defaults.window,
+        q_len, batch, dtype=dtype, buffer=buffer, device=measured_on[0], seed=seed,
+        budget_s=budget, **heads_of(model, q_heads, kv_heads, head_dim),
     )  # fmt: skip
-    measure(wanted, run, report, again, fresh, measured_on)
+    measure(wanted, run, report, table, again, fresh, measured_on)
 
 
 COMMAND = decode

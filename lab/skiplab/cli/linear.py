@@ -18,15 +18,13 @@ MODEL_NAMES = ", ".join(model_files())
 def linear(
     contender: options.Contenders = None,
     shape: Annotated[
-        list[str] | None, typer.Option(help=f"outputs x inputs as 8192x2048, or: {', '.join(LINEARS)}. Once for each.")
+        options.Texts, options.several(help=f"outputs x inputs as 8192x2048,4096x4096, or: {', '.join(LINEARS)}")
     ] = None,
     model: Annotated[
         str | None,
         typer.Option(help=f"All linear layers of a model, in the shapes' place: {MODEL_NAMES}, or a config.json."),
     ] = None,
-    layer: Annotated[
-        list[str] | None, typer.Option(help="Of the model this layer, as qkv, o, gate+up, down; once for each.")
-    ] = None,
+    layer: Annotated[options.Texts, options.several(help="Of the model these layers, as qkv,o,gate+up,down")] = None,
     fused: Annotated[
         bool | None,
         typer.Option(
@@ -35,9 +33,9 @@ def linear(
             show_default=False,
         ),
     ] = None,
-    rows: Annotated[list[int] | None, typer.Option(help="Rows of activations, once for each. Default: 1.")] = None,
-    bits: Annotated[list[int] | None, typer.Option(help="4 or 8, once for each. Default: 4.")] = None,
-    group_size: Annotated[list[int] | None, typer.Option(help="32, 64 or 128, once for each. Default: 32.")] = None,
+    rows: Annotated[options.Texts, options.several(help="Rows of activations, as 1,2,4", default="1")] = None,
+    bits: Annotated[options.Texts, options.several(help="4 or 8", default="4")] = None,
+    group_size: Annotated[options.Texts, options.several(help="32, 64 or 128", default="32")] = None,
     symmetric: Annotated[bool, typer.Option("--symmetric", help="Without zero points.")] = False,
     dtype: options.Dtype = "bfloat16",
     device: options.DeviceOption = None,
@@ -46,37 +44,37 @@ def linear(
     budget: options.Budget = 5.0,
     run: options.NewRun = None,
     report: options.Html = None,
+    table: options.Tables = None,
     again: options.Again = None,
     fresh: options.Fresh = False,
 ) -> None:
     """Measure quantised linear layers over shapes and rows. Prints the table, writes the run and one HTML.
 
     As `skiplab sweep`. Each contender is compared with the float64 product of its own operands. Example:
-    skiplab linear --model gemma4-31b --fused --rows 1 --rows 64
+    skiplab linear --model gemma4-31b --fused --rows 1,64
     """
     measured_on = options.devices_of(device, devices)
     defaults = LinearSweep()
-    shapes = _shapes(shape, model, layer, fused) or defaults.shape
+    shapes = _shapes(options.words("--shape", shape), model, options.words("--layer", layer), fused)
     wanted = LinearSweep(
-        tuple(contender or defaults.contenders), shapes,
-        tuple(rows or defaults.rows), tuple(bits or defaults.bits), tuple(group_size or defaults.group_size), symmetric,
-        dtype, measured_on[0], seed, budget,
+        options.words("--contender", contender) or defaults.contenders, shapes or defaults.shape,
+        options.numbers("--rows", rows) or defaults.rows, options.numbers("--bits", bits) or defaults.bits,
+        options.numbers("--group-size", group_size) or defaults.group_size, symmetric, dtype, measured_on[0], seed,
+        budget,
     )  # fmt: skip
-    measure(wanted, run, report, again, fresh, measured_on)
+    measure(wanted, run, report, table, again, fresh, measured_on)
 
 
-def _shapes(
-    shape: list[str] | None, model: str | None, layer: list[str] | None, fused: bool | None
-) -> tuple[Shape, ...]:
+def _shapes(shape: tuple[str, ...], model: str | None, layer: tuple[str, ...], fused: bool | None) -> tuple[Shape, ...]:
     """The shapes given, or the model's; none without either. ValueError where options contradict each other."""
     if model is None:
         for option, given in (("--layer", layer), ("--fused/--no-fused", fused)):
-            if given not in (None, []):
+            if given not in (None, ()):
                 raise ValueError(f"{option}: chooses among a model's layers; name one, as --model gemma4-31b")
-        return tuple(map(layer_of, shape or ()))
+        return tuple(map(layer_of, shape))
     if shape:
         raise ValueError(f"--shape: got {shape[0]} beside --model {model}, which has its own; give one of them")
-    return model_of(model).chosen(tuple(layer or ()), fused)
+    return model_of(model).chosen(layer, fused)
 
 
 def layer_of(text: str) -> Shape:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from skiplab.cli import options
-from skiplab.cli.run import end_as_interrupted, need, show, swept, unused, write_report
+from skiplab.cli.run import end_as_interrupted, need, show, swept, unused, write_report, write_tables
 from skiplab.contenders.ladder import LADDER
 from skiplab.machine import describe
 from skiplab.model import model_names
@@ -18,15 +18,18 @@ from skiplab.sweep.running import appended
 from skiplab.workload.model import named_or_read
 
 NAMES = ", ".join(model_names())
-Counts = list[str] | None
 
 
 def model(
     spec: Annotated[str, typer.Argument(help=f"{NAMES}, or a config.json.", metavar="SPEC")],
-    prompt: Annotated[Counts, typer.Option(help="Prompt lengths, as 256,512. Default: 256 to 2048.")] = None,
+    prompt: Annotated[options.Texts, options.several(help="Prompt lengths, as 256,512", default="256 to 2048")] = None,
     new: Annotated[int, typer.Option(help="Steps that are timed at each depth.")] = ModelSweep.new,
-    depth: Annotated[Counts, typer.Option(help="Tokens that were read before, as 0,2048. Default: both.")] = None,
-    rows: Annotated[Counts, typer.Option(help="Tokens a step, 1 to 16, as 1,4: drafts verified. Default: 1.")] = None,
+    depth: Annotated[
+        options.Texts, options.several(help="Tokens that were read before, as 0,2048", default="0,2048")
+    ] = None,
+    rows: Annotated[
+        options.Texts, options.several(help="Tokens a step, 1 to 16, as 1,4: drafts verified", default="1")
+    ] = None,
     bits: Annotated[int, typer.Option(help="4 or 8, of weights that are quantised.")] = ModelSweep.bits,
     group_size: Annotated[int, typer.Option(help="32, 64 or 128: weights that share a scale.")] = ModelSweep.group_size,
     by_kind: Annotated[
@@ -52,6 +55,7 @@ def model(
         typer.Option("--out", "--run", help=f"The run file; continued if it exists. Default: in {options.RUNS}."),
     ] = None,
     report: options.Html = None,
+    table: options.Tables = None,
     again: options.Again = None,
     fresh: options.Fresh = False,
 ) -> None:
@@ -64,18 +68,21 @@ def model(
     defaults = ModelSweep()
     (measured_on,) = options.devices_of(device, None)
     wanted = ModelSweep(
-        _contenders(contender, ladder), name, _numbers("--prompt", prompt) or defaults.prompt,
-        _numbers("--depth", depth) or defaults.depth, _numbers("--rows", rows) or defaults.rows, new, bits, group_size,
+        _contenders(options.words("--contender", contender), ladder), name,
+        options.numbers("--prompt", prompt) or defaults.prompt, options.numbers("--depth", depth) or defaults.depth,
+        options.numbers("--rows", rows) or defaults.rows, new, bits, group_size,
         by_kind, dtype, measured_on, seed, budget, config,
     )  # fmt: skip
+    files = options.tables(table)
     need(wanted.device)
     lines = _lines(wanted, llama_bench, gguf)
     path = run or default_path(wanted, f"model-{name}")
     path = unused(path) if fresh and run is None else path
-    done = swept(wanted, path, tuple(again or ()))
+    done = swept(wanted, path, options.words("--again", again))
     if lines and "interrupted" not in done.header:
         done = appended(done.path or path, rows_of(lines, wanted.workloads(), done.device, wanted.device))
     show(done)
+    write_tables(done, files)
     end_as_interrupted(done)
     write_report(done, report or Path("out") / f"{(done.path or path).stem}.html")
 
@@ -93,20 +100,10 @@ def _lines(wanted: ModelSweep, program: Path | None, gguf: Path | None) -> list[
     return lines
 
 
-def _contenders(named: list[str] | None, ladder: bool) -> tuple[str, ...]:
+def _contenders(named: tuple[str, ...], ladder: bool) -> tuple[str, ...]:
     """Those that are named, else the sweep's own; with --ladder its rungs, and what is named beside them."""
     rungs = LADDER if ladder else ()
     return tuple(dict.fromkeys((*(named or (() if ladder else ModelSweep.contenders)), *rungs)))
-
-
-def _numbers(option: str, words: Counts) -> tuple[int, ...]:
-    """Whole numbers, commas between, the option given once or several times."""
-    found = []
-    for word in (word.strip() for text in words or () for word in text.split(",")):
-        if not word.isdecimal():
-            raise ValueError(f"{option}: got {word!r}; allowed are whole numbers with commas between, as 256,512")
-        found.append(int(word))
-    return tuple(dict.fromkeys(found))
 
 
 COMMAND = model

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from skiplab.machine import default_device
 from skiplab.paths import installed
+from skiplab.text import separated
 from skiplab.workload import MODELS
 
 RUNS = "runs" if installed() else "notebooks/runs"
@@ -16,20 +18,63 @@ MACHINES = "~/.config/skiplab/machines" if installed() else "data/machines"
 CONFIGS = "~/.config/skiplab/configs" if installed() else "the kernel package's folder"
 """Where runs, roofs and tuned configurations go, as help texts say it."""
 
+Texts = list[str] | None
+"""A list as typer hands it on, for `words`, `numbers` or `paths`: a text each time that its option was given."""
+TABLES = (".csv", ".md")
+
+
+def several(*names: str, help: str, default: str = "") -> Any:
+    """An option that takes several values: with commas between, or given once for each."""
+    told = f"{help}; several with commas between.{f' Default: {default}.' * bool(default)}"
+    return typer.Option(*names, help=told, metavar="A,B,...")
+
+
+def words(option: str, texts: Sequence[str] | None) -> tuple[str, ...]:
+    """The values of a list option, each once; ValueError names the option where there is nothing between two commas."""
+    return tuple(dict.fromkeys(_all_words(option, texts)))
+
+
+def _all_words(option: str, texts: Sequence[str] | None) -> tuple[str, ...]:
+    try:
+        return tuple(word for text in texts or () for word in separated(text))
+    except ValueError as error:
+        raise ValueError(f"{option}: {error}") from None
+
+
+def numbers(option: str, texts: Sequence[str] | None) -> tuple[int, ...]:
+    """As `words`, of whole numbers."""
+    found = words(option, texts)
+    for word in found:
+        if not word.isdecimal():
+            raise ValueError(f"{option}: got {word!r}; allowed are whole numbers with commas between, as 256,512")
+    return tuple(dict.fromkeys(map(int, found)))
+
+
+def paths(option: str, texts: Sequence[str] | None) -> tuple[Path, ...]:
+    """As `words`, of files; a name with a comma in it is one file where there is such a file."""
+    found = (Path(part) for text in texts or () for part in ([text] if Path(text).exists() else words(option, [text])))
+    return tuple(dict.fromkeys(found))
+
+
+def tables(texts: Sequence[str] | None) -> tuple[Path, ...]:
+    """The files of --table, before anything is measured; ValueError for another suffix than those of `TABLES`."""
+    found = paths("--table", texts)
+    for path in found:
+        if path.suffix not in TABLES:
+            raise ValueError(f"--table: got {path.name}; allowed are names that end in {' or '.join(TABLES)}")
+    return found
+
+
 RunFile = Annotated[Path, typer.Argument(help="A run: a .jsonl file that `skiplab sweep` wrote.", metavar="RUN")]
 DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1. Default: cuda where torch sees one.")]
 Devices = Annotated[
-    str | None,
-    typer.Option(help="GPUs of one kind that measure side by side, as cuda:0,cuda:1, in the place of --device."),
+    Texts, several(help="GPUs of one kind that measure side by side, as cuda:0,cuda:1, in the place of --device")
 ]
-Windows = Annotated[
-    list[str] | None, typer.Option("--window", help="Window or `causal` (all earlier keys), once for each.")
+Windows = Annotated[Texts, several("--window", help="Window or `causal` (all earlier keys), as 256,causal")]
+Masks = Annotated[Texts, several("--mask", help="Text of a mask, as `chunked(256) & causal()`, in the windows' place")]
+Contenders = Annotated[
+    Texts, several("--contender", help="Who is measured, as blockskip,sdpa; `skiplab doctor` lists all")
 ]
-Masks = Annotated[
-    list[str] | None,
-    typer.Option("--mask", help="Text of a mask, as `chunked(256) & causal()`, once for each, in the windows' place."),
-]
-Contenders = Annotated[list[str] | None, typer.Option("--contender", help="Once for each; `skiplab doctor` lists all.")]
 PromptBuffer = Annotated[
     int | None,
     typer.Option("--buffer", help="Slots of a cache that each prompt stands at the start of. Default: none."),
@@ -49,16 +94,23 @@ NewRun = Annotated[
     ),
 ]
 Html = Annotated[Path | None, typer.Option("--report", help="The HTML file. Default: out/<run>.html.")]
+Tables = Annotated[
+    Texts,
+    several(
+        "--table",
+        help="Write the results to PATH.csv, every point with all its numbers, or PATH.md, the printed table",
+    ),
+]
 Again = Annotated[
-    list[str] | None, typer.Option("--again", help="A status or flag whose points are measured once more, as `busy`.")
+    Texts, several("--again", help="A status or flag whose points are measured once more, as busy,throttled")
 ]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Begin a new file where the default one was interrupted, too.")]
 
 
-def devices_of(device: str | None, devices: str | None) -> tuple[str, ...]:
+def devices_of(device: str | None, devices: Sequence[str] | None) -> tuple[str, ...]:
     """The devices to measure on; the sweep is named after the first. ValueError where both options are given."""
-    if devices is None:
+    if not devices:
         return (device or default_device(),)
     if device is not None:
-        raise ValueError(f"--devices: got {devices} beside --device {device}; give one of them")
-    return tuple(devices.split(","))
+        raise ValueError(f"--devices: got {','.join(devices)} beside --device {device}; give one of them")
+    return _all_words("--devices", devices)  # a CPU twice is two workers

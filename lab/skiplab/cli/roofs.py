@@ -12,6 +12,7 @@ from skiplab.cli.run import need, shown
 from skiplab.machine import default_device
 from skiplab.machine.roofs import Roofs, roofs_path, write_roofs
 from skiplab.measure.roofs import measure_roofs
+from skiplab.text import digits
 
 
 def roofs(
@@ -36,11 +37,11 @@ def table(measured: Roofs) -> str:
     lines = [f"measured on {measured.name}, {measured.date}"]
     for rate in (measured.copy, measured.read):
         if rate is not None:
-            lines.append(f"  {rate.what}: {rate.best / 1e9:.0f} GB/s at best, median {rate.median / 1e9:.0f}")
+            lines.append(f"  {rate.what}: {digits(rate.best / 1e9)} GB/s at best, median {digits(rate.median / 1e9)}")
     for rate in measured.products.values():
-        lines.append(f"  {rate.what}: {rate.best / 1e12:.4g} TFLOP/s at best, median {rate.median / 1e12:.4g}")
+        lines.append(f"  {rate.what}: {digits(rate.best / 1e12)} TFLOP/s at best, median {digits(rate.median / 1e12)}")
     for rate in measured.reads:
-        lines.append(f"  {rate.what}: {rate.median_us:.2f} us, {rate.median / 1e9:.0f} GB/s")
+        lines.append(f"  {rate.what}: {digits(rate.median_us)} µs, {digits(rate.median / 1e9)} GB/s")
     every = [rate for rate in (measured.copy, measured.read, *measured.products.values(), *measured.reads) if rate]
     flags = sorted({flag for rate in every for flag in rate.flags})
     return "\n".join([*lines, f"  flags seen: {', '.join(flags) or 'none'}"])

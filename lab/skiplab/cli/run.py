@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import signal
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
 from skiplab.operations import OPERATIONS
+from skiplab.results.tables import Shown
 from skiplab.store import Run, frame, read_run
 from skiplab.store.keys import without_index
 from skiplab.sweep import AnySweep, row_key, run_sweep, usable
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 INTERRUPTED = 130
 
@@ -80,22 +85,42 @@ def interrupts() -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGINT, previous)
 
 
-def show(run: Run) -> None:
-    """Print the table of times, failures with their reasons, flags, and a summary of one line."""
+def told(run: Run) -> Shown:
+    """A run's table of times, failures with their reasons, flags, and a summary of one line."""
     from skiplab.report import summary, time_table
 
     table = frame(run)
-    typer.echo(f"\n{run.provenance}: median time a call, {OPERATIONS[run.operation].baseline.note}, * for flags\n")
-    typer.echo(time_table(table).to_string(index=False))
+    caption = f"{run.provenance}: median time a call, {OPERATIONS[run.operation].baseline.note}, * for flags"
     failures = Counter(
         (row["contender"], row["status"], row.get("error_text", "")) for row in run.rows if row["status"] != "ok"
     )
-    for (name, status, why), count in failures.items():
-        typer.echo(f"{name}, {count} points {status}: {why}")
+    notes = [f"{name}, {count} points {status}: {why}" for (name, status, why), count in failures.items()]
     flags = sorted({flag for text in table["flags"] for flag in text.split(", ") if flag})
     if flags:
-        typer.echo(f"flags seen: {', '.join(flags)} (the report says what they mean)")
-    typer.echo(summary(table))
+        notes.append(f"flags seen: {', '.join(flags)} (the report says what they mean)")
+    return Shown(caption, time_table(table), (*notes, summary(table)))
+
+
+def show(run: Run) -> None:
+    """Print what is told of the run."""
+    typer.echo(f"\n{told(run)}")
+
+
+def write_tables(run: Run, files: Sequence[Path]) -> None:
+    """Write the files of --table: all points with all their numbers as CSV, or what is printed as Markdown."""
+    save(files, lambda: frame(run), lambda: told(run))
+
+
+def save(
+    files: Sequence[Path], numbers: Callable[[], pd.DataFrame], words: Callable[[], Shown], say: bool = True
+) -> None:
+    """Write numbers to each .csv, words to each .md, and say where."""
+    for path in files:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        text = words().markdown() if path.suffix == ".md" else numbers().to_csv(index=False)
+        path.write_text(text, encoding="utf-8", newline="")
+        if say:
+            typer.echo(f"table: {shown(path)}")
 
 
 def write_report(run: Run, path: Path) -> None:

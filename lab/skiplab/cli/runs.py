@@ -19,7 +19,9 @@ RECORDED = options.RUNS if installed() else "data/runs, which this repository sh
 
 
 def runs(
-    topic: Annotated[list[str] | None, typer.Argument(help=f"All without one: {TOPICS}.")] = None,
+    topic: Annotated[
+        options.Texts, typer.Argument(help=f"Some of these, blanks or commas between; all without one: {TOPICS}.")
+    ] = None,
     listed: Annotated[bool, typer.Option("--list", help="Show topics and how many points each has.")] = False,
     seconds: Annotated[float, typer.Option(help="For all, compiling included.")] = 3600.0,
     retries: Annotated[
@@ -32,10 +34,11 @@ def runs(
     Kernels are compiled first, in parallel. Stopped, or out of time, the same command goes on on the
     same day. Then: skiplab figures
     """
-    unknown = [name for name in topic or () if name not in gpu_runs.TOPICS]
+    named = options.words("TOPIC", topic)
+    unknown = [name for name in named if name not in gpu_runs.TOPICS]
     if unknown:
         raise ValueError(f"TOPIC: got {unknown[0]!r}; allowed are {TOPICS}")
-    topics = {name: gpu_runs.TOPICS[name] for name in topic or gpu_runs.TOPICS}
+    topics = {name: gpu_runs.TOPICS[name] for name in named or gpu_runs.TOPICS}
     if listed:
         for name, sweep in topics.items():
             typer.echo(f"{name:28s} {len(sweep.points()):4d} points")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from skiplab.cli.run import end_as_interrupted, need, show, swept, unused, write_report
+from skiplab.cli import options
+from skiplab.cli.run import end_as_interrupted, need, show, swept, unused, write_report, write_tables
 from skiplab.sweep import AnySweep, default_path
 from skiplab.workload import MODELS
 
@@ -16,21 +17,24 @@ def measure(
     wanted: AnySweep,
     run: Path | None,
     report: Path | None,
-    again: list[str] | None,
+    table: options.Texts,
+    again: options.Texts,
     fresh: bool,
     devices: tuple[str, ...] = (),
 ) -> None:
     """Measure the points that the file lacks, show the table, write the report; exit status 130 after Ctrl-C.
 
-    devices: by default the sweep's own.
+    table, again: as the command line has them. devices: by default the sweep's own.
     """
+    files = options.tables(table)
     for device in devices or (wanted.device,):
         need(device)
     path = run or default_path(wanted, wanted.operation)
     if fresh and run is None:
         path = unused(path)
-    done = swept(wanted, path, tuple(again or ()), devices)
+    done = swept(wanted, path, options.words("--again", again), devices)
     show(done)
+    write_tables(done, files)
     end_as_interrupted(done)
     write_report(done, report or Path("out") / f"{(done.path or path).stem}.html")
 
@@ -49,6 +53,11 @@ def heads_of(model: str | None, q_heads: int, kv_heads: int, head_dim: int) -> d
         raise ValueError(f"--model: no {model!r}; there are {', '.join(MODELS)}")
     heads = MODELS[model]
     return {"q_heads": heads.q_heads, "kv_heads": heads.kv_heads, "head_dim": heads.head_dim}
+
+
+def windows_of(texts: options.Texts) -> tuple[int | None, ...]:
+    """The windows of --window, none without it."""
+    return tuple(map(window_of, options.words("--window", texts)))
 
 
 def window_of(text: str) -> int | None:

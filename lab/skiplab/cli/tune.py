@@ -16,7 +16,7 @@ from typer.core import TyperGroup
 from skiplab.cli import options
 from skiplab.cli.linear import layer_of
 from skiplab.cli.run import INTERRUPTED, interrupts, shown
-from skiplab.cli.sweep import window_of
+from skiplab.cli.sweep import windows_of
 from skiplab.measure.timing import Cancelled
 from skiplab.store import Run, read_run
 from skiplab.tuning.attention import Tuning
@@ -33,8 +33,7 @@ DEFAULTS, DECODE, LINEAR = Tuning(), DecodeTuning(), LinearTuning()
 HEADS = ("32/8x128", "32/16x256", "32/4x512")
 
 HeadsOption = Annotated[
-    list[str] | None,
-    typer.Option(help=f"query heads/key heads x head size, once for each. Default: {', '.join(HEADS)}."),
+    options.Texts, options.several(help="query heads/key heads x head size", default=", ".join(HEADS))
 ]
 CudaDevice = Annotated[str, typer.Option(help="cuda or cuda:1.")]
 Budget = Annotated[float, typer.Option(help="Seconds a candidate is timed at most, in each of three ways.")]
@@ -42,8 +41,7 @@ Limit = Annotated[float, typer.Option(help="Seconds for all, compiling included.
 Jobs = Annotated[int | None, typer.Option(help="Processes that compile. Default: one a processor.")]
 Spills = Annotated[int, typer.Option(help="Bytes that a candidate's thread may spill.")]
 FromRun = Annotated[
-    list[Path] | None,
-    typer.Option(help="Measure nothing: the winners of this tuning run, once for each. Needs no GPU."),
+    options.Texts, options.several(help="Measure nothing: the winners of these tuning runs, which needs no GPU")
 ]
 Out = Annotated[Path | None, typer.Option(help=f"The folder of the configurations. Default: {options.CONFIGS}.")]
 
@@ -69,18 +67,17 @@ app = typer.Typer(
 def attention(
     heads: HeadsOption = None,
     mask: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="`causal`, a window, or a mask's text, once for each. Default: causal, 1024, and 1024 with sinks."
-        ),
+        options.Texts,
+        options.several(help="`causal`, a window, or a mask's text", default="causal, 1024, and 1024 with sinks"),
     ] = None,
     q_len: Annotated[
-        list[int] | None,
-        typer.Option(help=f"Prompt length, once for each. Default: {', '.join(map(str, DEFAULTS.q_len))}."),
+        options.Texts, options.several(help="Prompt lengths", default=", ".join(map(str, DEFAULTS.q_len)))
     ] = None,
     config: Annotated[
-        list[str] | None,
-        typer.Option(help="Of these alone: block_m x block_n x warps x stages, as 128x64x8x2. Default: all promising."),
+        options.Texts,
+        options.several(
+            help="Of these alone: block_m x block_n x warps x stages, as 128x64x8x2", default="all promising"
+        ),
     ] = None,
     dtype: options.Dtype = DEFAULTS.dtype,
     device: CudaDevice = DEFAULTS.device,
@@ -99,21 +96,20 @@ def attention(
     Each shape of heads has its own run. Interrupt it and give the same command again: it goes on. Example:
     skiplab tune --heads 32/16x256 --mask 1024
     """
-    masks, lengths = tuple(map(_mask, mask or DEFAULTS.mask)), tuple(q_len or DEFAULTS.q_len)
-    configs = tuple(map(_config, config)) if config else None
-    wanted = [Tuning(one, masks, lengths, configs, dtype, device, seed, budget) for one in heads or HEADS]
+    masks = tuple(map(_mask, options.words("--mask", mask) or DEFAULTS.mask))
+    lengths = options.numbers("--q-len", q_len) or DEFAULTS.q_len
+    configs = tuple(map(_config, options.words("--config", config))) or None
+    shapes = options.words("--heads", heads) or HEADS
+    wanted = [Tuning(one, masks, lengths, configs, dtype, device, seed, budget) for one in shapes]
     _tune(wanted, from_run, run, jobs, spills, limit, out)
 
 
 @app.command()
 def decode(
     heads: HeadsOption = None,
-    kv_len: Annotated[
-        list[int] | None,
-        typer.Option(help=f"Keys, once for each. Default: {', '.join(map(str, DECODE.kv_len))}."),
-    ] = None,
+    kv_len: Annotated[options.Texts, options.several(help="Keys", default=", ".join(map(str, DECODE.kv_len)))] = None,
     window: options.Windows = None,
-    q_len: Annotated[list[int] | None, typer.Option(help="Queries at once, once for each. Default: 1.")] = None,
+    q_len: Annotated[options.Texts, options.several(help="Queries at once", default="1")] = None,
     dtype: options.Dtype = DECODE.dtype,
     device: CudaDevice = DECODE.device,
     seed: options.Seed = 0,
@@ -129,29 +125,30 @@ def decode(
 
     As `skiplab tune`. Shares of the keys follow the kernel's own rule. Example: skiplab tune decode --heads 32/8x128
     """
-    windows = tuple(map(window_of, window)) if window else DECODE.window
-    axes = tuple(kv_len or DECODE.kv_len), windows, tuple(q_len or DECODE.q_len)
-    wanted = [DecodeTuning(one, *axes, dtype, device, seed, budget) for one in heads or HEADS]
+    keys, queries = options.numbers("--kv-len", kv_len), options.numbers("--q-len", q_len)
+    axes = keys or DECODE.kv_len, windows_of(window) or DECODE.window, queries or DECODE.q_len
+    shapes = options.words("--heads", heads) or HEADS
+    wanted = [DecodeTuning(one, *axes, dtype, device, seed, budget) for one in shapes]
     _tune(wanted, from_run, run, jobs, spills, limit, out)
 
 
 @app.command()
 def linear(
     shape: Annotated[
-        list[str] | None,
-        typer.Option(
-            help=f"outputs x inputs as 8192x2048, or: {', '.join(LINEARS)}. Once for each. Default: {len(SHAPES)} "
-            "layers of several models; others take the nearest."
+        options.Texts,
+        options.several(
+            help=f"outputs x inputs as 8192x2048, or: {', '.join(LINEARS)}",
+            default=f"{len(SHAPES)} layers of several models; others take the nearest",
         ),
     ] = None,
     rows: Annotated[
-        list[int] | None, typer.Option(help="Rows of activations, once for each. Default: 1 to 8, and 16 to 2048.")
+        options.Texts, options.several(help="Rows of activations", default="1 to 8, and 16 to 2048")
     ] = None,
-    bits: Annotated[list[int] | None, typer.Option(help="4 or 8, once for each. Default: both.")] = None,
-    group_size: Annotated[list[int] | None, typer.Option(help="32, 64 or 128, once for each. Default: 32.")] = None,
+    bits: Annotated[options.Texts, options.several(help="4 or 8", default="4,8")] = None,
+    group_size: Annotated[options.Texts, options.several(help="32, 64 or 128", default="32")] = None,
     symmetric: Annotated[bool, typer.Option("--symmetric", help="Without zero points.")] = False,
     packing: Annotated[
-        list[str] | None, typer.Option(help="rows or tiles, once for each. Default: both, where weights can lie so.")
+        options.Texts, options.several(help="rows or tiles", default="both, where weights can lie so")
     ] = None,
     dtype: options.Dtype = LINEAR.dtype,
     device: CudaDevice = LINEAR.device,
@@ -167,15 +164,17 @@ def linear(
     """Find with which kernel a GPU runs quantised linear layers fastest, and its sizes, by shape and rows.
 
     As `skiplab tune`. Each form of weight (bits, group size, packing) has its own run. Example:
-    skiplab tune linear --shape 4096x4096 --rows 1 --rows 64 --bits 4
+    skiplab tune linear --shape 4096x4096 --rows 1,64 --bits 4
     """
-    shapes, lengths = tuple(map(layer_of, shape)) if shape else None, tuple(rows or LINEAR.rows)
+    shapes = tuple(map(layer_of, options.words("--shape", shape))) or None
+    packings, groups = options.words("--packing", packing), options.numbers("--group-size", group_size)
+    lengths = options.numbers("--rows", rows) or LINEAR.rows
     rest = {"rows": lengths, "symmetric": symmetric, "dtype": dtype, "device": device, "seed": seed, "budget_s": budget}
-    every = bits or ((4,) if packing == ["tiles"] else (4, 8))  # tiles hold int4
+    every = options.numbers("--bits", bits) or ((4,) if packings == ("tiles",) else (4, 8))  # tiles hold int4
     wanted = [
-        LinearTuning(_fitting(shapes, b, group, packing, p), bits=b, group_size=group, packing=p, **rest)
-        for b, p, group in product(every, packing or PACKINGS, group_size or (LINEAR.group_size,))
-        if packing or p == "rows" or _fitting(shapes or SHAPES, b, group, packing, p)
+        LinearTuning(_fitting(shapes, b, group, packings, p), bits=b, group_size=group, packing=p, **rest)
+        for b, p, group in product(every, packings or PACKINGS, groups or (LINEAR.group_size,))
+        if packings or p == "rows" or _fitting(shapes or SHAPES, b, group, packings, p)
     ]
     _tune(wanted, from_run, run, jobs, spills, limit, out)
 
@@ -183,7 +182,7 @@ def linear(
 Shapes = tuple[tuple[int, int], ...]
 
 
-def _fitting(shapes: Shapes | None, bits: int, group_size: int, named: list[str] | None, packing: str) -> Shapes | None:
+def _fitting(shapes: Shapes | None, bits: int, group_size: int, named: tuple[str, ...], packing: str) -> Shapes | None:
     """The shapes that weights in this packing can have; all if the user named them, so that errors are reported."""
     if shapes is None or named or packing == "rows":
         return shapes
@@ -193,7 +192,7 @@ def _fitting(shapes: Shapes | None, bits: int, group_size: int, named: list[str]
 
 def _tune(
     wanted: Sequence[AnyTuning],
-    from_run: list[Path] | None,
+    from_run: options.Texts,
     path: Path | None,
     jobs: int | None,
     spills: int,
@@ -201,8 +200,8 @@ def _tune(
     out: Path | None,
 ) -> None:
     """Tune, or use the runs that are named; write the winners and show them."""
-    if from_run:
-        runs, interrupted = [read_run(one) for one in from_run], False
+    if recorded := options.paths("--from-run", from_run):
+        runs, interrupted = [read_run(one) for one in recorded], False
     else:
         if path is not None and len(wanted) > 1:
             names = "; ".join(one.name() for one in wanted)

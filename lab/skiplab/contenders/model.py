@@ -231,7 +231,7 @@ def _nothing(workload: ModelWorkload, inputs: Inputs) -> Any:
 
 
 for _entry in (
-    Contender("blockskip", "ours", "our decoder: quantised weights, our attention; steps are CUDA graphs",
+    Contender("blockskip", "blockskip", "our decoder: quantised weights, our attention; steps are CUDA graphs",
               _build(ours), _needs_memory, operands=partial(references, make=ours)),
     Contender("sdpa", "SDPA, float weights", "the same decoder with torch's SDPA and weights in the dtype",
               _build(floats), _needs_sdpa, operands=references, moved=weight_bytes),

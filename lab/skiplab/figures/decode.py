@@ -12,6 +12,7 @@ from skiplab.figures import series, theme
 from skiplab.figures.charts import BarChart, Bars, HeatChart, Hover, LineChart
 from skiplab.figures.frames import AXES, ORIGIN, speedups
 from skiplab.figures.series import RowDict
+from skiplab.text import digits
 
 KEYS = "keys in the cache (tokens)"
 METHODS = {
@@ -224,7 +225,7 @@ def _hover(row: RowDict) -> Hover:
     lines = [series.time_text(row)]
     if row["gbps"] == row["gbps"]:
         share = f", {row['bound_ms'] / row['median_ms']:.0%} of the roofs" if row["bound_ms"] == row["bound_ms"] else ""
-        lines.append(f"{row['gbps']:,.0f} GB/s of compulsory bytes{share}")
+        lines.append(f"{digits(row['gbps'])} GB/s of compulsory bytes{share}")
     if "speedup" in row:
         base = theme.seconds(row["median_ms_base"] / 1e3)
         lines.append(f"{theme.ratio(row['speedup'])} as fast as without splits ({base})" if "base" in row

@@ -11,6 +11,7 @@ import pandas as pd
 from skiplab.figures import series, theme
 from skiplab.figures.charts import BarChart, Bars, Beginning, Hover, Line, LineChart, PanelChart
 from skiplab.figures.series import RowDict
+from skiplab.text import digits
 from skiplab.workload import LINEARS, model_of
 from skiplab.workload.models import Shape
 
@@ -297,7 +298,7 @@ def _hover(row: RowDict) -> Hover:
         setting += f", {row['bits_per_weight']:g} bits a weight"
     lines = [setting, series.time_text(row)]
     if row["gbps"] == row["gbps"]:
-        lines.append(f"{row['gbps']:,.0f} GB/s of compulsory bytes")
+        lines.append(f"{digits(row['gbps'])} GB/s of compulsory bytes")
     if row["bound_ms"] == row["bound_ms"]:
         least = theme.seconds(row["bound_ms"] / 1e3)
         lines.append(f"the roofs allow {least}: it reaches {row['bound_ms'] / row['median_ms']:.0%}")

@@ -282,7 +282,7 @@ def _capture(fn: Callable[..., Any], args_sets: ArgsSets) -> _Captured | None:
 
 
 def _replay_sampler(graph: torch.cuda.CUDAGraph, calls: int) -> tuple[Callable[[], int], int]:
-    """A sampler that replays the graph long enough for the event clock (steps of 0.5 us), and its calls a sample."""
+    """A sampler that replays the graph long enough for the event clock (steps of 0.5 µs), and its calls a sample."""
     start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
 
     def replay(times: int) -> float:

@@ -60,7 +60,10 @@ def ranges_by_name(events: Iterable[Event], names: Collection[str]) -> dict[str,
 
 
 def kernels_by_name(events: Iterable[Event], names: Collection[str]) -> dict[str, float]:
-    """Of a trace with a GPU: each kernel, copy and fill by the range in which the host launched it."""
+    """Of a trace with a GPU: each kernel, copy and fill by the range in which the host launched it.
+
+    One that starts before the one ahead has ended waits for it: its time counts from then on.
+    """
     timed = [one for one in events if one.get("ph") == "X"]
     begin, end = _call(timed)
     ranges = _ranges(timed, names)
@@ -69,11 +72,13 @@ def kernels_by_name(events: Iterable[Event], names: Collection[str]) -> dict[str
         for one in timed
         if one.get("cat") in LAUNCHES and "correlation" in one.get("args", {})
     }
-    found = defaultdict[str, float](float)
-    for one in timed:
-        at = launched.get(one.get("args", {}).get("correlation")) if one.get("cat") in RUNS else None
+    found, reached = defaultdict[str, float](float), 0.0
+    for one in sorted((one for one in timed if one.get("cat") in RUNS), key=lambda one: one["ts"]):
+        at = launched.get(one.get("args", {}).get("correlation"))
         if at is not None and begin <= at <= end:
-            found[_name_at(ranges, at) or POINTWISE] += one["dur"]
+            ended = one["ts"] + one["dur"]
+            found[_name_at(ranges, at) or POINTWISE] += max(ended - max(one["ts"], reached), 0.0)
+            reached = max(reached, ended)
     return dict(found)
 
 

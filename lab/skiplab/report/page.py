@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from skiplab import figures, thin
-from skiplab.figures import interactive
+from skiplab.figures import interactive, theme
 from skiplab.figures.frames import AXES
 from skiplab.operations import DEFAULT_OPERATION, OPERATIONS, Operation
 from skiplab.paths import file_name
@@ -20,6 +20,7 @@ from skiplab.report.modules import MODULES
 from skiplab.report.rows import axis_text, records
 from skiplab.store import END, Run
 from skiplab.templates import render, trusted
+from skiplab.text import digits
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -171,14 +172,9 @@ def _axis_words(operation: Operation, name: str, row: Mapping[str, Any]) -> str:
 def _cell(row: dict[str, Any] | None, base: float, base_name: str) -> str:
     if row is None or row["status"] != "ok":
         return "" if row is None else row["status"]
-    text = _time(row["median_ms"]) + ("*" if row["flags"] else "")
+    text = theme.seconds(row["median_ms"] / 1e3) + ("*" if row["flags"] else "")
     faster = base / row["median_ms"]
     return text if math.isnan(faster) or row["contender"] == base_name else f"{text} ({faster:.2f}x)"
-
-
-def _time(milliseconds: float) -> str:
-    """Three digits, in the unit that needs no zeros in front."""
-    return f"{milliseconds * 1e3:.3g} us" if milliseconds < 0.1 else f"{_number(milliseconds)} ms"
 
 
 def point_table(table: pd.DataFrame) -> pd.DataFrame:
@@ -191,16 +187,12 @@ def point_table(table: pd.DataFrame) -> pd.DataFrame:
     lines = [
         {
             "contender": row["contender"], **{name: axis_text(name, row) for name in axes},
-            "status": row["status"], **{name: _number(row[name]) for name in (*told, *numbers)},
+            "status": row["status"], **{name: digits(row[name]) for name in (*told, *numbers)},
             "method": row["method"], "samples": row["samples"], "flags": row["flags"], "why": row["error_text"],
         }
         for row in records(table)
     ]  # fmt: skip
     return pd.DataFrame.from_records(lines)
-
-
-def _number(value: float) -> str:
-    return "" if math.isnan(value) else f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
 
 
 def header_table(run: Run) -> pd.DataFrame:

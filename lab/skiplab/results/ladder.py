@@ -15,8 +15,10 @@ from skiplab.contenders.ladder import adds
 from skiplab.figures import theme
 from skiplab.figures.model import BY_KIND, settings_words
 from skiplab.rated import RowDict, rated
-from skiplab.results.tables import Shown, marks_of, notes_of
+from skiplab.results.marks import marks_of, notes_of, spread_of
+from skiplab.results.tables import Shown
 from skiplab.store import Run, query
+from skiplab.text import markdown
 from skiplab.workload import ModelWorkload
 
 RUNS = ("*-nvidia-h200-*model*", "*-nvidia-*model*", "*model*")
@@ -38,8 +40,7 @@ class LadderTable:
     def markdown(self, runs: Iterable[Run], page: Path) -> str:
         """For a page; links run from its folder."""
         made = self._made(runs, lambda path: f"[run]({Path(os.path.relpath(path, page.parent)).as_posix()})")
-        lines = [list(made.cells.columns), ["---"] * made.cells.shape[1], *made.cells.to_numpy().tolist()]
-        rows = "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+        rows = markdown(list(made.cells.columns), made.cells.to_numpy().tolist())
         return "\n\n".join([f"**{made.caption}", rows, *made.notes]).replace("**The ladder", "**The ladder**", 1)
 
     def _made(self, runs: Iterable[Run], link: Any) -> Shown:
@@ -86,7 +87,7 @@ def _cell(row: RowDict | None, below: float | None) -> str:
     rate = row["tokens_per_s"]
     text = f"{rate:,.0f}" if rate >= 1000 else f"{rate:.1f}"
     gain = "" if below is None else f" ({rate / below:.2f}×)"
-    return text + marks_of(row["flags"]) + gain
+    return text + marks_of(row["flags"], spread_of(row)) + gain
 
 
 def _caption(workload: ModelWorkload, columns: Any, files: Any, link: Any) -> str:
@@ -116,7 +117,7 @@ def _notes(good: pd.DataFrame, workload: ModelWorkload) -> list[str]:
         lines.append(f"{BY_KIND}.")
     if workload.phase == "prefill":
         lines.append(f"Attention's share of the prompt: {'; '.join(share_words(good, workload))}.")
-    return [*lines, *notes_of("".join(good["flags"].map(marks_of)))]
+    return [*lines, *notes_of("".join(map(marks_of, good["flags"], spread_of(good))))]
 
 
 def _changes() -> str:

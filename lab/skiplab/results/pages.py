@@ -7,16 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import blockskip as bs
+import pandas as pd
 
-from skiplab.figures import attention, decode, linear, static
+from skiplab.figures import attention, decode, linear, model, static
 from skiplab.paths import data_path, installed
 from skiplab.rated import rated
+from skiplab.report.model import with_rows
 from skiplab.results.declared import ALL, H100, H200
 from skiplab.results.tables import fill
-from skiplab.store import Run, noted_runs, query, read_runs
+from skiplab.store import Run, frame, noted_runs, published, query, read_runs, recorded_llama_bench
 from skiplab.workload import model_of
 
-PAGES = ("README.md", "data/RESULTS.md")
+PAGES = ("README.md", "data/RESULTS.md", "data/TARGETS.md")
 PREFILL = ["sdpa", "blockskip", "flex", "flash-window", "fa3", "fa4", "flashinfer"]
 LAYERS = ("qkv", "o", "gate+up", "down")
 STEPS = ["blockskip", "blockskip-prefill", "sdpa-flash", "sdpa-cudnn", "flex", "fa3", "flashinfer"]
@@ -30,11 +32,21 @@ def pictures(runs: Sequence[Run]) -> dict[str, Any]:
     gemma = model_of("gemma4-31b").linears(fused=True)
     layers = rated([*runs, *noted_runs()], H200)
     return {
+        "model": static.draw(model.prefill(whole_models(runs))),
         "tilemap": static.tilemap(bs.TileMap.build(bs.sliding_window(1024), 4096, 4096)),
         "speedup": static.draw(attention.speedup(query(sliding, operation="attention"))),
         "decode": static.draw(decode.decode_time(steps)),
         "linear": static.draw(linear.linear_layers(layers, {name: gemma[name] for name in LAYERS})),
     }
+
+
+def whole_models(runs: Sequence[Run]) -> pd.DataFrame:
+    """Prompts and steps of Gemma 4 31B on an H200, ours and llama.cpp's, and what ExecuTorch published of an A100."""
+    ours = query(
+        rated(runs, ("*-nvidia-h200-*-model-gemma4-31b", "*-nvidia-h200-model-gemma4-31b")), contender="blockskip"
+    )
+    llama = query(frame(recorded_llama_bench()), model="gemma4-31b", contender=["llama.cpp", "llama.cpp-cublas"])
+    return with_rows(with_rows(ours, llama), query(published("model"), model="gemma4-31b", contender="executorch"))
 
 
 def write() -> list[Path]:

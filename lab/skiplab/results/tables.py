@@ -15,26 +15,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import pandas as pd
 
 from skiplab.rated import RowDict, rated
+from skiplab.results.marks import APART, REFUSED, above, close, marks_of, notes_of, shown, spread_of, usual
 from skiplab.store import Run, query
 from skiplab.templates import render
+from skiplab.text import digits
+from skiplab.text import markdown as markdown_table
 
-MISSED, APART, REFUSED = "✗", "≈", "–"
-MARKS = {
-    "throttled": "†", "unconverged": "‡", "bimodal": "‡", "busy": "‡", "l2-resident": "◊", "impossible": "‖",
-    "unchecked": "‖",
-}  # fmt: skip
-"""Flags that make a graph's replay doubtful; that a single call waits for its launch, or allocates, does not."""
-NOTES = {
-    "†": "the GPU had slowed its clocks to stay within its power",
-    "‡": "the median had not settled, the samples fell into two groups, or the machine was busy",
-    "◊": "what a call reads was not rotated past five times the last cache",
-    APART: "the two were timed in different runs",
-    "‖": "not to be trusted: faster than the roofs, or not compared with the reference",
-    MISSED: "less than what is asked for",
-}
 HEADS = {
     "q_len": "prompt length", "kv_len": "keys", "out_features": "outputs", "in_features": "inputs",
     "group_size": "group size",
@@ -76,8 +66,8 @@ class Table:
 
     about: the caption's beginning, in Markdown. runs: patterns of file names under `data/runs`; of a point that several
     runs hold, the run of the first pattern counts, and of one pattern the one that began last. target: the target in
-    words; reasons: why it is missed at a point, given by the axes' values. statistic: what `median_ms` holds,
-    in a word. source: rows from elsewhere than runs.
+    words, for `data/TARGETS.md`; reasons: why it is missed at a point, given by the axes' values. statistic: what
+    `median_ms` holds, in a word. source: rows from elsewhere than runs.
     """
 
     about: str
@@ -93,14 +83,16 @@ class Table:
 
 
 def values(rows: pd.DataFrame, everything: pd.DataFrame, item: Item) -> pd.DataFrame:
-    """The rows with the item's `number` (nan without a partner or roof) and `apart`: whether it compares two runs."""
+    """The rows with the item's `number` (nan without a partner or roof) and `marks`: what makes it doubtful."""
+    spread = spread_of(rows)
     if item.value == "faster":
         good: Any = everything[everything["contender"].isin(item.than) & (everything["status"] == "ok")]
         fastest = good.sort_values("median_ms").drop_duplicates("workload").set_index("workload")
-        other = rows[["workload"]].join(fastest[["median_ms", "file", "flags"]], on="workload")
+        other = rows[["workload"]].join(fastest[["median_ms", "low_ms", "high_ms", "file", "flags"]], on="workload")
         apart = other["file"].notna() & (other["file"] != rows["file"])
         flags = rows["flags"] + ", " + other["flags"].fillna("")
-        return rows.assign(number=other["median_ms"] / rows["median_ms"], apart=apart, flags=flags)
+        marks = _marks(flags, np.fmax(spread, spread_of(other)), apart)
+        return rows.assign(number=other["median_ms"] / rows["median_ms"], flags=flags, apart=apart, marks=marks)
     numbers = {
         "ms": lambda: rows["median_ms"],
         "us": lambda: rows["median_ms"] * 1e3,
@@ -112,7 +104,11 @@ def values(rows: pd.DataFrame, everything: pd.DataFrame, item: Item) -> pd.DataF
     }
     if item.value not in numbers:
         raise ValueError(f"value: got {item.value!r}; allowed are {', '.join([*numbers, 'faster'])}")
-    return rows.assign(number=numbers[item.value](), apart=False)
+    return rows.assign(number=numbers[item.value](), apart=False, marks=_marks(rows["flags"], spread, spread < 0))
+
+
+def _marks(flags: Any, spread: Any, apart: Any) -> list[str]:
+    return [marks_of(*row) + APART * two for *row, two in zip(flags, spread, apart, strict=True)]
 
 
 def gather(table: Table, runs: Iterable[Run]) -> pd.DataFrame:
@@ -141,28 +137,19 @@ def entries(name: str, table: Table, everything: pd.DataFrame) -> pd.DataFrame:
         raise ValueError(f"{name}: several rows claim the cell {where}; its query must tell them apart")
     records = cells.to_dict("records")
     missed = [bool(row["number"] < table.items[row["order"]].least(row)) for row in records]
-    texts = [_text(row, table.items[row["order"]].value, bad) for row, bad in zip(records, missed, strict=True)]
-    return cells.assign(missed=missed, text=texts).sort_values([*table.axes, "order"], kind="stable")
+    common = usual([row["marks"] for row in records if row["number"] == row["number"]])
+    texts = [_text(row, table.items[row["order"]].value, common) for row in records]
+    cells = cells.assign(missed=missed, text=texts, usual=common)
+    return cells.sort_values([*table.axes, "order"], kind="stable")
 
 
-def _text(row: RowDict, value: str, missed: bool) -> str:
+def _text(row: RowDict, value: str, common: str) -> str:
     """A cell's text: three digits and marks; without a time the status, abbreviated if `notes` says more."""
     if row["status"] != "ok":
         return REFUSED if row["status"] == "unsupported" else row["status"].replace("-", " ")
     if row["number"] != row["number"]:
         return ""
-    return number(row["number"], value) + marks_of(row["flags"]) + APART * row["apart"] + MISSED * missed
-
-
-def marks_of(flags: str) -> str:
-    """The marks of a row's flags."""
-    return "".join(dict.fromkeys(MARKS[flag] for flag in flags.split(", ") if flag in MARKS))
-
-
-def notes_of(text: str) -> list[str]:
-    """A sentence on what the marks in a text mean; none without any."""
-    meanings = "; ".join(f"{mark} {meaning}" for mark, meaning in NOTES.items() if mark in text)
-    return [f"{meanings}."] if meanings else []
+    return number(row["number"], value) + shown(row["marks"], common)
 
 
 def number(value: float, kind: str) -> str:
@@ -173,7 +160,7 @@ def number(value: float, kind: str) -> str:
         return f"{value:.2f}×" if value < 10 else f"{value:.1f}×"
     if kind == "error":
         return f"{value:.1e}"
-    return f"{value:,.0f}" if value >= 100 else f"{value:#.3g}"
+    return digits(value)
 
 
 def axis_text(name: str, value: Any) -> str:
@@ -183,7 +170,7 @@ def axis_text(name: str, value: Any) -> str:
     return ("causal" if name == "window" else "") if value != value else f"{value:,.0f}"
 
 
-def _axis_name(axis: str) -> str:
+def axis_name(axis: str) -> str:
     return HEADS.get(axis, axis.replace("_", " "))
 
 
@@ -195,7 +182,7 @@ def grid(cells: pd.DataFrame, table: Table) -> pd.DataFrame:
     heads = [item.head for item in table.items if item.head in filled]
     wide = named.pivot(index=list(table.axes), columns="head", values="text").reindex(columns=heads).fillna("")
     wide = wide.loc[lines if len(table.axes) > 1 else [line[0] for line in lines]]
-    names = [_axis_name(axis) for axis in table.axes]
+    names = [axis_name(axis) for axis in table.axes]
     if table.across:
         return wide.T.rename_axis(", ".join(names)).rename_axis(None, axis=1).reset_index()
     return wide.rename_axis(names).rename_axis(None, axis=1).reset_index()
@@ -214,7 +201,8 @@ def caption(cells: pd.DataFrame, table: Table) -> str:
         if units
         else f"from {table.statistic} times {timed}"
     )
-    return f"{table.about} Recorded on {' and '.join(dict.fromkeys(used['device']))}, {time}."
+    recorded = f"Recorded on {' and '.join(dict.fromkeys(used['device']))}, {time}."
+    return " ".join(filter(None, (table.about, recorded, above(cells["usual"].iloc[0]))))
 
 
 def origin(cells: pd.DataFrame, link: Callable[[Path, int], str]) -> str:
@@ -225,16 +213,15 @@ def origin(cells: pd.DataFrame, link: Callable[[Path, int], str]) -> str:
 
 
 def notes(cells: pd.DataFrame, table: Table, link: Callable[[Path, int], str]) -> list[str]:
-    """What the marks mean, whether the target is met, and where the cells are from: what stands below the table."""
-    text = "".join(cells["text"])
-    lines = [origin(cells, link), *notes_of(text), _refused(cells)]
+    """What the marks mean, and where the cells are from: what stands below the table."""
+    timed: Any = cells[cells["number"].notna()]
+    lines = [origin(cells, link), *notes_of("".join(cells["text"])), close(timed["flags"], timed["marks"])]
+    lines.append(_refused(cells))
     plain = [item.head for item in table.items if item.value == "plain"]
     if any(cells["head"].isin(plain) & (cells["text"] != "")):
         lines.append(
             f"*{plain[0]}*: the time of a kernel that only reads so many bytes, if `data/machines` has it, over ours"
         )
-    if table.target:
-        lines.append(f"Asked for: {table.target}. {_missed(cells, table) or 'Met at every point here.'}")
     return [line + ("" if line.endswith(".") else ".") for line in lines if line]
 
 
@@ -244,44 +231,11 @@ def _refused(cells: pd.DataFrame) -> str:
     refused: Any = cells[cells["text"] == REFUSED]
     for row in refused.to_dict("records"):
         found.setdefault(row["error_text"], {})[row["head"]] = f"*{row['head']}*"
-    reasons = "; ".join(f"{_listed(list(heads.values()))}: {reason}" for reason, heads in found.items())
+    reasons = "; ".join(f"{listed(list(heads.values()))}: {reason}" for reason, heads in found.items())
     return f"{REFUSED} not supported. {reasons}" if reasons else ""
 
 
-def _missed(cells: pd.DataFrame, table: Table) -> str:
-    """Where the target is missed, and why: a sentence a reason, each item once; empty without any."""
-    by_reason: dict[str, dict[str, list[tuple]]] = {}
-    missed: Any = cells[cells["missed"]]
-    for row in missed.to_dict("records"):
-        point = tuple(row[axis] for axis in table.axes)
-        reason = table.reasons.get(point, "the reason has not been found yet")
-        by_reason.setdefault(reason, {}).setdefault(row["head"], []).append(point)
-    return " ".join(f"Missed in {_places(items, table.axes)}: {reason}." for reason, items in by_reason.items())
-
-
-def _places(items: Mapping[str, list[tuple]], axes: tuple[str, ...]) -> str:
-    """`*a* and *b* at prompt length 1,024 and 2,048; *c* at …`: items of the same points share them."""
-    shared: dict[str, list[str]] = {}
-    for head, points in items.items():
-        shared.setdefault(_points(points, axes), []).append(head)
-    return "; ".join(f"{_listed([f'*{head}*' for head in heads])} at {points}" for points, heads in shared.items())
-
-
-def _points(points: list[tuple], axes: tuple[str, ...]) -> str:
-    """`heads 32/8 of 128, window 128 and 512`: the last axis' values together, for each of the others'."""
-    lines: dict[str, list[str]] = {}
-    for *others, last in points:
-        line = ", ".join(
-            f"{_axis_name(axis)} {axis_text(axis, value)}" for axis, value in zip(axes, others, strict=False)
-        )
-        lines.setdefault(line, []).append(axis_text(axes[-1], last))
-    texts = [
-        ", ".join([line] * bool(line) + [f"{_axis_name(axes[-1])} {_listed(values)}"]) for line, values in lines.items()
-    ]
-    return ", and ".join(texts)
-
-
-def _listed(items: list[str]) -> str:
+def listed(items: list[str]) -> str:
     return " and ".join([", ".join(items[:-1])] * (len(items) > 1) + items[-1:])
 
 
@@ -292,9 +246,8 @@ def markdown(name: str, table: Table, everything: pd.DataFrame, page: Path) -> s
         return f"[{'run' if number == 0 else number + 1}]({Path(os.path.relpath(path, page.parent)).as_posix()})"
 
     cells = entries(name, table, everything)
-    shown = grid(cells, table)
-    lines = [list(shown.columns), ["---"] * shown.shape[1], *shown.to_numpy().tolist()]
-    rows = "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+    wide = grid(cells, table)
+    rows = markdown_table(list(wide.columns), wide.to_numpy().tolist())
     return "\n\n".join([caption(cells, table), rows, *notes(cells, table, link)])
 
 
@@ -327,12 +280,17 @@ def fill(text: str, page: Path, tables: Mapping[str, Table | OwnTable], runs: It
 
 @dataclass(frozen=True)
 class Shown:
-    """A table for a notebook: its caption above its cells, its notes below. words: heads of columns that hold words."""
+    """A table that is read: its caption above its cells, its notes below. words: heads of columns that hold words."""
 
     caption: str
     cells: pd.DataFrame
     notes: tuple[str, ...] = ()
     words: tuple[str, ...] = ()
+
+    def markdown(self) -> str:
+        """For a file."""
+        table = markdown_table(list(self.cells.columns), self.cells.to_numpy().tolist())
+        return "\n\n".join((self.caption, table, *self.notes)) + "\n"
 
     def _repr_html_(self) -> str:
         heads = list(self.cells.columns)
@@ -350,8 +308,8 @@ def styled(name: str, table: Table, everything: pd.DataFrame) -> Shown:
     """The table for a notebook, with its caption and notes."""
     cells = entries(name, table, everything)
     below = notes(cells, table, lambda path, number: path.name)
-    shown = grid(cells, table).rename(columns=_plain).map(_plain)
-    return Shown(_plain(caption(cells, table)), shown, tuple(map(_plain, below)))
+    wide = grid(cells, table).rename(columns=_plain).map(_plain)
+    return Shown(_plain(caption(cells, table)), wide, tuple(map(_plain, below)))
 
 
 def _plain(text: str) -> str:

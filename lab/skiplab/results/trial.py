@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import pandas as pd
 
 from skiplab import claims
-from skiplab.results.tables import Shown, marks_of, notes_of
+from skiplab.results.marks import marks_of, notes_of
+from skiplab.results.tables import Shown
 from skiplab.store.published import LATER, PUBLISHER
 
 WORDS = {"measured": "measured on", "recorded": "recorded on", "computed": "computed here,"}
@@ -53,7 +54,7 @@ def _ours(one: claims.Judged) -> str:
         return ""
     rate = f" ({by.rate:,.4g} tokens/s)" if by.rate == by.rate else ""
     of = f", {by.of}" if by.of else ""
-    return f"{one.claim.text(by.value)}{marks_of(by.flags)}{rate} {WORDS[by.source]} {by.device}{of}"
+    return f"{one.claim.text(by.value)}{marks_of(by.flags, by.spread)}{rate} {WORDS[by.source]} {by.device}{of}"
 
 
 def _short(found: claims.Found) -> str:

@@ -43,7 +43,7 @@ OBJECTS = ("parts",)
 """Neither text nor number: nanoseconds by name, None where a call was not taken apart."""
 COUNTS = ("q_len", "kv_len", "batch", "q_heads", "kv_heads", "head_dim", "samples")
 NAMED_BEFORE = {
-    **dict.fromkeys(("block-skip", "split-K", "W4A8 / W8A8"), "blockskip"), "one split": "blockskip, one split",
+    **dict.fromkeys(("block-skip", "split-K", "W4A8 / W8A8", "ours"), "blockskip"), "one split": "blockskip, one split",
     "W4A16, tiles": "blockskip, tiles",
 }  # fmt: skip
 """Labels in older run files, and what these contenders are called now."""

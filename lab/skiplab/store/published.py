@@ -106,7 +106,8 @@ def _published_model() -> list[dict[str, Any]]:
     for line in _csv("executorch-20571.csv"):
         tokens = int(line["prompt_tokens"])
         for column, name in (("executorch", "executorch"), ("llama_cpp", "llama.cpp")):
-            peak = {"contender": name, "label": name, "peak_gb": float(line[f"{column}_peak_gb"])}
+            label = "ExecuTorch" if name == "executorch" else name
+            peak = {"contender": name, "label": label, "peak_gb": float(line[f"{column}_peak_gb"])}
             for phase, q_len, depth in (("prefill", tokens, 0), ("decode", 1, tokens)):
                 rate, place = float(line[f"{column}_{phase}_tps"]), {"phase": phase, "q_len": q_len, "depth": depth}
                 took = dict.fromkeys(("median_ms", "low_ms", "high_ms"), q_len / rate * 1e3)

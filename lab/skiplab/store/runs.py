@@ -17,6 +17,7 @@ from skiplab.paths import data_path, is_shipped
 from skiplab.store.frames import frame
 from skiplab.store.reading import Rows, scan
 from skiplab.store.schema import RunFileError
+from skiplab.text import digits
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -73,7 +74,8 @@ class Run:
         axes = operation_of(self.operation).varying
         if (self.header.get("parameters") or {}).get("mask") is not None:
             axes = (*axes, "mask")  # else the rows of a sweep over masks look alike
-        table = table[["contender", *axes, "status", "median_ms", "useful_tflops", "gbps", "flags"]]
+        numbers = {name: [digits(value) for value in table[name]] for name in ("median_ms", "useful_tflops", "gbps")}
+        table = table.assign(**numbers)[["contender", *axes, "status", *numbers, "flags"]]
         rows = cells(table)
         first, last = (rows, []) if len(rows) <= SHOWN else (rows[: SHOWN // 2], rows[-SHOWN // 2 :])
         return render(

@@ -21,6 +21,7 @@ from blockskip.config import (
 from blockskip.gpu import Gpu, shared_bytes
 from blockskip.tuned.attention import Entry, mask_kind
 
+from skiplab.text import digits
 from skiplab.tuning.base import AnyTuning, Candidate, Config, Ranking
 from skiplab.workload import Workload
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 CONTENDER = "blockskip"
 HEAD: str = (
-    f"{'head':>4s} {'bytes':>5s} {'mask':8s} {'window':>6s} {'length':7s} {'tiles':22s} {'us':>9s} {'table us':>9s}"
+    f"{'head':>4s} {'bytes':>5s} {'mask':8s} {'window':>6s} {'length':7s} {'tiles':22s} {'µs':>9s} {'table µs':>9s}"
 )
 NUMBERS = range(32, 201)
 """Float32 accumulators and scores a thread may hold: fewer leave it idle, more leave no registers for the rest."""
@@ -191,8 +192,8 @@ def entry(one: TuningClass, winner: Candidate, ranking: Ranking, default: Candid
 
 def line(entry: Entry) -> str:
     tiles = "x".join(map(str, entry.config))
-    table = "" if entry.table_us is None else f"{entry.table_us:.2f}"
+    table = "" if entry.table_us is None else digits(entry.table_us)
     return (
         f"{entry.head_dim:4d} {entry.element_bytes:5d} {entry.mask:8s} {entry.window or '':>6} {entry.length:7s} "
-        f"{tiles:22s} {entry.median_us:9.2f} {table:>9s}"
+        f"{tiles:22s} {digits(entry.median_us):>9s} {table:>9s}"
     )

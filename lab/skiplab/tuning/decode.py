@@ -13,6 +13,7 @@ from blockskip.config import TileConfig, power_of_two
 from blockskip.gpu import Gpu, shared_bytes
 from blockskip.tuned.decode import DecodeEntry
 
+from skiplab.text import digits
 from skiplab.tuning.attention import heads_of
 from skiplab.tuning.base import AnyTuning, Candidate, Config, Ranking
 from skiplab.workload import DecodeWorkload
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from skiplab.anatomy import Anatomy
 
 CONTENDER = "blockskip"
-HEAD: str = f"{'head':>4s} {'bytes':>5s} {'rows':>4s} {'tiles':18s} {'us':>9s} {'table us':>9s}"
+HEAD: str = f"{'head':>4s} {'bytes':>5s} {'rows':>4s} {'tiles':18s} {'µs':>9s} {'table µs':>9s}"
 MOST_NUMBERS = 200
 """Float32 accumulators and scores a thread may hold."""
 LEAST_STAGE_BYTES = 8 << 10
@@ -133,6 +134,8 @@ def entry(one: TuningClass, winner: Candidate, ranking: Ranking, default: Candid
 
 def line(entry: DecodeEntry) -> str:
     tiles = "x".join(map(str, entry.config))
-    table = "" if entry.table_us is None else f"{entry.table_us:.2f}"
+    table = "" if entry.table_us is None else digits(entry.table_us)
     rows = entry.config.block_m
-    return f"{entry.head_dim:4d} {entry.element_bytes:5d} {rows:4d} {tiles:18s} {entry.median_us:9.2f} {table:>9s}"
+    return (
+        f"{entry.head_dim:4d} {entry.element_bytes:5d} {rows:4d} {tiles:18s} {digits(entry.median_us):>9s} {table:>9s}"
+    )

@@ -21,6 +21,7 @@ from blockskip.linear.plan import default_plan
 from blockskip.linear.weight import BLOCK
 from blockskip.tuned.linear import Form, LinearEntry
 
+from skiplab.text import digits
 from skiplab.tuning.base import AnyTuning, Candidate, Config, Ranking
 from skiplab.workload import LinearWorkload
 
@@ -44,7 +45,7 @@ SHAPES = (
 MIN_NUMBERS, MOST_NUMBERS = 8, 128
 """Float32 accumulators that a thread of the fused kernel may hold."""
 ROWS = (*range(1, MOST_ROWS + 1), *(1 << power for power in range(4, 12)))
-HEAD: str = f"{'weight':>13s} {'form':24s} {'rows':>5s} {'kernel':10s} {'sizes':26s} {'us':>9s} {'default us':>10s}"
+HEAD: str = f"{'weight':>13s} {'form':24s} {'rows':>5s} {'kernel':10s} {'sizes':26s} {'µs':>9s} {'default µs':>10s}"
 
 
 @dataclass(frozen=True)
@@ -268,8 +269,6 @@ def entry(one: TuningClass, winner: Candidate, ranking: Ranking, default: Candid
 def line(entry: LinearEntry) -> str:
     form, sizes = entry.form, "x".join(str(value) for value in entry.config.values() if value is not None)
     words = f"int{form.bits} {form.packing} g{form.group_size}{' symmetric' if form.symmetric else ''}"
-    default = "" if entry.default_us is None else f"{entry.default_us:.2f}"
-    shape = f"{entry.out_features}x{entry.in_features}"
-    return (
-        f"{shape:>13s} {words:24s} {entry.rows:5d} {entry.kernel:10s} {sizes:26s} {entry.median_us:9.2f} {default:>10s}"
-    )
+    default = "" if entry.default_us is None else digits(entry.default_us)
+    shape, took = f"{entry.out_features}x{entry.in_features}", digits(entry.median_us)
+    return f"{shape:>13s} {words:24s} {entry.rows:5d} {entry.kernel:10s} {sizes:26s} {took:>9s} {default:>10s}"

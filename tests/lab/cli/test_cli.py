@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import blockskip
 import pytest
 from commands import SWEEP
 from skiplab import bench as benchmarks
+from skiplab import cli
 from skiplab.bench import BENCHMARKS
 from skiplab.results import pages
 
@@ -126,3 +128,20 @@ def test_figures_are_of_a_checkout(skiplab, monkeypatch):
     monkeypatch.setattr(pages, "installed", lambda: True)
     code, _, err = skiplab("figures")
     assert code == 2 and "this is an installed package" in err
+
+
+def test_it_says_which_version_it_is(skiplab):
+    assert skiplab("--version") == (0, f"skiplab {blockskip.__version__}\n", "")
+
+
+@pytest.mark.parametrize("port", ["99999", "65536", "0", "-1"])
+def test_a_port_that_cannot_be_is_refused_before_a_server_starts(skiplab, monkeypatch, port):
+    monkeypatch.setattr(cli.subprocess, "call", lambda command: pytest.fail("started"))
+    assert skiplab("lab", "--port", port) == (2, "", f"skiplab: --port: got {port}; allowed are 1 to 65535\n")
+
+
+def test_every_port_that_can_be_is_handed_on(skiplab, monkeypatch):
+    started = []
+    monkeypatch.setattr(cli.subprocess, "call", lambda command: started.append(command) or 0)
+    assert [skiplab("lab", "--port", port)[0] for port in (1, 65535)] == [0, 0]
+    assert ["--port=1" in started[0], "--port=65535" in started[1]] == [True, True]

@@ -77,8 +77,12 @@ class Beside:
 
 
 def _nearest(rows: Iterable[RowDict], column: str, length: int) -> RowDict | None:
-    """The row whose length differs by the smallest factor; the later one of two that are as near."""
-    return min(reversed(list(rows)), key=lambda row: abs(math.log((row[column] + 1) / (length + 1))), default=None)
+    """The row whose length differs by the smallest factor; of several a whole model's, and then the later one."""
+
+    def distance(row: RowDict) -> tuple[float, bool]:
+        return abs(math.log((row[column] + 1) / (length + 1))), row["by_kind"] == 1
+
+    return min(reversed(list(rows)), key=distance, default=None)
 
 
 def stored() -> tuple[list[Run], tuple[str, ...]]:

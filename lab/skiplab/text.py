@@ -1,0 +1,37 @@
+"""Text that people read and write, wherever in the lab: numbers of three digits, lists with commas, Markdown tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+
+def digits(value: float) -> str:
+    """Three significant digits, and all that stand before the point: `0.0700`, `1.29`, `287`, `4,678`; '' of nan."""
+    if value != value:
+        return ""
+    return f"{value:,.0f}" if abs(value) >= 99.95 else f"{value:#.3g}"
+
+
+def separated(text: str) -> list[str]:
+    """The parts between commas, as of `1,2,4`; one in brackets does not separate: `causal(), sink(4, 2)` has two parts.
+
+    ValueError for a part that is empty.
+    """
+    parts, depth = [""], 0
+    for letter in text:
+        depth += (letter in "([{") - (letter in ")]}")
+        if letter == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    parts = [part.strip() for part in parts]
+    if not all(parts):
+        raise ValueError(f"got {text!r}, where a comma has nothing on one side; allowed are values with commas between")
+    return parts
+
+
+def markdown(heads: Sequence[Any], rows: Iterable[Sequence[Any]]) -> str:
+    """A Markdown table; `|` in a cell, as masks have it, does not end the cell."""
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join(f"| {' | '.join(str(cell).replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
