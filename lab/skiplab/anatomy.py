@@ -6,6 +6,7 @@ Triton compiles for any NVIDIA architecture, and its wheel brings the tools that
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import re
 import subprocess
 import tempfile
@@ -203,7 +204,7 @@ def read(kernel, capability: tuple[int, int]) -> Anatomy:
     if resources is None:
         raise ValueError("kernel: cuobjdump reported no resources for it")
     registers, stack, _, local = map(int, resources.groups())
-    sass = _cuobjdump(cubin, "-sass")
+    sass = _disassembled(cubin)
     counts = Counter(INSTRUCTION.findall(sass))
     return Anatomy(
         capability,
@@ -215,6 +216,19 @@ def read(kernel, capability: tuple[int, int]) -> Anatomy:
         kernel.asm["ptx"],
         sass,
     )
+
+
+def _disassembled(cubin: bytes) -> str:
+    """SASS, kept in Triton's own cache: taking a kernel apart costs more than finding it compiled there."""
+    import triton
+    from triton.runtime.cache import get_cache_manager
+
+    kept = get_cache_manager(hashlib.sha256(triton.__version__.encode() + cubin).hexdigest())
+    if (path := kept.get_file("kernel.sass")) is not None:
+        return Path(path).read_text()
+    sass = _cuobjdump(cubin, "-sass")
+    kept.put(sass, "kernel.sass", binary=False)
+    return sass
 
 
 def _cuobjdump(cubin: bytes, option: str) -> str:

@@ -8,6 +8,7 @@ from importlib.metadata import version
 
 import pytest
 from anatomies import by_case, compiled_by
+from skiplab import anatomy
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="Triton compiles on Linux alone"),
@@ -159,3 +160,12 @@ def test_shared_memory_fits_the_device(compiled):
     for capability, rows in compiled.items():
         for case, row in rows.items():
             assert row["shared_bytes"] <= limit[capability] * 1024, (capability, case)
+
+
+def test_a_kernel_is_taken_apart_once(monkeypatch, tmp_path):
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    done = []
+    monkeypatch.setattr(anatomy, "_cuobjdump", lambda cubin, option: done.append(cubin) or f"{option} of {cubin!r}")
+    for cubin in (b"one", b"other", b"one"):
+        assert anatomy._disassembled(cubin) == f"-sass of {cubin!r}"
+    assert done == [b"one", b"other"]
