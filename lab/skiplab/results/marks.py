@@ -47,9 +47,9 @@ def shown(marks: str, usual: str) -> str:
     return kept + "".join(EXCEPT[mark] for mark in usual if mark not in marks)
 
 
-def above(usual: str) -> str:
+def above(usual: str, of: str = "cells") -> str:
     """What most cells of a table have in common, and what marks the others: a sentence for each mark."""
-    return " ".join(f"In most cells {NOTES[mark]}; not so where {EXCEPT[mark]} stands." for mark in usual)
+    return " ".join(f"In most {of} {NOTES[mark]}; not so where {EXCEPT[mark]} stands." for mark in usual)
 
 
 def close(flags: Iterable[str], marks: Iterable[str]) -> str:
