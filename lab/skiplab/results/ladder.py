@@ -50,9 +50,10 @@ class LadderTable:
         files = table.drop_duplicates("run_id").set_index("run_id")["file"] if len(table) else {}
         columns, timed = _columns(good), query(good, source=TIMED)
         common = usual(list(map(marks_of, timed["flags"], spread_of(timed))))
-        caption = f"{_caption(self.workload, columns, files, link)} {above(common, 'recorded cells')}".rstrip()
         cells = _cells(columns, self.workload, common)
-        return Shown(caption, cells, (*_notes(good, self.workload), *notes_of("".join(cells.to_numpy().ravel()))))
+        text = "".join(cells.to_numpy().ravel())
+        caption = f"{_caption(self.workload, columns, files, link)} {above(common, text, 'recorded cells')}".rstrip()
+        return Shown(caption, cells, (*_notes(good, self.workload), *notes_of(text)))
 
 
 def _columns(good: pd.DataFrame) -> dict[tuple[str, str], dict[str, RowDict]]:
