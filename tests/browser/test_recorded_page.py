@@ -48,6 +48,12 @@ def test_the_menu_changes_what_is_shown_and_the_table_says_where_it_is_from(show
     expect(figure).not_to_contain_text("recorded on NVIDIA")
 
 
+NARROW = """heights => {
+  const figures = [...document.querySelectorAll('.jp-OutputArea .js-plotly-plot')];
+  return figures.every((f, i) => 0 < f.clientWidth && f.clientWidth < 800 && f.clientHeight === heights[i]);
+}"""
+
+
 def test_figures_keep_their_height_when_the_page_is_resized_and_a_menu_used(show, tmp_path):
     notebook = tmp_path / "figures.py"
     notebook.write_text(KERNEL + "\n\n".join(f"# %%\n{cell}" for cell in (IMPORTS, FIGURE, FIGURE, FIGURE)))
@@ -58,9 +64,9 @@ def test_figures_keep_their_height_when_the_page_is_resized_and_a_menu_used(show
     assert min(before) > 300
 
     page.set_viewport_size({"width": 1000, "height": 1000})
-    # while the notebook lays itself out anew a figure has no width
-    narrow = "[...document.querySelectorAll('.js-plotly-plot')].every(f => 0 < f.clientWidth && f.clientWidth < 800)"
-    page.wait_for_function(narrow)
+    # while the notebook lays itself out anew a figure has no size
+    page.wait_for_function(NARROW, arg=before)
+    page.wait_for_timeout(500)
     assert heights(figures) == before
     figures.first.locator(".updatemenu-header").click()
     figures.first.locator(".updatemenu-dropdown-button").last.click()

@@ -1,16 +1,14 @@
-"""Compiles the prefill kernel for GPUs that are not there and prints what came out, a JSON line each.
+"""Compiles the prefill kernel for GPUs that are not there and prints what came out as JSON.
 
-A process of its own, because kernels that were imported for the interpreter cannot be compiled.
-Usage: compile_all.py CAPABILITY, such as 9.0
+Usage: compile_all.py CAPABILITY..., such as 9.0
 """
 
-import json
-import sys
 from dataclasses import replace
 from unittest.mock import patch
 
 import blockskip as bs
 import torch
+from anatomies import print_rows
 from blockskip.attention.call import AttentionCall
 from blockskip.attention.prefill import launch, plan
 from blockskip.config import prefill_config
@@ -107,10 +105,10 @@ def anatomies(capability):
             yield [head_dim, skip, dtype, kind], one
 
 
-def main(capability):
+def rows_of(capability):
     for case, one in anatomies(capability):
-        print(json.dumps(record_of(case, one)), flush=True)
+        yield record_of(case, one)
 
 
 if __name__ == "__main__":
-    main(tuple(map(int, sys.argv[1].split("."))))
+    print_rows(rows_of)

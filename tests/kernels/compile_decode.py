@@ -1,15 +1,13 @@
-"""Compiles the decode kernels for a GPU that is not there and prints what came out, a JSON line each.
+"""Compiles the decode kernels for GPUs that are not there and prints what came out as JSON.
 
-A process of its own, because kernels that were imported for the interpreter cannot be compiled.
-Usage: compile_decode.py CAPABILITY, such as 9.0
+Usage: compile_decode.py CAPABILITY..., such as 9.0
 """
 
-import json
 import re
-import sys
 from dataclasses import replace
 
 import torch
+from anatomies import print_rows
 from blockskip.attention.call import DecodeCall
 from blockskip.attention.decode import launch as decode_launch
 from blockskip.attention.decode.plan import plan_decode_kernel
@@ -57,7 +55,7 @@ def decode_anatomies(
         yield "reduce", compiled(capability, decode_launch.reduce_kernel, launch, **options)
 
 
-def main(capability):
+def rows_of(capability):
     kinds = {"": CASES, " ring": RINGS, " capped": CAPPED, " started": STARTED}
     for kind, (head_dim, rows, dtype) in [(kind, case) for kind, cases in kinds.items() for case in cases]:
         options = {name: kind == f" {name}" for name in ("ring", "capped", "started")}
@@ -73,8 +71,8 @@ def main(capability):
                 "copies": one.instructions["LDGSTS"],
                 "wide_copies": len(re.findall(r"LDGSTS\S*\.128\b", one.sass)),
             }
-            print(json.dumps(row), flush=True)
+            yield row
 
 
 if __name__ == "__main__":
-    main(tuple(map(int, sys.argv[1].split("."))))
+    print_rows(rows_of)

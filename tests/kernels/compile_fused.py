@@ -1,14 +1,12 @@
-"""Compiles the fused kernel for GPUs that are not there and prints what came out, a JSON line each.
+"""Compiles the fused kernel for GPUs that are not there and prints what came out as JSON.
 
-A process of its own, because kernels that were imported for the interpreter cannot be compiled.
-Usage: compile_fused.py CAPABILITY, such as 9.0
+Usage: compile_fused.py CAPABILITY..., such as 9.0
 """
 
-import json
 import re
-import sys
 
 import torch
+from anatomies import print_rows
 from blockskip.linear import launch
 from blockskip.linear.plan import fused_config
 from compile_linear import N, weight
@@ -32,7 +30,7 @@ def compiled(capability, k, group_size, bits, rows, metadata):
     return read(kernel, capability)
 
 
-def main(capability):
+def rows_of(capability):
     for case in CASES:
         anatomy = compiled(capability, *case)
         products = sum(anatomy.instructions[name] for name in ("HMMA", "HGMMA"))
@@ -44,8 +42,8 @@ def main(capability):
             "byte_loads": len(re.findall(r"\bLDG\.E\.[US]8\b", anatomy.sass)),
             "conversions": anatomy.instructions["I2F"] + anatomy.instructions["I2FP"],
         }
-        print(json.dumps(row), flush=True)
+        yield row
 
 
 if __name__ == "__main__":
-    main(tuple(map(int, sys.argv[1].split("."))))
+    print_rows(rows_of)

@@ -1,15 +1,13 @@
-"""Compiles the matvec for GPUs that are not there and prints what came out, a JSON line each.
+"""Compiles the matvec for GPUs that are not there and prints what came out as JSON.
 
-A process of its own, because kernels that were imported for the interpreter cannot be compiled.
-Usage: compile_linear.py CAPABILITY, such as 9.0
+Usage: compile_linear.py CAPABILITY..., such as 9.0
 """
 
 import itertools
-import json
 import re
-import sys
 
 import torch
+from anatomies import print_rows
 from blockskip.linear import launch, prepared
 from blockskip.linear.plan import matvec_config
 from blockskip.linear.rounding import Blocks
@@ -93,7 +91,7 @@ def before_the_end(sass):
     return [name for at, name, _ in lines if start <= at <= end]
 
 
-def main(capability):
+def rows_of(capability):
     for case in CASES + MORE * (capability == MORE_ON):
         anatomy = compiled(capability, *case)
         names = [name for _, name, _ in INSTRUCTION.findall(anatomy.sass)]
@@ -109,13 +107,13 @@ def main(capability):
             "products_in_loop": sum(name.startswith("IDP.4A") for name in body),
             "shared_in_loop": [name for name in body if MEMORY_OF_THE_BLOCK.match(name)],
         }
-        print(json.dumps(row), flush=True)
+        yield row
     for name in ("strided", "scalar"):
         anatomy = compiled(capability, 8192, 32, 4, 1, "zero", name)
         loads = re.findall(r"LDG[A-Z0-9.]*", anatomy.sass)
         products = anatomy.instructions["IDP"]
         row = {"ablation": name, "products": products, "wide_loads": sum(".128" in load for load in loads)}
-        print(json.dumps(row), flush=True)
+        yield row
     for bits, metadata in (*itertools.product((4, 8), ("zero", "encoded")), (8, "symmetric of 16")):
         anatomy = compiled_dequantize(capability, bits, metadata)
         names = [name for _, name, _ in INSTRUCTION.findall(anatomy.sass)]
@@ -126,8 +124,8 @@ def main(capability):
             "loads": sorted(name for name in names if name.startswith("LDG")),
             "stores": sorted({name for name in names if name.startswith("STG")}),
         }
-        print(json.dumps(row), flush=True)
+        yield row
 
 
 if __name__ == "__main__":
-    main(tuple(map(int, sys.argv[1].split("."))))
+    print_rows(rows_of)

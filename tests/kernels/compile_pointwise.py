@@ -1,14 +1,12 @@
-"""Compiles the kernels between products for GPUs that are not there and prints what came out, a JSON line each.
+"""Compiles the kernels between products for GPUs that are not there and prints what came out as JSON.
 
-A process of its own, because kernels that were imported for the interpreter cannot be compiled.
-Usage: compile_pointwise.py CAPABILITY, such as 9.0
+Usage: compile_pointwise.py CAPABILITY..., such as 9.0
 """
 
-import json
 import re
-import sys
 
 import torch
+from anatomies import print_rows
 from blockskip.pointwise import launch
 from blockskip.pointwise.call import HeadLayout, HeadNorms, Rotation, Targets
 from skiplab.anatomy import _pretend, read
@@ -41,7 +39,7 @@ def gate(rows, overlap, width=21504):
     return launch.prepare_gate(zeros(rows, 2 * width), zeros(rows, width), "gelu_tanh", overlap)
 
 
-def main(capability):
+def rows_of(capability):
     overlap = capability >= (9, 0)
     for make in (norm, heads, gate):
         for rows in ROWS:
@@ -57,8 +55,8 @@ def main(capability):
                 "narrow_loads": len(re.findall(r"\bLDG\.E\.[US](?:8|16)\b", anatomy.sass)),
                 "waits": compiled.asm["ptx"].count("griddepcontrol.wait"),
             }
-            print(json.dumps(row), flush=True)
+            yield row
 
 
 if __name__ == "__main__":
-    main(tuple(map(int, sys.argv[1].split("."))))
+    print_rows(rows_of)

@@ -1,12 +1,12 @@
-"""Compiles the product of a weight in tiles for a GPU that is not there and prints what came out, a JSON line each.
+"""Compiles the product of a weight in tiles for GPUs that are not there and prints what came out as JSON.
 
-A process of its own, because kernels that were imported for the interpreter cannot be compiled.
+Usage: compile_tiles.py 9.0
 """
 
-import json
 import re
 
 import torch
+from anatomies import print_rows
 from blockskip.launching.dispatch import as_launched
 from blockskip.linear.hopper import launch
 from blockskip.linear.hopper.plan import choose_config
@@ -18,7 +18,7 @@ CASES += [(rows, 43008, 5376, 32, False, "bfloat16") for rows in (8, 64, 128, 25
 CASES += [(16, 43008, 5376, 128, True, "bfloat16"), (32, 43008, 5376, 64, False, "float16")]
 
 
-def compiled(rows, n, k, group_size, symmetric, dtype):
+def compiled(capability, rows, n, k, group_size, symmetric, dtype):
     config, dtype = choose_config(rows, n, k, 132), getattr(torch, dtype)
     x, out = torch.zeros((rows, k), dtype=dtype), torch.zeros((rows, n), dtype=dtype)
     data = torch.zeros((n // 64, k // 256, 64, 32), dtype=torch.int32)
@@ -26,7 +26,7 @@ def compiled(rows, n, k, group_size, symmetric, dtype):
     needed = [None if one is None else torch.zeros(1, dtype=one[1]) for one in launch._memory(out, n, config)]
     zero = None if symmetric else scale
     one = launch.prepare_product(x, data, scale, zero, out[0], out, needed[1:], config, group_size)
-    with _pretend((9, 0)):
+    with _pretend(capability):
         arguments = map(as_launched, one.arguments)
         return launch.product.warmup(*arguments, **one.constants, num_warps=4, launch_pdl=True, grid=one.grid), config
 
@@ -45,10 +45,10 @@ def innermost(sass):
     return [text for begin, end in inner for _, text in lines[begin:end]]
 
 
-def main():
+def rows_of(capability):
     for case in CASES:
-        kernel, config = compiled(*case)
-        anatomy = read(kernel, (9, 0))
+        kernel, config = compiled(capability, *case)
+        anatomy = read(kernel, capability)
         row = {
             "case": case,
             "groups": config.row_groups,
@@ -62,8 +62,8 @@ def main():
             "waits": anatomy.sass.count("WARPGROUP.DEPBAR"),
             "matrix_loads": anatomy.sass.count("LDSM.16.M88.4"),
         }
-        print(json.dumps(row), flush=True)
+        yield row
 
 
 if __name__ == "__main__":
-    main()
+    print_rows(rows_of)

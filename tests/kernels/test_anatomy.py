@@ -1,17 +1,13 @@
 """The kernel compiled for GPUs that are not there: registers, spills, warp-group products, equal layouts in all modes.
 
-What the interpreter cannot show. All kernels are compiled in processes of their own, two at a time.
+What the interpreter cannot show.
 """
 
-import json
-import os
-import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
-from pathlib import Path
 
 import pytest
+from anatomies import by_case, compiled_by
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="Triton compiles on Linux alone"),
@@ -100,20 +96,10 @@ def allowed(capability, *case):
     return (SPILLS | OTHERWISE.get(version("triton"), {})).get((capability, *case), 0)
 
 
-def compile_all(capability):
-    root = Path(__file__).parents[2]
-    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    environment["PYTHONPATH"] = f"{root / 'kernels'}{os.pathsep}{root / 'lab'}"
-    script = Path(__file__).with_name("compile_all.py")
-    done = subprocess.run([sys.executable, script, capability], capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return {tuple(row["case"]): row for row in map(json.loads, done.stdout.splitlines())}
-
-
 @pytest.fixture(scope="module")
 def compiled():
-    with ThreadPoolExecutor(2) as pool:
-        return dict(zip(CAPABILITIES, pool.map(compile_all, CAPABILITIES), strict=True))
+    found = compiled_by("compile_all.py", CAPABILITIES)
+    return {capability: by_case(rows) for capability, rows in found.items()}
 
 
 @pytest.mark.parametrize("capability", CAPABILITIES)

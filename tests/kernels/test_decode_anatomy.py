@@ -1,16 +1,12 @@
 """The decode kernels compiled for GPUs that are not there: registers, spills, shared memory, asynchronous copies.
 
-What the interpreter cannot show. All are compiled in processes of their own, two at a time.
+What the interpreter cannot show.
 """
 
-import json
-import os
-import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
+from anatomies import by_case, compiled_by
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="Triton compiles on Linux alone"),
@@ -19,20 +15,10 @@ pytestmark = [
 SHARED_KIB = {"8.0": 163, "9.0": 227, "12.0": 99}  # a block's, by the maker's programming guides
 
 
-def compile_decode(capability):
-    root = Path(__file__).parents[2]
-    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    environment["PYTHONPATH"] = f"{root / 'kernels'}{os.pathsep}{root / 'lab'}"
-    script = Path(__file__).with_name("compile_decode.py")
-    done = subprocess.run([sys.executable, script, capability], capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return {tuple(row["case"]): row for row in map(json.loads, done.stdout.splitlines())}
-
-
 @pytest.fixture(scope="module")
 def compiled():
-    with ThreadPoolExecutor(2) as pool:
-        return dict(zip(SHARED_KIB, pool.map(compile_decode, SHARED_KIB), strict=True))
+    found = compiled_by("compile_decode.py", SHARED_KIB)
+    return {capability: by_case(rows) for capability, rows in found.items()}
 
 
 @pytest.mark.parametrize("capability", SHARED_KIB)

@@ -1,16 +1,12 @@
 """The fused kernel compiled for GPUs that are not there: products on tensor cores, and no spills.
 
-What the interpreter cannot show. Each GPU's kernels are compiled in a process of their own, two at a time.
+What the interpreter cannot show.
 """
 
-import json
-import os
-import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
+from anatomies import compiled_by
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="Triton compiles on Linux alone"),
@@ -19,20 +15,9 @@ pytestmark = [
 CAPABILITIES = ("8.0", "9.0", "12.0")
 
 
-def compile_all(capability):
-    root = Path(__file__).parents[2]
-    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    environment["PYTHONPATH"] = f"{root / 'kernels'}{os.pathsep}{root / 'lab'}"
-    script = Path(__file__).with_name("compile_fused.py")
-    done = subprocess.run([sys.executable, script, capability], capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return [json.loads(line) for line in done.stdout.splitlines()]
-
-
 @pytest.fixture(scope="module")
 def compiled():
-    with ThreadPoolExecutor(2) as pool:
-        return dict(zip(CAPABILITIES, pool.map(compile_all, CAPABILITIES), strict=True))
+    return compiled_by("compile_fused.py", CAPABILITIES)
 
 
 @pytest.mark.parametrize("capability", CAPABILITIES)

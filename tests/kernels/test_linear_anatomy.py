@@ -1,16 +1,12 @@
 """The matvec compiled for GPUs that are not there: 16-byte loads, dp4a, no shared memory in the loop, no spills.
 
-What the interpreter cannot show. Each GPU's kernels are compiled in a process of their own, two at a time.
+What the interpreter cannot show.
 """
 
-import json
-import os
-import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
+from anatomies import compiled_by
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="Triton compiles on Linux alone"),
@@ -30,24 +26,13 @@ METADATA |= {"symmetric of 16": 3}  # scale codes of both halves of a block, and
 MOST_REGISTERS = 136  # 15 programs of one warp fit an SM's registers
 
 
-def compile_all(capability):
-    root = Path(__file__).parents[2]
-    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    environment["PYTHONPATH"] = f"{root / 'kernels'}{os.pathsep}{root / 'lab'}"
-    script = Path(__file__).with_name("compile_linear.py")
-    done = subprocess.run([sys.executable, script, capability], capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return [json.loads(line) for line in done.stdout.splitlines()]
-
-
 def matvecs(rows):
     return [row for row in rows if "case" in row]
 
 
 @pytest.fixture(scope="module")
 def compiled():
-    with ThreadPoolExecutor(2) as pool:
-        return dict(zip(CAPABILITIES, pool.map(compile_all, CAPABILITIES), strict=True))
+    return compiled_by("compile_linear.py", CAPABILITIES)
 
 
 @pytest.mark.parametrize("capability", CAPABILITIES)

@@ -1,13 +1,9 @@
 """The kernels between products, compiled without a GPU: wide loads, no spills, early launches on Hopper."""
 
-import json
-import os
-import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
+from anatomies import by_case, compiled_by
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="Triton compiles on Linux alone"),
@@ -16,20 +12,10 @@ pytestmark = [
 CAPABILITIES = ("8.0", "9.0")
 
 
-def compile_all(capability):
-    root = Path(__file__).parents[2]
-    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    environment["PYTHONPATH"] = f"{root / 'kernels'}{os.pathsep}{root / 'lab'}"
-    script = Path(__file__).with_name("compile_pointwise.py")
-    done = subprocess.run([sys.executable, script, capability], capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return {tuple(row["case"]): row for row in map(json.loads, done.stdout.splitlines())}
-
-
 @pytest.fixture(scope="module")
 def compiled():
-    with ThreadPoolExecutor(2) as pool:
-        return dict(zip(CAPABILITIES, pool.map(compile_all, CAPABILITIES), strict=True))
+    found = compiled_by("compile_pointwise.py", CAPABILITIES)
+    return {capability: by_case(rows) for capability, rows in found.items()}
 
 
 @pytest.mark.parametrize("capability", CAPABILITIES)

@@ -1,25 +1,16 @@
 """The product of a weight in tiles, compiled for a Hopper GPU that is not there: what its times rest on."""
 
-import json
-import os
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from anatomies import compiled_by
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Triton compiles on Linux alone")
 
 
 @pytest.fixture(scope="module")
 def compiled():
-    root = Path(__file__).parents[2]
-    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    environment["PYTHONPATH"] = f"{root / 'kernels'}{os.pathsep}{root / 'lab'}"
-    script = Path(__file__).with_name("compile_tiles.py")
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return [json.loads(line) for line in done.stdout.splitlines()]
+    return compiled_by("compile_tiles.py", ["9.0"])["9.0"]
 
 
 def test_next_to_nothing_spills_in_a_loop_and_all_fits(compiled):

@@ -9,7 +9,7 @@ import blockskip
 import pytest
 
 PRODUCTS = """
-import blockskip as bs, torch
+import quick_interpreter, blockskip as bs, torch
 from blockskip.linear.plan import MatvecConfig
 from skiplab.contenders.ablations import FORMS, metadata_as_read, product
 

@@ -152,6 +152,7 @@ def test_a_mask_to_be_added_means_the_same_and_repeated_heads_too():
 
 
 OUR_PRODUCTS = """
+import quick_interpreter
 from skiplab.contenders import contender
 from skiplab.measure.verify import verify
 from skiplab.workload import LinearWorkload

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 PRODUCTS = """
+import quick_interpreter
 import blockskip as bs, torch
 from skiplab.contenders.int8_mma import product
 

@@ -132,6 +132,7 @@ def test_products_apart_are_the_same_numbers(monkeypatch):
 
 
 KERNELS = """
+import quick_interpreter
 import json, torch
 from skiplab.contenders.ladder import RUNGS, build_of, in_rows
 from skiplab.measure.model import TINY

@@ -1,0 +1,44 @@
+"""Kernels compiled for GPUs that are not there, in processes of their own: those imported to be interpreted cannot be.
+
+One process for a script imports what there is to import, and forks one for each GPU, two at a time.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+Row = dict[str, Any]
+
+
+def compiled_by(script: str, capabilities: Iterable[str]) -> dict[str, list[Row]]:
+    """The rows that a script of this folder makes of the kernels it compiles, by capability, such as 9.0."""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    environment["PYTHONPATH"] = os.pathsep.join(str(ROOT / folder) for folder in ("kernels", "lab"))
+    command = [sys.executable, str(Path(__file__).with_name(script)), *capabilities]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout)
+
+
+def by_case(rows: Iterable[Row]) -> dict[tuple, Row]:
+    return {tuple(row["case"]): row for row in rows}
+
+
+def print_rows(rows_of: Callable[[tuple[int, int]], Iterable[Row]]) -> None:
+    """What such a script does with the capabilities in its command line."""
+    names = sys.argv[1:]
+    with ProcessPoolExecutor(2, mp_context=get_context("fork")) as pool:
+        found = pool.map(_rows, [rows_of] * len(names), names)
+        print(json.dumps(dict(zip(names, found, strict=True))))
+
+
+def _rows(rows_of: Callable[[tuple[int, int]], Iterable[Row]], capability: str) -> list[Row]:
+    major, minor = map(int, capability.split("."))
+    return list(rows_of((major, minor)))
