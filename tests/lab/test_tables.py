@@ -137,6 +137,7 @@ def test_a_mark_of_most_cells_is_said_once_above_and_the_others_are_marked(tmp_p
 
 
 def test_exceptions_lack_each_usual_mark():
+    assert marks.above("†", "1.2").startswith("In all cells the GPU") and "○" not in marks.above("†", "1.2")
     assert marks.usual(["†‡", "†‡", "†", ""]) == "†" and marks.usual(["†", ""]) == ""
     assert [marks.shown(own, "†‡") for own in ("†‡", "†", "", "‡◊")] == ["", "□", "○□", "◊○"]
     assert len(set(marks.EXCEPT.values())) == len(marks.NOTES) == len(marks.EXCEPT)

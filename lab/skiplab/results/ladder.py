@@ -15,7 +15,7 @@ from skiplab.contenders.ladder import adds
 from skiplab.figures import theme
 from skiplab.figures.model import BY_KIND, settings_words
 from skiplab.rated import RowDict, rated
-from skiplab.results.marks import marks_of, notes_of, spread_of
+from skiplab.results.marks import above, marks_of, notes_of, shown, spread_of, usual
 from skiplab.results.tables import Shown
 from skiplab.store import Run, query
 from skiplab.text import markdown
@@ -23,6 +23,7 @@ from skiplab.workload import ModelWorkload
 
 RUNS = ("*-nvidia-h200-*model*", "*-nvidia-*model*", "*model*")
 """Run files by their names: of a point that several hold, the first counts."""
+TIMED = ["recorded", "measured"]
 ROOFS = {"data sheet": "data sheet", "recorded": "recorded roofs"}
 UNKNOWN = "What stands between products, and how loads are grouped, is not known to the roofs."
 
@@ -47,9 +48,12 @@ class LadderTable:
         table = rated(runs, RUNS)
         good = ladder.of_call(ladder.ladder(query(table, operation="model"), [self.workload]), self.workload)
         files = table.drop_duplicates("run_id").set_index("run_id")["file"] if len(table) else {}
-        columns = _columns(good)
-        caption = _caption(self.workload, columns, files, link)
-        return Shown(caption, _cells(columns, self.workload), tuple(_notes(good, self.workload)))
+        columns, timed = _columns(good), query(good, source=TIMED)
+        common = usual(list(map(marks_of, timed["flags"], spread_of(timed))))
+        cells = _cells(columns, self.workload, common)
+        text = "".join(cells.to_numpy().ravel())
+        caption = f"{_caption(self.workload, columns, files, link)} {above(common, text, 'recorded cells')}".rstrip()
+        return Shown(caption, cells, (*_notes(good, self.workload), *notes_of(text)))
 
 
 def _columns(good: pd.DataFrame) -> dict[tuple[str, str], dict[str, RowDict]]:
@@ -62,13 +66,13 @@ def _columns(good: pd.DataFrame) -> dict[tuple[str, str], dict[str, RowDict]]:
     return found
 
 
-def _cells(columns: dict[tuple[str, str], dict[str, RowDict]], workload: ModelWorkload) -> pd.DataFrame:
+def _cells(columns: dict[tuple[str, str], dict[str, RowDict]], workload: ModelWorkload, common: str) -> pd.DataFrame:
     lines = []
     below: dict[tuple[str, str], float] = {}
     for name, added in adds(workload.phase).items():
         line = {"rung": added}
         for key, rows in columns.items():
-            line[_head(*key)] = _cell(rows.get(name), below.get(key))
+            line[_head(*key)] = _cell(rows.get(name), below.get(key), common)
             if name in rows:
                 below[key] = rows[name]["tokens_per_s"]
         lines.append(line)
@@ -80,14 +84,15 @@ def _head(source: str, device: str) -> str:
     return f"{source}{f' {theme.provenance(source, short).split()[1]} {short}' if device else ''}"
 
 
-def _cell(row: RowDict | None, below: float | None) -> str:
+def _cell(row: RowDict | None, below: float | None, common: str) -> str:
     """`43.98 (1.18×)`: tokens a second, and times the rung before that there is."""
     if row is None:
         return ""
     rate = row["tokens_per_s"]
     text = f"{rate:,.0f}" if rate >= 1000 else f"{rate:.1f}"
     gain = "" if below is None else f" ({rate / below:.2f}×)"
-    return text + marks_of(row["flags"], spread_of(row)) + gain
+    marks = shown(marks_of(row["flags"], spread_of(row)), common) if row["source"] in TIMED else ""
+    return text + marks + gain
 
 
 def _caption(workload: ModelWorkload, columns: Any, files: Any, link: Any) -> str:
@@ -111,13 +116,13 @@ def _notes(good: pd.DataFrame, workload: ModelWorkload) -> list[str]:
     lines = [f"Predicted: each operation at the roofs, one after the other, {roofs}. {UNKNOWN}"]
     if workload.phase == "decode":
         lines.append(f"Published before and after each change, for its own state of the program: {_changes()}.")
-    if len(query(good, source=["recorded", "measured"])) == 0:
+    if len(query(good, source=TIMED)) == 0:
         lines.append("No run of it is recorded yet: skiplab model gemma4-31b --ladder makes one.")
     if 1 in set(good["by_kind"]):
         lines.append(f"{BY_KIND}.")
     if workload.phase == "prefill":
         lines.append(f"Attention's share of the prompt: {'; '.join(share_words(good, workload))}.")
-    return [*lines, *notes_of("".join(map(marks_of, good["flags"], spread_of(good))))]
+    return lines
 
 
 def _changes() -> str:

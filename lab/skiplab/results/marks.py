@@ -47,9 +47,13 @@ def shown(marks: str, usual: str) -> str:
     return kept + "".join(EXCEPT[mark] for mark in usual if mark not in marks)
 
 
-def above(usual: str) -> str:
-    """What most cells of a table have in common, and what marks the others: a sentence for each mark."""
-    return " ".join(f"In most cells {NOTES[mark]}; not so where {EXCEPT[mark]} stands." for mark in usual)
+def above(usual: str, text: str, of: str = "cells") -> str:
+    """What most cells of a table have in common, or all: a sentence for each mark. text: of all the table's cells."""
+    said = []
+    for mark in usual:
+        but = EXCEPT[mark] in text
+        said.append(f"In {'most' if but else 'all'} {of} {NOTES[mark]}{f'; not so where {EXCEPT[mark]} stands' * but}.")
+    return " ".join(said)
 
 
 def close(flags: Iterable[str], marks: Iterable[str]) -> str:

@@ -202,7 +202,7 @@ def caption(cells: pd.DataFrame, table: Table) -> str:
         else f"from {table.statistic} times {timed}"
     )
     recorded = f"Recorded on {' and '.join(dict.fromkeys(used['device']))}, {time}."
-    return " ".join(filter(None, (table.about, recorded, above(cells["usual"].iloc[0]))))
+    return " ".join(filter(None, (table.about, recorded, above(cells["usual"].iloc[0], "".join(cells["text"])))))
 
 
 def origin(cells: pd.DataFrame, link: Callable[[Path, int], str]) -> str:
