@@ -15,7 +15,12 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 if DEVICE == "cpu" and sys.platform == "linux":
     os.environ["TRITON_INTERPRET"] = "1"
-    import quick_interpreter  # noqa: F401
+    import quick_interpreter  # noqa: F401, I001 - before there are kernels
+    import blockskip.attention.decode.launch
+    import blockskip.attention.prefill.launch
+    import blockskip.linear.hopper.launch
+    import blockskip.linear.launch
+    import blockskip.pointwise.launch  # noqa: F401
 
     del os.environ["TRITON_INTERPRET"]
 
