@@ -141,7 +141,7 @@ def test_a_model_has_steps_bits_and_its_time_by_part(tmp_path):
     shown._view.value = "where the time of a call goes"
     chart = shown.figure.chart
     assert [bars.name for bars in chart.bars] == [
-        "ours, measured", "int8 at the roofs, predicted", "bfloat16 at the roofs, predicted"
+        "blockskip, measured", "int8 at the roofs, predicted", "bfloat16 at the roofs, predicted"
     ]  # fmt: skip
     assert {"qkv", "gate+up", "pointwise"} <= set(chart.groups) and "predicted for NVIDIA H200" in chart.sources
     shown.controls.fields["bits"].value = "5"

@@ -148,7 +148,7 @@ def test_parts_of_several_sources_stand_in_one_chart():
     assert next(iter(chosen)) == "gemma4-31b, a prompt of 2k tokens" and len(chosen) == 3
     chart = charts.fullest(both)
     assert [bars.name for bars in chart.bars] == [
-        "int4 at the roofs, predicted", "bfloat16 at the roofs, predicted", "ours, recorded"
+        "int4 at the roofs, predicted", "bfloat16 at the roofs, predicted", "blockskip, recorded"
     ]  # fmt: skip
     assert [bars.hatch for bars in chart.bars] == [".", ".", ""]
     assert chart.sources == "predicted for H200; recorded on NVIDIA H200" and chart.groups[-1] == "gaps"

@@ -41,7 +41,7 @@ def test_05_model_shows_the_runs_of_a_gpu_beside_predictions(tmp_path, monkeypat
     )  # fmt: skip
     text = shown_text(notebook)
     assert "is stored" not in text and "at 70% of drafts right: measured on NVIDIA H200" in text
-    assert "Where the time of a prompt of 2k tokens goes" in text and "ours, measured" in text
+    assert "Where the time of a prompt of 2k tokens goes" in text and "blockskip, measured" in text
     assert "published by ExecuTorch pull request 20571" in text and "llama.cpp, recorded" in text
     assert "\\u00b5s: recorded on NVIDIA H200" in text
     pictures = [output for output in outputs(notebook) if {"image/png", "image/jpeg"} & output.get("data", {}).keys()]

@@ -14,7 +14,7 @@ MARKS = {
 SCATTER = 0.05
 """Quartiles further apart, as a share of the median, earn a ‡: of less a reader of three digits sees little."""
 NOTES = {
-    "†": "the GPU had slowed its clocks to stay within its power",
+    "†": "the GPU had slowed its clocks, at its power limit",
     "‡": "the quartiles lie over 5\u00a0% apart: the median had not settled, the samples fell into two groups, or the "
     "machine was busy",
     "◊": "what a call reads was not rotated past five times the last cache",
@@ -52,7 +52,8 @@ def above(usual: str, text: str, of: str = "cells") -> str:
     said = []
     for mark in usual:
         but = EXCEPT[mark] in text
-        said.append(f"In {'most' if but else 'all'} {of} {NOTES[mark]}{f'; not so where {EXCEPT[mark]} stands' * but}.")
+        exceptions = f" (not {EXCEPT[mark]})" if but else ""
+        said.append(f"In {'most' if but else 'all'} {of}{exceptions} {NOTES[mark]}.")
     return " ".join(said)
 
 
