@@ -14,7 +14,7 @@ MARKS = {
 SCATTER = 0.05
 """Quartiles further apart, as a share of the median, earn a ‡: of less a reader of three digits sees little."""
 NOTES = {
-    "†": "the GPU had slowed its clocks, at its power limit",
+    "†": "the GPU ran slower, at its power limit",
     "‡": "the quartiles lie over 5\u00a0% apart: the median had not settled, the samples fell into two groups, or the "
     "machine was busy",
     "◊": "what a call reads was not rotated past five times the last cache",

@@ -202,7 +202,12 @@ def caption(cells: pd.DataFrame, table: Table) -> str:
         else f"from {table.statistic} times {timed}"
     )
     recorded = f"Recorded on {' and '.join(dict.fromkeys(used['device']))}, {time}."
-    return " ".join(filter(None, (table.about, recorded, above(cells["usual"].iloc[0], "".join(cells["text"])))))
+    return f"{table.about} {recorded}"
+
+
+def common(cells: pd.DataFrame) -> str:
+    """What most cells have in common, said once; empty where they have nothing."""
+    return above(cells["usual"].iloc[0], "".join(cells["text"]))
 
 
 def origin(cells: pd.DataFrame, link: Callable[[Path, int], str]) -> str:
@@ -248,7 +253,8 @@ def markdown(name: str, table: Table, everything: pd.DataFrame, page: Path) -> s
     cells = entries(name, table, everything)
     wide = grid(cells, table)
     rows = markdown_table(list(wide.columns), wide.to_numpy().tolist())
-    return "\n\n".join([caption(cells, table), rows, *notes(cells, table, link)])
+    above_it = " ".join(filter(None, (caption(cells, table), common(cells))))
+    return "\n\n".join([above_it, rows, *notes(cells, table, link)])
 
 
 class OwnTable(Protocol):
@@ -307,7 +313,7 @@ class Shown:
 def styled(name: str, table: Table, everything: pd.DataFrame) -> Shown:
     """The table for a notebook, with its caption and notes."""
     cells = entries(name, table, everything)
-    below = notes(cells, table, lambda path, number: path.name)
+    below = [*filter(None, [common(cells)]), *notes(cells, table, lambda path, number: path.name)]
     wide = grid(cells, table).rename(columns=_plain).map(_plain)
     return Shown(_plain(caption(cells, table)), wide, tuple(map(_plain, below)))
 
