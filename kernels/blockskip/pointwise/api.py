@@ -39,7 +39,8 @@ def residual_norm(
     last dimension (Zhang and Sennrich, 2019).
 
     x, update: [..., K], contiguous, K at most 32,768; update None: out is x itself. weight, update_weight: [K];
-    update_weight None: update is added as it is. scalar: one element, or None. All of one dtype and device.
+    update_weight None: update is added as it is. scalar: one element, or None. All of one dtype and device. On Hopper
+    weights and scalar are read before the kernel ahead has ended: it must not be what writes them.
     impl: reference (PyTorch, which rounds after each step) | triton (one launch, which computes in float32 and rounds
         out and normed once each) | auto: triton on CUDA for float16, bfloat16 and float32 where no gradient is asked
         for and torch.compile is not at work; else reference.
