@@ -65,25 +65,16 @@ def anatomy(
     operation_of(operation)
     archs = options.words("--arch", arch) or (DEFAULT_ARCH,)
     if name in contenders(operation):
-        made = _of_contender(name, operation, archs, options.words("--config", config), _pairs("--at", at))
+        made = _of_contender(name, operation, archs, options.words("--config", config), options.pairs("--at", at))
     else:
         found = next((vars(one)[name] for one in modules if name in vars(one)), None)
         if found is None:
             contender(name, operation)  # says which there are
-        made = _of_function(found, archs, options.all_words("--argument", argument), _pairs("--constant", constant))
+        made = _of_function(
+            found, archs, options.all_words("--argument", argument), options.pairs("--constant", constant)
+        )
     _show(made, lines, sass)
     save(files, lambda: _table(made).reset_index(names="name"), lambda: _shown(made))
-
-
-def _pairs(option: str, texts: Sequence[str] | None) -> dict[str, str]:
-    """NAME=VALUES as given, by name."""
-    found = {}
-    for text in texts or ():
-        name, equals, value = text.partition("=")
-        if not (name and equals and value):
-            raise ValueError(f"{option}: got {text!r}; allowed is a name and its values, as q_len=512,1024")
-        found[name.strip()] = value.strip()
-    return found
 
 
 def _of_contender(
@@ -91,7 +82,7 @@ def _of_contender(
 ) -> dict[str, Anatomy]:
     from skiplab.anatomy import contender_anatomies
 
-    sizes = tuple(map(_numbers, configs)) or (None,)
+    sizes = tuple(map(numbers_of, configs)) or (None,)
     workloads = sweep_at(operation, (name,), at).workloads()
     workloads = workloads if at else workloads[:1]
     found = {}
@@ -117,7 +108,8 @@ def _of_function(
     return found
 
 
-def _numbers(text: str) -> tuple[int, ...]:
+def numbers_of(text: str) -> tuple[int, ...]:
+    """A config as the command line has it."""
     parts = text.split("x")
     if not all(map(str.isdecimal, parts)):
         raise ValueError(f"--config: got {text!r}; allowed are whole numbers with x between, as 128x64x8x2")

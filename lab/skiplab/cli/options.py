@@ -58,6 +58,17 @@ def paths(option: str, texts: Sequence[str] | None) -> tuple[Path, ...]:
     return tuple(dict.fromkeys(found))
 
 
+def pairs(option: str, texts: Sequence[str] | None) -> dict[str, str]:
+    """NAME=VALUES as given, by name."""
+    found = {}
+    for text in texts or ():
+        name, equals, value = text.partition("=")
+        if not (name and equals and value):
+            raise ValueError(f"{option}: got {text!r}; allowed is a name and its values, as q_len=512,1024")
+        found[name.strip()] = value.strip()
+    return found
+
+
 def tables(texts: Sequence[str] | None) -> tuple[Path, ...]:
     """The files of --table, before anything is measured; ValueError for another suffix than those of `TABLES`."""
     found = paths("--table", texts)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import linecache
+import math
 import symtable
 import sys
 from dataclasses import dataclass, field
@@ -101,7 +102,7 @@ def _unwrapped(value: Any) -> Any:
 
 def _written(value: Any) -> str | None:
     """The literal of plain data; None for anything else."""
-    if (isinstance(value, float) and value in (float("inf"), float("-inf"))) or value != value:
+    if isinstance(value, float) and not math.isfinite(value):
         return f'float("{value}")'
     if isinstance(value, PLAIN):
         return repr(value)
