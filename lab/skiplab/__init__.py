@@ -23,9 +23,19 @@ if TYPE_CHECKING:
 
     from skiplab.report import write_report
     from skiplab.tuning.own import tune
-    from skiplab.widgets import Int4Explorer, MaskExplorer, ModelExplorer, SplitExplorer, SweepPanel
+    from skiplab.widgets import (
+        AnatomyExplorer,
+        Int4Explorer,
+        MaskExplorer,
+        ModelExplorer,
+        ReplayExplorer,
+        SplitExplorer,
+        SweepPanel,
+    )
 
-WIDGETS = ("Int4Explorer", "MaskExplorer", "ModelExplorer", "SplitExplorer", "SweepPanel")
+WIDGETS = (
+    "AnatomyExplorer", "Int4Explorer", "MaskExplorer", "ModelExplorer", "ReplayExplorer", "SplitExplorer", "SweepPanel",
+)  # fmt: skip
 LATER = {
     **dict.fromkeys(WIDGETS, "skiplab.widgets"), "tune": "skiplab.tuning.own", "write_report": "skiplab.report",
 }  # fmt: skip
@@ -34,12 +44,14 @@ LATER = {
 __all__ = [
     "LINEARS",
     "MODELS",
+    "AnatomyExplorer",
     "DecodeWorkload",
     "Int4Explorer",
     "LinearWorkload",
     "MaskExplorer",
     "ModelExplorer",
     "ModelWorkload",
+    "ReplayExplorer",
     "Run",
     "SplitExplorer",
     "Sweep",

@@ -1,4 +1,4 @@
-"""Kernels that were taken apart, side by side: how many instructions of each kind, in all of the code or the inner loop."""
+"""Kernels that were taken apart, side by side: how many instructions of each kind their inner loops have."""
 
 from __future__ import annotations
 

@@ -6,9 +6,17 @@ scoped.py: our kernels with Proton's records in them.
 """
 
 from skiplab.replay.record import replay
-from skiplab.replay.steps import Load, Program, Replay, Step
+from skiplab.replay.steps import RecordedProgram, Replay, TensorLoad, TileStep
 from skiplab.replay.timeline import Timeline, attention_timeline, read_timeline, record_timeline
 
 __all__ = [
-    "Load", "Program", "Replay", "Step", "Timeline", "attention_timeline", "read_timeline", "record_timeline", "replay",
+    "RecordedProgram",
+    "Replay",
+    "TensorLoad",
+    "TileStep",
+    "Timeline",
+    "attention_timeline",
+    "read_timeline",
+    "record_timeline",
+    "replay",
 ]  # fmt: skip

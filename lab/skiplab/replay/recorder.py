@@ -117,10 +117,9 @@ def recorded(request: dict[str, Any]) -> dict[str, Any]:
 def _call(request: dict[str, Any], workload: Workload, inputs: Sequence[torch.Tensor]) -> tuple[Any, str]:
     """What is launched, and its name."""
     if request["source"] is None:
-        config = (request["block_m"], request["block_n"], 4, 2)
-        return lambda: bs.attention(
-            *inputs, workload.mask, impl="triton", config=config, skip=request["skip"]
-        ), "blockskip"
+        named: Any = {"config": (request["block_m"], request["block_n"], 4, 2), "skip": request["skip"]}
+        q, k, v = inputs
+        return lambda: bs.attention(q, k, v, workload.mask, impl="triton", **named), "blockskip"
     load_source(KernelSource(request["name"], request["source"]))
     entry = contender(request["name"])
     return lambda: entry.build(workload, inputs)(*inputs), entry.label
@@ -132,7 +131,7 @@ def _observe(recorder: Recorder) -> None:
     from triton.runtime import interpreter
 
     builder: Any = interpreter.interpreter_builder
-    load, mark = builder.create_masked_load, cast(Any, kernel.mark)
+    load, mark = builder.create_masked_load, kernel.mark
 
     def loads(pointers: Any, mask: Any, *rest: Any) -> Any:
         recorder.loaded(builder.grid_idx, pointers.data, mask.data)

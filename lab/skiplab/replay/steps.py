@@ -14,7 +14,7 @@ MASKED, UNMASKED, LEFT_OUT = "masked", "unmasked", "left out"
 
 
 @dataclass(frozen=True)
-class Load:
+class TensorLoad:
     """A load of rows first .. last of a tensor (q, k, v, or another argument), and how many numbers it read."""
 
     tensor: str
@@ -27,7 +27,7 @@ class Load:
 
 
 @dataclass(frozen=True)
-class Step:
+class TileStep:
     """One tile of a program: its keys, whether the mask was applied ('' if the kernel does not say), what was loaded.
 
     row_max, row_sum: the running state of each of the program's rows after it; () if the kernel keeps none by a name
@@ -37,19 +37,19 @@ class Step:
     first_key: int
     last_key: int
     kind: str
-    loads: tuple[Load, ...]
+    loads: tuple[TensorLoad, ...]
     row_max: tuple[float, ...] = ()
     row_sum: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
-class Program:
+class RecordedProgram:
     """One program of the launch: its place in the grid, the queries that it read, its steps in order."""
 
     index: tuple[int, int, int]
     first_query: int
     last_query: int
-    steps: tuple[Step, ...]
+    steps: tuple[TileStep, ...]
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Replay:
     """
 
     tilemap: bs.TileMap
-    programs: tuple[Program, ...]
+    programs: tuple[RecordedProgram, ...]
     label: str
     source: str
 
@@ -74,7 +74,7 @@ class Replay:
                     seen[row, col] = 2 if step.kind == UNMASKED else 1
         return seen
 
-    def tiles(self, program: Program, step: Step) -> list[tuple[int, int]]:
+    def tiles(self, program: RecordedProgram, step: TileStep) -> list[tuple[int, int]]:
         """The tiles of the map that a step covers."""
         m, n = self.tilemap.block_m, self.tilemap.block_n
         rows = range(program.first_query // m, program.last_query // m + 1)
@@ -105,15 +105,15 @@ class Replay:
 def replay_of(record: Mapping[str, Any], tilemap: bs.TileMap) -> Replay:
     """The replay that a recording process tells (`recorder.py`)."""
     programs = tuple(
-        Program(tuple(one["index"]), one["first"], one["last"], tuple(_step(step) for step in one["steps"]))
+        RecordedProgram(tuple(one["index"]), one["first"], one["last"], tuple(_step(step) for step in one["steps"]))
         for one in record["programs"]
     )
     return Replay(tilemap, programs, record["label"], record["source"])
 
 
-def _step(told: Mapping[str, Any]) -> Step:
-    loads = tuple(Load(*load) for load in told["loads"])
-    return Step(told["first"], told["last"], told["kind"], loads, _numbers(told["max"]), _numbers(told["sum"]))
+def _step(told: Mapping[str, Any]) -> TileStep:
+    loads = tuple(TensorLoad(*load) for load in told["loads"])
+    return TileStep(told["first"], told["last"], told["kind"], loads, _numbers(told["max"]), _numbers(told["sum"]))
 
 
 def _numbers(told: Sequence[float | None]) -> tuple[float, ...]:

@@ -26,7 +26,7 @@ NEEDS_GPU = "timeline: Proton records it from inside a kernel that runs on a CUD
 
 
 @dataclass(frozen=True)
-class Span:
+class WarpSpan:
     """What a warp of a block did on a multiprocessor: a scope of the kernel, from `start` to `end` in seconds."""
 
     sm: int
@@ -52,13 +52,13 @@ class Timeline:
     """All records of one launch. clock: what a second is: Proton counts cycles, and says at which frequency."""
 
     kernel: str
-    spans: tuple[Span, ...]
+    spans: tuple[WarpSpan, ...]
     clock: str = ""
 
     @property
     def blocks(self) -> tuple[Block, ...]:
         """The stay of every block, by multiprocessor and start."""
-        stays: dict[tuple[int, int], list[Span]] = {}
+        stays: dict[tuple[int, int], list[WarpSpan]] = {}
         for one in self.spans:
             stays.setdefault((one.sm, one.block), []).append(one)
         made = (Block(*key, min(s.start for s in own), max(s.end for s in own)) for key, own in stays.items())
@@ -94,12 +94,13 @@ class Timeline:
         events += [{"ph": "M", "name": "process_sort_index", "pid": sm, "args": {"sort_index": sm}} for sm in self.sms]
         warps = {(one.sm, one.block, one.warp) for one in self.spans}
         threads = {key: number for number, key in enumerate(sorted(warps))}
+        first = min(one.start for one in self.spans)
         events += [self._event(one, first, threads[one.sm, one.block, one.warp]) for one in self.spans]
         path = Path(path)
         path.write_text(json.dumps({"displayTimeUnit": "ns", "traceEvents": events}), encoding="utf-8")
         return path
 
-    def _event(self, one: Span, first: float, thread: int) -> dict[str, Any]:
+    def _event(self, one: WarpSpan, first: float, thread: int) -> dict[str, Any]:
         when = {"ts": (one.start - first) / US, "dur": (one.end - one.start) / US}
         about = {"name": one.name, "cat": self.kernel, "args": {"block": one.block}}
         return {"ph": "X", "pid": one.sm, "tid": thread, **when, **about}
@@ -124,14 +125,14 @@ def read_timeline(path: Path | str) -> dict[str, Timeline]:
     events = held.get("traceEvents") if isinstance(held, Mapping) else None
     if not isinstance(events, list):
         raise ValueError(f"{path.name}: has no traceEvents, which Proton's traces have")
-    spans: dict[str, list[Span]] = {}
+    spans: dict[str, list[WarpSpan]] = {}
     clocks = set()
     for event in events:
         place, warp = _PLACE.fullmatch(str(event.get("pid"))), _WARP.match(str(event.get("tid")))
         if event.get("ph") != "X" or place is None or warp is None:
             continue
         start, long = float(event["ts"]) * US, float(event["dur"]) * US
-        one = Span(int(place["core"]), int(place["cta"]), int(warp["warp"]), event["name"], start, start + long)
+        one = WarpSpan(int(place["core"]), int(place["cta"]), int(warp["warp"]), event["name"], start, start + long)
         spans.setdefault(place["kernel"], []).append(one)
         clocks.add(event.get("args", {}).get("Frequency (MHz)"))
     if not spans:
