@@ -46,11 +46,10 @@ class _Parts:
             return
         self.seen.add(name)
         inner = _unwrapped(value)
-        if isinstance(value, ModuleType):
-            head, _, last = value.__name__.rpartition(".")
-            plain = f"import {value.__name__}"
-            self.imports.add(plain if name == value.__name__ else f"from {head} import {last} as {name}" if head
-                             else f"{plain} as {name}")  # fmt: skip
+        if (statement := _import_of(name, value)) is not None:
+            self.imports.add(statement)
+        elif isinstance(value, ModuleType):
+            self.imports.add(f"import {value.__name__}" + (f" as {name}" if name != value.__name__ else ""))
         elif isinstance(inner, FunctionType | type) and inner.__module__ != "__main__":
             self._import(name, inner)
         elif isinstance(inner, FunctionType | type):
@@ -130,9 +129,37 @@ def _files_of(value: Any) -> list[str]:
     """Where it may be defined: a function's own file; of a class, which does not know, all cells, the latest first."""
     if isinstance(value, FunctionType):
         return [value.__code__.co_filename]
-    script = getattr(sys.modules.get(value.__module__), "__file__", None)
-    return [*([script] if script else []), *(name for name in reversed(linecache.cache) if "ipykernel" in name
-                                             or name.startswith("<ipython"))]  # fmt: skip
+    return _main_files()
+
+
+def _main_files() -> list[str]:
+    """The cells of this notebook, the latest first, and the script."""
+    script = getattr(sys.modules["__main__"], "__file__", None)
+    cells = [name for name in reversed(linecache.cache) if "ipykernel" in name or name.startswith("<ipython")]
+    return [*cells, *([script] if script else [])]
+
+
+def _import_of(name: str, value: Any) -> str | None:
+    """The statement of a cell, or of the script, that imports `value` as this name."""
+    for file in _main_files():
+        every = ast.walk(ast.Module(_parsed(linecache.getlines(file)), []))
+        for node in (one for one in every if isinstance(one, ast.Import | ast.ImportFrom)):
+            for alias in node.names:
+                if name == (alias.asname or alias.name) and _imported(node, alias) is value:
+                    bound = f" as {alias.asname}" if alias.asname else ""
+                    origin = f"from {node.module} " if isinstance(node, ast.ImportFrom) else ""
+                    return f"{origin}import {alias.name}{bound}"
+    return None
+
+
+def _imported(node: ast.Import | ast.ImportFrom, alias: ast.alias) -> Any:
+    """What the statement would bind now, as far as it is loaded."""
+    if isinstance(node, ast.Import):
+        return sys.modules.get(alias.name)
+    if node.level or node.module is None:
+        return None
+    found = getattr(sys.modules.get(node.module), alias.name, None)
+    return sys.modules.get(f"{node.module}.{alias.name}") if found is None else found
 
 
 def _parsed(lines: list[str]) -> list[ast.stmt]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from skiplab.figures import theme
+from typing import Any
+
+from skiplab.figures import nibbles, theme
 from skiplab.figures.nibbles import LEFT_ALONE, Cell, Label, Picture
 from skiplab.replay.timeline import Timeline
 
@@ -33,3 +35,10 @@ def timeline(made: Timeline) -> Picture:
     labels += [Label(LEFT, end + 13, "0", size=10),
                Label(LEFT + ACROSS, end + 13, theme.seconds(made.seconds).strip(), "end", 10)]  # fmt: skip
     return Picture(LEFT + ACROSS + 4, end + 18, tuple(cells), tuple(labels), -1, LEFT, LEGEND)
+
+
+def picture(made: Timeline) -> Any:
+    """The timeline as an image that a notebook shows."""
+    from IPython.display import Image
+
+    return Image(nibbles.png(timeline(made), made.clock))
