@@ -1,4 +1,4 @@
-"""08_anatomy runs top to bottom without a GPU: machine code beside its lines, explorers as pictures, what needs a GPU."""
+"""08_anatomy runs top to bottom without a GPU: machine code beside its lines, explorers, and what needs a GPU."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from skiplab.figures.nibbles import FETCHED, LEFT_ALONE, Cell, Label, Picture
 from skiplab.replay.steps import MASKED, Replay
 from skiplab.text import digits
 
-LEFT, ACROSS = 84, 480
+LEFT, ACROSS = 98, 480
 """Pixels left of the map, for its rows' names; of the map."""
 MOST_TALL = 420
 BARS = 44

@@ -52,8 +52,8 @@ class AnatomyExplorer(Pictured, w.VBox):
         self.worker = BackgroundWorker(self._failed, lambda: self._say(""))
         self._compile(self.settings, lambda: False)  # so that what is shown is there, also where nobody waits
         self._build()
-        view = [self._problem, self._progress, self._counts, self._lines]
-        super().__init__(controls.page(self._column(), view, [self._table, self.chart]))
+        view = [self._problem, self._progress, self._counts, self._mix, self._occupancy]
+        super().__init__(controls.page(self._column(), view, [self._table, self._lines, self.chart]))
         self.add_class("skiplab-page")
         self.add_class("skiplab-anatomy-explorer")
         for name, control in self._controls.items():
@@ -121,8 +121,7 @@ class AnatomyExplorer(Pictured, w.VBox):
         self._code = w.Accordion([self._copy], titles=("Copy as code",), selected_index=None)
 
     def _column(self) -> list[w.Widget]:
-        return [controls.heading(f"How {self.subject.name} is compiled"), *self._controls.values(), self._occupancy,
-                self._mix, self._code]  # fmt: skip
+        return [controls.heading(f"How {self.subject.name} is compiled"), *self._controls.values(), self._code]
 
     def _take(self, name: str, value: Any) -> None:
         """Compile with a control's new value, in the background."""
