@@ -45,7 +45,14 @@ def steps(draw, longest, head_dims, heads, batches=(1, 2), unread=True, queries=
     if ring and (tensor or max(lengths) > slots):  # none of the keys that are seen may be overwritten
         q_len = min(q_len, slots)
         q, window = q[:, :, :q_len], draw(st.integers(1, slots - q_len + 1))
-    held = [oracle.ring_positions(n, slots) if ring else np.arange(slots) for n in lengths]
+    given, first = lengths, [0] * batch
+    if tensor and not ring and draw(st.booleans()):
+        first = draw(st.lists(st.integers(0, slots), min_size=batch, max_size=batch))
+        lengths = [min(n, slots - start) for n, start in zip(lengths, first, strict=True)]
+    held = [
+        oracle.ring_positions(n, slots) if ring else np.arange(slots) - start
+        for n, start in zip(lengths, first, strict=True)
+    ]
     positions = np.stack(held)
     real = (positions >= 0) & (positions < np.array(lengths)[:, None])
     tree = ("causal",) if window is None else ("window", window)
@@ -58,8 +65,10 @@ def steps(draw, longest, head_dims, heads, batches=(1, 2), unread=True, queries=
             x[b, :, unseen[b]] = 0 if layout in REPEATING else NAN
     q, k, v = (lay_out(x, layout) for x, layout in zip((q, k, v), (of_q, *of_kv), strict=True))
     scale = draw(st.none() | st.sampled_from([0.0, 1.0, -0.5, 64.0, 256.0]) | st.floats(-2, 2))
-    kv_len = torch.tensor(lengths, dtype=torch.int32) if tensor else lengths[0]
+    kv_len = torch.tensor(given, dtype=torch.int32) if tensor else lengths[0]
     words = {"kv_len": kv_len, "window": window, "scale": scale, "ring": ring}
+    if any(first):
+        words["kv_start"] = torch.tensor(first, dtype=torch.int32)
     return Step(q, k, v, words | draw(score_words(q_heads, DTYPES[name])), keep, values)
 
 

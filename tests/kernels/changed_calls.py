@@ -43,6 +43,12 @@ def sink_changes(device):
     return [sinks, strided, shifted(sinks), negated(sinks), sinks[:3], sinks.clone().requires_grad_()]
 
 
+def start_changes(device):
+    """Values of `kv_start` for two rows."""
+    starts = torch.tensor([3, 0], dtype=torch.int32, device=device)
+    return [starts, starts + 1, starts[0], starts.repeat_interleave(2)[::2], starts.long(), 3]
+
+
 def attention_changes(device):
     """Argument -> values that each make another call of the first one, in more than the data or only there."""
     q, k, v = (draw(device, 2, heads, n, 16, seed=heads + n) for heads, n in ((4, 10), (2, 20), (2, 20)))
@@ -69,6 +75,7 @@ def attention_changes(device):
         "route": ["prefill", "executorch", "decode", "fast"],
         "sinks": sink_changes(device),
         "softcap": [2, 2.0, True, 0.0],
+        "kv_start": start_changes(device),
     }  # fmt: skip
 
 
@@ -89,6 +96,7 @@ def decode_changes(device):
         "ring": [True, 1],
         "sinks": sink_changes(device),
         "softcap": [2, 2.0, True, 0.0],
+        "kv_start": start_changes(device),
     }
 
 

@@ -7,6 +7,7 @@ Usage: compile_decode.py CAPABILITY, such as 9.0
 import json
 import re
 import sys
+from dataclasses import replace
 
 import torch
 from blockskip.attention.call import DecodeCall
@@ -20,6 +21,8 @@ CASES += [(d, 2, "float32") for d in (128, 256, 512)] + [(96, 48, "float16")]
 RINGS = [(d, 2, "bfloat16") for d in (128, 256, 512)]
 CAPPED = [(64, 64, "bfloat16"), (128, 2, "bfloat16")]
 """With sinks and a soft cap."""
+STARTED = [(128, 2, "bfloat16"), (512, 2, "bfloat16")]
+"""With keys that begin at a slot of each batch's own."""
 MERGES = [(96, 48, torch.float16), (512, 2, torch.bfloat16)]
 
 
@@ -29,7 +32,9 @@ def compiled(capability, kernel, launch, **options):
     return read(made, capability)
 
 
-def decode_anatomies(capability, head_dim, rows, dtype, length=4096, window=1024, ring=False, capped=False):
+def decode_anatomies(
+    capability, head_dim, rows, dtype, length=4096, window=1024, ring=False, capped=False, started=False
+):
     """(name, anatomy) of the split kernel and the merge, as `decode` would launch them: 4 KV heads of `rows` rows."""
     q_len = min(8, rows // 2)
     group = rows // q_len
@@ -38,6 +43,7 @@ def decode_anatomies(capability, head_dim, rows, dtype, length=4096, window=1024
     lengths = torch.empty(1, dtype=torch.int32)
     scores = (torch.empty(4 * group, dtype=dtype), 50.0) if capped else ()
     call = DecodeCall(q, k, v, head_dim**-0.5, length, lengths, window, None, "triton", True, ring, *scores)
+    call = replace(call, starts=lengths if started else None)
     plan = plan_decode_kernel(call, capability, 132)
     lse = torch.empty(q.shape[:3])
     parts = decode_launch.allocate_parts(call, plan)
@@ -52,11 +58,9 @@ def decode_anatomies(capability, head_dim, rows, dtype, length=4096, window=1024
 
 
 def main(capability):
-    kinds = (
-        [("", case) for case in CASES] + [(" ring", case) for case in RINGS] + [(" capped", case) for case in CAPPED]
-    )
-    for kind, (head_dim, rows, dtype) in kinds:
-        options = {"ring": kind == " ring", "capped": kind == " capped"}
+    kinds = {"": CASES, " ring": RINGS, " capped": CAPPED, " started": STARTED}
+    for kind, (head_dim, rows, dtype) in [(kind, case) for kind, cases in kinds.items() for case in cases]:
+        options = {name: kind == f" {name}" for name in ("ring", "capped", "started")}
         for kernel, one in decode_anatomies(capability, head_dim, rows, getattr(torch, dtype), **options):
             if kind and kernel == "reduce":
                 continue  # it knows nothing of slots, nor of scores

@@ -149,8 +149,9 @@ ATTENTION = {
     **each(("return_lse", "record", "ring"), NO_FLAGS),
     "sinks": [*NO_TENSORS, torch.zeros(3), torch.zeros(1, 4), torch.zeros(4).half(), torch.zeros(4, dtype=torch.int32)],
     "softcap": [*NO_NUMBERS, 0, -1.0, 1e-45, 1e39],
+    "kv_start": [*NO_TENSORS, torch.zeros(3, dtype=torch.int32), torch.zeros(1, dtype=torch.int64)],
 }
-DECODE_TOO = ("q", "k", "v", "kv_len", "scale", "impl", "return_lse", "ring", "sinks", "softcap")
+DECODE_TOO = ("q", "k", "v", "kv_len", "scale", "impl", "return_lse", "ring", "sinks", "softcap", "kv_start")
 DECODE = {
     **{name: ATTENTION[name] for name in DECODE_TOO},
     "window": [*NO_INTS, 0],

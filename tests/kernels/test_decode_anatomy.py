@@ -44,6 +44,7 @@ def test_nothing_spills_and_shared_memory_fits(compiled, capability):
         ("reduce", 512, 2),
         ("decode ring", 512, 2),
         ("decode capped", 64, 64),
+        ("decode started", 512, 2),
     } <= {case[:3] for case in cases}
     for case, row in cases.items():
         assert row["spill_bytes"] == 0, case

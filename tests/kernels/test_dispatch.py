@@ -7,7 +7,9 @@ from typing import NamedTuple
 import pytest
 import torch
 import triton
+from blockskip.launching import dispatch
 from blockskip.launching.dispatch import Dispatcher, Launch, TmaTensor, traits
+from blockskip.launching.memory import allocation
 from blockskip.launching.ready import Ready, Step
 
 
@@ -260,6 +262,58 @@ def test_what_is_handed_over_is_what_triton_hands_over(tma):
     found.run(described.descriptor(), out, 7, *found.last, stream=0)
     short, plain = tma.handed
     assert list(short) == [one.data_ptr() if isinstance(one, torch.Tensor) else one for one in plain]
+
+
+def test_the_c_function_below_tritons_launcher_is_given_what_that_gives_it(tma, monkeypatch):
+    """The launcher itself is asked once, when the launch is prepared."""
+    launcher = tma.kernel.Compiled._run
+    launcher.arg_annotations, launcher.kernel_signature, launcher.launch_pdl = ["annotation"], b"signature", True
+    given = []
+    launcher.launch = lambda *all_of_it: given.append(all_of_it)
+    monkeypatch.setattr(dispatch, "encoding", lambda compiled: (compiled, {}))
+    tma.kernel.arg_names = ["x", "number", "FIRST", "SECOND"]
+    found = Dispatcher().find(tma.kernel, Launch((TENSOR, 7), CONSTANTS, (3, 2)))
+    found.run(5, 7, *found.last, stream=11)
+    with monkeypatch.context() as changed:
+        changed.setattr(type(launcher), "__call__", None)
+        found.by_address((5, 7, *found.last), 11)
+    assert len(given) == 2 and given[0] == given[1] and given[0][:4] == (3, 2, 1, 11)
+
+
+@pytest.mark.parametrize("name", ["global_scratch_size", "profile_scratch_size"])
+def test_a_launcher_that_asks_for_memory_is_asked_each_time(tma, name, monkeypatch):
+    from triton.runtime import _allocation
+
+    launcher, asked = tma.kernel.Compiled._run, []
+    setattr(launcher, name, 64)
+    launcher.launch = lambda *given: None
+    for allocator in ("_allocator", "_profile_allocator"):
+        held = SimpleNamespace(get=lambda: lambda size, alignment, stream: asked.append((size, stream)))
+        monkeypatch.setattr(_allocation, allocator, held)
+    monkeypatch.setattr(dispatch, "encoding", lambda compiled: (compiled, {}))
+    tma.kernel.arg_names = ["x", "number", "FIRST", "SECOND"]
+    found = Dispatcher().find(tma.kernel, Launch((TENSOR, 7), CONSTANTS, (3,)))
+    found.by_address((5, 7, *found.last), 11)
+    assert asked == [(192, 11)]
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 5), (1, 1, 7), (4, 0, 3), (), (6,)])
+@pytest.mark.parametrize("inference", [False, True])
+def test_new_memory_is_as_that_of_torch_empty(shape, inference):
+    with torch.inference_mode(inference):
+        made = allocation(shape, torch.bfloat16, torch.device("cpu"))()
+        other = torch.empty(shape, dtype=torch.bfloat16)
+    for what in ("dtype", "device", "shape", "requires_grad"):
+        assert getattr(made, what) == getattr(other, what)
+    assert made.stride() == other.stride() and made.is_inference() == inference
+
+
+def test_new_memory_is_filled_where_torch_is_asked_to_fill_it():
+    torch.use_deterministic_algorithms(True)
+    try:
+        assert allocation((3, 2), torch.float32, torch.device("cpu"))().isnan().all()
+    finally:
+        torch.use_deterministic_algorithms(False)
 
 
 def test_a_launcher_that_is_made_otherwise_gets_tensors_and_descriptors(kernel):

@@ -36,14 +36,14 @@ def draw(head_dim, q_len, kv_len=None, *, batch=1, heads=(4, 2)):
     return [torch.randn(shape, generator=generator).half() for shape in shapes]
 
 
-def attend(q, k, v, mask, *, copies, programs, kv_len=None, q_start=None, skip="auto", sinks=None, softcap=None):
+def attend(q, k, v, mask, *, copies, programs, kv_len=None, q_start=None, skip="auto", **options):
     """(out, lse), which held NaN before, by so many programs that go from rows to rows, in turn over all heads.
 
     A short window's rows are attended with a pause between them and without: the bits must be the same.
     """
     batch, heads, q_len, head_dim = q.shape
     config = WARP_SPECIALIZED[head_dim]
-    options = {"route": "prefill", "sinks": sinks, "softcap": softcap}
+    options["route"] = "prefill"
     call = check(AttentionArguments(q, k, v, mask, None, q_start, kv_len, skip, "triton", config, True, **options))
     made = plan.plan_kernel(call, config, capability=(9, 0))
     assert made.config.warp_specialized
@@ -146,3 +146,18 @@ def test_who_waits_for_what_never_comes_is_told(monkeypatch):
         barrier.wait(0)
     barrier.arrive()
     barrier.wait(0)
+
+
+@pytest.mark.parametrize("head_dim", WARP_SPECIALIZED)
+def test_keys_that_begin_behind_padding(copies, head_dim):
+    q, k, v = draw(head_dim, 130, 311, batch=3)
+    starts, lengths = (torch.tensor(numbers, dtype=torch.int32) for numbers in ([0, 101, 300], [311, 210, 9]))
+    for t in (k, v):
+        for row, start in enumerate(starts.tolist()):
+            t[row, :, :start] = math.nan
+    for mask in (bs.causal(), bs.sliding_window(77)):
+        out, lse = attend(q, k, v, mask, copies=copies, programs=2, kv_len=lengths, kv_start=starts)
+        for row, start in enumerate(starts.tolist()):
+            one = slice(row, row + 1)
+            keys = (t[one, :, start : start + lengths[row]] for t in (k, v))
+            close((out[one], lse[one]), q[one], *keys, mask)

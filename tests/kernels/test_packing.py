@@ -95,7 +95,7 @@ def test_to_a_hopper_gpu_and_back_every_bit_is_the_same(symmetric):
     assert bs.quantize(floats().cuda(), symmetric=symmetric).packing == "tiles"
     layer = nn.Sequential(bs.QuantizedLinear(rows)).cuda()
     assert layer[0].weight.packing == "tiles" and same(layer[0].weight.to("cpu"), rows)
-    other = nn.Sequential(bs.QuantizedLinear(bs.quantize(floats(seed=1)))).cuda()
+    other = nn.Sequential(bs.QuantizedLinear(bs.quantize(floats(seed=1), symmetric=symmetric))).cuda()
     other.load_state_dict(nn.Sequential(bs.QuantizedLinear(rows)).state_dict())
     assert other[0].weight.packing == "tiles" and same(other[0].weight.to("cpu"), rows)
     layer.cpu().load_state_dict(other.state_dict())

@@ -153,7 +153,7 @@ def test_layers_of_one_kind_share_a_mask():
     with attention_of(tiny("llama"), "noting") as model:
         said(model, new=3, cache_implementation="static")
     assert all(mask is given[3 * i] for i in range(3) for mask in given[3 * i : 3 * i + 3])
-    assert all(mask.order is not None and isinstance(mask.kv_len, torch.Tensor) for mask in given)
+    assert all(mask.kv_start is not None and isinstance(mask.kv_len, torch.Tensor) for mask in given)
 
 
 def test_masks_of_the_users_own():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from skiplab.workload import MODELS, HeadShape, model_names, model_of
+from skiplab.workload import MODELS, HeadShape, model_files, model_of
 from skiplab.workload import models as registry
 
 TOY = {
@@ -91,7 +91,7 @@ def test_a_model_is_a_file_of_its_configuration(write, monkeypatch, tmp_path):
     known = registry.data_path("models")
     monkeypatch.setattr(registry, "data_path", lambda *parts: tmp_path.joinpath(*parts[1:]))
     (tmp_path / "toy.json").write_text(write(head_dim=None).read_text())
-    assert model_names() == ("config", "toy") and model_of("toy").name == "toy"
+    assert list(model_files()) == ["config", "toy"] and model_of("toy").name == "toy"
     assert registry.models.__wrapped__()["toy"] == HeadShape(4, 2, 16)
     assert known.is_dir() and "toy" not in MODELS
 

@@ -13,6 +13,7 @@ from ..mask import Mask, causal, mask_of
 from ..mask import dense as dense_mask
 from .call import AttentionArguments, check_tensors
 from .eager import attend, check
+from .lengths import keys_from
 from .ops import traced_attention
 from .route import Plan, make_plan
 
@@ -35,6 +36,7 @@ def attention(
     route: str = "measured",
     sinks: torch.Tensor | None = None,
     softcap: float | None = None,
+    kv_start: torch.Tensor | None = None,
 ) -> Any:
     """softmax(scale * q k^T, masked) v, computing only the tiles that `mask` leaves. Inference only.
 
@@ -73,6 +75,10 @@ def attention(
         value (gpt-oss). -inf is no sink. It is neither scaled nor capped.
     softcap: a positive number c: scores become c * tanh(scale * q k^T / c) before masking (Gemma 2); float32 must hold
         scale / c.
+    kv_start: int32 tensor [] or [B] on q's device: the slot of each row's first key, such as the first behind padding
+        on the left; None is 0. Row b is then the call of k[b, :, kv_start[b]:] and v[b, :, kv_start[b]:]: positions,
+        kv_len and q_start count from there. Read and bounded as kv_len is, of which an int is then the most; slots
+        before kv_start may hold NaN, or anything. Not for a ring.
 
     Returns out [B, Hq, Lq, D] in q's dtype, or a tuple (out, lse, visits) of those asked for. A query that sees no key
     gets 0. Raises TypeError for dtypes and kinds, ValueError for shapes, ranges, unknown options and what an
@@ -80,21 +86,25 @@ def attention(
     skip none, mask or map meets a mask for the first time inside a CUDA graph capture, which cannot copy its tables to
     the device: make the same call once before capturing. A graph reads the mask's tables: keep the mask as long.
     """
+    if kv_start is not None:
+        kv_len = keys_from(kv_start, kv_len, k)
     given = AttentionArguments(
-        q, k, v, mask, scale, q_start, kv_len, skip, impl, config, return_lse, record, ring, route,
-        sinks, softcap,
+        q, k, v, mask, scale, q_start, kv_len, skip, impl, config, return_lse, record, ring,
+        route, sinks, softcap, kv_start,
     )  # fmt: skip
     return traced_attention(given) if torch.compiler.is_compiling() else attend(given)
 
 
 def explain(
     q, k, v, mask=None, *, scale=None, q_start=None, kv_len=None, skip="auto", impl="auto", config=None,
-    return_lse=False, record=False, ring=False, route="measured", sinks=None, softcap=None,
+    return_lse=False, record=False, ring=False, route="measured", sinks=None, softcap=None, kv_start=None,
 ) -> Plan:  # fmt: skip
     """What `attention` with the same arguments will do, as a Plan whose str() is legible."""
+    if kv_start is not None:
+        kv_len = keys_from(kv_start, kv_len, k)
     given = AttentionArguments(
-        q, k, v, mask, scale, q_start, kv_len, skip, impl, config, return_lse, record, ring, route,
-        sinks, softcap,
+        q, k, v, mask, scale, q_start, kv_len, skip, impl, config, return_lse, record, ring,
+        route, sinks, softcap, kv_start,
     )  # fmt: skip
     return make_plan(check(given))
 

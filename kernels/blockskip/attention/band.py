@@ -18,12 +18,14 @@ class Lengths(NamedTuple):
     """How many keys there are, and where the first query stands.
 
     Where the true number stands on the device, `pointer` is int32 [B] and kv_len its upper bound; else pointer is None.
-    q_start None: the queries are the last positions.
+    q_start None: the queries are the last positions. first: int32 [B], the slot of the first key, or None where that is
+    0; then there is a pointer, too, and kv_len is the number of slots.
     """
 
     kv_len: int
     pointer: torch.Tensor | None
     q_start: int | None
+    first: torch.Tensor | None = None
 
 
 class Limits(NamedTuple):
@@ -47,11 +49,27 @@ def _limit(distance: int | None) -> int | None:
 
 
 @triton.jit
-def lengths_of(lengths, batch, q_len):
-    """(number of keys, position of the first query) of a batch."""
+def first_slot(lengths, batch):
+    """The slot of a batch's first key; asked where `lengths.first` is not None."""
+    return tl.minimum(tl.maximum(tl.load(lengths.first + batch), 0), lengths.kv_len)
+
+
+@triton.jit
+def keys_of(lengths, batch):
+    """The number of keys of a batch."""
     kv_len = lengths.kv_len
     if lengths.pointer is not None:
-        kv_len = tl.minimum(tl.maximum(tl.load(lengths.pointer + batch), 0), kv_len)
+        most = kv_len
+        if lengths.first is not None:
+            most -= first_slot(lengths, batch)  # pyright: ignore
+        kv_len = tl.minimum(tl.maximum(tl.load(lengths.pointer + batch), 0), most)
+    return kv_len
+
+
+@triton.jit
+def lengths_of(lengths, batch, q_len):
+    """(number of keys, position of the first query) of a batch."""
+    kv_len = keys_of(lengths, batch)  # pyright: ignore
     q_start = kv_len - q_len
     if lengths.q_start is not None:
         q_start = lengths.q_start

@@ -7,21 +7,18 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, Self
 
 import torch
 
-from ..arguments import flag, integer, number, tensor
+from ..arguments import number, tensor
 from ..config import TileConfig
-from ..launching.guards import GuardedInt
 from ..launching.repeated import GROWING, Kind, kind_of
 from ..mask import Band, Mask, band
 
 IMPLS = ("auto", "reference", "tiled", "triton")
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
-LARGEST_POSITION = 1 << 29
-"""q_start and the number of keys stay below, so that differences of positions fit a 32-bit int."""
 LARGEST_SCALE = torch.finfo(torch.float32).max * math.log(2)
 """The largest |scale| that float32 still holds after the kernels' factor of log2 e."""
 SMALLEST_FACTOR = torch.finfo(torch.float32).tiny
@@ -51,6 +48,7 @@ class AttentionArguments(NamedTuple):
     route: str = "measured"
     sinks: torch.Tensor | None = None
     softcap: float | None = None
+    kv_start: torch.Tensor | None = None
 
     def kind(self) -> tuple[Kind | None, int | None]:
         """(the kind of this call, its int kv_len if launches of the kind may serve other lengths, else None).
@@ -60,9 +58,10 @@ class AttentionArguments(NamedTuple):
         for one number of keys: the queries of a tile share it, and which tiles they share depends on where they stand;
         a `dense` or `mask_mod` is asked by the call's row, not by the position; the bits of a `dilated` are too many.
         """
-        q, k, v, mask, scale, q_start, kv_len, skip, impl, config, return_lse, record, ring, route, sinks, softcap = (
-            self
-        )
+        (
+            q, k, v, mask, scale, q_start, kv_len, skip, impl, config, return_lse, record, ring, route, sinks, softcap,
+            kv_start,
+        ) = self  # fmt: skip
         lengths = growing = None
         if isinstance(kv_len, torch.Tensor):
             kv_len, lengths = None, kv_len
@@ -71,7 +70,7 @@ class AttentionArguments(NamedTuple):
         ):  # fmt: skip
             kv_len, growing = GROWING, kv_len
         options = "attention", scale, q_start, kv_len, skip, impl, config, return_lse, record, ring, route, softcap
-        return kind_of((q, k, v, lengths, sinks), options, impl, mask, skip == "map"), growing
+        return kind_of((q, k, v, lengths, sinks, kv_start), options, impl, mask, skip == "map"), growing
 
 
 def _is_band(mask: Mask | None) -> bool:
@@ -98,17 +97,18 @@ class DecodeArguments(NamedTuple):
     ring: bool = False
     sinks: torch.Tensor | None = None
     softcap: float | None = None
+    kv_start: torch.Tensor | None = None
 
     def kind(self) -> tuple[Kind | None, int | None]:
         """(the kind of this call, its int kv_len if there is one: launches of the kind may serve other lengths)."""
-        q, k, v, kv_len, window, scale, splits, impl, return_lse, ring, sinks, softcap = self
+        q, k, v, kv_len, window, scale, splits, impl, return_lse, ring, sinks, softcap, kv_start = self
         lengths = growing = None
         if isinstance(kv_len, torch.Tensor):
             kv_len, lengths = None, kv_len
         elif type(kv_len) is int:
             kv_len, growing = GROWING, kv_len
         options = "decode", kv_len, window, scale, splits, impl, return_lse, ring, softcap
-        return kind_of((q, k, v, lengths, sinks), options, impl), growing
+        return kind_of((q, k, v, lengths, sinks, kv_start), options, impl), growing
 
 
 class _Call:
@@ -118,7 +118,9 @@ class _Call:
     k: torch.Tensor
     v: torch.Tensor
     sinks: torch.Tensor | None
+    kv_len: int
     lengths: torch.Tensor | None
+    starts: torch.Tensor | None
 
     @property
     def group(self) -> int:
@@ -126,9 +128,26 @@ class _Call:
         return self.q.shape[1] // self.k.shape[1]
 
     @property
-    def tensors(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
-        """(q, k, v, sinks, lengths): what differs between calls of a kind, beside a growing kv_len."""
-        return self.q, self.k, self.v, self.sinks, self.lengths
+    def tensors(self) -> tuple[torch.Tensor | None, ...]:
+        """(q, k, v, sinks, lengths, starts): what differs between calls of a kind, beside a growing kv_len."""
+        return self.q, self.k, self.v, self.sinks, self.lengths, self.starts
+
+    @property
+    def bounded_lengths(self) -> torch.Tensor | None:
+        """`lengths`, bounded as the kernels bound them."""
+        if self.lengths is None or self.starts is None:
+            return None if self.lengths is None else self.lengths.clamp(0, self.kv_len)
+        return torch.minimum(self.lengths.clamp(min=0), self.kv_len - self.starts.clamp(0, self.kv_len))
+
+    def from_first_keys(self) -> Self:
+        """The call with each batch's first key in slot 0, in copies of k and v: for implementations in PyTorch."""
+        if self.starts is None:
+            return self
+        order = torch.arange(self.kv_len, dtype=torch.int64, device=self.q.device) + self.starts.clamp(min=0)[:, None]
+        rows = torch.arange(self.q.shape[0], dtype=torch.int64, device=self.q.device)[:, None]
+        order = order.clamp(max=self.kv_len - 1)
+        k, v = (t.transpose(1, 2)[rows, order].transpose(1, 2) for t in (self.k, self.v))
+        return replace(self, k=k, v=v, lengths=self.bounded_lengths, starts=None)  # pyright: ignore[reportArgumentType]
 
     def float32_tensors(self) -> dict[str, torch.Tensor | None]:
         """The floats as float32, by name."""
@@ -141,7 +160,8 @@ class AttentionCall(_Call):
     """A checked attention call.
 
     See `blockskip.attention` for shapes. kv_len is the number of keys, or the most there can be where the true number
-    stands on the device: `lengths` int32 [B], else None. ring: the slots of k and v hold the last positions.
+    stands on the device: `lengths` int32 [B], else None. ring: the slots of k and v hold the last positions. starts:
+    int32 [B], the slots of the first keys, or None where they are 0; with lengths alone.
     """
 
     q: torch.Tensor
@@ -161,6 +181,7 @@ class AttentionCall(_Call):
     route: str = "measured"
     sinks: torch.Tensor | None = None
     softcap: float | None = None
+    starts: torch.Tensor | None = None
 
     @property
     def planned_kv_len(self) -> int:
@@ -179,6 +200,7 @@ class DecodeCall(_Call):
 
     See `blockskip.decode` for shapes. kv_len is the number of keys, or the most there can be where the true number
     stands on the device: `lengths` int32 [B], else None. splits None: chosen. ring: slots hold the last positions.
+    starts: as of `AttentionCall`.
     """
 
     q: torch.Tensor
@@ -194,6 +216,7 @@ class DecodeCall(_Call):
     ring: bool = False
     sinks: torch.Tensor | None = None
     softcap: float | None = None
+    starts: torch.Tensor | None = None
 
     @property
     def rows(self) -> int:
@@ -290,38 +313,6 @@ def sign_and_scale(scale: float) -> tuple[int, float]:
     """
     size = abs(scale) * math.log2(math.e)
     return (0, 1.0) if size < torch.finfo(torch.float32).tiny else (int(math.copysign(1, scale)), size)
-
-
-def check_kv_len(kv_len: Any, q, k, ring: bool = False) -> tuple[int, torch.Tensor | None]:
-    """(the number of keys, None), or (the most there can be, their number int32 [B] on the device).
-
-    A ring may have been given more keys than it has slots.
-    """
-    flag("ring", ring)
-    slots = k.shape[2]
-    most, what = (LARGEST_POSITION, "the largest position") if ring else (slots, "k's length")
-    if kv_len is None:
-        return slots, None
-    if not isinstance(kv_len, torch.Tensor):
-        if type(kv_len) is not GuardedInt:
-            kv_len = integer("kv_len", kv_len)
-        if not 1 <= kv_len <= most:
-            raise ValueError(f"kv_len: given {kv_len}; must be from 1 to {what} {most}")
-        return kv_len, None  # pyright: ignore[reportReturnType] - guarded or not, it is used as an int
-    if kv_len.dtype != torch.int32:
-        raise TypeError(f"kv_len: given a tensor of {kv_len.dtype}; int32 is needed")
-    if kv_len.device != q.device:
-        raise ValueError(f"kv_len: is on {kv_len.device}; must be on q's {q.device}")
-    if tuple(kv_len.shape) not in ((), (q.shape[0],)):
-        raise ValueError(f"kv_len: given shape {tuple(kv_len.shape)}; [] or [{q.shape[0]}] is needed")
-    return most, each_batch(kv_len, q)
-
-
-def each_batch(kv_len: torch.Tensor | None, q: torch.Tensor) -> torch.Tensor | None:
-    """A kv_len tensor [] or [B] as a contiguous [B]; None stays None."""
-    if kv_len is None or (kv_len.ndim == 1 and kv_len.is_contiguous()):
-        return kv_len
-    return kv_len.expand(q.shape[0]).contiguous()
 
 
 def choose_impl(call: AttentionCall | DecodeCall) -> tuple[str, str]:

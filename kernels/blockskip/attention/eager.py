@@ -18,23 +18,20 @@ from . import reference
 from . import ring as rings
 from .call import (
     IMPLS,
-    LARGEST_POSITION,
     AttentionArguments,
     AttentionCall,
-    check_kv_len,
     check_scale,
     check_sinks,
     check_softcap,
     check_tensors,
-    each_batch,
 )
 from .decode.eager import run_decode
+from .lengths import LARGEST_POSITION, check_kv_len, check_kv_start, each_batch
 from .prefill import tiled
 from .prefill.plan import SKIPS
 from .route import ROUTES, Plan, as_decode, make_plan
 
 
-@without_autocast
 def attend(given: AttentionArguments) -> Any:
     """`attention` outside torch.compile: by what is prepared for calls of this kind, or from the beginning."""
     kind, number = given.kind()
@@ -43,13 +40,15 @@ def attend(given: AttentionArguments) -> Any:
         found = _attend_anew(given, kind, number)
     else:
         lengths = each_batch(given.kv_len, given.q) if isinstance(given.kv_len, torch.Tensor) else None
-        found = prepared(given.q, given.k, given.v, given.sinks, lengths, number)
+        starts = None if given.kv_start is None else each_batch(given.kv_start, given.q)
+        found = prepared(given.q, given.k, given.v, given.sinks, lengths, starts, number)
     if given.record:
         out, lse, visits = found
         return (out, lse, visits) if given.return_lse else (out, visits)
     return (found[0], found[1]) if given.return_lse else found[0]
 
 
+@without_autocast
 def _attend_anew(given: AttentionArguments, kind: Kind | None, number: int | None) -> tuple:
     """As `run`; what was prepared is kept for calls of this kind whose number of keys answers the same guards."""
     if kind is None:
@@ -65,7 +64,7 @@ def _attend_anew(given: AttentionArguments, kind: Kind | None, number: int | Non
 
 
 def _prepare(call: AttentionCall, plan: Plan) -> tuple[Callable, bool]:
-    """(f(q, k, v, sinks, lengths, kv_len), whether it serves all calls of this one's kind) by the Triton kernels."""
+    """(f(*call.tensors, kv_len), whether it serves all calls of this one's kind) by the Triton kernels."""
     if plan.decode is not None:
         from .decode.launch import ready_decode
 
@@ -78,7 +77,10 @@ def _prepare(call: AttentionCall, plan: Plan) -> tuple[Callable, bool]:
 
 def check(given: AttentionArguments) -> AttentionCall:
     """A checked call; TypeError or ValueError names the argument, what was given and what is allowed."""
-    q, k, v, mask, scale, q_start, kv_len, skip, impl, config, return_lse, record, ring, route, sinks, softcap = given
+    (
+        q, k, v, mask, scale, q_start, kv_len, skip, impl, config, return_lse, record, ring, route, sinks, softcap,
+        kv_start,
+    ) = given  # fmt: skip
     for name, value, allowed in (("skip", skip, SKIPS), ("impl", impl, IMPLS), ("route", route, ROUTES)):
         choice(name, value, allowed)
     flag("return_lse", return_lse)
@@ -91,6 +93,7 @@ def check(given: AttentionArguments) -> AttentionCall:
         q_start = integer("q_start", q_start)
         if abs(q_start) >= LARGEST_POSITION:
             raise ValueError(f"q_start: given {q_start}; its size must be below {LARGEST_POSITION}")
+    starts = check_kv_start(kv_start, q, ring)
     kv_len, lengths = check_kv_len(kv_len, q, k, ring)
     if ring:
         _check_ring(mask, q, k, kv_len, lengths, q_start, record)
@@ -99,7 +102,7 @@ def check(given: AttentionArguments) -> AttentionCall:
     call = AttentionCall(
         q, k, v, mask, scale, q_start, kv_len, lengths, skip, impl,
         None if config is None else TileConfig.of(config), return_lse, record, ring, route,
-        check_sinks(sinks, q), check_softcap(softcap, scale),
+        check_sinks(sinks, q), check_softcap(softcap, scale), starts,
     )  # fmt: skip
     if record and make_plan(call).impl != "triton":
         raise ValueError("record: True needs impl='triton': visits are written by the kernel, not by a plan")
@@ -113,10 +116,12 @@ def run(call: AttentionCall, plan: Plan) -> tuple[torch.Tensor, torch.Tensor | N
     if plan.impl == "triton":
         prepared, _ = _prepare(call, plan)
         return prepared(*call.tensors, call.kv_len)
+    call = call.from_first_keys()
     q, k, v, mask = call.q, call.k, call.v, call.mask
     options = {"scale": call.scale, "ring": call.ring, "sinks": call.sinks, "softcap": call.softcap}
     if plan.impl == "reference":
-        kv_len = call.kv_len if call.lengths is None else call.lengths.clamp(0, call.kv_len)
+        bounded = call.bounded_lengths
+        kv_len = call.kv_len if bounded is None else bounded
         q_start = kv_len - q.shape[2] if call.q_start is None else call.q_start
         return *reference.attention(q, k, v, mask, q_start=q_start, kv_len=kv_len, **options), None
     options["return_lse"] = call.return_lse

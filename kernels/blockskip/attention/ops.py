@@ -34,12 +34,14 @@ def attention_op(
     route: str = "measured",
     sinks: torch.Tensor | None = None,
     softcap: float | None = None,
+    kv_start: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(out, lse); lse is empty if it was not asked for."""
     length = kv_len if kv_len_tensor is None else kv_len_tensor
     given = AttentionArguments(
         q, k, v, _mask(mask, mask_tensors), scale, q_start, length, skip, impl,
         None if config is None else TileConfig.of(config), return_lse, False, ring, route, sinks, softcap,
+        kv_start,
     )  # fmt: skip
     found = eager.attend(given)
     out, lse = found if return_lse else (found, _no_lse(q))
@@ -49,7 +51,7 @@ def attention_op(
 @attention_op.register_fake
 def _(
     q, k, v, mask, mask_tensors, scale, q_start, kv_len, kv_len_tensor, skip, impl, config, return_lse, ring=False,
-    route="measured", sinks=None, softcap=None,
+    route="measured", sinks=None, softcap=None, kv_start=None,
 ):  # fmt: skip
     check_tensors(q, k, v, ("q", "k", "v"), float64=impl == "reference")
     check_sinks(sinks, q)
@@ -60,7 +62,10 @@ def _(
 
 def traced_attention(given: AttentionArguments):
     """`blockskip.attention` while torch.compile or torch.export traces."""
-    q, k, v, mask, scale, q_start, kv_len, skip, impl, config, return_lse, record, ring, route, sinks, softcap = given
+    (
+        q, k, v, mask, scale, q_start, kv_len, skip, impl, config, return_lse, record, ring, route, sinks, softcap,
+        kv_start,
+    ) = given  # fmt: skip
     if record:
         raise ValueError("record: True is not available while torch.compile traces; call attention eagerly")
     spec = (band(None, None) if mask is None else mask).spec()
@@ -69,6 +74,7 @@ def traced_attention(given: AttentionArguments):
     out, lse = torch.ops.blockskip.attention(
         q, k, v, text, tensors, scale, q_start, None if is_tensor else kv_len, kv_len if is_tensor else None,
         skip, impl, None if config is None else list(TileConfig.of(config)), return_lse, ring, route, sinks, softcap,
+        kv_start,
     )  # fmt: skip
     return (out, lse) if return_lse else out
 

@@ -11,8 +11,9 @@ from ..gpu import HOPPER, capability_of
 from ..mask import Band, Mask
 from ..tilemap import TileMap
 from ..tuned.choose import Origin
-from .call import LARGEST_POSITION, AttentionCall, DecodeCall, choose_impl, scores_line
+from .call import AttentionCall, DecodeCall, choose_impl, scores_line
 from .decode.plan import DecodePlan, make_decode_plan
+from .lengths import LARGEST_POSITION
 from .prefill.plan import PrefillPlan, make_prefill_plan
 
 ROUTED_QUERIES = 8
@@ -132,7 +133,7 @@ def as_decode(call: AttentionCall, impl: str) -> DecodeCall:
     window = None if call.mask.left is None else call.mask.left + 1
     return DecodeCall(
         call.q, call.k, call.v, call.scale, call.kv_len, call.lengths, window, None, impl, call.return_lse, call.ring,
-        call.sinks, call.softcap,
+        call.sinks, call.softcap, call.starts,
     )  # fmt: skip
 
 

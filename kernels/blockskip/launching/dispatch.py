@@ -52,14 +52,15 @@ class TmaTensor(NamedTuple):
 class CompiledKernel(NamedTuple):
     """A kernel, called as run(*arguments, *last, stream=None); None is the current stream.
 
-    by_address: called alike, of addresses where `run` takes tensors; None where there is no such way. In the place of
-    the descriptors at `encoders` it takes what those make of them: a map for the copy engine, then the numbers of its
-    shape and strides. Triton's own launch encodes each descriptor, and asks the driver of each tensor, at every call.
+    by_address: called as by_address((*arguments, *last), stream), with addresses where `run` takes tensors; None where
+    there is no such way. In the place of the descriptors at `encoders` it takes what those make of them: a map for the
+    copy engine, then the numbers of its shape and strides. Triton's own launch encodes each descriptor, and asks the
+    driver of each tensor, at every call.
     """
 
     run: Callable
     last: tuple
-    by_address: Callable | None = None
+    by_address: Callable[[tuple, int], None] | None = None
     encoders: Mapping[int, Callable[[Any], list]] = MappingProxyType({})
 
 
@@ -91,7 +92,9 @@ class Dispatcher:
         run = lend(_direct(compiled, grid))
         if len(encoders) != sum(isinstance(argument, TmaTensor) for argument in arguments):
             return CompiledKernel(run, last)
-        return CompiledKernel(run, last, lend(_direct(plain, grid)), encoders)
+        if lend is _with_memory:
+            return CompiledKernel(run, last, unpacking(lend(_direct(plain, grid))), encoders)
+        return CompiledKernel(run, last, _by_address(plain, grid), encoders)
 
     def launch(self, kernel: Any, launch: Launch, **options: Any) -> None:
         """The launch, once, on the current device and stream."""
@@ -118,6 +121,53 @@ def _direct(compiled: Any, grid: tuple[int, ...]) -> Callable:
             run(*grid, stream, function, packed, None, None, None, *arguments)
 
     return launch
+
+
+def _by_address(compiled: Any, grid: tuple[int, ...]) -> Callable[[tuple, int], None]:
+    """As `_direct`, and past Triton's launcher to the C function below it, where that is found."""
+    below = _below(compiled, grid)
+    if below is None:
+        return unpacking(_direct(compiled, grid))
+    hooked, runtime = compiled[grid], knobs.runtime
+    call, before, between, packs = below
+
+    def launch(arguments: tuple, stream: int) -> None:
+        first, last = runtime.launch_enter_hook, runtime.launch_exit_hook
+        if getattr(first, "calls", first) or getattr(last, "calls", last):
+            hooked(*arguments, stream=stream)
+        elif packs:
+            call(*before, stream, *between, arguments)
+        else:
+            call(*before, stream, *between, *arguments)
+
+    return launch
+
+
+def unpacking(run: Callable) -> Callable[[tuple, int], None]:
+    """`CompiledKernel.run` called as `CompiledKernel.by_address` is."""
+    return lambda arguments, stream: run(*arguments, stream=stream)
+
+
+def _below(compiled: Any, grid: tuple[int, ...]) -> tuple[Callable, tuple, tuple, bool] | None:
+    """(C function, what it is given before the stream, what between that and the arguments, whether these are packed).
+
+    Triton's launcher only puts these in order, and asks for memory where the kernel needs some. So it is called once
+    with marks in the places of stream and argument, and its C function replaced by one that notes what it is given.
+    None where the launcher needs memory, or is made otherwise.
+    """
+    launcher = compiled.run
+    held = getattr(launcher, "__dict__", {})
+    if "launch" not in held or held.get("global_scratch_size", 1) or held.get("profile_scratch_size", 1):
+        return None
+    noting, handed, stream, argument = copy.copy(launcher), [], object(), object()
+    noting.launch = lambda *given: handed.append(given)
+    noting(*grid, stream, compiled.function, compiled.packed_metadata, None, None, None, argument)
+    (given,) = handed
+    at = next((i for i, one in enumerate(given) if one is stream), None)
+    packs = given[-1] is not argument
+    if at is None or (packs and tuple(given[-1]) != (argument,)):
+        return None
+    return launcher.launch, given[:at], given[at + 1 : -1], packs
 
 
 def encoding(compiled: Any) -> tuple[Any, dict[int, Callable[[Any], list]]]:

@@ -5,33 +5,29 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
 from operator import itemgetter
 from typing import Any, NamedTuple
 
 import torch
 from triton.runtime import driver
 
-from .dispatch import DISPATCHER, Launch, TmaTensor, traits_of_int
+from .dispatch import DISPATCHER, CompiledKernel, Launch, TmaTensor, traits_of_int, unpacking
 from .guards import GuardedInt
+from .memory import Memory, allocate, allocation
 
 APART = 256
 """Bytes: what shares an allocation begins at multiples of it, as what has one of its own does on a GPU."""
 MOST_MAPS = 4096
 """Of 128 bytes, for a descriptor of a kind of call; beyond so many all are dropped."""
 
-Memory = tuple[tuple[int, ...], torch.dtype]
-"""Shape and dtype of a tensor that is allocated for each call."""
+current_device: Callable[[], int] = getattr(torch._C, "_cuda_getDevice", torch.cuda.current_device)
+"""The current CUDA device's index. `torch.cuda.current_device` asks first whether CUDA is initialised; where there are
+CUDA tensors, it is."""
 
 
-def allocate(memory: Sequence[Memory | None], device: torch.device) -> list[Any]:
-    """New tensors, unwritten; None where none is asked for. Each begins at a multiple of 16 bytes, as all new do."""
-    return [None if one is None else torch.empty(one[0], dtype=one[1], device=device) for one in memory]
-
-
-def stream_of(index: int) -> int:
-    """The handle of a CUDA device's current stream."""
-    return driver.active.get_current_stream(index)  # pyright: ignore[reportAttributeAccessIssue]
+def stream_of() -> Callable[[Any], int]:
+    """The function that gives the handle of a CUDA device's current stream."""
+    return driver.active.get_current_stream  # pyright: ignore[reportAttributeAccessIssue]
 
 
 class Varying(int):
@@ -86,20 +82,16 @@ class Ready:
             made = allocate(memory, self._device)
             pool, planned = _Pool([*stand_ins, *made], tables), []
             for kernel, launch, options in steps(stand_ins, made):
-                getters = {i: [pool.getter(one)] for i, one in enumerate(launch.arguments) if not _is_described(one)}
+                sources = [pool.source(argument) for argument in launch.arguments]
                 plain = launch._replace(arguments=tuple(map(_plain, launch.arguments)))
-                planned.append((launch.arguments, getters, DISPATCHER.find(kernel, plain, **options)))
-        self._by_address = all(kernel.by_address is not None for *_, kernel in planned)
-        self._steps: list[tuple[Callable, tuple, list[Callable]]] = []
-        for arguments, getters, kernel in planned:
-            for i in filter(lambda i: _is_described(arguments[i]), range(len(arguments))):
-                getters[i] = pool.descriptor_getters(arguments[i], kernel.encoders[i] if self._by_address else None)
-            run = kernel.by_address if self._by_address else kernel.run
-            self._steps.append((run, kernel.last, [get for i in range(len(arguments)) for get in getters[i]]))
-        self._constants, self._streams = pool.constants, set()
+                planned.append((sources, DISPATCHER.find(kernel, plain, **options)))
+        self._by_address = all(kernel.by_address is not None for _, kernel in planned)
+        gathered = [pool.complete(sources, kernel, self._by_address) for sources, kernel in planned]
+        self._launches, self._constants, self._streams = _numbered(gathered, pool.size), pool.constants, set()
+        self._stream_of: Callable[[Any], int] | None = None if self._index is None else stream_of()
         self._divide_memory(results)
         given = [*inputs, *self._results]
-        self._tensors = [i for i, one in enumerate(given) if isinstance(one, torch.Tensor | partial)]
+        self._tensors = [i for i, one in enumerate(given) if isinstance(one, torch.Tensor) or callable(one)]
 
     def _divide_memory(self, shapes: Sequence[tuple[int, ...]] | None) -> None:
         """What is returned comes in tensors of its own, the rest, where addresses will do, in one."""
@@ -108,38 +100,50 @@ class Ready:
         self._offsets, size = [], 0
         for i, one in enumerate(self._memory[:count]):
             shape = () if one is None else one[0] if shapes is None else shapes[i]
-            self._results.append(one and partial(torch.empty, shape, dtype=one[1], device=self._device))
+            self._results.append(one and allocation(shape, one[1], self._device))
         for one in self._memory[count:]:
             self._offsets.append(None if one is None else size)
             size += 0 if one is None else -(-math.prod(one[0]) * one[1].itemsize // APART) * APART
-        self._own = partial(torch.empty, size, dtype=torch.uint8, device=self._device) if size else None
+        self._own = allocation((size,), torch.uint8, self._device) if size else None
 
     def __call__(self, *inputs: torch.Tensor | int | None) -> list[Any]:
         """The results, written from these inputs on the current stream of their device."""
-        if self._index is None or torch.cuda.current_device() == self._index:
-            return self._launch(inputs)
-        with self._on_device():
-            return self._launch(inputs)
-
-    def _launch(self, inputs: Sequence[torch.Tensor | int | None]) -> list[Any]:
-        made = [allocated and allocated() for allocated in self._results]
+        index, made = self._index, []
+        if index is not None and index != current_device():
+            with self._on_device():
+                return self(*inputs)
+        for allocate_one in self._results:
+            made.append(None if allocate_one is None else allocate_one())
         pool: list[Any] = [*inputs, *made]
-        if self._by_address:
-            for slot in self._tensors:
-                pool[slot] = pool[slot].data_ptr()
-            own = self._own and self._own()  # held until all is launched
-            first = 0 if own is None else own.data_ptr()
-            for at in self._offsets:
-                pool.append(None if at is None else first + at)
-        else:
-            pool += allocate(self._memory[len(made) :], self._device)
+        own = self._add_addresses(pool) if self._by_address else self._add_memory(pool)  # held until all is launched
         pool += self._constants
-        stream = 0 if self._index is None else stream_of(self._index)
+        stream = 0 if self._stream_of is None else self._stream_of(index)
         if stream not in self._streams:
             self._use_on(stream)
-        for run, last, getters in self._steps:
-            run(*[get(pool) for get in getters], *last, stream=stream)
+        for launch, maps, getters, pick in self._launches:
+            for addresses, slot in maps:
+                pool.append(addresses[pool[slot]])
+            for get in getters:
+                pool.append(get(pool))
+            launch(pick(pool), stream)
+        del own
         return made
+
+    def _add_addresses(self, pool: list[Any]) -> torch.Tensor | None:
+        """Addresses in the place of the pool's tensors, and of the memory that is not returned, which comes back."""
+        for slot in self._tensors:
+            pool[slot] = pool[slot].data_ptr()
+        own, first = None, 0
+        if self._own is not None:
+            own = self._own()
+            first = own.data_ptr()
+        for at in self._offsets:
+            pool.append(None if at is None else first + at)
+        return own
+
+    def _add_memory(self, pool: list[Any]) -> None:
+        """The memory that is not returned, as tensors, where addresses will not do."""
+        pool += allocate(self._memory[len(self._results) :], self._device)
 
     def _use_on(self, stream: int) -> None:
         """Records that this stream reads the tables, so that the allocator does not reuse their memory meanwhile."""
@@ -169,6 +173,15 @@ def _stand_in(given: Input) -> torch.Tensor | Varying | None:
     return given.detach() if isinstance(given, torch.Tensor) else Varying(given)
 
 
+_Map = tuple["_Maps", int]
+"""The copy engine's map of the tensor whose address is in that slot of the pool."""
+Source = int | _Map | Callable[[list], Any]
+"""Where an argument comes from: a slot of the pool, a map, or a function of the pool."""
+_Launch = tuple[Callable[[tuple, int], None], list[_Map], list[Callable[[list], Any]], Callable[[list], tuple]]
+"""One launch of a call: the kernel's, the maps and then the functions of the pool whose values are added to the pool,
+and what picks the arguments out of it. Plain tuples are unpacked in half the time of named ones."""
+
+
 class _Pool:
     """Maps arguments to slots of a pool: a call's inputs, then its memory, then what all calls share."""
 
@@ -176,44 +189,78 @@ class _Pool:
         self._slots = {id(t): i for i, t in enumerate(tensors) if t is not None}
         self._count, self._tables, self.constants = len(tensors), tables, []
 
-    def getter(self, argument: Any) -> Callable[[Any], Any]:
-        """Takes the argument from the pool; a named tuple of tensors comes as a plain one."""
-        if isinstance(argument, tuple) and not self._slots.keys().isdisjoint(map(id, argument)):
-            return itemgetter(*map(self._slot, argument))
-        return itemgetter(self._slot(argument))
+    @property
+    def size(self) -> int:
+        return self._count + len(self.constants)
 
-    def descriptor_getters(self, tensor: TmaTensor, encode: Callable | None) -> list[Callable[[Any], Any]]:
-        """They take the descriptor, or what `encode` makes of it, the copy engine's map and numbers, of the pool."""
+    def source(self, argument: Any) -> Source | TmaTensor:
+        """Where the argument comes from; of a descriptor that is known with the kernel alone (`complete`)."""
+        if isinstance(argument, TmaTensor):
+            return argument
+        if isinstance(argument, tuple) and not self._slots.keys().isdisjoint(map(id, argument)):
+            return itemgetter(*map(self._slot, argument))  # a named tuple of tensors comes as a plain one
+        return self._slot(argument)
+
+    def complete(
+        self, sources: Sequence[Source | TmaTensor], kernel: CompiledKernel, by_address: bool
+    ) -> tuple[Callable, list[Source]]:
+        """(the kernel's launch, where all that it takes comes from)."""
+        found: list[Source] = []
+        for i, source in enumerate(sources):
+            if isinstance(source, TmaTensor):
+                found += self._described(source, kernel.encoders[i] if by_address else None)
+            else:
+                found.append(source)
+        launch = kernel.by_address if by_address else unpacking(kernel.run)
+        return launch, found + [self._kept(constant) for constant in kernel.last]  # pyright: ignore[reportReturnType]
+
+    def _described(self, tensor: TmaTensor, encode: Callable | None) -> list[Source]:
+        """The descriptor, or what `encode` makes of it: the copy engine's map, and numbers."""
         slot = self._slot(tensor.tensor)
         if encode is None:
             return [_descriptor_getter(tensor, slot)]
-        maps, numbers = _Maps(tensor, encode), encode(tensor.descriptor())[1:]  # numbers are the same for each call
-        return [lambda pool: maps[pool[slot]], *(itemgetter(self._slot(number)) for number in numbers)]
+        numbers = encode(tensor.descriptor())[1:]  # the same for each call
+        return [(_Maps(tensor, encode), slot), *map(self._slot, numbers)]
 
     def _slot(self, argument: Any) -> int:
         if id(argument) in self._slots:
             return self._slots[id(argument)]
         if not isinstance(argument, self._tables):
             _check_constant(argument)
-        self.constants.append(argument)
-        return self._count + len(self.constants) - 1
+        return self._kept(argument)
+
+    def _kept(self, constant: Any) -> int:
+        self.constants.append(constant)
+        return self.size - 1
 
 
-def _descriptor_getter(tensor: TmaTensor, slot: int) -> Callable[[tuple], Any]:
+def _numbered(gathered: Sequence[tuple[Callable, list[Source]]], size: int) -> list[_Launch]:
+    """The launches of a call; size: of the pool before they add to it."""
+    launches = []
+    for launch, found in gathered:
+        maps = [one for one in found if isinstance(one, tuple)]
+        getters: list[Any] = [one for one in found if callable(one)]
+        slots = {id(one): size + i for i, one in enumerate([*maps, *getters])}
+        launches.append((launch, maps, getters, _picker([slots.get(id(one), one) for one in found])))
+        size += len(slots)
+    return launches
+
+
+def _picker(slots: list[Any]) -> Callable[[list], tuple]:
+    return itemgetter(*slots) if len(slots) > 1 else lambda pool: tuple(pool[slot] for slot in slots)
+
+
+def _descriptor_getter(tensor: TmaTensor, slot: int) -> Callable[[list], Any]:
     """A function that makes the descriptor of the tensor in that slot; checks are done once, for the first tensor."""
     first = tensor.descriptor()
     kind, same = type(first), {name: value for name, value in vars(first).items() if name != "base"}
 
-    def describe(pool: tuple) -> Any:
+    def describe(pool: list) -> Any:
         made = object.__new__(kind)
         made.__dict__.update(same, base=pool[slot])
         return made
 
     return describe
-
-
-def _is_described(argument: Any) -> bool:
-    return isinstance(argument, TmaTensor)
 
 
 class _Maps(dict):

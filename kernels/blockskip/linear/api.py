@@ -45,8 +45,9 @@ def linear(
     Returns [..., N] in x's dtype, the same bits each time; torch.autocast is off inside. Raises TypeError for dtypes
     and kinds, ValueError for shapes, devices, unknown options and what an implementation cannot do.
     """
-    given = LinearArguments(x, w, bias, impl, route, activations)
-    return traced_linear(given) if torch.compiler.is_compiling() else multiply(given)
+    if torch.compiler.is_compiling():
+        return traced_linear(LinearArguments(x, w, bias, impl, route, activations))
+    return multiply(x, w, bias, impl, route, activations)
 
 
 def explain_linear(

@@ -30,30 +30,33 @@ class LinearArguments(NamedTuple):
     route: Any = "measured"
     activations: Any = "auto"
 
-    def kind(self) -> Kind | None:
-        """Which calls share what is prepared for this one; None where nothing is to be kept."""
-        x, w, bias, impl, route, activations = self
-        if type(w) is not QuantizedWeight:
-            return None
-        if type(x) is RoundedActivations:
-            tensors, name = (x.values, x.scales, bias), str(x.dtype)
-        else:
-            tensors, name = (x, bias), "linear"
-        kind = kind_of(tensors, (name, impl, route, activations), impl)
-        layout = None if kind is None else known(w).layout
-        return None if kind is None or layout is None else ((layout, kind[0]), None)
+
+def multiply(x: Any, w: Any, bias: Any, impl: Any, route: Any, activations: Any) -> torch.Tensor:
+    """`linear` outside torch.compile: by what is prepared for calls of this kind, or from the beginning."""
+    kind = linear_kind(x, w, bias, impl, route, activations)
+    prepared = REPEATED.get(kind)
+    if prepared is None:
+        return _multiply_anew(LinearArguments(x, w, bias, impl, route, activations), kind)
+    return prepared(x, w, bias)
+
+
+def linear_kind(x: Any, w: Any, bias: Any, impl: Any, route: Any, activations: Any) -> Kind | None:
+    """Which calls share what is prepared for this one; None where nothing is to be kept."""
+    if type(w) is not QuantizedWeight:
+        return None
+    if type(x) is RoundedActivations:
+        tensors, name = (x.values, x.scales, bias), str(x.dtype)
+    else:
+        tensors, name = (x, bias), "linear"
+    kind = kind_of(tensors, (name, impl, route, activations), impl)
+    layout = None if kind is None else known(w).layout
+    return None if kind is None or layout is None else ((layout, kind[0]), None)
 
 
 @without_autocast
-def multiply(given: LinearArguments) -> torch.Tensor:
-    """`linear` outside torch.compile: by what is prepared for calls of this kind, or from the beginning."""
-    x, w, bias = given.x, given.w, given.bias
-    kind = given.kind()
-    prepared = REPEATED.get(kind)
-    if prepared is None:
-        check(given)
-        return run(given, kind)
-    return prepared(x, w, bias)
+def _multiply_anew(given: LinearArguments, kind: Kind | None) -> torch.Tensor:
+    check(given)
+    return run(given, kind)
 
 
 def check(given: LinearArguments) -> None:

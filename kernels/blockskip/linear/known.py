@@ -13,6 +13,7 @@ from .format import Metadata
 from .weight import TENSORS, QuantizedWeight
 
 _tensors_of = attrgetter(*TENSORS)
+ADDRESS = torch.Tensor.data_ptr
 
 
 class Known:
@@ -25,7 +26,7 @@ class Known:
     def __init__(self, w: QuantizedWeight) -> None:
         self.tensors: tuple[torch.Tensor | None, ...] = _tensors_of(w)
         self.given = [t for t in self.tensors if t is not None]
-        self.addresses = [t.data_ptr() for t in self.given]
+        self.addresses = [*map(ADDRESS, self.given)]
         self._metadata, self._parts = Metadata.of(w), dict[int, list[tuple[slice, QuantizedWeight]]]()
         self.layout = _layout_of(self.tensors)
 
@@ -49,7 +50,7 @@ def known(w: QuantizedWeight) -> Known:
     To find a call's kind it is looked up; after that `w._known` is there and up to date.
     """
     kept = w.__dict__.get("_known")
-    if kept is None or [t.data_ptr() for t in kept.given] != kept.addresses:  # `t.data =` gives it other memory
+    if kept is None or [*map(ADDRESS, kept.given)] != kept.addresses:  # `t.data =` gives it other memory
         kept = w.__dict__["_known"] = Known(w)
     return kept
 

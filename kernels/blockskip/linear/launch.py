@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from ..autocast import without_autocast
 from ..gpu import capability_of, check_capability
 from ..launching.dispatch import Launch
 from ..launching.primitives import interpreting
@@ -74,7 +75,7 @@ def linear(
 def _prepared(x, w: QuantizedWeight, bias, plan: LinearPlan, emulate: bool) -> LinearCall:
     """f(x, w, bias) for tensors of the same kinds as these."""
     if plan.kernel == "dequantize":
-        return Dequantized(x, w, plan.batch_invariant)
+        return without_autocast(Dequantized(x, w, plan.batch_invariant).__call__)
     if isinstance(plan.config, HopperConfig):
         from .hopper import launch as hopper  # Gluon is imported only where it is used
 

@@ -12,6 +12,7 @@ from ..arguments import choice, tensor
 from ..autocast import autocasts
 from .activations import ACTIVATION_CHOICES, RoundedActivations
 from .api import linear
+from .eager import multiply
 from .packing import preferred_packing, settled, why_no_tiles
 from .weight import TENSORS, QuantizedWeight
 
@@ -61,6 +62,9 @@ class QuantizedLinear(nn.Module):
         """Of the module's tensors. It is made, and checked, anew where one of them has been put in another's place."""
         if torch.compiler.is_compiling():  # keeping it would be an effect of the traced code
             return self._made_weight()
+        return self._kept_weight()
+
+    def _kept_weight(self) -> QuantizedWeight:
         kept = self._kept
         if kept is None or not all(map(is_, _of_weight(kept), _of_buffers(self._buffers))):
             kept = self._kept = self._made_weight()
@@ -75,7 +79,9 @@ class QuantizedLinear(nn.Module):
         bias = self.bias
         if bias is not None and bias.dtype != x.dtype and autocasts(x):
             bias = bias.to(x.dtype)
-        return linear(x, self.weight, bias, activations=self.activations)
+        if torch.compiler.is_compiling():
+            return linear(x, self._made_weight(), bias, activations=self.activations)
+        return multiply(x, self._kept_weight(), bias, "auto", "measured", self.activations)
 
     def extra_repr(self) -> str:
         named = "" if self.activations == "auto" else f", activations={self.activations!r}"

@@ -30,7 +30,7 @@ def linear_op(
 ) -> torch.Tensor:
     """`blockskip.linear` of a weight's tensors."""
     w = QuantizedWeight(data, scale, zero, x.dtype, minimum, middle, scale_step, minimum_step)
-    return eager.multiply(LinearArguments(x, w, bias, impl, route, activations))
+    return eager.multiply(x, w, bias, impl, route, activations)
 
 
 @linear_op.register_fake
@@ -63,7 +63,7 @@ def linear_of_rounded_op(
     """`blockskip.linear` of the tensors of `RoundedActivations` and of a weight."""
     w = QuantizedWeight(data, scale, zero, dtype, minimum, middle, scale_step, minimum_step)
     x = RoundedActivations(values, scales, dtype)
-    return eager.multiply(LinearArguments(x, w, bias, impl, route, activations))
+    return eager.multiply(x, w, bias, impl, route, activations)
 
 
 @linear_of_rounded_op.register_fake

@@ -57,7 +57,10 @@ class Prepared:
         self._operands, self._ready = operands, make(inputs, [(*x.shape[:-1], w.shape[0])])
 
     def __call__(self, x: torch.Tensor, w: QuantizedWeight, bias: torch.Tensor | None) -> torch.Tensor:
-        inputs = [x, bias, *self._operands(w.__dict__["_known"])]
+        operands = self._operands(w.__dict__["_known"])
+        if not self._changes:
+            return self._ready(x, bias, *operands)[0]
+        inputs = [x, bias, *operands]
         for slot, change in self._changes:
             inputs[slot] = change(inputs[slot])
         return self._ready(*inputs)[0]
@@ -65,6 +68,8 @@ class Prepared:
 
 class Dequantized:
     """Products of torch's with weights that a kernel turns to floats, all of them at once where memory allows.
+
+    It is for calls without autocast, which would change these products.
 
     batch_invariant: the products are of equally many rows each.
     """

@@ -129,7 +129,7 @@ def turned_heads(qkv, first_head, token, turn, rotation, weight, eps, CONSTANTS:
     HALF_DIM: tl.constexpr = CONSTANTS.HEAD_DIM // 2
     ALL: tl.constexpr = CONSTANTS.FIRST_VALUE + CONSTANTS.KV_HEADS
     d = tl.arange(0, CONSTANTS.HALF)
-    first, second = halves(qkv, first_head + tl.arange(0, CONSTANTS.BLOCK_H), token, ALL, CONSTANTS)
+    first, second = halves(qkv, first_head + tl.arange(0, CONSTANTS.BLOCK_H), token, ALL, CONSTANTS)  # pyright: ignore[reportGeneralTypeIssues]
     at = wide(turn) * HALF_DIM + d
     cos = tl.load(rotation.cos + at, mask=d < HALF_DIM, other=0.0)[None, :]
     sin = tl.load(rotation.sin + at, mask=d < HALF_DIM, other=0.0)[None, :]

@@ -11,6 +11,7 @@ BENCHMARKS = {
     "host": "what a call costs the host",
     "store": "reading a large run file",
     "decode": "decode in its variants, beside torch",
+    "transformers": "a model inside transformers, with SDPA and with our attention and int4 weights",
 }
 
 

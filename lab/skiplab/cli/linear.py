@@ -9,10 +9,10 @@ import typer
 from skiplab.cli import options
 from skiplab.cli.sweep import measure
 from skiplab.sweep import LinearSweep
-from skiplab.workload import LINEARS, model_names, model_of
+from skiplab.workload import LINEARS, model_files, model_of
 from skiplab.workload.models import Shape
 
-MODEL_NAMES = ", ".join(model_names())
+MODEL_NAMES = ", ".join(model_files())
 
 
 def linear(

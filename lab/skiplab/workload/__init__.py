@@ -8,10 +8,10 @@ from skiplab.workload.attention import Workload
 from skiplab.workload.decode import DecodeWorkload
 from skiplab.workload.linear import LinearWorkload
 from skiplab.workload.model import ModelWorkload
-from skiplab.workload.models import LINEARS, MODELS, HeadShape, ModelShapes, model_names, model_of
+from skiplab.workload.models import LINEARS, MODELS, HeadShape, ModelShapes, model_files, model_of
 from skiplab.workload.problem import DTYPES, Problem
 
 __all__ = [
     "DTYPES", "LINEARS", "MODELS", "DecodeWorkload", "HeadShape", "LinearWorkload", "ModelShapes", "ModelWorkload",
-    "Problem", "Workload", "model_names", "model_of",
+    "Problem", "Workload", "model_files", "model_of",
 ]  # fmt: skip

@@ -157,11 +157,6 @@ def model_files() -> dict[str, Path]:
     return {path.stem: path for path in sorted(data_path("models").rglob("*.json"), key=lambda path: path.stem)}
 
 
-def model_names() -> tuple[str, ...]:
-    """The models that are known by name."""
-    return tuple(model_files())
-
-
 def model_of(name: str | Path) -> ModelShapes:
     """The model of that name in `data/models`, or of a configuration file; ValueError lists the names."""
     known = model_files()
@@ -176,7 +171,7 @@ def model_of(name: str | Path) -> ModelShapes:
 def models() -> dict[str, HeadShape]:
     """Named shapes of attention: those of each model, by its name and, where it has two kinds of layers, the kind."""
     shapes = {"laptop": HeadShape(8, 8, 128, 512)}
-    for model in map(model_of, model_names()):
+    for model in map(model_of, model_files()):
         for kind, shape in model.heads.items():
             shapes.setdefault(f"{model.name} {kind}" if len(model.heads) > 1 else model.name, shape)
     return {**shapes, "qwen 16/2": HeadShape(16, 2, 256)}

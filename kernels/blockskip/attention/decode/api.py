@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from ..call import DecodeArguments
+from ..lengths import keys_from
 from .eager import attend, check_decode
 from .ops import traced_decode
 from .plan import DecodePlan, make_decode_plan
@@ -26,6 +27,7 @@ def decode(
     ring: bool = False,
     sinks: torch.Tensor | None = None,
     softcap: float | None = None,
+    kv_start: torch.Tensor | None = None,
 ) -> Any:
     """softmax(scale * q k^T, causal) v for a few last queries of a long cache: split-K flash-decoding; inference only.
 
@@ -55,18 +57,26 @@ def decode(
     sinks: [Hq], float32 or q's dtype, any stride: a learned logit a query head that joins the softmax's sum without a
         value. -inf is no sink. It is neither scaled nor capped.
     softcap: a positive number c: scores become c * tanh(scale * q k^T / c) before masking; float32 must hold scale / c.
+    kv_start: int32 tensor [] or [B] on q's device: the slot of each row's first key, such as the first behind padding
+        on the left; None is 0. Row b is then the call of k[b, :, kv_start[b]:] and v[b, :, kv_start[b]:]: positions
+        and kv_len count from there. Read and bounded as kv_len is, of which an int is then the most; slots
+        before kv_start may hold NaN, or anything. Not for a ring.
 
     Returns out [B, Hq, Lq, D] in q's dtype, or (out, lse). A query that sees no key gets 0. Raises TypeError for dtypes
     and kinds, ValueError for shapes, ranges, unknown options and what an implementation cannot do.
     """
-    given = DecodeArguments(q, k, v, kv_len, window, scale, splits, impl, return_lse, ring, sinks, softcap)
+    if kv_start is not None:
+        kv_len = keys_from(kv_start, kv_len, k)
+    given = DecodeArguments(q, k, v, kv_len, window, scale, splits, impl, return_lse, ring, sinks, softcap, kv_start)
     return traced_decode(given) if torch.compiler.is_compiling() else attend(given)
 
 
 def explain_decode(
     q, k, v, *, kv_len=None, window=None, scale=None, splits="auto", impl="auto", return_lse=False, ring=False,
-    sinks=None, softcap=None,
+    sinks=None, softcap=None, kv_start=None,
 ) -> DecodePlan:  # fmt: skip
     """What `decode` with the same arguments will do, as a DecodePlan whose str() is legible."""
-    given = DecodeArguments(q, k, v, kv_len, window, scale, splits, impl, return_lse, ring, sinks, softcap)
+    if kv_start is not None:
+        kv_len = keys_from(kv_start, kv_len, k)
+    given = DecodeArguments(q, k, v, kv_len, window, scale, splits, impl, return_lse, ring, sinks, softcap, kv_start)
     return make_decode_plan(check_decode(given))

@@ -14,16 +14,14 @@ from .. import reference
 from .. import ring as rings
 from ..call import (
     IMPLS,
-    LARGEST_POSITION,
     DecodeArguments,
     DecodeCall,
-    check_kv_len,
     check_scale,
     check_sinks,
     check_softcap,
     check_tensors,
-    each_batch,
 )
+from ..lengths import LARGEST_POSITION, check_kv_len, check_kv_start, each_batch
 from . import tiled
 from .plan import LONGEST_QUERY, DecodePlan, make_decode_plan
 
@@ -31,7 +29,6 @@ MOST_SPLITS = 65535
 """A CUDA grid's second and third dimensions end there; no device has as many programs at once."""
 
 
-@without_autocast
 def attend(given: DecodeArguments) -> Any:
     """`decode` outside torch.compile: by what is prepared for calls of this kind, or from the beginning."""
     kind, number = given.kind()
@@ -40,10 +37,12 @@ def attend(given: DecodeArguments) -> Any:
         out, lse = _attend_anew(given, kind, number)
     else:
         lengths = each_batch(given.kv_len, given.q) if isinstance(given.kv_len, torch.Tensor) else None
-        out, lse = prepared(given.q, given.k, given.v, given.sinks, lengths, number)
+        starts = None if given.kv_start is None else each_batch(given.kv_start, given.q)
+        out, lse = prepared(given.q, given.k, given.v, given.sinks, lengths, starts, number)
     return (out, lse) if given.return_lse else out
 
 
+@without_autocast
 def _attend_anew(given: DecodeArguments, kind: Kind | None, number: int | None) -> tuple:
     """(out, lse); what was prepared is kept for calls of this kind whose number of keys answers the same guards."""
     if kind is None:
@@ -60,12 +59,13 @@ def _attend_anew(given: DecodeArguments, kind: Kind | None, number: int | None) 
 
 def check_decode(given: DecodeArguments) -> DecodeCall:
     """A checked call; TypeError or ValueError names the argument, what was given and what is allowed."""
-    q, k, v, kv_len, window, scale, splits, impl, return_lse, ring, sinks, softcap = given
+    q, k, v, kv_len, window, scale, splits, impl, return_lse, ring, sinks, softcap, kv_start = given
     choice("impl", impl, IMPLS)
     flag("return_lse", return_lse)
     check_tensors(q, k, v, ("q", "k", "v"), float64=impl == "reference")
     if q.shape[2] > LONGEST_QUERY:
         raise ValueError(f"q: given {q.shape[2]} queries; from 1 to {LONGEST_QUERY}, more of them are for attention")
+    starts = check_kv_start(kv_start, q, ring)
     kv_len, lengths = check_kv_len(kv_len, q, k, ring)
     if kv_len >= LARGEST_POSITION and not ring:
         raise ValueError(f"k: given {kv_len} keys; there must be less than {LARGEST_POSITION}")
@@ -73,7 +73,7 @@ def check_decode(given: DecodeArguments) -> DecodeCall:
     scale = check_scale(scale, q.shape[3])
     call = DecodeCall(
         q, k, v, scale, kv_len, lengths, window, check_splits(splits), impl, return_lse, ring,
-        check_sinks(sinks, q), check_softcap(softcap, scale),
+        check_sinks(sinks, q), check_softcap(softcap, scale), starts,
     )  # fmt: skip
     if ring and lengths is None:
         rings.check_int("window", call.mask, q, kv_len, kv_len - q.shape[2], k.shape[2])
@@ -88,7 +88,8 @@ def run_decode(call: DecodeCall, plan: DecodePlan) -> tuple[torch.Tensor, torch.
         from . import launch
 
         return launch.decode(call, plan)
-    lengths = None if call.lengths is None else call.lengths.clamp(0, call.kv_len)
+    call = call.from_first_keys()
+    lengths = call.bounded_lengths
     q, k, v, mask = call.q, call.k, call.v, call.mask
     options = {"scale": call.scale, "ring": call.ring, "sinks": call.sinks, "softcap": call.softcap}
     if plan.impl == "reference":

@@ -18,7 +18,7 @@ import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from ...launching.primitives import base, load_block, local, ring_slots, wide
-from ..band import band_keeps, band_limits
+from ..band import band_keeps, band_limits, first_slot, keys_of
 from ..softmax import accumulate, finite_max, first_sums, log_sum_exp, tangent
 
 
@@ -163,9 +163,7 @@ def decode(
     q_len = q.shape[2]
     blocks = tl.cdiv(GROUP * q_len, BLOCK_M)
     kv_head = tl.program_id(1) // blocks
-    kv_len = lengths.kv_len
-    if lengths.pointer is not None:
-        kv_len = tl.minimum(tl.maximum(tl.load(lengths.pointer + batch), 0), kv_len)
+    kv_len = keys_of(lengths, batch)  # pyright: ignore
     first_q = kv_len - q_len
 
     # row r of a KV head: query r // GROUP of its r % GROUP-th query head
@@ -193,6 +191,10 @@ def decode(
     # values laid out like the keys share their offsets, and so the registers that hold them
     v_strides = k.strides if v.strides is None else v.strides
     v_ptr = v.ptr + wide(batch) * v_strides[0] + wide(kv_head) * v_strides[1]
+    if lengths.first is not None:
+        first_key = wide(first_slot(lengths, batch))  # pyright: ignore
+        k_ptr += first_key * k.strides[2]
+        v_ptr += first_key * v_strides[2]
     n = tl.arange(0, BLOCK_N)
     acc = tl.zeros((BLOCK_M, BLOCK_D), tl.float32)
     # the first share has seen the sinks, the others have not

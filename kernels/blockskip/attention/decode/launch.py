@@ -14,8 +14,9 @@ import torch
 from ...config import power_of_two
 from ...launching.dispatch import Launch
 from ...launching.guards import GuardedInt
+from ...launching.memory import Memory, allocate
 from ...launching.primitives import interpreting
-from ...launching.ready import Memory, Ready, Step, allocate, stream_of
+from ...launching.ready import Ready, Step, stream_of
 from ...launching.view import View, is_wide, overlaps, ring_kind
 from ..band import FAR, Lengths, Limits
 from ..call import DecodeCall, sign_and_scale
@@ -47,10 +48,12 @@ class Parts(NamedTuple):
 
 Result = tuple[torch.Tensor, torch.Tensor | None]
 """(out, lse or None)."""
+Counters = Callable[[], torch.Tensor]
+"""Gives `Parts.arrived` for a call on the current stream."""
 
 
 def ready_decode(call: DecodeCall, plan: DecodePlan) -> Callable[..., Result]:
-    """f(q, k, v, sinks, lengths, kv_len) -> (out, lse or None) by the split-K kernel, for calls of this one's kind.
+    """f(*call.tensors, kv_len) -> (out, lse or None) by the split-K kernel, for calls of this one's kind.
 
     kv_len: that of each call where this one's is guarded, else not looked at.
     """
@@ -59,9 +62,11 @@ def ready_decode(call: DecodeCall, plan: DecodePlan) -> Callable[..., Result]:
         in_float32 = replace(call, **call.float32_tensors())
         return partial(_rounded, ready_decode(in_float32, plan))
     grows = isinstance(call.kv_len, GuardedInt)
-    counters = _counters_of(call, plan)
-    inputs = *call.tensors, call.kv_len if grows else None, _arrived(counters, call.q.device)
-    return partial(_launch, Ready(inputs, _memory(call, plan), partial(_steps, call, plan)), counters, grows)
+    memory, counters = _memory(call, plan), _counters_of(call, plan)
+    inputs = *call.tensors, call.kv_len if grows else None, counters and counters()
+    results = [one[0] if one else () for one in memory[:2]]
+    ready = Ready(inputs, memory, partial(_steps, call, plan), results=results)
+    return partial(_launch, ready, counters, grows)
 
 
 def decode(call: DecodeCall, plan: DecodePlan) -> Result:
@@ -69,25 +74,25 @@ def decode(call: DecodeCall, plan: DecodePlan) -> Result:
     return ready_decode(call, plan)(*call.tensors, call.kv_len)
 
 
-def _launch(ready: Ready, counters: int, grows: bool, q, k, v, sinks, lengths, kv_len) -> Result:
-    out, lse, *_ = ready(q, k, v, sinks, lengths, kv_len if grows else None, _arrived(counters, q.device))
+def _launch(ready: Ready, counters: Counters | None, grows: bool, q, k, v, sinks, lengths, starts, kv_len) -> Result:
+    out, lse = ready(q, k, v, sinks, lengths, starts, kv_len if grows else None, counters and counters())
     return out, lse
 
 
-def _rounded(in_float32: Callable, q, k, v, sinks, lengths, kv_len) -> Result:
+def _rounded(in_float32: Callable, q, k, v, sinks, lengths, starts, kv_len) -> Result:
     sinks = None if sinks is None else sinks.float()
-    out, lse = in_float32(q.float(), k.float(), v.float(), sinks, lengths, kv_len)
+    out, lse = in_float32(q.float(), k.float(), v.float(), sinks, lengths, starts, kv_len)
     return out.bfloat16(), lse
 
 
 def _steps(call: DecodeCall, plan: DecodePlan, inputs, made) -> Iterator[Step]:
-    q, k, v, sinks, lengths, kv_len, arrived = inputs
+    q, k, v, sinks, lengths, starts, kv_len, arrived = inputs
     out, lse, acc, row_max, row_sum = made
     assert plan.config is not None
     parts, overlap = Parts(acc, row_max, row_sum, arrived), overlaps(q.device)
     early = {"launch_pdl": True} if overlap else {}
     options = {"num_warps": plan.config.num_warps, "num_stages": plan.config.num_stages} | early
-    given = replace(call, sinks=sinks, lengths=lengths, kv_len=call.kv_len if kv_len is None else kv_len)
+    given = replace(call, sinks=sinks, lengths=lengths, starts=starts, kv_len=call.kv_len if kv_len is None else kv_len)
     first = prepare(given, plan, (q, k, v, out), lse, parts, overlap)
     yield Step(decode_kernel, first, options)
     if plan.splits > 1 and not plan.fused:
@@ -97,7 +102,8 @@ def _steps(call: DecodeCall, plan: DecodePlan, inputs, made) -> Iterator[Step]:
 def allocate_parts(call: DecodeCall, plan: DecodePlan) -> Parts:
     """Memory for the shares of q's rows."""
     acc, row_max, row_sum = allocate(_memory(call, plan)[2:], call.q.device)
-    return Parts(acc, row_max, row_sum, _arrived(_counters_of(call, plan), call.q.device))
+    counters = _counters_of(call, plan)
+    return Parts(acc, row_max, row_sum, counters and counters())
 
 
 def _memory(call: DecodeCall, plan: DecodePlan) -> tuple[Memory | None, ...]:
@@ -110,21 +116,22 @@ def _memory(call: DecodeCall, plan: DecodePlan) -> tuple[Memory | None, ...]:
     return out, lse, ((*split, dim), real), (split, real), (split, real)
 
 
-def _counters_of(call: DecodeCall, plan: DecodePlan) -> int:
-    return call.q.shape[0] * call.k.shape[1] if plan.fused else 0
+def _counters_of(call: DecodeCall, plan: DecodePlan) -> Counters | None:
+    """The counters, int32 zeros, which the kernel sets back to 0, for calls of this one's kind; None where it has none.
 
-
-def _arrived(counters: int, device: torch.device) -> torch.Tensor | None:
-    """The counters, int32 zeros, which the kernel sets back to 0; None for no counters.
-
-    The launches of one stream run one after the other and share theirs. A CUDA graph may replay beside any of them: it
-    has its own, which are set to 0 in the graph.
+    The launches of one stream run one after the other and share theirs. A CUDA graph, whose calls are of another kind,
+    may replay beside any of them: it has its own, which are set to 0 in the graph.
     """
-    if not counters:
+    if not plan.fused:
         return None
+    count, device = call.q.shape[0] * call.k.shape[1], call.q.device
     if device.type != "cuda" or torch.cuda.is_current_stream_capturing():
-        return torch.zeros(counters, dtype=torch.int32, device=device)
-    return _stream_counters(power_of_two(counters), device, stream_of(device.index))
+        return partial(torch.zeros, count, dtype=torch.int32, device=device)
+    return partial(_current_counters, power_of_two(count), device, stream_of())
+
+
+def _current_counters(count: int, device: torch.device, stream_of: Callable[[int], int]) -> torch.Tensor:
+    return _stream_counters(count, device, stream_of(device.index))
 
 
 @functools.cache
@@ -158,7 +165,7 @@ def prepare(call: DecodeCall, plan: DecodePlan, tensors, lse, parts: Parts, over
         RING=ring,
     )
     band = Limits(None if call.window is None or call.window > FAR else call.window - 1, 0)
-    lengths = Lengths(call.kv_len, call.lengths, None)
+    lengths = Lengths(call.kv_len, call.lengths, None, call.starts)
     arguments = (
         q,
         k,

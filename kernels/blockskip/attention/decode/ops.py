@@ -26,12 +26,13 @@ def decode_op(
     ring: bool = False,
     sinks: torch.Tensor | None = None,
     softcap: float | None = None,
+    kv_start: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(out, lse); splits None is "auto"; lse is empty if it was not asked for."""
     length = kv_len if kv_len_tensor is None else kv_len_tensor
     chosen = "auto" if splits is None else splits
     found = eager.attend(
-        DecodeArguments(q, k, v, length, window, scale, chosen, impl, return_lse, ring, sinks, softcap)
+        DecodeArguments(q, k, v, length, window, scale, chosen, impl, return_lse, ring, sinks, softcap, kv_start)
     )
     out, lse = found if return_lse else (found, _no_lse(q))
     return out.contiguous(), lse
@@ -39,7 +40,8 @@ def decode_op(
 
 @decode_op.register_fake
 def _(
-    q, k, v, kv_len, kv_len_tensor, window, scale, splits, impl, return_lse, ring=False, sinks=None, softcap=None
+    q, k, v, kv_len, kv_len_tensor, window, scale, splits, impl, return_lse, ring=False, sinks=None, softcap=None,
+    kv_start=None,
 ):  # fmt: skip
     check_tensors(q, k, v, ("q", "k", "v"), float64=impl == "reference")
     check_sinks(sinks, q)
@@ -49,11 +51,11 @@ def _(
 
 def traced_decode(given: DecodeArguments):
     """`blockskip.decode` while torch.compile or torch.export traces."""
-    q, k, v, kv_len, window, scale, splits, impl, return_lse, ring, sinks, softcap = given
+    q, k, v, kv_len, window, scale, splits, impl, return_lse, ring, sinks, softcap, kv_start = given
     is_tensor = isinstance(kv_len, torch.Tensor)
     out, lse = torch.ops.blockskip.decode(
         q, k, v, None if is_tensor else kv_len, kv_len if is_tensor else None, window, scale,
-        eager.check_splits(splits), impl, return_lse, ring, sinks, softcap,
+        eager.check_splits(splits), impl, return_lse, ring, sinks, softcap, kv_start,
     )  # fmt: skip
     return (out, lse) if return_lse else out
 

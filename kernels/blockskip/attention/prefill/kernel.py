@@ -21,7 +21,7 @@ import triton
 import triton.language as tl
 
 from ...launching.primitives import base, first_bits, load_block, load_mask_bits, local, ring_slots, unpack_bits, wide
-from ..band import band_keeps, band_limits, lengths_of
+from ..band import band_keeps, band_limits, first_slot, lengths_of
 from ..softmax import accumulate, first_sums, log_sum_exp, tangent
 
 
@@ -139,6 +139,10 @@ def prefill(
     # values laid out like the keys share their offsets, and so the registers that hold them
     v_strides = k.strides if v.strides is None else v.strides
     v_ptr = v.ptr + wide(batch) * v_strides[0] + wide(kv_head) * v_strides[1]
+    if lengths.first is not None:
+        first_key = wide(first_slot(lengths, batch))  # pyright: ignore
+        k_ptr += first_key * k.strides[2]
+        v_ptr += first_key * v_strides[2]
     keys = source(k_ptr, kv_len, k.strides, CONSTANTS)
     values = source(v_ptr, kv_len, v_strides, CONSTANTS)
     slots = k.shape[2]

@@ -53,7 +53,7 @@ Result = tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]
 
 
 def ready_attention(call: AttentionCall, plan: PrefillPlan) -> Callable[..., Result]:
-    """f(q, k, v, sinks, lengths, kv_len) -> (out, lse or None, visits or None) by the prefill kernel, for its kind.
+    """f(*call.tensors, kv_len) -> (out, lse or None, visits or None) by the prefill kernel, for calls of its kind.
 
     kv_len: that of each call where this one's is guarded, else not looked at. ValueError where the plan's configuration
     does not fit the device.
@@ -68,9 +68,9 @@ def ready_attention(call: AttentionCall, plan: PrefillPlan) -> Callable[..., Res
     visits = (batch, heads, rows, -(-plan.kv_len // plan.config.block_n)) if call.record else None
 
     def steps(inputs, made):
-        q, k, v, sinks, lengths, kv_len, q_start, visits = inputs
+        q, k, v, sinks, lengths, starts, kv_len, q_start, visits = inputs
         out, lse = made
-        given = replace(call, sinks=sinks, lengths=lengths)
+        given = replace(call, sinks=sinks, lengths=lengths, starts=starts)
         if kv_len is not None:
             given = replace(given, kv_len=kv_len, q_start=q_start)
         yield prepare(given, plan, (q, k, v, out), lse, visits, (rows, heads, batch))
@@ -87,28 +87,28 @@ def ready_attention(call: AttentionCall, plan: PrefillPlan) -> Callable[..., Res
     return partial(_launch, ready, visits, q_len if grows else None)
 
 
-def _inputs(visits: tuple[int, ...] | None, last_queries: int | None, q, k, v, sinks, lengths, kv_len) -> tuple:
+def _inputs(visits: tuple[int, ...] | None, last_queries: int | None, q, k, v, sinks, lengths, starts, kv_len) -> tuple:
     """The inputs of a call's launch. last_queries: the number of queries where kv_len grows, else None."""
     numbers = (None, None) if last_queries is None else (kv_len, kv_len - last_queries)
-    return q, k, v, sinks, lengths, *numbers, visits and torch.zeros(visits, dtype=torch.uint8, device=q.device)
+    return q, k, v, sinks, lengths, starts, *numbers, visits and torch.zeros(visits, dtype=torch.uint8, device=q.device)
 
 
-def _launch_alike(ready: Ready, q, k, v, sinks, lengths, kv_len) -> Result:
+def _launch_alike(ready: Ready, q, k, v, sinks, lengths, starts, kv_len) -> Result:
     """`_launch` where kv_len is fixed and nothing is recorded."""
-    return *ready(q, k, v, sinks, lengths, None, None, None), None
+    return *ready(q, k, v, sinks, lengths, starts, None, None, None), None
 
 
 def _launch(
-    ready: Ready, visits: tuple[int, ...] | None, last_queries: int | None, q, k, v, sinks, lengths, kv_len
+    ready: Ready, visits: tuple[int, ...] | None, last_queries: int | None, q, k, v, sinks, lengths, starts, kv_len
 ) -> Result:
-    inputs = _inputs(visits, last_queries, q, k, v, sinks, lengths, kv_len)
+    inputs = _inputs(visits, last_queries, q, k, v, sinks, lengths, starts, kv_len)
     out, lse = ready(*inputs)
     return out, lse, inputs[-1]
 
 
-def _rounded(in_float32: Callable, q, k, v, sinks, lengths, kv_len) -> Result:
+def _rounded(in_float32: Callable, q, k, v, sinks, lengths, starts, kv_len) -> Result:
     sinks = None if sinks is None else sinks.float()
-    out, lse, visits = in_float32(q.float(), k.float(), v.float(), sinks, lengths, kv_len)
+    out, lse, visits = in_float32(q.float(), k.float(), v.float(), sinks, lengths, starts, kv_len)
     return out.bfloat16(), lse, visits
 
 
@@ -179,9 +179,9 @@ def _mask_argument(call: AttentionCall, plan: PrefillPlan) -> MaskBits | TileRun
     batch = call.q.shape[0]
     if plan.skip in ("none", "mask"):
         q_start, kv_real = call.planned_q_start, call.kv_len
-        if call.lengths is not None:
-            kv_real = call.lengths
-            q_start = kv_real.clamp(0, plan.kv_len) - call.q.shape[2] if call.q_start is None else q_start
+        if call.bounded_lengths is not None:
+            kv_real = call.bounded_lengths
+            q_start = kv_real - call.q.shape[2] if call.q_start is None else q_start
         bits = mask_bits(call.mask, plan.q_len, plan.kv_len, q_start, kv_real, batch, heads, call.q.device)
         return MaskBits(bits, View.broadcast(bits, 2).strides, plan.kv_len)
     if plan.skip == "map" and isinstance(plan.kv_len, GuardedInt):  # a single query: see `AttentionArguments.kind`
@@ -200,4 +200,5 @@ def _mask_argument(call: AttentionCall, plan: PrefillPlan) -> MaskBits | TileRun
 
 
 def _lengths(call: AttentionCall) -> Lengths:
-    return Lengths(call.kv_len, call.lengths, call.planned_q_start if call.lengths is None else call.q_start)
+    q_start = call.planned_q_start if call.lengths is None else call.q_start
+    return Lengths(call.kv_len, call.lengths, q_start, call.starts)

@@ -19,9 +19,9 @@ def register(name: str = "blockskip") -> None:
     output_attentions, position biases and paged caches raise ValueError, as does a head size that `blockskip.attention`
     does not take. It may be called again, and with several names.
 
-    Padding on the left costs a copy of keys and values in each layer, since the kernels take lengths. What is neither
-    causal, a sliding window nor bidirectional (images that see themselves, packed sequences, chunks, gaps between
-    tokens) is right, by a mask of all pairs as `sdpa` has it.
+    The keys of rows with padding on the left are read from behind it (`kv_start`). What is neither causal, a sliding
+    window nor bidirectional (images that see themselves, packed sequences, chunks, gaps between tokens) is right, by a
+    mask of all pairs as `sdpa` has it.
     """
     if not isinstance(name, str):
         raise TypeError(f"name: given {type(name).__name__}; text is needed")

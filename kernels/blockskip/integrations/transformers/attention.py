@@ -50,16 +50,14 @@ def attend(
 
 
 def _attention(q, k, v, prepared: PreparedMask, scale, sinks, softcap) -> Tensor:
-    if prepared.order is not None:
-        rows = torch.arange(k.shape[0], dtype=torch.int64, device=k.device)[:, None]
-        order = prepared.order.to(k.device)
-        k, v = (x.transpose(1, 2)[rows, order].transpose(1, 2) for x in (k, v))
-    kv_len = prepared.kv_len
-    if isinstance(kv_len, Tensor):
-        kv_len = kv_len.to(k.device)  # layers may be spread over devices
+    kv_len, kv_start = prepared.kv_len, prepared.kv_start
+    # layers may be spread over devices
+    kv_len = kv_len.to(k.device) if isinstance(kv_len, Tensor) else kv_len
+    kv_start = None if kv_start is None else kv_start.to(k.device)
     return bs.attention(
-        q, k, v, prepared.mask, scale=scale, q_start=prepared.q_start, kv_len=kv_len, sinks=sinks, softcap=softcap
-    )
+        q, k, v, prepared.mask, scale=scale, q_start=prepared.q_start, kv_len=kv_len, sinks=sinks, softcap=softcap,
+        kv_start=kv_start,
+    )  # fmt: skip
 
 
 def _unprepared(q_len: int, keys: int, causal: bool, window: int | None) -> PreparedMask:

@@ -22,8 +22,8 @@ class PreparedMask:
     """What the layers of one kind may see in a forward pass, as `blockskip.attention` takes it.
 
     q_len, keys: how many queries there are, and slots of keys. q_start, kv_len: as in `blockskip.attention`, where None
-    is the last queries, and all keys. order: int64 [B, keys], for rows with padding on the left: slot order[b, j] comes
-    j-th, so that padding comes last; None where nothing moves.
+    is the last queries, and all keys. kv_start: int32 [B], how many slots of padding come first in each row; None where
+    there is no padding.
     """
 
     mask: bs.Mask
@@ -31,7 +31,7 @@ class PreparedMask:
     keys: int
     q_start: int | None = None
     kv_len: int | Tensor | None = None
-    order: Tensor | None = None
+    kv_start: Tensor | None = None
 
     ndim: ClassVar[int] = 4
     """transformers tells by it that a mask is not one of padding, and hands it back to `prepare`."""
@@ -148,8 +148,7 @@ def _of_band(
     if before is None:
         return PreparedMask(band, q_len, keys, None, kv_len)
     lengths = (kv_len - before).clamp(min=0).to(torch.int32)
-    slots = torch.arange(keys, dtype=torch.int64, device=device)
-    return PreparedMask(band, q_len, keys, None, lengths, (slots + before[:, None]).clamp(max=keys - 1))
+    return PreparedMask(band, q_len, keys, None, lengths, before.to(torch.int32))
 
 
 def _padding(real: Tensor) -> tuple[Tensor | None, bool]:

@@ -10,15 +10,18 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import mbarrier, tma
 
+from ....launching.primitives import wide
+from ...band import first_slot
 from .items import ROWS, item_of, rounds, run_of, tiles_of
 
 
 @gluon.jit
-def descriptor_of(view, strides, length, BLOCK: gl.constexpr):
-    """A descriptor of [batch, head, row, element] with so many rows a head; what lies beyond them it reads as zeros."""
+def descriptor_of(view, strides, first, length, BLOCK: gl.constexpr):
+    """A descriptor of [batch, head, row, element] with rows first .. of a head, so many; beyond them it reads zeros."""
     layout: gl.constexpr = gl.NVMMASharedLayout.get_default_for(BLOCK, view.ptr.dtype.element_ty)
     shape = [view.shape[0], view.shape[1], gl.maximum(length, 1), BLOCK[3]]
-    return tma.make_tensor_descriptor(view.ptr, shape, [strides[0], strides[1], strides[2], 1], BLOCK, layout)
+    start = view.ptr + wide(first) * strides[2]
+    return tma.make_tensor_descriptor(start, shape, [strides[0], strides[1], strides[2], 1], BLOCK, layout)
 
 
 @gluon.jit
@@ -36,9 +39,9 @@ def copy(q, k, v, buffers, bars, visible, interleave, CONSTANTS: gl.constexpr):
     v_strides = k.strides if v.strides is None else v.strides
     if OVERLAP_ITEMS:
         rows: gl.constexpr = [1, 1, ROWS, HEAD_DIM]
-        q_source = descriptor_of(q, q.strides, q.shape[2], rows)
-    k_source = descriptor_of(k, k.strides, visible.lengths.kv_len, block)
-    v_source = descriptor_of(v, v_strides, visible.lengths.kv_len, block)
+        q_source = descriptor_of(q, q.strides, 0, q.shape[2], rows)
+    k_source = descriptor_of(k, k.strides, 0, visible.lengths.kv_len, block)
+    v_source = descriptor_of(v, v_strides, 0, visible.lengths.kv_len, block)
     count = 0
     for round_ in range(rounds(q)):
         item = item_of(round_, q, interleave)
@@ -51,8 +54,11 @@ def copy(q, k, v, buffers, bars, visible, interleave, CONSTANTS: gl.constexpr):
             for late in range(gl.maximum(count - STAGES, 0), count):
                 mbarrier.wait(bars.k_full.index(late % STAGES), late // STAGES & 1)
                 mbarrier.wait(bars.v_full.index(late % STAGES), late // STAGES & 1)
-            k_source = descriptor_of(k, k.strides, tiles.kv_len, block)
-            v_source = descriptor_of(v, v_strides, tiles.kv_len, block)
+            first = 0
+            if visible.lengths.first is not None:
+                first = first_slot(visible.lengths, item[0])
+            k_source = descriptor_of(k, k.strides, first, tiles.kv_len, block)
+            v_source = descriptor_of(v, v_strides, first, tiles.kv_len, block)
         batch, kv_head = item[0], item[1] // (q.shape[1] // k.shape[1])
         count = copy_tiles(
             batch, kv_head, count, k_source, v_source, buffers, bars, visible.mask, tiles, CONSTANTS
