@@ -112,5 +112,5 @@ def test_jupyterlab_shows_a_hostile_run_as_text(show, tmp_path):
     page.wait_for_function(f"document.querySelectorAll('.skiplab-sweep [role=alert]').length && {len(TAG)}")
     page.wait_for_selector(".js-plotly-plot .main-svg")
     page.wait_for_timeout(500)  # an attack that loads a picture would take a moment
-    assert page.locator(".skiplab-stored option", has_text="recorded: <b class='hostile'>").count() == 1
+    assert page.locator(".skiplab-stored option", has_text="measured: <b class='hostile'>").count() == 1
     harmless(page)
