@@ -43,7 +43,7 @@ def tuning_run(tmp_path):
 def test_configs_of_a_tuning_run_need_no_gpu(skiplab, tuning_run):
     code, out, err = skiplab("tune", "--from-run", tuning_run, "--out", "configs")
     assert code == 0, err
-    assert "recorded on NVIDIA H100 80GB HBM3" in out
+    assert "measured on NVIDIA H100 80GB HBM3" in out
     assert "128x32x8x2" in out and "40.50" in out and "43.00" in out
     assert "configs: configs/h100-80gb-hbm3.json" in out
     (entry,) = read_tuned(Path("configs/h100-80gb-hbm3.json")).entries("attention")
