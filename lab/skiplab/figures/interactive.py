@@ -32,7 +32,7 @@ FEW, NARROW = 6, 34
 """More lines than these, of names no longer, have their legend in a column beside the figure instead of over it."""
 LETTERS, NAMES = 84, 50
 """Letters that fit over or under a figure 700 pixels wide, and beside each other under its bars."""
-CONFIG = {"responsive": True, "displayModeBar": "hover", "displaylogo": False,
+CONFIG = {"displayModeBar": "hover", "displaylogo": False,
           "modeBarButtonsToRemove": ["sendChartToCloud"]}  # fmt: skip
 """How plotly shows a figure: its buttons under the pointer alone, and none that sends the figure away."""
 PLOT, PANEL, TITLE, ROW, MENU, AXIS, NOTE = 270, 290, 44, 21, 48, 58, 15
