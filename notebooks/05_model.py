@@ -129,9 +129,10 @@ figures.model_parts(pd.concat([there, ours], ignore_index=True), first=figures.m
 lengths = [256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072]
 prompts = [ModelWorkload("prefill", length, model=MODEL) for length in lengths]
 steps = [ModelWorkload("decode", rows, length, model=MODEL) for rows in {1, 1 + DRAFTS} for length in lengths]
-others = [recorded, query(frame(recorded_llama_bench()), model=MODEL), query(published("model"), model=MODEL)]
+llama = query(frame(recorded_llama_bench()), model=MODEL, contender=["llama.cpp", "llama.cpp-cublas"])
+others = [recorded, llama, query(published("model"), model=MODEL)]
 others = pd.concat([table for table in others if len(table)] or others[:1])
-others = others.drop_duplicates(["source", "device", "contender", "label", "phase", "q_len", "depth"])
+others = others.drop_duplicates(["source", "device", "contender", "label", "phase", "q_len", "depth", "by_kind"])
 figures.model_prefill(pd.concat([figures.predictions(prompts, gpu), others], ignore_index=True))
 
 # %% [markdown]

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 BLUE, ORANGE, GREEN, VERMILLION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 SKY, PURPLE, GREY = "#56B4E9", "#CC79A7", "#888888"
+WINE, OLIVE, BROWN, DARK = "#AA3377", "#999933", "#8C510A", "#6B6B6B"
 TEXT = "#777777"
 GRID = "rgba(128,128,128,0.25)"
 
@@ -28,46 +29,54 @@ class Style:
     static_marker: str
 
 
+OURS = (BLUE, SKY)
+"""Colours that no peer has: what ships is blue in every figure, on a second device it is light blue."""
 STYLES = {
     "blockskip": Style(BLUE, "circle", "o"),
-    "blockskip-map": Style(SKY, "circle-open", "o"),
+    "blockskip-tiles": Style(BLUE, "pentagon", "p"),
+    "blockskip-tiles-dequantize": Style(BLUE, "pentagon-open", "p"),
     "blockskip-bounds": Style(BLUE, "circle-open", "o"),
+    "blockskip-map": Style(SKY, "circle-open", "o"),
     "blockskip-mask": Style(GREEN, "circle-open", "o"),
     "blockskip-none": Style(VERMILLION, "circle-open", "o"),
-    "blockskip-one": Style(PURPLE, "circle-open", "o"),
+    "blockskip-one": Style(SKY, "circle-open", "o"),
     "blockskip-prefill": Style(GREY, "circle-open", "o"),
+    "blockskip-matvec": Style(BLUE, "circle-open", "o"),
     "blockskip-strided": Style(SKY, "circle-open", "o"),
     "blockskip-scalar": Style(GREEN, "circle-open", "o"),
     "blockskip-fused": Style(PURPLE, "circle-open", "o"),
-    "blockskip-tiles": Style(SKY, "circle", "o"),
     "blockskip-dequantize": Style(ORANGE, "circle-open", "o"),
+    "blockskip-int8-mma": Style(VERMILLION, "circle-open", "o"),
     "sdpa": Style(VERMILLION, "square", "s"),
-    "sdpa-causal": Style(PURPLE, "square", "s"),
+    "sdpa-causal": Style(VERMILLION, "square-open", "s"),
     "sdpa-math": Style(GREY, "square-open", "s"),
     "sdpa-flash": Style(GREEN, "square-open", "s"),
-    "sdpa-efficient": Style(ORANGE, "square-open", "s"),
-    "sdpa-cudnn": Style(SKY, "square-open", "s"),
+    "sdpa-efficient": Style(GREY, "square", "s"),
+    "sdpa-efficient-mask": Style(DARK, "square", "s"),
+    "sdpa-cudnn": Style(BROWN, "square-open", "s"),
     "flex": Style(ORANGE, "diamond", "D"),
     "flash-window": Style(GREEN, "square", "s"),
+    "efficient-window": Style(DARK, "square-open", "s"),
     "fa3": Style(PURPLE, "triangle-up", "^"),
-    "fa4": Style(PURPLE, "triangle-down", "v"),
-    "flashinfer": Style(SKY, "triangle-up", "^"),
-    "executorch split-K": Style(VERMILLION, "hexagon", "h"),
-    "executorch standard": Style(PURPLE, "circle-open", "o"),
+    "fa4": Style(WINE, "triangle-down", "v"),
+    "flashinfer": Style(OLIVE, "triangle-up", "^"),
+    "flashinfer-tensor": Style(OLIVE, "triangle-up-open", "^"),
     "bf16": Style(VERMILLION, "square", "s"),
     "dequantize": Style(ORANGE, "diamond", "D"),
-    "tinygemm": Style(PURPLE, "triangle-up", "^"),
+    "tinygemm": Style(BROWN, "triangle-up", "^"),
     "humming": Style(GREEN, "triangle-up", "^"),
     "humming-int8": Style(GREEN, "triangle-up-open", "^"),
-    "gemlite": Style("#6B6B6B", "triangle-down", "v"),
+    "gemlite": Style(DARK, "triangle-down", "v"),
     "transformers": Style(ORANGE, "diamond", "D"),
     "transformers-eager": Style(GREY, "diamond-open", "D"),
     "transformers-compiled": Style(ORANGE, "diamond-open", "D"),
-    "llama.cpp": Style(GREEN, "triangle-up", "^"),
-    "llama.cpp-cublas": Style(GREEN, "triangle-up-open", "^"),
-    "llama.cpp-plain": Style(SKY, "triangle-down", "v"),
-    "llama.cpp-cublas-plain": Style(SKY, "triangle-down-open", "v"),
+    "llama.cpp": Style(WINE, "triangle-up", "^"),
+    "llama.cpp-cublas": Style(WINE, "triangle-up-open", "^"),
+    "llama.cpp-plain": Style(OLIVE, "triangle-down", "v"),
+    "llama.cpp-cublas-plain": Style(OLIVE, "triangle-down-open", "v"),
     "executorch": Style(PURPLE, "hexagon", "h"),
+    "executorch split-K": Style(PURPLE, "hexagon", "h"),
+    "executorch standard": Style(BROWN, "hexagon", "h"),
     "reference": Style(GREY, "cross", "P"),
     "ladder-1-dense": Style(VERMILLION, "circle-open", "o"),
     "ladder-2-mask": Style(ORANGE, "circle-open", "o"),
@@ -78,12 +87,15 @@ STYLES = {
     "ladder-7-joined": Style(PURPLE, "diamond-open", "D"),
     "ladder-8-fused": Style(SKY, "diamond-open", "D"),
 }
+"""Of every contender, in every figure. A marker with a circle or pentagon is ours."""
 OTHERS = (
     Style(GREEN, "triangle-up", "^"),
     Style(PURPLE, "triangle-down", "v"),
-    Style(SKY, "star", "*"),
+    Style(OLIVE, "star", "*"),
     Style(GREY, "hexagon", "h"),
 )
+PREDICTED = (GREEN, ORANGE, PURPLE, OLIVE)
+"""Colours of what is predicted: by machine, and of each the contenders."""
 VARIANTS = (BLUE, VERMILLION, ORANGE, GREEN, PURPLE, SKY)
 """Colours of the settings of a single contender."""
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
@@ -111,6 +123,11 @@ def beside(look: Style, dash: int, source: str, sources: Iterable[str]) -> tuple
 def style(contender: str) -> Style:
     """The style of a contender; an unknown name always gets the same one of four other styles."""
     return STYLES.get(contender) or OTHERS[sum(contender.encode()) % len(OTHERS)]
+
+
+def predicted_colour(number: int) -> str:
+    """The colour of a figure's predictions by their order."""
+    return PREDICTED[number % len(PREDICTED)]
 
 
 def provenance(source: str, device: str) -> str:
