@@ -94,7 +94,7 @@ table.style.format(precision=2).set_caption(f"2,048 keys, no window: predicted f
 # Which program reads which keys, and what every SM does meanwhile. The prediction is arithmetic (one program
 # an SM at a time, at its even share of the bandwidth), not a measurement. Try:
 #
-# - **a large buffer with few keys**, as it opens: choose *ExecuTorch's rule* and look at the SMs;
+# - **a large buffer with few keys**, as it opens: choose *ExecuTorch* and look at the SMs;
 # - **a window**: untick *no window* and take 1,000. ExecuTorch's rule cuts the buffer, not the window, into shares, so
 #   that some keys before the window are read and then masked: they are orange; ours starts at the window's first tile;
 # - **4 KV heads** (*gemma4-31b full*), where 33 shares are needed and the last tiles divide unevenly;
@@ -141,11 +141,12 @@ figures.decode_time(pd.concat([published("decode"), floor], ignore_index=True))
 
 # %%
 table = published("decode").pivot(index="kv_len", columns="contender", values="median_ms") * 1e3
-table = table[["executorch standard", "executorch split-K"]].add_prefix("published: ")
+names = {"executorch standard": "published: no splits", "executorch split-K": "published: split-K"}
+table = table[list(names)].rename(columns=names)
 for kv_len in table.index:
     guess = schedules(sliding.decode(int(kv_len), window=None), a100)
     table.loc[kv_len, "predicted: one share"] = guess["one"].seconds * 1e6
-    table.loc[kv_len, "predicted: a share every 256 slots"] = guess["executorch"].seconds * 1e6
+    table.loc[kv_len, "predicted: ExecuTorch's shares"] = guess["executorch"].seconds * 1e6
 table = table.rename_axis("keys in the cache").rename_axis(None, axis="columns")
 table.iloc[:, [0, 2, 1, 3]].style.format(precision=1).set_caption(
     f"µs: published (GPU not named), and predicted for {a100.name}"

@@ -138,7 +138,7 @@ for _entry in (
               configured=_configured),
     Contender("blockskip-one", "blockskip, one split", "our split-K kernel with a single share: one program a KV head",
               _decode(splits=1, impl="triton"), needs_cuda),
-    Contender("blockskip-prefill", "standard kernel", "our prefill kernel on the same cache: loop bounds, no shares",
+    Contender("blockskip-prefill", "blockskip, no splits", "our prefill kernel on the same cache: loop bounds, no shares",
               _prefill_kernel, needs_cuda),
     Contender("sdpa", "SDPA", "torch's SDPA, its own choice of kernel, on a slice of the live keys", _sdpa()),
     Contender("sdpa-flash", "SDPA flash", "torch's FlashAttention-2 on a slice of the live keys",

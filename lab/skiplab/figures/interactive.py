@@ -134,7 +134,7 @@ def _line_figure(chart: LineChart) -> Figure:
     figure.update_layout(xaxis=across, yaxis=down)
     for one in chart.beginnings:
         _begin(figure, one, "x", "y")
-    if chart.level is not None:
+    if chart.level is not None and chart.lines:
         figure.add_hline(chart.level, line={"color": theme.TEXT, "width": 1, "dash": "dash"})
     xs = [x for line in chart.lines for x in line.x]
     if chart.diagonal and xs:

@@ -15,10 +15,10 @@ from skiplab.ladder import Call, calls, of_call, share_of_attention
 from skiplab.workload import ModelWorkload
 
 COLOURS = {
-    "published": (theme.VERMILLION,), "predicted": (theme.GREEN, theme.PURPLE, theme.GREY),
-    "recorded": (theme.SKY, "#6B6B6B"), "measured": (theme.BLUE, theme.ORANGE),
+    ("published",): (theme.style("executorch").colour,), ("predicted",): (theme.GREEN, theme.ORANGE, theme.GREY),
+    ("recorded", "measured"): (*theme.OURS, theme.DARK),
 }  # fmt: skip
-"""Of the devices of each source, in this order."""
+"""Of the devices of these sources, in this order: what we timed is blue, whether here or elsewhere."""
 
 
 def rungs(table: pd.DataFrame, workload: Call | ModelWorkload) -> BarChart:
@@ -30,11 +30,11 @@ def rungs(table: pd.DataFrame, workload: Call | ModelWorkload) -> BarChart:
     rows = [placed(row) for row in series.rows_of(good)]
     groups = [name for name in added if any(row["contender"] == name for row in rows)]
     bars = []
-    for source, colours in COLOURS.items():
-        devices = dict.fromkeys(row["place"] for row in rows if row["source"] == source)
-        for number, device in enumerate(devices):
-            own = {row["contender"]: row for row in rows if (row["source"], row["place"]) == (source, device)}
-            bars.append(_bars(source, device, own, groups, colours[number % len(colours)]))
+    for sources, colours in COLOURS.items():
+        places = dict.fromkeys((source, row["place"]) for source in sources for row in rows if row["source"] == source)
+        for number, place in enumerate(places):
+            own = {row["contender"]: row for row in rows if (row["source"], row["place"]) == place}
+            bars.append(_bars(*place, own, groups, colours[number % len(colours)]))
     return BarChart(
         f"The ladder: {model.settings_words(_first(workload))}, {workload.model}", "rung, each with all before it",
         "tokens/s", tuple(added[name] for name in groups), tuple(bars), series.sources(good),

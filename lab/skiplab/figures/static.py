@@ -253,7 +253,7 @@ def _lines(axes: Axes, chart: LineChart) -> None:
         _ticks(axes.yaxis, _inside(log_marks(ys), ys), theme.seconds)
     elif ys and chart.y_is_log:
         _ticks(axes.yaxis, _inside(log_marks(ys), ys), lambda m: mark(m, chart.level is not None))
-    if chart.level is not None:
+    if chart.level is not None and chart.lines:
         axes.axhline(chart.level, color="#777777", linewidth=1, linestyle="--")
     if chart.diagonal and xs:
         axes.plot([xs[0], xs[-1]], [xs[0], xs[-1]], color="#777777", linewidth=1, linestyle="--", label="the roofs")

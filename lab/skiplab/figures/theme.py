@@ -33,8 +33,8 @@ OURS = (BLUE, SKY)
 """Colours that no peer has: what ships is blue in every figure, on a second device it is light blue."""
 STYLES = {
     "blockskip": Style(BLUE, "circle", "o"),
-    "blockskip-tiles": Style(BLUE, "pentagon", "p"),
-    "blockskip-tiles-dequantize": Style(BLUE, "pentagon-open", "p"),
+    "blockskip-tiles": Style(BLUE, "pentagon-open", "p"),
+    "blockskip-tiles-dequantize": Style(BLUE, "pentagon", "p"),
     "blockskip-bounds": Style(BLUE, "circle-open", "o"),
     "blockskip-map": Style(SKY, "circle-open", "o"),
     "blockskip-mask": Style(GREEN, "circle-open", "o"),

@@ -73,7 +73,7 @@ class SplitExplorer(Pictured, w.VBox):
             "model": choice("Head shape", [(_model_label(name), name) for name in MODELS], s.model, "model"),
             "dtype": choice("Number format", DTYPES, s.dtype, "dtype", "240px"),
             "gpu": choice("GPU", [(_gpu_label(name), name) for name in known_gpus()], s.gpu, "gpu"),
-            "policy": w.RadioButtons(options=[(label, name) for name, label in SPLIT_POLICIES.items()], value=s.policy,
+            "policy": w.RadioButtons(options=[(f"{name}: {what}", policy) for policy, (name, what) in SPLIT_POLICIES.items()], value=s.policy,
                                      layout=w.Layout(width="auto")),
         }  # fmt: skip
         self._controls["policy"].add_class("skiplab-policy")
