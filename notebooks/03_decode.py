@@ -66,7 +66,9 @@ floors = pd.DataFrame(
     }
     for step in steps
 )
-floors.round(1).style.hide().format(precision=1, thousands=",").set_caption(f"predicted for {gpu.name} (data sheet)")
+floors.round(1).style.hide().format(precision=1, thousands=",").set_caption(
+    f"predicted for {gpu.name} (data sheet)"
+)
 
 # %% [markdown]
 # A sliding layer's window makes it cost the same at any length, *if* the kernel starts at the window. A full
@@ -86,7 +88,9 @@ floors.round(1).style.hide().format(precision=1, thousands=",").set_caption(f"pr
 
 # %%
 table = comparison(schedules(sliding.decode(2048, window=None), gpu))
-table.style.format(precision=2).set_caption(f"2,048 keys, no window: predicted for {gpu.name} (data sheet)")
+table.style.format(precision=2).set_caption(
+    f"2,048 keys, no window: predicted for {gpu.name} (data sheet)"
+)
 
 # %% [markdown]
 # ## Play with it
@@ -119,8 +123,13 @@ explorer
 # %%
 buffers = [2048 << n for n in range(7)]
 steps = {slots: sliding.decode(2048, window=None, buffer=slots) for slots in buffers}
-times = {f"{slots:,} slots": comparison(schedules(step, gpu))["time (µs)"] for slots, step in steps.items()}
-pd.DataFrame(times).T.style.format(precision=1).set_caption(f"µs for 2,048 keys: predicted for {gpu.name} (data sheet)")
+times = {
+    f"{slots:,} slots": comparison(schedules(step, gpu))["time (µs)"]
+    for slots, step in steps.items()
+}
+pd.DataFrame(times).T.style.format(precision=1).set_caption(
+    f"µs for 2,048 keys: predicted for {gpu.name} (data sheet)"
+)
 
 # %% [markdown]
 # ## Published: what splitting brought
@@ -201,16 +210,17 @@ sweeps = {
 run = None
 if MEASURE in sweeps:
     path = Path("runs") / f"{date.today()}-decode-{MEASURE}.jsonl"
-    run = skiplab.sweep_decode(["reference", "sdpa", "blockskip"], path=path, **shape, **sweeps[MEASURE])
+    run = skiplab.sweep_decode(
+        ["reference", "sdpa", "blockskip"], path=path, **shape, **sweeps[MEASURE]
+    )
 measured = rated([run] if run else [])
 figures.decode_time(measured)
 
 # %%
-columns = ["label", "kv_len", "window", "status", "median_ms", "gbps", "error", "tolerance", "flags", "device"]
-measured[columns].astype({"window": "Int64"}).round({"median_ms": 4, "gbps": 1})
+results.points(measured, "kv_len", "window", "median_ms", "gbps", "error", "tolerance")
 
 # %% [markdown]
-# `gbps` counts the bytes that must move, so a reader of dead keys scores low. The quick sweep is short, and a
+# *GB/s* counts the bytes that must move, so a reader of dead keys scores low. The quick sweep is short, and a
 # flag names what makes a number doubtful: `busy` (other programs ran), `unconverged` (the median had not
 # settled in the time given).
 #
@@ -238,10 +248,16 @@ for name, score in scores.items():
     weight = torch.exp(score - 5.0)
     constant = (weight @ v[0, 0]) * torch.where(weight.sum() > 0, 1 / weight.sum(), 0.0)
     ours = bs.decode(q, k, v, scale=1.0)[0, 0, 0]
-    first = {"right": right[0].item(), "5.0 subtracted": constant[0].item(), "bs.decode": ours[0].item()}
+    first = {
+        "right": right[0].item(),
+        "5.0 subtracted": constant[0].item(),
+        "bs.decode": ours[0].item(),
+    }
     rows.append({"scores": name, **first, "error of bs.decode": (ours - right).abs().max().item()})
-shown_as = dict.fromkeys(("right", "5.0 subtracted", "bs.decode"), "{:.4f}") | {"error of bs.decode": "{:.0e}"}
-pd.DataFrame(rows).style.hide().format(shown_as).set_caption("the first of 64 outputs, float32: computed here")
+shown_as = dict.fromkeys(first, "{:.4f}") | {"error of bs.decode": "{:.0e}"}
+pd.DataFrame(rows).style.hide().format(shown_as).set_caption(
+    "the first of 64 outputs, float32: computed here"
+)
 
 # %% [markdown]
 # NaN at least is loud. The zeros are not: the output looks like an output.
@@ -254,7 +270,9 @@ pd.DataFrame(rows).style.hide().format(shown_as).set_caption("the first of 64 ou
 # %%
 from skiplab import SweepPanel
 
-panel = SweepPanel(["sdpa", "blockskip"], operation="decode", kv_len=[1024, 4096], window=[512], directory="runs")
+panel = SweepPanel(
+    ["sdpa", "blockskip"], operation="decode", kv_len=[1024, 4096], window=[512], directory="runs"
+)
 panel
 
 # %% [markdown]

@@ -13,6 +13,16 @@ def digits(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 99.95 else f"{value:#.3g}"
 
 
+def listed(items: Sequence[str]) -> str:
+    """`a, b and c`."""
+    return " and ".join([", ".join(items[:-1])] * (len(items) > 1) + list(items[-1:]))
+
+
+def counted(number: int, what: str) -> str:
+    """`1 thread`, `2 threads`."""
+    return f"{number:,} {what}{'s' * (number != 1)}"
+
+
 def sentence(text: str) -> str:
     """The text with a capital first, unless it begins with a mark."""
     return text[:1].upper() + text[1:]

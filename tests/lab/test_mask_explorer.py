@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from skiplab.figures import attention
-from skiplab.widgets import LiveChart, MaskExplorer, TileCanvas
+from skiplab.widgets import LiveChart, MaskExplorer, TileCanvas, worker
 from skiplab.widgets.controls import CountControl, steps
 from skiplab.widgets.mask import bench as bench_module
 from skiplab.widgets.mask import measuring, record, view

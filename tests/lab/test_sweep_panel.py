@@ -19,8 +19,8 @@ from skiplab.widgets import SweepPanel
 from skiplab.widgets.sweep import explorer
 from skiplab.widgets.sweep.forms import FORMS
 from skiplab.widgets.sweep.linear import layers
-from skiplab.widgets.sweep.stored import stored
 from skiplab.widgets.sweep.settings import numbers, one, slots, windows
+from skiplab.widgets.sweep.stored import stored
 from skiplab.workload import LINEARS, model
 
 QUICK = {

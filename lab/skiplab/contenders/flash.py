@@ -202,7 +202,8 @@ def _needs_flashinfer(workload: Workload, device: str) -> str | None:
 
 
 for _entry in (
-    Contender("flash-window", "FlashAttention-2", "torch's FlashAttention-2 (aten._flash_attention_forward) with its window",
+    Contender("flash-window", "FlashAttention-2",
+              "torch's FlashAttention-2 (aten._flash_attention_forward) with its window",
               _flash2, _needs_flash2),
     Contender("efficient-window", "SDPA efficient, window", "torch's memory-efficient kernel with its own window",
               _efficient, _needs_efficient, prepare=with_heads_repeated),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from skiplab.figures.series import RowDict
 from skiplab.ladder import Call, calls, of_call, share_of_attention
 from skiplab.workload import ModelWorkload
 
+BRACKET = re.compile(r"\(.*, ([^,()]*)\)")
 COLOURS = {
     ("published",): (theme.style("executorch").colour,), ("predicted",): (theme.GREEN, theme.ORANGE, theme.GREY),
     ("recorded", "measured"): (*theme.OURS, theme.DARK),
@@ -37,8 +39,8 @@ def rungs(table: pd.DataFrame, workload: Call | ModelWorkload) -> BarChart:
             bars.append(_bars(*place, own, groups, colours[number % len(colours)]))
     return BarChart(
         f"The ladder: {model.settings_words(_first(workload))}, {workload.model}", "rung, each with all before it",
-        "tokens/s", tuple(added[name] for name in groups), tuple(bars), series.sources(good),
-        "; ".join(filter(None, [_note(table, good, workload), model.by_kind_note(good)])), y_is_log=False,
+        "tokens/s", tuple(added[name] for name in groups), tuple(bars), _sources(good), _note(table, good, workload),
+        y_is_log=False,
     )  # fmt: skip
 
 
@@ -80,14 +82,22 @@ def _hover(row: RowDict, below: RowDict | None) -> Hover:
     if row["source"] == "published" and row["phase"] == "decode":
         told = row["depth"] == row["depth"]
         lines.append(f"behind {int(row['depth']):,} tokens" if told else "at a depth that is not told")
+    if row["by_kind"] == 1:
+        lines.append(model.BY_KIND)
     return Hover(row["label"], "", (*lines, *series.doubts(row)))
 
 
+def _sources(good: Any) -> str:
+    """As `series.sources`, in two lines: of a publisher its number and its GPU, since the title names the model."""
+    brief = [BRACKET.sub(r"(\1)", device).replace("pull request", "PR") for device in good["device"]]
+    return theme.provenances(zip(good["source"], brief, strict=True))
+
+
 def _note(table: pd.DataFrame, good: Any, workload: Call | ModelWorkload) -> str:
-    """Which rungs could not be measured, and why: a figure never hides a failure."""
+    """Which rungs could not be measured, and why: a figure never hides a failure. Points say their own flags."""
     if not len(good):
         return series.note(table, good)
     refused: Any = table[(table["phase"] == workload.phase) & (table["status"] != "ok")]
     refused = refused[(refused["model"] == workload.model) & (refused["q_len"] == workload.q_len)]
     failed = dict.fromkeys(f"{row['error_text'] or row['label']} ({row['status']})" for row in series.rows_of(refused))
-    return series.note(good, good) + ("; " if series.note(good, good) and failed else "") + "; ".join(failed)
+    return "; ".join(failed)

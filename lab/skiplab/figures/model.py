@@ -124,7 +124,10 @@ def _good(table: pd.DataFrame, phase: str) -> Any:
     good: Any = table[(table["operation"] == "model") & (table["status"] == "ok") & table["tokens_per_s"].notna()]
     good = good[good["phase"] == phase]
     # a whole model's rate counts before one that was put together from its kinds of layers
-    good = good[(good["by_kind"] != 1) | ~good.assign(kind=good["by_kind"] != 1).groupby(CALL, dropna=False)["kind"].transform("any")]
+    good = good[
+        (good["by_kind"] != 1)
+        | ~good.assign(kind=good["by_kind"] != 1).groupby(CALL, dropna=False)["kind"].transform("any")
+    ]
     rate, median = good["tokens_per_s"], good["median_ms"]
     return good.assign(
         low=rate * median / good["high_ms"], high=rate * median / good["low_ms"], roof=rate * median / good["bound_ms"]

@@ -94,7 +94,7 @@ def _magnified(parts: Drawn, plans: Mapping[str, Schedule], policy: str, head: i
     live = plans[policy].live
     block_n = plans[policy].block_n
     drawn = "a cell is a tile" if -(-len(live) // block_n) <= ACROSS / 6 else "a cell is a share"
-    title = f"The {len(live):,} keys that a query sees, by policy: {drawn}"
+    title = f"The {len(live):,} keys that a query sees, by rule: {drawn}"
     parts.append(Label(0, y + 11, title, size=12, bold=True))
     scale, top, tall = ACROSS / len(live), y + 20, 20
     for number, (name, plan) in enumerate(plans.items()):

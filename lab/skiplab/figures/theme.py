@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from skiplab.text import listed
+
 BLUE, ORANGE, GREEN, VERMILLION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 SKY, PURPLE, GREY = "#56B4E9", "#CC79A7", "#888888"
 WINE, OLIVE, BROWN, DARK = "#AA3377", "#999933", "#8C510A", "#6B6B6B"
@@ -130,10 +132,15 @@ def predicted_colour(number: int) -> str:
     return PREDICTED[number % len(PREDICTED)]
 
 
+def _word(source: str) -> str:
+    return {"measured": "measured on", "recorded": "recorded on", "predicted": "predicted for"}.get(
+        source, "published by"
+    )
+
+
 def provenance(source: str, device: str) -> str:
     """`measured on X`, `recorded on X`, `predicted for X` or `published by X`."""
-    words = {"measured": "measured on", "recorded": "recorded on", "predicted": "predicted for"}
-    return f"{words.get(source, 'published by')} {device}"
+    return f"{_word(source)} {device}"
 
 
 def source_label(source: str, device: str) -> str:
@@ -150,8 +157,11 @@ def source_labels(pairs: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str
 
 
 def provenances(pairs: Iterable[tuple[str, str]]) -> str:
-    """All sources of a figure in one line, each once, in order of appearance."""
-    return "; ".join(dict.fromkeys(provenance(source, device) for source, device in pairs))
+    """All sources of a figure in one line, each once, in order of appearance: `measured on X and Y`."""
+    devices: dict[str, dict[str, None]] = {}
+    for source, device in pairs:
+        devices.setdefault(_word(source), {})[device] = None
+    return "; ".join(f"{word} {listed(list(names))}" for word, names in devices.items())
 
 
 def tokens(count: float) -> str:

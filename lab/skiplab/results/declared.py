@@ -44,7 +44,6 @@ DECODE = {"operation": "decode", "q_len": 1, "dtype": "bfloat16", "batch": 1}
 LINEAR = {"operation": "linear", "group_size": 32, "symmetric": 0, "dtype": "bfloat16"}
 
 
-
 def named(operation: str, *contenders_of: str) -> tuple[tuple[str, str], ...]:
     """The head and the name of each of these contenders: the head is what figures call it."""
     return tuple((contenders(operation)[name].label, name) for name in contenders_of)

@@ -22,7 +22,7 @@ from skiplab.rated import RowDict, rated
 from skiplab.results.marks import APART, REFUSED, above, close, marks_of, notes_of, shown, spread_of, usual
 from skiplab.store import Run, query
 from skiplab.templates import render
-from skiplab.text import digits
+from skiplab.text import digits, listed
 from skiplab.text import markdown as markdown_table
 
 HEADS = {
@@ -243,10 +243,6 @@ def _refused(cells: pd.DataFrame) -> str:
         found.setdefault(row["error_text"], {})[row["head"]] = f"*{row['head']}*"
     reasons = "; ".join(f"{listed(list(heads.values()))}: {reason}" for reason, heads in found.items())
     return f"{REFUSED} not supported. {reasons}" if reasons else ""
-
-
-def listed(items: list[str]) -> str:
-    return " and ".join([", ".join(items[:-1])] * (len(items) > 1) + items[-1:])
 
 
 def markdown(name: str, table: Table, everything: pd.DataFrame, page: Path) -> str:

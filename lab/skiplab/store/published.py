@@ -49,8 +49,9 @@ def _published_prefill() -> list[dict[str, Any]]:
     columns = {"before_tps": "executorch before", "after_tps": "executorch after", "llama_cpp_tps": "llama.cpp"}
     return [
         {
-            "operation": "prefill", "contender": name, "label": name.replace("executorch", "ExecuTorch"), "q_len": int(row["prompt_tokens"]),
-            "kv_len": int(row["prompt_tokens"]), "mask": "whole model", "tokens_per_s": float(row[column]),
+            "operation": "prefill", "contender": name, "label": name.replace("executorch", "ExecuTorch"),
+            "q_len": int(row["prompt_tokens"]), "kv_len": int(row["prompt_tokens"]), "mask": "whole model",
+            "tokens_per_s": float(row[column]),
         }
         for row in _csv("executorch-20198-prefill.csv")
         for column, name in columns.items()

@@ -172,7 +172,8 @@ function render({ model, el }) {
   theme.observe(document.body, { attributes: true, attributeFilter: ["data-jp-theme-light", "data-jp-theme-name", "class"] });
   const size = new ResizeObserver(redraw);      // the colour of the text is known once the element is in the page
   size.observe(root);
-  return () => { size.disconnect(); clearTimeout(state.asking); events.forEach(([name, call]) => model.off(name, call)); theme.disconnect(); clearTimeout(state.timer); };
+  window.addEventListener("resize", redraw);    // a lower window has a smaller map
+  return () => { size.disconnect(); window.removeEventListener("resize", redraw); clearTimeout(state.asking); events.forEach(([name, call]) => model.off(name, call)); theme.disconnect(); clearTimeout(state.timer); };
 }
 
 export default { render };

@@ -211,7 +211,11 @@ class SweepPanel(Pictured, w.VBox):
         points, taken = len(sweep.points()), self._measurements[form.operation]
         self._bar.max, self._bar.value, self._bar.layout.visibility = points, 0, "visible"
         stages = Stages(cancelled, lambda words: self._say("; ".join([f"{words} …", *which])))
-        self._begin(stages, form.operation, f"{points} points on {device_name(sweep.device)}: measuring this machine's roofs first")
+        self._begin(
+            stages,
+            form.operation,
+            f"{points} points on {device_name(sweep.device)}: measuring this machine's roofs first",
+        )
 
         def on_start(held: Run) -> None:
             taken.extend(map(Measurement.from_row, held.rows))
