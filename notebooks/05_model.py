@@ -25,7 +25,7 @@
 # a machine's roofs, **recorded** on another machine, **published** by others, or **measured** on this one.
 
 # %% tags=["parameters"]
-# The model that is predicted: a file of data/models. WINDOW: of its sliding layers, None for its own
+# The model that is predicted, a file of data/models; WINDOW: of its sliding layers, None: its own
 MODEL, PROMPT, WINDOW = "gemma4-31b", 2048, None
 # Draft tokens that a step verifies, and the probability that one of them is right
 DRAFTS, ACCEPTANCE = 3, 0.7

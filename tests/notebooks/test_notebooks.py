@@ -37,6 +37,13 @@ def shown_text(notebook) -> str:
     return json.dumps(outputs(notebook))
 
 
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_code_fits_a_cell_beside_the_file_browser(script):
+    cells = [cell for cell in jupytext.read(script).cells if cell.cell_type == "code"]
+    assert not [line for cell in cells for line in cell.source.splitlines() if len(line) > 100]
+    assert all(cell.source for cell in cells)
+
+
 def test_01_tiles_shows_maps_and_the_explorer(tmp_path, monkeypatch):
     notebook = executed(FOLDER / "01_tiles.py", tmp_path, monkeypatch)
     pictures = [output for output in outputs(notebook) if {"image/png", "image/jpeg"} & output.get("data", {}).keys()]

@@ -206,8 +206,8 @@ DECLARED = {
         target="with a window, 60 % at head size 128 and 50 % at 256",
     ),
     "decode": Table(
-        "**One new token over a cache**, bfloat16: 32/16 heads of 256 are Gemma 4 31B's sliding layer with the whole "
-        "cache in view, 32/4 of 512 its full layer.",
+        "**One new token over a cache**, bfloat16: 32/16 heads of 256 are Gemma 4 31B's sliding layer without a "
+        "window, 32/4 of 512 its full layer.",
         ("heads", "kv_len"),
         (
             Item("blockskip", OURS, "us"),
@@ -336,7 +336,7 @@ README = {
             kv_len=16384,
         ),
         about="**One new token over a cache of 16,384 keys**, bfloat16: 32/16 heads of 256 are Gemma 4 31B's sliding "
-        "layer with the whole cache in view, 32/4 of 512 its full layer.",
+        "layer without a window, 32/4 of 512 its full layer.",
         axes=("heads",),
     ),
     "linear-large": _kept("linear", out_features=[21504, 8192]),
