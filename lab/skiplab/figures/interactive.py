@@ -231,7 +231,7 @@ def _log_ticks(values: list[float], as_ratio: bool) -> tuple[list[float], list[s
 
 def _time_ticks(values: list[float]) -> dict[str, Any]:
     marks = static.log_marks(values)
-    return {"tickvals": marks, "ticktext": [theme.seconds(mark) for mark in marks]}
+    return {"tickvals": marks, "ticktext": [theme.tick(mark, "s") for mark in marks]}
 
 
 def _or_none(value: float) -> float | None:
@@ -276,11 +276,11 @@ def _bars(chart: BarChart) -> Figure:
     if chart.y_is_log and chart.groups:
         low, high = static.bar_range(chart)
         marks = static.log_marks([low, high])
-        texts = [theme.quantity(m, chart.unit) for m in marks]
+        texts = [theme.tick(m, chart.unit) for m in marks]
         figure.update_yaxes(tickvals=marks, ticktext=texts, range=[math.log10(low), math.log10(high)])
     elif chart.groups:
         marks = static.linear_marks(static.bar_range(chart)[1])
-        texts = [theme.quantity(m, chart.unit) for m in marks]
+        texts = [theme.tick(m, chart.unit) for m in marks]
         figure.update_yaxes(tickvals=marks, ticktext=texts, rangemode="tozero")
     names = [wrap(group, max(8, NAMES // len(chart.groups))) for group in chart.groups]
     ticks = {"tickvals": list(range(len(names))), "ticktext": names, "tickangle": 0}

@@ -7,10 +7,10 @@ on JupyterLab's dark theme alike (contrast above 4 on both).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
-from skiplab.text import listed
+from skiplab.text import digits, listed
 
 BLUE, ORANGE, GREEN, VERMILLION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 SKY, PURPLE, GREY = "#56B4E9", "#CC79A7", "#888888"
@@ -55,12 +55,12 @@ STYLES = {
     "sdpa-flash": Style(GREEN, "square-open", "s"),
     "sdpa-efficient": Style(GREY, "square", "s"),
     "sdpa-efficient-mask": Style(DARK, "square", "s"),
-    "sdpa-cudnn": Style(BROWN, "square-open", "s"),
+    "sdpa-cudnn": Style(WINE, "square-open", "s"),
     "flex": Style(ORANGE, "diamond", "D"),
     "flash-window": Style(GREEN, "square", "s"),
     "efficient-window": Style(DARK, "square-open", "s"),
     "fa3": Style(PURPLE, "triangle-up", "^"),
-    "fa4": Style(WINE, "triangle-down", "v"),
+    "fa4": Style(BROWN, "triangle-down", "v"),
     "flashinfer": Style(OLIVE, "triangle-up", "^"),
     "flashinfer-tensor": Style(OLIVE, "triangle-up-open", "^"),
     "bf16": Style(VERMILLION, "square", "s"),
@@ -78,7 +78,7 @@ STYLES = {
     "llama.cpp-cublas-plain": Style(OLIVE, "triangle-down-open", "v"),
     "executorch": Style(PURPLE, "hexagon", "h"),
     "executorch split-K": Style(PURPLE, "hexagon", "h"),
-    "executorch standard": Style(BROWN, "hexagon", "h"),
+    "executorch standard": Style(WINE, "hexagon", "h"),
     "reference": Style(GREY, "cross", "P"),
     "ladder-1-dense": Style(VERMILLION, "circle-open", "o"),
     "ladder-2-mask": Style(ORANGE, "circle-open", "o"),
@@ -172,29 +172,31 @@ def tokens(count: float) -> str:
     return f"{count / (1 << 20):.4g}M" if count >= 1 << 20 else f"{count / 1024:.5g}k"
 
 
+PREFIXES = (
+    (1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1, ""), (1e-3, "m"), (1e-6, "µ"),
+    (1e-9, "n"),
+)  # fmt: skip
+
+
 def quantity(value: float, unit: str) -> str:
-    """A value with an SI prefix and three digits: `1.23 TFLOP`, `850 µs` for 8.5e-4 s."""
+    """A value with an SI prefix and three digits: `1.20 TFLOP`, `850 µs` for 8.5e-4 s."""
+    return _prefixed(value, unit, digits)
+
+
+def tick(value: float, unit: str) -> str:
+    """A round value at a mark of an axis: as `quantity`, without noughts behind it: `2 ms`."""
+    return _prefixed(value, unit, "{:.3g}".format)
+
+
+def _prefixed(value: float, unit: str, text: Callable[[float], str]) -> str:
     if value == 0 or value != value:
         return f"0 {unit}" if value == 0 else f"no {unit}"
-    prefixes = (
-        (1e18, "E"),
-        (1e15, "P"),
-        (1e12, "T"),
-        (1e9, "G"),
-        (1e6, "M"),
-        (1e3, "k"),
-        (1, ""),
-        (1e-3, "m"),
-        (1e-6, "µ"),
-    )
-    for factor, prefix in prefixes:
-        if abs(value) >= factor * 0.9995:
-            return f"{value / factor:.3g} {prefix}{unit}"
-    return f"{value * 1e9:.3g} n{unit}"
+    factor, prefix = next((pair for pair in PREFIXES if abs(value) >= pair[0] * 0.9995), PREFIXES[-1])
+    return f"{text(value / factor)} {prefix}{unit}"
 
 
 def seconds(value: float) -> str:
-    """A time in a fitting unit: `5.6 µs`, `12.3 ms`, `2.5 s`."""
+    """A time in a fitting unit: `5.60 µs`, `12.3 ms`, `2.50 s`."""
     return quantity(value, "s")
 
 

@@ -35,7 +35,7 @@ MEANINGS = {
     "plain": "the time of a kernel that only reads so many bytes, if `data/machines` has it, over ours",
 }
 """What is said below a table of items of these values, by the first one's head."""
-CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
+CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z][a-z])")
 SECTION = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 

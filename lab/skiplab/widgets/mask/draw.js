@@ -4,7 +4,7 @@
 const FULL = [0, 114, 178], PARTIAL = [230, 159, 0], WRONG = "#D55E00"; // Okabe-Ito blue, orange, vermillion
 const FAINTEST = 0.7;   // a pixel of which the least bit is visited: a thin band must not vanish from a large map
 const LONGEST = 440, LEAST = 180;    // CSS pixels of the longer side, by the room that there is
-const AROUND = 510;     // of a window's height: JupyterLab's bars, and the explorer's words over and under the map
+const AROUND = 524;     // of a window's height: JupyterLab's bars, and the explorer's words over and under the map
 const CLOSEST = 8;      // tiles across, where one cannot come nearer
 const MINI = 88;        // CSS pixels of the small map's longer side
 const MARGIN = { left: 64, top: 40, right: 12, bottom: 8 };
