@@ -66,9 +66,7 @@ floors = pd.DataFrame(
     }
     for step in steps
 )
-floors.round(1).style.hide().format(precision=1, thousands=",").set_caption(
-    f"predicted for {gpu.name} (data sheet)"
-)
+results.captioned(floors, f"predicted for {gpu.name} (data sheet)")
 
 # %% [markdown]
 # A sliding layer's window makes it cost the same at any length, *if* the kernel starts at the window. A full
@@ -88,9 +86,7 @@ floors.round(1).style.hide().format(precision=1, thousands=",").set_caption(
 
 # %%
 table = comparison(schedules(sliding.decode(2048, window=None), gpu))
-table.style.format(precision=2).set_caption(
-    f"2,048 keys, no window: predicted for {gpu.name} (data sheet)"
-)
+results.captioned(table, f"2,048 keys, no window: predicted for {gpu.name} (data sheet)")
 
 # %% [markdown]
 # ## Play with it
@@ -127,8 +123,8 @@ times = {
     f"{slots:,} slots": comparison(schedules(step, gpu))["time (µs)"]
     for slots, step in steps.items()
 }
-pd.DataFrame(times).T.style.format(precision=1).set_caption(
-    f"µs for 2,048 keys: predicted for {gpu.name} (data sheet)"
+results.captioned(
+    pd.DataFrame(times).T, f"µs for 2,048 keys: predicted for {gpu.name} (data sheet)"
 )
 
 # %% [markdown]
@@ -157,8 +153,8 @@ for kv_len in table.index:
     table.loc[kv_len, "predicted: one share"] = guess["one"].seconds * 1e6
     table.loc[kv_len, "predicted: ExecuTorch's shares"] = guess["executorch"].seconds * 1e6
 table = table.rename_axis("keys in the cache").rename_axis(None, axis="columns")
-table.iloc[:, [0, 2, 1, 3]].style.format(precision=1).set_caption(
-    f"µs: published (GPU not named), and predicted for {a100.name}"
+results.captioned(
+    table.iloc[:, [0, 2, 1, 3]], f"µs: published (GPU not named), and predicted for {a100.name}"
 )
 
 # %% [markdown]

@@ -73,7 +73,9 @@ floors = {
 floors = {
     "bfloat16, 16 bits": [packed_weight.float_floor(formats[0], g).seconds * 1e6 for g in gpus]
 } | floors
-pd.DataFrame(floors, index=[f"predicted for {g.name}, µs" for g in gpus]).T.round(1)
+results.captioned(
+    pd.DataFrame(floors, index=[g.name for g in gpus]).T, "µs: predicted, data sheets"
+)
 
 # %% [markdown]
 # ## Groups: a scale for a few weights
@@ -135,7 +137,7 @@ bits = {
     q.packed.description: q.packed.bits_per_weight for q in packed_weight.random_qualities("normal")
 }
 snr = {f"{kind}, dB": found for kind, found in snr.items()}
-pd.DataFrame({"bits a weight": bits} | snr).round(2)
+results.captioned(pd.DataFrame({"bits a weight": bits} | snr), "signal to noise: quantised here")
 
 # %% [markdown]
 # Three things to read from it. Smaller groups help most where tails are heavy. Zero points pay where weights
@@ -177,9 +179,7 @@ for name, x in {"ordinary": ordinary, "one outlier": outlier}.items():
         k: 10 * (truth.square().sum() / (truth - y).square().sum()).log10().item()
         for k, y in found.items()
     }
-pd.DataFrame(rows).T.round(1).style.format(precision=1).set_caption(
-    "signal to noise of the product, dB"
-)
+results.captioned(pd.DataFrame(rows).T, "signal to noise of the product, dB: calculated here")
 
 # %% [markdown]
 # The weights' four bits make nearly all of the error: beside them, eight bits for activations add next to nothing,
@@ -194,8 +194,8 @@ pd.DataFrame(rows).T.round(1).style.format(precision=1).set_caption(
 # %%
 told = published("generate")
 told = told[~told["label"].str.contains("split-K")]
-shown = told.set_index("label")[["tokens_per_s"]].rename(columns={"tokens_per_s": "tokens/s"})
-shown.style.format(precision=2).set_caption(f"published by {told['device'].iloc[0]}")
+shown = told[["label", "tokens_per_s"]].set_axis(["change", "tokens/s"], axis="columns")
+results.captioned(shown.set_index("change"), f"published by {told['device'].iloc[0]}")
 
 # %% [markdown]
 # With the wide activation loads their matvec went from 38.4 to 34.75 µs, as published there. What changed is

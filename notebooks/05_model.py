@@ -76,9 +76,7 @@ held = memory(step, PROMPT + 1)
 rates = [call_time(call, gpu).tokens_per_s for call in (prompt, step)]
 print(f"{MODEL}: {rates[0]:,.0f} prompt tokens/s, {rates[1]:,.0f} behind {PROMPT:,} tokens;")
 print(f"{held.weights / 1e9:.1f} GB of weights, {held.cache / 1e9:.2f} GB of cache")
-pd.DataFrame(columns).style.format(precision=3).set_caption(
-    f"predicted for {gpu.name}, from its {gpu.source} roofs"
-)
+results.captioned(pd.DataFrame(columns), f"predicted for {gpu.name}, from its {gpu.source} roofs")
 
 # %% [markdown]
 # ## Play with it
@@ -207,9 +205,8 @@ rates = {
     }
     for n, call in verified.items()
 }
-table = pd.DataFrame(rates).T.style.format(precision=0, thousands=",")
-table.format(precision=2, subset=["step, ms"]).set_caption(
-    f"tokens/s behind {PROMPT:,} tokens, int4: predicted for {gpu.name}"
+results.captioned(
+    pd.DataFrame(rates).T, f"tokens/s behind {PROMPT:,} tokens, int4: predicted for {gpu.name}"
 )
 
 # %% [markdown]
@@ -231,7 +228,7 @@ if len(longer):
     )
     where = figures.theme.provenances(zip(longer["source"], longer["device"], strict=True))
     caption = f"at {ACCEPTANCE:.0%} of drafts right: {where}"
-    shown = shown.style.hide().format(precision=2, thousands=",").set_caption(caption)
+    shown = results.captioned(shown.set_index("tokens before"), caption)
 else:
     shown = f"no run of steps of {MODEL} on {gpu.name} is stored"
 shown
@@ -255,9 +252,7 @@ times = {
 }
 table = pd.DataFrame(times).T
 table["int4 faster than bfloat16"] = table["bfloat16, ms"] / table["int4, ms"]
-table.style.format(precision=2).set_caption(
-    f"a step behind {PROMPT:,} tokens: predicted for {gpu.name}"
-)
+results.captioned(table, f"a step behind {PROMPT:,} tokens: predicted for {gpu.name}")
 
 # %% [markdown]
 # And the four products of a sliding layer of Gemma 4 31B one after the other, as they were **recorded** on an H200, in
@@ -276,7 +271,7 @@ for (who, label, count), group in few.groupby(["contender", "label", "rows"]):
     if None not in found:
         sums.setdefault(names.get(who, label), {})[int(count)] = 1e3 * sum(found)
 table = pd.DataFrame(sums).T.rename(columns=lambda n: f"{n} row{'s' * (n > 1)}")
-table.style.format(precision=1, na_rep="–").set_caption("µs: recorded on NVIDIA H200")
+results.captioned(table, "µs: recorded on NVIDIA H200")
 
 # %% [markdown]
 # ## Measured: this machine

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import blockskip as bs
+import pandas as pd
 import pytest
 from skiplab import results
 from skiplab.measure import Measurement, Point
@@ -53,3 +54,13 @@ def test_nothing_measured_is_said_and_an_unknown_column_refused():
     assert results.points(frame([]), "q_len").caption == "Nothing is measured."
     with pytest.raises(ValueError, match="columns: got 'speed'; allowed are problem, run_id"):
         results.points(frame([]), "speed")
+
+
+def test_any_table_is_written_in_three_digits_with_its_index():
+    table = pd.DataFrame({"ms": [0.07, 4678.4, float("nan")], "keys": [512, 131072, 1], "why": ["a", "b", "c"]})
+    shown = results.captioned(table, "made up")
+    assert shown.cells.to_numpy().tolist() == [["0.0700", "512", "a"], ["4,678", "131,072", "b"], ["", "1", "c"]]
+    assert (shown.caption, shown.words) == ("made up", ("why",))
+    by_name = results.captioned(table.set_index("why")[["ms"]].head(1), "")
+    assert by_name.cells.to_dict("list") == {"why": ["a"], "ms": ["0.0700"]}
+    assert list(results.captioned(table.T[[0]].head(1), "").cells) == ["", "0"]

@@ -1,4 +1,4 @@
-"""The points of a frame as a table for a notebook: what was timed, how long it took, how exact it was, its flags."""
+"""Tables for a notebook: the points of a frame with the doubts about each, and any other numbers, in three digits."""
 
 from __future__ import annotations
 
@@ -39,6 +39,20 @@ def points(table: pd.DataFrame, *columns: str) -> Shown:
     cells = pd.DataFrame([_cells(row, columns, refused) for row in rows], columns=pd.Index(heads))
     origins = theme.provenances(zip(table["source"], table["device"], strict=True))
     return Shown(f"{len(rows)} points, {origins}." if rows else "Nothing is measured.", cells, words=WORDS)
+
+
+def captioned(table: pd.DataFrame, caption: str) -> Shown:
+    """The table's index, unless it only counts, and its columns, under that caption: three digits of every number."""
+    named = table if isinstance(table.index, pd.RangeIndex) else table.rename_axis(table.index.name or "").reset_index()
+    words = [str(name) for name in named if not pd.api.types.is_numeric_dtype(named[name])]
+    cells = named.map(_written)
+    return Shown(caption, cells.rename(columns=str), words=tuple(words))
+
+
+def _written(value: Any) -> str:
+    if isinstance(value, float):
+        return digits(value)
+    return value if isinstance(value, str) else f"{value:,}"
 
 
 def _head(column: str) -> str:
