@@ -18,7 +18,7 @@ from skiplab.rated import RowDict, rated
 from skiplab.results.marks import above, marks_of, notes_of, shown, spread_of, usual
 from skiplab.results.tables import Shown
 from skiplab.store import Run, query
-from skiplab.text import markdown, sentence
+from skiplab.text import digits, markdown, sentence
 from skiplab.workload import ModelWorkload
 
 RUNS = ("*-nvidia-h200-*model*", "*-nvidia-*model*", "*model*")
@@ -86,14 +86,13 @@ def _head(source: str, device: str) -> str:
 
 
 def _cell(row: RowDict | None, below: float | None, common: str) -> str:
-    """`43.98 (1.18×)`: tokens a second, and times the rung before that there is."""
+    """`44.0 (1.18×)`: tokens a second, and times the rung before that there is."""
     if row is None:
         return ""
     rate = row["tokens_per_s"]
-    text = f"{rate:,.0f}" if rate >= 1000 else f"{rate:.1f}"
     gain = "" if below is None else f" ({rate / below:.2f}×)"
     marks = shown(marks_of(row["flags"], spread_of(row)), common) if row["source"] in TIMED else ""
-    return text + marks + gain
+    return digits(rate) + marks + gain
 
 
 def _caption(workload: ModelWorkload) -> str:
