@@ -73,8 +73,9 @@ floors = {
 floors = {
     "bfloat16, 16 bits": [packed_weight.float_floor(formats[0], g).seconds * 1e6 for g in gpus]
 } | floors
+names = [g.name for g in gpus]
 results.captioned(
-    pd.DataFrame(floors, index=[g.name for g in gpus]).T, "µs: predicted, data sheets"
+    pd.DataFrame(floors, index=names).T, f"µs: predicted for {', '.join(names)} (data sheets)"
 )
 
 # %% [markdown]

@@ -217,8 +217,9 @@ def _place_legend(figure: Figure, names: list[str]) -> None:
         column = {"orientation": "v", "x": 1.01, "y": 1, "yanchor": "top", "font": {"size": 11}}
         figure.update_layout(legend=column, height=max(figure.layout.height, 160 + ROW * len(names)))
     elif names:
-        # 8 letters or 45 pixels: the line before the name; many names stand closer
-        in_a_row = max(1, LETTERS // (longest + 8) if len(names) <= FEW else int(640 / (45 + 5.6 * longest)))
+        # 8 letters or 45 pixels: the line before the name; many names, or two long ones, stand closer
+        close = int(640 / (45 + 5.6 * longest))
+        in_a_row = max(1, max(LETTERS // (longest + 8), min(close, 2)) if len(names) <= FEW else close)
         more = ROW * (-(-len(names) // in_a_row) - 1)
         figure.update_layout(margin_t=figure.layout.margin.t + more, height=figure.layout.height + more)
 
