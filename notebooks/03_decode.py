@@ -80,7 +80,7 @@ results.captioned(floors, f"predicted for {gpu.name} (data sheet)")
 #
 # **Split-K** cuts the keys of each head into shares, a program each. Every share yields a partial output, its
 # maximum and its sum; a merge of these few numbers gives exactly the result of one softmax. The question
-# left is *how many* shares, and *of what*. Four rules: `one` a head; ExecuTorch's, one for every 256 slots of
+# left is *how many* shares, and *of what*. Four rules: one share a head; ExecuTorch's, one for every 256 slots of
 # the cache; FlashAttention-3's, the fewest whose programs fill their rounds of the SMs to 85 % of the best; and ours,
 # as many as fill the SMs once.
 
