@@ -31,10 +31,10 @@ def test_every_figure_is_a_picture_offline(chromium, tmp_path, monkeypatch):
         browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         page = browser.new_context(offline=True).new_page()
         page.goto(page_file.as_uri(), wait_until="domcontentloaded")
-        outputs = page.locator(".jp-OutputArea-output")
-        assert outputs.count() == len(CELLS)
-        for output in outputs.all():
-            shown = output.locator("img")
+        cells = page.locator(".jp-Cell")
+        assert cells.count() == len(CELLS)
+        for cell in cells.all():
+            shown = cell.locator("img")
             assert shown.is_visible()
             assert shown.evaluate("image => image.decode().then(() => image.naturalWidth)") > 400
         browser.close()
