@@ -8,11 +8,13 @@ from dataclasses import replace
 from typing import Any
 
 import blockskip as bs
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 from model_runs import h200_run
 from skiplab.figures import model as charts
+from skiplab.figures import static
 from skiplab.figures.charts import LineChart, PanelChart
 from skiplab.figures.frames import predictions
 from skiplab.machine import Machine
@@ -185,6 +187,16 @@ def test_steps_of_different_numbers_of_tokens_have_panels_with_a_line_of_one_loo
         assert all(looks[line.name] == (line.style.colour, line.style.marker, line.dash) for line in panel.lines)
     alone = charts.decode(pd.concat(rows[:2], ignore_index=True))
     assert isinstance(alone, LineChart) and alone.lines[0].x == (1.0, 2048.0)
+
+
+def test_prompts_and_steps_of_one_token_stand_beside_each_other():
+    prompt = rates(phase="prefill", q_len=512, depth=np.nan, tokens_per_s=9000.0)
+    chart = charts.prompts_and_steps(pd.concat([prompt, rates(), rates(q_len=4)], ignore_index=True))
+    shown = [[line.y for line in panel.lines if line.name == "blockskip"] for panel in chart.panels]
+    assert shown == [[(9000.0,)], [(143.0,)]]
+    assert [panel.y_title for panel in chart.panels] == ["prompt tokens/s", "tokens/s of steps"]
+    drawn = static.draw(chart)
+    assert [axes.get_ylabel() for axes in drawn.axes] == ["prompt tokens/s", "tokens/s of steps"]
 
 
 def test_a_whole_models_rate_counts_before_one_by_kind():

@@ -16,6 +16,7 @@ from skiplab.figures.series import RowDict
 PARTS = ("attention sliding", "attention full", "qkv", "o", "gate+up", "down", "head", "pointwise", "gaps")
 """The names of a profile, in the order in which a layer has them; what runs outside of all; when nothing runs."""
 PHASES = {"prefill": "prompt", "decode": "step"}
+STEPS_X = "tokens read before (0 stands at 1)"
 BY_KIND = "one layer of each kind was timed, times its count"
 ROOFS = "rate at the roofs, packed weights"
 ROOF_SETTINGS = ("bits", "group_size", "dtype")
@@ -39,7 +40,7 @@ def decode(table: pd.DataFrame) -> LineChart | PanelChart:
     """
     good = _good(table, "decode")
     good = good.assign(place=good["depth"].clip(lower=1))
-    axes = ("place", "tokens read before (0 stands at 1)", "tokens/s of steps")
+    axes = ("place", STEPS_X, "tokens/s of steps")
     title = "A whole model: tokens/s of steps by depth"
     counts = sorted(good["q_len"].unique())
     if len(counts) < 2:
@@ -49,6 +50,21 @@ def decode(table: pd.DataFrame) -> LineChart | PanelChart:
         for n in counts
     )
     return PanelChart(title, panels, series.sources(good), _note(table, good))
+
+
+def prompts_and_steps(table: pd.DataFrame) -> PanelChart:
+    """Tokens a second of prompts by length, and of steps of one token by depth, beside each other."""
+    prompts, steps = _good(table, "prefill"), _good(table, "decode")
+    steps = steps[steps["q_len"] == 1]
+    steps = steps.assign(place=steps["depth"].clip(lower=1))
+    whole = pd.concat([prompts, steps], ignore_index=True)
+    panels = (
+        _rates(prompts, table, "a prompt", "q_len", "prompt length (tokens)", "prompt tokens/s", whole=whole),
+        _rates(steps, table, "a step of one token", "place", STEPS_X, "tokens/s of steps", whole=whole),
+    )
+    return PanelChart(
+        "A whole model: tokens/s of prompts and of steps", panels, series.sources(whole), _note(table, whole)
+    )
 
 
 def parts(table: pd.DataFrame) -> BarChart:

@@ -72,7 +72,7 @@ def _panels(chart: PanelChart) -> Figure:
         axes = figure.add_subplot(rows, 2, number + 1)
         _lines(axes, panel)
         axes.set_title(panel.title, loc="left", fontsize=11)
-        axes.set_ylabel("" if number % 2 else panel.y_title)
+        axes.set_ylabel("" if number % 2 and panel.y_title == chart.panels[number - 1].y_title else panel.y_title)
         handles |= {name: handle for handle, name in zip(*axes.get_legend_handles_labels(), strict=True)}
     shown = [line.name for line in chart.lines]
     columns = 3 if max(map(len, shown)) < 36 else 2

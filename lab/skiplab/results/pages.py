@@ -33,7 +33,7 @@ def charts(runs: Sequence[Run]) -> dict[str, Chart]:
     gemma = model_of("gemma4-31b").linears(fused=True)
     layers = rated([*runs, *noted_runs()], H200)
     return {
-        "model": model.prefill(whole_models(runs)),
+        "model": model.prompts_and_steps(whole_models(runs)),
         "speedup": attention.speedup(query(sliding, operation="attention")),
         "decode": decode.decode_time(steps),
         "linear": linear.linear_layers(layers, {name: gemma[name] for name in LAYERS}),
