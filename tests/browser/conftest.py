@@ -1,4 +1,4 @@
-"""A browser and a Jupyter server of its own for each test, and what the tests share to look at pages."""
+"""A browser for each test, a Jupyter server for all, and what the tests share to look at pages."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -38,24 +38,41 @@ def chromium() -> str:
     pytest.skip(reason)
 
 
-@pytest.fixture
-def serve(tmp_path) -> Iterator[Callable[[Path | str], str]]:
-    """serve(notebook) -> the address of a Jupyter server with shown.ipynb: a file, or a notebook of that one cell.
+@pytest.fixture(scope="session")
+def jupyter(tmp_path_factory) -> Iterator[str]:
+    """The address of a Jupyter server over the folders of all tests.
 
-    JupyterLab and the classic notebook both show it, each under a path of its own.
+    JupyterLab and the classic notebook both show them, each under a path of its own.
     """
-    with ExitStack() as running:
+    with _jupyter(tmp_path_factory.getbasetemp(), tmp_path_factory.mktemp("jupyter")) as address:
+        yield address
 
-        def start(notebook: Path | str) -> str:
-            if isinstance(notebook, Path):
-                jupytext.write(jupytext.read(notebook), tmp_path / "shown.ipynb")
-            else:
-                made = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(notebook)])
-                made.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
-                nbformat.write(made, tmp_path / "shown.ipynb")
-            return running.enter_context(_jupyter(tmp_path))
 
-        yield start
+@pytest.fixture
+def serve(jupyter, tmp_path) -> Iterator[Callable[..., str]]:
+    """serve(notebook) -> the address where JupyterLab shows it: a file, or a notebook of that one cell.
+
+    by: where the server shows it instead of in JupyterLab. Afterwards the test's kernels are shut down.
+    """
+
+    def start(notebook: Path | str, by: str = "/lab/tree") -> str:
+        if isinstance(notebook, Path):
+            jupytext.write(jupytext.read(notebook), tmp_path / "shown.ipynb")
+        else:
+            made = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(notebook)])
+            made.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
+            nbformat.write(made, tmp_path / "shown.ipynb")
+        return f"{jupyter}{by}/{tmp_path.name}/shown.ipynb?reset&token=test"
+
+    yield start
+    for session in json.loads(_answer(f"{jupyter}/api/sessions")):
+        _answer(f"{jupyter}/api/sessions/{session['id']}", "DELETE")
+
+
+def _answer(address: str, method: str = "GET") -> bytes:
+    request = urllib.request.Request(address, method=method, headers={"Authorization": "token test"})
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        return answer.read()
 
 
 @pytest.fixture
@@ -88,7 +105,7 @@ def show(serve, visit) -> Callable[..., Any]:
     from playwright.sync_api import expect
 
     def start(notebook: Path | str, height: int = 1500, run: bool = True) -> Any:
-        page = visit(f"{serve(notebook)}/lab/tree/shown.ipynb?reset&token=test", height)
+        page = visit(serve(notebook), height)
         page.wait_for_selector(".jp-NotebookPanel .jp-Cell")
         # the notebook's own indicator says idle while there is no kernel yet, and Run All is then dropped
         expect(page.locator("#jp-main-statusbar")).to_contain_text("| Idle", timeout=WAIT_MS)
@@ -106,8 +123,8 @@ def _leaves_machine(address: str) -> bool:
 
 
 @contextmanager
-def _jupyter(folder: Path) -> Iterator[str]:
-    """A Jupyter server over the folder, with settings of its own that fetch nothing."""
+def _jupyter(root: Path, folder: Path) -> Iterator[str]:
+    """A Jupyter server that shows what is under `root`; in `folder` are settings of its own, which fetch nothing."""
     settings = folder / ".settings" / "@jupyterlab" / "apputils-extension"
     settings.mkdir(parents=True)
     no_news = {"fetchNews": "false", "checkForUpdates": False}
@@ -122,7 +139,7 @@ def _jupyter(folder: Path) -> Iterator[str]:
     port = _free_port()
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ServerApp.ip=127.0.0.1",
                f"--ServerApp.port={port}", "--ServerApp.port_retries=0", "--IdentityProvider.token=test",
-               f"--ServerApp.root_dir={folder}"]  # fmt: skip
+               f"--ServerApp.root_dir={root}"]  # fmt: skip
     with (folder / "server.log").open("w") as log:
         server = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
         try:
@@ -142,7 +159,7 @@ def _free_port() -> int:
 def _wait_until_up(address: str, server: subprocess.Popen, limit_s: float = 90) -> None:
     end = time.monotonic() + limit_s
     while time.monotonic() < end:
-        assert server.poll() is None, "the server ended; its log is in server.log of the test's folder"
+        assert server.poll() is None, "the server ended; its log is in server.log of its folder"
         try:
             urllib.request.urlopen(address, timeout=1)
             return
