@@ -1,4 +1,4 @@
-"""A browser for each test, a Jupyter server for all, and what the tests share to look at pages."""
+"""A browser and a Jupyter server for all tests of this folder, and what they share to look at pages."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,19 @@ QUIET = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "-
 WAIT_MS = 90_000
 
 
-@pytest.fixture
+@pytest.fixture(scope="package")
+def browser(chromium) -> Iterator[Any]:
+    """A running Chromium; it ends with the tests of this folder, for playwright keeps an event loop until then."""
+    from playwright.sync_api import expect, sync_playwright
+
+    expect.set_options(timeout=WAIT_MS)
+    with sync_playwright() as driver:
+        running = driver.chromium.launch(executable_path=chromium, args=QUIET)
+        yield running
+        running.close()
+
+
+@pytest.fixture(scope="package")
 def chromium() -> str:
     """Path of a Chromium; without one the test is skipped, or fails where SKIPLAB_REQUIRE_BROWSER=1 forbids that."""
     for name in NAMES:
@@ -76,27 +88,36 @@ def _answer(address: str, method: str = "GET") -> bytes:
 
 
 @pytest.fixture
-def visit(chromium) -> Iterator[Callable[[str, int], Any]]:
+def visit(browser) -> Iterator[Callable[[str, int], Any]]:
     """visit(address, height) -> the page. Afterwards: no error, and no request to elsewhere."""
-    from playwright.sync_api import expect, sync_playwright
-
     problems, outside = [], []
-    with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=chromium, args=QUIET)
+    with ExitStack() as opened:
 
         def start(address: str, height: int) -> Any:
-            page = browser.new_page(viewport={"width": 1500, "height": height})
+            context = opened.enter_context(browser.new_context(viewport={"width": 1500, "height": height}))
+            page = context.new_page()
             page.set_default_timeout(WAIT_MS)
             page.on("pageerror", lambda error: problems.append(str(error)))
             page.on("request", lambda request: outside.append(request.url) if _leaves_machine(request.url) else None)
             page.goto(address)
             return page
 
-        expect.set_options(timeout=WAIT_MS)
         yield start
-        browser.close()
     assert not problems
     assert not outside
+
+
+@pytest.fixture
+def offline(browser) -> Iterator[Callable[[Path], Any]]:
+    """offline(file) -> the page, without a network."""
+    with browser.new_context(offline=True) as context:
+
+        def start(path: Path) -> Any:
+            page = context.new_page()
+            page.goto(path.as_uri(), wait_until="domcontentloaded")
+            return page
+
+        yield start
 
 
 @pytest.fixture
