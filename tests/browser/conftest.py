@@ -87,15 +87,22 @@ def _answer(address: str, method: str = "GET") -> bytes:
         return answer.read()
 
 
+@pytest.fixture(scope="package")
+def online(browser) -> Iterator[Any]:
+    """Where pages of the server are opened: all in one context, whose cache keeps JupyterLab's scripts compiled."""
+    with browser.new_context() as context:
+        yield context
+
+
 @pytest.fixture
-def visit(browser) -> Iterator[Callable[[str, int], Any]]:
+def visit(online) -> Iterator[Callable[[str, int], Any]]:
     """visit(address, height) -> the page. Afterwards: no error, and no request to elsewhere."""
     problems, outside = [], []
     with ExitStack() as opened:
 
         def start(address: str, height: int) -> Any:
-            context = opened.enter_context(browser.new_context(viewport={"width": 1500, "height": height}))
-            page = context.new_page()
+            page = opened.enter_context(online.new_page())
+            page.set_viewport_size({"width": 1500, "height": height})
             page.set_default_timeout(WAIT_MS)
             page.on("pageerror", lambda error: problems.append(str(error)))
             page.on("request", lambda request: outside.append(request.url) if _leaves_machine(request.url) else None)
@@ -150,6 +157,9 @@ def _jupyter(root: Path, folder: Path) -> Iterator[str]:
     settings.mkdir(parents=True)
     no_news = {"fetchNews": "false", "checkForUpdates": False}
     (settings / "notification.jupyterlab-settings").write_text(json.dumps(no_news))
+    no_build = {"buildCheck": False, "buildAvailable": False}  # which takes Node.js a second for each page
+    (folder / ".config" / "labconfig").mkdir(parents=True)
+    (folder / ".config" / "labconfig" / "page_config.json").write_text(json.dumps(no_build))
     places = {
         "JUPYTER_CONFIG_DIR": ".config", "JUPYTER_DATA_DIR": ".data", "JUPYTER_RUNTIME_DIR": ".runtime", "HOME": "",
         "IPYTHONDIR": ".ipython", "JUPYTERLAB_SETTINGS_DIR": ".settings", "JUPYTERLAB_WORKSPACES_DIR": ".workspaces",
