@@ -30,6 +30,8 @@
 # %% tags=["parameters"]
 # "quick": about half a minute on two cores; "full": some minutes; "no": nothing is measured here
 MEASURE = "quick"
+# The model that is measured where there is no GPU: a name, or a config.json
+MEASURED = "laptop"
 
 # %%
 from datetime import date
@@ -89,7 +91,7 @@ results.show("ladder-decode")
 
 # %%
 on_gpu = default_device() == "cuda"
-model = {"model": "gemma4-31b", "by_kind": MEASURE == "quick"} if on_gpu else {"model": "laptop"}
+model = {"model": "gemma4-31b", "by_kind": MEASURE == "quick"} if on_gpu else {"model": MEASURED}
 sweeps = {
     "quick": {"prompt": [2048 if on_gpu else 1024], "depth": [2048 if on_gpu else 512], "new": 4, "budget_s": 0.3},
     "full": {"prompt": [256, 512, 1024, 2048], "depth": [2048], "new": 16, "budget_s": 3.0},
