@@ -38,7 +38,7 @@ def browser(chromium) -> Iterator[Any]:
         running.close()
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def chromium() -> str:
     """Path of a Chromium; without one the test is skipped, or fails where SKIPLAB_REQUIRE_BROWSER=1 forbids that."""
     for name in NAMES:
@@ -51,8 +51,8 @@ def chromium() -> str:
 
 
 @pytest.fixture(scope="session")
-def jupyter(tmp_path_factory) -> Iterator[str]:
-    """The address of a Jupyter server over the folders of all tests.
+def jupyter(chromium, tmp_path_factory) -> Iterator[str]:
+    """The address of a Jupyter server over the folders of all tests, where there is a browser to look at it.
 
     JupyterLab and the classic notebook both show them, each under a path of its own.
     """
