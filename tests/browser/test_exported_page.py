@@ -25,9 +25,9 @@ def test_every_figure_is_a_picture_offline(offline, tmp_path, monkeypatch):
     page_file = tmp_path / "page.html"
     page_file.write_text(HTMLExporter().from_notebook_node(notebook)[0], encoding="utf-8")
 
-    outputs = offline(page_file).locator(".jp-OutputArea-output")
-    assert outputs.count() == len(CELLS)
-    for output in outputs.all():
-        shown = output.locator("img")
+    cells = offline(page_file).locator(".jp-Cell")
+    assert cells.count() == len(CELLS)
+    for cell in cells.all():
+        shown = cell.locator("img")
         assert shown.is_visible()
         assert shown.evaluate("image => image.decode().then(() => image.naturalWidth)") > 400

@@ -15,6 +15,11 @@ from skiplab.bench import BENCHMARKS
 from skiplab.results import pages
 
 
+def test_python_runs_the_command_line_as_a_module():
+    ran = subprocess.run([sys.executable, "-m", "skiplab", "--version"], capture_output=True, text=True)
+    assert (ran.returncode, ran.stdout.strip()) == (0, f"skiplab {blockskip.__version__}"), ran.stderr
+
+
 def test_report_of_a_run(skiplab):
     skiplab(*SWEEP, "--run", "run.jsonl")
     code, out, _ = skiplab("report", "run.jsonl", "--out", "again.html")
