@@ -28,6 +28,8 @@
 # %% tags=["parameters"]
 # "quick": about half a minute on two cores; "full": some minutes; "no": nothing is measured here
 MEASURE = "quick"
+# The model that is measured where there is no GPU: a name, or a config.json
+MEASURED = "laptop"
 
 # %%
 from datetime import date
@@ -87,7 +89,7 @@ results.show("ladder-decode")
 
 # %%
 on_gpu = default_device() == "cuda"
-model = {"model": "gemma4-31b", "by_kind": MEASURE == "quick"} if on_gpu else {"model": "laptop"}
+model = {"model": "gemma4-31b", "by_kind": MEASURE == "quick"} if on_gpu else {"model": MEASURED}
 sweeps = {
     "quick": {
         "prompt": [2048 if on_gpu else 1024],

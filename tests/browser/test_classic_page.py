@@ -21,7 +21,7 @@ def page(serve, visit, tmp_path):
     """A notebook with a cell of each explorer, open in the classic notebook; no cell was run."""
     from nbclassic import nbclassic_path
 
-    shown = visit(f"{serve(percent(tmp_path, CELLS))}{nbclassic_path()}/notebooks/shown.ipynb?token=test", 1500)
+    shown = visit(serve(percent(tmp_path, CELLS), by=f"{nbclassic_path()}/notebooks"), 1500)
     wait_until_ready(shown)
     return shown
 
