@@ -25,6 +25,7 @@
 # %%
 import skiplab
 import torch
+from skiplab.compare import compare
 from torch.nn.functional import scaled_dot_product_attention as sdpa
 
 # %% [markdown]
@@ -109,7 +110,13 @@ print(found)
 # this cell and of what it names. Its hash stands in each row, so that a run says which kernel it timed.
 
 # %%
-WHERE = {"q_len": (256, 1024), "window": (128,), "device": "cpu", "budget_s": 0.5, "progress": False}
+WHERE = {
+    "q_len": (256, 1024),
+    "window": (128,),
+    "device": "cpu",
+    "budget_s": 0.5,
+    "progress": False,
+}
 first = skiplab.sweep(["mine", "blockskip", "sdpa"], path="runs/your-kernel.jsonl", **WHERE)
 first
 
@@ -120,7 +127,13 @@ first
 
 # %%
 tuned = skiplab.tune(
-    "mine", q_len=(1024,), window=(128,), budget_s=0.3, device="cpu", path="runs/your-tuning.jsonl", progress=False
+    "mine",
+    q_len=(1024,),
+    window=(128,),
+    budget_s=0.3,
+    device="cpu",
+    path="runs/your-tuning.jsonl",
+    progress=False,
 )
 print("fastest:", tuned.best)
 tuned
@@ -136,13 +149,21 @@ tuned
 def visible_keys(workload, rows):
     """Of each block of queries all keys up to the last tile that is not empty."""
     state = workload.tilemap(rows, 64).state
-    return [slice(0, (max(line.nonzero().flatten().tolist(), default=0) + 1) * 64) for line in state]
+    return [
+        slice(0, (max(line.nonzero().flatten().tolist(), default=0) + 1) * 64) for line in state
+    ]
 
 
-second = skiplab.sweep(["mine", "blockskip", "sdpa"], path="runs/your-kernel-changed.jsonl", **WHERE)
-comparison = skiplab.compare(first, second)
-print({name: hashes for name, hashes in comparison.differences.items() if name.startswith("kernel")})
-comparison.frame()[["contender", "q_len", "window", "old_ms", "new_ms", "ratio", "verdict", "doubts"]]
+second = skiplab.sweep(
+    ["mine", "blockskip", "sdpa"], path="runs/your-kernel-changed.jsonl", **WHERE
+)
+comparison = compare(first, second)
+print(
+    {name: hashes for name, hashes in comparison.differences.items() if name.startswith("kernel")}
+)
+comparison.frame()[
+    ["contender", "q_len", "window", "old_ms", "new_ms", "ratio", "verdict", "doubts"]
+]
 
 # %% [markdown]
 # ## Sent, and repeated

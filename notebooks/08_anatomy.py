@@ -55,11 +55,22 @@ print(one.told())
 # %%
 anatomy_table(
     {
-        f"{argument}, BLOCK {block}": kernel_anatomy(total, "*bf16", "*fp32", argument, arch="sm_90", BLOCK=block)
+        f"{argument}, BLOCK {block}": kernel_anatomy(
+            total, "*bf16", "*fp32", argument, arch="sm_90", BLOCK=block
+        )
         for argument in ("i32:16", "i32")
         for block in (128, 1024)
     }
-)[["registers", "blocks_per_sm", "limited_by", "128-bit loads", "narrower loads", "loop_instructions"]]
+)[
+    [
+        "registers",
+        "blocks_per_sm",
+        "limited_by",
+        "128-bit loads",
+        "narrower loads",
+        "loop_instructions",
+    ]
+]
 
 # %% [markdown]
 # ## Our attention kernel, its tiles as sliders
@@ -83,7 +94,9 @@ made = {
     for arch in ("sm_90", "sm_80")
     for name, anatomy in contender_anatomies("blockskip", prompt, arch, configs).items()
 }
-anatomy_table(made)[["registers", "spill_bytes", "shared_bytes", "blocks_per_sm", "limited_by", "wgmma", "mma"]]
+anatomy_table(made)[
+    ["registers", "spill_bytes", "shared_bytes", "blocks_per_sm", "limited_by", "wgmma", "mma"]
+]
 
 # %% [markdown]
 # ## Replay: what its programs do
@@ -93,7 +106,9 @@ anatomy_table(made)[["registers", "spill_bytes", "shared_bytes", "blocks_per_sm"
 # longest rows come first: that is the schedule.
 
 # %%
-replay = skiplab.ReplayExplorer(mask="sliding_window(96) | (sink(16) & causal())", q_len=256, block_m=32, block_n=32)
+replay = skiplab.ReplayExplorer(
+    mask="sliding_window(96) | (sink(16) & causal())", q_len=256, block_m=32, block_n=32
+)
 replay.go(9)
 replay
 

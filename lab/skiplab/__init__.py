@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from blockskip import __version__
 
-from skiplab.compare import compare
 from skiplab.contenders import kernel
 from skiplab.measure.verify import check
 from skiplab.store import Run, frame, read_run
@@ -59,7 +58,6 @@ __all__ = [
     "Workload",
     "__version__",
     "check",
-    "compare",
     "frame",
     "kernel",
     "model_of",

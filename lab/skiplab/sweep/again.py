@@ -52,7 +52,7 @@ def other_kernels(run: Run) -> list[str]:
 
 
 def rerun(run: Run | Path | str, *, device: str | None = None, path: Path | str | None = None, **how: Any) -> Run:
-    """Repeat a run, or the run in a file, on this machine, and return the new one; `skiplab.compare` says what differs.
+    """Repeat a run, or the run in a file, on this machine, and return the new one; `compare.compare` says what differs.
 
     device: the run's own kind by default. path, how: as `run_sweep`. ValueError says which file a kernel is from that
     is not known here.

@@ -45,7 +45,9 @@ class ReplayExplorer(Pictured, w.VBox):
         self._changes = Changes()
         self.worker = BackgroundWorker(self._failed, lambda: self._busy(False))
         self._build()
-        super().__init__(controls.page(self._column(), [self._problem, self._counts, self._steps, self.view], []))
+        super().__init__(
+            controls.page(self._column(), [self._problem, self._counts, self._steps, self._told, self.view], [])
+        )
         self.add_class("skiplab-page")
         self.add_class("skiplab-replay-explorer")
         for name, control in self._controls.items():
@@ -114,6 +116,8 @@ class ReplayExplorer(Pictured, w.VBox):
         )
         self._cancel = controls.button("Cancel", "stop", "Stop what runs", self.cancel, "cancel")
         self._progress, self._problem, self._counts = w.HTML(), w.HTML(), w.HTML()
+        self._told = w.HTML()
+        self._told.add_class("skiplab-replay-told")
         self._play = w.Play(min=-1, max=0, value=-1, interval=400, layout=w.Layout(width="auto"))
         self._play.add_class("skiplab-play")
         self._step = count("Steps done", "", 0, 0, 1, "step", even=True)
@@ -161,6 +165,7 @@ class ReplayExplorer(Pictured, w.VBox):
             self._step.value = at + 1
             self._counts.value = captions.counts(self.replay)
             self.view.show(self.replay, at)
+            self._told.value = controls.status(self.view.told)
 
     def _failed(self, error: Exception) -> None:
         if type(error).__name__ != "Cancelled":

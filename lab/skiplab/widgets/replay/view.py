@@ -19,10 +19,10 @@ class ReplayView(Pictured, anywidget.AnyWidget):
     """The picture of a recorded launch at a step; `show(replay, at)` changes it.
 
     Traits shared with the browser: `svg` and `legend` (the picture), `step` (the one that the user chose in it; -1 is
-    before the first), `last_step`, `starts` (the first step of each program) and `told` (the step in words).
+    before the first), `last_step` and `starts` (the first step of each program). `told` is the step in words.
     """
 
-    _esm = controls.script("fit.js", Path(__file__).with_name("view.js"))
+    _esm = controls.script("picture.js", Path(__file__).with_name("view.js"))
     _css = Path(__file__).with_name("view.css")
 
     svg = traitlets.Unicode().tag(sync=True)
@@ -30,14 +30,15 @@ class ReplayView(Pictured, anywidget.AnyWidget):
     step = traitlets.Int(-1).tag(sync=True)
     last_step = traitlets.Int(-1).tag(sync=True)
     starts = traitlets.List(traitlets.Int()).tag(sync=True)
-    told = traitlets.Unicode().tag(sync=True)
+
+    told = ""
 
     def show(self, made: Replay, at: int) -> None:
         """Draw the launch after step `at`."""
         self.picture = steps(made, at)
         self._title = f"{made.label}, {made.source}"
+        self.told = captions.plain(made, at)
         with self.hold_sync():
-            self.told = captions.plain(made, at)
             self.starts = [number for number, (_, step) in enumerate(made.places) if step == 0]
             self.last_step, self.step = len(made.places) - 1, at
             self.legend = " ".join(self.picture.legend)
