@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 from blockskip import __version__
 
-from skiplab.cli import anatomy, bench, compare, options, roofs, runs, tune
+from skiplab.cli import anatomy, bench, compare, options, roofs, runs, timeline, tune
 from skiplab.cli.run import (
     INTERRUPTED,
     end_as_interrupted,
@@ -102,6 +102,7 @@ def copied_notebooks(folder: Path) -> Path:
 for _command in (
     *(module.COMMAND for module in modules_of(__name__).values()),
     anatomy.anatomy,
+    timeline.timeline,
     compare.compare,
     roofs.roofs,
     runs.runs,

@@ -69,6 +69,7 @@ class Header(Struct, tag_field="record", tag="header"):
     seed: int | None = None
     git: dict[str, str | bool] | None = None
     source_hash: str | None = None
+    kernels: dict[str, dict[str, str]] = {}
     python: str | None = None
     torch: str | None = None
     triton: str | None = None
@@ -148,6 +149,7 @@ class Row(Timed, tag_field="record", tag="point", kw_only=True, gc=False):
     clocks: dict[str, Any] = {}
     plan: PlanFacts | None = None
     source_hash: str = ""
+    kernel_hash: str = ""
 
 
 ALLOWED = {"status": STATUSES, "operation": OPERATIONS, "axes.operation": OPERATIONS, "record": ("point", "end")}

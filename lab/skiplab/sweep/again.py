@@ -64,10 +64,7 @@ def rerun(run: Run | Path | str, *, device: str | None = None, path: Path | str 
 
 def _kernels(run: Run) -> Mapping[str, Mapping[str, str]]:
     """What the header says of users' kernels, by name, as `running.kernels_of` wrote it."""
-    held = run.header.get("kernels")
-    if not isinstance(held, Mapping):
-        return {}
-    return {name: facts if isinstance(facts, Mapping) else {} for name, facts in held.items()}
+    return run.header.get("kernels") or {}
 
 
 def _needed(facts: Mapping[str, str]) -> str:
