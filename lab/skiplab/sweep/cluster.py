@@ -7,7 +7,6 @@ Ray is imported where a cluster is opened (`pip install 'skiplab[cluster]'`); CL
 from __future__ import annotations
 
 import logging
-import os
 import re
 import socket
 import time
@@ -261,23 +260,31 @@ def _join(address: str) -> bool:
         if address == "auto":
             return False
         raise ValueError(f"cluster: got {address}, and this process has joined one already; auto is that one")
-    _knock(os.environ.get("RAY_ADDRESS", "") if address == "auto" else address)
     try:
-        ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
+        found = _found() if address == "auto" else address
+        _knock(found)
+        ray.init(found, log_to_driver=False, logging_level=logging.ERROR)
     except Exception as error:  # of many kinds: no cluster, another version, no token
         raise ConnectionError(f"cluster: {address} cannot be joined: {reason(error)}") from error
     return True
 
 
+def _found() -> str:
+    """The address behind `auto`: RAY_ADDRESS, or what Ray started last on this machine."""
+    from ray._private.services import canonicalize_bootstrap_address
+
+    return canonicalize_bootstrap_address("auto") or "auto"
+
+
 def _knock(address: str) -> None:
-    """ConnectionError for an address where nobody answers: Ray itself would try for a minute."""
+    """ConnectionError for an address where nobody answers: Ray itself would try for minutes."""
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if not (colon and port.isdecimal()):
         return
     try:
         socket.create_connection((host.strip("[]"), int(port)), CONNECT_S).close()
     except OSError as error:
-        raise ConnectionError(f"cluster: nobody answers at {address}: {error}; is Ray started there?") from error
+        raise ConnectionError(f"nobody answers at {address}: {error}; is Ray started there?") from error
 
 
 def _alike(placed: Mapping[Any, Placed], gpu: str | None) -> Sequence[tuple[Any, Placed]]:
