@@ -1,15 +1,19 @@
 """A sweep over several workers: each point once, whoever is lost, and one writer."""
 
 import importlib
+import re
 import threading
 import time
+from dataclasses import replace
 
 import pytest
+from skiplab.figures.frames import speedups
 from skiplab.machine import Machine
 from skiplab.measure import Measurement
 from skiplab.measure.timing import Cancelled
 from skiplab.store import read_run
 from skiplab.sweep import Sweep, row_key, run_sweep
+from skiplab.sweep.header import site_of
 from skiplab.sweep.schedule import Schedule, measured
 from skiplab.sweep.workers import WorkerLost
 
@@ -215,3 +219,80 @@ def test_a_run_is_of_one_kind_of_device(tmp_path, monkeypatch):
         run_sweep(TINY, tmp_path / "run.jsonl", devices=("cpu", "cuda:1"))
     with pytest.raises(ValueError, match="devices: cuda:1 is there twice"):
         run_sweep(TINY, tmp_path / "run.jsonl", devices=("cuda:1", "cuda:1"))
+
+
+class Stand:
+    """Stands for devices of this machine: one Fake each."""
+
+    def __init__(self, *fakes):
+        self.fakes, self.site = fakes, replace(site_of("cpu"), device={"name": "a GPU", "kind": "cuda"})
+
+    def machine(self, dtype):
+        return Machine("a GPU", "cuda", bandwidth_gbps=1.0, tflops=1.0)
+
+    def workers(self, settings):
+        return self.fakes
+
+    def close(self):
+        pass
+
+
+def run_on(monkeypatch, path, *fakes, **how):
+    monkeypatch.setattr(running, "Local", lambda own, devices, isolate: Stand(*fakes))
+    return run_sweep(replace(TINY, device="cuda"), path, progress=False, **how)
+
+
+def devices_by_workload(run):
+    found = {}
+    for row in run.rows:
+        found.setdefault((row["axes"]["q_len"], row["axes"]["window"]), []).append(
+            (row["torch_device"], "other-device" in row["flags"])
+        )
+    return found
+
+
+def test_a_row_of_another_device_than_its_workload_is_flagged_and_in_no_speedup(tmp_path, monkeypatch):
+    said = []
+    lost, other = Fake("cuda:0", lost_at={2}), Fake("cuda:1", seconds=0.02)
+    run = run_on(monkeypatch, tmp_path / "run.jsonl", lost, other, say=said.append)
+    assert said == ["cuda:0: the machine is gone"]
+    moved = [rows for rows in devices_by_workload(run).values() if len(set(rows)) == 2]
+    assert moved == [[("cuda:0", False), ("cuda:1", True)]]
+    assert len(run.rows) == len(TINY.points()) and {row["status"] for row in run.rows} == {"ok"}
+    assert len(speedups(run.frame())) == len(TINY.workloads()) - 1
+
+
+def test_what_goes_on_goes_on_where_it_was_begun(tmp_path, monkeypatch):
+    path, rows = tmp_path / "run.jsonl", []
+    begun = run_on(monkeypatch, path, Fake("cuda:1"), cancelled=lambda: len(rows) >= 3, on_measurement=rows.append)
+    assert [row["torch_device"] for row in begun.rows] == ["cuda:1"] * 3
+    whole = run_on(monkeypatch, path, Fake("cuda:0"), Fake("cuda:1"))
+    assert all(len(set(devices)) == 1 for devices in devices_by_workload(whole).values())
+    assert not any("other-device" in row["flags"] for row in whole.rows) and len(whole.rows) == len(TINY.points())
+
+
+def test_cuda_is_its_first_device(tmp_path, monkeypatch):
+    path, rows = tmp_path / "run.jsonl", []
+    run_on(monkeypatch, path, Fake("cuda"), cancelled=lambda: len(rows) >= 1, on_measurement=rows.append)
+    whole = run_on(monkeypatch, path, Fake("cuda:0"))
+    assert not any("other-device" in row["flags"] for row in whole.rows)
+
+
+def test_a_row_that_no_worker_measured_is_of_the_runs_device(tmp_path, monkeypatch):
+    first = TINY.points()[0].key.replace("cpu", "cuda")
+    fakes = [Fake(f"cuda:{index}", lost_at={first}, revives=1) for index in range(2)]
+    run = run_on(monkeypatch, tmp_path / "run.jsonl", *fakes, say=lambda text: None)
+    (bad,) = [row for row in run.rows if row["status"] != "ok"]
+    assert (bad["device"], bad["point"]) == ("a GPU", first)
+
+
+def test_progress_by_device(tmp_path, monkeypatch):
+    seen = []
+    fakes = [Fake("cuda:0", lost_at={1}), Fake("cuda:1", seconds=0.01), Fake("cuda:2", seconds=0.01)]
+    run_on(monkeypatch, tmp_path / "run.jsonl", *fakes, on_progress=seen.append, say=lambda text: None)
+    total, last = len(TINY.points()), seen[-1]
+    assert all(one.total == total and one.done == sum(each.done for each in one.devices.values()) for one in seen)
+    assert last.done == total and set(last.devices) == {"cuda:0", "cuda:1", "cuda:2"}
+    assert last.devices["cuda:0"].done == 0 and all(one.now is None for one in last.devices.values())
+    assert re.fullmatch(r"cuda:0 0, cuda:1 \d, cuda:2 \d", last.counts)
+    assert any("cuda:1: 0, now blockskip, 6" in str(one) or "cuda:1: 0, now sdpa, 6" in str(one) for one in seen)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from skiplab.paths import installed
-from skiplab.sweep import own_device, usable
+from skiplab.sweep import Where, own_device, usable
 from skiplab.text import separated
 from skiplab.workload import MODELS
 
@@ -123,16 +122,6 @@ def need(device: str) -> None:
     """ValueError for a device that torch does not know or does not see here."""
     if not usable(device):
         raise ValueError(f"--device: torch sees no {device} here; leave --device out, or say --device cpu")
-
-
-@dataclass(frozen=True)
-class Where:
-    """Where a command measures: `device` names the sweep; several devices of this machine, or a cluster, if given."""
-
-    device: str
-    devices: tuple[str, ...] = ()
-    cluster: str | None = None
-    gpu: str | None = None
 
 
 def where(device: str | None, devices: Texts = None, cluster: str | None = None, gpu: str | None = None) -> Where:

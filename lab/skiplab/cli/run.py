@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from skiplab.cli.options import Where
 from skiplab.operations import OPERATIONS
 from skiplab.results.tables import Shown
 from skiplab.store import Run, frame, read_run
 from skiplab.store.keys import without_index
-from skiplab.sweep import AnySweep, Progress, row_key, run_sweep
+from skiplab.sweep import AnySweep, Progress, Where, row_key, run_sweep
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,7 +40,7 @@ def swept(
     began, steps = list[Run](), list[Progress]()
     how = {
         "topic": topic, "again": again, "fresh": fresh, "anew": not again, "say": typer.echo, "on_start": began.append,
-        "devices": where.devices, "cluster": where.cluster, "gpu": where.gpu, "on_progress": steps.append,
+        "on_progress": steps.append, **where.options,
     }  # fmt: skip
     try:
         with interrupts() as interrupted:

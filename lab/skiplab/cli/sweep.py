@@ -6,7 +6,7 @@ from pathlib import Path
 
 from skiplab.cli import options
 from skiplab.cli.run import end_as_interrupted, show, swept, write_report, write_tables
-from skiplab.sweep import AnySweep
+from skiplab.sweep import AnySweep, Where
 from skiplab.workload import MODELS
 
 HEADS = {"q_heads": 8, "kv_heads": 8, "head_dim": 128}
@@ -15,7 +15,7 @@ HEADS = {"q_heads": 8, "kv_heads": 8, "head_dim": 128}
 
 def measure(
     wanted: AnySweep,
-    where: options.Where,
+    where: Where,
     run: Path | None,
     report: Path | None,
     table: options.Texts,

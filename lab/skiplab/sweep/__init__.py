@@ -17,14 +17,14 @@ from skiplab.sweep.header import default_path, run_header
 from skiplab.sweep.linear import LinearSweep, sweep_linear
 from skiplab.sweep.model import ModelSweep, sweep_model
 from skiplab.sweep.progress import Progress
-from skiplab.sweep.running import ending, own_device, row_key, run_sweep
+from skiplab.sweep.running import Where, ending, own_device, row_key, run_sweep
 
 SWEEPS: Mapping[str, type[AnySweep]] = {name: module.SWEEP for name, module in modules_of(__name__).items()}
 
 __all__ = [
     "DEFAULT_CONTENDERS", "SWEEPS", "AnySweep", "DecodeSweep", "LinearSweep", "ModelSweep", "Progress", "Sweep",
-    "default_path", "ending", "mask_text", "own_device", "row_key", "run_header", "run_sweep", "sweep", "sweep_decode",
-    "sweep_linear", "sweep_model", "sweep_of", "usable",
+    "Where", "default_path", "ending", "mask_text", "own_device", "row_key", "run_header", "run_sweep", "sweep",
+    "sweep_decode", "sweep_linear", "sweep_model", "sweep_of", "usable",
 ]  # fmt: skip
 
 

@@ -28,15 +28,14 @@ class Progress:
     devices: Mapping[str, OnDevice] = field(default_factory=dict)
 
     def begun(self, device: str, point: Point) -> Progress:
-        """The progress once a device has begun a point."""
-        return self._with(device, self.done, replace(self.devices.get(device, OnDevice()), now=point))
+        """The progress once a device has begun a point, which another one may have lost."""
+        others = {name: replace(one, now=None if one.now == point else one.now) for name, one in self.devices.items()}
+        return replace(self, devices={**others, device: replace(others.get(device, OnDevice()), now=point)})
 
     def ended(self, device: str) -> Progress:
         """The progress once a device has measured its point."""
-        return self._with(device, self.done + 1, OnDevice(self.devices.get(device, OnDevice()).done + 1))
-
-    def _with(self, device: str, done: int, one: OnDevice) -> Progress:
-        return replace(self, done=done, devices={**self.devices, device: one})
+        done = self.devices[device].done + 1
+        return replace(self, done=self.done + 1, devices={**self.devices, device: OnDevice(done)})
 
     def __str__(self) -> str:
         """What is measured now; of several devices each with its count."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -85,6 +85,21 @@ def opened(
         yield runner
     finally:
         runner.close()
+
+
+@dataclass(frozen=True)
+class Where:
+    """Where to measure: `device` names the sweep; several devices of this machine, or a cluster, if given."""
+
+    device: str
+    devices: tuple[str, ...] = ()
+    cluster: str | None = None
+    gpu: str | None = None
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """As `run_sweep` takes it."""
+        return {"devices": self.devices, "cluster": self.cluster, "gpu": self.gpu}
 
 
 def own_device(device: str | None, devices: Sequence[str] = (), cluster: str | None = None, dash: str = "") -> str:
@@ -181,20 +196,26 @@ class _Shown:
         bars_of_one_process()
         self.bar = tqdm(total=total, unit="point", disable=not visible, desc="measured")
         self._now, self._heard = Progress(total), on_progress or (lambda progress: None)
+        self._names: dict[Worker, str] = {}
+        self._at: dict[str, str] = {}
 
     def begun(self, worker: Worker, point: Point) -> None:
-        self._now = self._now.begun(_device_of(point.device, worker.node), point)
+        name = self._names.setdefault(worker, self._free_name(worker))
+        self._at[point.key] = name
+        self._now = self._now.begun(name, replace(point, device=""))
         self.bar.set_postfix_str(str(self._now), refresh=True)
         self._heard(self._now)
 
     def ended(self, taken: Measurement) -> None:
-        self._now = self._now.ended(_device_of(taken.point.device, taken.node))
+        self._now = self._now.ended(self._at.pop(taken.point.key))
         self.bar.update()
         self._heard(self._now)
 
-
-def _device_of(device: str, node: str) -> str:
-    return f"{device} of {node}" if node else device
+    def _free_name(self, worker: Worker) -> str:
+        """The worker's device; `cpu #2` for the second one on a CPU."""
+        name = f"{worker.device} of {worker.node}" if worker.node else worker.device
+        count = sum(other.partition(" #")[0] == name for other in self._names.values())
+        return f"{name} #{count + 1}" if count else name
 
 
 def _homes(run: Run, points: Iterable[Point]) -> dict[str, Home]:
