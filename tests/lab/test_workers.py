@@ -14,7 +14,7 @@ from skiplab.measure.timing import Cancelled
 from skiplab.store import read_run
 from skiplab.sweep import Sweep, row_key, run_sweep
 from skiplab.sweep.header import site_of
-from skiplab.sweep.schedule import Schedule, measured
+from skiplab.sweep.schedule import Dispatch, measured
 from skiplab.sweep.workers import WorkerLost
 
 running = importlib.import_module("skiplab.sweep.running")
@@ -62,7 +62,7 @@ class Fake:
 def all_of(workers, points=None, losses=0, **how):
     started, lost = [], []
     begin = lambda worker, point: started.append(point)  # noqa: E731
-    taken = list(measured(Schedule(points or TINY.points(), workers, lambda: False, begin, lost.append, **how)))
+    taken = list(measured(Dispatch(points or TINY.points(), workers, lambda: False, begin, lost.append, **how)))
     assert len(started) == len(taken) + losses - sum(one.status == "crashed" for one in taken)
     assert len(lost) == losses
     return taken
@@ -142,7 +142,7 @@ def test_when_no_worker_is_left_it_says_how_many_points_are():
     for count in (1, 2):
         workers = [Fake(f"cuda:{index}", lost_at={1}) for index in range(count)]
         with pytest.raises(WorkerLost, match=f"no worker is left, and {len(TINY.points())} points are not measured"):
-            list(measured(Schedule(TINY.points(), workers, lambda: False)))
+            list(measured(Dispatch(TINY.points(), workers, lambda: False)))
         assert all(worker.closed == 1 for worker in workers)
 
 
@@ -158,7 +158,7 @@ def test_cancelled_it_gives_what_is_done_and_ends_the_others():
     workers = [Fake("cuda:0"), Fake("cuda:1", seconds=60)]
     seen, start = [], time.monotonic()
     with pytest.raises(Cancelled):
-        for one in measured(Schedule(TINY.points(), workers, lambda: len(seen) >= 2)):
+        for one in measured(Dispatch(TINY.points(), workers, lambda: len(seen) >= 2)):
             seen.append(one)
     assert time.monotonic() - start < 30 and 2 <= len(seen) < len(TINY.points())
     assert all(worker.closed for worker in workers)
@@ -166,7 +166,7 @@ def test_cancelled_it_gives_what_is_done_and_ends_the_others():
 
 def test_what_reads_them_may_stop_at_any_time():
     workers = [Fake("cuda:0", seconds=0.01), Fake("cuda:1", seconds=60)]
-    measurements = measured(Schedule(TINY.points(), workers, lambda: False))
+    measurements = measured(Dispatch(TINY.points(), workers, lambda: False))
     next(measurements)
     measurements.close()
     assert all(worker.closed == 1 for worker in workers)

@@ -159,7 +159,7 @@ def rerun(
     own = wanted.device if cluster is None else device or device_kind(wanted.device)
     where = options.where(device if devices else own, devices, cluster, gpu)
     wanted = replace(cast(Any, wanted), device=where.device)
-    new = swept(wanted, where, out, topic="rerun", fresh=True)
+    new = swept(wanted, out, where, topic="rerun", fresh=True)
     show(new)
     end_as_interrupted(new)
     typer.echo(f"\n{compare.text(compare_runs(old, new))}")

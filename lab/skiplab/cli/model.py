@@ -80,7 +80,7 @@ def model(
     if llama_bench is not None and cluster is not None:
         raise ValueError(f"--llama-bench: got {llama_bench.name} beside --cluster; it runs on this machine alone")
     lines = _lines(wanted, llama_bench, gguf)
-    done = swept(wanted, where, run, topic=f"model-{name}", again=options.words("--again", again), fresh=fresh)
+    done = swept(wanted, run, where, topic=f"model-{name}", again=options.words("--again", again), fresh=fresh)
     if lines and "interrupted" not in done.header and done.path:
         done = appended(done.path, rows_of(lines, wanted.workloads(), done.device, wanted.device))
     show(done)

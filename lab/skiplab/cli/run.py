@@ -25,8 +25,8 @@ INTERRUPTED = 130
 
 def swept(
     wanted: AnySweep,
-    where: Where,
     path: Path | None,
+    where: Where | None = None,
     *,
     topic: str | None = None,
     again: tuple[str, ...] = (),
@@ -34,13 +34,13 @@ def swept(
 ) -> Run:
     """Measure a sweep until Ctrl-C; say what was kept, where, how to continue, and what each of several devices did.
 
-    path, topic, fresh: as `run_sweep` has them. Only with `again` are points added to a finished run; else it is
-    measured once more, beside it.
+    path, topic, fresh: as `run_sweep` has them. where: by default on the sweep's own device. Only with `again` are points
+    added to a finished run; else it is measured once more, beside it.
     """
     began, steps = list[Run](), list[Progress]()
     how = {
         "topic": topic, "again": again, "fresh": fresh, "anew": not again, "say": typer.echo, "on_start": began.append,
-        "on_progress": steps.append, **where.options,
+        "on_progress": steps.append, **(where or Where(wanted.device)).options,
     }  # fmt: skip
     try:
         with interrupts() as interrupted:

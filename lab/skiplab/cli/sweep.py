@@ -27,7 +27,7 @@ def measure(
     table, again: as the command line has them.
     """
     files = options.tables(table)
-    done = swept(wanted, where, run, again=options.words("--again", again), fresh=fresh)
+    done = swept(wanted, run, where, again=options.words("--again", again), fresh=fresh)
     show(done)
     write_tables(done, files)
     end_as_interrupted(done)

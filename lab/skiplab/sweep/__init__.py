@@ -1,6 +1,6 @@
 """Sweeps: axes -> points -> measurements -> a run file; each operation has a file, with its class as `SWEEP`.
 
-grid.py: what the sweeps share; running.py: measures one; cluster.py: on a Ray cluster. The functions
+grid.py: what the sweeps share; running.py: measures one, here or by cluster.py. The functions
 `sweep`, `sweep_decode`, `sweep_linear` and `sweep_model` make a sweep of their arguments and run it.
 """
 

@@ -6,9 +6,6 @@ Ray is imported where a cluster is opened (`pip install 'skiplab[cluster]'`); CL
 
 from __future__ import annotations
 
-import logging
-import re
-import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -25,13 +22,12 @@ from skiplab.measure.timing import Cancelled
 from skiplab.provenance import source_hash
 from skiplab.sweep.grid import usable
 from skiplab.sweep.header import Site, site_of
+from skiplab.sweep.joining import check, join, reason
 from skiplab.sweep.workers import Cancel, MeasureSettings, WorkerLost
 
-CONNECT_S = 5.0
 START_S = 120.0  # what a worker may take to start: it imports torch
 POLL_S = 0.1
 NODE_DIGITS = 8
-ADDRESS = re.compile(r"ray://(?P<host>[^/\s:]+|\[[^/\s]+\]):(?P<port>\d+)")
 
 
 @dataclass(frozen=True)
@@ -74,7 +70,7 @@ class Remote:
 
 
 class Cluster:
-    """A Runner on a Ray cluster: joined when it is made, and left when it is closed.
+    """A SweepRunner on a Ray cluster: joined when it is made, and left when it is closed.
 
     address: `auto`, the cluster that runs on this machine or that RAY_ADDRESS names, or ray://host:10001. device: cuda
     or cpu. gpu: a part of the name of the GPUs to take, where there are several kinds. ValueError, ConnectionError or
@@ -82,10 +78,10 @@ class Cluster:
     """
 
     def __init__(self, address: str, device: str, gpu: str | None, say: Callable[[str], None]):
-        _check(address, device, gpu)
+        check(address, device, gpu)
         self._kind, self._threads = device, torch.get_num_threads()
         self._actors: list[Any] = []
-        self._joined = _join(address)
+        self._joined = join(address)
         try:
             self._placed = _alike(self._started(say), gpu)
         except BaseException:
@@ -233,58 +229,6 @@ def end(actor: Any) -> None:
 
     with suppress(RayError, OSError):
         ray.kill(actor)
-
-
-def reason(error: Exception) -> str:
-    """What Ray says, in one line: the error of the worker's own code, else what happened to the worker."""
-    lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    return (lines[-1] if "Traceback" in str(error) or "creation task" in lines[0] else lines[0]).strip()
-
-
-def _check(address: str, device: str, gpu: str | None) -> None:
-    if address != "auto" and not ADDRESS.fullmatch(address):
-        raise ValueError(f"cluster: got {address!r}; allowed are auto and ray://host:10001")
-    if device not in ("cuda", "cpu"):
-        raise ValueError(f"device: got {device!r} of a cluster, where Ray chooses which; allowed are cuda and cpu")
-    if gpu is not None and device != "cuda":
-        raise ValueError(f"gpu: got {gpu!r} with the device {device}; it chooses among GPUs")
-
-
-def _join(address: str) -> bool:
-    """Join a cluster; False where this process had joined it before, as a notebook may."""
-    try:
-        import ray
-    except ImportError as error:
-        raise ImportError("cluster: Ray is not installed: pip install 'skiplab[cluster]'") from error
-    if ray.is_initialized():
-        if address == "auto":
-            return False
-        raise ValueError(f"cluster: got {address}, and this process has joined one already; auto is that one")
-    try:
-        found = _found() if address == "auto" else address
-        _knock(found)
-        ray.init(found, log_to_driver=False, logging_level=logging.ERROR)
-    except Exception as error:  # of many kinds: no cluster, another version, no token
-        raise ConnectionError(f"cluster: {address} cannot be joined: {reason(error)}") from error
-    return True
-
-
-def _found() -> str:
-    """The address behind `auto`: RAY_ADDRESS, or what Ray started last on this machine."""
-    from ray._private.services import canonicalize_bootstrap_address
-
-    return canonicalize_bootstrap_address("auto") or "auto"
-
-
-def _knock(address: str) -> None:
-    """ConnectionError for an address where nobody answers: Ray itself would try for minutes."""
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
-    if not (colon and port.isdecimal()):
-        return
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), CONNECT_S).close()
-    except OSError as error:
-        raise ConnectionError(f"nobody answers at {address}: {error}; is Ray started there?") from error
 
 
 def _alike(placed: Mapping[Any, Placed], gpu: str | None) -> Sequence[tuple[Any, Placed]]:

@@ -20,11 +20,11 @@ from skiplab.store.keys import without_index
 from skiplab.sweep.grid import AnySweep, usable
 from skiplab.sweep.header import Site, default_path, run_header, site_of
 from skiplab.sweep.progress import Progress
-from skiplab.sweep.schedule import Home, Schedule, home_of, measured
+from skiplab.sweep.schedule import Dispatch, Home, home_of, measured
 from skiplab.sweep.workers import Here, InChild, MeasureSettings, Worker
 
 
-class Runner(Protocol):
+class SweepRunner(Protocol):
     """Where a sweep is measured: devices of one kind and name, with a worker each; `site`: what a header says of it."""
 
     site: Site
@@ -68,12 +68,12 @@ def opened(
     gpu: str | None,
     isolate: bool,
     say: Callable[[str], None],
-) -> Iterator[Runner]:
+) -> Iterator[SweepRunner]:
     """The runner for a sweep, closed when the block is left; ValueError where the options do not fit each other."""
     if cluster is None:
         if gpu is not None:
             raise ValueError(f"gpu: got {gpu!r} without a cluster; it chooses among the GPUs of one")
-        runner: Runner = Local(sweep.device, devices, isolate)
+        runner: SweepRunner = Local(sweep.device, devices, isolate)
     else:
         if devices or not isolate:
             other = f"devices {', '.join(devices)}" if devices else "isolate=False"
@@ -177,8 +177,8 @@ def run_sweep(
             left = [point for point in points if row_key(point) not in settled]
             settings = MeasureSettings(sweep.seed, sweep.budget_s, {"machine": machine, "retries": retries})
             shown = _Shown(len(left), progress, on_progress)
-            schedule = Schedule(left, runner.workers(settings), cancelled, shown.begun, say, homes)
-            with ending(writer), shown.bar, closing(measured(schedule)) as measurements:
+            dispatch = Dispatch(left, runner.workers(settings), cancelled, shown.begun, say, homes)
+            with ending(writer), shown.bar, closing(measured(dispatch)) as measurements:
                 for taken in measurements:
                     writer.append(_row(taken, runner.site, homes))
                     shown.ended(taken)

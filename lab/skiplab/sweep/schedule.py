@@ -29,7 +29,7 @@ def home_of(device: str, node: str = "") -> Home:
 
 
 @dataclass(frozen=True)
-class Schedule:
+class Dispatch:
     """Points for workers.
 
     homes: by a workload's key the device on which some of its points were measured before: its others go there, too.
@@ -44,25 +44,25 @@ class Schedule:
     homes: Mapping[str, Home] | None = None
 
 
-def measured(schedule: Schedule) -> Generator[Measurement, None, None]:
+def measured(dispatch: Dispatch) -> Generator[Measurement, None, None]:
     """The points' measurements as they come, each on its worker's device.
 
     Raises Cancelled when asked to stop, after yielding what is done; WorkerLost when no worker is left.
     """
-    waiting = _Waiting(schedule)
-    if len(schedule.workers) > 1:
-        yield from _side_by_side(schedule, waiting)
+    waiting = _Waiting(dispatch)
+    if len(dispatch.workers) > 1:
+        yield from _side_by_side(dispatch, waiting)
     else:
-        yield from _in_turn(schedule, waiting)
+        yield from _in_turn(dispatch, waiting)
 
 
 class _Waiting:
     """The points that nobody measures yet; those of one workload are for the worker that began it."""
 
-    def __init__(self, schedule: Schedule):
-        at = {home_of(worker.device, worker.node): worker for worker in reversed(schedule.workers)}
-        self._points = [(point.workload.key(), point) for point in schedule.points]
-        self._owners = {key: at[home] for key, home in (schedule.homes or {}).items() if home in at}
+    def __init__(self, dispatch: Dispatch):
+        at = {home_of(worker.device, worker.node): worker for worker in reversed(dispatch.workers)}
+        self._points = [(point.workload.key(), point) for point in dispatch.points]
+        self._owners = {key: at[home] for key, home in (dispatch.homes or {}).items() if home in at}
         self._losses: Counter[Point] = Counter()
         self._lost_at: dict[str, set[Worker]] = {}
 
@@ -93,22 +93,22 @@ class _Waiting:
         return Measurement(point, "crashed", text, label=point.entry.label, node=worker.node)
 
 
-def _in_turn(schedule: Schedule, waiting: _Waiting) -> Generator[Measurement, None, None]:
-    (worker,) = schedule.workers
+def _in_turn(dispatch: Dispatch, waiting: _Waiting) -> Generator[Measurement, None, None]:
+    (worker,) = dispatch.workers
     revivals = 0
     try:
         while (point := waiting.next_for(worker, [worker])) is not None:
-            schedule.starting(worker, point)
-            if schedule.cancelled():
+            dispatch.starting(worker, point)
+            if dispatch.cancelled():
                 raise Cancelled
             try:
-                yield worker.measure(point, schedule.cancelled)
+                yield worker.measure(point, dispatch.cancelled)
             except WorkerLost as error:
-                schedule.losing(f"{worker.device}: {error}")
+                dispatch.losing(f"{worker.device}: {error}")
                 given_up, revivals = waiting.take_back(worker, point, error), revivals + 1
                 if given_up is not None:
                     yield given_up
-                if revivals > REVIVALS or not worker.revive(schedule.cancelled):
+                if revivals > REVIVALS or not worker.revive(dispatch.cancelled):
                     raise _none_left(waiting, error) from error
     finally:
         worker.close()
@@ -129,9 +129,9 @@ class _Job:
 class _Threads:
     """A thread for each worker: a child process dies with the thread that started it."""
 
-    def __init__(self, schedule: Schedule):
-        self.stop, self._schedule = threading.Event(), schedule
-        self._threads = {worker: ThreadPoolExecutor(1, "skiplab-measure") for worker in schedule.workers}
+    def __init__(self, dispatch: Dispatch):
+        self.stop, self._dispatch = threading.Event(), dispatch
+        self._threads = {worker: ThreadPoolExecutor(1, "skiplab-measure") for worker in dispatch.workers}
         self.running: dict[Future[Any], _Job] = {}
 
     def begin(self, worker: Worker, point: Point | None) -> None:
@@ -140,12 +140,12 @@ class _Threads:
         if point is None:
             future = thread.submit(worker.revive, self._stopped)
         else:
-            self._schedule.starting(worker, point)
+            self._dispatch.starting(worker, point)
             future = thread.submit(worker.measure, point, self._stopped)
         self.running[future] = _Job(worker, point)
 
     def _stopped(self) -> bool:
-        return self.stop.is_set() or self._schedule.cancelled()
+        return self.stop.is_set() or self._dispatch.cancelled()
 
     def ended(self) -> list[tuple[_Job, Future[Any]]]:
         """The jobs that have ended; waits for the first."""
@@ -159,8 +159,8 @@ class _Threads:
             thread.shutdown()
 
 
-def _side_by_side(schedule: Schedule, waiting: _Waiting) -> Generator[Measurement, None, None]:
-    threads, idle = _Threads(schedule), list(schedule.workers)
+def _side_by_side(dispatch: Dispatch, waiting: _Waiting) -> Generator[Measurement, None, None]:
+    threads, idle = _Threads(dispatch), list(dispatch.workers)
     revivals: Counter[Worker] = Counter()
     problem: BaseException | None = None
     lost: WorkerLost | None = None
@@ -179,7 +179,7 @@ def _side_by_side(schedule: Schedule, waiting: _Waiting) -> Generator[Measuremen
                 except WorkerLost as error:
                     assert job.point is not None
                     lost = error
-                    schedule.losing(f"{job.worker.device}: {error}")
+                    dispatch.losing(f"{job.worker.device}: {error}")
                     result = waiting.take_back(job.worker, job.point, error)
                     revivals[job.worker] += 1
                     if revivals[job.worker] <= REVIVALS and not threads.stop.is_set():
