@@ -119,7 +119,8 @@ def test_a_worker_is_killed_the_sweep_is_cancelled_and_goes_on_as_a_client(two_m
         assert ("other-device" in row["flags"]) == (row["node"] != home)
     text = read_run(path).path.read_text()
     assert '"ray:"' in text and "127.0.0.1" not in text and socket.gethostname() not in text
-    assert not any(one.name().startswith("ray::Remote") for one in psutil.Process().children(recursive=True))
+    actors = [one for one in psutil.Process().children(recursive=True) if one.name().startswith("ray::Remote")]
+    assert psutil.wait_procs(actors, timeout=60)[1] == []
 
 
 def test_what_the_cluster_lacks_is_said_and_leaves_no_file(two_machines, tmp_path, monkeypatch):

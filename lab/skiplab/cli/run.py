@@ -34,8 +34,8 @@ def swept(
 ) -> Run:
     """Measure a sweep until Ctrl-C; say what was kept, where, how to continue, and what each of several devices did.
 
-    path, topic, fresh: as `run_sweep` has them. where: by default on the sweep's own device. Only with `again` are points
-    added to a finished run; else it is measured once more, beside it.
+    path, topic, fresh: as `run_sweep` has them. where: by default on the sweep's own device. Only with `again` are
+    points added to a finished run; else it is measured once more, beside it.
     """
     began, steps = list[Run](), list[Progress]()
     how = {

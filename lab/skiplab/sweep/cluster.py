@@ -61,8 +61,11 @@ class Remote:
         return Placed(gpus[0] if self._kind != "cpu" else "", context.get_node_id(), site_of(self._kind))
 
     def machine(self, dtype: str) -> Machine:
-        """Its device with measured roofs."""
-        return this_machine(self._kind, dtype)
+        """Its device with measured roofs; the memory that this took is left to the child process."""
+        machine = this_machine(self._kind, dtype)
+        if self._kind == "cuda":
+            torch.cuda.empty_cache()
+        return machine
 
     def take(self, order: Order) -> Measurement:
         """What came of a point in the child process."""

@@ -30,12 +30,13 @@ def join(address: str) -> bool:
         if address == "auto":
             return False
         raise ValueError(f"cluster: got {address}, and this process has joined one already; auto is that one")
+    told = "is Ray started there?"
     try:
-        found = _found() if address == "auto" else address
-        _knock(found)
-        ray.init(found, log_to_driver=False, logging_level=logging.ERROR)
+        _knock(_found() if address == "auto" else address)
+        told = "where it asks for a token, set RAY_AUTH_MODE=token here"
+        ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
     except Exception as error:  # of many kinds: no cluster, another version, no token
-        raise ConnectionError(f"cluster: {address} cannot be joined: {reason(error)}") from error
+        raise ConnectionError(f"cluster: {address} cannot be joined: {reason(error)}; {told}") from error
     return True
 
 
@@ -59,7 +60,7 @@ def _knock(address: str) -> None:
     try:
         socket.create_connection((host.strip("[]"), int(port)), CONNECT_S).close()
     except OSError as error:
-        raise ConnectionError(f"nobody answers at {address}: {error}; is Ray started there?") from error
+        raise ConnectionError(f"nobody answers at {address}: {error}") from error
 
 
 def reason(error: Exception) -> str:
