@@ -265,7 +265,8 @@ def test_what_a_worker_raises_is_a_loss_or_the_labs_own_fault(monkeypatch):
             answer(error)
     with pytest.raises(ValueError, match="no 'nobody'"):
         answer(task_error(ValueError("no 'nobody'")))
-    assert reason(ValueError("Traceback:\n  at\nNo module named 'skiplab'\n")) == "No module named 'skiplab'"
+    told = "ray::Remote.placed() (pid=1, ip=192.0.2.2)\n  File 'cluster.py', line 1\nValueError: torch sees none\n"
+    assert reason(RayTaskError("placed", told, ValueError())) == "ValueError: torch sees none"
 
 
 @pytest.mark.parametrize("command", ["sweep", "decode", "linear", "model laptop", "rerun old.jsonl"])

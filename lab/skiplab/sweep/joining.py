@@ -65,5 +65,6 @@ def _knock(address: str) -> None:
 
 def reason(error: Exception) -> str:
     """What Ray says, in one line: the error of the worker's own code, else what happened to the worker."""
-    lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    return (lines[-1] if "Traceback" in str(error) or "creation task" in lines[0] else lines[0]).strip()
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    has_frames = any(line.startswith(("Traceback", "File ")) for line in lines)
+    return lines[-1] if has_frames else lines[0]
