@@ -37,7 +37,7 @@ def one_thread():
 
 @pytest.fixture(scope="module")
 def two_machines():
-    """The nodes of a Ray cluster, by the beginning of their ids, and its address for clients."""
+    """A Ray cluster, its nodes by the beginning of their ids, and its address for clients."""
     pytest.importorskip("ray", reason=WHY)
     folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # paths of sockets must be short
     with pytest.MonkeyPatch.context() as environment:
@@ -48,7 +48,7 @@ def two_machines():
         started, port = start()
         environment.setenv("RAY_ADDRESS", started.address)  # what `auto` is, whatever else runs on this machine
         nodes = [started.head_node, *started.worker_nodes]
-        yield {node.node_id[: cluster.NODE_DIGITS]: node for node in nodes}, f"ray://127.0.0.1:{port}"
+        yield started, {node.node_id[: cluster.NODE_DIGITS]: node for node in nodes}, f"ray://127.0.0.1:{port}"
         started.shutdown()
     shutil.rmtree(folder, ignore_errors=True)
 
@@ -87,7 +87,7 @@ def kill_worker(node):
 
 
 def test_a_worker_is_killed_the_sweep_is_cancelled_and_goes_on_as_a_client(two_machines, tmp_path, monkeypatch):
-    nodes, client = two_machines
+    machines, nodes, client = two_machines
     monkeypatch.setattr(sys, "argv", ["skiplab", "sweep", "--cluster", client])
     rows, said, seen = [], [], []
 
@@ -106,9 +106,10 @@ def test_a_worker_is_killed_the_sweep_is_cancelled_and_goes_on_as_a_client(two_m
     assert any("died" in text for text in said)
     assert set(seen[-1].devices) == {f"cpu of {node}" for node in nodes} and seen[-1].done == 5
 
+    machines.remove_node(next(iter(machines.worker_nodes)))
     seen.clear()
     done = run_sweep(TINY, path, cluster=client, **how)
-    assert seen[-1].total == seen[-1].done == 3
+    assert seen[-1].total == seen[-1].done == 3 and len(seen[-1].devices) == 1
     assert "interrupted" not in done.header and "end" in done.header
     assert sorted(row["key"] for row in done.rows) == sorted(row_key(point) for point in TINY.points())
     assert {row["status"] for row in done.rows} == {"ok"}

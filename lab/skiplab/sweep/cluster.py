@@ -94,8 +94,12 @@ class Cluster:
 
     def machine(self, dtype: str) -> Machine:
         import ray
+        from ray.exceptions import RayError
 
-        return ray.get(self._placed[0][0].machine.remote(dtype), timeout=START_S)
+        try:
+            return ray.get(self._placed[0][0].machine.remote(dtype), timeout=START_S)
+        except RayError as error:
+            raise ConnectionError(f"cluster: its roofs cannot be measured: {reason(error)}") from error
 
     def workers(self, settings: MeasureSettings) -> list[OnRay]:
         return [OnRay(self, actor, placed, settings) for actor, placed in self._placed]
