@@ -113,7 +113,7 @@ def test_a_worker_is_killed_the_sweep_is_cancelled_and_goes_on_as_a_client(two_m
     assert "interrupted" not in done.header and "end" in done.header
     assert sorted(row["key"] for row in done.rows) == sorted(row_key(point) for point in TINY.points())
     assert {row["status"] for row in done.rows} == {"ok"}
-    assert {row["node"] for row in done.rows} == set(nodes) and {row["torch_device"] for row in done.rows} == {"cpu"}
+    assert {row["node"] for row in done.rows} <= set(nodes) and {row["torch_device"] for row in done.rows} == {"cpu"}
     homes = {}
     for row in done.rows:
         home = homes.setdefault((row["axes"]["q_len"], row["axes"]["window"]), row["node"])

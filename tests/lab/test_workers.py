@@ -33,9 +33,9 @@ class Fake:
     lost_at: numbers, or keys, of the points that it is lost at. revives: how often it comes back.
     """
 
-    def __init__(self, device, lost_at=(), seconds=0.0, revives=0):
+    def __init__(self, device, lost_at=(), seconds=0.0, revives=0, node=""):
         self.device, self.lost_at, self.seconds, self.revives = device, lost_at, seconds, revives
-        self.points, self.threads, self.closed, self.node = [], set(), 0, ""
+        self.points, self.threads, self.closed, self.node = [], set(), 0, node
 
     def measure(self, point, cancelled):
         self.threads.add(threading.get_ident())
@@ -48,7 +48,7 @@ class Fake:
             if cancelled():
                 raise Cancelled
             time.sleep(0.002)
-        return Measurement(point, "ok", samples_ns=(1,), device_name="a GPU")
+        return Measurement(point, "ok", samples_ns=(1,), device_name="a GPU", node=self.node)
 
     def revive(self, cancelled):
         self.revives -= 1
@@ -260,6 +260,18 @@ def test_a_row_of_another_device_than_its_workload_is_flagged_and_in_no_speedup(
     assert moved == [[("cuda:0", False), ("cuda:1", True)]]
     assert len(run.rows) == len(TINY.points()) and {row["status"] for row in run.rows} == {"ok"}
     assert len(speedups(run.frame())) == len(TINY.workloads()) - 1
+
+
+def test_devices_of_one_index_in_two_machines_are_told_apart(tmp_path, monkeypatch):
+    lost, other = Fake("cuda:0", lost_at={2}, node="a"), Fake("cuda:0", seconds=0.02, node="b")
+    seen = []
+    run = run_on(monkeypatch, tmp_path / "run.jsonl", lost, other, say=lambda text: None, on_progress=seen.append)
+    assert [row["node"] for row in run.rows if "other-device" in row["flags"]] == ["b"]
+    assert sorted(row["node"] for row in run.rows) == ["a", *["b"] * (len(TINY.points()) - 1)]
+    assert {row["torch_device"] for row in run.rows} == {"cuda:0"}
+    assert set(seen[-1].devices) == {"cuda:0 of a", "cuda:0 of b"}
+    rows = [Measurement.from_row(row) for row in read_run(run.path).rows]
+    assert [one.node for one in rows] == [row["node"] for row in run.rows]
 
 
 def test_what_goes_on_goes_on_where_it_was_begun(tmp_path, monkeypatch):
