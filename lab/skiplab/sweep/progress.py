@@ -21,21 +21,26 @@ class OnDevice:
 
 @dataclass(frozen=True)
 class Progress:
-    """Points measured since the sweep began or went on, of how many, and what each device does, by its name."""
+    """Points measured since the sweep began or went on, of how many, and what each device does, by its name.
+
+    begins: the point that a device begins now; None where one has ended.
+    """
 
     total: int
     done: int = 0
+    begins: Point | None = None
     devices: Mapping[str, OnDevice] = field(default_factory=dict)
 
     def begun(self, device: str, point: Point) -> Progress:
         """The progress once a device has begun a point, which another one may have lost."""
         others = {name: replace(one, now=None if one.now == point else one.now) for name, one in self.devices.items()}
-        return replace(self, devices={**others, device: replace(others.get(device, OnDevice()), now=point)})
+        devices = {**others, device: replace(others.get(device, OnDevice()), now=point)}
+        return replace(self, begins=point, devices=devices)
 
     def ended(self, device: str) -> Progress:
         """The progress once a device has measured its point."""
         done = self.devices[device].done + 1
-        return replace(self, done=self.done + 1, devices={**self.devices, device: OnDevice(done)})
+        return replace(self, done=self.done + 1, begins=None, devices={**self.devices, device: OnDevice(done)})
 
     def __str__(self) -> str:
         """What is measured now; of several devices each with its count."""

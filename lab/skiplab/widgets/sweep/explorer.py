@@ -15,10 +15,10 @@ from skiplab.figures import static
 from skiplab.figures.charts import Chart, is_empty
 from skiplab.figures.frames import by_method
 from skiplab.machine import known_gpus
-from skiplab.measure import Measurement
+from skiplab.measure import Measurement, Point
 from skiplab.operations import DEFAULT_OPERATION
-from skiplab.paths import data_path, file_name, inside, is_shipped, runs_directory
-from skiplab.store import Run, frame, operation_in, read_run
+from skiplab.paths import data_path, file_name, inside, runs_directory
+from skiplab.store import Run, frame, read_run
 from skiplab.sweep import AnySweep, Progress, Where, run_sweep
 from skiplab.widgets import controls
 from skiplab.widgets.fallback import Pictured
@@ -26,10 +26,12 @@ from skiplab.widgets.live import LiveChart
 from skiplab.widgets.sweep.form import FormControls
 from skiplab.widgets.sweep.forms import FORMS
 from skiplab.widgets.sweep.settings import PanelForm
+from skiplab.widgets.sweep.stored import stored
 from skiplab.widgets.sweep.where import WhereControls
-from skiplab.widgets.worker import BackgroundWorker, IsCancelled
+from skiplab.widgets.worker import BackgroundWorker, IsCancelled, Stages
 
 PREDICTED = "predicted: "
+NOTHING = "press Run to measure, or choose something stored, published or predicted"
 
 
 class SweepPanel(Pictured, w.VBox):
@@ -68,6 +70,7 @@ class SweepPanel(Pictured, w.VBox):
         self._began: dict[str, Run] = {}
         self._where = WhereControls(devices, cluster, gpu)
         self.run: Run | None = None
+        self._stage = ("", "")  # of which operation something is measured now, and what
         self._build(operation, budget_s)
         columns = w.HBox([self._settings(), self._over()])
         columns.add_class("skiplab-columns")
@@ -163,11 +166,9 @@ class SweepPanel(Pictured, w.VBox):
 
     def _choices(self) -> list[tuple[str, str]]:
         folders = dict.fromkeys([self._directory, runs_directory(), data_path("runs")])
-        stored = [path for folder in folders for path in sorted(folder.glob("*.jsonl"))]
-        mine = [path for path in stored if operation_in(path) in (self.operation, None) and not is_empty_run(path)]
         return [
             *((name, name) for name in self.form.published),
-            *((f"{'recorded' if is_shipped(path) else 'measured'}: {path.stem}", str(path)) for path in mine),
+            *stored(folders, self.operation),
             *((f"{PREDICTED}{name}, at the settings beside", f"{PREDICTED}{name}") for name in known_gpus()),
         ]
 
@@ -223,12 +224,19 @@ class SweepPanel(Pictured, w.VBox):
         which = list[str]()
         points, taken = len(sweep.points()), self._measurements[form.operation]
         self._bar.max, self._bar.value, self._bar.layout.visibility = points, 0, "visible"
-        self._say(f"{points} points on {name}; the first takes longest …")
+        stages = Stages(cancelled, lambda words: self._say("; ".join([f"{words} …", *which])))
+        first = "starting workers" if where.cluster else "measuring this machine's roofs first"
+        self._begin(stages, form.operation, f"{points} points on {name}: {first}")
 
         def on_start(held: Run) -> None:
             self._began[form.operation] = held
             taken.extend(map(Measurement.from_row, held.rows))
             self._bar.value = len(taken)
+
+        def on_point(point: Point) -> None:
+            what = f"{len(taken) + 1} of {points}: {point.entry.label}, {form.point(point.workload)}"
+            words = f"{what}: checking against float64, then timing for {sweep.budget_s:g} s at most"
+            self._begin(stages, form.operation, words)
 
         def on_measurement(item: Measurement) -> None:
             taken.append(item)
@@ -238,19 +246,32 @@ class SweepPanel(Pictured, w.VBox):
             self._draw()
 
         def on_progress(progress: Progress) -> None:
+            if progress.begins is not None:
+                on_point(progress.begins)
             if len(progress.devices) > 1:
                 self._by_device.value = controls.status(str(progress))
 
         self._by_device.value = ""
         self.run = run_sweep(
             sweep, topic="panel", folder=self._directory, on_start=on_start, on_measurement=on_measurement,
-            on_progress=on_progress, cancelled=cancelled, progress=False, isolate=self._isolate, anew=True,
+            on_progress=on_progress, cancelled=stages, progress=False, isolate=self._isolate, anew=True,
             say=which.append, **where.options,
         )  # fmt: skip
         self._draw()
         if not cancelled() and self.run.path:
             self._say("; ".join([f"done; the run is kept as {self.run.path.name}", *which]))
         self._relist()
+
+    def _begin(self, stages: Stages, operation: str, words: str) -> None:
+        """A stage of the sweep that runs: in the status line, and in a figure that has no point yet."""
+        self._stage = (operation, words)
+        stages.begin(words)
+        self._draw_empty()
+
+    def _draw_empty(self) -> None:
+        """Draw a figure without points again, which says what is done or what to do."""
+        if self.figure.chart is not None and is_empty(self.figure.chart):
+            self._draw()
 
     def _frames(self) -> list[pd.DataFrame]:
         taken = self._measurements[self.operation]
@@ -279,12 +300,13 @@ class SweepPanel(Pictured, w.VBox):
         return by_method(run) if self.form.each_method else run.frame()
 
     def _chart(self) -> Chart:
-        """The figure chosen, of all rows; without any it says what to do."""
+        """The figure chosen, of all rows; without any it says what is done, or what to do."""
         table = self.frame()
         chart = self._figure_of(table)
-        if not len(table):
-            return replace(chart, note="press Run to measure, or choose something stored, published or predicted")
-        return chart
+        operation, stage = self._stage
+        if is_empty(chart) and operation == self.operation:
+            return replace(chart, note=stage)
+        return chart if len(table) else replace(chart, note=NOTHING)
 
     def _figure_of(self, table: pd.DataFrame) -> Chart:
         return self.form.views[str(self._view.value)](table)
@@ -331,6 +353,8 @@ class SweepPanel(Pictured, w.VBox):
 
     def _ended(self) -> None:
         self._busy(False)
+        self._stage = ("", "")
+        self._draw_empty()
 
     def _busy(self, busy: bool) -> None:
         self._run_button.disabled, self._cancel.disabled = busy, not busy
@@ -344,10 +368,3 @@ class SweepPanel(Pictured, w.VBox):
     def still(self) -> tuple[bytes, str]:
         chart = self._chart()
         return static.png(chart, bare=True), static.text(chart)
-
-
-def is_empty_run(path: Path) -> bool:
-    """Whether a run file holds a header and no point, as one does that was cancelled at once."""
-    with path.open(encoding="utf-8", errors="replace") as file:
-        first, second = file.readline(), file.readline()
-    return '"record": "header"' in first and (not second or '"record": "end"' in second)
