@@ -307,4 +307,6 @@ def test_progress_by_device(tmp_path, monkeypatch):
     assert last.done == total and set(last.devices) == {"cuda:0", "cuda:1", "cuda:2"}
     assert last.devices["cuda:0"].done == 0 and all(one.now is None for one in last.devices.values())
     assert re.fullmatch(r"cuda:0 0, cuda:1 \d, cuda:2 \d", last.counts)
+    begun = [one.begins.contender for one in seen if one.begins is not None]
+    assert len(begun) == total + 1 and set(begun) == {"blockskip", "sdpa"}  # the lost one twice
     assert any("cuda:1: 0, now blockskip, 6" in str(one) or "cuda:1: 0, now sdpa, 6" in str(one) for one in seen)
