@@ -144,6 +144,7 @@ class Row(Timed, tag_field="record", tag="point", kw_only=True, gc=False):
     key: str
     device: str
     torch_device: str = ""
+    node: str = ""
     config: list[int] | None = None
     other_samples_ns: dict[str, list[Count]] = {}
     clocks: dict[str, Any] = {}
