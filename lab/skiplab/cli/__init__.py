@@ -17,6 +17,7 @@ from skiplab.cli.run import (
     INTERRUPTED,
     end_as_interrupted,
     need,
+    save,
     show,
     shown,
     swept,
@@ -24,11 +25,11 @@ from skiplab.cli.run import (
     write_report,
     write_tables,
 )
-from skiplab.compare import compare as compare_runs
+from skiplab.compare import MARGIN
 from skiplab.machine import default_device
 from skiplab.operations import DEFAULT_OPERATION, OPERATIONS, modules_of
 from skiplab.paths import installed, notebooks_path
-from skiplab.store import Run, read_run
+from skiplab.store import Run, frame, read_run
 from skiplab.sweep import AnySweep, default_path, sweep_of
 
 LAST_PORT = 65535
@@ -113,14 +114,25 @@ app.add_typer(tune.app, name="tune")
 
 @app.command()
 def report(
-    run: options.RunFile,
-    out: Annotated[Path | None, typer.Option(help="The HTML file. Default: out/<run>.html.")] = None,
+    runs: Annotated[list[Path], typer.Argument(help="Run files that `skiplab sweep` wrote.", metavar="RUN...")],
+    out: Annotated[
+        Path | None, typer.Option(help="The HTML file. Default: out/<run>.html, of several runs out/runs.html.")
+    ] = None,
+    margin: Annotated[float, typer.Option(help="Of several runs: by how much times differ anyway.")] = MARGIN,
     table: options.Tables = None,
 ) -> None:
-    """Write one HTML file of a run that works offline. Figures, tables, where it is from, the raw data."""
-    files, held = options.tables(table), read_run(run)
-    write_report(held, out or Path("out") / f"{run.stem}.html")
-    write_tables(held, files)
+    """Write one HTML file that works offline. Of a run: figures, tables, where it is from, the raw data.
+
+    Of several runs: every point that they share, its times by date, and the last over the first with an interval, in a
+    part for each operation and device. Example: skiplab report notebooks/runs/*.jsonl
+    """
+    files, held = options.tables(table), [read_run(run) for run in runs]
+    if len(held) == 1:
+        write_report(held[0], out or Path("out") / f"{runs[0].stem}.html")
+        write_tables(held[0], files)
+    else:
+        write_report(held, out or Path("out") / "runs.html", margin)
+        save(files, lambda: frame(held), lambda: compare.markdown(held, margin))
 
 
 @app.command()
@@ -158,7 +170,7 @@ def rerun(
     new = swept(wanted, out or unused(default_path(wanted, "rerun")))
     show(new)
     end_as_interrupted(new)
-    typer.echo(f"\n{compare.text(compare_runs(old, new))}")
+    typer.echo(f"\n{compare.rerun_text(old, new)}")
 
 
 def _repeated(name: str, old: Run, device: str | None) -> AnySweep:

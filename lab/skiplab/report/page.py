@@ -6,9 +6,8 @@ import base64
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from skiplab import figures, thin
@@ -17,10 +16,10 @@ from skiplab.figures.frames import AXES
 from skiplab.operations import DEFAULT_OPERATION, OPERATIONS, Baseline, Operation
 from skiplab.paths import file_name
 from skiplab.report.modules import MODULES
+from skiplab.report.points import data_of, of_frame
 from skiplab.report.rows import axis_text, records
 from skiplab.store import END, Run
 from skiplab.templates import render, trusted
-from skiplab.text import digits
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,27 +44,19 @@ DOUBTS = {
 }
 
 
-def write_report(run: Run, path: Path | str) -> Path:
-    """Write the run's report to `path` (one HTML file: plotly's 5 MB, and 15 more at most) and return the path."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(report_html(run), encoding="utf-8")
-    return path
-
-
 def report_html(run: Run) -> str:
-    """The report as text. Of a long run it shows a excerpt, and says of each figure and table what is left out."""
+    """The report as text. Of a long run figures and the table of times show an excerpt, and say what is left out."""
     from plotly.offline import get_plotlyjs
 
     table = run.frame()
     axes = (*OPERATIONS[run.operation].varying, "mask")
-    times, points = thin.by_setting(table, axes), thin.points(table)
+    times = thin.by_setting(table, axes)
     return "<!doctype html>\n" + render(
         "report.page", title=title(run), plotly=trusted(get_plotlyjs()), provenance=run.provenance,
         start=run.header.get("start", ""), summary=summary(table),
         figures=[(_drawn(figure), text) for figure, text in report_figures(table)],
         base=OPERATIONS[run.operation].baseline.note, times=time_table(times.table), times_left_out=times.left_out,
-        points=point_table(points.table), points_left_out=points.left_out, flags=_doubts(table),
+        name=file_name(run.run_id, ""), points=data_of(of_frame(table)), flags=meanings(_flags(table)),
         command=run.header.get("command", ""), header=header_table(run), raw=raw_data(run),
     )  # fmt: skip
 
@@ -179,24 +170,6 @@ def _cell(row: dict[str, Any] | None, base: float, base_name: str) -> str:
     return text if math.isnan(faster) or row["contender"] == base_name else f"{text} ({faster:.2f}x)"
 
 
-def point_table(table: pd.DataFrame) -> pd.DataFrame:
-    """Every point: time with quartiles, rates, error beside its tolerance, status, flags, and why it failed."""
-    import pandas as pd
-
-    numbers = ("median_ms", "low_ms", "high_ms", "useful_tflops", "gbps", "error", "tolerance")
-    operation = OPERATIONS[table["operation"].iloc[0]] if len(table) else None
-    axes, told = (operation.varying, operation.told) if operation else ((), ())
-    lines = [
-        {
-            "contender": row["contender"], **{name: axis_text(name, row) for name in axes},
-            "status": row["status"], **{name: digits(row[name]) for name in (*told, *numbers)},
-            "method": row["method"], "samples": row["samples"], "flags": row["flags"], "why": row["error_text"],
-        }
-        for row in records(table)
-    ]  # fmt: skip
-    return pd.DataFrame.from_records(lines)
-
-
 def header_table(run: Run) -> pd.DataFrame:
     """The header's entries, a line each."""
     import pandas as pd
@@ -206,10 +179,13 @@ def header_table(run: Run) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=["what", "value"])
 
 
-def _doubts(table: pd.DataFrame) -> list[tuple[str, str]]:
-    """Each flag of the run, and what it means."""
-    seen = sorted({flag for flags in table["flags"].unique() for flag in flags.split(", ") if flag})
-    return [(flag, DOUBTS.get(flag, "")) for flag in seen]
+def _flags(table: pd.DataFrame) -> set[str]:
+    return {flag for flags in table["flags"].unique() for flag in flags.split(", ") if flag}
+
+
+def meanings(flags: Iterable[str]) -> list[tuple[str, str]]:
+    """Each flag, and what it means."""
+    return [(flag, DOUBTS.get(flag, "")) for flag in sorted(flags)]
 
 
 def _drawn(figure: go.Figure) -> str:
