@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 from blockskip import __version__
 
-from skiplab.cli import bench, compare, options, roofs, runs, tune
+from skiplab.cli import bench, compare, options, query, roofs, runs, tune
 from skiplab.cli.run import (
     INTERRUPTED,
     end_as_interrupted,
@@ -103,6 +103,7 @@ def copied_notebooks(folder: Path) -> Path:
 for _command in (
     *(module.COMMAND for module in modules_of(__name__).values()),
     compare.compare,
+    query.query,
     roofs.roofs,
     runs.runs,
     runs.figures,

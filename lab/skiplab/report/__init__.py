@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from skiplab.compare import MARGIN
-from skiplab.report.page import DOUBTS, raw_data, report_figures, report_html, summary, time_table, title
+from skiplab.report.page import raw_data, report_figures, report_html, summary, time_table, title
 from skiplab.report.several import several_html
 from skiplab.store import Run
 
 __all__ = [
-    "DOUBTS", "raw_data", "report_figures", "report_html", "several_html", "summary", "time_table", "title",
+    "raw_data", "report_figures", "report_html", "several_html", "summary", "time_table", "title",
     "write_report",
 ]  # fmt: skip
 

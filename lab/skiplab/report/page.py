@@ -19,6 +19,7 @@ from skiplab.report.modules import MODULES
 from skiplab.report.points import data_of, of_frame
 from skiplab.report.rows import axis_text, records
 from skiplab.store import END, Run
+from skiplab.store.schema import FLAGS
 from skiplab.templates import render, trusted
 
 if TYPE_CHECKING:
@@ -30,18 +31,6 @@ UNCLAIMED = {"busy", "bimodal", "impossible", "unchecked", "unconverged"}  # no 
 LEGEND = {"orientation": "v", "x": 1.01, "xanchor": "left", "y": 1, "yanchor": "top"}  # beside: lines are many
 RAW_BYTES = 6_000_000
 """A run of more is not in its report: a browser would take long to open the page."""
-DOUBTS = {
-    "launch-bound": "called one by one it takes over 10 % longer than replayed: the host is the limit",
-    "l2-resident": "what a call reads was not rotated past five times the last cache",
-    "allocates": "the call takes device memory beyond its result",
-    "throttled": "the GPU had slowed its clocks while it was timed",
-    "busy": "other programs used over 5 % of the processor while it was timed",
-    "bimodal": "the samples fall into two groups",
-    "impossible": "faster than the machine's roofs allow: something is not measured right",
-    "unconverged": "the time budget ended before the median was sure to 0.5 %",
-    "tuned-elsewhere": "its tiles were tuned on another GPU of this compute capability",
-    "unchecked": "its result was not compared with the reference",
-}
 
 
 def report_html(run: Run) -> str:
@@ -185,7 +174,7 @@ def _flags(table: pd.DataFrame) -> set[str]:
 
 def meanings(flags: Iterable[str]) -> list[tuple[str, str]]:
     """Each flag, and what it means."""
-    return [(flag, DOUBTS.get(flag, "")) for flag in sorted(flags)]
+    return [(flag, FLAGS.get(flag, "")) for flag in sorted(flags)]
 
 
 def _drawn(figure: go.Figure) -> str:

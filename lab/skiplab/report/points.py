@@ -214,12 +214,8 @@ def _faster(table: pd.DataFrame, operation: Operation) -> list[float]:
 def _timing(one: Timing, words: Words) -> list[Any]:
     """A timing as `points.js` reads it."""
     texts = (one.status, ", ".join(one.flags), one.source_hash, one.method or "", one.why)
-    return [
-        one.run,
-        *map(_short, (one.median_ms, one.low_ms, one.high_ms)),
-        one.samples,
-        *(words[text] for text in texts),
-    ]
+    times = map(_short, (one.median_ms, one.low_ms, one.high_ms))
+    return [one.run, *times, one.samples, *(words[text] for text in texts), int(one.is_doubtful)]
 
 
 def _doubts(point: Pair | Unpaired) -> str:

@@ -1,10 +1,11 @@
 """The data in `data/`: runs on disk, their rows as a table, and others' published results."""
 
 from skiplab.paths import data_path, file_name, inside, installed, notebooks_path, runs_directory, slug
-from skiplab.store.frames import COLUMNS, frame, query
+from skiplab.store.frames import COLUMNS, frame
 from skiplab.store.llama_bench import recorded_llama_bench
 from skiplab.store.noted import noted_runs
 from skiplab.store.published import published
+from skiplab.store.queries import query
 from skiplab.store.runs import Run, operation_in, read_run, read_runs
 from skiplab.store.schema import END, SCHEMA, RunFileError
 from skiplab.store.writer import RunWriter, file_to_begin

@@ -1,4 +1,4 @@
-"""Rows of runs as one pandas table: `COLUMNS`, derived times and rates, and a filter."""
+"""Rows of runs as one pandas table: `COLUMNS`, derived times and rates."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ import numpy as np
 from skiplab.machine import Machine
 from skiplab.machine.roofline import roof_seconds
 from skiplab.operations import OPERATIONS, operation_of
+from skiplab.store.faults import fault
 from skiplab.store.keys import without_index
 from skiplab.store.reading import Rows
-from skiplab.store.schema import RowWork, Timed, fault
+from skiplab.store.schema import RowWork, Timed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -67,7 +68,13 @@ Column = list[Any] | np.ndarray
 
 def frame(runs: Run | Iterable[Run]) -> pd.DataFrame:
     """Rows of one or several runs as a pandas table with `COLUMNS`; of a point measured twice the last row counts."""
-    parts = [_columns(run) for run in (runs if isinstance(runs, Iterable) else [runs])]
+    runs = list(runs) if isinstance(runs, Iterable) else [runs]
+    return framed(runs, map(_held, runs))
+
+
+def framed(runs: Iterable[Run], held: Iterable[Mapping[str, Column]]) -> pd.DataFrame:
+    """The frame of runs, of what is held of the rows of each of them."""
+    parts = [_columns(run, columns) for run, columns in zip(runs, held, strict=True)]
     return table_of({name: _joined([part[name] for part in parts]) for name in COLUMNS})
 
 
@@ -89,9 +96,8 @@ def _joined(parts: Sequence[Column]) -> Column:
     return [value for part in parts for value in part]
 
 
-def _columns(run: Run) -> dict[str, Column]:
+def _columns(run: Run, held: Mapping[str, Column]) -> dict[str, Column]:
     """The run's points by column: each point once, at its first position, with its last measurement."""
-    held = _held(run)
     numbers = {name: np.asarray(held[name]) for name in NUMBERS}
     seconds = numbers["median_ms"] / 1e3
     return {
@@ -139,7 +145,7 @@ def _part(rows: list[Timed], share: Callable[[Any, Any], Any]) -> dict[str, Colu
     }  # fmt: skip
     counts = np.array([len(row.samples_ns) for row in rows], np.int64)
     samples = np.fromiter(chain.from_iterable(row.samples_ns for row in rows), np.int64, int(counts.sum()))
-    low, median, high = _quartiles_ms(samples, counts)
+    low, median, high = quartiles_ms(samples, counts)
     return {
         **{name: [share(value, value) for value in column] for name, column in texts.items()},
         **{name: _numbers(_axis(axes, name)) for name in SIZES},
@@ -175,7 +181,7 @@ def _numbers(column: Column) -> np.ndarray:
     return np.asarray(column, np.float64)
 
 
-def _quartiles_ms(samples_ns: np.ndarray, counts: np.ndarray) -> np.ndarray:
+def quartiles_ms(samples_ns: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """Low quartile, median and high one of each row's samples, milliseconds [3, rows]; nan without samples."""
     quartiles = np.full((3, len(counts)), np.nan)
     starts = np.cumsum(counts) - counts
@@ -208,19 +214,3 @@ def _bound_ms(run: Run, useful_flops: np.ndarray, minimal_bytes: np.ndarray) -> 
         return np.full(len(useful_flops), np.nan)
     machine = Machine(run.device, run.header["device"].get("kind", ""), roof["bandwidth_gbps"], roof["tflops"])
     return np.maximum(*roof_seconds(useful_flops, minimal_bytes, machine)) * 1e3
-
-
-def query(table: pd.DataFrame, **wanted: Any) -> pd.DataFrame:
-    """Rows whose columns equal the given values, or lie in the given lists; None stands for no window.
-
-    Example: `query(frame, contender=["blockskip", "flex"], window=512, status="ok")`.
-    """
-    for name, value in wanted.items():
-        if name not in table.columns:
-            raise ValueError(f"query: no column {name!r}; there are {', '.join(table.columns)}")
-        values = list(value) if isinstance(value, list | tuple | set) else [value]
-        keep = table[name].isin([item for item in values if item is not None])
-        if None in values:
-            keep |= table[name].isna()
-        table = table.loc[keep]
-    return table
