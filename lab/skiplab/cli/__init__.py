@@ -132,6 +132,7 @@ def report(
         write_report(held[0], out or Path("out") / f"{runs[0].stem}.html")
         write_tables(held[0], files)
     else:
+        held.sort(key=lambda run: run.header.get("start", ""))
         write_report(held, out or Path("out") / "runs.html", margin)
         save(files, lambda: frame(held), lambda: compare.markdown(held, margin))
 

@@ -24,7 +24,7 @@ Held = list[tuple[int, Row]]
 
 
 @dataclass(frozen=True)
-class Timing:
+class TimedPoint:
     """A point as one run has it. run: the run's number; times are milliseconds, nan where its status is not ok."""
 
     run: int
@@ -62,14 +62,14 @@ class Pair:
     high: float
     verdict: str
     doubts: tuple[str, ...]
-    timings: tuple[Timing, ...]
+    timings: tuple[TimedPoint, ...]
 
     @property
-    def first(self) -> Timing:
+    def first(self) -> TimedPoint:
         return next(one for one in self.timings if one.status == "ok")
 
     @property
-    def last(self) -> Timing:
+    def last(self) -> TimedPoint:
         return self.timings[-1]
 
     @property
@@ -87,7 +87,7 @@ class Unpaired:
     axes: Mapping[str, Any]
     old: str | None
     new: str | None
-    timings: tuple[Timing, ...]
+    timings: tuple[TimedPoint, ...]
 
     @property
     def fails_now(self) -> bool:
@@ -112,7 +112,7 @@ def judged(points: Iterable[Held], runs: int, margin: float) -> tuple[list[Pair]
     timed: list[tuple[Held, Row, Row]] = []
     unpaired = []
     for held in points:
-        first = next((row for _, row in held if row["status"] == "ok"), held[0][1])
+        first = next((row for _, row in held[:-1] if row["status"] == "ok"), held[0][1])
         last = held[-1][1]
         if first is not last and first["status"] == last["status"] == "ok":
             timed.append((held, first, last))
@@ -142,15 +142,15 @@ def _unpaired(held: Held, old: Row, new: Row, runs: int) -> Unpaired:
     return Unpaired(new["contender"], config_of(new), new["axes"], before, after, _timings(held))
 
 
-def _timings(held: Held) -> tuple[Timing, ...]:
+def _timings(held: Held) -> tuple[TimedPoint, ...]:
     return tuple(_timing(number, row) for number, row in held)
 
 
-def _timing(number: int, row: Row) -> Timing:
+def _timing(number: int, row: Row) -> TimedPoint:
     samples = row["samples_ns"]
     quartiles = np.percentile(samples, (25, 50, 75)) / 1e6 if len(samples) else (np.nan,) * 3
     low, median, high = map(float, quartiles)
-    return Timing(
+    return TimedPoint(
         number, row["status"], median, low, high, len(samples), row.get("method"), tuple(row.get("flags", ())),
         row.get("source_hash", ""), row.get("error_text", ""),
     )  # fmt: skip

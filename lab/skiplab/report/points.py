@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from skiplab.compare import VERDICTS, Comparison, Pair, Timing, Unpaired
+from skiplab.compare import VERDICTS, Comparison, Pair, TimedPoint, Unpaired
 from skiplab.compare.facts import differing_axes
 from skiplab.compare.words import who
 from skiplab.figures import speedups
@@ -27,7 +27,7 @@ assert set(VERDICTS) < set(URGENT)
 
 
 @dataclass(frozen=True)
-class Field:
+class PointColumn:
     """A column. kind: `text` (values are indices of `words`), `number`, `count`, `time` (ms), `span` (two of them),
     `change` (old and new ms), `percent`, `times`, `ratio`, `interval` or `trend` (timings).
 
@@ -52,7 +52,7 @@ class Field:
 
 
 def data_of(
-    fields: Iterable[Field], runs: Sequence[Run] = (), words: Sequence[str] = (), sort: str = ""
+    fields: Iterable[PointColumn], runs: Sequence[Run] = (), words: Sequence[str] = (), sort: str = ""
 ) -> dict[str, Any]:
     """What the page's script reads; columns of which no point has a value are left out."""
     fields = [one for one in fields if any(map(_is_told, one.words or one.values))]
@@ -68,7 +68,7 @@ def name_of(run: Run) -> str:
     return run.path.stem if run.path else run.run_id
 
 
-def of_frame(table: pd.DataFrame) -> list[Field]:
+def of_frame(table: pd.DataFrame) -> list[PointColumn]:
     """The columns of one run's points: who and what, time, rates, error, and what makes it doubtful."""
     operation = operation_of(table["operation"].iloc[0]) if len(table) else None
     if operation is None:
@@ -80,7 +80,7 @@ def of_frame(table: pd.DataFrame) -> list[Field]:
         *axis_fields(operation, [{name: row[name] for name in operation.columns} for row in rows]),
         text("status", "status", table["status"] if set(table["status"]) != {"ok"} else [""] * len(rows), filter=True),
         numbers("median_ms", "time", "time", table["median_ms"], "Median of the samples"),
-        Field("quartiles", "quartiles", "span", [_two(row["low_ms"], row["high_ms"]) for row in rows],
+        PointColumn("quartiles", "quartiles", "span", [_two(row["low_ms"], row["high_ms"]) for row in rows],
               title="A half of the samples lies between these; sorted by how far they are apart"),
         numbers("faster", f"over {base.label}", "times", faster, f"Times faster than {base.label} at the same point"),
         *(numbers(name, TOLD.get(name, name), "number", table[name]) for name in operation.told),
@@ -97,7 +97,7 @@ def of_frame(table: pd.DataFrame) -> list[Field]:
     ]  # fmt: skip
 
 
-def of_comparison(comparison: Comparison) -> tuple[list[Field], list[str]]:
+def of_comparison(comparison: Comparison) -> tuple[list[PointColumn], list[str]]:
     """The columns of points over several runs, and the texts that their timings refer to by number."""
     operation = operation_of(comparison.operation)
     points: list[Pair | Unpaired] = [*comparison.pairs, *comparison.unpaired]
@@ -107,11 +107,11 @@ def of_comparison(comparison: Comparison) -> tuple[list[Field], list[str]]:
         *axis_fields(operation, axes_of(comparison)),
         text("verdict", "verdict", table["verdict"], URGENT, filter=True),
         numbers("ratio", "new / old", "ratio", table["ratio"], "A point's last time over its first; below 1 is faster"),
-        Field("interval", "95 % interval", "interval", list(map(_two, table["low"], table["high"])),
+        PointColumn("interval", "95 % interval", "interval", list(map(_two, table["low"], table["high"])),
               title="Of the samples' scatter; sorted by its width"),
-        Field("change", "old → new", "change", [*map(_sides, table["old_ms"], table["new_ms"])],
+        PointColumn("change", "old → new", "change", [*map(_sides, table["old_ms"], table["new_ms"])],
               title="Medians in the first and the last run that have the point; sorted by the last"),
-        Field("trend", "by date", "trend", [[_timing(one, coded) for one in point.timings] for point in points],
+        PointColumn("trend", "by date", "trend", [[_timing(one, coded) for one in point.timings] for point in points],
               title="Each run's median; hollow where a flag makes it doubtful; sorted by the number of runs"),
         text("flags", "flags and doubts", map(_doubts, points), filter=True, several=True),
         text("kernels", "kernels", [_kernels(point.timings) for point in points], filter=True, detail=True),
@@ -139,21 +139,23 @@ class Words:
         return list(self._numbers)
 
 
-def text(name: str, head: str, values: Iterable[str], order: Sequence[str] = (), **how: Any) -> Field:
+def text(name: str, head: str, values: Iterable[str], order: Sequence[str] = (), **how: Any) -> PointColumn:
     """A column of texts; order: of those that are known, else they are sorted by the alphabet."""
     values = list(values)
     found = set(values)
     words = [*(word for word in order if word in found), *sorted(found - set(order))]
     numbers = {word: number for number, word in enumerate(words)}
-    return Field(name, head, "text", [numbers[value] for value in values], words, **how)
+    return PointColumn(name, head, "text", [numbers[value] for value in values], words, **how)
 
 
-def numbers(name: str, head: str, kind: str, values: Iterable[float], title: str = "", detail: bool = False) -> Field:
+def numbers(
+    name: str, head: str, kind: str, values: Iterable[float], title: str = "", detail: bool = False
+) -> PointColumn:
     """A column of numbers in six digits; None for nan."""
-    return Field(name, head, kind, [_short(value) for value in values], title=title, detail=detail)
+    return PointColumn(name, head, kind, [_short(value) for value in values], title=title, detail=detail)
 
 
-def axis_fields(operation: Operation, rows: Sequence[Mapping[str, Any]]) -> list[Field]:
+def axis_fields(operation: Operation, rows: Sequence[Mapping[str, Any]]) -> list[PointColumn]:
     """A column for each varying axis in which the points differ, and one for all others; those that follow have none.
 
     A mask stands in its window's cell, a cache's buffer beside its keys where they are as many.
@@ -183,7 +185,7 @@ def _follows(name: str, operation: Operation, rows: Sequence[Mapping[str, Any]])
     return other is not None and all(_is_none(row[name]) or row[name] == row[other] for row in rows)
 
 
-def _axis(name: str, operation: Operation, rows: Sequence[Mapping[str, Any]]) -> Field:
+def _axis(name: str, operation: Operation, rows: Sequence[Mapping[str, Any]]) -> PointColumn:
     """An axis as words in the order of its values; what has no window comes last."""
     told = [_axis_word(name, operation, row) for row in rows]
     order = {word: (row[name] if not _is_none(row[name]) else math.inf) for word, row in zip(told, rows, strict=True)}
@@ -211,7 +213,7 @@ def _faster(table: pd.DataFrame, operation: Operation) -> list[float]:
     return [found.get(number, math.nan) for number in range(len(table))]
 
 
-def _timing(one: Timing, words: Words) -> list[Any]:
+def _timing(one: TimedPoint, words: Words) -> list[Any]:
     """A timing as `points.js` reads it."""
     texts = (one.status, ", ".join(one.flags), one.source_hash, one.method or "", one.why)
     times = map(_short, (one.median_ms, one.low_ms, one.high_ms))
@@ -225,7 +227,7 @@ def _doubts(point: Pair | Unpaired) -> str:
     return ", ".join([*doubts, *(flag for flag in flags if not any(doubt.startswith(flag) for doubt in doubts))])
 
 
-def _kernels(timings: Sequence[Timing]) -> str:
+def _kernels(timings: Sequence[TimedPoint]) -> str:
     """The hash of the sources that the first and the last timing are of."""
     before, after = timings[0].source_hash, timings[-1].source_hash
     return before if before == after else f"{before or 'unknown'} → {after or 'unknown'}"

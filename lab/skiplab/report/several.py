@@ -21,7 +21,7 @@ RUN_HEADS = ("run", "began", "points", "flags", "torch", "triton", "commit", "ke
 
 
 @dataclass(frozen=True)
-class Part:
+class PagePart:
     """What a page says of the runs of one operation and one device."""
 
     title: str
@@ -34,15 +34,14 @@ class Part:
 
 
 def several_html(runs: Sequence[Run], margin: float) -> str:
-    """The page as text; the runs in the order in which they began."""
-    ordered = sorted(runs, key=lambda run: str(run.header.get("start", "")))
-    parts = [_part(group, margin) for group in together(ordered)]
+    """The page as text; the runs in the order given."""
+    parts = [_part(group, margin) for group in together(runs)]
     flags = {flag for run in runs for row in run.rows for flag in row.get("flags", ())}
     title = f"Skiplab: {len(runs)} runs" + (f" of {parts[0].title}" if len(parts) == 1 else "")
     return "<!doctype html>\n" + render("comparison.page", title=title, sections=parts, flags=meanings(flags))
 
 
-def _part(runs: Sequence[Run], margin: float) -> Part:
+def _part(runs: Sequence[Run], margin: float) -> PagePart:
     run = runs[-1]
     title = f"{operation_of(run.operation).title}, {run.device}"
     name = file_name(title, "")
@@ -50,11 +49,11 @@ def _part(runs: Sequence[Run], margin: float) -> Part:
     if len(runs) == 1:
         table = run.frame()
         said = (f"One run, with nothing to compare it with. {summary(table)}",)
-        return Part(title, name, said, data_of(of_frame(table)), lines)
+        return PagePart(title, name, said, data_of(of_frame(table)), lines)
     comparison = compare(*runs, margin=margin)
     fields, words = of_comparison(comparison)
     differ = tuple(line.strip() for line in difference_lines(comparison.differences))
-    return Part(title, name, tuple(_said(comparison)), data_of(fields, runs, words, "verdict"), lines, differ)
+    return PagePart(title, name, tuple(_said(comparison)), data_of(fields, runs, words, "verdict"), lines, differ)
 
 
 def _said(comparison: Comparison) -> list[str]:

@@ -38,7 +38,7 @@ def of_struct(*structs: type[Struct], inside: Mapping[str, type[Struct]] | None 
 def _lines(struct: type[Struct], prefix: str, inside: Mapping[str, type[Struct]]) -> Iterable[tuple[str, str, str]]:
     for field in fields_of(struct):
         needed = "" if field.required or prefix else ", or absent"
-        yield f"`{prefix}{field.name}`", f"{_kind(kind_of(field.type))}{needed}", _said(field)
+        yield f"`{prefix}{field.name}`", f"{_kind(kind_of(field.type))}{needed}", said(field)
         if field.name in inside:
             yield from _lines(inside[field.name], f"{field.name}.", {})
 
@@ -53,14 +53,15 @@ def _of_axes() -> str:
     for axis, fields in told.items():
         meanings: dict[str, list[str]] = {}
         for name, field in fields.items():
-            meanings.setdefault(_said(field), []).append(name)
+            meanings.setdefault(said(field), []).append(name)
         words = [f"{', '.join(names)}: {said}" if len(meanings) > 1 else said for said, names in meanings.items()]
         kind = _kind(kind_of(next(iter(fields.values())).type))
         lines.append((f"`{axis}`", kind, ", ".join(fields), "; ".join(words)))
     return markdown(["axis", "kind", "operations", "what"], lines)
 
 
-def _said(field: inspect.Field) -> str:
+def said(field: inspect.Field) -> str:
+    """What a field means, and its default where that is no matter of course."""
     told = field.type.extra_json_schema if isinstance(field.type, inspect.Metadata) else None
     default = field.default
     silent = default in (NODEFAULT, None, "", False)

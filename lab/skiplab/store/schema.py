@@ -99,9 +99,7 @@ class Header(Struct, tag_field="record", tag="header"):
     roof: Annotated[Roof | None, Said("this device's measured roofs")] = None
     start: Annotated[str, Said("ISO 8601, UTC")] = ""
     end: Annotated[str | None, Said("in a file it stands in the line that ends a run")] = None
-    left_out: Annotated[
-        str | None, Said("rows of the run that were taken out of the file, and why; most have none")
-    ] = None
+    left_out: Annotated[Any, Said("rows of the run that were taken out of the file, and why; most have none")] = None
 
 
 class End(Struct, tag_field="record", tag="end", omit_defaults=True):
