@@ -148,6 +148,19 @@ def test_the_columns_of_a_page_hold_what_differs_and_no_more(run):
     assert column(Run(HEADER, tuple(other)).frame(), "beside") == ["head_dim 128", "head_dim 64"]
 
 
+def test_a_figure_without_points_is_a_sentence_not_a_blank(run):
+    text = report_html(Run(HEADER, tuple(row for row in run.rows if row["contender"] == "blockskip")))
+    assert "Not drawn, for no checked point has a partner of dense + mask at the same s" in text
+    assert text.count("<figure>") == 3 and report_html(run).count("<figure>") == 5
+
+
+def test_a_headline_names_the_flags_of_the_point_that_it_claims():
+    rows = a_row("sdpa", 8, 128), a_row("blockskip", 2, 128, flags=("throttled",))
+    assert "results checked against float64; flags: throttled)" in summary(Run(HEADER, rows).frame())
+    text = report_html(Run(HEADER, rows))
+    assert "<code>throttled</code>, 1 point: the GPU had slowed its clocks" in text
+
+
 def test_a_run_without_points_is_a_page(run):
     assert "no point yet" in report_html(Run(HEADER))
 
@@ -158,7 +171,6 @@ def test_a_headline_says_what_it_leaves_out():
     text = summary(Run(HEADER, rows).frame())
     assert "up to 2.0 times as fast" in text
     assert (
-        "1 flagged points (busy) are left out of this; counted with them blockskip is up to 90.0 times as fast as"
-        in text
+        "1 flagged point (busy) is left out of this; counted with them blockskip is up to 90.0 times as fast as" in text
     )
     assert "left out" not in summary(Run(HEADER, rows[:2]).frame())

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import html
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,11 +18,12 @@ from skiplab.figures.frames import AXES
 from skiplab.operations import DEFAULT_OPERATION, OPERATIONS, Baseline, Operation
 from skiplab.paths import file_name
 from skiplab.report.modules import MODULES
-from skiplab.report.points import data_of, of_frame
+from skiplab.report.points import data_of, of_frame, told_once
 from skiplab.report.rows import axis_text, records
 from skiplab.store import END, Run
 from skiplab.store.schema import FLAGS
 from skiplab.templates import render, trusted
+from skiplab.text import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,13 +43,15 @@ def report_html(run: Run) -> str:
     table = run.frame()
     axes = (*OPERATIONS[run.operation].varying, "mask")
     times = thin.by_setting(table, axes)
+    drawn = report_figures(table)
     return "<!doctype html>\n" + render(
         "report.page", title=title(run), plotly=trusted(get_plotlyjs()), provenance=run.provenance,
         start=run.header.get("start", ""), summary=summary(table),
-        figures=[(_drawn(figure), text) for figure, text in report_figures(table)],
+        figures=[(_drawn(figure), text) for figure, text in drawn if not _is_blank(figure)],
+        blank=[(_reason(figure), text) for figure, text in drawn if _is_blank(figure)],
         base=OPERATIONS[run.operation].baseline.note, times=time_table(times.table), times_left_out=times.left_out,
         name=file_name(run.run_id, ""), points=data_of(of_frame(table)), flags=meanings(_flags(table)),
-        command=run.header.get("command", ""), header=header_table(run), raw=raw_data(run),
+        once=_told_once(table), command=run.header.get("command", ""), header=header_table(run), raw=raw_data(run),
     )  # fmt: skip
 
 
@@ -80,7 +85,8 @@ def summary(table: pd.DataFrame) -> str:
     told = [name for name in axes if not (name in operation.defaults or best[name] is None)]
     setting = ", ".join(_axis_words(operation, name, best) for name in told)
     words = _compared(best["speedup"], base.label)
-    return f"{text} {base.ours} is {words} ({setting}; results checked against float64).{left_out}"
+    flags = f"; flags: {best['flags']}" * bool(best["flags"])
+    return f"{text} {base.ours} is {words} ({setting}; results checked against float64{flags}).{left_out}"
 
 
 def _ours_over(table: pd.DataFrame, base: str, axes: tuple[str, ...]) -> Any:
@@ -94,7 +100,8 @@ def _left_out(flags: Any, ours: Any, all_ours: Any, base: Baseline) -> str:
     if not len(flags):
         return ""
     named = sorted({flag for text in flags for flag in text.split(", ")} & UNCLAIMED)
-    text = f" {len(flags)} flagged points ({', '.join(named)}) are left out of this"
+    verb = "is" if len(flags) == 1 else "are"
+    text = f" {counted(len(flags), 'flagged point')} ({', '.join(named)}) {verb} left out of this"
     best, most = (float(part["speedup"].iloc[-1]) if len(part) else 0.0 for part in (ours, all_ours))
     if most <= best * 1.05:
         return f"{text}."
@@ -168,13 +175,32 @@ def header_table(run: Run) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=["what", "value"])
 
 
-def _flags(table: pd.DataFrame) -> set[str]:
-    return {flag for flags in table["flags"].unique() for flag in flags.split(", ") if flag}
+def _flags(table: pd.DataFrame) -> Counter[str]:
+    """How many points have each flag."""
+    return Counter(flag for flags in table["flags"] for flag in flags.split(", ") if flag)
 
 
-def meanings(flags: Iterable[str]) -> list[tuple[str, str]]:
-    """Each flag, and what it means."""
-    return [(flag, FLAGS.get(flag, "")) for flag in sorted(flags)]
+def meanings(flags: Counter[str]) -> list[tuple[str, str, str]]:
+    """Each flag, how many points have it, and what it means."""
+    return [(flag, counted(count, "point"), FLAGS.get(flag, "")) for flag, count in sorted(flags.items())]
+
+
+def _told_once(table: pd.DataFrame) -> str:
+    """The axes that all points share, which the table of points does not repeat."""
+    operation = OPERATIONS[table["operation"].iloc[0]] if len(table) else None
+    return "" if operation is None else told_once(operation, records(table[[*operation.columns]]))
+
+
+def _is_blank(figure: go.Figure) -> bool:
+    """Whether nothing is drawn in it: its points lack a partner, say."""
+    traces: Any = figure.data
+    return not any(len(values) for trace in traces for values in (trace.x, trace.y) if values is not None)
+
+
+def _reason(figure: go.Figure) -> str:
+    """What a blank figure says in its middle, as plain text."""
+    said: Any = figure.layout.annotations  # type: ignore[attr-defined]
+    return html.unescape(said[0].text) if said else "no point to draw"
 
 
 def _drawn(figure: go.Figure) -> str:

@@ -36,7 +36,7 @@ class PagePart:
 def several_html(runs: Sequence[Run], margin: float) -> str:
     """The page as text; the runs in the order given."""
     parts = [_part(group, margin) for group in together(runs)]
-    flags = {flag for run in runs for row in run.rows for flag in row.get("flags", ())}
+    flags = Counter(flag for run in runs for row in run.rows for flag in row.get("flags", ()))
     title = f"Skiplab: {len(runs)} runs" + (f" of {parts[0].title}" if len(parts) == 1 else "")
     return "<!doctype html>\n" + render("comparison.page", title=title, sections=parts, flags=meanings(flags))
 

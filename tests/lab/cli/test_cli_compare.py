@@ -195,7 +195,7 @@ def test_flagged_points_are_counted_and_shown(skiplab, two_runs):
     assert "2 runs, 4 points: 1 slower, 1 unclear, 1 only last, 1 only earlier." in words
     flags = next(one for one in data["columns"] if one["name"] == "flags")
     assert "throttled in one of the two, allocates" in flags["words"]
-    assert "throttled : the GPU had slowed its clocks" in words
+    assert "throttled , 1 point: the GPU had slowed its clocks" in words
 
 
 def test_questions_in_sql(skiplab, two_runs):
