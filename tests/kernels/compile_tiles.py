@@ -15,7 +15,7 @@ from skiplab.anatomy import _pretend, read
 # (rows, out_features, in_features, group_size, symmetric, dtype)
 CASES = [(rows, 5376, 8192, 32, False, "bfloat16") for rows in (8, 16, 32)]
 CASES += [(rows, 43008, 5376, 32, False, "bfloat16") for rows in (8, 64, 128, 256)]
-CASES += [(16, 43008, 5376, 128, True, "bfloat16"), (32, 43008, 5376, 64, False, "float16")]
+CASES += [(8, 43008, 5376, 128, True, "bfloat16"), (32, 43008, 5376, 64, False, "float16")]
 
 
 def compiled(capability, rows, n, k, group_size, symmetric, dtype):

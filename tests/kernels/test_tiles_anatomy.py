@@ -32,13 +32,13 @@ def test_codes_become_operands_in_registers_by_three_or_four_instructions_a_pair
     product where it is the codes that are scaled."""
     for row in compiled:
         pairs, found = row["groups"] * row["block_k"] // 4 * unpacked(row), row["instructions"]
-        assert found.get("HMUL2", 0) == (pairs if row["block_m"] > 16 else 0), row
+        assert found.get("HMUL2", 0) == (pairs if row["block_m"] > 8 else 0), row
         assert pairs <= found["HADD2"] + found.get("HFMA2", 0) <= 1.25 * pairs, row
 
 
 def test_few_rows_scale_sums(compiled):
     """A product of 16 x 8 x 16 a warp, and four sums a thread to scale for each 32 columns; operands come by fours."""
-    for row in (row for row in compiled if row["block_m"] <= 16):
+    for row in (row for row in compiled if row["block_m"] <= 8):
         products = row["groups"] * row["block_k"] // 16 * (row["block_m"] // 8)
         assert row["instructions"]["HMMA"] == products, row
         group_size = row["case"][3]
@@ -48,7 +48,7 @@ def test_few_rows_scale_sums(compiled):
 
 
 def test_products_of_many_rows_follow_each_other_without_waiting(compiled):
-    for row in (row for row in compiled if row["block_m"] > 16):
+    for row in (row for row in compiled if row["block_m"] > 8):
         assert row["instructions"]["HGMMA"] == row["groups"] * row["block_k"] // 16, row
         assert row["waits"] == row["groups"], row
         assert row["matrix_loads"] == row["groups"] * row["block_k"] // 64 * unpacked(row), row

@@ -80,11 +80,12 @@ def attention(
         kv_len and q_start count from there. Read and bounded as kv_len is, of which an int is then the most; slots
         before kv_start may hold NaN, or anything. Not for a ring.
 
-    Returns out [B, Hq, Lq, D] in q's dtype, or a tuple (out, lse, visits) of those asked for. A query that sees no key
-    gets 0. Raises TypeError for dtypes and kinds, ValueError for shapes, ranges, unknown options and what an
-    implementation or a device cannot do (a `config` that needs more shared memory than it has), and RuntimeError where
-    skip none, mask or map meets a mask for the first time inside a CUDA graph capture, which cannot copy its tables to
-    the device: make the same call once before capturing. A graph reads the mask's tables: keep the mask as long.
+    Returns out [B, Hq, Lq, D] in q's dtype, or a tuple (out, lse, visits) of those asked for; out is dense, in any
+    order of its dimensions. A query that sees no key gets 0. Raises TypeError for dtypes and kinds, ValueError for
+    shapes, ranges, unknown options and what an implementation or a device cannot do (a `config` that needs more shared
+    memory than it has), and RuntimeError where skip none, mask or map meets a mask for the first time inside a CUDA
+    graph capture, which cannot copy its tables to the device: make the same call once before capturing. A graph reads
+    the mask's tables: keep the mask as long.
     """
     if kv_start is not None:
         kv_len = keys_from(kv_start, kv_len, k)

@@ -99,8 +99,12 @@ class Ready:
         self._results: list[Callable[[], torch.Tensor] | None] = []
         self._offsets, size = [], 0
         for i, one in enumerate(self._memory[:count]):
-            shape = () if one is None else one[0] if shapes is None else shapes[i]
-            self._results.append(one and allocation(shape, one[1], self._device))
+            if one is None:
+                self._results.append(None)
+            elif shapes is None:
+                self._results.append(allocation(one[0], one[1], self._device, *one[2:]))
+            else:
+                self._results.append(allocation(shapes[i], one[1], self._device))
         for one in self._memory[count:]:
             self._offsets.append(None if one is None else size)
             size += 0 if one is None else -(-math.prod(one[0]) * one[1].itemsize // APART) * APART

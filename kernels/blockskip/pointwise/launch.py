@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..config import power_of_two
 from ..launching.dispatch import Launch
+from ..launching.memory import tokens_first
 from ..launching.ready import Ready, Step
 from ..launching.view import View, overlaps
 from .call import HeadLayout, HeadNorms, Rotation, Targets
@@ -63,7 +64,8 @@ def ready_heads(given: Sequence[Tensor | None], heads: HeadLayout, value_norm: b
         norms, overlap = HeadNorms(query, key, value_norm, eps), overlaps(qkv.device)
         yield prepare_heads(qkv, made[0], heads, Rotation(cos, sin), norms, Targets(*targets), overlap)
 
-    return Ready(given, [((batch, heads.query, tokens, heads.dim), qkv.dtype)], steps)
+    shape = batch, heads.query, tokens, heads.dim
+    return Ready(given, [(shape, qkv.dtype, tokens_first(shape))], steps)
 
 
 def prepare_heads(

@@ -14,6 +14,7 @@ from triton.runtime.errors import OutOfResources
 from ...config import TileConfig, power_of_two
 from ...launching.dispatch import Launch
 from ...launching.guards import GuardedInt
+from ...launching.memory import Memory, tokens_first
 from ...launching.primitives import interpreting
 from ...launching.ready import Ready, Step
 from ...launching.view import View, is_wide, ring_kind
@@ -77,7 +78,7 @@ def ready_attention(call: AttentionCall, plan: PrefillPlan) -> Callable[..., Res
 
     grows = isinstance(call.kv_len, GuardedInt)
     inputs = _inputs(visits, q_len if grows else None, *call.tensors, call.kv_len)  # pyright: ignore[reportCallIssue]
-    memory = (tuple(call.q.shape), call.q.dtype), ((batch, q_heads, q_len), torch.float32) if call.return_lse else None
+    memory = _out_of(call.q), ((batch, q_heads, q_len), torch.float32) if call.return_lse else None
     try:
         ready = Ready(inputs, memory, steps, tables=(MaskBits, TileRuns))
     except OutOfResources as error:
@@ -85,6 +86,13 @@ def ready_attention(call: AttentionCall, plan: PrefillPlan) -> Callable[..., Res
     if visits is None and not grows:
         return partial(_launch_alike, ready)
     return partial(_launch, ready, visits, q_len if grows else None)
+
+
+def _out_of(q: torch.Tensor) -> Memory:
+    """Of the result, which has a token's heads beside each other where q has: a product reads it as it is then."""
+    shape = tuple(q.shape)
+    beside = shape[1] > 1 and shape[2] > 1 and q.stride(1) < q.stride(2)
+    return (shape, q.dtype, tokens_first(shape)) if beside else (shape, q.dtype)
 
 
 def _inputs(visits: tuple[int, ...] | None, last_queries: int | None, q, k, v, sinks, lengths, starts, kv_len) -> tuple:

@@ -6,11 +6,13 @@ from dataclasses import dataclass, replace
 
 from ..packing import TILE_ROWS
 
-SIZES = {8: (256, 4, 2), 16: (256, 4, 3), 32: (256, 4, 3), 64: (256, 4, 2), 128: (128, 4, 2), 256: (64, 4, 2)}
+SIZES = {8: (256, 4, 2), 16: (256, 4, 2), 32: (256, 4, 2), 64: (256, 4, 2), 128: (128, 4, 2), 256: (64, 4, 2)}
 """block_k, stages and row_groups by block_m: data/TUNING.md, "int4 in tiles on Hopper"."""
+LARGE_WEIGHT = 10**8
+"""Numbers of a weight from which three groups of 64 rows are faster than two with 16 rows of activations."""
 MOST_ROWS = 256
 """Rows of activations of one program. With more, blocks of so many read the weights again, from the L2."""
-EXACT_ROWS = 16
+EXACT_ROWS = 8
 """Rows of activations up to which sums are scaled, and so no weight is rounded to the activations' dtype."""
 MANY_PRODUCTS = 5 * 10**10
 """Multiplications from which blocks of 256 rows are faster than blocks of 128 although programs share their tiles."""
@@ -48,6 +50,8 @@ def choose_config(rows: int, out_features: int, in_features: int, multiprocessor
     if block_m == MOST_ROWS and _shared(rows, out_features, multiprocessors):
         block_m = MOST_ROWS if rows * out_features * in_features >= MANY_PRODUCTS else MOST_ROWS // 2
     config = HopperConfig(block_m, *SIZES[block_m], 1)
+    if block_m == 16 and out_features * in_features >= LARGE_WEIGHT:
+        config = replace(config, row_groups=3)
     return replace(config, programs=programs_of(config, rows, out_features, in_features, multiprocessors))
 
 
