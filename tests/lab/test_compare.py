@@ -45,6 +45,14 @@ def test_differences_name_git_and_the_kernels_of_the_rows():
     assert differences(old, replace(old, header={**old.header, "git": {}}))["git commit"] == ("c1", None)
 
 
+def test_two_versions_of_ones_own_kernel_are_told_apart_by_their_sources():
+    """The package's sources are the same in both runs; the kernel's own are not."""
+    old, new = (a_run(a_row(contender="mine", source_hash="k", kernel_hash=name)) for name in ("m1", "m2"))
+    found = compare(old, new)
+    assert found.differences == {"kernel mine": ("m1", "m2")}
+    assert [one.source_hash for one in only(found).timings] == ["m1", "m2"]
+
+
 @pytest.mark.parametrize(
     ("factor", "verdict"), [(0.5, "faster"), (2, "slower"), (1.005, "same"), (0.995, "same"), (1.01, "unclear")]
 )

@@ -29,7 +29,7 @@ FAILURES = ("slower", "failing", "unclear", "missing")
 """What a check of a comparison may fail on."""
 NUMBERS = ("old_ms", "new_ms", "ratio", "low", "high", "verdict", "doubts", "flags", "old_run", "new_run")
 """Columns of its table behind the axes."""
-KEPT = ("contender", "config", "axes", "status", "method", "flags", "source_hash", "error_text")
+KEPT = ("contender", "config", "axes", "status", "method", "flags", "source_hash", "kernel_hash", "error_text")
 """What is held of a row beside its samples: whole rows of 100,000 points would take a gigabyte."""
 
 Key = tuple[Any, ...]

@@ -25,7 +25,10 @@ Held = list[tuple[int, Row]]
 
 @dataclass(frozen=True)
 class TimedPoint:
-    """A point as one run has it. run: the run's number; times are milliseconds, nan where its status is not ok."""
+    """A point as one run has it. run: the run's number; times are milliseconds, nan where its status is not ok.
+
+    source_hash: of its kernel, where that is a user's own, else of our kernels.
+    """
 
     run: int
     status: str
@@ -152,7 +155,7 @@ def _timing(number: int, row: Row) -> TimedPoint:
     low, median, high = map(float, quartiles)
     return TimedPoint(
         number, row["status"], median, low, high, len(samples), row.get("method"), tuple(row.get("flags", ())),
-        row.get("source_hash", ""), row.get("error_text", ""),
+        row.get("kernel_hash") or row.get("source_hash", ""), row.get("error_text", ""),
     )  # fmt: skip
 
 

@@ -63,8 +63,9 @@ def _said(comparison: Comparison) -> list[str]:
     counts = ", ".join(f"{number:,} {word}" for word, number in {**comparison.counts, **outcomes}.items() if number)
     once = told_once(operation_of(comparison.operation), axes_of(comparison))
     return [
-        f"{counted(len(comparison.runs), 'run')}, {counted(len(points), 'point')}: {counts}. A point's last time is "
-        f"compared with its first; up to {100 * comparison.margin:g} % counts as noise.{f' All: {once}.' * bool(once)}",
+        f"{counted(len(comparison.runs), 'run')}, {counted(len(points), 'point')}: {counts or 'none'}. A point's last "
+        f"time is compared with its first; up to {100 * comparison.margin:g} % counts as noise."
+        f"{f' All points: {once}.' * bool(once)}",
         *notes(comparison)[1:],
     ]
 

@@ -2,7 +2,7 @@
 // Every text of the data is put into the page as text, never as markup.
 "use strict";
 (() => {
-const PAGE = 200, CHOICES = 40, LEAST_SPAN = 0.04, LONG = 28;
+const PAGE = 200, CHOICES = 40, LEAST_SPAN = 0.04;
 const SVG = "http://www.w3.org/2000/svg";
 const UNITS = [[1, ""], [1e-3, "m"], [1e-6, "µ"], [1e-9, "n"]];
 
@@ -82,8 +82,7 @@ function start(root) {
   for (const one of shown) {
     const button = made("button", { type: "button", textContent: one.head, title: one.title || "" });
     const cell = made("th", { scope: "col", className: one.kind }, button);
-    button.onclick = () => sort(one, cell.getAttribute("aria-sort") === (one.kind === "text" ? "ascending" : "descending")
-      ? one.kind !== "text" : one.kind === "text" ? false : true);
+    button.onclick = () => sort(one, cell.getAttribute("aria-sort") === "ascending");
     head.append(cell);
   }
 
@@ -177,7 +176,7 @@ function start(root) {
       const cell = made("td", { className: one.kind });
       if (one.kind === "trend") cell.append(sparkline(one.values[row], data.runs));
       else cell.textContent = text(one, row);
-      if (one.several || cell.textContent.length > LONG) cell.classList.add("long");
+      if (one.several) cell.classList.add("several");
       if (one.name === "verdict") cell.dataset.verdict = cell.textContent;
       return cell;
     });
