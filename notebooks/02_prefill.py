@@ -38,8 +38,7 @@ import skiplab
 from skiplab import figures, results
 from skiplab.machine import default_device, known_gpus
 from skiplab.rated import rated
-from skiplab.report import DOUBTS
-from skiplab.store import query, read_runs
+from skiplab.store import FLAGS, query, read_runs
 from skiplab.workload import MODELS
 
 # %% [markdown]
@@ -110,7 +109,7 @@ measured[columns].astype({"window": "Int64"}).round({"median_ms": 3})
 # makes a number doubtful. The quick sweep is short, so expect some:
 
 # %%
-flags = pd.DataFrame(DOUBTS.items(), columns=["flag", "what it says"])
+flags = pd.DataFrame(FLAGS.items(), columns=["flag", "what it says"])
 flags.style.hide().set_table_styles([{"selector": "th, td", "props": "text-align: left"}])
 
 # %% [markdown]

@@ -13,6 +13,7 @@ import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -80,7 +81,7 @@ class Comparison:
         """Whether one of these `FAILURES` is true of a point."""
         return any(self.failures[word] for word in on)
 
-    @property
+    @cached_property
     def axes(self) -> tuple[str, ...]:
         """The operation's axes, and others in which the points differ."""
         return differing_axes(self.operation, [one.axes for one in (*self.pairs, *self.unpaired)])

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from skiplab.compare.interval import ratio_intervals
+from skiplab.store.frames import quartiles
 
 VERDICTS = ("faster", "slower", "same", "unclear")
 MARGIN = 0.01
@@ -131,11 +132,22 @@ def config_of(row: Row) -> tuple[int, ...] | None:
 
 def _pair(held: Held, old: Row, new: Row, interval: tuple[float, float, float], margin: float) -> Pair:
     ratio, low, high = interval
-    before, after = (float(np.median(row["samples_ns"])) / 1e6 for row in (old, new))
+    timings = _timings(held)
+    before = next(one for one in timings if one.status == "ok")
     doubts = _doubts(old, new)
     verdict = "unclear" if doubts else _verdict(low, high, margin)
     return Pair(
-        new["contender"], config_of(new), new["axes"], before, after, ratio, low, high, verdict, doubts, _timings(held)
+        new["contender"],
+        config_of(new),
+        new["axes"],
+        before.median_ms,
+        timings[-1].median_ms,
+        ratio,
+        low,
+        high,
+        verdict,
+        doubts,
+        timings,
     )
 
 
@@ -151,10 +163,10 @@ def _timings(held: Held) -> tuple[TimedPoint, ...]:
 
 def _timing(number: int, row: Row) -> TimedPoint:
     samples = row["samples_ns"]
-    quartiles = np.percentile(samples, (25, 50, 75)) / 1e6 if len(samples) else (np.nan,) * 3
-    low, median, high = map(float, quartiles)
+    low, median, high = quartiles(np.array([samples]))[:, 0].tolist() if len(samples) else (np.nan,) * 3
     return TimedPoint(
-        number, row["status"], median, low, high, len(samples), row.get("method"), tuple(row.get("flags", ())),
+        number, row["status"], median / 1e6, low / 1e6, high / 1e6, len(samples), row.get("method"),
+        tuple(row.get("flags", ())),
         row.get("kernel_hash") or row.get("source_hash", ""), row.get("error_text", ""),
     )  # fmt: skip
 

@@ -20,8 +20,7 @@ from skiplab.paths import file_name
 from skiplab.report.modules import MODULES
 from skiplab.report.points import data_of, of_frame, told_once
 from skiplab.report.rows import axis_text, records
-from skiplab.store import END, Run
-from skiplab.store.schema import FLAGS
+from skiplab.store import END, FLAGS, Run
 from skiplab.templates import render, trusted
 from skiplab.text import counted
 

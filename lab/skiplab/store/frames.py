@@ -183,17 +183,17 @@ def _numbers(column: Column) -> np.ndarray:
 
 def quartiles_ms(samples_ns: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """Low quartile, median and high one of each row's samples, milliseconds [3, rows]; nan without samples."""
-    quartiles = np.full((3, len(counts)), np.nan)
+    found = np.full((3, len(counts)), np.nan)
     starts = np.cumsum(counts) - counts
     for size in np.unique(counts[counts > 0]):  # rows of as many samples at once
         alike = np.flatnonzero(counts == size)
         values = samples_ns[starts[alike, None] + np.arange(size)]  # [rows, samples]
-        quartiles[:, alike] = _quartiles(values) / 1e6
-    return quartiles
+        found[:, alike] = quartiles(values) / 1e6
+    return found
 
 
-def _quartiles(values: np.ndarray) -> np.ndarray:
-    """Each row's quartiles [3, rows], with the bits of np.percentile, which takes three times as long for few rows."""
+def quartiles(values: np.ndarray) -> np.ndarray:
+    """Each row's quartiles [3, rows], with the bits of np.percentile in a third of its time; sorts the rows."""
     values.sort(axis=1)
     last = values.shape[1] - 1
     at = np.array((0.25, 0.5, 0.75)) * last
