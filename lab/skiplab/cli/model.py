@@ -14,6 +14,7 @@ from skiplab.machine import describe
 from skiplab.model import model_names
 from skiplab.store.llama_bench import benched, left_out, read_bench, rows_of
 from skiplab.sweep import ModelSweep, default_path
+from skiplab.sweep.model import NOTHING
 from skiplab.sweep.running import appended
 from skiplab.workload.model import named_or_read
 
@@ -22,10 +23,12 @@ NAMES = ", ".join(model_names())
 
 def model(
     spec: Annotated[str, typer.Argument(help=f"{NAMES}, or a config.json.", metavar="SPEC")],
-    prompt: Annotated[options.Texts, options.several(help="Prompt lengths, as 256,512", default="256 to 2048")] = None,
+    prompt: Annotated[
+        options.Texts, options.several(help="Prompt lengths, as 256,512, or none", default="256 to 2048")
+    ] = None,
     new: Annotated[int, typer.Option(help="Steps that are timed at each depth.")] = ModelSweep.new,
     depth: Annotated[
-        options.Texts, options.several(help="Tokens that were read before, as 0,2048", default="0,2048")
+        options.Texts, options.several(help="Tokens that were read before, as 0,2048, or none", default="0,2048")
     ] = None,
     rows: Annotated[
         options.Texts, options.several(help="Tokens a step, 1 to 16, as 1,4: drafts verified", default="1")
@@ -69,7 +72,7 @@ def model(
     (measured_on,) = options.devices_of(device, None)
     wanted = ModelSweep(
         _contenders(options.words("--contender", contender), ladder), name,
-        options.numbers("--prompt", prompt) or defaults.prompt, options.numbers("--depth", depth) or defaults.depth,
+        _list("--prompt", prompt, defaults.prompt), _list("--depth", depth, defaults.depth),
         options.numbers("--rows", rows) or defaults.rows, new, bits, group_size,
         by_kind, dtype, measured_on, seed, budget, config,
     )  # fmt: skip
@@ -85,6 +88,13 @@ def model(
     write_tables(done, files)
     end_as_interrupted(done)
     write_report(done, report or Path("out") / f"{(done.path or path).stem}.html")
+
+
+def _list(option: str, texts: options.Texts, default: tuple[int, ...]) -> tuple[int, ...]:
+    """The numbers of an option; () for the word none, the default where it is not given."""
+    if options.words(option, texts) == (NOTHING,):
+        return ()
+    return options.numbers(option, texts) or default
 
 
 def _lines(wanted: ModelSweep, program: Path | None, gguf: Path | None) -> list[dict]:

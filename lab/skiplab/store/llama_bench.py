@@ -42,10 +42,13 @@ def benched(program: Path, gguf: Path, prompt: Iterable[int], depth: Iterable[in
     """What llama-bench says of a model: every prompt length, and `new` steps at every depth, with flash attention."""
     found = program.resolve() if program.is_file() else program  # else it is looked for as any command is
     common = [str(found), "-m", str(gguf), "-fa", "1", "-o", "jsonl"]
-    prompts = ["-p", ",".join(map(str, prompt)), "-n", "0"]
-    steps = ["-p", "0", "-n", str(new), "-d", ",".join(map(str, depth))]
+    asked = []
+    if lengths := ",".join(map(str, prompt)):
+        asked.append(["-p", lengths, "-n", "0"])
+    if depths := ",".join(map(str, depth)):
+        asked.append(["-p", "0", "-n", str(new), "-d", depths])
     lines = []
-    for words in (prompts, steps):
+    for words in asked:
         done = subprocess.run([*common, *words], capture_output=True, text=True, check=False)
         if done.returncode:
             said = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]

@@ -36,11 +36,13 @@ class AnySweep(ABC):
     device: str
     seed: int
     budget_s: float
+    may_be_empty: ClassVar[tuple[str, ...]] = ()
+    """Axes that may have nothing on them."""
 
     def __post_init__(self) -> None:
         for field in fields(self):  # type: ignore[arg-type]
             value = getattr(self, field.name)
-            if isinstance(value, tuple) and not value:
+            if isinstance(value, tuple) and not value and field.name not in self.may_be_empty:
                 raise ValueError(f"{field.name}: got nothing; at least one is needed")
             if isinstance(field.default, tuple):
                 self._check_axis(field.name)

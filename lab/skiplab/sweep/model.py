@@ -18,11 +18,15 @@ from skiplab.sweep.running import run_sweep
 from skiplab.workload import ModelWorkload
 from skiplab.workload.model import named_or_read
 
+NOTHING = "none"
+"""In the place of a list that is empty, on the command line."""
+
 
 @dataclass(frozen=True)
 class ModelSweep(AnySweep):
     """A model: every prompt length, and every depth x tokens a step (`rows`), with every contender.
 
+    prompt, depth: one of them may be empty; steps alone are measured then, or prompts alone.
     new: steps that are timed at each depth. config: the text of a config.json, of a model that is not known by name.
     The rest: see `ModelWorkload`. TypeError or ValueError names the field, what was given and what is allowed.
     """
@@ -43,6 +47,12 @@ class ModelSweep(AnySweep):
     config: str | None = None
     operation: ClassVar[str] = "model"
     verb: ClassVar[str] = "model"
+    may_be_empty: ClassVar[tuple[str, ...]] = ("prompt", "depth")
+
+    def __post_init__(self) -> None:
+        if not self.prompt and not self.depth:
+            raise ValueError("prompt, depth: got nothing on both; at least one of them is needed")
+        super().__post_init__()
 
     def workloads(self) -> list[ModelWorkload]:
         shared = {name: getattr(self, name) for name in ("model", "bits", "group_size", "dtype", "by_kind", "config")}
@@ -64,6 +74,7 @@ class ModelSweep(AnySweep):
     def command(self) -> str:
         """The command line that runs this sweep; of a model from a file it names a config.json to be put there."""
         words = super().command().replace(f" --model {shlex.quote(self.model)}", "")
+        words += "".join(f" --{name} {NOTHING}" for name in self.may_be_empty if not getattr(self, name))
         if self.config is None:
             return words.replace("skiplab model", f"skiplab model {shlex.quote(self.model)}", 1)
         return words.replace(f" --config {shlex.quote(self.config)}", "").replace(

@@ -139,3 +139,20 @@ def test_lines_of_something_else_are_refused(skiplab, tmp_path, line, message):
     Path("bench.jsonl").write_text(line)
     code, _, err = skiplab("model", "config.json", *WORDS, *TWO, "--out", "run.jsonl", "--llama-bench", "bench.jsonl")
     assert code == 2 and message in err and not (tmp_path / "run.jsonl").exists()
+
+
+def test_steps_alone_and_prompts_alone(skiplab):
+    """One of the two lists may be `none`, also in the command line that the run is made anew by; not both."""
+    for words, phase in (
+        (("--prompt", "none", "--depth", "8"), "decode"),
+        (("--prompt", "16", "--depth", "none"), "prefill"),
+    ):
+        path = f"{phase}.jsonl"
+        code, _, err = skiplab("model", "config.json", *words, *TWO[2:], "--contender", "sdpa", "--new", "2",
+                               "--budget", "0.1", "--out", path)  # fmt: skip
+        assert code == 0, err
+        run = read_run(Path(path))
+        assert [row["axes"]["phase"] for row in run.rows] == [phase]
+        assert f"{words[0]} {words[1]}" in run.header["command"] and f"{words[2]} {words[3]}" in run.header["command"]
+    code, _, err = skiplab("model", "config.json", "--prompt", "none", "--depth", "none", *TWO)
+    assert code == 2 and "prompt, depth: got nothing on both" in err
