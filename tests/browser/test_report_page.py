@@ -88,6 +88,7 @@ def test_points_are_sorted_filtered_opened_and_saved(opened, tmp_path, history):
     assert column(page, "verdict") == ["slower", "fails now", "unclear", "same"]  # the worst first
     assert column(page, "keys") == ["16,384", "256", "1,024", "256"]
     assert column(page, "new / old")[0] == "1.500" and column(page, "old → new")[0] == "16.4 → 24.6 ms"
+    assert column(page, "old → new")[1] == "256 µs → –"
     page.get_by_role("button", name="keys", exact=True).click()
     assert column(page, "keys") == ["256", "256", "1,024", "16,384"]  # by value, not by the alphabet
     page.get_by_role("button", name="keys").click()

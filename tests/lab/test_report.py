@@ -174,3 +174,9 @@ def test_a_headline_says_what_it_leaves_out():
         "1 flagged point (busy) is left out of this; counted with them blockskip is up to 90.0 times as fast as" in text
     )
     assert "left out" not in summary(Run(HEADER, rows[:2]).frame())
+
+
+def test_a_headline_says_why_nothing_is_claimed():
+    """Not doubt, where there is nothing to compare with: the page has no figure of it, either."""
+    text = summary(Run(HEADER, (a_row("blockskip", 4, 128, flags=("busy",)), a_row("flex", 4, 128))).frame())
+    assert text.endswith("No speed-up is claimed: no checked point of blockskip has one of dense + mask beside it.")

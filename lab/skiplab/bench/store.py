@@ -20,9 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from skiplab.bench.record import FOLDER, machine, options, table, write
-from skiplab.compare import compare
 from skiplab.measure import Measurement, Point, WorkDone
-from skiplab.report import write_report
 from skiplab.store import SCHEMA, query, read_run
 from skiplab.workload import Workload
 
@@ -72,6 +70,8 @@ def asking(path: Path) -> Iterator[None]:
 
 def comparing(path: Path) -> Iterator[None]:
     """The file with itself, an interval for each point."""
+    from skiplab.compare import compare  # here and below: what reads a frame alone does not need its memory
+
     run = read_run(path)
     yield
     compare(run, run)
@@ -80,6 +80,8 @@ def comparing(path: Path) -> Iterator[None]:
 
 def showing(path: Path) -> Iterator[None]:
     """The page of two runs."""
+    from skiplab.report import write_report
+
     run = read_run(path)
     yield
     write_report([run, run], path.with_suffix(".html"))

@@ -77,9 +77,11 @@ def summary(table: pd.DataFrame) -> str:
     doubtful: Any = table["flags"].isin(unclaimed)
     over = (base.contender, (*AXES, *(set(axes) - set(AXES))))
     ours, all_ours = (_ours_over(part, *over) for part in (table.loc[~doubtful], table))
+    if not len(all_ours):
+        return f"{text} No speed-up is claimed: no checked point of {base.ours} has one of {base.label} beside it."
     left_out = _left_out(table.loc[doubtful, "flags"], ours, all_ours, base)
     if not len(ours):
-        return f"{text} No speed-up is claimed: no pair of points is free of doubt.{left_out}" if left_out else text
+        return f"{text} No speed-up is claimed: no pair of points is free of doubt.{left_out}"
     best = records(ours.iloc[-1:])[0]
     told = [name for name in axes if not (name in operation.defaults or best[name] is None)]
     setting = ", ".join(_axis_words(operation, name, best) for name in told)

@@ -17,7 +17,6 @@ from skiplab.store.runs import Run
 from skiplab.store.schema import RunFileError, Timed
 
 TYPES = {inspect.IntType: "BIGINT", inspect.FloatType: "DOUBLE", inspect.BoolType: "BOOLEAN"}
-LARGEST_LINE = 1 << 28
 
 
 def held_columns(runs: Sequence[Run]) -> list[dict[str, Column]]:
@@ -32,8 +31,8 @@ def held_columns(runs: Sequence[Run]) -> list[dict[str, Column]]:
         try:
             connection.execute(
                 f"CREATE TEMP TABLE rows AS SELECT {_selected()}, filename FROM read_json($paths, columns = $columns, "
-                "format = 'newline_delimited', filename = true, maximum_object_size = $largest) WHERE record = 'point'",
-                {"paths": paths, "columns": {"record": "VARCHAR", **names}, "largest": LARGEST_LINE},
+                "format = 'newline_delimited', filename = true) WHERE record = 'point'",
+                {"paths": paths, "columns": {"record": "VARCHAR", **names}},
             )
         except duckdb.Error as error:
             raise RunFileError(f"{', '.join(run.path.name for run in runs if run.path)}: {error}") from error

@@ -40,8 +40,9 @@ const span = ([low, high]) => {
   return `${inUnit(low / 1e3, unit)} – ${inUnit(high / 1e3, unit)} ${unit[1]}s`;
 };
 const change = (ends) => {
+  if (ends.some(missing)) return ends.map((one) => missing(one) ? "–" : time(one)).join(" → ");
   const unit = unitOf(Math.max(...ends) / 1e3);
-  return `${ends.map((one) => missing(one) ? "–" : inUnit(one / 1e3, unit)).join(" → ")} ${unit[1]}s`;
+  return `${ends.map((one) => inUnit(one / 1e3, unit)).join(" → ")} ${unit[1]}s`;
 };
 const WRITTEN = {
   number: digits, count: (value) => value.toLocaleString("en-US"), time, span, change, percent: (value) => `${Math.round(100 * value)} %`, times: (value) => `${digits(value)}×`,
