@@ -51,8 +51,8 @@ def run():
 def test_times_are_one_line_a_length_and_window(run):
     table = time_table(run.frame())
     assert table["window"].tolist() == ["128", "causal"]
-    assert table["sdpa"].tolist() == ["8 ms", "8 ms"]
-    assert table["blockskip"].tolist() == ["2 ms* (4.00x)", "4 ms (2.00x)"]
+    assert table["sdpa"].tolist() == ["8.00 ms", "8.00 ms"]
+    assert table["blockskip"].tolist() == ["2.00 ms* (4.00x)", "4.00 ms (2.00x)"]
     assert table["flex"].tolist() == ["", "crashed"]
     short = Run(HEADER, (a_row("sdpa", 0.01234, 128), a_row("blockskip", 0.9876, 128)))
     assert time_table(short.frame()).iloc[0, -2:].tolist() == ["12.3 µs", "988 µs (0.01x)"]

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from skiplab import store
+from skiplab.contenders import contenders
 from skiplab.measure import Measurement, Point, WorkDone
 from skiplab.operations import OPERATIONS
 from skiplab.operations.base import fields_of
@@ -139,10 +140,10 @@ def test_frame_derives_times_and_rates():
 
 def test_a_recorded_spelling_is_read_as_the_one_of_today(tmp_path):
     path = tmp_path / "old.jsonl"
-    RunWriter(path, HEADER).append(a_row(contender="sdpa") | {"label": "our dequantize"})
+    RunWriter(path, HEADER).append(a_row(contender="mine") | {"label": "my dequantize"})
     path.write_text(path.read_text().replace("dequantize", "dequantise"))
     run = read_run(path)
-    assert run.frame()["label"].tolist() == [run.rows[0]["label"]] == ["our dequantize"]
+    assert run.frame()["label"].tolist() == [run.rows[0]["label"]] == ["my dequantize"]
 
 
 def test_frame_takes_the_last_row_of_a_point_and_no_rows():
@@ -165,7 +166,7 @@ def test_frame_equals_the_obvious_one(monkeypatch, name):
     for (_, found), row in zip(table.iterrows(), rows, strict=True):
         axes, work = row["axes"], row["work"] or {}
         assert (found["label"], found["status"], found["samples"]) == (
-            frames.NAMED_BEFORE.get(row["label"], row["label"]),
+            contenders(axes["operation"])[row["contender"]].label if "x" not in row["contender"] else row["label"],
             row["status"],
             len(row["samples_ns"]),
         )

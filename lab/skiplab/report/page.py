@@ -207,7 +207,9 @@ def _reason(figure: go.Figure) -> str:
 def _drawn(figure: go.Figure) -> str:
     """A live figure as HTML: its data is in a script, with `<` and `>` escaped as in JSON."""
     figure.update_layout(legend=LEGEND, margin_r=240)
-    return trusted(figure.to_html(full_html=False, include_plotlyjs=False, config=interactive.CONFIG))
+    return trusted(
+        figure.to_html(full_html=False, include_plotlyjs=False, config={"responsive": True, **interactive.CONFIG})
+    )
 
 
 @dataclass(frozen=True)

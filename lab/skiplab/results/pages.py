@@ -10,6 +10,7 @@ import blockskip as bs
 import pandas as pd
 
 from skiplab.figures import attention, decode, linear, model, static
+from skiplab.figures.charts import Chart
 from skiplab.paths import data_path, installed
 from skiplab.rated import rated
 from skiplab.report.model import with_rows
@@ -25,20 +26,25 @@ LAYERS = ("qkv", "o", "gate+up", "down")
 STEPS = ["blockskip", "blockskip-prefill", "sdpa-flash", "sdpa-cudnn", "flex", "fa3", "flashinfer"]
 
 
-def pictures(runs: Sequence[Run]) -> dict[str, Any]:
-    """By name, each a matplotlib figure."""
+def charts(runs: Sequence[Run]) -> dict[str, Chart]:
+    """Those of the pictures that show what was recorded, by name."""
     recorded = rated(runs, H100)
     sliding = query(recorded, heads="32/16 of 256", buffer=None, window=1024, contender=PREFILL)
     steps = query(recorded, operation="decode", heads="32/16 of 256", window=None, contender=STEPS)
     gemma = model_of("gemma4-31b").linears(fused=True)
     layers = rated([*runs, *noted_runs()], H200)
     return {
-        "model": static.draw(model.prefill(whole_models(runs))),
-        "tilemap": static.tilemap(bs.TileMap.build(bs.sliding_window(1024), 4096, 4096)),
-        "speedup": static.draw(attention.speedup(query(sliding, operation="attention"))),
-        "decode": static.draw(decode.decode_time(steps)),
-        "linear": static.draw(linear.linear_layers(layers, {name: gemma[name] for name in LAYERS})),
+        "model": model.prompts_and_steps(whole_models(runs)),
+        "speedup": attention.speedup(query(sliding, operation="attention")),
+        "decode": decode.decode_time(steps),
+        "linear": linear.linear_layers(layers, {name: gemma[name] for name in LAYERS}),
     }
+
+
+def pictures(runs: Sequence[Run]) -> dict[str, Any]:
+    """By name, each a matplotlib figure."""
+    tiles = static.tilemap(bs.TileMap.build(bs.sliding_window(1024), 4096, 4096))
+    return {"tilemap": tiles, **{name: static.draw(chart) for name, chart in charts(runs).items()}}
 
 
 def whole_models(runs: Sequence[Run]) -> pd.DataFrame:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
+from skiplab.contenders import contenders
 from skiplab.machine import Machine
 from skiplab.machine.roofline import roof_seconds
 from skiplab.operations import OPERATIONS, operation_of
@@ -43,11 +44,11 @@ TEXTS = (
 OBJECTS = ("parts",)
 """Neither text nor number: nanoseconds by name, None where a call was not taken apart."""
 COUNTS = ("q_len", "kv_len", "batch", "q_heads", "kv_heads", "head_dim", "samples")
-NAMED_BEFORE = {
-    **dict.fromkeys(("block-skip", "split-K", "W4A8 / W8A8", "ours"), "blockskip"), "one split": "blockskip, one split",
-    "W4A16, tiles": "blockskip, tiles",
-}  # fmt: skip
-"""Labels in older run files, and what these contenders are called now."""
+OWN_LABELS = {
+    operation: {name: entry.label for name, entry in contenders(operation).items() if entry.is_own}
+    for operation in OPERATIONS
+}
+"""The names of the lab's own contenders, which older run files may call otherwise."""
 TEXT_COLUMNS = ("contender", "label", "status", "method", "flags", "error_text")
 SIZES = tuple(name for name in ("window", *ADDED) if name not in AXIS_TEXTS)
 AXIS_COLUMNS = ("operation", *(name for name in (*SHAPE, *ADDED) if name not in SIZES))
@@ -134,11 +135,18 @@ def _held(run: Run) -> dict[str, Column]:
     return {name: column.tolist() if name in COUNTS else column for name, column in columns.items()}
 
 
+def label_of(operation: str, contender: str, label: str | None) -> str:
+    """A contender's name in every figure and table: that of today, and what the row says more, as `blockskip, rows`."""
+    label = label or contender
+    known = OWN_LABELS.get(operation, {}).get(contender, label)
+    return label if label.startswith(known) else known
+
+
 def _part(rows: list[Timed], share: Callable[[Any, Any], Any]) -> dict[str, Column]:
     axes, works = [row.axes for row in rows], [row.work or NO_WORK for row in rows]
     texts = {
         "contender": [row.contender for row in rows],
-        "label": [NAMED_BEFORE.get(label := row.label or row.contender, label) for row in rows],
+        "label": [label_of(row.axes.operation, row.contender, row.label) for row in rows],
         "status": [row.status for row in rows], "method": [row.method for row in rows],
         "flags": [", ".join(row.flags) for row in rows], "error_text": [row.error_text for row in rows],
         **{name: _axis(axes, name) for name in AXIS_COLUMNS},

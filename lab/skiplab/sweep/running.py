@@ -60,6 +60,7 @@ def run_sweep(
     *,
     topic: str | None = None,
     on_start: Callable[[Run], None] | None = None,
+    on_point: Callable[[Point], None] = lambda point: None,
     on_measurement: Callable[[Measurement], None] | None = None,
     cancelled: Callable[[], bool] = lambda: False,
     progress: bool = True,
@@ -77,6 +78,7 @@ def run_sweep(
 
     path: the JSONL file, continued if it exists; None is `default_path` with the topic (default: the operation).
     on_start: called with the run in the file, once that is repaired, before the first point is measured.
+    on_point: called with each point before it is measured.
     on_measurement: called after each row is on the disk.
     cancelled: asked several times a second; what has been measured is kept.
     isolate: measure in a child process, which a crash or a timeout ends; without it everything happens in this one.
@@ -111,6 +113,7 @@ def run_sweep(
 
         def starting(point: Point) -> None:
             bar.set_postfix_str(f"{point.contender}, {point.workload.size}", refresh=True)
+            on_point(point)
 
         with ending(writer), bar, closing(measured(points, workers, cancelled, starting)) as measurements:
             for taken in measurements:

@@ -57,7 +57,7 @@ def test_compare_says_what_differs_and_which_points_changed(skiplab, two_runs):
     code, out, err = skiplab("compare", "old.jsonl", "new.jsonl")
     assert (code, err) == (1, "")
     assert "git commit: c1 -> c2" in out and "torch" not in out
-    assert line_of(out, "blockskip", "causal", "slower").split()[3:8] == ["1", "ms", "3", "ms", "3.000"]
+    assert line_of(out, "blockskip", "causal", "slower").split()[3:8] == ["1.00", "ms", "3.00", "ms", "3.000"]
     assert "0.500 to 0.500" in line_of(out, "blockskip", "16", "faster")
     assert "2 points ok in both: 1 faster, 1 slower (up to 1 % counts as noise)." in out
     assert "only in old: flex: 1 point, window causal" in out

@@ -15,10 +15,10 @@ from skiplab.figures import static
 from skiplab.figures.charts import Chart, is_empty
 from skiplab.figures.frames import by_method
 from skiplab.machine import default_device, device_name, known_gpus
-from skiplab.measure import Measurement
+from skiplab.measure import Measurement, Point
 from skiplab.operations import DEFAULT_OPERATION
-from skiplab.paths import data_path, file_name, inside, is_shipped, runs_directory
-from skiplab.store import Run, frame, operation_in, read_run
+from skiplab.paths import data_path, file_name, inside, runs_directory
+from skiplab.store import Run, frame, read_run
 from skiplab.sweep import AnySweep, default_path, run_sweep
 from skiplab.widgets import controls
 from skiplab.widgets.fallback import Pictured
@@ -27,9 +27,11 @@ from skiplab.widgets.session import run_of
 from skiplab.widgets.sweep.form import FormControls
 from skiplab.widgets.sweep.forms import FORMS
 from skiplab.widgets.sweep.settings import PanelForm
-from skiplab.widgets.worker import BackgroundWorker, IsCancelled
+from skiplab.widgets.sweep.stored import stored
+from skiplab.widgets.worker import BackgroundWorker, IsCancelled, Stages
 
 PREDICTED = "predicted: "
+NOTHING = "press Run to measure, or choose something stored, published or predicted"
 
 
 class SweepPanel(Pictured, w.VBox):
@@ -62,6 +64,7 @@ class SweepPanel(Pictured, w.VBox):
         self._state, self._changing = RLock(), False  # the worker draws too, from its thread
         self._measurements: dict[str, list[Measurement]] = {name: [] for name in FORMS}
         self.run: Run | None = None
+        self._stage = ("", "")  # of which operation something is measured now, and what
         self._build(operation, budget_s)
         columns = w.HBox([self._settings(), self._over()])
         columns.add_class("skiplab-columns")
@@ -153,11 +156,9 @@ class SweepPanel(Pictured, w.VBox):
 
     def _choices(self) -> list[tuple[str, str]]:
         folders = dict.fromkeys([self._directory, runs_directory(), data_path("runs")])
-        stored = [path for folder in folders for path in sorted(folder.glob("*.jsonl"))]
-        mine = [path for path in stored if operation_in(path) in (self.operation, None) and not is_empty_run(path)]
         return [
             *((name, name) for name in self.form.published),
-            *((f"{'recorded' if is_shipped(path) else 'measured'}: {path.stem}", str(path)) for path in mine),
+            *stored(folders, self.operation),
             *((f"{PREDICTED}{name}, at the settings beside", f"{PREDICTED}{name}") for name in known_gpus()),
         ]
 
@@ -209,11 +210,21 @@ class SweepPanel(Pictured, w.VBox):
         path, which = self._directory / default_path(sweep, "panel").name, list[str]()
         points, taken = len(sweep.points()), self._measurements[form.operation]
         self._bar.max, self._bar.value, self._bar.layout.visibility = points, 0, "visible"
-        self._say(f"{points} points on {device_name(sweep.device)}; the first takes longest …")
+        stages = Stages(cancelled, lambda words: self._say("; ".join([f"{words} …", *which])))
+        self._begin(
+            stages,
+            form.operation,
+            f"{points} points on {device_name(sweep.device)}: measuring this machine's roofs first",
+        )
 
         def on_start(held: Run) -> None:
             taken.extend(map(Measurement.from_row, held.rows))
             self._bar.value = len(taken)
+
+        def on_point(point: Point) -> None:
+            what = f"{len(taken) + 1} of {points}: {point.entry.label}, {form.point(point.workload)}"
+            words = f"{what}: checking against float64, then timing for {sweep.budget_s:g} s at most"
+            self._begin(stages, form.operation, words)
 
         def on_measurement(item: Measurement) -> None:
             taken.append(item)
@@ -223,13 +234,24 @@ class SweepPanel(Pictured, w.VBox):
             self._draw()
 
         self.run = run_sweep(
-            sweep, path, topic="panel", on_start=on_start, on_measurement=on_measurement, cancelled=cancelled,
-            progress=False, isolate=self._isolate, anew=True, say=which.append,
+            sweep, path, topic="panel", on_start=on_start, on_point=on_point, on_measurement=on_measurement,
+            cancelled=stages, progress=False, isolate=self._isolate, anew=True, say=which.append,
         )  # fmt: skip
         self._draw()
         if not cancelled() and self.run.path:
             self._say("; ".join([f"done; the run is kept as {self.run.path.name}", *which]))
         self._relist()
+
+    def _begin(self, stages: Stages, operation: str, words: str) -> None:
+        """A stage of the sweep that runs: in the status line, and in a figure that has no point yet."""
+        self._stage = (operation, words)
+        stages.begin(words)
+        self._draw_empty()
+
+    def _draw_empty(self) -> None:
+        """Draw a figure without points again, which says what is done or what to do."""
+        if self.figure.chart is not None and is_empty(self.figure.chart):
+            self._draw()
 
     def _frames(self) -> list[pd.DataFrame]:
         taken = self._measurements[self.operation]
@@ -253,12 +275,13 @@ class SweepPanel(Pictured, w.VBox):
         return by_method(run) if self.form.each_method else run.frame()
 
     def _chart(self) -> Chart:
-        """The figure chosen, of all rows; without any it says what to do."""
+        """The figure chosen, of all rows; without any it says what is done, or what to do."""
         table = self.frame()
         chart = self._figure_of(table)
-        if not len(table):
-            return replace(chart, note="press Run to measure, or choose something stored, published or predicted")
-        return chart
+        operation, stage = self._stage
+        if is_empty(chart) and operation == self.operation:
+            return replace(chart, note=stage)
+        return chart if len(table) else replace(chart, note=NOTHING)
 
     def _figure_of(self, table: pd.DataFrame) -> Chart:
         return self.form.views[str(self._view.value)](table)
@@ -305,6 +328,8 @@ class SweepPanel(Pictured, w.VBox):
 
     def _ended(self) -> None:
         self._busy(False)
+        self._stage = ("", "")
+        self._draw_empty()
 
     def _busy(self, busy: bool) -> None:
         self._run_button.disabled, self._cancel.disabled = busy, not busy
@@ -318,10 +343,3 @@ class SweepPanel(Pictured, w.VBox):
     def still(self) -> tuple[bytes, str]:
         chart = self._chart()
         return static.png(chart, bare=True), static.text(chart)
-
-
-def is_empty_run(path: Path) -> bool:
-    """Whether a run file holds a header and no point, as one does that was cancelled at once."""
-    with path.open(encoding="utf-8", errors="replace") as file:
-        first, second = file.readline(), file.readline()
-    return '"record": "header"' in first and (not second or '"record": "end"' in second)

@@ -95,4 +95,8 @@ def _control(field: Field, value: Any) -> Any:
 
 
 def _with_unit(field: Field, control: w.Widget) -> w.Widget:
-    return w.HBox([control, w.Label(field.unit)]) if field.unit else control
+    if not field.unit:
+        return control
+    row = w.HBox([control, w.Label(field.unit)])
+    row.add_class("skiplab-with-unit")
+    return row
