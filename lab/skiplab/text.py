@@ -50,8 +50,3 @@ def markdown(heads: Sequence[Any], rows: Iterable[Sequence[Any]]) -> str:
     """A Markdown table; `|` in a cell, as masks have it, does not end the cell."""
     lines = [heads, ["---"] * len(heads), *rows]
     return "\n".join(f"| {' | '.join(str(cell).replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
-
-
-def counted(count: int, noun: str) -> str:
-    """`1 point`, `1,024 points`."""
-    return f"{count:,} {noun}{'s' * (count != 1)}"

@@ -188,8 +188,7 @@ def meanings(flags: Counter[str]) -> list[tuple[str, str, str]]:
 
 def _told_once(table: pd.DataFrame) -> str:
     """The axes that all points share, which the table of points does not repeat."""
-    operation = OPERATIONS[table["operation"].iloc[0]] if len(table) else None
-    return "" if operation is None else told_once(operation, records(table[[*operation.columns]]))
+    return told_once(OPERATIONS[table["operation"].iloc[0]], records(table)) if len(table) else ""
 
 
 def _is_blank(figure: go.Figure) -> bool:

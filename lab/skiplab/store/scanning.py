@@ -10,7 +10,7 @@ import numpy as np
 from msgspec import inspect
 
 from skiplab.operations.base import fields_of, kind_of
-from skiplab.store.frames import AXIS_COLUMNS, COUNTS, NAMED_BEFORE, SIZES, WORK, Column, quartiles_ms
+from skiplab.store.frames import AXIS_COLUMNS, COUNTS, SIZES, WORK, Column, label_of, quartiles_ms
 from skiplab.store.keys import without_index
 from skiplab.store.reading import RESPELLED
 from skiplab.store.runs import Run
@@ -57,7 +57,8 @@ def _held(connection: Any, path: str) -> dict[str, Column]:
     }  # fmt: skip
     del held["peak_bytes"]
     held["parts"] = np.array([one or None for (one,) in parts], object)
-    held["label"] = np.array([NAMED_BEFORE.get(label, label) for label in held["label"]], object)
+    named = zip(held["operation"], held["contender"], held["label"], strict=True)
+    held["label"] = np.array([label_of(*one) for one in named], object)
     latest = {without_index(point): number for number, point in enumerate(points)}
     kept = np.array(list(latest.values()), np.int64)
     held = {name: column if len(kept) == len(points) else column[kept] for name, column in held.items()}

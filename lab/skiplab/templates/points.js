@@ -27,10 +27,7 @@ const digits = (value) => {
   return value.toPrecision(3);
 };
 const unitOf = (seconds) => UNITS.find(([factor]) => seconds >= factor * 0.9995) || UNITS[3];
-const inUnit = (seconds, [factor]) => {
-  const value = seconds / factor;
-  return value >= 1000 ? value.toExponential(2).replace("e+", "e+0") : String(Number(value.toPrecision(3)));
-};
+const inUnit = (seconds, [factor]) => digits(seconds / factor);
 const time = (ms) => {
   const unit = unitOf(ms / 1e3);
   return `${inUnit(ms / 1e3, unit)} ${unit[1]}s`;

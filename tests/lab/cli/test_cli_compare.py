@@ -111,7 +111,7 @@ def test_three_runs_are_followed_point_by_point(skiplab, two_runs):
     assert "run 1: old, on A CPU" in out and "run 3: better, on A CPU" in out
     assert "git commit: c1 -> c2 -> None" in out
     assert "0.500 to 0.500" in line_of(out, "blockskip", "16", "faster")
-    assert line_of(out, "blockskip", "causal", "same").split()[3:8] == ["1", "ms", "1", "ms", "1.000"]
+    assert line_of(out, "blockskip", "causal", "same").split()[3:8] == ["1.00", "ms", "1.00", "ms", "1.000"]
     assert "only in run 1: flex: 1 point" in out and "only in run 2: sdpa: 1 point" in out
     assert "2 points of earlier runs missing in the last." in out
 
