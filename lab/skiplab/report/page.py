@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from skiplab import figures, thin
 from skiplab.figures import interactive, theme
 from skiplab.figures.frames import AXES
+from skiplab.measure.point import OTHER_DEVICE
 from skiplab.operations import DEFAULT_OPERATION, OPERATIONS, Baseline, Operation
 from skiplab.paths import file_name
 from skiplab.report.modules import MODULES
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 
-UNCLAIMED = {"busy", "bimodal", "impossible", "unchecked", "unconverged"}  # no speed-up is claimed on these
+UNCLAIMED = {"busy", "bimodal", "impossible", "unchecked", "unconverged", OTHER_DEVICE}
+"""Flags that no speed-up is claimed on."""
 LEGEND = {"orientation": "v", "x": 1.01, "xanchor": "left", "y": 1, "yanchor": "top"}  # beside: lines are many
 RAW_BYTES = 6_000_000
 """A run of more is not in its report: a browser would take long to open the page."""

@@ -202,7 +202,8 @@ class Row(Timed, tag_field="record", tag="point", kw_only=True, gc=False):
 
     key: Annotated[str, Said("what resuming looks for: `point` and the source hash")]
     device: Annotated[str, Said("the device's name, the same as in the header")]
-    torch_device: Annotated[str, Said("where torch ran it")] = ""
+    torch_device: Annotated[str, Said("where torch ran it, on a cluster a GPU by its index in its machine")] = ""
+    node: Annotated[str, Said("on a Ray cluster: the beginning of Ray's id of the machine. No other row has it")] = ""
     config: Annotated[
         list[int] | None,
         Said("the tile config asked for; null: the contender's own choice, which `plan` tells for ours"),
@@ -238,6 +239,7 @@ FLAGS: Mapping[str, str] = {
     "l2-resident": "what a call reads was not rotated past five times the last cache",
     "allocates": "the call takes device memory beyond its result",
     "throttled": "the GPU had slowed its clocks while it was timed, three times in a row",
+    "other-device": "another device of the same kind measured its workload's first points: no speed-up is of both",
     "busy": "other programs used over 5 % of the processor while it was timed",
     "bimodal": "the samples fall into two groups",
     "impossible": "faster than the data sheet, or the measured roof where there is none, allows",

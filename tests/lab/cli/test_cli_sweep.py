@@ -13,6 +13,8 @@ from skiplab.cli import run as cli_run
 from skiplab.cli import sweep as cli_sweep
 from skiplab.contenders import contender, kernel
 from skiplab.store import read_run
+from skiplab.sweep import Progress
+from skiplab.sweep.progress import OnDevice
 from skiplab.workload import model_of
 
 
@@ -183,11 +185,24 @@ def test_the_first_of_several_devices_is_the_sweeps(skiplab, monkeypatch):
         raise ValueError("enough")
 
     monkeypatch.setattr(cli_run, "run_sweep", run_sweep)
-    for command in ("sweep", "decode", "linear"):
-        code, _, err = skiplab(command, "--devices", "cpu,cpu")
+    for command in ("sweep", "decode", "linear", "model laptop"):
+        code, _, err = skiplab(*command.split(), "--devices", "cpu,cpu")
         assert (code, err) == (2, "skiplab: enough\n")
-        code, _, err = skiplab(command, "--devices", "cpu,cpu", "--device", "cpu")
+        code, _, err = skiplab(*command.split(), "--devices", "cpu,cpu", "--device", "cpu")
         assert (code, err) == (2, "skiplab: --devices: got cpu,cpu beside --device cpu; give one of them\n")
-        code, _, err = skiplab(command, "--devices", "cpu,cuda:98")
+        code, _, err = skiplab(*command.split(), "--devices", "cpu,cuda:98")
         assert code == 2 and "torch sees no cuda:98 here" in err
-    assert asked == [("cpu", ("cpu", "cpu"))] * 3
+    assert asked == [("cpu", ("cpu", "cpu"))] * 4
+
+
+def test_it_says_how_many_points_each_of_several_devices_measured(skiplab, monkeypatch):
+    run_sweep = cli_run.run_sweep
+
+    def on_two(wanted, path, *, on_progress, **named):
+        on_progress(Progress(4, 4, None, {"cuda:0": OnDevice(3), "cuda:1": OnDevice(1)}))
+        return run_sweep(wanted, path, **named)
+
+    monkeypatch.setattr(cli_run, "run_sweep", on_two)
+    assert "points by device: cuda:0 3, cuda:1 1\nrun: " in skiplab(*SWEEP, "--run", "run.jsonl")[1]
+    monkeypatch.setattr(cli_run, "run_sweep", run_sweep)
+    assert "points by device" not in skiplab(*SWEEP, "--run", "run.jsonl")[1]
