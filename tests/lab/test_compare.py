@@ -151,6 +151,8 @@ def test_throttling_on_one_side_alone_allows_no_verdict_and_is_said_on_both():
     one_side, both = compare(a_run(), a_run(slow)), compare(a_run(a_row(flags=["throttled"])), a_run(slow))
     assert only(one_side).verdict == "unclear" and only(one_side).doubts == ("throttled in one of the two",)
     assert only(both).verdict == "slower" and only(both).flags == ("allocates", "throttled")
+    moved = compare(a_run(), a_run(a_row(factor=2, flags=["other-device"])))
+    assert only(moved).doubts == ("other-device in one of the two",)
     assert one_side.frame()["flags"].tolist() == ["allocates, throttled"]
     assert words.notes(one_side)[1:] == [
         "Flags of these points: allocates 1, throttled 1.",

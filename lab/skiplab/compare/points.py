@@ -9,14 +9,15 @@ from typing import Any
 import numpy as np
 
 from skiplab.compare.interval import ratio_intervals
+from skiplab.measure.point import OTHER_DEVICE
 from skiplab.store.frames import quartiles
 
 VERDICTS = ("faster", "slower", "same", "unclear")
 MARGIN = 0.01
 DOUBTFUL = frozenset({"busy", "bimodal", "impossible", "unchecked"})
 """Flags that allow no verdict. `unconverged` is none: the interval tells it."""
-ONE_SIDED = frozenset({"throttled"})
-"""Flags that allow none where one of the two timings has them: their clocks differed."""
+ONE_SIDED = frozenset({"throttled", OTHER_DEVICE})
+"""Flags that allow none where one of the two timings has them: their clocks, or the GPUs of one kind, differed."""
 LEAST_SAMPLES = 5
 
 Row = Mapping[str, Any]
