@@ -13,21 +13,22 @@ from typing import Annotated, Any, cast
 import typer
 from blockskip import __version__
 
-from skiplab.cli import anatomy, bench, compare, options, roofs, runs, timeline, tune
+from skiplab.cli import anatomy, bench, compare, options, query, roofs, runs, timeline, tune
 from skiplab.cli.run import (
     INTERRUPTED,
     end_as_interrupted,
+    save,
     show,
     shown,
     swept,
     write_report,
     write_tables,
 )
-from skiplab.compare import compare as compare_runs
+from skiplab.compare import MARGIN
 from skiplab.machine import default_device, device_kind
 from skiplab.operations import DEFAULT_OPERATION, OPERATIONS, modules_of
 from skiplab.paths import installed, notebooks_path
-from skiplab.store import read_run
+from skiplab.store import frame, read_run
 from skiplab.sweep import other_kernels, repeated
 
 LAST_PORT = 65535
@@ -103,6 +104,7 @@ for _command in (
     anatomy.anatomy,
     timeline.timeline,
     compare.compare,
+    query.query,
     roofs.roofs,
     runs.runs,
     runs.figures,
@@ -114,14 +116,26 @@ app.add_typer(tune.app, name="tune")
 
 @app.command()
 def report(
-    run: options.RunFile,
-    out: Annotated[Path | None, typer.Option(help="The HTML file. Default: out/<run>.html.")] = None,
+    runs: Annotated[list[Path], typer.Argument(help="Run files that `skiplab sweep` wrote.", metavar="RUN...")],
+    out: Annotated[
+        Path | None, typer.Option(help="The HTML file. Default: out/<run>.html, of several runs out/runs.html.")
+    ] = None,
+    margin: Annotated[float, typer.Option(help="Of several runs: by how much times differ anyway.")] = MARGIN,
     table: options.Tables = None,
 ) -> None:
-    """Write one HTML file of a run that works offline. Figures, tables, where it is from, the raw data."""
-    files, held = options.tables(table), read_run(run)
-    write_report(held, out)
-    write_tables(held, files)
+    """Write one HTML file that works offline. Of a run: figures, tables, where it is from, the raw data.
+
+    Of several runs: every point that they share, its times by date, and the last over the first with an interval, in a
+    part for each operation and device. Example: skiplab report notebooks/runs/*.jsonl
+    """
+    files, held = options.tables(table), [read_run(run) for run in runs]
+    if len(held) == 1:
+        write_report(held[0], out)
+        write_tables(held[0], files)
+    else:
+        held.sort(key=lambda run: run.header.get("start", ""))
+        write_report(held, out, margin)
+        save(files, lambda: frame(held), lambda: compare.markdown(held, margin))
 
 
 @app.command()
@@ -168,7 +182,7 @@ def rerun(
     new = swept(wanted, out, where, topic="rerun", fresh=True)
     show(new)
     end_as_interrupted(new)
-    typer.echo(f"\n{compare.text(compare_runs(old, new))}")
+    typer.echo(f"\n{compare.rerun_text(old, new)}")
 
 
 @app.command()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from skiplab.compare import MARGIN
 from skiplab.operations import OPERATIONS
 from skiplab.results.tables import Shown
 from skiplab.store import Run, frame, read_run
@@ -111,28 +112,31 @@ def show(run: Run) -> None:
 
 def write_tables(run: Run, files: Sequence[Path]) -> None:
     """Write the files of --table: all points with all their numbers as CSV, or what is printed as Markdown."""
-    save(files, lambda: frame(run), lambda: told(run))
+    save(files, lambda: frame(run), lambda: told(run).markdown())
 
 
 def save(
-    files: Sequence[Path], numbers: Callable[[], pd.DataFrame], words: Callable[[], Shown], say: bool = True
+    files: Sequence[Path], numbers: Callable[[], pd.DataFrame], words: Callable[[], str], say: bool = True
 ) -> None:
-    """Write numbers to each .csv, words to each .md, and say where."""
+    """Write numbers to each .csv, words (Markdown) to each .md, and say where."""
     for path in files:
         path.parent.mkdir(parents=True, exist_ok=True)
-        text = words().markdown() if path.suffix == ".md" else numbers().to_csv(index=False)
+        text = words() if path.suffix == ".md" else numbers().to_csv(index=False)
         path.write_text(text, encoding="utf-8", newline="")
         if say:
             typer.echo(f"table: {shown(path)}")
 
 
-def write_report(run: Run, path: Path | None = None) -> None:
-    """Write the run's HTML, by default into `out`, and say where it is."""
+def write_report(runs: Run | Sequence[Run], path: Path | None = None, margin: float = MARGIN, say: bool = True) -> None:
+    """Write the HTML of a run, or of several that are compared, by default into `out`, and say where it is."""
     from skiplab import report
 
-    path = path or Path("out") / f"{run.path.stem if run.path else run.run_id}.html"
-    report.write_report(run, path)
-    typer.echo(f"report: {shown(path)}")
+    if path is None:
+        one = runs if isinstance(runs, Run) else None
+        path = Path("out") / f"{'runs' if one is None else one.path.stem if one.path else one.run_id}.html"
+    report.write_report(runs, path, margin)
+    if say:
+        typer.echo(f"report: {shown(path)}")
 
 
 def shown(path: Path) -> Path:

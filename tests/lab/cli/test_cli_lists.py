@@ -81,7 +81,7 @@ def test_no_list_option_of_any_command_is_without_them():
         for param in command.params
         if param.multiple
     }
-    others = {"--table", "--from-run", "--devices", "--contender", "--again", "--mask", "--from"}
+    others = {"--table", "--from-run", "--devices", "--contender", "--again", "--mask", "--from", "--fail-on"}
     compiled = {("anatomy", "--arch"), ("anatomy", "--config"), ("anatomy", "--argument"), ("tune kernel", "--config")}
     named = {key for key in lists if key[1] in ("--at", "--constant")}
     assert {key for key in lists if key[1] not in others} - named - compiled <= tried and len(lists) > 30

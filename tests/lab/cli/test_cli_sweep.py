@@ -155,6 +155,21 @@ def test_rerun_says_what_differs(skiplab, tmp_path):
     assert "Time new / time old" in out and "4 points ok in both" in out
 
 
+def test_a_rerun_on_another_device_compares_no_times(skiplab, tmp_path):
+    skiplab(*SWEEP, "--run", "run.jsonl")
+    header, *rows = map(json.loads, (tmp_path / "run.jsonl").read_text().splitlines())
+    here = header["device"]["name"]
+    lines = [
+        header | {"device": {**header["device"], "name": "A GPU"}},
+        *(row | {"device": "A GPU"} for row in rows[:-1]),
+    ]
+    (tmp_path / "old.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    code, out, err = skiplab("rerun", "old.jsonl", "--out", "new.jsonl")
+    assert code == 0, err
+    assert f"device name: A GPU -> {here}" in out and "ratio" not in out
+    assert f"Times of different devices are not compared: A GPU, then {here}." in out
+
+
 def test_a_broken_run_names_file_and_line(skiplab, tmp_path):
     (tmp_path / "bad.jsonl").write_text("{}\n")
     code, _, err = skiplab("rerun", "bad.jsonl")
