@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Self
 
@@ -14,8 +15,10 @@ import torch
 
 from ..arguments import number, tensor
 from ..config import TileConfig
+from ..gpu import Gpu
 from ..launching.repeated import GROWING, Kind, kind_of
 from ..mask import Band, Mask, band
+from .caches import FLOAT8, check_float8_capability, dequantized, times
 
 IMPLS = ("auto", "reference", "tiled", "triton")
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
@@ -49,6 +52,8 @@ class AttentionArguments(NamedTuple):
     sinks: torch.Tensor | None = None
     softcap: float | None = None
     kv_start: torch.Tensor | None = None
+    k_scale: torch.Tensor | None = None
+    v_scale: torch.Tensor | None = None
 
     def kind(self) -> tuple[Kind | None, int | None]:
         """(the kind of this call, its int kv_len if launches of the kind may serve other lengths, else None).
@@ -60,7 +65,7 @@ class AttentionArguments(NamedTuple):
         """
         (
             q, k, v, mask, scale, q_start, kv_len, skip, impl, config, return_lse, record, ring, route, sinks, softcap,
-            kv_start,
+            kv_start, k_scale, v_scale,
         ) = self  # fmt: skip
         lengths = growing = None
         if isinstance(kv_len, torch.Tensor):
@@ -70,7 +75,8 @@ class AttentionArguments(NamedTuple):
         ):  # fmt: skip
             kv_len, growing = GROWING, kv_len
         options = "attention", scale, q_start, kv_len, skip, impl, config, return_lse, record, ring, route, softcap
-        return kind_of((q, k, v, lengths, sinks, kv_start), options, impl, mask, skip == "map"), growing
+        tensors = q, k, v, lengths, sinks, kv_start, k_scale, v_scale
+        return kind_of(tensors, options, impl, mask, skip == "map"), growing
 
 
 def _is_band(mask: Mask | None) -> bool:
@@ -98,17 +104,21 @@ class DecodeArguments(NamedTuple):
     sinks: torch.Tensor | None = None
     softcap: float | None = None
     kv_start: torch.Tensor | None = None
+    k_scale: torch.Tensor | None = None
+    v_scale: torch.Tensor | None = None
 
     def kind(self) -> tuple[Kind | None, int | None]:
         """(the kind of this call, its int kv_len if there is one: launches of the kind may serve other lengths)."""
-        q, k, v, kv_len, window, scale, splits, impl, return_lse, ring, sinks, softcap, kv_start = self
+        (
+            q, k, v, kv_len, window, scale, splits, impl, return_lse, ring, sinks, softcap, kv_start, k_scale, v_scale
+        ) = self  # fmt: skip
         lengths = growing = None
         if isinstance(kv_len, torch.Tensor):
             kv_len, lengths = None, kv_len
         elif type(kv_len) is int:
             kv_len, growing = GROWING, kv_len
         options = "decode", kv_len, window, scale, splits, impl, return_lse, ring, softcap
-        return kind_of((q, k, v, lengths, sinks, kv_start), options, impl), growing
+        return kind_of((q, k, v, lengths, sinks, kv_start, k_scale, v_scale), options, impl), growing
 
 
 class _Call:
@@ -121,6 +131,8 @@ class _Call:
     kv_len: int
     lengths: torch.Tensor | None
     starts: torch.Tensor | None
+    k_scale: torch.Tensor | None
+    v_scale: torch.Tensor | None
 
     @property
     def group(self) -> int:
@@ -129,8 +141,12 @@ class _Call:
 
     @property
     def tensors(self) -> tuple[torch.Tensor | None, ...]:
-        """(q, k, v, sinks, lengths, starts): what differs between calls of a kind, beside a growing kv_len."""
-        return self.q, self.k, self.v, self.sinks, self.lengths, self.starts
+        """What differs between calls of a kind, beside a growing kv_len; in the order of `TENSORS`."""
+        return self.q, self.k, self.v, self.sinks, self.lengths, self.starts, self.k_scale, self.v_scale
+
+    def given(self, tensors: Iterable[torch.Tensor | None], **others: Any) -> Self:
+        """The call with other tensors, in the order of `TENSORS`."""
+        return replace(self, **dict(zip(TENSORS, tensors, strict=True)), **others)  # pyright: ignore[reportArgumentType]
 
     @property
     def bounded_lengths(self) -> torch.Tensor | None:
@@ -149,10 +165,30 @@ class _Call:
         k, v = (t.transpose(1, 2)[rows, order].transpose(1, 2) for t in (self.k, self.v))
         return replace(self, k=k, v=v, lengths=self.bounded_lengths, starts=None)  # pyright: ignore[reportArgumentType]
 
-    def float32_tensors(self) -> dict[str, torch.Tensor | None]:
-        """The floats as float32, by name."""
-        sinks = None if self.sinks is None else self.sinks.float()
-        return {"q": self.q.float(), "k": self.k.float(), "v": self.v.float(), "sinks": sinks}
+    def dequantized(self) -> Self:
+        """The call with keys and values in float64 where they are float8: for the reference."""
+        if self.k.dtype != FLOAT8:
+            return self
+        k, v = dequantized(self.k, self.k_scale), dequantized(self.v, self.v_scale)
+        return replace(self, k=k, v=v, k_scale=None, v_scale=None)  # pyright: ignore[reportArgumentType]
+
+    def by_float32(self, attend: Callable[[Self], tuple]) -> tuple:
+        """attend(call) -> (out, lse), which knows no scales: with float8 keys, queries and results bear them."""
+        if self.k.dtype != FLOAT8:
+            return attend(self)
+        q, kv_heads = self.q, self.k.shape[1]
+        unscaled = replace(self, q=times(q, self.k_scale, kv_heads), k_scale=None, v_scale=None)  # pyright: ignore[reportArgumentType]
+        out, lse = attend(unscaled)
+        return times(out, self.v_scale, kv_heads).to(q.dtype), lse
+
+
+TENSORS = ("q", "k", "v", "sinks", "lengths", "starts", "k_scale", "v_scale")
+"""The tensors of a call."""
+
+
+def in_float32(tensors: Iterable[torch.Tensor | None]) -> list[torch.Tensor | None]:
+    """A call's tensors with floats of 16 bits in float32."""
+    return [t if t is None or t.dtype not in DTYPES else t.float() for t in tensors]
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,6 +218,8 @@ class AttentionCall(_Call):
     sinks: torch.Tensor | None = None
     softcap: float | None = None
     starts: torch.Tensor | None = None
+    k_scale: torch.Tensor | None = None
+    v_scale: torch.Tensor | None = None
 
     @property
     def planned_kv_len(self) -> int:
@@ -217,6 +255,8 @@ class DecodeCall(_Call):
     sinks: torch.Tensor | None = None
     softcap: float | None = None
     starts: torch.Tensor | None = None
+    k_scale: torch.Tensor | None = None
+    v_scale: torch.Tensor | None = None
 
     @property
     def rows(self) -> int:
@@ -230,11 +270,12 @@ class DecodeCall(_Call):
         return mask
 
 
-def check_tensors(q, k, v, names, float64: bool = False) -> None:
-    """Kinds, dtypes, shapes and devices of query, key and value."""
+def check_tensors(q, k, v, names, float64: bool = False, float8: bool = False) -> None:
+    """Kinds, dtypes, shapes and devices of query, key and value; float8: whether key and value may be float8."""
     dtypes = (*DTYPES, torch.float64) if float64 else DTYPES
-    for name, t in zip(names, (q, k, v), strict=True):
-        tensor(name, t, dtypes)
+    of_keys = (*dtypes, FLOAT8) if float8 else dtypes
+    for name, t, allowed in zip(names, (q, k, v), (dtypes, of_keys, of_keys), strict=True):
+        tensor(name, t, allowed)
         if t.ndim != 4:
             raise ValueError(f"{name}: given {t.ndim} dimensions; [batch, heads, length, head_dim] is needed")
         if min(t.shape) < 1:
@@ -242,8 +283,9 @@ def check_tensors(q, k, v, names, float64: bool = False) -> None:
         if t.requires_grad and torch.is_grad_enabled():
             raise ValueError(f"{name}: requires grad; this is for inference: use torch.no_grad() or detach()")
     for name, t in zip(names[1:], (k, v), strict=True):
-        if t.dtype != q.dtype:
-            raise TypeError(f"{name}: given {t.dtype}; must be {names[0]}'s {q.dtype}")
+        if t.dtype != q.dtype and not k.dtype == v.dtype == FLOAT8:
+            both = f", or {names[1]} and {names[2]} both {FLOAT8}" if float8 else ""
+            raise TypeError(f"{name}: given {t.dtype}; must be {names[0]}'s {q.dtype}{both}")
         if t.device != q.device:
             raise ValueError(f"{name}: is on {t.device}; must be on {names[0]}'s {q.device}")
     if k.shape != v.shape:
@@ -329,10 +371,12 @@ def choose_impl(call: AttentionCall | DecodeCall) -> tuple[str, str]:
     if call.impl == "auto":
         found = ("triton", "tensors on CUDA") if on_cuda else ("tiled", f"tensors on {call.q.device}")
     if found[0] == "triton":
-        for name, t in (("q", call.q), ("k", call.k), ("v", call.v), ("sinks", call.sinks)):
+        for name, t in zip(TENSORS, call.tensors, strict=True):
             if t is not None and t.is_neg():
                 raise ValueError(f"{name}: is a negated view, which a kernel cannot tell; call .resolve_neg()")
         for given, what in zip(call.q.shape, ("batches", "heads"), strict=False):
             if given > MOST_IN_GRID:
                 raise ValueError(f"q: given {given} {what}; impl='triton' takes up to {MOST_IN_GRID}, as a CUDA grid")
+        if call.k.dtype == FLOAT8:
+            check_float8_capability(Gpu.of(call.q.device).capability)
     return found

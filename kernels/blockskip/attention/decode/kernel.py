@@ -19,7 +19,7 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from ...launching.primitives import base, load_block, local, ring_slots, wide
 from ..band import band_keeps, band_limits, first_slot, keys_of
-from ..softmax import accumulate, finite_max, first_sums, log_sum_exp, tangent
+from ..softmax import accumulate, finite_max, first_sums, log_sum_exp, scaled_by_head, tangent
 
 
 class DecodeConstants(NamedTuple):
@@ -47,8 +47,8 @@ class DecodeConstants(NamedTuple):
 
 
 @triton.jit
-def load_slots(pointer, strides, n0, low, kv_len, slots, CONSTANTS: tl.constexpr):
-    """[BLOCK_N, BLOCK_D]: the keys n0 .. of a head's cache, 0 outside low .. kv_len - 1, where slots may hold NaN."""
+def load_slots(pointer, strides, n0, low, kv_len, slots, DTYPE: tl.constexpr, CONSTANTS: tl.constexpr):
+    """[BLOCK_N, BLOCK_D] as DTYPE: the keys n0 .. of a head's cache, 0 outside low .. kv_len - 1, where NaN may be."""
     HEAD_DIM: tl.constexpr = CONSTANTS.HEAD_DIM
     BLOCK_D: tl.constexpr = CONSTANTS.BLOCK_D
     BLOCK_N: tl.constexpr = CONSTANTS.BLOCK_N
@@ -64,7 +64,7 @@ def load_slots(pointer, strides, n0, low, kv_len, slots, CONSTANTS: tl.constexpr
     start = pointer
     if RING == "none":
         start += wide(n0) * strides[2]
-    return load_block(start + offsets, live[:, None], (d < HEAD_DIM)[None, :], HEAD_DIM != BLOCK_D)
+    return load_block(start + offsets, live[:, None], (d < HEAD_DIM)[None, :], HEAD_DIM != BLOCK_D).to(DTYPE)
 
 
 @triton.jit
@@ -178,6 +178,11 @@ def decode(
     )  # fmt: skip
     if CONSTANTS.SIGN != 1:
         q_tile = (q_tile * CONSTANTS.SIGN).to(q_tile.dtype)
+    factor = scoring.scale if scoring.angle is None else scoring.angle
+    if scoring.k_scale is not None:
+        sign, factor = scaled_by_head(factor, scoring, kv_head)  # pyright: ignore
+        q_tile = (q_tile * sign).to(q_tile.dtype)
+    scale = factor if scoring.angle is None else scoring.scale
 
     low = first_q * 0
     if band.left is not None:
@@ -203,14 +208,16 @@ def decode(
     state = (acc, row_max, row_sum)
     for tile in tl.range(begin, end):
         n0 = tile * BLOCK_N
-        k_tile = load_slots(k_ptr, k.strides, n0, low, kv_len, slots, CONSTANTS)
+        k_tile = load_slots(k_ptr, k.strides, n0, low, kv_len, slots, q_tile.dtype, CONSTANTS)
         score = tl.dot(q_tile, tl.trans(k_tile), input_precision="ieee")
         if scoring.angle is not None:
-            score = tangent(score * scoring.angle)
+            score = tangent(score * factor)
         if (tile < full_begin) | (tile >= full_end):
             score = tl.where(band_keeps(first_q + i, n0 + n, kv_len, band), score, float("-inf"))
-        v_tile = load_slots(v_ptr, v_strides, n0, low, kv_len, slots, CONSTANTS)
-        state = accumulate(state, score, v_tile, scoring.scale)
+        v_tile = load_slots(v_ptr, v_strides, n0, low, kv_len, slots, q_tile.dtype, CONSTANTS)
+        state = accumulate(state, score, v_tile, scale)
+    if scoring.v_scale is not None:
+        state = (state[0] * tl.load(scoring.v_scale + kv_head * scoring.v_scale_stride), state[1], state[2])
 
     row = rows_of(q, batch, kv_head, r, GROUP)
     if parts.acc is None:  # Triton 3.6 cannot ask a tuple with a None in it whether it is None

@@ -151,8 +151,8 @@ def reads_by_tma(call: AttentionCall, capability: tuple[int, int]) -> bool:
 
 
 def can_use_tma(call: AttentionCall) -> bool:
-    """Whether the copy engine can read a call's keys and values."""
-    return not call.ring and is_tma_readable(call.k) and is_tma_readable(call.v)
+    """Whether the copy engine can read a call's keys and values; float8 is converted on its way, by the plain one."""
+    return not call.ring and call.k.dtype == call.q.dtype and is_tma_readable(call.k) and is_tma_readable(call.v)
 
 
 def is_tma_readable(t: torch.Tensor) -> bool:
