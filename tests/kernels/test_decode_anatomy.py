@@ -44,6 +44,15 @@ def test_keys_and_values_come_by_asynchronous_copies_of_16_bytes(compiled, capab
             assert row["copies"] > 0 and row["copies"] == row["wide_copies"], case
 
 
+@pytest.mark.parametrize("capability", ["9.0", "12.0"])
+def test_float8_comes_from_shared_memory_in_words_and_becomes_float16_two_by_two(compiled, capability):
+    """Loads of single bytes, and conversions one by one, would take a step longer than memory does."""
+    rows = [row for case, row in compiled[capability].items() if case[0].endswith("float8")]
+    assert len(rows) == 9
+    for row in rows:
+        assert row["byte_loads"] == row["slow_conversions"] == 0, row
+
+
 @pytest.mark.parametrize("capability", SHARED_KIB)
 def test_half_precision_runs_on_tensor_cores(compiled, capability):
     for (name, *_, dtype), row in compiled[capability].items():

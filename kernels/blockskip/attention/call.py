@@ -140,6 +140,11 @@ class _Call:
         return self.q.shape[1] // self.k.shape[1]
 
     @property
+    def tile_dtype(self) -> torch.dtype:
+        """By which tiles are chosen: that of keys and values, but float32 where products are float32."""
+        return self.q.dtype if self.q.dtype == torch.float32 else self.k.dtype
+
+    @property
     def tensors(self) -> tuple[torch.Tensor | None, ...]:
         """What differs between calls of a kind, beside a growing kv_len; in the order of `TENSORS`."""
         return self.q, self.k, self.v, self.sinks, self.lengths, self.starts, self.k_scale, self.v_scale

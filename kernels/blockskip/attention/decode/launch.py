@@ -18,6 +18,7 @@ from ...launching.primitives import interpreting
 from ...launching.ready import Ready, Step, stream_of
 from ...launching.view import View, is_wide, overlaps, ring_kind
 from ..band import FAR, Lengths, Limits
+from ..caches import FLOAT8
 from ..call import DecodeCall, in_float32, sign_and_scale
 from ..softmax import scoring_of
 from .kernel import DecodeConstants
@@ -147,7 +148,10 @@ def prepare(call: DecodeCall, plan: DecodePlan, tensors, lse, parts: Parts, over
     ring = ring_kind(call.ring, k.shape[2], config.block_n)
     apart = config.block_n if ring == "none" else k.shape[2]  # a ring's tile may hold its last slot and its first
     wide |= any(is_wide(view, 1, apart, q.shape[3]) for view in (k, v))
-    if v.strides == k.strides:
+    words = reads_words(call)
+    if words:
+        v = v._replace(strides=(*(stride // 2 for stride in v.strides[:3]), 1))
+    elif v.strides == k.strides:
         v = v._replace(strides=None)
     sign, scale = sign_and_scale(call.scale)
     constants = DecodeConstants(
@@ -162,6 +166,7 @@ def prepare(call: DecodeCall, plan: DecodePlan, tensors, lse, parts: Parts, over
         WIDE=wide,
         OVERLAP=overlap,
         RING=ring,
+        WORDS=words,
     )
     band = Limits(None if call.window is None or call.window > FAR else call.window - 1, 0)
     lengths = Lengths(call.kv_len, call.lengths, None, call.starts)
@@ -178,6 +183,13 @@ def prepare(call: DecodeCall, plan: DecodePlan, tensors, lse, parts: Parts, over
     )
     blocks = -(-call.rows // config.block_m)
     return Launch(arguments, {"CONSTANTS": constants}, (plan.splits, k.shape[1] * blocks, q.shape[0]))
+
+
+def reads_words(call: DecodeCall) -> bool:
+    """Whether values are float8 whose rows are words of two, in copies of 16 bytes."""
+    v = call.v
+    aligned = v.stride(3) == 1 and not any(number % 32 for number in (v.shape[3], *v.stride()[:3]))
+    return v.dtype == FLOAT8 and call.q.dtype.itemsize == 2 and aligned and v.data_ptr() % 16 == 0
 
 
 def prepare_reduce(out: torch.Tensor, lse: torch.Tensor | None, parts: Parts, overlap: bool = False) -> Launch:

@@ -22,6 +22,16 @@ MERGED_A_WARP = 2048
 # The first whose block_m holds all rows of a KV head is taken, else the last. As many stages as fit: what counts is how
 # many bytes are under way. None spills (tests/kernels/test_decode_anatomy.py). Measured: data/TUNING.md, "Decode".
 _DECODE = [
+    # of float8: half the bytes a key, so twice the keys a tile or more stages have as many under way. With 64 rows of
+    # 512 dimensions it would spill. Not yet measured.
+    ((227, 64, 1), (TileConfig(16, 128, 4, 5), TileConfig(64, 64, 4, 4))),
+    ((227, 128, 1), (TileConfig(16, 128, 4, 4), TileConfig(64, 64, 4, 4))),
+    ((227, 256, 1), (TileConfig(16, 64, 4, 5), TileConfig(64, 64, 8, 3))),
+    ((227, 512, 1), (TileConfig(16, 32, 4, 5), TileConfig(32, 32, 8, 3))),
+    ((99, 64, 1), (TileConfig(16, 128, 4, 5), TileConfig(64, 64, 4, 4))),
+    ((99, 128, 1), (TileConfig(16, 128, 4, 3), TileConfig(64, 64, 4, 4))),
+    ((99, 256, 1), (TileConfig(16, 64, 8, 3), TileConfig(32, 64, 8, 2))),
+    ((99, 512, 1), (TileConfig(16, 32, 8, 3), TileConfig(32, 32, 8, 2))),
     ((227, 64, 2), (TileConfig(16, 64, 4, 5), TileConfig(64, 64, 4, 4))),
     ((227, 128, 2), (TileConfig(16, 64, 4, 4), TileConfig(64, 64, 4, 3))),
     ((227, 256, 2), (TileConfig(16, 64, 4, 3), TileConfig(64, 64, 8, 2))),
@@ -87,10 +97,10 @@ def make_decode_plan(call: DecodeCall) -> DecodePlan:
 
 def choose_decode_config(call: DecodeCall, gpu: Gpu) -> tuple[TileConfig, Origin]:
     """The kernel's configuration on this GPU, tuned where it was, and where it is from."""
-    table = decode_config(gpu.capability, call.q.shape[3], call.k.dtype, call.rows)
+    table = decode_config(gpu.capability, call.q.shape[3], call.tile_dtype, call.rows)
     if not call.q.is_cuda:
         return table, Origin("table")
-    config, origin = find_decode(gpu, call.q.shape[3], call.k.dtype.itemsize, table.block_m)
+    config, origin = find_decode(gpu, call.q.shape[3], call.tile_dtype.itemsize, table.block_m)
     return (table, Origin("table")) if config is None or origin is None else (config, origin)
 
 
@@ -102,7 +112,7 @@ def plan_decode_kernel(
     config: TileConfig | None = None,
 ) -> DecodePlan:
     """The plan of a call by the Triton kernel, for a GPU that need not be present; config None: the table's."""
-    config = config or decode_config(capability, call.q.shape[3], call.k.dtype, call.rows)
+    config = config or decode_config(capability, call.q.shape[3], call.tile_dtype, call.rows)
     programs = call.q.shape[0] * call.k.shape[1] * -(-call.rows // config.block_m)  # of a single share
     tiles = tiles_at_most(call.kv_len, call.q.shape[2], call.window, config.block_n)
     splits = int(call.splits or choose_splits(programs, tiles, multiprocessors))

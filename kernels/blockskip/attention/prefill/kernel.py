@@ -22,6 +22,7 @@ import triton.language as tl
 
 from ...launching.primitives import base, first_bits, load_block, load_mask_bits, local, ring_slots, unpack_bits, wide
 from ..band import band_keeps, band_limits, first_slot, lengths_of
+from ..float8 import as_float16
 from ..softmax import accumulate, first_sums, log_sum_exp, scaled_by_head, tangent
 
 
@@ -60,7 +61,7 @@ def source(pointer, kv_len, strides, CONSTANTS: tl.constexpr):
 
 @triton.jit
 def load_keys(start, strides, n0, kv_len, slots, DTYPE: tl.constexpr, CONSTANTS: tl.constexpr):
-    """[BLOCK_N, BLOCK_D] as DTYPE: the keys or values n0 .. of one head, 0 where there is none, or none any more."""
+    """[BLOCK_N, BLOCK_D] in DTYPE: the keys or values n0 .. of one head, 0 where there is none, or none any more."""
     HEAD_DIM: tl.constexpr = CONSTANTS.HEAD_DIM
     BLOCK_D: tl.constexpr = CONSTANTS.BLOCK_D
     BLOCK_N: tl.constexpr = CONSTANTS.BLOCK_N
@@ -139,6 +140,9 @@ def prefill(
         sign, factor = scaled_by_head(factor, scoring, kv_head)  # pyright: ignore
         q_tile = (q_tile * sign).to(q_tile.dtype)
     scale = factor if scoring.angle is None else scoring.scale
+    SCALED: tl.constexpr = k.ptr.dtype.element_ty != q_tile.dtype and q_tile.dtype == tl.bfloat16
+    if SCALED:
+        q_tile, undo = as_float16(q_tile)
 
     k_ptr = base(k, batch, kv_head)
     # values laid out like the keys share their offsets, and so the registers that hold them
@@ -168,6 +172,8 @@ def prefill(
             if visited:
                 k_tile = load_keys(keys, k.strides, n0, kv_len, slots, q_tile.dtype, CONSTANTS)
                 score = tl.dot(q_tile, tl.trans(k_tile), input_precision="ieee")
+                if SCALED:
+                    score *= undo[:, None]
                 if scoring.angle is not None:
                     score = tangent(score * factor)
                 # always true, but the compiler cannot know: with the same branch as the other modes have, it lays the
@@ -184,6 +190,8 @@ def prefill(
             n0 = tile * BLOCK_N
             k_tile = load_keys(keys, k.strides, n0, kv_len, slots, q_tile.dtype, CONSTANTS)
             score = tl.dot(q_tile, tl.trans(k_tile), input_precision="ieee")
+            if SCALED:
+                score *= undo[:, None]
             if scoring.angle is not None:
                 score = tangent(score * factor)
             masked = (tile < full_begin) | (tile >= full_end)
@@ -209,6 +217,8 @@ def prefill(
                 n0 = tile * BLOCK_N
                 k_tile = load_keys(keys, k.strides, n0, kv_len, slots, q_tile.dtype, CONSTANTS)
                 score = tl.dot(q_tile, tl.trans(k_tile), input_precision="ieee")
+                if SCALED:
+                    score *= undo[:, None]
                 if scoring.angle is not None:
                     score = tangent(score * factor)
                 masked = tile >= full_end
