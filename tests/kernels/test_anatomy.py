@@ -135,7 +135,9 @@ def test_all_modes_reduce_rows_in_one_layout_with_the_same_contraction(compiled,
 @pytest.mark.parametrize(
     ("head_dim", "kind"), [(64, "128 keys"), (128, "128 keys"), (128, "capped"), (512, "odd rows"), (128, "float8")]
 )
-def test_so_do_tiles_of_128_keys_sinks_and_soft_caps_float8_and_rows_that_no_descriptor_describes(compiled, head_dim, kind):
+def test_so_do_tiles_of_128_keys_sinks_and_soft_caps_float8_and_rows_that_no_descriptor_describes(
+    compiled, head_dim, kind
+):
     rows = [compiled["9.0"][head_dim, skip, "bfloat16", kind] for skip in SKIPS]
     for name in ("row_layouts", "ffma", "mufu", "wgmma"):
         assert all(row[name] == rows[0][name] for row in rows), (name, [row[name] for row in rows])

@@ -214,8 +214,9 @@ def test_the_error_of_float8_in_decibel():
     assert abs(snr_db(dequantized(k8, k_scale), k.double()) - 31.5) < 0.2
     got = bs.attention(q, k8, v8, k_scale=k_scale, v_scale=v_scale, impl="reference")
     want = bs.attention(q.double(), k.double(), (v * levels).double(), impl="reference")
-    for head in range(8):  # each by itself: a scale a tensor would lose the small ones
-        assert abs(snr_db(got[:, head].double(), want[:, head]) - 28.3) < 0.6
+    heads = [snr_db(got[:, head].double(), want[:, head]) for head in range(8)]
+    # each by itself: with a scale a tensor the small ones would be lost
+    assert min(heads) > 27.3 and abs(sum(heads) / 8 - 28.3) < 0.2
 
 
 def test_what_quantize_kv_makes():

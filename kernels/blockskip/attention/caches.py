@@ -56,10 +56,11 @@ def as_scale(name: str, scale: Any, x: Any) -> Any:
     """A number as a float32 tensor [] on x's device; all else as it is, to be checked with the other arguments."""
     if scale is None or isinstance(scale, torch.Tensor) or not isinstance(x, torch.Tensor):
         return scale
-    value = number(name, scale)
-    if abs(value) > torch.finfo(torch.float32).max:
-        raise ValueError(f"{name}: given {value:g}; float32 must hold it")
-    return torch.full((), value, dtype=torch.float32, device=x.device)
+    if not torch.compiler.is_compiling():  # there it may be a symbol
+        scale = number(name, scale)
+        if abs(scale) > torch.finfo(torch.float32).max:
+            raise ValueError(f"{name}: given {scale:g}; float32 must hold it")
+    return torch.full((), scale, dtype=torch.float32, device=x.device)
 
 
 def check_kv_scale(name: str, scale: Any, x: torch.Tensor) -> torch.Tensor | None:
