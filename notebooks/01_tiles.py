@@ -84,7 +84,9 @@ from skiplab.widgets import LiveChart
 beside = LiveChart()
 beside.follow(
     explorer,
-    lambda s: figures.attention.waste(bs.TileMap.build(s.mask, s.q_len, s.keys, n, n) for n in (16, 32, 64, 128, 256)),
+    lambda s: figures.attention.waste(
+        bs.TileMap.build(s.mask, s.q_len, s.keys, n, n) for n in (16, 32, 64, 128, 256)
+    ),
 )
 
 # %% [markdown]
@@ -124,7 +126,9 @@ figures.tilemap(bs.TileMap.build(packed, 8192, 8192))
 # the map looks at every pair. A dilated window that every 256th token is seen through:
 
 # %%
-by_function = bs.mask_mod(lambda b, h, q, k: (q >= k) & ((q - k < 512) & ((q - k) % 2 == 0) | (k % 256 == 0)))
+by_function = bs.mask_mod(
+    lambda b, h, q, k: (q >= k) & ((q - k < 512) & ((q - k) % 2 == 0) | (k % 256 == 0))
+)
 figures.tilemap(bs.TileMap.build(by_function, 2048, 2048))
 
 # %% [markdown]
@@ -138,7 +142,9 @@ import torch
 
 q, k, v = (torch.randn(1, 4, 1024, 64) for _ in range(3))
 window = bs.sliding_window(100)
-dense = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=window.dense(1024, 1024))
+dense = torch.nn.functional.scaled_dot_product_attention(
+    q, k, v, attn_mask=window.dense(1024, 1024)
+)
 print(f"largest difference: {(bs.attention(q, k, v, window) - dense).abs().max().item():.1e}")
 print(bs.explain(q, k, v, window))
 

@@ -38,8 +38,7 @@ import skiplab
 from skiplab import figures, results
 from skiplab.machine import default_device, known_gpus
 from skiplab.rated import rated
-from skiplab.report import DOUBTS
-from skiplab.store import query, read_runs
+from skiplab.store import FLAGS, query, read_runs
 from skiplab.workload import MODELS
 
 # %% [markdown]
@@ -52,8 +51,8 @@ from skiplab.workload import MODELS
 # %%
 published = figures.published_prefill()
 table = published.pivot(index="q_len", columns="label", values="tokens_per_s")
-table = table[["before: dense + mask", "after: masked blocks skipped", "llama.cpp"]].rename_axis("prompt length")
-table.rename_axis("tokens/s", axis="columns")
+table = table[["before: dense + mask", "after: masked blocks skipped", "llama.cpp"]]
+table.rename_axis("prompt length").rename_axis("tokens/s", axis="columns")
 
 # %%
 figures.speedup(published)
@@ -91,26 +90,33 @@ figures.flops(predicted[predicted["device"] == "NVIDIA H200"])
 # %%
 on_gpu = default_device() == "cuda"
 sweeps = {
-    "quick": {"q_len": [1024, 4096, 16384] if on_gpu else [512, 2048], "window": [256], "budget_s": 0.6},
+    "quick": {
+        "q_len": [1024, 4096, 16384] if on_gpu else [512, 2048],
+        "window": [256],
+        "budget_s": 0.6,
+    },
     "full": {"q_len": [1024, 2048, 4096, 8192], "window": [256, 512, 1024, None], "budget_s": 5.0},
 }
-contenders = ["sdpa", "blockskip"] if MEASURE == "quick" else ["sdpa", "sdpa-causal", "flex", "blockskip"]
+contenders = (
+    ["sdpa", "blockskip"] if MEASURE == "quick" else ["sdpa", "sdpa-causal", "flex", "blockskip"]
+)
 run = None
 if MEASURE in sweeps:
-    run = skiplab.sweep(contenders, path=Path("runs") / f"{date.today()}-prefill-{MEASURE}.jsonl", **sweeps[MEASURE])
+    run = skiplab.sweep(
+        contenders, path=Path("runs") / f"{date.today()}-prefill-{MEASURE}.jsonl", **sweeps[MEASURE]
+    )
 measured = rated([run] if run else [])
 figures.speedup(measured)
 
 # %%
-columns = ["label", "q_len", "window", "status", "median_ms", "error", "tolerance", "flags", "device"]
-measured[columns].astype({"window": "Int64"}).round({"median_ms": 3})
+results.points(measured, "q_len", "window", "median_ms", "error", "tolerance")
 
 # %% [markdown]
-# `error` is the largest difference from the reference and `tolerance` what is allowed. A flag names what
+# *Error* is the largest difference from the reference, and beside it stands what is allowed. A flag names what
 # makes a number doubtful. The quick sweep is short, so expect some:
 
 # %%
-flags = pd.DataFrame(DOUBTS.items(), columns=["flag", "what it says"])
+flags = pd.DataFrame(FLAGS.items(), columns=["flag", "what it says"])
 flags.style.hide().set_table_styles([{"selector": "th, td", "props": "text-align: left"}])
 
 # %% [markdown]
@@ -213,7 +219,9 @@ figures.measured_vs_predicted(query(recorded, operation="attention", device=devi
 # %%
 from skiplab import SweepPanel
 
-panel = SweepPanel(["sdpa", "blockskip"], q_len=[512, 1024, 2048], window=[256, 1024], directory="runs")
+panel = SweepPanel(
+    ["sdpa", "blockskip"], q_len=[512, 1024, 2048], window=[256, 1024], directory="runs"
+)
 panel
 
 # %% [markdown]

@@ -66,7 +66,7 @@ floors = pd.DataFrame(
     }
     for step in steps
 )
-floors.round(1).style.hide().format(precision=1, thousands=",").set_caption(f"predicted for {gpu.name} (data sheet)")
+results.captioned(floors, f"predicted for {gpu.name} (data sheet)")
 
 # %% [markdown]
 # A sliding layer's window makes it cost the same at any length, *if* the kernel starts at the window. A full
@@ -80,13 +80,13 @@ floors.round(1).style.hide().format(precision=1, thousands=",").set_caption(f"pr
 #
 # **Split-K** cuts the keys of each head into shares, a program each. Every share yields a partial output, its
 # maximum and its sum; a merge of these few numbers gives exactly the result of one softmax. The question
-# left is *how many* shares, and *of what*. Four rules: `one` a head; ExecuTorch's, one for every 256 slots of
+# left is *how many* shares, and *of what*. Four rules: one share a head; ExecuTorch's, one for every 256 slots of
 # the cache; FlashAttention-3's, the fewest whose programs fill their rounds of the SMs to 85 % of the best; and ours,
 # as many as fill the SMs once.
 
 # %%
 table = comparison(schedules(sliding.decode(2048, window=None), gpu))
-table.style.format(precision=2).set_caption(f"2,048 keys, no window: predicted for {gpu.name} (data sheet)")
+results.captioned(table, f"2,048 keys, no window: predicted for {gpu.name} (data sheet)")
 
 # %% [markdown]
 # ## Play with it
@@ -94,7 +94,7 @@ table.style.format(precision=2).set_caption(f"2,048 keys, no window: predicted f
 # Which program reads which keys, and what every SM does meanwhile. The prediction is arithmetic (one program
 # an SM at a time, at its even share of the bandwidth), not a measurement. Try:
 #
-# - **a large buffer with few keys**, as it opens: choose *ExecuTorch's rule* and look at the SMs;
+# - **a large buffer with few keys**, as it opens: choose *ExecuTorch* and look at the SMs;
 # - **a window**: untick *no window* and take 1,000. ExecuTorch's rule cuts the buffer, not the window, into shares, so
 #   that some keys before the window are read and then masked: they are orange; ours starts at the window's first tile;
 # - **4 KV heads** (*gemma4-31b full*), where 33 shares are needed and the last tiles divide unevenly;
@@ -119,8 +119,13 @@ explorer
 # %%
 buffers = [2048 << n for n in range(7)]
 steps = {slots: sliding.decode(2048, window=None, buffer=slots) for slots in buffers}
-times = {f"{slots:,} slots": comparison(schedules(step, gpu))["time (µs)"] for slots, step in steps.items()}
-pd.DataFrame(times).T.style.format(precision=1).set_caption(f"µs for 2,048 keys: predicted for {gpu.name} (data sheet)")
+times = {
+    f"{slots:,} slots": comparison(schedules(step, gpu))["time (µs)"]
+    for slots, step in steps.items()
+}
+results.captioned(
+    pd.DataFrame(times).T, f"µs for 2,048 keys: predicted for {gpu.name} (data sheet)"
+)
 
 # %% [markdown]
 # ## Published: what splitting brought
@@ -141,14 +146,15 @@ figures.decode_time(pd.concat([published("decode"), floor], ignore_index=True))
 
 # %%
 table = published("decode").pivot(index="kv_len", columns="contender", values="median_ms") * 1e3
-table = table[["executorch standard", "executorch split-K"]].add_prefix("published: ")
+names = {"executorch standard": "published: no splits", "executorch split-K": "published: split-K"}
+table = table[list(names)].rename(columns=names)
 for kv_len in table.index:
     guess = schedules(sliding.decode(int(kv_len), window=None), a100)
     table.loc[kv_len, "predicted: one share"] = guess["one"].seconds * 1e6
-    table.loc[kv_len, "predicted: a share every 256 slots"] = guess["executorch"].seconds * 1e6
+    table.loc[kv_len, "predicted: ExecuTorch's shares"] = guess["executorch"].seconds * 1e6
 table = table.rename_axis("keys in the cache").rename_axis(None, axis="columns")
-table.iloc[:, [0, 2, 1, 3]].style.format(precision=1).set_caption(
-    f"µs: published (GPU not named), and predicted for {a100.name}"
+results.captioned(
+    table.iloc[:, [0, 2, 1, 3]], f"µs: published (GPU not named), and predicted for {a100.name}"
 )
 
 # %% [markdown]
@@ -200,16 +206,17 @@ sweeps = {
 run = None
 if MEASURE in sweeps:
     path = Path("runs") / f"{date.today()}-decode-{MEASURE}.jsonl"
-    run = skiplab.sweep_decode(["reference", "sdpa", "blockskip"], path=path, **shape, **sweeps[MEASURE])
+    run = skiplab.sweep_decode(
+        ["reference", "sdpa", "blockskip"], path=path, **shape, **sweeps[MEASURE]
+    )
 measured = rated([run] if run else [])
 figures.decode_time(measured)
 
 # %%
-columns = ["label", "kv_len", "window", "status", "median_ms", "gbps", "error", "tolerance", "flags", "device"]
-measured[columns].astype({"window": "Int64"}).round({"median_ms": 4, "gbps": 1})
+results.points(measured, "kv_len", "window", "median_ms", "gbps", "error", "tolerance")
 
 # %% [markdown]
-# `gbps` counts the bytes that must move, so a reader of dead keys scores low. The quick sweep is short, and a
+# *GB/s* counts the bytes that must move, so a reader of dead keys scores low. The quick sweep is short, and a
 # flag names what makes a number doubtful: `busy` (other programs ran), `unconverged` (the median had not
 # settled in the time given).
 #
@@ -237,10 +244,16 @@ for name, score in scores.items():
     weight = torch.exp(score - 5.0)
     constant = (weight @ v[0, 0]) * torch.where(weight.sum() > 0, 1 / weight.sum(), 0.0)
     ours = bs.decode(q, k, v, scale=1.0)[0, 0, 0]
-    first = {"right": right[0].item(), "5.0 subtracted": constant[0].item(), "bs.decode": ours[0].item()}
+    first = {
+        "right": right[0].item(),
+        "5.0 subtracted": constant[0].item(),
+        "bs.decode": ours[0].item(),
+    }
     rows.append({"scores": name, **first, "error of bs.decode": (ours - right).abs().max().item()})
-shown_as = dict.fromkeys(("right", "5.0 subtracted", "bs.decode"), "{:.4f}") | {"error of bs.decode": "{:.0e}"}
-pd.DataFrame(rows).style.hide().format(shown_as).set_caption("the first of 64 outputs, float32: computed here")
+shown_as = dict.fromkeys(first, "{:.4f}") | {"error of bs.decode": "{:.0e}"}
+pd.DataFrame(rows).style.hide().format(shown_as).set_caption(
+    "the first of 64 outputs, float32: computed here"
+)
 
 # %% [markdown]
 # NaN at least is loud. The zeros are not: the output looks like an output.
@@ -253,7 +266,9 @@ pd.DataFrame(rows).style.hide().format(shown_as).set_caption("the first of 64 ou
 # %%
 from skiplab import SweepPanel
 
-panel = SweepPanel(["sdpa", "blockskip"], operation="decode", kv_len=[1024, 4096], window=[512], directory="runs")
+panel = SweepPanel(
+    ["sdpa", "blockskip"], operation="decode", kv_len=[1024, 4096], window=[512], directory="runs"
+)
 panel
 
 # %% [markdown]

@@ -54,14 +54,29 @@ from skiplab.store import noted_runs, published, query, read_runs
 
 # %%
 layer = LINEARS["gate, up"]
-formats = [Packed(*layer, 8), Packed(*layer), Packed(*layer, metadata="uint8"), Packed(*layer, 4, 128, True)]
-gpus = [known_gpus()[name] for name in ("NVIDIA H200", "NVIDIA A100 80GB SXM", "NVIDIA GeForce RTX 4090")]
+formats = [
+    Packed(*layer, 8),
+    Packed(*layer),
+    Packed(*layer, metadata="uint8"),
+    Packed(*layer, 4, 128, True),
+]
+gpus = [
+    known_gpus()[name]
+    for name in ("NVIDIA H200", "NVIDIA A100 80GB SXM", "NVIDIA GeForce RTX 4090")
+]
 floors = {
-    f"{one.description}, {one.bits_per_weight:g} bits": [packed_weight.floor(one, g).seconds * 1e6 for g in gpus]
+    f"{one.description}, {one.bits_per_weight:g} bits": [
+        packed_weight.floor(one, g).seconds * 1e6 for g in gpus
+    ]
     for one in formats
 }
-floors = {"bfloat16, 16 bits": [packed_weight.float_floor(formats[0], g).seconds * 1e6 for g in gpus]} | floors
-pd.DataFrame(floors, index=[f"predicted for {g.name}, µs" for g in gpus]).T.round(1)
+floors = {
+    "bfloat16, 16 bits": [packed_weight.float_floor(formats[0], g).seconds * 1e6 for g in gpus]
+} | floors
+names = [g.name for g in gpus]
+results.captioned(
+    pd.DataFrame(floors, index=names).T, f"µs: predicted for {', '.join(names)} (data sheets)"
+)
 
 # %% [markdown]
 # ## Groups: a scale for a few weights
@@ -79,7 +94,8 @@ torch.manual_seed(0)
 weight = torch.randn(2048, 2048) * 0.02
 w = bs.quantize(weight, bits=4, group_size=32)
 print(w)
-print(f"{w.nbytes:,} bytes instead of {weight.numel() * 2:,} in bfloat16; signal to noise {w.error(weight):.1f} dB")
+print(f"{w.nbytes:,} bytes instead of {weight.numel() * 2:,} in bfloat16")
+print(f"signal to noise {w.error(weight):.1f} dB")
 
 # %% [markdown]
 # ## How they lie in memory
@@ -118,8 +134,11 @@ snr = {
     kind: {q.packed.description: q.snr_db for q in packed_weight.random_qualities(kind)}
     for kind in packed_weight.WEIGHTS
 }
-bits = {q.packed.description: q.packed.bits_per_weight for q in packed_weight.random_qualities("normal")}
-pd.DataFrame({"bits a weight": bits} | {f"{kind}, dB": found for kind, found in snr.items()}).round(2)
+bits = {
+    q.packed.description: q.packed.bits_per_weight for q in packed_weight.random_qualities("normal")
+}
+snr = {f"{kind}, dB": found for kind, found in snr.items()}
+results.captioned(pd.DataFrame({"bits a weight": bits} | snr), "signal to noise: quantised here")
 
 # %% [markdown]
 # Three things to read from it. Smaller groups help most where tails are heavy. Zero points pay where weights
@@ -157,8 +176,11 @@ for name, x in {"ordinary": ordinary, "one outlier": outlier}.items():
         "both: bs.linear": bs.linear(x, w),
         "int8 with one scale a row": (x / one_scale).round() * one_scale @ weight.T,
     }
-    rows[name] = {k: 10 * (truth.square().sum() / (truth - y).square().sum()).log10().item() for k, y in found.items()}
-pd.DataFrame(rows).T.round(1).style.format(precision=1).set_caption("signal to noise of the product, dB")
+    rows[name] = {
+        k: 10 * (truth.square().sum() / (truth - y).square().sum()).log10().item()
+        for k, y in found.items()
+    }
+results.captioned(pd.DataFrame(rows).T, "signal to noise of the product, dB: calculated here")
 
 # %% [markdown]
 # The weights' four bits make nearly all of the error: beside them, eight bits for activations add next to nothing,
@@ -173,8 +195,8 @@ pd.DataFrame(rows).T.round(1).style.format(precision=1).set_caption("signal to n
 # %%
 told = published("generate")
 told = told[~told["label"].str.contains("split-K")]
-shown = told.set_index("label")[["tokens_per_s"]].rename(columns={"tokens_per_s": "tokens/s"})
-shown.style.format(precision=2).set_caption(f"published by {told['device'].iloc[0]}")
+shown = told[["label", "tokens_per_s"]].set_axis(["change", "tokens/s"], axis="columns")
+results.captioned(shown.set_index("change"), f"published by {told['device'].iloc[0]}")
 
 # %% [markdown]
 # With the wide activation loads their matvec went from 38.4 to 34.75 µs, as published there. What changed is
@@ -188,7 +210,9 @@ ways = {
     "4-byte activation loads": (Packed(*layer), True),
 }
 steps = {
-    name: packed_weight.total(packed_weight.accesses(packed_weight.step_loads(p, Program(), 0, 0, s)))
+    name: packed_weight.total(
+        packed_weight.accesses(packed_weight.step_loads(p, Program(), 0, 0, s))
+    )
     for name, (p, s) in ways.items()
 }
 pd.DataFrame({name: vars(step) for name, step in steps.items()}).T.drop(columns="what")
@@ -208,10 +232,14 @@ compiled = {}
 for capability in [(8, 0), (9, 0)] if find_spec("triton") else []:
     for name, (packed, scalar) in ways.items():
         one = packed_weight.compiled(packed, Program(), capability, scalar)
-        loads, wide, dp4a = one.instructions["LDG"], one.sass.count(".128 "), one.instructions["IDP"]
-        found = {"registers": one.registers, "bytes spilled": one.spill_bytes, "shared memory": one.shared_bytes}
-        found |= {"loads": loads, "of 16 bytes": wide, "dp4a": dp4a}
-        compiled[f"sm_{capability[0]}{capability[1]}, {name}"] = found
+        compiled[f"sm_{capability[0]}{capability[1]}, {name}"] = {
+            "registers": one.registers,
+            "bytes spilled": one.spill_bytes,
+            "shared memory": one.shared_bytes,
+            "loads": one.instructions["LDG"],
+            "of 16 bytes": one.sass.count(".128 "),
+            "dp4a": one.instructions["IDP"],
+        }
 pd.DataFrame(compiled).T
 
 # %% [markdown]
@@ -229,9 +257,9 @@ pd.DataFrame(compiled).T
 # bfloat16, torch's own int4 product, on a GPU Humming where it is installed, and in full on a CPU the weight turned
 # back to floats in each call. Every point is checked against the reference before it is timed. The dotted line is
 # the floor: the packed weight, activations and output once at this machine's own measured bandwidth, or the
-# multiplications at its rate. On a CPU `bs.linear` is PyTorch code that unpacks a block of weights at a time:
-# unpacking is the time there, not the bytes, so do not expect it to win; torch's product, written for CPUs, shows
-# what can be had.
+# multiplications at its rate. On a CPU `bs.linear` compiles its product of up to 8 rows, which rounds activations to
+# int8 and reads the packed bytes once: there it beats the float weight. More rows are unpacked to floats first, and
+# unpacking then costs more than the bytes that it saves.
 
 # %%
 on_gpu = default_device() == "cuda"
@@ -254,9 +282,8 @@ measured = rated([run] if run else [])
 figures.linear_layers(measured, layers)
 
 # %%
-columns = ["label", "rows", "status", "median_ms", "gbps", "error", "tolerance", "flags", "device"]
 one = query(measured, out_features=layers["gate+up"][0])
-one[columns].astype({"rows": int}).round({"median_ms": 3, "gbps": 1})
+results.points(one, "rows", "median_ms", "gbps", "error", "tolerance")
 
 # %% [markdown]
 # ## Recorded: an H100
@@ -315,7 +342,9 @@ figures.linear_row_times(recorded)
 # stay. The state dict holds codes and metadata, so it is saved and loaded like any other.
 
 # %%
-model = torch.nn.Sequential(torch.nn.Linear(1024, 4096), torch.nn.GELU(), torch.nn.Linear(4096, 1024))
+model = torch.nn.Sequential(
+    torch.nn.Linear(1024, 4096), torch.nn.GELU(), torch.nn.Linear(4096, 1024)
+)
 x = torch.randn(1, 1024)
 with torch.no_grad():
     before, size = model(x), sum(t.nbytes for t in model.state_dict().values())
@@ -323,7 +352,9 @@ with torch.no_grad():
     noise = (model(x) - before).square().sum()
 print(model)
 print(f"{size:,} bytes in float32, {sum(t.nbytes for t in model.state_dict().values()):,} now")
-print(f"signal to noise of the output: {10 * (before.square().sum() / noise).log10().item():.1f} dB")
+print(
+    f"signal to noise of the output: {10 * (before.square().sum() / noise).log10().item():.1f} dB"
+)
 
 # %% [markdown]
 # ## Your own question
@@ -334,7 +365,9 @@ print(f"signal to noise of the output: {10 * (before.square().sum() / noise).log
 # %%
 from skiplab import SweepPanel
 
-panel = SweepPanel(peers, operation="linear", shape=[LINEARS["laptop"]], rows=[1, 8], directory="runs")
+panel = SweepPanel(
+    peers, operation="linear", shape=[LINEARS["laptop"]], rows=[1, 8], directory="runs"
+)
 panel
 
 # %% [markdown]

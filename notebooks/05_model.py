@@ -25,7 +25,7 @@
 # a machine's roofs, **recorded** on another machine, **published** by others, or **measured** on this one.
 
 # %% tags=["parameters"]
-# The model that is predicted: a file of data/models. WINDOW: of its sliding layers, None for its own
+# The model that is predicted, a file of data/models; WINDOW: of its sliding layers, None: its own
 MODEL, PROMPT, WINDOW = "gemma4-31b", 2048, None
 # Draft tokens that a step verifies, and the probability that one of them is right
 DRAFTS, ACCEPTANCE = 3, 0.7
@@ -72,10 +72,11 @@ for name, call in (("prompt", prompt), ("step", step)):
     parts = predicted_parts(call, gpu)
     columns[f"{name}, ms"] = {part: least.seconds * 1e3 for part, least in parts.items()}
     columns[f"{name}, limited by"] = {part: least.limited_by for part, least in parts.items()}
-held, rates = memory(step, PROMPT + 1), [call_time(call, gpu).tokens_per_s for call in (prompt, step)]
-print(f"{prompt.model}: {rates[0]:,.0f} prompt tokens/s, {rates[1]:,.0f} tokens/s behind {PROMPT:,} tokens;")
+held = memory(step, PROMPT + 1)
+rates = [call_time(call, gpu).tokens_per_s for call in (prompt, step)]
+print(f"{MODEL}: {rates[0]:,.0f} prompt tokens/s, {rates[1]:,.0f} behind {PROMPT:,} tokens;")
 print(f"{held.weights / 1e9:.1f} GB of weights, {held.cache / 1e9:.2f} GB of cache")
-pd.DataFrame(columns).style.format(precision=3).set_caption(f"predicted for {gpu.name}, from its {gpu.source} roofs")
+results.captioned(pd.DataFrame(columns), f"predicted for {gpu.name}, from its {gpu.source} roofs")
 
 # %% [markdown]
 # ## Play with it
@@ -106,16 +107,25 @@ explorer
 # in the menu. A part that is far above its floor is a kernel to mend; large *pointwise* or *gaps* are kernels to fuse.
 
 # %%
-runs = [*read_runs(operation="model"), *read_runs("runs", operation="model")]  # recorded, and your own
+# recorded, and your own; without the rungs below the decoder as it is, which 06_claims has
+runs = [*read_runs(operation="model"), *read_runs("runs", operation="model")]
 recorded = query(rated(runs, ("*-nvidia-h200-*", "*-nvidia-*", "*")), model=MODEL)
-recorded = recorded[~recorded["contender"].isin(LADDER[:-1])]  # rungs below the decoder as it is: see 06_claims
+recorded = recorded[~recorded["contender"].isin(LADDER[:-1])]
 there = recorded[recorded["device"] == gpu.name]
 if not len(there):
-    print(f"No run of {MODEL} on {gpu.name} is stored: what follows is predicted, published, or of other programs.")
-taken = [ModelWorkload.from_axes(row["axes"]) for run in runs for row in run.rows if row["axes"]["model"] == MODEL]
+    print(f"No run of {MODEL} on {gpu.name} is stored: what follows is predicted, published,")
+    print("or of other programs.")
+taken = [
+    ModelWorkload.from_axes(row["axes"])
+    for run in runs
+    for row in run.rows
+    if row["axes"]["model"] == MODEL
+]
 ours = figures.predictions([*taken, prompt, step], gpu)
 ours = query(ours, contender="blockskip").drop_duplicates(["model", "phase", "q_len", "depth"])
-figures.model_parts(pd.concat([there, ours], ignore_index=True), first=figures.model.settings_words(prompt.axes()))
+figures.model_parts(
+    pd.concat([there, ours], ignore_index=True), first=figures.model.settings_words(prompt.axes())
+)
 
 # %% [markdown]
 # ## Tokens a second across prompt lengths and depths
@@ -128,10 +138,19 @@ figures.model_parts(pd.concat([there, ours], ignore_index=True), first=figures.m
 # %%
 lengths = [256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072]
 prompts = [ModelWorkload("prefill", length, model=MODEL) for length in lengths]
-steps = [ModelWorkload("decode", rows, length, model=MODEL) for rows in {1, 1 + DRAFTS} for length in lengths]
-others = [recorded, query(frame(recorded_llama_bench()), model=MODEL), query(published("model"), model=MODEL)]
+steps = [
+    ModelWorkload("decode", rows, length, model=MODEL)
+    for rows in {1, 1 + DRAFTS}
+    for length in lengths
+]
+llama = query(
+    frame(recorded_llama_bench()), model=MODEL, contender=["llama.cpp", "llama.cpp-cublas"]
+)
+others = [recorded, llama, query(published("model"), model=MODEL)]
 others = pd.concat([table for table in others if len(table)] or others[:1])
-others = others.drop_duplicates(["source", "device", "contender", "label", "phase", "q_len", "depth"])
+others = others.drop_duplicates(
+    ["source", "device", "contender", "label", "phase", "q_len", "depth", "by_kind"]
+)
 figures.model_prefill(pd.concat([figures.predictions(prompts, gpu), others], ignore_index=True))
 
 # %% [markdown]
@@ -161,9 +180,13 @@ for length in (2048, 8192, 32768, 131072):
         costs[f"{length:,} tokens", "prompt" if name == "prefill" else "step"] = {
             w: took[w] / took[own] for w in windows
         }
-costs["131,072 tokens", "cache, GB"] = {w: memory(call.with_window(w), length + 1).cache / 1e9 for w in windows}
+costs["131,072 tokens", "cache, GB"] = {
+    w: memory(call.with_window(w), length + 1).cache / 1e9 for w in windows
+}
 table = pd.DataFrame(costs, index=windows).rename(index="window {:,}".format)
-table.style.format(precision=2).set_caption(f"times as long as with {MODEL}'s own window: predicted for {gpu.name}")
+table.style.format(precision=2).set_caption(
+    f"times as long as with {MODEL}'s own window: predicted for {gpu.name}"
+)
 
 # %% [markdown]
 # ## Drafts: several tokens a step
@@ -182,8 +205,8 @@ rates = {
     }
     for n, call in verified.items()
 }
-pd.DataFrame(rates).T.style.format(precision=0, thousands=",").format(precision=2, subset=["step, ms"]).set_caption(
-    f"tokens/s behind {PROMPT:,} tokens, int4: predicted for {gpu.name}"
+results.captioned(
+    pd.DataFrame(rates).T, f"tokens/s behind {PROMPT:,} tokens, int4: predicted for {gpu.name}"
 )
 
 # %% [markdown]
@@ -192,14 +215,20 @@ pd.DataFrame(rates).T.style.format(precision=0, thousands=",").format(precision=
 
 # %%
 longer = there[(there["phase"] == "decode") & (there["contender"] == "blockskip")]
-longer = longer.assign(drafts=longer["q_len"] - 1, kept=[kept_tokens(n - 1, ACCEPTANCE) for n in longer["q_len"]])
+longer = longer.assign(
+    drafts=longer["q_len"] - 1, kept=[kept_tokens(n - 1, ACCEPTANCE) for n in longer["q_len"]]
+)
 longer["tokens/s"] = longer["kept"] / longer["median_ms"] * 1e3
 if len(longer):
-    shown = longer[["depth", "drafts", "median_ms", "kept", "tokens/s"]].sort_values(["depth", "drafts"])
-    shown = shown.astype({"depth": int}).rename(columns={"depth": "tokens before", "median_ms": "step, ms"})
+    shown = longer[["depth", "drafts", "median_ms", "kept", "tokens/s"]].sort_values(
+        ["depth", "drafts"]
+    )
+    shown = shown.astype({"depth": int}).rename(
+        columns={"depth": "tokens before", "median_ms": "step, ms"}
+    )
     where = figures.theme.provenances(zip(longer["source"], longer["device"], strict=True))
     caption = f"at {ACCEPTANCE:.0%} of drafts right: {where}"
-    shown = shown.style.hide().format(precision=2, thousands=",").set_caption(caption)
+    shown = results.captioned(shown.set_index("tokens before"), caption)
 else:
     shown = f"no run of steps of {MODEL} on {gpu.name} is stored"
 shown
@@ -223,7 +252,7 @@ times = {
 }
 table = pd.DataFrame(times).T
 table["int4 faster than bfloat16"] = table["bfloat16, ms"] / table["int4, ms"]
-table.style.format(precision=2).set_caption(f"a step behind {PROMPT:,} tokens: predicted for {gpu.name}")
+results.captioned(table, f"a step behind {PROMPT:,} tokens: predicted for {gpu.name}")
 
 # %% [markdown]
 # And the four products of a sliding layer of Gemma 4 31B one after the other, as they were **recorded** on an H200, in
@@ -237,33 +266,38 @@ few = query(products, device="NVIDIA H200", rows=[1, 4, 16], bits=4, group_size=
 sums = {}
 names = {"blockskip": "int4 in rows", "blockskip-tiles": "int4 in tiles", "bf16": "bfloat16"}
 for (who, label, count), group in few.groupby(["contender", "label", "rows"]):
-    times = dict(zip(zip(group["out_features"], group["in_features"], strict=True), group["median_ms"], strict=True))
+    times = group.set_index(["out_features", "in_features"])["median_ms"].to_dict()
     found = [times.get(layers[name]) for name in ("qkv", "o", "gate+up", "down")]
     if None not in found:
         sums.setdefault(names.get(who, label), {})[int(count)] = 1e3 * sum(found)
 table = pd.DataFrame(sums).T.rename(columns=lambda n: f"{n} row{'s' * (n > 1)}")
-table.style.format(precision=1, na_rep="–").set_caption("µs: recorded on NVIDIA H200")
+results.captioned(table, "µs: recorded on NVIDIA H200")
 
 # %% [markdown]
 # ## Measured: this machine
 #
 # `laptop` is a model of Gemma 4's kinds of layers with a four-hundredth of its weights, which a laptop holds; they are
 # random, and its logits are checked against float64 before anything is timed. Ours beside the same decoder with torch's
-# SDPA and bfloat16 weights. On a CPU int4 weights are unpacked by PyTorch code, which costs more than the bytes that
-# it saves: expect ours to be slower there, and on a GPU the other way round.
+# SDPA and bfloat16 weights. On a CPU, too, a step reads a third of the bytes: expect steps of one token to be about
+# twice as fast, prompts hardly faster, since many rows are unpacked to floats first.
 
 # %%
 sweeps = {
     "quick": {"prompt": [256, 512], "depth": [512], "rows": [1, 4], "new": 4, "budget_s": 0.1},
-    "full": {"prompt": [256, 512, 1024, 2048], "depth": [512, 2048], "rows": [1, 4], "new": 16, "budget_s": 2.0},
+    "full": {
+        "prompt": [256, 512, 1024, 2048],
+        "depth": [512, 2048],
+        "rows": [1, 4],
+        "new": 16,
+        "budget_s": 2.0,
+    },
 }
 run = None
 if MEASURE in sweeps:
     path = Path("runs") / f"{date.today()}-model-{MEASURE}.jsonl"
     run = skiplab.sweep_model(["blockskip", "sdpa"], model=MEASURED, path=path, **sweeps[MEASURE])
 measured = rated([run] if run else [])
-columns = ["label", "phase", "q_len", "depth", "status", "median_ms", "tokens_per_s", "error", "tolerance", "flags"]
-measured[columns].astype({"depth": "Int64"}).round({"median_ms": 2, "tokens_per_s": 1})
+results.points(measured, "problem", "median_ms", "tokens_per_s", "error", "tolerance")
 
 # %%
 figures.model_parts(measured)
@@ -283,8 +317,14 @@ figures.measured_vs_predicted(measured)
 # %%
 from skiplab import SweepPanel
 
-panel = SweepPanel(["blockskip", "sdpa"], operation="model", model="laptop", prompt=[256, 512], depth=[0, 512],
-                   directory="runs")  # fmt: skip
+panel = SweepPanel(
+    ["blockskip", "sdpa"],
+    operation="model",
+    model="laptop",
+    prompt=[256, 512],
+    depth=[0, 512],
+    directory="runs",
+)
 panel
 
 # %% [markdown]

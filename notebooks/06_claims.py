@@ -13,8 +13,6 @@
 #     name: python3
 # ---
 
-# %%
-
 # %% [markdown]
 # # The reference on trial: every claim, its number, and ours
 #
@@ -30,6 +28,8 @@
 # %% tags=["parameters"]
 # "quick": about half a minute on two cores; "full": some minutes; "no": nothing is measured here
 MEASURE = "quick"
+# The model that is measured where there is no GPU: a name, or a config.json
+MEASURED = "laptop"
 
 # %%
 from datetime import date
@@ -89,9 +89,14 @@ results.show("ladder-decode")
 
 # %%
 on_gpu = default_device() == "cuda"
-model = {"model": "gemma4-31b", "by_kind": MEASURE == "quick"} if on_gpu else {"model": "laptop"}
+model = {"model": "gemma4-31b", "by_kind": MEASURE == "quick"} if on_gpu else {"model": MEASURED}
 sweeps = {
-    "quick": {"prompt": [2048 if on_gpu else 1024], "depth": [2048 if on_gpu else 512], "new": 4, "budget_s": 0.3},
+    "quick": {
+        "prompt": [2048 if on_gpu else 1024],
+        "depth": [2048 if on_gpu else 512],
+        "new": 4,
+        "budget_s": 0.3,
+    },
     "full": {"prompt": [256, 512, 1024, 2048], "depth": [2048], "new": 16, "budget_s": 3.0},
 }
 run = None
@@ -99,12 +104,13 @@ if MEASURE in sweeps:
     path = Path("runs") / f"{date.today()}-ladder-{MEASURE}.jsonl"
     run = skiplab.sweep_model(LADDER, path=path, **model, **sweeps[MEASURE])
 measured = rated([run] if run else [])
-columns = ["label", "phase", "q_len", "depth", "status", "tokens_per_s", "flags", "error_text"]
-measured[columns].style.hide().format({"tokens_per_s": "{:,.1f}", "depth": "{:.0f}"}, na_rep="")
+results.points(measured, "problem", "tokens_per_s")
 
 # %%
 here = [Machine(**run.header["roof"])] if run else []
-figures.model_ladder(ladder.ladder(measured, ladder.known(ladder.calls(measured)), here), first="a prompt")
+figures.model_ladder(
+    ladder.ladder(measured, ladder.known(ladder.calls(measured)), here), first="a prompt"
+)
 
 # %% [markdown]
 # Where the time goes, rung by rung: attention's part shrinks, the products' stays. That part is the most that

@@ -36,5 +36,8 @@ def test_the_tests_say_first_what_they_will_take():
 )
 def test_the_minutes_are_those_of_the_cores_that_are_used(minutes, processes, said):
     used = min(os.cpu_count() or 1, processes)
-    text = make("test-time", f"TEST_MINUTES={minutes}", f"TEST_PROCESSES={processes}")
-    assert text.startswith(f"The tests take about {said.format(used)}")
+    words = "test-time", f"TEST_MINUTES={minutes}", f"TEST_PROCESSES={processes}"
+    assert make(*words, "GPU=").startswith(f"The tests take about {said.format(used)}")
+    with_a_gpu = make(*words, "GPU=/usr/bin/nvidia-smi")
+    assert with_a_gpu.endswith("; with this GPU more, until its kernels are compiled\n")
+    assert with_a_gpu.startswith(f"The tests take about {said.format(used).rstrip()}")

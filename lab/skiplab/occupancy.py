@@ -21,13 +21,15 @@ from blockskip.attention.decode.splits import flash_attention_3_splits
 from skiplab.machine import Machine
 from skiplab.workload import DecodeWorkload
 
-SPLIT_POLICIES: Mapping[str, str] = {
-    "blockskip": "blockskip: a count to fill the SMs, live tiles divided on the device",
-    "flash-attention-3": "FlashAttention-3's rule: fewest shares within 85 % of the best use",
-    "executorch": "ExecuTorch's rule: a share every 256 slots of the buffer",
-    "one": "one share: a program for each KV head",
+SPLIT_POLICIES: Mapping[str, tuple[str, str]] = {
+    "blockskip": ("blockskip", "a count to fill the SMs, live tiles divided on the device"),
+    "flash-attention-3": ("FlashAttention-3", "fewest shares within 85 % of the best use"),
+    "executorch": ("ExecuTorch", "a share every 256 slots of the buffer"),
+    "one": ("one share", "a program for each KV head"),
 }
-"""Name -> what it does. FlashAttention-3: hopper/heuristics.h and hopper/block.h; ExecuTorch: pull request 20198."""
+"""By name, what people call it and what it does. FlashAttention-3: hopper/heuristics.h and hopper/block.h; ExecuTorch:
+pull request 20198.
+"""
 
 
 @dataclass(frozen=True)
@@ -207,9 +209,9 @@ def schedules(workload: DecodeWorkload, machine: Machine) -> dict[str, Schedule]
 
 
 def comparison(plans: Mapping[str, Schedule]) -> pd.DataFrame:
-    """A table with a row for each policy: shares, programs, reading SMs, use of the SMs, predicted time."""
+    """A table with a row for each rule: shares, programs, reading SMs, use of the SMs, predicted time."""
     rows = {
-        name: {
+        SPLIT_POLICIES[name][0]: {
             "shares": plan.splits, "with keys": plan.live_splits, "programs": plan.programs,
             "SMs that read": plan.sms - plan.idle_sms, "waves": len(plan.busy_sms),
             "SM time used (%)": 100 * plan.busy, "time (µs)": plan.seconds * 1e6,
@@ -217,7 +219,7 @@ def comparison(plans: Mapping[str, Schedule]) -> pd.DataFrame:
         }
         for name, plan in plans.items()
     }  # fmt: skip
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("policy")
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("rule")
 
 
 def kernel_plan(workload: DecodeWorkload, machine: Machine, splits: int | None = None) -> DecodePlan:

@@ -13,6 +13,21 @@ def digits(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 99.95 else f"{value:#.3g}"
 
 
+def listed(items: Sequence[str]) -> str:
+    """`a, b and c`."""
+    return " and ".join([", ".join(items[:-1])] * (len(items) > 1) + list(items[-1:]))
+
+
+def counted(number: int, what: str) -> str:
+    """`1 thread`, `2 threads`."""
+    return f"{number:,} {what}{'s' * (number != 1)}"
+
+
+def sentence(text: str) -> str:
+    """The text with a capital first, unless it begins with a mark."""
+    return text[:1].upper() + text[1:]
+
+
 def separated(text: str) -> list[str]:
     """The parts between commas, as of `1,2,4`; one in brackets does not separate: `causal(), sink(4, 2)` has two parts.
 

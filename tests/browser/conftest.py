@@ -1,4 +1,4 @@
-"""A browser and a Jupyter server of its own for each test, and what the tests share to look at pages."""
+"""A browser and a Jupyter server for all tests of this folder, and what they share to look at pages."""
 
 from __future__ import annotations
 
@@ -26,7 +26,19 @@ QUIET = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "-
 WAIT_MS = 90_000
 
 
-@pytest.fixture
+@pytest.fixture(scope="package")
+def browser(chromium) -> Iterator[Any]:
+    """A running Chromium; it ends with the tests of this folder, for playwright keeps an event loop until then."""
+    from playwright.sync_api import expect, sync_playwright
+
+    expect.set_options(timeout=WAIT_MS)
+    with sync_playwright() as driver:
+        running = driver.chromium.launch(executable_path=chromium, args=QUIET)
+        yield running
+        running.close()
+
+
+@pytest.fixture(scope="session")
 def chromium() -> str:
     """Path of a Chromium; without one the test is skipped, or fails where SKIPLAB_REQUIRE_BROWSER=1 forbids that."""
     for name in NAMES:
@@ -38,48 +50,81 @@ def chromium() -> str:
     pytest.skip(reason)
 
 
-@pytest.fixture
-def serve(tmp_path) -> Iterator[Callable[[Path | str], str]]:
-    """serve(notebook) -> the address of a Jupyter server with shown.ipynb: a file, or a notebook of that one cell.
+@pytest.fixture(scope="session")
+def jupyter(chromium, tmp_path_factory) -> Iterator[str]:
+    """The address of a Jupyter server over the folders of all tests, where there is a browser to look at it.
 
-    JupyterLab and the classic notebook both show it, each under a path of its own.
+    JupyterLab and the classic notebook both show them, each under a path of its own.
     """
-    with ExitStack() as running:
-
-        def start(notebook: Path | str) -> str:
-            if isinstance(notebook, Path):
-                jupytext.write(jupytext.read(notebook), tmp_path / "shown.ipynb")
-            else:
-                made = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(notebook)])
-                made.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
-                nbformat.write(made, tmp_path / "shown.ipynb")
-            return running.enter_context(_jupyter(tmp_path))
-
-        yield start
+    with _jupyter(tmp_path_factory.getbasetemp(), tmp_path_factory.mktemp("jupyter")) as address:
+        yield address
 
 
 @pytest.fixture
-def visit(chromium) -> Iterator[Callable[[str, int], Any]]:
-    """visit(address, height) -> the page. Afterwards: no error, and no request to elsewhere."""
-    from playwright.sync_api import expect, sync_playwright
+def serve(jupyter, tmp_path) -> Iterator[Callable[..., str]]:
+    """serve(notebook) -> the address where JupyterLab shows it: a file, or a notebook of that one cell.
 
+    by: where the server shows it instead of in JupyterLab. Afterwards the test's kernels are shut down.
+    """
+
+    def start(notebook: Path | str, by: str = "/lab/tree") -> str:
+        if isinstance(notebook, Path):
+            jupytext.write(jupytext.read(notebook), tmp_path / "shown.ipynb")
+        else:
+            made = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(notebook)])
+            made.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
+            nbformat.write(made, tmp_path / "shown.ipynb")
+        return f"{jupyter}{by}/{tmp_path.name}/shown.ipynb?reset&token=test"
+
+    yield start
+    for session in json.loads(_answer(f"{jupyter}/api/sessions")):
+        _answer(f"{jupyter}/api/sessions/{session['id']}", "DELETE")
+
+
+def _answer(address: str, method: str = "GET") -> bytes:
+    request = urllib.request.Request(address, method=method, headers={"Authorization": "token test"})
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        return answer.read()
+
+
+@pytest.fixture(scope="package")
+def online(browser) -> Iterator[Any]:
+    """Where pages of the server are opened: all in one context, whose cache keeps JupyterLab's scripts compiled."""
+    with browser.new_context() as context:
+        yield context
+
+
+@pytest.fixture
+def visit(online) -> Iterator[Callable[[str, int], Any]]:
+    """visit(address, height) -> the page. Afterwards: no error, and no request to elsewhere."""
     problems, outside = [], []
-    with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=chromium, args=QUIET)
+    with ExitStack() as opened:
 
         def start(address: str, height: int) -> Any:
-            page = browser.new_page(viewport={"width": 1500, "height": height})
+            page = opened.enter_context(online.new_page())
+            page.set_viewport_size({"width": 1500, "height": height})
             page.set_default_timeout(WAIT_MS)
             page.on("pageerror", lambda error: problems.append(str(error)))
             page.on("request", lambda request: outside.append(request.url) if _leaves_machine(request.url) else None)
             page.goto(address)
             return page
 
-        expect.set_options(timeout=WAIT_MS)
         yield start
-        browser.close()
     assert not problems
     assert not outside
+
+
+@pytest.fixture
+def offline(browser) -> Iterator[Callable[[Path], Any]]:
+    """offline(file) -> the page, without a network."""
+    with browser.new_context(offline=True) as context:
+
+        def start(path: Path) -> Any:
+            page = context.new_page()
+            page.goto(path.as_uri(), wait_until="domcontentloaded")
+            return page
+
+        yield start
 
 
 @pytest.fixture
@@ -88,7 +133,7 @@ def show(serve, visit) -> Callable[..., Any]:
     from playwright.sync_api import expect
 
     def start(notebook: Path | str, height: int = 1500, run: bool = True) -> Any:
-        page = visit(f"{serve(notebook)}/lab/tree/shown.ipynb?reset&token=test", height)
+        page = visit(serve(notebook), height)
         page.wait_for_selector(".jp-NotebookPanel .jp-Cell")
         # the notebook's own indicator says idle while there is no kernel yet, and Run All is then dropped
         expect(page.locator("#jp-main-statusbar")).to_contain_text("| Idle", timeout=WAIT_MS)
@@ -106,12 +151,15 @@ def _leaves_machine(address: str) -> bool:
 
 
 @contextmanager
-def _jupyter(folder: Path) -> Iterator[str]:
-    """A Jupyter server over the folder, with settings of its own that fetch nothing."""
+def _jupyter(root: Path, folder: Path) -> Iterator[str]:
+    """A Jupyter server that shows what is under `root`; in `folder` are settings of its own, which fetch nothing."""
     settings = folder / ".settings" / "@jupyterlab" / "apputils-extension"
     settings.mkdir(parents=True)
     no_news = {"fetchNews": "false", "checkForUpdates": False}
     (settings / "notification.jupyterlab-settings").write_text(json.dumps(no_news))
+    no_build = {"buildCheck": False, "buildAvailable": False}  # which takes Node.js a second for each page
+    (folder / ".config" / "labconfig").mkdir(parents=True)
+    (folder / ".config" / "labconfig" / "page_config.json").write_text(json.dumps(no_build))
     places = {
         "JUPYTER_CONFIG_DIR": ".config", "JUPYTER_DATA_DIR": ".data", "JUPYTER_RUNTIME_DIR": ".runtime", "HOME": "",
         "IPYTHONDIR": ".ipython", "JUPYTERLAB_SETTINGS_DIR": ".settings", "JUPYTERLAB_WORKSPACES_DIR": ".workspaces",
@@ -122,7 +170,7 @@ def _jupyter(folder: Path) -> Iterator[str]:
     port = _free_port()
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ServerApp.ip=127.0.0.1",
                f"--ServerApp.port={port}", "--ServerApp.port_retries=0", "--IdentityProvider.token=test",
-               f"--ServerApp.root_dir={folder}"]  # fmt: skip
+               f"--ServerApp.root_dir={root}"]  # fmt: skip
     with (folder / "server.log").open("w") as log:
         server = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
         try:
@@ -142,7 +190,7 @@ def _free_port() -> int:
 def _wait_until_up(address: str, server: subprocess.Popen, limit_s: float = 90) -> None:
     end = time.monotonic() + limit_s
     while time.monotonic() < end:
-        assert server.poll() is None, "the server ended; its log is in server.log of the test's folder"
+        assert server.poll() is None, "the server ended; its log is in server.log of its folder"
         try:
             urllib.request.urlopen(address, timeout=1)
             return

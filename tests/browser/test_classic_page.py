@@ -21,7 +21,7 @@ def page(serve, visit, tmp_path):
     """A notebook with a cell of each explorer, open in the classic notebook; no cell was run."""
     from nbclassic import nbclassic_path
 
-    shown = visit(f"{serve(percent(tmp_path, CELLS))}{nbclassic_path()}/notebooks/shown.ipynb?token=test", 1500)
+    shown = visit(serve(percent(tmp_path, CELLS), by=f"{nbclassic_path()}/notebooks"), 1500)
     wait_until_ready(shown)
     return shown
 
@@ -61,7 +61,7 @@ def test_explorers_follow_their_controls_and_leave_pictures(page, tmp_path):
     after = picture.evaluate(PIXELS)
     assert after[0] > before[0], (before, after)
     policy = page.locator(".skiplab-split-explorer")
-    policy.get_by_label("ExecuTorch's rule").check()
+    policy.get_by_label("ExecuTorch: a share every 256 slots").check()
     expect(policy.locator(".skiplab-splits-picture svg")).to_have_attribute("aria-label", holding("without a key"))
 
     policy.evaluate("one => one.remove()")  # as where only the first cell was run: the second's picture stays

@@ -23,6 +23,12 @@ PIXELS = """canvas => {
 }"""
 
 
+FITS = """() => {
+  const explorer = document.querySelector('.skiplab-explorer');
+  return explorer.clientHeight <= explorer.closest('.jp-WindowedPanel-outer').clientHeight;
+}"""
+
+
 def test_window_slider_moves_map_and_words(show):
     from playwright.sync_api import expect
 
@@ -35,6 +41,10 @@ def test_window_slider_moves_map_and_words(show):
     picture.scroll_into_view_if_needed()
     expect(picture).to_have_attribute("aria-label", holding("300 of 2,048 tiles visited"))
     before = picture.evaluate(PIXELS)
+
+    page.set_viewport_size({"width": 1280, "height": 800})
+    page.wait_for_function(FITS)  # all of it on one screen
+    page.set_viewport_size({"width": 1500, "height": 1400})
 
     slider = explorer.locator(".skiplab-window input[type=range]")
     expect(slider).to_have_accessible_name("Window")

@@ -17,9 +17,7 @@ figures.tilemap(bs.TileMap.build(bs.sliding_window(64), 512, 512))""",
 ]
 
 
-def test_every_figure_is_a_picture_offline(chromium, tmp_path, monkeypatch):
-    from playwright.sync_api import sync_playwright
-
+def test_every_figure_is_a_picture_offline(offline, tmp_path, monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     notebook = v4.new_notebook(cells=[v4.new_code_cell(source) for source in CELLS])
     # as JupyterLab saves it by default: without the widgets' states
@@ -27,14 +25,9 @@ def test_every_figure_is_a_picture_offline(chromium, tmp_path, monkeypatch):
     page_file = tmp_path / "page.html"
     page_file.write_text(HTMLExporter().from_notebook_node(notebook)[0], encoding="utf-8")
 
-    with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        page = browser.new_context(offline=True).new_page()
-        page.goto(page_file.as_uri(), wait_until="domcontentloaded")
-        outputs = page.locator(".jp-OutputArea-output")
-        assert outputs.count() == len(CELLS)
-        for output in outputs.all():
-            shown = output.locator("img")
-            assert shown.is_visible()
-            assert shown.evaluate("image => image.decode().then(() => image.naturalWidth)") > 400
-        browser.close()
+    cells = offline(page_file).locator(".jp-Cell")
+    assert cells.count() == len(CELLS)
+    for cell in cells.all():
+        shown = cell.locator("img")
+        assert shown.is_visible()
+        assert shown.evaluate("image => image.decode().then(() => image.naturalWidth)") > 400

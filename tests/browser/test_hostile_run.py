@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import hostile
@@ -54,23 +52,6 @@ HOVER = """async () => {
 }"""
 
 
-@pytest.fixture
-def opened(chromium) -> Iterator[Callable[[Path], Any]]:
-    """opened(file) -> the page, without a network."""
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-
-        def start(path: Path) -> Any:
-            page = browser.new_context(offline=True).new_page()
-            page.goto(path.as_uri(), wait_until="domcontentloaded")
-            return page
-
-        yield start
-        browser.close()
-
-
 def harmless(page: Any) -> None:
     """No script of the run ran, no element of it is in the page, and its text is there to read."""
     assert page.evaluate("window.ran") is None
@@ -79,8 +60,8 @@ def harmless(page: Any) -> None:
 
 
 @pytest.mark.parametrize("operation", hostile.WORKLOADS)
-def test_a_report_shows_a_hostile_run_as_text(opened, tmp_path, operation):
-    page = opened(report.write_report(hostile.run(operation), tmp_path / "report.html"))
+def test_a_report_shows_a_hostile_run_as_text(offline, tmp_path, operation):
+    page = offline(report.write_report(hostile.run(operation), tmp_path / "report.html"))
     page.wait_for_selector(".js-plotly-plot .main-svg")
     said = page.evaluate(HOVER)
     assert "<b class='hostile'>bold</b>" in said and "{{ 7 }}" in said
@@ -88,7 +69,7 @@ def test_a_report_shows_a_hostile_run_as_text(opened, tmp_path, operation):
     harmless(page)
 
 
-def test_an_exported_notebook_shows_a_hostile_run_as_text(opened, tmp_path, monkeypatch):
+def test_an_exported_notebook_shows_a_hostile_run_as_text(offline, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     notebook = v4.new_notebook(cells=[v4.new_code_cell(CELL)])
@@ -96,7 +77,7 @@ def test_an_exported_notebook_shows_a_hostile_run_as_text(opened, tmp_path, monk
     pages = {"plain": HTMLExporter().from_notebook_node(notebook)[0], "shared": share.page(notebook)}
     for name, text in pages.items():
         (tmp_path / f"{name}.html").write_text(text, encoding="utf-8")
-        page = opened(tmp_path / f"{name}.html")
+        page = offline(tmp_path / f"{name}.html")
         if name == "shared":
             page.wait_for_selector(".js-plotly-plot .main-svg")
             assert "<b class='hostile'>bold</b>" in page.evaluate(HOVER)

@@ -32,8 +32,8 @@ def test_the_menu_changes_what_is_shown_and_the_table_says_where_it_is_from(show
     figure = page.locator(".jp-OutputArea .js-plotly-plot")
     figure.wait_for()
     expect(figure).to_contain_text("recorded on NVIDIA H100 80GB HBM3")
-    table = page.locator("table:has(caption)")
-    caption = table.locator("caption")
+    table = page.locator("table[aria-label]")
+    caption = page.locator("div:has(+ table[aria-label])")
     expect(caption).to_contain_text("Recorded on NVIDIA H100 80GB HBM3, median")
     assert caption.bounding_box()["height"] < 60  # two lines; the rest stands below the table
     expect(page.locator(".jp-OutputArea")).to_contain_text("With torch")
@@ -52,6 +52,31 @@ NARROW = """heights => {
   const figures = [...document.querySelectorAll('.jp-OutputArea .js-plotly-plot')];
   return figures.every((f, i) => 0 < f.clientWidth && f.clientWidth < 800 && f.clientHeight === heights[i]);
 }"""
+
+
+WIDE = """from skiplab import figures, ladder, results
+from skiplab.rated import rated
+from skiplab.store import read_runs
+display(results.show("decode"))
+figures.model_ladder(ladder.ladder(rated(read_runs(), results.LADDER_RUNS)), first="a prompt of 2k")"""
+OVER = "node => { const cell = node.closest('.jp-OutputArea-output'); return cell.scrollWidth - cell.clientWidth; }"
+
+
+def test_a_wide_table_and_the_ladder_at_1280_pixels(show):
+    """The table fits its cell; the ladder keeps its height when the window changes, and its sources take two lines."""
+    page = show(WIDE, 1400)
+    figure, table = page.locator(".jp-OutputArea .js-plotly-plot"), page.locator("table[aria-label]")
+    figure.wait_for()
+    page.set_viewport_size({"width": 1280, "height": 800})
+    page.wait_for_timeout(500)
+    assert table.evaluate(OVER) <= 0
+    high = figure.evaluate("node => node.clientHeight")
+    assert high > 400 and figure.locator(".annotation[data-index='0'] tspan").count() <= 2
+    for size in ({"width": 1600, "height": 500}, {"width": 1000, "height": 900}, {"width": 1280, "height": 800}):
+        page.set_viewport_size(size)
+        page.wait_for_timeout(400)
+        assert figure.evaluate("node => node.clientHeight") == high
+        assert figure.locator(".main-svg").first.evaluate("node => node.clientHeight") == high
 
 
 def test_figures_keep_their_height_when_the_page_is_resized_and_a_menu_used(show, tmp_path):

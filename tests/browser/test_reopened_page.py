@@ -69,7 +69,7 @@ def test_trusted_notebook_keeps_pictures_and_words_without_its_kernel(show, tmp_
     assert page.locator(".skiplab-live").count() == 0
 
 
-def test_received_notebook_and_its_exported_page_show_them_too(show, tmp_path, monkeypatch):
+def test_received_notebook_and_its_exported_page_show_them_too(show, offline, tmp_path, monkeypatch):
     """Executed elsewhere, so that nothing here trusts it; saved without the widgets' states, as JupyterLab does."""
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     document = jupytext.read(percent(tmp_path))
@@ -81,6 +81,4 @@ def test_received_notebook_and_its_exported_page_show_them_too(show, tmp_path, m
     page = show(tmp_path / "received.ipynb", 1500, run=False)
     page.wait_for_selector(".skiplab-still")
     shows_pictures(page)
-    exported = page.context.browser.new_context(offline=True).new_page()
-    exported.goto(file.as_uri(), wait_until="domcontentloaded")
-    shows_pictures(exported)
+    shows_pictures(offline(file))

@@ -32,7 +32,7 @@ def test_policies_lengths_and_programs(show):
     picture.press("ArrowRight")
     expect(about).to_contain_text("Program 14, split 6 of KV head 1")
 
-    explorer.get_by_label("ExecuTorch's rule").check()
+    explorer.get_by_label("ExecuTorch: a share every 256 slots").check()
     expect(words).to_contain_text("2,016 of them without a key")
     expect(explorer.locator('[aria-current="true"]')).to_contain_text("ExecuTorch")
     svg.locator('rect[data-hint^="Split 90 "]').hover()

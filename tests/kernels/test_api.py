@@ -280,9 +280,12 @@ def test_the_operator_and_its_fake_agree(device):
 
 
 def test_importing_needs_neither_triton_nor_the_lab():
-    """Nor transformers, until blockskip is registered there; nor numba, before a call takes it."""
-    optional = "triton", "skiplab", "pandas", "plotly", "transformers", "numba"
-    code = f"import sys, blockskip.integrations.transformers; print([m for m in {optional} if m in sys.modules])"
+    """Nor transformers, until blockskip is registered there; nor numba, before a call takes it; nor masks sympy."""
+    optional = "triton", "skiplab", "pandas", "plotly", "transformers", "numba", "sympy"
+    code = f"""
+import sys, blockskip as bs, blockskip.integrations.transformers
+bs.TileMap.build(bs.prefix_lm(9) | bs.chunked(7), 40, 40).kept_pairs
+print([m for m in {optional} if m in sys.modules])"""
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=_environment())
     assert found.stdout.strip() == "[]"
 

@@ -19,3 +19,45 @@ def test_a_launch_patches_the_language_once_for_each_module_and_puts_it_back(mon
     modules = 6  # of which the kernel calls functions: those of the package, and Triton's own
     assert 2 <= patched.count(tl) <= 2 * modules
     assert tl.core.is_builtin(tl.load)
+
+
+def test_what_is_kept_of_types_and_shapes_is_what_triton_makes_of_them():
+    import triton.language as tl
+
+    for _ in range(2):  # made, and looked up
+        for element in (tl.float32, tl.pointer_type(tl.int8)):
+            block = tl.block_type(element, [tl.constexpr(4), 8])
+            assert (block.numel, (*block.shape,)) == (32, (4, 8)) and str(element) in block.name
+            assert block.element_ty is element and block == tl.block_type(element, (4, 8)) != tl.block_type(
+                element, [4]
+            )
+            assert tl.block_type(element, (4, 8)).shape is block.shape
+            of_block, alone = tl.tensor("handle", block), tl.tensor("handle", element)
+            assert (of_block.handle, of_block.type, of_block.dtype) == ("handle", block, element)
+            assert [size.value for size in of_block.shape] == [4, 8] and of_block.numel.value == 32
+            assert len(alone.shape) == 0 and alone.numel.value == 1 and alone.type is element
+    for wrong in ([3], []):
+        with pytest.raises((ValueError, TypeError)):
+            tl.block_type(tl.float32, wrong)
+
+
+def test_no_sum_is_computed_twice_for_a_check_that_is_not_done():
+    from triton.runtime.interpreter import interpreter_builder
+
+    assert not interpreter_builder.options.debug and not interpreter_builder.options.sanitize_overflow
+
+
+def test_sizes_of_numbers_are_those_of_their_types():
+    import numpy as np
+    import triton.language as tl
+    from triton.runtime.interpreter import _get_np_dtype
+
+    expected = (
+        (tl.int1, bool),
+        (tl.bfloat16, np.uint16),
+        (tl.float32, np.float32),
+        (tl.pointer_type(tl.int8), np.uint64),
+    )
+    for element, dtype in expected:
+        for _ in range(2):
+            assert _get_np_dtype(element) == _get_np_dtype(tl.block_type(element, [4])) == np.dtype(dtype)

@@ -92,7 +92,7 @@ def test_measured_predicted_and_published_stand_in_one_figure_each_labelled(meas
     predicted = [frames.predictions(map(DecodeWorkload, (4096, 16384)), gpu) for gpu in (A100, H200)]
     everything = pd.concat([measured, *predicted, published("decode")])
     chart = decode.decode_time(everything)
-    for words in ("measured on a GPU", "predicted for NVIDIA H200", "published by ExecuTorch"):
+    for words in ("measured on a GPU", "A100 80GB SXM and NVIDIA H200", "published by ExecuTorch"):
         assert words in chart.sources
     predictions = [line for line in chart.lines if "predicted: " in line.name]
     assert len(predictions) == 2 and len({line.style.colour for line in predictions}) == 2

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from skiplab.figures import attention
-from skiplab.widgets import LiveChart, MaskExplorer, TileCanvas
+from skiplab.widgets import LiveChart, MaskExplorer, TileCanvas, worker
 from skiplab.widgets.controls import CountControl, steps
 from skiplab.widgets.mask import bench as bench_module
 from skiplab.widgets.mask import measuring, record, view
@@ -261,11 +261,14 @@ def test_explorer_predicts_for_this_machine_from_its_measured_roofs():
 
 
 def test_measuring_says_what_takes_the_time_and_how_long_it_has_been(monkeypatch):
-    clock, said = iter([0.0, 0.0, 0.4, 1.2, 1.3, 7.0]), []
-    monkeypatch.setattr(measuring.time, "monotonic", lambda: next(clock))
-    asked = measuring._counting(lambda: False, said.append, "dense + mask")
+    clock, said = iter([0.0, 0.0, 0.4, 1.2, 1.3, 7.0, 7.5, 7.5, 8.6]), []
+    monkeypatch.setattr(worker.time, "monotonic", lambda: next(clock))
+    asked = worker.Stages(lambda: False, said.append)
+    asked.begin("dense + mask")
     assert [asked() for _ in range(4)] == [False] * 4
     assert said == [f"dense + mask; {seconds} s so far" for seconds in (0, 1, 7)]
+    asked.begin("blockskip")
+    assert not asked() and said[3:] == ["blockskip; 0 s so far", "blockskip; 1 s so far"]
 
 
 def test_too_large_a_problem_is_refused_with_advice():

@@ -55,7 +55,7 @@ def test_a_recorded_call_stands_beside_its_prediction_on_that_machine_alone():
     run = h200_run()
     picture = picture_of(ModelSettings(drafts=3), [run])
     grey = [cell.hint for cell in picture.cells if cell.fill == parts.BESIDE and cell.lanes]
-    assert "gaps: 2 ms, recorded on NVIDIA H200" in grey and len(grey) == 10
+    assert "gaps: 2.00 ms, recorded on NVIDIA H200" in grey and len(grey) == 10
     labels = [label.text for label in picture.labels]
     assert "recorded on NVIDIA H200, blockskip: 100 ms, 20,480 tokens/s, flags: throttled" in labels
     assert "recorded on NVIDIA H200, blockskip: 100 ms, 40 tokens/s if every draft is right" in labels
@@ -76,7 +76,7 @@ def test_words_say_rates_memory_and_machine():
     text = captions.plain(ModelSettings(drafts=3))
     assert text.startswith("gemma4-31b, int4, groups of 32, window 1,024. A prompt of 2,048 tokens: 165 ms, 12,4")
     assert "A step of 4 tokens behind it, 3 of them drafts, 2.53 kept: 4.7" in text
-    assert text.endswith("Weights 22 GB, cache 1.19 GB; predicted for NVIDIA H200")
+    assert text.endswith("Weights 22.0 GB, cache 1.19 GB; predicted for NVIDIA H200")
     said = words_of(captions.prediction(ModelSettings(), Beside.of([h200_run()])))
     assert "Runs on it took this model apart at 2,048 tokens" in said and "a floor, not a measurement" in said
     assert "No run of this model on it is stored" in words_of(captions.prediction(ModelSettings(), Beside.of([])))
@@ -109,9 +109,9 @@ def test_table_of_others_names_where_each_rate_is_from():
 def test_rungs_of_the_ladder_do_not_stand_beside():
     run = h200_run()
     for contender, stands in (("blockskip", True), (LADDER[0], False)):
-        rows = tuple({**row, "contender": contender, "label": "marked"} for row in run.rows)
+        rows = tuple({**row, "contender": contender, "label": "blockskip, marked"} for row in run.rows)
         said = captions.others(ModelSettings(), Beside.of([replace(run, rows=rows)]))
-        assert ("marked" in said) == stands
+        assert ("blockskip, marked" in said) == stands
 
 
 # the explorer

@@ -114,11 +114,11 @@ def test_executorch_divides_the_buffer_by_its_slots():
 
 def test_comparison_has_a_row_a_policy():
     table = comparison(schedules(DecodeWorkload(kv_len=2048, buffer=131072), H200))
-    assert list(table.index) == list(SPLIT_POLICIES)
-    assert table.loc["executorch", ["shares", "with keys", "programs", "SMs that read", "waves"]].tolist() == [
+    assert list(table.index) == [name for name, _ in SPLIT_POLICIES.values()]
+    assert table.loc["ExecuTorch", ["shares", "with keys", "programs", "SMs that read", "waves"]].tolist() == [
         128, 2, 2048, 32, 1,
     ]  # fmt: skip
-    assert table.loc["one", "SM time used (%)"] == pytest.approx(100 * 16 / 132)
+    assert table.loc["one share", "SM time used (%)"] == pytest.approx(100 * 16 / 132)
 
 
 def test_one_program_a_kv_head_uses_as_many_sms():

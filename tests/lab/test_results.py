@@ -13,6 +13,7 @@ from skiplab.measure import Point
 from skiplab.results import gpu_runs
 from skiplab.results.cpu import cpu_linear, cpu_model, cpu_prefill
 from skiplab.results.declared import ALL, TABLES, TARGETS, show
+from skiplab.results.ladder import LADDERS
 from skiplab.results.tables import SECTION, MissingRun, entries, fill, gather, markdown
 from skiplab.store import Run, read_run, read_runs
 from skiplab.sweep import AnySweep, LinearSweep, Sweep
@@ -171,7 +172,7 @@ def test_ratios_are_the_quotients_of_the_times_beside_them(runs):
     cells = entries("sliding-d256", table, gather(table, runs))
     times = {(row["head"], row["q_len"]): row["number"] for row in cells.to_dict("records")}
     for length in cells["q_len"].unique():
-        ratio = times["FlexAttention, compiled", length] / times["blockskip", length]
+        ratio = times["FlexAttention", length] / times["blockskip", length]
         assert times["faster than FlexAttention", length] == pytest.approx(ratio)
 
 
@@ -226,3 +227,14 @@ def paragraphs(path: Path) -> list[str]:
 def test_a_time_in_prose_says_where_it_is_from(path):
     bare = [text for text in paragraphs(path) if TIMED.search(text) and not SOURCED.search(text)]
     assert not bare
+
+
+@pytest.mark.parametrize("name", [*TABLES, *LADDERS])
+def test_a_notebook_shows_a_caption_of_two_lines_and_notes_that_are_sentences(name, runs):
+    try:
+        shown = show(name, runs)
+    except MissingRun:
+        pytest.skip("no run of it is recorded")
+    assert len(shown.caption) <= 220  # two lines of 66 em
+    assert not [note for note in shown.notes if note[:1].isalpha() and note[0].islower() and name in LADDERS]
+    assert "in brackets times the rung before" in shown.caption or name not in LADDERS

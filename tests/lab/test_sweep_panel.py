@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import html
+import re
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pandas as pd
 import pytest
 from skiplab.contenders import contenders
 from skiplab.figures import attention, static, theme
 from skiplab.model import ModelSpec
+from skiplab.paths import data_path
 from skiplab.store import operation_in, read_run
 from skiplab.sweep import DecodeSweep, LinearSweep, ModelSweep, Sweep, run_sweep
 from skiplab.widgets import SweepPanel
@@ -18,6 +21,7 @@ from skiplab.widgets.sweep import explorer
 from skiplab.widgets.sweep.forms import FORMS
 from skiplab.widgets.sweep.linear import layers
 from skiplab.widgets.sweep.settings import numbers, one, slots, windows
+from skiplab.widgets.sweep.stored import stored
 from skiplab.workload import LINEARS, model
 
 QUICK = {
@@ -122,10 +126,10 @@ def test_panel_sweeps_resumes_and_saves(tmp_path, operation):
         assert shown.figure.chart.title == draw(shown.frame()).title
     shown._folder.value = str(tmp_path / "saved")
     assert all(written.stat().st_size for written in shown.save())
-    stored = dict(shown._choices())
-    assert f"measured: {path.stem}" in stored and f"recorded: {path.stem}" not in stored
+    (name,) = (name for name, choice in shown._choices() if choice == str(path))
+    assert name.startswith("measured: panel-") and path.stem[:10] in name
     shown._operation.value = next(name for name in FORMS if name != operation)
-    assert f"measured: {path.stem}" not in dict(shown._choices())  # a run of another operation
+    assert str(path) not in dict(shown._choices()).values()  # a run of another operation
 
 
 def test_a_model_has_steps_bits_and_its_time_by_part(tmp_path):
@@ -223,6 +227,47 @@ def test_lines_of_each_source_look_different_and_none_like_ours(tmp_path):
         assert [line.style.colour == theme.BLUE for line in ours] == ["published" not in line.name for line in ours]
 
 
+def test_stored_runs_have_names_of_their_own_that_begin_with_what_tells_them_apart(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("runs", "elsewhere"):
+        for name in ("2026-11-27-amd-epyc-2-threads-mine", "mine"):
+            run_sweep(Sweep(("sdpa",), (64,), (32,), budget_s=0.05), f"{folder}/{name}.jsonl", isolate=False)
+    runs, elsewhere = tmp_path / "runs", tmp_path / "elsewhere"
+    assert len(stored([Path("runs"), runs], "attention")) == 2  # one folder under two names
+    assert not stored([runs], "decode")
+    both = dict(stored([runs, elsewhere], "attention"))
+    assert len(both) == 4 and all(str(Path(path).parent) in name for name, path in both.items())
+    shipped = dict(stored([data_path("runs")], "decode"))
+    assert all(name.startswith("recorded: ") for name in shipped)
+    assert len({name[:45] for name in shipped}) == len(shipped)  # as much as a narrow list shows
+
+
+def test_what_is_measured_is_said_from_the_first_point_on(tmp_path):
+    shown = SweepPanel(directory=tmp_path, **QUICK["attention"], budget_s=0.05, isolate=False)
+    notes, told = [], []
+    draw = shown.figure.draw
+    shown.figure.draw = lambda chart: (notes.append(chart.note), draw(chart))
+    shown._status.observe(lambda change: told.append(html.unescape(change["new"])), "value")
+    assert shown.figure.chart.note == explorer.NOTHING
+    shown.start()
+    assert shown.wait(60)
+    assert "4 points on" in notes[0] and "measuring this machine's roofs first" in notes[0]
+    assert "1 of 4: blockskip" in notes[1] and "checking against float64, then timing for 0.1 s" in notes[1]
+    assert explorer.NOTHING not in notes
+    assert any("4 of 4" in text and "s so far" in text for text in told)
+    shown._operation.value = "decode"
+    assert shown.figure.chart.note == explorer.NOTHING
+
+
+def test_an_empty_figure_has_no_reference_line(tmp_path):
+    shown = SweepPanel(directory=tmp_path)
+    assert shown.figure.chart.level == 1.0 and not shown.figure._view.layout.shapes
+    (axes,) = static.draw(shown.figure.chart).axes
+    assert not axes.lines
+    shown._stored.value = [next(iter(shown.form.published))]
+    assert len(shown.figure._view.layout.shapes) == 1 and static.draw(shown.figure.chart).axes[0].lines
+
+
 def test_panel_cancels_between_points(tmp_path):
     shown = SweepPanel(
         ["sdpa", "blockskip"], q_len=[64, 128, 256, 512], window=[32], budget_s=0.3, directory=tmp_path, isolate=False
@@ -239,3 +284,57 @@ def test_panel_falls_back_to_a_picture_and_words(tmp_path):
     data = SweepPanel(operation="decode", directory=tmp_path)._repr_mimebundle_()
     data = data[0] if isinstance(data, tuple) else data
     assert data["image/png"].startswith(b"\x89PNG") and "One decode step" in data["text/plain"]
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """What the panel asks of `run_sweep`; nothing is measured."""
+    seen = []
+
+    def instead(sweep, **how):
+        seen.append((sweep.device, how["devices"], how["cluster"], how["gpu"]))
+        raise ConnectionError("cluster: nobody answers")
+
+    monkeypatch.setattr(explorer, "run_sweep", instead)
+    return seen
+
+
+def test_the_panel_measures_on_a_cluster_that_its_controls_name(tmp_path, asked):
+    shown = SweepPanel(directory=tmp_path, **QUICK["attention"])
+    lacking = next(box for box in shown.controls.boxes.values() if box.disabled)
+    assert shown._where._more.layout.display == "none"
+    shown._where.choice.value = "cluster cuda"
+    assert shown._where._more.layout.display == "" and not lacking.disabled
+    assert shown._run_button.tooltip == "Measure on the GPUs of a Ray cluster, auto"
+    shown._where.address.value, shown._where.gpu.value = " ray://host:10001 ", "H200"
+    shown.start()
+    assert shown.wait(30) and "nobody answers" in shown._problem.value
+    shown._where.choice.value = "cluster cpu"
+    lacking.value = True
+    shown.start()
+    assert shown.wait(30)
+    shown._where.choice.value = "here"
+    assert lacking.disabled and not lacking.value
+    shown.start()
+    assert shown.wait(30)
+    assert asked == [
+        ("cuda", (), "ray://host:10001", "H200"), ("cpu", (), "ray://host:10001", "H200"), ("cpu", (), None, None)
+    ]  # fmt: skip
+
+
+def test_the_panel_begins_where_it_is_told_to(tmp_path, asked):
+    for named, found in (
+        ({"devices": ("cpu", "cpu")}, ("cpu", ("cpu", "cpu"), None, None)),
+        ({"cluster": "auto", "gpu": "H200"}, ("cuda", (), "auto", "H200")),
+    ):
+        shown = SweepPanel(directory=tmp_path, **named, **QUICK["attention"])
+        shown.start()
+        assert shown.wait(30) and asked.pop() == found
+
+
+def test_several_devices_show_what_each_does(tmp_path):
+    shown = SweepPanel(devices=("cpu", "cpu"), budget_s=0.05, directory=tmp_path, **QUICK["attention"])
+    shown.start()
+    assert shown.wait(200) and not shown._problem.value
+    assert len(shown.frame()) == 4 and set(shown.frame()["status"]) == {"ok"}
+    assert re.search(r"cpu: \d; cpu #2: \d", shown._by_device.value)

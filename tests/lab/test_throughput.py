@@ -8,16 +8,20 @@ from dataclasses import replace
 from typing import Any
 
 import blockskip as bs
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 from model_runs import h200_run
 from skiplab.figures import model as charts
+from skiplab.figures import static
+from skiplab.figures.charts import LineChart, PanelChart
 from skiplab.figures.frames import predictions
 from skiplab.machine import Machine
 from skiplab.machine.roofline import predict, predicted_parts
 from skiplab.measure.model import AWKWARD, NAMES, TINY
 from skiplab.model import Decoder
+from skiplab.store import frame
 from skiplab.throughput import call_time, kept_tokens, memory
 from skiplab.workload import DecodeWorkload, LinearWorkload, ModelWorkload, Workload
 from skiplab.workload.model import POINTWISE
@@ -153,3 +157,51 @@ def test_parts_of_several_sources_stand_in_one_chart():
     assert [bars.hatch for bars in chart.bars] == [".", ".", ""]
     assert chart.sources == "predicted for H200; recorded on NVIDIA H200" and chart.groups[-1] == "gaps"
     assert not charts.fullest(both.iloc[:0]).bars
+
+
+def rates(**columns: Any) -> pd.DataFrame:
+    """A row of a recorded step of ours."""
+    row = frame([]).reindex([0]).to_dict("records")[0]
+    known = {
+        "operation": "model", "status": "ok", "phase": "decode", "source": "recorded", "device": "NVIDIA H200",
+        "contender": "blockskip", "label": "blockskip", "model": "gemma4-31b", "q_len": 1, "depth": 2048.0, "bits": 4.0,
+        "group_size": 32.0, "dtype": "bfloat16", "by_kind": 0.0, "flags": "", "median_ms": 7.0, "low_ms": 7.0,
+        "high_ms": 7.0, "bound_ms": 5.0, "tokens_per_s": 143.0,
+    }  # fmt: skip
+    return pd.DataFrame([{**row, **known, **columns}])
+
+
+def test_steps_of_different_numbers_of_tokens_have_panels_with_a_line_of_one_look_for_each_who():
+    rows = [rates(), rates(depth=0.0), rates(q_len=4, tokens_per_s=500.0)]
+    llama = [rates(contender="llama.cpp", label="llama.cpp", tokens_per_s=90.0)]
+    steps = [ModelWorkload("decode", n, length, model=GEMMA) for n in (1, 4) for length in (512, 2048)]
+    chart = charts.decode(pd.concat([*rows, *llama, predictions(steps, COPIED)], ignore_index=True))
+    assert isinstance(chart, PanelChart)
+    assert [panel.title for panel in chart.panels] == ["1 token a step", "4 tokens a step"]
+    names = [line.name for line in chart.lines]
+    assert names[:2] == ["blockskip, recorded", "llama.cpp, recorded"]
+    assert len(names) == 5 and not [name for name in names if "token" in name]
+    looks = {line.name: (line.style.colour, line.style.marker, line.dash) for line in chart.lines}
+    assert len({colour for colour, _, _ in looks.values()}) == 5  # the roofs, too, are no grey twin of a prediction
+    for panel in chart.panels:
+        assert all(looks[line.name] == (line.style.colour, line.style.marker, line.dash) for line in panel.lines)
+    alone = charts.decode(pd.concat(rows[:2], ignore_index=True))
+    assert isinstance(alone, LineChart) and alone.lines[0].x == (1.0, 2048.0)
+
+
+def test_prompts_and_steps_of_one_token_stand_beside_each_other():
+    prompt = rates(phase="prefill", q_len=512, depth=np.nan, tokens_per_s=9000.0)
+    chart = charts.prompts_and_steps(pd.concat([prompt, rates(), rates(q_len=4)], ignore_index=True))
+    shown = [[line.y for line in panel.lines if line.name == "blockskip"] for panel in chart.panels]
+    assert shown == [[(9000.0,)], [(143.0,)]]
+    assert [panel.y_title for panel in chart.panels] == ["prompt tokens/s", "tokens/s of steps"]
+    drawn = static.draw(chart)
+    assert [axes.get_ylabel() for axes in drawn.axes] == ["prompt tokens/s", "tokens/s of steps"]
+
+
+def test_a_whole_models_rate_counts_before_one_by_kind():
+    both = pd.concat([rates(by_kind=1.0, tokens_per_s=150.0), rates(), rates(by_kind=1.0, depth=512.0)])
+    chart = charts.decode(both.reset_index(drop=True))
+    shown = {line.name: (line.x, line.y) for line in chart.lines if "roofs" not in line.name}
+    assert shown == {"blockskip, one layer of each kind": ((512.0,), (143.0,)), "blockskip": ((2048.0,), (143.0,))}
+    assert [line.name for line in chart.lines if "roofs" in line.name] == ["rate at the roofs, packed weights"]

@@ -40,7 +40,7 @@ class Mask:
         row = q_pos if q_row is None else _tensor(q_row)
         device = q_pos.device if q_pos.device.type != "cpu" else k_pos.device
         kept = bound(self, device)(q_pos, k_pos, batch, head, row)
-        return kept.expand(torch.broadcast_shapes(kept.shape, q_pos.shape, k_pos.shape))
+        return torch.broadcast_tensors(kept, q_pos, k_pos)[0]  # broadcast_shapes would import sympy
 
     def dense(self, q_len: int, kv_len: int, q_start: int | None = None, batch=0, head=0, device=None):
         """bool [q_len, kv_len]: the whole mask, element by element. `q_start` defaults to kv_len - q_len."""

@@ -7,27 +7,14 @@ calls: against the reference in float64, which rounds activations where `linear`
 from __future__ import annotations
 
 import functools
-import importlib.metadata
 from collections.abc import Sequence
-from pathlib import Path
 
 import blockskip as bs
 import torch
 import torch.nn.functional as F
 
-from skiplab.bench.record import (
-    FOLDER,
-    Listed,
-    add_clock_options,
-    interleaved,
-    least_and_median,
-    machine,
-    options,
-    paired_ratio,
-    set_clock,
-    table,
-    write,
-)
+from skiplab.bench.cpu import OVER, CpuBenchmark, over
+from skiplab.bench.record import Listed, least_and_median, options
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 SHAPES = ("1024x1024", "4096x4096", "6144x768")
@@ -55,27 +42,12 @@ def prepare(shape: str, rows: int, name: str) -> tuple[dict, dict]:
     return point | {"activations": plan.activations, "errors": errors}, calls
 
 
-def measure(shapes: Sequence[str], rows: Sequence[int], dtypes: Sequence[str], repeats: int, clock) -> list[dict]:
-    """Time all points in every repeat, so that a busy spell of the machine affects all of them alike."""
-    prepared = [prepare(shape, count, dtype) for dtype in dtypes for shape in shapes for count in rows]
-    calls = {(i, name): call for i, (_, some) in enumerate(prepared) for name, call in some.items()}
-    samples = interleaved(calls, repeats, clock)
-    return [
-        point | {"samples_ns": {name: samples[i, name] for name in some}} for i, (point, some) in enumerate(prepared)
-    ]
-
-
 def row(point: dict) -> list[str]:
     samples, errors = point["samples_ns"], point["errors"]
-    best = {name: min(times) for name, times in samples.items()}
     cells = [point["dtype"], f"{point['out_features']} x {point['in_features']}", point["rows"]]
     cells += [point["activations"], point["impl"]]
     cells += [least_and_median(samples[name]) for name in (OURS, TILED, LAYER)]
-    cells += [
-        f"{best[other] / best[OURS]:.2f} / {paired_ratio(samples[other], samples[OURS]):.2f}"
-        for other in (TILED, LAYER)
-    ]
-    return cells + [f"{errors[name]:.1e}" for name in (OURS, TILED)]
+    return cells + over(samples, OURS, (TILED, LAYER)) + [f"{errors[name]:.1e}" for name in (OURS, TILED)]
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -84,22 +56,18 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--rows", type=int, action=Listed, default=[1, 2, 4, 8, 16, 64])
     parser.add_argument("--dtypes", action=Listed, choices=DTYPES, default=list(DTYPES))
     parser.add_argument("--repeats", type=int, default=60)
-    add_clock_options(parser)
-    parser.add_argument("--out", type=Path, default=FOLDER)
-    chosen = parser.parse_args(arguments)
-    clock, clock_name, ending = set_clock(chosen)
-    where = machine() | {"numba": importlib.metadata.version("numba")}
+    run = CpuBenchmark.begin(parser, arguments, "numba")
+    chosen = run.chosen
     with torch.inference_mode():
-        points = measure(chosen.shapes, chosen.rows, chosen.dtypes, chosen.repeats, clock)
+        prepared = [prepare(shape, n, name) for name in chosen.dtypes for shape in chosen.shapes for n in chosen.rows]
+        points = run.timed(prepared, chosen.repeats)
     head = ["dtype", "N x K", "rows", "activations", "impl", "ours ms", "tiled ms", "float layer ms", "over tiled"]
     head += ["over the layer", "error", "tiled's"]
     notes = [
-        f"int4, groups of 32, asymmetric; numba {where['numba']}. Each call timed in turn with the others, "
-        f"{chosen.repeats} times, by {clock_name}: least / median ms; where the median is far off, the machine was "
-        "busy with other work. float layer: torch's, its weight in the activations' dtype.",
-        "over: their least time over ours / median of the ratios within one repeat.",
+        f"int4, groups of 32, asymmetric; numba {run.where['numba']}. {run.in_turn(f'{chosen.repeats} times')} float "
+        "layer: torch's, its weight in the activations' dtype.",
+        OVER,
         "error: largest, against the reference in float64 of the same activations, rounded to int8 where `activations` "
         "says so.",
     ]
-    parts = [table(head, [row(point) for point in points])]
-    write(f"linear_cpu{ending}", "int4 layers on a CPU", notes, parts, {"machine": where, "points": points}, chosen.out)
+    run.write("linear_cpu", "int4 layers on a CPU", head, map(row, points), notes, {"points": points})

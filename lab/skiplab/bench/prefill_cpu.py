@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from pathlib import Path
 
 import blockskip as bs
 import torch
@@ -20,19 +19,8 @@ from blockskip.attention.prefill import tiled
 from blockskip.attention.prefill.tiled_plan import make_tiled_plan
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
-from skiplab.bench.record import (
-    FOLDER,
-    Listed,
-    add_clock_options,
-    interleaved,
-    least_and_median,
-    machine,
-    options,
-    paired_ratio,
-    set_clock,
-    table,
-    write,
-)
+from skiplab.bench.cpu import OVER, CpuBenchmark, over
+from skiplab.bench.record import Listed, least_and_median, options
 
 HEADS, HEAD_DIM, WINDOW = 8, 128, 512
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32, "fp16": torch.float16}
@@ -114,16 +102,6 @@ def prepare(length: int, name: str) -> tuple[dict, dict]:
     return point, {n: functools.partial(c, q, k, v) for n, c in calls.items()} | {"roof": lambda: square @ square}
 
 
-def measure(lengths: list[int], dtypes: list[str], repeats: int, clock) -> list[dict]:
-    """Time all points in every repeat, so that a busy spell of the machine affects all of them alike."""
-    prepared = [prepare(n, d) for d in dtypes for n in lengths]
-    calls = {(i, name): call for i, (_, some) in enumerate(prepared) for name, call in some.items()}
-    samples = interleaved(calls, repeats, clock)
-    return [
-        point | {"samples_ns": {name: samples[i, name] for name in some}} for i, (point, some) in enumerate(prepared)
-    ]
-
-
 def row(point: dict) -> list[str]:
     samples, errs = point["samples_ns"], point["errors"]
     best = {name: min(s) for name, s in samples.items()}
@@ -135,8 +113,7 @@ def row(point: dict) -> list[str]:
         cells += [least_and_median(samples[name])]
         cells += [" / ".join(f"{e:.1e}" for e in errs[name])]
     cells += ["yes" if fits else "NO"]
-    for other in (flex, dense):
-        cells += [f"{best[other] / best[ours]:.2f} / {paired_ratio(samples[other], samples[ours]):.2f}"]
+    cells += over(samples, ours, (flex, dense))
     cells += [f"{roof:.0f}", f"{100 * point['executed_flops'] / best[ours] / roof:.0f} %"]
     cells += [f"{100 * point['useful_flops'] / best[ours] / roof:.0f} %"]
     return cells
@@ -147,46 +124,24 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--lengths", type=int, action=Listed, default=[1024, 2048, 4096])
     parser.add_argument("--dtypes", action=Listed, choices=DTYPES, default=list(DTYPES))
     parser.add_argument("--repeats", type=int, default=15)
-    add_clock_options(parser)
-    parser.add_argument("--out", type=Path, default=FOLDER)
-    chosen = parser.parse_args(arguments)
-    clock, clock_name, ending = set_clock(chosen)
+    run = CpuBenchmark.begin(parser, arguments)
+    chosen = run.chosen
     torch._dynamo.config.recompile_limit = 64
-    where = machine()
     with torch.inference_mode():
-        points = measure(chosen.lengths, chosen.dtypes, chosen.repeats, clock)
-    head = [
-        "dtype",
-        "L",
-        "tiled ms",
-        "error",
-        "Flex ms",
-        "error",
-        "dense ms",
-        "error",
-        "within",
-        "over Flex",
-        "over dense",
-    ]
-    head += ["roof GFLOP/s", "executed", "useful"]
+        prepared = [prepare(length, name) for name in chosen.dtypes for length in chosen.lengths]
+        points = run.timed(prepared, chosen.repeats)
+    head = ["dtype", "L", "tiled ms", "error", "Flex ms", "error", "dense ms", "error", "within", "over Flex"]
+    head += ["over dense", "roof GFLOP/s", "executed", "useful"]
     notes = [
-        f"Sliding window {WINDOW}, causal, B 1, {HEADS} heads, D {HEAD_DIM}. Each call timed in turn with the others, "
-        f"{chosen.repeats} times, by {clock_name}: "
-        "least / median ms; where the median is far off, the machine was busy with other work. "
+        f"Sliding window {WINDOW}, causal, B 1, {HEADS} heads, D {HEAD_DIM}. {run.in_turn(f'{chosen.repeats} times')} "
         "FlexAttention compiled, its BlockMask given.",
         "error: largest, against the reference in float64, at logits of deviation 1 / 8. within: ours is at most twice "
         "that of dense + mask plus one rounding, at both.",
-        "over: their least time over ours / median of the ratios within one repeat.",
+        OVER,
         "roof: from the least time of a 1024^3 matrix product in the dtype of our products, same repeats. executed, "
         "useful: our rate on the pairs computed, and on the pairs kept, as a share of the roof.",
         "asked for over FlexAttention: " + ", ".join(f"{d} {CLAIMS[d]}" for d in chosen.dtypes) + "; bf16 over dense "
         "+ mask at 4096: 5.",
     ]
-    write(
-        f"prefill_cpu{ending}",
-        "Prefill attention on a CPU",
-        notes,
-        [table(head, [row(p) for p in points])],
-        {"machine": where, "window": WINDOW, "heads": HEADS, "head_dim": HEAD_DIM, "points": points},
-        chosen.out,
-    )
+    data = {"window": WINDOW, "heads": HEADS, "head_dim": HEAD_DIM, "points": points}
+    run.write("prefill_cpu", "Prefill attention on a CPU", head, map(row, points), notes, data)

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from skiplab.paths import data_path, installed
-from skiplab.text import digits, separated
+from skiplab.text import counted, digits, separated
 
 FOLDER = Path("benchmarks") if installed() else data_path("benchmarks")
 
@@ -27,12 +27,6 @@ def options(name: str, what: str | None) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(
         f"skiplab bench {name}", description=what, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-
-
-def add_clock_options(parser: argparse.ArgumentParser) -> None:
-    """The options that `set_clock` reads."""
-    parser.add_argument("--threads", type=int)
-    parser.add_argument("--cpu-time", action="store_true", help="one thread's time by its own clock: for busy machines")
 
 
 class Listed(argparse.Action):
@@ -59,16 +53,6 @@ class Listed(argparse.Action):
             if self.allowed and value not in self.allowed:
                 raise argparse.ArgumentError(self, f"got {value!r}; allowed are {', '.join(map(str, self.allowed))}")
         setattr(namespace, self.dest, found)
-
-
-def set_clock(chosen: argparse.Namespace) -> tuple[Callable[[], int], str, str]:
-    """Sets torch's threads; the clock, its name, and what the record's name ends in."""
-    threads = 1 if chosen.cpu_time else chosen.threads
-    if threads:
-        torch.set_num_threads(threads)
-    if chosen.cpu_time:
-        return time.thread_time_ns, "the thread CPU clock", "_one_thread"
-    return time.perf_counter_ns, "the wall clock", ""
 
 
 def machine() -> dict:
@@ -128,9 +112,9 @@ def write(name: str, title: str, notes: list[str], parts: list[str], data: dict,
     """Prints the tables and writes <name>.md and <name>.json."""
     where = data["machine"]
     measured = (
-        f"Measured on {where['cpu']} ({where['instructions']}, {where['cores']} cores, {where['threads']} threads), "
-        f"torch {where['torch']}, numpy {where['numpy']}, Python {where['python']}, {where['date']}; "
-        f"load average at the start {where['load']}."
+        f"Measured on {where['cpu']} ({where['instructions']}, {where['cores']} cores, "
+        f"{counted(where['threads'], 'thread')}), torch {where['torch']}, numpy {where['numpy']}, Python "
+        f"{where['python']}, {where['date']}; load average at the start {where['load']}."
     )
     text = "\n\n".join([f"# {title}", measured, *parts, "\n".join(f"- {note}" for note in notes)]) + "\n"
     print(text)

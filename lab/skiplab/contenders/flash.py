@@ -202,9 +202,10 @@ def _needs_flashinfer(workload: Workload, device: str) -> str | None:
 
 
 for _entry in (
-    Contender("flash-window", "FA2 window", "torch's FlashAttention-2 (aten._flash_attention_forward) with its window",
+    Contender("flash-window", "FlashAttention-2",
+              "torch's FlashAttention-2 (aten._flash_attention_forward) with its window",
               _flash2, _needs_flash2),
-    Contender("efficient-window", "efficient window", "torch's memory-efficient kernel with its own window",
+    Contender("efficient-window", "SDPA efficient, window", "torch's memory-efficient kernel with its own window",
               _efficient, _needs_efficient, prepare=with_heads_repeated),
     Contender("fa3", "FlashAttention-3", "FlashAttention-3 where it is installed, with its window if built with one",
               _flash3, _needs_flash3),

@@ -146,7 +146,7 @@ def decode_grid(table: pd.DataFrame, y: str = "time", contender: str = "blockski
 def generation(table: pd.DataFrame) -> BarChart:
     """Tokens a second of a whole model before and after each change (operation `generate`), as they are published."""
     good: Any = table[(table["operation"] == "generate") & table["tokens_per_s"].notna()]
-    sides = {"before": theme.VERMILLION, "after": theme.BLUE}
+    sides = {"before": theme.VERMILLION, "after": theme.style("executorch").colour}
     cells: dict[tuple[str, str], float] = {}
     for row in series.rows_of(good):
         side, _, change = row["label"].partition(" ")

@@ -32,7 +32,7 @@ FEW, NARROW = 6, 34
 """More lines than these, of names no longer, have their legend in a column beside the figure instead of over it."""
 LETTERS, NAMES = 84, 50
 """Letters that fit over or under a figure 700 pixels wide, and beside each other under its bars."""
-CONFIG = {"responsive": True, "displayModeBar": "hover", "displaylogo": False,
+CONFIG = {"displayModeBar": "hover", "displaylogo": False,
           "modeBarButtonsToRemove": ["sendChartToCloud"]}  # fmt: skip
 """How plotly shows a figure: its buttons under the pointer alone, and none that sends the figure away."""
 PLOT, PANEL, TITLE, ROW, MENU, AXIS, NOTE = 270, 290, 44, 21, 48, 58, 15
@@ -134,7 +134,7 @@ def _line_figure(chart: LineChart) -> Figure:
     figure.update_layout(xaxis=across, yaxis=down)
     for one in chart.beginnings:
         _begin(figure, one, "x", "y")
-    if chart.level is not None:
+    if chart.level is not None and chart.lines:
         figure.add_hline(chart.level, line={"color": theme.TEXT, "width": 1, "dash": "dash"})
     xs = [x for line in chart.lines for x in line.x]
     if chart.diagonal and xs:
@@ -217,8 +217,9 @@ def _place_legend(figure: Figure, names: list[str]) -> None:
         column = {"orientation": "v", "x": 1.01, "y": 1, "yanchor": "top", "font": {"size": 11}}
         figure.update_layout(legend=column, height=max(figure.layout.height, 160 + ROW * len(names)))
     elif names:
-        # 8 letters or 45 pixels: the line before the name; many names stand closer
-        in_a_row = max(1, LETTERS // (longest + 8) if len(names) <= FEW else int(640 / (45 + 5.6 * longest)))
+        # 8 letters or 45 pixels: the line before the name; many names, or two long ones, stand closer
+        close = int(640 / (45 + 5.6 * longest))
+        in_a_row = max(1, max(LETTERS // (longest + 8), min(close, 2)) if len(names) <= FEW else close)
         more = ROW * (-(-len(names) // in_a_row) - 1)
         figure.update_layout(margin_t=figure.layout.margin.t + more, height=figure.layout.height + more)
 
@@ -231,7 +232,7 @@ def _log_ticks(values: list[float], as_ratio: bool) -> tuple[list[float], list[s
 
 def _time_ticks(values: list[float]) -> dict[str, Any]:
     marks = static.log_marks(values)
-    return {"tickvals": marks, "ticktext": [theme.seconds(mark) for mark in marks]}
+    return {"tickvals": marks, "ticktext": [theme.tick(mark, "s") for mark in marks]}
 
 
 def _or_none(value: float) -> float | None:
@@ -276,11 +277,11 @@ def _bars(chart: BarChart) -> Figure:
     if chart.y_is_log and chart.groups:
         low, high = static.bar_range(chart)
         marks = static.log_marks([low, high])
-        texts = [theme.quantity(m, chart.unit) for m in marks]
+        texts = [theme.tick(m, chart.unit) for m in marks]
         figure.update_yaxes(tickvals=marks, ticktext=texts, range=[math.log10(low), math.log10(high)])
     elif chart.groups:
         marks = static.linear_marks(static.bar_range(chart)[1])
-        texts = [theme.quantity(m, chart.unit) for m in marks]
+        texts = [theme.tick(m, chart.unit) for m in marks]
         figure.update_yaxes(tickvals=marks, ticktext=texts, rangemode="tozero")
     names = [wrap(group, max(8, NAMES // len(chart.groups))) for group in chart.groups]
     ticks = {"tickvals": list(range(len(names))), "ticktext": names, "tickangle": 0}

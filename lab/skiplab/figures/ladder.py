@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,12 @@ from skiplab.figures.series import RowDict
 from skiplab.ladder import Call, calls, of_call, share_of_attention
 from skiplab.workload import ModelWorkload
 
+BRACKET = re.compile(r"\(.*, ([^,()]*)\)")
 COLOURS = {
-    "published": (theme.VERMILLION,), "predicted": (theme.GREEN, theme.PURPLE, theme.GREY),
-    "recorded": (theme.SKY, "#6B6B6B"), "measured": (theme.BLUE, theme.ORANGE),
+    ("published",): (theme.style("executorch").colour,), ("predicted",): (theme.GREEN, theme.ORANGE, theme.GREY),
+    ("recorded", "measured"): (*theme.OURS, theme.DARK),
 }  # fmt: skip
-"""Of the devices of each source, in this order."""
+"""Of the devices of these sources, in this order: what we timed is blue, whether here or elsewhere."""
 
 
 def rungs(table: pd.DataFrame, workload: Call | ModelWorkload) -> BarChart:
@@ -30,15 +32,15 @@ def rungs(table: pd.DataFrame, workload: Call | ModelWorkload) -> BarChart:
     rows = [placed(row) for row in series.rows_of(good)]
     groups = [name for name in added if any(row["contender"] == name for row in rows)]
     bars = []
-    for source, colours in COLOURS.items():
-        devices = dict.fromkeys(row["place"] for row in rows if row["source"] == source)
-        for number, device in enumerate(devices):
-            own = {row["contender"]: row for row in rows if (row["source"], row["place"]) == (source, device)}
-            bars.append(_bars(source, device, own, groups, colours[number % len(colours)]))
+    for sources, colours in COLOURS.items():
+        places = dict.fromkeys((source, row["place"]) for source in sources for row in rows if row["source"] == source)
+        for number, place in enumerate(places):
+            own = {row["contender"]: row for row in rows if (row["source"], row["place"]) == place}
+            bars.append(_bars(*place, own, groups, colours[number % len(colours)]))
     return BarChart(
         f"The ladder: {model.settings_words(_first(workload))}, {workload.model}", "rung, each with all before it",
-        "tokens/s", tuple(added[name] for name in groups), tuple(bars), series.sources(good),
-        "; ".join(filter(None, [_note(table, good, workload), model.by_kind_note(good)])), y_is_log=False,
+        "tokens/s", tuple(added[name] for name in groups), tuple(bars), _sources(good), _note(table, good, workload),
+        y_is_log=False,
     )  # fmt: skip
 
 
@@ -80,14 +82,22 @@ def _hover(row: RowDict, below: RowDict | None) -> Hover:
     if row["source"] == "published" and row["phase"] == "decode":
         told = row["depth"] == row["depth"]
         lines.append(f"behind {int(row['depth']):,} tokens" if told else "at a depth that is not told")
+    if row["by_kind"] == 1:
+        lines.append(model.BY_KIND)
     return Hover(row["label"], "", (*lines, *series.doubts(row)))
 
 
+def _sources(good: Any) -> str:
+    """As `series.sources`, in two lines: of a publisher its number and its GPU, since the title names the model."""
+    brief = [BRACKET.sub(r"(\1)", device).replace("pull request", "PR") for device in good["device"]]
+    return theme.provenances(zip(good["source"], brief, strict=True))
+
+
 def _note(table: pd.DataFrame, good: Any, workload: Call | ModelWorkload) -> str:
-    """Which rungs could not be measured, and why: a figure never hides a failure."""
+    """Which rungs could not be measured, and why: a figure never hides a failure. Points say their own flags."""
     if not len(good):
         return series.note(table, good)
     refused: Any = table[(table["phase"] == workload.phase) & (table["status"] != "ok")]
     refused = refused[(refused["model"] == workload.model) & (refused["q_len"] == workload.q_len)]
     failed = dict.fromkeys(f"{row['error_text'] or row['label']} ({row['status']})" for row in series.rows_of(refused))
-    return series.note(good, good) + ("; " if series.note(good, good) and failed else "") + "; ".join(failed)
+    return "; ".join(failed)

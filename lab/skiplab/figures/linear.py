@@ -281,7 +281,7 @@ def _bars(
         predicted = [origin for origin in labels if origin[0] == "predicted"]
         colour = theme.style(contender).colour
         if source == "predicted":
-            colour = series.PREDICTED_COLOURS[predicted.index((source, device)) % len(series.PREDICTED_COLOURS)]
+            colour = theme.predicted_colour(predicted.index((source, device)))
         series_of_bars.append(Bars(
             ", ".join(filter(None, [label, labels[source, device]])), each(value), colour,
             theme.HATCHES.get(source, ""), *((first, last) if is_time else (last, first)),

@@ -10,13 +10,18 @@ import numpy as np
 import pandas as pd
 
 from skiplab.figures import series, theme
-from skiplab.figures.charts import BarChart, Bars, Hover, LineChart
+from skiplab.figures.charts import BarChart, Bars, Hover, LineChart, PanelChart
 from skiplab.figures.series import RowDict
 
 PARTS = ("attention sliding", "attention full", "qkv", "o", "gate+up", "down", "head", "pointwise", "gaps")
 """The names of a profile, in the order in which a layer has them; what runs outside of all; when nothing runs."""
 PHASES = {"prefill": "prompt", "decode": "step"}
+STEPS_X = "tokens read before (0 stands at 1)"
 BY_KIND = "one layer of each kind was timed, times its count"
+ROOFS = "rate at the roofs, packed weights"
+ROOF_SETTINGS = ("bits", "group_size", "dtype")
+SETTINGS = (*ROOF_SETTINGS, "by_kind")
+CALL = ["source", "device", "contender", "model", "q_len", "depth", *ROOF_SETTINGS]
 
 
 def prefill(table: pd.DataFrame) -> LineChart:
@@ -27,16 +32,39 @@ def prefill(table: pd.DataFrame) -> LineChart:
     )  # fmt: skip
 
 
-def decode(table: pd.DataFrame) -> LineChart:
-    """Tokens a second of steps over the tokens before them, a line for each contender, tokens a step, and source.
+def decode(table: pd.DataFrame) -> LineChart | PanelChart:
+    """Tokens a second of steps over the tokens before them, a line for each contender and source.
 
-    A step of several tokens verifies drafts: its rate is reached where all are accepted. A depth of 0 stands at 1.
+    A step of several tokens verifies drafts: its rate is reached where all are accepted. Where there are steps of
+    different numbers of tokens, each number has a panel. A depth of 0 stands at 1.
     """
     good = _good(table, "decode")
-    return _rates(
-        good.assign(place=good["depth"].clip(lower=1)), table, "A whole model: tokens/s of steps by depth", "place",
-        "tokens read before (0 stands at 1)", "tokens/s of steps",
-    )  # fmt: skip
+    good = good.assign(place=good["depth"].clip(lower=1))
+    axes = ("place", STEPS_X, "tokens/s of steps")
+    title = "A whole model: tokens/s of steps by depth"
+    counts = sorted(good["q_len"].unique())
+    if len(counts) < 2:
+        return _rates(good, table, title, *axes)
+    panels = tuple(
+        _rates(good[good["q_len"] == n], table, f"{theme.tokens(n)} token{'s' * int(n != 1)} a step", *axes, whole=good)
+        for n in counts
+    )
+    return PanelChart(title, panels, series.sources(good), _note(table, good))
+
+
+def prompts_and_steps(table: pd.DataFrame) -> PanelChart:
+    """Tokens a second of prompts by length, and of steps of one token by depth, beside each other."""
+    prompts, steps = _good(table, "prefill"), _good(table, "decode")
+    steps = steps[steps["q_len"] == 1]
+    steps = steps.assign(place=steps["depth"].clip(lower=1))
+    whole = pd.concat([prompts, steps], ignore_index=True)
+    panels = (
+        _rates(prompts, table, "a prompt", "q_len", "prompt length (tokens)", "prompt tokens/s", whole=whole),
+        _rates(steps, table, "a step of one token", "place", STEPS_X, "tokens/s of steps", whole=whole),
+    )
+    return PanelChart(
+        "A whole model: tokens/s of prompts and of steps", panels, series.sources(whole), _note(table, whole)
+    )
 
 
 def parts(table: pd.DataFrame) -> BarChart:
@@ -91,7 +119,7 @@ def _bar_colours(rows: list[RowDict]) -> list[str]:
     names = [row["contender"] for row in rows if row["source"] != "predicted"]
     own = len(set(names)) == len(names)
     seen = iter([theme.style(name).colour for name in names] if own else cycle(theme.VARIANTS))
-    predicted = cycle(series.PREDICTED_COLOURS)
+    predicted = cycle(theme.PREDICTED)
     return [next(predicted if row["source"] == "predicted" else seen) for row in rows]
 
 
@@ -111,18 +139,32 @@ def _good(table: pd.DataFrame, phase: str) -> Any:
     """Checked points of that phase that have a rate, with its quartiles and what it would be at the roofs."""
     good: Any = table[(table["operation"] == "model") & (table["status"] == "ok") & table["tokens_per_s"].notna()]
     good = good[good["phase"] == phase]
+    # a whole model's rate counts before one that was put together from its kinds of layers
+    good = good[
+        (good["by_kind"] != 1)
+        | ~good.assign(kind=good["by_kind"] != 1).groupby(CALL, dropna=False)["kind"].transform("any")
+    ]
     rate, median = good["tokens_per_s"], good["median_ms"]
     return good.assign(
         low=rate * median / good["high_ms"], high=rate * median / good["low_ms"], roof=rate * median / good["bound_ms"]
     )
 
 
-def _rates(good: Any, table: pd.DataFrame, title: str, x: str, x_title: str, y_title: str) -> LineChart:
-    name = _namer(good)
-    shown = series.lines(good, x, "tokens_per_s", "low", "high", name, _hover)
-    roofs = series.limits(good, x, "roof", "rate at the roofs, packed weights", name)
-    note = "; ".join(filter(None, [series.note(table, good), by_kind_note(good)]))
-    return LineChart(title, x_title, y_title, (*shown, *roofs), series.sources(good), note)
+def _rates(
+    good: Any, table: pd.DataFrame, title: str, x: str, x_title: str, y_title: str, whole: Any = None
+) -> LineChart:
+    """Lines of the good rows, which are all that a figure shows, or those of a panel of the `whole`."""
+    whole = good if whole is None else whole
+    name = _namer(whole)
+    shown = series.lines(good, x, "tokens_per_s", "low", "high", name, _hover, whole=whole)
+    # a machine whose roofs are a line of predictions has no grey one beside it
+    predicted = whole.loc[whole["source"] == "predicted", "device"]
+    roofs = series.limits(good[~good["device"].isin(predicted)], x, "roof", ROOFS, _namer(whole, ROOF_SETTINGS))
+    return LineChart(title, x_title, y_title, (*shown, *roofs), series.sources(good), _note(table, good))
+
+
+def _note(table: pd.DataFrame, good: Any) -> str:
+    return "; ".join(filter(None, [series.note(table, good), by_kind_note(good)]))
 
 
 def by_kind_note(good: Any) -> str:
@@ -130,20 +172,18 @@ def by_kind_note(good: Any) -> str:
     return BY_KIND if len(good) and bool((good["by_kind"] == 1).any()) else ""
 
 
-def _namer(good: Any) -> Callable[[RowDict], str]:
+def _namer(good: Any, settings: tuple[str, ...] = SETTINGS) -> Callable[[RowDict], str]:
     """What tells the settings of these rows apart; what a source does not tell is no setting of its own."""
     rows = [row for row in series.rows_of(good) if row["source"] in ("measured", "recorded")]
-    differing = series.several(rows, "bits", "group_size", "dtype", "by_kind")
+    differing = series.several(rows, *settings)
     differing += series.several(series.rows_of(good), "model")
-    steps = {row["q_len"] for row in series.rows_of(good) if row["phase"] == "decode"}
-    return lambda row: ", ".join(_words(row, [*differing, *(["q_len"] if len(steps) > 1 else [])]))
+    return lambda row: ", ".join(_words(row, differing))
 
 
 def _words(row: RowDict, names: Iterable[str]) -> list[str]:
     say: dict[str, Callable[[Any], str]] = {
         "model": str, "bits": lambda n: f"int{int(n)}", "group_size": lambda n: f"groups of {int(n)}", "dtype": str,
         "by_kind": lambda n: "one layer of each kind" if n else "",
-        "q_len": lambda n: f"{int(n)} token{'s' * (n != 1)} a step" if row["phase"] == "decode" else "",
     }  # fmt: skip
     known = ((name, row[name]) for name in say if name in names)
     return list(filter(None, (say[name](value) for name, value in known if value is not None and value == value)))
@@ -167,6 +207,6 @@ def problem(row: RowDict) -> str:
     return ", ".join([settings_words(row), *_words(row, ("model", "bits", "dtype"))])
 
 
-def overview(table: Any) -> LineChart:
+def overview(table: Any) -> LineChart | PanelChart:
     """The first chart to look at: prompts, or steps where there are no prompts."""
     return prefill(table) if (table["phase"] == "prefill").any() else decode(table)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from skiplab.figures.charts import BarChart, LineChart
+from skiplab.figures.charts import BarChart, LineChart, PanelChart
 from skiplab.figures.series import RowDict
 from skiplab.operations import modules_of
 
@@ -13,7 +13,7 @@ from skiplab.operations import modules_of
 class FigureModule(Protocol):
     """What figures need of an operation, beside the charts that it has of its own."""
 
-    def overview(self, table: Any) -> LineChart | BarChart:
+    def overview(self, table: Any) -> LineChart | PanelChart | BarChart:
         """The first chart to look at."""
         ...
 

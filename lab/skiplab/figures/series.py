@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -22,8 +22,6 @@ FILLS = ("", "-open", "-dot", "-open-dot")
 """Of contenders that share a colour, where the marker's shape is the setting's."""
 ORIGIN_DASHES = (0, 3, 4)
 """Dashes of the devices on which something was measured; published and predicted lines have `theme.SOURCE_DASH`."""
-PREDICTED_COLOURS = (theme.GREEN, theme.PURPLE, theme.ORANGE, theme.SKY)
-"""Colours of the machines that something is predicted for."""
 
 
 def rows_of(table: Any) -> list[RowDict]:
@@ -31,40 +29,79 @@ def rows_of(table: Any) -> list[RowDict]:
     return table.to_dict("records")
 
 
+@dataclass(frozen=True)
+class Looks:
+    """How the lines of a figure are named and drawn, so that no two are alike.
+
+    several: whether predicted, and the contender, of those with several settings, whose markers stand for these.
+    predicted: in order, device and contender of each prediction, whose colours stand for these.
+    """
+
+    variants: list[str]
+    labels: dict[tuple[str, str], str]
+    fills: dict[str, str]
+    predicted: list[tuple[str, str]]
+    several: set[tuple[bool, str]]
+    by_variant: bool
+    sources: set[str]
+
+    @classmethod
+    def of(cls, table: Any, variant: Callable[[RowDict], str], by_variant: bool) -> Looks:
+        """Of the lines of that table's rows."""
+        rows = rows_of(table)
+        variants, settings = list(dict.fromkeys(map(variant, rows))), dict[tuple[bool, str], set[str]]()
+        for row in rows:
+            settings.setdefault((row["source"] == "predicted", row["contender"]), set()).add(variant(row))
+        seen = {contender: own for (predicted, contender), own in settings.items() if not predicted}
+        single = len(seen) <= 1 and any(len(own) > 1 for own in seen.values())
+        return cls(
+            variants, theme.source_labels((row["source"], row["device"]) for row in rows),
+            _fills(dict.fromkeys(row["contender"] for row in rows)),
+            list(dict.fromkeys((row["device"], row["contender"]) for row in rows if row["source"] == "predicted")),
+            {key for key, own in settings.items() if len(own) > 1}, by_variant or single,
+            {row["source"] for row in rows},
+        )  # fmt: skip
+
+    def name(self, source: str, device: str, label: str, setting: str) -> str:
+        """A line's name: what tells it from the others."""
+        return ", ".join(filter(None, [label, setting if len(self.variants) > 1 else "", self.labels[source, device]]))
+
+    def look(self, source: str, device: str, contender: str, setting: str) -> tuple[theme.Style, int]:
+        """A line's style and dash."""
+        order = self.variants.index(setting)
+        rank = [p for p in self.labels if p[0] == source].index((source, device))
+        look = theme.style(contender)
+        if (source == "predicted", contender) in self.several:
+            marker, plain = MARKERS[order % len(MARKERS)]
+            look = theme.Style(look.colour, marker + self.fills[contender], plain)
+        if source == "predicted":
+            look = replace(look, colour=theme.predicted_colour(self.predicted.index((device, contender))))
+        elif self.by_variant:
+            look = replace(look, colour=theme.VARIANTS[order % len(theme.VARIANTS)])
+        return theme.beside(look, ORIGIN_DASHES[rank % len(ORIGIN_DASHES)], source, self.sources)
+
+
 def lines(
     table: Any, x: str, y: str, low: str, high: str, variant: Callable[[RowDict], str],
-    hover: Callable[[RowDict], Hover], by_variant: bool = False,
+    hover: Callable[[RowDict], Hover], by_variant: bool = False, whole: Any = None,
 ) -> tuple[Line, ...]:  # fmt: skip
     """A line for each source, device, contender and `variant(row)`, in which x (a column) grows.
 
     `by_variant`: colours stand for settings instead of contenders, as they also do if there is only one contender.
+    `whole`: the rows of all panels of the figure, in which a line of one name looks alike; by default the table.
     """
     if not len(table):
         return ()
+    looks = Looks.of(table if whole is None else whole, variant, by_variant)
     named = table.assign(variant=[variant(row) for row in rows_of(table)])
-    variants = list(dict.fromkeys(named["variant"]))
-    labels = theme.source_labels(named[list(ORIGIN)].itertuples(index=False, name=None))
-    fills = _fills(dict.fromkeys(named["contender"]))
-    seen = named[~named["source"].isin(["predicted"])]
-    by_variant = by_variant or (seen["contender"].nunique() <= 1 and seen["variant"].nunique() > 1)
     made = []
     for keys, rows in named.groupby([*ORIGIN, "contender", "label", "variant"], sort=False, dropna=False):
         source, device, contender, label, setting = keys
-        parts = [label, setting if len(variants) > 1 else "", labels[source, device]]
-        order, rank = variants.index(setting), [p for p in labels if p[0] == source].index((source, device))
-        look = theme.style(contender)
-        if len(variants) > 1:
-            marker, plain = MARKERS[order % len(MARKERS)]
-            look = theme.Style(look.colour, marker + fills[contender], plain)
-        if source == "predicted":
-            look = replace(look, colour=PREDICTED_COLOURS[rank % len(PREDICTED_COLOURS)])
-        elif by_variant:
-            look = replace(look, colour=theme.VARIANTS[order % len(theme.VARIANTS)])
-        look, dash = theme.beside(look, ORIGIN_DASHES[rank % len(ORIGIN_DASHES)], source, set(named["source"]))
         rows = rows.sort_values(x)
         xs, ys, lows, highs = (tuple(map(float, rows[name])) for name in (x, y, low, high))
         texts = tuple(hover(row) for row in rows_of(rows))
-        made.append(Line(", ".join(filter(None, parts)), xs, ys, lows, highs, texts, look, dash))
+        name = looks.name(source, device, label, setting)
+        made.append(Line(name, xs, ys, lows, highs, texts, *looks.look(source, device, contender, setting)))
     return tuple(made)
 
 

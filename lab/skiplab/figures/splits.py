@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from skiplab.figures import theme
 from skiplab.figures.nibbles import FETCHED, LEFT_ALONE, Cell, Label, Picture
-from skiplab.occupancy import Placement, Schedule, Share
+from skiplab.occupancy import SPLIT_POLICIES, Placement, Schedule, Share
 
 LEFT, ACROSS = 132, 560
 """Pixels left of a strip, for its name; of a strip."""
@@ -20,12 +20,7 @@ SHADES = (theme.BLUE, theme.SKY)
 DROPPED = (theme.ORANGE, "#F7DC9C")
 MOST_CELLS = 1200
 """More programs with keys than these are drawn as one bar an SM, more tiles as whole shares."""
-NAMES = {
-    "blockskip": "blockskip",
-    "flash-attention-3": "FlashAttention-3",
-    "executorch": "ExecuTorch",
-    "one": "one share",
-}
+NAMES = {policy: name for policy, (name, _) in SPLIT_POLICIES.items()}
 
 Drawn = list[Cell | Label]
 
@@ -99,7 +94,7 @@ def _magnified(parts: Drawn, plans: Mapping[str, Schedule], policy: str, head: i
     live = plans[policy].live
     block_n = plans[policy].block_n
     drawn = "a cell is a tile" if -(-len(live) // block_n) <= ACROSS / 6 else "a cell is a share"
-    title = f"The {len(live):,} keys that a query sees, by policy: {drawn}"
+    title = f"The {len(live):,} keys that a query sees, by rule: {drawn}"
     parts.append(Label(0, y + 11, title, size=12, bold=True))
     scale, top, tall = ACROSS / len(live), y + 20, 20
     for number, (name, plan) in enumerate(plans.items()):

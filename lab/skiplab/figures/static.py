@@ -72,7 +72,7 @@ def _panels(chart: PanelChart) -> Figure:
         axes = figure.add_subplot(rows, 2, number + 1)
         _lines(axes, panel)
         axes.set_title(panel.title, loc="left", fontsize=11)
-        axes.set_ylabel("" if number % 2 else panel.y_title)
+        axes.set_ylabel("" if number % 2 and panel.y_title == chart.panels[number - 1].y_title else panel.y_title)
         handles |= {name: handle for handle, name in zip(*axes.get_legend_handles_labels(), strict=True)}
     shown = [line.name for line in chart.lines]
     columns = 3 if max(map(len, shown)) < 36 else 2
@@ -174,7 +174,7 @@ def mark(value: float, as_ratio: bool) -> str:
     """A tick's text: `2k`, `50M`, `0.5×`."""
     if as_ratio:
         return f"{value:g}×"
-    return theme.quantity(value, "").strip().replace(" ", "")
+    return theme.tick(value, "").strip().replace(" ", "")
 
 
 def log2(value: float) -> float:
@@ -246,14 +246,14 @@ def _lines(axes: Axes, chart: LineChart) -> None:
     ys = [y for line in chart.lines for y in line.y if y == y]
     ys += [chart.level] if ys and chart.level is not None else []  # what all is held against has its mark, too
     if chart.x_is_time:
-        _ticks(axes.xaxis, log_marks(xs), theme.seconds)
+        _ticks(axes.xaxis, log_marks(xs), lambda m: theme.tick(m, "s"))
     elif xs and chart.x_is_log:
         _ticks(axes.xaxis, count_marks(xs), theme.tokens)
     if chart.x_is_time or chart.y_is_time:
-        _ticks(axes.yaxis, _inside(log_marks(ys), ys), theme.seconds)
+        _ticks(axes.yaxis, _inside(log_marks(ys), ys), lambda m: theme.tick(m, "s"))
     elif ys and chart.y_is_log:
         _ticks(axes.yaxis, _inside(log_marks(ys), ys), lambda m: mark(m, chart.level is not None))
-    if chart.level is not None:
+    if chart.level is not None and chart.lines:
         axes.axhline(chart.level, color="#777777", linewidth=1, linestyle="--")
     if chart.diagonal and xs:
         axes.plot([xs[0], xs[-1]], [xs[0], xs[-1]], color="#777777", linewidth=1, linestyle="--", label="the roofs")
@@ -307,7 +307,7 @@ def _bars(figure: Figure, axes: Axes, chart: BarChart) -> None:
     axes.set(ylabel=chart.y_title, xlabel=chart.x_title)
     if not chart.groups:
         return
-    axes.yaxis.set_major_formatter(lambda value, _: theme.quantity(value, chart.unit))
+    axes.yaxis.set_major_formatter(lambda value, _: theme.tick(value, chart.unit))
     if chart.y_is_log:
         low, high = bar_range(chart)
         axes.set_yscale("log")
@@ -315,7 +315,7 @@ def _bars(figure: Figure, axes: Axes, chart: BarChart) -> None:
         _ticks(
             axes.yaxis,
             _inside(log_marks([low, high]), [1.3 * low, high / 1.3]),
-            lambda m: theme.quantity(m, chart.unit),
+            lambda m: theme.tick(m, chart.unit),
         )
         axes.minorticks_off()
     _legend(figure, axes, inside=False)

@@ -7,11 +7,14 @@ on JupyterLab's dark theme alike (contrast above 4 on both).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+
+from skiplab.text import digits, listed
 
 BLUE, ORANGE, GREEN, VERMILLION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 SKY, PURPLE, GREY = "#56B4E9", "#CC79A7", "#888888"
+WINE, OLIVE, BROWN, DARK = "#AA3377", "#999933", "#8C510A", "#6B6B6B"
 TEXT = "#777777"
 GRID = "rgba(128,128,128,0.25)"
 
@@ -28,46 +31,54 @@ class Style:
     static_marker: str
 
 
+OURS = (BLUE, SKY)
+"""Colours that no peer has: what ships is blue in every figure, on a second device it is light blue."""
 STYLES = {
     "blockskip": Style(BLUE, "circle", "o"),
-    "blockskip-map": Style(SKY, "circle-open", "o"),
+    "blockskip-tiles": Style(BLUE, "pentagon-open", "p"),
+    "blockskip-tiles-dequantize": Style(BLUE, "pentagon", "p"),
     "blockskip-bounds": Style(BLUE, "circle-open", "o"),
+    "blockskip-map": Style(SKY, "circle-open", "o"),
     "blockskip-mask": Style(GREEN, "circle-open", "o"),
     "blockskip-none": Style(VERMILLION, "circle-open", "o"),
-    "blockskip-one": Style(PURPLE, "circle-open", "o"),
+    "blockskip-one": Style(SKY, "circle-open", "o"),
     "blockskip-prefill": Style(GREY, "circle-open", "o"),
+    "blockskip-matvec": Style(BLUE, "circle-open", "o"),
     "blockskip-strided": Style(SKY, "circle-open", "o"),
     "blockskip-scalar": Style(GREEN, "circle-open", "o"),
     "blockskip-fused": Style(PURPLE, "circle-open", "o"),
-    "blockskip-tiles": Style(SKY, "circle", "o"),
     "blockskip-dequantize": Style(ORANGE, "circle-open", "o"),
+    "blockskip-int8-mma": Style(VERMILLION, "circle-open", "o"),
     "sdpa": Style(VERMILLION, "square", "s"),
-    "sdpa-causal": Style(PURPLE, "square", "s"),
+    "sdpa-causal": Style(VERMILLION, "square-open", "s"),
     "sdpa-math": Style(GREY, "square-open", "s"),
     "sdpa-flash": Style(GREEN, "square-open", "s"),
-    "sdpa-efficient": Style(ORANGE, "square-open", "s"),
-    "sdpa-cudnn": Style(SKY, "square-open", "s"),
+    "sdpa-efficient": Style(GREY, "square", "s"),
+    "sdpa-efficient-mask": Style(DARK, "square", "s"),
+    "sdpa-cudnn": Style(WINE, "square-open", "s"),
     "flex": Style(ORANGE, "diamond", "D"),
     "flash-window": Style(GREEN, "square", "s"),
+    "efficient-window": Style(DARK, "square-open", "s"),
     "fa3": Style(PURPLE, "triangle-up", "^"),
-    "fa4": Style(PURPLE, "triangle-down", "v"),
-    "flashinfer": Style(SKY, "triangle-up", "^"),
-    "executorch split-K": Style(VERMILLION, "hexagon", "h"),
-    "executorch standard": Style(PURPLE, "circle-open", "o"),
+    "fa4": Style(BROWN, "triangle-down", "v"),
+    "flashinfer": Style(OLIVE, "triangle-up", "^"),
+    "flashinfer-tensor": Style(OLIVE, "triangle-up-open", "^"),
     "bf16": Style(VERMILLION, "square", "s"),
     "dequantize": Style(ORANGE, "diamond", "D"),
-    "tinygemm": Style(PURPLE, "triangle-up", "^"),
+    "tinygemm": Style(BROWN, "triangle-up", "^"),
     "humming": Style(GREEN, "triangle-up", "^"),
     "humming-int8": Style(GREEN, "triangle-up-open", "^"),
-    "gemlite": Style("#6B6B6B", "triangle-down", "v"),
+    "gemlite": Style(DARK, "triangle-down", "v"),
     "transformers": Style(ORANGE, "diamond", "D"),
     "transformers-eager": Style(GREY, "diamond-open", "D"),
     "transformers-compiled": Style(ORANGE, "diamond-open", "D"),
-    "llama.cpp": Style(GREEN, "triangle-up", "^"),
-    "llama.cpp-cublas": Style(GREEN, "triangle-up-open", "^"),
-    "llama.cpp-plain": Style(SKY, "triangle-down", "v"),
-    "llama.cpp-cublas-plain": Style(SKY, "triangle-down-open", "v"),
+    "llama.cpp": Style(WINE, "triangle-up", "^"),
+    "llama.cpp-cublas": Style(WINE, "triangle-up-open", "^"),
+    "llama.cpp-plain": Style(OLIVE, "triangle-down", "v"),
+    "llama.cpp-cublas-plain": Style(OLIVE, "triangle-down-open", "v"),
     "executorch": Style(PURPLE, "hexagon", "h"),
+    "executorch split-K": Style(PURPLE, "hexagon", "h"),
+    "executorch standard": Style(WINE, "hexagon", "h"),
     "reference": Style(GREY, "cross", "P"),
     "ladder-1-dense": Style(VERMILLION, "circle-open", "o"),
     "ladder-2-mask": Style(ORANGE, "circle-open", "o"),
@@ -78,12 +89,15 @@ STYLES = {
     "ladder-7-joined": Style(PURPLE, "diamond-open", "D"),
     "ladder-8-fused": Style(SKY, "diamond-open", "D"),
 }
+"""Of every contender, in every figure. A marker with a circle or pentagon is ours."""
 OTHERS = (
     Style(GREEN, "triangle-up", "^"),
     Style(PURPLE, "triangle-down", "v"),
-    Style(SKY, "star", "*"),
+    Style(OLIVE, "star", "*"),
     Style(GREY, "hexagon", "h"),
 )
+PREDICTED = (GREEN, ORANGE, PURPLE, OLIVE)
+"""Colours of what is predicted: by machine, and of each the contenders."""
 VARIANTS = (BLUE, VERMILLION, ORANGE, GREEN, PURPLE, SKY)
 """Colours of the settings of a single contender."""
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
@@ -113,10 +127,20 @@ def style(contender: str) -> Style:
     return STYLES.get(contender) or OTHERS[sum(contender.encode()) % len(OTHERS)]
 
 
+def predicted_colour(number: int) -> str:
+    """The colour of a figure's predictions by their order."""
+    return PREDICTED[number % len(PREDICTED)]
+
+
+def _word(source: str) -> str:
+    return {"measured": "measured on", "recorded": "recorded on", "predicted": "predicted for"}.get(
+        source, "published by"
+    )
+
+
 def provenance(source: str, device: str) -> str:
     """`measured on X`, `recorded on X`, `predicted for X` or `published by X`."""
-    words = {"measured": "measured on", "recorded": "recorded on", "predicted": "predicted for"}
-    return f"{words.get(source, 'published by')} {device}"
+    return f"{_word(source)} {device}"
 
 
 def source_label(source: str, device: str) -> str:
@@ -133,8 +157,11 @@ def source_labels(pairs: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str
 
 
 def provenances(pairs: Iterable[tuple[str, str]]) -> str:
-    """All sources of a figure in one line, each once, in order of appearance."""
-    return "; ".join(dict.fromkeys(provenance(source, device) for source, device in pairs))
+    """All sources of a figure in one line, each once, in order of appearance: `measured on X and Y`."""
+    devices: dict[str, dict[str, None]] = {}
+    for source, device in pairs:
+        devices.setdefault(_word(source), {})[device] = None
+    return "; ".join(f"{word} {listed(list(names))}" for word, names in devices.items())
 
 
 def tokens(count: float) -> str:
@@ -145,29 +172,31 @@ def tokens(count: float) -> str:
     return f"{count / (1 << 20):.4g}M" if count >= 1 << 20 else f"{count / 1024:.5g}k"
 
 
+PREFIXES = (
+    (1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1, ""), (1e-3, "m"), (1e-6, "µ"),
+    (1e-9, "n"),
+)  # fmt: skip
+
+
 def quantity(value: float, unit: str) -> str:
-    """A value with an SI prefix and three digits: `1.23 TFLOP`, `850 µs` for 8.5e-4 s."""
+    """A value with an SI prefix and three digits: `1.20 TFLOP`, `850 µs` for 8.5e-4 s."""
+    return _prefixed(value, unit, digits)
+
+
+def tick(value: float, unit: str) -> str:
+    """A round value at a mark of an axis: as `quantity`, without noughts behind it: `2 ms`."""
+    return _prefixed(value, unit, "{:.3g}".format)
+
+
+def _prefixed(value: float, unit: str, text: Callable[[float], str]) -> str:
     if value == 0 or value != value:
         return f"0 {unit}" if value == 0 else f"no {unit}"
-    prefixes = (
-        (1e18, "E"),
-        (1e15, "P"),
-        (1e12, "T"),
-        (1e9, "G"),
-        (1e6, "M"),
-        (1e3, "k"),
-        (1, ""),
-        (1e-3, "m"),
-        (1e-6, "µ"),
-    )
-    for factor, prefix in prefixes:
-        if abs(value) >= factor * 0.9995:
-            return f"{value / factor:.3g} {prefix}{unit}"
-    return f"{value * 1e9:.3g} n{unit}"
+    factor, prefix = next((pair for pair in PREFIXES if abs(value) >= pair[0] * 0.9995), PREFIXES[-1])
+    return f"{text(value / factor)} {prefix}{unit}"
 
 
 def seconds(value: float) -> str:
-    """A time in a fitting unit: `5.6 µs`, `12.3 ms`, `2.5 s`."""
+    """A time in a fitting unit: `5.60 µs`, `12.3 ms`, `2.50 s`."""
     return quantity(value, "s")
 
 

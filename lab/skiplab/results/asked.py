@@ -9,9 +9,9 @@ from typing import Any
 
 import pandas as pd
 
-from skiplab.results.tables import MissingRun, Table, axis_name, axis_text, entries, gather, listed, number
+from skiplab.results.tables import MissingRun, Table, axis_name, axis_text, entries, gather, number
 from skiplab.store import Run
-from skiplab.text import markdown
+from skiplab.text import listed, markdown
 
 
 @dataclass(frozen=True)

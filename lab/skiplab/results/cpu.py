@@ -12,6 +12,7 @@ import pandas as pd
 from skiplab.paths import data_path
 from skiplab.rated import ADDED
 from skiplab.store import COLUMNS
+from skiplab.text import counted
 
 
 def cpu_prefill() -> pd.DataFrame:
@@ -70,6 +71,7 @@ def _row(point: Mapping[str, Any], name: str, path: Path, machine: Mapping[str, 
     return {
         "status": "ok", "method": "cpu", "median_ms": min(point["samples_ns"][name]) / 1e6, "flags": "",
         "error": max(errors) if isinstance(errors, list) else errors,
-        "device": f"{machine['cpu']} ({machine['instructions']}, {machine['threads']} threads)", "file": path,
+        "device": f"{machine['cpu']} ({machine['instructions']}, {counted(machine['threads'], 'thread')})",
+        "file": path,
         "versions": f"torch {machine['torch']}",
     }  # fmt: skip

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
+from skiplab.contenders import contenders
 from skiplab.rated import RowDict
 from skiplab.results.asked import TargetsTable
 from skiplab.results.cpu import cpu_linear, cpu_model, cpu_prefill
@@ -42,42 +43,26 @@ PREFILL = {"operation": "attention", "buffer": None, "dtype": "bfloat16", "batch
 DECODE = {"operation": "decode", "q_len": 1, "dtype": "bfloat16", "batch": 1}
 LINEAR = {"operation": "linear", "group_size": 32, "symmetric": 0, "dtype": "bfloat16"}
 
-FLEX = ("FlexAttention, compiled", "flex")
-PEERS = (
-    FLEX,
-    ("FlashAttention-2 with its window", "flash-window"),
-    ("FlashAttention-3", "fa3"),
-    ("FlashAttention-4", "fa4"),
-    ("FlashInfer", "flashinfer"),
-    ("torch's efficient kernel with its window", "efficient-window"),
-)
-EFFICIENT = ("torch's efficient kernel, mask", "sdpa-efficient-mask")
-DENSE_PEERS = (("torch's dense + mask", "sdpa"), EFFICIENT, ("cuDNN, mask", "sdpa-cudnn"))
+
+def named(operation: str, *contenders_of: str) -> tuple[tuple[str, str], ...]:
+    """The head and the name of each of these contenders: the head is what figures call it."""
+    return tuple((contenders(operation)[name].label, name) for name in contenders_of)
+
+
+PEERS = named("attention", "flex", "flash-window", "fa3", "fa4", "flashinfer", "efficient-window")
+EFFICIENT = "sdpa-efficient-mask"
+DENSE_PEERS = named("attention", "sdpa", EFFICIENT, "sdpa-cudnn")
 DENSE = ("sdpa", "sdpa-math", "sdpa-efficient", "sdpa-efficient-mask", "sdpa-cudnn", "blockskip-none")
-CAUSAL_PEERS = (
-    FLEX,
-    ("torch's flash", "sdpa-flash"),
-    ("FlashAttention-3", "fa3"),
-    ("FlashAttention-4", "fa4"),
-    ("cuDNN", "sdpa-cudnn"),
-    ("FlashInfer", "flashinfer"),
-    ("torch's efficient kernel", "sdpa-efficient"),
-    ("torch's choice, is_causal", "sdpa-causal"),
+CAUSAL_PEERS = named(
+    "attention", "flex", "sdpa-flash", "fa3", "fa4", "sdpa-cudnn", "flashinfer", "sdpa-efficient", "sdpa-causal"
 )
-DECODE_PEERS = (
-    ("torch's flash", "sdpa-flash"),
-    ("cuDNN", "sdpa-cudnn"),
-    FLEX,
-    ("FlashAttention-3", "fa3"),
-    ("FlashInfer", "flashinfer"),
-    ("FlashInfer, tensor cores", "flashinfer-tensor"),
-)
+DECODE_PEERS = named("decode", "sdpa-flash", "sdpa-cudnn", "flex", "fa3", "flashinfer", "flashinfer-tensor")
 MODES = (
     ("loop bounds (`bounds`)", "blockskip"),
     ("tile map (`map`)", "blockskip-map"),
     ("read the mask, leave early (`mask`)", "blockskip-mask"),
     ("visit all tiles (`none`)", "blockskip-none"),
-    EFFICIENT,
+    *named("attention", EFFICIENT),
 )
 MATVEC_PEERS = ("tinygemm", "gemlite", "bf16")
 
@@ -195,7 +180,7 @@ DECLARED = {
         "window 1,024, 32/16 heads of 256, bfloat16.",
         tuple(
             Item(f"{head}, {words}", {"contender": name}, value)
-            for head, name in (("blockskip", "blockskip"), FLEX, ("torch's dense + mask", "sdpa"))
+            for head, name in named("attention", "blockskip", "flex", "sdpa")
             for words, value in (("in a graph", "us"), ("one by one", "eager"))
         ),
         heads=SLIDING, window=1024,
@@ -205,7 +190,7 @@ DECLARED = {
         ("window",),
         (
             *times(*MODES),
-            faster("`bounds` faster than `none` and torch's", "blockskip-none", EFFICIENT[1], least=always(4)),
+            faster("`bounds` faster than `none` and torch's", "blockskip-none", EFFICIENT, least=always(4)),
         ),
         {**PREFILL, "heads": SLIDING, "buffer": 4096, "q_len": 2048}, H100, across=True,
         target="at least four times as fast as the faster of `none` and torch's efficient kernel",
@@ -215,14 +200,14 @@ DECLARED = {
         ("heads", "window"),
         (
             Item("blockskip", OURS, "products", least=windowed_share),
-            *times(*PEERS, ("cuDNN", "sdpa-cudnn"), ("dense + mask", "sdpa"), value="products"),
+            *times(*PEERS, *named("attention", "sdpa-cudnn", "sdpa"), value="products"),
         ),
         {**PREFILL, "q_len": 8192}, ("*-prefill-causal-d*", *topic("prefill-windows-d128")),
         target="with a window, 60 % at head size 128 and 50 % at 256",
     ),
     "decode": Table(
-        "**One new token over a cache**, rotated past the L2, bfloat16: 32/16 heads of 256 are Gemma 4 31B's sliding "
-        "layer with the whole cache in view, 32/4 of 512 its full layer. *Read rate*: of what a plain sum reads.",
+        "**One new token over a cache**, bfloat16: 32/16 heads of 256 are Gemma 4 31B's sliding layer without a "
+        "window, 32/4 of 512 its full layer.",
         ("heads", "kv_len"),
         (
             Item("blockskip", OURS, "us"),
@@ -243,14 +228,13 @@ DECLARED = {
         {**DECODE, "window": 1024, "heads": SLIDING}, H100, across=True,
     ),
     "linear": Table(
-        "**int4 and int8 products for one token**, Gemma 4 31B's layers, weights rotated past the L2; groups of 32. "
-        "*Read rate*: of what a plain sum reads, which a kernel can surpass.",
+        "**int4 and int8 products for one token**, Gemma 4 31B's layers, weights rotated past the L2; groups of 32.",
         ("out_features", "in_features"),
         (
             Item("int4", {**OURS, "bits": 4}, "us"),
             Item("read rate", {**OURS, "bits": 4}, "reads", least=large_layer),
             Item("of a plain read of as much", {**OURS, "bits": 4}, "plain"),
-            *times(("tinygemm", "tinygemm"), ("gemlite", "gemlite"), ("bf16", "bf16"), value="us", bits=4),
+            *times(*named("linear", *MATVEC_PEERS), value="us", bits=4),
             faster("int4 faster than its best peer", *MATVEC_PEERS, least=always(1), bits=4),
             Item("int8", {**OURS, "bits": 8}, "us"),
             Item("int8's read rate", {**OURS, "bits": 8}, "reads", least=large_layer),
@@ -274,7 +258,7 @@ DECLARED = {
         "**int4 products of several rows**, 21,504 outputs × 5,376 inputs, groups of 32.",
         ("rows",),
         times(("our choice", "blockskip"), ("on tensor cores, from packed weights", "blockskip-fused"),
-              ("dequantized first", "blockskip-dequantize"), ("tinygemm", "tinygemm"), ("bf16", "bf16"), value="us"),
+              ("dequantized first", "blockskip-dequantize"), *named("linear", "tinygemm", "bf16"), value="us"),
         {**LINEAR, "out_features": 21504, "in_features": 5376, "bits": 4}, H100, across=True,
     ),
     "linear-layers": Table(
@@ -282,8 +266,7 @@ DECLARED = {
         "with zero points.",
         ("out_features", "in_features", "rows"),
         (
-            *times(("ours", "blockskip"), ("Humming", "humming"),
-                   ("Humming, int8 activations", "humming-int8"), ("bf16", "bf16"), value="us"),
+            *times(*named("linear", "blockskip", "humming", "humming-int8", "bf16"), value="us"),
             faster("faster than Humming", "humming", "humming-int8", least=beside_humming),
             faster("than bf16", "bf16", least=beside_bf16),
         ),
@@ -298,15 +281,15 @@ DECLARED = {
         (
             *times(("blockskip", "blockskip")),
             Item("error", OURS, "error"),
-            *times(FLEX, ("torch's dense + mask", "sdpa")),
+            *times(*named("attention", "flex", "sdpa")),
             faster("faster than FlexAttention", "flex"),
             faster("than dense + mask", "sdpa"),
         ),
         statistic="least", source=cpu_prefill,
     ),
     "cpu-linear": Table(
-        "**int4 layers on a CPU** (groups of 32, asymmetric), beside torch's layer of the same shape, its weight in "
-        "the activations' dtype. Up to 8 rows are multiplied in int8.",
+        "**int4 layers on a CPU** (groups of 32, asymmetric), beside torch's float layer of the activations' dtype. Up "
+        "to 8 rows are multiplied in int8.",
         ("dtype", "out_features", "in_features", "rows"),
         (
             *times(("compiled", "blockskip"), ("in PyTorch", "tiled"), ("torch's float layer", "layer")),
@@ -353,7 +336,7 @@ README = {
             kv_len=16384,
         ),
         about="**One new token over a cache of 16,384 keys**, bfloat16: 32/16 heads of 256 are Gemma 4 31B's sliding "
-        "layer with the whole cache in view, 32/4 of 512 its full layer. *Read rate*: of what a plain sum reads.",
+        "layer without a window, 32/4 of 512 its full layer.",
         axes=("heads",),
     ),
     "linear-large": _kept("linear", out_features=[21504, 8192]),

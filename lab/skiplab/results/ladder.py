@@ -18,7 +18,7 @@ from skiplab.rated import RowDict, rated
 from skiplab.results.marks import above, marks_of, notes_of, shown, spread_of, usual
 from skiplab.results.tables import Shown
 from skiplab.store import Run, query
-from skiplab.text import markdown
+from skiplab.text import digits, markdown, sentence
 from skiplab.workload import ModelWorkload
 
 RUNS = ("*-nvidia-h200-*model*", "*-nvidia-*model*", "*model*")
@@ -52,8 +52,9 @@ class LadderTable:
         common = usual(list(map(marks_of, timed["flags"], spread_of(timed))))
         cells = _cells(columns, self.workload, common)
         text = "".join(cells.to_numpy().ravel())
-        caption = f"{_caption(self.workload, columns, files, link)} {above(common, text, 'recorded cells')}".rstrip()
-        return Shown(caption, cells, (*_notes(good, self.workload), *notes_of(text)))
+        origins = [_origins(columns, files, link), above(common, text, "recorded cells")]
+        below = [*filter(None, origins), *_notes(good, self.workload), *notes_of(text)]
+        return Shown(_caption(self.workload), cells, tuple(map(sentence, below)))
 
 
 def _columns(good: pd.DataFrame) -> dict[tuple[str, str], dict[str, RowDict]]:
@@ -85,18 +86,25 @@ def _head(source: str, device: str) -> str:
 
 
 def _cell(row: RowDict | None, below: float | None, common: str) -> str:
-    """`43.98 (1.18×)`: tokens a second, and times the rung before that there is."""
+    """`44.0 (1.18×)`: tokens a second, and times the rung before that there is."""
     if row is None:
         return ""
     rate = row["tokens_per_s"]
-    text = f"{rate:,.0f}" if rate >= 1000 else f"{rate:.1f}"
     gain = "" if below is None else f" ({rate / below:.2f}×)"
     marks = shown(marks_of(row["flags"], spread_of(row)), common) if row["source"] in TIMED else ""
-    return text + marks + gain
+    return digits(rate) + marks + gain
 
 
-def _caption(workload: ModelWorkload, columns: Any, files: Any, link: Any) -> str:
+def _caption(workload: ModelWorkload) -> str:
     call = settings_words({"phase": workload.phase, "q_len": workload.q_len, "depth": workload.depth})
+    return (
+        f"The ladder of {workload.model}: {call}, tokens/s, in brackets times the rung before. Each rung has all that "
+        "the ones before it have."
+    )
+
+
+def _origins(columns: Any, files: Any, link: Any) -> str:
+    """Where the numbers are from, each source once."""
     sources = []
     for rows in columns.values():
         for row in rows.values():
@@ -104,11 +112,7 @@ def _caption(workload: ModelWorkload, columns: Any, files: Any, link: Any) -> st
             if row["source"] in ("recorded", "measured") and row["run_id"] in files:
                 words += f" ({link(files[row['run_id']])})"
             sources.append(words)
-    named = "; ".join(dict.fromkeys(sources))
-    return (
-        f"The ladder of {workload.model}: {call}, tokens/s, in brackets times the rung before. Each rung has all that "
-        f"the ones before it have. {named[0].upper()}{named[1:]}."
-    )
+    return f"{'; '.join(dict.fromkeys(sources))}." if sources else ""
 
 
 def _notes(good: pd.DataFrame, workload: ModelWorkload) -> list[str]:

@@ -10,34 +10,41 @@ import blockskip as bs
 import pandas as pd
 
 from skiplab.figures import attention, decode, linear, model, static
+from skiplab.figures.charts import Chart
 from skiplab.paths import data_path, installed
 from skiplab.rated import rated
 from skiplab.report.model import with_rows
 from skiplab.results.declared import ALL, H100, H200
 from skiplab.results.tables import fill
-from skiplab.store import Run, frame, noted_runs, published, query, read_runs, recorded_llama_bench
+from skiplab.store import Run, documented, frame, noted_runs, published, query, read_runs, recorded_llama_bench
 from skiplab.workload import model_of
 
 PAGES = ("README.md", "data/RESULTS.md", "data/TARGETS.md")
+SCHEMA_PAGE = "data/README.md"
 PREFILL = ["sdpa", "blockskip", "flex", "flash-window", "fa3", "fa4", "flashinfer"]
 LAYERS = ("qkv", "o", "gate+up", "down")
 STEPS = ["blockskip", "blockskip-prefill", "sdpa-flash", "sdpa-cudnn", "flex", "fa3", "flashinfer"]
 
 
-def pictures(runs: Sequence[Run]) -> dict[str, Any]:
-    """By name, each a matplotlib figure."""
+def charts(runs: Sequence[Run]) -> dict[str, Chart]:
+    """Those of the pictures that show what was recorded, by name."""
     recorded = rated(runs, H100)
     sliding = query(recorded, heads="32/16 of 256", buffer=None, window=1024, contender=PREFILL)
     steps = query(recorded, operation="decode", heads="32/16 of 256", window=None, contender=STEPS)
     gemma = model_of("gemma4-31b").linears(fused=True)
     layers = rated([*runs, *noted_runs()], H200)
     return {
-        "model": static.draw(model.prefill(whole_models(runs))),
-        "tilemap": static.tilemap(bs.TileMap.build(bs.sliding_window(1024), 4096, 4096)),
-        "speedup": static.draw(attention.speedup(query(sliding, operation="attention"))),
-        "decode": static.draw(decode.decode_time(steps)),
-        "linear": static.draw(linear.linear_layers(layers, {name: gemma[name] for name in LAYERS})),
+        "model": model.prompts_and_steps(whole_models(runs)),
+        "speedup": attention.speedup(query(sliding, operation="attention")),
+        "decode": decode.decode_time(steps),
+        "linear": linear.linear_layers(layers, {name: gemma[name] for name in LAYERS}),
     }
+
+
+def pictures(runs: Sequence[Run]) -> dict[str, Any]:
+    """By name, each a matplotlib figure."""
+    tiles = static.tilemap(bs.TileMap.build(bs.sliding_window(1024), 4096, 4096))
+    return {"tilemap": tiles, **{name: static.draw(chart) for name, chart in charts(runs).items()}}
 
 
 def whole_models(runs: Sequence[Run]) -> pd.DataFrame:
@@ -58,4 +65,6 @@ def write() -> list[Path]:
     for page in (root / name for name in PAGES):
         page.write_text(fill(page.read_text(encoding="utf-8"), page, ALL, runs), encoding="utf-8")
         written.append(page)
+    written.append(root / SCHEMA_PAGE)
+    written[-1].write_text(documented.fill(written[-1].read_text(encoding="utf-8")), encoding="utf-8")
     return written

@@ -22,7 +22,7 @@ from skiplab.rated import RowDict, rated
 from skiplab.results.marks import APART, REFUSED, above, close, marks_of, notes_of, shown, spread_of, usual
 from skiplab.store import Run, query
 from skiplab.templates import render
-from skiplab.text import digits
+from skiplab.text import digits, listed
 from skiplab.text import markdown as markdown_table
 
 HEADS = {
@@ -30,6 +30,12 @@ HEADS = {
     "group_size": "group size",
 }  # fmt: skip
 METHODS = {"graph": "of a CUDA graph's replay", "eager": "of single calls", "cpu": "of calls in turn"}
+MEANINGS = {
+    "reads": "of the rate of a plain sum over memory, which a kernel can surpass",
+    "plain": "the time of a kernel that only reads so many bytes, if `data/machines` has it, over ours",
+}
+"""What is said below a table of items of these values, by the first one's head."""
+CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z][a-z])")
 SECTION = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -222,11 +228,10 @@ def notes(cells: pd.DataFrame, table: Table, link: Callable[[Path, int], str]) -
     timed: Any = cells[cells["number"].notna()]
     lines = [origin(cells, link), *notes_of("".join(cells["text"])), close(timed["flags"], timed["marks"])]
     lines.append(_refused(cells))
-    plain = [item.head for item in table.items if item.value == "plain"]
-    if any(cells["head"].isin(plain) & (cells["text"] != "")):
-        lines.append(
-            f"*{plain[0]}*: the time of a kernel that only reads so many bytes, if `data/machines` has it, over ours"
-        )
+    for value, meaning in MEANINGS.items():
+        heads = [item.head for item in table.items if item.value == value]
+        if any(cells["head"].isin(heads) & (cells["text"] != "")):
+            lines.append(f"*{heads[0]}*: {meaning}")
     return [line + ("" if line.endswith(".") else ".") for line in lines if line]
 
 
@@ -238,10 +243,6 @@ def _refused(cells: pd.DataFrame) -> str:
         found.setdefault(row["error_text"], {})[row["head"]] = f"*{row['head']}*"
     reasons = "; ".join(f"{listed(list(heads.values()))}: {reason}" for reason, heads in found.items())
     return f"{REFUSED} not supported. {reasons}" if reasons else ""
-
-
-def listed(items: list[str]) -> str:
-    return " and ".join([", ".join(items[:-1])] * (len(items) > 1) + items[-1:])
 
 
 def markdown(name: str, table: Table, everything: pd.DataFrame, page: Path) -> str:
@@ -299,8 +300,8 @@ class Shown:
         return "\n\n".join((self.caption, table, *self.notes)) + "\n"
 
     def _repr_html_(self) -> str:
-        heads = list(self.cells.columns)
-        left = [number for number, head in enumerate(heads) if number == 0 or head in self.words]
+        heads = [CAMEL.sub("\u200b", str(head)) for head in self.cells.columns]  # where a narrow column breaks
+        left = [number for number, head in enumerate(self.cells.columns) if number == 0 or head in self.words]
         rows = self.cells.to_numpy().tolist()
         return render("tables.captioned", caption=self.caption, notes=self.notes, heads=heads, rows=rows, left=left)
 

@@ -59,7 +59,7 @@ def _workload(line: dict[str, Any], group_size: int = 32, symmetric: bool = Fals
 
 
 def _plain(path: Path) -> Iterator[dict[str, Any]]:
-    labels = {"blockskip": "blockskip, weights in rows", "bf16": "float weight"}
+    labels = {"blockskip": "blockskip, rows", "bf16": "float weight"}
     for line in _lines(path):
         name = line["contender"]
         yield _row(name, labels[name], _workload(line), float(line["median_us"]), line["kernel"])
@@ -76,7 +76,7 @@ def _tiles(path: Path) -> Iterator[dict[str, Any]]:
     for line in json.loads(path.read_text(encoding="utf-8"))["rows"]:
         if line["form"].startswith(SHIPPED):
             row = _row(
-                "blockskip-tiles", "weights in tiles", _workload(line, symmetric=line["symmetric"]), line["median_us"]
+                "blockskip-tiles", "blockskip, tiles", _workload(line, symmetric=line["symmetric"]), line["median_us"]
             )
             kept = fastest.setdefault(row["point"], row)
             if row["samples_ns"] < kept["samples_ns"]:

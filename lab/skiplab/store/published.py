@@ -49,8 +49,9 @@ def _published_prefill() -> list[dict[str, Any]]:
     columns = {"before_tps": "executorch before", "after_tps": "executorch after", "llama_cpp_tps": "llama.cpp"}
     return [
         {
-            "operation": "prefill", "contender": name, "label": name, "q_len": int(row["prompt_tokens"]),
-            "kv_len": int(row["prompt_tokens"]), "mask": "whole model", "tokens_per_s": float(row[column]),
+            "operation": "prefill", "contender": name, "label": name.replace("executorch", "ExecuTorch"),
+            "q_len": int(row["prompt_tokens"]), "kv_len": int(row["prompt_tokens"]), "mask": "whole model",
+            "tokens_per_s": float(row[column]),
         }
         for row in _csv("executorch-20198-prefill.csv")
         for column, name in columns.items()
@@ -70,19 +71,19 @@ def _published_decode() -> list[dict[str, Any]]:
 
 def _published_decode_attention() -> list[dict[str, Any]]:
     names = {
-        "standard": "executorch standard",
-        "splitk": "executorch split-K",
-        "pytorch": "sdpa",
-        "flash": "sdpa-flash",
+        "standard": ("executorch standard", "ExecuTorch, no splits"),
+        "splitk": ("executorch split-K", "ExecuTorch, split-K"),
+        "pytorch": ("sdpa", "SDPA"),
+        "flash": ("sdpa-flash", "SDPA flash"),
     }
     return [
         {
-            "operation": "decode", "contender": name, "label": name, "q_len": 1, "kv_len": int(row["kv_len"]),
+            "operation": "decode", "contender": name, "label": label, "q_len": 1, "kv_len": int(row["kv_len"]),
             "q_heads": 32, "kv_heads": 16, "head_dim": 256, "method": "graph",
             **dict.fromkeys(("median_ms", "low_ms", "high_ms"), float(row[f"{column}_us"]) / 1e3),
         }
         for row in _csv("executorch-20198-decode-sdpa.csv")
-        for column, name in names.items()
+        for column, (name, label) in names.items()
         if row[f"{column}_us"]
     ]  # fmt: skip
 

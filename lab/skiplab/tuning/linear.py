@@ -178,8 +178,11 @@ def _tiles_config(workload: LinearWorkload, gpu: Gpu) -> HopperConfig:
 @lru_cache(maxsize=64)
 def _layout(n: int, k: int, bits: int, group_size: int, symmetric: bool, packing: str) -> bs.QuantizedWeight:
     """A weight on the meta device: a layout without numbers."""
-    row = bs.quantize(torch.empty(1, k, dtype=torch.bfloat16, device="meta"), bits, group_size, symmetric)
-    tensors: dict[str, Any] = {name: t.new_empty((n, *t.shape[1:])) for name, t in row.named_tensors().items()}
+    # of a row that is there: torch computes on the meta device by way of its compiler, which takes a second to import
+    row = bs.quantize(torch.zeros(1, k, dtype=torch.bfloat16, device="cpu"), bits, group_size, symmetric)
+    tensors: dict[str, Any] = {
+        name: t.new_empty((n, *t.shape[1:]), device="meta") for name, t in row.named_tensors().items()
+    }
     return replace(row, **tensors).packed(packing)
 
 

@@ -17,7 +17,7 @@ LABEL = "118px"
 
 def script(shared: str, own: Path) -> str:
     """A widget's script behind one that it shares with others, of this folder."""
-    return f"{Path(__file__).with_name(shared).read_text()}\n{own.read_text()}"
+    return f"{(Path(__file__).parent / shared).read_text()}\n{own.read_text()}"
 
 
 def steps(low: int, high: int) -> list[int]:

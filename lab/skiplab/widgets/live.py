@@ -63,7 +63,7 @@ def _view() -> Any:
         import plotly.graph_objects as go
 
         view: Any = go.FigureWidget()
-        view._config = dict(interactive.CONFIG)
+        view._config = {"responsive": True, **interactive.CONFIG}
         return view
     except ImportError:
         return w.Image(format="png")

@@ -3,12 +3,33 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 
 IsCancelled = Callable[[], bool]
 
 MEASURING = threading.Lock()
 """Held while anything is timed: two measurements at once would measure each other."""
+
+
+class Stages:
+    """`cancelled`, asked all the time, that says each second what runs, and for how long it has: see `begin`."""
+
+    def __init__(self, cancelled: IsCancelled, say: Callable[[str], None]):
+        self._cancelled, self._say = cancelled, say
+        self._words, self._began, self._told = "", 0.0, 0
+
+    def begin(self, words: str) -> None:
+        """What runs from now on."""
+        self._words, self._began, self._told = words, time.monotonic(), -1
+        self()
+
+    def __call__(self) -> bool:
+        seconds = int(time.monotonic() - self._began)
+        if self._words and seconds > self._told and not self._cancelled():
+            self._told = seconds
+            self._say(f"{self._words}; {seconds} s so far")
+        return self._cancelled()
 
 
 class BackgroundWorker:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import blockskip
 import pytest
 from commands import SWEEP
@@ -9,6 +13,11 @@ from skiplab import bench as benchmarks
 from skiplab import cli
 from skiplab.bench import BENCHMARKS
 from skiplab.results import pages
+
+
+def test_python_runs_the_command_line_as_a_module():
+    ran = subprocess.run([sys.executable, "-m", "skiplab", "--version"], capture_output=True, text=True)
+    assert (ran.returncode, ran.stdout.strip()) == (0, f"skiplab {blockskip.__version__}"), ran.stderr
 
 
 def test_report_of_a_run(skiplab):
@@ -145,3 +154,11 @@ def test_every_port_that_can_be_is_handed_on(skiplab, monkeypatch):
     monkeypatch.setattr(cli.subprocess, "call", lambda command: started.append(command) or 0)
     assert [skiplab("lab", "--port", port)[0] for port in (1, 65535)] == [0, 0]
     assert ["--port=1" in started[0], "--port=65535" in started[1]] == [True, True]
+
+
+def test_commands_start_without_torchs_compiler():
+    """Which takes as long to import as all the rest."""
+    code = "import sys, skiplab.cli; print([name for name in ('sympy', 'torch._dynamo') if name in sys.modules])"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    assert done.stdout == "[]\n"

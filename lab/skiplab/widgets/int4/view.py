@@ -20,7 +20,7 @@ class MemoryView(Pictured, anywidget.AnyWidget):
     Traits shared with the browser: `svg` (the picture; its cells hold their hints), `lane` (0 to 31), `last_lane`.
     """
 
-    _esm = controls.script("fit.js", Path(__file__).with_name("view.js"))
+    _esm = controls.script("picture.js", Path(__file__).with_name("view.js"))
     _css = Path(__file__).with_name("view.css")
 
     svg = traitlets.Unicode().tag(sync=True)

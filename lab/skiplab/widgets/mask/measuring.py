@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from skiplab.figures import theme
 from skiplab.machine import Machine, default_device, this_machine
 from skiplab.machine.roofline import predict
 from skiplab.measure import Child, Measurement, Point, measure
+from skiplab.widgets.worker import Stages
 from skiplab.workload import Workload
 
 PAIR = ("sdpa", "blockskip")
@@ -74,7 +74,7 @@ def measure_pair(
     contenders: tuple[str, ...] = PAIR,
 ) -> Iterator[Measurement | Refused]:
     """Yield the measurement of each contender, in order, or why it was refused. Stops early when cancelled."""
-    device = default_device()
+    device, stages = default_device(), Stages(cancelled, say)
     say("measuring this machine's roofs (about 2 s, once)")
     machine = this_machine(device, workload.dtype)
     with Child() if isolate else nullcontext() as child:
@@ -87,21 +87,6 @@ def measure_pair(
                 continue
             turn = f"{contender(name).label} ({number} of {len(contenders)})"
             words = f"{turn}: checking against float64, which may take longer, then timing for {budget_s:g} s at most"
-            take, counting = child.measure if child is not None else measure, _counting(cancelled, say, words)
-            yield take(Point(workload, name, device=device), budget_s=budget_s, machine=machine, cancelled=counting)
-
-
-def _counting(cancelled: Callable[[], bool], say: Callable[[str], None], words: str) -> Callable[[], bool]:
-    """`cancelled`, which is asked all the time, and each second says the words with how long it has been."""
-    began, told = time.monotonic(), -1
-
-    def asked() -> bool:
-        nonlocal told
-        seconds = int(time.monotonic() - began)
-        if seconds > told and not cancelled():
-            told = seconds
-            say(f"{words}; {seconds} s so far")
-        return cancelled()
-
-    asked()
-    return asked
+            take = child.measure if child is not None else measure
+            stages.begin(words)
+            yield take(Point(workload, name, device=device), budget_s=budget_s, machine=machine, cancelled=stages)

@@ -11,6 +11,7 @@ import numpy as np
 import traitlets
 
 from skiplab.figures import tiles
+from skiplab.widgets import controls
 from skiplab.widgets.fallback import Pictured
 
 MOST_RUNS = 150_000
@@ -25,7 +26,7 @@ class TileCanvas(Pictured, anywidget.AnyWidget):
     2 unmasked) and `differences` (int32 [n, 2], tiles where that is not what was planned).
     """
 
-    _esm = Path(__file__).with_name("view.js")
+    _esm = controls.script("mask/draw.js", Path(__file__).with_name("view.js"))
     _css = Path(__file__).with_name("view.css")
 
     map = traitlets.Dict().tag(sync=True)

@@ -20,7 +20,7 @@ class PartsView(Pictured, anywidget.AnyWidget):
     Traits shared with the browser: `svg`, the picture, whose bars hold their hints, and `legend`, lines below it.
     """
 
-    _esm = controls.script("fit.js", Path(__file__).with_name("view.js"))
+    _esm = controls.script("picture.js", Path(__file__).with_name("view.js"))
     _css = Path(__file__).with_name("view.css")
 
     svg = traitlets.Unicode().tag(sync=True)

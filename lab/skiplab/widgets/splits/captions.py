@@ -35,7 +35,7 @@ def table(s: SplitSettings) -> str:
     """All policies on this problem, the chosen one marked: splits, programs, SMs, predicted time."""
     plans = s.schedules
     longest = max(plan.seconds for plan in plans.values())
-    heads = ("policy", "splits", "with keys", "programs", "tiles, longest", "SMs that read", "waves", "SM time used",
+    heads = ("rule", "splits", "with keys", "programs", "tiles, longest", "SMs that read", "waves", "SM time used",
              "predicted", "", "× floor")  # fmt: skip
     rows = [_row(plan, name == s.policy, longest) for name, plan in plans.items()]
     return render("explorers.policies", heads=heads, rows=rows)
@@ -61,7 +61,7 @@ def prediction(s: SplitSettings) -> str:
     rest = (
         f"from its {plan.machine.source} bandwidth ({plan.machine.bandwidth_gbps:,.0f} GB/s): one program an SM at a "
         f"time, and an SM reads at its even share of it. Floor: every byte once at all of it, "
-        f"{theme.seconds(plan.floor_seconds)}.{merge} All policies on our tiles of {plan.block_n} keys, K and V read "
+        f"{theme.seconds(plan.floor_seconds)}.{merge} All rules on our tiles of {plan.block_n} keys, K and V read "
         f"once for a KV head's queries. Launches, the L2 and what a few busy SMs draw beyond their share are left out. "
         f"Arithmetic, not a measurement.{more}"
     )

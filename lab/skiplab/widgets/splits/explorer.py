@@ -62,6 +62,7 @@ class SplitExplorer(Pictured, w.VBox):
 
     def _build(self) -> None:
         s, choice, count, tick = self.settings, controls.choice, controls.CountControl, controls.tick
+        rules = [(f"{name}: {what}", policy) for policy, (name, what) in SPLIT_POLICIES.items()]
         self._controls: dict[str, Any] = {
             "kv_len": count("KV length", "keys", s.kv_len, 1, LIMITS["kv_len"], "kv-len"),
             "buffer": count("Buffer", "slots", s.slots, 1, LIMITS["buffer"], "buffer"),
@@ -73,8 +74,7 @@ class SplitExplorer(Pictured, w.VBox):
             "model": choice("Head shape", [(_model_label(name), name) for name in MODELS], s.model, "model"),
             "dtype": choice("Number format", DTYPES, s.dtype, "dtype", "240px"),
             "gpu": choice("GPU", [(_gpu_label(name), name) for name in known_gpus()], s.gpu, "gpu"),
-            "policy": w.RadioButtons(options=[(label, name) for name, label in SPLIT_POLICIES.items()], value=s.policy,
-                                     layout=w.Layout(width="auto")),
+            "policy": w.RadioButtons(options=rules, value=s.policy, layout=w.Layout(width="auto")),
         }  # fmt: skip
         self._controls["policy"].add_class("skiplab-policy")
         self._counts, self._table, self._prediction, self._problem = (w.HTML() for _ in range(4))

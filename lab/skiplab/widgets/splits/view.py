@@ -23,7 +23,7 @@ class SplitView(Pictured, anywidget.AnyWidget):
     `splits` (programs of a KV head) and `chosen` (that program in captions).
     """
 
-    _esm = controls.script("fit.js", Path(__file__).with_name("view.js"))
+    _esm = controls.script("picture.js", Path(__file__).with_name("view.js"))
     _css = Path(__file__).with_name("view.css")
 
     svg = traitlets.Unicode().tag(sync=True)
