@@ -157,7 +157,7 @@ def test_scales_of_any_form_and_value(device, impl, form):
 
 @pytest.mark.parametrize("level", [1e-30, 1e-3, 1e6, 1e30])
 def test_queries_of_any_size_are_exact_in_float16(level):
-    """`as_float16` in PyTorch's words: exact down to 2**-28 of a row's largest number, and off by 2**-39 of it below."""
+    """`as_float16` in PyTorch: exact down to 2**-28 of a row's largest number, and off by 2**-39 of it below."""
     x = torch.randn((4, 512), generator=torch.Generator().manual_seed(0)).bfloat16().float() * level
     x[1, 3:], x[2] = x[1, 3:] * 2.0**-30, 0
     exponent = (x.abs().amax(1).view(torch.int32) >> 23).clamp(min=16)
@@ -264,8 +264,6 @@ def test_devices_without_float8_get_a_clear_error():
 
 @pytest.mark.parametrize("as_number", [False, True])
 def test_torch_compile_and_the_operators_go_through(device, as_number):
-    import blockskip.attention.decode.ops
-
     q, k, v, scales = draw(device)
     scales = {"k_scale": 0.01, "v_scale": 0.5} if as_number else scales
 

@@ -83,8 +83,8 @@ def attention(
         kv_len and q_start count from there. Read and bounded as kv_len is, of which an int is then the most; slots
         before kv_start may hold NaN, or anything. Not for a ring.
     k_scale, v_scale: what float8 keys and values are multiplied by, as `quantize_kv` returns it: float32 [] or [Hkv],
-        any stride, on q's device, or a number, which each call puts there; None is 1. They are read in the kernel, where
-        k_scale becomes part of the scores' scale and v_scale multiplies the results.
+        any stride, on q's device, or a number, which each call puts there; None is 1. They are never read back:
+        k_scale becomes part of the scores' scale, which float32 must hold, and v_scale multiplies the results.
 
     Returns out [B, Hq, Lq, D] in q's dtype, or a tuple (out, lse, visits) of those asked for; out is dense, in any
     order of its dimensions. A query that sees no key gets 0. Raises TypeError for dtypes and kinds, ValueError for
@@ -99,7 +99,7 @@ def attention(
         k_scale, v_scale = as_scale("k_scale", k_scale, q), as_scale("v_scale", v_scale, q)
     given = AttentionArguments(
         q, k, v, mask, scale, q_start, kv_len, skip, impl, config, return_lse, record, ring,
-        route, sinks, softcap, kv_start, k_scale, v_scale,
+        route, sinks, softcap, kv_start, k_scale, v_scale,  # pyright: ignore[reportArgumentType] - they are tensors now
     )  # fmt: skip
     return traced_attention(given) if torch.compiler.is_compiling() else attend(given)
 

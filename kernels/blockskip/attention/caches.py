@@ -19,7 +19,6 @@ FLOAT8_CAPABILITY = (8, 9)
 """GPUs below it have no instruction that converts float8, and Triton compiles none for them."""
 
 
-@without_autocast
 def quantize_kv(x: torch.Tensor, scale: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
     """(x / scale as float8_e4m3fn, scale float32 [H]): keys or values for caches in 8 bits, a scale a head.
 
@@ -42,12 +41,15 @@ def quantize_kv(x: torch.Tensor, scale: torch.Tensor | None = None) -> tuple[tor
         raise ValueError(f"x: given shape {tuple(x.shape)}; [batch, heads, length, head_dim] is needed, none of them 0")
     if x.requires_grad and torch.is_grad_enabled():
         raise ValueError("x: requires grad; this is for inference: use torch.no_grad() or detach()")
+    return _quantized(x, None if scale is None else _check_scale("scale", scale, x))
+
+
+@without_autocast
+def _quantized(x: torch.Tensor, scale: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
     if scale is None:
         scale = x.abs().amax((0, 2, 3)).float() / LARGEST_FLOAT8
         scale = torch.where(scale < torch.finfo(torch.float32).tiny, 1.0, scale)
-    else:
-        _check_scale("scale", scale, x)
-        scale = scale.expand(x.shape[1])
+    scale = scale.expand(x.shape[1])
     # beyond its largest number float8_e4m3fn has NaN alone
     return (x / scale[:, None, None]).clamp_(-LARGEST_FLOAT8, LARGEST_FLOAT8).to(FLOAT8), scale
 

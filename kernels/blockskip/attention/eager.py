@@ -120,7 +120,8 @@ def run(call: AttentionCall, plan: Plan) -> tuple[torch.Tensor, torch.Tensor | N
         prepared, _ = _prepare(call, plan)
         return prepared(*call.tensors, call.kv_len)
     call = call.from_first_keys()
-    return *(_by_definition(call) if plan.impl == "reference" else call.by_float32(_by_tiles)), None
+    out, lse = _by_definition(call) if plan.impl == "reference" else call.by_float32(_by_tiles)
+    return out, lse, None
 
 
 def _by_definition(call: AttentionCall) -> tuple[torch.Tensor, torch.Tensor]:

@@ -4,6 +4,9 @@ From float8 to float16 is one instruction for two numbers; to bfloat16 it is fou
 rate, and a decode step would wait for them and not for memory.
 """
 
+# pyright: reportArgumentType=false
+# Triton's functions are typed as what they are in Python, not as what they are compiled to.
+
 from __future__ import annotations
 
 import triton
@@ -41,9 +44,7 @@ def as_float16(x):
 def halves(words):
     """float16 of the even and of the odd columns of float8, of which two neighbours are one of `words`, int16."""
     if ASSEMBLY:
-        return tl.inline_asm_elementwise(
-            HALVES, "=r,=r,r", [words], dtype=(tl.float16, tl.float16), is_pure=True, pack=2
-        )
+        return tl.inline_asm_elementwise(HALVES, "=r,=r,r", [words], (tl.float16, tl.float16), is_pure=True, pack=2)
     else:  # noqa: RET505 - the other way must not be compiled
         even = words.to(tl.int8).to(tl.float8e4nv, bitcast=True).to(tl.float16)
         odd = (words >> 8).to(tl.int8).to(tl.float8e4nv, bitcast=True).to(tl.float16)

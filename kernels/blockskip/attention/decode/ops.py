@@ -50,7 +50,8 @@ def _(
 ):  # fmt: skip
     check_tensors(q, k, v, ("q", "k", "v"), float64=impl == "reference", float8=True)
     check_sinks(sinks, q)
-    check_kv_scale("k_scale", k_scale, k), check_kv_scale("v_scale", v_scale, v)
+    check_kv_scale("k_scale", k_scale, k)
+    check_kv_scale("v_scale", v_scale, v)
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     return out, torch.empty(q.shape[:3], dtype=torch.float32, device=q.device) if return_lse else _no_lse(q)
 

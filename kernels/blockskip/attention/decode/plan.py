@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -86,7 +87,7 @@ class DecodePlan:
 def make_decode_plan(call: DecodeCall) -> DecodePlan:
     """Raises ValueError for what the chosen implementation cannot do."""
     impl, reason = choose_impl(call)
-    said = {"scores": scores_line(call), "caches": caches_line(call.k, call.k_scale, call.v_scale)}
+    said: dict[str, Any] = {"scores": scores_line(call), "caches": caches_line(call.k, call.k_scale, call.v_scale)}
     if impl != "triton":
         return DecodePlan(impl, None, 1, False, 1, 1, reason, **said)
     gpu = Gpu.of(call.q.device)
