@@ -240,6 +240,8 @@ def test_explain_says_that_caches_are_float8(device):
     for plan in (bs.explain(q, k, v, k_scale=scales["k_scale"]), bs.explain_decode(q, k, v, k_scale=scales["k_scale"])):
         assert line in str(plan)
     assert "caches" not in str(bs.explain(q, k.float(), v.float()))
+    assert "v_scale none; by the plain kernel" in str(bs.explain(q, k, v, impl="triton", route="prefill"))
+    assert "by the plain" not in str(bs.explain(q, k, v, bs.causal(), impl="triton", route="decode"))
 
 
 def test_prefill_on_hopper_takes_the_plain_kernel():
@@ -307,6 +309,11 @@ def test_errors_name_the_argument_what_was_given_and_what_is_allowed(call, case)
     given, error, message = ERRORS[case]
     with pytest.raises(error, match=message):
         call(**{"q": Q, "k": K, "v": K, **given})
+
+
+def test_torch_s_own_call_takes_no_float8():
+    with pytest.raises(TypeError, match=r"key: given torch.float8_e4m3fn; allowed are torch.float16, torch.bfloat16"):
+        bs.scaled_dot_product_attention(Q, K8, K8, enable_gqa=True)
 
 
 @pytest.mark.parametrize(

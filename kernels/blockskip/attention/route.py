@@ -126,8 +126,10 @@ def make_plan(call: AttentionCall) -> Plan:
     else:
         prefill = make_prefill_plan(call, impl)
     sizes = call.q.shape[2], call.planned_kv_len, call.planned_q_start
-    lines = scores_line(call), caches_line(call.k, call.k_scale, call.v_scale)
-    return Plan(impl, reason, route, call.mask, call.group, *sizes, prefill, decode, *lines)
+    caches = caches_line(call.k, call.k_scale, call.v_scale)
+    if caches is not None and prefill is not None and impl == "triton":
+        caches += "; by the plain kernel, the warp-specialized one takes q's dtype alone"
+    return Plan(impl, reason, route, call.mask, call.group, *sizes, prefill, decode, scores_line(call), caches)
 
 
 def as_decode(call: AttentionCall, impl: str) -> DecodeCall:
