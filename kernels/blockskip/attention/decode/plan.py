@@ -23,7 +23,7 @@ MERGED_A_WARP = 2048
 # The first whose block_m holds all rows of a KV head is taken, else the last. As many stages as fit: what counts is how
 # many bytes are under way. None spills (tests/kernels/test_decode_anatomy.py). Measured: data/TUNING.md, "Decode".
 _DECODE = [
-    # of float8: as many bytes under way in twice the keys, and 8 warps for twice the instructions a byte; 64 rows of 512
+    # of float8: as many bytes under way in twice the keys, 8 warps for twice the instructions a byte; 64 rows of 512
     # dimensions would spill. By the compiled code alone, not yet measured: data/TUNING.md, "Float8".
     ((227, 64, 1), (TileConfig(16, 128, 4, 5), TileConfig(64, 64, 4, 4))),
     ((227, 128, 1), (TileConfig(16, 128, 8, 4), TileConfig(64, 64, 4, 4))),
