@@ -15,7 +15,7 @@ pytestmark = [
 SHARED_KIB = {"8.0": 163, "9.0": 227, "12.0": 99}  # a block's, by the maker's programming guides
 
 SPILLS = {("9.0", "fused float8", 128, 2, "bfloat16"): 8}
-"""Bytes, with triton 3.7.1: a number that is stored before the loop over tiles and loaded behind it. 3.6 spills none."""
+"""Bytes, with triton 3.7.1: a number that is stored before the loop over tiles and loaded behind it; 3.6: none."""
 
 
 @pytest.fixture(scope="module")
