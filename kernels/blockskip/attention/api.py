@@ -12,7 +12,8 @@ from ..config import TileConfig
 from ..mask import Mask, causal, mask_of
 from ..mask import dense as dense_mask
 from .caches import as_scale
-from .call import AttentionArguments, check_tensors
+from .call import AttentionArguments
+from .checks import check_tensors
 from .eager import attend, check
 from .lengths import keys_from
 from .ops import traced_attention

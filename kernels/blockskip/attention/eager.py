@@ -21,11 +21,8 @@ from .call import (
     IMPLS,
     AttentionArguments,
     AttentionCall,
-    check_scale,
-    check_sinks,
-    check_softcap,
-    check_tensors,
 )
+from .checks import check_scale, check_sinks, check_softcap, check_tensors
 from .decode.eager import run_decode
 from .lengths import LARGEST_POSITION, check_kv_len, check_kv_start, each_batch
 from .prefill import tiled

@@ -13,7 +13,8 @@ from ..config import TileConfig
 from ..mask import Mask, band, mask_of
 from . import eager
 from .caches import check_kv_scale
-from .call import AttentionArguments, check_sinks, check_tensors
+from .call import AttentionArguments
+from .checks import check_sinks, check_tensors
 
 
 @torch.library.custom_op("blockskip::attention", mutates_args=())

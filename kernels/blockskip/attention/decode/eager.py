@@ -17,11 +17,8 @@ from ..call import (
     IMPLS,
     DecodeArguments,
     DecodeCall,
-    check_scale,
-    check_sinks,
-    check_softcap,
-    check_tensors,
 )
+from ..checks import check_scale, check_sinks, check_softcap, check_tensors
 from ..lengths import LARGEST_POSITION, check_kv_len, check_kv_start, each_batch
 from . import tiled
 from .plan import LONGEST_QUERY, DecodePlan, make_decode_plan

@@ -8,7 +8,8 @@ from __future__ import annotations
 import torch
 
 from ..caches import check_kv_scale
-from ..call import DecodeArguments, check_sinks, check_tensors
+from ..call import DecodeArguments
+from ..checks import check_sinks, check_tensors
 from . import eager
 
 
