@@ -285,6 +285,36 @@ def test_repeated_calls_read_the_scales_of_each(device):
         attend("triton", q, k, v, bs.causal(), **more)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="sizes beyond the interpreter need CUDA")
+@pytest.mark.parametrize("head_dim", [64, 80, 128, 256, 512])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
+def test_hardware_sizes_with_the_tables_tiles(device, head_dim, dtype):
+    for q_len in (1, 4, 16):
+        q, k, v, scales = draw(device, batch=2, heads=(12, 2), q_len=q_len, kv_len=3001, head_dim=head_dim, dtype=dtype)
+        for window, kv_len, splits in ((None, 3001, "auto"), (1024, 2900, "auto"), (1, 3001, 1)):
+            decode("triton", q, k, v, window=window, kv_len=kv_len, splits=splits, **scales)
+    q, k, v, scales = draw(device, heads=(6, 2), q_len=300, kv_len=1100, head_dim=head_dim, dtype=dtype)
+    expected, found = truth(bs.attention, q, k, v, bs.sliding_window(500), **scales), []
+    for skip in ("none", "mask", "bounds", "map"):
+        found.append(bs.attention(q, k, v, bs.sliding_window(500), skip=skip, return_lse=True, **scales))
+        check(found[-1], expected, dtype, 1100)
+        assert torch.equal(found[-1][0], found[0][0])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need CUDA")
+def test_a_cuda_graph_replays_with_new_scales(device):
+    q, k, v, scales = draw(device, heads=(8, 4), q_len=1, kv_len=4096, head_dim=128, dtype=torch.bfloat16)
+    bs.decode(q, k, v, **scales)  # compiles
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        found = bs.decode(q, k, v, return_lse=True, **scales)
+    for factor in (1.0, 0.5):
+        for scale in scales.values():
+            scale.mul_(factor)
+        graph.replay()
+        check(found, truth(bs.decode, q, k, v, **scales), q.dtype, 4096)
+
+
 Q, K = torch.ones(1, 4, 2, 16), torch.ones(1, 2, 20, 16)
 K8 = K.to(FLOAT8)
 ERRORS = [
