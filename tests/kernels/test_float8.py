@@ -156,16 +156,31 @@ def test_scales_of_any_form_and_value(device, impl, form):
 
 
 @pytest.mark.parametrize("level", [1e-30, 1e-3, 1e6, 1e30])
-def test_queries_of_any_size_are_exact_in_float16(level):
-    """`as_float16` in PyTorch: exact down to 2**-28 of a row's largest number, and off by 2**-39 of it below."""
+def test_queries_of_any_size_are_exact_in_float16(device, level):
+    """Down to 2**-28 of a row's largest number, and below off by 2**-39 of it; the interpreter has no bfloat16."""
+    from float8_parts import scaled_rows
+
     x = torch.randn((4, 512), generator=torch.Generator().manual_seed(0)).bfloat16().float() * level
-    x[1, 3:], x[2] = x[1, 3:] * 2.0**-30, 0
-    exponent = (x.abs().amax(1).view(torch.int32) >> 23).clamp(min=16)
-    times, undo = ((268 - exponent) << 23).view(torch.float32), ((exponent - 14) << 23).view(torch.float32)
-    back = (x.bfloat16().float() * times[:, None]).half().double() * undo.double()[:, None]
-    off = (back - x.bfloat16().double()).abs() / x.abs().amax(1, keepdim=True).clamp(min=1e-38)
-    assert (times * undo == 1).all() and off.max() <= 2.0**-39
-    assert (off[x.abs() >= x.abs().amax(1, keepdim=True) * 2.0**-27] == 0).all()
+    x = x.bfloat16().float()
+    x[1, 3:] *= 2.0**-30
+    x[2] = 0
+    out, undo = scaled_rows(x.to(device, torch.bfloat16 if device == "cuda" else torch.float32))
+    largest = x.abs().amax(1, keepdim=True)
+    back = out.double().cpu() * undo.double().cpu()[:, None]
+    off = (back - x.double()).abs()
+    assert (off <= largest.double() * 2.0**-39).all() and (off[x.abs() >= largest * 2.0**-27] == 0).all()
+    assert out.abs().amax() < 2**15 and (undo.log2() % 1 == 0).all()
+
+
+def test_words_are_divided_into_even_and_odd_columns(device):
+    """Each of the 256 float8, but the NaN that the interpreter does not know, in either place."""
+    from float8_parts import divided
+
+    x = torch.arange(256, dtype=torch.int16).to(torch.uint8)
+    x[(x & 0x7F) == NAN_BYTE] = 0
+    x = torch.stack([x, x.flip(0)], -1).reshape(16, 32).view(FLOAT8).to(device)
+    even, odd = divided(x)
+    assert torch.equal(even, x.half()[:, ::2]) and torch.equal(odd, x.half()[:, 1::2])
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="tensor cores sum products in another order")
