@@ -20,7 +20,7 @@ from skiplab.sweep.header import site_of
 from skiplab.sweep.joining import reason
 from skiplab.sweep.workers import WorkerLost
 
-pytestmark = pytest.mark.timeout(200)
+pytestmark = pytest.mark.timeout(400)
 TINY = Sweep(("blockskip", "sdpa"), (64, 96), (16, None), q_heads=2, kv_heads=1, head_dim=16, budget_s=0.05)
 WHY = "Ray is not installed: pip install 'skiplab[cluster]'"
 SMALL = {"num_cpus": 1, "include_dashboard": False, "include_log_monitor": False}
@@ -44,6 +44,9 @@ def two_machines():
         environment.setenv("RAY_TMPDIR", folder)
         environment.setenv("RAY_AUTH_MODE", "disabled")
         environment.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        environment.setenv(
+            "RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S", "120"
+        )  # half a minute is too short on a busy machine
         environment.delenv("RAY_ADDRESS", raising=False)
         started, port = start()
         environment.setenv("RAY_ADDRESS", started.address)  # what `auto` is, whatever else runs on this machine

@@ -36,6 +36,7 @@ def join(address: str) -> bool:
         told = "where it asks for a token, set RAY_AUTH_MODE=token here"
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
     except Exception as error:  # of many kinds: no cluster, another version, no token
+        ray.shutdown()  # else a next address finds what is left of this one
         raise ConnectionError(f"cluster: {address} cannot be joined: {reason(error)}; {told}") from error
     return True
 
