@@ -1,6 +1,7 @@
 """Block-skip attention and quantised linear kernels. Importing needs torch and numpy alone."""
 
 from .attention.api import attention, explain, scaled_dot_product_attention
+from .attention.caches import quantize_kv
 from .attention.decode.api import decode, explain_decode
 from .config import TileConfig
 from .linear.activations import RoundedActivations
@@ -63,6 +64,7 @@ __all__ = [
     "prefix_lm",
     "quantize",
     "quantize_",
+    "quantize_kv",
     "round_activations",
     "scaled_dot_product_attention",
     "sink",

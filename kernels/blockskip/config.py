@@ -69,7 +69,16 @@ class TileConfig:
 
 # (first capability, head dim up to, bytes an element up to) -> configuration; the first row that fits is taken.
 # sm_90 keeps block_m >= 64 (wgmma) and spills nothing in `bounds` and `map`; float32 runs on the FMA units.
+# Float8 (1 byte) is converted in registers, for which D 512 has room with fewer rows alone; not yet measured.
 _PREFILL = [
+    ((9, 0), 64, 1, TileConfig(64, 64, 4, 2)),
+    ((9, 0), 128, 1, TileConfig(64, 64, 4, 3)),
+    ((9, 0), 256, 1, TileConfig(64, 64, 8, 2)),
+    ((9, 0), 512, 1, TileConfig(32, 32, 8, 2)),
+    ((8, 0), 64, 1, TileConfig(64, 64, 4, 2)),
+    ((8, 0), 128, 1, TileConfig(64, 32, 4, 2)),
+    ((8, 0), 256, 1, TileConfig(32, 32, 4, 2)),
+    ((8, 0), 512, 1, TileConfig(32, 32, 8, 1)),
     ((9, 0), 64, 2, TileConfig(64, 64, 4, 2)),
     ((9, 0), 128, 2, TileConfig(64, 64, 4, 3)),
     ((9, 0), 256, 2, TileConfig(128, 64, 8, 2)),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import blockskip as bs
 import numpy as np
@@ -11,6 +11,7 @@ import pytest
 import torch
 from draws import (
     DTYPES,
+    LAYOUTS,
     NAN,
     REPEATING,
     VALUES,
@@ -97,12 +98,34 @@ class Step:
         out, lse = found
         scale = self.q.shape[3] ** -0.5 if self.words["scale"] is None else self.words["scale"]
         exact = self.values in ("whole", "zero") and (scale == 0 or np.frexp(abs(scale))[0] == 0.5)
-        q, k, v = map(exactly, (self.q, self.k, self.v))
+        q, k, v = (
+            exactly(self.q),
+            dequantized(self.k, self.words, "k_scale"),
+            dequantized(self.v, self.words, "v_scale"),
+        )
         scores = oracle_words(self.words)
         want = oracle.attention(q, k, v, self.keep, scale, self.dtype, exact=exact, far=far, **scores)
         assert out.dtype == self.q.dtype and lse.dtype == torch.float32
         check(out, want.out, want.bound, "out")
         check(lse, want.lse, want.lse_bound, "lse")
+
+
+def dequantized(x, words: dict, name: str) -> np.ndarray:
+    scale = words.get(name)
+    return exactly(x) if scale is None else exactly(x) * exactly(scale.expand(x.shape[1]))[:, None, None]
+
+
+@st.composite
+def float8_steps(draw, *given, **named):
+    """Steps whose keys and values are float8, with scales that are powers of two, or with none."""
+    step, words = draw(steps(*given, **named)), {}
+    kinds = st.sampled_from([layout for layout in LAYOUTS if layout not in REPEATING])
+    k, v = (lay_out(x.to(torch.float8_e4m3fn), draw(kinds)) for x in (step.k, step.v))
+    for name in ("k_scale", "v_scale"):
+        levels = st.lists(st.sampled_from([-2.0, 0.0, 0.125, 1.0, 4.0]), min_size=k.shape[1], max_size=k.shape[1])
+        forms = st.none() | levels.map(torch.tensor) | levels.map(lambda numbers: torch.tensor(numbers[0]))
+        words[name] = draw(forms)
+    return replace(step, k=k, v=v, words=step.words | words)
 
 
 def run(step: Step, impl, far=False, **more):
@@ -119,6 +142,18 @@ def test_in_pytorch(impl, step):
 @examples(30)
 @given(steps(60, (8, 16), ((1, 1), (2, 1), (3, 1)), batches=(1,)), st.sampled_from(["auto", 1, 2, 3, 7]))
 def test_the_kernel(step, splits):
+    run(step, "triton", far=True, splits=splits)
+
+
+@examples(60)
+@given(float8_steps(120, (8, 17, 64), ((1, 1), (6, 2), (4, 1), (2, 2))), st.sampled_from(["tiled", "reference"]))
+def test_float8_in_pytorch(step, impl):
+    run(step, impl)
+
+
+@examples(30)
+@given(float8_steps(60, (8, 32), ((1, 1), (2, 1), (4, 2)), batches=(1,)), st.sampled_from(["auto", 1, 2, 3]))
+def test_float8_in_the_kernel(step, splits):
     run(step, "triton", far=True, splits=splits)
 
 

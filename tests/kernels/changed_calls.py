@@ -49,6 +49,27 @@ def start_changes(device):
     return [starts, starts + 1, starts[0], starts.repeat_interleave(2)[::2], starts.long(), 3]
 
 
+def scale_changes(device):
+    """Values of `k_scale` and `v_scale` for two KV heads."""
+    scales = draw(device, 2)
+    strided = scales.repeat_interleave(2)[::2]
+    return [None, scales, strided, scales[1], shifted(scales), negated(scales), scales[:1], scales.double(), 2.0, "2"]
+
+
+def in_float8(make):
+    """The same changes, one of each argument, of calls whose keys and values are float8."""
+
+    def changes(device):
+        first, changes = make(device)
+        k, v = (first[name].to(torch.float8_e4m3fn) for name in ("k", "v"))
+        scales = {"k_scale": scale_changes(device), "v_scale": scale_changes(device)}
+        caches = {"k": [v, transposed(k), k.float()], "v": [k, v[..., :8]]}
+        few = {name: values[:1] for name, values in changes.items()} | caches | scales
+        return first | {"k": k, "v": v, "k_scale": scales["k_scale"][1]}, few
+
+    return changes
+
+
 def attention_changes(device):
     """Argument -> values that each make another call of the first one, in more than the data or only there."""
     q, k, v = (draw(device, 2, heads, n, 16, seed=heads + n) for heads, n in ((4, 10), (2, 20), (2, 20)))
@@ -76,6 +97,8 @@ def attention_changes(device):
         "sinks": sink_changes(device),
         "softcap": [2, 2.0, True, 0.0],
         "kv_start": start_changes(device),
+        "k_scale": [draw(device, 2)],
+        "v_scale": [2.0],
     }  # fmt: skip
 
 
@@ -97,6 +120,8 @@ def decode_changes(device):
         "sinks": sink_changes(device),
         "softcap": [2, 2.0, True, 0.0],
         "kv_start": start_changes(device),
+        "k_scale": [draw(device, 2)],
+        "v_scale": [2.0],
     }
 
 
@@ -139,6 +164,8 @@ def linear_changes(device):
 OPERATIONS = {
     "attention": (bs.attention, attention_changes, eager, "check"),
     "decode": (bs.decode, decode_changes, decode_eager, "check_decode"),
+    "attention float8": (bs.attention, in_float8(attention_changes), eager, "check"),
+    "decode float8": (bs.decode, in_float8(decode_changes), decode_eager, "check_decode"),
     "linear": (bs.linear, linear_changes, linear_eager, "check"),
 }
 

@@ -24,8 +24,9 @@ WIDE_TILES = {64: (64, 128, 4, 2), 128: (128, 128, 8, 2)}
 """Tiles of 128 keys, which the table has at D 512 alone, for Hopper."""
 WARP_SPECIALIZED = {128: (128, 128, 12, 2), 256: (128, 64, 12, 2)}
 """Tiles of Hopper's warp-specialized kernel."""
-# how keys and values are read where it is not the plain way: rows that a descriptor cannot describe, a ring
+# how keys and values are read where it is not the plain way: rows that a descriptor cannot describe, a ring, float8
 READ = [(512, skip, "bfloat16", "odd rows") for skip in SKIPS] + [(d, "bounds", "bfloat16", "ring") for d in (128, 512)]
+READ += [(d, skip, "bfloat16", "float8") for d in (128, 512) for skip in SKIPS]
 
 
 def record_of(case, one):
@@ -42,12 +43,16 @@ def record_of(case, one):
 
 
 def read_otherwise(capability, head_dim, skip, dtype, kind, length=4096):
-    """The anatomy of a kernel whose keys come from a ring, or lie in rows of an odd number of elements."""
+    """The anatomy of a kernel whose keys come from a ring, are float8, or lie in rows of an odd number of elements."""
     q, out = (torch.empty((1, 8, length, head_dim), dtype=dtype) for _ in range(2))
-    k, v = (torch.empty((1, 8, length, head_dim + (kind == "odd rows")), dtype=dtype)[..., :head_dim] for _ in range(2))
-    config = prefill_config(capability, head_dim, dtype, use_tma=False)
+    of_keys = torch.float8_e4m3fn if kind == "float8" else dtype
+    size = 1, 8, length, head_dim + (kind == "odd rows")
+    k, v = (torch.empty(size, dtype=of_keys)[..., :head_dim] for _ in range(2))
+    config = prefill_config(capability, head_dim, of_keys, use_tma=False)
     mask, ring = bs.sliding_window(1024), kind == "ring"
     call = AttentionCall(q, k, v, mask, head_dim**-0.5, None, length, None, skip, "triton", config, False, False, ring)
+    if kind == "float8":
+        call = replace(call, k_scale=torch.empty(8), v_scale=torch.empty(8))
     assert not plan.reads_by_tma(call, capability)
     kernel, made, options = launch.prepare(call, plan.plan_kernel(call, config), (q, k, v, out), None, None, (1, 8, 1))
     with compiling_for(capability):

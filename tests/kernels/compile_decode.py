@@ -21,6 +21,8 @@ CAPPED = [(64, 64, "bfloat16"), (128, 2, "bfloat16")]
 """With sinks and a soft cap."""
 STARTED = [(128, 2, "bfloat16"), (512, 2, "bfloat16")]
 """With keys that begin at a slot of each batch's own."""
+FLOAT8 = [(d, rows, "bfloat16") for d in (64, 128, 256, 512) for rows in (2, 64)] + [(96, 48, "float16")]
+"""With keys and values in 8 bits, and scales."""
 MERGES = [(96, 48, torch.float16), (512, 2, torch.bfloat16)]
 
 
@@ -31,17 +33,20 @@ def compiled(capability, kernel, launch, **options):
 
 
 def decode_anatomies(
-    capability, head_dim, rows, dtype, length=4096, window=1024, ring=False, capped=False, started=False
+    capability, head_dim, rows, dtype, length=4096, window=1024, ring=False, capped=False, started=False, float8=False
 ):
     """(name, anatomy) of the split kernel and the merge, as `decode` would launch them: 4 KV heads of `rows` rows."""
     q_len = min(8, rows // 2)
     group = rows // q_len
     q, out = (torch.empty((1, 4 * group, q_len, head_dim), dtype=dtype) for _ in range(2))
-    k, v = (torch.empty((1, 4, length, head_dim), dtype=dtype) for _ in range(2))
+    size, of_keys = (1, 4, length, head_dim), torch.float8_e4m3fn if float8 else dtype
+    k, v = (torch.empty(size, dtype=of_keys) for _ in range(2))
     lengths = torch.empty(1, dtype=torch.int32)
     scores = (torch.empty(4 * group, dtype=dtype), 50.0) if capped else ()
     call = DecodeCall(q, k, v, head_dim**-0.5, length, lengths, window, None, "triton", True, ring, *scores)
     call = replace(call, starts=lengths if started else None)
+    if float8:
+        call = replace(call, k_scale=torch.empty(4), v_scale=torch.empty(4))
     plan = plan_decode_kernel(call, capability, 132)
     lse = torch.empty(q.shape[:3])
     parts = decode_launch.allocate_parts(call, plan)
@@ -57,8 +62,10 @@ def decode_anatomies(
 
 def rows_of(capability):
     kinds = {"": CASES, " ring": RINGS, " capped": CAPPED, " started": STARTED}
+    if capability >= (8, 9):
+        kinds[" float8"] = FLOAT8
     for kind, (head_dim, rows, dtype) in [(kind, case) for kind, cases in kinds.items() for case in cases]:
-        options = {name: kind == f" {name}" for name in ("ring", "capped", "started")}
+        options = {name: kind == f" {name}" for name in ("ring", "capped", "started", "float8")}
         for kernel, one in decode_anatomies(capability, head_dim, rows, getattr(torch, dtype), **options):
             if kind and kernel == "reduce":
                 continue  # it knows nothing of slots, nor of scores
@@ -69,6 +76,8 @@ def rows_of(capability):
                 "shared_bytes": one.shared_bytes,
                 "tensor_cores": one.instructions["HGMMA"] + one.instructions["HMMA"],
                 "copies": one.instructions["LDGSTS"],
+                "byte_loads": len(re.findall(r"\bLDS\.U8\b", one.sass)),
+                "slow_conversions": one.instructions["F2F"],
                 "wide_copies": len(re.findall(r"LDGSTS\S*\.128\b", one.sass)),
             }
             yield row

@@ -89,6 +89,23 @@ def score_cases():
                 yield f"decode {q_len}x300 {splits} splits sinks", got, bs.decode(q, k, v, impl="reference", **options)
 
 
+def float8_cases():
+    """Keys and values in 8 bits, in words of two and one by one, NaN beyond the lengths."""
+    for head_dim in (40, 128):
+        q, k, v = tensors(9, 150, (4, 2), head_dim, torch.bfloat16)
+        (k, k_scale), (v, v_scale) = bs.quantize_kv(k), bs.quantize_kv(v)
+        for t in (k, v):
+            t.view(torch.uint8)[:, :, 130:] = 0x7F
+        options = {"kv_len": 130, "k_scale": k_scale, "v_scale": v_scale}
+        wanted = bs.attention(q, k, v, bs.causal(), impl="reference", **options)
+        for skip in ("none", "mask", "bounds", "map"):
+            got = bs.attention(q, k, v, bs.causal(), impl="triton", skip=skip, **options)
+            yield f"prefill D {head_dim} float8 {skip}", got, wanted
+        for splits in (1, 3):
+            got = bs.decode(q, k, v, impl="triton", splits=splits, **options)
+            yield f"decode D {head_dim} float8 {splits} splits", got, wanted
+
+
 def wide_tile_cases():
     """Tiles of 128 keys, which have two int64 of mask bits a row, with ragged ends; groups of three in 64 rows."""
     for kv_len in (70, 130, 300):
@@ -228,8 +245,8 @@ def heads_cases(layout, tokens):
 
 
 CASES = (
-    prefill_cases, large_head_cases, score_cases, wide_tile_cases, warp_specialized_cases, interleaved_cases,
-    decode_cases, linear_cases, k_quant_cases, tiles_cases, pointwise_cases,
+    prefill_cases, large_head_cases, score_cases, float8_cases, wide_tile_cases, warp_specialized_cases,
+    interleaved_cases, decode_cases, linear_cases, k_quant_cases, tiles_cases, pointwise_cases,
 )  # fmt: skip
 
 

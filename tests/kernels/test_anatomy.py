@@ -133,13 +133,16 @@ def test_all_modes_reduce_rows_in_one_layout_with_the_same_contraction(compiled,
 
 
 @pytest.mark.parametrize(
-    ("head_dim", "kind"), [(64, "128 keys"), (128, "128 keys"), (128, "capped"), (512, "odd rows")]
+    ("head_dim", "kind"), [(64, "128 keys"), (128, "128 keys"), (128, "capped"), (512, "odd rows"), (128, "float8")]
 )
-def test_so_do_tiles_of_128_keys_sinks_and_soft_caps_and_rows_that_no_descriptor_describes(compiled, head_dim, kind):
+def test_so_do_tiles_of_128_keys_sinks_and_soft_caps_float8_and_rows_that_no_descriptor_describes(
+    compiled, head_dim, kind
+):
     rows = [compiled["9.0"][head_dim, skip, "bfloat16", kind] for skip in SKIPS]
     for name in ("row_layouts", "ffma", "mufu", "wgmma"):
         assert all(row[name] == rows[0][name] for row in rows), (name, [row[name] for row in rows])
-    assert rows[0]["wgmma"] and len(rows[0]["row_layouts"]) == 2
+    # of float8's queries the largest of a row is sought, too
+    assert rows[0]["wgmma"] and len(rows[0]["row_layouts"]) == 2 + (kind == "float8")
 
 
 @pytest.mark.parametrize("head_dim", [128, 256])
@@ -160,6 +163,12 @@ def test_shared_memory_fits_the_device(compiled):
     for capability, rows in compiled.items():
         for case, row in rows.items():
             assert row["shared_bytes"] <= limit[capability] * 1024, (capability, case)
+
+
+def test_float8_with_512_dimensions_reduces_rows_in_one_layout_too(compiled):
+    rows = [compiled["9.0"][512, skip, "bfloat16", "float8"] for skip in SKIPS]
+    for name in ("row_layouts", "ffma", "mufu"):
+        assert all(row[name] == rows[0][name] for row in rows), (name, [row[name] for row in rows])
 
 
 def test_a_kernel_is_taken_apart_once(monkeypatch, tmp_path):

@@ -134,6 +134,10 @@ def swap(**changed):
     return bs.quantize_(**{"module": LINEAR, **changed})
 
 
+def quantize_kv(**changed):
+    return bs.quantize_kv(**{"x": K, **changed})
+
+
 def quantize(**changed):
     return bs.quantize(**{"weight": torch.ones(8, 256), **changed})
 
@@ -149,9 +153,24 @@ ATTENTION = {
     **each(("return_lse", "record", "ring"), NO_FLAGS),
     "sinks": [*NO_TENSORS, torch.zeros(3), torch.zeros(1, 4), torch.zeros(4).half(), torch.zeros(4, dtype=torch.int32)],
     "softcap": [*NO_NUMBERS, 0, -1.0, 1e-45, 1e39],
+    **each(("k_scale", "v_scale"), [*NO_TENSORS, *NO_NUMBERS, 1.0, torch.ones(2)]),  # K is no float8
     "kv_start": [*NO_TENSORS, torch.zeros(3, dtype=torch.int32), torch.zeros(1, dtype=torch.int64)],
 }
-DECODE_TOO = ("q", "k", "v", "kv_len", "scale", "impl", "return_lse", "ring", "sinks", "softcap", "kv_start")
+DECODE_TOO = (
+    "q",
+    "k",
+    "v",
+    "kv_len",
+    "scale",
+    "impl",
+    "return_lse",
+    "ring",
+    "sinks",
+    "softcap",
+    "kv_start",
+    "k_scale",
+    "v_scale",
+)
 DECODE = {
     **{name: ATTENTION[name] for name in DECODE_TOO},
     "window": [*NO_INTS, 0],
@@ -220,6 +239,10 @@ CALLS = {
     bs.mask_mod: {"fn": [None, 1, "f"]},
     bs.Mask.from_spec: {"spec": NO_SPECS},
     quantize: {"weight": [*NO_TENSORS, None, torch.ones(8, 256).double()], **QUANTIZE, "symmetric": NO_FLAGS},
+    quantize_kv: {
+        "x": [*NO_TENSORS, None, torch.ones(2, 3), K.double(), K.int()],
+        "scale": [*NO_TENSORS, 1.0, torch.ones(5), torch.ones(1, 1), torch.ones(()).half()],
+    },
     swap: {"module": [1, None, LINEAR.weight], **QUANTIZE, "select": [1, "all", []], "activations": NO_WORDS},
     module: {
         "w": [*NO_TENSORS, None, X],
@@ -260,7 +283,7 @@ def test_every_argument_of_every_public_call_is_in_the_table():
         bs.TileMap.build: tilemap, bs.attention_work: work, bs.TileConfig: config, bs.QuantizedWeight: weight,
         bs.quantize: quantize, bs.quantize_: swap, bs.QuantizedLinear: module, bs.from_gguf: gguf,
         bs.from_torchao: torchao, bs.band: band, bs.Band: band_itself,
-        bs.RoundedActivations: rounded,
+        bs.RoundedActivations: rounded, bs.quantize_kv: quantize_kv,
     }  # fmt: skip
     results = {
         "Mask",

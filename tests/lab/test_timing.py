@@ -76,6 +76,11 @@ def test_between_calls_one_element_of_each_float_tensor_changes():
         stir(args)
         changed |= set((args[0] != before).flatten().nonzero().flatten().tolist())
     assert len(changed) == 15  # each is missed with a chance of (14 / 15) ** 200, 1e-6
+    one = torch.zeros(1).to(torch.float8_e4m3fn)
+    for _ in range(100):  # of few values, so that the same one is drawn again
+        before = one.float()
+        stir((one,))
+        assert one.float() != before and one.float().isfinite()
 
 
 def test_median_error_falls_with_more_samples():

@@ -11,7 +11,9 @@ from ..autocast import without_autocast
 from ..config import TileConfig
 from ..mask import Mask, causal, mask_of
 from ..mask import dense as dense_mask
-from .call import AttentionArguments, check_tensors
+from .caches import as_scale
+from .call import AttentionArguments
+from .checks import check_tensors
 from .eager import attend, check
 from .lengths import keys_from
 from .ops import traced_attention
@@ -37,12 +39,14 @@ def attention(
     sinks: torch.Tensor | None = None,
     softcap: float | None = None,
     kv_start: torch.Tensor | None = None,
+    k_scale: torch.Tensor | float | None = None,
+    v_scale: torch.Tensor | float | None = None,
 ) -> Any:
     """softmax(scale * q k^T, masked) v, computing only the tiles that `mask` leaves. Inference only.
 
     Shapes: q [B, Hq, Lq, D]; k, v [B, Hkv, Lkv, D]; Hq a multiple of Hkv (GQA); D from 8 to 512; any strides, 0 too.
-    Dtypes: float16, bfloat16, float32, the same for all; scores, softmax and sums are float32. torch.autocast is off
-    inside.
+    Dtypes: float16, bfloat16, float32, the same for all, or float8_e4m3fn for both k and v; scores, softmax and sums
+    are float32. torch.autocast is off inside.
 
     mask: which keys a query sees; None is all. Query row i stands at position q_start + i.
     scale: a number of a size up to 2.358e38, D ** -0.5 by default.
@@ -79,6 +83,9 @@ def attention(
         on the left; None is 0. Row b is then the call of k[b, :, kv_start[b]:] and v[b, :, kv_start[b]:]: positions,
         kv_len and q_start count from there. Read and bounded as kv_len is, of which an int is then the most; slots
         before kv_start may hold NaN, or anything. Not for a ring.
+    k_scale, v_scale: what float8 keys and values are multiplied by, as `quantize_kv` returns it: float32 [] or [Hkv],
+        any stride, on q's device, or a number, which each call puts there; None is 1. They are never read back:
+        k_scale becomes part of the scores' scale, which float32 must hold, and v_scale multiplies the results.
 
     Returns out [B, Hq, Lq, D] in q's dtype, or a tuple (out, lse, visits) of those asked for; out is dense, in any
     order of its dimensions. A query that sees no key gets 0. Raises TypeError for dtypes and kinds, ValueError for
@@ -89,23 +96,28 @@ def attention(
     """
     if kv_start is not None:
         kv_len = keys_from(kv_start, kv_len, k)
+    if k_scale is not None or v_scale is not None:
+        k_scale, v_scale = as_scale("k_scale", k_scale, q), as_scale("v_scale", v_scale, q)
     given = AttentionArguments(
         q, k, v, mask, scale, q_start, kv_len, skip, impl, config, return_lse, record, ring,
-        route, sinks, softcap, kv_start,
+        route, sinks, softcap, kv_start, k_scale, v_scale,  # pyright: ignore[reportArgumentType] - they are tensors now
     )  # fmt: skip
     return traced_attention(given) if torch.compiler.is_compiling() else attend(given)
 
 
 def explain(
     q, k, v, mask=None, *, scale=None, q_start=None, kv_len=None, skip="auto", impl="auto", config=None,
-    return_lse=False, record=False, ring=False, route="measured", sinks=None, softcap=None, kv_start=None,
+    return_lse=False, record=False, ring=False, route="measured", sinks=None, softcap=None, kv_start=None, k_scale=None,
+    v_scale=None,
 ) -> Plan:  # fmt: skip
     """What `attention` with the same arguments will do, as a Plan whose str() is legible."""
     if kv_start is not None:
         kv_len = keys_from(kv_start, kv_len, k)
+    if k_scale is not None or v_scale is not None:
+        k_scale, v_scale = as_scale("k_scale", k_scale, q), as_scale("v_scale", v_scale, q)
     given = AttentionArguments(
         q, k, v, mask, scale, q_start, kv_len, skip, impl, config, return_lse, record, ring,
-        route, sinks, softcap, kv_start,
+        route, sinks, softcap, kv_start, k_scale, v_scale,
     )  # fmt: skip
     return make_plan(check(given))
 

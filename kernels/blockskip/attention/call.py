@@ -1,28 +1,22 @@
-"""The arguments of `attention` and `decode`, as given and as checked, and the checks that both operations share.
-
-Errors name the argument, what was given and what is allowed.
-"""
+"""The arguments of `attention` and `decode`, as given and as checked, and who computes them."""
 
 from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Self
 
 import torch
 
-from ..arguments import number, tensor
 from ..config import TileConfig
+from ..gpu import Gpu
 from ..launching.repeated import GROWING, Kind, kind_of
 from ..mask import Band, Mask, band
+from .caches import FLOAT8, check_float8_capability, dequantized, times
 
 IMPLS = ("auto", "reference", "tiled", "triton")
-DTYPES = (torch.float16, torch.bfloat16, torch.float32)
-LARGEST_SCALE = torch.finfo(torch.float32).max * math.log(2)
-"""The largest |scale| that float32 still holds after the kernels' factor of log2 e."""
-SMALLEST_FACTOR = torch.finfo(torch.float32).tiny
-"""Factors below it would be 0 in a kernel that flushes what float32 holds with fewer digits."""
 SHARED_SKIPS = ("auto", "bounds")
 """Skip modes whose launches for a band serve any number of keys; the other modes read tables made for one number."""
 MOST_IN_GRID = 65535
@@ -49,6 +43,8 @@ class AttentionArguments(NamedTuple):
     sinks: torch.Tensor | None = None
     softcap: float | None = None
     kv_start: torch.Tensor | None = None
+    k_scale: torch.Tensor | None = None
+    v_scale: torch.Tensor | None = None
 
     def kind(self) -> tuple[Kind | None, int | None]:
         """(the kind of this call, its int kv_len if launches of the kind may serve other lengths, else None).
@@ -60,7 +56,7 @@ class AttentionArguments(NamedTuple):
         """
         (
             q, k, v, mask, scale, q_start, kv_len, skip, impl, config, return_lse, record, ring, route, sinks, softcap,
-            kv_start,
+            kv_start, k_scale, v_scale,
         ) = self  # fmt: skip
         lengths = growing = None
         if isinstance(kv_len, torch.Tensor):
@@ -70,7 +66,8 @@ class AttentionArguments(NamedTuple):
         ):  # fmt: skip
             kv_len, growing = GROWING, kv_len
         options = "attention", scale, q_start, kv_len, skip, impl, config, return_lse, record, ring, route, softcap
-        return kind_of((q, k, v, lengths, sinks, kv_start), options, impl, mask, skip == "map"), growing
+        tensors = q, k, v, lengths, sinks, kv_start, k_scale, v_scale
+        return kind_of(tensors, options, impl, mask, skip == "map"), growing
 
 
 def _is_band(mask: Mask | None) -> bool:
@@ -98,17 +95,21 @@ class DecodeArguments(NamedTuple):
     sinks: torch.Tensor | None = None
     softcap: float | None = None
     kv_start: torch.Tensor | None = None
+    k_scale: torch.Tensor | None = None
+    v_scale: torch.Tensor | None = None
 
     def kind(self) -> tuple[Kind | None, int | None]:
         """(the kind of this call, its int kv_len if there is one: launches of the kind may serve other lengths)."""
-        q, k, v, kv_len, window, scale, splits, impl, return_lse, ring, sinks, softcap, kv_start = self
+        (
+            q, k, v, kv_len, window, scale, splits, impl, return_lse, ring, sinks, softcap, kv_start, k_scale, v_scale
+        ) = self  # fmt: skip
         lengths = growing = None
         if isinstance(kv_len, torch.Tensor):
             kv_len, lengths = None, kv_len
         elif type(kv_len) is int:
             kv_len, growing = GROWING, kv_len
         options = "decode", kv_len, window, scale, splits, impl, return_lse, ring, softcap
-        return kind_of((q, k, v, lengths, sinks, kv_start), options, impl), growing
+        return kind_of((q, k, v, lengths, sinks, kv_start, k_scale, v_scale), options, impl), growing
 
 
 class _Call:
@@ -121,6 +122,8 @@ class _Call:
     kv_len: int
     lengths: torch.Tensor | None
     starts: torch.Tensor | None
+    k_scale: torch.Tensor | None
+    v_scale: torch.Tensor | None
 
     @property
     def group(self) -> int:
@@ -128,9 +131,18 @@ class _Call:
         return self.q.shape[1] // self.k.shape[1]
 
     @property
+    def tile_dtype(self) -> torch.dtype:
+        """By which tiles are chosen: that of keys and values, but float32 where products are float32."""
+        return self.q.dtype if self.q.dtype == torch.float32 else self.k.dtype
+
+    @property
     def tensors(self) -> tuple[torch.Tensor | None, ...]:
-        """(q, k, v, sinks, lengths, starts): what differs between calls of a kind, beside a growing kv_len."""
-        return self.q, self.k, self.v, self.sinks, self.lengths, self.starts
+        """What differs between calls of a kind, beside a growing kv_len; in the order of `TENSORS`."""
+        return self.q, self.k, self.v, self.sinks, self.lengths, self.starts, self.k_scale, self.v_scale
+
+    def given(self, tensors: Iterable[torch.Tensor | None], **others: Any) -> Self:
+        """The call with other tensors, in the order of `TENSORS`."""
+        return replace(self, **dict(zip(TENSORS, tensors, strict=True)), **others)  # pyright: ignore[reportArgumentType]
 
     @property
     def bounded_lengths(self) -> torch.Tensor | None:
@@ -149,10 +161,31 @@ class _Call:
         k, v = (t.transpose(1, 2)[rows, order].transpose(1, 2) for t in (self.k, self.v))
         return replace(self, k=k, v=v, lengths=self.bounded_lengths, starts=None)  # pyright: ignore[reportArgumentType]
 
-    def float32_tensors(self) -> dict[str, torch.Tensor | None]:
-        """The floats as float32, by name."""
-        sinks = None if self.sinks is None else self.sinks.float()
-        return {"q": self.q.float(), "k": self.k.float(), "v": self.v.float(), "sinks": sinks}
+    def dequantized(self) -> Self:
+        """The call with keys and values in float64 where they are float8: for the reference."""
+        if self.k.dtype != FLOAT8:
+            return self
+        k, v = dequantized(self.k, self.k_scale), dequantized(self.v, self.v_scale)
+        return replace(self, k=k, v=v, k_scale=None, v_scale=None)  # pyright: ignore[reportArgumentType]
+
+    def by_float32(self, attend: Callable[[Self], tuple]) -> tuple:
+        """attend(call) -> (out, lse), which knows no scales: with float8 keys, queries and results bear them."""
+        if self.k.dtype != FLOAT8:
+            return attend(self)
+        q, kv_heads = self.q, self.k.shape[1]
+        unscaled = replace(self, q=times(q, self.k_scale, kv_heads), k_scale=None, v_scale=None)  # pyright: ignore[reportArgumentType]
+        out, lse = attend(unscaled)
+        return times(out, self.v_scale, kv_heads).to(q.dtype), lse
+
+
+TENSORS = ("q", "k", "v", "sinks", "lengths", "starts", "k_scale", "v_scale")
+"""The tensors of a call."""
+
+
+def in_float32(tensors: Iterable[torch.Tensor | None]) -> list[torch.Tensor | None]:
+    """A call's tensors with floats of 16 bits in float32."""
+    halves = torch.float16, torch.bfloat16
+    return [t.float() if t is not None and t.dtype in halves else t for t in tensors]
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,6 +215,8 @@ class AttentionCall(_Call):
     sinks: torch.Tensor | None = None
     softcap: float | None = None
     starts: torch.Tensor | None = None
+    k_scale: torch.Tensor | None = None
+    v_scale: torch.Tensor | None = None
 
     @property
     def planned_kv_len(self) -> int:
@@ -217,6 +252,8 @@ class DecodeCall(_Call):
     sinks: torch.Tensor | None = None
     softcap: float | None = None
     starts: torch.Tensor | None = None
+    k_scale: torch.Tensor | None = None
+    v_scale: torch.Tensor | None = None
 
     @property
     def rows(self) -> int:
@@ -228,74 +265,6 @@ class DecodeCall(_Call):
         mask = band(None if self.window is None else self.window - 1, 0)
         assert isinstance(mask, Band)
         return mask
-
-
-def check_tensors(q, k, v, names, float64: bool = False) -> None:
-    """Kinds, dtypes, shapes and devices of query, key and value."""
-    dtypes = (*DTYPES, torch.float64) if float64 else DTYPES
-    for name, t in zip(names, (q, k, v), strict=True):
-        tensor(name, t, dtypes)
-        if t.ndim != 4:
-            raise ValueError(f"{name}: given {t.ndim} dimensions; [batch, heads, length, head_dim] is needed")
-        if min(t.shape) < 1:
-            raise ValueError(f"{name}: given shape {tuple(t.shape)}; every size must be at least 1")
-        if t.requires_grad and torch.is_grad_enabled():
-            raise ValueError(f"{name}: requires grad; this is for inference: use torch.no_grad() or detach()")
-    for name, t in zip(names[1:], (k, v), strict=True):
-        if t.dtype != q.dtype:
-            raise TypeError(f"{name}: given {t.dtype}; must be {names[0]}'s {q.dtype}")
-        if t.device != q.device:
-            raise ValueError(f"{name}: is on {t.device}; must be on {names[0]}'s {q.device}")
-    if k.shape != v.shape:
-        raise ValueError(f"{names[2]}: given shape {tuple(v.shape)}; must be {names[1]}'s {tuple(k.shape)}")
-    for what, i in (("batch", 0), ("head_dim", 3)):
-        if q.shape[i] != k.shape[i]:
-            raise ValueError(f"{names[1]}: given {what} {k.shape[i]}; must be {names[0]}'s {q.shape[i]}")
-    if q.shape[1] % k.shape[1]:
-        raise ValueError(f"{names[0]}: given {q.shape[1]} heads; must be a multiple of {names[1]}'s {k.shape[1]}")
-    if not 8 <= q.shape[3] <= 512:
-        raise ValueError(f"{names[0]}: given head_dim {q.shape[3]}; must be from 8 to 512")
-
-
-def check_scale(scale, head_dim: int) -> float:
-    if scale is None:
-        return head_dim**-0.5
-    scale = number("scale", scale)
-    if abs(scale) > LARGEST_SCALE:
-        raise ValueError(
-            f"scale: given {scale:g}; its size must be at most {LARGEST_SCALE:.4g}, for scores are float32"
-        )
-    return scale
-
-
-def check_sinks(sinks: Any, q: torch.Tensor) -> torch.Tensor | None:
-    """A logit for each query head."""
-    if sinks is None:
-        return None
-    tensor("sinks", sinks, (torch.float32, *{q.dtype} - {torch.float32}))
-    if tuple(sinks.shape) != (q.shape[1],):
-        raise ValueError(f"sinks: given shape {tuple(sinks.shape)}; [{q.shape[1]}] is needed, a logit a query head")
-    if sinks.device != q.device:
-        raise ValueError(f"sinks: is on {sinks.device}; must be on q's {q.device}")
-    if sinks.requires_grad and torch.is_grad_enabled():
-        raise ValueError("sinks: requires grad; this is for inference: use torch.no_grad() or detach()")
-    return sinks
-
-
-def check_softcap(softcap: Any, scale: float) -> float | None:
-    """A cap whose quotients with the scale, and products with log2 e, float32 holds: the kernels' two factors."""
-    if softcap is None:
-        return None
-    softcap, size = number("softcap", softcap), abs(scale)
-    least, most = SMALLEST_FACTOR, LARGEST_SCALE
-    if size >= SMALLEST_FACTOR:  # a smaller scale is 0
-        least, most = max(least, 2 * size / LARGEST_SCALE), min(most, size / SMALLEST_FACTOR)
-    if not least <= softcap <= most:
-        raise ValueError(
-            f"softcap: given {softcap:g}; must be positive, from {least:.4g} to {most:.4g} at a scale of {scale:g}, "
-            "for scores are float32"
-        )
-    return softcap
 
 
 def scores_line(call: AttentionCall | DecodeCall) -> str | None:
@@ -329,10 +298,12 @@ def choose_impl(call: AttentionCall | DecodeCall) -> tuple[str, str]:
     if call.impl == "auto":
         found = ("triton", "tensors on CUDA") if on_cuda else ("tiled", f"tensors on {call.q.device}")
     if found[0] == "triton":
-        for name, t in (("q", call.q), ("k", call.k), ("v", call.v), ("sinks", call.sinks)):
+        for name, t in zip(TENSORS, call.tensors, strict=True):
             if t is not None and t.is_neg():
                 raise ValueError(f"{name}: is a negated view, which a kernel cannot tell; call .resolve_neg()")
         for given, what in zip(call.q.shape, ("batches", "heads"), strict=False):
             if given > MOST_IN_GRID:
                 raise ValueError(f"q: given {given} {what}; impl='triton' takes up to {MOST_IN_GRID}, as a CUDA grid")
+        if call.k.dtype == FLOAT8:
+            check_float8_capability(Gpu.of(call.q.device).capability)
     return found

@@ -16,15 +16,13 @@ from ..launching.repeated import REPEATED, Kind
 from ..mask import Mask, band
 from . import reference
 from . import ring as rings
+from .caches import check_kv_scale
 from .call import (
     IMPLS,
     AttentionArguments,
     AttentionCall,
-    check_scale,
-    check_sinks,
-    check_softcap,
-    check_tensors,
 )
+from .checks import check_scale, check_sinks, check_softcap, check_tensors
 from .decode.eager import run_decode
 from .lengths import LARGEST_POSITION, check_kv_len, check_kv_start, each_batch
 from .prefill import tiled
@@ -41,7 +39,8 @@ def attend(given: AttentionArguments) -> Any:
     else:
         lengths = each_batch(given.kv_len, given.q) if isinstance(given.kv_len, torch.Tensor) else None
         starts = None if given.kv_start is None else each_batch(given.kv_start, given.q)
-        found = prepared(given.q, given.k, given.v, given.sinks, lengths, starts, number)
+        tensors = given.q, given.k, given.v, given.sinks, lengths, starts, given.k_scale, given.v_scale
+        found = prepared(*tensors, number)
     if given.record:
         out, lse, visits = found
         return (out, lse, visits) if given.return_lse else (out, visits)
@@ -79,13 +78,13 @@ def check(given: AttentionArguments) -> AttentionCall:
     """A checked call; TypeError or ValueError names the argument, what was given and what is allowed."""
     (
         q, k, v, mask, scale, q_start, kv_len, skip, impl, config, return_lse, record, ring, route, sinks, softcap,
-        kv_start,
+        kv_start, k_scale, v_scale,
     ) = given  # fmt: skip
     for name, value, allowed in (("skip", skip, SKIPS), ("impl", impl, IMPLS), ("route", route, ROUTES)):
         choice(name, value, allowed)
     flag("return_lse", return_lse)
     flag("record", record)
-    check_tensors(q, k, v, ("q", "k", "v"), float64=impl == "reference")
+    check_tensors(q, k, v, ("q", "k", "v"), float64=impl == "reference", float8=True)
     mask = band(None, None) if mask is None else mask
     if not isinstance(mask, Mask):
         raise TypeError(f"mask: given {type(mask).__name__}; a blockskip mask, such as causal(), or None is needed")
@@ -103,6 +102,7 @@ def check(given: AttentionArguments) -> AttentionCall:
         q, k, v, mask, scale, q_start, kv_len, lengths, skip, impl,
         None if config is None else TileConfig.of(config), return_lse, record, ring, route,
         check_sinks(sinks, q), check_softcap(softcap, scale), starts,
+        check_kv_scale("k_scale", k_scale, k), check_kv_scale("v_scale", v_scale, v),
     )  # fmt: skip
     if record and make_plan(call).impl != "triton":
         raise ValueError("record: True needs impl='triton': visits are written by the kernel, not by a plan")
@@ -117,18 +117,27 @@ def run(call: AttentionCall, plan: Plan) -> tuple[torch.Tensor, torch.Tensor | N
         prepared, _ = _prepare(call, plan)
         return prepared(*call.tensors, call.kv_len)
     call = call.from_first_keys()
-    q, k, v, mask = call.q, call.k, call.v, call.mask
-    options = {"scale": call.scale, "ring": call.ring, "sinks": call.sinks, "softcap": call.softcap}
-    if plan.impl == "reference":
-        bounded = call.bounded_lengths
-        kv_len = call.kv_len if bounded is None else bounded
-        q_start = kv_len - q.shape[2] if call.q_start is None else call.q_start
-        return *reference.attention(q, k, v, mask, q_start=q_start, kv_len=kv_len, **options), None
-    options["return_lse"] = call.return_lse
-    if call.lengths is None:
-        sizes = {"q_start": call.planned_q_start, "kv_len": call.kv_len}
-        return *tiled.attention(q, k, v, mask, **sizes, **options), None
-    return *_each_batch(call, call.lengths, options), None
+    out, lse = _by_definition(call) if plan.impl == "reference" else call.by_float32(_by_tiles)
+    return out, lse, None
+
+
+def _by_definition(call: AttentionCall) -> tuple[torch.Tensor, torch.Tensor]:
+    call, bounded = call.dequantized(), call.bounded_lengths
+    kv_len = call.kv_len if bounded is None else bounded
+    q_start = kv_len - call.q.shape[2] if call.q_start is None else call.q_start
+    return reference.attention(call.q, call.k, call.v, call.mask, q_start=q_start, kv_len=kv_len, **_options(call))
+
+
+def _options(call: AttentionCall) -> dict[str, Any]:
+    return {"scale": call.scale, "ring": call.ring, "sinks": call.sinks, "softcap": call.softcap}
+
+
+def _by_tiles(call: AttentionCall) -> tuple[torch.Tensor, torch.Tensor]:
+    options = {"return_lse": call.return_lse, **_options(call)}
+    if call.lengths is not None:
+        return _each_batch(call, call.lengths, options)
+    sizes = {"q_start": call.planned_q_start, "kv_len": call.kv_len}
+    return tiled.attention(call.q, call.k, call.v, call.mask, **sizes, **options)
 
 
 def _each_batch(call: AttentionCall, lengths: torch.Tensor, options: dict) -> tuple[torch.Tensor, torch.Tensor]:

@@ -7,14 +7,14 @@ by 5e-4, and the weights with it. Where such an error would show, maximum and su
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 
 PLAIN_SCORES = 1 << 24  # the most scores that one step of `_plain` holds: 64 MiB
-PLAIN_KEYS = 4096  # the most keys of one step of `_plain`
+PLAIN_KEYS = 4096  # the most keys of one step of `_plain`, and the most float8 ones that are converted at once
 SCORE_KEYS = 512  # keys of a step of `_sums`: its scores and a float32 copy of its keys fit a core's cache
 COARSE_FROM = {torch.float32: 16.0, torch.float16: 512.0, torch.bfloat16: 512.0}
 """By the result's dtype: from this size on the log-sum-exp is too coarse. Its rounding, 5e-7 at 16 and 3e-5 at 512, is
@@ -48,7 +48,7 @@ class ScoreMap(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """Some keys for some rows: q [A, B, rows, D], k and v [A, B, keys, D] with any strides."""
+    """Some keys for some rows: q [A, B, rows, D], k and v [A, B, keys, D] with any strides, as q or float8."""
 
     q: torch.Tensor
     k: torch.Tensor
@@ -82,6 +82,7 @@ def attend(
     weights of pieces must be. exact: lse is as exact as float32 allows also for 16-bit inputs, for which the flash
     kernel's is off by 2e-5; that costs a second product of q and k.
     """
+    pieces = [part for piece in pieces for part in _short(piece)]
     if pieces[0].q.device.type != "cpu" or scoring.softcap is not None:  # torch's flash kernel has no soft cap
         parts = [_plain(*piece, scoring) for piece in pieces]
         return _merge(_with_sinks(parts, sinks))
@@ -93,6 +94,18 @@ def attend(
         coarse = _coarse(merged, COARSE_FROM[dtype])
         _sharpen(parts, pieces, scoring, coarse.flatten(1).any(1).nonzero().flatten().tolist())
     return _merge(merged)
+
+
+def _short(piece: Piece) -> Iterator[Piece]:
+    """The piece, cut where its float8 keys and values are too many to be converted at once."""
+    q, k, v, bias = piece
+    if k.dtype == q.dtype:
+        yield piece
+        return
+    for first in range(0, k.shape[-2], PLAIN_KEYS):
+        keys = slice(first, first + PLAIN_KEYS)
+        part = None if bias is None else Bias.of(bias.values[:, keys] == 0)
+        yield Piece(q, k[..., keys, :], v[..., keys, :], part)
 
 
 def _with_sinks(parts: list[Part], sinks: torch.Tensor | None) -> list[Part]:
@@ -112,6 +125,7 @@ def _sharpen(parts: list[Part], pieces: list[Piece], scoring: ScoreMap, chosen: 
 
 def _flash(q, k, v, bias: Bias | None, scoring: ScoreMap) -> Part:
     """A piece without a soft cap by torch's flash kernel for CPUs; its log-sum-exp is the maximum, its sum 1."""
+    k, v = k.to(q.dtype), v.to(q.dtype)
     out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
         q, k, v, attn_mask=None if bias is None else bias.values, scale=scoring.scale
     )

@@ -11,6 +11,7 @@ from ..gpu import HOPPER, capability_of
 from ..mask import Band, Mask
 from ..tilemap import TileMap
 from ..tuned.choose import Origin
+from .caches import caches_line
 from .call import AttentionCall, DecodeCall, choose_impl, scores_line
 from .decode.plan import DecodePlan, make_decode_plan
 from .lengths import LARGEST_POSITION
@@ -38,7 +39,7 @@ class Plan:
     """What `attention` will do. Either `prefill` or `decode` is the plan of the chosen kernel, the other is None.
 
     config: None for `reference` and for decode in PyTorch; packed: GQA heads share a tile; splits: 1 in prefill.
-    origin: where the config is from. scores: see `scores_line`.
+    origin: where the config is from. scores: see `scores_line`. caches: see `caches_line`.
     """
 
     impl: str
@@ -52,6 +53,7 @@ class Plan:
     prefill: PrefillPlan | None
     decode: DecodePlan | None
     scores: str | None = None
+    caches: str | None = None
 
     @property
     def kernel(self) -> str:
@@ -102,7 +104,7 @@ class Plan:
 
     def __str__(self):
         lines = [f"impl    {self.impl}: {self.reason}", f"kernel  {self.kernel}: {self.route.reason}"]
-        lines += [f"skip    {self.skip}", *[self.scores] * (self.scores is not None)]
+        lines += [f"skip    {self.skip}", *(line for line in (self.scores, self.caches) if line is not None)]
         if self.config is not None and self.tilemap is not None:
             tiles = f"{self.queries_per_tile} queries x {self.config.block_n} keys"
             packed = f"; {self.group} query heads packed into each tile" if self.packed else ""
@@ -124,7 +126,10 @@ def make_plan(call: AttentionCall) -> Plan:
     else:
         prefill = make_prefill_plan(call, impl)
     sizes = call.q.shape[2], call.planned_kv_len, call.planned_q_start
-    return Plan(impl, reason, route, call.mask, call.group, *sizes, prefill, decode, scores_line(call))
+    caches = caches_line(call.k, call.k_scale, call.v_scale)
+    if caches is not None and prefill is not None and impl == "triton":
+        caches += "; by the plain kernel, the warp-specialized one takes q's dtype alone"
+    return Plan(impl, reason, route, call.mask, call.group, *sizes, prefill, decode, scores_line(call), caches)
 
 
 def as_decode(call: AttentionCall, impl: str) -> DecodeCall:
@@ -133,7 +138,7 @@ def as_decode(call: AttentionCall, impl: str) -> DecodeCall:
     window = None if call.mask.left is None else call.mask.left + 1
     return DecodeCall(
         call.q, call.k, call.v, call.scale, call.kv_len, call.lengths, window, None, impl, call.return_lse, call.ring,
-        call.sinks, call.softcap, call.starts,
+        call.sinks, call.softcap, call.starts, call.k_scale, call.v_scale,
     )  # fmt: skip
 
 

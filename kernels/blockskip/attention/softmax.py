@@ -13,27 +13,39 @@ import torch
 import triton
 import triton.language as tl
 
+from .call import AttentionCall, DecodeCall
+
 
 class Scoring(NamedTuple):
     """What makes weights of products q k.
 
     scale: > 0, log2 e times the scores' scale, or times the soft cap. angle: None without a cap; with one, what
     products are multiplied by for `tangent`: 2 log2 e times scale / softcap. sinks: [Hq], a logit a query head that
-    joins the softmax without a value, and its stride; None where there is none.
+    joins the softmax without a value, and its stride; None where there is none. k_scale, v_scale: the scales of float8
+    keys and values with their strides over KV heads, 0 for one scale; None where there is none.
     """
 
     scale: float
     angle: float | None
     sinks: torch.Tensor | None
     sinks_stride: int | None
+    k_scale: torch.Tensor | None
+    k_scale_stride: int | None
+    v_scale: torch.Tensor | None
+    v_scale_stride: int | None
 
 
-def scoring_of(scale: float, softcap: float | None, sinks: torch.Tensor | None) -> Scoring:
+def scoring_of(scale: float, call: AttentionCall | DecodeCall) -> Scoring:
     """scale: > 0, times log2 e, as of `sign_and_scale`."""
-    stride = None if sinks is None else sinks.stride(0)
-    if softcap is None:
-        return Scoring(scale, None, sinks, stride)
-    return Scoring(softcap * math.log2(math.e), 2 * scale / softcap, sinks, stride)
+    angle = None
+    if call.softcap is not None:
+        scale, angle = call.softcap * math.log2(math.e), 2 * scale / call.softcap
+    return Scoring(scale, angle, *_by_head(call.sinks), *_by_head(call.k_scale), *_by_head(call.v_scale))
+
+
+def _by_head(numbers: torch.Tensor | None) -> tuple[torch.Tensor | None, int | None]:
+    """Numbers [heads] or [] and their stride."""
+    return numbers, None if numbers is None else numbers.stride(0) if numbers.ndim else 0
 
 
 @triton.jit
@@ -52,6 +64,15 @@ def tangent(y):
     series = tl.fma(square, tl.fma(square, series, 0.13333333333333333), -0.3333333333333333)
     near = tl.fma(x * square, series, x)
     return tl.where(tl.abs(y) < 0.72, near, tl.where(y < 0, -away, away))
+
+
+@triton.jit
+def scaled_by_head(factor, scoring, kv_head):
+    """(sign, size) of factor * k_scale, in the way of `sign_and_scale`: the size is above 0."""
+    factor *= tl.load(scoring.k_scale + kv_head * scoring.k_scale_stride)
+    size = tl.abs(factor)
+    vanishes = size < 1.1754943508222875e-38  # float32's least number of full precision
+    return tl.where(vanishes, 0, tl.where(factor < 0, -1, 1)), tl.where(vanishes, 1.0, size)
 
 
 @triton.jit

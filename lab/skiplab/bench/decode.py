@@ -3,8 +3,9 @@
     skiplab bench decode [--device cuda] [--kv-lens 64 256 1024 4096 16384] [--buffer 16384] [--seconds 0.5]
     skiplab bench decode --tune     the kernel's tile configurations instead, one head size after the other
 
-One query, B 1, bf16, the cache's buffer longer than the keys in it. On CUDA the time is a CUDA graph's over rotated
-inputs (`skiplab.measure.timing`), kv_len an int32 tensor on the device. Each error stands beside its time.
+One query, B 1, bf16, the cache's buffer longer than the keys in it; in bf16 and in float8. On CUDA the time is a CUDA
+graph's over rotated inputs (`skiplab.measure.timing`), kv_len an int32 tensor on the device. Each error stands beside
+its time.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import blockskip as bs
@@ -40,12 +41,12 @@ SHAPES = {
 }
 
 
-def by_kernel(length, window, **changes) -> Callable:
+def by_kernel(length, window, scales, **changes) -> Callable:
     """The Triton kernel with a changed plan: f(q, k, v)."""
     from blockskip.attention.decode import launch as decode_launch
 
     def call(q, k, v):
-        checked = decode_eager.check_decode(DecodeArguments(q, k, v, length, window, impl="triton"))
+        checked = decode_eager.check_decode(DecodeArguments(q, k, v, length, window, impl="triton", **scales))
         plan = dataclasses.replace(decode_plan.make_decode_plan(checked), **changes)
         if plan.fused and plan.config is not None and not decode_plan.can_fuse(checked, plan.config, plan.splits):
             raise ValueError("one program cannot hold all shares")
@@ -54,35 +55,36 @@ def by_kernel(length, window, **changes) -> Callable:
     return call
 
 
-def contenders(q, k, window, keys: int) -> dict[str, Callable]:
-    """name -> f(q, k, v); torch gets a slice of the live keys, and no mask."""
+def contenders(q, k, window, keys: int, scales: dict) -> dict[str, Callable]:
+    """name -> f(q, k, v); torch gets a slice of the live keys, and no mask. scales: of a cache in float8."""
     live = slice(0 if window is None else max(keys - window, 0), keys)
 
     def torch_sdpa(q, k, v):
         return F.scaled_dot_product_attention(q, k[:, :, live], v[:, :, live], enable_gqa=True)
 
     if not q.is_cuda:
-        ours = functools.partial(bs.decode, kv_len=keys, window=window)
-        return {"blockskip tiled": ours, "torch": torch_sdpa}
+        ours = {"blockskip tiled": functools.partial(bs.decode, kv_len=keys, window=window, **scales)}
+        return ours if scales else ours | {"torch": torch_sdpa}
     length = torch.tensor(keys, dtype=torch.int32, device=q.device)
-    return {
-        "auto": functools.partial(bs.decode, kv_len=length, window=window),
-        "fused merge": by_kernel(length, window, fused=True),
-        "one split": functools.partial(bs.decode, kv_len=length, window=window, splits=1),
-        "prefill kernel": lambda q, k, v: bs.attention(q, k, v, _mask(window), kv_len=length),
-        "torch": torch_sdpa,
+    attend = functools.partial(bs.attention, mask=_mask(window), kv_len=length, route="prefill", **scales)
+    ours = {
+        "auto": functools.partial(bs.decode, kv_len=length, window=window, **scales),
+        "fused merge": by_kernel(length, window, scales, fused=True),
+        "one split": functools.partial(bs.decode, kv_len=length, window=window, splits=1, **scales),
+        "prefill kernel": attend,
     }
+    return ours if scales else ours | {"torch": torch_sdpa}
 
 
-def configurations(q, k, window, keys: int) -> dict[str, Callable]:
+def configurations(q, k, window, keys: int, scales: dict) -> dict[str, Callable]:
     """Tiles, warps and stages, splits chosen anew for each."""
     length = torch.tensor(keys, dtype=torch.int32, device=q.device)
     calls = {}
-    for block_n, warps, stages in itertools.product((16, 32, 64), (2, 4, 8), (2, 3, 4, 5)):
-        shared = 2 * block_n * q.shape[3] * q.element_size() * (stages - 1)
+    for block_n, warps, stages in itertools.product((16, 32, 64, 128), (2, 4, 8), (2, 3, 4, 5, 6)):
+        shared = 2 * block_n * k.shape[3] * k.element_size() * (stages - 1)
         if 16 << 10 <= shared <= 200 << 10:
             config = TileConfig(16, block_n, warps, stages)
-            calls[str(config)] = by_kernel(length, window, config=config)
+            calls[str(config)] = by_kernel(length, window, scales, config=config)
     return calls
 
 
@@ -91,7 +93,7 @@ def _mask(window):
 
 
 def measure(name: str, keys: int, buffer: int, device: str, seconds: float, make: Callable) -> list[dict]:
-    """A row for each contender."""
+    """A row for each contender and cache; errors are those of the numbers before they became float8."""
     q_heads, kv_heads, head_dim, window = SHAPES[name]
     generator = torch.Generator().manual_seed(keys)
     sizes = ((q_heads, 1), (kv_heads, buffer), (kv_heads, buffer))
@@ -103,19 +105,28 @@ def measure(name: str, keys: int, buffer: int, device: str, seconds: float, make
     )
     double = (t.double().cpu() for t in (q, k[:, :, :keys], v[:, :, :keys]))
     want = bs.decode(*double, window=window, impl="reference")
-    moved = 2 * 2 * head_dim * (kv_heads * min(keys, window or keys) + q_heads)
-    args_sets = rotate((q, k, v), device)
+    read = 2 * head_dim * kv_heads * min(keys, window or keys)
     rows = []
-    for contender, call in make(q, k, window, keys).items():
-        row = {"shape": name, "kv_len": keys, "contender": contender, "bytes": moved}
-        try:
-            row["error"] = (call(q, k, v).double().cpu() - want).abs().max().item()
-            timing = time_callable(call, args_sets, device, budget_s=seconds)
-            row |= {"method": timing.method, "samples_ns": timing.samples_ns, "flags": list(timing.flags)}
-        except Exception as error:  # a configuration that does not fit the device is a row, too
-            row["failed"] = f"{type(error).__name__}: {error}"[:200]
-        rows.append(row)
+    for cache, keys_and_values, scales in caches(k, v):
+        args_sets = rotate([t.clone() for t in (q, *keys_and_values)], device)  # which timing changes
+        moved = read * keys_and_values[0].element_size() + 2 * q.nbytes
+        for contender, call in make(q, keys_and_values[0], window, keys, scales).items():
+            row = {"shape": name, "kv_len": keys, "contender": contender + cache, "bytes": moved}
+            try:
+                row["error"] = (call(q, *keys_and_values).double().cpu() - want).abs().max().item()
+                timing = time_callable(call, args_sets, device, budget_s=seconds)
+                row |= {"method": timing.method, "samples_ns": timing.samples_ns, "flags": list(timing.flags)}
+            except Exception as error:  # a configuration that does not fit the device is a row, too
+                row["failed"] = f"{type(error).__name__}: {error}"[:200]
+            rows.append(row)
     return rows
+
+
+def caches(k, v) -> Iterator[tuple[str, tuple[torch.Tensor, torch.Tensor], dict]]:
+    """(what a contender's name ends in, keys and values, their scales) for each dtype."""
+    yield "", (k, v), {}
+    (k, k_scale), (v, v_scale) = bs.quantize_kv(k), bs.quantize_kv(v)
+    yield " float8", (k, v), {"k_scale": k_scale, "v_scale": v_scale}
 
 
 def cells(row: dict) -> list[str]:
@@ -155,7 +166,8 @@ def main(arguments: Sequence[str]) -> None:
         ]
     notes = [
         f"Device: {device}. One query, B 1, bf16, a buffer of {chosen.buffer} slots; median time; GB/s: keys, "
-        "values, q and out, once each, over that time. error: largest, against the reference in float64.",
+        "values, q and out, once each, over that time. error: largest, against the reference in float64 of the numbers "
+        "before float8.",
         "fused merge: by the last program of a KV head (auto takes a second kernel in a graph); one split: no merge; "
         "prefill kernel: `attention`; torch: "
         "SDPA on a slice of the live keys, without a mask.",

@@ -61,8 +61,8 @@ def stir(args: Sequence[Any]) -> None:
     for one in args:
         if isinstance(one, torch.Tensor) and one.is_floating_point() and one.numel():
             element = one[tuple(map(random.randrange, one.shape))]
-            drawn = element.new_full((), random.gauss())
-            element.copy_(torch.where(element == drawn, drawn + 1, drawn))
+            drawn = element.new_full((), random.gauss()).float()  # rounded as the element; float8 has no arithmetic
+            element.copy_(torch.where(element.float() == drawn, drawn + 1, drawn))
 
 
 def refill(args: Sequence[Any], fresh: Sequence[Any]) -> None:

@@ -12,15 +12,13 @@ from ...launching.guards import GuardedInt
 from ...launching.repeated import REPEATED, Kind
 from .. import reference
 from .. import ring as rings
+from ..caches import check_kv_scale
 from ..call import (
     IMPLS,
     DecodeArguments,
     DecodeCall,
-    check_scale,
-    check_sinks,
-    check_softcap,
-    check_tensors,
 )
+from ..checks import check_scale, check_sinks, check_softcap, check_tensors
 from ..lengths import LARGEST_POSITION, check_kv_len, check_kv_start, each_batch
 from . import tiled
 from .plan import LONGEST_QUERY, DecodePlan, make_decode_plan
@@ -38,7 +36,8 @@ def attend(given: DecodeArguments) -> Any:
     else:
         lengths = each_batch(given.kv_len, given.q) if isinstance(given.kv_len, torch.Tensor) else None
         starts = None if given.kv_start is None else each_batch(given.kv_start, given.q)
-        out, lse = prepared(given.q, given.k, given.v, given.sinks, lengths, starts, number)
+        tensors = given.q, given.k, given.v, given.sinks, lengths, starts, given.k_scale, given.v_scale
+        out, lse = prepared(*tensors, number)
     return (out, lse) if given.return_lse else out
 
 
@@ -59,10 +58,12 @@ def _attend_anew(given: DecodeArguments, kind: Kind | None, number: int | None) 
 
 def check_decode(given: DecodeArguments) -> DecodeCall:
     """A checked call; TypeError or ValueError names the argument, what was given and what is allowed."""
-    q, k, v, kv_len, window, scale, splits, impl, return_lse, ring, sinks, softcap, kv_start = given
+    (
+        q, k, v, kv_len, window, scale, splits, impl, return_lse, ring, sinks, softcap, kv_start, k_scale, v_scale
+    ) = given  # fmt: skip
     choice("impl", impl, IMPLS)
     flag("return_lse", return_lse)
-    check_tensors(q, k, v, ("q", "k", "v"), float64=impl == "reference")
+    check_tensors(q, k, v, ("q", "k", "v"), float64=impl == "reference", float8=True)
     if q.shape[2] > LONGEST_QUERY:
         raise ValueError(f"q: given {q.shape[2]} queries; from 1 to {LONGEST_QUERY}, more of them are for attention")
     starts = check_kv_start(kv_start, q, ring)
@@ -74,6 +75,7 @@ def check_decode(given: DecodeArguments) -> DecodeCall:
     call = DecodeCall(
         q, k, v, scale, kv_len, lengths, window, check_splits(splits), impl, return_lse, ring,
         check_sinks(sinks, q), check_softcap(softcap, scale), starts,
+        check_kv_scale("k_scale", k_scale, k), check_kv_scale("v_scale", v_scale, v),
     )  # fmt: skip
     if ring and lengths is None:
         rings.check_int("window", call.mask, q, kv_len, kv_len - q.shape[2], k.shape[2])
@@ -89,15 +91,25 @@ def run_decode(call: DecodeCall, plan: DecodePlan) -> tuple[torch.Tensor, torch.
 
         return launch.decode(call, plan)
     call = call.from_first_keys()
-    lengths = call.bounded_lengths
-    q, k, v, mask = call.q, call.k, call.v, call.mask
-    options = {"scale": call.scale, "ring": call.ring, "sinks": call.sinks, "softcap": call.softcap}
-    if plan.impl == "reference":
-        kv_len = call.kv_len if lengths is None else lengths
-        return reference.attention(q, k, v, mask, q_start=kv_len - q.shape[2], kv_len=kv_len, **options)
-    # on a CPU reading a tensor costs nothing
-    kv_lens = [call.kv_len] * q.shape[0] if lengths is None else lengths.tolist()
-    return tiled.decode(q, k, v, mask, kv_lens=kv_lens, return_lse=call.return_lse, **options)
+    return _by_definition(call) if plan.impl == "reference" else call.by_float32(_by_tiles)
+
+
+def _by_definition(call: DecodeCall) -> tuple[torch.Tensor, torch.Tensor]:
+    call, bounded = call.dequantized(), call.bounded_lengths
+    kv_len = call.kv_len if bounded is None else bounded
+    sizes = {"q_start": kv_len - call.q.shape[2], "kv_len": kv_len}
+    return reference.attention(call.q, call.k, call.v, call.mask, **sizes, **_options(call))
+
+
+def _options(call: DecodeCall) -> dict[str, Any]:
+    return {"scale": call.scale, "ring": call.ring, "sinks": call.sinks, "softcap": call.softcap}
+
+
+def _by_tiles(call: DecodeCall) -> tuple[torch.Tensor, torch.Tensor]:
+    lengths = call.bounded_lengths  # on a CPU reading a tensor costs nothing
+    kv_lens = [call.kv_len] * call.q.shape[0] if lengths is None else lengths.tolist()
+    options = {"kv_lens": kv_lens, "return_lse": call.return_lse, **_options(call)}
+    return tiled.decode(call.q, call.k, call.v, call.mask, **options)
 
 
 def check_splits(splits) -> int | None:

@@ -19,7 +19,8 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from ...launching.primitives import base, load_block, local, ring_slots, wide
 from ..band import band_keeps, band_limits, first_slot, keys_of
-from ..softmax import accumulate, finite_max, first_sums, log_sum_exp, tangent
+from ..float8 import accumulate_words, as_float16
+from ..softmax import accumulate, finite_max, first_sums, log_sum_exp, scaled_by_head, tangent
 
 
 class DecodeConstants(NamedTuple):
@@ -44,13 +45,18 @@ class DecodeConstants(NamedTuple):
     """Whether it is launched before the kernel ahead has ended, and lets the next one start before it has."""
     RING: str
     """See `ring_kind`."""
+    WORDS: bool
+    """Whether values are float8 that are read in words of two; their strides count words."""
 
 
 @triton.jit
-def load_slots(pointer, strides, n0, low, kv_len, slots, CONSTANTS: tl.constexpr):
-    """[BLOCK_N, BLOCK_D]: the keys n0 .. of a head's cache, 0 outside low .. kv_len - 1, where slots may hold NaN."""
-    HEAD_DIM: tl.constexpr = CONSTANTS.HEAD_DIM
-    BLOCK_D: tl.constexpr = CONSTANTS.BLOCK_D
+def load_slots(pointer, strides, n0, low, kv_len, slots, PACKED: tl.constexpr, CONSTANTS: tl.constexpr):
+    """[BLOCK_N, BLOCK_D // PACKED]: the keys n0 .. of a head's cache, 0 outside low .. kv_len - 1, where NaN may be.
+
+    PACKED: how many dimensions an element of the pointer holds.
+    """
+    HEAD_DIM: tl.constexpr = CONSTANTS.HEAD_DIM // PACKED
+    BLOCK_D: tl.constexpr = CONSTANTS.BLOCK_D // PACKED
     BLOCK_N: tl.constexpr = CONSTANTS.BLOCK_N
     WIDE: tl.constexpr = CONSTANTS.WIDE
     RING: tl.constexpr = CONSTANTS.RING
@@ -178,6 +184,14 @@ def decode(
     )  # fmt: skip
     if CONSTANTS.SIGN != 1:
         q_tile = (q_tile * CONSTANTS.SIGN).to(q_tile.dtype)
+    factor = scoring.scale if scoring.angle is None else scoring.angle
+    if scoring.k_scale is not None:
+        sign, factor = scaled_by_head(factor, scoring, kv_head)  # pyright: ignore
+        q_tile = (q_tile * sign).to(q_tile.dtype)
+    scale = factor if scoring.angle is None else scoring.scale
+    SCALED: tl.constexpr = k.ptr.dtype.element_ty != q_tile.dtype and q_tile.dtype == tl.bfloat16
+    if SCALED:
+        q_tile, undo = as_float16(q_tile)
 
     low = first_q * 0
     if band.left is not None:
@@ -190,7 +204,10 @@ def decode(
     k_ptr = base(k, batch, kv_head)
     # values laid out like the keys share their offsets, and so the registers that hold them
     v_strides = k.strides if v.strides is None else v.strides
-    v_ptr = v.ptr + wide(batch) * v_strides[0] + wide(kv_head) * v_strides[1]
+    v_ptr = v.ptr
+    if CONSTANTS.WORDS:
+        v_ptr = v_ptr.to(tl.pointer_type(tl.int16), bitcast=True)
+    v_ptr = v_ptr + wide(batch) * v_strides[0] + wide(kv_head) * v_strides[1]
     if lengths.first is not None:
         first_key = wide(first_slot(lengths, batch))  # pyright: ignore
         k_ptr += first_key * k.strides[2]
@@ -201,16 +218,30 @@ def decode(
     heads = kv_head * GROUP + r % GROUP
     row_max, row_sum = first_sums(scoring, heads, real_row & (split == 0), BLOCK_M)  # pyright: ignore
     state = (acc, row_max, row_sum)
+    if CONSTANTS.WORDS:
+        acc = tl.zeros((BLOCK_M, BLOCK_D // 2), tl.float32)
+        state = (acc, acc, row_max, row_sum)
     for tile in tl.range(begin, end):
         n0 = tile * BLOCK_N
-        k_tile = load_slots(k_ptr, k.strides, n0, low, kv_len, slots, CONSTANTS)
+        k_tile = load_slots(k_ptr, k.strides, n0, low, kv_len, slots, 1, CONSTANTS).to(q_tile.dtype)
         score = tl.dot(q_tile, tl.trans(k_tile), input_precision="ieee")
+        if SCALED:
+            score *= undo[:, None]
         if scoring.angle is not None:
-            score = tangent(score * scoring.angle)
+            score = tangent(score * factor)
         if (tile < full_begin) | (tile >= full_end):
             score = tl.where(band_keeps(first_q + i, n0 + n, kv_len, band), score, float("-inf"))
-        v_tile = load_slots(v_ptr, v_strides, n0, low, kv_len, slots, CONSTANTS)
-        state = accumulate(state, score, v_tile, scoring.scale)
+        if CONSTANTS.WORDS:
+            words = load_slots(v_ptr, v_strides, n0, low, kv_len, slots, 2, CONSTANTS)
+            state = accumulate_words(state, score, words, scale)
+        else:
+            v_tile = load_slots(v_ptr, v_strides, n0, low, kv_len, slots, 1, CONSTANTS).to(q_tile.dtype)
+            state = accumulate(state, score, v_tile, scale)
+    if CONSTANTS.WORDS:
+        even, odd, row_max, row_sum = state
+        state = (tl.reshape(tl.join(even, odd), (BLOCK_M, BLOCK_D)), row_max, row_sum)
+    if scoring.v_scale is not None:
+        state = (state[0] * tl.load(scoring.v_scale + kv_head * scoring.v_scale_stride), state[1], state[2])
 
     row = rows_of(q, batch, kv_head, r, GROUP)
     if parts.acc is None:  # Triton 3.6 cannot ask a tuple with a None in it whether it is None

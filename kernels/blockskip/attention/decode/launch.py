@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -19,7 +18,8 @@ from ...launching.primitives import interpreting
 from ...launching.ready import Ready, Step, stream_of
 from ...launching.view import View, is_wide, overlaps, ring_kind
 from ..band import FAR, Lengths, Limits
-from ..call import DecodeCall, sign_and_scale
+from ..caches import FLOAT8
+from ..call import DecodeCall, in_float32, sign_and_scale
 from ..softmax import scoring_of
 from .kernel import DecodeConstants
 from .kernel import decode as decode_kernel
@@ -59,8 +59,7 @@ def ready_decode(call: DecodeCall, plan: DecodePlan) -> Callable[..., Result]:
     """
     if interpreting() and call.q.dtype == torch.bfloat16:
         # wrong in Triton's interpreter: there the kernel computes in float32 and torch rounds at the end
-        in_float32 = replace(call, **call.float32_tensors())
-        return partial(_rounded, ready_decode(in_float32, plan))
+        return partial(_rounded, ready_decode(call.given(in_float32(call.tensors)), plan))
     grows = isinstance(call.kv_len, GuardedInt)
     memory, counters = _memory(call, plan), _counters_of(call, plan)
     inputs = *call.tensors, call.kv_len if grows else None, counters and counters()
@@ -74,26 +73,27 @@ def decode(call: DecodeCall, plan: DecodePlan) -> Result:
     return ready_decode(call, plan)(*call.tensors, call.kv_len)
 
 
-def _launch(ready: Ready, counters: Counters | None, grows: bool, q, k, v, sinks, lengths, starts, kv_len) -> Result:
-    out, lse = ready(q, k, v, sinks, lengths, starts, kv_len if grows else None, counters and counters())
+def _launch(ready: Ready, counters: Counters | None, grows: bool, *inputs) -> Result:
+    *tensors, kv_len = inputs
+    out, lse = ready(*tensors, kv_len if grows else None, counters and counters())
     return out, lse
 
 
-def _rounded(in_float32: Callable, q, k, v, sinks, lengths, starts, kv_len) -> Result:
-    sinks = None if sinks is None else sinks.float()
-    out, lse = in_float32(q.float(), k.float(), v.float(), sinks, lengths, starts, kv_len)
+def _rounded(attend: Callable, *inputs) -> Result:
+    *tensors, kv_len = inputs
+    out, lse = attend(*in_float32(tensors), kv_len)
     return out.bfloat16(), lse
 
 
 def _steps(call: DecodeCall, plan: DecodePlan, inputs, made) -> Iterator[Step]:
-    q, k, v, sinks, lengths, starts, kv_len, arrived = inputs
+    *tensors, kv_len, arrived = inputs
     out, lse, acc, row_max, row_sum = made
     assert plan.config is not None
-    parts, overlap = Parts(acc, row_max, row_sum, arrived), overlaps(q.device)
+    parts, overlap = Parts(acc, row_max, row_sum, arrived), overlaps(out.device)
     early = {"launch_pdl": True} if overlap else {}
     options = {"num_warps": plan.config.num_warps, "num_stages": plan.config.num_stages} | early
-    given = replace(call, sinks=sinks, lengths=lengths, starts=starts, kv_len=call.kv_len if kv_len is None else kv_len)
-    first = prepare(given, plan, (q, k, v, out), lse, parts, overlap)
+    given = call.given(tensors, kv_len=call.kv_len if kv_len is None else kv_len)
+    first = prepare(given, plan, (given.q, given.k, given.v, out), lse, parts, overlap)
     yield Step(decode_kernel, first, options)
     if plan.splits > 1 and not plan.fused:
         yield Step(reduce_kernel, prepare_reduce(out, lse, parts, overlap), REDUCE_OPTIONS | early)
@@ -148,7 +148,10 @@ def prepare(call: DecodeCall, plan: DecodePlan, tensors, lse, parts: Parts, over
     ring = ring_kind(call.ring, k.shape[2], config.block_n)
     apart = config.block_n if ring == "none" else k.shape[2]  # a ring's tile may hold its last slot and its first
     wide |= any(is_wide(view, 1, apart, q.shape[3]) for view in (k, v))
-    if v.strides == k.strides:
+    words = reads_words(call)
+    if words:
+        v = v._replace(strides=(*(stride // 2 for stride in v.strides[:3]), 1))
+    elif v.strides == k.strides:
         v = v._replace(strides=None)
     sign, scale = sign_and_scale(call.scale)
     constants = DecodeConstants(
@@ -163,6 +166,7 @@ def prepare(call: DecodeCall, plan: DecodePlan, tensors, lse, parts: Parts, over
         WIDE=wide,
         OVERLAP=overlap,
         RING=ring,
+        WORDS=words,
     )
     band = Limits(None if call.window is None or call.window > FAR else call.window - 1, 0)
     lengths = Lengths(call.kv_len, call.lengths, None, call.starts)
@@ -175,10 +179,17 @@ def prepare(call: DecodeCall, plan: DecodePlan, tensors, lse, parts: Parts, over
         parts,
         lengths,
         band,
-        scoring_of(scale, call.softcap, call.sinks),
+        scoring_of(scale, call),
     )
     blocks = -(-call.rows // config.block_m)
     return Launch(arguments, {"CONSTANTS": constants}, (plan.splits, k.shape[1] * blocks, q.shape[0]))
+
+
+def reads_words(call: DecodeCall) -> bool:
+    """Whether values are float8 whose rows are words of two, in copies of 16 bytes."""
+    v = call.v
+    aligned = v.stride(3) == 1 and not any(number % 32 for number in (v.shape[3], *v.stride()[:3]))
+    return v.dtype == FLOAT8 and call.q.dtype.itemsize == 2 and aligned and v.data_ptr() % 16 == 0
 
 
 def prepare_reduce(out: torch.Tensor, lse: torch.Tensor | None, parts: Parts, overlap: bool = False) -> Launch:

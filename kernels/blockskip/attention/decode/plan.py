@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
 from ...config import TileConfig, power_of_two
 from ...gpu import Gpu, check_capability, shared_bytes
 from ...tuned.choose import Origin, find_decode
+from ..caches import caches_line
 from ..call import DecodeCall, choose_impl, scores_line
 from .splits import choose_splits, tiles_at_most
 
@@ -21,6 +23,16 @@ MERGED_A_WARP = 2048
 # The first whose block_m holds all rows of a KV head is taken, else the last. As many stages as fit: what counts is how
 # many bytes are under way. None spills (tests/kernels/test_decode_anatomy.py). Measured: data/TUNING.md, "Decode".
 _DECODE = [
+    # of float8: as many bytes under way in twice the keys, 8 warps for twice the instructions a byte; 64 rows of 512
+    # dimensions would spill. By the compiled code alone, not yet measured: data/TUNING.md, "Float8".
+    ((227, 64, 1), (TileConfig(16, 128, 4, 5), TileConfig(64, 64, 4, 4))),
+    ((227, 128, 1), (TileConfig(16, 128, 8, 4), TileConfig(64, 64, 4, 4))),
+    ((227, 256, 1), (TileConfig(16, 128, 8, 3), TileConfig(64, 64, 8, 3))),
+    ((227, 512, 1), (TileConfig(16, 64, 8, 3), TileConfig(32, 32, 8, 3))),
+    ((99, 64, 1), (TileConfig(16, 128, 4, 5), TileConfig(64, 64, 4, 4))),
+    ((99, 128, 1), (TileConfig(16, 128, 8, 3), TileConfig(64, 64, 4, 4))),
+    ((99, 256, 1), (TileConfig(16, 64, 8, 3), TileConfig(32, 64, 8, 2))),
+    ((99, 512, 1), (TileConfig(16, 32, 8, 3), TileConfig(32, 32, 8, 2))),
     ((227, 64, 2), (TileConfig(16, 64, 4, 5), TileConfig(64, 64, 4, 4))),
     ((227, 128, 2), (TileConfig(16, 64, 4, 4), TileConfig(64, 64, 4, 3))),
     ((227, 256, 2), (TileConfig(16, 64, 4, 3), TileConfig(64, 64, 8, 2))),
@@ -45,7 +57,7 @@ class DecodePlan:
 
     fused: the last program of a KV head merges the shares, else a second kernel does.
     programs: of the launch, splits included. tiles: the most tiles of keys that the splits of a KV head divide.
-    origin: where the kernel's config is from. scores: see `scores_line`.
+    origin: where the kernel's config is from. scores: see `scores_line`. caches: see `caches_line`.
     """
 
     impl: str
@@ -57,9 +69,11 @@ class DecodePlan:
     reason: str
     origin: Origin | None = None
     scores: str | None = None
+    caches: str | None = None
 
     def __str__(self):
-        lines = [f"impl    {self.impl}: {self.reason}", *[self.scores] * (self.scores is not None)]
+        said = (line for line in (self.scores, self.caches) if line is not None)
+        lines = [f"impl    {self.impl}: {self.reason}", *said]
         if self.config is not None:
             origin = f"; {self.origin}" if self.origin is not None else ""
             lines += [f"config  {self.config}{origin}", self.splits_line()]
@@ -73,20 +87,21 @@ class DecodePlan:
 def make_decode_plan(call: DecodeCall) -> DecodePlan:
     """Raises ValueError for what the chosen implementation cannot do."""
     impl, reason = choose_impl(call)
+    said: dict[str, Any] = {"scores": scores_line(call), "caches": caches_line(call.k, call.k_scale, call.v_scale)}
     if impl != "triton":
-        return DecodePlan(impl, None, 1, False, 1, 1, reason, scores=scores_line(call))
+        return DecodePlan(impl, None, 1, False, 1, 1, reason, **said)
     gpu = Gpu.of(call.q.device)
     config, origin = choose_decode_config(call, gpu)
     plan = plan_decode_kernel(call, gpu.capability, gpu.sms, reason, config)
-    return replace(plan, origin=origin, scores=scores_line(call))
+    return replace(plan, origin=origin, **said)
 
 
 def choose_decode_config(call: DecodeCall, gpu: Gpu) -> tuple[TileConfig, Origin]:
     """The kernel's configuration on this GPU, tuned where it was, and where it is from."""
-    table = decode_config(gpu.capability, call.q.shape[3], call.q.dtype, call.rows)
+    table = decode_config(gpu.capability, call.q.shape[3], call.tile_dtype, call.rows)
     if not call.q.is_cuda:
         return table, Origin("table")
-    config, origin = find_decode(gpu, call.q.shape[3], call.q.dtype.itemsize, table.block_m)
+    config, origin = find_decode(gpu, call.q.shape[3], call.tile_dtype.itemsize, table.block_m)
     return (table, Origin("table")) if config is None or origin is None else (config, origin)
 
 
@@ -98,7 +113,7 @@ def plan_decode_kernel(
     config: TileConfig | None = None,
 ) -> DecodePlan:
     """The plan of a call by the Triton kernel, for a GPU that need not be present; config None: the table's."""
-    config = config or decode_config(capability, call.q.shape[3], call.q.dtype, call.rows)
+    config = config or decode_config(capability, call.q.shape[3], call.tile_dtype, call.rows)
     programs = call.q.shape[0] * call.k.shape[1] * -(-call.rows // config.block_m)  # of a single share
     tiles = tiles_at_most(call.kv_len, call.q.shape[2], call.window, config.block_n)
     splits = int(call.splits or choose_splits(programs, tiles, multiprocessors))

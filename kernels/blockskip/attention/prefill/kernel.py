@@ -23,7 +23,8 @@ import triton.language as tl
 from ...launching.primitives import base, first_bits, load_block, load_mask_bits, local, ring_slots, unpack_bits, wide
 from ...launching.scopes import enter_scope, exit_scope
 from ..band import band_keeps, band_limits, first_slot, lengths_of
-from ..softmax import accumulate, first_sums, log_sum_exp, tangent
+from ..float8 import as_float16
+from ..softmax import accumulate, first_sums, log_sum_exp, scaled_by_head, tangent
 
 
 class PrefillConstants(NamedTuple):
@@ -60,8 +61,8 @@ def source(pointer, kv_len, strides, CONSTANTS: tl.constexpr):
 
 
 @triton.jit
-def load_keys(start, strides, n0, kv_len, slots, CONSTANTS: tl.constexpr):
-    """[BLOCK_N, BLOCK_D]: the keys or values n0 .. of one head, 0 where there is none, or none any more."""
+def load_keys(start, strides, n0, kv_len, slots, DTYPE: tl.constexpr, CONSTANTS: tl.constexpr):
+    """[BLOCK_N, BLOCK_D] in DTYPE: the keys or values n0 .. of one head, 0 where there is none, or none any more."""
     HEAD_DIM: tl.constexpr = CONSTANTS.HEAD_DIM
     BLOCK_D: tl.constexpr = CONSTANTS.BLOCK_D
     BLOCK_N: tl.constexpr = CONSTANTS.BLOCK_N
@@ -82,7 +83,7 @@ def load_keys(start, strides, n0, kv_len, slots, CONSTANTS: tl.constexpr):
         live = n0 + n < kv_len
         if SOURCE != "pointer":
             live &= n0 + n >= kv_len - slots
-        return load_block(pointers, live[:, None], (d < HEAD_DIM)[None, :], HEAD_DIM != BLOCK_D)
+        return load_block(pointers, live[:, None], (d < HEAD_DIM)[None, :], HEAD_DIM != BLOCK_D).to(DTYPE)
 
 
 @triton.jit
@@ -136,6 +137,14 @@ def prefill(
     )  # fmt: skip
     if CONSTANTS.SIGN != 1:
         q_tile = (q_tile * CONSTANTS.SIGN).to(q_tile.dtype)
+    factor = scoring.scale if scoring.angle is None else scoring.angle
+    if scoring.k_scale is not None:
+        sign, factor = scaled_by_head(factor, scoring, kv_head)  # pyright: ignore
+        q_tile = (q_tile * sign).to(q_tile.dtype)
+    scale = factor if scoring.angle is None else scoring.scale
+    SCALED: tl.constexpr = k.ptr.dtype.element_ty != q_tile.dtype and q_tile.dtype == tl.bfloat16
+    if SCALED:
+        q_tile, undo = as_float16(q_tile)
 
     k_ptr = base(k, batch, kv_head)
     # values laid out like the keys share their offsets, and so the registers that hold them
@@ -163,31 +172,35 @@ def prefill(
             if SKIP == "mask":
                 visited = tl.max(((bits | more) != 0).to(tl.int32), 0) != 0
             if visited:
-                k_tile = load_keys(keys, k.strides, n0, kv_len, slots, CONSTANTS)
+                k_tile = load_keys(keys, k.strides, n0, kv_len, slots, q_tile.dtype, CONSTANTS)
                 score = tl.dot(q_tile, tl.trans(k_tile), input_precision="ieee")
+                if SCALED:
+                    score *= undo[:, None]
                 if scoring.angle is not None:
-                    score = tangent(score * scoring.angle)
+                    score = tangent(score * factor)
                 # always true, but the compiler cannot know: with the same branch as the other modes have, it lays the
                 # scores out alike in all of them, so that row sums round alike (at D 512 it does not, without)
                 if kv_len >= 0:
                     score = tl.where(unpack_bits(bits, more, BLOCK_N), score, float("-inf"))
-                v_tile = load_keys(values, v_strides, n0, kv_len, slots, CONSTANTS)
-                state = accumulate(state, score, v_tile, scoring.scale)
+                v_tile = load_keys(values, v_strides, n0, kv_len, slots, q_tile.dtype, CONSTANTS)
+                state = accumulate(state, score, v_tile, scale)
                 mark(visits, batch, head, row, tile, 1)
     elif SKIP == "bounds":
         last = tl.minimum(first + QUERIES, q.shape[2]) - 1
         begin, full_begin, full_end, end = band_limits(q_start + first, q_start + last, kv_len, band, BLOCK_N)
         for tile in tl.range(begin, end):
             n0 = tile * BLOCK_N
-            k_tile = load_keys(keys, k.strides, n0, kv_len, slots, CONSTANTS)
+            k_tile = load_keys(keys, k.strides, n0, kv_len, slots, q_tile.dtype, CONSTANTS)
             score = tl.dot(q_tile, tl.trans(k_tile), input_precision="ieee")
+            if SCALED:
+                score *= undo[:, None]
             if scoring.angle is not None:
-                score = tangent(score * scoring.angle)
+                score = tangent(score * factor)
             masked = (tile < full_begin) | (tile >= full_end)
             if masked:
                 score = tl.where(band_keeps(q_pos, n0 + n, kv_len, band), score, float("-inf"))
-            v_tile = load_keys(values, v_strides, n0, kv_len, slots, CONSTANTS)
-            state = accumulate(state, score, v_tile, scoring.scale)
+            v_tile = load_keys(values, v_strides, n0, kv_len, slots, q_tile.dtype, CONSTANTS)
+            state = accumulate(state, score, v_tile, scale)
             mark(visits, batch, head, row, tile, tl.where(masked, 1, 2))
     else:
         # a row of tiles for the rows of this program, or for each position, of which a single query has one
@@ -204,10 +217,12 @@ def prefill(
             full_end = tl.where(tl.load(run_ptr + 2) == 2, kv_len // BLOCK_N, begin)
             for tile in tl.range(begin, end):
                 n0 = tile * BLOCK_N
-                k_tile = load_keys(keys, k.strides, n0, kv_len, slots, CONSTANTS)
+                k_tile = load_keys(keys, k.strides, n0, kv_len, slots, q_tile.dtype, CONSTANTS)
                 score = tl.dot(q_tile, tl.trans(k_tile), input_precision="ieee")
+                if SCALED:
+                    score *= undo[:, None]
                 if scoring.angle is not None:
-                    score = tangent(score * scoring.angle)
+                    score = tangent(score * factor)
                 masked = tile >= full_end
                 if masked:
                     if mask.bits is None:
@@ -225,11 +240,13 @@ def prefill(
                             )
                         keep = unpack_bits(bits, more, BLOCK_N)
                     score = tl.where(keep, score, float("-inf"))
-                v_tile = load_keys(values, v_strides, n0, kv_len, slots, CONSTANTS)
-                state = accumulate(state, score, v_tile, scoring.scale)
+                v_tile = load_keys(values, v_strides, n0, kv_len, slots, q_tile.dtype, CONSTANTS)
+                state = accumulate(state, score, v_tile, scale)
                 mark(visits, batch, head, row, tile, tl.where(masked, 1, 2))
 
     acc, row_max, row_sum = state
+    if scoring.v_scale is not None:
+        acc *= tl.load(scoring.v_scale + kv_head * scoring.v_scale_stride)
     result = acc / tl.where(row_sum == 0, 1.0, row_sum)[:, None]
     out_ptr = base(out, batch, first_head) + wide(first) * out.strides[2]
     out_rows = local(m // GROUP, out.strides[2], WIDE) + local(member, out.strides[1], WIDE)

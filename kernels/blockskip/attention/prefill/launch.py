@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -21,7 +20,7 @@ from ...launching.view import View, is_wide, ring_kind
 from ...mask import Band
 from ...mask_runs import Grid
 from ..band import Lengths, limits_of
-from ..call import AttentionCall, sign_and_scale
+from ..call import AttentionCall, in_float32, sign_and_scale
 from ..softmax import scoring_of
 from .kernel import PrefillConstants, prefill
 from .mask_bits import POSITIONS, map_tables, mask_bits, position_tables
@@ -61,23 +60,20 @@ def ready_attention(call: AttentionCall, plan: PrefillPlan) -> Callable[..., Res
     """
     if interpreting() and call.q.dtype == torch.bfloat16:
         # wrong in Triton's interpreter: there the kernel computes in float32 and torch rounds at the end
-        in_float32 = replace(call, **call.float32_tensors())
-        return partial(_rounded, ready_attention(in_float32, plan))
+        return partial(_rounded, ready_attention(call.given(in_float32(call.tensors)), plan))
     assert plan.config is not None
     batch, q_heads, q_len, _ = call.q.shape
     rows, heads = -(-q_len // plan.queries_per_tile), call.k.shape[1] if plan.packed else q_heads
     visits = (batch, heads, rows, -(-plan.kv_len // plan.config.block_n)) if call.record else None
 
     def steps(inputs, made):
-        q, k, v, sinks, lengths, starts, kv_len, q_start, visits = inputs
+        *tensors, kv_len, q_start, visits = inputs
         out, lse = made
-        given = replace(call, sinks=sinks, lengths=lengths, starts=starts)
-        if kv_len is not None:
-            given = replace(given, kv_len=kv_len, q_start=q_start)
-        yield prepare(given, plan, (q, k, v, out), lse, visits, (rows, heads, batch))
+        given = call.given(tensors, **({} if kv_len is None else {"kv_len": kv_len, "q_start": q_start}))
+        yield prepare(given, plan, (given.q, given.k, given.v, out), lse, visits, (rows, heads, batch))
 
     grows = isinstance(call.kv_len, GuardedInt)
-    inputs = _inputs(visits, q_len if grows else None, *call.tensors, call.kv_len)  # pyright: ignore[reportCallIssue]
+    inputs = _inputs(visits, q_len if grows else None, *call.tensors, call.kv_len)
     memory = _out_of(call.q), ((batch, q_heads, q_len), torch.float32) if call.return_lse else None
     try:
         ready = Ready(inputs, memory, steps, tables=(MaskBits, TileRuns))
@@ -95,28 +91,27 @@ def _out_of(q: torch.Tensor) -> Memory:
     return (shape, q.dtype, tokens_first(shape)) if beside else (shape, q.dtype)
 
 
-def _inputs(visits: tuple[int, ...] | None, last_queries: int | None, q, k, v, sinks, lengths, starts, kv_len) -> tuple:
+def _inputs(visits: tuple[int, ...] | None, last_queries: int | None, *inputs) -> tuple:
     """The inputs of a call's launch. last_queries: the number of queries where kv_len grows, else None."""
+    *tensors, kv_len = inputs
     numbers = (None, None) if last_queries is None else (kv_len, kv_len - last_queries)
-    return q, k, v, sinks, lengths, starts, *numbers, visits and torch.zeros(visits, dtype=torch.uint8, device=q.device)
+    return *tensors, *numbers, visits and torch.zeros(visits, dtype=torch.uint8, device=tensors[0].device)
 
 
-def _launch_alike(ready: Ready, q, k, v, sinks, lengths, starts, kv_len) -> Result:
+def _launch_alike(ready: Ready, *inputs) -> Result:
     """`_launch` where kv_len is fixed and nothing is recorded."""
-    return *ready(q, k, v, sinks, lengths, starts, None, None, None), None
+    return *ready(*inputs[:-1], None, None, None), None
 
 
-def _launch(
-    ready: Ready, visits: tuple[int, ...] | None, last_queries: int | None, q, k, v, sinks, lengths, starts, kv_len
-) -> Result:
-    inputs = _inputs(visits, last_queries, q, k, v, sinks, lengths, starts, kv_len)
+def _launch(ready: Ready, visits: tuple[int, ...] | None, last_queries: int | None, *inputs) -> Result:
+    inputs = _inputs(visits, last_queries, *inputs)
     out, lse = ready(*inputs)
     return out, lse, inputs[-1]
 
 
-def _rounded(in_float32: Callable, q, k, v, sinks, lengths, starts, kv_len) -> Result:
-    sinks = None if sinks is None else sinks.float()
-    out, lse, visits = in_float32(q.float(), k.float(), v.float(), sinks, lengths, starts, kv_len)
+def _rounded(attend: Callable, *inputs) -> Result:
+    *tensors, kv_len = inputs
+    out, lse, visits = attend(*in_float32(tensors), kv_len)
     return out.bfloat16(), lse, visits
 
 
@@ -144,7 +139,7 @@ def prepare(call: AttentionCall, plan: PrefillPlan, tensors, lse, visits, grid) 
     constants = _constants(call, plan, config, (q, k, v, out))
     if v.strides == k.strides:
         v = v._replace(strides=None)
-    scoring = scoring_of(sign_and_scale(call.scale)[1], call.softcap, call.sinks)
+    scoring = scoring_of(sign_and_scale(call.scale)[1], call)
     extras = (View.of(t) if t is not None else None for t in (lse, visits))
     items = math.prod(grid)
     grid, interleave = programs_of(call, plan, grid)

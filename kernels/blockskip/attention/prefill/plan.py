@@ -94,7 +94,7 @@ def plan_kernel(
 
 def _specializes_warps(call: AttentionCall, skip: str, capability: tuple[int, int] | None) -> bool:
     """Whether the warp-specialized kernel does such a call; if not, the plain one does, with the same bits."""
-    if capability is None or not can_specialize_warps(capability, call.q.shape[3], call.q.dtype):
+    if capability is None or not can_specialize_warps(capability, call.q.shape[3], call.tile_dtype):
         return False
     skips = skip in ("bounds", "map") and not call.record
     positive = sign_and_scale(call.scale)[0] == 1
@@ -139,15 +139,15 @@ def _kernel_config(call: AttentionCall) -> tuple[TileConfig, Origin, bool]:
     if call.q.is_cuda:
         # a tile of few queries would be mostly empty
         copies = use_tma or (head_dim < TMA_HEAD_DIM and q_len >= WARP_SPECIALIZED_ROWS and can_use_tma(call))
-        found = choose_config(gpu, head_dim, call.q.dtype, call.mask, batch * heads * q_len, copies)
+        found = choose_config(gpu, head_dim, call.tile_dtype, call.mask, batch * heads * q_len, copies)
     else:
-        found = prefill_config(gpu.capability, head_dim, call.q.dtype, use_tma=use_tma), Origin("table")
+        found = prefill_config(gpu.capability, head_dim, call.tile_dtype, use_tma=use_tma), Origin("table")
     return *(found if call.config is None else (call.config, Origin("asked"))), use_tma
 
 
 def reads_by_tma(call: AttentionCall, capability: tuple[int, int]) -> bool:
     """Whether the plain kernel on such a device reads this call's keys and values by the copy engine."""
-    return prefers_tma(capability, call.q.shape[3], call.q.dtype) and can_use_tma(call)
+    return prefers_tma(capability, call.q.shape[3], call.tile_dtype) and can_use_tma(call)
 
 
 def can_use_tma(call: AttentionCall) -> bool:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 
 from ...mask import Mask
+from ..caches import FLOAT8
 from ..pieces import Piece, ScoreMap, attend, rows_apart
 from ..ring import unrolled
 from .tiled_plan import Group, Span, TiledPlan, make_tiled_plan
@@ -47,8 +48,8 @@ def attention(
 
     Without return_lse, lse has whatever accuracy the products give. Keys from kv_len on are never read. ring: of
     k and v only what the mask leaves is read, and copied where it passes their last slot. Memory beyond the result: a
-    float32 copy of a batch entry's q, k and v where the products run in float32, what the mask itself holds, and with a
-    softcap the scores of some keys (`pieces.PLAIN_SCORES`).
+    float32 copy of a batch entry's q, k and v where the products run in float32 (of one KV head's where k and v are
+    float8), what the mask itself holds, and with a softcap the scores of some keys (`pieces.PLAIN_SCORES`).
     """
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     lse = torch.empty(q.shape[:-1], dtype=torch.float32, device=q.device)
@@ -61,7 +62,8 @@ def _units(q, k, v, out, lse, sinks, mask: Mask, q_start: int, kv_len: int) -> I
     batches, q_heads, q_len, _ = q.shape
     group = q_heads // k.shape[1]
     by_batch, by_head = mask.varies
-    at_once = 1 if by_head else q_heads if group == 1 else group
+    alone = by_head or (group == 1 and k.dtype == FLOAT8)  # whose float32 copy is the less
+    at_once = 1 if alone else q_heads if group == 1 else group
     for b in range(batches):
         for h in range(0, q_heads, at_once):
             chosen = make_tiled_plan(mask, q_len, kv_len, q_start, b if by_batch else 0, h if by_head else 0, q.device)
