@@ -155,7 +155,12 @@ def _facts(run: Run) -> dict[str, Any]:
     git = {f"git {name}": value for name, value in (header.get("git") or {}).items()}
     kernels = sorted({row["source_hash"] for row in run.rows if "source_hash" in row})
     sources = {"source_hash": ", ".join(kernels) or header.get("source_hash")}
-    return {**device, **{name: header.get(name) for name in IDENTITY}, **git, **sources}
+    users: dict[str, set[str]] = {}
+    for row in run.rows:
+        if "kernel_hash" in row:
+            users.setdefault(f"kernel {row['contender']}", set()).add(row["kernel_hash"])
+    own = {name: ", ".join(sorted(hashes)) for name, hashes in users.items()}
+    return {**device, **{name: header.get(name) for name in IDENTITY}, **git, **sources, **own}
 
 
 def differing_axes(operation: str, axes: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:

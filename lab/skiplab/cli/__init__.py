@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 from blockskip import __version__
 
-from skiplab.cli import bench, compare, options, roofs, runs, tune
+from skiplab.cli import anatomy, bench, compare, options, roofs, runs, tune
 from skiplab.cli.run import (
     INTERRUPTED,
     end_as_interrupted,
@@ -28,8 +28,8 @@ from skiplab.compare import compare as compare_runs
 from skiplab.machine import default_device
 from skiplab.operations import DEFAULT_OPERATION, OPERATIONS, modules_of
 from skiplab.paths import installed, notebooks_path
-from skiplab.store import Run, read_run
-from skiplab.sweep import AnySweep, default_path, sweep_of
+from skiplab.store import read_run
+from skiplab.sweep import default_path, other_kernels, repeated
 
 LAST_PORT = 65535
 COPIES = "skiplab-notebooks" if installed() else "none are, the checkout's own are opened"
@@ -101,6 +101,7 @@ def copied_notebooks(folder: Path) -> Path:
 
 for _command in (
     *(module.COMMAND for module in modules_of(__name__).values()),
+    anatomy.anatomy,
     compare.compare,
     roofs.roofs,
     runs.runs,
@@ -145,51 +146,36 @@ def share(
 @app.command()
 def rerun(
     run: options.RunFile,
+    kernels: options.From = None,
     device: options.DeviceOption = None,
     out: Annotated[Path | None, typer.Option(help=f"The new run file. Default: in {options.RUNS}.")] = None,
 ) -> None:
     """Repeat a run on this machine and say what differs. Device, versions, kernels, and each point's time.
 
-    The device is the run's own kind unless --device says otherwise.
+    The device is the run's own kind unless --device says otherwise. A run of your own kernels needs their file: it says
+    which one.
     """
     old = read_run(run)
-    wanted = _repeated(run.name, old, device)
+    wanted = repeated(old, device)
     need(wanted.device)
+    for line in other_kernels(old):
+        typer.echo(line)
     new = swept(wanted, out or unused(default_path(wanted, "rerun")))
     show(new)
     end_as_interrupted(new)
     typer.echo(f"\n{compare.text(compare_runs(old, new))}")
 
 
-def _repeated(name: str, old: Run, device: str | None) -> AnySweep:
-    """The sweep described by a run's header, on this device if one is named; ValueError names the file."""
-    command = old.header.get("command", "")
-    if command.startswith("skiplab tune"):
-        raise ValueError(f"{name}: is a tuning run; its own command repeats it: {command}")
-    try:
-        wanted = sweep_of(
-            old.operation, {**(old.header.get("parameters") or {}), **({"device": device} if device else {})}
-        )
-        wanted.workloads()
-    except (ValueError, TypeError, RecursionError, OverflowError) as error:
-        raise ValueError(f"{name}, line 1: the header holds no sweep that can be run: {error}") from error
-    return wanted
-
-
 @app.command()
 def check(
     name: Annotated[str, typer.Argument(help="A contender, or your own kernel.")],
-    module: Annotated[
-        str | None, typer.Option("--from", help="A Python file that registers your kernel with @skiplab.kernel.")
-    ] = None,
+    kernels: options.From = None,
     operation: Annotated[str, typer.Option(help=f"What it does: {', '.join(OPERATIONS)}.")] = DEFAULT_OPERATION,
     device: options.DeviceOption = None,
 ) -> None:
     """Check a kernel on shapes that have caught bugs, against float64. Example: skiplab check mine --from mine.py"""
     from skiplab.measure.verify import check as run_check
 
-    if module is not None:
-        _load(Path(module))
     device = device or default_device()
     need(device)
     if operation not in OPERATIONS:
@@ -213,15 +199,6 @@ def doctor(device: options.DeviceOption = None) -> None:
         verdict = one.summary if one.reason is None else f"not on {device}: {one.reason}"
         typer.echo(f"{one.operation:9s} {one.name:22s} {verdict}")
     raise typer.Exit(1 if any(finding.state == "missing" for finding in findings) else 0)
-
-
-def _load(path: Path) -> None:
-    """Run a Python file for the kernels that it registers."""
-    import runpy
-
-    if not path.is_file():
-        raise ValueError(f"--from: there is no file {path.name}")
-    runpy.run_path(str(path), run_name="skiplab_user")
 
 
 def main() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shlex
 import sys
 import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -15,6 +16,9 @@ from typing import Any, cast
 
 import torch
 
+from skiplab.contenders import contender
+from skiplab.contenders.base import is_collecting
+from skiplab.contenders.source import source_of, sources_of
 from skiplab.machine import Machine, describe, this_machine
 from skiplab.measure import Measurement, Point
 from skiplab.measure.serving import bars_of_one_process
@@ -26,21 +30,44 @@ from skiplab.sweep.grid import AnySweep, usable
 from skiplab.sweep.workers import Here, InChild, MeasureSettings, Worker, measured
 
 
-def run_header(sweep: AnySweep, topic: str, machine: Machine) -> dict[str, Any]:
-    """The header of a run file; without host names and user paths."""
+def run_header(sweep: AnySweep, topic: str, machine: Machine, folder: Path | None = None) -> dict[str, Any]:
+    """The header of a run file; without host names and user paths. folder: the run file's, as of `kernels_of`."""
+    kernels = kernels_of(sweep, folder or runs_directory())
     identity = describe(sweep.device)
     day = datetime.now(UTC).date().isoformat()
     return {
         "run_id": f"{day}-{slug(identity['name'])}-{slug(topic)}-{uuid.uuid4().hex[:6]}",
         "argv": [Path(sys.argv[0]).name, *(_without_path(word) for word in sys.argv[1:])],
-        "operation": sweep.operation, "command": sweep.command(), "seed": sweep.seed,
+        "operation": sweep.operation, "command": with_origins(sweep.command(), kernels), "seed": sweep.seed,
         "parameters": asdict(cast(Any, sweep)),
         "git": git_state(),
         "source_hash": source_hash(), "python": platform.python_version(), "torch": torch.__version__,
         "triton": triton_version(), "cuda": torch.version.cuda, "device": identity,
         "threads": torch.get_num_threads(), "cpu": describe("cpu")["name"],
-        "roof": machine.roof(), "start": now(),
+        "roof": machine.roof(), "start": now(), **({"kernels": kernels} if kernels else {}),
     }  # fmt: skip
+
+
+def kernels_of(sweep: AnySweep, folder: Path) -> dict[str, dict[str, str]]:
+    """The users' kernels of a sweep: `hash` and `from` of each, by name; {} for one that is made inside a function.
+
+    Those of a notebook are written to `folder`, so that there is a file to name.
+    """
+    entries = [contender(name, sweep.operation) for name in getattr(sweep, "contenders", ())]
+    sources = sources_of(entries)
+    for source in sources.values():
+        source.keep(folder)
+    users = (entry.name for entry in entries if not entry.is_own)
+    return {
+        name: {"hash": sources[name].hash, "from": sources[name].origin(folder)} if name in sources else {}
+        for name in users
+    }
+
+
+def with_origins(command: str, kernels: Mapping[str, Mapping[str, str]]) -> str:
+    """The command with `--from` for the files of its kernels."""
+    files = dict.fromkeys(one["from"] for one in kernels.values() if one)
+    return " ".join([command, *(f"--from {shlex.quote(file)}" for file in files)])
 
 
 def _without_path(word: str) -> str:
@@ -90,6 +117,11 @@ def run_sweep(
     """
     from tqdm.auto import tqdm
 
+    if is_collecting():
+        raise ValueError(
+            "sweep: is called by a file that is being read for its kernels; above the call this line is missing: "
+            'if __name__ == "__main__":'
+        )
     bars_of_one_process()
     topic = topic or sweep.operation
     path = Path(path) if path is not None else default_path(sweep, topic)
@@ -97,7 +129,7 @@ def run_sweep(
     _check_devices(sweep, devices, isolate)
     points = sweep.points()  # before there is a file: a sweep that cannot be leaves none
     machine = this_machine(sweep.device, sweep.dtype)
-    header = run_header(sweep, topic, machine)
+    header = run_header(sweep, topic, machine, path.parent)
     if anew:
         path, which = file_to_begin(path, header)
         if which:
@@ -117,7 +149,7 @@ def run_sweep(
 
         with ending(writer), bar, closing(measured(points, workers, cancelled, starting)) as measurements:
             for taken in measurements:
-                writer.append({**taken.row(), "key": row_key(taken.point), "source_hash": source_hash()})
+                writer.append(row_of(taken))
                 bar.update()
                 if on_measurement is not None:
                     on_measurement(taken)
@@ -172,6 +204,20 @@ def ending(writer: RunWriter) -> Iterator[None]:
         writer.finish(now())
 
 
+def row_of(taken: Measurement) -> dict[str, Any]:
+    """A measurement's row, with the key and the hashes of what it measured."""
+    kernel = kernel_hash(taken.point)
+    hashes = {"source_hash": source_hash(), **({"kernel_hash": kernel} if kernel else {})}
+    return {**taken.row(), "key": row_key(taken.point), **hashes}
+
+
 def row_key(point: Point) -> str:
     """The key by which resuming finds a row: point and kernel sources (device and versions are in the header)."""
-    return f"{point.key} | {source_hash()}"
+    kernel = kernel_hash(point)
+    return f"{point.key} | {source_hash()}" + (f" | {kernel}" if kernel else "")
+
+
+def kernel_hash(point: Point) -> str:
+    """The hash of a user's kernel; '' for the lab's own, and for one without a source."""
+    source = source_of(contender(point.contender, point.workload.operation))
+    return "" if source is None else source.hash
