@@ -38,8 +38,7 @@ import skiplab
 from skiplab import figures, results
 from skiplab.machine import default_device, known_gpus
 from skiplab.rated import rated
-from skiplab.report import DOUBTS
-from skiplab.store import query, read_runs
+from skiplab.store import FLAGS, query, read_runs
 from skiplab.workload import MODELS
 
 # %% [markdown]
@@ -117,7 +116,7 @@ results.points(measured, "q_len", "window", "median_ms", "error", "tolerance")
 # makes a number doubtful. The quick sweep is short, so expect some:
 
 # %%
-flags = pd.DataFrame(DOUBTS.items(), columns=["flag", "what it says"])
+flags = pd.DataFrame(FLAGS.items(), columns=["flag", "what it says"])
 flags.style.hide().set_table_styles([{"selector": "th, td", "props": "text-align: left"}])
 
 # %% [markdown]

@@ -12,7 +12,7 @@ from blockskip import __version__
 
 from skiplab.contenders import kernel
 from skiplab.measure.verify import check
-from skiplab.store import Run, frame, read_run
+from skiplab.store import Run, frame, query, read_run
 from skiplab.sweep import Sweep, rerun, run_sweep, sweep, sweep_decode, sweep_linear, sweep_model
 from skiplab.workload import LINEARS, MODELS, DecodeWorkload, LinearWorkload, ModelWorkload, Workload, model_of
 
@@ -61,6 +61,7 @@ __all__ = [
     "frame",
     "kernel",
     "model_of",
+    "query",
     "read_run",
     "rerun",
     "run_sweep",

@@ -48,6 +48,7 @@ def examine(device: str | None = None) -> list[Finding]:
         _numba(),
         _interpreter(),
         _peers(),
+        _cluster(),
         _widgets(),
         _data(),
     ]
@@ -141,6 +142,12 @@ def _peers() -> Finding:
     if not absent:
         return Finding("peers", "ok", f"{', '.join(there)}: compared with where a GPU is")
     return Finding("peers", "note", f"not installed, and so left out: {', '.join(absent)} (they need a GPU)")
+
+
+def _cluster() -> Finding:
+    if importlib.util.find_spec("ray") is None:
+        return Finding("Ray", "note", "not installed: --cluster needs it, pip install 'skiplab[cluster]'")
+    return Finding("Ray", "ok", f"{importlib.metadata.version('ray')}: --cluster measures on the GPUs of many machines")
 
 
 def _widgets() -> Finding:

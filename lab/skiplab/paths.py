@@ -68,3 +68,9 @@ def inside(folder: Path, *parts: str) -> Path:
     if not path.resolve().is_relative_to(folder.resolve()):
         raise ValueError(f"{'/'.join(parts)}: leads out of the folder {folder.name}; allowed are paths inside it")
     return path
+
+
+def unused(path: Path) -> Path:
+    """The path, with the first free number appended if a file has that name."""
+    candidates = (path.with_stem(f"{path.stem}-{number}") for number in range(2, 10_000))
+    return path if not path.exists() else next(one for one in candidates if not one.exists())

@@ -97,17 +97,6 @@ def by_setting(table: Any, axes: Sequence[str]) -> Excerpt:
     return Excerpt(excerpt.table, _sentence(excerpt.left_out, "are listed"))
 
 
-def points(table: Any) -> Excerpt:
-    """Rows for a table with a line for each point; failed points come first and fill at most half of it."""
-    if len(table) <= ROWS:
-        return Excerpt(table)
-    failed, ok = table[table["status"] != "ok"], table[table["status"] == "ok"]
-    failed = failed.iloc[evenly(len(failed), ROWS // 2 if len(ok) else ROWS)]
-    kept = pd.concat([failed, ok.iloc[evenly(len(ok), ROWS - len(failed))]])
-    first = f", {len(failed):,} that failed first," if len(failed) else ""
-    return Excerpt(kept, _sentence(f"{len(kept):,} of {len(table):,} points{first}", "are listed"))
-
-
 def _apart(table: Any, x: str, y: str, names: list[str]) -> pd.Series:
     """Which rows a line plot needs: the ends and extremes of each line in each column of pixels."""
     line = table.groupby(names, dropna=False, sort=False).ngroup()

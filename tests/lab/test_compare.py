@@ -8,7 +8,7 @@ from dataclasses import replace
 import blockskip as bs
 import numpy as np
 import pytest
-from skiplab.compare import compare, differences, ratio_interval
+from skiplab.compare import FAILURES, compare, differences, ratio_interval, together, words
 from skiplab.measure import Measurement, Point
 from skiplab.store import Run
 from skiplab.workload import DecodeWorkload, LinearWorkload, Problem, Workload
@@ -43,6 +43,14 @@ def test_differences_name_git_and_the_kernels_of_the_rows():
     expected = {"git commit": ("c1", "c2"), "git dirty": (False, True), "source_hash": ("k1", "k1, k2")}
     assert differences(old, new) == expected
     assert differences(old, replace(old, header={**old.header, "git": {}}))["git commit"] == ("c1", None)
+
+
+def test_two_versions_of_ones_own_kernel_are_told_apart_by_their_sources():
+    """The package's sources are the same in both runs; the kernel's own are not."""
+    old, new = (a_run(a_row(contender="mine", source_hash="k", kernel_hash=name)) for name in ("m1", "m2"))
+    found = compare(old, new)
+    assert found.differences == {"kernel mine": ("m1", "m2")}
+    assert [one.source_hash for one in only(found).timings] == ["m1", "m2"]
 
 
 @pytest.mark.parametrize(
@@ -85,16 +93,71 @@ def test_doubtful_points_give_no_verdict_and_say_why(change, doubt):
     assert (pair.verdict, pair.doubts) == ("unclear", (doubt,))
 
 
-def test_points_are_paired_by_contender_config_and_axes_not_by_device():
+def test_points_are_paired_by_contender_config_and_axes():
     longer, tiles = Workload(128), (64, 32, 4, 2)
     old = a_run(a_row(), a_row(longer), a_row(config=tiles))
-    new = a_run(a_row(longer, factor=3, name="B"), a_row(factor=2, name="B"), a_row(longer, "sdpa", name="B"), name="B")
+    new = a_run(a_row(longer, factor=3), a_row(factor=2), a_row(longer, "sdpa"))
     found = compare(old, new)
     assert [(pair.axes["q_len"], round(pair.ratio)) for pair in found.pairs] == [(128, 3), (64, 2)]
     assert [(one.contender, one.config, one.old, one.new) for one in found.unpaired] == [
         ("sdpa", None, None, "ok"), ("blockskip", tiles, "ok", None)
     ]  # fmt: skip
-    assert not found.same_device
+    assert [one.outcome for one in found.unpaired] == ["only last", "only earlier"]
+
+
+def test_different_devices_are_never_in_one_comparison():
+    here, there = a_run(), a_run(name="B")
+    with pytest.raises(ValueError, match="run B was measured on B, run A on A; only runs on the same device"):
+        compare(here, there)
+    longer = a_run(a_row(DecodeWorkload(64)))
+    assert together([here, there, longer, here]) == [[here, here], [there], [longer]]
+    with pytest.raises(ValueError, match="compare: got 1 run; two are needed at least"):
+        compare(here)
+
+
+def test_a_point_is_followed_over_all_runs_that_hold_it():
+    wide, new = Workload(128), Workload(256)
+    runs = [
+        a_run(a_row(), a_row(wide, status="crashed"), source_hash="k"),
+        a_run(a_row(factor=3, source_hash="k1"), a_row(wide)),
+        a_run(a_row(factor=2, source_hash="k2"), a_row(wide, factor=0.5), a_row(new)),
+    ]
+    found = compare(*runs)
+    first, second = found.pairs
+    assert [one.run for one in first.timings] == [0, 1, 2] and [one.run for one in second.timings] == [0, 1, 2]
+    assert [round(one.median_ms) for one in first.timings] == [1, 3, 2]
+    assert [one.source_hash for one in first.timings] == ["", "k1", "k2"]
+    assert (first.verdict, round(first.ratio)) == ("slower", 2)
+    assert (second.first.run, second.verdict) == (1, "faster")  # the first in which it is ok
+    assert [one.outcome for one in found.unpaired] == ["only last"] and found.failures["missing"] == 0
+    assert compare(runs[2], runs[1], runs[0]).failures == {"slower": 0, "failing": 1, "unclear": 0, "missing": 1}
+    assert found.differences["source_hash"] == ("k", "k1", "k2")
+
+
+@pytest.mark.parametrize(
+    ("new", "failing"),
+    [([a_row(factor=2)], "slower"), ([a_row(status="wrong")], "failing"), ([a_row(flags=["busy"])], "unclear"),
+     ([a_row(Workload(128))], "missing")],
+)  # fmt: skip
+def test_each_failure_is_counted_and_asked_for_by_name(new, failing):
+    found = compare(a_run(), a_run(*new))
+    assert found.failures == {name: int(name == failing) for name in FAILURES}
+    assert all(found.fails([name]) == (name == failing) for name in FAILURES)
+    assert found.is_worse == (failing in ("slower", "failing"))
+
+
+def test_throttling_on_one_side_alone_allows_no_verdict_and_is_said_on_both():
+    slow = a_row(factor=2, flags=["throttled", "allocates"])
+    one_side, both = compare(a_run(), a_run(slow)), compare(a_run(a_row(flags=["throttled"])), a_run(slow))
+    assert only(one_side).verdict == "unclear" and only(one_side).doubts == ("throttled in one of the two",)
+    assert only(both).verdict == "slower" and only(both).flags == ("allocates", "throttled")
+    moved = compare(a_run(), a_run(a_row(factor=2, flags=["other-device"])))
+    assert only(moved).doubts == ("other-device in one of the two",)
+    assert one_side.frame()["flags"].tolist() == ["allocates, throttled"]
+    assert words.notes(one_side)[1:] == [
+        "Flags of these points: allocates 1, throttled 1.",
+        "1 point without a verdict, whatever the ratio: throttled in one of the two 1.",
+    ]
 
 
 def test_an_axis_that_is_none_is_the_same_as_none():
@@ -114,7 +177,8 @@ def test_a_point_that_fails_now_is_worse_and_one_that_never_ran_is_not():
     found = compare(a_run(), a_run(a_row(status="wrong")))
     assert not found.pairs and found.is_worse
     assert [(one.old, one.new) for one in found.unpaired] == [("ok", "wrong")]
-    assert not compare(a_run(a_row(status="crashed")), a_run()).is_worse
+    mended = compare(a_run(a_row(status="crashed")), a_run())
+    assert not mended.is_worse and mended.unpaired[0].outcome == "ok now"
     assert not compare(a_run(), Run(a_run().header)).is_worse
 
 
@@ -173,6 +237,27 @@ def test_the_interval_is_wider_for_samples_that_scatter():
     spans = [ratio_interval(samples, samples) for samples in (quiet, noisy)]
     assert spans[0][2] - spans[0][1] < spans[1][2] - spans[1][1]
     assert all(low <= 1 <= high for _, low, high in spans)
+
+
+@pytest.mark.parametrize("sizes", [(5, 5), (9, 11), (10, 12), (20, 25), (45, 60)])
+def test_the_interval_is_that_of_resamples_that_are_drawn(sizes):
+    """Of resamples drawn, each share below an end is off by at most its own scatter, and by half of a sample's mass."""
+    rng = np.random.default_rng(sum(sizes))
+    old, new = (rng.lognormal(15, 0.05, size).astype(int) for size in sizes)
+    _, low, high = ratio_interval(old, new)
+    ratios = drawn_medians(new, rng) / drawn_medians(old, rng)
+    scatter = 4 * np.sqrt(0.025 / len(ratios))
+    assert (ratios < low).mean() <= 0.025 + scatter and (ratios > high).mean() <= 0.025 + scatter
+    inside = (ratios >= low) & (ratios <= high)
+    assert inside.mean() <= 0.98 if sum(sizes) > 40 else inside.mean() >= 0.95 - scatter
+
+
+def drawn_medians(samples, rng, count=4000, block=5):
+    """The obvious way: the median of each of so many resamples, made of blocks that go round."""
+    size = len(samples)
+    starts = rng.integers(0, size, (count, -(-size // block)))
+    indices = (starts[..., None] + np.arange(block)) % size
+    return np.median(samples[indices].reshape(count, -1)[:, :size], axis=1)
 
 
 def test_a_ratio_of_samples_that_drift_lies_inside_its_interval():

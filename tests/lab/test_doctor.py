@@ -24,6 +24,7 @@ def test_what_is_missing_comes_with_what_to_do(monkeypatch):
     assert doctor._interpreter().state == "missing"
     assert "apt install g++" in doctor._compiler().text
     assert "pip install" in doctor._widgets().text
+    assert doctor._cluster().state == "note" and "skiplab[cluster]" in doctor._cluster().text
 
 
 def test_all_contenders_are_listed_with_why_one_cannot_run():

@@ -5,9 +5,10 @@ import re
 import blockskip as bs
 import pytest
 from skiplab.measure import Measurement, Point, WorkDone
-from skiplab.report import point_table, report_html, summary, time_table, write_report
+from skiplab.report import report_html, summary, time_table, write_report
 from skiplab.report.attention import with_window_slider
 from skiplab.report.page import header_table
+from skiplab.report.points import data_of, of_frame
 from skiplab.store import Run
 from skiplab.workload import Workload
 
@@ -28,6 +29,12 @@ def a_row(contender, milliseconds, window, q_len=512, status="ok", flags=()):
         work=work, flags=flags, device_name="<A & B>",
     ).row()  # fmt: skip
     return {"record": "point", **row}
+
+
+def column(table, name):
+    """A column of the page's table of points, its texts as texts."""
+    (found,) = [one for one in data_of(of_frame(table))["columns"] if one["name"] == name]
+    return [found["words"][code] for code in found["values"]] if "words" in found else found["values"]
 
 
 @pytest.fixture
@@ -53,8 +60,8 @@ def test_times_are_one_line_a_length_and_window(run):
 
 def test_rates_below_one_are_no_zeros(run):
     slow = Run(HEADER, (a_row("sdpa", 4e5, 128),))
-    (rate,) = point_table(slow.frame())["gbps"]
-    assert 0 < float(rate) < 0.01 and f"<td>{rate}</td>" in slow._repr_html_().replace(' style="text-align:left"', "")
+    (rate,) = column(slow.frame(), "gbps")
+    assert 0 < rate < 0.01 and f"<td>{rate:.3g}</td>" in slow._repr_html_().replace(' style="text-align:left"', "")
 
 
 def test_the_summary_counts_and_claims_only_checked_points(run):
@@ -92,10 +99,13 @@ def test_nothing_is_claimed_on_a_busy_machine(run):
 
 
 def test_every_point_is_listed_with_its_error(run):
-    table = point_table(run.frame())
-    assert len(table) == 5
-    assert table["why"].tolist()[-1] == "too <old>"
-    assert table["median_ms"].tolist()[-1] == ""
+    table = run.frame()
+    assert column(table, "contender") == ["sdpa", "blockskip", "sdpa", "blockskip", "flex"]
+    assert column(table, "window") == ["128", "128", "causal", "causal", "causal"]
+    assert column(table, "error")[:4] == [1e-3] * 4 and column(table, "tolerance")[:4] == [2e-3] * 4
+    assert column(table, "status") == ["ok"] * 4 + ["crashed"] and column(table, "why")[-1] == "too <old>"
+    assert column(table, "median_ms")[-1] is None
+    assert [value and round(value, 3) for value in column(table, "faster")] == [None, 4.0, None, 2.0, None]
     assert "run_id" in header_table(run)["what"].tolist()
 
 
@@ -120,11 +130,35 @@ def test_the_page_needs_no_network_and_holds_everything(run, tmp_path):
     outside = re.findall(r'<(?:script|link|img)[^>]*(?:src|href)=["\']?(?:https?:)?//', text)
     assert not outside
     assert "recorded on &lt;A &amp; B&gt;" in text
-    assert "too &lt;old&gt;" in text
+    assert "too \\u003cold\\u003e" in text and "<old>" not in text  # in the data of the table of points
     assert "skiplab sweep --q-len 512" in text
     assert "beyond its result" in text  # the flag is explained
     data = base64.b64decode(re.search(r"ndjson;base64,([A-Za-z0-9+/=]+)[\"']", text)[1]).decode().splitlines()
     assert [json.loads(line)["record"] for line in data] == ["header", *["point"] * 5, "end"]
+
+
+def test_the_columns_of_a_page_hold_what_differs_and_no_more(run):
+    names = {one["name"] for one in data_of(of_frame(run.frame()))["columns"]}
+    assert "q_len" not in names and "window" in names  # one prompt length, two windows
+    assert "beside" not in names
+    ok = run.frame().iloc[:2]
+    assert "status" not in {one["name"] for one in data_of(of_frame(ok))["columns"]}
+    other = [a_row("sdpa", 8, 128), a_row("sdpa", 8, 128) | {"point": "wider"}]
+    other[1]["axes"] = {**other[1]["axes"], "head_dim": 64}
+    assert column(Run(HEADER, tuple(other)).frame(), "beside") == ["head_dim 128", "head_dim 64"]
+
+
+def test_a_figure_without_points_is_a_sentence_not_a_blank(run):
+    text = report_html(Run(HEADER, tuple(row for row in run.rows if row["contender"] == "blockskip")))
+    assert "Not drawn, for no checked point has a partner of dense + mask at the same s" in text
+    assert text.count("<figure>") == 3 and report_html(run).count("<figure>") == 5
+
+
+def test_a_headline_names_the_flags_of_the_point_that_it_claims():
+    rows = a_row("sdpa", 8, 128), a_row("blockskip", 2, 128, flags=("throttled",))
+    assert "results checked against float64; flags: throttled)" in summary(Run(HEADER, rows).frame())
+    text = report_html(Run(HEADER, rows))
+    assert "<code>throttled</code>, 1 point: the GPU had slowed its clocks" in text
 
 
 def test_a_run_without_points_is_a_page(run):
@@ -137,7 +171,12 @@ def test_a_headline_says_what_it_leaves_out():
     text = summary(Run(HEADER, rows).frame())
     assert "up to 2.0 times as fast" in text
     assert (
-        "1 flagged points (busy) are left out of this; counted with them blockskip is up to 90.0 times as fast as"
-        in text
+        "1 flagged point (busy) is left out of this; counted with them blockskip is up to 90.0 times as fast as" in text
     )
     assert "left out" not in summary(Run(HEADER, rows[:2]).frame())
+
+
+def test_a_headline_says_why_nothing_is_claimed():
+    """Not doubt, where there is nothing to compare with: the page has no figure of it, either."""
+    text = summary(Run(HEADER, (a_row("blockskip", 4, 128, flags=("busy",)), a_row("flex", 4, 128))).frame())
+    assert text.endswith("No speed-up is claimed: no checked point of blockskip has one of dense + mask beside it.")

@@ -1,5 +1,8 @@
 import json
+import os
 import re
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +12,20 @@ from skiplab import store
 from skiplab.contenders import contenders
 from skiplab.measure import Measurement, Point, WorkDone
 from skiplab.operations import OPERATIONS
-from skiplab.store import COLUMNS, Run, RunFileError, RunWriter, frame, frames, published, query, read_run, schema
+from skiplab.operations.base import fields_of
+from skiplab.store import (
+    COLUMNS,
+    Run,
+    RunFileError,
+    RunWriter,
+    documented,
+    frame,
+    frames,
+    published,
+    query,
+    read_run,
+    schema,
+)  # fmt: skip
 from skiplab.workload import LinearWorkload, Workload
 
 HEADER = {
@@ -190,13 +206,6 @@ def test_frame_names_a_row_of_this_session_that_it_cannot_take():
         frame(Run(HEADER, (a_row(), a_row(512) | {"samples_ns": ["x"]})))
 
 
-def test_every_field_of_the_schema_is_in_the_documentation():
-    text = store.data_path("README.md").read_text()
-    for kind in (schema.Header, schema.Row, schema.RowWork, schema.Roof, *(one.axes for one in OPERATIONS.values())):
-        for name in kind.__struct_fields__:
-            assert re.search(rf"`{name}\b", text), name
-
-
 def test_frame_says_whether_a_weight_is_symmetric():
     rows = [
         Measurement(Point(LinearWorkload(64, 64, symmetric=symmetric), "blockskip"), "crashed", device_name="A").row()
@@ -216,6 +225,81 @@ def test_query_filters():
     assert query(table, window=512).empty
     with pytest.raises(ValueError, match="no column 'speed'"):
         query(table, speed=1)
+
+
+def test_files_are_asked_as_frames_are():
+    """What DuckDB makes of all recorded files is the frame that is made of their rows one by one, bit for bit."""
+    runs = store.read_runs()
+    found = query([run.path for run in runs])
+    pd.testing.assert_frame_equal(found, frame(runs), check_exact=True)
+    assert query(str(store.data_path("runs", "*decode*.jsonl")), operation="decode", status="ok").equals(
+        query(frame([run for run in runs if "decode" in run.path.name]), operation="decode", status="ok")
+    )
+
+
+def test_a_file_is_read_as_its_rows_are(tmp_path):
+    """Points measured twice, failures without samples, defaults that a line lacks, older spellings."""
+    linear = Measurement(
+        Point(LinearWorkload(64, 64), "our dequantize"), "ok", samples_ns=(5, 7), device_name="A"
+    ).row()
+    del linear["axes"]["symmetric"], linear["label"]
+    rows = [a_row(), a_row(512, status="crashed", samples=()), a_row(samples=(9,)), a_row(64, samples=range(1, 99))]
+    for name, some in (("a", rows), ("b", [linear])):
+        with RunWriter(tmp_path / f"{name}.jsonl", HEADER | {"run_id": name}) as writer:
+            for row in some:
+                writer.append(row)
+    old = tmp_path / "b.jsonl"
+    old.write_text(old.read_text().replace("dequantize", "dequantise"))
+    table = query(str(tmp_path / "*.jsonl"))
+    pd.testing.assert_frame_equal(table, frame(store.read_runs(tmp_path)), check_exact=True)
+    assert table["median_ms"].tolist()[0] == 9e-6 and table["symmetric"].tolist()[-1] == 0
+
+
+def test_sql_is_answered_and_its_faults_are_said(tmp_path):
+    with RunWriter(tmp_path / "a.jsonl", HEADER | {"start": "2026-01-02"}) as writer:
+        for row in (a_row(), a_row(512), a_row(512, "flex", samples=(9_000_000,))):
+            writer.append(row)
+    path = tmp_path / "a.jsonl"
+    found = query(path, "SELECT contender, max(median_ms) AS ms FROM points GROUP BY contender ORDER BY contender")
+    assert found.to_dict("list") == {"contender": ["blockskip", "flex"], "ms": [2.0, 9.0]}
+    found = query(
+        path, "SELECT file, start, count(*) AS n FROM points JOIN runs USING (run_id) GROUP BY ALL", q_len=512
+    )
+    assert found.to_dict("list") == {"file": ["a.jsonl"], "start": ["2026-01-02"], "n": [2]}
+    assert query(read_run(path).frame(), "SELECT count(*) AS n FROM points")["n"].tolist() == [3]
+    with pytest.raises(ValueError, match=r'^sql: Binder Error: Referenced column "speed" not found'):
+        query(path, "SELECT speed FROM points")
+    with pytest.raises(ValueError, match="query: there is no file 'gone"):
+        query("gone/*.jsonl")
+    path.write_text(path.read_text().replace('"status": "ok"', '"status": "fine"'))
+    with pytest.raises(RunFileError, match=r"a\.jsonl, line 2: status 'fine'; allowed are ok"):
+        query(path)
+
+
+def test_duckdb_is_not_imported_before_it_is_asked():
+    code = "import sys, skiplab; from skiplab.store import query; sys.exit('duckdb' in sys.modules)"
+    assert (
+        subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": ":".join(sys.path)}).returncode
+        == 0
+    )
+
+
+def test_the_documentations_tables_are_made_of_the_schema():
+    text = store.data_path("README.md").read_text(encoding="utf-8")
+    assert documented.fill(text) == text, "run: skiplab figures"
+    assert {name for _, name, _ in documented.SECTION.findall(text)} == set(documented.TABLES)
+    rows = documented.TABLES["row"]()
+    assert "| `samples_ns` | list of: whole number ≥ 1 | nanoseconds a call" in rows
+    assert "| `work.useful_flops` | number ≥ 0 | on pairs that the mask keeps |" in rows
+    assert "| `symmetric` | true or false | linear |" in documented.TABLES["axes"]()
+    with pytest.raises(ValueError, match="schema: got 'rows'; allowed are header, row, axes, end, flags"):
+        documented.fill("<!-- schema: rows -->\n<!-- end -->")
+
+
+@pytest.mark.parametrize("kind", [schema.Header, schema.End, schema.Row, schema.RowWork, schema.Roof, schema.Device,
+                                  *(one.axes for one in OPERATIONS.values())])  # fmt: skip
+def test_every_field_of_the_schema_says_what_it_means(kind):
+    assert all(documented.said(field) for field in fields_of(kind))
 
 
 def test_published_tables_have_the_columns_and_the_numbers():

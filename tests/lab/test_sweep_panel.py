@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -283,3 +284,57 @@ def test_panel_falls_back_to_a_picture_and_words(tmp_path):
     data = SweepPanel(operation="decode", directory=tmp_path)._repr_mimebundle_()
     data = data[0] if isinstance(data, tuple) else data
     assert data["image/png"].startswith(b"\x89PNG") and "One decode step" in data["text/plain"]
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """What the panel asks of `run_sweep`; nothing is measured."""
+    seen = []
+
+    def instead(sweep, **how):
+        seen.append((sweep.device, how["devices"], how["cluster"], how["gpu"]))
+        raise ConnectionError("cluster: nobody answers")
+
+    monkeypatch.setattr(explorer, "run_sweep", instead)
+    return seen
+
+
+def test_the_panel_measures_on_a_cluster_that_its_controls_name(tmp_path, asked):
+    shown = SweepPanel(directory=tmp_path, **QUICK["attention"])
+    lacking = next(box for box in shown.controls.boxes.values() if box.disabled)
+    assert shown._where._more.layout.display == "none"
+    shown._where.choice.value = "cluster cuda"
+    assert shown._where._more.layout.display == "" and not lacking.disabled
+    assert shown._run_button.tooltip == "Measure on the GPUs of a Ray cluster, auto"
+    shown._where.address.value, shown._where.gpu.value = " ray://host:10001 ", "H200"
+    shown.start()
+    assert shown.wait(30) and "nobody answers" in shown._problem.value
+    shown._where.choice.value = "cluster cpu"
+    lacking.value = True
+    shown.start()
+    assert shown.wait(30)
+    shown._where.choice.value = "here"
+    assert lacking.disabled and not lacking.value
+    shown.start()
+    assert shown.wait(30)
+    assert asked == [
+        ("cuda", (), "ray://host:10001", "H200"), ("cpu", (), "ray://host:10001", "H200"), ("cpu", (), None, None)
+    ]  # fmt: skip
+
+
+def test_the_panel_begins_where_it_is_told_to(tmp_path, asked):
+    for named, found in (
+        ({"devices": ("cpu", "cpu")}, ("cpu", ("cpu", "cpu"), None, None)),
+        ({"cluster": "auto", "gpu": "H200"}, ("cuda", (), "auto", "H200")),
+    ):
+        shown = SweepPanel(directory=tmp_path, **named, **QUICK["attention"])
+        shown.start()
+        assert shown.wait(30) and asked.pop() == found
+
+
+def test_several_devices_show_what_each_does(tmp_path):
+    shown = SweepPanel(devices=("cpu", "cpu"), budget_s=0.05, directory=tmp_path, **QUICK["attention"])
+    shown.start()
+    assert shown.wait(200) and not shown._problem.value
+    assert len(shown.frame()) == 4 and set(shown.frame()["status"]) == {"ok"}
+    assert re.search(r"cpu: \d; cpu #2: \d", shown._by_device.value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import blockskip as bs
@@ -43,8 +44,8 @@ def test_even_choices_hold_both_ends(count, most):
 def test_a_run_of_ordinary_size_is_whole():
     table = a_frame([256, 512], [16, 64, 128])
     parts = [thin.lines(table, "q_len", AXES, "sdpa"), thin.scatter(table, "bound_ms", "median_ms"),
-             thin.grid(table, "q_len", ["window", "mask"]), thin.groups(table, AXES), thin.by_setting(table, AXES),
-             thin.points(table)]  # fmt: skip
+             thin.grid(table, "q_len", ["window", "mask"]), thin.groups(table, AXES),
+             thin.by_setting(table, AXES)]  # fmt: skip
     assert all(part.table.equals(table) and not part.left_out for part in parts)
 
 
@@ -73,14 +74,6 @@ def test_many_settings_are_chosen_evenly():
     assert "24 of 3,000 settings" in thin.grid(table, "q_len", ["window", "mask"]).left_out
 
 
-def test_points_that_failed_come_first():
-    table = a_frame(range(100, 2100), [16])
-    table.loc[[1234, 77], "status"] = "crashed"
-    part = thin.points(table)
-    assert part.table["status"].tolist()[:3] == ["crashed", "crashed", "ok"] and len(part.table) == thin.ROWS
-    assert "1,000 of 4,000 points, 2 that failed first, are listed" in part.left_out
-
-
 def test_a_marker_stands_for_those_under_it():
     table = pd.concat([a_frame(range(100, 3100), [16])] * 3, ignore_index=True)
     table["median_ms"] = table["bound_ms"] = np.tile([1.0, 2.0, 100.0], len(table) // 3)
@@ -103,4 +96,5 @@ def test_the_report_of_a_long_run_is_small_and_says_what_it_leaves_out(monkeypat
     assert "Not in this page" in words and "long.jsonl (0 MB, SHA-256 " in words and "has all 5,000 points" in words
     assert re.search(r"[\d,]+ of 12,000 points[^.]* are drawn", text)
     assert "1,000 of 6,000 settings are listed. The run file has all." in re.sub(r"\s+", " ", text)
-    assert "1,000 of 12,000 points are listed. The run file has all." in re.sub(r"\s+", " ", text)
+    (points,) = re.findall(r'<script type="application/json">(.*?)</script>', text)
+    assert json.loads(points)["rows"] == 12_000  # the table of points holds all of them

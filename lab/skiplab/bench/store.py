@@ -1,9 +1,9 @@
-"""How long it takes to read a large run file and to make its frame, and how much memory.
+"""How long it takes to read a large run file, to ask it, to compare it and to make its page, and how much memory.
 
     skiplab bench store [--rows 100000] [--repeats 5]
 
 The run is made of random numbers, in the rows that a CPU sweep writes. Times and memory are of fresh processes, the
-the memory of imports included; CPU time beside wall-clock time shows how much other programs interfered.
+memory of imports included; CPU time beside wall-clock time shows how much other programs interfered.
 """
 
 from __future__ import annotations
@@ -13,14 +13,15 @@ import multiprocessing
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
 from skiplab.bench.record import FOLDER, machine, options, table, write
 from skiplab.measure import Measurement, Point, WorkDone
-from skiplab.store import SCHEMA, read_run
+from skiplab.store import SCHEMA, query, read_run
 from skiplab.workload import Workload
 
 SAMPLES = (10, 80)
@@ -53,17 +54,58 @@ def _row(number: int, samples: list[int]) -> dict:
     ).row() | {"source_hash": "0123456789ab"}  # fmt: skip
 
 
-def once(path: Path) -> dict[str, float]:
-    """Seconds to read and to frame, by the wall clock and of this process, and its greatest memory in MB."""
-    clocks = [(time.perf_counter(), time.process_time())]
+def reading(path: Path) -> Iterator[None]:
+    """A run as a frame."""
     run = read_run(path)
-    clocks.append((time.perf_counter(), time.process_time()))
+    yield
     run.frame()
-    clocks.append((time.perf_counter(), time.process_time()))
-    (read, read_own), (framed, framed_own) = (np.subtract(clocks[i + 1], clocks[i]).tolist() for i in range(2))
+    yield
+
+
+def asking(path: Path) -> Iterator[None]:
+    """A question in SQL to the file."""
+    query(path, "SELECT contender, median(median_ms) FROM points WHERE status = 'ok' GROUP BY contender")
+    yield
+
+
+def comparing(path: Path) -> Iterator[None]:
+    """The file with itself, an interval for each point."""
+    from skiplab.compare import compare  # here and below: what reads a frame alone does not need its memory
+
+    run = read_run(path)
+    yield
+    compare(run, run)
+    yield
+
+
+def showing(path: Path) -> Iterator[None]:
+    """The page of two runs."""
+    from skiplab.report import write_report
+
+    run = read_run(path)
+    yield
+    write_report([run, run], path.with_suffix(".html"))
+    yield
+
+
+STEPS: Mapping[str, tuple[Callable[[Path], Iterator[None]], tuple[str, ...]]] = {
+    "frame": (reading, ("read", "frame")), "query": (asking, ("query",)), "compare": (comparing, ("read", "compare")),
+    "page": (showing, ("read", "page")),
+}  # fmt: skip
+"""What is timed, each in a process of its own, and the names of its steps."""
+
+
+def once(path: Path, name: str) -> dict[str, float]:
+    """Seconds of each step, by the wall clock and of this process, and its greatest memory in MB."""
+    work, steps = STEPS[name]
+    clocks = [(time.perf_counter(), time.process_time())]
+    for _ in work(path):
+        clocks.append((time.perf_counter(), time.process_time()))
+    found = {}
+    for step, (before, after) in zip(steps, pairwise(clocks), strict=True):
+        found[f"{step}_s"], found[f"{step}_cpu_s"] = np.subtract(after, before).tolist()
     status = Path("/proc/self/status").read_text().splitlines()
-    peak = next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) * 1024 / 1e6
-    return {"read_s": read, "frame_s": framed, "read_cpu_s": read_own, "frame_cpu_s": framed_own, "peak_mb": peak}
+    return {**found, "peak_mb": next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) * 1024 / 1e6}
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -72,20 +114,27 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--out", type=Path, default=FOLDER)
     chosen = parser.parse_args(arguments)
-    where = machine()
+    where, lines, data = machine(), [], {}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "random.jsonl"
         random_run(path, chosen.rows)
         size_mb = path.stat().st_size / 1e6
         with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as children:
-            repeats = [children.apply(once, (path,)) for _ in range(chosen.repeats)]
-    medians = {name: statistics.median(one[name] for one in repeats) for name in repeats[0]}
-    line = [f"{chosen.rows:,}", f"{size_mb:.0f}", *(f"{medians[name]:.2f} / {medians[cpu]:.2f}" for name, cpu in
-            (("read_s", "read_cpu_s"), ("frame_s", "frame_cpu_s"))), f"{medians['peak_mb']:.0f}"]  # fmt: skip
-    head = ["rows", "MB", "read s (wall / CPU)", "frame s (wall / CPU)", "peak MB"]
+            for name, (_, steps) in STEPS.items():
+                data[name] = [children.apply(once, (path, name)) for _ in range(chosen.repeats)]
+                lines.append(_line(name, steps, data[name]))
+        page_mb = path.with_suffix(".html").stat().st_size / 1e6
     notes = [
-        f"Medians of {chosen.repeats} fresh processes. Asked for, of 100,000 rows: read and frame under {LIMIT_S:g} s "
-        f"together, and {LIMIT_MB} MB, imports included.",
+        f"A file of {chosen.rows:,} rows, {size_mb:.0f} MB; its page has {page_mb:.0f} MB. Medians of {chosen.repeats} "
+        f"fresh processes. Asked for, of 100,000 rows: read and frame under {LIMIT_S:g} s together, and {LIMIT_MB} MB, "
+        "imports included.",
+        "compare and page: of the file with itself, an interval for each point.",
     ]
-    data = {"machine": where, "rows": chosen.rows, "size_mb": size_mb, "runs": repeats}
-    write("store", "Reading a run", notes, [table(head, [line])], data, chosen.out)
+    record = {"machine": where, "rows": chosen.rows, "size_mb": size_mb, "page_mb": page_mb, "runs": data}
+    write("store", "Reading runs", notes, [table(["what", "s (wall / CPU)", "peak MB"], lines)], record, chosen.out)
+
+
+def _line(name: str, steps: Sequence[str], repeats: Sequence[Mapping[str, float]]) -> list[str]:
+    medians = {key: statistics.median(one[key] for one in repeats) for key in repeats[0]}
+    times = "; ".join(f"{step} {medians[f'{step}_s']:.2f} / {medians[f'{step}_cpu_s']:.2f}" for step in steps)
+    return [name, times, f"{medians['peak_mb']:.0f}"]

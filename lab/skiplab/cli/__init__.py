@@ -6,30 +6,30 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, cast
 
 import typer
 from blockskip import __version__
 
-from skiplab.cli import anatomy, bench, compare, options, roofs, runs, tune
+from skiplab.cli import anatomy, bench, compare, options, query, roofs, runs, timeline, tune
 from skiplab.cli.run import (
     INTERRUPTED,
     end_as_interrupted,
-    need,
+    save,
     show,
     shown,
     swept,
-    unused,
     write_report,
     write_tables,
 )
-from skiplab.compare import compare as compare_runs
-from skiplab.machine import default_device
+from skiplab.compare import MARGIN
+from skiplab.machine import default_device, device_kind
 from skiplab.operations import DEFAULT_OPERATION, OPERATIONS, modules_of
 from skiplab.paths import installed, notebooks_path
-from skiplab.store import read_run
-from skiplab.sweep import default_path, other_kernels, repeated
+from skiplab.store import frame, read_run
+from skiplab.sweep import other_kernels, repeated
 
 LAST_PORT = 65535
 COPIES = "skiplab-notebooks" if installed() else "none are, the checkout's own are opened"
@@ -102,7 +102,9 @@ def copied_notebooks(folder: Path) -> Path:
 for _command in (
     *(module.COMMAND for module in modules_of(__name__).values()),
     anatomy.anatomy,
+    timeline.timeline,
     compare.compare,
+    query.query,
     roofs.roofs,
     runs.runs,
     runs.figures,
@@ -114,14 +116,26 @@ app.add_typer(tune.app, name="tune")
 
 @app.command()
 def report(
-    run: options.RunFile,
-    out: Annotated[Path | None, typer.Option(help="The HTML file. Default: out/<run>.html.")] = None,
+    runs: Annotated[list[Path], typer.Argument(help="Run files that `skiplab sweep` wrote.", metavar="RUN...")],
+    out: Annotated[
+        Path | None, typer.Option(help="The HTML file. Default: out/<run>.html, of several runs out/runs.html.")
+    ] = None,
+    margin: Annotated[float, typer.Option(help="Of several runs: by how much times differ anyway.")] = MARGIN,
     table: options.Tables = None,
 ) -> None:
-    """Write one HTML file of a run that works offline. Figures, tables, where it is from, the raw data."""
-    files, held = options.tables(table), read_run(run)
-    write_report(held, out or Path("out") / f"{run.stem}.html")
-    write_tables(held, files)
+    """Write one HTML file that works offline. Of a run: figures, tables, where it is from, the raw data.
+
+    Of several runs: every point that they share, its times by date, and the last over the first with an interval, in a
+    part for each operation and device. Example: skiplab report notebooks/runs/*.jsonl
+    """
+    files, held = options.tables(table), [read_run(run) for run in runs]
+    if len(held) == 1:
+        write_report(held[0], out)
+        write_tables(held[0], files)
+    else:
+        held.sort(key=lambda run: run.header.get("start", ""))
+        write_report(held, out, margin)
+        save(files, lambda: frame(held), lambda: compare.markdown(held, margin))
 
 
 @app.command()
@@ -148,6 +162,9 @@ def rerun(
     run: options.RunFile,
     kernels: options.From = None,
     device: options.DeviceOption = None,
+    devices: options.Devices = None,
+    cluster: options.Cluster = None,
+    gpu: options.Gpu = None,
     out: Annotated[Path | None, typer.Option(help=f"The new run file. Default: in {options.RUNS}.")] = None,
 ) -> None:
     """Repeat a run on this machine and say what differs. Device, versions, kernels, and each point's time.
@@ -157,13 +174,15 @@ def rerun(
     """
     old = read_run(run)
     wanted = repeated(old, device)
-    need(wanted.device)
+    own = wanted.device if cluster is None else device or device_kind(wanted.device)
+    where = options.where(device if devices else own, devices, cluster, gpu)
+    wanted = replace(cast(Any, wanted), device=where.device)
     for line in other_kernels(old):
         typer.echo(line)
-    new = swept(wanted, out or unused(default_path(wanted, "rerun")))
+    new = swept(wanted, out, where, topic="rerun", fresh=True)
     show(new)
     end_as_interrupted(new)
-    typer.echo(f"\n{compare.text(compare_runs(old, new))}")
+    typer.echo(f"\n{compare.rerun_text(old, new)}")
 
 
 @app.command()
@@ -177,7 +196,7 @@ def check(
     from skiplab.measure.verify import check as run_check
 
     device = device or default_device()
-    need(device)
+    options.need(device)
     if operation not in OPERATIONS:
         raise ValueError(f"--operation: got {operation!r}; allowed are {', '.join(OPERATIONS)}")
     outcome = run_check(name, device, operation=operation)
@@ -191,7 +210,7 @@ def doctor(device: options.DeviceOption = None) -> None:
     from skiplab.doctor import examine, usable_contenders
 
     device = device or default_device()
-    need(device)
+    options.need(device)
     findings = examine(device)
     for finding in findings:
         typer.echo(f"{finding.state:8s} {finding.what:18s} {finding.text}")

@@ -74,7 +74,7 @@ def anatomy(
             found, archs, options.all_words("--argument", argument), options.pairs("--constant", constant)
         )
     _show(made, lines, sass)
-    save(files, lambda: _table(made).reset_index(names="name"), lambda: _shown(made))
+    save(files, lambda: _table(made).reset_index(names="name"), lambda: _shown(made).markdown())
 
 
 def _of_contender(

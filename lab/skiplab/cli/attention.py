@@ -24,6 +24,8 @@ def sweep(
     dtype: options.Dtype = "bfloat16",
     device: options.DeviceOption = None,
     devices: options.Devices = None,
+    cluster: options.Cluster = None,
+    gpu: options.Gpu = None,
     seed: options.Seed = 0,
     budget: options.Budget = 5.0,
     run: options.NewRun = None,
@@ -37,16 +39,16 @@ def sweep(
     Every result is compared with attention in float64 before and after it is timed. Interrupt it with Ctrl-C and give
     the same command again: it goes on. Example: skiplab sweep --q-len 512,1024 --window 256,causal
     """
-    measured_on = options.devices_of(device, devices)
+    where = options.where(device, devices, cluster, gpu)
     defaults = Sweep()
     masks = tuple(map(mask_text, options.words("--mask", mask))) or None
     wanted = Sweep(
         options.words("--contender", contender) or defaults.contenders,
         options.numbers("--q-len", q_len) or defaults.q_len,
         windows_of(window) or (None if masks else defaults.window), batch, dtype=dtype, buffer=buffer, mask=masks,
-        device=measured_on[0], seed=seed, budget_s=budget, **heads_of(model, q_heads, kv_heads, head_dim),
+        device=where.device, seed=seed, budget_s=budget, **heads_of(model, q_heads, kv_heads, head_dim),
     )  # fmt: skip
-    measure(wanted, run, report, table, again, fresh, measured_on)
+    measure(wanted, where, run, report, table, again, fresh)
 
 
 COMMAND = sweep

@@ -1,90 +1,137 @@
-"""The command `skiplab compare`, and its words for a comparison, which `skiplab rerun` says too."""
+"""The command `skiplab compare`, and its words for a comparison, which `skiplab rerun` and `report` say too."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from skiplab.cli import options
-from skiplab.cli.run import save
-from skiplab.compare import MARGIN, Comparison, Pair, Unpaired
+from skiplab.cli.run import save, write_report
+from skiplab.cli.run import told as told_run
+from skiplab.compare import FAILURES, MARGIN, Comparison, differences, together, words
 from skiplab.compare import compare as compare_runs
 from skiplab.figures import theme
-from skiplab.operations import OPERATIONS
 from skiplab.results.tables import Shown
 from skiplab.store import Run, read_run
+from skiplab.text import counted
 
 if TYPE_CHECKING:
     import pandas as pd
 
-SHOWN = 8
-"""Values of an axis that are listed."""
+FAIL_ON = ("slower", "failing")
 
 
 def compare(
-    old: Annotated[Path, typer.Argument(help="A run: a .jsonl file that `skiplab sweep` wrote.", metavar="OLD")],
-    new: Annotated[Path, typer.Argument(help="The run that is compared with it.", metavar="NEW")],
+    runs: Annotated[
+        list[Path],
+        typer.Argument(help="Two runs or more, the oldest first: .jsonl files of one device.", metavar="OLD... NEW"),
+    ],
     margin: Annotated[float, typer.Option(help="Share by which two processes' times differ anyway.")] = MARGIN,
+    contender: Annotated[options.Texts, options.several(help="Only these contenders, as blockskip")] = None,
+    fail_on: Annotated[
+        options.Texts,
+        options.several(
+            "--fail-on", help=f"What exit status 1 is for: {', '.join(FAILURES)}", default=",".join(FAIL_ON)
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the table.")] = False,
+    report: Annotated[Path | None, typer.Option(help="Write the comparison to this HTML file, too.")] = None,
     table: options.Tables = None,
 ) -> None:
-    """Compare two runs of one operation. The ratio of each point's times, and whether it is more than noise.
+    """Compare runs of one operation on one device. The ratio of each point's times, and whether it is more than noise.
 
-    A point is faster or slower if the 95 % interval of the ratio new / old lies beyond 1 by the margin as a whole, same
-    if it lies within, else unclear; so is a doubtful one (its flags, another way of timing, few samples).
+    The ratio is a point's time in the last run that has it over that in the first. It is faster or slower if the 95 %
+    interval of the ratio lies beyond 1 by the margin as a whole, same if it lies within, else unclear; so is a doubtful
+    one (its flags, another way of timing, few samples). missing: not in the last run. failing: was ok, and no more.
 
-    Exit status: 0 no point is slower; 1 a point is slower, or was ok and fails now; 2 the runs cannot be compared, or
-    no point is ok in both. Example: skiplab compare before.jsonl after.jsonl
+    Exit status: 0 nothing of --fail-on is true of any point; 1 it is; 2 the runs cannot be compared, or no point is ok
+    in two. Example: skiplab compare before.jsonl after.jsonl --margin 0.05 --report out/compare.html
     """
-    files = options.tables(table)
-    before, after = read_run(old), read_run(new)
-    comparison = compare_runs(before, after, margin)
+    files, failures = options.tables(table), _failures(fail_on)
+    read = [_only(read_run(path), options.words("--contender", contender)) for path in runs]
+    comparison = compare_runs(*read, margin=margin)
     typer.echo(json.dumps(comparison.record(), indent=1, allow_nan=False) if as_json else text(comparison))
-    if comparison.pairs:
-        save(files, comparison.frame, lambda: told(comparison), say=not as_json)
-    else:
-        apart = _apart(before, after)
-        raise ValueError(
-            f"{old.name} and {new.name}: no point is ok in both{f'; they differ in {apart}' * bool(apart)}"
-        )
-    raise typer.Exit(1 if comparison.is_worse else 0)
+    if not comparison.pairs:
+        raise ValueError(_nothing_in_common([path.name for path in runs], read))
+    save(files, comparison.frame, lambda: told(comparison).markdown(), say=not as_json)
+    if report:
+        write_report(read, report, margin, say=not as_json)
+    raise typer.Exit(1 if comparison.fails(failures) else 0)
+
+
+def _failures(texts: options.Texts) -> tuple[str, ...]:
+    """The words of --fail-on; ValueError for one that is not of `FAILURES`."""
+    chosen = options.words("--fail-on", texts) or FAIL_ON
+    for word in chosen:
+        if word not in FAILURES:
+            raise ValueError(f"--fail-on: got {word!r}; allowed are {', '.join(FAILURES)}")
+    return chosen
+
+
+def _only(run: Run, contenders: Sequence[str]) -> Run:
+    """The run with the rows of these contenders, all without one; ValueError names one that it has none of."""
+    if not contenders:
+        return run
+    rows = tuple(row for row in run.rows if row["contender"] in contenders)
+    if missing := [name for name in contenders if name not in {row["contender"] for row in rows}]:
+        there = ", ".join(dict.fromkeys(row["contender"] for row in run.rows))
+        raise ValueError(f"--contender: {run.path and run.path.name} has no point of {missing[0]!r}; it has {there}")
+    return replace(run, rows=rows)
+
+
+def _nothing_in_common(names: Sequence[str], runs: Sequence[Run]) -> str:
+    found = words.apart(runs)
+    return f"{' and '.join(names)}: no point is ok in {words.sides(runs)}{f'; they differ in {found}' * bool(found)}"
 
 
 def text(comparison: Comparison) -> str:
     """The differences, the table of pairs, the count of each verdict, and the points without a pair."""
-    parts = [
-        f"old: {comparison.old.run_id}, on {comparison.old.device}",
-        f"new: {comparison.new.run_id}, on {comparison.new.device}",
-    ]
-    parts += ["", "What differs:", *_difference_lines(comparison)]
+    runs, two, missing = comparison.runs, words.sides(comparison.runs), comparison.failures["missing"]
+    parts = [_run_line(runs, number) for number in range(len(runs))]
+    parts += ["", "What differs:", *(f"  {line}" for line in words.difference_lines(comparison.differences))]
     if comparison.pairs:
-        parts += ["", "Time new / time old, with the 95 % interval of the samples' scatter (one process on each side):"]
-        if not comparison.same_device:
-            parts.append("The devices differ: the ratio compares machines, not code.")
-        parts += [pairs(comparison).to_string(index=False), "", _summary(comparison)]
+        ends = "Time new / time old" if len(runs) == 2 else "A point's last time / its first"
+        parts += ["", f"{ends}, with the 95 % interval of the samples' scatter (one process on each side):"]
+        parts += [pairs(comparison).to_string(index=False), "", *words.notes(comparison)]
+        parts += [f"{counted(missing, 'point')} of earlier runs missing in the last."] * bool(missing)
     else:
-        parts += ["", "No point is ok in both runs."]
-    failed = [one for one in comparison.unpaired if one.old and one.new]
-    parts += _listed(comparison, failed, lambda one: f"not ok in both: {_who(one)}, {one.old}, then {one.new}")
-    parts += _listed(
-        comparison, [one for one in comparison.unpaired if one.new is None], lambda one: _alone("old", one, one.old)
-    )
-    parts += _listed(
-        comparison, [one for one in comparison.unpaired if one.old is None], lambda one: _alone("new", one, one.new)
-    )
-    return "\n".join(parts)
+        parts += ["", f"No point is ok in {two}{' runs' * (two == 'both')}."]
+    return "\n".join([*parts, *words.unpaired_lines(comparison)])
+
+
+def rerun_text(old: Run, new: Run) -> str:
+    """What differs between a run and its repetition, with the times where both are of one device."""
+    if old.device == new.device:
+        return text(compare_runs(old, new))
+    differs = "\n".join(f"  {line}" for line in words.difference_lines(differences(old, new)))
+    return f"What differs:\n{differs}\nTimes of different devices are not compared: {old.device}, then {new.device}."
+
+
+def markdown(runs: Sequence[Run], margin: float) -> str:
+    """Several runs for a file: a table for each operation and device, of a run alone its times."""
+    groups = together(runs)
+    parts = [told_run(group[0]) if len(group) == 1 else told(compare_runs(*group, margin=margin)) for group in groups]
+    return "\n".join(part.markdown() for part in parts)
+
+
+def _run_line(runs: Sequence[Run], number: int) -> str:
+    run = runs[number]
+    began = run.header.get("start")
+    return f"{words.label_of(runs, number)}: {run.run_id}, on {run.device}{f', {began}' if began else ''}"
 
 
 def told(comparison: Comparison) -> Shown:
-    """The pairs for a file, with what differs above, and their verdicts below."""
-    old, new = comparison.old, comparison.new
-    differs = "; ".join(line.strip() for line in _difference_lines(comparison))
-    caption = f"{new.run_id} on {new.device}, compared with {old.run_id} on {old.device}. What differs: {differs}."
-    return Shown(caption, pairs(comparison), (_summary(comparison),))
+    """The pairs for a file, with what differs above, and below it their verdicts and what has no ratio."""
+    runs = comparison.runs
+    before = ", ".join(run.run_id for run in runs[:-1])
+    differs = "; ".join(words.difference_lines(comparison.differences))
+    caption = f"{runs[-1].run_id} on {comparison.device}, compared with {before}. What differs: {differs}."
+    return Shown(caption, pairs(comparison), (*words.notes(comparison), *words.unpaired_lines(comparison)))
 
 
 def pairs(comparison: Comparison) -> pd.DataFrame:
@@ -93,7 +140,7 @@ def pairs(comparison: Comparison) -> pd.DataFrame:
 
     lines = [
         {
-            "contender": _who(pair), **{name: _value(name, pair.axes) for name in comparison.axes},
+            "contender": words.who(pair), **{name: words.axis_value(name, pair.axes) for name in comparison.axes},
             "old": theme.seconds(pair.old_ms / 1e3), "new": theme.seconds(pair.new_ms / 1e3),
             "ratio": f"{pair.ratio:.3f}", "interval": f"{pair.low:.3f} to {pair.high:.3f}",
             "verdict": pair.verdict, "why": ", ".join(pair.doubts),
@@ -104,77 +151,3 @@ def pairs(comparison: Comparison) -> pd.DataFrame:
     if not any(pair.doubts for pair in comparison.pairs):
         shown = shown.drop(columns="why")
     return shown
-
-
-def _difference_lines(comparison: Comparison) -> list[str]:
-    lines = [f"  {name}: {before} -> {after}" for name, (before, after) in comparison.differences.items()]
-    return lines or ["  nothing in device, versions, git and kernels"]
-
-
-def _summary(comparison: Comparison) -> str:
-    counts = ", ".join(f"{number} {verdict}" for verdict, number in comparison.counts.items() if number)
-    points = f"{len(comparison.pairs)} point{'s' * (len(comparison.pairs) != 1)}"
-    return f"{points} ok in both: {counts} (up to {100 * comparison.margin:g} % counts as noise)."
-
-
-def _listed(comparison: Comparison, members: Sequence[Unpaired], title: Callable[[Unpaired], str]) -> list[str]:
-    """A line for each title: how many points have it, and their values of the axes that differ between points."""
-    groups: dict[str, list[Unpaired]] = {}
-    for one in members:
-        groups.setdefault(title(one), []).append(one)
-    lines = []
-    for name, group in groups.items():
-        values = [f"{axis} {_few([_value(axis, one.axes) for one in group])}" for axis in _varying(comparison)]
-        lines.append(f"{name}: {len(group)} point{'s' * (len(group) != 1)}, {', '.join(values)}")
-    return lines
-
-
-def _alone(side: str, one: Unpaired, status: str | None) -> str:
-    return f"only in {side}: {_who(one)}{'' if status == 'ok' else f', {status}'}"
-
-
-def _varying(comparison: Comparison) -> list[str]:
-    """The axes in which the compared points differ; the first axis, if they differ in none."""
-    points = [one.axes for one in (*comparison.pairs, *comparison.unpaired)]
-    defaults = OPERATIONS[comparison.new.operation].defaults
-    silent = {name for name, other in defaults.items() if all(axes.get(name) in (None, axes[other]) for axes in points)}
-    names = [name for name in comparison.axes if name not in silent]
-    return [name for name in names if len({_value(name, axes) for axes in points}) > 1] or names[:1]
-
-
-def _apart(old: Run, new: Run) -> str:
-    """Axes, contenders included, for which the runs have no value in common: `q_heads (32, then 8)`."""
-    before, after = (_values(run) for run in (old, new))
-    shared = [name for name in before if name in after]
-    return ", ".join(
-        f"{name} ({_few(before[name])}, then {_few(after[name])})"
-        for name in shared
-        if not set(before[name]) & set(after[name])
-    )
-
-
-def _values(run: Run) -> dict[str, list[str]]:
-    points = [{"contender": row["contender"], **row["axes"]} for row in run.rows]
-    names = dict.fromkeys(name for axes in points for name in axes)
-    return {name: [_value(name, axes) for axes in points] for name in names}
-
-
-def _few(values: Sequence[str]) -> str:
-    """The distinct values, shortened after `SHOWN`."""
-    different = list(dict.fromkeys(values))
-    return " ".join([*different[:SHOWN], *(["..."] if len(different) > SHOWN else [])])
-
-
-def _who(one: Pair | Unpaired) -> str:
-    """The contender, with the tile config that was asked for."""
-    config = "x".join(map(str, one.config or ()))
-    return one.contender if config in one.contender else f"{one.contender} {config}"
-
-
-def _value(name: str, axes: Mapping[str, Any]) -> str:
-    """An axis in a cell; without a window, what all keys or the mask are called."""
-    value = axes.get(name)
-    if name != "window" or value is not None:
-        return "" if value is None else str(value)
-    mask = axes.get("mask")
-    return OPERATIONS[axes["operation"]].without_window or ("causal" if mask == "causal()" else str(mask))

@@ -28,6 +28,8 @@ def decode(
     dtype: options.Dtype = "bfloat16",
     device: options.DeviceOption = None,
     devices: options.Devices = None,
+    cluster: options.Cluster = None,
+    gpu: options.Gpu = None,
     seed: options.Seed = 0,
     budget: options.Budget = 5.0,
     run: options.NewRun = None,
@@ -40,15 +42,15 @@ def decode(
 
     As `skiplab sweep`, for one to 16 new tokens over a cache. Example: skiplab decode --kv-len 4096,16384 --window 1024
     """
-    measured_on = options.devices_of(device, devices)
+    where = options.where(device, devices, cluster, gpu)
     defaults = DecodeSweep()
     wanted = DecodeSweep(
         options.words("--contender", contender) or defaults.contenders,
         options.numbers("--kv-len", kv_len) or defaults.kv_len, windows_of(window) or defaults.window,
-        q_len, batch, dtype=dtype, buffer=buffer, device=measured_on[0], seed=seed,
+        q_len, batch, dtype=dtype, buffer=buffer, device=where.device, seed=seed,
         budget_s=budget, **heads_of(model, q_heads, kv_heads, head_dim),
     )  # fmt: skip
-    measure(wanted, run, report, table, again, fresh, measured_on)
+    measure(wanted, where, run, report, table, again, fresh)
 
 
 COMMAND = decode

@@ -41,6 +41,8 @@ def linear(
     dtype: options.Dtype = "bfloat16",
     device: options.DeviceOption = None,
     devices: options.Devices = None,
+    cluster: options.Cluster = None,
+    gpu: options.Gpu = None,
     seed: options.Seed = 0,
     budget: options.Budget = 5.0,
     run: options.NewRun = None,
@@ -54,16 +56,16 @@ def linear(
     As `skiplab sweep`. Each contender is compared with the float64 product of its own operands. Example:
     skiplab linear --model gemma4-31b --fused --rows 1,64
     """
-    measured_on = options.devices_of(device, devices)
+    where = options.where(device, devices, cluster, gpu)
     defaults = LinearSweep()
     shapes = _shapes(options.words("--shape", shape), model, options.words("--layer", layer), fused)
     wanted = LinearSweep(
         options.words("--contender", contender) or defaults.contenders, shapes or defaults.shape,
         options.numbers("--rows", rows) or defaults.rows, options.numbers("--bits", bits) or defaults.bits,
-        options.numbers("--group-size", group_size) or defaults.group_size, symmetric, dtype, measured_on[0], seed,
+        options.numbers("--group-size", group_size) or defaults.group_size, symmetric, dtype, where.device, seed,
         budget,
     )  # fmt: skip
-    measure(wanted, run, report, table, again, fresh, measured_on)
+    measure(wanted, where, run, report, table, again, fresh)
 
 
 def _shapes(shape: tuple[str, ...], model: str | None, layer: tuple[str, ...], fused: bool | None) -> tuple[Shape, ...]:

@@ -8,12 +8,12 @@ from typing import Annotated
 import typer
 
 from skiplab.cli import options
-from skiplab.cli.run import end_as_interrupted, need, show, swept, unused, write_report, write_tables
+from skiplab.cli.run import end_as_interrupted, show, swept, write_report, write_tables
 from skiplab.contenders.ladder import LADDER
 from skiplab.machine import describe
 from skiplab.model import model_names
 from skiplab.store.llama_bench import benched, left_out, read_bench, rows_of
-from skiplab.sweep import ModelSweep, default_path
+from skiplab.sweep import ModelSweep
 from skiplab.sweep.model import NOTHING
 from skiplab.sweep.running import appended
 from skiplab.workload.model import named_or_read
@@ -52,6 +52,9 @@ def model(
     ] = False,
     dtype: options.Dtype = "bfloat16",
     device: options.DeviceOption = None,
+    devices: options.Devices = None,
+    cluster: options.Cluster = None,
+    gpu: options.Gpu = None,
     seed: options.Seed = 0,
     budget: options.Budget = ModelSweep.budget_s,
     run: Annotated[
@@ -70,25 +73,24 @@ def model(
     """
     name, config = named_or_read(spec)
     defaults = ModelSweep()
-    (measured_on,) = options.devices_of(device, None)
+    where = options.where(device, devices, cluster, gpu)
     wanted = ModelSweep(
         _contenders(options.words("--contender", contender), ladder), name,
         _list("--prompt", prompt, defaults.prompt), _list("--depth", depth, defaults.depth),
         options.numbers("--rows", rows) or defaults.rows, new, bits, group_size,
-        by_kind, dtype, measured_on, seed, budget, config,
+        by_kind, dtype, where.device, seed, budget, config,
     )  # fmt: skip
     files = options.tables(table)
-    need(wanted.device)
+    if llama_bench is not None and cluster is not None:
+        raise ValueError(f"--llama-bench: got {llama_bench.name} beside --cluster; it runs on this machine alone")
     lines = _lines(wanted, llama_bench, gguf)
-    path = run or default_path(wanted, f"model-{name}")
-    path = unused(path) if fresh and run is None else path
-    done = swept(wanted, path, options.words("--again", again))
-    if lines and "interrupted" not in done.header:
-        done = appended(done.path or path, rows_of(lines, wanted.workloads(), done.device, wanted.device))
+    done = swept(wanted, run, where, topic=f"model-{name}", again=options.words("--again", again), fresh=fresh)
+    if lines and "interrupted" not in done.header and done.path:
+        done = appended(done.path, rows_of(lines, wanted.workloads(), done.device, wanted.device))
     show(done)
     write_tables(done, files)
     end_as_interrupted(done)
-    write_report(done, report or Path("out") / f"{(done.path or path).stem}.html")
+    write_report(done, report)
 
 
 def _list(option: str, texts: options.Texts, default: tuple[int, ...]) -> tuple[int, ...]:

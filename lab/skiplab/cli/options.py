@@ -9,8 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from skiplab.contenders.source import load_kernels
-from skiplab.machine import default_device
 from skiplab.paths import installed
+from skiplab.sweep import Where, own_device, usable
 from skiplab.text import separated
 from skiplab.workload import MODELS
 
@@ -58,6 +58,15 @@ def paths(option: str, texts: Sequence[str] | None) -> tuple[Path, ...]:
     return tuple(dict.fromkeys(found))
 
 
+def tables(texts: Sequence[str] | None) -> tuple[Path, ...]:
+    """The files of --table, before anything is measured; ValueError for another suffix than those of `TABLES`."""
+    found = paths("--table", texts)
+    for path in found:
+        if path.suffix not in TABLES:
+            raise ValueError(f"--table: got {path.name}; allowed are names that end in {' or '.join(TABLES)}")
+    return found
+
+
 def pairs(option: str, texts: Sequence[str] | None) -> dict[str, str]:
     """NAME=VALUES as given, by name."""
     found = {}
@@ -66,15 +75,6 @@ def pairs(option: str, texts: Sequence[str] | None) -> dict[str, str]:
         if not (name and equals and value):
             raise ValueError(f"{option}: got {text!r}; allowed is a name and its values, as q_len=512,1024")
         found[name.strip()] = value.strip()
-    return found
-
-
-def tables(texts: Sequence[str] | None) -> tuple[Path, ...]:
-    """The files of --table, before anything is measured; ValueError for another suffix than those of `TABLES`."""
-    found = paths("--table", texts)
-    for path in found:
-        if path.suffix not in TABLES:
-            raise ValueError(f"--table: got {path.name}; allowed are names that end in {' or '.join(TABLES)}")
     return found
 
 
@@ -98,6 +98,17 @@ RunFile = Annotated[Path, typer.Argument(help="A run: a .jsonl file that `skipla
 DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1. Default: cuda where torch sees one.")]
 Devices = Annotated[
     Texts, several(help="GPUs of one kind that measure side by side, as cuda:0,cuda:1, in the place of --device")
+]
+Cluster = Annotated[
+    str | None,
+    typer.Option(
+        help="A Ray cluster that measures, on all its free GPUs (or CPUs, with --device cpu): auto, the one that runs "
+        "here, or ray://host:10001. Needs skiplab[cluster].",
+        metavar="auto|ray://HOST:PORT",
+    ),
+]
+Gpu = Annotated[
+    str | None, typer.Option(help="Of a cluster with GPUs of several names those with this text in theirs, as H200.")
 ]
 Windows = Annotated[Texts, several("--window", help="Window or `causal` (all earlier keys), as 256,causal")]
 Masks = Annotated[Texts, several("--mask", help="Text of a mask, as `chunked(256) & causal()`, in the windows' place")]
@@ -136,10 +147,19 @@ Again = Annotated[
 Fresh = Annotated[bool, typer.Option("--fresh", help="Begin a new file where the default one was interrupted, too.")]
 
 
-def devices_of(device: str | None, devices: Sequence[str] | None) -> tuple[str, ...]:
-    """The devices to measure on; the sweep is named after the first. ValueError where both options are given."""
-    if not devices:
-        return (device or default_device(),)
-    if device is not None:
-        raise ValueError(f"--devices: got {','.join(devices)} beside --device {device}; give one of them")
-    return all_words("--devices", devices)  # a CPU twice is two workers
+def need(device: str) -> None:
+    """ValueError for a device that torch does not know or does not see here."""
+    if not usable(device):
+        raise ValueError(f"--device: torch sees no {device} here; leave --device out, or say --device cpu")
+
+
+def where(device: str | None, devices: Texts = None, cluster: str | None = None, gpu: str | None = None) -> Where:
+    """What the options say of it; ValueError where they exclude each other, or torch sees no such device here."""
+    several = all_words("--devices", devices)  # a CPU twice is two workers
+    found = Where(own_device(device, several, cluster, dash="--"), several, cluster, gpu)
+    if gpu is not None and cluster is None:
+        raise ValueError(f"--gpu: got {gpu} without --cluster; it chooses among the GPUs of one")
+    for one in (found.device, *several):
+        if cluster is None:
+            need(one)
+    return found

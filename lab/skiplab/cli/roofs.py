@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from skiplab.cli import options
-from skiplab.cli.run import need, shown
+from skiplab.cli.run import shown
 from skiplab.machine import default_device
 from skiplab.machine.roofs import Roofs, roofs_path, write_roofs
 from skiplab.measure.roofs import measure_roofs
@@ -22,7 +22,7 @@ def roofs(
 ) -> None:
     """Measure what this device can do at best. Copy, read, product, reads of few megabytes, written to a file."""
     device = device or default_device()
-    need(device)
+    options.need(device)
     if budget <= 0:
         raise ValueError(f"--budget: got {budget}; allowed is more than 0 seconds")
     measured = measure_roofs(device, budget_s=budget, say=lambda what: typer.echo(f"measuring {what}", err=True))

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from skiplab.compare import MARGIN
 from skiplab.operations import OPERATIONS
 from skiplab.results.tables import Shown
 from skiplab.store import Run, frame, read_run
 from skiplab.store.keys import without_index
-from skiplab.sweep import AnySweep, row_key, run_sweep, usable
+from skiplab.sweep import AnySweep, Progress, Where, row_key, run_sweep
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,25 +24,25 @@ if TYPE_CHECKING:
 INTERRUPTED = 130
 
 
-def need(device: str) -> None:
-    """ValueError for a device that torch does not know or does not see here."""
-    if not usable(device):
-        raise ValueError(f"--device: torch sees no {device} here; leave --device out, or say --device cpu")
+def swept(
+    wanted: AnySweep,
+    path: Path | None,
+    where: Where | None = None,
+    *,
+    topic: str | None = None,
+    again: tuple[str, ...] = (),
+    fresh: bool = False,
+) -> Run:
+    """Measure a sweep until Ctrl-C; say what was kept, where, how to continue, and what each of several devices did.
 
-
-def unused(path: Path) -> Path:
-    """The path, with the first free number appended if a file has that name."""
-    candidates = (path.with_stem(f"{path.stem}-{number}") for number in range(2, 10_000))
-    return path if not path.exists() else next(one for one in candidates if not one.exists())
-
-
-def swept(wanted: AnySweep, path: Path, again: tuple[str, ...] = (), devices: tuple[str, ...] = ()) -> Run:
-    """Measure a sweep until Ctrl-C; say what was kept, where, and how to continue.
-
-    Only with `again` are points added to a finished run; else it is measured once more, beside it.
+    path, topic, fresh: as `run_sweep` has them. where: by default on the sweep's own device. Only with `again` are
+    points added to a finished run; else it is measured once more, beside it.
     """
-    began: list[Run] = []
-    how = {"again": again, "devices": devices, "anew": not again, "say": typer.echo, "on_start": began.append}
+    began, steps = list[Run](), list[Progress]()
+    how = {
+        "topic": topic, "again": again, "fresh": fresh, "anew": not again, "say": typer.echo, "on_start": began.append,
+        "on_progress": steps.append, **(where or Where(wanted.device)).options,
+    }  # fmt: skip
     try:
         with interrupts() as interrupted:
             done = run_sweep(wanted, path, cancelled=interrupted, **how)
@@ -51,7 +52,10 @@ def swept(wanted: AnySweep, path: Path, again: tuple[str, ...] = (), devices: tu
         raise typer.Exit(INTERRUPTED) from None
     if "interrupted" in done.header:
         typer.echo(stopped(wanted, done))
-    typer.echo(f"run: {shown(done.path or path)}")
+    if steps and len(steps[-1].devices) > 1:
+        typer.echo(f"points by device: {steps[-1].counts}")
+    assert done.path is not None
+    typer.echo(f"run: {shown(done.path)}")
     return done
 
 
@@ -108,27 +112,31 @@ def show(run: Run) -> None:
 
 def write_tables(run: Run, files: Sequence[Path]) -> None:
     """Write the files of --table: all points with all their numbers as CSV, or what is printed as Markdown."""
-    save(files, lambda: frame(run), lambda: told(run))
+    save(files, lambda: frame(run), lambda: told(run).markdown())
 
 
 def save(
-    files: Sequence[Path], numbers: Callable[[], pd.DataFrame], words: Callable[[], Shown], say: bool = True
+    files: Sequence[Path], numbers: Callable[[], pd.DataFrame], words: Callable[[], str], say: bool = True
 ) -> None:
-    """Write numbers to each .csv, words to each .md, and say where."""
+    """Write numbers to each .csv, words (Markdown) to each .md, and say where."""
     for path in files:
         path.parent.mkdir(parents=True, exist_ok=True)
-        text = words().markdown() if path.suffix == ".md" else numbers().to_csv(index=False)
+        text = words() if path.suffix == ".md" else numbers().to_csv(index=False)
         path.write_text(text, encoding="utf-8", newline="")
         if say:
             typer.echo(f"table: {shown(path)}")
 
 
-def write_report(run: Run, path: Path) -> None:
-    """Write the run's HTML and say where it is."""
+def write_report(runs: Run | Sequence[Run], path: Path | None = None, margin: float = MARGIN, say: bool = True) -> None:
+    """Write the HTML of a run, or of several that are compared, by default into `out`, and say where it is."""
     from skiplab import report
 
-    report.write_report(run, path)
-    typer.echo(f"report: {shown(path)}")
+    if path is None:
+        one = runs if isinstance(runs, Run) else None
+        path = Path("out") / f"{'runs' if one is None else one.path.stem if one.path else one.run_id}.html"
+    report.write_report(runs, path, margin)
+    if say:
+        typer.echo(f"report: {shown(path)}")
 
 
 def shown(path: Path) -> Path:

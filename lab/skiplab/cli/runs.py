@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from skiplab.cli import options
-from skiplab.cli.run import need, shown
+from skiplab.cli.run import shown
 from skiplab.measure.timing import THROTTLE_RETRIES
 from skiplab.paths import data_path, installed, runs_directory
 from skiplab.results import gpu_runs, pages
@@ -43,7 +43,7 @@ def runs(
         for name, sweep in topics.items():
             typer.echo(f"{name:28s} {len(sweep.points()):4d} points")
         return
-    need("cuda")
+    options.need("cuda")
     end = time.monotonic() + seconds
     gpu_runs.compile_first([point for sweep in topics.values() for point in sweep.points()])
     unfinished = gpu_runs.record(topics, out or (runs_directory() if installed() else data_path("runs")), end, retries)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from skiplab.cli import options
-from skiplab.cli.run import end_as_interrupted, need, show, swept, unused, write_report, write_tables
-from skiplab.sweep import AnySweep, default_path
+from skiplab.cli.run import end_as_interrupted, show, swept, write_report, write_tables
+from skiplab.sweep import AnySweep, Where
 from skiplab.workload import MODELS
 
 HEADS = {"q_heads": 8, "kv_heads": 8, "head_dim": 128}
@@ -15,28 +15,23 @@ HEADS = {"q_heads": 8, "kv_heads": 8, "head_dim": 128}
 
 def measure(
     wanted: AnySweep,
+    where: Where,
     run: Path | None,
     report: Path | None,
     table: options.Texts,
     again: options.Texts,
     fresh: bool,
-    devices: tuple[str, ...] = (),
 ) -> None:
     """Measure the points that the file lacks, show the table, write the report; exit status 130 after Ctrl-C.
 
-    table, again: as the command line has them. devices: by default the sweep's own.
+    table, again: as the command line has them.
     """
     files = options.tables(table)
-    for device in devices or (wanted.device,):
-        need(device)
-    path = run or default_path(wanted, wanted.operation)
-    if fresh and run is None:
-        path = unused(path)
-    done = swept(wanted, path, options.words("--again", again), devices)
+    done = swept(wanted, run, where, again=options.words("--again", again), fresh=fresh)
     show(done)
     write_tables(done, files)
     end_as_interrupted(done)
-    write_report(done, report or Path("out") / f"{(done.path or path).stem}.html")
+    write_report(done, report)
 
 
 def heads_of(model: str | None, q_heads: int, kv_heads: int, head_dim: int) -> dict[str, int]:

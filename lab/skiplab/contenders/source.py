@@ -12,7 +12,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from skiplab.contenders.base import REGISTRY, Contender, collected
+from skiplab.contenders import base
+from skiplab.contenders.base import Contender, collected
 from skiplab.contenders.extracting import Unextractable, standalone
 from skiplab.paths import file_name
 
@@ -127,7 +128,7 @@ def _run(text: str, file: Path) -> ModuleType:
     if module is None:
         module = _executed(name, text, file)
     for one in getattr(module, _CONTENDERS):
-        REGISTRY.add(one)  # another source may have taken its name meanwhile
+        base.REGISTRY.add(one)  # another source may have taken its name meanwhile
     return module
 
 

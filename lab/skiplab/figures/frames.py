@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from skiplab.measure.point import OTHER_DEVICE
 from skiplab.operations import OPERATIONS, Predicted
 from skiplab.paths import data_path
 from skiplab.store import COLUMNS, Run, frame
@@ -27,9 +28,11 @@ def speedups(table: pd.DataFrame, base: str = "sdpa", axes: Sequence[str] = AXES
     """Rows with `speedup` (time of `base` / time), `speedup_low` and `speedup_high` (from the quartiles of both).
 
     Only points whose result was checked count (status ok), each against `base` at the same `axes`, source and device; a
-    point that has no such partner is left out. Empty when there is none.
+    point that has no such partner is left out, and one that was measured on another GPU of that kind than the rest of
+    its workload. Empty when there is none.
     """
-    good: Any = table[(table["status"] == "ok") & table["median_ms"].notna()]
+    moved = table["flags"].str.contains(OTHER_DEVICE, regex=False, na=False)
+    good: Any = table[(table["status"] == "ok") & table["median_ms"].notna() & ~moved]
     keys = [*ORIGIN, *axes]
     times = ["median_ms", "low_ms", "high_ms"]
     partner = good.loc[good["contender"] == base, keys + times].drop_duplicates(keys, keep="last")

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -31,6 +31,18 @@ START_S = 120.0  # what a child may take to start, and beside the timing to impo
 END_S = 5.0  # what an ended one may take to be gone
 POLL_S = 0.05
 KEEPER = Path(__file__).with_name("keeper.py")
+
+
+@dataclass(frozen=True)
+class Order:
+    """A point to measure, as a child takes it: a `Task` in bytes, its row where there is no answer, and the limit.
+
+    It can be sent to another machine, and needs nothing of what a notebook has defined here.
+    """
+
+    task: bytes
+    blank: Measurement
+    limit_s: float
 
 
 class Child:
@@ -68,30 +80,29 @@ class Child:
         by value, where a function made it. One that cannot be pickled is a row that says so: it is never called in this
         process.
         """
-        entry = point.entry
-        blank = Measurement(point, "crashed", label=entry.label, device_name=device_name(point.device))
-        options = {"seed": seed, "budget_s": budget_s, "check": check, "machine": machine, "retries": retries}
-        try:
-            task = dumps(_task(point, entry, options))
-        except Exception as error:  # a kernel may hold anything
-            return replace(blank, error_text=_unsendable(entry, error))
+        order = order_of(
+            point, seed, budget_s, check, machine=machine, retries=retries, timeout_s=timeout_s,
+            device_name=device_name(point.device),
+        )  # fmt: skip
+        return self.take(order, cancelled) if isinstance(order, Order) else order
+
+    def take(self, order: Order, cancelled: Callable[[], bool] = lambda: False) -> Measurement:
+        """What came of an order, crashes and timeouts too; raises Cancelled when asked to stop."""
         kills = oom_kills()
         try:
-            answer, usable = self._answer(
-                task, timeout_s or START_S + point.workload.untimed_s + 4 * budget_s, cancelled
-            )
+            answer, usable = self._answer(order.task, order.limit_s, cancelled)
         except _Silent as error:
             status, text = error.status, str(error)
             if self._end() == -signal.SIGKILL and status == "crashed" and oom_kills() > kills:
                 status, text = "out-of-memory", "the system ended the child process, since memory was out"
-            return replace(blank, status=status, error_text=text)
+            return replace(order.blank, status=status, error_text=text)
         except BaseException:  # Cancelled, Ctrl-C
             self._end()
             raise
         if not usable:
             self._end()
         if isinstance(answer, Failure):
-            return replace(blank, status=answer.status, error_text=answer.text)
+            return replace(order.blank, status=answer.status, error_text=answer.text)
         return answer
 
     def _answer(self, task: bytes, limit_s: float, cancelled: Callable[[], bool]) -> tuple[Measurement | Failure, bool]:
@@ -162,6 +173,36 @@ class Child:
         return process.wait()
 
 
+def order_of(
+    point: Point,
+    seed: int,
+    budget_s: float,
+    check: bool = True,
+    *,
+    machine: Machine | None,
+    retries: int,
+    device_name: str,
+    timeout_s: float | None = None,
+) -> Order | Measurement:
+    """The point as an order; the row of a user's kernel that cannot be sent."""
+    entry = point.entry
+    blank = Measurement(point, "crashed", label=entry.label, device_name=device_name)
+    options = {"seed": seed, "budget_s": budget_s, "check": check, "machine": machine, "retries": retries}
+    try:
+        task = dumps(_task(point, entry, options))
+    except Exception as error:  # a kernel may hold anything
+        return replace(blank, error_text=_unsendable(entry, error))
+    return Order(task, blank, timeout_s or START_S + point.workload.untimed_s + 4 * budget_s)
+
+
+def _task(point: Point, entry: Contender, options: Mapping[str, Any]) -> Task:
+    """The task with the kernel as the child can have it."""
+    threads, source = torch.get_num_threads(), source_of(entry)
+    if entry.is_own or (source is not None and not source.module):
+        return Task(point, source, None, threads, options)
+    return Task(point, None, entry, threads, options)
+
+
 class _Silent(Exception):
     """The child gave no answer: the status that follows, and the reason."""
 
@@ -177,14 +218,6 @@ def oom_kills() -> int:
             if line.startswith("oom_kill "):
                 return int(line.split()[1])
     return 0
-
-
-def _task(point: Point, entry: Contender, options: Mapping[str, Any]) -> Task:
-    """The task with the kernel as the child can have it."""
-    threads, source = torch.get_num_threads(), source_of(entry)
-    if entry.is_own or (source is not None and not source.module):
-        return Task(point, source, None, threads, options)
-    return Task(point, None, entry, threads, options)
 
 
 def _unsendable(entry: Contender, error: Exception) -> str:

@@ -14,6 +14,9 @@ from skiplab.machine import device_kind
 from skiplab.operations import workload_of
 from skiplab.workload import Problem
 
+OTHER_DEVICE = "other-device"
+"""The flag of a row whose workload was begun on another device of the same kind."""
+
 
 @dataclass(frozen=True)
 class Point:
@@ -55,6 +58,7 @@ class Measurement:
     """What came of a point. `samples_ns` is empty unless the status is `ok`; error is the largest absolute one.
 
     parts_ns: where a call's time goes, by name; peak_bytes: the most memory it took; both where that was looked at.
+    node: which machine of a cluster the point's device is in; empty for this machine.
     """
 
     point: Point
@@ -73,6 +77,7 @@ class Measurement:
     plan: Mapping[str, Any] = field(default_factory=dict)
     parts_ns: Mapping[str, int] = field(default_factory=dict)
     peak_bytes: int | None = None
+    node: str = ""
 
     @property
     def median_ns(self) -> float:
@@ -100,6 +105,7 @@ class Measurement:
             "flags": list(self.flags), "work": self.work and asdict(self.work), "clocks": dict(self.clocks),
             "plan": dict(self.plan), **({"parts_ns": dict(self.parts_ns)} if self.parts_ns else {}),
             **({} if self.peak_bytes is None else {"peak_bytes": self.peak_bytes}),
+            **({"node": self.node} if self.node else {}),
         }  # fmt: skip
 
     @classmethod
@@ -115,4 +121,5 @@ class Measurement:
             {name: tuple(samples) for name, samples in row["other_samples_ns"].items()},
             tuple(row["flags"]), WorkDone(**row["work"]) if row["work"] else None, row["clocks"],
             row["label"], row["device"], row["plan"], row.get("parts_ns", {}), row.get("peak_bytes"),
+            row.get("node", ""),
         )  # fmt: skip

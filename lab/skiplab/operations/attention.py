@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import blockskip as bs
 
-from skiplab.operations.base import Baseline, Count, Operation, Position, Predicted, RowAxes
+from skiplab.operations.base import Baseline, Count, Operation, Position, Predicted, RowAxes, Said
 from skiplab.workload.attention import Workload
 
 
@@ -15,17 +15,23 @@ class Axes(RowAxes, tag_field="operation", tag="attention", gc=False):
     """The axes of a prompt's attention. Optional axes that every row of a file has (`filed`) may lack in a frame."""
 
     operation: ClassVar[str] = "attention"
-    q_len: Count
-    kv_len: Count
-    batch: Count
-    mask: str | None = None
-    q_heads: Count | None = None
-    kv_heads: Count | None = None
-    head_dim: Count | None = None
-    dtype: str | None = None
-    window: Count | None = None
-    q_start: Position | None = None
-    buffer: Count | None = None
+    q_len: Annotated[Count, Said("queries, the tokens of the prompt")]
+    kv_len: Annotated[Count, Said("keys")]
+    batch: Annotated[Count, Said("sequences at once")]
+    mask: Annotated[str | None, Said("text that `Mask.from_spec` reads")] = None
+    q_heads: Annotated[Count | None, Said("query heads")] = None
+    kv_heads: Annotated[Count | None, Said("key and value heads")] = None
+    head_dim: Annotated[Count | None, Said("head size")] = None
+    dtype: Annotated[str | None, Said("of queries, keys and values")] = None
+    window: Annotated[Count | None, Said("null: none")] = None
+    q_start: Annotated[Position | None, Said("null: the queries are the last positions")] = None
+    buffer: Annotated[
+        Count | None,
+        Said(
+            "where the prompt stands at the start of a cache of so many slots: `q_start` 0, `kv_len` all slots; those "
+            "behind the prompt hold numbers and are masked off"
+        ),
+    ] = None
 
 
 def heads(axes: Mapping[str, Any]) -> str:

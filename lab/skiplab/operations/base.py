@@ -6,15 +6,34 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar
 
-import msgspec
 import numpy as np
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, inspect
 
 from skiplab.workload.problem import Problem
 
 LARGEST = 2**63 - 1
 Count = Annotated[int, Meta(ge=1, le=LARGEST)]
 Position = Annotated[int, Meta(ge=-LARGEST, le=LARGEST)]
+
+
+def Said(words: str) -> Meta:
+    """What a field of the schema means, for the documentation's tables."""
+    return Meta(description=words)
+
+
+def kind_of(annotated: inspect.Type) -> inspect.Type:
+    """A field's type in the schema, without what is said of it and without null."""
+    if isinstance(annotated, inspect.Metadata):
+        return kind_of(annotated.type)
+    if isinstance(annotated, inspect.UnionType):
+        kinds = [one for one in annotated.types if not isinstance(one, inspect.NoneType)]
+        return kind_of(kinds[0]) if len(kinds) == 1 else annotated
+    return annotated
+
+
+def fields_of(struct: type[Struct]) -> tuple[inspect.Field, ...]:
+    """The fields of the schema's structure."""
+    return inspect.type_info(struct).fields  # type: ignore[attr-defined]
 
 
 class RowAxes(Struct):
@@ -90,5 +109,5 @@ class Operation:
     @property
     def texts(self) -> tuple[str, ...]:
         """Those of its columns that hold text; the others hold numbers."""
-        kinds = {one.name: str(one.type) for one in msgspec.structs.fields(self.axes)}
-        return tuple(name for name in self.columns if "str" in kinds.get(name, ""))
+        texts = {one.name for one in fields_of(self.axes) if isinstance(kind_of(one.type), inspect.StrType)}
+        return tuple(name for name in self.columns if name in texts)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from skiplab.operations import attention
-from skiplab.operations.base import Baseline, Count, Operation, Predicted, RowAxes
+from skiplab.operations.base import Baseline, Count, Operation, Predicted, RowAxes, Said
 from skiplab.workload.decode import DecodeWorkload
 
 
@@ -13,16 +13,16 @@ class Axes(RowAxes, tag_field="operation", tag="decode", gc=False):
     """The axes of a decode step."""
 
     operation: ClassVar[str] = "decode"
-    q_len: Count
-    kv_len: Count
-    batch: Count
-    mask: str | None = None
-    q_heads: Count | None = None
-    kv_heads: Count | None = None
-    head_dim: Count | None = None
-    dtype: str | None = None
-    window: Count | None = None
-    buffer: Count | None = None
+    q_len: Annotated[Count, Said("new tokens")]
+    kv_len: Annotated[Count, Said("keys in the cache")]
+    batch: Annotated[Count, Said("sequences at once")]
+    mask: Annotated[str | None, Said("text that `Mask.from_spec` reads")] = None
+    q_heads: Annotated[Count | None, Said("query heads")] = None
+    kv_heads: Annotated[Count | None, Said("key and value heads")] = None
+    head_dim: Annotated[Count | None, Said("head size")] = None
+    dtype: Annotated[str | None, Said("of queries, keys and values")] = None
+    window: Annotated[Count | None, Said("null: none")] = None
+    buffer: Annotated[Count | None, Said("slots of the cache")] = None
 
 
 OPERATION = Operation(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
-from skiplab.operations.base import Baseline, Count, Operation, Predicted, RowAxes
+from skiplab.operations.base import Baseline, Count, Operation, Predicted, RowAxes, Said
 from skiplab.workload.linear import LinearWorkload, bits_per_weight
 
 
@@ -12,13 +12,13 @@ class Axes(RowAxes, tag_field="operation", tag="linear", gc=False):
     """The axes of a quantised linear layer."""
 
     operation: ClassVar[str] = "linear"
-    out_features: Count
-    in_features: Count
-    rows: Count
-    bits: Count
-    group_size: Count
-    dtype: str | None = None
-    symmetric: bool = False
+    out_features: Annotated[Count, Said("outputs")]
+    in_features: Annotated[Count, Said("inputs")]
+    rows: Annotated[Count, Said("of activations")]
+    bits: Annotated[Count, Said("of a code")]
+    group_size: Annotated[Count, Said("codes with one scale")]
+    dtype: Annotated[str | None, Said("of activations")] = None
+    symmetric: Annotated[bool, Said("no zero points")] = False
 
 
 OPERATION = Operation(

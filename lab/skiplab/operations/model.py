@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar
 
 from msgspec import Meta
 
-from skiplab.operations.base import LARGEST, Baseline, Count, Operation, Predicted, RowAxes
+from skiplab.operations.base import LARGEST, Baseline, Count, Operation, Predicted, RowAxes, Said
 from skiplab.workload.model import PHASES, ModelWorkload
 
 Phase = Annotated[str, Meta(pattern=f"^({'|'.join(PHASES)})$")]
@@ -18,16 +18,18 @@ class Axes(RowAxes, tag_field="operation", tag="model", gc=False):
     """The axes of a model that reads a prompt, or a step. config: of a model that `data/models` does not have."""
 
     operation: ClassVar[str] = "model"
-    phase: Phase
-    q_len: Count
-    depth: NotNegative = 0
-    model: str | None = None
-    bits: Count | None = None
-    group_size: Count | None = None
-    dtype: str | None = None
-    steps: Count | None = None
-    by_kind: bool = False
-    config: str | None = None
+    phase: Annotated[Phase, Said("prefill or decode")]
+    q_len: Annotated[Count, Said("tokens of the prompt, or of a step")]
+    depth: Annotated[NotNegative, Said("tokens before it")] = 0
+    model: Annotated[str | None, Said("name in `data/models`, or its own")] = None
+    bits: Annotated[Count | None, Said("of a code")] = None
+    group_size: Annotated[Count | None, Said("codes with one scale")] = None
+    dtype: Annotated[str | None, Said("of activations")] = None
+    steps: Annotated[Count | None, Said("timed one behind the other (decode)")] = None
+    by_kind: Annotated[
+        bool, Said("one layer of each kind was timed, run four times in a row, and the samples are sums with its count")
+    ] = False
+    config: Annotated[str | None, Said("the text of its config.json, where `data/models` has none of that name")] = None
 
 
 def _subject(axes: Mapping[str, Any]) -> str:

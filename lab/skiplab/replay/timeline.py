@@ -94,6 +94,9 @@ class Timeline:
         events += [{"ph": "M", "name": "process_sort_index", "pid": sm, "args": {"sort_index": sm}} for sm in self.sms]
         warps = {(one.sm, one.block, one.warp) for one in self.spans}
         threads = {key: number for number, key in enumerate(sorted(warps))}
+        for (sm, block, warp), number in threads.items():
+            named = {"name": f"block {block}, warp {warp}"}
+            events.append({"ph": "M", "name": "thread_name", "pid": sm, "tid": number, "args": named})
         first = min(one.start for one in self.spans)
         events += [self._event(one, first, threads[one.sm, one.block, one.warp]) for one in self.spans]
         path = Path(path)

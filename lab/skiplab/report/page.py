@@ -4,69 +4,55 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import html
 import json
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from skiplab import figures, thin
 from skiplab.figures import interactive, theme
 from skiplab.figures.frames import AXES
+from skiplab.measure.point import OTHER_DEVICE
 from skiplab.operations import DEFAULT_OPERATION, OPERATIONS, Baseline, Operation
 from skiplab.paths import file_name
 from skiplab.report.modules import MODULES
+from skiplab.report.points import data_of, of_frame, told_once
 from skiplab.report.rows import axis_text, records
-from skiplab.store import END, Run
+from skiplab.store import END, FLAGS, Run
 from skiplab.templates import render, trusted
-from skiplab.text import digits
+from skiplab.text import counted
 
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
 
-UNCLAIMED = {"busy", "bimodal", "impossible", "unchecked", "unconverged"}  # no speed-up is claimed on these
+UNCLAIMED = {"busy", "bimodal", "impossible", "unchecked", "unconverged", OTHER_DEVICE}
+"""Flags that no speed-up is claimed on."""
 LEGEND = {"orientation": "v", "x": 1.01, "xanchor": "left", "y": 1, "yanchor": "top"}  # beside: lines are many
 RAW_BYTES = 6_000_000
 """A run of more is not in its report: a browser would take long to open the page."""
-DOUBTS = {
-    "launch-bound": "called one by one it takes over 10 % longer than replayed: the host is the limit",
-    "l2-resident": "what a call reads was not rotated past five times the last cache",
-    "allocates": "the call takes device memory beyond its result",
-    "throttled": "the GPU had slowed its clocks while it was timed",
-    "busy": "other programs used over 5 % of the processor while it was timed",
-    "bimodal": "the samples fall into two groups",
-    "impossible": "faster than the machine's roofs allow: something is not measured right",
-    "unconverged": "the time budget ended before the median was sure to 0.5 %",
-    "tuned-elsewhere": "its tiles were tuned on another GPU of this compute capability",
-    "unchecked": "its result was not compared with the reference",
-}
-
-
-def write_report(run: Run, path: Path | str) -> Path:
-    """Write the run's report to `path` (one HTML file: plotly's 5 MB, and 15 more at most) and return the path."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(report_html(run), encoding="utf-8")
-    return path
 
 
 def report_html(run: Run) -> str:
-    """The report as text. Of a long run it shows a excerpt, and says of each figure and table what is left out."""
+    """The report as text. Of a long run figures and the table of times show an excerpt, and say what is left out."""
     from plotly.offline import get_plotlyjs
 
     table = run.frame()
     axes = (*OPERATIONS[run.operation].varying, "mask")
-    times, points = thin.by_setting(table, axes), thin.points(table)
+    times = thin.by_setting(table, axes)
+    drawn = report_figures(table)
     return "<!doctype html>\n" + render(
         "report.page", title=title(run), plotly=trusted(get_plotlyjs()), provenance=run.provenance,
         start=run.header.get("start", ""), summary=summary(table),
-        figures=[(_drawn(figure), text) for figure, text in report_figures(table)],
+        figures=[(_drawn(figure), text) for figure, text in drawn if not _is_blank(figure)],
+        blank=[(_reason(figure), text) for figure, text in drawn if _is_blank(figure)],
         base=OPERATIONS[run.operation].baseline.note, times=time_table(times.table), times_left_out=times.left_out,
-        points=point_table(points.table), points_left_out=points.left_out, flags=_doubts(table),
-        command=run.header.get("command", ""), header=header_table(run), raw=raw_data(run),
+        name=file_name(run.run_id, ""), points=data_of(of_frame(table)), flags=meanings(_flags(table)),
+        once=_told_once(table), command=run.header.get("command", ""), header=header_table(run), raw=raw_data(run),
     )  # fmt: skip
 
 
@@ -93,14 +79,17 @@ def summary(table: pd.DataFrame) -> str:
     doubtful: Any = table["flags"].isin(unclaimed)
     over = (base.contender, (*AXES, *(set(axes) - set(AXES))))
     ours, all_ours = (_ours_over(part, *over) for part in (table.loc[~doubtful], table))
+    if not len(all_ours):
+        return f"{text} No speed-up is claimed: no checked point of {base.ours} has one of {base.label} beside it."
     left_out = _left_out(table.loc[doubtful, "flags"], ours, all_ours, base)
     if not len(ours):
-        return f"{text} No speed-up is claimed: no pair of points is free of doubt.{left_out}" if left_out else text
+        return f"{text} No speed-up is claimed: no pair of points is free of doubt.{left_out}"
     best = records(ours.iloc[-1:])[0]
     told = [name for name in axes if not (name in operation.defaults or best[name] is None)]
     setting = ", ".join(_axis_words(operation, name, best) for name in told)
     words = _compared(best["speedup"], base.label)
-    return f"{text} {base.ours} is {words} ({setting}; results checked against float64).{left_out}"
+    flags = f"; flags: {best['flags']}" * bool(best["flags"])
+    return f"{text} {base.ours} is {words} ({setting}; results checked against float64{flags}).{left_out}"
 
 
 def _ours_over(table: pd.DataFrame, base: str, axes: tuple[str, ...]) -> Any:
@@ -114,7 +103,8 @@ def _left_out(flags: Any, ours: Any, all_ours: Any, base: Baseline) -> str:
     if not len(flags):
         return ""
     named = sorted({flag for text in flags for flag in text.split(", ")} & UNCLAIMED)
-    text = f" {len(flags)} flagged points ({', '.join(named)}) are left out of this"
+    verb = "is" if len(flags) == 1 else "are"
+    text = f" {counted(len(flags), 'flagged point')} ({', '.join(named)}) {verb} left out of this"
     best, most = (float(part["speedup"].iloc[-1]) if len(part) else 0.0 for part in (ours, all_ours))
     if most <= best * 1.05:
         return f"{text}."
@@ -179,24 +169,6 @@ def _cell(row: dict[str, Any] | None, base: float, base_name: str) -> str:
     return text if math.isnan(faster) or row["contender"] == base_name else f"{text} ({faster:.2f}x)"
 
 
-def point_table(table: pd.DataFrame) -> pd.DataFrame:
-    """Every point: time with quartiles, rates, error beside its tolerance, status, flags, and why it failed."""
-    import pandas as pd
-
-    numbers = ("median_ms", "low_ms", "high_ms", "useful_tflops", "gbps", "error", "tolerance")
-    operation = OPERATIONS[table["operation"].iloc[0]] if len(table) else None
-    axes, told = (operation.varying, operation.told) if operation else ((), ())
-    lines = [
-        {
-            "contender": row["contender"], **{name: axis_text(name, row) for name in axes},
-            "status": row["status"], **{name: digits(row[name]) for name in (*told, *numbers)},
-            "method": row["method"], "samples": row["samples"], "flags": row["flags"], "why": row["error_text"],
-        }
-        for row in records(table)
-    ]  # fmt: skip
-    return pd.DataFrame.from_records(lines)
-
-
 def header_table(run: Run) -> pd.DataFrame:
     """The header's entries, a line each."""
     import pandas as pd
@@ -206,10 +178,31 @@ def header_table(run: Run) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=["what", "value"])
 
 
-def _doubts(table: pd.DataFrame) -> list[tuple[str, str]]:
-    """Each flag of the run, and what it means."""
-    seen = sorted({flag for flags in table["flags"].unique() for flag in flags.split(", ") if flag})
-    return [(flag, DOUBTS.get(flag, "")) for flag in seen]
+def _flags(table: pd.DataFrame) -> Counter[str]:
+    """How many points have each flag."""
+    return Counter(flag for flags in table["flags"] for flag in flags.split(", ") if flag)
+
+
+def meanings(flags: Counter[str]) -> list[tuple[str, str, str]]:
+    """Each flag, how many points have it, and what it means."""
+    return [(flag, counted(count, "point"), FLAGS.get(flag, "")) for flag, count in sorted(flags.items())]
+
+
+def _told_once(table: pd.DataFrame) -> str:
+    """The axes that all points share, which the table of points does not repeat."""
+    return told_once(OPERATIONS[table["operation"].iloc[0]], records(table)) if len(table) else ""
+
+
+def _is_blank(figure: go.Figure) -> bool:
+    """Whether nothing is drawn in it: its points lack a partner, say."""
+    traces: Any = figure.data
+    return not any(len(values) for trace in traces for values in (trace.x, trace.y) if values is not None)
+
+
+def _reason(figure: go.Figure) -> str:
+    """What a blank figure says in its middle, as plain text."""
+    said: Any = figure.layout.annotations  # type: ignore[attr-defined]
+    return html.unescape(said[0].text) if said else "no point to draw"
 
 
 def _drawn(figure: go.Figure) -> str:

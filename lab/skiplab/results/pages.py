@@ -16,10 +16,11 @@ from skiplab.rated import rated
 from skiplab.report.model import with_rows
 from skiplab.results.declared import ALL, H100, H200
 from skiplab.results.tables import fill
-from skiplab.store import Run, frame, noted_runs, published, query, read_runs, recorded_llama_bench
+from skiplab.store import Run, documented, frame, noted_runs, published, query, read_runs, recorded_llama_bench
 from skiplab.workload import model_of
 
 PAGES = ("README.md", "data/RESULTS.md", "data/TARGETS.md")
+SCHEMA_PAGE = "data/README.md"
 PREFILL = ["sdpa", "blockskip", "flex", "flash-window", "fa3", "fa4", "flashinfer"]
 LAYERS = ("qkv", "o", "gate+up", "down")
 STEPS = ["blockskip", "blockskip-prefill", "sdpa-flash", "sdpa-cudnn", "flex", "fa3", "flashinfer"]
@@ -64,4 +65,6 @@ def write() -> list[Path]:
     for page in (root / name for name in PAGES):
         page.write_text(fill(page.read_text(encoding="utf-8"), page, ALL, runs), encoding="utf-8")
         written.append(page)
+    written.append(root / SCHEMA_PAGE)
+    written[-1].write_text(documented.fill(written[-1].read_text(encoding="utf-8")), encoding="utf-8")
     return written

@@ -1,4 +1,4 @@
-"""Rows of runs as one pandas table: `COLUMNS`, derived times and rates, and a filter."""
+"""Rows of runs as one pandas table: `COLUMNS`, derived times and rates."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from skiplab.contenders import contenders
 from skiplab.machine import Machine
 from skiplab.machine.roofline import roof_seconds
 from skiplab.operations import OPERATIONS, operation_of
+from skiplab.store.faults import fault
 from skiplab.store.keys import without_index
 from skiplab.store.reading import Rows
-from skiplab.store.schema import RowWork, Timed, fault
+from skiplab.store.schema import RowWork, Timed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -68,7 +69,13 @@ Column = list[Any] | np.ndarray
 
 def frame(runs: Run | Iterable[Run]) -> pd.DataFrame:
     """Rows of one or several runs as a pandas table with `COLUMNS`; of a point measured twice the last row counts."""
-    parts = [_columns(run) for run in (runs if isinstance(runs, Iterable) else [runs])]
+    runs = list(runs) if isinstance(runs, Iterable) else [runs]
+    return framed(runs, map(_held, runs))
+
+
+def framed(runs: Iterable[Run], held: Iterable[Mapping[str, Column]]) -> pd.DataFrame:
+    """The frame of runs, of what is held of the rows of each of them."""
+    parts = [_columns(run, columns) for run, columns in zip(runs, held, strict=True)]
     return table_of({name: _joined([part[name] for part in parts]) for name in COLUMNS})
 
 
@@ -90,9 +97,8 @@ def _joined(parts: Sequence[Column]) -> Column:
     return [value for part in parts for value in part]
 
 
-def _columns(run: Run) -> dict[str, Column]:
+def _columns(run: Run, held: Mapping[str, Column]) -> dict[str, Column]:
     """The run's points by column: each point once, at its first position, with its last measurement."""
-    held = _held(run)
     numbers = {name: np.asarray(held[name]) for name in NUMBERS}
     seconds = numbers["median_ms"] / 1e3
     return {
@@ -147,7 +153,7 @@ def _part(rows: list[Timed], share: Callable[[Any, Any], Any]) -> dict[str, Colu
     }  # fmt: skip
     counts = np.array([len(row.samples_ns) for row in rows], np.int64)
     samples = np.fromiter(chain.from_iterable(row.samples_ns for row in rows), np.int64, int(counts.sum()))
-    low, median, high = _quartiles_ms(samples, counts)
+    low, median, high = quartiles_ms(samples, counts)
     return {
         **{name: [share(value, value) for value in column] for name, column in texts.items()},
         **{name: _numbers(_axis(axes, name)) for name in SIZES},
@@ -183,19 +189,19 @@ def _numbers(column: Column) -> np.ndarray:
     return np.asarray(column, np.float64)
 
 
-def _quartiles_ms(samples_ns: np.ndarray, counts: np.ndarray) -> np.ndarray:
+def quartiles_ms(samples_ns: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """Low quartile, median and high one of each row's samples, milliseconds [3, rows]; nan without samples."""
-    quartiles = np.full((3, len(counts)), np.nan)
+    found = np.full((3, len(counts)), np.nan)
     starts = np.cumsum(counts) - counts
     for size in np.unique(counts[counts > 0]):  # rows of as many samples at once
         alike = np.flatnonzero(counts == size)
         values = samples_ns[starts[alike, None] + np.arange(size)]  # [rows, samples]
-        quartiles[:, alike] = _quartiles(values) / 1e6
-    return quartiles
+        found[:, alike] = quartiles(values) / 1e6
+    return found
 
 
-def _quartiles(values: np.ndarray) -> np.ndarray:
-    """Each row's quartiles [3, rows], with the bits of np.percentile, which takes three times as long for few rows."""
+def quartiles(values: np.ndarray) -> np.ndarray:
+    """Each row's quartiles [3, rows], with the bits of np.percentile in a third of its time; sorts the rows."""
     values.sort(axis=1)
     last = values.shape[1] - 1
     at = np.array((0.25, 0.5, 0.75)) * last
@@ -216,19 +222,3 @@ def _bound_ms(run: Run, useful_flops: np.ndarray, minimal_bytes: np.ndarray) -> 
         return np.full(len(useful_flops), np.nan)
     machine = Machine(run.device, run.header["device"].get("kind", ""), roof["bandwidth_gbps"], roof["tflops"])
     return np.maximum(*roof_seconds(useful_flops, minimal_bytes, machine)) * 1e3
-
-
-def query(table: pd.DataFrame, **wanted: Any) -> pd.DataFrame:
-    """Rows whose columns equal the given values, or lie in the given lists; None stands for no window.
-
-    Example: `query(frame, contender=["blockskip", "flex"], window=512, status="ok")`.
-    """
-    for name, value in wanted.items():
-        if name not in table.columns:
-            raise ValueError(f"query: no column {name!r}; there are {', '.join(table.columns)}")
-        values = list(value) if isinstance(value, list | tuple | set) else [value]
-        keep = table[name].isin([item for item in values if item is not None])
-        if None in values:
-            keep |= table[name].isna()
-        table = table.loc[keep]
-    return table

@@ -9,7 +9,8 @@ from typing import Any, overload
 
 import msgspec
 
-from skiplab.store.schema import FILED, SCHEMA, End, Header, Row, RunFileError, Timed, fault, with_end
+from skiplab.store.faults import fault
+from skiplab.store.schema import FILED, SCHEMA, End, Header, Row, RunFileError, Timed, with_end
 
 HEADER_START = b'{"record": "header", "schema": '
 RECORD_START = b'{"record": "'

@@ -1,14 +1,12 @@
-"""The schema of a run file's lines: what a reader checks, and what a writer may write.
+"""The schema of a run file's lines: what a reader checks, what a writer may write, and what each key means.
 
-`data/README.md` says in words what each key means. Keys that are not listed here are kept unchecked, so that a
+`documented.py` makes the tables in `data/README.md` of it. Keys that are not listed here are kept unchecked, so that a
 later version may add some. Counts fit in 64 bits, since a frame holds them as such; amounts are so small that rates and
 logarithms of them are doubles.
 """
 
 from __future__ import annotations
 
-import re
-import reprlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
@@ -16,7 +14,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from skiplab.operations import OPERATIONS
-from skiplab.operations.base import Count, RowAxes
+from skiplab.operations.base import Count, RowAxes, Said
 
 SCHEMA = 1
 STATUSES = ("ok", "wrong", "unsupported", "out-of-memory", "crashed", "timeout")
@@ -24,6 +22,7 @@ Amount = Annotated[float, Meta(ge=0, le=1e30)]
 PositiveFloat = Annotated[float, Meta(gt=0)]
 Difference = Annotated[float, Meta(ge=0)]
 Name = Annotated[str, Meta(min_length=1)]
+VersionNumber = Annotated[str, Meta(pattern=r"^\d{1,4}\.\d{1,4}$")]
 
 
 FILED = {one.axes: one.filed for one in OPERATIONS.values()}
@@ -43,51 +42,78 @@ class RunFileError(ValueError):
 class Device(Struct):
     """A header's `device`: what readers use of it."""
 
-    name: str
-    kind: str = ""
-    sms: Count | None = None
-    compute_capability: Annotated[str, Meta(pattern=r"^\d{1,4}\.\d{1,4}$")] | None = None
+    name: Annotated[str, Said("as figures say it")]
+    kind: Annotated[str, Said("`cpu` or `cuda`")] = ""
+    sms: Annotated[Count | None, Said("a GPU's multiprocessors")] = None
+    compute_capability: Annotated[VersionNumber | None, Said("a GPU's")] = None
 
 
 class Roof(Struct):
-    """A header's `roof`."""
+    """A header's `roof`: this device's, as measured."""
 
-    bandwidth_gbps: PositiveFloat
-    tflops: PositiveFloat
+    bandwidth_gbps: Annotated[
+        PositiveFloat,
+        Said(
+            "1e9 bytes/s, the better of a copy (read + written) and a read (in the three files of 2026-11-25 whose "
+            "header has no `operation`: of a copy)"
+        ),
+    ]
+    tflops: Annotated[PositiveFloat, Said("1e12 FLOP/s of a product")]
 
 
 class Header(Struct, tag_field="record", tag="header"):
     """The first line."""
 
-    schema: Count
-    run_id: Name
-    device: Device
-    operation: OperationName | None = None
-    command: str = ""
-    argv: list[str] = []
-    parameters: dict[str, Any] = {}
-    seed: int | None = None
-    git: dict[str, str | bool] | None = None
-    source_hash: str | None = None
-    python: str | None = None
-    torch: str | None = None
-    triton: str | None = None
-    cuda: str | None = None
-    cpu: str | None = None
-    threads: Count | None = None
-    roof: Roof | None = None
-    start: str = ""
-    end: str | None = None
+    schema: Annotated[Count, Said("1")]
+    run_id: Annotated[Name, Said("unique name")]
+    device: Annotated[
+        Device,
+        Said("beside these, of a GPU memory, L2, driver, power limit, clocks, ECC, MIG; a CPU's cores, cache, memory"),
+    ]
+    operation: Annotated[OperationName | None, Said("without it (older files) attention")] = None
+    command: Annotated[str, Said("the full command line that repeats the run")] = ""
+    argv: Annotated[list[str], Said("the command line as given, paths cut to names")] = []
+    parameters: Annotated[
+        dict[str, Any],
+        Said(
+            "the sweep: contenders, axes (q_len or kv_len, window (null: causal); layers, rows, bits, group sizes; "
+            "prompts, depths, new steps), shape, dtype, device, seed, seconds a point"
+        ),
+    ] = {}
+    seed: Annotated[int | None, Said("of the inputs")] = None
+    git: Annotated[
+        dict[str, str | bool] | None,
+        Said(
+            "`commit`, and `dirty`: whether tracked files differed from it, as in a copy of the tree that has "
+            "newer files than commits (`source_hash` tells which kernels ran); {} outside a checkout of ours, as "
+            "for an installed package"
+        ),
+    ] = None
+    source_hash: Annotated[str | None, Said("hash of the kernel package's sources")] = None
+    kernels: Annotated[
+        dict[str, dict[str, str]],
+        Said(
+            "users' kernels: `hash` of the source, and `from`, the file or module that `--from` is given; {} for one "
+            "that was made inside a function"
+        ),
+    ] = {}
+    python: Annotated[str | None, Said("version")] = None
+    torch: Annotated[str | None, Said("version")] = None
+    triton: Annotated[str | None, Said("version")] = None
+    cuda: Annotated[str | None, Said("version that torch was built for")] = None
+    cpu: Annotated[str | None, Said("the CPU's name and threads")] = None
+    threads: Annotated[Count | None, Said("CPU threads of torch")] = None
+    roof: Annotated[Roof | None, Said("this device's measured roofs")] = None
+    start: Annotated[str, Said("ISO 8601, UTC")] = ""
+    end: Annotated[str | None, Said("in a file it stands in the line that ends a run")] = None
+    left_out: Annotated[Any, Said("rows of the run that were taken out of the file, and why; most have none")] = None
 
 
 class End(Struct, tag_field="record", tag="end", omit_defaults=True):
-    """The line that ends a run, or a part of it where it was continued.
+    """The line that ends a run, or a part of it where it was continued."""
 
-    interrupted: whether it was stopped before its last point.
-    """
-
-    end: str
-    interrupted: bool = False
+    end: Annotated[str, Said("ISO 8601, UTC")]
+    interrupted: Annotated[bool, Said("whether Ctrl-C or a limit left points to measure")] = False
 
 
 END = End.__struct_fields__
@@ -104,11 +130,19 @@ def with_end(header: Mapping[str, Any], end: End | None) -> dict[str, Any]:
 class RowWork(Struct, gc=False):
     """FLOPs and bytes of one call."""
 
-    useful_flops: Amount
-    minimal_bytes: Amount
-    dense_flops: Amount | None = None
-    bytes: Amount | None = None
-    executed_flops: Amount | None = None
+    useful_flops: Annotated[Amount, Said("on pairs that the mask keeps")]
+    minimal_bytes: Annotated[
+        Amount,
+        Said(
+            "q, out and the keys and values that are seen, once; linear: packed weight, activations and output "
+            "once; a model: every packed weight, the cache and the logits once, nothing between the products"
+        ),
+    ]
+    dense_flops: Annotated[Amount | None, Said("on all pairs")] = None
+    bytes: Annotated[Amount | None, Said("moved by this contender, its mask included")] = None
+    executed_flops: Annotated[
+        Amount | None, Said("on pairs of visited tiles; null where a peer's tiles are not known")
+    ] = None
 
 
 class PlanFacts(Struct):
@@ -121,83 +155,104 @@ class PlanFacts(Struct):
 class Timed(Struct, tag_field="record", tag="point", gc=False):
     """The part of a row that a frame shows, decoded without the rest, which is most of a row's bytes."""
 
-    point: str
-    axes: Axes
-    contender: str
-    status: Literal["ok", "wrong", "unsupported", "out-of-memory", "crashed", "timeout"]
-    samples_ns: list[Count]
-    label: str | None = None
-    method: str | None = None
-    error: Difference | None = None
-    tolerance: Difference | None = None
-    flags: list[str] = []
-    error_text: str = ""
-    work: RowWork | None = None
-    parts_ns: dict[str, Amount] = {}
-    peak_bytes: Count | None = None
+    point: Annotated[str, Said("contender, config, workload, torch device, in words")]
+    axes: Annotated[Axes, Said("the workload, below")]
+    contender: Annotated[str, Said("its name in the lab")]
+    status: Annotated[
+        Literal["ok", "wrong", "unsupported", "out-of-memory", "crashed", "timeout"], Said("only `ok` has samples")
+    ]
+    samples_ns: Annotated[
+        list[Count],
+        Said(
+            "nanoseconds a call, in order, as measured. A `graph` sample is a replay of about 5 ms divided by its calls"
+        ),
+    ]
+    label: Annotated[str | None, Said("as figures say its name")] = None
+    method: Annotated[
+        str | None,
+        Said(
+            "`graph` (replay of a CUDA graph, inputs rotated over five times the L2), `eager` (single calls, L2 "
+            "flushed; a model's prompt with the host's share), `cpu`, `llama-bench` (as that program says)"
+        ),
+    ] = None
+    error: Annotated[Difference | None, Said("largest absolute difference from the same in float64")] = None
+    tolerance: Annotated[
+        Difference | None,
+        Said(
+            "what is allowed of it. Attention and decode: twice the error of torch's own result in the same dtype "
+            "plus one rounding of the dtype and of a score; linear is held against the product of the contender's "
+            "own operands: K float32 roundings of the sum of magnitudes, what the contender rounds of its weight, "
+            "and one rounding of the dtype; of a model logits of a short prompt, or of a step behind it, are "
+            "compared: twice what the same decoder in plain PyTorch is off by"
+        ),
+    ] = None
+    flags: Annotated[list[str], Said("what makes the number doubtful, below")] = []
+    error_text: Annotated[str, Said("why the status is not ok")] = ""
+    work: Annotated[RowWork | None, Said("FLOPs and bytes of one call, below")] = None
+    parts_ns: Annotated[
+        dict[str, Amount],
+        Said(
+            "of a model's decoder: nanoseconds of one call by part: `attention sliding`, `attention full`, each "
+            "product (`qkv`, `o`, `gate+up`, `down`, `head`), `pointwise` (everything else that runs), `gaps` "
+            "(nothing runs). On a GPU kernels' own time, and what the median has beside it; on a CPU a profiled "
+            "call's"
+        ),
+    ] = {}
+    peak_bytes: Annotated[
+        Count | None,
+        Said("the most memory while a model was timed: what torch held of a GPU's, on a CPU the whole process (Linux)"),
+    ] = None
 
 
 class Row(Timed, tag_field="record", tag="point", kw_only=True, gc=False):
     """A row, one point measured."""
 
-    key: str
-    device: str
-    torch_device: str = ""
-    config: list[int] | None = None
-    other_samples_ns: dict[str, list[Count]] = {}
-    clocks: dict[str, Any] = {}
-    plan: PlanFacts | None = None
-    source_hash: str = ""
+    key: Annotated[str, Said("what resuming looks for: `point` and the source hash")]
+    device: Annotated[str, Said("the device's name, the same as in the header")]
+    torch_device: Annotated[str, Said("where torch ran it, on a cluster a GPU by its index in its machine")] = ""
+    node: Annotated[str, Said("on a Ray cluster: the beginning of Ray's id of the machine. No other row has it")] = ""
+    config: Annotated[
+        list[int] | None,
+        Said("the tile config asked for; null: the contender's own choice, which `plan` tells for ours"),
+    ] = None
+    other_samples_ns: Annotated[
+        dict[str, list[Count]],
+        Said("the same by `eager` and `warm` (replay on one input) where `method` is `graph`"),
+    ] = {}
+    clocks: Annotated[
+        dict[str, Any],
+        Said(
+            "GPU: clocks in MHz, temperature in C and throttle reasons before and after. CPU: `others_share`, the "
+            "share of the cores that other programs used"
+        ),
+    ] = {}
+    plan: Annotated[
+        PlanFacts | None,
+        Said(
+            "what our attention chose: implementation, skip mode, tiles, whether query heads were packed, and "
+            "since routing which kernel and how many splits; `origin` of the tiles, where the row has it: `asked` "
+            "for, `tuned` on this device, `elsewhere` (then `tuned_on` names the device), or `table`; decode: "
+            "implementation, tiles, splits, origin; linear: implementation, kernel, its config, splits, origin "
+            "(older rows: nothing); a model: `layers`, all or one of each kind; llama.cpp: its build, batch sizes "
+            "and switches. FlexAttention: `kernel_options`, where torch's own tiles do not fit the GPU and "
+            "documented smaller ones were taken"
+        ),
+    ] = None
+    source_hash: Annotated[str, Said("of the kernels that this row was measured with")] = ""
+    kernel_hash: Annotated[str, Said("of a user's kernel: of its source")] = ""
 
 
-ALLOWED = {"status": STATUSES, "operation": OPERATIONS, "axes.operation": OPERATIONS, "record": ("point", "end")}
-_PATH = re.compile(r"(?P<reason>.*?)(?: - at `(?:key in )?\$(?P<path>.*)`)?", re.DOTALL)
-_STEP = re.compile(r"\.(\w+)|\[(\d+)\]")
-
-
-def fault(error: Exception, line: bytes | Mapping[str, Any], what: str) -> str:
-    """The error of a line that could not be decoded, or a record that could not be converted, in words.
-
-    what: `row` or `header`. Names the field, what it holds, and what is allowed.
-    """
-    if isinstance(error, RecursionError):
-        return "broken line: nested too deep"
-    if not isinstance(error, msgspec.ValidationError):
-        return f"broken line: {error}"
-    try:
-        record = msgspec.json.decode(line) if isinstance(line, bytes) else line
-    except (msgspec.DecodeError, RecursionError) as worse:
-        return f"broken line: {worse}"
-    if not isinstance(record, Mapping):
-        return f"a JSON object is expected, got {type(record).__name__}"
-    match = _PATH.fullmatch(str(error))
-    assert match is not None
-    return _in_words(match["reason"], (match["path"] or "").removeprefix("."), record, what)
-
-
-def _in_words(reason: str, path: str, record: Mapping[str, Any], what: str) -> str:
-    if reason.startswith("Object missing required field"):
-        name = reason.split("`")[1]
-        if name == "record":
-            return f"record is None; allowed are {' and '.join(map(repr, ALLOWED['record']))}"
-        return f"{path} lacks {name}" if path else f"the {what} lacks {', '.join(_missing(record, what))}"
-    value = _value(record, path)
-    if path in ALLOWED and reason.startswith("Invalid"):
-        verb = " is" if path == "record" else ""
-        return f"{path}{verb} {value}; allowed are {', '.join(ALLOWED[path])}"
-    return f"{path or what} {value}; {reason[0].lower()}{reason[1:]}"
-
-
-def _missing(record: Mapping[str, Any], what: str) -> list[str]:
-    fields = msgspec.structs.fields(Header if what == "header" else Row)
-    return [field.name for field in fields if field.required and field.name not in record]
-
-
-def _value(record: Any, path: str) -> str:
-    """The record's value at the path, shortened; followed as far as it exists."""
-    for name, number in _STEP.findall("." + path if path else ""):
-        try:
-            record = record[name if name else int(number)]
-        except (LookupError, TypeError):
-            break
-    return reprlib.repr(record)
+FLAGS: Mapping[str, str] = {
+    "launch-bound": "called one by one it takes over 10 % longer than replayed: the host is the limit",
+    "l2-resident": "what a call reads was not rotated past five times the last cache",
+    "allocates": "the call takes device memory beyond its result",
+    "throttled": "the GPU had slowed its clocks while it was timed, three times in a row",
+    "other-device": "another device of the same kind measured its workload's first points: no speed-up is of both",
+    "busy": "other programs used over 5 % of the processor while it was timed",
+    "bimodal": "the samples fall into two groups",
+    "impossible": "faster than the data sheet, or the measured roof where there is none, allows",
+    "unconverged": "the time budget ended before the median was sure to 0.5 %",
+    "tuned-elsewhere": "its tiles were tuned on another GPU of this compute capability",
+    "unchecked": "its result was not compared with the reference",
+}
+"""What makes a number doubtful, and what each means."""

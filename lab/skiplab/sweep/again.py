@@ -12,7 +12,7 @@ from skiplab.operations import operation_of
 from skiplab.store import Run, read_run
 from skiplab.sweep.grid import AnySweep
 from skiplab.sweep.modules import SWEEPS
-from skiplab.sweep.running import default_path, run_sweep
+from skiplab.sweep.running import run_sweep
 
 
 def sweep_of(operation: str, parameters: dict[str, Any]) -> AnySweep:
@@ -59,15 +59,12 @@ def rerun(run: Run | Path | str, *, device: str | None = None, path: Path | str 
     """
     old = run if isinstance(run, Run) else read_run(run)
     wanted = repeated(old, device)
-    return run_sweep(wanted, path or default_path(wanted, "rerun"), anew=True, **how)
+    return run_sweep(wanted, path, topic="rerun", fresh=True, **how)
 
 
 def _kernels(run: Run) -> Mapping[str, Mapping[str, str]]:
     """What the header says of users' kernels, by name, as `running.kernels_of` wrote it."""
-    held = run.header.get("kernels")
-    if not isinstance(held, Mapping):
-        return {}
-    return {name: facts if isinstance(facts, Mapping) else {} for name, facts in held.items()}
+    return run.header.get("kernels") or {}
 
 
 def _needed(facts: Mapping[str, str]) -> str:

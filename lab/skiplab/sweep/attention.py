@@ -11,10 +11,9 @@ from typing import Any, ClassVar
 import blockskip as bs
 from blockskip.arguments import integer
 
-from skiplab.machine import default_device
 from skiplab.store import Run
 from skiplab.sweep.grid import AnySweep
-from skiplab.sweep.running import run_sweep
+from skiplab.sweep.running import own_device, run_sweep
 from skiplab.workload import Workload
 
 DEFAULT_CONTENDERS = ("blockskip", "sdpa", "sdpa-causal", "flex")
@@ -80,6 +79,9 @@ def sweep(
     window: Iterable[int | None] | None = None,
     mask: Iterable[bs.Mask | str] | bs.Mask | str | None = None,
     device: str | None = None,
+    devices: Sequence[str] = (),
+    cluster: str | None = None,
+    gpu: str | None = None,
     path: Path | str | None = None,
     isolate: bool = True,
     progress: bool = True,
@@ -89,6 +91,8 @@ def sweep(
 
     path: the run file; None: one in `skiplab.paths.runs_directory()`, named by date, device and parameters. A run that
     was interrupted goes on; beside a finished one it is measured again, into `<name>-2`. What is done is printed.
+    devices: several of this machine, as ("cuda:0", "cuda:1"), in the place of `device`. cluster: a Ray cluster, `auto`
+    or ray://host:10001; gpu: which of its GPUs, by a part of their name. All as in `run_sweep`.
     window: None for those of `Sweep`, if no mask is given. mask: by text, or a Mask that has a text (one made of
     tensors or of a function has none: ValueError). shape: batch, q_heads, kv_heads, head_dim, dtype, buffer, seed,
     budget_s, as in `Sweep`.
@@ -98,9 +102,11 @@ def sweep(
     windows = Sweep.window if window is None and texts is None else window
     wanted = Sweep(
         tuple(contenders), tuple(q_len), None if windows is None else tuple(windows), mask=texts,
-        device=device or default_device(), **shape,
+        device=own_device(device, devices, cluster), **shape,
     )  # fmt: skip
-    return run_sweep(wanted, path, isolate=isolate, progress=progress, anew=True)
+    return run_sweep(
+        wanted, path, isolate=isolate, progress=progress, anew=True, devices=devices, cluster=cluster, gpu=gpu
+    )
 
 
 def mask_text(mask: bs.Mask | str) -> str:

@@ -8,10 +8,9 @@ from itertools import product
 from pathlib import Path
 from typing import Any, ClassVar
 
-from skiplab.machine import default_device
 from skiplab.store import Run
 from skiplab.sweep.grid import AnySweep
-from skiplab.sweep.running import run_sweep
+from skiplab.sweep.running import own_device, run_sweep
 from skiplab.workload import DecodeWorkload
 
 
@@ -55,14 +54,21 @@ def sweep_decode(
     kv_len: Iterable[int] = DecodeSweep.kv_len,
     window: Iterable[int | None] = DecodeSweep.window,
     device: str | None = None,
+    devices: Sequence[str] = (),
+    cluster: str | None = None,
+    gpu: str | None = None,
     path: Path | str | None = None,
     isolate: bool = True,
     progress: bool = True,
     **shape: Any,
 ) -> Run:
     """As `sweep`, of decode steps over numbers of keys and windows. shape: the other fields of `DecodeSweep`."""
-    wanted = DecodeSweep(tuple(contenders), tuple(kv_len), tuple(window), device=device or default_device(), **shape)
-    return run_sweep(wanted, path, isolate=isolate, progress=progress, anew=True)
+    wanted = DecodeSweep(
+        tuple(contenders), tuple(kv_len), tuple(window), device=own_device(device, devices, cluster), **shape
+    )
+    return run_sweep(
+        wanted, path, isolate=isolate, progress=progress, anew=True, devices=devices, cluster=cluster, gpu=gpu
+    )
 
 
 SWEEP = DecodeSweep

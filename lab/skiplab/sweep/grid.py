@@ -19,7 +19,7 @@ from blockskip.arguments import choice, integer, number
 from skiplab.contenders import contender
 from skiplab.machine import device_kind
 from skiplab.measure import Point
-from skiplab.store.schema import fault
+from skiplab.store.faults import fault
 from skiplab.workload import DTYPES, Problem
 
 

@@ -10,10 +10,9 @@ from typing import Any, ClassVar
 
 from blockskip.arguments import flag
 
-from skiplab.machine import default_device
 from skiplab.store import Run
 from skiplab.sweep.grid import AnySweep
-from skiplab.sweep.running import run_sweep
+from skiplab.sweep.running import own_device, run_sweep
 from skiplab.workload import LinearWorkload
 
 
@@ -57,6 +56,9 @@ def sweep_linear(
     shape: Iterable[tuple[int, int]] = LinearSweep.shape,
     rows: Iterable[int] = LinearSweep.rows,
     device: str | None = None,
+    devices: Sequence[str] = (),
+    cluster: str | None = None,
+    gpu: str | None = None,
     path: Path | str | None = None,
     isolate: bool = True,
     progress: bool = True,
@@ -68,8 +70,10 @@ def sweep_linear(
     fields: the other fields of `LinearSweep`.
     """
     layers = tuple((int(n), int(k)) for n, k in shape)
-    wanted = LinearSweep(tuple(contenders), layers, tuple(rows), device=device or default_device(), **fields)
-    return run_sweep(wanted, path, isolate=isolate, progress=progress, anew=True)
+    wanted = LinearSweep(tuple(contenders), layers, tuple(rows), device=own_device(device, devices, cluster), **fields)
+    return run_sweep(
+        wanted, path, isolate=isolate, progress=progress, anew=True, devices=devices, cluster=cluster, gpu=gpu
+    )
 
 
 SWEEP = LinearSweep

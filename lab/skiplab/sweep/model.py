@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from skiplab.contenders.ladder import same_as
-from skiplab.machine import default_device
 from skiplab.measure import Point
 from skiplab.store import Run
 from skiplab.sweep.grid import AnySweep
-from skiplab.sweep.running import run_sweep
+from skiplab.sweep.running import own_device, run_sweep
 from skiplab.workload import ModelWorkload
 from skiplab.workload.model import named_or_read
 
@@ -90,6 +89,9 @@ def sweep_model(
     depth: Iterable[int] = ModelSweep.depth,
     rows: Iterable[int] = ModelSweep.rows,
     device: str | None = None,
+    devices: Sequence[str] = (),
+    cluster: str | None = None,
+    gpu: str | None = None,
     path: Path | str | None = None,
     isolate: bool = True,
     progress: bool = True,
@@ -102,9 +104,11 @@ def sweep_model(
     name, config = named_or_read(model)
     wanted = ModelSweep(
         tuple(contenders), name, tuple(prompt), tuple(depth), tuple(rows), config=config,
-        device=device or default_device(), **fields,
+        device=own_device(device, devices, cluster), **fields,
     )  # fmt: skip
-    return run_sweep(wanted, path, isolate=isolate, progress=progress, anew=True)
+    return run_sweep(
+        wanted, path, isolate=isolate, progress=progress, anew=True, devices=devices, cluster=cluster, gpu=gpu
+    )
 
 
 SWEEP = ModelSweep

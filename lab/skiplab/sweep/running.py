@@ -2,83 +2,117 @@
 
 from __future__ import annotations
 
-import os
-import platform
-import shlex
-import sys
-import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol
 
-import torch
-
-from skiplab.contenders import contender
 from skiplab.contenders.base import is_collecting
-from skiplab.contenders.source import source_of, sources_of
-from skiplab.machine import Machine, describe, this_machine
+from skiplab.machine import Machine, default_device, describe, this_machine
 from skiplab.measure import Measurement, Point
+from skiplab.measure.point import OTHER_DEVICE
 from skiplab.measure.serving import bars_of_one_process
 from skiplab.measure.timing import THROTTLE_RETRIES, Cancelled
-from skiplab.paths import runs_directory, slug
-from skiplab.provenance import git_state, now, source_hash, triton_version
+from skiplab.paths import unused
+from skiplab.provenance import now, source_hash
 from skiplab.store import END, Run, RunWriter, file_to_begin, read_run
+from skiplab.store.keys import without_index
 from skiplab.sweep.grid import AnySweep, usable
-from skiplab.sweep.workers import Here, InChild, MeasureSettings, Worker, measured
+from skiplab.sweep.header import Site, default_path, run_header, site_of
+from skiplab.sweep.kernels import kernel_hash
+from skiplab.sweep.progress import Progress
+from skiplab.sweep.schedule import Dispatch, Home, home_of, measured
+from skiplab.sweep.workers import Here, InChild, MeasureSettings, Worker
 
 
-def run_header(sweep: AnySweep, topic: str, machine: Machine, folder: Path | None = None) -> dict[str, Any]:
-    """The header of a run file; without host names and user paths. folder: the run file's, as of `kernels_of`."""
-    kernels = kernels_of(sweep, folder or runs_directory())
-    identity = describe(sweep.device)
-    day = datetime.now(UTC).date().isoformat()
-    return {
-        "run_id": f"{day}-{slug(identity['name'])}-{slug(topic)}-{uuid.uuid4().hex[:6]}",
-        "argv": [Path(sys.argv[0]).name, *(_without_path(word) for word in sys.argv[1:])],
-        "operation": sweep.operation, "command": with_origins(sweep.command(), kernels), "seed": sweep.seed,
-        "parameters": asdict(cast(Any, sweep)),
-        "git": git_state(),
-        "source_hash": source_hash(), "python": platform.python_version(), "torch": torch.__version__,
-        "triton": triton_version(), "cuda": torch.version.cuda, "device": identity,
-        "threads": torch.get_num_threads(), "cpu": describe("cpu")["name"],
-        "roof": machine.roof(), "start": now(), **({"kernels": kernels} if kernels else {}),
-    }  # fmt: skip
+class SweepRunner(Protocol):
+    """Where a sweep is measured: devices of one kind and name, with a worker each; `site`: what a header says of it."""
+
+    site: Site
+
+    def machine(self, dtype: str) -> Machine:
+        """One of the devices, with its measured roofs."""
+        ...
+
+    def workers(self, settings: MeasureSettings) -> Sequence[Worker]:
+        """A worker for each device; whoever measures with them closes them."""
+        ...
+
+    def close(self) -> None:
+        """Release what is not a worker's."""
+        ...
 
 
-def kernels_of(sweep: AnySweep, folder: Path) -> dict[str, dict[str, str]]:
-    """The users' kernels of a sweep: `hash` and `from` of each, by name; {} for one that is made inside a function.
+class Local:
+    """Devices of this machine, each with a child process, or the one device in this process."""
 
-    Those of a notebook are written to `folder`, so that there is a file to name.
+    def __init__(self, own: str, devices: Sequence[str], isolate: bool):
+        self._devices, self._isolate = tuple(devices) or (own,), isolate
+        _check_devices(own, self._devices, isolate)
+        self.site = site_of(self._devices[0])
+
+    def machine(self, dtype: str) -> Machine:
+        return this_machine(self._devices[0], dtype)
+
+    def workers(self, settings: MeasureSettings) -> Sequence[Worker]:
+        return [(InChild if self._isolate else Here)(device, settings) for device in self._devices]
+
+    def close(self) -> None:
+        """Nothing to release."""
+
+
+@contextmanager
+def opened(
+    sweep: AnySweep,
+    devices: Sequence[str],
+    cluster: str | None,
+    gpu: str | None,
+    isolate: bool,
+    say: Callable[[str], None],
+) -> Iterator[SweepRunner]:
+    """The runner for a sweep, closed when the block is left; ValueError where the options do not fit each other."""
+    if cluster is None:
+        if gpu is not None:
+            raise ValueError(f"gpu: got {gpu!r} without a cluster; it chooses among the GPUs of one")
+        runner: SweepRunner = Local(sweep.device, devices, isolate)
+    else:
+        if devices or not isolate:
+            other = f"devices {', '.join(devices)}" if devices else "isolate=False"
+            raise ValueError(f"cluster: got {cluster} beside {other}; its workers measure in child processes of theirs")
+        from skiplab.sweep.cluster import Cluster
+
+        runner = Cluster(cluster, sweep.device, gpu, say)
+    try:
+        yield runner
+    finally:
+        runner.close()
+
+
+@dataclass(frozen=True)
+class Where:
+    """Where to measure: `device` names the sweep; several devices of this machine, or a cluster, if given."""
+
+    device: str
+    devices: tuple[str, ...] = ()
+    cluster: str | None = None
+    gpu: str | None = None
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """As `run_sweep` takes it."""
+        return {"devices": self.devices, "cluster": self.cluster, "gpu": self.gpu}
+
+
+def own_device(device: str | None, devices: Sequence[str] = (), cluster: str | None = None, dash: str = "") -> str:
+    """The device that a sweep is named after: as given, the first of several, `cuda` of a cluster, else the default.
+
+    ValueError for several devices beside another choice; dash: what stands before options' names in it.
     """
-    entries = [contender(name, sweep.operation) for name in getattr(sweep, "contenders", ())]
-    sources = sources_of(entries)
-    for source in sources.values():
-        source.keep(folder)
-    users = (entry.name for entry in entries if not entry.is_own)
-    return {
-        name: {"hash": sources[name].hash, "from": sources[name].origin(folder)} if name in sources else {}
-        for name in users
-    }
-
-
-def with_origins(command: str, kernels: Mapping[str, Mapping[str, str]]) -> str:
-    """The command with `--from` for the files of its kernels."""
-    files = dict.fromkeys(one["from"] for one in kernels.values() if one)
-    return " ".join([command, *(f"--from {shlex.quote(file)}" for file in files)])
-
-
-def _without_path(word: str) -> str:
-    return Path(word).name if os.sep in word else word
-
-
-def default_path(sweep: AnySweep, topic: str) -> Path:
-    """`<date>-<device>-<topic>-<parameters>.jsonl` in `runs_directory()`: the same sweep has a name a day."""
-    day = datetime.now(UTC).date().isoformat()
-    device = slug(describe(sweep.device)["name"])
-    return runs_directory() / f"{day}-{device}-{slug(topic)}-{sweep.key}.jsonl"
+    other = f"device {device}" if device is not None else f"cluster {cluster}" if cluster is not None else None
+    if devices and other:
+        raise ValueError(f"{dash}devices: got {','.join(devices)} beside {dash}{other}; give one of them")
+    return device or (devices[0] if devices else "cuda" if cluster is not None else default_device())
 
 
 def run_sweep(
@@ -86,15 +120,19 @@ def run_sweep(
     path: Path | str | None = None,
     *,
     topic: str | None = None,
+    folder: Path | None = None,
+    fresh: bool = False,
     on_start: Callable[[Run], None] | None = None,
-    on_point: Callable[[Point], None] = lambda point: None,
     on_measurement: Callable[[Measurement], None] | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
     cancelled: Callable[[], bool] = lambda: False,
     progress: bool = True,
     isolate: bool = True,
     again: Collection[str] = (),
     retries: int = THROTTLE_RETRIES,
     devices: Sequence[str] = (),
+    cluster: str | None = None,
+    gpu: str | None = None,
     anew: bool = False,
     say: Callable[[str], None] = print,
 ) -> Run:
@@ -103,57 +141,109 @@ def run_sweep(
     ValueError, and the file stays as it is, where it is no run, one of other parameters, or being written by another.
     When cancelled, or interrupted by Ctrl-C, it keeps what was measured and notes that; the same call continues.
 
-    path: the JSONL file, continued if it exists; None is `default_path` with the topic (default: the operation).
+    path: the JSONL file, continued if it exists; None is `default_path` with the topic (default: the operation), in
+        this folder (default: that of the user's runs); with `fresh` a file that is not there yet.
     on_start: called with the run in the file, once that is repaired, before the first point is measured.
-    on_point: called with each point before it is measured.
     on_measurement: called after each row is on the disk.
+    on_progress: called when a device begins a point, and when it has measured it.
     cancelled: asked several times a second; what has been measured is kept.
     isolate: measure in a child process, which a crash or a timeout ends; without it everything happens in this one.
     again: statuses and flags (`crashed`, `busy`) whose points are measured once more; a point's later row counts.
     retries: how often the samples of a throttled GPU are taken again, after a pause.
-    anew: measure again, beside a file whose run is finished (`store.file_to_begin`); `say` is told of which file.
     devices: those that measure side by side, all of one kind and name; by default the sweep's own alone. A row says
-        which one it is of; the points of one workload are measured on one.
+        which one it is of; the points of one workload are measured on one. A point whose worker is lost is measured by
+        another one, and flagged where others of its workload are of another device.
+    cluster: a Ray cluster that measures instead, `auto` or ray://host:10001, on all of its GPUs that are free (or on
+        its CPUs, by the sweep's device); its nodes have the same skiplab. gpu: of GPUs of several names those that have
+        this text in theirs.
+    anew: measure again, beside a file whose run is finished (`store.file_to_begin`); `say` is told of which file, and
+        of workers that are lost.
     """
-    from tqdm.auto import tqdm
-
     if is_collecting():
         raise ValueError(
             "sweep: is called by a file that is being read for its kernels; above the call this line is missing: "
             'if __name__ == "__main__":'
         )
-    bars_of_one_process()
-    topic = topic or sweep.operation
-    path = Path(path) if path is not None else default_path(sweep, topic)
-    devices = tuple(devices) or (sweep.device,)
-    _check_devices(sweep, devices, isolate)
     points = sweep.points()  # before there is a file: a sweep that cannot be leaves none
-    machine = this_machine(sweep.device, sweep.dtype)
-    header = run_header(sweep, topic, machine, path.parent)
-    if anew:
-        path, which = file_to_begin(path, header)
-        if which:
-            say(which)
-    with RunWriter(path, header) as writer:
-        if on_start is not None:
-            on_start(writer.run)
-        settled = writer.settled(again)
-        points = [point for point in points if row_key(point) not in settled]
-        settings = MeasureSettings(sweep.seed, sweep.budget_s, {"machine": machine, "retries": retries})
-        workers: list[Worker] = [(InChild if isolate else Here)(device, settings) for device in devices]
-        bar = tqdm(total=len(points), unit="point", disable=not progress, desc="measured")
+    topic = topic or sweep.operation
+    with opened(sweep, devices, cluster, gpu, isolate, say) as runner:
+        machine = runner.machine(sweep.dtype)
+        beside = Path(path).parent if path is not None else folder
+        header = run_header(sweep, topic, machine, runner.site, beside)
+        if path is None:
+            path = default_path(sweep, topic, runner.site, folder)
+            path = unused(path) if fresh else path
+        if anew:
+            path, which = file_to_begin(Path(path), header)
+            if which:
+                say(which)
+        with RunWriter(path, header) as writer:
+            if on_start is not None:
+                on_start(writer.run)
+            settled = writer.settled(again)
+            homes = _homes(writer.run, points)
+            left = [point for point in points if row_key(point) not in settled]
+            settings = MeasureSettings(sweep.seed, sweep.budget_s, {"machine": machine, "retries": retries})
+            shown = _Shown(len(left), progress, on_progress)
+            dispatch = Dispatch(left, runner.workers(settings), cancelled, shown.begun, say, homes)
+            with ending(writer), shown.bar, closing(measured(dispatch)) as measurements:
+                for taken in measurements:
+                    writer.append(_row(taken, runner.site, homes))
+                    shown.ended(taken)
+                    if on_measurement is not None:
+                        on_measurement(taken)
+            return writer.run
 
-        def starting(point: Point) -> None:
-            bar.set_postfix_str(f"{point.contender}, {point.workload.size}", refresh=True)
-            on_point(point)
 
-        with ending(writer), bar, closing(measured(points, workers, cancelled, starting)) as measurements:
-            for taken in measurements:
-                writer.append(row_of(taken))
-                bar.update()
-                if on_measurement is not None:
-                    on_measurement(taken)
-        return writer.run
+class _Shown:
+    """The progress as a bar in the terminal or the notebook, and as `on_progress` is told it."""
+
+    def __init__(self, total: int, visible: bool, on_progress: Callable[[Progress], None] | None):
+        from tqdm.auto import tqdm
+
+        bars_of_one_process()
+        self.bar = tqdm(total=total, unit="point", disable=not visible, desc="measured")
+        self._now, self._heard = Progress(total), on_progress or (lambda progress: None)
+        self._names: dict[Worker, str] = {}
+        self._at: dict[str, str] = {}
+
+    def begun(self, worker: Worker, point: Point) -> None:
+        name = self._names.setdefault(worker, self._free_name(worker))
+        self._at[point.key] = name
+        self._now = self._now.begun(name, replace(point, device=""))
+        self.bar.set_postfix_str(str(self._now), refresh=True)
+        self._heard(self._now)
+
+    def ended(self, taken: Measurement) -> None:
+        self._now = self._now.ended(self._at.pop(taken.point.key))
+        self.bar.update()
+        self._heard(self._now)
+
+    def _free_name(self, worker: Worker) -> str:
+        """The worker's device; `cpu #2` for the second one on a CPU."""
+        name = f"{worker.device} of {worker.node}" if worker.node else worker.device
+        count = sum(other.partition(" #")[0] == name for other in self._names.values())
+        return f"{name} #{count + 1}" if count else name
+
+
+def _homes(run: Run, points: Iterable[Point]) -> dict[str, Home]:
+    """By a workload's key the device on which the run's first points of it were measured."""
+    workloads = {point.key: point.workload.key() for point in points}
+    homes: dict[str, Home] = {}
+    for row in run.rows:
+        workload = workloads.get(without_index(row["point"]))
+        if workload is not None and row["status"] == "ok" and OTHER_DEVICE not in row.get("flags", ()):
+            homes.setdefault(workload, home_of(row.get("torch_device", ""), row.get("node", "")))
+    return homes
+
+
+def _row(taken: Measurement, site: Site, homes: dict[str, Home]) -> dict[str, Any]:
+    """The row to be written; flagged if the workload's first points were measured on another device."""
+    home = home_of(taken.point.device, taken.node)
+    if taken.status == "ok" and homes.setdefault(taken.point.workload.key(), home) != home:
+        taken = replace(taken, flags=(*taken.flags, OTHER_DEVICE))
+    taken = replace(taken, device_name=taken.device_name or site.device["name"])
+    return row_of(taken)
 
 
 def appended(path: Path, rows: Iterable[Mapping[str, Any]]) -> Run:
@@ -170,7 +260,7 @@ def appended(path: Path, rows: Iterable[Mapping[str, Any]]) -> Run:
         return writer.finish(now())
 
 
-def _check_devices(sweep: AnySweep, devices: Sequence[str], isolate: bool) -> None:
+def _check_devices(own: str, devices: Sequence[str], isolate: bool) -> None:
     """ValueError for devices that are missing, or whose rows cannot be in one run."""
     for device in devices:
         if not usable(device):
@@ -179,15 +269,13 @@ def _check_devices(sweep: AnySweep, devices: Sequence[str], isolate: bool) -> No
         raise ValueError(
             f"devices: got {', '.join(devices)} with isolate=False; in this process there is one at a time"
         )
-    gpus = [device for device in devices if device != "cpu"]
-    if twice := [device for device in gpus if gpus.count(device) > 1]:
-        raise ValueError(f"devices: {twice[0]} is there twice; each GPU measures one point at a time")
+    homes = [home_of(device) for device in devices if device != "cpu"]
+    if twice := [device for device in devices if homes.count(home_of(device)) > 1]:
+        raise ValueError(f"devices: {twice[-1]} is there twice; each GPU measures one point at a time")
     names = {device: describe(device)["name"] for device in devices}
-    own = describe(sweep.device)["name"]
-    if other := [f"{device} is {name}" for device, name in names.items() if name != own]:
-        raise ValueError(
-            f"devices: {other[0]}, and the sweep's {sweep.device} is {own}; a run is of one kind of device"
-        )
+    first = describe(own)["name"]
+    if other := [f"{device} is {name}" for device, name in names.items() if name != first]:
+        raise ValueError(f"devices: {other[0]}, and the sweep's {own} is {first}; a run is of one kind of device")
 
 
 @contextmanager
@@ -204,20 +292,14 @@ def ending(writer: RunWriter) -> Iterator[None]:
         writer.finish(now())
 
 
-def row_of(taken: Measurement) -> dict[str, Any]:
-    """A measurement's row, with the key and the hashes of what it measured."""
-    kernel = kernel_hash(taken.point)
-    hashes = {"source_hash": source_hash(), **({"kernel_hash": kernel} if kernel else {})}
-    return {**taken.row(), "key": row_key(taken.point), **hashes}
-
-
 def row_key(point: Point) -> str:
     """The key by which resuming finds a row: point and kernel sources (device and versions are in the header)."""
     kernel = kernel_hash(point)
     return f"{point.key} | {source_hash()}" + (f" | {kernel}" if kernel else "")
 
 
-def kernel_hash(point: Point) -> str:
-    """The hash of a user's kernel; '' for the lab's own, and for one without a source."""
-    source = source_of(contender(point.contender, point.workload.operation))
-    return "" if source is None else source.hash
+def row_of(taken: Measurement) -> dict[str, Any]:
+    """A measurement's row, with the key and the hashes of what it measured."""
+    kernel = kernel_hash(taken.point)
+    hashes = {"source_hash": source_hash(), **({"kernel_hash": kernel} if kernel else {})}
+    return {**taken.row(), "key": row_key(taken.point), **hashes}

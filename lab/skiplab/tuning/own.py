@@ -185,7 +185,7 @@ def tuned(
     sweep: Any = wanted
     path = Path(path) if path is not None else default_path(sweep, f"tune-{wanted.kernel}")
     machine = this_machine(wanted.device, wanted.sweep.dtype)
-    header = run_header(sweep, "tune", machine, path.parent)
+    header = run_header(sweep, "tune", machine, folder=path.parent)
     path, which = file_to_begin(path, header)
     if which:
         say(which)

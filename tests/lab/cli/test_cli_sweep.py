@@ -13,6 +13,8 @@ from skiplab.cli import run as cli_run
 from skiplab.cli import sweep as cli_sweep
 from skiplab.contenders import contender, kernel
 from skiplab.store import read_run
+from skiplab.sweep import Progress
+from skiplab.sweep.progress import OnDevice
 from skiplab.workload import model_of
 
 
@@ -153,6 +155,21 @@ def test_rerun_says_what_differs(skiplab, tmp_path):
     assert "Time new / time old" in out and "4 points ok in both" in out
 
 
+def test_a_rerun_on_another_device_compares_no_times(skiplab, tmp_path):
+    skiplab(*SWEEP, "--run", "run.jsonl")
+    header, *rows = map(json.loads, (tmp_path / "run.jsonl").read_text().splitlines())
+    here = header["device"]["name"]
+    lines = [
+        header | {"device": {**header["device"], "name": "A GPU"}},
+        *(row | {"device": "A GPU"} for row in rows[:-1]),
+    ]
+    (tmp_path / "old.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    code, out, err = skiplab("rerun", "old.jsonl", "--out", "new.jsonl")
+    assert code == 0, err
+    assert f"device name: A GPU -> {here}" in out and "ratio" not in out
+    assert f"Times of different devices are not compared: A GPU, then {here}." in out
+
+
 def test_a_broken_run_names_file_and_line(skiplab, tmp_path):
     (tmp_path / "bad.jsonl").write_text("{}\n")
     code, _, err = skiplab("rerun", "bad.jsonl")
@@ -168,11 +185,24 @@ def test_the_first_of_several_devices_is_the_sweeps(skiplab, monkeypatch):
         raise ValueError("enough")
 
     monkeypatch.setattr(cli_run, "run_sweep", run_sweep)
-    for command in ("sweep", "decode", "linear"):
-        code, _, err = skiplab(command, "--devices", "cpu,cpu")
+    for command in ("sweep", "decode", "linear", "model laptop"):
+        code, _, err = skiplab(*command.split(), "--devices", "cpu,cpu")
         assert (code, err) == (2, "skiplab: enough\n")
-        code, _, err = skiplab(command, "--devices", "cpu,cpu", "--device", "cpu")
+        code, _, err = skiplab(*command.split(), "--devices", "cpu,cpu", "--device", "cpu")
         assert (code, err) == (2, "skiplab: --devices: got cpu,cpu beside --device cpu; give one of them\n")
-        code, _, err = skiplab(command, "--devices", "cpu,cuda:98")
+        code, _, err = skiplab(*command.split(), "--devices", "cpu,cuda:98")
         assert code == 2 and "torch sees no cuda:98 here" in err
-    assert asked == [("cpu", ("cpu", "cpu"))] * 3
+    assert asked == [("cpu", ("cpu", "cpu"))] * 4
+
+
+def test_it_says_how_many_points_each_of_several_devices_measured(skiplab, monkeypatch):
+    run_sweep = cli_run.run_sweep
+
+    def on_two(wanted, path, *, on_progress, **named):
+        on_progress(Progress(4, 4, None, {"cuda:0": OnDevice(3), "cuda:1": OnDevice(1)}))
+        return run_sweep(wanted, path, **named)
+
+    monkeypatch.setattr(cli_run, "run_sweep", on_two)
+    assert "points by device: cuda:0 3, cuda:1 1\nrun: " in skiplab(*SWEEP, "--run", "run.jsonl")[1]
+    monkeypatch.setattr(cli_run, "run_sweep", run_sweep)
+    assert "points by device" not in skiplab(*SWEEP, "--run", "run.jsonl")[1]

@@ -13,7 +13,7 @@ def toy(
 ) -> None:  # fmt: skip
     """Measure doublings."""
     wanted = ToySweep(width=options.numbers("--width", width) or ToySweep.width, budget_s=budget)
-    measure(wanted, run, report, table, None, False)
+    measure(wanted, options.where(wanted.device), run, report, table, None, False)
 
 
 COMMAND = toy

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from threading import RLock
@@ -14,20 +14,20 @@ import pandas as pd
 from skiplab.figures import static
 from skiplab.figures.charts import Chart, is_empty
 from skiplab.figures.frames import by_method
-from skiplab.machine import default_device, device_name, known_gpus
+from skiplab.machine import known_gpus
 from skiplab.measure import Measurement, Point
 from skiplab.operations import DEFAULT_OPERATION
 from skiplab.paths import data_path, file_name, inside, runs_directory
 from skiplab.store import Run, frame, read_run
-from skiplab.sweep import AnySweep, default_path, run_sweep
+from skiplab.sweep import AnySweep, Progress, Where, run_sweep
 from skiplab.widgets import controls
 from skiplab.widgets.fallback import Pictured
 from skiplab.widgets.live import LiveChart
-from skiplab.widgets.session import run_of
 from skiplab.widgets.sweep.form import FormControls
 from skiplab.widgets.sweep.forms import FORMS
 from skiplab.widgets.sweep.settings import PanelForm
 from skiplab.widgets.sweep.stored import stored
+from skiplab.widgets.sweep.where import WhereControls
 from skiplab.widgets.worker import BackgroundWorker, IsCancelled, Stages
 
 PREDICTED = "predicted: "
@@ -38,7 +38,8 @@ class SweepPanel(Pictured, w.VBox):
     """A sweep with buttons; its rows go to a run file as they come, and the same sweep again goes on where it stopped.
 
     operation: attention, decode, linear or model, which may be changed in the panel. contenders: those ticked at first
-    (None: a few). budget_s: the most seconds of timing a point. fields: first values of the operation's settings:
+    (None: a few). budget_s: the most seconds of timing a point. devices, cluster, gpu: where it measures at first, as
+    `run_sweep` has them. fields: first values of the operation's settings:
     q_len, window (None is plain causal), model (a name of `skiplab.MODELS`), dtype; of decode kv_len, window, buffer,
     model, dtype; of linear shape, rows, bits, group_size, dtype; of model model (a name in `data/models`), prompt,
     depth, rows, new, bits, dtype. `frame()` is all that is shown, `run` the last run.
@@ -52,6 +53,9 @@ class SweepPanel(Pictured, w.VBox):
         budget_s: float = 2.0,
         directory: Path | str | None = None,
         isolate: bool = True,
+        devices: Sequence[str] = (),
+        cluster: str | None = None,
+        gpu: str | None = None,
         **fields: Any,
     ):
         if operation not in FORMS:
@@ -63,12 +67,15 @@ class SweepPanel(Pictured, w.VBox):
         self._worker = BackgroundWorker(self._failed, self._ended)
         self._state, self._changing = RLock(), False  # the worker draws too, from its thread
         self._measurements: dict[str, list[Measurement]] = {name: [] for name in FORMS}
+        self._began: dict[str, Run] = {}
+        self._where = WhereControls(devices, cluster, gpu)
         self.run: Run | None = None
         self._stage = ("", "")  # of which operation something is measured now, and what
         self._build(operation, budget_s)
         columns = w.HBox([self._settings(), self._over()])
         columns.add_class("skiplab-columns")
-        super().__init__([controls.style(), columns, self._buttons(), self._problem, self._left_out, self.figure])
+        below = [self._by_device, self._problem, self._left_out, self.figure]
+        super().__init__([controls.style(), columns, self._buttons(), *below])
         self.add_class("skiplab-page")
         self.add_class("skiplab-sweep")
         self._draw()
@@ -90,7 +97,7 @@ class SweepPanel(Pictured, w.VBox):
 
     def sweep(self) -> AnySweep:
         """The sweep that the controls describe; ValueError says which field cannot be read."""
-        return self.controls.sweep(self._budget.value)
+        return self.controls.sweep(self._budget.value, self._where.where.device)
 
     def frame(self) -> pd.DataFrame:
         """All rows that the figure draws: those measured here, and the runs laid over them."""
@@ -108,8 +115,8 @@ class SweepPanel(Pictured, w.VBox):
         self._measurements[self.operation] = []
         self.run = None
         self._busy(True)
-        form = self.form
-        self._worker.submit(lambda cancelled: self._run(sweep, form, cancelled))
+        form, where, name = self.form, self._where.where, self._where.name
+        self._worker.submit(lambda cancelled: self._run(sweep, form, where, name, cancelled))
 
     def cancel(self) -> None:
         """Stop; the run file keeps what was measured, and the same sweep continues from there."""
@@ -146,12 +153,15 @@ class SweepPanel(Pictured, w.VBox):
         self._view = controls.choice("Figure", self.form.views, next(iter(self.form.views)), "view", "480px")
         self._folder = w.Text(".", description="Folder", layout=w.Layout(width="240px"))
         self._bar = w.IntProgress(layout=w.Layout(width="160px"))
-        self._status, self._problem, self._left_out = w.HTML(), w.HTML(), w.HTML()
+        self._status, self._by_device, self._problem, self._left_out = (w.HTML() for _ in range(4))
         self._bar.layout.visibility = "hidden"
         self.figure = LiveChart()
         self._operation.observe(lambda _: self._change(), "value")
         self._stored.observe(lambda _: self._draw(), "value")
         self._view.observe(lambda _: self._draw(), "value")
+        self._where.choice.observe(lambda _: self._moved(), "value")
+        self._run_button = controls.button("Run", "play", "", self.start, "run", True)
+        self._moved()
         self._listen()
 
     def _choices(self) -> list[tuple[str, str]]:
@@ -164,7 +174,7 @@ class SweepPanel(Pictured, w.VBox):
 
     def _settings(self) -> w.Widget:
         timing = w.HBox([self._budget, w.Label("seconds at most")])
-        return w.VBox([self._operation, self._form_box, timing])
+        return w.VBox([self._operation, self._form_box, timing, self._where])
 
     def _over(self) -> w.Widget:
         hint = w.HTML(controls.hint("Ctrl-click (or Ctrl+Space) lays several over the figure."))
@@ -174,8 +184,6 @@ class SweepPanel(Pictured, w.VBox):
                        controls.heading("Figure"), self._view, w.HBox([self._folder, save])])  # fmt: skip
 
     def _buttons(self) -> w.Widget:
-        here = f"Measure on {device_name(default_device())}"
-        self._run_button = controls.button("Run", "play", here, self.start, "run", True)
         self._cancel = controls.button("Cancel", "stop", "Stop; what is measured is kept", self.cancel, "cancel")
         self._busy(False)
         return w.HBox([self._run_button, self._cancel, self._bar, self._status], layout=w.Layout(flex_flow="row wrap"))
@@ -189,6 +197,7 @@ class SweepPanel(Pictured, w.VBox):
             if self.operation not in self._forms:
                 self._forms[self.operation] = FormControls(self.form, None, {})
                 self._listen()
+            self._moved()
             self._problem.value = ""
             self._form_box.children = [self.controls]
             self._stored.value, self._stored.options = (), self._choices()
@@ -201,23 +210,26 @@ class SweepPanel(Pictured, w.VBox):
         for control in self.controls.fields.values():
             control.observe(lambda _: self._predict_again(), "value")
 
+    def _moved(self) -> None:
+        """Follow where it measures: a cluster may have what this machine lacks."""
+        self.controls.allow_all(self._where.where.cluster is not None)
+        self._run_button.tooltip = f"Measure on {self._where.name}"
+
     def _predict_again(self) -> None:
         if any(choice.startswith(PREDICTED) for choice in self._stored.value):
             self._problem.value = ""
             self._draw()
 
-    def _run(self, sweep: AnySweep, form: PanelForm, cancelled: IsCancelled) -> None:
-        path, which = self._directory / default_path(sweep, "panel").name, list[str]()
+    def _run(self, sweep: AnySweep, form: PanelForm, where: Where, name: str, cancelled: IsCancelled) -> None:
+        which = list[str]()
         points, taken = len(sweep.points()), self._measurements[form.operation]
         self._bar.max, self._bar.value, self._bar.layout.visibility = points, 0, "visible"
         stages = Stages(cancelled, lambda words: self._say("; ".join([f"{words} …", *which])))
-        self._begin(
-            stages,
-            form.operation,
-            f"{points} points on {device_name(sweep.device)}: measuring this machine's roofs first",
-        )
+        first = "starting workers" if where.cluster else "measuring this machine's roofs first"
+        self._begin(stages, form.operation, f"{points} points on {name}: {first}")
 
         def on_start(held: Run) -> None:
+            self._began[form.operation] = held
             taken.extend(map(Measurement.from_row, held.rows))
             self._bar.value = len(taken)
 
@@ -233,9 +245,17 @@ class SweepPanel(Pictured, w.VBox):
             self._say("; ".join([now, *which]))
             self._draw()
 
+        def on_progress(progress: Progress) -> None:
+            if progress.begins is not None:
+                on_point(progress.begins)
+            if len(progress.devices) > 1:
+                self._by_device.value = controls.status(str(progress))
+
+        self._by_device.value = ""
         self.run = run_sweep(
-            sweep, path, topic="panel", on_start=on_start, on_point=on_point, on_measurement=on_measurement,
-            cancelled=stages, progress=False, isolate=self._isolate, anew=True, say=which.append,
+            sweep, topic="panel", folder=self._directory, on_start=on_start, on_measurement=on_measurement,
+            on_progress=on_progress, cancelled=stages, progress=False, isolate=self._isolate, anew=True,
+            say=which.append, **where.options,
         )  # fmt: skip
         self._draw()
         if not cancelled() and self.run.path:
@@ -255,8 +275,13 @@ class SweepPanel(Pictured, w.VBox):
 
     def _frames(self) -> list[pd.DataFrame]:
         taken = self._measurements[self.operation]
-        mine = [self._rows(run_of(taken, taken[0].point.workload.dtype))] if taken else []
+        mine = [self._rows(self._session(taken))] if taken else []
         return [*mine, *self._chosen_frames()]
+
+    def _session(self, taken: list[Measurement]) -> Run:
+        """What was measured by now as a run, with the header of the run that it goes into."""
+        header = {**self._began[self.operation].header, "run_id": "this session"}
+        return Run(header, tuple(item.row() for item in taken), source="measured")
 
     def _chosen_frames(self) -> list[pd.DataFrame]:
         """The rows of each that is chosen in the list."""

@@ -21,7 +21,7 @@ MISSING = ("CUDA", "g++", "install")
 
 
 class FormControls(w.VBox):
-    """Tick boxes and fields of a form; `sweep(budget_s)` is what they describe.
+    """Tick boxes and fields of a form; `sweep(budget_s, device)` is what they describe.
 
     chosen: names of the contenders that are ticked, None for the form's own. given: first values of fields, by name.
     """
@@ -38,6 +38,7 @@ class FormControls(w.VBox):
             fields = ", ".join(field.name for field in form.fields)
             raise TypeError(f"{min(strangers)}: the panel has no such setting for {form.operation}; there are {fields}")
         self.boxes = {name: self._box(name, name in names) for name in known}
+        self._lacking = [name for name, box in self.boxes.items() if box.disabled]
         self.fields = {field.name: _control(field, given.get(field.name, field.start)) for field in form.fields}
         super().__init__([controls.heading("Contenders"), *self._ticks(), controls.heading("Settings"),
                           *(_with_unit(field, self.fields[field.name]) for field in form.fields)])  # fmt: skip
@@ -49,10 +50,16 @@ class FormControls(w.VBox):
             for field in self.form.fields
         }
 
-    def sweep(self, budget_s: float) -> AnySweep:
-        """The sweep that the controls describe, on this machine's device."""
+    def sweep(self, budget_s: float, device: str) -> AnySweep:
+        """The sweep that the controls describe, on that device."""
         names = tuple(name for name, box in self.boxes.items() if box.value)
-        return self.form.sweep(names, self.values(), default_device(), budget_s)
+        return self.form.sweep(names, self.values(), device, budget_s)
+
+    def allow_all(self, allowed: bool) -> None:
+        """Let contenders be ticked that this machine cannot run, for another one."""
+        for name in self._lacking:
+            self.boxes[name].disabled = not allowed
+            self.boxes[name].value &= allowed
 
     def predicted(self, machine: Machine) -> pd.DataFrame:
         """The predictions for these settings at the roofs of that machine."""
