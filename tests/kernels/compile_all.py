@@ -4,6 +4,7 @@ Usage: compile_all.py CAPABILITY..., such as 9.0
 """
 
 from dataclasses import replace
+from functools import partial
 from unittest.mock import patch
 
 import blockskip as bs
@@ -28,7 +29,7 @@ WARP_SPECIALIZED = {128: (128, 128, 12, 2), 256: (128, 64, 12, 2)}
 READ = [(512, skip, "bfloat16", "odd rows") for skip in SKIPS] + [(d, "bounds", "bfloat16", "ring") for d in (128, 512)]
 
 
-def record_of(case, one):
+def row_of(case, one):
     return {
         "case": case,
         "registers": one.registers,
@@ -105,10 +106,10 @@ def anatomies(capability):
             yield [head_dim, skip, dtype, kind], one
 
 
-def rows_of(capability):
+def compile_all(capability):
     for case, one in anatomies(capability):
-        yield record_of(case, one)
+        yield partial(row_of, case), one
 
 
 if __name__ == "__main__":
-    print_rows(rows_of)
+    print_rows(compile_all)
