@@ -1,6 +1,7 @@
 """Kernels compiled for GPUs that are not there, in processes of their own: those imported to be interpreted cannot be.
 
-One process for a script imports what there is to import, and forks one for each GPU, two at a time.
+One process for a script imports what there is to import, and forks one for each GPU, two at a time. A GPU's kernels are
+disassembled together.
 """
 
 import json
@@ -15,6 +16,8 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 Row = dict[str, Any]
+Compiled = Iterable[tuple[Callable[[Any], Row], Any]]
+"""Anatomies, each behind what makes its row."""
 
 
 def compiled_by(script: str, capabilities: Iterable[str]) -> dict[str, list[Row]]:
@@ -31,14 +34,18 @@ def by_case(rows: Iterable[Row]) -> dict[tuple, Row]:
     return {tuple(row["case"]): row for row in rows}
 
 
-def print_rows(rows_of: Callable[[tuple[int, int]], Iterable[Row]]) -> None:
+def print_rows(compile_all: Callable[[tuple[int, int]], Compiled]) -> None:
     """What such a script does with the capabilities in its command line."""
     names = sys.argv[1:]
     with ProcessPoolExecutor(2, mp_context=get_context("fork")) as pool:
-        found = pool.map(_rows, [rows_of] * len(names), names)
+        found = pool.map(_rows, [compile_all] * len(names), names)
         print(json.dumps(dict(zip(names, found, strict=True))))
 
 
-def _rows(rows_of: Callable[[tuple[int, int]], Iterable[Row]], capability: str) -> list[Row]:
+def _rows(compile_all: Callable[[tuple[int, int]], Compiled], capability: str) -> list[Row]:
+    from skiplab.anatomy import disassemble
+
     major, minor = map(int, capability.split("."))
-    return list(rows_of((major, minor)))
+    made = list(compile_all((major, minor)))
+    disassemble(one for _, one in made)
+    return [row_of(one) for row_of, one in made]

@@ -4,6 +4,7 @@ Usage: compile_all.py CAPABILITY..., such as 9.0
 """
 
 from dataclasses import replace
+from functools import partial
 from unittest.mock import patch
 
 import blockskip as bs
@@ -29,7 +30,7 @@ READ = [(512, skip, "bfloat16", "odd rows") for skip in SKIPS] + [(d, "bounds", 
 READ += [(d, skip, "bfloat16", "float8") for d in (128, 512) for skip in SKIPS]
 
 
-def record_of(case, one):
+def row_of(case, one):
     return {
         "case": case,
         "registers": one.registers,
@@ -110,10 +111,10 @@ def anatomies(capability):
             yield [head_dim, skip, dtype, kind], one
 
 
-def rows_of(capability):
+def compile_all(capability):
     for case, one in anatomies(capability):
-        yield record_of(case, one)
+        yield partial(row_of, case), one
 
 
 if __name__ == "__main__":
-    print_rows(rows_of)
+    print_rows(compile_all)

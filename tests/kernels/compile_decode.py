@@ -5,6 +5,7 @@ Usage: compile_decode.py CAPABILITY..., such as 9.0
 
 import re
 from dataclasses import replace
+from functools import partial
 
 import torch
 from anatomies import print_rows
@@ -60,7 +61,21 @@ def decode_anatomies(
         yield "reduce", compiled(capability, decode_launch.reduce_kernel, launch, **options)
 
 
-def rows_of(capability):
+def row_of(case, one):
+    return {
+        "case": case,
+        "registers": one.registers,
+        "spill_bytes": one.spill_bytes,
+        "shared_bytes": one.shared_bytes,
+        "tensor_cores": one.instructions["HGMMA"] + one.instructions["HMMA"],
+        "copies": one.instructions["LDGSTS"],
+        "byte_loads": len(re.findall(r"\bLDS\.U8\b", one.sass)),
+        "slow_conversions": one.instructions["F2F"],
+        "wide_copies": len(re.findall(r"LDGSTS\S*\.128\b", one.sass)),
+    }
+
+
+def compile_all(capability):
     kinds = {"": CASES, " ring": RINGS, " capped": CAPPED, " started": STARTED}
     if capability >= (8, 9):
         kinds[" float8"] = FLOAT8
@@ -69,19 +84,8 @@ def rows_of(capability):
         for kernel, one in decode_anatomies(capability, head_dim, rows, getattr(torch, dtype), **options):
             if kind and kernel == "reduce":
                 continue  # it knows nothing of slots, nor of scores
-            row = {
-                "case": [kernel + kind, head_dim, rows, dtype],
-                "registers": one.registers,
-                "spill_bytes": one.spill_bytes,
-                "shared_bytes": one.shared_bytes,
-                "tensor_cores": one.instructions["HGMMA"] + one.instructions["HMMA"],
-                "copies": one.instructions["LDGSTS"],
-                "byte_loads": len(re.findall(r"\bLDS\.U8\b", one.sass)),
-                "slow_conversions": one.instructions["F2F"],
-                "wide_copies": len(re.findall(r"LDGSTS\S*\.128\b", one.sass)),
-            }
-            yield row
+            yield partial(row_of, [kernel + kind, head_dim, rows, dtype]), one
 
 
 if __name__ == "__main__":
-    print_rows(rows_of)
+    print_rows(compile_all)

@@ -4,6 +4,7 @@ Usage: compile_fused.py CAPABILITY..., such as 9.0
 """
 
 import re
+from functools import partial
 
 import torch
 from anatomies import print_rows
@@ -30,20 +31,21 @@ def compiled(capability, k, group_size, bits, rows, metadata):
     return read(kernel, capability)
 
 
-def rows_of(capability):
+def row_of(case, anatomy):
+    return {
+        "case": case,
+        "registers": anatomy.registers,
+        "spill_bytes": anatomy.spill_bytes,
+        "products": sum(anatomy.instructions[name] for name in ("HMMA", "HGMMA")),
+        "byte_loads": len(re.findall(r"\bLDG\.E\.[US]8\b", anatomy.sass)),
+        "conversions": anatomy.instructions["I2F"] + anatomy.instructions["I2FP"],
+    }
+
+
+def compile_all(capability):
     for case in CASES:
-        anatomy = compiled(capability, *case)
-        products = sum(anatomy.instructions[name] for name in ("HMMA", "HGMMA"))
-        row = {
-            "case": case,
-            "registers": anatomy.registers,
-            "spill_bytes": anatomy.spill_bytes,
-            "products": products,
-            "byte_loads": len(re.findall(r"\bLDG\.E\.[US]8\b", anatomy.sass)),
-            "conversions": anatomy.instructions["I2F"] + anatomy.instructions["I2FP"],
-        }
-        yield row
+        yield partial(row_of, case), compiled(capability, *case)
 
 
 if __name__ == "__main__":
-    print_rows(rows_of)
+    print_rows(compile_all)

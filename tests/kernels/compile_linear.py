@@ -5,6 +5,7 @@ Usage: compile_linear.py CAPABILITY..., such as 9.0
 
 import itertools
 import re
+from functools import partial
 
 import torch
 from anatomies import print_rows
@@ -91,41 +92,47 @@ def before_the_end(sass):
     return [name for at, name, _ in lines if start <= at <= end]
 
 
-def rows_of(capability):
+def row_of(case, anatomy):
+    names = [name for _, name, _ in INSTRUCTION.findall(anatomy.sass)]
+    loads = [name for name in names if name.startswith("LDG")]
+    body = before_the_end(anatomy.sass)
+    return {
+        "case": case,
+        "registers": anatomy.registers,
+        "spill_bytes": anatomy.spill_bytes,
+        "products": sum(name.startswith("IDP.4A") for name in names),
+        "wide_loads": sum(".128" in name for name in loads),
+        "narrow_loads": sum(".128" not in name for name in loads),
+        "products_in_loop": sum(name.startswith("IDP.4A") for name in body),
+        "shared_in_loop": [name for name in body if MEMORY_OF_THE_BLOCK.match(name)],
+    }
+
+
+def ablation_row(name, anatomy):
+    loads = re.findall(r"LDG[A-Z0-9.]*", anatomy.sass)
+    products = anatomy.instructions["IDP"]
+    return {"ablation": name, "products": products, "wide_loads": sum(".128" in load for load in loads)}
+
+
+def dequantize_row(bits, metadata, anatomy):
+    names = [name for _, name, _ in INSTRUCTION.findall(anatomy.sass)]
+    return {
+        "dequantize": bits,
+        "metadata": metadata,
+        "spill_bytes": anatomy.spill_bytes,
+        "loads": sorted(name for name in names if name.startswith("LDG")),
+        "stores": sorted({name for name in names if name.startswith("STG")}),
+    }
+
+
+def compile_all(capability):
     for case in CASES + MORE * (capability == MORE_ON):
-        anatomy = compiled(capability, *case)
-        names = [name for _, name, _ in INSTRUCTION.findall(anatomy.sass)]
-        loads = [name for name in names if name.startswith("LDG")]
-        body = before_the_end(anatomy.sass)
-        row = {
-            "case": case,
-            "registers": anatomy.registers,
-            "spill_bytes": anatomy.spill_bytes,
-            "products": sum(name.startswith("IDP.4A") for name in names),
-            "wide_loads": sum(".128" in name for name in loads),
-            "narrow_loads": sum(".128" not in name for name in loads),
-            "products_in_loop": sum(name.startswith("IDP.4A") for name in body),
-            "shared_in_loop": [name for name in body if MEMORY_OF_THE_BLOCK.match(name)],
-        }
-        yield row
+        yield partial(row_of, case), compiled(capability, *case)
     for name in ("strided", "scalar"):
-        anatomy = compiled(capability, 8192, 32, 4, 1, "zero", name)
-        loads = re.findall(r"LDG[A-Z0-9.]*", anatomy.sass)
-        products = anatomy.instructions["IDP"]
-        row = {"ablation": name, "products": products, "wide_loads": sum(".128" in load for load in loads)}
-        yield row
+        yield partial(ablation_row, name), compiled(capability, 8192, 32, 4, 1, "zero", name)
     for bits, metadata in (*itertools.product((4, 8), ("zero", "encoded")), (8, "symmetric of 16")):
-        anatomy = compiled_dequantize(capability, bits, metadata)
-        names = [name for _, name, _ in INSTRUCTION.findall(anatomy.sass)]
-        row = {
-            "dequantize": bits,
-            "metadata": metadata,
-            "spill_bytes": anatomy.spill_bytes,
-            "loads": sorted(name for name in names if name.startswith("LDG")),
-            "stores": sorted({name for name in names if name.startswith("STG")}),
-        }
-        yield row
+        yield partial(dequantize_row, bits, metadata), compiled_dequantize(capability, bits, metadata)
 
 
 if __name__ == "__main__":
-    print_rows(rows_of)
+    print_rows(compile_all)

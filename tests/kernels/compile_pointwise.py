@@ -4,6 +4,7 @@ Usage: compile_pointwise.py CAPABILITY..., such as 9.0
 """
 
 import re
+from functools import partial
 
 import torch
 from anatomies import print_rows
@@ -39,24 +40,26 @@ def gate(rows, overlap, width=21504):
     return launch.prepare_gate(zeros(rows, 2 * width), zeros(rows, width), "gelu_tanh", overlap)
 
 
-def rows_of(capability):
+def row_of(case, anatomy):
+    return {
+        "case": case,
+        "registers": anatomy.registers,
+        "spill_bytes": anatomy.spill_bytes,
+        "wide_loads": len(re.findall(r"\bLDG\.E\.(?:128|64)\b", anatomy.sass)),
+        "narrow_loads": len(re.findall(r"\bLDG\.E\.[US](?:8|16)\b", anatomy.sass)),
+        "waits": anatomy.ptx.count("griddepcontrol.wait"),
+    }
+
+
+def compile_all(capability):
     overlap = capability >= (9, 0)
     for make in (norm, heads, gate):
         for rows in ROWS:
             kernel, one, options = make(rows, overlap)
             with compiling_for(capability):
                 compiled = kernel.warmup(*one.arguments, **one.constants, **options, grid=one.grid)
-            anatomy = read(compiled, capability)
-            row = {
-                "case": (make.__name__, rows),
-                "registers": anatomy.registers,
-                "spill_bytes": anatomy.spill_bytes,
-                "wide_loads": len(re.findall(r"\bLDG\.E\.(?:128|64)\b", anatomy.sass)),
-                "narrow_loads": len(re.findall(r"\bLDG\.E\.[US](?:8|16)\b", anatomy.sass)),
-                "waits": compiled.asm["ptx"].count("griddepcontrol.wait"),
-            }
-            yield row
+            yield partial(row_of, (make.__name__, rows)), read(compiled, capability)
 
 
 if __name__ == "__main__":
-    print_rows(rows_of)
+    print_rows(compile_all)

@@ -4,6 +4,7 @@ Usage: compile_tiles.py 9.0
 """
 
 import re
+from functools import partial
 
 import torch
 from anatomies import print_rows
@@ -45,25 +46,28 @@ def innermost(sass):
     return [text for begin, end in inner for _, text in lines[begin:end]]
 
 
-def rows_of(capability):
+def row_of(case, config, anatomy):
+    loops = innermost(anatomy.sass)
+    return {
+        "case": case,
+        "groups": config.row_groups,
+        "block_m": config.block_m,
+        "block_k": config.block_k,
+        "spill_bytes": anatomy.spill_bytes,
+        "spilled_in_loops": sum("LDL" in text or "STL" in text for text in loops),
+        "loop_instructions": len(loops) // config.row_groups,
+        "shared_bytes": anatomy.shared_bytes,
+        "instructions": anatomy.instructions,
+        "waits": anatomy.sass.count("WARPGROUP.DEPBAR"),
+        "matrix_loads": anatomy.sass.count("LDSM.16.M88.4"),
+    }
+
+
+def compile_all(capability):
     for case in CASES:
         kernel, config = compiled(capability, *case)
-        anatomy = read(kernel, capability)
-        row = {
-            "case": case,
-            "groups": config.row_groups,
-            "block_m": config.block_m,
-            "block_k": config.block_k,
-            "spill_bytes": anatomy.spill_bytes,
-            "spilled_in_loops": sum("LDL" in text or "STL" in text for text in innermost(anatomy.sass)),
-            "loop_instructions": len(innermost(anatomy.sass)) // config.row_groups,
-            "shared_bytes": anatomy.shared_bytes,
-            "instructions": anatomy.instructions,
-            "waits": anatomy.sass.count("WARPGROUP.DEPBAR"),
-            "matrix_loads": anatomy.sass.count("LDSM.16.M88.4"),
-        }
-        yield row
+        yield partial(row_of, case, config), read(kernel, capability)
 
 
 if __name__ == "__main__":
-    print_rows(rows_of)
+    print_rows(compile_all)

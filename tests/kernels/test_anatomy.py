@@ -8,7 +8,7 @@ from importlib.metadata import version
 
 import pytest
 from anatomies import by_case, compiled_by
-from skiplab.anatomy import sass
+from skiplab.anatomy import elf, tools
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="Triton compiles on Linux alone"),
@@ -174,8 +174,29 @@ def test_float8_with_512_dimensions_reduces_rows_in_one_layout_too(compiled):
 def test_a_kernel_is_taken_apart_once(monkeypatch, tmp_path):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     done = []
-    monkeypatch.setattr(sass, "run_tool", lambda tool, *words: done.append(tool) or f"{tool} {words[0]}")
-    for ask in (sass.disassembled, sass.with_lines, sass.resources):
+    monkeypatch.setattr(tools, "run_tool", lambda tool, *words: done.append(tool) or f"{tool} {words[0]}")
+    for ask in (tools.with_lines, tools.resources):
         first = ask(b"one")
         assert ask(b"one") == first and ask(b"two") == first
-    assert done == ["cuobjdump"] * 2 + ["nvdisasm"] * 2 + ["cuobjdump"] * 2
+    assert done == ["nvdisasm"] * 2 + ["cuobjdump"] * 2
+
+
+def test_kernels_of_a_gpu_are_disassembled_together(monkeypatch, tmp_path):
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    done = []
+
+    def run_tool(tool, *words):
+        done.append(words[-1])
+        return "".join(
+            f"\t.section\t.text.{number}\n.L_x_{number}:\n/*0000*/ NOP ;\n/*0010*/ BRA `(.L_x_{number}) ; /*{name}*/\n"
+            for number, name in enumerate(words[-1])
+        )
+
+    monkeypatch.setattr(tools, "run_tool", run_tool)
+    monkeypatch.setattr(elf, "target", lambda cubin: cubin.split()[0])
+    monkeypatch.setattr(elf, "joined", list)
+    one, other, third = b"sm_90 one", b"sm_80 other", b"sm_90 third"
+    texts = {cubin: f"/*0000*/ NOP ;\n/*0010*/ BRA 0x0 ; /*{cubin}*/" for cubin in (one, other, third)}
+    assert tools.disassembled([one, other, third, one]) == [texts[one], texts[other], texts[third], texts[one]]
+    assert tools.disassembled([third]) == [texts[third]]
+    assert done == [[one, third], [other]]

@@ -9,7 +9,8 @@ import skiplab
 import torch
 import triton
 import triton.language as tl
-from skiplab.anatomy import anatomy_table, contender_anatomies, kernel_anatomies, kernel_anatomy
+from skiplab.anatomy import anatomy_table, contender_anatomies, disassemble, kernel_anatomies, kernel_anatomy, tools
+from skiplab.anatomy.sass import instructions_of
 from skiplab.workload import DecodeWorkload, LinearWorkload, Workload
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
@@ -55,6 +56,15 @@ def build(workload, inputs, config):
     return call
 
 
+def instructions(text):
+    return [(one.address, one.text) for one in instructions_of(text)]
+
+
+def cuobjdumps(one):
+    """The instructions of a kernel, as cuobjdump tells them."""
+    return instructions(tools.run_tool("cuobjdump", "-sass", one.cubin))
+
+
 def facts(one):
     loop = one.inner_loop
     lines = {} if loop is None else {line.source: [i.opcode for i in line.instructions] for line in loop.lines}
@@ -64,15 +74,20 @@ def facts(one):
 
 SIZES = [(16, 64, 4, 2), (16, 64, 4, 3)]
 spelled = [kernel_anatomy(total, "*fp32", "*fp32", "i32:16", arch=a, BLOCK=512) for a in ("sm_90", "9.0", (9, 0))]
+together = {
+    "total": spelled[0],
+    "dtype": kernel_anatomy(total, torch.float32, torch.float32, 1 << 20, arch="sm_90", BLOCK=512),
+    "narrow": kernel_anatomy(total, "*fp32", "*fp32", "i32", arch="8.0", BLOCK=128),
+    "spilling": kernel_anatomy(product, "*fp32", "*fp32", "*fp32", "i32", arch="sm_80", SIZE=64, maxnreg=32),
+    "mma": kernel_anatomy(product, "*fp16", "*fp16", "*fp32", "i32", arch="sm_80", SIZE=64),
+    "wgmma": kernel_anatomy(product, "*fp16", "*fp16", "*fp32", "i32", arch="sm_90", SIZE=64),
+    "gluon": kernel_anatomy(copy, "*fp32", "*fp32", "i32:16", arch="sm_120", BLOCK=512),
+}
+disassemble(together.values())
 found = {
+    "together": [instructions(one.sass) == cuobjdumps(one) != [] for one in together.values()],
+    **{name: facts(one) for name, one in together.items()},
     "spelled": [one.cubin == spelled[0].cubin for one in spelled],
-    "total": facts(spelled[0]),
-    "dtype": facts(kernel_anatomy(total, torch.float32, torch.float32, 1 << 20, arch="sm_90", BLOCK=512)),
-    "narrow": facts(kernel_anatomy(total, "*fp32", "*fp32", "i32", arch="8.0", BLOCK=128)),
-    "spilling": facts(kernel_anatomy(product, "*fp32", "*fp32", "*fp32", "i32", arch="sm_80", SIZE=64, maxnreg=32)),
-    "mma": facts(kernel_anatomy(product, "*fp16", "*fp16", "*fp32", "i32", arch="sm_80", SIZE=64)),
-    "wgmma": facts(kernel_anatomy(product, "*fp16", "*fp16", "*fp32", "i32", arch="sm_90", SIZE=64)),
-    "gluon": facts(kernel_anatomy(copy, "*fp32", "*fp32", "i32:16", arch="sm_120", BLOCK=512)),
     "tuned": sorted(kernel_anatomies(tuned, "*fp32", "*fp32", "i32:16", arch="sm_90")),
     "mine": {
         name: facts(one)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections import Counter
 
 import blockskip as bs
 import pytest
-from skiplab.anatomy import Anatomy, sass
+from skiplab.anatomy import Anatomy, tools
 from skiplab.replay.steps import replay_of
 from skiplab.widgets.anatomy import explorer as anatomy_module
 from skiplab.widgets.anatomy.explorer import AnatomyExplorer
@@ -77,17 +76,18 @@ def test_what_is_recorded_in_the_background_is_shown(monkeypatch):
 
 def made(arch, numbers):
     registers = numbers["BLOCK"]
-    counts = Counter(one.opcode.split(".")[0] for one in sass.instructions_of(LOOPS))
     capability = (9, 0) if arch == "sm_90" else (8, 0)
     if registers == 256:
         raise ValueError("BLOCK: got 256, which does not fit")
-    return {"total": Anatomy(capability, registers, 0, 1024, counts, "", "", LOOPS, "total")}
+    one = Anatomy(capability, registers, 0, 1024, "", "", "total")
+    vars(one)["sass"] = LOOPS  # as if it had been read
+    return {"total": one}
 
 
 @pytest.fixture
 def explorer(monkeypatch):
     """Of a kernel whose compiler is a function here: what a real one says is in test_taken_apart.py."""
-    monkeypatch.setattr(sass, "with_lines", lambda cubin: "")
+    monkeypatch.setattr(tools, "with_lines", lambda cubin: "")
     subject = Subject("total", {"BLOCK": (64, 128, 256)}, {"BLOCK": 64}, made, "total")
     monkeypatch.setattr(anatomy_module, "subject_of", lambda *given: subject)
     return AnatomyExplorer()

@@ -72,7 +72,9 @@ def test_shared_folder_needs_no_kernel_and_names_its_sources(tmp_path, kernel):
     assert "data:image/png;base64" in page and "Plotly.newPlot" in page
     assert str(tmp_path) not in page + json.dumps(about)
 
+    notebook.write_text("# %%\n'another question'\n")
     assert share.share(notebook, folder) == folder  # its own folder may be made anew
+    assert "another question" in (folder / "question.html").read_text()
 
 
 def test_only_runs_in_use_are_taken(tmp_path):

@@ -57,6 +57,12 @@ def test_a_capability_that_no_gpu_has():
 
 
 @linux
+def test_kernels_that_are_disassembled_together_are_as_cuobjdump_tells_them(found):
+    """Each instruction, with its address and where it branches to."""
+    assert found["together"] == [True] * 7
+
+
+@linux
 def test_the_mix_counts_what_stands_in_the_machine_code(found):
     for name, opcode, kind in (
         ("wgmma", "HGMMA", "wgmma"),

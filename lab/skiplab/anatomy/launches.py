@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from skiplab.anatomy.compiled import Anatomy, read
+from skiplab.anatomy.compiled import Anatomy, disassemble, read
 from skiplab.anatomy.target import compiling_for
 
 if TYPE_CHECKING:
@@ -137,5 +137,7 @@ def anatomy_table(anatomies: Mapping[str, Anatomy] | Iterable[tuple[str, Anatomy
     """A table of many: a row for each, by name, as `Anatomy.row` has it."""
     import pandas as pd
 
-    rows = {name: one.row() for name, one in dict(anatomies).items()}
+    made = dict(anatomies)
+    disassemble(made.values())
+    rows = {name: one.row() for name, one in made.items()}
     return pd.DataFrame.from_dict(rows, orient="index")

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import linecache
 import re
-import subprocess
-import tempfile
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -108,7 +105,7 @@ class SourceLine:
 
 
 def instructions_of(sass: str, lines: str = "") -> tuple[Instruction, ...]:
-    """The instructions of `cuobjdump -sass`, with the source lines of `nvdisasm -g` where that is given."""
+    """The instructions of disassembled machine code, with the source lines of `nvdisasm -g` where that is given."""
     where = _lines_of(lines)
     return tuple(
         Instruction(int(at, 16), opcode, " ".join(text.split()), *where.get(int(at, 16), ("", 0)))
@@ -147,42 +144,3 @@ def inner_loop(loops: Sequence[Loop]) -> Loop | None:
         return (*(sum(mix[name] for name in names) for names in _WEIGHT), len(loop.instructions))
 
     return max(loops, key=weight, default=None)
-
-
-def disassembled(cubin: bytes) -> str:
-    """What cuobjdump makes of a compiled kernel."""
-    return _kept(cubin, "kernel.sass", lambda file: run_tool("cuobjdump", "-sass", file))
-
-
-def with_lines(cubin: bytes) -> str:
-    """What nvdisasm makes of it, between the lines of its source."""
-    return _kept(cubin, "kernel.lines", lambda file: run_tool("nvdisasm", "-g", "-c", file))
-
-
-def resources(cubin: bytes) -> str:
-    """What cuobjdump says of its registers and memory."""
-    return _kept(cubin, "kernel.resources", lambda file: run_tool("cuobjdump", "-res-usage", file))
-
-
-def _kept(cubin: bytes, name: str, make: Callable[[str], str]) -> str:
-    """A tool's answer, kept in Triton's own cache: taking a kernel apart costs more than finding it compiled there."""
-    import triton
-    from triton.runtime.cache import get_cache_manager
-
-    kept = get_cache_manager(hashlib.sha256(triton.__version__.encode() + cubin).hexdigest())
-    if (path := kept.get_file(name)) is not None:
-        return Path(path).read_text()
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(cubin)
-        file.flush()
-        text = make(file.name)
-    kept.put(text, name, binary=False)
-    return text
-
-
-def run_tool(name: str, *words: str) -> str:
-    """The output of one of the tools in Triton's wheel."""
-    import triton
-
-    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / name
-    return subprocess.run([tool, *words], capture_output=True, text=True, check=True).stdout

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -43,18 +43,23 @@ class Found:
 
 @dataclass(frozen=True)
 class Evidence:
-    """Where figures are looked for. rows: of `rated.rated`; rungs: of `ladder.ladder`; checks: of `checks_here`."""
+    """Where figures are looked for. rows: of `rated.rated`; rungs: of `ladder.ladder`; checks: of `checks_here`.
+
+    llama: llama.cpp's rows, of these runs and the recorded ones.
+    """
 
     rows: pd.DataFrame
     rungs: pd.DataFrame
-    checks: Mapping[str, Found] = field(default_factory=dict)
+    llama: pd.DataFrame
+    checks: Mapping[str, Found]
 
     @classmethod
     def of(cls, runs: Iterable[Run], checks: Mapping[str, Found] | None = None) -> Evidence:
         """Of these runs, and of what is predicted and recorded elsewhere; runs of this session come as they are."""
         rows = rated(runs, TOGETHER)
         everything = ladder.ladder(rows, [*ladder.CALLS, *SHORT])
-        return cls(rows, everything, checks or {})
+        theirs: Any = pd.concat([part for part in (rows, frame(recorded_llama_bench())) if len(part)])
+        return cls(rows, everything, theirs[theirs["contender"].str.startswith("llama.cpp")], checks or {})
 
 
 Finder = Callable[[Evidence], Iterator[Found]]
@@ -163,8 +168,7 @@ def beside_llama(phase: str, tokens: int) -> Finder:
     """How many times as fast our decoder is as llama.cpp on the same device; of several ways it has, its fastest."""
 
     def find(evidence: Evidence) -> Iterator[Found]:
-        theirs: Any = pd.concat([part for part in (evidence.rows, frame(recorded_llama_bench())) if len(part)])
-        theirs = _at(theirs[theirs["contender"].str.startswith("llama.cpp")], phase, tokens)
+        theirs = _at(evidence.llama, phase, tokens)
         for row in _ours(evidence, phase, tokens):
             rates = theirs.loc[theirs["device"] == row["device"], "tokens_per_s"]
             if len(rates):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, astuple, dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -155,15 +155,15 @@ class ModelWorkload(Problem):
         them, as if a single kernel did it from one to the next: it has bytes alone.
         """
         spec, tokens, bits = self.whole_spec, self.q_len, self._bits(quantised)
-        (rows, vocabulary), found = self.out_shape, defaultdict[str, list[bs.Work]](list)
+        (rows, vocabulary), found = self.out_shape, defaultdict[str, list[tuple[bs.Work, int]]](list)
         for layer, count in spec.kinds.items():
-            found[attention_name(layer)] += [self._attention_work(layer)] * count
+            found[attention_name(layer)].append((self._attention_work(layer), count))
             for name, (outputs, inputs) in products(spec, layer).items():
                 moved = outputs * inputs * bits / 8 + tokens * (outputs + inputs) * self.element_bytes
-                found[name] += [_product_work(tokens, outputs * inputs, moved)] * count
+                found[name].append((_product_work(tokens, outputs * inputs, moved), count))
         moved = vocabulary * spec.hidden * bits / 8 + rows * (spec.hidden * self.element_bytes + 4 * vocabulary)
-        found["head"] = [_product_work(rows, vocabulary * spec.hidden, moved)]
-        found[POINTWISE] = [bs.Work(0, 0, 0, tokens * between(spec) * self.element_bytes)]
+        found["head"] = [(_product_work(rows, vocabulary * spec.hidden, moved), 1)]
+        found[POINTWISE] = [(bs.Work(0, 0, 0, tokens * between(spec) * self.element_bytes), 1)]
         return {name: _summed(works) for name, works in found.items()}
 
     def _bits(self, quantised: bool) -> float:
@@ -210,8 +210,10 @@ def _product_work(rows: int, weights: int, moved: float) -> bs.Work:
     return bs.Work(2 * rows * weights, 2 * rows * weights, 2 * rows * weights, round(moved))
 
 
-def _summed(works: Iterable[bs.Work]) -> bs.Work:
-    return bs.Work(*map(sum, zip(*map(astuple, works), strict=True)))
+def _summed(works: Iterable[tuple[bs.Work, int]]) -> bs.Work:
+    """Of works, each as often as its number says."""
+    counted = [[number * count for number in vars(work).values()] for work, count in works]
+    return bs.Work(*map(sum, zip(*counted, strict=True)))
 
 
 def between(spec: ModelSpec) -> int:

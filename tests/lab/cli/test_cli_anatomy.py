@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -20,25 +21,39 @@ def total(x, y, n, BLOCK: tl.constexpr):
 """
 
 
-def compiled_by(*words, folder):
-    """The command in a process of its own: kernels that were imported to be interpreted cannot be compiled."""
+COMMANDS = """
+import json, sys
+from skiplab import cli
+
+for words in json.loads(sys.argv[1]):
+    sys.argv = ["skiplab", "anatomy", *words]
+    try:
+        cli.main()
+    except SystemExit as end:
+        assert not end.code
+    print("END OF A COMMAND")
+"""
+
+
+def said_by(*commands, folder):
+    """What commands print, in a process of their own: kernels that were imported to be interpreted are not compiled."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
-    command = [sys.executable, "-m", "skiplab.cli", "anatomy", *words]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder, timeout=200)
+    command = [sys.executable, "-c", COMMANDS, json.dumps(commands)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder, timeout=200)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split("END OF A COMMAND\n")[:-1]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Triton compiles on Linux alone")
 def test_a_function_of_a_file_over_constants_and_archs(tmp_path):
     (tmp_path / "mine.py").write_text(KERNEL)
     of = ["total", "--from", "mine.py", "--argument", "*fp32,*fp32,i32:16"]
-    one = compiled_by(*of, "--arch", "9.0", "--constant", "BLOCK=512", "--sass", folder=tmp_path)
-    assert one.returncode == 0, one.stderr
-    assert "total for sm_90:" in one.stdout and "mine.py:8" in one.stdout and "LDG.E.128" in one.stdout
+    shown = [*of, "--arch", "9.0", "--constant", "BLOCK=512", "--sass"]
     more = ["--arch", "sm_80,sm_90", "--constant", "BLOCK=128,512", "--constant", "num_warps=4", "--table", "t.csv"]
-    several = compiled_by(*of, *more, folder=tmp_path)
-    assert several.returncode == 0, several.stderr
-    assert "BLOCK=128 num_warps=4 sm_80" in several.stdout and "compiled, not run" in several.stdout
+    one, several = said_by(shown, [*of, *more], folder=tmp_path)
+    assert "total for sm_90:" in one and "mine.py:8" in one and "LDG.E.128" in one
+    assert "BLOCK=128 num_warps=4 sm_80" in several and "compiled, not run" in several
     assert len((tmp_path / "t.csv").read_text().splitlines()) == 5
 
 
