@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from skiplab.anatomy.launches import kernel_anatomy
 from skiplab.anatomy.occupancy import occupancy_of
-from skiplab.anatomy.sass import inner_loop, instructions_of, loops_of
+from skiplab.anatomy.sass import SourceLine, inner_loop, instructions_of, loops_of
 from skiplab.anatomy.target import compiling_for
 from skiplab.machine.capability import capability_of
 from skiplab.workload import DecodeWorkload
@@ -171,3 +171,11 @@ def test_wrong_arguments_are_named(arguments, message):
         kernel_anatomy(Kernel(), *arguments, arch="sm_90")
     with pytest.raises(TypeError, match=r"kernel: got .*allowed are functions under @triton.jit"):
         kernel_anatomy(print, arch="sm_90")
+
+
+def test_a_line_is_found_where_its_file_has_moved():
+    """A kernel from Triton's cache names the file that it was compiled from, perhaps in another checkout."""
+    number = test_a_line_is_found_where_its_file_has_moved.__code__.co_firstlineno
+    moved = SourceLine("/nowhere/tests/lab/test_taken_apart.py", number, ())
+    assert moved.source == "def test_a_line_is_found_where_its_file_has_moved():"
+    assert SourceLine("/nowhere/of/this/name.py", 1, ()).source == ""

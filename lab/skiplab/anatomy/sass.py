@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import linecache
 import re
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 INSTRUCTION = re.compile(r"/\*([0-9a-f]{4,})\*/\s+((?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_]*(?:\.\w+)*)[^;]*);")
@@ -97,11 +99,24 @@ class SourceLine:
     @property
     def source(self) -> str:
         """The line's text, '' where the file cannot be read."""
-        return linecache.getline(self.file, self.line).strip() if self.line else ""
+        return linecache.getline(_present(self.file), self.line).strip() if self.line else ""
 
     @property
     def mix(self) -> Counter[str]:
         return Counter(one.kind for one in self.instructions)
+
+
+@lru_cache(maxsize=256)
+def _present(file: str) -> str:
+    """The file, or the loaded module's of its name and folder where it has moved.
+
+    Triton's cache knows a kernel by its text and first line, and its code names the file that it was compiled from.
+    """
+    if Path(file).is_file():
+        return file
+    loaded = {getattr(module, "__file__", None) or "" for module in list(sys.modules.values())}
+    moved = [one for one in loaded if Path(one).parts[-2:] == Path(file).parts[-2:]]
+    return moved[0] if len(moved) == 1 else file
 
 
 def instructions_of(sass: str, lines: str = "") -> tuple[Instruction, ...]:
