@@ -19,6 +19,7 @@ from blockskip.attention.decode.plan import DecodePlan, plan_decode_kernel
 from blockskip.attention.decode.splits import flash_attention_3_splits
 
 from skiplab.machine import Machine
+from skiplab.machine.capability import capability_of
 from skiplab.workload import DecodeWorkload
 
 SPLIT_POLICIES: Mapping[str, tuple[str, str]] = {
@@ -225,12 +226,12 @@ def comparison(plans: Mapping[str, Schedule]) -> pd.DataFrame:
 def kernel_plan(workload: DecodeWorkload, machine: Machine, splits: int | None = None) -> DecodePlan:
     """The plan of `blockskip.decode` for this call on that GPU, with kv_len on the device; made with meta tensors."""
     assert machine.sms is not None and machine.compute_capability is not None
-    major, minor = map(int, machine.compute_capability.split("."))
+    capability = capability_of(machine.compute_capability)
     dtype, batch, dim = workload.torch_dtype, workload.batch, workload.head_dim
     q = torch.empty(batch, workload.q_heads, workload.q_len, dim, dtype=dtype, device="meta")
     cache = torch.empty(batch, workload.kv_heads, workload.slots, dim, dtype=dtype, device="meta")
     call = DecodeCall(q, cache, cache, dim**-0.5, workload.slots, None, workload.window, splits, "triton", False)
-    return plan_decode_kernel(call, (major, minor), machine.sms)
+    return plan_decode_kernel(call, capability, machine.sms)
 
 
 def live_keys(workload: DecodeWorkload) -> range:

@@ -14,6 +14,8 @@ EXPLORERS = {
     "MaskExplorer(q_len=1024)": "MaskExplorer: sliding_window(512)",
     "SplitExplorer()": "SplitExplorer: blockskip, 2,048 keys",
     "Int4Explorer()": "Int4Explorer: int4, groups of 32",
+    "ReplayExplorer(q_len=64)": "ReplayExplorer: blockskip. Program 1 of 2",
+    "AnatomyExplorer(at={'window': 256})": "AnatomyExplorer: prefill 64x64x4x3 sm_90: 213 registers",
     "SweepPanel(directory='runs')": "Speed-up over dense + mask",
 }
 KERNEL = """# ---

@@ -24,6 +24,13 @@ SplitExplorer()
 
 # %%
 SweepPanel(directory="runs")
+
+# %%
+from skiplab import AnatomyExplorer, ReplayExplorer
+ReplayExplorer(q_len=128)
+
+# %%
+AnatomyExplorer()
 """
 CUT = """page => {
   const edge = page.closest('.jp-OutputArea-output').getBoundingClientRect().right + 1;
@@ -47,11 +54,11 @@ def test_nothing_is_cut_off_and_the_picture_stays_beside_the_controls(show, tmp_
     notebook.write_text(CELLS)
     page = show(notebook, 1100)
     pages = page.locator(".skiplab-page")
-    pages.nth(3).wait_for()
+    pages.nth(5).wait_for()
     for width in WIDTHS:
         page.set_viewport_size({"width": width, "height": 1100})
         page.wait_for_timeout(400)
-        for number in range(4):
+        for number in range(6):
             assert pages.nth(number).evaluate(CUT) == [], (width, number)
         for number in range(3):
             assert pages.nth(number).evaluate(SIDES) == [True, True], (width, number)

@@ -13,7 +13,7 @@ from blockskip.attention.call import AttentionCall
 from blockskip.attention.prefill import launch, plan
 from blockskip.config import prefill_config
 from blockskip.launching.guards import GuardedInt
-from skiplab.anatomy import _pretend, attention_anatomy, read
+from skiplab.anatomy import attention_anatomy, compiling_for, read
 
 SKIPS = ("none", "mask", "bounds", "map")
 WINDOW_AND_SINK = bs.sliding_window(1024) | (bs.sink(4) & bs.causal())
@@ -50,7 +50,7 @@ def read_otherwise(capability, head_dim, skip, dtype, kind, length=4096):
     call = AttentionCall(q, k, v, mask, head_dim**-0.5, None, length, None, skip, "triton", config, False, False, ring)
     assert not plan.reads_by_tma(call, capability)
     kernel, made, options = launch.prepare(call, plan.plan_kernel(call, config), (q, k, v, out), None, None, (1, 8, 1))
-    with _pretend(capability):
+    with compiling_for(capability):
         compiled = kernel.warmup(*made.arguments, **made.constants, **options, grid=made.grid)
     return read(compiled, capability)
 
@@ -67,7 +67,7 @@ def single_query(capability, head_dim=128, slots=4096):
     given = replace(call, q_start=2999, kv_len=3000)
     kernel, launched, options = launch.prepare(given, made, (q, k, k, out), None, None, (1, 8, 1))
     assert launched.arguments[6].first is not None
-    with _pretend(capability):
+    with compiling_for(capability):
         compiled = kernel.warmup(*launched.arguments, **launched.constants, **options, grid=launched.grid)
     return read(compiled, capability)
 

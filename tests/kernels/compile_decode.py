@@ -11,7 +11,7 @@ from anatomies import print_rows
 from blockskip.attention.call import DecodeCall
 from blockskip.attention.decode import launch as decode_launch
 from blockskip.attention.decode.plan import plan_decode_kernel
-from skiplab.anatomy import _pretend, read
+from skiplab.anatomy import compiling_for, read
 
 # (head dim, rows of a KV head, dtype): 2 rows are one tile of 16, 64 rows the most that a program holds, or more
 CASES = [(d, rows, "bfloat16") for d in (64, 128, 256, 512) for rows in (2, 64)]
@@ -25,7 +25,7 @@ MERGES = [(96, 48, torch.float16), (512, 2, torch.bfloat16)]
 
 
 def compiled(capability, kernel, launch, **options):
-    with _pretend(capability):
+    with compiling_for(capability):
         made = kernel.warmup(*launch.arguments, **launch.constants, **options, grid=launch.grid)
     return read(made, capability)
 

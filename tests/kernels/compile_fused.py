@@ -10,7 +10,7 @@ from anatomies import print_rows
 from blockskip.linear import launch
 from blockskip.linear.plan import fused_config
 from compile_linear import N, weight
-from skiplab.anatomy import _pretend, read
+from skiplab.anatomy import compiling_for, read
 
 # (K, group_size, bits, rows, metadata)
 CASES = [(5376, 32, 4, rows, "zero") for rows in (16, 32, 64, 128)]
@@ -24,7 +24,7 @@ def compiled(capability, k, group_size, bits, rows, metadata):
     config = fused_config(rows, w)
     x, out = torch.zeros((rows, k), dtype=torch.bfloat16), torch.zeros((1, rows, N), dtype=torch.bfloat16)
     one = launch.prepare_fused(x, w, None, out, config)
-    with _pretend(capability):
+    with compiling_for(capability):
         options = {"num_warps": config.num_warps, "num_stages": config.num_stages}
         kernel = launch.fused.warmup(*one.arguments, **one.constants, **options, grid=one.grid)
     return read(kernel, capability)

@@ -12,7 +12,7 @@ from blockskip.linear import launch, prepared
 from blockskip.linear.plan import matvec_config
 from blockskip.linear.rounding import Blocks
 from blockskip.linear.weight import QuantizedWeight
-from skiplab.anatomy import _pretend, read
+from skiplab.anatomy import compiling_for, read
 from skiplab.contenders.ablations import FORMS, metadata_as_read
 
 INSTRUCTION = re.compile(r"/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.a-z]*)([^;]*);")
@@ -61,7 +61,7 @@ def compiled(capability, k, group_size, bits, rows, metadata, ablation="none"):
     out = torch.zeros((rows, N), dtype=torch.bfloat16)
     operands = launch.packed_codes(w), metadata_as_read(w, form), codes, blocks, None, out
     one = launch.prepare_matvec(w, operands, config, overlap, form)
-    with _pretend(capability):
+    with compiling_for(capability):
         kernel = form.kernel.warmup(*one.arguments, **one.constants, **config.options(overlap), grid=one.grid)
     return read(kernel, capability)
 
@@ -69,7 +69,7 @@ def compiled(capability, k, group_size, bits, rows, metadata, ablation="none"):
 def compiled_dequantize(capability, bits, metadata):
     w = weight(5376, 16 if "16" in metadata else 64, bits, metadata)
     one = prepared.prepare_dequantize(w, torch.zeros(tuple(w.shape), dtype=torch.bfloat16))
-    with _pretend(capability):
+    with compiling_for(capability):
         kernel = prepared.dequantize.warmup(*one.arguments, **one.constants, grid=one.grid)
     return read(kernel, capability)
 

@@ -9,7 +9,7 @@ import torch
 from anatomies import print_rows
 from blockskip.pointwise import launch
 from blockskip.pointwise.call import HeadLayout, HeadNorms, Rotation, Targets
-from skiplab.anatomy import _pretend, read
+from skiplab.anatomy import compiling_for, read
 
 ROWS = (1, 64)
 
@@ -44,7 +44,7 @@ def rows_of(capability):
     for make in (norm, heads, gate):
         for rows in ROWS:
             kernel, one, options = make(rows, overlap)
-            with _pretend(capability):
+            with compiling_for(capability):
                 compiled = kernel.warmup(*one.arguments, **one.constants, **options, grid=one.grid)
             anatomy = read(compiled, capability)
             row = {

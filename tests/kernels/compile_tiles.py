@@ -10,7 +10,7 @@ from anatomies import print_rows
 from blockskip.launching.dispatch import as_launched
 from blockskip.linear.hopper import launch
 from blockskip.linear.hopper.plan import choose_config
-from skiplab.anatomy import _pretend, read
+from skiplab.anatomy import compiling_for, read
 
 # (rows, out_features, in_features, group_size, symmetric, dtype)
 CASES = [(rows, 5376, 8192, 32, False, "bfloat16") for rows in (8, 16, 32)]
@@ -26,7 +26,7 @@ def compiled(capability, rows, n, k, group_size, symmetric, dtype):
     needed = [None if one is None else torch.zeros(1, dtype=one[1]) for one in launch._memory(out, n, config)]
     zero = None if symmetric else scale
     one = launch.prepare_product(x, data, scale, zero, out[0], out, needed[1:], config, group_size)
-    with _pretend(capability):
+    with compiling_for(capability):
         arguments = map(as_launched, one.arguments)
         return launch.product.warmup(*arguments, **one.constants, num_warps=4, launch_pdl=True, grid=one.grid), config
 

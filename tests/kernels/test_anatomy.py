@@ -8,7 +8,7 @@ from importlib.metadata import version
 
 import pytest
 from anatomies import by_case, compiled_by
-from skiplab import anatomy
+from skiplab.anatomy import sass
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="Triton compiles on Linux alone"),
@@ -165,7 +165,8 @@ def test_shared_memory_fits_the_device(compiled):
 def test_a_kernel_is_taken_apart_once(monkeypatch, tmp_path):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     done = []
-    monkeypatch.setattr(anatomy, "_cuobjdump", lambda cubin, option: done.append(cubin) or f"{option} of {cubin!r}")
-    for cubin in (b"one", b"other", b"one"):
-        assert anatomy._disassembled(cubin) == f"-sass of {cubin!r}"
-    assert done == [b"one", b"other"]
+    monkeypatch.setattr(sass, "run_tool", lambda tool, *words: done.append(tool) or f"{tool} {words[0]}")
+    for ask in (sass.disassembled, sass.with_lines, sass.resources):
+        first = ask(b"one")
+        assert ask(b"one") == first and ask(b"two") == first
+    assert done == ["cuobjdump"] * 2 + ["nvdisasm"] * 2 + ["cuobjdump"] * 2

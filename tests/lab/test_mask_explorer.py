@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from skiplab.figures import attention
+from skiplab.measure.timing import Cancelled
 from skiplab.widgets import LiveChart, MaskExplorer, TileCanvas, worker
 from skiplab.widgets.controls import CountControl, steps
 from skiplab.widgets.mask import bench as bench_module
@@ -301,7 +302,7 @@ def test_while_it_measures_or_records_only_cancel_can_be_pressed(monkeypatch):
     def slow(settings, cancelled):
         began.set()
         go_on.wait(10)
-        raise record.Cancelled
+        raise Cancelled
 
     monkeypatch.setattr(bench_module, "record", slow)
     explorer.record()

@@ -154,7 +154,7 @@ def planned(monkeypatch, tuned: Tuned, n, k, rows):
     choose.find_linear.cache_clear()
     monkeypatch.setattr(plans.Gpu, "of", classmethod(lambda cls, device: GPU))
     try:
-        return plans.make_plan(OnGpu(), linear._layout(n, k, 4, 32, False, "rows"), "triton", "measured")
+        return plans.make_plan(OnGpu(), linear.layout(n, k, 4, 32, False, "rows"), "triton", "measured")
     finally:
         choose.find_linear.cache_clear()
 

@@ -50,7 +50,7 @@ tuned = next(data_path("runs").glob("*tune-d512.jsonl"))
 call("tune", "--from-run", str(tuned))
 home = Path(os.environ["XDG_CONFIG_HOME"])
 own = sorted(path.relative_to(home).as_posix() for path in home.rglob("*.json"))
-read = [one.sections["attention"].runs for one in tuned_devices()]
+read = [one.sections["attention"].runs for one in tuned_devices() if "attention" in one.sections]
 panel = SweepPanel(["sdpa"])
 stored = [name for name, _ in panel._stored.options if name.startswith("recorded: ")]
 (made,) = Path("runs").glob("*.jsonl")

@@ -15,6 +15,8 @@ from skiplab import share
 
 FOLDER = Path(__file__).resolve().parents[2] / "notebooks"
 SCRIPTS = sorted(FOLDER.glob("[0-9]*.py"))
+WITH_KERNELS = ("07_your_kernel", "08_anatomy")
+"""Notebooks about a kernel that is written in a cell of theirs."""
 
 
 def executed(script: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, **parameters: str):
@@ -99,6 +101,6 @@ def test_notebooks_are_prose_and_few_calls(script):
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     prose = [cell for cell in notebook.cells if cell.cell_type == "markdown"]
     assert len(prose) >= len(code) / 2
-    for cell in code:
+    for cell in () if script.stem in WITH_KERNELS else code:
         tree = ast.parse(cell.source)
         assert not any(isinstance(node, ast.FunctionDef | ast.ClassDef) for node in ast.walk(tree))

@@ -13,7 +13,7 @@ from typing import Annotated, Any, cast
 import typer
 from blockskip import __version__
 
-from skiplab.cli import bench, compare, options, query, roofs, runs, tune
+from skiplab.cli import anatomy, bench, compare, options, query, roofs, runs, timeline, tune
 from skiplab.cli.run import (
     INTERRUPTED,
     end_as_interrupted,
@@ -28,8 +28,8 @@ from skiplab.compare import MARGIN
 from skiplab.machine import default_device, device_kind
 from skiplab.operations import DEFAULT_OPERATION, OPERATIONS, modules_of
 from skiplab.paths import installed, notebooks_path
-from skiplab.store import Run, frame, read_run
-from skiplab.sweep import AnySweep, sweep_of
+from skiplab.store import frame, read_run
+from skiplab.sweep import other_kernels, repeated
 
 LAST_PORT = 65535
 COPIES = "skiplab-notebooks" if installed() else "none are, the checkout's own are opened"
@@ -101,6 +101,8 @@ def copied_notebooks(folder: Path) -> Path:
 
 for _command in (
     *(module.COMMAND for module in modules_of(__name__).values()),
+    anatomy.anatomy,
+    timeline.timeline,
     compare.compare,
     query.query,
     roofs.roofs,
@@ -158,6 +160,7 @@ def share(
 @app.command()
 def rerun(
     run: options.RunFile,
+    kernels: options.From = None,
     device: options.DeviceOption = None,
     devices: options.Devices = None,
     cluster: options.Cluster = None,
@@ -166,48 +169,32 @@ def rerun(
 ) -> None:
     """Repeat a run on this machine and say what differs. Device, versions, kernels, and each point's time.
 
-    The device is the run's own kind unless --device says otherwise.
+    The device is the run's own kind unless --device says otherwise. A run of your own kernels needs their file: it says
+    which one.
     """
     old = read_run(run)
-    wanted = _repeated(run.name, old, device)
+    wanted = repeated(old, device)
     own = wanted.device if cluster is None else device or device_kind(wanted.device)
     where = options.where(device if devices else own, devices, cluster, gpu)
     wanted = replace(cast(Any, wanted), device=where.device)
+    for line in other_kernels(old):
+        typer.echo(line)
     new = swept(wanted, out, where, topic="rerun", fresh=True)
     show(new)
     end_as_interrupted(new)
     typer.echo(f"\n{compare.rerun_text(old, new)}")
 
 
-def _repeated(name: str, old: Run, device: str | None) -> AnySweep:
-    """The sweep described by a run's header, on this device if one is named; ValueError names the file."""
-    command = old.header.get("command", "")
-    if command.startswith("skiplab tune"):
-        raise ValueError(f"{name}: is a tuning run; its own command repeats it: {command}")
-    try:
-        wanted = sweep_of(
-            old.operation, {**(old.header.get("parameters") or {}), **({"device": device} if device else {})}
-        )
-        wanted.workloads()
-    except (ValueError, TypeError, RecursionError, OverflowError) as error:
-        raise ValueError(f"{name}, line 1: the header holds no sweep that can be run: {error}") from error
-    return wanted
-
-
 @app.command()
 def check(
     name: Annotated[str, typer.Argument(help="A contender, or your own kernel.")],
-    module: Annotated[
-        str | None, typer.Option("--from", help="A Python file that registers your kernel with @skiplab.kernel.")
-    ] = None,
+    kernels: options.From = None,
     operation: Annotated[str, typer.Option(help=f"What it does: {', '.join(OPERATIONS)}.")] = DEFAULT_OPERATION,
     device: options.DeviceOption = None,
 ) -> None:
     """Check a kernel on shapes that have caught bugs, against float64. Example: skiplab check mine --from mine.py"""
     from skiplab.measure.verify import check as run_check
 
-    if module is not None:
-        _load(Path(module))
     device = device or default_device()
     options.need(device)
     if operation not in OPERATIONS:
@@ -231,15 +218,6 @@ def doctor(device: options.DeviceOption = None) -> None:
         verdict = one.summary if one.reason is None else f"not on {device}: {one.reason}"
         typer.echo(f"{one.operation:9s} {one.name:22s} {verdict}")
     raise typer.Exit(1 if any(finding.state == "missing" for finding in findings) else 0)
-
-
-def _load(path: Path) -> None:
-    """Run a Python file for the kernels that it registers."""
-    import runpy
-
-    if not path.is_file():
-        raise ValueError(f"--from: there is no file {path.name}")
-    runpy.run_path(str(path), run_name="skiplab_user")
 
 
 def main() -> None:

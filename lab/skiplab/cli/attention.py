@@ -11,6 +11,7 @@ from skiplab.sweep import Sweep, mask_text
 
 def sweep(
     contender: options.Contenders = None,
+    kernels: options.From = None,
     q_len: Annotated[options.Texts, options.several(help="Prompt lengths, as 512,1024", default="512 to 4096")] = None,
     window: options.Windows = None,
     mask: options.Masks = None,

@@ -13,6 +13,7 @@ from skiplab.sweep import DecodeSweep
 
 def decode(
     contender: options.Contenders = None,
+    kernels: options.From = None,
     kv_len: Annotated[
         options.Texts, options.several(help="Keys in the cache, as 256,4096", default="256 to 16384")
     ] = None,

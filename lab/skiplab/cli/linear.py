@@ -17,6 +17,7 @@ MODEL_NAMES = ", ".join(model_files())
 
 def linear(
     contender: options.Contenders = None,
+    kernels: options.From = None,
     shape: Annotated[
         options.Texts, options.several(help=f"outputs x inputs as 8192x2048,4096x4096, or: {', '.join(LINEARS)}")
     ] = None,

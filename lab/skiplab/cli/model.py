@@ -45,6 +45,7 @@ def model(
     ] = None,
     gguf: Annotated[Path | None, typer.Option(help="The model that llama-bench loads.")] = None,
     contender: options.Contenders = None,
+    kernels: options.From = None,
     ladder: Annotated[
         bool,
         typer.Option("--ladder", help=f"Every rung from the reference's first kernels to ours: {', '.join(LADDER)}."),

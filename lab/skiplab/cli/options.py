@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from skiplab.contenders.source import load_kernels
 from skiplab.paths import installed
 from skiplab.sweep import Where, own_device, usable
 from skiplab.text import separated
@@ -23,18 +24,19 @@ Texts = list[str] | None
 TABLES = (".csv", ".md")
 
 
-def several(*names: str, help: str, default: str = "") -> Any:
+def several(*names: str, help: str, default: str = "", **more: Any) -> Any:
     """An option that takes several values: with commas between, or given once for each."""
     told = f"{help}; several with commas between.{f' Default: {default}.' * bool(default)}"
-    return typer.Option(*names, help=told, metavar="A,B,...")
+    return typer.Option(*names, help=told, metavar="A,B,...", **more)
 
 
 def words(option: str, texts: Sequence[str] | None) -> tuple[str, ...]:
     """The values of a list option, each once; ValueError names the option where there is nothing between two commas."""
-    return tuple(dict.fromkeys(_all_words(option, texts)))
+    return tuple(dict.fromkeys(all_words(option, texts)))
 
 
-def _all_words(option: str, texts: Sequence[str] | None) -> tuple[str, ...]:
+def all_words(option: str, texts: Sequence[str] | None) -> tuple[str, ...]:
+    """As `words`, in which one may stand twice."""
     try:
         return tuple(word for text in texts or () for word in separated(text))
     except ValueError as error:
@@ -65,6 +67,33 @@ def tables(texts: Sequence[str] | None) -> tuple[Path, ...]:
     return found
 
 
+def pairs(option: str, texts: Sequence[str] | None) -> dict[str, str]:
+    """NAME=VALUES as given, by name."""
+    found = {}
+    for text in texts or ():
+        name, equals, value = text.partition("=")
+        if not (name and equals and value):
+            raise ValueError(f"{option}: got {text!r}; allowed is a name and its values, as q_len=512,1024")
+        found[name.strip()] = value.strip()
+    return found
+
+
+def _load(texts: Texts) -> Texts:
+    """Register the kernels of --from, before contenders are looked up."""
+    for origin in words("--from", texts):
+        load_kernels(origin)
+    return texts
+
+
+From = Annotated[
+    Texts,
+    several(
+        "--from",
+        help="A Python file, or a module's name, that registers your kernels with @skiplab.kernel",
+        callback=_load,
+        is_eager=True,
+    ),
+]
 RunFile = Annotated[Path, typer.Argument(help="A run: a .jsonl file that `skiplab sweep` wrote.", metavar="RUN")]
 DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1. Default: cuda where torch sees one.")]
 Devices = Annotated[
@@ -126,7 +155,7 @@ def need(device: str) -> None:
 
 def where(device: str | None, devices: Texts = None, cluster: str | None = None, gpu: str | None = None) -> Where:
     """What the options say of it; ValueError where they exclude each other, or torch sees no such device here."""
-    several = _all_words("--devices", devices)  # a CPU twice is two workers
+    several = all_words("--devices", devices)  # a CPU twice is two workers
     found = Where(own_device(device, several, cluster, dash="--"), several, cluster, gpu)
     if gpu is not None and cluster is None:
         raise ValueError(f"--gpu: got {gpu} without --cluster; it chooses among the GPUs of one")

@@ -1,4 +1,4 @@
-"""The commands `skiplab tune`, `tune decode` and `tune linear`."""
+"""The commands `skiplab tune`, `tune decode`, `tune linear` and `tune kernel`."""
 
 from __future__ import annotations
 
@@ -14,16 +14,20 @@ from blockskip.linear.packing import PACKINGS
 from typer.core import TyperGroup
 
 from skiplab.cli import options
+from skiplab.cli.anatomy import numbers_of
 from skiplab.cli.linear import layer_of
-from skiplab.cli.run import INTERRUPTED, interrupts, shown
+from skiplab.cli.run import INTERRUPTED, end_as_interrupted, interrupts, shown
 from skiplab.cli.sweep import windows_of
+from skiplab.machine import default_device
 from skiplab.measure.timing import Cancelled
+from skiplab.operations import DEFAULT_OPERATION
 from skiplab.store import Run, read_run
 from skiplab.tuning.attention import Tuning
 from skiplab.tuning.base import AnyTuning
 from skiplab.tuning.decode import DecodeTuning
 from skiplab.tuning.files import write_configs
 from skiplab.tuning.linear import SHAPES, LinearTuning
+from skiplab.tuning.own import KernelTuning, tuned
 from skiplab.tuning.tune import SPILL_BYTES
 from skiplab.tuning.tune import tune as run_tuning
 from skiplab.tuning.winners import summary
@@ -177,6 +181,36 @@ def linear(
         if packings or p == "rows" or _fitting(shapes or SHAPES, b, group, packings, p)
     ]
     _tune(wanted, from_run, run, jobs, spills, limit, out)
+
+
+@app.command()
+def kernel(
+    name: Annotated[str, typer.Argument(help="Your kernel, as @skiplab.kernel names it.")],
+    kernels: options.From = None,
+    operation: Annotated[str, typer.Option(help="What it does.")] = DEFAULT_OPERATION,
+    at: Annotated[
+        list[str] | None, typer.Option("--at", help="Where, as q_len=512,1024 or window=256; once for each axis.")
+    ] = None,
+    config: Annotated[
+        options.Texts, options.several(help="Of these alone, as 64x4, in the order of its configs", default="all")
+    ] = None,
+    device: options.DeviceOption = None,
+    limit: Limit = 480.0,
+    run: options.NewRun = None,
+) -> None:
+    """Find the fastest of your own kernel's configs, on any device. Writes a run, and nothing else.
+
+    Every config is checked and timed on every workload. Example: skiplab tune kernel mine --from mine.py --at q_len=512
+    """
+    wanted = KernelTuning(
+        name, operation, options.pairs("--at", at), tuple(map(numbers_of, options.words("--config", config))) or None,
+        device or default_device(),
+    )  # fmt: skip
+    with interrupts() as interrupted:
+        done = tuned(wanted, run, limit_s=limit, cancelled=interrupted, say=typer.echo)
+    typer.echo(f"\n{done}\nrun: {shown(done.run.path or Path())}")
+    end_as_interrupted(done.run)
+    typer.echo("fastest: " + " ".join(f"{key}={value}" for key, value in done.best.items()))
 
 
 Shapes = tuple[tuple[int, int], ...]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
 import torch
@@ -45,6 +48,8 @@ class Contender:
     bool_mask: whether it reads the mask as a tensor of one byte a (query, key) pair.
     additive_mask: whether it reads the mask as a tensor of the workload's dtype: 0 for a kept pair, -inf for another.
     config: the tile config that it was given; configured: makes `build` for a config, None if it takes none.
+    sizes, configs (users' kernels): the names of a config's numbers, and all configs that it has to choose from.
+    user: what `@kernel` decorates; None for the lab's own.
     repeats_heads: whether its `prepare` repeats keys and values for each query head, for want of grouped heads.
     operands (linear layers): (workload, inputs) -> x and weight as this contender rounds them, in float64.
     weight_rounding: the relative error that the contender may add to that weight by rounding inside.
@@ -70,6 +75,9 @@ class Contender:
     weight_rounding: float = 0.0
     moved: Callable[[Any], int] | None = None
     whole_cache: bool = False
+    sizes: tuple[str, ...] = ()
+    configs: tuple[tuple[int, ...], ...] = ()
+    user: Callable[..., Any] | None = None
 
     def of(self, operation: str) -> Contender:
         """The same contender, for that operation."""
@@ -82,13 +90,32 @@ class Contender:
 
     @property
     def module(self) -> str:
-        """The module that defines `build`; `__main__` for notebooks and scripts."""
-        return self.build.__module__
+        """The module that defines it; `__main__` for notebooks and scripts."""
+        return (self.user or self.build).__module__
 
     @property
     def is_own(self) -> bool:
         """Whether it is one of the lab's own contenders, which a child process gets by import."""
         return self.module.startswith(OWN)
+
+
+_COLLECTED: ContextVar[list[Contender] | None] = ContextVar("collected", default=None)
+
+
+@contextmanager
+def collected() -> Iterator[list[Contender]]:
+    """The contenders that are added inside the block."""
+    taken: list[Contender] = []
+    token = _COLLECTED.set(taken)
+    try:
+        yield taken
+    finally:
+        _COLLECTED.reset(token)
+
+
+def is_collecting() -> bool:
+    """Whether a file is being read for the kernels that it registers."""
+    return _COLLECTED.get() is not None
 
 
 class Registry:
@@ -104,6 +131,8 @@ class Registry:
         if present is not None and present.is_own and not contender.is_own:
             raise ValueError(f"name: {contender.name!r} is one of the lab's own contenders; choose another name")
         self._entries[key] = contender
+        if (taken := _COLLECTED.get()) is not None:
+            taken.append(contender)
 
     def of(self, operation: str) -> dict[str, Contender]:
         """The operation's contenders by name."""
@@ -144,13 +173,18 @@ def kernel(
     name: str,
     supports: Callable[[Any], bool | str | None] | None = None,
     label: str | None = None,
-) -> Callable[[Build], Build]:
+    configs: Mapping[str, Sequence[int]] | None = None,
+) -> Callable[[Any], Any]:
     """Register your own kernel: decorates `build(workload, inputs)`, which returns `f(*inputs) -> out`.
 
     inputs are q, k, v for attention and decode, x and the float weight for linear, which your kernel is checked with.
     `supports(workload)` returns True (or None), or False, or the reason why not as text.
+    configs: numbers to choose from, by name: `{"BLOCK": (64, 128), "num_warps": (4, 8)}`. Then it decorates
+    `build(workload, inputs, config)`, which is given one number of each, as a dict: the first of each, unless the point
+    has others. `skiplab.tune` times all combinations.
     """
     operation_of(operation)
+    choices = _choices(configs or {})
 
     def verdict(workload: Any, device: str) -> str | None:
         answer = None if supports is None else supports(workload)
@@ -158,12 +192,46 @@ def kernel(
             return None
         return answer if isinstance(answer, str) else f"{name} says that it does not support this workload"
 
-    def register(build: Build) -> Build:
-        summary = (build.__doc__ or "your own kernel").strip().splitlines()[0]
-        REGISTRY.add(Contender(name, label or name, summary, build, verdict, operation))
-        return build
+    def register(user: Any) -> Any:
+        summary = (user.__doc__ or "your own kernel").strip().splitlines()[0]
+        entry = Contender(name, label or name, summary, user, verdict, operation, user=user)
+        if choices:
+            configured, every = _configured(name, user, tuple(choices)), tuple(product(*choices.values()))
+            build = configured(tuple(values[0] for values in choices.values()))
+            entry = replace(entry, build=build, configured=configured, sizes=tuple(choices), configs=every)
+        REGISTRY.add(entry)
+        return user
 
     return register
+
+
+def _choices(configs: Mapping[str, Sequence[int]]) -> dict[str, tuple[int, ...]]:
+    """ValueError or TypeError for what is no mapping of names to whole numbers."""
+    if not isinstance(configs, Mapping):
+        raise TypeError(f"configs: given {configs!r}; a dict of names and numbers is needed, as {{'BLOCK': (64, 128)}}")
+    found = {name: tuple(values) for name, values in configs.items()}
+    for name, values in found.items():
+        if not values or not all(isinstance(value, int) and not isinstance(value, bool) for value in values):
+            raise ValueError(f"configs: {name} is {values!r}; allowed are whole numbers, one at least")
+    return found
+
+
+def _configured(name: str, user: Any, sizes: tuple[str, ...]) -> Callable[[tuple[int, ...]], Build]:
+    """What makes a `build` of a config's numbers."""
+
+    def configured(numbers: tuple[int, ...]) -> Build:
+        if len(numbers) != len(sizes):
+            raise ValueError(f"config: got {numbers}; {name} takes {len(sizes)} numbers: {', '.join(sizes)}")
+        config = dict(zip(sizes, numbers, strict=True))
+
+        def build(workload: Any, inputs: Sequence[Any]) -> Solver:
+            made = user(workload, inputs, dict(config))
+            plan = {**(made.plan if isinstance(made, Planned) else {}), **config}
+            return Planned(made.call if isinstance(made, Planned) else made, plan)
+
+        return build
+
+    return configured
 
 
 def is_cuda(device: str) -> bool:

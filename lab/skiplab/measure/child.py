@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from multiprocessing import Pipe
@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from skiplab.contenders import Contender
+from skiplab.contenders.source import source_of
 from skiplab.machine import Machine, device_name
 from skiplab.measure.failure import Failure, failure
 from skiplab.measure.point import Measurement, Point
@@ -75,8 +76,9 @@ class Child:
     ) -> Measurement:
         """As `measure`, in the child; `cancelled` is asked every 50 ms and ends the child's process.
 
-        A user's kernel goes there by its module's name, or by value where it was defined in a notebook or a script's
-        main module. One that cannot be pickled is a row that says so: it is never called in this process.
+        A user's kernel goes there by its module's name; by its source, where a notebook, a script or a file defines it;
+        by value, where a function made it. One that cannot be pickled is a row that says so: it is never called in this
+        process.
         """
         order = order_of(
             point, seed, budget_s, check, machine=machine, retries=retries, timeout_s=timeout_s,
@@ -187,10 +189,18 @@ def order_of(
     blank = Measurement(point, "crashed", label=entry.label, device_name=device_name)
     options = {"seed": seed, "budget_s": budget_s, "check": check, "machine": machine, "retries": retries}
     try:
-        task = dumps(Task(point, None if entry.is_own else entry, torch.get_num_threads(), options))
+        task = dumps(_task(point, entry, options))
     except Exception as error:  # a kernel may hold anything
         return replace(blank, error_text=_unsendable(entry, error))
     return Order(task, blank, timeout_s or START_S + point.workload.untimed_s + 4 * budget_s)
+
+
+def _task(point: Point, entry: Contender, options: Mapping[str, Any]) -> Task:
+    """The task with the kernel as the child can have it."""
+    threads, source = torch.get_num_threads(), source_of(entry)
+    if entry.is_own or (source is not None and not source.module):
+        return Task(point, source, None, threads, options)
+    return Task(point, None, entry, threads, options)
 
 
 class _Silent(Exception):

@@ -19,6 +19,7 @@ import torch
 
 from skiplab.contenders import Contender
 from skiplab.contenders.base import REGISTRY
+from skiplab.contenders.source import KernelSource, load_source
 from skiplab.measure.checked import measure
 from skiplab.measure.failure import Failure, attempt
 from skiplab.measure.point import Measurement, Point
@@ -28,9 +29,14 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 @dataclass(frozen=True)
 class Task:
-    """A point to measure, with the user's contender (None: one of the lab's own), torch's thread count and options."""
+    """A point to measure, with the user's contender, torch's thread count and options.
+
+    source: the source of a user's kernel that has one; entry: by value, for one that has none or that can be imported;
+    neither for one of the lab's own.
+    """
 
     point: Point
+    source: KernelSource | None
     entry: Contender | None
     threads: int
     options: Mapping[str, Any]
@@ -60,7 +66,9 @@ def serve(lab: Connection, keeper: int) -> None:
 def _taken(task_bytes: bytes) -> Measurement | Failure:
     task: Task = pickle.loads(task_bytes)  # imports the contender's module
     torch.set_num_threads(task.threads)
-    if task.entry is not None:
+    if task.source is not None:
+        load_source(task.source)
+    elif task.entry is not None:
         REGISTRY.add(task.entry)
     return measure(task.point, **task.options)
 

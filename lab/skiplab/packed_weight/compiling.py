@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import blockskip as bs
 import torch
 
-from skiplab.anatomy import Anatomy, _pretend, read
+from skiplab.anatomy import Anatomy, prepared_anatomy
+from skiplab.machine.capability import capability_of
 from skiplab.packed_weight.loads import Program
 from skiplab.packed_weight.packed import Packed
 
 
-def compiled(packed: Packed, program: Program, capability: tuple[int, int], scalar: bool = False) -> Anatomy:
-    """The matvec for one token as it would be launched on a GPU of that capability: compiled, not run. Imports triton.
+def compiled(packed: Packed, program: Program, arch: Any, scalar: bool = False) -> Anatomy:
+    """The matvec for one token as it would be launched on a GPU of that arch: compiled, not run. Imports triton.
 
     Raises ValueError where TRITON_INTERPRET is set: nothing is compiled then.
     """
-    from blockskip.launching.primitives import interpreting
     from blockskip.linear import launch
     from blockskip.linear.plan import MatvecConfig
     from blockskip.linear.rounding import Blocks
 
     from skiplab.contenders.ablations import FORMS, metadata_as_read
 
-    if interpreting():
-        raise ValueError("TRITON_INTERPRET: is set, so kernels are not compiled; unset it before Triton is imported")
     n, k = 64, packed.in_features  # the kernel takes the number of rows as an argument
     weight = torch.zeros(n, k, dtype=torch.float32, device="cpu")
     w = bs.quantize(weight, packed.bits, packed.group_size, packed.symmetric, packed.metadata)
@@ -34,9 +34,8 @@ def compiled(packed: Packed, program: Program, capability: tuple[int, int], scal
     codes = torch.empty((1, 2, k // 8), dtype=torch.int32, device="cpu")
     sums = torch.empty(1, k // 32, dtype=torch.float32, device="cpu")
     out = torch.empty(1, n, dtype=torch.bfloat16, device="cpu")
+    capability = capability_of(arch)
     early = capability >= (9, 0)
     operands = launch.packed_codes(w), metadata_as_read(w, form), codes, Blocks(sums, sums), None, out
     one = launch.prepare_matvec(w, operands, config, early, form)
-    with _pretend(capability):
-        kernel = form.kernel.warmup(*one.arguments, **one.constants, **config.options(early), grid=one.grid)
-    return read(kernel, capability)
+    return prepared_anatomy(capability, form.kernel, one, **config.options(early))

@@ -90,6 +90,13 @@ class Header(Struct, tag_field="record", tag="header"):
         ),
     ] = None
     source_hash: Annotated[str | None, Said("hash of the kernel package's sources")] = None
+    kernels: Annotated[
+        dict[str, dict[str, str]],
+        Said(
+            "users' kernels: `hash` of the source, and `from`, the file or module that `--from` is given; {} for one "
+            "that was made inside a function"
+        ),
+    ] = {}
     python: Annotated[str | None, Said("version")] = None
     torch: Annotated[str | None, Said("version")] = None
     triton: Annotated[str | None, Said("version")] = None
@@ -232,6 +239,7 @@ class Row(Timed, tag_field="record", tag="point", kw_only=True, gc=False):
         ),
     ] = None
     source_hash: Annotated[str, Said("of the kernels that this row was measured with")] = ""
+    kernel_hash: Annotated[str, Said("of a user's kernel: of its source")] = ""
 
 
 FLAGS: Mapping[str, str] = {

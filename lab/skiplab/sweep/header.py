@@ -19,6 +19,7 @@ from skiplab.machine import Machine, describe
 from skiplab.paths import runs_directory, slug
 from skiplab.provenance import git_state, now, source_hash, triton_version
 from skiplab.sweep.grid import AnySweep
+from skiplab.sweep.kernels import kernels_of, with_origins
 
 
 @dataclass(frozen=True)
@@ -43,19 +44,25 @@ def site_of(device: str) -> Site:
     )  # fmt: skip
 
 
-def run_header(sweep: AnySweep, topic: str, machine: Machine, site: Site | None = None) -> dict[str, Any]:
-    """The header of a run file; without host names and user paths. site: by default the sweep's device here."""
+def run_header(
+    sweep: AnySweep, topic: str, machine: Machine, site: Site | None = None, folder: Path | None = None
+) -> dict[str, Any]:
+    """The header of a run file; without host names and user paths. site: by default the sweep's device here.
+
+    folder: the run file's, as of `kernels_of`; by default that of the user's runs.
+    """
+    kernels = kernels_of(sweep, folder or runs_directory())
     site = site or site_of(sweep.device)
     day = datetime.now(UTC).date().isoformat()
     return {
         "run_id": f"{day}-{slug(site.device['name'])}-{slug(topic)}-{uuid.uuid4().hex[:6]}",
         "argv": [Path(sys.argv[0]).name, *map(_anonymous, sys.argv[1:])],
-        "operation": sweep.operation, "command": sweep.command(), "seed": sweep.seed,
+        "operation": sweep.operation, "command": with_origins(sweep.command(), kernels), "seed": sweep.seed,
         "parameters": asdict(cast(Any, sweep)),
         "git": git_state(),
         "source_hash": site.source_hash, "python": site.python, "torch": site.torch, "triton": site.triton,
         "cuda": site.cuda, "device": site.device, "threads": site.threads, "cpu": site.cpu,
-        "roof": machine.roof(), "start": now(),
+        "roof": machine.roof(), "start": now(), **({"kernels": kernels} if kernels else {}),
     }  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from skiplab.contenders.base import is_collecting
 from skiplab.machine import Machine, default_device, describe, this_machine
 from skiplab.measure import Measurement, Point
 from skiplab.measure.point import OTHER_DEVICE
@@ -19,6 +20,7 @@ from skiplab.store import END, Run, RunWriter, file_to_begin, read_run
 from skiplab.store.keys import without_index
 from skiplab.sweep.grid import AnySweep, usable
 from skiplab.sweep.header import Site, default_path, run_header, site_of
+from skiplab.sweep.kernels import kernel_hash
 from skiplab.sweep.progress import Progress
 from skiplab.sweep.schedule import Dispatch, Home, home_of, measured
 from skiplab.sweep.workers import Here, InChild, MeasureSettings, Worker
@@ -157,11 +159,17 @@ def run_sweep(
     anew: measure again, beside a file whose run is finished (`store.file_to_begin`); `say` is told of which file, and
         of workers that are lost.
     """
+    if is_collecting():
+        raise ValueError(
+            "sweep: is called by a file that is being read for its kernels; above the call this line is missing: "
+            'if __name__ == "__main__":'
+        )
     points = sweep.points()  # before there is a file: a sweep that cannot be leaves none
     topic = topic or sweep.operation
     with opened(sweep, devices, cluster, gpu, isolate, say) as runner:
         machine = runner.machine(sweep.dtype)
-        header = run_header(sweep, topic, machine, runner.site)
+        beside = Path(path).parent if path is not None else folder
+        header = run_header(sweep, topic, machine, runner.site, beside)
         if path is None:
             path = default_path(sweep, topic, runner.site, folder)
             path = unused(path) if fresh else path
@@ -235,7 +243,7 @@ def _row(taken: Measurement, site: Site, homes: dict[str, Home]) -> dict[str, An
     if taken.status == "ok" and homes.setdefault(taken.point.workload.key(), home) != home:
         taken = replace(taken, flags=(*taken.flags, OTHER_DEVICE))
     taken = replace(taken, device_name=taken.device_name or site.device["name"])
-    return {**taken.row(), "key": row_key(taken.point), "source_hash": source_hash()}
+    return row_of(taken)
 
 
 def appended(path: Path, rows: Iterable[Mapping[str, Any]]) -> Run:
@@ -286,4 +294,12 @@ def ending(writer: RunWriter) -> Iterator[None]:
 
 def row_key(point: Point) -> str:
     """The key by which resuming finds a row: point and kernel sources (device and versions are in the header)."""
-    return f"{point.key} | {source_hash()}"
+    kernel = kernel_hash(point)
+    return f"{point.key} | {source_hash()}" + (f" | {kernel}" if kernel else "")
+
+
+def row_of(taken: Measurement) -> dict[str, Any]:
+    """A measurement's row, with the key and the hashes of what it measured."""
+    kernel = kernel_hash(taken.point)
+    hashes = {"source_hash": source_hash(), **({"kernel_hash": kernel} if kernel else {})}
+    return {**taken.row(), "key": row_key(taken.point), **hashes}

@@ -21,6 +21,7 @@ from blockskip.config import (
 from blockskip.gpu import Gpu, shared_bytes
 from blockskip.tuned.attention import Entry, mask_kind
 
+from skiplab.anatomy import attention
 from skiplab.text import digits
 from skiplab.tuning.base import AnyTuning, Candidate, Config, Ranking
 from skiplab.workload import Workload
@@ -172,13 +173,7 @@ def same_kernel(workload: Workload) -> Any:
 
 
 def anatomy(capability: tuple[int, int], workload: Workload, candidate: Candidate) -> Anatomy | None:
-    from skiplab.anatomy import attention_anatomy
-
-    w = workload
-    return attention_anatomy(
-        capability, head_dim=w.head_dim, dtype=w.torch_dtype, mask=w.mask, q_heads=w.q_heads,
-        kv_heads=w.kv_heads, length=w.q_len, config=candidate.config,
-    )  # fmt: skip
+    return attention.anatomy(capability, workload, candidate.contender, candidate.config or ())
 
 
 def entry(one: TuningClass, winner: Candidate, ranking: Ranking, default: Candidate) -> Entry:

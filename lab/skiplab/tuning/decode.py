@@ -13,6 +13,7 @@ from blockskip.config import TileConfig, power_of_two
 from blockskip.gpu import Gpu, shared_bytes
 from blockskip.tuned.decode import DecodeEntry
 
+from skiplab.anatomy import decode
 from skiplab.text import digits
 from skiplab.tuning.attention import heads_of
 from skiplab.tuning.base import AnyTuning, Candidate, Config, Ranking
@@ -118,9 +119,7 @@ def same_kernel(workload: DecodeWorkload) -> Any:
 
 
 def anatomy(capability: tuple[int, int], workload: DecodeWorkload, candidate: Candidate) -> Anatomy | None:
-    from skiplab.anatomy import decode_anatomy
-
-    return decode_anatomy(capability, workload, TileConfig.of(candidate.config))
+    return decode.anatomy(capability, workload, candidate.contender, candidate.config or ())
 
 
 def entry(one: TuningClass, winner: Candidate, ranking: Ranking, default: Candidate) -> DecodeEntry:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from itertools import product
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -21,6 +20,8 @@ from blockskip.linear.plan import default_plan
 from blockskip.linear.weight import BLOCK
 from blockskip.tuned.linear import Form, LinearEntry
 
+from skiplab.anatomy import linear
+from skiplab.anatomy.linear import CONTENDERS, KERNELS, layout, weight_of
 from skiplab.text import digits
 from skiplab.tuning.base import AnyTuning, Candidate, Config, Ranking
 from skiplab.workload import LinearWorkload
@@ -28,15 +29,6 @@ from skiplab.workload import LinearWorkload
 if TYPE_CHECKING:
     from skiplab.anatomy import Anatomy
 
-CONTENDERS: Mapping[tuple[str, str], str] = {
-    ("matvec", "rows"): "blockskip-matvec",
-    ("fused", "rows"): "blockskip-fused",
-    ("dequantize", "rows"): "blockskip-dequantize",
-    ("fused", "tiles"): "blockskip-tiles",
-    ("dequantize", "tiles"): "blockskip-tiles-dequantize",
-}
-"""Who does what is tuned, by kernel and packing."""
-KERNELS: Mapping[str, tuple[str, str]] = {contender: kernel for kernel, contender in CONTENDERS.items()}
 SHAPES = (
     (2880, 2880), (4096, 4096), (5376, 8192), (14336, 4096), (16384, 5376), (5376, 21504), (43008, 5376),
     (28672, 8192),
@@ -87,7 +79,7 @@ class LinearTuning(AnyTuning):
         """Why a weight of this form cannot have that shape, in this packing or another; None if it can."""
         if in_features % self.group_size:
             return f"inputs must be a multiple of group_size {self.group_size}"
-        weight = _weight(self._layer(out_features, in_features))
+        weight = weight_of(self._layer(out_features, in_features))
         return why_no_tiles(weight) if (packing or self.packing) == "tiles" else None
 
     def _layer(self, out_features: int, in_features: int, rows: int = 1) -> LinearWorkload:
@@ -130,7 +122,7 @@ def _matvecs(rows: int, gpu: Gpu) -> Iterator[Candidate]:
 def _fused(workload: LinearWorkload, gpu: Gpu) -> Iterator[Candidate]:
     """The weight to floats first; or inside the product, in tiles as high as the rows or half as high."""
     yield _candidate("dequantize", "rows")
-    w, rows = _weight(workload), workload.rows
+    w, rows = weight_of(workload), workload.rows
     base = fused_config(rows, w)
     highest = min(128, max(16, 1 << (rows - 1).bit_length()))
     grid = product({highest, max(16, highest // 2)}, (64, 128), (4, 8), (3, 4))
@@ -169,26 +161,10 @@ def _tiles_config(workload: LinearWorkload, gpu: Gpu) -> HopperConfig:
     """The default sizes of the kernel for tiles, whether or not the default takes it for so many rows."""
     rows = workload.rows
     while True:
-        config = default_plan(rows, workload.torch_dtype, _weight(workload, "tiles"), gpu).config
+        config = default_plan(rows, workload.torch_dtype, weight_of(workload, "tiles"), gpu).config
         if isinstance(config, HopperConfig):
             return config
         rows //= 2
-
-
-@lru_cache(maxsize=64)
-def _layout(n: int, k: int, bits: int, group_size: int, symmetric: bool, packing: str) -> bs.QuantizedWeight:
-    """A weight on the meta device: a layout without numbers."""
-    # of a row that is there: torch computes on the meta device by way of its compiler, which takes a second to import
-    row = bs.quantize(torch.zeros(1, k, dtype=torch.bfloat16, device="cpu"), bits, group_size, symmetric)
-    tensors: dict[str, Any] = {
-        name: t.new_empty((n, *t.shape[1:]), device="meta") for name, t in row.named_tensors().items()
-    }
-    return replace(row, **tensors).packed(packing)
-
-
-def _weight(workload: LinearWorkload, packing: str = "rows") -> bs.QuantizedWeight:
-    w = workload
-    return _layout(w.out_features, w.in_features, w.bits, w.group_size, w.symmetric, packing)
 
 
 @dataclass(frozen=True, order=True)
@@ -210,7 +186,7 @@ class TuningClass:
 
     @property
     def weight(self) -> bs.QuantizedWeight:
-        return _layout(
+        return layout(
             self.out_features, self.in_features, self.bits, self.group_size, self.symmetric, self.packing
         )  # fmt: skip
 
@@ -250,13 +226,9 @@ def same_kernel(workload: LinearWorkload) -> Any:
 
 
 def anatomy(capability: tuple[int, int], workload: LinearWorkload, candidate: Candidate) -> Anatomy | None:
-    from skiplab.anatomy import linear_anatomy
-
-    kernel, packing = KERNELS[candidate.contender]
     if candidate.config is None:
         return None
-    config, splits = config_of(kernel, packing, from_numbers(kernel, packing, candidate.config))
-    return linear_anatomy(capability, _weight(workload, packing), workload.rows, workload.torch_dtype, config, splits)
+    return linear.anatomy(capability, workload, candidate.contender, candidate.config)
 
 
 def entry(one: TuningClass, winner: Candidate, ranking: Ranking, default: Candidate) -> LinearEntry:

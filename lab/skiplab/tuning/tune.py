@@ -23,10 +23,9 @@ from blockskip.gpu import Gpu
 from skiplab.contenders import is_cuda
 from skiplab.machine import device_kind, this_machine
 from skiplab.measure import Child, Measurement, Point
-from skiplab.provenance import source_hash
 from skiplab.store import Run, RunWriter
 from skiplab.store.keys import without_index
-from skiplab.sweep import default_path, ending, row_key, run_header, usable
+from skiplab.sweep import default_path, ending, row_key, row_of, run_header, usable
 from skiplab.tuning.base import AnyTuning, Candidate, TuningModule
 from skiplab.tuning.compiling import Compiled, Job, compile_all
 from skiplab.tuning.modules import MODULES
@@ -208,6 +207,5 @@ def _row(taken: Measurement, compiled: Compiled | None) -> dict[str, Any]:
     facts = {} if compiled is None else {key: value for key, value in asdict(compiled).items() if key != "problem"}
     label = candidate.sizes or taken.label or candidate.contender
     return {
-        **taken.row(), "key": row_key(taken.point), "source_hash": source_hash(),
-        "contender": str(candidate), "label": label, "plan": {**taken.plan, **facts},
+        **row_of(taken), "contender": str(candidate), "label": label, "plan": {**taken.plan, **facts},
     }  # fmt: skip

@@ -16,6 +16,7 @@ from typing import Any
 
 from blockskip.gpu import Gpu
 
+from skiplab.machine.capability import capability_of
 from skiplab.operations import workload_of
 from skiplab.store import Run
 from skiplab.store.keys import without_index
@@ -31,8 +32,8 @@ def gpu_of(run: Run) -> Gpu:
     device = run.header["device"]
     if not (device.get("sms") and device.get("compute_capability")):
         raise ValueError(f"{run.run_id}: was made on {run.device}, and only a GPU's kernels are tuned")
-    major, minor = map(int, device["compute_capability"].split("."))
-    return Gpu(device["name"], (major, minor), device["sms"])
+    capability = capability_of(device["compute_capability"])
+    return Gpu(device["name"], capability, device["sms"])
 
 
 def module_of(run: Run) -> TuningModule:

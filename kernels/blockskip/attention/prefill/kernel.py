@@ -21,6 +21,7 @@ import triton
 import triton.language as tl
 
 from ...launching.primitives import base, first_bits, load_block, load_mask_bits, local, ring_slots, unpack_bits, wide
+from ...launching.scopes import enter_scope, exit_scope
 from ..band import band_keeps, band_limits, first_slot, lengths_of
 from ..softmax import accumulate, first_sums, log_sum_exp, tangent
 
@@ -112,6 +113,7 @@ def prefill(
     BLOCK_D: tl.constexpr = CONSTANTS.BLOCK_D
     WIDE: tl.constexpr = CONSTANTS.WIDE
     QUERIES: tl.constexpr = BLOCK_M // GROUP
+    enter_scope("program")
     head = tl.program_id(1) * interleave + tl.program_id(0) % interleave
     row = (tl.num_programs(0) - 1 - tl.program_id(0)) // interleave
     batch = tl.program_id(2)
@@ -236,3 +238,4 @@ def prefill(
     if lse is not None:
         lse_ptr = base(lse, batch, first_head) + local(member, lse.strides[1], True) + i.to(tl.int64) * lse.strides[2]
         tl.store(lse_ptr, log_sum_exp(row_max, row_sum), mask=real_row)
+    exit_scope("program")

@@ -9,11 +9,7 @@ from __future__ import annotations
 import base64
 import importlib.util
 import json
-import os
-import subprocess
 import sys
-import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -23,7 +19,7 @@ import numpy as np
 import torch
 
 from skiplab.machine import device_name
-from skiplab.measure.timing import Cancelled
+from skiplab.replay.fresh import interpreting_here, run_fresh
 from skiplab.widgets.mask.settings import MaskSettings
 
 INTERPRETED_TILES = 1024
@@ -46,11 +42,6 @@ class Record:
         return f"{visited}, {masked:,} with the mask and {unmasked:,} without"
 
 
-def interpreted() -> bool:
-    """Whether Triton runs in its interpreter: slow, and of use only to see what the kernel does."""
-    return os.environ.get("TRITON_INTERPRET") == "1"
-
-
 def why_not() -> str | None:
     """None if a kernel can be recorded, else the reason and what to do."""
     if importlib.util.find_spec("triton") is None:
@@ -69,14 +60,14 @@ def record(settings: MaskSettings, cancelled: Callable[[], bool] = lambda: False
             f"without a GPU needs: {INTERPRETED_TILES:,} at most.",
             "Shorten the prompt or choose larger tiles, or run on a CUDA GPU, where any length goes.",
         )
-    if torch.cuda.is_available() or interpreted():
+    if torch.cuda.is_available() or interpreting_here():
         return _record_here(settings)
     return _record_in_child(settings, cancelled)
 
 
 def _record_here(settings: MaskSettings) -> Record:
     workload = settings.workload
-    if interpreted():
+    if interpreting_here():
         shape, device, dtype, config = (1, 1, 1, 16), "cpu", torch.float32, _config(settings)
     else:
         shape = (workload.batch, workload.q_heads, workload.kv_heads, workload.head_dim)
@@ -88,35 +79,13 @@ def _record_here(settings: MaskSettings) -> Record:
     plan = bs.explain(q, k, v, workload.mask, **given)
     _, visits = bs.attention(q, k, v, workload.mask, **given)
     assert plan.tilemap is not None
-    where = "Triton's interpreter (what it does, not how fast)" if interpreted() else device_name(device)
+    where = "Triton's interpreter (what it does, not how fast)" if interpreting_here() else device_name(device)
     return Record(plan.tilemap, strangest(plan.tilemap, visits.flatten(0, 1).cpu().numpy()), where)
 
 
 def _record_in_child(settings: MaskSettings, cancelled: Callable[[], bool]) -> Record:
     """The record that a child process makes with Triton's interpreter."""
-    paths = os.pathsep.join(path for path in sys.path if path)
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": paths}
-    with tempfile.TemporaryFile() as said, tempfile.TemporaryFile() as complained:
-        child = subprocess.Popen(
-            [sys.executable, "-m", __name__, json.dumps(asdict(settings))], stdout=said, stderr=complained,
-            env=environment,
-        )  # fmt: skip
-        try:
-            while child.poll() is None:
-                if cancelled():
-                    raise Cancelled
-                time.sleep(0.02)
-        finally:
-            child.kill()
-            child.wait()
-        for file in (said, complained):
-            file.seek(0)
-        if child.returncode:
-            lines = complained.read().decode(errors="replace").strip().splitlines() or ["it said nothing"]
-            raise RuntimeError(
-                f"The process that ran the kernel ended with {child.returncode}: {lines[-1]}", "Report it, please."
-            )
-        told = json.loads(said.read().splitlines()[-1])
+    told = run_fresh(__name__, asdict(settings), cancelled)
     sizes = {name: told[name] for name in ("block_m", "block_n")}
     tilemap = bs.TileMap.build(settings.mask, settings.q_len, settings.keys, **sizes)
     visits = np.frombuffer(base64.b64decode(told["visits"]), np.uint8).reshape(tilemap.rows, tilemap.cols)
@@ -143,4 +112,4 @@ def _config(settings: MaskSettings) -> tuple[int, int, int, int] | None:
 
 
 if __name__ == "__main__":
-    print(json.dumps(told(_record_here(MaskSettings(**json.loads(sys.argv[1]))))))
+    print(json.dumps(told(_record_here(MaskSettings(**json.load(sys.stdin))))))

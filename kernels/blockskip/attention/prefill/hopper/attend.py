@@ -17,6 +17,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 )
 
 from ....launching.primitives import base, first_bits, wide
+from ....launching.scopes import enter_scope, exit_scope
 from ...softmax import after_sink, online_softmax, tangent
 from .items import ROWS, item_of, rounds, run_of, tiles_of
 
@@ -239,11 +240,13 @@ def attend_one_by_one(
     queries = queries_of(q, item, GROUP, HEAD_DIM)
     last_round = rounds(q) - 1
     for round_ in range(last_round + 1):
+        enter_scope("item")
         following = item_of(gl.minimum(round_ + 1, last_round), q, interleave)
         count, queries = attend_rows(
             GROUP, queries, item, following, count, tensors, lse, buffers, bars, visible, scoring, CONSTANTS
         )  # fmt: skip
         item = following
+        exit_scope("item")
 
 
 @gluon.jit
@@ -275,6 +278,7 @@ def attend_overlapped(
     previous, unfinished = item_of(0, q, interleave), gl.to_tensor(False)  # `= item` would make one variable of the two
     last_round = rounds(q) - 1
     for round_ in range(last_round + 2):
+        enter_scope("item")
         tiles = tiles_of(item, q, visible, CONSTANTS)
         begin, end, full_begin, full_end, bits_index = 0, 0, 0, 0, -1
         if tiles.runs[1] > tiles.runs[0]:
@@ -318,6 +322,7 @@ def attend_overlapped(
         mbarrier.arrive(bars.q_empty.index(round_ % 2), pred=round_ <= last_round)
         previous, unfinished = item, some
         item = item_of(gl.minimum(round_ + 1, last_round), q, interleave)
+        exit_scope("item")
 
 
 @gluon.jit

@@ -11,6 +11,7 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import mbarrier, tma
 
 from ....launching.primitives import wide
+from ....launching.scopes import enter_scope, exit_scope
 from ...band import first_slot
 from .items import ROWS, item_of, rounds, run_of, tiles_of
 
@@ -44,6 +45,7 @@ def copy(q, k, v, buffers, bars, visible, interleave, CONSTANTS: gl.constexpr):
     v_source = descriptor_of(v, v_strides, 0, visible.lengths.kv_len, block)
     count = 0
     for round_ in range(rounds(q)):
+        enter_scope("copies")
         item = item_of(round_, q, interleave)
         if OVERLAP_ITEMS:
             copy_queries(round_, item, q_source, buffers.q, bars, HEAD_DIM)
@@ -63,6 +65,7 @@ def copy(q, k, v, buffers, bars, visible, interleave, CONSTANTS: gl.constexpr):
         count = copy_tiles(
             batch, kv_head, count, k_source, v_source, buffers, bars, visible.mask, tiles, CONSTANTS
         )  # fmt: skip
+        exit_scope("copies")
 
 
 @gluon.jit

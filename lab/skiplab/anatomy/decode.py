@@ -1,0 +1,67 @@
+"""The anatomy of decode's split-K kernel."""
+
+from __future__ import annotations
+
+from dataclasses import astuple, fields, replace
+from typing import Any
+
+import torch
+from blockskip.attention.decode.plan import decode_config
+from blockskip.config import TileConfig
+from blockskip.gpu import HOPPER
+
+from skiplab.anatomy.compiled import Anatomy
+from skiplab.anatomy.launches import prepared_anatomy
+from skiplab.machine.capability import capability_of
+from skiplab.workload import DecodeWorkload
+
+CONTENDER = "blockskip"
+"""Whose kernel has tiles of one's own."""
+
+
+def compiles(contender: str) -> bool:
+    """Whether the contender has a kernel that is named here."""
+    return contender == CONTENDER
+
+
+def sizes(contender: str) -> tuple[str, ...]:
+    """The names of a config's numbers; none for a contender whose kernel is not ours."""
+    return tuple(field.name for field in fields(TileConfig)) if compiles(contender) else ()
+
+
+def default(arch: Any, workload: DecodeWorkload, contender: str) -> tuple[int, ...]:
+    """The config that a call takes where nothing was tuned."""
+    rows = workload.q_len * workload.group
+    return astuple(decode_config(capability_of(arch), workload.head_dim, workload.torch_dtype, rows))
+
+
+def anatomy(arch: Any, workload: DecodeWorkload, contender: str, config: tuple[int, ...]) -> Anatomy:
+    """The anatomy of our split-K kernel for this workload."""
+    return decode_anatomy(arch, workload, TileConfig.of(config))
+
+
+def decode_anatomy(
+    arch: Any,
+    workload: DecodeWorkload,
+    config: TileConfig,
+    sinks: bool = False,
+    softcap: float | None = None,
+) -> Anatomy:
+    """The split-K kernel of a decode step with these tiles, as in a CUDA graph on a GPU of this `arch`; not run."""
+    from blockskip.attention.call import DecodeCall
+    from blockskip.attention.decode import launch, plan
+    from blockskip.gpu import MULTIPROCESSORS_ASSUMED
+
+    capability = capability_of(arch)
+    w, dtype = workload, workload.torch_dtype
+    q, out = (torch.empty((w.batch, w.q_heads, w.q_len, w.head_dim), dtype=dtype, device="cpu") for _ in range(2))
+    k, v = (torch.empty((w.batch, w.kv_heads, w.slots, w.head_dim), dtype=dtype, device="cpu") for _ in range(2))
+    logits = torch.empty(w.q_heads, dtype=dtype, device="cpu") if sinks else None
+    call = DecodeCall(
+        q, k, v, w.head_dim**-0.5, w.kv_len, None, w.window, None, "triton", False, False, logits, softcap
+    )  # fmt: skip
+    chosen = replace(plan.plan_decode_kernel(call, capability, MULTIPROCESSORS_ASSUMED, config=config), fused=False)
+    parts = launch.allocate_parts(call, chosen)
+    launched = launch.prepare(call, chosen, (q, k, v, out), None, parts, capability >= HOPPER)
+    options = {"num_warps": config.num_warps, "num_stages": config.num_stages}
+    return prepared_anatomy(capability, launch.decode_kernel, launched, **options)

@@ -1,0 +1,22 @@
+"""Replay: what the programs of a kernel do, step by step, and where a GPU's multiprocessors spend their time.
+
+record.py: `replay`, which runs a kernel in Triton's interpreter in a child process (fresh.py, recorder.py);
+steps.py: what comes of it. timeline.py: what a GPU recorded of a launch, by multiprocessor, and as a Perfetto file;
+scoped.py: our kernels with Proton's records in them.
+"""
+
+from skiplab.replay.record import replay
+from skiplab.replay.steps import RecordedProgram, Replay, TensorLoad, TileStep
+from skiplab.replay.timeline import Timeline, attention_timeline, read_timeline, record_timeline
+
+__all__ = [
+    "RecordedProgram",
+    "Replay",
+    "TensorLoad",
+    "TileStep",
+    "Timeline",
+    "attention_timeline",
+    "read_timeline",
+    "record_timeline",
+    "replay",
+]  # fmt: skip

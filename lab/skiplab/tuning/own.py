@@ -1,0 +1,244 @@
+"""Finds the fastest of a user's own configs: `skiplab.tune`, `skiplab tune kernel`. On any device, into a run.
+
+What is compiled is the user's own affair, so nothing is left out beforehand: each config is checked and timed on each
+workload. Nothing is written but the run; its winner is for the user's own code.
+"""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+from statistics import geometric_mean, median
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from skiplab.contenders import Contender, contender
+from skiplab.machine import default_device, this_machine
+from skiplab.measure import Child, Measurement, Point, measure
+from skiplab.measure.timing import Cancelled
+from skiplab.operations import DEFAULT_OPERATION
+from skiplab.store import Run, RunWriter, file_to_begin
+from skiplab.store.keys import without_index
+from skiplab.sweep import AnySweep, default_path, ending, row_key, row_of, run_header, sweep_at
+from skiplab.templates import render
+from skiplab.text import digits
+from skiplab.tuning.base import Candidate
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Config = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class KernelTuning:
+    """What is tuned: a user's kernel, over its configs (None: all) and the workloads of a sweep, which says where.
+
+    at: the sweep's axes, as texts or values (`sweep.sweep_at`).
+    """
+
+    kernel: str
+    operation: str = DEFAULT_OPERATION
+    at: Mapping[str, Any] = field(default_factory=dict)
+    configs: tuple[Config, ...] | None = None
+    device: str = "cpu"
+    verb: ClassVar[str] = "tune kernel"
+
+    def __post_init__(self) -> None:
+        entry = self.entry
+        if entry.user is None:
+            raise ValueError(
+                f"kernel: got {self.kernel}, which is the lab's own; `skiplab tune {self.operation}` tunes those"
+            )
+        if not entry.sizes:
+            raise ValueError(f"kernel: {self.kernel} has nothing to choose from; give @skiplab.kernel its configs, as "
+                             "configs={'BLOCK': (64, 128), 'num_warps': (4, 8)}")  # fmt: skip
+        for one in self.configs or ():
+            if len(one) != len(entry.sizes):
+                raise ValueError(
+                    f"config: got {one}; {self.kernel} takes {len(entry.sizes)} numbers: {', '.join(entry.sizes)}"
+                )
+        self.sweep  # noqa: B018 - checks its axes
+
+    @property
+    def entry(self) -> Contender:
+        return contender(self.kernel, self.operation)
+
+    @property
+    def sweep(self) -> AnySweep:
+        return sweep_at(self.operation, (self.kernel,), self.at, self.device)
+
+    # what a run's header and its file's name are made of, as of a sweep
+
+    @property
+    def contenders(self) -> tuple[str, ...]:
+        return (self.kernel,)
+
+    @property
+    def seed(self) -> int:
+        return self.sweep.seed
+
+    @property
+    def key(self) -> str:
+        return self.sweep.key
+
+    def command(self) -> str:
+        """The command line that repeats it."""
+        words = [f"skiplab {self.verb} {shlex.quote(self.kernel)} --operation {self.operation} --device {self.device}"]
+        words += [f"--at {shlex.quote(f'{name}={_text(value)}')}" for name, value in self.at.items()]
+        words += [f"--config {'x'.join(map(str, one))}" for one in self.configs or ()]
+        return " ".join(words)
+
+    def points(self) -> list[Point]:
+        """Every config on every workload; those of a workload follow each other, and share its float64 reference."""
+        chosen = self.configs or self.entry.configs
+        return [Point(w, self.kernel, one, self.device) for w, one in product(self.sweep.workloads(), chosen)]
+
+
+@dataclass(frozen=True)
+class TunedKernel:
+    """What came of tuning a user's kernel: the run, and each config's score, best first; 1 is the fastest everywhere.
+
+    Scores are geometric means, over the workloads, of the config's median over the fastest one's; only a config that is
+    right and timed on all of them has one.
+    """
+
+    run: Run
+    sizes: tuple[str, ...]
+    scores: Mapping[Config, float]
+    times_ms: Mapping[Config, tuple[float, ...]]
+    problems: tuple[str, ...] = ()
+
+    @property
+    def best(self) -> dict[str, int]:
+        """The winner, as a kernel's `config` is given it; ValueError where no config is right on all workloads."""
+        if not self.scores:
+            raise ValueError(
+                f"{self.run.run_id}: no config is right and timed on all workloads; {'; '.join(self.problems)}"
+            )
+        return dict(zip(self.sizes, next(iter(self.scores)), strict=True))
+
+    def table(self) -> pd.DataFrame:
+        """All configs that have a score, best first, with their medians on each workload."""
+        import pandas as pd
+
+        workloads = list(dict.fromkeys(row["point"].split(" | ")[1] for row in self.run.rows))
+        return pd.DataFrame([
+            {**dict(zip(self.sizes, one, strict=True)), "score": f"{score:.3f}",
+             **{f"{name}, ms": digits(ms) for name, ms in zip(workloads, self.times_ms[one], strict=True)}}
+            for one, score in self.scores.items()
+        ])  # fmt: skip
+
+    @property
+    def caption(self) -> str:
+        return f"{self.run.provenance}; score: 1.000 is the fastest everywhere"
+
+    def _repr_html_(self) -> str:
+        table = self.table()
+        heads, rows = list(table.columns), table.to_numpy().tolist()
+        return render("tables.captioned", caption=self.caption, notes=self.problems, heads=heads, rows=rows, left=())
+
+    def __str__(self) -> str:
+        return "\n".join([self.caption, "", self.table().to_string(index=False), "", *self.problems])
+
+
+def tune(
+    kernel: str,
+    *,
+    operation: str = DEFAULT_OPERATION,
+    configs: Sequence[Mapping[str, int] | Config] | None = None,
+    device: str | None = None,
+    path: Path | str | None = None,
+    isolate: bool = True,
+    progress: bool = True,
+    limit_s: float = 480.0,
+    cancelled: Callable[[], bool] = lambda: False,
+    **at: Any,
+) -> TunedKernel:
+    """Check and time a kernel of your own with each of its configs; `.best` is the fastest, as a dict.
+
+    configs: some of those that `@skiplab.kernel` names, as dicts; all by default. at: axes of the operation's sweep, as
+    `q_len=(512, 1024), window=256, budget_s=0.5`. path, isolate, progress: as `skiplab.sweep`. limit_s: seconds for
+    all; what is measured by then is kept, and the same call goes on.
+    """
+    sizes = contender(kernel, operation).sizes
+    numbers = None if configs is None else tuple(_numbers(one, sizes) for one in configs)
+    wanted = KernelTuning(kernel, operation, at, numbers, device or default_device())
+    return tuned(wanted, path, isolate, progress, limit_s, cancelled)
+
+
+def tuned(
+    wanted: KernelTuning,
+    path: Path | str | None = None,
+    isolate: bool = True,
+    progress: bool = True,
+    limit_s: float = 480.0,
+    cancelled: Callable[[], bool] = lambda: False,
+    say: Callable[[str], None] = print,
+) -> TunedKernel:
+    """Measure what the run file lacks, and rank what it then holds."""
+    from tqdm.auto import tqdm
+
+    sweep: Any = wanted
+    path = Path(path) if path is not None else default_path(sweep, f"tune-{wanted.kernel}")
+    machine = this_machine(wanted.device, wanted.sweep.dtype)
+    header = run_header(sweep, "tune", machine, folder=path.parent)
+    path, which = file_to_begin(path, header)
+    if which:
+        say(which)
+    end = time.monotonic() + limit_s
+    with RunWriter(path, header) as writer, Child() as child:
+        settled = writer.settled()
+        points = [point for point in wanted.points() if row_key(point) not in settled]
+        take = child.measure if isolate else measure
+        with ending(writer):
+            for point in tqdm(points, unit="point", desc="measured", disable=not progress):
+                if cancelled() or time.monotonic() > end:
+                    raise Cancelled
+                taken = take(point, wanted.seed, wanted.sweep.budget_s, machine=machine, cancelled=cancelled)
+                writer.append(_row(taken, wanted.entry.sizes))
+        return ranked(writer.run, wanted.entry.sizes)
+
+
+def ranked(run: Run, sizes: tuple[str, ...]) -> TunedKernel:
+    """The ranking of a run's rows; of a point the latest row counts."""
+    latest = {without_index(row["point"]): row for row in run.rows}
+    times: dict[str, dict[Config, float]] = {}
+    problems = []
+    for row in latest.values():
+        where, config = row["point"].split(" | ")[1], tuple(row["config"])
+        times.setdefault(where, {})
+        if row["status"] == "ok":
+            times[where][config] = median(row["samples_ns"]) / 1e6
+        else:
+            problems.append(f"{row['label']} is {row['status']}: {row.get('error_text', '')}")
+    everywhere = set.intersection(*map(set, times.values())) if times else set()
+    scores = {one: geometric_mean([by[one] / min(by.values()) for by in times.values()]) for one in everywhere}
+    order = sorted(scores, key=lambda one: (scores[one], one))
+    medians = {one: tuple(by[one] for by in times.values()) for one in order}
+    return TunedKernel(run, sizes, {one: scores[one] for one in order}, medians, tuple(dict.fromkeys(problems)))
+
+
+def _row(taken: Measurement, sizes: Sequence[str]) -> dict[str, Any]:
+    """Its contender is named with the config, so that tables and figures tell them apart."""
+    config = taken.point.config or ()
+    words = " ".join(f"{name}={number}" for name, number in zip(sizes, config, strict=True))
+    return {**row_of(taken), "contender": str(Candidate(taken.point.contender, config)), "label": words}
+
+
+def _numbers(config: Mapping[str, int] | Config, sizes: tuple[str, ...]) -> Config:
+    if not isinstance(config, Mapping):
+        return tuple(config)
+    if set(config) != set(sizes):
+        raise ValueError(f"config: got {dict(config)}; allowed are numbers for {', '.join(sizes) or 'none'}")
+    return tuple(config[name] for name in sizes)
+
+
+def _text(value: Any) -> str:
+    several = value if isinstance(value, tuple | list) else (value,)
+    return ",".join(
+        "causal" if one is None else "x".join(map(str, one)) if isinstance(one, tuple) else str(one) for one in several
+    )

@@ -1,0 +1,1 @@
+"""The explorer that takes kernels apart; its files as in every explorer's folder, and subject.py: which kernel."""
