@@ -134,7 +134,7 @@ sliding = "32/16 heads of 256, bfloat16, window 1k"  # a layer of Gemma 4 31B
 figures.attention_times(rated([*read_runs(), *([run] if run else [])], together), first=sliding)
 
 # %% [markdown]
-# The sliding layer in numbers. What the project asked of the kernel stands with the table, met or missed:
+# The sliding layer in numbers. What the project asks of the kernel, and whether it is met, is in `data/TARGETS.md`:
 
 # %%
 results.show("sliding-d256")

@@ -183,8 +183,8 @@ recorded = rated(runs, ("*-nvidia-*", "*"))  # the GPUs' runs first
 figures.decode_bandwidths(recorded, first="32/16 heads of 256")
 
 # %% [markdown]
-# The times, and what the project asked of them, met or missed. Where few keys are read, memory does not come to its
-# full rate: *of a plain read of as much* compares with a kernel that only reads as many bytes.
+# The times; what is asked of them, and whether it is met, is in `data/TARGETS.md`. Where few keys are read, memory does
+# not come to its full rate: *of a plain read of as much* compares with a kernel that only reads as many bytes.
 
 # %%
 results.show("decode")

@@ -135,7 +135,8 @@ snr = {
     for kind in packed_weight.WEIGHTS
 }
 bits = {
-    q.packed.description: q.packed.bits_per_weight for q in packed_weight.random_qualities("normal")
+    q.packed.description: f"{q.packed.bits_per_weight:g}"
+    for q in packed_weight.random_qualities("normal")
 }
 snr = {f"{kind}, dB": found for kind, found in snr.items()}
 results.captioned(pd.DataFrame({"bits a weight": bits} | snr), "signal to noise: quantised here")
@@ -296,7 +297,7 @@ recorded = rated(read_runs(), ("*-nvidia-*", "*"))  # the GPUs' runs first
 figures.linear_bandwidths(recorded)
 
 # %% [markdown]
-# The times, and what the project asked of them, met or missed:
+# The times; what is asked of them, and whether it is met, is in `data/TARGETS.md`:
 
 # %%
 results.show("linear")

@@ -124,7 +124,7 @@ taken = [
 ours = figures.predictions([*taken, prompt, step], gpu)
 ours = query(ours, contender="blockskip").drop_duplicates(["model", "phase", "q_len", "depth"])
 figures.model_parts(
-    pd.concat([there, ours], ignore_index=True), first=figures.model.settings_words(prompt.axes())
+    pd.concat([there, ours], ignore_index=True), first=figures.model.settings_words(step.axes())
 )
 
 # %% [markdown]
@@ -215,6 +215,7 @@ results.captioned(
 
 # %%
 longer = there[(there["phase"] == "decode") & (there["contender"] == "blockskip")]
+longer = longer[longer["by_kind"] != 1]  # a whole model alone, not one layer of each kind
 longer = longer.assign(
     drafts=longer["q_len"] - 1, kept=[kept_tokens(n - 1, ACCEPTANCE) for n in longer["q_len"]]
 )

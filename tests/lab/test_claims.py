@@ -106,6 +106,8 @@ def test_what_is_recorded_is_found():
     found = judged(*read_runs())
     assert found["standard-2048"].by.device == "NVIDIA H100 80GB HBM3" and found["crossover"].verdict == "confirmed"
     assert found["vector-product"].by is not None
+    whole = found["prefill-2048"].by  # of a run of the whole model, not of the ladder's layers times their count
+    assert whole.rate == pytest.approx(2048 / 0.214835, rel=1e-3) and "l2-resident" not in whole.flags
 
 
 def test_a_constant_is_no_maximum():

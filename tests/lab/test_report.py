@@ -5,7 +5,7 @@ import re
 import blockskip as bs
 import pytest
 from skiplab.measure import Measurement, Point, WorkDone
-from skiplab.report import report_html, summary, time_table, write_report
+from skiplab.report import marks_note, report_html, summary, time_table, write_report
 from skiplab.report.attention import with_window_slider
 from skiplab.report.page import header_table
 from skiplab.report.points import data_of, of_frame
@@ -52,10 +52,29 @@ def test_times_are_one_line_a_length_and_window(run):
     table = time_table(run.frame())
     assert table["window"].tolist() == ["128", "causal"]
     assert table["sdpa"].tolist() == ["8.00 ms", "8.00 ms"]
-    assert table["blockskip"].tolist() == ["2.00 ms* (4.00x)", "4.00 ms (2.00x)"]
+    assert table["blockskip"].tolist() == ["2.00 ms* (4.00×)", "4.00 ms (2.00×)"]
     assert table["flex"].tolist() == ["", "crashed"]
     short = Run(HEADER, (a_row("sdpa", 0.01234, 128), a_row("blockskip", 0.9876, 128)))
-    assert time_table(short.frame()).iloc[0, -2:].tolist() == ["12.3 µs", "988 µs (0.01x)"]
+    assert time_table(short.frame()).iloc[0, -2:].tolist() == ["12.3 µs", "988 µs (0.01×)"]
+
+
+def test_a_flag_of_most_times_is_said_once_above_them(run):
+    def flagged(*flags):
+        rows = (a_row("sdpa", 8, 128), a_row("blockskip", 2, 128), a_row("flex", 4, 128))
+        return Run(HEADER, tuple({**row, "flags": own} for row, own in zip(rows, flags, strict=True))).frame()
+
+    def times(table):
+        return time_table(table).iloc[0, -3:].tolist()
+
+    alike = flagged(["busy"], ["busy"], ["busy"])
+    assert times(alike) == ["8.00 ms", "2.00 ms (4.00×)", "4.00 ms (2.00×)"]
+    assert marks_note(alike) == "flagged busy: all times"
+    mixed = flagged(["busy"], ["busy", "bimodal"], [])
+    assert times(mixed) == ["8.00 ms", "2.00 ms* (4.00×)", "4.00 ms○ (2.00×)"]
+    assert marks_note(mixed) == "flagged busy: all but those marked ○; * for other flags"
+    assert marks_note(run.frame()) == "* for flags" and marks_note(flagged([], [], [])) == ""
+    page = re.sub(r"\s+", " ", report_html(Run(HEADER, tuple({**row, "flags": ["busy"]} for row in run.rows))))
+    assert "in brackets times faster than dense + mask (sdpa); flagged busy: all times." in page
 
 
 def test_rates_below_one_are_no_zeros(run):

@@ -159,6 +159,12 @@ def test_the_page_of_targets_has_each_once_and_the_readers_tables_none(runs):
         show("targets", runs)
 
 
+@pytest.mark.parametrize("notebook", sorted((ROOT / "notebooks").glob("*.py")), ids=lambda path: path.name)
+def test_a_notebook_that_speaks_of_targets_names_their_page(notebook):
+    said = notebook.read_text(encoding="utf-8").split("# %%")
+    assert all("data/TARGETS.md" in cell for cell in said if "asked of" in cell or "project ask" in cell)
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
 def test_no_mark_stands_in_most_cells_of_a_table(page):
     for section in SECTION.finditer(page.read_text(encoding="utf-8")):

@@ -76,11 +76,26 @@ def test_keys_before_the_window_are_orange_and_said_to_be_masked():
     picture = picture_of(SplitSettings(kv_len=3000, buffer=None, window=1000, policy="executorch"))
     orange = [cell for cell in picture.cells if cell.fill in splits.DROPPED]
     assert orange and all("masked after they are read" in cell.hint for cell in orange)
-    width = sum(cell.width for cell in orange)
+    width = sum(cell.width for cell in orange if cell.height == 18)  # of the cache to scale
     assert width == pytest.approx(splits.ACROSS * 2000 / 3000, rel=0.03)
     assert any("Orange" in line for line in picture.legend)
     ours = picture_of(SplitSettings(kv_len=3000, buffer=None, window=1000))
-    assert not any(cell.fill in splits.DROPPED for cell in ours.cells)
+    others = [cell for cell in ours.cells if cell.fill in splits.DROPPED]
+    assert others and all("ExecuTorch" in cell.hint and cell.height == 20 for cell in others)  # its strip beside ours
+    assert not any("Orange" in line for line in picture_of(SplitSettings(kv_len=3000, buffer=None)).legend)
+
+
+def test_keys_before_the_window_are_seen_at_the_notebooks_settings():
+    def strips(kv_len):
+        picture = picture_of(SplitSettings(kv_len=kv_len, buffer=131072, window=1000, policy="executorch"))
+        orange = [cell for cell in picture.cells if cell.fill in splits.DROPPED and cell.height == 20]
+        return sum(cell.width + 1 for cell in orange), [label.text for label in picture.labels]
+
+    width, texts = strips(2048)
+    assert width == pytest.approx(splits.ACROSS * 1048 / 2048, rel=0.02) and "key 0" in texts
+    assert "The 1,000 keys that a query sees, and 1,048 before them, by rule: a cell is a tile" in texts
+    width, texts = strips(100_000)  # where they would make a hairline of the window
+    assert width == 0 and "key 99,000" in texts
 
 
 def test_words_say_what_a_large_buffer_does():

@@ -200,8 +200,9 @@ def check(name: str) -> Finder:
 
 
 def _ours(evidence: Evidence, phase: str, tokens: int) -> list[RowDict]:
-    """Our decoder's rows of that call, the newest of each device."""
+    """Our decoder's row of that call for each device: a whole model's before a sum of layers, the newest of them."""
     good = _at(query(evidence.rows, contender="blockskip", status="ok"), phase, tokens)
+    good = good.assign(whole=good["by_kind"] != 1).sort_values("whole", ascending=False, kind="stable")
     return good.drop_duplicates(ORIGIN).to_dict("records")
 
 

@@ -91,10 +91,11 @@ def interrupts() -> Iterator[Callable[[], bool]]:
 
 def told(run: Run) -> Shown:
     """A run's table of times, failures with their reasons, flags, and a summary of one line."""
-    from skiplab.report import summary, time_table
+    from skiplab.report import marks_note, summary, time_table
 
     table = frame(run)
-    caption = f"{run.provenance}: median time a call, {OPERATIONS[run.operation].baseline.note}, * for flags"
+    above = filter(None, [OPERATIONS[run.operation].baseline.note, marks_note(table)])
+    caption = f"{run.provenance}: median time a call, {'; '.join(above)}"
     failures = Counter(
         (row["contender"], row["status"], row.get("error_text", "")) for row in run.rows if row["status"] != "ok"
     )

@@ -30,6 +30,8 @@ from skiplab.templates import macro, plotly_text, render
 
 FEW, NARROW = 6, 34
 """More lines than these, of names no longer, have their legend in a column beside the figure instead of over it."""
+DASHED = 56
+"""Pixels of a legend's line where dashes tell lines apart: the marker hides most of a shorter one."""
 LETTERS, NAMES = 84, 50
 """Letters that fit over or under a figure 700 pixels wide, and beside each other under its bars."""
 CONFIG = {"displayModeBar": "hover", "displaylogo": False,
@@ -130,6 +132,8 @@ def _line_figure(chart: LineChart) -> Figure:
     figure = Figure(layout=layout(chart.title, foot(chart)), fallback=lambda: (static.jpeg(chart), static.text(chart)))
     figure.add_traces([trace(line) for line in chart.lines])
     _place_legend(figure, [line.name for line in chart.lines])
+    if any(line.dash for line in chart.lines):
+        figure.update_layout(legend_itemwidth=DASHED)
     across, down = _axes_of(chart)
     figure.update_layout(xaxis=across, yaxis=down)
     for one in chart.beginnings:

@@ -18,6 +18,8 @@ LEFT, ACROSS = 132, 560
 WIDTH = LEFT + ACROSS
 SHADES = (theme.BLUE, theme.SKY)
 DROPPED = (theme.ORANGE, "#F7DC9C")
+FEW_BEFORE = 3
+"""Of the keys that are seen, how many may be read for them to be drawn whole: a window in more would be a hairline."""
 MOST_CELLS = 1200
 """More programs with keys than these are drawn as one bar an SM, more tiles as whole shares."""
 NAMES = {policy: name for policy, (name, _) in SPLIT_POLICIES.items()}
@@ -33,7 +35,7 @@ def decode(plans: Mapping[str, Schedule], policy: str, program: int) -> Picture:
     y = _timeline(parts, plan, program // plan.splits, y + 18)
     cells = tuple(part for part in parts if isinstance(part, Cell))
     labels = tuple(part for part in parts if isinstance(part, Label))
-    return Picture(WIDTH + 4, y + 4, cells, labels, program, LEFT, _legend(plan))
+    return Picture(WIDTH + 4, y + 4, cells, labels, program, LEFT, _legend(parts))
 
 
 def title(plan: Schedule) -> str:
@@ -55,13 +57,13 @@ def told(plan: Schedule, run: Placement) -> str:
     )
 
 
-def _legend(plan: Schedule) -> tuple[str, ...]:
+def _legend(parts: Drawn) -> tuple[str, ...]:
     lines = [
         "Dark and light are neighbouring splits, and a number is a split.",
         "Green: programs of the chosen one's KV head. Grey: an SM with nothing to read.",
     ]
-    if plan.shares[0].first < plan.live.start and plan.shares[0].keys:
-        lines.append("Orange: keys before the window, which this policy reads and then masks.")
+    if any(isinstance(part, Cell) and part.fill in DROPPED for part in parts):
+        lines.append("Orange: keys before the window, read and then masked.")
     return tuple(lines)
 
 
@@ -90,26 +92,30 @@ def _buffer(parts: Drawn, plan: Schedule, head: int, y: float) -> float:
 
 
 def _magnified(parts: Drawn, plans: Mapping[str, Schedule], policy: str, head: int, y: float) -> float:
-    """The keys that some query sees, a strip for each policy; ExecuTorch's also has the keys before the window."""
-    live = plans[policy].live
-    block_n = plans[policy].block_n
-    drawn = "a cell is a tile" if -(-len(live) // block_n) <= ACROSS / 6 else "a cell is a share"
-    title = f"The {len(live):,} keys that a query sees, by rule: {drawn}"
+    """The keys that some query sees, a strip for each policy; with those before them that a policy reads, if few."""
+    live, block_n = plans[policy].live, plans[policy].block_n
+    first = min(share.first for plan in plans.values() for share in plan.shares if share.keys)
+    read = range(first, live.stop)
+    if len(read) > FEW_BEFORE * len(live):
+        read = live
+    drawn = "a cell is a tile" if -(-len(read) // block_n) <= ACROSS / 6 else "a cell is a share"
+    before = f", and {len(read) - len(live):,} before them" if len(read) > len(live) else ""
+    title = f"The {len(live):,} keys that a query sees{before}, by rule: {drawn}"
     parts.append(Label(0, y + 11, title, size=12, bold=True))
-    scale, top, tall = ACROSS / len(live), y + 20, 20
+    scale, top, tall = ACROSS / len(read), y + 20, 20
     for number, (name, plan) in enumerate(plans.items()):
         at = top + number * (tall + 4)
         words = f"{NAMES[name]}: {plan.splits:,}"
         parts.append(Label(LEFT - 8, at + 14, words, "end", 11, bold=name == policy))
         for split, share in enumerate(plan.shares):
-            first, end = max(share.first, live.start), min(share.end, live.stop)
+            first, end = max(share.first, read.start), min(share.end, read.stop)
             if first < end:
                 seen = Share(first, end, share.tiles)
                 parts.extend(_share_cells(plan, split, seen, head if name == policy else None, at, tall,
-                                          live.start, scale, by_tile=drawn.endswith("tile")))  # fmt: skip
+                                          read.start, scale, by_tile=drawn.endswith("tile")))  # fmt: skip
     end = top + len(plans) * (tall + 4)
-    parts.append(Label(LEFT, end + 9, f"key {live.start:,}", size=10))
-    parts.append(Label(WIDTH, end + 9, f"key {live.stop - 1:,}", "end", 10))
+    parts.append(Label(LEFT, end + 9, f"key {read.start:,}", size=10))
+    parts.append(Label(WIDTH, end + 9, f"key {read.stop - 1:,}", "end", 10))
     return end + 12
 
 

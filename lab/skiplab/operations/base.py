@@ -52,7 +52,9 @@ class Baseline:
 
     @property
     def note(self) -> str:
-        return f"in brackets times faster than {self.label}"
+        """What stands in brackets beside a time, with the contender's name where a sentence calls it something else."""
+        named = "" if self.contender == self.label.lower() else f" ({self.contender})"
+        return f"in brackets times faster than {self.label}{named}"
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from skiplab import figures, thin
-from skiplab.figures import interactive, theme
+from skiplab.figures import interactive
 from skiplab.figures.frames import AXES
 from skiplab.measure.point import OTHER_DEVICE
 from skiplab.operations import DEFAULT_OPERATION, OPERATIONS, Baseline, Operation
@@ -21,6 +21,7 @@ from skiplab.paths import file_name
 from skiplab.report.modules import MODULES
 from skiplab.report.points import data_of, of_frame, told_once
 from skiplab.report.rows import axis_text, records
+from skiplab.report.times import marks_note, time_table
 from skiplab.store import END, FLAGS, Run
 from skiplab.templates import render, trusted
 from skiplab.text import counted
@@ -50,7 +51,8 @@ def report_html(run: Run) -> str:
         start=run.header.get("start", ""), summary=summary(table),
         figures=[(_drawn(figure), text) for figure, text in drawn if not _is_blank(figure)],
         blank=[(_reason(figure), text) for figure, text in drawn if _is_blank(figure)],
-        base=OPERATIONS[run.operation].baseline.note, times=time_table(times.table), times_left_out=times.left_out,
+        base=OPERATIONS[run.operation].baseline.note, times=time_table(times.table), marks=marks_note(times.table),
+        times_left_out=times.left_out,
         name=file_name(run.run_id, ""), points=data_of(of_frame(table)), flags=meanings(_flags(table)),
         once=_told_once(table), command=run.header.get("command", ""), header=header_table(run), raw=raw_data(run),
     )  # fmt: skip
@@ -129,44 +131,10 @@ def report_figures(table: pd.DataFrame) -> list[tuple[go.Figure, str]]:
     return [*MODULES[name].figures_of(table, [*OPERATIONS[name].varying, "mask"]), (against, words)]
 
 
-def time_table(table: pd.DataFrame) -> pd.DataFrame:
-    """A row for each workload, a column for each contender: `median (speed-up over the base)` or the status."""
-    import pandas as pd
-
-    if not len(table):
-        return pd.DataFrame()
-    operation = OPERATIONS[table["operation"].iloc[0]]
-    axes, base = operation.varying, operation.baseline
-    cells: dict[tuple[float | str, ...], dict[str, dict[str, Any]]] = {}
-    for row in records(table):
-        key = *(_order(row[name]) for name in axes), str(row["mask"])
-        cells.setdefault(key, {})[row["contender"]] = row
-    lines, contenders = [], table["contender"].unique()
-    for _, rows in sorted(cells.items()):
-        first = next(iter(rows.values()))
-        time = rows[base.contender]["median_ms"] if base.contender in rows else math.nan
-        described = {operation.heading(name): axis_text(name, first) for name in axes}
-        lines.append({**described, **{name: _cell(rows.get(name), time, base.contender) for name in contenders}})
-    return pd.DataFrame.from_records(lines)
-
-
-def _order(value: float | str) -> float | str:
-    """Causal, which has no window, comes after the widest one; words are in their own order."""
-    return math.inf if not isinstance(value, str) and math.isnan(value) else value
-
-
 def _axis_words(operation: Operation, name: str, row: Mapping[str, Any]) -> str:
     if name == "window" and math.isnan(row[name]):
         return axis_text(name, row)
     return operation.phrases[name](row[name])
-
-
-def _cell(row: dict[str, Any] | None, base: float, base_name: str) -> str:
-    if row is None or row["status"] != "ok":
-        return "" if row is None else row["status"]
-    text = theme.seconds(row["median_ms"] / 1e3) + ("*" if row["flags"] else "")
-    faster = base / row["median_ms"]
-    return text if math.isnan(faster) or row["contender"] == base_name else f"{text} ({faster:.2f}x)"
 
 
 def header_table(run: Run) -> pd.DataFrame:

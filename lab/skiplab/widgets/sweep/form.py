@@ -71,7 +71,8 @@ class FormControls(w.VBox):
         entry = contenders(self.form.operation)[name]
         reason = entry.supports(self.form.probe, default_device())
         impossible = reason is not None and any(word in reason for word in MISSING)
-        label = f"{entry.label} ({name})" + (f": {reason}" if impossible else "")
+        called = entry.label if entry.label == name else f"{entry.label} ({name})"
+        label = called + (f": {reason}" if impossible else "")
         box = w.Checkbox(
             chosen and not impossible, description=label, disabled=impossible, indent=False, tooltip=entry.summary
         )

@@ -1,0 +1,78 @@
+"""The table of times: a row for each workload, a column for each contender; and what is said above it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Set
+from typing import TYPE_CHECKING, Any
+
+from skiplab.figures import theme
+from skiplab.operations import OPERATIONS
+from skiplab.report.rows import axis_text, records
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+UNUSUAL, WITHOUT = "*", "○"
+"""Marks of a time: it has a flag that is not usual in its table; it lacks one that is."""
+
+
+def usual_flags(table: pd.DataFrame) -> frozenset[str]:
+    """The flags that more than half of the times have: said once, for a mark on nearly every cell says nothing."""
+    found = [_flags(row) for row in records(table) if row["status"] == "ok"]
+    return frozenset(flag for flag in set[str]().union(*found) if 2 * sum(flag in one for one in found) > len(found))
+
+
+def marks_note(table: pd.DataFrame) -> str:
+    """What is usual in the table, and what its marks say; empty where no time is flagged."""
+    usual = usual_flags(table)
+    marks = "".join(_marks(row, usual) for row in records(table) if row["status"] == "ok")
+    most = f"all but those marked {WITHOUT}" if WITHOUT in marks else "all times"
+    return "; ".join([
+        *([f"flagged {', '.join(sorted(usual))}: {most}"] if usual else []),
+        *([f"{UNUSUAL} for {'other ' if usual else ''}flags"] if UNUSUAL in marks else []),
+    ])  # fmt: skip
+
+
+def time_table(table: pd.DataFrame) -> pd.DataFrame:
+    """A row for each workload, a column for each contender: `median (speed-up over the base)` or the status."""
+    import pandas as pd
+
+    if not len(table):
+        return pd.DataFrame()
+    operation = OPERATIONS[table["operation"].iloc[0]]
+    axes, base, usual = operation.varying, operation.baseline, usual_flags(table)
+    cells: dict[tuple[float | str, ...], dict[str, dict[str, Any]]] = {}
+    for row in records(table):
+        key = *(_order(row[name]) for name in axes), str(row["mask"])
+        cells.setdefault(key, {})[row["contender"]] = row
+    lines, contenders = [], table["contender"].unique()
+    for _, rows in sorted(cells.items()):
+        first = next(iter(rows.values()))
+        time = rows[base.contender]["median_ms"] if base.contender in rows else math.nan
+        described = {operation.heading(name): axis_text(name, first) for name in axes}
+        times = {name: _cell(rows.get(name), time, base.contender, usual) for name in contenders}
+        lines.append({**described, **times})
+    return pd.DataFrame.from_records(lines)
+
+
+def _order(value: float | str) -> float | str:
+    """Causal, which has no window, comes after the widest one; words are in their own order."""
+    return math.inf if not isinstance(value, str) and math.isnan(value) else value
+
+
+def _cell(row: dict[str, Any] | None, base: float, base_name: str, usual: Set[str]) -> str:
+    if row is None or row["status"] != "ok":
+        return "" if row is None else row["status"]
+    text = theme.seconds(row["median_ms"] / 1e3) + _marks(row, usual)
+    faster = base / row["median_ms"]
+    return text if math.isnan(faster) or row["contender"] == base_name else f"{text} ({theme.ratio(faster)})"
+
+
+def _marks(row: dict[str, Any], usual: Set[str]) -> str:
+    own = _flags(row)
+    return UNUSUAL * bool(own - usual) + WITHOUT * bool(usual - own)
+
+
+def _flags(row: dict[str, Any]) -> frozenset[str]:
+    return frozenset(filter(None, row["flags"].split(", ")))
