@@ -27,22 +27,18 @@ CUT = """() => [...document.querySelectorAll('.rows, body')].map(node => node.sc
 
 
 @pytest.fixture
-def opened(chromium) -> Iterator[Callable[..., Any]]:
+def opened(browser) -> Iterator[Callable[..., Any]]:
     """opened(file) -> the page, without a network. Afterwards: no error was raised in it."""
-    from playwright.sync_api import sync_playwright
-
     problems: list[str] = []
-    with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+    with browser.new_context(offline=True, viewport={"width": 1280, "height": 900}) as context:
 
         def start(path: Path) -> Any:
-            page = browser.new_context(offline=True, viewport={"width": 1280, "height": 900}).new_page()
+            page = context.new_page()
             page.on("pageerror", lambda error: problems.append(str(error)))
             page.goto(path.as_uri())
             return page
 
         yield start
-        browser.close()
     assert not problems
 
 

@@ -12,6 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 
 INSTRUCTION = re.compile(r"/\*([0-9a-f]{4,})\*/\s+((?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_]*(?:\.\w+)*)[^;]*);")
+_PROCESS = re.compile(r"(?<=^ipykernel_)\d+$")
 SOURCE_LINE = re.compile(r'//## File "([^"]*)", line (\d+)')
 _TARGET = re.compile(r"\bBRA\b.*?0x([0-9a-f]+)")
 
@@ -108,15 +109,21 @@ class SourceLine:
 
 @lru_cache(maxsize=256)
 def _present(file: str) -> str:
-    """The file, or the loaded module's of its name and folder where it has moved.
+    """The file, or the loaded one of its name and folder where it has moved.
 
-    Triton's cache knows a kernel by its text and first line, and its code names the file that it was compiled from.
+    Triton's cache knows a kernel by its text and first line, and its code names the file that it was compiled from:
+    perhaps of another checkout, or a notebook's cell in a process that has ended.
     """
-    if Path(file).is_file():
+    if file in linecache.cache or Path(file).is_file():
         return file
-    loaded = {getattr(module, "__file__", None) or "" for module in list(sys.modules.values())}
-    moved = [one for one in loaded if Path(one).parts[-2:] == Path(file).parts[-2:]]
+    modules = {getattr(module, "__file__", None) or "" for module in list(sys.modules.values())}
+    moved = [one for one in {*modules, *linecache.cache} if _place(one) == _place(file)]
     return moved[0] if len(moved) == 1 else file
+
+
+def _place(file: str) -> tuple[str, ...]:
+    """What stays of a file's place where it moves: its folder and name; a cell's folder has its process's number."""
+    return tuple(_PROCESS.sub("", part) for part in Path(file).parts[-2:])
 
 
 def instructions_of(sass: str, lines: str = "") -> tuple[Instruction, ...]:
