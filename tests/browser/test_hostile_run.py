@@ -29,7 +29,7 @@ import pathlib
 from skiplab import SweepPanel
 from skiplab.widgets import controls
 from skiplab.widgets.mask import captions
-(path,) = map(str, pathlib.Path("received").glob("*.jsonl"))
+(path,) = (str(path.resolve()) for path in pathlib.Path("received").glob("*.jsonl"))
 panel = SweepPanel(["sdpa"], directory="received")
 display(panel)
 panel._stored.value = [path]
