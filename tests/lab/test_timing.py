@@ -103,3 +103,22 @@ def test_cuda_is_timed_three_ways():
     assert taken.method == "graph"
     assert set(taken.others) == {"eager", "warm"}
     assert "l2-resident" not in taken.flags
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_all_arguments_that_a_graph_reads_live_as_long_as_it():
+    sets = [(torch.full((1 << 20,), float(i), device="cuda"),) for i in range(20)]
+    sums = torch.zeros(20, device="cuda")
+    address = {one.data_ptr(): i for i, (one,) in enumerate(sets)}
+
+    def add(x):
+        sums[address[x.data_ptr()]] += x.mean()
+        return x.sum()
+
+    taken = time_callable(add, sets, "cuda", budget_s=0.1)
+    repeat = next(one for one in taken.repeats if one.way == "graph")
+    sets.clear()
+    others = [torch.full((1 << 20,), torch.nan, device="cuda") for _ in range(40)]  # where freed arguments were
+    sums.zero_()
+    repeat.run()
+    assert sums.tolist() == list(range(20)) and len(others) == 40

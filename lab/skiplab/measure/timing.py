@@ -245,14 +245,17 @@ def _allocates(fn: Callable[..., Any], args: Sequence[torch.Tensor]) -> bool:
 
 
 class _Captured(NamedTuple):
-    """A CUDA graph of calls, and the last call's arguments and result."""
+    """A CUDA graph of calls, all their arguments, and the last call's result.
+
+    A replay reads, and may write, the memory of all arguments: while the graph lives they must not be freed.
+    """
 
     graph: torch.cuda.CUDAGraph
-    args: Sequence[Any]
+    args_sets: ArgsSets
     out: Any
 
     def repeat(self, way: str) -> Repeat:
-        return Repeat(way, self.args, self.run)
+        return Repeat(way, self.args_sets[-1], self.run)
 
     def run(self) -> Any:
         self.graph.replay()
@@ -276,7 +279,7 @@ def _capture(fn: Callable[..., Any], args_sets: ArgsSets) -> _Captured | None:
     except RuntimeError:  # a call that waits for the device or allocates on the host: eager times stand alone
         torch.cuda.synchronize()
         return None
-    captured = _Captured(graph, args_sets[-1], out)
+    captured = _Captured(graph, args_sets, out)
     captured.run()
     return captured
 
