@@ -27,6 +27,8 @@ class ProductConstants(NamedTuple):
     """Warp groups; each multiplies 64 rows of the weight."""
     SYMMETRIC: bool
     """Whether all zero points are 8, and none are given."""
+    BLOCKS: bool
+    """Whether there are more rows of activations than one block."""
     REGISTERS: int
     """Of a thread of the second and third warp group; the first group has what is left."""
 

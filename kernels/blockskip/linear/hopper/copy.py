@@ -12,6 +12,7 @@ from triton.experimental.gluon.language.nvidia.hopper import mbarrier, tma
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from .constants import TILE_COLUMNS, TILE_ROWS
+from .share import place_of
 
 EARLY = gl.constexpr(2)
 """Steps whose weights are copied before the activations may be read. Copies are done in their order: with more, the
@@ -19,7 +20,7 @@ first activations come late (0.6 to 0.9 us a step on an NVIDIA H200)."""
 
 
 @gluon.jit
-def copy_weights(i, step, weight, buffers, full, CONSTANTS: gl.constexpr):
+def copy_weights(i, step, weight, N, buffers, full, CONSTANTS: gl.constexpr):
     """Begins the copies of a step's tiles into the i-th stage, whose barrier is told of the activations' bytes, too.
 
     Metadata comes for the tile's 256 columns, however few of them the step takes.
@@ -34,9 +35,10 @@ def copy_weights(i, step, weight, buffers, full, CONSTANTS: gl.constexpr):
     data, scale, zero = weight
     stage = i % CONSTANTS.STAGES
     bar = full.index(stage)
+    _, place = place_of(step // STEPS, N, CONSTANTS)
     mbarrier.expect(bar, SIZE)
     for group in gl.static_range(ROW_GROUPS):  # pyright: ignore
-        tile = (step // STEPS * ROW_GROUPS + group) * (STEPS // PARTS) + step % STEPS // PARTS
+        tile = (place * ROW_GROUPS + group) * (STEPS // PARTS) + step % STEPS // PARTS
         slot = stage * ROW_GROUPS + group
         at = [tile * TILE_ROWS, step % PARTS * (BLOCK_K // 8)]
         tma.async_copy_global_to_shared(data, at, bar, buffers.codes.index(slot))
@@ -46,26 +48,27 @@ def copy_weights(i, step, weight, buffers, full, CONSTANTS: gl.constexpr):
 
 
 @gluon.jit
-def copy_activations(i, step, x, buffers, full, CONSTANTS: gl.constexpr):
+def copy_activations(i, step, x, N, buffers, full, CONSTANTS: gl.constexpr):
     """Begins the copy of a step's activations into the i-th stage; rows beyond x's last read as zeros."""
-    at = [gl.program_id(0) * CONSTANTS.BLOCK_M, step % CONSTANTS.STEPS * CONSTANTS.BLOCK_K]
+    block, _ = place_of(step // CONSTANTS.STEPS, N, CONSTANTS)
+    at = [block * CONSTANTS.BLOCK_M, step % CONSTANTS.STEPS * CONSTANTS.BLOCK_K]
     stage = i % CONSTANTS.STAGES
     tma.async_copy_global_to_shared(x, at, full.index(stage), buffers.activations.index(stage))
 
 
 @gluon.jit
-def copy(x, weight, buffers, bars, steps, CONSTANTS: gl.constexpr):
+def copy(x, weight, N, buffers, bars, steps, CONSTANTS: gl.constexpr):
     """This program's steps, (begin, end). Weights are read before the kernel ahead has ended, activations are not."""
     STAGES: gl.constexpr = CONSTANTS.STAGES
     begin, end = steps
     early = gl.minimum(end - begin, EARLY)
     for i in range(early):
-        copy_weights(i, begin + i, weight, buffers, bars.full, CONSTANTS)
+        copy_weights(i, begin + i, weight, N, buffers, bars.full, CONSTANTS)
     gdc_wait()
     gdc_launch_dependents()
     for i in range(early):
-        copy_activations(i, begin + i, x, buffers, bars.full, CONSTANTS)
+        copy_activations(i, begin + i, x, N, buffers, bars.full, CONSTANTS)
     for i in range(early, end - begin):
         mbarrier.wait(bars.empty.index(i % STAGES), (i // STAGES & 1) ^ 1)
-        copy_weights(i, begin + i, weight, buffers, bars.full, CONSTANTS)
-        copy_activations(i, begin + i, x, buffers, bars.full, CONSTANTS)
+        copy_weights(i, begin + i, weight, N, buffers, bars.full, CONSTANTS)
+        copy_activations(i, begin + i, x, N, buffers, bars.full, CONSTANTS)

@@ -13,7 +13,7 @@ from triton.experimental.gluon.language.nvidia.hopper import mbarrier
 from .constants import TILE_COLUMNS, TILE_ROWS, Barriers, Buffers, Shares
 from .copy import copy
 from .multiply import multiply
-from .share import steps_of
+from .share import steps_of, total_of
 
 COPY_REGISTERS = gl.constexpr(24)
 """Registers a thread of the copying warp."""
@@ -57,7 +57,7 @@ def product(x, data, scale, zero, bias, out, sums, flags, M, N, CONSTANTS: gl.co
     """out [M, N] = x [M, K] weight^T + bias, of a weight in tiles.
 
     x, and the weight's codes as int32, scales and zero points (None: 8 for all) come as descriptors; bias is None or
-    [N], dense; sums and flags: `Shares`. Grid: (blocks of M, programs). CONSTANTS: `ProductConstants`.
+    [N], dense; sums and flags: `Shares`. Grid: (programs,). CONSTANTS: `ProductConstants`.
     """
     ROW_GROUPS: gl.constexpr = CONSTANTS.ROW_GROUPS
     REGISTERS: gl.constexpr = CONSTANTS.REGISTERS
@@ -65,14 +65,14 @@ def product(x, data, scale, zero, bias, out, sums, flags, M, N, CONSTANTS: gl.co
     shares = Shares(sums, flags)
     buffers = buffers_of(x.dtype, CONSTANTS)
     bars = Barriers(barriers(CONSTANTS.STAGES, 1), barriers(CONSTANTS.STAGES, ROW_GROUPS))
-    steps = steps_of(gl.cdiv(N, ROW_GROUPS * TILE_ROWS) * CONSTANTS.STEPS)
+    steps = steps_of(total_of(M, N, CONSTANTS))
     if ROW_GROUPS == 3:
         gl.warp_specialize(
             [
                 (multiply, (0, out, bias, shares, M, N, buffers, bars, steps, CONSTANTS)),
                 (multiply, (1, out, bias, shares, M, N, buffers, bars, steps, CONSTANTS)),
                 (multiply, (2, out, bias, shares, M, N, buffers, bars, steps, CONSTANTS)),
-                (copy, (x, weight, buffers, bars, steps, CONSTANTS)),
+                (copy, (x, weight, N, buffers, bars, steps, CONSTANTS)),
             ],
             [4, 4, 1],
             [REGISTERS, REGISTERS, COPY_REGISTERS],
@@ -82,7 +82,7 @@ def product(x, data, scale, zero, bias, out, sums, flags, M, N, CONSTANTS: gl.co
             [
                 (multiply, (0, out, bias, shares, M, N, buffers, bars, steps, CONSTANTS)),
                 (multiply, (1, out, bias, shares, M, N, buffers, bars, steps, CONSTANTS)),
-                (copy, (x, weight, buffers, bars, steps, CONSTANTS)),
+                (copy, (x, weight, N, buffers, bars, steps, CONSTANTS)),
             ],
             [4, 1],
             [REGISTERS, COPY_REGISTERS],

@@ -14,7 +14,7 @@ from ...launching.view import overlaps
 from ..packing import TILE_COLUMNS, TILE_ROWS
 from .constants import ProductConstants
 from .kernel import product
-from .plan import HopperConfig, cdiv
+from .plan import HopperConfig, tiles_of
 from .share import TAGGED_ROWS, THREADS
 
 
@@ -42,17 +42,16 @@ REGISTERS = {2: 240, 3: 152}
 def _memory(x: torch.Tensor, out_features: int, config: HopperConfig) -> list:
     """Of the result, and of the shares of tiles where there are any."""
     out = (x.shape[0], out_features), x.dtype
-    if not _has_shares(out_features, config):
+    if not _has_shares(x.shape[0], out_features, config):
         return [out, None, None]
-    programs = cdiv(x.shape[0], config.block_m), config.programs
     tagged = config.block_m <= TAGGED_ROWS.value
-    sums = (*programs, config.block_n, config.block_m * (2 if tagged else 1)), torch.float32
-    return [out, sums, None if tagged else ((*programs, config.row_groups, THREADS.value), torch.int64)]
+    sums = (config.programs, config.block_n, config.block_m * (2 if tagged else 1)), torch.float32
+    return [out, sums, None if tagged else ((config.programs, config.row_groups, THREADS.value), torch.int64)]
 
 
-def _has_shares(out_features: int, config: HopperConfig) -> bool:
+def _has_shares(rows: int, out_features: int, config: HopperConfig) -> bool:
     """Whether some tile's steps are shared by several programs."""
-    return cdiv(out_features, config.block_n) % config.programs != 0
+    return tiles_of(config, rows, out_features) % config.programs != 0
 
 
 def _steps(config: HopperConfig, group_size: int, inputs, made) -> Iterator[Step]:
@@ -85,6 +84,7 @@ def prepare_product(x, data, scale, zero, bias, out, shares, config: HopperConfi
         STAGES=config.stages,
         ROW_GROUPS=config.row_groups,
         SYMMETRIC=zero is None,
+        BLOCKS=out.shape[0] > config.block_m,
         REGISTERS=REGISTERS[config.row_groups],
     )
-    return Launch(arguments, {"CONSTANTS": constants}, (cdiv(out.shape[0], config.block_m), config.programs))
+    return Launch(arguments, {"CONSTANTS": constants}, (config.programs,))

@@ -12,7 +12,7 @@ from triton.experimental.gluon.language.nvidia.ampere import mma_v2
 from triton.experimental.gluon.language.nvidia.hopper import mbarrier, warpgroup_mma, warpgroup_mma_wait
 
 from .constants import TILE_COLUMNS, TILE_ROWS
-from .share import collect, contribute
+from .share import collect, contribute, place_of
 from .unpack import (
     BFLOAT16_MAGIC,
     FLOAT16_MAGIC,
@@ -162,9 +162,9 @@ def add_scaled_sums(ROW_GROUP: gl.constexpr, acc, begin, first, last, buffers, b
 
 
 @gluon.jit
-def store(out, bias, acc, n, M, N, BLOCK_M: gl.constexpr):
-    """acc [64, BLOCK_M], of the weight's rows n, with their bias to out [M, N]."""
-    m = gl.program_id(0) * BLOCK_M + gl.arange(0, BLOCK_M, gl.SliceLayout(0, result_layout(BLOCK_M)))
+def store(out, bias, acc, block, n, M, N, BLOCK_M: gl.constexpr):
+    """acc [64, BLOCK_M], of a block of activations' rows and the weight's rows n, with their bias to out [M, N]."""
+    m = block * BLOCK_M + gl.arange(0, BLOCK_M, gl.SliceLayout(0, result_layout(BLOCK_M)))
     if bias is not None:
         acc += gl.load(bias + n, mask=n < N, other=0.0).to(gl.float32)[:, None]
     pointers = out + m.to(gl.int64)[None, :] * N + n[:, None]
@@ -194,7 +194,8 @@ def multiply(ROW_GROUP: gl.constexpr, out, bias, shares, M, N, buffers, bars, st
             acc = add_scaled_codes(ROW_GROUP, acc, begin, first, last, buffers, bars, CONSTANTS)
         if first == tile * STEPS:
             if last < tile * STEPS + STEPS:
-                acc = collect(ROW_GROUP, acc, shares, tile, N, CONSTANTS)
-            store(out, bias, acc, tile * BLOCK_N + i, M, N, BLOCK_M)
+                acc = collect(ROW_GROUP, acc, shares, tile, M, N, CONSTANTS)
+            block, place = place_of(tile, N, CONSTANTS)
+            store(out, bias, acc, block, place * BLOCK_N + i, M, N, BLOCK_M)
         else:
             contribute(ROW_GROUP, acc, shares, CONSTANTS)

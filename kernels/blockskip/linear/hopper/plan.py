@@ -26,8 +26,8 @@ BUSY_ENOUGH = 0.87
 class HopperConfig:
     """block_m rows of activations, block_k columns a step, stages steps that are copied ahead.
 
-    row_groups warp groups take 64 rows of the weight each. programs: among which the weight's steps are divided, at
-    least one each.
+    row_groups warp groups take 64 rows of the weight each. programs: among which the steps of all tiles, of all blocks
+    of rows, are divided, at least one each.
     """
 
     block_m: int
@@ -56,12 +56,17 @@ def choose_config(rows: int, out_features: int, in_features: int, multiprocessor
 
 
 def programs_of(config: HopperConfig, rows: int, out_features: int, in_features: int, multiprocessors: int) -> int:
-    """Among how many programs a block of rows divides the weight: the most that get whole twelfths of its tiles, where
-    that keeps enough multiprocessors busy; else one for each."""
-    tiles = cdiv(out_features, config.block_n)
-    most = max(1, min(multiprocessors // cdiv(rows, config.block_m), tiles * (in_features // config.block_k)))
+    """Among how many programs the steps of all tiles are divided: the most that get whole twelfths of tiles, where that
+    keeps enough multiprocessors busy; else one for each."""
+    tiles = tiles_of(config, rows, out_features)
+    most = max(1, min(multiprocessors, tiles * (in_features // config.block_k)))
     even = max(count for count in range(1, most + 1) if PARTS * tiles % count == 0)
     return even if even >= BUSY_ENOUGH * most else most
+
+
+def tiles_of(config: HopperConfig, rows: int, out_features: int) -> int:
+    """Tiles of the weight, times the blocks of rows that each is multiplied with."""
+    return cdiv(rows, config.block_m) * cdiv(out_features, config.block_n)
 
 
 def _shared(rows: int, out_features: int, multiprocessors: int) -> bool:

@@ -1,6 +1,7 @@
 """A tile whose steps several programs share: who has which steps, and how their sums come together in one kernel.
 
-The steps of all tiles are one line, and each program has a piece of it (stream-K: Osama et al., 2023). What a program
+The steps of all tiles, of one block of activations' rows after the other, are one line, and each program has a piece of
+it (stream-K: Osama et al., 2023). What a program
 did of a tile that an earlier piece begins is the first that it does; it leaves that sum in global memory. The program
 with the tile's first step comes to the tile last, waits for the others' sums and adds them in the pieces' order, so the
 bits of a result never vary. Programs take the pieces from the last one to the first: those that are waited for began
@@ -74,20 +75,46 @@ def taking(stride):
 @gluon.jit
 def piece():
     """Which of the pieces this program has: the first program has the last piece."""
-    return gl.num_programs(1) - 1 - gl.program_id(1)
+    return gl.num_programs(0) - 1 - gl.program_id(0)
+
+
+@gluon.jit
+def tiles_of(N, CONSTANTS: gl.constexpr):
+    """Tiles that a block of activations' rows is multiplied with."""
+    return gl.cdiv(N, CONSTANTS.ROW_GROUPS * TILE_ROWS)
+
+
+@gluon.jit
+def total_of(M, N, CONSTANTS: gl.constexpr):
+    """Steps of all tiles of all blocks."""
+    tiles = tiles_of(N, CONSTANTS)
+    if CONSTANTS.BLOCKS:
+        tiles *= gl.cdiv(M, CONSTANTS.BLOCK_M)
+    return tiles * CONSTANTS.STEPS
+
+
+@gluon.jit
+def place_of(tile, N, CONSTANTS: gl.constexpr):
+    """(block of activations' rows, tile of the weight) of a tile in the line."""
+    if CONSTANTS.BLOCKS:
+        tiles = tiles_of(N, CONSTANTS)
+        return tile // tiles, tile % tiles
+    else:  # noqa: RET505 - the other way must not be compiled
+        return 0, tile
 
 
 @gluon.jit
 def steps_of(total):
-    """(begin, end): this program's piece of `total` steps. Times programs: within 32 bits up to 1e11 weights."""
-    programs = gl.num_programs(1)
+    """(begin, end): this program's piece of `total` steps. Times programs: within 32 bits up to 1e11 weights times
+    blocks."""
+    programs = gl.num_programs(0)
     return piece() * total // programs, (piece() + 1) * total // programs
 
 
 @gluon.jit
 def part_of(ROW_GROUP: gl.constexpr, of, CONSTANTS: gl.constexpr):
     """Which part of the memory a warp group of a piece has."""
-    return (gl.program_id(0) * gl.num_programs(1) + of) * CONSTANTS.ROW_GROUPS + ROW_GROUP
+    return of * CONSTANTS.ROW_GROUPS + ROW_GROUP
 
 
 @gluon.jit
@@ -158,13 +185,12 @@ def contribute(ROW_GROUP: gl.constexpr, acc, shares, CONSTANTS: gl.constexpr):
 
 
 @gluon.jit
-def collect(ROW_GROUP: gl.constexpr, acc, shares, tile, N, CONSTANTS: gl.constexpr):
+def collect(ROW_GROUP: gl.constexpr, acc, shares, tile, M, N, CONSTANTS: gl.constexpr):
     """acc + what the programs with the tile's later steps contribute, in their order."""
     BLOCK_M: gl.constexpr = CONSTANTS.BLOCK_M
     if shares.sums is not None:
         SIZE: gl.constexpr = CONSTANTS.ROW_GROUPS * TILE_ROWS
-        total = gl.cdiv(N, SIZE) * CONSTANTS.STEPS
-        end = ((tile + 1) * CONSTANTS.STEPS * gl.num_programs(1) - 1) // total + 1
+        end = ((tile + 1) * CONSTANTS.STEPS * gl.num_programs(0) - 1) // total_of(M, N, CONSTANTS) + 1
         if BLOCK_M <= TAGGED_ROWS:
             for of in range(piece() + 1, end, AT_ONCE):
                 pointers = sums_of(ROW_GROUP, shares, of, CONSTANTS)
