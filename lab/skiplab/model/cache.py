@@ -223,6 +223,10 @@ class Cache:
     def nbytes(self) -> int:
         return sum(layer.k.nbytes + layer.v.nbytes for layer in self.layers)
 
+    def holds(self, batch: int, positions: int) -> bool:
+        """Whether it is of that many rows, and so many positions fit."""
+        return self.batch == batch and (self.capacity is None or positions <= self.capacity)
+
     def reserve(self, positions: int) -> bool:
         """Grows flat buffers, one layer after the other, to that many positions; returns whether any was replaced."""
         if self.capacity is None or positions <= self.capacity:

@@ -258,14 +258,14 @@ class Decoder:
 
     def _emptied(self, batch: int, positions: int) -> Cache:
         """An empty cache for prompts of that length and some steps: the present one with its graphs, if it fits."""
-        cache, self._last_step = self.cache, 0
-        if cache is None or cache.batch != batch or (cache.capacity is not None and positions >= cache.capacity):
+        self._last_step = 0
+        if self.cache is None or not self.cache.holds(batch, positions + 1):
             self.cache = None  # its memory first
             self._steps.clear()
             self._prompts.clear()
-            self.cache = cache = Cache.empty(self.spec, batch, positions + 1, self.dtype, self.device, self.growth)
-        cache.begin([0] * batch)
-        return cache
+            self.cache = Cache.empty(self.spec, batch, positions + 1, self.dtype, self.device, self.growth)
+        self.cache.begin([0] * batch)
+        return self.cache
 
     def _read_cache(self) -> Cache:
         if self.cache is None:
