@@ -99,7 +99,8 @@ def test_attention_with_any_mask_in_every_dtype(device, impl, dtype, mask):
 
 @pytest.mark.parametrize("impl", IMPLS)
 def test_all_that_a_call_may_bring_at_once(device, impl):
-    """Sinks, a soft cap, lengths and first slots on the device, a ring; NaN wherever no query looks."""
+    """Sinks, a soft cap, lengths and first slots on the device, a ring; NaN in what may hold it: for `decode` also what
+    lies before the window."""
     q, k, v, scales = draw(device, batch=2, q_len=2, kv_len=150, head_dim=32)
     lengths, starts = (torch.tensor(n, dtype=torch.int32, device=device) for n in ([101, 60], [7, 0]))
     sinks = torch.tensor([0.5, -1.0, 2.0, 0.0], device=device)
@@ -107,6 +108,7 @@ def test_all_that_a_call_may_bring_at_once(device, impl):
     for arguments in ({"kv_len": 101}, {"kv_len": torch.tensor(101, dtype=torch.int32, device=device)}):
         dirty = with_nan(k, v, live=slice(101 - 2 - 10, 101))
         decode(impl, q, *dirty, clean=(k, v), window=11, splits=3, **arguments, **more)
+        dirty = with_nan(k, v, live=slice(101))
         attend(impl, q, *dirty, bs.sliding_window(11), clean=(k, v), **arguments, **more)
     decode(impl, q, k, v, kv_len=lengths, kv_start=starts, **more)
     attend(impl, q, k, v, bs.causal(), kv_len=lengths, kv_start=starts, **more)
@@ -155,9 +157,12 @@ def test_scales_of_any_form_and_value(device, impl, form):
     attend(impl, q, k, v, bs.causal(), softcap=1.5, scale=-0.2, **arguments)
 
 
-@pytest.mark.parametrize("level", [1e-30, 1e-3, 1e6, 1e30])
+@pytest.mark.parametrize("level", [1e-24, 1e-3, 1e6, 1e30])
 def test_queries_of_any_size_are_exact_in_float16(device, level):
-    """Down to 2**-28 of a row's largest number, and below off by 2**-39 of it; the interpreter has no bfloat16."""
+    """Down to 2**-28 of a row's largest number, and below off by 2**-39 of it; the interpreter has no bfloat16.
+
+    Numbers below 2**-126 are not among them: a GPU may take them for 0.
+    """
     from float8_parts import scaled_rows
 
     x = torch.randn((4, 512), generator=torch.Generator().manual_seed(0)).bfloat16().float() * level

@@ -13,7 +13,7 @@ from blockskip.arguments import choice, flag
 from blockskip.gpu import Gpu
 from blockskip.linear.activations import MOST_ROWS
 from blockskip.linear.configs import fused_config, fused_splits, matvec_config
-from blockskip.linear.hopper.plan import HopperConfig
+from blockskip.linear.hopper.plan import SIZES, HopperConfig, programs_of
 from blockskip.linear.measured import config_of, from_numbers, numbers_of, values_of
 from blockskip.linear.packing import HOPPER, PACKINGS, why_no_tiles
 from blockskip.linear.plan import default_plan
@@ -144,8 +144,12 @@ def _tiles(workload: LinearWorkload, gpu: Gpu) -> Iterator[Candidate]:
     base = _tiles_config(workload, gpu)
     yield _candidate("fused", "tiles", base)
     most = -(-workload.out_features // 64)
+    for block_m in (base.block_m // 2, 2 * base.block_m):
+        if block_m in SIZES:
+            config = HopperConfig(block_m, *SIZES[block_m], programs=1)
+            programs = programs_of(config, workload.rows, workload.out_features, workload.in_features, gpu.sms)
+            yield _candidate("fused", "tiles", replace(config, programs=programs))
     changes = {
-        "block_m": (base.block_m // 2, 2 * base.block_m),
         "block_k": (128, 256),
         "stages": tuple(base.stages + more for more in (-2, -1, 1, 2)),
         "row_groups": (2, 3),
@@ -153,7 +157,7 @@ def _tiles(workload: LinearWorkload, gpu: Gpu) -> Iterator[Candidate]:
     }
     for name, values in changes.items():
         for value in values:
-            if value >= {"block_m": 8, "stages": 2}.get(name, 1) and (name != "block_m" or value <= 128):
+            if value >= (2 if name == "stages" else 1):
                 yield _candidate("fused", "tiles", replace(base, **{name: value}))
 
 

@@ -12,7 +12,7 @@ from triton.experimental.gluon.language.nvidia.ampere import mma_v2
 from triton.experimental.gluon.language.nvidia.hopper import mbarrier, warpgroup_mma, warpgroup_mma_wait
 
 from .constants import TILE_COLUMNS, TILE_ROWS
-from .share import collect, contribute, place_of
+from .share import collect, contribute, tiles_of
 from .unpack import (
     BFLOAT16_MAGIC,
     FLOAT16_MAGIC,
@@ -195,7 +195,8 @@ def multiply(ROW_GROUP: gl.constexpr, out, bias, shares, M, N, buffers, bars, st
         if first == tile * STEPS:
             if last < tile * STEPS + STEPS:
                 acc = collect(ROW_GROUP, acc, shares, tile, M, N, CONSTANTS)
-            block, place = place_of(tile, N, CONSTANTS)
+            tiles = tiles_of(N, CONSTANTS)  # divided even where there is one block: what is known early takes registers
+            block, place = tile // tiles, tile % tiles
             store(out, bias, acc, block, place * BLOCK_N + i, M, N, BLOCK_M)
         else:
             contribute(ROW_GROUP, acc, shares, CONSTANTS)

@@ -14,8 +14,12 @@ MOST_ROWS = 256
 """Rows of activations of one program. With more, blocks of so many read the weights again, from the L2."""
 EXACT_ROWS = 8
 """Rows of activations up to which sums are scaled, and so no weight is rounded to the activations' dtype."""
-MANY_PRODUCTS = 5 * 10**10
+MANY_PRODUCTS = 2 * 10**10
 """Multiplications from which blocks of 256 rows are faster than blocks of 128 although programs share their tiles."""
+SHARED_STEPS = 50
+"""Steps whose time it takes to bring together a tile of 256 rows that programs share."""
+WHOLE_ENOUGH = 0.84
+"""Of the multiprocessors, where programs get whole tiles."""
 PARTS = 12
 """Programs get whole twelfths of a tile where that leaves few idle: then few share one, and at the same columns."""
 BUSY_ENOUGH = 0.87
@@ -44,7 +48,7 @@ class HopperConfig:
 def choose_config(rows: int, out_features: int, in_features: int, multiprocessors: int) -> HopperConfig:
     """The configuration for so many rows of activations and a weight [out_features, in_features] in tiles.
 
-    The fastest or within 3 % of it at Gemma's four layers on an NVIDIA H200, of those that were tried.
+    The fastest or within 5 % of it at Gemma's four layers on an NVIDIA H200, of those that were tried.
     """
     block_m = min(MOST_ROWS, max(8, 1 << (rows - 1).bit_length()))
     if block_m == MOST_ROWS and _shared(rows, out_features, multiprocessors):
@@ -56,12 +60,24 @@ def choose_config(rows: int, out_features: int, in_features: int, multiprocessor
 
 
 def programs_of(config: HopperConfig, rows: int, out_features: int, in_features: int, multiprocessors: int) -> int:
-    """Among how many programs the steps of all tiles are divided: the most that get whole twelfths of tiles, where that
-    keeps enough multiprocessors busy; else one for each."""
-    tiles = tiles_of(config, rows, out_features)
-    most = max(1, min(multiprocessors, tiles * (in_features // config.block_k)))
-    even = max(count for count in range(1, most + 1) if PARTS * tiles % count == 0)
-    return even if even >= BUSY_ENOUGH * most else most
+    """Among how many programs the steps of all tiles are divided.
+
+    The most that get whole twelfths of tiles, where that keeps enough multiprocessors busy, else one for each. With
+    several blocks of 256 rows, as many as get whole tiles, where sharing tiles would take longer than it saves.
+    """
+    tiles, steps = tiles_of(config, rows, out_features), in_features // config.block_k
+    most = max(1, min(multiprocessors, tiles * steps))
+    even = _largest_divisor(PARTS * tiles, most)
+    chosen = even if even >= BUSY_ENOUGH * most else most
+    whole = _largest_divisor(tiles, most)
+    if rows <= config.block_m or config.block_m < MOST_ROWS or whole < WHOLE_ENOUGH * most:
+        return chosen
+    saved = tiles // whole * steps - tiles * steps // chosen
+    return whole if saved <= SHARED_STEPS else chosen
+
+
+def _largest_divisor(number: int, most: int) -> int:
+    return max(count for count in range(1, most + 1) if number % count == 0)
 
 
 def tiles_of(config: HopperConfig, rows: int, out_features: int) -> int:
