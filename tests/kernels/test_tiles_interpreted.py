@@ -70,7 +70,7 @@ def test_tiles_whose_steps_programs_share(copies, rows, symmetric):
     ("rows", "programs"), [*((5, n) for n in (1, 2, 3, 5, 6, 12)), *((20, n) for n in (1, 7, 8, 36))]
 )
 def test_any_number_of_programs_gives_the_sum(copies, rows, programs):
-    """4 tiles of 3 steps, for one block of 8 rows or for three: whole tiles, parts of one, parts of two, of two blocks."""
+    """4 tiles of 3 steps, of one block of 8 rows or of three: whole tiles, and parts of one or two."""
     x, w, _ = draw(rows, 512, 768)
     config = HopperConfig(8, 256, 3, 2, programs)
     close(multiply(x, w, None, config, copies), x, w, None, config)

@@ -11,6 +11,7 @@ from skiplab.rated import RowDict
 from skiplab.results.asked import TargetsTable
 from skiplab.results.cpu import cpu_linear, cpu_model, cpu_prefill
 from skiplab.results.ladder import LADDERS, LadderTable
+from skiplab.results.reasons import REASONS
 from skiplab.results.tables import Item, OwnTable, Shown, Table, gather, nothing, styled
 from skiplab.results.targets import (
     always,
@@ -20,9 +21,13 @@ from skiplab.results.targets import (
     from_four_windows,
     large_layer,
     long_cache,
+    of_one_token,
+    prompt_rate,
+    step_rate,
     steps_alone,
     windowed_share,
 )
+from skiplab.results.whole_model import whole_model
 from skiplab.store import Run, read_runs
 
 H100 = ("*-nvidia-h100-*",)
@@ -65,6 +70,7 @@ MODES = (
     *named("attention", EFFICIENT),
 )
 MATVEC_PEERS = ("tinygemm", "gemlite", "bf16")
+LLAMA = (("llama.cpp", "llama.cpp"), ("llama.cpp by cuBLAS", "llama.cpp-cublas"))
 
 
 def times(*contenders: tuple[str, str], value: str = "ms", **where: Any) -> tuple[Item, ...]:
@@ -75,32 +81,6 @@ def times(*contenders: tuple[str, str], value: str = "ms", **where: Any) -> tupl
 def faster(head: str, *than: str, least: Callable[[RowDict], float] = nothing, **where: Any) -> Item:
     """An item: the speed-up of ours over the fastest of some contenders."""
     return Item(head, {**OURS, **where}, "faster", than, least)
-
-
-FEW_BYTES = (
-    "a kernel that does nothing but read as many bytes takes nearly three quarters of that time itself, since memory "
-    "needs some microseconds to come to its rate; the rest is the merge of many shares of few heads"
-)
-WINDOW_ENDS = (
-    "tiles end where no window does, and a row has few of them. A window of 512 takes five tiles of 128 keys for "
-    "four's worth, and in tiles of 64, which are taken below, one of 256 five for four's and one of 128 three "
-    "for two's: at the share that causal prompts reach, 84 %, these would be 67, 67 and 56 %. And what is read and "
-    "written, 168 MB, takes 56 µs at 3.0 TB/s: a window of 128 cannot have more than 39 %, one of 256 more than 78 %. "
-    "The rest is what a row costs beside its tiles' products, two of which are masked: of the 11 to 12 µs that 128 "
-    "rows take with a window of 512, five tiles at a causal prompt's pace are 8.3 (data/TUNING.md)"
-)
-ONE_STAGE = (
-    "64 queries of 512 and one tile of 128 keys fill 208 of 227 KB of shared memory, so that no tile is copied while "
-    "the one before is multiplied; without these tiles it was 1.7 times slower (data/TUNING.md). And 64 queries at a "
-    "time read 35 GB of keys and values from the L2 for 8,192 tokens, 6.1 TB/s, near what it delivers. FlexAttention's "
-    "own tiles do not fit at all: it runs with `kernel_options` that the lab found for it"
-)
-REASONS: dict[str, dict[tuple, str]] = {
-    "causal-d512": {(length,): ONE_STAGE for length in (1024, 2048, 4096, 8192, 16384, 32768)},
-    "share": {("32/8 of 128", window): WINDOW_ENDS for window in WINDOWS[:3]},
-    "decode": {("16/2 of 256", 16384): FEW_BYTES},
-}
-"""By table and point, why its target is missed, as found in the runs; shown only where it is."""
 
 
 def by_length(
@@ -274,6 +254,36 @@ DECLARED = {
         ("*-nvidia-h200-*-linear-int4-*", H200[0]),
         target="faster than Humming up to 256 rows; faster than bf16 up to 128 rows, within 3 % of it at 256, 5 % at "
         "512 and 2 % from 2,048 on",
+    ),
+    "model-prompts": Table(
+        "**Prompts of Gemma 4 31B**, tokens a second: random int4 weights, one request; llama.cpp with Q4_0, by its own "
+        "clock.",
+        ("q_len",),
+        (
+            Item("blockskip", OURS, "rate", least=prompt_rate),
+            *times(*LLAMA, value="rate"),
+            faster("times llama.cpp's best", "llama.cpp", "llama.cpp-cublas", least=always(3)),
+            Item("memory, GB", OURS, "peak"),
+        ),
+        {"operation": "model", "phase": "prefill"},
+        target="8,000 / 10,000 / 10,500 / 10,500 / 8,500 / 5,000 tokens a second at 256 / 512 / 2,048 / 8,192 / 32,768 "
+        "/ 131,072, and three times llama.cpp's",
+        source=whole_model,
+    ),
+    "model-steps": Table(
+        "**Steps of Gemma 4 31B**, tokens a second: the same model, by a step's tokens and those before it.",
+        ("tokens_a_step", "tokens_before"),
+        (
+            Item("blockskip", OURS, "rate", least=step_rate),
+            Item("a step, of one token's", OURS, "ones"),
+            *times(*LLAMA[:1], value="rate"),
+            faster("times llama.cpp", "llama.cpp", least=of_one_token(1.8)),
+            Item("memory, GB", OURS, "peak"),
+        ),
+        {"operation": "model", "phase": "decode"},
+        target="170 / 168 / 164 / 150 / 115 tokens a second behind 256 / 2,048 / 8,192 / 32,768 / 131,072, and 1.8 "
+        "times llama.cpp's",
+        source=whole_model,
     ),
     "cpu": Table(
         "**On a CPU** (8 heads of 128, window 512). *Error*: the larger, of logits of deviation 1 and 8.",

@@ -16,7 +16,8 @@ from skiplab.rated import rated
 from skiplab.report.model import with_rows
 from skiplab.results.declared import ALL, H100, H200
 from skiplab.results.tables import fill
-from skiplab.store import Run, documented, frame, noted_runs, published, query, read_runs, recorded_llama_bench
+from skiplab.results.whole_model import MODEL, recorded_models
+from skiplab.store import Run, documented, noted_runs, published, query, read_runs
 from skiplab.workload import model_of
 
 PAGES = ("README.md", "data/RESULTS.md", "data/TARGETS.md")
@@ -49,9 +50,7 @@ def pictures(runs: Sequence[Run]) -> dict[str, Any]:
 
 def whole_models(runs: Sequence[Run]) -> pd.DataFrame:
     """Prompts and steps of Gemma 4 31B on an H200, ours and llama.cpp's, and what ExecuTorch published of an A100."""
-    ours = query(rated(runs, ("*-nvidia-h200-*model-gemma4-31b*",)), contender="blockskip")
-    llama = query(frame(recorded_llama_bench()), model="gemma4-31b", contender=["llama.cpp", "llama.cpp-cublas"])
-    return with_rows(with_rows(ours, llama), query(published("model"), model="gemma4-31b", contender="executorch"))
+    return with_rows(recorded_models(runs), query(published("model"), model=MODEL, contender="executorch"))
 
 
 def write() -> list[Path]:

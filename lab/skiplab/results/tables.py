@@ -106,6 +106,9 @@ def values(rows: pd.DataFrame, everything: pd.DataFrame, item: Item) -> pd.DataF
         "reads": lambda: rows["gbps"] / rows["read_gbps"],
         "plain": lambda: rows["plain_us"] / rows["median_ms"] / 1e3,
         "products": lambda: rows["useful_tflops"] / rows["product_tflops"],
+        "rate": lambda: rows["tokens_per_s"],
+        "peak": lambda: rows["peak_gb"],
+        "ones": lambda: rows["steps_of_one"],
         "error": lambda: rows["error"],
     }
     if item.value not in numbers:
@@ -162,7 +165,7 @@ def number(value: float, kind: str) -> str:
     """`1.29`, `0.0700` or `4,678` for a time; `95 %`, `1.62×`, `7.5e-03` for the other kinds of values."""
     if kind in ("reads", "plain", "products"):
         return f"{value:.0%}".replace("%", "\u00a0%")
-    if kind == "faster":
+    if kind in ("faster", "ones"):
         return f"{value:.2f}×" if value < 10 else f"{value:.1f}×"
     if kind == "error":
         return f"{value:.1e}"

@@ -35,6 +35,25 @@ def large_layer(row: RowDict) -> float:
     return 0.8 if row["out_features"] * row["in_features"] > 1e8 else math.nan
 
 
+PROMPT_RATES = {256: 8000, 512: 10_000, 2048: 10_500, 8192: 10_500, 32768: 8500, 131072: 5000}
+STEP_RATES = {256: 170, 512: 170, 2048: 168, 8192: 164, 32768: 150, 131072: 115}
+
+
+def prompt_rate(row: RowDict) -> float:
+    """The target tokens a second of a prompt, by its length."""
+    return PROMPT_RATES.get(row["q_len"], math.nan)
+
+
+def step_rate(row: RowDict) -> float:
+    """The target tokens a second of steps of one token, by what was read before."""
+    return STEP_RATES.get(row["depth"], math.nan) if row["q_len"] == 1 else math.nan
+
+
+def of_one_token(least: float) -> Callable[[RowDict], float]:
+    """The same target for steps of one token."""
+    return lambda row: least if row["q_len"] == 1 else math.nan
+
+
 def few_rows(row: RowDict) -> float:
     """At least as fast, with as many rows as activations="auto" rounds to int8."""
     return 1.0 if row["rows"] <= MOST_ROWS else math.nan
