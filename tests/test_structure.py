@@ -19,7 +19,8 @@ ABOUT_ONE_OPERATION = {
     "bench/", "claims/", "contenders/flash.py", "contenders/huggingface.py", "contenders/humming.py",
     "contenders/ladder.py", "figures/ladder.py", "floors.py", "ladder.py", "results/ladder.py",
     "measure/truth.py", "occupancy.py", "results/cpu.py", "results/declared.py", "results/gpu_runs.py",
-    "replay/", "results/pages.py", "results/reasons.py", "results/whole_model.py", "store/llama_bench.py", "store/noted.py", "store/published.py", "throughput.py",
+    "replay/", "results/pages.py", "results/reasons.py", "results/whole_model.py",
+    "store/llama_bench.py", "store/noted.py", "store/published.py", "throughput.py",
     "widgets/mask/", "widgets/model/", "widgets/splits/", "workload/models.py",
 }  # fmt: skip
 """Modules of the lab that have one or two operations for their subject, and nothing to do for another one."""

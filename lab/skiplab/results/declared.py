@@ -256,8 +256,8 @@ DECLARED = {
         "512 and 2 % from 2,048 on",
     ),
     "model-prompts": Table(
-        "**Prompts of Gemma 4 31B**, tokens a second: random int4 weights, one request; llama.cpp with Q4_0, by its own "
-        "clock.",
+        "**Prompts of Gemma 4 31B**, tokens a second: random int4 weights, one request; llama.cpp with Q4_0, by its "
+        "own clock.",
         ("q_len",),
         (
             Item("blockskip", OURS, "rate", least=prompt_rate),
