@@ -1,12 +1,12 @@
 """Packed sequences by Hopper's prefill kernel on a CPU: its Python over torch tensors, a thread for each warp group."""
 
+import itertools
 import math
 
 import blockskip as bs
 import gluon_interpreter
 import pytest
 import torch
-from blockskip.attention.call import AttentionCall
 from blockskip.attention.prefill import plan, schedule
 from blockskip.attention.varlen import launch
 from blockskip.attention.varlen.call import VarlenArguments, VarlenCall, check
@@ -15,7 +15,9 @@ from blockskip.attention.varlen.schedule import most_items
 from blockskip.config import TileConfig
 from blockskip.launching.dispatch import DISPATCHER
 
-pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU: test_varlen.py runs the kernel itself")
+pytestmark = pytest.mark.skipif(
+    torch.cuda.is_available(), reason="there is a GPU: test_varlen.py runs the kernel itself"
+)
 WARP_SPECIALIZED = {128: TileConfig(128, 128, 12, 2), 256: TileConfig(128, 64, 12, 2)}
 MASKS = {"all": None, "causal": bs.causal(), "window": bs.sliding_window(77), "both": bs.band(30, 9)}
 LENGTHS = [0, 150, 1, 300, 64], [5, 203, 130, 0, 64]
@@ -136,7 +138,7 @@ def test_the_list_has_each_item_once_and_the_longest_first():
         assert sorted(found) == sorted(expected)
         assert (items[count + 1 :, :5] == 0).all()
         tiles = [seen(made.prefill.mask, *item) for item in found]
-        assert all(a >= b - 1 for a, b in zip(tiles, tiles[1:], strict=False)), tiles
+        assert all(a >= b - 1 for a, b in itertools.pairwise(tiles)), tiles
 
 
 def seen(mask, row, _, q_len, __, kv_len) -> int:

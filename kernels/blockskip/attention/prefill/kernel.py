@@ -102,9 +102,9 @@ def prefill(
 
     q, out [B, Hq, Lq, D]; k, v [B, Hkv, Lkv, D]; lse [B, Hq, Lq] or None; visits [B, programs' heads, rows, cols] or
     None. mask: MaskBits (none, mask), TileRuns (map) or None (bounds). lengths, band: see `attention.band`. scoring:
-    see `attention.softmax`. CONSTANTS: `PrefillConstants`. Where there are `lengths.items`, q, out and lse hold the queries
-    of all sequences behind each other, in one batch, as k and v their keys, and a program's row is that of an item. Tiles, bounds and masks count in positions, also where the
-    cache is a ring: only `load_keys` knows of slots.
+    see `attention.softmax`. CONSTANTS: `PrefillConstants`. Tiles, bounds and masks count in positions, also where the
+    cache is a ring: only `load_keys` knows of slots. With `lengths.items` all sequences lie behind each other in one
+    batch, and a program's row is an item's.
     Grid: (rows * interleave, programs' heads // interleave, B). The rows of `interleave` heads alternate, the longest
     first, before the next heads come: see `schedule.interleaved_heads`.
     """

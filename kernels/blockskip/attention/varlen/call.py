@@ -45,7 +45,7 @@ class VarlenArguments(NamedTuple):
 
     def kind(self) -> Kind | None:
         """The kind of this call."""
-        lengths = self.max_seqlen_q, self.max_seqlen_k
+        lengths = self.max_seqlen_q, self.max_seqlen_k, self.cu_seqlens_k is None
         options = "varlen", *lengths, self.scale, self.impl, self.config, self.return_lse, self.softcap
         return kind_of(self.tensors, options, self.impl, self.mask)
 
@@ -158,6 +158,8 @@ def _check_cu(name: str, cu: Any, q: torch.Tensor) -> torch.Tensor:
         raise ValueError(f"{name}: is on {cu.device}; must be on q's {q.device}")
     if cu.ndim != 1 or len(cu) < 2:
         raise ValueError(f"{name}: given shape {tuple(cu.shape)}; [sequences + 1] is needed, of one sequence or more")
+    if cu.is_neg():
+        raise ValueError(f"{name}: is a negated view, which a kernel cannot tell; call .resolve_neg()")
     return cu.contiguous()
 
 

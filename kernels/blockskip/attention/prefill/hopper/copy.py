@@ -36,11 +36,10 @@ def parts_descriptor_of(view, strides, BLOCK: gl.constexpr):
     Two more lead there: one whose stride is a row's goes on to the part's end, and one whose stride makes `LAST` steps
     2**64 bytes less `LAST` rows. Addresses are modulo 2**64. (As `triton.tools.ragged_tma` has it.)
     """
-    block: gl.constexpr = [1] + BLOCK
-    layout: gl.constexpr = gl.NVMMASharedLayout.get_default_for(block, view.ptr.dtype.element_ty)
+    layout: gl.constexpr = gl.NVMMASharedLayout.get_default_for(BLOCK, view.ptr.dtype.element_ty)
     row = wide(strides[2])
-    shape = [LAST + 1, LAST, view.shape[1], LAST, BLOCK[3]]
-    return tma.make_tensor_descriptor(view.ptr, shape, [(1 << 34) - row, row, strides[1], row, 1], block, layout)
+    shape = [LAST + 1, LAST, view.shape[1], LAST, BLOCK[4]]
+    return tma.make_tensor_descriptor(view.ptr, shape, [(1 << 34) - row, row, strides[1], row, 1], BLOCK, layout)
 
 
 @gluon.jit
@@ -63,8 +62,9 @@ def copy(q, k, v, buffers, bars, visible, interleave, CONSTANTS: gl.constexpr):
         k_source = descriptor_of(k, k.strides, 0, visible.lengths.kv_len, block)
         v_source = descriptor_of(v, v_strides, 0, visible.lengths.kv_len, block)
     else:
-        k_source = parts_descriptor_of(k, k.strides, block)
-        v_source = parts_descriptor_of(v, v_strides, block)
+        part: gl.constexpr = [1, 1, 1, BLOCK_N, HEAD_DIM]
+        k_source = parts_descriptor_of(k, k.strides, part)
+        v_source = parts_descriptor_of(v, v_strides, part)
     count = 0
     for round_ in range(rounds(q, visible.lengths)):
         enter_scope("copies")
