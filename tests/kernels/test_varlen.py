@@ -57,8 +57,8 @@ def truth(q, k, v, cu_q, cu_k, mask=None, *, sinks=None, **options):
     bounds = [cu.tolist() for cu in (cu_q, cu_k)]
     for q_first, q_end, k_first, k_end in zip(bounds[0], bounds[0][1:], bounds[1], bounds[1][1:], strict=False):
         if q_end > q_first and k_end > k_first:
-            one = [t.transpose(0, 1)[None] for t in (q[q_first:q_end], k[k_first:k_end], v[k_first:k_end])]
-            found = bs.attention(*one, mask, impl="reference", return_lse=True, sinks=sinks, **options)
+            of_q, of_k, of_v = (t.transpose(0, 1)[None] for t in (q[q_first:q_end], k[k_first:k_end], v[k_first:k_end]))
+            found = bs.attention(of_q, of_k, of_v, mask, impl="reference", return_lse=True, sinks=sinks, **options)
             out[q_first:q_end], lse[:, q_first:q_end] = found[0][0].transpose(0, 1), found[1][0]
     return out, lse
 

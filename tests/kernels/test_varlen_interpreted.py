@@ -42,6 +42,11 @@ def cu_seqlens():
     return [torch.tensor([0, *torch.tensor(lengths).cumsum(0).tolist()], dtype=torch.int32) for lengths in LENGTHS]
 
 
+def checked(q, k, v, mask, **options) -> VarlenCall:
+    cu_q, cu_k = cu_seqlens()
+    return check(VarlenArguments(q, k, v, cu_q, cu_k, 300, 203, mask, impl="triton", **options))
+
+
 def listed(call: VarlenCall, made: VarlenPlan) -> torch.Tensor:
     """The list of items, by the kernel that writes it."""
     items = torch.full(((most_items(len(call.q), call.sequences, 128) + 1) * 8,), -7, dtype=torch.int32)
@@ -53,8 +58,7 @@ def listed(call: VarlenCall, made: VarlenPlan) -> torch.Tensor:
 def attend(q, k, v, mask, *, copies, programs, interleave, **options):
     """(out, lse), which held NaN before, of programs that go from item to item, with and without a pause between."""
     head_dim = q.shape[2]
-    given = VarlenArguments(q, k, v, *cu_seqlens(), 300, 203, mask, None, "triton", None, True, **options)
-    call, config = check(given), WARP_SPECIALIZED[head_dim]
+    call, config = checked(q, k, v, mask, return_lse=True, **options), WARP_SPECIALIZED[head_dim]
     prefill = plan.plan_kernel(call.attention, config, capability=(9, 0))
     assert prefill.config is not None and prefill.config.warp_specialized
     made = VarlenPlan(**{**vars(plan_with(call, "triton", "", prefill)), "interleave": interleave})
@@ -124,7 +128,7 @@ def test_slices_of_one_tensor(copies):
 def test_the_list_has_each_item_once_and_the_longest_first():
     q, k, v = draw(128)
     for mask in MASKS.values():
-        call = check(VarlenArguments(q, k, v, *cu_seqlens(), 300, 203, mask, None, "triton"))
+        call = checked(q, k, v, mask)
         prefill = plan.plan_kernel(call.attention, WARP_SPECIALIZED[128], capability=(9, 0))
         made = plan_with(call, "triton", "", prefill)
         items = listed(call, made).view(-1, 8)
@@ -141,7 +145,7 @@ def test_the_list_has_each_item_once_and_the_longest_first():
         assert all(a >= b - 1 for a, b in itertools.pairwise(tiles)), tiles
 
 
-def seen(mask, row, _, q_len, __, kv_len) -> int:
+def seen(mask, row, _, q_len, __, kv_len) -> float:
     """How many tiles of 128 keys an item's last query may see, from the first on."""
     last = kv_len - q_len + min(128 * (row + 1), q_len) - 1
     end = kv_len if mask.right is None else min(max(last + mask.right + 1, 0), kv_len)

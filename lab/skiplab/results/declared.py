@@ -6,10 +6,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
+import blockskip as bs
+
 from skiplab.contenders import contenders
 from skiplab.rated import RowDict
 from skiplab.results.asked import TargetsTable
 from skiplab.results.cpu import cpu_linear, cpu_model, cpu_prefill
+from skiplab.results.gpu_runs import PACKED_LENGTHS
 from skiplab.results.ladder import LADDERS, LadderTable
 from skiplab.results.tables import Item, OwnTable, Shown, Table, gather, nothing, styled
 from skiplab.results.targets import (
@@ -24,6 +27,7 @@ from skiplab.results.targets import (
     windowed_share,
 )
 from skiplab.store import Run, read_runs
+from skiplab.workload.packed import Packed
 
 H100 = ("*-nvidia-h100-*",)
 """Run files by their names; the newest row of a point counts, whatever the rest of its file's name."""
@@ -39,7 +43,7 @@ def topic(name: str) -> tuple[str, ...]:
 SLIDING, FULL, D128 = "32/16 of 256", "32/4 of 512", "32/8 of 128"
 WINDOWS = (128, 256, 512, 1024, 2048, 4096)
 OURS = {"contender": "blockskip"}
-PREFILL = {"operation": "attention", "buffer": None, "dtype": "bfloat16", "batch": 1}
+PREFILL = {"operation": "attention", "buffer": None, "packed": None, "dtype": "bfloat16", "batch": 1}
 DECODE = {"operation": "decode", "q_len": 1, "dtype": "bfloat16", "batch": 1}
 LINEAR = {"operation": "linear", "group_size": 32, "symmetric": 0, "dtype": "bfloat16"}
 
@@ -64,6 +68,9 @@ MODES = (
     ("visit all tiles (`none`)", "blockskip-none"),
     *named("attention", EFFICIENT),
 )
+FLASH_PACKED = ("flash-varlen", "torch-varlen", "fa3-varlen", "fa4-varlen")
+OURS_PACKED = {"contender": "blockskip-varlen"}
+PACKED = [str(Packed(lengths, band)) for lengths in PACKED_LENGTHS for band in (bs.causal(), bs.sliding_window(1024))]
 MATVEC_PEERS = ("tinygemm", "gemlite", "bf16")
 
 
@@ -194,6 +201,17 @@ DECLARED = {
         ),
         {**PREFILL, "heads": SLIDING, "buffer": 4096, "q_len": 2048}, H100, across=True,
         target="at least four times as fast as the faster of `none` and torch's efficient kernel",
+    ),
+    "packed": Table(
+        "**Packed prompts**, their lengths on the device (`cu_seqlens`); bfloat16.",
+        ("heads", "packed"),
+        (
+            *times(("blockskip", "blockskip-varlen"), ("with a document mask", "blockskip"),
+                   *named("attention", *FLASH_PACKED, "flex")),
+            Item("faster than FlashAttention", OURS_PACKED, "faster", FLASH_PACKED, always(1)),
+            Item("than FlexAttention", OURS_PACKED, "faster", ("flex",), always(1)),
+        ),
+        {**PREFILL, "packed": PACKED}, H200, target="faster than FlashAttention and FlexAttention at every point",
     ),
     "share": Table(
         "**Useful FLOPs of 8,192 tokens**, as a share of the rate of a bfloat16 product in the same run.",

@@ -61,8 +61,8 @@ def levels(packed, s, band, QUERIES: tl.constexpr):
     A row's level is about how many keys its last query sees, in tiles: of row r it is r + 1 more than that of row -1,
     but at least 0 and at most the highest. Behind the last sequence are queries without keys.
     """
-    q_first, q_end = extent(packed.cu_q, s, packed.sequences, packed.queries)
-    k_first, k_end = extent(packed.cu_k, s, packed.sequences, packed.keys)
+    q_first, q_end = extent(packed.cu_q, s, packed.sequences, packed.queries)  # pyright: ignore
+    k_first, k_end = extent(packed.cu_k, s, packed.sequences, packed.keys)  # pyright: ignore
     q_len, kv_len = q_end - q_first, tl.where(s < packed.sequences, k_end - k_first, 0)
     rows = tl.where(s <= packed.sequences, tl.cdiv(q_len, QUERIES), 0)
     highest = tl.cdiv(kv_len, QUERIES)
@@ -91,9 +91,9 @@ def schedule(
     queries see nothing. QUERIES: of a tile.
     """
     own = tl.program_id(0)
-    rows, before, highest = levels(packed, own, band, QUERIES)
-    q_first, q_end = extent(packed.cu_q, own, packed.sequences, packed.queries)
-    k_first, k_end = extent(packed.cu_k, own, packed.sequences, packed.keys)
+    rows, before, highest = levels(packed, own, band, QUERIES)  # pyright: ignore
+    q_first, q_end = extent(packed.cu_q, own, packed.sequences, packed.queries)  # pyright: ignore
+    k_first, k_end = extent(packed.cu_k, own, packed.sequences, packed.keys)  # pyright: ignore
     kv_len = tl.where(own < packed.sequences, k_end - k_first, 0)
     for first in tl.range(tl.program_id(1) * ROWS, rows, tl.num_programs(1) * ROWS):
         row = first + tl.arange(0, ROWS)
@@ -102,7 +102,7 @@ def schedule(
         place = rows - 1 - row - rows_above(level, rows, before, highest)
         for start in tl.range(0, packed.sequences + 1, SEQUENCES):
             s = start + tl.arange(0, SEQUENCES)
-            of_rows, of_before, of_highest = levels(packed, s, band, QUERIES)
+            of_rows, of_before, of_highest = levels(packed, s, band, QUERIES)  # pyright: ignore
             of_rows, of_before, of_highest = of_rows[None, :], of_before[None, :], of_highest[None, :]
             above = rows_above(level[:, None], of_rows, of_before, of_highest)
             alike = rows_above(level[:, None] - 1, of_rows, of_before, of_highest) - above
@@ -117,7 +117,7 @@ def schedule(
     if own == packed.sequences and tl.program_id(1) == 0:
         count = own * 0
         for start in tl.range(0, packed.sequences + 1, SEQUENCES):
-            of_rows, _, _ = levels(packed, start + tl.arange(0, SEQUENCES), band, QUERIES)
+            of_rows, _, _ = levels(packed, start + tl.arange(0, SEQUENCES), band, QUERIES)  # pyright: ignore
             count += tl.sum(of_rows, 0)
         tl.store(items, tl.minimum(tl.maximum(count, 1), packed.capacity))
         for start in tl.range(count, packed.capacity, SEQUENCES):
