@@ -63,7 +63,8 @@ def packed_of(mask: bs.Mask) -> Packed | None:
     if len(documents) != 1 or len(others) > 1:
         return None
     document, band = documents[0], others[0] if others else bs.band(None, None)
-    if not isinstance(band, bs.Band) or (others and mask not in (document & band, band & document)):
+    same = (document & band, band & document) if others else (document,)
+    if not isinstance(band, bs.Band) or mask not in same:
         return None
     return Packed(tuple(length for length in document.lengths if length > 0), band)
 
