@@ -9,13 +9,21 @@ import triton
 import triton.language as tl
 
 ITEM = tl.constexpr(8)
-"""int32 an item takes in the list, of which `item_at` reads five. The first of the list holds the number of items."""
+"""int32 an item takes in the list, of which `item_at` reads five. As many lead it: the numbers of items and of rows."""
+ROWS_UNKNOWN = 1 << 29
+"""What stands for the number of rows in the views that kernels get: so they are compiled once, whatever that number."""
 
 
 @triton.jit
 def item_count(items):
     """How many items the list holds."""
     return tl.load(items)
+
+
+@triton.jit
+def query_count(items):
+    """How many rows the queries have, those behind the last sequence too."""
+    return tl.load(items + 1)
 
 
 @triton.jit

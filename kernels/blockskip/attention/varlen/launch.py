@@ -17,10 +17,10 @@ from ..band import Lengths, limits_of
 from ..call import in_float32
 from ..prefill.launch import does_not_fit, step_of
 from ..prefill.schedule import multiprocessors, overlaps_items
-from ..sequences import ITEM
+from ..sequences import ITEM, ROWS_UNKNOWN
 from .call import VarlenCall
 from .plan import VarlenPlan
-from .schedule import ROWS, SEQUENCES, Packed, most_items, parts_of, schedule
+from .schedule import ROWS, SEQUENCES, most_items, parts_of, schedule
 
 Result = tuple[torch.Tensor, torch.Tensor | None]
 """(out, lse or None)."""
@@ -68,19 +68,22 @@ def _steps(call: VarlenCall, plan: VarlenPlan, inputs, made) -> Iterator[Step]:
     out, lse, items = made
     tile, sequences = plan.queries_per_tile, call.sequences
     capacity = most_items(len(call.q), sequences, tile)
-    packed = Packed(call.cu_q, call.cu_k, sequences, len(call.q), len(call.k), capacity)
+    arguments = items, call.cu_q, call.cu_k, sequences, len(call.q), len(call.k), capacity, limits_of(plan.mask)
     constants = {"QUERIES": tile, "ROWS": ROWS, "SEQUENCES": SEQUENCES}
     grid = sequences + 1, parts_of(len(call.q), tile)
-    yield Step(schedule, Launch((items, packed, limits_of(plan.mask)), constants, grid), {"num_warps": 4})
+    yield Step(schedule, Launch(arguments, constants, grid), {"num_warps": 4})
     yield attend_step(call, plan, out, lse, items, capacity)
 
 
 def attend_step(call: VarlenCall, plan: VarlenPlan, out, lse, items, capacity: int) -> Step:
     """The launch of the plan's kernel. out [1, Hq, total, D]; lse [1, Hq, total] or None."""
-    views = [*map(view_of, (call.q, call.k, call.v)), View.of(out), None if lse is None else View.of(lse), None]
+    out, lse = (
+        None if t is None else View.of(t)._replace(shape=(*t.shape[:2], ROWS_UNKNOWN, *t.shape[3:])) for t in (out, lse)
+    )
+    views = [*map(view_of, (call.q, call.k, call.v)), out, lse, None]
     attention, prefill = call.attention, plan.prefill
     heads = attention.k.shape[1] if plan.packed else attention.q.shape[1]
-    lengths = Lengths(len(call.k), None, None, None, items)
+    lengths = Lengths(ROWS_UNKNOWN, None, None, None, items)
     assert plan.config is not None
     if not plan.config.warp_specialized:
         grid = capacity * plan.interleave, heads // plan.interleave, 1
@@ -93,6 +96,6 @@ def attend_step(call: VarlenCall, plan: VarlenPlan, out, lse, items, capacity: i
 
 def view_of(packed: torch.Tensor) -> View:
     """[total, heads, D] as [1, heads, total, D]."""
-    total, heads, dim = packed.shape
+    _, heads, dim = packed.shape
     row, head, element = packed.stride()
-    return View(packed, (1, heads, total, dim), (row, head, row, element))
+    return View(packed, (1, heads, ROWS_UNKNOWN, dim), (row, head, row, element))

@@ -6,8 +6,6 @@ are longer than a given one is a sum over the sequences, which each program make
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import triton
 import triton.language as tl
 
@@ -19,21 +17,6 @@ SEQUENCES = 64
 """Sequences that are looked at together."""
 MOST_PARTS = 16
 """The most programs that share a sequence's rows."""
-
-
-class Packed(NamedTuple):
-    """The sequences of a call.
-
-    cu_q, cu_k: int32 [sequences + 1], where each sequence's queries and keys begin, and behind them the end.
-    queries, keys: how many rows the tensors have. capacity: how many items the list can hold.
-    """
-
-    cu_q: object
-    cu_k: object
-    sequences: int
-    queries: int
-    keys: int
-    capacity: int
 
 
 def most_items(queries: int, sequences: int, tile: int) -> int:
@@ -55,16 +38,16 @@ def extent(cu, s, count, size):
 
 
 @triton.jit
-def levels(packed, s, band, QUERIES: tl.constexpr):
+def levels(s, cu_q, cu_k, count, q_rows, k_rows, band, QUERIES: tl.constexpr):
     """(rows of tiles, level of row -1, highest level) of the sequences s.
 
     A row's level is about how many keys its last query sees, in tiles: of row r it is r + 1 more than that of row -1,
     but at least 0 and at most the highest. Behind the last sequence are queries without keys.
     """
-    q_first, q_end = extent(packed.cu_q, s, packed.sequences, packed.queries)  # pyright: ignore
-    k_first, k_end = extent(packed.cu_k, s, packed.sequences, packed.keys)  # pyright: ignore
-    q_len, kv_len = q_end - q_first, tl.where(s < packed.sequences, k_end - k_first, 0)
-    rows = tl.where(s <= packed.sequences, tl.cdiv(q_len, QUERIES), 0)
+    q_first, q_end = extent(cu_q, s, count, q_rows)  # pyright: ignore
+    k_first, k_end = extent(cu_k, s, count, k_rows)  # pyright: ignore
+    q_len, kv_len = q_end - q_first, tl.where(s < count, k_end - k_first, 0)
+    rows = tl.where(s <= count, tl.cdiv(q_len, QUERIES), 0)
     highest = tl.cdiv(kv_len, QUERIES)
     before = highest  # without a limit on the right a row sees all
     if band.right is not None:
@@ -81,46 +64,51 @@ def rows_above(level, rows, before, highest):
     return tl.where(level < 0, rows, tl.where(level >= highest, 0, above))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count", "q_rows", "k_rows", "capacity"])
 def schedule(
-    items, packed, band, QUERIES: tl.constexpr, ROWS: tl.constexpr, SEQUENCES: tl.constexpr
+    items, cu_q, cu_k, count, q_rows, k_rows, capacity, band, QUERIES: tl.constexpr, ROWS: tl.constexpr,
+    SEQUENCES: tl.constexpr,
 ):  # fmt: skip
     """Writes the list of items, see `sequences.item_at`: those of the highest level first.
 
-    Grid: (sequences + 1, programs that share a sequence's rows). The last sequence is what lies behind all others: its
-    queries see nothing. QUERIES: of a tile.
+    cu_q, cu_k: int32 [count + 1], where each of `count` sequences' queries and keys begin, and behind them the end.
+    q_rows, k_rows: of the tensors that hold them. capacity: how many items the list can hold. QUERIES: of a tile.
+    Grid: (count + 1, programs that share a sequence's rows). The last sequence is what lies behind all others: its
+    queries see nothing.
     """
     own = tl.program_id(0)
-    rows, before, highest = levels(packed, own, band, QUERIES)  # pyright: ignore
-    q_first, q_end = extent(packed.cu_q, own, packed.sequences, packed.queries)  # pyright: ignore
-    k_first, k_end = extent(packed.cu_k, own, packed.sequences, packed.keys)  # pyright: ignore
-    kv_len = tl.where(own < packed.sequences, k_end - k_first, 0)
+    rows, before, highest = levels(own, cu_q, cu_k, count, q_rows, k_rows, band, QUERIES)  # pyright: ignore
+    q_first, q_end = extent(cu_q, own, count, q_rows)  # pyright: ignore
+    k_first, k_end = extent(cu_k, own, count, k_rows)  # pyright: ignore
+    kv_len = tl.where(own < count, k_end - k_first, 0)
     for first in tl.range(tl.program_id(1) * ROWS, rows, tl.num_programs(1) * ROWS):
         row = first + tl.arange(0, ROWS)
         level = tl.minimum(tl.maximum(row + 1 + before, 0), highest)
-        # behind it in the order are the later rows of its own sequence with the same level
+        # before it in the order are the later rows of its own sequence with the same level
         place = rows - 1 - row - rows_above(level, rows, before, highest)
-        for start in tl.range(0, packed.sequences + 1, SEQUENCES):
+        for start in tl.range(0, count + 1, SEQUENCES):
             s = start + tl.arange(0, SEQUENCES)
-            of_rows, of_before, of_highest = levels(packed, s, band, QUERIES)  # pyright: ignore
+            of_rows, of_before, of_highest = levels(s, cu_q, cu_k, count, q_rows, k_rows, band, QUERIES)  # pyright: ignore
             of_rows, of_before, of_highest = of_rows[None, :], of_before[None, :], of_highest[None, :]
             above = rows_above(level[:, None], of_rows, of_before, of_highest)
             alike = rows_above(level[:, None] - 1, of_rows, of_before, of_highest) - above
             place += tl.sum(above + tl.where((s < own)[None, :], alike, 0), 1)
         pointers = items + (place + 1) * ITEM
-        real = (row < rows) & (place < packed.capacity)
+        real = (row < rows) & (place < capacity)
         tl.store(pointers, row, mask=real)
         tl.store(pointers + 1, q_first, mask=real)
         tl.store(pointers + 2, q_end - q_first, mask=real)
         tl.store(pointers + 3, k_first, mask=real)
         tl.store(pointers + 4, kv_len, mask=real)
-    if own == packed.sequences and tl.program_id(1) == 0:
-        count = own * 0
-        for start in tl.range(0, packed.sequences + 1, SEQUENCES):
-            of_rows, _, _ = levels(packed, start + tl.arange(0, SEQUENCES), band, QUERIES)  # pyright: ignore
-            count += tl.sum(of_rows, 0)
-        tl.store(items, tl.minimum(tl.maximum(count, 1), packed.capacity))
-        for start in tl.range(count, packed.capacity, SEQUENCES):
+    if own == count and tl.program_id(1) == 0:
+        found = own * 0
+        for start in tl.range(0, count + 1, SEQUENCES):
+            s = start + tl.arange(0, SEQUENCES)
+            of_rows, _, _ = levels(s, cu_q, cu_k, count, q_rows, k_rows, band, QUERIES)  # pyright: ignore
+            found += tl.sum(of_rows, 0)
+        tl.store(items, tl.minimum(tl.maximum(found, 1), capacity))
+        tl.store(items + 1, q_rows)
+        for start in tl.range(found, capacity, SEQUENCES):
             entry = start + tl.arange(0, SEQUENCES)
             for word in tl.static_range(5):
-                tl.store(items + (entry + 1) * ITEM + word, 0, mask=entry < packed.capacity)
+                tl.store(items + (entry + 1) * ITEM + word, 0, mask=entry < capacity)

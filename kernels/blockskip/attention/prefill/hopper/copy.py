@@ -13,6 +13,7 @@ from triton.experimental.gluon.language.nvidia.hopper import mbarrier, tma
 from ....launching.primitives import wide
 from ....launching.scopes import enter_scope, exit_scope
 from ...band import first_slot
+from ...sequences import query_count
 from .items import ROWS, item_of, rounds, run_of, tiles_of
 
 LAST = gl.constexpr(1 << 30)
@@ -57,7 +58,10 @@ def copy(q, k, v, buffers, bars, visible, interleave, CONSTANTS: gl.constexpr):
     v_strides = k.strides if v.strides is None else v.strides
     if OVERLAP_ITEMS:
         rows: gl.constexpr = [1, 1, ROWS, HEAD_DIM]
-        q_source = descriptor_of(q, q.strides, 0, q.shape[2], rows)
+        q_rows = q.shape[2]
+        if visible.lengths.items is not None:
+            q_rows = query_count(visible.lengths.items)
+        q_source = descriptor_of(q, q.strides, 0, q_rows, rows)
     if visible.lengths.items is None:
         k_source = descriptor_of(k, k.strides, 0, visible.lengths.kv_len, block)
         v_source = descriptor_of(v, v_strides, 0, visible.lengths.kv_len, block)
