@@ -10,7 +10,7 @@ from skiplab.contenders import contender
 from skiplab.measure.verify import verify
 from skiplab.sweep import Sweep
 from skiplab.workload import Workload
-from skiplab.workload.packed import Prompts, lengths_of, lengths_text, packed_mask, packed_of
+from skiplab.workload.packed import PackedPrompts, lengths_of, lengths_text, packed_mask, packed_of
 from test_flash import attend, install  # noqa: F401 - a fixture
 
 SHAPE = {"q_heads": 6, "kv_heads": 2, "head_dim": 64}
@@ -48,9 +48,9 @@ def test_lengths_are_drawn_from_a_range_until_all_tokens_are_there():
 
 def test_a_mask_is_of_packed_prompts_or_not():
     document = bs.document(LENGTHS)
-    assert packed_of(document) == Prompts(LENGTHS, bs.band(None, None))
+    assert packed_of(document) == PackedPrompts(LENGTHS, bs.band(None, None))
     for mask in (document & bs.causal(), bs.causal() & document):
-        assert packed_of(mask) == Prompts(LENGTHS, bs.causal())
+        assert packed_of(mask) == PackedPrompts(LENGTHS, bs.causal())
     for mask in (bs.causal(), document | bs.causal(), ~document, document & bs.sink(3), document & bs.document([70])):
         assert packed_of(mask) is None
 
@@ -58,7 +58,7 @@ def test_a_mask_is_of_packed_prompts_or_not():
 def test_a_workload_says_which_prompts_it_has():
     assert packed(bs.causal()).axes()["packed"] == "3 of 1 to 40"
     assert packed(bs.sliding_window(9)).axes()["packed"] == "3 of 1 to 40, window 9"
-    assert str(Prompts((512,) * 4, bs.causal())) == "4 of 512"
+    assert str(PackedPrompts((512,) * 4, bs.causal())) == "4 of 512"
     assert Workload.from_axes(packed(bs.causal()).axes()) == packed(bs.causal())
     for other in (Workload(71, mask=packed_mask(LENGTHS, bs.causal())), packed(bs.causal(), batch=2),
                   packed(bs.causal(), q_start=3), Workload(70)):  # fmt: skip

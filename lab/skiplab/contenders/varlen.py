@@ -20,7 +20,7 @@ from skiplab.contenders.attention import needs_cuda, needs_cuda_backend
 from skiplab.contenders.base import REGISTRY, Build, Contender, Planned, Solver
 from skiplab.contenders.flash import fa3, first, needs_fa3, needs_fa4_package, not_for_flash, sides
 from skiplab.workload import Workload
-from skiplab.workload.packed import Prompts
+from skiplab.workload.packed import PackedPrompts
 
 Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -30,7 +30,7 @@ def _packed(workload: Workload, inputs: Sequence[torch.Tensor]) -> tuple[torch.T
     return tuple(t[0].transpose(0, 1).contiguous() for t in inputs)
 
 
-def packed_in(workload: Workload) -> Prompts:
+def packed_in(workload: Workload) -> PackedPrompts:
     """The prompts of a workload that has some."""
     assert workload.packed is not None
     return workload.packed
@@ -97,7 +97,7 @@ def _by_flash(workload: Workload, inputs: Sequence[torch.Tensor], function: Call
     return _as_batch(lambda q, k, v: first(function(q, k, v, **options)))
 
 
-def _limits(packed: Prompts) -> tuple[int | None, int | None]:
+def _limits(packed: PackedPrompts) -> tuple[int | None, int | None]:
     """A band's sides; None where there is no limit."""
     return packed.band.left, packed.band.right
 

@@ -27,7 +27,7 @@ from skiplab.results.targets import (
     windowed_share,
 )
 from skiplab.store import Run, read_runs
-from skiplab.workload.packed import Prompts
+from skiplab.workload.packed import PackedPrompts
 
 H100 = ("*-nvidia-h100-*",)
 """Run files by their names; the newest row of a point counts, whatever the rest of its file's name."""
@@ -70,7 +70,9 @@ MODES = (
 )
 FLASH_PACKED = ("flash-varlen", "torch-varlen", "fa3-varlen", "fa4-varlen")
 OURS_PACKED = {"contender": "blockskip-varlen"}
-PACKED = [str(Prompts(lengths, band)) for lengths in PACKED_LENGTHS for band in (bs.causal(), bs.sliding_window(1024))]
+PACKED = [
+    str(PackedPrompts(lengths, band)) for lengths in PACKED_LENGTHS for band in (bs.causal(), bs.sliding_window(1024))
+]
 MATVEC_PEERS = ("tinygemm", "gemlite", "bf16")
 
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Self
 import blockskip as bs
 import torch
 
-from skiplab.workload.packed import Prompts, packed_of
+from skiplab.workload.packed import PackedPrompts, packed_of
 from skiplab.workload.problem import Heads
 
 
@@ -68,7 +68,7 @@ class Workload(Heads):
         return self.keys if band and self.q_start == 0 and self.keys >= self.q_len else None
 
     @property
-    def packed(self) -> Prompts | None:
+    def packed(self) -> PackedPrompts | None:
         """The packed prompts that fill the one sequence of this workload, each seeing itself alone; None otherwise."""
         packed = packed_of(self.mask)
         fills = packed is not None and sum(packed.lengths) == self.q_len == self.keys

@@ -15,7 +15,7 @@ from blockskip.mask.kinds import Document
 SHORTEST = 1
 
 
-class Prompts(NamedTuple):
+class PackedPrompts(NamedTuple):
     """Prompts behind each other: their lengths, and the band that each sees of itself."""
 
     lengths: tuple[int, ...]
@@ -56,7 +56,7 @@ def packed_mask(lengths: Sequence[int], band: bs.Mask) -> bs.Mask:
     return bs.document(lengths) & band
 
 
-def packed_of(mask: bs.Mask) -> Prompts | None:
+def packed_of(mask: bs.Mask) -> PackedPrompts | None:
     """The packed prompts that a mask is of; None for any other mask."""
     documents = [leaf for leaf in mask.leaves() if isinstance(leaf, Document)]
     others = [leaf for leaf in mask.leaves() if not isinstance(leaf, Document)]
@@ -66,7 +66,7 @@ def packed_of(mask: bs.Mask) -> Prompts | None:
     same = (document & band, band & document) if others else (document,)
     if not isinstance(band, bs.Band) or mask not in same:
         return None
-    return Prompts(document.lengths, band)
+    return PackedPrompts(document.lengths, band)
 
 
 def lengths_of(text: str, seed: int = 0) -> tuple[int, ...]:
