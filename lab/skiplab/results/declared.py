@@ -6,13 +6,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
-import blockskip as bs
+import pandas as pd
 
 from skiplab.contenders import contenders
-from skiplab.rated import RowDict
+from skiplab.rated import RowDict, rated
 from skiplab.results.asked import TargetsTable
 from skiplab.results.cpu import cpu_linear, cpu_model, cpu_prefill
-from skiplab.results.gpu_runs import PACKED_LENGTHS
 from skiplab.results.ladder import LADDERS, LadderTable
 from skiplab.results.tables import Item, OwnTable, Shown, Table, gather, nothing, styled
 from skiplab.results.targets import (
@@ -26,8 +25,7 @@ from skiplab.results.targets import (
     steps_alone,
     windowed_share,
 )
-from skiplab.store import Run, read_runs
-from skiplab.workload.packed import PackedPrompts
+from skiplab.store import Run, noted_runs, read_runs
 
 H100 = ("*-nvidia-h100-*",)
 """Run files by their names; the newest row of a point counts, whatever the rest of its file's name."""
@@ -70,10 +68,13 @@ MODES = (
 )
 FLASH_PACKED = ("flash-varlen", "torch-varlen", "fa3-varlen", "fa4-varlen")
 OURS_PACKED = {"contender": "blockskip-varlen"}
-PACKED = [
-    str(PackedPrompts(lengths, band)) for lengths in PACKED_LENGTHS for band in (bs.causal(), bs.sliding_window(1024))
-]
 MATVEC_PEERS = ("tinygemm", "gemlite", "bf16")
+
+
+def packed_rows() -> pd.DataFrame:
+    """Packed prompts on an H200: recorded in runs, else noted."""
+    rows: Any = rated([*read_runs(), *noted_runs()], H200)
+    return rows[rows["packed"].notna()]
 
 
 def times(*contenders: tuple[str, str], value: str = "ms", **where: Any) -> tuple[Item, ...]:
@@ -98,6 +99,11 @@ WINDOW_ENDS = (
     "The rest is what a row costs beside its tiles' products, two of which are masked: of the 11 to 12 µs that 128 "
     "rows take with a window of 512, five tiles at a causal prompt's pace are 8.3 (data/TUNING.md)"
 )
+ONE_TILE = (
+    "a prompt of 128 tokens is two tiles of 64 keys: what counts is what begins and ends a program, of which there are "
+    "16,384, and the list of items, 5 µs (data/TUNING.md). Head size 64 has no warp-specialized kernel, whose programs "
+    "go from item to item"
+)
 ONE_STAGE = (
     "64 queries of 512 and one tile of 128 keys fill 208 of 227 KB of shared memory, so that no tile is copied while "
     "the one before is multiplied; without these tiles it was 1.7 times slower (data/TUNING.md). And 64 queries at a "
@@ -105,6 +111,7 @@ ONE_STAGE = (
     "own tiles do not fit at all: it runs with `kernel_options` that the lab found for it"
 )
 REASONS: dict[str, dict[tuple, str]] = {
+    "packed": {("64/8 of 64", "128 of 128"): ONE_TILE},
     "causal-d512": {(length,): ONE_STAGE for length in (1024, 2048, 4096, 8192, 16384, 32768)},
     "share": {("32/8 of 128", window): WINDOW_ENDS for window in WINDOWS[:3]},
     "decode": {("16/2 of 256", 16384): FEW_BYTES},
@@ -213,7 +220,8 @@ DECLARED = {
             Item("faster than FlashAttention", OURS_PACKED, "faster", FLASH_PACKED, always(1)),
             Item("than FlexAttention", OURS_PACKED, "faster", ("flex",), always(1)),
         ),
-        {**PREFILL, "packed": PACKED}, H200, target="faster than FlashAttention and FlexAttention at every point",
+        {"operation": "attention", "dtype": "bfloat16"},
+        target="faster than FlashAttention and FlexAttention at every point", source=packed_rows,
     ),
     "share": Table(
         "**Useful FLOPs of 8,192 tokens**, as a share of the rate of a bfloat16 product in the same run.",
