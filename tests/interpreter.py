@@ -18,6 +18,7 @@ if DEVICE == "cpu" and sys.platform == "linux":
     import quick_interpreter  # noqa: F401, I001 - before there are kernels
     import blockskip.attention.decode.launch
     import blockskip.attention.prefill.launch
+    import blockskip.attention.varlen.launch
     import blockskip.linear.hopper.launch
     import blockskip.linear.launch
     import blockskip.pointwise.launch  # noqa: F401

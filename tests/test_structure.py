@@ -17,7 +17,7 @@ OF_EACH_OPERATION = {"Axes", "TuningClass"}
 OF_EACH_HOPPER_KERNEL = {"Buffers", "Barriers"}
 ABOUT_ONE_OPERATION = {
     "bench/", "claims/", "contenders/flash.py", "contenders/huggingface.py", "contenders/humming.py",
-    "contenders/ladder.py", "figures/ladder.py", "floors.py", "ladder.py", "results/ladder.py",
+    "contenders/ladder.py", "contenders/varlen.py", "figures/ladder.py", "floors.py", "ladder.py", "results/ladder.py",
     "measure/truth.py", "occupancy.py", "results/cpu.py", "results/declared.py", "results/gpu_runs.py",
     "replay/", "results/pages.py", "results/reasons.py", "results/whole_model.py",
     "store/llama_bench.py", "store/noted.py", "store/published.py", "throughput.py",

@@ -3,6 +3,7 @@
 from .attention.api import attention, explain, scaled_dot_product_attention
 from .attention.caches import quantize_kv
 from .attention.decode.api import decode, explain_decode
+from .attention.varlen.api import attention_varlen, explain_varlen
 from .config import TileConfig
 from .linear.activations import RoundedActivations
 from .linear.api import explain_linear, linear, round_activations
@@ -45,6 +46,7 @@ __all__ = [
     "Work",
     "__version__",
     "attention",
+    "attention_varlen",
     "attention_work",
     "band",
     "causal",
@@ -56,6 +58,7 @@ __all__ = [
     "explain",
     "explain_decode",
     "explain_linear",
+    "explain_varlen",
     "from_gguf",
     "from_torchao",
     "linear",

@@ -6,6 +6,7 @@ import blockskip as bs
 import torch
 from blockskip.attention import eager
 from blockskip.attention.decode import eager as decode_eager
+from blockskip.attention.varlen import eager as varlen_eager
 from blockskip.linear import eager as linear_eager
 
 
@@ -125,6 +126,29 @@ def decode_changes(device):
     }
 
 
+def varlen_changes(device):
+    q, k, v = (draw(device, n, heads, 16, seed=heads + n) for heads, n in ((4, 30), (2, 40), (2, 41)))
+    v = v[:40].contiguous()
+    cu_q, cu_k = (torch.tensor(cu, dtype=torch.int32, device=device) for cu in ([0, 7, 30], [0, 40, 40]))
+    first = {"q": q, "k": k, "v": v, "cu_seqlens_q": cu_q, "cu_seqlens_k": cu_k, "impl": "triton"}
+    return first, {
+        "q": [q + 1, shifted(q), negated(q), q[:, :2], q[:29], q.half(), k, q.clone().requires_grad_()],
+        "k": [k + 1, shifted(k), k.transpose(0, 1).contiguous().transpose(0, 1), k[:39], v],
+        "v": [v + 1, shifted(v), k, v[..., :8]],
+        "cu_seqlens_q": [cu_q + 1, cu_q[:2], cu_q.long(), cu_q.repeat_interleave(2)[::2], negated(cu_q), cu_k, 3],
+        "cu_seqlens_k": [None, cu_k - 1, cu_k[1:], cu_k.repeat_interleave(2)[::2], cu_q, "2"],
+        "max_seqlen_q": [1, True, 16, 23, 0, 999],
+        "max_seqlen_k": [1, 40, "40"],
+        "mask": [None, bs.causal(), bs.sliding_window(7), bs.band(6, 2), bs.sink(2), "causal"],
+        "scale": [1, True, 0, -1.0],
+        "config": [(16, 16, 1, 1), bs.TileConfig(16, 32, 1, 1), 3],
+        "impl": ["tiled", "reference", "cuda"],
+        "return_lse": [True],
+        "sinks": sink_changes(device),
+        "softcap": [2, 2.0, True, 0.0],
+    }
+
+
 def linear_changes(device):
     def in_float32(w):  # what the interpreter need not change is kept ready
         tensors = {name: t.float() if t.is_floating_point() else t for name, t in w.named_tensors().items()}
@@ -166,6 +190,7 @@ OPERATIONS = {
     "decode": (bs.decode, decode_changes, decode_eager, "check_decode"),
     "attention float8": (bs.attention, in_float8(attention_changes), eager, "check"),
     "decode float8": (bs.decode, in_float8(decode_changes), decode_eager, "check_decode"),
+    "varlen": (bs.attention_varlen, varlen_changes, varlen_eager, "check"),
     "linear": (bs.linear, linear_changes, linear_eager, "check"),
 }
 

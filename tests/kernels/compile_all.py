@@ -5,6 +5,7 @@ Usage: compile_all.py CAPABILITY..., such as 9.0
 
 from dataclasses import replace
 from functools import partial
+from itertools import product
 from unittest.mock import patch
 
 import blockskip as bs
@@ -12,7 +13,11 @@ import torch
 from anatomies import print_rows
 from blockskip.attention.call import AttentionCall
 from blockskip.attention.prefill import launch, plan
-from blockskip.config import prefill_config
+from blockskip.attention.varlen import launch as varlen
+from blockskip.attention.varlen.call import VarlenArguments, check
+from blockskip.attention.varlen.plan import plan_with
+from blockskip.attention.varlen.schedule import most_items
+from blockskip.config import TileConfig, prefill_config
 from blockskip.launching.guards import GuardedInt
 from skiplab.anatomy import attention_anatomy, compiling_for, read
 
@@ -78,6 +83,22 @@ def single_query(capability, head_dim=128, slots=4096):
     return read(compiled, capability)
 
 
+def packed(capability, head_dim, config, mask, lse, total=16384):
+    """The anatomy of the kernel that attends packed sequences, 16 of them."""
+    q, k = (torch.empty((total, heads, head_dim), dtype=torch.bfloat16) for heads in (8, 2))
+    cu = torch.zeros(17, dtype=torch.int32)
+    call = check(VarlenArguments(q, k, k, cu, None, 4096, mask=mask, config=config, return_lse=lse))
+    of_tma = plan.reads_by_tma(call.attention, capability)
+    prefill = plan.plan_kernel(call.attention, TileConfig.of(config), use_tma=of_tma, capability=capability)
+    made = plan_with(call, "triton", "asked for", prefill)
+    out, items = torch.empty_like(call.attention.q), torch.empty(8, dtype=torch.int32)
+    sums = torch.empty((1, 8, total)) if lse else None
+    kernel, launched, options = varlen.attend_step(call, made, out, sums, items, most_items(total, 16, 128))
+    with compiling_for(capability):
+        compiled = kernel.warmup(*launched.arguments, **launched.constants, **options, grid=launched.grid)
+    return read(compiled, capability)
+
+
 def anatomies(capability):
     yield [128, "map", "bfloat16", "single query"], single_query(capability)
     for head_dim, skip, dtype, kind in CASES:
@@ -106,6 +127,12 @@ def anatomies(capability):
                     with patch.object(launch, "overlaps_items", lambda *of, **named: False):
                         one = attention_anatomy(capability, **shape)
                     yield case, one
+        for head_dim, mask, lse in product(WARP_SPECIALIZED, (bs.causal(), bs.sliding_window(1024)), (False, True)):
+            case = [head_dim, "bounds", "bfloat16", f"packed {mask!r}{', lse' * lse}"]
+            yield case, packed(capability, head_dim, WARP_SPECIALIZED[head_dim], mask, lse)
+        for head_dim in (64, 512):
+            config = prefill_config(capability, head_dim, torch.bfloat16)
+            yield [head_dim, "bounds", "bfloat16", "packed"], packed(capability, head_dim, config, bs.causal(), True)
         for head_dim, skip, dtype, kind in READ:
             one = read_otherwise(capability, head_dim, skip, getattr(torch, dtype), kind)
             yield [head_dim, skip, dtype, kind], one

@@ -152,6 +152,20 @@ def interleaved_cases():
             )
 
 
+def packed_cases():
+    """Sequences behind each other, NaN behind the last; by the plain kernel, the copy engine and Hopper's kernel."""
+    lengths = [70, 0, 1, 300], [150, 9, 33, 300]
+    cu = [torch.tensor([0, *numbers], device=DEVICE).cumsum(0).int() for numbers in lengths]
+    for head_dim in (64, 80, 128, 256, 512):
+        q, k, v = tensors(sum(lengths[0]) + 5, sum(lengths[1]) + 7, (4, 2), head_dim, torch.bfloat16)
+        q, k, v = (t[0].transpose(0, 1).contiguous() for t in (q, k, v))
+        for t, numbers in zip((q, k, v), (lengths[0], *[lengths[1]] * 2), strict=True):
+            t[sum(numbers) :] = math.nan
+        for mask in (bs.causal(), bs.sliding_window(33), None):
+            wanted = bs.attention_varlen(q, k, v, *cu, mask=mask, impl="reference")
+            yield f"packed D {head_dim} {mask}", bs.attention_varlen(q, k, v, *cu, mask=mask, impl="triton"), wanted
+
+
 def decode_cases():
     for kv_len in (1, 63, 257, 1500):
         for window in (None, 100):
@@ -246,7 +260,7 @@ def heads_cases(layout, tokens):
 
 CASES = (
     prefill_cases, large_head_cases, score_cases, float8_cases, wide_tile_cases, warp_specialized_cases,
-    interleaved_cases, decode_cases, linear_cases, k_quant_cases, tiles_cases, pointwise_cases,
+    interleaved_cases, packed_cases, decode_cases, linear_cases, k_quant_cases, tiles_cases, pointwise_cases,
 )  # fmt: skip
 
 

@@ -55,6 +55,14 @@ SPILLS = {
     # with a sink a head and a soft cap
     ("9.0", 128, "bounds", "bfloat16", "warp-specialized, capped"): 32,
     ("9.0", 256, "bounds", "bfloat16", "warp-specialized, capped"): 24,
+    # packed sequences
+    ("9.0", 128, "bounds", "bfloat16", "packed sliding_window(1024)"): 24,
+    ("9.0", 128, "bounds", "bfloat16", "packed sliding_window(1024), lse"): 8,
+    ("9.0", 256, "bounds", "bfloat16", "packed causal()"): 8,
+    ("9.0", 256, "bounds", "bfloat16", "packed causal(), lse"): 48,
+    ("9.0", 256, "bounds", "bfloat16", "packed sliding_window(1024)"): 16,
+    ("9.0", 256, "bounds", "bfloat16", "packed sliding_window(1024), lse"): 64,
+    ("9.0", 512, "bounds", "bfloat16", "packed"): 24,
     # rows that begin at odd addresses are read two bytes at a time, and hold an address each
     ("9.0", 512, "none", "bfloat16", "odd rows"): 1112,
     ("9.0", 512, "mask", "bfloat16", "odd rows"): 1776,
@@ -83,6 +91,7 @@ OTHERWISE = {
         ("8.9", 256, "none", "bfloat16", "window"): 24,
         ("8.9", 256, "mask", "bfloat16", "window"): 88,
         ("9.0", 256, "map", "bfloat16", "mask bits"): 16,
+        ("9.0", 256, "bounds", "bfloat16", "packed sliding_window(1024)"): 24,
         ("9.0", 128, "none", "float32", "window"): 16,
         ("9.0", 512, "none", "bfloat16", "odd rows"): 1120,
         ("9.0", 512, "map", "bfloat16", "odd rows"): 1408,
@@ -118,6 +127,11 @@ def test_hopper_spills_nothing_and_multiplies_in_warp_groups(compiled, head_dim,
         # at D 512 the tiles of 128 keys fill all 255 registers: a pair or two is spilled, outside the products, and
         # an H100 took 5.7 ms instead of the 9.7 of the tiles of 32 keys that spill nothing
         assert row["spill_bytes"] <= max(16 if head_dim == 512 else 0, allowed("9.0", *case)) and row["wgmma"]
+
+
+def test_packed_sequences_are_multiplied_in_warp_groups(compiled):
+    packed = [row for case, row in compiled["9.0"].items() if "packed" in case[3]]
+    assert len(packed) == 10 and all(row["wgmma"] for row in packed)
 
 
 @pytest.mark.parametrize("capability", CAPABILITIES)

@@ -11,6 +11,7 @@ import torch
 from blockskip.arguments import choice, flag, integer, number
 
 Q, K, V = (torch.zeros(1, heads, 16, 16) for heads in (4, 2, 2))
+PACKED, CU = (Q[0].transpose(0, 1), K[0].transpose(0, 1)), torch.tensor([0, 5, 16], dtype=torch.int32)
 X, W = torch.zeros(2, 256), bs.quantize(torch.ones(8, 256))
 MAP = bs.TileMap.build(bs.causal(), 16, 16, 8, 8)
 TORCHAO = torch.zeros((8, 32), dtype=torch.int8), torch.ones(2, 8)
@@ -66,6 +67,14 @@ def decode(**changed):
 
 def explain_decode(**changed):
     return bs.explain_decode(**{"q": Q[:, :, :2], "k": K, "v": V, **changed})
+
+
+def varlen(**changed):
+    return bs.attention_varlen(**{"q": PACKED[0], "k": PACKED[1], "v": PACKED[1], "cu_seqlens_q": CU, **changed})
+
+
+def explain_varlen(**changed):
+    return bs.explain_varlen(**{"q": PACKED[0], "k": PACKED[1], "v": PACKED[1], "cu_seqlens_q": CU, **changed})
 
 
 def sdpa(**changed):
@@ -176,6 +185,14 @@ DECODE = {
     "window": [*NO_INTS, 0],
     "splits": [*NO_INTS, 0, "most", None],
 }
+NO_CU = [*NO_TENSORS, CU.long(), CU.float(), CU[:1], CU[None], torch.tensor(3, dtype=torch.int32), CU.to("meta")]
+VARLEN = {
+    **{name: ATTENTION[name] for name in ("q", "k", "v", "scale", "impl", "config", "return_lse", "sinks", "softcap")},
+    "mask": [*ATTENTION["mask"], bs.sink(3), bs.chunked(4)],
+    "cu_seqlens_q": [*NO_CU, None],
+    "cu_seqlens_k": [*NO_CU, CU[:2]],
+    **each(("max_seqlen_q", "max_seqlen_k"), [*NO_INTS, 0, -1]),
+}
 LINEAR_CALL = {
     "x": NO_TENSORS + NONE,
     "w": [*NO_TENSORS, None, X],
@@ -191,6 +208,8 @@ CALLS = {
     explain: ATTENTION,
     decode: DECODE,
     explain_decode: DECODE,
+    varlen: VARLEN,
+    explain_varlen: VARLEN,
     sdpa: {
         **each(("query", "key", "value"), NO_TENSORS + NONE),
         "attn_mask": NO_TENSORS,
@@ -279,6 +298,7 @@ def test_what_an_argument_is_not_is_refused_by_name(call, name):
 def test_every_argument_of_every_public_call_is_in_the_table():
     makers = {
         bs.attention: attend, bs.explain: explain, bs.decode: decode, bs.explain_decode: explain_decode,
+        bs.attention_varlen: varlen, bs.explain_varlen: explain_varlen,
         bs.scaled_dot_product_attention: sdpa, bs.linear: linear, bs.explain_linear: explain_linear,
         bs.TileMap.build: tilemap, bs.attention_work: work, bs.TileConfig: config, bs.QuantizedWeight: weight,
         bs.quantize: quantize, bs.quantize_: swap, bs.QuantizedLinear: module, bs.from_gguf: gguf,

@@ -37,6 +37,12 @@ def decode(device, window):
     return lambda impl: bs.decode(q, k, v, window=window, impl=impl)
 
 
+def varlen(device):
+    q, k, v = (t[0].transpose(0, 1) for t in heads(device, q_len=20))
+    cu_q, cu_k = (torch.tensor(cu, dtype=torch.int32, device=device) for cu in ([0, 3, 20], [0, 30, 40]))
+    return lambda impl: bs.attention_varlen(q, k, v, cu_q, cu_k, mask=bs.causal(), impl=impl)
+
+
 def exact_lse(device, call):
     """16-bit inputs: on a CPU `tiled` sums their exponentials by a product in float32, which autocast would round."""
     tensors = [t.half() for t in heads(device, q_len=2)]
@@ -51,6 +57,7 @@ CALLS = {
     "dense": lambda device: attention(device, bs.dense(normal(5, 40).to(device) > 0)),
     "decode": lambda device: decode(device, None),
     "decode, window": lambda device: decode(device, 7),
+    "varlen": varlen,
     "decode, lse": lambda device: exact_lse(device, bs.decode),
     "all keys, lse": lambda device: exact_lse(device, functools.partial(bs.attention, route="prefill")),
 }

@@ -19,13 +19,15 @@ class Lengths(NamedTuple):
 
     Where the true number stands on the device, `pointer` is int32 [B] and kv_len its upper bound; else pointer is None.
     q_start None: the queries are the last positions. first: int32 [B], the slot of the first key, or None where that is
-    0; then there is a pointer, too, and kv_len is the number of slots.
+    0; then there is a pointer, too, and kv_len is the number of slots. items: the list of packed sequences' items, see
+    `sequences.item_at`, which say how many keys each has; None for batches.
     """
 
     kv_len: int
     pointer: torch.Tensor | None
     q_start: int | None
     first: torch.Tensor | None = None
+    items: torch.Tensor | None = None
 
 
 class Limits(NamedTuple):

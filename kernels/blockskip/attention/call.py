@@ -194,7 +194,8 @@ class AttentionCall(_Call):
 
     See `blockskip.attention` for shapes. kv_len is the number of keys, or the most there can be where the true number
     stands on the device: `lengths` int32 [B], else None. ring: the slots of k and v hold the last positions. starts:
-    int32 [B], the slots of the first keys, or None where they are 0; with lengths alone.
+    int32 [B], the slots of the first keys, or None where they are 0; with lengths alone. longest: of packed sequences,
+    which are one batch whose lengths stand on the device, the most queries and keys that one is planned for; else None.
     """
 
     q: torch.Tensor
@@ -217,16 +218,24 @@ class AttentionCall(_Call):
     starts: torch.Tensor | None = None
     k_scale: torch.Tensor | None = None
     v_scale: torch.Tensor | None = None
+    longest: tuple[int, int] | None = None
+
+    @property
+    def q_len(self) -> int:
+        """The number of queries; of packed sequences that of the longest."""
+        return self.q.shape[2] if self.longest is None else self.longest[0]
 
     @property
     def planned_kv_len(self) -> int:
-        """The number of keys; for a device kv_len as if the whole buffer were used, once."""
+        """The number of keys, of the longest sequence; for a device kv_len as if the whole buffer were used, once."""
+        if self.longest is not None:
+            return self.longest[1]
         return self.kv_len if self.lengths is None else min(self.kv_len, self.k.shape[2])
 
     @property
     def planned_q_start(self) -> int:
         """The first query's position; for a device kv_len without q_start, as if the whole buffer were used."""
-        return self.planned_kv_len - self.q.shape[2] if self.q_start is None else self.q_start
+        return self.planned_kv_len - self.q_len if self.q_start is None else self.q_start
 
 
 @dataclass(frozen=True, eq=False)

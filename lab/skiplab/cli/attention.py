@@ -7,6 +7,7 @@ from typing import Annotated
 from skiplab.cli import options
 from skiplab.cli.sweep import HEADS, heads_of, measure, windows_of
 from skiplab.sweep import Sweep, mask_text
+from skiplab.workload.packed import lengths_of
 
 
 def sweep(
@@ -15,6 +16,7 @@ def sweep(
     q_len: Annotated[options.Texts, options.several(help="Prompt lengths, as 512,1024", default="512 to 4096")] = None,
     window: options.Windows = None,
     mask: options.Masks = None,
+    lengths: options.PackedLengths = None,
     buffer: options.PromptBuffer = None,
     model: options.Model = None,
     batch: options.Batch = 1,
@@ -38,15 +40,17 @@ def sweep(
 
     Every result is compared with attention in float64 before and after it is timed. Interrupt it with Ctrl-C and give
     the same command again: it goes on. Example: skiplab sweep --q-len 512,1024 --window 256,causal
+    Packed prompts: skiplab sweep --lengths 512*32,64-4096:16384 --contender blockskip-varlen,flash-varlen,flex
     """
     where = options.where(device, devices, cluster, gpu)
     defaults = Sweep()
     masks = tuple(map(mask_text, options.words("--mask", mask))) or None
+    packed = tuple(lengths_of(text, seed) for text in options.words("--lengths", lengths)) or None
     wanted = Sweep(
         options.words("--contender", contender) or defaults.contenders,
-        options.numbers("--q-len", q_len) or defaults.q_len,
+        options.numbers("--q-len", q_len) or (None if packed else defaults.q_len),
         windows_of(window) or (None if masks else defaults.window), batch, dtype=dtype, buffer=buffer, mask=masks,
-        device=where.device, seed=seed, budget_s=budget, **heads_of(model, q_heads, kv_heads, head_dim),
+        lengths=packed, device=where.device, seed=seed, budget_s=budget, **heads_of(model, q_heads, kv_heads, head_dim),
     )  # fmt: skip
     measure(wanted, where, run, report, table, again, fresh)
 

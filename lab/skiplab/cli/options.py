@@ -115,6 +115,14 @@ Masks = Annotated[Texts, several("--mask", help="Text of a mask, as `chunked(256
 Contenders = Annotated[
     Texts, several("--contender", help="Who is measured, as blockskip,sdpa; `skiplab doctor` lists all")
 ]
+PackedLengths = Annotated[
+    Texts,
+    several(
+        "--lengths",
+        help="Lengths of packed prompts in the place of --q-len, as 128x384x1024 or 512*32, or a range that they are "
+        "drawn from until there are so many tokens, as 64-4096:16384",
+    ),
+]
 PromptBuffer = Annotated[
     int | None,
     typer.Option("--buffer", help="Slots of a cache that each prompt stands at the start of. Default: none."),

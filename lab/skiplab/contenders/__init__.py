@@ -1,6 +1,6 @@
 """Ours and the peers behind one protocol; a file for each operation. `@kernel` adds a user's own."""
 
-from skiplab.contenders import flash  # noqa: F401 - peers of two operations
+from skiplab.contenders import flash, varlen  # noqa: F401 - peers of two operations; of packed prompts
 from skiplab.contenders.base import (
     Contender,
     Planned,

@@ -67,33 +67,33 @@ def _efficient(workload: Workload, inputs: Sequence[torch.Tensor]) -> Solver:
     return by_length(workload, attend)
 
 
-def _sides(window: int | None, unlimited: Any) -> tuple[Any, Any]:
+def sides(window: int | None, unlimited: Any) -> tuple[Any, Any]:
     """FlashAttention's window_size: keys to the left and to the right of a query's own."""
     return (unlimited, unlimited) if window is None else (window - 1, 0)
 
 
 def _flash3(workload: Workload, inputs: Sequence[torch.Tensor]) -> Solver:
-    function, window = _fa3().flash_attn_func, window_of(workload)
-    options = {"causal": window is None, "window_size": _sides(window, -1)}
-    return by_length(workload, lambda q, k, v: _first(function(q, k, v, **options)))
+    function, window = fa3().flash_attn_func, window_of(workload)
+    options = {"causal": window is None, "window_size": sides(window, -1)}
+    return by_length(workload, lambda q, k, v: first(function(q, k, v, **options)))
 
 
 def _flash4(workload: Workload, inputs: Sequence[torch.Tensor]) -> Solver:
     from flash_attn.cute import flash_attn_func  # type: ignore[import-not-found]
 
     window = window_of(workload)
-    options = {"causal": window is None, "window_size": _sides(window, None)}
-    return by_length(workload, lambda q, k, v: _first(flash_attn_func(q, k, v, **options)))
+    options = {"causal": window is None, "window_size": sides(window, None)}
+    return by_length(workload, lambda q, k, v: first(flash_attn_func(q, k, v, **options)))
 
 
 def _flash3_decode(workload: DecodeWorkload, inputs: Sequence[torch.Tensor]) -> Solver:
     """On a slice of the live keys; it chooses the number of splits itself."""
-    function = _fa3().flash_attn_with_kvcache
+    function = fa3().flash_attn_with_kvcache
     live = slice(workload.kv_len - workload.live_keys, workload.kv_len)
 
     def call(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         q, k, v = q.transpose(1, 2), k[:, :, live].transpose(1, 2), v[:, :, live].transpose(1, 2)
-        return _first(function(q, k, v, causal=True)).transpose(1, 2)
+        return first(function(q, k, v, causal=True)).transpose(1, 2)
 
     return call
 
@@ -111,12 +111,13 @@ def _flashinfer(workload: Workload, inputs: Sequence[torch.Tensor]) -> Solver:
     return by_length(workload, attend)
 
 
-def _first(result: Any) -> torch.Tensor:
+def first(result: Any) -> torch.Tensor:
     """The output of a call that may return it alone, or in a tuple with the log-sum-exp."""
     return result[0] if isinstance(result, tuple) else result
 
 
-def _fa3() -> Any:
+def fa3() -> Any:
+    """FlashAttention-3's module, which must be installed."""
     return importlib.import_module(next(name for name in FA3_PACKAGES if importlib.util.find_spec(name)))
 
 
@@ -138,7 +139,7 @@ def not_bottom_right(workload: Workload, device: str) -> str | None:
     return None
 
 
-def _not_for_flash(workload: Any) -> str | None:
+def not_for_flash(workload: Any) -> str | None:
     """FlashAttention's common limits."""
     if workload.dtype == "float32":
         return "FlashAttention has no float32"
@@ -148,7 +149,7 @@ def _not_for_flash(workload: Any) -> str | None:
 
 
 def _needs_flash2(workload: Workload, device: str) -> str | None:
-    return not_bottom_right(workload, device) or _not_for_flash(workload) or needs_cuda_backend(workload, device)
+    return not_bottom_right(workload, device) or not_for_flash(workload) or needs_cuda_backend(workload, device)
 
 
 def _needs_efficient(workload: Workload, device: str) -> str | None:
@@ -162,17 +163,18 @@ def _needs_hopper(workload: Any, device: str) -> str | None:
     return None if major == 9 else f"FlashAttention-3 runs on compute capability 9.x alone; this is {major}.x"
 
 
-def _needs_fa3(workload: Any, device: str) -> str | None:
+def needs_fa3(workload: Any, device: str) -> str | None:
+    """Why FlashAttention-3 is not here, or not for this dtype, head size or device."""
     lacks = _fa3_lacks()
     if lacks is None:
         return "FlashAttention-3 is not installed: pip install fa3-fwd (CUDA, compute capability 9.x)"
     if workload.dtype == "float16" and "FP16" in lacks:
         return "the installed FlashAttention-3 was built without float16"
-    return _not_for_flash(workload) or _needs_hopper(workload, device)
+    return not_for_flash(workload) or _needs_hopper(workload, device)
 
 
 def _needs_flash3(workload: Workload, device: str) -> str | None:
-    reason = not_bottom_right(workload, device) or _needs_fa3(workload, device)
+    reason = not_bottom_right(workload, device) or needs_fa3(workload, device)
     if reason is None and window_of(workload) is not None and "LOCAL" in (_fa3_lacks() or ()):
         return "the installed FlashAttention-3 was built without windows (FLASHATTENTION_DISABLE_LOCAL)"
     return reason
@@ -181,14 +183,20 @@ def _needs_flash3(workload: Workload, device: str) -> str | None:
 def _needs_flash3_decode(workload: DecodeWorkload, device: str) -> str | None:
     if workload.q_len > 1 and workload.window is not None:
         return "several queries see different keys of a window, and it is given one slice of keys"
-    return _needs_fa3(workload, device)
+    return needs_fa3(workload, device)
 
 
-def _needs_flash4(workload: Workload, device: str) -> str | None:
+def needs_fa4_package() -> str | None:
+    """Why FlashAttention-4 is not here."""
     package = importlib.util.find_spec("flash_attn")
     if package is None or importlib.util.find_spec("flash_attn.cute") is None:
         return "FlashAttention-4 is not installed: pip install flash-attn-4 (CUDA)"
-    return not_bottom_right(workload, device) or _not_for_flash(workload) or needs_cuda(workload, device)
+    return None
+
+
+def _needs_flash4(workload: Workload, device: str) -> str | None:
+    missing = needs_fa4_package() or not_bottom_right(workload, device)
+    return missing or not_for_flash(workload) or needs_cuda(workload, device)
 
 
 def _needs_flashinfer(workload: Workload, device: str) -> str | None:

@@ -32,6 +32,13 @@ class Axes(RowAxes, tag_field="operation", tag="attention", gc=False):
             "behind the prompt hold numbers and are masked off"
         ),
     ] = None
+    packed: Annotated[
+        str | None,
+        Said(
+            "where the queries are of several prompts behind each other, each of which sees itself alone: how many, of "
+            "what lengths, and under which window; `mask` has them all"
+        ),
+    ] = None
 
 
 def heads(axes: Mapping[str, Any]) -> str:
@@ -41,7 +48,8 @@ def heads(axes: Mapping[str, Any]) -> str:
 
 def _subject(axes: Mapping[str, Any]) -> str:
     buffer = f", in a buffer of {axes['buffer']:,} keys" if "buffer" in axes else ""
-    return f"attention, {heads(axes)}{buffer}"
+    packed = ", packed prompts" if "packed" in axes else ""
+    return f"attention, {heads(axes)}{buffer}{packed}"
 
 
 OPERATION = Operation(
@@ -51,7 +59,8 @@ OPERATION = Operation(
     axes=Axes,
     filed=("mask", "q_heads", "kv_heads", "head_dim", "dtype"),
     varying=("q_len", "window"),
-    columns=("q_len", "kv_len", "window", "mask", "batch", "q_heads", "kv_heads", "head_dim", "dtype", "buffer"),
+    columns=("q_len", "kv_len", "window", "mask", "batch", "q_heads", "kv_heads", "head_dim", "dtype", "buffer",
+             "packed"),
     tokens=("q_len", "batch"),
     baseline=Baseline("sdpa", "dense + mask", "blockskip"),
     subject=_subject,
@@ -67,4 +76,4 @@ OPERATION = Operation(
         Predicted("blockskip", lambda workload: "blockskip", {"skip": "map"}),
     ),
     predicted_flops="executed_flops",
-)
+)  # fmt: skip

@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
+import pandas as pd
+
 from skiplab.contenders import contenders
-from skiplab.rated import RowDict
+from skiplab.rated import RowDict, rated
 from skiplab.results.asked import TargetsTable
 from skiplab.results.cpu import cpu_linear, cpu_model, cpu_prefill
 from skiplab.results.ladder import LADDERS, LadderTable
@@ -28,7 +30,7 @@ from skiplab.results.targets import (
     windowed_share,
 )
 from skiplab.results.whole_model import whole_model
-from skiplab.store import Run, read_runs
+from skiplab.store import Run, noted_runs, read_runs
 
 H100 = ("*-nvidia-h100-*",)
 """Run files by their names; the newest row of a point counts, whatever the rest of its file's name."""
@@ -44,7 +46,7 @@ def topic(name: str) -> tuple[str, ...]:
 SLIDING, FULL, D128 = "32/16 of 256", "32/4 of 512", "32/8 of 128"
 WINDOWS = (128, 256, 512, 1024, 2048, 4096)
 OURS = {"contender": "blockskip"}
-PREFILL = {"operation": "attention", "buffer": None, "dtype": "bfloat16", "batch": 1}
+PREFILL = {"operation": "attention", "buffer": None, "packed": None, "dtype": "bfloat16", "batch": 1}
 DECODE = {"operation": "decode", "q_len": 1, "dtype": "bfloat16", "batch": 1}
 LINEAR = {"operation": "linear", "group_size": 32, "symmetric": 0, "dtype": "bfloat16"}
 
@@ -69,8 +71,16 @@ MODES = (
     ("visit all tiles (`none`)", "blockskip-none"),
     *named("attention", EFFICIENT),
 )
+FLASH_PACKED = ("flash-varlen", "torch-varlen", "fa3-varlen", "fa4-varlen")
+OURS_PACKED = {"contender": "blockskip-varlen"}
 MATVEC_PEERS = ("tinygemm", "gemlite", "bf16")
 LLAMA = (("llama.cpp", "llama.cpp"), ("llama.cpp by cuBLAS", "llama.cpp-cublas"))
+
+
+def packed_rows() -> pd.DataFrame:
+    """Packed prompts on an H200: recorded in runs, else noted."""
+    rows: Any = rated([*read_runs(), *noted_runs()], H200)
+    return rows[rows["packed"].notna()]
 
 
 def times(*contenders: tuple[str, str], value: str = "ms", **where: Any) -> tuple[Item, ...]:
@@ -174,6 +184,18 @@ DECLARED = {
         ),
         {**PREFILL, "heads": SLIDING, "buffer": 4096, "q_len": 2048}, H100, across=True,
         target="at least four times as fast as the faster of `none` and torch's efficient kernel",
+    ),
+    "packed": Table(
+        "**Packed prompts**, their lengths on the device (`cu_seqlens`); bfloat16.",
+        ("heads", "packed"),
+        (
+            *times(("blockskip", "blockskip-varlen"), ("with a document mask", "blockskip"),
+                   *named("attention", *FLASH_PACKED, "flex")),
+            Item("faster than FlashAttention", OURS_PACKED, "faster", FLASH_PACKED, always(1)),
+            Item("than FlexAttention", OURS_PACKED, "faster", ("flex",), always(1)),
+        ),
+        {"operation": "attention", "dtype": "bfloat16"},
+        target="faster than FlashAttention and FlexAttention at every point", source=packed_rows,
     ),
     "share": Table(
         "**Useful FLOPs of 8,192 tokens**, as a share of the rate of a bfloat16 product in the same run.",

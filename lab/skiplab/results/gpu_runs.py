@@ -24,12 +24,20 @@ from skiplab.store.keys import without_index
 from skiplab.sweep import AnySweep, DecodeSweep, LinearSweep, Sweep, run_sweep
 from skiplab.tuning.compiling import COMPILE_S
 from skiplab.workload import model_of
+from skiplab.workload.packed import lengths_of
 
 LENGTHS = (512, 1024, 2048, 4096, 8192, 16384, 32768)
 WINDOWS = (128, 256, 512, 1024, 2048, 4096)
 KEYS = (256, 1024, 2048, 4096, 16384, 65536, 131072)
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 2048)
 
+PACKED_LENGTHS = (
+    (384,) * 8, (4096,) * 4, (512,) * 32, (128,) * 128,
+    lengths_of("64-4096:8192", 1), lengths_of("64-4096:16384", 1), lengths_of("64-4096:65536", 1),
+)  # fmt: skip
+"""Of packed prompts: even ones, short and long, and drawn ones of three totals."""
+
+D64 = {"q_heads": 64, "kv_heads": 8, "head_dim": 64}
 D128 = {"q_heads": 32, "kv_heads": 8, "head_dim": 128}
 D256 = {"q_heads": 32, "kv_heads": 16, "head_dim": 256}
 D512 = {"q_heads": 32, "kv_heads": 4, "head_dim": 512}
@@ -39,6 +47,7 @@ EVERY = {"device": "cuda", "dtype": "bfloat16", "budget_s": 0.1}
 MODES = ("blockskip", "blockskip-map", "blockskip-mask", "blockskip-none", "sdpa-efficient-mask")
 CAUSAL = ("blockskip", "flex", "sdpa-cudnn", "sdpa-flash", "fa3", "fa4", "flashinfer", "sdpa-efficient", "sdpa-causal")
 WINDOWED = ("blockskip", "flex", "flash-window", "fa3", "fa4", "flashinfer", "efficient-window")
+PACKED = ("blockskip-varlen", "blockskip", "flex", "flash-varlen", "torch-varlen", "fa3-varlen", "fa4-varlen")
 MASKED = ("sdpa", "sdpa-efficient-mask", "sdpa-cudnn", "blockskip-none")
 DECODE = ("blockskip", "blockskip-one", "blockskip-prefill", "sdpa", "sdpa-flash", "sdpa-cudnn", "flex", "fa3",
           "flashinfer", "flashinfer-tensor")  # fmt: skip
@@ -58,6 +67,10 @@ LAYERS = {
 
 def prefill(contenders, lengths, windows, shape, **more) -> Sweep:
     return Sweep(contenders, lengths, windows, **shape, **EVERY, **more)
+
+
+def packed(shape) -> Sweep:
+    return Sweep(PACKED, None, (None, 1024), lengths=PACKED_LENGTHS, **shape, **EVERY)
 
 
 def decode(keys, windows, shape) -> DecodeSweep:
@@ -85,6 +98,7 @@ TOPICS: dict[str, AnySweep] = {
     "prefill-causal-d512": prefill(CAUSAL, LENGTHS, (None,), D512),
     "prefill-causal-modes": prefill(MODES, LENGTHS, (None,), D256),
     "prefill-buffer": prefill((*MODES, "sdpa-efficient"), (2048,), (1024, None), D256, buffer=4096),
+    **{f"prefill-packed-d{shape['head_dim']}": packed(shape) for shape in (D64, D128, D256)},
     "decode-gemma4-window": decode((1024, 4096, 16384), (1024,), D256),
     "decode-gemma4-sliding": decode(KEYS, (None,), D256),
     "decode-gemma4-full": decode(KEYS, (None,), D512),

@@ -16,6 +16,11 @@ WINDOW_ENDS = (
     "The rest is what a row costs beside its tiles' products, two of which are masked: of the 11 to 12 µs that 128 "
     "rows take with a window of 512, five tiles at a causal prompt's pace are 8.3 (data/TUNING.md)"
 )
+ONE_TILE = (
+    "a prompt of 128 tokens is two tiles of 64 keys: what counts is what begins and ends a program, of which there are "
+    "16,384, and the list of items, 5 µs (data/TUNING.md). Head size 64 has no warp-specialized kernel, whose programs "
+    "go from item to item"
+)
 ONE_STAGE = (
     "64 queries of 512 and one tile of 128 keys fill 208 of 227 KB of shared memory, so that no tile is copied while "
     "the one before is multiplied; without these tiles it was 1.7 times slower (data/TUNING.md). And 64 queries at a "
@@ -49,6 +54,7 @@ LAYERS_BEHIND = {
     UNPACKING: [(outputs, 5376, rows) for outputs in (16384, 43008) for rows in (128, 256, 512, 2048)],
 }
 REASONS: dict[str, dict[tuple, str]] = {
+    "packed": {("64/8 of 64", "128 of 128"): ONE_TILE},
     "causal-d512": {(length,): ONE_STAGE for length in (1024, 2048, 4096, 8192, 16384, 32768)},
     "share": {("32/8 of 128", window): WINDOW_ENDS for window in (128, 256, 512)},
     "decode": {("16/2 of 256", 16384): FEW_BYTES},

@@ -15,6 +15,7 @@ from skiplab.store import Run
 from skiplab.sweep.grid import AnySweep
 from skiplab.sweep.running import own_device, run_sweep
 from skiplab.workload import Workload
+from skiplab.workload.packed import lengths_of, packed_mask
 
 DEFAULT_CONTENDERS = ("blockskip", "sdpa", "sdpa-causal", "flex")
 
@@ -25,11 +26,12 @@ class Sweep(AnySweep):
 
     A window of None is plain causal. mask: texts that `Mask.from_spec` reads, instead of windows; None: the windows.
     buffer: slots of a cache at whose start each prompt is, with later slots masked off; None for as many as tokens.
+    lengths: of prompts that are packed behind each other, instead of q_len: each entry is those of one workload.
     TypeError or ValueError names the field, what was given and what is allowed.
     """
 
     contenders: tuple[str, ...] = DEFAULT_CONTENDERS
-    q_len: tuple[int, ...] = (512, 1024, 2048, 4096)
+    q_len: tuple[int, ...] | None = (512, 1024, 2048, 4096)
     window: tuple[int | None, ...] | None = (256, 512, 1024, None)
     batch: int = 1
     q_heads: int = 8
@@ -41,11 +43,18 @@ class Sweep(AnySweep):
     seed: int = 0
     budget_s: float = 5.0
     mask: tuple[str, ...] | None = None
+    lengths: tuple[tuple[int, ...], ...] | None = None
     operation: ClassVar[str] = "attention"
     verb: ClassVar[str] = "sweep"
 
     def __post_init__(self) -> None:
         self._check_axis("mask")
+        self._check_axis("lengths")
+        if (self.q_len is None) == (self.lengths is None):
+            words = f"got {self.lengths!r} with the prompt lengths {self.q_len!r}"
+            raise ValueError(f"lengths: {words}; a sweep runs over prompts or over packed ones: one must be None")
+        if self.lengths is not None:
+            self._check_packed(self.lengths)
         if self.buffer is not None:
             integer("buffer", self.buffer, 1)
         super().__post_init__()
@@ -54,18 +63,31 @@ class Sweep(AnySweep):
             raise ValueError(f"window: {words}; a sweep runs over windows or over masks: one of the two must be None")
         if self.buffer is not None and self.mask is not None:
             raise ValueError(f"buffer: got {self.buffer} with the mask {self.mask!r}; it goes with windows alone")
-        if self.buffer is not None and self.buffer < max(self.q_len):
+        if self.buffer is not None and self.q_len is not None and self.buffer < max(self.q_len):
             raise ValueError(f"buffer: got {self.buffer}; allowed is at least the longest prompt, {max(self.q_len)}")
 
-    def workloads(self) -> list[Workload]:
-        return [self.workload(q_len, one) for q_len, one in product(self.q_len, self.mask or self.window or ())]
+    def _check_packed(self, lengths: tuple[tuple[int, ...], ...]) -> None:
+        for one in lengths:
+            if not isinstance(one, tuple) or not one:
+                raise TypeError(f"lengths: given {one!r}; a tuple of prompts' lengths is needed for each workload")
+            for length in one:
+                integer("lengths", length, 1)
+        if self.batch != 1 or self.buffer is not None or self.mask is not None:
+            words = f"got batch {self.batch}, buffer {self.buffer} and mask {self.mask!r}"
+            raise ValueError(f"lengths: {words} with packed prompts; they are one batch, without buffer, under windows")
 
-    def workload(self, q_len: int, window: int | str | None) -> Workload:
-        """The sweep's workload at one prompt length and window, or a mask's text instead of a window."""
+    def workloads(self) -> list[Workload]:
+        prompts = self.q_len if self.lengths is None else self.lengths
+        return [self.workload(one, window) for one, window in product(prompts or (), self.mask or self.window or ())]
+
+    def workload(self, q_len: int | tuple[int, ...], window: int | str | None) -> Workload:
+        """The sweep's workload at one prompt length, or those of packed prompts, and a window or a mask's text."""
         if isinstance(window, str):
             mask = bs.Mask.from_spec(window)
         else:
             mask = bs.causal() if window is None else bs.sliding_window(window)
+        if isinstance(q_len, tuple):
+            mask, q_len = packed_mask(q_len, mask), sum(q_len)
         start = None if self.buffer is None else 0
         return Workload(
             q_len, self.buffer, mask, self.batch, self.q_heads, self.kv_heads, self.head_dim, self.dtype, start,
@@ -75,9 +97,10 @@ class Sweep(AnySweep):
 def sweep(
     contenders: Sequence[str] = DEFAULT_CONTENDERS,
     *,
-    q_len: Iterable[int] = (512, 1024, 2048, 4096),
+    q_len: Iterable[int] | None = None,
     window: Iterable[int | None] | None = None,
     mask: Iterable[bs.Mask | str] | bs.Mask | str | None = None,
+    lengths: Iterable[str | Iterable[int]] | None = None,
     device: str | None = None,
     devices: Sequence[str] = (),
     cluster: str | None = None,
@@ -94,15 +117,22 @@ def sweep(
     devices: several of this machine, as ("cuda:0", "cuda:1"), in the place of `device`. cluster: a Ray cluster, `auto`
     or ray://host:10001; gpu: which of its GPUs, by a part of their name. All as in `run_sweep`.
     window: None for those of `Sweep`, if no mask is given. mask: by text, or a Mask that has a text (one made of
-    tensors or of a function has none: ValueError). shape: batch, q_heads, kv_heads, head_dim, dtype, buffer, seed,
-    budget_s, as in `Sweep`.
+    tensors or of a function has none: ValueError). lengths: of packed prompts, for each workload as numbers or as text,
+    such as "64-4096:16384" (see `workload.packed.lengths_of`), in the place of q_len. shape: batch, q_heads, kv_heads,
+    head_dim, dtype, buffer, seed, budget_s, as in `Sweep`.
     """
     masks = [mask] if isinstance(mask, str | bs.Mask) else mask
     texts = None if masks is None else tuple(map(mask_text, masks))
     windows = Sweep.window if window is None and texts is None else window
+    packed = (
+        None
+        if lengths is None
+        else tuple(lengths_of(one, shape.get("seed", 0)) if isinstance(one, str) else tuple(one) for one in lengths)
+    )
+    prompts = Sweep.q_len if q_len is None and packed is None else q_len
     wanted = Sweep(
-        tuple(contenders), tuple(q_len), None if windows is None else tuple(windows), mask=texts,
-        device=own_device(device, devices, cluster), **shape,
+        tuple(contenders), None if prompts is None else tuple(prompts), None if windows is None else tuple(windows),
+        mask=texts, lengths=packed, device=own_device(device, devices, cluster), **shape,
     )  # fmt: skip
     return run_sweep(
         wanted, path, isolate=isolate, progress=progress, anew=True, devices=devices, cluster=cluster, gpu=gpu

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Self
 import blockskip as bs
 import torch
 
+from skiplab.workload.packed import PackedPrompts, packed_of
 from skiplab.workload.problem import Heads
 
 
@@ -56,6 +57,8 @@ class Workload(Heads):
     @property
     def size(self) -> str:
         """The size in words, for a line of progress."""
+        if self.packed is not None:
+            return f"{self.q_len} tokens in {len(self.packed.lengths)} prompts"
         return f"{self.q_len} tokens" if self.buffer is None else f"{self.q_len} tokens in {self.buffer} slots"
 
     @property
@@ -63,6 +66,13 @@ class Workload(Heads):
         """Slots of a cache at whose start the prompt is, the later ones masked off; None without such a cache."""
         band = isinstance(self.mask, bs.Band) and self.mask.right == 0
         return self.keys if band and self.q_start == 0 and self.keys >= self.q_len else None
+
+    @property
+    def packed(self) -> PackedPrompts | None:
+        """The packed prompts that fill the one sequence of this workload, each seeing itself alone; None otherwise."""
+        packed = packed_of(self.mask)
+        fills = packed is not None and sum(packed.lengths) == self.q_len == self.keys
+        return packed if fills and self.batch == 1 and self.first_position == 0 else None
 
     @property
     def window(self) -> int | None:
@@ -81,17 +91,20 @@ class Workload(Heads):
         spec = self.mask.spec()
         if not isinstance(spec, str):
             raise ValueError(f"mask: {self.mask!r} holds tensors or a function, and a run file holds text alone")
-        buffer = {} if self.buffer is None else {"buffer": self.buffer}
+        more: dict[str, Any] = {} if self.buffer is None else {"buffer": self.buffer}
+        if self.packed is not None:
+            more["packed"] = str(self.packed)
         return {
             "operation": self.operation, "q_len": self.q_len, "kv_len": self.keys, "mask": spec,
             "window": self.window, "batch": self.batch, "q_heads": self.q_heads, "kv_heads": self.kv_heads,
-            "head_dim": self.head_dim, "dtype": self.dtype, "q_start": self.q_start, **buffer,
+            "head_dim": self.head_dim, "dtype": self.dtype, "q_start": self.q_start, **more,
         }  # fmt: skip
 
     @classmethod
     def from_axes(cls, axes: Mapping[str, Any]) -> Self:
         """The workload that `axes()` described."""
-        fields = {name: value for name, value in axes.items() if name not in ("window", "operation", "buffer")}
+        derived = "window", "operation", "buffer", "packed"
+        fields = {name: value for name, value in axes.items() if name not in derived}
         return cls(**{**fields, "mask": bs.Mask.from_spec(axes["mask"])})
 
     def key(self) -> str:

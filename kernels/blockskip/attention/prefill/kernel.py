@@ -24,6 +24,7 @@ from ...launching.primitives import base, first_bits, load_block, load_mask_bits
 from ...launching.scopes import enter_scope, exit_scope
 from ..band import band_keeps, band_limits, first_slot, lengths_of
 from ..float8 import as_float16
+from ..sequences import item_at
 from ..softmax import accumulate, first_sums, log_sum_exp, scaled_by_head, tangent
 
 
@@ -102,7 +103,8 @@ def prefill(
     q, out [B, Hq, Lq, D]; k, v [B, Hkv, Lkv, D]; lse [B, Hq, Lq] or None; visits [B, programs' heads, rows, cols] or
     None. mask: MaskBits (none, mask), TileRuns (map) or None (bounds). lengths, band: see `attention.band`. scoring:
     see `attention.softmax`. CONSTANTS: `PrefillConstants`. Tiles, bounds and masks count in positions, also where the
-    cache is a ring: only `load_keys` knows of slots.
+    cache is a ring: only `load_keys` knows of slots. With `lengths.items` all sequences lie behind each other in one
+    batch, and a program's row is an item's.
     Grid: (rows * interleave, programs' heads // interleave, B). The rows of `interleave` heads alternate, the longest
     first, before the next heads come: see `schedule.interleaved_heads`.
     """
@@ -118,18 +120,23 @@ def prefill(
     head = tl.program_id(1) * interleave + tl.program_id(0) % interleave
     row = (tl.num_programs(0) - 1 - tl.program_id(0)) // interleave
     batch = tl.program_id(2)
-    kv_len, q_start = lengths_of(lengths, batch, q.shape[2])  # pyright: ignore
+    q_first, q_len = 0, q.shape[2]
+    if lengths.items is None:
+        kv_len, q_start = lengths_of(lengths, batch, q_len)  # pyright: ignore
+    else:
+        row, q_first, q_len, k_first, kv_len = item_at(lengths.items, tl.program_id(0) // interleave)  # pyright: ignore
+        q_start = kv_len - q_len
 
     # rows of this program: query `i` of the call, head `first_head + member`
     m = tl.arange(0, BLOCK_M)
     member = m % GROUP
     first = row * QUERIES
     i = first + m // GROUP
-    real_row = (i < q.shape[2]) & (m < QUERIES * GROUP)
+    real_row = (i < q_len) & (m < QUERIES * GROUP)
     first_head = head * GROUP
     kv_head = first_head // (q.shape[1] // k.shape[1])
     d = tl.arange(0, BLOCK_D)
-    q_ptr = base(q, batch, first_head) + wide(first) * q.strides[2]
+    q_ptr = base(q, batch, first_head) + wide(q_first + first) * q.strides[2]
     q_rows = local(m // GROUP, q.strides[2], WIDE) + local(member, q.strides[1], WIDE)
     q_tile = load_block(
         q_ptr + q_rows[:, None] + local(d, q.strides[3], WIDE)[None, :],
@@ -154,6 +161,9 @@ def prefill(
         first_key = wide(first_slot(lengths, batch))  # pyright: ignore
         k_ptr += first_key * k.strides[2]
         v_ptr += first_key * v_strides[2]
+    if lengths.items is not None:
+        k_ptr += wide(k_first) * k.strides[2]
+        v_ptr += wide(k_first) * v_strides[2]
     keys = source(k_ptr, kv_len, k.strides, CONSTANTS)
     values = source(v_ptr, kv_len, v_strides, CONSTANTS)
     slots = k.shape[2]
@@ -186,7 +196,7 @@ def prefill(
                 state = accumulate(state, score, v_tile, scale)
                 mark(visits, batch, head, row, tile, 1)
     elif SKIP == "bounds":
-        last = tl.minimum(first + QUERIES, q.shape[2]) - 1
+        last = tl.minimum(first + QUERIES, q_len) - 1
         begin, full_begin, full_end, end = band_limits(q_start + first, q_start + last, kv_len, band, BLOCK_N)
         for tile in tl.range(begin, end):
             n0 = tile * BLOCK_N
@@ -248,11 +258,12 @@ def prefill(
     if scoring.v_scale is not None:
         acc *= tl.load(scoring.v_scale + kv_head * scoring.v_scale_stride)
     result = acc / tl.where(row_sum == 0, 1.0, row_sum)[:, None]
-    out_ptr = base(out, batch, first_head) + wide(first) * out.strides[2]
+    out_ptr = base(out, batch, first_head) + wide(q_first + first) * out.strides[2]
     out_rows = local(m // GROUP, out.strides[2], WIDE) + local(member, out.strides[1], WIDE)
     out_ptrs = out_ptr + out_rows[:, None] + local(d, out.strides[3], WIDE)[None, :]
     tl.store(out_ptrs, result.to(out.ptr.dtype.element_ty), mask=real_row[:, None] & (d < HEAD_DIM)[None, :])
     if lse is not None:
-        lse_ptr = base(lse, batch, first_head) + local(member, lse.strides[1], True) + i.to(tl.int64) * lse.strides[2]
+        lse_ptr = base(lse, batch, first_head) + local(member, lse.strides[1], True)
+        lse_ptr += (q_first + i).to(tl.int64) * lse.strides[2]
         tl.store(lse_ptr, log_sum_exp(row_max, row_sum), mask=real_row)
     exit_scope("program")

@@ -78,7 +78,7 @@ def ready_attention(call: AttentionCall, plan: PrefillPlan) -> Callable[..., Res
     try:
         ready = Ready(inputs, memory, steps, tables=(MaskBits, TileRuns))
     except OutOfResources as error:
-        raise ValueError(_does_not_fit(plan, error)) from error
+        raise ValueError(does_not_fit(plan, error)) from error
     if visits is None and not grows:
         return partial(_launch_alike, ready)
     return partial(_launch, ready, visits, q_len if grows else None)
@@ -123,7 +123,8 @@ def serves_its_kind(call: AttentionCall, plan: PrefillPlan) -> bool:
     return not call.record and plan.skip not in ("none", "mask")
 
 
-def _does_not_fit(plan: PrefillPlan, error: OutOfResources) -> str:
+def does_not_fit(plan: PrefillPlan, error: OutOfResources) -> str:
+    """What is wrong with the plan's configuration on this device."""
     unit = "bytes of " if error.name == "shared memory" else ""
     return (
         f"config: given {plan.config} ({plan.origin or 'asked for'}); it needs {error.required} {unit}{error.name} a "
@@ -133,24 +134,33 @@ def _does_not_fit(plan: PrefillPlan, error: OutOfResources) -> str:
 
 def prepare(call: AttentionCall, plan: PrefillPlan, tensors, lse, visits, grid) -> Step:
     """The launch of the plan's kernel for these tensors (q, k, v, out)."""
+    items = math.prod(grid)
+    grid, interleave = programs_of(call, plan, grid)
+    views = [None if t is None else View.of(t) for t in (*tensors, lse, visits)]
+    specialized = plan.config is not None and plan.config.warp_specialized
+    overlap = specialized and overlaps_items(call, plan, items, programs=math.prod(grid))
+    return step_of(call, plan, views, _lengths(call), grid, interleave, overlap)
+
+
+def step_of(call: AttentionCall, plan: PrefillPlan, views, lengths: Lengths, grid, interleave: int, overlap) -> Step:
+    """The launch of so many programs. views: of q, k, v, out [B, heads, length, D], lse and visits, or None.
+
+    overlap: whether the warp-specialized kernel's items overlap.
+    """
     config = plan.config
     assert config is not None
-    q, k, v, out = map(View.of, tensors)
+    q, k, v, out, *extras = views
     constants = _constants(call, plan, config, (q, k, v, out))
     if v.strides == k.strides:
         v = v._replace(strides=None)
     scoring = scoring_of(sign_and_scale(call.scale)[1], call)
-    extras = (View.of(t) if t is not None else None for t in (lse, visits))
-    items = math.prod(grid)
-    grid, interleave = programs_of(call, plan, grid)
-    visible = _mask_argument(call, plan), _lengths(call), limits_of(call.mask)
+    visible = _mask_argument(call, plan), lengths, limits_of(call.mask)
     arguments = (q, k, v, out, *extras, *visible, scoring, interleave)
     if not config.warp_specialized:
         options = {"num_warps": config.num_warps, "num_stages": config.num_stages}
         return Step(prefill, Launch(arguments, {"CONSTANTS": constants}, grid), options)
     from . import hopper  # Gluon is imported only where it is used
 
-    overlap = overlaps_items(call, plan, items, programs=math.prod(grid))
     constants = hopper.HopperConstants(plan.skip, q.shape[3], config.block_n, config.num_stages, overlap)
     options = {"num_warps": 4}  # a group's; the others come on top
     return Step(hopper.prefill, Launch(arguments, {"CONSTANTS": constants}, grid), options)

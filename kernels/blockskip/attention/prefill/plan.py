@@ -98,7 +98,7 @@ def _specializes_warps(call: AttentionCall, skip: str, capability: tuple[int, in
         return False
     skips = skip in ("bounds", "map") and not call.record
     positive = sign_and_scale(call.scale)[0] == 1
-    return skips and positive and call.q.shape[2] >= WARP_SPECIALIZED_ROWS and can_use_tma(call)
+    return skips and positive and call.q_len >= WARP_SPECIALIZED_ROWS and can_use_tma(call)
 
 
 def _plan(
@@ -110,7 +110,7 @@ def _plan(
     origin: Origin | None = None,
     use_tma: bool = False,
 ) -> PrefillPlan:
-    sizes = call.q.shape[2], call.planned_kv_len, call.planned_q_start
+    sizes = call.q_len, call.planned_kv_len, call.planned_q_start
     return PrefillPlan(impl, skip, config, packed, call.group, call.mask, *sizes, origin, use_tma)
 
 
@@ -138,7 +138,7 @@ def _kernel_config(call: AttentionCall) -> tuple[TileConfig, Origin, bool]:
     use_tma = reads_by_tma(call, gpu.capability)
     if call.q.is_cuda:
         # a tile of few queries would be mostly empty
-        copies = use_tma or (head_dim < TMA_HEAD_DIM and q_len >= WARP_SPECIALIZED_ROWS and can_use_tma(call))
+        copies = use_tma or (head_dim < TMA_HEAD_DIM and call.q_len >= WARP_SPECIALIZED_ROWS and can_use_tma(call))
         found = choose_config(gpu, head_dim, call.tile_dtype, call.mask, batch * heads * q_len, copies)
     else:
         found = prefill_config(gpu.capability, head_dim, call.tile_dtype, use_tma=use_tma), Origin("table")
@@ -180,6 +180,6 @@ def _packs(call: AttentionCall, config: TileConfig) -> bool:
     """
     if call.group == 1 or call.group > config.block_m or call.mask.varies[1]:
         return False
-    q_len = call.q.shape[2]
+    q_len = call.q_len
     alone = -(-q_len // config.block_m) * call.group
     return -(-q_len // (config.block_m // call.group)) < alone

@@ -19,7 +19,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 from ....launching.primitives import base, first_bits, wide
 from ....launching.scopes import enter_scope, exit_scope
 from ...softmax import after_sink, online_softmax, tangent
-from .items import ROWS, item_of, rounds, run_of, tiles_of
+from .items import ROWS, item_of, queries_in, rounds, run_of, tiles_of
 
 
 @gluon.jit
@@ -55,11 +55,12 @@ def kept(i, n0, n, tiles, visible, bits_index, CONSTANTS: gl.constexpr):
 @gluon.jit
 def rows_of(view, item, GROUP: gl.constexpr, HEAD_DIM: gl.constexpr, LAYOUT: gl.constexpr):
     """(pointers, which are real) [ROWS, HEAD_DIM]: the rows of one warp group."""
+    first, count = queries_in(view, item)
     i = item[2] * (2 * ROWS) + GROUP * ROWS + gl.arange(0, ROWS, gl.SliceLayout(1, LAYOUT))
     d = gl.arange(0, HEAD_DIM, gl.SliceLayout(0, LAYOUT))
-    rows = base(view, item[0], item[1]) + i.to(gl.int64)[:, None] * view.strides[2]
+    rows = base(view, item[0], item[1]) + (first + i).to(gl.int64)[:, None] * view.strides[2]
     rows += d.to(gl.int64)[None, :] * view.strides[3]
-    return rows, (i < view.shape[2])[:, None] & (d >= 0)[None, :]
+    return rows, (i < count)[:, None] & (d >= 0)[None, :]
 
 
 @gluon.jit
@@ -157,10 +158,11 @@ def store_rows(out, tile, item, GROUP: gl.constexpr, HEAD_DIM: gl.constexpr):
 
 
 @gluon.jit
-def store_lse(lse, value, item, row, q_len):
+def store_lse(lse, value, item, row, q):
     if lse is not None:
-        pointers = base(lse, item[0], item[1]) + row.to(gl.int64) * lse.strides[2]
-        gl.store(pointers, value, mask=row < q_len)
+        first, count = queries_in(q, item)
+        pointers = base(lse, item[0], item[1]) + (first + row).to(gl.int64) * lse.strides[2]
+        gl.store(pointers, value, mask=row < count)
 
 
 @gluon.jit
@@ -224,7 +226,7 @@ def attend_rows(
     if HEAD_DIM > 128:
         queries = queries_of(q, following, GROUP, HEAD_DIM)
     store_rows(out, q_tile, item, GROUP, HEAD_DIM)
-    store_lse(lse, logarithm, item, row, q.shape[2])
+    store_lse(lse, logarithm, item, row, q)
     return count, queries
 
 
@@ -236,12 +238,12 @@ def attend_one_by_one(
     HEAD_DIM: gl.constexpr = CONSTANTS.HEAD_DIM
     q = tensors[0]
     count = 0
-    item = item_of(0, q, interleave)
+    item = item_of(0, q, visible.lengths, interleave)
     queries = queries_of(q, item, GROUP, HEAD_DIM)
-    last_round = rounds(q) - 1
+    last_round = rounds(q, visible.lengths) - 1
     for round_ in range(last_round + 1):
         enter_scope("item")
-        following = item_of(gl.minimum(round_ + 1, last_round), q, interleave)
+        following = item_of(gl.minimum(round_ + 1, last_round), q, visible.lengths, interleave)
         count, queries = attend_rows(
             GROUP, queries, item, following, count, tensors, lse, buffers, bars, visible, scoring, CONSTANTS
         )  # fmt: skip
@@ -272,11 +274,12 @@ def attend_overlapped(
     i = GROUP * ROWS + gl.arange(0, ROWS, gl.SliceLayout(1, scores))
 
     count = 0
-    item = item_of(0, q, interleave)
+    item = item_of(0, q, visible.lengths, interleave)
     no_max, no_sum = first_sums(scoring, item[1], gl.SliceLayout(1, scores))
     sums, operand = (nothing, no_max, no_sum), gl.convert_layout(zeros.to(dtype), weights)
-    previous, unfinished = item_of(0, q, interleave), gl.to_tensor(False)  # `= item` would make one variable of the two
-    last_round = rounds(q) - 1
+    # `previous = item` would make one variable of the two
+    previous, unfinished = item_of(0, q, visible.lengths, interleave), gl.to_tensor(False)
+    last_round = rounds(q, visible.lengths) - 1
     for round_ in range(last_round + 2):
         enter_scope("item")
         tiles = tiles_of(item, q, visible, CONSTANTS)
@@ -312,7 +315,7 @@ def attend_overlapped(
             share, logarithm = shares((acc, row_max, row_sum), result)
             o_tile.store(gl.where(unfinished, share, nothing).to(dtype))
             store_rows(out, o_tile, previous, GROUP, HEAD_DIM)
-            store_lse(lse, logarithm, previous, previous[2] * (2 * ROWS) + i, q.shape[2])
+            store_lse(lse, logarithm, previous, previous[2] * (2 * ROWS) + i, q)
         sums, operand = (nothing, new_max, new_sum), gl.convert_layout(weight.to(dtype), weights)
         if some:
             row = item[2] * (2 * ROWS) + i
@@ -321,7 +324,7 @@ def attend_overlapped(
             )  # fmt: skip
         mbarrier.arrive(bars.q_empty.index(round_ % 2), pred=round_ <= last_round)
         previous, unfinished = item, some
-        item = item_of(gl.minimum(round_ + 1, last_round), q, interleave)
+        item = item_of(gl.minimum(round_ + 1, last_round), q, visible.lengths, interleave)
         exit_scope("item")
 
 

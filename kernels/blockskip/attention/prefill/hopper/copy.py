@@ -13,7 +13,11 @@ from triton.experimental.gluon.language.nvidia.hopper import mbarrier, tma
 from ....launching.primitives import wide
 from ....launching.scopes import enter_scope, exit_scope
 from ...band import first_slot
+from ...sequences import query_count
 from .items import ROWS, item_of, rounds, run_of, tiles_of
+
+LAST = gl.constexpr(1 << 30)
+"""See `parts_descriptor_of`; 2**64 bytes in steps of 2**34 elements of 2 bytes take 2**29: it is a multiple of that."""
 
 
 @gluon.jit
@@ -23,6 +27,20 @@ def descriptor_of(view, strides, first, length, BLOCK: gl.constexpr):
     shape = [view.shape[0], view.shape[1], gl.maximum(length, 1), BLOCK[3]]
     start = view.ptr + wide(first) * strides[2]
     return tma.make_tensor_descriptor(start, shape, [strides[0], strides[1], strides[2], 1], BLOCK, layout)
+
+
+@gluon.jit
+def parts_descriptor_of(view, strides, BLOCK: gl.constexpr):
+    """A descriptor of any part of one batch's rows, whose end a copy names: from there on it reads zeros.
+
+    Rows are counted up to `LAST`, which is where a part ends, in a dimension that begins as far before the first row.
+    Two more lead there: one whose stride is a row's goes on to the part's end, and one whose stride makes `LAST` steps
+    2**64 bytes less `LAST` rows. Addresses are modulo 2**64. (As `triton.tools.ragged_tma` has it.)
+    """
+    layout: gl.constexpr = gl.NVMMASharedLayout.get_default_for(BLOCK, view.ptr.dtype.element_ty)
+    row = wide(strides[2])
+    shape = [LAST + 1, LAST, view.shape[1], LAST, BLOCK[4]]
+    return tma.make_tensor_descriptor(view.ptr, shape, [(1 << 34) - row, row, strides[1], row, 1], BLOCK, layout)
 
 
 @gluon.jit
@@ -40,13 +58,21 @@ def copy(q, k, v, buffers, bars, visible, interleave, CONSTANTS: gl.constexpr):
     v_strides = k.strides if v.strides is None else v.strides
     if OVERLAP_ITEMS:
         rows: gl.constexpr = [1, 1, ROWS, HEAD_DIM]
-        q_source = descriptor_of(q, q.strides, 0, q.shape[2], rows)
-    k_source = descriptor_of(k, k.strides, 0, visible.lengths.kv_len, block)
-    v_source = descriptor_of(v, v_strides, 0, visible.lengths.kv_len, block)
+        q_rows = q.shape[2]
+        if visible.lengths.items is not None:
+            q_rows = query_count(visible.lengths.items)
+        q_source = descriptor_of(q, q.strides, 0, q_rows, rows)
+    if visible.lengths.items is None:
+        k_source = descriptor_of(k, k.strides, 0, visible.lengths.kv_len, block)
+        v_source = descriptor_of(v, v_strides, 0, visible.lengths.kv_len, block)
+    else:
+        part: gl.constexpr = [1, 1, 1, BLOCK_N, HEAD_DIM]
+        k_source = parts_descriptor_of(k, k.strides, part)
+        v_source = parts_descriptor_of(v, v_strides, part)
     count = 0
-    for round_ in range(rounds(q)):
+    for round_ in range(rounds(q, visible.lengths)):
         enter_scope("copies")
-        item = item_of(round_, q, interleave)
+        item = item_of(round_, q, visible.lengths, interleave)
         if OVERLAP_ITEMS:
             copy_queries(round_, item, q_source, buffers.q, bars, HEAD_DIM)
         tiles = tiles_of(item, q, visible, CONSTANTS)
@@ -61,9 +87,9 @@ def copy(q, k, v, buffers, bars, visible, interleave, CONSTANTS: gl.constexpr):
                 first = first_slot(visible.lengths, item[0])
             k_source = descriptor_of(k, k.strides, first, tiles.kv_len, block)
             v_source = descriptor_of(v, v_strides, first, tiles.kv_len, block)
-        batch, kv_head = item[0], item[1] // (q.shape[1] // k.shape[1])
+        kv_head = item[1] // (q.shape[1] // k.shape[1])
         count = copy_tiles(
-            batch, kv_head, count, k_source, v_source, buffers, bars, visible.mask, tiles, CONSTANTS
+            item, kv_head, count, k_source, v_source, buffers, bars, visible.mask, tiles, CONSTANTS
         )  # fmt: skip
         exit_scope("copies")
 
@@ -77,25 +103,31 @@ def copy_queries(round_, item, source, q_buffers, bars, HEAD_DIM: gl.constexpr):
     mbarrier.expect(bars.q_full.index(slot), 2 * ROWS * HEAD_DIM * 2)
     for group in gl.static_range(2):  # pyright: ignore
         first = (item[2] * 2 + group) * ROWS
+        if len(item) != 3:
+            first += item[3]
         tile = q_buffers.index(slot * 2 + group).reshape(block)
         tma.async_copy_global_to_shared(source, [item[0], item[1], first, 0], bars.q_full.index(slot), tile)
 
 
 @gluon.jit
 def copy_tiles(
-    batch, kv_head, count, k_source, v_source, buffers, bars, mask, tiles, CONSTANTS: gl.constexpr
+    item, kv_head, count, k_source, v_source, buffers, bars, mask, tiles, CONSTANTS: gl.constexpr
 ):  # fmt: skip
     """The tiles of one item. count: the tiles that this program has copied; returned with this item's."""
     HEAD_DIM: gl.constexpr = CONSTANTS.HEAD_DIM
     BLOCK_N: gl.constexpr = CONSTANTS.BLOCK_N
     STAGES: gl.constexpr = CONSTANTS.STAGES
     size: gl.constexpr = BLOCK_N * HEAD_DIM * 2
-    block: gl.constexpr = [1, 1, BLOCK_N, HEAD_DIM]
+    packed: gl.constexpr = len(item) != 3
+    block: gl.constexpr = [1, 1, 1, BLOCK_N, HEAD_DIM] if packed else [1, 1, BLOCK_N, HEAD_DIM]
     for run in range(tiles.runs[0], tiles.runs[1]):
         begin, end, _, _, _ = run_of(run, tiles, mask, CONSTANTS)
         for tile in range(begin, end):
             stage, phase = count % STAGES, count // STAGES & 1 ^ 1
-            start = [batch, kv_head, tile * BLOCK_N, 0]
+            if packed:
+                start = [LAST, item[5] + item[6], kv_head, LAST - item[6] + tile * BLOCK_N, 0]
+            else:
+                start = [item[0], kv_head, tile * BLOCK_N, 0]
             mbarrier.wait(bars.k_empty.index(stage), phase)
             mbarrier.expect(bars.k_full.index(stage), size)
             k_tile = buffers.k.index(stage).reshape(block)

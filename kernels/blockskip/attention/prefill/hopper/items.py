@@ -16,6 +16,7 @@ from triton.experimental.gluon import language as gl
 
 from ....launching.primitives import base, wide
 from ...band import band_limits, lengths_of
+from ...sequences import item_at, item_count
 
 ROWS = gl.constexpr(64)
 """Query rows of a warp group: what one of its products takes. An item has those of both groups."""
@@ -100,31 +101,63 @@ def position_in(round_):
 
 
 @gluon.jit
-def rounds(q):
+def rounds(q, lengths):
     """How many items this program does, one a round: the last may have none for it."""
-    items = gl.cdiv(q.shape[2], 2 * ROWS) * q.shape[1] * q.shape[0]
+    if lengths.items is None:
+        items = gl.cdiv(q.shape[2], 2 * ROWS) * q.shape[1] * q.shape[0]
+    else:
+        items = item_count(lengths.items) * q.shape[1]
     full = items // gl.num_programs(0)
     return full + gl.where(position_in(full) < items % gl.num_programs(0), 1, 0)
 
 
 @gluon.jit
-def item_of(round_, q, interleave):
-    """(batch, head, row of tiles): the rows of `interleave` heads, counted over batches, alternate; longest first."""
+def item_of(round_, q, lengths, interleave):
+    """(batch, head, row of tiles): the rows of `interleave` heads, counted over batches, alternate; longest first.
+
+    Of packed sequences (0, head, row, first query, queries, first key, keys). Where their heads come in several parts,
+    every other part has the shortest rows first, so that rows which follow each other are alike, and the last part
+    ends with them.
+    """
     item = round_ * gl.num_programs(0) + position_in(round_)
-    rows = gl.cdiv(q.shape[2], 2 * ROWS)
+    if lengths.items is None:
+        rows = gl.cdiv(q.shape[2], 2 * ROWS)
+    else:
+        rows = item_count(lengths.items)
+        item = gl.minimum(item, rows * q.shape[1] - 1)  # there may be more programs than items
     part, in_part = item // (rows * interleave), item % (rows * interleave)
     head = part * interleave + in_part % interleave
-    return head // q.shape[1], head % q.shape[1], rows - 1 - in_part // interleave
+    if lengths.items is None:
+        return head // q.shape[1], head % q.shape[1], rows - 1 - in_part // interleave
+    else:  # noqa: RET505 - the other way must not be compiled
+        entry = in_part // interleave
+        entry = gl.where((q.shape[1] // interleave - part) % 2 == 0, rows - 1 - entry, entry)
+        row, q_first, q_len, k_first, kv_len = item_at(lengths.items, entry)
+        return head * 0, head, row, q_first, q_len, k_first, kv_len
+
+
+@gluon.jit
+def queries_in(view, item):
+    """(first row of the view, number of rows): the queries among which an item's are."""
+    if len(item) == 3:
+        return 0, view.shape[2]
+    else:  # noqa: RET505 - the other way must not be compiled
+        return item[3], item[4]
 
 
 @gluon.jit
 def tiles_of(item, q, visible, CONSTANTS: gl.constexpr):
     """The `Tiles` of an item."""
     BLOCK_N: gl.constexpr = CONSTANTS.BLOCK_N
-    batch, head, row = item
-    kv_len, q_start = lengths_of(visible.lengths, batch, q.shape[2])  # pyright: ignore
+    batch, head, row = item[0], item[1], item[2]
+    q_len = q.shape[2]
+    if visible.lengths.items is None:
+        kv_len, q_start = lengths_of(visible.lengths, batch, q_len)  # pyright: ignore
+    else:
+        q_len, kv_len = item[4], item[6]
+        q_start = kv_len - q_len
     first = row * (2 * ROWS)
-    last = gl.minimum(first + 2 * ROWS, q.shape[2]) - 1
+    last = gl.minimum(first + 2 * ROWS, q_len) - 1
     runs = (0, 1)
     band_tiles = (0, 0, 0, 0)
     if CONSTANTS.SKIP == "bounds":
