@@ -39,6 +39,8 @@ class DecodeConstants(NamedTuple):
     """Where the last program merges: the rows of a KV head or more, a power of two; else 1."""
     BLOCK_S: int
     """Where the last program merges: the shares or more, a power of two; else 1."""
+    APART: bool
+    """Whether the rows of a KV head are more than BLOCK_M: blocks of them then stand side by side in the grid."""
     WIDE: bool
     """Whether an offset inside a tile needs 64 bits."""
     OVERLAP: bool
@@ -153,7 +155,8 @@ def decode(
     `decode.launch.Parts`; parts.acc is None for a single share, which writes out and lse itself; parts.arrived:
     counters, 0 before and after, or None where `reduce` merges. lengths, band: see `attention.band`. scoring: see
     `attention.softmax`. CONSTANTS: `DecodeConstants`. All but `load_slots` counts in positions, also where the cache is
-    a ring. Grid: (splits, KV heads * blocks of rows, B).
+    a ring. Grid: (splits * blocks of rows, KV heads, B); blocks that read the same keys run side by side, so that one
+    of them brings these to the L2 for all.
     """
     GROUP: tl.constexpr = CONSTANTS.GROUP
     HEAD_DIM: tl.constexpr = CONSTANTS.HEAD_DIM
@@ -164,16 +167,20 @@ def decode(
     if CONSTANTS.OVERLAP:
         gdc_launch_dependents()
         gdc_wait()
-    split, batch = tl.program_id(0), tl.program_id(2)
+    split, kv_head, batch = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     splits = tl.num_programs(0)
     q_len = q.shape[2]
-    blocks = tl.cdiv(GROUP * q_len, BLOCK_M)
-    kv_head = tl.program_id(1) // blocks
+    first_row = 0
+    if CONSTANTS.APART:
+        blocks = tl.cdiv(GROUP * q_len, BLOCK_M)
+        first_row = split % blocks * BLOCK_M
+        split //= blocks
+        splits //= blocks
     kv_len = keys_of(lengths, batch)  # pyright: ignore
     first_q = kv_len - q_len
 
     # row r of a KV head: query r // GROUP of its r % GROUP-th query head
-    r = tl.program_id(1) % blocks * BLOCK_M + tl.arange(0, BLOCK_M)
+    r = first_row + tl.arange(0, BLOCK_M)
     i = r // GROUP
     real_row = i < q_len
     d = tl.arange(0, BLOCK_D)
@@ -193,13 +200,17 @@ def decode(
     if SCALED:
         q_tile, undo = as_float16(q_tile)
 
-    low = first_q * 0
+    first, last = first_q, kv_len - 1  # the positions of the block's queries
+    if CONSTANTS.APART:
+        first = first_q + first_row // GROUP
+        last = tl.minimum(first_q + (first_row + BLOCK_M - 1) // GROUP, last)
+    low = first * 0
     if band.left is not None:
-        low = tl.maximum(first_q - band.left, 0)
+        low = tl.maximum(first - band.left, 0)
     slots = k.shape[2]
     if CONSTANTS.RING != "none":
         low = tl.maximum(low, kv_len - slots)
-    begin, full_begin, full_end, end = band_limits(first_q, kv_len - 1, kv_len, band, BLOCK_N)
+    begin, full_begin, full_end, end = band_limits(first, last, kv_len, band, BLOCK_N)
     begin, end = share(begin, end, split, splits)
     k_ptr = base(k, batch, kv_head)
     # values laid out like the keys share their offsets, and so the registers that hold them
@@ -255,7 +266,7 @@ def decode(
         stored = (real_row & (row_sum != 0))[:, None] & (d < HEAD_DIM)[None, :]
         tl.store(parts.acc + (index * HEAD_DIM)[:, None] + d[None, :], acc, mask=stored)
         if parts.arrived is not None:
-            counter = parts.arrived + tl.program_id(2) * tl.num_programs(1) + tl.program_id(1)
+            counter = parts.arrived + batch * tl.num_programs(1) + kv_head
             if is_last(counter, splits):
                 merge_at_once(q, out, lse, parts, batch, kv_head, splits, CONSTANTS)
 

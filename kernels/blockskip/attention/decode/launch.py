@@ -163,6 +163,7 @@ def prepare(call: DecodeCall, plan: DecodePlan, tensors, lse, parts: Parts, over
         BLOCK_D=max(16, power_of_two(q.shape[3])),
         BLOCK_R=power_of_two(call.rows) if plan.fused else 1,
         BLOCK_S=power_of_two(plan.splits) if plan.fused else 1,
+        APART=call.rows > config.block_m,
         WIDE=wide,
         OVERLAP=overlap,
         RING=ring,
@@ -182,7 +183,7 @@ def prepare(call: DecodeCall, plan: DecodePlan, tensors, lse, parts: Parts, over
         scoring_of(scale, call),
     )
     blocks = -(-call.rows // config.block_m)
-    return Launch(arguments, {"CONSTANTS": constants}, (plan.splits, k.shape[1] * blocks, q.shape[0]))
+    return Launch(arguments, {"CONSTANTS": constants}, (plan.splits * blocks, k.shape[1], q.shape[0]))
 
 
 def reads_words(call: DecodeCall) -> bool:

@@ -15,7 +15,9 @@ from ..call import DecodeCall, choose_impl, scores_line
 from .splits import choose_splits, tiles_at_most
 
 LONGEST_QUERY = 16
-"""The most queries of a call."""
+"""The most queries of a call of `decode`."""
+MOST_QUERIES = 128
+"""The most queries that the kernel is planned for: those of `attention`, whose rows do not fill a GPU."""
 MERGED_A_WARP = 2048
 """How many float32 of all shares a warp of the merging program holds at once: 64 registers a thread."""
 
@@ -33,9 +35,9 @@ _DECODE = [
     ((99, 128, 1), (TileConfig(16, 128, 8, 3), TileConfig(64, 64, 4, 4))),
     ((99, 256, 1), (TileConfig(16, 64, 8, 3), TileConfig(32, 64, 8, 2))),
     ((99, 512, 1), (TileConfig(16, 32, 8, 3), TileConfig(32, 32, 8, 2))),
-    ((227, 64, 2), (TileConfig(16, 64, 4, 5), TileConfig(64, 64, 4, 4))),
-    ((227, 128, 2), (TileConfig(16, 64, 4, 4), TileConfig(64, 64, 4, 3))),
-    ((227, 256, 2), (TileConfig(16, 64, 4, 3), TileConfig(64, 64, 8, 2))),
+    ((227, 64, 2), (TileConfig(16, 64, 4, 5), TileConfig(64, 64, 4, 4), TileConfig(128, 64, 8, 3))),
+    ((227, 128, 2), (TileConfig(16, 64, 4, 4), TileConfig(64, 64, 4, 3), TileConfig(128, 64, 8, 3))),
+    ((227, 256, 2), (TileConfig(16, 64, 4, 3), TileConfig(64, 64, 8, 2), TileConfig(128, 64, 8, 2))),
     ((227, 512, 2), (TileConfig(16, 32, 4, 3), TileConfig(64, 32, 8, 2))),
     ((163, 64, 2), (TileConfig(16, 64, 4, 5), TileConfig(64, 64, 4, 3))),
     ((163, 128, 2), (TileConfig(16, 64, 4, 4), TileConfig(64, 64, 4, 3))),
@@ -115,7 +117,7 @@ def plan_decode_kernel(
     """The plan of a call by the Triton kernel, for a GPU that need not be present; config None: the table's."""
     config = config or decode_config(capability, call.q.shape[3], call.tile_dtype, call.rows)
     programs = call.q.shape[0] * call.k.shape[1] * -(-call.rows // config.block_m)  # of a single share
-    tiles = tiles_at_most(call.kv_len, call.q.shape[2], call.window, config.block_n)
+    tiles = tiles_at_most(call.kv_len, queries_of_a_block(call, config), call.window, config.block_n)
     splits = int(call.splits or choose_splits(programs, tiles, multiprocessors))
     return DecodePlan("triton", config, splits, _fuses(call, config, splits), programs * splits, tiles, reason)
 
@@ -133,6 +135,12 @@ def decode_config(capability: tuple[int, int], head_dim: int, dtype: torch.dtype
             config = next(holds_all, configs[-1])
             return replace(config, block_m=min(config.block_m, max(16, power_of_two(rows))))
     raise ValueError(f"head_dim: given {head_dim}; from 8 to 512")
+
+
+def queries_of_a_block(call: DecodeCall, config: TileConfig) -> int:
+    """The most queries of which a program has rows."""
+    q_len = call.q.shape[2]
+    return q_len if call.rows <= config.block_m else min(q_len, -(-(config.block_m - 1) // call.group) + 1)
 
 
 def can_fuse(call: DecodeCall, config: TileConfig, splits: int) -> bool:
