@@ -146,17 +146,14 @@ def merge_at_once(
 
 
 @triton.jit
-def decode(
-    q, k, v, out, lse, parts, lengths, band, scoring, CONSTANTS: tl.constexpr
+def attend(
+    q, k, v, lengths, band, scoring, batch, kv_head, first_row, part, kv_len,
+    EVEN: tl.constexpr, CONSTANTS: tl.constexpr,
 ):  # fmt: skip
-    """One program: one share of the key tiles for BLOCK_M of the GROUP * Lq rows that a KV head serves.
+    """(acc [BLOCK_M, BLOCK_D], row_max, row_sum [BLOCK_M]) of BLOCK_M rows of a KV head after a part of their tiles.
 
-    q, out [B, Hq, Lq, D]; k, v [B, Hkv, Lkv, D]; lse [B, Hq, Lq] or None. parts: where shares go, see
-    `decode.launch.Parts`; parts.acc is None for a single share, which writes out and lse itself; parts.arrived:
-    counters, 0 before and after, or None where `reduce` merges. lengths, band: see `attention.band`. scoring: see
-    `attention.softmax`. CONSTANTS: `DecodeConstants`. All but `load_slots` counts in positions, also where the cache is
-    a ring. Grid: (splits * blocks of rows, KV heads, B); blocks that read the same keys run side by side, so that one
-    of them brings these to the L2 for all.
+    part: (i, n), the i-th of n even shares of the tiles of keys that these rows see, if EVEN, else the i-th to the
+    n-th of them. kv_len: the batch's.
     """
     GROUP: tl.constexpr = CONSTANTS.GROUP
     HEAD_DIM: tl.constexpr = CONSTANTS.HEAD_DIM
@@ -164,19 +161,7 @@ def decode(
     BLOCK_N: tl.constexpr = CONSTANTS.BLOCK_N
     BLOCK_D: tl.constexpr = CONSTANTS.BLOCK_D
     WIDE: tl.constexpr = CONSTANTS.WIDE
-    if CONSTANTS.OVERLAP:
-        gdc_launch_dependents()
-        gdc_wait()
-    split, kv_head, batch = tl.program_id(0), tl.program_id(1), tl.program_id(2)
-    splits = tl.num_programs(0)
     q_len = q.shape[2]
-    first_row = 0
-    if CONSTANTS.APART:
-        blocks = tl.cdiv(GROUP * q_len, BLOCK_M)
-        first_row = split % blocks * BLOCK_M
-        split //= blocks
-        splits //= blocks
-    kv_len = keys_of(lengths, batch)  # pyright: ignore
     first_q = kv_len - q_len
 
     # row r of a KV head: query r // GROUP of its r % GROUP-th query head
@@ -200,7 +185,7 @@ def decode(
     if SCALED:
         q_tile, undo = as_float16(q_tile)
 
-    first, last = first_q, kv_len - 1  # the positions of the block's queries
+    first, last = first_q, kv_len - 1  # the positions of these rows' queries
     if CONSTANTS.APART:
         first = first_q + first_row // GROUP
         last = tl.minimum(first_q + (first_row + BLOCK_M - 1) // GROUP, last)
@@ -211,7 +196,11 @@ def decode(
     if CONSTANTS.RING != "none":
         low = tl.maximum(low, kv_len - slots)
     begin, full_begin, full_end, end = band_limits(first, last, kv_len, band, BLOCK_N)
-    begin, end = share(begin, end, split, splits)
+    if EVEN:
+        begin, end = share(begin, end, part[0], part[1])
+    else:
+        end = begin + part[1]
+        begin += part[0]
     k_ptr = base(k, batch, kv_head)
     # values laid out like the keys share their offsets, and so the registers that hold them
     v_strides = k.strides if v.strides is None else v.strides
@@ -227,7 +216,7 @@ def decode(
     acc = tl.zeros((BLOCK_M, BLOCK_D), tl.float32)
     # the first share has seen the sinks, the others have not
     heads = kv_head * GROUP + r % GROUP
-    row_max, row_sum = first_sums(scoring, heads, real_row & (split == 0), BLOCK_M)  # pyright: ignore
+    row_max, row_sum = first_sums(scoring, heads, real_row & (part[0] == 0), BLOCK_M)  # pyright: ignore
     state = (acc, row_max, row_sum)
     if CONSTANTS.WORDS:
         acc = tl.zeros((BLOCK_M, BLOCK_D // 2), tl.float32)
@@ -253,7 +242,44 @@ def decode(
         state = (tl.reshape(tl.join(even, odd), (BLOCK_M, BLOCK_D)), row_max, row_sum)
     if scoring.v_scale is not None:
         state = (state[0] * tl.load(scoring.v_scale + kv_head * scoring.v_scale_stride), state[1], state[2])
+    return state
 
+
+@triton.jit
+def decode(
+    q, k, v, out, lse, parts, lengths, band, scoring, CONSTANTS: tl.constexpr
+):  # fmt: skip
+    """One program: one share of the key tiles for BLOCK_M of the GROUP * Lq rows that a KV head serves.
+
+    q, out [B, Hq, Lq, D]; k, v [B, Hkv, Lkv, D]; lse [B, Hq, Lq] or None. parts: where shares go, see
+    `decode.launch.Parts`; parts.acc is None for a single share, which writes out and lse itself; parts.arrived:
+    counters, 0 before and after, or None where `reduce` merges. lengths, band: see `attention.band`. scoring: see
+    `attention.softmax`. CONSTANTS: `DecodeConstants`. All but `load_slots` counts in positions, also where the cache is
+    a ring. Grid: (splits * blocks of rows, KV heads, B); blocks that read the same keys run side by side, so that one
+    of them brings these to the L2 for all.
+    """
+    GROUP: tl.constexpr = CONSTANTS.GROUP
+    HEAD_DIM: tl.constexpr = CONSTANTS.HEAD_DIM
+    BLOCK_M: tl.constexpr = CONSTANTS.BLOCK_M
+    BLOCK_D: tl.constexpr = CONSTANTS.BLOCK_D
+    if CONSTANTS.OVERLAP:
+        gdc_launch_dependents()
+        gdc_wait()
+    split, kv_head, batch = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    splits = tl.num_programs(0)
+    q_len = q.shape[2]
+    first_row = 0
+    if CONSTANTS.APART:
+        blocks = tl.cdiv(GROUP * q_len, BLOCK_M)
+        first_row = split % blocks * BLOCK_M
+        split //= blocks
+        splits //= blocks
+    kv_len = keys_of(lengths, batch)  # pyright: ignore
+    part = (split, splits)
+    state = attend(q, k, v, lengths, band, scoring, batch, kv_head, first_row, part, kv_len, True, CONSTANTS)
+
+    r = first_row + tl.arange(0, BLOCK_M)
+    real_row = r // GROUP < q_len
     row = rows_of(q, batch, kv_head, r, GROUP)
     if parts.acc is None:  # Triton 3.6 cannot ask a tuple with a None in it whether it is None
         store_rows(out, lse, row, real_row, state, HEAD_DIM, BLOCK_D)
@@ -262,6 +288,7 @@ def decode(
         index = row * splits + split
         tl.store(parts.row_max + index, row_max, mask=real_row)
         tl.store(parts.row_sum + index, row_sum, mask=real_row)
+        d = tl.arange(0, BLOCK_D)
         # a share that saw nothing is known by its sum
         stored = (real_row & (row_sum != 0))[:, None] & (d < HEAD_DIM)[None, :]
         tl.store(parts.acc + (index * HEAD_DIM)[:, None] + d[None, :], acc, mask=stored)

@@ -18,6 +18,10 @@ LONGEST_QUERY = 16
 """The most queries of a call of `decode`."""
 MOST_QUERIES = 128
 """The most queries that the kernel is planned for: those of `attention`, whose rows do not fill a GPU."""
+PROGRAMS_A_MULTIPROCESSOR = 1
+"""Of those that share the work of a batch evenly."""
+MOST_BATCHES = 1024
+"""Of a call whose programs do, each of which adds up all lengths."""
 MERGED_A_WARP = 2048
 """How many float32 of all shares a warp of the merging program holds at once: 64 registers a thread."""
 
@@ -59,6 +63,8 @@ class DecodePlan:
 
     fused: the last program of a KV head merges the shares, else a second kernel does.
     programs: of the launch, splits included. tiles: the most tiles of keys that the splits of a KV head divide.
+    ragged: the programs share the tiles of all batches evenly, whatever their lengths (`ragged.py`); then splits is how
+    many of them there are for each KV head, rounded up.
     origin: where the kernel's config is from. scores: see `scores_line`. caches: see `caches_line`.
     """
 
@@ -72,6 +78,7 @@ class DecodePlan:
     origin: Origin | None = None
     scores: str | None = None
     caches: str | None = None
+    ragged: bool = False
 
     def __str__(self):
         said = (line for line in (self.scores, self.caches) if line is not None)
@@ -82,6 +89,11 @@ class DecodePlan:
         return "\n".join(lines)
 
     def splits_line(self) -> str:
+        if self.ragged:
+            return (
+                f"splits  {self.programs} programs share the tiles of all batches evenly, by their lengths on the "
+                "device; a second kernel merges"
+            )
         merge = "the last program merges" if self.fused else "a second kernel merges" if self.splits > 1 else "no merge"
         return f"splits  {self.splits} of at most {self.tiles} tiles; {self.programs} programs; {merge}"
 
@@ -118,8 +130,17 @@ def plan_decode_kernel(
     config = config or decode_config(capability, call.q.shape[3], call.tile_dtype, call.rows)
     programs = call.q.shape[0] * call.k.shape[1] * -(-call.rows // config.block_m)  # of a single share
     tiles = tiles_at_most(call.kv_len, queries_of_a_block(call, config), call.window, config.block_n)
+    if shares_work(call, config):
+        shared = min(multiprocessors * PROGRAMS_A_MULTIPROCESSOR, programs * tiles)
+        return DecodePlan("triton", config, -(-shared // programs), False, shared, tiles, reason, ragged=True)
     splits = int(call.splits or choose_splits(programs, tiles, multiprocessors))
     return DecodePlan("triton", config, splits, _fuses(call, config, splits), programs * splits, tiles, reason)
+
+
+def shares_work(call: DecodeCall, config: TileConfig) -> bool:
+    """Whether programs share the tiles of all batches evenly: where lengths on the device may differ."""
+    several = call.lengths is not None and 1 < call.q.shape[0] <= MOST_BATCHES
+    return several and call.splits is None and call.rows <= config.block_m
 
 
 def decode_config(capability: tuple[int, int], head_dim: int, dtype: torch.dtype, rows: int) -> TileConfig:
