@@ -23,6 +23,8 @@ MOST_FILLED = 0.5
 """The largest share of the multiprocessors that prefill's programs may fill where decode takes more queries."""
 MANY_KEYS = 512
 """The fewest live keys where decode takes more queries: fewer are read before a merge would have begun."""
+FEWER_TILES = 2
+"""How many times the tiles of a share prefill must visit, where decode reads a mask's bits and visits all."""
 PYTORCH_KEYS = 64
 """Width of the tiles by which the plan of decode in PyTorch, which has none, shows the keys that are read."""
 
@@ -76,7 +78,9 @@ class Plan:
 
     @property
     def skip(self) -> str:
-        return "bounds" if self.prefill is None else self.prefill.skip
+        if self.prefill is None:
+            return "bounds" if isinstance(self.mask, Band) else "none"
+        return self.prefill.skip
 
     @property
     def packed(self) -> bool:
@@ -140,12 +144,12 @@ def make_plan(call: AttentionCall) -> Plan:
 
 
 def as_decode(call: AttentionCall, impl: str) -> DecodeCall:
-    """The call as decode takes it; only where `why_not_decode` gives None."""
-    assert isinstance(call.mask, Band)
-    window = None if call.mask.left is None else call.mask.left + 1
+    """The call as decode takes it, without a mask's bits; only where `why_not_decode` gives None."""
+    is_band = isinstance(call.mask, Band)
+    window = call.mask.left + 1 if is_band and call.mask.left is not None else None
     return DecodeCall(
         call.q, call.k, call.v, call.scale, call.kv_len, call.lengths, window, None, impl, call.return_lse, call.ring,
-        call.sinks, call.softcap, call.starts, call.k_scale, call.v_scale,
+        call.sinks, call.softcap, call.starts, call.k_scale, call.v_scale, None if is_band else call.mask,
     )  # fmt: skip
 
 
@@ -201,7 +205,7 @@ def why_not_decode(call: AttentionCall, impl: str) -> str | None:
     if call.kv_len >= LARGEST_POSITION and not call.ring:
         return f"{call.kv_len} keys, decode takes less than {LARGEST_POSITION}"
     if not isinstance(mask, Band):
-        return f"the mask {mask!r} is neither causal nor a sliding window"
+        return _why_not_by_bits(call, impl)
     sees_all = q_len == 1 and mask.is_everything  # wherever the query stands
     if not sees_all:
         forward = mask.right == 0 or (q_len == 1 and (mask.right is None or mask.right > 0))  # to the last key, or on
@@ -209,6 +213,15 @@ def why_not_decode(call: AttentionCall, impl: str) -> str | None:
             return f"the mask {mask!r} is neither causal nor a sliding window"
         if call.q_start is not None and (call.lengths is not None or call.q_start != call.kv_len - q_len):
             return f"q_start is {call.q_start}: the queries are not known to be the last positions"
+    return None
+
+
+def _why_not_by_bits(call: AttentionCall, impl: str) -> str | None:
+    """Why decode cannot read a mask's bits; None where it can."""
+    if all(leaf.is_value for leaf in call.mask.leaves()):
+        return f"the mask {call.mask!r} is neither causal nor a sliding window"
+    if impl != "triton" or call.ring:
+        return f"the mask {call.mask!r} is read as bits, by the Triton kernel and not from a ring"
     return None
 
 
@@ -231,7 +244,7 @@ def _measured(call: AttentionCall, impl: str, capability: tuple[int, int] | None
     keys = live_keys(step)
     if impl == "tiled":
         return True, f"{keys} live keys; in PyTorch decode reads the same keys and plans no tile map"
-    if call.q.shape[2] > FEW_QUERIES:
+    if call.q.shape[2] > FEW_QUERIES or step.visible is not None:
         return _by_occupancy(call, step, keys)
     row = crossover(capability or HOPPER, call.q.shape[3])
     where = "from" if keys >= row.keys else "below"
@@ -239,9 +252,12 @@ def _measured(call: AttentionCall, impl: str, capability: tuple[int, int] | None
 
 
 def _by_occupancy(call: AttentionCall, step: DecodeCall, keys: int) -> tuple[bool, str]:
-    """Decode, whose programs share the keys, where prefill's would leave half of the multiprocessors idle."""
-    sms = Gpu.of(call.q.device).sms
-    programs = make_prefill_plan(call, "triton").programs(call.q.shape[0], call.q.shape[1])
+    """Decode, whose programs share the keys, where prefill's would leave half of the multiprocessors idle.
+
+    By a mask's bits all tiles are read, of which prefill leaves out the empty ones: then its map is asked, too.
+    """
+    sms, prefill = Gpu.of(call.q.device).sms, make_prefill_plan(call, "triton")
+    programs = prefill.programs(call.q.shape[0], call.q.shape[1])
     if keys < MANY_KEYS:
         return False, f"{call.q.shape[2]} queries and {keys} live keys; sharing keys pays from {MANY_KEYS} on"
     splits = make_decode_plan(step).splits
@@ -250,6 +266,10 @@ def _by_occupancy(call: AttentionCall, step: DecodeCall, keys: int) -> tuple[boo
         return False, f"{said}: more than half of them are busy"
     if splits == 1:
         return False, f"{said}, and decode would not share keys either"
+    if prefill.skip == "map" and step.visible is not None and prefill.tilemap is not None:
+        visited = prefill.tilemap.visited / (prefill.tilemap.rows * prefill.tilemap.cols)
+        if visited * splits < FEWER_TILES:
+            return False, f"{said}, but visits {visited:.0%} of the tiles, and decode, in {splits} shares, all of them"
     return True, f"{said}; {splits} shares of the keys keep more of them busy"
 
 

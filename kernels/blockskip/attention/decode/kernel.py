@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from ...launching.primitives import base, load_block, local, ring_slots, wide
+from ...launching.primitives import base, load_block, load_mask_bits, local, ring_slots, unpack_bits, wide
 from ..band import band_keeps, band_limits, first_slot, keys_of
 from ..float8 import accumulate_words, as_float16
 from ..softmax import accumulate, finite_max, first_sums, log_sum_exp, scaled_by_head, tangent
@@ -47,6 +47,10 @@ class DecodeConstants(NamedTuple):
     """Whether it is launched before the kernel ahead has ended, and lets the next one start before it has."""
     RING: str
     """See `ring_kind`."""
+    BITS: bool
+    """Whether a mask's bits say what queries see, not the band."""
+    MASK_ALL: bool
+    """Whether the band masks every tile, not those alone that need it; see `masks_all`."""
     WORDS: bool
     """Whether values are float8 that are read in words of two; their strides count words."""
 
@@ -147,13 +151,13 @@ def merge_at_once(
 
 @triton.jit
 def attend(
-    q, k, v, lengths, band, scoring, batch, kv_head, first_row, part, kv_len,
+    q, k, v, mask, lengths, band, scoring, batch, kv_head, first_row, part, kv_len,
     EVEN: tl.constexpr, CONSTANTS: tl.constexpr,
 ):  # fmt: skip
     """(acc [BLOCK_M, BLOCK_D], row_max, row_sum [BLOCK_M]) of BLOCK_M rows of a KV head after a part of their tiles.
 
-    part: (i, n), the i-th of n even shares of the tiles of keys that these rows see, if EVEN, else the i-th to the
-    n-th of them. kv_len: the batch's.
+    mask: `decode.launch.MaskBits` if BITS. part: (i, n), the i-th of n even shares of the tiles of keys that these rows
+    see, if EVEN, else the i-th to the n-th of them. kv_len: the batch's.
     """
     GROUP: tl.constexpr = CONSTANTS.GROUP
     HEAD_DIM: tl.constexpr = CONSTANTS.HEAD_DIM
@@ -221,15 +225,33 @@ def attend(
     if CONSTANTS.WORDS:
         acc = tl.zeros((BLOCK_M, BLOCK_D // 2), tl.float32)
         state = (acc, acc, row_max, row_sum)
+    if CONSTANTS.BITS:
+        # a tile's bits are loaded while the one before is multiplied
+        bits_ptr = mask.ptr + wide(batch) * mask.strides[0] + heads.to(tl.int64) * mask.strides[1]
+        bits_ptr += i.to(tl.int64) * mask.strides[2]
+        bits, more = load_mask_bits(bits_ptr, mask.words, begin * BLOCK_N, real_row & (begin < end), BLOCK_N)
     for tile in tl.range(begin, end):
         n0 = tile * BLOCK_N
+        if CONSTANTS.BITS:
+            is_ahead = real_row & (tile + 1 < end)
+            next_bits, next_more = load_mask_bits(bits_ptr, mask.words, n0 + BLOCK_N, is_ahead, BLOCK_N)
         k_tile = load_slots(k_ptr, k.strides, n0, low, kv_len, slots, 1, CONSTANTS).to(q_tile.dtype)
         score = tl.dot(q_tile, tl.trans(k_tile), input_precision="ieee")
         if SCALED:
             score *= undo[:, None]
         if scoring.angle is not None:
             score = tangent(score * factor)
-        if (tile < full_begin) | (tile >= full_end):
+        if CONSTANTS.BITS:
+            score = tl.where(unpack_bits(bits, more, BLOCK_N), score, float("-inf"))
+            bits, more = next_bits, next_more
+        elif CONSTANTS.MASK_ALL:
+            # the last query stands at the last key: what none may see, as it is not real, lies behind all
+            own = first_q + i - n0
+            keep = n[None, :] <= own[:, None]
+            if band.left is not None:
+                keep &= n[None, :] >= own[:, None] - band.left
+            score = tl.where(keep, score, float("-inf"))
+        elif (tile < full_begin) | (tile >= full_end):
             score = tl.where(band_keeps(first_q + i, n0 + n, kv_len, band), score, float("-inf"))
         if CONSTANTS.WORDS:
             words = load_slots(v_ptr, v_strides, n0, low, kv_len, slots, 2, CONSTANTS)
@@ -247,16 +269,17 @@ def attend(
 
 @triton.jit
 def decode(
-    q, k, v, out, lse, parts, lengths, band, scoring, CONSTANTS: tl.constexpr
+    q, k, v, out, lse, parts, mask, lengths, band, scoring, CONSTANTS: tl.constexpr
 ):  # fmt: skip
     """One program: one share of the key tiles for BLOCK_M of the GROUP * Lq rows that a KV head serves.
 
     q, out [B, Hq, Lq, D]; k, v [B, Hkv, Lkv, D]; lse [B, Hq, Lq] or None. parts: where shares go, see
     `decode.launch.Parts`; parts.acc is None for a single share, which writes out and lse itself; parts.arrived:
-    counters, 0 before and after, or None where `reduce` merges. lengths, band: see `attention.band`. scoring: see
-    `attention.softmax`. CONSTANTS: `DecodeConstants`. All but `load_slots` counts in positions, also where the cache is
-    a ring. Grid: (splits * blocks of rows, KV heads, B); blocks that read the same keys run side by side, so that one
-    of them brings these to the L2 for all.
+    counters, 0 before and after, or None where `reduce` merges. mask: `decode.launch.MaskBits`, with a band that has no
+    limits, or None. lengths, band: see `attention.band`. scoring: see `attention.softmax`. CONSTANTS:
+    `DecodeConstants`. All but `load_slots` counts in positions, also where the cache is a ring.
+    Grid: (splits * blocks of rows, KV heads, B); blocks that read the same keys run side by side, so that one of them
+    brings these to the L2 for all.
     """
     GROUP: tl.constexpr = CONSTANTS.GROUP
     HEAD_DIM: tl.constexpr = CONSTANTS.HEAD_DIM
@@ -276,7 +299,7 @@ def decode(
         splits //= blocks
     kv_len = keys_of(lengths, batch)  # pyright: ignore
     part = (split, splits)
-    state = attend(q, k, v, lengths, band, scoring, batch, kv_head, first_row, part, kv_len, True, CONSTANTS)
+    state = attend(q, k, v, mask, lengths, band, scoring, batch, kv_head, first_row, part, kv_len, True, CONSTANTS)
 
     r = first_row + tl.arange(0, BLOCK_M)
     real_row = r // GROUP < q_len

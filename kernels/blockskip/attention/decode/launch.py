@@ -24,7 +24,7 @@ from ..softmax import scoring_of
 from .kernel import DecodeConstants
 from .kernel import decode as decode_kernel
 from .kernel import reduce as reduce_kernel
-from .plan import DecodePlan
+from .plan import DecodePlan, masks_all
 from .ragged import decode_ragged, reduce_ragged
 
 REDUCE_DIMS = 64
@@ -48,6 +48,14 @@ class Parts(NamedTuple):
     arrived: torch.Tensor | None
 
 
+class MaskBits(NamedTuple):
+    """The bits of a `DecodeCall` as a View, and how many int64 a row has."""
+
+    ptr: torch.Tensor
+    strides: tuple[int, ...]
+    words: int
+
+
 Result = tuple[torch.Tensor, torch.Tensor | None]
 """(out, lse or None)."""
 Counters = Callable[[], torch.Tensor]
@@ -66,7 +74,7 @@ def ready_decode(call: DecodeCall, plan: DecodePlan) -> Callable[..., Result]:
     memory, counters = _memory(call, plan), _counters_of(call, plan)
     inputs = *call.tensors, call.kv_len if grows else None, counters and counters()
     results = [one[0] if one else () for one in memory[:2]]
-    ready = Ready(inputs, memory, partial(_steps, call, plan), results=results)
+    ready = Ready(inputs, memory, partial(_steps, call, plan), tables=(MaskBits,), results=results)
     return partial(_launch, ready, counters, grows)
 
 
@@ -158,6 +166,9 @@ def prepare(call: DecodeCall, plan: DecodePlan, tensors, lse, parts: Parts, over
     elif v.strides == k.strides:
         v = v._replace(strides=None)
     sign, scale = sign_and_scale(call.scale)
+    band, mask = Limits(None if call.window is None or call.window > FAR else call.window - 1, 0), None
+    if call.bits is not None:
+        band, mask = Limits(None, None), MaskBits(call.bits, View.broadcast(call.bits, 2).strides, call.bits.shape[-1])
     constants = DecodeConstants(
         SIGN=sign,
         GROUP=call.group,
@@ -171,26 +182,20 @@ def prepare(call: DecodeCall, plan: DecodePlan, tensors, lse, parts: Parts, over
         WIDE=wide,
         OVERLAP=overlap,
         RING=ring,
+        BITS=mask is not None,
+        MASK_ALL=masks_all(config),
         WORDS=words,
     )
-    band = Limits(None if call.window is None or call.window > FAR else call.window - 1, 0)
     lengths = Lengths(call.kv_len, call.lengths, None, call.starts)
-    arguments = (
-        q,
-        k,
-        v,
-        out,
-        None if lse is None else View.of(lse),
-        parts,
-        lengths,
-        band,
-        scoring_of(scale, call),
-    )
+    extras = (None if lse is None else View.of(lse), parts)
+    visible = (lengths, band, scoring_of(scale, call))
     if plan.ragged:
         batches = power_of_two(q.shape[0])
-        return Launch(arguments, {"BATCHES": batches, "CONSTANTS": constants}, (plan.programs, 1, 1))
+        made = {"BATCHES": batches, "CONSTANTS": constants}
+        return Launch((q, k, v, out, *extras, *visible), made, (plan.programs, 1, 1))
     blocks = -(-call.rows // config.block_m)
-    return Launch(arguments, {"CONSTANTS": constants}, (plan.splits * blocks, k.shape[1], q.shape[0]))
+    grid = (plan.splits * blocks, k.shape[1], q.shape[0])
+    return Launch((q, k, v, out, *extras, mask, *visible), {"CONSTANTS": constants}, grid)
 
 
 def prepare_reduce_ragged(plan: DecodePlan, decode: Launch, overlap: bool = False) -> Launch:

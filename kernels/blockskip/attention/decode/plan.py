@@ -22,6 +22,8 @@ PROGRAMS_A_MULTIPROCESSOR = 1
 """Of those that share the work of a batch evenly."""
 MOST_BATCHES = 1024
 """Of a call whose programs do, each of which adds up all lengths."""
+WGMMA_ROWS = 64
+"""The least rows of a product by `wgmma`, Hopper's own."""
 MERGED_A_WARP = 2048
 """How many float32 of all shares a warp of the merging program holds at once: 64 registers a thread."""
 
@@ -139,7 +141,7 @@ def plan_decode_kernel(
 
 def shares_work(call: DecodeCall, config: TileConfig) -> bool:
     """Whether programs share the tiles of all batches evenly: where lengths on the device may differ."""
-    several = call.lengths is not None and 1 < call.q.shape[0] <= MOST_BATCHES
+    several = call.lengths is not None and 1 < call.q.shape[0] <= MOST_BATCHES and call.visible is None
     return several and call.splits is None and call.rows <= config.block_m
 
 
@@ -162,6 +164,15 @@ def queries_of_a_block(call: DecodeCall, config: TileConfig) -> int:
     """The most queries of which a program has rows."""
     q_len = call.q.shape[2]
     return q_len if call.rows <= config.block_m else min(q_len, -(-(config.block_m - 1) // call.group) + 1)
+
+
+def masks_all(config: TileConfig) -> bool:
+    """Whether every tile is masked, needed or not, so that no branch stands between the two products of a tile.
+
+    With one Triton 3.6 waits for every single `wgmma` of a product (two WARPGROUP instructions each in the machine
+    code), and divides scores over warp groups, whose maxima must then meet.
+    """
+    return config.block_m >= WGMMA_ROWS
 
 
 def can_fuse(call: DecodeCall, config: TileConfig, splits: int) -> bool:

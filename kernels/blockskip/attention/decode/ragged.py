@@ -85,7 +85,7 @@ def decode_ragged(
         last = tl.minimum(first + (stop - here), count).to(tl.int32)
         kv_len = keys_of(lengths, batch)  # pyright: ignore
         part = (first, last)
-        state = attend(q, k, v, lengths, band, scoring, batch, kv_head, 0, part, kv_len, False, CONSTANTS)
+        state = attend(q, k, v, None, lengths, band, scoring, batch, kv_head, 0, part, kv_len, False, CONSTANTS)
         real_row = r < rows
         if (first == 0) & (last == count):
             store_rows(out, lse, rows_of(q, batch, kv_head, r, GROUP), real_row, state, HEAD_DIM, BLOCK_D)
