@@ -40,7 +40,8 @@ class DecodeConstants(NamedTuple):
     BLOCK_S: int
     """Where the last program merges: the shares or more, a power of two; else 1."""
     APART: bool
-    """Whether the rows of a KV head are more than BLOCK_M: blocks of them then stand side by side in the grid."""
+    """Whether blocks of a KV head's rows stand side by side in the grid: where they are more than BLOCK_M; and where
+    products are by wgmma also one block, since ptxas waits for its instructions one by one otherwise."""
     WIDE: bool
     """Whether an offset inside a tile needs 64 bits."""
     OVERLAP: bool

@@ -178,7 +178,7 @@ def prepare(call: DecodeCall, plan: DecodePlan, tensors, lse, parts: Parts, over
         BLOCK_D=max(16, power_of_two(q.shape[3])),
         BLOCK_R=power_of_two(call.rows) if plan.fused else 1,
         BLOCK_S=power_of_two(plan.splits) if plan.fused else 1,
-        APART=call.rows > config.block_m,
+        APART=call.rows > config.block_m or (masks_all(config) and not plan.ragged),
         WIDE=wide,
         OVERLAP=overlap,
         RING=ring,

@@ -18,8 +18,8 @@ LONGEST_QUERY = 16
 """The most queries of a call of `decode`."""
 MOST_QUERIES = 128
 """The most queries that the kernel is planned for: those of `attention`, whose rows do not fill a GPU."""
-PROGRAMS_A_MULTIPROCESSOR = 1
-"""Of those that share the work of a batch evenly."""
+MOST_A_MULTIPROCESSOR = 2
+"""Programs that share the work of a batch evenly: as many as fit, but a third brings nothing (data/TUNING.md)."""
 MOST_BATCHES = 1024
 """Of a call whose programs do, each of which adds up all lengths."""
 WGMMA_ROWS = 64
@@ -42,9 +42,15 @@ _DECODE = [
     ((99, 256, 1), (TileConfig(16, 64, 8, 3), TileConfig(32, 64, 8, 2))),
     ((99, 512, 1), (TileConfig(16, 32, 8, 3), TileConfig(32, 32, 8, 2))),
     ((227, 64, 2), (TileConfig(16, 64, 4, 5), TileConfig(64, 64, 4, 4), TileConfig(128, 64, 8, 3))),
-    ((227, 128, 2), (TileConfig(16, 64, 4, 4), TileConfig(64, 64, 4, 3), TileConfig(128, 64, 8, 3))),
-    ((227, 256, 2), (TileConfig(16, 64, 4, 3), TileConfig(64, 64, 8, 2), TileConfig(128, 64, 8, 2))),
-    ((227, 512, 2), (TileConfig(16, 32, 4, 3), TileConfig(64, 32, 8, 2))),
+    (
+        (227, 128, 2),
+        (TileConfig(16, 64, 4, 4), TileConfig(32, 64, 4, 3), TileConfig(64, 64, 4, 4), TileConfig(128, 128, 8, 3)),
+    ),
+    (
+        (227, 256, 2),
+        (TileConfig(16, 64, 4, 3), TileConfig(32, 32, 4, 4), TileConfig(64, 32, 4, 4), TileConfig(128, 64, 8, 2)),
+    ),
+    ((227, 512, 2), (TileConfig(16, 32, 4, 3), TileConfig(32, 32, 8, 3), TileConfig(64, 32, 8, 2))),
     ((163, 64, 2), (TileConfig(16, 64, 4, 5), TileConfig(64, 64, 4, 3))),
     ((163, 128, 2), (TileConfig(16, 64, 4, 4), TileConfig(64, 64, 4, 3))),
     ((163, 256, 2), (TileConfig(16, 64, 8, 3), TileConfig(32, 64, 8, 2))),
@@ -133,10 +139,17 @@ def plan_decode_kernel(
     programs = call.q.shape[0] * call.k.shape[1] * -(-call.rows // config.block_m)  # of a single share
     tiles = tiles_at_most(call.kv_len, queries_of_a_block(call, config), call.window, config.block_n)
     if shares_work(call, config):
-        shared = min(multiprocessors * PROGRAMS_A_MULTIPROCESSOR, programs * tiles)
+        shared = min(multiprocessors * programs_at_once(call, config, capability), programs * tiles)
         return DecodePlan("triton", config, -(-shared // programs), False, shared, tiles, reason, ragged=True)
     splits = int(call.splits or choose_splits(programs, tiles, multiprocessors))
     return DecodePlan("triton", config, splits, _fuses(call, config, splits), programs * splits, tiles, reason)
+
+
+def programs_at_once(call: DecodeCall, config: TileConfig, capability: tuple[int, int]) -> int:
+    """How many programs that share the work of a batch a multiprocessor takes, by the tiles in its shared memory."""
+    row = power_of_two(call.q.shape[3]) * call.tile_dtype.itemsize
+    tiles = (2 * config.num_stages * config.block_n + config.block_m) * row
+    return max(1, min(MOST_A_MULTIPROCESSOR, shared_bytes(capability) // tiles))
 
 
 def shares_work(call: DecodeCall, config: TileConfig) -> bool:
@@ -169,8 +182,8 @@ def queries_of_a_block(call: DecodeCall, config: TileConfig) -> int:
 def masks_all(config: TileConfig) -> bool:
     """Whether every tile is masked, needed or not, so that no branch stands between the two products of a tile.
 
-    With one Triton 3.6 waits for every single `wgmma` of a product (two WARPGROUP instructions each in the machine
-    code), and divides scores over warp groups, whose maxima must then meet.
+    So it is where products are by `wgmma`: with the branch ptxas waits for each of its instructions by itself, and
+    Triton divides a tile's scores over the warp groups, whose maxima must then meet (data/TUNING.md, "Decode").
     """
     return config.block_m >= WGMMA_ROWS
 
