@@ -85,7 +85,8 @@ def test_executorchs_rule(device, sizes, expected):
 
 
 STAYS = [
-    (bs.causal(), {"q_len": 9}, {}, "9 queries, the route to decode is for up to 8"),
+    (bs.causal(), {"q_len": 129}, {}, "129 queries, the route to decode is for up to 128"),
+    (bs.causal(), {"q_len": 9}, {"impl": "tiled"}, "9 queries, the route to decode is for up to 8"),
     (bs.causal(), {}, {"skip": "bounds"}, "skip, config and record are the prefill kernel's"),
     (bs.causal(), {}, {"config": (16, 16, 1, 1)}, "skip, config and record"),
     (bs.causal(), {}, {"record": True}, "skip, config and record"),

@@ -244,7 +244,8 @@ class DecodeCall(_Call):
 
     See `blockskip.decode` for shapes. kv_len is the number of keys, or the most there can be where the true number
     stands on the device: `lengths` int32 [B], else None. splits None: chosen. ring: slots hold the last positions.
-    starts: as of `AttentionCall`.
+    starts: as of `AttentionCall`. visible: the mask of a call whose queries see other keys than a window's; bits: the
+    same as the kernel reads it, int64 [1 or B, 1 or Hq, Lq, ceil(kv_len / 64)], bit n of a row for its key n.
     """
 
     q: torch.Tensor
@@ -263,6 +264,8 @@ class DecodeCall(_Call):
     starts: torch.Tensor | None = None
     k_scale: torch.Tensor | None = None
     v_scale: torch.Tensor | None = None
+    visible: Mask | None = None
+    bits: torch.Tensor | None = None
 
     @property
     def rows(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from ..autocast import without_autocast
 from ..config import TileConfig
 from ..launching.guards import GuardedInt
 from ..launching.repeated import REPEATED, Kind
-from ..mask import Mask, band
+from ..mask import Band, Mask, band
 from . import reference
 from . import ring as rings
 from .caches import check_kv_scale
@@ -21,11 +22,13 @@ from .call import (
     IMPLS,
     AttentionArguments,
     AttentionCall,
+    DecodeCall,
 )
 from .checks import check_scale, check_sinks, check_softcap, check_tensors
 from .decode.eager import run_decode
 from .lengths import LARGEST_POSITION, check_kv_len, check_kv_start, each_batch
 from .prefill import tiled
+from .prefill.mask_bits import bits_of
 from .prefill.plan import SKIPS
 from .route import ROUTES, Plan, as_decode, make_plan
 
@@ -67,7 +70,8 @@ def _prepare(call: AttentionCall, plan: Plan) -> tuple[Callable, bool]:
     if plan.decode is not None:
         from .decode.launch import ready_decode
 
-        return ready_decode(as_decode(call, plan.impl), plan.decode), True
+        # with lengths on the device a mask's bits are of this call alone
+        return ready_decode(_decode_call(call, plan), plan.decode), call.lengths is None or isinstance(call.mask, Band)
     from .prefill.launch import ready_attention, serves_its_kind
 
     assert plan.prefill is not None
@@ -112,13 +116,19 @@ def check(given: AttentionArguments) -> AttentionCall:
 def run(call: AttentionCall, plan: Plan) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
     """(out, lse, visits) of a checked call; lse and visits may be None where they were not asked for."""
     if plan.decode is not None:
-        return *run_decode(as_decode(call, plan.impl), plan.decode), None
+        return *run_decode(_decode_call(call, plan), plan.decode), None
     if plan.impl == "triton":
         prepared, _ = _prepare(call, plan)
         return prepared(*call.tensors, call.kv_len)
     call = call.from_first_keys()
     out, lse = _by_definition(call) if plan.impl == "reference" else call.by_float32(_by_tiles)
     return out, lse, None
+
+
+def _decode_call(call: AttentionCall, plan: Plan) -> DecodeCall:
+    """The call as decode takes it, with the bits of a mask that is no band."""
+    step = as_decode(call, plan.impl)
+    return step if step.visible is None else replace(step, bits=bits_of(call, call.planned_kv_len))
 
 
 def _by_definition(call: AttentionCall) -> tuple[torch.Tensor, torch.Tensor]:

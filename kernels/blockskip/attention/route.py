@@ -7,18 +7,24 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..config import TileConfig
-from ..gpu import HOPPER, capability_of
+from ..gpu import HOPPER, Gpu, capability_of
 from ..mask import Band, Mask
 from ..tilemap import TileMap
 from ..tuned.choose import Origin
 from .caches import caches_line
 from .call import AttentionCall, DecodeCall, choose_impl, scores_line
-from .decode.plan import DecodePlan, make_decode_plan
+from .decode.plan import MOST_QUERIES, DecodePlan, make_decode_plan
 from .lengths import LARGEST_POSITION
 from .prefill.plan import PrefillPlan, make_prefill_plan
 
-ROUTED_QUERIES = 8
-"""The most last queries of `attention` that decode takes: the crossovers were measured up to there."""
+FEW_QUERIES = 8
+"""Up to so many last queries crossovers by keys alone were measured; PyTorch's decode takes no more."""
+MOST_FILLED = 0.5
+"""The largest share of the multiprocessors that prefill's programs may fill where decode takes more queries."""
+MANY_KEYS = 512
+"""The fewest live keys where decode takes more queries: fewer are read before a merge would have begun."""
+FEWER_TILES = 2
+"""How many times the tiles of a share prefill must visit, where decode reads a mask's bits and visits all."""
 PYTORCH_KEYS = 64
 """Width of the tiles by which the plan of decode in PyTorch, which has none, shows the keys that are read."""
 
@@ -72,7 +78,9 @@ class Plan:
 
     @property
     def skip(self) -> str:
-        return "bounds" if self.prefill is None else self.prefill.skip
+        if self.prefill is None:
+            return "bounds" if isinstance(self.mask, Band) else "none"
+        return self.prefill.skip
 
     @property
     def packed(self) -> bool:
@@ -88,8 +96,11 @@ class Plan:
 
     @property
     def queries_per_tile(self) -> int:
-        """All of them in decode, whose programs go over the keys that any query sees."""
-        return self.q_len if self.prefill is None else self.prefill.queries_per_tile
+        """In decode all of them, or as many as a program has rows for: it goes over the keys that any of these sees."""
+        if self.prefill is not None:
+            return self.prefill.queries_per_tile
+        whole = self.config is None or self.q_len * self.group <= self.config.block_m
+        return self.q_len if whole or self.config is None else max(1, self.config.block_m // self.group)
 
     @functools.cached_property
     def tilemap(self) -> TileMap | None:
@@ -100,7 +111,7 @@ class Plan:
         if self.prefill is not None:
             return self.prefill.tilemap
         block_n = PYTORCH_KEYS if self.config is None else self.config.block_n
-        return TileMap.build(self.mask, self.q_len, self.kv_len, self.q_len, block_n, self.q_start)
+        return TileMap.build(self.mask, self.q_len, self.kv_len, self.queries_per_tile, block_n, self.q_start)
 
     def __str__(self):
         lines = [f"impl    {self.impl}: {self.reason}", f"kernel  {self.kernel}: {self.route.reason}"]
@@ -133,12 +144,12 @@ def make_plan(call: AttentionCall) -> Plan:
 
 
 def as_decode(call: AttentionCall, impl: str) -> DecodeCall:
-    """The call as decode takes it; only where `why_not_decode` gives None."""
-    assert isinstance(call.mask, Band)
-    window = None if call.mask.left is None else call.mask.left + 1
+    """The call as decode takes it, without a mask's bits; only where `why_not_decode` gives None."""
+    is_band = isinstance(call.mask, Band)
+    window = call.mask.left + 1 if is_band and call.mask.left is not None else None
     return DecodeCall(
         call.q, call.k, call.v, call.scale, call.kv_len, call.lengths, window, None, impl, call.return_lse, call.ring,
-        call.sinks, call.softcap, call.starts, call.k_scale, call.v_scale,
+        call.sinks, call.softcap, call.starts, call.k_scale, call.v_scale, None if is_band else call.mask,
     )  # fmt: skip
 
 
@@ -177,7 +188,7 @@ def choose_route(call: AttentionCall, impl: str, capability: tuple[int, int] | N
         if call.route == "decode":
             raise ValueError(f"route: 'decode' cannot take this call: {against}; use 'measured', the default")
         return Route("prefill", against)
-    takes, reason = ROUTE_POLICIES[call.route](as_decode(call, impl), impl, capability)
+    takes, reason = ROUTE_POLICIES[call.route](call, impl, capability)
     return Route("decode" if takes else "prefill", reason)
 
 
@@ -186,14 +197,15 @@ def why_not_decode(call: AttentionCall, impl: str) -> str | None:
     q_len, mask = call.q.shape[2], call.mask
     if impl == "reference":
         return "the reference has one way for all"
-    if q_len > ROUTED_QUERIES:
-        return f"{q_len} queries, the route to decode is for up to {ROUTED_QUERIES}"
+    most = MOST_QUERIES if impl == "triton" else FEW_QUERIES
+    if q_len > most:
+        return f"{q_len} queries, the route to decode is for up to {most}"
     if call.skip != "auto" or call.config is not None or call.record:
         return "skip, config and record are the prefill kernel's"
     if call.kv_len >= LARGEST_POSITION and not call.ring:
         return f"{call.kv_len} keys, decode takes less than {LARGEST_POSITION}"
     if not isinstance(mask, Band):
-        return f"the mask {mask!r} is neither causal nor a sliding window"
+        return _why_not_by_bits(call, impl)
     sees_all = q_len == 1 and mask.is_everything  # wherever the query stands
     if not sees_all:
         forward = mask.right == 0 or (q_len == 1 and (mask.right is None or mask.right > 0))  # to the last key, or on
@@ -201,6 +213,15 @@ def why_not_decode(call: AttentionCall, impl: str) -> str | None:
             return f"the mask {mask!r} is neither causal nor a sliding window"
         if call.q_start is not None and (call.lengths is not None or call.q_start != call.kv_len - q_len):
             return f"q_start is {call.q_start}: the queries are not known to be the last positions"
+    return None
+
+
+def _why_not_by_bits(call: AttentionCall, impl: str) -> str | None:
+    """Why decode cannot read a mask's bits; None where it can."""
+    if all(leaf.is_value for leaf in call.mask.leaves()):
+        return f"the mask {call.mask!r} is neither causal nor a sliding window"
+    if impl != "triton" or call.ring:
+        return f"the mask {call.mask!r} is read as bits, by the Triton kernel and not from a ring"
     return None
 
 
@@ -218,16 +239,41 @@ def crossover(capability: tuple[int, int], head_dim: int) -> DecodeCrossover:
     raise ValueError(f"route: no crossover for compute capability {capability} and head_dim {head_dim}")
 
 
-def _measured(call: DecodeCall, impl: str, capability: tuple[int, int] | None) -> tuple[bool, str]:
-    keys = live_keys(call)
+def _measured(call: AttentionCall, impl: str, capability: tuple[int, int] | None) -> tuple[bool, str]:
+    step = as_decode(call, impl)
+    keys = live_keys(step)
     if impl == "tiled":
         return True, f"{keys} live keys; in PyTorch decode reads the same keys and plans no tile map"
+    if call.q.shape[2] > FEW_QUERIES or step.visible is not None:
+        return _by_occupancy(call, step, keys)
     row = crossover(capability or HOPPER, call.q.shape[3])
     where = "from" if keys >= row.keys else "below"
     return keys >= row.keys, f"{keys} live keys, {where} the crossover of {row.keys} ({row.source})"
 
 
-def _executorch(call: DecodeCall, impl: str, capability: tuple[int, int] | None) -> tuple[bool, str]:
+def _by_occupancy(call: AttentionCall, step: DecodeCall, keys: int) -> tuple[bool, str]:
+    """Decode, whose programs share the keys, where prefill's would leave half of the multiprocessors idle.
+
+    By a mask's bits all tiles are read, of which prefill leaves out the empty ones: then its map is asked, too.
+    """
+    sms, prefill = Gpu.of(call.q.device).sms, make_prefill_plan(call, "triton")
+    programs = prefill.programs(call.q.shape[0], call.q.shape[1])
+    if keys < MANY_KEYS:
+        return False, f"{call.q.shape[2]} queries and {keys} live keys; sharing keys pays from {MANY_KEYS} on"
+    splits = make_decode_plan(step).splits
+    said = f"{call.q.shape[2]} queries, for which prefill has {programs} programs on {sms} multiprocessors"
+    if programs > MOST_FILLED * sms:
+        return False, f"{said}: more than half of them are busy"
+    if splits == 1:
+        return False, f"{said}, and decode would not share keys either"
+    if prefill.skip == "map" and step.visible is not None and prefill.tilemap is not None:
+        visited = prefill.tilemap.visited / (prefill.tilemap.rows * prefill.tilemap.cols)
+        if visited * splits < FEWER_TILES:
+            return False, f"{said}, but visits {visited:.0%} of the tiles, and decode, in {splits} shares, all of them"
+    return True, f"{said}; {splits} shares of the keys keep more of them busy"
+
+
+def _executorch(call: AttentionCall, impl: str, capability: tuple[int, int] | None) -> tuple[bool, str]:
     """ExecuTorch's rule (its pull request 20198): by the cache's length, whatever the window. A promised word."""
     q_len, head_dim, held = call.q.shape[2], call.q.shape[3], min(call.kv_len, call.k.shape[2])
     takes = q_len == 1 and held >= 256 and head_dim & (head_dim - 1) == 0
@@ -237,10 +283,10 @@ def _executorch(call: DecodeCall, impl: str, capability: tuple[int, int] | None)
     )
 
 
-def _decode(call: DecodeCall, impl: str, capability: tuple[int, int] | None) -> tuple[bool, str]:
+def _decode(call: AttentionCall, impl: str, capability: tuple[int, int] | None) -> tuple[bool, str]:
     return True, "asked for"
 
 
-Policy = Callable[[DecodeCall, str, tuple[int, int] | None], tuple[bool, str]]
+Policy = Callable[[AttentionCall, str, tuple[int, int] | None], tuple[bool, str]]
 ROUTE_POLICIES: dict[str, Policy] = {"measured": _measured, "executorch": _executorch, "decode": _decode}
 ROUTES = ("prefill", *ROUTE_POLICIES)

@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from ...launching.primitives import base, load_block, local, ring_slots, wide
+from ...launching.primitives import base, load_block, load_mask_bits, local, ring_slots, unpack_bits, wide
 from ..band import band_keeps, band_limits, first_slot, keys_of
 from ..float8 import accumulate_words, as_float16
 from ..softmax import accumulate, finite_max, first_sums, log_sum_exp, scaled_by_head, tangent
@@ -39,12 +39,19 @@ class DecodeConstants(NamedTuple):
     """Where the last program merges: the rows of a KV head or more, a power of two; else 1."""
     BLOCK_S: int
     """Where the last program merges: the shares or more, a power of two; else 1."""
+    APART: bool
+    """Whether blocks of a KV head's rows stand side by side in the grid: where they are more than BLOCK_M; and where
+    products are by wgmma also one block, since ptxas waits for its instructions one by one otherwise."""
     WIDE: bool
     """Whether an offset inside a tile needs 64 bits."""
     OVERLAP: bool
     """Whether it is launched before the kernel ahead has ended, and lets the next one start before it has."""
     RING: str
     """See `ring_kind`."""
+    BITS: bool
+    """Whether a mask's bits say what queries see, not the band."""
+    MASK_ALL: bool
+    """Whether the band masks every tile, not those alone that need it; see `masks_all`."""
     WORDS: bool
     """Whether values are float8 that are read in words of two; their strides count words."""
 
@@ -144,16 +151,14 @@ def merge_at_once(
 
 
 @triton.jit
-def decode(
-    q, k, v, out, lse, parts, lengths, band, scoring, CONSTANTS: tl.constexpr
+def attend(
+    q, k, v, mask, lengths, band, scoring, batch, kv_head, first_row, part, kv_len,
+    EVEN: tl.constexpr, CONSTANTS: tl.constexpr,
 ):  # fmt: skip
-    """One program: one share of the key tiles for BLOCK_M of the GROUP * Lq rows that a KV head serves.
+    """(acc [BLOCK_M, BLOCK_D], row_max, row_sum [BLOCK_M]) of BLOCK_M rows of a KV head after a part of their tiles.
 
-    q, out [B, Hq, Lq, D]; k, v [B, Hkv, Lkv, D]; lse [B, Hq, Lq] or None. parts: where shares go, see
-    `decode.launch.Parts`; parts.acc is None for a single share, which writes out and lse itself; parts.arrived:
-    counters, 0 before and after, or None where `reduce` merges. lengths, band: see `attention.band`. scoring: see
-    `attention.softmax`. CONSTANTS: `DecodeConstants`. All but `load_slots` counts in positions, also where the cache is
-    a ring. Grid: (splits, KV heads * blocks of rows, B).
+    mask: `decode.launch.MaskBits` if BITS. part: (i, n), the i-th of n even shares of the tiles of keys that these rows
+    see, if EVEN, else the i-th to the n-th of them. kv_len: the batch's.
     """
     GROUP: tl.constexpr = CONSTANTS.GROUP
     HEAD_DIM: tl.constexpr = CONSTANTS.HEAD_DIM
@@ -161,19 +166,11 @@ def decode(
     BLOCK_N: tl.constexpr = CONSTANTS.BLOCK_N
     BLOCK_D: tl.constexpr = CONSTANTS.BLOCK_D
     WIDE: tl.constexpr = CONSTANTS.WIDE
-    if CONSTANTS.OVERLAP:
-        gdc_launch_dependents()
-        gdc_wait()
-    split, batch = tl.program_id(0), tl.program_id(2)
-    splits = tl.num_programs(0)
     q_len = q.shape[2]
-    blocks = tl.cdiv(GROUP * q_len, BLOCK_M)
-    kv_head = tl.program_id(1) // blocks
-    kv_len = keys_of(lengths, batch)  # pyright: ignore
     first_q = kv_len - q_len
 
     # row r of a KV head: query r // GROUP of its r % GROUP-th query head
-    r = tl.program_id(1) % blocks * BLOCK_M + tl.arange(0, BLOCK_M)
+    r = first_row + tl.arange(0, BLOCK_M)
     i = r // GROUP
     real_row = i < q_len
     d = tl.arange(0, BLOCK_D)
@@ -193,14 +190,22 @@ def decode(
     if SCALED:
         q_tile, undo = as_float16(q_tile)
 
-    low = first_q * 0
+    first, last = first_q, kv_len - 1  # the positions of these rows' queries
+    if CONSTANTS.APART:
+        first = first_q + first_row // GROUP
+        last = tl.minimum(first_q + (first_row + BLOCK_M - 1) // GROUP, last)
+    low = first * 0
     if band.left is not None:
-        low = tl.maximum(first_q - band.left, 0)
+        low = tl.maximum(first - band.left, 0)
     slots = k.shape[2]
     if CONSTANTS.RING != "none":
         low = tl.maximum(low, kv_len - slots)
-    begin, full_begin, full_end, end = band_limits(first_q, kv_len - 1, kv_len, band, BLOCK_N)
-    begin, end = share(begin, end, split, splits)
+    begin, full_begin, full_end, end = band_limits(first, last, kv_len, band, BLOCK_N)
+    if EVEN:
+        begin, end = share(begin, end, part[0], part[1])
+    else:
+        end = begin + part[1]
+        begin += part[0]
     k_ptr = base(k, batch, kv_head)
     # values laid out like the keys share their offsets, and so the registers that hold them
     v_strides = k.strides if v.strides is None else v.strides
@@ -216,20 +221,38 @@ def decode(
     acc = tl.zeros((BLOCK_M, BLOCK_D), tl.float32)
     # the first share has seen the sinks, the others have not
     heads = kv_head * GROUP + r % GROUP
-    row_max, row_sum = first_sums(scoring, heads, real_row & (split == 0), BLOCK_M)  # pyright: ignore
+    row_max, row_sum = first_sums(scoring, heads, real_row & (part[0] == 0), BLOCK_M)  # pyright: ignore
     state = (acc, row_max, row_sum)
     if CONSTANTS.WORDS:
         acc = tl.zeros((BLOCK_M, BLOCK_D // 2), tl.float32)
         state = (acc, acc, row_max, row_sum)
+    if CONSTANTS.BITS:
+        # a tile's bits are loaded while the one before is multiplied
+        bits_ptr = mask.ptr + wide(batch) * mask.strides[0] + heads.to(tl.int64) * mask.strides[1]
+        bits_ptr += i.to(tl.int64) * mask.strides[2]
+        bits, more = load_mask_bits(bits_ptr, mask.words, begin * BLOCK_N, real_row & (begin < end), BLOCK_N)
     for tile in tl.range(begin, end):
         n0 = tile * BLOCK_N
+        if CONSTANTS.BITS:
+            is_ahead = real_row & (tile + 1 < end)
+            next_bits, next_more = load_mask_bits(bits_ptr, mask.words, n0 + BLOCK_N, is_ahead, BLOCK_N)
         k_tile = load_slots(k_ptr, k.strides, n0, low, kv_len, slots, 1, CONSTANTS).to(q_tile.dtype)
         score = tl.dot(q_tile, tl.trans(k_tile), input_precision="ieee")
         if SCALED:
             score *= undo[:, None]
         if scoring.angle is not None:
             score = tangent(score * factor)
-        if (tile < full_begin) | (tile >= full_end):
+        if CONSTANTS.BITS:
+            score = tl.where(unpack_bits(bits, more, BLOCK_N), score, float("-inf"))
+            bits, more = next_bits, next_more
+        elif CONSTANTS.MASK_ALL:
+            # the last query stands at the last key: what none may see, as it is not real, lies behind all
+            own = first_q + i - n0
+            keep = n[None, :] <= own[:, None]
+            if band.left is not None:
+                keep &= n[None, :] >= own[:, None] - band.left
+            score = tl.where(keep, score, float("-inf"))
+        elif (tile < full_begin) | (tile >= full_end):
             score = tl.where(band_keeps(first_q + i, n0 + n, kv_len, band), score, float("-inf"))
         if CONSTANTS.WORDS:
             words = load_slots(v_ptr, v_strides, n0, low, kv_len, slots, 2, CONSTANTS)
@@ -242,7 +265,45 @@ def decode(
         state = (tl.reshape(tl.join(even, odd), (BLOCK_M, BLOCK_D)), row_max, row_sum)
     if scoring.v_scale is not None:
         state = (state[0] * tl.load(scoring.v_scale + kv_head * scoring.v_scale_stride), state[1], state[2])
+    return state
 
+
+@triton.jit
+def decode(
+    q, k, v, out, lse, parts, mask, lengths, band, scoring, CONSTANTS: tl.constexpr
+):  # fmt: skip
+    """One program: one share of the key tiles for BLOCK_M of the GROUP * Lq rows that a KV head serves.
+
+    q, out [B, Hq, Lq, D]; k, v [B, Hkv, Lkv, D]; lse [B, Hq, Lq] or None. parts: where shares go, see
+    `decode.launch.Parts`; parts.acc is None for a single share, which writes out and lse itself; parts.arrived:
+    counters, 0 before and after, or None where `reduce` merges. mask: `decode.launch.MaskBits`, with a band that has no
+    limits, or None. lengths, band: see `attention.band`. scoring: see `attention.softmax`. CONSTANTS:
+    `DecodeConstants`. All but `load_slots` counts in positions, also where the cache is a ring.
+    Grid: (splits * blocks of rows, KV heads, B); blocks that read the same keys run side by side, so that one of them
+    brings these to the L2 for all.
+    """
+    GROUP: tl.constexpr = CONSTANTS.GROUP
+    HEAD_DIM: tl.constexpr = CONSTANTS.HEAD_DIM
+    BLOCK_M: tl.constexpr = CONSTANTS.BLOCK_M
+    BLOCK_D: tl.constexpr = CONSTANTS.BLOCK_D
+    if CONSTANTS.OVERLAP:
+        gdc_launch_dependents()
+        gdc_wait()
+    split, kv_head, batch = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    splits = tl.num_programs(0)
+    q_len = q.shape[2]
+    first_row = 0
+    if CONSTANTS.APART:
+        blocks = tl.cdiv(GROUP * q_len, BLOCK_M)
+        first_row = split % blocks * BLOCK_M
+        split //= blocks
+        splits //= blocks
+    kv_len = keys_of(lengths, batch)  # pyright: ignore
+    part = (split, splits)
+    state = attend(q, k, v, mask, lengths, band, scoring, batch, kv_head, first_row, part, kv_len, True, CONSTANTS)
+
+    r = first_row + tl.arange(0, BLOCK_M)
+    real_row = r // GROUP < q_len
     row = rows_of(q, batch, kv_head, r, GROUP)
     if parts.acc is None:  # Triton 3.6 cannot ask a tuple with a None in it whether it is None
         store_rows(out, lse, row, real_row, state, HEAD_DIM, BLOCK_D)
@@ -251,11 +312,12 @@ def decode(
         index = row * splits + split
         tl.store(parts.row_max + index, row_max, mask=real_row)
         tl.store(parts.row_sum + index, row_sum, mask=real_row)
+        d = tl.arange(0, BLOCK_D)
         # a share that saw nothing is known by its sum
         stored = (real_row & (row_sum != 0))[:, None] & (d < HEAD_DIM)[None, :]
         tl.store(parts.acc + (index * HEAD_DIM)[:, None] + d[None, :], acc, mask=stored)
         if parts.arrived is not None:
-            counter = parts.arrived + tl.program_id(2) * tl.num_programs(1) + tl.program_id(1)
+            counter = parts.arrived + batch * tl.num_programs(1) + kv_head
             if is_last(counter, splits):
                 merge_at_once(q, out, lse, parts, batch, kv_head, splits, CONSTANTS)
 

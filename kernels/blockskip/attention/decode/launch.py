@@ -24,7 +24,8 @@ from ..softmax import scoring_of
 from .kernel import DecodeConstants
 from .kernel import decode as decode_kernel
 from .kernel import reduce as reduce_kernel
-from .plan import DecodePlan
+from .plan import DecodePlan, masks_all
+from .ragged import decode_ragged, reduce_ragged
 
 REDUCE_DIMS = 64
 REDUCE_SPLITS = 64
@@ -34,7 +35,8 @@ REDUCE_OPTIONS = {"num_warps": 2}
 class Parts(NamedTuple):
     """Partial results of the shares, which the merge reads; float32, contiguous.
 
-    acc [B, Hq, Lq, splits, D] weighted values; row_max (scaled), row_sum (of weights) [B, Hq, Lq, splits].
+    acc [B, Hq, Lq, splits, D] weighted values; row_max (scaled), row_sum (of weights) [B, Hq, Lq, splits]. Where
+    programs share the work of a batch evenly: acc [programs, 2, rows of a KV head, D], and so the others.
     arrived: int32 counters, one a KV head and batch entry, by which a program sees that it is the last, and merges;
     None where the kernel `reduce` merges.
     All are None for a single share, which needs no merge.
@@ -44,6 +46,14 @@ class Parts(NamedTuple):
     row_max: torch.Tensor | None
     row_sum: torch.Tensor | None
     arrived: torch.Tensor | None
+
+
+class MaskBits(NamedTuple):
+    """The bits of a `DecodeCall` as a View, and how many int64 a row has."""
+
+    ptr: torch.Tensor
+    strides: tuple[int, ...]
+    words: int
 
 
 Result = tuple[torch.Tensor, torch.Tensor | None]
@@ -64,7 +74,7 @@ def ready_decode(call: DecodeCall, plan: DecodePlan) -> Callable[..., Result]:
     memory, counters = _memory(call, plan), _counters_of(call, plan)
     inputs = *call.tensors, call.kv_len if grows else None, counters and counters()
     results = [one[0] if one else () for one in memory[:2]]
-    ready = Ready(inputs, memory, partial(_steps, call, plan), results=results)
+    ready = Ready(inputs, memory, partial(_steps, call, plan), tables=(MaskBits,), results=results)
     return partial(_launch, ready, counters, grows)
 
 
@@ -94,8 +104,10 @@ def _steps(call: DecodeCall, plan: DecodePlan, inputs, made) -> Iterator[Step]:
     options = {"num_warps": plan.config.num_warps, "num_stages": plan.config.num_stages} | early
     given = call.given(tensors, kv_len=call.kv_len if kv_len is None else kv_len)
     first = prepare(given, plan, (given.q, given.k, given.v, out), lse, parts, overlap)
-    yield Step(decode_kernel, first, options)
-    if plan.splits > 1 and not plan.fused:
+    yield Step(decode_ragged if plan.ragged else decode_kernel, first, options)
+    if plan.ragged:
+        yield Step(reduce_ragged, prepare_reduce_ragged(plan, first, overlap), REDUCE_OPTIONS | early)
+    elif plan.splits > 1 and not plan.fused:
         yield Step(reduce_kernel, prepare_reduce(out, lse, parts, overlap), REDUCE_OPTIONS | early)
 
 
@@ -110,9 +122,9 @@ def _memory(call: DecodeCall, plan: DecodePlan) -> tuple[Memory | None, ...]:
     """Of out, lse, and the acc, row_max and row_sum of `Parts`."""
     rows, dim, real = tuple(call.q.shape[:3]), call.q.shape[3], torch.float32
     out, lse = ((*rows, dim), call.q.dtype), (rows, real) if call.return_lse else None
-    if plan.splits == 1:
+    if plan.splits == 1 and not plan.ragged:
         return out, lse, None, None, None
-    split = (*rows, plan.splits)
+    split = (plan.programs, 2, call.rows) if plan.ragged else (*rows, plan.splits)
     return out, lse, ((*split, dim), real), (split, real), (split, real)
 
 
@@ -154,6 +166,9 @@ def prepare(call: DecodeCall, plan: DecodePlan, tensors, lse, parts: Parts, over
     elif v.strides == k.strides:
         v = v._replace(strides=None)
     sign, scale = sign_and_scale(call.scale)
+    band, mask = Limits(None if call.window is None or call.window > FAR else call.window - 1, 0), None
+    if call.bits is not None:
+        band, mask = Limits(None, None), MaskBits(call.bits, View.broadcast(call.bits, 2).strides, call.bits.shape[-1])
     constants = DecodeConstants(
         SIGN=sign,
         GROUP=call.group,
@@ -163,26 +178,42 @@ def prepare(call: DecodeCall, plan: DecodePlan, tensors, lse, parts: Parts, over
         BLOCK_D=max(16, power_of_two(q.shape[3])),
         BLOCK_R=power_of_two(call.rows) if plan.fused else 1,
         BLOCK_S=power_of_two(plan.splits) if plan.fused else 1,
+        APART=call.rows > config.block_m or (masks_all(config) and not plan.ragged),
         WIDE=wide,
         OVERLAP=overlap,
         RING=ring,
+        BITS=mask is not None,
+        MASK_ALL=masks_all(config),
         WORDS=words,
     )
-    band = Limits(None if call.window is None or call.window > FAR else call.window - 1, 0)
     lengths = Lengths(call.kv_len, call.lengths, None, call.starts)
-    arguments = (
-        q,
-        k,
-        v,
-        out,
-        None if lse is None else View.of(lse),
-        parts,
-        lengths,
-        band,
-        scoring_of(scale, call),
-    )
+    extras = (None if lse is None else View.of(lse), parts)
+    visible = (lengths, band, scoring_of(scale, call))
+    if plan.ragged:
+        batches = power_of_two(q.shape[0])
+        made = {"BATCHES": batches, "CONSTANTS": constants}
+        return Launch((q, k, v, out, *extras, *visible), made, (plan.programs, 1, 1))
     blocks = -(-call.rows // config.block_m)
-    return Launch(arguments, {"CONSTANTS": constants}, (plan.splits, k.shape[1] * blocks, q.shape[0]))
+    grid = (plan.splits * blocks, k.shape[1], q.shape[0])
+    return Launch((q, k, v, out, *extras, mask, *visible), {"CONSTANTS": constants}, grid)
+
+
+def prepare_reduce_ragged(plan: DecodePlan, decode: Launch, overlap: bool = False) -> Launch:
+    """The launch of the merge behind `decode`, that of `decode_ragged`; `overlap` as in `prepare_reduce`."""
+    q, k, _, out, lse, parts, lengths, band, scoring = decode.arguments
+    made = decode.constants["CONSTANTS"]
+    most = -(-plan.programs // max(1, q.shape[0] * k.shape[1])) + 1  # parts of a KV head, where lengths are alike
+    constants = {
+        "BATCHES": decode.constants["BATCHES"],
+        "GROUP": made.GROUP,
+        "HEAD_DIM": made.HEAD_DIM,
+        "BLOCK_N": made.BLOCK_N,
+        "BLOCK_S": min(REDUCE_SPLITS, power_of_two(2 * most)),
+        "BLOCK_D": REDUCE_DIMS,
+        "OVERLAP": overlap,
+    }
+    arguments = (q, k, out, lse, parts._replace(arrived=None), lengths, band, scoring, plan.programs)
+    return Launch(arguments, constants, (math.prod(q.shape[:3]), -(-made.HEAD_DIM // REDUCE_DIMS), 1))
 
 
 def reads_words(call: DecodeCall) -> bool:

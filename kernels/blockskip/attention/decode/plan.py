@@ -15,7 +15,15 @@ from ..call import DecodeCall, choose_impl, scores_line
 from .splits import choose_splits, tiles_at_most
 
 LONGEST_QUERY = 16
-"""The most queries of a call."""
+"""The most queries of a call of `decode`."""
+MOST_QUERIES = 128
+"""The most queries that the kernel is planned for: those of `attention`, whose rows do not fill a GPU."""
+MOST_A_MULTIPROCESSOR = 2
+"""Programs that share the work of a batch evenly: as many as fit, but a third brings nothing (data/TUNING.md)."""
+MOST_BATCHES = 1024
+"""Of a call whose programs do, each of which adds up all lengths."""
+WGMMA_ROWS = 64
+"""The least rows of a product by `wgmma`, Hopper's own."""
 MERGED_A_WARP = 2048
 """How many float32 of all shares a warp of the merging program holds at once: 64 registers a thread."""
 
@@ -33,10 +41,16 @@ _DECODE = [
     ((99, 128, 1), (TileConfig(16, 128, 8, 3), TileConfig(64, 64, 4, 4))),
     ((99, 256, 1), (TileConfig(16, 64, 8, 3), TileConfig(32, 64, 8, 2))),
     ((99, 512, 1), (TileConfig(16, 32, 8, 3), TileConfig(32, 32, 8, 2))),
-    ((227, 64, 2), (TileConfig(16, 64, 4, 5), TileConfig(64, 64, 4, 4))),
-    ((227, 128, 2), (TileConfig(16, 64, 4, 4), TileConfig(64, 64, 4, 3))),
-    ((227, 256, 2), (TileConfig(16, 64, 4, 3), TileConfig(64, 64, 8, 2))),
-    ((227, 512, 2), (TileConfig(16, 32, 4, 3), TileConfig(64, 32, 8, 2))),
+    ((227, 64, 2), (TileConfig(16, 64, 4, 5), TileConfig(64, 64, 4, 4), TileConfig(128, 64, 8, 3))),
+    (
+        (227, 128, 2),
+        (TileConfig(16, 64, 4, 4), TileConfig(32, 64, 4, 3), TileConfig(64, 64, 4, 4), TileConfig(128, 128, 8, 3)),
+    ),
+    (
+        (227, 256, 2),
+        (TileConfig(16, 64, 4, 3), TileConfig(32, 32, 4, 4), TileConfig(64, 32, 4, 4), TileConfig(128, 64, 8, 2)),
+    ),
+    ((227, 512, 2), (TileConfig(16, 32, 4, 3), TileConfig(32, 32, 8, 3), TileConfig(64, 32, 8, 2))),
     ((163, 64, 2), (TileConfig(16, 64, 4, 5), TileConfig(64, 64, 4, 3))),
     ((163, 128, 2), (TileConfig(16, 64, 4, 4), TileConfig(64, 64, 4, 3))),
     ((163, 256, 2), (TileConfig(16, 64, 8, 3), TileConfig(32, 64, 8, 2))),
@@ -57,6 +71,8 @@ class DecodePlan:
 
     fused: the last program of a KV head merges the shares, else a second kernel does.
     programs: of the launch, splits included. tiles: the most tiles of keys that the splits of a KV head divide.
+    ragged: the programs share the tiles of all batches evenly, whatever their lengths (`ragged.py`); then splits is how
+    many of them there are for each KV head, rounded up.
     origin: where the kernel's config is from. scores: see `scores_line`. caches: see `caches_line`.
     """
 
@@ -70,6 +86,7 @@ class DecodePlan:
     origin: Origin | None = None
     scores: str | None = None
     caches: str | None = None
+    ragged: bool = False
 
     def __str__(self):
         said = (line for line in (self.scores, self.caches) if line is not None)
@@ -80,6 +97,11 @@ class DecodePlan:
         return "\n".join(lines)
 
     def splits_line(self) -> str:
+        if self.ragged:
+            return (
+                f"splits  {self.programs} programs share the tiles of all batches evenly, by their lengths on the "
+                "device; a second kernel merges"
+            )
         merge = "the last program merges" if self.fused else "a second kernel merges" if self.splits > 1 else "no merge"
         return f"splits  {self.splits} of at most {self.tiles} tiles; {self.programs} programs; {merge}"
 
@@ -115,9 +137,25 @@ def plan_decode_kernel(
     """The plan of a call by the Triton kernel, for a GPU that need not be present; config None: the table's."""
     config = config or decode_config(capability, call.q.shape[3], call.tile_dtype, call.rows)
     programs = call.q.shape[0] * call.k.shape[1] * -(-call.rows // config.block_m)  # of a single share
-    tiles = tiles_at_most(call.kv_len, call.q.shape[2], call.window, config.block_n)
+    tiles = tiles_at_most(call.kv_len, queries_of_a_block(call, config), call.window, config.block_n)
+    if shares_work(call, config):
+        shared = min(multiprocessors * programs_at_once(call, config, capability), programs * tiles)
+        return DecodePlan("triton", config, -(-shared // programs), False, shared, tiles, reason, ragged=True)
     splits = int(call.splits or choose_splits(programs, tiles, multiprocessors))
     return DecodePlan("triton", config, splits, _fuses(call, config, splits), programs * splits, tiles, reason)
+
+
+def programs_at_once(call: DecodeCall, config: TileConfig, capability: tuple[int, int]) -> int:
+    """How many programs that share the work of a batch a multiprocessor takes, by the tiles in its shared memory."""
+    row = power_of_two(call.q.shape[3]) * call.tile_dtype.itemsize
+    tiles = (2 * config.num_stages * config.block_n + config.block_m) * row
+    return max(1, min(MOST_A_MULTIPROCESSOR, shared_bytes(capability) // tiles))
+
+
+def shares_work(call: DecodeCall, config: TileConfig) -> bool:
+    """Whether programs share the tiles of all batches evenly: where lengths on the device may differ."""
+    several = call.lengths is not None and 1 < call.q.shape[0] <= MOST_BATCHES and call.visible is None
+    return several and call.splits is None and call.rows <= config.block_m
 
 
 def decode_config(capability: tuple[int, int], head_dim: int, dtype: torch.dtype, rows: int) -> TileConfig:
@@ -133,6 +171,21 @@ def decode_config(capability: tuple[int, int], head_dim: int, dtype: torch.dtype
             config = next(holds_all, configs[-1])
             return replace(config, block_m=min(config.block_m, max(16, power_of_two(rows))))
     raise ValueError(f"head_dim: given {head_dim}; from 8 to 512")
+
+
+def queries_of_a_block(call: DecodeCall, config: TileConfig) -> int:
+    """The most queries of which a program has rows."""
+    q_len = call.q.shape[2]
+    return q_len if call.rows <= config.block_m else min(q_len, -(-(config.block_m - 1) // call.group) + 1)
+
+
+def masks_all(config: TileConfig) -> bool:
+    """Whether every tile is masked, needed or not, so that no branch stands between the two products of a tile.
+
+    So it is where products are by `wgmma`: with the branch ptxas waits for each of its instructions by itself, and
+    Triton divides a tile's scores over the warp groups, whose maxima must then meet (data/TUNING.md, "Decode").
+    """
+    return config.block_m >= WGMMA_ROWS
 
 
 def can_fuse(call: DecodeCall, config: TileConfig, splits: int) -> bool:

@@ -23,7 +23,7 @@ from ..band import Lengths, limits_of
 from ..call import AttentionCall, in_float32, sign_and_scale
 from ..softmax import scoring_of
 from .kernel import PrefillConstants, prefill
-from .mask_bits import POSITIONS, map_tables, mask_bits, position_tables
+from .mask_bits import POSITIONS, bits_of, map_tables, position_tables
 from .plan import PrefillPlan
 from .schedule import overlaps_items, programs_of
 
@@ -191,11 +191,7 @@ def _mask_argument(call: AttentionCall, plan: PrefillPlan) -> MaskBits | TileRun
     heads = call.q.shape[1]
     batch = call.q.shape[0]
     if plan.skip in ("none", "mask"):
-        q_start, kv_real = call.planned_q_start, call.kv_len
-        if call.bounded_lengths is not None:
-            kv_real = call.bounded_lengths
-            q_start = kv_real - call.q.shape[2] if call.q_start is None else q_start
-        bits = mask_bits(call.mask, plan.q_len, plan.kv_len, q_start, kv_real, batch, heads, call.q.device)
+        bits = bits_of(call, plan.kv_len)
         return MaskBits(bits, View.broadcast(bits, 2).strides, plan.kv_len)
     if plan.skip == "map" and isinstance(plan.kv_len, GuardedInt):  # a single query: see `AttentionArguments.kind`
         assert plan.config is not None and plan.q_len == 1

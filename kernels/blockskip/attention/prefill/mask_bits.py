@@ -10,6 +10,7 @@ import torch
 from ...mask import Mask, kept_by_mask
 from ...mask_runs import Grid
 from ...tilemap import TileMap
+from ..call import AttentionCall
 
 BITS = 64
 ELEMENTS_AT_ONCE = 1 << 24
@@ -19,6 +20,16 @@ def pack(keep: torch.Tensor) -> torch.Tensor:
     """int64 [..., ceil(n / 64)] of bool [..., n]."""
     keep = torch.nn.functional.pad(keep, (0, -keep.shape[-1] % BITS)).unflatten(-1, (-1, BITS))
     return (keep.long() << torch.arange(BITS, dtype=torch.int64, device=keep.device)).sum(-1)
+
+
+def bits_of(call: AttentionCall, kv_len: int) -> torch.Tensor:
+    """The bits of a call's mask, as of `mask_bits`, over the first `kv_len` keys."""
+    batch, heads, q_len, _ = call.q.shape
+    q_start, kv_real = call.planned_q_start, call.kv_len
+    if call.bounded_lengths is not None:
+        kv_real = call.bounded_lengths
+        q_start = kv_real - q_len if call.q_start is None else q_start
+    return mask_bits(call.mask, q_len, kv_len, q_start, kv_real, batch, heads, call.q.device)
 
 
 def mask_bits(mask: Mask, q_len: int, kv_len: int, q_start, kv_real, batch: int, heads: int, device) -> torch.Tensor:

@@ -50,6 +50,10 @@ class PrefillPlan:
         assert self.config is not None
         return self.config.block_m // (self.group if self.packed else 1)
 
+    def programs(self, batch: int, heads: int) -> int:
+        """Row blocks over all batches and heads: the programs that can run at once."""
+        return -(-self.q_len // self.queries_per_tile) * batch * (heads // self.group if self.packed else heads)
+
     @functools.cached_property
     def tilemap(self) -> TileMap | None:
         """The map of the launch's tiles for batch 0 and head 0; None for `reference`."""
