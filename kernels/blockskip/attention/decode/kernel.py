@@ -18,6 +18,7 @@ import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from ...launching.primitives import base, load_block, local, ring_slots, wide
+from ...launching.scopes import enter_scope, exit_scope
 from ..band import band_keeps, band_limits, first_slot, keys_of
 from ..float8 import accumulate_words, as_float16
 from ..softmax import accumulate, finite_max, first_sums, log_sum_exp, scaled_by_head, tangent
@@ -161,6 +162,7 @@ def decode(
     BLOCK_N: tl.constexpr = CONSTANTS.BLOCK_N
     BLOCK_D: tl.constexpr = CONSTANTS.BLOCK_D
     WIDE: tl.constexpr = CONSTANTS.WIDE
+    enter_scope("share")
     if CONSTANTS.OVERLAP:
         gdc_launch_dependents()
         gdc_wait()
@@ -257,7 +259,10 @@ def decode(
         if parts.arrived is not None:
             counter = parts.arrived + tl.program_id(2) * tl.num_programs(1) + tl.program_id(1)
             if is_last(counter, splits):
+                enter_scope("merge")
                 merge_at_once(q, out, lse, parts, batch, kv_head, splits, CONSTANTS)
+                exit_scope("merge")
+    exit_scope("share")
 
 
 @triton.jit
@@ -270,6 +275,7 @@ def reduce(
     Grid: (B * Hq * Lq, blocks of dimensions). Maxima and sums are kept apart, and not as one log-sum-exp: at logits of
     ten thousand that would round to a thousandth. OVERLAP: it is launched early and waits here for `decode`'s end.
     """
+    enter_scope("merge")
     if OVERLAP:
         gdc_launch_dependents()
         gdc_wait()
@@ -292,3 +298,4 @@ def reduce(
     tl.store(out.ptr + row * HEAD_DIM + d, result.to(out.ptr.dtype.element_ty), mask=d < HEAD_DIM)
     if lse is not None:
         tl.store(lse.ptr + row, log_sum_exp(row_max, row_sum), mask=tl.program_id(1) == 0)
+    exit_scope("merge")

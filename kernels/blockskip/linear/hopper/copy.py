@@ -11,6 +11,7 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import mbarrier, tma
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
+from ...launching.scopes import enter_scope, exit_scope
 from .constants import TILE_COLUMNS, TILE_ROWS
 
 EARLY = gl.constexpr(2)
@@ -58,6 +59,7 @@ def copy(x, weight, buffers, bars, steps, CONSTANTS: gl.constexpr):
     """This program's steps, (begin, end). Weights are read before the kernel ahead has ended, activations are not."""
     STAGES: gl.constexpr = CONSTANTS.STAGES
     begin, end = steps
+    enter_scope("copies")
     early = gl.minimum(end - begin, EARLY)
     for i in range(early):
         copy_weights(i, begin + i, weight, buffers, bars.full, CONSTANTS)
@@ -69,3 +71,4 @@ def copy(x, weight, buffers, bars, steps, CONSTANTS: gl.constexpr):
         mbarrier.wait(bars.empty.index(i % STAGES), (i // STAGES & 1) ^ 1)
         copy_weights(i, begin + i, weight, buffers, bars.full, CONSTANTS)
         copy_activations(i, begin + i, x, buffers, bars.full, CONSTANTS)
+    exit_scope("copies")
