@@ -12,8 +12,7 @@ import pytest
 import torch
 from skiplab.figures import nibbles
 from skiplab.figures.timeline import timeline
-from skiplab.replay import attention_timeline, read_timeline, record_timeline
-from skiplab.replay.scoped import KERNELS
+from skiplab.replay import contender_timelines, read_timeline, record_timeline
 from skiplab.workload import Workload
 
 RECORD = Path(__file__).with_name("records") / "proton.chrome_trace"
@@ -72,7 +71,7 @@ def test_other_files_are_refused(text, message, tmp_path):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_it_says_so():
-    for ask in (lambda: record_timeline(lambda: None), lambda: attention_timeline(Workload(64))):
+    for ask in (lambda: record_timeline(lambda: None), lambda: contender_timelines("blockskip", Workload(64))):
         with pytest.raises(
             ValueError, match="timeline: Proton records it from inside a kernel that runs on a CUDA GPU"
         ):
@@ -80,47 +79,101 @@ def test_without_a_gpu_it_says_so():
 
 
 SCOPED = """
-import importlib, sys, types
-from skiplab.anatomy import attention_anatomy
+import contextlib, json
+import skiplab, torch, triton
+import triton.language as tl
+from blockskip.config import TileConfig
+from skiplab.anatomy import attention_anatomy, contender_anatomies, decode_anatomy, kernel_anatomy, launches
 from skiplab.anatomy.target import compiling_for
-from skiplab.replay.scoped import put_scopes_in
-
-def kernels():
-    return [attention_anatomy("sm_90", skip="map"), attention_anatomy("sm_90", config=(128, 128, 12, 2))]
-
-
-import blockskip.attention.prefill.launch
-plain = kernels()
-import contextlib
-from skiplab.anatomy import launches
+from skiplab.replay import scoped, whole
+from skiplab.workload import DecodeWorkload, LinearWorkload
 from triton.profiler import language
 from triton.profiler.hooks.instrumentation import InstrumentationHook
 from triton.profiler.mode import Default
-from triton.runtime import driver
-put_scopes_in()
+
+
+@triton.jit
+def helper(x):
+    return x * 2
+
+
+@triton.jit
+def plain(x, y, n, BLOCK: tl.constexpr):
+    'It returns early.'
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    if n == 0:
+        return
+    tl.store(y + at, helper(tl.load(x + at, mask=at < n)), mask=at < n)
+
+
+@triton.jit
+def named(x, y, n):
+    language.enter_scope("all")
+    tl.store(y, tl.load(x))
+    language.exit_scope("all")
+
+
+@triton.jit
+def calls_named(x, y, n):
+    named(x, y, n)
+
+
+def layer(name, rows):
+    (one,) = contender_anatomies(name, LinearWorkload(256, 1024, rows), "sm_90").values()
+    return one
+
+
+def kernels():
+    return {
+        "prefill": attention_anatomy("sm_90", skip="map"),
+        "hopper": attention_anatomy("sm_90", config=(128, 128, 12, 2)),
+        "decode": decode_anatomy("sm_90", DecodeWorkload(512), TileConfig(16, 64, 4, 2)),
+        "tiles": layer("blockskip-tiles", 16),
+        "fused": layer("blockskip-fused", 16),
+        "matvec": layer("blockskip-matvec", 1),
+    }
+
+
+def users():
+    return {"user's": kernel_anatomy(plain, "*fp32", "*fp32", "i32", arch="sm_90", BLOCK=128)}
+
+
+found = {}
+before = kernels() | users()
+scopes = [whole.has_scopes(one) for one in (plain, named, calls_named)]
+scoped.put_scopes_in()
+whole.put_program_scope(plain)
 language.enable_semantic("triton")
-off = kernels()  # Proton is in their place, and not started
+off = kernels() | users()  # Proton is in their place, and not started
 with compiling_for("sm_90"):
-    driver.active.utils = types.SimpleNamespace(get_device_properties=lambda device: {"max_shared_mem": 227 << 10})
     hook = InstrumentationHook(Default(granularity="warp", optimizations="clock32"))
     launches.compiling_for = lambda arch: contextlib.nullcontext()
     hook.activate()
-    on = kernels()
+    on = kernels() | users()
     hook.deactivate()
-print([one.sass == other.sass for one, other in zip(plain, off)], [one.ptx.count("%clock") for one in (*plain, *on)])
+print(json.dumps({
+    "scopes": scopes,
+    "same": {name: one.sass == off[name].sass for name, one in before.items()},
+    "before": sum(one.ptx.count("%clock") for one in before.values()),
+    "clocks": {name: one.ptx.count("%clock") for name, one in on.items()},
+}))
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Triton compiles on Linux alone")
-def test_scopes_are_records_where_proton_is_started_and_nothing_elsewhere():
+def test_scopes_are_records_where_proton_is_started_and_nothing_elsewhere(tmp_path):
     """From the compiled form: the same machine code until Proton is started, clocks read after that."""
+    script = tmp_path / "kernels.py"
+    script.write_text(SCOPED)
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
-    done = subprocess.run([sys.executable, "-c", SCOPED], capture_output=True, text=True, env=environment, timeout=300)
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, env=environment, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
-    same, clocks = done.stdout.splitlines()[-1].split("] [")
-    assert same == "[True, True"
-    plain, specialized, recorded, recorded_specialized = map(int, clocks.rstrip("]").split(", "))
-    assert plain == specialized == 0
-    assert recorded >= 2 and recorded_specialized >= 2 * 3  # a beginning and an end, of each kind of warps
-    assert len(KERNELS) == 3
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["scopes"] == [False, True, True]
+    assert all(found["same"].values()), found["same"]
+    assert found["before"] == 0
+    assert all(count >= 2 for count in found["clocks"].values()), found["clocks"]  # a beginning and an end
+    assert found["clocks"]["hopper"] >= 2 * 3 and found["clocks"]["tiles"] >= 2 * 2  # of each kind of warps
+    assert found["clocks"]["user's"] == 2  # in whatever place it returns
+    assert "scope name" not in done.stderr  # what Proton says of scopes that are not closed

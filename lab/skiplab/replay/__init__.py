@@ -2,12 +2,12 @@
 
 record.py: `replay`, which runs a kernel in Triton's interpreter in a child process (fresh.py, recorder.py);
 steps.py: what comes of it. timeline.py: what a GPU recorded of a launch, by multiprocessor, and as a Perfetto file;
-scoped.py: our kernels with Proton's records in them.
+scoped.py: kernels with Proton's records in them; whole.py: of programs that name no parts of theirs.
 """
 
 from skiplab.replay.record import replay
 from skiplab.replay.steps import RecordedProgram, Replay, TensorLoad, TileStep
-from skiplab.replay.timeline import Timeline, attention_timeline, read_timeline, record_timeline
+from skiplab.replay.timeline import Timeline, contender_timelines, read_timeline, record_timeline
 
 __all__ = [
     "RecordedProgram",
@@ -15,7 +15,7 @@ __all__ = [
     "TensorLoad",
     "TileStep",
     "Timeline",
-    "attention_timeline",
+    "contender_timelines",
     "read_timeline",
     "record_timeline",
     "replay",

@@ -1,6 +1,6 @@
 """A launch's timeline on a GPU: which multiprocessor ran which block, from when to when, and what its warps did.
 
-Triton's Proton records it from inside the kernel (`attention_timeline`, `record_timeline`: they need a GPU) and writes
+Triton's Proton records it from inside the kernel (`contender_timelines`, `record_timeline`: they need a GPU) and writes
 a Chrome trace, of which `read_timeline` makes values. `Timeline.perfetto` writes them as a trace with a track for each
 multiprocessor.
 """
@@ -15,8 +15,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from skiplab.contenders import with_config
+from skiplab.contenders.source import source_of, why_no_source
 from skiplab.replay.fresh import run_fresh
-from skiplab.workload import Workload
+from skiplab.workload import Problem
 
 _PLACE = re.compile(r"(?P<kernel>.*) Core(?P<core>\d+) CTA(?P<cta>\d+)")
 _WARP = re.compile(r"warp (?P<warp>\d+)")
@@ -155,8 +157,8 @@ def record_timeline(call: Callable[[], Any]) -> dict[str, Timeline]:
     """The timelines of the kernels that a call launches, by kernel, from the scopes of Proton's in their source.
 
     Those are `enter_scope` and `exit_scope` of `triton.profiler.language`; without this call they are not compiled in,
-    and cost nothing. With it kernels are compiled anew, and run slower than they do. Of our own kernel:
-    `attention_timeline`. ValueError without a GPU.
+    and cost nothing. With it kernels are compiled anew, and run slower than they do. Of a contender, ours or yours:
+    `contender_timelines`. ValueError without a GPU.
     """
     if (reason := why_no_timeline()) is not None:
         raise ValueError(reason)
@@ -166,17 +168,31 @@ def record_timeline(call: Callable[[], Any]) -> dict[str, Timeline]:
         return read_timeline(recorded_trace(call, Path(folder)))
 
 
-def attention_timeline(
-    workload: Workload, config: Sequence[int] | None = None, cancelled: Callable[[], bool] = lambda: False
-) -> Timeline:
-    """The timeline of our prefill kernel on this machine's GPU, in a process of its own. ValueError without a GPU.
+def contender_timelines(
+    name: str,
+    workload: Problem,
+    config: Sequence[int] | None = None,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> dict[str, Timeline]:
+    """The timelines of the kernels that a contender launches for a workload, by kernel, recorded on this machine's GPU.
 
-    config: its tiles, None for those that the call takes.
+    They are recorded in a process of their own. name: one of ours, or your own, which reaches that process by its
+    source; a kernel of yours that names no scopes has one around each program. config: the contender's sizes, None for
+    those that it takes. ValueError without a GPU, and for a contender that cannot do it; RuntimeError(what, advice)
+    where it fails; Cancelled when cancelled.
     """
+    entry = with_config(name, config and tuple(config), workload.operation)
+    source = None if entry.is_own else source_of(entry)
+    if source is None and not entry.is_own:
+        raise ValueError(f"kernel: {why_no_source(entry)}")
     if (reason := why_no_timeline()) is not None:
         raise ValueError(reason)
+    if (reason := entry.supports(workload, "cuda")) is not None:
+        raise ValueError(f"contender: {name} cannot do {workload.key()}: {reason}")
+    request = {
+        "name": name, "axes": workload.axes(), "config": config and list(config),
+        "source": source and source.text,
+    }  # fmt: skip
     with TemporaryDirectory() as folder:
-        request = {"axes": workload.axes(), "config": config and list(config), "folder": folder}
-        written = run_fresh("skiplab.replay.scoped", request, cancelled, interpret=False)
-        timelines = read_timeline(written["trace"])
-    return max(timelines.values(), key=lambda one: len(one.spans))
+        written = run_fresh("skiplab.replay.scoped", {**request, "folder": folder}, cancelled, interpret=False)
+        return read_timeline(written["trace"])
