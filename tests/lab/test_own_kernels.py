@@ -289,6 +289,16 @@ def test_every_config_is_tuned_and_the_best_is_a_dict(folder, own_registry):
     assert some.best == {"BLOCK": 32, "WARPS": 4}
 
 
+def test_several_devices_tune_and_a_workload_stays_on_one(folder, own_registry):
+    load_kernels("mine.py")
+    axes = {**AXES, "q_len": (32, 48)}
+    done = skiplab.tune("of a file", devices=("cpu", "cpu"), path="run.jsonl", progress=False, **axes)
+    assert {row["status"] for row in done.run.rows} == {"ok"} and len(done.run.rows) == 4
+    assert len(done.scores) == 2
+    with pytest.raises(ValueError, match="devices: got cpu,cpu beside device cpu; give one of them"):
+        skiplab.tune("of a file", device="cpu", devices=("cpu", "cpu"), **axes)
+
+
 def test_what_cannot_be_tuned_is_said(folder, own_registry):
     load_kernels("mine.py")
     for given, message in (

@@ -181,7 +181,7 @@ def contender_timelines(
     those that it takes. ValueError without a GPU, and for a contender that cannot do it; RuntimeError(what, advice)
     where it fails; Cancelled when cancelled.
     """
-    entry = with_config(name, config and tuple(config), workload.operation)
+    entry = with_config(name, None if config is None else tuple(config), workload.operation)
     source = None if entry.is_own else source_of(entry)
     if source is None and not entry.is_own:
         raise ValueError(f"kernel: {why_no_source(entry)}")
