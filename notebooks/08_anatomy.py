@@ -121,7 +121,7 @@ replay
 
 # %%
 from skiplab.figures.timeline import picture
-from skiplab.replay.timeline import contender_timelines, why_no_timeline
+from skiplab.replay import contender_timelines, why_no_timeline
 
 reason = why_no_timeline()
 long_prompt = skiplab.Workload(8192, q_heads=32, kv_heads=8)

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -29,10 +30,26 @@ def test_blocks_stand_on_their_multiprocessors(made):
     assert [one.end - one.start for one in made.blocks] == pytest.approx([10e-6, 4e-6, 3e-6])
     assert made.sms == (0, 4) and made.seconds == pytest.approx(10e-6)
     assert made.busy == pytest.approx(17 / 20)
-    assert made.clock == "cycles at 1000 MHz"
+    assert made.clock == "cycles, counted as if at 1000 MHz"
     assert str(made) == (
         "prefill: 3 blocks on 2 multiprocessors, which have one for 85% of the time; the longest block takes 100% of it"
     )
+
+
+def test_a_trace_that_proton_wrote_on_a_gpu():
+    """Of Triton 3.6.0 on an NVIDIA H200, our prefill kernel with tiles of 128 x 64: two warps of each block of SM 0."""
+    made = read_timeline(RECORD.with_name("h200.chrome_trace"))["prefill"]
+    assert made.sms == (0,) and {one.name for one in made.spans} == {"program"}
+    assert {one.warp for one in made.spans} == {0, 7} and len(made.spans) == 2 * len(made.blocks) == 8
+
+
+def test_its_perfetto_file_is_read_again(made, tmp_path):
+    found = read_timeline(replace(made, lost=3).perfetto(tmp_path / "trace.json"))["prefill"]
+    assert (found.clock, found.lost) == (made.clock, 3)
+    assert [(one.sm, one.block, one.warp, one.name) for one in found.spans] == [
+        (one.sm, one.block, one.warp, one.name) for one in made.spans
+    ]
+    assert [one.end - one.start for one in found.spans] == pytest.approx([one.end - one.start for one in made.spans])
 
 
 def test_its_perfetto_file_has_a_track_a_multiprocessor(made, tmp_path):
@@ -79,13 +96,13 @@ def test_without_a_gpu_it_says_so():
 
 
 SCOPED = """
-import contextlib, json
+import contextlib, json, tempfile
 import skiplab, torch, triton
 import triton.language as tl
 from blockskip.config import TileConfig
 from skiplab.anatomy import attention_anatomy, contender_anatomies, decode_anatomy, kernel_anatomy, launches
 from skiplab.anatomy.target import compiling_for
-from skiplab.replay import scoped, whole
+from skiplab.replay import proton, scoped, whole
 from skiplab.workload import DecodeWorkload, LinearWorkload
 from triton.profiler import language
 from triton.profiler.hooks.instrumentation import InstrumentationHook
@@ -113,11 +130,6 @@ def named(x, y, n):
     language.exit_scope("all")
 
 
-@triton.jit
-def calls_named(x, y, n):
-    named(x, y, n)
-
-
 def layer(name, rows):
     (one,) = contender_anatomies(name, LinearWorkload(256, 1024, rows), "sm_90").values()
     return one
@@ -134,25 +146,35 @@ def kernels():
     }
 
 
+def scopes_of(one):
+    with tempfile.NamedTemporaryFile("w", suffix=".ttgir") as file:
+        file.write(one.ttgir)
+        file.flush()
+        return sorted(proton._scopes(file.name).values())
+
+
 def users():
-    return {"user's": kernel_anatomy(plain, "*fp32", "*fp32", "i32", arch="sm_90", BLOCK=128)}
+    given = "*fp32", "*fp32", "i32"
+    return {
+        "user's": kernel_anatomy(plain, *given, arch="sm_90", BLOCK=128),
+        "user's with parts": kernel_anatomy(named, *given, arch="sm_90"),
+    }
 
 
-found = {}
 before = kernels() | users()
-scopes = [whole.has_scopes(one) for one in (plain, named, calls_named)]
 scoped.put_scopes_in()
-whole.put_program_scope(plain)
+for one in (plain, named):
+    whole.put_program_scope(one)
 language.enable_semantic("triton")
 off = kernels() | users()  # Proton is in their place, and not started
 with compiling_for("sm_90"):
-    hook = InstrumentationHook(Default(granularity="warp", optimizations="clock32"))
+    hook = InstrumentationHook(Default(granularity="warp", buffer_type="global", optimizations="clock32"))
     launches.compiling_for = lambda arch: contextlib.nullcontext()
     hook.activate()
     on = kernels() | users()
     hook.deactivate()
 print(json.dumps({
-    "scopes": scopes,
+    "scopes": {name: scopes_of(one) for name, one in on.items()},
     "same": {name: one.sass == off[name].sass for name, one in before.items()},
     "before": sum(one.ptx.count("%clock") for one in before.values()),
     "clocks": {name: one.ptx.count("%clock") for name, one in on.items()},
@@ -170,7 +192,11 @@ def test_scopes_are_records_where_proton_is_started_and_nothing_elsewhere(tmp_pa
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, env=environment, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout.splitlines()[-1])
-    assert found["scopes"] == [False, True, True]
+    assert found["scopes"] == {
+        "prefill": ["program"], "hopper": ["copies", "item", "item"], "decode": ["share"],
+        "tiles": ["copies", "tile", "tile"], "fused": ["program"], "matvec": ["program"],
+        "user's": ["whole program"], "user's with parts": ["all", "whole program"],
+    }  # fmt: skip
     assert all(found["same"].values()), found["same"]
     assert found["before"] == 0
     assert all(count >= 2 for count in found["clocks"].values()), found["clocks"]  # a beginning and an end

@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,32 +29,14 @@ def put_scopes_in() -> None:
             setattr(module, scope, getattr(language, scope))
 
 
-def recorded_trace(call: Callable[[], Any], folder: Path) -> Path:
-    """The Chrome trace that Proton writes of a call, in the folder."""
-    import torch
-    import triton.profiler as proton
-    from triton.profiler import language
-    from triton.profiler.mode import Default
-
-    language.enable_semantic("triton")
-    mode = Default(granularity="warp", optimizations="clock32,time_shift")  # type: ignore[arg-type]
-    session = proton.start(str(folder / "timeline"), data="trace", backend="instrumentation", mode=mode)
-    try:
-        call()
-        torch.cuda.synchronize()
-    finally:
-        proton.finalize(session)
-        language.disable_semantic("triton")
-    return next(folder.glob("timeline*.chrome_trace"))
-
-
-def traced(request: dict[str, Any]) -> dict[str, str]:
-    """Run a contender on a workload, and say where the trace is."""
+def recorded(request: dict[str, Any]) -> dict[str, str]:
+    """Record a contender on a workload, and say in which file of the folder the timeline of which kernel is."""
     import torch
 
     from skiplab.contenders import with_config
     from skiplab.contenders.source import KernelSource, load_source
     from skiplab.operations import workload_of
+    from skiplab.replay.proton import recorded_launches, timelines_of
     from skiplab.replay.whole import scope_every_program
 
     put_scopes_in()
@@ -69,9 +50,12 @@ def traced(request: dict[str, Any]) -> dict[str, str]:
     with torch.no_grad():
         if request["source"] is not None:
             call(*arguments)  # what chooses among its configs by their times chooses before they are recorded
-        trace = recorded_trace(lambda: call(*arguments), Path(request["folder"]))
-    return {"trace": str(trace)}
+        timelines = timelines_of(recorded_launches(lambda: call(*arguments)))
+    files = {kernel: f"{number}.json" for number, kernel in enumerate(timelines)}
+    for kernel, file in files.items():
+        timelines[kernel].perfetto(Path(request["folder"]) / file)
+    return files
 
 
 if __name__ == "__main__":
-    print(json.dumps(traced(json.load(sys.stdin))))
+    print(json.dumps(recorded(json.load(sys.stdin))))
