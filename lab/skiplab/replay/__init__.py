@@ -1,6 +1,6 @@
 """Replay: what the programs of a kernel do, step by step, and where a GPU's multiprocessors spend their time.
 
-record.py: `replay`, which runs a kernel in Triton's interpreter in a child process (fresh.py, recorder.py);
+record.py: `replay`, which runs a kernel in Triton's interpreter in a child process (recorder.py);
 steps.py: what comes of it. timeline.py: what a GPU recorded of a launch, by multiprocessor, as a Perfetto file, which
 traces.py reads; recording.py: who is recorded; scoped.py: its process, where our kernels have Proton's records in them;
 whole.py: programs that name no parts of theirs; proton.py: the records, taken from the GPU and read.

@@ -9,7 +9,7 @@ from typing import Any
 
 from skiplab.contenders import with_config
 from skiplab.contenders.source import source_of, why_no_source
-from skiplab.replay.fresh import run_fresh
+from skiplab.measure.fresh import run_fresh
 from skiplab.replay.timeline import Timeline
 from skiplab.replay.traces import read_timeline
 from skiplab.workload import Problem
