@@ -195,3 +195,8 @@ def test_a_call_that_fails_says_what_was_compiled_and_what_is_left_to_do(found):
         "contender: asks for a GPU raised KeyError: 'what only it knows'. It was called "
     )
     assert "compiled before that: total" in found["failing"] and "skiplab anatomy FUNCTION --from" in found["failing"]
+
+
+def test_a_line_of_a_cell_is_named_as_one():
+    assert SourceLine("/tmp/ipykernel_77/913286168.py", 3, ()).where == "cell:3"
+    assert SourceLine("/home/of/mine.py", 3, ()).where == "mine.py:3"
