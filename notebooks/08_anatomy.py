@@ -121,14 +121,16 @@ replay
 
 # %%
 from skiplab.figures.timeline import picture
-from skiplab.replay.timeline import attention_timeline, why_no_timeline
+from skiplab.replay import contender_timelines, why_no_timeline
 
 reason = why_no_timeline()
-timeline = None if reason else attention_timeline(skiplab.Workload(8192, q_heads=32, kv_heads=8))
-if timeline:
+long_prompt = skiplab.Workload(8192, q_heads=32, kv_heads=8)
+timelines = {} if reason else contender_timelines("blockskip", long_prompt)
+for timeline in timelines.values():
     timeline.perfetto("runs/timeline.json")
-picture(timeline) if timeline else print(reason)
+picture(timeline) if timelines else print(reason)
 
 # %% [markdown]
-# Your own kernel is taken apart in the same way (`skiplab anatomy mine --from mine.py`), and replayed
-# (`skiplab.ReplayExplorer(kernel="mine")`): [07_your_kernel](07_your_kernel.ipynb) writes one.
+# Your own kernel is taken apart in the same way (`skiplab anatomy mine --from mine.py`), replayed
+# (`skiplab.ReplayExplorer(kernel="mine")`), and recorded (`contender_timelines("mine", ...)`, `skiplab timeline mine
+# --from mine.py`): [07_your_kernel](07_your_kernel.ipynb) writes one.

@@ -56,6 +56,39 @@ def build(workload, inputs, config):
     return call
 
 
+@skiplab.kernel("attention", name="asks for a GPU", configs={"FAILS": (0, 1)})
+def build_on_gpu(workload, inputs, config):
+    table = torch.arange(16, device="cuda")
+
+    def call(q, k, v):
+        assert (
+            q.is_cuda
+            and q.device == torch.device("cuda", 0)
+            and table.device.type == "cuda"
+            and torch.cuda.is_available()
+        )
+        out = torch.empty(q.shape, dtype=torch.float32, device=q.device).to("cuda:0").cuda()
+        properties = torch.cuda.get_device_properties(q.device)
+        assert (properties.major, properties.minor) == torch.cuda.get_device_capability() == (8, 6)
+        assert torch.zeros(3, device=0).numpy().shape == (3,)  # in the memory of the CPU
+        with torch.cuda.device(q.device):
+            total[(properties.multi_processor_count,)](out, out, q.numel(), BLOCK=128)
+        if config["FAILS"]:
+            raise KeyError("what only it knows")
+        return out
+
+    return call
+
+
+def refused(config):
+    """What is said of a user's call that fails on the way."""
+    try:
+        contender_anatomies("asks for a GPU", Workload(32), "sm_86", [config])
+    except ValueError as error:
+        return str(error)
+    return "nothing"
+
+
 def instructions(text):
     return [(one.address, one.text) for one in instructions_of(text)]
 
@@ -93,6 +126,9 @@ found = {
         name: facts(one)
         for name, one in contender_anatomies("mine", Workload(32), "sm_86", [None, (256,)]).items()
     },
+    "asking": sorted(contender_anatomies("asks for a GPU", Workload(32), "sm_86", [(0,)])),
+    "failing": refused((1,)),
+    "afterwards": [torch.cuda.is_available(), torch.empty(1).is_cuda],
     "ours": {
         name: facts(next(iter(contender_anatomies(name, workload, arch).values())))
         for name, workload, arch in (

@@ -18,6 +18,7 @@ from skiplab.contenders import contender
 from skiplab.contenders.extracting import Unextractable, standalone
 from skiplab.contenders.source import KernelSource, load_kernels, load_source, source_of
 from skiplab.measure import Child, Point
+from skiplab.measure.failure import failure
 from skiplab.sweep import Sweep, repeated, row_key, run_sweep
 from skiplab.tuning.own import KernelTuning
 from skiplab.workload import Workload
@@ -287,6 +288,49 @@ def test_every_config_is_tuned_and_the_best_is_a_dict(folder, own_registry):
     some = skiplab.tune("of a file", configs=[{"WARPS": 4, "BLOCK": 32}], path="some.jsonl", progress=False,
                         isolate=False, **AXES)  # fmt: skip
     assert some.best == {"BLOCK": 32, "WARPS": 4}
+
+
+def test_several_devices_tune_and_a_workload_stays_on_one(folder, own_registry):
+    load_kernels("mine.py")
+    axes = {**AXES, "q_len": (32, 48)}
+    done = skiplab.tune("of a file", devices=("cpu", "cpu"), path="run.jsonl", progress=False, **axes)
+    assert {row["status"] for row in done.run.rows} == {"ok"} and len(done.run.rows) == 4
+    assert len(done.scores) == 2
+    with pytest.raises(ValueError, match="devices: got cpu,cpu beside device cpu; give one of them"):
+        skiplab.tune("of a file", device="cpu", devices=("cpu", "cpu"), **axes)
+
+
+NEEDS_GPU = """
+import sys
+import skiplab
+from torch.nn.functional import scaled_dot_product_attention as sdpa
+
+@skiplab.kernel("attention", name="of Triton")
+def build(workload, inputs):
+    if not sys.argv[0].endswith("interpreted.py"):
+        raise RuntimeError("0 active drivers ([]). There should only be one.")
+    mask = workload.mask.dense(workload.q_len, workload.keys, q_start=workload.first_position)
+    return lambda q, k, v: sdpa(q, k, v, attn_mask=mask, enable_gqa=True)FIX
+"""
+
+
+def test_a_triton_kernel_is_checked_in_the_interpreter_where_there_is_no_gpu(folder, own_registry):
+    (folder / "t.py").write_text(NEEDS_GPU.replace("FIX", " * 2"))
+    load_kernels("t.py")
+    found = skiplab.check("of Triton", device="cpu")
+    assert not found.passed and "in Triton's interpreter" in str(found).splitlines()[0]
+    assert {row.workload.dtype for row in found.rows} == {"float32"} and "wrong: attention" in str(found)
+    (folder / "t.py").write_text(NEEDS_GPU.replace("FIX", ""))
+    load_kernels("t.py")
+    assert skiplab.check("of Triton", device="cpu", dtypes=["float32"]).passed
+    with pytest.raises(ValueError, match="dtypes: got bfloat16; without a GPU a Triton kernel runs in Triton's"):
+        skiplab.check("of Triton", device="cpu", dtypes=["bfloat16"])
+    said = failure(RuntimeError("0 active drivers ([]). There should only be one."))
+    assert (said.status, said.text) == ("unsupported", "its Triton kernel needs a GPU, and torch sees none here")
+    said = failure(AssertionError("Torch not compiled with CUDA enabled"))
+    assert said.status == "unsupported" and said.text.startswith(
+        "it asks torch for a GPU, and there is none here: Torch"
+    )
 
 
 def test_what_cannot_be_tuned_is_said(folder, own_registry):

@@ -17,6 +17,7 @@ from skiplab.figures.replay import steps
 from skiplab.measure.timing import Cancelled
 from skiplab.replay import replay
 from skiplab.replay.steps import replay_of
+from skiplab.widgets.replay.captions import counts
 from skiplab.workload import Workload
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Triton is for Linux alone")
@@ -123,7 +124,11 @@ def test_a_kernel_of_a_cell_is_replayed_too(monkeypatch, own_registry):
     exec(compile(OWN, name, "exec"), vars(module))
     found = replay("causal()", 40, block_m=16, block_n=16, kernel="mine of a cell", watch=("high", "total"))
     assert [len(p.steps) for p in found.programs] == [3, 3, 3]
-    assert (found.visits == 1).all()
+    assert (found.visits == 1).all() and not found.says_mask
+    assert "9 of 9 tiles visited, 3 of which the mask keeps nothing" in counts(found)
+    picture = steps(found, len(found.places) - 1)
+    assert sum("the mask keeps none of it" in cell.hint for cell in picture.cells) == 3
+    assert "a visit in vain" in picture.legend[0]
     last = found.programs[2].steps[-1]
     assert all(one >= 1 for one in last.row_sum[:8]) and len(last.row_max) == 16
     for before, after in zip(found.programs[2].steps, found.programs[2].steps[1:], strict=False):

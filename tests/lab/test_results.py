@@ -16,7 +16,7 @@ from skiplab.results.declared import ALL, TABLES, TARGETS, show
 from skiplab.results.ladder import LADDERS
 from skiplab.results.tables import SECTION, MissingRun, entries, fill, gather, markdown
 from skiplab.store import Run, read_run, read_runs
-from skiplab.sweep import AnySweep, LinearSweep, Sweep
+from skiplab.sweep import AnySweep, LinearSweep, Sweep, Where
 from skiplab.workload import model_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -74,8 +74,8 @@ def test_topics_are_recorded_until_time_is_over_and_go_on_then(tmp_path, capsys)
     gpu_runs.compile_first([*topics["one"].points(), Point(topics["one"].workload(64, 32), "flex-no-such")])
     assert capsys.readouterr().err.startswith("flex-no-such, 64 tokens: ValueError: contender: no 'flex-no-such'")
 
-    assert gpu_runs.record(topics, tmp_path, time.monotonic() - 1, 0) == "one"
-    assert gpu_runs.record(topics, tmp_path, time.monotonic() + 600, 0) == ""
+    assert gpu_runs.record(topics, tmp_path, time.monotonic() - 1, 0, Where("cpu")) == "one"
+    assert gpu_runs.record(topics, tmp_path, time.monotonic() + 600, 0, Where("cpu", ("cpu", "cpu"))) == ""
     made = sorted(tmp_path.glob("*.jsonl"))
     assert [path.stem.rsplit("-", 1)[1] for path in made] == ["one", "other"]
     assert all(len(read_run(path).rows) == 4 for path in made)

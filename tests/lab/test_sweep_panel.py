@@ -8,8 +8,10 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import ipywidgets as w
 import pandas as pd
 import pytest
+import skiplab
 from skiplab.contenders import contenders
 from skiplab.figures import attention, static, theme
 from skiplab.model import ModelSpec
@@ -339,3 +341,17 @@ def test_several_devices_show_what_each_does(tmp_path):
     assert shown.wait(200) and not shown._problem.value
     assert len(shown.frame()) == 4 and set(shown.frame()["status"]) == {"ok"}
     assert re.search(r"cpu: \d; cpu #2: \d", shown._by_device.value)
+
+
+def test_a_kernel_whose_name_has_blanks_has_a_box(own_registry, tmp_path):
+    """A class of HTML holds none: the browser would refuse the whole panel."""
+    skiplab.kernel("attention", name="mine on CPU")(lambda workload, inputs: None)
+    boxes = [one for one in walk(SweepPanel(directory=tmp_path)) if isinstance(one, w.Checkbox)]
+    classes = [name for box in boxes for name in box._dom_classes]
+    assert "skiplab-contender-mine-on-cpu" in classes and not any(" " in name for name in classes)
+
+
+def walk(widget):
+    yield widget
+    for child in getattr(widget, "children", ()):
+        yield from walk(child)

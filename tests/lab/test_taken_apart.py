@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from skiplab.anatomy.launches import kernel_anatomy
 from skiplab.anatomy.occupancy import occupancy_of
 from skiplab.anatomy.sass import SourceLine, inner_loop, instructions_of, loops_of
@@ -179,3 +180,23 @@ def test_a_line_is_found_where_its_file_has_moved():
     moved = SourceLine("/nowhere/tests/lab/test_taken_apart.py", number, ())
     assert moved.source == "def test_a_line_is_found_where_its_file_has_moved():"
     assert SourceLine("/nowhere/of/this/name.py", 1, ()).source == ""
+
+
+@linux
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_call_that_asks_torch_for_a_gpu_is_compiled_without_one(found):
+    assert found["asking"] == ["0 total"]
+    assert found["afterwards"] == [False, False]
+
+
+@linux
+def test_a_call_that_fails_says_what_was_compiled_and_what_is_left_to_do(found):
+    assert found["failing"].startswith(
+        "contender: asks for a GPU raised KeyError: 'what only it knows'. It was called "
+    )
+    assert "compiled before that: total" in found["failing"] and "skiplab anatomy FUNCTION --from" in found["failing"]
+
+
+def test_a_line_of_a_cell_is_named_as_one():
+    assert SourceLine("/tmp/ipykernel_77/913286168.py", 3, ()).where == "cell:3"
+    assert SourceLine("/home/of/mine.py", 3, ()).where == "mine.py:3"

@@ -6,14 +6,14 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from skiplab.figures import nibbles
 from skiplab.figures.timeline import timeline
-from skiplab.replay import attention_timeline, read_timeline, record_timeline
-from skiplab.replay.scoped import KERNELS
+from skiplab.replay import contender_timelines, read_timeline, record_timeline
 from skiplab.workload import Workload
 
 RECORD = Path(__file__).with_name("records") / "proton.chrome_trace"
@@ -30,10 +30,26 @@ def test_blocks_stand_on_their_multiprocessors(made):
     assert [one.end - one.start for one in made.blocks] == pytest.approx([10e-6, 4e-6, 3e-6])
     assert made.sms == (0, 4) and made.seconds == pytest.approx(10e-6)
     assert made.busy == pytest.approx(17 / 20)
-    assert made.clock == "cycles at 1000 MHz"
+    assert made.clock == "cycles, counted as if at 1000 MHz"
     assert str(made) == (
         "prefill: 3 blocks on 2 multiprocessors, which have one for 85% of the time; the longest block takes 100% of it"
     )
+
+
+def test_a_trace_that_proton_wrote_on_a_gpu():
+    """Of Triton 3.6.0 on an NVIDIA H200, our prefill kernel with tiles of 128 x 64: two warps of each block of SM 0."""
+    made = read_timeline(RECORD.with_name("h200.chrome_trace"))["prefill"]
+    assert made.sms == (0,) and {one.name for one in made.spans} == {"program"}
+    assert {one.warp for one in made.spans} == {0, 7} and len(made.spans) == 2 * len(made.blocks) == 8
+
+
+def test_its_perfetto_file_is_read_again(made, tmp_path):
+    found = read_timeline(replace(made, lost=3).perfetto(tmp_path / "trace.json"))["prefill"]
+    assert (found.clock, found.lost) == (made.clock, 3)
+    assert [(one.sm, one.block, one.warp, one.name) for one in found.spans] == [
+        (one.sm, one.block, one.warp, one.name) for one in made.spans
+    ]
+    assert [one.end - one.start for one in found.spans] == pytest.approx([one.end - one.start for one in made.spans])
 
 
 def test_its_perfetto_file_has_a_track_a_multiprocessor(made, tmp_path):
@@ -72,7 +88,7 @@ def test_other_files_are_refused(text, message, tmp_path):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_it_says_so():
-    for ask in (lambda: record_timeline(lambda: None), lambda: attention_timeline(Workload(64))):
+    for ask in (lambda: record_timeline(lambda: None), lambda: contender_timelines("blockskip", Workload(64))):
         with pytest.raises(
             ValueError, match="timeline: Proton records it from inside a kernel that runs on a CUDA GPU"
         ):
@@ -80,47 +96,110 @@ def test_without_a_gpu_it_says_so():
 
 
 SCOPED = """
-import importlib, sys, types
-from skiplab.anatomy import attention_anatomy
+import contextlib, json, tempfile
+import skiplab, torch, triton
+import triton.language as tl
+from blockskip.config import TileConfig
+from skiplab.anatomy import attention_anatomy, contender_anatomies, decode_anatomy, kernel_anatomy, launches
 from skiplab.anatomy.target import compiling_for
-from skiplab.replay.scoped import put_scopes_in
-
-def kernels():
-    return [attention_anatomy("sm_90", skip="map"), attention_anatomy("sm_90", config=(128, 128, 12, 2))]
-
-
-import blockskip.attention.prefill.launch
-plain = kernels()
-import contextlib
-from skiplab.anatomy import launches
+from skiplab.replay import proton, scoped, whole
+from skiplab.workload import DecodeWorkload, LinearWorkload
 from triton.profiler import language
 from triton.profiler.hooks.instrumentation import InstrumentationHook
 from triton.profiler.mode import Default
-from triton.runtime import driver
-put_scopes_in()
+
+
+@triton.jit
+def helper(x):
+    return x * 2
+
+
+@triton.jit
+def plain(x, y, n, BLOCK: tl.constexpr):
+    'It returns early.'
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    if n == 0:
+        return
+    tl.store(y + at, helper(tl.load(x + at, mask=at < n)), mask=at < n)
+
+
+@triton.jit
+def named(x, y, n):
+    language.enter_scope("all")
+    tl.store(y, tl.load(x))
+    language.exit_scope("all")
+
+
+def layer(name, rows):
+    (one,) = contender_anatomies(name, LinearWorkload(256, 1024, rows), "sm_90").values()
+    return one
+
+
+def kernels():
+    return {
+        "prefill": attention_anatomy("sm_90", skip="map"),
+        "hopper": attention_anatomy("sm_90", config=(128, 128, 12, 2)),
+        "decode": decode_anatomy("sm_90", DecodeWorkload(512), TileConfig(16, 64, 4, 2)),
+        "tiles": layer("blockskip-tiles", 16),
+        "fused": layer("blockskip-fused", 16),
+        "matvec": layer("blockskip-matvec", 1),
+    }
+
+
+def scopes_of(one):
+    with tempfile.NamedTemporaryFile("w", suffix=".ttgir") as file:
+        file.write(one.ttgir)
+        file.flush()
+        return sorted(proton._scopes(file.name).values())
+
+
+def users():
+    given = "*fp32", "*fp32", "i32"
+    return {
+        "user's": kernel_anatomy(plain, *given, arch="sm_90", BLOCK=128),
+        "user's with parts": kernel_anatomy(named, *given, arch="sm_90"),
+    }
+
+
+before = kernels() | users()
+scoped.put_scopes_in()
+for one in (plain, named):
+    whole.put_program_scope(one)
 language.enable_semantic("triton")
-off = kernels()  # Proton is in their place, and not started
+off = kernels() | users()  # Proton is in their place, and not started
 with compiling_for("sm_90"):
-    driver.active.utils = types.SimpleNamespace(get_device_properties=lambda device: {"max_shared_mem": 227 << 10})
-    hook = InstrumentationHook(Default(granularity="warp", optimizations="clock32"))
+    hook = InstrumentationHook(Default(granularity="warp", buffer_type="global", optimizations="clock32"))
     launches.compiling_for = lambda arch: contextlib.nullcontext()
     hook.activate()
-    on = kernels()
+    on = kernels() | users()
     hook.deactivate()
-print([one.sass == other.sass for one, other in zip(plain, off)], [one.ptx.count("%clock") for one in (*plain, *on)])
+print(json.dumps({
+    "scopes": {name: scopes_of(one) for name, one in on.items()},
+    "same": {name: one.sass == off[name].sass for name, one in before.items()},
+    "before": sum(one.ptx.count("%clock") for one in before.values()),
+    "clocks": {name: one.ptx.count("%clock") for name, one in on.items()},
+}))
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Triton compiles on Linux alone")
-def test_scopes_are_records_where_proton_is_started_and_nothing_elsewhere():
+def test_scopes_are_records_where_proton_is_started_and_nothing_elsewhere(tmp_path):
     """From the compiled form: the same machine code until Proton is started, clocks read after that."""
+    script = tmp_path / "kernels.py"
+    script.write_text(SCOPED)
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
-    done = subprocess.run([sys.executable, "-c", SCOPED], capture_output=True, text=True, env=environment, timeout=300)
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, env=environment, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
-    same, clocks = done.stdout.splitlines()[-1].split("] [")
-    assert same == "[True, True"
-    plain, specialized, recorded, recorded_specialized = map(int, clocks.rstrip("]").split(", "))
-    assert plain == specialized == 0
-    assert recorded >= 2 and recorded_specialized >= 2 * 3  # a beginning and an end, of each kind of warps
-    assert len(KERNELS) == 3
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["scopes"] == {
+        "prefill": ["program"], "hopper": ["copies", "item", "item"], "decode": ["share"],
+        "tiles": ["copies", "tile", "tile"], "fused": ["program"], "matvec": ["program"],
+        "user's": ["whole program"], "user's with parts": ["all", "whole program"],
+    }  # fmt: skip
+    assert all(found["same"].values()), found["same"]
+    assert found["before"] == 0
+    assert all(count >= 2 for count in found["clocks"].values()), found["clocks"]  # a beginning and an end
+    assert found["clocks"]["hopper"] >= 2 * 3 and found["clocks"]["tiles"] >= 2 * 2  # of each kind of warps
+    assert found["clocks"]["user's"] == 2  # in whatever place it returns
+    assert "scope name" not in done.stderr  # what Proton says of scopes that are not closed

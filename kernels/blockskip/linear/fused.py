@@ -14,6 +14,7 @@ import triton
 import triton.language as tl
 
 from ..launching.primitives import wide
+from ..launching.scopes import enter_scope, exit_scope
 
 
 @triton.jit
@@ -121,6 +122,7 @@ def fused(
     weights are rounded like them.
     Grid: (blocks of M, blocks of N, splits).
     """
+    enter_scope("program")
     K: tl.constexpr = FORMAT.in_features
     BITS: tl.constexpr = FORMAT.bits
     BLOCK_M: tl.constexpr = CONFIG.block_m
@@ -149,3 +151,4 @@ def fused(
     start = out + (wide(split) * M + m0) * N + n0
     real = (n0 + n < N)[:, None] & (m0 + m < M)[None, :]
     tl.store(start + m[None, :] * N + n[:, None], acc.to(out.dtype.element_ty), mask=real)
+    exit_scope("program")

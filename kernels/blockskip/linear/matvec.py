@@ -22,6 +22,7 @@ import triton.language as tl
 from triton.language.extra.cuda import gdc_wait
 
 from ..launching.primitives import interpreting, wide
+from ..launching.scopes import enter_scope, exit_scope
 
 ASSEMBLY = tl.constexpr(not interpreting())
 UNALIGNED = ("meta", "blocks", "bias")
@@ -225,6 +226,7 @@ def matvec(
     Sums run in an order that FORMAT and CONFIG fix: a row's bits depend on no other row.
     Grid: (blocks of N, blocks of M).
     """
+    enter_scope("program")
     N = out.shape[1]
     BLOCK_N: tl.constexpr = CONFIG.block_n
     BLOCKS: tl.constexpr = CONFIG.blocks
@@ -256,3 +258,4 @@ def matvec(
         if bias is not None:
             y += tl.load(bias + n0 + rows).to(tl.float32)
         tl.store(out.ptr + wide(first + m) * N + n0 + n, y.to(out.ptr.dtype.element_ty), mask=n0 + n < N)
+    exit_scope("program")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from skiplab.anatomy.compiled import Anatomy, disassemble, read
+from skiplab.anatomy.pretended import pretended_gpu
 from skiplab.anatomy.target import compiling_for
 
 if TYPE_CHECKING:
@@ -82,11 +83,12 @@ def _argument(value: Any) -> Any:
 def launched_anatomies(call: Callable[[], Any], arch: Any) -> dict[str, Anatomy]:
     """The anatomies of all Triton kernels that a call launches, by name, in order; they are compiled, and not run.
 
-    What a launch would have written stays as it was. A kernel that is compiled in several ways, as under
+    What a launch would have written stays as it was. Where torch sees no GPU, `torch.cuda` tells of one that is not
+    there (`pretended.pretended_gpu`). A kernel that is compiled in several ways, as under
     `@triton.autotune`, has its name followed by a number.
     """
     found: dict[str, Anatomy] = {}
-    with compiling_for(arch), _recorded() as compiled:
+    with pretended_gpu(arch), _recorded() as compiled:
         call()
     for one in {id(one): one for one in compiled}.values():
         anatomy = read(one, arch)

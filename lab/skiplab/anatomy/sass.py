@@ -95,7 +95,10 @@ class SourceLine:
 
     @property
     def where(self) -> str:
-        return f"{Path(self.file).name}:{self.line}" if self.line else "no line"
+        """File and line; a notebook's cell, whose file has a number for a name, is `cell`."""
+        file = Path(self.file)
+        name = "cell" if file.parent.name.startswith("ipykernel_") else file.name
+        return f"{name}:{self.line}" if self.line else "no line"
 
     @property
     def source(self) -> str:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any, cast
 
-from skiplab.machine.capability import compilable_capability
+from blockskip.gpu import MULTIPROCESSORS_ASSUMED, shared_bytes
+
+from skiplab.machine.capability import MULTIPROCESSORS, compilable_capability
 
 
 @contextlib.contextmanager
@@ -38,6 +41,7 @@ class _PretendDriver:
         number = capability[0] * 10 + capability[1]
         self.target = GPUTarget("cuda", number, 32)
         self.device = -number
+        self.utils = SimpleNamespace(get_device_properties=lambda device: _properties(capability))
 
     def get_current_target(self):
         return self.target
@@ -48,3 +52,23 @@ class _PretendDriver:
 
     def get_current_stream(self, device=None) -> int:
         return 0
+
+    def get_active_torch_device(self):
+        import torch
+
+        return torch.device("cuda", 0)
+
+    def get_device_interface(self):
+        import torch
+
+        return torch.cuda
+
+
+def _properties(capability: tuple[int, int]) -> dict[str, int]:
+    """What Triton's driver knows of a GPU of that capability, with the multiprocessors of an H100."""
+    return {
+        "max_shared_mem": shared_bytes(capability),
+        "max_num_regs": MULTIPROCESSORS[capability].registers,
+        "multiprocessor_count": MULTIPROCESSORS_ASSUMED,
+        "warpSize": 32,
+    }

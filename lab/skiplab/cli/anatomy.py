@@ -60,10 +60,13 @@ def anatomy(
     and the inner loop line by line. Example:
     skiplab anatomy blockskip --arch sm_90 --config 128x64x8x2 --at head_dim=256
     """
+    from skiplab.anatomy import pretended_gpu
+
     files = options.tables(table)
-    modules = [load_kernels(origin) for origin in options.words("--from", kernels)]
     operation_of(operation)
     archs = options.words("--arch", arch) or (DEFAULT_ARCH,)
+    with pretended_gpu(archs[0]):
+        modules = [load_kernels(origin) for origin in options.words("--from", kernels)]
     if name in contenders(operation):
         made = _of_contender(name, operation, archs, options.words("--config", config), options.pairs("--at", at))
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,7 @@ import typer
 
 from skiplab.cli import options
 from skiplab.cli.run import shown
+from skiplab.contenders import is_cuda
 from skiplab.measure.timing import THROTTLE_RETRIES
 from skiplab.paths import data_path, installed, runs_directory
 from skiplab.results import gpu_runs, pages
@@ -27,6 +29,8 @@ def runs(
     retries: Annotated[
         int, typer.Option(help="How often samples of a throttled GPU are taken again.")
     ] = THROTTLE_RETRIES,
+    device: Annotated[str | None, typer.Option(help="cuda or cuda:1.")] = None,
+    devices: options.Devices = None,
     out: Annotated[Path | None, typer.Option(help=f"Folder of the run files. Default: {RECORDED}.")] = None,
 ) -> None:
     """Make the run files behind the GPU's tables anew on this GPU, each into <date>-<device>-<topic>.jsonl.
@@ -43,10 +47,13 @@ def runs(
         for name, sweep in topics.items():
             typer.echo(f"{name:28s} {len(sweep.points()):4d} points")
         return
-    options.need("cuda")
+    where = options.where(device or (None if devices else "cuda"), devices)
+    if not is_cuda(where.device):
+        raise ValueError(f"--device: got {where.device}; these runs are of a GPU")
     end = time.monotonic() + seconds
-    gpu_runs.compile_first([point for sweep in topics.values() for point in sweep.points()])
-    unfinished = gpu_runs.record(topics, out or (runs_directory() if installed() else data_path("runs")), end, retries)
+    gpu_runs.compile_first([replace(p, device=where.device) for sweep in topics.values() for p in sweep.points()])
+    folder = out or (runs_directory() if installed() else data_path("runs"))
+    unfinished = gpu_runs.record(topics, folder, end, retries, where)
     if unfinished:
         raise ValueError(f"{seconds:g} seconds are over: the same command goes on with {unfinished}")
 

@@ -18,7 +18,6 @@ from skiplab.cli.anatomy import numbers_of
 from skiplab.cli.linear import layer_of
 from skiplab.cli.run import INTERRUPTED, end_as_interrupted, interrupts, shown
 from skiplab.cli.sweep import windows_of
-from skiplab.machine import default_device
 from skiplab.measure.timing import Cancelled
 from skiplab.operations import DEFAULT_OPERATION
 from skiplab.store import Run, read_run
@@ -40,6 +39,19 @@ HeadsOption = Annotated[
     options.Texts, options.several(help="query heads/key heads x head size", default=", ".join(HEADS))
 ]
 CudaDevice = Annotated[str, typer.Option(help="cuda or cuda:1.")]
+
+
+def _one_gpu(texts: options.Texts) -> options.Texts:
+    """Refuse --devices, and say what several GPUs are used by."""
+    if texts:
+        raise ValueError(
+            f"--devices: got {','.join(texts)}; candidates are timed in a race on one GPU, where slow ones drop out. "
+            "Name it by --device, and let each GPU tune other shapes: a command each, with its own --heads or --shape"
+        )
+    return texts
+
+
+OneGpu = Annotated[options.Texts, typer.Option("--devices", callback=_one_gpu, hidden=True)]
 Budget = Annotated[float, typer.Option(help="Seconds a candidate is timed at most, in each of three ways.")]
 Limit = Annotated[float, typer.Option(help="Seconds for all, compiling included.")]
 Jobs = Annotated[int | None, typer.Option(help="Processes that compile. Default: one a processor.")]
@@ -85,6 +97,7 @@ def attention(
     ] = None,
     dtype: options.Dtype = DEFAULTS.dtype,
     device: CudaDevice = DEFAULTS.device,
+    devices: OneGpu = None,
     seed: options.Seed = 0,
     budget: Budget = DEFAULTS.budget_s,
     limit: Limit = 480.0,
@@ -116,6 +129,7 @@ def decode(
     q_len: Annotated[options.Texts, options.several(help="Queries at once", default="1")] = None,
     dtype: options.Dtype = DECODE.dtype,
     device: CudaDevice = DECODE.device,
+    devices: OneGpu = None,
     seed: options.Seed = 0,
     budget: Budget = DECODE.budget_s,
     limit: Limit = 480.0,
@@ -156,6 +170,7 @@ def linear(
     ] = None,
     dtype: options.Dtype = LINEAR.dtype,
     device: CudaDevice = LINEAR.device,
+    devices: OneGpu = None,
     seed: options.Seed = 0,
     budget: Budget = LINEAR.budget_s,
     limit: Limit = 480.0,
@@ -195,19 +210,24 @@ def kernel(
         options.Texts, options.several(help="Of these alone, as 64x4, in the order of its configs", default="all")
     ] = None,
     device: options.DeviceOption = None,
+    devices: options.Devices = None,
+    cluster: options.Cluster = None,
+    gpu: options.Gpu = None,
     limit: Limit = 480.0,
     run: options.NewRun = None,
 ) -> None:
     """Find the fastest of your own kernel's configs, on any device. Writes a run, and nothing else.
 
-    Every config is checked and timed on every workload. Example: skiplab tune kernel mine --from mine.py --at q_len=512
+    Every config is checked and timed on every workload, those of a workload on one device. Example:
+    skiplab tune kernel mine --from mine.py --at q_len=512
     """
+    where = options.where(device, devices, cluster, gpu)
     wanted = KernelTuning(
         name, operation, options.pairs("--at", at), tuple(map(numbers_of, options.words("--config", config))) or None,
-        device or default_device(),
+        where.device,
     )  # fmt: skip
     with interrupts() as interrupted:
-        done = tuned(wanted, run, limit_s=limit, cancelled=interrupted, say=typer.echo)
+        done = tuned(wanted, run, where, limit_s=limit, cancelled=interrupted, say=typer.echo)
     typer.echo(f"\n{done}\nrun: {shown(done.run.path or Path())}")
     end_as_interrupted(done.run)
     typer.echo("fastest: " + " ".join(f"{key}={value}" for key, value in done.best.items()))

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from skiplab.figures import theme
 from skiplab.figures.nibbles import FETCHED, LEFT_ALONE, Cell, Label, Picture
-from skiplab.replay.steps import MASKED, Replay
+from skiplab.replay.steps import MASKED, UNMASKED, Replay
 from skiplab.text import digits
 
 LEFT, ACROSS = 98, 480
@@ -21,11 +21,26 @@ BARS = 44
 MOST_ROWS = 64
 """Rows of a program that have a bar each; of more, every so many."""
 PLANNED = {0: LEFT_ALONE, 1: "rgba(230,159,0,0.28)", 2: "rgba(0,114,178,0.28)"}
-VISITED = {True: theme.PARTIAL, False: theme.FULL}
-LEGEND = (
-    "Orange: the mask was applied; blue: it was not; pale: to be visited by the plan, and not yet; grey: empty.",
-    "Bars: a row's largest score so far, between the program's smallest and largest, and the sum of its weights.",
+NOTHING = "empty"
+"""A tile of which the mask keeps nothing, and which was visited all the same."""
+VISITED = {MASKED: theme.PARTIAL, UNMASKED: theme.FULL, NOTHING: theme.WRONG}
+BY_MAP = {0: NOTHING, 1: MASKED, 2: UNMASKED}
+SAID = {MASKED: "with the mask", UNMASKED: "without the mask"}
+NOT_SAID = {
+    MASKED: "the mask keeps some of it",
+    UNMASKED: "the mask keeps all of it",
+    NOTHING: "the mask keeps none of it",
+}
+LATER = "pale: to be visited by the plan, and not yet; grey: empty."
+BARS_TOLD = (
+    "Bars: a row's largest score so far, between the program's smallest and largest, and the sum of its weights."
 )
+LEGEND = (f"Orange: the mask was applied; blue: it was not; {LATER}", BARS_TOLD)
+LEGEND_NOT_SAID = (
+    f"Visited tiles, orange: the mask keeps some of it; blue: all; red: nothing, a visit in vain; {LATER}",
+    BARS_TOLD,
+)
+"""Of a kernel that does not say where it applies the mask: what the map says."""
 
 Drawn = list[Cell | Label]
 
@@ -43,7 +58,8 @@ def steps(replay: Replay, at: int) -> Picture:
         y += 2 * BARS + 30
     cells = tuple(part for part in parts if isinstance(part, Cell))
     labels = tuple(part for part in parts if isinstance(part, Label))
-    return Picture(LEFT + ACROSS + 4, y + 4, cells, labels, at, LEFT, LEGEND)
+    legend = LEGEND if replay.says_mask else LEGEND_NOT_SAID
+    return Picture(LEFT + ACROSS + 4, y + 4, cells, labels, at, LEFT, legend)
 
 
 def _map(parts: Drawn, replay: Replay, at: int) -> float:
@@ -59,16 +75,14 @@ def _map(parts: Drawn, replay: Replay, at: int) -> float:
             bold=True,
         )
     )
-    done: dict[tuple[int, int], tuple[int, bool]] = {}
+    done: dict[tuple[int, int], tuple[int, str]] = {}
     later: dict[tuple[int, int], int] = {}
     for number, (p, s) in enumerate(replay.places):
         program = replay.programs[p]
         for tile in replay.tiles(program, program.steps[s]):
             later.setdefault(tile, number)
             if number <= at:
-                partial = bool(tilemap.state[tile] == 1)
-                kind = program.steps[s].kind
-                done[tile] = number, kind == MASKED if kind else partial
+                done[tile] = number, program.steps[s].kind or BY_MAP[int(tilemap.state[tile])]
     state = tilemap.state
     for row in range(tilemap.rows):
         for col in range(tilemap.cols):
@@ -86,11 +100,11 @@ def _map(parts: Drawn, replay: Replay, at: int) -> float:
     return end + 16
 
 
-def _hint(replay: Replay, tile: tuple[int, int], done: tuple[int, bool] | None, later: int | None) -> str:
+def _hint(replay: Replay, tile: tuple[int, int], done: tuple[int, str] | None, later: int | None) -> str:
     words = f"Tile {tile[0]}, {tile[1]}: "
     if done is not None:
         program, step = replay.places[done[0]]
-        kind = "with the mask" if done[1] else "without the mask"
+        kind = (SAID if replay.says_mask else NOT_SAID)[done[1]]
         return f"{words}step {step + 1} of program {program + 1}, {kind}"
     if later is not None:
         program, step = replay.places[later]

@@ -17,6 +17,10 @@ from skiplab.measure.timing import Cancelled
 T = TypeVar("T")
 LONGEST_TEXT = 300
 CPU_ALLOCATOR = "DefaultCPUAllocator"  # torch's: it raises a plain RuntimeError when memory is out
+TRITON_NEEDS_GPU = "its Triton kernel needs a GPU, and torch sees none here"
+NO_DRIVER = "0 active drivers"
+"""What Triton's RuntimeError begins with where there is no GPU."""
+NO_CUDA = ("Torch not compiled with CUDA", "Found no NVIDIA driver", "No CUDA GPUs are available")
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,10 @@ def failure(error: BaseException) -> Failure:
     kind = type(error).__name__
     if isinstance(error, Unsupported):
         return Failure("unsupported", message)
+    if message.startswith(NO_DRIVER):
+        return Failure("unsupported", TRITON_NEEDS_GPU)
+    if message.startswith(NO_CUDA):
+        return Failure("unsupported", f"it asks torch for a GPU, and there is none here: {message}")
     if isinstance(error, torch.OutOfMemoryError) and torch.cuda.is_initialized():
         torch.cuda.empty_cache()
     full = isinstance(error, torch.OutOfMemoryError | MemoryError) or CPU_ALLOCATOR in message

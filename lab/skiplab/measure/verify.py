@@ -15,16 +15,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import product
 
 import torch
 
 from skiplab.contenders import Contender, contender
 from skiplab.contenders.base import Solver
+from skiplab.contenders.source import KernelSource, source_of
 from skiplab.machine import default_device
-from skiplab.measure.failure import Failure, attempt
+from skiplab.measure.failure import TRITON_NEEDS_GPU, Failure, attempt
+from skiplab.measure.fresh import run_fresh
 from skiplab.measure.modules import MODULES
 from skiplab.measure.truth import Truth
-from skiplab.operations import DEFAULT_OPERATION
+from skiplab.operations import DEFAULT_OPERATION, workload_of
 from skiplab.workload import Problem
 
 
@@ -97,6 +100,8 @@ def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
 
 
 DEVIATIONS = (1.0, 8.0)
+INTERPRETED = ("float32", "float16")
+"""The dtypes that Triton's interpreter computes in."""
 
 
 @dataclass(frozen=True)
@@ -113,11 +118,12 @@ class CheckRow:
 
 @dataclass(frozen=True)
 class CheckReport:
-    """The results of checking one contender on the awkward shapes."""
+    """The results of checking one contender on the awkward shapes. how: where its kernels ran, if not on the device."""
 
     contender: str
     device: str
     rows: tuple[CheckRow, ...] = field(default=())
+    how: str = ""
 
     @property
     def passed(self) -> bool:
@@ -132,7 +138,7 @@ class CheckReport:
 
     def __str__(self) -> str:
         counts = ", ".join(f"{number} {state}" for state, number in self.counts().items())
-        lines = [f"{self.contender} on {self.device}: {counts}"]
+        lines = [f"{self.contender} on {self.device}{f' ({self.how})' if self.how else ''}: {counts}"]
         lines += [
             f"  {row.status}: {row.workload.key()}, deviation {row.deviation:g}: {row.text}"
             for row in self.rows
@@ -150,16 +156,38 @@ def check(
 ) -> CheckReport:
     """Check a contender on shapes that have caught bugs, at logits (or activations) of deviation 1 and 8.
 
-    `dtypes` defaults to bfloat16, float16 and float32. ValueError for no such name.
+    `dtypes` defaults to bfloat16, float16 and float32. A Triton kernel of the user's runs in Triton's interpreter where
+    there is no GPU: in a child process, in float32. ValueError for no such name, and where that process fails.
     """
     entry, device = contender(name, operation), device or default_device()
-    rows = [
-        _check_row(workload, entry, device, seed, deviation)
-        for dtype in dtypes or ("bfloat16", "float16", "float32")
-        for workload in MODULES[operation].awkward(dtype)
-        for deviation in DEVIATIONS
-    ]
+    rows = []
+    for dtype in dtypes or ("bfloat16", "float16", "float32"):
+        for workload, deviation in product(MODULES[operation].awkward(dtype), DEVIATIONS):
+            rows.append(_check_row(workload, entry, device, seed, deviation))
+            if rows[-1].text == TRITON_NEEDS_GPU and (source := source_of(entry)) is not None:
+                return _interpreted(entry, source, device, dtypes, seed)
     return CheckReport(name, device, tuple(rows))
+
+
+def _interpreted(
+    entry: Contender, source: KernelSource, device: str, dtypes: Sequence[str] | None, seed: int
+) -> CheckReport:
+    """The check in a process with Triton's interpreter, which computes bfloat16 wrongly, and takes half a minute."""
+    if dtypes is not None and (other := [one for one in dtypes if one not in INTERPRETED]):
+        raise ValueError(
+            f"dtypes: got {', '.join(other)}; without a GPU a Triton kernel runs in Triton's interpreter, which takes "
+            f"{' and '.join(INTERPRETED)}"
+        )
+    request = {
+        "name": entry.name, "operation": entry.operation, "source": source.text, "seed": seed,
+        "dtypes": list(dtypes or INTERPRETED[:1]),
+    }  # fmt: skip
+    try:
+        found = run_fresh("skiplab.measure.interpreted", request)
+    except RuntimeError as error:  # of that process: what happened, and what to do
+        raise ValueError(f"check: {' '.join(map(str, error.args))}") from error
+    rows = tuple(CheckRow(workload_of(axes), *rest) for axes, *rest in found)
+    return CheckReport(entry.name, device, rows, "in Triton's interpreter")
 
 
 def _check_row(workload: Problem, entry: Contender, device: str, seed: int, deviation: float) -> CheckRow:

@@ -9,7 +9,7 @@ import blockskip as bs
 
 from skiplab.contenders import contender
 from skiplab.contenders.source import source_of, why_no_source
-from skiplab.replay.fresh import run_fresh
+from skiplab.measure.fresh import run_fresh
 from skiplab.replay.steps import Replay, replay_of
 from skiplab.sweep import mask_text
 

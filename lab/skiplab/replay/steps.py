@@ -64,9 +64,15 @@ class Replay:
     label: str
     source: str
 
+    @property
+    def says_mask(self) -> bool:
+        """Whether the kernel says where it applies the mask: ours does."""
+        return any(step.kind for program in self.programs for step in program.steps)
+
     @cached_property
     def visits(self) -> np.ndarray:
-        """uint8 [rows, cols]: tiles that no program visited (0), those with the mask (1), those without (2)."""
+        """uint8 [rows, cols]: tiles that no program visited (0), those with the mask, or of a kernel
+        that does not say (1), those without (2)."""
         seen = np.zeros((self.tilemap.rows, self.tilemap.cols), np.uint8)
         for program in self.programs:
             for step in program.steps:

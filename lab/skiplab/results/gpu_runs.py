@@ -9,9 +9,11 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from pebble import ProcessPool
@@ -21,7 +23,7 @@ from skiplab.measure import Point
 from skiplab.measure.serving import begin_child
 from skiplab.store import slug
 from skiplab.store.keys import without_index
-from skiplab.sweep import AnySweep, DecodeSweep, LinearSweep, Sweep, run_sweep
+from skiplab.sweep import AnySweep, DecodeSweep, LinearSweep, Sweep, Where, run_sweep
 from skiplab.tuning.compiling import COMPILE_S
 from skiplab.workload import model_of
 from skiplab.workload.packed import lengths_of
@@ -114,12 +116,13 @@ COMPILED = ("blockskip", "flex", "fa4")
 processes at once: Humming's compiler did not end there, while alone it takes two seconds a kernel."""
 
 
-def record(topics: Mapping[str, AnySweep], folder: Path, end: float, retries: int) -> str:
+def record(topics: Mapping[str, AnySweep], folder: Path, end: float, retries: int, where: Where) -> str:
     """Run the sweeps until `end` on the monotonic clock; return the topic that was interrupted, '' if all are done."""
-    for name, sweep in topics.items():
-        start = f"{datetime.now(UTC).date().isoformat()}-{slug(device_name(sweep.device))}"
-        path = folder / f"{start}-{name}.jsonl"
-        run = run_sweep(sweep, path, topic=name, cancelled=lambda: time.monotonic() > end, retries=retries)
+    start = f"{datetime.now(UTC).date().isoformat()}-{slug(device_name(where.device))}"
+    for name, plain in topics.items():
+        sweep, path = replace(cast(Any, plain), device=where.device), folder / f"{start}-{name}.jsonl"
+        stop = {"cancelled": lambda: time.monotonic() > end, "retries": retries}
+        run = run_sweep(sweep, path, topic=name, **stop, **where.options)
         if {without_index(row["point"]) for row in run.rows} < {point.key for point in sweep.points()}:
             return name
     return ""

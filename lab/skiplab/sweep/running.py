@@ -135,6 +135,7 @@ def run_sweep(
     gpu: str | None = None,
     anew: bool = False,
     say: Callable[[str], None] = print,
+    as_row: Callable[[Measurement], dict[str, Any]] | None = None,
 ) -> Run:
     """Measure every point that the run file does not hold yet, and return the run.
 
@@ -158,6 +159,7 @@ def run_sweep(
         this text in theirs.
     anew: measure again, beside a file whose run is finished (`store.file_to_begin`); `say` is told of which file, and
         of workers that are lost.
+    as_row: makes a measurement's row; `row_of` by default.
     """
     if is_collecting():
         raise ValueError(
@@ -188,7 +190,7 @@ def run_sweep(
             dispatch = Dispatch(left, runner.workers(settings), cancelled, shown.begun, say, homes)
             with ending(writer), shown.bar, closing(measured(dispatch)) as measurements:
                 for taken in measurements:
-                    writer.append(_row(taken, runner.site, homes))
+                    writer.append((as_row or row_of)(_placed(taken, runner.site, homes)))
                     shown.ended(taken)
                     if on_measurement is not None:
                         on_measurement(taken)
@@ -237,13 +239,12 @@ def _homes(run: Run, points: Iterable[Point]) -> dict[str, Home]:
     return homes
 
 
-def _row(taken: Measurement, site: Site, homes: dict[str, Home]) -> dict[str, Any]:
-    """The row to be written; flagged if the workload's first points were measured on another device."""
+def _placed(taken: Measurement, site: Site, homes: dict[str, Home]) -> Measurement:
+    """With its device's name; flagged if the workload's first points were measured on another device."""
     home = home_of(taken.point.device, taken.node)
     if taken.status == "ok" and homes.setdefault(taken.point.workload.key(), home) != home:
         taken = replace(taken, flags=(*taken.flags, OTHER_DEVICE))
-    taken = replace(taken, device_name=taken.device_name or site.device["name"])
-    return row_of(taken)
+    return replace(taken, device_name=taken.device_name or site.device["name"])
 
 
 def appended(path: Path, rows: Iterable[Mapping[str, Any]]) -> Run:

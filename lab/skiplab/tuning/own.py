@@ -10,19 +10,18 @@ import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import product
 from pathlib import Path
 from statistics import geometric_mean, median
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from skiplab.contenders import Contender, contender
-from skiplab.machine import default_device, this_machine
-from skiplab.measure import Child, Measurement, Point, measure
-from skiplab.measure.timing import Cancelled
+from skiplab.measure import Measurement, Point
 from skiplab.operations import DEFAULT_OPERATION
-from skiplab.store import Run, RunWriter, file_to_begin
+from skiplab.store import Run
 from skiplab.store.keys import without_index
-from skiplab.sweep import AnySweep, default_path, ending, row_key, row_of, run_header, sweep_at
+from skiplab.sweep import AnySweep, Where, own_device, row_of, run_sweep, sweep_at
 from skiplab.templates import render
 from skiplab.text import digits
 from skiplab.tuning.base import Candidate
@@ -80,6 +79,14 @@ class KernelTuning:
     @property
     def seed(self) -> int:
         return self.sweep.seed
+
+    @property
+    def budget_s(self) -> float:
+        return self.sweep.budget_s
+
+    @property
+    def dtype(self) -> str:
+        return self.sweep.dtype
 
     @property
     def key(self) -> str:
@@ -151,6 +158,9 @@ def tune(
     operation: str = DEFAULT_OPERATION,
     configs: Sequence[Mapping[str, int] | Config] | None = None,
     device: str | None = None,
+    devices: Sequence[str] = (),
+    cluster: str | None = None,
+    gpu: str | None = None,
     path: Path | str | None = None,
     isolate: bool = True,
     progress: bool = True,
@@ -161,46 +171,36 @@ def tune(
     """Check and time a kernel of your own with each of its configs; `.best` is the fastest, as a dict.
 
     configs: some of those that `@skiplab.kernel` names, as dicts; all by default. at: axes of the operation's sweep, as
-    `q_len=(512, 1024), window=256, budget_s=0.5`. path, isolate, progress: as `skiplab.sweep`. limit_s: seconds for
-    all; what is measured by then is kept, and the same call goes on.
+    `q_len=(512, 1024), window=256, budget_s=0.5`. devices, cluster, gpu, path, isolate, progress: as `skiplab.sweep`;
+    all configs of a workload are timed on one device. limit_s: seconds for all; what is measured by then is kept, and
+    the same call goes on.
     """
     sizes = contender(kernel, operation).sizes
     numbers = None if configs is None else tuple(_numbers(one, sizes) for one in configs)
-    wanted = KernelTuning(kernel, operation, at, numbers, device or default_device())
-    return tuned(wanted, path, isolate, progress, limit_s, cancelled)
+    where = Where(own_device(device, devices, cluster), tuple(devices), cluster, gpu)
+    return tuned(
+        KernelTuning(kernel, operation, at, numbers, where.device), path, where, isolate, progress, limit_s, cancelled
+    )
 
 
 def tuned(
     wanted: KernelTuning,
     path: Path | str | None = None,
+    where: Where | None = None,
     isolate: bool = True,
     progress: bool = True,
     limit_s: float = 480.0,
     cancelled: Callable[[], bool] = lambda: False,
     say: Callable[[str], None] = print,
 ) -> TunedKernel:
-    """Measure what the run file lacks, and rank what it then holds."""
-    from tqdm.auto import tqdm
-
-    sweep: Any = wanted
-    path = Path(path) if path is not None else default_path(sweep, f"tune-{wanted.kernel}")
-    machine = this_machine(wanted.device, wanted.sweep.dtype)
-    header = run_header(sweep, "tune", machine, folder=path.parent)
-    path, which = file_to_begin(path, header)
-    if which:
-        say(which)
-    end = time.monotonic() + limit_s
-    with RunWriter(path, header) as writer, Child() as child:
-        settled = writer.settled()
-        points = [point for point in wanted.points() if row_key(point) not in settled]
-        take = child.measure if isolate else measure
-        with ending(writer):
-            for point in tqdm(points, unit="point", desc="measured", disable=not progress):
-                if cancelled() or time.monotonic() > end:
-                    raise Cancelled
-                taken = take(point, wanted.seed, wanted.sweep.budget_s, machine=machine, cancelled=cancelled)
-                writer.append(_row(taken, wanted.entry.sizes))
-        return ranked(writer.run, wanted.entry.sizes)
+    """Measure what the run file lacks, where a sweep would be, and rank what it then holds."""
+    end, sizes = time.monotonic() + limit_s, wanted.entry.sizes
+    run = run_sweep(
+        cast(Any, wanted), path, topic=f"tune-{wanted.kernel}", anew=True, say=say, isolate=isolate, progress=progress,
+        cancelled=lambda: cancelled() or time.monotonic() > end, as_row=partial(_row, sizes=sizes),
+        **(where.options if where else {}),
+    )  # fmt: skip
+    return ranked(run, sizes)
 
 
 def ranked(run: Run, sizes: tuple[str, ...]) -> TunedKernel:

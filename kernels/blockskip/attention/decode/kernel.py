@@ -18,6 +18,7 @@ import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from ...launching.primitives import base, load_block, load_mask_bits, local, ring_slots, unpack_bits, wide
+from ...launching.scopes import enter_scope, exit_scope
 from ..band import band_keeps, band_limits, first_slot, keys_of
 from ..float8 import accumulate_words, as_float16
 from ..softmax import accumulate, finite_max, first_sums, log_sum_exp, scaled_by_head, tangent
@@ -286,6 +287,7 @@ def decode(
     HEAD_DIM: tl.constexpr = CONSTANTS.HEAD_DIM
     BLOCK_M: tl.constexpr = CONSTANTS.BLOCK_M
     BLOCK_D: tl.constexpr = CONSTANTS.BLOCK_D
+    enter_scope("share")
     if CONSTANTS.OVERLAP:
         gdc_launch_dependents()
         gdc_wait()
@@ -319,7 +321,10 @@ def decode(
         if parts.arrived is not None:
             counter = parts.arrived + batch * tl.num_programs(1) + kv_head
             if is_last(counter, splits):
+                enter_scope("merge")
                 merge_at_once(q, out, lse, parts, batch, kv_head, splits, CONSTANTS)
+                exit_scope("merge")
+    exit_scope("share")
 
 
 @triton.jit
@@ -332,6 +337,7 @@ def reduce(
     Grid: (B * Hq * Lq, blocks of dimensions). Maxima and sums are kept apart, and not as one log-sum-exp: at logits of
     ten thousand that would round to a thousandth. OVERLAP: it is launched early and waits here for `decode`'s end.
     """
+    enter_scope("merge")
     if OVERLAP:
         gdc_launch_dependents()
         gdc_wait()
@@ -354,3 +360,4 @@ def reduce(
     tl.store(out.ptr + row * HEAD_DIM + d, result.to(out.ptr.dtype.element_ty), mask=d < HEAD_DIM)
     if lse is not None:
         tl.store(lse.ptr + row, log_sum_exp(row_max, row_sum), mask=tl.program_id(1) == 0)
+    exit_scope("merge")

@@ -15,6 +15,7 @@ import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from ...launching.primitives import wide
+from ...launching.scopes import enter_scope, exit_scope
 from ..band import band_limits, keys_of
 from ..softmax import after_sink, finite_max, log_sum_exp
 from .kernel import attend, rows_of, shares, store_rows
@@ -67,6 +68,7 @@ def decode_ragged(
     GROUP: tl.constexpr = CONSTANTS.GROUP
     HEAD_DIM: tl.constexpr = CONSTANTS.HEAD_DIM
     BLOCK_D: tl.constexpr = CONSTANTS.BLOCK_D
+    enter_scope("share")
     if CONSTANTS.OVERLAP:
         gdc_launch_dependents()
         gdc_wait()
@@ -98,6 +100,7 @@ def decode_ragged(
             stored = (real_row & (row_sum != 0))[:, None] & (d < HEAD_DIM)[None, :]
             tl.store(parts.acc + (index * HEAD_DIM)[:, None] + d[None, :], acc, mask=stored)
         here += last - first
+    exit_scope("share")
 
 
 @triton.jit
@@ -110,6 +113,7 @@ def reduce_ragged(
     A row that a program had whole is done; one that sees no tile is written here. Grid: (B * Hq * Lq, blocks of
     dimensions).
     """
+    enter_scope("merge")
     if OVERLAP:
         gdc_launch_dependents()
         gdc_wait()
@@ -150,3 +154,4 @@ def reduce_ragged(
         tl.store(out.ptr + row * HEAD_DIM + d, result.to(out.ptr.dtype.element_ty), mask=d < HEAD_DIM)
         if lse is not None:
             tl.store(lse.ptr + row, log_sum_exp(row_max, row_sum), mask=tl.program_id(1) == 0)
+    exit_scope("merge")

@@ -11,6 +11,7 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import mbarrier, tma
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
+from ...launching.scopes import enter_scope, exit_scope
 from .constants import TILE_COLUMNS, TILE_ROWS
 from .share import place_of
 
@@ -61,6 +62,7 @@ def copy(x, weight, N, buffers, bars, steps, CONSTANTS: gl.constexpr):
     """This program's steps, (begin, end). Weights are read before the kernel ahead has ended, activations are not."""
     STAGES: gl.constexpr = CONSTANTS.STAGES
     begin, end = steps
+    enter_scope("copies")
     early = gl.minimum(end - begin, EARLY)
     for i in range(early):
         copy_weights(i, begin + i, weight, N, buffers, bars.full, CONSTANTS)
@@ -72,3 +74,4 @@ def copy(x, weight, N, buffers, bars, steps, CONSTANTS: gl.constexpr):
         mbarrier.wait(bars.empty.index(i % STAGES), (i // STAGES & 1) ^ 1)
         copy_weights(i, begin + i, weight, N, buffers, bars.full, CONSTANTS)
         copy_activations(i, begin + i, x, N, buffers, bars.full, CONSTANTS)
+    exit_scope("copies")

@@ -11,6 +11,7 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.ampere import mma_v2
 from triton.experimental.gluon.language.nvidia.hopper import mbarrier, warpgroup_mma, warpgroup_mma_wait
 
+from ...launching.scopes import enter_scope, exit_scope
 from .constants import TILE_COLUMNS, TILE_ROWS
 from .share import collect, contribute, tiles_of
 from .unpack import (
@@ -185,6 +186,7 @@ def multiply(ROW_GROUP: gl.constexpr, out, bias, shares, M, N, buffers, bars, st
     begin, end = steps
     i = ROW_GROUP * TILE_ROWS + gl.arange(0, TILE_ROWS, gl.SliceLayout(1, layout))
     for tile in range(begin // STEPS, gl.cdiv(end, STEPS)):
+        enter_scope("tile")
         acc = gl.zeros([TILE_ROWS, BLOCK_M], gl.float32, layout)
         first = gl.maximum(begin, tile * STEPS)
         last = gl.minimum(end, tile * STEPS + STEPS)
@@ -200,3 +202,4 @@ def multiply(ROW_GROUP: gl.constexpr, out, bias, shares, M, N, buffers, bars, st
             store(out, bias, acc, block, place * BLOCK_N + i, M, N, BLOCK_M)
         else:
             contribute(ROW_GROUP, acc, shares, CONSTANTS)
+        exit_scope("tile")

@@ -15,6 +15,7 @@ from skiplab.figures import static
 from skiplab.figures.anatomy import mix
 from skiplab.machine.capability import MULTIPROCESSORS, sm_name
 from skiplab.operations import DEFAULT_OPERATION
+from skiplab.paths import slug
 from skiplab.widgets import controls
 from skiplab.widgets.anatomy import captions
 from skiplab.widgets.anatomy.settings import AnatomySettings
@@ -113,7 +114,7 @@ class AnatomyExplorer(Pictured, w.VBox):
                 style={"description_width": controls.LABEL}, layout=w.Layout(width="440px"),
             )  # fmt: skip
             slider.add_class("skiplab-control")
-            slider.add_class(f"skiplab-{name.lower().replace('_', '-')}")
+            slider.add_class(f"skiplab-{slug(name)}")
         self._problem, self._progress, self._counts, self._lines, self._table = (w.HTML() for _ in range(5))
         self._occupancy, self._mix = w.HTML(), w.HTML()
         self.chart = LiveChart()

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from skiplab.machine import device_name
-from skiplab.replay.fresh import interpreting_here, run_fresh
+from skiplab.measure.fresh import interpreting_here, run_fresh
 from skiplab.widgets.mask.settings import MaskSettings
 
 INTERPRETED_TILES = 1024

@@ -17,7 +17,11 @@ def counts(made: Replay) -> str:
     visits = made.visits
     masked, unmasked = int((visits == 1).sum()), int((visits == 2).sum())
     first = f"{made.label}: {len(made.programs):,} programs, {len(made.places):,} steps."
-    rest = f"{masked + unmasked:,} of {visits.size:,} tiles visited, {masked:,} with the mask, {unmasked:,} without; "
+    rest = f"{masked + unmasked:,} of {visits.size:,} tiles visited, "
+    if made.says_mask:
+        rest += f"{masked:,} with the mask, {unmasked:,} without; "
+    else:
+        rest += f"{int(((visits > 0) & (made.tilemap.state.numpy() == 0)).sum()):,} of which the mask keeps nothing; "
     return render(
         "explorers.counts", name="skiplab-replay-counts", width="700px", first=first, rest=f"{rest}{made.source}."
     )

@@ -11,6 +11,7 @@ import pandas as pd
 from skiplab.contenders import contenders
 from skiplab.figures import frames
 from skiplab.machine import Machine, default_device
+from skiplab.paths import slug
 from skiplab.sweep import AnySweep
 from skiplab.widgets import controls
 from skiplab.widgets.sweep.settings import Field, PanelForm
@@ -77,7 +78,7 @@ class FormControls(w.VBox):
             chosen and not impossible, description=label, disabled=impossible, indent=False, tooltip=entry.summary
         )
         box.layout.width = WIDE
-        box.add_class(f"skiplab-contender-{name}")
+        box.add_class(f"skiplab-contender-{slug(name)}")
         return box
 
     def _ticks(self) -> list[w.Widget]:
