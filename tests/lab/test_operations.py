@@ -49,7 +49,7 @@ least = figures.predictions([ToyWorkload(2**20, dtype="float32")], known_gpus()[
 assert least["label"].tolist() == ["at the roofs"] and least["tokens_per_s"].notna().all()
 assert abs(least["median_ms"].item() - 2 * 4 * 2**20 / 4.8e9) < 1e-9 and least["numbers"].item() == 2**20
 times = report.time_table(table)
-assert list(times.columns) == ["numbers", "rows", "blockskip", "twice"] and "×)" in times["blockskip"][0]
+assert list(times.columns) == ["numbers", "rows", "doubling", "adding"] and "×)" in times["doubling"][0]
 assert report.title(run) == "Skiplab: doubled numbers, float32"
 assert not skiplab.check("wrong", "cpu", operation="toy").passed
 assert skiplab.check("twice", "cpu", operation="toy").passed

@@ -17,7 +17,7 @@ from skiplab.paths import data_path, is_shipped
 from skiplab.store.frames import frame
 from skiplab.store.reading import Rows, scan
 from skiplab.store.schema import RunFileError
-from skiplab.text import digits
+from skiplab.text import called, digits, why
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -75,7 +75,8 @@ class Run:
         if (self.header.get("parameters") or {}).get("mask") is not None:
             axes = (*axes, "mask")  # else the rows of a sweep over masks look alike
         numbers = {name: [digits(value) for value in table[name]] for name in ("median_ms", "useful_tflops", "gbps")}
-        table = table.assign(**numbers)[["contender", *axes, "status", *numbers, "flags"]]
+        names = list(map(called, table["label"], table["contender"]))
+        table = table.assign(contender=names, **numbers)[["contender", *axes, "status", *numbers, "flags"]]
         rows = cells(table)
         first, last = (rows, []) if len(rows) <= SHOWN else (rows[: SHOWN // 2], rows[-SHOWN // 2 :])
         return render(
@@ -94,7 +95,7 @@ def read_run(path: Path | str) -> Run:
         with path.open("rb") as file:
             held = scan(path.name, file)
     except OSError as error:
-        raise RunFileError(f"{path.name}: cannot be read: {error}") from error
+        raise RunFileError(f"{path.name}: cannot be read: {why(error)}") from error
     repair = "by a write that was interrupted; the command that made the run repairs it and goes on"
     if held.header is None:
         wrong = f"the header breaks off, {repair}" if held.cut else "the file is empty; a run starts with its header"
