@@ -134,7 +134,7 @@ def test_every_point_is_listed_with_its_error(run):
 def test_the_slider_shows_one_window_at_a_time(run):
     from skiplab import figures
 
-    figure = with_window_slider(figures.throughput, run.frame())
+    figure = with_window_slider(figures.attention_ratio, run.frame())
     steps = figure.layout.sliders[0].steps
     assert [step.label for step in steps] == ["all", "128", "causal"]
     shown = [sum(step.args[0]["visible"]) for step in steps]

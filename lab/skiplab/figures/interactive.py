@@ -35,8 +35,8 @@ ROOFS = "the roofs"
 CONFIG = {"displayModeBar": "hover", "displaylogo": False,
           "modeBarButtonsToRemove": ["sendChartToCloud"]}  # fmt: skip
 """How plotly shows a figure: its buttons under the pointer alone, and none that sends the figure away."""
-PLOT, PANEL, MENU, AXIS, NOTE = 270, 290, 48, 58, 15
-"""Heights in pixels: the plot itself, a row of panels; a menu under the title; axis, a line of notes."""
+PLOT, PANEL, AXIS, NOTE = 270, 290, 58, 15
+"""Heights in pixels: the plot itself, a row of panels; axis, a line of notes."""
 
 
 class Figure(go.Figure):
@@ -156,6 +156,7 @@ def _axes_of(chart: LineChart) -> tuple[dict[str, Any], dict[str, Any]]:
     xs = sorted({x for line in chart.lines for x in line.x})
     ys = [y for line in chart.lines for y in line.y if y == y]
     across: dict[str, Any] = {"type": "log" if chart.x_is_log else "linear", "title_text": plotly_text(chart.x_title)}
+    across["tickangle"] = 0  # slanted ones, in a narrow figure, push the title into the sources under it
     down: dict[str, Any] = {"type": "log" if chart.y_is_log else "linear", "title_text": plotly_text(chart.y_title)}
     if chart.x_is_time:
         across |= _time_ticks(xs)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-TITLE, ROW = 44, 21
-"""Pixels of a figure's title, and of a row of names under it."""
+TITLE, MENU, ROW, UNDER = 44, 48, 19, 8
+"""Pixels of a figure's title, of a menu under it, of a row of names under both, and between these and the plot."""
+FOLLOWING = ("legend", "margin.t", "updatemenus[0].pad.b")
+"""What a menu's button changes for the legend of its chart."""
 FEW, NARROW = 6, 34
 """More names than these, none longer than that, stand in a column beside the plot."""
 DASHED, PLAIN = 56, 30
@@ -28,15 +30,29 @@ def place(figure: Any, names: Sequence[str], dashed: bool = False) -> None:
     figure.update_layout(legend_itemwidth=line, legend_traceorder="normal")
     if len(names) > FEW and longest <= NARROW:
         column = {"orientation": "v", "x": 1.01, "y": 1, "yanchor": "top", "font": {"size": 11}}
-        figure.update_layout(legend=column, height=max(figure.layout.height, 160 + ROW * len(names)))
+        figure.update_layout(legend=column, height=max(figure.layout.height, 160 + 21 * len(names)))
     elif names:
-        rows = _rows(figure, names, line)
-        figure.update_layout(margin_t=figure.layout.margin.t + ROW * rows, height=figure.layout.height + ROW * rows)
+        more = ROW * _rows(figure, names, line) + UNDER
+        figure.update_layout(margin_t=figure.layout.margin.t + more, height=figure.layout.height + more)
+
+
+def over(top: float) -> float:
+    """Pixels between the plot and a menu over it, of a figure whose margin would be so many without: the legend's."""
+    return top - TITLE + 10
 
 
 def beside(figure: Any, width: int) -> None:
-    """Give a figure on a wide page its legend in a column of so many pixels, and back the height that it took."""
-    taken = figure.layout.margin.t - TITLE if figure.layout.legend.yanchor == "bottom" else 0
+    """Give a figure on a wide page its legend in a column of so many pixels, and back the height that it took.
+
+    A menu over the plot comes down to it, and its charts keep the legend in the column.
+    """
+    above = TITLE + MENU * len(figure.layout.updatemenus)
+    taken = figure.layout.margin.t - above if figure.layout.legend.yanchor == "bottom" else 0
+    for menu in figure.layout.updatemenus:
+        menu.pad.b = over(TITLE)
+        for button in menu.buttons:
+            what, wanted = button.args
+            button.args = (what, {name: value for name, value in wanted.items() if name not in FOLLOWING})
     column = {"orientation": "v", "x": 1.01, "xanchor": "left", "y": 1, "yanchor": "top"}
     figure.update_layout(legend={**column, "entrywidthmode": None, "entrywidth": None})
     figure.update_layout(margin_t=figure.layout.margin.t - taken, margin_r=width, height=figure.layout.height - taken)

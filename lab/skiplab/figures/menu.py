@@ -8,8 +8,8 @@ from typing import Any
 
 from skiplab.figures import static
 from skiplab.figures.charts import Chart
-from skiplab.figures.interactive import MENU, Figure, draw
-from skiplab.figures.legends import TITLE
+from skiplab.figures.interactive import Figure, draw
+from skiplab.figures.legends import MENU, over
 from skiplab.templates import plotly_text
 
 
@@ -32,7 +32,7 @@ def choose(charts: Mapping[str, Chart], first: str = "") -> Figure:
     figure.add_traces([line.update(visible=name == shown) for name, own in lines.items() for line in own])
     buttons = [_button(name, one, owners) for name, one in drawn.items()]
     own = drawn[shown].layout.margin
-    position = {"x": 0, "xanchor": "left", "y": 1, "yanchor": "bottom", "pad": {"b": _over_legend(own.t)}}
+    position = {"x": 0, "xanchor": "left", "y": 1, "yanchor": "bottom", "pad": {"b": over(own.t)}}
     look = {"bgcolor": "#F2F2F2", "font": {"color": "#333333", "size": 11}}
     menu = {"buttons": buttons, "active": list(drawn).index(shown), **position, **look}
     height = max(one.layout.height for one in drawn.values())
@@ -40,17 +40,12 @@ def choose(charts: Mapping[str, Chart], first: str = "") -> Figure:
     return figure
 
 
-def _over_legend(top: float) -> float:
-    """Pixels between the plot and a menu over it: what the legend takes of the margin."""
-    return top - TITLE + 10
-
-
 def _button(name: str, drawn: Figure, owners: list[str]) -> dict[str, Any]:
     """The button that shows a chart: which lines are visible, title, axes, notes, legend and margins."""
     keys = ("title", "xaxis", "yaxis", "annotations", "legend", "shapes")
     wanted = {key: value for key, value in drawn.layout.to_plotly_json().items() if key in keys}
     own = drawn.layout.margin
-    wanted |= {"margin.t": own.t + MENU, "margin.b": own.b, "updatemenus[0].pad.b": _over_legend(own.t)}
+    wanted |= {"margin.t": own.t + MENU, "margin.b": own.b, "updatemenus[0].pad.b": over(own.t)}
     return {
         "label": plotly_text(name),
         "method": "update",
