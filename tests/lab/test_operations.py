@@ -41,7 +41,7 @@ assert table["width"].tolist() == [2.0**18, 2.0**18, 2.0**19, 2.0**19] and set(t
 assert table["numbers"].equals(table["width"].rename("numbers")) and (table["tokens_per_s"] > 0).all()
 assert set(table["status"]) == {"ok"} and table["out_features"].isna().all()
 assert tuple(table.columns) == store.COLUMNS and store.COLUMNS.index("width") > store.COLUMNS.index("symmetric")
-assert "Time of a doubling" in run.plot().layout.title.text and "width" in run._repr_html_()
+assert "Time of a doubling" in run.plot().layout.title.text and "<th>numbers</th>" in run._repr_html_()
 assert sweep_of("toy", run.header["parameters"]).command().startswith("skiplab toy --contender blockskip")
 assert workload_of(run.rows[0]["axes"]).width == 2**18
 assert len(compare.compare(run, run).pairs) == 4

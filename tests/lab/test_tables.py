@@ -275,6 +275,6 @@ def test_an_unknown_kind_of_value_is_refused(tmp_path):
 
 
 def test_what_is_flagged_and_lies_close_is_counted_in_words_of_the_table():
-    assert close(["busy", "busy, throttled", ""], ["‡", "†", ""]).startswith("1 cell without ‡ is flagged as not settled")
+    assert close(["busy", "busy, throttled", ""], ["‡", "†", ""]).startswith("1 cell without ‡ is flagged as not set")
     assert close(["bimodal", "busy", ""], ["", "", ""]).startswith("2 cells are flagged")  # a table without a ‡
     assert close(["throttled"], ["†"]) == ""

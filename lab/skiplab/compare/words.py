@@ -108,7 +108,8 @@ def _listed(comparison: Comparison, members: Sequence[Unpaired], title: Callable
     varying = _varying(comparison) if groups else []
     lines = []
     for name, group in groups.items():
-        values = [f"{axis} {_few([axis_value(axis, one.axes) for one in group])}" for axis in varying]
+        heads = {axis: OPERATIONS[comparison.operation].heading(axis) for axis in varying}
+        values = [f"{head} {_few([axis_value(axis, one.axes) for one in group])}" for axis, head in heads.items()]
         lines.append(f"{name}, {counted(len(group), 'point')}: {'; '.join(values)}")
     return lines
 

@@ -27,6 +27,10 @@ SHOWN = 60
 """Rows of a run that a notebook shows; of more, the first and the last."""
 
 
+HEADS = {"median_ms": "median ms", "useful_tflops": "useful TFLOP/s", "gbps": "GB/s"}
+"""Numbers of a run's table in a notebook, and what they are called there."""
+
+
 @dataclass(frozen=True)
 class Run:
     """A run: its header, a row a point, and whether the user measured it or skiplab brought it with it as recorded."""
@@ -71,17 +75,18 @@ class Run:
         from skiplab.templates import cells, render
 
         table = self.frame()
-        axes = operation_of(self.operation).varying
+        operation = operation_of(self.operation)
+        axes = operation.varying
         if (self.header.get("parameters") or {}).get("mask") is not None:
             axes = (*axes, "mask")  # else the rows of a sweep over masks look alike
-        numbers = {name: [digits(value) for value in table[name]] for name in ("median_ms", "useful_tflops", "gbps")}
+        numbers = {name: [digits(value) for value in table[name]] for name in HEADS}
         names = list(map(called, table["label"], table["contender"]))
         table = table.assign(contender=names, **numbers)[["contender", *axes, "status", *numbers, "flags"]]
         rows = cells(table)
         first, last = (rows, []) if len(rows) <= SHOWN else (rows[: SHOWN // 2], rows[-SHOWN // 2 :])
         return render(
             "tables.run", run_id=self.run_id, points=len(self.rows), provenance=self.provenance,
-            heads=list(table.columns), first=first, last=last,
+            heads=[HEADS.get(name) or operation.heading(name) for name in table], first=first, last=last,
         )  # fmt: skip
 
 

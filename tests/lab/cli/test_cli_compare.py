@@ -83,7 +83,7 @@ def test_compare_prints_json_for_scripts(skiplab, two_runs):
 def test_runs_that_share_no_point_say_in_what_they_differ(skiplab, two_runs):
     code, out, err = skiplab("compare", "old.jsonl", "longer.jsonl")
     assert code == 2
-    assert "No point is ok in both runs." in out and "only in new: blockskip, 1 point: q_len 128" in out
+    assert "No point is ok in both runs." in out and "only in new: blockskip, 1 point: prompt length 128" in out
     assert "no point is ok in both; they differ in q_len (64, then 128), kv_len (64, then 128)" in err
 
 
