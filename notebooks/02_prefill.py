@@ -52,7 +52,8 @@ from skiplab.workload import MODELS
 published = figures.published_prefill()
 table = published.pivot(index="q_len", columns="label", values="tokens_per_s")
 table = table[["before: dense + mask", "after: masked blocks skipped", "llama.cpp"]]
-table.rename_axis("prompt length").rename_axis("tokens/s", axis="columns")
+table = table.rename_axis("prompt length").rename_axis(None, axis="columns")
+results.captioned(table, f"tokens/s: published by {published['device'].iloc[0]}")
 
 # %%
 figures.speedup(published)
@@ -117,7 +118,7 @@ results.points(measured, "q_len", "window", "median_ms", "error", "tolerance")
 
 # %%
 flags = pd.DataFrame(FLAGS.items(), columns=["flag", "what it says"])
-flags.style.hide().set_table_styles([{"selector": "th, td", "props": "text-align: left"}])
+results.captioned(flags, "flags, and what each says")
 
 # %% [markdown]
 # ## Recorded: an H100 beside this machine

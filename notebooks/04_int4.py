@@ -216,7 +216,8 @@ steps = {
     )
     for name, (p, s) in ways.items()
 }
-pd.DataFrame({name: vars(step) for name, step in steps.items()}).T.drop(columns="what")
+counted = pd.DataFrame({name: vars(step) for name, step in steps.items()}).T
+results.captioned(counted.drop(columns="what").astype(int), "what one step of a warp asks for: computed")
 
 # %% [markdown]
 # The bytes needed are the same; sectors and lines are not. Two honest remarks. The neighbouring rows' scales
@@ -241,7 +242,7 @@ for capability in [(8, 0), (9, 0)] if find_spec("triton") else []:
             "of 16 bytes": one.sass.count(".128 "),
             "dp4a": one.instructions["IDP"],
         }
-pd.DataFrame(compiled).T
+results.captioned(pd.DataFrame(compiled).T, "compiled here, for two kinds of GPU")
 
 # %% [markdown]
 # ## Measured: this machine
@@ -256,9 +257,10 @@ pd.DataFrame(compiled).T
 #
 # Gemma 4 31B's layers on a GPU, on a CPU those of a small model of the same kind, against the float weight in
 # bfloat16, torch's own int4 product, on a GPU Humming where it is installed, and in full on a CPU the weight turned
-# back to floats in each call. Every point is checked against the reference before it is timed. The dotted line is
-# the floor: the packed weight, activations and output once at this machine's own measured bandwidth, or the
-# multiplications at its rate. On a CPU `bs.linear` compiles its product of up to 8 rows, which rounds activations to
+# back to floats in each call. Every point is checked against the reference before it is timed. Each time is drawn as
+# a multiple of the least, the dashed line: the packed weight, activations and output once at this machine's own
+# measured bandwidth, or the multiplications at its rate. That least is flat first and proportional later; a line that
+# stays level goes with it, one that climbs pays for rows that should be free. On a CPU `bs.linear` compiles its product of up to 8 rows, which rounds activations to
 # int8 and reads the packed bytes once: there it beats the float weight. More rows are unpacked to floats first, and
 # unpacking then costs more than the bytes that it saves.
 
@@ -314,16 +316,16 @@ results.show("linear-layout")
 #
 # The same question on a large GPU, with [Humming](https://github.com/vllm-project/humming) beside ours: int4 products
 # that shuffle the weight offline into the order in which tensor cores take it, unpack it in registers, and copy far
-# ahead. The dotted lines say where `bs.linear` goes over to another kernel for weights in rows. Read the panels from
+# ahead. The upright lines say where `bs.linear` goes over to another kernel for weights in rows. Read the panels from
 # left to right:
 #
 # 1. **A few rows**, with weights in rows: the dp4a kernel is near the floor at one row, and each further row costs it
-#    instructions, because a warp that holds one row of weights fetches all activations again. It is steep where it
-#    should be flat.
-# 2. **Some rows**: tensor cores do up to 64 rows in one instruction, so time is flat again, for Humming and for our
-#    product of a weight in tiles. The float weight is flat too, at three times the bytes.
-# 3. **Many rows**: all lines meet on the floor's slope. Unpacking is now pure cost, and who unpacks for each block of
-#    rows again pays it again; the float weight wins.
+#    instructions, because a warp that holds one row of weights fetches all activations again. It climbs where it
+#    should be level.
+# 2. **Some rows**: tensor cores do up to 64 rows in one instruction, so the lines are level again, for Humming and for
+#    our product of a weight in tiles. The float weight's is level too, at three times the bytes and more.
+# 3. **Many rows**: the least is of multiplications now, and all lines fall towards it. Unpacking is pure cost, and who
+#    unpacks for each block of rows again pays it again; the float weight wins.
 #
 # What was noted of these without samples is in `data/benchmarks`; a recorded run takes its place.
 

@@ -58,7 +58,7 @@ rungs = pd.DataFrame(
     for rung in RUNGS
     if (phases := [phase for phase in ("prefill", "decode") if rung.name in ladder.adds(phase)])
 )
-rungs.style.hide().set_table_styles([{"selector": "th, td", "props": "text-align: left"}])
+results.captioned(rungs, "the rungs, from the lowest up")
 
 # %% [markdown]
 # Prefill and decode climb different rungs: skipping tiles is of prompts, where attention has many queries;
@@ -123,15 +123,16 @@ figures.model_parts(measured)
 # ## On trial
 #
 # A claim is **confirmed** where our figure says the same, **beaten** where it is better, and **not reproduced**
-# where it is less; **not measurable here** means that neither this machine nor a recorded run has it. Rates of
-# two different GPUs are not compared: their shares of what each GPU allows are. A figure of this machine counts
-# before a recorded one, and one of the same model before one of another.
+# where it is less; **not measurable here** means that neither this machine nor a recorded run has it. The claims are
+# about GPUs: **measured on a CPU alone** is a figure that is shown, and can neither beat nor confirm one. Rates of
+# two different GPUs are not compared: their shares of what each GPU allows are. A figure of a GPU counts before one of
+# a CPU, one of the same model before one of another, and then one of this machine before a recorded one.
 
 # %%
 evidence = claims.Evidence.of([*read_runs(), *([run] if run else [])], claims.checks_here())
 judged = claims.judged(evidence)
 verdicts = pd.Series(claims.counts(judged), name="claims").rename_axis("verdict")
-verdicts.to_frame()
+results.captioned(verdicts.to_frame(), f"{len(judged)} claims")
 
 # %% [markdown]
 # ### Prompts

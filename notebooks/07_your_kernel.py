@@ -25,6 +25,7 @@
 # %%
 import skiplab
 import torch
+from skiplab import results
 from skiplab.compare import compare
 from torch.nn.functional import scaled_dot_product_attention as sdpa
 
@@ -161,9 +162,9 @@ comparison = compare(first, second)
 print(
     {name: hashes for name, hashes in comparison.differences.items() if name.startswith("kernel")}
 )
-comparison.frame()[
-    ["contender", "q_len", "window", "old_ms", "new_ms", "ratio", "verdict", "doubts"]
-]
+changes = comparison.frame()
+columns = ["contender", "q_len", "window", "old_ms", "new_ms", "ratio", "verdict", "doubts"]
+results.captioned(changes[columns], f"measured twice on {comparison.device}")
 
 # %% [markdown]
 # ## Sent, and repeated

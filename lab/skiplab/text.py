@@ -18,9 +18,20 @@ def listed(items: Sequence[str]) -> str:
     return " and ".join([", ".join(items[:-1])] * (len(items) > 1) + list(items[-1:]))
 
 
+def called(label: str, contender: str) -> str:
+    """A contender in a table, behind its name what to type for it: `FlexAttention (flex)`; `blockskip` is one word."""
+    return contender if label in (contender, *contender.split()) else f"{label} ({contender})"
+
+
 def counted(number: int, what: str) -> str:
     """`1 thread`, `2 threads`."""
     return f"{number:,} {what}{'s' * (number != 1)}"
+
+
+def why(error: Exception) -> str:
+    """What went wrong, of an error whose file is named before it: `no such file or directory`."""
+    told = error.strerror if isinstance(error, OSError) else None
+    return told[:1].lower() + told[1:] if told else str(error)
 
 
 def sentence(text: str) -> str:

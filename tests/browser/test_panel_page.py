@@ -54,3 +54,34 @@ def test_decode_is_swept_and_a_prediction_laid_over_it(show):
     panel.locator(".skiplab-run").click()
     alert = panel.locator("[role=alert]")
     expect(alert).to_contain_text("bits: got 'few'; allowed are whole numbers")
+
+
+FIGURE = """() => {
+  const box = (name) => document.querySelector(`.skiplab-sweep ${name}`).getBoundingClientRect();
+  const [title, legend, plot] = [box('.gtitle'), box('.legend'), box('.xgrid')];
+  return [legend.top - title.bottom, plot.top - legend.bottom];
+}"""
+COLLIDES = """() => {
+  const box = (name) => document.querySelector(`.skiplab-sweep ${name}`).getBoundingClientRect();
+  return box('.xtitle').bottom - box('.annotation').top - 4;
+}"""
+"""By how many pixels the axis' title hangs into the line that says where the numbers are from."""
+OVERLAID = """from skiplab import SweepPanel
+from skiplab.paths import data_path
+panel = SweepPanel(operation="decode", directory="runs")
+named = {name: path for name, path in panel._stored.options}
+panel._stored.value = [path for name, path in named.items() if "gemma4-sliding" in name or "NVIDIA H200" in name]
+panel"""
+
+
+def test_no_blank_is_left_about_the_legend_of_runs_laid_over_each_other_and_menus_show_their_arrows(show):
+    page = show(OVERLAID, 1700)
+    page.locator(".skiplab-sweep .legendtext").nth(10).wait_for()
+    for width in (1000, 1280, 1600):
+        page.set_viewport_size({"width": width, "height": 1700})
+        page.wait_for_timeout(700)
+        over, under = page.evaluate(FIGURE)
+        assert 0 <= over < 30 and -4 <= under < 20, (width, over, under)
+        assert page.evaluate(COLLIDES) < 0, width
+    arrow = page.locator(".skiplab-view select").evaluate("menu => getComputedStyle(menu).backgroundImage")
+    assert "%23888" in arrow  # grey, which reads on a light and on a dark page; ipywidgets' own is black

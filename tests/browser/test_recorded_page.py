@@ -13,6 +13,12 @@ display(figures.attention_times(rated(read_runs(), ("*-nvidia-*", "*"))))
 results.show("modes-sliding")"""
 IMPORTS = "\n".join(CELL.splitlines()[:3])
 FIGURE = CELL.splitlines()[3]
+UNDER_MENU = """figure => {
+  const box = (name) => figure.querySelector(name).getBoundingClientRect();
+  const [menu, legend, plot] = [box('.updatemenu-header'), box('.legend'), box('.xgrid')];
+  return (legend.left < plot.right - 20 ? legend.top : plot.top) - menu.bottom;
+}"""
+"""Pixels between a figure's menu and what stands under it: its legend, or the plot that has its legend beside it."""
 KERNEL = """# ---
 # jupyter:
 #   kernelspec:
@@ -39,6 +45,7 @@ def test_the_menu_changes_what_is_shown_and_the_table_says_where_it_is_from(show
     expect(page.locator(".jp-OutputArea")).to_contain_text("With torch")
     expect(table).to_contain_text("visit all tiles (none)")
 
+    assert figure.evaluate(UNDER_MENU) < 30
     figure.locator(".updatemenu-header").click()
     last = figure.locator(".updatemenu-dropdown-button").last
     name = last.text_content()
@@ -46,6 +53,7 @@ def test_the_menu_changes_what_is_shown_and_the_table_says_where_it_is_from(show
     last.click()
     expect(figure.locator(".updatemenu-header")).to_contain_text(name)
     expect(figure).not_to_contain_text("recorded on NVIDIA")
+    assert figure.evaluate(UNDER_MENU) < 30  # whose legend is another
 
 
 NARROW = """heights => {

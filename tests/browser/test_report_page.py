@@ -16,7 +16,8 @@ from skiplab import report
 from skiplab.compare import compare, together
 from skiplab.figures import theme
 from skiplab.measure import Measurement, Point
-from skiplab.store import Run, read_runs
+from skiplab.paths import data_path
+from skiplab.store import Run, read_run, read_runs
 from skiplab.templates import render, trusted
 from skiplab.workload import DecodeWorkload
 
@@ -92,14 +93,16 @@ def test_points_are_sorted_filtered_opened_and_saved(opened, tmp_path, history):
     page.get_by_role("button", name="new / old").click()
     page.get_by_role("button", name="new / old").click()
     assert column(page, "new / old") == ["1.500", "1.000", "1.000", ""]  # what has none comes last
-    choose(page, "contender", "sdpa")
-    assert set(column(page, "contender")) == {"sdpa"} and page.locator("[role=status]").inner_text() == "2 of 4 points"
+    choose(page, "contender", "SDPA")
+    assert set(column(page, "contender")) == {"SDPA (sdpa)"}
+    assert page.locator("[role=status]").inner_text() == "2 of 4 points"
     page.get_by_label("Search the points").fill("throttled")
     assert column(page, "flags and doubts") == ["throttled in one of the two"]
     with page.expect_download() as download:
         page.get_by_role("button", name="Save these as CSV").click()
     (saved,) = csv.DictReader(Path(download.value.path()).read_text(encoding="utf-8").splitlines())
-    assert (saved["contender"], saved["verdict"], saved["old → new (ms)"]) == ("sdpa", "unclear", "1.02401 1.02401")
+    told = tuple(saved[name] for name in ("contender", "verdict", "old → new (ms)"))
+    assert told == ("SDPA (sdpa)", "unclear", "1.02401 1.02401")
     page.get_by_role("button", name="Clear filters").click()
     assert page.locator("[role=status]").inner_text() == "4 points"
 
@@ -192,3 +195,26 @@ def test_hostile_runs_are_text(opened, tmp_path):
     assert page.evaluate(RAN) is None and page.evaluate(FOUND) == 0
     assert "<script>window.ran=1</script>" in page.inner_text("body")
     assert json.loads(page.locator("script[type='application/json']").inner_text())["rows"] == 7
+
+
+APART = """() => [...document.querySelectorAll('.js-plotly-plot')].map(figure => {
+  const box = (name) => figure.querySelector(name)?.getBoundingClientRect();
+  const [title, menu, plot] = [box('.gtitle'), box('.updatemenu-header'), box('.xgrid, .gridlayer')];
+  return menu ? [menu.top - title.bottom, plot.top - menu.bottom] : [plot.top - title.bottom];
+})"""
+
+
+def test_no_blank_and_no_menu_lies_under_or_over_a_figures_title(opened, tmp_path):
+    """The legend stands beside the figures of a report: what it took over the plot is given back, menus come down."""
+    run = read_run(data_path("runs") / "2026-11-30-nvidia-h200-model-gemma4-31b.jsonl")
+    page = opened(report.write_report(run, tmp_path / "page.html"))
+    page.locator(".updatemenu-header").wait_for()
+    for size in ({"width": 1280, "height": 900}, {"width": 1600, "height": 900}):
+        page.set_viewport_size(size)
+        page.wait_for_timeout(400)
+        for gaps in page.evaluate(APART):
+            assert all(0 <= gap < 40 for gap in gaps), (size, gaps)
+    page.locator(".updatemenu-header").click()
+    page.locator(".updatemenu-dropdown-button").last.click()
+    page.wait_for_timeout(400)
+    assert all(0 <= gap < 40 for gaps in page.evaluate(APART) for gap in gaps)

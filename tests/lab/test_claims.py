@@ -82,6 +82,20 @@ def test_a_figure_of_the_claims_own_model_comes_before_one_of_another():
     assert (both.by.value, both.by.of, len(both.found)) == (pytest.approx(2.5), "", 4)
 
 
+def test_what_a_cpu_took_is_shown_and_neither_beats_nor_confirms_a_claim_about_a_gpu():
+    mine = a_run("2126-03-01", {"ladder-1-dense": 300.0, "ladder-3-bounds": 100.0}, call=ModelWorkload("prefill", 2048))
+    header = {**mine.header, "device": {"name": "a CPU", "kind": "cpu"}}
+    mine = replace(mine, header=header, rows=tuple({**row, "device_name": "a CPU"} for row in mine.rows))
+    evidence = claims.Evidence.of([mine], {"bits": claims.Found(0, "computed", "a CPU")})
+    assert evidence.cpus == {"a CPU"}
+    found = {one.claim.name: one for one in claims.judged(evidence)}
+    assert found["skip-2048"].by.value == pytest.approx(3)
+    assert found["skip-2048"].verdict == "measured on a CPU alone" in claims.VERDICTS
+    assert found["bits"].verdict == "confirmed"  # computed: the machine does not matter
+    both = judged(mine, a_run("2126-01-01", ALL_RUNGS))["skip-2048"]
+    assert (both.by.device, both.verdict) == ("NVIDIA H200", "beaten")
+
+
 def test_a_ratio_is_of_one_run_and_needs_both():
     def run(name: str, **milliseconds: float) -> Run:
         work = DecodeWorkload(2048, q_heads=32, kv_heads=16, head_dim=256)

@@ -102,7 +102,7 @@ def test_points_are_paired_by_contender_config_and_axes():
     assert [(one.contender, one.config, one.old, one.new) for one in found.unpaired] == [
         ("sdpa", None, None, "ok"), ("blockskip", tiles, "ok", None)
     ]  # fmt: skip
-    assert [one.outcome for one in found.unpaired] == ["only last", "only earlier"]
+    assert [one.outcome for one in found.unpaired] == ["new", "missing"]
 
 
 def test_different_devices_are_never_in_one_comparison():
@@ -129,7 +129,7 @@ def test_a_point_is_followed_over_all_runs_that_hold_it():
     assert [one.source_hash for one in first.timings] == ["", "k1", "k2"]
     assert (first.verdict, round(first.ratio)) == ("slower", 2)
     assert (second.first.run, second.verdict) == (1, "faster")  # the first in which it is ok
-    assert [one.outcome for one in found.unpaired] == ["only last"] and found.failures["missing"] == 0
+    assert [one.outcome for one in found.unpaired] == ["new"] and found.failures["missing"] == 0
     assert compare(runs[2], runs[1], runs[0]).failures == {"slower": 0, "failing": 1, "unclear": 0, "missing": 1}
     assert found.differences["source_hash"] == ("k", "k1", "k2")
 
@@ -155,8 +155,8 @@ def test_throttling_on_one_side_alone_allows_no_verdict_and_is_said_on_both():
     assert only(moved).doubts == ("other-device in one of the two",)
     assert one_side.frame()["flags"].tolist() == ["allocates, throttled"]
     assert words.notes(one_side)[1:] == [
-        "Flags of these points: allocates 1, throttled 1.",
-        "1 point without a verdict, whatever the ratio: throttled in one of the two 1.",
+        "Flags of these points: allocates (1), throttled (1).",
+        "1 point without a verdict, whatever the ratio: throttled in one of the two (1).",
     ]
 
 

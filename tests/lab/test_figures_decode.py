@@ -56,6 +56,16 @@ def test_time_is_in_seconds_over_keys_with_the_floor_of_the_roofs(measured):
     assert chart.y_is_time and chart.sources == "measured on a GPU"
 
 
+def test_multiples_of_the_least_time_tell_lines_apart_that_run_together_as_times(measured):
+    chart = decode.decode_ratio(measured)
+    times, lines = ({line.name: line for line in one.lines} for one in (decode.decode_time(measured), chart))
+    least = times["least time that the roofs allow, all keys"]
+    assert chart.level == 1 and set(lines) == {name for name in times if not name.startswith("least")}
+    ratios = np.array(times["blockskip, all keys"].y) / least.y
+    assert lines["blockskip, all keys"].y == pytest.approx(ratios) and lines["blockskip, all keys"].x == least.x
+    assert "no checked point has a roof" in decode.decode_ratio(measured.assign(bound_ms=np.nan)).note
+
+
 def test_bandwidth_reaches_the_roof_where_the_time_is_the_floor():
     at_roof = row("blockskip", 1.0)
     at_roof = row("blockskip", at_roof["bound_ms"])

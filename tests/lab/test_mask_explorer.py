@@ -112,6 +112,18 @@ def test_count_takes_any_number_in_range_and_refuses_the_rest_in_words():
     assert not count.refused and not count.problem
 
 
+def test_count_says_of_a_refused_text_what_is_allowed_now():
+    count = CountControl("Window", "keys", 512, 1, 4096, "window")
+    count.type("5000")
+    count.limit(2048)
+    assert count.problem == "5000: a whole number from 1 to 2,048 is needed; still 512"
+    count.limit(8192)  # the text would do now: the field is of the value again
+    assert not count.problem and not count.refused and count.value == 512
+    count.type("abc")
+    count.limit(4096)
+    assert count.refused and "from 1 to 4,096" in count.problem
+
+
 def test_count_ends_where_it_is_told_to_and_says_so_of_a_value_beyond():
     count = CountControl("Window", "keys", 512, 1, 4096, "window")
     count.limit(256)

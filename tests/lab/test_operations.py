@@ -41,7 +41,7 @@ assert table["width"].tolist() == [2.0**18, 2.0**18, 2.0**19, 2.0**19] and set(t
 assert table["numbers"].equals(table["width"].rename("numbers")) and (table["tokens_per_s"] > 0).all()
 assert set(table["status"]) == {"ok"} and table["out_features"].isna().all()
 assert tuple(table.columns) == store.COLUMNS and store.COLUMNS.index("width") > store.COLUMNS.index("symmetric")
-assert "Time of a doubling" in run.plot().layout.title.text and "width" in run._repr_html_()
+assert "Time of a doubling" in run.plot().layout.title.text and "<th>numbers</th>" in run._repr_html_()
 assert sweep_of("toy", run.header["parameters"]).command().startswith("skiplab toy --contender blockskip")
 assert workload_of(run.rows[0]["axes"]).width == 2**18
 assert len(compare.compare(run, run).pairs) == 4
@@ -49,7 +49,7 @@ least = figures.predictions([ToyWorkload(2**20, dtype="float32")], known_gpus()[
 assert least["label"].tolist() == ["at the roofs"] and least["tokens_per_s"].notna().all()
 assert abs(least["median_ms"].item() - 2 * 4 * 2**20 / 4.8e9) < 1e-9 and least["numbers"].item() == 2**20
 times = report.time_table(table)
-assert list(times.columns) == ["numbers", "rows", "blockskip", "twice"] and "×)" in times["blockskip"][0]
+assert list(times.columns) == ["numbers", "rows", "doubling", "adding"] and "×)" in times["doubling"][0]
 assert report.title(run) == "Skiplab: doubled numbers, float32"
 assert not skiplab.check("wrong", "cpu", operation="toy").passed
 assert skiplab.check("twice", "cpu", operation="toy").passed

@@ -11,7 +11,7 @@ from skiplab.machine.roofs import Rate, Roofs
 from skiplab.rated import rated
 from skiplab.results import marks
 from skiplab.results.asked import TargetsTable
-from skiplab.results.marks import APART, REFUSED
+from skiplab.results.marks import APART, REFUSED, close
 from skiplab.results.tables import (
     Item,
     MissingRun,
@@ -272,3 +272,9 @@ def test_an_unknown_kind_of_value_is_refused(tmp_path):
     table = Table("x", ("q_len",), (Item("ours", OURS, "hours"),))
     with pytest.raises(ValueError, match="value: got 'hours'; allowed are ms, us"):
         entries("t", table, rated([run(tmp_path, "a", point("blockskip", 50))]))
+
+
+def test_what_is_flagged_and_lies_close_is_counted_in_words_of_the_table():
+    assert close(["busy", "busy, throttled", ""], ["‡", "†", ""]).startswith("1 cell without ‡ is flagged as not set")
+    assert close(["bimodal", "busy", ""], ["", "", ""]).startswith("2 cells are flagged")  # a table without a ‡
+    assert close(["throttled"], ["†"]) == ""

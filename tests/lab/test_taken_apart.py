@@ -98,7 +98,8 @@ def test_the_inner_loop_stands_beside_its_lines(found):
     assert found["total"]["loop_instructions"] == sum(map(len, lines.values()))
     (product,) = [opcodes for source, opcodes in found["wgmma"]["lines"].items() if source.endswith("# THE PRODUCT")]
     assert sum(opcode.startswith("HGMMA") for opcode in product) == found["wgmma"]["mix"]["wgmma"]
-    assert "THE LOAD" in found["told"] and "limited by" in found["told"]
+    assert "acc += tl.load(x + i" in found["told"] and "limited by" in found["told"]
+    assert max(map(len, found["told"].splitlines())) <= 100  # as many letters as a notebook shows
 
 
 @linux

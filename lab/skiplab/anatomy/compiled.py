@@ -15,6 +15,8 @@ from skiplab.anatomy.sass import OTHER, Instruction, Loop
 from skiplab.machine.capability import capability_of, sm_name
 
 RESOURCES = re.compile(r"REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)")
+SOURCE = 46
+"""Letters of a source line beside its opcodes, so that a notebook 1,280 pixels wide shows both in one line."""
 _THREADS = re.compile(r"\.(?:reqntid|maxntid)\s+(\d+)")
 
 
@@ -119,13 +121,15 @@ class Anatomy:
 
 
 def line_table(loop: Loop) -> list[str]:
-    """A loop line by line: how many instructions a line became, its text, and their opcodes."""
+    """A loop line by line: how many instructions a line became, its text, and their opcodes, in a notebook's width."""
     lines = [(one, Counter(i.opcode.split(".")[0] for i in one.instructions)) for one in loop.lines]
     where = max((len(one.where) for one, _ in lines), default=0)
+    texts = [one.source if len(one.source) <= SOURCE else f"{one.source[: SOURCE - 1]}…" for one, _ in lines]
+    width = max(map(len, texts), default=0)
     return [
-        f"  {len(one.instructions):4d}  {one.where:{where}s}  {one.source[:76]:76s}  "
-        + ", ".join(f"{count} {opcode}" for opcode, count in opcodes.most_common(4))
-        for one, opcodes in lines
+        f"  {len(one.instructions):4d}  {one.where:{where}s}  {text:{width}s}  "
+        + ", ".join(f"{count} {opcode}" for opcode, count in opcodes.most_common(3))
+        for text, (one, opcodes) in zip(texts, lines, strict=True)
     ]
 
 

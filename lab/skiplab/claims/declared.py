@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from skiplab import ladder
@@ -20,7 +20,12 @@ from skiplab.claims.evidence import (
 )
 from skiplab.machine import known_gpus
 
-UNITS = {"times": "{:.2f}×", "share": "{:.1%}", "GB": "{:.1f} GB", "count": "{:.0f}"}
+UNITS: Mapping[str, Callable[[float], str]] = {
+    "times": lambda value: f"{value:.2f}×" if value < 10 else f"{value:.1f}×",
+    "share": "{:.1%}".format,
+    "GB": "{:.1f} GB".format,
+    "count": "{:.0f}".format,
+}
 BETTER = ("more", "less", "at least", "exactly")
 FIRST, BOUNDS = "ladder-1-dense", "ladder-3-bounds"
 SHAPE = {"q_heads": 32, "kv_heads": 16, "head_dim": 256, "window": None, "batch": 1, "q_len": 1}
@@ -48,7 +53,7 @@ class Claim:
 
     def text(self, value: float) -> str:
         """A figure with its unit."""
-        return UNITS[self.unit].format(value).replace("%", "\u00a0%")
+        return UNITS[self.unit](value).replace("%", "\u00a0%")
 
 
 def _prefill() -> Iterator[Claim]:

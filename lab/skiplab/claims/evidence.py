@@ -45,21 +45,25 @@ class Found:
 class Evidence:
     """Where figures are looked for. rows: of `rated.rated`; rungs: of `ladder.ladder`; checks: of `checks_here`.
 
-    llama: llama.cpp's rows, of these runs and the recorded ones.
+    llama: llama.cpp's rows, of these runs and the recorded ones. cpus: those of the runs' devices that are no GPUs.
     """
 
     rows: pd.DataFrame
     rungs: pd.DataFrame
     llama: pd.DataFrame
     checks: Mapping[str, Found]
+    cpus: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, runs: Iterable[Run], checks: Mapping[str, Found] | None = None) -> Evidence:
         """Of these runs, and of what is predicted and recorded elsewhere; runs of this session come as they are."""
+        runs = list(runs)
         rows = rated(runs, TOGETHER)
         everything = ladder.ladder(rows, [*ladder.CALLS, *SHORT])
         theirs: Any = pd.concat([part for part in (rows, frame(recorded_llama_bench())) if len(part)])
-        return cls(rows, everything, theirs[theirs["contender"].str.startswith("llama.cpp")], checks or {})
+        theirs = theirs[theirs["contender"].str.startswith("llama.cpp")]
+        cpus = frozenset(run.device for run in runs if run.header["device"].get("kind") == "cpu")
+        return cls(rows, everything, theirs, checks or {}, cpus)
 
 
 Finder = Callable[[Evidence], Iterator[Found]]

@@ -16,6 +16,7 @@ from skiplab.cli.run import told as told_run
 from skiplab.compare import FAILURES, MARGIN, Comparison, differences, together, words
 from skiplab.compare import compare as compare_runs
 from skiplab.figures import theme
+from skiplab.operations import OPERATIONS
 from skiplab.results.tables import Shown
 from skiplab.store import Run, read_run
 from skiplab.text import counted
@@ -138,9 +139,10 @@ def pairs(comparison: Comparison) -> pd.DataFrame:
     """A line for each pair."""
     import pandas as pd
 
+    heads = {name: OPERATIONS[comparison.operation].heading(name) for name in comparison.axes}
     lines = [
         {
-            "contender": words.who(pair), **{name: words.axis_value(name, pair.axes) for name in comparison.axes},
+            "contender": words.who(pair), **{head: words.axis_value(name, pair.axes) for name, head in heads.items()},
             "old": theme.seconds(pair.old_ms / 1e3), "new": theme.seconds(pair.new_ms / 1e3),
             "ratio": f"{pair.ratio:.3f}", "interval": f"{pair.low:.3f} to {pair.high:.3f}",
             "verdict": pair.verdict, "why": ", ".join(pair.doubts),

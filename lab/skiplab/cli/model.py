@@ -57,10 +57,7 @@ def model(
     gpu: options.Gpu = None,
     seed: options.Seed = 0,
     budget: options.Budget = ModelSweep.budget_s,
-    run: Annotated[
-        Path | None,
-        typer.Option("--out", "--run", help=f"The run file; continued if it exists. Default: in {options.RUNS}."),
-    ] = None,
+    run: options.NewRun = None,
     report: options.Html = None,
     table: options.Tables = None,
     again: options.Again = None,

@@ -138,7 +138,7 @@ Budget = Annotated[float, typer.Option(help="Seconds that a point is timed at mo
 NewRun = Annotated[
     Path | None,
     typer.Option(
-        "--run", help=f"The run file; a finished one is left, and measured again beside it. Default: in {RUNS}."
+        "--out", "--run", help=f"The run file; a finished one is left, and measured again beside it. Default: {RUNS}."
     ),
 ]
 Html = Annotated[Path | None, typer.Option("--report", help="The HTML file. Default: out/<run>.html.")]

@@ -87,8 +87,8 @@ class Comparison:
         return differing_axes(self.operation, [one.axes for one in (*self.pairs, *self.unpaired)])
 
     def frame(self) -> pd.DataFrame:
-        """Every point as a table: contender, config, axes, and `NUMBERS`. Without a ratio the verdict says why: `only
-        old`, `only last`, `fails now`, `ok now` or `never ok`."""
+        """Every point as a table: contender, config, axes, and `NUMBERS`. Without a ratio the verdict says why: `new`,
+        `missing`, `fails now`, `ok now` or `never ok`."""
         import pandas as pd
 
         records = [self._record(one) for one in (*self.pairs, *self.unpaired)]

@@ -10,7 +10,7 @@ import numpy as np
 
 from skiplab.compare.interval import ratio_intervals
 from skiplab.measure.point import OTHER_DEVICE
-from skiplab.store.frames import quartiles
+from skiplab.store.frames import label_of, quartiles
 
 VERDICTS = ("faster", "slower", "same", "unclear")
 MARGIN = 0.01
@@ -54,10 +54,12 @@ class Pair:
     """A point that is ok in several runs: its first and last medians in milliseconds, and `ratio`, new time / old time,
     below 1 for faster.
 
-    low, high: its 95 % interval. `doubts`: why the verdict is unclear whatever the interval, flags of either row first.
+    label: the contender's name in words. low, high: the ratio's 95 % interval. `doubts`: why the verdict is unclear
+    whatever the interval, flags of either row first.
     """
 
     contender: str
+    label: str
     config: tuple[int, ...] | None
     axes: Mapping[str, Any]
     old_ms: float
@@ -88,6 +90,7 @@ class Unpaired:
     """A point without a ratio: its status in the first and the last run that hold it; None where there is one alone."""
 
     contender: str
+    label: str
     config: tuple[int, ...] | None
     axes: Mapping[str, Any]
     old: str | None
@@ -101,9 +104,9 @@ class Unpaired:
 
     @property
     def outcome(self) -> str:
-        """In two words, in a verdict's place."""
+        """In a word or two, in a verdict's place; the last run alone has what is `new`, and lacks what is `missing`."""
         if self.new is None or self.old is None:
-            return "only earlier" if self.new is None else "only last"
+            return "missing" if self.new is None else "new"
         if self.fails_now:
             return "fails now"
         return "ok now" if self.new == "ok" else "never ok"
@@ -131,6 +134,10 @@ def config_of(row: Row) -> tuple[int, ...] | None:
     return tuple(row["config"]) if row.get("config") else None
 
 
+def _label(row: Row) -> str:
+    return label_of(row["axes"]["operation"], row["contender"], row.get("label"))
+
+
 def _pair(held: Held, old: Row, new: Row, interval: tuple[float, float, float], margin: float) -> Pair:
     ratio, low, high = interval
     timings = _timings(held)
@@ -139,6 +146,7 @@ def _pair(held: Held, old: Row, new: Row, interval: tuple[float, float, float], 
     verdict = "unclear" if doubts else _verdict(low, high, margin)
     return Pair(
         new["contender"],
+        _label(new),
         config_of(new),
         new["axes"],
         before.median_ms,
@@ -155,7 +163,7 @@ def _pair(held: Held, old: Row, new: Row, interval: tuple[float, float, float], 
 def _unpaired(held: Held, old: Row, new: Row, runs: int) -> Unpaired:
     is_new = held[0][0] == runs - 1
     before, after = (None, new["status"]) if is_new else (old["status"], new["status"] if len(held) > 1 else None)
-    return Unpaired(new["contender"], config_of(new), new["axes"], before, after, _timings(held))
+    return Unpaired(new["contender"], _label(new), config_of(new), new["axes"], before, after, _timings(held))
 
 
 def _timings(held: Held) -> tuple[TimedPoint, ...]:

@@ -11,7 +11,7 @@ from skiplab.compare.comparison import Comparison
 from skiplab.compare.points import Pair, Unpaired
 from skiplab.operations import OPERATIONS
 from skiplab.store import Run
-from skiplab.text import counted
+from skiplab.text import called, counted
 
 SHOWN = 8
 """Values of an axis that are listed."""
@@ -41,14 +41,14 @@ def notes(comparison: Comparison) -> list[str]:
 
 
 def _tally(words: Counter[str]) -> str:
-    return ", ".join(f"{word} {count:,}" for word, count in words.most_common())
+    return ", ".join(f"{word} ({count:,})" for word, count in words.most_common())
 
 
 def unpaired_lines(comparison: Comparison) -> list[str]:
     """What has no ratio: a line for those that failed, and for those of one run alone."""
     failed = [one for one in comparison.unpaired if one.old and one.new]
     lines = _listed(
-        comparison, failed, lambda one: f"not ok in {sides(comparison.runs)}: {who(one)}, {one.old}, then {one.new}"
+        comparison, failed, lambda one: f"not ok in {sides(comparison.runs)}: {who(one)} ({one.old}, then {one.new})"
     )
     alone = [one for one in comparison.unpaired if not (one.old and one.new)]
     for number in range(len(comparison.runs)):
@@ -69,9 +69,9 @@ def sides(runs: Sequence[Run]) -> str:
 
 
 def who(one: Pair | Unpaired) -> str:
-    """The contender, with the tile config that was asked for."""
-    config = "x".join(map(str, one.config or ()))
-    return one.contender if config in one.contender else f"{one.contender} {config}"
+    """The contender's name, with the tile config that was asked for."""
+    config, name = "x".join(map(str, one.config or ())), called(one.label, one.contender)
+    return name if config in name else f"{name} {config}"
 
 
 def axis_value(name: str, axes: Mapping[str, Any]) -> str:
@@ -108,14 +108,15 @@ def _listed(comparison: Comparison, members: Sequence[Unpaired], title: Callable
     varying = _varying(comparison) if groups else []
     lines = []
     for name, group in groups.items():
-        values = [f"{axis} {_few([axis_value(axis, one.axes) for one in group])}" for axis in varying]
-        lines.append(f"{name}: {counted(len(group), 'point')}, {', '.join(values)}")
+        heads = {axis: OPERATIONS[comparison.operation].heading(axis) for axis in varying}
+        values = [f"{head} {_few([axis_value(axis, one.axes) for one in group])}" for axis, head in heads.items()]
+        lines.append(f"{name}, {counted(len(group), 'point')}: {'; '.join(values)}")
     return lines
 
 
 def _alone(label: str, one: Unpaired) -> str:
     status = one.old or one.new
-    return f"only in {label}: {who(one)}{'' if status == 'ok' else f', {status}'}"
+    return f"only in {label}: {who(one)}{'' if status == 'ok' else f' ({status})'}"
 
 
 def _varying(comparison: Comparison) -> list[str]:
@@ -130,4 +131,4 @@ def _varying(comparison: Comparison) -> list[str]:
 def _few(values: Sequence[str]) -> str:
     """The distinct values, shortened after `SHOWN`."""
     different = list(dict.fromkeys(values))
-    return " ".join([*different[:SHOWN], *(["..."] if len(different) > SHOWN else [])])
+    return ", ".join([*different[:SHOWN], *(["…"] if len(different) > SHOWN else [])])

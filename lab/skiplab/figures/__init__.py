@@ -40,12 +40,13 @@ from skiplab.operations import DEFAULT_OPERATION, operation_of
 from skiplab.store import query
 
 __all__ = [
-    "Figure", "attention", "attention_times", "bits_error", "by_method", "charts", "crossover", "decode",
-    "decode_bandwidth", "decode_bandwidths", "decode_grid", "decode_rate", "decode_speedup", "decode_time", "floors",
-    "flops", "generation", "heatmap", "interactive", "ladder", "linear", "linear_bandwidth", "linear_bandwidths",
-    "linear_layers", "linear_row_times", "linear_rows", "linear_time", "measured_vs_predicted", "model",
-    "model_decode", "model_ladder", "model_parts", "model_prefill", "overview", "predicted", "predictions",
-    "published_prefill", "speedup", "speedups", "static", "theme", "throughput", "tilemap", "waste",
+    "Figure", "attention", "attention_ratio", "attention_times", "bits_error", "by_method", "charts",
+    "crossover", "decode", "decode_bandwidth", "decode_bandwidths", "decode_grid", "decode_rate",
+    "decode_ratio", "decode_speedup", "decode_time", "floors", "flops", "generation", "heatmap", "interactive",
+    "ladder", "linear", "linear_bandwidth", "linear_bandwidths", "linear_layers", "linear_row_times",
+    "linear_rows", "linear_time", "measured_vs_predicted", "model", "model_decode", "model_ladder",
+    "model_parts", "model_prefill", "overview", "predicted", "predictions", "published_prefill", "speedup",
+    "speedups", "static", "theme", "throughput", "tilemap", "waste",
 ]  # fmt: skip
 
 Given = ParamSpec("Given")
@@ -63,10 +64,12 @@ def _drawn(chart: Callable[Given, charts.Chart]) -> Callable[Given, Figure]:
 
 throughput = _drawn(attention.throughput)
 speedup = _drawn(attention.speedup)
+attention_ratio = _drawn(attention.attention_ratio)
 heatmap = _drawn(attention.heatmap)
 flops = _drawn(attention.flops)
 waste = _drawn(attention.waste)
 decode_time = _drawn(decode.decode_time)
+decode_ratio = _drawn(decode.decode_ratio)
 decode_rate = _drawn(decode.decode_rate)
 decode_bandwidth = _drawn(decode.decode_bandwidth)
 decode_grid = _drawn(decode.decode_grid)

@@ -40,6 +40,22 @@ def decode_time(table: pd.DataFrame) -> LineChart:
     )  # fmt: skip
 
 
+def decode_ratio(table: pd.DataFrame) -> LineChart:
+    """Time over the cache's length as a multiple of the least that the roofs allow, a line for each contender.
+
+    Behind a long cache the times of good kernels run together on an axis of decades; these multiples do not.
+    """
+    good = _good(table)
+    good = good[good["bound_ms"] > 0]
+    good = good.assign(**{name: good[f"{name}_ms"] / good["bound_ms"] for name in ("median", "low", "high")})
+    note = series.note(table, good, "no checked point has a roof in its run's header")
+    shown = series.lines(good, "kv_len", "median", "low", "high", _namer(good), _hover)
+    return LineChart(
+        "One decode step's attention: times the least that the roofs allow", KEYS,
+        "times the least for the keys it sees", shown, series.sources(good), note, level=1.0,
+    )  # fmt: skip
+
+
 def settings(table: pd.DataFrame) -> dict[str, Any]:
     """The decode rows of each device, head shape, window and number of queries timed with several caches, by name."""
     rows: Any = table[table["operation"] == "decode"]

@@ -12,7 +12,7 @@ from typing import Any
 import blockskip as bs
 import plotly.graph_objects as go
 
-from skiplab.figures import static, theme, tiles
+from skiplab.figures import legends, static, theme, tiles
 from skiplab.figures.charts import (
     BarChart,
     Bars,
@@ -26,19 +26,17 @@ from skiplab.figures.charts import (
     foot,
     is_empty,
 )
+from skiplab.figures.legends import TITLE
 from skiplab.templates import macro, plotly_text, render
 
-FEW, NARROW = 6, 34
-"""More lines than these, of names no longer, have their legend in a column beside the figure instead of over it."""
-DASHED = 56
-"""Pixels of a legend's line where dashes tell lines apart: the marker hides most of a shorter one."""
 LETTERS, NAMES = 84, 50
 """Letters that fit over or under a figure 700 pixels wide, and beside each other under its bars."""
+ROOFS = "the roofs"
 CONFIG = {"displayModeBar": "hover", "displaylogo": False,
           "modeBarButtonsToRemove": ["sendChartToCloud"]}  # fmt: skip
 """How plotly shows a figure: its buttons under the pointer alone, and none that sends the figure away."""
-PLOT, PANEL, TITLE, ROW, MENU, AXIS, NOTE = 270, 290, 44, 21, 48, 58, 15
-"""Heights in pixels: the plot itself, a row of panels; title, a legend's row, a menu over it; axis, a line of notes."""
+PLOT, PANEL, AXIS, NOTE = 270, 290, 58, 15
+"""Heights in pixels: the plot itself, a row of panels; axis, a line of notes."""
 
 
 class Figure(go.Figure):
@@ -107,8 +105,8 @@ def layout(title: str, sources: str) -> go.Layout:
             "font": {"size": 16},
         },
         font={"color": theme.TEXT, "size": 13}, paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)",
-        xaxis=axis, yaxis=axis, hovermode="closest", height=PLOT + TITLE + ROW + AXIS + bottom,
-        margin={"l": 70, "r": 20, "t": TITLE + ROW, "b": AXIS + bottom},
+        xaxis=axis, yaxis=axis, hovermode="closest", height=PLOT + TITLE + AXIS + bottom,
+        margin={"l": 70, "r": 20, "t": TITLE, "b": AXIS + bottom},
         legend={
             "font": {"size": 12}, "orientation": "h", "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom",
         },
@@ -131,9 +129,7 @@ def hover_texts(hovers: Iterable[Hover]) -> list[str]:
 def _line_figure(chart: LineChart) -> Figure:
     figure = Figure(layout=layout(chart.title, foot(chart)), fallback=lambda: (static.jpeg(chart), static.text(chart)))
     figure.add_traces([trace(line) for line in chart.lines])
-    _place_legend(figure, [line.name for line in chart.lines])
-    if any(line.dash for line in chart.lines):
-        figure.update_layout(legend_itemwidth=DASHED)
+    _legend(figure, chart)
     across, down = _axes_of(chart)
     figure.update_layout(xaxis=across, yaxis=down)
     for one in chart.beginnings:
@@ -144,8 +140,15 @@ def _line_figure(chart: LineChart) -> Figure:
     if chart.diagonal and xs:
         ends = [min(xs), max(xs)]
         line = {"color": theme.TEXT, "width": 1, "dash": "dash"}
-        figure.add_scatter(x=ends, y=ends, mode="lines", line=line, name="the roofs", hoverinfo="skip")
+        figure.add_scatter(x=ends, y=ends, mode="lines", line=line, name=ROOFS, hoverinfo="skip")
     return figure
+
+
+def _legend(figure: Figure, chart: LineChart | PanelChart) -> None:
+    """The legend of the lines; the line of the roofs has an entry, too."""
+    names = [line.name for line in chart.lines]
+    roofs = [ROOFS] * bool(isinstance(chart, LineChart) and chart.diagonal and names)
+    legends.place(figure, names + roofs, any(line.dash for line in chart.lines))
 
 
 def _axes_of(chart: LineChart) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -153,6 +156,7 @@ def _axes_of(chart: LineChart) -> tuple[dict[str, Any], dict[str, Any]]:
     xs = sorted({x for line in chart.lines for x in line.x})
     ys = [y for line in chart.lines for y in line.y if y == y]
     across: dict[str, Any] = {"type": "log" if chart.x_is_log else "linear", "title_text": plotly_text(chart.x_title)}
+    across["tickangle"] = 0  # slanted ones, in a narrow figure, push the title into the sources under it
     down: dict[str, Any] = {"type": "log" if chart.y_is_log else "linear", "title_text": plotly_text(chart.y_title)}
     if chart.x_is_time:
         across |= _time_ticks(xs)
@@ -189,7 +193,11 @@ def _panels(chart: PanelChart) -> Figure:
         named |= {line.name for line in panel.lines}
         for one in panel.beginnings:
             _begin(figure, one, x, y)
-    _place_legend(figure, [line.name for line in chart.lines])
+        if panel.level is not None:
+            line = {"color": theme.TEXT, "width": 1, "dash": "dash"}
+            ends = {"x0": 0, "x1": 1, "y0": panel.level, "y1": panel.level}
+            figure.add_shape(type="line", xref=f"{x} domain", yref=y, line=line, **ends)
+    _legend(figure, chart)
     figure.update_layout(height=figure.layout.height + PANEL * max(rows, 1) - PLOT)
     return figure
 
@@ -212,20 +220,6 @@ def _add_panel(figure: Figure, panel: LineChart, number: int, rows: int, base: M
         xanchor="left", yanchor="bottom", font={"size": 13},
     )  # fmt: skip
     return x, y
-
-
-def _place_legend(figure: Figure, names: list[str]) -> None:
-    """The legend: over the figure, whose margin grows with its rows; in a column beside it if there are many names."""
-    longest = max(map(len, names), default=0)
-    if len(names) > FEW and longest <= NARROW:
-        column = {"orientation": "v", "x": 1.01, "y": 1, "yanchor": "top", "font": {"size": 11}}
-        figure.update_layout(legend=column, height=max(figure.layout.height, 160 + ROW * len(names)))
-    elif names:
-        # 8 letters or 45 pixels: the line before the name; many names, or two long ones, stand closer
-        close = int(640 / (45 + 5.6 * longest))
-        in_a_row = max(1, max(LETTERS // (longest + 8), min(close, 2)) if len(names) <= FEW else close)
-        more = ROW * (-(-len(names) // in_a_row) - 1)
-        figure.update_layout(margin_t=figure.layout.margin.t + more, height=figure.layout.height + more)
 
 
 def _log_ticks(values: list[float], as_ratio: bool) -> tuple[list[float], list[str]]:
@@ -276,7 +270,7 @@ def _bars(chart: BarChart) -> Figure:
             marker={"symbol": "line-ew", "size": 6, "line": {"width": 3, "color": theme.TEXT}}, hoverinfo="text",
             hovertext=hover_texts(Hover(chart.limit_name, f": {theme.quantity(y, chart.unit)}") for _, y in marked),
         )  # fmt: skip
-    _place_legend(figure, [bars.name for bars in chart.bars] + [chart.limit_name] * bool(marked))
+    legends.place(figure, [bars.name for bars in chart.bars] + [chart.limit_name] * bool(marked))
     figure.update_yaxes(type="log" if chart.y_is_log else "linear", title_text=plotly_text(chart.y_title))
     if chart.y_is_log and chart.groups:
         low, high = static.bar_range(chart)

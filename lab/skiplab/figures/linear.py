@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 OURS, FLOAT = "blockskip", "bf16"
 WHOLE = ("blockskip-tiles",)
 """Of our contenders, beside `blockskip`, those that are a way to do every product, and no part left out."""
+LEAST = "1×: the least time that the roofs allow with the packed weight"
 ROUTES = "dotted lines: the first rows, of those timed, at which our own choice is that kernel"
 SETTINGS = ("rows", "bits", "group_size", "dtype")
 DB_A_BIT = 20 * np.log10(2)
@@ -90,8 +91,9 @@ def linear_rows(table: pd.DataFrame) -> LineChart:
 def linear_layers(
     table: pd.DataFrame, layers: Mapping[str, Shape] | None = None, device: str | None = None, group_size: int = 32
 ) -> PanelChart:
-    """Median time of an int4 product over its rows, a panel for each layer; thin lines mark where our routes begin.
+    """Times of int4 products by rows as multiples of the least, a panel a layer; thin lines mark where routes begin.
 
+    Times of many rows run together on an axis of decades; how far each is from the least tells them apart.
     table: with `rated`'s column `kernel` for the routes, which are those of the contender `blockskip`. layers: name ->
     (out_features, in_features), by default Gemma 4 31B's, fused; one without a row has no panel. device: the one with
     the most points here, if none is named. Contenders that show one choice of ours alone are left out. Of a point that
@@ -100,10 +102,7 @@ def linear_layers(
     layers = model_of("gemma4-31b").linears(fused=True) if layers is None else layers
     good = _of_layers(_good(table), layers, group_size)
     device = device or next(iter(good["device"].value_counts(sort=True).index), "")
-    good = good[good["device"] == device].assign(
-        time=lambda rows: rows["median_ms"] / 1e3, low=lambda rows: rows["low_ms"] / 1e3,
-        high=lambda rows: rows["high_ms"] / 1e3, floor=lambda rows: rows["bound_ms"] / 1e3,
-    )  # fmt: skip
+    good = good[good["device"] == device]
     by_layer = {name: good[(good["out_features"] == n) & (good["in_features"] == k)] for name, (n, k) in layers.items()}
     bits = series.several(series.rows_of(good[good["contender"] != FLOAT]), "bits_per_weight")
     panels = [
@@ -112,9 +111,10 @@ def linear_layers(
         if len(rows)
     ]
     seen = table[(table["operation"] == "linear") & (table["device"] == device)] if len(good) else table
-    notes = [series.note(seen, good), ROUTES if any(panel.beginnings for panel in panels) else ""]
+    routes = ROUTES if any(panel.beginnings for panel in panels) else ""
+    notes = [series.note(seen, good), LEAST if panels else "", routes]
     return PanelChart(
-        f"int4 linear layers: time by rows, groups of {group_size}", tuple(panels), series.sources(good),
+        f"int4 linear layers: time over the least by rows, groups of {group_size}", tuple(panels), series.sources(good),
         "; ".join(filter(None, notes)),
     )  # fmt: skip
 
@@ -136,16 +136,18 @@ def _of_layers(good: Any, layers: Mapping[str, Shape], group_size: int) -> Any:
 
 
 def _panel(title: str, rows: Any, bits: list[str]) -> LineChart:
-    """One layer's chart; the floor is that of our own packed weight, else that of the most bits."""
+    """One layer's chart; the least time is that of our own packed weight, else that of the most bits."""
     labels = [_with_bits(row, bits) for row in series.rows_of(rows)]
     named = rows.assign(label=labels)
     ours = named[named["contender"] == OURS]
     floor = ours if len(ours) else named.sort_values("bits_per_weight").drop_duplicates("rows", keep="last")
-    shown = series.lines(named, "rows", "time", "low", "high", lambda row: "", _hover)
-    limits = series.limits(floor, "rows", "floor", "least time with the packed weight", lambda row: "")
+    least = named["rows"].map(floor.set_index("rows")["bound_ms"]).fillna(named["bound_ms"])
+    named = named.assign(**{name: named[f"{name}_ms"] / least for name in ("median", "low", "high")})
     return LineChart(
-        title, "rows of activations (tokens)", "median time", (*shown, *limits), series.sources(rows), y_is_time=True,
-        beginnings=_beginnings(ours),
+        title, "rows of activations (tokens)", "times the least", series.lines(
+            named[named["median"].notna()], "rows", "median", "low", "high", lambda row: "", _hover
+        ),
+        series.sources(rows), level=1.0, beginnings=_beginnings(ours),
     )  # fmt: skip
 
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from skiplab.figures import static
 from skiplab.figures.charts import Chart
-from skiplab.figures.interactive import MENU, PLOT, TITLE, Figure, draw
+from skiplab.figures.interactive import Figure, draw
+from skiplab.figures.legends import MENU, over
 from skiplab.templates import plotly_text
 
 
@@ -30,20 +31,21 @@ def choose(charts: Mapping[str, Chart], first: str = "") -> Figure:
     owners = [name for name, own in lines.items() for _ in own]
     figure.add_traces([line.update(visible=name == shown) for name, own in lines.items() for line in own])
     buttons = [_button(name, one, owners) for name, one in drawn.items()]
-    top, bottom = (max(one.layout.margin[side] for one in drawn.values()) for side in "tb")
-    position = {"x": 0, "xanchor": "left", "y": 1, "yanchor": "bottom", "pad": {"b": top - TITLE + 10}}
+    own = drawn[shown].layout.margin
+    position = {"x": 0, "xanchor": "left", "y": 1, "yanchor": "bottom", "pad": {"b": over(own.t)}}
     look = {"bgcolor": "#F2F2F2", "font": {"color": "#333333", "size": 11}}
     menu = {"buttons": buttons, "active": list(drawn).index(shown), **position, **look}
     height = max(one.layout.height for one in drawn.values())
-    figure.update_layout(updatemenus=[menu], height=max(height, PLOT + top + bottom) + MENU)
-    figure.update_layout(margin_t=top + MENU, margin_b=bottom)
+    figure.update_layout(updatemenus=[menu], height=height + MENU, margin_t=own.t + MENU)
     return figure
 
 
 def _button(name: str, drawn: Figure, owners: list[str]) -> dict[str, Any]:
-    """The button that shows a chart: it changes which lines are visible, and title, axes, notes and legend."""
+    """The button that shows a chart: which lines are visible, title, axes, notes, legend and margins."""
     keys = ("title", "xaxis", "yaxis", "annotations", "legend", "shapes")
     wanted = {key: value for key, value in drawn.layout.to_plotly_json().items() if key in keys}
+    own = drawn.layout.margin
+    wanted |= {"margin.t": own.t + MENU, "margin.b": own.b, "updatemenus[0].pad.b": over(own.t)}
     return {
         "label": plotly_text(name),
         "method": "update",

@@ -43,14 +43,12 @@ def draw(chart: Chart) -> Figure:
         return _panels(chart)
     figure, axes = _blank()
     if isinstance(chart, BarChart):
-        _bars(figure, axes, chart)
+        _bars(axes, chart)
     elif isinstance(chart, HeatChart):
         _heat(figure, axes, chart)
     elif isinstance(chart, LineChart):
         _lines(axes, chart)
-        if chart.lines:
-            _legend(figure, axes)
-    axes.set_title(_title(chart), loc="left", fontsize=12)
+    _head(figure, axes, chart)
     if is_empty(chart):
         axes.text(0.5, 0.5, textwrap.fill(chart.note, 80), transform=axes.transAxes, ha="center")
         axes.tick_params(which="both", left=False, bottom=False, labelleft=False, labelbottom=False)
@@ -75,10 +73,7 @@ def _panels(chart: PanelChart) -> Figure:
         axes.set_ylabel("" if number % 2 and panel.y_title == chart.panels[number - 1].y_title else panel.y_title)
         handles |= {name: handle for handle, name in zip(*axes.get_legend_handles_labels(), strict=True)}
     shown = [line.name for line in chart.lines]
-    columns = 3 if max(map(len, shown)) < 36 else 2
-    look = {"ncols": columns, "fontsize": 8, "frameon": False, "title_fontsize": 12, "alignment": "left"}
-    keys = [handles[name] for name in shown]  # the title is the legend's: matplotlib lays a figure's own over it
-    figure.legend(keys, shown, loc="outside upper left", title=_title(chart), **look)
+    _legend(figure, chart, [handles[name] for name in shown], shown)
     _sign(figure, foot(chart))
     return figure
 
@@ -272,19 +267,31 @@ def _inside(marks: list[float], values: list[float]) -> list[float]:
     return [m for m in marks if not values or min(values) / 1.3 <= m <= max(values) * 1.3]
 
 
-def _legend(figure: Figure, axes: Axes, inside: bool = True) -> None:
-    """The legend: inside the axes if it is short; else, and for bars, above them, in a taller figure."""
+def _head(figure: Figure, axes: Axes, chart: Chart) -> None:
+    """Title and legend: a short one of lines stands inside the axes, others under the title, in a taller figure."""
     handles, labels = axes.get_legend_handles_labels()
-    longest = max(map(len, labels))
-    if inside and len(labels) <= 4 and longest < 50:
-        axes.legend(fontsize=8, loc="best", framealpha=0.85)
+    short = len(labels) <= 4 and max(map(len, labels), default=0) < 50
+    if labels and (isinstance(chart, BarChart) or not short):
+        figure.set_figheight(HEIGHT + 0.17 * -(-len(labels) // _columns(labels)))
+        _legend(figure, chart, handles, labels)
         return
-    columns = 3 if longest < 36 else 2 if longest < 68 else 1
-    figure.set_figheight(HEIGHT + 0.17 * -(-len(labels) // columns))
-    figure.legend(handles, labels, loc="outside upper left", ncols=columns, fontsize=7.5, frameon=False)
+    axes.set_title(_title(chart), loc="left", fontsize=12)
+    if labels:
+        axes.legend(fontsize=8, loc="best", framealpha=0.85)
 
 
-def _bars(figure: Figure, axes: Axes, chart: BarChart) -> None:
+def _columns(names: list[str]) -> int:
+    longest = max(map(len, names))
+    return 3 if longest < 36 else 2 if longest < 68 else 1
+
+
+def _legend(figure: Figure, chart: Chart, keys: list[Any], names: list[str]) -> None:
+    """The legend over the axes, with the figure's title as its own: matplotlib lays a figure's over it."""
+    look = {"ncols": _columns(names), "fontsize": 8, "frameon": False, "title_fontsize": 12, "alignment": "left"}
+    figure.legend(keys, names, loc="outside upper left", title=_title(chart), **look)
+
+
+def _bars(axes: Axes, chart: BarChart) -> None:
     numbers = range(len(chart.groups))
     for index, bars in enumerate(chart.bars):
         positions = [chart.position(index, group) for group in numbers]
@@ -318,7 +325,6 @@ def _bars(figure: Figure, axes: Axes, chart: BarChart) -> None:
             lambda m: theme.tick(m, chart.unit),
         )
         axes.minorticks_off()
-    _legend(figure, axes, inside=False)
 
 
 def _heat(figure: Figure, axes: Axes, chart: HeatChart) -> None:

@@ -14,7 +14,7 @@ from skiplab.text import digits, listed
 
 BLUE, ORANGE, GREEN, VERMILLION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 SKY, PURPLE, GREY = "#56B4E9", "#CC79A7", "#888888"
-WINE, OLIVE, BROWN, DARK = "#AA3377", "#999933", "#8C510A", "#6B6B6B"
+WINE, OLIVE, BROWN, DARK, VIOLET = "#AA3377", "#999933", "#8C510A", "#6B6B6B", "#8A63D2"
 TEXT = "#777777"
 GRID = "rgba(128,128,128,0.25)"
 
@@ -42,7 +42,7 @@ STYLES = {
     "blockskip-mask": Style(GREEN, "circle-open", "o"),
     "blockskip-none": Style(VERMILLION, "circle-open", "o"),
     "blockskip-one": Style(SKY, "circle-open", "o"),
-    "blockskip-prefill": Style(GREY, "circle-open", "o"),
+    "blockskip-prefill": Style(BLUE, "circle-open", "o"),
     "blockskip-matvec": Style(BLUE, "circle-open", "o"),
     "blockskip-strided": Style(SKY, "circle-open", "o"),
     "blockskip-scalar": Style(GREEN, "circle-open", "o"),
@@ -51,14 +51,14 @@ STYLES = {
     "blockskip-int8-mma": Style(VERMILLION, "circle-open", "o"),
     "sdpa": Style(VERMILLION, "square", "s"),
     "sdpa-causal": Style(VERMILLION, "square-open", "s"),
-    "sdpa-math": Style(GREY, "square-open", "s"),
+    "sdpa-math": Style(BROWN, "square-open", "s"),
     "sdpa-flash": Style(GREEN, "square-open", "s"),
-    "sdpa-efficient": Style(GREY, "square", "s"),
+    "sdpa-efficient": Style(VIOLET, "square", "s"),
     "sdpa-efficient-mask": Style(DARK, "square", "s"),
     "sdpa-cudnn": Style(WINE, "square-open", "s"),
     "flex": Style(ORANGE, "diamond", "D"),
     "flash-window": Style(GREEN, "square", "s"),
-    "efficient-window": Style(DARK, "square-open", "s"),
+    "efficient-window": Style(VIOLET, "square-open", "s"),
     "fa3": Style(PURPLE, "triangle-up", "^"),
     "fa4": Style(BROWN, "triangle-down", "v"),
     "blockskip-varlen": Style(PURPLE, "circle-open", "o"),
@@ -75,7 +75,7 @@ STYLES = {
     "humming-int8": Style(GREEN, "triangle-up-open", "^"),
     "gemlite": Style(DARK, "triangle-down", "v"),
     "transformers": Style(ORANGE, "diamond", "D"),
-    "transformers-eager": Style(GREY, "diamond-open", "D"),
+    "transformers-eager": Style(VIOLET, "diamond-open", "D"),
     "transformers-compiled": Style(ORANGE, "diamond-open", "D"),
     "llama.cpp": Style(WINE, "triangle-up", "^"),
     "llama.cpp-cublas": Style(WINE, "triangle-up-open", "^"),
@@ -84,22 +84,22 @@ STYLES = {
     "executorch": Style(PURPLE, "hexagon", "h"),
     "executorch split-K": Style(PURPLE, "hexagon", "h"),
     "executorch standard": Style(WINE, "hexagon", "h"),
-    "reference": Style(GREY, "cross", "P"),
+    "reference": Style(VIOLET, "cross", "P"),
     "ladder-1-dense": Style(VERMILLION, "circle-open", "o"),
     "ladder-2-mask": Style(ORANGE, "circle-open", "o"),
     "ladder-3-bounds": Style(GREEN, "circle-open", "o"),
     "ladder-4-coalesced": Style(ORANGE, "square-open", "s"),
     "ladder-5-splits": Style(GREEN, "square-open", "s"),
-    "ladder-6-vector": Style(GREY, "square-open", "s"),
+    "ladder-6-vector": Style(BROWN, "square-open", "s"),
     "ladder-7-joined": Style(PURPLE, "diamond-open", "D"),
     "ladder-8-fused": Style(SKY, "diamond-open", "D"),
 }
-"""Of every contender, in every figure. A marker with a circle or pentagon is ours."""
+"""Of every contender, in every figure. A marker with a circle or pentagon is ours; grey is what roofs allow."""
 OTHERS = (
     Style(GREEN, "triangle-up", "^"),
     Style(PURPLE, "triangle-down", "v"),
     Style(OLIVE, "star", "*"),
-    Style(GREY, "hexagon", "h"),
+    Style(VIOLET, "hexagon", "h"),
 )
 PREDICTED = (GREEN, ORANGE, PURPLE, OLIVE)
 """Colours of what is predicted: by machine, and of each the contenders."""

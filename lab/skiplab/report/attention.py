@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 def figures_of(table: pd.DataFrame, axes: list[str]) -> list[tuple[go.Figure, str]]:
     """Each figure and the text under it."""
-    faster, rate = thin.lines(table, "q_len", axes, "sdpa"), thin.lines(table, "q_len", axes)
+    faster, times = thin.lines(table, "q_len", axes, "sdpa"), thin.lines(table, "q_len", axes)
     pairs = thin.grid(table[table["contender"].isin(["sdpa", "blockskip"])], "q_len", ["window", "mask"])
     ours = thin.groups(table[table["contender"] == "blockskip"], axes)
     slider = "move the slider to change the window or mask."
     return [
         (with_window_slider(figures.speedup, faster.table), f"Speed-up over dense + mask; {slider} {faster.left_out}"),
-        (with_window_slider(figures.throughput, rate.table),
-         f"Prompt tokens a second through one layer's attention. {rate.left_out}"),
+        (with_window_slider(figures.attention_ratio, times.table),
+         f"The dashed line is the least time that the machine's roofs allow; {slider} {times.left_out}"),
         (figures.heatmap(pairs.table), f"Times that blockskip is faster than dense + mask. {pairs.left_out}"),
         (figures.flops(ours.table),
          f"What the mask keeps, what blockskip executes, what dense attention executes. {ours.left_out}"),

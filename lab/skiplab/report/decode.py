@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 def figures_of(table: pd.DataFrame, axes: list[str]) -> list[tuple[go.Figure, str]]:
     """Each figure and the text under it."""
     excerpt = thin.lines(table, "kv_len", axes)
-    time = "Time of a decode step; in grey the least that the machine's roofs allow."
+    time = "Time of a decode step; the dashed line is the least that the machine's roofs allow."
     bytes_moved = "Bytes that a step must move, each once, over its time."
     return [
-        (figures.decode_time(excerpt.table), f"{time} {excerpt.left_out}"),
+        (figures.decode_ratio(excerpt.table), f"{time} {excerpt.left_out}"),
         (figures.decode_bandwidth(excerpt.table), f"{bytes_moved} {excerpt.left_out}"),
     ]

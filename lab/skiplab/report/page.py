@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from skiplab import figures, thin
-from skiplab.figures import interactive
+from skiplab.figures import interactive, legends
 from skiplab.figures.frames import AXES
 from skiplab.measure.point import OTHER_DEVICE
 from skiplab.operations import DEFAULT_OPERATION, OPERATIONS, Baseline, Operation
@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 
 UNCLAIMED = {"busy", "bimodal", "impossible", "unchecked", "unconverged", OTHER_DEVICE}
 """Flags that no speed-up is claimed on."""
-LEGEND = {"orientation": "v", "x": 1.01, "xanchor": "left", "y": 1, "yanchor": "top"}  # beside: lines are many
+LEGEND = 240
+"""Pixels of a figure's legend, beside it: lines are many."""
 RAW_BYTES = 6_000_000
 """A run of more is not in its report: a browser would take long to open the page."""
 
@@ -175,7 +176,7 @@ def _reason(figure: go.Figure) -> str:
 
 def _drawn(figure: go.Figure) -> str:
     """A live figure as HTML: its data is in a script, with `<` and `>` escaped as in JSON."""
-    figure.update_layout(legend=LEGEND, margin_r=240)
+    legends.beside(figure, LEGEND)
     return trusted(
         figure.to_html(full_html=False, include_plotlyjs=False, config={"responsive": True, **interactive.CONFIG})
     )

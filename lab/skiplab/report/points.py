@@ -14,13 +14,14 @@ from skiplab.figures import speedups
 from skiplab.figures.frames import AXES
 from skiplab.operations import Operation, operation_of
 from skiplab.report.rows import axis_text, records
+from skiplab.text import called
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from skiplab.store import Run
 
-URGENT = ("slower", "fails now", "unclear", "faster", "ok now", "same", "only last", "only earlier", "never ok")
+URGENT = ("slower", "fails now", "unclear", "faster", "ok now", "same", "new", "missing", "never ok")
 """Verdicts, and what stands in their place, in the order in which a reader wants to see them."""
 TOLD = {"tokens_per_s": "tokens/s", "peak_gb": "peak GB"}
 assert set(VERDICTS) < set(URGENT)
@@ -76,7 +77,7 @@ def of_frame(table: pd.DataFrame) -> list[PointColumn]:
     rows, base = records(table), operation.baseline
     faster = _faster(table, operation)
     return [
-        text("contender", "contender", table["contender"], filter=True),
+        text("contender", "contender", map(called, table["label"], table["contender"]), filter=True),
         *axis_fields(operation, [{name: row[name] for name in operation.columns} for row in rows]),
         text("status", "status", table["status"] if set(table["status"]) != {"ok"} else [""] * len(rows), filter=True),
         numbers("median_ms", "time", "time", table["median_ms"], "Median of the samples"),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Set
 from typing import TYPE_CHECKING, Any
 
 from skiplab.figures import theme
 from skiplab.operations import OPERATIONS
 from skiplab.report.rows import axis_text, records
+from skiplab.text import called
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,14 +48,24 @@ def time_table(table: pd.DataFrame) -> pd.DataFrame:
     for row in records(table):
         key = *(_order(row[name]) for name in axes), str(row["mask"])
         cells.setdefault(key, {})[row["contender"]] = row
-    lines, contenders = [], table["contender"].unique()
+    lines, heads = [], _heads(table)
     for _, rows in sorted(cells.items()):
         first = next(iter(rows.values()))
         time = rows[base.contender]["median_ms"] if base.contender in rows else math.nan
         described = {operation.heading(name): axis_text(name, first) for name in axes}
-        times = {name: _cell(rows.get(name), time, base.contender, usual) for name in contenders}
+        times = {head: _cell(rows.get(name), time, base.contender, usual) for name, head in heads.items()}
         lines.append({**described, **times})
     return pd.DataFrame.from_records(lines)
+
+
+def _heads(table: pd.DataFrame) -> dict[str, str]:
+    """By contender, its name; with what to type for it where two have the same one."""
+    labels = dict(zip(table["contender"], table["label"], strict=True))
+    shared = Counter(labels.values())
+    return {
+        name: called(label, name) if shared[label] > 1 else called(label, name).removesuffix(f" ({name})")
+        for name, label in labels.items()
+    }
 
 
 def _order(value: float | str) -> float | str:

@@ -57,12 +57,13 @@ def above(usual: str, text: str, of: str = "cells") -> str:
     return " ".join(said)
 
 
-def close(flags: Iterable[str], marks: Iterable[str]) -> str:
+def close(flags: Iterable[str], marks: Collection[str]) -> str:
     """How many cells are flagged for what ‡ stands for and lack it, as their quartiles lie close; empty without any."""
     earned = [any(MARKS.get(flag) == "‡" for flag in text.split(", ")) for text in flags]
     count = sum(one and "‡" not in own for one, own in zip(earned, marks, strict=True))
-    cells = f"{count} cells without ‡ are" if count != 1 else "1 cell without ‡ is"
-    words = "flagged as not settled, in two groups or busy in the run files, but the quartiles lie within"
+    without = " without ‡" if any("‡" in own for own in marks) else ""
+    cells, their = (f"{count} cells{without} are", "their") if count != 1 else (f"1 cell{without} is", "its")
+    words = f"flagged as not settled, in two groups or busy in the run files, but {their} quartiles lie within"
     return f"{cells} {words} 5\u00a0%" if count else ""
 
 

@@ -37,7 +37,7 @@ def charts(runs: Sequence[Run]) -> dict[str, Chart]:
     return {
         "model": model.prompts_and_steps(whole_models(runs)),
         "speedup": attention.speedup(query(sliding, operation="attention")),
-        "decode": decode.decode_time(steps),
+        "decode": decode.decode_ratio(steps),
         "linear": linear.linear_layers(layers, {name: gemma[name] for name in LAYERS}),
     }
 

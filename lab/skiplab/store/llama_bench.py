@@ -13,6 +13,7 @@ from skiplab.machine import device_kind
 from skiplab.machine.roofs import recorded_roofs
 from skiplab.paths import data_path
 from skiplab.store.runs import Run
+from skiplab.text import why
 from skiplab.workload import ModelWorkload
 from skiplab.workload.model import parameters
 
@@ -34,7 +35,7 @@ def read_bench(path: Path) -> list[Line]:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         hint = "; of the program itself --gguf names the model" if isinstance(error, UnicodeDecodeError) else ""
-        raise ValueError(f"{path.name}: cannot be read as JSON lines: {error}{hint}") from error
+        raise ValueError(f"{path.name}: cannot be read as JSON lines: {why(error)}{hint}") from error
     return _parsed(path.name, text)
 
 

@@ -17,7 +17,7 @@ from skiplab.paths import data_path, is_shipped
 from skiplab.store.frames import frame
 from skiplab.store.reading import Rows, scan
 from skiplab.store.schema import RunFileError
-from skiplab.text import digits
+from skiplab.text import called, digits, why
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 
 SHOWN = 60
 """Rows of a run that a notebook shows; of more, the first and the last."""
+
+
+HEADS = {"median_ms": "median ms", "useful_tflops": "useful TFLOP/s", "gbps": "GB/s"}
+"""Numbers of a run's table in a notebook, and what they are called there."""
 
 
 @dataclass(frozen=True)
@@ -71,16 +75,18 @@ class Run:
         from skiplab.templates import cells, render
 
         table = self.frame()
-        axes = operation_of(self.operation).varying
+        operation = operation_of(self.operation)
+        axes = operation.varying
         if (self.header.get("parameters") or {}).get("mask") is not None:
             axes = (*axes, "mask")  # else the rows of a sweep over masks look alike
-        numbers = {name: [digits(value) for value in table[name]] for name in ("median_ms", "useful_tflops", "gbps")}
-        table = table.assign(**numbers)[["contender", *axes, "status", *numbers, "flags"]]
+        numbers = {name: [digits(value) for value in table[name]] for name in HEADS}
+        names = list(map(called, table["label"], table["contender"]))
+        table = table.assign(contender=names, **numbers)[["contender", *axes, "status", *numbers, "flags"]]
         rows = cells(table)
         first, last = (rows, []) if len(rows) <= SHOWN else (rows[: SHOWN // 2], rows[-SHOWN // 2 :])
         return render(
             "tables.run", run_id=self.run_id, points=len(self.rows), provenance=self.provenance,
-            heads=list(table.columns), first=first, last=last,
+            heads=[HEADS.get(name) or operation.heading(name) for name in table], first=first, last=last,
         )  # fmt: skip
 
 
@@ -94,7 +100,7 @@ def read_run(path: Path | str) -> Run:
         with path.open("rb") as file:
             held = scan(path.name, file)
     except OSError as error:
-        raise RunFileError(f"{path.name}: cannot be read: {error}") from error
+        raise RunFileError(f"{path.name}: cannot be read: {why(error)}") from error
     repair = "by a write that was interrupted; the command that made the run repairs it and goes on"
     if held.header is None:
         wrong = f"the header breaks off, {repair}" if held.cut else "the file is empty; a run starts with its header"

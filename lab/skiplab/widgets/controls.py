@@ -47,7 +47,7 @@ class CountControl(anywidget.AnyWidget):
 
     def __init__(self, label: str, unit: str, value: int, low: int, high: int, name: str, even: bool = False):
         super().__init__(label=label, unit=unit, value=value)
-        self._low, self._high, self._even = low, high, even
+        self._low, self._high, self._even, self._typed = low, high, even, ""
         self.add_class(f"skiplab-{name}")
         self.limit(high)
         self.on_msg(lambda _, message, buffers: self.type(str(message.get("typed", ""))))
@@ -59,22 +59,36 @@ class CountControl(anywidget.AnyWidget):
         return self._high
 
     def limit(self, high: int) -> None:
-        """Let it end at `high`. A larger value, which code may give, stays, and the control says that it is larger."""
+        """Let it end at `high`. A larger value, which code may give, stays, and the control says that it is larger.
+
+        What was typed and refused is refused in words of the new end; one that would now do gives way to the value.
+        """
         self._high = max(high, self._low)
         self.steps = list(range(self._low, self._high + 1)) if self._even else steps(self._low, self._high)
-        if not self.refused:
+        if self.refused and self._number(self._typed) is None:
+            self._refuse()
+        else:
             self._accepted()
 
     def type(self, text: str) -> None:
         """Take what was typed into the field; a text that is no number in range is refused, in words."""
+        self._typed = text
+        number = self._number(text)
+        if number is None:
+            self._refuse()
+            return
+        self.value = number
+        self._accepted()
+
+    def _number(self, text: str) -> int | None:
+        """The number that a text is; None for what is no whole number in range."""
         number = text.replace(",", "").replace("_", "").strip()
         whole = number.removeprefix("-").isdecimal()
-        if whole and self._low <= int(number) <= self._high:
-            self.value = int(number)
-            self._accepted()
-            return
+        return int(number) if whole and self._low <= int(number) <= self._high else None
+
+    def _refuse(self) -> None:
         self.refused = True
-        self.problem = f"{text.strip() or 'nothing'}: {self._allowed()}; still {self.value:,}"
+        self.problem = f"{self._typed.strip() or 'nothing'}: {self._allowed()}; still {self.value:,}"
 
     def _accepted(self) -> None:
         over = self.value > self._high

@@ -17,6 +17,7 @@ import blockskip as bs
 from blockskip.arguments import integer
 
 from skiplab.paths import data_path
+from skiplab.text import why
 from skiplab.workload.attention import Workload
 from skiplab.workload.decode import DecodeWorkload
 
@@ -103,7 +104,7 @@ def read_model(path: Path) -> ModelShapes:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path.name}: cannot be read as a model's configuration: {error}") from error
+        raise ValueError(f"{path.name}: cannot be read as a model's configuration: {why(error)}") from error
     if not isinstance(config, dict):
         raise ValueError(f"{path.name}: holds no object, and a model's configuration is one")
     text = config.get("text_config", config)  # of a model that sees images, too

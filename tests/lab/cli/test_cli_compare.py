@@ -60,8 +60,8 @@ def test_compare_says_what_differs_and_which_points_changed(skiplab, two_runs):
     assert line_of(out, "blockskip", "causal", "slower").split()[3:8] == ["1.00", "ms", "3.00", "ms", "3.000"]
     assert "0.500 to 0.500" in line_of(out, "blockskip", "16", "faster")
     assert "2 points ok in both: 1 faster, 1 slower (up to 1 % counts as noise)." in out
-    assert "only in old: flex: 1 point, window causal" in out
-    assert "only in new: sdpa: 1 point, window causal" in out
+    assert "only in old: FlexAttention (flex), 1 point: window causal" in out
+    assert "only in new: dense + mask (sdpa), 1 point: window causal" in out
     assert skiplab("compare", "old.jsonl", "better.jsonl")[0] == 0
     code, out, _ = skiplab("compare", "old.jsonl", "old.jsonl")
     assert code == 0 and "nothing in device, versions, git and kernels" in out and "3 same" in out
@@ -83,7 +83,7 @@ def test_compare_prints_json_for_scripts(skiplab, two_runs):
 def test_runs_that_share_no_point_say_in_what_they_differ(skiplab, two_runs):
     code, out, err = skiplab("compare", "old.jsonl", "longer.jsonl")
     assert code == 2
-    assert "No point is ok in both runs." in out and "only in new: blockskip: 1 point, q_len 128" in out
+    assert "No point is ok in both runs." in out and "only in new: blockskip, 1 point: prompt length 128" in out
     assert "no point is ok in both; they differ in q_len (64, then 128), kv_len (64, then 128)" in err
 
 
@@ -112,7 +112,9 @@ def test_three_runs_are_followed_point_by_point(skiplab, two_runs):
     assert "git commit: c1 -> c2 -> None" in out
     assert "0.500 to 0.500" in line_of(out, "blockskip", "16", "faster")
     assert line_of(out, "blockskip", "causal", "same").split()[3:8] == ["1.00", "ms", "1.00", "ms", "1.000"]
-    assert "only in run 1: flex: 1 point" in out and "only in run 2: sdpa: 1 point" in out
+    assert (
+        "only in run 1: FlexAttention (flex), 1 point" in out and "only in run 2: dense + mask (sdpa), 1 point" in out
+    )
     assert "2 points of earlier runs missing in the last." in out
 
 
@@ -155,10 +157,10 @@ def test_a_comparison_is_a_page_too_whose_headline_counts_every_point(skiplab, t
     code, out, _ = skiplab("compare", "old.jsonl", "new.jsonl", "--report", "made/page.html", "--table", "c.csv")
     assert code == 1 and "report: made/page.html" in out
     (data,), words = page_data("made/page.html")
-    assert data["rows"] == 4 and "2 runs, 4 points: 1 faster, 1 slower, 1 only last, 1 only earlier." in words
+    assert data["rows"] == 4 and "2 runs, 4 points: 1 faster, 1 slower, 1 new, 1 missing." in words
     columns = {one["name"]: one for one in data["columns"]}
     verdicts = [columns["verdict"]["words"][code] for code in columns["verdict"]["values"]]
-    assert sorted(verdicts) == ["faster", "only earlier", "only last", "slower"]
+    assert sorted(verdicts) == ["faster", "missing", "new", "slower"]
     assert columns["ratio"]["values"][:2] == [pytest.approx(0.5, rel=1e-5), pytest.approx(3, rel=1e-5)]
     assert [len(timings) for timings in columns["trend"]["values"]] == [2, 2, 1, 1]
     assert "git commit: c1 -> c2" in words
@@ -190,9 +192,9 @@ def test_flagged_points_are_counted_and_shown(skiplab, two_runs):
     _, out, _ = skiplab("compare", "old.jsonl", "new.jsonl", "--report", "page.html")
     (data,), words = page_data("page.html")
     for said in (out, words):
-        assert "Flags of these points: allocates 1, throttled 1." in said
-        assert "1 point without a verdict, whatever the ratio: throttled in one of the two 1." in said
-    assert "2 runs, 4 points: 1 slower, 1 unclear, 1 only last, 1 only earlier." in words
+        assert "Flags of these points: allocates (1), throttled (1)." in said
+        assert "1 point without a verdict, whatever the ratio: throttled in one of the two (1)." in said
+    assert "2 runs, 4 points: 1 slower, 1 unclear, 1 new, 1 missing." in words
     flags = next(one for one in data["columns"] if one["name"] == "flags")
     assert "throttled in one of the two, allocates" in flags["words"]
     assert "throttled , 1 point: the GPU had slowed its clocks" in words

@@ -19,7 +19,7 @@ from skiplab.workload import model_of
 
 
 def test_sweep_prints_writes_and_goes_on(skiplab, tmp_path):
-    code, out, _ = skiplab(*SWEEP, "--run", "run.jsonl", "--report", "page.html")
+    code, out, _ = skiplab(*SWEEP, "--out", "run.jsonl", "--report", "page.html")
     assert code == 0
     assert "measured on" in out
     assert "blockskip" in out

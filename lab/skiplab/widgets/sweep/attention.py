@@ -35,9 +35,10 @@ FORM = PanelForm(
     ),
     Workload(64), _sweep, lambda point: f"{point.q_len:,} tokens",
     {
-        "speed-up over dense + mask, by prompt length": attention.speedup,
-        "speed-up over dense + mask, by window": lambda table: attention.speedup(table, x="window"),
+        "speed-up, by prompt length": attention.speedup,
+        "speed-up, by window": lambda table: attention.speedup(table, x="window"),
         "speed-up, prompt length × window": attention.heatmap,
+        "times the least, by prompt length": attention.attention_ratio,
         "tokens/s, by prompt length": attention.throughput,
         "useful TFLOP/s, by prompt length": lambda table: attention.throughput(table, "useful_tflops"),
         "useful, executed and dense work": attention.flops,

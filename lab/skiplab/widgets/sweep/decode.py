@@ -44,6 +44,7 @@ FORM = PanelForm(
     DecodeWorkload(64), _sweep, lambda point: f"{point.kv_len:,} keys",
     {
         "time, by cache length": decode.decode_time,
+        "times the least, by cache length": decode.decode_ratio,
         "queries/s, by cache length": decode.decode_rate,
         "bandwidth, by cache length": decode.decode_bandwidth,
         "time, cache length × window": decode.decode_grid,

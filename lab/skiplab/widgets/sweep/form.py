@@ -13,6 +13,7 @@ from skiplab.figures import frames
 from skiplab.machine import Machine, default_device
 from skiplab.paths import slug
 from skiplab.sweep import AnySweep
+from skiplab.text import called
 from skiplab.widgets import controls
 from skiplab.widgets.sweep.settings import Field, PanelForm
 
@@ -72,8 +73,7 @@ class FormControls(w.VBox):
         entry = contenders(self.form.operation)[name]
         reason = entry.supports(self.form.probe, default_device())
         impossible = reason is not None and any(word in reason for word in MISSING)
-        called = entry.label if entry.label == name else f"{entry.label} ({name})"
-        label = called + (f": {reason}" if impossible else "")
+        label = called(entry.label, name) + (f": {reason}" if impossible else "")
         box = w.Checkbox(
             chosen and not impossible, description=label, disabled=impossible, indent=False, tooltip=entry.summary
         )

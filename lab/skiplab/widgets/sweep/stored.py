@@ -24,7 +24,7 @@ def stored(folders: Iterable[Path], operation: str) -> list[tuple[str, str]]:
 
 
 def run_name(path: Path) -> str:
-    """`recorded: decode-qwen (NVIDIA H100 80GB HBM3, 2026-11-27)`: what a file is of first, for a list may cut its end.
+    """`recorded 2026-11-27: decode-qwen (H100 80GB HBM3)`: when and of what first, for a narrow list cuts its end.
 
     A file that is not named so, or whose header cannot be read, goes by its own name.
     """
@@ -36,7 +36,8 @@ def run_name(path: Path) -> str:
         return f"{source}: {path.stem}"
     day, rest = path.stem[:10], path.stem[11:].removeprefix(f"{slug(device)}-")
     dated = rest and day.replace("-", "").isdecimal()
-    return f"{source}: {rest} ({device}, {day})" if dated else f"{source}: {path.stem} ({device})"
+    brief = device.removeprefix("NVIDIA ")
+    return f"{source} {day}: {rest} ({brief})" if dated else f"{source}: {path.stem} ({brief})"
 
 
 def is_empty_run(path: Path) -> bool:
