@@ -2,7 +2,6 @@
 
 from functools import lru_cache
 
-import pytest
 import torch
 import transformers
 
@@ -103,15 +102,6 @@ INSIDE = {
     ),
 }
 """Of which the decoder has none: experts, soft caps, layers that share keys."""
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Sums of 64 numbers are not worth a second one."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def spread(model):

@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 from draws import FUZZ_SECONDS
 from interpreter import fresh_memory_holds_nan, interpreter
 
@@ -19,12 +18,8 @@ SLOWEST_ROUND_S = 600
 
 
 @pytest.fixture(autouse=True)
-def one_thread():
-    """Small problems: threads cost more than they bring."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+def small_problems(one_thread):
+    """All of them are."""
 
 
 def pytest_collection_modifyitems(items):

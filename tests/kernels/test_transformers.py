@@ -17,9 +17,10 @@ import transformers
 from blockskip.integrations import transformers as integration
 from blockskip.integrations.transformers.attention import attend
 from blockskip.integrations.transformers.masks import prepare
-from tiny_models import CONFIGS, INSIDE, SHAPE, WINDOW, off, one_thread, spread, tiny  # noqa: F401 - a fixture
+from tiny_models import CONFIGS, INSIDE, SHAPE, WINDOW, off, spread, tiny
 from transformers.masking_utils import AttentionMaskInterface
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 integration.register()
 
 SLACK = 4

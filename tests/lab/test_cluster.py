@@ -20,19 +20,11 @@ from skiplab.sweep.header import site_of
 from skiplab.sweep.joining import reason
 from skiplab.sweep.workers import WorkerLost
 
-pytestmark = pytest.mark.timeout(400)
+# a worker takes as many CPUs as torch has threads here, and the cluster's machines have one each
+pytestmark = [pytest.mark.timeout(400), pytest.mark.usefixtures("one_thread")]
 TINY = Sweep(("blockskip", "sdpa"), (64, 96), (16, None), q_heads=2, kv_heads=1, head_dim=16, budget_s=0.05)
 WHY = "Ray is not installed: pip install 'skiplab[cluster]'"
 SMALL = {"num_cpus": 1, "include_dashboard": False, "include_log_monitor": False}
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """A worker takes as many CPUs as torch has threads here, and the cluster's machines have one each."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -32,20 +32,13 @@ from skiplab.sweep import ModelSweep
 from skiplab.widgets.sweep.form import MISSING
 from skiplab.workload import ModelWorkload
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = json.dumps({**TINY, **AWKWARD["two kinds"]})
 PROMPT = ModelWorkload("prefill", 40, model="tiny", config=CONFIG)
 STEP = ModelWorkload("decode", 3, 20, model="tiny", config=CONFIG, steps=5)
 GEMMA_PROMPT, GEMMA_STEP = ladder.CALLS
 NOTHING = pd.DataFrame(columns=list(COLUMNS))
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def test_each_rung_switches_one_choice_more_than_the_one_below():

@@ -1,17 +1,15 @@
-"""The decoder by itself: configurations, caches that grow and wrap, graphs of steps.
+"""The decoder by itself: its weights, caches that grow and wrap, what it is given.
 
-`test_model_transformers.py` has what it computes, `test_model_weights.py` where weights come from, and
-`test_model_drafts.py` drafts.
+`test_model_config.py` has configurations, `test_model_graphs.py` graphs of steps, `test_model_transformers.py` what it
+computes, `test_model_weights.py` where weights come from, and `test_model_drafts.py` drafts.
 """
 
-import json
 import math
-from collections import Counter
 
 import blockskip as bs
 import pytest
 import torch
-from skiplab.model import Decoder, ModelSpec, decoder, model_names
+from skiplab.model import Decoder, ModelSpec
 from skiplab.model.cache import ring_slots
 from skiplab.model.weights import WeightFormat, build, expected
 
@@ -30,14 +28,6 @@ CONFIG = {
     "sliding_window": 8,
     "hidden_size_per_layer_input": 0,
 }
-LLAMA = {
-    "model_type": "llama",
-    "vocab_size": 128,
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-}
 SPEC = ModelSpec.from_config(CONFIG)
 
 
@@ -47,100 +37,6 @@ def tiny(seed=0, **options) -> Decoder:
 
 def some_ids(*shape: int) -> torch.Tensor:
     return torch.randint(0, 128, shape, generator=torch.Generator("cpu").manual_seed(3))
-
-
-@pytest.mark.parametrize("name", model_names())
-def test_named_models(name):
-    spec = ModelSpec.named(name)
-    assert spec.name == name
-    assert sum(spec.kinds.values()) == len(spec.layers)
-
-
-def test_gemma4_31b_is_what_its_authors_say():
-    spec = ModelSpec.named("gemma4-31b")
-    sliding, full = spec.layers[0], spec.layers[5]
-    assert Counter(spec.layers) == {sliding: 50, full: 10}
-    assert (sliding.q_heads, sliding.kv_heads, sliding.head_dim, sliding.window) == (32, 16, 256, 1024)
-    assert (full.q_heads, full.kv_heads, full.head_dim, full.window) == (32, 4, 512, None)
-    assert (sliding.key_is_value, full.key_is_value) == (False, True)
-    assert (sliding.rope.theta, full.rope.theta, full.rope.rotary, full.scale) == (1e4, 1e6, 0.25, 1.0)
-    assert (spec.logit_softcap, spec.activation, spec.tied) == (30.0, "gelu_tanh", True)
-    sizes = {name: math.prod(shape) for name, shape in expected(spec).items() if len(shape) == 2}
-    assert sizes.pop("model.embed_tokens.weight") == pytest.approx(1.41e9, rel=0.01)
-    assert sum(sizes.values()) == pytest.approx(29.29e9, rel=0.001)
-
-
-def test_a_config_is_read_from_wherever_it_lies(tmp_path):
-    folder = tmp_path / "some-model"
-    folder.mkdir()
-    (folder / "config.json").write_text(json.dumps(CONFIG))
-    wrapped = {"model_type": "gemma4", "vision_config": {}, "text_config": CONFIG}
-    (tmp_path / "wrapped.json").write_text(json.dumps(wrapped))
-    specs = [ModelSpec.from_config(p) for p in (folder, str(folder / "config.json"), tmp_path / "wrapped.json")]
-    assert [spec.name for spec in specs] == ["some-model", "some-model", "wrapped"]
-    assert {spec.layers for spec in specs} == {SPEC.layers}
-    assert {spec.tied for spec in specs} == {True}
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"model_type": "mamba"}, "model_type: given 'mamba'; supported are llama, mistral"),
-        ({"enable_moe_block": True}, "enable_moe_block: given True; experts are not supported"),
-        ({"num_experts": 8}, "num_experts: given 8; experts are not supported"),
-        ({"hidden_size_per_layer_input": None}, None),
-        ({"hidden_size_per_layer_input": 256}, "hidden_size_per_layer_input: given 256; embeddings a layer are not"),
-        ({"num_kv_shared_layers": 2}, "num_kv_shared_layers: given 2; layers that share"),
-        ({"use_bidirectional_attention": "all"}, "use_bidirectional_attention: given 'all'; only causal"),
-        ({"use_bidirectional_attention": "vision"}, None),
-        ({"hidden_activation": "relu"}, "hidden_activation: given 'relu'; allowed are silu, gelu_pytorch_tanh"),
-        ({"num_attention_heads": 5}, "num_attention_heads: given 5; must be a multiple of the layer's 2 KV heads"),
-        ({"head_dim": 15}, "head_dim: given 15; must be even"),
-        ({"sliding_window": 0}, "sliding_window: given 0; must be at least 1"),
-        ({"layer_types": ["full_attention"]}, "layer_types: given 1; num_hidden_layers is 3"),
-        ({"layer_types": ["full_attention"] * 2 + ["chunked"]}, "layer_types: given 'chunked'; allowed are sliding"),
-        ({"rms_norm_eps": 0}, "rms_norm_eps: given 0.0; must be above 0"),
-        ({"tie_word_embeddings": 1}, "tie_word_embeddings: given 1; True or False"),
-        ({"final_logit_softcapping": -1}, "final_logit_softcapping: given -1.0; must be above 0"),
-        ({"per_layer_config": {"2": {"sliding_window": 4}}}, "per_layer_config: given sliding_window; not supported"),
-        ({"rope_parameters": {"rope_type": "longrope"}}, "rope_parameters.rope_type: given 'longrope'; allowed are"),
-        ({"rope_parameters": {"rope_type": "linear"}}, "rope_parameters: rope_type 'linear' needs factor"),
-        ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor: given 0.5; it is not supported"),
-        (
-            {"rope_parameters": {"factor": 8.0}},
-            "rope_parameters.factor: given 8.0; it is not supported with rope_type 'd",
-        ),
-        ({"rope_parameters": {"rope_theta": -1}}, "rope_parameters.rope_theta: given -1.0; must be above 0"),
-        ({"rope_parameters": {"mscale": 0.5}}, "rope_parameters.mscale: given 0.5; it is not supported"),
-        ({"attention_bias": None, "rms_norm_eps": None, "tie_word_embeddings": None}, None),
-        ({"per_layer_config": {"last": {}}}, "per_layer_config: given 'last'; an int is needed"),
-        ({"rope_parameters": 8}, "rope_parameters: given 8; an object is needed"),
-        ({"vocab_size": 2.5}, "vocab_size: given 2.5; an int is needed"),
-    ],
-)
-def test_what_is_not_supported_is_named(change, message):
-    if message is None:
-        assert ModelSpec.from_config({**CONFIG, **change}).layers == SPEC.layers
-        return
-    with pytest.raises((ValueError, TypeError), match=message):
-        ModelSpec.from_config({**CONFIG, **change})
-
-
-def test_a_missing_size_and_a_source_of_another_kind(tmp_path):
-    with pytest.raises(ValueError, match="hidden_size: is missing from the config of a llama"):
-        ModelSpec.from_config({"model_type": "llama"})
-    with pytest.raises(TypeError, match="source: given int; a path or a dict is needed"):
-        ModelSpec.from_config(3)
-    for text, message in (("{", "source: config.json is no JSON"), ("[]", "source: config.json holds a list")):
-        (tmp_path / "config.json").write_text(text)
-        with pytest.raises(ValueError, match=message):
-            ModelSpec.from_config(tmp_path)
-
-
-def test_a_null_window_is_none():
-    mistral = {**LLAMA, "model_type": "mistral", "num_key_value_heads": 2}
-    assert {layer.window for layer in ModelSpec.from_config({**mistral, "sliding_window": None}).layers} == {None}
-    assert {layer.window for layer in ModelSpec.from_config(mistral).layers} == {4096}
 
 
 def test_random_weights_are_of_their_seed():
@@ -238,87 +134,6 @@ def test_a_prompt_is_read_anew_in_the_same_memory():
     assert model.cache.layers[2].k.data_ptr() == memory
     model.prefill(ids[:1])
     assert model.cache.batch == 1
-
-
-class Recorder:
-    """In the place of `captured`: what is captured, and how often each is replayed."""
-
-    def __init__(self):
-        self.captures, self.replays = [], []
-
-    def __call__(self, run, ids, lengths):
-        self.captures.append(ids.shape[1])
-        mine = len(self.captures)
-
-        def replay(ids):
-            self.replays.append(mine)
-            return run(ids)
-
-        return replay
-
-
-def test_graphs_are_captured_by_length_and_again_after_growth(monkeypatch):
-    recorder = Recorder()
-    monkeypatch.setattr(decoder, "captured", recorder)
-    model, ids = tiny(), some_ids(1, 40)
-    model.graphs, model.growth = True, 16
-    model.prefill(ids[:, :5])
-    for tokens in (1, 1, 4, 1, 4):  # 16 positions in all
-        model.step(ids[:, :tokens])
-    assert (recorder.captures, recorder.replays) == ([1, 4], [1, 1, 2, 1, 2])
-    model.step(ids[:, :1])  # the 17th
-    assert recorder.captures == [1, 4, 1]
-    model.prefill(ids[:, :20])  # there is room for it
-    model.step(ids[:, :1])
-    assert recorder.captures == [1, 4, 1]
-    model.prefill(ids)  # there is not
-    model.step(ids[:, :1])
-    assert recorder.captures == [1, 4, 1, 1]
-
-
-def test_a_short_prompt_is_captured_the_second_time(monkeypatch):
-    recorder = Recorder()
-    monkeypatch.setattr(decoder, "captured", recorder)
-    monkeypatch.setattr(decoder, "SHORT_PROMPT", 10)
-    model, plain, ids = tiny(), tiny(), some_ids(1, 40)
-    model.graphs = True
-    model.prefill(ids)  # makes a cache that holds all
-    for start, tokens in ((0, 6), (3, 6), (9, 6), (0, 7), (2, 7), (0, 12), (1, 12)):
-        given = ids[:, start : start + tokens]
-        assert torch.equal(model.prefill(given), plain.prefill(given))
-        assert model.cache.counts == model.cache.lengths.tolist() == [tokens]
-        torch.testing.assert_close(model.step(given[:, :1], graph=False), plain.step(given[:, :1]), rtol=0, atol=1e-5)
-    assert (recorder.captures, recorder.replays) == ([6, 7], [1, 1, 2])
-    model.prefill(ids[:, :6], graph=False)
-    model.prefill(ids[:, :6], logits="all")
-    model.prefill(ids[:, :6], chunk=4)
-    model.prefill(ids[:, :6].repeat(2, 1), lengths=[6, 5])  # another batch: another cache, whose graphs are none
-    model.prefill(ids[:, :6].repeat(2, 1), lengths=[6, 5])
-    assert (recorder.captures, recorder.replays) == ([6, 7], [1, 1, 2])
-
-
-def test_graphs_of_few_lengths_are_kept(monkeypatch):
-    recorder = Recorder()
-    monkeypatch.setattr(decoder, "captured", recorder)
-    model, ids = tiny(), some_ids(1, 20)
-    model.graphs = True
-    for tokens in (1, 2, 3, 4, 5, 1, 1, 5):
-        model.prefill(ids[:, :tokens])
-    assert recorder.captures == [1, 5]
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="a CUDA graph needs a GPU")
-@pytest.mark.parametrize("bits", [None, 4])
-def test_a_graph_gives_the_bits_of_its_step(bits):
-    ids = some_ids(2, 60).cuda()
-    found = []
-    for graphs in (True, False):
-        model = Decoder.random(SPEC, device="cuda", bits=bits)
-        model.graphs, model.growth = graphs, 16
-        found.append([model.prefill(ids[:, :9], graph=graphs) for _ in range(3)])
-        model.prefill(ids[:, :5], lengths=[5, 3])
-        found[-1] += [model.step(ids[:, i : i + 1 + i % 3]) for i in range(5, 55, 3)]
-    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))]

@@ -15,10 +15,11 @@ import transformers
 from blockskip.linear.activations import rounded
 from skiplab.model import Decoder, Drafts, ModelSpec, generate, model_names, weights
 from skiplab.paths import data_path
-from tiny_models import CONFIGS, SHAPE, WINDOW, off, one_thread, spread, tiny  # noqa: F401 - a fixture
+from tiny_models import CONFIGS, SHAPE, WINDOW, off, spread, tiny
 from transformers.models.gemma3 import modeling_gemma3
 from transformers.models.llama.modeling_llama import LlamaMLP
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 SLACK = 4
 LENGTH = 72
 FAMILIES = pytest.mark.parametrize("family", CONFIGS)

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 from skiplab.machine import describe
 from skiplab.measure.model import AWKWARD, TINY
 from skiplab.store import frame, read_run
@@ -19,13 +18,9 @@ CONFIG = {**TINY, **AWKWARD["two kinds"], "name": "tiny"}
 
 
 @pytest.fixture(autouse=True)
-def config(tmp_path):
+def config(tmp_path, one_thread):
     """A config.json where the command runs."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
     (tmp_path / "config.json").write_text(json.dumps(CONFIG))
-    yield
-    torch.set_num_threads(before)
 
 
 def bench(**changed):
