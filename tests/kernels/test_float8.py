@@ -6,6 +6,7 @@ import blockskip as bs
 import pytest
 import torch
 from blockskip.attention.caches import FLOAT8
+from blockskip.attention.decode.plan import WGMMA_ROWS, decode_config
 
 IMPLS = ["tiled", "triton"]
 EPS = torch.finfo(torch.float32).eps
@@ -379,3 +380,10 @@ def test_torch_s_own_call_takes_no_float8():
 def test_quantize_kv_checks_what_it_is_given(x, scale, error, message):
     with pytest.raises(error, match=message):
         bs.quantize_kv(x, scale)
+
+
+@pytest.mark.parametrize("capability", [(8, 9), (9, 0), (12, 0)])
+def test_few_dimensions_are_never_multiplied_by_wgmma(capability):
+    """64 rows of words of up to 64 dimensions were wrong on an H200: data/TUNING.md, "Float8"."""
+    configs = [decode_config(capability, d, FLOAT8, rows) for d in (16, 64) for rows in (1, 16, 64, 128, 1024)]
+    assert max(config.block_m for config in configs) == WGMMA_ROWS // 2

@@ -111,9 +111,8 @@ TOPICS: dict[str, AnySweep] = {
     **linear("int8", INT8, 8, 32, 128),
     **linear("ways", WAYS, 4, 32, 128),
 }
-COMPILED = ("blockskip", "flex", "fa4")
-"""Beginnings of the names of those whose kernels are compiled when they are first called, and which can be in several
-processes at once: Humming's compiler did not end there, while alone it takes two seconds a kernel."""
+COMPILED = ("blockskip", "flex", "fa4", "humming")
+"""Beginnings of the names of those whose kernels are compiled when they are first called."""
 
 
 def record(topics: Mapping[str, AnySweep], folder: Path, end: float, retries: int, where: Where) -> str:

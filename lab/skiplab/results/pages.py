@@ -17,7 +17,7 @@ from skiplab.report.model import with_rows
 from skiplab.results.declared import ALL, H100, H200
 from skiplab.results.tables import fill
 from skiplab.results.whole_model import MODEL, recorded_models
-from skiplab.store import Run, documented, noted_runs, published, query, read_runs
+from skiplab.store import Run, documented, published, query, read_runs
 from skiplab.workload import model_of
 
 PAGES = ("README.md", "data/RESULTS.md", "data/TARGETS.md")
@@ -33,7 +33,7 @@ def charts(runs: Sequence[Run]) -> dict[str, Chart]:
     sliding = query(recorded, heads="32/16 of 256", buffer=None, window=1024, contender=PREFILL)
     steps = query(recorded, operation="decode", heads="32/16 of 256", window=None, contender=STEPS)
     gemma = model_of("gemma4-31b").linears(fused=True)
-    layers = rated([*runs, *noted_runs()], H200)
+    layers = rated(runs, H200)
     return {
         "model": model.prompts_and_steps(whole_models(runs)),
         "speedup": attention.speedup(query(sliding, operation="attention")),
