@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 
@@ -37,6 +37,14 @@ def why(error: Exception) -> str:
 def sentence(text: str) -> str:
     """The text with a capital first, unless it begins with a mark."""
     return text[:1].upper() + text[1:]
+
+
+def mask_words(axes: Mapping[str, Any]) -> str:
+    """A row's mask that is no window: `causal`, of packed prompts how many and how long, or the mask's own text."""
+    mask, packed = axes.get("mask"), axes.get("packed")
+    if isinstance(packed, str):
+        return f"packed, {packed}"
+    return "causal" if mask == "causal()" else str(mask)
 
 
 def separated(text: str) -> list[str]:

@@ -7,7 +7,9 @@ import pytest
 import torch
 from skiplab import sweep
 from skiplab.contenders import contender
+from skiplab.figures.attention import problem
 from skiplab.measure.verify import verify
+from skiplab.report.rows import axis_text, records
 from skiplab.sweep import Sweep
 from skiplab.workload import Workload
 from skiplab.workload.packed import PackedPrompts, lengths_of, lengths_text, packed_mask, packed_of
@@ -155,3 +157,12 @@ def test_a_sweep_over_packed_prompts(tmp_path):
 def test_packed_prompts_are_one_batch_under_windows(more):
     with pytest.raises(ValueError, match="lengths"):
         Sweep(**{"q_len": None, "lengths": (LENGTHS,), **more})
+
+
+def test_tables_and_figures_say_which_prompts_instead_of_all_lengths(tmp_path):
+    run = sweep(
+        ["blockskip-varlen"], lengths=[LENGTHS], window=[9], dtype="float32", device="cpu", budget_s=0.01,
+        path=tmp_path / "run.jsonl", isolate=False, progress=False, **SHAPE,
+    )  # fmt: skip
+    (row,) = records(run.frame())
+    assert axis_text("window", row) == "packed, 3 of 1 to 40, window 9" and "packed, 3 of 1" in problem(row)

@@ -11,7 +11,7 @@ from skiplab.compare.comparison import Comparison
 from skiplab.compare.points import Pair, Unpaired
 from skiplab.operations import OPERATIONS
 from skiplab.store import Run
-from skiplab.text import called, counted
+from skiplab.text import called, counted, mask_words
 
 SHOWN = 8
 """Values of an axis that are listed."""
@@ -79,8 +79,7 @@ def axis_value(name: str, axes: Mapping[str, Any]) -> str:
     value = axes.get(name)
     if name != "window" or value is not None:
         return "" if value is None else str(value)
-    mask = axes.get("mask")
-    return OPERATIONS[axes["operation"]].without_window or ("causal" if mask == "causal()" else str(mask))
+    return OPERATIONS[axes["operation"]].without_window or mask_words(axes)
 
 
 def apart(runs: Sequence[Run]) -> str:

@@ -14,6 +14,7 @@ from skiplab.figures.charts import BarChart, Bars, HeatChart, Hover, Line, LineC
 from skiplab.figures.frames import ORIGIN, speedups
 from skiplab.figures.series import RowDict, doubts, note, rows_of, shape, sources, time_text
 from skiplab.floors import FLOORS
+from skiplab.text import mask_words
 
 SHAPE = ("batch", "q_heads", "kv_heads", "head_dim", "dtype")
 
@@ -235,7 +236,7 @@ def _variant(row: RowDict, x: str = "q_len") -> str:
         return f"prompt {theme.tokens(row['q_len'])}"
     if window == window and window is not None:
         return f"window {theme.tokens(window)}"
-    return "causal" if row["mask"] == "causal()" else str(row["mask"])
+    return mask_words(row)
 
 
 def _hover(row: RowDict) -> Hover:
@@ -250,8 +251,7 @@ def _hover(row: RowDict) -> Hover:
 
 def problem(row: RowDict) -> str:
     """A point's problem in words."""
-    mask = "causal" if row["mask"] == "causal()" else str(row["mask"])
-    return f"prompt {int(row['q_len']):,}, {series.window(row) or mask}, {series.shape(row)}"
+    return f"prompt {int(row['q_len']):,}, {series.window(row) or mask_words(row)}, {series.shape(row)}"
 
 
 def overview(table: Any) -> LineChart:

@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from skiplab.text import mask_words
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -18,6 +20,5 @@ def records(table: pd.DataFrame) -> list[dict[str, Any]]:
 def axis_text(name: str, row: Mapping[str, Any]) -> str:
     """An axis in words; of a mask that is no window, its text."""
     if name == "window" and math.isnan(row[name]):
-        text = row["mask"]
-        return text if isinstance(text, str) and text != "causal()" else "causal"
+        return mask_words(row) if isinstance(row["mask"], str) else "causal"
     return row[name] if isinstance(row[name], str) else f"{row[name]:.0f}"

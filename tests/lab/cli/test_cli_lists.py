@@ -14,6 +14,7 @@ from typer.main import get_command
 COMMANDS = {
     "sweep": "--contender blockskip,sdpa --q-len 64,128 --window 16,causal --again busy,throttled",
     "sweep with masks": "--mask chunked(16)&causal(),band(-3,2)&causal()",
+    "sweep of packed prompts": "--lengths 512*32x7,64-4096:16384 --window 16,causal",
     "decode": "--contender blockskip,sdpa --kv-len 64,128 --window 16,causal",
     "linear": "--contender blockskip,bf16 --shape 64x64,128x64 --rows 1,2,4 --bits 4,8 --group-size 32,64",
     "linear of a model": "--model gemma4-31b --layer qkv,o",
