@@ -16,6 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from skiplab.replay.fresh import run_fresh
+from skiplab.text import percent
 from skiplab.workload import Workload
 
 _PLACE = re.compile(r"(?P<kernel>.*) Core(?P<core>\d+) CTA(?P<cta>\d+)")
@@ -83,7 +84,7 @@ class Timeline:
         longest = max(one.end - one.start for one in self.blocks)
         return (
             f"{self.kernel}: {len(self.blocks):,} blocks on {len(self.sms):,} multiprocessors, which have one for "
-            f"{self.busy:.0%} of the time; the longest block takes {longest / self.seconds:.0%} of it"
+            f"{percent(self.busy)} of the time; the longest block takes {percent(longest / self.seconds)} of it"
         )
 
     def perfetto(self, path: Path | str) -> Path:
