@@ -26,7 +26,7 @@ def trial(judgements: Sequence[claims.Judged], topic: str) -> Shown:
     said = ", ".join(f"{count} {verdict}" for verdict, count in claims.counts(own).items() if count)
     caption = " ".join([
         f"Published by {' and by '.join(sources)}.",
-        f"{len(own)} claims: {said}. Figures within {percent(claims.SAME)} of each other say the same.",
+        f"{len(own)} claims: {said}. Figures within {percent(claims.SAME)} say the same.",
     ])  # fmt: skip
     cells = table(own)
     return Shown(caption, cells, tuple(notes_of("".join(cells["ours"]))), ("ours", "predicted", "verdict", WHY))
