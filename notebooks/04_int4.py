@@ -217,7 +217,9 @@ steps = {
     for name, (p, s) in ways.items()
 }
 counted = pd.DataFrame({name: vars(step) for name, step in steps.items()}).T
-results.captioned(counted.drop(columns="what").astype(int), "what one step of a warp asks for: computed")
+results.captioned(
+    counted.drop(columns="what").astype(int), "what one step of a warp asks for: computed"
+)
 
 # %% [markdown]
 # The bytes needed are the same; sectors and lines are not. Two honest remarks. The neighbouring rows' scales
@@ -256,13 +258,14 @@ results.captioned(pd.DataFrame(compiled).T, "compiled here, for two kinds of GPU
 # - **proportional** once the multiplications decide: then it no longer matters how few bytes a weight has.
 #
 # Gemma 4 31B's layers on a GPU, on a CPU those of a small model of the same kind, against the float weight in
-# bfloat16, torch's own int4 product, on a GPU Humming where it is installed, and in full on a CPU the weight turned
-# back to floats in each call. Every point is checked against the reference before it is timed. Each time is drawn as
-# a multiple of the least, the dashed line: the packed weight, activations and output once at this machine's own
-# measured bandwidth, or the multiplications at its rate. That least is flat first and proportional later; a line that
-# stays level goes with it, one that climbs pays for rows that should be free. On a CPU `bs.linear` compiles its product of up to 8 rows, which rounds activations to
-# int8 and reads the packed bytes once: there it beats the float weight. More rows are unpacked to floats first, and
-# unpacking then costs more than the bytes that it saves.
+# bfloat16, torch's own int4 product, on a GPU Humming where it is installed, and in full on a CPU the weight
+# turned back to floats in each call. Every point is checked against the reference before it is timed. Each time
+# is drawn as a multiple of the least, the dashed line: the packed weight, activations and output once at this
+# machine's own measured bandwidth, or the multiplications at its rate. That least is flat first and proportional
+# later; a line that stays level goes with it, one that climbs pays for rows that should be free. On a CPU
+# `bs.linear` compiles its product of up to 8 rows, which rounds activations to int8 and reads the packed bytes
+# once: there it beats the float weight. More rows are unpacked to floats first, and unpacking then costs more
+# than the bytes that it saves.
 
 # %%
 on_gpu = default_device() == "cuda"

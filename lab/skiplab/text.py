@@ -13,6 +13,11 @@ def digits(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 99.95 else f"{value:#.3g}"
 
 
+def percent(share: float, places: int = 0) -> str:
+    """A share in hundredths, the mark a hard space behind it: `97 %`; with so many places after the point."""
+    return f"{100 * share:.{places}f}\u00a0%"
+
+
 def listed(items: Sequence[str]) -> str:
     """`a, b and c`."""
     return " and ".join([", ".join(items[:-1])] * (len(items) > 1) + list(items[-1:]))

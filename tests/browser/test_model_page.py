@@ -26,7 +26,7 @@ def test_bars_windows_and_drafts(show):
     picture.focus()
     picture.press("ArrowDown")
     expect(about).to_contain_text(
-        "attention sliding: 3.26 ms predicted, 2.0% of the call, limited by the rate of products"
+        "attention sliding: 3.26 ms predicted, 2.0\u00a0% of the call, limited by the rate of products"
     )
     picture.press("End")
     expect(about).to_contain_text("pointwise: 3.95 µs predicted")

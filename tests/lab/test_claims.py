@@ -143,6 +143,7 @@ def test_a_notebook_shows_claims_with_verdicts_and_each_reason_once():
     assert row["ours"] == "2.50×† recorded on NVIDIA H200" and row["predicted"] == "1.04×\u00a0A100; 1.04×\u00a0H200"
     assert (cells["why they differ"] != "").sum() == 5
     assert "ExecuTorch pull request 20198" in shown.caption and "1 confirmed" in shown.caption
+    assert len(shown.caption) < 210  # two lines beside the file browser at 1,280 pixels
     assert "† the GPU ran slower" in shown.notes[0] and 'text-align:left">beaten' in shown._repr_html_()
     later = results.trial(claims.judged(evidence), "model").cells
     assert any("(8,000 tokens/s) recorded on NVIDIA H200" in text for text in later["ours"])

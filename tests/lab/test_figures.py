@@ -12,7 +12,7 @@ import pytest
 from IPython.core.formatters import DisplayFormatter
 from PIL import Image
 from skiplab import figures
-from skiplab.figures import attention, charts, interactive, menu, predicted, static, theme, tiles
+from skiplab.figures import attention, charts, interactive, legends, menu, predicted, static, theme, tiles
 from skiplab.machine import known_gpus
 from skiplab.store import COLUMNS
 from skiplab.workload import Workload
@@ -288,6 +288,27 @@ def test_a_legend_shows_the_dashes_that_tell_its_lines_apart(measured):
     workloads = [Workload(4096, mask=bs.sliding_window(window)) for window in (256, 512)]
     dashed = figures.speedup(figures.predictions(workloads, known_gpus()["NVIDIA H200"]))
     assert dashed.layout.legend.itemwidth >= 48 and figures.speedup(measured).layout.legend.itemwidth < 40
+
+
+@pytest.mark.parametrize(
+    ("names", "rows", "looks"),
+    [
+        (["a", "b"], 1, {"orientation": "h", "entrywidth": None}),
+        (["twenty letters of it"] * 4, 2, {"orientation": "h", "entrywidth": pytest.approx(0.495)}),
+        (["blockskip, window 1k, predicted: NVIDIA A100 80GB SXM"] * 3, 3, {"orientation": "v", "entrywidth": None}),
+        (["short"] * 9, 0, {"orientation": "v", "x": 1.01}),
+    ],
+)
+def test_a_legend_has_the_rows_that_a_figure_keeps_free_for_it(names, rows, looks):
+    figure = interactive.Figure(layout=interactive.layout("a title", ""))
+    before = figure.layout.margin.t, figure.layout.height
+    legends.place(figure, names)
+    more = legends.ROW * rows + legends.UNDER * bool(rows)
+    assert figure.layout.margin.t - before[0] == more <= figure.layout.height - before[1]
+    assert {name: figure.layout.legend[name] for name in looks} == looks
+    legends.beside(figure, 240)
+    assert (figure.layout.margin.t, figure.layout.margin.r) == (legends.TITLE, 240)
+    assert figure.layout.legend.orientation == "v" and figure.layout.legend.entrywidth is None
 
 
 def test_published_table_is_the_authors_and_never_mixes_with_one_layer(measured):

@@ -267,7 +267,7 @@ def test_the_figure_has_a_bar_for_each_source_and_names_what_failed():
     recorded = chart.bars[-1]
     assert recorded.values[0] == pytest.approx(2048 / 0.8) and recorded.values[3] != recorded.values[3]
     assert any("2.00× the bar before" in line for line in recorded.hover[1].lines)
-    assert "attention takes 25.0% of the time" in recorded.hover[1].lines
+    assert "attention takes 25.0\u00a0% of the time" in recorded.hover[1].lines
     assert "no such rung (unsupported)" in chart.note and "recorded on NVIDIA H200" in chart.sources
     figure = figures.model_ladder(table, first="a prompt of 2k")
     assert figure.layout.title.text.startswith("The ladder: a prompt of 2k tokens")
@@ -290,7 +290,7 @@ def test_tables_show_a_recorded_run_where_there_is_one():
     assert cells.loc["skip by bounds", "published"] == "2,326 (1.88×)"
     text = str(made)
     assert "2126-01-01-nvidia-h200-model.jsonl" in text and "In all recorded cells the GPU ran slower" in text
-    assert "25.0 % with dense + mask" in text and "58.1 % with dense + mask, 18.5 % with skip by bounds" in text
+    assert "25.0\u00a0% with dense" in text and "58.1\u00a0% with dense + mask, 18.5\u00a0% with skip by" in text
     page = LADDERS["ladder-prefill"].markdown([a_run("2126-01-01", ALL_RUNGS)], ROOT / "data" / "RESULTS.md")
     assert "([run](runs/2126-01-01-nvidia-h200-model.jsonl))" in page and "| dense + mask | 1,238 |" in page
     assert "split-K decode 37.91 to 43.98" in str(results.show("ladder-decode", []))

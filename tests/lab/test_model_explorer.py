@@ -100,7 +100,7 @@ def test_table_of_others_names_where_each_rate_is_from():
     said = words_of(captions.others(ModelSettings(drafts=3, acceptance=0.5), Beside.of([h200_run()])))
     assert "blockskip 20,480 at 2,048* 18.8 at 2,048 recorded on NVIDIA H200" in said  # 1.875 of 4 tokens in 100 ms
     assert "ExecuTorch 2,438 at 2,048 47.9 at 2,048, no drafts published by ExecuTorch pull request 20571" in said
-    assert "llama.cpp" in said and "steps of drafts at 50% accepted" in said
+    assert "llama.cpp" in said and "steps of drafts at 50 % accepted" in said
     assert "No run of qwen3-32b with int4 weights is stored" in captions.others(
         ModelSettings(model="qwen3-32b"), Beside.of([])
     )

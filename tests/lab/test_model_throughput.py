@@ -241,7 +241,9 @@ def test_figures_show_rates_parts_and_what_was_not_timed_whole():
     assert "tiny, a prompt of 40 tokens" in chosen and "tiny, a step of 3 tokens behind 20" in chosen
     bars = charts.parts(chosen["tiny, a prompt of 40 tokens"])
     assert bars.groups == ("attention full", "qkv", "gaps") and len(bars.bars) == 2
-    assert bars.bars[0].values == pytest.approx((3e-4, 6e-4, 1e-4)) and "60.0% of" in bars.bars[0].hover[1].lines[0]
+    assert (
+        bars.bars[0].values == pytest.approx((3e-4, 6e-4, 1e-4)) and "60.0\u00a0% of" in bars.bars[0].hover[1].lines[0]
+    )
     assert charts.BY_KIND in charts.parts(chosen["tiny, a step of 3 tokens behind 20"]).note
     assert "no call has been taken apart" in charts.parts(published("model")).note
     assert len(figures.model_parts(table).layout.updatemenus[0].buttons) == len(chosen)

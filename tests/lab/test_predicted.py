@@ -50,7 +50,7 @@ def check(workloads, least, title, words):
     assert theirs.y[0] / theirs.x[0] == pytest.approx(3, rel=1e-3)
     assert chart.title.endswith(title) and ours.name == "blockskip" and theirs.name == contender_name(workloads[1])
     assert [(hover.name, hover.rest) for hover in ours.hover] == [("blockskip", f", {one}") for one in words]
-    assert "it reaches 50%" in ours.hover[0].lines[1] and "it reaches 25%" in ours.hover[1].lines[1]
+    assert "it reaches 50\u00a0%" in ours.hover[0].lines[1] and "it reaches 25\u00a0%" in ours.hover[1].lines[1]
     assert chart.sources == "recorded on GPU" and chart.diagonal and not ours.joined
 
 

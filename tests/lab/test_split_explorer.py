@@ -101,7 +101,7 @@ def test_keys_before_the_window_are_seen_at_the_notebooks_settings():
 def test_words_say_what_a_large_buffer_does():
     text = split_captions.plain(SplitSettings(policy="executorch"))
     assert "128 splits × 16 KV heads = 2,048 programs, 2,016 of them without a key" in text
-    assert "32 of 132 SMs read, in one wave: 24 % of all SMs' time" in text
+    assert "32 of 132 SMs read, in one wave: 24\u00a0% of all SMs' time" in text
     assert "predicted for NVIDIA H200: 30.6 µs, 4.37× the floor" in text
     assert "8 splits × 16 KV heads = 128 programs." in split_captions.plain(SplitSettings())
     assert split_captions.table(SplitSettings()).count("aria-current") == 1

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from skiplab.text import digits, markdown, separated
+from skiplab.text import called, digits, markdown, percent, separated, why
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -72,3 +72,18 @@ def test_microseconds_are_spelled_alike_wherever_a_person_reads_them():
         (name, found[0]) for name, text in written() for found in re.finditer(r".{0,20}\d,? ?us\b|\bin us\b", text)
     ]
     assert not wrong
+
+
+def test_a_contender_has_its_name_and_what_to_type_for_it():
+    assert called("FlexAttention", "flex") == "FlexAttention (flex)" and called("blockskip", "blockskip") == "blockskip"
+    assert called("64x64x4x3", "blockskip 64x64x4x3") == "blockskip 64x64x4x3"  # of one config: it says both
+
+
+def test_shares_have_a_hard_space_before_their_mark():
+    assert (percent(0.974), percent(0.0204, 1), percent(1.05)) == ("97\u00a0%", "2.0\u00a0%", "105\u00a0%")
+
+
+def test_an_error_of_a_file_does_not_name_it_again(tmp_path):
+    with pytest.raises(OSError) as raised:
+        (tmp_path / "none").read_text()
+    assert why(raised.value) == "no such file or directory" and why(ValueError("line 1: no JSON")) == "line 1: no JSON"

@@ -32,7 +32,8 @@ def test_blocks_stand_on_their_multiprocessors(made):
     assert made.busy == pytest.approx(17 / 20)
     assert made.clock == "cycles, counted as if at 1000 MHz"
     assert str(made) == (
-        "prefill: 3 blocks on 2 multiprocessors, which have one for 85% of the time; the longest block takes 100% of it"
+        "prefill: 3 blocks on 2 multiprocessors, which have one for 85\u00a0% of the time; "
+        "the longest block takes 100\u00a0% of it"
     )
 
 

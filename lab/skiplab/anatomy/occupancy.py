@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from skiplab.machine.capability import MULTIPROCESSORS, REGISTERS, sm_name
+from skiplab.text import percent
 
 WARP = 32
 REGISTER_UNIT = 256
@@ -42,7 +43,7 @@ class Occupancy:
             )
         blocks, warps = (f"{n} {word}{'s' * (n != 1)}" for n, word in ((self.blocks, "block"), (self.warps, "warp")))
         return (
-            f"{blocks} of {warps} on a multiprocessor, {self.share:.0%} of its warps; "
+            f"{blocks} of {warps} on a multiprocessor, {percent(self.share)} of its warps; "
             f"limited by {' and '.join(self.limits)}"
         )
 

@@ -19,10 +19,11 @@ from skiplab.claims.evidence import (
     times_as_fast,
 )
 from skiplab.machine import known_gpus
+from skiplab.text import percent
 
 UNITS: Mapping[str, Callable[[float], str]] = {
     "times": lambda value: f"{value:.2f}×" if value < 10 else f"{value:.1f}×",
-    "share": "{:.1%}".format,
+    "share": lambda value: percent(value, 1),
     "GB": "{:.1f} GB".format,
     "count": "{:.0f}".format,
 }
@@ -53,7 +54,7 @@ class Claim:
 
     def text(self, value: float) -> str:
         """A figure with its unit."""
-        return UNITS[self.unit](value).replace("%", "\u00a0%")
+        return UNITS[self.unit](value)
 
 
 def _prefill() -> Iterator[Claim]:

@@ -12,7 +12,7 @@ from skiplab.figures import series, theme
 from skiplab.figures.charts import BarChart, Bars, HeatChart, Hover, LineChart
 from skiplab.figures.frames import AXES, ORIGIN, speedups
 from skiplab.figures.series import RowDict
-from skiplab.text import digits
+from skiplab.text import digits, percent
 
 KEYS = "keys in the cache (tokens)"
 METHODS = {
@@ -240,7 +240,8 @@ def _hover(row: RowDict) -> Hover:
     """A point's hover text: keys, time, rate, bandwidth and doubts."""
     lines = [series.time_text(row)]
     if row["gbps"] == row["gbps"]:
-        share = f", {row['bound_ms'] / row['median_ms']:.0%} of the roofs" if row["bound_ms"] == row["bound_ms"] else ""
+        reached = row["bound_ms"] / row["median_ms"]
+        share = f", {percent(reached)} of the roofs" if reached == reached else ""
         lines.append(f"{digits(row['gbps'])} GB/s of compulsory bytes{share}")
     if "speedup" in row:
         base = theme.seconds(row["median_ms_base"] / 1e3)

@@ -13,6 +13,7 @@ from skiplab.figures import model, series, theme
 from skiplab.figures.charts import BarChart, Bars, Hover
 from skiplab.figures.series import RowDict
 from skiplab.ladder import Call, calls, of_call, share_of_attention
+from skiplab.text import percent
 from skiplab.workload import ModelWorkload
 
 BRACKET = re.compile(r"\(.*, ([^,()]*)\)")
@@ -78,7 +79,7 @@ def _hover(row: RowDict, below: RowDict | None) -> Hover:
     if below is not None:
         lines.append(f"{theme.ratio(row['tokens_per_s'] / below['tokens_per_s'])} the bar before")
     if (share := share_of_attention(row["parts"])) == share:
-        lines.append(f"attention takes {share:.1%} of the time")
+        lines.append(f"attention takes {percent(share, 1)} of the time")
     if row["source"] == "published" and row["phase"] == "decode":
         told = row["depth"] == row["depth"]
         lines.append(f"behind {int(row['depth']):,} tokens" if told else "at a depth that is not told")

@@ -11,7 +11,7 @@ import pandas as pd
 from skiplab.figures import series, theme
 from skiplab.figures.charts import BarChart, Bars, Beginning, Hover, Line, LineChart, PanelChart
 from skiplab.figures.series import RowDict
-from skiplab.text import digits
+from skiplab.text import digits, percent
 from skiplab.workload import LINEARS, model_of
 from skiplab.workload.models import Shape
 
@@ -303,7 +303,7 @@ def _hover(row: RowDict) -> Hover:
         lines.append(f"{digits(row['gbps'])} GB/s of compulsory bytes")
     if row["bound_ms"] == row["bound_ms"]:
         least = theme.seconds(row["bound_ms"] / 1e3)
-        lines.append(f"the roofs allow {least}: it reaches {row['bound_ms'] / row['median_ms']:.0%}")
+        lines.append(f"the roofs allow {least}: it reaches {percent(row['bound_ms'] / row['median_ms'])}")
     return Hover(row["label"], f", {_layer(row)}", (*lines, *series.doubts(row)))
 
 

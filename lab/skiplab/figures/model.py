@@ -12,6 +12,7 @@ import pandas as pd
 from skiplab.figures import series, theme
 from skiplab.figures.charts import BarChart, Bars, Hover, LineChart, PanelChart
 from skiplab.figures.series import RowDict
+from skiplab.text import percent
 
 PARTS = ("attention sliding", "attention full", "qkv", "o", "gate+up", "down", "head", "pointwise", "gaps")
 """The names of a profile, in the order in which a layer has them; what runs outside of all; when nothing runs."""
@@ -127,8 +128,8 @@ def _bars(row: RowDict, groups: tuple[str, ...], words: tuple[str, str], colour:
     values = tuple(row["parts"].get(name, np.nan) / 1e9 for name in groups)
     whole = sum(row["parts"].values()) / 1e9 or np.nan
     hover = tuple(
-        Hover(row["label"], f", {name}", (f"{theme.seconds(took)}, {took / whole:.1%} of {theme.seconds(whole)}",
-                                          *series.doubts(row)))
+        Hover(row["label"], f", {name}",
+              (f"{theme.seconds(took)}, {percent(took / whole, 1)} of {theme.seconds(whole)}", *series.doubts(row)))
         for name, took in zip(groups, values, strict=True)
     )  # fmt: skip
     label = ", ".join(filter(None, [row["label"], *words]))
@@ -194,7 +195,7 @@ def _hover(row: RowDict) -> Hover:
     lines = [f"{row['tokens_per_s']:,.1f} tokens/s", f"{series.time_text(row)} a call"]
     if row["bound_ms"] == row["bound_ms"]:
         least = theme.seconds(row["bound_ms"] / 1e3)
-        lines.append(f"the roofs allow {least}: it reaches {row['bound_ms'] / row['median_ms']:.0%}")
+        lines.append(f"the roofs allow {least}: it reaches {percent(row['bound_ms'] / row['median_ms'])}")
     if row["peak_gb"] == row["peak_gb"]:
         lines.append(f"at most {row['peak_gb']:.3g} GB of memory")
     if row["by_kind"] == 1:

@@ -13,6 +13,7 @@ from skiplab.figures import theme
 from skiplab.figures.model import PARTS
 from skiplab.figures.nibbles import Cell, Label, Picture
 from skiplab.rated import RowDict
+from skiplab.text import percent
 from skiplab.throughput import CallTime
 
 LEFT, ACROSS, WIDTH = 110, 390, 600
@@ -105,7 +106,7 @@ def _part(parts: Drawn, part: PartTime, call: CallTime, row: RowDict | None, sca
     parts.append(Label(LEFT - 8, y + tall / 2 + 4, part.name, "end"))
     if part.limited_by:
         share = part.seconds / call.seconds
-        words = f"{theme.seconds(part.seconds)}, {share:.1%}"
+        words = f"{theme.seconds(part.seconds)}, {percent(share, 1)}"
         _bar(parts, part.seconds, scale, y, TALL, COLOURS[part.limited_by], words, _told(part, share))
         y += TALL
     if part.beside is not None and row is not None:
@@ -124,6 +125,6 @@ def _bar(parts: Drawn, seconds: float, scale: float, y: float, tall: float, colo
 
 def _told(part: PartTime, share: float) -> str:
     return (
-        f"{part.name}: {theme.seconds(part.seconds)} predicted, {share:.1%} of the call, limited by the rate of "
-        f"{LIMITS[part.limited_by]}"
+        f"{part.name}: {theme.seconds(part.seconds)} predicted, {percent(share, 1)} of the call, limited by the rate "
+        f"of {LIMITS[part.limited_by]}"
     )

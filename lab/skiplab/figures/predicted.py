@@ -12,6 +12,7 @@ from skiplab.figures.charts import Hover, LineChart
 from skiplab.figures.modules import MODULES
 from skiplab.figures.series import RowDict
 from skiplab.operations import OPERATIONS
+from skiplab.text import percent
 
 
 def measured_vs_predicted(table: pd.DataFrame) -> LineChart:
@@ -41,6 +42,6 @@ def measured_vs_predicted(table: pd.DataFrame) -> LineChart:
 def _hover(row: RowDict) -> Hover:
     """A point's hover text: problem, time, least time and doubts."""
     least = theme.seconds(row["bound_ms"] / 1e3)
-    reached = f"the roofs allow {least}: it reaches {row['bound_ms'] / row['median_ms']:.0%}"
+    reached = f"the roofs allow {least}: it reaches {percent(row['bound_ms'] / row['median_ms'])}"
     lines = (series.time_text(row), reached, *series.doubts(row))
     return Hover(row["label"], f", {MODULES[row['operation']].problem(row)}", lines)

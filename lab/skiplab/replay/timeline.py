@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from skiplab.text import percent
+
 US = 1e-6
 """A Chrome trace counts in these."""
 
@@ -74,7 +76,7 @@ class Timeline:
         longest = max(one.end - one.start for one in self.blocks)
         return (
             f"{self.kernel}: {len(self.blocks):,} blocks on {len(self.sms):,} multiprocessors, which have one for "
-            f"{self.busy:.0%} of the time; the longest block takes {longest / self.seconds:.0%} of it"
+            f"{percent(self.busy)} of the time; the longest block takes {percent(longest / self.seconds)} of it"
             + (f"; {self.lost:,} records lost, the first of their warps" if self.lost else "")
         )
 

@@ -18,7 +18,7 @@ from skiplab.rated import RowDict, rated
 from skiplab.results.marks import above, marks_of, notes_of, shown, spread_of, usual
 from skiplab.results.tables import Shown
 from skiplab.store import Run, query
-from skiplab.text import digits, markdown, sentence
+from skiplab.text import digits, markdown, percent, sentence
 from skiplab.workload import ModelWorkload
 
 RUNS = ("*-nvidia-h200-*model*", "*-nvidia-*model*", "*model*")
@@ -140,7 +140,7 @@ def share_words(good: pd.DataFrame, workload: ModelWorkload) -> list[str]:
     added, words = adds(workload.phase), []
     for (source, device), by_rung in ladder.shares(good, workload).items():
         ends = [name for name in ("ladder-1-dense", "ladder-3-bounds", "blockskip") if name in by_rung]
-        said = ", ".join(f"{by_rung[name]:.1%} with {added[name]}".replace("%", " %", 1) for name in ends)
+        said = ", ".join(f"{percent(by_rung[name], 1)} with {added[name]}" for name in ends)
         words.append(f"{said} ({theme.provenance(source, device)})")
     return words
 

@@ -22,7 +22,7 @@ from skiplab.rated import RowDict, rated
 from skiplab.results.marks import APART, REFUSED, above, close, marks_of, notes_of, shown, spread_of, usual
 from skiplab.store import Run, query
 from skiplab.templates import render
-from skiplab.text import digits, listed
+from skiplab.text import digits, listed, percent
 from skiplab.text import markdown as markdown_table
 
 HEADS = {
@@ -164,7 +164,7 @@ def _text(row: RowDict, value: str, common: str) -> str:
 def number(value: float, kind: str) -> str:
     """`1.29`, `0.0700` or `4,678` for a time; `95 %`, `1.62×`, `7.5e-03` for the other kinds of values."""
     if kind in ("reads", "plain", "products"):
-        return f"{value:.0%}".replace("%", "\u00a0%")
+        return percent(value)
     if kind in ("faster", "ones"):
         return f"{value:.2f}×" if value < 10 else f"{value:.1f}×"
     if kind == "error":

@@ -10,6 +10,7 @@ from skiplab import claims
 from skiplab.results.marks import marks_of, notes_of
 from skiplab.results.tables import Shown
 from skiplab.store.published import LATER, PUBLISHER
+from skiplab.text import percent
 
 WORDS = {"measured": "measured on", "recorded": "recorded on", "computed": "computed here,"}
 WHY = "why they differ"
@@ -25,7 +26,7 @@ def trial(judgements: Sequence[claims.Judged], topic: str) -> Shown:
     said = ", ".join(f"{count} {verdict}" for verdict, count in claims.counts(own).items() if count)
     caption = " ".join([
         f"Published by {' and by '.join(sources)}.",
-        f"{len(own)} claims: {said}. Figures within {claims.SAME:.0%} of each other say the same.".replace("%", " %"),
+        f"{len(own)} claims: {said}. Figures within {percent(claims.SAME)} say the same.",
     ])  # fmt: skip
     cells = table(own)
     return Shown(caption, cells, tuple(notes_of("".join(cells["ours"]))), ("ours", "predicted", "verdict", WHY))

@@ -8,6 +8,7 @@ from skiplab.figures import theme
 from skiplab.figures.parts import CallBars
 from skiplab.rated import RowDict
 from skiplab.templates import render
+from skiplab.text import percent
 from skiplab.throughput import CallTime, kept_tokens
 from skiplab.widgets.model.beside import Beside
 from skiplab.widgets.model.settings import WEIGHTS, ModelSettings
@@ -91,7 +92,7 @@ def others(s: ModelSettings, beside: Beside) -> str:
     rows = [{"cells": _others_row(s, read, step), "chosen": False} for read, step in found]
     note = f"nearest to {s.prompt:,} tokens, the model's own window"
     if s.drafts:
-        note += f", steps of drafts at {s.acceptance:.0%} accepted"
+        note += f", steps of drafts at {percent(s.acceptance)} accepted"
     title = f"{s.model}: measured, recorded and published"
     return render(
         "explorers.rates", name="skiplab-model-others", title=title, note=note, heads=heads, rows=rows, words=heads[-1:]

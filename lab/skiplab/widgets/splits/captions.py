@@ -8,6 +8,7 @@ from skiplab.figures import theme
 from skiplab.figures.splits import NAMES
 from skiplab.occupancy import Schedule
 from skiplab.templates import render
+from skiplab.text import percent
 from skiplab.widgets.splits.settings import SplitSettings
 
 
@@ -19,7 +20,7 @@ def plain(s: SplitSettings) -> str:
     return (
         f"{NAMES[s.policy]}, {s.kv_len:,} keys in {s.slots:,} slots{_window(s)}: {_factors(plan)} = "
         f"{plan.programs:,} programs{without}. {plan.sms - plan.idle_sms} of {plan.sms} SMs read, in {_waves(plan)}: "
-        f"{100 * plan.busy:.0f} % of all SMs' time; "
+        f"{percent(plan.busy)} of all SMs' time; "
         f"predicted for {plan.machine.name}: {theme.seconds(plan.seconds)}, {_times(plan)} the floor"
     )
 
@@ -45,7 +46,7 @@ def _row(plan: Schedule, chosen: bool, longest: float) -> dict[str, Any]:
     """The table's row for one policy."""
     cells = (
         f"{plan.splits:,}", f"{plan.live_splits:,}", f"{plan.programs:,}", f"{plan.most_tiles:,}",
-        f"{plan.sms - plan.idle_sms} of {plan.sms}", f"{len(plan.busy_sms):,}", f"{100 * plan.busy:.0f} %",
+        f"{plan.sms - plan.idle_sms} of {plan.sms}", f"{len(plan.busy_sms):,}", f"{percent(plan.busy)}",
         theme.seconds(plan.seconds),
     )  # fmt: skip
     width = f"{max(90 * plan.seconds / longest, 1):.0f}px"
