@@ -190,15 +190,15 @@ def test_panels_are_drawn_by_both_with_one_legend():
 
 
 def test_the_recorded_figure_has_gemmas_layers_with_peers_beside():
-    recorded = rated([*read_runs(), *noted_runs()], ("*-nvidia-h200-*", "*_h200"))
+    recorded = rated(read_runs(), ("*-nvidia-h200-*",))
     chart = linear.linear_layers(recorded)
     panels = {panel.title.split(",")[0]: panel for panel in chart.panels}
     assert set(panels) >= {"qkv", "o", "gate+up", "down"}
     for panel in (panels[name] for name in ("qkv", "o", "gate+up", "down")):
         names = " ".join(line.name for line in panel.lines)
         assert "Humming W4A16" in names and "Humming W4A8" in names and "float weight" in names
-        for line in panel.lines:  # in tiles, one row was noted of no form that ships
-            assert set(line.x) >= ({8, 16, 128} if "tiles" in line.name else {1, 8, 16, 128})
+        for line in panel.lines:  # Humming's int8 form was recorded up to 16 rows
+            assert set(line.x) >= ({1, 8, 16} if "W4A8" in line.name else {1, 8, 16, 128})
         assert {one.name for one in panel.beginnings} >= {"fused"}
         for line in panel.lines:  # nobody beats the floor, but a weight of fewer bits where only bytes count
             assert all(y > 4.5 / 5 for y in line.y)
