@@ -29,7 +29,8 @@ MERGED_A_WARP = 2048
 
 # (KiB of shared memory a block, at least; head dim up to; bytes an element up to) -> configurations, block_m ascending.
 # The first whose block_m holds all rows of a KV head is taken, else the last. As many stages as fit: what counts is how
-# many bytes are under way. None spills in its loop (tests/kernels/test_decode_anatomy.py). Measured: data/TUNING.md, "Decode".
+# many bytes are under way. None spills in its loop (tests/kernels/test_decode_anatomy.py). Measured: data/TUNING.md,
+# "Decode".
 _DECODE = [
     # of float8: as many bytes under way in twice the keys, 8 warps for twice the instructions a byte; 64 rows of 512
     # dimensions would spill. By the compiled code alone, not yet measured: data/TUNING.md, "Float8".
