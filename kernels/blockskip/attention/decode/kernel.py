@@ -270,14 +270,14 @@ def attend(
 
 @triton.jit
 def decode(
-    q, k, v, out, lse, parts, mask, lengths, band, scoring, CONSTANTS: tl.constexpr
+    q, k, v, out, lse, parts, lengths, band, scoring, mask, CONSTANTS: tl.constexpr
 ):  # fmt: skip
     """One program: one share of the key tiles for BLOCK_M of the GROUP * Lq rows that a KV head serves.
 
     q, out [B, Hq, Lq, D]; k, v [B, Hkv, Lkv, D]; lse [B, Hq, Lq] or None. parts: where shares go, see
     `decode.launch.Parts`; parts.acc is None for a single share, which writes out and lse itself; parts.arrived:
-    counters, 0 before and after, or None where `reduce` merges. mask: `decode.launch.MaskBits`, with a band that has no
-    limits, or None. lengths, band: see `attention.band`. scoring: see `attention.softmax`. CONSTANTS:
+    counters, 0 before and after, or None where `reduce` merges. lengths, band: see `attention.band`. scoring: see
+    `attention.softmax`. mask: `decode.launch.MaskBits`, with a band that has no limits, or None. CONSTANTS:
     `DecodeConstants`. All but `load_slots` counts in positions, also where the cache is a ring.
     Grid: (splits * blocks of rows, KV heads, B); blocks that read the same keys run side by side, so that one of them
     brings these to the L2 for all.

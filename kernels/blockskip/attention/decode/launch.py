@@ -195,7 +195,7 @@ def prepare(call: DecodeCall, plan: DecodePlan, tensors, lse, parts: Parts, over
         return Launch((q, k, v, out, *extras, *visible), made, (plan.programs, 1, 1))
     blocks = -(-call.rows // config.block_m)
     grid = (plan.splits * blocks, k.shape[1], q.shape[0])
-    return Launch((q, k, v, out, *extras, mask, *visible), {"CONSTANTS": constants}, grid)
+    return Launch((q, k, v, out, *extras, *visible, mask), {"CONSTANTS": constants}, grid)
 
 
 def prepare_reduce_ragged(plan: DecodePlan, decode: Launch, overlap: bool = False) -> Launch:
