@@ -208,7 +208,7 @@ def flat(arguments):
 
 def described(argument, inputs):
     """An argument of a kernel: of an input which one, of other tensors their kind, of a mask's tables all they hold."""
-    if type(argument).__name__ in ("TileRuns", "MaskBits"):
+    if type(argument).__name__ in ("TileRuns", "MaskBits", "RowBits"):
         return str(argument)
     if isinstance(argument, tuple):
         return tuple(described(item, inputs) for item in argument)

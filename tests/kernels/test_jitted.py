@@ -9,7 +9,7 @@ import pytest
 PACKAGE = Path(blockskip.__file__).parent
 # Names of `triton.language` that Triton 3.6 exports, of those that kernels use; `to_tensor`, for one, is younger.
 IN_TRITON_3_6 = """
-    abs arange atomic_add atomic_xchg bfloat16 broadcast_to cast cdiv constexpr debug_barrier div_rn dot exp2
+    abs arange atomic_add atomic_xchg bfloat16 broadcast_to cast cdiv constexpr cumsum debug_barrier div_rn dot exp2
     expand_dims float16 float32 float8e4nv fma full inline_asm_elementwise int16 int32 int64 int8 join load log2
     make_tensor_descriptor max maximum minimum num_programs permute pointer_type program_id range reshape rsqrt
     static_range store sum trans uint32 where zeros

@@ -122,7 +122,7 @@ def test_a_cache_holds_nan_beyond_its_keys():
 
 @pytest.mark.parametrize(
     ("fields", "named"),
-    [({"kv_len": 0}, "kv_len"), ({"kv_len": 17, "q_len": 17}, "q_len"), ({"kv_len": 4, "q_len": 5}, "kv_len"),
+    [({"kv_len": 0}, "kv_len"), ({"kv_len": 129, "q_len": 129}, "q_len"), ({"kv_len": 4, "q_len": 5}, "kv_len"),
      ({"kv_len": 8, "window": 0}, "window"), ({"kv_len": 8, "buffer": 7}, "buffer"),
      ({"kv_len": 8, "kv_heads": 3}, "kv_heads")],
 )  # fmt: skip

@@ -71,9 +71,12 @@ def attention(
             k[:, :, slots], v[:, :, slots] = k_new, v_new
             out = bs.attention(q, k, v, bs.sliding_window(750), kv_len=start + chunk, ring=True)
 
-    route: which kernel takes up to 8 last queries under causal() or a sliding window: measured (split-K decode from a
-        number of keys on, see `route.py`), executorch (that project's rule), prefill, or decode (ValueError where it
-        cannot). An explicit skip, config or record is the prefill kernel's.
+    route: which kernel takes up to 128 last queries under causal() or a sliding window: measured (split-K decode, whose
+        programs share the keys: up to 8 queries from a number of keys on, more where prefill's programs would leave
+        half of the multiprocessors idle, see `route.py`), executorch (that project's rule), prefill, or decode
+        (ValueError where it cannot). A mask that is or holds dense or mask_mod, as of a tree of drafts, goes the same
+        way as bits, wherever its queries stand; route decode asks no tile map for it. An explicit skip, config or
+        record is the prefill kernel's. In PyTorch decode takes up to 8.
 
     sinks: [Hq], float32 or q's dtype, any stride: a learned logit a query head that joins the softmax's sum without a
         value (gpt-oss). -inf is no sink. It is neither scaled nor capped.

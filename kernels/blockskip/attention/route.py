@@ -145,11 +145,11 @@ def make_plan(call: AttentionCall) -> Plan:
 
 def as_decode(call: AttentionCall, impl: str) -> DecodeCall:
     """The call as decode takes it, without a mask's bits; only where `why_not_decode` gives None."""
-    is_band = isinstance(call.mask, Band)
-    window = call.mask.left + 1 if is_band and call.mask.left is not None else None
+    band = call.mask if isinstance(call.mask, Band) else None
+    window = None if band is None or band.left is None else band.left + 1
     return DecodeCall(
         call.q, call.k, call.v, call.scale, call.kv_len, call.lengths, window, None, impl, call.return_lse, call.ring,
-        call.sinks, call.softcap, call.starts, call.k_scale, call.v_scale, None if is_band else call.mask,
+        call.sinks, call.softcap, call.starts, call.k_scale, call.v_scale, call.mask if band is None else None,
     )  # fmt: skip
 
 

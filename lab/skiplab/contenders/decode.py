@@ -14,7 +14,7 @@ import blockskip as bs
 import torch
 from blockskip.attention.call import DecodeArguments
 from blockskip.attention.decode.eager import check_decode
-from blockskip.attention.decode.plan import plan_decode_kernel
+from blockskip.attention.decode.plan import LONGEST_QUERY, plan_decode_kernel
 from blockskip.config import TileConfig
 from blockskip.gpu import Gpu
 from torch.nn.attention import SDPBackend
@@ -37,10 +37,20 @@ FLASHINFER_HEAD_DIMS = (64, 128, 256, 512)
 
 
 def _decode(**options: Any) -> Build:
+    """`decode`, and `attention` for more queries than it takes."""
+
     def build(workload: DecodeWorkload, inputs: Inputs) -> Solver:
+        if workload.q_len > LONGEST_QUERY:
+            return lambda q, k, v: bs.attention(q, k, v, workload.mask, kv_len=workload.kv_len, **options)
         return lambda q, k, v: bs.decode(q, k, v, kv_len=workload.kv_len, window=workload.window, **options)
 
     return build
+
+
+def _needs_few_queries(workload: DecodeWorkload, device: str) -> str | None:
+    if workload.q_len > LONGEST_QUERY:
+        return f"decode takes up to {LONGEST_QUERY} queries with a number of splits, or tiles, of one's own"
+    return needs_cuda(workload, device)
 
 
 def _configured(config: tuple[int, ...]) -> Build:
@@ -137,7 +147,7 @@ for _entry in (
     Contender("blockskip", "blockskip", "our decode: on CUDA as many shares of the keys as fill the GPU", _decode(),
               configured=_configured),
     Contender("blockskip-one", "blockskip, one split", "our split-K kernel with a single share: one program a KV head",
-              _decode(splits=1, impl="triton"), needs_cuda),
+              _decode(splits=1, impl="triton"), _needs_few_queries),
     Contender("blockskip-prefill", "blockskip, no splits",
               "our prefill kernel on the same cache: loop bounds, no shares",
               _prefill_kernel, needs_cuda),

@@ -8,6 +8,7 @@ from typing import Any
 
 import blockskip as bs
 import torch
+from blockskip.attention.decode.plan import LONGEST_QUERY
 
 from skiplab.contenders import Contender
 from skiplab.measure.point import WorkDone
@@ -29,6 +30,8 @@ AWKWARD: tuple[tuple[int, int | None, int, int, int, int, int], ...] = (
     (1023, 256, 1, 4, 4, 256, 1024),
     (1024, 1025, 2, 2, 2, 320, 1500),
     (2048, 1024, 1, 8, 2, 512, 4096),
+    (777, None, 40, 6, 2, 64, 800),
+    (640, 30, 100, 8, 1, 128, 640),
 )
 
 
@@ -62,7 +65,10 @@ def plan_and_work(
     moved = least.bytes
     if entry.name == "blockskip":
         q, k, v = inputs
-        chosen = bs.explain_decode(q, k, v, kv_len=workload.kv_len, window=workload.window)
+        if workload.q_len > LONGEST_QUERY:
+            chosen = bs.explain(q, k, v, workload.mask, kv_len=workload.kv_len)
+        else:
+            chosen = bs.explain_decode(q, k, v, kv_len=workload.kv_len, window=workload.window)
         config = chosen.config and list(astuple(chosen.config))
         facts = {"impl": chosen.impl, "config": config, "splits": chosen.splits}
         if chosen.origin is not None:

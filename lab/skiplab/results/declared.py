@@ -64,6 +64,7 @@ CAUSAL_PEERS = named(
     "attention", "flex", "sdpa-flash", "fa3", "fa4", "sdpa-cudnn", "flashinfer", "sdpa-efficient", "sdpa-causal"
 )
 DECODE_PEERS = named("decode", "sdpa-flash", "sdpa-cudnn", "flex", "fa3", "flashinfer", "flashinfer-tensor")
+QUERIES_PEERS = named("decode", "sdpa-flash", "sdpa-cudnn", "flex", "fa3")
 MODES = (
     ("loop bounds (`bounds`)", "blockskip"),
     ("tile map (`map`)", "blockskip-map"),
@@ -228,6 +229,20 @@ DECLARED = {
         times(("blockskip", "blockskip"), ("one split", "blockskip-one"),
               ("one kernel without splits", "blockskip-prefill"), *DECODE_PEERS, value="us"),
         {**DECODE, "window": 1024, "heads": SLIDING}, H100, across=True,
+    ),
+    "decode-queries": Table(
+        "**Up to 128 last queries over a cache**, as in the verification of drafts or in small chunks of a prompt, "
+        "bfloat16, causal among themselves.",
+        ("heads", "kv_len", "q_len"),
+        (
+            Item("blockskip", OURS, "us"),
+            *times(("one kernel without splits", "blockskip-prefill"), *QUERIES_PEERS, value="us"),
+            faster("faster than without splits", "blockskip-prefill", least=always(1)),
+            faster("faster than the best peer", *(name for _, name in QUERIES_PEERS), least=always(1)),
+        ),
+        {**{name: value for name, value in DECODE.items() if name != "q_len"}, "window": None,
+         "kv_len": [2048, 8192, 32768]},
+        ("*-nvidia-h200-*-decode-queries-*",), target="never slower than without splits, or than any peer",
     ),
     "linear": Table(
         "**int4 and int8 products for one token**, Gemma 4 31B's layers, weights rotated past the L2; groups of 32.",

@@ -30,6 +30,7 @@ from skiplab.workload.packed import lengths_of
 
 LENGTHS = (512, 1024, 2048, 4096, 8192, 16384, 32768)
 WINDOWS = (128, 256, 512, 1024, 2048, 4096)
+QUERIES = (1, 2, 4, 8, 16, 32, 64, 128)
 KEYS = (256, 1024, 2048, 4096, 16384, 65536, 131072)
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 2048)
 
@@ -53,6 +54,7 @@ PACKED = ("blockskip-varlen", "blockskip", "flex", "flash-varlen", "torch-varlen
 MASKED = ("sdpa", "sdpa-efficient-mask", "sdpa-cudnn", "blockskip-none")
 DECODE = ("blockskip", "blockskip-one", "blockskip-prefill", "sdpa", "sdpa-flash", "sdpa-cudnn", "flex", "fa3",
           "flashinfer", "flashinfer-tensor")  # fmt: skip
+SEVERAL = ("blockskip", "blockskip-prefill", "sdpa-flash", "sdpa-cudnn", "flex", "fa3")
 INT4 = ("blockskip", "humming", "humming-int8", "tinygemm", "gemlite", "bf16")
 SYMMETRIC = ("blockskip", "humming", "humming-int8", "blockskip-int8-mma", "bf16")
 WAYS = ("blockskip", "blockskip-fused", "blockskip-dequantize", "blockskip-int8-mma", "blockskip-strided",
@@ -77,6 +79,12 @@ def packed(shape) -> Sweep:
 
 def decode(keys, windows, shape) -> DecodeSweep:
     return DecodeSweep(DECODE, keys, windows, **shape, **EVERY)
+
+
+def several(topic: str, shape) -> dict[str, DecodeSweep]:
+    """A sweep for each number of last queries, such as of drafts that are verified, or of a prompt's small chunk."""
+    keys = (2048, 8192, 32768)
+    return {f"decode-{topic}-q{q}": DecodeSweep(SEVERAL, keys, (None,), q, **shape, **EVERY) for q in QUERIES}
 
 
 def linear(topic: str, contenders, bits: int, *group_size: int, symmetric: bool = False) -> dict[str, LinearSweep]:
@@ -105,6 +113,9 @@ TOPICS: dict[str, AnySweep] = {
     "decode-gemma4-sliding": decode(KEYS, (None,), D256),
     "decode-gemma4-full": decode(KEYS, (None,), D512),
     "decode-qwen": decode(KEYS, (None,), QWEN),
+    **several("queries-d128", D128),
+    **several("queries-d256", D256),
+    **several("queries-d512", D512),
     **linear("int4", INT4, 4, 32),
     **linear("symmetric", SYMMETRIC, 4, 32, symmetric=True),
     **linear("int4-g128", INT4, 4, 128),

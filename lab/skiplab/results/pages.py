@@ -31,7 +31,7 @@ def charts(runs: Sequence[Run]) -> dict[str, Chart]:
     """Those of the pictures that show what was recorded, by name."""
     recorded = rated(runs, H100)
     sliding = query(recorded, heads="32/16 of 256", buffer=None, window=1024, contender=PREFILL)
-    steps = query(recorded, operation="decode", heads="32/16 of 256", window=None, contender=STEPS)
+    steps = query(recorded, operation="decode", q_len=1, heads="32/16 of 256", window=None, contender=STEPS)
     gemma = model_of("gemma4-31b").linears(fused=True)
     layers = rated(runs, H200)
     return {

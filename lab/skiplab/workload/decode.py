@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Self
 
 import blockskip as bs
 import torch
-from blockskip.attention.decode.plan import LONGEST_QUERY
+from blockskip.attention.decode.plan import MOST_QUERIES
 
 from skiplab.workload.problem import Heads
 
@@ -37,8 +37,8 @@ class DecodeWorkload(Heads):
         optional = [name for name in ("window", "buffer") if getattr(self, name) is not None]
         self._check("kv_len", "q_len", "batch", "q_heads", "kv_heads", *optional)
         self._check_heads()
-        if self.q_len > LONGEST_QUERY:
-            raise ValueError(f"q_len: got {self.q_len}; allowed is 1 to {LONGEST_QUERY}, more queries are prefill")
+        if self.q_len > MOST_QUERIES:
+            raise ValueError(f"q_len: got {self.q_len}; allowed is 1 to {MOST_QUERIES}, more queries are prefill")
         if self.kv_len < self.q_len:
             raise ValueError(f"kv_len: got {self.kv_len}; allowed is at least q_len, {self.q_len}")
         if self.slots < self.kv_len:

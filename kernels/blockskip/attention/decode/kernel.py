@@ -153,13 +153,12 @@ def merge_at_once(
 
 @triton.jit
 def attend(
-    q, k, v, mask, lengths, band, scoring, batch, kv_head, first_row, part, kv_len,
-    EVEN: tl.constexpr, CONSTANTS: tl.constexpr,
+    q, k, v, mask, lengths, band, scoring, at, part, kv_len, EVEN: tl.constexpr, CONSTANTS: tl.constexpr
 ):  # fmt: skip
     """(acc [BLOCK_M, BLOCK_D], row_max, row_sum [BLOCK_M]) of BLOCK_M rows of a KV head after a part of their tiles.
 
-    mask: `decode.launch.MaskBits` if BITS. part: (i, n), the i-th of n even shares of the tiles of keys that these rows
-    see, if EVEN, else the i-th to the n-th of them. kv_len: the batch's.
+    mask: `decode.launch.RowBits` if BITS. at: (batch, KV head, its first row). part: (i, n), the i-th of n even shares
+    of the tiles of keys that these rows see, if EVEN, else the i-th to the n-th of them. kv_len: the batch's.
     """
     GROUP: tl.constexpr = CONSTANTS.GROUP
     HEAD_DIM: tl.constexpr = CONSTANTS.HEAD_DIM
@@ -167,6 +166,7 @@ def attend(
     BLOCK_N: tl.constexpr = CONSTANTS.BLOCK_N
     BLOCK_D: tl.constexpr = CONSTANTS.BLOCK_D
     WIDE: tl.constexpr = CONSTANTS.WIDE
+    batch, kv_head, first_row = at
     q_len = q.shape[2]
     first_q = kv_len - q_len
 
@@ -271,14 +271,14 @@ def attend(
 
 @triton.jit
 def decode(
-    q, k, v, out, lse, parts, mask, lengths, band, scoring, CONSTANTS: tl.constexpr
+    q, k, v, out, lse, parts, lengths, band, scoring, mask, CONSTANTS: tl.constexpr
 ):  # fmt: skip
     """One program: one share of the key tiles for BLOCK_M of the GROUP * Lq rows that a KV head serves.
 
     q, out [B, Hq, Lq, D]; k, v [B, Hkv, Lkv, D]; lse [B, Hq, Lq] or None. parts: where shares go, see
     `decode.launch.Parts`; parts.acc is None for a single share, which writes out and lse itself; parts.arrived:
-    counters, 0 before and after, or None where `reduce` merges. mask: `decode.launch.MaskBits`, with a band that has no
-    limits, or None. lengths, band: see `attention.band`. scoring: see `attention.softmax`. CONSTANTS:
+    counters, 0 before and after, or None where `reduce` merges. lengths, band: see `attention.band`. scoring: see
+    `attention.softmax`. mask: `decode.launch.RowBits`, with a band that has no limits, or None. CONSTANTS:
     `DecodeConstants`. All but `load_slots` counts in positions, also where the cache is a ring.
     Grid: (splits * blocks of rows, KV heads, B); blocks that read the same keys run side by side, so that one of them
     brings these to the L2 for all.
@@ -301,8 +301,8 @@ def decode(
         split //= blocks
         splits //= blocks
     kv_len = keys_of(lengths, batch)  # pyright: ignore
-    part = (split, splits)
-    state = attend(q, k, v, mask, lengths, band, scoring, batch, kv_head, first_row, part, kv_len, True, CONSTANTS)
+    at, part = (batch, kv_head, first_row), (split, splits)
+    state = attend(q, k, v, mask, lengths, band, scoring, at, part, kv_len, True, CONSTANTS)
 
     r = first_row + tl.arange(0, BLOCK_M)
     real_row = r // GROUP < q_len

@@ -25,7 +25,7 @@ from .kernel import DecodeConstants
 from .kernel import decode as decode_kernel
 from .kernel import reduce as reduce_kernel
 from .plan import DecodePlan, masks_all
-from .ragged import decode_ragged, reduce_ragged
+from .ragged import MergeConstants, decode_ragged, reduce_ragged
 
 REDUCE_DIMS = 64
 REDUCE_SPLITS = 64
@@ -48,7 +48,7 @@ class Parts(NamedTuple):
     arrived: torch.Tensor | None
 
 
-class MaskBits(NamedTuple):
+class RowBits(NamedTuple):
     """The bits of a `DecodeCall` as a View, and how many int64 a row has."""
 
     ptr: torch.Tensor
@@ -74,7 +74,7 @@ def ready_decode(call: DecodeCall, plan: DecodePlan) -> Callable[..., Result]:
     memory, counters = _memory(call, plan), _counters_of(call, plan)
     inputs = *call.tensors, call.kv_len if grows else None, counters and counters()
     results = [one[0] if one else () for one in memory[:2]]
-    ready = Ready(inputs, memory, partial(_steps, call, plan), tables=(MaskBits,), results=results)
+    ready = Ready(inputs, memory, partial(_steps, call, plan), tables=(RowBits,), results=results)
     return partial(_launch, ready, counters, grows)
 
 
@@ -168,7 +168,7 @@ def prepare(call: DecodeCall, plan: DecodePlan, tensors, lse, parts: Parts, over
     sign, scale = sign_and_scale(call.scale)
     band, mask = Limits(None if call.window is None or call.window > FAR else call.window - 1, 0), None
     if call.bits is not None:
-        band, mask = Limits(None, None), MaskBits(call.bits, View.broadcast(call.bits, 2).strides, call.bits.shape[-1])
+        band, mask = Limits(None, None), RowBits(call.bits, View.broadcast(call.bits, 2).strides, call.bits.shape[-1])
     constants = DecodeConstants(
         SIGN=sign,
         GROUP=call.group,
@@ -195,7 +195,7 @@ def prepare(call: DecodeCall, plan: DecodePlan, tensors, lse, parts: Parts, over
         return Launch((q, k, v, out, *extras, *visible), made, (plan.programs, 1, 1))
     blocks = -(-call.rows // config.block_m)
     grid = (plan.splits * blocks, k.shape[1], q.shape[0])
-    return Launch((q, k, v, out, *extras, mask, *visible), {"CONSTANTS": constants}, grid)
+    return Launch((q, k, v, out, *extras, *visible, mask), {"CONSTANTS": constants}, grid)
 
 
 def prepare_reduce_ragged(plan: DecodePlan, decode: Launch, overlap: bool = False) -> Launch:
@@ -203,17 +203,18 @@ def prepare_reduce_ragged(plan: DecodePlan, decode: Launch, overlap: bool = Fals
     q, k, _, out, lse, parts, lengths, band, scoring = decode.arguments
     made = decode.constants["CONSTANTS"]
     most = -(-plan.programs // max(1, q.shape[0] * k.shape[1])) + 1  # parts of a KV head, where lengths are alike
-    constants = {
-        "BATCHES": decode.constants["BATCHES"],
-        "GROUP": made.GROUP,
-        "HEAD_DIM": made.HEAD_DIM,
-        "BLOCK_N": made.BLOCK_N,
-        "BLOCK_S": min(REDUCE_SPLITS, power_of_two(2 * most)),
-        "BLOCK_D": REDUCE_DIMS,
-        "OVERLAP": overlap,
-    }
+    constants = MergeConstants(
+        BATCHES=decode.constants["BATCHES"],
+        GROUP=made.GROUP,
+        HEAD_DIM=made.HEAD_DIM,
+        BLOCK_N=made.BLOCK_N,
+        BLOCK_S=min(REDUCE_SPLITS, power_of_two(2 * most)),
+        BLOCK_D=REDUCE_DIMS,
+        OVERLAP=overlap,
+    )
     arguments = (q, k, out, lse, parts._replace(arrived=None), lengths, band, scoring, plan.programs)
-    return Launch(arguments, constants, (math.prod(q.shape[:3]), -(-made.HEAD_DIM // REDUCE_DIMS), 1))
+    grid = (math.prod(q.shape[:3]), -(-made.HEAD_DIM // REDUCE_DIMS), 1)
+    return Launch(arguments, {"CONSTANTS": constants}, grid)
 
 
 def reads_words(call: DecodeCall) -> bool:

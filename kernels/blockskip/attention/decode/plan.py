@@ -29,7 +29,8 @@ MERGED_A_WARP = 2048
 
 # (KiB of shared memory a block, at least; head dim up to; bytes an element up to) -> configurations, block_m ascending.
 # The first whose block_m holds all rows of a KV head is taken, else the last. As many stages as fit: what counts is how
-# many bytes are under way. None spills (tests/kernels/test_decode_anatomy.py). Measured: data/TUNING.md, "Decode".
+# many bytes are under way. None spills in its loop (tests/kernels/test_decode_anatomy.py). Measured: data/TUNING.md,
+# "Decode".
 _DECODE = [
     # of float8: as many bytes under way in twice the keys, 8 warps for twice the instructions a byte; 64 rows of 512
     # dimensions would spill. Up to 64 dimensions 64 rows were wrong on an H200: data/TUNING.md, "Float8".
@@ -44,7 +45,7 @@ _DECODE = [
     ((227, 64, 2), (TileConfig(16, 64, 4, 5), TileConfig(64, 64, 4, 4), TileConfig(128, 64, 8, 3))),
     (
         (227, 128, 2),
-        (TileConfig(16, 64, 4, 4), TileConfig(32, 64, 4, 3), TileConfig(64, 64, 4, 4), TileConfig(128, 128, 8, 3)),
+        (TileConfig(16, 64, 4, 4), TileConfig(32, 64, 4, 3), TileConfig(64, 128, 4, 3), TileConfig(128, 128, 8, 3)),
     ),
     (
         (227, 256, 2),

@@ -10,6 +10,8 @@ worked out from the lengths on the device, by the programs and by the merge alik
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
@@ -19,6 +21,20 @@ from ...launching.scopes import enter_scope, exit_scope
 from ..band import band_limits, keys_of
 from ..softmax import after_sink, finite_max, log_sum_exp
 from .kernel import attend, rows_of, shares, store_rows
+
+
+class MergeConstants(NamedTuple):
+    """What `reduce_ragged` is compiled for; see `DecodeConstants`."""
+
+    BATCHES: int
+    """B or more, a power of two."""
+    GROUP: int
+    HEAD_DIM: int
+    BLOCK_N: int
+    BLOCK_S: int
+    """Parts that are merged at once."""
+    BLOCK_D: int
+    OVERLAP: bool
 
 
 @triton.jit
@@ -86,8 +102,8 @@ def decode_ragged(
         first = ((here - before) % count).to(tl.int32)
         last = tl.minimum(first + (stop - here), count).to(tl.int32)
         kv_len = keys_of(lengths, batch)  # pyright: ignore
-        part = (first, last)
-        state = attend(q, k, v, None, lengths, band, scoring, batch, kv_head, 0, part, kv_len, False, CONSTANTS)
+        at, part = (batch, kv_head, 0), (first, last)
+        state = attend(q, k, v, None, lengths, band, scoring, at, part, kv_len, False, CONSTANTS)
         real_row = r < rows
         if (first == 0) & (last == count):
             store_rows(out, lse, rows_of(q, batch, kv_head, r, GROUP), real_row, state, HEAD_DIM, BLOCK_D)
@@ -105,16 +121,20 @@ def decode_ragged(
 
 @triton.jit
 def reduce_ragged(
-    q, k, out, lse, parts, lengths, band, scoring, programs, BATCHES: tl.constexpr, GROUP: tl.constexpr,
-    HEAD_DIM: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_D: tl.constexpr, OVERLAP: tl.constexpr,
+    q, k, out, lse, parts, lengths, band, scoring, programs, CONSTANTS: tl.constexpr
 ):  # fmt: skip
     """One program: BLOCK_D dimensions of one row of out, merged from the parts that `programs` programs left of it.
 
-    A row that a program had whole is done; one that sees no tile is written here. Grid: (B * Hq * Lq, blocks of
-    dimensions).
+    A row that a program had whole is done; one that sees no tile is written here. CONSTANTS: `MergeConstants`.
+    Grid: (B * Hq * Lq, blocks of dimensions).
     """
+    BATCHES: tl.constexpr = CONSTANTS.BATCHES
+    GROUP: tl.constexpr = CONSTANTS.GROUP
+    HEAD_DIM: tl.constexpr = CONSTANTS.HEAD_DIM
+    BLOCK_S: tl.constexpr = CONSTANTS.BLOCK_S
+    BLOCK_D: tl.constexpr = CONSTANTS.BLOCK_D
     enter_scope("merge")
-    if OVERLAP:
+    if CONSTANTS.OVERLAP:
         gdc_launch_dependents()
         gdc_wait()
     row = wide(tl.program_id(0))
@@ -122,7 +142,7 @@ def reduce_ragged(
     i = (row % q_len).to(tl.int32)
     q_head = (row // q_len % q.shape[1]).to(tl.int32)
     batch = (row // q_len // q.shape[1]).to(tl.int32)
-    counts = tiles_of_batches(q_len, q.shape[0], lengths, band, BATCHES, BLOCK_N)
+    counts = tiles_of_batches(q_len, q.shape[0], lengths, band, BATCHES, CONSTANTS.BLOCK_N)
     total = tl.maximum(wide(tl.sum(counts, 0)) * heads, 1)
     before, count = tiles_of(batch, counts, heads, BATCHES)
     start = before + wide(q_head // GROUP) * count
