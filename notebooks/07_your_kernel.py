@@ -20,7 +20,8 @@
 # process that a crash does not take this notebook with, and compares it with others, or with itself of last week.
 #
 # **You learn** how a kernel comes in, what a check says of a wrong one, and how its runs are compared and sent.
-# **You need** no GPU: this one is written in PyTorch. A Triton kernel comes in the same way.
+# **You need** no GPU: this one is written in PyTorch. A Triton kernel comes in the same way; without a GPU `check` runs
+# it in Triton's interpreter.
 
 # %%
 import skiplab

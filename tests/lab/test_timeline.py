@@ -14,6 +14,7 @@ import torch
 from skiplab.figures import nibbles
 from skiplab.figures.timeline import timeline
 from skiplab.replay import contender_timelines, read_timeline, record_timeline
+from skiplab.replay.timeline import Timeline, WarpSpan
 from skiplab.workload import Workload
 
 RECORD = Path(__file__).with_name("records") / "proton.chrome_trace"
@@ -71,6 +72,14 @@ def test_its_picture_has_a_row_a_multiprocessor(made):
     assert [cell.width for cell in blocks] == pytest.approx([620, 248, 186])
     assert len({cell.y for cell in blocks}) == 2
     assert "Block 2 on SM 4" in nibbles.svg(picture, "a timeline")
+
+
+def test_blocks_that_a_multiprocessor_has_at_once_lie_below_each_other():
+    spans = [WarpSpan(0, block, 0, "program", start, start + 2e-6) for block, start in enumerate((0, 1e-6, 2e-6, 3e-6))]
+    cells = [cell for cell in timeline(Timeline("mine", tuple(spans))).cells if cell.lanes]
+    assert [cell.lanes for cell in cells] == [(0,), (1,), (2,), (3,)]
+    assert cells[0].y == cells[2].y < cells[1].y == cells[3].y
+    assert cells[0].y + cells[0].height == pytest.approx(cells[1].y)
 
 
 @pytest.mark.parametrize(

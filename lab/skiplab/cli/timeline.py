@@ -12,7 +12,7 @@ from skiplab.cli import options
 from skiplab.cli.anatomy import numbers_of
 from skiplab.cli.run import shown
 from skiplab.contenders import contender
-from skiplab.operations import DEFAULT_OPERATION
+from skiplab.operations import DEFAULT_OPERATION, operation_of
 from skiplab.sweep import sweep_at
 from skiplab.text import separated
 
@@ -83,6 +83,7 @@ def _recorded(name: str, operation: str, at: list[str] | None, config: str | Non
     """The timelines of a contender's kernels, the one with the most records first."""
     from skiplab.replay import contender_timelines
 
+    operation_of(operation)
     contender(name, operation)  # says which there are
     axes = options.pairs("--at", at)
     for axis, values in axes.items():

@@ -51,7 +51,9 @@ def _one_gpu(texts: options.Texts) -> options.Texts:
     return texts
 
 
-OneGpu = Annotated[options.Texts, typer.Option("--devices", callback=_one_gpu, hidden=True)]
+OneGpu = Annotated[
+    options.Texts, options.several("--devices", help="Not here, and it says why", callback=_one_gpu, hidden=True)
+]
 Budget = Annotated[float, typer.Option(help="Seconds a candidate is timed at most, in each of three ways.")]
 Limit = Annotated[float, typer.Option(help="Seconds for all, compiling included.")]
 Jobs = Annotated[int | None, typer.Option(help="Processes that compile. Default: one a processor.")]

@@ -119,11 +119,9 @@ class _Hook(InstrumentationHook):
         words = words[: len(words) // size * size].view(-1, size)
         counts = words[:, HEADER_WORDS : HEADER_WORDS + warps]
         capacity = int(words[0, BUFFER]) // 4 // warps
-        rings = words[:, HEADER_WORDS + warps :][:, : capacity * warps].reshape(-1, warps, capacity)
         used = min(int(counts.max()), capacity)
-        return RawRecords(
-            name, scopes, _host(words[:, :HEADER_WORDS]), _host(counts), _host(rings[:, :, :used]), capacity
-        )
+        rings = words.as_strided((len(words), warps, used), (size, capacity, 1), HEADER_WORDS + warps)
+        return RawRecords(name, scopes, _host(words[:, :HEADER_WORDS]), _host(counts), _host(rings), capacity)
 
 
 def _host(words: torch.Tensor) -> np.ndarray:

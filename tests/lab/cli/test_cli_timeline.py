@@ -19,6 +19,8 @@ def test_a_saved_record_becomes_a_perfetto_file_and_a_picture(skiplab):
     names = {event["args"]["name"] for event in events if event["name"] == "process_name"}
     assert names == {"SM 0", "SM 4"}
     assert Path("t.png").read_bytes().startswith(b"\x89PNG")
+    again = skiplab("timeline", "t.json", "--out", "again.json")
+    assert again[0] == 0 and out.splitlines()[0] == again[1].splitlines()[0]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -33,6 +35,10 @@ def test_without_a_gpu_it_says_so(skiplab):
         (["gone.json"], "TRACE: there is no file gone.json"),
         ([str(RECORD), "--at", "q_len=64"], "was recorded before; leave them out"),
         (["--at", "depth=1"], "at: got depth"),
+        (["--at", "q_len=64,128"], "--at: got q_len=64,128; a timeline is of one workload: name one value"),
+        (["nobody"], "contender: no 'nobody'; there are blockskip"),
+        (["--operation", "conv"], "operation: got 'conv'"),
+        (["sdpa", "--config", "64x64x4x2"], "config: sdpa takes none"),
     ],
 )
 def test_what_it_refuses(skiplab, words, message):
