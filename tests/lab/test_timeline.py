@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -112,11 +110,9 @@ print([one.sass == other.sass for one, other in zip(plain, off)], [one.ptx.count
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Triton compiles on Linux alone")
-def test_scopes_are_records_where_proton_is_started_and_nothing_elsewhere():
+def test_scopes_are_records_where_proton_is_started_and_nothing_elsewhere(fresh_process):
     """From the compiled form: the same machine code until Proton is started, clocks read after that."""
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
-    done = subprocess.run([sys.executable, "-c", SCOPED], capture_output=True, text=True, env=environment, timeout=300)
+    done = fresh_process("-c", SCOPED)
     assert done.returncode == 0, done.stderr[-3000:]
     same, clocks = done.stdout.splitlines()[-1].split("] [")
     assert same == "[True, True"
