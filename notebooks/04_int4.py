@@ -43,7 +43,7 @@ from skiplab import LINEARS, figures, model_of, packed_weight, results
 from skiplab.machine import default_device, known_gpus
 from skiplab.packed_weight import Packed, Program
 from skiplab.rated import rated
-from skiplab.store import noted_runs, published, query, read_runs
+from skiplab.store import published, query, read_runs
 
 # %% [markdown]
 # ## The floor of a layer

@@ -1,8 +1,12 @@
 """What all tests share."""
 
+import json
 import os
+import shutil
+import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -16,6 +20,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 import torch  # noqa: E402
 
 # before what is installed, here and in the tests' child processes
+WARM = Path(__file__).with_name("warm")
 QUICK = str(Path(__file__).with_name("quick"))
 sys.path.insert(0, QUICK)
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (QUICK, os.environ.get("PYTHONPATH"))))
@@ -31,3 +36,54 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def warm():
+    """Variables with which notebooks' kernels, and `warm/client.py`, are forked from a process that has torch imported.
+
+    Nothing elsewhere than on Linux, where processes start as they do for users.
+    """
+    if sys.platform != "linux":
+        yield {}
+        return
+    folder = Path(tempfile.mkdtemp(prefix="warm-"))  # paths of sockets must be short
+    kernel = folder / "kernels" / "python3" / "kernel.json"
+    kernel.parent.mkdir(parents=True)
+    words = [sys.executable, str(WARM / "client.py"), "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    kernel.write_text(json.dumps({"argv": words, "display_name": "Python 3", "language": "python"}))
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    server = subprocess.Popen([sys.executable, WARM / "server.py", folder / "socket"], env=environment)
+    while not (folder / "socket").exists():
+        assert server.poll() is None, "what warm/server.py says is on stderr"
+        time.sleep(0.05)
+    yield {"SKIPLAB_TESTS_WARM": str(folder / "socket"), "JUPYTER_PATH": str(folder)}
+    server.terminate()
+    server.wait()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def warm_kernels(warm, monkeypatch):
+    """Kernels that the test starts are warm."""
+    for name, value in warm.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.fixture(scope="session")
+def fresh_process(warm):
+    """fresh_process(*words) -> what a Python of its own said, where kernels are compiled, or interpreted if asked.
+
+    Where a test runs may be settled already which of both they are. words: as for `python`; options: of subprocess.run.
+    """
+
+    def run(*words, interpret=False, **options):
+        environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+        environment |= {**warm, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+        environment |= {"TRITON_INTERPRET": "1"} if interpret else {}
+        python = [sys.executable, str(WARM / "client.py")] if warm else [sys.executable]
+        return subprocess.run(
+            [*python, *words], capture_output=True, text=True, timeout=300, env=environment, **options
+        )
+
+    return run

@@ -51,12 +51,12 @@ def chromium() -> str:
 
 
 @pytest.fixture(scope="session")
-def jupyter(chromium, tmp_path_factory) -> Iterator[str]:
+def jupyter(chromium, tmp_path_factory, warm) -> Iterator[str]:
     """The address of a Jupyter server over the folders of all tests, where there is a browser to look at it.
 
     JupyterLab and the classic notebook both show them, each under a path of its own.
     """
-    with _jupyter(tmp_path_factory.getbasetemp(), tmp_path_factory.mktemp("jupyter")) as address:
+    with _jupyter(tmp_path_factory.getbasetemp(), tmp_path_factory.mktemp("jupyter"), warm) as address:
         yield address
 
 
@@ -151,8 +151,11 @@ def _leaves_machine(address: str) -> bool:
 
 
 @contextmanager
-def _jupyter(root: Path, folder: Path) -> Iterator[str]:
-    """A Jupyter server that shows what is under `root`; in `folder` are settings of its own, which fetch nothing."""
+def _jupyter(root: Path, folder: Path, warm: dict[str, str]) -> Iterator[str]:
+    """A Jupyter server that shows what is under `root`; in `folder` are settings of its own, which fetch nothing.
+
+    warm: variables that its kernels start by.
+    """
     settings = folder / ".settings" / "@jupyterlab" / "apputils-extension"
     settings.mkdir(parents=True)
     no_news = {"fetchNews": "false", "checkForUpdates": False}
@@ -164,7 +167,7 @@ def _jupyter(root: Path, folder: Path) -> Iterator[str]:
         "JUPYTER_CONFIG_DIR": ".config", "JUPYTER_DATA_DIR": ".data", "JUPYTER_RUNTIME_DIR": ".runtime", "HOME": "",
         "IPYTHONDIR": ".ipython", "JUPYTERLAB_SETTINGS_DIR": ".settings", "JUPYTERLAB_WORKSPACES_DIR": ".workspaces",
     }  # fmt: skip
-    environment = os.environ | {name: str(folder / place) for name, place in places.items()}
+    environment = os.environ | warm | {name: str(folder / place) for name, place in places.items()}
     environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
     environment.pop("TRITON_INTERPRET", None)
     port = _free_port()

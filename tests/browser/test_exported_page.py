@@ -7,7 +7,7 @@ from nbconvert import HTMLExporter
 from nbformat import v4
 from skiplab import share
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.usefixtures("warm_kernels")]
 
 CELLS = [
     "from skiplab import figures\nfigures.speedup(figures.published_prefill())",

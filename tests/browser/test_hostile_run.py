@@ -14,7 +14,7 @@ from nbconvert import HTMLExporter
 from nbformat import v4
 from skiplab import report, share
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.usefixtures("warm_kernels")]
 CELL = """import hostile
 from IPython.display import display
 from skiplab.widgets import controls

@@ -8,7 +8,7 @@ from nbconvert import HTMLExporter
 from nbformat import write
 from skiplab import share
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.usefixtures("warm_kernels")]
 
 EXPLORERS = {
     "MaskExplorer(q_len=1024)": "MaskExplorer: sliding_window(512)",

@@ -4,6 +4,7 @@ One process for a script imports what there is to import, and forks one for each
 disassembled together.
 """
 
+import gc
 import json
 import os
 import subprocess
@@ -37,6 +38,7 @@ def by_case(rows: Iterable[Row]) -> dict[tuple, Row]:
 def print_rows(compile_all: Callable[[tuple[int, int]], Compiled]) -> None:
     """What such a script does with the capabilities in its command line."""
     names = sys.argv[1:]
+    gc.disable()  # what compiling makes is kept until the end
     with ProcessPoolExecutor(2, mp_context=get_context("fork")) as pool:
         found = pool.map(_rows, [compile_all] * len(names), names)
         print(json.dumps(dict(zip(names, found, strict=True))))

@@ -1,8 +1,5 @@
 """The matvec without one of its choices: the same results, by the lab's own launch of the shipped kernel."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import blockskip
@@ -34,10 +31,9 @@ for kind in ((4, 64, False), (8, 32, False), (8, 128, True), (4, 32, False, "uin
 """
 
 
-def test_what_is_left_out_changes_no_result():
+def test_what_is_left_out_changes_no_result(fresh_process):
     """In a fresh process, in Triton's interpreter where there is no GPU: here kernels may be compiled."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "TRITON_INTERPRET": "1"}
-    done = subprocess.run([sys.executable, "-c", PRODUCTS], capture_output=True, text=True, env=environment)
+    done = fresh_process("-c", PRODUCTS, interpret=True)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.count("is right") == 5
 

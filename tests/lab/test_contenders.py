@@ -1,6 +1,3 @@
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -165,11 +162,9 @@ for name, workload in (("strided", few), ("scalar", few), ("fused", many), ("deq
 """
 
 
-def test_our_products_with_a_choice_left_out_are_right_too():
+def test_our_products_with_a_choice_left_out_are_right_too(fresh_process):
     """In Triton's interpreter, which a fresh process takes: here their kernels are compiled."""
-    search = os.pathsep.join(sys.path)
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": search}
-    done = subprocess.run([sys.executable, "-c", OUR_PRODUCTS], capture_output=True, text=True, env=environment)
+    done = fresh_process("-c", OUR_PRODUCTS, interpret=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("is right") == 4
 

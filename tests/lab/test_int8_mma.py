@@ -1,9 +1,5 @@
 """The contender on int8 tensor cores: the same product as of activations that are rounded first."""
 
-import os
-import subprocess
-import sys
-
 PRODUCTS = """
 import quick_interpreter
 import blockskip as bs, torch
@@ -26,8 +22,7 @@ for rows, n, group_size, symmetric in ((1, 70, 32, False), (17, 64, 64, True), (
 """
 
 
-def test_it_is_the_product_of_rounded_activations():
+def test_it_is_the_product_of_rounded_activations(fresh_process):
     """In a fresh process, in Triton's interpreter where there is no GPU."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "TRITON_INTERPRET": "1"}
-    done = subprocess.run([sys.executable, "-c", PRODUCTS], capture_output=True, text=True, env=environment)
+    done = fresh_process("-c", PRODUCTS, interpret=True)
     assert done.returncode == 0 and done.stdout.count("is right") == 3, done.stderr[-2000:]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from dataclasses import replace
 from itertools import pairwise
@@ -149,10 +147,9 @@ for rung in (RUNGS[0], RUNGS[1], RUNGS[4]):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Triton is Linux' own")
-def test_rungs_of_kernels_give_the_same_logits():
+def test_rungs_of_kernels_give_the_same_logits(fresh_process):
     """In a fresh process, in Triton's interpreter: here kernels may be compiled."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "TRITON_INTERPRET": "1"}
-    done = subprocess.run([sys.executable, "-c", KERNELS], capture_output=True, text=True, env=environment)
+    done = fresh_process("-c", KERNELS, interpret=True)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.count("is right") == 3
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from dataclasses import replace
 
@@ -198,13 +196,9 @@ print(json.dumps([later.ptx.count(".target sm_90"), own, found]))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Triton compiles on Linux alone")
-def test_the_compiled_kernel_loads_as_is_said_here():
+def test_the_compiled_kernel_loads_as_is_said_here(fresh_process):
     """Threads lie over rows and blocks as in `lane_blocks`, and a step has as many loads as `step_loads` lists."""
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
-    done = subprocess.run(
-        [sys.executable, "-c", COMPILED], capture_output=True, text=True, env=environment, timeout=200
-    )
+    done = fresh_process("-c", COMPILED)
     assert done.returncode == 0, done.stderr[-2000:]
     for_a_later_gpu, own, found = json.loads(done.stdout.splitlines()[-1])
     assert own == list(vars(Program()).values()) == list(vars(PROGRAMS["one warp a row"]).values())

@@ -1,7 +1,4 @@
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -35,9 +32,9 @@ print(json.dumps([ptx(probe) for probe in READ_PROBES]))
 """
 
 
-def test_sums_are_right_in_the_interpreter(monkeypatch):
-    monkeypatch.setenv("TRITON_INTERPRET", "1")
-    subprocess.run([sys.executable, "-c", INTERPRETED], check=True, timeout=60)
+def test_sums_are_right_in_the_interpreter(fresh_process):
+    done = fresh_process("-c", INTERPRETED, interpret=True)
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 def test_what_does_not_divide_is_refused():
@@ -46,10 +43,9 @@ def test_what_does_not_divide_is_refused():
 
 
 @pytest.fixture(scope="module")
-def compiled():
+def compiled(fresh_process):
     """PTX of each probe, made in a process of its own: Triton's interpreter may leave its language changed here."""
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    done = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True, env=environment, timeout=60)
+    done = fresh_process("-c", COMPILED)
     assert done.returncode == 0, done.stderr[-2000:]
     return dict(zip(READ_PROBES, json.loads(done.stdout), strict=True))
 

@@ -14,6 +14,8 @@ from nbclient.exceptions import CellExecutionError
 from skiplab import share
 from skiplab.store import read_run
 
+pytestmark = pytest.mark.usefixtures("warm_kernels")
+
 NOTEBOOK = """
 # %% [markdown]
 # # A question

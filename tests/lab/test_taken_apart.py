@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -21,11 +19,8 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="Triton compiles on L
 
 
 @pytest.fixture(scope="module")
-def found():
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
-    command = [sys.executable, str(Path(__file__).with_name("taken_apart.py"))]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+def found(fresh_process):
+    done = fresh_process(str(Path(__file__).with_name("taken_apart.py")))
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -193,13 +191,11 @@ print(json.dumps({
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Triton compiles on Linux alone")
-def test_scopes_are_records_where_proton_is_started_and_nothing_elsewhere(tmp_path):
+def test_scopes_are_records_where_proton_is_started_and_nothing_elsewhere(tmp_path, fresh_process):
     """From the compiled form: the same machine code until Proton is started, clocks read after that."""
     script = tmp_path / "kernels.py"
     script.write_text(SCOPED)
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
-    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, env=environment, timeout=300)
+    done = fresh_process(str(script))
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["scopes"] == {

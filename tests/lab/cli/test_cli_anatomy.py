@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 
 import pytest
@@ -35,18 +33,20 @@ for words in json.loads(sys.argv[1]):
 """
 
 
-def said_by(*commands, folder):
+@pytest.fixture
+def said_by(fresh_process):
     """What commands print, in a process of their own: kernels that were imported to be interpreted are not compiled."""
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
-    command = [sys.executable, "-c", COMMANDS, json.dumps(commands)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder, timeout=200)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.split("END OF A COMMAND\n")[:-1]
+
+    def said(*commands, folder):
+        done = fresh_process("-c", COMMANDS, json.dumps(commands), cwd=folder)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.split("END OF A COMMAND\n")[:-1]
+
+    return said
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Triton compiles on Linux alone")
-def test_a_function_of_a_file_over_constants_and_archs(tmp_path):
+def test_a_function_of_a_file_over_constants_and_archs(said_by, tmp_path):
     (tmp_path / "mine.py").write_text(KERNEL)
     of = ["total", "--from", "mine.py", "--argument", "*fp32,*fp32,i32:16"]
     shown = [*of, "--arch", "9.0", "--constant", "BLOCK=512", "--sass"]

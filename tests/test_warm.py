@@ -1,0 +1,57 @@
+"""Programs that `warm/server.py` forks are as those that Python starts, with modules of others imported already."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+CLIENT = Path(__file__).parent / "warm" / "client.py"
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forked on Linux alone")
+FACTS = """
+import json, os, sys
+ours = [name for name in sys.modules if name.partition(".")[0] in ("blockskip", "skiplab", "triton")]
+print(json.dumps([sys.argv, os.getcwd(), os.environ["ONE"], sys.path[:2], "torch" in sys.modules, ours]))
+sys.exit(7)
+"""
+
+
+def start(warm, *words, **options):
+    environment = {**os.environ, **warm, "ONE": "1", "PYTHONPATH": "beside"}
+    return subprocess.Popen([sys.executable, CLIENT, *words], env=environment, **options)
+
+
+def test_words_folder_environment_path_and_exit_code_are_the_programs_own(warm, tmp_path):
+    (tmp_path / "beside").mkdir()
+    (tmp_path / "beside" / "named.py").write_text(FACTS)
+    (tmp_path / "script.py").write_text(FACTS)
+    beside = str(tmp_path / "beside")
+    for words, first in ((("-c", FACTS, "more"), ""), (("-m", "named", "more"), ""), (("script.py", "more"), tmp_path)):
+        program = start(warm, *words, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+        argv, folder, one, path, has_torch, ours = json.loads(program.communicate(timeout=60)[0])
+        assert program.returncode == 7 and argv[-1] == "more" and one == "1" and folder == str(tmp_path)
+        assert path[1] == beside and path[0] in (str(first), folder)
+        assert has_torch and not ours
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_it_is_interrupted_and_ends_with_its_client(warm, tmp_path, number):
+    code = "import os, time; print(os.getpid(), flush=True); time.sleep(600)"
+    program = start(warm, "-c", code, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    assert program.stdout is not None
+    forked = int(program.stdout.readline())
+    program.send_signal(number)
+    assert program.wait(60) != 0
+    end = time.monotonic() + 60
+    while Path(f"/proc/{forked}").exists():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_an_error_is_on_stderr(warm, tmp_path):
+    program = start(warm, "-c", "1 / 0", cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    assert "ZeroDivisionError" in program.communicate(timeout=60)[1] and program.returncode == 1

@@ -1,0 +1,121 @@
+"""Forks a process for each program that tests start, with what takes long to import there already: torch and Jupyter.
+
+Run as `python server.py SOCKET`; `client.py` stands in for the program. Nothing of blockskip or skiplab is imported
+here: a notebook's kernel finds those as it would in a process of its own.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import importlib
+import json
+import os
+import runpy
+import select
+import signal
+import socket
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+IMPORTED = (
+    "torch", "pandas", "ipykernel.kernelapp", "ipykernel.ipkernel", "ipykernel.zmqshell", "ipywidgets", "anywidget",
+    "plotly.graph_objects", "plotly.io", "matplotlib.axes", "jinja2",
+)  # fmt: skip
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def main(path: str) -> None:
+    """Serve until killed; in a forked process, return when there is nothing left but to end it."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)  # it ends with the tests, however they end
+    own = list(sys.path[1:])
+    sys.path.insert(0, str(Path(__file__).parents[1] / "quick"))
+    for name in IMPORTED:
+        importlib.import_module(name)
+    gc.freeze()
+    signal.signal(signal.SIGCHLD, lambda *_: ended_children())
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(f"{path}.new")
+        listening.listen(64)
+        os.rename(f"{path}.new", path)
+        while True:
+            connection, _ = listening.accept()
+            if os.fork() == 0:
+                break
+            connection.close()
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    program = received(connection)
+    keeper = os.getpid()
+    if (pid := os.fork()) != 0:
+        os._exit(kept(connection, pid))
+    connection.close()
+    os.setsid()
+    become(program, own)
+    if os.getppid() == keeper:
+        run(program["words"])
+
+
+def ended_children() -> None:
+    """Wait for them, so that what they took counts as the tests' own."""
+    with suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+
+
+def received(connection: socket.socket) -> dict[str, Any]:
+    """The program's words, environment and folder; its standard streams are this process's from then on."""
+    size, streams, _, _ = socket.recv_fds(connection, 8, 3)
+    for number, stream in enumerate(streams):
+        os.dup2(stream, number)
+        os.close(stream)
+    with connection.makefile("rb") as sent:
+        return json.loads(sent.read(int.from_bytes(size, "big")))
+
+
+def kept(connection: socket.socket, pid: int) -> int:
+    """Hand signals on to the process, end its group when the client is gone, and tell how it ended."""
+    ended = os.pidfd_open(pid)
+    while True:
+        ready, _, _ = select.select([connection, ended], [], [])
+        if ended in ready:
+            code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+            connection.sendall(code.to_bytes(4, "big", signed=True))
+            return 0
+        numbers = connection.recv(16)
+        for number in numbers or [signal.SIGKILL]:
+            with suppress(ProcessLookupError):
+                os.killpg(pid, number)
+        if not numbers:
+            os.waitpid(pid, 0)
+            return 0
+
+
+def become(program: dict[str, Any], own: list[str]) -> None:
+    """Environment, folder and import path of the program, as Python would have set them."""
+    os.environ.clear()
+    os.environ.update(program["environment"])
+    os.chdir(program["folder"])
+    asked = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    sys.path[:] = ["", *(str(Path(path).resolve()) for path in asked if path), *own]
+    importlib.invalidate_caches()
+
+
+def run(words: list[str]) -> None:
+    """Python's `-m MODULE`, `-c CODE` or `SCRIPT`, and its words."""
+    kind, *rest = words
+    if kind == "-m":
+        sys.argv = rest
+        runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
+    elif kind == "-c":
+        sys.argv = ["-c", *rest[1:]]
+        exec(compile(rest[0], "<string>", "exec"), vars(sys.modules["__main__"]))
+    else:
+        sys.argv = words
+        sys.path[0] = str(Path(kind).resolve().parent)
+        runpy.run_path(kind, run_name="__main__")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
