@@ -26,6 +26,12 @@ SPILLS = {
     ("9.0", "decode ragged", 256, 64, "bfloat16"): 216,
     ("9.0", "decode ragged", 512, 2, "bfloat16"): 48,
     ("9.0", "decode ragged", 512, 64, "bfloat16"): 240,
+    ("8.0", "decode ragged", 128, 64, "bfloat16"): 24,
+    ("12.0", "decode", 256, 512, "bfloat16"): 8,
+    ("12.0", "decode capped", 64, 64, "bfloat16"): 8,
+    ("12.0", "decode ragged", 128, 64, "bfloat16"): 96,
+    ("12.0", "decode bits", 128, 64, "bfloat16"): 8,
+    ("12.0", "decode bits", 128, 512, "bfloat16"): 8,
 }
 """Bytes, with triton 3.7.1: numbers that are stored before the loop over tiles and loaded behind it; ragged ones before
 all KV heads of a program, and loaded for each. With 3.6 one case in ten."""

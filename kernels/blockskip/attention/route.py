@@ -20,7 +20,10 @@ from .prefill.plan import PrefillPlan, make_prefill_plan
 FEW_QUERIES = 8
 """Up to so many last queries crossovers by keys alone were measured; PyTorch's decode takes no more."""
 MOST_FILLED = 0.5
-"""The largest share of the multiprocessors that prefill's programs may fill where decode takes more queries."""
+"""The largest share of the multiprocessors that prefill's programs may fill where decode takes more queries.
+
+On an H200 decode is then 1 to 9 times as fast, from 2,048 keys on (data/TUNING.md, "9 to 128 queries").
+"""
 MANY_KEYS = 512
 """The fewest live keys where decode takes more queries: fewer are read before a merge would have begun."""
 FEWER_TILES = 2

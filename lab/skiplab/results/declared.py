@@ -242,7 +242,7 @@ DECLARED = {
         ),
         {**{name: value for name, value in DECODE.items() if name != "q_len"}, "window": None,
          "kv_len": [2048, 8192, 32768]},
-        ("*-nvidia-h200-*-decode-queries-*",), target="never slower than without splits, or than any peer",
+        ("*-nvidia-h200-*decode-queries-*",), target="never slower than without splits, or than any peer",
     ),
     "linear": Table(
         "**int4 and int8 products for one token**, Gemma 4 31B's layers, weights rotated past the L2; groups of 32.",

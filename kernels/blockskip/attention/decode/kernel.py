@@ -52,7 +52,7 @@ class DecodeConstants(NamedTuple):
     BITS: bool
     """Whether a mask's bits say what queries see, not the band."""
     MASK_ALL: bool
-    """Whether the band masks every tile, not those alone that need it; see `masks_all`."""
+    """Whether the band masks every tile, not those alone that need it; see `plan.uses_wgmma`."""
     WORDS: bool
     """Whether values are float8 that are read in words of two; their strides count words."""
 

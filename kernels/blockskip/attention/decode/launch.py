@@ -24,7 +24,7 @@ from ..softmax import scoring_of
 from .kernel import DecodeConstants
 from .kernel import decode as decode_kernel
 from .kernel import reduce as reduce_kernel
-from .plan import DecodePlan, masks_all
+from .plan import DecodePlan
 from .ragged import MergeConstants, decode_ragged, reduce_ragged
 
 REDUCE_DIMS = 64
@@ -178,12 +178,12 @@ def prepare(call: DecodeCall, plan: DecodePlan, tensors, lse, parts: Parts, over
         BLOCK_D=max(16, power_of_two(q.shape[3])),
         BLOCK_R=power_of_two(call.rows) if plan.fused else 1,
         BLOCK_S=power_of_two(plan.splits) if plan.fused else 1,
-        APART=call.rows > config.block_m or (masks_all(config) and not plan.ragged),
+        APART=call.rows > config.block_m or (plan.wgmma and not plan.ragged),
         WIDE=wide,
         OVERLAP=overlap,
         RING=ring,
         BITS=mask is not None,
-        MASK_ALL=masks_all(config),
+        MASK_ALL=plan.wgmma,
         WORDS=words,
     )
     lengths = Lengths(call.kv_len, call.lengths, None, call.starts)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ...config import TileConfig, power_of_two
-from ...gpu import Gpu, check_capability, shared_bytes
+from ...gpu import HOPPER, Gpu, check_capability, shared_bytes
 from ...tuned.choose import Origin, find_decode
 from ..caches import caches_line
 from ..call import DecodeCall, choose_impl, scores_line
@@ -74,7 +74,8 @@ class DecodePlan:
     programs: of the launch, splits included. tiles: the most tiles of keys that the splits of a KV head divide.
     ragged: the programs share the tiles of all batches evenly, whatever their lengths (`ragged.py`); then splits is how
     many of them there are for each KV head, rounded up.
-    origin: where the kernel's config is from. scores: see `scores_line`. caches: see `caches_line`.
+    origin: where the kernel's config is from. scores: see `scores_line`. caches: see `caches_line`. wgmma: see
+    `uses_wgmma`.
     """
 
     impl: str
@@ -88,6 +89,7 @@ class DecodePlan:
     scores: str | None = None
     caches: str | None = None
     ragged: bool = False
+    wgmma: bool = False
 
     def __str__(self):
         said = (line for line in (self.scores, self.caches) if line is not None)
@@ -139,11 +141,14 @@ def plan_decode_kernel(
     config = config or decode_config(capability, call.q.shape[3], call.tile_dtype, call.rows)
     programs = call.q.shape[0] * call.k.shape[1] * -(-call.rows // config.block_m)  # of a single share
     tiles = tiles_at_most(call.kv_len, queries_of_a_block(call, config), call.window, config.block_n)
+    wgmma = uses_wgmma(config, capability, call.tile_dtype)
     if shares_work(call, config):
         shared = min(multiprocessors * programs_at_once(call, config, capability), programs * tiles)
-        return DecodePlan("triton", config, -(-shared // programs), False, shared, tiles, reason, ragged=True)
+        of_each = -(-shared // programs)
+        return DecodePlan("triton", config, of_each, False, shared, tiles, reason, ragged=True, wgmma=wgmma)
     splits = int(call.splits or choose_splits(programs, tiles, multiprocessors))
-    return DecodePlan("triton", config, splits, _fuses(call, config, splits), programs * splits, tiles, reason)
+    fused = _fuses(call, config, splits)
+    return DecodePlan("triton", config, splits, fused, programs * splits, tiles, reason, wgmma=wgmma)
 
 
 def programs_at_once(call: DecodeCall, config: TileConfig, capability: tuple[int, int]) -> int:
@@ -180,13 +185,13 @@ def queries_of_a_block(call: DecodeCall, config: TileConfig) -> int:
     return q_len if call.rows <= config.block_m else min(q_len, -(-(config.block_m - 1) // call.group) + 1)
 
 
-def masks_all(config: TileConfig) -> bool:
-    """Whether every tile is masked, needed or not, so that no branch stands between the two products of a tile.
+def uses_wgmma(config: TileConfig, capability: tuple[int, int], dtype: torch.dtype) -> bool:
+    """Whether products are by `wgmma`; then every tile is masked, needed or not, so that no branch stands between both.
 
-    So it is where products are by `wgmma`: with the branch ptxas waits for each of its instructions by itself, and
-    Triton divides a tile's scores over the warp groups, whose maxima must then meet (data/TUNING.md, "Decode").
+    With the branch ptxas waits for each `wgmma` by itself, and Triton divides a tile's scores over the warp groups,
+    whose maxima must then meet (data/TUNING.md, "Decode").
     """
-    return config.block_m >= WGMMA_ROWS
+    return capability[0] == HOPPER[0] and config.block_m >= WGMMA_ROWS and dtype.itemsize <= 2
 
 
 def can_fuse(call: DecodeCall, config: TileConfig, splits: int) -> bool:
