@@ -212,11 +212,8 @@ def test_scopes_are_records_where_proton_is_started_and_nothing_elsewhere(tmp_pa
 
 
 @pytest.mark.skipif(sys.platform != "linux" or torch.cuda.is_available(), reason="pretends a GPU, on Linux")
-def test_a_recording_goes_from_the_compiler_to_seconds_twice_and_leaves_nothing_on():
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
-    command = [sys.executable, str(Path(__file__).with_name("recorded_launches.py"))]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+def test_a_recording_goes_from_the_compiler_to_seconds_twice_and_leaves_nothing_on(fresh_process):
+    done = fresh_process(str(Path(__file__).with_name("recorded_launches.py")))
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout.splitlines()[-1])
     one = ["cycles at 1,980 MHz, by the GPU's timer", 16 * 4, pytest.approx(15 * 3e-6 + 2e-6)]
