@@ -8,13 +8,13 @@ from typing import Any
 
 import pandas as pd
 
-from skiplab.contenders import contenders
 from skiplab.rated import RowDict, rated
 from skiplab.results.asked import TargetsTable
 from skiplab.results.cpu import cpu_linear, cpu_model, cpu_prefill
+from skiplab.results.items import OURS, faster, named, times
 from skiplab.results.ladder import LADDERS, LadderTable
 from skiplab.results.reasons import REASONS
-from skiplab.results.tables import Item, OwnTable, Shown, Table, gather, nothing, styled
+from skiplab.results.tables import Item, OwnTable, Shown, Table, gather, styled
 from skiplab.results.targets import (
     always,
     beside_bf16,
@@ -45,15 +45,9 @@ def topic(name: str) -> tuple[str, ...]:
 
 SLIDING, FULL, D128 = "32/16 of 256", "32/4 of 512", "32/8 of 128"
 WINDOWS = (128, 256, 512, 1024, 2048, 4096)
-OURS = {"contender": "blockskip"}
 PREFILL = {"operation": "attention", "buffer": None, "packed": None, "dtype": "bfloat16", "batch": 1}
 DECODE = {"operation": "decode", "q_len": 1, "dtype": "bfloat16", "batch": 1}
 LINEAR = {"operation": "linear", "group_size": 32, "symmetric": 0, "dtype": "bfloat16"}
-
-
-def named(operation: str, *contenders_of: str) -> tuple[tuple[str, str], ...]:
-    """The head and the name of each of these contenders: the head is what figures call it."""
-    return tuple((contenders(operation)[name].label, name) for name in contenders_of)
 
 
 PEERS = named("attention", "flex", "flash-window", "fa3", "fa4", "flashinfer", "efficient-window")
@@ -82,16 +76,6 @@ def packed_rows() -> pd.DataFrame:
     """Packed prompts on an H200: recorded in runs, else noted."""
     rows: Any = rated([*read_runs(), *noted_runs()], H200)
     return rows[rows["packed"].notna()]
-
-
-def times(*contenders: tuple[str, str], value: str = "ms", **where: Any) -> tuple[Item, ...]:
-    """An item for each contender: (its head, its name)."""
-    return tuple(Item(head, {"contender": name, **where}, value) for head, name in contenders)
-
-
-def faster(head: str, *than: str, least: Callable[[RowDict], float] = nothing, **where: Any) -> Item:
-    """An item: the speed-up of ours over the fastest of some contenders."""
-    return Item(head, {**OURS, **where}, "faster", than, least)
 
 
 def by_length(
