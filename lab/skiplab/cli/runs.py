@@ -24,6 +24,9 @@ def runs(
     topic: Annotated[
         options.Texts, typer.Argument(help=f"Some of these, blanks or commas between; all without one: {TOPICS}.")
     ] = None,
+    contender: Annotated[
+        options.Texts, typer.Option(help="Of each topic these alone, as blockskip,bf16; several with commas between.")
+    ] = None,
     listed: Annotated[bool, typer.Option("--list", help="Show topics and how many points each has.")] = False,
     seconds: Annotated[float, typer.Option(help="For all, compiling included.")] = 3600.0,
     retries: Annotated[
@@ -43,6 +46,8 @@ def runs(
     if unknown:
         raise ValueError(f"TOPIC: got {unknown[0]!r}; allowed are {TOPICS}")
     topics = {name: gpu_runs.TOPICS[name] for name in named or gpu_runs.TOPICS}
+    if chosen := options.words("--contender", contender):
+        topics = gpu_runs.of_contenders(topics, chosen)
     if listed:
         for name, sweep in topics.items():
             typer.echo(f"{name:28s} {len(sweep.points()):4d} points")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from multiprocessing import get_context
@@ -124,6 +124,18 @@ TOPICS: dict[str, AnySweep] = {
 }
 COMPILED = ("blockskip", "flex", "fa4", "humming")
 """Beginnings of the names of those whose kernels are compiled when they are first called."""
+
+
+def of_contenders(topics: Mapping[str, AnySweep], names: Sequence[str]) -> dict[str, AnySweep]:
+    """The topics that have some of these contenders, with these alone, in the topics' order.
+
+    ValueError for a name that none of them has.
+    """
+    there = {name for sweep in topics.values() for name in sweep.contenders}
+    if unknown := [name for name in names if name not in there]:
+        raise ValueError(f"--contender: got {unknown[0]!r}; these topics have {', '.join(sorted(there))}")
+    cut = {topic: tuple(name for name in sweep.contenders if name in names) for topic, sweep in topics.items()}
+    return {topic: replace(cast(Any, topics[topic]), contenders=kept) for topic, kept in cut.items() if kept}
 
 
 def record(topics: Mapping[str, AnySweep], folder: Path, end: float, retries: int, where: Where) -> str:

@@ -121,6 +121,13 @@ def test_runs_lists_its_topics_and_refuses_others(skiplab):
     assert code == 2 and "TOPIC: got 'decode-queen'; allowed are prefill-windows-d128" in err
 
 
+def test_runs_of_some_contenders_leave_topics_out_that_have_none(skiplab):
+    code, out, _ = skiplab("runs", "linear-int4-fused,decode-qwen", "--contender", "humming,tinygemm", "--list")
+    assert not code and out.split() == ["linear-int4-fused", "88", "points"]
+    code, _, err = skiplab("runs", "decode-qwen", "--contender", "blockskip,humming", "--list")
+    assert code == 2 and "--contender: got 'humming'; these topics have blockskip, blockskip-one" in err
+
+
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_a_benchmark_reads_its_own_options(skiplab, capsys, name):
     with pytest.raises(SystemExit) as end:
