@@ -16,6 +16,7 @@ from skiplab.anatomy import compiling_for, read
 # (rows, out_features, in_features, group_size, symmetric, dtype)
 CASES = [(rows, 5376, 8192, 32, False, "bfloat16") for rows in (8, 16, 32)]
 CASES += [(rows, 43008, 5376, 32, False, "bfloat16") for rows in (8, 64, 128, 256)]
+CASES += [(300, 5376, 8192, 32, False, "bfloat16"), (512, 43008, 5376, 32, False, "bfloat16")]  # several blocks
 CASES += [(8, 43008, 5376, 128, True, "bfloat16"), (32, 43008, 5376, 64, False, "float16")]
 
 

@@ -113,6 +113,8 @@ def test_the_same_bits_of_a_weight_in_tiles(n, k):
     x, w, bias = draw("cuda", 64, n, k, torch.bfloat16)
     assert bs.explain_linear(x, w.packed("tiles"), activations="float").kernel == "fused"
     same_bits_at_any_number_of_rows(x, w.packed("tiles"), bias, activations="float")
+    found = bs.linear(torch.cat([x] * 5), w.packed("tiles"), bias, activations="float")
+    assert torch.equal(found, bs.linear(x, w.packed("tiles"), bias, activations="float").repeat(5, 1))
 
 
 def test_auto_keeps_its_rule_and_the_plan_says_which(device):

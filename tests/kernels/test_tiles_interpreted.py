@@ -7,7 +7,7 @@ import gluon_interpreter
 import pytest
 import torch
 from blockskip.linear.hopper import launch
-from blockskip.linear.hopper.plan import HopperConfig, choose_config
+from blockskip.linear.hopper.plan import HopperConfig, choose_config, of_each_block
 from blockskip.linear.known import known
 
 SUMMED_ROWS = 8
@@ -94,6 +94,16 @@ def test_a_row_does_not_depend_on_what_other_rows_there_are_in_its_block(copies)
     whole = multiply(x, w, bias, CONFIGS[8], copies)
     x[1:] = math.nan
     assert torch.equal(multiply(x, w, bias, CONFIGS[8], copies)[0], whole[0])
+
+
+@pytest.mark.parametrize("rows", [8, 64])
+def test_a_row_does_not_depend_on_how_many_blocks_there_are(copies, rows):
+    """Where activations are named: each block of rows is divided as one alone is."""
+    config = CONFIGS[rows]
+    x, w, bias = draw(2 * rows + 2, 512, 768)
+    many = multiply(x, w, bias, of_each_block(config, len(x)), copies)
+    assert torch.equal(many[:rows], multiply(x[:rows], w, bias, config, copies))
+    assert torch.equal(many[2 * rows :], multiply(x[2 * rows :], w, bias, config, copies))
 
 
 @pytest.mark.parametrize("rows", [16, 64])

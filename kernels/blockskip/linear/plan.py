@@ -20,7 +20,7 @@ from .configs import (
     rows_together,
 )
 from .cpu import choose_on_cpu, why_not_numba
-from .hopper.plan import HopperConfig, choose_config
+from .hopper.plan import HopperConfig, choose_config, of_each_block
 from .measured import measured
 from .route import Choice, choose_kernel, choose_kernel_for_tiles, spelled
 from .weight import QuantizedWeight
@@ -87,7 +87,7 @@ def make_plan(
         return LinearPlan(
             impl,
             fastest.kernel,
-            fastest.config,
+            _alike(fastest.config, rows) if named else fastest.config,
             fastest.splits,
             fastest.reason,
             multiplied,
@@ -118,9 +118,15 @@ def default_plan(rows: int, dtype: torch.dtype, w: QuantizedWeight, gpu: Gpu) ->
 
 def _default_plan(choice: Choice, rows: int, w: QuantizedWeight, gpu: Gpu, multiplied: str, named: bool) -> LinearPlan:
     config, splits = _sizes(choice.kernel, FIXED_ROWS if named else rows, w, gpu, rows)
+    config = _alike(config, rows) if named else config
     major, minor = family(gpu.capability)
     origin, invariant = Origin("table", f"sm_{major}{minor}"), named or choice.kernel == "matvec"
     return LinearPlan("triton", choice.kernel, config, splits, choice.reason, multiplied, invariant, origin, w.packing)
+
+
+def _alike(config: Any, rows: int) -> Any:
+    """The sizes with which rows are summed alike, however many there are."""
+    return of_each_block(config, rows) if isinstance(config, HopperConfig) else config
 
 
 def _sizes(kernel: str, planned_rows: int, w: QuantizedWeight, gpu: Gpu, rows: int) -> tuple[Any, int]:

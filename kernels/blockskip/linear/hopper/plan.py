@@ -80,6 +80,11 @@ def _largest_divisor(number: int, most: int) -> int:
     return max(count for count in range(1, most + 1) if number % count == 0)
 
 
+def of_each_block(config: HopperConfig, rows: int) -> HopperConfig:
+    """The sizes of one block of rows for all of them: each is divided alike, so a row's bits depend on no other row."""
+    return replace(config, programs=config.programs * cdiv(rows, config.block_m))
+
+
 def tiles_of(config: HopperConfig, rows: int, out_features: int) -> int:
     """Tiles of the weight, times the blocks of rows that each is multiplied with."""
     return cdiv(rows, config.block_m) * cdiv(out_features, config.block_n)

@@ -1,11 +1,11 @@
 """A tile whose steps several programs share: who has which steps, and how their sums come together in one kernel.
 
 The steps of all tiles, of one block of activations' rows after the other, are one line, and each program has a piece of
-it (stream-K: Osama et al., 2023). What a program
-did of a tile that an earlier piece begins is the first that it does; it leaves that sum in global memory. The program
-with the tile's first step comes to the tile last, waits for the others' sums and adds them in the pieces' order, so the
-bits of a result never vary. Programs take the pieces from the last one to the first: those that are waited for began
-earlier, so they end, however few programs the GPU runs at a time.
+it (stream-K: Osama et al., 2023). What a program did of a tile that an earlier piece begins is the first that it does;
+it leaves that sum in global memory. The program with the tile's first step comes to the tile last, waits for the
+others' sums and adds them in the pieces' order, so the bits of a result never vary. Programs take the pieces from the
+last one to the first: those that are waited for began earlier, so they end, however few programs the GPU runs at a
+time.
 
 Threads of the same number hand over to each other: what thread t of a warp group leaves is read by thread t of the
 other program, and each says for itself that its numbers are there, by 64 bits that other memory holds by chance once
@@ -86,10 +86,11 @@ def tiles_of(N, CONSTANTS: gl.constexpr):
 
 @gluon.jit
 def total_of(M, N, CONSTANTS: gl.constexpr):
-    """Steps of all tiles of all blocks."""
+    """Steps of all tiles of all blocks; times programs they are within 32 bits for one block of up to 1e11 weights, for
+    several they are counted in 64."""
     tiles = tiles_of(N, CONSTANTS)
     if CONSTANTS.BLOCKS:
-        tiles *= gl.cdiv(M, CONSTANTS.BLOCK_M)
+        tiles = gl.cast(tiles, gl.int64) * gl.cdiv(M, CONSTANTS.BLOCK_M)
     return tiles * CONSTANTS.STEPS
 
 
@@ -105,10 +106,10 @@ def place_of(tile, N, CONSTANTS: gl.constexpr):
 
 @gluon.jit
 def steps_of(total):
-    """(begin, end): this program's piece of `total` steps. Times programs: within 32 bits up to 1e11 weights times
-    blocks."""
+    """(begin, end): this program's piece of `total` steps, as `total_of` counts them."""
     programs = gl.num_programs(0)
-    return piece() * total // programs, (piece() + 1) * total // programs
+    begin, end = piece() * total // programs, (piece() + 1) * total // programs
+    return gl.cast(begin, gl.int32), gl.cast(end, gl.int32)
 
 
 @gluon.jit
@@ -190,7 +191,11 @@ def collect(ROW_GROUP: gl.constexpr, acc, shares, tile, M, N, CONSTANTS: gl.cons
     BLOCK_M: gl.constexpr = CONSTANTS.BLOCK_M
     if shares.sums is not None:
         SIZE: gl.constexpr = CONSTANTS.ROW_GROUPS * TILE_ROWS
-        end = ((tile + 1) * CONSTANTS.STEPS * gl.num_programs(0) - 1) // total_of(M, N, CONSTANTS) + 1
+        steps = tile + 1  # times STEPS: up to the tile's end
+        if CONSTANTS.BLOCKS:
+            steps = gl.cast(steps, gl.int64)
+        last = (steps * CONSTANTS.STEPS * gl.num_programs(0) - 1) // total_of(M, N, CONSTANTS)
+        end = gl.cast(last, gl.int32) + 1
         if BLOCK_M <= TAGGED_ROWS:
             for of in range(piece() + 1, end, AT_ONCE):
                 pointers = sums_of(ROW_GROUP, shares, of, CONSTANTS)
