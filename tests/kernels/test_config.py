@@ -23,7 +23,7 @@ ENTRY = {
     "workloads": 2, "at": "attention sliding_window(1024) q4096", "median_us": 40.5, "table_us": 43.0,
 }  # fmt: skip
 SECTION = {"torch": "2.11.0", "triton": "3.6.0", "runs": "a.jsonl", "entries": [ENTRY]}
-FILE = {"schema": 2, "device": H100.name, "capability": "9.0", "operations": {"attention": SECTION}}
+FILE = {"schema": 3, "device": H100.name, "capability": "9.0", "operations": {"attention": SECTION}}
 
 
 def entry(**changed):
@@ -62,7 +62,7 @@ def test_a_file_is_read_as_it_was_written(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"schema": 1}, "schema is 1; this version of blockskip reads 2"),
+        ({"schema": 1}, "schema is 1; this version of blockskip reads 3"),
         ({"schema": None}, "schema is None"),
         ({"entries": [{**ENTRY, "mask": "wide"}]}, "mask: given 'wide'; allowed are causal, window, other"),
         ({"entries": [{**ENTRY, "length": "tall"}]}, "length: given 'tall'; allowed are short, medium, long"),

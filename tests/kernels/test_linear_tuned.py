@@ -69,7 +69,7 @@ def planned(monkeypatch):
 
 def test_a_file_with_linear_entries_is_read_as_it_was_written(tmp_path):
     section = {"torch": "2.11.0", "triton": "3.6.0", "runs": "a.jsonl", "entries": [entry().fields()]}
-    content = {"schema": 2, "device": H200.name, "capability": "9.0", "operations": {"linear": section}}
+    content = {"schema": 3, "device": H200.name, "capability": "9.0", "operations": {"linear": section}}
     path = tmp_path / "h200.json"
     path.write_text(json.dumps(content))
     assert read_tuned(path).entries("linear") == (entry(),)

@@ -254,7 +254,7 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
     run = measured(tuning(), tmp_path / "run.jsonl", by_sizes)
     path = write_configs([run], tmp_path)
     before = path.read_text()
-    monkeypatch.setattr(files, "text_of", lambda tuned: '{"schema": 2')
+    monkeypatch.setattr(files, "text_of", lambda tuned: '{"schema": 3')
     with pytest.raises(ValueError, match="configs/"):
         write_configs([run], tmp_path)
     assert path.read_text() == before

@@ -18,7 +18,8 @@ from .attention import Entry
 from .decode import DecodeEntry
 from .linear import LinearEntry
 
-SCHEMA = 2
+SCHEMA = 3
+"""Counted up where an entry means something else: since 3, `programs` of a weight in tiles are those of all rows."""
 CONFIGS = Path(__file__).parents[1] / "configs"
 OPERATIONS: Mapping[str, Callable[[Mapping[str, Any]], Any]] = MappingProxyType(
     {"attention": Entry.of, "decode": DecodeEntry.of, "linear": LinearEntry.of}
