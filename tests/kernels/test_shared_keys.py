@@ -233,3 +233,11 @@ def test_when_work_is_shared():
     assert not plan_decode_kernel(
         call.given(tuple(None if t is None else t[:1] for t in call.tensors)), (9, 0), 132
     ).ragged
+
+
+@pytest.mark.parametrize(("head_dim", "of_each"), [(64, 2), (128, 2), (256, 1), (512, 1)])
+def test_as_many_programs_share_work_as_an_h200_was_fastest_with(head_dim, of_each):
+    q, k, v = (t.bfloat16() for t in draw("cpu", batch=16, heads=(8, 2), kv_len=2048, head_dim=head_dim))
+    lengths = torch.full((16,), 2048, dtype=torch.int32)
+    call = DecodeCall(q, k, v, 1.0, 2048, lengths, None, None, "triton", False)
+    assert plan_decode_kernel(call, (9, 0), 132).programs == 132 * of_each
