@@ -122,7 +122,7 @@ def test_a_sequence_of_nan_leaves_the_others_alone(copies):
 
 def item_of_the_list(round_, q, lengths, interleave):
     """`item_of`, of entries that the list has alone: a division of integers rounds otherwise here than on a GPU."""
-    item = item_of(round_, q, lengths, interleave)
+    item = item_of(round_, q, lengths, interleave)  # pyright: ignore
     assert 0 <= item[1] < q.shape[1]
     return item
 
