@@ -7,6 +7,7 @@ peers' rules for the number of splits are applied to the same tiles.
 from __future__ import annotations
 
 import heapq
+import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -60,10 +61,10 @@ class Schedule:
     """A decode call on a GPU under one policy.
 
     shares: of each KV head, by split. heads: how many heads have them, batch * KV heads * blocks of query rows. Program
-    `head * splits + split` is launched in that order. fused: whether the last program of a KV head merges; None where
-    there is nothing to merge or a peer does it its own way. live: keys that some query sees. key_seconds: an SM's time
-    for one key. `seconds` exceeds the end of the last run (`reading_seconds`) by the time to move all that is not keys
-    and values.
+    `head * splits + split` has one. They are launched KV head by KV head, there split by split, its blocks together.
+    fused: whether the last program of a KV head merges; None where there is nothing to merge or a peer does it its own
+    way. live: keys that some query sees. key_seconds: an SM's time for one key. `seconds` exceeds the end of the last
+    run (`reading_seconds`) by the time to move all that is not keys and values.
     """
 
     policy: str
@@ -85,6 +86,11 @@ class Schedule:
     @property
     def splits(self) -> int:
         return len(self.shares)
+
+    @property
+    def blocks(self) -> int:
+        """Blocks of query rows of a KV head."""
+        return self.heads // (self.batch * self.kv_heads)
 
     @property
     def programs(self) -> int:
@@ -111,12 +117,12 @@ class Schedule:
         """Programs as they are launched, each on the SM that is free first; those without keys leave at once."""
         free = [(0.0, sm) for sm in range(self.sms)]
         durations = [share.keys * self.key_seconds for share in self.shares]
-        for head in range(self.heads):
-            for split, duration in enumerate(durations):
-                if duration:
-                    start, sm = free[0]
-                    heapq.heapreplace(free, (start + duration, sm))
-                    yield head * self.splits + split, sm, start, start + duration
+        live = [(split, duration) for split, duration in enumerate(durations) if duration]
+        for first in range(0, self.heads, self.blocks):
+            for (split, duration), head in itertools.product(live, range(first, first + self.blocks)):
+                start, sm = free[0]
+                heapq.heapreplace(free, (start + duration, sm))
+                yield head * self.splits + split, sm, start, start + duration
 
     @property
     def live_programs(self) -> int:
@@ -157,7 +163,7 @@ class Schedule:
     def whose(self, program: int) -> str:
         """`split 2 of KV head 5`, with the batch entry and the block of query rows where there are several."""
         head, split = divmod(program, self.splits)
-        blocks = self.heads // (self.batch * self.kv_heads)
+        blocks = self.blocks
         entry, kv_head, block = head // blocks // self.kv_heads, head // blocks % self.kv_heads, head % blocks
         several = f", query rows' block {block}" if blocks > 1 else ""
         return f"split {split} of KV head {kv_head}{f' of batch entry {entry}' if self.batch > 1 else ''}{several}"
@@ -186,7 +192,8 @@ def schedule(workload: DecodeWorkload, machine: Machine, policy: str = "blockski
         splits = executorch_splits(workload.slots)
     shares = tuple(_shares(policy, splits, live, workload.slots, block_n))
     per_key = 2 * workload.head_dim * workload.element_bytes / (machine.bandwidth_gbps * 1e9 / machine.sms)
-    reading = _last_end([share.keys * per_key for share in shares], heads, machine.sms)
+    kv_heads = workload.batch * workload.kv_heads
+    reading = _last_end([share.keys * per_key for share in shares], kv_heads, heads // kv_heads, machine.sms)
     rest = workload.work(splits).bytes - _kv_bytes(workload, len(live))
     bandwidth = machine.bandwidth_gbps * 1e9
     return Schedule(
@@ -262,10 +269,10 @@ def _shares(policy: str, splits: int, live: range, slots: int, block_n: int) -> 
         yield Share(low, max(low, high), last - first)
 
 
-def _last_end(durations: list[float], heads: int, sms: int) -> float:
+def _last_end(durations: list[float], kv_heads: int, blocks: int, sms: int) -> float:
     """The time at which the last program ends, when each begins as soon as an SM is free."""
-    free, lasting = [0.0] * sms, [duration for duration in durations if duration]
-    for _ in range(heads):
+    free, lasting = [0.0] * sms, [duration for duration in durations if duration for _ in range(blocks)]
+    for _ in range(kv_heads):
         for duration in lasting:
             heapq.heapreplace(free, free[0] + duration)
     return max(free)

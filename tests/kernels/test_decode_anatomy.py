@@ -6,7 +6,10 @@ What the interpreter cannot show.
 import sys
 
 import pytest
+import torch
 from anatomies import by_case, compiled_by
+from blockskip.attention.call import DecodeCall
+from blockskip.attention.decode.plan import MOST_A_MULTIPROCESSOR, decode_config, programs_at_once
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="Triton compiles on Linux alone"),
@@ -69,6 +72,20 @@ def test_hopper_multiplies_64_rows_by_wgmma_and_waits_for_products_not_for_each_
     } <= set(rows)
     for case, row in rows.items():
         assert row["wgmma_waits"] <= 6, case
+
+
+def test_programs_that_share_work_are_as_many_as_hopper_holds(compiled):
+    """By what they are compiled to: 228 KiB, of which each block takes one more, and 65,536 registers by eights."""
+    rows = {case: row for case, row in compiled["9.0"].items() if case[0] == "decode ragged"}
+    assert len(rows) >= 8
+    for case, row in rows.items():
+        _, head_dim, of_a_head, dtype = case
+        q, k = (torch.empty((6, 4, n, head_dim), dtype=getattr(torch, dtype), device="meta") for n in (of_a_head, 4096))
+        call = DecodeCall(q, k, k, 1.0, 4096, None, None, None, "triton", False)
+        config = decode_config((9, 0), head_dim, call.tile_dtype, of_a_head)
+        by_registers = 65536 // (-(-row["registers"] // 8) * 8 * 32 * config.num_warps)
+        held = min(MOST_A_MULTIPROCESSOR, by_registers, (228 << 10) // (row["shared_bytes"] + 1024))
+        assert programs_at_once(call, config, (9, 0)) == held, case
 
 
 @pytest.mark.parametrize("capability", SHARED_KIB)

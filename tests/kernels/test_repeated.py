@@ -135,6 +135,18 @@ def test_kinds_are_few_and_unknown_ones_are_not_kept():
     assert len(calls) == 256 and calls.get(None) is None
 
 
+def test_a_kind_in_use_outlives_any_number_of_others():
+    """As a model's decode steps do beside packed prompts of ever new sizes."""
+    calls = RepeatedCalls(4)
+    calls.put((("step",), None), print)
+    for n in range(20):
+        calls.put(((n,), None), print)
+        assert calls.get((("step",), None)) is print and len(calls) <= 4
+    for n in range(100, 108):  # nobody asks for it any more
+        calls.put(((n,), None), print)
+    assert calls.get((("step",), None)) is None and len(calls) == 4
+
+
 def test_threads_may_call_at_once(device, launched):
     q, k = draw(device, 1, 2, 1, 16), draw(device, 1, 2, 20, 16)
     lengths, interval = [1 + n % 20 for n in range(400)], sys.getswitchinterval()

@@ -154,7 +154,9 @@ def test_more_than_8_queries_share_keys_where_prefill_would_leave_half_of_the_gp
     plan = kernel(16, 8192)
     assert plan.kernel == "decode" and plan.splits > 1
     assert "16 queries, for which prefill has " in plan.route.reason and "shares of the keys" in str(plan)
-    assert kernel(16, route.MANY_KEYS - 1).kernel == "prefill" and kernel(16, route.MANY_KEYS).kernel == "decode"
+    short = kernel(16, route.MANY_KEYS - 1)
+    assert short.kernel == "prefill" and kernel(16, route.MANY_KEYS).kernel == "decode"
+    assert short.route.reason.endswith("below 512 they are not shared, unmeasured")
     full = kernel(128, 8192, heads=(64, 64), batch=4)
     assert full.kernel == "prefill" and "more than half of them are busy" in full.route.reason
     assert kernel(129, 8192).kernel == "prefill"
@@ -233,3 +235,11 @@ def test_when_work_is_shared():
     assert not plan_decode_kernel(
         call.given(tuple(None if t is None else t[:1] for t in call.tensors)), (9, 0), 132
     ).ragged
+
+
+@pytest.mark.parametrize(("head_dim", "of_each"), [(64, 2), (128, 2), (256, 1), (512, 1)])
+def test_as_many_programs_share_work_as_an_h200_was_fastest_with(head_dim, of_each):
+    q, k, v = (t.bfloat16() for t in draw("cpu", batch=16, heads=(8, 2), kv_len=2048, head_dim=head_dim))
+    lengths = torch.full((16,), 2048, dtype=torch.int32)
+    call = DecodeCall(q, k, v, 1.0, 2048, lengths, None, None, "triton", False)
+    assert plan_decode_kernel(call, (9, 0), 132).programs == 132 * of_each

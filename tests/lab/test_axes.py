@@ -30,14 +30,14 @@ CASES = {
     Workload: HEADS
     | {"q_len": COUNTS, "kv_len": COUNTS, "mask": [1, "causal()", None], "dtype": NO_WORDS, "q_start": NO_INTS},
     DecodeWorkload: HEADS
-    | {"kv_len": COUNTS, "window": COUNTS, "q_len": [*COUNTS, 17], "dtype": NO_WORDS, "buffer": COUNTS},
+    | {"kv_len": COUNTS, "window": COUNTS, "q_len": [*COUNTS, 129], "dtype": NO_WORDS, "buffer": COUNTS},
     LinearWorkload: {name: COUNTS for name in ("out_features", "in_features", "rows")}  # noqa: C420
     | {"bits": [*COUNTS, 5], "group_size": [*COUNTS, 48], "symmetric": NO_FLAGS, "dtype": NO_WORDS},
     Sweep: TOGETHER
     | HEADS
     | {"q_len": NO_AXES, "window": NO_AXES, "buffer": COUNTS, "mask": [1, "causal()", ("x",)]}
     | {"lengths": [*NO_AXES, ((1.5,),), ((0,),), ([64],), ((),), ((64,),)]},
-    DecodeSweep: TOGETHER | HEADS | {"kv_len": NO_AXES, "window": NO_AXES, "q_len": [*COUNTS, 17], "buffer": COUNTS},
+    DecodeSweep: TOGETHER | HEADS | {"kv_len": NO_AXES, "window": NO_AXES, "q_len": [*COUNTS, 129], "buffer": COUNTS},
     LinearSweep: TOGETHER
     | {"shape": [64, (64, 64), ((64,),), ((64.0, 64),), ((64, True),)], "rows": NO_AXES, "bits": [*NO_AXES, (5,)]}
     | {"group_size": [*NO_AXES, (48,)], "symmetric": NO_FLAGS},

@@ -70,7 +70,13 @@ def test_live_keys_are_those_of_the_mask(workload):
 @pytest.mark.parametrize("workload", AWKWARD, ids=str)
 def test_programs_run_once_each_alone_on_their_sm_and_none_waits_for_nothing(workload, policy):
     plan = schedule(workload, A100, policy)
-    alive = [h * plan.splits + s for h in range(plan.heads) for s in range(plan.splits) if plan.shares[s].keys]
+    alive = [
+        (kv_head * plan.blocks + block) * plan.splits + split
+        for kv_head in range(plan.heads // plan.blocks)
+        for split in range(plan.splits)
+        for block in range(plan.blocks)
+        if plan.shares[split].keys
+    ]
     assert [run.program for run in plan.runs] == alive
     by_sm = {}
     for run in plan.runs:
@@ -138,10 +144,14 @@ def test_whose_names_each_program_once():
     shape = MODELS["gemma4-31b sliding"]
     w = DecodeWorkload(kv_len=600, batch=2, q_heads=shape.q_heads, kv_heads=1, q_len=8, head_dim=shape.head_dim)
     plan = schedule(w, H200)
-    assert plan.heads == 2 * 4  # 256 rows in blocks of 64
+    assert plan.heads == 2 * 2 and plan.blocks == 2  # 256 rows in blocks of 128
     names = [plan.whose(program) for program in range(plan.programs)]
     assert len(set(names)) == plan.programs
     assert names[0] == "split 0 of KV head 0 of batch entry 0, query rows' block 0"
+    launched = [names[run.program] for run in plan.runs]
+    assert launched[:2] == [names[0], "split 0 of KV head 0 of batch entry 0, query rows' block 1"]
+    assert launched[2].startswith("split 1 of KV head 0 of batch entry 0")
+    assert max(run.end for run in plan.runs) == plan.reading_seconds
     assert schedule(DecodeWorkload(kv_len=2048), H200).whose(9) == "split 1 of KV head 1"
 
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
 
+import blockskip
 import pytest
 import torch
 from skiplab.figures import nibbles
 from skiplab.figures.timeline import timeline
 from skiplab.replay import contender_timelines, read_timeline, record_timeline
+from skiplab.replay.scoped import SCOPED as MODULES
 from skiplab.replay.timeline import Timeline, WarpSpan
 from skiplab.workload import Workload
 
@@ -188,6 +191,13 @@ print(json.dumps({
     "clocks": {name: one.ptx.count("%clock") for name, one in on.items()},
 }))
 """
+
+
+def test_every_module_with_scopes_gets_protons():
+    root = Path(blockskip.__file__).parent
+    pattern = re.compile(r"^from \.+launching\.scopes import", re.MULTILINE)
+    users = [path for path in root.rglob("*.py") if pattern.search(path.read_text(encoding="utf-8"))]
+    assert sorted(".".join(path.relative_to(root).with_suffix("").parts) for path in users) == sorted(MODULES)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Triton compiles on Linux alone")

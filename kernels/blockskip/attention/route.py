@@ -1,4 +1,4 @@
-"""Which kernel `attention` takes for a few last queries, prefill's or decode's, and the plan of the one it takes."""
+"""Which kernel `attention` takes for up to 128 last queries, prefill's or decode's, and the plan of that kernel."""
 
 from __future__ import annotations
 
@@ -22,12 +22,16 @@ FEW_QUERIES = 8
 MOST_FILLED = 0.5
 """The largest share of the multiprocessors that prefill's programs may fill where decode takes more queries.
 
-On an H200 decode is then 1 to 9 times as fast, from 2,048 keys on (data/TUNING.md, "9 to 128 queries").
+On an H200 decode is then 1 to 9 times as fast, from 2,048 keys on (data/TUNING.md, "9 to 128 queries"). What has 64
+rows of a KV head or more was timed before all its tiles were masked (`decode.plan.uses_wgmma`).
 """
 MANY_KEYS = 512
-"""The fewest live keys where decode takes more queries: fewer are read before a merge would have begun."""
+"""The fewest live keys where decode takes more queries: supposed, not measured below 2,048."""
 FEWER_TILES = 2
-"""How many times the tiles of a share prefill must visit, where decode reads a mask's bits and visits all."""
+"""How many times the tiles of a share prefill must visit, where decode reads a mask's bits and visits all.
+
+Supposed, not measured.
+"""
 PYTORCH_KEYS = 64
 """Width of the tiles by which the plan of decode in PyTorch, which has none, shows the keys that are read."""
 
@@ -259,10 +263,13 @@ def _by_occupancy(call: AttentionCall, step: DecodeCall, keys: int) -> tuple[boo
 
     By a mask's bits all tiles are read, of which prefill leaves out the empty ones: then its map is asked, too.
     """
+    if keys < MANY_KEYS:
+        return (
+            False,
+            f"{call.q.shape[2]} queries and {keys} live keys; below {MANY_KEYS} they are not shared, unmeasured",
+        )
     sms, prefill = Gpu.of(call.q.device).sms, make_prefill_plan(call, "triton")
     programs = prefill.programs(call.q.shape[0], call.q.shape[1])
-    if keys < MANY_KEYS:
-        return False, f"{call.q.shape[2]} queries and {keys} live keys; sharing keys pays from {MANY_KEYS} on"
     splits = make_decode_plan(step).splits
     said = f"{call.q.shape[2]} queries, for which prefill has {programs} programs on {sms} multiprocessors"
     if programs > MOST_FILLED * sms:

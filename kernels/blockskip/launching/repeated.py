@@ -26,7 +26,7 @@ OPTIONS = frozenset((bool, int, float, str, NoneType, TileConfig))
 KIND_BYTES = 4096
 """What a kind counts for in the store of a mask that owns it; its tables on the device are counted apart."""
 MOST_KINDS = 256
-"""Beyond so many the oldest kind is dropped."""
+"""Beyond so many one is dropped: the oldest one that no call has asked for since the last time it was the oldest."""
 MOST_PREPARED = 256
 """Beyond so many launches of one kind, told apart by guards, all of them are dropped."""
 MOST_NUMBERS = 4096
@@ -87,10 +87,14 @@ class _Prepared(dict):
     planning asked. Planning is pure: after the same answers it asks the same next question.
     """
 
+    __slots__ = ("_tree", "asked", "count")
+
     def __init__(self) -> None:
         self._tree: Any = None
         self.count = 0
         """Of launches that guards tell apart."""
+        self.asked = False
+        """Whether a call has asked since this was last the oldest kind."""
 
     def __missing__(self, number: int | None) -> Callable | None:
         node = self._tree
@@ -147,7 +151,10 @@ class RepeatedCalls:
             return None
         key, owner = kind
         prepared = self._by_kind.get(key) if owner is None else owner.owned.find(key)
-        return None if prepared is None else prepared[number]
+        if prepared is None:
+            return None
+        prepared.asked = True
+        return prepared[number]
 
     def put(self, kind: Kind | None, prepared: Callable, guards: Sequence[Guard] = ()) -> None:
         """Keep it for calls of this kind whose growing number answers the guards alike."""
@@ -159,8 +166,18 @@ class RepeatedCalls:
             return
         with self._lock:
             if key not in self._by_kind and len(self._by_kind) >= self._most_kinds:
-                del self._by_kind[next(iter(self._by_kind))]
+                self._drop_one()
             self._by_kind.setdefault(key, _Prepared()).put(guards, prepared)
+
+    def _drop_one(self) -> None:
+        """Drops the oldest kind that was not asked for; those that were become the newest ones."""
+        while True:
+            oldest = next(iter(self._by_kind))
+            prepared = self._by_kind.pop(oldest)
+            if not prepared.asked:
+                return
+            prepared.asked = False
+            self._by_kind[oldest] = prepared
 
     def number_of(self, facts: Iterable[Hashable]) -> int:
         """A number that stands for these facts in kinds, where it is compared and hashed sooner than they are.

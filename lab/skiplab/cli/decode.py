@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
+from blockskip.attention.decode.plan import MOST_QUERIES
 
 from skiplab.cli import options
 from skiplab.cli.sweep import HEADS, heads_of, measure, windows_of
@@ -18,7 +19,7 @@ def decode(
         options.Texts, options.several(help="Keys in the cache, as 256,4096", default="256 to 16384")
     ] = None,
     window: options.Windows = None,
-    q_len: Annotated[int, typer.Option(help="New tokens in one step, 1 to 16.")] = 1,
+    q_len: Annotated[int, typer.Option(help=f"New tokens in one step, 1 to {MOST_QUERIES}.")] = 1,
     buffer: Annotated[int | None, typer.Option(help="Slots of the cache. Default: as many as keys.")] = None,
     model: options.Model = None,
     batch: options.Batch = 1,
@@ -40,7 +41,7 @@ def decode(
 ) -> None:
     """Measure decode steps over keys and windows. Prints the table, writes the run and one HTML.
 
-    As `skiplab sweep`, for one to 16 new tokens over a cache. Example: skiplab decode --kv-len 4096,16384 --window 1024
+    As `skiplab sweep`, for 1 to 128 new tokens over a cache. Example: skiplab decode --kv-len 4096,16384 --window 1024
     """
     where = options.where(device, devices, cluster, gpu)
     defaults = DecodeSweep()

@@ -1,1 +1,1 @@
-"""A few last queries of a long cache: `api` holds the contract, `plan` every choice; `tiled` and `kernel` do it."""
+"""Up to 128 last queries of a long cache: `api` holds the contract, `plan` every choice; `tiled` and `kernel` do it."""

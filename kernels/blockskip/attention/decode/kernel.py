@@ -328,6 +328,29 @@ def decode(
 
 
 @triton.jit
+def merged(state, parts, index, ok, HEAD_DIM: tl.constexpr, d):
+    """(acc [dimensions d], row_max, row_sum) of a row, with the shares at `index` beside those that it has."""
+    acc, row_max, row_sum = state
+    accs, row_maxes, row_sums = shares(parts, index, ok, HEAD_DIM, d[None, :])  # pyright: ignore
+    new_max = tl.maximum(row_max, tl.max(row_maxes, 0))
+    safe_max = finite_max(new_max)
+    rescale = tl.exp2(row_max - safe_max)
+    weights = tl.exp2(row_maxes - safe_max)
+    row_sum = row_sum * rescale + tl.sum(row_sums * weights, 0)
+    return acc * rescale + tl.sum(accs * weights[:, None], 0), new_max, row_sum
+
+
+@triton.jit
+def store_merged(out, lse, row, state, HEAD_DIM: tl.constexpr, d):
+    """Dimensions d of a row of out from its whole state, and by the programs of the first of them its lse."""
+    acc, row_max, row_sum = state
+    result = acc / tl.where(row_sum == 0, 1.0, row_sum)
+    tl.store(out.ptr + row * HEAD_DIM + d, result.to(out.ptr.dtype.element_ty), mask=d < HEAD_DIM)
+    if lse is not None:
+        tl.store(lse.ptr + row, log_sum_exp(row_max, row_sum), mask=tl.program_id(1) == 0)
+
+
+@triton.jit
 def reduce(
     out, lse, parts, splits,
     HEAD_DIM: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_D: tl.constexpr, OVERLAP: tl.constexpr,
@@ -344,20 +367,9 @@ def reduce(
     row = wide(tl.program_id(0))
     d = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
     acc = tl.zeros((BLOCK_D,), tl.float32)
-    row_max = tl.full((), float("-inf"), tl.float32)
-    row_sum = tl.full((), 0.0, tl.float32)
+    state = acc, tl.full((), float("-inf"), tl.float32), tl.full((), 0.0, tl.float32)
     for first in tl.range(0, splits, BLOCK_S):
         s = first + tl.arange(0, BLOCK_S)
-        accs, row_maxes, row_sums = shares(parts, row * splits + s, s < splits, HEAD_DIM, d[None, :])
-        new_max = tl.maximum(row_max, tl.max(row_maxes, 0))
-        safe_max = finite_max(new_max)
-        rescale = tl.exp2(row_max - safe_max)
-        weights = tl.exp2(row_maxes - safe_max)
-        row_sum = row_sum * rescale + tl.sum(row_sums * weights, 0)
-        acc = acc * rescale + tl.sum(accs * weights[:, None], 0)
-        row_max = new_max
-    result = acc / tl.where(row_sum == 0, 1.0, row_sum)
-    tl.store(out.ptr + row * HEAD_DIM + d, result.to(out.ptr.dtype.element_ty), mask=d < HEAD_DIM)
-    if lse is not None:
-        tl.store(lse.ptr + row, log_sum_exp(row_max, row_sum), mask=tl.program_id(1) == 0)
+        state = merged(state, parts, row * splits + s, s < splits, HEAD_DIM, d)
+    store_merged(out, lse, row, state, HEAD_DIM, d)
     exit_scope("merge")

@@ -20,6 +20,8 @@ MOST_QUERIES = 128
 """The most queries that the kernel is planned for: those of `attention`, whose rows do not fill a GPU."""
 MOST_A_MULTIPROCESSOR = 2
 """Programs that share the work of a batch evenly: as many as fit, but a third brings nothing (data/TUNING.md)."""
+WARPS_AT_ONCE = 8
+"""The warps for which a multiprocessor has 255 registers a thread; the kernels need more than 128."""
 MOST_BATCHES = 1024
 """Of a call whose programs do, each of which adds up all lengths."""
 WGMMA_ROWS = 64
@@ -152,10 +154,16 @@ def plan_decode_kernel(
 
 
 def programs_at_once(call: DecodeCall, config: TileConfig, capability: tuple[int, int]) -> int:
-    """How many programs that share the work of a batch a multiprocessor takes, by the tiles in its shared memory."""
+    """How many programs that share the work of a batch a multiprocessor takes, by their tiles and their warps.
+
+    Tiles of keys and values in shared memory are one a stage where products are by `wgmma`, which reads them there;
+    else one fewer: the current stage's are in registers.
+    """
     row = power_of_two(call.q.shape[3]) * call.tile_dtype.itemsize
-    tiles = (2 * config.num_stages * config.block_n + config.block_m) * row
-    return max(1, min(MOST_A_MULTIPROCESSOR, shared_bytes(capability) // tiles))
+    held = config.num_stages - (not uses_wgmma(config, capability, call.tile_dtype))
+    tiles = (2 * held * config.block_n + config.block_m) * row
+    by_warps = min(MOST_A_MULTIPROCESSOR, WARPS_AT_ONCE // config.num_warps)
+    return max(1, min(by_warps, shared_bytes(capability) // tiles))
 
 
 def shares_work(call: DecodeCall, config: TileConfig) -> bool:

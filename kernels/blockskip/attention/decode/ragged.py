@@ -19,8 +19,8 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 from ...launching.primitives import wide
 from ...launching.scopes import enter_scope, exit_scope
 from ..band import band_limits, keys_of
-from ..softmax import after_sink, finite_max, log_sum_exp
-from .kernel import attend, rows_of, shares, store_rows
+from ..softmax import after_sink
+from .kernel import attend, merged, rows_of, store_merged, store_rows
 
 
 class MergeConstants(NamedTuple):
@@ -159,19 +159,10 @@ def reduce_ragged(
         if scoring.sinks is not None:
             sink = tl.load(scoring.sinks + wide(q_head) * scoring.sinks_stride, mask=count == 0, other=float("-inf"))
             row_max, row_sum = after_sink(sink)
+        state = acc, row_max, row_sum
         for first in tl.range(0, number, BLOCK_S):
             s = first + tl.arange(0, BLOCK_S)
             index = part_index(from_program + s, (s == 0).to(tl.int32), GROUP * q_len, i * GROUP + q_head % GROUP)
-            accs, row_maxes, row_sums = shares(parts, index, s < number, HEAD_DIM, d[None, :])
-            new_max = tl.maximum(row_max, tl.max(row_maxes, 0))
-            safe_max = finite_max(new_max)
-            rescale = tl.exp2(row_max - safe_max)
-            weights = tl.exp2(row_maxes - safe_max)
-            row_sum = row_sum * rescale + tl.sum(row_sums * weights, 0)
-            acc = acc * rescale + tl.sum(accs * weights[:, None], 0)
-            row_max = new_max
-        result = acc / tl.where(row_sum == 0, 1.0, row_sum)
-        tl.store(out.ptr + row * HEAD_DIM + d, result.to(out.ptr.dtype.element_ty), mask=d < HEAD_DIM)
-        if lse is not None:
-            tl.store(lse.ptr + row, log_sum_exp(row_max, row_sum), mask=tl.program_id(1) == 0)
+            state = merged(state, parts, index, s < number, HEAD_DIM, d)
+        store_merged(out, lse, row, state, HEAD_DIM, d)
     exit_scope("merge")

@@ -124,7 +124,8 @@ def item_of(round_, q, lengths, interleave):
         rows = gl.cdiv(q.shape[2], 2 * ROWS)
     else:
         rows = item_count(lengths.items)
-        item = gl.minimum(item, rows * q.shape[1] - 1)  # there may be more programs than items
+        # there may be more programs than items: one without a round asks for round -1
+        item = gl.maximum(gl.minimum(item, rows * q.shape[1] - 1), 0)
     part, in_part = item // (rows * interleave), item % (rows * interleave)
     head = part * interleave + in_part % interleave
     if lengths.items is None:
