@@ -257,20 +257,27 @@ results.captioned(table, f"a step behind {PROMPT:,} tokens: predicted for {gpu.n
 
 # %% [markdown]
 # And the four products of a sliding layer of Gemma 4 31B one after the other, as they were **recorded** on an H200, in
-# microseconds: with weights in rows, the dp4a kernel pays for each further row; in tiles, tensor cores do not
-# ([04_int4](04_int4.ipynb) says why).
+# microseconds: with weights in rows, the dp4a kernel pays for each further row; in tiles, tensor cores hardly do
+# ([04_int4](04_int4.ipynb) says why). Those in rows are medians that were noted, without samples, on another day.
 
 # %%
 layers = model_of("gemma4-31b").linears(fused=True)
-products = rated([*read_runs(operation="linear"), *noted_runs()], results.H200)
+in_tiles = rated(read_runs(operation="linear"), ("*-nvidia-h200-linear-int4-fused*",))
+noted = query(rated(noted_runs(), results.H200), operation="linear")
+in_rows = noted[noted["label"] == "blockskip, rows"]  # medians of when all weights lay so
+products = pd.concat([in_tiles, in_rows])
 few = query(products, device="NVIDIA H200", rows=[1, 4, 16], bits=4, group_size=32, status="ok")
 sums = {}
-names = {"blockskip": "int4 in rows", "blockskip-tiles": "int4 in tiles", "bf16": "bfloat16"}
-for (who, label, count), group in few.groupby(["contender", "label", "rows"]):
+names = {
+    "blockskip, rows": "int4 in rows",
+    "blockskip": "int4 in tiles",
+    "float weight": "bfloat16",
+}
+for (label, count), group in few.groupby(["label", "rows"]):
     times = group.set_index(["out_features", "in_features"])["median_ms"].to_dict()
     found = [times.get(layers[name]) for name in ("qkv", "o", "gate+up", "down")]
     if None not in found:
-        sums.setdefault(names.get(who, label), {})[int(count)] = 1e3 * sum(found)
+        sums.setdefault(names.get(label, label), {})[int(count)] = 1e3 * sum(found)
 table = pd.DataFrame(sums).T.rename(columns=lambda n: f"{n} row{'s' * (n > 1)}")
 results.captioned(table, "µs: recorded on NVIDIA H200")
 

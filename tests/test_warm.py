@@ -38,6 +38,29 @@ def test_words_folder_environment_path_and_exit_code_are_the_programs_own(warm, 
         assert has_torch and not ours
 
 
+SENDS = """
+import json, os, signal, socket, sys, time
+
+behind = bytes([int(sys.argv[1])])
+with socket.socket(socket.AF_UNIX) as server:
+    server.connect(os.environ["SKIPLAB_TESTS_WARM"])
+    words = ["-c", "import time; time.sleep(600)"]
+    text = json.dumps({"words": words, "environment": dict(os.environ), "folder": os.getcwd()}).encode()
+    socket.send_fds(server, [len(text).to_bytes(8, "big")], [0, 1, 2])
+    server.sendall(text[:9])
+    time.sleep(0.2)
+    server.sendall(text[9:] + behind)
+    print(int.from_bytes(server.recv(4, socket.MSG_WAITALL), "big", signed=True))
+"""
+
+
+def test_a_signal_right_behind_the_program_reaches_it(warm, tmp_path):
+    """What is sent comes in parts, and the signal's number in one with the text's end."""
+    words = [sys.executable, "-c", SENDS, str(int(signal.SIGTERM))]
+    sent = subprocess.run(words, cwd=tmp_path, env={**os.environ, **warm}, capture_output=True, text=True, timeout=60)
+    assert int(sent.stdout) == -signal.SIGTERM, sent.stderr
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_it_is_interrupted_and_ends_with_its_client(warm, tmp_path, number):
     code = "import os, time; print(os.getpid(), flush=True); time.sleep(600)"

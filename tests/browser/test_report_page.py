@@ -206,7 +206,7 @@ APART = """() => [...document.querySelectorAll('.js-plotly-plot')].map(figure =>
 
 def test_no_blank_and_no_menu_lies_under_or_over_a_figures_title(opened, tmp_path):
     """The legend stands beside the figures of a report: what it took over the plot is given back, menus come down."""
-    run = read_run(data_path("runs") / "2026-11-30-nvidia-h200-model-gemma4-31b.jsonl")
+    run = read_run(data_path("runs") / "2026-11-30-nvidia-h200-model-gemma4-31b-prompts.jsonl")
     page = opened(report.write_report(run, tmp_path / "page.html"))
     page.locator(".updatemenu-header").wait_for()
     for size in ({"width": 1280, "height": 900}, {"width": 1600, "height": 900}):

@@ -6,7 +6,9 @@ import collections
 import re
 import time
 from collections.abc import Mapping
+from fnmatch import fnmatch
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from skiplab.measure import Point
@@ -79,6 +81,37 @@ def test_topics_are_recorded_until_time_is_over_and_go_on_then(tmp_path, capsys)
     made = sorted(tmp_path.glob("*.jsonl"))
     assert [path.stem.rsplit("-", 1)[1] for path in made] == ["one", "other"]
     assert all(len(read_run(path).rows) == 4 for path in made)
+
+
+def test_parts_of_a_topic_are_recorded_into_one_folder(tmp_path):
+    """Each of its own contenders, into a file of its own, and the same part again goes on in its own file."""
+    small = {"q_heads": 1, "kv_heads": 1, "head_dim": 64, "dtype": "float32", "budget_s": 0.01}
+    whole = {"one-d64": Sweep(("sdpa", "sdpa-math", "blockskip"), (64,), (32,), **small)}
+    for names in (["sdpa", "blockskip"], ["sdpa-math"], ["sdpa", "blockskip"]):
+        part = gpu_runs.of_contenders(whole, names)
+        assert gpu_runs.record(part, tmp_path, time.monotonic() + 600, 0, Where("cpu"), parts=True) == ""
+    made = {path.stem.partition("-one-d64")[2]: read_run(path) for path in tmp_path.glob("*.jsonl")}
+    assert {name: len(run.rows) for name, run in made.items()} == {"-of-sdpa-blockskip": 2, "-of-sdpa-math": 1}
+    assert all("-one-d64-" in run.header["run_id"] for run in made.values())
+
+
+def test_a_file_that_holds_other_rows_too_is_not_a_finished_topic(tmp_path, monkeypatch):
+    small = {"q_heads": 1, "kv_heads": 1, "head_dim": 64, "dtype": "float32", "budget_s": 0.01}
+    topics = {"one": Sweep(("sdpa",), (64, 96), (32,), **small)}
+    rows = [{"point": topics["one"].points()[0].key}, {"point": "of another sweep"}]
+    monkeypatch.setattr(gpu_runs, "run_sweep", lambda *_, **__: SimpleNamespace(rows=rows))
+    assert gpu_runs.record(topics, tmp_path, time.monotonic() + 600, 0, Where("cpu")) == "one"
+
+
+def test_a_tables_own_topic_is_found_whole_or_in_parts():
+    patterns = TABLES["sliding-d128"].runs
+    day = "2126-01-01-nvidia-h100-80gb-hbm3"
+    names = [Path(gpu_runs.file_name("prefill-windows-d128", part)).stem for part in ((), ("blockskip", "flex"))]
+    assert all(fnmatch(f"{day}-{name}", pattern) for name, pattern in zip(names, patterns, strict=False))
+    assert not any(fnmatch(f"{day}-prefill-windows-d128-dense-of-sdpa", pattern) for pattern in patterns[:2])
+    for part in ((), ("blockskip", "humming")):
+        name = Path(gpu_runs.file_name("linear-int4-fused", part)).stem
+        assert fnmatch(f"2126-01-01-nvidia-h200-{name}", TABLES["linear-layers"].runs[0])
 
 
 @pytest.mark.parametrize("name", [name for name, table in TABLES.items() if table.source is None])

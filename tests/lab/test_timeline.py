@@ -83,12 +83,33 @@ def test_blocks_that_a_multiprocessor_has_at_once_lie_below_each_other():
     assert cells[0].y + cells[0].height == pytest.approx(cells[1].y)
 
 
+def trace(**other):
+    """The text of a trace with one record, as Proton writes it but for what is named."""
+    event = {"ph": "X", "pid": "mine Core0 CTA0", "tid": "warp 0", "name": "tile", "ts": 1.0, "dur": 2, "args": {}}
+    return json.dumps({"traceEvents": [{**event, **other}]})
+
+
+def test_a_record_without_arguments_is_one(tmp_path):
+    (tmp_path / "trace.json").write_text(trace(args=None))
+    (one,) = read_timeline(tmp_path / "trace.json")["mine"].spans
+    assert (one.start, one.end) == pytest.approx((1e-6, 3e-6))
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("{", "is no JSON"),
         ("[]", "has no traceEvents"),
         ('{"traceEvents": []}', "holds no record from inside a kernel"),
+        ('{"traceEvents": [7]}', r"trace.json: traceEvents\[0\]: got 7; allowed are objects"),
+        ('{"traceEvents": [{}, null]}', r"traceEvents\[1\]: got None"),
+        (trace(args=[1]), "args: got .1.; allowed is an object"),
+        (trace(ts=None), "ts: got None; allowed are numbers"),
+        (trace(dur="long"), "dur: got 'long'"),
+        (trace(ts=float("nan")), "ts: got nan"),
+        (trace(args={"Frequency (MHz)": "fast"}), "Frequency .MHz.: got 'fast'"),
+        (trace(pid=3, args={"block": None, "warp": 0}), "block: got None; allowed are whole numbers"),
+        (trace()[:-1] + ', "otherData": [1]}', "otherData: got .1."),
     ],
 )
 def test_other_files_are_refused(text, message, tmp_path):

@@ -52,10 +52,10 @@ home = Path(os.environ["XDG_CONFIG_HOME"])
 own = sorted(path.relative_to(home).as_posix() for path in home.rglob("*.json"))
 read = [one.sections["attention"].runs for one in tuned_devices() if "attention" in one.sections]
 panel = SweepPanel(["sdpa"])
-stored = [name for name, _ in panel._stored.options if name.startswith("recorded: ")]
+stored = [sum(name.startswith(start) for name, _ in panel._stored.options) for start in ("measured", "recorded")]
 (made,) = Path("runs").glob("*.jsonl")
 print("TOLD" + json.dumps({
-    "package": skiplab.__file__, "command": started[0], "recorded": len(read_runs()), "stored": len(stored),
+    "package": skiplab.__file__, "command": started[0], "recorded": len(read_runs()), "stored": stored,
     "own": own, "read": read, "tuned": tuned.name,
     "header": json.loads(made.read_text().split("\\n")[0]),
 }))
@@ -134,4 +134,5 @@ def test_an_installed_lab_works_in_a_folder_of_the_users(wheel, tmp_path):
     assert told["own"] == ["skiplab/configs/h100-80gb-hbm3.json", "skiplab/machines/nvidia-h200.json"]
     assert told["read"][0] == told["tuned"] and len(told["read"]) == 2  # the user's own before the package's
     assert told["recorded"] >= len(git(ROOT, "ls-files", "data/runs").split())
-    assert told["stored"] > 1  # the user's, and those that came with the package
+    mine, shipped = told["stored"]
+    assert mine == 1 and shipped > 1  # the user's, and those that came with the package

@@ -30,6 +30,7 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 def main(path: str) -> None:
     """Serve until killed; in a forked process, return when there is nothing left but to end it."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)  # it ends with the tests, however they end
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # tests that a shell has in the background ignore it
     own = list(sys.path[1:])
     sys.path.insert(0, str(Path(__file__).parents[1] / "quick"))
     for name in IMPORTED:
@@ -65,13 +66,20 @@ def ended_children() -> None:
 
 
 def received(connection: socket.socket) -> dict[str, Any]:
-    """The program's words, environment and folder; its standard streams are this process's from then on."""
+    """The program's words, environment and folder; its standard streams are this process's from then on.
+
+    Not a byte more is read than the client said: what comes behind are the numbers of signals.
+    """
     size, streams, _, _ = socket.recv_fds(connection, 8, 3)
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
         os.close(stream)
-    with connection.makefile("rb") as sent:
-        return json.loads(sent.read(int.from_bytes(size, "big")))
+    text = b""
+    while left := int.from_bytes(size, "big") - len(text):
+        if not (part := connection.recv(left)):
+            os._exit(1)  # the client is gone: there is nothing to run and nobody to tell
+        text += part
+    return json.loads(text)
 
 
 def kept(connection: socket.socket, pid: int) -> int:
@@ -85,8 +93,10 @@ def kept(connection: socket.socket, pid: int) -> int:
             return 0
         numbers = connection.recv(16)
         for number in numbers or [signal.SIGKILL]:
-            with suppress(ProcessLookupError):
+            try:
                 os.killpg(pid, number)
+            except ProcessLookupError:  # it has no group of its own yet, or has just ended
+                os.kill(pid, number)
         if not numbers:
             os.waitpid(pid, 0)
             return 0

@@ -111,8 +111,10 @@ def table(head: list[str], rows: list[list]) -> str:
 def write(name: str, title: str, notes: list[str], parts: list[str], data: dict, out: Path = FOLDER) -> None:
     """Prints the tables and writes <name>.md and <name>.json."""
     where = data["machine"]
+    processor, device = where["cpu"], where.get("device", where["cpu"])
     measured = (
-        f"Measured on {where['cpu']} ({where['instructions']}, {where['cores']} cores, "
+        f"Measured on {processor if device == processor else f'{device}, beside {processor}'} "
+        f"({where['instructions']}, {where['cores']} cores, "
         f"{counted(where['threads'], 'thread')}), torch {where['torch']}, numpy {where['numpy']}, Python "
         f"{where['python']}, {where['date']}; load average at the start {where['load']}."
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import product
+from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -11,7 +12,8 @@ import typer
 from skiplab.cli import options
 from skiplab.cli.run import save
 from skiplab.contenders import contender, contenders
-from skiplab.contenders.source import load_kernels
+from skiplab.contenders.source import kernel_file, load_kernels
+from skiplab.machine.capability import compilable_capability
 from skiplab.operations import DEFAULT_OPERATION, operation_of
 from skiplab.results.tables import Shown
 from skiplab.sweep import sweep_at
@@ -60,38 +62,48 @@ def anatomy(
     and the inner loop line by line. Example:
     skiplab anatomy blockskip --arch sm_90 --config 128x64x8x2 --at head_dim=256
     """
-    from skiplab.anatomy import pretended_gpu
-
     files = options.tables(table)
     operation_of(operation)
     archs = options.words("--arch", arch) or (DEFAULT_ARCH,)
-    with pretended_gpu(archs[0]):
-        modules = [load_kernels(origin) for origin in options.words("--from", kernels)]
+    for one in archs:
+        compilable_capability(one)
+    sizes, axes = tuple(map(numbers_of, options.words("--config", config))), options.pairs("--at", at)
+    arguments, constants = options.all_words("--argument", argument), options.pairs("--constant", constant)
+    modules = _loaded(options.words("--from", kernels), archs[0])
     if name in contenders(operation):
-        made = _of_contender(name, operation, archs, options.words("--config", config), options.pairs("--at", at))
+        made = _of_contender(name, operation, archs, sizes, axes)
     else:
         found = next((vars(one)[name] for one in modules if name in vars(one)), None)
         if found is None:
             contender(name, operation)  # says which there are
-        made = _of_function(
-            found, archs, options.all_words("--argument", argument), options.pairs("--constant", constant)
-        )
+        made = _of_function(found, archs, arguments, constants)
     _show(made, lines, sass)
     save(files, lambda: _table(made).reset_index(names="name"), lambda: _shown(made).markdown())
 
 
+def _loaded(origins: Sequence[str], arch: str) -> list[ModuleType]:
+    """The modules of --from, imported where torch has a GPU; all are looked for before what imports them is."""
+    for origin in origins:
+        kernel_file(origin)
+    if not origins:
+        return []
+    from skiplab.anatomy import pretended_gpu
+
+    with pretended_gpu(arch):
+        return [load_kernels(origin) for origin in origins]
+
+
 def _of_contender(
-    name: str, operation: str, archs: Sequence[str], configs: Sequence[str], at: dict[str, str]
+    name: str, operation: str, archs: Sequence[str], sizes: Sequence[tuple[int, ...]], at: dict[str, str]
 ) -> dict[str, Anatomy]:
     from skiplab.anatomy import contender_anatomies
 
-    sizes = tuple(map(numbers_of, configs)) or (None,)
     workloads = sweep_at(operation, (name,), at).workloads()
     workloads = workloads if at else workloads[:1]
     found = {}
     for workload, one in product(workloads, archs):
         where = f"{workload.key()} {one}" if len(workloads) > 1 else one
-        made = contender_anatomies(name, workload, one, sizes)
+        made = contender_anatomies(name, workload, one, sizes or (None,))
         found |= {f"{label} {where}".strip(): anatomy for label, anatomy in made.items()}
     return found
 

@@ -38,8 +38,8 @@ def runs(
 ) -> None:
     """Make the run files behind the GPU's tables anew on this GPU, each into <date>-<device>-<topic>.jsonl.
 
-    Kernels are compiled first, in parallel. Stopped, or out of time, the same command goes on on the
-    same day. Then: skiplab figures
+    Those of --contender alone go into <date>-<device>-<topic>-of-<contenders>.jsonl. Kernels are compiled first, in
+    parallel. Stopped, or out of time, the same command goes on on the same day. Then: skiplab figures
     """
     named = options.words("TOPIC", topic)
     unknown = [name for name in named if name not in gpu_runs.TOPICS]
@@ -58,7 +58,7 @@ def runs(
     end = time.monotonic() + seconds
     gpu_runs.compile_first([replace(p, device=where.device) for sweep in topics.values() for p in sweep.points()])
     folder = out or (runs_directory() if installed() else data_path("runs"))
-    unfinished = gpu_runs.record(topics, folder, end, retries, where)
+    unfinished = gpu_runs.record(topics, folder, end, retries, where, parts=bool(chosen))
     if unfinished:
         raise ValueError(f"{seconds:g} seconds are over: the same command goes on with {unfinished}")
 

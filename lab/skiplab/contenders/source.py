@@ -93,15 +93,22 @@ def why_no_source(entry: Contender) -> str:
     return ""
 
 
+def kernel_file(origin: str) -> Path | None:
+    """The Python file that `--from` names, None where it names a module; ValueError where there is no such file."""
+    path = Path(origin)
+    if path.is_file():
+        return path
+    if path.suffix == ".py":
+        raise ValueError(f"--from: there is no file {path.name}")
+    return None
+
+
 def load_kernels(origin: str) -> ModuleType:
     """Run a Python file, or import a module by its name, for the kernels that it registers; return the module.
 
     ValueError where there is no such file or module.
     """
-    path = Path(origin)
-    if path.suffix == ".py" or path.is_file():
-        if not path.is_file():
-            raise ValueError(f"--from: there is no file {path.name}")
+    if (path := kernel_file(origin)) is not None:
         if (folder := str(path.resolve().parent)) not in sys.path:
             sys.path.append(folder)  # for what it imports beside it
         return _run(path.read_text(encoding="utf-8"), path.resolve())

@@ -138,16 +138,28 @@ def of_contenders(topics: Mapping[str, AnySweep], names: Sequence[str]) -> dict[
     return {topic: replace(cast(Any, topics[topic]), contenders=kept) for topic, kept in cut.items() if kept}
 
 
-def record(topics: Mapping[str, AnySweep], folder: Path, end: float, retries: int, where: Where) -> str:
-    """Run the sweeps until `end` on the monotonic clock; return the topic that was interrupted, '' if all are done."""
+def record(
+    topics: Mapping[str, AnySweep], folder: Path, end: float, retries: int, where: Where, parts: bool = False
+) -> str:
+    """Run the sweeps until `end` on the monotonic clock; return the topic that was interrupted, '' if all are done.
+
+    parts: whether the sweeps have but some of their topics' contenders: each is then a run of its own, for a file's
+    rows are of the contenders that its header names (`file_name`).
+    """
     start = f"{datetime.now(UTC).date().isoformat()}-{slug(device_name(where.device))}"
     for name, plain in topics.items():
-        sweep, path = replace(cast(Any, plain), device=where.device), folder / f"{start}-{name}.jsonl"
+        sweep = replace(cast(Any, plain), device=where.device)
+        path = folder / f"{start}-{file_name(name, sweep.contenders if parts else ())}"
         stop = {"cancelled": lambda: time.monotonic() > end, "retries": retries}
         run = run_sweep(sweep, path, topic=name, **stop, **where.options)
-        if {without_index(row["point"]) for row in run.rows} < {point.key for point in sweep.points()}:
+        if not {point.key for point in sweep.points()} <= {without_index(row["point"]) for row in run.rows}:
             return name
     return ""
+
+
+def file_name(topic: str, contenders: Sequence[str] = ()) -> str:
+    """A topic's run file behind its date and device; contenders: those of a part, as `declared.topic` looks for it."""
+    return f"{topic}-of-{slug('-'.join(contenders))}.jsonl" if contenders else f"{topic}.jsonl"
 
 
 def compile_first(points: Iterable[Point]) -> None:

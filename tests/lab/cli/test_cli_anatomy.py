@@ -6,6 +6,7 @@ import json
 import sys
 
 import pytest
+from blockskip.launching import primitives
 
 KERNEL = """
 import triton, triton.language as tl
@@ -63,6 +64,7 @@ def test_a_function_of_a_file_over_constants_and_archs(said_by, tmp_path):
         (["nobody"], "no 'nobody'; there are blockskip"),
         (["sdpa"], "got sdpa, which launches no kernel of ours with a name of its own; allowed are blockskip, "),
         (["blockskip", "--arch", "hopper"], "arch: got 'hopper'"),
+        (["blockskip", "--arch", "sm_90,hopper"], "arch: got 'hopper'"),
         (["blockskip", "--config", "wide"], "--config: got 'wide'"),
         (["blockskip", "--at", "q_len"], "--at: got 'q_len'"),
         (["blockskip", "--at", "depth=3"], "at: got depth; the axes of attention are q_len"),
@@ -70,8 +72,18 @@ def test_a_function_of_a_file_over_constants_and_archs(said_by, tmp_path):
         (["blockskip", "--from", "gone.py"], "no file gone.py"),
     ],
 )
-def test_what_it_refuses(skiplab, words, message):
+@pytest.mark.parametrize("interpreted", [False, True])
+def test_what_it_refuses(skiplab, monkeypatch, words, message, interpreted):
+    """Before it asks whether kernels can be compiled here: a slip is named whatever the environment."""
+    monkeypatch.setattr(primitives, "interpreting", lambda: interpreted)
     code, _, err = skiplab("anatomy", *words)
     assert code == 2
     assert message in err
     assert "Traceback" not in err
+
+
+def test_interpreted_kernels_are_not_compiled(skiplab, monkeypatch):
+    monkeypatch.setattr(primitives, "interpreting", lambda: True)
+    code, _, err = skiplab("anatomy", "blockskip")
+    assert code == 2
+    assert "TRITON_INTERPRET: is set, so kernels are not compiled" in err
