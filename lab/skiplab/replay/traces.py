@@ -66,7 +66,7 @@ def _span(event: Any) -> tuple[str, WarpSpan, float | None] | None:
     if place is not None and warp is not None:
         kernel, where = place["kernel"], (int(place["core"]), int(place["cta"]), int(warp["warp"]))
     elif type(event.get("pid")) is int and {"block", "warp"} <= about.keys():
-        kernel, where = str(event.get("cat")), (event["pid"], *(_whole(about, name) for name in ("block", "warp")))
+        kernel, where = str(event.get("cat")), (event["pid"], _whole(about, "block"), _whole(about, "warp"))
     else:
         return None
     start, long = _number(event, "ts") * US, _number(event, "dur") * US
@@ -75,13 +75,14 @@ def _span(event: Any) -> tuple[str, WarpSpan, float | None] | None:
 
 
 def _number(held: Mapping[str, Any], name: str) -> float:
-    value = held.get(name)
+    value: Any = held.get(name)
     if type(value) not in (int, float) or not math.isfinite(value):
         raise ValueError(f"{name}: got {value!r:.40}; allowed are numbers")
     return float(value)
 
 
 def _whole(held: Mapping[str, Any], name: str) -> int:
-    if type(value := held[name]) is not int:
+    value: Any = held[name]
+    if type(value) is not int:
         raise ValueError(f"{name}: got {value!r:.40}; allowed are whole numbers")
     return value
