@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from base64 import b64encode
 from typing import Any
 
@@ -17,9 +18,9 @@ class Pictured:
     before the widget's class, which says in `still` what is kept.
     """
 
+    @abstractmethod
     def still(self) -> tuple[bytes, str]:
         """A PNG, and what it shows in a line of words."""
-        raise NotImplementedError
 
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
         """The widget, its picture and its words in one bundle, for those who ask for it instead of displaying it."""

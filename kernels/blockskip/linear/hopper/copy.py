@@ -13,7 +13,7 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from ...launching.scopes import enter_scope, exit_scope
 from .constants import TILE_COLUMNS, TILE_ROWS
-from .share import place_of
+from .share import coordinates_of
 
 EARLY = gl.constexpr(2)
 """Steps whose weights are copied before the activations may be read. Copies are done in their order: with more, the
@@ -36,10 +36,10 @@ def copy_weights(i, step, weight, N, buffers, full, CONSTANTS: gl.constexpr):
     data, scale, zero = weight
     stage = i % CONSTANTS.STAGES
     bar = full.index(stage)
-    _, place = place_of(step // STEPS, N, CONSTANTS)
+    _, n_tile = coordinates_of(step // STEPS, N, CONSTANTS)
     mbarrier.expect(bar, SIZE)
     for group in gl.static_range(ROW_GROUPS):  # pyright: ignore
-        tile = (place * ROW_GROUPS + group) * (STEPS // PARTS) + step % STEPS // PARTS
+        tile = (n_tile * ROW_GROUPS + group) * (STEPS // PARTS) + step % STEPS // PARTS
         slot = stage * ROW_GROUPS + group
         at = [tile * TILE_ROWS, step % PARTS * (BLOCK_K // 8)]
         tma.async_copy_global_to_shared(data, at, bar, buffers.codes.index(slot))
@@ -51,8 +51,8 @@ def copy_weights(i, step, weight, N, buffers, full, CONSTANTS: gl.constexpr):
 @gluon.jit
 def copy_activations(i, step, x, N, buffers, full, CONSTANTS: gl.constexpr):
     """Begins the copy of a step's activations into the i-th stage; rows beyond x's last read as zeros."""
-    block, _ = place_of(step // CONSTANTS.STEPS, N, CONSTANTS)
-    at = [block * CONSTANTS.BLOCK_M, step % CONSTANTS.STEPS * CONSTANTS.BLOCK_K]
+    m_block, _ = coordinates_of(step // CONSTANTS.STEPS, N, CONSTANTS)
+    at = [m_block * CONSTANTS.BLOCK_M, step % CONSTANTS.STEPS * CONSTANTS.BLOCK_K]
     stage = i % CONSTANTS.STAGES
     tma.async_copy_global_to_shared(x, at, full.index(stage), buffers.activations.index(stage))
 

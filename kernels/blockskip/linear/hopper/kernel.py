@@ -13,7 +13,7 @@ from triton.experimental.gluon.language.nvidia.hopper import mbarrier
 from .constants import TILE_COLUMNS, TILE_ROWS, Barriers, Buffers, Shares
 from .copy import copy
 from .multiply import multiply
-from .share import steps_of, total_of
+from .share import all_steps, steps_of
 
 COPY_REGISTERS = gl.constexpr(24)
 """Registers a thread of the copying warp."""
@@ -65,7 +65,7 @@ def product(x, data, scale, zero, bias, out, sums, flags, M, N, CONSTANTS: gl.co
     shares = Shares(sums, flags)
     buffers = buffers_of(x.dtype, CONSTANTS)
     bars = Barriers(barriers(CONSTANTS.STAGES, 1), barriers(CONSTANTS.STAGES, ROW_GROUPS))
-    steps = steps_of(total_of(M, N, CONSTANTS))
+    steps = steps_of(all_steps(M, N, CONSTANTS))
     if ROW_GROUPS == 3:
         gl.warp_specialize(
             [

@@ -163,9 +163,9 @@ def add_scaled_sums(ROW_GROUP: gl.constexpr, acc, begin, first, last, buffers, b
 
 
 @gluon.jit
-def store(out, bias, acc, block, n, M, N, BLOCK_M: gl.constexpr):
+def store(out, bias, acc, m_block, n, M, N, BLOCK_M: gl.constexpr):
     """acc [64, BLOCK_M], of a block of activations' rows and the weight's rows n, with their bias to out [M, N]."""
-    m = block * BLOCK_M + gl.arange(0, BLOCK_M, gl.SliceLayout(0, result_layout(BLOCK_M)))
+    m = m_block * BLOCK_M + gl.arange(0, BLOCK_M, gl.SliceLayout(0, result_layout(BLOCK_M)))
     if bias is not None:
         acc += gl.load(bias + n, mask=n < N, other=0.0).to(gl.float32)[:, None]
     pointers = out + m.to(gl.int64)[None, :] * N + n[:, None]
@@ -198,8 +198,8 @@ def multiply(ROW_GROUP: gl.constexpr, out, bias, shares, M, N, buffers, bars, st
             if last < tile * STEPS + STEPS:
                 acc = collect(ROW_GROUP, acc, shares, tile, M, N, CONSTANTS)
             tiles = tiles_of(N, CONSTANTS)  # divided even where there is one block: what is known early takes registers
-            block, place = tile // tiles, tile % tiles
-            store(out, bias, acc, block, place * BLOCK_N + i, M, N, BLOCK_M)
+            m_block, n_tile = tile // tiles, tile % tiles
+            store(out, bias, acc, m_block, n_tile * BLOCK_N + i, M, N, BLOCK_M)
         else:
             contribute(ROW_GROUP, acc, shares, CONSTANTS)
         exit_scope("tile")

@@ -85,7 +85,7 @@ def tiles_of(N, CONSTANTS: gl.constexpr):
 
 
 @gluon.jit
-def total_of(M, N, CONSTANTS: gl.constexpr):
+def all_steps(M, N, CONSTANTS: gl.constexpr):
     """Steps of all tiles of all blocks; times programs they are within 32 bits for one block of up to 1e11 weights, for
     several they are counted in 64."""
     tiles = tiles_of(N, CONSTANTS)
@@ -95,7 +95,7 @@ def total_of(M, N, CONSTANTS: gl.constexpr):
 
 
 @gluon.jit
-def place_of(tile, N, CONSTANTS: gl.constexpr):
+def coordinates_of(tile, N, CONSTANTS: gl.constexpr):
     """(block of activations' rows, tile of the weight) of a tile in the line."""
     if CONSTANTS.BLOCKS:
         tiles = tiles_of(N, CONSTANTS)
@@ -105,10 +105,10 @@ def place_of(tile, N, CONSTANTS: gl.constexpr):
 
 
 @gluon.jit
-def steps_of(total):
-    """(begin, end): this program's piece of `total` steps, as `total_of` counts them."""
+def steps_of(count):
+    """(begin, end): this program's piece of `count` steps, as `all_steps` counts them."""
     programs = gl.num_programs(0)
-    begin, end = piece() * total // programs, (piece() + 1) * total // programs
+    begin, end = piece() * count // programs, (piece() + 1) * count // programs
     return gl.cast(begin, gl.int32), gl.cast(end, gl.int32)
 
 
@@ -194,7 +194,7 @@ def collect(ROW_GROUP: gl.constexpr, acc, shares, tile, M, N, CONSTANTS: gl.cons
         steps = tile + 1  # times STEPS: up to the tile's end
         if CONSTANTS.BLOCKS:
             steps = gl.cast(steps, gl.int64)
-        last = (steps * CONSTANTS.STEPS * gl.num_programs(0) - 1) // total_of(M, N, CONSTANTS)
+        last = (steps * CONSTANTS.STEPS * gl.num_programs(0) - 1) // all_steps(M, N, CONSTANTS)
         end = gl.cast(last, gl.int32) + 1
         if BLOCK_M <= TAGGED_ROWS:
             for of in range(piece() + 1, end, AT_ONCE):
