@@ -121,4 +121,6 @@ def test_all_arguments_that_a_graph_reads_live_as_long_as_it():
     others = [torch.full((1 << 20,), torch.nan, device="cuda") for _ in range(40)]  # where freed arguments were
     sums.zero_()
     repeat.run()
-    assert sums.tolist() == list(range(20)) and len(others) == 40
+    # a timed call changes one element of a million
+    torch.testing.assert_close(sums.cpu(), torch.arange(20.0), rtol=0, atol=1e-3)
+    assert len(others) == 40
