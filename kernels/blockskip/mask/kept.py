@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
+from ..graph_pools import outside_graph_pools
+
 if TYPE_CHECKING:
     from .base import Mask
 
@@ -78,13 +80,15 @@ def kept_by_mask(nbytes: Callable[[Any], int]) -> Callable[[F], F]:
     def decorate(fn: F) -> F:
         @functools.wraps(fn)
         def found(mask: Mask, *key: Any) -> Any:
-            shares = mask.is_value and all(x.type == "cpu" for x in key if isinstance(x, torch.device))
+            device = next((x for x in key if isinstance(x, torch.device) and x.type != "cpu"), None)
+            shares = mask.is_value and device is None
             store, name = (SHARED, (fn, mask, *key)) if shares else (mask.owned, (fn, *key))
             result = store.find(name)
             if result is None:
                 # a copy has nothing of its own: the shared store keeps no mask that owns device memory
                 subject = copy.deepcopy(mask) if shares else mask
-                result = fn(subject, *key)
+                make = functools.partial(fn, subject, *key)
+                result = make() if device is None else outside_graph_pools(make, device)
                 result = store.put((fn, subject, *key) if shares else name, result, nbytes(result))
             return result
 

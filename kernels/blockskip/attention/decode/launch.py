@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 
 from ...config import power_of_two
+from ...graph_pools import outside_graph_pools
 from ...launching.dispatch import Launch
 from ...launching.guards import GuardedInt
 from ...launching.memory import Memory, allocate
@@ -148,7 +149,7 @@ def _current_counters(count: int, device: torch.device, stream_of: Callable[[int
 
 @functools.cache
 def _stream_counters(count: int, device: torch.device, stream: int) -> torch.Tensor:
-    return torch.zeros(count, dtype=torch.int32, device=device)
+    return outside_graph_pools(partial(torch.zeros, count, dtype=torch.int32, device=device), device)
 
 
 def prepare(call: DecodeCall, plan: DecodePlan, tensors, lse, parts: Parts, overlap: bool = False) -> Launch:
