@@ -114,12 +114,13 @@ def time_eager(row: TimedModel, runner: Runner, ids: Tensor, tokens: int, device
 def time_compiled(row: TimedModel, runner: Runner, ids: Tensor, tokens: int, device: str) -> None:
     """Tokens of a static cache, as deep as the prompt is long.
 
-    The cache counts its tokens in ints, of which the first step would be compiled for one and the second for all.
+    The cache counts its tokens in ints, of which the first step would be compiled for one and the second for all. As
+    variables floats would come with each call, in tensors of the CPU.
     """
     counters.clear()
     runner.begin(ids.shape[1], tokens + AT_ONCE + WARM)
     step = partial(runner.step, ids[:, :1])
-    with dynamo_config.patch(assume_static_by_default=False):
+    with dynamo_config.patch(assume_static_by_default=False, specialize_float=True):
         row.compiling_s = WARM * timed(step, device, WARM) / 1e9
     row.compiled_ns = [timed(step, device, AT_ONCE) for _ in range(math.ceil(tokens / AT_ONCE))]
     row.breaks = sum(counters["graph_break"].values()) + counters["inductor"]["cudagraph_skips"]
