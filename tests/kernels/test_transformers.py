@@ -16,6 +16,7 @@ import torch
 import transformers
 from blockskip.integrations import transformers as integration
 from blockskip.integrations.transformers.attention import attend
+from blockskip.integrations.transformers.caches import RingLayer
 from blockskip.integrations.transformers.masks import prepare
 from tiny_models import CONFIGS, INSIDE, SHAPE, WINDOW, off, spread, tiny
 from transformers.masking_utils import AttentionMaskInterface
@@ -91,6 +92,23 @@ def truth(family):
     return exact, off(plain[mask.bool()], exact[mask.bool()])
 
 
+@FAMILIES
+@pytest.mark.parametrize("rows", [len(PADDING), 1], ids=["padded", "a row without padding"])
+def test_a_ring_cache(family, rows):
+    """Past the window's wrap, and again after a reset."""
+    ids, mask = prompts()
+    given = {"attention_mask": mask[:rows], "max_new_tokens": NEW, "do_sample": False, "pad_token_id": 0}
+    given["eos_token_id"] = None
+    wanted = tiny(family).generate(ids[:rows], **given)
+    with attention_of(tiny(family)) as model:
+        cache = integration.ring_cache(model.config, WIDTH + NEW)
+        for _ in range(2):
+            assert torch.equal(model.generate(ids[:rows], cache=cache, **given), wanted)
+            cache.reset()
+    slots = {layer.keys.shape[2] for layer in cache.layers if isinstance(layer, RingLayer)}
+    assert slots == ({WINDOW} if any(layer.is_sliding for layer in cache.layers) else set())
+
+
 def positions():
     return (prompts()[1].cumsum(1) - 1).clamp(min=0)
 
@@ -106,7 +124,7 @@ def test_logits_of_chunks(family):
         (5, transformers.StaticCache(config=model.config, max_cache_len=WIDTH + 3)),
     )
     with attention_of(model), torch.no_grad():
-        for size, cache in caches:
+        for size, cache in (*caches, (5, integration.ring_cache(model.config, WIDTH + 3))):
             for start in range(0, WIDTH, size):
                 part, end = slice(start, start + size), start + size
                 given = {"attention_mask": mask[:, :end], "position_ids": positions()[:, part], "cache": cache}
@@ -243,6 +261,24 @@ def test_a_compiled_step_is_one_graph(model, most):
     assert 1 <= len(graphs) <= most
 
 
+@torch.no_grad()
+def test_steps_in_a_ring_cache_are_one_graph():
+    """Over the wrap, with nothing of the host's among its inputs: a CUDA graph of it serves every token."""
+    torch._dynamo.reset()
+    model, (ids, _), (backend, graphs) = small("gemma3", num_hidden_layers=2), prompts(), counting_backend()
+    with attention_of(model):
+        cache = integration.ring_cache(model.config, WIDTH + NEW)
+        wanted = model(ids, cache=transformers.DynamicCache(config=model.config), use_cache=True)
+        model(ids[:, :3], cache=cache, use_cache=True)
+        compiled = torch.compile(model.forward, backend=backend, fullgraph=True)
+        for i in range(3, WIDTH):
+            found = compiled(ids[:, i : i + 1], cache=cache, use_cache=True).logits[:, -1]
+            assert torch.allclose(found, wanted.logits[:, i], atol=1e-4)
+    assert len(graphs) == 1 and WIDTH > WINDOW + 3
+    inputs = graphs[0].graph.find_nodes(op="placeholder")
+    assert inputs and all(isinstance(one.meta["example_value"], torch.Tensor) for one in inputs)
+
+
 def test_a_compiled_forward_makes_its_masks_in_the_graph():
     torch._dynamo.reset()
     model, (ids, mask), (backend, graphs) = small("mistral", num_hidden_layers=1), prompts(), counting_backend()
@@ -264,6 +300,10 @@ def test_a_compiled_forward_makes_its_masks_in_the_graph():
 
 def test_errors():
     ids, _ = prompts()
+    with pytest.raises(ValueError, match="config: given one of attn_implementation='eager', which does not read"):
+        integration.ring_cache(tiny("gemma3").config, WIDTH)
+    with attention_of(tiny("gemma3")) as model, pytest.raises(ValueError, match="crop: given to a ring cache"):
+        integration.ring_cache(model.config, WIDTH).crop(-1)
     with attention_of(tiny("llama")) as model:
         with pytest.raises(ValueError, match=r"does not support gradients: it is for inference; use torch\.no_grad"):
             model(ids)

@@ -114,13 +114,13 @@ def time_eager(row: TimedModel, runner: Runner, ids: Tensor, tokens: int, device
 def time_compiled(row: TimedModel, runner: Runner, ids: Tensor, tokens: int, device: str) -> None:
     """Tokens of a static cache, as deep as the prompt is long.
 
-    The cache counts its tokens in ints, of which the first step would be compiled for one and the second for all. As
-    variables floats would come with each call, in tensors of the CPU.
+    transformers' cache counts the tokens of layers with a window in ints, of which the first step would be compiled for
+    one and the second for all. As variables floats would come with each call, in tensors of the CPU.
     """
     counters.clear()
     runner.begin(ids.shape[1], tokens + AT_ONCE + WARM)
     step = partial(runner.step, ids[:, :1])
-    with dynamo_config.patch(assume_static_by_default=False, specialize_float=True):
+    with dynamo_config.patch(assume_static_by_default=getattr(runner, "ring", True), specialize_float=True):
         row.compiling_s = WARM * timed(step, device, WARM) / 1e9
     row.compiled_ns = [timed(step, device, AT_ONCE) for _ in range(math.ceil(tokens / AT_ONCE))]
     row.breaks = sum(counters["graph_break"].values()) + counters["inductor"]["cudagraph_skips"]
@@ -148,9 +148,9 @@ def rows_in_transformers(
     """(the rows of the float and of the int4 weights, the logits of the int4 weights with SDPA)."""
     model = made(workload, chosen.device, "sdpa")
 
-    def runner(compiled: bool) -> Runner:
+    def runner(compiled: bool, ring: bool = False) -> Runner:
         torch.compiler.reset()
-        return HuggingFace(model, compiled)
+        return HuggingFace(model, compiled, ring)
 
     rows = []
     if "sdpa" in chosen.ways:
@@ -162,7 +162,7 @@ def rows_in_transformers(
         model.set_attn_implementation("blockskip")
         off = distance(HuggingFace(model).prefill(ids[:, :CHECKED]), wanted)
         row = TimedModel("transformers, int4, blockskip", off=off, allowed=allowed(workload))
-        rows.append(measure(row, runner, ids, chosen))
+        rows.append(measure(row, partial(runner, ring=True), ids, chosen))
     return rows, wanted
 
 
@@ -186,7 +186,8 @@ def notes_of(chosen: argparse.Namespace, device: str) -> list[str]:
     return [
         f"Device: {device}. The first {chosen.layers} layers of {chosen.model}, random weights, one sequence; median "
         f"times. prompt: of {chosen.prompt} tokens; token: behind them, eager, with a dynamic cache; compiled token: "
-        "of a static cache, by torch.compile's reduce-overhead; in our decoder a CUDA graph of its own. compiling: "
+        "of a static cache (blockskip's is `ring_cache`), by torch.compile's reduce-overhead; in our decoder a CUDA "
+        "graph of its own. compiling: "
         f"with the first {WARM} of them. breaks: of the graph, and parts that are no CUDA graph.",
         "int4: groups of 32; a head that shares the embedding's weight stays in bfloat16. off: the distance of a "
         "prompt's logits from those of the same int4 weights with SDPA in transformers, by their length; "

@@ -31,11 +31,13 @@ class HuggingFace:
     """A causal language model of transformers as a `Runner`.
 
     Prompts go into the cache that it makes itself, steps into a static one. compiled: whether steps are compiled, with
-    CUDA graphs; what is read before a step then goes into a static cache, too.
+    CUDA graphs; what is read before a step then goes into a static cache, too. ring: whether static caches are
+    blockskip's, for models under its attention.
     """
 
     model: Any
     compiled: bool = False
+    ring: bool = False
     named: bool = False
     cache: Any = None
     _step: Callable[..., Any] = field(init=False)
@@ -66,7 +68,18 @@ class HuggingFace:
 
     @torch.no_grad()
     def step(self, ids: Tensor, *, graph: bool | None = None) -> Tensor:
-        return self._step(ids, use_cache=True, **{self._cache_name: self.cache}).logits.float()
+        return self._step(**self._inputs(ids)).logits.float()
+
+    def _inputs(self, ids: Tensor) -> dict[str, Any]:
+        """A step's arguments: as `generate` has them, with positions and masks made outside, where it is compiled.
+
+        Inside they would depend on an int: how many tokens a layer with a window counts. A ring has none.
+        """
+        given = {"use_cache": True, self._cache_name: self.cache}
+        if self.ring or not self.compiled:
+            return {"input_ids": ids, **given}
+        position_ids = torch.arange(ids.shape[1], device=ids.device)[None] + self.cache.get_seq_length()
+        return self.model.prepare_inputs_for_generation(ids, position_ids=position_ids, **given)
 
     def _read(self, ids: Tensor) -> Tensor:
         out = self.model(ids, use_cache=True, logits_to_keep=1, **{self._cache_name: self.cache})
@@ -74,8 +87,11 @@ class HuggingFace:
         return out.logits.float()
 
     def _static(self, positions: int) -> Any:
+        from blockskip.integrations.transformers import ring_cache
         from transformers import StaticCache
 
+        if self.ring:
+            return ring_cache(self.model.config, positions)
         return StaticCache(config=self.model.config, max_cache_len=positions)
 
 

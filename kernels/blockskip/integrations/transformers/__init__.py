@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 TAKEN = ("eager", "sdpa", "flash", "flex_attention", "paged|", "/")
 """Texts by which transformers knows implementations of its own wherever they stand in a name."""
 
@@ -41,3 +43,20 @@ def register(name: str = "blockskip") -> None:
         raise ValueError(f"name: given {name!r}, which another attention is registered under; choose one that is free")
     AttentionInterface.register(name, attend)
     AttentionMaskInterface.register(name, prepare)  # without it transformers would hand over no mask at all
+
+
+def ring_cache(config: Any, max_cache_len: int) -> Any:
+    """A static cache for `max_cache_len` tokens in which a layer with a window holds the window alone, as a ring.
+
+        cache = integration.ring_cache(model.config, 4096)
+        model.generate(**tokens, cache=cache)
+
+    For models under `register`'s attention (ValueError for others): a step writes one slot a layer, where transformers'
+    own StaticCache moves all keys of a window, and under torch.compile with CUDA graphs all tokens have one graph,
+    where that has one for each. For prompts in chunks, steps and batches with padding; it cannot be cropped.
+    """
+    try:
+        from .caches import RingCache
+    except ImportError as error:
+        raise ImportError(f"transformers cannot be imported ({error}): pip install 'skiplab[transformers]'") from error
+    return RingCache(config, max_cache_len)

@@ -56,7 +56,7 @@ def _attention(q, k, v, prepared: PreparedMask, scale, sinks, softcap) -> Tensor
     kv_start = None if kv_start is None else kv_start.to(k.device)
     return bs.attention(
         q, k, v, prepared.mask, scale=scale, q_start=prepared.q_start, kv_len=kv_len, sinks=sinks, softcap=softcap,
-        kv_start=kv_start,
+        kv_start=kv_start, ring=prepared.ring,
     )  # fmt: skip
 
 

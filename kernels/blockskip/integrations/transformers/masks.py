@@ -23,7 +23,7 @@ class PreparedMask:
 
     q_len, keys: how many queries there are, and slots of keys. q_start, kv_len: as in `blockskip.attention`, where None
     is the last queries, and all keys. kv_start: int32 [B], how many slots of padding come first in each row; None where
-    there is no padding.
+    there is no padding. ring: as in `blockskip.attention`.
     """
 
     mask: bs.Mask
@@ -32,6 +32,7 @@ class PreparedMask:
     q_start: int | None = None
     kv_len: int | Tensor | None = None
     kv_start: Tensor | None = None
+    ring: bool = False
 
     ndim: ClassVar[int] = 4
     """transformers tells by it that a mask is not one of padding, and hands it back to `prepare`."""
@@ -130,8 +131,10 @@ def _of_band(
     q_start = q_offset - kv_offset
     end = q_start + q_len
     on_device = isinstance(end, Tensor)
+    if on_device and q_len == 1 and band.left is not None and keys == band.left + 1:
+        return _of_ring(band, sizes, end, attention_mask)
     real = None if attention_mask is None else attention_mask[:, kv_offset : kv_offset + keys]
-    if real is not None and not torch.compiler.is_compiling() and bool(real.all()):  # read back once a forward pass
+    if _shows_no_padding(real):
         real = None
     if band.right != 0 or (not on_device and end > keys):  # keys behind the queries are seen, or a cache lacks some
         covers = attention_mask is None or attention_mask.shape[1] >= kv_offset + keys  # beyond it all is padding
@@ -149,6 +152,27 @@ def _of_band(
         return PreparedMask(band, q_len, keys, None, kv_len)
     lengths = (kv_len - before).clamp(min=0).to(torch.int32)
     return PreparedMask(band, q_len, keys, None, lengths, before.to(torch.int32))
+
+
+def _shows_no_padding(real: Tensor | None) -> bool:
+    """Whether it is known that there is none: it is read back, once a forward pass, unless torch.compile traces."""
+    return real is not None and not torch.compiler.is_compiling() and bool(real.all())
+
+
+def _of_ring(band: bs.Band, sizes: Sizes, end: Tensor, attention_mask: Tensor | None) -> PreparedMask:
+    """One query over as many slots as its window has, which hold the last positions modulo their number.
+
+    A static cache that counts its tokens on the device has them so; transformers' own are then not yet full, which is
+    the same. kv_start does not go with a ring, so padding becomes a mask of the slots.
+    """
+    slots = sizes.kv_length
+    if attention_mask is None or _shows_no_padding(attention_mask):
+        return PreparedMask(band, 1, slots, None, end.to(torch.int32), ring=True)
+    slot = torch.arange(slots, dtype=torch.int64, device=attention_mask.device)
+    position = end - 1 - (end - 1 - slot) % slots  # below 0: not written yet
+    there = (position >= 0) & (position < attention_mask.shape[1])
+    kept = attention_mask[:, position.clamp(0, attention_mask.shape[1] - 1)] & there
+    return PreparedMask(bs.dense(kept[:, None, None]), 1, slots)
 
 
 def _padding(real: Tensor) -> tuple[Tensor | None, bool]:
