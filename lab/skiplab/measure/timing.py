@@ -279,7 +279,7 @@ def _capture(fn: Callable[..., Any], args_sets: ArgsSets) -> _Captured | None:
     except RuntimeError:  # a call that waits for the device or allocates on the host: eager times stand alone
         torch.cuda.synchronize()
         return None
-    captured = _Captured(graph, args_sets, out)
+    captured = _Captured(graph, tuple(args_sets), out)
     captured.run()
     return captured
 
