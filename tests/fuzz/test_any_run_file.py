@@ -35,7 +35,7 @@ def quick(monkeypatch, tmp_path):
     high = Machine("CPU", "cpu", bandwidth_gbps=1e6, tflops=1e6, source="measured")
     monkeypatch.setattr(running, "this_machine", lambda device, dtype: high)
     name = running.describe("cpu")["name"]
-    monkeypatch.setattr(workers, "measure", lambda point, *_, **__: taken(point, name))
+    monkeypatch.setattr(workers, "measure_together", lambda points, *_, **__: [taken(one, name) for one in points])
     here = {"isolate": False, "progress": False}
     monkeypatch.setattr(cli_run, "run_sweep", lambda *args, **named: run_sweep(*args, **named, **here))
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)

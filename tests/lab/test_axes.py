@@ -36,11 +36,13 @@ CASES = {
     Sweep: TOGETHER
     | HEADS
     | {"q_len": NO_AXES, "window": NO_AXES, "buffer": COUNTS, "mask": [1, "causal()", ("x",)]}
-    | {"lengths": [*NO_AXES, ((1.5,),), ((0,),), ([64],), ((),), ((64,),)]},
-    DecodeSweep: TOGETHER | HEADS | {"kv_len": NO_AXES, "window": NO_AXES, "q_len": [*COUNTS, 129], "buffer": COUNTS},
+    | {"lengths": [*NO_AXES, ((1.5,),), ((0,),), ([64],), ((),), ((64,),)], "interleave": [1, 0, "yes"]},
+    DecodeSweep: TOGETHER
+    | HEADS
+    | {"kv_len": NO_AXES, "window": NO_AXES, "q_len": [*COUNTS, 129], "buffer": COUNTS, "interleave": [1, 0, "yes"]},
     LinearSweep: TOGETHER
     | {"shape": [64, (64, 64), ((64,),), ((64.0, 64),), ((64, True),)], "rows": NO_AXES, "bits": [*NO_AXES, (5,)]}
-    | {"group_size": [*NO_AXES, (48,)], "symmetric": NO_FLAGS},
+    | {"group_size": [*NO_AXES, (48,)], "symmetric": NO_FLAGS, "interleave": [1, 0, "yes"]},
     Tuning: {name: TOGETHER[name] for name in ("dtype", "seed", "budget_s")}
     | {"heads": ["8", "8/8"], "mask": [(), ("x",)], "q_len": [(), (1.5,), (True,)], "config": [((64.0, 64, 4, 2),)]},
     Packed: {"out_features": COUNTS, "in_features": COUNTS, "bits": [*COUNTS, 5], "group_size": [*COUNTS, 48]}

@@ -14,7 +14,7 @@ from skiplab.contenders.model import LAST, TIMES, ModelCall, ours, pieces_of
 from skiplab.measure import memory, traced
 from skiplab.measure import model as measuring
 from skiplab.measure.model import timed
-from skiplab.measure.timing import TimeLimits
+from skiplab.measure.timing import Built, TimeLimits
 from test_model_throughput import PROMPT, STEP
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -55,11 +55,11 @@ def test_one_layer_of_each_kind_stands_for_all(work, ticks):
     """Two layers of each of two kinds: 5,000 and 2,000 ns, and 3,000 around them, once in four calls more."""
     pieces = ((1 - 4, Ticking(3000, 3000, 9000, 3000)), (2, Ticking(8000)), (2, Ticking(5000)))
     call = ModelCall(replace(work, by_kind=True), Ticking(10_000), pieces)
-    taken = timed(call, call.workload, (), "cpu", None, TimeLimits(0.05))
+    (taken,) = timed([Built(call, call.workload, (), None)], "cpu", TimeLimits(0.05))
     assert set(taken.samples_ns) == {3000 + 2 * 5000 + 2 * 2000}
     lost = replace(call, pieces=((-3, Ticking(5000)), (2, Ticking(1000))))
     with pytest.raises(RuntimeError, match="lost in noise"):
-        timed(lost, call.workload, (), "cpu", None, TimeLimits(0.05))
+        timed([Built(lost, call.workload, (), None)], "cpu", TimeLimits(0.05))
 
 
 def test_points_of_a_model_share_it_and_another_replaces_it():
@@ -81,11 +81,11 @@ def test_points_of_a_model_share_it_and_another_replaces_it():
 
 def test_every_call_that_is_timed_is_another_one(ticks):
     runner = Ticking(1000)
-    taken = timed(ModelCall(STEP, runner), STEP, (), "cpu", None, TimeLimits(1.0))
+    (taken,) = timed([Built(ModelCall(STEP, runner), STEP, (), None)], "cpu", TimeLimits(1.0))
     assert runner.begun == (20, (measuring.WARM_STEPS + 5) * 3) and taken.samples_ns == (1000,) * 5
     assert len(set(runner.read)) == measuring.WARM_STEPS + 5
     runner = Ticking(1000)
-    taken = timed(ModelCall(PROMPT, runner), PROMPT, (), "cpu", None, TimeLimits(0.01))
+    (taken,) = timed([Built(ModelCall(PROMPT, runner), PROMPT, (), None)], "cpu", TimeLimits(0.01))
     assert len(set(runner.read)) == len(runner.read) == len(taken.samples_ns) + 1 and not taken.parts_ns
 
 

@@ -35,10 +35,14 @@ class Fake:
 
     def __init__(self, device, lost_at=(), seconds=0.0, revives=0, node=""):
         self.device, self.lost_at, self.seconds, self.revives = device, lost_at, seconds, revives
-        self.points, self.threads, self.closed, self.node = [], set(), 0, node
+        self.points, self.groups, self.threads, self.closed, self.node = [], [], set(), 0, node
 
-    def measure(self, point, cancelled):
+    def measure(self, points, cancelled):
         self.threads.add(threading.get_ident())
+        self.groups.append(points)
+        return [one for one in (self.measure_one(point, cancelled) for point in points) if one.status == "ok"]
+
+    def measure_one(self, point, cancelled):
         assert point.device == self.device
         self.points.append(point)
         if {len(self.points), point.key} & set(self.lost_at):
@@ -61,7 +65,7 @@ class Fake:
 
 def all_of(workers, points=None, losses=0, **how):
     started, lost = [], []
-    begin = lambda worker, point: started.append(point)  # noqa: E731
+    begin = lambda worker, points: started.extend(points)  # noqa: E731
     taken = list(measured(Dispatch(points or TINY.points(), workers, lambda: False, begin, lost.append, **how)))
     assert len(started) == len(taken) + losses - sum(one.status == "crashed" for one in taken)
     assert len(lost) == losses
@@ -174,7 +178,7 @@ def test_what_reads_them_may_stop_at_any_time():
 
 def test_a_fault_of_the_labs_own_is_raised_and_not_a_row():
     class Broken(Fake):
-        def measure(self, point, cancelled):
+        def measure(self, points, cancelled):
             raise ValueError("contender: no 'nobody'")
 
     workers = [Broken("cuda:0"), Fake("cuda:1", seconds=0.01)]
@@ -305,8 +309,8 @@ def test_progress_by_device(tmp_path, monkeypatch):
     total, last = len(TINY.points()), seen[-1]
     assert all(one.total == total and one.done == sum(each.done for each in one.devices.values()) for one in seen)
     assert last.done == total and set(last.devices) == {"cuda:0", "cuda:1", "cuda:2"}
-    assert last.devices["cuda:0"].done == 0 and all(one.now is None for one in last.devices.values())
+    assert last.devices["cuda:0"].done == 0 and not any(one.now for one in last.devices.values())
     assert re.fullmatch(r"cuda:0 0, cuda:1 \d, cuda:2 \d", last.counts)
-    begun = [one.begins.contender for one in seen if one.begins is not None]
+    begun = [point.contender for one in seen for point in one.begins]
     assert len(begun) == total + 1 and set(begun) == {"blockskip", "sdpa"}  # the lost one twice
     assert any("cuda:1: 0, now blockskip, 6" in str(one) or "cuda:1: 0, now sdpa, 6" in str(one) for one in seen)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from skiplab.cli import options
 from skiplab.cli.sweep import HEADS, heads_of, measure, windows_of
-from skiplab.sweep import Sweep, mask_text
+from skiplab.sweep import Sweep, interleaved, mask_text
 from skiplab.workload.packed import lengths_of
 
 
@@ -30,6 +30,7 @@ def sweep(
     gpu: options.Gpu = None,
     seed: options.Seed = 0,
     budget: options.Budget = 5.0,
+    interleave: options.Interleave = None,
     run: options.NewRun = None,
     report: options.Html = None,
     table: options.Tables = None,
@@ -50,7 +51,8 @@ def sweep(
         options.words("--contender", contender) or defaults.contenders,
         options.numbers("--q-len", q_len) or (None if packed else defaults.q_len),
         windows_of(window) or (None if masks else defaults.window), batch, dtype=dtype, buffer=buffer, mask=masks,
-        lengths=packed, device=where.device, seed=seed, budget_s=budget, **heads_of(model, q_heads, kv_heads, head_dim),
+        lengths=packed, device=where.device, seed=seed, budget_s=budget,
+        interleave=interleaved(interleave, where.device), **heads_of(model, q_heads, kv_heads, head_dim),
     )  # fmt: skip
     measure(wanted, where, run, report, table, again, fresh)
 

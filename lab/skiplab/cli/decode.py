@@ -9,7 +9,7 @@ from blockskip.attention.decode.plan import MOST_QUERIES
 
 from skiplab.cli import options
 from skiplab.cli.sweep import HEADS, heads_of, measure, windows_of
-from skiplab.sweep import DecodeSweep
+from skiplab.sweep import DecodeSweep, interleaved
 
 
 def decode(
@@ -33,6 +33,7 @@ def decode(
     gpu: options.Gpu = None,
     seed: options.Seed = 0,
     budget: options.Budget = 5.0,
+    interleave: options.Interleave = None,
     run: options.NewRun = None,
     report: options.Html = None,
     table: options.Tables = None,
@@ -49,7 +50,8 @@ def decode(
         options.words("--contender", contender) or defaults.contenders,
         options.numbers("--kv-len", kv_len) or defaults.kv_len, windows_of(window) or defaults.window,
         q_len, batch, dtype=dtype, buffer=buffer, device=where.device, seed=seed,
-        budget_s=budget, **heads_of(model, q_heads, kv_heads, head_dim),
+        budget_s=budget, interleave=interleaved(interleave, where.device),
+        **heads_of(model, q_heads, kv_heads, head_dim),
     )  # fmt: skip
     measure(wanted, where, run, report, table, again, fresh)
 

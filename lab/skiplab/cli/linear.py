@@ -8,7 +8,7 @@ import typer
 
 from skiplab.cli import options
 from skiplab.cli.sweep import measure
-from skiplab.sweep import LinearSweep
+from skiplab.sweep import LinearSweep, interleaved
 from skiplab.workload import LINEARS, model_files, model_of
 from skiplab.workload.models import Shape
 
@@ -45,6 +45,7 @@ def linear(
     gpu: options.Gpu = None,
     seed: options.Seed = 0,
     budget: options.Budget = 5.0,
+    interleave: options.Interleave = None,
     run: options.NewRun = None,
     report: options.Html = None,
     table: options.Tables = None,
@@ -63,7 +64,7 @@ def linear(
         options.words("--contender", contender) or defaults.contenders, shapes or defaults.shape,
         options.numbers("--rows", rows) or defaults.rows, options.numbers("--bits", bits) or defaults.bits,
         options.numbers("--group-size", group_size) or defaults.group_size, symmetric, dtype, where.device, seed,
-        budget,
+        budget, interleaved(interleave, where.device),
     )  # fmt: skip
     measure(wanted, where, run, report, table, again, fresh)
 

@@ -127,6 +127,15 @@ PromptBuffer = Annotated[
     int | None,
     typer.Option("--buffer", help="Slots of a cache that each prompt stands at the start of. Default: none."),
 ]
+Interleave = Annotated[
+    bool | None,
+    typer.Option(
+        "--interleave/--no-interleave",
+        help="Take contenders' samples in turn, so that all see the same clocks, or one contender after the other. "
+        "Default: in turn on a GPU.",
+        show_default=False,
+    ),
+]
 Model = Annotated[str | None, typer.Option(help=f"Heads of a model's layer: {', '.join(MODELS)}.")]
 Batch = Annotated[int, typer.Option(help="Sequences at once.")]
 QueryHeads = Annotated[int, typer.Option("--q-heads", help="Query heads.")]

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from multiprocessing import Pipe
@@ -19,13 +19,14 @@ from typing import Any
 import torch
 
 from skiplab.contenders import Contender
-from skiplab.contenders.source import source_of
+from skiplab.contenders.source import KernelSource, source_of
 from skiplab.machine import Machine, device_name
 from skiplab.measure.failure import Failure, failure
 from skiplab.measure.point import Measurement, Point
+from skiplab.measure.samples import Cancelled
 from skiplab.measure.serving import Task
 from skiplab.measure.shipping import dumps
-from skiplab.measure.timing import MAX_SECONDS, THROTTLE_RETRIES, Cancelled
+from skiplab.measure.timing import MAX_SECONDS, THROTTLE_RETRIES, TimeLimits
 
 START_S = 120.0  # what a child may take to start, and beside the timing to import, compile and check
 END_S = 5.0  # what an ended one may take to be gone
@@ -35,18 +36,28 @@ KEEPER = Path(__file__).with_name("keeper.py")
 
 @dataclass(frozen=True)
 class Order:
-    """A point to measure, as a child takes it: a `Task` in bytes, its row where there is no answer, and the limit.
+    """Points to measure together, as a child takes them: a `Task` in bytes, and their rows where there is no answer.
 
-    It can be sent to another machine, and needs nothing of what a notebook has defined here.
+    limit_s: how long a child may work at one of its stages. It can be sent to another machine, and needs nothing of
+    what a notebook has defined here.
     """
 
     task: bytes
-    blank: Measurement
+    blanks: tuple[Measurement, ...]
     limit_s: float
+
+    @property
+    def most_s(self) -> float:
+        """The most time that it takes: each point is checked, all are timed, each is checked again."""
+        return (2 * len(self.blanks) + 1) * self.limit_s
+
+    def failed(self, status: str, text: str) -> list[Measurement]:
+        """What there is where no answer came: the row of a point alone; of several nothing, for one may be to blame."""
+        return [replace(one, status=status, error_text=text) for one in self.blanks if len(self.blanks) == 1]
 
 
 class Child:
-    """One child process in which points are measured, one at a time; it is kept warm between points.
+    """One child process in which points are measured, one order at a time; it is kept warm between orders.
 
     A crash, an illegal access and a timeout end the child, not the sweep: they are rows, and the next point starts a
     fresh child. It dies with this process, and what its kernels started dies with it. Use it as a context manager.
@@ -81,13 +92,13 @@ class Child:
         process.
         """
         order = order_of(
-            point, seed, budget_s, check, machine=machine, retries=retries, timeout_s=timeout_s,
+            [point], TimeLimits(budget_s, retries), seed, check, machine=machine, timeout_s=timeout_s,
             device_name=device_name(point.device),
         )  # fmt: skip
-        return self.take(order, cancelled) if isinstance(order, Order) else order
+        return (self.take(order, cancelled) if isinstance(order, Order) else order)[0]
 
-    def take(self, order: Order, cancelled: Callable[[], bool] = lambda: False) -> Measurement:
-        """What came of an order, crashes and timeouts too; raises Cancelled when asked to stop."""
+    def take(self, order: Order, cancelled: Callable[[], bool] = lambda: False) -> list[Measurement]:
+        """What came of an order, as of `measure_together`; crashes and timeouts too; raises Cancelled if asked to."""
         kills = oom_kills()
         try:
             answer, usable = self._answer(order.task, order.limit_s, cancelled)
@@ -95,17 +106,17 @@ class Child:
             status, text = error.status, str(error)
             if self._end() == -signal.SIGKILL and status == "crashed" and oom_kills() > kills:
                 status, text = "out-of-memory", "the system ended the child process, since memory was out"
-            return replace(order.blank, status=status, error_text=text)
+            return order.failed(status, text)
         except BaseException:  # Cancelled, Ctrl-C
             self._end()
             raise
         if not usable:
             self._end()
-        if isinstance(answer, Failure):
-            return replace(order.blank, status=answer.status, error_text=answer.text)
-        return answer
+        return order.failed(answer.status, answer.text) if isinstance(answer, Failure) else answer
 
-    def _answer(self, task: bytes, limit_s: float, cancelled: Callable[[], bool]) -> tuple[Measurement | Failure, bool]:
+    def _answer(
+        self, task: bytes, limit_s: float, cancelled: Callable[[], bool]
+    ) -> tuple[list[Measurement] | Failure, bool]:
         """The child's answer to a task, and whether it can take another; raises _Silent if it does not answer."""
         if self._process is None or self._process.poll() is not None:
             self._end()
@@ -116,7 +127,9 @@ class Child:
             self._connection.send((sys.path, task))
         except OSError:
             raise self._death() from None
-        return self._receive(limit_s, cancelled)
+        while (answer := self._receive(limit_s, cancelled)) is None:  # a stage is done
+            pass
+        return answer
 
     def _start(self) -> None:
         self._connection, theirs = Pipe()
@@ -174,33 +187,40 @@ class Child:
 
 
 def order_of(
-    point: Point,
+    points: Sequence[Point],
+    limits: TimeLimits,
     seed: int,
-    budget_s: float,
     check: bool = True,
     *,
     machine: Machine | None,
-    retries: int,
     device_name: str,
     timeout_s: float | None = None,
-) -> Order | Measurement:
-    """The point as an order; the row of a user's kernel that cannot be sent."""
-    entry = point.entry
-    blank = Measurement(point, "crashed", label=entry.label, device_name=device_name)
-    options = {"seed": seed, "budget_s": budget_s, "check": check, "machine": machine, "retries": retries}
+) -> Order | list[Measurement]:
+    """Points of one workload as an order; what there is where a user's kernel cannot be sent, as of `Order.failed`.
+
+    limits: without `cancelled`, which stays here.
+    """
+    blanks = tuple(Measurement(one, "crashed", label=one.entry.label, device_name=device_name) for one in points)
+    options = {"seed": seed, "check": check, "machine": machine}
+    limit_s = timeout_s or START_S + points[0].workload.untimed_s + 4 * len(points) * limits.budget_s
+    order = Order(b"", blanks, limit_s)
+    sent = TimeLimits(limits.budget_s, limits.retries)
     try:
-        task = dumps(_task(point, entry, options))
+        return replace(order, task=dumps(_task(points, sent, options)))
     except Exception as error:  # a kernel may hold anything
-        return replace(blank, error_text=_unsendable(entry, error))
-    return Order(task, blank, timeout_s or START_S + point.workload.untimed_s + 4 * budget_s)
+        return order.failed("crashed", _unsendable(points[0].entry, error))
 
 
-def _task(point: Point, entry: Contender, options: Mapping[str, Any]) -> Task:
-    """The task with the kernel as the child can have it."""
-    threads, source = torch.get_num_threads(), source_of(entry)
-    if entry.is_own or (source is not None and not source.module):
-        return Task(point, source, None, threads, options)
-    return Task(point, None, entry, threads, options)
+def _task(points: Sequence[Point], limits: TimeLimits, options: Mapping[str, Any]) -> Task:
+    """The task with the kernels as the child can have them."""
+    sources, values = list[KernelSource](), list[Contender]()
+    for entry in (point.entry for point in points):
+        source = source_of(entry)
+        if source is not None and not source.module:
+            sources.append(source)
+        elif not entry.is_own:
+            values.append(entry)
+    return Task(tuple(points), tuple(sources), tuple(values), torch.get_num_threads(), limits, options)
 
 
 class _Silent(Exception):

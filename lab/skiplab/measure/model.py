@@ -20,7 +20,8 @@ from skiplab.machine import last_cache_bytes
 from skiplab.measure.memory import begin_peak, peak_bytes
 from skiplab.measure.point import WorkDone
 from skiplab.measure.rotation import ROTATION
-from skiplab.measure.timing import TARGET_ERROR, Repeat, TimeLimits, Timing, collect, cooled, is_bimodal, median_error
+from skiplab.measure.samples import TARGET_ERROR, Samples, Way, collect, is_bimodal, median_error
+from skiplab.measure.timing import Built, Repeat, TimeLimits, Timing, cooled
 from skiplab.measure.traced import GAPS, profiled
 from skiplab.measure.truth import Truth
 from skiplab.model.weights import PRODUCTS
@@ -122,9 +123,12 @@ def read_bytes(entry: Contender, workload: ModelWorkload, work: WorkDone) -> int
     return None
 
 
-def timed(
-    call: Any, workload: ModelWorkload, arguments: Sequence[Any], device: str, read: int | None, limits: TimeLimits
-) -> Timing:
+def timed(several: Sequence[Built], device: str, limits: TimeLimits) -> list[Timing]:
+    """The timings of models, one after the other: each holds a model's weights, so no sweep asks for several."""
+    return [_timed(one.call, one.workload, device, limits) for one in several]
+
+
+def _timed(call: Any, workload: Any, device: str, limits: TimeLimits) -> Timing:
     """Prompts until the median is sure, each another one; or so many steps, one behind the other.
 
     Beside the samples where one more call, launched piece by piece, spends its time, and the most memory until then.
@@ -148,7 +152,7 @@ def timed(
     )  # fmt: skip
 
 
-def _prompts(call: ModelCall, device: str, limits: TimeLimits) -> tuple[tuple[int, ...], bool]:
+def _prompts(call: ModelCall, device: str, limits: TimeLimits) -> Samples:
     fresh = _ids(call.workload, device)
 
     def took(runner: Runner) -> float:
@@ -162,15 +166,15 @@ def _prompts(call: ModelCall, device: str, limits: TimeLimits) -> tuple[tuple[in
     def sample() -> int:
         return _sum([*taken_off, *(factor * took(runner) for factor, runner in call.timed if factor > 0)])
 
-    return collect(sample, limits.budget_s, limits.cancelled)
+    return collect(Way(sample), limits.budget_s, limits.cancelled)
 
 
-def _steps(call: ModelCall, device: str, limits: TimeLimits) -> tuple[tuple[int, ...], bool]:
+def _steps(call: ModelCall, device: str, limits: TimeLimits) -> Samples:
     each = [(factor, _each_step(call, runner, device, limits)) for factor, runner in call.timed]
     taken_off = [factor * _median(took) for factor, took in each if factor < 0]
     layers = zip(*([factor * one for one in took] for factor, took in each if factor > 0), strict=False)
     samples = tuple(_sum([*taken_off, *one]) for one in layers)
-    return samples, median_error(samples) < TARGET_ERROR
+    return Samples(samples, median_error(samples) < TARGET_ERROR)
 
 
 def _each_step(call: ModelCall, runner: Runner, device: str, limits: TimeLimits) -> list[float]:

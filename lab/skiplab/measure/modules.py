@@ -9,7 +9,7 @@ import torch
 
 from skiplab.contenders import Contender
 from skiplab.measure.point import WorkDone
-from skiplab.measure.timing import TimeLimits, Timing
+from skiplab.measure.timing import Built, TimeLimits, Timing
 from skiplab.measure.truth import Truth
 from skiplab.operations import modules_of
 from skiplab.workload import Problem
@@ -53,10 +53,8 @@ class MeasureModule(Protocol):
         """The bytes of its arguments that a call reads; None for all of them."""
         ...
 
-    def timed(
-        self, call: Any, workload: Any, arguments: Sequence[Any], device: str, read: int | None, limits: TimeLimits
-    ) -> Timing:
-        """What the contender built, timed; `rotated.timed` does it for a function of its arguments."""
+    def timed(self, several: Sequence[Built], device: str, limits: TimeLimits) -> Sequence[Timing]:
+        """What contenders built for one workload, timed in turn; `rotated.timed`: of functions of their arguments."""
         ...
 
 

@@ -58,7 +58,8 @@ class Measurement:
     """What came of a point. `samples_ns` is empty unless the status is `ok`; error is the largest absolute one.
 
     parts_ns: where a call's time goes, by name; peak_bytes: the most memory it took; both where that was looked at.
-    node: which machine of a cluster the point's device is in; empty for this machine.
+    node: which machine of a cluster the point's device is in; empty for this machine. together: the contenders whose
+    samples were taken in turn with this one's.
     """
 
     point: Point
@@ -78,6 +79,7 @@ class Measurement:
     parts_ns: Mapping[str, int] = field(default_factory=dict)
     peak_bytes: int | None = None
     node: str = ""
+    together: tuple[str, ...] = ()
 
     @property
     def median_ns(self) -> float:
@@ -106,6 +108,7 @@ class Measurement:
             "plan": dict(self.plan), **({"parts_ns": dict(self.parts_ns)} if self.parts_ns else {}),
             **({} if self.peak_bytes is None else {"peak_bytes": self.peak_bytes}),
             **({"node": self.node} if self.node else {}),
+            **({"together": list(self.together)} if self.together else {}),
         }  # fmt: skip
 
     @classmethod
@@ -121,5 +124,5 @@ class Measurement:
             {name: tuple(samples) for name, samples in row["other_samples_ns"].items()},
             tuple(row["flags"]), WorkDone(**row["work"]) if row["work"] else None, row["clocks"],
             row["label"], row["device"], row["plan"], row.get("parts_ns", {}), row.get("peak_bytes"),
-            row.get("node", ""),
+            row.get("node", ""), tuple(row.get("together", ())),
         )  # fmt: skip

@@ -18,23 +18,24 @@ ROTATION_LIMIT = {"cuda": 8 << 30, "cpu": 256 << 20}  # bytes; of a GPU's free m
 ArgsSets = Sequence[Sequence[Any]]
 
 
-def rotate(args: Sequence[Any], device: str, read: int | None = None) -> list[tuple[Any, ...]]:
+def rotate(args: Sequence[Any], device: str, read: int | None = None, among: int = 1) -> list[tuple[Any, ...]]:
     """Copies of the arguments, so many that a round of calls reads `ROTATION` times the last cache, if memory allows.
 
-    read: the bytes of them that a call reads, if not all: keys outside a window are never fetched.
+    read: the bytes of them that a call reads, if not all: keys outside a window are never fetched. among: how many
+    callables' arguments share the memory.
     """
     size = size_of(args)
     wanted = -(-ROTATION * last_cache_bytes(device) // max(1, min(size, read or size)))
-    copies = max(1, min(wanted, _room(device) // max(1, size)))
+    copies = max(1, min(wanted, _room(device, among) // max(1, size)))
     return [tuple(args), *(tuple(map(clone, args)) for _ in range(copies - 1))]
 
 
-def _room(device: str) -> int:
+def _room(device: str, among: int) -> int:
     kind = torch.device(device).type
     if kind != "cuda":
         return ROTATION_LIMIT[kind]
     kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # by torch, for whoever asks next
-    return min(ROTATION_LIMIT[kind], (torch.cuda.mem_get_info(device)[0] + kept) // 2)
+    return min(ROTATION_LIMIT[kind], (torch.cuda.mem_get_info(device)[0] + kept) // 2 // among)
 
 
 def size_of(argument: Any) -> int:

@@ -1,4 +1,4 @@
-"""The measuring child process: its start, and what it does with each point that the lab sends."""
+"""The measuring child process: its start, and what it does with the points that the lab sends."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import pickle
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -20,57 +20,65 @@ import torch
 from skiplab.contenders import Contender
 from skiplab.contenders.base import REGISTRY
 from skiplab.contenders.source import KernelSource, load_source
-from skiplab.measure.checked import measure
-from skiplab.measure.failure import Failure, attempt
+from skiplab.measure.checked import measure_together
+from skiplab.measure.failure import attempt
 from skiplab.measure.point import Measurement, Point
+from skiplab.measure.timing import TimeLimits
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 @dataclass(frozen=True)
 class Task:
-    """A point to measure, with the user's contender, torch's thread count and options.
+    """Points to measure together, with their users' contenders, torch's thread count, limits and options.
 
-    source: the source of a user's kernel that has one; entry: by value, for one that has none or that can be imported;
-    neither for one of the lab's own.
+    sources: those of users' kernels that have one; entries: by value, those that have none or that can be imported; the
+    lab's own are in neither.
     """
 
-    point: Point
-    source: KernelSource | None
-    entry: Contender | None
+    points: tuple[Point, ...]
+    sources: tuple[KernelSource, ...]
+    entries: tuple[Contender, ...]
     threads: int
+    limits: TimeLimits
     options: Mapping[str, Any]
 
 
 def serve(lab: Connection, keeper: int) -> None:
     """Say that the child is ready, then answer each `Task` until the lab hangs up.
 
-    An answer is a Measurement or a Failure, and whether the child can take another task.
+    An answer is measurements or a Failure, and whether the child can take another task; before it, None after each
+    stage of the work.
     """
     begin_child(keeper)
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")  # when memory is out the kernel ends this, not the lab
     own_id = os.getpid()
-    lab.send(None)
+
+    def stage() -> None:
+        if os.getpid() == own_id:
+            lab.send(None)
+
+    stage()
     while True:
         try:
             sys.path[:], task = lab.recv()
         except (EOFError, OSError):
             return
-        answer = attempt(lambda task=task: _taken(task))
+        answer = attempt(lambda task=task: _taken(task, stage))
         if os.getpid() != own_id:
             os._exit(0)  # a kernel forked, and this is the copy
         lab.send((answer, is_usable()))
 
 
-def _taken(task_bytes: bytes) -> Measurement | Failure:
-    task: Task = pickle.loads(task_bytes)  # imports the contender's module
+def _taken(task_bytes: bytes, stage: Callable[[], None]) -> list[Measurement]:
+    task: Task = pickle.loads(task_bytes)  # imports the contenders' modules
     torch.set_num_threads(task.threads)
-    if task.source is not None:
-        load_source(task.source)
-    elif task.entry is not None:
-        REGISTRY.add(task.entry)
-    return measure(task.point, **task.options)
+    for source in task.sources:
+        load_source(source)
+    for entry in task.entries:
+        REGISTRY.add(entry)
+    return measure_together(task.points, task.limits, stage=stage, **task.options)
 
 
 def is_usable() -> bool:

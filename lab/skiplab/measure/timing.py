@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import cycle
 from typing import Any, NamedTuple, TypeVar
@@ -20,11 +20,10 @@ import torch
 
 from skiplab.machine import clocks, cpu_use, last_cache_bytes, others_share
 from skiplab.measure.rotation import ROTATION, ArgsSets, size_of, stir
+from skiplab.measure.samples import Cancelled, Samples, Way, in_turn, is_bimodal
+from skiplab.workload import Problem
 
 T = TypeVar("T")
-MIN_SAMPLES = 10
-MIN_SECONDS = 0.5
-TARGET_ERROR = 0.005  # relative standard error of the median
 MAX_SECONDS = 15.0
 THROTTLE_RETRIES = 2
 # NVML's reasons that slow a kernel: software power cap and thermal, hardware slowdown, thermal, power brake.
@@ -36,8 +35,9 @@ COOL_S = 1.0  # pause before throttled samples are taken again
 LAUNCH_BOUND = 1.10  # eager over graph
 
 
-class Cancelled(Exception):
-    """The caller asked to stop."""
+def never() -> bool:
+    """Nobody asks to stop."""
+    return False
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,25 @@ class TimeLimits:
 
     budget_s: float = MAX_SECONDS
     retries: int = THROTTLE_RETRIES
-    cancelled: Callable[[], bool] = lambda: False
+    cancelled: Callable[[], bool] = never
+
+
+@dataclass(frozen=True)
+class Built:
+    """What a contender built for a workload, and its arguments. read: bytes of them that a call reads; None: all."""
+
+    call: Any
+    workload: Problem
+    arguments: Sequence[Any]
+    read: int | None
+
+
+class Rotated(NamedTuple):
+    """A callable, and the arguments that its calls take in turn; read: see `rotate`."""
+
+    fn: Callable[..., Any]
+    args_sets: ArgsSets
+    read: int | None = None
 
 
 @dataclass(frozen=True)
@@ -84,132 +102,109 @@ def time_callable(
     read: int | None = None,
     budget_s: float = MAX_SECONDS,
     retries: int = THROTTLE_RETRIES,
-    cancelled: Callable[[], bool] = lambda: False,
+    cancelled: Callable[[], bool] = never,
 ) -> Timing:
-    """Time `fn(*args)` over the argument sets in turn (`read`: see `rotate`); raises Cancelled between samples.
+    """Time `fn(*args)` over the argument sets in turn (`read`: see `rotate`), alone; as `time_together`."""
+    return time_together([Rotated(fn, args_sets, read)], device, TimeLimits(budget_s, retries, cancelled))[0]
 
-    Stops at 10 samples, 0.5 s of measured time and a relative standard error of the median under 0.5 % (or one that
-    no longer falls); at `budget_s` seconds at most, and then with the flag `unconverged`. While the GPU throttles,
-    samples are taken again, `retries` times at most.
+
+def time_together(several: Sequence[Rotated], device: str, limits: TimeLimits) -> tuple[Timing, ...]:
+    """Time callables over their argument sets, their samples taken in turn; raises Cancelled between samples.
+
+    Each stops at 10 samples, 0.5 s of measured time and a relative standard error of the median under 0.5 % (or one
+    that no longer falls); at `budget_s` seconds of its own at most, and then with the flag `unconverged`. While the GPU
+    throttles, all samples are taken again, `retries` times at most.
     """
-    fn(*args_sets[0])
-    if torch.device(device).type == "cuda":
-        timing = _time_cuda(fn, args_sets, device, budget_s, retries, cancelled)
-    else:
-        timing = _time_cpu(fn, args_sets, budget_s, cancelled)
-    flags = [*timing.flags]
-    size = size_of(args_sets[0])
-    if len(args_sets) * min(size, read or size) < ROTATION * last_cache_bytes(device):
-        flags.append("l2-resident")
-    if is_bimodal(timing.samples_ns):
-        flags.append("bimodal")
-    return replace(timing, flags=tuple(flags))
+    ready = []
+    for one in several:
+        if limits.cancelled():
+            raise Cancelled
+        one.fn(*one.args_sets[0])
+        ready.append(_ready_on_cuda(one, device) if torch.device(device).type == "cuda" else _ready_on_cpu(one))
+
+    taken, clocked, doubts = cooled(lambda: _samples(ready, limits), device, limits.retries)
+    return tuple(
+        _timing(one, prepared, samples, clocked, doubts, device)
+        for one, prepared, samples in zip(several, ready, taken, strict=True)
+    )
 
 
-def _repeated_calls(way: str, fn: Callable[..., Any], args_sets: ArgsSets) -> tuple[Repeat, ...]:
+@dataclass(frozen=True)
+class _Ready:
+    """A callable that waits to be timed: its ways in the order in which they are taken, of which `method` counts."""
+
+    method: str
+    ways: Mapping[str, Way]
+    repeats: tuple[Repeat, ...]
+    flags: tuple[str, ...] = ()
+
+
+def _samples(ready: Sequence[_Ready], limits: TimeLimits) -> list[dict[str, Samples]]:
+    """The samples of each by way: one way after the other, and in each of them all that have it in turn."""
+    taken: list[dict[str, Samples]] = [{} for _ in ready]
+    for way in dict.fromkeys(way for one in ready for way in one.ways):
+        having = [index for index, one in enumerate(ready) if way in one.ways]
+        samples = in_turn([ready[index].ways[way] for index in having], limits.budget_s, limits.cancelled)
+        for index, its in zip(having, samples, strict=True):
+            taken[index][way] = its
+    return taken
+
+
+def _timing(
+    one: Rotated,
+    ready: _Ready,
+    samples: Mapping[str, Samples],
+    clocked: Mapping[str, Any],
+    doubts: tuple[str, ...],
+    device: str,
+) -> Timing:
+    values, converged = samples[ready.method]
+    others = {way: its.values for way, its in samples.items() if way != ready.method}
+    size = size_of(one.args_sets[0])
+    flags = {
+        "unconverged": not converged,
+        "launch-bound": "eager" in others and np.median(others["eager"]) > LAUNCH_BOUND * np.median(values),
+        "l2-resident": len(one.args_sets) * min(size, one.read or size) < ROTATION * last_cache_bytes(device),
+        "bimodal": is_bimodal(values),
+    }
+    seen = (*ready.flags, *doubts, *(name for name, doubted in flags.items() if doubted))
+    return Timing(values, ready.method, seen, others, clocked, ready.repeats)
+
+
+def _repeated_calls(way: str, one: Rotated) -> tuple[Repeat, ...]:
     """Repeats of the calls on the first arguments, which were timed most often, and on some others."""
-    chosen = {0, random.randrange(len(args_sets))}
-    return tuple(Repeat(way, args_sets[i], partial(fn, *args_sets[i])) for i in sorted(chosen))
+    chosen = {0, random.randrange(len(one.args_sets))}
+    return tuple(Repeat(way, one.args_sets[i], partial(one.fn, *one.args_sets[i])) for i in sorted(chosen))
 
 
-def _time_cpu(fn: Callable[..., Any], args_sets: ArgsSets, budget_s: float, cancelled: Callable[[], bool]) -> Timing:
-    sampler = _cpu_sampler(fn, args_sets)
-    (samples, converged), clocked, busy = cooled(lambda: collect(sampler, budget_s, cancelled), "cpu", 0)
-    flags = (*(() if converged else ("unconverged",)), *busy)
-    return Timing(samples, "cpu", flags, clocks=clocked, repeats=_repeated_calls("cpu", fn, args_sets))
+def _ready_on_cpu(one: Rotated) -> _Ready:
+    return _Ready("cpu", {"cpu": Way(_cpu_sampler(one))}, _repeated_calls("cpu", one))
 
 
-def _cpu_sampler(fn: Callable[..., Any], args_sets: ArgsSets) -> Callable[[], int]:
-    sets = cycle(args_sets)
+def _cpu_sampler(one: Rotated) -> Callable[[], int]:
+    sets = cycle(one.args_sets)
 
     def sample() -> int:
         args = next(sets)
         stir(args)
         start = time.perf_counter_ns()
-        fn(*args)
+        one.fn(*args)
         return time.perf_counter_ns() - start
 
     return sample
 
 
-def collect(
-    sample: Callable[[], int],
-    budget_s: float,
-    cancelled: Callable[[], bool],
-    calls: int = 1,
-    most: int | None = None,
-) -> tuple[tuple[int, ...], bool]:
-    """(samples, whether they converged), `most` at most; each in nanoseconds a call, over `calls` calls."""
-    samples: list[int] = []
-    measured_ns, errors = 0, []
-    end = time.perf_counter() + budget_s
-    while True:
-        if cancelled():
-            raise Cancelled
-        samples.append(sample())
-        measured_ns += samples[-1] * calls
-        if len(samples) >= MIN_SAMPLES and len(samples) % MIN_SAMPLES == 0:
-            errors.append(median_error(samples))
-            stopped_falling = len(errors) > 4 and min(errors[-3:]) > 0.95 * min(errors[:-3])
-            if measured_ns >= MIN_SECONDS * 1e9 and (errors[-1] < TARGET_ERROR or stopped_falling):
-                return tuple(samples), True
-        if time.perf_counter() > end or len(samples) == most:
-            return tuple(samples), bool(errors) and errors[-1] < TARGET_ERROR
-
-
-def median_error(samples: Sequence[int]) -> float:
-    """Relative standard error of the median, from the interquartile range (as if normal)."""
-    low, middle, high = np.percentile(samples, (25, 50, 75))
-    return float(1.2533 * (high - low) / 1.349 / np.sqrt(len(samples)) / middle)
-
-
-def is_bimodal(samples: Sequence[int]) -> bool:
-    """Whether the samples form two groups, each of a fifth of them or more, more than 3 % of the median apart."""
-    values = np.sort(np.asarray(samples, dtype=np.float64))
-    count = len(values)
-    if count < MIN_SAMPLES:
-        return False
-    cuts = np.arange(max(1, count // 5), count - max(1, count // 5) + 1)
-    distances = values[cuts] - values[cuts - 1]
-    cut = int(cuts[np.argmax(distances)])
-    below, above = values[:cut], values[cut:]
-    distance = above.mean() - below.mean()
-    return bool(distance > 0.03 * np.median(values) and distance > 4 * (below.std() + above.std()))
-
-
-def _time_cuda(
-    fn: Callable[..., Any],
-    args_sets: ArgsSets,
-    device: str,
-    budget_s: float,
-    retries: int,
-    cancelled: Callable[[], bool],
-) -> Timing:
-    """Graph, eager and warm samples; throttled ones are taken again, a few times at most."""
-    flags: list[str] = ["allocates"] if _allocates(fn, args_sets[0]) else []
-    graph = _capture(fn, args_sets)
-    one = _capture(fn, args_sets[:1])
-    eager = _eager_sampler(fn, args_sets, device)
-
-    def take() -> tuple[tuple[int, ...], bool, str, dict[str, tuple[int, ...]]]:
-        single, single_ok = collect(eager, budget_s, cancelled, most=OTHER_SAMPLES)
-        if graph is None or one is None:
-            return single, single_ok, "eager", {}
-        replay, calls = _replay_sampler(graph.graph, len(args_sets))
-        samples, converged = collect(replay, budget_s, cancelled, calls)
-        replay, calls = _replay_sampler(one.graph, 1)
-        warm, _ = collect(replay, budget_s, cancelled, calls, most=OTHER_SAMPLES)
-        return samples, converged, "graph", {"eager": single, "warm": warm}
-
-    (samples, converged, method, others), clocked, throttled = cooled(take, device, retries)
-    flags += throttled
-    if not converged:
-        flags.append("unconverged")
-    if method == "graph" and np.median(others["eager"]) > LAUNCH_BOUND * np.median(samples):
-        flags.append("launch-bound")
-    graphs = () if graph is None or one is None else (graph.repeat("graph"), one.repeat("warm"))
-    repeats = (*graphs, *_repeated_calls("eager", fn, args_sets))
-    return Timing(samples, method, tuple(flags), others, clocked, repeats)
+def _ready_on_cuda(one: Rotated, device: str) -> _Ready:
+    """Ready for graph, eager and warm samples; where it cannot be captured, for eager ones alone."""
+    flags = ("allocates",) if _allocates(one.fn, one.args_sets[0]) else ()
+    graph, single = _capture(one.fn, one.args_sets), _capture(one.fn, one.args_sets[:1])
+    eager = Way(_eager_sampler(one, device), most=OTHER_SAMPLES)
+    calls = _repeated_calls("eager", one)
+    if graph is None or single is None:
+        return _Ready("eager", {"eager": eager}, calls, flags)
+    warm = _replay(single.graph, 1, leads=True)._replace(most=OTHER_SAMPLES)
+    ways = {"eager": eager, "graph": _replay(graph.graph, len(one.args_sets)), "warm": warm}
+    return _Ready("graph", ways, (graph.repeat("graph"), single.repeat("warm"), *calls), flags)
 
 
 def cooled(take: Callable[[], T], device: str, retries: int) -> tuple[T, dict[str, Any], tuple[str, ...]]:
@@ -284,11 +279,16 @@ def _capture(fn: Callable[..., Any], args_sets: ArgsSets) -> _Captured | None:
     return captured
 
 
-def _replay_sampler(graph: torch.cuda.CUDAGraph, calls: int) -> tuple[Callable[[], int], int]:
-    """A sampler that replays the graph long enough for the event clock (steps of 0.5 µs), and its calls a sample."""
+def _replay(graph: torch.cuda.CUDAGraph, calls: int, leads: bool = False) -> Way:
+    """Samples of a graph of so many calls, replayed long enough for the event clock (steps of 0.5 µs).
+
+    leads: whether a replay that is not timed goes before, so that its input is in the L2 whoever ran last.
+    """
     start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
 
     def replay(times: int) -> float:
+        if leads:
+            graph.replay()
         start.record()
         for _ in range(times):
             graph.replay()
@@ -297,14 +297,14 @@ def _replay_sampler(graph: torch.cuda.CUDAGraph, calls: int) -> tuple[Callable[[
         return start.elapsed_time(end)
 
     times = max(1, round(REPLAY_MS / max(replay(1), 1e-3)))
-    return lambda: round(replay(times) * 1e6 / (times * calls)), times * calls
+    return Way(lambda: round(replay(times) * 1e6 / (times * calls)), times * calls)
 
 
-def _eager_sampler(fn: Callable[..., Any], args_sets: ArgsSets, device: str) -> Callable[[], int]:
+def _eager_sampler(one: Rotated, device: str) -> Callable[[], int]:
     """A sampler of single calls between two events, with the L2 overwritten before each."""
     flush = torch.empty(max(1, 2 * last_cache_bytes(device)), dtype=torch.uint8, device=device)
     start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    sets = cycle(args_sets)
+    sets = cycle(one.args_sets)
 
     def sample() -> int:
         args = next(sets)
@@ -312,7 +312,7 @@ def _eager_sampler(fn: Callable[..., Any], args_sets: ArgsSets, device: str) -> 
         flush.zero_()
         torch.cuda.synchronize()  # else the flush hides what the host costs
         start.record()
-        fn(*args)
+        one.fn(*args)
         end.record()
         end.synchronize()
         return round(start.elapsed_time(end) * 1e6)

@@ -46,7 +46,6 @@ D256 = {"q_heads": 32, "kv_heads": 16, "head_dim": 256}
 D512 = {"q_heads": 32, "kv_heads": 4, "head_dim": 512}
 QWEN = {"q_heads": 16, "kv_heads": 2, "head_dim": 256}
 EVERY = {"device": "cuda", "dtype": "bfloat16", "budget_s": 0.1}
-
 MODES = ("blockskip", "blockskip-map", "blockskip-mask", "blockskip-none", "sdpa-efficient-mask")
 CAUSAL = ("blockskip", "flex", "sdpa-cudnn", "sdpa-flash", "fa3", "fa4", "flashinfer", "sdpa-efficient", "sdpa-causal")
 WINDOWED = ("blockskip", "flex", "flash-window", "fa3", "fa4", "flashinfer", "efficient-window")
@@ -69,8 +68,11 @@ LAYERS = {
 """All of Gemma 4 31B's linear layers, in parts that are run by themselves; `q full` has the shape of `qkv`."""
 
 
+# Products reach the power limit, which slows the clock: there contenders' samples are taken in turn.
+
+
 def prefill(contenders, lengths, windows, shape, **more) -> Sweep:
-    return Sweep(contenders, lengths, windows, **shape, **EVERY, **more)
+    return Sweep(contenders, lengths, windows, interleave=True, **shape, **EVERY, **more)
 
 
 def packed(shape) -> Sweep:
@@ -92,7 +94,7 @@ def linear(topic: str, contenders, bits: int, *group_size: int, symmetric: bool 
     model = model_of("gemma4-31b")
     return {
         f"linear-{topic}-{part}": LinearSweep(
-            contenders, model.chosen(names), ROWS, (bits,), group_size, symmetric, **EVERY
+            contenders, model.chosen(names), ROWS, (bits,), group_size, symmetric, interleave=True, **EVERY
         )
         for part, names in LAYERS.items()
     }

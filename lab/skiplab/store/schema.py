@@ -211,6 +211,13 @@ class Row(Timed, tag_field="record", tag="point", kw_only=True, gc=False):
     device: Annotated[str, Said("the device's name, the same as in the header")]
     torch_device: Annotated[str, Said("where torch ran it, on a cluster a GPU by its index in its machine")] = ""
     node: Annotated[str, Said("on a Ray cluster: the beginning of Ray's id of the machine. No other row has it")] = ""
+    together: Annotated[
+        list[str],
+        Said(
+            "the contenders whose samples were taken in turn with this one's (`--interleave`), so that all saw the "
+            "same clocks; a row without it was timed by itself"
+        ),
+    ] = []
     config: Annotated[
         list[int] | None,
         Said("the tile config asked for; null: the contender's own choice, which `plan` tells for ours"),

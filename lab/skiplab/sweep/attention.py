@@ -12,7 +12,7 @@ import blockskip as bs
 from blockskip.arguments import integer
 
 from skiplab.store import Run
-from skiplab.sweep.grid import AnySweep
+from skiplab.sweep.grid import AnySweep, interleaved
 from skiplab.sweep.running import own_device, run_sweep
 from skiplab.workload import Workload
 from skiplab.workload.packed import lengths_of, packed_mask
@@ -27,6 +27,7 @@ class Sweep(AnySweep):
     A window of None is plain causal. mask: texts that `Mask.from_spec` reads, instead of windows; None: the windows.
     buffer: slots of a cache at whose start each prompt is, with later slots masked off; None for as many as tokens.
     lengths: of prompts that are packed behind each other, instead of q_len: each entry is those of one workload.
+    interleave: whether the samples of a workload's contenders are taken in turn; None, as in older files: no.
     TypeError or ValueError names the field, what was given and what is allowed.
     """
 
@@ -44,6 +45,7 @@ class Sweep(AnySweep):
     budget_s: float = 5.0
     mask: tuple[str, ...] | None = None
     lengths: tuple[tuple[int, ...], ...] | None = None
+    interleave: bool | None = None
     operation: ClassVar[str] = "attention"
     verb: ClassVar[str] = "sweep"
 
@@ -108,6 +110,7 @@ def sweep(
     path: Path | str | None = None,
     isolate: bool = True,
     progress: bool = True,
+    interleave: bool | None = None,
     **shape: Any,
 ) -> Run:
     """Measure contenders over prompt lengths and windows, or masks; `run.plot()` draws it, `run.frame()` is the table.
@@ -116,6 +119,8 @@ def sweep(
     was interrupted goes on; beside a finished one it is measured again, into `<name>-2`. What is done is printed.
     devices: several of this machine, as ("cuda:0", "cuda:1"), in the place of `device`. cluster: a Ray cluster, `auto`
     or ray://host:10001; gpu: which of its GPUs, by a part of their name. All as in `run_sweep`.
+    interleave: whether the samples of a workload's contenders are taken in turn, so that all see the same clocks; None:
+    on a GPU.
     window: None for those of `Sweep`, if no mask is given. mask: by text, or a Mask that has a text (one made of
     tensors or of a function has none: ValueError). lengths: of packed prompts, for each workload as numbers or as text,
     such as "64-4096:16384" (see `workload.packed.lengths_of`), in the place of q_len. shape: batch, q_heads, kv_heads,
@@ -130,9 +135,10 @@ def sweep(
         else tuple(lengths_of(one, shape.get("seed", 0)) if isinstance(one, str) else tuple(one) for one in lengths)
     )
     prompts = Sweep.q_len if q_len is None and packed is None else q_len
+    device = own_device(device, devices, cluster)
     wanted = Sweep(
         tuple(contenders), None if prompts is None else tuple(prompts), None if windows is None else tuple(windows),
-        mask=texts, lengths=packed, device=own_device(device, devices, cluster), **shape,
+        mask=texts, lengths=packed, device=device, interleave=interleaved(interleave, device), **shape,
     )  # fmt: skip
     return run_sweep(
         wanted, path, isolate=isolate, progress=progress, anew=True, devices=devices, cluster=cluster, gpu=gpu

@@ -1,6 +1,6 @@
 """A Ray cluster measures a sweep: with a worker on each GPU that is free, or on each machine's CPU.
 
-A worker is a Ray actor that holds one GPU (`num_gpus=1`) and has a child process, which measures one point at a time.
+A worker is a Ray actor that holds one GPU (`num_gpus=1`) and has a child process, which measures one order at a time.
 Ray is imported where a cluster is opened (`pip install 'skiplab[cluster]'`); CLUSTER.md says how to start one.
 """
 
@@ -67,8 +67,8 @@ class Remote:
             torch.cuda.empty_cache()
         return machine
 
-    def take(self, order: Order) -> Measurement:
-        """What came of a point in the child process."""
+    def take(self, order: Order) -> list[Measurement]:
+        """What came of points in the child process."""
         return self._child.take(order)
 
 
@@ -179,14 +179,15 @@ class OnRay:
         self._cluster, self._actor, self._placed, self._settings = cluster, actor, placed, settings
         self.device, self.node = placed.device, placed.node[:NODE_DIGITS]
 
-    def measure(self, point: Point, cancelled: Cancel) -> Measurement:
+    def measure(self, points: Sequence[Point], cancelled: Cancel) -> list[Measurement]:
         s = self._settings
-        there = replace(point, device="cuda" if self._placed.gpu else "cpu")
+        there = [replace(point, device="cuda" if self._placed.gpu else "cpu") for point in points]
         name = self._placed.site.device["name"]
-        order = order_of(there, s.seed, s.budget_s, **s.options, device_name=name)
-        if isinstance(order, Order):
-            order = self._answer(self._actor.take.remote(order), order.limit_s + START_S, cancelled)
-        return replace(order, point=point, node=self.node)
+        answer = order_of(there, s.limits, s.seed, machine=s.machine, device_name=name)
+        if isinstance(answer, Order):
+            answer = self._answer(self._actor.take.remote(answer), answer.most_s + START_S, cancelled)
+        asked = {point.key: point for point in points}
+        return [replace(one, point=asked[one.point.key], node=self.node) for one in answer]
 
     def revive(self, cancelled: Cancel) -> bool:
         """Start another actor on the machine, which may be gone."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from skiplab.store import Run
-from skiplab.sweep.grid import AnySweep
+from skiplab.sweep.grid import AnySweep, interleaved
 from skiplab.sweep.running import own_device, run_sweep
 from skiplab.workload import DecodeWorkload
 
@@ -18,8 +18,8 @@ from skiplab.workload import DecodeWorkload
 class DecodeSweep(AnySweep):
     """Decode: every number of keys x every window x every contender, for one head shape, dtype and device.
 
-    buffer: slots of the cache, None for as many as there are keys. A window of None sees all keys. ValueError names
-    the field, what was given and what is allowed.
+    buffer: slots of the cache, None for as many as there are keys. A window of None sees all keys. interleave: as in
+    `Sweep`. ValueError names the field, what was given and what is allowed.
     """
 
     contenders: tuple[str, ...] = ("blockskip", "sdpa", "flex")
@@ -35,6 +35,7 @@ class DecodeSweep(AnySweep):
     device: str = "cpu"
     seed: int = 0
     budget_s: float = 5.0
+    interleave: bool | None = None
     operation: ClassVar[str] = "decode"
     verb: ClassVar[str] = "decode"
 
@@ -60,12 +61,15 @@ def sweep_decode(
     path: Path | str | None = None,
     isolate: bool = True,
     progress: bool = True,
+    interleave: bool | None = None,
     **shape: Any,
 ) -> Run:
     """As `sweep`, of decode steps over numbers of keys and windows. shape: the other fields of `DecodeSweep`."""
+    device = own_device(device, devices, cluster)
     wanted = DecodeSweep(
-        tuple(contenders), tuple(kv_len), tuple(window), device=own_device(device, devices, cluster), **shape
-    )
+        tuple(contenders), tuple(kv_len), tuple(window), device=device, interleave=interleaved(interleave, device),
+        **shape,
+    )  # fmt: skip
     return run_sweep(
         wanted, path, isolate=isolate, progress=progress, anew=True, devices=devices, cluster=cluster, gpu=gpu
     )

@@ -14,9 +14,9 @@ from typing import Any, ClassVar, Self
 
 import msgspec
 import torch
-from blockskip.arguments import choice, integer, number
+from blockskip.arguments import choice, flag, integer, number
 
-from skiplab.contenders import contender
+from skiplab.contenders import contender, is_cuda
 from skiplab.machine import device_kind
 from skiplab.measure import Point
 from skiplab.store.faults import fault
@@ -36,6 +36,8 @@ class AnySweep(ABC):
     device: str
     seed: int
     budget_s: float
+    interleave: bool | None = None
+    """Whether the samples of a workload's contenders are taken in turn; None, as in older files: no."""
     may_be_empty: ClassVar[tuple[str, ...]] = ()
     """Axes that may have nothing on them."""
 
@@ -48,6 +50,8 @@ class AnySweep(ABC):
                 self._check_axis(field.name)
         choice("dtype", self.dtype, DTYPES)
         integer("seed", self.seed, 0)
+        if self.interleave is not None:
+            flag("interleave", self.interleave)
         if number("budget_s", self.budget_s) <= 0:
             raise ValueError(f"budget_s: got {self.budget_s}; allowed is more than 0 seconds")
         for name in self.contenders:
@@ -84,6 +88,8 @@ class AnySweep(ABC):
             value = getattr(self, field.name)
             if isinstance(value, bool):
                 words += [f"--{option}"] * value
+            elif field.name == "interleave":
+                words += ["--no-interleave"] * is_cuda(self.device)
             elif value is not None:
                 words += [f"--{option} {_word(one)}" for one in (value if isinstance(value, tuple) else (value,))]
         return " ".join(words)
@@ -112,6 +118,11 @@ class AnySweep(ABC):
 
 
 OPTIONS = {"contenders": "contender", "budget_s": "budget"}
+
+
+def interleaved(given: bool | None, device: str) -> bool | None:
+    """`interleave` of a sweep as it was asked for, by default on a GPU: there clocks fall with what ran before."""
+    return True if given or (given is None and is_cuda(device)) else None
 
 
 def _word(value: Any) -> str:

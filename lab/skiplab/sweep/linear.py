@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from blockskip.arguments import flag
 
 from skiplab.store import Run
-from skiplab.sweep.grid import AnySweep
+from skiplab.sweep.grid import AnySweep, interleaved
 from skiplab.sweep.running import own_device, run_sweep
 from skiplab.workload import LinearWorkload
 
@@ -20,7 +20,8 @@ from skiplab.workload import LinearWorkload
 class LinearSweep(AnySweep):
     """Linear layers: every shape x rows x bits x group size x contender, for one dtype and device.
 
-    shape: (out_features, in_features). TypeError or ValueError names the field, what was given and what is allowed.
+    shape: (out_features, in_features). interleave: as in `Sweep`. TypeError or ValueError names the field, what was
+    given and what is allowed.
     """
 
     contenders: tuple[str, ...] = ("blockskip", "dequantize", "bf16", "tinygemm")
@@ -33,6 +34,7 @@ class LinearSweep(AnySweep):
     device: str = "cpu"
     seed: int = 0
     budget_s: float = 5.0
+    interleave: bool | None = None
     operation: ClassVar[str] = "linear"
     verb: ClassVar[str] = "linear"
 
@@ -62,6 +64,7 @@ def sweep_linear(
     path: Path | str | None = None,
     isolate: bool = True,
     progress: bool = True,
+    interleave: bool | None = None,
     **fields: Any,
 ) -> Run:
     """As `sweep`, of quantised linear layers over shapes (out_features, in_features) and rows of activations.
@@ -70,7 +73,10 @@ def sweep_linear(
     fields: the other fields of `LinearSweep`.
     """
     layers = tuple((int(n), int(k)) for n, k in shape)
-    wanted = LinearSweep(tuple(contenders), layers, tuple(rows), device=own_device(device, devices, cluster), **fields)
+    device = own_device(device, devices, cluster)
+    wanted = LinearSweep(
+        tuple(contenders), layers, tuple(rows), device=device, interleave=interleaved(interleave, device), **fields
+    )
     return run_sweep(
         wanted, path, isolate=isolate, progress=progress, anew=True, devices=devices, cluster=cluster, gpu=gpu
     )

@@ -146,7 +146,7 @@ def run_sweep(
         this folder (default: that of the user's runs); with `fresh` a file that is not there yet.
     on_start: called with the run in the file, once that is repaired, before the first point is measured.
     on_measurement: called after each row is on the disk.
-    on_progress: called when a device begins a point, and when it has measured it.
+    on_progress: called when a device begins points, and when it has measured one.
     cancelled: asked several times a second; what has been measured is kept.
     isolate: measure in a child process, which a crash or a timeout ends; without it everything happens in this one.
     again: statuses and flags (`crashed`, `busy`) whose points are measured once more; a point's later row counts.
@@ -185,9 +185,12 @@ def run_sweep(
             settled = writer.settled(again)
             homes = _homes(writer.run, points)
             left = [point for point in points if row_key(point) not in settled]
-            settings = MeasureSettings(sweep.seed, sweep.budget_s, {"machine": machine, "retries": retries})
+            settings = MeasureSettings(sweep.seed, sweep.budget_s, retries, machine)
             shown = _Shown(len(left), progress, on_progress)
-            dispatch = Dispatch(left, runner.workers(settings), cancelled, shown.begun, say, homes)
+            if sweep.interleave and (apart := _apart(points, left)):
+                say(f"workloads with rows from before: {apart}; their other contenders are timed in turn without those")
+            workers = runner.workers(settings)
+            dispatch = Dispatch(left, workers, cancelled, shown.begun, say, homes, bool(sweep.interleave))
             with ending(writer), shown.bar, closing(measured(dispatch)) as measurements:
                 for taken in measurements:
                     writer.append((as_row or row_of)(_placed(taken, runner.site, homes)))
@@ -209,15 +212,15 @@ class _Shown:
         self._names: dict[Worker, str] = {}
         self._at: dict[str, str] = {}
 
-    def begun(self, worker: Worker, point: Point) -> None:
+    def begun(self, worker: Worker, points: Sequence[Point]) -> None:
         name = self._names.setdefault(worker, self._free_name(worker))
-        self._at[point.key] = name
-        self._now = self._now.begun(name, replace(point, device=""))
+        self._at |= {point.key: name for point in points}
+        self._now = self._now.begun(name, [replace(point, device="") for point in points])
         self.bar.set_postfix_str(str(self._now), refresh=True)
         self._heard(self._now)
 
     def ended(self, taken: Measurement) -> None:
-        self._now = self._now.ended(self._at.pop(taken.point.key))
+        self._now = self._now.ended(self._at.pop(taken.point.key), replace(taken.point, device=""))
         self.bar.update()
         self._heard(self._now)
 
@@ -226,6 +229,13 @@ class _Shown:
         name = f"{worker.device} of {worker.node}" if worker.node else worker.device
         count = sum(other.partition(" #")[0] == name for other in self._names.values())
         return f"{name} #{count + 1}" if count else name
+
+
+def _apart(points: Sequence[Point], left: Sequence[Point]) -> int:
+    """How many workloads have both points that are left and some that are not."""
+    waiting = {point.key for point in left}
+    begun = {point.workload.key() for point in points if point.key not in waiting}
+    return len(begun & {point.workload.key() for point in left})
 
 
 def _homes(run: Run, points: Iterable[Point]) -> dict[str, Home]:

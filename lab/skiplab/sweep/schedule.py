@@ -1,7 +1,9 @@
 """Which worker measures which point: one after the other, or several workers side by side.
 
 Points of one workload go to one device, so that contenders are compared on the same one and share their float64
-reference. A lost worker's point goes to another worker; a point at which two were lost is a row that says so.
+reference. A worker gets one point at a time, or all of a workload, to be timed in turn; whoever of those fails is
+measured once more, alone. A lost worker's points go to another worker; a point at which two were lost is a row that
+says so.
 """
 
 from __future__ import annotations
@@ -32,16 +34,27 @@ def home_of(device: str, node: str = "") -> Home:
 class Dispatch:
     """Points for workers.
 
-    homes: by a workload's key the device on which some of its points were measured before: its others go there, too.
-    starting: called with each point, and the worker that begins it. losing: called with what is said of a lost worker.
+    together: whether the points of a workload are timed together. homes: by a workload's key the device on which some
+    of its points were measured before: its others go there, too. starting: called with the worker that begins, and
+    with the points. losing: called with what is said of a lost worker.
     """
 
     points: Sequence[Point]
     workers: Sequence[Worker]
     cancelled: Cancel
-    starting: Callable[[Worker, Point], None] = lambda worker, point: None
+    starting: Callable[[Worker, Sequence[Point]], None] = lambda worker, points: None
     losing: Callable[[str], None] = lambda text: None
     homes: Mapping[str, Home] | None = None
+    together: bool = False
+
+    def groups(self) -> list[tuple[Point, ...]]:
+        """The points as they go to workers: those of a workload together, in the order of the first ones; or each."""
+        if not self.together:
+            return [(point,) for point in self.points]
+        groups: dict[str, list[Point]] = {}
+        for point in self.points:
+            groups.setdefault(point.workload.key(), []).append(point)
+        return list(map(tuple, groups.values()))
 
 
 def measured(dispatch: Dispatch) -> Generator[Measurement, None, None]:
@@ -61,53 +74,61 @@ class _Waiting:
 
     def __init__(self, dispatch: Dispatch):
         at = {home_of(worker.device, worker.node): worker for worker in reversed(dispatch.workers)}
-        self._points = [(point.workload.key(), point) for point in dispatch.points]
+        self._groups = dispatch.groups()
         self._owners = {key: at[home] for key, home in (dispatch.homes or {}).items() if home in at}
         self._losses: Counter[Point] = Counter()
         self._lost_at: dict[str, set[Worker]] = {}
 
     def __len__(self) -> int:
-        return len(self._points)
+        return sum(map(len, self._groups))
 
-    def next_for(self, worker: Worker, alive: Collection[Worker]) -> Point | None:
-        """The first point that this worker may measure, on its device; None if there is none now.
+    def next_for(self, worker: Worker, alive: Collection[Worker]) -> tuple[Point, ...]:
+        """The first points that this worker may measure, on its device; none if there are none now.
 
         A workload at which it was lost is for others, as long as one of those alive was not lost there.
         """
-        for index, (key, point) in enumerate(self._points):
+        for index, group in enumerate(self._groups):
+            key = group[0].workload.key()
             lost = self._lost_at.get(key, frozenset())
             if (worker not in lost or lost >= set(alive)) and self._owners.setdefault(key, worker) is worker:
-                del self._points[index]
-                return replace(point, device=worker.device)
-        return None
+                del self._groups[index]
+                return tuple(replace(point, device=worker.device) for point in group)
+        return ()
 
-    def take_back(self, worker: Worker, point: Point, error: WorkerLost) -> Measurement | None:
-        """Let others begin what was a lost worker's, its point first; a row, if that was tried often enough."""
+    def answered(self, points: Sequence[Point], measurements: Sequence[Measurement]) -> Sequence[Measurement]:
+        """The measurements of these points; those that have none are next, each alone."""
+        done = {one.point.key for one in measurements}
+        self._put_back([point for point in points if point.key not in done])
+        return measurements
+
+    def take_back(self, worker: Worker, points: Sequence[Point], error: WorkerLost) -> list[Measurement]:
+        """Let others begin what was a lost worker's, its points first; rows of those that were tried often enough."""
         self._owners = {key: owner for key, owner in self._owners.items() if owner is not worker}
-        self._lost_at.setdefault(point.workload.key(), set()).add(worker)
-        self._losses[plain := replace(point, device="")] += 1
-        if self._losses[plain] < ATTEMPTS:
-            self._points.insert(0, (point.workload.key(), point))
-            return None
+        self._lost_at.setdefault(points[0].workload.key(), set()).add(worker)
+        self._losses.update(replace(point, device="") for point in points)
+        given_up = [point for point in points if self._losses[replace(point, device="")] >= ATTEMPTS]
+        self._put_back([point for point in points if point not in given_up])
         text = f"its worker was lost, {ATTEMPTS} times: {error}"
-        return Measurement(point, "crashed", text, label=point.entry.label, node=worker.node)
+        return [Measurement(one, "crashed", text, label=one.entry.label, node=worker.node) for one in given_up]
+
+    def _put_back(self, points: Sequence[Point]) -> None:
+        self._groups[:0] = [(point,) for point in points]
 
 
 def _in_turn(dispatch: Dispatch, waiting: _Waiting) -> Generator[Measurement, None, None]:
     (worker,) = dispatch.workers
     revivals = 0
     try:
-        while (point := waiting.next_for(worker, [worker])) is not None:
-            dispatch.starting(worker, point)
+        while points := waiting.next_for(worker, [worker]):
+            dispatch.starting(worker, points)
             if dispatch.cancelled():
                 raise Cancelled
             try:
-                yield worker.measure(point, dispatch.cancelled)
+                yield from waiting.answered(points, worker.measure(points, dispatch.cancelled))
             except WorkerLost as error:
                 dispatch.losing(f"{worker.device}: {error}")
-                given_up, revivals = waiting.take_back(worker, point, error), revivals + 1
-                if given_up is not None:
-                    yield given_up
+                yield from waiting.take_back(worker, points, error)
+                revivals += 1
                 if revivals > REVIVALS or not worker.revive(dispatch.cancelled):
                     raise _none_left(waiting, error) from error
     finally:
@@ -120,10 +141,10 @@ def _none_left(waiting: _Waiting, error: WorkerLost | None) -> WorkerLost:
 
 @dataclass(frozen=True)
 class _Job:
-    """What a worker does now: a point, or None where it is revived."""
+    """What a worker does now: its points; none where it is revived."""
 
     worker: Worker
-    point: Point | None
+    points: tuple[Point, ...]
 
 
 class _Threads:
@@ -134,15 +155,15 @@ class _Threads:
         self._threads = {worker: ThreadPoolExecutor(1, "skiplab-measure") for worker in dispatch.workers}
         self.running: dict[Future[Any], _Job] = {}
 
-    def begin(self, worker: Worker, point: Point | None) -> None:
-        """Measure a point, or revive the worker."""
+    def begin(self, worker: Worker, points: tuple[Point, ...]) -> None:
+        """Measure points, or revive the worker."""
         thread = self._threads[worker]
-        if point is None:
-            future = thread.submit(worker.revive, self._stopped)
+        if points:
+            self._dispatch.starting(worker, points)
+            future = thread.submit(worker.measure, points, self._stopped)
         else:
-            self._dispatch.starting(worker, point)
-            future = thread.submit(worker.measure, point, self._stopped)
-        self.running[future] = _Job(worker, point)
+            future = thread.submit(worker.revive, self._stopped)
+        self.running[future] = _Job(worker, points)
 
     def _stopped(self) -> bool:
         return self.stop.is_set() or self._dispatch.cancelled()
@@ -168,8 +189,8 @@ def _side_by_side(dispatch: Dispatch, waiting: _Waiting) -> Generator[Measuremen
         while True:
             alive = {*idle, *(job.worker for job in threads.running.values())}
             for worker in idle if not threads.stop.is_set() else ():
-                if (point := waiting.next_for(worker, alive)) is not None:
-                    threads.begin(worker, point)
+                if points := waiting.next_for(worker, alive):
+                    threads.begin(worker, points)
             idle = [worker for worker in idle if worker not in {job.worker for job in threads.running.values()}]
             if not threads.running:
                 break
@@ -177,22 +198,20 @@ def _side_by_side(dispatch: Dispatch, waiting: _Waiting) -> Generator[Measuremen
                 try:
                     result = future.result()
                 except WorkerLost as error:
-                    assert job.point is not None
                     lost = error
                     dispatch.losing(f"{job.worker.device}: {error}")
-                    result = waiting.take_back(job.worker, job.point, error)
+                    yield from waiting.take_back(job.worker, job.points, error)
                     revivals[job.worker] += 1
                     if revivals[job.worker] <= REVIVALS and not threads.stop.is_set():
-                        threads.begin(job.worker, None)
+                        threads.begin(job.worker, ())
                 except BaseException as error:
                     problem = problem or error  # what stops the others, which are then cancelled
                     threads.stop.set()
-                    continue
                 else:
-                    if job.point is not None or result:
+                    if job.points or result:
                         idle.append(job.worker)
-                if isinstance(result, Measurement):
-                    yield result
+                    if job.points:
+                        yield from waiting.answered(job.points, result)
     finally:
         threads.close()
     if problem is not None:

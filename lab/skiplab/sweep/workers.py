@@ -1,12 +1,16 @@
-"""Workers, which measure points one at a time, each on a device of its own."""
+"""Workers, which measure points, each on a device of its own."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
 
-from skiplab.measure import Child, Measurement, Point, measure
+from skiplab.machine import Machine, device_name
+from skiplab.measure import Child, Measurement, Point
+from skiplab.measure.checked import measure_together
+from skiplab.measure.child import Order, order_of
+from skiplab.measure.timing import TimeLimits
 
 Cancel = Callable[[], bool]
 
@@ -16,7 +20,7 @@ class WorkerLost(ConnectionError):
 
 
 class Worker(Protocol):
-    """Measures points on its `device`, one at a time; all calls come from one thread.
+    """Measures points on its `device`, one or several of a workload at a time; all calls come from one thread.
 
     node: which machine of a cluster the device is in; empty for this machine.
     """
@@ -24,8 +28,11 @@ class Worker(Protocol):
     device: str
     node: str
 
-    def measure(self, point: Point, cancelled: Cancel) -> Measurement:
-        """What came of a point, crashes and timeouts too; raises Cancelled when asked to stop, else WorkerLost."""
+    def measure(self, points: Sequence[Point], cancelled: Cancel) -> list[Measurement]:
+        """What came of points, timed together, as of `measure_together`: of one point always a measurement.
+
+        Crashes and timeouts too. Raises Cancelled when asked to stop, else WorkerLost.
+        """
         ...
 
     def revive(self, cancelled: Cancel) -> bool:
@@ -39,11 +46,16 @@ class Worker(Protocol):
 
 @dataclass(frozen=True)
 class MeasureSettings:
-    """The options of measuring: seed, seconds, the roofs, and how often a throttled GPU is tried again."""
+    """How points are measured: with which seed, how long, how often a throttled GPU is tried again; and the roofs."""
 
     seed: int
     budget_s: float
-    options: dict[str, Any]
+    retries: int
+    machine: Machine
+
+    @property
+    def limits(self) -> TimeLimits:
+        return TimeLimits(self.budget_s, self.retries)
 
 
 class Here:
@@ -54,9 +66,9 @@ class Here:
     def __init__(self, device: str, settings: MeasureSettings):
         self.device, self._settings = device, settings
 
-    def measure(self, point: Point, cancelled: Cancel) -> Measurement:
+    def measure(self, points: Sequence[Point], cancelled: Cancel) -> list[Measurement]:
         s = self._settings
-        return measure(point, s.seed, s.budget_s, **s.options, cancelled=cancelled)
+        return measure_together(points, replace(s.limits, cancelled=cancelled), s.seed, machine=s.machine)
 
     def revive(self, cancelled: Cancel) -> bool:
         """It is never lost."""
@@ -67,17 +79,18 @@ class Here:
 
 
 class InChild:
-    """Measures in a child process, which a crash or a timeout ends; the next point starts another."""
+    """Measures in a child process, which a crash or a timeout ends; the next points start another."""
 
     node = ""
 
     def __init__(self, device: str, settings: MeasureSettings):
         self.device, self._settings, self._child = device, settings, Child()
 
-    def measure(self, point: Point, cancelled: Cancel) -> Measurement:
+    def measure(self, points: Sequence[Point], cancelled: Cancel) -> list[Measurement]:
         s = self._settings
+        order = order_of(points, s.limits, s.seed, machine=s.machine, device_name=device_name(self.device))
         try:
-            return self._child.measure(point, s.seed, s.budget_s, **s.options, cancelled=cancelled)
+            return self._child.take(order, cancelled) if isinstance(order, Order) else order
         except OSError as error:
             raise WorkerLost(f"no child process can be started for {self.device}: {error}") from error
 

@@ -45,6 +45,7 @@ class KernelTuning:
     configs: tuple[Config, ...] | None = None
     device: str = "cpu"
     verb: ClassVar[str] = "tune kernel"
+    interleave: ClassVar[bool | None] = None
 
     def __post_init__(self) -> None:
         entry = self.entry

@@ -199,7 +199,7 @@ def test_it_says_how_many_points_each_of_several_devices_measured(skiplab, monke
     run_sweep = cli_run.run_sweep
 
     def on_two(wanted, path, *, on_progress, **named):
-        on_progress(Progress(4, 4, None, {"cuda:0": OnDevice(3), "cuda:1": OnDevice(1)}))
+        on_progress(Progress(4, 4, (), {"cuda:0": OnDevice(3), "cuda:1": OnDevice(1)}))
         return run_sweep(wanted, path, **named)
 
     monkeypatch.setattr(cli_run, "run_sweep", on_two)

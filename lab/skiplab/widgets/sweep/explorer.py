@@ -233,8 +233,9 @@ class SweepPanel(Pictured, w.VBox):
             taken.extend(map(Measurement.from_row, held.rows))
             self._bar.value = len(taken)
 
-        def on_point(point: Point) -> None:
-            what = f"{len(taken) + 1} of {points}: {point.entry.label}, {form.point(point.workload)}"
+        def on_points(begun: Sequence[Point]) -> None:
+            labels = " and ".join(point.entry.label for point in begun)
+            what = f"{len(taken) + 1} of {points}: {labels}, {form.point(begun[0].workload)}"
             words = f"{what}: checking against float64, then timing for {sweep.budget_s:g} s at most"
             self._begin(stages, form.operation, words)
 
@@ -246,8 +247,8 @@ class SweepPanel(Pictured, w.VBox):
             self._draw()
 
         def on_progress(progress: Progress) -> None:
-            if progress.begins is not None:
-                on_point(progress.begins)
+            if progress.begins:
+                on_points(progress.begins)
             if len(progress.devices) > 1:
                 self._by_device.value = controls.status(str(progress))
 
