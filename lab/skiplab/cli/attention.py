@@ -24,6 +24,8 @@ def sweep(
     kv_heads: options.KeyHeads = HEADS["kv_heads"],
     head_dim: options.HeadDim = HEADS["head_dim"],
     dtype: options.Dtype = "bfloat16",
+    kv_dtype: options.KeyDtypes = None,
+    sinks: options.Sinks = False,
     device: options.DeviceOption = None,
     devices: options.Devices = None,
     cluster: options.Cluster = None,
@@ -50,7 +52,9 @@ def sweep(
         options.words("--contender", contender) or defaults.contenders,
         options.numbers("--q-len", q_len) or (None if packed else defaults.q_len),
         windows_of(window) or (None if masks else defaults.window), batch, dtype=dtype, buffer=buffer, mask=masks,
-        lengths=packed, device=where.device, seed=seed, budget_s=budget, **heads_of(model, q_heads, kv_heads, head_dim),
+        lengths=packed, device=where.device, seed=seed, budget_s=budget,
+        kv_dtype=options.words("--kv-dtype", kv_dtype) or None, sinks=sinks,
+        **heads_of(model, q_heads, kv_heads, head_dim),
     )  # fmt: skip
     measure(wanted, where, run, report, table, again, fresh)
 

@@ -61,7 +61,7 @@ def _refusal(entry: Contender, workload: Problem, device: str) -> str | None:
         return "TRITON_INTERPRET=1 is set: a time from Triton's interpreter says nothing, so none is taken"
     if is_cuda(device) and not torch.cuda.is_available():
         return "torch sees no CUDA device on this machine"
-    return entry.supports(workload, device)
+    return entry.refusal(workload, device)
 
 
 def _measure(
@@ -95,7 +95,7 @@ def _measure(
     measurement = replace(
         blank, status="ok", method=timing.method, samples_ns=timing.samples_ns, other_samples=timing.others,
         work=work, clocks=timing.clocks, plan=plan, parts_ns=timing.parts_ns, peak_bytes=timing.peak_bytes,
-        error=before and before.error, tolerance=before and before.tolerance,
+        error=before and before.error, tolerance=before and before.tolerance, snr_db=before and before.snr_db,
     )  # fmt: skip
     impossible = is_impossible(measurement.median_ns / 1e9, work, workload, device, machine)
     doubts = {"impossible": impossible, "tuned-elsewhere": plan.get("origin") == "elsewhere", "unchecked": not check}
