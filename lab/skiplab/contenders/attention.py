@@ -192,6 +192,12 @@ def needs_compiler(workload: Any, device: str) -> str | None:
     return "torch.compile needs a C++ compiler on a CPU: install g++ (Debian: apt install g++)"
 
 
+def _needs_flex(workload: Workload, device: str) -> str | None:
+    if workload.sinks and not is_cuda(device):
+        return "sinks take its log-sum-exp, which torch.compile does not return on a CPU"
+    return needs_compiler(workload, device)
+
+
 def _needs_memory(workload: Workload, device: str) -> str | None:
     return None if workload.q_len * workload.keys <= 2**28 else "dense in float32: too large beyond 16384 x 16384"
 
@@ -228,7 +234,7 @@ for _entry in (
     Contender("sdpa-cudnn", "SDPA cuDNN", "cuDNN's attention through torch, is_causal or a mask tensor",
               _sdpa(SDPBackend.CUDNN_ATTENTION, True), needs_cuda_backend),
     Contender("flex", "FlexAttention", "torch's FlexAttention, compiled, with a BlockMask of 128 x 128 blocks",
-              _flex, needs_compiler, skip="map", tile=(FLEX_BLOCK, FLEX_BLOCK), takes=("sinks",)),
+              _flex, _needs_flex, skip="map", tile=(FLEX_BLOCK, FLEX_BLOCK), takes=("sinks",)),
     Contender("reference", "reference", "our dense reference: obviously right, not fast",
               _blockskip(impl="reference"), _needs_memory, skip="none", tile=(128, 64), bool_mask=True, takes=OURS),
 ):  # fmt: skip
