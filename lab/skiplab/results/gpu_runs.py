@@ -23,7 +23,7 @@ from skiplab.store.keys import without_index
 from skiplab.sweep import AnySweep, Where, run_sweep
 from skiplab.tuning.compiling import COMPILE_S
 
-COMPILED = ("blockskip", "flex", "fa4", "humming")
+COMPILED = ("blockskip", "flex", "fa4", "ffpa", "humming")
 """Beginnings of the names of those whose kernels are compiled when they are first called."""
 
 
