@@ -76,7 +76,7 @@ def usable_contenders(device: str) -> list[Usable]:
 
 
 def _reason(entry: Contender, workload: Problem, device: str) -> str | None:
-    answer = attempt(lambda: entry.supports(workload, device))
+    answer = attempt(lambda: entry.refusal(workload, device))
     return answer.text if isinstance(answer, Failure) else answer
 
 

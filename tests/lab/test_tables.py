@@ -171,7 +171,7 @@ def test_what_is_missed_stands_on_the_page_of_targets_with_its_reason(tmp_path):
     met = replace(table, items=(replace(ratio, least=lambda row: 0.01),), reasons={(512,): "unused"})
     assert asked(met, one, tmp_path)[2:] == ["| Speed | 1 beyond 600 | all 2 points |", "", "Nothing is missed."]
     unrecorded = replace(table, where={"head_dim": 512})
-    assert asked(unrecorded, one, tmp_path)[2] == "| Speed | 1 beyond 600 | no run of it is recorded yet |"
+    assert "Speed" not in " ".join(asked(unrecorded, one, tmp_path))
 
 
 def test_a_readers_table_tells_nothing_of_targets(tmp_path):

@@ -2,8 +2,9 @@ import blockskip as bs
 import pytest
 import torch
 from skiplab.contenders import Contender, Registry, base, contender, kernel
-from skiplab.measure.attention import AWKWARD
+from skiplab.measure.attention import AWKWARD, FLOAT8_OR_SINKS
 from skiplab.measure.decode import AWKWARD as DECODE_AWKWARD
+from skiplab.measure.decode import FLOAT8_OR_RAGGED
 from skiplab.measure.truth import sampled_rows, truth
 from skiplab.measure.verify import check, compare, verify
 from skiplab.workload import DecodeWorkload, Workload
@@ -94,7 +95,8 @@ def test_sampled_rows_hold_the_borders(q_len):
 def test_check_covers_the_awkward_shapes():
     report = check("blockskip", "cpu", dtypes=["bfloat16"])
     assert report.passed, str(report)
-    assert len(report.rows) == 2 * len(AWKWARD)
+    assert len(report.rows) == 2 * (len(AWKWARD) + len(FLOAT8_OR_SINKS))
+    assert len(check("sdpa", "cpu", dtypes=["bfloat16"]).rows) == 2 * len(AWKWARD)
     assert "blockskip on cpu" in str(report)
     with pytest.raises(ValueError, match="no 'nobody'"):
         check("nobody")
@@ -103,7 +105,8 @@ def test_check_covers_the_awkward_shapes():
 @pytest.mark.parametrize("name", ["blockskip", "sdpa", "sdpa-math"])
 def test_decode_contenders_are_right_where_others_were_not(name):
     report = check(name, "cpu", ("bfloat16",), operation="decode")
-    assert report.passed and report.counts() == {"ok": 2 * len(DECODE_AWKWARD)}, str(report)
+    shapes = len(DECODE_AWKWARD) + (len(FLOAT8_OR_RAGGED) if name == "blockskip" else 0)
+    assert report.passed and report.counts() == {"ok": 2 * shapes}, str(report)
 
 
 @pytest.mark.parametrize("name", ["blockskip", "dequantize", "bf16", "tinygemm"])

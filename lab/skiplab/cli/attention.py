@@ -24,6 +24,8 @@ def sweep(
     kv_heads: options.KeyHeads = HEADS["kv_heads"],
     head_dim: options.HeadDim = HEADS["head_dim"],
     dtype: options.Dtype = "bfloat16",
+    kv_dtype: options.KeyDtypes = None,
+    sinks: options.Sinks = False,
     device: options.DeviceOption = None,
     devices: options.Devices = None,
     cluster: options.Cluster = None,
@@ -52,7 +54,8 @@ def sweep(
         options.numbers("--q-len", q_len) or (None if packed else defaults.q_len),
         windows_of(window) or (None if masks else defaults.window), batch, dtype=dtype, buffer=buffer, mask=masks,
         lengths=packed, device=where.device, seed=seed, budget_s=budget,
-        interleave=interleaved(interleave, where.device), **heads_of(model, q_heads, kv_heads, head_dim),
+        interleave=interleaved(interleave, where.device), kv_dtype=options.words("--kv-dtype", kv_dtype) or None,
+        sinks=sinks, **heads_of(model, q_heads, kv_heads, head_dim),
     )  # fmt: skip
     measure(wanted, where, run, report, table, again, fresh)
 

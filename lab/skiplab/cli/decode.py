@@ -27,6 +27,8 @@ def decode(
     kv_heads: options.KeyHeads = HEADS["kv_heads"],
     head_dim: options.HeadDim = HEADS["head_dim"],
     dtype: options.Dtype = "bfloat16",
+    kv_dtype: options.KeyDtypes = None,
+    ragged: options.Ragged = None,
     device: options.DeviceOption = None,
     devices: options.Devices = None,
     cluster: options.Cluster = None,
@@ -43,6 +45,8 @@ def decode(
     """Measure decode steps over keys and windows. Prints the table, writes the run and one HTML.
 
     As `skiplab sweep`, for 1 to 128 new tokens over a cache. Example: skiplab decode --kv-len 4096,16384 --window 1024
+    A cache in 8 bits beside one in 16, its error in decibel: skiplab decode --kv-dtype bfloat16,float8_e4m3fn
+    A batch whose lengths differ: skiplab decode --batch 16 --ragged 0.25 --contender blockskip,fa3,flashinfer-batch
     """
     where = options.where(device, devices, cluster, gpu)
     defaults = DecodeSweep()
@@ -51,6 +55,7 @@ def decode(
         options.numbers("--kv-len", kv_len) or defaults.kv_len, windows_of(window) or defaults.window,
         q_len, batch, dtype=dtype, buffer=buffer, device=where.device, seed=seed,
         budget_s=budget, interleave=interleaved(interleave, where.device),
+        kv_dtype=options.words("--kv-dtype", kv_dtype) or None, ragged=ragged,
         **heads_of(model, q_heads, kv_heads, head_dim),
     )  # fmt: skip
     measure(wanted, where, run, report, table, again, fresh)

@@ -142,6 +142,19 @@ QueryHeads = Annotated[int, typer.Option("--q-heads", help="Query heads.")]
 KeyHeads = Annotated[int, typer.Option("--kv-heads", help="Key and value heads.")]
 HeadDim = Annotated[int, typer.Option("--head-dim", help="Head size, 8 to 512.")]
 Dtype = Annotated[str, typer.Option(help="bfloat16, float16 or float32.")]
+KeyDtypes = Annotated[
+    Texts,
+    several(
+        "--kv-dtype", help="Of keys and values, as bfloat16,float8_e4m3fn (8 bits, a scale a head)", default="dtype"
+    ),
+]
+Sinks = Annotated[bool, typer.Option("--sinks", help="Each query head has a sink, a learned logit, as in gpt-oss.")]
+Ragged = Annotated[
+    float | None,
+    typer.Option(
+        help="Sequences of different lengths, which stand on the device: from this share of the keys to all, as 0.25."
+    ),
+]
 Seed = Annotated[int, typer.Option(help="Seed of the inputs.")]
 Budget = Annotated[float, typer.Option(help="Seconds that a point is timed at most.")]
 NewRun = Annotated[

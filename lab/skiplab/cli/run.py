@@ -91,7 +91,7 @@ def interrupts() -> Iterator[Callable[[], bool]]:
 
 def told(run: Run) -> Shown:
     """A run's table of times, failures with their reasons, flags, and a summary of one line."""
-    from skiplab.report import marks_note, summary, time_table
+    from skiplab.report import marks_note, narrow_notes, summary, time_table
 
     table = frame(run)
     above = filter(None, [OPERATIONS[run.operation].baseline.note, marks_note(table)])
@@ -100,6 +100,7 @@ def told(run: Run) -> Shown:
         (row["contender"], row["status"], row.get("error_text", "")) for row in run.rows if row["status"] != "ok"
     )
     notes = [f"{name}, {count} points {status}: {why}" for (name, status, why), count in failures.items()]
+    notes += narrow_notes(table)
     flags = sorted({flag for text in table["flags"] for flag in text.split(", ") if flag})
     if flags:
         notes.append(f"flags seen: {', '.join(flags)} (the report says what they mean)")

@@ -15,14 +15,15 @@ from skiplab.contenders import is_cuda
 from skiplab.measure.timing import THROTTLE_RETRIES
 from skiplab.paths import data_path, installed, runs_directory
 from skiplab.results import gpu_runs, pages
+from skiplab.results.topics import TOPICS
 
-TOPICS = ", ".join(gpu_runs.TOPICS)
+NAMES = ", ".join(TOPICS)
 RECORDED = options.RUNS if installed() else "data/runs, which this repository ships"
 
 
 def runs(
     topic: Annotated[
-        options.Texts, typer.Argument(help=f"Some of these, blanks or commas between; all without one: {TOPICS}.")
+        options.Texts, typer.Argument(help=f"Some of these, blanks or commas between; all without one: {NAMES}.")
     ] = None,
     contender: Annotated[
         options.Texts, typer.Option(help="Of each topic these alone, as blockskip,bf16; several with commas between.")
@@ -42,10 +43,10 @@ def runs(
     parallel. Stopped, or out of time, the same command goes on on the same day. Then: skiplab figures
     """
     named = options.words("TOPIC", topic)
-    unknown = [name for name in named if name not in gpu_runs.TOPICS]
+    unknown = [name for name in named if name not in TOPICS]
     if unknown:
-        raise ValueError(f"TOPIC: got {unknown[0]!r}; allowed are {TOPICS}")
-    topics = {name: gpu_runs.TOPICS[name] for name in named or gpu_runs.TOPICS}
+        raise ValueError(f"TOPIC: got {unknown[0]!r}; allowed are {NAMES}")
+    topics = {name: TOPICS[name] for name in named or TOPICS}
     if chosen := options.words("--contender", contender):
         topics = gpu_runs.of_contenders(topics, chosen)
     if listed:

@@ -18,6 +18,8 @@ from skiplab.workload import Workload
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask, FlexKernelOptions
 
+OURS = ("float8", "sinks")
+"""What our kernels take, of `base.NEEDS`."""
 FLEX_BLOCK = 128  # FlexAttention's default block, queries and keys
 FLEX_OPTIONS: tuple[FlexKernelOptions | None, ...] = (
     None,
@@ -32,9 +34,15 @@ def _blockskip(skip: str = "auto", impl: str = "auto", config: tuple[int, ...] |
     def build(workload: Workload, inputs: Sequence[torch.Tensor]) -> Solver:
         attention: Any = bs.attention
         options = {"q_start": workload.q_start, "skip": skip, "impl": impl, "config": config}
-        return lambda q, k, v: attention(q, k, v, workload.mask, **options)
+        return by_name(workload, lambda q, k, v, **more: attention(q, k, v, workload.mask, **options, **more))
 
     return build
+
+
+def by_name(workload: Any, call: Callable[..., torch.Tensor]) -> Solver:
+    """f(q, k, v, the other inputs) of a function that takes these others by their names."""
+    names = workload.input_names[3:]
+    return lambda q, k, v, *more: call(q, k, v, **dict(zip(names, more, strict=True)))
 
 
 def _configured(skip: str) -> Callable[[tuple[int, ...]], Build]:
@@ -106,18 +114,25 @@ def compiled_flex(
 ) -> Solver:
     """FlexAttention, compiled for these inputs and keys; a Planned call where its default tiles do not fit the GPU.
 
-    At large head sizes torch's default tiles may want more shared memory than there is. Then the documented
-    `kernel_options` are tried, largest first; any other error is the row's.
+    Sinks, where they stand behind q, k and v, weigh its result by its log-sum-exp: it knows none itself. At large head
+    sizes torch's default tiles may want more shared memory than there is. Then the documented `kernel_options` are
+    tried, largest first; any other error is the row's.
     """
     from torch.nn.attention.flex_attention import flex_attention
 
+    def with_sinks(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, sinks: torch.Tensor, **how: Any) -> torch.Tensor:
+        out, lse = flex_attention(q, k, v, return_lse=True, **how)  # pyright: ignore[reportAssignmentType]
+        return (out * torch.sigmoid(lse - sinks[None, :, None])[..., None]).to(q.dtype)
+
+    function: Any = with_sinks if len(inputs) > 3 else flex_attention
+
     def attempt(options: FlexKernelOptions | None) -> Solver:
         torch.compiler.reset()  # past eight shapes torch.compile stops compiling a function; each point starts afresh
-        compiled = torch.compile(flex_attention, dynamic=False, fullgraph=True)
+        compiled = torch.compile(function, dynamic=False, fullgraph=True)
 
-        def call(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        def call(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *sinks: torch.Tensor) -> torch.Tensor:
             return compiled(
-                q, k[:, :, keys], v[:, :, keys], block_mask=block_mask, enable_gqa=gqa, kernel_options=options
+                q, k[:, :, keys], v[:, :, keys], *sinks, block_mask=block_mask, enable_gqa=gqa, kernel_options=options
             )
 
         call(*inputs)
@@ -177,26 +192,32 @@ def needs_compiler(workload: Any, device: str) -> str | None:
     return "torch.compile needs a C++ compiler on a CPU: install g++ (Debian: apt install g++)"
 
 
+def _needs_flex(workload: Workload, device: str) -> str | None:
+    if workload.sinks and not is_cuda(device):
+        return "sinks take its log-sum-exp, which torch.compile does not return on a CPU"
+    return needs_compiler(workload, device)
+
+
 def _needs_memory(workload: Workload, device: str) -> str | None:
     return None if workload.q_len * workload.keys <= 2**28 else "dense in float32: too large beyond 16384 x 16384"
 
 
 for _entry in (
     Contender("blockskip", "blockskip", "our attention, the implementation and skip mode that it chooses itself",
-              _blockskip(), skip="auto", configured=_configured("auto")),
+              _blockskip(), skip="auto", configured=_configured("auto"), takes=OURS),
     Contender("blockskip-none", "blockskip, all tiles", "our Triton kernel: every tile, a dense mask read and applied",
               _blockskip("none", "triton"), needs_cuda, skip="none",
-              configured=_configured("none")),
+              configured=_configured("none"), takes=OURS),
     Contender("blockskip-mask", "blockskip, mask read", "our Triton kernel: reads each mask tile, skips the empty",
               _blockskip("mask", "triton"), needs_cuda, skip="mask",
-              configured=_configured("mask")),
+              configured=_configured("mask"), takes=OURS),
     Contender("blockskip-bounds", "blockskip, loop bounds",
               "our Triton kernel: loop limits computed from the band, no mask read",
               _blockskip("bounds", "triton"), _needs_cuda_band, skip="bounds",
-              configured=_configured("bounds")),
+              configured=_configured("bounds"), takes=OURS),
     Contender("blockskip-map", "blockskip, tile map", "our Triton kernel: walks the tile map's runs",
               _blockskip("map", "triton"), needs_cuda, skip="map",
-              configured=_configured("map")),
+              configured=_configured("map"), takes=OURS),
     Contender("sdpa", "dense + mask", "torch's SDPA, its own choice of kernel, with a bool mask tensor",
               _sdpa(), skip="none", tile=(128, 64), bool_mask=True),
     Contender("sdpa-causal", "SDPA is_causal", "torch's SDPA with is_causal: no mask tensor, plain causal alone",
@@ -213,9 +234,9 @@ for _entry in (
     Contender("sdpa-cudnn", "SDPA cuDNN", "cuDNN's attention through torch, is_causal or a mask tensor",
               _sdpa(SDPBackend.CUDNN_ATTENTION, True), needs_cuda_backend),
     Contender("flex", "FlexAttention", "torch's FlexAttention, compiled, with a BlockMask of 128 x 128 blocks",
-              _flex, needs_compiler, skip="map", tile=(FLEX_BLOCK, FLEX_BLOCK)),
+              _flex, _needs_flex, skip="map", tile=(FLEX_BLOCK, FLEX_BLOCK), takes=("sinks",)),
     Contender("reference", "reference", "our dense reference: obviously right, not fast",
-              _blockskip(impl="reference"), _needs_memory, skip="none", tile=(128, 64), bool_mask=True),
+              _blockskip(impl="reference"), _needs_memory, skip="none", tile=(128, 64), bool_mask=True, takes=OURS),
 ):  # fmt: skip
     REGISTRY.add(_entry)
 del _entry

@@ -10,6 +10,7 @@ from itertools import product
 from typing import Any
 
 import torch
+from blockskip.arguments import choice
 
 from skiplab.operations import DEFAULT_OPERATION, operation_of
 
@@ -18,6 +19,12 @@ Solver = Callable[..., torch.Tensor]
 Build = Callable[[Any, Sequence[Any]], Solver]
 OWN = "skiplab.contenders"
 """The package whose contenders nobody may replace."""
+NEEDS = {
+    "float8": "it takes keys and values of q's dtype alone, and these are float8 with scales",
+    "ragged": "it takes one number of keys for all sequences, and here each has its own",
+    "sinks": "it knows no sinks",
+}
+"""What a workload may need of a contender, and what one is said that was not made for it."""
 
 
 class Unsupported(Exception):
@@ -42,7 +49,8 @@ class Contender:
     prepare(workload, inputs) -> the callable's own arguments, such as a packed weight; timing rotates over copies.
     build(workload, arguments) -> f(*arguments) -> out; allocates, tunes and compiles. Both are untimed. It may return
     a `Planned` f, which says what was chosen.
-    supports(workload, device) -> None, or the reason why not, in words.
+    supports(workload, device) -> None, or the reason why not, in words; for what `takes` allows.
+    takes: of `NEEDS` what it was made for: its arguments are then all of the workload's `input_names`.
     skip: which work it executes (none, mask, bounds, map, auto); None if its tiles are unknown.
     tile: (block_m, block_n) of the plan it walks, None for our kernels, which are asked (`bs.explain`).
     bool_mask: whether it reads the mask as a tensor of one byte a (query, key) pair.
@@ -78,6 +86,12 @@ class Contender:
     sizes: tuple[str, ...] = ()
     configs: tuple[tuple[int, ...], ...] = ()
     user: Callable[..., Any] | None = None
+    takes: tuple[str, ...] = ()
+
+    def refusal(self, workload: Any, device: str) -> str | None:
+        """Why it cannot do this workload on this device, in words; None where it can."""
+        lacking = [reason for need, reason in NEEDS.items() if need in workload.needs and need not in self.takes]
+        return lacking[0] if lacking else self.supports(workload, device)
 
     def of(self, operation: str) -> Contender:
         """The same contender, for that operation."""
@@ -174,16 +188,21 @@ def kernel(
     supports: Callable[[Any], bool | str | None] | None = None,
     label: str | None = None,
     configs: Mapping[str, Sequence[int]] | None = None,
+    takes: Sequence[str] = (),
 ) -> Callable[[Any], Any]:
     """Register your own kernel: decorates `build(workload, inputs)`, which returns `f(*inputs) -> out`.
 
     inputs are q, k, v for attention and decode, x and the float weight for linear, which your kernel is checked with.
     `supports(workload)` returns True (or None), or False, or the reason why not as text.
+    takes: of `float8` (keys and values), `ragged` (numbers of keys) and `sinks` what your kernel is made for. Inputs
+    are then all that `workload.input_names` says, as q, k, v, k_scale, v_scale; others are not given such workloads.
     configs: numbers to choose from, by name: `{"BLOCK": (64, 128), "num_warps": (4, 8)}`. Then it decorates
     `build(workload, inputs, config)`, which is given one number of each, as a dict: the first of each, unless the point
     has others. `skiplab.tune` times all combinations.
     """
     operation_of(operation)
+    for need in takes:
+        choice("takes", need, tuple(NEEDS))
     choices = _choices(configs or {})
 
     def verdict(workload: Any, device: str) -> str | None:
@@ -194,7 +213,7 @@ def kernel(
 
     def register(user: Any) -> Any:
         summary = (user.__doc__ or "your own kernel").strip().splitlines()[0]
-        entry = Contender(name, label or name, summary, user, verdict, operation, user=user)
+        entry = Contender(name, label or name, summary, user, verdict, operation, user=user, takes=tuple(takes))
         if choices:
             configured, every = _configured(name, user, tuple(choices)), tuple(product(*choices.values()))
             build = configured(tuple(values[0] for values in choices.values()))

@@ -7,7 +7,8 @@ some query sees, so that they are not charged for reading dead keys.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import blockskip as bs
@@ -23,6 +24,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from skiplab.contenders.attention import (
     FLEX_BLOCK,
     backend_of,
+    by_name,
     compiled_flex,
     needs_compiler,
     needs_cuda,
@@ -32,8 +34,14 @@ from skiplab.contenders.base import REGISTRY, Build, Contender, Planned, Solver
 from skiplab.workload import DecodeWorkload
 
 Inputs = Sequence[torch.Tensor]
+OURS = ("float8", "ragged")
+"""What our kernels take, of `base.NEEDS`."""
 REFERENCE_SCORES = 2**28
 FLASHINFER_HEAD_DIMS = (64, 128, 256, 512)
+PAGE, WORKSPACE = 16, 128 << 20
+"""FlashInfer's pages, in keys, and the bytes that it is lent: as in its documentation."""
+TENSOR_CORES = 4
+"""Query heads to a key head from which FlashInfer's documentation advises tensor cores."""
 
 
 def _decode(**options: Any) -> Build:
@@ -41,10 +49,17 @@ def _decode(**options: Any) -> Build:
 
     def build(workload: DecodeWorkload, inputs: Inputs) -> Solver:
         if workload.q_len > LONGEST_QUERY:
-            return lambda q, k, v: bs.attention(q, k, v, workload.mask, kv_len=workload.kv_len, **options)
-        return lambda q, k, v: bs.decode(q, k, v, kv_len=workload.kv_len, window=workload.window, **options)
+            how = {"mask": workload.mask, **options}
+            return by_name(workload, lambda q, k, v, **more: bs.attention(q, k, v, **_known(workload, how, more)))
+        how = {"window": workload.window, **options}
+        return by_name(workload, lambda q, k, v, **more: bs.decode(q, k, v, **_known(workload, how, more)))
 
     return build
+
+
+def _known(workload: DecodeWorkload, how: Mapping[str, Any], inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Keyword arguments: the number of keys, unless it is among the inputs."""
+    return {"kv_len": workload.kv_len, **how, **inputs}
 
 
 def _needs_few_queries(workload: DecodeWorkload, device: str) -> str | None:
@@ -62,19 +77,20 @@ def _configured(config: tuple[int, ...]) -> Build:
 
         gpu = Gpu.of(inputs[0].device)
 
-        def call(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-            given = DecodeArguments(q, k, v, workload.kv_len, workload.window, impl="triton")
+        def call(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, **more: Any) -> torch.Tensor:
+            given = DecodeArguments(q, k, v, window=workload.window, impl="triton", **_known(workload, {}, more))
             checked = check_decode(given)
             return launch.decode(checked, plan_decode_kernel(checked, gpu.capability, gpu.sms, config=tiles))[0]
 
-        return Planned(call, {"config": list(config), "origin": "asked"})
+        return Planned(by_name(workload, call), {"config": list(config), "origin": "asked"})
 
     return build
 
 
 def _prefill_kernel(workload: DecodeWorkload, inputs: Inputs) -> Solver:
     attention: Any = bs.attention
-    return lambda q, k, v: attention(q, k, v, workload.mask, kv_len=workload.kv_len, skip="bounds", impl="triton")
+    how = {"mask": workload.mask, "skip": "bounds", "impl": "triton"}
+    return by_name(workload, lambda q, k, v, **more: attention(q, k, v, **_known(workload, how, more)))
 
 
 def _live(workload: DecodeWorkload) -> slice:
@@ -128,6 +144,39 @@ def _flashinfer(tensor_cores: bool) -> Build:
     return build
 
 
+def _pages(workload: DecodeWorkload, inputs: Inputs) -> tuple[torch.Tensor, ...]:
+    """q [batch, heads, D] and the cache as pages [pages, PAGE, heads, D], with zeros where there is no key."""
+    q, k, v = inputs[:3]
+    padding = (0, 0, 0, -workload.slots % PAGE)
+    whole = (torch.nn.functional.pad(x.nan_to_num(nan=0.0), padding).transpose(1, 2) for x in (k, v))
+    return q[:, :, 0].contiguous(), *(x.reshape(-1, PAGE, *x.shape[2:]).contiguous() for x in whole)
+
+
+def _flashinfer_batch(workload: DecodeWorkload, inputs: Inputs) -> Solver:
+    """It plans by lengths that the host knows, which is not timed; a call then runs that plan."""
+    import flashinfer  # type: ignore[import-not-found]
+
+    counts = torch.tensor(workload.key_counts, dtype=torch.int32, device="cpu")
+    pages, room = (counts + PAGE - 1) // PAGE, -(-workload.slots // PAGE)
+    first = torch.cat([torch.zeros(1, dtype=torch.int32, device="cpu"), pages.cumsum(0, dtype=torch.int32)])
+    each = [torch.arange(count, dtype=torch.int32, device="cpu") + i * room for i, count in enumerate(pages.tolist())]
+    workspace = torch.empty(WORKSPACE, dtype=torch.uint8, device=inputs[0].device)
+    wrapper = flashinfer.BatchDecodeWithPagedKVCacheWrapper(
+        workspace, "NHD", use_tensor_cores=workload.group >= TENSOR_CORES
+    )
+    placed = (x.to(workspace.device) for x in (first, torch.cat(each), (counts - 1) % PAGE + 1))
+    wrapper.plan(
+        *placed, workload.q_heads, workload.kv_heads, workload.head_dim, PAGE,
+        window_left=-1 if workload.window is None else workload.window - 1, q_data_type=workload.torch_dtype,
+    )  # fmt: skip
+    return lambda q, k, v: wrapper.run(q, (k, v))[:, :, None]
+
+
+def _needs_flashinfer_batch(workload: DecodeWorkload, device: str) -> str | None:
+    alone = replace(workload, batch=1, ragged=None)
+    return _needs_flashinfer(alone, device)
+
+
 def _needs_flashinfer(workload: DecodeWorkload, device: str) -> str | None:
     if importlib.util.find_spec("flashinfer") is None:
         return "FlashInfer is not installed: pip install flashinfer-python (CUDA)"
@@ -145,12 +194,12 @@ def _needs_memory(workload: DecodeWorkload, device: str) -> str | None:
 
 for _entry in (
     Contender("blockskip", "blockskip", "our decode: on CUDA as many shares of the keys as fill the GPU", _decode(),
-              configured=_configured),
+              configured=_configured, takes=OURS),
     Contender("blockskip-one", "blockskip, one split", "our split-K kernel with a single share: one program a KV head",
-              _decode(splits=1, impl="triton"), _needs_few_queries),
+              _decode(splits=1, impl="triton"), _needs_few_queries, takes=OURS),
     Contender("blockskip-prefill", "blockskip, no splits",
               "our prefill kernel on the same cache: loop bounds, no shares",
-              _prefill_kernel, needs_cuda),
+              _prefill_kernel, needs_cuda, takes=OURS),
     Contender("sdpa", "SDPA", "torch's SDPA, its own choice of kernel, on a slice of the live keys", _sdpa()),
     Contender("sdpa-flash", "SDPA flash", "torch's FlashAttention-2 on a slice of the live keys",
               _sdpa(SDPBackend.FLASH_ATTENTION), needs_cuda_backend),
@@ -166,8 +215,11 @@ for _entry in (
               _flashinfer(False), _needs_flashinfer, prepare=_rows_of_heads),
     Contender("flashinfer-tensor", "FlashInfer, tensor cores", "the same with use_tensor_cores, meant for large groups",
               _flashinfer(True), _needs_flashinfer, prepare=_rows_of_heads),
+    Contender("flashinfer-batch", "FlashInfer, batch",
+              "FlashInfer's BatchDecodeWithPagedKVCacheWrapper, planned by lengths that the host knows",
+              _flashinfer_batch, _needs_flashinfer_batch, prepare=_pages, takes=("ragged",)),
     Contender("reference", "reference", "our dense reference: obviously right, not fast",
-              _decode(impl="reference"), _needs_memory, whole_cache=True),
+              _decode(impl="reference"), _needs_memory, whole_cache=True, takes=OURS),
 ):  # fmt: skip
     REGISTRY.add(_entry.of("decode"))
 del _entry

@@ -1,4 +1,4 @@
-"""Peers that support sliding windows, or causal masks alone: FlashAttention 2, 3 and 4, FlashInfer, torch's efficient.
+"""Peers that support sliding windows, or causal masks: FlashAttention 2, 3, 4, FlashInfer, FFPA, torch's efficient.
 
 All place the last query at the last key. They are given the keys up to the last query, a view, and take them
 [batch, length, heads, D], which is a view as well: no layout conversion is timed.
@@ -19,9 +19,10 @@ from skiplab.contenders.base import REGISTRY, Contender, Solver
 from skiplab.contenders.decode import FLASHINFER_HEAD_DIMS
 from skiplab.workload import DecodeWorkload, Workload
 
-Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+Attend = Callable[..., torch.Tensor]
 FA3_PACKAGES = {"flash_attn_interface": "flash_attn_config", "fa3_fwd_interface": "fa3_fwd_config"}
 """FlashAttention-3's module, as upstream and as the wheel fa3-fwd name it, and what it was built with."""
+FFPA_QUERIES = 512
 BOTTOM_RIGHT = 2  # torch's efficient kernel: causal, the last query at the last key
 
 
@@ -37,11 +38,12 @@ def last_key(workload: Workload) -> int:
 
 
 def by_length(workload: Workload, attend: Attend) -> Solver:
-    """Wrap a function on [batch, length, heads, D] as a call on q, k, v [batch, heads, length, D]."""
+    """Wrap a function on [batch, length, heads, D] as a call on q, k, v [batch, heads, length, D], and what follows."""
     keys = slice(0, last_key(workload))
 
-    def call(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        return attend(q.transpose(1, 2), k[:, :, keys].transpose(1, 2), v[:, :, keys].transpose(1, 2)).transpose(1, 2)
+    def call(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *more: torch.Tensor) -> torch.Tensor:
+        q, k, v = q.transpose(1, 2), k[:, :, keys].transpose(1, 2), v[:, :, keys].transpose(1, 2)
+        return attend(q, k, v, *more).transpose(1, 2)
 
     return call
 
@@ -83,19 +85,32 @@ def _flash4(workload: Workload, inputs: Sequence[torch.Tensor]) -> Solver:
 
     window = window_of(workload)
     options = {"causal": window is None, "window_size": sides(window, None)}
-    return by_length(workload, lambda q, k, v: first(flash_attn_func(q, k, v, **options)))
+
+    def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *sinks: torch.Tensor) -> torch.Tensor:
+        return first(flash_attn_func(q, k, v, **options, **({"learnable_sink": sinks[0]} if sinks else {})))
+
+    return by_length(workload, attend)
 
 
 def _flash3_decode(workload: DecodeWorkload, inputs: Sequence[torch.Tensor]) -> Solver:
-    """On a slice of the live keys; it chooses the number of splits itself."""
+    """On a slice of the live keys, or with each sequence's number of them; it chooses the number of splits itself."""
     function = fa3().flash_attn_with_kvcache
     live = slice(workload.kv_len - workload.live_keys, workload.kv_len)
 
-    def call(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    def call(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *lengths: torch.Tensor) -> torch.Tensor:
         q, k, v = q.transpose(1, 2), k[:, :, live].transpose(1, 2), v[:, :, live].transpose(1, 2)
-        return first(function(q, k, v, causal=True)).transpose(1, 2)
+        counts = {"cache_seqlens": lengths[0]} if lengths else {}
+        return first(function(q, k, v, causal=True, **counts)).transpose(1, 2)
 
     return call
+
+
+def _zeros_behind(workload: DecodeWorkload, inputs: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
+    """Where sequences have different lengths: caches with zeros behind them, for it promises nothing of NaN there."""
+    if workload.ragged is None:
+        return inputs
+    q, k, v, *lengths = inputs
+    return q, k.nan_to_num(nan=0.0), v.nan_to_num(nan=0.0), *lengths
 
 
 def _flashinfer(workload: Workload, inputs: Sequence[torch.Tensor]) -> Solver:
@@ -109,6 +124,16 @@ def _flashinfer(workload: Workload, inputs: Sequence[torch.Tensor]) -> Solver:
         return flashinfer.single_prefill_with_kv_cache(q[0], k[0], v[0], **options)[None]
 
     return by_length(workload, attend)
+
+
+def _ffpa(workload: Workload, inputs: Sequence[torch.Tensor]) -> Solver:
+    """With its CuTe DSL kernel where it has one, which its published times on Hopper are of."""
+    from ffpa_attn import ffpa_attn_func  # type: ignore[import-not-found]
+
+    device, keys = inputs[0].device, slice(0, last_key(workload))
+    own = workload.head_dim == 512 and device.type == "cuda" and torch.cuda.get_device_capability(device)[0] == 9
+    options = {"is_causal": True, "enable_gqa": workload.group > 1, **({"forward_backend": "cutedsl"} if own else {})}
+    return lambda q, k, v: ffpa_attn_func(q, k[:, :, keys], v[:, :, keys], **options)
 
 
 def first(result: Any) -> torch.Tensor:
@@ -183,6 +208,8 @@ def _needs_flash3(workload: Workload, device: str) -> str | None:
 def _needs_flash3_decode(workload: DecodeWorkload, device: str) -> str | None:
     if workload.q_len > 1 and workload.window is not None:
         return "several queries see different keys of a window, and it is given one slice of keys"
+    if workload.ragged is not None and workload.window is not None:
+        return "sequences of different lengths see different keys of a window, and it is given one slice of keys"
     return needs_fa3(workload, device)
 
 
@@ -197,6 +224,16 @@ def needs_fa4_package() -> str | None:
 def _needs_flash4(workload: Workload, device: str) -> str | None:
     missing = needs_fa4_package() or not_bottom_right(workload, device)
     return missing or not_for_flash(workload) or needs_cuda(workload, device)
+
+
+def _needs_ffpa(workload: Workload, device: str) -> str | None:
+    if importlib.util.find_spec("ffpa_attn") is None:
+        return "FFPA is not installed: pip install ffpa-attn (CUDA)"
+    if workload.mask != bs.causal() or workload.first_position < 0:
+        return "it is called for causal masks here; this mask is another"
+    if workload.dtype == "float32" or workload.head_dim <= 256 or workload.q_len < FFPA_QUERIES:
+        return f"FFPA leaves float32, head sizes up to 256 and fewer than {FFPA_QUERIES} queries to torch"
+    return needs_cuda(workload, device)
 
 
 def _needs_flashinfer(workload: Workload, device: str) -> str | None:
@@ -218,13 +255,19 @@ for _entry in (
     Contender("fa3", "FlashAttention-3", "FlashAttention-3 where it is installed, with its window if built with one",
               _flash3, _needs_flash3),
     Contender("fa4", "FlashAttention-4", "FlashAttention-4 (CuTe DSL) where it is installed, with its window",
-              _flash4, _needs_flash4),
+              _flash4, _needs_flash4, takes=("sinks",)),
     Contender("flashinfer", "FlashInfer", "FlashInfer's single_prefill_with_kv_cache, its own choice of kernel",
               _flashinfer, _needs_flashinfer),
+    Contender("ffpa", "FFPA", "FFPA (ffpa-attn), for head sizes above 256, where it is installed", _ffpa, _needs_ffpa),
 ):  # fmt: skip
     REGISTRY.add(_entry)
-REGISTRY.add(
+for _entry in (
     Contender("fa3", "FlashAttention-3", "FlashAttention-3's flash_attn_with_kvcache on a slice of the live keys",
-              _flash3_decode, _needs_flash3_decode, operation="decode")
-)  # fmt: skip
+              _flash3_decode, _needs_flash3_decode, takes=("ragged",), prepare=_zeros_behind),
+    Contender("fa4", "FlashAttention-4", "FlashAttention-4 (CuTe DSL) on the keys that there are, with its window",
+              _flash4, _needs_flash4),
+    Contender("flashinfer-prefill", "FlashInfer, prefill kernel",
+              "FlashInfer's single_prefill_with_kv_cache on the keys that there are", _flashinfer, _needs_flashinfer),
+):  # fmt: skip
+    REGISTRY.add(_entry.of("decode"))
 del _entry

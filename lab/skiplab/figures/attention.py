@@ -16,7 +16,8 @@ from skiplab.figures.series import RowDict, doubts, note, rows_of, shape, source
 from skiplab.floors import FLOORS
 from skiplab.text import mask_words
 
-SHAPE = ("batch", "q_heads", "kv_heads", "head_dim", "dtype")
+OPTIONAL = ("kv_dtype", "sinks")
+SHAPE = ("batch", "q_heads", "kv_heads", "head_dim", "dtype", *OPTIONAL)
 
 
 def throughput(table: pd.DataFrame, y: str = "tokens_per_s") -> LineChart:
@@ -225,7 +226,7 @@ def settings(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
     Devices come in the table's order; of each, small heads first, then narrow windows, causal last.
     """
     rows: Any = table[(table["operation"] == "attention") & table["buffer"].isna()]
-    keys = ["head_dim", "q_heads", "kv_heads", "dtype", "batch", "window", "mask"]
+    keys = ["head_dim", "q_heads", "kv_heads", "dtype", "batch", "window", "mask", *OPTIONAL]
     return series.by_setting(rows, keys, "q_len", lambda row: f"{shape(row)}, {_variant(row)}")
 
 

@@ -14,6 +14,7 @@ from skiplab.figures.frames import AXES, ORIGIN, speedups
 from skiplab.figures.series import RowDict
 from skiplab.text import digits, percent
 
+OPTIONAL = ("kv_dtype", "ragged")
 KEYS = "keys in the cache (tokens)"
 METHODS = {
     "graph": "in a CUDA graph",
@@ -66,7 +67,7 @@ def settings(table: pd.DataFrame) -> dict[str, Any]:
         return ", ".join(filter(None, [series.shape(row), _window(row), queries, batch]))
 
     return series.by_setting(
-        rows, ["head_dim", "q_heads", "kv_heads", "dtype", "batch", "q_len", "window"], "kv_len", name
+        rows, ["head_dim", "q_heads", "kv_heads", "dtype", "batch", "q_len", "window", *OPTIONAL], "kv_len", name
     )
 
 
@@ -212,7 +213,10 @@ def _differing(table: Any) -> list[str]:
     """The columns in which settings differ; the window always is one, a buffer where it is no plain kv_len."""
     # what a source does not tell (a published table has no buffer) is no setting of its own
     known = [row for row in series.rows_of(table) if row["source"] != "published"]
-    differing = ["window", *series.several(known, "q_len", "batch", "q_heads", "kv_heads", "head_dim", "dtype")]
+    differing = [
+        "window",
+        *series.several(known, "q_len", "batch", "q_heads", "kv_heads", "head_dim", "dtype", *OPTIONAL),
+    ]
     if any(row["buffer"] == row["buffer"] and row["buffer"] != row["kv_len"] for row in known):
         differing.append("buffer")
     return differing
@@ -225,7 +229,7 @@ def _settings(row: RowDict, differing: list[str]) -> list[str]:
         "batch": lambda r: f"batch {int(r['batch'])}",
         "buffer": lambda r: f"buffer {theme.tokens(r['buffer'])}" if r["buffer"] == r["buffer"] else "",
     }  # fmt: skip
-    heads = {"q_heads", "kv_heads", "head_dim", "dtype"}
+    heads = {"q_heads", "kv_heads", "head_dim", "dtype", *OPTIONAL}
     names = dict.fromkeys("shape" if name in heads else name for name in differing)
     return [text for name in names if (text := words[name](row))]
 

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from skiplab.machine import Machine
     from skiplab.workload import Problem
 
-AXES = ("operation", "q_len", "kv_len", "window", "mask", "batch", "q_heads", "kv_heads", "head_dim", "dtype")
+AXES = (
+    "operation", "q_len", "kv_len", "window", "mask", "batch", "q_heads", "kv_heads", "head_dim", "dtype", "kv_dtype",
+    "ragged", "sinks",
+)  # fmt: skip
 ORIGIN = ("source", "device")
 EXECUTORCH = "ExecuTorch PR 20198 (Gemma 4 31B int4, GPU not named)"
 

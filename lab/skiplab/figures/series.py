@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,6 +13,7 @@ from skiplab.figures import theme
 from skiplab.figures.charts import Hover, Line
 from skiplab.figures.frames import ORIGIN
 from skiplab.rated import RowDict
+from skiplab.text import percent
 
 MARKERS = (
     ("circle", "o"), ("square", "s"), ("diamond", "D"), ("triangle-up", "^"), ("triangle-down", "v"), ("star", "*"),
@@ -164,10 +166,16 @@ def window(row: RowDict) -> str:
 
 
 def shape(row: RowDict) -> str:
-    """Heads, head size and dtype; empty if the row has none (a published rate of a whole model)."""
+    """Heads, head size and dtype, then what else there is; empty of no heads (a published rate of a whole model)."""
     if row["head_dim"] != row["head_dim"]:
         return ""
-    return f"{int(row['q_heads'])}/{int(row['kv_heads'])} heads of {int(row['head_dim'])}, {row['dtype']}"
+    heads = f"{int(row['q_heads'])}/{int(row['kv_heads'])} heads of {int(row['head_dim'])}, {row['dtype']}"
+    more = [
+        f"keys in {row['kv_dtype']}" if isinstance(row.get("kv_dtype"), str) else "",
+        "sinks" if row.get("sinks") == 1 else "",
+        f"lengths from {percent(row['ragged'])}" if row.get("ragged", math.nan) > 0 else "",
+    ]
+    return ", ".join(filter(None, [heads, *more]))
 
 
 def time_text(row: RowDict) -> str:

@@ -14,13 +14,13 @@ from skiplab.measure.point import WorkDone
 from skiplab.measure.rotated import timed
 from skiplab.measure.truth import Truth, truth
 from skiplab.workload import Workload
+from skiplab.workload.problem import FLOAT8
 
 if TYPE_CHECKING:
     from blockskip.attention.route import Plan
 
-__all__ = ["INPUTS", "awkward", "expected", "plan_and_work", "read_bytes", "timed"]
+__all__ = ["awkward", "expected", "plan_and_work", "read_bytes", "timed"]
 
-INPUTS = ("q", "k", "v")
 # Shapes that have caught bugs in other kernels: (q_len, kv_len, q_heads, kv_heads, head_dim, mask).
 AWKWARD: tuple[tuple[int, int, int, int, int, bs.Mask], ...] = (
     (1, 1, 2, 2, 64, bs.causal()),
@@ -36,11 +36,18 @@ AWKWARD: tuple[tuple[int, int, int, int, int, bs.Mask], ...] = (
     (257, 257, 2, 2, 64, bs.document((100, 57, 100))),
     (200, 200, 2, 2, 64, bs.prefix_lm(70)),
 )
+FLOAT8_OR_SINKS: tuple[dict[str, Any], ...] = (
+    {"kv_dtype": FLOAT8},
+    {"sinks": True},
+    {"kv_dtype": FLOAT8, "sinks": True},
+)
+"""As `AWKWARD`, one shape: for contenders that were made for them."""
 
 
 def awkward(dtype: str) -> list[Workload]:
     """Workloads that have caught bugs, in that dtype."""
-    return [
+    more = [Workload(130, 203, bs.sliding_window(64), 2, 6, 2, 80, dtype, **fields) for fields in FLOAT8_OR_SINKS]
+    return more + [
         Workload(q_len, kv_len, mask, 1, q_heads, kv_heads, head_dim, dtype)
         for q_len, kv_len, q_heads, kv_heads, head_dim, mask in AWKWARD
     ]
@@ -90,9 +97,9 @@ def plan_of(entry: Contender, workload: Workload, inputs: Sequence[torch.Tensor]
     """The plan of our own attention; None for peers."""
     if entry.skip is None or entry.tile is not None:
         return None
-    q, k, v = inputs
     config: Any = entry.config
-    return bs.explain(q, k, v, workload.mask, q_start=workload.q_start, skip=entry.skip, config=config)
+    how = {"q_start": workload.q_start, "skip": entry.skip, "config": config}
+    return bs.explain(**dict(zip(workload.input_names, inputs, strict=True)), mask=workload.mask, **how)
 
 
 def _plan_facts(plan: Plan | None) -> dict[str, Any]:
@@ -108,5 +115,6 @@ def _plan_facts(plan: Plan | None) -> dict[str, Any]:
 def full_bytes(workload: Workload, repeats_heads: bool = False) -> int:
     """Bytes of q, k, v and out, each once, with all keys; with repeated heads, keys for each query head."""
     key_heads = workload.q_heads if repeats_heads else workload.kv_heads
-    elements = workload.q_len * workload.q_heads + workload.keys * key_heads
-    return 2 * workload.element_bytes * workload.batch * workload.head_dim * elements
+    queries, keys = workload.q_len * workload.q_heads, workload.keys * key_heads
+    bytes_moved = queries * workload.element_bytes + keys * workload.kv_element_bytes
+    return 2 * workload.batch * workload.head_dim * bytes_moved

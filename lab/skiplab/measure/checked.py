@@ -154,7 +154,8 @@ class _Trial:
         measurement = replace(
             one.blank, status="ok", method=timing.method, samples_ns=timing.samples_ns, other_samples=timing.others,
             work=one.work, clocks=timing.clocks, plan=plan, parts_ns=timing.parts_ns, peak_bytes=timing.peak_bytes,
-            error=one.found and one.found.error, tolerance=one.found and one.found.tolerance, together=together,
+            error=one.found and one.found.error, tolerance=one.found and one.found.tolerance,
+            snr_db=one.found and one.found.snr_db, together=together,
         )  # fmt: skip
         impossible = is_impossible(measurement.median_ns / 1e9, one.work, workload, device, self.machine)
         doubts = {
@@ -172,7 +173,7 @@ def _refusal(entry: Contender, workload: Problem, device: str) -> str | None:
         return "TRITON_INTERPRET=1 is set: a time from Triton's interpreter says nothing, so none is taken"
     if is_cuda(device) and not torch.cuda.is_available():
         return "torch sees no CUDA device on this machine"
-    return entry.supports(workload, device)
+    return entry.refusal(workload, device)
 
 
 def _timings(several: Sequence[_Checked], limits: TimeLimits) -> Sequence[Timing]:

@@ -15,10 +15,10 @@ from skiplab.measure.point import WorkDone
 from skiplab.measure.rotated import timed
 from skiplab.measure.truth import Truth, truth
 from skiplab.workload import DecodeWorkload
+from skiplab.workload.problem import FLOAT8
 
-__all__ = ["INPUTS", "awkward", "expected", "plan_and_work", "read_bytes", "timed"]
+__all__ = ["awkward", "expected", "plan_and_work", "read_bytes", "timed"]
 
-INPUTS = ("q", "k", "v")
 # (kv_len, window, q_len, q_heads, kv_heads, head_dim, buffer)
 AWKWARD: tuple[tuple[int, int | None, int, int, int, int, int], ...] = (
     (1, None, 1, 2, 2, 64, 1),
@@ -33,6 +33,13 @@ AWKWARD: tuple[tuple[int, int | None, int, int, int, int, int], ...] = (
     (777, None, 40, 6, 2, 64, 800),
     (640, 30, 100, 8, 1, 128, 640),
 )
+FLOAT8_OR_RAGGED: tuple[dict[str, Any], ...] = (
+    {"kv_len": 203, "q_len": 3, "head_dim": 128, "kv_dtype": FLOAT8},
+    {"kv_len": 640, "window": 100, "head_dim": 80, "buffer": 700, "kv_dtype": FLOAT8},
+    {"kv_len": 300, "batch": 3, "q_len": 2, "head_dim": 64, "buffer": 333, "ragged": 0.25},
+    {"kv_len": 300, "batch": 5, "window": 50, "head_dim": 128, "kv_dtype": FLOAT8, "ragged": 0.01},
+)
+"""As `AWKWARD`, 6 query heads and 2 of keys: for contenders that were made for them."""
 
 
 def awkward(dtype: str) -> list[DecodeWorkload]:
@@ -40,7 +47,7 @@ def awkward(dtype: str) -> list[DecodeWorkload]:
     return [
         DecodeWorkload(kv_len, window, q_len, 1, q_heads, kv_heads, head_dim, dtype, buffer)
         for kv_len, window, q_len, q_heads, kv_heads, head_dim, buffer in AWKWARD
-    ]
+    ] + [DecodeWorkload(q_heads=6, kv_heads=2, dtype=dtype, **fields) for fields in FLOAT8_OR_RAGGED]
 
 
 def expected(
@@ -64,11 +71,11 @@ def plan_and_work(
     facts: dict[str, Any] = {}
     moved = least.bytes
     if entry.name == "blockskip":
-        q, k, v = inputs
+        given = {"kv_len": workload.kv_len, **dict(zip(workload.input_names, inputs, strict=True))}
         if workload.q_len > LONGEST_QUERY:
-            chosen = bs.explain(q, k, v, workload.mask, kv_len=workload.kv_len)
+            chosen = bs.explain(**given, mask=workload.mask)
         else:
-            chosen = bs.explain_decode(q, k, v, kv_len=workload.kv_len, window=workload.window)
+            chosen = bs.explain_decode(**given, window=workload.window)
         config = chosen.config and list(astuple(chosen.config))
         facts = {"impl": chosen.impl, "config": config, "splits": chosen.splits}
         if chosen.origin is not None:
@@ -78,5 +85,9 @@ def plan_and_work(
 
 
 def read_bytes(entry: Contender, workload: DecodeWorkload, work: WorkDone) -> int | None:
-    """The bytes of its arguments that a call reads, None for all of them: of a cache with a window, the window's."""
-    return work.minimal_bytes if workload.window is not None and not entry.whole_cache else None
+    """The bytes of its arguments that a call reads, None for all of them.
+
+    Of a cache with a window, the window's; of one whose sequences have different lengths, theirs.
+    """
+    part = workload.window is not None or workload.ragged is not None
+    return work.minimal_bytes if part and not entry.whole_cache else None

@@ -15,9 +15,8 @@ from skiplab.measure.rotated import timed
 from skiplab.measure.truth import Truth
 from skiplab.workload import LinearWorkload
 
-__all__ = ["INPUTS", "awkward", "expected", "plan_and_work", "read_bytes", "timed"]
+__all__ = ["awkward", "expected", "plan_and_work", "read_bytes", "timed"]
 
-INPUTS = ("x", "weight")
 PLANNED = ("blockskip", "blockskip-tiles")
 """Our contenders that choose a kernel themselves, and say which."""
 # (out_features, in_features, rows, bits, group_size, symmetric)

@@ -29,7 +29,6 @@ from skiplab.workload import ModelWorkload
 from skiplab.workload.linear import bits_per_weight
 from skiplab.workload.model import CHECKED, products
 
-INPUTS = ("ids",)
 NAMES = frozenset({"attention sliding", "attention full", *PRODUCTS.values(), "head"})
 """What a profile of `Decoder` has names for."""
 WARM_STEPS = 2

@@ -16,12 +16,7 @@ from skiplab.workload import Problem
 
 
 class MeasureModule(Protocol):
-    """What measuring needs of an operation.
-
-    INPUTS: the names of the workload's inputs.
-    """
-
-    INPUTS: tuple[str, ...]
+    """What measuring needs of an operation."""
 
     def awkward(self, dtype: str) -> Sequence[Problem]:
         """Workloads that have caught bugs, in that dtype."""

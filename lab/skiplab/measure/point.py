@@ -57,9 +57,10 @@ class WorkDone:
 class Measurement:
     """What came of a point. `samples_ns` is empty unless the status is `ok`; error is the largest absolute one.
 
-    parts_ns: where a call's time goes, by name; peak_bytes: the most memory it took; both where that was looked at.
-    node: which machine of a cluster the point's device is in; empty for this machine. together: the contenders whose
-    samples were taken in turn with this one's.
+    snr_db: the result's signal-to-noise ratio in decibel, where keys and values were rounded to 8 bits. parts_ns: where
+    a call's time goes, by name; peak_bytes: the most memory it took; both where that was looked at. node: which machine
+    of a cluster the point's device is in; empty for this machine. together: the contenders whose samples were taken in
+    turn with this one's.
     """
 
     point: Point
@@ -80,6 +81,7 @@ class Measurement:
     peak_bytes: int | None = None
     node: str = ""
     together: tuple[str, ...] = ()
+    snr_db: float | None = None
 
     @property
     def median_ns(self) -> float:
@@ -106,6 +108,7 @@ class Measurement:
             "other_samples_ns": {name: list(samples) for name, samples in self.other_samples.items()},
             "flags": list(self.flags), "work": self.work and asdict(self.work), "clocks": dict(self.clocks),
             "plan": dict(self.plan), **({"parts_ns": dict(self.parts_ns)} if self.parts_ns else {}),
+            **({} if self.snr_db is None else {"snr_db": self.snr_db}),
             **({} if self.peak_bytes is None else {"peak_bytes": self.peak_bytes}),
             **({"node": self.node} if self.node else {}),
             **({"together": list(self.together)} if self.together else {}),
@@ -124,5 +127,5 @@ class Measurement:
             {name: tuple(samples) for name, samples in row["other_samples_ns"].items()},
             tuple(row["flags"]), WorkDone(**row["work"]) if row["work"] else None, row["clocks"],
             row["label"], row["device"], row["plan"], row.get("parts_ns", {}), row.get("peak_bytes"),
-            row.get("node", ""), tuple(row.get("together", ())),
+            row.get("node", ""), tuple(row.get("together", ())), row.get("snr_db"),
         )  # fmt: skip

@@ -12,6 +12,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from skiplab.workload import DecodeWorkload, Workload
 
+AnyHeads = Workload | DecodeWorkload
 ALL_ROWS_UP_TO = 4096
 SAMPLED_ROWS = 256
 ROW_CHUNK = 256
@@ -20,11 +21,15 @@ TILE_BORDERS = (16, 32, 64, 128)  # tile heights whose borders are among the sam
 
 @dataclass(frozen=True)
 class Truth:
-    """The rows to compare, the float64 result for them [batch, q_heads, rows, head_dim], and the tolerance."""
+    """The rows to compare, the float64 result for them [batch, q_heads, rows, head_dim], and the tolerance.
+
+    before_rounding: the same of keys and values before they became float8; None where they did not.
+    """
 
     rows: torch.Tensor
     out: torch.Tensor
     tolerance: float
+    before_rounding: torch.Tensor | None = None
 
 
 def sampled_rows(q_len: int, count: int = SAMPLED_ROWS) -> torch.Tensor:
@@ -46,7 +51,7 @@ def sampled_rows(q_len: int, count: int = SAMPLED_ROWS) -> torch.Tensor:
     return torch.tensor(sorted(rows), dtype=torch.int64, device="cpu")
 
 
-def truth(workload: Workload | DecodeWorkload, device: str, seed: int, deviation: float, sampled: bool | None) -> Truth:
+def truth(workload: AnyHeads, device: str, seed: int, deviation: float, sampled: bool | None) -> Truth:
     """The truth for `workload.inputs(device, seed, deviation)`; cached, since several contenders need the same.
 
     sampled: whether only some rows are compared; None: if there are more than `ALL_ROWS_UP_TO`.
@@ -60,34 +65,65 @@ def _truth(workload, version, device: str, seed: int, deviation: float, sampled:
     """version: of the mask, part of the cache's key, since its contents may change."""
     inputs = workload.inputs(device, seed, deviation)
     rows = sampled_rows(workload.q_len) if sampled else torch.arange(workload.q_len, dtype=torch.int64, device="cpu")
+    parts = [_whole(one, given, rows) for one, given in workload.sequences(inputs)]
+    outs, tolerances = zip(*parts, strict=True)
+    plain = workload.before_rounding
+    before = None if plain is None else _truth(plain, version, device, seed, deviation, sampled).out
+    return Truth(rows, torch.cat(outs), max(tolerances), before)
+
+
+def _whole(workload: AnyHeads, inputs: Sequence[torch.Tensor], rows: torch.Tensor) -> tuple[torch.Tensor, float]:
+    """The float64 result of these query rows, for one mask, and its tolerance."""
+    given = _Given.of(workload, inputs)
     exact, own = [], []
     for chunk in rows.split(ROW_CHUNK):
-        exact_rows, own_rows = _rows(workload, inputs, chunk)
+        exact_rows, own_rows = _rows(workload, given, chunk)
         exact.append(exact_rows)
         own.append(own_rows)
     out = torch.cat(exact, dim=2)
     torch_error = (torch.cat(own, dim=2).double() - out).abs().max().item()
     rounding = torch.finfo(workload.torch_dtype).eps / 2 * out.abs().max().item()
-    return Truth(rows, out, 2 * torch_error + rounding + _score_rounding(workload, inputs))
+    return out, 2 * torch_error + rounding + _score_rounding(workload, given)
 
 
-def _score_rounding(workload: Workload | DecodeWorkload, inputs: Sequence[torch.Tensor]) -> float:
+@dataclass(frozen=True)
+class _Given:
+    """A workload's inputs as torch computes with them: keys and values in q's dtype, which holds every float8.
+
+    k_scales, v_scales: of each of their heads. sinks: [q_heads] in q's dtype, or None.
+    """
+
+    q: torch.Tensor
+    k: torch.Tensor
+    v: torch.Tensor
+    k_scales: Sequence[float]
+    v_scales: Sequence[float]
+    sinks: torch.Tensor | None
+
+    @classmethod
+    def of(cls, workload: AnyHeads, inputs: Sequence[torch.Tensor]) -> _Given:
+        named = dict(zip(workload.input_names, inputs, strict=True))
+        q, k, v = (named[name] for name in ("q", "k", "v"))
+        ones = [1.0] * workload.kv_heads
+        k_scales, v_scales = (named[name].tolist() if name in named else ones for name in ("k_scale", "v_scale"))
+        return cls(q, k.to(q.dtype), v.to(q.dtype), k_scales, v_scales, named.get("sinks"))
+
+
+def _score_rounding(workload: AnyHeads, given: _Given) -> float:
     """How far one float32 rounding of the largest possible score can move a result.
 
     Scores are at most |q| |k| / sqrt(D) (Cauchy-Schwarz); weights that move by e^d, |d| small, move their mean of the
     values by at most 2 |d| max |v|. Where few rows are compared torch's own error may be small by luck.
     """
-    q, k, v = (x if x is inputs[0] else x[:, :, : workload.keys] for x in inputs)
-    longest = [x.float().norm(dim=-1).max().item() for x in (q, k)]
-    score = longest[0] * longest[1] * workload.head_dim**-0.5
-    return 2 * torch.finfo(torch.float32).eps / 2 * score * v.abs().max().item()
+    k, v = (x[:, :, : workload.keys] for x in (given.k, given.v))
+    longest = [x.float().norm(dim=-1).max().item() for x in (given.q, k)]
+    score = longest[0] * longest[1] * max(given.k_scales) * workload.head_dim**-0.5
+    return 2 * torch.finfo(torch.float32).eps / 2 * score * v.abs().max().item() * max(given.v_scales)
 
 
-def _rows(
-    workload: Workload | DecodeWorkload, inputs: Sequence[torch.Tensor], rows: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _rows(workload: AnyHeads, given: _Given, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Attention of some query rows: in float64, and by torch in the workload's dtype."""
-    q, k, v = inputs
+    q = given.q
     rows = rows.to(q.device)
     keep = _kept(workload, rows)
     seen = keep.any(dim=0).any(dim=0).any(dim=0).nonzero()
@@ -101,25 +137,36 @@ def _rows(
     parts = []
     for head in range(workload.kv_heads):  # one at a time: float64 scores of all heads at once may not fit
         group = slice(head * workload.group, (head + 1) * workload.group)
-        k_head, v_head = (x[:, head : head + 1, keys].expand(-1, workload.group, -1, -1) for x in (k, v))
-        parts.append(_one_head(q[:, group][:, :, rows], k_head, v_head, keep[:, group] if keep.shape[1] > 1 else keep))
+        k, v = (x[:, head : head + 1, keys].expand(-1, workload.group, -1, -1) for x in (given.k, given.v))
+        sinks = None if given.sinks is None else given.sinks[group]
+        seen_here = keep[:, group] if keep.shape[1] > 1 else keep
+        scale = workload.head_dim**-0.5 * given.k_scales[head]
+        outs = _one_head(q[:, group][:, :, rows], k, v, seen_here, scale, sinks)
+        parts.append([out * given.v_scales[head] for out in outs])
     exact, own = (torch.cat(outs, dim=1) for outs in zip(*parts, strict=True))
     return exact, own
 
 
 def _one_head(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, keep: torch.Tensor
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, keep: torch.Tensor, scale: float, sinks: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The query heads of one key/value head: in float64, and by torch. Rows that see nothing give 0."""
+    """The query heads of one key/value head: in float64, and by torch. Rows that see nothing give 0.
+
+    A sink is a key more, of which the score is given, with a value of zeros.
+    """
     blind = ~keep.any(dim=-1, keepdim=True)
+    bias = torch.zeros_like(keep, dtype=q.dtype).masked_fill_(~keep, -torch.inf)
+    if sinks is not None:
+        k, v = (torch.nn.functional.pad(x, (0, 0, 0, 1)) for x in (k, v))
+        column = sinks.view(1, -1, 1, 1).expand(*bias.shape[:1], -1, bias.shape[2], 1)
+        bias = torch.cat([bias.expand(-1, len(sinks), -1, -1), column], dim=-1)
     with sdpa_kernel(SDPBackend.MATH):
-        own = scaled_dot_product_attention(q, k, v, attn_mask=keep).masked_fill(blind, 0)
-    scores = (q.double() @ k.double().mT) * q.shape[-1] ** -0.5
-    weights = scores.masked_fill_(~keep, float("-inf")).softmax(dim=-1).masked_fill_(blind, 0)
-    return weights @ v.double(), own
+        own = scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scale).masked_fill(blind, 0)
+    scores = (q.double() @ k.double().mT).mul_(scale).add_(bias)
+    return scores.softmax(dim=-1).masked_fill_(blind, 0) @ v.double(), own
 
 
-def _kept(workload: Workload | DecodeWorkload, rows: torch.Tensor) -> torch.Tensor:
+def _kept(workload: AnyHeads, rows: torch.Tensor) -> torch.Tensor:
     """bool [batch or 1, q_heads or 1, rows, kv_len]: which keys those query rows see."""
     by_batch, by_head = workload.mask.varies
     q_pos = (workload.first_position + rows)[:, None]

@@ -2,7 +2,8 @@
 
 Attention and decode: torch sets the tolerance: twice the error of its own result (SDPA written out, same dtype, same
 inputs, same mask) plus one rounding of the dtype and of a float32 score. Up to 4,096 queries all rows are compared,
-beyond that 256, tile borders among them.
+beyond that 256, tile borders among them. Of float8 keys and values the float64 result is of what they stand for, number
+times scale; what the rounding to float8 costs is said beside it, in decibel.
 
 Linear: the product of the contender's own operands. Tolerance: K float32 roundings of the sum of magnitudes (no order
 of summing is worse), what the contender rounds of its weight inside, and one rounding of the dtype.
@@ -13,6 +14,7 @@ what the same decoder in plain PyTorch, which rounds where the contender's does,
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import product
@@ -33,11 +35,15 @@ from skiplab.workload import Problem
 
 @dataclass(frozen=True)
 class Check:
-    """The largest absolute error, the tolerance, and the problem in words ('' if there is none)."""
+    """The largest absolute error, the tolerance, and the problem in words ('' if there is none).
+
+    snr_db: of the result beside what inputs would have given that were not rounded to 8 bits; None where none were.
+    """
 
     error: float
     tolerance: float
     problem: str = ""
+    snr_db: float | None = None
 
     @property
     def passed(self) -> bool:
@@ -52,10 +58,17 @@ def compare(workload: Problem, out: torch.Tensor, expected: Truth) -> Check:
         return Check(float("nan"), tolerance, f"the result is {given}; expected is {shape} {workload.out_dtype}")
     if not torch.isfinite(out).all():
         return Check(float("inf"), tolerance, "the result holds NaN or infinity")
-    error = (out.index_select(-2, expected.rows.to(out.device)).double() - expected.out).abs().max().item()
-    if error > tolerance:
-        return Check(error, tolerance, f"error {error:.3g} is above the tolerance {tolerance:.3g}")
-    return Check(error, tolerance)
+    compared = out.index_select(-2, expected.rows.to(out.device)).double()
+    error = (compared - expected.out).abs().max().item()
+    problem = f"error {error:.3g} is above the tolerance {tolerance:.3g}" if error > tolerance else ""
+    before = expected.before_rounding
+    return Check(error, tolerance, problem, None if before is None else decibel(compared, before))
+
+
+def decibel(result: torch.Tensor, exact: torch.Tensor) -> float | None:
+    """The signal-to-noise ratio of a result in decibel; None without any noise, or any signal."""
+    noise, signal = (result - exact).square().sum().item(), exact.square().sum().item()
+    return 10 * math.log10(signal / noise) if noise and signal else None
 
 
 def verify(
@@ -78,8 +91,8 @@ def verify(
     call = fn or entry.build(workload, arguments)
     with torch.no_grad():
         out = call(*arguments)
-    names = MODULES[workload.operation].INPUTS
-    changed = [name for name, now, before in zip(names, inputs, given, strict=True) if not same_bits(now, before)]
+    sides = zip(workload.input_names, inputs, given, strict=True)
+    changed = [name for name, now, before in sides if not same_bits(now, before)]
     result = compare(workload, out, expected_of(workload, entry, device, seed, given, deviation, sampled))
     if changed:
         return Check(result.error, result.tolerance, f"the call changed its input {', '.join(changed)}")
@@ -156,13 +169,16 @@ def check(
 ) -> CheckReport:
     """Check a contender on shapes that have caught bugs, at logits (or activations) of deviation 1 and 8.
 
+    Those with float8 keys, sinks or sequences of different lengths are for contenders that were made for such.
+
     `dtypes` defaults to bfloat16, float16 and float32. A Triton kernel of the user's runs in Triton's interpreter where
     there is no GPU: in a child process, in float32. ValueError for no such name, and where that process fails.
     """
     entry, device = contender(name, operation), device or default_device()
     rows = []
     for dtype in dtypes or ("bfloat16", "float16", "float32"):
-        for workload, deviation in product(MODULES[operation].awkward(dtype), DEVIATIONS):
+        shapes = [one for one in MODULES[operation].awkward(dtype) if set(one.needs) <= set(entry.takes)]
+        for workload, deviation in product(shapes, DEVIATIONS):
             rows.append(_check_row(workload, entry, device, seed, deviation))
             if rows[-1].text == TRITON_NEEDS_GPU and (source := source_of(entry)) is not None:
                 return _interpreted(entry, source, device, dtypes, seed)
@@ -199,5 +215,5 @@ def _check_row(workload: Problem, entry: Contender, device: str, seed: int, devi
 
 
 def _supported(workload: Problem, entry: Contender, device: str, seed: int, deviation: float) -> Check | Failure:
-    reason = entry.supports(workload, device)
+    reason = entry.refusal(workload, device)
     return Failure("unsupported", reason) if reason else verify(workload, entry, device, seed, deviation=deviation)

@@ -39,6 +39,13 @@ class Axes(RowAxes, tag_field="operation", tag="attention", gc=False):
             "what lengths, and under which window; `mask` has them all"
         ),
     ] = None
+    kv_dtype: Annotated[
+        str | None,
+        Said(
+            "of keys and values where it is not `dtype`: `float8_e4m3fn`, with a float32 scale for each of their heads"
+        ),
+    ] = None
+    sinks: Annotated[bool | None, Said("whether each query head has a learned logit that joins the softmax")] = None
 
 
 def heads(axes: Mapping[str, Any]) -> str:
@@ -60,11 +67,12 @@ OPERATION = Operation(
     filed=("mask", "q_heads", "kv_heads", "head_dim", "dtype"),
     varying=("q_len", "window"),
     columns=("q_len", "kv_len", "window", "mask", "batch", "q_heads", "kv_heads", "head_dim", "dtype", "buffer",
-             "packed"),
+             "packed", "kv_dtype", "sinks"),
+    optional=("kv_dtype", "sinks"),
     tokens=("q_len", "batch"),
     baseline=Baseline("sdpa", "dense + mask", "blockskip"),
     subject=_subject,
-    headings={"q_len": "prompt length"},
+    headings={"q_len": "prompt length", "kv_dtype": "keys as"},
     phrases={
         "q_len": lambda n: f"{n:.0f} tokens" if n > 1 else "1 token",
         "window": lambda n: f"window {n:.0f}",

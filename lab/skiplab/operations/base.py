@@ -13,6 +13,7 @@ from skiplab.workload.problem import Problem
 
 LARGEST = 2**63 - 1
 Count = Annotated[int, Meta(ge=1, le=LARGEST)]
+Share = Annotated[float, Meta(gt=0, lt=1)]
 Position = Annotated[int, Meta(ge=-LARGEST, le=LARGEST)]
 
 
@@ -72,7 +73,7 @@ class Operation:
 
     name: in run files, and of its file in each role package. title: in the headings of figures. workload: its class.
     axes: the schema of a row's axes in a run file; filed: those of its optional axes that every row of a file has.
-    varying: what the points of one run differ in, in the order of tables.
+    varying: what the points of one run differ in, in the order of tables; optional: what follows where some have it.
     columns: the columns of a frame that its axes fill; derived: others, each a function of these columns as arrays.
     tokens: the columns whose product is the number of tokens that one call computes.
     baseline, subject: what speed-ups are over, and what a run of it is about, by the axes of one of its points.
@@ -102,11 +103,16 @@ class Operation:
     predicted: tuple[Predicted, ...] = ()
     predicted_flops: str = "useful_flops"
     defaults: Mapping[str, str] = field(default_factory=dict)
+    optional: tuple[str, ...] = ()
     told: tuple[str, ...] = ()
 
     def heading(self, axis: str) -> str:
         """The heading of this axis' column in a table."""
         return self.headings.get(axis, axis)
+
+    def varying_in(self, columns: Any) -> tuple[str, ...]:
+        """The axes in which a frame's points differ: of the optional ones those that some point has."""
+        return (*self.varying, *(name for name in self.optional if columns[name].notna().any()))
 
     @property
     def texts(self) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, ClassVar
 
 from skiplab.operations import attention
-from skiplab.operations.base import Baseline, Count, Operation, Predicted, RowAxes, Said
+from skiplab.operations.base import Baseline, Count, Operation, Predicted, RowAxes, Said, Share
 from skiplab.workload.decode import DecodeWorkload
 
 
@@ -23,6 +23,19 @@ class Axes(RowAxes, tag_field="operation", tag="decode", gc=False):
     dtype: Annotated[str | None, Said("of queries, keys and values")] = None
     window: Annotated[Count | None, Said("null: none")] = None
     buffer: Annotated[Count | None, Said("slots of the cache")] = None
+    kv_dtype: Annotated[
+        str | None,
+        Said(
+            "of keys and values where it is not `dtype`: `float8_e4m3fn`, with a float32 scale for each of their heads"
+        ),
+    ] = None
+    ragged: Annotated[
+        Share | None,
+        Said(
+            "where sequences have different numbers of keys, which stand on the device: the share of `kv_len` that the "
+            "shortest has; the others lie evenly between it and `kv_len`"
+        ),
+    ] = None
 
 
 OPERATION = Operation(
@@ -32,11 +45,25 @@ OPERATION = Operation(
     axes=Axes,
     filed=("q_heads", "kv_heads", "head_dim", "dtype"),
     varying=("kv_len", "window", "buffer", "q_len"),
-    columns=("q_len", "kv_len", "window", "mask", "batch", "q_heads", "kv_heads", "head_dim", "dtype", "buffer"),
+    columns=(
+        "q_len",
+        "kv_len",
+        "window",
+        "mask",
+        "batch",
+        "q_heads",
+        "kv_heads",
+        "head_dim",
+        "dtype",
+        "buffer",
+        "kv_dtype",
+        "ragged",
+    ),
+    optional=("kv_dtype", "ragged"),
     tokens=("q_len", "batch"),
     baseline=Baseline("sdpa", "SDPA", "blockskip"),
     subject=lambda axes: f"decode, {attention.heads(axes)}",
-    headings={"q_len": "queries", "kv_len": "keys"},
+    headings={"q_len": "queries", "kv_len": "keys", "kv_dtype": "keys as", "ragged": "shortest has"},
     phrases={**attention.OPERATION.phrases, "kv_len": lambda n: f"{n:.0f} keys"},
     examples=(DecodeWorkload(256), DecodeWorkload(256, 64)),
     without_window="all",

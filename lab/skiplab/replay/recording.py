@@ -58,7 +58,7 @@ def contender_timelines(
         raise ValueError(f"kernel: {why_no_source(entry)}")
     if (reason := why_no_timeline()) is not None:
         raise ValueError(reason)
-    if (reason := entry.supports(workload, "cuda")) is not None:
+    if (reason := entry.refusal(workload, "cuda")) is not None:
         raise ValueError(f"contender: {name} cannot do {workload.key()}: {reason}")
     request = {
         "name": name, "axes": workload.axes(), "config": config and list(config),

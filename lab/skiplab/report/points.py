@@ -90,6 +90,7 @@ def of_frame(table: pd.DataFrame) -> list[PointColumn]:
         numbers("of_roof", "of roof", "percent", table["bound_ms"] / table["median_ms"],
                 "The least time that the machine's roofs allow, over this one"),
         numbers("error", "error", "number", table["error"], "Largest difference from float64"),
+        numbers("snr_db", "dB", "number", table["snr_db"], "Signal over the noise of keys and values in 8 bits"),
         text("flags", "flags", table["flags"], filter=True, several=True),
         numbers("tolerance", "tolerance", "number", table["tolerance"], detail=True),
         numbers("samples", "samples", "count", table["samples"].astype(float), detail=True),
@@ -202,8 +203,10 @@ def _axis_word(name: str, operation: Operation, row: Mapping[str, Any]) -> str:
     if name == "window" and _is_none(value):
         return operation.without_window or axis_text(name, {**row, name: math.nan})
     if _is_none(value):
-        return ""
-    return f"{value:,.0f}" if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
+        return row["dtype"] if name == "kv_dtype" else ""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return str(value)
+    return f"{value:,.0f}" if value == round(value) else f"{value:g}"
 
 
 def _faster(table: pd.DataFrame, operation: Operation) -> list[float]:

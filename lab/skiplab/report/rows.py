@@ -19,6 +19,11 @@ def records(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 def axis_text(name: str, row: Mapping[str, Any]) -> str:
     """An axis in words; of a mask that is no window, its text."""
-    if name == "window" and math.isnan(row[name]):
+    value = row[name]
+    if isinstance(value, str):
+        return value
+    if name == "window" and math.isnan(value):
         return mask_words(row) if isinstance(row["mask"], str) else "causal"
-    return row[name] if isinstance(row[name], str) else f"{row[name]:.0f}"
+    if value is None or math.isnan(value):
+        return str(row["dtype"]) if name == "kv_dtype" else ""
+    return f"{value:.0f}" if value == round(value) else f"{value:g}"

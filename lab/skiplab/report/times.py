@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Set
+from collections.abc import Callable, Set
 from typing import TYPE_CHECKING, Any
 
 from skiplab.figures import theme
@@ -43,8 +43,8 @@ def time_table(table: pd.DataFrame) -> pd.DataFrame:
     if not len(table):
         return pd.DataFrame()
     operation = OPERATIONS[table["operation"].iloc[0]]
-    axes, base, usual = operation.varying, operation.baseline, usual_flags(table)
-    cells: dict[tuple[float | str, ...], dict[str, dict[str, Any]]] = {}
+    axes, base, usual = operation.varying_in(table), operation.baseline, usual_flags(table)
+    cells: dict[tuple[Any, ...], dict[str, dict[str, Any]]] = {}
     for row in records(table):
         key = *(_order(row[name]) for name in axes), str(row["mask"])
         cells.setdefault(key, {})[row["contender"]] = row
@@ -68,9 +68,46 @@ def _heads(table: pd.DataFrame) -> dict[str, str]:
     }
 
 
-def _order(value: float | str) -> float | str:
-    """Causal, which has no window, comes after the widest one; words are in their own order."""
-    return math.inf if not isinstance(value, str) and math.isnan(value) else value
+def narrow_notes(table: pd.DataFrame) -> list[str]:
+    """Of each contender that was timed with keys and values in 8 bits: its speed beside the others, and its error."""
+    rows = [row for row in records(table) if row["status"] == "ok"]
+    wide = {_beside(row): row["median_ms"] for row in rows if not isinstance(row["kv_dtype"], str)}
+    found: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for row in rows:
+        if isinstance(row["kv_dtype"], str):
+            found.setdefault((row["contender"], row["kv_dtype"], row["dtype"]), []).append(row)
+    return [
+        f"{contender}, keys and values in {narrow}: {_narrow([(row, wide.get(_beside(row))) for row in own], plain)}"
+        for (contender, narrow, plain), own in found.items()
+    ]
+
+
+def _beside(row: dict[str, Any]) -> str:
+    """A point but for the dtype of its keys."""
+    operation = OPERATIONS[row["operation"]]
+    return str([row["contender"], *(row[name] for name in operation.columns if name != "kv_dtype")])
+
+
+def _narrow(rows: list[tuple[dict[str, Any], float | None]], plain: str) -> str:
+    times = sorted(wide / row["median_ms"] for row, wide in rows if wide is not None)
+    ratios = sorted(row["snr_db"] for row, _ in rows if not math.isnan(row["snr_db"]))
+    said = [
+        *([f"{_span(times, theme.ratio)} as fast as in {plain}"] if times else []),
+        *([f"signal-to-noise ratio {_span(ratios, lambda value: f'{value:.1f}')} dB"] if ratios else []),
+    ]
+    return ", ".join(said) or "not compared"
+
+
+def _span(values: list[float], text: Callable[[float], str]) -> str:
+    """The least and the greatest, once where they read alike."""
+    return " to ".join(dict.fromkeys(map(text, (values[0], values[-1]))))
+
+
+def _order(value: float | str | None) -> tuple[float, str]:
+    """Causal, which has no window, comes after the widest one; words are in their own order, behind none."""
+    if isinstance(value, str):
+        return math.inf, value
+    return math.inf if value is None or math.isnan(value) else value, ""
 
 
 def _cell(row: dict[str, Any] | None, base: float, base_name: str, usual: Set[str]) -> str:

@@ -21,13 +21,14 @@ class TargetsTable:
     tables: Mapping[str, Table]
 
     def markdown(self, runs: Iterable[Run], page: Path) -> str:
-        """For a page: a line for each table with a target, then where each is missed, and why."""
+        """For a page: a line for each table with a target and a run, then where each is missed, and why."""
         runs, lines, missed = list(runs), [], []
         for name, table in self.tables.items():
             if table.target:
                 subject = table.about.split("**")[1]
                 cells = _judged(name, table, runs)
-                lines.append((subject, table.target, _verdict(cells)))
+                if len(cells):
+                    lines.append((subject, table.target, _verdict(cells)))
                 missed += [f"- **{subject}**: {text}" for text in _misses(cells, table)]
         below = "\n".join(missed) or "Nothing is missed."
         return f"{markdown(('figures', 'asked for', 'met'), lines)}\n\n{below}"
@@ -39,15 +40,13 @@ def _judged(name: str, table: Table, runs: list[Run]) -> pd.DataFrame:
         cells = entries(name, table, gather(table, runs))
     except MissingRun:
         return pd.DataFrame({"missed": []})
-    leasts = [table.items[row["order"]].least(row) for row in _records(cells)]
-    judged: Any = cells[pd.Series(leasts, cells.index).notna() & cells["number"].notna()]
+    asked = [table.items[row["order"]].is_asked(row) for row in _records(cells)]
+    judged: Any = cells[pd.Series(asked, cells.index) & cells["number"].notna()]
     return judged
 
 
 def _verdict(cells: pd.DataFrame) -> str:
-    """`all 14 points`, `8 of 14 points`, or that nothing was recorded."""
-    if not len(cells):
-        return "no run of it is recorded yet"
+    """`all 14 points` or `8 of 14 points`."""
     met = list(cells["missed"]).count(False)
     return f"all {met} points" if met == len(cells) else f"{met} of {len(cells)} points"
 

@@ -14,6 +14,7 @@ from skiplab.results.cpu import cpu_linear, cpu_model, cpu_prefill
 from skiplab.results.items import OURS, faster, named, times
 from skiplab.results.ladder import LADDERS, LadderTable
 from skiplab.results.reasons import REASONS
+from skiplab.results.shapes import PROMPT, SHAPES, STEP, RecordedTables
 from skiplab.results.tables import Item, OwnTable, Shown, Table, gather, styled
 from skiplab.results.targets import (
     always,
@@ -48,8 +49,8 @@ def topic(name: str) -> tuple[str, ...]:
 
 SLIDING, FULL, D128 = "32/16 of 256", "32/4 of 512", "32/8 of 128"
 WINDOWS = (128, 256, 512, 1024, 2048, 4096)
-PREFILL = {"operation": "attention", "buffer": None, "packed": None, "dtype": "bfloat16", "batch": 1}
-DECODE = {"operation": "decode", "q_len": 1, "dtype": "bfloat16", "batch": 1}
+PREFILL = PROMPT
+DECODE = {**{name: value for name, value in STEP.items() if name != "window"}, "q_len": 1}
 LINEAR = {"operation": "linear", "group_size": 32, "symmetric": 0, "dtype": "bfloat16"}
 
 
@@ -61,7 +62,6 @@ CAUSAL_PEERS = named(
     "attention", "flex", "sdpa-flash", "fa3", "fa4", "sdpa-cudnn", "flashinfer", "sdpa-efficient", "sdpa-causal"
 )
 DECODE_PEERS = named("decode", "sdpa-flash", "sdpa-cudnn", "flex", "fa3", "flashinfer", "flashinfer-tensor")
-QUERIES_PEERS = named("decode", "sdpa-flash", "sdpa-cudnn", "flex", "fa3")
 MODES = (
     ("loop bounds (`bounds`)", "blockskip"),
     ("tile map (`map`)", "blockskip-map"),
@@ -120,7 +120,7 @@ DECLARED = {
         ),
         "faster than FlexAttention at every length, and from 4,096 tokens, four windows, on faster than every kernel "
         "that computes all tiles",
-        heads=SLIDING, window=1024,
+        topic("prefill-sliding"), heads=SLIDING, window=1024,
     ),
     "sliding-d128": by_length(
         "**Windows at head size 128** (32 query heads, 8 key heads, bfloat16), times faster than compiled "
@@ -192,7 +192,7 @@ DECLARED = {
             Item("blockskip", OURS, "products", least=windowed_share),
             *times(*PEERS, *named("attention", "sdpa-cudnn", "sdpa"), value="products"),
         ),
-        {**PREFILL, "q_len": 8192}, ("*-prefill-causal-d*", *topic("prefill-windows-d128")),
+        {**PREFILL, "q_len": 8192}, ("*-nvidia-h100-*-prefill-causal-d*", *topic("prefill-windows-d128")),
         target="with a window, 60 % at head size 128 and 50 % at 256",
     ),
     "decode": Table(
@@ -207,7 +207,8 @@ DECLARED = {
             faster("faster than without splits", "blockskip-prefill", least=always(1)),
             faster("faster than the best peer", *(name for _, name in DECODE_PEERS), least=always(1)),
         ),
-        {**DECODE, "window": None, "kv_len": [256, 2048, 16384, 131072]}, H100,
+        {**DECODE, "window": None, "kv_len": [256, 2048, 16384, 131072]},
+        (*topic("decode-gemma4-*")[:2], *topic("decode-qwen")),
         target="85 % of the read rate from 16,384 keys on, never slower than without splits, faster than all peers",
     ),
     "decode-window": Table(
@@ -216,20 +217,6 @@ DECLARED = {
         times(("blockskip", "blockskip"), ("one split", "blockskip-one"),
               ("one kernel without splits", "blockskip-prefill"), *DECODE_PEERS, value="us"),
         {**DECODE, "window": 1024, "heads": SLIDING}, H100, across=True,
-    ),
-    "decode-queries": Table(
-        "**Up to 128 last queries over a cache**, as in the verification of drafts or in small chunks of a prompt, "
-        "bfloat16, causal among themselves.",
-        ("heads", "kv_len", "q_len"),
-        (
-            Item("blockskip", OURS, "us"),
-            *times(("one kernel without splits", "blockskip-prefill"), *QUERIES_PEERS, value="us"),
-            faster("faster than without splits", "blockskip-prefill", least=always(1)),
-            faster("faster than the best peer", *(name for _, name in QUERIES_PEERS), least=always(1)),
-        ),
-        {**{name: value for name, value in DECODE.items() if name != "q_len"}, "window": None,
-         "kv_len": [2048, 8192, 32768]},
-        ("*-nvidia-h200-*decode-queries-*",), target="never slower than without splits, or than any peer",
     ),
     "linear": Table(
         "**int4 and int8 products for one token**, Gemma 4 31B's layers, weights rotated past the L2; groups of 32.",
@@ -377,10 +364,13 @@ README = {
     "cpu-4096": _kept("cpu", q_len=4096),
 }
 """Short forms of `DECLARED`."""
-TABLES = {name: replace(table, reasons=REASONS.get(name, {})) for name, table in {**DECLARED, **README}.items()}
+TABLES = {
+    name: replace(table, reasons=REASONS.get(name, {})) for name, table in {**DECLARED, **SHAPES, **README}.items()
+}
 """All tables by name: those of `data/RESULTS.md` in its order, then README's."""
-TARGETS = TargetsTable({name: TABLES[name] for name in DECLARED})
-ALL: dict[str, Table | OwnTable] = {**TABLES, **LADDERS, "targets": TARGETS}
+OTHER_SHAPES = RecordedTables("## Attention at other shapes", {name: TABLES[name] for name in SHAPES})
+TARGETS = TargetsTable({name: TABLES[name] for name in (*DECLARED, *SHAPES)})
+ALL: dict[str, Table | OwnTable] = {**TABLES, **LADDERS, "other-shapes": OTHER_SHAPES, "targets": TARGETS}
 """All that the pages hold, with what is made in its own way."""
 
 

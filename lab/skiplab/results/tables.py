@@ -7,6 +7,7 @@ anew.
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import re
@@ -27,7 +28,7 @@ from skiplab.text import markdown as markdown_table
 
 HEADS = {
     "q_len": "prompt length", "kv_len": "keys", "out_features": "outputs", "in_features": "inputs",
-    "group_size": "group size",
+    "group_size": "group size", "head_dim": "head size",
 }  # fmt: skip
 METHODS = {"graph": "of a CUDA graph's replay", "eager": "of single calls", "cpu": "of calls in turn"}
 MEANINGS = {
@@ -35,6 +36,12 @@ MEANINGS = {
     "plain": "the time of a kernel that only reads so many bytes, if `data/machines` has it, over ours",
 }
 """What is said below a table of items of these values, by the first one's head."""
+BESIDE: Mapping[str, Callable[[Any, Any], Any]] = {
+    "faster": lambda rows, other: other["median_ms"] / rows["median_ms"],
+    "slower": lambda rows, other: rows["median_ms"] / other["median_ms"],
+    "share": lambda rows, other: rows["useful_tflops"] / other["useful_tflops"],
+}
+"""What is told of rows and their partners, frames of as many rows."""
 CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z][a-z])")
 SECTION = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -54,9 +61,10 @@ class Item:
 
     where: the rows, as `store.query` takes them. value: `ms` or `us` (the median), `eager` (us of single calls),
     `reads` (share of the read rate that the run's header holds), `plain` (of the speed of a plain read of as many
-    bytes, as `data/machines` has it), `products` (useful FLOPs, share of the product's rate in the header), `error`, or
-    `faster`: how many times faster than the fastest of `than` at the same point. least: the target at a point;
-    nan: none.
+    bytes, as `data/machines` has it), `products` (useful FLOPs, share of the product's rate in the header), `tflops`
+    (useful FLOPs), `tbps` (the least bytes), `error`, `db` (signal over the noise of rounding to 8 bits); or beside the
+    fastest of `than` at the same point, but for the axes `at`: `faster`, its time over ours, `slower`, ours over its,
+    `share`, of its useful FLOPs a second. least, most: the target at a point; nan: none.
     """
 
     head: str
@@ -64,6 +72,15 @@ class Item:
     value: str = "ms"
     than: tuple[str, ...] = ()
     least: Callable[[RowDict], float] = nothing
+    most: Callable[[RowDict], float] = nothing
+    at: Mapping[str, Any] = field(default_factory=dict)
+
+    def is_asked(self, row: RowDict) -> bool:
+        """Whether something is asked of the number at this point."""
+        return self.least(row) == self.least(row) or self.most(row) == self.most(row)
+
+    def is_missed(self, row: RowDict) -> bool:
+        return bool(row["number"] < self.least(row) or row["number"] > self.most(row))
 
 
 @dataclass(frozen=True)
@@ -91,14 +108,16 @@ class Table:
 def values(rows: pd.DataFrame, everything: pd.DataFrame, item: Item) -> pd.DataFrame:
     """The rows with the item's `number` (nan without a partner or roof) and `marks`: what makes it doubtful."""
     spread = spread_of(rows)
-    if item.value == "faster":
+    if item.value in BESIDE:
         good: Any = everything[everything["contender"].isin(item.than) & (everything["status"] == "ok")]
         fastest = good.sort_values("median_ms").drop_duplicates("workload").set_index("workload")
-        other = rows[["workload"]].join(fastest[["median_ms", "low_ms", "high_ms", "file", "flags"]], on="workload")
+        looked_for: Any = rows["workload"].map(lambda workload: _elsewhere(workload, item.at))
+        told = ["median_ms", "low_ms", "high_ms", "useful_tflops", "file", "flags"]
+        other = looked_for.to_frame().join(fastest[told], on="workload")
         apart = other["file"].notna() & (other["file"] != rows["file"])
         flags = rows["flags"] + ", " + other["flags"].fillna("")
         marks = _marks(flags, np.fmax(spread, spread_of(other)), apart)
-        return rows.assign(number=other["median_ms"] / rows["median_ms"], flags=flags, apart=apart, marks=marks)
+        return rows.assign(number=BESIDE[item.value](rows, other), flags=flags, apart=apart, marks=marks)
     numbers = {
         "ms": lambda: rows["median_ms"],
         "us": lambda: rows["median_ms"] * 1e3,
@@ -109,11 +128,22 @@ def values(rows: pd.DataFrame, everything: pd.DataFrame, item: Item) -> pd.DataF
         "rate": lambda: rows["tokens_per_s"],
         "peak": lambda: rows["peak_gb"],
         "ones": lambda: rows["steps_of_one"],
+        "tflops": lambda: rows["useful_tflops"],
+        "tbps": lambda: rows["gbps"] / 1e3,
         "error": lambda: rows["error"],
+        "db": lambda: rows["snr_db"],
     }
     if item.value not in numbers:
-        raise ValueError(f"value: got {item.value!r}; allowed are {', '.join([*numbers, 'faster'])}")
+        raise ValueError(f"value: got {item.value!r}; allowed are {', '.join([*numbers, *BESIDE])}")
     return rows.assign(number=numbers[item.value](), apart=False, marks=_marks(rows["flags"], spread, spread < 0))
+
+
+def _elsewhere(workload: str, at: Mapping[str, Any]) -> str:
+    """The text of a workload, as `rated` has it, with these axes in the place of its own; None leaves one out."""
+    if not at:
+        return workload
+    axes = {name: value for name, value in {**json.loads(workload), **at}.items() if value is not None}
+    return json.dumps(axes, sort_keys=True)
 
 
 def _marks(flags: Any, spread: Any, apart: Any) -> list[str]:
@@ -145,7 +175,7 @@ def entries(name: str, table: Table, everything: pd.DataFrame) -> pd.DataFrame:
         where = twice.iloc[0][["head", *table.axes]].to_dict()
         raise ValueError(f"{name}: several rows claim the cell {where}; its query must tell them apart")
     records = cells.to_dict("records")
-    missed = [bool(row["number"] < table.items[row["order"]].least(row)) for row in records]
+    missed = [table.items[row["order"]].is_missed(row) for row in records]
     common = usual([row["marks"] for row in records if row["number"] == row["number"]])
     texts = [_text(row, table.items[row["order"]].value, common) for row in records]
     cells = cells.assign(missed=missed, text=texts, usual=common)
@@ -163,9 +193,11 @@ def _text(row: RowDict, value: str, common: str) -> str:
 
 def number(value: float, kind: str) -> str:
     """`1.29`, `0.0700` or `4,678` for a time; `95 %`, `1.62×`, `7.5e-03` for the other kinds of values."""
-    if kind in ("reads", "plain", "products"):
+    if kind in ("reads", "plain", "products", "share"):
         return percent(value)
-    if kind in ("faster", "ones"):
+    if kind == "db":
+        return f"{value:.1f}"
+    if kind in ("faster", "slower", "ones"):
         return f"{value:.2f}×" if value < 10 else f"{value:.1f}×"
     if kind == "error":
         return f"{value:.1e}"

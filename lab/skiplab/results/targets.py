@@ -54,6 +54,18 @@ def of_one_token(least: float) -> Callable[[RowDict], float]:
     return lambda row: least if row["q_len"] == 1 else math.nan
 
 
+def as_one_query(row: RowDict) -> float:
+    """The most that several queries' time is of one query's, where memory decides."""
+    if row["kv_len"] < 8192 or not 1 < row["q_len"] <= 16:
+        return math.nan
+    return 1.15 if row["head_dim"] == 512 and row["q_len"] <= 8 else 1.2
+
+
+def of_long_float8(row: RowDict) -> float:
+    """The target speed-up of a cache in float8, where memory decides."""
+    return 1.7 if row["batch"] * row["kv_len"] >= 65536 else math.nan
+
+
 def few_rows(row: RowDict) -> float:
     """At least as fast, with as many rows as activations="auto" rounds to int8."""
     return 1.0 if row["rows"] <= MOST_ROWS else math.nan

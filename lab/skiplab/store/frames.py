@@ -32,9 +32,9 @@ ADDED = tuple(
 DERIVED = {name: make for one in OPERATIONS.values() for name, make in one.derived.items()}
 COLUMNS = (
     "run_id", "source", "device", "contender", "label", "operation", *SHAPE, "status", "method", "median_ms", "low_ms",
-    "high_ms", "samples", "error", "tolerance", "useful_tflops", "executed_tflops", "dense_flops", "useful_flops",
-    "executed_flops", "bytes", "gbps", "bound_ms", "tokens_per_s", *ADDED, *DERIVED, "peak_gb", "parts", "flags",
-    "error_text",
+    "high_ms", "samples", "error", "tolerance", "snr_db", "useful_tflops", "executed_tflops", "dense_flops",
+    "useful_flops", "executed_flops", "bytes", "gbps", "bound_ms", "tokens_per_s", *ADDED, *DERIVED, "peak_gb", "parts",
+    "flags", "error_text",
 )  # fmt: skip
 AXIS_TEXTS = tuple(dict.fromkeys(name for one in OPERATIONS.values() for name in one.texts))
 TEXTS = (
@@ -53,7 +53,7 @@ TEXT_COLUMNS = ("contender", "label", "status", "method", "flags", "error_text")
 SIZES = tuple(name for name in ("window", *ADDED) if name not in AXIS_TEXTS)
 AXIS_COLUMNS = ("operation", *(name for name in (*SHAPE, *ADDED) if name not in SIZES))
 WORK = RowWork.__struct_fields__
-NUMBERS = (*SIZES, *WORK, "peak_gb", "error", "tolerance", "low_ms", "median_ms", "high_ms")
+NUMBERS = (*SIZES, *WORK, "peak_gb", "error", "tolerance", "snr_db", "low_ms", "median_ms", "high_ms")
 HELD = {
     **dict.fromkeys((*TEXT_COLUMNS, *AXIS_COLUMNS, *OBJECTS), object),
     **dict.fromkeys(NUMBERS, float),
@@ -158,6 +158,7 @@ def _part(rows: list[Timed], share: Callable[[Any, Any], Any]) -> dict[str, Colu
         **{name: [share(value, value) for value in column] for name, column in texts.items()},
         **{name: _numbers(_axis(axes, name)) for name in SIZES},
         "error": _numbers([row.error for row in rows]), "tolerance": _numbers([row.tolerance for row in rows]),
+        "snr_db": _numbers([row.snr_db for row in rows]),
         **{name: _numbers(list(map(attrgetter(name), works))) for name in WORK},
         "peak_gb": _numbers([row.peak_bytes for row in rows]) / 1e9, "parts": [row.parts_ns or None for row in rows],
         "samples": counts, "low_ms": low, "median_ms": median, "high_ms": high,

@@ -50,7 +50,9 @@ def _held(connection: Any, path: str) -> dict[str, Column]:
     counts = np.asarray(columns.pop("samples"), np.int64)
     low, median, high = quartiles_ms(samples_ns, counts)
     points = columns.pop("point")
-    numbers = {name: _numbers(columns.pop(name)) for name in (*SIZES, *WORK, "error", "tolerance", "peak_bytes")}
+    numbers = {
+        name: _numbers(columns.pop(name)) for name in (*SIZES, *WORK, "error", "tolerance", "snr_db", "peak_bytes")
+    }
     held = {
         **{name: _objects(values) for name, values in columns.items()}, **numbers, "samples": counts,
         "peak_gb": numbers.pop("peak_bytes") / 1e9, "low_ms": low, "median_ms": median, "high_ms": high,
@@ -86,7 +88,7 @@ def _selected() -> str:
     old, new = (word.decode() for word in RESPELLED)
     told = {name: f"replace({text}, '{old}', '{new}')" for name, text in texts.items()}
     axes = {name: _axis(name) for name in (*AXIS_COLUMNS, *SIZES)}
-    numbers = {name: name for name in ("error", "tolerance", "peak_bytes", "samples_ns", "parts_ns")}
+    numbers = {name: name for name in ("error", "tolerance", "snr_db", "peak_bytes", "samples_ns", "parts_ns")}
     work = {name: f"work.{name}" for name in WORK}
     counts = {"samples": "len(samples_ns)"}
     return ", ".join(f"{text} AS {name}" for name, text in {**told, **axes, **numbers, **work, **counts}.items())

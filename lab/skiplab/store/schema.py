@@ -186,6 +186,13 @@ class Timed(Struct, tag_field="record", tag="point", gc=False):
             "compared: twice what the same decoder in plain PyTorch is off by"
         ),
     ] = None
+    snr_db: Annotated[
+        float | None,
+        Said(
+            "of float8 keys and values: the result's signal-to-noise ratio in decibel, beside the same in float64 of "
+            "the numbers before they were rounded to float8; `error` is beside what these stand for"
+        ),
+    ] = None
     flags: Annotated[list[str], Said("what makes the number doubtful, below")] = []
     error_text: Annotated[str, Said("why the status is not ok")] = ""
     work: Annotated[RowWork | None, Said("FLOPs and bytes of one call, below")] = None

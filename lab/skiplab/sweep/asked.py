@@ -28,7 +28,7 @@ def sweep_at(operation: str, contenders: Sequence[str], at: Mapping[str, Any], d
     for name, value in at.items():
         if name not in axes:
             raise ValueError(f"at: got {name}; the axes of {operation} are {', '.join(axes)}")
-        several = isinstance(known[name], tuple) or name in ("mask", "shape")
+        several = isinstance(known[name], tuple) or name in ("mask", "shape", "kv_dtype")
         given[name] = _values(name, value) if several else _value(value)
     if given.get("mask") is not None and "window" in known:
         given.setdefault("window", None)

@@ -28,6 +28,7 @@ class Sweep(AnySweep):
     buffer: slots of a cache at whose start each prompt is, with later slots masked off; None for as many as tokens.
     lengths: of prompts that are packed behind each other, instead of q_len: each entry is those of one workload.
     interleave: whether the samples of a workload's contenders are taken in turn; None, as in older files: no.
+    kv_dtype: those of keys and values, an axis; None for `dtype`. sinks: whether each query head has one.
     TypeError or ValueError names the field, what was given and what is allowed.
     """
 
@@ -46,12 +47,15 @@ class Sweep(AnySweep):
     mask: tuple[str, ...] | None = None
     lengths: tuple[tuple[int, ...], ...] | None = None
     interleave: bool | None = None
+    kv_dtype: tuple[str, ...] | None = None
+    sinks: bool = False
     operation: ClassVar[str] = "attention"
     verb: ClassVar[str] = "sweep"
 
     def __post_init__(self) -> None:
         self._check_axis("mask")
         self._check_axis("lengths")
+        self._check_axis("kv_dtype")
         if (self.q_len is None) == (self.lengths is None):
             words = f"got {self.lengths!r} with the prompt lengths {self.q_len!r}"
             raise ValueError(f"lengths: {words}; a sweep runs over prompts or over packed ones: one must be None")
@@ -80,9 +84,10 @@ class Sweep(AnySweep):
 
     def workloads(self) -> list[Workload]:
         prompts = self.q_len if self.lengths is None else self.lengths
-        return [self.workload(one, window) for one, window in product(prompts or (), self.mask or self.window or ())]
+        axes = product(prompts or (), self.mask or self.window or (), self.kv_dtype or (None,))
+        return [self.workload(*one) for one in axes]
 
-    def workload(self, q_len: int | tuple[int, ...], window: int | str | None) -> Workload:
+    def workload(self, q_len: int | tuple[int, ...], window: int | str | None, kv_dtype: str | None = None) -> Workload:
         """The sweep's workload at one prompt length, or those of packed prompts, and a window or a mask's text."""
         if isinstance(window, str):
             mask = bs.Mask.from_spec(window)
@@ -93,6 +98,7 @@ class Sweep(AnySweep):
         start = None if self.buffer is None else 0
         return Workload(
             q_len, self.buffer, mask, self.batch, self.q_heads, self.kv_heads, self.head_dim, self.dtype, start,
+            kv_dtype, self.sinks,
         )  # fmt: skip
 
 
@@ -124,7 +130,7 @@ def sweep(
     window: None for those of `Sweep`, if no mask is given. mask: by text, or a Mask that has a text (one made of
     tensors or of a function has none: ValueError). lengths: of packed prompts, for each workload as numbers or as text,
     such as "64-4096:16384" (see `workload.packed.lengths_of`), in the place of q_len. shape: batch, q_heads, kv_heads,
-    head_dim, dtype, buffer, seed, budget_s, as in `Sweep`.
+    head_dim, dtype, kv_dtype, sinks, buffer, seed, budget_s, as in `Sweep`.
     """
     masks = [mask] if isinstance(mask, str | bs.Mask) else mask
     texts = None if masks is None else tuple(map(mask_text, masks))

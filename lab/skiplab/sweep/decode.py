@@ -19,7 +19,8 @@ class DecodeSweep(AnySweep):
     """Decode: every number of keys x every window x every contender, for one head shape, dtype and device.
 
     buffer: slots of the cache, None for as many as there are keys. A window of None sees all keys. interleave: as in
-    `Sweep`. ValueError names the field, what was given and what is allowed.
+    `Sweep`. kv_dtype: those of keys and values, an axis; None for `dtype`. ragged: the share of kv_len that the
+    shortest sequence of the batch has. ValueError names the field, what was given and what is allowed.
     """
 
     contenders: tuple[str, ...] = ("blockskip", "sdpa", "flex")
@@ -36,16 +37,22 @@ class DecodeSweep(AnySweep):
     seed: int = 0
     budget_s: float = 5.0
     interleave: bool | None = None
+    kv_dtype: tuple[str, ...] | None = None
+    ragged: float | None = None
     operation: ClassVar[str] = "decode"
     verb: ClassVar[str] = "decode"
+
+    def __post_init__(self) -> None:
+        self._check_axis("kv_dtype")
+        super().__post_init__()
 
     def workloads(self) -> list[DecodeWorkload]:
         return [
             DecodeWorkload(
                 kv_len, window, self.q_len, self.batch, self.q_heads, self.kv_heads, self.head_dim, self.dtype,
-                self.buffer,
+                self.buffer, kv_dtype, self.ragged,
             )
-            for kv_len, window in product(self.kv_len, self.window)
+            for kv_len, window, kv_dtype in product(self.kv_len, self.window, self.kv_dtype or (None,))
         ]  # fmt: skip
 
 

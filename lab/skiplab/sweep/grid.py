@@ -98,7 +98,7 @@ class AnySweep(ABC):
     def from_parameters(cls, parameters: dict[str, Any]) -> Self:
         """The sweep described by a run's header; ValueError names a parameter that does not fit.
 
-        Parameters whose default is None may be missing, as in older files.
+        Parameters whose default is None or False may be missing, as in older files.
         """
         known = {field.name: field.default for field in fields(cls)}  # type: ignore[arg-type]
         for name, value in parameters.items():
@@ -106,7 +106,7 @@ class AnySweep(ABC):
                 raise ValueError(
                     f"{name}: got {value!r}; the parameters of `skiplab {cls.verb}` are {', '.join(known)}"
                 )
-        missing = [name for name, default in known.items() if default is not None and name not in parameters]
+        missing = [name for name, default in known.items() if default not in (None, False) and name not in parameters]
         if missing:
             raise ValueError(f"the parameters of `skiplab {cls.verb}` lack {', '.join(missing)}")
         try:

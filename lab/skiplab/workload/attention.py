@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Self
 
 import blockskip as bs
 import torch
+from blockskip.arguments import flag
 
 from skiplab.workload.packed import PackedPrompts, packed_of
 from skiplab.workload.problem import Heads
@@ -18,8 +19,9 @@ class Workload(Heads):
     """One attention problem: q [batch, q_heads, q_len, head_dim], k and v [batch, kv_heads, kv_len, head_dim].
 
     `kv_len` defaults to `q_len`; query row i stands at position `q_start + i`, by default at the end of the keys. With
-    q_start 0 it is a prompt at the start of a cache: see `buffer`. TypeError or ValueError names the field, what was
-    given and what is allowed.
+    q_start 0 it is a prompt at the start of a cache: see `buffer`. kv_dtype: float8_e4m3fn for keys and values in 8
+    bits, with a scale a head. sinks: whether each query head has a learned logit that joins the softmax, as in gpt-oss.
+    TypeError or ValueError names the field, what was given and what is allowed.
     """
 
     q_len: int
@@ -31,6 +33,8 @@ class Workload(Heads):
     head_dim: int = 128
     dtype: str = "bfloat16"
     q_start: int | None = None
+    kv_dtype: str | None = None
+    sinks: bool = False
     operation: ClassVar[str] = "attention"
 
     def __post_init__(self) -> None:
@@ -40,8 +44,17 @@ class Workload(Heads):
         self._check_heads()
         if self.q_start is not None:
             self._check_integer("q_start")
+        flag("sinks", self.sinks)
         if not isinstance(self.mask, bs.Mask):
             raise ValueError(f"mask: got {self.mask!r}; allowed is a blockskip mask, such as sliding_window(512)")
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        return (*super().input_names, *(("sinks",) if self.sinks else ()))
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return (*super().needs, *(("sinks",) if self.sinks else ()))
 
     @property
     def keys(self) -> int:
@@ -94,6 +107,10 @@ class Workload(Heads):
         more: dict[str, Any] = {} if self.buffer is None else {"buffer": self.buffer}
         if self.packed is not None:
             more["packed"] = str(self.packed)
+        if self.kv_dtype is not None:
+            more["kv_dtype"] = self.kv_dtype
+        if self.sinks:
+            more["sinks"] = True
         return {
             "operation": self.operation, "q_len": self.q_len, "kv_len": self.keys, "mask": spec,
             "window": self.window, "batch": self.batch, "q_heads": self.q_heads, "kv_heads": self.kv_heads,
@@ -111,9 +128,11 @@ class Workload(Heads):
         """A stable, readable key, the same for equal workloads, by which a run file finds a point."""
         axes = self.axes()
         start = "" if self.q_start is None else f" at {self.q_start}"
+        cache = "" if self.kv_dtype is None else f", keys {self.kv_dtype}"
         return (
             f"{self.operation} {axes['mask']} q{self.q_len} kv{self.keys}{start} "
-            f"b{self.batch} h{self.q_heads}/{self.kv_heads} d{self.head_dim} {self.dtype}"
+            f"b{self.batch} h{self.q_heads}/{self.kv_heads} d{self.head_dim} {self.dtype}{cache}"
+            f"{', sinks' if self.sinks else ''}"
         )
 
     def tilemap(self, block_m: int = 128, block_n: int = 64) -> bs.TileMap:
@@ -122,11 +141,19 @@ class Workload(Heads):
 
     def work(self, skip: str = "map", block_m: int = 128, block_n: int = 64) -> bs.Work:
         """FLOPs and bytes of a skip mode (none, mask, bounds or map) on tiles of that size."""
-        return bs.attention_work(
-            self.tilemap(block_m, block_n), self.batch, self.q_heads, self.kv_heads, self.head_dim,
-            self.element_bytes, skip=skip,
-        )  # fmt: skip
+        sizes = self.tilemap(block_m, block_n), self.batch, self.q_heads
+        work = bs.attention_work(*sizes, self.kv_heads, self.head_dim, self.element_bytes, skip=skip)
+        if self.kv_dtype is None:
+            return work
+        twice = bs.attention_work(*sizes, 2 * self.kv_heads, self.head_dim, self.element_bytes, skip=skip)
+        wide = twice.bytes - work.bytes  # keys and values, were they of q's dtype
+        return replace(work, bytes=work.bytes - wide + wide * self.kv_element_bytes // self.element_bytes)
 
     def inputs(self, device: str, seed: int, deviation: float = 1.0) -> tuple[torch.Tensor, ...]:
-        """Fresh q, k, v, drawn on the device; the logits, at the default scale, have about that standard deviation."""
-        return self._qkv(self.q_len, self.keys, device, torch.Generator(device).manual_seed(seed), deviation)
+        """Fresh q, k, v, and the scales or sinks that there are, drawn on the device.
+
+        The logits, at the default scale, have about that standard deviation.
+        """
+        generator = torch.Generator(device).manual_seed(seed)
+        drawn = self._rounded(*self._qkv(self.q_len, self.keys, device, generator, deviation))
+        return (*drawn, *((self._normal((self.q_heads,), device, generator, 1.0),) if self.sinks else ()))

@@ -51,6 +51,10 @@ class LinearWorkload(Problem):
             )
 
     @property
+    def input_names(self) -> tuple[str, ...]:
+        return "x", "weight"
+
+    @property
     def size(self) -> str:
         """The size in words, for a line of progress."""
         return f"{self.out_features}x{self.in_features}, {self.rows} rows"

@@ -98,6 +98,10 @@ class ModelWorkload(Problem):
         return replace(self, depth=CHECKED)
 
     @property
+    def input_names(self) -> tuple[str, ...]:
+        return ("ids",)
+
+    @property
     def size(self) -> str:
         """The size in words, for a line of progress."""
         if self.phase == "prefill":

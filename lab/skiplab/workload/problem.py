@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar, Self, cast
 
 import blockskip as bs
 import torch
 from blockskip.arguments import choice, integer
 
 DTYPES = ("float16", "bfloat16", "float32")
+FLOAT8 = "float8_e4m3fn"
+"""What keys and values may be of, whatever the queries are."""
 
 
 class Problem(ABC):
@@ -61,6 +64,16 @@ class Problem(ABC):
         return getattr(torch, self.dtype)
 
     @property
+    @abstractmethod
+    def input_names(self) -> tuple[str, ...]:
+        """The names of `inputs`, in their order."""
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Of `contenders.base.NEEDS` what a contender must be made for, to be asked for this."""
+        return ()
+
+    @property
     def out_dtype(self) -> torch.dtype:
         """The result's: the workload's, unless it says otherwise."""
         return self.torch_dtype
@@ -90,13 +103,17 @@ class Problem(ABC):
 
 
 class Heads(Problem):
-    """The base of the two attention workloads."""
+    """The base of the two attention workloads.
+
+    kv_dtype: that of keys and values, where it is not `dtype`: float8_e4m3fn, with a scale for each of their heads.
+    """
 
     batch: int
     q_len: int
     q_heads: int
     kv_heads: int
     head_dim: int
+    kv_dtype: str | None
 
     @property
     def out_shape(self) -> tuple[int, ...]:
@@ -108,10 +125,37 @@ class Heads(Problem):
         """Query heads to one key/value head."""
         return self.q_heads // self.kv_heads
 
+    @property
+    def kv_element_bytes(self) -> int:
+        """Bytes of one number of a key or a value."""
+        return getattr(torch, self.kv_dtype or self.dtype).itemsize
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """q, k, v, and behind them what else there is, by the name of blockskip's argument."""
+        return ("q", "k", "v") if self.kv_dtype is None else ("q", "k", "v", "k_scale", "v_scale")
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return () if self.kv_dtype is None else ("float8",)
+
+    @property
+    def before_rounding(self) -> Self | None:
+        """The workload whose inputs are this one's before keys and values became float8; None where they did not."""
+        return None if self.kv_dtype is None else replace(cast(Any, self), kv_dtype=None)
+
+    def sequences(self, inputs: Sequence[torch.Tensor]) -> list[tuple[Self, Sequence[torch.Tensor]]]:
+        """Parts of the batch that have one mask, in order, each as a workload with its inputs: here all at once."""
+        return [(self, inputs)]
+
     def _check_heads(self) -> None:
         self._check_integer("head_dim", 8, 512)
         if self.q_heads % self.kv_heads:
             raise ValueError(f"kv_heads: got {self.kv_heads}; q_heads ({self.q_heads}) must be a multiple of it")
+        if self.kv_dtype is not None:
+            choice("kv_dtype", self.kv_dtype, (self.dtype, FLOAT8))
+        if self.kv_dtype == self.dtype:
+            object.__setattr__(self, "kv_dtype", None)
 
     def _qkv(self, queries: int, keys: int, device: str, generator: torch.Generator, deviation: float):
         """q, k, v with so many queries and keys; the logits, with the default scale, have about that deviation."""
@@ -120,3 +164,10 @@ class Heads(Problem):
             self._normal((self.batch, heads, length, self.head_dim), device, generator, factor)
             for heads, length, factor in shapes
         )
+
+    def _rounded(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """q, k, v and, where keys and values become float8, their scales, as `input_names` has them."""
+        if self.kv_dtype is None:
+            return q, k, v
+        (k, k_scale), (v, v_scale) = bs.quantize_kv(k), bs.quantize_kv(v)
+        return q, k, v, k_scale, v_scale

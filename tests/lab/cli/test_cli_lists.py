@@ -12,10 +12,11 @@ from skiplab.cli import run as cli_run
 from typer.main import get_command
 
 COMMANDS = {
-    "sweep": "--contender blockskip,sdpa --q-len 64,128 --window 16,causal --again busy,throttled",
+    "sweep": "--contender blockskip,sdpa --q-len 64,128 --window 16,causal --again busy,throttled "
+    "--kv-dtype bfloat16,float8_e4m3fn",
     "sweep with masks": "--mask chunked(16)&causal(),band(-3,2)&causal()",
     "sweep of packed prompts": "--lengths 512*32x7,64-4096:16384 --window 16,causal",
-    "decode": "--contender blockskip,sdpa --kv-len 64,128 --window 16,causal",
+    "decode": "--contender blockskip,sdpa --kv-len 64,128 --window 16,causal --kv-dtype bfloat16,float8_e4m3fn",
     "linear": "--contender blockskip,bf16 --shape 64x64,128x64 --rows 1,2,4 --bits 4,8 --group-size 32,64",
     "linear of a model": "--model gemma4-31b --layer qkv,o",
     "model laptop": "--contender blockskip,sdpa --prompt 16,32 --depth 0,16 --rows 1,4",

@@ -6,8 +6,6 @@ from skiplab.measure.rotated import timed  # noqa: F401 - a role's part
 from skiplab.measure.truth import Truth
 from skiplab.workload.toy import ToyWorkload
 
-INPUTS = ("x",)
-
 
 def awkward(dtype):
     return [ToyWorkload(1, dtype=dtype), ToyWorkload(33, 3, dtype=dtype)]

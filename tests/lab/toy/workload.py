@@ -23,6 +23,10 @@ class ToyWorkload(Problem):
         self._check("width", "rows")
 
     @property
+    def input_names(self) -> tuple[str, ...]:
+        return ("x",)
+
+    @property
     def size(self) -> str:
         return f"{self.width} numbers"
 

@@ -71,7 +71,7 @@ class FormControls(w.VBox):
     def _box(self, name: str, chosen: bool) -> w.Checkbox:
         """A contender's tick box; disabled, with the reason, if this machine cannot run it."""
         entry = contenders(self.form.operation)[name]
-        reason = entry.supports(self.form.probe, default_device())
+        reason = entry.refusal(self.form.probe, default_device())
         impossible = reason is not None and any(word in reason for word in MISSING)
         label = called(entry.label, name) + (f": {reason}" if impossible else "")
         box = w.Checkbox(
