@@ -12,15 +12,18 @@ import torch
 from .arguments import choice
 from .gpu import HOPPER, check_capability, family
 
+WARP_SPECIALIZED = ((128, 12), (192, 16))
+"""(rows of a tile, warps) of the warp-specialized kernel: 64 rows for each group that computes."""
 WARP_SPECIALIZED_ROWS = 128
-"""Rows of a tile of the warp-specialized kernel: 64 for each of the two groups that compute."""
+"""The fewest query rows of a call for which the warp-specialized kernel is taken."""
 
 
 @dataclass(frozen=True)
 class TileConfig:
     """block_m rows x block_n keys a tile; num_warps warps a program; num_stages tiles in flight.
 
-    12 warps are two groups that compute and one warp that copies: Hopper's kernel, `attention.prefill.hopper`.
+    12 warps with 128 rows are two groups that compute and one warp that copies, 16 warps with 192 rows three of them:
+    Hopper's kernel, `attention.prefill.hopper`.
     """
 
     block_m: int
@@ -30,25 +33,29 @@ class TileConfig:
 
     def __post_init__(self):
         allowed = {
-            "block_m": (16, 32, 64, 128, 256),
+            "block_m": (16, 32, 64, 128, 192, 256),
             "block_n": (16, 32, 64, 128),
             "num_warps": (1, 2, 4, 8, 12, 16),
             "num_stages": tuple(range(1, 9)),
         }
         for name, values in allowed.items():
             object.__setattr__(self, name, choice(f"config: {name}", getattr(self, name), values))
-        if self.warp_specialized and self.block_m != WARP_SPECIALIZED_ROWS:
-            raise ValueError(f"config: block_m is {self.block_m} with 12 warps; {WARP_SPECIALIZED_ROWS} is allowed")
+        if self.warp_specialized and (self.block_m, self.num_warps) not in WARP_SPECIALIZED:
+            raise ValueError(
+                f"config: block_m is {self.block_m} with {self.num_warps} warps; 128 goes with 12, 192 with 16 alone"
+            )
 
     @property
     def warp_specialized(self) -> bool:
         """Whether warps have jobs of their own: see `attention.prefill.hopper`."""
-        return self.num_warps == 12
+        return self.num_warps == 12 or self.block_m == 192
 
     @property
     def plain(self) -> TileConfig:
-        """The plain kernel's configuration with the same tiles, and so the same bits."""
-        return replace(self, num_warps=8) if self.warp_specialized else self
+        """The plain kernel's configuration with as many keys a tile, and so the same bits."""
+        if not self.warp_specialized:
+            return self
+        return replace(self, block_m=64, num_warps=4) if self.block_m == 192 else replace(self, num_warps=8)
 
     @classmethod
     def of(cls, config) -> TileConfig:
@@ -60,7 +67,9 @@ class TileConfig:
         return cls(*config)
 
     def __str__(self):
-        warps = "8 warps and one that copies" if self.warp_specialized else f"{self.num_warps} warps"
+        warps = f"{self.num_warps} warps"
+        if self.warp_specialized:
+            warps = f"{self.num_warps - 4} warps and one that copies"
         return f"{self.block_m}x{self.block_n} tiles, {warps}, {self.num_stages} stages"
 
     def __iter__(self):
@@ -114,7 +123,8 @@ _PREFILL_SHORT = [
 ]
 
 
-WARP_SPECIALIZED_HEAD_DIMS = (128, 256)
+WARP_SPECIALIZED_HEAD_DIMS = (64, 80, 96, 128, 192, 256)
+"""Powers of two, and sums of two of them: see `attention.prefill.hopper.products`."""
 
 
 def can_specialize_warps(capability: tuple[int, int], head_dim: int, dtype: torch.dtype) -> bool:

@@ -50,7 +50,7 @@ def test_the_modes_that_skip_by_limits_or_runs_take_it(mask):
         {"scale": -0.1},
         {"scale": 0.0},
         {"record": True},
-        {"head_dim": 64},
+        {"head_dim": 32},
         {"q_len": 8},
         {"layout": lambda t: torch.cat([t, t[..., :1]], 3)[..., :-1]},
         {"ring": True, "mask": MASKS["window"], "kv_len": 256},

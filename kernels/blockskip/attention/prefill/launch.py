@@ -161,7 +161,10 @@ def step_of(call: AttentionCall, plan: PrefillPlan, views, lengths: Lengths, gri
         return Step(prefill, Launch(arguments, {"CONSTANTS": constants}, grid), options)
     from . import hopper  # Gluon is imported only where it is used
 
-    constants = hopper.HopperConstants(plan.skip, q.shape[3], config.block_n, config.num_stages, overlap)
+    pieces = q.shape[3], 1 << q.shape[3].bit_length() - 1
+    constants = hopper.HopperConstants(
+        plan.skip, *pieces, *(config.block_m, config.block_n, config.num_stages), overlap
+    )
     options = {"num_warps": 4}  # a group's; the others come on top
     return Step(hopper.prefill, Launch(arguments, {"CONSTANTS": constants}, grid), options)
 

@@ -19,7 +19,7 @@ from ...band import band_limits, lengths_of
 from ...sequences import item_at, item_count
 
 ROWS = gl.constexpr(64)
-"""Query rows of a warp group: what one of its products takes. An item has those of both groups."""
+"""Query rows of a warp group: what one of its products takes. An item has those of all groups."""
 
 
 class HopperConstants(NamedTuple):
@@ -28,6 +28,10 @@ class HopperConstants(NamedTuple):
     SKIP: str
     """bounds | map."""
     HEAD_DIM: int
+    PIECE: int
+    """Elements of the head's first piece, a power of two: all of them, or those that leave one for the second."""
+    BLOCK_M: int
+    """Query rows of an item: ROWS for each computing warp group."""
     BLOCK_N: int
     STAGES: int
     """Tiles of keys, and of values, in shared memory."""
@@ -36,7 +40,10 @@ class HopperConstants(NamedTuple):
 
 
 class Buffers(NamedTuple):
-    """Tiles in shared memory; q: two, or with overlapping items four; out: None where they do not overlap."""
+    """Tiles in shared memory, for each piece of the head.
+
+    q: a warp group's, twice where items overlap; out: None where they do not.
+    """
 
     q: Any
     k: Any
@@ -77,20 +84,21 @@ class Tiles(NamedTuple):
 
 @gluon.jit
 def run_of(run, tiles, mask, CONSTANTS: gl.constexpr):
-    """(first, end, first unmasked, end of the unmasked, index of the first one's bits or -1) of a run of tiles."""
+    """(end, edges) of a run of tiles: see `attend.masked`."""
     BLOCK_N: gl.constexpr = CONSTANTS.BLOCK_N
     if CONSTANTS.SKIP == "bounds":
         begin, full_begin, full_end, end = tiles.band
-        bits_index = begin
+        bits_index = -1
     else:
         run_ptr = mask.runs + wide(run) * 4
         begin = gl.load(run_ptr)
         end = gl.minimum(gl.load(run_ptr + 1), gl.cdiv(tiles.kv_len, BLOCK_N))
-        full_begin = begin
+        full = gl.load(run_ptr + 2) == 2
+        full_begin = gl.where(full, begin, end)
         # a full run may end in a tile with keys that are not real: that one is masked, by kv_len alone
-        full_end = gl.where(gl.load(run_ptr + 2) == 2, tiles.kv_len // BLOCK_N, begin)
+        full_end = gl.where(full, tiles.kv_len // BLOCK_N, begin)
         bits_index = gl.load(run_ptr + 3)  # -1 for a full run
-    return begin, end, full_begin, full_end, bits_index
+    return end, (begin, full_begin, full_end, bits_index)
 
 
 @gluon.jit
@@ -101,10 +109,10 @@ def position_in(round_):
 
 
 @gluon.jit
-def rounds(q, lengths):
+def rounds(q, lengths, CONSTANTS: gl.constexpr):
     """How many items this program does, one a round: the last may have none for it."""
     if lengths.items is None:
-        items = gl.cdiv(q.shape[2], 2 * ROWS) * q.shape[1] * q.shape[0]
+        items = gl.cdiv(q.shape[2], CONSTANTS.BLOCK_M) * q.shape[1] * q.shape[0]
     else:
         items = item_count(lengths.items) * q.shape[1]
     full = items // gl.num_programs(0)
@@ -112,7 +120,7 @@ def rounds(q, lengths):
 
 
 @gluon.jit
-def item_of(round_, q, lengths, interleave):
+def item_of(round_, q, lengths, interleave, CONSTANTS: gl.constexpr):
     """(batch, head, row of tiles): the rows of `interleave` heads, counted over batches, alternate; longest first.
 
     Of packed sequences (0, head, row, first query, queries, first key, keys). Where their heads come in several parts,
@@ -121,7 +129,7 @@ def item_of(round_, q, lengths, interleave):
     """
     item = round_ * gl.num_programs(0) + position_in(round_)
     if lengths.items is None:
-        rows = gl.cdiv(q.shape[2], 2 * ROWS)
+        rows = gl.cdiv(q.shape[2], CONSTANTS.BLOCK_M)
     else:
         rows = item_count(lengths.items)
         # there may be more programs than items: one without a round asks for round -1
@@ -157,12 +165,17 @@ def tiles_of(item, q, visible, CONSTANTS: gl.constexpr):
     else:
         q_len, kv_len = item[4], item[6]
         q_start = kv_len - q_len
-    first = row * (2 * ROWS)
-    last = gl.minimum(first + 2 * ROWS, q_len) - 1
+    first = row * CONSTANTS.BLOCK_M
+    last = gl.minimum(first + CONSTANTS.BLOCK_M, q_len) - 1
     runs = (0, 1)
     band_tiles = (0, 0, 0, 0)
     if CONSTANTS.SKIP == "bounds":
-        band_tiles = band_limits(q_start + first, q_start + last, kv_len, visible.band, BLOCK_N)
+        begin, full_begin, _, end = band_limits(q_start + first, q_start + last, kv_len, visible.band, BLOCK_N)
+        # a tile may be masked at both ends: the end of the unmasked is not bounded by their first
+        full_end = kv_len // BLOCK_N
+        if visible.band.right is not None:
+            full_end = gl.minimum(gl.maximum(q_start + first + visible.band.right + 1, 0) // BLOCK_N, full_end)
+        band_tiles = (begin, full_begin, full_end, end)
     else:
         row_ptr = base(visible.mask.start, batch, head) + row
         runs = (gl.load(row_ptr), gl.load(row_ptr + 1))
