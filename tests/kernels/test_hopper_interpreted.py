@@ -81,10 +81,21 @@ def test_it_is_right(copies, mask, head_dim, programs):
     close(attend(q, k, v, mask, copies=copies, programs=programs), q, k, v, mask)
 
 
+@pytest.mark.parametrize("config", [(128, 64, 12, 2), (192, 64, 16, 3), (192, 128, 16, 3)])
+@pytest.mark.parametrize("q_start", [None, 0, -70, 333])
+def test_tiles_that_some_groups_alone_need(copies, config, q_start):
+    q, k, v = draw(64, 400, 460, batch=2, heads=(2, 1))
+    lengths = torch.tensor([460, 333], dtype=torch.int32)
+    for mask in (bs.causal(), bs.sliding_window(1), bs.sliding_window(150), bs.band(-3, 90)):
+        options = {"q_start": q_start, "kv_len": lengths}
+        found = attend(q, k, v, mask, copies=copies, programs=2, config=TileConfig(*config), **options)
+        close(found, q, k, v, mask, **options)
+
+
 @pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
 def test_three_groups_and_narrow_tiles(copies, mask):
     q, k, v = draw(64, 403)
-    for config in (TileConfig(192, 128, 16, 2), TileConfig(192, 64, 16, 3), TileConfig(128, 64, 12, 3)):
+    for config in (TileConfig(192, 128, 16, 3), TileConfig(192, 64, 16, 3), TileConfig(128, 64, 12, 3)):
         close(attend(q, k, v, mask, copies=copies, programs=3, config=config), q, k, v, mask)
 
 

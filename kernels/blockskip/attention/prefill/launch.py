@@ -162,8 +162,9 @@ def step_of(call: AttentionCall, plan: PrefillPlan, views, lengths: Lengths, gri
     from . import hopper  # Gluon is imported only where it is used
 
     pieces = q.shape[3], 1 << q.shape[3].bit_length() - 1
+    hide = q.shape[3] <= 128  # registers are left for it
     constants = hopper.HopperConstants(
-        plan.skip, *pieces, *(config.block_m, config.block_n, config.num_stages), overlap
+        plan.skip, *pieces, config.block_m, config.block_n, config.num_stages, overlap, hide
     )
     options = {"num_warps": 4}  # a group's; the others come on top
     return Step(hopper.prefill, Launch(arguments, {"CONSTANTS": constants}, grid), options)

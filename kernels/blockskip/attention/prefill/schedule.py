@@ -122,7 +122,9 @@ def overlaps_items(call: AttentionCall, plan: PrefillPlan, items: int, programs:
     config = plan.config
     rows = 3 * config.block_m + 2 * config.num_stages * config.block_n  # two buffers of queries, one of results
     available = shared_bytes(HOPPER) - 1024  # for barriers and the like
-    return rows * call.q.shape[3] * call.q.element_size() <= available and is_tma_readable(call.q)
+    # while a product is not begun, a group gives back a tile for every other group: copies must go on nevertheless
+    ahead = config.num_stages >= config.block_m // 64
+    return ahead and rows * call.q.shape[3] * call.q.element_size() <= available and is_tma_readable(call.q)
 
 
 def has_short_rows(mask: Mask, kv_len: int) -> bool:

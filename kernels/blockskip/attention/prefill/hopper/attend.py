@@ -18,12 +18,11 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 from ....launching.primitives import base, first_bits, wide
 from ....launching.scopes import enter_scope, exit_scope
 from ...softmax import after_sink, online_softmax, tangent
-from .items import ROWS, item_of, queries_in, rounds, run_of, tiles_of
+from .items import ROWS, item_of, own_tiles, queries_in, rounds, run_of, tiles_of
 from .products import (
     begin_scores,
     begin_sums,
     buffers_at,
-    chosen,
     end_sums,
     fill,
     queries_of,
@@ -137,12 +136,28 @@ def further_tiles(
                 score = tangent(score * scoring.angle)
             score = masked(score, tile, edges, row, n, tiles, visible, CONSTANTS)
             weight, rescale, row_max, row_sum = online_softmax(score, row_max, row_sum, scoring.scale)
+            if CONSTANTS.HIDE_SOFTMAX:
+                # it has ended, but the compiler cannot know: exponentials are not moved behind it and the next wait
+                mbarrier.wait(bars.v_full.index(v_stage), v_phase)
             acc = end_sums(summed)
             mbarrier.arrive(bars.v_empty.index(v_stage))
             acc = times(acc, rescale, CONSTANTS)
             operand = gl.convert_layout(weight.to(operand.dtype), weights)
             count += 1
     return (acc, row_max, row_sum), operand, count
+
+
+@gluon.jit
+def release(count, tiles, MOST: gl.constexpr, bars, CONSTANTS: gl.constexpr):
+    """Gives so many tiles back unread, MOST at most, once they have come; returns what this program has read."""
+    STAGES: gl.constexpr = CONSTANTS.STAGES
+    for i in gl.static_range(MOST):  # pyright: ignore
+        stage, phase = (count + i) % STAGES, (count + i) // STAGES & 1
+        mbarrier.wait(bars.k_full.index(stage), phase, pred=i < tiles)
+        mbarrier.arrive(bars.k_empty.index(stage), pred=i < tiles)
+        mbarrier.wait(bars.v_full.index(stage), phase, pred=i < tiles)
+        mbarrier.arrive(bars.v_empty.index(stage), pred=i < tiles)
+    return count + tiles
 
 
 @gluon.jit
@@ -169,7 +184,10 @@ def attend_rows(
     result: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, PIECE, 16])
     weights: gl.constexpr = gl.DotOperandLayout(0, result, 2)
     q, out = tensors
-    tiles = tiles_of(item, q, visible, CONSTANTS)
+    tiles, skipped, behind = own_tiles(tiles_of(item, q, visible, CONSTANTS), item, GROUP, visible, CONSTANTS)
+    MOST: gl.constexpr = (CONSTANTS.BLOCK_M - ROWS) // BLOCK_N + 1
+    if CONSTANTS.OWN_TILES:
+        count = release(count, skipped, MOST, bars, CONSTANTS)
     dtype: gl.constexpr = q.ptr.dtype.element_ty
     q_tiles = buffers_at(buffers.q, GROUP)
     fill(q_tiles, queries)
@@ -203,6 +221,8 @@ def attend_rows(
             summed = begin_sums(operand, buffers, before % STAGES, acc, CONSTANTS)
             acc = end_sums(summed)
             mbarrier.arrive(bars.v_empty.index(before % STAGES))
+    if CONSTANTS.OWN_TILES:
+        count = release(count, behind, MOST, bars, CONSTANTS)
 
     if CONSTANTS.HEAD_DIM <= 128:  # registers are left for them while results are made ready
         queries = queries_of(q, following, GROUP, CONSTANTS)
@@ -255,9 +275,13 @@ def attend_overlapped(
     nothing = zeros_of(CONSTANTS)
     zeros = gl.zeros([ROWS, BLOCK_N], gl.float32, scores)
     n = gl.arange(0, BLOCK_N, gl.SliceLayout(0, scores))
+    # the most tiles of an item that this group does not need: before its own, behind them, and where it has none
+    BEFORE: gl.constexpr = (GROUP * ROWS + BLOCK_N - 1) // BLOCK_N
+    BEHIND: gl.constexpr = (CONSTANTS.BLOCK_M - (GROUP + 1) * ROWS + BLOCK_N - 1) // BLOCK_N
+    MOST: gl.constexpr = (CONSTANTS.BLOCK_M - ROWS) // BLOCK_N + 1
     i = GROUP * ROWS + gl.arange(0, ROWS, gl.SliceLayout(1, scores))
 
-    count = 0
+    count, last = 0, 0  # last: the tile whose product is begun by the next item
     item = item_of(0, q, visible.lengths, interleave, CONSTANTS)
     no_max, no_sum = first_sums(scoring, item[1], gl.SliceLayout(1, scores))
     sums, operand = (nothing, no_max, no_sum), gl.convert_layout(zeros.to(dtype), weights)
@@ -266,12 +290,14 @@ def attend_overlapped(
     last_round = rounds(q, visible.lengths, CONSTANTS) - 1
     for round_ in range(last_round + 2):
         enter_scope("item")
-        tiles = tiles_of(item, q, visible, CONSTANTS)
+        tiles, skipped, behind = own_tiles(tiles_of(item, q, visible, CONSTANTS), item, GROUP, visible, CONSTANTS)
         end, edges = 0, (0, 0, 0, -1)
         if tiles.runs[1] > tiles.runs[0]:
             end, edges = run_of(tiles.runs[0], tiles, visible.mask, CONSTANTS)
         some = (end > edges[0]) & (round_ <= last_round)
-        stage, before = count % STAGES, gl.maximum(count - 1, 0)
+        if CONSTANTS.OWN_TILES:
+            count = release(count, gl.where(some, skipped, 0), BEFORE, bars, CONSTANTS)
+        stage, before = count % STAGES, last
         q_tiles = buffers_at(buffers.q, round_ % 2 * (CONSTANTS.BLOCK_M // ROWS) + GROUP)
         mbarrier.wait(bars.q_full.index(round_ % 2), round_ // 2 & 1, pred=round_ <= last_round)
         mbarrier.wait(bars.k_full.index(stage), count // STAGES & 1, pred=some)
@@ -296,7 +322,9 @@ def attend_overlapped(
         mbarrier.arrive(bars.v_empty.index(before % STAGES), pred=unfinished)
         if round_ > 0:
             share, logarithm = shares((acc, row_max, row_sum), CONSTANTS)
-            fill(o_tiles, rounded(chosen(unfinished, share, nothing), dtype))
+            if not unfinished:
+                share = nothing
+            fill(o_tiles, rounded(share, dtype))
             store_rows(out, o_tiles, previous, GROUP, CONSTANTS)
             store_lse(lse, logarithm, previous, previous[2] * CONSTANTS.BLOCK_M + i, q)
         sums, operand = (nothing, new_max, new_sum), gl.convert_layout(weight.to(dtype), weights)
@@ -304,6 +332,13 @@ def attend_overlapped(
             sums, operand, count = further_tiles(
                 q_tiles, sums, operand, count + 1, tiles, row, n, buffers, bars, visible, scoring, CONSTANTS
             )  # fmt: skip
+            last = count - 1
+            if CONSTANTS.OWN_TILES:
+                count = release(count, behind, BEHIND, bars, CONSTANTS)
+        elif CONSTANTS.OWN_TILES:
+            # without tiles of its own, and so without scores to wait for, a group gives all back once a product ended
+            unread = gl.where(round_ <= last_round, skipped + behind, 0)
+            count = release(count, unread, MOST, bars, CONSTANTS)
         mbarrier.arrive(bars.q_empty.index(round_ % 2), pred=round_ <= last_round)
         previous, unfinished = item, some
         item = item_of(gl.minimum(round_ + 1, last_round), q, visible.lengths, interleave, CONSTANTS)

@@ -37,6 +37,13 @@ class HopperConstants(NamedTuple):
     """Tiles of keys, and of values, in shared memory."""
     OVERLAP_ITEMS: bool
     """Whether `attend_overlapped` does the items, else `attend_one_by_one`."""
+    HIDE_SOFTMAX: bool
+    """Whether a tile's exponentials surely stand before the wait for the product that runs beside them."""
+
+    @property
+    def OWN_TILES(self) -> bool:
+        """Whether a band's tiles may be needed by some of the warp groups alone."""
+        return self.SKIP == "bounds" and self.BLOCK_M - ROWS.value >= self.BLOCK_N
 
 
 class Buffers(NamedTuple):
@@ -73,11 +80,13 @@ class Visible(NamedTuple):
 class Tiles(NamedTuple):
     """The keys and tiles of one item.
 
-    runs: (first, end) of the tile map's, or one; band: the limits of the band's tiles, see `band_limits`.
+    q_len: the queries among which the item's are; runs: (first, end) of the tile map's, or one; band: the limits of the
+    band's tiles, see `band_of_rows`.
     """
 
     kv_len: Any
     q_start: Any
+    q_len: Any
     runs: Any
     band: Any
 
@@ -157,7 +166,6 @@ def queries_in(view, item):
 @gluon.jit
 def tiles_of(item, q, visible, CONSTANTS: gl.constexpr):
     """The `Tiles` of an item."""
-    BLOCK_N: gl.constexpr = CONSTANTS.BLOCK_N
     batch, head, row = item[0], item[1], item[2]
     q_len = q.shape[2]
     if visible.lengths.items is None:
@@ -165,18 +173,46 @@ def tiles_of(item, q, visible, CONSTANTS: gl.constexpr):
     else:
         q_len, kv_len = item[4], item[6]
         q_start = kv_len - q_len
-    first = row * CONSTANTS.BLOCK_M
-    last = gl.minimum(first + CONSTANTS.BLOCK_M, q_len) - 1
     runs = (0, 1)
     band_tiles = (0, 0, 0, 0)
     if CONSTANTS.SKIP == "bounds":
-        begin, full_begin, _, end = band_limits(q_start + first, q_start + last, kv_len, visible.band, BLOCK_N)
-        # a tile may be masked at both ends: the end of the unmasked is not bounded by their first
-        full_end = kv_len // BLOCK_N
-        if visible.band.right is not None:
-            full_end = gl.minimum(gl.maximum(q_start + first + visible.band.right + 1, 0) // BLOCK_N, full_end)
-        band_tiles = (begin, full_begin, full_end, end)
+        first = row * CONSTANTS.BLOCK_M
+        band_tiles = band_of_rows(first, CONSTANTS.BLOCK_M, q_len, q_start, kv_len, visible.band, CONSTANTS)
     else:
         row_ptr = base(visible.mask.start, batch, head) + row
         runs = (gl.load(row_ptr), gl.load(row_ptr + 1))
-    return Tiles(kv_len, q_start, runs, band_tiles)
+    return Tiles(kv_len, q_start, q_len, runs, band_tiles)
+
+
+@gluon.jit
+def band_of_rows(first, ROWS_OF: gl.constexpr, q_len, q_start, kv_len, band, CONSTANTS: gl.constexpr):
+    """(first tile, first unmasked at the left, first masked at the right, end) of so many queries of a band."""
+    BLOCK_N: gl.constexpr = CONSTANTS.BLOCK_N
+    last = gl.minimum(first + ROWS_OF, q_len) - 1
+    begin, full_begin, _, end = band_limits(q_start + first, q_start + last, kv_len, band, BLOCK_N)
+    # a tile may be masked at both ends: the end of the unmasked is not bounded by their first
+    full_end = kv_len // BLOCK_N
+    if band.right is not None:
+        full_end = gl.minimum(gl.maximum(q_start + first + band.right + 1, 0) // BLOCK_N, full_end)
+    return begin, full_begin, full_end, end
+
+
+@gluon.jit
+def own_tiles(tiles, item, GROUP: gl.constexpr, visible, CONSTANTS: gl.constexpr):
+    """(tiles, tiles before them, tiles behind them): those of an item that one warp group's rows need.
+
+    Fewer than the item's where its rows are more than a tile's keys away from other groups'. A group without rows does
+    as the item. Per item no group skips more than a tile for every other group, so that copies, STAGES ahead, go on.
+    """
+    before, behind = 0, 0
+    if CONSTANTS.OWN_TILES:
+        first = item[2] * CONSTANTS.BLOCK_M + GROUP * ROWS
+        begin, full_begin, full_end, end = tiles.band
+        own = band_of_rows(first, ROWS, tiles.q_len, tiles.q_start, tiles.kv_len, visible.band, CONSTANTS)
+        some = first < tiles.q_len
+        own_begin = gl.where(some, gl.minimum(own[0], end), begin)
+        own_end = gl.where(some, gl.minimum(gl.maximum(own[3], own_begin), end), end)
+        before, behind = own_begin - begin, end - own_end
+        band_tiles = (own_begin, gl.where(some, own[1], full_begin), gl.where(some, own[2], full_end), own_end)
+        tiles = Tiles(tiles.kv_len, tiles.q_start, tiles.q_len, tiles.runs, band_tiles)
+    return tiles, before, behind

@@ -79,20 +79,14 @@ def times(acc, factor, CONSTANTS: gl.constexpr):
 @gluon.jit
 def shares(sums, CONSTANTS: gl.constexpr):
     """(acc / sum, 0 for rows that saw nothing; natural logarithm of the sum of exponentials, -inf for them)."""
-    PIECE: gl.constexpr = CONSTANTS.PIECE
-    first: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, PIECE, 16])
     acc, row_max, row_sum = sums
     saw_nothing = row_sum == 0
     divisor = gl.where(saw_nothing, 1.0, row_sum)
+    factor = 1.0 / divisor
     ln2 = 0.6931471805599453
     # `softmax.log_sum_exp`, written out: calling it changes the machine code
     logarithm = gl.where(saw_nothing, float("-inf"), (row_max + gl.log2(divisor)) * ln2)
-    share = (acc[0] / gl.convert_layout(divisor, gl.SliceLayout(1, first))[:, None],)
-    if len(acc) == 2:
-        REST: gl.constexpr = CONSTANTS.HEAD_DIM - CONSTANTS.PIECE
-        rest: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, REST, 16])
-        share = share + (acc[1] / gl.convert_layout(divisor, gl.SliceLayout(1, rest))[:, None],)  # noqa: RUF005
-    return share, logarithm
+    return times(acc, factor, CONSTANTS), logarithm
 
 
 @gluon.jit
@@ -175,12 +169,3 @@ def rounded(values, DTYPE: gl.constexpr):
         return values[0].to(DTYPE), values[1].to(DTYPE)
     else:  # noqa: RET505 - the other way must not be compiled
         return (values[0].to(DTYPE),)
-
-
-@gluon.jit
-def chosen(condition, values, others):
-    """Each piece of the values, or of the others."""
-    if len(values) == 2:
-        return gl.where(condition, values[0], others[0]), gl.where(condition, values[1], others[1])
-    else:  # noqa: RET505 - the other way must not be compiled
-        return (gl.where(condition, values[0], others[0]),)
