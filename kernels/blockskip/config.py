@@ -123,13 +123,19 @@ _PREFILL_SHORT = [
 ]
 
 
-WARP_SPECIALIZED_HEAD_DIMS = (64, 80, 96, 128, 192, 256)
-"""Powers of two, and sums of two of them: see `attention.prefill.hopper.products`."""
-
-
 def can_specialize_warps(capability: tuple[int, int], head_dim: int, dtype: torch.dtype) -> bool:
     """Whether such a device has a warp-specialized prefill kernel for such keys and values."""
-    return capability[0] == 9 and head_dim in WARP_SPECIALIZED_HEAD_DIMS and dtype.itemsize == 2
+    return capability[0] == 9 and 64 <= head_dim <= 256 and dtype.itemsize == 2
+
+
+def pieces_of(head_dim: int) -> tuple[int, int]:
+    """The two powers of two in which the warp-specialized kernel multiplies a head, 0 for one piece.
+
+    They sum to less than the next power of two: 80 is 64 and 16, 72 is that too, 112 is 128.
+    """
+    whole = power_of_two(head_dim)
+    rest = max(16, power_of_two(head_dim - whole // 2))
+    return (whole, 0) if rest >= whole // 2 else (whole // 2, rest)
 
 
 def prefill_config(

@@ -13,7 +13,7 @@ from blockskip.attention.prefill import launch, plan, schedule
 from blockskip.config import TileConfig
 from blockskip.launching.repeated import REPEATED
 
-WARP_SPECIALIZED = {128: TileConfig(128, 128, 12, 2), 256: TileConfig(128, 64, 12, 2)}
+WARP_SPECIALIZED = {d: TileConfig(128, 64 if d > 128 else 128, 12, 2) for d in (64, 80, 128, 256)}
 HOPPER = torch.cuda.is_available() and torch.cuda.get_device_capability()[0] == 9
 needs_hopper = pytest.mark.skipif(not HOPPER, reason="warp-group products need a GPU of compute capability 9.x")
 SINKS = bs.sliding_window(300) | (bs.sink(4) & bs.causal())

@@ -10,6 +10,7 @@ import math
 import numpy as np
 import torch
 
+from ...config import pieces_of
 from ...gpu import HOPPER, Gpu, shared_bytes
 from ...mask import Band, Mask
 from ..call import AttentionCall
@@ -124,7 +125,8 @@ def overlaps_items(call: AttentionCall, plan: PrefillPlan, items: int, programs:
     available = shared_bytes(HOPPER) - 1024  # for barriers and the like
     # while a product is not begun, a group gives back a tile for every other group: copies must go on nevertheless
     ahead = config.num_stages >= config.block_m // 64
-    return ahead and rows * call.q.shape[3] * call.q.element_size() <= available and is_tma_readable(call.q)
+    width = sum(pieces_of(call.q.shape[3]))
+    return ahead and rows * width * call.q.element_size() <= available and is_tma_readable(call.q)
 
 
 def has_short_rows(mask: Mask, kv_len: int) -> bool:

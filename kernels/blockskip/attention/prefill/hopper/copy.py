@@ -47,10 +47,10 @@ def parts_descriptor_of(view, strides, BLOCK: gl.constexpr, HEAD_DIM: gl.constex
 def descriptors_of(view, strides, first, length, LINES: gl.constexpr, CONSTANTS: gl.constexpr):
     """`descriptor_of` blocks of so many rows, one for each piece of the head."""
     PIECE: gl.constexpr = CONSTANTS.PIECE
-    REST: gl.constexpr = CONSTANTS.HEAD_DIM - CONSTANTS.PIECE
+    REST: gl.constexpr = CONSTANTS.REST
     HEAD_DIM: gl.constexpr = CONSTANTS.HEAD_DIM
     sources = (descriptor_of(view, strides, first, length, [1, 1, LINES, PIECE], HEAD_DIM),)
-    if HEAD_DIM > CONSTANTS.PIECE:
+    if REST > 0:
         rest: gl.constexpr = [1, 1, LINES, REST]
         sources = sources + (descriptor_of(view, strides, first, length, rest, HEAD_DIM),)  # noqa: RUF005
     return sources
@@ -60,11 +60,11 @@ def descriptors_of(view, strides, first, length, LINES: gl.constexpr, CONSTANTS:
 def parts_descriptors_of(view, strides, CONSTANTS: gl.constexpr):
     """`parts_descriptor_of` tiles, one for each piece of the head."""
     PIECE: gl.constexpr = CONSTANTS.PIECE
-    REST: gl.constexpr = CONSTANTS.HEAD_DIM - CONSTANTS.PIECE
+    REST: gl.constexpr = CONSTANTS.REST
     BLOCK_N: gl.constexpr = CONSTANTS.BLOCK_N
     HEAD_DIM: gl.constexpr = CONSTANTS.HEAD_DIM
     sources = (parts_descriptor_of(view, strides, [1, 1, 1, BLOCK_N, PIECE], HEAD_DIM),)
-    if HEAD_DIM > CONSTANTS.PIECE:
+    if REST > 0:
         rest: gl.constexpr = [1, 1, 1, BLOCK_N, REST]
         sources = sources + (parts_descriptor_of(view, strides, rest, HEAD_DIM),)  # noqa: RUF005
     return sources
@@ -120,7 +120,7 @@ def copy(q, k, v, buffers, bars, visible, interleave, CONSTANTS: gl.constexpr):
 @gluon.jit
 def copy_pieces(sources, start, buffers, i, bar, BLOCK: gl.constexpr, CONSTANTS: gl.constexpr):
     """A block of rows, piece by piece, into the i-th buffers. start, BLOCK: without the head's elements."""
-    REST: gl.constexpr = CONSTANTS.HEAD_DIM - CONSTANTS.PIECE
+    REST: gl.constexpr = CONSTANTS.REST
     PIECE: gl.constexpr = CONSTANTS.PIECE
     tile = buffers[0].index(i).reshape(BLOCK + [PIECE])  # noqa: RUF005 - Gluon knows no starred items
     tma.async_copy_global_to_shared(sources[0], start + [0], bar, tile)  # noqa: RUF005
@@ -133,10 +133,9 @@ def copy_pieces(sources, start, buffers, i, bar, BLOCK: gl.constexpr, CONSTANTS:
 def copy_queries(round_, item, sources, q_buffers, bars, CONSTANTS: gl.constexpr):
     """The queries of one item, all groups', into the round's buffers."""
     slot, phase = round_ % 2, round_ // 2 & 1
-    HEAD_DIM: gl.constexpr = CONSTANTS.HEAD_DIM
     GROUPS: gl.constexpr = CONSTANTS.BLOCK_M // ROWS
     mbarrier.wait(bars.q_empty.index(slot), phase ^ 1)
-    mbarrier.expect(bars.q_full.index(slot), CONSTANTS.BLOCK_M * HEAD_DIM * 2)
+    mbarrier.expect(bars.q_full.index(slot), CONSTANTS.BLOCK_M * (CONSTANTS.PIECE + CONSTANTS.REST) * 2)
     for group in gl.static_range(GROUPS):  # pyright: ignore
         first = item[2] * CONSTANTS.BLOCK_M + group * ROWS
         if len(item) != 3:
@@ -150,10 +149,9 @@ def copy_tiles(
     item, kv_head, count, k_sources, v_sources, buffers, bars, mask, tiles, CONSTANTS: gl.constexpr
 ):  # fmt: skip
     """The tiles of one item. count: the tiles that this program has copied; returned with this item's."""
-    HEAD_DIM: gl.constexpr = CONSTANTS.HEAD_DIM
     BLOCK_N: gl.constexpr = CONSTANTS.BLOCK_N
     STAGES: gl.constexpr = CONSTANTS.STAGES
-    size: gl.constexpr = BLOCK_N * HEAD_DIM * 2
+    size: gl.constexpr = BLOCK_N * (CONSTANTS.PIECE + CONSTANTS.REST) * 2
     packed: gl.constexpr = len(item) != 3
     block: gl.constexpr = [1, 1, 1, BLOCK_N] if packed else [1, 1, BLOCK_N]
     for run in range(tiles.runs[0], tiles.runs[1]):

@@ -29,7 +29,9 @@ class HopperConstants(NamedTuple):
     """bounds | map."""
     HEAD_DIM: int
     PIECE: int
-    """Elements of the head's first piece, a power of two: all of them, or those that leave one for the second."""
+    """Elements of the head's first piece, a power of two."""
+    REST: int
+    """Elements of its second piece, or 0: see `products`. The pieces' elements behind HEAD_DIM are zeros."""
     BLOCK_M: int
     """Query rows of an item: ROWS for each computing warp group."""
     BLOCK_N: int

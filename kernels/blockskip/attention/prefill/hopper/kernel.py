@@ -28,7 +28,7 @@ def barriers(STAGES: gl.constexpr, COUNT: gl.constexpr):
 def tiles_of_pieces(dtype: gl.constexpr, COUNT: gl.constexpr, LINES: gl.constexpr, CONSTANTS: gl.constexpr):
     """Shared memory [COUNT, LINES, piece] for each piece of the head."""
     PIECE: gl.constexpr = CONSTANTS.PIECE
-    REST: gl.constexpr = CONSTANTS.HEAD_DIM - PIECE
+    REST: gl.constexpr = CONSTANTS.REST
     first: gl.constexpr = gl.NVMMASharedLayout.get_default_for([LINES, PIECE], dtype)
     tiles = (gl.allocate_shared_memory(dtype, [COUNT, LINES, PIECE], first),)
     if REST > 0:

@@ -25,8 +25,8 @@ def zeros_of(CONSTANTS: gl.constexpr):
     PIECE: gl.constexpr = CONSTANTS.PIECE
     first: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, PIECE, 16])
     acc = (gl.zeros([ROWS, PIECE], gl.float32, first),)
-    if CONSTANTS.HEAD_DIM > CONSTANTS.PIECE:
-        REST: gl.constexpr = CONSTANTS.HEAD_DIM - CONSTANTS.PIECE
+    if CONSTANTS.REST > 0:
+        REST: gl.constexpr = CONSTANTS.REST
         rest: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, REST, 16])
         acc = acc + (gl.zeros([ROWS, REST], gl.float32, rest),)  # noqa: RUF005 - Gluon knows no starred items
     return acc
@@ -46,7 +46,7 @@ def begin_sums(operand, buffers, stage, acc, CONSTANTS: gl.constexpr):
     """The products of the weights and a tile of values, added to acc, begun: one a piece."""
     summed = (warpgroup_mma(operand, buffers.v[0].index(stage), acc[0], is_async=True),)
     if len(acc) == 2:
-        REST: gl.constexpr = CONSTANTS.HEAD_DIM - CONSTANTS.PIECE
+        REST: gl.constexpr = CONSTANTS.REST
         rest: gl.constexpr = gl.DotOperandLayout(0, gl.NVMMADistributedLayout([3, 0], [4, 1], [16, REST, 16]), 2)
         own = gl.convert_layout(operand, rest, assert_trivial=True)
         summed = summed + (warpgroup_mma(own, buffers.v[1].index(stage), acc[1], is_async=True),)  # noqa: RUF005
@@ -70,7 +70,7 @@ def times(acc, factor, CONSTANTS: gl.constexpr):
     first: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, PIECE, 16])
     scaled = (acc[0] * gl.convert_layout(factor, gl.SliceLayout(1, first))[:, None],)
     if len(acc) == 2:
-        REST: gl.constexpr = CONSTANTS.HEAD_DIM - CONSTANTS.PIECE
+        REST: gl.constexpr = CONSTANTS.REST
         rest: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, REST, 16])
         scaled = scaled + (acc[1] * gl.convert_layout(factor, gl.SliceLayout(1, rest))[:, None],)  # noqa: RUF005
     return scaled
@@ -105,7 +105,7 @@ def rows_of(
     d = FIRST + gl.arange(0, WIDTH, gl.SliceLayout(0, LAYOUT))
     rows = base(view, item[0], item[1]) + (first + i).to(gl.int64)[:, None] * view.strides[2]
     rows += d.to(gl.int64)[None, :] * view.strides[3]
-    return rows, (i < count)[:, None] & (d >= 0)[None, :]
+    return rows, (i < count)[:, None] & (d < CONSTANTS.HEAD_DIM)[None, :]
 
 
 @gluon.jit
@@ -120,7 +120,7 @@ def load_piece(q, item, GROUP: gl.constexpr, FIRST: gl.constexpr, WIDTH: gl.cons
 def queries_of(q, item, GROUP: gl.constexpr, CONSTANTS: gl.constexpr):
     """[ROWS, piece] for each piece, 0 where there is no query."""
     PIECE: gl.constexpr = CONSTANTS.PIECE
-    REST: gl.constexpr = CONSTANTS.HEAD_DIM - PIECE
+    REST: gl.constexpr = CONSTANTS.REST
     queries = (load_piece(q, item, GROUP, 0, PIECE, CONSTANTS),)
     if REST > 0:
         queries = queries + (load_piece(q, item, GROUP, PIECE, REST, CONSTANTS),)  # noqa: RUF005
@@ -142,7 +142,7 @@ def store_rows(out, tiles, item, GROUP: gl.constexpr, CONSTANTS: gl.constexpr):
     PIECE: gl.constexpr = CONSTANTS.PIECE
     store_piece(out, tiles[0], item, GROUP, 0, PIECE, CONSTANTS)
     if len(tiles) == 2:
-        store_piece(out, tiles[1], item, GROUP, PIECE, CONSTANTS.HEAD_DIM - PIECE, CONSTANTS)
+        store_piece(out, tiles[1], item, GROUP, PIECE, CONSTANTS.REST, CONSTANTS)
 
 
 @gluon.jit
