@@ -123,6 +123,28 @@ _PREFILL_SHORT = [
 ]
 
 
+# Tiles of Hopper's warp-specialized kernel for heads up to a size, where these were not tuned: for calls that are not
+# `short`, without a window or with one of SPECIALIZED_WINDOW at least (data/TUNING.md, "Heads of 64 to 96").
+_PREFILL_SPECIALIZED = [
+    (64, TileConfig(128, 128, 12, 2)),
+    (96, TileConfig(128, 128, 12, 3)),
+]
+SPECIALIZED_WINDOW = 512
+
+
+def specialized_config(
+    capability: tuple[int, int], head_dim: int, dtype: torch.dtype, window: int | None, length: str
+) -> TileConfig | None:
+    """The warp-specialized kernel's configuration for such a call; None where it has none here.
+
+    window: how many keys a query sees, None without a window; length: a class, see `length_class`.
+    """
+    narrow = window is not None and window < SPECIALIZED_WINDOW
+    if narrow or length == "short" or not can_specialize_warps(capability, head_dim, dtype):
+        return None
+    return next((config for most, config in _PREFILL_SPECIALIZED if head_dim <= most), None)
+
+
 def can_specialize_warps(capability: tuple[int, int], head_dim: int, dtype: torch.dtype) -> bool:
     """Whether such a device has a warp-specialized prefill kernel for such keys and values."""
     return capability[0] == 9 and 64 <= head_dim <= 256 and dtype.itemsize == 2

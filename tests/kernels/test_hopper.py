@@ -113,7 +113,8 @@ def test_a_program_a_multiprocessor_goes_on_from_row_to_row(monkeypatch):
     assert grid_of(2048, 2048, causal) == ((132,), 32)
     assert grid_of(300, 300, causal) == ((96,), 32)  # fewer rows of tiles than multiprocessors
     assert grid_of(2048, 2048, causal, batch=4) == ((132,), 128)  # longest rows first over all batches
-    assert grid_of(2048, 2048, causal, batch=5) == ((2560,), 16)  # 40 heads of keys at once: a program an item
+    assert grid_of(2048, 2048, causal, batch=5) == ((132,), 80)  # 20 heads of keys, then the other 20
+    assert grid_of(512, 512, causal, batch=32) == ((132,), 32)  # with 128 rows some programs would end later
     assert grid_of(2048, 8192, causal) == ((512,), 16)  # more keys than the L2's part holds
     assert grid_of(2048, 8192, window) == ((132,), 32)
     assert grid_of(2048, 8192, window, heads=(64, 64)) == ((132,), 32)  # 33 heads at once at most, of 64 what divides
