@@ -12,15 +12,18 @@ import torch
 from .arguments import choice
 from .gpu import HOPPER, check_capability, family
 
+WARP_SPECIALIZED = ((128, 12), (192, 16))
+"""(rows of a tile, warps) of the warp-specialized kernel: 64 rows for each group that computes."""
 WARP_SPECIALIZED_ROWS = 128
-"""Rows of a tile of the warp-specialized kernel: 64 for each of the two groups that compute."""
+"""The fewest query rows of a call for which the warp-specialized kernel is taken."""
 
 
 @dataclass(frozen=True)
 class TileConfig:
     """block_m rows x block_n keys a tile; num_warps warps a program; num_stages tiles in flight.
 
-    12 warps are two groups that compute and one warp that copies: Hopper's kernel, `attention.prefill.hopper`.
+    12 warps with 128 rows are two groups that compute and one warp that copies, 16 warps with 192 rows three of them:
+    Hopper's kernel, `attention.prefill.hopper`.
     """
 
     block_m: int
@@ -30,25 +33,29 @@ class TileConfig:
 
     def __post_init__(self):
         allowed = {
-            "block_m": (16, 32, 64, 128, 256),
+            "block_m": (16, 32, 64, 128, 192, 256),
             "block_n": (16, 32, 64, 128),
             "num_warps": (1, 2, 4, 8, 12, 16),
             "num_stages": tuple(range(1, 9)),
         }
         for name, values in allowed.items():
             object.__setattr__(self, name, choice(f"config: {name}", getattr(self, name), values))
-        if self.warp_specialized and self.block_m != WARP_SPECIALIZED_ROWS:
-            raise ValueError(f"config: block_m is {self.block_m} with 12 warps; {WARP_SPECIALIZED_ROWS} is allowed")
+        if self.warp_specialized and (self.block_m, self.num_warps) not in WARP_SPECIALIZED:
+            raise ValueError(
+                f"config: block_m is {self.block_m} with {self.num_warps} warps; 128 goes with 12, 192 with 16 alone"
+            )
 
     @property
     def warp_specialized(self) -> bool:
         """Whether warps have jobs of their own: see `attention.prefill.hopper`."""
-        return self.num_warps == 12
+        return self.num_warps == 12 or self.block_m == 192
 
     @property
     def plain(self) -> TileConfig:
-        """The plain kernel's configuration with the same tiles, and so the same bits."""
-        return replace(self, num_warps=8) if self.warp_specialized else self
+        """The plain kernel's configuration with as many keys a tile, and so the same bits."""
+        if not self.warp_specialized:
+            return self
+        return replace(self, block_m=64, num_warps=4) if self.block_m == 192 else replace(self, num_warps=8)
 
     @classmethod
     def of(cls, config) -> TileConfig:
@@ -60,7 +67,9 @@ class TileConfig:
         return cls(*config)
 
     def __str__(self):
-        warps = "8 warps and one that copies" if self.warp_specialized else f"{self.num_warps} warps"
+        warps = f"{self.num_warps} warps"
+        if self.warp_specialized:
+            warps = f"{self.num_warps - 4} warps and one that copies"
         return f"{self.block_m}x{self.block_n} tiles, {warps}, {self.num_stages} stages"
 
     def __iter__(self):
@@ -114,12 +123,41 @@ _PREFILL_SHORT = [
 ]
 
 
-WARP_SPECIALIZED_HEAD_DIMS = (128, 256)
+# Tiles of Hopper's warp-specialized kernel for heads up to a size, where these were not tuned: for calls that are not
+# `short`, without a window or with one of SPECIALIZED_WINDOW at least (data/TUNING.md, "Heads of 64 to 96").
+_PREFILL_SPECIALIZED = [
+    (64, TileConfig(128, 128, 12, 2)),
+    (96, TileConfig(128, 128, 12, 3)),
+]
+SPECIALIZED_WINDOW = 512
+
+
+def specialized_config(
+    capability: tuple[int, int], head_dim: int, dtype: torch.dtype, window: int | None, length: str
+) -> TileConfig | None:
+    """The warp-specialized kernel's configuration for such a call; None where it has none here.
+
+    window: how many keys a query sees, None without a window; length: a class, see `length_class`.
+    """
+    narrow = window is not None and window < SPECIALIZED_WINDOW
+    if narrow or length == "short" or not can_specialize_warps(capability, head_dim, dtype):
+        return None
+    return next((config for most, config in _PREFILL_SPECIALIZED if head_dim <= most), None)
 
 
 def can_specialize_warps(capability: tuple[int, int], head_dim: int, dtype: torch.dtype) -> bool:
     """Whether such a device has a warp-specialized prefill kernel for such keys and values."""
-    return capability[0] == 9 and head_dim in WARP_SPECIALIZED_HEAD_DIMS and dtype.itemsize == 2
+    return capability[0] == 9 and 64 <= head_dim <= 256 and dtype.itemsize == 2
+
+
+def pieces_of(head_dim: int) -> tuple[int, int]:
+    """The two powers of two in which the warp-specialized kernel multiplies a head, 0 for one piece.
+
+    They sum to less than the next power of two: 80 is 64 and 16, 72 is that too, 112 is 128.
+    """
+    whole = power_of_two(head_dim)
+    rest = max(16, power_of_two(head_dim - whole // 2))
+    return (whole, 0) if rest >= whole // 2 else (whole // 2, rest)
 
 
 def prefill_config(

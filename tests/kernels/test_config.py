@@ -270,3 +270,14 @@ def test_a_users_own_files_come_before_the_packages(monkeypatch, tmp_path):
     monkeypatch.delenv("XDG_CONFIG_HOME")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert user_folder() == tmp_path / "home" / ".config" / "skiplab"
+
+
+def test_heads_that_the_warp_specialized_kernel_does_not_pad(files):
+    """Up to 96 it has tiles of its own, which give way to what was tuned for the very size."""
+    files(tuned(entry(head_dim=128, mask="causal", window=None), entry(head_dim=80, mask="causal", window=None)))
+    found = {head_dim: chosen(bs.causal(), head_dim)[0] for head_dim in (48, 64, 72, 80, 96, 112)}
+    assert [config.warp_specialized for config in found.values()] == [False, True, True, False, True, False]
+    assert found[80] == found[112] == TileConfig(*ENTRY["config"])
+    for narrow in (chosen(bs.sliding_window(128), 64), chosen(bs.causal(), 64, rows=64 * 132)):
+        assert not narrow[0].warp_specialized
+    assert not chosen(bs.causal(), 64, gpu=H100._replace(capability=(8, 0)))[0].warp_specialized

@@ -13,7 +13,7 @@ from blockskip.attention.prefill import launch, plan, schedule
 from blockskip.config import TileConfig
 from blockskip.launching.repeated import REPEATED
 
-WARP_SPECIALIZED = {128: TileConfig(128, 128, 12, 2), 256: TileConfig(128, 64, 12, 2)}
+WARP_SPECIALIZED = {d: TileConfig(128, 64 if d > 128 else 128, 12, 2) for d in (64, 80, 128, 256)}
 HOPPER = torch.cuda.is_available() and torch.cuda.get_device_capability()[0] == 9
 needs_hopper = pytest.mark.skipif(not HOPPER, reason="warp-group products need a GPU of compute capability 9.x")
 SINKS = bs.sliding_window(300) | (bs.sink(4) & bs.causal())
@@ -50,7 +50,7 @@ def test_the_modes_that_skip_by_limits_or_runs_take_it(mask):
         {"scale": -0.1},
         {"scale": 0.0},
         {"record": True},
-        {"head_dim": 64},
+        {"head_dim": 32},
         {"q_len": 8},
         {"layout": lambda t: torch.cat([t, t[..., :1]], 3)[..., :-1]},
         {"ring": True, "mask": MASKS["window"], "kv_len": 256},
@@ -113,7 +113,8 @@ def test_a_program_a_multiprocessor_goes_on_from_row_to_row(monkeypatch):
     assert grid_of(2048, 2048, causal) == ((132,), 32)
     assert grid_of(300, 300, causal) == ((96,), 32)  # fewer rows of tiles than multiprocessors
     assert grid_of(2048, 2048, causal, batch=4) == ((132,), 128)  # longest rows first over all batches
-    assert grid_of(2048, 2048, causal, batch=5) == ((2560,), 16)  # 40 heads of keys at once: a program an item
+    assert grid_of(2048, 2048, causal, batch=5) == ((132,), 80)  # 20 heads of keys, then the other 20
+    assert grid_of(512, 512, causal, batch=32) == ((132,), 32)  # with 128 rows some programs would end later
     assert grid_of(2048, 8192, causal) == ((512,), 16)  # more keys than the L2's part holds
     assert grid_of(2048, 8192, window) == ((132,), 32)
     assert grid_of(2048, 8192, window, heads=(64, 64)) == ((132,), 32)  # 33 heads at once at most, of 64 what divides

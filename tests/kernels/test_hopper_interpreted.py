@@ -14,7 +14,7 @@ from blockskip.config import TileConfig
 pytestmark = pytest.mark.skipif(
     torch.cuda.is_available(), reason="there is a GPU: test_hopper.py runs the kernel itself"
 )
-WARP_SPECIALIZED = {128: TileConfig(128, 128, 12, 2), 256: TileConfig(128, 64, 12, 2)}
+WARP_SPECIALIZED = {d: TileConfig(128, 64 if d > 128 else 128, 12, 2) for d in (80, 128, 256)}
 MASKS = {
     "causal": bs.causal(),
     "window": bs.sliding_window(77),
@@ -36,18 +36,18 @@ def draw(head_dim, q_len, kv_len=None, *, batch=1, heads=(4, 2)):
     return [torch.randn(shape, generator=generator).half() for shape in shapes]
 
 
-def attend(q, k, v, mask, *, copies, programs, kv_len=None, q_start=None, skip="auto", **options):
+def attend(q, k, v, mask, *, copies, programs, kv_len=None, q_start=None, skip="auto", config=None, **options):
     """(out, lse), which held NaN before, by so many programs that go from rows to rows, in turn over all heads.
 
     A short window's rows are attended with a pause between them and without: the bits must be the same.
     """
     batch, heads, q_len, head_dim = q.shape
-    config = WARP_SPECIALIZED[head_dim]
+    config = config or TileConfig(128, 64 if head_dim > 128 else 128, 12, 2)
     options["route"] = "prefill"
     call = check(AttentionArguments(q, k, v, mask, None, q_start, kv_len, skip, "triton", config, True, **options))
     made = plan.plan_kernel(call, config, capability=(9, 0))
     assert made.config.warp_specialized
-    grid = -(-q_len // 128), heads, batch
+    grid = -(-q_len // config.block_m), heads, batch
     found = []
     for rounds in (math.inf, 0):
         out, lse = torch.full_like(q, math.nan), torch.full((batch, heads, q_len), math.nan)
@@ -58,7 +58,7 @@ def attend(q, k, v, mask, *, copies, programs, kv_len=None, q_start=None, skip="
         if launched.constants["CONSTANTS"].OVERLAP_ITEMS or not found:
             gluon_interpreter.interpret(kernel, launched, copies)
             found.append((out, lse))
-    short = made.skip == "bounds" and head_dim == 128 and schedule.has_short_rows(mask, made.kv_len)
+    short = made.skip == "bounds" and head_dim <= 160 and schedule.has_short_rows(mask, made.kv_len)
     assert len(found) == 1 + short
     assert all(torch.equal(*pair) for pair in zip(found[0], found[-1], strict=True))
     return found[0]
@@ -79,6 +79,35 @@ def close(found, q, k, v, mask, **named):
 def test_it_is_right(copies, mask, head_dim, programs):
     q, k, v = draw(head_dim, 300)
     close(attend(q, k, v, mask, copies=copies, programs=programs), q, k, v, mask)
+
+
+@pytest.mark.parametrize("head_dim", [64, 72, 96, 112, 160, 192])
+def test_heads_of_other_sizes(copies, head_dim):
+    """In one piece, in two, and in pieces whose last elements are none."""
+    q, k, v = draw(head_dim, 203, 300, batch=2)
+    lengths = torch.tensor([300, 150], dtype=torch.int32)
+    for mask in (MASKS["causal"], MASKS["window"]):
+        found = attend(q, k, v, mask, copies=copies, programs=3, kv_len=lengths)
+        close(found, q, k, v, mask, kv_len=lengths)
+    close(attend(q, k, v, MASKS["sinks"], copies=copies, programs=3), q, k, v, MASKS["sinks"])
+
+
+@pytest.mark.parametrize("config", [(128, 64, 12, 2), (192, 64, 16, 3), (192, 128, 16, 3)])
+@pytest.mark.parametrize("q_start", [None, 0, -70, 333])
+def test_tiles_that_some_groups_alone_need(copies, config, q_start):
+    q, k, v = draw(64, 400, 460, batch=2, heads=(2, 1))
+    lengths = torch.tensor([460, 333], dtype=torch.int32)
+    for mask in (bs.causal(), bs.sliding_window(1), bs.sliding_window(150), bs.band(-3, 90)):
+        options = {"q_start": q_start, "kv_len": lengths}
+        found = attend(q, k, v, mask, copies=copies, programs=2, config=TileConfig(*config), **options)
+        close(found, q, k, v, mask, **options)
+
+
+@pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
+def test_three_groups_and_narrow_tiles(copies, mask):
+    q, k, v = draw(64, 403)
+    for config in (TileConfig(192, 128, 16, 3), TileConfig(192, 64, 16, 3), TileConfig(128, 64, 12, 3)):
+        close(attend(q, k, v, mask, copies=copies, programs=3, config=config), q, k, v, mask)
 
 
 @pytest.mark.parametrize("head_dim", WARP_SPECIALIZED)

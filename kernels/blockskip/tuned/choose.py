@@ -8,7 +8,7 @@ from functools import lru_cache
 
 import torch
 
-from ..config import LEAST_ROWS, TileConfig, length_class, prefill_config
+from ..config import LEAST_ROWS, TileConfig, length_class, prefill_config, specialized_config
 from ..gpu import Gpu
 from ..mask import Mask
 from . import attention, decode, linear
@@ -65,11 +65,15 @@ def _chosen(
     table = prefill_config(gpu.capability, head_dim, dtype, LEAST_ROWS[length] * gpu.sms, gpu.sms, use_tma)
     if not use_tma:
         return table, Origin("table")
+    special = specialized_config(gpu.capability, head_dim, dtype, window, length)
     for one, origin in _related(gpu):
-        config = attention.find(one.entries("attention"), head_dim, dtype.itemsize, kind, window, length)
+        entries = one.entries("attention")
+        if special is not None:  # what was tuned for padded heads of its class says nothing of it
+            entries = [entry for entry in entries if entry.head_dim == head_dim]
+        config = attention.find(entries, head_dim, dtype.itemsize, kind, window, length)
         if config is not None:
             return config, origin
-    return table, Origin("table")
+    return special or table, Origin("table")
 
 
 @lru_cache(maxsize=1024)

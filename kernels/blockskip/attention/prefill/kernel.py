@@ -257,7 +257,7 @@ def prefill(
     acc, row_max, row_sum = state
     if scoring.v_scale is not None:
         acc *= tl.load(scoring.v_scale + kv_head * scoring.v_scale_stride)
-    result = acc / tl.where(row_sum == 0, 1.0, row_sum)[:, None]
+    result = acc * (1.0 / tl.where(row_sum == 0, 1.0, row_sum))[:, None]
     out_ptr = base(out, batch, first_head) + wide(q_first + first) * out.strides[2]
     out_rows = local(m // GROUP, out.strides[2], WIDE) + local(member, out.strides[1], WIDE)
     out_ptrs = out_ptr + out_rows[:, None] + local(d, out.strides[3], WIDE)[None, :]

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from triton.runtime.errors import OutOfResources
 
-from ...config import TileConfig, power_of_two
+from ...config import TileConfig, pieces_of, power_of_two
 from ...launching.dispatch import Launch
 from ...launching.guards import GuardedInt
 from ...launching.memory import Memory, tokens_first
@@ -161,7 +161,10 @@ def step_of(call: AttentionCall, plan: PrefillPlan, views, lengths: Lengths, gri
         return Step(prefill, Launch(arguments, {"CONSTANTS": constants}, grid), options)
     from . import hopper  # Gluon is imported only where it is used
 
-    constants = hopper.HopperConstants(plan.skip, q.shape[3], config.block_n, config.num_stages, overlap)
+    hide = q.shape[3] <= 128  # registers are left for it
+    constants = hopper.HopperConstants(
+        plan.skip, q.shape[3], *pieces_of(q.shape[3]), config.block_m, config.block_n, config.num_stages, overlap, hide
+    )
     options = {"num_warps": 4}  # a group's; the others come on top
     return Step(hopper.prefill, Launch(arguments, {"CONSTANTS": constants}, grid), options)
 

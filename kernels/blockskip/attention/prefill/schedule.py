@@ -10,6 +10,7 @@ import math
 import numpy as np
 import torch
 
+from ...config import pieces_of
 from ...gpu import HOPPER, Gpu, shared_bytes
 from ...mask import Band, Mask
 from ..call import AttentionCall
@@ -22,9 +23,9 @@ def programs_of(call: AttentionCall, plan: PrefillPlan, grid: tuple[int, int, in
     A work item is one row of tiles of one head. Each of the plain kernel's programs does one. Those of the
     warp-specialized kernel go on to further items, one program a multiprocessor, so that copies for the next are made
     while the results of the last are stored. Which items a program does is fixed beforehand, so items that take equally
-    long must follow each other: the same row of all heads and batches. Only so do all programs end together. Where rows
-    are unlike even so, or too many keys would be read at once, each program does one item, as the device hands them
-    out.
+    long must follow each other: the same row of all heads and batches, or of as many as may be read at once, then of as
+    many others. Only so do all programs end together. Where rows are unlike even so, or one head has too many keys,
+    each program does one item, as the device hands them out.
     """
     assert plan.config is not None
     rows, heads, batch = grid
@@ -33,12 +34,10 @@ def programs_of(call: AttentionCall, plan: PrefillPlan, grid: tuple[int, int, in
         return (rows * interleave, heads // interleave, batch), interleave
     programs = min(items, multiprocessors(call.q.device))
     most = max(1, multiprocessors(call.q.device) // PROGRAMS_A_HEAD) * call.group
-    narrow, together = is_narrow(call.mask, plan.kv_len), heads * batch
-    if narrow:  # rows are alike, whichever heads interleave
-        together = max(count for count in range(call.group, most + 1, call.group) if together % count == 0)
-    near = narrow or plan.kv_len <= keys_nearby(call.k)
-    if together <= most and near and _rows_are_even(call, plan, together, programs):
-        return (programs,), together
+    if is_narrow(call.mask, plan.kv_len) or plan.kv_len <= keys_nearby(call.k):
+        for together in range(min(most, heads * batch), 0, -call.group):
+            if heads * batch % together == 0 and _rows_are_even(call, plan, together, heads * batch, programs):
+                return (programs,), together
     return (items,), interleave
 
 
@@ -81,26 +80,28 @@ UNEVEN = 1.05
 """How much longer the busiest program may take, as a factor, than if the device handed out the items."""
 
 
-def _rows_are_even(call: AttentionCall, plan: PrefillPlan, together: int, programs: int) -> bool:
+def _rows_are_even(call: AttentionCall, plan: PrefillPlan, together: int, heads: int, programs: int) -> bool:
     """Whether programs that do several items each, fixed beforehand, are expected to end together.
 
-    For a band they are, whatever its length; for a tile map its tiles are counted. For batches of different lengths,
-    and masks that differ between heads or batches, they are not.
+    For a band whose heads all interleave they are, whatever its length, and for a window, whose rows are alike; else
+    the tiles of a row are counted. For batches of different lengths, and masks that differ between heads or batches,
+    they are not.
     """
     if any(call.mask.varies) or (call.lengths is not None and call.q.shape[0] > 1):
         return False
-    if isinstance(call.mask, Band):
+    if isinstance(call.mask, Band) and (together == heads or is_narrow(call.mask, plan.kv_len)):
         return True
-    return end_together(np.diff(plan.tilemap_of(0, 0).to_csr()[0].numpy()), together, programs)
+    tiles = np.diff(plan.tilemap_of(0, 0).to_csr()[0].numpy())
+    return end_together(tiles, together, programs, heads // together)
 
 
-def end_together(tiles: np.ndarray, together: int, programs: int) -> bool:
+def end_together(tiles: np.ndarray, together: int, programs: int, parts: int = 1) -> bool:
     """Whether rows of so many tiles, `together` of each, keep all programs about as busy as dynamic scheduling would.
 
-    An item's start and end count as one more tile. Items are taken in order, there and back, as
-    `hopper.items.position_in` has it.
+    parts: how many such heads follow each other. An item's start and end count as one more tile. Items are taken in
+    order, there and back, as `hopper.items.position_in` has it.
     """
-    items = np.repeat(tiles[::-1] + 1, together)
+    items = np.tile(np.repeat(tiles[::-1] + 1, together), parts)
     by_round = np.append(items, np.zeros(-len(items) % programs, items.dtype)).reshape(-1, programs)
     by_round[1::2] = by_round[1::2, ::-1].copy()
     handed_out = max(items.max(), items.sum() / programs + items.max() / 2)  # at the end half of one is idle
@@ -122,7 +123,10 @@ def overlaps_items(call: AttentionCall, plan: PrefillPlan, items: int, programs:
     config = plan.config
     rows = 3 * config.block_m + 2 * config.num_stages * config.block_n  # two buffers of queries, one of results
     available = shared_bytes(HOPPER) - 1024  # for barriers and the like
-    return rows * call.q.shape[3] * call.q.element_size() <= available and is_tma_readable(call.q)
+    # while a product is not begun, a group gives back a tile for every other group: copies must go on nevertheless
+    ahead = config.num_stages >= config.block_m // 64
+    width = sum(pieces_of(call.q.shape[3]))
+    return ahead and rows * width * call.q.element_size() <= available and is_tma_readable(call.q)
 
 
 def has_short_rows(mask: Mask, kv_len: int) -> bool:

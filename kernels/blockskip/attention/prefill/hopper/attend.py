@@ -12,63 +12,74 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import (
     fence_async_shared,
     mbarrier,
-    warpgroup_mma,
     warpgroup_mma_wait,
 )
 
 from ....launching.primitives import base, first_bits, wide
 from ....launching.scopes import enter_scope, exit_scope
 from ...softmax import after_sink, online_softmax, tangent
-from .items import ROWS, item_of, queries_in, rounds, run_of, tiles_of
+from .items import ROWS, item_of, own_tiles, queries_in, rounds, run_of, tiles_of
+from .products import (
+    begin_scores,
+    begin_sums,
+    buffers_at,
+    end_sums,
+    fill,
+    queries_of,
+    rounded,
+    shares,
+    store_rows,
+    times,
+    zeros_of,
+)
 
 
 @gluon.jit
-def kept(i, n0, n, tiles, visible, bits_index, CONSTANTS: gl.constexpr):
-    """bool [ROWS, BLOCK_N]: which keys n0 + n the queries i see.
+def masked(score, tile, edges, row, n, tiles, visible, CONSTANTS: gl.constexpr):
+    """The scores of a tile, -inf where a row's query does not see a key. row [ROWS]: the queries; n [BLOCK_N].
 
-    By the band, or by the bits of a partial tile of the map: bits_index is the tile's among them, -1 where it has none.
+    edges: (first tile, first behind those with keys before a row's first one, first of those with keys behind a row's
+    last one, index of the first tile's bits or -1).
     """
-    BLOCK_N: gl.constexpr = CONSTANTS.BLOCK_N
-    kv_len, q_start, band = tiles.kv_len, tiles.q_start, visible.band
+    begin, full_begin, full_end, bits_index = edges
+    n0 = tile * CONSTANTS.BLOCK_N
+    band = visible.band
     bits = bits_of(visible.mask, CONSTANTS)
     if bits is None:
-        # a row's first key and its last, counted in the tile: two comparisons a score
-        low, high = i * 0, i * 0 + (kv_len - 1 - n0)
-        if band.left is not None:
-            low = q_start + i - n0 - band.left
-        if band.right is not None:
-            high = gl.minimum(high, q_start + i - n0 + band.right)
-        return (n[None, :] >= low[:, None]) & (n[None, :] <= high[:, None])
-    else:  # noqa: RET505 - the other way must not be compiled
-        bits_ptr = bits + wide(bits_index) * (gl.cdiv(BLOCK_N, 64) * 2 * ROWS) + i % (2 * ROWS)
-        partial = bits_index + i * 0 >= 0
-        first = gl.load(bits_ptr, mask=partial, other=-1) & first_bits(kv_len - n0)
-        n = n[None, :]
-        half = gl.where(n % 64 < 32, first.to(gl.int32)[:, None], (first >> 32).to(gl.int32)[:, None])
-        if BLOCK_N > 64:
-            second = gl.load(bits_ptr + 2 * ROWS, mask=partial, other=-1) & first_bits(kv_len - n0 - 64)
-            other = gl.where(n % 64 < 32, second.to(gl.int32)[:, None], (second >> 32).to(gl.int32)[:, None])
-            half = gl.where(n < 64, half, other)
-        return ((half >> n % 32) & 1) != 0
+        # by a row's first key or its last, counted in the tile: one comparison a score at a band's either end
+        if band.left is not None:  # noqa: SIM102 - not one condition: the first is a constant, the second is not
+            if tile < full_begin:
+                low = tiles.q_start + row - n0 - band.left
+                score = gl.where(n[None, :] >= low[:, None], score, float("-inf"))
+        if tile >= full_end:
+            high = row * 0 + (tiles.kv_len - 1 - n0)
+            if band.right is not None:
+                high = gl.minimum(high, tiles.q_start + row - n0 + band.right)
+            score = gl.where(n[None, :] <= high[:, None], score, float("-inf"))
+    elif (tile < full_begin) | (tile >= full_end):
+        own = gl.where(bits_index >= 0, bits_index + tile - begin, -1)
+        score = gl.where(kept(row, n0, n, tiles, bits, own, CONSTANTS), score, float("-inf"))
+    return score
 
 
 @gluon.jit
-def rows_of(view, item, GROUP: gl.constexpr, HEAD_DIM: gl.constexpr, LAYOUT: gl.constexpr):
-    """(pointers, which are real) [ROWS, HEAD_DIM]: the rows of one warp group."""
-    first, count = queries_in(view, item)
-    i = item[2] * (2 * ROWS) + GROUP * ROWS + gl.arange(0, ROWS, gl.SliceLayout(1, LAYOUT))
-    d = gl.arange(0, HEAD_DIM, gl.SliceLayout(0, LAYOUT))
-    rows = base(view, item[0], item[1]) + (first + i).to(gl.int64)[:, None] * view.strides[2]
-    rows += d.to(gl.int64)[None, :] * view.strides[3]
-    return rows, (i < count)[:, None] & (d >= 0)[None, :]
+def kept(i, n0, n, tiles, bits, bits_index, CONSTANTS: gl.constexpr):
+    """bool [ROWS, BLOCK_N]: which keys n0 + n the queries i see, by the bits of a partial tile of the map.
 
-
-@gluon.jit
-def queries_of(q, item, GROUP: gl.constexpr, HEAD_DIM: gl.constexpr):
-    """[ROWS, HEAD_DIM], 0 where there is no query."""
-    memory: gl.constexpr = gl.BlockedLayout([1, 8], [256 // HEAD_DIM, HEAD_DIM // 8], [4, 1], [1, 0])
-    rows, real = rows_of(q, item, GROUP, HEAD_DIM, memory)
-    return gl.load(rows, mask=real, other=0.0)
+    bits_index is the tile's among them, -1 where it has none.
+    """
+    BLOCK_M: gl.constexpr = CONSTANTS.BLOCK_M
+    BLOCK_N: gl.constexpr = CONSTANTS.BLOCK_N
+    bits_ptr = bits + wide(bits_index) * (gl.cdiv(BLOCK_N, 64) * BLOCK_M) + i % BLOCK_M
+    partial = bits_index + i * 0 >= 0
+    first = gl.load(bits_ptr, mask=partial, other=-1) & first_bits(tiles.kv_len - n0)
+    n = n[None, :]
+    half = gl.where(n % 64 < 32, first.to(gl.int32)[:, None], (first >> 32).to(gl.int32)[:, None])
+    if BLOCK_N > 64:
+        second = gl.load(bits_ptr + BLOCK_M, mask=partial, other=-1) & first_bits(tiles.kv_len - n0 - 64)
+        other = gl.where(n % 64 < 32, second.to(gl.int32)[:, None], (second >> 32).to(gl.int32)[:, None])
+        half = gl.where(n < 64, half, other)
+    return ((half >> n % 32) & 1) != 0
 
 
 @gluon.jit
@@ -93,68 +104,60 @@ def first_sums(scoring, head, LAYOUT: gl.constexpr):
 
 @gluon.jit
 def further_tiles(
-    q_tile, sums, operand, count, tiles, row, n, buffers, bars, visible, scoring, CONSTANTS: gl.constexpr
+    q_tiles, sums, operand, count, tiles, row, n, buffers, bars, visible, scoring, CONSTANTS: gl.constexpr
 ):  # fmt: skip
     """The tiles after a row's first, whose weights are the operand. sums: (acc, running maximum, sum).
 
     Returns (sums, operand, count) after them. Each iteration begins a tile's scores, then the product of the tile
     before, which runs under the exponentials.
     """
-    HEAD_DIM: gl.constexpr = CONSTANTS.HEAD_DIM
+    PIECE: gl.constexpr = CONSTANTS.PIECE
     BLOCK_N: gl.constexpr = CONSTANTS.BLOCK_N
     STAGES: gl.constexpr = CONSTANTS.STAGES
     scores: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BLOCK_N, 16])
-    result: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, HEAD_DIM, 16])
+    result: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, PIECE, 16])
     weights: gl.constexpr = gl.DotOperandLayout(0, result, 2)
     acc, row_max, row_sum = sums
     zeros = gl.zeros([ROWS, BLOCK_N], gl.float32, scores)
     for run in range(tiles.runs[0], tiles.runs[1]):
-        begin, end, full_begin, full_end, bits_index = run_of(run, tiles, visible.mask, CONSTANTS)
-        from_tile = gl.where(run == tiles.runs[0], begin + 1, begin)
+        end, edges = run_of(run, tiles, visible.mask, CONSTANTS)
+        from_tile = gl.where(run == tiles.runs[0], edges[0] + 1, edges[0])
         for tile in range(from_tile, end):
             stage, phase = count % STAGES, count // STAGES & 1
             before = count - 1
             v_stage, v_phase = before % STAGES, before // STAGES & 1
             mbarrier.wait(bars.k_full.index(stage), phase)
-            k_tile = buffers.k.index(stage).permute((1, 0))
-            score = warpgroup_mma(q_tile, k_tile, zeros, use_acc=False, is_async=True)
+            score = begin_scores(q_tiles, buffers, stage, zeros)
             mbarrier.wait(bars.v_full.index(v_stage), v_phase)
-            summed = warpgroup_mma(operand, buffers.v.index(v_stage), acc, is_async=True)
-            score = warpgroup_mma_wait(1, deps=(score,))
+            summed = begin_sums(operand, buffers, v_stage, acc, CONSTANTS)
+            score = warpgroup_mma_wait(len(acc), deps=(score,))
             mbarrier.arrive(bars.k_empty.index(stage))
             if scoring.angle is not None:
                 score = tangent(score * scoring.angle)
-            if (tile < full_begin) | (tile >= full_end):
-                own = gl.where(bits_index >= 0, bits_index + tile - begin, -1)
-                keep = kept(row, tile * BLOCK_N, n, tiles, visible, own, CONSTANTS)
-                score = gl.where(keep, score, float("-inf"))
+            score = masked(score, tile, edges, row, n, tiles, visible, CONSTANTS)
             weight, rescale, row_max, row_sum = online_softmax(score, row_max, row_sum, scoring.scale)
-            acc = warpgroup_mma_wait(0, deps=(summed,))
+            if CONSTANTS.HIDE_SOFTMAX:
+                # it has ended, but the compiler cannot know: exponentials are not moved behind it and the next wait
+                mbarrier.wait(bars.v_full.index(v_stage), v_phase)
+            acc = end_sums(summed)
             mbarrier.arrive(bars.v_empty.index(v_stage))
-            acc *= gl.convert_layout(rescale, gl.SliceLayout(1, result))[:, None]
+            acc = times(acc, rescale, CONSTANTS)
             operand = gl.convert_layout(weight.to(operand.dtype), weights)
             count += 1
     return (acc, row_max, row_sum), operand, count
 
 
 @gluon.jit
-def shares(sums, LAYOUT: gl.constexpr):
-    """(acc / sum, 0 for rows that saw nothing; natural logarithm of the sum of exponentials, -inf for them)."""
-    acc, row_max, row_sum = sums
-    saw_nothing = row_sum == 0
-    divisor = gl.where(saw_nothing, 1.0, row_sum)
-    ln2 = 0.6931471805599453
-    # `softmax.log_sum_exp`, written out: calling it changes the machine code
-    logarithm = gl.where(saw_nothing, float("-inf"), (row_max + gl.log2(divisor)) * ln2)
-    return acc / gl.convert_layout(divisor, gl.SliceLayout(1, LAYOUT))[:, None], logarithm
-
-
-@gluon.jit
-def store_rows(out, tile, item, GROUP: gl.constexpr, HEAD_DIM: gl.constexpr):
-    """Stores the rows of one warp group from shared memory, where they lie so that whole rows are stored at once."""
-    memory: gl.constexpr = gl.BlockedLayout([1, 8], [256 // HEAD_DIM, HEAD_DIM // 8], [4, 1], [1, 0])
-    rows, real = rows_of(out, item, GROUP, HEAD_DIM, memory)
-    gl.store(rows, tile.load(memory), mask=real)
+def release(count, tiles, MOST: gl.constexpr, bars, CONSTANTS: gl.constexpr):
+    """Gives so many tiles back unread, MOST at most, once they have come; returns what this program has read."""
+    STAGES: gl.constexpr = CONSTANTS.STAGES
+    for i in gl.static_range(MOST):  # pyright: ignore
+        stage, phase = (count + i) % STAGES, (count + i) // STAGES & 1
+        mbarrier.wait(bars.k_full.index(stage), phase, pred=i < tiles)
+        mbarrier.arrive(bars.k_empty.index(stage), pred=i < tiles)
+        mbarrier.wait(bars.v_full.index(stage), phase, pred=i < tiles)
+        mbarrier.arrive(bars.v_empty.index(stage), pred=i < tiles)
+    return count + tiles
 
 
 @gluon.jit
@@ -174,58 +177,60 @@ def attend_rows(
 
     count: the tiles that this program has read; returned with this item's.
     """
-    HEAD_DIM: gl.constexpr = CONSTANTS.HEAD_DIM
+    PIECE: gl.constexpr = CONSTANTS.PIECE
     BLOCK_N: gl.constexpr = CONSTANTS.BLOCK_N
     STAGES: gl.constexpr = CONSTANTS.STAGES
     scores: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BLOCK_N, 16])
-    result: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, HEAD_DIM, 16])
+    result: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, PIECE, 16])
     weights: gl.constexpr = gl.DotOperandLayout(0, result, 2)
     q, out = tensors
-    tiles = tiles_of(item, q, visible, CONSTANTS)
+    tiles, skipped, behind = own_tiles(tiles_of(item, q, visible, CONSTANTS), item, GROUP, visible, CONSTANTS)
+    MOST: gl.constexpr = (CONSTANTS.BLOCK_M - ROWS) // BLOCK_N + 1
+    if CONSTANTS.OWN_TILES:
+        count = release(count, skipped, MOST, bars, CONSTANTS)
     dtype: gl.constexpr = q.ptr.dtype.element_ty
-    q_tile = buffers.q.index(GROUP)
-    q_tile.store(queries)
+    q_tiles = buffers_at(buffers.q, GROUP)
+    fill(q_tiles, queries)
     fence_async_shared()
 
-    acc = gl.zeros([ROWS, HEAD_DIM], gl.float32, result)
+    acc = zeros_of(CONSTANTS)
     row_max, row_sum = first_sums(scoring, item[1], gl.SliceLayout(1, scores))
     zeros = gl.zeros([ROWS, BLOCK_N], gl.float32, scores)
-    row = item[2] * (2 * ROWS) + GROUP * ROWS + gl.arange(0, ROWS, gl.SliceLayout(1, scores))
+    row = item[2] * CONSTANTS.BLOCK_M + GROUP * ROWS + gl.arange(0, ROWS, gl.SliceLayout(1, scores))
     n = gl.arange(0, BLOCK_N, gl.SliceLayout(0, scores))
     if tiles.runs[1] > tiles.runs[0]:
-        begin, end, full_begin, full_end, bits_index = run_of(tiles.runs[0], tiles, visible.mask, CONSTANTS)
-        if end > begin:
+        end, edges = run_of(tiles.runs[0], tiles, visible.mask, CONSTANTS)
+        if end > edges[0]:
             stage = count % STAGES
             mbarrier.wait(bars.k_full.index(stage), count // STAGES & 1)
-            k_tile = buffers.k.index(stage).permute((1, 0))
-            score = warpgroup_mma(q_tile, k_tile, zeros, use_acc=False, is_async=True)
+            score = begin_scores(q_tiles, buffers, stage, zeros)
             score = warpgroup_mma_wait(0, deps=(score,))
             mbarrier.arrive(bars.k_empty.index(stage))
             if scoring.angle is not None:
                 score = tangent(score * scoring.angle)
-            if (begin < full_begin) | (begin >= full_end):
-                keep = kept(row, begin * BLOCK_N, n, tiles, visible, bits_index, CONSTANTS)
-                score = gl.where(keep, score, float("-inf"))
+            score = masked(score, edges[0], edges, row, n, tiles, visible, CONSTANTS)
             weight, _, row_max, row_sum = online_softmax(score, row_max, row_sum, scoring.scale)
             operand = gl.convert_layout(weight.to(dtype), weights)
             sums, operand, count = further_tiles(
-                q_tile, (acc, row_max, row_sum), operand, count + 1, tiles, row, n, buffers, bars, visible, scoring,
+                q_tiles, (acc, row_max, row_sum), operand, count + 1, tiles, row, n, buffers, bars, visible, scoring,
                 CONSTANTS,
             )  # fmt: skip
             acc, row_max, row_sum = sums
             before = count - 1
             mbarrier.wait(bars.v_full.index(before % STAGES), before // STAGES & 1)
-            summed = warpgroup_mma(operand, buffers.v.index(before % STAGES), acc, is_async=True)
-            acc = warpgroup_mma_wait(0, deps=(summed,))
+            summed = begin_sums(operand, buffers, before % STAGES, acc, CONSTANTS)
+            acc = end_sums(summed)
             mbarrier.arrive(bars.v_empty.index(before % STAGES))
+    if CONSTANTS.OWN_TILES:
+        count = release(count, behind, MOST, bars, CONSTANTS)
 
-    if HEAD_DIM <= 128:  # registers are left for them while results are made ready
-        queries = queries_of(q, following, GROUP, HEAD_DIM)
-    share, logarithm = shares((acc, row_max, row_sum), result)
-    q_tile.store(share.to(dtype))
-    if HEAD_DIM > 128:
-        queries = queries_of(q, following, GROUP, HEAD_DIM)
-    store_rows(out, q_tile, item, GROUP, HEAD_DIM)
+    if CONSTANTS.HEAD_DIM <= 128:  # registers are left for them while results are made ready
+        queries = queries_of(q, following, GROUP, CONSTANTS)
+    share, logarithm = shares((acc, row_max, row_sum), CONSTANTS)
+    fill(q_tiles, rounded(share, dtype))
+    if CONSTANTS.HEAD_DIM > 128:
+        queries = queries_of(q, following, GROUP, CONSTANTS)
+    store_rows(out, q_tiles, item, GROUP, CONSTANTS)
     store_lse(lse, logarithm, item, row, q)
     return count, queries
 
@@ -235,15 +240,14 @@ def attend_one_by_one(
     GROUP: gl.constexpr, tensors, lse, buffers, bars, visible, scoring, interleave, CONSTANTS: gl.constexpr
 ):  # fmt: skip
     """One item after the other."""
-    HEAD_DIM: gl.constexpr = CONSTANTS.HEAD_DIM
     q = tensors[0]
     count = 0
-    item = item_of(0, q, visible.lengths, interleave)
-    queries = queries_of(q, item, GROUP, HEAD_DIM)
-    last_round = rounds(q, visible.lengths) - 1
+    item = item_of(0, q, visible.lengths, interleave, CONSTANTS)
+    queries = queries_of(q, item, GROUP, CONSTANTS)
+    last_round = rounds(q, visible.lengths, CONSTANTS) - 1
     for round_ in range(last_round + 1):
         enter_scope("item")
-        following = item_of(gl.minimum(round_ + 1, last_round), q, visible.lengths, interleave)
+        following = item_of(gl.minimum(round_ + 1, last_round), q, visible.lengths, interleave, CONSTANTS)
         count, queries = attend_rows(
             GROUP, queries, item, following, count, tensors, lse, buffers, bars, visible, scoring, CONSTANTS
         )  # fmt: skip
@@ -259,72 +263,85 @@ def attend_overlapped(
 
     Queries have two buffers, which the copying warp fills, and results one of their own. The last round has no tiles.
     """
-    HEAD_DIM: gl.constexpr = CONSTANTS.HEAD_DIM
+    PIECE: gl.constexpr = CONSTANTS.PIECE
     BLOCK_N: gl.constexpr = CONSTANTS.BLOCK_N
     STAGES: gl.constexpr = CONSTANTS.STAGES
     scores: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BLOCK_N, 16])
-    result: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, HEAD_DIM, 16])
+    result: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, PIECE, 16])
     weights: gl.constexpr = gl.DotOperandLayout(0, result, 2)
     q, out = tensors
     dtype: gl.constexpr = q.ptr.dtype.element_ty
-    o_tile = buffers.out.index(GROUP)
-    nothing = gl.zeros([ROWS, HEAD_DIM], gl.float32, result)
+    o_tiles = buffers_at(buffers.out, GROUP)
+    nothing = zeros_of(CONSTANTS)
     zeros = gl.zeros([ROWS, BLOCK_N], gl.float32, scores)
     n = gl.arange(0, BLOCK_N, gl.SliceLayout(0, scores))
+    # the most tiles of an item that this group does not need: before its own, behind them, and where it has none
+    BEFORE: gl.constexpr = (GROUP * ROWS + BLOCK_N - 1) // BLOCK_N
+    BEHIND: gl.constexpr = (CONSTANTS.BLOCK_M - (GROUP + 1) * ROWS + BLOCK_N - 1) // BLOCK_N
+    MOST: gl.constexpr = (CONSTANTS.BLOCK_M - ROWS) // BLOCK_N + 1
     i = GROUP * ROWS + gl.arange(0, ROWS, gl.SliceLayout(1, scores))
 
-    count = 0
-    item = item_of(0, q, visible.lengths, interleave)
+    count, last = 0, 0  # last: the tile whose product is begun by the next item
+    item = item_of(0, q, visible.lengths, interleave, CONSTANTS)
     no_max, no_sum = first_sums(scoring, item[1], gl.SliceLayout(1, scores))
     sums, operand = (nothing, no_max, no_sum), gl.convert_layout(zeros.to(dtype), weights)
     # `previous = item` would make one variable of the two
-    previous, unfinished = item_of(0, q, visible.lengths, interleave), gl.to_tensor(False)
-    last_round = rounds(q, visible.lengths) - 1
+    previous, unfinished = item_of(0, q, visible.lengths, interleave, CONSTANTS), gl.to_tensor(False)
+    last_round = rounds(q, visible.lengths, CONSTANTS) - 1
     for round_ in range(last_round + 2):
         enter_scope("item")
-        tiles = tiles_of(item, q, visible, CONSTANTS)
-        begin, end, full_begin, full_end, bits_index = 0, 0, 0, 0, -1
+        tiles, skipped, behind = own_tiles(tiles_of(item, q, visible, CONSTANTS), item, GROUP, visible, CONSTANTS)
+        end, edges = 0, (0, 0, 0, -1)
         if tiles.runs[1] > tiles.runs[0]:
-            begin, end, full_begin, full_end, bits_index = run_of(tiles.runs[0], tiles, visible.mask, CONSTANTS)
-        some = (end > begin) & (round_ <= last_round)
-        stage, before = count % STAGES, gl.maximum(count - 1, 0)
-        q_tile = buffers.q.index(round_ % 2 * 2 + GROUP)
+            end, edges = run_of(tiles.runs[0], tiles, visible.mask, CONSTANTS)
+        some = (end > edges[0]) & (round_ <= last_round)
+        if CONSTANTS.OWN_TILES:
+            count = release(count, gl.where(some, skipped, 0), BEFORE, bars, CONSTANTS)
+        stage, before = count % STAGES, last
+        q_tiles = buffers_at(buffers.q, round_ % 2 * (CONSTANTS.BLOCK_M // ROWS) + GROUP)
         mbarrier.wait(bars.q_full.index(round_ % 2), round_ // 2 & 1, pred=round_ <= last_round)
         mbarrier.wait(bars.k_full.index(stage), count // STAGES & 1, pred=some)
-        k_tile = buffers.k.index(stage).permute((1, 0))
-        score = warpgroup_mma(q_tile, k_tile, zeros, use_acc=False, is_async=True)
+        score = begin_scores(q_tiles, buffers, stage, zeros)
         mbarrier.wait(bars.v_full.index(before % STAGES), before // STAGES & 1, pred=unfinished)
         acc, row_max, row_sum = sums
         # an item without tiles multiplies what the buffers hold: its scores are masked, its result is not taken
-        summed = warpgroup_mma(operand, buffers.v.index(before % STAGES), acc, is_async=True)
-        score = warpgroup_mma_wait(1, deps=(score,))
+        summed = begin_sums(operand, buffers, before % STAGES, acc, CONSTANTS)
+        score = warpgroup_mma_wait(len(acc), deps=(score,))
         mbarrier.arrive(bars.k_empty.index(stage), pred=some)
         if scoring.angle is not None:
             score = tangent(score * scoring.angle)
-        if (begin < full_begin) | (begin >= full_end) | (end <= begin) | (round_ > last_round):
-            row = item[2] * (2 * ROWS) + i
-            keep = kept(row, begin * BLOCK_N, n, tiles, visible, bits_index, CONSTANTS)
-            score = gl.where(keep & some, score, float("-inf"))
+        row = item[2] * CONSTANTS.BLOCK_M + i
+        score = masked(score, edges[0], edges, row, n, tiles, visible, CONSTANTS)
+        if (end <= edges[0]) | (round_ > last_round):
+            score = gl.full([ROWS, BLOCK_N], float("-inf"), gl.float32, scores)
         own_max, own_sum = no_max, no_sum
         if scoring.sinks is not None:
             own_max, own_sum = first_sums(scoring, item[1], gl.SliceLayout(1, scores))
         weight, _, new_max, new_sum = online_softmax(score, own_max, own_sum, scoring.scale)
-        acc = warpgroup_mma_wait(0, deps=(summed,))
+        acc = end_sums(summed)
         mbarrier.arrive(bars.v_empty.index(before % STAGES), pred=unfinished)
         if round_ > 0:
-            share, logarithm = shares((acc, row_max, row_sum), result)
-            o_tile.store(gl.where(unfinished, share, nothing).to(dtype))
-            store_rows(out, o_tile, previous, GROUP, HEAD_DIM)
-            store_lse(lse, logarithm, previous, previous[2] * (2 * ROWS) + i, q)
+            share, logarithm = shares((acc, row_max, row_sum), CONSTANTS)
+            if not unfinished:
+                share = nothing
+            fill(o_tiles, rounded(share, dtype))
+            store_rows(out, o_tiles, previous, GROUP, CONSTANTS)
+            store_lse(lse, logarithm, previous, previous[2] * CONSTANTS.BLOCK_M + i, q)
         sums, operand = (nothing, new_max, new_sum), gl.convert_layout(weight.to(dtype), weights)
         if some:
-            row = item[2] * (2 * ROWS) + i
             sums, operand, count = further_tiles(
-                q_tile, sums, operand, count + 1, tiles, row, n, buffers, bars, visible, scoring, CONSTANTS
+                q_tiles, sums, operand, count + 1, tiles, row, n, buffers, bars, visible, scoring, CONSTANTS
             )  # fmt: skip
+            last = count - 1
+            if CONSTANTS.OWN_TILES:
+                count = release(count, behind, BEHIND, bars, CONSTANTS)
+        elif CONSTANTS.OWN_TILES:
+            # without tiles of its own, and so without scores to wait for, a group gives all back once a product ended
+            unread = gl.where(round_ <= last_round, skipped + behind, 0)
+            count = release(count, unread, MOST, bars, CONSTANTS)
         mbarrier.arrive(bars.q_empty.index(round_ % 2), pred=round_ <= last_round)
         previous, unfinished = item, some
-        item = item_of(gl.minimum(round_ + 1, last_round), q, visible.lengths, interleave)
+        item = item_of(gl.minimum(round_ + 1, last_round), q, visible.lengths, interleave, CONSTANTS)
         exit_scope("item")
 
 

@@ -21,16 +21,16 @@ LAST = gl.constexpr(1 << 30)
 
 
 @gluon.jit
-def descriptor_of(view, strides, first, length, BLOCK: gl.constexpr):
+def descriptor_of(view, strides, first, length, BLOCK: gl.constexpr, HEAD_DIM: gl.constexpr):
     """A descriptor of [batch, head, row, element] with rows first .. of a head, so many; beyond them it reads zeros."""
     layout: gl.constexpr = gl.NVMMASharedLayout.get_default_for(BLOCK, view.ptr.dtype.element_ty)
-    shape = [view.shape[0], view.shape[1], gl.maximum(length, 1), BLOCK[3]]
+    shape = [view.shape[0], view.shape[1], gl.maximum(length, 1), HEAD_DIM]
     start = view.ptr + wide(first) * strides[2]
     return tma.make_tensor_descriptor(start, shape, [strides[0], strides[1], strides[2], 1], BLOCK, layout)
 
 
 @gluon.jit
-def parts_descriptor_of(view, strides, BLOCK: gl.constexpr):
+def parts_descriptor_of(view, strides, BLOCK: gl.constexpr, HEAD_DIM: gl.constexpr):
     """A descriptor of any part of one batch's rows, whose end a copy names: from there on it reads zeros.
 
     Rows are counted up to `LAST`, which is where a part ends, in a dimension that begins as far before the first row.
@@ -39,8 +39,35 @@ def parts_descriptor_of(view, strides, BLOCK: gl.constexpr):
     """
     layout: gl.constexpr = gl.NVMMASharedLayout.get_default_for(BLOCK, view.ptr.dtype.element_ty)
     row = wide(strides[2])
-    shape = [LAST + 1, LAST, view.shape[1], LAST, BLOCK[4]]
+    shape = [LAST + 1, LAST, view.shape[1], LAST, HEAD_DIM]
     return tma.make_tensor_descriptor(view.ptr, shape, [(1 << 34) - row, row, strides[1], row, 1], BLOCK, layout)
+
+
+@gluon.jit
+def descriptors_of(view, strides, first, length, LINES: gl.constexpr, CONSTANTS: gl.constexpr):
+    """`descriptor_of` blocks of so many rows, one for each piece of the head."""
+    PIECE: gl.constexpr = CONSTANTS.PIECE
+    REST: gl.constexpr = CONSTANTS.REST
+    HEAD_DIM: gl.constexpr = CONSTANTS.HEAD_DIM
+    sources = (descriptor_of(view, strides, first, length, [1, 1, LINES, PIECE], HEAD_DIM),)
+    if REST > 0:
+        rest: gl.constexpr = [1, 1, LINES, REST]
+        sources = sources + (descriptor_of(view, strides, first, length, rest, HEAD_DIM),)  # noqa: RUF005
+    return sources
+
+
+@gluon.jit
+def parts_descriptors_of(view, strides, CONSTANTS: gl.constexpr):
+    """`parts_descriptor_of` tiles, one for each piece of the head."""
+    PIECE: gl.constexpr = CONSTANTS.PIECE
+    REST: gl.constexpr = CONSTANTS.REST
+    BLOCK_N: gl.constexpr = CONSTANTS.BLOCK_N
+    HEAD_DIM: gl.constexpr = CONSTANTS.HEAD_DIM
+    sources = (parts_descriptor_of(view, strides, [1, 1, 1, BLOCK_N, PIECE], HEAD_DIM),)
+    if REST > 0:
+        rest: gl.constexpr = [1, 1, 1, BLOCK_N, REST]
+        sources = sources + (parts_descriptor_of(view, strides, rest, HEAD_DIM),)  # noqa: RUF005
+    return sources
 
 
 @gluon.jit
@@ -49,32 +76,28 @@ def copy(q, k, v, buffers, bars, visible, interleave, CONSTANTS: gl.constexpr):
 
     Where items overlap, each item's queries come before them.
     """
-    HEAD_DIM: gl.constexpr = CONSTANTS.HEAD_DIM
     BLOCK_N: gl.constexpr = CONSTANTS.BLOCK_N
     STAGES: gl.constexpr = CONSTANTS.STAGES
     OVERLAP_ITEMS: gl.constexpr = CONSTANTS.OVERLAP_ITEMS
-    block: gl.constexpr = [1, 1, BLOCK_N, HEAD_DIM]
     # values laid out like the keys come without strides
     v_strides = k.strides if v.strides is None else v.strides
     if OVERLAP_ITEMS:
-        rows: gl.constexpr = [1, 1, ROWS, HEAD_DIM]
         q_rows = q.shape[2]
         if visible.lengths.items is not None:
             q_rows = query_count(visible.lengths.items)
-        q_source = descriptor_of(q, q.strides, 0, q_rows, rows)
+        q_sources = descriptors_of(q, q.strides, 0, q_rows, ROWS, CONSTANTS)
     if visible.lengths.items is None:
-        k_source = descriptor_of(k, k.strides, 0, visible.lengths.kv_len, block)
-        v_source = descriptor_of(v, v_strides, 0, visible.lengths.kv_len, block)
+        k_sources = descriptors_of(k, k.strides, 0, visible.lengths.kv_len, BLOCK_N, CONSTANTS)
+        v_sources = descriptors_of(v, v_strides, 0, visible.lengths.kv_len, BLOCK_N, CONSTANTS)
     else:
-        part: gl.constexpr = [1, 1, 1, BLOCK_N, HEAD_DIM]
-        k_source = parts_descriptor_of(k, k.strides, part)
-        v_source = parts_descriptor_of(v, v_strides, part)
+        k_sources = parts_descriptors_of(k, k.strides, CONSTANTS)
+        v_sources = parts_descriptors_of(v, v_strides, CONSTANTS)
     count = 0
-    for round_ in range(rounds(q, visible.lengths)):
+    for round_ in range(rounds(q, visible.lengths, CONSTANTS)):
         enter_scope("copies")
-        item = item_of(round_, q, visible.lengths, interleave)
+        item = item_of(round_, q, visible.lengths, interleave, CONSTANTS)
         if OVERLAP_ITEMS:
-            copy_queries(round_, item, q_source, buffers.q, bars, HEAD_DIM)
+            copy_queries(round_, item, q_sources, buffers.q, bars, CONSTANTS)
         tiles = tiles_of(item, q, visible, CONSTANTS)
         if visible.lengths.pointer is not None:
             # each batch has keys of its own number. A descriptor is overwritten by the next one: all copies by it
@@ -85,56 +108,65 @@ def copy(q, k, v, buffers, bars, visible, interleave, CONSTANTS: gl.constexpr):
             first = 0
             if visible.lengths.first is not None:
                 first = first_slot(visible.lengths, item[0])
-            k_source = descriptor_of(k, k.strides, first, tiles.kv_len, block)
-            v_source = descriptor_of(v, v_strides, first, tiles.kv_len, block)
+            k_sources = descriptors_of(k, k.strides, first, tiles.kv_len, BLOCK_N, CONSTANTS)
+            v_sources = descriptors_of(v, v_strides, first, tiles.kv_len, BLOCK_N, CONSTANTS)
         kv_head = item[1] // (q.shape[1] // k.shape[1])
         count = copy_tiles(
-            item, kv_head, count, k_source, v_source, buffers, bars, visible.mask, tiles, CONSTANTS
+            item, kv_head, count, k_sources, v_sources, buffers, bars, visible.mask, tiles, CONSTANTS
         )  # fmt: skip
         exit_scope("copies")
 
 
 @gluon.jit
-def copy_queries(round_, item, source, q_buffers, bars, HEAD_DIM: gl.constexpr):
-    """The queries of one item, both groups', into the round's buffers."""
+def copy_pieces(sources, start, buffers, i, bar, BLOCK: gl.constexpr, CONSTANTS: gl.constexpr):
+    """A block of rows, piece by piece, into the i-th buffers. start, BLOCK: without the head's elements."""
+    REST: gl.constexpr = CONSTANTS.REST
+    PIECE: gl.constexpr = CONSTANTS.PIECE
+    tile = buffers[0].index(i).reshape(BLOCK + [PIECE])  # noqa: RUF005 - Gluon knows no starred items
+    tma.async_copy_global_to_shared(sources[0], start + [0], bar, tile)  # noqa: RUF005
+    if len(sources) == 2:
+        tile = buffers[1].index(i).reshape(BLOCK + [REST])  # noqa: RUF005
+        tma.async_copy_global_to_shared(sources[1], start + [PIECE], bar, tile)  # noqa: RUF005
+
+
+@gluon.jit
+def copy_queries(round_, item, sources, q_buffers, bars, CONSTANTS: gl.constexpr):
+    """The queries of one item, all groups', into the round's buffers."""
     slot, phase = round_ % 2, round_ // 2 & 1
-    block: gl.constexpr = [1, 1, ROWS, HEAD_DIM]
+    GROUPS: gl.constexpr = CONSTANTS.BLOCK_M // ROWS
     mbarrier.wait(bars.q_empty.index(slot), phase ^ 1)
-    mbarrier.expect(bars.q_full.index(slot), 2 * ROWS * HEAD_DIM * 2)
-    for group in gl.static_range(2):  # pyright: ignore
-        first = (item[2] * 2 + group) * ROWS
+    mbarrier.expect(bars.q_full.index(slot), CONSTANTS.BLOCK_M * (CONSTANTS.PIECE + CONSTANTS.REST) * 2)
+    for group in gl.static_range(GROUPS):  # pyright: ignore
+        first = item[2] * CONSTANTS.BLOCK_M + group * ROWS
         if len(item) != 3:
             first += item[3]
-        tile = q_buffers.index(slot * 2 + group).reshape(block)
-        tma.async_copy_global_to_shared(source, [item[0], item[1], first, 0], bars.q_full.index(slot), tile)
+        start = [item[0], item[1], first]
+        copy_pieces(sources, start, q_buffers, slot * GROUPS + group, bars.q_full.index(slot), [1, 1, ROWS], CONSTANTS)
 
 
 @gluon.jit
 def copy_tiles(
-    item, kv_head, count, k_source, v_source, buffers, bars, mask, tiles, CONSTANTS: gl.constexpr
+    item, kv_head, count, k_sources, v_sources, buffers, bars, mask, tiles, CONSTANTS: gl.constexpr
 ):  # fmt: skip
     """The tiles of one item. count: the tiles that this program has copied; returned with this item's."""
-    HEAD_DIM: gl.constexpr = CONSTANTS.HEAD_DIM
     BLOCK_N: gl.constexpr = CONSTANTS.BLOCK_N
     STAGES: gl.constexpr = CONSTANTS.STAGES
-    size: gl.constexpr = BLOCK_N * HEAD_DIM * 2
+    size: gl.constexpr = BLOCK_N * (CONSTANTS.PIECE + CONSTANTS.REST) * 2
     packed: gl.constexpr = len(item) != 3
-    block: gl.constexpr = [1, 1, 1, BLOCK_N, HEAD_DIM] if packed else [1, 1, BLOCK_N, HEAD_DIM]
+    block: gl.constexpr = [1, 1, 1, BLOCK_N] if packed else [1, 1, BLOCK_N]
     for run in range(tiles.runs[0], tiles.runs[1]):
-        begin, end, _, _, _ = run_of(run, tiles, mask, CONSTANTS)
-        for tile in range(begin, end):
+        end, edges = run_of(run, tiles, mask, CONSTANTS)
+        for tile in range(edges[0], end):
             stage, phase = count % STAGES, count // STAGES & 1 ^ 1
             if packed:
-                start = [LAST, item[5] + item[6], kv_head, LAST - item[6] + tile * BLOCK_N, 0]
+                start = [LAST, item[5] + item[6], kv_head, LAST - item[6] + tile * BLOCK_N]
             else:
-                start = [item[0], kv_head, tile * BLOCK_N, 0]
+                start = [item[0], kv_head, tile * BLOCK_N]
             mbarrier.wait(bars.k_empty.index(stage), phase)
             mbarrier.expect(bars.k_full.index(stage), size)
-            k_tile = buffers.k.index(stage).reshape(block)
-            tma.async_copy_global_to_shared(k_source, start, bars.k_full.index(stage), k_tile)
+            copy_pieces(k_sources, start, buffers.k, stage, bars.k_full.index(stage), block, CONSTANTS)
             mbarrier.wait(bars.v_empty.index(stage), phase)
             mbarrier.expect(bars.v_full.index(stage), size)
-            v_tile = buffers.v.index(stage).reshape(block)
-            tma.async_copy_global_to_shared(v_source, start, bars.v_full.index(stage), v_tile)
+            copy_pieces(v_sources, start, buffers.v, stage, bars.v_full.index(stage), block, CONSTANTS)
             count += 1
     return count

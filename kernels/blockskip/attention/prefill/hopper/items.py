@@ -19,7 +19,7 @@ from ...band import band_limits, lengths_of
 from ...sequences import item_at, item_count
 
 ROWS = gl.constexpr(64)
-"""Query rows of a warp group: what one of its products takes. An item has those of both groups."""
+"""Query rows of a warp group: what one of its products takes. An item has those of all groups."""
 
 
 class HopperConstants(NamedTuple):
@@ -28,15 +28,31 @@ class HopperConstants(NamedTuple):
     SKIP: str
     """bounds | map."""
     HEAD_DIM: int
+    PIECE: int
+    """Elements of the head's first piece, a power of two."""
+    REST: int
+    """Elements of its second piece, or 0: see `products`. The pieces' elements behind HEAD_DIM are zeros."""
+    BLOCK_M: int
+    """Query rows of an item: ROWS for each computing warp group."""
     BLOCK_N: int
     STAGES: int
     """Tiles of keys, and of values, in shared memory."""
     OVERLAP_ITEMS: bool
     """Whether `attend_overlapped` does the items, else `attend_one_by_one`."""
+    HIDE_SOFTMAX: bool
+    """Whether a tile's exponentials surely stand before the wait for the product that runs beside them."""
+
+    @property
+    def OWN_TILES(self) -> bool:
+        """Whether a band's tiles may be needed by some of the warp groups alone."""
+        return self.SKIP == "bounds" and self.BLOCK_M - ROWS.value >= self.BLOCK_N
 
 
 class Buffers(NamedTuple):
-    """Tiles in shared memory; q: two, or with overlapping items four; out: None where they do not overlap."""
+    """Tiles in shared memory, for each piece of the head.
+
+    q: a warp group's, twice where items overlap; out: None where they do not.
+    """
 
     q: Any
     k: Any
@@ -66,31 +82,34 @@ class Visible(NamedTuple):
 class Tiles(NamedTuple):
     """The keys and tiles of one item.
 
-    runs: (first, end) of the tile map's, or one; band: the limits of the band's tiles, see `band_limits`.
+    q_len: the queries among which the item's are; runs: (first, end) of the tile map's, or one; band: the limits of the
+    band's tiles, see `band_of_rows`.
     """
 
     kv_len: Any
     q_start: Any
+    q_len: Any
     runs: Any
     band: Any
 
 
 @gluon.jit
 def run_of(run, tiles, mask, CONSTANTS: gl.constexpr):
-    """(first, end, first unmasked, end of the unmasked, index of the first one's bits or -1) of a run of tiles."""
+    """(end, edges) of a run of tiles: see `attend.masked`."""
     BLOCK_N: gl.constexpr = CONSTANTS.BLOCK_N
     if CONSTANTS.SKIP == "bounds":
         begin, full_begin, full_end, end = tiles.band
-        bits_index = begin
+        bits_index = -1
     else:
         run_ptr = mask.runs + wide(run) * 4
         begin = gl.load(run_ptr)
         end = gl.minimum(gl.load(run_ptr + 1), gl.cdiv(tiles.kv_len, BLOCK_N))
-        full_begin = begin
+        full = gl.load(run_ptr + 2) == 2
+        full_begin = gl.where(full, begin, end)
         # a full run may end in a tile with keys that are not real: that one is masked, by kv_len alone
-        full_end = gl.where(gl.load(run_ptr + 2) == 2, tiles.kv_len // BLOCK_N, begin)
+        full_end = gl.where(full, tiles.kv_len // BLOCK_N, begin)
         bits_index = gl.load(run_ptr + 3)  # -1 for a full run
-    return begin, end, full_begin, full_end, bits_index
+    return end, (begin, full_begin, full_end, bits_index)
 
 
 @gluon.jit
@@ -101,10 +120,10 @@ def position_in(round_):
 
 
 @gluon.jit
-def rounds(q, lengths):
+def rounds(q, lengths, CONSTANTS: gl.constexpr):
     """How many items this program does, one a round: the last may have none for it."""
     if lengths.items is None:
-        items = gl.cdiv(q.shape[2], 2 * ROWS) * q.shape[1] * q.shape[0]
+        items = gl.cdiv(q.shape[2], CONSTANTS.BLOCK_M) * q.shape[1] * q.shape[0]
     else:
         items = item_count(lengths.items) * q.shape[1]
     full = items // gl.num_programs(0)
@@ -112,7 +131,7 @@ def rounds(q, lengths):
 
 
 @gluon.jit
-def item_of(round_, q, lengths, interleave):
+def item_of(round_, q, lengths, interleave, CONSTANTS: gl.constexpr):
     """(batch, head, row of tiles): the rows of `interleave` heads, counted over batches, alternate; longest first.
 
     Of packed sequences (0, head, row, first query, queries, first key, keys). Where their heads come in several parts,
@@ -121,7 +140,7 @@ def item_of(round_, q, lengths, interleave):
     """
     item = round_ * gl.num_programs(0) + position_in(round_)
     if lengths.items is None:
-        rows = gl.cdiv(q.shape[2], 2 * ROWS)
+        rows = gl.cdiv(q.shape[2], CONSTANTS.BLOCK_M)
     else:
         rows = item_count(lengths.items)
         # there may be more programs than items: one without a round asks for round -1
@@ -149,7 +168,6 @@ def queries_in(view, item):
 @gluon.jit
 def tiles_of(item, q, visible, CONSTANTS: gl.constexpr):
     """The `Tiles` of an item."""
-    BLOCK_N: gl.constexpr = CONSTANTS.BLOCK_N
     batch, head, row = item[0], item[1], item[2]
     q_len = q.shape[2]
     if visible.lengths.items is None:
@@ -157,13 +175,46 @@ def tiles_of(item, q, visible, CONSTANTS: gl.constexpr):
     else:
         q_len, kv_len = item[4], item[6]
         q_start = kv_len - q_len
-    first = row * (2 * ROWS)
-    last = gl.minimum(first + 2 * ROWS, q_len) - 1
     runs = (0, 1)
     band_tiles = (0, 0, 0, 0)
     if CONSTANTS.SKIP == "bounds":
-        band_tiles = band_limits(q_start + first, q_start + last, kv_len, visible.band, BLOCK_N)
+        first = row * CONSTANTS.BLOCK_M
+        band_tiles = band_of_rows(first, CONSTANTS.BLOCK_M, q_len, q_start, kv_len, visible.band, CONSTANTS)
     else:
         row_ptr = base(visible.mask.start, batch, head) + row
         runs = (gl.load(row_ptr), gl.load(row_ptr + 1))
-    return Tiles(kv_len, q_start, runs, band_tiles)
+    return Tiles(kv_len, q_start, q_len, runs, band_tiles)
+
+
+@gluon.jit
+def band_of_rows(first, ROWS_OF: gl.constexpr, q_len, q_start, kv_len, band, CONSTANTS: gl.constexpr):
+    """(first tile, first unmasked at the left, first masked at the right, end) of so many queries of a band."""
+    BLOCK_N: gl.constexpr = CONSTANTS.BLOCK_N
+    last = gl.minimum(first + ROWS_OF, q_len) - 1
+    begin, full_begin, _, end = band_limits(q_start + first, q_start + last, kv_len, band, BLOCK_N)
+    # a tile may be masked at both ends: the end of the unmasked is not bounded by their first
+    full_end = kv_len // BLOCK_N
+    if band.right is not None:
+        full_end = gl.minimum(gl.maximum(q_start + first + band.right + 1, 0) // BLOCK_N, full_end)
+    return begin, full_begin, full_end, end
+
+
+@gluon.jit
+def own_tiles(tiles, item, GROUP: gl.constexpr, visible, CONSTANTS: gl.constexpr):
+    """(tiles, tiles before them, tiles behind them): those of an item that one warp group's rows need.
+
+    Fewer than the item's where its rows are more than a tile's keys away from other groups'. A group without rows does
+    as the item. Per item no group skips more than a tile for every other group, so that copies, STAGES ahead, go on.
+    """
+    before, behind = 0, 0
+    if CONSTANTS.OWN_TILES:
+        first = item[2] * CONSTANTS.BLOCK_M + GROUP * ROWS
+        begin, full_begin, full_end, end = tiles.band
+        own = band_of_rows(first, ROWS, tiles.q_len, tiles.q_start, tiles.kv_len, visible.band, CONSTANTS)
+        some = first < tiles.q_len
+        own_begin = gl.where(some, gl.minimum(own[0], end), begin)
+        own_end = gl.where(some, gl.minimum(gl.maximum(own[3], own_begin), end), end)
+        before, behind = own_begin - begin, end - own_end
+        band_tiles = (own_begin, gl.where(some, own[1], full_begin), gl.where(some, own[2], full_end), own_end)
+        tiles = Tiles(tiles.kv_len, tiles.q_start, tiles.q_len, tiles.runs, band_tiles)
+    return tiles, before, behind

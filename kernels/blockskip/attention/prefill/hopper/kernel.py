@@ -24,44 +24,68 @@ def barriers(STAGES: gl.constexpr, COUNT: gl.constexpr):
     return bars
 
 
+@gluon.jit
+def tiles_of_pieces(dtype: gl.constexpr, COUNT: gl.constexpr, LINES: gl.constexpr, CONSTANTS: gl.constexpr):
+    """Shared memory [COUNT, LINES, piece] for each piece of the head."""
+    PIECE: gl.constexpr = CONSTANTS.PIECE
+    REST: gl.constexpr = CONSTANTS.REST
+    first: gl.constexpr = gl.NVMMASharedLayout.get_default_for([LINES, PIECE], dtype)
+    tiles = (gl.allocate_shared_memory(dtype, [COUNT, LINES, PIECE], first),)
+    if REST > 0:
+        rest: gl.constexpr = gl.NVMMASharedLayout.get_default_for([LINES, REST], dtype)
+        tiles = tiles + (gl.allocate_shared_memory(dtype, [COUNT, LINES, REST], rest),)  # noqa: RUF005
+    return tiles
+
+
 @gluon.jit(do_not_specialize=["interleave"])
 def prefill(
     q, k, v, out, lse, visits, mask, lengths, band, scoring, interleave, CONSTANTS: gl.constexpr
 ):  # fmt: skip
-    """A program does item after item, each 2 x ROWS query rows of one head. Arguments: as of `prefill.kernel.prefill`.
+    """A program does item after item, each BLOCK_M query rows of one head. Arguments: as of `prefill.kernel.prefill`.
 
     Grid: as many programs as there are items, or fewer, along the first axis; how many, and `interleave`, a divisor of
     batches x heads, is `schedule.programs_of`'s choice. visits: None, none are recorded. CONSTANTS: `HopperConstants`.
     Keys and values are read by descriptors, and queries where items overlap; all else, of which there is little, by
     pointers.
     """
+    GROUPS: gl.constexpr = CONSTANTS.BLOCK_M // ROWS
     HEAD_DIM: gl.constexpr = CONSTANTS.HEAD_DIM
     BLOCK_N: gl.constexpr = CONSTANTS.BLOCK_N
     STAGES: gl.constexpr = CONSTANTS.STAGES
     OVERLAP_ITEMS: gl.constexpr = CONSTANTS.OVERLAP_ITEMS
     dtype: gl.constexpr = q.ptr.dtype.element_ty
-    tile: gl.constexpr = gl.NVMMASharedLayout.get_default_for([BLOCK_N, HEAD_DIM], dtype)
-    rows: gl.constexpr = gl.NVMMASharedLayout.get_default_for([ROWS, HEAD_DIM], dtype)
-    q_buffers = gl.allocate_shared_memory(dtype, [4 if OVERLAP_ITEMS else 2, ROWS, HEAD_DIM], rows)
-    k_buffers = gl.allocate_shared_memory(dtype, [STAGES, BLOCK_N, HEAD_DIM], tile)
-    v_buffers = gl.allocate_shared_memory(dtype, [STAGES, BLOCK_N, HEAD_DIM], tile)
+    q_buffers = tiles_of_pieces(dtype, 2 * GROUPS if OVERLAP_ITEMS else GROUPS, ROWS, CONSTANTS)
+    k_buffers = tiles_of_pieces(dtype, STAGES, BLOCK_N, CONSTANTS)
+    v_buffers = tiles_of_pieces(dtype, STAGES, BLOCK_N, CONSTANTS)
     out_buffers, q_full, q_empty = None, None, None
     if OVERLAP_ITEMS:
-        out_buffers = gl.allocate_shared_memory(dtype, [2, ROWS, HEAD_DIM], rows)
-    of_keys = (barriers(STAGES, 1), barriers(STAGES, 2))
-    of_values = (barriers(STAGES, 1), barriers(STAGES, 2))
+        out_buffers = tiles_of_pieces(dtype, GROUPS, ROWS, CONSTANTS)
+    of_keys = (barriers(STAGES, 1), barriers(STAGES, GROUPS))
+    of_values = (barriers(STAGES, 1), barriers(STAGES, GROUPS))
     if OVERLAP_ITEMS:
-        q_full, q_empty = barriers(2, 1), barriers(2, 2)
+        q_full, q_empty = barriers(2, 1), barriers(2, GROUPS)
     buffers = Buffers(q_buffers, k_buffers, v_buffers, out_buffers)
     bars = Barriers(of_keys[0], of_keys[1], of_values[0], of_values[1], q_full, q_empty)
     visible = Visible(mask, lengths, band)
-    gl.warp_specialize(
-        [
-            (attend, (0, (q, out), lse, buffers, bars, visible, scoring, interleave, CONSTANTS)),
-            (attend, (1, (q, out), lse, buffers, bars, visible, scoring, interleave, CONSTANTS)),
-            (copy, (q, k, v, buffers, bars, visible, interleave, CONSTANTS)),
-        ],
-        # warps, and registers a thread, of the second group and of the copying warp; the first group has what is left
-        [4, 1],
-        [240, 24 if HEAD_DIM > 128 or OVERLAP_ITEMS else 32],
-    )  # fmt: skip
+    # warps, and registers a thread, of the other groups and of the copying warp; the first group has what is left
+    if GROUPS == 2:
+        gl.warp_specialize(
+            [
+                (attend, (0, (q, out), lse, buffers, bars, visible, scoring, interleave, CONSTANTS)),
+                (attend, (1, (q, out), lse, buffers, bars, visible, scoring, interleave, CONSTANTS)),
+                (copy, (q, k, v, buffers, bars, visible, interleave, CONSTANTS)),
+            ],
+            [4, 1],
+            [240, 24 if HEAD_DIM > 128 or OVERLAP_ITEMS else 32],
+        )
+    else:
+        gl.warp_specialize(
+            [
+                (attend, (0, (q, out), lse, buffers, bars, visible, scoring, interleave, CONSTANTS)),
+                (attend, (1, (q, out), lse, buffers, bars, visible, scoring, interleave, CONSTANTS)),
+                (attend, (2, (q, out), lse, buffers, bars, visible, scoring, interleave, CONSTANTS)),
+                (copy, (q, k, v, buffers, bars, visible, interleave, CONSTANTS)),
+            ],
+            [4, 4, 1],
+            [160, 160, 24 if OVERLAP_ITEMS else 32],
+        )
