@@ -17,9 +17,10 @@ from skiplab.measure.child import order_of
 from skiplab.measure.samples import Cancelled, Way, in_turn, rounds
 from skiplab.measure.timing import TimeLimits
 from skiplab.store import read_run
-from skiplab.sweep import DecodeSweep, LinearSweep, ModelSweep, Sweep, interleaved, run_sweep, sweep_of
+from skiplab.sweep import DecodeSweep, LinearSweep, ModelSweep, Sweep, cluster, interleaved, run_sweep, sweep_of
+from skiplab.sweep.header import site_of
 from skiplab.sweep.schedule import Dispatch, measured
-from skiplab.sweep.workers import WorkerLost
+from skiplab.sweep.workers import MeasureSettings, WorkerLost
 from skiplab.workload import Workload
 
 running = importlib.import_module("skiplab.sweep.running")
@@ -372,6 +373,25 @@ def test_points_of_a_group_at_which_a_worker_is_lost_are_measured_alone(count):
     }  # fmt: skip
     groups = [group for one in workers for group in one.groups]
     assert sorted(map(len, groups)) == [1, 1, 1, 3] and len(taken) == 3
+
+
+def test_on_ray_a_group_is_one_order_and_its_answers_are_told_apart_by_their_points(monkeypatch):
+    orders = []
+
+    def answer(self, asked, limit_s, cancelled):
+        assert limit_s >= 5 * asked.limit_s  # two checks, the timing, two checks
+        orders.append(asked)
+        return [replace(one, status="ok") for one in reversed(asked.blanks)]
+
+    monkeypatch.setattr(cluster.OnRay, "_answer", answer)
+    actor = SimpleNamespace(take=SimpleNamespace(remote=lambda order: order))
+    site = replace(site_of("cpu"), device={"name": "a GPU", "kind": "cuda"})
+    there = cluster.Placed("3", "a" * 56, site)
+    worker = cluster.OnRay(None, actor, there, MeasureSettings(0, 0.05, 0, HIGH))  # type: ignore[arg-type]
+    points = [Point(SMALL, name, device="cuda:3") for name in ("sdpa", "blockskip")]
+    taken = worker.measure(points, lambda: False)
+    assert [one.point for one in taken] == points[::-1] and {one.node for one in taken} == {"a" * 8}
+    assert [one.point.device for one in orders[0].blanks] == ["cuda", "cuda"] and len(orders) == 1
 
 
 def test_who_asks_for_it_is_recorded_and_repeated(tmp_path):
