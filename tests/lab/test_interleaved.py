@@ -4,6 +4,7 @@ import importlib
 import os
 import time
 from dataclasses import replace
+from itertools import pairwise
 from types import SimpleNamespace
 
 import blockskip as bs
@@ -418,3 +419,18 @@ def test_arguments_of_all_share_half_of_the_memory_that_is_free(monkeypatch):
     assert rotation._room("cuda", 1) == 30 << 20 and rotation._room("cuda", 3) == 10 << 20
     monkeypatch.setitem(rotation.ROTATION_LIMIT, "cuda", 5 << 20)
     assert rotation._room("cuda", 3) == 5 << 20
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_a_gpu_graphs_are_replayed_in_turn(monkeypatch):
+    replayed, replay = [], torch.cuda.CUDAGraph.replay
+    monkeypatch.setattr(torch.cuda.CUDAGraph, "replay", lambda graph: replayed.append(id(graph)) or replay(graph))
+    workload = Workload(2048, mask=bs.causal(), q_heads=8, kv_heads=8, head_dim=64)
+    names = ("sdpa-flash", "sdpa-efficient", "sdpa-causal")
+    points = [Point(workload, name, device="cuda") for name in names]
+    taken = measure_together(points, TimeLimits(0.1, 0))
+    assert [(one.status, one.method) for one in taken] == [("ok", "graph")] * 3
+    assert [set(one.together) for one in taken] == [set(names) - {name} for name in names]
+    assert all(set(one.other_samples) == {"eager", "warm"} and one.clocks["before"] for one in taken)
+    changes = sum(a != b for a, b in pairwise(replayed))
+    assert changes > 3 * 10
