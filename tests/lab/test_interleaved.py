@@ -4,6 +4,7 @@ import importlib
 import os
 import time
 from dataclasses import replace
+from itertools import pairwise
 from types import SimpleNamespace
 
 import blockskip as bs
@@ -17,9 +18,10 @@ from skiplab.measure.child import order_of
 from skiplab.measure.samples import Cancelled, Way, in_turn, rounds
 from skiplab.measure.timing import TimeLimits
 from skiplab.store import read_run
-from skiplab.sweep import DecodeSweep, LinearSweep, ModelSweep, Sweep, interleaved, run_sweep, sweep_of
+from skiplab.sweep import DecodeSweep, LinearSweep, ModelSweep, Sweep, cluster, interleaved, run_sweep, sweep_of
+from skiplab.sweep.header import site_of
 from skiplab.sweep.schedule import Dispatch, measured
-from skiplab.sweep.workers import WorkerLost
+from skiplab.sweep.workers import MeasureSettings, WorkerLost
 from skiplab.workload import Workload
 
 running = importlib.import_module("skiplab.sweep.running")
@@ -374,6 +376,25 @@ def test_points_of_a_group_at_which_a_worker_is_lost_are_measured_alone(count):
     assert sorted(map(len, groups)) == [1, 1, 1, 3] and len(taken) == 3
 
 
+def test_on_ray_a_group_is_one_order_and_its_answers_are_told_apart_by_their_points(monkeypatch):
+    orders = []
+
+    def answer(self, asked, limit_s, cancelled):
+        assert limit_s >= 5 * asked.limit_s  # two checks, the timing, two checks
+        orders.append(asked)
+        return [replace(one, status="ok") for one in reversed(asked.blanks)]
+
+    monkeypatch.setattr(cluster.OnRay, "_answer", answer)
+    actor = SimpleNamespace(take=SimpleNamespace(remote=lambda order: order))
+    site = replace(site_of("cpu"), device={"name": "a GPU", "kind": "cuda"})
+    there = cluster.Placed("3", "a" * 56, site)
+    worker = cluster.OnRay(None, actor, there, MeasureSettings(0, 0.05, 0, HIGH))  # type: ignore[arg-type]
+    points = [Point(SMALL, name, device="cuda:3") for name in ("sdpa", "blockskip")]
+    taken = worker.measure(points, lambda: False)
+    assert [one.point for one in taken] == points[::-1] and {one.node for one in taken} == {"a" * 8}
+    assert [one.point.device for one in orders[0].blanks] == ["cuda", "cuda"] and len(orders) == 1
+
+
 def test_who_asks_for_it_is_recorded_and_repeated(tmp_path):
     assert interleaved(None, "cuda:1") is True and interleaved(None, "cpu") is None
     assert interleaved(False, "cuda") is None and interleaved(True, "cpu") is True
@@ -398,3 +419,18 @@ def test_arguments_of_all_share_half_of_the_memory_that_is_free(monkeypatch):
     assert rotation._room("cuda", 1) == 30 << 20 and rotation._room("cuda", 3) == 10 << 20
     monkeypatch.setitem(rotation.ROTATION_LIMIT, "cuda", 5 << 20)
     assert rotation._room("cuda", 3) == 5 << 20
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_a_gpu_graphs_are_replayed_in_turn(monkeypatch):
+    replayed, replay = [], torch.cuda.CUDAGraph.replay
+    monkeypatch.setattr(torch.cuda.CUDAGraph, "replay", lambda graph: replayed.append(id(graph)) or replay(graph))
+    workload = Workload(2048, mask=bs.causal(), q_heads=8, kv_heads=8, head_dim=64)
+    names = ("sdpa-flash", "sdpa-efficient", "sdpa-causal")
+    points = [Point(workload, name, device="cuda") for name in names]
+    taken = measure_together(points, TimeLimits(0.1, 0))
+    assert [(one.status, one.method) for one in taken] == [("ok", "graph")] * 3
+    assert [set(one.together) for one in taken] == [set(names) - {name} for name in names]
+    assert all(set(one.other_samples) == {"eager", "warm"} and one.clocks["before"] for one in taken)
+    changes = sum(a != b for a, b in pairwise(replayed))
+    assert changes > 3 * 10

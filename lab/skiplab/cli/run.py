@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import signal
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -104,7 +104,25 @@ def told(run: Run) -> Shown:
     flags = sorted({flag for text in table["flags"] for flag in text.split(", ") if flag})
     if flags:
         notes.append(f"flags seen: {', '.join(flags)} (the report says what they mean)")
-    return Shown(caption, time_table(table), (*notes, summary(table)))
+    return Shown(caption, time_table(table), (*notes, *_timed_apart(run), summary(table)))
+
+
+def _timed_apart(run: Run) -> list[str]:
+    """Of a run that interleaves, whose points were timed alone though others have some of the same workloads.
+
+    They failed beside those, or were measured on another occasion.
+    """
+    if not (run.header.get("parameters") or {}).get("interleave"):
+        return []
+    good = [row for row in run.rows if row["status"] == "ok"]
+    others = Counter(_workload(row) for row in good)
+    apart = Counter(row["contender"] for row in good if not row.get("together") and others[_workload(row)] > 1)
+    return [f"{name}, {count} points timed by themselves, not in turn with others'" for name, count in apart.items()]
+
+
+def _workload(row: Mapping[str, Any]) -> str:
+    """The workload and the kind of device, as a point's text has them behind the contender."""
+    return without_index(row["point"]).partition(" | ")[2]
 
 
 def show(run: Run) -> None:

@@ -141,6 +141,7 @@ def run_sweep(
 
     ValueError, and the file stays as it is, where it is no run, one of other parameters, or being written by another.
     When cancelled, or interrupted by Ctrl-C, it keeps what was measured and notes that; the same call continues.
+    Of a sweep that interleaves the points of a workload are timed in turn, those that are left of it.
 
     path: the JSONL file, continued if it exists; None is `default_path` with the topic (default: the operation), in
         this folder (default: that of the user's runs); with `fresh` a file that is not there yet.

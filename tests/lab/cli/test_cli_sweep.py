@@ -91,6 +91,27 @@ def test_decode_and_linear_are_swept_reported_and_run_again(skiplab, tmp_path, w
     assert "ratio" in out
 
 
+def test_contenders_are_timed_in_turn_where_that_is_asked_for(skiplab, tmp_path):
+    for words, together in ((["--interleave"], ["sdpa"]), (["--no-interleave"], None), ([], None)):
+        name = f"{len(words)}{together}.jsonl"
+        code, out, err = skiplab(*SWEEP, *words, "--run", name, "--report", "page.html")
+        assert code == 0 and "4 ok" in out, err
+        run = read_run(tmp_path / name)
+        assert run.header["parameters"]["interleave"] is (True if together else None)
+        assert [row.get("together") for row in run.rows if row["contender"] == "blockskip"] == [together] * 2
+        assert ("--interleave" in run.header["command"]) is bool(together) and "by themselves" not in out
+
+
+def test_it_says_whose_points_were_timed_by_themselves(skiplab, tmp_path):
+    assert skiplab(*SWEEP, "--interleave", "--run", "run.jsonl")[0] == 0
+    lines = (tmp_path / "run.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "run.jsonl").write_text("".join(lines[:2]))
+    code, out, err = skiplab(*SWEEP, "--interleave", "--run", "run.jsonl")
+    assert code == 0, err
+    assert "workloads with rows from before: 1; their other contenders are timed in turn without those" in out
+    assert "sdpa, 1 points timed by themselves, not in turn with others'" in out
+
+
 @pytest.fixture
 def swept_layers(monkeypatch):
     """The shapes and rows of the sweeps that `skiplab linear` would measure, which nobody does here."""

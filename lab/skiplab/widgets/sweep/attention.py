@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from skiplab.figures import attention, frames, predicted
-from skiplab.sweep import DEFAULT_CONTENDERS, Sweep
+from skiplab.sweep import DEFAULT_CONTENDERS, Sweep, interleaved
 from skiplab.widgets.sweep.settings import (
     Field,
     PanelForm,
@@ -21,7 +21,10 @@ from skiplab.workload import DTYPES, MODELS, Workload
 
 
 def _sweep(names: tuple[str, ...], values: Mapping[str, Any], device: str, budget_s: float) -> Sweep:
-    return Sweep(names, values["q_len"], values["window"], device=device, budget_s=budget_s, **heads(values))
+    return Sweep(
+        names, values["q_len"], values["window"], device=device, budget_s=budget_s,
+        interleave=interleaved(None, device), **heads(values),
+    )  # fmt: skip
 
 
 FORM = PanelForm(

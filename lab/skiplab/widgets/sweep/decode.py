@@ -7,7 +7,7 @@ from typing import Any
 
 from skiplab.figures import decode, predicted
 from skiplab.store import published
-from skiplab.sweep import DecodeSweep
+from skiplab.sweep import DecodeSweep, interleaved
 from skiplab.widgets.sweep.settings import (
     GENERATION,
     Field,
@@ -26,7 +26,7 @@ from skiplab.workload import DTYPES, MODELS, DecodeWorkload
 def _sweep(names: tuple[str, ...], values: Mapping[str, Any], device: str, budget_s: float) -> DecodeSweep:
     return DecodeSweep(
         names, kv_len=values["kv_len"], window=values["window"], buffer=values["buffer"], device=device,
-        budget_s=budget_s, **heads(values),
+        budget_s=budget_s, interleave=interleaved(None, device), **heads(values),
     )  # fmt: skip
 
 

@@ -236,7 +236,8 @@ class SweepPanel(Pictured, w.VBox):
         def on_points(begun: Sequence[Point]) -> None:
             labels = " and ".join(point.entry.label for point in begun)
             what = f"{len(taken) + 1} of {points}: {labels}, {form.point(begun[0].workload)}"
-            words = f"{what}: checking against float64, then timing for {sweep.budget_s:g} s at most"
+            each = ", in turn, each" if len(begun) > 1 else ""
+            words = f"{what}: checking against float64, then timing{each} for {sweep.budget_s:g} s at most"
             self._begin(stages, form.operation, words)
 
         def on_measurement(item: Measurement) -> None:

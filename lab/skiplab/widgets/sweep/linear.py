@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from skiplab.figures import decode, linear, predicted
-from skiplab.sweep import LinearSweep
+from skiplab.sweep import LinearSweep, interleaved
 from skiplab.widgets.sweep.settings import (
     GENERATION,
     Field,
@@ -23,7 +23,7 @@ LAYERS_ALLOWED = f"outputs x inputs, or {'; '.join(LINEARS)}; semicolons between
 def _sweep(names: tuple[str, ...], values: Mapping[str, Any], device: str, budget_s: float) -> LinearSweep:
     return LinearSweep(
         names, shape=values["shape"], rows=values["rows"], bits=values["bits"], group_size=values["group_size"],
-        dtype=values["dtype"], device=device, budget_s=budget_s,
+        dtype=values["dtype"], device=device, budget_s=budget_s, interleave=interleaved(None, device),
     )  # fmt: skip
 
 
