@@ -56,6 +56,7 @@ def row_of(case, config, anatomy):
         "block_k": config.block_k,
         "spill_bytes": anatomy.spill_bytes,
         "spilled_in_loops": sum("LDL" in text or "STL" in text for text in loops),
+        "moved_in_loops": sum("R2UR" in text for text in loops),
         "loop_instructions": len(loops) // config.row_groups,
         "shared_bytes": anatomy.shared_bytes,
         "instructions": anatomy.instructions,

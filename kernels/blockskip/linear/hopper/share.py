@@ -13,6 +13,9 @@ in 2^64. Whoever has read them clears them. So the memory need not be cleared be
 old sums. With few rows the 64 bits stand beside every two numbers (`leave`, `take`): they come with them, in one read.
 With more they are one flag a thread, raised after its numbers (`raise_flags`, `await_flags`): half the memory, but a
 fence and a second read (1 us of 11 on an NVIDIA H200).
+
+The threads of a warp wait together. If each left its wait by itself the compiler would no longer take the warp's
+threads for together in the loops that multiply, and would keep their addresses in a register of each thread.
 """
 
 # pyright: reportArgumentType=false, reportAssignmentType=false, reportOperatorIssue=false, reportIndexIssue=false
@@ -39,7 +42,8 @@ WRITTEN = 0x5CA1AB1E0DDBA117
 RAISE = gl.constexpr(f"st.release.gpu.global.u64 [$1], {WRITTEN:#x}; mov.b32 $0, 0;")
 AWAIT = gl.constexpr(
     "{ .reg .pred wait; .reg .u64 flag; AGAIN: ld.acquire.gpu.global.u64 flag, [$1]; "
-    f"setp.ne.u64 wait, flag, {WRITTEN:#x}; @wait bra AGAIN; st.relaxed.gpu.global.u64 [$1], 0; mov.b32 $0, 0; }}"
+    f"setp.ne.u64 wait, flag, {WRITTEN:#x}; vote.sync.any.pred wait, wait, 0xffffffff; @wait bra.uni AGAIN; "
+    "st.relaxed.gpu.global.u64 [$1], 0; mov.b32 $0, 0; }"
 )
 LEAVE = gl.constexpr(
     f"{{ .reg .b64 two, tag; .reg .b128 all; mov.b64 tag, {WRITTEN:#x}; "
@@ -63,7 +67,7 @@ def taking(stride):
     lines += [f"mov.b128 {{two{n}, tag{n}}}, all{n};" for n in range(8)]
     lines += [f"setp.ne.u64 wait, tag0, {WRITTEN:#x};"]
     lines += [f"setp.ne.or.u64 wait, tag{n}, {WRITTEN:#x}, wait;" for n in range(1, 8)]
-    lines += ["@wait bra AGAIN;", "mov.b64 {$0, $1}, two0; mov.b64 {$2, $3}, two1;"]
+    lines += ["vote.sync.any.pred wait, wait, 0xffffffff;", "@wait bra.uni AGAIN;", "mov.b64 {$0, $1}, two0; mov.b64 {$2, $3}, two1;"]
     for n in range(2, 8):
         live, first = f"@live{n // 2}", n % 2 * 2
         lines.append(f"mov.b64 {{a, b}}, two{n};")
