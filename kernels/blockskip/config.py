@@ -143,7 +143,7 @@ FAR = 1 << 30
 # before what was tuned on another GPU, or for another head size.
 _PREFILL_SPECIAL = [
     _Special((64, 64), (FAR, FAR), TileConfig(192, 128, 16, 4), queries=8192, kinds=("causal",)),
-    _Special((64, 64), (512, FAR), TileConfig(128, 128, 12, 2)),
+    _Special((64, 64), (512, FAR), TileConfig(128, 128, 12, 2), queries=2048),
     _Special((65, 96), (512, FAR), TileConfig(128, 128, 12, 3)),
     _Special((128, 128), (1, 256), TileConfig(128, 64, 12, 2), lengths=("long",)),
 ]

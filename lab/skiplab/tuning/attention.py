@@ -109,9 +109,7 @@ def candidates(
 
     def good(block_m: int, block_n: int, num_warps: int, num_stages: int) -> bool:
         specialized = num_warps == 12 or block_m == 192  # groups of four warps, and one that copies ahead: two stages
-        if specialized and not (
-            own and (block_m, num_warps) in WARP_SPECIALIZED and block_n >= 64 and num_stages >= 2
-        ):
+        if specialized and not (own and (block_m, num_warps) in WARP_SPECIALIZED and block_n >= 64 and num_stages >= 2):
             return False
         width = sum(pieces_of(head_dim)) if specialized else block_d
         numbers = block_m * (width + block_n) / (32 * (block_m // 16 if specialized else num_warps))

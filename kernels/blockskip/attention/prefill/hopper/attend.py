@@ -39,7 +39,7 @@ def masked(score, tile, edges, row, n, tiles, visible, CONSTANTS: gl.constexpr):
     """The scores of a tile, -inf where a row's query does not see a key. row [ROWS]: the queries; n [BLOCK_N].
 
     edges: (first tile, first behind those with keys before a row's first one, first of those with keys behind a row's
-    last one, index of the first tile's bits or -1).
+    last one, index of the first tile's bits or -1). A map's tiles have keys of both kinds, or none before full_end.
     """
     begin, full_begin, full_end, bits_index = edges
     n0 = tile * CONSTANTS.BLOCK_N
@@ -47,8 +47,11 @@ def masked(score, tile, edges, row, n, tiles, visible, CONSTANTS: gl.constexpr):
     bits = bits_of(visible.mask, CONSTANTS)
     if bits is None:
         # by a row's first key or its last, counted in the tile: one comparison a score at a band's either end
-        if band.left is not None:  # noqa: SIM102 - not one condition: the first is a constant, the second is not
-            if tile < full_begin:
+        if band.left is not None:
+            at_left = tile < full_begin
+            if CONSTANTS.SKIP == "map":
+                at_left = tile >= full_end
+            if at_left:
                 low = tiles.q_start + row - n0 - band.left
                 score = gl.where(n[None, :] >= low[:, None], score, float("-inf"))
         if tile >= full_end:
@@ -56,7 +59,7 @@ def masked(score, tile, edges, row, n, tiles, visible, CONSTANTS: gl.constexpr):
             if band.right is not None:
                 high = gl.minimum(high, tiles.q_start + row - n0 + band.right)
             score = gl.where(n[None, :] <= high[:, None], score, float("-inf"))
-    elif (tile < full_begin) | (tile >= full_end):
+    elif tile >= full_end:
         own = gl.where(bits_index >= 0, bits_index + tile - begin, -1)
         score = gl.where(kept(row, n0, n, tiles, bits, own, CONSTANTS), score, float("-inf"))
     return score

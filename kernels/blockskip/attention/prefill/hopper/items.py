@@ -5,6 +5,7 @@ Also what the kernel's functions hand each other: `HopperConstants`, `Buffers`, 
 
 # pyright: reportArgumentType=false, reportAssignmentType=false, reportOperatorIssue=false, reportIndexIssue=false
 # pyright: reportCallIssue=false, reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
+# pyright: reportGeneralTypeIssues=false
 # Gluon's functions are typed as what they are in Python, not as what they are compiled to.
 
 from __future__ import annotations
@@ -95,7 +96,7 @@ def run_of(run, tiles, mask, CONSTANTS: gl.constexpr):
         begin = gl.load(run_ptr)
         end = gl.minimum(gl.load(run_ptr + 1), gl.cdiv(tiles.kv_len, BLOCK_N))
         full = gl.load(run_ptr + 2) == 2
-        full_begin = gl.where(full, begin, end)
+        full_begin = begin
         # a full run may end in a tile with keys that are not real: that one is masked, by kv_len alone
         full_end = gl.where(full, tiles.kv_len // BLOCK_N, begin)
         bits_index = gl.load(run_ptr + 3)  # -1 for a full run
