@@ -123,26 +123,52 @@ _PREFILL_SHORT = [
 ]
 
 
-# Tiles of Hopper's warp-specialized kernel for heads up to a size, where these were not tuned: for calls that are not
-# `short`, without a window or with one of SPECIALIZED_WINDOW at least (data/TUNING.md, "Heads of 64 to 96").
-_PREFILL_SPECIALIZED = [
-    (64, TileConfig(128, 128, 12, 2)),
-    (96, TileConfig(128, 128, 12, 3)),
-]
-SPECIALIZED_WINDOW = 512
+@dataclass(frozen=True)
+class _Special:
+    """Calls that take the warp-specialized kernel in these tiles; the sizes are the least and the most.
 
-
-def specialized_config(
-    capability: tuple[int, int], head_dim: int, dtype: torch.dtype, window: int | None, length: str
-) -> TileConfig | None:
-    """The warp-specialized kernel's configuration for such a call; None where it has none here.
-
-    window: how many keys a query sees, None without a window; length: a class, see `length_class`.
+    windows: how many keys a query sees; a mask without a window counts as FAR. queries: the fewest of a sequence.
     """
-    narrow = window is not None and window < SPECIALIZED_WINDOW
-    if narrow or length == "short" or not can_specialize_warps(capability, head_dim, dtype):
+
+    head_dims: tuple[int, int]
+    windows: tuple[int, int]
+    config: TileConfig
+    queries: int = WARP_SPECIALIZED_ROWS
+    lengths: tuple[str, ...] = ("medium", "long")
+    kinds: tuple[str, ...] = ("causal", "window", "other")
+
+
+FAR = 1 << 30
+# Measured with the present kernel (data/TUNING.md, "Heads of any size, and batches of short prompts"), so they come
+# before what was tuned on another GPU, or for another head size.
+_PREFILL_SPECIAL = [
+    _Special((64, 64), (FAR, FAR), TileConfig(192, 128, 16, 4), queries=8192, kinds=("causal",)),
+    _Special((64, 64), (512, FAR), TileConfig(128, 128, 12, 2), queries=2048),
+    _Special((65, 96), (512, FAR), TileConfig(128, 128, 12, 3)),
+    _Special((128, 128), (1, 256), TileConfig(128, 64, 12, 2), lengths=("long",)),
+]
+
+
+def special_config(
+    capability: tuple[int, int],
+    head_dim: int,
+    dtype: torch.dtype,
+    kind: str,
+    window: int | None,
+    length: str,
+    q_len: int,
+) -> TileConfig | None:
+    """The warp-specialized kernel's configuration for such a call; None where there is none.
+
+    kind, window: as of `tuned.attention.mask_kind`; length: a class, see `length_class`; q_len: queries of a sequence.
+    """
+    if not can_specialize_warps(capability, head_dim, dtype):
         return None
-    return next((config for most, config in _PREFILL_SPECIALIZED if head_dim <= most), None)
+    for one in _PREFILL_SPECIAL:
+        sizes = (one.head_dims, head_dim), (one.windows, window or FAR), ((one.queries, FAR), q_len)
+        if all(least <= size <= most for (least, most), size in sizes) and length in one.lengths and kind in one.kinds:
+            return one.config
+    return None
 
 
 def can_specialize_warps(capability: tuple[int, int], head_dim: int, dtype: torch.dtype) -> bool:

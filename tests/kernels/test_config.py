@@ -272,12 +272,28 @@ def test_a_users_own_files_come_before_the_packages(monkeypatch, tmp_path):
     assert user_folder() == tmp_path / "home" / ".config" / "skiplab"
 
 
-def test_heads_that_the_warp_specialized_kernel_does_not_pad(files):
-    """Up to 96 it has tiles of its own, which give way to what was tuned for the very size."""
-    files(tuned(entry(head_dim=128, mask="causal", window=None), entry(head_dim=80, mask="causal", window=None)))
-    found = {head_dim: chosen(bs.causal(), head_dim)[0] for head_dim in (48, 64, 72, 80, 96, 112)}
+def special(mask, head_dim, q_len=4096, rows=LONG, gpu=H100):
+    return choose_config(gpu, head_dim, torch.bfloat16, mask, rows, q_len=q_len)[0]
+
+
+def test_tiles_of_the_warp_specialized_kernel_come_before_what_was_tuned_elsewhere_or_for_other_heads(files):
+    causal = {"mask": "causal", "window": None}
+    files(tuned(entry(head_dim=128, **causal), entry(head_dim=80, **causal)))
+    found = {head_dim: special(bs.causal(), head_dim) for head_dim in (48, 64, 72, 80, 96, 112)}
     assert [config.warp_specialized for config in found.values()] == [False, True, True, False, True, False]
     assert found[80] == found[112] == TileConfig(*ENTRY["config"])
-    for narrow in (chosen(bs.sliding_window(128), 64), chosen(bs.causal(), 64, rows=64 * 132)):
-        assert not narrow[0].warp_specialized
-    assert not chosen(bs.causal(), 64, gpu=H100._replace(capability=(8, 0)))[0].warp_specialized
+    assert special(bs.causal(), 64, q_len=8192) == TileConfig(192, 128, 16, 4)
+    assert special(bs.sliding_window(4096), 64, q_len=8192) == found[64] == TileConfig(128, 128, 12, 2)
+    assert not special(bs.sliding_window(128), 64).warp_specialized
+    assert not special(bs.causal(), 64, q_len=2047).warp_specialized
+    assert not special(bs.causal(), 72, rows=64 * 132).warp_specialized
+    assert not special(bs.causal(), 64, gpu=H100._replace(capability=(8, 0))).warp_specialized
+
+
+def test_a_narrow_window_at_128_takes_them_where_this_device_was_not_tuned(files):
+    narrow = entry(head_dim=128, window=256)
+    files(tuned(narrow))
+    assert special(bs.sliding_window(128), 128) == narrow.config
+    files(tuned(narrow, device="NVIDIA H200"))
+    assert special(bs.sliding_window(128), 128) == TileConfig(128, 64, 12, 2)
+    assert special(bs.sliding_window(300), 128) == narrow.config

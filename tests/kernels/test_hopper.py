@@ -84,14 +84,13 @@ def same(q, k, v, mask, *, skips=("bounds", "map", "none", "mask"), **named):
     return out
 
 
-@pytest.fixture(params=["", "few programs", "overlap"])
+@pytest.fixture(params=["", "few programs"])
 def programs(request, monkeypatch):
-    """Also with so few programs that each does many rows of tiles, of several heads and batches; windows both ways."""
+    """Also with so few programs that each does many rows of tiles, of several heads and batches."""
     few = lambda call, plan, grid: ((min(math.prod(grid), 5),), grid[1] * grid[2])  # noqa: E731
     chosen = launch.programs_of
     REPEATED.clear()
     if request.param:
-        monkeypatch.setattr(schedule, "ROUNDS_OVERLAPPED", 0 if request.param == "overlap" else math.inf)
         monkeypatch.setattr(launch, "programs_of", lambda *of: (few if of[1].config.warp_specialized else chosen)(*of))
     yield
     REPEATED.clear()
@@ -119,22 +118,6 @@ def test_a_program_a_multiprocessor_goes_on_from_row_to_row(monkeypatch):
     assert grid_of(2048, 8192, window) == ((132,), 32)
     assert grid_of(2048, 8192, window, heads=(64, 64)) == ((132,), 32)  # 33 heads at once at most, of 64 what divides
     assert grid_of(2048, 8192, window, batch=35, heads=(6, 2)) == ((132,), 42)  # whole groups of three, too
-
-
-def test_a_windows_items_overlap_where_programs_do_many():
-    def overlaps(mask, head_dim=128, items=60, programs=10, part=lambda q: q, stages=2):
-        q, k, v = draw("cpu", head_dim, 256)
-        call = AttentionCall(part(q), k, v, mask, 1.0, None, 256, None, "auto", "triton", None, False, False)
-        config = replace(WARP_SPECIALIZED[head_dim], num_stages=stages)
-        return schedule.overlaps_items(call, plan.plan_kernel(call, config, capability=(9, 0)), items, programs)
-
-    window = MASKS["window"]
-    assert overlaps(window)
-    assert not overlaps(window, items=59)
-    assert not overlaps(window, head_dim=256) and not overlaps(window, stages=3)  # their shared memory is full
-    assert overlaps(bs.sliding_window(128)) and not overlaps(bs.sliding_window(129))  # half the keys
-    assert not overlaps(window, part=lambda q: torch.cat([q, q], 3)[..., 1:129])
-    assert not any(map(overlaps, (MASKS["causal"], SINKS)))
 
 
 def test_where_rows_are_unlike_the_device_hands_them_out(monkeypatch):

@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 
 ITEM = tl.constexpr(8)
-"""int32 an item takes in the list, of which `item_at` reads five. As many lead it: the numbers of items and of rows."""
+"""int32 an item takes in the list, of which `item_at` reads five. As many lead it, the first is the number of items."""
 ROWS_UNKNOWN = 1 << 29
 """What stands for the number of rows in the views that kernels get: so they are compiled once, whatever that number."""
 
@@ -18,12 +18,6 @@ ROWS_UNKNOWN = 1 << 29
 def item_count(items):
     """How many items the list holds."""
     return tl.load(items)
-
-
-@triton.jit
-def query_count(items):
-    """How many rows the queries have, those behind the last sequence too."""
-    return tl.load(items + 1)
 
 
 @triton.jit

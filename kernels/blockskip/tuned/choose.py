@@ -8,7 +8,7 @@ from functools import lru_cache
 
 import torch
 
-from ..config import LEAST_ROWS, TileConfig, length_class, prefill_config, specialized_config
+from ..config import LEAST_ROWS, TileConfig, length_class, prefill_config, special_config
 from ..gpu import Gpu
 from ..mask import Mask
 from . import attention, decode, linear
@@ -45,31 +45,35 @@ def _related(gpu: Gpu) -> Iterator[tuple[Tuned, Origin]]:
 
 
 def choose_config(
-    gpu: Gpu, head_dim: int, dtype: torch.dtype, mask: Mask, rows: int, use_tma: bool = True
+    gpu: Gpu, head_dim: int, dtype: torch.dtype, mask: Mask, rows: int, use_tma: bool = True, q_len: int = 0
 ) -> tuple[TileConfig, Origin]:
     """The prefill kernel's configuration on this GPU, and where it is from.
 
     rows: query rows of the call over all batches and heads. use_tma: whether keys and values can be read by the copy
-    engine; tuning measures only such calls, so that others take the table's.
-    First comes what was tuned on a device of this name, then on one of its compute capability, then the table. Raises
-    ValueError below compute capability 8.0.
+    engine; tuning measures only such calls, so that others take the table's. q_len: queries of a sequence.
+    First comes what was tuned on a device of this name, then on one of its compute capability, then the table; but the
+    table's special tiles come before all but what was tuned on this device for this head size. Raises ValueError below
+    compute capability 8.0.
     """
-    return _chosen(gpu, head_dim, dtype, *mask_kind(mask), length_class(rows, gpu.sms), use_tma)
+    # q_len counts by its power of two, so that few differ
+    return _chosen(
+        gpu, head_dim, dtype, *mask_kind(mask), length_class(rows, gpu.sms), use_tma, 1 << q_len.bit_length() >> 1
+    )
 
 
 @lru_cache(maxsize=1024)
 def _chosen(
-    gpu: Gpu, head_dim: int, dtype: torch.dtype, kind: str, window: int | None, length: str, use_tma: bool
+    gpu: Gpu, head_dim: int, dtype: torch.dtype, kind: str, window: int | None, length: str, use_tma: bool, q_len: int
 ) -> tuple[TileConfig, Origin]:
     # an unsupported device is an error first
     table = prefill_config(gpu.capability, head_dim, dtype, LEAST_ROWS[length] * gpu.sms, gpu.sms, use_tma)
     if not use_tma:
         return table, Origin("table")
-    special = specialized_config(gpu.capability, head_dim, dtype, window, length)
+    special = special_config(gpu.capability, head_dim, dtype, kind, window, length, q_len)
     for one, origin in _related(gpu):
         entries = one.entries("attention")
-        if special is not None:  # what was tuned for padded heads of its class says nothing of it
-            entries = [entry for entry in entries if entry.head_dim == head_dim]
+        if special is not None:
+            entries = [entry for entry in entries if origin.how == "tuned" and entry.head_dim == head_dim]
         config = attention.find(entries, head_dim, dtype.itemsize, kind, window, length)
         if config is not None:
             return config, origin

@@ -18,8 +18,8 @@ WINDOW_ENDS = (
 )
 ONE_TILE = (
     "a prompt of 128 tokens is two tiles of 64 keys: what counts is what begins and ends a program, of which there are "
-    "16,384, and the list of items, 5 µs (data/TUNING.md). Head size 64 has no warp-specialized kernel, whose programs "
-    "go from item to item"
+    "16,384, and the list of items, 5 µs (data/TUNING.md). With head size 64 short prompts do not take the "
+    "warp-specialized kernel, whose programs go from item to item"
 )
 ONE_STAGE = (
     "64 queries of 512 and one tile of 128 keys fill 208 of 227 KB of shared memory, so that no tile is copied while "

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import blockskip as bs
 import torch
 from blockskip.config import (
-    WARP_SPECIALIZED_ROWS,
+    WARP_SPECIALIZED,
     TileConfig,
     can_specialize_warps,
     length_class,
+    pieces_of,
     power_of_two,
     prefill_config,
 )
@@ -103,18 +104,21 @@ def candidates(
         return list(only)
     block_d, element_bytes = max(16, power_of_two(head_dim)), dtype.itemsize
     warp_groups = (9, 0) <= capability < (12, 0) and element_bytes == 2
-    sizes = product((16, 32, 64, 128, 256), (16, 32, 64, 128), (4, 8, 12, 16), (1, 2, 3, 4))
+    sizes = product((16, 32, 64, 128, 192, 256), (16, 32, 64, 128), (4, 8, 12, 16), (1, 2, 3, 4))
     own = can_specialize_warps(capability, head_dim, dtype)
 
     def good(block_m: int, block_n: int, num_warps: int, num_stages: int) -> bool:
-        specialized = num_warps == 12  # two groups of four, and one that copies ahead: two stages at least
-        if specialized and not (own and block_m == WARP_SPECIALIZED_ROWS and block_n >= 64 and num_stages >= 2):
+        specialized = num_warps == 12 or block_m == 192  # groups of four warps, and one that copies ahead: two stages
+        if specialized and not (own and (block_m, num_warps) in WARP_SPECIALIZED and block_n >= 64 and num_stages >= 2):
             return False
-        numbers = block_m * (block_d + block_n) / (32 * (8 if specialized else num_warps))
+        width = sum(pieces_of(head_dim)) if specialized else block_d
+        numbers = block_m * (width + block_n) / (32 * (block_m // 16 if specialized else num_warps))
+        if block_m == 192 and (numbers > 96 or length != "long"):  # three groups have 160 registers a thread, not 240
+            return False
         # q once; in one stage values take the keys' place; products outside warp groups take a stage from registers
         stages = num_stages if warp_groups else max(1, num_stages - 1)
         keys = block_n if num_stages == 1 else 2 * stages * block_n
-        shared = (block_m + keys) * block_d * element_bytes
+        shared = (block_m + keys) * width * element_bytes
         # products of 16 columns leave tensor cores half idle; beside 512 columns of the other product that counts less
         wide = block_n > 16 or element_bytes == 4 or block_d >= 512
         narrow = block_n <= 64 or warp_groups

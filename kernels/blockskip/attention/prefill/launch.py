@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -25,7 +24,7 @@ from ..softmax import scoring_of
 from .kernel import PrefillConstants, prefill
 from .mask_bits import POSITIONS, bits_of, map_tables, position_tables
 from .plan import PrefillPlan
-from .schedule import overlaps_items, programs_of
+from .schedule import programs_of
 
 
 class MaskBits(NamedTuple):
@@ -134,19 +133,13 @@ def does_not_fit(plan: PrefillPlan, error: OutOfResources) -> str:
 
 def prepare(call: AttentionCall, plan: PrefillPlan, tensors, lse, visits, grid) -> Step:
     """The launch of the plan's kernel for these tensors (q, k, v, out)."""
-    items = math.prod(grid)
     grid, interleave = programs_of(call, plan, grid)
     views = [None if t is None else View.of(t) for t in (*tensors, lse, visits)]
-    specialized = plan.config is not None and plan.config.warp_specialized
-    overlap = specialized and overlaps_items(call, plan, items, programs=math.prod(grid))
-    return step_of(call, plan, views, _lengths(call), grid, interleave, overlap)
+    return step_of(call, plan, views, _lengths(call), grid, interleave)
 
 
-def step_of(call: AttentionCall, plan: PrefillPlan, views, lengths: Lengths, grid, interleave: int, overlap) -> Step:
-    """The launch of so many programs. views: of q, k, v, out [B, heads, length, D], lse and visits, or None.
-
-    overlap: whether the warp-specialized kernel's items overlap.
-    """
+def step_of(call: AttentionCall, plan: PrefillPlan, views, lengths: Lengths, grid, interleave: int) -> Step:
+    """The launch of so many programs. views: of q, k, v, out [B, heads, length, D], lse and visits, or None."""
     config = plan.config
     assert config is not None
     q, k, v, out, *extras = views
@@ -161,9 +154,9 @@ def step_of(call: AttentionCall, plan: PrefillPlan, views, lengths: Lengths, gri
         return Step(prefill, Launch(arguments, {"CONSTANTS": constants}, grid), options)
     from . import hopper  # Gluon is imported only where it is used
 
-    hide = q.shape[3] <= 128  # registers are left for it
+    pieces = pieces_of(q.shape[3])
     constants = hopper.HopperConstants(
-        plan.skip, q.shape[3], *pieces_of(q.shape[3]), config.block_m, config.block_n, config.num_stages, overlap, hide
+        plan.skip, q.shape[3], *pieces, config.block_m, config.block_n, config.num_stages
     )
     options = {"num_warps": 4}  # a group's; the others come on top
     return Step(hopper.prefill, Launch(arguments, {"CONSTANTS": constants}, grid), options)

@@ -10,11 +10,10 @@ import math
 import numpy as np
 import torch
 
-from ...config import pieces_of
-from ...gpu import HOPPER, Gpu, shared_bytes
+from ...gpu import Gpu
 from ...mask import Band, Mask
 from ..call import AttentionCall
-from .plan import PrefillPlan, is_tma_readable
+from .plan import PrefillPlan
 
 
 def programs_of(call: AttentionCall, plan: PrefillPlan, grid: tuple[int, int, int]) -> tuple[tuple[int, ...], int]:
@@ -106,32 +105,6 @@ def end_together(tiles: np.ndarray, together: int, programs: int, parts: int = 1
     by_round[1::2] = by_round[1::2, ::-1].copy()
     handed_out = max(items.max(), items.sum() / programs + items.max() / 2)  # at the end half of one is idle
     return bool(by_round.sum(0).max() <= UNEVEN * handed_out)
-
-
-ROUNDS_OVERLAPPED = 6
-"""The fewest items a program for which they overlap: each begins beside the end of the one before."""
-
-
-def overlaps_items(call: AttentionCall, plan: PrefillPlan, items: int, programs: int) -> bool:
-    """Whether a program's items overlap (`hopper.attend.attend_overlapped`): for a short window and many items.
-
-    It needs shared memory, of which D 256 or three stages leave too little, and queries that the copy engine can read.
-    """
-    assert plan.config is not None
-    if plan.skip != "bounds" or not has_short_rows(call.mask, plan.kv_len) or items < ROUNDS_OVERLAPPED * programs:
-        return False
-    config = plan.config
-    rows = 3 * config.block_m + 2 * config.num_stages * config.block_n  # two buffers of queries, one of results
-    available = shared_bytes(HOPPER) - 1024  # for barriers and the like
-    # while a product is not begun, a group gives back a tile for every other group: copies must go on nevertheless
-    ahead = config.num_stages >= config.block_m // 64
-    width = sum(pieces_of(call.q.shape[3]))
-    return ahead and rows * width * call.q.element_size() <= available and is_tma_readable(call.q)
-
-
-def has_short_rows(mask: Mask, kv_len: int) -> bool:
-    """Whether the mask is a band whose left limit is less than half the keys."""
-    return isinstance(mask, Band) and mask.left is not None and kv_len > 2 * mask.left
 
 
 def is_narrow(mask: Mask, kv_len: int) -> bool:

@@ -16,7 +16,7 @@ from ...launching.view import View
 from ..band import Lengths, limits_of
 from ..call import in_float32
 from ..prefill.launch import does_not_fit, step_of
-from ..prefill.schedule import multiprocessors, overlaps_items
+from ..prefill.schedule import multiprocessors
 from ..sequences import ITEM, ROWS_UNKNOWN
 from .call import VarlenCall
 from .plan import VarlenPlan
@@ -87,11 +87,9 @@ def attend_step(call: VarlenCall, plan: VarlenPlan, out, lse, items, capacity: i
     assert plan.config is not None
     if not plan.config.warp_specialized:
         grid = capacity * plan.interleave, heads // plan.interleave, 1
-        return step_of(attention, prefill, views, lengths, grid, plan.interleave, False)
+        return step_of(attention, prefill, views, lengths, grid, plan.interleave)
     programs = min(capacity * heads, multiprocessors(call.q.device))
-    least = max(1, len(call.q) // plan.queries_per_tile) * heads  # items: more, by the sequences' last rows
-    overlap = overlaps_items(attention, prefill, least, programs)
-    return step_of(attention, prefill, views, lengths, (programs,), plan.interleave, overlap)
+    return step_of(attention, prefill, views, lengths, (programs,), plan.interleave)
 
 
 def view_of(packed: torch.Tensor) -> View:

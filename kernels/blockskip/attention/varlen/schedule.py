@@ -107,7 +107,6 @@ def schedule(
             of_rows, _, _ = levels(s, cu_q, cu_k, count, q_rows, k_rows, band, QUERIES)  # pyright: ignore
             found += tl.sum(of_rows, 0)
         tl.store(items, tl.minimum(tl.maximum(found, 1), capacity))
-        tl.store(items + 1, q_rows)
         for start in tl.range(found, capacity, SEQUENCES):
             entry = start + tl.arange(0, SEQUENCES)
             for word in tl.static_range(5):

@@ -39,7 +39,7 @@ def masked(score, tile, edges, row, n, tiles, visible, CONSTANTS: gl.constexpr):
     """The scores of a tile, -inf where a row's query does not see a key. row [ROWS]: the queries; n [BLOCK_N].
 
     edges: (first tile, first behind those with keys before a row's first one, first of those with keys behind a row's
-    last one, index of the first tile's bits or -1).
+    last one, index of the first tile's bits or -1). A map's tiles have keys of both kinds, or none before full_end.
     """
     begin, full_begin, full_end, bits_index = edges
     n0 = tile * CONSTANTS.BLOCK_N
@@ -47,8 +47,11 @@ def masked(score, tile, edges, row, n, tiles, visible, CONSTANTS: gl.constexpr):
     bits = bits_of(visible.mask, CONSTANTS)
     if bits is None:
         # by a row's first key or its last, counted in the tile: one comparison a score at a band's either end
-        if band.left is not None:  # noqa: SIM102 - not one condition: the first is a constant, the second is not
-            if tile < full_begin:
+        if band.left is not None:
+            at_left = tile < full_begin
+            if CONSTANTS.SKIP == "map":
+                at_left = tile >= full_end
+            if at_left:
                 low = tiles.q_start + row - n0 - band.left
                 score = gl.where(n[None, :] >= low[:, None], score, float("-inf"))
         if tile >= full_end:
@@ -56,7 +59,7 @@ def masked(score, tile, edges, row, n, tiles, visible, CONSTANTS: gl.constexpr):
             if band.right is not None:
                 high = gl.minimum(high, tiles.q_start + row - n0 + band.right)
             score = gl.where(n[None, :] <= high[:, None], score, float("-inf"))
-    elif (tile < full_begin) | (tile >= full_end):
+    elif tile >= full_end:
         own = gl.where(bits_index >= 0, bits_index + tile - begin, -1)
         score = gl.where(kept(row, n0, n, tiles, bits, own, CONSTANTS), score, float("-inf"))
     return score
@@ -136,9 +139,6 @@ def further_tiles(
                 score = tangent(score * scoring.angle)
             score = masked(score, tile, edges, row, n, tiles, visible, CONSTANTS)
             weight, rescale, row_max, row_sum = online_softmax(score, row_max, row_sum, scoring.scale)
-            if CONSTANTS.HIDE_SOFTMAX:
-                # it has ended, but the compiler cannot know: exponentials are not moved behind it and the next wait
-                mbarrier.wait(bars.v_full.index(v_stage), v_phase)
             acc = end_sums(summed)
             mbarrier.arrive(bars.v_empty.index(v_stage))
             acc = times(acc, rescale, CONSTANTS)
@@ -148,15 +148,15 @@ def further_tiles(
 
 
 @gluon.jit
-def release(count, tiles, MOST: gl.constexpr, bars, CONSTANTS: gl.constexpr):
-    """Gives so many tiles back unread, MOST at most, once they have come; returns what this program has read."""
+def release(count, tiles, bars, CONSTANTS: gl.constexpr):
+    """Gives so many tiles back unread, once they have come; returns the tiles that this program has read."""
     STAGES: gl.constexpr = CONSTANTS.STAGES
-    for i in gl.static_range(MOST):  # pyright: ignore
-        stage, phase = (count + i) % STAGES, (count + i) // STAGES & 1
-        mbarrier.wait(bars.k_full.index(stage), phase, pred=i < tiles)
-        mbarrier.arrive(bars.k_empty.index(stage), pred=i < tiles)
-        mbarrier.wait(bars.v_full.index(stage), phase, pred=i < tiles)
-        mbarrier.arrive(bars.v_empty.index(stage), pred=i < tiles)
+    for i in range(count, count + tiles):
+        stage, phase = i % STAGES, i // STAGES & 1
+        mbarrier.wait(bars.k_full.index(stage), phase)
+        mbarrier.arrive(bars.k_empty.index(stage))
+        mbarrier.wait(bars.v_full.index(stage), phase)
+        mbarrier.arrive(bars.v_empty.index(stage))
     return count + tiles
 
 
@@ -185,9 +185,8 @@ def attend_rows(
     weights: gl.constexpr = gl.DotOperandLayout(0, result, 2)
     q, out = tensors
     tiles, skipped, behind = own_tiles(tiles_of(item, q, visible, CONSTANTS), item, GROUP, visible, CONSTANTS)
-    MOST: gl.constexpr = (CONSTANTS.BLOCK_M - ROWS) // BLOCK_N + 1
     if CONSTANTS.OWN_TILES:
-        count = release(count, skipped, MOST, bars, CONSTANTS)
+        count = release(count, skipped, bars, CONSTANTS)
     dtype: gl.constexpr = q.ptr.dtype.element_ty
     q_tiles = buffers_at(buffers.q, GROUP)
     fill(q_tiles, queries)
@@ -222,7 +221,7 @@ def attend_rows(
             acc = end_sums(summed)
             mbarrier.arrive(bars.v_empty.index(before % STAGES))
     if CONSTANTS.OWN_TILES:
-        count = release(count, behind, MOST, bars, CONSTANTS)
+        count = release(count, behind, bars, CONSTANTS)
 
     if CONSTANTS.HEAD_DIM <= 128:  # registers are left for them while results are made ready
         queries = queries_of(q, following, GROUP, CONSTANTS)
@@ -236,10 +235,10 @@ def attend_rows(
 
 
 @gluon.jit
-def attend_one_by_one(
+def attend(
     GROUP: gl.constexpr, tensors, lse, buffers, bars, visible, scoring, interleave, CONSTANTS: gl.constexpr
 ):  # fmt: skip
-    """One item after the other."""
+    """A warp group's part: ROWS query rows of each item, from their scores to what is stored."""
     q = tensors[0]
     count = 0
     item = item_of(0, q, visible.lengths, interleave, CONSTANTS)
@@ -253,104 +252,3 @@ def attend_one_by_one(
         )  # fmt: skip
         item = following
         exit_scope("item")
-
-
-@gluon.jit
-def attend_overlapped(
-    GROUP: gl.constexpr, tensors, lse, buffers, bars, visible, scoring, interleave, CONSTANTS: gl.constexpr
-):  # fmt: skip
-    """Items overlap: beside an item's first scores runs the last product of the one before.
-
-    Queries have two buffers, which the copying warp fills, and results one of their own. The last round has no tiles.
-    """
-    PIECE: gl.constexpr = CONSTANTS.PIECE
-    BLOCK_N: gl.constexpr = CONSTANTS.BLOCK_N
-    STAGES: gl.constexpr = CONSTANTS.STAGES
-    scores: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BLOCK_N, 16])
-    result: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, PIECE, 16])
-    weights: gl.constexpr = gl.DotOperandLayout(0, result, 2)
-    q, out = tensors
-    dtype: gl.constexpr = q.ptr.dtype.element_ty
-    o_tiles = buffers_at(buffers.out, GROUP)
-    nothing = zeros_of(CONSTANTS)
-    zeros = gl.zeros([ROWS, BLOCK_N], gl.float32, scores)
-    n = gl.arange(0, BLOCK_N, gl.SliceLayout(0, scores))
-    # the most tiles of an item that this group does not need: before its own, behind them, and where it has none
-    BEFORE: gl.constexpr = (GROUP * ROWS + BLOCK_N - 1) // BLOCK_N
-    BEHIND: gl.constexpr = (CONSTANTS.BLOCK_M - (GROUP + 1) * ROWS + BLOCK_N - 1) // BLOCK_N
-    MOST: gl.constexpr = (CONSTANTS.BLOCK_M - ROWS) // BLOCK_N + 1
-    i = GROUP * ROWS + gl.arange(0, ROWS, gl.SliceLayout(1, scores))
-
-    count, last = 0, 0  # last: the tile whose product is begun by the next item
-    item = item_of(0, q, visible.lengths, interleave, CONSTANTS)
-    no_max, no_sum = first_sums(scoring, item[1], gl.SliceLayout(1, scores))
-    sums, operand = (nothing, no_max, no_sum), gl.convert_layout(zeros.to(dtype), weights)
-    # `previous = item` would make one variable of the two
-    previous, unfinished = item_of(0, q, visible.lengths, interleave, CONSTANTS), gl.to_tensor(False)
-    last_round = rounds(q, visible.lengths, CONSTANTS) - 1
-    for round_ in range(last_round + 2):
-        enter_scope("item")
-        tiles, skipped, behind = own_tiles(tiles_of(item, q, visible, CONSTANTS), item, GROUP, visible, CONSTANTS)
-        end, edges = 0, (0, 0, 0, -1)
-        if tiles.runs[1] > tiles.runs[0]:
-            end, edges = run_of(tiles.runs[0], tiles, visible.mask, CONSTANTS)
-        some = (end > edges[0]) & (round_ <= last_round)
-        if CONSTANTS.OWN_TILES:
-            count = release(count, gl.where(some, skipped, 0), BEFORE, bars, CONSTANTS)
-        stage, before = count % STAGES, last
-        q_tiles = buffers_at(buffers.q, round_ % 2 * (CONSTANTS.BLOCK_M // ROWS) + GROUP)
-        mbarrier.wait(bars.q_full.index(round_ % 2), round_ // 2 & 1, pred=round_ <= last_round)
-        mbarrier.wait(bars.k_full.index(stage), count // STAGES & 1, pred=some)
-        score = begin_scores(q_tiles, buffers, stage, zeros)
-        mbarrier.wait(bars.v_full.index(before % STAGES), before // STAGES & 1, pred=unfinished)
-        acc, row_max, row_sum = sums
-        # an item without tiles multiplies what the buffers hold: its scores are masked, its result is not taken
-        summed = begin_sums(operand, buffers, before % STAGES, acc, CONSTANTS)
-        score = warpgroup_mma_wait(len(acc), deps=(score,))
-        mbarrier.arrive(bars.k_empty.index(stage), pred=some)
-        if scoring.angle is not None:
-            score = tangent(score * scoring.angle)
-        row = item[2] * CONSTANTS.BLOCK_M + i
-        score = masked(score, edges[0], edges, row, n, tiles, visible, CONSTANTS)
-        if (end <= edges[0]) | (round_ > last_round):
-            score = gl.full([ROWS, BLOCK_N], float("-inf"), gl.float32, scores)
-        own_max, own_sum = no_max, no_sum
-        if scoring.sinks is not None:
-            own_max, own_sum = first_sums(scoring, item[1], gl.SliceLayout(1, scores))
-        weight, _, new_max, new_sum = online_softmax(score, own_max, own_sum, scoring.scale)
-        acc = end_sums(summed)
-        mbarrier.arrive(bars.v_empty.index(before % STAGES), pred=unfinished)
-        if round_ > 0:
-            share, logarithm = shares((acc, row_max, row_sum), CONSTANTS)
-            if not unfinished:
-                share = nothing
-            fill(o_tiles, rounded(share, dtype))
-            store_rows(out, o_tiles, previous, GROUP, CONSTANTS)
-            store_lse(lse, logarithm, previous, previous[2] * CONSTANTS.BLOCK_M + i, q)
-        sums, operand = (nothing, new_max, new_sum), gl.convert_layout(weight.to(dtype), weights)
-        if some:
-            sums, operand, count = further_tiles(
-                q_tiles, sums, operand, count + 1, tiles, row, n, buffers, bars, visible, scoring, CONSTANTS
-            )  # fmt: skip
-            last = count - 1
-            if CONSTANTS.OWN_TILES:
-                count = release(count, behind, BEHIND, bars, CONSTANTS)
-        elif CONSTANTS.OWN_TILES:
-            # without tiles of its own, and so without scores to wait for, a group gives all back once a product ended
-            unread = gl.where(round_ <= last_round, skipped + behind, 0)
-            count = release(count, unread, MOST, bars, CONSTANTS)
-        mbarrier.arrive(bars.q_empty.index(round_ % 2), pred=round_ <= last_round)
-        previous, unfinished = item, some
-        item = item_of(gl.minimum(round_ + 1, last_round), q, visible.lengths, interleave, CONSTANTS)
-        exit_scope("item")
-
-
-@gluon.jit
-def attend(
-    GROUP: gl.constexpr, tensors, lse, buffers, bars, visible, scoring, interleave, CONSTANTS: gl.constexpr
-):  # fmt: skip
-    """A warp group's part: ROWS query rows of each item, from their scores to what is stored."""
-    if CONSTANTS.OVERLAP_ITEMS:
-        attend_overlapped(GROUP, tensors, lse, buffers, bars, visible, scoring, interleave, CONSTANTS)
-    else:
-        attend_one_by_one(GROUP, tensors, lse, buffers, bars, visible, scoring, interleave, CONSTANTS)

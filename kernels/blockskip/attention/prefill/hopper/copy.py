@@ -13,8 +13,7 @@ from triton.experimental.gluon.language.nvidia.hopper import mbarrier, tma
 from ....launching.primitives import wide
 from ....launching.scopes import enter_scope, exit_scope
 from ...band import first_slot
-from ...sequences import query_count
-from .items import ROWS, item_of, rounds, run_of, tiles_of
+from .items import item_of, rounds, run_of, tiles_of
 
 LAST = gl.constexpr(1 << 30)
 """See `parts_descriptor_of`; 2**64 bytes in steps of 2**34 elements of 2 bytes take 2**29: it is a multiple of that."""
@@ -72,20 +71,11 @@ def parts_descriptors_of(view, strides, CONSTANTS: gl.constexpr):
 
 @gluon.jit
 def copy(q, k, v, buffers, bars, visible, interleave, CONSTANTS: gl.constexpr):
-    """The copying warp's part: the tiles of keys and values of all items, in the order in which they are attended.
-
-    Where items overlap, each item's queries come before them.
-    """
+    """The copying warp's part: the tiles of keys and values of all items, in the order in which they are attended."""
     BLOCK_N: gl.constexpr = CONSTANTS.BLOCK_N
     STAGES: gl.constexpr = CONSTANTS.STAGES
-    OVERLAP_ITEMS: gl.constexpr = CONSTANTS.OVERLAP_ITEMS
     # values laid out like the keys come without strides
     v_strides = k.strides if v.strides is None else v.strides
-    if OVERLAP_ITEMS:
-        q_rows = q.shape[2]
-        if visible.lengths.items is not None:
-            q_rows = query_count(visible.lengths.items)
-        q_sources = descriptors_of(q, q.strides, 0, q_rows, ROWS, CONSTANTS)
     if visible.lengths.items is None:
         k_sources = descriptors_of(k, k.strides, 0, visible.lengths.kv_len, BLOCK_N, CONSTANTS)
         v_sources = descriptors_of(v, v_strides, 0, visible.lengths.kv_len, BLOCK_N, CONSTANTS)
@@ -96,8 +86,6 @@ def copy(q, k, v, buffers, bars, visible, interleave, CONSTANTS: gl.constexpr):
     for round_ in range(rounds(q, visible.lengths, CONSTANTS)):
         enter_scope("copies")
         item = item_of(round_, q, visible.lengths, interleave, CONSTANTS)
-        if OVERLAP_ITEMS:
-            copy_queries(round_, item, q_sources, buffers.q, bars, CONSTANTS)
         tiles = tiles_of(item, q, visible, CONSTANTS)
         if visible.lengths.pointer is not None:
             # each batch has keys of its own number. A descriptor is overwritten by the next one: all copies by it
@@ -127,21 +115,6 @@ def copy_pieces(sources, start, buffers, i, bar, BLOCK: gl.constexpr, CONSTANTS:
     if len(sources) == 2:
         tile = buffers[1].index(i).reshape(BLOCK + [REST])  # noqa: RUF005
         tma.async_copy_global_to_shared(sources[1], start + [PIECE], bar, tile)  # noqa: RUF005
-
-
-@gluon.jit
-def copy_queries(round_, item, sources, q_buffers, bars, CONSTANTS: gl.constexpr):
-    """The queries of one item, all groups', into the round's buffers."""
-    slot, phase = round_ % 2, round_ // 2 & 1
-    GROUPS: gl.constexpr = CONSTANTS.BLOCK_M // ROWS
-    mbarrier.wait(bars.q_empty.index(slot), phase ^ 1)
-    mbarrier.expect(bars.q_full.index(slot), CONSTANTS.BLOCK_M * (CONSTANTS.PIECE + CONSTANTS.REST) * 2)
-    for group in gl.static_range(GROUPS):  # pyright: ignore
-        first = item[2] * CONSTANTS.BLOCK_M + group * ROWS
-        if len(item) != 3:
-            first += item[3]
-        start = [item[0], item[1], first]
-        copy_pieces(sources, start, q_buffers, slot * GROUPS + group, bars.q_full.index(slot), [1, 1, ROWS], CONSTANTS)
 
 
 @gluon.jit

@@ -5,6 +5,7 @@ Also what the kernel's functions hand each other: `HopperConstants`, `Buffers`, 
 
 # pyright: reportArgumentType=false, reportAssignmentType=false, reportOperatorIssue=false, reportIndexIssue=false
 # pyright: reportCallIssue=false, reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
+# pyright: reportGeneralTypeIssues=false
 # Gluon's functions are typed as what they are in Python, not as what they are compiled to.
 
 from __future__ import annotations
@@ -37,10 +38,6 @@ class HopperConstants(NamedTuple):
     BLOCK_N: int
     STAGES: int
     """Tiles of keys, and of values, in shared memory."""
-    OVERLAP_ITEMS: bool
-    """Whether `attend_overlapped` does the items, else `attend_one_by_one`."""
-    HIDE_SOFTMAX: bool
-    """Whether a tile's exponentials surely stand before the wait for the product that runs beside them."""
 
     @property
     def OWN_TILES(self) -> bool:
@@ -49,26 +46,20 @@ class HopperConstants(NamedTuple):
 
 
 class Buffers(NamedTuple):
-    """Tiles in shared memory, for each piece of the head.
-
-    q: a warp group's, twice where items overlap; out: None where they do not.
-    """
+    """Tiles in shared memory, for each piece of the head; q: a warp group's queries, then its results."""
 
     q: Any
     k: Any
     v: Any
-    out: Any
 
 
 class Barriers(NamedTuple):
-    """full: a tile has come; empty: it has been read. Those of q are None where items do not overlap."""
+    """full: a tile has come; empty: it has been read."""
 
     k_full: Any
     k_empty: Any
     v_full: Any
     v_empty: Any
-    q_full: Any
-    q_empty: Any
 
 
 class Visible(NamedTuple):
@@ -105,7 +96,7 @@ def run_of(run, tiles, mask, CONSTANTS: gl.constexpr):
         begin = gl.load(run_ptr)
         end = gl.minimum(gl.load(run_ptr + 1), gl.cdiv(tiles.kv_len, BLOCK_N))
         full = gl.load(run_ptr + 2) == 2
-        full_begin = gl.where(full, begin, end)
+        full_begin = begin
         # a full run may end in a tile with keys that are not real: that one is masked, by kv_len alone
         full_end = gl.where(full, tiles.kv_len // BLOCK_N, begin)
         bits_index = gl.load(run_ptr + 3)  # -1 for a full run
@@ -204,7 +195,7 @@ def own_tiles(tiles, item, GROUP: gl.constexpr, visible, CONSTANTS: gl.constexpr
     """(tiles, tiles before them, tiles behind them): those of an item that one warp group's rows need.
 
     Fewer than the item's where its rows are more than a tile's keys away from other groups'. A group without rows does
-    as the item. Per item no group skips more than a tile for every other group, so that copies, STAGES ahead, go on.
+    as the item.
     """
     before, behind = 0, 0
     if CONSTANTS.OWN_TILES:

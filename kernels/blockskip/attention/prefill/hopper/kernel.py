@@ -45,27 +45,20 @@ def prefill(
 
     Grid: as many programs as there are items, or fewer, along the first axis; how many, and `interleave`, a divisor of
     batches x heads, is `schedule.programs_of`'s choice. visits: None, none are recorded. CONSTANTS: `HopperConstants`.
-    Keys and values are read by descriptors, and queries where items overlap; all else, of which there is little, by
-    pointers.
+    Keys and values are read by descriptors; all else, of which there is little, by pointers.
     """
     GROUPS: gl.constexpr = CONSTANTS.BLOCK_M // ROWS
     HEAD_DIM: gl.constexpr = CONSTANTS.HEAD_DIM
     BLOCK_N: gl.constexpr = CONSTANTS.BLOCK_N
     STAGES: gl.constexpr = CONSTANTS.STAGES
-    OVERLAP_ITEMS: gl.constexpr = CONSTANTS.OVERLAP_ITEMS
     dtype: gl.constexpr = q.ptr.dtype.element_ty
-    q_buffers = tiles_of_pieces(dtype, 2 * GROUPS if OVERLAP_ITEMS else GROUPS, ROWS, CONSTANTS)
+    q_buffers = tiles_of_pieces(dtype, GROUPS, ROWS, CONSTANTS)
     k_buffers = tiles_of_pieces(dtype, STAGES, BLOCK_N, CONSTANTS)
     v_buffers = tiles_of_pieces(dtype, STAGES, BLOCK_N, CONSTANTS)
-    out_buffers, q_full, q_empty = None, None, None
-    if OVERLAP_ITEMS:
-        out_buffers = tiles_of_pieces(dtype, GROUPS, ROWS, CONSTANTS)
     of_keys = (barriers(STAGES, 1), barriers(STAGES, GROUPS))
     of_values = (barriers(STAGES, 1), barriers(STAGES, GROUPS))
-    if OVERLAP_ITEMS:
-        q_full, q_empty = barriers(2, 1), barriers(2, GROUPS)
-    buffers = Buffers(q_buffers, k_buffers, v_buffers, out_buffers)
-    bars = Barriers(of_keys[0], of_keys[1], of_values[0], of_values[1], q_full, q_empty)
+    buffers = Buffers(q_buffers, k_buffers, v_buffers)
+    bars = Barriers(of_keys[0], of_keys[1], of_values[0], of_values[1])
     visible = Visible(mask, lengths, band)
     # warps, and registers a thread, of the other groups and of the copying warp; the first group has what is left
     if GROUPS == 2:
@@ -76,7 +69,7 @@ def prefill(
                 (copy, (q, k, v, buffers, bars, visible, interleave, CONSTANTS)),
             ],
             [4, 1],
-            [240, 24 if HEAD_DIM > 128 or OVERLAP_ITEMS else 32],
+            [240, 24 if HEAD_DIM > 128 else 32],
         )
     else:
         gl.warp_specialize(
@@ -87,5 +80,5 @@ def prefill(
                 (copy, (q, k, v, buffers, bars, visible, interleave, CONSTANTS)),
             ],
             [4, 4, 1],
-            [160, 160, 24 if OVERLAP_ITEMS else 32],
+            [160, 160, 32],
         )
