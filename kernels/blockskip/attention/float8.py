@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 
 from ..launching.primitives import interpreting
-from .softmax import online_softmax
+from .softmax import online_softmax, scaled_by_head, tangent
 
 ASSEMBLY = tl.constexpr(not interpreting())
 
@@ -38,6 +38,33 @@ def as_float16(x):
     times = ((268 - exponent) << 23).to(tl.float32, bitcast=True)
     undo = ((exponent - 14) << 23).to(tl.float32, bitcast=True)
     return (x.to(tl.float32) * times[:, None]).to(tl.float16), undo
+
+
+@triton.jit
+def signed_queries(q_tile, scoring, kv_head, SIGN: tl.constexpr):
+    """(q_tile times the scores' sign, factor, scale): all sizes are above 0.
+
+    factor: what makes products a soft cap's angles, without one the scale; scale: the softmax's. SIGN: that of the
+    scale, -1, 0 or 1; a KV head's k_scale joins both.
+    """
+    if SIGN != 1:
+        q_tile = (q_tile * SIGN).to(q_tile.dtype)
+    factor = scoring.scale if scoring.angle is None else scoring.angle
+    if scoring.k_scale is not None:
+        sign, factor = scaled_by_head(factor, scoring, kv_head)  # pyright: ignore
+        q_tile = (q_tile * sign).to(q_tile.dtype)
+    return q_tile, factor, factor if scoring.angle is None else scoring.scale
+
+
+@triton.jit
+def scores_of(q_tile, k_tile, undo, factor, scoring):
+    """Unscaled scores [rows, keys], or what the soft cap makes of them; undo: what undoes `as_float16`, or None."""
+    score = tl.dot(q_tile, tl.trans(k_tile), input_precision="ieee")
+    if undo is not None:
+        score *= undo[:, None]
+    if scoring.angle is not None:
+        score = tangent(score * factor)
+    return score
 
 
 @triton.jit

@@ -20,8 +20,8 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 from ...launching.primitives import base, load_block, load_mask_bits, local, ring_slots, unpack_bits, wide
 from ...launching.scopes import enter_scope, exit_scope
 from ..band import band_keeps, band_limits, first_slot, keys_of
-from ..float8 import accumulate_words, as_float16
-from ..softmax import accumulate, finite_max, first_sums, log_sum_exp, scaled_by_head, tangent
+from ..float8 import accumulate_words, as_float16, scores_of, signed_queries
+from ..softmax import accumulate, finite_max, first_sums, log_sum_exp
 
 
 class DecodeConstants(NamedTuple):
@@ -131,9 +131,7 @@ def is_last(counter, programs):
 
 
 @triton.jit
-def merge_at_once(
-    q, out, lse, parts, batch, kv_head, splits, CONSTANTS: tl.constexpr
-):  # fmt: skip
+def merge_at_once(q, out, lse, parts, batch, kv_head, splits, CONSTANTS: tl.constexpr):
     """Merges all shares of a KV head's rows, held in registers at once as [BLOCK_R, BLOCK_S, BLOCK_D]."""
     GROUP: tl.constexpr = CONSTANTS.GROUP
     HEAD_DIM: tl.constexpr = CONSTANTS.HEAD_DIM
@@ -149,6 +147,74 @@ def merge_at_once(
     weights = tl.exp2(row_maxes - finite_max(row_max)[:, None])
     state = tl.sum(accs * weights[:, :, None], 1), row_max, tl.sum(row_sums * weights, 1)
     store_rows(out, lse, row, real_row, state, HEAD_DIM, BLOCK_D)
+
+
+@triton.jit
+def masked_alike(score, own, n, band):
+    """The scores of keys n of a tile that the rows see, -inf for others; own: the key at which each row stands.
+
+    The last query stands at the last key: what none may see, as it is not real, lies behind all.
+    """
+    keep = n[None, :] <= own[:, None]
+    if band.left is not None:
+        keep &= n[None, :] >= own[:, None] - band.left
+    return tl.where(keep, score, float("-inf"))
+
+
+@triton.jit
+def seen_tiles(first_row, q_len, kv_len, slots, band, CONSTANTS: tl.constexpr):
+    """(the first key that may be read, then begin, full_begin, full_end, end of `band_limits`) of BLOCK_M rows."""
+    first_q = kv_len - q_len
+    first, last = first_q, kv_len - 1  # the positions of these rows' queries
+    if CONSTANTS.APART:
+        first = first_q + first_row // CONSTANTS.GROUP
+        last = tl.minimum(first_q + (first_row + CONSTANTS.BLOCK_M - 1) // CONSTANTS.GROUP, last)
+    low = first * 0
+    if band.left is not None:
+        low = tl.maximum(first - band.left, 0)
+    if CONSTANTS.RING != "none":
+        low = tl.maximum(low, kv_len - slots)
+    begin, full_begin, full_end, end = band_limits(first, last, kv_len, band, CONSTANTS.BLOCK_N)  # pyright: ignore
+    return low, begin, full_begin, full_end, end
+
+
+@triton.jit
+def caches_of(k, v, v_strides, lengths, batch, kv_head, CONSTANTS: tl.constexpr):
+    """Where a KV head's keys and values begin, the values as words of two if WORDS."""
+    k_ptr = base(k, batch, kv_head)
+    v_ptr = v.ptr
+    if CONSTANTS.WORDS:
+        v_ptr = v_ptr.to(tl.pointer_type(tl.int16), bitcast=True)
+    v_ptr = v_ptr + wide(batch) * v_strides[0] + wide(kv_head) * v_strides[1]
+    if lengths.first is not None:
+        first_key = wide(first_slot(lengths, batch))  # pyright: ignore
+        k_ptr += first_key * k.strides[2]
+        v_ptr += first_key * v_strides[2]
+    return k_ptr, v_ptr
+
+
+@triton.jit
+def first_state(scoring, heads, sees_sinks, CONSTANTS: tl.constexpr):
+    """(acc, row_max, row_sum) before the first tile; if WORDS, acc of even and acc of odd columns. heads: the rows'."""
+    BLOCK_M: tl.constexpr = CONSTANTS.BLOCK_M
+    BLOCK_D: tl.constexpr = CONSTANTS.BLOCK_D
+    row_max, row_sum = first_sums(scoring, heads, sees_sinks, BLOCK_M)  # pyright: ignore
+    if CONSTANTS.WORDS:
+        acc = tl.zeros((BLOCK_M, BLOCK_D // 2), tl.float32)
+        return acc, acc, row_max, row_sum
+    else:  # noqa: RET505 - the other way must not be compiled
+        return tl.zeros((BLOCK_M, BLOCK_D), tl.float32), row_max, row_sum
+
+
+@triton.jit
+def after_all(state, scoring, kv_head, CONSTANTS: tl.constexpr):
+    """(acc [BLOCK_M, BLOCK_D], row_max, row_sum) of the state that `attend` has after its last tile."""
+    if CONSTANTS.WORDS:
+        even, odd, row_max, row_sum = state
+        state = (tl.reshape(tl.join(even, odd), (CONSTANTS.BLOCK_M, CONSTANTS.BLOCK_D)), row_max, row_sum)
+    if scoring.v_scale is not None:
+        state = (state[0] * tl.load(scoring.v_scale + kv_head * scoring.v_scale_stride), state[1], state[2])
+    return state
 
 
 @triton.jit
@@ -180,53 +246,25 @@ def attend(
         base(q, batch, kv_head * GROUP) + q_rows[:, None] + local(d, q.strides[3], WIDE)[None, :],
         real_row[:, None], (d < HEAD_DIM)[None, :], HEAD_DIM != BLOCK_D,
     )  # fmt: skip
-    if CONSTANTS.SIGN != 1:
-        q_tile = (q_tile * CONSTANTS.SIGN).to(q_tile.dtype)
-    factor = scoring.scale if scoring.angle is None else scoring.angle
-    if scoring.k_scale is not None:
-        sign, factor = scaled_by_head(factor, scoring, kv_head)  # pyright: ignore
-        q_tile = (q_tile * sign).to(q_tile.dtype)
-    scale = factor if scoring.angle is None else scoring.scale
-    SCALED: tl.constexpr = k.ptr.dtype.element_ty != q_tile.dtype and q_tile.dtype == tl.bfloat16
-    if SCALED:
-        q_tile, undo = as_float16(q_tile)
+    q_tile, factor, scale = signed_queries(q_tile, scoring, kv_head, CONSTANTS.SIGN)  # pyright: ignore
+    undo = None
+    if k.ptr.dtype.element_ty != q_tile.dtype and q_tile.dtype == tl.bfloat16:
+        q_tile, undo = as_float16(q_tile)  # pyright: ignore
 
-    first, last = first_q, kv_len - 1  # the positions of these rows' queries
-    if CONSTANTS.APART:
-        first = first_q + first_row // GROUP
-        last = tl.minimum(first_q + (first_row + BLOCK_M - 1) // GROUP, last)
-    low = first * 0
-    if band.left is not None:
-        low = tl.maximum(first - band.left, 0)
     slots = k.shape[2]
-    if CONSTANTS.RING != "none":
-        low = tl.maximum(low, kv_len - slots)
-    begin, full_begin, full_end, end = band_limits(first, last, kv_len, band, BLOCK_N)
+    low, begin, full_begin, full_end, end = seen_tiles(first_row, q_len, kv_len, slots, band, CONSTANTS)  # pyright: ignore
     if EVEN:
         begin, end = share(begin, end, part[0], part[1])
     else:
         end = begin + part[1]
         begin += part[0]
-    k_ptr = base(k, batch, kv_head)
     # values laid out like the keys share their offsets, and so the registers that hold them
     v_strides = k.strides if v.strides is None else v.strides
-    v_ptr = v.ptr
-    if CONSTANTS.WORDS:
-        v_ptr = v_ptr.to(tl.pointer_type(tl.int16), bitcast=True)
-    v_ptr = v_ptr + wide(batch) * v_strides[0] + wide(kv_head) * v_strides[1]
-    if lengths.first is not None:
-        first_key = wide(first_slot(lengths, batch))  # pyright: ignore
-        k_ptr += first_key * k.strides[2]
-        v_ptr += first_key * v_strides[2]
+    k_ptr, v_ptr = caches_of(k, v, v_strides, lengths, batch, kv_head, CONSTANTS)  # pyright: ignore
     n = tl.arange(0, BLOCK_N)
-    acc = tl.zeros((BLOCK_M, BLOCK_D), tl.float32)
     # the first share has seen the sinks, the others have not
     heads = kv_head * GROUP + r % GROUP
-    row_max, row_sum = first_sums(scoring, heads, real_row & (part[0] == 0), BLOCK_M)  # pyright: ignore
-    state = (acc, row_max, row_sum)
-    if CONSTANTS.WORDS:
-        acc = tl.zeros((BLOCK_M, BLOCK_D // 2), tl.float32)
-        state = (acc, acc, row_max, row_sum)
+    state = first_state(scoring, heads, real_row & (part[0] == 0), CONSTANTS)
     if CONSTANTS.BITS:
         # a tile's bits are loaded while the one before is multiplied
         bits_ptr = mask.ptr + wide(batch) * mask.strides[0] + heads.to(tl.int64) * mask.strides[1]
@@ -238,21 +276,12 @@ def attend(
             is_ahead = real_row & (tile + 1 < end)
             next_bits, next_more = load_mask_bits(bits_ptr, mask.words, n0 + BLOCK_N, is_ahead, BLOCK_N)
         k_tile = load_slots(k_ptr, k.strides, n0, low, kv_len, slots, 1, CONSTANTS).to(q_tile.dtype)
-        score = tl.dot(q_tile, tl.trans(k_tile), input_precision="ieee")
-        if SCALED:
-            score *= undo[:, None]
-        if scoring.angle is not None:
-            score = tangent(score * factor)
+        score = scores_of(q_tile, k_tile, undo, factor, scoring)
         if CONSTANTS.BITS:
             score = tl.where(unpack_bits(bits, more, BLOCK_N), score, float("-inf"))
             bits, more = next_bits, next_more
         elif CONSTANTS.MASK_ALL:
-            # the last query stands at the last key: what none may see, as it is not real, lies behind all
-            own = first_q + i - n0
-            keep = n[None, :] <= own[:, None]
-            if band.left is not None:
-                keep &= n[None, :] >= own[:, None] - band.left
-            score = tl.where(keep, score, float("-inf"))
+            score = masked_alike(score, first_q + i - n0, n, band)
         elif (tile < full_begin) | (tile >= full_end):
             score = tl.where(band_keeps(first_q + i, n0 + n, kv_len, band), score, float("-inf"))
         if CONSTANTS.WORDS:
@@ -261,18 +290,11 @@ def attend(
         else:
             v_tile = load_slots(v_ptr, v_strides, n0, low, kv_len, slots, 1, CONSTANTS).to(q_tile.dtype)
             state = accumulate(state, score, v_tile, scale)
-    if CONSTANTS.WORDS:
-        even, odd, row_max, row_sum = state
-        state = (tl.reshape(tl.join(even, odd), (BLOCK_M, BLOCK_D)), row_max, row_sum)
-    if scoring.v_scale is not None:
-        state = (state[0] * tl.load(scoring.v_scale + kv_head * scoring.v_scale_stride), state[1], state[2])
-    return state
+    return after_all(state, scoring, kv_head, CONSTANTS)
 
 
 @triton.jit
-def decode(
-    q, k, v, out, lse, parts, lengths, band, scoring, mask, CONSTANTS: tl.constexpr
-):  # fmt: skip
+def decode(q, k, v, out, lse, parts, lengths, band, scoring, mask, CONSTANTS: tl.constexpr):
     """One program: one share of the key tiles for BLOCK_M of the GROUP * Lq rows that a KV head serves.
 
     q, out [B, Hq, Lq, D]; k, v [B, Hkv, Lkv, D]; lse [B, Hq, Lq] or None. parts: where shares go, see

@@ -23,9 +23,9 @@ import triton.language as tl
 from ...launching.primitives import base, first_bits, load_block, load_mask_bits, local, ring_slots, unpack_bits, wide
 from ...launching.scopes import enter_scope, exit_scope
 from ..band import band_keeps, band_limits, first_slot, lengths_of
-from ..float8 import as_float16
+from ..float8 import as_float16, scores_of, signed_queries
 from ..sequences import item_at
-from ..softmax import accumulate, first_sums, log_sum_exp, scaled_by_head, tangent
+from ..softmax import accumulate, first_sums, log_sum_exp
 
 
 class PrefillConstants(NamedTuple):
@@ -142,16 +142,10 @@ def prefill(
         q_ptr + q_rows[:, None] + local(d, q.strides[3], WIDE)[None, :],
         real_row[:, None], (d < HEAD_DIM)[None, :], HEAD_DIM != BLOCK_D,
     )  # fmt: skip
-    if CONSTANTS.SIGN != 1:
-        q_tile = (q_tile * CONSTANTS.SIGN).to(q_tile.dtype)
-    factor = scoring.scale if scoring.angle is None else scoring.angle
-    if scoring.k_scale is not None:
-        sign, factor = scaled_by_head(factor, scoring, kv_head)  # pyright: ignore
-        q_tile = (q_tile * sign).to(q_tile.dtype)
-    scale = factor if scoring.angle is None else scoring.scale
-    SCALED: tl.constexpr = k.ptr.dtype.element_ty != q_tile.dtype and q_tile.dtype == tl.bfloat16
-    if SCALED:
-        q_tile, undo = as_float16(q_tile)
+    q_tile, factor, scale = signed_queries(q_tile, scoring, kv_head, CONSTANTS.SIGN)  # pyright: ignore
+    undo = None
+    if k.ptr.dtype.element_ty != q_tile.dtype and q_tile.dtype == tl.bfloat16:
+        q_tile, undo = as_float16(q_tile)  # pyright: ignore
 
     k_ptr = base(k, batch, kv_head)
     # values laid out like the keys share their offsets, and so the registers that hold them
@@ -183,11 +177,7 @@ def prefill(
                 visited = tl.max(((bits | more) != 0).to(tl.int32), 0) != 0
             if visited:
                 k_tile = load_keys(keys, k.strides, n0, kv_len, slots, q_tile.dtype, CONSTANTS)
-                score = tl.dot(q_tile, tl.trans(k_tile), input_precision="ieee")
-                if SCALED:
-                    score *= undo[:, None]
-                if scoring.angle is not None:
-                    score = tangent(score * factor)
+                score = scores_of(q_tile, k_tile, undo, factor, scoring)
                 # always true, but the compiler cannot know: with the same branch as the other modes have, it lays the
                 # scores out alike in all of them, so that row sums round alike (at D 512 it does not, without)
                 if kv_len >= 0:
@@ -201,11 +191,7 @@ def prefill(
         for tile in tl.range(begin, end):
             n0 = tile * BLOCK_N
             k_tile = load_keys(keys, k.strides, n0, kv_len, slots, q_tile.dtype, CONSTANTS)
-            score = tl.dot(q_tile, tl.trans(k_tile), input_precision="ieee")
-            if SCALED:
-                score *= undo[:, None]
-            if scoring.angle is not None:
-                score = tangent(score * factor)
+            score = scores_of(q_tile, k_tile, undo, factor, scoring)
             masked = (tile < full_begin) | (tile >= full_end)
             if masked:
                 score = tl.where(band_keeps(q_pos, n0 + n, kv_len, band), score, float("-inf"))
@@ -228,11 +214,7 @@ def prefill(
             for tile in tl.range(begin, end):
                 n0 = tile * BLOCK_N
                 k_tile = load_keys(keys, k.strides, n0, kv_len, slots, q_tile.dtype, CONSTANTS)
-                score = tl.dot(q_tile, tl.trans(k_tile), input_precision="ieee")
-                if SCALED:
-                    score *= undo[:, None]
-                if scoring.angle is not None:
-                    score = tangent(score * factor)
+                score = scores_of(q_tile, k_tile, undo, factor, scoring)
                 masked = tile >= full_end
                 if masked:
                     if mask.bits is None:
