@@ -42,6 +42,7 @@ from skiplab.machine.roofline import bound
 from skiplab.occupancy import comparison, schedules
 from skiplab.rated import rated
 from skiplab.store import published, query, read_runs
+from skiplab.text import digits
 from skiplab.workload import MODELS, DecodeWorkload
 
 # %% [markdown]
@@ -244,16 +245,10 @@ for name, score in scores.items():
     weight = torch.exp(score - 5.0)
     constant = (weight @ v[0, 0]) * torch.where(weight.sum() > 0, 1 / weight.sum(), 0.0)
     ours = bs.decode(q, k, v, scale=1.0)[0, 0, 0]
-    first = {
-        "right": right[0].item(),
-        "5.0 subtracted": constant[0].item(),
-        "bs.decode": ours[0].item(),
-    }
+    first = {"right": right[0], "5.0 subtracted": constant[0], "bs.decode": ours[0]}
+    first = {way: digits(value.item()) or "nan" for way, value in first.items()}
     rows.append({"scores": name, **first, "error of bs.decode": (ours - right).abs().max().item()})
-shown_as = dict.fromkeys(first, "{:.4f}") | {"error of bs.decode": "{:.0e}"}
-pd.DataFrame(rows).style.hide().format(shown_as).set_caption(
-    "the first of 64 outputs, float32: computed here"
-)
+results.captioned(pd.DataFrame(rows), "the first of 64 outputs, float32: computed here")
 
 # %% [markdown]
 # NaN at least is loud. The zeros are not: the output looks like an output.

@@ -48,6 +48,7 @@ from skiplab.machine.roofline import predicted_parts
 from skiplab.model import ModelSpec
 from skiplab.rated import rated
 from skiplab.store import frame, noted_runs, published, query, read_runs, recorded_llama_bench
+from skiplab.text import percent
 from skiplab.throughput import call_time, kept_tokens, machines, memory
 
 # %% [markdown]
@@ -184,9 +185,8 @@ costs["131,072 tokens", "cache, GB"] = {
     w: memory(call.with_window(w), length + 1).cache / 1e9 for w in windows
 }
 table = pd.DataFrame(costs, index=windows).rename(index="window {:,}".format)
-table.style.format(precision=2).set_caption(
-    f"times as long as with {MODEL}'s own window: predicted for {gpu.name}"
-)
+table = table.set_axis(map(": ".join, table.columns), axis="columns")
+results.captioned(table, f"times as long as with {MODEL}'s own window: predicted for {gpu.name}")
 
 # %% [markdown]
 # ## Drafts: several tokens a step
@@ -201,7 +201,10 @@ verified = {n: ModelWorkload("decode", 1 + n, PROMPT, model=MODEL) for n in draf
 rates = {
     f"{n} drafts": {
         "step, ms": call_time(call, gpu).seconds * 1e3,
-        **{f"{a:.0%} right": call_time(call, gpu, acceptance=a).tokens_per_s for a in acceptances},
+        **{
+            f"{percent(a)} right": call_time(call, gpu, acceptance=a).tokens_per_s
+            for a in acceptances
+        },
     }
     for n, call in verified.items()
 }
@@ -228,7 +231,7 @@ if len(longer):
         columns={"depth": "tokens before", "median_ms": "step, ms"}
     )
     where = figures.theme.provenances(zip(longer["source"], longer["device"], strict=True))
-    caption = f"at {ACCEPTANCE:.0%} of drafts right: {where}"
+    caption = f"at {percent(ACCEPTANCE)} of drafts right: {where}"
     shown = results.captioned(shown.set_index("tokens before"), caption)
 else:
     shown = f"no run of steps of {MODEL} on {gpu.name} is stored"

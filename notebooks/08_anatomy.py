@@ -27,6 +27,7 @@
 import skiplab
 import triton
 import triton.language as tl
+from skiplab import results
 from skiplab.anatomy import anatomy_table, contender_anatomies, kernel_anatomy
 
 # %% [markdown]
@@ -53,24 +54,16 @@ print(one.told())
 # the block is smaller? A table over several.
 
 # %%
-anatomy_table(
-    {
-        f"{argument}, BLOCK {block}": kernel_anatomy(
-            total, "*bf16", "*fp32", argument, arch="sm_90", BLOCK=block
-        )
-        for argument in ("i32:16", "i32")
-        for block in (128, 1024)
-    }
-)[
-    [
-        "registers",
-        "blocks_per_sm",
-        "limited_by",
-        "128-bit loads",
-        "narrower loads",
-        "loop_instructions",
-    ]
-]
+several = {
+    f"{argument}, BLOCK {block}": kernel_anatomy(
+        total, "*bf16", "*fp32", argument, arch="sm_90", BLOCK=block
+    )
+    for argument in ("i32:16", "i32")
+    for block in (128, 1024)
+}
+columns = ["registers", "blocks_per_sm", "limited_by"]
+columns += ["128-bit loads", "narrower loads", "loop_instructions"]
+results.captioned(anatomy_table(several)[columns], "total, compiled here for sm_90")
 
 # %% [markdown]
 # ## Our attention kernel, its tiles as sliders
@@ -94,9 +87,16 @@ made = {
     for arch in ("sm_90", "sm_80")
     for name, anatomy in contender_anatomies("blockskip", prompt, arch, configs).items()
 }
-anatomy_table(made)[
-    ["registers", "spill_bytes", "shared_bytes", "blocks_per_sm", "limited_by", "wgmma", "mma"]
+columns = [
+    "registers",
+    "spill_bytes",
+    "shared_bytes",
+    "blocks_per_sm",
+    "limited_by",
+    "wgmma",
+    "mma",
 ]
+results.captioned(anatomy_table(made)[columns], "blockskip, compiled here for two kinds of GPU")
 
 # %% [markdown]
 # ## Replay: what its programs do

@@ -82,8 +82,7 @@ def fresh_process(warm):
         environment |= {**warm, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
         environment |= {"TRITON_INTERPRET": "1"} if interpret else {}
         python = [sys.executable, str(WARM / "client.py")] if warm else [sys.executable]
-        return subprocess.run(
-            [*python, *words], capture_output=True, text=True, timeout=300, env=environment, **options
-        )
+        options = {"timeout": 300, **options}
+        return subprocess.run([*python, *words], capture_output=True, text=True, env=environment, **options)
 
     return run

@@ -2,9 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import wraps
 from typing import Any
 
+import numpy as np
 from triton.language import core
+from triton.language.semantic import TritonSemantic
 from triton.runtime import interpreter
 
 
@@ -32,6 +35,20 @@ def patch_the_language_once() -> None:
     interpreter._patch_lang, interpreter.GridExecutor.__call__ = patch_lang, call
 
 
+def call_builtins_at_once() -> None:
+    """A function of the language is called without the two wrappers that look through its arguments."""
+
+    def patch_attr(obj, name, member, builder, scope) -> None:
+        function, semantic = getattr(member, "__wrapped__", member), TritonSemantic(builder)
+
+        def call(*args, _semantic=None, **kwargs):
+            return function(*args, _semantic=semantic, **kwargs)
+
+        scope.set_attr(obj, name, call)
+
+    interpreter._patch_attr = patch_attr
+
+
 def leave_out_what_is_dropped() -> None:
     """Sums of integers are not computed again in 64 bits to see an overflow: without `debug`, nothing looks at that."""
     builder = interpreter.interpreter_builder
@@ -41,29 +58,28 @@ def leave_out_what_is_dropped() -> None:
 
 def keep_types() -> None:
     """What follows from a type or a shape alone is made once: making it for each value takes a fifth of the time."""
-    block_init, np_dtype = core.block_type.__init__, interpreter._get_np_dtype
+    block_init, tensor_init = core.block_type.__init__, core.tensor.__init__
     blocks: dict[Any, dict[str, Any]] = {}
-    shapes: dict[Any, tuple[Any, Any]] = {}
+
+    def shape_of(type) -> tuple[Any, Any]:
+        shaped = core.tensor.__new__(core.tensor)
+        tensor_init(shaped, None, type)
+        return shaped.numel, shaped.shape
 
     def init_block(self, element_ty, shape) -> None:
         key = element_ty.name, *[int(size) for size in shape]
         if key not in blocks:
             block_init(self, element_ty, shape)
-            blocks[key] = vars(self).copy()
+            blocks[key] = vars(self) | {"of_tensors": shape_of(self)}
         vars(self).update(blocks[key], element_ty=element_ty)
 
     def init_tensor(self, handle, type) -> None:
-        sizes = (*type.shape,) if type.is_block() else ()
-        if sizes not in shapes:
-            shaped = core.tensor.__new__(core.tensor)
-            tensor_init(shaped, handle, type)
-            shapes[sizes] = shaped.numel, shaped.shape
         self.handle, self.type, self.dtype = handle, type, type.scalar
-        self.numel, self.shape = shapes[sizes]
+        self.numel, self.shape = vars(type).get("of_tensors", alone)
 
-    tensor_init = core.tensor.__init__
+    alone = shape_of(core.int32)
     core.block_type.__init__, core.tensor.__init__ = init_block, init_tensor
-    interpreter._get_np_dtype = kept(np_dtype)
+    interpreter._get_np_dtype = kept(interpreter._get_np_dtype)
 
 
 def kept(dtype_of: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -79,6 +95,99 @@ def kept(dtype_of: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return look_up
 
 
+def check_sizes_once() -> None:
+    """Whether numbers are as wide as their type is asked once for each pair of both, not for each value."""
+    fits, check = interpreter._validate_np_data_size, interpreter.TensorHandle.__post_init__
+    known: dict[tuple[int, str], bool] = {}
+
+    def validate(numbers, type) -> bool:
+        key = numbers.itemsize, type.name
+        if key not in known:
+            known[key] = fits(numbers, type)
+        return known[key]
+
+    def init_handle(self, data, dtype, attr=None) -> None:
+        self.data, self.dtype, self.attr = data, dtype, {} if attr is None else attr
+        if not validate(data, dtype):
+            check(self)
+
+    interpreter._validate_np_data_size, interpreter.TensorHandle.__init__ = validate, init_handle
+
+
+def look_for_constants_last() -> None:
+    """Most of what might be a constant, or a tuple with some, is a tensor or a number."""
+    unwrap, plain = core._unwrap_if_constexpr, frozenset((core.tensor, *NUMBERS))
+
+    def unwrap_rarely(value) -> Any:
+        return value if type(value) in plain else unwrap(value)
+
+    core._unwrap_if_constexpr = unwrap_rarely
+
+
+def remember_operands() -> None:
+    """How the operands of a binary operation are cast and broadcast is found once for each pair of their types.
+
+    Finding it for each pair of values takes half the time of a small problem. A number beside a tensor becomes the same
+    array each time.
+    """
+    check = TritonSemantic.binary_op_type_checking_impl
+    pairs: dict[Any, tuple[Any, Any]] = {}  # what they become; None: they stay
+    numbers: dict[Any, tuple[Any, Any, Any]] = {}
+
+    @wraps(check)
+    def operands(self, lhs, rhs, *flags, **named):
+        key = *flags, *named.items()
+        if isinstance(lhs, core.tensor) and isinstance(rhs, core.tensor):
+            return of_tensors(self, lhs, rhs, key, lambda: check(self, lhs, rhs, *flags, **named))
+        if isinstance(lhs, core.tensor) and type(rhs) in NUMBERS:
+            return with_number(lhs, rhs, (False, *key), lambda: check(self, lhs, rhs, *flags, **named))
+        if type(lhs) in NUMBERS and isinstance(rhs, core.tensor):
+            return with_number(rhs, lhs, (True, *key), lambda: check(self, lhs, rhs, *flags, **named)[::-1])[::-1]
+        return check(self, lhs, rhs, *flags, **named)
+
+    def of_tensors(self, lhs, rhs, key, make):
+        key = lhs.type.name, rhs.type.name, key
+        if key not in pairs:
+            made = left, right = make()
+            pairs[key] = None if left is lhs else left.type, None if right is rhs else right.type
+            return made
+        left, right = pairs[key]
+        return lhs if left is None else become(self, lhs, left), rhs if right is None else become(self, rhs, right)
+
+    def with_number(tensor, number, key, make):
+        """(the tensor, the number as one)."""
+        key = tensor.type.name, type(number), number, key
+        if key in numbers:
+            data, element, whole = numbers[key]
+            return tensor, core.tensor(interpreter.TensorHandle(data, element), whole)
+        same, made = make()
+        if same is tensor and number == number:  # NaN would be a new key each time
+            made.handle.data.flags.writeable = False
+            numbers[key] = made.handle.data, made.handle.dtype, made.type
+        return same, made
+
+    TritonSemantic.binary_op_type_checking_impl = operands
+
+
+NUMBERS = (int, float, bool)
+
+
+def become(semantic, tensor, to):
+    """The tensor in a type of another element, another shape or both."""
+    if tensor.dtype.name != to.scalar.name:
+        tensor = semantic.cast(tensor, to.scalar)
+    if tensor.type.name == to.name:
+        return tensor
+    handle = tensor.handle
+    if not tensor.type.is_block():
+        return core.tensor(semantic.builder.create_splat(to, handle), to)
+    return core.tensor(interpreter.TensorHandle(np.broadcast_to(handle.data, to.shape), handle.dtype), to)
+
+
 patch_the_language_once()
+call_builtins_at_once()
 leave_out_what_is_dropped()
 keep_types()
+check_sizes_once()
+look_for_constants_last()
+remember_operands()

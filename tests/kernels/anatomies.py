@@ -6,8 +6,6 @@ disassembled together.
 
 import gc
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
@@ -15,18 +13,14 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[2]
 Row = dict[str, Any]
 Compiled = Iterable[tuple[Callable[[Any], Row], Any]]
 """Anatomies, each behind what makes its row."""
 
 
-def compiled_by(script: str, capabilities: Iterable[str]) -> dict[str, list[Row]]:
+def compiled_by(fresh_process: Callable[..., Any], script: str, capabilities: Iterable[str]) -> dict[str, list[Row]]:
     """The rows that a script of this folder makes of the kernels it compiles, by capability, such as 9.0."""
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    environment["PYTHONPATH"] = os.pathsep.join(str(ROOT / folder) for folder in ("kernels", "lab"))
-    command = [sys.executable, str(Path(__file__).with_name(script)), *capabilities]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    done = fresh_process(str(Path(__file__).with_name(script)), *capabilities, timeout=None)
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout)
 

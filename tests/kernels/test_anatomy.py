@@ -102,8 +102,8 @@ def allowed(capability, *case):
 
 
 @pytest.fixture(scope="module")
-def compiled():
-    found = compiled_by("compile_all.py", CAPABILITIES)
+def compiled(fresh_process):
+    found = compiled_by(fresh_process, "compile_all.py", CAPABILITIES)
     return {capability: by_case(rows) for capability, rows in found.items()}
 
 

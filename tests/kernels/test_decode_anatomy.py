@@ -41,8 +41,8 @@ all KV heads of a program, and loaded for each. With 3.6 one case in ten."""
 
 
 @pytest.fixture(scope="module")
-def compiled():
-    found = compiled_by("compile_decode.py", SHARED_KIB)
+def compiled(fresh_process):
+    found = compiled_by(fresh_process, "compile_decode.py", SHARED_KIB)
     return {capability: by_case(rows) for capability, rows in found.items()}
 
 

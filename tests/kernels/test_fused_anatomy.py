@@ -16,8 +16,8 @@ CAPABILITIES = ("8.0", "9.0", "12.0")
 
 
 @pytest.fixture(scope="module")
-def compiled():
-    return compiled_by("compile_fused.py", CAPABILITIES)
+def compiled(fresh_process):
+    return compiled_by(fresh_process, "compile_fused.py", CAPABILITIES)
 
 
 @pytest.mark.parametrize("capability", CAPABILITIES)

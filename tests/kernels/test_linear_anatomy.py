@@ -31,8 +31,8 @@ def matvecs(rows):
 
 
 @pytest.fixture(scope="module")
-def compiled():
-    return compiled_by("compile_linear.py", CAPABILITIES)
+def compiled(fresh_process):
+    return compiled_by(fresh_process, "compile_linear.py", CAPABILITIES)
 
 
 @pytest.mark.parametrize("capability", CAPABILITIES)

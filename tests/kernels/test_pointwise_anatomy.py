@@ -13,8 +13,8 @@ CAPABILITIES = ("8.0", "9.0")
 
 
 @pytest.fixture(scope="module")
-def compiled():
-    found = compiled_by("compile_pointwise.py", CAPABILITIES)
+def compiled(fresh_process):
+    found = compiled_by(fresh_process, "compile_pointwise.py", CAPABILITIES)
     return {capability: by_case(rows) for capability, rows in found.items()}
 
 

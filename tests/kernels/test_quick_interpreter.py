@@ -1,4 +1,4 @@
-"""The interpreter's short cut: the language is patched once a launch, and is itself again afterwards."""
+"""The interpreter's short cuts: the language is patched once a launch, and its results are what they were."""
 
 import blockskip as bs
 import pytest
@@ -61,3 +61,46 @@ def test_sizes_of_numbers_are_those_of_their_types():
     for element, dtype in expected:
         for _ in range(2):
             assert _get_np_dtype(element) == _get_np_dtype(tl.block_type(element, [4])) == np.dtype(dtype)
+
+
+def test_operands_become_what_triton_makes_of_them():
+    """For pairs of tensors and numbers of any types and shapes, first and again; what is refused is refused again."""
+    import itertools
+
+    import numpy as np
+    import triton.language as tl
+    from triton.runtime.interpreter import TensorHandle, _get_np_dtype, interpreter_builder, interpreter_semantic
+
+    def tensor(element, shape):
+        data = np.arange(1, 1 + np.prod(shape, dtype=int)).reshape(shape or (1,)).astype(_get_np_dtype(element))
+        return tl.tensor(TensorHandle(data, element), tl.block_type(element, list(shape)) if shape else element)
+
+    def said(check, *operands):
+        try:
+            made = check(interpreter_semantic, *operands)
+        except Exception as error:
+            return str(error)
+        return [(one.type.name, one.handle.dtype.name, one.handle.data.dtype, one.handle.data.tolist()) for one in made]
+
+    quick = type(interpreter_semantic).binary_op_type_checking_impl
+    elements = (tl.int1, tl.int32, tl.uint8, tl.int64, tl.float16, tl.float32, tl.pointer_type(tl.float16))
+    tensors = [tensor(element, shape) for element in elements for shape in ((), (1,), (4,), (4, 1), (2, 4))]
+    numbers = (0, 1, True, 1.0, -0.0, -3, 2**31, 300, 0.5, float("nan"), float("inf"))
+    pairs = [*itertools.product(tensors, tensors), *itertools.product(tensors, numbers), (1, 2.0)]
+    assert interpreter_builder.options.debug is False
+    for lhs, rhs in pairs + [pair[::-1] for pair in pairs]:
+        for flags in ((), (True, True), (True, False), (False, False, True, True), (False, False, False)):
+            expected = said(quick.__wrapped__, lhs, rhs, *flags)
+            for _ in range(2):
+                assert repr(said(quick, lhs, rhs, *flags)) == repr(expected), (lhs, rhs, flags)
+
+
+def test_numbers_wider_than_their_type_are_refused_each_time():
+    import numpy as np
+    import triton.language as tl
+    from triton.runtime.interpreter import TensorHandle
+
+    for _ in range(2):
+        with pytest.raises(ValueError, match="exceeds dtype primitive_bitwidth"):
+            TensorHandle(np.zeros(2, np.float64), tl.float32)
+    assert TensorHandle(np.zeros(2), tl.float64).attr == {} and TensorHandle(np.zeros(2), tl.float64, {"a": 1}).attr

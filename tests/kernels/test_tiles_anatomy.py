@@ -9,8 +9,8 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Triton compiles
 
 
 @pytest.fixture(scope="module")
-def compiled():
-    return compiled_by("compile_tiles.py", ["9.0"])["9.0"]
+def compiled(fresh_process):
+    return compiled_by(fresh_process, "compile_tiles.py", ["9.0"])["9.0"]
 
 
 def test_next_to_nothing_spills_in_a_loop_and_all_fits(compiled):

@@ -42,7 +42,7 @@ def test_05_model_shows_the_runs_of_a_gpu_beside_predictions(tmp_path, monkeypat
     )  # fmt: skip
     text = shown_text(notebook)
     assert "is stored" not in text
-    assert re.search("at 70% of drafts right: (recorded on NVIDIA H200[^<]{1,5})?measured on NVIDIA H200", text)
+    assert re.search(r"at 70\\u00a0% of drafts right: (recorded on NVIDIA H200[^<]{1,5})?measured on NVIDIA H200", text)
     assert "Where the time of a prompt of 2k tokens goes" in text and "blockskip, measured" in text
     assert "published by ExecuTorch pull request 20571" in text and "llama.cpp, recorded" in text
     assert "\\u00b5s: recorded on NVIDIA H200" in text
