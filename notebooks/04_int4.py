@@ -333,7 +333,7 @@ results.show("linear-layout")
 # What was noted of these without samples is in `data/benchmarks`; a recorded run takes its place.
 
 # %%
-figures.linear_layers(rated(read_runs(), results.H200))
+figures.linear_layers(query(rated(read_runs(), results.H200), operation="linear", symmetric=0))
 
 # %% [markdown]
 # And single layers, on every device that a run is of; choose one in the menu:

@@ -33,7 +33,7 @@ def charts(runs: Sequence[Run]) -> dict[str, Chart]:
     sliding = query(recorded, heads="32/16 of 256", buffer=None, window=1024, contender=PREFILL)
     steps = query(recorded, operation="decode", q_len=1, heads="32/16 of 256", window=None, contender=STEPS)
     gemma = model_of("gemma4-31b").linears(fused=True)
-    layers = rated(runs, H200)
+    layers = query(rated(runs, H200), operation="linear", symmetric=0)  # with zero points, as they are served
     return {
         "model": model.prompts_and_steps(whole_models(runs)),
         "speedup": attention.speedup(query(sliding, operation="attention")),

@@ -67,7 +67,8 @@ def taking(stride):
     lines += [f"mov.b128 {{two{n}, tag{n}}}, all{n};" for n in range(8)]
     lines += [f"setp.ne.u64 wait, tag0, {WRITTEN:#x};"]
     lines += [f"setp.ne.or.u64 wait, tag{n}, {WRITTEN:#x}, wait;" for n in range(1, 8)]
-    lines += ["vote.sync.any.pred wait, wait, 0xffffffff;", "@wait bra.uni AGAIN;", "mov.b64 {$0, $1}, two0; mov.b64 {$2, $3}, two1;"]
+    lines += ["vote.sync.any.pred wait, wait, 0xffffffff;", "@wait bra.uni AGAIN;"]
+    lines += ["mov.b64 {$0, $1}, two0; mov.b64 {$2, $3}, two1;"]
     for n in range(2, 8):
         live, first = f"@live{n // 2}", n % 2 * 2
         lines.append(f"mov.b64 {{a, b}}, two{n};")
