@@ -55,7 +55,9 @@ class TileConfig:
         """The plain kernel's configuration with as many keys a tile, and so the same bits."""
         if not self.warp_specialized:
             return self
-        return replace(self, block_m=64, num_warps=4) if self.block_m == 192 else replace(self, num_warps=8)
+        if self.block_m == 192:
+            return replace(self, block_m=64, num_warps=4, num_stages=min(self.num_stages, 2))
+        return replace(self, num_warps=8)
 
     @classmethod
     def of(cls, config) -> TileConfig:

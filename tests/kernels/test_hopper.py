@@ -67,8 +67,12 @@ def test_what_it_cannot_do_the_plain_kernel_does_in_the_same_tiles(other):
 
 def test_twelve_warps_are_two_groups_of_64_rows_and_one_that_copies():
     assert "8 warps and one that copies" in str(WARP_SPECIALIZED[128])
-    with pytest.raises(ValueError, match="block_m is 64 with 12 warps"):
-        TileConfig(64, 64, 12, 2)
+    three = TileConfig(192, 128, 16, 4)
+    assert "12 warps and one that copies" in str(three) and three.plain == TileConfig(64, 128, 4, 2)
+    for block_m, num_warps in ((64, 12), (192, 12), (192, 8)):
+        with pytest.raises(ValueError, match=f"block_m is {block_m} with {num_warps} warps"):
+            TileConfig(block_m, 64, num_warps, 2)
+    assert not TileConfig(128, 64, 16, 2).warp_specialized
 
 
 def same(q, k, v, mask, *, skips=("bounds", "map", "none", "mask"), **named):

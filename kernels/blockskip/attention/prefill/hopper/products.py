@@ -91,14 +91,9 @@ def shares(sums, CONSTANTS: gl.constexpr):
 
 @gluon.jit
 def rows_of(
-    view,
-    item,
-    GROUP: gl.constexpr,
-    FIRST: gl.constexpr,
-    WIDTH: gl.constexpr,
-    LAYOUT: gl.constexpr,
+    view, item, GROUP: gl.constexpr, FIRST: gl.constexpr, WIDTH: gl.constexpr, LAYOUT: gl.constexpr,
     CONSTANTS: gl.constexpr,
-):
+):  # fmt: skip
     """(pointers, which are real) [ROWS, WIDTH]: elements FIRST .. of the rows of one warp group."""
     first, count = queries_in(view, item)
     i = item[2] * CONSTANTS.BLOCK_M + GROUP * ROWS + gl.arange(0, ROWS, gl.SliceLayout(1, LAYOUT))
