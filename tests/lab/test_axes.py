@@ -19,6 +19,8 @@ COUNTS = [*NO_INTS, 0, -1]
 NO_WORDS = [1, None, "", "bfloat17", ["bfloat16"], torch.bfloat16]
 NO_FLAGS = [1, 0, None, "yes"]
 NO_AXES = [1, 64, "64", [64], (1.5,), (True,), ("64",), (2**70,), (0,)]
+NO_DTYPES_OF_KEYS = [1, "", "bfloat17", "float16", ["bfloat16"], torch.float8_e4m3fn]
+NO_SHARES = [True, "0.5", math.nan, math.inf, 0, 1, 1.5, -0.5, 10**400, torch.tensor(0.5), [0.5]]
 TOGETHER = {
     "contenders": [1, "sdpa", ("nobody",)],
     "seed": [*NO_INTS, -1],
@@ -28,16 +30,22 @@ TOGETHER |= {"dtype": NO_WORDS, "device": [1, None, "tpu", torch.device("cpu")]}
 HEADS = {name: COUNTS for name in ("batch", "q_heads", "kv_heads", "head_dim")}  # noqa: C420
 CASES = {
     Workload: HEADS
-    | {"q_len": COUNTS, "kv_len": COUNTS, "mask": [1, "causal()", None], "dtype": NO_WORDS, "q_start": NO_INTS},
+    | {"q_len": COUNTS, "kv_len": COUNTS, "mask": [1, "causal()", None], "dtype": NO_WORDS, "q_start": NO_INTS}
+    | {"kv_dtype": NO_DTYPES_OF_KEYS, "sinks": NO_FLAGS},
     DecodeWorkload: HEADS
-    | {"kv_len": COUNTS, "window": COUNTS, "q_len": [*COUNTS, 129], "dtype": NO_WORDS, "buffer": COUNTS},
+    | {"kv_len": COUNTS, "window": COUNTS, "q_len": [*COUNTS, 129], "dtype": NO_WORDS, "buffer": COUNTS}
+    | {"kv_dtype": NO_DTYPES_OF_KEYS, "ragged": NO_SHARES},
     LinearWorkload: {name: COUNTS for name in ("out_features", "in_features", "rows")}  # noqa: C420
     | {"bits": [*COUNTS, 5], "group_size": [*COUNTS, 48], "symmetric": NO_FLAGS, "dtype": NO_WORDS},
     Sweep: TOGETHER
     | HEADS
     | {"q_len": NO_AXES, "window": NO_AXES, "buffer": COUNTS, "mask": [1, "causal()", ("x",)]}
-    | {"lengths": [*NO_AXES, ((1.5,),), ((0,),), ([64],), ((),), ((64,),)]},
-    DecodeSweep: TOGETHER | HEADS | {"kv_len": NO_AXES, "window": NO_AXES, "q_len": [*COUNTS, 129], "buffer": COUNTS},
+    | {"lengths": [*NO_AXES, ((1.5,),), ((0,),), ([64],), ((),), ((64,),)]}
+    | {"kv_dtype": [*NO_AXES, (), ("float16",), ["bfloat16"]], "sinks": NO_FLAGS},
+    DecodeSweep: TOGETHER
+    | HEADS
+    | {"kv_len": NO_AXES, "window": NO_AXES, "q_len": [*COUNTS, 129], "buffer": COUNTS}
+    | {"kv_dtype": [*NO_AXES, (), ("float16",), ["bfloat16"]], "ragged": NO_SHARES},
     LinearSweep: TOGETHER
     | {"shape": [64, (64, 64), ((64,),), ((64.0, 64),), ((64, True),)], "rows": NO_AXES, "bits": [*NO_AXES, (5,)]}
     | {"group_size": [*NO_AXES, (48,)], "symmetric": NO_FLAGS},
@@ -63,7 +71,8 @@ CASES = {
 }
 NEEDED = {
     Workload: {"q_len": 64},
-    DecodeWorkload: {"kv_len": 64},
+    DecodeWorkload: {"kv_len": 64, "batch": 2},
+    DecodeSweep: {"batch": 2},
     LinearWorkload: {"out_features": 64, "in_features": 64},
 }
 
