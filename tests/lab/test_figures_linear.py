@@ -191,7 +191,7 @@ def test_panels_are_drawn_by_both_with_one_legend():
 
 def test_the_recorded_figure_has_gemmas_layers_with_peers_beside():
     recorded = rated(read_runs(), ("*-nvidia-h200-*",))
-    chart = linear.linear_layers(recorded)
+    chart = linear.linear_layers(query(recorded, operation="linear", symmetric=0))
     panels = {panel.title.split(",")[0]: panel for panel in chart.panels}
     assert set(panels) >= {"qkv", "o", "gate+up", "down"}
     for panel in (panels[name] for name in ("qkv", "o", "gate+up", "down")):
