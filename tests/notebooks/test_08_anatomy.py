@@ -17,5 +17,5 @@ def test_08_anatomy_shows_the_inner_loop_and_the_replay(tmp_path, monkeypatch):
     assert "AnatomyExplorer: prefill 64x64x4x3 sm_90" in text
     assert "ReplayExplorer: blockskip. Program" in text and "Loaded: k rows" in text
     pictures = [output for output in outputs(notebook) if "image/png" in output.get("data", {})]
-    assert len(pictures) >= 2
-    assert torch.cuda.is_available() or "torch sees none here" in text
+    assert len(pictures) >= 3
+    assert torch.cuda.is_available() or ("Recorded on an H200" in text and "torch sees none here" in text)
