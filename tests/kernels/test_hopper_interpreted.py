@@ -14,7 +14,7 @@ from blockskip.config import TileConfig
 pytestmark = pytest.mark.skipif(
     torch.cuda.is_available(), reason="there is a GPU: test_hopper.py runs the kernel itself"
 )
-WARP_SPECIALIZED = {d: TileConfig(128, 64 if d > 128 else 128, 12, 2) for d in (80, 256)}
+HEAD_DIMS = (80, 256)
 MASKS = {
     "causal": bs.causal(),
     "window": bs.sliding_window(77),
@@ -63,7 +63,7 @@ def close(found, q, k, v, mask, **named):
 
 
 @pytest.mark.parametrize("programs", [1, 3, 999])
-@pytest.mark.parametrize("head_dim", WARP_SPECIALIZED)
+@pytest.mark.parametrize("head_dim", HEAD_DIMS)
 @pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
 def test_it_is_right(copies, mask, head_dim, programs):
     q, k, v = draw(head_dim, 300)
@@ -99,7 +99,7 @@ def test_three_groups_and_narrow_tiles(copies, mask):
         close(attend(q, k, v, mask, copies=copies, programs=3, config=config), q, k, v, mask)
 
 
-@pytest.mark.parametrize("head_dim", WARP_SPECIALIZED)
+@pytest.mark.parametrize("head_dim", HEAD_DIMS)
 @pytest.mark.parametrize("mask", [MASKS["causal"], MASKS["window"]], ids=["causal", "window"])
 def test_limits_and_maps_give_the_same_bits(copies, mask, head_dim):
     q, k, v = draw(head_dim, 203, 411)
@@ -108,7 +108,7 @@ def test_limits_and_maps_give_the_same_bits(copies, mask, head_dim):
     close(by["map"], q, k, v, mask)
 
 
-@pytest.mark.parametrize("head_dim", WARP_SPECIALIZED)
+@pytest.mark.parametrize("head_dim", HEAD_DIMS)
 @pytest.mark.parametrize("programs", [1, 2, 5])
 def test_batches_of_different_lengths_beside_keys_that_are_none(copies, head_dim, programs):
     q, k, v = draw(head_dim, 200, 400, batch=3)
@@ -130,7 +130,7 @@ def test_queries_that_start_anywhere(copies, q_start):
         close(found, q, k, v, mask, q_start=q_start)
 
 
-@pytest.mark.parametrize("head_dim", WARP_SPECIALIZED)
+@pytest.mark.parametrize("head_dim", HEAD_DIMS)
 @pytest.mark.parametrize("softcap", [None, 2.0])
 def test_sinks_and_soft_caps(copies, head_dim, softcap):
     """Programs go from head to head, so each item begins with its own head's sink; some rows see it alone."""
@@ -166,7 +166,7 @@ def test_who_waits_for_what_never_comes_is_told(monkeypatch):
     barrier.wait(0)
 
 
-@pytest.mark.parametrize("head_dim", WARP_SPECIALIZED)
+@pytest.mark.parametrize("head_dim", HEAD_DIMS)
 def test_keys_that_begin_behind_padding(copies, head_dim):
     q, k, v = draw(head_dim, 130, 311, batch=3)
     starts, lengths = (torch.tensor(numbers, dtype=torch.int32) for numbers in ([0, 101, 300], [311, 210, 9]))
