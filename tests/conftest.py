@@ -1,5 +1,6 @@
 """What all tests share."""
 
+import gc
 import json
 import os
 import shutil
@@ -29,6 +30,13 @@ os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (QUICK, os.environ.get("
 os.environ["XDG_CONFIG_HOME"] = tempfile.mkdtemp(prefix="skiplab-tests-")
 
 
+def pytest_collection_finish():
+    """What is imported stays: looking for garbage in it, again and again, takes a seventh of the lab's tests."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
+
+
 @pytest.fixture
 def one_thread():
     """One thread of torch for small problems, where threads cost more than they bring."""
@@ -42,6 +50,7 @@ def one_thread():
 def warm():
     """Variables with which notebooks' kernels, and `warm/client.py`, are forked from a process that has torch imported.
 
+    SKIPLAB_TESTS_PYTHON: what stands in for `python`, and has modules and code run so; all else is Python's own.
     Nothing elsewhere than on Linux, where processes start as they do for users.
     """
     if sys.platform != "linux":
@@ -52,12 +61,21 @@ def warm():
     kernel.parent.mkdir(parents=True)
     words = [sys.executable, str(WARM / "client.py"), "-m", "ipykernel_launcher", "-f", "{connection_file}"]
     kernel.write_text(json.dumps({"argv": words, "display_name": "Python 3", "language": "python"}))
+    python = folder / "python"
+    python.write_text(
+        f'#!/bin/sh\ncase "$1" in -m|-c) set -- "{WARM}/client.py" "$@";; esac\nexec "{sys.executable}" "$@"\n'
+    )
+    python.chmod(0o755)
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     server = subprocess.Popen([sys.executable, WARM / "server.py", folder / "socket"], env=environment)
     while not (folder / "socket").exists():
         assert server.poll() is None, "what warm/server.py says is on stderr"
         time.sleep(0.05)
-    yield {"SKIPLAB_TESTS_WARM": str(folder / "socket"), "JUPYTER_PATH": str(folder)}
+    yield {
+        "SKIPLAB_TESTS_WARM": str(folder / "socket"),
+        "SKIPLAB_TESTS_PYTHON": str(python),
+        "JUPYTER_PATH": str(folder),
+    }
     server.terminate()
     server.wait()
     shutil.rmtree(folder, ignore_errors=True)
@@ -68,6 +86,12 @@ def warm_kernels(warm, monkeypatch):
     """Kernels that the test starts are warm."""
     for name, value in warm.items():
         monkeypatch.setenv(name, value)
+
+
+@pytest.fixture
+def warm_python(warm_kernels, monkeypatch):
+    """Modules that are run in a Python of their own are, in a warm one."""
+    monkeypatch.setattr(sys, "executable", os.environ.get("SKIPLAB_TESTS_PYTHON", sys.executable))
 
 
 @pytest.fixture(scope="session")

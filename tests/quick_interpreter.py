@@ -135,7 +135,7 @@ def remember_operands() -> None:
     numbers: dict[Any, tuple[Any, Any, Any]] = {}
 
     @wraps(check)
-    def operands(self, lhs, rhs, *flags, **named):
+    def operands(self, lhs, rhs, *flags, **named) -> Any:
         key = *flags, *named.items()
         if isinstance(lhs, core.tensor) and isinstance(rhs, core.tensor):
             return of_tensors(self, lhs, rhs, key, lambda: check(self, lhs, rhs, *flags, **named))

@@ -78,3 +78,14 @@ def test_it_is_interrupted_and_ends_with_its_client(warm, tmp_path, number):
 def test_an_error_is_on_stderr(warm, tmp_path):
     program = start(warm, "-c", "1 / 0", cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     assert "ZeroDivisionError" in program.communicate(timeout=60)[1] and program.returncode == 1
+
+
+def test_what_stands_for_python_forks_modules_and_code_and_starts_all_else(warm, warm_python, tmp_path):
+    says = "import os, sys; print('torch' in sys.modules, sys.argv[1:], os.environ['ONE'], sys.executable)"
+    (tmp_path / "named.py").write_text(says)
+    for words, expected in ((("-c", says), True), (("-m", "named"), True), (("named.py",), False)):
+        environment = {**os.environ, "ONE": "1", "PYTHONPATH": str(tmp_path)}
+        command = [sys.executable, *words, "a b", ""]
+        said = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+        assert said.stdout.startswith(f"{expected} ['a b', ''] 1 "), said
+        assert said.stdout.strip().endswith(warm["SKIPLAB_TESTS_PYTHON"]) == expected

@@ -135,6 +135,7 @@ def test_a_constant_is_no_maximum():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Triton is Linux' own")
+@pytest.mark.usefixtures("warm_python")
 def test_no_bit_differs_between_skipping_and_not():
     assert differing_elements() == 0
 

@@ -327,6 +327,7 @@ def test_while_it_measures_or_records_only_cancel_can_be_pressed(monkeypatch):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU runs the kernel itself")
+@pytest.mark.usefixtures("warm_python")
 def test_without_a_gpu_a_child_process_records_the_kernel(monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     explorer = MaskExplorer(q_len=192, window=40, block_m=32, block_n=16)

@@ -314,6 +314,7 @@ def build(workload, inputs):
 """
 
 
+@pytest.mark.usefixtures("warm_python")
 def test_a_triton_kernel_is_checked_in_the_interpreter_where_there_is_no_gpu(folder, own_registry):
     (folder / "t.py").write_text(NEEDS_GPU.replace("FIX", " * 2"))
     load_kernels("t.py")

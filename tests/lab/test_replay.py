@@ -115,6 +115,7 @@ def build(workload, inputs):
 """
 
 
+@pytest.mark.usefixtures("warm_python")
 def test_a_kernel_of_a_cell_is_replayed_too(monkeypatch, own_registry):
     """It visits every tile; what it keeps its maximum and sum in is named."""
     module = types.ModuleType("__main__")

@@ -103,9 +103,10 @@ def kept(connection: socket.socket, pid: int) -> int:
 
 
 def become(program: dict[str, Any], own: list[str]) -> None:
-    """Environment, folder and import path of the program, as Python would have set them."""
+    """Environment, folder and import path of the program, as Python would have set them; its own programs are warm."""
     os.environ.clear()
     os.environ.update(program["environment"])
+    sys.executable = os.environ.get("SKIPLAB_TESTS_PYTHON", sys.executable)
     os.chdir(program["folder"])
     asked = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     sys.path[:] = ["", *(str(Path(path).resolve()) for path in asked if path), *own]
