@@ -78,7 +78,9 @@ class HuggingFace:
         given = {"use_cache": True, self._cache_name: self.cache}
         if self.ring or not self.compiled:
             return {"input_ids": ids, **given}
-        position_ids = torch.arange(ids.shape[1], device=ids.device)[None] + self.cache.get_seq_length()
+        position_ids = (
+            torch.arange(ids.shape[1], dtype=torch.int64, device=ids.device)[None] + self.cache.get_seq_length()
+        )
         return self.model.prepare_inputs_for_generation(ids, position_ids=position_ids, **given)
 
     def _read(self, ids: Tensor) -> Tensor:
