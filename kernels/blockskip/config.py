@@ -57,7 +57,7 @@ class TileConfig:
             return self
         if self.block_m == 192:
             return replace(self, block_m=64, num_warps=4, num_stages=min(self.num_stages, 2))
-        return replace(self, num_warps=8)
+        return replace(self, num_warps=8, num_stages=min(self.num_stages, 2))  # it pads heads, and needs more memory
 
     @classmethod
     def of(cls, config) -> TileConfig:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -21,14 +21,26 @@ def outside_graph_pools(make: Callable[[], T], device: torch.device) -> T:
     """
     if device.type != "cuda" or torch.cuda.is_current_stream_capturing():
         return make()
-    calling = torch.cuda.current_stream(device)
+    calling, default_device = torch.cuda.current_stream(device), torch.get_default_device()
 
     def run() -> T:
-        with torch.cuda.device(device):
+        # what a thread has of its own: its device, its stream, whether gradients are kept, where new tensors go
+        with torch.cuda.device(calling.device), torch.no_grad(), torch.device(default_device):
             torch.cuda.current_stream().wait_stream(calling)
             made = make()
             torch.cuda.current_stream().synchronize()  # the calling stream reads what was made, and others later
             return made
 
     with ThreadPoolExecutor(1) as pool:
-        return pool.submit(run).result()
+        made = pool.submit(run).result()
+    _keep_for(made, calling)
+    return made
+
+
+def _keep_for(made: Any, stream: torch.cuda.Stream) -> None:
+    """The allocator does not hand the memory of these tensors on while the stream may still read it."""
+    if isinstance(made, torch.Tensor) and made.is_cuda:
+        made.record_stream(stream)
+    elif isinstance(made, tuple | list):
+        for one in made:
+            _keep_for(one, stream)

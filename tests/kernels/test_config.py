@@ -286,6 +286,8 @@ def test_tiles_of_the_warp_specialized_kernel_come_before_what_was_tuned_elsewhe
     assert special(bs.sliding_window(4096), 64, q_len=8192) == found[64] == TileConfig(128, 128, 12, 2)
     assert not special(bs.sliding_window(128), 64).warp_specialized
     assert not special(bs.causal(), 64, q_len=2047).warp_specialized
+    assert not special(bs.causal(), 72, q_len=0).warp_specialized  # of a call that the plain kernel does
+    assert found[72].num_stages == 3 and found[72].plain == TileConfig(128, 128, 8, 2)
     assert not special(bs.causal(), 72, rows=64 * 132).warp_specialized
     assert not special(bs.causal(), 64, gpu=H100._replace(capability=(8, 0))).warp_specialized
 

@@ -25,6 +25,15 @@ def test_another_thread_allocates_and_its_errors_come_back():
 
 
 @needs_cuda
+def test_the_thread_is_where_its_caller_is():
+    """The current device, no gradients, and where tensors go that name no device."""
+    weight = torch.ones(3, device="cuda", requires_grad=True)
+    with torch.device("cuda"):
+        made = outside_graph_pools(lambda: weight * torch.ones(3), torch.device("cuda"))
+    assert made.is_cuda and not made.requires_grad
+
+
+@needs_cuda
 @pytest.mark.parametrize("kv_len", [300, 4000])  # one split, and several that the last one to arrive merges
 @pytest.mark.parametrize("name", ["decode", "window", "map"])
 def test_torch_compile_captures_calls_of_a_new_kind(name, kv_len):

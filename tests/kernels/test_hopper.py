@@ -11,6 +11,7 @@ from blockskip.attention.call import AttentionArguments, AttentionCall
 from blockskip.attention.eager import check
 from blockskip.attention.prefill import launch, plan, schedule
 from blockskip.config import TileConfig
+from blockskip.launching.guards import GuardedInt
 from blockskip.launching.repeated import REPEATED
 
 WARP_SPECIALIZED = {d: TileConfig(128, 64 if d > 128 else 128, 12, 2) for d in (64, 80, 128, 256)}
@@ -100,11 +101,11 @@ def programs(request, monkeypatch):
     REPEATED.clear()
 
 
-def grid_of(q_len, kv_len, mask, *, batch=1, heads=(32, 8), lengths=None):
+def grid_of(q_len, kv_len, mask, *, batch=1, heads=(32, 8), lengths=None, planned=None):
     """`programs_of` such a call, as if the device were a Hopper of 132 multiprocessors."""
     q, k, v = (t.to("meta") for t in draw("cpu", 128, 1, batch=batch, heads=heads))
     q, k, v = q.expand(-1, -1, q_len, -1), *(t.expand(-1, -1, kv_len, -1) for t in (k, v))
-    call = AttentionCall(q, k, v, mask, 1.0, None, kv_len, lengths, "auto", "triton", None, False, False)
+    call = AttentionCall(q, k, v, mask, 1.0, None, planned or kv_len, lengths, "auto", "triton", None, False, False)
     made = replace(plan.plan_kernel(call, WARP_SPECIALIZED[128]), config=WARP_SPECIALIZED[128])
     return schedule.programs_of(call, made, (-(-q_len // 128), heads[0], batch))
 
@@ -122,6 +123,15 @@ def test_a_program_a_multiprocessor_goes_on_from_row_to_row(monkeypatch):
     assert grid_of(2048, 8192, window) == ((132,), 32)
     assert grid_of(2048, 8192, window, heads=(64, 64)) == ((132,), 32)  # 33 heads at once at most, of 64 what divides
     assert grid_of(2048, 8192, window, batch=35, heads=(6, 2)) == ((132,), 42)  # whole groups of three, too
+
+
+def test_a_growing_number_of_keys_is_not_planned_for_each_number(monkeypatch):
+    monkeypatch.setattr(schedule, "multiprocessors", lambda device: 132)
+    monkeypatch.setattr(schedule, "keys_nearby", lambda k: 4096)
+    for batch in (1, 5):
+        grown = GuardedInt(2048)
+        grid_of(512, 2048, bs.causal(), batch=batch, planned=grown)
+        assert not any(guard.ask is int for guard in grown.guards)
 
 
 def test_where_rows_are_unlike_the_device_hands_them_out(monkeypatch):

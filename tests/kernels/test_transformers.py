@@ -19,7 +19,7 @@ from blockskip.integrations.transformers.attention import attend
 from blockskip.integrations.transformers.caches import RingLayer
 from blockskip.integrations.transformers.masks import prepare
 from tiny_models import CONFIGS, INSIDE, SHAPE, WINDOW, off, spread, tiny
-from transformers.masking_utils import AttentionMaskInterface
+from transformers.masking_utils import AttentionMaskInterface, create_sliding_window_causal_mask
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 integration.register()
@@ -293,6 +293,19 @@ def test_a_compiled_forward_makes_its_masks_in_the_graph():
             with pytest.raises(RuntimeError, match="attention_mask: has padding between tokens"):
                 compiled(ids, attention_mask=gaps, use_cache=False)
     assert len(graphs) == 1
+
+
+@torch.no_grad()
+def test_a_ring_is_read_by_windows_alone():
+    """Its slots are no positions, as a mask of more than a window would take them."""
+    model, (ids, _) = tiny("gemma3"), prompts()
+    with attention_of(model):
+        cache = integration.ring_cache(model.config, WIDTH + NEW)
+        model(ids, cache=cache, use_cache=True)
+        given = {"config": model.config, "inputs_embeds": torch.zeros(3, 1, 1), "attention_mask": None, "cache": cache}
+        assert create_sliding_window_causal_mask(**given).ring
+        with pytest.raises(ValueError, match="a ring cache is read by causal windows and padding alone"):
+            create_sliding_window_causal_mask(**given, and_mask_function=lambda b, h, q, k: k >= 0)
 
 
 # What it cannot do

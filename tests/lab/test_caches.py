@@ -189,6 +189,8 @@ def test_older_headers_lack_the_new_axes():
         for name in ("kv_dtype", "ragged", "sinks", "lengths", "mask"):
             parameters.pop(name, None)
         assert sweep_of(kind.operation, parameters) == kind(("blockskip",))
+        with pytest.raises(ValueError, match="lack seed"):
+            sweep_of(kind.operation, {name: value for name, value in parameters.items() if name != "seed"})
 
 
 def test_axes_from_text():

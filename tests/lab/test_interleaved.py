@@ -434,3 +434,12 @@ def test_on_a_gpu_graphs_are_replayed_in_turn(monkeypatch):
     assert all(set(one.other_samples) == {"eager", "warm"} and one.clocks["before"] for one in taken)
     changes = sum(a != b for a, b in pairwise(replayed))
     assert changes > 3 * 10
+
+
+def test_the_more_samples_the_rarer_they_are_looked_at():
+    asked = [count for count in range(1, 3001) if samples._is_asked(count)]
+    assert asked[:11] == [10, 20, 30, 40, 50, 60, 70, 80, 90, 100, 200] and asked[-3:] == [1000, 2000, 3000]
+
+
+def test_contenders_share_the_memory_of_a_cpu_too():
+    assert rotation._room("cpu", 4) == rotation._room("cpu", 1) // 4 > 0

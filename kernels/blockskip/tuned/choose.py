@@ -50,7 +50,8 @@ def choose_config(
     """The prefill kernel's configuration on this GPU, and where it is from.
 
     rows: query rows of the call over all batches and heads. use_tma: whether keys and values can be read by the copy
-    engine; tuning measures only such calls, so that others take the table's. q_len: queries of a sequence.
+    engine; tuning measures only such calls, so that others take the table's. q_len: queries of a sequence, where the
+    warp-specialized kernel can do the call; 0 leaves its special tiles out.
     First comes what was tuned on a device of this name, then on one of its compute capability, then the table; but the
     table's special tiles come before all but what was tuned on this device for this head size. Raises ValueError below
     compute capability 8.0.

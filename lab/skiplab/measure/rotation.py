@@ -33,7 +33,7 @@ def rotate(args: Sequence[Any], device: str, read: int | None = None, among: int
 def _room(device: str, among: int) -> int:
     kind = torch.device(device).type
     if kind != "cuda":
-        return ROTATION_LIMIT[kind]
+        return ROTATION_LIMIT[kind] // among
     kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # by torch, for whoever asks next
     return min(ROTATION_LIMIT[kind], (torch.cuda.mem_get_info(device)[0] + kept) // 2 // among)
 

@@ -97,7 +97,7 @@ class _Series:
     def _take(self) -> None:
         self._samples.append(self._way.sample())
         self._measured_ns += self._samples[-1] * self._way.calls
-        if len(self._samples) % MIN_SAMPLES == 0:
+        if _is_asked(len(self._samples)):
             self._errors.append(median_error(self._samples))
             self.is_sure = self._measured_ns >= MIN_SECONDS * 1e9 and (self._has_converged or self._falls_no_more)
 
@@ -111,6 +111,11 @@ class _Series:
 
     def taken(self) -> Samples:
         return Samples(tuple(self._samples), self.is_sure or self._has_converged)
+
+
+def _is_asked(count: int) -> bool:
+    """Whether it is looked at after so many samples: every 10, 100 from 100 on, 1,000 from 1,000 on and so forth."""
+    return count >= MIN_SAMPLES and count % max(MIN_SAMPLES, 10 ** (len(str(count)) - 1)) == 0
 
 
 def median_error(samples: Sequence[int]) -> float:

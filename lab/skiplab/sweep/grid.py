@@ -106,7 +106,11 @@ class AnySweep(ABC):
                 raise ValueError(
                     f"{name}: got {value!r}; the parameters of `skiplab {cls.verb}` are {', '.join(known)}"
                 )
-        missing = [name for name, default in known.items() if default not in (None, False) and name not in parameters]
+        missing = [
+            name
+            for name, default in known.items()
+            if default is not None and default is not False and name not in parameters
+        ]
         if missing:
             raise ValueError(f"the parameters of `skiplab {cls.verb}` lack {', '.join(missing)}")
         try:

@@ -143,7 +143,8 @@ def _kernel_config(call: AttentionCall) -> tuple[TileConfig, Origin, bool]:
     if call.q.is_cuda:
         # a tile of few queries would be mostly empty
         copies = use_tma or (head_dim < TMA_HEAD_DIM and call.q_len >= WARP_SPECIALIZED_ROWS and can_use_tma(call))
-        found = choose_config(gpu, head_dim, call.tile_dtype, call.mask, batch * heads * q_len, copies, call.q_len)
+        special_q_len = call.q_len if _specializes_warps(call, _choose_skip(call), gpu.capability) else 0
+        found = choose_config(gpu, head_dim, call.tile_dtype, call.mask, batch * heads * q_len, copies, special_q_len)
     else:
         found = prefill_config(gpu.capability, head_dim, call.tile_dtype, use_tma=use_tma), Origin("table")
     return *(found if call.config is None else (call.config, Origin("asked"))), use_tma

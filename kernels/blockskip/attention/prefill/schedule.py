@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from ...gpu import Gpu
+from ...launching.guards import GuardedInt
 from ...mask import Band, Mask
 from ..call import AttentionCall
 from .plan import PrefillPlan
@@ -90,6 +91,8 @@ def _rows_are_even(call: AttentionCall, plan: PrefillPlan, together: int, heads:
         return False
     if isinstance(call.mask, Band) and (together == heads or is_narrow(call.mask, plan.kv_len)):
         return True
+    if isinstance(plan.kv_len, GuardedInt):  # counting tiles would make a plan of each number
+        return False
     tiles = np.diff(plan.tilemap_of(0, 0).to_csr()[0].numpy())
     return end_together(tiles, together, programs, heads // together)
 

@@ -53,7 +53,9 @@ def ring_cache(config: Any, max_cache_len: int) -> Any:
 
     For models under `register`'s attention (ValueError for others): a step writes one slot a layer, where transformers'
     own StaticCache moves all keys of a window, and under torch.compile with CUDA graphs all tokens have one graph,
-    where that has one for each. For prompts in chunks, steps and batches with padding; it cannot be cropped.
+    where that has one for each. For prompts in chunks, steps and batches with padding. It cannot be cropped, and a
+    step's mask must be a window's (ValueError for another, as of models that read images). After replays of a CUDA
+    graph of your own it takes single tokens alone, for only the device counts them.
     """
     try:
         from .caches import RingCache

@@ -95,6 +95,11 @@ def prepare(
     found = None if band is None else _of_band(band, sizes, attention_mask, torch.device(device), allow_is_causal_skip)
     if found is not None:
         return found
+    if local_size == kv_length and q_length == 1 and isinstance(q_offset, Tensor):
+        raise ValueError(
+            "attention_mask: a ring cache is read by causal windows and padding alone, and this model has a mask of "
+            "more; use transformers' StaticCache"
+        )
     kept = sdpa_mask(
         batch_size=batch_size, q_length=q_length, kv_length=kv_length, q_offset=q_offset, kv_offset=kv_offset,
         mask_function=mask_function, attention_mask=attention_mask, use_vmap=use_vmap, device=device,
