@@ -49,7 +49,7 @@ def ring_cache(config: Any, max_cache_len: int) -> Any:
     """A static cache for `max_cache_len` tokens in which a layer with a window holds the window alone, as a ring.
 
         cache = integration.ring_cache(model.config, 4096)
-        model.generate(**tokens, cache=cache)
+        model.generate(**tokens, cache=cache)  # past_key_values=cache in older versions of transformers
 
     For models under `register`'s attention (ValueError for others): a step writes one slot a layer, where transformers'
     own StaticCache moves all keys of a window, and under torch.compile with CUDA graphs all tokens have one graph,
