@@ -3,9 +3,12 @@
 import signal
 
 import pytest
+from fake_clock import clock
 from skiplab.contenders import Registry, base, contenders
 from skiplab.measure import rotation
 from skiplab.operations import OPERATIONS
+
+__all__ = ["clock"]
 
 
 @pytest.fixture(autouse=True)

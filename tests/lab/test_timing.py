@@ -67,6 +67,19 @@ def test_rotation_counts_what_a_call_reads(monkeypatch):
     assert "l2-resident" in time_callable(lambda x: None, sets[:25], "cpu", read=50, budget_s=0.05).flags
 
 
+def test_arguments_of_all_share_half_of_the_memory_that_is_free(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 3 << 20)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 1 << 20)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (58 << 20, 99 << 20))
+    assert rotation._room("cuda", 1) == 30 << 20 and rotation._room("cuda", 3) == 10 << 20
+    monkeypatch.setitem(rotation.ROTATION_LIMIT, "cuda", 5 << 20)
+    assert rotation._room("cuda", 3) == 5 << 20
+
+
+def test_contenders_share_the_memory_of_a_cpu_too():
+    assert rotation._room("cpu", 4) == rotation._room("cpu", 1) // 4 > 0
+
+
 def test_between_calls_one_element_of_each_float_tensor_changes():
     args = (torch.zeros(3, 5), torch.zeros(7, 2, dtype=torch.bfloat16).mT, torch.zeros(4, dtype=torch.int8), 1)
     stir(args)
