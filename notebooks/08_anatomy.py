@@ -132,11 +132,7 @@ reason = why_no_timeline()
 recorded = data_path("timelines", "2026-11-30-nvidia-h200-decode.json")
 long_prompt = skiplab.Workload(8192, q_heads=32, kv_heads=8)
 timelines = read_timeline(recorded) if reason else contender_timelines("blockskip", long_prompt)
-print(
-    f"Recorded on an H200, {recorded.name}: {reason}"
-    if reason
-    else "Recorded now, runs/timeline.json"
-)
+print(f"{reason}. Recorded on an H200: {recorded.name}" if reason else "Recorded now.")
 Path("runs").mkdir(exist_ok=True)
 for timeline in timelines.values():
     timeline.perfetto("runs/timeline.json")
