@@ -154,6 +154,7 @@ class Local(threading.local):
 
     def __init__(self):
         self.begun: list[Product] = []
+        self.stores: list[Callable[[], None]] = []
 
 
 class Machine:
@@ -186,14 +187,17 @@ class Machine:
             sum=lambda x, axis: x.sum(axis), convert_layout=lambda x, layout, assert_trivial=False: x,
             allocate_shared_memory=_allocate,
             program_id=lambda axis: self.program[axis], num_programs=lambda axis: self.grid[axis],
-            warp_specialize=self._warp_specialize,
+            warp_specialize=self._warp_specialize, thread_barrier=_nothing,
         )  # fmt: skip
         mbarrier = SimpleNamespace(
             MBarrierLayout=lambda: Barriers, init=lambda bar, count: bar.init(count),
             wait=lambda bar, phase, pred=True: bar.wait(int(phase)) if pred else None,
             arrive=lambda bar, pred=True: bar.arrive() if pred else None, expect=lambda bar, bytes: bar.arrive(bytes),
         )  # fmt: skip
-        tma = SimpleNamespace(make_tensor_descriptor=self._describe, async_copy_global_to_shared=self._copy)
+        tma = SimpleNamespace(
+            make_tensor_descriptor=self._describe, async_copy_global_to_shared=self._copy,
+            async_copy_shared_to_global=self._copy_out, store_wait=self._await_stores,
+        )  # fmt: skip
         return {
             "gl": gl, "tl": gl, "mbarrier": mbarrier, "tma": tma, "fence_async_shared": _nothing,
             "warpgroup_mma": self._multiply, "warpgroup_mma_wait": self._wait,
@@ -232,6 +236,25 @@ class Machine:
 
         barrier.copied(copy, self.late)
 
+    def _copy_out(self, descriptor, place, source: Shared) -> None:
+        """A block from `place` on, without what lies beyond the descriptor's shape; late: once it is waited for."""
+
+        def copy() -> None:
+            described = zip(descriptor.block, map(int, place), descriptor.shape, strict=True)
+            sizes = [max(0, min(size, end - start)) for size, start, end in described]
+            first = descriptor.base.memory.storage_offset() + int(descriptor.base.offset)
+            into = descriptor.base.memory.as_strided(descriptor.shape, descriptor.strides, first)
+            parts = tuple(slice(int(start), int(start) + size) for start, size in zip(place, sizes, strict=True))
+            into[parts] = source.data[tuple(map(slice, sizes))]
+
+        self.local.stores.append(copy)
+        if not self.late:
+            self._await_stores(0)
+
+    def _await_stores(self, outstanding: int) -> None:
+        while len(self.local.stores) > outstanding:
+            self.local.stores.pop(0)()
+
     def _multiply(self, a, b, acc, *, use_acc=True, is_async=False) -> Product:
         product = Product(a, b, acc, bool(use_acc))
         self.local.begun.append(product)
@@ -255,6 +278,7 @@ class Machine:
             try:
                 function(*arguments)
                 assert not self.local.begun, "a product was never waited for"
+                assert not self.local.stores, "a copy to global memory was never waited for"
             except BaseException as problem:  # it is raised below
                 problems.append(problem)
 

@@ -13,7 +13,7 @@ from blockskip.arguments import choice, flag
 from blockskip.gpu import Gpu
 from blockskip.linear.activations import MOST_ROWS
 from blockskip.linear.configs import fused_config, fused_splits, matvec_config
-from blockskip.linear.hopper.plan import SIZES, HopperConfig, programs_of
+from blockskip.linear.hopper.plan import SIZES, UNPACKED_AHEAD, HopperConfig, programs_of
 from blockskip.linear.measured import config_of, from_numbers, numbers_of, values_of
 from blockskip.linear.packing import HOPPER, PACKINGS, why_no_tiles
 from blockskip.linear.plan import default_plan
@@ -157,7 +157,7 @@ def _tiles(workload: LinearWorkload, gpu: Gpu) -> Iterator[Candidate]:
     }
     for name, values in changes.items():
         for value in values:
-            if value >= (2 if name == "stages" else 1):
+            if value >= ((3 if base.block_m >= UNPACKED_AHEAD else 2) if name == "stages" else 1):
                 yield _candidate("fused", "tiles", replace(base, **{name: value}))
 
 

@@ -34,12 +34,13 @@ class ProductConstants(NamedTuple):
 
 
 class Buffers(NamedTuple):
-    """Of all stages in shared memory; zeros: the scales again where there are none."""
+    """In shared memory: of all stages, and results of each warp group; the scales again for what there is not."""
 
     activations: Any
     codes: Any
     scales: Any
     zeros: Any
+    results: Any
 
 
 class Barriers(NamedTuple):

@@ -14,6 +14,7 @@ from .constants import TILE_COLUMNS, TILE_ROWS, Barriers, Buffers, Shares
 from .copy import copy
 from .multiply import multiply
 from .share import all_steps, steps_of
+from .unpack import SUMMED_ROWS
 
 COPY_REGISTERS = gl.constexpr(24)
 """Registers a thread of the copying warp."""
@@ -30,7 +31,7 @@ def barriers(STAGES: gl.constexpr, COUNT: gl.constexpr):
 
 @gluon.jit
 def buffers_of(DTYPE: gl.constexpr, CONSTANTS: gl.constexpr):
-    """Memory for activations, codes, scales and zero points of all stages."""
+    """Memory for activations, codes, scales and zero points of all stages, and for results."""
     STAGES: gl.constexpr = CONSTANTS.STAGES
     BLOCK_M: gl.constexpr = CONSTANTS.BLOCK_M
     BLOCK_K: gl.constexpr = CONSTANTS.BLOCK_K
@@ -44,11 +45,16 @@ def buffers_of(DTYPE: gl.constexpr, CONSTANTS: gl.constexpr):
     zeros = scales
     if not CONSTANTS.SYMMETRIC:
         zeros = gl.allocate_shared_memory(gl.bfloat16, [TILES, GROUPS, TILE_ROWS], metadata)
+    results = scales
+    if BLOCK_M > SUMMED_ROWS:
+        result: gl.constexpr = gl.NVMMASharedLayout.get_default_for([BLOCK_M, TILE_ROWS], DTYPE)
+        results = gl.allocate_shared_memory(DTYPE, [CONSTANTS.ROW_GROUPS, BLOCK_M, TILE_ROWS], result)
     return Buffers(
         gl.allocate_shared_memory(DTYPE, [STAGES, BLOCK_M, BLOCK_K], activations),
         gl.allocate_shared_memory(gl.int32, [TILES, TILE_ROWS, BLOCK_K // 8], codes),
         scales,
         zeros,
+        results,
     )
 
 
@@ -56,8 +62,9 @@ def buffers_of(DTYPE: gl.constexpr, CONSTANTS: gl.constexpr):
 def product(x, data, scale, zero, bias, out, sums, flags, M, N, CONSTANTS: gl.constexpr):
     """out [M, N] = x [M, K] weight^T + bias, of a weight in tiles.
 
-    x, and the weight's codes as int32, scales and zero points (None: 8 for all) come as descriptors; bias is None or
-    [N], dense; sums and flags: `Shares`. Grid: (programs,). CONSTANTS: `ProductConstants`.
+    x, the weight's codes as int32, scales and zero points (None: 8 for all), and out where there are more than a few
+    rows, come as descriptors; bias is None or [N], dense; sums and flags: `Shares`. Grid: (programs,). CONSTANTS:
+    `ProductConstants`.
     """
     ROW_GROUPS: gl.constexpr = CONSTANTS.ROW_GROUPS
     REGISTERS: gl.constexpr = CONSTANTS.REGISTERS

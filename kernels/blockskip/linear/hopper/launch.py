@@ -16,6 +16,7 @@ from .constants import ProductConstants
 from .kernel import product
 from .plan import HopperConfig, tiles_of
 from .share import TAGGED_ROWS, THREADS
+from .unpack import SUMMED_ROWS
 
 
 def ready_product(group_size: int, config: HopperConfig, inputs: Sequence, results: list) -> Ready:
@@ -72,7 +73,7 @@ def prepare_product(x, data, scale, zero, bias, out, shares, config: HopperConfi
         TmaTensor(data, TILE_COLUMNS // 8, (TILE_ROWS, columns), min(128, columns * 4)),
         *metadata,
         bias,
-        out,
+        out if config.block_m <= SUMMED_ROWS.value else TmaTensor(out, out.shape[1], (config.block_m, TILE_ROWS), 128),
         *shares,
         *out.shape,
     )

@@ -9,10 +9,17 @@ from __future__ import annotations
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.ampere import mma_v2
-from triton.experimental.gluon.language.nvidia.hopper import mbarrier, warpgroup_mma, warpgroup_mma_wait
+from triton.experimental.gluon.language.nvidia.hopper import (
+    fence_async_shared,
+    mbarrier,
+    tma,
+    warpgroup_mma,
+    warpgroup_mma_wait,
+)
 
 from ...launching.scopes import enter_scope, exit_scope
 from .constants import TILE_COLUMNS, TILE_ROWS
+from .plan import UNPACKED_AHEAD
 from .share import collect, contribute, tiles_of
 from .unpack import (
     BFLOAT16_MAGIC,
@@ -28,10 +35,8 @@ from .unpack import (
 )
 
 CHUNK = gl.constexpr(64)
-"""Columns that are unpacked at a time, at most."""
-LOOKAHEAD_ROWS = gl.constexpr(256)
-"""Rows of activations from which a step is unpacked before the one ahead is multiplied: 3 to 8 % on an NVIDIA H200;
-with 64 and 128 it made no difference, with 32 and three warp groups registers were spilled."""
+"""Columns that are unpacked at a time, at most, where a step is not unpacked whole."""
+AHEAD_ROWS = gl.constexpr(UNPACKED_AHEAD)
 
 
 @gluon.jit
@@ -86,48 +91,83 @@ def of_columns(numbers, first: gl.constexpr, COUNT: gl.constexpr, GROUP: gl.cons
 
 
 @gluon.jit
-def scaled_codes(read, c: gl.constexpr, CONSTANTS: gl.constexpr):
-    """The c-th CHUNK columns of what `read_step` read, scaled and rounded: an operand of tensor cores."""
-    BLOCK_M: gl.constexpr = CONSTANTS.BLOCK_M
+def scaled_codes(read, first: gl.constexpr, COUNT: gl.constexpr, CONSTANTS: gl.constexpr):
+    """COUNT columns from `first` on of what `read_step` read, scaled and rounded: an operand of tensor cores."""
     BLOCK_K: gl.constexpr = CONSTANTS.BLOCK_K
     GROUP: gl.constexpr = CONSTANTS.GROUP
     codes, zero, scale = read
-    mine = parts(codes, BLOCK_K // CHUNK)[c]
-    zero = of_columns(zero, c * CHUNK, CHUNK, GROUP)
-    return unpack(mine, zero, of_columns(scale, c * CHUNK, CHUNK, GROUP), BLOCK_M)
+    mine = parts(codes, BLOCK_K // COUNT)[first // COUNT]
+    zero = of_columns(zero, first, COUNT, GROUP)
+    return unpack(mine, zero, of_columns(scale, first, COUNT, GROUP), CONSTANTS.BLOCK_M)
 
 
 @gluon.jit
 def add_scaled_codes(ROW_GROUP: gl.constexpr, acc, begin, first, last, buffers, bars, CONSTANTS: gl.constexpr):
     """acc + the product [64, BLOCK_M] of steps first..last-1, of codes that are scaled and rounded.
 
-    With LOOKAHEAD_ROWS, the next step's first columns are unpacked while tensor cores multiply: they need not wait.
+    Some columns of a step are unpacked while tensor cores multiply those before them.
     """
     BLOCK_K: gl.constexpr = CONSTANTS.BLOCK_K
     STAGES: gl.constexpr = CONSTANTS.STAGES
-    BLOCK_M: gl.constexpr = CONSTANTS.BLOCK_M
-    LOOKAHEAD: gl.constexpr = BLOCK_M >= LOOKAHEAD_ROWS
-    if LOOKAHEAD:
-        mbarrier.wait(bars.full.index((first - begin) % STAGES), (first - begin) // STAGES & 1)
-        read = read_step(ROW_GROUP, first - begin, first, buffers, CONSTANTS)
-        operand = scaled_codes(read, 0, CONSTANTS)
     for step in range(first, last):
         i = step - begin
-        if not LOOKAHEAD:
-            mbarrier.wait(bars.full.index(i % STAGES), i // STAGES & 1)
-            read = read_step(ROW_GROUP, i, step, buffers, CONSTANTS)
-            operand = scaled_codes(read, 0, CONSTANTS)
         tile = buffers.activations.index(i % STAGES)
-        acc = warpgroup_mma(operand, tile.slice(0, CHUNK, 1).permute((1, 0)), acc, is_async=True)
-        for c in gl.static_range(1, BLOCK_K // CHUNK):  # pyright: ignore
-            columns = tile.slice(c * CHUNK, CHUNK, 1).permute((1, 0))
-            acc = warpgroup_mma(scaled_codes(read, c, CONSTANTS), columns, acc, is_async=True)
-        if LOOKAHEAD:
-            mbarrier.wait(bars.full.index((i + 1) % STAGES), (i + 1) // STAGES & 1, pred=step + 1 < last)
-            read = read_step(ROW_GROUP, i + 1, step + 1, buffers, CONSTANTS)
-            operand = scaled_codes(read, 0, CONSTANTS)
+        mbarrier.wait(bars.full.index(i % STAGES), i // STAGES & 1)
+        read = read_step(ROW_GROUP, i, step, buffers, CONSTANTS)
+        for at in gl.static_range(0, BLOCK_K, CHUNK):  # pyright: ignore
+            columns = tile.slice(at, CHUNK, 1).permute((1, 0))
+            acc = warpgroup_mma(scaled_codes(read, at, CHUNK, CONSTANTS), columns, acc, is_async=True)
         acc = warpgroup_mma_wait(0, deps=(acc,))
         mbarrier.arrive(bars.empty.index(i % STAGES))
+    return acc
+
+
+@gluon.jit
+def await_step(i, step, last, bars, CONSTANTS: gl.constexpr):
+    """Waits for the i-th step's copies, unless `step` is `last` or behind it."""
+    STAGES: gl.constexpr = CONSTANTS.STAGES
+    mbarrier.wait(bars.full.index(i % STAGES), i // STAGES & 1, pred=step < last)
+
+
+@gluon.jit
+def add_operand(ROW_GROUP: gl.constexpr, acc, operand, begin, step, steps, buffers, bars, CONSTANTS: gl.constexpr):
+    """(acc + operand x a step's activations [BLOCK_K, BLOCK_M], the next step's operand); steps: (first, last).
+
+    The next step's codes are unpacked while tensor cores multiply. The wait for the step after that stands between this
+    and the wait for the product, or ptxas would unpack behind the product. The stage of the step before is given back
+    once this step's product has begun, so that nothing comes between two products.
+    """
+    STAGES: gl.constexpr = CONSTANTS.STAGES
+    BLOCK_K: gl.constexpr = CONSTANTS.BLOCK_K
+    first, last = steps
+    i = step - begin
+    acc = warpgroup_mma(operand, buffers.activations.index(i % STAGES).permute((1, 0)), acc, is_async=True)
+    mbarrier.arrive(bars.empty.index((i + STAGES - 1) % STAGES), pred=step > first)
+    read = read_step(ROW_GROUP, i + 1, step + 1, buffers, CONSTANTS)
+    following = scaled_codes(read, 0, BLOCK_K, CONSTANTS)
+    await_step(i + 2, step + 2, last, bars, CONSTANTS)
+    return warpgroup_mma_wait(0, deps=(acc,)), following
+
+
+@gluon.jit
+def add_operands(ROW_GROUP: gl.constexpr, acc, begin, first, last, buffers, bars, CONSTANTS: gl.constexpr):
+    """As `add_scaled_codes`, with every step unpacked while the one before it is multiplied.
+
+    Two steps at a time, so that what is unpacked has registers other than those that tensor cores read: as one value of
+    a loop both would have the same, and unpacking would wait for the product.
+    """
+    STAGES: gl.constexpr = CONSTANTS.STAGES
+    steps = first, last
+    i = first - begin
+    await_step(i, first, last, bars, CONSTANTS)
+    await_step(i + 1, first + 1, last, bars, CONSTANTS)
+    operand = scaled_codes(read_step(ROW_GROUP, i, first, buffers, CONSTANTS), 0, CONSTANTS.BLOCK_K, CONSTANTS)
+    for step in range(first, last - 1, 2):
+        acc, following = add_operand(ROW_GROUP, acc, operand, begin, step, steps, buffers, bars, CONSTANTS)
+        acc, operand = add_operand(ROW_GROUP, acc, following, begin, step + 1, steps, buffers, bars, CONSTANTS)
+    if (last - first) % 2 == 1:
+        acc, _ = add_operand(ROW_GROUP, acc, operand, begin, last - 1, steps, buffers, bars, CONSTANTS)
+    mbarrier.arrive(bars.empty.index((last - 1 - begin) % STAGES))
     return acc
 
 
@@ -163,13 +203,26 @@ def add_scaled_sums(ROW_GROUP: gl.constexpr, acc, begin, first, last, buffers, b
 
 
 @gluon.jit
-def store(out, bias, acc, m_block, n, M, N, BLOCK_M: gl.constexpr):
-    """acc [64, BLOCK_M], of a block of activations' rows and the weight's rows n, with their bias to out [M, N]."""
+def store_few(out, acc, m_block, n, M, N, BLOCK_M: gl.constexpr):
+    """acc [64, BLOCK_M], of a block of activations' rows and the weight's rows n, from registers to out [M, N]."""
     m = m_block * BLOCK_M + gl.arange(0, BLOCK_M, gl.SliceLayout(0, result_layout(BLOCK_M)))
-    if bias is not None:
-        acc += gl.load(bias + n, mask=n < N, other=0.0).to(gl.float32)[:, None]
     pointers = out + m.to(gl.int64)[None, :] * N + n[:, None]
     gl.store(pointers, acc.to(out.dtype.element_ty), mask=(n < N)[:, None] & (m < M)[None, :])
+
+
+@gluon.jit
+def store_by_copy(ROW_GROUP: gl.constexpr, out, acc, m, n, buffers):
+    """acc [64, BLOCK_M] to the rows m.. and columns n.. that are in out [M, N], by the copy engine.
+
+    It reads the buffer while the next tile is multiplied; the tile after that waits until it has.
+    """
+    buffer = buffers.results.index(ROW_GROUP)
+    tma.store_wait(0)
+    gl.thread_barrier()
+    buffer.permute((1, 0)).store(acc.to(out.dtype))
+    fence_async_shared()
+    gl.thread_barrier()
+    tma.async_copy_shared_to_global(out, [m, n], buffer)
 
 
 @gluon.jit
@@ -192,14 +245,24 @@ def multiply(ROW_GROUP: gl.constexpr, out, bias, shares, M, N, buffers, bars, st
         last = gl.minimum(end, tile * STEPS + STEPS)
         if BLOCK_M <= SUMMED_ROWS:
             acc = add_scaled_sums(ROW_GROUP, acc, begin, first, last, buffers, bars, CONSTANTS)
-        else:
+        elif BLOCK_M < AHEAD_ROWS:
             acc = add_scaled_codes(ROW_GROUP, acc, begin, first, last, buffers, bars, CONSTANTS)
+        else:
+            acc = add_operands(ROW_GROUP, acc, begin, first, last, buffers, bars, CONSTANTS)
         if first == tile * STEPS:
             if last < tile * STEPS + STEPS:
                 acc = collect(ROW_GROUP, acc, shares, tile, M, N, CONSTANTS)
             tiles = tiles_of(N, CONSTANTS)  # divided even where there is one block: what is known early takes registers
             m_block, n_tile = tile // tiles, tile % tiles
-            store(out, bias, acc, m_block, n_tile * BLOCK_N + i, M, N, BLOCK_M)
+            n = n_tile * BLOCK_N + i
+            if bias is not None:
+                acc += gl.load(bias + n, mask=n < N, other=0.0).to(gl.float32)[:, None]
+            if BLOCK_M <= SUMMED_ROWS:
+                store_few(out, acc, m_block, n, M, N, BLOCK_M)
+            else:
+                store_by_copy(ROW_GROUP, out, acc, m_block * BLOCK_M, n_tile * BLOCK_N + ROW_GROUP * TILE_ROWS, buffers)
         else:
             contribute(ROW_GROUP, acc, shares, CONSTANTS)
         exit_scope("tile")
+    if BLOCK_M > SUMMED_ROWS:
+        tma.store_wait(0)

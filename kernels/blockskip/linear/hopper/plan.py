@@ -14,14 +14,17 @@ MOST_ROWS = 256
 """Rows of activations of one program. With more, blocks of so many read the weights again, from the L2."""
 EXACT_ROWS = 8
 """Rows of activations up to which sums are scaled, and so no weight is rounded to the activations' dtype."""
-MANY_PRODUCTS = 2 * 10**10
-"""Multiplications from which blocks of 256 rows are faster than blocks of 128 although programs share their tiles."""
-SHARED_STEPS = 50
-"""Steps whose time it takes to bring together a tile of 256 rows that programs share."""
-WHOLE_ENOUGH = 0.84
+UNPACKED_AHEAD = 128
+"""Rows of activations of one program from which a step is unpacked while the one before it is multiplied. With fewer,
+which wait for memory, it took longer: it needs three steps in shared memory at a time, not one."""
+WHOLE_ENOUGH = 0.95
 """Of the multiprocessors, where programs get whole tiles."""
+MANY_TILES = 1.5
+"""Tiles a program from which what is shared no longer counts: all multiprocessors have a program."""
+IN_CACHE = 32 << 20
+"""Bytes of activations that stay in the L2 although programs read different columns of them."""
 PARTS = 12
-"""Programs get whole twelfths of a tile where that leaves few idle: then few share one, and at the same columns."""
+"""Else programs get whole twelfths of a tile where that leaves few idle: few share one, and at the same columns."""
 BUSY_ENOUGH = 0.87
 """Of the multiprocessors, where programs get whole twelfths."""
 
@@ -40,6 +43,10 @@ class HopperConfig:
     row_groups: int
     programs: int
 
+    def __post_init__(self) -> None:
+        if self.block_m >= UNPACKED_AHEAD and self.stages < 3:
+            raise ValueError(f"stages: got {self.stages}; from {UNPACKED_AHEAD} rows of activations on at least 3")
+
     @property
     def block_n(self) -> int:
         return self.row_groups * TILE_ROWS
@@ -51,8 +58,6 @@ def choose_config(rows: int, out_features: int, in_features: int, multiprocessor
     The fastest or within 5 % of it at Gemma's four layers on an NVIDIA H200, of those that were tried.
     """
     block_m = min(MOST_ROWS, max(8, 1 << (rows - 1).bit_length()))
-    if block_m == MOST_ROWS and _shared(rows, out_features, multiprocessors):
-        block_m = MOST_ROWS if rows * out_features * in_features >= MANY_PRODUCTS else MOST_ROWS // 2
     config = HopperConfig(block_m, *SIZES[block_m], 1)
     if block_m == 16 and out_features * in_features >= LARGE_WEIGHT:
         config = replace(config, row_groups=3)
@@ -62,18 +67,19 @@ def choose_config(rows: int, out_features: int, in_features: int, multiprocessor
 def programs_of(config: HopperConfig, rows: int, out_features: int, in_features: int, multiprocessors: int) -> int:
     """Among how many programs the steps of all tiles are divided.
 
-    The most that get whole twelfths of tiles, where that keeps enough multiprocessors busy, else one for each. With
-    several blocks of 256 rows, as many as get whole tiles, where sharing tiles would take longer than it saves.
+    As many as get whole tiles, where that keeps nearly all multiprocessors busy. Else one for each, where a program
+    has several tiles and the activations stay in the L2. Else as many as get whole twelfths of tiles, if that keeps
+    enough of them busy.
     """
     tiles, steps = tiles_of(config, rows, out_features), in_features // config.block_k
     most = max(1, min(multiprocessors, tiles * steps))
-    even = _largest_divisor(PARTS * tiles, most)
-    chosen = even if even >= BUSY_ENOUGH * most else most
     whole = _largest_divisor(tiles, most)
-    if rows <= config.block_m or config.block_m < MOST_ROWS or whole < WHOLE_ENOUGH * most:
-        return chosen
-    saved = tiles // whole * steps - tiles * steps // chosen
-    return whole if saved <= SHARED_STEPS else chosen
+    if whole >= WHOLE_ENOUGH * most:
+        return whole
+    if tiles >= MANY_TILES * most and rows * in_features * 2 <= IN_CACHE:
+        return most
+    even = _largest_divisor(PARTS * tiles, most)
+    return even if even >= BUSY_ENOUGH * most else most
 
 
 def _largest_divisor(number: int, most: int) -> int:
@@ -88,11 +94,6 @@ def of_each_block(config: HopperConfig, rows: int) -> HopperConfig:
 def tiles_of(config: HopperConfig, rows: int, out_features: int) -> int:
     """Tiles of the weight, times the blocks of rows that each is multiplied with."""
     return cdiv(rows, config.block_m) * cdiv(out_features, config.block_n)
-
-
-def _shared(rows: int, out_features: int, multiprocessors: int) -> bool:
-    """Whether there are fewer tiles of the most rows than multiprocessors."""
-    return cdiv(rows, MOST_ROWS) * cdiv(out_features, SIZES[MOST_ROWS][2] * TILE_ROWS) < BUSY_ENOUGH * multiprocessors
 
 
 def cdiv(a: int, b: int) -> int:
