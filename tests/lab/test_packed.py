@@ -138,6 +138,15 @@ def test_a_peer_is_asked_for_the_same_prompts(peers, name, band):
     assert "packed prompts" in entry.supports(Workload(70), "cuda")
 
 
+def test_a_build_of_fa3_without_windows_takes_packed_prompts_without_one(peers, install):  # noqa: F811
+    install("fa3_fwd_config", CONFIG={"build_flags": {"FLASHATTENTION_DISABLE_LOCAL": True}})
+    entry = contender("fa3-varlen")
+    assert "without windows" in entry.supports(packed(bs.sliding_window(9)), "cuda")
+    assert entry.supports(packed(bs.causal()), "cuda") is None
+    assert entry.supports(packed(bs.band(None, None)), "cuda") is None
+    assert entry.supports(packed(bs.sliding_window(max(LENGTHS))), "cuda") is None  # holds all keys: causal
+
+
 def test_a_sweep_over_packed_prompts(tmp_path):
     run = sweep(
         ["blockskip-varlen", "blockskip"], lengths=["40x1x29", (8, 8)], window=[None, 9], dtype="float32", device="cpu",

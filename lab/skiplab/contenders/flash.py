@@ -198,11 +198,16 @@ def needs_fa3(workload: Any, device: str) -> str | None:
     return not_for_flash(workload) or _needs_hopper(workload, device)
 
 
+def needs_fa3_windows(window: int | None) -> str | None:
+    """Why FlashAttention-3, as it is installed, has no such window; a window of None is none."""
+    if window is not None and "LOCAL" in (_fa3_lacks() or ()):
+        return "the installed FlashAttention-3 was built without windows (FLASHATTENTION_DISABLE_LOCAL)"
+    return None
+
+
 def _needs_flash3(workload: Workload, device: str) -> str | None:
     reason = not_bottom_right(workload, device) or needs_fa3(workload, device)
-    if reason is None and window_of(workload) is not None and "LOCAL" in (_fa3_lacks() or ()):
-        return "the installed FlashAttention-3 was built without windows (FLASHATTENTION_DISABLE_LOCAL)"
-    return reason
+    return reason or needs_fa3_windows(window_of(workload))
 
 
 def _needs_flash3_decode(workload: DecodeWorkload, device: str) -> str | None:

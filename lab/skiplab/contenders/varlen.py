@@ -18,7 +18,15 @@ import torch
 
 from skiplab.contenders.attention import needs_cuda, needs_cuda_backend
 from skiplab.contenders.base import REGISTRY, Build, Contender, Planned, Solver
-from skiplab.contenders.flash import fa3, first, needs_fa3, needs_fa4_package, not_for_flash, sides
+from skiplab.contenders.flash import (
+    fa3,
+    first,
+    needs_fa3,
+    needs_fa3_windows,
+    needs_fa4_package,
+    not_for_flash,
+    sides,
+)
 from skiplab.workload import Workload
 from skiplab.workload.packed import PackedPrompts
 
@@ -91,10 +99,15 @@ def _flash4(workload: Workload, inputs: Sequence[torch.Tensor]) -> Solver:
 def _by_flash(workload: Workload, inputs: Sequence[torch.Tensor], function: Callable, unlimited: int | None) -> Solver:
     packed = packed_in(workload)
     cu, longest = packed.cu_seqlens(inputs[0].device), packed.longest
-    window = None if packed.window is None or packed.window >= longest else packed.window
+    window = _window_of(packed)
     lengths = {"cu_seqlens_q": cu, "cu_seqlens_k": cu, "max_seqlen_q": longest, "max_seqlen_k": longest}
     options = {"causal": packed.is_causal and window is None, "window_size": sides(window, unlimited), **lengths}
     return _as_batch(lambda q, k, v: first(function(q, k, v, **options)))
+
+
+def _window_of(packed: PackedPrompts) -> int | None:
+    """The window, where some prompt is longer."""
+    return None if packed.window is None or packed.window >= packed.longest else packed.window
 
 
 def _limits(packed: PackedPrompts) -> tuple[int | None, int | None]:
@@ -139,7 +152,8 @@ def _needs_torch(workload: Workload, device: str) -> str | None:
 
 
 def _needs_flash3(workload: Workload, device: str) -> str | None:
-    return _needs_packed(workload, device) or _needs_window(workload) or needs_fa3(workload, device)
+    reason = _needs_packed(workload, device) or _needs_window(workload) or needs_fa3(workload, device)
+    return reason or needs_fa3_windows(_window_of(packed_in(workload)))
 
 
 def _needs_flash4(workload: Workload, device: str) -> str | None:
