@@ -1,4 +1,4 @@
-"""`skiplab bench transformers`: three ways to run one model, of the same weights, checked and timed."""
+"""`skiplab bench transformers`: four ways to run one model, of the same weights, checked and timed."""
 
 import json
 
@@ -28,14 +28,16 @@ def test_each_way_is_timed_and_compared_with_the_same_weights(words, tmp_path, m
     monkeypatch.setattr(torch, "compile", lambda model, mode: compiled.append(mode) or model)
     run("transformers", [*words, "--layers", "3", "--parts", "eager", "compiled"])
     said, record = capsys.readouterr().out, json.loads((tmp_path / "transformers_cpu.json").read_text())
-    names = ["transformers, bf16, SDPA", "transformers, int4, blockskip", "our decoder, int4"]
+    names = ["transformers, bf16, SDPA", "transformers, int4, blockskip", "transformers, int4, blockskip fused"]
+    names.append("our decoder, int4")
     assert [row["name"] for row in record["rows"]] == names and all(name in said for name in names)
-    plain, ours, decoder = record["rows"]
+    plain, ours, fused, decoder = record["rows"]
     for row in record["rows"]:
         assert len(row["prompt_ns"]) == bench.PROMPTS and len(row["token_ns"]) == 2  # of four tokens each
-    assert compiled == ["reduce-overhead"] * 2 and len(plain["compiled_ns"]) == len(ours["compiled_ns"]) == 2
+    assert compiled == ["reduce-overhead"] * 3 and all(len(row["compiled_ns"]) == 2 for row in (plain, ours, fused))
     assert not decoder["compiled_ns"]  # its steps are CUDA graphs
-    assert plain["off"] is None and all(0 <= row["off"] <= row["allowed"] < 0.2 for row in (ours, decoder))
+    assert plain["off"] is None and all(0 <= row["off"] <= row["allowed"] < 0.2 for row in (ours, fused, decoder))
+    assert fused["off"] == ours["off"]  # the same bits
     assert (record["layers"], record["prompt"]) == (3, 20) and "transformers" in record["machine"]
 
 
@@ -45,7 +47,7 @@ def test_wrong_logits_are_said_and_end_the_command_with_an_error(words, tmp_path
     with pytest.raises(SystemExit) as end:
         run("transformers", [*words, "--layers", "2", "--parts", "eager"])
     assert end.value.code == 1 and " wrong" in capsys.readouterr().out
-    ours, decoder = json.loads((tmp_path / "transformers_cpu.json").read_text())["rows"][1:]
+    ours, _, decoder = json.loads((tmp_path / "transformers_cpu.json").read_text())["rows"][1:]
     assert ours["off"] <= ours["allowed"] and decoder["off"] > decoder["allowed"]
 
 

@@ -1,7 +1,8 @@
-"""A model inside transformers on this device, with SDPA and with our attention and int4 weights; our decoder beside.
+"""A model inside transformers on this device, with SDPA and with our attention and int4 weights, as they are and fused;
+our decoder beside.
 
     skiplab bench transformers [--model gemma4-31b] [--layers 12] [--prompt 2048] [--tokens 32]
-        [--ways sdpa blockskip decoder] [--parts eager compiled]
+        [--ways sdpa blockskip fused decoder] [--parts eager compiled]
 
 The first layers of a model in `data/models`, random weights, one sequence. A row has, in ms: the prompt, and a token
 behind it, eager, with a dynamic cache; and a token of a static cache, compiled (our decoder's is a CUDA graph of its
@@ -39,7 +40,9 @@ from skiplab.text import digits
 from skiplab.workload import ModelWorkload
 from skiplab.workload.model import named_or_read
 
-WAYS = ("sdpa", "blockskip", "decoder")
+WAYS = ("sdpa", "blockskip", "fused", "decoder")
+OURS = {"blockskip": "blockskip", "fused": "blockskip fused"}
+"""Ways inside transformers under our attention, in the order in which one model is changed to them, and their names."""
 PARTS = ("eager", "compiled")
 PROMPTS = 5
 """Times that a prompt is read, after one that is not timed."""
@@ -157,11 +160,15 @@ def rows_in_transformers(
         rows.append(measure(TimedModel("transformers, bf16, SDPA"), runner, ids, chosen))
     bs.quantize_(model, select=lambda name, _: name != "lm_head" or not workload.spec.tied)
     wanted = HuggingFace(model).prefill(ids[:, :CHECKED])
-    if "blockskip" in chosen.ways:
-        integration.register()
-        model.set_attn_implementation("blockskip")
+    integration.register()
+    model.set_attn_implementation("blockskip")
+    for way, name in OURS.items():
+        if way not in chosen.ways:
+            continue
+        if way == "fused":
+            integration.fuse_(model)
         off = distance(HuggingFace(model).prefill(ids[:, :CHECKED]), wanted)
-        row = TimedModel("transformers, int4, blockskip", off=off, allowed=allowed(workload))
+        row = TimedModel(f"transformers, int4, {name}", off=off, allowed=allowed(workload))
         rows.append(measure(row, partial(runner, ring=True), ids, chosen))
     return rows, wanted
 
@@ -189,9 +196,9 @@ def notes_of(chosen: argparse.Namespace, device: str) -> list[str]:
         "of a static cache (blockskip's is `ring_cache`), by torch.compile's reduce-overhead; in our decoder a CUDA "
         "graph of its own. compiling: "
         f"with the first {WARM} of them. breaks: of the graph, and parts that are no CUDA graph.",
-        "int4: groups of 32; a head that shares the embedding's weight stays in bfloat16. off: the distance of a "
-        "prompt's logits from those of the same int4 weights with SDPA in transformers, by their length; "
-        f"{CHECKED} tokens.",
+        "int4: groups of 32; a head that shares the embedding's weight stays in bfloat16. fused: by `fuse_`. off: "
+        "the distance of a prompt's logits from those of the same int4 weights with SDPA in transformers, by their "
+        f"length; {CHECKED} tokens.",
     ]
 
 
