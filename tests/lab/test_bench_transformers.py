@@ -57,6 +57,27 @@ def test_one_way_alone(words, tmp_path):
     assert row["name"] == "our decoder, int4" and row["off"] <= row["allowed"]
 
 
+def test_a_head_in_int4_and_settings_of_inductor(words, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(torch, "compile", lambda model, mode: lambda **given: seen.append(inductor()) or model(**given))
+    inductor = lambda: torch._inductor.config.combo_kernels  # noqa: E731
+    given = ["--layers", "2", "--ways", "fused", "decoder", "--head", "int4", "--inductor", "combo_kernels=true"]
+    run("transformers", [*words, *given, "--parts", "eager", "compiled"])
+    record = json.loads((tmp_path / "transformers_cpu.json").read_text())
+    assert record["head"] == "int4" and record["inductor"] == {"combo_kernels": True}
+    assert seen[: bench.WARM] == [True] * bench.WARM and not inductor()
+    fused, decoder = record["rows"]
+    assert fused["off"] <= fused["allowed"] and decoder["off"] <= decoder["allowed"]
+    assert len(fused["host_ns"]) == len(fused["compiled_ns"]) == 2 and not decoder["host_ns"]
+    for text, words_of_it in (
+        ("speed=1", "inductor: given 'speed', no number, text or truth value that inductor in torch .* has"),
+        ("combo_kernels=yes", "given 'combo_kernels=yes'; combo_kernels=VALUE is needed, a value like false"),
+        ("combo_kernels=1", "given 'combo_kernels=1'; combo_kernels=VALUE is needed, a value like false"),
+    ):
+        with pytest.raises(ValueError, match=words_of_it):
+            bench.setting(text)
+
+
 def test_the_last_layer_of_a_cut_is_of_the_models_last_kind(words):
     config = json.loads(bench.cut(words[3], 4))
     assert config["num_hidden_layers"] == 4
