@@ -35,6 +35,7 @@ def test_each_way_is_timed_and_compared_with_the_same_weights(words, tmp_path, m
     for row in record["rows"]:
         assert len(row["prompt_ns"]) == bench.PROMPTS and len(row["token_ns"]) == 2  # of four tokens each
     assert compiled == ["reduce-overhead"] * 3 and all(len(row["compiled_ns"]) == 2 for row in (plain, ours, fused))
+    assert all(0 <= row["compiled_off"] <= row["allowed"] for row in (ours, fused))
     assert not decoder["compiled_ns"]  # its steps are CUDA graphs
     assert plain["off"] is None and all(0 <= row["off"] <= row["allowed"] < 0.2 for row in (ours, fused, decoder))
     assert fused["off"] == ours["off"]  # the same bits

@@ -205,9 +205,10 @@ def _join_state(
 def _stacked(parts: list[dict[str, Tensor]], linear: Any) -> dict[str, Tensor]:
     joined: dict[str, Tensor] = {}
     if "data" in parts[0] and isinstance(linear, bs.QuantizedLinear):
-        kept = dict[str, Any](zero=None, dtype=linear.weight.dtype)
+        kept = {"zero": None, "dtype": linear.weight.dtype}
         quantised = [name for name in parts[0] if name != "bias"]
-        weights = [bs.QuantizedWeight(**(kept | {name: part.pop(name) for name in quantised})) for part in parts]
+        given: list[dict[str, Any]] = [kept | {name: part.pop(name) for name in quantised} for part in parts]
+        weights = [bs.QuantizedWeight(**fields) for fields in given]
         joined = bs.QuantizedWeight.stacked(weights).named_tensors()
     return joined | {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
