@@ -1,6 +1,7 @@
 """`fuse_`: query, key and value as one product, gate and up as another, inside transformers; nothing else changes."""
 
 import copy
+import pickle
 
 import blockskip as bs
 import pytest
@@ -86,8 +87,12 @@ def test_the_same_bits_as_unfused(family, quantise):
 
 
 def test_how_many_products_a_layer_has():
+    four = ["down_proj", "gate_up_proj", "o_proj", "qkv_proj"]
+    for family in CONFIGS:
+        model = integration.fuse_(own(family))
+        assert products(model) == [four] * model.config.num_hidden_layers
     model = integration.fuse_(quantised(own("gemma4")))
-    assert products(model) == [["down_proj", "gate_up_proj", "o_proj", "qkv_proj"]] * 6
+    assert products(model) == [four] * 6
     full = model.get_decoder().layers[5].self_attn
     assert full.v_proj is None and full.qkv_proj.out_features == 4 * 32 + 32  # values are the keys
     sharing = products(integration.fuse_(own("gemma4-shared-keys")))
@@ -197,6 +202,8 @@ def test_copies_and_dtypes():
     twin = copy.deepcopy(model)
     model.get_decoder().layers[0].self_attn.qkv_proj.scale.zero_()
     assert torch.equal(logits(twin), logits(quantised(own("qwen3"))))
+    read = pickle.loads(pickle.dumps(twin))
+    assert torch.equal(logits(read), logits(twin)) and read.state_dict().keys() == twin.state_dict().keys()
     assert logits(twin.bfloat16()).dtype == torch.bfloat16
 
 

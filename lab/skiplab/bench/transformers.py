@@ -66,8 +66,8 @@ HEAD = ("prompt ms", "token ms", "compiled token ms", "host ms", "compiling s", 
 class TimedModel:
     """Samples in ns. host_ns: until a compiled step's call returned, of an idle device, which waited for it.
 
-    breaks: of the compiled graph, and parts of it that are no CUDA graph. off: see `distance`; compiled_off: the largest
-    of compiled steps from eager ones, of the same weights and cache.
+    breaks: of the compiled graph, and parts of it that are no CUDA graph. off: see `distance`; compiled_off: the
+    largest of compiled steps from eager ones, of the same weights and cache.
     """
 
     name: str
