@@ -78,7 +78,7 @@ def fuse(model: nn.Module) -> nn.Module:
         raise ValueError(
             f"model: given {type(model).__name__}, without a module that can be fused; known are {', '.join(SHARING)}"
         )
-    chosen = {name: module for name, module in known.items() if not hasattr(module, "_product")}
+    chosen = {name: module for name, module in known.items() if not hasattr(module, "_blockskip_product")}
     for name, module in chosen.items():
         _check_alike(name, {part: getattr(module, part) for part in _parts(module)})
     for module in chosen.values():
@@ -133,7 +133,7 @@ def _fuse_module(module: nn.Module, parts: tuple[str, ...]) -> None:
     module.register_module(name, _joined(linears).train(module.training))
     for part, rows in zip(parts, product.rows, strict=True):
         setattr(module, part, ProductPart(part, name, rows).train(module.training))
-    module._product = product  # pyright: ignore[reportArgumentType] - no module
+    module._blockskip_product = product  # pyright: ignore[reportArgumentType] - no module
     module.register_forward_pre_hook(_project, with_kwargs=True)
     module.register_state_dict_post_hook(_split_state)
     module.register_load_state_dict_pre_hook(_join_state)
@@ -156,7 +156,7 @@ def _joined(linears: list[Any]) -> nn.Module:
 
 def _project(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
     """The forward's arguments with the parts of the product in the place of the input, the first of them."""
-    product: Any = module._product
+    product: Any = module._blockskip_product
     x = args[0] if args else kwargs["hidden_states"]
     found = getattr(module, product.name)(x).split(product.rows, -1)
     projected = Projected(x.shape, dict(zip(product.parts, found, strict=True)))
@@ -167,7 +167,7 @@ def _project(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tu
 
 def _split_state(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
     """A state_dict as before: the product's tensors under its parts' names, sharing memory where they can."""
-    product: Any = module._product
+    product: Any = module._blockskip_product
     tensors = _popped(state, f"{prefix}{product.name}.")
     start, w = 0, None
     if "data" in tensors:
@@ -186,7 +186,7 @@ def _join_state(
     errors: list[str],
 ) -> None:  # fmt: skip
     """From a state_dict with the parts' names, as every one has, to the product's."""
-    product: Any = module._product
+    product: Any = module._blockskip_product
     found = {part: _popped(state, f"{prefix}{part}.") for part in product.parts}
     names = {part: sorted(tensors) for part, tensors in found.items()}
     first, *others = names.values()
