@@ -326,3 +326,46 @@ def test_errors_of_metadata_put_together_by_hand():
     ):
         with pytest.raises(error, match=message):
             replace(w, **change)
+
+
+@pytest.mark.parametrize("metadata", ["bfloat16", "uint8"])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_stacked_weights_are_the_weight_of_all_rows(bits, metadata):
+    weight = random_weight(70, 512)
+    whole = bs.quantize(weight, bits, metadata=metadata)
+    parts = [bs.quantize(part, bits, metadata=metadata) for part in weight.split([64, 5, 1])]
+    found = QuantizedWeight.stacked(parts)
+    assert found.shape == (70, 512) and found.dtype == whole.dtype
+    assert all(torch.equal(a, b) for a, b in zip(found.tensors, whole.tensors, strict=True))
+    found.data.zero_()
+    assert parts[0].data.any()  # memory of its own
+
+
+def test_stacked_weights_in_tiles_stay_there_and_mixed_ones_lie_as_their_device_prefers():
+    weight = random_weight(192, 256)
+    whole, parts = bs.quantize(weight), [bs.quantize(part) for part in weight.split([64, 128])]
+    tiled = QuantizedWeight.stacked([part.packed("tiles") for part in parts])
+    assert tiled.packing == "tiles" and torch.equal(tiled.codes(), whole.codes())
+    assert torch.equal(tiled.dequantize(), whole.dequantize())
+    mixed = QuantizedWeight.stacked([parts[0], parts[1].packed("tiles")])
+    assert mixed.packing == "rows" and torch.equal(mixed.data, whole.data)
+
+
+def test_errors_of_stacked_weights():
+    one = bs.quantize(random_weight(4, 64))
+    for others, error, message in (
+        ([torch.ones(4, 64)], TypeError, "weights: item 1 is Tensor; a QuantizedWeight is needed"),
+        (
+            [one, bs.quantize(random_weight(4, 128))],
+            ValueError,
+            r"item 2 is QuantizedWeight\(4x128, int4.*\(4x64, int4",
+        ),
+        ([bs.quantize(random_weight(4, 64), 8)], ValueError, r"item 1 is QuantizedWeight\(4x64, int8"),
+        ([bs.quantize(random_weight(4, 64), symmetric=True)], ValueError, "item 1 is .* symmetric"),
+        ([one.to("meta")], ValueError, "item 1 is .*meta"),
+        ([bs.quantize(random_weight(4, 64).half())], ValueError, "item 1 is .*alike are needed"),
+    ):
+        with pytest.raises(error, match=message):
+            QuantizedWeight.stacked([one, *others])
+    with pytest.raises(ValueError, match="weights: given none; at least one is needed"):
+        QuantizedWeight.stacked([])

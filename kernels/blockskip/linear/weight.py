@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -231,6 +231,29 @@ class QuantizedWeight:
             return tiles
         return tiles.packed("rows").rows(start - first * TILE_ROWS, stop - first * TILE_ROWS)
 
+    @classmethod
+    def stacked(cls, weights: Sequence[QuantizedWeight]) -> QuantizedWeight:
+        """Weights of one input as one, [sum of N, K]: the rows of each below those of the one before, bit for bit.
+
+        In memory of its own, in the packing that they share; else in the one that their device prefers. Raises
+        TypeError for other kinds, ValueError where there is none or they differ in K, bits, metadata, dtype or device.
+        """
+        for i, w in enumerate(weights):
+            if not isinstance(w, QuantizedWeight):
+                raise TypeError(f"weights: item {i} is {type(w).__name__}; a QuantizedWeight is needed")
+        if not weights:
+            raise ValueError("weights: given none; at least one is needed")
+        alike = len({w.packing for w in weights}) == 1
+        parts = list(weights) if alike else [w.packed("rows") for w in weights]
+        first = parts[0]
+        for i, w in enumerate(parts):
+            if _layout_of(w) != _layout_of(first):
+                raise ValueError(f"weights: item {i} is {weights[i]!r}; alike are needed, and item 0 is {weights[0]!r}")
+        tensors = [w.named_tensors() for w in parts]
+        made: dict = {name: torch.cat([each[name] for each in tensors]) for name in tensors[0]}
+        stacked = replace(first, **made)
+        return stacked if alike else settled(stacked)
+
     def each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> QuantizedWeight:
         """The weight whose tensors `change` makes of this one's."""
         changed: dict = {name: change(t) for name, t in self.named_tensors().items()}
@@ -330,6 +353,11 @@ class QuantizedWeight:
             f"QuantizedWeight({size}, int{self.bits}, groups of {self.group_size}, {kind}, "
             f"{self.bits_per_weight:g} bits a weight, {self.device})"
         )
+
+
+def _layout_of(w: QuantizedWeight) -> tuple:
+    """What weights have in common whose tensors may be concatenated."""
+    return w.dtype, w.device, [(name, t.dtype, t.shape[1:]) for name, t in w.named_tensors().items()]
 
 
 def _check_float(dtype: torch.dtype) -> None:

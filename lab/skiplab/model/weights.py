@@ -311,12 +311,11 @@ def _joined(parts: list[Stored]) -> list[Stored]:
     """Weights concatenated by rows; neighbours of the same layout become one weight."""
     joined: list[Stored] = []
     for _, alike in groupby(parts, key=_layout):
-        first, *others = list(alike)
-        if isinstance(first, Tensor):
-            joined.append(_fused([first, *others]))  # pyright: ignore[reportArgumentType] - they are alike
-            continue
-        rows = [part.named_tensors() for part in (first, *others)]  # pyright: ignore[reportAttributeAccessIssue]
-        joined.append(replace(first, **{name: _fused([row[name] for row in rows]) for name in first.named_tensors()}))
+        same: list[Any] = list(alike)
+        if len(same) == 1:
+            joined += same
+        else:
+            joined.append(torch.cat(same) if isinstance(same[0], Tensor) else bs.QuantizedWeight.stacked(same))
     return joined
 
 
@@ -324,7 +323,7 @@ def _layout(stored: Stored) -> tuple | None:
     """What weights must have in common to be concatenated; None for floats."""
     if isinstance(stored, Tensor):
         return None
-    return tuple((name, t.dtype, t.shape[1:]) for name, t in stored.named_tensors().items())
+    return stored.dtype, *((name, t.dtype, t.shape[1:]) for name, t in stored.named_tensors().items())
 
 
 @dataclass(frozen=True)
