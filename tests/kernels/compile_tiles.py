@@ -47,6 +47,15 @@ def innermost(sass):
     return [text for begin, end in inner for _, text in lines[begin:end]]
 
 
+def behind_waits(loops):
+    """How many codes are scaled between a wait for a product and the next product."""
+    waited, count = False, 0
+    for text in loops:
+        waited = (waited or "WARPGROUP.DEPBAR" in text) and "HGMMA" not in text
+        count += waited and "HMUL2" in text
+    return count
+
+
 def row_of(case, config, anatomy):
     loops = innermost(anatomy.sass)
     return {
@@ -57,10 +66,13 @@ def row_of(case, config, anatomy):
         "spill_bytes": anatomy.spill_bytes,
         "spilled_in_loops": sum("LDL" in text or "STL" in text for text in loops),
         "moved_in_loops": sum("R2UR" in text for text in loops),
+        "scaled_behind_waits": behind_waits(loops),
         "loop_instructions": len(loops) // config.row_groups,
         "shared_bytes": anatomy.shared_bytes,
         "instructions": anatomy.instructions,
         "waits": anatomy.sass.count("WARPGROUP.DEPBAR"),
+        "narrow_stores": anatomy.sass.count("STG.E.U16"),
+        "wide_sums": min(anatomy.sass.count("LDG.E.128"), anatomy.sass.count("STG.E.128")),
         "matrix_loads": anatomy.sass.count("LDSM.16.M88.4"),
     }
 

@@ -187,7 +187,7 @@ class Machine:
             sum=lambda x, axis: x.sum(axis), convert_layout=lambda x, layout, assert_trivial=False: x,
             allocate_shared_memory=_allocate,
             program_id=lambda axis: self.program[axis], num_programs=lambda axis: self.grid[axis],
-            warp_specialize=self._warp_specialize, thread_barrier=_nothing,
+            warp_specialize=self._warp_specialize,
         )  # fmt: skip
         mbarrier = SimpleNamespace(
             MBarrierLayout=lambda: Barriers, init=lambda bar, count: bar.init(count),
@@ -201,7 +201,7 @@ class Machine:
         return {
             "gl": gl, "tl": gl, "mbarrier": mbarrier, "tma": tma, "fence_async_shared": _nothing,
             "warpgroup_mma": self._multiply, "warpgroup_mma_wait": self._wait,
-            "gdc_wait": _nothing, "gdc_launch_dependents": _nothing, "mma_v2": _mma,
+            "gdc_wait": _nothing, "gdc_launch_dependents": _nothing, "thread_barrier": _nothing, "mma_v2": _mma,
             "differences": _differences, "raise_flags": _raise_flags, "await_flags": _await_flags,
             "leave": _leave, "take": _take,
             "scaled_differences": lambda packed, zero, scale: _differences(packed, zero) * scale,

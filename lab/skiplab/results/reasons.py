@@ -28,29 +28,28 @@ ONE_STAGE = (
     "own tiles do not fit at all: it runs with `kernel_options` that the lab found for it"
 )
 FEW_TILES = (
-    "5,376 outputs are 42 tiles of 128, for 132 multiprocessors: with 2,048 rows 112 programs had three tiles each, "
-    "and the others were idle; tensor cores are busy in 69 % of cycles. By Nsight Compute (data/TUNING.md), where it "
-    "is also said what was tried since"
+    "5,376 outputs are 42 tiles of 128 a block of 256 rows, for 132 multiprocessors. At the pace of 16,384 x 5,376, "
+    "whose programs have whole tiles, they would take 40, 71 and 261 µs: 9 of them before the first step and behind "
+    'the last, which a short product cannot hide. The rest is tiles that programs share (data/TUNING.md, "What shared '
+    'tiles cost"; by the times of the run itself, counters have not been read since)'
 )
-SHARED_LOOPS = (
-    "programs share tiles here, and in the kernels that do each step took 1.2 times as long: the wait for other "
-    "programs' sums kept the addresses of all loops out of the uniform registers. That is mended in the code, and was "
-    'not timed before this page was made (data/TUNING.md, "What shared tiles cost")'
+SHARED_TILES = (
+    "programs share tiles, and with 21,504 inputs read different columns of activations that are 22 MB with 512 rows "
+    "and 88 with 2,048, more than the L2 holds. At the pace of 16,384 x 5,376, whose programs have whole tiles, it "
+    'would be 165 and 702 µs (data/TUNING.md, "What shared tiles cost"; by the times of the run itself, counters have '
+    "not been read since)"
 )
-TWO_GROUPS = (
-    "recorded with two groups of 64 rows; since then causal prompts of 8,192 tokens and more take three, which reach "
-    "475 TFLOP/s where two reach 450 (data/benchmarks/prefill_classes_h200.csv)"
-)
-UNPACKING = (
-    "tensor cores are busy in 78 to 84 % of cycles at 512 and 2,048 rows (59 % at 128), cuBLAS's in 93 %: codes become "
-    "operands in the warps that multiply, and these wait for each other at a step's end. Humming's are busy in 64 % "
-    "at 128 rows. The GPU ran at its power limit under both (Nsight Compute, data/TUNING.md)"
+SOFTMAX = (
+    "exponentials, maxima and masks are as many at any head size, and products fewer: at head size 64 causal prompts "
+    "of 16,384 tokens reach 501 TFLOP/s, 76 % of the 658 at 128. At 80 and 96 a head is two pieces, of 64 and the "
+    "rest, each with products of its own"
 )
 PROMPT_PARTS = (
-    "by its parts, 88 % of a prompt of 512 tokens is products, 86 % of one of 2,048, 83 % of 8,192, 64 % of 32,768 and "
-    "36 % of 131,072; with 2,048 rows these run at 79 to 94 % of bf16's speed, on a GPU at its power limit. From 8,192 "
-    "on attention over all keys counts: 9, 27 and 59 % of the time. Its head size of 512 leaves room for one tile in "
-    "shared memory, and so reaches 330 TFLOP/s"
+    "by its parts, 85 % of a prompt of 512 and of 2,048 tokens is products, 83 % of 8,192, 64 % of 32,768 and 36 % of "
+    "131,072; with 2,048 rows these run at 94 to 101 % of bf16's speed, on a GPU at its power limit, which it reaches "
+    "sooner the longer a prompt is. What stands between them is at memory's rate, 5 %, and 3 to 5 % are gaps. From "
+    "8,192 on attention over all keys counts: 9, 27 and 59 % of the time. Its head size of 512 leaves room for one "
+    "tile in shared memory, and so reaches 330 TFLOP/s"
 )
 STEP_PARTS = (
     "between the products of a layer, which read at 4.4 TB/s from their first step to their last, lie 33 of its 103 "
@@ -58,16 +57,12 @@ STEP_PARTS = (
     "a model's step)"
 )
 LAYERS_BEHIND = {
-    FEW_TILES: [(5376, 8192, 2048)],
-    SHARED_LOOPS: [
-        *((5376, 8192, rows) for rows in (128, 256, 512)),
-        *((5376, 21504, rows) for rows in (128, 256, 512, 2048)),
-        *((43008, 5376, rows) for rows in (128, 256, 512)),
-    ],
-    UNPACKING: [*((16384, 5376, rows) for rows in (128, 256, 512, 2048)), (43008, 5376, 2048)],
+    FEW_TILES: [(5376, 8192, rows) for rows in (256, 512, 2048)],
+    SHARED_TILES: [(5376, 21504, rows) for rows in (512, 2048)],
 }
 REASONS: dict[str, dict[tuple, str]] = {
-    "causal-d64": {(16384,): TWO_GROUPS},
+    "heads-80-96": {(size, length): SOFTMAX for size in (80, 96) for length in (1024, 4096, 16384)},
+    "ffpa": {(length,): ONE_STAGE for length in (8192, 16384)},
     "packed": {("64/8 of 64", "128 of 128"): ONE_TILE},
     "causal-d512": {(length,): ONE_STAGE for length in (1024, 2048, 4096, 8192, 16384, 32768)},
     "share": {("32/8 of 128", window): WINDOW_ENDS for window in (128, 256, 512)},

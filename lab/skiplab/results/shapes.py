@@ -28,9 +28,14 @@ QUERIES_PEERS = ("sdpa-flash", "sdpa-cudnn", "flex", "fa3", "fa4", "flashinfer-p
 AHEAD = "faster than each of them at every point"
 
 
+def topics_of_h200(*topics: str) -> tuple[str, ...]:
+    """File patterns of an H200's runs: whole topics first, then parts of them."""
+    return tuple(f"{H200}{end}" for topic in topics for end in (topic, f"{topic}-of-*"))
+
+
 def on_h200(*topics: str) -> tuple[str, ...]:
-    """File patterns of an H200's runs: whole topics first, then parts of them, then others, which fill gaps."""
-    return (*(f"{H200}{end}" for topic in topics for end in (topic, f"{topic}-of-*")), H200)
+    """As `topics_of_h200`, then others, which fill gaps."""
+    return (*topics_of_h200(*topics), H200)
 
 
 def beside(
@@ -99,7 +104,7 @@ SHAPES = {
     ),
     "flash": beside(
         "**Windows, and causal prompts, beside FlashAttention**, bfloat16.", ("heads", "window", "q_len"),
-        ("fa4", "fa3"), on_h200("prefill-flash-d*"),
+        ("fa4", "fa3"), topics_of_h200("prefill-flash-d*"),
         {**PROMPT, "heads": [D128, D256], "window": [128, 256, 512, 1024, None], "q_len": [4096, 16384]},
     ),
     "ffpa": beside(

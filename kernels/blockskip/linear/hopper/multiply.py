@@ -34,6 +34,8 @@ from .unpack import (
     unpack,
 )
 
+thread_barrier = gl.barrier if hasattr(gl, "barrier") else gl.thread_barrier
+"""Of the threads of a warp group; Triton 3.7 renamed it."""
 CHUNK = gl.constexpr(64)
 """Columns that are unpacked at a time, at most, where a step is not unpacked whole."""
 AHEAD_ROWS = gl.constexpr(UNPACKED_AHEAD)
@@ -218,10 +220,10 @@ def store_by_copy(ROW_GROUP: gl.constexpr, out, acc, m, n, buffers):
     """
     buffer = buffers.results.index(ROW_GROUP)
     tma.store_wait(0)
-    gl.thread_barrier()
+    thread_barrier()
     buffer.permute((1, 0)).store(acc.to(out.dtype))
     fence_async_shared()
-    gl.thread_barrier()
+    thread_barrier()
     tma.async_copy_shared_to_global(out, [m, n], buffer)
 
 
