@@ -23,6 +23,7 @@ from skiplab.sweep import AnySweep, LinearSweep, Sweep, Where
 from skiplab.workload import model_of
 
 ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.usefixtures("warm_children")
 PAGES = [ROOT / name for name in ("README.md", "data/RESULTS.md", "data/TARGETS.md")]
 PROSE = [*PAGES, ROOT / "CHANGELOG.md", *sorted((ROOT / "notebooks").glob("*.py"))]
 TIMED = re.compile(r"\d[\d.,]*\s?(?:us|µs|ms|tok/s|tokens/s|GB/s|TFLOP/s)\b")
