@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -50,7 +51,8 @@ def one_thread():
 def warm():
     """Variables with which notebooks' kernels, and `warm/client.py`, are forked from a process that has torch imported.
 
-    SKIPLAB_TESTS_PYTHON: what stands in for `python`, and has modules and code run so; all else is Python's own.
+    SKIPLAB_TESTS_PYTHON: what stands in for `python`, and has modules, code and measuring children run so; all else is
+    Python's own.
     Nothing elsewhere than on Linux, where processes start as they do for users.
     """
     if sys.platform != "linux":
@@ -63,7 +65,7 @@ def warm():
     kernel.write_text(json.dumps({"argv": words, "display_name": "Python 3", "language": "python"}))
     python = folder / "python"
     python.write_text(
-        f'#!/bin/sh\ncase "$1" in -m|-c) set -- "{WARM}/client.py" "$@";; esac\nexec "{sys.executable}" "$@"\n'
+        f'#!/bin/sh\ncase "$1" in -m|-c|-P) set -- "{WARM}/client.py" "$@";; esac\nexec "{sys.executable}" "$@"\n'
     )
     python.chmod(0o755)
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
@@ -92,6 +94,15 @@ def warm_kernels(warm, monkeypatch):
 def warm_python(warm_kernels, monkeypatch):
     """Modules that are run in a Python of their own are, in a warm one."""
     monkeypatch.setattr(sys, "executable", os.environ.get("SKIPLAB_TESTS_PYTHON", sys.executable))
+
+
+@pytest.fixture
+def warm_children(warm_kernels, monkeypatch):
+    """What the lab measures in a child of this process, it does in a warm one."""
+    from skiplab.measure import child
+
+    python = os.environ.get("SKIPLAB_TESTS_PYTHON", sys.executable)
+    monkeypatch.setattr(child, "sys", SimpleNamespace(path=sys.path, executable=python))
 
 
 @pytest.fixture(scope="session")

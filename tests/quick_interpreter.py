@@ -5,7 +5,6 @@ from dataclasses import replace
 from functools import wraps
 from typing import Any
 
-import numpy as np
 from triton.language import core
 from triton.language.semantic import TritonSemantic
 from triton.runtime import interpreter
@@ -173,15 +172,39 @@ NUMBERS = (int, float, bool)
 
 
 def become(semantic, tensor, to):
-    """The tensor in a type of another element, another shape or both."""
-    if tensor.dtype.name != to.scalar.name:
+    """The tensor in a type of another element, another shape or both; numpy broadcasts its numbers with the other's."""
+    element = tensor.dtype.name, to.scalar.name
+    if element in CAST_AS_THEY_ARE:
+        data = tensor.handle.data.astype(interpreter._get_np_dtype(to))
+        return core.tensor(interpreter.TensorHandle(data, to.scalar), to)
+    if element[0] != element[1]:
         tensor = semantic.cast(tensor, to.scalar)
-    if tensor.type.name == to.name:
-        return tensor
     handle = tensor.handle
-    if not tensor.type.is_block():
-        return core.tensor(semantic.builder.create_splat(to, handle), to)
-    return core.tensor(interpreter.TensorHandle(np.broadcast_to(handle.data, to.shape), handle.dtype), to)
+    return core.tensor(interpreter.TensorHandle(handle.data, handle.dtype), to)
+
+
+INTEGERS = tuple(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))
+CAST_AS_THEY_ARE = {
+    *((a, b) for a in INTEGERS for b in (*INTEGERS, "fp32", "fp64") if a != b), ("fp16", "fp32"), ("fp32", "fp64"),
+}  # fmt: skip
+"""Pairs of elements of which numpy makes one from the other as Triton does."""
+
+
+def leave_equal_shapes() -> None:
+    """Values of one shape are not looked at dimension by dimension, but by the names of their types."""
+    broadcast = TritonSemantic.broadcast_impl_value
+    alike: set[tuple[str, str]] = set()
+
+    def broadcast_rarely(self, lhs, rhs):
+        key = lhs.type.name, rhs.type.name
+        if key in alike:
+            return lhs, rhs
+        left, right = broadcast(self, lhs, rhs)
+        if left is lhs and right is rhs:
+            alike.add(key)
+        return left, right
+
+    TritonSemantic.broadcast_impl_value = broadcast_rarely
 
 
 patch_the_language_once()
@@ -190,4 +213,5 @@ leave_out_what_is_dropped()
 keep_types()
 check_sizes_once()
 look_for_constants_last()
+leave_equal_shapes()
 remember_operands()

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from multiprocessing import Pipe
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,38 @@ def test_it_is_interrupted_and_ends_with_its_client(warm, tmp_path, number):
 def test_an_error_is_on_stderr(warm, tmp_path):
     program = start(warm, "-c", "1 / 0", cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     assert "ZeroDivisionError" in program.communicate(timeout=60)[1] and program.returncode == 1
+
+
+GIVEN = """
+import os, sys
+from multiprocessing.connection import Connection
+connection = Connection(int(sys.argv[2]))
+connection.send((os.getppid() == int(sys.argv[1]), os.getpid(), "torch" in sys.modules))
+if connection.recv() == "abort":
+    os.abort()
+connection.recv()
+"""
+
+
+@pytest.mark.parametrize("end", ["abort", "terminate", "hang up"])
+def test_a_childs_keeper_has_the_connection_and_ends_as_it_would(warm, warm_python, tmp_path, end):
+    (tmp_path / "keeper.py").write_text(GIVEN)
+    ours, theirs = Pipe()
+    words = [sys.executable, "-P", tmp_path / "keeper.py", str(os.getpid()), str(theirs.fileno())]
+    keeper = subprocess.Popen(words, pass_fds=(theirs.fileno(),), stderr=subprocess.DEVNULL)
+    theirs.close()
+    assert ours.poll(60)
+    under_who_it_was_told, forked, has_torch = ours.recv()
+    assert under_who_it_was_told and has_torch and forked != keeper.pid
+    ours.send(end)
+    if end == "terminate":
+        keeper.terminate()
+    if end == "hang up":
+        ours.close()
+    assert keeper.wait(60) == {"abort": -signal.SIGABRT, "terminate": -signal.SIGTERM, "hang up": 1}[end]
+    if end != "hang up":
+        with pytest.raises((EOFError, ConnectionResetError)):
+            ours.recv()
 
 
 def test_what_stands_for_python_forks_modules_and_code_and_starts_all_else(warm, warm_python, tmp_path):

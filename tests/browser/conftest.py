@@ -67,18 +67,20 @@ def serve(jupyter, tmp_path) -> Iterator[Callable[..., str]]:
     by: where the server shows it instead of in JupyterLab. Afterwards the test's kernels are shut down.
     """
 
-    def start(notebook: Path | str, by: str = "/lab/tree") -> str:
-        if isinstance(notebook, Path):
-            jupytext.write(jupytext.read(notebook), tmp_path / "shown.ipynb")
-        else:
-            made = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(notebook)])
-            made.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
-            nbformat.write(made, tmp_path / "shown.ipynb")
-        return f"{jupyter}{by}/{tmp_path.name}/shown.ipynb?reset&token=test"
-
-    yield start
+    yield lambda notebook, by="/lab/tree": f"{jupyter}{by}/{_saved(notebook, tmp_path)}?reset&token=test"
     for session in json.loads(_answer(f"{jupyter}/api/sessions")):
         _answer(f"{jupyter}/api/sessions/{session['id']}", "DELETE")
+
+
+def _saved(notebook: Path | str, folder: Path) -> str:
+    """Where the server finds the notebook, as it is shown."""
+    if isinstance(notebook, Path):
+        jupytext.write(jupytext.read(notebook), folder / "shown.ipynb")
+    else:
+        made = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(notebook)])
+        made.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
+        nbformat.write(made, folder / "shown.ipynb")
+    return f"{folder.name}/shown.ipynb"
 
 
 def _answer(address: str, method: str = "GET") -> bytes:
@@ -97,21 +99,38 @@ def online(browser) -> Iterator[Any]:
 @pytest.fixture
 def visit(online) -> Iterator[Callable[[str, int], Any]]:
     """visit(address, height) -> the page. Afterwards: no error, and no request to elsewhere."""
-    problems, outside = [], []
+    heard: list[str] = []
     with ExitStack() as opened:
 
         def start(address: str, height: int) -> Any:
-            page = opened.enter_context(online.new_page())
+            page = opened.enter_context(_listened(online, heard))
             page.set_viewport_size({"width": 1500, "height": height})
-            page.set_default_timeout(WAIT_MS)
-            page.on("pageerror", lambda error: problems.append(str(error)))
-            page.on("request", lambda request: outside.append(request.url) if _leaves_machine(request.url) else None)
             page.goto(address)
             return page
 
         yield start
-    assert not problems
-    assert not outside
+    assert not heard
+
+
+@contextmanager
+def _listened(online: Any, heard: list[str]) -> Iterator[Any]:
+    """A page whose errors, and requests to elsewhere, are heard."""
+    with online.new_page() as page:
+        page.set_default_timeout(WAIT_MS)
+        page.on("pageerror", lambda error: heard.append(str(error)))
+        page.on("request", lambda request: heard.append(request.url) if _leaves_machine(request.url) else None)
+        yield page
+
+
+@pytest.fixture(scope="package")
+def laboratory(online, jupyter) -> Iterator[tuple[Any, list[str]]]:
+    """JupyterLab in a page that stays, and what is heard of it: loading it takes longer than opening a notebook."""
+    heard: list[str] = []
+    with _listened(online, heard) as page:
+        page.goto(f"{jupyter}/lab?reset&token=test")
+        page.wait_for_function("window.jupyterapp !== undefined")
+        page.evaluate("window.jupyterapp.restored.then(() => null)")
+        yield page, heard
 
 
 @pytest.fixture
@@ -127,13 +146,51 @@ def offline(browser) -> Iterator[Callable[[Path], Any]]:
         yield start
 
 
+OPEN = "path => window.jupyterapp.commands.execute('docmanager:open', {path, factory: 'Notebook'}).then(() => null)"
+CLOSE_ALL = "() => { for (const one of [...window.jupyterapp.shell.widgets('main')]) one.dispose(); }"
+
+
 @pytest.fixture
-def show(serve, visit) -> Callable[..., Any]:
+def notebook_page(laboratory, tmp_path, serve) -> Iterator[Callable[..., Any]]:
+    """notebook_page(notebook, height) -> the page of `laboratory`, in which it is open, as nothing else is.
+
+    Afterwards it is closed; there was no error, and no request to elsewhere.
+    """
+    from playwright.sync_api import expect
+
+    page, heard = laboratory
+
+    def start(notebook: Path | str, height: int) -> Any:
+        page.set_viewport_size({"width": 1500, "height": height})
+        page.evaluate(OPEN, _saved(notebook, tmp_path))
+        return page
+
+    heard.clear()
+    yield start
+    page.mouse.move(0, 0)
+    page.evaluate(CLOSE_ALL)
+    expect(page.locator(".jp-NotebookPanel")).to_have_count(0)
+    expect(page.locator("#jp-main-statusbar")).not_to_contain_text("| ")  # a kernel's name and state
+    assert not heard
+
+
+@pytest.fixture
+def show(notebook_page) -> Callable[..., Any]:
     """show(notebook, height) -> its page in JupyterLab, all cells set running, or none of them: run=False."""
+    return _shown_by(notebook_page)
+
+
+@pytest.fixture
+def show_alone(serve, visit) -> Callable[..., Any]:
+    """As `show`, in a page of its own, which may be loaded again."""
+    return _shown_by(lambda notebook, height: visit(serve(notebook), height))
+
+
+def _shown_by(opened: Callable[..., Any]) -> Callable[..., Any]:
     from playwright.sync_api import expect
 
     def start(notebook: Path | str, height: int = 1500, run: bool = True) -> Any:
-        page = visit(serve(notebook), height)
+        page = opened(notebook, height)
         page.wait_for_selector(".jp-NotebookPanel .jp-Cell")
         # the notebook's own indicator says idle while there is no kernel yet, and Run All is then dropped
         expect(page.locator("#jp-main-statusbar")).to_contain_text("| Idle", timeout=WAIT_MS)
@@ -171,9 +228,11 @@ def _jupyter(root: Path, folder: Path, warm: dict[str, str]) -> Iterator[str]:
     environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
     environment.pop("TRITON_INTERPRET", None)
     port = _free_port()
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ServerApp.ip=127.0.0.1",
-               f"--ServerApp.port={port}", "--ServerApp.port_retries=0", "--IdentityProvider.token=test",
-               f"--ServerApp.root_dir={root}"]  # fmt: skip
+    command = [
+        sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--LabApp.expose_app_in_browser=True",
+        "--ServerApp.ip=127.0.0.1", f"--ServerApp.port={port}", "--ServerApp.port_retries=0",
+        "--IdentityProvider.token=test", f"--ServerApp.root_dir={root}",
+    ]  # fmt: skip
     with (folder / "server.log").open("w") as log:
         server = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
         try:

@@ -48,11 +48,11 @@ def shows_pictures(page) -> None:
             assert not found.is_visible()
 
 
-def test_trusted_notebook_keeps_pictures_and_words_without_its_kernel(show, tmp_path):
+def test_trusted_notebook_keeps_pictures_and_words_without_its_kernel(show_alone, tmp_path):
     """As a person does it: run, save, shut the kernel down, open again."""
     from playwright.sync_api import expect
 
-    page = show(percent(tmp_path), 1500)
+    page = show_alone(percent(tmp_path), 1500)
     lives = page.locator(".skiplab-live")
     expect(lives).to_have_count(len(EXPLORERS))
     for still in page.locator(".skiplab-still").all():

@@ -1,18 +1,16 @@
 """Runs a Gluon kernel for Hopper on a CPU, which Triton's interpreter does not: its Python, over torch tensors.
 
-Each group of warps is a thread, and barriers count arrivals and bytes as the device's do. A product is computed as late
-as it may be, when it is waited for, from what the buffers hold then; copies happen at once, or as late as they may,
-when their barrier is waited for. So memory that is given back too early shows in the result, and so does a descriptor
-that is made anew under a copy; who waits for what never comes is an error. Layouts mean nothing here, and products are
-summed in torch's order.
+Each group of warps is a thread, of which one runs at a time, until it waits; barriers count arrivals and bytes as the
+device's do. A product is computed as late as it may be, when it is waited for and no other group can go on, from what
+the buffers hold then; copies happen at once, or as late as they may, when their barrier is waited for. So memory that
+is given back too early shows in the result, and so does a descriptor that is made anew under a copy; who waits for what
+never comes is an error. Layouts mean nothing here, and products are summed in torch's order.
 """
 
 from __future__ import annotations
 
 import math
 import sys
-import threading
-import time
 import types
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -21,13 +19,10 @@ from typing import Any
 import torch
 from blockskip.launching.dispatch import TmaTensor
 from blockskip.linear.hopper.share import WRITTEN
+from gluon_groups import NOBODY, Groups, running_group
 from triton.language import constexpr
 
-PATIENCE_S = 20.0
-"""After so many seconds nobody will arrive any more."""
 TAG = torch.tensor([WRITTEN]).view(torch.float32)
-TURN_S = 2e-4
-"""A product is computed once nobody has done anything for so long: others may overwrite what they were told is free."""
 
 
 class Pointer:
@@ -81,10 +76,7 @@ class Shared:
 class Barrier:
     """An mbarrier: a phase ends when all have arrived and all announced bytes have come."""
 
-    done = 0  # how often anything was, at any barrier
-
     def __init__(self):
-        self.changed = threading.Condition()
         self.count = self.missing = self.bytes = self.phase = 0
         self.copies: list[Callable[[], int]] = []
 
@@ -92,28 +84,28 @@ class Barrier:
         self.count = self.missing = count
 
     def arrive(self, bytes: int = 0) -> None:
-        with self.changed:
-            assert self.count > 0, "the barrier was not initialised"
-            self.bytes += bytes
-            self.missing -= 1
-            assert self.missing >= 0, "more have arrived than a phase takes"
-            self._complete()
+        assert self.count > 0, "the barrier was not initialised"
+        self.bytes += bytes
+        self.missing -= 1
+        assert self.missing >= 0, "more have arrived than a phase takes"
+        self._complete()
 
     def wait(self, phase: int) -> None:
         """Until the phase of this parity has ended."""
-        with self.changed:
-            self._deliver()
-            while self.phase & 1 == phase:
-                assert self.changed.wait(PATIENCE_S), "waited for a barrier that nobody completes"
-                self._deliver()
+        if not self._has_ended(phase):
+            group = running_group()
+            assert group is not None, NOBODY
+            group.wait(lambda: self._has_ended(phase))
 
     def copied(self, copy: Callable[[], int], late: bool) -> None:
         """A copy is under way whose bytes count here; late: it happens once somebody waits."""
-        with self.changed:
-            self.copies.append(copy)
-            if not late:
-                self._deliver()
-            self.changed.notify_all()
+        self.copies.append(copy)
+        if not late:
+            self._deliver()
+
+    def _has_ended(self, phase: int) -> bool:
+        self._deliver()
+        return self.phase & 1 != phase
 
     def _deliver(self) -> None:
         for copy in self.copies:
@@ -122,11 +114,9 @@ class Barrier:
         self._complete()
 
     def _complete(self) -> None:
-        Barrier.done += 1
         if self.missing == 0 and self.bytes == 0:
             self.phase += 1
             self.missing = self.count
-        self.changed.notify_all()
 
 
 class Barriers(list):
@@ -149,19 +139,11 @@ class Product:
         self.sum = acc + product if use_acc else product
 
 
-class Local(threading.local):
-    """What each group of warps has for itself."""
-
-    def __init__(self):
-        self.begun: list[Product] = []
-        self.stores: list[Callable[[], None]] = []
-
-
 class Machine:
     """One program's surroundings, and the modules that a kernel's source finds by name."""
 
     def __init__(self, grid: tuple[int, ...], copies: str):
-        self.grid, self.program, self.local = (*grid, 1, 1)[:3], (0, 0, 0), Local()
+        self.grid, self.program = (*grid, 1, 1)[:3], (0, 0, 0)
         self.late = copies == "late"
         self.descriptors: dict[Any, SimpleNamespace] = {}
 
@@ -247,48 +229,32 @@ class Machine:
             parts = tuple(slice(int(start), int(start) + size) for start, size in zip(place, sizes, strict=True))
             into[parts] = source.data[tuple(map(slice, sizes))]
 
-        self.local.stores.append(copy)
+        running_group().stores.append(copy)
         if not self.late:
             self._await_stores(0)
 
     def _await_stores(self, outstanding: int) -> None:
-        while len(self.local.stores) > outstanding:
-            self.local.stores.pop(0)()
+        stores = running_group().stores
+        while len(stores) > outstanding:
+            stores.pop(0)()
 
     def _multiply(self, a, b, acc, *, use_acc=True, is_async=False) -> Product:
         product = Product(a, b, acc, bool(use_acc))
-        self.local.begun.append(product)
+        running_group().begun.append(product)
         assert is_async
         return product
 
     def _wait(self, outstanding: int, deps: tuple[Product, ...]) -> Any:
-        begun, done = self.local.begun, -1
-        while done != Barrier.done:
-            done = Barrier.done
-            time.sleep(TURN_S)
-        while len(begun) > outstanding:
-            begun.pop(0).compute()
+        group = running_group()
+        if len(group.begun) > outstanding:
+            group.wait(None)
+        while len(group.begun) > outstanding:
+            group.begun.pop(0).compute()
         sums = tuple(product.sum for product in deps)
         return sums[0] if len(sums) == 1 else sums
 
     def _warp_specialize(self, groups, warps, registers) -> None:
-        problems: list[BaseException] = []
-
-        def run(function, arguments) -> None:
-            try:
-                function(*arguments)
-                assert not self.local.begun, "a product was never waited for"
-                assert not self.local.stores, "a copy to global memory was never waited for"
-            except BaseException as problem:  # it is raised below
-                problems.append(problem)
-
-        threads = [threading.Thread(target=run, args=group, daemon=True) for group in groups]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        if problems:
-            raise problems[0]
+        Groups(groups).run()
 
 
 def _nothing(*arguments, **named) -> None:

@@ -81,7 +81,11 @@ def test_operands_become_what_triton_makes_of_them():
                 made = check(interpreter_semantic, *operands)
         except Exception as error:
             return str(error)
-        return [(one.type.name, one.handle.dtype.name, one.handle.data.dtype, one.handle.data.tolist()) for one in made]
+        return [(one.type.name, one.handle.dtype.name, one.handle.data.dtype, broadcast(one).tolist()) for one in made]
+
+    def broadcast(one):
+        """Its numbers in its type's shape, as numpy makes it with the other's in an operation."""
+        return np.broadcast_to(one.handle.data, [*map(int, one.shape)] or one.handle.data.shape)
 
     quick = type(interpreter_semantic).binary_op_type_checking_impl
     elements = (tl.int1, tl.int32, tl.uint8, tl.int64, tl.float16, tl.float32, tl.pointer_type(tl.float16))

@@ -1,3 +1,4 @@
+import functools
 import json
 
 import pytest
@@ -49,6 +50,16 @@ def test_the_roof_is_the_better_of_a_copy_and_a_read(monkeypatch):
     assert machine.tflops == pytest.approx(product_probe("cpu", "float32").amount / 2.0 / 1e12)
     copied, read = copy_probe("cpu").amount / 0.5, read_probe("cpu").amount / 0.25
     assert machine.bandwidth_gbps == pytest.approx(max(copied, read) / 1e9)
+
+
+def test_a_roof_that_two_kinds_of_numbers_share_is_measured_once(monkeypatch):
+    seconds = iter([1.0, 2.0, 4.0, 8.0])  # a product in float32, a copy, a read; for bfloat16 its product alone
+    monkeypatch.setattr(machine_module, "_best_seconds", lambda call, device: next(seconds))
+    monkeypatch.setattr(machine_module, "_kept_rate", functools.cache(machine_module._rate))
+    roofs = [machine_module.this_machine.__wrapped__("cpu", dtype) for dtype in ("float32", "bfloat16")]
+    assert roofs[0].bandwidth_gbps == roofs[1].bandwidth_gbps == copy_probe("cpu").amount / 2.0 / 1e9
+    assert roofs[0].tflops == roofs[1].tflops == product_probe("cpu", "float32").amount / 1.0 / 1e12
+    assert next(seconds, None) is None
 
 
 def test_name_says_how_many_threads():

@@ -127,9 +127,15 @@ def test_what_is_cancelled_is_cancelled():
 
 
 @pytest.fixture(scope="module")
-def child():
+def shared_child():
     with Child() as one:
         yield one
+
+
+@pytest.fixture
+def child(shared_child, warm_children):
+    """One for all tests; where it must be started anew, it is warm."""
+    return shared_child
 
 
 MODULE = """

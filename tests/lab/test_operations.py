@@ -61,7 +61,7 @@ assert store.read_run(old).frame()["width"].isna().all()
 
 
 @pytest.fixture(scope="module")
-def laboratory(tmp_path_factory):
+def laboratory(tmp_path_factory, warm):
     """A copy of the lab with the toy in it: `skiplab` run there, in a folder of its own."""
     folder = tmp_path_factory.mktemp("toy")
     source, copy = Path(skiplab.__file__).parent, folder / "lab" / "skiplab"
@@ -81,11 +81,12 @@ def laboratory(tmp_path_factory):
     table.write_text(text)
     (folder / "work").mkdir()
     kernels = Path(sys.modules["blockskip"].__file__).parents[1]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(copy.parent), str(kernels)])}
+    environment = {**os.environ, **warm, "PYTHONPATH": os.pathsep.join([str(copy.parent), str(kernels)])}
+    python = warm.get("SKIPLAB_TESTS_PYTHON", sys.executable)
 
     def run(*words: str) -> str:
         done = subprocess.run(
-            [sys.executable, *words], cwd=folder / "work", env=environment, capture_output=True, text=True, timeout=300
+            [python, *words], cwd=folder / "work", env=environment, capture_output=True, text=True, timeout=300
         )
         assert done.returncode == 0, done.stdout + done.stderr[-3000:]
         return done.stdout

@@ -106,7 +106,7 @@ def test_a_cells_kernel_is_written_with_all_that_it_names(main):
     assert fresh["SCALE"] == 1.0 and fresh["LIMIT"] == float("inf") and fresh["KIND"] == torch.float32
 
 
-def test_it_reaches_the_child_by_its_source_and_the_row_has_its_hash(main, tmp_path):
+def test_it_reaches_the_child_by_its_source_and_the_row_has_its_hash(main, tmp_path, warm_children):
     main(CELL)
     run = run_sweep(Sweep(("of a cell",), **AXES), tmp_path / "run.jsonl", progress=False)
     (row,) = run.rows
@@ -193,7 +193,7 @@ skiplab.sweep(["of a script"], path="run.jsonl", progress=False, device="cpu", *
 """
 
 
-def test_a_plain_script_without_a_main_guard_works_and_its_command_too(tmp_path):
+def test_a_plain_script_without_a_main_guard_works_and_its_command_too(tmp_path, warm_python):
     (tmp_path / "script.py").write_text(SCRIPT)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     environment.pop("TRITON_INTERPRET", None)
@@ -219,7 +219,7 @@ def test_a_file_that_measures_while_it_is_read_is_told_the_missing_line(tmp_path
         load_kernels(str(tmp_path / "script.py"))
 
 
-def test_a_files_kernel_with_what_lies_beside_it(folder, own_registry):
+def test_a_files_kernel_with_what_lies_beside_it(folder, own_registry, warm_children):
     load_kernels("mine.py")
     source = source_of(contender("of a file"))
     assert source.text == FILE and source.origin(folder) == "mine.py"
@@ -290,7 +290,7 @@ def test_every_config_is_tuned_and_the_best_is_a_dict(folder, own_registry):
     assert some.best == {"BLOCK": 32, "WARPS": 4}
 
 
-def test_several_devices_tune_and_a_workload_stays_on_one(folder, own_registry):
+def test_several_devices_tune_and_a_workload_stays_on_one(folder, own_registry, warm_children):
     load_kernels("mine.py")
     axes = {**AXES, "q_len": (32, 48)}
     done = skiplab.tune("of a file", devices=("cpu", "cpu"), path="run.jsonl", progress=False, **axes)

@@ -15,7 +15,7 @@ from skiplab.store import read_run
 from skiplab.sweep import DecodeSweep, LinearSweep, Sweep, default_path, mask_text, run_sweep, sweep_of
 
 TINY = Sweep(
-    ("blockskip", "sdpa", "blockskip-map"), (64, 96), (16, None), q_heads=2, kv_heads=1, head_dim=16, budget_s=0.1
+    ("blockskip", "sdpa", "blockskip-map"), (64, 96), (16, None), q_heads=2, kv_heads=1, head_dim=16, budget_s=0.03
 )  # fmt: skip
 
 

@@ -187,6 +187,7 @@ def test_a_fault_of_the_labs_own_is_raised_and_not_a_row():
     assert all(worker.closed == 1 for worker in workers)
 
 
+@pytest.mark.usefixtures("warm_children")
 def test_two_children_give_the_same_run_as_one(tmp_path):
     seen = []
     two = run_sweep(

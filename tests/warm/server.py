@@ -32,6 +32,7 @@ def main(path: str) -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)  # it ends with the tests, however they end
     signal.signal(signal.SIGINT, signal.default_int_handler)  # tests that a shell has in the background ignore it
     own = list(sys.path[1:])
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # as for every measuring child
     sys.path.insert(0, str(Path(__file__).parents[1] / "quick"))
     for name in IMPORTED:
         importlib.import_module(name)
@@ -47,15 +48,17 @@ def main(path: str) -> None:
                 break
             connection.close()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    program = received(connection)
-    keeper = os.getpid()
+    program, descriptors = received(connection)
+    keeper, words = os.getpid(), program["words"]
     if (pid := os.fork()) != 0:
-        os._exit(kept(connection, pid))
+        for descriptor in descriptors:
+            os.close(descriptor)
+        os._exit(kept(connection, pid, alone=words[0] == "-P"))
     connection.close()
     os.setsid()
     become(program, own)
     if os.getppid() == keeper:
-        run(program["words"])
+        run([*words[:-2], str(keeper), *map(str, descriptors)] if descriptors else words)
 
 
 def ended_children() -> None:
@@ -65,13 +68,14 @@ def ended_children() -> None:
             pass
 
 
-def received(connection: socket.socket) -> dict[str, Any]:
-    """The program's words, environment and folder; its standard streams are this process's from then on.
+def received(connection: socket.socket) -> tuple[dict[str, Any], list[int]]:
+    """The program's words, environment and folder, and what it is given beside its standard streams, which are this
+    process's from then on.
 
     Not a byte more is read than the client said: what comes behind are the numbers of signals.
     """
-    size, streams, _, _ = socket.recv_fds(connection, 8, 3)
-    for number, stream in enumerate(streams):
+    size, streams, _, _ = socket.recv_fds(connection, 8, 4)
+    for number, stream in enumerate(streams[:3]):
         os.dup2(stream, number)
         os.close(stream)
     text = b""
@@ -79,11 +83,14 @@ def received(connection: socket.socket) -> dict[str, Any]:
         if not (part := connection.recv(left)):
             os._exit(1)  # the client is gone: there is nothing to run and nobody to tell
         text += part
-    return json.loads(text)
+    return json.loads(text), streams[3:]
 
 
-def kept(connection: socket.socket, pid: int) -> int:
-    """Hand signals on to the process, end its group when the client is gone, and tell how it ended."""
+def kept(connection: socket.socket, pid: int, alone: bool) -> int:
+    """Hand signals on to the process and its group, or to it alone; tell how it ended.
+
+    When the client is gone, its group is ended.
+    """
     ended = os.pidfd_open(pid)
     while True:
         ready, _, _ = select.select([connection, ended], [], [])
@@ -94,7 +101,7 @@ def kept(connection: socket.socket, pid: int) -> int:
         numbers = connection.recv(16)
         for number in numbers or [signal.SIGKILL]:
             try:
-                os.killpg(pid, number)
+                (os.kill if alone and numbers else os.killpg)(pid, number)
             except ProcessLookupError:  # it has no group of its own yet, or has just ended
                 os.kill(pid, number)
         if not numbers:
@@ -114,7 +121,7 @@ def become(program: dict[str, Any], own: list[str]) -> None:
 
 
 def run(words: list[str]) -> None:
-    """Python's `-m MODULE`, `-c CODE` or `SCRIPT`, and its words."""
+    """Python's `-m MODULE`, `-c CODE`, `SCRIPT` or `-P SCRIPT`, and its words."""
     kind, *rest = words
     if kind == "-m":
         sys.argv = rest
@@ -122,6 +129,10 @@ def run(words: list[str]) -> None:
     elif kind == "-c":
         sys.argv = ["-c", *rest[1:]]
         exec(compile(rest[0], "<string>", "exec"), vars(sys.modules["__main__"]))
+    elif kind == "-P":
+        sys.argv = rest
+        del sys.path[0]
+        runpy.run_path(rest[0], run_name="__main__")
     else:
         sys.argv = words
         sys.path[0] = str(Path(kind).resolve().parent)

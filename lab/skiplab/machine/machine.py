@@ -215,8 +215,8 @@ def _answers(nvml: Any, questions: dict[str, Callable[[], Any]]) -> dict[str, An
 
 @lru_cache(maxsize=8)
 def this_machine(device: str | None = None, dtype: str = "bfloat16") -> Machine:
-    """This device with its measured roofs, kept for this process; see `measured_machine`."""
-    return measured_machine(device, dtype)
+    """This device with its roofs, each measured once in this process; see `measured_machine`."""
+    return _measured(device or default_device(), dtype, _kept_rate)
 
 
 @dataclass(frozen=True)
@@ -266,9 +266,13 @@ def measured_machine(device: str | None = None, dtype: str = "bfloat16") -> Mach
 
     `skiplab roofs` measures the same with samples, and keeps them in a file.
     """
-    device = device or default_device()
-    products = [_rate(product_probe(device, name), device) for name in product_dtypes(device, dtype)]
-    bandwidth = max(_rate(probe(device), device) for probe in (copy_probe, read_probe))
+    return _measured(device or default_device(), dtype, _rate)
+
+
+def _measured(device: str, dtype: str, rate: Callable[..., float]) -> Machine:
+    """rate: that of a probe, from what makes it, and its arguments."""
+    products = [rate(product_probe, device, name) for name in product_dtypes(device, dtype)]
+    bandwidth = max(rate(probe, device) for probe in (copy_probe, read_probe))
     return machine_here(device, bandwidth / 1e9, max(products) / 1e12, dtype)
 
 
@@ -284,8 +288,12 @@ def machine_here(device: str, bandwidth_gbps: float, tflops: float, dtype: str) 
     )  # fmt: skip
 
 
-def _rate(probe: Probe, device: str) -> float:
+def _rate(make: Callable[..., Probe], device: str, *dtype: str) -> float:
+    probe = make(device, *dtype)
     return probe.amount / _best_seconds(lambda: probe.call(*probe.args), device)
+
+
+_kept_rate = lru_cache(maxsize=32)(_rate)
 
 
 def _best_seconds(fn: Callable[[], object], device: str, budget_s: float = 0.4) -> float:

@@ -15,7 +15,7 @@ from skiplab.bench import BENCHMARKS
 from skiplab.results import pages
 
 
-def test_python_runs_the_command_line_as_a_module():
+def test_python_runs_the_command_line_as_a_module(warm_python):
     ran = subprocess.run([sys.executable, "-m", "skiplab", "--version"], capture_output=True, text=True)
     assert (ran.returncode, ran.stdout.strip()) == (0, f"skiplab {blockskip.__version__}"), ran.stderr
 

@@ -12,7 +12,7 @@ from skiplab.store import frame, read_run
 from skiplab.workload import ModelWorkload
 from skiplab.workload.model import parameters
 
-WORDS = ("--prompt", "16,24", "--new", "3", "--depth", "0,8", "--rows", "1", "--rows", "4", "--budget", "0.1")
+WORDS = ("--prompt", "16,24", "--new", "3", "--depth", "0,8", "--rows", "1", "--rows", "4", "--budget", "0.03")
 TWO = ("--contender", "blockskip", "--contender", "sdpa", "--device", "cpu")
 CONFIG = {**TINY, **AWKWARD["two kinds"], "name": "tiny"}
 
@@ -144,7 +144,7 @@ def test_steps_alone_and_prompts_alone(skiplab):
     ):
         path = f"{phase}.jsonl"
         code, _, err = skiplab("model", "config.json", *words, *TWO[2:], "--contender", "sdpa", "--new", "2",
-                               "--budget", "0.1", "--out", path)  # fmt: skip
+                               "--budget", "0.03", "--out", path)  # fmt: skip
         assert code == 0, err
         run = read_run(Path(path))
         assert [row["axes"]["phase"] for row in run.rows] == [phase]

@@ -79,7 +79,7 @@ def test_ctrl_c_says_what_is_kept_and_the_same_command_goes_on(skiplab, tmp_path
 )  # fmt: skip
 def test_decode_and_linear_are_swept_reported_and_run_again(skiplab, tmp_path, words, head, points):
     code, out, err = skiplab(
-        *words, "--budget", "0.1", "--device", "cpu", "--run", "run.jsonl", "--report", "page.html"
+        *words, "--budget", "0.03", "--device", "cpu", "--run", "run.jsonl", "--report", "page.html"
     )
     assert code == 0, err
     assert head in out and f"{points} ok" in out
@@ -140,7 +140,7 @@ def test_a_model_may_be_a_file_of_its_own(skiplab, tmp_path):
     sizes = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 2, "vocab_size": 32}
     (tmp_path / "config.json").write_text(json.dumps(sizes))
     words = ["--model", "config.json", "--layer", "qkv", "--layer", "down", "--contender", "bf16", "--rows", "2"]
-    code, out, err = skiplab("linear", *words, "--budget", "0.1", "--device", "cpu", "--run", "run.jsonl")
+    code, out, err = skiplab("linear", *words, "--budget", "0.03", "--device", "cpu", "--run", "run.jsonl")
     assert code == 0 and "2 ok" in out, err
     axes = [row["axes"] for row in read_run(tmp_path / "run.jsonl").rows]
     assert [(one["out_features"], one["in_features"], one["rows"]) for one in axes] == [(192, 64, 2), (64, 96, 2)]
