@@ -21,8 +21,8 @@ from skiplab.provenance import triton_version
 from skiplab.workload import Problem
 
 PEERS = {
-    "fa3-fwd": "fa3_fwd", "flash-attn-4": "flash_attn", "flashinfer": "flashinfer", "gemlite": "gemlite",
-    "humming-kernels": "humming", "transformers": "transformers",
+    "fa3-fwd": "fa3_fwd", "ffpa-attn": "ffpa_attn", "flash-attn-4": "flash_attn", "flashinfer": "flashinfer",
+    "gemlite": "gemlite", "humming-kernels": "humming", "transformers": "transformers",
 }  # fmt: skip
 """Optional packages that contenders come from, and the modules in them."""
 
