@@ -327,8 +327,8 @@ results.show("linear-layout")
 #    should be level.
 # 2. **Some rows**: tensor cores do up to 64 rows in one instruction, so the lines are level again, for Humming and for
 #    our product of a weight in tiles. The float weight's is level too, at three times the bytes and more.
-# 3. **Many rows**: the least is of multiplications now, and all lines fall towards it. Unpacking is pure cost, and who
-#    unpacks for each block of rows again pays it again; the float weight wins.
+# 3. **Many rows**: the least is of multiplications now, and all lines fall towards it. Unpacking is pure cost: who
+#    hides it behind the products comes level with the float weight, who does not is slower.
 #
 # What was noted of these without samples is in `data/benchmarks`; a recorded run takes its place.
 

@@ -23,7 +23,7 @@ WHOLE = ("blockskip-tiles",)
 """Of our contenders, beside `blockskip`, those that are a way to do every product, and no part left out."""
 LEAST = "1×: the least time that the roofs allow with the packed weight"
 ROUTES = "dotted lines: the first rows, of those timed, at which our own choice is that kernel"
-SETTINGS = ("rows", "bits", "group_size", "dtype")
+SETTINGS = ("rows", "bits", "group_size", "symmetric", "dtype")
 DB_A_BIT = 20 * np.log10(2)
 """Halving a uniform quantiser's step halves its error: 6.02 dB a bit."""
 
@@ -63,9 +63,9 @@ def one_row(table: pd.DataFrame) -> dict[str, Any]:
 
 
 def several_rows(table: pd.DataFrame) -> dict[str, Any]:
-    """The rows of each device, layer, number of bits and group size timed with several rows of activations, by name."""
+    """The rows of each device, layer and form of weight timed with several rows of activations, by name."""
     rows: Any = table[table["operation"] == "linear"]
-    names = ("bits", "group_size", "dtype")
+    names = ("bits", "group_size", "symmetric", "dtype")
     keys = ("out_features", "in_features", *names)
     return series.by_setting(rows, keys, "rows", lambda row: f"{_layer(row)}, {_setting(row, names)}")
 
@@ -252,10 +252,12 @@ def _layer(row: RowDict) -> str:
 def _setting(row: RowDict, names: Iterable[str]) -> str:
     words: dict[str, Callable[[Any], str]] = {
         "rows": lambda n: f"{int(n)} row{'s' * (n != 1)}", "bits": lambda n: f"int{int(n)}",
-        "group_size": lambda n: f"groups of {int(n)}", "dtype": str,
+        "group_size": lambda n: f"groups of {int(n)}", "symmetric": lambda on: "symmetric" * bool(on), "dtype": str,
     }  # fmt: skip
-    known = ((name, row[name]) for name in SETTINGS if name in names)
-    return ", ".join(words[name](value) for name, value in known if value is not None and value == value)
+    known = ((name, row.get(name)) for name in SETTINGS if name in names)
+    return ", ".join(
+        filter(None, (words[name](value) for name, value in known if value is not None and value == value))
+    )
 
 
 def _bars(
