@@ -135,7 +135,12 @@ def test_sizes_go_into_a_file_and_back(kernel, packing, config, splits):
 
 @pytest.mark.parametrize(
     ("kernel", "packing", "values"),
-    [("fused", "rows", {"block_q": 64}), ("matvec", "tiles", {}), ("dequantize", "rows", {"block_m": 1})],
+    [
+        ("fused", "rows", {"block_q": 64}),
+        ("fused", "tiles", {"block_m": 128, "block_k": 128, "stages": 2, "row_groups": 2, "programs": 132}),
+        ("matvec", "tiles", {}),
+        ("dequantize", "rows", {"block_m": 1}),
+    ],
 )
 def test_sizes_of_another_version_are_an_error_that_says_what_to_do(kernel, packing, values):
     with pytest.raises(ValueError, match="tune anew"):

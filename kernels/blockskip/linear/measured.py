@@ -62,7 +62,7 @@ def config_of(kernel: str, packing: str, values: Mapping[str, Any]) -> tuple[Con
         raise ValueError(f"linear: was tuned for {kernel} with {values}, which this version does not have; tune anew")
     try:
         return None if kind is None else kind(**values), splits
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise ValueError(f"linear: {kernel} was tuned with {values}; tune anew ({error})") from error
 
 

@@ -46,10 +46,9 @@ SOFTMAX = (
 )
 PROMPT_PARTS = (
     "by its parts, 85 % of a prompt of 512 and of 2,048 tokens is products, 83 % of 8,192, 64 % of 32,768 and 36 % of "
-    "131,072; with 2,048 rows these run at 94 to 101 % of bf16's speed, on a GPU at its power limit, which it reaches "
-    "sooner the longer a prompt is. What stands between them is at memory's rate, 5 %, and 3 to 5 % are gaps. From "
-    "8,192 on attention over all keys counts: 9, 27 and 59 % of the time. Its head size of 512 leaves room for one "
-    "tile in shared memory, and so reaches 330 TFLOP/s"
+    "131,072; with 2,048 rows these run at 94 to 101 % of bf16's speed, on a GPU at its power limit. Norms, "
+    "rotation and gates between them take 5 %, gaps up to 5 %. From 8,192 on attention over all keys counts: 9, 27 and "
+    "59 % of the time. Its head size of 512 leaves room for one tile in shared memory, and so reaches 330 TFLOP/s"
 )
 STEP_PARTS = (
     "between the products of a layer, which read at 4.4 TB/s from their first step to their last, lie 33 of its 103 "

@@ -15,8 +15,8 @@ MOST_ROWS = 256
 EXACT_ROWS = 8
 """Rows of activations up to which sums are scaled, and so no weight is rounded to the activations' dtype."""
 UNPACKED_AHEAD = 128
-"""Rows of activations of one program from which a step is unpacked while the one before it is multiplied. With fewer,
-which wait for memory, it took longer: it needs three steps in shared memory at a time, not one."""
+"""Rows of activations of one program from which a step is unpacked while the one before it is multiplied. With fewer
+it took as long or longer: it needs three steps in shared memory at a time, not one."""
 WHOLE_ENOUGH = 0.95
 """Of the multiprocessors, where programs get whole tiles."""
 MANY_TILES = 1.5
