@@ -147,7 +147,8 @@ _PREFILL_SPECIAL = [
     _Special((64, 64), (FAR, FAR), TileConfig(192, 128, 16, 4), queries=8192, kinds=("causal",)),
     _Special((64, 64), (512, FAR), TileConfig(128, 128, 12, 2), queries=2048),
     _Special((65, 96), (512, FAR), TileConfig(128, 128, 12, 3)),
-    _Special((128, 128), (1, 256), TileConfig(128, 64, 12, 2), lengths=("long",)),
+    _Special((64, 64), (1, 256), TileConfig(128, 64, 12, 4), lengths=("long",)),
+    _Special((128, 128), (1, 256), TileConfig(128, 64, 12, 4), lengths=("long",)),
 ]
 
 

@@ -21,6 +21,8 @@ class Group(threading.Thread):
         super().__init__(daemon=True)
         self.groups, self.function, self.arguments = groups, function, arguments
         self.begun: list[Any] = []  # products that were not waited for
+        self.rows: list[Callable[[], None]] = []  # copies to shared memory that were not committed
+        self.copies: list[list[Callable[[], None]]] = []  # nor waited for
         self.stores: list[Callable[[], None]] = []  # nor these copies to global memory
         self.comes: Callable[[], bool] | None = lambda: True
         self.turn = threading.Lock()
@@ -32,6 +34,7 @@ class Group(threading.Thread):
         try:
             self.function(*self.arguments)
             assert not self.begun, "a product was never waited for"
+            assert not self.rows and not self.copies, "a copy to shared memory was never waited for"
             assert not self.stores, "a copy to global memory was never waited for"
         except BaseException as problem:  # `Groups.run` raises it
             self.groups.problems.append(problem)

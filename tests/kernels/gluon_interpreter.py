@@ -180,9 +180,12 @@ class Machine:
             make_tensor_descriptor=self._describe, async_copy_global_to_shared=self._copy,
             async_copy_shared_to_global=self._copy_out, store_wait=self._await_stores,
         )  # fmt: skip
+        async_copy = SimpleNamespace(
+            async_copy_global_to_shared=self._copy_rows, commit_group=self._end_rows, wait_group=self._await_rows,
+        )  # fmt: skip
         return {
             "gl": gl, "tl": gl, "mbarrier": mbarrier, "tma": tma, "fence_async_shared": _nothing,
-            "warpgroup_mma": self._multiply, "warpgroup_mma_wait": self._wait,
+            "async_copy": async_copy, "warpgroup_mma": self._multiply, "warpgroup_mma_wait": self._wait,
             "gdc_wait": _nothing, "gdc_launch_dependents": _nothing, "thread_barrier": _nothing, "mma_v2": _mma,
             "differences": _differences, "raise_flags": _raise_flags, "await_flags": _await_flags,
             "leave": _leave, "take": _take,
@@ -237,6 +240,22 @@ class Machine:
         stores = running_group().stores
         while len(stores) > outstanding:
             stores.pop(0)()
+
+    def _copy_rows(self, into: Shared, pointers: Pointer, mask: torch.Tensor) -> None:
+        """A thread's own copies to shared memory, where there is nothing to be read until they are waited for."""
+        into.data.fill_(math.nan)
+        running_group().rows.append(lambda: into.store(_load(pointers, mask)))
+
+    def _end_rows(self) -> None:
+        group = running_group()
+        group.copies.append(group.rows[:])
+        group.rows.clear()
+
+    def _await_rows(self, outstanding: int) -> None:
+        copies = running_group().copies
+        while len(copies) > outstanding:
+            for copy in copies.pop(0):
+                copy()
 
     def _multiply(self, a, b, acc, *, use_acc=True, is_async=False) -> Product:
         product = Product(a, b, acc, bool(use_acc))
@@ -378,11 +397,8 @@ def _plain(function: Any, machine: dict[str, Any], modules: dict[int, dict[str, 
 
 def _pointers(argument: Any) -> Any:
     if isinstance(argument, TmaTensor):
-        base, lines = Pointer.to(argument.tensor), argument.tensor.numel() // argument.size
-        shape, strides = (lines, argument.size), (argument.size, 1)
-        return SimpleNamespace(
-            base=base, shape=shape, strides=strides, block=argument.block, dtype=argument.tensor.dtype
-        )
+        of = {name: getattr(argument, name) for name in ("shape", "strides", "block")}
+        return SimpleNamespace(base=Pointer.to(argument.tensor), dtype=argument.tensor.dtype, **of)
     if isinstance(argument, torch.Tensor):
         return Pointer.to(argument)
     make = getattr(type(argument), "_make", None)

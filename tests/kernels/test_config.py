@@ -284,7 +284,8 @@ def test_tiles_of_the_warp_specialized_kernel_come_before_what_was_tuned_elsewhe
     assert found[80] == found[112] == TileConfig(*ENTRY["config"])
     assert special(bs.causal(), 64, q_len=8192) == TileConfig(192, 128, 16, 4)
     assert special(bs.sliding_window(4096), 64, q_len=8192) == found[64] == TileConfig(128, 128, 12, 2)
-    assert not special(bs.sliding_window(128), 64).warp_specialized
+    assert special(bs.sliding_window(128), 64) == TileConfig(128, 64, 12, 4)
+    assert not special(bs.sliding_window(300), 64).warp_specialized
     assert not special(bs.causal(), 64, q_len=2047).warp_specialized
     assert not special(bs.causal(), 72, q_len=0).warp_specialized  # of a call that the plain kernel does
     assert found[72].num_stages == 3 and found[72].plain == TileConfig(128, 128, 8, 2)
@@ -297,5 +298,5 @@ def test_a_narrow_window_at_128_takes_them_where_this_device_was_not_tuned(files
     files(tuned(narrow))
     assert special(bs.sliding_window(128), 128) == narrow.config
     files(tuned(narrow, device="NVIDIA H200"))
-    assert special(bs.sliding_window(128), 128) == TileConfig(128, 64, 12, 2)
+    assert special(bs.sliding_window(128), 128) == TileConfig(128, 64, 12, 4)
     assert special(bs.sliding_window(300), 128) == narrow.config

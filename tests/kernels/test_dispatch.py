@@ -235,7 +235,7 @@ def tma(kernel, monkeypatch):
 
 def ready_by_descriptor(kernel, x):
     def steps(inputs, made):
-        yield Step(kernel, Launch((TmaTensor(inputs[0], 64, (8, 64), 128), made[0], 7), CONSTANTS, (3,)), {})
+        yield Step(kernel, Launch((TmaTensor.lines(inputs[0], 64, (8, 64), 128), made[0], 7), CONSTANTS, (3,)), {})
 
     return Ready([x], [((3,), torch.int32)], steps)
 
@@ -257,7 +257,7 @@ def test_what_is_handed_over_is_what_triton_hands_over(tma):
     """But for tensors, of which Triton's C function takes the address itself."""
     x = torch.zeros((8, 64), dtype=torch.bfloat16)
     (out,) = ready_by_descriptor(tma.kernel, x)(x)
-    described = TmaTensor(x, 64, (8, 64), 128)
+    described = TmaTensor.lines(x, 64, (8, 64), 128)
     found = Dispatcher().find(tma.kernel, Launch((described, out, 7), CONSTANTS, (3,)))
     found.run(described.descriptor(), out, 7, *found.last, stream=0)
     short, plain = tma.handed

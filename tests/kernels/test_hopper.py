@@ -160,6 +160,39 @@ def test_rows_do_not_end_together_where_few_heads_interleave():
     assert not schedule.end_together(longest_first[::-1], 4, 132)
 
 
+@pytest.mark.parametrize("head_dim", [64, 80, 128, 192, 256])
+def test_who_makes_descriptors_and_when_queries_are_copied(head_dim):
+    """The host does of what is the same for each call of a kind, and can be described."""
+    q, k, v = (t.transpose(1, 2).contiguous().transpose(1, 2) for t in draw("cpu", head_dim, 300, 400, batch=2))
+    config, out, mask = WARP_SPECIALIZED.get(head_dim, WARP_SPECIALIZED[256]), torch.empty_like(q), MASKS["causal"]
+
+    def made(q, k, v, **named):
+        call = check(AttentionArguments(q, k, v, mask, impl="triton", config=config, route="prefill", **named))
+        step = launch.prepare(
+            call, plan.plan_kernel(call, config, capability=(9, 0)), (q, k, v, out), None, None, (3, 8, 2)
+        )
+        constants, maps = step.launch.constants["CONSTANTS"], step.launch.arguments[-6:]
+        pieces = 2 if constants.REST else 1
+        assert [one is not None for one in maps] == [constants.MAPPED, constants.MAPPED and pieces == 2] * 3
+        return constants, maps
+
+    constants, maps = made(q, k, v)
+    assert constants.MAPPED and constants.AHEAD is (head_dim <= 128)
+    block = 1, 1, config.block_n, constants.PIECE
+    assert maps[0] == (k, (2, 2, 400, head_dim), k.stride(), block, 128) and maps[4].block == (
+        1,
+        1,
+        64,
+        constants.PIECE,
+    )
+    assert made(q, k, v, kv_len=350)[1][2].shape == (2, 2, 350, head_dim)
+    single = k[:1].as_strided((1, 2, 400, head_dim), (0, *k.stride()[1:]))  # a stride that is no matter
+    assert made(q[:1], *[single] * 2)[1][0].strides == (8, *k.stride()[1:])
+    assert not made(q, k[:, :1].expand_as(k), v)[0].MAPPED
+    assert not made(q, k, v, kv_len=torch.tensor([400, 300], dtype=torch.int32))[0].MAPPED
+    assert not made(torch.cat([q, q], 3)[..., 1 : head_dim + 1], k, v)[0].AHEAD
+
+
 def modes(mask):
     return ("map", "none", "mask", *(["bounds"] if mask in (MASKS["causal"], MASKS["window"]) else []))
 

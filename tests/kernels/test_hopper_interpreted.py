@@ -175,6 +175,33 @@ def test_tensors_as_views(copies):
     close(found, q, shared, shared, MASKS["window"])
 
 
+@pytest.mark.parametrize("head_dim", [80, 128, 256])
+def test_queries_that_are_not_copied_in_pieces_of_16_bytes(copies, head_dim):
+    q, k, v = draw(head_dim, 300)
+    apart = torch.cat([q, q], 3)[..., 1 : head_dim + 1]
+    for mask in (MASKS["window"], MASKS["chunks"]):
+        close(attend(apart, k, v, mask, copies=copies, programs=3), apart, k, v, mask)
+
+
+def test_a_copy_that_is_never_waited_for_is_told(copies):
+    """Of those to shared memory, which are read only once they were waited for."""
+    machine, tile = gluon_interpreter.Machine((1,), copies), gluon_interpreter.Shared(torch.zeros(2, 2))
+    copy = machine.names()["async_copy"]
+    source = gluon_interpreter.Pointer(torch.arange(8.0), torch.arange(4).view(2, 2))
+
+    def group(waits):
+        copy.async_copy_global_to_shared(tile, source, mask=torch.tensor([[True, True], [True, False]]))
+        copy.commit_group()
+        assert tile.load().isnan().all()
+        if waits:
+            copy.wait_group(0)
+            assert tile.load().tolist() == [[0, 1], [2, 0]]
+
+    gluon_groups.Groups([(group, (True,))]).run()
+    with pytest.raises(AssertionError, match="to shared memory was never waited for"):
+        gluon_groups.Groups([(group, (False,))]).run()
+
+
 def test_who_waits_for_what_never_comes_is_told():
     barrier = gluon_interpreter.Barrier()
     barrier.init(2)

@@ -28,25 +28,31 @@ class Launch(NamedTuple):
 
 
 class TmaTensor(NamedTuple):
-    """A tensor that a kernel reads block by block through the copy engine (TMA), by a descriptor.
+    """A tensor that a kernel reads or writes block by block through the copy engine (TMA), by a descriptor.
 
-    The descriptor's shape is [.., size]: the tensor's memory as rows, each of which begins at a multiple of 16 bytes.
-    swizzle: bytes within which a block's lines are permuted in shared memory, 0 for none.
+    shape, strides: of what the descriptor describes from the tensor's first element on, in elements; beyond the shape
+    it reads zeros and writes nothing. All strides but the last, which is 1, are multiples of 16 bytes. block: as many
+    sizes. swizzle: bytes within which a block's lines are permuted in shared memory, 0 for none.
     """
 
     tensor: torch.Tensor
-    size: int
-    block: tuple[int, int]
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    block: tuple[int, ...]
     swizzle: int
+
+    @classmethod
+    def lines(cls, tensor: torch.Tensor, size: int, block: tuple[int, int], swizzle: int) -> TmaTensor:
+        """The tensor's memory as lines of `size` elements."""
+        return cls(tensor, (tensor.numel() // size, size), (size, 1), block, swizzle)
 
     def descriptor(self) -> Any:
         """As Triton's launch takes it."""
         from triton.experimental.gluon.language import NVMMASharedLayout
         from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
-        lines = self.tensor.view(-1, self.size)
-        layout = NVMMASharedLayout(self.swizzle, 8 * lines.element_size(), 2)
-        return TensorDescriptor.from_tensor(lines, list(self.block), layout)
+        layout = NVMMASharedLayout(self.swizzle, 8 * self.tensor.element_size(), len(self.block))
+        return TensorDescriptor(self.tensor, list(self.shape), list(self.strides), list(self.block), layout)
 
 
 class CompiledKernel(NamedTuple):

@@ -98,8 +98,10 @@ def launched_anatomies(call: Callable[[], Any], arch: Any) -> dict[str, Anatomy]
 
 def prepared_anatomy(arch: Any, kernel: Any, launch: Launch, **options: Any) -> Anatomy:
     """The anatomy of a launch as our kernels' `launch.py` prepares it."""
+    from blockskip.launching.dispatch import as_launched
+
     with compiling_for(arch):
-        compiled = kernel.warmup(*launch.arguments, **launch.constants, **options, grid=launch.grid)
+        compiled = kernel.warmup(*map(as_launched, launch.arguments), **launch.constants, **options, grid=launch.grid)
     return read(compiled, arch)
 
 

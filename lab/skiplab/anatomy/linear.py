@@ -124,11 +124,9 @@ def linear_anatomy(
 
 
 def _tiles_anatomy(capability, w, x, out, config) -> Anatomy:
-    from blockskip.launching.dispatch import as_launched
     from blockskip.launching.ready import allocate
     from blockskip.linear.hopper import launch
 
     shares, data = allocate(launch._memory(x, w.shape[0], config)[1:], x.device), w.data.view(torch.int32)
     launched = launch.prepare_product(x, data, w.scale, w.zero, None, out, shares, config, w.group_size)
-    launched = launched._replace(arguments=tuple(map(as_launched, launched.arguments)))
     return prepared_anatomy(capability, launch.product, launched, num_warps=4, launch_pdl=True)

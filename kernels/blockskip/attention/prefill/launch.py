@@ -9,13 +9,13 @@ from typing import NamedTuple
 import torch
 from triton.runtime.errors import OutOfResources
 
-from ...config import TileConfig, pieces_of, power_of_two
+from ...config import TileConfig, power_of_two
 from ...launching.dispatch import Launch
 from ...launching.guards import GuardedInt
 from ...launching.memory import Memory, tokens_first
 from ...launching.primitives import interpreting
 from ...launching.ready import Ready, Step
-from ...launching.view import View, is_wide, ring_kind
+from ...launching.view import View, is_wide, overlaps, ring_kind
 from ...mask import Band
 from ...mask_runs import Grid
 from ..band import Lengths, limits_of
@@ -143,23 +143,20 @@ def step_of(call: AttentionCall, plan: PrefillPlan, views, lengths: Lengths, gri
     config = plan.config
     assert config is not None
     q, k, v, out, *extras = views
-    constants = _constants(call, plan, config, (q, k, v, out))
-    if v.strides == k.strides:
-        v = v._replace(strides=None)
     scoring = scoring_of(sign_and_scale(call.scale)[1], call)
     visible = _mask_argument(call, plan), lengths, limits_of(call.mask)
-    arguments = (q, k, v, out, *extras, *visible, scoring, interleave)
+    alike = v._replace(strides=None) if v.strides == k.strides else v
+    arguments = (q, k, alike, out, *extras, *visible, scoring, interleave)
     if not config.warp_specialized:
+        constants = _constants(call, plan, config, (q, k, v, out))
         options = {"num_warps": config.num_warps, "num_stages": config.num_stages}
         return Step(prefill, Launch(arguments, {"CONSTANTS": constants}, grid), options)
     from . import hopper  # Gluon is imported only where it is used
 
-    pieces = pieces_of(q.shape[3])
-    constants = hopper.HopperConstants(
-        plan.skip, q.shape[3], *pieces, config.block_m, config.block_n, config.num_stages
-    )
-    options = {"num_warps": 4}  # a group's; the others come on top
-    return Step(hopper.prefill, Launch(arguments, {"CONSTANTS": constants}, grid), options)
+    constants = hopper.constants_of(plan.skip, q, k, v, out, lengths, config)
+    maps = hopper.descriptors_of(constants, k, v, out, lengths.kv_len)
+    options = {"num_warps": 4} | ({"launch_pdl": True} if overlaps(q.ptr.device) else {})  # a group's; others on top
+    return Step(hopper.prefill, Launch((*arguments, *maps), {"CONSTANTS": constants}, grid), options)
 
 
 def _constants(call: AttentionCall, plan: PrefillPlan, config: TileConfig, views: tuple[View, ...]) -> PrefillConstants:

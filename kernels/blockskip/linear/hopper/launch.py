@@ -67,13 +67,14 @@ def prepare_product(x, data, scale, zero, bias, out, shares, config: HopperConfi
     size = x.element_size()
     groups = TILE_COLUMNS // group_size
     columns = config.block_k // 8
-    metadata = (TmaTensor(t, TILE_ROWS, (groups, TILE_ROWS), 0) if t is not None else None for t in (scale, zero))
+    metadata = (TmaTensor.lines(t, TILE_ROWS, (groups, TILE_ROWS), 0) if t is not None else None for t in (scale, zero))
+    results = TmaTensor.lines(out, out.shape[1], (config.block_m, TILE_ROWS), 128)
     arguments = (
-        TmaTensor(x, x.shape[1], (config.block_m, config.block_k), min(128, config.block_k * size)),
-        TmaTensor(data, TILE_COLUMNS // 8, (TILE_ROWS, columns), min(128, columns * 4)),
+        TmaTensor.lines(x, x.shape[1], (config.block_m, config.block_k), min(128, config.block_k * size)),
+        TmaTensor.lines(data, TILE_COLUMNS // 8, (TILE_ROWS, columns), min(128, columns * 4)),
         *metadata,
         bias,
-        out if config.block_m <= SUMMED_ROWS.value else TmaTensor(out, out.shape[1], (config.block_m, TILE_ROWS), 128),
+        out if config.block_m <= SUMMED_ROWS.value else results,
         *shares,
         *out.shape,
     )

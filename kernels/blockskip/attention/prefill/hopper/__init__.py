@@ -7,7 +7,8 @@ after item, 128 or 192 rows of one head each, so that copies need not wait for w
 size is no power of two are multiplied in two pieces (`products`).
 """
 
+from .described import constants_of, descriptors_of
 from .items import HopperConstants
 from .kernel import prefill
 
-__all__ = ["HopperConstants", "prefill"]
+__all__ = ["HopperConstants", "constants_of", "descriptors_of", "prefill"]

@@ -9,17 +9,21 @@ from __future__ import annotations
 
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.ampere import async_copy
 from triton.experimental.gluon.language.nvidia.hopper import (
     fence_async_shared,
     mbarrier,
     warpgroup_mma_wait,
 )
+from triton.language.extra.cuda import gdc_wait
 
 from ....launching.primitives import base, first_bits, wide
 from ....launching.scopes import enter_scope, exit_scope
 from ...softmax import after_sink, online_softmax, tangent
-from .items import ROWS, item_of, own_tiles, queries_in, rounds, run_of, tiles_of
+from .items import ROWS, item_of, own_limits, queries_in, rounds, run_of, runs_of, tiles_of
 from .products import (
+    await_store,
+    begin_queries,
     begin_scores,
     begin_sums,
     buffers_at,
@@ -29,6 +33,7 @@ from .products import (
     rounded,
     shares,
     store_rows,
+    thread_barrier,
     times,
     zeros_of,
 )
@@ -122,9 +127,10 @@ def further_tiles(
     weights: gl.constexpr = gl.DotOperandLayout(0, result, 2)
     acc, row_max, row_sum = sums
     zeros = gl.zeros([ROWS, BLOCK_N], gl.float32, scores)
-    for run in range(tiles.runs[0], tiles.runs[1]):
+    runs = runs_of(tiles, CONSTANTS)
+    for run in range(runs[0], runs[1]):
         end, edges = run_of(run, tiles, visible.mask, CONSTANTS)
-        from_tile = gl.where(run == tiles.runs[0], edges[0] + 1, edges[0])
+        from_tile = gl.where(run == runs[0], edges[0] + 1, edges[0])
         for tile in range(from_tile, end):
             stage, phase = count % STAGES, count // STAGES & 1
             before = count - 1
@@ -169,13 +175,49 @@ def store_lse(lse, value, item, row, q):
 
 
 @gluon.jit
-def attend_rows(
-    GROUP: gl.constexpr, queries, item, following, count, tensors, lse, buffers, bars, visible, scoring,
-    CONSTANTS: gl.constexpr,
-):  # fmt: skip
-    """ROWS rows of one item, whose queries are given; returns those of the following one.
+def queries_at(GROUP: gl.constexpr, round_, buffers, CONSTANTS: gl.constexpr):
+    """Where a group's queries of a round come, and then its results."""
+    at = GROUP
+    if CONSTANTS.AHEAD:
+        at = GROUP + round_ % 2 * (CONSTANTS.BLOCK_M // ROWS)
+    return buffers_at(buffers.q, at)
 
-    count: the tiles that this program has read; returned with this item's.
+
+@gluon.jit
+def await_queries(q_tiles, queries, CONSTANTS: gl.constexpr):
+    """Until they lie where products read them: they were copied there, or are put there."""
+    if CONSTANTS.AHEAD:
+        async_copy.wait_group(0)
+        fence_async_shared()
+        thread_barrier()  # each warp's product reads what all have copied
+    else:
+        await_store(CONSTANTS)
+        fill(q_tiles, queries)
+        fence_async_shared()
+
+
+@gluon.jit
+def item_after(
+    round_, last_round, GROUP: gl.constexpr, q, buffers, visible, interleave, CONSTANTS: gl.constexpr
+):  # fmt: skip
+    """(item, its `own_limits`) of the round behind this one, whose queries begin to be copied; the last has itself."""
+    item = item_of(gl.minimum(round_ + 1, last_round), q, visible.lengths, interleave, CONSTANTS)
+    if CONSTANTS.AHEAD:
+        await_store(CONSTANTS)
+        q_tiles = queries_at(GROUP, round_ + 1, buffers, CONSTANTS)
+        begin_queries(q, q_tiles, item, round_ < last_round, GROUP, CONSTANTS)
+    return item, own_limits(item, GROUP, q, visible, CONSTANTS)
+
+
+@gluon.jit
+def attend_rows(
+    GROUP: gl.constexpr, queries, item, own, round_, last_round, count, tensors, maps, lse, buffers, bars, visible,
+    scoring, interleave, CONSTANTS: gl.constexpr,
+):  # fmt: skip
+    """ROWS rows of one item, whose queries are given or on their way; (count, queries, item, own) of the next one.
+
+    own: the item's `own_limits`. count: the tiles that this program has read. The next item is looked up, and its
+    queries begin to be copied, beside the first product.
     """
     PIECE: gl.constexpr = CONSTANTS.PIECE
     BLOCK_N: gl.constexpr = CONSTANTS.BLOCK_N
@@ -184,71 +226,84 @@ def attend_rows(
     result: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, PIECE, 16])
     weights: gl.constexpr = gl.DotOperandLayout(0, result, 2)
     q, out = tensors
-    tiles, skipped, behind = own_tiles(tiles_of(item, q, visible, CONSTANTS), item, GROUP, visible, CONSTANTS)
+    limits, skipped, behind = own
+    tiles = tiles_of(item, limits, q, visible)
     if CONSTANTS.OWN_TILES:
         count = release(count, skipped, bars, CONSTANTS)
     dtype: gl.constexpr = q.ptr.dtype.element_ty
-    q_tiles = buffers_at(buffers.q, GROUP)
-    fill(q_tiles, queries)
-    fence_async_shared()
+    q_tiles = queries_at(GROUP, round_, buffers, CONSTANTS)
+    await_queries(q_tiles, queries, CONSTANTS)
 
     acc = zeros_of(CONSTANTS)
     row_max, row_sum = first_sums(scoring, item[1], gl.SliceLayout(1, scores))
     zeros = gl.zeros([ROWS, BLOCK_N], gl.float32, scores)
     row = item[2] * CONSTANTS.BLOCK_M + GROUP * ROWS + gl.arange(0, ROWS, gl.SliceLayout(1, scores))
     n = gl.arange(0, BLOCK_N, gl.SliceLayout(0, scores))
-    if tiles.runs[1] > tiles.runs[0]:
-        end, edges = run_of(tiles.runs[0], tiles, visible.mask, CONSTANTS)
-        if end > edges[0]:
-            stage = count % STAGES
-            mbarrier.wait(bars.k_full.index(stage), count // STAGES & 1)
-            score = begin_scores(q_tiles, buffers, stage, zeros)
-            score = warpgroup_mma_wait(0, deps=(score,))
-            mbarrier.arrive(bars.k_empty.index(stage))
-            if scoring.angle is not None:
-                score = tangent(score * scoring.angle)
-            score = masked(score, edges[0], edges, row, n, tiles, visible, CONSTANTS)
-            weight, _, row_max, row_sum = online_softmax(score, row_max, row_sum, scoring.scale)
-            operand = gl.convert_layout(weight.to(dtype), weights)
-            sums, operand, count = further_tiles(
-                q_tiles, (acc, row_max, row_sum), operand, count + 1, tiles, row, n, buffers, bars, visible, scoring,
-                CONSTANTS,
-            )  # fmt: skip
-            acc, row_max, row_sum = sums
-            before = count - 1
-            mbarrier.wait(bars.v_full.index(before % STAGES), before // STAGES & 1)
-            summed = begin_sums(operand, buffers, before % STAGES, acc, CONSTANTS)
-            acc = end_sums(summed)
-            mbarrier.arrive(bars.v_empty.index(before % STAGES))
+    runs = runs_of(tiles, CONSTANTS)
+    end, edges = 0, (0, 0, 0, 0)
+    some = runs[1] > runs[0]
+    if some:
+        end, edges = run_of(runs[0], tiles, visible.mask, CONSTANTS)
+        some = end > edges[0]
+    if some:
+        stage = count % STAGES
+        mbarrier.wait(bars.k_full.index(stage), count // STAGES & 1)
+        score = begin_scores(q_tiles, buffers, stage, zeros)
+        following, next_own = item_after(round_, last_round, GROUP, q, buffers, visible, interleave, CONSTANTS)
+        score = warpgroup_mma_wait(0, deps=(score,))
+        mbarrier.arrive(bars.k_empty.index(stage))
+        if scoring.angle is not None:
+            score = tangent(score * scoring.angle)
+        score = masked(score, edges[0], edges, row, n, tiles, visible, CONSTANTS)
+        weight, _, row_max, row_sum = online_softmax(score, row_max, row_sum, scoring.scale)
+        operand = gl.convert_layout(weight.to(dtype), weights)
+        sums, operand, count = further_tiles(
+            q_tiles, (acc, row_max, row_sum), operand, count + 1, tiles, row, n, buffers, bars, visible, scoring,
+            CONSTANTS,
+        )  # fmt: skip
+        acc, row_max, row_sum = sums
+        before = count - 1
+        mbarrier.wait(bars.v_full.index(before % STAGES), before // STAGES & 1)
+        summed = begin_sums(operand, buffers, before % STAGES, acc, CONSTANTS)
+        acc = end_sums(summed)
+        mbarrier.arrive(bars.v_empty.index(before % STAGES))
+    else:
+        following, next_own = item_after(round_, last_round, GROUP, q, buffers, visible, interleave, CONSTANTS)
     if CONSTANTS.OWN_TILES:
         count = release(count, behind, bars, CONSTANTS)
 
-    if CONSTANTS.HEAD_DIM <= 128:  # registers are left for them while results are made ready
-        queries = queries_of(q, following, GROUP, CONSTANTS)
     share, logarithm = shares((acc, row_max, row_sum), CONSTANTS)
     fill(q_tiles, rounded(share, dtype))
-    if CONSTANTS.HEAD_DIM > 128:
+    store_rows(out, maps, q_tiles, item, GROUP, CONSTANTS)
+    if not CONSTANTS.AHEAD:
         queries = queries_of(q, following, GROUP, CONSTANTS)
-    store_rows(out, q_tiles, item, GROUP, CONSTANTS)
     store_lse(lse, logarithm, item, row, q)
-    return count, queries
+    return count, queries, following, next_own
 
 
 @gluon.jit
 def attend(
-    GROUP: gl.constexpr, tensors, lse, buffers, bars, visible, scoring, interleave, CONSTANTS: gl.constexpr
+    GROUP: gl.constexpr, tensors, maps, lse, buffers, bars, visible, scoring, interleave, CONSTANTS: gl.constexpr
 ):  # fmt: skip
     """A warp group's part: ROWS query rows of each item, from their scores to what is stored."""
     q = tensors[0]
+    gdc_wait()
     count = 0
     item = item_of(0, q, visible.lengths, interleave, CONSTANTS)
-    queries = queries_of(q, item, GROUP, CONSTANTS)
+    queries = ()
+    if CONSTANTS.AHEAD:
+        begin_queries(q, queries_at(GROUP, 0, buffers, CONSTANTS), item, True, GROUP, CONSTANTS)
+    else:
+        queries = queries_of(q, item, GROUP, CONSTANTS)
+    own = own_limits(item, GROUP, q, visible, CONSTANTS)
     last_round = rounds(q, visible.lengths, CONSTANTS) - 1
     for round_ in range(last_round + 1):
         enter_scope("item")
-        following = item_of(gl.minimum(round_ + 1, last_round), q, visible.lengths, interleave, CONSTANTS)
-        count, queries = attend_rows(
-            GROUP, queries, item, following, count, tensors, lse, buffers, bars, visible, scoring, CONSTANTS
+        count, queries, item, own = attend_rows(
+            GROUP, queries, item, own, round_, last_round, count, tensors, maps, lse, buffers, bars, visible, scoring,
+            interleave, CONSTANTS,
         )  # fmt: skip
-        item = following
         exit_scope("item")
+    if CONSTANTS.AHEAD:
+        async_copy.wait_group(0)
+    await_store(CONSTANTS)

@@ -9,11 +9,12 @@ from __future__ import annotations
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import mbarrier, tma
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from ....launching.primitives import wide
 from ....launching.scopes import enter_scope, exit_scope
 from ...band import first_slot
-from .items import item_of, rounds, run_of, tiles_of
+from .items import item_of, limits_of, rounds, run_of, runs_of, tiles_of
 
 LAST = gl.constexpr(1 << 30)
 """See `parts_descriptor_of`; 2**64 bytes in steps of 2**34 elements of 2 bytes take 2**29: it is a multiple of that."""
@@ -70,13 +71,20 @@ def parts_descriptors_of(view, strides, CONSTANTS: gl.constexpr):
 
 
 @gluon.jit
-def copy(q, k, v, buffers, bars, visible, interleave, CONSTANTS: gl.constexpr):
-    """The copying warp's part: the tiles of keys and values of all items, in the order in which they are attended."""
+def copy(q, k, v, maps, buffers, bars, visible, interleave, CONSTANTS: gl.constexpr):
+    """The copying warp's part: the tiles of keys and values of all items, in the order in which they are attended.
+
+    maps: (of keys, of values) from the host, for each piece of the head, or none.
+    """
     BLOCK_N: gl.constexpr = CONSTANTS.BLOCK_N
     STAGES: gl.constexpr = CONSTANTS.STAGES
     # values laid out like the keys come without strides
     v_strides = k.strides if v.strides is None else v.strides
-    if visible.lengths.items is None:
+    gdc_launch_dependents()
+    gdc_wait()
+    if CONSTANTS.MAPPED:
+        k_sources, v_sources = maps[0], maps[1]
+    elif visible.lengths.items is None:
         k_sources = descriptors_of(k, k.strides, 0, visible.lengths.kv_len, BLOCK_N, CONSTANTS)
         v_sources = descriptors_of(v, v_strides, 0, visible.lengths.kv_len, BLOCK_N, CONSTANTS)
     else:
@@ -86,7 +94,7 @@ def copy(q, k, v, buffers, bars, visible, interleave, CONSTANTS: gl.constexpr):
     for round_ in range(rounds(q, visible.lengths, CONSTANTS)):
         enter_scope("copies")
         item = item_of(round_, q, visible.lengths, interleave, CONSTANTS)
-        tiles = tiles_of(item, q, visible, CONSTANTS)
+        tiles = tiles_of(item, limits_of(item, q, visible, CONSTANTS), q, visible)
         if visible.lengths.pointer is not None:
             # each batch has keys of its own number. A descriptor is overwritten by the next one: all copies by it
             # must have ended
@@ -127,7 +135,8 @@ def copy_tiles(
     size: gl.constexpr = BLOCK_N * (CONSTANTS.PIECE + CONSTANTS.REST) * 2
     packed: gl.constexpr = len(item) != 3
     block: gl.constexpr = [1, 1, 1, BLOCK_N] if packed else [1, 1, BLOCK_N]
-    for run in range(tiles.runs[0], tiles.runs[1]):
+    runs = runs_of(tiles, CONSTANTS)
+    for run in range(runs[0], runs[1]):
         end, edges = run_of(run, tiles, mask, CONSTANTS)
         for tile in range(edges[0], end):
             stage, phase = count % STAGES, count // STAGES & 1 ^ 1

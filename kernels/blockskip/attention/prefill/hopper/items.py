@@ -38,6 +38,11 @@ class HopperConstants(NamedTuple):
     BLOCK_N: int
     STAGES: int
     """Tiles of keys, and of values, in shared memory."""
+    AHEAD: bool
+    """Whether the next item's queries are copied to shared memory while one is attended; else loaded behind it."""
+    MAPPED: bool
+    """Whether descriptors come from the host: of keys, values and results. Else the kernel makes those of keys and
+    values, and results are stored by pointers."""
 
     @property
     def OWN_TILES(self) -> bool:
@@ -46,7 +51,10 @@ class HopperConstants(NamedTuple):
 
 
 class Buffers(NamedTuple):
-    """Tiles in shared memory, for each piece of the head; q: a warp group's queries, then its results."""
+    """Tiles in shared memory, for each piece of the head; q: a warp group's queries, then its results.
+
+    With AHEAD there are two for each group: while an item is attended, the queries of the next one come into the other.
+    """
 
     q: Any
     k: Any
@@ -71,17 +79,25 @@ class Visible(NamedTuple):
 
 
 class Tiles(NamedTuple):
-    """The keys and tiles of one item.
+    """The keys and tiles of one item, or of one warp group's rows.
 
-    q_len: the queries among which the item's are; runs: (first, end) of the tile map's, or one; band: the limits of the
-    band's tiles, see `band_of_rows`.
+    q_len: the queries among which the item's are; limits: those of a band's tiles, see `band_of_rows`, or (first, end)
+    of a tile map's runs.
     """
 
     kv_len: Any
     q_start: Any
     q_len: Any
-    runs: Any
-    band: Any
+    limits: Any
+
+
+@gluon.jit
+def runs_of(tiles, CONSTANTS: gl.constexpr):
+    """(first, end) of the runs of an item: a tile map's, or a band's only one."""
+    runs = (0, 1)
+    if CONSTANTS.SKIP == "map":
+        runs = tiles.limits
+    return runs
 
 
 @gluon.jit
@@ -89,7 +105,7 @@ def run_of(run, tiles, mask, CONSTANTS: gl.constexpr):
     """(end, edges) of a run of tiles: see `attend.masked`."""
     BLOCK_N: gl.constexpr = CONSTANTS.BLOCK_N
     if CONSTANTS.SKIP == "bounds":
-        begin, full_begin, full_end, end = tiles.band
+        begin, full_begin, full_end, end = tiles.limits
         bits_index = -1
     else:
         run_ptr = mask.runs + wide(run) * 4
@@ -157,55 +173,59 @@ def queries_in(view, item):
 
 
 @gluon.jit
-def tiles_of(item, q, visible, CONSTANTS: gl.constexpr):
-    """The `Tiles` of an item."""
-    batch, head, row = item[0], item[1], item[2]
+def tiles_of(item, limits, q, visible):
+    """The `Tiles` of an item, or of a group's rows, whose limits are known."""
     q_len = q.shape[2]
     if visible.lengths.items is None:
-        kv_len, q_start = lengths_of(visible.lengths, batch, q_len)  # pyright: ignore
+        kv_len, q_start = lengths_of(visible.lengths, item[0], q_len)  # pyright: ignore
     else:
         q_len, kv_len = item[4], item[6]
         q_start = kv_len - q_len
-    runs = (0, 1)
-    band_tiles = (0, 0, 0, 0)
-    if CONSTANTS.SKIP == "bounds":
-        first = row * CONSTANTS.BLOCK_M
-        band_tiles = band_of_rows(first, CONSTANTS.BLOCK_M, q_len, q_start, kv_len, visible.band, CONSTANTS)
-    else:
-        row_ptr = base(visible.mask.start, batch, head) + row
-        runs = (gl.load(row_ptr), gl.load(row_ptr + 1))
-    return Tiles(kv_len, q_start, q_len, runs, band_tiles)
+    return Tiles(kv_len, q_start, q_len, limits)
 
 
 @gluon.jit
-def band_of_rows(first, ROWS_OF: gl.constexpr, q_len, q_start, kv_len, band, CONSTANTS: gl.constexpr):
+def limits_of(item, q, visible, CONSTANTS: gl.constexpr):
+    """The limits of an item's tiles: see `Tiles`."""
+    if CONSTANTS.SKIP == "bounds":
+        of_item = tiles_of(item, (), q, visible)
+        return band_of_rows(item[2] * CONSTANTS.BLOCK_M, CONSTANTS.BLOCK_M, of_item, visible.band, CONSTANTS)
+    else:  # noqa: RET505 - the other way must not be compiled
+        row_ptr = base(visible.mask.start, item[0], item[1]) + item[2]
+        return gl.load(row_ptr), gl.load(row_ptr + 1)
+
+
+@gluon.jit
+def band_of_rows(first, ROWS_OF: gl.constexpr, tiles, band, CONSTANTS: gl.constexpr):
     """(first tile, first unmasked at the left, first masked at the right, end) of so many queries of a band."""
     BLOCK_N: gl.constexpr = CONSTANTS.BLOCK_N
-    last = gl.minimum(first + ROWS_OF, q_len) - 1
+    q_start, kv_len = tiles.q_start, tiles.kv_len
+    last = gl.minimum(first + ROWS_OF, tiles.q_len) - 1
     begin, full_begin, _, end = band_limits(q_start + first, q_start + last, kv_len, band, BLOCK_N)
     # a tile may be masked at both ends: the end of the unmasked is not bounded by their first
     full_end = kv_len // BLOCK_N
     if band.right is not None:
         full_end = gl.minimum(gl.maximum(q_start + first + band.right + 1, 0) // BLOCK_N, full_end)
-    return begin, full_begin, full_end, end
+    return begin, full_begin, full_end + begin * 0, end
 
 
 @gluon.jit
-def own_tiles(tiles, item, GROUP: gl.constexpr, visible, CONSTANTS: gl.constexpr):
-    """(tiles, tiles before them, tiles behind them): those of an item that one warp group's rows need.
+def own_limits(item, GROUP: gl.constexpr, q, visible, CONSTANTS: gl.constexpr):
+    """(limits, tiles before them, tiles behind them): of an item's tiles those that one warp group's rows need.
 
     Fewer than the item's where its rows are more than a tile's keys away from other groups'. A group without rows does
     as the item.
     """
-    before, behind = 0, 0
+    limits = limits_of(item, q, visible, CONSTANTS)
+    before, behind = item[2] * 0, item[2] * 0
     if CONSTANTS.OWN_TILES:
+        tiles = tiles_of(item, (), q, visible)
         first = item[2] * CONSTANTS.BLOCK_M + GROUP * ROWS
-        begin, full_begin, full_end, end = tiles.band
-        own = band_of_rows(first, ROWS, tiles.q_len, tiles.q_start, tiles.kv_len, visible.band, CONSTANTS)
+        begin, full_begin, full_end, end = limits
+        own = band_of_rows(first, ROWS, tiles, visible.band, CONSTANTS)
         some = first < tiles.q_len
         own_begin = gl.where(some, gl.minimum(own[0], end), begin)
         own_end = gl.where(some, gl.minimum(gl.maximum(own[3], own_begin), end), end)
         before, behind = own_begin - begin, end - own_end
-        band_tiles = (own_begin, gl.where(some, own[1], full_begin), gl.where(some, own[2], full_end), own_end)
-        tiles = Tiles(tiles.kv_len, tiles.q_start, tiles.q_len, tiles.runs, band_tiles)
-    return tiles, before, behind
+        limits = (own_begin, gl.where(some, own[1], full_begin), gl.where(some, own[2], full_end), own_end)
+    return limits, before, behind

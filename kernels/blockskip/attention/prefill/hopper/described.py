@@ -1,0 +1,69 @@
+"""What the kernel is compiled for, and the descriptors by which the copy engine reads and writes, made on the host."""
+
+from __future__ import annotations
+
+from ....config import TileConfig, pieces_of
+from ....launching.dispatch import TmaTensor
+from ....launching.repeated import ALIGNMENT
+from ....launching.view import View
+from ...band import Lengths
+from .items import ROWS, HopperConstants
+
+AHEAD_HEAD_DIM = 128
+"""Up to this size two buffers of queries fit beside the tiles."""
+COPIED = 8
+"""Elements of what is copied at once, 16 bytes."""
+
+
+def constants_of(
+    skip: str, q: View, k: View, v: View, out: View, lengths: Lengths, config: TileConfig
+) -> HopperConstants:
+    """What the kernel is compiled for."""
+    head_dim = q.shape[3]
+    ahead = head_dim <= AHEAD_HEAD_DIM and head_dim % COPIED == 0 and _in_pieces_of_16_bytes(q)
+    mapped = _is_known(lengths) and all(_in_pieces_of_16_bytes(view) and _moves(view) for view in (k, v, out))
+    tiles = config.block_m, config.block_n, config.num_stages
+    return HopperConstants(skip, head_dim, *pieces_of(head_dim), *tiles, ahead, mapped)
+
+
+def descriptors_of(
+    constants: HopperConstants, k: View, v: View, out: View, kv_len: int
+) -> tuple[TmaTensor | None, ...]:
+    """The kernel's arguments `*_map` and `*_rest`: of keys, of values and of results, for each piece of the head.
+
+    None where the kernel makes them itself or has no second piece.
+    """
+    if not constants.MAPPED:
+        return (None,) * 6
+    keys, rows = (constants.BLOCK_N, kv_len), (ROWS.value, out.shape[2])
+    return tuple(
+        _described(view, *lines, piece, constants.HEAD_DIM) if piece else None
+        for view, lines in ((k, keys), (v, keys), (out, rows))
+        for piece in (constants.PIECE, constants.REST)
+    )
+
+
+def _is_known(lengths: Lengths) -> bool:
+    """Whether the host knows how many keys there are, and each call of this kind has as many."""
+    on_device = lengths.pointer is not None or lengths.items is not None
+    return not on_device and type(lengths.kv_len) is int
+
+
+def _described(view: View, rows: int, length: int, piece: int, head_dim: int) -> TmaTensor:
+    """Blocks [1, 1, rows, piece] of a tensor [batch, heads, length, head_dim]."""
+    sizes = view.shape[0], view.shape[1], length, head_dim
+    # the stride of a dimension of one entry may be anything, also what a descriptor does not take
+    strides = (stride if size > 1 else COPIED for size, stride in zip(view.shape[:3], view.strides[:3], strict=True))
+    swizzle = min(128, piece * view.ptr.element_size())
+    return TmaTensor(view.ptr, sizes, (*strides, 1), (1, 1, rows, piece), swizzle)
+
+
+def _in_pieces_of_16_bytes(view: View) -> bool:
+    """Whether rows are of adjoining elements and begin at multiples of 16 bytes."""
+    aligned = view.ptr.data_ptr() % ALIGNMENT == 0 and view.ptr.element_size() == 2
+    return aligned and view.strides[3] == 1 and not any(stride % COPIED for stride in view.strides[:3])
+
+
+def _moves(view: View) -> bool:
+    """Whether no dimension of several entries repeats one, which a host's descriptor cannot describe."""
+    return all(stride > 0 for size, stride in zip(view.shape, view.strides, strict=True) if size > 1)
