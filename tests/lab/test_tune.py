@@ -158,6 +158,13 @@ def test_an_interrupted_tuning_goes_on_where_it_stopped(tmp_path):
     assert {budget for *_, budget in third.asked} == {0.12}  # the finals alone
 
 
+def test_finals_that_were_interrupted_count_for_all_who_were_in_them(tmp_path):
+    clock = Clock(stop_after=13)  # the last was the default's second workload
+    run = measured(tuning(), tmp_path / "run.jsonl", clock)
+    assert (clock.asked[-1][0], *clock.asked[-1][2:]) == (8192, TABLE, 0.12)
+    assert tuple(entries([run])[0].config) == A
+
+
 @pytest.fixture
 def seen_gpu(monkeypatch):
     """torch seems to see a GPU; what is measured there comes from a Clock, which is returned."""

@@ -56,7 +56,7 @@ def _misses(cells: pd.DataFrame, table: Table) -> list[str]:
     by_reason: dict[str, list[dict[str, Any]]] = {}
     for row in _records(cells):
         if row["missed"]:
-            point = tuple(row[axis] for axis in table.axes)
+            point = tuple(None if pd.isna(row[axis]) else row[axis] for axis in table.axes)
             by_reason.setdefault(table.reasons.get(point, "the reason has not been found yet"), []).append(row)
     return [f"{_places(rows, table)}: {reason}." for reason, rows in by_reason.items()]
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from skiplab.results.targets import PROMPT_RATES, STEP_RATES
 
+D128, D256 = "32/8 of 128", "32/16 of 256"
+
 FEW_BYTES = (
     "a kernel that does nothing but read as many bytes takes nearly three quarters of that time itself, since memory "
     "needs some microseconds to come to its rate; the rest is the merge of many shares of few heads"
@@ -30,19 +32,37 @@ ONE_STAGE = (
 FEW_TILES = (
     "5,376 outputs are 42 tiles of 128 a block of 256 rows, for 132 multiprocessors. At the pace of 16,384 x 5,376, "
     "whose programs have whole tiles, they would take 40, 71 and 261 µs: 9 of them before the first step and behind "
-    'the last, which a short product cannot hide. The rest is tiles that programs share (data/TUNING.md, "What shared '
-    'tiles cost"; by the times of the run itself, counters have not been read since)'
+    "the last, which a short product cannot hide. The rest is tiles that programs share. By counters tensor cores are "
+    "busy in 61, 74 and 86 % of cycles with 256, 512 and 2,048 rows and in 70, 86 and 93 % of cuBLAS's, and nothing "
+    "else is near full: cuBLAS takes tiles of 96 and 168 rows, of which 112 and 128 fill the GPU once, and Triton's "
+    'tensors are powers of two (data/TUNING.md, "What shared tiles cost")'
 )
 SHARED_TILES = (
     "programs share tiles, and with 21,504 inputs read different columns of activations that are 22 MB with 512 rows "
     "and 88 with 2,048, more than the L2 holds. At the pace of 16,384 x 5,376, whose programs have whole tiles, it "
-    'would be 165 and 702 µs (data/TUNING.md, "What shared tiles cost"; by the times of the run itself, counters have '
-    "not been read since)"
+    "would be 165 and 702 µs. By counters tensor cores are busy in 85 and 88 % of cycles, in 92 and 95 % of cuBLAS's, "
+    'and nothing else is near full (data/TUNING.md, "What shared tiles cost")'
 )
 SOFTMAX = (
     "exponentials, maxima and masks are as many at any head size, and products fewer: at head size 64 causal prompts "
-    "of 16,384 tokens reach 501 TFLOP/s, 76 % of the 658 at 128. At 80 and 96 a head is two pieces, of 64 and the "
-    "rest, each with products of its own"
+    "of 16,384 tokens reach 473 TFLOP/s, 80 % of the 589 at 128 in the same session. By counters tensor cores are busy "
+    "in 43 % of cycles at 80, special-function units in 44 %, and instructions are issued in 35 %: no unit is full, and "
+    "a group's exponentials do not run beside its products (data/TUNING.md)"
+)
+BEHIND_THE_WAIT = (
+    "no unit is full: by counters tensor cores are busy in 83 % of cycles at head size 256 and in 48 % at 64, where "
+    "special-function units are in 51 %. In the compiled loop a group's exponentials stand behind the wait for the "
+    "product that they should run beside; FlashAttention's do not, and its two groups take turns. Kept before the wait "
+    "they were slower at 64 and 256 (data/TUNING.md). From 4,096 tokens on all ran at the GPU's power limit"
+)
+NARROW = (
+    "by counters tensor cores are busy in 62 % of cycles, 83 in causal prompts: each item of 128 rows has 17 tiles, two "
+    "of them masked, and begins and ends beside few products. The rest is as with causal prompts: a group's "
+    "exponentials stand behind the wait for the product that they should run beside (data/TUNING.md)"
+)
+ONE_ROUND = (
+    "128 items or 256 for 132 multiprocessors: one or two rounds, of which about 5 µs are a program's beginning, before "
+    "its first queries and keys have come (data/TUNING.md). The peer is ahead by 1 to 2 %"
 )
 PROMPT_PARTS = (
     "by its parts, 85 % of a prompt of 512 and of 2,048 tokens is products, 83 % of 8,192, 64 % of 32,768 and 36 % of "
@@ -59,7 +79,17 @@ LAYERS_BEHIND = {
     FEW_TILES: [(5376, 8192, rows) for rows in (256, 512, 2048)],
     SHARED_TILES: [(5376, 21504, rows) for rows in (512, 2048)],
 }
+LONG = (4096, 8192, 16384, 32768)
 REASONS: dict[str, dict[tuple, str]] = {
+    "sliding": {(512,): ONE_ROUND, (1024,): ONE_ROUND, **dict.fromkeys(((length,) for length in LONG), NARROW)},
+    "causal-d64": dict.fromkeys(((length,) for length in LONG), BEHIND_THE_WAIT),
+    "windows-d64": dict.fromkeys(((1024, length) for length in LONG), BEHIND_THE_WAIT),
+    "sinks-d64": dict.fromkeys(((None, length) for length in LONG), BEHIND_THE_WAIT),
+    "flash": {
+        **dict.fromkeys(((heads, None, length) for heads in (D128, D256) for length in LONG), BEHIND_THE_WAIT),
+        **dict.fromkeys(((D256, 1024, length) for length in LONG), NARROW),
+    },
+    "batches": {(4, 256): ONE_ROUND},
     "heads-80-96": {(size, length): SOFTMAX for size in (80, 96) for length in (1024, 4096, 16384)},
     "ffpa": {(length,): ONE_STAGE for length in (8192, 16384)},
     "packed": {("64/8 of 64", "128 of 128"): ONE_TILE},

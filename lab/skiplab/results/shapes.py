@@ -70,6 +70,11 @@ def narrow(
 
 
 SHAPES = {
+    "sliding": beside(
+        "**A sliding layer of Gemma 4 31B** (32 query heads, 16 key heads of 256, window 1,024, bfloat16).", ("q_len",),
+        ("flex", "fa3", "fa4", "flashinfer"), on_h200("prefill-sliding"), {**PROMPT, "heads": D256, "window": 1024},
+        across=True,
+    ),
     "causal-d64": beside(
         "**Causal prompts at head size 64** (64 query heads, 8 key heads, bfloat16).", ("q_len",),
         ("sdpa-cudnn", "flex", "fa4"), on_h200("prefill-causal-d64"), {**CAUSAL, "heads": D64}, across=True,

@@ -63,8 +63,8 @@ def rankings(runs: Sequence[Run]) -> dict[Any, Ranking]:
             times.setdefault(one, {}).setdefault(workload_of(row["axes"]).key(), {})[candidate] = median(
                 row["samples_ns"]
             )
-            least = taken.setdefault(one, {})
-            least[candidate] = min(least.get(candidate, rounds[point]), rounds[point])
+            most = taken.setdefault(one, {})
+            most[candidate] = max(most.get(candidate, 0), rounds[point])
     return {
         one: Ranking(by_workload, _scores(list(by_workload.values()), taken[one])) for one, by_workload in times.items()
     }
@@ -82,7 +82,10 @@ def _of_last_kernels(run: Run, module: TuningModule) -> Iterator[tuple[Mapping[s
 
 
 def _scores(workloads: Sequence[Mapping[Candidate, float]], rounds: Mapping[Candidate, int]) -> dict[Candidate, float]:
-    """The scores of candidates that were timed on all workloads, and as often as the best."""
+    """The scores of candidates that were timed on all workloads, and on one as often as the best.
+
+    Of the best timed again all were, though the run may have been interrupted before the last workload.
+    """
     everywhere = set.intersection(*(set(times) for times in workloads))
     most = max((rounds[one] for one in everywhere), default=0)
     able = [one for one in everywhere if rounds[one] == most]
