@@ -11,6 +11,7 @@ from blockskip.attention.call import AttentionArguments, AttentionCall
 from blockskip.attention.eager import check
 from blockskip.attention.prefill import launch, plan, schedule
 from blockskip.config import TileConfig
+from blockskip.launching.dispatch import TmaTensor
 from blockskip.launching.guards import GuardedInt
 from blockskip.launching.repeated import REPEATED
 
@@ -168,29 +169,23 @@ def test_who_makes_descriptors_and_when_queries_are_copied(head_dim):
 
     def made(q, k, v, **named):
         call = check(AttentionArguments(q, k, v, mask, impl="triton", config=config, route="prefill", **named))
-        step = launch.prepare(
-            call, plan.plan_kernel(call, config, capability=(9, 0)), (q, k, v, out), None, None, (3, 8, 2)
-        )
-        constants, maps = step.launch.constants["CONSTANTS"], step.launch.arguments[-6:]
-        pieces = 2 if constants.REST else 1
-        assert [one is not None for one in maps] == [constants.MAPPED, constants.MAPPED and pieces == 2] * 3
-        return constants, maps
+        planned = plan.plan_kernel(call, config, capability=(9, 0))
+        step = launch.prepare(call, planned, (q, k, v, out), None, None, (3, 8, 2))
+        constants, tensors = step.launch.constants["CONSTANTS"], step.launch.arguments[1:4]
+        assert [isinstance(one, TmaTensor) for one in tensors] == [constants.MAPPED] * 3
+        return constants, tensors
 
-    constants, maps = made(q, k, v)
-    assert constants.MAPPED and constants.AHEAD is (head_dim <= 128)
-    block = 1, 1, config.block_n, constants.PIECE
-    assert maps[0] == (k, (2, 2, 400, head_dim), k.stride(), block, 128) and maps[4].block == (
-        1,
-        1,
-        64,
-        constants.PIECE,
-    )
-    assert made(q, k, v, kv_len=350)[1][2].shape == (2, 2, 350, head_dim)
-    single = k[:1].as_strided((1, 2, 400, head_dim), (0, *k.stride()[1:]))  # a stride that is no matter
-    assert made(q[:1], *[single] * 2)[1][0].strides == (8, *k.stride()[1:])
+    constants, (of_k, _, of_out) = made(q, k, v)
+    assert constants.AHEAD is (head_dim <= 128) and constants.MAPPED is (head_dim not in (80, 192))  # two pieces
+    assert not made(torch.cat([q, q], 3)[..., 1 : head_dim + 1], k, v)[0].AHEAD
     assert not made(q, k[:, :1].expand_as(k), v)[0].MAPPED
     assert not made(q, k, v, kv_len=torch.tensor([400, 300], dtype=torch.int32))[0].MAPPED
-    assert not made(torch.cat([q, q], 3)[..., 1 : head_dim + 1], k, v)[0].AHEAD
+    if constants.MAPPED:
+        block = 1, 1, config.block_n, head_dim
+        assert of_k == (k, (2, 2, 400, head_dim), k.stride(), block, 128) and of_out.block == (1, 1, 64, head_dim)
+        assert made(q, k, v, kv_len=350)[1][0].shape == (2, 2, 350, head_dim)
+        single = k[:1].as_strided((1, 2, 400, head_dim), (0, *k.stride()[1:]))  # a stride that is no matter
+        assert made(q[:1], *[single] * 2)[1][0].strides == (8, *k.stride()[1:])
 
 
 def modes(mask):

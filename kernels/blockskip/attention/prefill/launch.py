@@ -145,18 +145,18 @@ def step_of(call: AttentionCall, plan: PrefillPlan, views, lengths: Lengths, gri
     q, k, v, out, *extras = views
     scoring = scoring_of(sign_and_scale(call.scale)[1], call)
     visible = _mask_argument(call, plan), lengths, limits_of(call.mask)
-    alike = v._replace(strides=None) if v.strides == k.strides else v
-    arguments = (q, k, alike, out, *extras, *visible, scoring, interleave)
+    others = *extras, *visible, scoring, interleave
     if not config.warp_specialized:
         constants = _constants(call, plan, config, (q, k, v, out))
+        alike = v._replace(strides=None) if v.strides == k.strides else v
         options = {"num_warps": config.num_warps, "num_stages": config.num_stages}
-        return Step(prefill, Launch(arguments, {"CONSTANTS": constants}, grid), options)
+        return Step(prefill, Launch((q, k, alike, out, *others), {"CONSTANTS": constants}, grid), options)
     from . import hopper  # Gluon is imported only where it is used
 
     constants = hopper.constants_of(plan.skip, q, k, v, out, lengths, config)
-    maps = hopper.descriptors_of(constants, k, v, out, lengths.kv_len)
+    tensors = hopper.tensors_of(constants, k, v, out, lengths.kv_len)
     options = {"num_warps": 4} | ({"launch_pdl": True} if overlaps(q.ptr.device) else {})  # a group's; others on top
-    return Step(hopper.prefill, Launch((*arguments, *maps), {"CONSTANTS": constants}, grid), options)
+    return Step(hopper.prefill, Launch((q, *tensors, *others), {"CONSTANTS": constants}, grid), options)
 
 
 def _constants(call: AttentionCall, plan: PrefillPlan, config: TileConfig, views: tuple[View, ...]) -> PrefillConstants:

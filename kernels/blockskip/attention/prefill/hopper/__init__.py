@@ -8,8 +8,8 @@ is looked up, and its queries are copied, beside an item's first product, and re
 whose size is no power of two are multiplied in two pieces (`products`).
 """
 
-from .described import constants_of, descriptors_of
+from .described import constants_of, tensors_of
 from .items import HopperConstants
 from .kernel import prefill
 
-__all__ = ["HopperConstants", "constants_of", "descriptors_of", "prefill"]
+__all__ = ["HopperConstants", "constants_of", "prefill", "tensors_of"]

@@ -197,10 +197,9 @@ def await_queries(q_tiles, queries, CONSTANTS: gl.constexpr):
 
 
 @gluon.jit
-def item_after(
-    round_, last_round, GROUP: gl.constexpr, q, buffers, visible, interleave, CONSTANTS: gl.constexpr
-):  # fmt: skip
+def place_after(rounds_, GROUP: gl.constexpr, q, buffers, visible, interleave, CONSTANTS: gl.constexpr):
     """(item, its `own_limits`) of the round behind this one, whose queries begin to be copied; the last has itself."""
+    round_, last_round = rounds_
     item = item_of(gl.minimum(round_ + 1, last_round), q, visible.lengths, interleave, CONSTANTS)
     if CONSTANTS.AHEAD:
         await_store(CONSTANTS)
@@ -211,13 +210,13 @@ def item_after(
 
 @gluon.jit
 def attend_rows(
-    GROUP: gl.constexpr, queries, item, own, round_, last_round, count, tensors, maps, lse, buffers, bars, visible,
-    scoring, interleave, CONSTANTS: gl.constexpr,
+    GROUP: gl.constexpr, rounds_, place, queries, count, tensors, buffers, bars, visible, scoring, interleave,
+    CONSTANTS: gl.constexpr,
 ):  # fmt: skip
-    """ROWS rows of one item, whose queries are given or on their way; (count, queries, item, own) of the next one.
+    """ROWS rows of one item, whose queries are given or on their way; (place, queries, count) of the next one.
 
-    own: the item's `own_limits`. count: the tiles that this program has read. The next item is looked up, and its
-    queries begin to be copied, beside the first product.
+    rounds_: (this round, the last one). place: (the item, its `own_limits`). count: the tiles that this program has
+    read. The next item is looked up, and its queries begin to be copied, beside the first product.
     """
     PIECE: gl.constexpr = CONSTANTS.PIECE
     BLOCK_N: gl.constexpr = CONSTANTS.BLOCK_N
@@ -225,13 +224,14 @@ def attend_rows(
     scores: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BLOCK_N, 16])
     result: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, PIECE, 16])
     weights: gl.constexpr = gl.DotOperandLayout(0, result, 2)
-    q, out = tensors
+    q, out, lse = tensors
+    item, own = place
     limits, skipped, behind = own
     tiles = tiles_of(item, limits, q, visible)
     if CONSTANTS.OWN_TILES:
         count = release(count, skipped, bars, CONSTANTS)
     dtype: gl.constexpr = q.ptr.dtype.element_ty
-    q_tiles = queries_at(GROUP, round_, buffers, CONSTANTS)
+    q_tiles = queries_at(GROUP, rounds_[0], buffers, CONSTANTS)
     await_queries(q_tiles, queries, CONSTANTS)
 
     acc = zeros_of(CONSTANTS)
@@ -249,7 +249,7 @@ def attend_rows(
         stage = count % STAGES
         mbarrier.wait(bars.k_full.index(stage), count // STAGES & 1)
         score = begin_scores(q_tiles, buffers, stage, zeros)
-        following, next_own = item_after(round_, last_round, GROUP, q, buffers, visible, interleave, CONSTANTS)
+        following = place_after(rounds_, GROUP, q, buffers, visible, interleave, CONSTANTS)
         score = warpgroup_mma_wait(0, deps=(score,))
         mbarrier.arrive(bars.k_empty.index(stage))
         if scoring.angle is not None:
@@ -268,23 +268,21 @@ def attend_rows(
         acc = end_sums(summed)
         mbarrier.arrive(bars.v_empty.index(before % STAGES))
     else:
-        following, next_own = item_after(round_, last_round, GROUP, q, buffers, visible, interleave, CONSTANTS)
+        following = place_after(rounds_, GROUP, q, buffers, visible, interleave, CONSTANTS)
     if CONSTANTS.OWN_TILES:
         count = release(count, behind, bars, CONSTANTS)
 
     share, logarithm = shares((acc, row_max, row_sum), CONSTANTS)
     fill(q_tiles, rounded(share, dtype))
-    store_rows(out, maps, q_tiles, item, GROUP, CONSTANTS)
+    store_rows(out, q_tiles, item, GROUP, CONSTANTS)
     if not CONSTANTS.AHEAD:
-        queries = queries_of(q, following, GROUP, CONSTANTS)
+        queries = queries_of(q, following[0], GROUP, CONSTANTS)
     store_lse(lse, logarithm, item, row, q)
-    return count, queries, following, next_own
+    return following, queries, count
 
 
 @gluon.jit
-def attend(
-    GROUP: gl.constexpr, tensors, maps, lse, buffers, bars, visible, scoring, interleave, CONSTANTS: gl.constexpr
-):  # fmt: skip
+def attend(GROUP: gl.constexpr, tensors, buffers, bars, visible, scoring, interleave, CONSTANTS: gl.constexpr):
     """A warp group's part: ROWS query rows of each item, from their scores to what is stored."""
     q = tensors[0]
     gdc_wait()
@@ -295,13 +293,13 @@ def attend(
         begin_queries(q, queries_at(GROUP, 0, buffers, CONSTANTS), item, True, GROUP, CONSTANTS)
     else:
         queries = queries_of(q, item, GROUP, CONSTANTS)
-    own = own_limits(item, GROUP, q, visible, CONSTANTS)
+    place = (item, own_limits(item, GROUP, q, visible, CONSTANTS))
     last_round = rounds(q, visible.lengths, CONSTANTS) - 1
     for round_ in range(last_round + 1):
         enter_scope("item")
-        count, queries, item, own = attend_rows(
-            GROUP, queries, item, own, round_, last_round, count, tensors, maps, lse, buffers, bars, visible, scoring,
-            interleave, CONSTANTS,
+        place, queries, count = attend_rows(
+            GROUP, (round_, last_round), place, queries, count, tensors, buffers, bars, visible, scoring, interleave,
+            CONSTANTS,
         )  # fmt: skip
         exit_scope("item")
     if CONSTANTS.AHEAD:

@@ -71,23 +71,26 @@ def parts_descriptors_of(view, strides, CONSTANTS: gl.constexpr):
 
 
 @gluon.jit
-def copy(q, k, v, maps, buffers, bars, visible, interleave, CONSTANTS: gl.constexpr):
-    """The copying warp's part: the tiles of keys and values of all items, in the order in which they are attended.
+def strides_of_values(k, v):
+    """Values laid out like the keys come without strides."""
+    return k.strides if v.strides is None else v.strides
 
-    maps: (of keys, of values) from the host, for each piece of the head, or none.
-    """
+
+@gluon.jit
+def copy(q, k, v, buffers, bars, visible, interleave, CONSTANTS: gl.constexpr):
+    """The copying warp's part: the tiles of keys and values of all items, in the order in which they are attended."""
     BLOCK_N: gl.constexpr = CONSTANTS.BLOCK_N
     STAGES: gl.constexpr = CONSTANTS.STAGES
-    # values laid out like the keys come without strides
-    v_strides = k.strides if v.strides is None else v.strides
     gdc_launch_dependents()
     gdc_wait()
     if CONSTANTS.MAPPED:
-        k_sources, v_sources = maps[0], maps[1]
+        k_sources, v_sources = (k,), (v,)
     elif visible.lengths.items is None:
+        v_strides = strides_of_values(k, v)
         k_sources = descriptors_of(k, k.strides, 0, visible.lengths.kv_len, BLOCK_N, CONSTANTS)
         v_sources = descriptors_of(v, v_strides, 0, visible.lengths.kv_len, BLOCK_N, CONSTANTS)
     else:
+        v_strides = strides_of_values(k, v)
         k_sources = parts_descriptors_of(k, k.strides, CONSTANTS)
         v_sources = parts_descriptors_of(v, v_strides, CONSTANTS)
     count = 0
@@ -101,7 +104,7 @@ def copy(q, k, v, maps, buffers, bars, visible, interleave, CONSTANTS: gl.conste
             for late in range(gl.maximum(count - STAGES, 0), count):
                 mbarrier.wait(bars.k_full.index(late % STAGES), late // STAGES & 1)
                 mbarrier.wait(bars.v_full.index(late % STAGES), late // STAGES & 1)
-            first = 0
+            first, v_strides = 0, strides_of_values(k, v)
             if visible.lengths.first is not None:
                 first = first_slot(visible.lengths, item[0])
             k_sources = descriptors_of(k, k.strides, first, tiles.kv_len, BLOCK_N, CONSTANTS)

@@ -1,4 +1,4 @@
-"""What the kernel is compiled for, and the descriptors by which the copy engine reads and writes, made on the host."""
+"""What the kernel is compiled for, and what it takes keys, values and results as: views, or the host's descriptors."""
 
 from __future__ import annotations
 
@@ -21,26 +21,20 @@ def constants_of(
     """What the kernel is compiled for."""
     head_dim = q.shape[3]
     ahead = head_dim <= AHEAD_HEAD_DIM and head_dim % COPIED == 0 and _in_pieces_of_16_bytes(q)
-    mapped = _is_known(lengths) and all(_in_pieces_of_16_bytes(view) and _moves(view) for view in (k, v, out))
+    alike = _is_known(lengths) and pieces_of(head_dim)[1] == 0
+    mapped = alike and all(_in_pieces_of_16_bytes(view) and _moves(view) for view in (k, v, out))
     tiles = config.block_m, config.block_n, config.num_stages
     return HopperConstants(skip, head_dim, *pieces_of(head_dim), *tiles, ahead, mapped)
 
 
-def descriptors_of(
+def tensors_of(
     constants: HopperConstants, k: View, v: View, out: View, kv_len: int
-) -> tuple[TmaTensor | None, ...]:
-    """The kernel's arguments `*_map` and `*_rest`: of keys, of values and of results, for each piece of the head.
-
-    None where the kernel makes them itself or has no second piece.
-    """
+) -> tuple[View | TmaTensor, View | TmaTensor, View | TmaTensor]:
+    """The kernel's arguments k, v and out."""
     if not constants.MAPPED:
-        return (None,) * 6
-    keys, rows = (constants.BLOCK_N, kv_len), (ROWS.value, out.shape[2])
-    return tuple(
-        _described(view, *lines, piece, constants.HEAD_DIM) if piece else None
-        for view, lines in ((k, keys), (v, keys), (out, rows))
-        for piece in (constants.PIECE, constants.REST)
-    )
+        return k, v._replace(strides=None) if v.strides == k.strides else v, out
+    of_keys = constants.BLOCK_N, kv_len
+    return _described(k, *of_keys), _described(v, *of_keys), _described(out, ROWS.value, out.shape[2])
 
 
 def _is_known(lengths: Lengths) -> bool:
@@ -49,13 +43,14 @@ def _is_known(lengths: Lengths) -> bool:
     return not on_device and type(lengths.kv_len) is int
 
 
-def _described(view: View, rows: int, length: int, piece: int, head_dim: int) -> TmaTensor:
-    """Blocks [1, 1, rows, piece] of a tensor [batch, heads, length, head_dim]."""
-    sizes = view.shape[0], view.shape[1], length, head_dim
+def _described(view: View, rows: int, length: int) -> TmaTensor:
+    """Blocks [1, 1, rows, head_dim's power of two] of a tensor [batch, heads, length, head_dim]."""
+    *sizes, head_dim = view.shape[0], view.shape[1], length, view.shape[3]
     # the stride of a dimension of one entry may be anything, also what a descriptor does not take
     strides = (stride if size > 1 else COPIED for size, stride in zip(view.shape[:3], view.strides[:3], strict=True))
-    swizzle = min(128, piece * view.ptr.element_size())
-    return TmaTensor(view.ptr, sizes, (*strides, 1), (1, 1, rows, piece), swizzle)
+    width = pieces_of(head_dim)[0]
+    swizzle = min(128, width * view.ptr.element_size())
+    return TmaTensor(view.ptr, (*sizes, head_dim), (*strides, 1), (1, 1, rows, width), swizzle)
 
 
 def _in_pieces_of_16_bytes(view: View) -> bool:

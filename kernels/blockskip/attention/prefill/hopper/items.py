@@ -41,8 +41,8 @@ class HopperConstants(NamedTuple):
     AHEAD: bool
     """Whether the next item's queries are copied to shared memory while one is attended; else loaded behind it."""
     MAPPED: bool
-    """Whether descriptors come from the host: of keys, values and results. Else the kernel makes those of keys and
-    values, and results are stored by pointers."""
+    """Whether k, v and out are the host's descriptors; else views, and the kernel makes descriptors of keys and values,
+    and stores results by pointers."""
 
     @property
     def OWN_TILES(self) -> bool:

@@ -37,28 +37,15 @@ def tiles_of_pieces(dtype: gl.constexpr, COUNT: gl.constexpr, LINES: gl.constexp
     return tiles
 
 
-@gluon.jit
-def maps_of(first, rest, CONSTANTS: gl.constexpr):
-    """The host's descriptors of a tensor, one for each piece of the head; none where there are none."""
-    maps = ()
-    if CONSTANTS.MAPPED:
-        maps = (first,)
-        if CONSTANTS.REST > 0:
-            maps = maps + (rest,)  # noqa: RUF005 - Gluon knows no starred items
-    return maps
-
-
 @gluon.jit(do_not_specialize=["interleave"])
 def prefill(
-    q, k, v, out, lse, visits, mask, lengths, band, scoring, interleave, k_map, k_rest, v_map, v_rest, out_map,
-    out_rest, CONSTANTS: gl.constexpr,
+    q, k, v, out, lse, visits, mask, lengths, band, scoring, interleave, CONSTANTS: gl.constexpr
 ):  # fmt: skip
     """A program does item after item, each BLOCK_M query rows of one head. Arguments: as of `prefill.kernel.prefill`.
 
     Grid: as many programs as there are items, or fewer, along the first axis; how many, and `interleave`, a divisor of
     batches x heads, is `schedule.programs_of`'s choice. visits: None, none are recorded. CONSTANTS: `HopperConstants`.
-    Keys and values are read by descriptors, and results written; k_map .. out_rest: the host's, see
-    `described.descriptors_of`. The program may begin before the kernel ahead of it has ended.
+    k, v, out: `described.tensors_of`. The program may begin before the kernel ahead of it has ended.
     """
     GROUPS: gl.constexpr = CONSTANTS.BLOCK_M // ROWS
     HEAD_DIM: gl.constexpr = CONSTANTS.HEAD_DIM
@@ -73,15 +60,13 @@ def prefill(
     buffers = Buffers(q_buffers, k_buffers, v_buffers)
     bars = Barriers(of_keys[0], of_keys[1], of_values[0], of_values[1])
     visible = Visible(mask, lengths, band)
-    maps = maps_of(k_map, k_rest, CONSTANTS), maps_of(v_map, v_rest, CONSTANTS)
-    of_results = maps_of(out_map, out_rest, CONSTANTS)
     # warps, and registers a thread, of the other groups and of the copying warp; the first group has what is left
     if GROUPS == 2:
         gl.warp_specialize(
             [
-                (attend, (0, (q, out), of_results, lse, buffers, bars, visible, scoring, interleave, CONSTANTS)),
-                (attend, (1, (q, out), of_results, lse, buffers, bars, visible, scoring, interleave, CONSTANTS)),
-                (copy, (q, k, v, maps, buffers, bars, visible, interleave, CONSTANTS)),
+                (attend, (0, (q, out, lse), buffers, bars, visible, scoring, interleave, CONSTANTS)),
+                (attend, (1, (q, out, lse), buffers, bars, visible, scoring, interleave, CONSTANTS)),
+                (copy, (q, k, v, buffers, bars, visible, interleave, CONSTANTS)),
             ],
             [4, 1],
             [240, 24 if HEAD_DIM > 128 else 32],
@@ -89,10 +74,10 @@ def prefill(
     else:
         gl.warp_specialize(
             [
-                (attend, (0, (q, out), of_results, lse, buffers, bars, visible, scoring, interleave, CONSTANTS)),
-                (attend, (1, (q, out), of_results, lse, buffers, bars, visible, scoring, interleave, CONSTANTS)),
-                (attend, (2, (q, out), of_results, lse, buffers, bars, visible, scoring, interleave, CONSTANTS)),
-                (copy, (q, k, v, maps, buffers, bars, visible, interleave, CONSTANTS)),
+                (attend, (0, (q, out, lse), buffers, bars, visible, scoring, interleave, CONSTANTS)),
+                (attend, (1, (q, out, lse), buffers, bars, visible, scoring, interleave, CONSTANTS)),
+                (attend, (2, (q, out, lse), buffers, bars, visible, scoring, interleave, CONSTANTS)),
+                (copy, (q, k, v, buffers, bars, visible, interleave, CONSTANTS)),
             ],
             [4, 4, 1],
             [160, 160, 32],

@@ -167,22 +167,15 @@ def store_piece(
 
 
 @gluon.jit
-def store_rows(out, maps, tiles, item, GROUP: gl.constexpr, CONSTANTS: gl.constexpr):
+def store_rows(out, tiles, item, GROUP: gl.constexpr, CONSTANTS: gl.constexpr):
     """Stores the rows of one warp group from shared memory; by the copy engine, they must stay there: `await_store`."""
     PIECE: gl.constexpr = CONSTANTS.PIECE
     if CONSTANTS.MAPPED:
         fence_async_shared()
         thread_barrier()  # one thread begins what all have written
         first = item[2] * CONSTANTS.BLOCK_M + GROUP * ROWS
-        rows: gl.constexpr = [1, 1, ROWS]
-        tma.async_copy_shared_to_global(
-            maps[0],
-            [item[0], item[1], first, 0],
-            tiles[0].reshape(rows + [PIECE]),  # noqa: RUF005
-        )
-        if len(tiles) == 2:
-            rest = tiles[1].reshape(rows + [CONSTANTS.REST])  # noqa: RUF005
-            tma.async_copy_shared_to_global(maps[1], [item[0], item[1], first, PIECE], rest)
+        tile = tiles[0].reshape([1, 1, ROWS, PIECE])
+        tma.async_copy_shared_to_global(out, [item[0], item[1], first, 0], tile)
     else:
         store_piece(out, tiles[0], item, GROUP, 0, PIECE, CONSTANTS)
         if len(tiles) == 2:
