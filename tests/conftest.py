@@ -59,8 +59,8 @@ def one_thread():
 def warm():
     """Variables with which notebooks' kernels, and `warm/client.py`, are forked from a process that has torch imported.
 
-    SKIPLAB_TESTS_PYTHON: what stands in for `python`, and has modules, code and measuring children run so; all else is
-    Python's own.
+    SKIPLAB_TESTS_PYTHON: what stands in for `python`, and has modules, code, scripts and measuring children run so; all
+    else is Python's own.
     Nothing elsewhere than on Linux, where processes start as they do for users.
     """
     if sys.platform != "linux":
@@ -73,7 +73,7 @@ def warm():
     kernel.write_text(json.dumps({"argv": words, "display_name": "Python 3", "language": "python"}))
     python = folder / "python"
     python.write_text(
-        f'#!/bin/sh\ncase "$1" in -m|-c|-P) set -- "{WARM}/client.py" "$@";; esac\nexec "{sys.executable}" "$@"\n'
+        f'#!/bin/sh\ncase "$1" in -m|-c|-P|*.py) set -- "{WARM}/client.py" "$@";; esac\nexec "{sys.executable}" "$@"\n'
     )
     python.chmod(0o755)
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
