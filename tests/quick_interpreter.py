@@ -7,13 +7,14 @@ from typing import Any
 
 import quick_operations
 from quick_operations import CAST_AS_THEY_ARE, NUMBERS, number_key
+from triton import language
 from triton.language import core
 from triton.language.semantic import TritonSemantic
 from triton.runtime import interpreter
 
 
 def patch_the_language_once() -> None:
-    """A launch patches Triton's language once for each module whose functions it calls, not at each of their calls.
+    """A launch patches Triton's language once, not at each call of a function.
 
     Triton does the latter, which looks through hundreds of names a call: half the time of a small problem.
     """
@@ -24,6 +25,10 @@ def patch_the_language_once() -> None:
         if (module := id(fn.__globals__)) in patched:
             return nothing
         patched.add(module)
+        languages = {id(value) for value in fn.__globals__.values() if value is language or value is core}
+        if languages and languages <= patched:
+            return nothing
+        patched.update(languages)
         return patch(fn)
 
     def call(self, *args, **kwargs):
