@@ -19,6 +19,10 @@ CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os
 os.environ.setdefault("OMP_NUM_THREADS", str(max(1, CORES // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))))
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
+# Where bytecode is not kept, as containers often ask, every child would compile all that it imports of ours.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
 import torch  # noqa: E402
 
 # before what is installed, here and in the tests' child processes
@@ -31,11 +35,15 @@ os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (QUICK, os.environ.get("
 os.environ["XDG_CONFIG_HOME"] = tempfile.mkdtemp(prefix="skiplab-tests-")
 
 
+gc.disable()  # while tests are imported, which leaves hardly any
+
+
 def pytest_collection_finish():
     """What is imported stays: looking for garbage in it, again and again, takes a seventh of the lab's tests."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
+    gc.enable()
 
 
 @pytest.fixture
@@ -51,8 +59,8 @@ def one_thread():
 def warm():
     """Variables with which notebooks' kernels, and `warm/client.py`, are forked from a process that has torch imported.
 
-    SKIPLAB_TESTS_PYTHON: what stands in for `python`, and has modules, code and measuring children run so; all else is
-    Python's own.
+    SKIPLAB_TESTS_PYTHON: what stands in for `python`, and has modules, code, scripts and measuring children run so; all
+    else is Python's own.
     Nothing elsewhere than on Linux, where processes start as they do for users.
     """
     if sys.platform != "linux":
@@ -65,7 +73,7 @@ def warm():
     kernel.write_text(json.dumps({"argv": words, "display_name": "Python 3", "language": "python"}))
     python = folder / "python"
     python.write_text(
-        f'#!/bin/sh\ncase "$1" in -m|-c|-P) set -- "{WARM}/client.py" "$@";; esac\nexec "{sys.executable}" "$@"\n'
+        f'#!/bin/sh\ncase "$1" in -m|-c|-P|*.py) set -- "{WARM}/client.py" "$@";; esac\nexec "{sys.executable}" "$@"\n'
     )
     python.chmod(0o755)
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}

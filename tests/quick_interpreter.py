@@ -5,23 +5,30 @@ from dataclasses import replace
 from functools import wraps
 from typing import Any
 
+import quick_operations
+from quick_operations import CAST_AS_THEY_ARE, NUMBERS, number_key
+from triton import language
 from triton.language import core
 from triton.language.semantic import TritonSemantic
 from triton.runtime import interpreter
 
 
 def patch_the_language_once() -> None:
-    """A launch patches Triton's language once for each module whose functions it calls, not at each of their calls.
+    """A launch patches Triton's language once, not at each call of a function.
 
     Triton does the latter, which looks through hundreds of names a call: half the time of a small problem.
     """
     patch, launch = interpreter._patch_lang, interpreter.GridExecutor.__call__
-    patched = set()
+    patched, nothing = set(), interpreter._LangPatchScope()
 
     def patch_lang(fn):
         if (module := id(fn.__globals__)) in patched:
-            return interpreter._LangPatchScope()
+            return nothing
         patched.add(module)
+        languages = {id(value) for value in fn.__globals__.values() if value is language or value is core}
+        if languages and languages <= patched:
+            return nothing
+        patched.update(languages)
         return patch(fn)
 
     def call(self, *args, **kwargs):
@@ -43,7 +50,7 @@ def call_builtins_at_once() -> None:
         def call(*args, _semantic=None, **kwargs):
             return function(*args, _semantic=semantic, **kwargs)
 
-        scope.set_attr(obj, name, call)
+        scope.set_attr(obj, name, quick_operations.quick(obj, name, call))
 
     interpreter._patch_attr = patch_attr
 
@@ -155,20 +162,17 @@ def remember_operands() -> None:
 
     def with_number(tensor, number, key, make):
         """(the tensor, the number as one)."""
-        key = tensor.type.name, type(number), number, key
+        key = tensor.type.name, *number_key(number), key
         if key in numbers:
             data, element, whole = numbers[key]
             return tensor, core.tensor(interpreter.TensorHandle(data, element), whole)
         same, made = make()
-        if same is tensor and number == number:  # NaN would be a new key each time
+        if same is tensor:
             made.handle.data.flags.writeable = False
             numbers[key] = made.handle.data, made.handle.dtype, made.type
         return same, made
 
     TritonSemantic.binary_op_type_checking_impl = operands
-
-
-NUMBERS = (int, float, bool)
 
 
 def become(semantic, tensor, to):
@@ -181,13 +185,6 @@ def become(semantic, tensor, to):
         tensor = semantic.cast(tensor, to.scalar)
     handle = tensor.handle
     return core.tensor(interpreter.TensorHandle(handle.data, handle.dtype), to)
-
-
-INTEGERS = tuple(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))
-CAST_AS_THEY_ARE = {
-    *((a, b) for a in INTEGERS for b in (*INTEGERS, "fp32", "fp64") if a != b), ("fp16", "fp32"), ("fp32", "fp64"),
-}  # fmt: skip
-"""Pairs of elements of which numpy makes one from the other as Triton does."""
 
 
 def leave_equal_shapes() -> None:

@@ -1,9 +1,6 @@
 """Tensors name their dtype and device: nothing depends on torch's defaults, which are the user's to set."""
 
 import ast
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -50,13 +47,11 @@ def test_every_tensor_names_its_dtype_and_device(folder):
     assert not {path: lines for path, lines in found.items() if lines}
 
 
-def test_other_defaults_change_no_bit_and_spoil_nothing_for_later():
+def test_other_defaults_change_no_bit_and_spoil_nothing_for_later(fresh_process):
     """A device of no memory as the default: a tensor that was made there cannot be computed with."""
-    path = os.pathsep.join(str(ROOT / folder) for folder in ("kernels", "lab"))
     outputs = []
     for word in ("usual", "others"):
-        script = [sys.executable, str(ROOT / "tests" / "defaults.py"), word]
-        run = subprocess.run(script, capture_output=True, text=True, timeout=300, env=os.environ | {"PYTHONPATH": path})
+        run = fresh_process(str(ROOT / "tests" / "defaults.py"), word)
         assert run.returncode == 0, run.stderr[-2000:]
         outputs.append(run.stdout)
     assert outputs[0] == outputs[1] and int(outputs[0].split()[0]) > 250

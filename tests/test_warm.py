@@ -113,10 +113,10 @@ def test_a_childs_keeper_has_the_connection_and_ends_as_it_would(warm, warm_pyth
             ours.recv()
 
 
-def test_what_stands_for_python_forks_modules_and_code_and_starts_all_else(warm, warm_python, tmp_path):
+def test_what_stands_for_python_forks_modules_code_and_scripts_and_starts_all_else(warm, warm_python, tmp_path):
     says = "import os, sys; print('torch' in sys.modules, sys.argv[1:], os.environ['ONE'], sys.executable)"
     (tmp_path / "named.py").write_text(says)
-    for words, expected in ((("-c", says), True), (("-m", "named"), True), (("named.py",), False)):
+    for *words, expected in (("-c", says, True), ("-m", "named", True), ("named.py", True), ("-B", "named.py", False)):
         environment = {**os.environ, "ONE": "1", "PYTHONPATH": str(tmp_path)}
         command = [sys.executable, *words, "a b", ""]
         said = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)

@@ -348,14 +348,18 @@ def _where(condition, yes, no) -> Any:
 def _load(pointer: Pointer, mask=None, other=0) -> Any:
     if not isinstance(pointer.offset, torch.Tensor) or pointer.offset.ndim == 0:
         return pointer.memory[int(pointer.offset)].item()
-    offset, mask = torch.broadcast_tensors(pointer.offset, torch.tensor(True) if mask is None else mask)
+    if mask is None or (mask.shape == pointer.offset.shape and mask.all()):
+        return pointer.memory[pointer.offset]
+    offset, mask = torch.broadcast_tensors(pointer.offset, mask)
     found = torch.full(offset.shape, other, dtype=pointer.memory.dtype)
     found[mask] = pointer.memory[offset[mask]]
     return found
 
 
 def _store(pointer: Pointer, value: torch.Tensor, mask: torch.Tensor | None = None) -> None:
-    mask = torch.tensor(True) if mask is None else mask
+    if mask is None or (mask.shape == pointer.offset.shape and mask.all()):
+        pointer.memory[pointer.offset] = value
+        return
     offset, value, mask = torch.broadcast_tensors(pointer.offset, value, mask)
     pointer.memory[offset[mask]] = value[mask]
 

@@ -1,9 +1,6 @@
 """numba's product: float64's results for every form of a weight, whatever the processor, and where a CPU takes it."""
 
 import math
-import os
-import subprocess
-import sys
 
 import blockskip as bs
 import pytest
@@ -164,7 +161,7 @@ def products():
 
 
 @pytest.mark.parametrize("processor", FEATURES)
-def test_other_processors_give_the_same_bits(processor, tmp_path):
+def test_other_processors_give_the_same_bits(processor, tmp_path, fresh_process, monkeypatch):
     """Compiled for them, and run here, by a process of its own: numba reads its settings when it is imported."""
     from llvmlite.binding import get_host_cpu_features
 
@@ -172,9 +169,10 @@ def test_other_processors_give_the_same_bits(processor, tmp_path):
     if not all(has.get(feature.removeprefix("+"), False) for feature in FEATURES[processor].split(",")):
         pytest.skip(f"this processor runs no code for {processor}")
     code = f"import torch, test_linear_compiled as t; torch.save(t.products(), {str(tmp_path / 'products')!r})"
-    settings = {"NUMBA_CPU_NAME": processor, "NUMBA_CPU_FEATURES": FEATURES[processor]}
-    environment = os.environ | settings | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+    monkeypatch.setenv("NUMBA_CPU_NAME", processor)
+    monkeypatch.setenv("NUMBA_CPU_FEATURES", FEATURES[processor])
+    done = fresh_process("-c", code)
+    assert done.returncode == 0, done.stderr[-2000:]
     assert all(map(torch.equal, torch.load(tmp_path / "products"), products()))
 
 

@@ -3,8 +3,6 @@
 import gc
 import inspect
 import json
-import os
-import subprocess
 import sys
 import weakref
 from concurrent.futures import ThreadPoolExecutor
@@ -161,12 +159,9 @@ def test_threads_may_call_at_once(device, launched):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="Triton's and the driver's own calls are counted there too")
-def test_a_repeated_call_enters_few_python_functions():
+def test_a_repeated_call_enters_few_python_functions(fresh_process):
     """Counted, not timed: the launches themselves do nothing there."""
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT / "kernels"), str(ROOT / "lab")])
-    command = [sys.executable, "-m", "skiplab.cli", "bench", "host", "--calls", "50", "--json"]
-    made = subprocess.run(command, capture_output=True, text=True, env=environment)
+    made = fresh_process("-m", "skiplab.cli", "bench", "host", "--calls", "50", "--json")
     assert made.returncode == 0, made.stderr[-2000:]
     rows = [json.loads(line) for line in made.stdout.splitlines()]
     ours = {row["call"]: row["python_calls"] for row in rows if "new_kind_us" in row}

@@ -1,7 +1,3 @@
-import os
-import subprocess
-import sys
-
 import blockskip as bs
 import pytest
 import torch
@@ -147,7 +143,7 @@ def test_work_in_a_buffer_counts_its_mask_and_the_repeated_heads():
         assert work_done(contender(name), workload, None).executed_flops is None  # its tiles are its own affair
 
 
-def test_a_childs_bars_make_no_semaphore():
+def test_a_childs_bars_make_no_semaphore(fresh_process):
     code = (
         "from multiprocessing import resource_tracker, set_start_method\n"
         "set_start_method('spawn')\n"
@@ -158,11 +154,6 @@ def test_a_childs_bars_make_no_semaphore():
         "from torch.hub import tqdm\n"
         "tqdm([]).close()\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-    )
+    done = fresh_process("-c", code)
     assert done.returncode == 0, done.stderr
     assert "made" not in done.stdout

@@ -29,6 +29,8 @@ from skiplab.workload import Workload
 
 SMALL = Workload(96, mask=bs.sliding_window(32), q_heads=2, kv_heads=1, head_dim=32)
 SLOW_MACHINE = Machine("slow", "cpu", bandwidth_gbps=1.0, tflops=1e-3)
+FAST = Machine("fast", "cpu", bandwidth_gbps=1e6, tflops=1e6)
+"""Roofs that a child need not measure first, which takes two seconds."""
 pytestmark = pytest.mark.usefixtures("own_registry")
 
 
@@ -156,9 +158,12 @@ def test_a_child_survives_what_is_raised(child):
     ):  # fmt: skip
         taken = child.measure(register("raises", act), budget_s=0.05)
         assert (taken.status, taken.error_text) == ("crashed", text)
-    forked = child.measure(register("forks", fork_once()), budget_s=0.05)
+    forked = child.measure(register("forks", fork_once()), budget_s=0.05, machine=FAST)
     assert forked.status == "ok", forked.error_text
-    assert child.measure(register("works again", lambda: None), budget_s=0.05).point.contender == "works again"
+    assert (
+        child.measure(register("works again", lambda: None), budget_s=0.05, machine=FAST).point.contender
+        == "works again"
+    )
     assert child._process is process
 
 
@@ -166,7 +171,7 @@ def test_kernels_of_modules_are_imported_and_those_that_cannot_be_are_rows(child
     (tmp_path / "a_module_of_a_test.py").write_text(MODULE)
     monkeypatch.syspath_prepend(tmp_path)
     importlib.import_module("a_module_of_a_test")
-    assert child.measure(Point(SMALL, "of a module"), budget_s=0.05).status == "ok"
+    assert child.measure(Point(SMALL, "of a module"), budget_s=0.05, machine=FAST).status == "ok"
     gone = types.ModuleType("a_module_that_nobody_finds")
     monkeypatch.setitem(sys.modules, gone.__name__, gone)
     exec("def build(workload, inputs): ...", gone.__dict__)
@@ -196,7 +201,7 @@ def test_a_child_whose_gpu_failed_is_replaced(child):
 
         torch.cuda.is_initialized, torch.cuda.synchronize = lambda: True, synchronize
 
-    assert child.measure(register("poisons", poison), budget_s=0.05).status == "ok"
+    assert child.measure(register("poisons", poison), budget_s=0.05, machine=FAST).status == "ok"
     assert child._process is None
 
 

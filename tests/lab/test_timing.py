@@ -57,6 +57,25 @@ def test_rotation_exceeds_the_cache(monkeypatch):
     assert "l2-resident" in time_callable(lambda x: None, short, "cpu", budget_s=0.1).flags
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float8_e4m3fn])
+def test_copies_are_laid_out_alike_and_each_has_memory_of_its_own(monkeypatch, dtype):
+    """Small plain tensors', which adjoin, and others': large, of an odd size, strided, in a named tuple; a number."""
+    monkeypatch.setattr(rotation, "last_cache_bytes", lambda device: 1 << 18)
+    monkeypatch.setitem(rotation.ROTATION_LIMIT, "cpu", 1 << 22)
+    small = torch.randn(2, 4, 16).to(dtype)
+    others = torch.randn(3, 7).to(dtype), torch.randn(2, 1 << 15).to(dtype), torch.randn(16, 8).to(dtype).mT
+    sets = rotate([small, *others, torch.return_types.max((small, small)), 3], "cpu")
+    assert len(sets) > 3
+    for copies in list(zip(*sets, strict=True))[:4]:
+        assert len({one.data_ptr() for one in copies}) == len(sets)
+        assert {(one.stride(), one.dtype, one.data_ptr() % 64 == 0) for one in copies[1:]} == {
+            (copies[0].stride(), dtype, True)
+        }
+        copies[1].zero_()
+        assert all(torch.equal(one.float(), copies[0].float()) for one in copies[2:]) and copies[0].float().any()
+    assert {one[5] for one in sets} == {3}
+
+
 def test_rotation_counts_what_a_call_reads(monkeypatch):
     """Of a cache of 40 keys with a window of 10, a quarter."""
     for module in (rotation, timing):

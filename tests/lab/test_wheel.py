@@ -68,7 +68,8 @@ def git(folder: Path, *words: str) -> str:
 
 
 def files(folder: Path) -> set[str]:
-    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.suffix != ".pyc"}
+    found = (path.relative_to(folder) for path in folder.rglob("*"))
+    return {path.as_posix() for path in found if "__pycache__" not in path.parts}
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +97,7 @@ def test_the_wheel_holds_everything_that_is_opened_and_says_whose_it_is(wheel):
     )
 
 
-def test_an_installed_lab_works_in_a_folder_of_the_users(wheel, tmp_path):
+def test_an_installed_lab_works_in_a_folder_of_the_users(wheel, tmp_path, warm):
     """Where the packages lie is tracked by another repository, in which the user works, too: its commit is not ours."""
     packages, folder = tmp_path / "packages", tmp_path / "work"
     install = [
@@ -107,6 +108,7 @@ def test_an_installed_lab_works_in_a_folder_of_the_users(wheel, tmp_path):
         "--quiet",
         "--no-deps",
         "--no-index",
+        "--no-compile",
         "--target",
         packages,
         wheel,
@@ -120,8 +122,9 @@ def test_an_installed_lab_works_in_a_folder_of_the_users(wheel, tmp_path):
     before = files(packages)
 
     home = {"XDG_CONFIG_HOME": str(tmp_path / "home")}
-    environment = {**os.environ, **home, "PYTHONPATH": str(packages), "GIT_DIR": str(tmp_path / ".git")}
-    used = subprocess.run([sys.executable, "-c", USE], cwd=folder, env=environment, capture_output=True, text=True)
+    environment = {**os.environ, **warm, **home, "PYTHONPATH": str(packages), "GIT_DIR": str(tmp_path / ".git")}
+    python = warm.get("SKIPLAB_TESTS_PYTHON", sys.executable)
+    used = subprocess.run([python, "-c", USE], cwd=folder, env=environment, capture_output=True, text=True)
     assert used.returncode == 0, used.stderr
     assert files(packages) == before
     told = json.loads(used.stdout.split("TOLD")[1])

@@ -21,8 +21,10 @@ from pathlib import Path
 from typing import Any
 
 IMPORTED = (
-    "torch", "pandas", "ipykernel.kernelapp", "ipykernel.ipkernel", "ipykernel.zmqshell", "ipywidgets", "anywidget",
-    "plotly.graph_objects", "plotly.io", "matplotlib.axes", "jinja2",
+    "torch", "pandas", "ipykernel.kernelapp", "ipykernel.ipkernel", "ipykernel.zmqshell", "ipykernel.debugger",
+    "IPython.core.completerlib", "ipywidgets", "anywidget", "nbformat", "plotly.io", "plotly.graph_objs._figure",
+    "plotly.graph_objs._figurewidget", "plotly.graph_objs._layout", "plotly.graph_objs._scatter", "matplotlib.figure",
+    "matplotlib.backends.backend_agg", "jinja2", "msgspec", "psutil", "safetensors", "cloudpickle",
 )  # fmt: skip
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -34,9 +36,11 @@ def main(path: str) -> None:
     own = list(sys.path[1:])
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # as for every measuring child
     sys.path.insert(0, str(Path(__file__).parents[1] / "quick"))
+    gc.disable()
     for name in IMPORTED:
         importlib.import_module(name)
     gc.freeze()
+    gc.enable()
     signal.signal(signal.SIGCHLD, lambda *_: ended_children())
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(f"{path}.new")

@@ -141,14 +141,16 @@ def _needs_flash2(workload: Workload, device: str) -> str | None:
 def _needs_torch(workload: Workload, device: str) -> str | None:
     if importlib.util.find_spec("torch.nn.attention.varlen") is None:
         return "torch has varlen_attn from 2.10 on"
-    from torch.nn.attention.varlen import varlen_attn
+    if reason := _needs_flash2(workload, device):
+        return reason
+    from torch.nn.attention.varlen import varlen_attn  # with torch's compiler, which takes a second to import
 
     takes, packed = inspect.signature(varlen_attn).parameters, workload.packed
     if workload.group > 1 and "enable_gqa" not in takes:
         return "this torch's varlen_attn takes no grouped heads"
     if packed is not None and packed.window is not None and "window_size" not in takes:
         return "this torch's varlen_attn takes no window"
-    return _needs_flash2(workload, device)
+    return None
 
 
 def _needs_flash3(workload: Workload, device: str) -> str | None:

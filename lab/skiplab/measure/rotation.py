@@ -13,6 +13,7 @@ import torch
 from skiplab.machine import last_cache_bytes
 
 ROTATION = 5  # inputs in rotation fill the last cache this many times
+SMALL, LINE = 1 << 16, 64  # bytes
 ROTATION_LIMIT = {"cuda": 8 << 30, "cpu": 256 << 20}  # bytes; of a GPU's free memory half at most
 
 ArgsSets = Sequence[Sequence[Any]]
@@ -27,7 +28,20 @@ def rotate(args: Sequence[Any], device: str, read: int | None = None, among: int
     size = size_of(args)
     wanted = -(-ROTATION * last_cache_bytes(device) // max(1, min(size, read or size)))
     copies = max(1, min(wanted, _room(device, among) // max(1, size)))
-    return [tuple(args), *(tuple(map(clone, args)) for _ in range(copies - 1))]
+    return [tuple(args), *zip(*(_clones(one, copies - 1) for one in args), strict=True)]
+
+
+def _clones(argument: Any, count: int) -> Sequence[Any]:
+    """So many copies. A small tensor's in a CPU's memory adjoin: one by one, tens of thousands take half a second."""
+    if not isinstance(argument, torch.Tensor) or argument.device.type != "cpu" or not _adjoins(argument):
+        return [clone(argument) for _ in range(count)]
+    return argument.expand(count, *argument.shape).contiguous().unbind()
+
+
+def _adjoins(tensor: torch.Tensor) -> bool:
+    """Whether copies of it, one behind the other, are laid out as it is, and begin at lines of the cache."""
+    plain = type(tensor) is torch.Tensor and tensor.is_contiguous() and not tensor.requires_grad
+    return plain and tensor.nbytes <= SMALL and tensor.nbytes % LINE == 0
 
 
 def _room(device: str, among: int) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 
@@ -169,9 +168,7 @@ def test_every_port_that_can_be_is_handed_on(skiplab, monkeypatch):
     assert ["--port=1" in started[0], "--port=65535" in started[1]] == [True, True]
 
 
-def test_commands_start_without_torchs_compiler():
+def test_commands_start_without_torchs_compiler(fresh_process):
     """Which takes as long to import as all the rest."""
     code = "import sys, skiplab.cli; print([name for name in ('sympy', 'torch._dynamo') if name in sys.modules])"
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
-    assert done.stdout == "[]\n"
+    assert fresh_process("-c", code).stdout == "[]\n"
