@@ -281,13 +281,20 @@ def _bars(chart: BarChart) -> Figure:
         marks = static.linear_marks(static.bar_range(chart)[1])
         texts = [theme.tick(m, chart.unit) for m in marks]
         figure.update_yaxes(tickvals=marks, ticktext=texts, rangemode="tozero")
-    names = [wrap(group, max(8, NAMES // len(chart.groups))) for group in chart.groups]
+    names = [_tick(group, NAMES // len(chart.groups)) for group in chart.groups]
     ticks = {"tickvals": list(range(len(names))), "ticktext": names, "tickangle": 0}
     figure.update_xaxes(title_text=plotly_text(chart.x_title), title_standoff=8, showgrid=False, **ticks)
     more = 16 * max((name.count("<br>") for name in names), default=0)
     figure.update_annotations(selector={"name": "sources"}, yshift=-52 - more)
     figure.update_layout(margin_b=figure.layout.margin.b + more, height=figure.layout.height + more)
     return figure
+
+
+def _tick(name: str, width: int) -> str:
+    """A group's name in lines of that width, at least 8; a shape that is longer is broken behind its `×`."""
+    width = max(8, width)
+    words = [word if len(word) <= width else word.replace("×", "× ") for word in name.split(" ")]
+    return wrap(" ".join(words), width)
 
 
 def _bar_trace(chart: BarChart, number: int, bars: Bars) -> go.Bar:
