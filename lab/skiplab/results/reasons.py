@@ -46,8 +46,8 @@ SHARED_TILES = (
 SOFTMAX = (
     "exponentials, maxima and masks are as many at any head size, and products fewer: at head size 64 causal prompts "
     "of 16,384 tokens reach 473 TFLOP/s, 80 % of the 589 at 128 in the same session. By counters tensor cores are busy "
-    "in 43 % of cycles at 80, special-function units in 44 %, and instructions are issued in 35 %: no unit is full, and "
-    "a group's exponentials do not run beside its products (data/TUNING.md)"
+    "in 43 % of cycles at 80, special-function units in 44 %, and instructions are issued in 35 %: no unit is full, "
+    "and a group's exponentials do not run beside its products (data/TUNING.md)"
 )
 BEHIND_THE_WAIT = (
     "no unit is full: by counters tensor cores are busy in 83 % of cycles at head size 256 and in 48 % at 64, where "
@@ -56,13 +56,13 @@ BEHIND_THE_WAIT = (
     "they were slower at 64 and 256 (data/TUNING.md). From 4,096 tokens on all ran at the GPU's power limit"
 )
 NARROW = (
-    "by counters tensor cores are busy in 62 % of cycles, 83 in causal prompts: each item of 128 rows has 17 tiles, two "
-    "of them masked, and begins and ends beside few products. The rest is as with causal prompts: a group's "
+    "by counters tensor cores are busy in 62 % of cycles, 83 in causal prompts: each item of 128 rows has 17 tiles, "
+    "two of them masked, and begins and ends beside few products. The rest is as with causal prompts: a group's "
     "exponentials stand behind the wait for the product that they should run beside (data/TUNING.md)"
 )
 ONE_ROUND = (
-    "128 items or 256 for 132 multiprocessors: one or two rounds, of which about 5 µs are a program's beginning, before "
-    "its first queries and keys have come (data/TUNING.md). The peer is ahead by 1 to 2 %"
+    "128 items or 256 for 132 multiprocessors: one or two rounds, of which about 5 µs are a program's beginning, "
+    "before its first queries and keys have come (data/TUNING.md). The peer is ahead by 1 to 2 %"
 )
 PROMPT_PARTS = (
     "by its parts, 85 % of a prompt of 512 and of 2,048 tokens is products, 83 % of 8,192, 64 % of 32,768 and 36 % of "
