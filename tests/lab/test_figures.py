@@ -202,6 +202,16 @@ def test_prompts_that_come_together_are_a_setting_and_a_line_of_their_own(measur
     assert "batch 16" in lines[-1].hover[0].rest
 
 
+def test_a_recorded_point_has_a_dot_that_is_seen_beside_a_measured_one(measured):
+    """Without a line's width plotly draws no dot in a full marker, and both looked alike where no dash tells them."""
+    both = pd.concat([measured, measured.assign(device="a GPU", source="recorded")])
+    here, there = (
+        trace for trace in interactive.draw(predicted.measured_vs_predicted(both)).data if "blockskip" in trace.name
+    )
+    assert (here.marker.symbol, there.marker.symbol) == ("circle", "circle-dot")
+    assert there.marker.line.width == 1 and there.marker.line.color == "white" and here.marker.line.width is None
+
+
 def test_a_menu_shows_one_chart_at_a_time_with_its_own_title_and_sources(measured):
     other = measured.assign(device="a GPU", source="recorded")
     figure = menu.choose({"here": attention.attention_time(measured), "there": attention.attention_time(other)})

@@ -249,9 +249,16 @@ def trace(line: Line) -> go.Scatter:
     return go.Scatter(
         x=line.x, y=line.y, name=plotly_text(line.name), mode="lines+markers" if line.joined else "markers",
         line={"color": line.style.colour, "dash": theme.DASHES[line.dash], "width": 2},
-        marker={"symbol": line.style.marker, "size": 9, "color": line.style.colour},
+        marker=_marker(line.style),
         error_y=error if spread else None, hovertext=hover_texts(line.hover), hoverinfo="text",
     )  # fmt: skip
+
+
+def _marker(style: theme.Style) -> dict[str, Any]:
+    """A marker; the dot in a full one is drawn by its outline, which plotly leaves out where nobody sets its width."""
+    dotted = style.marker.endswith("-dot") and "open" not in style.marker
+    outline = {"line": {"width": 1, "color": "white"}} if dotted else {}
+    return {"symbol": style.marker, "size": 9, "color": style.colour, **outline}
 
 
 def _bars(chart: BarChart) -> Figure:
