@@ -78,12 +78,16 @@ def test_a_flag_of_most_times_is_said_once_above_them(run):
 
 
 def test_a_table_without_the_base_promises_no_brackets_and_a_title_says_the_batch():
+    from skiplab import figures
+
     row = a_row("blockskip", 2, 128)
     alone = Run(HEADER, ({**row, "axes": {**row["axes"], "batch": 8}, "flags": ["busy"]},))
     assert notes_above(alone.frame()) == "flagged busy: all times" and notes_above(alone.frame().iloc[:0]) == ""
     page = re.sub(r"\s+", " ", report_html(alone))
     assert "Median of each point; flagged busy: all times." in page and "in brackets" not in page
     assert ", batch 8</h1>" in page
+    assert "slider to change" not in page
+    assert not with_window_slider(figures.attention_ratio, alone.frame()).layout.sliders
 
 
 def test_rates_below_one_are_no_zeros(run):
