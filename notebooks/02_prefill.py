@@ -121,7 +121,7 @@ flags = pd.DataFrame(FLAGS.items(), columns=["flag", "what it says"])
 results.captioned(flags, "flags, and what each says")
 
 # %% [markdown]
-# ## Recorded: an H100 beside this machine
+# ## Recorded: an H100 and an H200 beside this machine
 #
 # Choose heads, mask and device in the menu: first what Skiplab brings with it, each as **recorded** on its
 # device, then what was **measured** above. Each time is drawn as a multiple of the least that the device's
@@ -131,7 +131,8 @@ results.captioned(flags, "flags, and what each says")
 # GPUs first; and of a point that several runs hold, the run in which the peers were timed beside it
 together = ("*-nvidia-*-causal-d*", "*-nvidia-*-windows-d128", "*-nvidia-*", "*")
 recorded = rated(read_runs(), together)
-sliding = "32/16 heads of 256, bfloat16, window 1k"  # a layer of Gemma 4 31B
+device = "NVIDIA H100 80GB HBM3"
+sliding = f"32/16 heads of 256, bfloat16, window 1k (recorded: {device})"  # a layer of Gemma 4 31B
 figures.attention_times(rated([*read_runs(), *([run] if run else [])], together), first=sliding)
 
 # %% [markdown]
@@ -144,24 +145,31 @@ results.show("sliding-d256")
 # At head size 128, over windows: times as fast as compiled FlexAttention, the best that PyTorch has for this.
 
 # %%
-figures.heatmap(query(recorded, heads="32/8 of 128", buffer=None), base="flex")
+figures.heatmap(query(recorded, heads="32/8 of 128", buffer=None, device=device), base="flex")
 
 # %% [markdown]
 # The top row has no window. A causal mask leaves half of the tiles, so that there is less to skip and more to
 # multiply, and a kernel lives by how well it does that. Ours copies tiles by one warp while two groups of 64 queries
 # compute, so that one group's products run under the other's exponentials, and goes on to further rows while the
-# last ones are stored. That brings it to cuDNN's speed and beyond; FlashAttention-3 and 4 are ahead at some lengths, by
-# a sixth at most.
+# last ones are stored. That brings it to cuDNN's speed and beyond; but FlashAttention-3 or 4 is ahead at nearly every
+# length, by a sixth at most.
 
 # %%
 results.show("causal-d128")
 
 # %% [markdown]
-# Larger heads share one read among more products. What was tried, and why it did or did not help, is in
-# `data/TUNING.md`. Causal prompts beside FlexAttention, by head size:
+# And **recorded** on an H200, beside FlashAttention alone. Causal prompts are its field: FlashAttention-3 is ahead at
+# both head sizes. With a window ours is ahead at head size 128, by more the narrower it is; at 256 FlashAttention-4 is.
+# Why, as far as it is known, is in `data/TARGETS.md`.
 
 # %%
-device = recorded["device"].iloc[0]
+results.show("flash")
+
+# %% [markdown]
+# Larger heads share one read among more products. What was tried, and why it did or did not help, is in
+# `data/TUNING.md`. Causal prompts beside FlexAttention, by head size, on the H100:
+
+# %%
 pair = query(recorded, contender=["blockskip", "flex"], mask="causal()", buffer=None, device=device)
 figures.speedup(pair, base="flex")
 
@@ -204,9 +212,9 @@ figures.floors(recorded, first=sliding)
 results.show("launch")
 
 # %% [markdown]
-# All points of that device against its two roofs, how fast it multiplies and how fast it moves memory, both measured
-# before a run starts. On the dashed line a kernel would take the least time that they allow; above it, it takes
-# longer.
+# All prompts that were timed on the H100 against its two roofs, how fast it multiplies and how fast it moves memory,
+# both measured before a run starts. On the dashed line a kernel would take the least time that they allow; above it, it
+# takes longer.
 
 # %%
 figures.measured_vs_predicted(query(recorded, operation="attention", device=device))

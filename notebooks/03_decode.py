@@ -219,7 +219,7 @@ results.points(measured, "kv_len", "window", "median_ms", "gbps", "error", "tole
 # %% [markdown]
 # *GB/s* counts the bytes that must move, so a reader of dead keys scores low. The quick sweep is short, and a
 # flag names what makes a number doubtful: `busy` (other programs ran), `unconverged` (the median had not
-# settled in the time given).
+# settled in the time given), `l2-resident` (what a call reads may have stayed in the last cache).
 #
 # ## Why the maximum has to be a true one
 #

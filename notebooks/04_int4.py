@@ -295,11 +295,12 @@ results.points(one, "rows", "median_ms", "gbps", "error", "tolerance")
 # ## Recorded: an H100
 #
 # One token, Gemma 4 31B's layers. The rate is of the bytes that must be moved, over the time; the mark on each bar is
-# the rate of a plain sum over memory on the same device. Choose device, bits and group size in the menu.
+# the rate of a plain sum over memory on the same device. Choose device and form of weight in the menu.
 
 # %%
 recorded = rated(read_runs(), ("*-nvidia-*", "*"))  # the GPUs' runs first
-figures.linear_bandwidths(recorded)
+form = "int4, groups of 32, bfloat16 (recorded: NVIDIA H100"
+figures.linear_bandwidths(recorded, first=form)
 
 # %% [markdown]
 # The times; what is asked of them, and whether it is met, is in `data/TARGETS.md`:
@@ -319,18 +320,17 @@ results.show("linear-layout")
 #
 # The same question on a large GPU, with [Humming](https://github.com/vllm-project/humming) beside ours: int4 products
 # that shuffle the weight offline into the order in which tensor cores take it, unpack it in registers, and copy far
-# ahead. The upright lines say where `bs.linear` goes over to another kernel for weights in rows. Read the panels from
-# left to right:
+# ahead (*W4A16*: weights in 4 bits, activations in 16; *W4A8*: activations rounded to 8). Ours lies in tiles; an
+# upright line stands where `bs.linear` goes over to another kernel, and here one kernel takes all rows. Read the panels
+# from left to right:
 #
-# 1. **A few rows**, with weights in rows: the dp4a kernel is near the floor at one row, and each further row costs it
-#    instructions, because a warp that holds one row of weights fetches all activations again. It climbs where it
-#    should be level.
-# 2. **Some rows**: tensor cores do up to 64 rows in one instruction, so the lines are level again, for Humming and for
-#    our product of a weight in tiles. The float weight's is level too, at three times the bytes and more.
+# 1. **Up to 8 rows** the bytes of the weight decide, and all lines are level: further rows are free. So they are for
+#    the float weight, at three times the bytes and more. (With weights in rows they are not: a warp that holds one row
+#    of weights fetches the activations of each. [05_model](05_model.ipynb) sets the two side by side.)
+# 2. **From 16 to 64 rows** lines of int4 climb, though the least does not yet: activations, and unpacking for more
+#    products, take time that no longer hides behind the loads.
 # 3. **Many rows**: the least is of multiplications now, and all lines fall towards it. Unpacking is pure cost: who
 #    hides it behind the products comes level with the float weight, who does not is slower.
-#
-# What was noted of these without samples is in `data/benchmarks`; a recorded run takes its place.
 
 # %%
 figures.linear_layers(query(rated(read_runs(), results.H200), operation="linear", symmetric=0))

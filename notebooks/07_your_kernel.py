@@ -164,8 +164,10 @@ print(
     {name: hashes for name, hashes in comparison.differences.items() if name.startswith("kernel")}
 )
 changes = comparison.frame()
-columns = ["contender", "q_len", "window", "old_ms", "new_ms", "ratio", "verdict", "doubts"]
-results.captioned(changes[columns], f"measured twice on {comparison.device}")
+heads = {"contender": "contender", "q_len": "prompt length", "window": "window"}
+heads |= {"old_ms": "before, ms", "new_ms": "after, ms", "ratio": "after ÷ before"}
+changes = changes[[*heads, "verdict", "doubts"]].rename(columns=heads)
+results.captioned(changes, f"measured twice on {comparison.device}")
 
 # %% [markdown]
 # ## Sent, and repeated

@@ -63,7 +63,8 @@ several = {
 }
 columns = ["registers", "blocks_per_sm", "limited_by"]
 columns += ["128-bit loads", "narrower loads", "loop_instructions"]
-results.captioned(anatomy_table(several)[columns], "total, compiled here for sm_90")
+shown = anatomy_table(several)[columns].rename(columns=lambda name: name.replace("_", " "))
+results.captioned(shown, "total, compiled here for sm_90")
 
 # %% [markdown]
 # ## Our attention kernel, its tiles as sliders
@@ -96,7 +97,8 @@ columns = [
     "wgmma",
     "mma",
 ]
-results.captioned(anatomy_table(made)[columns], "blockskip, compiled here for two kinds of GPU")
+shown = anatomy_table(made)[columns].rename(columns=lambda name: name.replace("_", " "))
+results.captioned(shown, "blockskip, compiled here for two kinds of GPU")
 
 # %% [markdown]
 # ## Replay: what its programs do

@@ -77,6 +77,7 @@ panel"""
 def test_no_blank_is_left_about_the_legend_of_runs_laid_over_each_other_and_menus_show_their_arrows(show):
     page = show(OVERLAID, 1700)
     page.locator(".skiplab-sweep .legendtext").nth(10).wait_for()
+    page.wait_for_function(FITS)  # without a change of the window's width, at which plotly looks for one by itself
     for width in (1000, 1280, 1600):
         page.set_viewport_size({"width": width, "height": 1700})
         page.wait_for_timeout(700)

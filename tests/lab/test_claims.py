@@ -154,6 +154,8 @@ def test_a_notebook_shows_claims_with_verdicts_and_each_reason_once():
     assert "† the GPU ran slower" in shown.notes[0] and 'text-align:left">beaten' in shown._repr_html_()
     later = results.trial(claims.judged(evidence), "model").cells
     assert any("(8,000 tokens/s) recorded on NVIDIA H200" in text for text in later["ours"])
+    fast = claims.Evidence.of([a_run("2126-01-01", {name: rate * 10 for name, rate in ALL_RUNGS.items()})], checks)
+    assert not any("e+" in text for text in results.trial(claims.judged(fast), "model").cells.to_numpy().flatten())
     with pytest.raises(ValueError, match="topic: got 'all'; allowed are prefill, decode, int4, model"):
         results.trial([], "all")
 

@@ -189,6 +189,29 @@ def test_settings_are_a_device_heads_and_mask_each_in_the_tables_order(measured)
     assert all(len(rows) == 4 for rows in found.values())
 
 
+def test_prompts_that_come_together_are_a_setting_and_a_line_of_their_own(measured):
+    """Batches of 4 and 16 once fell into one line, which went up and down at each length."""
+    together = pd.concat([measured.assign(batch=count) for count in (1, 4, 16)], ignore_index=True)
+    words = ("", ", batch 4", ", batch 16")
+    assert list(attention.settings(together)) == [
+        f"8/8 heads of 128, bfloat16{batch}, window 256 (measured: a CPU)" for batch in words
+    ]
+    lines = attention.speedup(together).lines
+    assert [line.name for line in lines] == [f"blockskip, window 256, 8/8 heads of 128, bfloat16{b}" for b in words]
+    assert all(line.x == (512, 1024) for line in lines)
+    assert "batch 16" in lines[-1].hover[0].rest
+
+
+def test_a_recorded_point_has_a_dot_that_is_seen_beside_a_measured_one(measured):
+    """Without a line's width plotly draws no dot in a full marker, and both looked alike where no dash tells them."""
+    both = pd.concat([measured, measured.assign(device="a GPU", source="recorded")])
+    here, there = (
+        trace for trace in interactive.draw(predicted.measured_vs_predicted(both)).data if "blockskip" in trace.name
+    )
+    assert (here.marker.symbol, there.marker.symbol) == ("circle", "circle-dot")
+    assert there.marker.line.width == 1 and there.marker.line.color == "white" and here.marker.line.width is None
+
+
 def test_a_menu_shows_one_chart_at_a_time_with_its_own_title_and_sources(measured):
     other = measured.assign(device="a GPU", source="recorded")
     figure = menu.choose({"here": attention.attention_time(measured), "there": attention.attention_time(other)})

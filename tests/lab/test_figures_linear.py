@@ -68,6 +68,30 @@ def test_bandwidth_is_the_roof_where_the_time_is_the_floor():
     assert bars.low[0] == pytest.approx(0.5e12 / 1.2) and bars.high[0] == pytest.approx(0.5e12 / 0.9)
 
 
+def test_bars_of_one_colour_differ_in_what_fills_them():
+    names = ("humming", "humming-int8", "blockskip", "blockskip-tiles")
+    chart = linear.linear_bandwidth(table(*(row(name, 0.1) for name in names)))
+    assert [bars.hatch for bars in chart.bars] == ["", "x", "", "x"]
+    assert len({(bars.colour, bars.hatch) for bars in chart.bars}) == len(names)
+
+
+def test_a_weight_without_zero_points_is_a_setting_and_its_layers_names_do_not_overlap():
+    layers = [(5376 + 64 * n, 21504) for n in range(8)]
+    both = table(*(row("blockskip", 0.1, layer, symmetric=on) for layer in layers for on in (0, 1)))
+    settings = linear.one_row(both)
+    assert [name.split(" (")[0] for name in settings] == [
+        "int4, groups of 32, bfloat16",
+        "int4, groups of 32, symmetric, bfloat16",
+    ]
+    names = [
+        name
+        for one in settings.values()
+        for name in interactive.draw(linear.linear_bandwidth(one)).layout.xaxis.ticktext
+    ]
+    assert max(len(line) for name in names for line in name.split("<br>")) <= 8
+    assert names[0] == "down<br>5376×<br>21504"
+
+
 def test_settings_that_differ_name_the_groups():
     chart = linear.linear_time(table(row("blockskip", 0.1), row("blockskip", 0.2, rows=8)))
     assert [group.split(", ")[-1] for group in chart.groups] == ["1 row", "8 rows"]

@@ -5,7 +5,7 @@ import re
 import blockskip as bs
 import pytest
 from skiplab.measure import Measurement, Point, WorkDone
-from skiplab.report import marks_note, report_html, summary, time_table, write_report
+from skiplab.report import marks_note, notes_above, report_html, summary, time_table, write_report
 from skiplab.report.attention import with_window_slider
 from skiplab.report.page import header_table
 from skiplab.report.points import data_of, of_frame
@@ -75,6 +75,19 @@ def test_a_flag_of_most_times_is_said_once_above_them(run):
     assert marks_note(run.frame()) == "* for flags" and marks_note(flagged([], [], [])) == ""
     page = re.sub(r"\s+", " ", report_html(Run(HEADER, tuple({**row, "flags": ["busy"]} for row in run.rows))))
     assert "in brackets times faster than dense + mask (sdpa); flagged busy: all times." in page
+
+
+def test_a_table_without_the_base_promises_no_brackets_and_a_title_says_the_batch():
+    from skiplab import figures
+
+    row = a_row("blockskip", 2, 128)
+    alone = Run(HEADER, ({**row, "axes": {**row["axes"], "batch": 8}, "flags": ["busy"]},))
+    assert notes_above(alone.frame()) == "flagged busy: all times" and notes_above(alone.frame().iloc[:0]) == ""
+    page = re.sub(r"\s+", " ", report_html(alone))
+    assert "Median of each point; flagged busy: all times." in page and "in brackets" not in page
+    assert ", batch 8</h1>" in page
+    assert "slider to change" not in page
+    assert not with_window_slider(figures.attention_ratio, alone.frame()).layout.sliders
 
 
 def test_rates_below_one_are_no_zeros(run):

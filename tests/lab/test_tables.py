@@ -164,12 +164,17 @@ def test_what_is_missed_stands_on_the_page_of_targets_with_its_reason(tmp_path):
     ratio = Item("ratio", OURS, "faster", ("flex",), lambda row: 1.0 if row["q_len"] > 600 else float("nan"))
     table = Table("**Speed**, x", ("q_len",), (ratio,), target="1 beyond 600", reasons={(1024,): "it is slow"})
     head, _, line, _, below = asked(table, one, tmp_path)
-    assert head == "| figures | asked for | met |" and line == "| Speed | 1 beyond 600 | 0 of 1 points |"
-    assert below == "- **Speed**: *ratio* at prompt length 1,024 (0.67×): it is slow."
+    assert head == "| figures | asked for | met | recorded on |"
+    assert line == "| Speed | 1 beyond 600 | 0 of 1 points | a GPU |"
+    assert below == "- **Speed** (a GPU): *ratio* at prompt length 1,024 (0.67×): it is slow."
     unknown = replace(table, reasons={(512,): "not that point's"})
     assert asked(unknown, one, tmp_path)[-1].endswith("1,024 (0.67×): the reason has not been found yet.")
     met = replace(table, items=(replace(ratio, least=lambda row: 0.01),), reasons={(512,): "unused"})
-    assert asked(met, one, tmp_path)[2:] == ["| Speed | 1 beyond 600 | all 2 points |", "", "Nothing is missed."]
+    assert asked(met, one, tmp_path)[2:] == [
+        "| Speed | 1 beyond 600 | all 2 points | a GPU |",
+        "",
+        "Nothing is missed.",
+    ]
     unrecorded = replace(table, where={"head_dim": 512})
     assert "Speed" not in " ".join(asked(unrecorded, one, tmp_path))
 
@@ -193,7 +198,7 @@ def test_what_is_missed_for_one_reason_names_each_item_and_axis_once(tmp_path):
     reasons = {(64.0, length): "it is slow" for length in (512, 1024)}
     table = Table("**Speed**", ("window", "q_len"), (item,), target="speed", reasons=reasons)
     below = asked(table, run(tmp_path, "a", *points), tmp_path)[-1]
-    assert below == "- **Speed**: *a* at window 64, prompt length 512 (0.0500) and 1,024 (0.0500): it is slow."
+    assert below == "- **Speed** (a GPU): *a* at window 64, prompt length 512 (0.0500) and 1,024 (0.0500): it is slow."
 
 
 def test_who_does_not_support_a_point_says_why_below_the_table(tmp_path):

@@ -19,7 +19,7 @@ from skiplab.claims.evidence import (
     times_as_fast,
 )
 from skiplab.machine import known_gpus
-from skiplab.text import percent
+from skiplab.text import digits, percent
 
 UNITS: Mapping[str, Callable[[float], str]] = {
     "times": lambda value: f"{value:.2f}×" if value < 10 else f"{value:.1f}×",
@@ -165,7 +165,7 @@ def _later() -> Iterator[Claim]:
             what = words.format(f"{tokens:,}")
             allowed = roof_rate(call_of(phase, tokens), known_gpus()[A100])
             yield Claim(
-                f"{phase}-{tokens}", 20571, "model", f"{what}: {rate:,.4g} tokens/s, of what an A100's roofs allow",
+                f"{phase}-{tokens}", 20571, "model", f"{what}: {digits(rate)} tokens/s, of what an A100's roofs allow",
                 rate / allowed, "share", of_the_roofs(phase, tokens), "more", roofs,
             )  # fmt: skip
             yield Claim(

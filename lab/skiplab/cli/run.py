@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from skiplab.compare import MARGIN
-from skiplab.operations import OPERATIONS
 from skiplab.results.tables import Shown
 from skiplab.store import Run, frame, read_run
 from skiplab.store.keys import without_index
@@ -91,11 +90,11 @@ def interrupts() -> Iterator[Callable[[], bool]]:
 
 def told(run: Run) -> Shown:
     """A run's table of times, failures with their reasons, flags, and a summary of one line."""
-    from skiplab.report import marks_note, narrow_notes, summary, time_table
+    from skiplab.report import narrow_notes, notes_above, summary, time_table
 
     table = frame(run)
-    above = filter(None, [OPERATIONS[run.operation].baseline.note, marks_note(table)])
-    caption = f"{run.provenance}: median time a call, {'; '.join(above)}"
+    above = notes_above(table)
+    caption = f"{run.provenance}: median time a call" + (f", {above}" if above else "")
     failures = Counter(
         (row["contender"], row["status"], row.get("error_text", "")) for row in run.rows if row["status"] != "ok"
     )

@@ -163,7 +163,7 @@ def _needs_flash4(workload: Workload, device: str) -> str | None:
     return _needs_packed(workload, device) or _needs_window(workload) or missing or needs_cuda(workload, device)
 
 
-for _entry in (
+_ENTRIES = (
     Contender("blockskip-varlen", "blockskip, cu_seqlens",
               "our attention of packed prompts, whose lengths stand on the device",
               _blockskip(), _needs_packed, prepare=_packed, configured=_blockskip),
@@ -176,6 +176,9 @@ for _entry in (
               _flash3, _needs_flash3, prepare=_packed),
     Contender("fa4-varlen", "FlashAttention-4, cu_seqlens", "FlashAttention-4 of packed prompts where it is installed",
               _flash4, _needs_flash4, prepare=_packed),
-):  # fmt: skip
+)  # fmt: skip
+NAMES = tuple(entry.name for entry in _ENTRIES)
+"""Of contenders that take packed prompts alone."""
+for _entry in _ENTRIES:
     REGISTRY.add(_entry)
 del _entry

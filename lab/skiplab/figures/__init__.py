@@ -108,9 +108,9 @@ def decode_bandwidths(table: pd.DataFrame, first: str = "") -> Figure:
     return _menu(decode.settings(table), decode.decode_bandwidth, table, first)
 
 
-def linear_bandwidths(table: pd.DataFrame) -> Figure:
-    """`linear_bandwidth` for one token, with a menu that chooses device, bits and group size."""
-    return _menu(linear.one_row(table), linear.linear_bandwidth, table)
+def linear_bandwidths(table: pd.DataFrame, first: str = "") -> Figure:
+    """`linear_bandwidth` for one token, with a menu that chooses device and form of weight; first: as `floors`."""
+    return _menu(linear.one_row(table), linear.linear_bandwidth, table, first)
 
 
 def linear_row_times(table: pd.DataFrame) -> Figure:

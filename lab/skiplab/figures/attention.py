@@ -12,7 +12,7 @@ import pandas as pd
 from skiplab.figures import series, theme
 from skiplab.figures.charts import BarChart, Bars, HeatChart, Hover, Line, LineChart
 from skiplab.figures.frames import ORIGIN, speedups
-from skiplab.figures.series import RowDict, doubts, note, rows_of, shape, sources, time_text
+from skiplab.figures.series import RowDict, doubts, note, rows_of, sources, time_text
 from skiplab.floors import FLOORS
 from skiplab.text import mask_words
 
@@ -187,7 +187,7 @@ def _lines(table: Any, x: str, y: str, low: str, high: str) -> tuple[Line, ...]:
         return ()
     named = table.assign(variant=[_variant(row, x) for row in rows_of(table)])
     shapes = named.groupby(list(ORIGIN))[list(SHAPE)].transform(lambda column: column.nunique(dropna=False)).max(axis=1)
-    named["shape"] = [shape(row) if many > 1 else "" for row, many in zip(rows_of(named), shapes, strict=True)]
+    named["shape"] = [_shape(row) if many > 1 else "" for row, many in zip(rows_of(named), shapes, strict=True)]
     labels = theme.source_labels(named[list(ORIGIN)].itertuples(index=False, name=None))
     single = named["contender"].nunique() == 1
     # what colours (of a single contender) or dashes (of several) tell apart
@@ -227,7 +227,16 @@ def settings(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """
     rows: Any = table[(table["operation"] == "attention") & table["buffer"].isna()]
     keys = ["head_dim", "q_heads", "kv_heads", "dtype", "batch", "window", "mask", *OPTIONAL]
-    return series.by_setting(rows, keys, "q_len", lambda row: f"{shape(row)}, {_variant(row)}")
+    return series.by_setting(rows, keys, "q_len", lambda row: f"{_shape(row)}, {_variant(row)}")
+
+
+def _shape(row: RowDict) -> str:
+    """Heads, head size and dtype, and how many prompts come together where it is more than one."""
+    return ", ".join(filter(None, [series.shape(row), _batch(row)]))
+
+
+def _batch(row: RowDict) -> str:
+    return f"batch {int(row['batch'])}" if row["batch"] > 1 else ""
 
 
 def _variant(row: RowDict, x: str = "q_len") -> str:
@@ -247,12 +256,13 @@ def _hover(row: RowDict) -> Hover:
         lines.append(
             f"{theme.ratio(row['speedup'])} as fast as the base ({theme.seconds(row['median_ms_base'] / 1e3)})"
         )
-    return Hover(row["label"], f", {_variant(row)}, prompt {int(row['q_len']):,}", (*lines, *doubts(row)))
+    point = ", ".join(filter(None, [_variant(row), f"prompt {int(row['q_len']):,}", _batch(row)]))
+    return Hover(row["label"], f", {point}", (*lines, *doubts(row)))
 
 
 def problem(row: RowDict) -> str:
     """A point's problem in words."""
-    return f"prompt {int(row['q_len']):,}, {series.window(row) or mask_words(row)}, {series.shape(row)}"
+    return f"prompt {int(row['q_len']):,}, {series.window(row) or mask_words(row)}, {_shape(row)}"
 
 
 def overview(table: Any) -> LineChart:

@@ -249,9 +249,16 @@ def trace(line: Line) -> go.Scatter:
     return go.Scatter(
         x=line.x, y=line.y, name=plotly_text(line.name), mode="lines+markers" if line.joined else "markers",
         line={"color": line.style.colour, "dash": theme.DASHES[line.dash], "width": 2},
-        marker={"symbol": line.style.marker, "size": 9, "color": line.style.colour},
+        marker=_marker(line.style),
         error_y=error if spread else None, hovertext=hover_texts(line.hover), hoverinfo="text",
     )  # fmt: skip
+
+
+def _marker(style: theme.Style) -> dict[str, Any]:
+    """A marker; the dot in a full one is drawn by its outline, which plotly leaves out where nobody sets its width."""
+    dotted = style.marker.endswith("-dot") and "open" not in style.marker
+    outline = {"line": {"width": 1, "color": "white"}} if dotted else {}
+    return {"symbol": style.marker, "size": 9, "color": style.colour, **outline}
 
 
 def _bars(chart: BarChart) -> Figure:
@@ -281,13 +288,20 @@ def _bars(chart: BarChart) -> Figure:
         marks = static.linear_marks(static.bar_range(chart)[1])
         texts = [theme.tick(m, chart.unit) for m in marks]
         figure.update_yaxes(tickvals=marks, ticktext=texts, rangemode="tozero")
-    names = [wrap(group, max(8, NAMES // len(chart.groups))) for group in chart.groups]
+    names = [_tick(group, NAMES // len(chart.groups)) for group in chart.groups]
     ticks = {"tickvals": list(range(len(names))), "ticktext": names, "tickangle": 0}
     figure.update_xaxes(title_text=plotly_text(chart.x_title), title_standoff=8, showgrid=False, **ticks)
     more = 16 * max((name.count("<br>") for name in names), default=0)
     figure.update_annotations(selector={"name": "sources"}, yshift=-52 - more)
     figure.update_layout(margin_b=figure.layout.margin.b + more, height=figure.layout.height + more)
     return figure
+
+
+def _tick(name: str, width: int) -> str:
+    """A group's name in lines of that width, at least 8; a shape that is longer is broken behind its `×`."""
+    width = max(8, width)
+    words = [word if len(word) <= width else word.replace("×", "× ") for word in name.split(" ")]
+    return wrap(" ".join(words), width)
 
 
 def _bar_trace(chart: BarChart, number: int, bars: Bars) -> go.Bar:

@@ -13,7 +13,7 @@ from skiplab.figures import model, series, theme
 from skiplab.figures.charts import BarChart, Bars, Hover
 from skiplab.figures.series import RowDict
 from skiplab.ladder import Call, calls, of_call, share_of_attention
-from skiplab.text import percent
+from skiplab.text import digits, percent
 from skiplab.workload import ModelWorkload
 
 BRACKET = re.compile(r"\(.*, ([^,()]*)\)")
@@ -75,7 +75,7 @@ def _bars(source: str, device: str, own: dict[str, RowDict], groups: list[str], 
 
 def _hover(row: RowDict, below: RowDict | None) -> Hover:
     """Rate, gain over the rung below, attention's share, and what makes it doubtful."""
-    lines = [f"{row['tokens_per_s']:,.4g} tokens/s"]
+    lines = [f"{digits(row['tokens_per_s'])} tokens/s"]
     if below is not None:
         lines.append(f"{theme.ratio(row['tokens_per_s'] / below['tokens_per_s'])} the bar before")
     if (share := share_of_attention(row["parts"])) == share:

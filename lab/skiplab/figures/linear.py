@@ -56,9 +56,9 @@ def linear_bandwidth(table: pd.DataFrame) -> BarChart:
 
 
 def one_row(table: pd.DataFrame) -> dict[str, Any]:
-    """The rows for one token of each device, number of bits and group size timed with several layers, by name."""
+    """The rows for one token of each device and form of weight timed with several layers, by name."""
     rows: Any = table[(table["operation"] == "linear") & (table["rows"] == 1)]
-    names = ("bits", "group_size", "dtype")
+    names = ("bits", "group_size", "symmetric", "dtype")
     return series.by_setting(rows, names, "out_features", lambda row: _setting(row, names))
 
 
@@ -271,7 +271,7 @@ def _bars(
     for row in rows:
         owner = (row["source"], row["device"], row["contender"], row["label"])
         cells.setdefault(owner, {})[_group(row, differing)] = row
-    series_of_bars = []
+    series_of_bars: list[Bars] = []
     for (source, device, contender, label), here in cells.items():
         chosen = [here.get(group) for group in groups]
 
@@ -286,9 +286,11 @@ def _bars(
         colour = theme.style(contender).colour
         if source == "predicted":
             colour = theme.predicted_colour(predicted.index((source, device)))
+        alike = sum(bars.colour == colour for bars in series_of_bars)
         series_of_bars.append(Bars(
             ", ".join(filter(None, [label, labels[source, device]])), each(value), colour,
-            theme.HATCHES.get(source, ""), *((first, last) if is_time else (last, first)),
+            theme.HATCHES.get(source) or theme.ALIKE[alike % len(theme.ALIKE)],
+            *((first, last) if is_time else (last, first)),
             each(limit if source in ("measured", "recorded") else lambda row: float("nan")),
             tuple(Hover("") if row is None else _hover(row) for row in chosen),
         ))  # fmt: skip

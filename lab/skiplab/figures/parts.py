@@ -80,19 +80,19 @@ def _legend(calls: Sequence[CallBars]) -> tuple[str, ...]:
     return (f"Predicted: blue where products limit it, orange where memory does.{beside}",)
 
 
-def told_of(row: RowDict) -> str:
-    """A recorded call in words: its time, rate, and what makes it doubtful."""
-    rate = f"{theme.seconds(row['median_ms'] / 1e3)}, {row['tokens_per_s']:,.0f} tokens/s"
+def told_of(row: RowDict, tokens: float) -> str:
+    """A recorded call in words: its time, the rate of so many tokens that it brings, and what makes it doubtful."""
+    seconds = row["median_ms"] / 1e3
     doubts = f", flags: {row['flags']}" if row["flags"] else ""
-    drafts = " if every draft is right" if row["phase"] != "prefill" and row["q_len"] > 1 else ""
-    return f"{theme.provenance(row['source'], row['device'])}, {row['label']}: {rate}{drafts}{doubts}"
+    told = f"{theme.seconds(seconds)}, {tokens / seconds:,.0f} tokens/s"
+    return f"{theme.provenance(row['source'], row['device'])}, {row['label']}: {told}{doubts}"
 
 
 def _call(parts: Drawn, one: CallBars, y: float) -> float:
     parts.append(Label(0, y + 12, one.title, size=12, bold=True))
     y += 20
     if one.row is not None:
-        parts.append(Label(0, y + 10, told_of(one.row)))
+        parts.append(Label(0, y + 10, told_of(one.row, one.call.tokens)))
         y += 18
     shown, call = one.parts, one.call
     longest = max(max(part.seconds if part.seconds == part.seconds else 0, part.beside or 0) for part in shown)

@@ -173,7 +173,7 @@ def _timeline(parts: Drawn, plan: Schedule, head: int, y: float) -> float:
         parts.append(Label(x + (-5 if right else 5), top + height + 14, f"all SMs busy: {theme.seconds(even)}",
                            "end" if right else "start", 10))  # fmt: skip
     parts.append(Label(LEFT - 8, top + height + 14, "time 0", "end", 10))
-    ends = f"last program ends: {theme.seconds(plan.reading_seconds)}"
+    ends = f"all keys are read: {theme.seconds(plan.reading_seconds)}"
     parts.append(Label(WIDTH, top + height + 28, ends, "end", 10))
     return top + height + 30
 

@@ -112,6 +112,8 @@ DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 STATIC_DASHES = ("-", "--", ":", "-.", (0, (8, 3)))
 HATCHES = {"predicted": ".", "published": "/"}
 """What bars are filled with whose time nobody measured here; both libraries know these letters."""
+ALIKE = ("", "x", "-", "|")
+"""What bars are filled with that have the colour of one before."""
 SOURCE_DASH = {"predicted": 2, "published": 1}
 """Predicted lines are dotted and published ones dashed whatever they show: nobody takes them for a measurement."""
 

@@ -56,7 +56,8 @@ def heads(axes: Mapping[str, Any]) -> str:
 def _subject(axes: Mapping[str, Any]) -> str:
     buffer = f", in a buffer of {axes['buffer']:,} keys" if "buffer" in axes else ""
     packed = ", packed prompts" if "packed" in axes else ""
-    return f"attention, {heads(axes)}{buffer}{packed}"
+    batch = f", batch {axes['batch']}" if axes.get("batch", 1) > 1 else ""
+    return f"attention, {heads(axes)}{batch}{buffer}{packed}"
 
 
 OPERATION = Operation(

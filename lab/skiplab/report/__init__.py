@@ -9,12 +9,12 @@ from pathlib import Path
 from skiplab.compare import MARGIN
 from skiplab.report.page import raw_data, report_figures, report_html, summary, title
 from skiplab.report.several import several_html
-from skiplab.report.times import marks_note, narrow_notes, time_table
+from skiplab.report.times import marks_note, narrow_notes, notes_above, time_table
 from skiplab.store import Run
 
 __all__ = [
-    "marks_note", "narrow_notes", "raw_data", "report_figures", "report_html", "several_html", "summary", "time_table",
-    "title", "write_report",
+    "marks_note", "narrow_notes", "notes_above", "raw_data", "report_figures", "report_html", "several_html", "summary",
+    "time_table", "title", "write_report",
 ]  # fmt: skip
 
 

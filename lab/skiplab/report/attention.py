@@ -20,11 +20,11 @@ def figures_of(table: pd.DataFrame, axes: list[str]) -> list[tuple[go.Figure, st
     faster, times = thin.lines(table, "q_len", axes, "sdpa"), thin.lines(table, "q_len", axes)
     pairs = thin.grid(table[table["contender"].isin(["sdpa", "blockskip"])], "q_len", ["window", "mask"])
     ours = thin.groups(table[table["contender"] == "blockskip"], axes)
-    slider = "move the slider to change the window or mask."
+    slider = "; move the slider to change the window or mask" if len(set(table["mask"])) > 1 else ""
     return [
-        (with_window_slider(figures.speedup, faster.table), f"Speed-up over dense + mask; {slider} {faster.left_out}"),
+        (with_window_slider(figures.speedup, faster.table), f"Speed-up over dense + mask{slider}. {faster.left_out}"),
         (with_window_slider(figures.attention_ratio, times.table),
-         f"The dashed line is the least time that the machine's roofs allow; {slider} {times.left_out}"),
+         f"The dashed line is the least time that the machine's roofs allow{slider}. {times.left_out}"),
         (figures.heatmap(pairs.table), f"Times that blockskip is faster than dense + mask. {pairs.left_out}"),
         (figures.flops(ours.table),
          f"What the mask keeps, what blockskip executes, what dense attention executes. {ours.left_out}"),
@@ -32,8 +32,10 @@ def figures_of(table: pd.DataFrame, axes: list[str]) -> list[tuple[go.Figure, st
 
 
 def with_window_slider(make: Callable[[pd.DataFrame], go.Figure], table: pd.DataFrame) -> go.Figure:
-    """`make(table)` for all windows and for each of them in one figure, chosen with a native slider."""
+    """`make(table)` for all windows and for each in one figure, chosen with a native slider, if they are several."""
     masks = records(table.sort_values("window").drop_duplicates("mask"))  # windows, then what has none
+    if len(masks) < 2:
+        return make(table)
     choices = [("all", table), *((axis_text("window", row), query(table, mask=row["mask"])) for row in masks)]
     made: list[tuple[str, Any]] = [(name, make(part)) for name, part in choices]
     figure, first = made[0][1], min(1, len(made) - 1)  # one window at first: all of them at once are many lines

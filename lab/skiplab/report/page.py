@@ -21,7 +21,7 @@ from skiplab.paths import file_name
 from skiplab.report.modules import MODULES
 from skiplab.report.points import data_of, of_frame, told_once
 from skiplab.report.rows import axis_text, records
-from skiplab.report.times import marks_note, time_table
+from skiplab.report.times import notes_above, time_table
 from skiplab.store import END, FLAGS, Run
 from skiplab.templates import render, trusted
 from skiplab.text import counted
@@ -52,8 +52,7 @@ def report_html(run: Run) -> str:
         start=run.header.get("start", ""), summary=summary(table),
         figures=[(_drawn(figure), text) for figure, text in drawn if not _is_blank(figure)],
         blank=[(_reason(figure), text) for figure, text in drawn if _is_blank(figure)],
-        base=OPERATIONS[run.operation].baseline.note, times=time_table(times.table), marks=marks_note(times.table),
-        times_left_out=times.left_out,
+        times=time_table(times.table), above=notes_above(times.table), times_left_out=times.left_out,
         name=file_name(run.run_id, ""), points=data_of(of_frame(table)), flags=meanings(_flags(table)),
         once=_told_once(table), command=run.header.get("command", ""), header=header_table(run), raw=raw_data(run),
     )  # fmt: skip

@@ -26,4 +26,4 @@ def axis_text(name: str, row: Mapping[str, Any]) -> str:
         return mask_words(row) if isinstance(row["mask"], str) else "causal"
     if value is None or math.isnan(value):
         return str(row["dtype"]) if name == "kv_dtype" else ""
-    return f"{value:.0f}" if value == round(value) else f"{value:g}"
+    return f"{value:,.0f}" if value == round(value) else f"{value:g}"

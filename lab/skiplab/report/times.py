@@ -36,6 +36,13 @@ def marks_note(table: pd.DataFrame) -> str:
     ])  # fmt: skip
 
 
+def notes_above(table: pd.DataFrame) -> str:
+    """What stands in brackets, where the base was timed, and what marks say; empty without either."""
+    timed = set(table.loc[table["status"] == "ok", "contender"])
+    bases = [OPERATIONS[name].baseline for name in table["operation"].unique()]
+    return "; ".join(filter(None, [*(base.note for base in bases if base.contender in timed), marks_note(table)]))
+
+
 def time_table(table: pd.DataFrame) -> pd.DataFrame:
     """A row for each workload, a column for each contender: `median (speed-up over the base)` or the status."""
     import pandas as pd

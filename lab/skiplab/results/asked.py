@@ -27,11 +27,12 @@ class TargetsTable:
             if table.target:
                 subject = table.about.split("**")[1]
                 cells = _judged(name, table, runs)
+                devices = " and ".join(dict.fromkeys(cells["device"]))
                 if len(cells):
-                    lines.append((subject, table.target, _verdict(cells)))
-                missed += [f"- **{subject}**: {text}" for text in _misses(cells, table)]
+                    lines.append((subject, table.target, _verdict(cells), devices))
+                missed += [f"- **{subject}** ({devices}): {text}" for text in _misses(cells, table)]
         below = "\n".join(missed) or "Nothing is missed."
-        return f"{markdown(('figures', 'asked for', 'met'), lines)}\n\n{below}"
+        return f"{markdown(('figures', 'asked for', 'met', 'recorded on'), lines)}\n\n{below}"
 
 
 def _judged(name: str, table: Table, runs: list[Run]) -> pd.DataFrame:
@@ -39,7 +40,7 @@ def _judged(name: str, table: Table, runs: list[Run]) -> pd.DataFrame:
     try:
         cells = entries(name, table, gather(table, runs))
     except MissingRun:
-        return pd.DataFrame({"missed": []})
+        return pd.DataFrame({"missed": [], "device": []})
     asked = [table.items[row["order"]].is_asked(row) for row in _records(cells)]
     judged: Any = cells[pd.Series(asked, cells.index) & cells["number"].notna()]
     return judged

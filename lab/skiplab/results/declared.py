@@ -368,7 +368,7 @@ TABLES = {
     name: replace(table, reasons=REASONS.get(name, {})) for name, table in {**DECLARED, **SHAPES, **README}.items()
 }
 """All tables by name: those of `data/RESULTS.md` in its order, then README's."""
-OTHER_SHAPES = RecordedTables("## Attention at other shapes", {name: TABLES[name] for name in SHAPES})
+OTHER_SHAPES = RecordedTables("## Attention on an H200, and at other shapes", {name: TABLES[name] for name in SHAPES})
 TARGETS = TargetsTable({name: TABLES[name] for name in (*DECLARED, *SHAPES)})
 ALL: dict[str, Table | OwnTable] = {**TABLES, **LADDERS, "other-shapes": OTHER_SHAPES, "targets": TARGETS}
 """All that the pages hold, with what is made in its own way."""

@@ -46,8 +46,8 @@ SHARED_TILES = (
 SOFTMAX = (
     "exponentials, maxima and masks are as many at any head size, and products fewer: at head size 64 causal prompts "
     "of 16,384 tokens reach 473 TFLOP/s, 80 % of the 589 at 128 in the same session. By counters tensor cores are busy "
-    "in 43 % of cycles at 80, special-function units in 44 %, and instructions are issued in 35 %: none is full, and "
-    "a group's exponentials do not run beside its products (data/TUNING.md)"
+    "in 43 % of cycles at 80, special-function units in 44 %, and instructions are issued in 35 %: no unit is full, "
+    "and a group's exponentials do not run beside its products (data/TUNING.md)"
 )
 BEHIND_THE_WAIT = (
     "no unit is full: by counters tensor cores are busy in 83 % of cycles at head size 256 and in 48 % at 64, where "

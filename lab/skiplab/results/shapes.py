@@ -25,7 +25,7 @@ CAUSAL = {**PROMPT, "mask": "causal()"}
 STEP = {**PLAIN, "operation": "decode", "window": None, "batch": 1, "ragged": None}
 D64, D128, D256, D512 = "64/8 of 64", "32/8 of 128", "32/16 of 256", "32/4 of 512"
 QUERIES_PEERS = ("sdpa-flash", "sdpa-cudnn", "flex", "fa3", "fa4", "flashinfer-prefill")
-AHEAD = "faster than each of them at every point"
+AHEAD = "faster than every peer of the table at every point"
 
 
 def topics_of_h200(*topics: str) -> tuple[str, ...]:

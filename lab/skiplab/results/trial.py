@@ -10,7 +10,7 @@ from skiplab import claims
 from skiplab.results.marks import marks_of, notes_of
 from skiplab.results.tables import Shown
 from skiplab.store.published import LATER, PUBLISHER
-from skiplab.text import percent
+from skiplab.text import digits, percent
 
 WORDS = {"measured": "measured on", "recorded": "recorded on", "computed": "computed here,"}
 WHY = "why they differ"
@@ -53,7 +53,7 @@ def _ours(one: claims.Judged) -> str:
     by = one.by
     if by is None:
         return ""
-    rate = f" ({by.rate:,.4g} tokens/s)" if by.rate == by.rate else ""
+    rate = f" ({digits(by.rate)} tokens/s)" if by.rate == by.rate else ""
     of = f", {by.of}" if by.of else ""
     return f"{one.claim.text(by.value)}{marks_of(by.flags, by.spread)}{rate} {WORDS[by.source]} {by.device}{of}"
 

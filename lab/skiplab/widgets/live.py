@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import anywidget
 import ipywidgets as w
 
 from skiplab.figures import interactive, static
 from skiplab.figures.charts import Chart, LineChart
 from skiplab.widgets import controls
 from skiplab.widgets.fallback import Pictured
+
+
+class Fit(anywidget.AnyWidget):
+    """Shows nothing; charts beside it take the width of its place as soon as it has one, and whenever it changes."""
+
+    _esm = Path(__file__).with_name("fit.js")
 
 
 class LiveChart(Pictured, w.VBox):
@@ -41,7 +49,7 @@ class LiveChart(Pictured, w.VBox):
         self.chart = chart
         if self._view is None:
             self._view = _view()
-            self.children = [controls.style(), self._view]
+            self.children = [controls.style(), Fit(), self._view]
         if isinstance(self._view, w.Image):
             self._view.value = static.png(chart, bare=True)
             return

@@ -61,7 +61,8 @@ def prediction(s: SplitSettings) -> str:
     more = " ExecuTorch's own split kernel takes one query alone; the rule is shown for more." if s.q_len > 1 else ""
     rest = (
         f"from its {plan.machine.source} bandwidth ({plan.machine.bandwidth_gbps:,.0f} GB/s): one program an SM at a "
-        f"time, and an SM reads at its even share of it. Floor: every byte once at all of it, "
+        f"time, and an SM reads at its even share of it; beside keys and values, drawn above, it moves queries and "
+        f"results. Floor: every byte once at all of it, "
         f"{theme.seconds(plan.floor_seconds)}.{merge} All rules on our tiles of {plan.block_n} keys, K and V read "
         f"once for a KV head's queries. Launches, the L2 and what a few busy SMs draw beyond their share are left out. "
         f"Arithmetic, not a measurement.{more}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from skiplab.contenders import varlen
 from skiplab.figures import attention, frames, predicted
 from skiplab.sweep import DEFAULT_CONTENDERS, Sweep, interleaved
 from skiplab.widgets.sweep.settings import (
@@ -48,4 +49,5 @@ FORM = PanelForm(
         "measured against predicted": predicted.measured_vs_predicted,
     },
     {"published: ExecuTorch PR 20198, prefill of the whole model": frames.published_prefill},
+    without=varlen.NAMES,
 )  # fmt: skip

@@ -31,7 +31,7 @@ class FormControls(w.VBox):
     def __init__(self, form: PanelForm, chosen: Iterable[str] | None, given: Mapping[str, Any]):
         self.form = form
         names = form.contenders if chosen is None else tuple(chosen)
-        known = contenders(form.operation)
+        known = [name for name in contenders(form.operation) if name not in form.without]
         unknown = [name for name in names if name not in known]
         if unknown and chosen is not None:
             raise ValueError(f"contenders: no {unknown[0]!r}; there are {', '.join(known)}")

@@ -39,7 +39,7 @@ class PanelForm:
 
     sweep(contenders, values, device, budget_s) makes the sweep; `values` holds what each field reads. point(workload)
     names a point in the status line. each_method: whether its figures take a row for each way in which a point was
-    timed.
+    timed. without: contenders of workloads that no setting of the form describes.
     """
 
     operation: str
@@ -52,6 +52,7 @@ class PanelForm:
     views: Mapping[str, ChartOf]
     published: Mapping[str, Callable[[], pd.DataFrame]]
     each_method: bool = False
+    without: tuple[str, ...] = ()
 
 
 def numbers(name: str, text: str, least: int = 1) -> tuple[int, ...]:
