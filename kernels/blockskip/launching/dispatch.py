@@ -44,7 +44,7 @@ class TmaTensor(NamedTuple):
     @classmethod
     def lines(cls, tensor: torch.Tensor, size: int, block: tuple[int, int], swizzle: int) -> TmaTensor:
         """The tensor's memory as lines of `size` elements."""
-        return cls(tensor, (tensor.numel() // size, size), (size, 1), block, swizzle)
+        return cls(tensor, tuple(tensor.view(-1, size).shape), (size, 1), block, swizzle)
 
     def descriptor(self) -> Any:
         """As Triton's launch takes it."""

@@ -30,6 +30,14 @@ class View(NamedTuple):
         return cls(tensor, tuple(tensor.shape), tuple(strides))
 
 
+def in_pieces_of_16_bytes(view: View) -> bool:
+    """Whether rows are of adjoining elements and begin at multiples of 16 bytes."""
+    size = view.ptr.element_size()
+    return view.strides[-1] == 1 and not any(
+        bytes_ % 16 for bytes_ in (view.ptr.data_ptr(), *(stride * size for stride in view.strides[:-1]))
+    )
+
+
 def is_wide(view: View, heads: int, rows: int, cols: int) -> bool:
     """Whether an offset inside one tile of a [B, H, L, D] tensor can pass 31 bits."""
     _, head, row, col = view.strides

@@ -52,8 +52,8 @@ SOFTMAX = (
 BEHIND_THE_WAIT = (
     "no unit is full: by counters tensor cores are busy in 83 % of cycles at head size 256 and in 48 % at 64, where "
     "special-function units are in 51 %. In the compiled loop a group's exponentials stand behind the wait for the "
-    "product that they should run beside; FlashAttention's do not, and its two groups take turns. Kept before the wait "
-    "they were slower at 64 and 256 (data/TUNING.md). From 4,096 tokens on all ran at the GPU's power limit"
+    "product that they should run beside; FlashAttention-3's, by its paper, do not. Kept before the wait they were "
+    "slower at 64 and 256, with the kernel of 2026-11-30 (data/TUNING.md). From 4,096 tokens on all ran at the GPU's power limit"
 )
 NARROW = (
     "by counters tensor cores are busy in 62 % of cycles, 83 in causal prompts: each item of 128 rows has 17 tiles, "
@@ -61,8 +61,8 @@ NARROW = (
     "exponentials stand behind the wait for the product that they should run beside (data/TUNING.md)"
 )
 ONE_ROUND = (
-    "128 items or 256 for 132 multiprocessors: one or two rounds, of which about 5 µs are a program's beginning, "
-    "before its first queries and keys have come (data/TUNING.md). The peer is ahead by 1 to 2 %"
+    "128 items or 256 for 132 multiprocessors: one or two rounds, and a program's beginning, before its first queries "
+    "have come, took 5 of 40 µs by samples of 8 prompts of 384 tokens (data/TUNING.md). The peer is ahead by 1 to 2 %"
 )
 PROMPT_PARTS = (
     "by its parts, 85 % of a prompt of 512 and of 2,048 tokens is products, 83 % of 8,192, 64 % of 32,768 and 36 % of "

@@ -16,6 +16,7 @@ from ...config import (
     prefill_config,
 )
 from ...gpu import Gpu, capability_of
+from ...launching.view import View, in_pieces_of_16_bytes
 from ...mask import Band, Mask
 from ...tilemap import TileMap
 from ...tuned.choose import Origin, choose_config
@@ -162,12 +163,7 @@ def can_use_tma(call: AttentionCall) -> bool:
 
 def is_tma_readable(t: torch.Tensor) -> bool:
     """Whether the copy engine can read a tensor: rows of adjoining elements that begin at multiples of 16 bytes."""
-    rows = t.stride(3) == 1 and t.stride(2) > 0
-    return rows and not any(bytes_ % 16 for bytes_ in (t.data_ptr(), *_row_bytes(t)))
-
-
-def _row_bytes(t: torch.Tensor) -> list[int]:
-    return [stride * t.element_size() for stride in t.stride()[:3]]
+    return t.stride(2) > 0 and in_pieces_of_16_bytes(View.of(t))
 
 
 def _tiled_config(call: AttentionCall, impl: str) -> TileConfig | None:

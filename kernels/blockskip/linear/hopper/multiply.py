@@ -17,6 +17,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma_wait,
 )
 
+from ...launching.gluon_names import thread_barrier
 from ...launching.scopes import enter_scope, exit_scope
 from .constants import TILE_COLUMNS, TILE_ROWS
 from .plan import UNPACKED_AHEAD
@@ -34,8 +35,6 @@ from .unpack import (
     unpack,
 )
 
-thread_barrier = gl.barrier if hasattr(gl, "barrier") else gl.thread_barrier
-"""Of the threads of a warp group; Triton 3.7 renamed it."""
 CHUNK = gl.constexpr(64)
 """Columns that are unpacked at a time, at most, where a step is not unpacked whole."""
 AHEAD_ROWS = gl.constexpr(UNPACKED_AHEAD)

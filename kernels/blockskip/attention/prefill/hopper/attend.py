@@ -17,6 +17,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 )
 from triton.language.extra.cuda import gdc_wait
 
+from ....launching.gluon_names import thread_barrier
 from ....launching.primitives import base, first_bits, wide
 from ....launching.scopes import enter_scope, exit_scope
 from ...softmax import after_sink, online_softmax, tangent
@@ -33,7 +34,6 @@ from .products import (
     rounded,
     shares,
     store_rows,
-    thread_barrier,
     times,
     zeros_of,
 )

@@ -14,7 +14,7 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 from ....launching.primitives import wide
 from ....launching.scopes import enter_scope, exit_scope
 from ...band import first_slot
-from .items import item_of, limits_of, rounds, run_of, runs_of, tiles_of
+from .items import item_limits, item_of, rounds, run_of, runs_of, tiles_of
 
 LAST = gl.constexpr(1 << 30)
 """See `parts_descriptor_of`; 2**64 bytes in steps of 2**34 elements of 2 bytes take 2**29: it is a multiple of that."""
@@ -97,7 +97,7 @@ def copy(q, k, v, buffers, bars, visible, interleave, CONSTANTS: gl.constexpr):
     for round_ in range(rounds(q, visible.lengths, CONSTANTS)):
         enter_scope("copies")
         item = item_of(round_, q, visible.lengths, interleave, CONSTANTS)
-        tiles = tiles_of(item, limits_of(item, q, visible, CONSTANTS), q, visible)
+        tiles = tiles_of(item, item_limits(item, q, visible, CONSTANTS), q, visible)
         if visible.lengths.pointer is not None:
             # each batch has keys of its own number. A descriptor is overwritten by the next one: all copies by it
             # must have ended

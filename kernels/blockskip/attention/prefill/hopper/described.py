@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from ....config import TileConfig, pieces_of
 from ....launching.dispatch import TmaTensor
-from ....launching.repeated import ALIGNMENT
-from ....launching.view import View
+from ....launching.view import View, in_pieces_of_16_bytes
 from ...band import Lengths
 from .items import ROWS, HopperConstants
 
@@ -20,9 +19,9 @@ def constants_of(
 ) -> HopperConstants:
     """What the kernel is compiled for."""
     head_dim = q.shape[3]
-    ahead = head_dim <= AHEAD_HEAD_DIM and head_dim % COPIED == 0 and _in_pieces_of_16_bytes(q)
+    ahead = head_dim <= AHEAD_HEAD_DIM and head_dim % COPIED == 0 and in_pieces_of_16_bytes(q)
     alike = _is_known(lengths) and pieces_of(head_dim)[1] == 0
-    mapped = alike and all(_in_pieces_of_16_bytes(view) and _moves(view) for view in (k, v, out))
+    mapped = alike and all(in_pieces_of_16_bytes(view) and _moves(view) for view in (k, v, out))
     tiles = config.block_m, config.block_n, config.num_stages
     return HopperConstants(skip, head_dim, *pieces_of(head_dim), *tiles, ahead, mapped)
 
@@ -51,12 +50,6 @@ def _described(view: View, rows: int, length: int) -> TmaTensor:
     width = pieces_of(head_dim)[0]
     swizzle = min(128, width * view.ptr.element_size())
     return TmaTensor(view.ptr, (*sizes, head_dim), (*strides, 1), (1, 1, rows, width), swizzle)
-
-
-def _in_pieces_of_16_bytes(view: View) -> bool:
-    """Whether rows are of adjoining elements and begin at multiples of 16 bytes."""
-    aligned = view.ptr.data_ptr() % ALIGNMENT == 0 and view.ptr.element_size() == 2
-    return aligned and view.strides[3] == 1 and not any(stride % COPIED for stride in view.strides[:3])
 
 
 def _moves(view: View) -> bool:

@@ -185,7 +185,7 @@ def tiles_of(item, limits, q, visible):
 
 
 @gluon.jit
-def limits_of(item, q, visible, CONSTANTS: gl.constexpr):
+def item_limits(item, q, visible, CONSTANTS: gl.constexpr):
     """The limits of an item's tiles: see `Tiles`."""
     if CONSTANTS.SKIP == "bounds":
         of_item = tiles_of(item, (), q, visible)
@@ -216,7 +216,7 @@ def own_limits(item, GROUP: gl.constexpr, q, visible, CONSTANTS: gl.constexpr):
     Fewer than the item's where its rows are more than a tile's keys away from other groups'. A group without rows does
     as the item.
     """
-    limits = limits_of(item, q, visible, CONSTANTS)
+    limits = item_limits(item, q, visible, CONSTANTS)
     before, behind = item[2] * 0, item[2] * 0
     if CONSTANTS.OWN_TILES:
         tiles = tiles_of(item, (), q, visible)

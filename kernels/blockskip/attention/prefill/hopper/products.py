@@ -21,11 +21,9 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma_wait,
 )
 
+from ....launching.gluon_names import thread_barrier
 from ....launching.primitives import base, wide
 from .items import ROWS, queries_in
-
-thread_barrier = gl.barrier if hasattr(gl, "barrier") else gl.thread_barrier
-"""Waits for the group's threads; Triton 3.7 gave it another name."""
 
 
 @gluon.jit
