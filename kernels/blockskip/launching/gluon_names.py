@@ -1,5 +1,8 @@
 """Gluon's names that its releases call differently. Imports Gluon."""
 
+# pyright: reportAttributeAccessIssue=false
+# The installed release has one of them.
+
 from __future__ import annotations
 
 from triton.experimental.gluon import language as gl

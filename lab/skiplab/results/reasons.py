@@ -53,7 +53,8 @@ BEHIND_THE_WAIT = (
     "no unit is full: by counters tensor cores are busy in 83 % of cycles at head size 256 and in 48 % at 64, where "
     "special-function units are in 51 %. In the compiled loop a group's exponentials stand behind the wait for the "
     "product that they should run beside; FlashAttention-3's, by its paper, do not. Kept before the wait they were "
-    "slower at 64 and 256, with the kernel of 2026-11-30 (data/TUNING.md). From 4,096 tokens on all ran at the GPU's power limit"
+    "slower at 64 and 256, with the kernel of 2026-11-30 (data/TUNING.md). From 4,096 tokens on all "
+    "ran at the GPU's power limit"
 )
 NARROW = (
     "by counters tensor cores are busy in 62 % of cycles, 83 in causal prompts: each item of 128 rows has 17 tiles, "
