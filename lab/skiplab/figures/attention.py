@@ -78,7 +78,7 @@ def floors(table: pd.DataFrame) -> LineChart:
     """
     good: Any = table.sort_values("q_len")
     looks = {**FLOORS, "median_ms": "the time itself"}
-    colours = dict(zip(looks, (theme.GREEN, theme.ORANGE, theme.SKY, theme.BLUE), strict=True))
+    colours = dict(zip(looks, (theme.GREEN, theme.AMBER, theme.AZURE, theme.BLUE), strict=True))
     lines = []
     for column, words in looks.items() if len(good) else ():
         texts = [

@@ -18,7 +18,7 @@ from skiplab.workload import ModelWorkload
 
 BRACKET = re.compile(r"\(.*, ([^,()]*)\)")
 COLOURS = {
-    ("published",): (theme.style("executorch").colour,), ("predicted",): (theme.GREEN, theme.ORANGE, theme.GREY),
+    ("published",): (theme.style("executorch").colour,), ("predicted",): (theme.GREEN, theme.AMBER, theme.GREY),
     ("recorded", "measured"): (*theme.OURS, theme.DARK),
 }  # fmt: skip
 """Of the devices of these sources, in this order: what we timed is blue, whether here or elsewhere."""

@@ -286,10 +286,9 @@ def _bars(
         colour = theme.style(contender).colour
         if source == "predicted":
             colour = theme.predicted_colour(predicted.index((source, device)))
-        alike = sum(bars.colour == colour for bars in series_of_bars)
         series_of_bars.append(Bars(
             ", ".join(filter(None, [label, labels[source, device]])), each(value), colour,
-            theme.HATCHES.get(source) or theme.ALIKE[alike % len(theme.ALIKE)],
+            theme.hatch(source, colour, ((bars.colour, bars.hatch) for bars in series_of_bars)),
             *((first, last) if is_time else (last, first)),
             each(limit if source in ("measured", "recorded") else lambda row: float("nan")),
             tuple(Hover("") if row is None else _hover(row) for row in chosen),

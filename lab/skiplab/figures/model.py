@@ -79,14 +79,14 @@ def parts(table: pd.DataFrame) -> BarChart:
     groups = tuple(name for name in PARTS if any(name in row["parts"] for row in rows))
     name, colours = _namer(good), _bar_colours(rows)
     places = theme.source_labels((row["source"], row["device"]) for row in rows)
-    bars = tuple(
-        _bars(row, groups, (name(row), places[row["source"], row["device"]]), colour)
-        for row, colour in zip(rows, colours, strict=True)
-    )
+    bars: list[Bars] = []
+    for row, colour in zip(rows, colours, strict=True):
+        filling = theme.hatch(row["source"], colour, ((one.colour, one.hatch) for one in bars))
+        bars.append(_bars(row, groups, (name(row), places[row["source"], row["device"]]), (colour, filling)))
     what = settings_words(rows[0]) if rows else "a call"
     note = series.note(table, good, "no call has been taken apart by name")
     return BarChart(
-        f"Where the time of {what} goes", "part of the model", "time a call", groups, bars, series.sources(good),
+        f"Where the time of {what} goes", "part of the model", "time a call", groups, tuple(bars), series.sources(good),
         "; ".join(filter(None, [note, by_kind_note(good)])), "s", False,
     )  # fmt: skip
 
@@ -124,7 +124,7 @@ def _bar_colours(rows: list[RowDict]) -> list[str]:
     return [next(predicted if row["source"] == "predicted" else seen) for row in rows]
 
 
-def _bars(row: RowDict, groups: tuple[str, ...], words: tuple[str, str], colour: str) -> Bars:
+def _bars(row: RowDict, groups: tuple[str, ...], words: tuple[str, str], look: tuple[str, str]) -> Bars:
     values = tuple(row["parts"].get(name, np.nan) / 1e9 for name in groups)
     whole = sum(row["parts"].values()) / 1e9 or np.nan
     hover = tuple(
@@ -133,7 +133,7 @@ def _bars(row: RowDict, groups: tuple[str, ...], words: tuple[str, str], colour:
         for name, took in zip(groups, values, strict=True)
     )  # fmt: skip
     label = ", ".join(filter(None, [row["label"], *words]))
-    return Bars(label, values, colour, theme.HATCHES.get(row["source"], ""), hover=hover)
+    return Bars(label, values, *look, hover=hover)
 
 
 def _good(table: pd.DataFrame, phase: str) -> Any:

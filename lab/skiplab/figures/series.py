@@ -12,6 +12,7 @@ import pandas as pd
 from skiplab.figures import theme
 from skiplab.figures.charts import Hover, Line
 from skiplab.figures.frames import ORIGIN
+from skiplab.figures.vision import alike
 from skiplab.rated import RowDict
 from skiplab.text import percent
 
@@ -21,7 +22,7 @@ MARKERS = (
 )  # fmt: skip
 """Of settings: plotly's name of the marker, and matplotlib's."""
 FILLS = ("", "-open", "-dot", "-open-dot")
-"""Of contenders that share a colour, where the marker's shape is the setting's."""
+"""Of contenders whose colours are alike, where the marker's shape is the setting's."""
 ORIGIN_DASHES = (0, 3, 4)
 """Dashes of the devices on which something was measured; published and predicted lines have `theme.SOURCE_DASH`."""
 
@@ -108,13 +109,12 @@ def lines(
 
 
 def _fills(contenders: Iterable[str]) -> dict[str, str]:
-    """The fill of each contender's markers, by order; contenders of the same colour get different ones."""
-    colours: list[str] = []
-    fills = {}
+    """The fill of each contender's markers, by order; contenders whose colours are alike get different ones."""
+    fills: dict[str, str] = {}
     for contender in contenders:
         colour = theme.style(contender).colour
-        fills[contender] = FILLS[colours.count(colour) % len(FILLS)]
-        colours.append(colour)
+        taken = [fill for other, fill in fills.items() if alike(colour, theme.style(other).colour)]
+        fills[contender] = next((fill for fill in FILLS if fill not in taken), FILLS[-1])
     return fills
 
 

@@ -1,8 +1,9 @@
 """Colours, words and provenance of all figures, shared by plotly and matplotlib.
 
-Colours are Okabe and Ito's, told apart by people who see few colours; every line also differs in dash or marker, so
-that a figure printed in grey still reads. Backgrounds are transparent and text is a grey that stands out on white and
-on JupyterLab's dark theme alike (contrast above 4 on both).
+Colours are Okabe and Ito's where these stand out on light and dark pages alike (`vision.PAGES`); orange and sky blue,
+which do not on white, fill areas alone, and lines have darker ones. Contenders whose colours somebody takes for one
+another have other markers, and bars of theirs other fillings, so that a figure printed in grey still reads. Grounds are
+transparent, and text is a grey with a contrast above 4 on white and on JupyterLab's dark theme.
 """
 
 from __future__ import annotations
@@ -10,11 +11,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
+from skiplab.figures.vision import alike
 from skiplab.text import digits, listed
 
 BLUE, ORANGE, GREEN, VERMILLION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 SKY, PURPLE, GREY = "#56B4E9", "#CC79A7", "#888888"
-WINE, OLIVE, BROWN, DARK, VIOLET = "#AA3377", "#999933", "#8C510A", "#6B6B6B", "#8A63D2"
+AMBER, AZURE = "#C48200", "#3D9AD1"
+WINE, OLIVE, BROWN, DARK, VIOLET = "#B83E85", "#999933", "#9C5F16", "#6B6B6B", "#8A63D2"
 TEXT = "#777777"
 GRID = "rgba(128,128,128,0.25)"
 
@@ -31,39 +34,39 @@ class Style:
     static_marker: str
 
 
-OURS = (BLUE, SKY)
+OURS = (BLUE, AZURE)
 """Colours that no peer has: what ships is blue in every figure, on a second device it is light blue."""
 STYLES = {
     "blockskip": Style(BLUE, "circle", "o"),
     "blockskip-tiles": Style(BLUE, "pentagon-open", "p"),
     "blockskip-tiles-dequantize": Style(BLUE, "pentagon", "p"),
     "blockskip-bounds": Style(BLUE, "circle-open", "o"),
-    "blockskip-map": Style(SKY, "circle-open", "o"),
+    "blockskip-map": Style(AZURE, "pentagon-open", "p"),
     "blockskip-mask": Style(GREEN, "circle-open", "o"),
     "blockskip-none": Style(VERMILLION, "circle-open", "o"),
-    "blockskip-one": Style(SKY, "circle-open", "o"),
+    "blockskip-one": Style(AZURE, "circle-open", "o"),
     "blockskip-prefill": Style(BLUE, "circle-open", "o"),
     "blockskip-matvec": Style(BLUE, "circle-open", "o"),
-    "blockskip-strided": Style(SKY, "circle-open", "o"),
+    "blockskip-strided": Style(AZURE, "pentagon-open", "p"),
     "blockskip-scalar": Style(GREEN, "circle-open", "o"),
-    "blockskip-fused": Style(PURPLE, "circle-open", "o"),
-    "blockskip-dequantize": Style(ORANGE, "circle-open", "o"),
+    "blockskip-fused": Style(PURPLE, "circle", "o"),
+    "blockskip-dequantize": Style(AMBER, "pentagon", "p"),
     "blockskip-int8-mma": Style(VERMILLION, "circle-open", "o"),
     "sdpa": Style(VERMILLION, "square", "s"),
     "sdpa-causal": Style(VERMILLION, "square-open", "s"),
-    "sdpa-math": Style(BROWN, "square-open", "s"),
+    "sdpa-math": Style(BROWN, "x-open", "X"),
     "sdpa-flash": Style(GREEN, "square-open", "s"),
     "sdpa-efficient": Style(VIOLET, "square", "s"),
-    "sdpa-efficient-mask": Style(DARK, "square", "s"),
-    "sdpa-cudnn": Style(WINE, "square-open", "s"),
-    "flex": Style(ORANGE, "diamond", "D"),
+    "sdpa-efficient-mask": Style(DARK, "x", "X"),
+    "sdpa-cudnn": Style(WINE, "diamond-open", "D"),
+    "flex": Style(AMBER, "diamond", "D"),
     "flash-window": Style(GREEN, "square", "s"),
     "efficient-window": Style(VIOLET, "square-open", "s"),
     "fa3": Style(PURPLE, "triangle-up", "^"),
     "fa4": Style(BROWN, "triangle-down", "v"),
-    "blockskip-varlen": Style(PURPLE, "circle-open", "o"),
-    "flash-varlen": Style(GREEN, "triangle-up-open", "^"),
-    "torch-varlen": Style(OLIVE, "square-open", "s"),
+    "blockskip-varlen": Style(PURPLE, "pentagon", "p"),
+    "flash-varlen": Style(GREEN, "cross-open", "P"),
+    "torch-varlen": Style(OLIVE, "star-open", "*"),
     "fa3-varlen": Style(PURPLE, "triangle-up-open", "^"),
     "fa4-varlen": Style(BROWN, "triangle-down-open", "v"),
     "flashinfer": Style(OLIVE, "triangle-up", "^"),
@@ -72,14 +75,14 @@ STYLES = {
     "flashinfer-batch": Style(OLIVE, "triangle-down-open", "v"),
     "ffpa": Style(WINE, "triangle-up", "^"),
     "bf16": Style(VERMILLION, "square", "s"),
-    "dequantize": Style(ORANGE, "diamond", "D"),
-    "tinygemm": Style(BROWN, "triangle-up", "^"),
+    "dequantize": Style(AMBER, "diamond", "D"),
+    "tinygemm": Style(BROWN, "star", "*"),
     "humming": Style(GREEN, "triangle-up", "^"),
     "humming-int8": Style(GREEN, "triangle-up-open", "^"),
     "gemlite": Style(DARK, "triangle-down", "v"),
-    "transformers": Style(ORANGE, "diamond", "D"),
+    "transformers": Style(AMBER, "diamond", "D"),
     "transformers-eager": Style(VIOLET, "diamond-open", "D"),
-    "transformers-compiled": Style(ORANGE, "diamond-open", "D"),
+    "transformers-compiled": Style(AMBER, "diamond-open", "D"),
     "llama.cpp": Style(WINE, "triangle-up", "^"),
     "llama.cpp-cublas": Style(WINE, "triangle-up-open", "^"),
     "llama.cpp-plain": Style(OLIVE, "triangle-down", "v"),
@@ -89,13 +92,13 @@ STYLES = {
     "executorch standard": Style(WINE, "hexagon", "h"),
     "reference": Style(VIOLET, "cross", "P"),
     "ladder-1-dense": Style(VERMILLION, "circle-open", "o"),
-    "ladder-2-mask": Style(ORANGE, "circle-open", "o"),
+    "ladder-2-mask": Style(AMBER, "pentagon-open", "p"),
     "ladder-3-bounds": Style(GREEN, "circle-open", "o"),
-    "ladder-4-coalesced": Style(ORANGE, "square-open", "s"),
+    "ladder-4-coalesced": Style(AMBER, "square-open", "s"),
     "ladder-5-splits": Style(GREEN, "square-open", "s"),
     "ladder-6-vector": Style(BROWN, "square-open", "s"),
-    "ladder-7-joined": Style(PURPLE, "diamond-open", "D"),
-    "ladder-8-fused": Style(SKY, "diamond-open", "D"),
+    "ladder-7-joined": Style(PURPLE, "pentagon", "p"),
+    "ladder-8-fused": Style(AZURE, "pentagon-open", "p"),
 }
 """Of every contender, in every figure. A marker with a circle or pentagon is ours; grey is what roofs allow."""
 OTHERS = (
@@ -104,16 +107,16 @@ OTHERS = (
     Style(OLIVE, "star", "*"),
     Style(VIOLET, "hexagon", "h"),
 )
-PREDICTED = (GREEN, ORANGE, PURPLE, OLIVE)
+PREDICTED = (GREEN, AMBER, PURPLE, OLIVE)
 """Colours of what is predicted: by machine, and of each the contenders."""
-VARIANTS = (BLUE, VERMILLION, ORANGE, GREEN, PURPLE, SKY)
+VARIANTS = (BLUE, VERMILLION, AMBER, GREEN, PURPLE, AZURE)
 """Colours of the settings of a single contender."""
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 STATIC_DASHES = ("-", "--", ":", "-.", (0, (8, 3)))
 HATCHES = {"predicted": ".", "published": "/"}
 """What bars are filled with whose time nobody measured here; both libraries know these letters."""
 ALIKE = ("", "x", "-", "|")
-"""What bars are filled with that have the colour of one before."""
+"""What bars are filled with whose colour is like that of one before."""
 SOURCE_DASH = {"predicted": 2, "published": 1}
 """Predicted lines are dotted and published ones dashed whatever they show: nobody takes them for a measurement."""
 
@@ -135,6 +138,15 @@ def beside(look: Style, dash: int, source: str, sources: Iterable[str]) -> tuple
 def style(contender: str) -> Style:
     """The style of a contender; an unknown name always gets the same one of four other styles."""
     return STYLES.get(contender) or OTHERS[sum(contender.encode()) % len(OTHERS)]
+
+
+def hatch(source: str, colour: str, before: Iterable[tuple[str, str]]) -> str:
+    """What a bar is filled with: what says its source, else the first that no bar of a like colour has.
+
+    before: colour and filling of each bar of the group that stands before it.
+    """
+    taken = [filling for other, filling in before if alike(colour, other)]
+    return HATCHES.get(source) or next((filling for filling in ALIKE if filling not in taken), ALIKE[-1])
 
 
 def predicted_colour(number: int) -> str:
