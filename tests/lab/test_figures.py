@@ -349,15 +349,23 @@ def test_waste_is_the_tile_maps_own():
     assert line.y == tuple(tilemap.waste for tilemap in maps)
 
 
+@pytest.mark.parametrize(("count", "text"), [
+    (1, "1"), (512, "512"), (1000, "1,000"), (1024, "1k"), (1536, "1.5k"), (3000, "3,000"), (130048, "127k"),
+    (131072, "128k"), (131072 + 1024, "129k"), (131072 + 128, "131,200"), (1 << 20, "1M"), ((1 << 20) + 1024, "1025k"),
+    ((1 << 20) + 128, "1,048,704"), (3 << 19, "1.5M"),
+])  # fmt: skip
+def test_a_number_of_tokens_is_shortened_only_where_that_says_it_exactly(count, text):
+    assert theme.tokens(count) == text
+
+
+def test_of_lengths_too_close_for_two_labels_the_rounder_one_has_it():
+    assert static.count_marks([512, 2048, 130048, 131072]) == [512, 2048, 131072]
+    assert static.count_marks([512, 2048, 130048]) == [512, 2048, 130048]
+    assert static.count_marks([1000, 1024, 1100, 1536, 2048]) == [1024, 1536, 2048]
+    assert static.count_marks([0.5, 1, 4.5]) == [0.5, 1, 4.5] and static.count_marks([]) == []
+
+
 def test_units():
-    assert [theme.tokens(n) for n in (512, 1024, 1536, 3000, 131072, 1 << 20)] == [
-        "512",
-        "1k",
-        "1.5k",
-        "3,000",
-        "128k",
-        "1M",
-    ]
     assert theme.seconds(8.5e-4) == "850 µs"
     assert theme.quantity(1.23e12, "FLOP") == "1.23 TFLOP"
     assert theme.provenance("predicted", "X") == "predicted for X"

@@ -192,13 +192,22 @@ def heat_scale(chart: HeatChart) -> tuple[float, float, tuple[str, ...], list[fl
 
 
 def count_marks(values: list[float]) -> list[float]:
-    """The values, in order, that are labelled on a logarithmic axis: none closer than a third of an octave."""
+    """Those of the values, in order, that are labelled on a logarithmic axis: none closer than a third of an octave.
+
+    Where two are closer the rounder one in binary has the label: 131,072, not 130,048 beside it.
+    """
     marks: list[float] = []
     least = max(1.25, (max(values) / min(values)) ** (1 / 14)) if values else 1.0
-    for value in values:
-        if not marks or value >= marks[-1] * least:
+    for value in sorted(values, key=lambda value: (-_roundness(value), value)):
+        if all(max(value, mark) >= min(value, mark) * least for mark in marks):
             marks.append(value)
-    return marks
+    return sorted(marks)
+
+
+def _roundness(value: float) -> float:
+    """1 for a power of two, 1/3 for three times one, 1/127 for 130,048; 0 for what is no whole number."""
+    whole = int(value)
+    return (whole & -whole) / whole if whole == value and whole else 0.0
 
 
 def bar_range(chart: BarChart) -> tuple[float, float]:

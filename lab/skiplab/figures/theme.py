@@ -187,11 +187,16 @@ def provenances(pairs: Iterable[tuple[str, str]]) -> str:
 
 
 def tokens(count: float) -> str:
-    """A number of tokens as axes show it: 512, 1k, 1.5k, 128k, 1M (k is 1,024); 3,000 is written out."""
+    """A number of tokens as axes show it: 512, 1k, 1.5k, 128k, 1M (k is 1,024); 3,000 is written out.
+
+    What is shortened is exact: a k or M says so many times 1,024 or 1,048,576, and 127k is 130,048.
+    """
     count = int(count)
-    if count < 1024 or count % 128:
-        return f"{count:,}"
-    return f"{count / (1 << 20):.4g}M" if count >= 1 << 20 else f"{count / 1024:.5g}k"
+    for unit, mark in ((1 << 20, "M"), (1 << 10, "k")):
+        short = f"{count / unit:.5g}"
+        if count >= unit and count % 128 == 0 and float(short) * unit == count:
+            return short + mark
+    return f"{count:,}"
 
 
 PREFIXES = (

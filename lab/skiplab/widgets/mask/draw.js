@@ -16,9 +16,13 @@ const uint8 = (view) => new Uint8Array(view.buffer, view.byteOffset, view.byteLe
 const clamp = (x, low, high) => Math.min(Math.max(x, low), high);
 const many = (x) => x.toLocaleString("en-US");
 
-function tokens(count) {   // 128k is 131,072; what is no round number of 1,024s is written out
-  if (count < 1024 || count % 128) return many(count);
-  return count >= 1 << 20 ? `${+(count / (1 << 20)).toPrecision(4)}M` : `${+(count / 1024).toPrecision(5)}k`;
+// As figures' theme.tokens: 128k is 131,072; what k or M would not say exactly is written out.
+function tokens(count) {
+  for (const [unit, mark] of [[1 << 20, "M"], [1 << 10, "k"]]) {
+    const short = +(count / unit).toPrecision(5);
+    if (count >= unit && count % 128 === 0 && short * unit === count) return short + mark;
+  }
+  return many(count);
 }
 
 function plotSize(map, longest) {
