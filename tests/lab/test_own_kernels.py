@@ -285,9 +285,24 @@ def test_every_config_is_tuned_and_the_best_is_a_dict(folder, own_registry):
     assert done.run.header["command"].startswith("skiplab tune kernel 'of a file'")
     with pytest.raises(ValueError, match="is a tuning run; its own command repeats it: skiplab tune kernel"):
         repeated(done.run)
+    assert list(done.table().columns) == ["BLOCK", "WARPS", "times the fastest", "median ms, 32 tokens, window 8"]
+    assert "times the fastest: the geometric mean" in str(done) and "attention sliding" not in str(done)
     some = skiplab.tune("of a file", configs=[{"WARPS": 4, "BLOCK": 32}], path="some.jsonl", progress=False,
                         isolate=False, **AXES)  # fmt: skip
     assert some.best == {"BLOCK": 32, "WARPS": 4}
+
+
+@pytest.mark.parametrize(("axes", "heads"), [
+    ({"q_len": (32, 48)}, ["32 tokens", "48 tokens"]),
+    ({"window": (8, None)}, ["window 8", "causal"]),
+    ({"mask": ("causal()", "sink(2)")}, ["causal", "sink(2)"]),
+])  # fmt: skip
+def test_heads_of_its_table_say_where_the_workloads_differ(folder, own_registry, axes, heads):
+    load_kernels("mine.py")
+    others = {name: value for name, value in AXES.items() if name != "window" or "mask" not in axes}
+    done = skiplab.tune("of a file", path="run.jsonl", progress=False, isolate=False, **{**others, **axes})
+    assert list(done.table().columns)[3:] == [f"median ms, {head}" for head in heads]
+    assert done.caption.startswith("Attention, ")
 
 
 def test_several_devices_tune_and_a_workload_stays_on_one(folder, own_registry, warm_children):

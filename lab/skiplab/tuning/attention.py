@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 
 CONTENDER = "blockskip"
 HEAD: str = (
-    f"{'head':>4s} {'bytes':>5s} {'mask':8s} {'window':>6s} {'length':7s} {'tiles':22s} {'µs':>9s} {'table µs':>9s}"
+    f"{'head size':>9s} {'bytes':>5s} {'mask':8s} {'window':>6s} {'length':7s} {'tiles':22s} {'µs':>9s} "
+    f"{'untuned µs':>10s}"
 )
 NUMBERS = range(32, 201)
 """Float32 accumulators and scores a thread may hold: fewer leave it idle, more leave no registers for the rest."""
@@ -193,6 +194,6 @@ def line(entry: Entry) -> str:
     tiles = "x".join(map(str, entry.config))
     table = "" if entry.table_us is None else digits(entry.table_us)
     return (
-        f"{entry.head_dim:4d} {entry.element_bytes:5d} {entry.mask:8s} {entry.window or '':>6} {entry.length:7s} "
-        f"{tiles:22s} {digits(entry.median_us):>9s} {table:>9s}"
+        f"{entry.head_dim:9d} {entry.element_bytes:5d} {entry.mask:8s} {entry.window or '':>6} {entry.length:7s} "
+        f"{tiles:22s} {digits(entry.median_us):>9s} {table:>10s}"
     )

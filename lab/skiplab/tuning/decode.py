@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from skiplab.anatomy import Anatomy
 
 CONTENDER = "blockskip"
-HEAD: str = f"{'head':>4s} {'bytes':>5s} {'rows':>4s} {'tiles':18s} {'µs':>9s} {'table µs':>9s}"
+HEAD: str = f"{'head size':>9s} {'bytes':>5s} {'rows':>4s} {'tiles':18s} {'µs':>9s} {'untuned µs':>10s}"
 MOST_NUMBERS = 200
 """Float32 accumulators and scores a thread may hold."""
 LEAST_STAGE_BYTES = 8 << 10
@@ -136,5 +136,5 @@ def line(entry: DecodeEntry) -> str:
     table = "" if entry.table_us is None else digits(entry.table_us)
     rows = entry.config.block_m
     return (
-        f"{entry.head_dim:4d} {entry.element_bytes:5d} {rows:4d} {tiles:18s} {digits(entry.median_us):>9s} {table:>9s}"
+        f"{entry.head_dim:9d} {entry.element_bytes:5d} {rows:4d} {tiles:18s} {digits(entry.median_us):>9s} {table:>10s}"
     )

@@ -37,7 +37,7 @@ SHAPES = (
 MIN_NUMBERS, MOST_NUMBERS = 8, 128
 """Float32 accumulators that a thread of the fused kernel may hold."""
 ROWS = (*range(1, MOST_ROWS + 1), *(1 << power for power in range(4, 12)))
-HEAD: str = f"{'weight':>13s} {'form':24s} {'rows':>5s} {'kernel':10s} {'sizes':26s} {'µs':>9s} {'default µs':>10s}"
+HEAD: str = f"{'weight':>13s} {'form':24s} {'rows':>5s} {'kernel':10s} {'sizes':26s} {'µs':>9s} {'untuned µs':>10s}"
 
 
 @dataclass(frozen=True)

@@ -18,18 +18,21 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from skiplab.contenders import Contender, contender
 from skiplab.measure import Measurement, Point
-from skiplab.operations import DEFAULT_OPERATION
+from skiplab.operations import DEFAULT_OPERATION, OPERATIONS, Operation
+from skiplab.report.rows import axis_text, records
 from skiplab.store import Run
 from skiplab.store.keys import without_index
 from skiplab.sweep import AnySweep, Where, own_device, row_of, run_sweep, sweep_at
 from skiplab.templates import render
-from skiplab.text import digits
+from skiplab.text import digits, sentence
 from skiplab.tuning.base import Candidate
 
 if TYPE_CHECKING:
     import pandas as pd
 
 Config = tuple[int, ...]
+SCORE = "times the fastest"
+SCORE_MEANS = "the geometric mean over what was timed, 1.000 for what is fastest everywhere"
 
 
 @dataclass(frozen=True)
@@ -130,19 +133,22 @@ class TunedKernel:
         return dict(zip(self.sizes, next(iter(self.scores)), strict=True))
 
     def table(self) -> pd.DataFrame:
-        """All configs that have a score, best first, with their medians on each workload."""
+        """All configs that have a score, best first, with their medians on each workload, in words."""
         import pandas as pd
 
-        workloads = list(dict.fromkeys(row["point"].split(" | ")[1] for row in self.run.rows))
+        heads = _heads(self.run)
         return pd.DataFrame([
-            {**dict(zip(self.sizes, one, strict=True)), "score": f"{score:.3f}",
-             **{f"{name}, ms": digits(ms) for name, ms in zip(workloads, self.times_ms[one], strict=True)}}
+            {**dict(zip(self.sizes, one, strict=True)), SCORE: f"{score:.3f}",
+             **{head: digits(ms) for head, ms in zip(heads, self.times_ms[one], strict=True)}}
             for one, score in self.scores.items()
         ])  # fmt: skip
 
     @property
     def caption(self) -> str:
-        return f"{self.run.provenance}; score: 1.000 is the fastest everywhere"
+        """What was timed, where, and what the score is; empty of a run in which nothing was."""
+        operation = OPERATIONS[self.run.operation]
+        subjects = dict.fromkeys(operation.subject(row["axes"]) for row in self.run.rows)
+        return sentence("; ".join([*subjects, self.run.provenance, f"{SCORE}: {SCORE_MEANS}"]))
 
     def _repr_html_(self) -> str:
         table = self.table()
@@ -221,6 +227,24 @@ def ranked(run: Run, sizes: tuple[str, ...]) -> TunedKernel:
     order = sorted(scores, key=lambda one: (scores[one], one))
     medians = {one: tuple(by[one] for by in times.values()) for one in order}
     return TunedKernel(run, sizes, {one: scores[one] for one in order}, medians, tuple(dict.fromkeys(problems)))
+
+
+def _heads(run: Run) -> list[str]:
+    """The head of each workload's times, in the order of the run: where they differ, in words; of one workload all."""
+    operation, table = OPERATIONS[run.operation], run.frame()
+    texts = {name: [_words(operation, name, row) for row in records(table)] for name in operation.varying_in(table)}
+    differing = [own for own in texts.values() if len(set(own)) > 1] or list(texts.values())
+    keys = (row["point"].split(" | ")[1] for row in run.rows)
+    words = dict(zip(keys, map(", ".join, zip(*differing, strict=True)), strict=True))
+    return [f"median ms, {text}" for text in (words if len(set(words.values())) < len(words) else words.values())]
+
+
+def _words(operation: Operation, axis: str, row: Mapping[str, Any]) -> str:
+    """`1,024 tokens`, `window 128`, `causal`."""
+    value, phrase = row[axis], operation.phrases.get(axis)
+    if isinstance(value, int | float) and value == value:
+        return phrase(value) if phrase else f"{operation.heading(axis)} {axis_text(axis, row)}"
+    return axis_text(axis, row)
 
 
 def _row(taken: Measurement, sizes: Sequence[str]) -> dict[str, Any]:

@@ -44,7 +44,7 @@ def test_configs_of_a_tuning_run_need_no_gpu(skiplab, tuning_run):
     code, out, err = skiplab("tune", "--from-run", tuning_run, "--out", "configs")
     assert code == 0, err
     assert "measured on NVIDIA H100 80GB HBM3" in out
-    assert "µs  table µs" in out and "128x32x8x2                  40.5      43.0" in out
+    assert "µs untuned µs" in out and "128x32x8x2                  40.5       43.0" in out
     assert "configs: configs/h100-80gb-hbm3.json" in out
     (entry,) = read_tuned(Path("configs/h100-80gb-hbm3.json")).entries("attention")
     assert tuple(entry.config) == (128, 32, 8, 2)
