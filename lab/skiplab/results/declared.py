@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from skiplab.rated import RowDict, rated
+from skiplab.results.ahead import FLASH_AHEAD
 from skiplab.results.asked import TargetsTable
 from skiplab.results.cpu import cpu_linear, cpu_model, cpu_prefill
 from skiplab.results.items import OURS, faster, named, times
@@ -370,7 +371,13 @@ TABLES = {
 """All tables by name: those of `data/RESULTS.md` in its order, then README's."""
 OTHER_SHAPES = RecordedTables("## Attention on an H200, and at other shapes", {name: TABLES[name] for name in SHAPES})
 TARGETS = TargetsTable({name: TABLES[name] for name in (*DECLARED, *SHAPES)})
-ALL: dict[str, Table | OwnTable] = {**TABLES, **LADDERS, "other-shapes": OTHER_SHAPES, "targets": TARGETS}
+ALL: dict[str, Table | OwnTable] = {
+    **TABLES,
+    **LADDERS,
+    "other-shapes": OTHER_SHAPES,
+    "targets": TARGETS,
+    "ahead": FLASH_AHEAD,
+}
 """All that the pages hold, with what is made in its own way."""
 
 
