@@ -27,6 +27,7 @@ from blockskip import __version__
 from skiplab.figures.interactive import CONFIG
 from skiplab.paths import data_path, file_name, inside, runs_directory
 from skiplab.store import SCHEMA, Run, read_run
+from skiplab.templates import render, trusted
 
 WIDGET, PLOTLY = "application/vnd.jupyter.widget-view+json", "application/vnd.plotly.v1+json"
 PACKAGES = (
@@ -220,7 +221,7 @@ def plain(document: Any) -> None:
 
 
 def page(document: Any) -> str:
-    """One HTML page that works offline: plotly's figures stay live (its script stands in the page once)."""
+    """One HTML page that works offline, as light or dark as the screen: plotly's figures stay live, by one script."""
     import nbformat
     import plotly.io
     from nbconvert import HTMLExporter
@@ -241,6 +242,9 @@ def page(document: Any) -> str:
     )
     exporter.mermaid_js_url = ""
     body, _ = exporter.from_notebook_node(copy)
+    loader: Any = exporter.environment.loader
+    dark_theme, _, _ = loader.get_source(exporter.environment, "static/theme-dark.css")
+    body = body.replace("</head>", f"{render('shared.style', dark_theme=trusted(dark_theme))}\n</head>", 1)
     # what the template would fetch from elsewhere: nothing here needs it, and the page must not call out
     return re.sub(r"<script[^>]*\bsrc=\"(?:https?:)?(?://[^\"]*)?\"[^>]*>\s*</script>", "", body)
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from skiplab.figures import theme
+from skiplab.figures.vision import contrast
 from skiplab.packed_weight import (
     BLOCK,
     LANES,
@@ -257,10 +258,7 @@ def svg(picture: Picture, label: str) -> str:
 
 def ink(fill: str) -> str:
     """Black or white, whichever stands out more on a colour."""
-    parts = [int(fill[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-    red, green, blue = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts)
-    light = 0.2126 * red + 0.7152 * green + 0.0722 * blue
-    return "#000000" if (light + 0.05) ** 2 > 0.05 * 1.05 else "#FFFFFF"
+    return max("#000000", "#FFFFFF", key=lambda text: contrast(text, fill))
 
 
 def png(picture: Picture, title: str) -> bytes:
