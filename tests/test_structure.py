@@ -19,7 +19,7 @@ ABOUT_ONE_OPERATION = {
     "bench/", "claims/", "contenders/flash.py", "contenders/huggingface.py", "contenders/humming.py",
     "contenders/ladder.py", "contenders/varlen.py", "figures/ladder.py", "floors.py", "ladder.py", "results/ladder.py",
     "measure/truth.py", "occupancy.py", "results/cpu.py", "results/declared.py", "results/shapes.py",
-    "results/topics.py",
+    "results/topics.py", "results/ahead.py",
     "replay/", "results/pages.py", "results/reasons.py", "results/whole_model.py",
     "store/llama_bench.py", "store/noted.py", "store/published.py", "throughput.py",
     "widgets/mask/", "widgets/model/", "widgets/splits/", "workload/models.py",

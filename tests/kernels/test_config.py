@@ -1,6 +1,7 @@
 """Where a kernel's tiles come from: the table, and what was tuned on a device."""
 
 import json
+import re
 from dataclasses import replace
 
 import blockskip as bs
@@ -80,9 +81,12 @@ def test_a_file_that_cannot_be_trusted_names_itself(tmp_path, change, message):
     path = tmp_path / "h100.json"
     operations = {"attention": {**SECTION, "entries": change.pop("entries", [ENTRY])}}
     path.write_text(json.dumps({**FILE, "operations": operations, **change}))
-    with pytest.raises(ValueError, match=r"configs/h100\.json: ") as error:
+    with pytest.raises(ValueError, match=rf"^{re.escape(str(path))}: ") as error:
         read_tuned(path)
     assert message in str(error.value)
+    assert str(error.value).endswith(
+        "Delete the file, or move it away, for the defaults; `skiplab tune` writes a new one"
+    )
 
 
 @pytest.mark.parametrize(("text", "message"), [("{", "h100.json"), ("[]", "schema is 'list'"), ("", "h100.json")])
@@ -93,7 +97,7 @@ def test_a_broken_file_names_itself(tmp_path, text, message):
         read_tuned(path)
     section = {name: value for name, value in SECTION.items() if name != "runs"}
     path.write_text(json.dumps({**FILE, "operations": {"attention": section}}))
-    with pytest.raises(ValueError, match=r"configs/h100\.json: runs is missing"):
+    with pytest.raises(ValueError, match=r"h100\.json: runs is missing"):
         read_tuned(path)
 
 
@@ -300,3 +304,15 @@ def test_a_narrow_window_at_128_takes_them_where_this_device_was_not_tuned(files
     files(tuned(narrow, device="NVIDIA H200"))
     assert special(bs.sliding_window(128), 128) == TileConfig(128, 64, 12, 4)
     assert special(bs.sliding_window(300), 128) == narrow.config
+
+
+def test_what_was_tuned_says_where_it_stands(files, tmp_path):
+    path = tmp_path / "h100.json"
+    causal = {**ENTRY, "mask": "causal", "window": None}
+    path.write_text(json.dumps({**FILE, "operations": {"attention": {**SECTION, "entries": [ENTRY, causal]}}}))
+    files(read_tuned(path))
+    window, whole = chosen()[1].place, chosen(bs.causal())[1].place
+    assert str(window) == f"{path}, entry 1 of attention (head size 256, 16 bits, window 1024, long)"
+    assert str(whole) == f"{path}, entry 2 of attention (head size 256, 16 bits, causal, long)"
+    files(tuned(entry()))  # made here, of no file
+    assert chosen()[1].place is None

@@ -13,6 +13,7 @@ import torch
 from ..autocast import without_autocast
 from ..gpu import capability_of, check_capability
 from ..launching.dispatch import Launch
+from ..launching.fitting import fitting
 from ..launching.primitives import interpreting
 from ..launching.ready import Ready, Step
 from ..launching.repeated import REPEATED, Kind
@@ -67,7 +68,8 @@ def linear(
         # bfloat16 is wrong in Triton's interpreter: there kernels compute in float32 and torch rounds at the end
         x, kind = x if isinstance(x, RoundedActivations) else x.float(), None
         bias = None if bias is None else bias.float()
-    call = _prepared(x, w, bias, plan, emulate)
+    with fitting(plan.config, plan.origin):
+        call = _prepared(x, w, bias, plan, emulate)
     REPEATED.put(kind, call)
     return call(x, w, bias).to(given)
 

@@ -47,7 +47,10 @@ def measured(gpu: Gpu, w: QuantizedWeight, rows: int, activations: str) -> Measu
     entry, origin = find_linear(gpu, form_of(w, activations), *w.shape, rows)
     if entry is None or origin is None:
         return None
-    config, splits = config_of(entry.kernel, w.packing, entry.config)
+    try:
+        config, splits = config_of(entry.kernel, w.packing, entry.config)
+    except ValueError as error:
+        raise ValueError(f"{origin.place}: {error}. {origin.place.way_out}" if origin.place else str(error)) from error
     if (entry.out_features, entry.in_features, entry.rows) != (*w.shape, rows):
         config, splits = _divided_anew(config, w, rows, gpu)
     at = f"{entry.out_features} x {entry.in_features} with {entry.rows} row{'s' if entry.rows > 1 else ''}"

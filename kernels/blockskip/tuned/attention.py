@@ -68,6 +68,12 @@ class Entry:
         """The entry that `fields()` wrote."""
         return cls(**{**fields, "config": TileConfig.of(fields["config"])})
 
+    @property
+    def what(self) -> str:
+        """What it is for, in words."""
+        mask = self.mask if self.window is None else f"window {self.window}"
+        return f"head size {self.head_dim}, {8 * self.element_bytes} bits, {mask}, {self.length}"
+
     def fields(self) -> dict[str, Any]:
         """What a file holds."""
         return {**asdict(self), "config": list(self.config)}
@@ -75,8 +81,8 @@ class Entry:
 
 def find(
     entries: Iterable[Entry], head_dim: int, element_bytes: int, kind: str, window: int | None, length: str
-) -> TileConfig | None:
-    """The configuration for such a call; None where none was tuned.
+) -> Entry | None:
+    """The entry for such a call; None where none was tuned.
 
     It has the same element size, mask kind and length class. Among head sizes of one class the least that is not below
     `head_dim` is taken, among windows the nearest by ratio.
@@ -92,4 +98,4 @@ def find(
         ratio = entry.window / window if entry.window and window else 1.0
         return entry.head_dim, max(ratio, 1 / ratio)
 
-    return min(fitting, key=distance).config if fitting else None
+    return min(fitting, key=distance) if fitting else None

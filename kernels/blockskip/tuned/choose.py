@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Any
 
 import torch
 
@@ -13,7 +14,7 @@ from ..gpu import Gpu
 from ..mask import Mask
 from . import attention, decode, linear
 from .attention import mask_kind
-from .files import Tuned, tuned_devices
+from .files import Place, Tuned, tuned_devices
 
 
 @dataclass(frozen=True)
@@ -21,11 +22,12 @@ class Origin:
     """Where a configuration is from.
 
     how: asked (by the caller), tuned (on this device), elsewhere (on `device`, of the same compute capability), table
-    (the defaults; `device` then names the GPUs that they are for, as sm_90).
+    (the defaults; `device` then names the GPUs that they are for, as sm_90). place: of what was tuned, where it stands.
     """
 
     how: str
     device: str | None = None
+    place: Place | None = field(default=None, compare=False)
 
     def __str__(self):
         if self.how == "table":
@@ -37,11 +39,15 @@ class Origin:
         return ", not on this GPU" if self.how == "elsewhere" else ""
 
 
-def _related(gpu: Gpu) -> Iterator[tuple[Tuned, Origin]]:
-    """What was tuned on a device of this name, then on others of its compute capability."""
+def _related(gpu: Gpu) -> Iterator[tuple[Tuned, str]]:
+    """What was tuned on a device of this name, then on others of its compute capability; and `Origin.how` of each."""
     related = [one for one in tuned_devices() if one.capability == gpu.capability]
     for one in sorted(related, key=lambda one: one.device != gpu.name):
-        yield one, Origin("tuned" if one.device == gpu.name else "elsewhere", one.device)
+        yield one, "tuned" if one.device == gpu.name else "elsewhere"
+
+
+def _origin(one: Tuned, how: str, operation: str, entry: Any) -> Origin:
+    return Origin(how, one.device, one.place(operation, entry))
 
 
 def choose_config(
@@ -71,13 +77,13 @@ def _chosen(
     if not use_tma:
         return table, Origin("table")
     special = special_config(gpu.capability, head_dim, dtype, kind, window, length, q_len)
-    for one, origin in _related(gpu):
+    for one, how in _related(gpu):
         entries = one.entries("attention")
         if special is not None:
-            entries = [entry for entry in entries if origin.how == "tuned" and entry.head_dim == head_dim]
-        config = attention.find(entries, head_dim, dtype.itemsize, kind, window, length)
-        if config is not None:
-            return config, origin
+            entries = [entry for entry in entries if how == "tuned" and entry.head_dim == head_dim]
+        entry = attention.find(entries, head_dim, dtype.itemsize, kind, window, length)
+        if entry is not None:
+            return entry.config, _origin(one, how, "attention", entry)
     return special or table, Origin("table")
 
 
@@ -86,10 +92,10 @@ def find_decode(
     gpu: Gpu, head_dim: int, element_bytes: int, block_m: int
 ) -> tuple[TileConfig, Origin] | tuple[None, None]:
     """The decode kernel's tuned configuration on this GPU for programs of so many rows, and where it is from."""
-    for one, origin in _related(gpu):
-        config = decode.find(one.entries("decode"), head_dim, element_bytes, block_m)
-        if config is not None:
-            return config, origin
+    for one, how in _related(gpu):
+        entry = decode.find(one.entries("decode"), head_dim, element_bytes, block_m)
+        if entry is not None:
+            return entry.config, _origin(one, how, "decode", entry)
     return None, None
 
 
@@ -98,10 +104,10 @@ def find_linear(
     gpu: Gpu, form: linear.Form, out_features: int, in_features: int, rows: int
 ) -> tuple[linear.LinearEntry, Origin] | tuple[None, None]:
     """The fastest kernel that was measured on this GPU for such a product, and where that is from."""
-    for one, origin in _related(gpu):
+    for one, how in _related(gpu):
         entry = linear.find(one.entries("linear"), form, out_features, in_features, rows)
         if entry is not None:
-            return entry, origin
+            return entry, _origin(one, how, "linear", entry)
     return None, None
 
 

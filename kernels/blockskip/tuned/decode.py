@@ -35,13 +35,18 @@ class DecodeEntry:
         """The entry that `fields()` wrote."""
         return cls(**{**fields, "config": TileConfig.of(fields["config"])})
 
+    @property
+    def what(self) -> str:
+        """What it is for, in words."""
+        return f"head size {self.head_dim}, {8 * self.element_bytes} bits, {self.config.block_m} rows"
+
     def fields(self) -> dict[str, Any]:
         """What a file holds."""
         return {**asdict(self), "config": list(self.config)}
 
 
-def find(entries: Iterable[DecodeEntry], head_dim: int, element_bytes: int, block_m: int) -> TileConfig | None:
-    """The configuration for programs of so many rows; None where none was tuned.
+def find(entries: Iterable[DecodeEntry], head_dim: int, element_bytes: int, block_m: int) -> DecodeEntry | None:
+    """The entry for programs of so many rows; None where none was tuned.
 
     Of the same element size and block_m. Of head sizes that share a class the least that is not below is taken.
     """
@@ -51,4 +56,4 @@ def find(entries: Iterable[DecodeEntry], head_dim: int, element_bytes: int, bloc
         if (entry.element_bytes, entry.config.block_m) == (element_bytes, block_m)
         and head_dim <= entry.head_dim <= head_dim_class(head_dim)
     ]
-    return min(fitting, key=lambda entry: entry.head_dim).config if fitting else None
+    return min(fitting, key=lambda entry: entry.head_dim) if fitting else None

@@ -65,6 +65,12 @@ class LinearEntry:
         rest = dict(fields)
         return cls(Form(**{name: rest.pop(name) for name in Form.__dataclass_fields__}), **rest)
 
+    @property
+    def what(self) -> str:
+        """What it is for, in words."""
+        rows = f"{self.rows} row{'s' if self.rows > 1 else ''}"
+        return f"{self.out_features} x {self.in_features}, int{self.form.bits} in {self.form.packing}, {rows}"
+
     def fields(self) -> dict[str, Any]:
         """What a file holds: the form's fields beside the others."""
         rest = asdict(self)

@@ -13,6 +13,7 @@ import torch
 from ...config import power_of_two
 from ...graph_pools import outside_graph_pools
 from ...launching.dispatch import Launch
+from ...launching.fitting import fitting
 from ...launching.guards import GuardedInt
 from ...launching.memory import Memory, allocate
 from ...launching.primitives import interpreting
@@ -75,7 +76,8 @@ def ready_decode(call: DecodeCall, plan: DecodePlan) -> Callable[..., Result]:
     memory, counters = _memory(call, plan), _counters_of(call, plan)
     inputs = *call.tensors, call.kv_len if grows else None, counters and counters()
     results = [one[0] if one else () for one in memory[:2]]
-    ready = Ready(inputs, memory, partial(_steps, call, plan), tables=(RowBits,), results=results)
+    with fitting(plan.config, plan.origin):
+        ready = Ready(inputs, memory, partial(_steps, call, plan), tables=(RowBits,), results=results)
     return partial(_launch, ready, counters, grows)
 
 

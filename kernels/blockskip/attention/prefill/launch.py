@@ -7,10 +7,10 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
-from triton.runtime.errors import OutOfResources
 
 from ...config import TileConfig, power_of_two
 from ...launching.dispatch import Launch
+from ...launching.fitting import fitting
 from ...launching.guards import GuardedInt
 from ...launching.memory import Memory, tokens_first
 from ...launching.primitives import interpreting
@@ -74,10 +74,8 @@ def ready_attention(call: AttentionCall, plan: PrefillPlan) -> Callable[..., Res
     grows = isinstance(call.kv_len, GuardedInt)
     inputs = _inputs(visits, q_len if grows else None, *call.tensors, call.kv_len)
     memory = _out_of(call.q), ((batch, q_heads, q_len), torch.float32) if call.return_lse else None
-    try:
+    with fitting(plan.config, plan.origin):
         ready = Ready(inputs, memory, steps, tables=(MaskBits, TileRuns))
-    except OutOfResources as error:
-        raise ValueError(does_not_fit(plan, error)) from error
     if visits is None and not grows:
         return partial(_launch_alike, ready)
     return partial(_launch, ready, visits, q_len if grows else None)
@@ -120,15 +118,6 @@ def serves_its_kind(call: AttentionCall, plan: PrefillPlan) -> bool:
     Not where visits are recorded, nor with the bits of a whole mask, which may depend on kv_len tensors.
     """
     return not call.record and plan.skip not in ("none", "mask")
-
-
-def does_not_fit(plan: PrefillPlan, error: OutOfResources) -> str:
-    """What is wrong with the plan's configuration on this device."""
-    unit = "bytes of " if error.name == "shared memory" else ""
-    return (
-        f"config: given {plan.config} ({plan.origin or 'asked for'}); it needs {error.required} {unit}{error.name} a "
-        f"block, this device has {error.limit}: take smaller tiles or fewer stages, or None for the table's"
-    )
 
 
 def prepare(call: AttentionCall, plan: PrefillPlan, tensors, lse, visits, grid) -> Step:

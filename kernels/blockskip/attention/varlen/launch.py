@@ -6,16 +6,16 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 import torch
-from triton.runtime.errors import OutOfResources
 
 from ...launching.dispatch import Launch
+from ...launching.fitting import fitting
 from ...launching.memory import Memory, tokens_first
 from ...launching.primitives import interpreting
 from ...launching.ready import Ready, Step
 from ...launching.view import View
 from ..band import Lengths, limits_of
 from ..call import in_float32
-from ..prefill.launch import does_not_fit, step_of
+from ..prefill.launch import step_of
 from ..prefill.schedule import multiprocessors
 from ..sequences import ITEM, ROWS_UNKNOWN
 from .call import VarlenCall
@@ -36,10 +36,8 @@ def ready_varlen(call: VarlenCall, plan: VarlenPlan) -> Callable[..., Result]:
         return partial(_rounded, ready_varlen(call.given(in_float32(call.tensors)), plan))
     out, lse, items = _memory(call, plan)
     results = [(len(call.q), *call.q.shape[1:]), lse[0][1:] if lse else ()]
-    try:
+    with fitting(plan.prefill.config, plan.origin):
         ready = Ready(call.tensors, (out, lse, items), partial(_steps, call, plan), results=results)
-    except OutOfResources as error:
-        raise ValueError(does_not_fit(plan.prefill, error)) from error
     return partial(_launch, ready)
 
 
