@@ -133,7 +133,20 @@ def _numba() -> Finding:
 def _interpreter() -> Finding:
     if os.environ.get("TRITON_INTERPRET") == "1":
         return Finding("TRITON_INTERPRET", "missing", "it is set: nothing is timed until it is unset")
+    triton, numpy = triton_version(), importlib.metadata.version("numpy")
+    if triton is not None and _disagree(triton, numpy):
+        text = (
+            f"not set; the interpreter of triton {triton} fails with numpy {numpy}. Kernels that skiplab runs in it "
+            "are spared; for your own scripts: pip install 'triton>=3.7', where torch allows it, else 'numpy<2.4'"
+        )
+        return Finding("TRITON_INTERPRET", "note", text)
     return Finding("TRITON_INTERPRET", "ok", "not set")
+
+
+def _disagree(triton: str, numpy: str) -> bool:
+    from blockskip.launching.interpreter import disagrees  # which imports Triton: there is none everywhere
+
+    return disagrees(triton, numpy)
 
 
 def _peers() -> Finding:

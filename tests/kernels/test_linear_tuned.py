@@ -75,7 +75,7 @@ def test_a_file_with_linear_entries_is_read_as_it_was_written(tmp_path):
     assert read_tuned(path).entries("linear") == (entry(),)
     section["entries"][0]["activations"] = "int3"
     path.write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=r"configs/h200\.json: activations: given 'int3'; allowed are int8, float"):
+    with pytest.raises(ValueError, match=r"h200\.json: activations: given 'int3'; allowed are int8, float"):
         read_tuned(path)
 
 

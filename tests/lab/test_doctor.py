@@ -27,6 +27,17 @@ def test_what_is_missing_comes_with_what_to_do(monkeypatch):
     assert doctor._cluster().state == "note" and "skiplab[cluster]" in doctor._cluster().text
 
 
+def test_an_interpreter_that_numpy_stops_is_told_with_the_way_out(monkeypatch):
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.setattr(doctor.importlib.metadata, "version", {"numpy": "2.4.6"}.get)
+    monkeypatch.setattr(doctor, "triton_version", lambda: "3.6.0")
+    found = doctor._interpreter()
+    assert found.state == "note" and "triton 3.6.0 fails with numpy 2.4.6" in found.text and "numpy<2.4" in found.text
+    for version in ("3.7.1", None):
+        monkeypatch.setattr(doctor, "triton_version", lambda version=version: version)
+        assert doctor._interpreter().state == "ok"
+
+
 def test_all_contenders_are_listed_with_why_one_cannot_run():
     listed = {(one.operation, one.name): one.reason for one in doctor.usable_contenders("cpu")}
     assert listed.keys() == {(operation, name) for operation in OPERATIONS for name in contenders(operation)}

@@ -9,6 +9,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from . import interpreter  # noqa: F401 - before a kernel runs in it
+
 
 def interpreting() -> bool:
     """Whether kernels run in Triton's interpreter: decided by TRITON_INTERPRET when this module was imported."""

@@ -9,6 +9,8 @@ import json
 import sys
 from typing import Any
 
+import blockskip.launching.interpreter  # noqa: F401 - whatever the user's kernel imports
+
 from skiplab.contenders.source import KernelSource, load_source
 from skiplab.measure.verify import check
 
