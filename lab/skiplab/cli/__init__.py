@@ -14,6 +14,7 @@ import typer
 from blockskip import __version__
 
 from skiplab.cli import anatomy, bench, compare, options, query, roofs, runs, timeline, tune
+from skiplab.cli.command import Command
 from skiplab.cli.run import (
     INTERRUPTED,
     end_as_interrupted,
@@ -29,7 +30,8 @@ from skiplab.machine import default_device, device_kind
 from skiplab.operations import DEFAULT_OPERATION, OPERATIONS, modules_of
 from skiplab.paths import installed, notebooks_path
 from skiplab.store import frame, read_run
-from skiplab.sweep import other_kernels, repeated
+from skiplab.sweep import other_kernels, repeated, usable
+from skiplab.text import why
 
 LAST_PORT = 65535
 COPIES = "skiplab-notebooks" if installed() else "none are, the checkout's own are opened"
@@ -59,7 +61,7 @@ def skiplab(
     """The options of `skiplab` without a command."""
 
 
-@app.command()
+@app.command(cls=Command)
 def lab(
     port: Annotated[int, typer.Option(help="Port of the server.")] = 8888,
     browser: Annotated[bool, typer.Option(help="Open a browser.")] = True,
@@ -68,7 +70,12 @@ def lab(
         typer.Option(help=f"Where the notebooks are copied to, those that it lacks. Default: {COPIES}."),
     ] = None,
 ) -> None:
-    """Open JupyterLab at the first notebook. Example: skiplab lab --no-browser --port 9000"""
+    """Open JupyterLab at the first notebook.
+
+    \b
+    Example:
+      skiplab lab --no-browser --port 9000
+    """
     if not 0 < port <= LAST_PORT:
         raise ValueError(f"--port: got {port}; allowed are 1 to {LAST_PORT}")
     if folder is None and installed():
@@ -109,16 +116,16 @@ for _command in (
     runs.runs,
     runs.figures,
 ):
-    app.command()(_command)
-app.command(context_settings=bench.PASSED_ON)(bench.bench)
+    app.command(cls=Command)(_command)
+app.command(cls=Command, context_settings=bench.PASSED_ON)(bench.bench)
 app.add_typer(tune.app, name="tune")
 
 
-@app.command()
+@app.command(cls=Command)
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Run files that `skiplab sweep` wrote.", metavar="RUN...")],
     out: Annotated[
-        Path | None, typer.Option(help="The HTML file. Default: out/<run>.html, of several runs out/runs.html.")
+        Path | None, options.output("--out", help="The HTML file. Default: out/<run>.html, of several out/runs.html.")
     ] = None,
     margin: Annotated[float, typer.Option(help="Of several runs: by how much times differ anyway.")] = MARGIN,
     table: options.Tables = None,
@@ -126,7 +133,11 @@ def report(
     """Write one HTML file that works offline. Of a run: figures, tables, where it is from, the raw data.
 
     Of several runs: every point that they share, its times by date, and the last over the first with an interval, in a
-    part for each operation and device. Example: skiplab report notebooks/runs/*.jsonl
+    part for each operation and device.
+
+    \b
+    Example:
+      skiplab report notebooks/runs/*.jsonl
     """
     files, held = options.tables(table), [read_run(run) for run in runs]
     if len(held) == 1:
@@ -138,9 +149,9 @@ def report(
         save(files, lambda: frame(held), lambda: compare.markdown(held, margin))
 
 
-@app.command()
+@app.command(cls=Command)
 def share(
-    notebook: Annotated[Path, typer.Argument(help="The notebook to send.")],
+    notebook: Annotated[Path, typer.Argument(help="The notebook to send.", metavar="NOTEBOOK")],
     out: Annotated[Path | None, typer.Option(help="The folder. Default: out/<notebook>.")] = None,
 ) -> None:
     """Make a folder of a notebook, to send. It is executed, with its pictures, the runs that it used, versions."""
@@ -157,7 +168,7 @@ def share(
     typer.echo(f"folder: {made}")
 
 
-@app.command()
+@app.command(cls=Command)
 def rerun(
     run: options.RunFile,
     kernels: options.From = None,
@@ -165,7 +176,7 @@ def rerun(
     devices: options.Devices = None,
     cluster: options.Cluster = None,
     gpu: options.Gpu = None,
-    out: Annotated[Path | None, typer.Option(help=f"The new run file. Default: in {options.RUNS}.")] = None,
+    out: Annotated[Path | None, options.output("--out", help=f"The new run file. Default: in {options.RUNS}.")] = None,
 ) -> None:
     """Repeat a run on this machine and say what differs. Device, versions, kernels, and each point's time.
 
@@ -173,8 +184,12 @@ def rerun(
     which one.
     """
     old = read_run(run)
+    if device is not None and cluster is None:
+        options.need(device)
     wanted = repeated(old, device)
     own = wanted.device if cluster is None else device or device_kind(wanted.device)
+    if cluster is None and not devices and not usable(own):
+        raise ValueError(f"{run.name}: is of {own}, which torch does not see here; say --device cpu")
     where = options.where(device if devices else own, devices, cluster, gpu)
     wanted = replace(cast(Any, wanted), device=where.device)
     for line in other_kernels(old):
@@ -185,14 +200,21 @@ def rerun(
     typer.echo(f"\n{compare.rerun_text(old, new)}")
 
 
-@app.command()
+@app.command(cls=Command)
 def check(
-    name: Annotated[str, typer.Argument(help="A contender, or your own kernel.")],
+    name: Annotated[
+        str, typer.Argument(help="Who is checked: `skiplab doctor` lists all; or your own.", metavar="NAME")
+    ],
     kernels: options.From = None,
-    operation: Annotated[str, typer.Option(help=f"What it does: {', '.join(OPERATIONS)}.")] = DEFAULT_OPERATION,
+    operation: options.OperationOption = DEFAULT_OPERATION,
     device: options.DeviceOption = None,
 ) -> None:
-    """Check a kernel on shapes that have caught bugs, against float64. Example: skiplab check mine --from mine.py"""
+    """Check a kernel on shapes that have caught bugs, against float64.
+
+    \b
+    Example:
+      skiplab check mine --from mine.py
+    """
     from skiplab.measure.verify import check as run_check
 
     device = device or default_device()
@@ -204,7 +226,7 @@ def check(
     raise typer.Exit(0 if outcome.passed else 1)
 
 
-@app.command()
+@app.command(cls=Command)
 def doctor(device: options.DeviceOption = None) -> None:
     """Say what this machine has and lacks, and list all contenders. It says what to do about what is missing, too."""
     from skiplab.doctor import examine, usable_contenders
@@ -230,7 +252,8 @@ def main() -> None:
     except (ValueError, TypeError, OSError, ImportError) as error:
         if os.environ.get("SKIPLAB_TRACEBACK") == "1":
             raise
-        typer.echo(f"skiplab: {error}", err=True)
+        file = getattr(error, "filename", None)
+        typer.echo(f"skiplab: {f'{file}: {why(error)}' if file else error}", err=True)
         sys.exit(2)
     except KeyboardInterrupt:
         typer.echo("skiplab: interrupted", err=True)

@@ -30,11 +30,13 @@ COLUMNS = (
 
 
 def anatomy(
-    name: Annotated[str, typer.Argument(help="A contender of ours, your own, or a Triton function of --from.")],
+    name: Annotated[
+        str, typer.Argument(help="A kernel of ours, your own, or a Triton function of --from.", metavar="NAME")
+    ],
     kernels: Annotated[
         options.Texts, options.several("--from", help="A Python file, or a module's name, with your kernel")
     ] = None,
-    operation: Annotated[str, typer.Option(help="What the contender does.")] = DEFAULT_OPERATION,
+    operation: options.OperationOption = DEFAULT_OPERATION,
     arch: Annotated[
         options.Texts, options.several(help="Compute capabilities, as sm_90 or 9.0", default=DEFAULT_ARCH)
     ] = None,
@@ -43,14 +45,19 @@ def anatomy(
         options.several(help="Sizes, as 128x64x8x2", default="those that calls take where nothing is tuned"),
     ] = None,
     at: Annotated[
-        list[str] | None, typer.Option("--at", help="Where, as q_len=4096 or head_dim=256; once for each axis.")
+        list[str] | None,
+        typer.Option("--at", help="Where, as q_len=4096 or head_dim=256; once for each axis.", metavar=options.AXIS),
     ] = None,
     argument: Annotated[
         options.Texts, options.several(help="Arguments of a Triton function, in order, as *bf16,*bf16,i32")
     ] = None,
     constant: Annotated[
         list[str] | None,
-        typer.Option("--constant", help="Of a Triton function, as BLOCK=64,128 or num_warps=4; once for each."),
+        typer.Option(
+            "--constant",
+            help="Of a Triton function, as BLOCK=64,128 or num_warps=4; once for each.",
+            metavar="NAME=A,B,...",
+        ),
     ] = None,
     lines: Annotated[bool, typer.Option(help="Show the inner loop beside the lines it came from.")] = True,
     sass: Annotated[bool, typer.Option("--sass", help="Show the inner loop's machine code, too.")] = False,
@@ -59,8 +66,11 @@ def anatomy(
     """Take a kernel apart: what the compiler made of it, for any GPU, without one. Several are shown as a table.
 
     Registers, spills, shared memory, how many blocks a multiprocessor holds and what limits them, instructions by kind,
-    and the inner loop line by line. Example:
-    skiplab anatomy blockskip --arch sm_90 --config 128x64x8x2 --at head_dim=256
+    and the inner loop line by line.
+
+    \b
+    Example:
+      skiplab anatomy blockskip --arch sm_90 --config 128x64x8x2 --at head_dim=256
     """
     files = options.tables(table)
     operation_of(operation)
@@ -71,6 +81,9 @@ def anatomy(
     arguments, constants = options.all_words("--argument", argument), options.pairs("--constant", constant)
     modules = _loaded(options.words("--from", kernels), archs[0])
     if name in contenders(operation):
+        for option, given in (("--argument", arguments), ("--constant", tuple(constants))):
+            if given:
+                raise ValueError(f"{option}: got {given[0]}; it is for a Triton function of --from, and {name} is none")
         made = _of_contender(name, operation, archs, sizes, axes)
     else:
         found = next((vars(one)[name] for one in modules if name in vars(one)), None)

@@ -42,8 +42,13 @@ def sweep(
     """Measure prefill over prompt lengths and windows or masks. Prints the table, writes the run and one HTML.
 
     Every result is compared with attention in float64 before and after it is timed. Interrupt it with Ctrl-C and give
-    the same command again: it goes on. Example: skiplab sweep --q-len 512,1024 --window 256,causal
-    Packed prompts: skiplab sweep --lengths 512*32,64-4096:16384 --contender blockskip-varlen,flash-varlen,flex
+    the same command again: it goes on.
+
+    \b
+    Examples, the second of packed prompts:
+      skiplab sweep --q-len 512,1024 --window 256,causal
+      skiplab sweep --lengths 512*32,64-4096:16384 \\
+        --contender blockskip-varlen,flash-varlen,flex
     """
     where = options.where(device, devices, cluster, gpu)
     defaults = Sweep()

@@ -14,7 +14,12 @@ PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 def bench(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help=NAMES)],
+    name: Annotated[str, typer.Argument(help=NAMES, metavar="NAME")],
 ) -> None:
-    """Run a benchmark that is no sweep, and write its table. Its own options: skiplab bench NAME -- --help"""
+    """Run a benchmark that is no sweep, and write its table.
+
+    \b
+    Its own options:
+      skiplab bench NAME -- --help
+    """
     benchmarks.run(name, context.args)

@@ -41,7 +41,9 @@ def compare(
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the table.")] = False,
-    report: Annotated[Path | None, typer.Option(help="Write the comparison to this HTML file, too.")] = None,
+    report: Annotated[
+        Path | None, options.output("--report", help="Write the comparison to this HTML file, too.")
+    ] = None,
     table: options.Tables = None,
 ) -> None:
     """Compare runs of one operation on one device. The ratio of each point's times, and whether it is more than noise.
@@ -51,7 +53,11 @@ def compare(
     one (its flags, another way of timing, few samples). missing: not in the last run. failing: was ok, and no more.
 
     Exit status: 0 nothing of --fail-on is true of any point; 1 it is; 2 the runs cannot be compared, or no point is ok
-    in two. Example: skiplab compare before.jsonl after.jsonl --margin 0.05 --report out/compare.html
+    in two.
+
+    \b
+    Example:
+      skiplab compare before.jsonl after.jsonl --margin 0.05 --report out/compare.html
     """
     files, failures = options.tables(table), _failures(fail_on)
     read = [_only(read_run(path), options.words("--contender", contender)) for path in runs]

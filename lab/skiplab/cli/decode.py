@@ -44,9 +44,14 @@ def decode(
 ) -> None:
     """Measure decode steps over keys and windows. Prints the table, writes the run and one HTML.
 
-    As `skiplab sweep`, for 1 to 128 new tokens over a cache. Example: skiplab decode --kv-len 4096,16384 --window 1024
-    A cache in 8 bits beside one in 16, its error in decibel: skiplab decode --kv-dtype bfloat16,float8_e4m3fn
-    A batch whose lengths differ: skiplab decode --batch 16 --ragged 0.25 --contender blockskip,fa3,flashinfer-batch
+    As `skiplab sweep`, for 1 to 128 new tokens over a cache.
+
+    \b
+    Examples, the second of a cache in 8 bits beside one in 16, with its error
+    in decibel, the third of a batch whose lengths differ:
+      skiplab decode --kv-len 4096,16384 --window 1024
+      skiplab decode --kv-dtype bfloat16,float8_e4m3fn
+      skiplab decode --batch 16 --ragged 0.25 --contender blockskip,flex
     """
     where = options.where(device, devices, cluster, gpu)
     defaults = DecodeSweep()

@@ -54,8 +54,11 @@ def linear(
 ) -> None:
     """Measure quantised linear layers over shapes and rows. Prints the table, writes the run and one HTML.
 
-    As `skiplab sweep`. Each contender is compared with the float64 product of its own operands. Example:
-    skiplab linear --model gemma4-31b --fused --rows 1,64
+    As `skiplab sweep`. Each contender is compared with the float64 product of its own operands.
+
+    \b
+    Example:
+      skiplab linear --model gemma4-31b --fused --rows 1,64
     """
     where = options.where(device, devices, cluster, gpu)
     defaults = LinearSweep()

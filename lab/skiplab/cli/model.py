@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from blockskip.attention.decode.plan import LONGEST_QUERY
 
 from skiplab.cli import options
 from skiplab.cli.run import end_as_interrupted, show, swept, write_report, write_tables
@@ -37,7 +38,10 @@ def model(
     group_size: Annotated[int, typer.Option(help="32, 64 or 128: weights that share a scale.")] = ModelSweep.group_size,
     by_kind: Annotated[
         bool,
-        typer.Option("--by-kind", help="Time one layer of each kind, times its count: less memory, less patience."),
+        typer.Option(
+            "--by-kind",
+            help="Time one layer of each kind, and count it as often as there are such: it takes less memory and time.",
+        ),
     ] = False,
     llama_bench: Annotated[
         Path | None,
@@ -48,7 +52,11 @@ def model(
     kernels: options.From = None,
     ladder: Annotated[
         bool,
-        typer.Option("--ladder", help=f"Every rung from the reference's first kernels to ours: {', '.join(LADDER)}."),
+        typer.Option(
+            "--ladder",
+            help="What each choice gains, one after the other, from ExecuTorch's first kernels to ours: "
+            f"{', '.join(LADDER)}.",
+        ),
     ] = False,
     dtype: options.Dtype = "bfloat16",
     device: options.DeviceOption = None,
@@ -65,23 +73,27 @@ def model(
 ) -> None:
     """Measure a whole model: tokens a second of prompts and of steps. Prints the table, writes the run and one HTML.
 
-    Weights are random. Example: skiplab model laptop --prompt 256,512 --new 8 --depth 0,2048 --rows 1,4
-    What each choice of the kernels gains: skiplab model laptop --prompt 2048 --depth 2048 --ladder
+    Weights are random.
+
+    \b
+    Examples:
+      skiplab model laptop --prompt 256,512 --new 8 --depth 0,2048 --rows 1,4
+      skiplab model laptop --prompt 2048 --depth 2048 --ladder
     """
     name, config = named_or_read(spec)
     defaults = ModelSweep()
     where = options.where(device, devices, cluster, gpu)
     wanted = ModelSweep(
         _contenders(options.words("--contender", contender), ladder), name,
-        _list("--prompt", prompt, defaults.prompt), _list("--depth", depth, defaults.depth),
-        options.numbers("--rows", rows) or defaults.rows, new, bits, group_size,
+        _list("--prompt", prompt, defaults.prompt, 1), _list("--depth", depth, defaults.depth),
+        _rows(rows) or defaults.rows, new, bits, group_size,
         by_kind, dtype, where.device, seed, budget, config,
     )  # fmt: skip
-    files = options.tables(table)
+    files, measured_again = options.tables(table), options.again(again)
     if llama_bench is not None and cluster is not None:
         raise ValueError(f"--llama-bench: got {llama_bench.name} beside --cluster; it runs on this machine alone")
     lines = _lines(wanted, llama_bench, gguf)
-    done = swept(wanted, run, where, topic=f"model-{name}", again=options.words("--again", again), fresh=fresh)
+    done = swept(wanted, run, where, topic=f"model-{name}", again=measured_again, fresh=fresh)
     if lines and "interrupted" not in done.header and done.path:
         done = appended(done.path, rows_of(lines, wanted.workloads(), done.device, wanted.device))
     show(done)
@@ -90,11 +102,22 @@ def model(
     write_report(done, report)
 
 
-def _list(option: str, texts: options.Texts, default: tuple[int, ...]) -> tuple[int, ...]:
+def _list(option: str, texts: options.Texts, default: tuple[int, ...], least: int = 0) -> tuple[int, ...]:
     """The numbers of an option; () for the word none, the default where it is not given."""
     if options.words(option, texts) == (NOTHING,):
         return ()
-    return options.numbers(option, texts) or default
+    found = options.numbers(option, texts)
+    if below := [number for number in found if number < least]:
+        raise ValueError(f"{option}: got {below[0]}; allowed are whole numbers of at least {least}, or {NOTHING}")
+    return found or default
+
+
+def _rows(texts: options.Texts) -> tuple[int, ...]:
+    """The numbers of --rows."""
+    found = options.numbers("--rows", texts)
+    if wrong := [number for number in found if not 1 <= number <= LONGEST_QUERY]:
+        raise ValueError(f"--rows: got {wrong[0]}; allowed are 1 to {LONGEST_QUERY} tokens a step")
+    return found
 
 
 def _lines(wanted: ModelSweep, program: Path | None, gguf: Path | None) -> list[dict]:

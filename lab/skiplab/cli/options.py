@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,9 +10,11 @@ from typing import Annotated, Any
 import typer
 
 from skiplab.contenders.source import load_kernels
+from skiplab.operations import OPERATIONS
 from skiplab.paths import installed
+from skiplab.store import FLAGS, STATUSES
 from skiplab.sweep import Where, own_device, usable
-from skiplab.text import separated
+from skiplab.text import separated, why
 from skiplab.workload import MODELS
 
 RUNS = "runs" if installed() else "notebooks/runs"
@@ -28,6 +31,28 @@ def several(*names: str, help: str, default: str = "", **more: Any) -> Any:
     """An option that takes several values: with commas between, or given once for each."""
     told = f"{help}; several with commas between.{f' Default: {default}.' * bool(default)}"
     return typer.Option(*names, help=told, metavar="A,B,...", **more)
+
+
+def output(*names: str, help: str) -> Any:
+    """An option that names a file to write; before anything is measured it is known that it can be."""
+
+    def checked(path: Path | None) -> Path | None:
+        return None if path is None else writable(names[0], path)
+
+    return typer.Option(*names, help=help, callback=checked)
+
+
+def writable(option: str, path: Path) -> Path:
+    """The path, its folder made; ValueError where there can be no such file."""
+    if path.is_dir():
+        raise ValueError(f"{option}: got {path}, which is a folder; allowed is a file's name")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"{option}: got {path}, whose folder cannot be made: {why(error)}") from error
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise ValueError(f"{option}: got {path}, which may not be written; allowed is a file in a folder of yours")
+    return path
 
 
 def words(option: str, texts: Sequence[str] | None) -> tuple[str, ...]:
@@ -64,6 +89,18 @@ def tables(texts: Sequence[str] | None) -> tuple[Path, ...]:
     for path in found:
         if path.suffix not in TABLES:
             raise ValueError(f"--table: got {path.name}; allowed are names that end in {' or '.join(TABLES)}")
+        writable("--table", path)
+    return found
+
+
+def again(texts: Sequence[str] | None) -> tuple[str, ...]:
+    """The statuses and flags of --again; ValueError for a word that is neither."""
+    found = words("--again", texts)
+    for word in found:
+        if word not in (*STATUSES, *FLAGS):
+            raise ValueError(
+                f"--again: got {word!r}; allowed are a status ({', '.join(STATUSES)}) and a flag ({', '.join(FLAGS)})"
+            )
     return found
 
 
@@ -157,13 +194,11 @@ Ragged = Annotated[
 ]
 Seed = Annotated[int, typer.Option(help="Seed of the inputs.")]
 Budget = Annotated[float, typer.Option(help="Seconds that a point is timed at most.")]
-NewRun = Annotated[
-    Path | None,
-    typer.Option(
-        "--out", "--run", help=f"The run file; a finished one is left, and measured again beside it. Default: {RUNS}."
-    ),
-]
-Html = Annotated[Path | None, typer.Option("--report", help="The HTML file. Default: out/<run>.html.")]
+RUN_HELP = f"The run file; a finished one is left, and measured again beside it. Default: in {RUNS}."
+NewRun = Annotated[Path | None, output("--out", "--run", help=RUN_HELP)]
+Html = Annotated[Path | None, output("--report", help="The HTML file. Default: out/<run>.html.")]
+OperationOption = Annotated[str, typer.Option("--operation", help=f"What it does: {', '.join(OPERATIONS)}.")]
+AXIS = "AXIS=A,B,..."
 Tables = Annotated[
     Texts,
     several(
@@ -177,10 +212,10 @@ Again = Annotated[
 Fresh = Annotated[bool, typer.Option("--fresh", help="Begin a new file where the default one was interrupted, too.")]
 
 
-def need(device: str) -> None:
-    """ValueError for a device that torch does not know or does not see here."""
+def need(device: str, option: str = "--device") -> None:
+    """ValueError for a device that torch does not know or does not see here; option: what named it."""
     if not usable(device):
-        raise ValueError(f"--device: torch sees no {device} here; leave --device out, or say --device cpu")
+        raise ValueError(f"{option}: torch sees no {device} here; leave {option} out, or say --device cpu")
 
 
 def where(device: str | None, devices: Texts = None, cluster: str | None = None, gpu: str | None = None) -> Where:
@@ -189,7 +224,8 @@ def where(device: str | None, devices: Texts = None, cluster: str | None = None,
     found = Where(own_device(device, several, cluster, dash="--"), several, cluster, gpu)
     if gpu is not None and cluster is None:
         raise ValueError(f"--gpu: got {gpu} without --cluster; it chooses among the GPUs of one")
-    for one in (found.device, *several):
-        if cluster is None:
-            need(one)
+    if cluster is None:
+        for one in several:
+            need(one, "--devices")
+        need(found.device)
     return found

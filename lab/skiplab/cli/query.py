@@ -28,8 +28,12 @@ def query(
 ) -> None:
     """Ask run files in SQL. DuckDB answers; `points` has a line for each point, `runs` one for each file.
 
-    skiplab query "DESCRIBE points" lists the columns. Example: skiplab query "SELECT device, contender, kv_len,
-    median_ms FROM points WHERE operation = 'decode' AND status = 'ok' ORDER BY median_ms LIMIT 10"
+    skiplab query "DESCRIBE points" lists the columns.
+
+    \b
+    Example:
+      skiplab query "SELECT device, contender, kv_len, median_ms FROM points
+        WHERE operation = 'decode' AND status = 'ok' ORDER BY median_ms LIMIT 10"
     """
     files = options.tables(table)
     found = ask(runs or _all_runs(), sql)

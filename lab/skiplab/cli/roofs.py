@@ -18,7 +18,9 @@ from skiplab.text import digits
 def roofs(
     device: options.DeviceOption = None,
     budget: Annotated[float, typer.Option(help="Seconds that each is timed at most, in each way.")] = 1.0,
-    out: Annotated[Path | None, typer.Option(help=f"The file. Default: {options.MACHINES}/<device>.json.")] = None,
+    out: Annotated[
+        Path | None, options.output("--out", help=f"The file. Default: {options.MACHINES}/<device>.json.")
+    ] = None,
 ) -> None:
     """Measure what this device can do at best. Copy, read, product, reads of few megabytes, written to a file."""
     device = device or default_device()

@@ -16,6 +16,7 @@ from skiplab.measure.timing import THROTTLE_RETRIES
 from skiplab.paths import data_path, installed, runs_directory
 from skiplab.results import gpu_runs, pages
 from skiplab.results.topics import TOPICS
+from skiplab.sweep import usable
 
 NAMES = ", ".join(TOPICS)
 RECORDED = options.RUNS if installed() else "data/runs, which this repository ships"
@@ -23,11 +24,10 @@ RECORDED = options.RUNS if installed() else "data/runs, which this repository sh
 
 def runs(
     topic: Annotated[
-        options.Texts, typer.Argument(help=f"Some of these, blanks or commas between; all without one: {NAMES}.")
+        options.Texts,
+        typer.Argument(help=f"Some of these, blanks or commas between; all without one: {NAMES}.", metavar="TOPIC..."),
     ] = None,
-    contender: Annotated[
-        options.Texts, typer.Option(help="Of each topic these alone, as blockskip,bf16; several with commas between.")
-    ] = None,
+    contender: Annotated[options.Texts, options.several(help="Of each topic these alone, as blockskip,bf16")] = None,
     listed: Annotated[bool, typer.Option("--list", help="Show topics and how many points each has.")] = False,
     seconds: Annotated[float, typer.Option(help="For all, compiling included.")] = 3600.0,
     retries: Annotated[
@@ -53,6 +53,8 @@ def runs(
         for name, sweep in topics.items():
             typer.echo(f"{name:28s} {len(sweep.points()):4d} points")
         return
+    if not devices and device is None and not usable("cuda"):
+        raise ValueError("--device: torch sees no cuda here, and these runs are of a GPU; --list shows what there is")
     where = options.where(device or (None if devices else "cuda"), devices)
     if not is_cuda(where.device):
         raise ValueError(f"--device: got {where.device}; these runs are of a GPU")

@@ -26,8 +26,8 @@ def measure(
 
     table, again: as the command line has them.
     """
-    files = options.tables(table)
-    done = swept(wanted, run, where, again=options.words("--again", again), fresh=fresh)
+    files, again_of = options.tables(table), options.again(again)
+    done = swept(wanted, run, where, again=again_of, fresh=fresh)
     show(done)
     write_tables(done, files)
     end_as_interrupted(done)

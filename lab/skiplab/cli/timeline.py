@@ -27,27 +27,30 @@ def timeline(
     what: Annotated[
         str,
         typer.Argument(
-            help="Who is recorded on the GPU here: a contender of ours, or your own. Or a Chrome trace that Proton "
-            "wrote before, which needs none.",
+            help="Whose kernels are recorded on the GPU here: ours, or your own. Or a Chrome trace that Triton's "
+            "profiler Proton wrote before, which needs no GPU.",
             metavar="NAME|TRACE",
         ),
     ] = OURS,
     kernels: options.From = None,
-    operation: Annotated[str, typer.Option(help="What the contender does.")] = DEFAULT_OPERATION,
+    operation: options.OperationOption = DEFAULT_OPERATION,
     at: Annotated[
         list[str] | None,
-        typer.Option("--at", help="What is recorded, as q_len=4096 or window=1024; once for each axis."),
+        typer.Option("--at", help="What is recorded, as q_len=4096; once for each axis.", metavar="AXIS=VALUE"),
     ] = None,
     config: Annotated[
         str | None, typer.Option(help="Sizes, as 128x64x8x2. Default: those that the call takes.")
     ] = None,
-    out: Annotated[Path, typer.Option(help="The trace for ui.perfetto.dev.")] = Path("out/timeline.json"),
-    picture: Annotated[Path | None, typer.Option(help="Draw it, as a PNG, too.")] = None,
+    out: Annotated[Path, options.output("--out", help="The trace for ui.perfetto.dev.")] = Path("out/timeline.json"),
+    picture: Annotated[Path | None, options.output("--picture", help="Draw it, as a PNG, too.")] = None,
 ) -> None:
     """Show when each block of a kernel was on which multiprocessor of a GPU, and write a Perfetto file.
 
-    Records come from inside the kernel, by Triton's Proton: of the parts that it names, or of whole programs. Example:
-    skiplab timeline --at q_len=8192 --at window=1024
+    Records come from inside the kernel, by Triton's Proton: of the parts that it names, or of whole programs.
+
+    \b
+    Example:
+      skiplab timeline --at q_len=8192 --at window=1024
     """
     from skiplab.figures import nibbles
     from skiplab.figures.timeline import timeline as drawn

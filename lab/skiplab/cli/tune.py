@@ -6,15 +6,15 @@ import time
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import blockskip as bs
 import typer
 from blockskip.linear.packing import PACKINGS
-from typer.core import TyperGroup
 
 from skiplab.cli import options
 from skiplab.cli.anatomy import numbers_of
+from skiplab.cli.command import Command, Group
 from skiplab.cli.linear import layer_of
 from skiplab.cli.run import INTERRUPTED, end_as_interrupted, interrupts, shown
 from skiplab.cli.sweep import windows_of
@@ -54,34 +54,31 @@ def _one_gpu(texts: options.Texts) -> options.Texts:
 OneGpu = Annotated[
     options.Texts, options.several("--devices", help="Not here, and it says why", callback=_one_gpu, hidden=True)
 ]
-Budget = Annotated[float, typer.Option(help="Seconds a candidate is timed at most, in each of three ways.")]
+Budget = Annotated[
+    float,
+    typer.Option(
+        help="Seconds that a candidate is timed at most, in each way: alone, in a CUDA graph, with warm caches."
+    ),
+]
 Limit = Annotated[float, typer.Option(help="Seconds for all, compiling included.")]
 Jobs = Annotated[int | None, typer.Option(help="Processes that compile. Default: one a processor.")]
 Spills = Annotated[int, typer.Option(help="Bytes that a candidate's thread may spill.")]
 FromRun = Annotated[
     options.Texts, options.several(help="Measure nothing: the winners of these tuning runs, which needs no GPU")
 ]
+NewRun = Annotated[Path | None, options.output("--run", help=options.RUN_HELP)]
 Out = Annotated[Path | None, typer.Option(help=f"The folder of the configurations. Default: {options.CONFIGS}.")]
 
 
-class DefaultGroup(TyperGroup):
-    """A command group that runs its first command if none is named."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        first = next(iter(self.commands))
-        named = bool(args) and (args[0] in self.commands or args[0] == "--help")
-        return super().parse_args(ctx, args if named else [first, *args])
-
-
 app = typer.Typer(
-    cls=DefaultGroup,
+    cls=Group,
     rich_markup_mode=None,
     help="Find with what a GPU runs our kernels fastest. Writes configs/<device>.json, which calls there take: "
     "a section a command. Without a command: attention.",
 )
 
 
-@app.command()
+@app.command(cls=Command)
 def attention(
     heads: HeadsOption = None,
     mask: Annotated[
@@ -105,15 +102,18 @@ def attention(
     limit: Limit = 480.0,
     jobs: Jobs = None,
     spills: Spills = SPILL_BYTES,
-    run: options.NewRun = None,
+    run: NewRun = None,
     from_run: FromRun = None,
     out: Out = None,
 ) -> None:
     """Find the tiles that a GPU runs prefill fastest with. Writes configs/<device>.json, which calls there then take.
 
     Candidates are compiled in parallel, checked against float64 and timed; the run holds all of them, the wrong too.
-    Each shape of heads has its own run. Interrupt it and give the same command again: it goes on. Example:
-    skiplab tune --heads 32/16x256 --mask 1024
+    Each shape of heads has its own run. Interrupt it and give the same command again: it goes on.
+
+    \b
+    Example:
+      skiplab tune --heads 32/16x256 --mask 1024
     """
     masks = tuple(map(_mask, options.words("--mask", mask) or DEFAULTS.mask))
     lengths = options.numbers("--q-len", q_len) or DEFAULTS.q_len
@@ -123,7 +123,7 @@ def attention(
     _tune(wanted, from_run, run, jobs, spills, limit, out)
 
 
-@app.command()
+@app.command(cls=Command)
 def decode(
     heads: HeadsOption = None,
     kv_len: Annotated[options.Texts, options.several(help="Keys", default=", ".join(map(str, DECODE.kv_len)))] = None,
@@ -137,13 +137,17 @@ def decode(
     limit: Limit = 480.0,
     jobs: Jobs = None,
     spills: Spills = SPILL_BYTES,
-    run: options.NewRun = None,
+    run: NewRun = None,
     from_run: FromRun = None,
     out: Out = None,
 ) -> None:
     """Find the tiles that a GPU runs decode fastest with, by head size and rows of a program (queries x group).
 
-    As `skiplab tune`. Shares of the keys follow the kernel's own rule. Example: skiplab tune decode --heads 32/8x128
+    As `skiplab tune`. Into how many shares the keys are divided is not tuned: a rule decides.
+
+    \b
+    Example:
+      skiplab tune decode --heads 32/8x128
     """
     keys, queries = options.numbers("--kv-len", kv_len), options.numbers("--q-len", q_len)
     axes = keys or DECODE.kv_len, windows_of(window) or DECODE.window, queries or DECODE.q_len
@@ -152,7 +156,7 @@ def decode(
     _tune(wanted, from_run, run, jobs, spills, limit, out)
 
 
-@app.command()
+@app.command(cls=Command)
 def linear(
     shape: Annotated[
         options.Texts,
@@ -178,14 +182,17 @@ def linear(
     limit: Limit = 480.0,
     jobs: Jobs = None,
     spills: Spills = SPILL_BYTES,
-    run: options.NewRun = None,
+    run: NewRun = None,
     from_run: FromRun = None,
     out: Out = None,
 ) -> None:
     """Find with which kernel a GPU runs quantised linear layers fastest, and its sizes, by shape and rows.
 
-    As `skiplab tune`. Each form of weight (bits, group size, packing) has its own run. Example:
-    skiplab tune linear --shape 4096x4096 --rows 1,64 --bits 4
+    As `skiplab tune`. Each form of weight (bits, group size, packing) has its own run.
+
+    \b
+    Example:
+      skiplab tune linear --shape 4096x4096 --rows 1,64 --bits 4
     """
     shapes = tuple(map(layer_of, options.words("--shape", shape))) or None
     packings, groups = options.words("--packing", packing), options.numbers("--group-size", group_size)
@@ -200,13 +207,14 @@ def linear(
     _tune(wanted, from_run, run, jobs, spills, limit, out)
 
 
-@app.command()
+@app.command(cls=Command)
 def kernel(
-    name: Annotated[str, typer.Argument(help="Your kernel, as @skiplab.kernel names it.")],
+    name: Annotated[str, typer.Argument(help="Your kernel, as @skiplab.kernel names it.", metavar="NAME")],
     kernels: options.From = None,
-    operation: Annotated[str, typer.Option(help="What it does.")] = DEFAULT_OPERATION,
+    operation: options.OperationOption = DEFAULT_OPERATION,
     at: Annotated[
-        list[str] | None, typer.Option("--at", help="Where, as q_len=512,1024 or window=256; once for each axis.")
+        list[str] | None,
+        typer.Option("--at", help="Where, as q_len=512,1024 or window=256; once for each axis.", metavar=options.AXIS),
     ] = None,
     config: Annotated[
         options.Texts, options.several(help="Of these alone, as 64x4, in the order of its configs", default="all")
@@ -220,8 +228,11 @@ def kernel(
 ) -> None:
     """Find the fastest of your own kernel's configs, on any device. Writes a run, and nothing else.
 
-    Every config is checked and timed on every workload, those of a workload on one device. Example:
-    skiplab tune kernel mine --from mine.py --at q_len=512
+    Every config is checked and timed on every workload, those of a workload on one device.
+
+    \b
+    Example:
+      skiplab tune kernel mine --from mine.py --at q_len=512
     """
     where = options.where(device, devices, cluster, gpu)
     wanted = KernelTuning(

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from skiplab.contenders import Contender, contender
 from skiplab.measure import Measurement, Point
-from skiplab.operations import DEFAULT_OPERATION, OPERATIONS, Operation
+from skiplab.operations import DEFAULT_OPERATION, OPERATIONS, Operation, operation_of
 from skiplab.report.rows import axis_text, records
 from skiplab.store import Run
 from skiplab.store.keys import without_index
@@ -51,6 +51,7 @@ class KernelTuning:
     interleave: ClassVar[bool | None] = None
 
     def __post_init__(self) -> None:
+        operation_of(self.operation)
         entry = self.entry
         if entry.user is None:
             raise ValueError(

@@ -60,7 +60,7 @@ def test_check_of_your_own_file(skiplab, tmp_path, monkeypatch):
             "--devices: got cuda:0,cuda:1; candidates are timed in a race on one GPU",
         ),
         (["runs", "--device", "cpu"], "--device: got cpu; these runs are of a GPU"),
-        (["runs", "--devices", "cuda:8,cuda:9"], "--device: torch sees no cuda:8 here"),
+        (["runs", "--devices", "cuda:8,cuda:9"], "--devices: torch sees no cuda:8 here"),
         (["tune", "--device", "cpu"], "device: got cpu, where there is nothing to tune: PyTorch does attention there"),
         (["tune", "linear", "--device", "cpu"], "got cpu, where there is nothing to tune: PyTorch does linear there"),
         (["tune", "decode", "--device", "cpu"], "got cpu, where there is nothing to tune: PyTorch does decode there"),

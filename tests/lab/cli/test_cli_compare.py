@@ -131,7 +131,7 @@ def test_what_fails_a_comparison_is_chosen(skiplab, two_runs, new, words, code):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["old"], "compare: got 1 run; two are needed at least"),
+        (["old"], "OLD... NEW: got 1 run; two are needed at least"),
         (["old", "new", "--fail-on", "worse"], "--fail-on: got 'worse'; allowed are slower, failing, unclear, missing"),
         (["old", "new", "--contender", "fa3"], "--contender: old.jsonl has no point of 'fa3'; it has blockskip, flex"),
         (
@@ -215,4 +215,4 @@ def test_questions_in_sql(skiplab, two_runs):
     code, out, _ = skiplab("query", "SELECT count(*) AS files FROM runs WHERE device LIKE 'NVIDIA%'")
     assert code == 0 and int(out.split()[1]) > 20
     code, _, err = skiplab("query", "SELECT speed FROM points", "old.jsonl")
-    assert code == 2 and "sql: Binder Error" in err and err.count("\n") == 1
+    assert code == 2 and "SQL: Binder Error" in err and err.count("\n") == 1

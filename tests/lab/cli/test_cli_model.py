@@ -106,9 +106,11 @@ def test_the_ladder_is_climbed_as_far_as_a_cpu_goes(skiplab, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("gpt",), "model: got 'gpt'; allowed are gemma3-27b"),
+        (("gpt",), "SPEC: got 'gpt'; allowed are gemma3-27b"),
         (("laptop", "--prompt", "256,x"), "--prompt: got 'x'; allowed are whole numbers with commas between"),
-        (("laptop", "--rows", "17"), "q_len"), (("laptop", "--new", "0"), "steps"),
+        (("laptop", "--rows", "17"), "--rows: got 17; allowed are 1 to 16"),
+        (("laptop", "--new", "0"), "--new: given 0"),
+        (("laptop", "--prompt", "0"), "--prompt: got 0; allowed are whole numbers of at least 1"),
         (("laptop", "--gguf", "a.gguf"), "--gguf: got a.gguf without --llama-bench"),
         (("laptop", "--llama-bench", "none.jsonl"), "none.jsonl: cannot be read as JSON lines"),
         (("laptop", "--bits", "3"), "bits: given 3"), (("laptop", "--device", "cuda:97"), "torch sees no cuda:97"),

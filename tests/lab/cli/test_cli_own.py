@@ -97,4 +97,4 @@ def test_its_configs_are_tuned(skiplab, monkeypatch):
     assert [row["config"] for row in run.rows] == [[16], [32]]
     assert "skiplab tune kernel mine" in run.header["command"] and "--from mine.py" in run.header["command"]
     code, _, err = skiplab("tune", "kernel", "sdpa", "--device", "cpu")
-    assert code == 2 and "kernel: got sdpa, which is the lab's own" in err
+    assert code == 2 and "NAME: got sdpa, which is the lab's own" in err

@@ -36,7 +36,7 @@ def test_without_a_gpu_it_says_so(skiplab):
         ([str(RECORD), "--at", "q_len=64"], "was recorded before; leave them out"),
         (["--at", "depth=1"], "at: got depth"),
         (["--at", "q_len=64,128"], "--at: got q_len=64,128; a timeline is of one workload: name one value"),
-        (["nobody"], "contender: no 'nobody'; there are blockskip"),
+        (["nobody"], "NAME|TRACE: no 'nobody'; there are blockskip"),
         (["--operation", "conv"], "operation: got 'conv'"),
         (["sdpa", "--config", "64x64x4x2"], "config: sdpa takes none"),
     ],
