@@ -27,7 +27,7 @@ ABOUT_ONE_OPERATION = {
 """Modules of the lab that have one or two operations for their subject, and nothing to do for another one."""
 PUBLIC_NAMES = {"__init__.py", "figures/__init__.py", "sweep/__init__.py", "workload/__init__.py"}
 OTHER_MEANINGS = {
-    "figures/interactive.py", "figures/static.py", "model/rope.py", "widgets/sweep/form.py",
+    "cli/command.py", "figures/interactive.py", "figures/static.py", "model/rope.py", "widgets/sweep/form.py",
     "widgets/sweep/settings.py",
 }  # fmt: skip
 """`linear` is a kind of axis there, or of rotary embeddings; `model` a field, or what a widget calls its state."""

@@ -51,7 +51,7 @@ class Command(TyperCommand):
             raise ValueError(text) from error
 
 
-class Group(TyperGroup):
+class DefaultGroup(TyperGroup):
     """A group that runs its first command where none is named; a word that is no command is refused as one."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:

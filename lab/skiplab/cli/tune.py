@@ -14,7 +14,7 @@ from blockskip.linear.packing import PACKINGS
 
 from skiplab.cli import options
 from skiplab.cli.anatomy import numbers_of
-from skiplab.cli.command import Command, Group
+from skiplab.cli.command import Command, DefaultGroup
 from skiplab.cli.linear import layer_of
 from skiplab.cli.run import INTERRUPTED, end_as_interrupted, interrupts, shown
 from skiplab.cli.sweep import windows_of
@@ -71,7 +71,7 @@ Out = Annotated[Path | None, typer.Option(help=f"The folder of the configuration
 
 
 app = typer.Typer(
-    cls=Group,
+    cls=DefaultGroup,
     rich_markup_mode=None,
     help="Find with what a GPU runs our kernels fastest. Writes configs/<device>.json, which calls there take: "
     "a section a command. Without a command: attention.",
