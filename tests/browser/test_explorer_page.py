@@ -6,6 +6,8 @@ import re
 from pathlib import Path
 
 import pytest
+from skiplab.figures import theme
+from skiplab.widgets.mask import view
 
 pytestmark = pytest.mark.browser
 
@@ -102,3 +104,14 @@ def middle(picture, x: float, y: float) -> tuple[float, float]:
 def holding(text: str) -> re.Pattern[str]:
     """A pattern that finds `text` anywhere."""
     return re.compile(re.escape(text))
+
+
+def test_the_map_names_sizes_as_figures_do(browser):
+    script = Path(view.__file__).with_name("draw.js").read_text(encoding="utf-8")
+    named = re.search(r"^function tokens\(count\) \{.*?^\}", script, re.DOTALL | re.MULTILINE)
+    many = re.search(r"^const many = .*;$", script, re.MULTILINE)
+    assert named and many
+    counts = [1, 1000, 1024, 1536, 3000, 130048, 131072, 131200, 1 << 20, (1 << 20) + 1024, *range(128, 1 << 21, 12928)]
+    with browser.new_page() as page:
+        found = page.evaluate(f"counts => {{ {many[0]} {named[0]} return counts.map(tokens); }}", counts)
+    assert found == [theme.tokens(count) for count in counts]
