@@ -12,8 +12,8 @@ import torch
 from .arguments import choice
 from .gpu import HOPPER, check_capability, family
 
-WARP_SPECIALIZED = ((128, 12), (192, 16))
-"""(rows of a tile, warps) of the warp-specialized kernel: 64 rows for each group that computes."""
+WARP_SPECIALIZED = ((64, 12), (128, 12), (192, 16))
+"""(rows of a tile, warps) of the warp-specialized kernels: 64 rows for each group that computes, or for both."""
 WARP_SPECIALIZED_ROWS = 128
 """The fewest query rows of a call for which the warp-specialized kernel is taken."""
 
@@ -23,7 +23,8 @@ class TileConfig:
     """block_m rows x block_n keys a tile; num_warps warps a program; num_stages tiles in flight.
 
     12 warps with 128 rows are two groups that compute and one warp that copies, 16 warps with 192 rows three of them:
-    Hopper's kernel, `attention.prefill.hopper`.
+    Hopper's kernels, `attention.prefill.hopper` and `attention.decode.hopper`. The latter takes 64 rows, too, for two
+    groups that have half of the results' columns each.
     """
 
     block_m: int
@@ -42,12 +43,12 @@ class TileConfig:
             object.__setattr__(self, name, choice(f"config: {name}", getattr(self, name), values))
         if self.warp_specialized and (self.block_m, self.num_warps) not in WARP_SPECIALIZED:
             raise ValueError(
-                f"config: block_m is {self.block_m} with {self.num_warps} warps; 128 goes with 12, 192 with 16 alone"
+                f"config: block_m is {self.block_m} with {self.num_warps} warps; 64 and 128 go with 12, 192 with 16"
             )
 
     @property
     def warp_specialized(self) -> bool:
-        """Whether warps have jobs of their own: see `attention.prefill.hopper`."""
+        """Whether warps have jobs of their own: see `attention.hopper`."""
         return self.num_warps == 12 or self.block_m == 192
 
     @property

@@ -63,16 +63,15 @@ def decode_anatomies(
         return  # on this device the rows are in several blocks
     lse = torch.empty(q.shape[:3])
     parts = decode_launch.allocate_parts(call, plan)
-    options = {"num_warps": plan.config.num_warps, "num_stages": plan.config.num_stages}
     overlap = capability >= (9, 0)
-    launch = decode_launch.prepare(call, plan, (q, k, v, out), lse, parts, overlap)
+    kernel, launch, options = decode_launch.prepare(call, plan, (q, k, v, out), lse, parts, overlap)
     if ragged:
-        yield "decode", compiled(capability, decode_launch.decode_ragged, launch, **options)
+        yield "decode", compiled(capability, kernel, launch, **options)
         options = decode_launch.REDUCE_OPTIONS | ({"launch_pdl": True} if overlap else {})
         launch = decode_launch.prepare_reduce_ragged(plan, launch, overlap)
         yield "reduce", compiled(capability, decode_launch.reduce_ragged, launch, **options)
         return
-    yield "fused" if plan.fused else "decode", compiled(capability, decode_launch.decode_kernel, launch, **options)
+    yield "fused" if plan.fused else "decode", compiled(capability, kernel, launch, **options)
     if (head_dim, rows, dtype) in MERGES:
         launch = decode_launch.prepare_reduce(out, lse, parts, overlap)
         options = decode_launch.REDUCE_OPTIONS | ({"launch_pdl": True} if overlap else {})

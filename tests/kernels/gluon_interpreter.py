@@ -263,7 +263,8 @@ def interpret(kernel: Any, launch: Any, copies: str) -> None:
     run = _plain(kernel, machine.names(), {})
     arguments = [_pointers(argument) for argument in launch.arguments]
     for program in range(math.prod(machine.grid)):
-        machine.program = program % machine.grid[0], program // machine.grid[0] % machine.grid[1], 0
+        rest, first = divmod(program, machine.grid[0])
+        machine.program = first, rest % machine.grid[1], rest // machine.grid[1]
         run(*arguments, **launch.constants)
 
 

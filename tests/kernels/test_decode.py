@@ -155,7 +155,7 @@ def test_few_keys_in_a_large_buffer_keep_every_split_busy(device):
         plan = make_decode_plan(call)
         assert plan.config.block_n == 32
         parts = decode_launch.allocate_parts(call, plan)
-        launch = decode_launch.prepare(call, plan, (q, k, v, torch.empty_like(q)), None, parts)
+        launch = decode_launch.prepare(call, plan, (q, k, v, torch.empty_like(q)), None, parts).launch
         decode_launch.decode_kernel[launch.grid](*launch.arguments, **launch.constants)
         assert (parts.row_sum > 0).all(), (n, window)
 
@@ -180,7 +180,7 @@ def test_either_merge(device, fused, kv_len, window):
         torch.testing.assert_close(out.double().cpu(), expected, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(lse.cpu(), expected_lse, atol=1e-5, rtol=1e-5)
     parts = decode_launch.allocate_parts(call, plan)
-    launch = decode_launch.prepare(call, plan, (q, k, v, torch.empty_like(q)), None, parts)
+    launch = decode_launch.prepare(call, plan, (q, k, v, torch.empty_like(q)), None, parts).launch
     decode_launch.decode_kernel[launch.grid](*launch.arguments, **launch.constants)
     assert (parts.arrived == 0).all()
 

@@ -104,6 +104,77 @@ def test_strides_of_any_kind(device):
     check(q, k[:, :1].expand(-1, 2, -1, -1), v, bs.causal())
 
 
+# many rows, by Hopper's warp-specialized kernel (on a CPU: test_shared_keys_interpreted.py)
+
+HOPPER = torch.cuda.is_available() and torch.cuda.get_device_capability()[0] == 9
+needs_hopper = pytest.mark.skipif(not HOPPER, reason="warp-group products need a GPU of compute capability 9.x")
+
+
+def check_specialized(q, k, v, mask, **named):
+    plan = check(q, k, v, mask, **named)
+    assert plan.config.warp_specialized
+    return plan
+
+
+@needs_hopper
+@pytest.mark.parametrize("window", [None, 700])
+@pytest.mark.parametrize("q_len", [33, 64, 128])
+@pytest.mark.parametrize("head_dim", [64, 80, 96, 128, 192, 256, 512])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_many_rows(head_dim, q_len, window, dtype):
+    """Blocks of 64 rows whose columns two groups share, and of 128; also with a last block that is partly empty."""
+    mask = bs.causal() if window is None else bs.sliding_window(window)
+    for heads in ((4, 2), (6, 2)):
+        q, k, v = draw("cuda", q_len=q_len, heads=heads, kv_len=1111, head_dim=head_dim, dtype=dtype)
+        if head_dim >= 256 or heads[0] // heads[1] * q_len > 64:
+            check_specialized(q, k, v, mask)
+            at_once = (t.transpose(1, 2).contiguous().transpose(1, 2) for t in (q, k, v))
+            check_specialized(*at_once, mask)
+
+
+@needs_hopper
+@pytest.mark.parametrize("head_dim", [80, 128, 256, 512])
+def test_many_rows_of_lengths_on_the_device_with_nan_behind(head_dim):
+    """One batch entry at a time: the lengths of several share work. Sinks, a cap, and keys that begin at a slot."""
+    q, k, v = draw("cuda", q_len=70, heads=(6, 2), kv_len=2100, head_dim=head_dim, dtype=torch.bfloat16)
+    sinks = torch.linspace(-2, 2, 6, device="cuda")
+    for first, count in ((0, 2100), (0, 1999), (300, 1500), (0, 65), (7, 0)):
+        clean = k.clone(), v.clone()
+        dirty = k.clone(), v.clone()
+        for t in dirty:
+            t[:, :, :first] = t[:, :, first + count :] = math.nan
+        lengths, starts = (torch.tensor([n], dtype=torch.int32, device="cuda") for n in (count, first))
+        named = {"kv_len": lengths, "sinks": sinks, "softcap": 3.0, **({"kv_start": starts} if first else {})}
+        for mask in (bs.causal(), bs.sliding_window(600)):
+            check_specialized(q, *dirty, mask, clean=clean, **named)
+
+
+@needs_hopper
+def test_many_rows_of_a_growing_cache_and_in_a_graph():
+    """Keys of another number in each call, as the host knows it; and lengths that change between a graph's replays."""
+    q, k, v = draw("cuda", q_len=64, heads=(8, 2), kv_len=4096, head_dim=128, dtype=torch.bfloat16)
+    for kv_len in (2000, 2001, 2002, 3000):
+        check_specialized(q, k, v, bs.causal(), kv_len=kv_len)
+    lengths = torch.tensor([4096], dtype=torch.int32, device="cuda")
+    bs.attention(q, k, v, bs.causal(), kv_len=lengths)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out = bs.attention(q, k, v, bs.causal(), kv_len=lengths)
+    for kv_len in (64, 1777, 4096):
+        lengths.fill_(kv_len)
+        graph.replay()
+        expected = bs.attention(q, k, v, bs.causal(), kv_len=kv_len, impl="reference")
+        torch.testing.assert_close(out, expected, atol=2e-2, rtol=2e-2)
+
+
+@needs_hopper
+def test_many_rows_give_the_same_bits_every_time():
+    for head_dim in (128, 256, 512):
+        q, k, v = draw("cuda", q_len=64, heads=(8, 2), kv_len=5000, head_dim=head_dim, dtype=torch.bfloat16)
+        first = bs.attention(q, k, v, bs.causal(), route="decode")
+        assert all(torch.equal(bs.attention(q, k, v, bs.causal(), route="decode"), first) for _ in range(50))
+
+
 # trees of drafts
 
 

@@ -13,6 +13,7 @@ import torch
 from ..config import TileConfig
 from ..gpu import Gpu
 from ..launching.repeated import GROWING, Kind, kind_of
+from ..launching.view import View, in_pieces_of_16_bytes
 from ..mask import Band, Mask, band
 from .caches import FLOAT8, check_float8_capability, dequantized, times
 
@@ -284,6 +285,16 @@ def scores_line(call: AttentionCall | DecodeCall) -> str | None:
     capped = [] if call.softcap is None else [f"softcap {call.softcap:g}"]
     said = [*capped, *["a sink a query head"] * (call.sinks is not None)]
     return f"scores  {'; '.join(said)}" if said else None
+
+
+def can_use_tma(call: AttentionCall | DecodeCall) -> bool:
+    """Whether the copy engine can read a call's keys and values."""
+    return not call.ring and _is_tma_readable(call.k) and _is_tma_readable(call.v)
+
+
+def _is_tma_readable(t: torch.Tensor) -> bool:
+    """Whether the copy engine can read a tensor: rows of adjoining elements that begin at multiples of 16 bytes."""
+    return t.stride(2) > 0 and in_pieces_of_16_bytes(View.of(t))
 
 
 def sign_and_scale(scale: float) -> tuple[int, float]:

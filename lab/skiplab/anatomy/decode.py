@@ -62,6 +62,5 @@ def decode_anatomy(
     )  # fmt: skip
     chosen = replace(plan.plan_decode_kernel(call, capability, MULTIPROCESSORS_ASSUMED, config=config), fused=False)
     parts = launch.allocate_parts(call, chosen)
-    launched = launch.prepare(call, chosen, (q, k, v, out), None, parts, capability >= HOPPER)
-    options = {"num_warps": config.num_warps, "num_stages": config.num_stages}
-    return prepared_anatomy(capability, launch.decode_kernel, launched, **options)
+    kernel, launched, options = launch.prepare(call, chosen, (q, k, v, out), None, parts, capability >= HOPPER)
+    return prepared_anatomy(capability, kernel, launched, **options)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import torch
 
-from ...config import power_of_two
+from ...config import TileConfig, power_of_two
 from ...graph_pools import outside_graph_pools
 from ...launching.dispatch import Launch
 from ...launching.fitting import fitting
@@ -104,12 +104,11 @@ def _steps(call: DecodeCall, plan: DecodePlan, inputs, made) -> Iterator[Step]:
     assert plan.config is not None
     parts, overlap = Parts(acc, row_max, row_sum, arrived), overlaps(out.device)
     early = {"launch_pdl": True} if overlap else {}
-    options = {"num_warps": plan.config.num_warps, "num_stages": plan.config.num_stages} | early
     given = call.given(tensors, kv_len=call.kv_len if kv_len is None else kv_len)
     first = prepare(given, plan, (given.q, given.k, given.v, out), lse, parts, overlap)
-    yield Step(decode_ragged if plan.ragged else decode_kernel, first, options)
+    yield first
     if plan.ragged:
-        yield Step(reduce_ragged, prepare_reduce_ragged(plan, first, overlap), REDUCE_OPTIONS | early)
+        yield Step(reduce_ragged, prepare_reduce_ragged(plan, first.launch, overlap), REDUCE_OPTIONS | early)
     elif plan.splits > 1 and not plan.fused:
         yield Step(reduce_kernel, prepare_reduce(out, lse, parts, overlap), REDUCE_OPTIONS | early)
 
@@ -154,10 +153,48 @@ def _stream_counters(count: int, device: torch.device, stream: int) -> torch.Ten
     return outside_graph_pools(partial(torch.zeros, count, dtype=torch.int32, device=device), device)
 
 
-def prepare(call: DecodeCall, plan: DecodePlan, tensors, lse, parts: Parts, overlap: bool = False) -> Launch:
-    """The launch of the split-K kernel for these tensors (q, k, v, out); `overlap` as in `prepare_reduce`."""
+def prepare(call: DecodeCall, plan: DecodePlan, tensors, lse, parts: Parts, overlap: bool = False) -> Step:
+    """The launch of the plan's split-K kernel for these tensors (q, k, v, out); overlap: launched early."""
     config = plan.config
     assert config is not None
+    early = {"launch_pdl": True} if overlap else {}
+    if config.warp_specialized:
+        from . import hopper  # Gluon is imported only where it is used
+
+        # a group's warps; others on top
+        return Step(hopper.decode, _prepare_hopper(call, plan, config, tensors, parts), {"num_warps": 4} | early)
+    options = {"num_warps": config.num_warps, "num_stages": config.num_stages} | early
+    launch = _prepare_plain(call, plan, config, tensors, lse, parts, overlap)
+    return Step(decode_ragged if plan.ragged else decode_kernel, launch, options)
+
+
+def _prepare_hopper(call: DecodeCall, plan: DecodePlan, config: TileConfig, tensors, parts: Parts) -> Launch:
+    """The launch of the warp-specialized kernel."""
+    from . import hopper
+
+    q, k, v, _ = map(View.of, tensors)
+    lengths = _lengths(call)
+    constants = hopper.constants_of(q, k, v, lengths, config)
+    described = hopper.tensors_of(constants, k, v, lengths.kv_len)
+    scoring = scoring_of(sign_and_scale(call.scale)[1], call)
+    arguments = (q, *described, parts._replace(arrived=None), lengths, _limits(call), scoring)
+    blocks = -(-call.rows // config.block_m)
+    return Launch(arguments, {"CONSTANTS": constants}, (plan.splits * blocks, k.shape[1], q.shape[0]))
+
+
+def _limits(call: DecodeCall) -> Limits:
+    """The limits of a call's window."""
+    return Limits(None if call.window is None or call.window > FAR else call.window - 1, 0)
+
+
+def _lengths(call: DecodeCall) -> Lengths:
+    return Lengths(call.kv_len, call.lengths, None, call.starts)
+
+
+def _prepare_plain(
+    call: DecodeCall, plan: DecodePlan, config: TileConfig, tensors, lse, parts: Parts, overlap: bool
+) -> Launch:
+    """The launch of the plain kernel, or of the one whose programs share a batch's work."""
     q, k, v, out = map(View.of, tensors)
     wide = any(is_wide(view, call.group, q.shape[2], q.shape[3]) for view in (q, out))
     ring = ring_kind(call.ring, k.shape[2], config.block_n)
@@ -169,7 +206,7 @@ def prepare(call: DecodeCall, plan: DecodePlan, tensors, lse, parts: Parts, over
     elif v.strides == k.strides:
         v = v._replace(strides=None)
     sign, scale = sign_and_scale(call.scale)
-    band, mask = Limits(None if call.window is None or call.window > FAR else call.window - 1, 0), None
+    band, mask = _limits(call), None
     if call.bits is not None:
         band, mask = Limits(None, None), RowBits(call.bits, View.broadcast(call.bits, 2).strides, call.bits.shape[-1])
     constants = DecodeConstants(
@@ -189,9 +226,8 @@ def prepare(call: DecodeCall, plan: DecodePlan, tensors, lse, parts: Parts, over
         MASK_ALL=plan.wgmma,
         WORDS=words,
     )
-    lengths = Lengths(call.kv_len, call.lengths, None, call.starts)
     extras = (None if lse is None else View.of(lse), parts)
-    visible = (lengths, band, scoring_of(scale, call))
+    visible = (_lengths(call), band, scoring_of(scale, call))
     if plan.ragged:
         batches = power_of_two(q.shape[0])
         made = {"BATCHES": batches, "CONSTANTS": constants}

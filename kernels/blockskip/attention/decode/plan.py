@@ -11,7 +11,7 @@ from ...config import TileConfig, power_of_two
 from ...gpu import HOPPER, Gpu, check_capability, shared_bytes
 from ...tuned.choose import Origin, find_decode
 from ..caches import caches_line
-from ..call import DecodeCall, choose_impl, scores_line
+from ..call import DecodeCall, can_use_tma, choose_impl, scores_line, sign_and_scale
 from .splits import choose_splits, tiles_at_most
 
 LONGEST_QUERY = 16
@@ -66,6 +66,16 @@ _DECODE = [
     ((99, 256, 4), (TileConfig(16, 16, 8, 3),)),
     ((99, 512, 4), (TileConfig(16, 16, 8, 2),)),
 ]
+
+# head dim up to -> configurations of the warp-specialized kernel, block_m ascending; see `specialized_config`.
+_HOPPER = {
+    64: (TileConfig(128, 128, 12, 4),),
+    128: (TileConfig(128, 128, 12, 2),),
+    256: (TileConfig(64, 64, 12, 3), TileConfig(128, 64, 12, 2)),
+    512: (TileConfig(64, 32, 12, 2),),
+}
+PLAIN_ROWS = {64: 64, 128: 64, 256: 32, 512: 32}
+"""Head dim up to -> the most rows of a KV head that the plain kernel takes, where both can."""
 
 
 @dataclass(frozen=True)
@@ -128,6 +138,9 @@ def choose_decode_config(call: DecodeCall, gpu: Gpu) -> tuple[TileConfig, Origin
     table = decode_config(gpu.capability, call.q.shape[3], call.tile_dtype, call.rows)
     if not call.q.is_cuda:
         return table, Origin("table")
+    specialized = specialized_config(call, gpu.capability, gpu.sms)
+    if specialized is not None:
+        return specialized, Origin("table")
     config, origin = find_decode(gpu, call.q.shape[3], call.tile_dtype.itemsize, table.block_m)
     return (table, Origin("table")) if config is None or origin is None else (config, origin)
 
@@ -140,17 +153,48 @@ def plan_decode_kernel(
     config: TileConfig | None = None,
 ) -> DecodePlan:
     """The plan of a call by the Triton kernel, for a GPU that need not be present; config None: the table's."""
+    config = config or specialized_config(call, capability, multiprocessors)
     config = config or decode_config(capability, call.q.shape[3], call.tile_dtype, call.rows)
-    programs = call.q.shape[0] * call.k.shape[1] * -(-call.rows // config.block_m)  # of a single share
-    tiles = tiles_at_most(call.kv_len, queries_of_a_block(call, config), call.window, config.block_n)
+    programs, tiles = _programs_and_tiles(call, config)
     wgmma = uses_wgmma(config, capability, call.tile_dtype)
     if shares_work(call, config):
         shared = min(multiprocessors * programs_at_once(call, config, capability), programs * tiles)
         of_each = -(-shared // programs)
         return DecodePlan("triton", config, of_each, False, shared, tiles, reason, ragged=True, wgmma=wgmma)
     splits = int(call.splits or choose_splits(programs, tiles, multiprocessors))
+    if config.warp_specialized and (splits == 1 or not can_specialize(call, capability)):
+        raise ValueError(
+            f"config: given {config}; the warp-specialized kernel takes 16-bit tensors of head sizes from 64 to 256 "
+            "or 512, no ring, no mask but a window, and several splits; take another or None"
+        )
     fused = _fuses(call, config, splits)
     return DecodePlan("triton", config, splits, fused, programs * splits, tiles, reason, wgmma=wgmma)
+
+
+def specialized_config(call: DecodeCall, capability: tuple[int, int], multiprocessors: int) -> TileConfig | None:
+    """The configuration with which the warp-specialized kernel does a call; None where the plain one does it.
+
+    The plain one does few rows, for which memory decides, what a single program or a batch's even shares do, and what
+    the other cannot: `can_specialize`.
+    """
+    if not can_specialize(call, capability):
+        return None
+    dim = min(dim for dim in _HOPPER if call.q.shape[3] <= dim)
+    config = next((one for one in _HOPPER[dim] if call.rows <= one.block_m), _HOPPER[dim][-1])
+    plain = decode_config(capability, call.q.shape[3], call.tile_dtype, call.rows)
+    if call.rows <= PLAIN_ROWS[dim] or shares_work(call, plain):
+        return None
+    programs, tiles = _programs_and_tiles(call, config)
+    return config if (call.splits or choose_splits(programs, tiles, multiprocessors)) > 1 else None
+
+
+def can_specialize(call: DecodeCall, capability: tuple[int, int]) -> bool:
+    """Whether the warp-specialized kernel can do such a call: Hopper, 16-bit tensors that its copy engine reads."""
+    dim = call.q.shape[3]
+    alike = call.q.dtype.itemsize == 2 and call.k.dtype == call.q.dtype
+    sizes = 64 <= dim <= 256 or dim == 512
+    plain = call.visible is None and sign_and_scale(call.scale)[0] == 1
+    return capability[0] == HOPPER[0] and alike and sizes and plain and can_use_tma(call)
 
 
 def programs_at_once(call: DecodeCall, config: TileConfig, capability: tuple[int, int]) -> int:
@@ -166,10 +210,16 @@ def programs_at_once(call: DecodeCall, config: TileConfig, capability: tuple[int
     return max(1, min(by_warps, shared_bytes(capability) // tiles))
 
 
+def _programs_and_tiles(call: DecodeCall, config: TileConfig) -> tuple[int, int]:
+    """(programs of a single share, the most tiles of keys that the splits of a KV head divide)."""
+    programs = call.q.shape[0] * call.k.shape[1] * -(-call.rows // config.block_m)
+    return programs, tiles_at_most(call.kv_len, queries_of_a_block(call, config), call.window, config.block_n)
+
+
 def shares_work(call: DecodeCall, config: TileConfig) -> bool:
     """Whether programs share the tiles of all batches evenly: where lengths on the device may differ."""
     several = call.lengths is not None and 1 < call.q.shape[0] <= MOST_BATCHES and call.visible is None
-    return several and call.splits is None and call.rows <= config.block_m
+    return several and call.splits is None and call.rows <= config.block_m and not config.warp_specialized
 
 
 def decode_config(capability: tuple[int, int], head_dim: int, dtype: torch.dtype, rows: int) -> TileConfig:
@@ -204,6 +254,8 @@ def uses_wgmma(config: TileConfig, capability: tuple[int, int], dtype: torch.dty
 
 def can_fuse(call: DecodeCall, config: TileConfig, splits: int) -> bool:
     """Whether one program holds all shares of a KV head's rows at once: the merge is then a single trip to memory."""
+    if config.warp_specialized:
+        return False
     numbers = power_of_two(call.rows) * power_of_two(splits) * power_of_two(call.q.shape[3])
     return splits > 1 and call.rows <= config.block_m and numbers <= MERGED_A_WARP * config.num_warps
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 
-import torch
-
 from ...config import (
     TMA_HEAD_DIM,
     WARP_SPECIALIZED_ROWS,
@@ -16,11 +14,10 @@ from ...config import (
     prefill_config,
 )
 from ...gpu import Gpu, capability_of
-from ...launching.view import View, in_pieces_of_16_bytes
 from ...mask import Band, Mask
 from ...tilemap import TileMap
 from ...tuned.choose import Origin, choose_config
-from ..call import AttentionCall, sign_and_scale
+from ..call import AttentionCall, can_use_tma, sign_and_scale
 from . import tiled_plan
 
 SKIPS = ("auto", "none", "mask", "bounds", "map")
@@ -91,7 +88,7 @@ def plan_kernel(
     use_tma: whether its keys and values are read by the copy engine, if that is the plain kernel.
     """
     skip = _choose_skip(call)
-    if not _specializes_warps(call, skip, capability):
+    if config.block_m < WARP_SPECIALIZED_ROWS or not _specializes_warps(call, skip, capability):
         config = config.plain
     packed = not config.warp_specialized and _packs(call, config)
     return _plan(call, "triton", skip, config, packed, origin, use_tma)
@@ -154,16 +151,6 @@ def _kernel_config(call: AttentionCall) -> tuple[TileConfig, Origin, bool]:
 def reads_by_tma(call: AttentionCall, capability: tuple[int, int]) -> bool:
     """Whether the plain kernel on such a device reads this call's keys and values by the copy engine."""
     return prefers_tma(capability, call.q.shape[3], call.tile_dtype) and can_use_tma(call)
-
-
-def can_use_tma(call: AttentionCall) -> bool:
-    """Whether the copy engine can read a call's keys and values."""
-    return not call.ring and is_tma_readable(call.k) and is_tma_readable(call.v)
-
-
-def is_tma_readable(t: torch.Tensor) -> bool:
-    """Whether the copy engine can read a tensor: rows of adjoining elements that begin at multiples of 16 bytes."""
-    return t.stride(2) > 0 and in_pieces_of_16_bytes(View.of(t))
 
 
 def _tiled_config(call: AttentionCall, impl: str) -> TileConfig | None:

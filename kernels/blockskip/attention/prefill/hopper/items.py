@@ -1,7 +1,4 @@
-"""A program's work items: which rows of which head, one item a round, and the tiles of each.
-
-Also what the kernel's functions hand each other: `HopperConstants`, `Buffers`, `Barriers`, `Visible` and `Tiles`.
-"""
+"""A program's work items: which rows of which head, one item a round, and the tiles of each."""
 
 # pyright: reportArgumentType=false, reportAssignmentType=false, reportOperatorIssue=false, reportIndexIssue=false
 # pyright: reportCallIssue=false, reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
@@ -10,17 +7,16 @@ Also what the kernel's functions hand each other: `HopperConstants`, `Buffers`, 
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 
-from ....launching.primitives import base, wide
+from ....launching.primitives import base
 from ...band import band_limits, lengths_of
+from ...hopper.buffers import ROWS
+from ...hopper.tiles import Tiles
 from ...sequences import item_at, item_count
-
-ROWS = gl.constexpr(64)
-"""Query rows of a warp group: what one of its products takes. An item has those of all groups."""
 
 
 class HopperConstants(NamedTuple):
@@ -32,7 +28,7 @@ class HopperConstants(NamedTuple):
     PIECE: int
     """Elements of the head's first piece, a power of two."""
     REST: int
-    """Elements of its second piece, or 0: see `products`. The pieces' elements behind HEAD_DIM are zeros."""
+    """Elements of its second piece, or 0: see `hopper.products`. The pieces' elements behind HEAD_DIM are zeros."""
     BLOCK_M: int
     """Query rows of an item: ROWS for each computing warp group."""
     BLOCK_N: int
@@ -48,75 +44,6 @@ class HopperConstants(NamedTuple):
     def OWN_TILES(self) -> bool:
         """Whether a band's tiles may be needed by some of the warp groups alone."""
         return self.SKIP == "bounds" and self.BLOCK_M - ROWS.value >= self.BLOCK_N
-
-
-class Buffers(NamedTuple):
-    """Tiles in shared memory, for each piece of the head; q: a warp group's queries, then its results.
-
-    With AHEAD there are two for each group: while an item is attended, the queries of the next one come into the other.
-    """
-
-    q: Any
-    k: Any
-    v: Any
-
-
-class Barriers(NamedTuple):
-    """full: a tile has come; empty: it has been read."""
-
-    k_full: Any
-    k_empty: Any
-    v_full: Any
-    v_empty: Any
-
-
-class Visible(NamedTuple):
-    """What decides which keys a query sees: the kernel's arguments of these names."""
-
-    mask: Any
-    lengths: Any
-    band: Any
-
-
-class Tiles(NamedTuple):
-    """The keys and tiles of one item, or of one warp group's rows.
-
-    q_len: the queries among which the item's are; limits: those of a band's tiles, see `band_of_rows`, or (first, end)
-    of a tile map's runs.
-    """
-
-    kv_len: Any
-    q_start: Any
-    q_len: Any
-    limits: Any
-
-
-@gluon.jit
-def runs_of(tiles, CONSTANTS: gl.constexpr):
-    """(first, end) of the runs of an item: a tile map's, or a band's only one."""
-    runs = (0, 1)
-    if CONSTANTS.SKIP == "map":
-        runs = tiles.limits
-    return runs
-
-
-@gluon.jit
-def run_of(run, tiles, mask, CONSTANTS: gl.constexpr):
-    """(end, edges) of a run of tiles: see `attend.masked`."""
-    BLOCK_N: gl.constexpr = CONSTANTS.BLOCK_N
-    if CONSTANTS.SKIP == "bounds":
-        begin, full_begin, full_end, end = tiles.limits
-        bits_index = -1
-    else:
-        run_ptr = mask.runs + wide(run) * 4
-        begin = gl.load(run_ptr)
-        end = gl.minimum(gl.load(run_ptr + 1), gl.cdiv(tiles.kv_len, BLOCK_N))
-        full = gl.load(run_ptr + 2) == 2
-        full_begin = begin
-        # a full run may end in a tile with keys that are not real: that one is masked, by kv_len alone
-        full_end = gl.where(full, tiles.kv_len // BLOCK_N, begin)
-        bits_index = gl.load(run_ptr + 3)  # -1 for a full run
-    return end, (begin, full_begin, full_end, bits_index)
 
 
 @gluon.jit

@@ -8,33 +8,11 @@ from __future__ import annotations
 
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
-from triton.experimental.gluon.language.nvidia.hopper import mbarrier
 
+from ...hopper.buffers import ROWS, Barriers, Buffers, barriers, tiles_of_pieces
+from ...hopper.tiles import Visible
 from .attend import attend
 from .copy import copy
-from .items import ROWS, Barriers, Buffers, Visible
-
-
-@gluon.jit
-def barriers(STAGES: gl.constexpr, COUNT: gl.constexpr):
-    """A barrier a stage, which completes when COUNT arrive."""
-    bars = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
-    for stage in gl.static_range(STAGES):  # pyright: ignore
-        mbarrier.init(bars.index(stage), count=COUNT)
-    return bars
-
-
-@gluon.jit
-def tiles_of_pieces(dtype: gl.constexpr, COUNT: gl.constexpr, LINES: gl.constexpr, CONSTANTS: gl.constexpr):
-    """Shared memory [COUNT, LINES, piece] for each piece of the head."""
-    PIECE: gl.constexpr = CONSTANTS.PIECE
-    REST: gl.constexpr = CONSTANTS.REST
-    first: gl.constexpr = gl.NVMMASharedLayout.get_default_for([LINES, PIECE], dtype)
-    tiles = (gl.allocate_shared_memory(dtype, [COUNT, LINES, PIECE], first),)
-    if REST > 0:
-        rest: gl.constexpr = gl.NVMMASharedLayout.get_default_for([LINES, REST], dtype)
-        tiles = tiles + (gl.allocate_shared_memory(dtype, [COUNT, LINES, REST], rest),)  # noqa: RUF005
-    return tiles
 
 
 @gluon.jit(do_not_specialize=["interleave"])
