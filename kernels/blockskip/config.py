@@ -18,6 +18,10 @@ WARP_SPECIALIZED_ROWS = 128
 """The fewest query rows of a call for which the warp-specialized kernel is taken."""
 
 
+ONE_GROUP_HEAD_DIM = 256
+"""The largest head size whose results for 64 rows one group's registers hold."""
+
+
 @dataclass(frozen=True)
 class TileConfig:
     """block_m rows x block_n keys a tile; num_warps warps a program; num_stages tiles in flight.
@@ -150,6 +154,7 @@ _PREFILL_SPECIAL = [
     _Special((65, 96), (512, FAR), TileConfig(128, 128, 12, 3)),
     _Special((64, 64), (1, 256), TileConfig(128, 64, 12, 4), lengths=("long",)),
     _Special((128, 128), (1, 256), TileConfig(128, 64, 12, 4), lengths=("long",)),
+    _Special((512, 512), (1, FAR), TileConfig(64, 32, 12, 2)),
 ]
 
 
@@ -177,7 +182,7 @@ def special_config(
 
 def can_specialize_warps(capability: tuple[int, int], head_dim: int, dtype: torch.dtype) -> bool:
     """Whether such a device has a warp-specialized prefill kernel for such keys and values."""
-    return capability[0] == 9 and 64 <= head_dim <= 256 and dtype.itemsize == 2
+    return capability[0] == 9 and (64 <= head_dim <= 256 or head_dim == 512) and dtype.itemsize == 2
 
 
 def pieces_of(head_dim: int) -> tuple[int, int]:

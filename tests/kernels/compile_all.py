@@ -27,7 +27,9 @@ CASES += [(d, "map", "bfloat16", "mask bits") for d in (64, 128, 256, 512)]
 CASES += [(128, skip, "float32", "window") for skip in ("none", "bounds")]
 WIDE_TILES = {64: (64, 128, 4, 2), 128: (128, 128, 8, 2)}
 """Tiles of 128 keys, which the table has at D 512 alone, for Hopper."""
-WARP_SPECIALIZED = {64: (128, 128, 12, 2), 96: (128, 128, 12, 3), 128: (128, 128, 12, 2), 256: (128, 64, 12, 2)}
+WARP_SPECIALIZED = {
+    64: (128, 128, 12, 2), 96: (128, 128, 12, 3), 128: (128, 128, 12, 2), 256: (128, 64, 12, 2), 512: (64, 32, 12, 2),
+}  # fmt: skip
 """Tiles of Hopper's warp-specialized kernel."""
 # how keys and values are read where it is not the plain way: rows that a descriptor cannot describe, a ring, float8
 READ = [(512, skip, "bfloat16", "odd rows") for skip in SKIPS] + [(d, "bounds", "bfloat16", "ring") for d in (128, 512)]

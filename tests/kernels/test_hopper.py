@@ -16,6 +16,7 @@ from blockskip.launching.guards import GuardedInt
 from blockskip.launching.repeated import REPEATED
 
 WARP_SPECIALIZED = {d: TileConfig(128, 64 if d > 128 else 128, 12, 2) for d in (64, 80, 128, 256)}
+WARP_SPECIALIZED[512] = TileConfig(64, 32, 12, 2)  # both groups have the same rows
 HOPPER = torch.cuda.is_available() and torch.cuda.get_device_capability()[0] == 9
 needs_hopper = pytest.mark.skipif(not HOPPER, reason="warp-group products need a GPU of compute capability 9.x")
 SINKS = bs.sliding_window(300) | (bs.sink(4) & bs.causal())
@@ -71,10 +72,20 @@ def test_twelve_warps_are_two_groups_of_64_rows_and_one_that_copies():
     assert "8 warps and one that copies" in str(WARP_SPECIALIZED[128])
     three = TileConfig(192, 128, 16, 4)
     assert "12 warps and one that copies" in str(three) and three.plain == TileConfig(64, 128, 4, 2)
-    for block_m, num_warps in ((64, 12), (192, 12), (192, 8)):
+    for block_m, num_warps in ((32, 12), (192, 12), (192, 8)):
         with pytest.raises(ValueError, match=f"block_m is {block_m} with {num_warps} warps"):
             TileConfig(block_m, 64, num_warps, 2)
     assert not TileConfig(128, 64, 16, 2).warp_specialized
+
+
+def test_groups_share_rows_where_one_alone_has_no_room():
+    rows, columns = WARP_SPECIALIZED[128], WARP_SPECIALIZED[512]
+    q, k, v = draw("cuda" if torch.cuda.is_available() else "cpu", 512, 256)
+    call = check(AttentionArguments(q, k, v, MASKS["causal"], impl="triton", route="prefill"))
+    assert plan.plan_kernel(call, columns, capability=(9, 0)).config == columns
+    assert plan.plan_kernel(call, rows, capability=(9, 0)).config == rows.plain
+    call = replace(call, q=q[..., :256], k=k[..., :256], v=v[..., :256])
+    assert plan.plan_kernel(call, columns, capability=(9, 0)).config == columns.plain
 
 
 def same(q, k, v, mask, *, skips=("bounds", "map", "none", "mask"), **named):
@@ -161,7 +172,7 @@ def test_rows_do_not_end_together_where_few_heads_interleave():
     assert not schedule.end_together(longest_first[::-1], 4, 132)
 
 
-@pytest.mark.parametrize("head_dim", [64, 80, 128, 192, 256])
+@pytest.mark.parametrize("head_dim", [64, 80, 128, 192, 256, 512])
 def test_who_makes_descriptors_and_when_queries_are_copied(head_dim):
     """The host does of what is the same for each call of a kind, and can be described."""
     q, k, v = (t.transpose(1, 2).contiguous().transpose(1, 2) for t in draw("cpu", head_dim, 300, 400, batch=2))
@@ -181,8 +192,9 @@ def test_who_makes_descriptors_and_when_queries_are_copied(head_dim):
     assert not made(q, k[:, :1].expand_as(k), v)[0].MAPPED
     assert not made(q, k, v, kv_len=torch.tensor([400, 300], dtype=torch.int32))[0].MAPPED
     if constants.MAPPED:
-        block = 1, 1, config.block_n, head_dim
-        assert of_k == (k, (2, 2, 400, head_dim), k.stride(), block, 128) and of_out.block == (1, 1, 64, head_dim)
+        width = min(head_dim, 256)
+        block = 1, 1, config.block_n, width
+        assert of_k == (k, (2, 2, 400, head_dim), k.stride(), block, 128) and of_out.block == (1, 1, 64, width)
         assert made(q, k, v, kv_len=350)[1][0].shape == (2, 2, 350, head_dim)
         single = k[:1].as_strided((1, 2, 400, head_dim), (0, *k.stride()[1:]))  # a stride that is no matter
         assert made(q[:1], *[single] * 2)[1][0].strides == (8, *k.stride()[1:])

@@ -17,7 +17,8 @@ from blockskip.config import TileConfig
 pytestmark = pytest.mark.skipif(
     torch.cuda.is_available(), reason="there is a GPU: test_hopper.py runs the kernel itself"
 )
-HEAD_DIMS = (80, 256)
+HEAD_DIMS = (80, 256, 512)
+COLUMNS = TileConfig(64, 32, 12, 2)  # both groups have the same rows
 MASKS = {
     "causal": bs.causal(),
     "window": bs.sliding_window(77),
@@ -42,7 +43,7 @@ def draw(head_dim, q_len, kv_len=None, *, batch=1, heads=(4, 2)):
 def attend(q, k, v, mask, *, copies, programs, kv_len=None, q_start=None, skip="auto", config=None, **options):
     """(out, lse), which held NaN before, by so many programs that go from rows to rows, in turn over all heads."""
     batch, heads, q_len, head_dim = q.shape
-    config = config or TileConfig(128, 64 if head_dim > 128 else 128, 12, 2)
+    config = config or (COLUMNS if head_dim > 256 else TileConfig(128, 64 if head_dim > 128 else 128, 12, 2))
     options["route"] = "prefill"
     call = check(AttentionArguments(q, k, v, mask, None, q_start, kv_len, skip, "triton", config, True, **options))
     made = plan.plan_kernel(call, config, capability=(9, 0))

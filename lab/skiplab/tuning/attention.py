@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import blockskip as bs
 import torch
 from blockskip.config import (
+    ONE_GROUP_HEAD_DIM,
     WARP_SPECIALIZED,
     TileConfig,
     can_specialize_warps,
@@ -110,10 +111,19 @@ def candidates(
 
     def good(block_m: int, block_n: int, num_warps: int, num_stages: int) -> bool:
         specialized = num_warps == 12 or block_m == 192  # groups of four warps, and one that copies ahead: two stages
-        if specialized and not (own and (block_m, num_warps) in WARP_SPECIALIZED and block_n >= 64 and num_stages >= 2):
+        shared_rows = head_dim > ONE_GROUP_HEAD_DIM  # 64 of them, for two groups that have half of the columns each
+        if specialized and not (
+            own
+            and (block_m, num_warps) in WARP_SPECIALIZED
+            and (block_m == 64) == shared_rows
+            and block_n >= (32 if shared_rows else 64)
+            and num_stages >= 2
+        ):
             return False
         width = sum(pieces_of(head_dim)) if specialized else block_d
-        numbers = block_m * (width + block_n) / (32 * (block_m // 16 if specialized else num_warps))
+        numbers = block_m * (width + block_n) / (32 * num_warps)
+        if specialized:  # those of a group
+            numbers = 64 * (width // (2 if shared_rows else 1) + block_n) / (32 * 4)
         if block_m == 192 and (numbers > 96 or length != "long"):  # three groups have 160 registers a thread, not 240
             return False
         # q once; in one stage values take the keys' place; products outside warp groups take a stage from registers

@@ -67,15 +67,14 @@ _DECODE = [
     ((99, 512, 4), (TileConfig(16, 16, 8, 2),)),
 ]
 
-# head dim up to -> configurations of the warp-specialized kernel, block_m ascending; see `specialized_config`.
+# Head dim up to -> (rows of a KV head beyond which the warp-specialized kernel takes a call, its configuration).
+# Measured: data/TUNING.md, "Many rows by warps with jobs of their own".
 _HOPPER = {
-    64: (TileConfig(128, 128, 12, 4),),
-    128: (TileConfig(128, 128, 12, 2),),
-    256: (TileConfig(64, 64, 12, 3), TileConfig(128, 64, 12, 2)),
-    512: (TileConfig(64, 32, 12, 2),),
+    64: (64, TileConfig(128, 128, 12, 2)),
+    128: (64, TileConfig(128, 128, 12, 2)),
+    256: (64, TileConfig(128, 64, 12, 2)),
+    512: (32, TileConfig(64, 32, 12, 2)),
 }
-PLAIN_ROWS = {64: 64, 128: 64, 256: 32, 512: 32}
-"""Head dim up to -> the most rows of a KV head that the plain kernel takes, where both can."""
 
 
 @dataclass(frozen=True)
@@ -177,12 +176,10 @@ def specialized_config(call: DecodeCall, capability: tuple[int, int], multiproce
     The plain one does few rows, for which memory decides, what a single program or a batch's even shares do, and what
     the other cannot: `can_specialize`.
     """
-    if not can_specialize(call, capability):
+    rows, config = _HOPPER[min(dim for dim in _HOPPER if call.q.shape[3] <= dim)]
+    if call.rows <= rows or not can_specialize(call, capability):
         return None
-    dim = min(dim for dim in _HOPPER if call.q.shape[3] <= dim)
-    config = next((one for one in _HOPPER[dim] if call.rows <= one.block_m), _HOPPER[dim][-1])
-    plain = decode_config(capability, call.q.shape[3], call.tile_dtype, call.rows)
-    if call.rows <= PLAIN_ROWS[dim] or shares_work(call, plain):
+    if shares_work(call, decode_config(capability, call.q.shape[3], call.tile_dtype, call.rows)):
         return None
     programs, tiles = _programs_and_tiles(call, config)
     return config if (call.splits or choose_splits(programs, tiles, multiprocessors)) > 1 else None

@@ -29,12 +29,13 @@ class Buffers(NamedTuple):
 
 
 class Barriers(NamedTuple):
-    """full: a tile has come; empty: it has been read."""
+    """full: a tile has come; empty: it has been read. queries: (full, empty) of those that two groups share, or ()."""
 
     k_full: Any
     k_empty: Any
     v_full: Any
     v_empty: Any
+    queries: Any
 
 
 @gluon.jit
@@ -57,6 +58,40 @@ def tiles_of_pieces(dtype: gl.constexpr, COUNT: gl.constexpr, LINES: gl.constexp
         rest: gl.constexpr = gl.NVMMASharedLayout.get_default_for([LINES, REST], dtype)
         tiles = tiles + (gl.allocate_shared_memory(dtype, [COUNT, LINES, REST], rest),)  # noqa: RUF005
     return tiles
+
+
+@gluon.jit
+def all_barriers(CONSTANTS: gl.constexpr):
+    """The `Barriers` of a program with CONSTANTS.GROUPS computing warp groups."""
+    STAGES: gl.constexpr = CONSTANTS.STAGES
+    of_keys = (barriers(STAGES, 1), barriers(STAGES, CONSTANTS.GROUPS))
+    of_values = (barriers(STAGES, 1), barriers(STAGES, CONSTANTS.GROUPS))
+    of_queries = ()
+    if CONSTANTS.BY_COLUMNS:
+        of_queries = (barriers(1, CONSTANTS.GROUPS), barriers(1, CONSTANTS.GROUPS))
+    return Barriers(of_keys[0], of_keys[1], of_values[0], of_values[1], of_queries)
+
+
+@gluon.jit
+def share_queries(round_, bars):
+    """Once a group has put its piece of the queries of a round where both read them: until the other has, too."""
+    mbarrier.arrive(bars.queries[0].index(0))
+    mbarrier.wait(bars.queries[0].index(0), round_ & 1)
+
+
+@gluon.jit
+def leave_queries(round_, bars):
+    """Once a group has multiplied all its scores of a round: until the other has, too."""
+    mbarrier.arrive(bars.queries[1].index(0))
+    mbarrier.wait(bars.queries[1].index(0), round_ & 1)
+
+
+@gluon.jit
+def own_values(GROUP: gl.constexpr, buffers, CONSTANTS: gl.constexpr):
+    """The buffers with those values alone that a group multiplies: all, or its piece of them."""
+    if CONSTANTS.BY_COLUMNS:
+        buffers = Buffers(buffers.q, buffers.k, (buffers.v[GROUP],))
+    return buffers
 
 
 @gluon.jit

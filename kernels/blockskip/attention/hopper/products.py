@@ -1,7 +1,9 @@
 """A tile's two products, and what lies in the head's pieces: accumulators and results.
 
 A head whose size is no power of two is two pieces, such as 64 and 16 of 80: products run over each, so that none is
-padded. Tensors of a head are tuples, a tensor a piece.
+padded. Tensors of a head are tuples, a tensor a piece. Where two warp groups have the same rows (BY_COLUMNS), because
+one's registers do not hold their results, a head is two equal pieces: both groups compute all scores, and each the
+results of one piece.
 """
 
 # pyright: reportArgumentType=false, reportAssignmentType=false, reportOperatorIssue=false, reportIndexIssue=false
@@ -20,11 +22,11 @@ from .buffers import ROWS
 
 @gluon.jit
 def zeros_of(CONSTANTS: gl.constexpr):
-    """float32 [ROWS, piece] for each piece: an accumulator of results before the first tile."""
+    """float32 [ROWS, piece] for each piece, or for a group's own: an accumulator of results before the first tile."""
     PIECE: gl.constexpr = CONSTANTS.PIECE
     first: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, PIECE, 16])
     acc = (gl.zeros([ROWS, PIECE], gl.float32, first),)
-    if CONSTANTS.REST > 0:
+    if CONSTANTS.REST > 0 and not CONSTANTS.BY_COLUMNS:
         REST: gl.constexpr = CONSTANTS.REST
         rest: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, REST, 16])
         acc = acc + (gl.zeros([ROWS, REST], gl.float32, rest),)  # noqa: RUF005 - Gluon knows no starred items

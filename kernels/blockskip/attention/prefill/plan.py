@@ -6,6 +6,7 @@ import functools
 from dataclasses import dataclass
 
 from ...config import (
+    ONE_GROUP_HEAD_DIM,
     TMA_HEAD_DIM,
     WARP_SPECIALIZED_ROWS,
     TileConfig,
@@ -88,7 +89,8 @@ def plan_kernel(
     use_tma: whether its keys and values are read by the copy engine, if that is the plain kernel.
     """
     skip = _choose_skip(call)
-    if config.block_m < WARP_SPECIALIZED_ROWS or not _specializes_warps(call, skip, capability):
+    fits = (config.block_m < WARP_SPECIALIZED_ROWS) == (call.q.shape[3] > ONE_GROUP_HEAD_DIM)
+    if not fits or not _specializes_warps(call, skip, capability):
         config = config.plain
     packed = not config.warp_specialized and _packs(call, config)
     return _plan(call, "triton", skip, config, packed, origin, use_tma)

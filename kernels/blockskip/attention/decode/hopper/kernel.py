@@ -18,7 +18,7 @@ from ....launching.gluon_names import thread_barrier
 from ....launching.primitives import base
 from ....launching.scopes import enter_scope, exit_scope
 from ...band import band_limits, first_slot, keys_of
-from ...hopper.buffers import ROWS, Barriers, Buffers, barriers, buffers_at, tiles_of_pieces
+from ...hopper.buffers import ROWS, Buffers, all_barriers, buffers_at, own_values, share_queries, tiles_of_pieces
 from ...hopper.copies import copy_tiles, descriptors_of, strides_of_values
 from ...hopper.products import begin_scores, begin_sums, end_sums, zeros_of
 from ...hopper.tiles import Tiles, Visible, further_tiles, masked
@@ -45,6 +45,11 @@ class HopperConstants(NamedTuple):
     """Whether two warp groups have the same rows, and one piece of the results each."""
     MAPPED: bool
     """Whether k and v are the host's descriptors; else views, and the kernel makes descriptors."""
+
+    @property
+    def GROUPS(self) -> int:
+        """Computing warp groups."""
+        return 2
 
     @property
     def SKIP(self) -> str:
@@ -91,7 +96,7 @@ def load_queries(q, place, first_row, FIRST: gl.constexpr, WIDTH: gl.constexpr, 
 
 
 @gluon.jit
-def fill_queries(PART: gl.constexpr, q, q_tiles, q_full, place, first_row, CONSTANTS: gl.constexpr):
+def fill_queries(PART: gl.constexpr, q, q_tiles, bars, place, first_row, CONSTANTS: gl.constexpr):
     """Brings the rows' queries to where products read them; of the same rows each group brings one piece."""
     PIECE: gl.constexpr = CONSTANTS.PIECE
     if CONSTANTS.BY_COLUMNS:
@@ -103,8 +108,7 @@ def fill_queries(PART: gl.constexpr, q, q_tiles, q_full, place, first_row, CONST
     fence_async_shared()
     thread_barrier()  # each warp's product reads what all have written
     if CONSTANTS.BY_COLUMNS:
-        mbarrier.arrive(q_full.index(0))
-        mbarrier.wait(q_full.index(0), 0)
+        share_queries(0, bars)
 
 
 @gluon.jit
@@ -157,7 +161,7 @@ def store_sums(PART: gl.constexpr, parts, sums, r, q, place, first_row, CONSTANT
 
 
 @gluon.jit
-def attend(PART: gl.constexpr, q, parts, buffers, q_full, bars, visible, scoring, CONSTANTS: gl.constexpr):
+def attend(PART: gl.constexpr, q, parts, buffers, bars, visible, scoring, CONSTANTS: gl.constexpr):
     """A warp group's part: ROWS rows from their scores to what the merge reads of them, or of a piece of them."""
     PIECE: gl.constexpr = CONSTANTS.PIECE
     BLOCK_N: gl.constexpr = CONSTANTS.BLOCK_N
@@ -168,15 +172,13 @@ def attend(PART: gl.constexpr, q, parts, buffers, q_full, bars, visible, scoring
     first_row = place[2]
     q_tiles = buffers_at(buffers.q, 0)
     acc = zeros_of(CONSTANTS)
-    if CONSTANTS.BY_COLUMNS:
-        acc = (acc[0],)
-        buffers = Buffers(buffers.q, buffers.k, (buffers.v[PART],))
-    else:
+    buffers = own_values(PART, buffers, CONSTANTS)
+    if not CONSTANTS.BY_COLUMNS:
         first_row += PART * ROWS
         q_tiles = buffers_at(buffers.q, PART)
     gdc_wait()
     tiles = tiles_of(place, q, visible, CONSTANTS)
-    fill_queries(PART, q, q_tiles, q_full, place, first_row, CONSTANTS)
+    fill_queries(PART, q, q_tiles, bars, place, first_row, CONSTANTS)
     r = first_row + gl.arange(0, ROWS, gl.SliceLayout(1, scores))
     row = r // CONSTANTS.GROUP
     n = gl.arange(0, BLOCK_N, gl.SliceLayout(0, scores))
@@ -244,16 +246,13 @@ def decode(q, k, v, parts, lengths, band, scoring, CONSTANTS: gl.constexpr):
     q_buffers = tiles_of_pieces(dtype, CONSTANTS.BLOCK_M // ROWS, ROWS, CONSTANTS)
     k_buffers = tiles_of_pieces(dtype, STAGES, BLOCK_N, CONSTANTS)
     v_buffers = tiles_of_pieces(dtype, STAGES, BLOCK_N, CONSTANTS)
-    of_keys = (barriers(STAGES, 1), barriers(STAGES, 2))
-    of_values = (barriers(STAGES, 1), barriers(STAGES, 2))
-    q_full = barriers(1, 2)
     buffers = Buffers(q_buffers, k_buffers, v_buffers)
-    bars = Barriers(of_keys[0], of_keys[1], of_values[0], of_values[1])
+    bars = all_barriers(CONSTANTS)
     visible = Visible(None, lengths, band)
     gl.warp_specialize(
         [
-            (attend, (0, q, parts, buffers, q_full, bars, visible, scoring, CONSTANTS)),
-            (attend, (1, q, parts, buffers, q_full, bars, visible, scoring, CONSTANTS)),
+            (attend, (0, q, parts, buffers, bars, visible, scoring, CONSTANTS)),
+            (attend, (1, q, parts, buffers, bars, visible, scoring, CONSTANTS)),
             (copy, (q, k, v, buffers, bars, visible, CONSTANTS)),
         ],
         [

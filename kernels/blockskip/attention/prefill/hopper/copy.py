@@ -26,6 +26,8 @@ def copy(q, k, v, buffers, bars, visible, interleave, CONSTANTS: gl.constexpr):
     gdc_wait()
     if CONSTANTS.MAPPED:
         k_sources, v_sources = (k,), (v,)
+        if CONSTANTS.BY_COLUMNS:
+            k_sources, v_sources = (k, k), (v, v)
     elif visible.lengths.items is None:
         v_strides = strides_of_values(k, v)
         k_sources = descriptors_of(k, k.strides, 0, visible.lengths.kv_len, BLOCK_N, CONSTANTS)

@@ -20,10 +20,12 @@ def constants_of(
     """What the kernel is compiled for."""
     head_dim = q.shape[3]
     ahead = head_dim <= AHEAD_HEAD_DIM and head_dim % COPIED == 0 and in_pieces_of_16_bytes(q)
-    alike = is_known(lengths) and pieces_of(head_dim)[1] == 0
+    by_columns = config.block_m == ROWS.value
+    pieces = (head_dim // 2, head_dim // 2) if by_columns else pieces_of(head_dim)
+    alike = is_known(lengths) and (pieces[1] == 0 or by_columns)
     mapped = alike and all(in_pieces_of_16_bytes(view) and moves(view) for view in (k, v, out))
     tiles = config.block_m, config.block_n, config.num_stages
-    return HopperConstants(skip, head_dim, *pieces_of(head_dim), *tiles, ahead, mapped)
+    return HopperConstants(skip, head_dim, *pieces, *tiles, ahead, mapped, by_columns)
 
 
 def tensors_of(

@@ -30,7 +30,7 @@ class HopperConstants(NamedTuple):
     REST: int
     """Elements of its second piece, or 0: see `hopper.products`. The pieces' elements behind HEAD_DIM are zeros."""
     BLOCK_M: int
-    """Query rows of an item: ROWS for each computing warp group."""
+    """Query rows of an item: ROWS for each computing warp group, or for both."""
     BLOCK_N: int
     STAGES: int
     """Tiles of keys, and of values, in shared memory."""
@@ -39,6 +39,14 @@ class HopperConstants(NamedTuple):
     MAPPED: bool
     """Whether k, v and out are the host's descriptors; else views, and the kernel makes descriptors of keys and values,
     and stores results by pointers."""
+
+    BY_COLUMNS: bool
+    """Whether two warp groups have the same rows, and one piece of the results each."""
+
+    @property
+    def GROUPS(self) -> int:
+        """Computing warp groups."""
+        return 2 if self.BY_COLUMNS else self.BLOCK_M // ROWS.value
 
     @property
     def OWN_TILES(self) -> bool:
@@ -88,6 +96,15 @@ def item_of(round_, q, lengths, interleave, CONSTANTS: gl.constexpr):
         entry = gl.where((q.shape[1] // interleave - part) % 2 == 0, rows - 1 - entry, entry)
         row, q_first, q_len, k_first, kv_len = item_at(lengths.items, entry)
         return head * 0, head, row, q_first, q_len, k_first, kv_len
+
+
+@gluon.jit
+def first_row_of(item, GROUP: gl.constexpr, CONSTANTS: gl.constexpr):
+    """The first of a warp group's rows of an item."""
+    first = item[2] * CONSTANTS.BLOCK_M
+    if not CONSTANTS.BY_COLUMNS:
+        first += GROUP * ROWS
+    return first
 
 
 @gluon.jit

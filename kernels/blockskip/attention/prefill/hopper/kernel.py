@@ -9,7 +9,7 @@ from __future__ import annotations
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 
-from ...hopper.buffers import ROWS, Barriers, Buffers, barriers, tiles_of_pieces
+from ...hopper.buffers import ROWS, Buffers, all_barriers, tiles_of_pieces
 from ...hopper.tiles import Visible
 from .attend import attend
 from .copy import copy
@@ -25,18 +25,17 @@ def prefill(
     batches x heads, is `schedule.programs_of`'s choice. visits: None, none are recorded. CONSTANTS: `HopperConstants`.
     k, v, out: `described.tensors_of`. The program may begin before the kernel ahead of it has ended.
     """
-    GROUPS: gl.constexpr = CONSTANTS.BLOCK_M // ROWS
+    GROUPS: gl.constexpr = CONSTANTS.GROUPS
+    BLOCKS: gl.constexpr = CONSTANTS.BLOCK_M // ROWS  # of queries that are multiplied at once
     HEAD_DIM: gl.constexpr = CONSTANTS.HEAD_DIM
     BLOCK_N: gl.constexpr = CONSTANTS.BLOCK_N
     STAGES: gl.constexpr = CONSTANTS.STAGES
     dtype: gl.constexpr = q.ptr.dtype.element_ty
-    q_buffers = tiles_of_pieces(dtype, GROUPS * (2 if CONSTANTS.AHEAD else 1), ROWS, CONSTANTS)
+    q_buffers = tiles_of_pieces(dtype, BLOCKS * (2 if CONSTANTS.AHEAD else 1), ROWS, CONSTANTS)
     k_buffers = tiles_of_pieces(dtype, STAGES, BLOCK_N, CONSTANTS)
     v_buffers = tiles_of_pieces(dtype, STAGES, BLOCK_N, CONSTANTS)
-    of_keys = (barriers(STAGES, 1), barriers(STAGES, GROUPS))
-    of_values = (barriers(STAGES, 1), barriers(STAGES, GROUPS))
     buffers = Buffers(q_buffers, k_buffers, v_buffers)
-    bars = Barriers(of_keys[0], of_keys[1], of_values[0], of_values[1])
+    bars = all_barriers(CONSTANTS)
     visible = Visible(mask, lengths, band)
     # warps, and registers a thread, of the other groups and of the copying warp; the first group has what is left
     if GROUPS == 2:

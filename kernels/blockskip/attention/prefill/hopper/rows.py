@@ -15,7 +15,7 @@ from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared,
 from ....launching.gluon_names import thread_barrier
 from ....launching.primitives import base, wide
 from ...hopper.buffers import ROWS
-from .items import queries_in
+from .items import first_row_of, queries_in
 
 
 @gluon.jit
@@ -28,7 +28,7 @@ def rows_of(
     ALIGNED: whether rows are known to be of adjoining elements and to begin at multiples of 16 bytes, 8 elements.
     """
     first, count = queries_in(view, item)
-    i = item[2] * CONSTANTS.BLOCK_M + GROUP * ROWS + gl.arange(0, ROWS, gl.SliceLayout(1, LAYOUT))
+    i = first_row_of(item, GROUP, CONSTANTS) + gl.arange(0, ROWS, gl.SliceLayout(1, LAYOUT))
     d = FIRST + gl.arange(0, WIDTH, gl.SliceLayout(0, LAYOUT))
     if ALIGNED:
         rows = view.ptr + wide(item[0]) * (view.strides[0] // 8 * 8) + wide(item[1]) * (view.strides[1] // 8 * 8)
@@ -49,11 +49,12 @@ def load_piece(q, item, GROUP: gl.constexpr, FIRST: gl.constexpr, WIDTH: gl.cons
 
 @gluon.jit
 def queries_of(q, item, GROUP: gl.constexpr, CONSTANTS: gl.constexpr):
-    """[ROWS, piece] for each piece, 0 where there is no query."""
+    """[ROWS, piece] for each piece, or for a group's own, 0 where there is no query."""
     PIECE: gl.constexpr = CONSTANTS.PIECE
     REST: gl.constexpr = CONSTANTS.REST
-    queries = (load_piece(q, item, GROUP, 0, PIECE, CONSTANTS),)
-    if REST > 0:
+    FIRST: gl.constexpr = GROUP * PIECE if CONSTANTS.BY_COLUMNS else 0
+    queries = (load_piece(q, item, GROUP, FIRST, PIECE, CONSTANTS),)
+    if REST > 0 and not CONSTANTS.BY_COLUMNS:
         queries = queries + (load_piece(q, item, GROUP, PIECE, REST, CONSTANTS),)  # noqa: RUF005
     return queries
 
@@ -93,9 +94,12 @@ def store_rows(out, tiles, item, GROUP: gl.constexpr, CONSTANTS: gl.constexpr):
     if CONSTANTS.MAPPED:
         fence_async_shared()
         thread_barrier()  # one thread begins what all have written
-        first = item[2] * CONSTANTS.BLOCK_M + GROUP * ROWS
+        first = first_row_of(item, GROUP, CONSTANTS)
         tile = tiles[0].reshape([1, 1, ROWS, PIECE])
-        tma.async_copy_shared_to_global(out, [item[0], item[1], first, 0], tile)
+        column = GROUP * PIECE if CONSTANTS.BY_COLUMNS else 0
+        tma.async_copy_shared_to_global(out, [item[0], item[1], first, column], tile)
+    elif CONSTANTS.BY_COLUMNS:
+        store_piece(out, tiles[0], item, GROUP, GROUP * PIECE, PIECE, CONSTANTS)
     else:
         store_piece(out, tiles[0], item, GROUP, 0, PIECE, CONSTANTS)
         if len(tiles) == 2:
