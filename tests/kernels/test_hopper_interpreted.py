@@ -91,6 +91,23 @@ def test_it_is_right(copies, mask, head_dim, programs):
     close(attend(q, k, v, mask, copies=copies, programs=programs), q, k, v, mask)
 
 
+@pytest.mark.parametrize("skip", ["none", "mask"])
+def test_all_tiles_where_the_plain_kernel_has_other_bits(copies, skip):
+    """A configuration that was asked for is the same kernel's in all modes: these visit every tile."""
+    q, k, v = draw(512, 203, 300, batch=2)
+    options = {"copies": copies, "programs": 3, "config": COLUMNS}
+    for mask in (MASKS["window"], MASKS["sinks"]):
+        for named in ({"kv_len": 211}, {"kv_len": 211, "q_start": -5}):
+            found = attend(q, k, v, mask, skip=skip, **named, **options)
+            close(found, q, k, v, mask, **named)
+            assert all(map(torch.equal, found, attend(q, k, v, mask, skip="map", **named, **options)))
+    lengths = torch.tensor([300, 150], dtype=torch.int32)
+    k[1, :, 150:] = v[1, :, 150:] = math.nan
+    for mask in (MASKS["window"], MASKS["sinks"]):
+        found = attend(q, k, v, mask, skip=skip, kv_len=lengths, **options)
+        close(found, q, k, v, mask, kv_len=lengths)
+
+
 @pytest.mark.parametrize("head_dim", [64, 72, 96, 112, 160, 192])
 def test_heads_of_other_sizes(copies, head_dim):
     """In one piece, in two, and in pieces whose last elements are none."""

@@ -22,7 +22,7 @@ from ..band import Lengths, limits_of
 from ..call import AttentionCall, in_float32, sign_and_scale
 from ..softmax import scoring_of
 from .kernel import PrefillConstants, prefill
-from .mask_bits import POSITIONS, bits_of, map_tables, position_tables
+from .mask_bits import POSITIONS, bits_of, dense_tables, map_tables, position_tables
 from .plan import PrefillPlan
 from .schedule import programs_of
 
@@ -142,7 +142,8 @@ def step_of(call: AttentionCall, plan: PrefillPlan, views, lengths: Lengths, gri
         return Step(prefill, Launch((q, k, alike, out, *others), {"CONSTANTS": constants}, grid), options)
     from . import hopper  # Gluon is imported only where it is used
 
-    constants = hopper.constants_of(plan.skip, q, k, v, out, lengths, config)
+    skip = "bounds" if plan.skip == "bounds" else "map"
+    constants = hopper.constants_of(skip, q, k, v, out, lengths, config)
     tensors = hopper.tensors_of(constants, k, v, out, lengths.kv_len)
     options = {"num_warps": 4} | ({"launch_pdl": True} if overlaps(q.ptr.device) else {})  # a group's; others on top
     return Step(hopper.prefill, Launch((q, *tensors, *others), {"CONSTANTS": constants}, grid), options)
@@ -174,6 +175,10 @@ def _mask_argument(call: AttentionCall, plan: PrefillPlan) -> MaskBits | TileRun
     batch = call.q.shape[0]
     if plan.skip in ("none", "mask"):
         bits = bits_of(call, plan.kv_len)
+        assert plan.config is not None
+        if plan.config.warp_specialized:
+            start, runs, bits = dense_tables(bits, plan.config.block_m, plan.config.block_n, plan.kv_len)
+            return TileRuns(View.broadcast(start, 2), runs, bits, None)
         return MaskBits(bits, View.broadcast(bits, 2).strides, plan.kv_len)
     if plan.skip == "map" and isinstance(plan.kv_len, GuardedInt):  # a single query: see `AttentionArguments.kind`
         assert plan.config is not None and plan.q_len == 1

@@ -119,6 +119,25 @@ def map_tables(mask: Mask, tiles: Grid, grid: tuple[int, int], with_bits: bool, 
     return tables
 
 
+def dense_tables(bits: torch.Tensor, block_m: int, block_n: int, kv_len: int):
+    """Tables as of `map_tables` whose rows visit every tile of `kv_len` keys, each a partial one.
+
+    bits: the whole mask, as of `mask_bits`. Nothing is read back from the device.
+    """
+    *grid, q_len, _ = bits.shape
+    rows, cols, count = -(-q_len // block_m), -(-kv_len // block_n), grid[0] * grid[1]
+    if block_n < BITS:
+        shifts = torch.arange(0, BITS, block_n, dtype=torch.int64, device=bits.device)
+        bits = (bits[..., None] >> shifts & (1 << block_n) - 1).flatten(-2)
+    words = -(-block_n // BITS)
+    bits = torch.nn.functional.pad(bits, (0, cols * words - bits.shape[-1], 0, rows * block_m - q_len))
+    tiles = bits.reshape(count, rows, block_m, cols, words).permute(0, 1, 3, 4, 2).reshape(-1, words, block_m)
+    row = torch.arange(count * rows, dtype=torch.int32, device=bits.device)
+    runs = torch.stack([torch.zeros_like(row), torch.full_like(row, cols), torch.ones_like(row), row * cols], 1)
+    start = row.reshape(*grid, rows)
+    return torch.cat([start, start[..., -1:] + 1], -1), runs, tiles.contiguous()
+
+
 POSITIONS = 1024
 """Query positions of one table for single queries: it is built in 2 to 3 ms, once in so many tokens."""
 

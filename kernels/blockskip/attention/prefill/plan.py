@@ -89,18 +89,26 @@ def plan_kernel(
     use_tma: whether its keys and values are read by the copy engine, if that is the plain kernel.
     """
     skip = _choose_skip(call)
-    fits = (config.block_m < WARP_SPECIALIZED_ROWS) == (call.q.shape[3] > ONE_GROUP_HEAD_DIM)
-    if not fits or not _specializes_warps(call, skip, capability):
+    by_columns = config.block_m < WARP_SPECIALIZED_ROWS  # if warp-specialized
+    fits = by_columns == (call.q.shape[3] > ONE_GROUP_HEAD_DIM)
+    # the plain kernel sums the scores of such tiles in another order: what was asked for has the same bits in all modes
+    every_skip = by_columns and call.config is not None
+    if not fits or not _specializes_warps(call, skip, capability, every_skip):
         config = config.plain
     packed = not config.warp_specialized and _packs(call, config)
     return _plan(call, "triton", skip, config, packed, origin, use_tma)
 
 
-def _specializes_warps(call: AttentionCall, skip: str, capability: tuple[int, int] | None) -> bool:
-    """Whether the warp-specialized kernel does such a call; if not, the plain one does, with the same bits."""
+def _specializes_warps(
+    call: AttentionCall, skip: str, capability: tuple[int, int] | None, every_skip: bool = False
+) -> bool:
+    """Whether the warp-specialized kernel does such a call; if not, the plain one does.
+
+    Up to `ONE_GROUP_HEAD_DIM` that has the same bits. every_skip: whether it does modes that read the whole mask, too.
+    """
     if capability is None or not can_specialize_warps(capability, call.q.shape[3], call.tile_dtype):
         return False
-    skips = skip in ("bounds", "map") and not call.record
+    skips = (every_skip or skip in ("bounds", "map")) and not call.record
     positive = sign_and_scale(call.scale)[0] == 1
     return skips and positive and call.q_len >= WARP_SPECIALIZED_ROWS and can_use_tma(call)
 
