@@ -134,27 +134,29 @@ _PREFILL_SHORT = [
 class _Special:
     """Calls that take the warp-specialized kernel in these tiles; the sizes are the least and the most.
 
-    windows: how many keys a query sees; a mask without a window counts as FAR. queries: the fewest of a sequence.
+    windows: how many keys a query sees; a mask without a window counts as FAR. queries: of a sequence, as a power of
+    two that is not above their number.
     """
 
     head_dims: tuple[int, int]
     windows: tuple[int, int]
     config: TileConfig
-    queries: int = WARP_SPECIALIZED_ROWS
+    queries: tuple[int, int] = (WARP_SPECIALIZED_ROWS, 1 << 30)
     lengths: tuple[str, ...] = ("medium", "long")
     kinds: tuple[str, ...] = ("causal", "window", "other")
 
 
 FAR = 1 << 30
+LENGTHS = ("short", "medium", "long")
 # Measured with the present kernel (data/TUNING.md, "Heads of any size, and batches of short prompts"), so they come
 # before what was tuned on another GPU, or for another head size.
 _PREFILL_SPECIAL = [
-    _Special((64, 64), (FAR, FAR), TileConfig(192, 128, 16, 4), queries=8192, kinds=("causal",)),
-    _Special((64, 64), (512, FAR), TileConfig(128, 128, 12, 2), queries=2048),
+    _Special((64, 64), (FAR, FAR), TileConfig(192, 128, 16, 4), queries=(8192, FAR), kinds=("causal",)),
+    _Special((64, 64), (512, FAR), TileConfig(128, 128, 12, 2), queries=(2048, FAR)),
     _Special((65, 96), (512, FAR), TileConfig(128, 128, 12, 3)),
     _Special((64, 64), (1, 256), TileConfig(128, 64, 12, 4), lengths=("long",)),
     _Special((128, 128), (1, 256), TileConfig(128, 64, 12, 4), lengths=("long",)),
-    _Special((512, 512), (1, FAR), TileConfig(64, 32, 12, 2)),
+    _Special((512, 512), (1, FAR), TileConfig(64, 32, 12, 2), queries=(256, 4096), lengths=LENGTHS),
 ]
 
 
@@ -174,7 +176,7 @@ def special_config(
     if not can_specialize_warps(capability, head_dim, dtype):
         return None
     for one in _PREFILL_SPECIAL:
-        sizes = (one.head_dims, head_dim), (one.windows, window or FAR), ((one.queries, FAR), q_len)
+        sizes = (one.head_dims, head_dim), (one.windows, window or FAR), (one.queries, q_len)
         if all(least <= size <= most for (least, most), size in sizes) and length in one.lengths and kind in one.kinds:
             return one.config
     return None
@@ -235,7 +237,6 @@ def power_of_two(n: int) -> int:
     return 1 << (n - 1).bit_length()
 
 
-LENGTHS = ("short", "medium", "long")
 SHORT, MEDIUM = 64, 256
 """The most query rows a multiprocessor: short, half a tile of 128 rows; medium, two such tiles."""
 

@@ -21,23 +21,21 @@ class Buffers(NamedTuple):
     """Tiles in shared memory, for each piece of the head; q: a warp group's queries, then its results.
 
     With AHEAD there are two for each group: while an item is attended, the queries of the next one come into the other.
-    scores: see `halves_of_scores`.
     """
 
     q: Any
     k: Any
     v: Any
-    scores: Any
 
 
 class Barriers(NamedTuple):
-    """full: a tile has come; empty: it has been read. scores: both groups' halves are there, or () without halves."""
+    """full: a tile has come; empty: it has been read. queries: (full, empty) of those that two groups share, or ()."""
 
     k_full: Any
     k_empty: Any
     v_full: Any
     v_empty: Any
-    scores: Any
+    queries: Any
 
 
 @gluon.jit
@@ -68,33 +66,31 @@ def all_barriers(CONSTANTS: gl.constexpr):
     STAGES: gl.constexpr = CONSTANTS.STAGES
     of_keys = (barriers(STAGES, 1), barriers(STAGES, CONSTANTS.GROUPS))
     of_values = (barriers(STAGES, 1), barriers(STAGES, CONSTANTS.GROUPS))
-    of_scores = ()
+    of_queries = ()
     if CONSTANTS.BY_COLUMNS:
-        of_scores = barriers(2, CONSTANTS.GROUPS)
-    return Barriers(of_keys[0], of_keys[1], of_values[0], of_values[1], of_scores)
+        of_queries = (barriers(1, CONSTANTS.GROUPS), barriers(1, CONSTANTS.GROUPS))
+    return Barriers(of_keys[0], of_keys[1], of_values[0], of_values[1], of_queries)
 
 
 @gluon.jit
-def halves_of_scores(CONSTANTS: gl.constexpr):
-    """Shared memory, twice [2, ROWS, BLOCK_N], for two groups' halves of a tile's scores; () where there are none."""
-    halves = ()
-    if CONSTANTS.BY_COLUMNS:
-        # without conflicts where a thread has two adjoining scores
-        layout: gl.constexpr = gl.SwizzledSharedLayout(2, 1, 8, [1, 0])
-        shape: gl.constexpr = [2, ROWS, CONSTANTS.BLOCK_N]
-        halves = (
-            gl.allocate_shared_memory(gl.float32, shape, layout),
-            gl.allocate_shared_memory(gl.float32, shape, layout),
-        )
-    return halves
+def share_queries(round_, bars):
+    """Once a group has put its piece of the queries of a round where both read them: until the other has, too."""
+    mbarrier.arrive(bars.queries[0].index(0))
+    mbarrier.wait(bars.queries[0].index(0), round_ & 1)
 
 
 @gluon.jit
-def own_buffers(GROUP: gl.constexpr, buffers, CONSTANTS: gl.constexpr):
-    """The buffers as a group sees them: with its pieces alone, and its halves of scores before the other group's."""
+def leave_queries(round_, bars):
+    """Once a group has multiplied all its scores of a round: until the other has, too."""
+    mbarrier.arrive(bars.queries[1].index(0))
+    mbarrier.wait(bars.queries[1].index(0), round_ & 1)
+
+
+@gluon.jit
+def own_values(GROUP: gl.constexpr, buffers, CONSTANTS: gl.constexpr):
+    """The buffers with those values alone that a group multiplies: all, or its piece of them."""
     if CONSTANTS.BY_COLUMNS:
-        k, v, scores = buffers.k, buffers.v, buffers.scores
-        buffers = Buffers(buffers.q, (k[GROUP],), (v[GROUP],), (scores[GROUP], scores[1 - GROUP]))
+        buffers = Buffers(buffers.q, buffers.k, (buffers.v[GROUP],))
     return buffers
 
 

@@ -2,8 +2,8 @@
 
 A head whose size is no power of two is two pieces, such as 64 and 16 of 80: products run over each, so that none is
 padded. Tensors of a head are tuples, a tensor a piece. Where two warp groups have the same rows (BY_COLUMNS), because
-one's registers do not hold their results, a head is two equal pieces, one for each group: its half of the scores, which
-are sums of both, and its half of the results.
+one's registers do not hold their results, a head is two equal pieces: both groups compute all scores, and each the
+results of one piece.
 """
 
 # pyright: reportArgumentType=false, reportAssignmentType=false, reportOperatorIssue=false, reportIndexIssue=false

@@ -13,7 +13,6 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import mbarrier, warpgroup_mma_wait
 
-from ...launching.gluon_names import thread_barrier
 from ...launching.primitives import first_bits, wide
 from ..softmax import online_softmax, tangent
 from .buffers import ROWS
@@ -130,24 +129,6 @@ def bits_of(mask, CONSTANTS: gl.constexpr):
 
 
 @gluon.jit
-def whole_scores(score, count, buffers, bars, CONSTANTS: gl.constexpr):
-    """The scores of a tile; where each of two groups has half of the head's sums, both. count: tiles so far.
-
-    There are two buffers in turns: who writes to one has seen the other group's half of the tile before, which that
-    group gave after it had read what was here.
-    """
-    if len(buffers.scores) == 2:
-        turn = count % 2
-        buffers.scores[0].index(turn).store(score)
-        thread_barrier()  # one thread says what all have written
-        mbarrier.arrive(bars.scores.index(turn))
-        mbarrier.wait(bars.scores.index(turn), count // 2 & 1)
-        scores: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, CONSTANTS.BLOCK_N, 16])
-        score = score + buffers.scores[1].index(turn).load(scores)
-    return score
-
-
-@gluon.jit
 def further_tiles(
     q_tiles, sums, operand, count, tiles, row, n, buffers, bars, visible, scoring, CONSTANTS: gl.constexpr
 ):  # fmt: skip
@@ -178,7 +159,6 @@ def further_tiles(
             summed = begin_sums(operand, buffers, v_stage, acc, CONSTANTS)
             score = warpgroup_mma_wait(len(acc), deps=(score,))
             mbarrier.arrive(bars.k_empty.index(stage))
-            score = whole_scores(score, count, buffers, bars, CONSTANTS)
             if scoring.angle is not None:
                 score = tangent(score * scoring.angle)
             score = masked(score, tile, edges, row, n, tiles, visible, CONSTANTS)

@@ -18,10 +18,10 @@ from ....launching.gluon_names import thread_barrier
 from ....launching.primitives import base
 from ....launching.scopes import enter_scope, exit_scope
 from ...band import band_limits, first_slot, keys_of
-from ...hopper.buffers import ROWS, Buffers, all_barriers, buffers_at, halves_of_scores, own_buffers, tiles_of_pieces
+from ...hopper.buffers import ROWS, Buffers, all_barriers, buffers_at, own_values, share_queries, tiles_of_pieces
 from ...hopper.copies import copy_tiles, descriptors_of, strides_of_values
 from ...hopper.products import begin_scores, begin_sums, end_sums, zeros_of
-from ...hopper.tiles import Tiles, Visible, further_tiles, masked, whole_scores
+from ...hopper.tiles import Tiles, Visible, further_tiles, masked
 from ...softmax import after_sink, online_softmax, tangent
 from ..kernel import rows_of, share
 
@@ -96,15 +96,19 @@ def load_queries(q, place, first_row, FIRST: gl.constexpr, WIDTH: gl.constexpr, 
 
 
 @gluon.jit
-def fill_queries(PART: gl.constexpr, q, q_tiles, place, first_row, CONSTANTS: gl.constexpr):
-    """Brings the rows' queries, or a group's piece of them, to where its products read them."""
+def fill_queries(PART: gl.constexpr, q, q_tiles, bars, place, first_row, CONSTANTS: gl.constexpr):
+    """Brings the rows' queries to where products read them; of the same rows each group brings one piece."""
     PIECE: gl.constexpr = CONSTANTS.PIECE
-    FIRST: gl.constexpr = PART * PIECE if CONSTANTS.BY_COLUMNS else 0
-    q_tiles[0].store(load_queries(q, place, first_row, FIRST, PIECE, CONSTANTS))
-    if len(q_tiles) == 2:
-        q_tiles[1].store(load_queries(q, place, first_row, PIECE, CONSTANTS.REST, CONSTANTS))
+    if CONSTANTS.BY_COLUMNS:
+        q_tiles[PART].store(load_queries(q, place, first_row, PART * PIECE, PIECE, CONSTANTS))
+    else:
+        q_tiles[0].store(load_queries(q, place, first_row, 0, PIECE, CONSTANTS))
+        if len(q_tiles) == 2:
+            q_tiles[1].store(load_queries(q, place, first_row, PIECE, CONSTANTS.REST, CONSTANTS))
     fence_async_shared()
     thread_barrier()  # each warp's product reads what all have written
+    if CONSTANTS.BY_COLUMNS:
+        share_queries(0, bars)
 
 
 @gluon.jit
@@ -166,16 +170,15 @@ def attend(PART: gl.constexpr, q, parts, buffers, bars, visible, scoring, CONSTA
     enter_scope("share")
     place = place_of(q, CONSTANTS)
     first_row = place[2]
+    q_tiles = buffers_at(buffers.q, 0)
     acc = zeros_of(CONSTANTS)
-    if CONSTANTS.BY_COLUMNS:
-        q_tiles = (buffers.q[PART].index(0),)
-    else:
+    buffers = own_values(PART, buffers, CONSTANTS)
+    if not CONSTANTS.BY_COLUMNS:
         first_row += PART * ROWS
         q_tiles = buffers_at(buffers.q, PART)
-    buffers = own_buffers(PART, buffers, CONSTANTS)
     gdc_wait()
     tiles = tiles_of(place, q, visible, CONSTANTS)
-    fill_queries(PART, q, q_tiles, place, first_row, CONSTANTS)
+    fill_queries(PART, q, q_tiles, bars, place, first_row, CONSTANTS)
     r = first_row + gl.arange(0, ROWS, gl.SliceLayout(1, scores))
     row = r // CONSTANTS.GROUP
     n = gl.arange(0, BLOCK_N, gl.SliceLayout(0, scores))
@@ -187,7 +190,6 @@ def attend(PART: gl.constexpr, q, parts, buffers, bars, visible, scoring, CONSTA
         score = begin_scores(q_tiles, buffers, 0, gl.zeros([ROWS, BLOCK_N], gl.float32, scores))
         score = warpgroup_mma_wait(0, deps=(score,))
         mbarrier.arrive(bars.k_empty.index(0))
-        score = whole_scores(score, begin * 0, buffers, bars, CONSTANTS)
         if scoring.angle is not None:
             score = tangent(score * scoring.angle)
         score = masked(score, begin, edges, row, n, tiles, visible, CONSTANTS)
@@ -244,7 +246,7 @@ def decode(q, k, v, parts, lengths, band, scoring, CONSTANTS: gl.constexpr):
     q_buffers = tiles_of_pieces(dtype, CONSTANTS.BLOCK_M // ROWS, ROWS, CONSTANTS)
     k_buffers = tiles_of_pieces(dtype, STAGES, BLOCK_N, CONSTANTS)
     v_buffers = tiles_of_pieces(dtype, STAGES, BLOCK_N, CONSTANTS)
-    buffers = Buffers(q_buffers, k_buffers, v_buffers, halves_of_scores(CONSTANTS))
+    buffers = Buffers(q_buffers, k_buffers, v_buffers)
     bars = all_barriers(CONSTANTS)
     visible = Visible(None, lengths, band)
     gl.warp_specialize(

@@ -20,9 +20,9 @@ from triton.language.extra.cuda import gdc_wait
 from ....launching.gluon_names import thread_barrier
 from ....launching.primitives import base, wide
 from ....launching.scopes import enter_scope, exit_scope
-from ...hopper.buffers import ROWS, buffers_at, fill, own_buffers
+from ...hopper.buffers import ROWS, buffers_at, fill, leave_queries, own_values, share_queries
 from ...hopper.products import begin_scores, begin_sums, end_sums, rounded, shares, zeros_of
-from ...hopper.tiles import further_tiles, masked, release, run_of, runs_of, whole_scores
+from ...hopper.tiles import further_tiles, masked, release, run_of, runs_of
 from ...softmax import after_sink, online_softmax, tangent
 from .items import first_row_of, item_of, own_limits, queries_in, rounds, tiles_of
 from .rows import await_store, begin_queries, queries_of, store_rows
@@ -50,22 +50,27 @@ def store_lse(lse, value, item, row, q):
 @gluon.jit
 def queries_at(GROUP: gl.constexpr, round_, buffers, CONSTANTS: gl.constexpr):
     """Where a group's queries of a round come, and then its results."""
+    at = GROUP
     if CONSTANTS.BY_COLUMNS:
-        return (buffers.q[GROUP].index(0),)
-    else:  # noqa: RET505 - the other way must not be compiled
-        at = GROUP
-        if CONSTANTS.AHEAD:
-            at = GROUP + round_ % 2 * (CONSTANTS.BLOCK_M // ROWS)
-        return buffers_at(buffers.q, at)
+        at = 0
+    if CONSTANTS.AHEAD:
+        at = GROUP + round_ % 2 * (CONSTANTS.BLOCK_M // ROWS)
+    return buffers_at(buffers.q, at)
 
 
 @gluon.jit
-def await_queries(q_tiles, queries, CONSTANTS: gl.constexpr):
+def await_queries(GROUP: gl.constexpr, round_, q_tiles, queries, bars, CONSTANTS: gl.constexpr):
     """Until they lie where products read them: they were copied there, or are put there."""
     if CONSTANTS.AHEAD:
         async_copy.wait_group(0)
         fence_async_shared()
         thread_barrier()  # each warp's product reads what all have copied
+    elif CONSTANTS.BY_COLUMNS:
+        await_store(CONSTANTS)
+        fill((q_tiles[GROUP],), queries)
+        fence_async_shared()
+        thread_barrier()  # the other group's product reads what all have written
+        share_queries(round_, bars)
     else:
         await_store(CONSTANTS)
         fill(q_tiles, queries)
@@ -108,8 +113,8 @@ def attend_rows(
         count = release(count, skipped, bars, CONSTANTS)
     dtype: gl.constexpr = q.ptr.dtype.element_ty
     q_tiles = queries_at(GROUP, rounds_[0], buffers, CONSTANTS)
-    buffers = own_buffers(GROUP, buffers, CONSTANTS)
-    await_queries(q_tiles, queries, CONSTANTS)
+    await_queries(GROUP, rounds_[0], q_tiles, queries, bars, CONSTANTS)
+    buffers = own_values(GROUP, buffers, CONSTANTS)
 
     acc = zeros_of(CONSTANTS)
     row_max, row_sum = first_sums(scoring, item[1], gl.SliceLayout(1, scores))
@@ -129,7 +134,6 @@ def attend_rows(
         following = place_after(rounds_, GROUP, q, buffers, visible, interleave, CONSTANTS)
         score = warpgroup_mma_wait(0, deps=(score,))
         mbarrier.arrive(bars.k_empty.index(stage))
-        score = whole_scores(score, count, buffers, bars, CONSTANTS)
         if scoring.angle is not None:
             score = tangent(score * scoring.angle)
         score = masked(score, edges[0], edges, row, n, tiles, visible, CONSTANTS)
@@ -151,6 +155,9 @@ def attend_rows(
         count = release(count, behind, bars, CONSTANTS)
 
     share, logarithm = shares((acc, row_max, row_sum), CONSTANTS)
+    if CONSTANTS.BY_COLUMNS:
+        leave_queries(rounds_[0], bars)
+        q_tiles = (q_tiles[GROUP],)
     fill(q_tiles, rounded(share, dtype))
     store_rows(out, q_tiles, item, GROUP, CONSTANTS)
     if not CONSTANTS.AHEAD:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 
-from ...hopper.buffers import ROWS, Buffers, all_barriers, halves_of_scores, tiles_of_pieces
+from ...hopper.buffers import ROWS, Buffers, all_barriers, tiles_of_pieces
 from ...hopper.tiles import Visible
 from .attend import attend
 from .copy import copy
@@ -34,7 +34,7 @@ def prefill(
     q_buffers = tiles_of_pieces(dtype, BLOCKS * (2 if CONSTANTS.AHEAD else 1), ROWS, CONSTANTS)
     k_buffers = tiles_of_pieces(dtype, STAGES, BLOCK_N, CONSTANTS)
     v_buffers = tiles_of_pieces(dtype, STAGES, BLOCK_N, CONSTANTS)
-    buffers = Buffers(q_buffers, k_buffers, v_buffers, halves_of_scores(CONSTANTS))
+    buffers = Buffers(q_buffers, k_buffers, v_buffers)
     bars = all_barriers(CONSTANTS)
     visible = Visible(mask, lengths, band)
     # warps, and registers a thread, of the other groups and of the copying warp; the first group has what is left
