@@ -3,7 +3,7 @@ PYTHON ?= python3
 FUZZ_SECONDS ?= 3600
 TEST_PROCESSES ?= 4
 # Of one core, for all tests, without a GPU and with nothing in Triton's cache:
-TEST_MINUTES := 20
+TEST_MINUTES := 17
 GPU ?= $(shell command -v nvidia-smi)
 BIN := .venv/bin
 READY := .venv/.ready

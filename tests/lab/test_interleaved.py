@@ -23,13 +23,12 @@ from skiplab.sweep.schedule import Dispatch, measured
 from skiplab.sweep.workers import MeasureSettings, WorkerLost
 from skiplab.workload import Workload
 
-pytestmark = pytest.mark.usefixtures("warm_children")
 running = importlib.import_module("skiplab.sweep.running")
 SMALL = Workload(96, mask=bs.sliding_window(32), q_heads=2, kv_heads=1, head_dim=32)
 HIGH = Machine("CPU", "cpu", bandwidth_gbps=1e6, tflops=1e6, source="measured")
 SHAPE = {"q_heads": 2, "kv_heads": 1, "head_dim": 16, "budget_s": 0.05, "interleave": True}
 QUICK = TimeLimits(0.05)
-pytestmark = pytest.mark.usefixtures("own_registry")
+pytestmark = pytest.mark.usefixtures("own_registry", "warm_children")
 
 
 @pytest.fixture(autouse=True)

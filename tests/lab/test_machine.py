@@ -1,5 +1,6 @@
 import functools
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -60,6 +61,21 @@ def test_a_roof_that_two_kinds_of_numbers_share_is_measured_once(monkeypatch):
     assert roofs[0].bandwidth_gbps == roofs[1].bandwidth_gbps == copy_probe("cpu").amount / 2.0 / 1e9
     assert roofs[0].tflops == roofs[1].tflops == product_probe("cpu", "float32").amount / 1.0 / 1e12
     assert next(seconds, None) is None
+
+
+@pytest.mark.parametrize(("device", "calls"), [("cpu", 4 + machine_module.SETTLED), ("cuda", 4 + 20)])
+def test_on_a_cpu_calls_end_when_they_settle_and_on_a_gpu_with_the_time(monkeypatch, device, calls):
+    """A warm-up, two calls of 4 s, one of 2 s, and from then on calls of 2 s, which are no faster."""
+    clock, made = [0.0], []
+    monkeypatch.setattr(machine_module, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+
+    def call():
+        made.append(None)
+        clock[0] += 4.0 if len(made) <= 3 else 2.0
+
+    assert machine_module._best_seconds(call, device, budget_s=50.0) == 2.0
+    assert len(made) == calls
 
 
 def test_name_says_how_many_threads():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import linecache
 import math
-import os
 import sys
 import types
 
@@ -25,12 +24,13 @@ MASK = "sliding_window(40) | (sink(8) & causal())"
 
 
 @pytest.fixture(scope="module")
-def made():
-    before = os.environ.pop("TRITON_INTERPRET", None)
-    assert "TRITON_INTERPRET" not in os.environ  # this process does not interpret, and need not
-    yield replay(MASK, 100, block_m=32, block_n=16)
-    if before is not None:
-        os.environ["TRITON_INTERPRET"] = before
+def made(warm):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("TRITON_INTERPRET", raising=False)  # this process does not interpret, and need not
+        for name, value in warm.items():
+            patch.setenv(name, value)
+        patch.setattr(sys, "executable", warm.get("SKIPLAB_TESTS_PYTHON", sys.executable))
+        yield replay(MASK, 100, block_m=32, block_n=16)
 
 
 def test_every_tile_of_the_map_is_visited_once_and_masked_where_it_is_partial(made):

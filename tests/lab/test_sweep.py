@@ -186,6 +186,7 @@ def test_the_same_sweep_has_the_same_file():
     assert default_path(TINY, "x") != default_path(Sweep(), "x")
 
 
+@pytest.mark.usefixtures("warm_children")
 def test_the_function_of_the_package(tmp_path):
     assert callable(skiplab.sweep)
     run = skiplab.sweep(

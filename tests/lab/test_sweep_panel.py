@@ -335,6 +335,7 @@ def test_the_panel_begins_where_it_is_told_to(tmp_path, asked):
         assert shown.wait(30) and asked.pop() == found
 
 
+@pytest.mark.usefixtures("warm_children")
 def test_several_devices_show_what_each_does(tmp_path):
     shown = SweepPanel(devices=("cpu", "cpu"), budget_s=0.05, directory=tmp_path, **QUICK["attention"])
     shown.start()

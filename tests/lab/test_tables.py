@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from skiplab import rated as rated_module
 from skiplab.machine.roofs import Rate, Roofs
-from skiplab.rated import rated
+from skiplab.rated import rated, rows_of
 from skiplab.results import marks
 from skiplab.results.asked import TargetsTable
 from skiplab.results.marks import APART, REFUSED, close
@@ -24,7 +24,7 @@ from skiplab.results.tables import (
     number,
     styled,
 )
-from skiplab.store import Run, RunWriter
+from skiplab.store import Run, RunWriter, read_runs
 
 ROOF = {"bandwidth_gbps": 1000.0, "tflops": 100.0}
 OURS, PEER = {"contender": "blockskip"}, {"contender": "flex"}
@@ -65,6 +65,13 @@ def test_lines_are_items_and_columns_the_axis(tmp_path):
     cells = grid(entries("t", TIMES, rated([one])), TIMES)
     assert list(cells.columns) == ["prompt length", "512", "1,024"]
     assert cells.to_numpy().tolist() == [["ours", "0.0500", "0.100"], ["peer", "0.0750", ""], ["ratio", "1.50×", ""]]
+
+
+def test_rows_as_dicts_are_those_of_pandas():
+    """Numbers of Python's own types too, of a frame that has every column and kind of value."""
+    table = rated(read_runs())
+    found, wanted = rows_of(table), table.to_dict("records")
+    assert repr(found) == repr(wanted) and rows_of(table.iloc[:0]) == []
 
 
 def test_shares_are_of_the_runs_own_roofs(tmp_path):

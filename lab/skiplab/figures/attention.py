@@ -12,8 +12,9 @@ import pandas as pd
 from skiplab.figures import series, theme
 from skiplab.figures.charts import BarChart, Bars, HeatChart, Hover, Line, LineChart
 from skiplab.figures.frames import ORIGIN, speedups
-from skiplab.figures.series import RowDict, doubts, note, rows_of, sources, time_text
+from skiplab.figures.series import doubts, note, sources, time_text
 from skiplab.floors import FLOORS
+from skiplab.rated import RowDict, rows_of
 from skiplab.text import mask_words
 
 OPTIONAL = ("kv_dtype", "sinks")

@@ -13,7 +13,7 @@ from skiplab.figures import theme
 from skiplab.figures.charts import Hover, Line
 from skiplab.figures.frames import ORIGIN
 from skiplab.figures.vision import alike
-from skiplab.rated import RowDict
+from skiplab.rated import RowDict, rows_of
 from skiplab.text import percent
 
 MARKERS = (
@@ -25,11 +25,6 @@ FILLS = ("", "-open", "-dot", "-open-dot")
 """Of contenders whose colours are alike, where the marker's shape is the setting's."""
 ORIGIN_DASHES = (0, 3, 4)
 """Dashes of the devices on which something was measured; published and predicted lines have `theme.SOURCE_DASH`."""
-
-
-def rows_of(table: Any) -> list[RowDict]:
-    """The frame's rows as dicts."""
-    return table.to_dict("records")
 
 
 @dataclass(frozen=True)

@@ -262,9 +262,9 @@ def product_dtypes(device: str, dtype: str) -> tuple[str, ...]:
 
 
 def measured_machine(device: str | None = None, dtype: str = "bfloat16") -> Machine:
-    """This device with its roofs, measured now (about 3 s): the better of a large copy and a large read, and a product.
+    """This device with its roofs, measured now: the better of a large copy and a large read, and a product.
 
-    `skiplab roofs` measures the same with samples, and keeps them in a file.
+    It takes about a second on a CPU. `skiplab roofs` measures the same with samples, and keeps them in a file.
     """
     return _measured(device or default_device(), dtype, _rate)
 
@@ -288,6 +288,10 @@ def machine_here(device: str, bandwidth_gbps: float, tflops: float, dtype: str) 
     )  # fmt: skip
 
 
+SETTLED = 8
+"""Calls that are no faster than the fastest, after which none is looked for."""
+
+
 def _rate(make: Callable[..., Probe], device: str, *dtype: str) -> float:
     probe = make(device, *dtype)
     return probe.amount / _best_seconds(lambda: probe.call(*probe.args), device)
@@ -297,14 +301,20 @@ _kept_rate = lru_cache(maxsize=32)(_rate)
 
 
 def _best_seconds(fn: Callable[[], object], device: str, budget_s: float = 0.4) -> float:
-    """The fastest of the calls that fit the budget, after a warm-up: a roof is the best rate seen."""
-    synchronize = torch.cuda.synchronize if torch.device(device).type == "cuda" else (lambda: None)
+    """The fastest of the calls that fit the budget, after a warm-up: a roof is the best rate seen.
+
+    On a CPU, whose clock rises at once, calls end early: when `SETTLED` in a row were no faster by a hundredth.
+    """
+    on_gpu = torch.device(device).type == "cuda"
+    synchronize = torch.cuda.synchronize if on_gpu else (lambda: None)
     fn()
     synchronize()
-    best, end = float("inf"), time.perf_counter() + budget_s
-    while time.perf_counter() < end:
+    best, slower, end = float("inf"), 0, time.perf_counter() + budget_s
+    while time.perf_counter() < end and (on_gpu or slower < SETTLED):
         start = time.perf_counter()
         fn()
         synchronize()
-        best = min(best, time.perf_counter() - start)
+        took = time.perf_counter() - start
+        slower = 0 if took < 0.99 * best else slower + 1
+        best = min(best, took)
     return best

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 import numpy as np
 import pandas as pd
 
-from skiplab.rated import RowDict, rated
+from skiplab.rated import RowDict, rated, rows_of
 from skiplab.results.marks import APART, REFUSED, above, close, marks_of, notes_of, shown, spread_of, usual
 from skiplab.store import Run, query
 from skiplab.templates import render
@@ -174,7 +174,7 @@ def entries(name: str, table: Table, everything: pd.DataFrame) -> pd.DataFrame:
     if len(twice):
         where = twice.iloc[0][["head", *table.axes]].to_dict()
         raise ValueError(f"{name}: several rows claim the cell {where}; its query must tell them apart")
-    records = cells.to_dict("records")
+    records = rows_of(cells)
     missed = [table.items[row["order"]].is_missed(row) for row in records]
     common = usual([row["marks"] for row in records if row["number"] == row["number"]])
     texts = [_text(row, table.items[row["order"]].value, common) for row in records]
@@ -274,7 +274,7 @@ def _refused(cells: pd.DataFrame) -> str:
     """Who does not support which points, and why; empty without any."""
     found: dict[str, dict[str, str]] = {}
     refused: Any = cells[cells["text"] == REFUSED]
-    for row in refused.to_dict("records"):
+    for row in rows_of(refused):
         found.setdefault(row["error_text"], {})[row["head"]] = f"*{row['head']}*"
     reasons = "; ".join(f"{listed(list(heads.values()))}: {reason}" for reason, heads in found.items())
     return f"{REFUSED} not supported. {reasons}" if reasons else ""

@@ -11,9 +11,8 @@ from typing import Any
 import pandas as pd
 
 from skiplab.contenders.ladder import LADDER
-from skiplab.figures.series import rows_of
 from skiplab.paths import data_path, runs_directory
-from skiplab.rated import RowDict
+from skiplab.rated import RowDict, rows_of
 from skiplab.store import Run, RunFileError, frame, operation_in, published, read_run, recorded_llama_bench
 from skiplab.throughput import CallTime
 from skiplab.workload import ModelWorkload
