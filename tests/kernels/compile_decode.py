@@ -71,7 +71,8 @@ def decode_anatomies(
         launch = decode_launch.prepare_reduce_ragged(plan, launch, overlap)
         yield "reduce", compiled(capability, decode_launch.reduce_ragged, launch, **options)
         return
-    yield "fused" if plan.fused else "decode", compiled(capability, kernel, launch, **options)
+    name = "warp-specialized" if plan.config.warp_specialized else "fused" if plan.fused else "decode"
+    yield name, compiled(capability, kernel, launch, **options)
     if (head_dim, rows, dtype) in MERGES:
         launch = decode_launch.prepare_reduce(out, lse, parts, overlap)
         options = decode_launch.REDUCE_OPTIONS | ({"launch_pdl": True} if overlap else {})
@@ -88,6 +89,7 @@ def row_of(case, one):
         "wgmma": one.instructions["HGMMA"],
         "wgmma_waits": one.instructions["WARPGROUP"],
         "copies": one.instructions["LDGSTS"],
+        "bulk_copies": one.instructions["UTMALDG"],
         "byte_loads": len(re.findall(r"\bLDS\.U8\b", one.sass)),
         "slow_conversions": one.instructions["F2F"],
         "wide_copies": len(re.findall(r"LDGSTS\S*\.128\b", one.sass)),

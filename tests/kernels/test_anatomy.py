@@ -52,6 +52,12 @@ SPILLS = {
     ("9.0", 256, "map", "bfloat16", "warp-specialized, lse"): 48,
     ("9.0", 256, "map", "bfloat16", "warp-specialized mask bits, lse"): 24,
     # with a sink a head and a soft cap
+    ("9.0", 512, "bounds", "bfloat16", "warp-specialized"): 88,
+    ("9.0", 512, "map", "bfloat16", "warp-specialized"): 104,
+    ("9.0", 512, "map", "bfloat16", "warp-specialized mask bits"): 96,
+    ("9.0", 512, "map", "bfloat16", "warp-specialized, lse"): 104,
+    ("9.0", 512, "map", "bfloat16", "warp-specialized mask bits, lse"): 88,
+    ("9.0", 512, "bounds", "bfloat16", "warp-specialized, capped"): 88,
     ("9.0", 128, "bounds", "bfloat16", "warp-specialized, capped"): 24,
     ("9.0", 256, "bounds", "bfloat16", "warp-specialized, capped"): 40,
     # packed sequences
