@@ -14,7 +14,7 @@ PACKAGES = {"kernels/blockskip": "blockskip", "lab/skiplab": "skiplab"}
 SOURCES = sorted(path for root in PACKAGES for path in (ROOT / root).rglob("*.py"))
 OF_EACH_OPERATION = {"Axes", "TuningClass"}
 """Classes that each operation has one of, in the file of its name."""
-OF_EACH_HOPPER_KERNEL = {"Buffers", "Barriers"}
+OF_EACH_HOPPER_KERNEL = {"Buffers", "Barriers", "HopperConstants"}
 ABOUT_ONE_OPERATION = {
     "bench/", "claims/", "contenders/flash.py", "contenders/huggingface.py", "contenders/humming.py",
     "contenders/ladder.py", "contenders/varlen.py", "figures/ladder.py", "floors.py", "ladder.py", "results/ladder.py",

@@ -22,8 +22,7 @@ FEW_QUERIES = 8
 MOST_FILLED = 0.5
 """The largest share of the multiprocessors that prefill's programs may fill where decode takes more queries.
 
-On an H200 decode is then 1 to 9 times as fast, from 2,048 keys on (data/TUNING.md, "9 to 128 queries"). What has 64
-rows of a KV head or more was timed before all its tiles were masked (`decode.plan.uses_wgmma`).
+On an H200 decode is then 1.2 to 9 times as fast, from 2,048 keys on (data/TUNING.md, "9 to 128 queries").
 """
 MANY_KEYS = 512
 """The fewest live keys where decode takes more queries: supposed, not measured below 2,048."""

@@ -6,9 +6,10 @@ from dataclasses import astuple, fields, replace
 from typing import Any
 
 import torch
-from blockskip.attention.decode.plan import decode_config
+from blockskip.attention.call import DecodeCall
+from blockskip.attention.decode.plan import plan_decode_kernel
 from blockskip.config import TileConfig
-from blockskip.gpu import HOPPER
+from blockskip.gpu import HOPPER, MULTIPROCESSORS_ASSUMED
 
 from skiplab.anatomy.compiled import Anatomy
 from skiplab.anatomy.launches import prepared_anatomy
@@ -31,8 +32,9 @@ def sizes(contender: str) -> tuple[str, ...]:
 
 def default(arch: Any, workload: DecodeWorkload, contender: str) -> tuple[int, ...]:
     """The config that a call takes where nothing was tuned."""
-    rows = workload.q_len * workload.group
-    return astuple(decode_config(capability_of(arch), workload.head_dim, workload.torch_dtype, rows))
+    config = plan_decode_kernel(_call(workload, "meta"), capability_of(arch), MULTIPROCESSORS_ASSUMED).config
+    assert config is not None
+    return astuple(config)
 
 
 def anatomy(arch: Any, workload: DecodeWorkload, contender: str, config: tuple[int, ...]) -> Anatomy:
@@ -48,19 +50,20 @@ def decode_anatomy(
     softcap: float | None = None,
 ) -> Anatomy:
     """The split-K kernel of a decode step with these tiles, as in a CUDA graph on a GPU of this `arch`; not run."""
-    from blockskip.attention.call import DecodeCall
-    from blockskip.attention.decode import launch, plan
-    from blockskip.gpu import MULTIPROCESSORS_ASSUMED
+    from blockskip.attention.decode import launch
 
     capability = capability_of(arch)
-    w, dtype = workload, workload.torch_dtype
-    q, out = (torch.empty((w.batch, w.q_heads, w.q_len, w.head_dim), dtype=dtype, device="cpu") for _ in range(2))
-    k, v = (torch.empty((w.batch, w.kv_heads, w.slots, w.head_dim), dtype=dtype, device="cpu") for _ in range(2))
-    logits = torch.empty(w.q_heads, dtype=dtype, device="cpu") if sinks else None
-    call = DecodeCall(
-        q, k, v, w.head_dim**-0.5, w.kv_len, None, w.window, None, "triton", False, False, logits, softcap
-    )  # fmt: skip
-    chosen = replace(plan.plan_decode_kernel(call, capability, MULTIPROCESSORS_ASSUMED, config=config), fused=False)
+    logits = torch.empty(workload.q_heads, dtype=workload.torch_dtype, device="cpu") if sinks else None
+    call = replace(_call(workload, "cpu"), sinks=logits, softcap=softcap)
+    chosen = replace(plan_decode_kernel(call, capability, MULTIPROCESSORS_ASSUMED, config=config), fused=False)
     parts = launch.allocate_parts(call, chosen)
-    kernel, launched, options = launch.prepare(call, chosen, (q, k, v, out), None, parts, capability >= HOPPER)
+    tensors = call.q, call.k, call.v, torch.empty_like(call.q)
+    kernel, launched, options = launch.prepare(call, chosen, tensors, None, parts, capability >= HOPPER)
     return prepared_anatomy(capability, kernel, launched, **options)
+
+
+def _call(w: DecodeWorkload, device: str) -> DecodeCall:
+    """The step with empty tensors."""
+    q = torch.empty((w.batch, w.q_heads, w.q_len, w.head_dim), dtype=w.torch_dtype, device=device)
+    k, v = (torch.empty((w.batch, w.kv_heads, w.slots, w.head_dim), dtype=w.torch_dtype, device=device) for _ in "kv")
+    return DecodeCall(q, k, v, w.head_dim**-0.5, w.kv_len, None, w.window, None, "triton", False)

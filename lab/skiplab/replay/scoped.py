@@ -14,8 +14,8 @@ from typing import Any
 
 SCOPED = (
     "attention.prefill.kernel", "attention.prefill.hopper.attend", "attention.prefill.hopper.copy",
-    "attention.decode.kernel", "attention.decode.ragged", "linear.matvec", "linear.fused", "linear.hopper.multiply",
-    "linear.hopper.copy",
+    "attention.decode.kernel", "attention.decode.hopper.kernel", "attention.decode.ragged", "linear.matvec",
+    "linear.fused", "linear.hopper.multiply", "linear.hopper.copy",
 )  # fmt: skip
 """The modules of blockskip whose kernels have scopes."""
 
