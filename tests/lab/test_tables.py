@@ -16,6 +16,7 @@ from skiplab.results.tables import (
     Item,
     MissingRun,
     Table,
+    axis_name,
     entries,
     fill,
     gather,
@@ -290,3 +291,8 @@ def test_what_is_flagged_and_lies_close_is_counted_in_words_of_the_table():
     assert close(["busy", "busy, throttled", ""], ["‡", "†", ""]).startswith("1 cell without ‡ is flagged as not set")
     assert close(["bimodal", "busy", ""], ["", "", ""]).startswith("2 cells are flagged")  # a table without a ‡
     assert close(["throttled"], ["†"]) == ""
+
+
+def test_few_queries_over_keys_are_no_prompt():
+    assert axis_name("q_len", ("heads", "kv_len", "q_len")) == "queries"
+    assert axis_name("q_len", ("window", "q_len")) == "prompt length"

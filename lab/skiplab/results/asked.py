@@ -75,10 +75,10 @@ def _points(rows: list[dict[str, Any]], table: Table) -> str:
     *others, last = table.axes
     lines: dict[str, list[str]] = {}
     for row in rows:
-        line = "".join(f"{axis_name(axis)} {axis_text(axis, row[axis])}, " for axis in others)
+        line = "".join(f"{axis_name(axis, table.axes)} {axis_text(axis, row[axis])}, " for axis in others)
         value = number(row["number"], table.items[row["order"]].value)
         lines.setdefault(line, []).append(f"{axis_text(last, row[last])} ({value})")
-    return ", and ".join(f"{line}{axis_name(last)} {listed(values)}" for line, values in lines.items())
+    return ", and ".join(f"{line}{axis_name(last, table.axes)} {listed(values)}" for line, values in lines.items())
 
 
 def _records(cells: pd.DataFrame) -> list[dict[str, Any]]:

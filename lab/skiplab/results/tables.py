@@ -11,7 +11,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -211,7 +211,10 @@ def axis_text(name: str, value: Any) -> str:
     return ("causal" if name == "window" else "") if value != value else f"{value:,.0f}"
 
 
-def axis_name(axis: str) -> str:
+def axis_name(axis: str, axes: Collection[str] = ()) -> str:
+    """An axis's heading; axes: the table's, for few queries over keys are no prompt."""
+    if axis == "q_len" and "kv_len" in axes:
+        return "queries"
     return HEADS.get(axis, axis.replace("_", " "))
 
 
@@ -223,7 +226,7 @@ def grid(cells: pd.DataFrame, table: Table) -> pd.DataFrame:
     heads = [item.head for item in table.items if item.head in filled]
     wide = named.pivot(index=list(table.axes), columns="head", values="text").reindex(columns=heads).fillna("")
     wide = wide.loc[lines if len(table.axes) > 1 else [line[0] for line in lines]]
-    names = [axis_name(axis) for axis in table.axes]
+    names = [axis_name(axis, table.axes) for axis in table.axes]
     if table.across:
         return wide.T.rename_axis(", ".join(names)).rename_axis(None, axis=1).reset_index()
     return wide.rename_axis(names).rename_axis(None, axis=1).reset_index()
