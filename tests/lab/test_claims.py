@@ -120,7 +120,7 @@ def test_a_ratio_is_of_one_run_and_needs_both():
 
 def test_what_is_recorded_is_found():
     found = judged(*read_runs())
-    assert found["standard-2048"].by.device == "NVIDIA H100 80GB HBM3" and found["crossover"].verdict == "confirmed"
+    assert found["standard-2048"].by.device == "NVIDIA H200" and found["crossover"].verdict == "confirmed"
     assert found["vector-product"].by is not None
     whole = found["prefill-2048"].by  # of a run of the whole model, not of the ladder's layers times their count
     prompts = read_run(max(data_path("runs").glob("*-nvidia-h200-model-gemma4-31b-prompts.jsonl")))  # the newest
