@@ -170,11 +170,11 @@ results.captioned(
 runs = [run for run in read_runs() if run.operation == "decode"]
 with_both = [run for run in runs if "blockskip-prefill" in {row["contender"] for row in run.rows}]
 both = pd.concat([published("decode"), *map(figures.by_method, with_both)], ignore_index=True)
-both = query(both, q_heads=32, kv_heads=16, window=None, method=["graph", "eager"])
+both = query(both, q_heads=32, kv_heads=16, window=None, q_len=1, method=["graph", "eager"])
 figures.crossover(both[both["contender"] != "blockskip-one"])
 
 # %% [markdown]
-# ## Recorded: an H100
+# ## Recorded on GPUs
 #
 # How much of the memory's rate a step reaches. Choose device, heads and window in the menu. The dotted line is the
 # rate of a plain sum over memory on the same device, as its run measured it.
