@@ -27,8 +27,8 @@ class TileConfig:
     """block_m rows x block_n keys a tile; num_warps warps a program; num_stages tiles in flight.
 
     12 warps with 128 rows are two groups that compute and one warp that copies, 16 warps with 192 rows three of them:
-    Hopper's kernels, `attention.prefill.hopper` and `attention.decode.hopper`. The latter takes 64 rows, too, for two
-    groups that have half of the results' columns each.
+    Hopper's kernels, `attention.prefill.hopper` and `attention.decode.hopper`. 12 warps with 64 rows are two groups
+    with the same rows and half of the results' columns each: for heads beyond `ONE_GROUP_HEAD_DIM`.
     """
 
     block_m: int
@@ -56,8 +56,13 @@ class TileConfig:
         return self.num_warps == 12 or self.block_m == 192
 
     @property
+    def by_columns(self) -> bool:
+        """Whether two warp groups have the same rows, and half of the results' columns each."""
+        return self.warp_specialized and self.block_m == 64
+
+    @property
     def plain(self) -> TileConfig:
-        """The plain kernel's configuration with as many keys a tile, and so the same bits."""
+        """The plain kernel's configuration with as many keys a tile, and so the same bits unless `by_columns`."""
         if not self.warp_specialized:
             return self
         if self.block_m == 192:
@@ -183,7 +188,7 @@ def special_config(
 
 
 def can_specialize_warps(capability: tuple[int, int], head_dim: int, dtype: torch.dtype) -> bool:
-    """Whether such a device has a warp-specialized prefill kernel for such keys and values."""
+    """Whether such a device has warp-specialized kernels for such keys and values."""
     return capability[0] == 9 and (64 <= head_dim <= 256 or head_dim == 512) and dtype.itemsize == 2
 
 

@@ -9,16 +9,15 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 import pandas as pd
-import torch
-from blockskip.attention.call import DecodeCall
 from blockskip.attention.decode.plan import DecodePlan, plan_decode_kernel
 from blockskip.attention.decode.splits import flash_attention_3_splits
 
+from skiplab.anatomy.decode import empty_call
 from skiplab.machine import Machine
 from skiplab.machine.capability import capability_of
 from skiplab.workload import DecodeWorkload
@@ -233,12 +232,8 @@ def comparison(plans: Mapping[str, Schedule]) -> pd.DataFrame:
 def kernel_plan(workload: DecodeWorkload, machine: Machine, splits: int | None = None) -> DecodePlan:
     """The plan of `blockskip.decode` for this call on that GPU, with kv_len on the device; made with meta tensors."""
     assert machine.sms is not None and machine.compute_capability is not None
-    capability = capability_of(machine.compute_capability)
-    dtype, batch, dim = workload.torch_dtype, workload.batch, workload.head_dim
-    q = torch.empty(batch, workload.q_heads, workload.q_len, dim, dtype=dtype, device="meta")
-    cache = torch.empty(batch, workload.kv_heads, workload.slots, dim, dtype=dtype, device="meta")
-    call = DecodeCall(q, cache, cache, dim**-0.5, workload.slots, None, workload.window, splits, "triton", False)
-    return plan_decode_kernel(call, capability, machine.sms)
+    call = replace(empty_call(workload, "meta"), kv_len=workload.slots, splits=splits)
+    return plan_decode_kernel(call, capability_of(machine.compute_capability), machine.sms)
 
 
 def live_keys(workload: DecodeWorkload) -> range:

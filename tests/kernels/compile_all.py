@@ -94,7 +94,9 @@ def packed(capability, head_dim, config, mask, lse, total=16384):
     made = plan_with(call, "triton", "asked for", prefill)
     out, items = torch.empty_like(call.attention.q), torch.empty(8, dtype=torch.int32)
     sums = torch.empty((1, 8, total)) if lse else None
-    kernel, launched, options = varlen.attend_step(call, made, out, sums, items, most_items(total, 16, 128))
+    kernel, launched, options = varlen.attend_step(
+        call, made, out, sums, items, most_items(total, 16, prefill.queries_per_tile)
+    )
     with compiling_for(capability):
         compiled = kernel.warmup(*launched.arguments, **launched.constants, **options, grid=launched.grid)
     return read(compiled, capability)
@@ -123,7 +125,7 @@ def anatomies(capability):
                     case = [head_dim, skip, "bfloat16", f"warp-specialized{kind}{', lse' * lse}"]
                     shape = {"head_dim": head_dim, "skip": skip, "mask": mask, "config": config, "return_lse": lse}
                     yield case, attention_anatomy(capability, **shape)
-        for head_dim, mask, lse in product((128, 256), (bs.causal(), bs.sliding_window(1024)), (False, True)):
+        for head_dim, mask, lse in product((128, 256, 512), (bs.causal(), bs.sliding_window(1024)), (False, True)):
             case = [head_dim, "bounds", "bfloat16", f"packed {mask!r}{', lse' * lse}"]
             yield case, packed(capability, head_dim, WARP_SPECIALIZED[head_dim], mask, lse)
         for head_dim in (64, 512):

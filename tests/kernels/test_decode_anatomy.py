@@ -33,6 +33,12 @@ SPILLS = {
     ("9.0", "warp-specialized", 256, 512, "bfloat16"): 40,
     ("9.0", "warp-specialized", 512, 64, "bfloat16"): 40,
     ("9.0", "warp-specialized", 512, 512, "bfloat16"): 40,
+    ("9.0", "warp-specialized capped", 128, 512, "bfloat16"): 16,
+    ("9.0", "warp-specialized started", 512, 512, "bfloat16"): 56,
+    ("9.0", "warp-specialized known", 96, 512, "bfloat16"): 16,
+    ("9.0", "warp-specialized known", 128, 512, "bfloat16"): 24,
+    ("9.0", "warp-specialized known", 256, 512, "bfloat16"): 32,
+    ("9.0", "warp-specialized known", 512, 512, "bfloat16"): 40,
     ("8.0", "decode ragged", 128, 64, "bfloat16"): 24,
     ("12.0", "decode", 256, 512, "bfloat16"): 8,
     ("12.0", "decode capped", 64, 64, "bfloat16"): 8,
@@ -77,8 +83,9 @@ def test_hopper_multiplies_64_rows_by_wgmma_and_waits_for_products_not_for_each_
         ("warp-specialized", 512, 64, "bfloat16"),
     } <= set(rows)
     for case, row in rows.items():
-        # those of two groups, each with its first product, its loop's two, and its last
-        assert row["wgmma_waits"] <= (20 if case[0] == "warp-specialized" else 6), case
+        # those of two groups, each with its first product, its loop's two, and its last; 96 is multiplied in two pieces
+        of_groups = 24 if case[1] == 96 else 20
+        assert row["wgmma_waits"] <= (of_groups if case[0].startswith("warp-specialized") else 6), case
 
 
 def test_programs_that_share_work_are_as_many_as_hopper_holds(compiled):
@@ -99,7 +106,7 @@ def test_programs_that_share_work_are_as_many_as_hopper_holds(compiled):
 def test_keys_and_values_come_by_asynchronous_copies_of_16_bytes(compiled, capability):
     """Or by the copy engine."""
     for case, row in compiled[capability].items():
-        if case[0] == "warp-specialized":
+        if case[0].startswith("warp-specialized"):
             assert row["bulk_copies"] > 0 and row["copies"] == 0, case
         elif not case[0].startswith("reduce"):
             assert row["copies"] > 0 and row["copies"] == row["wide_copies"], case

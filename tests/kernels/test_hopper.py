@@ -209,10 +209,16 @@ def modes(mask):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("head_dim", WARP_SPECIALIZED)
 @pytest.mark.parametrize("name", MASKS)
-def test_it_equals_the_plain_kernel_bit_for_bit(device, programs, name, head_dim, dtype):
+def test_all_modes_have_the_same_bits(device, programs, name, head_dim, dtype):
     for q_len, kv_len in ((256, 256), (777, 1203), (1203, 1000)):
         q, k, v = draw(device, head_dim, q_len, kv_len, batch=2, dtype=dtype)
         same(q, k, v, MASKS[name], skips=modes(MASKS[name]))
+
+
+def right(out, q, k, v, mask, **named):
+    """By float64: half of the last of 8 bits of the result, and of weights that sum to 1, of values of deviation 1."""
+    truth = bs.attention(*(t.double() for t in (q, k, v)), mask, impl="reference", **named)
+    assert (out.double() - truth).abs().max() <= 2**-8 * (truth.abs().max() + 1)
 
 
 @needs_hopper
@@ -220,10 +226,7 @@ def test_it_equals_the_plain_kernel_bit_for_bit(device, programs, name, head_dim
 @pytest.mark.parametrize("name", ["causal", "window", "sinks"])
 def test_it_is_right(device, head_dim, name):
     q, k, v = draw(device, head_dim, 1500)
-    out = same(q, k, v, MASKS[name], skips=())
-    truth = bs.attention(*(t.double() for t in (q, k, v)), MASKS[name], impl="reference")
-    # a half of the last of 8 bits of the result, and of weights that sum to 1, beside values of deviation 1
-    assert (out.double() - truth).abs().max() <= 2**-8 * (truth.abs().max() + 1)
+    right(same(q, k, v, MASKS[name], skips=()), q, k, v, MASKS[name])
 
 
 @needs_hopper
@@ -247,11 +250,7 @@ def test_sinks_and_soft_caps(device, programs, head_dim, softcap):
     for mask in (MASKS["causal"], MASKS["window"], SINKS):
         options = {"sinks": sinks, "softcap": softcap, "q_start": -3}
         out = same(q, k, v, mask, skips=modes(mask), **options)
-        truth = bs.attention(
-            *(t.double() for t in (q, k, v)), mask, impl="reference", **options | {"sinks": sinks.float()}
-        )
-        # as in `test_it_is_right`
-        assert (out.double() - truth).abs().max() <= 2**-8 * (truth.abs().max() + 1)
+        right(out, q, k, v, mask, **options | {"sinks": sinks.float()})
 
 
 @needs_hopper
@@ -279,12 +278,16 @@ def test_queries_that_start_anywhere(device, programs, q_start):
 def test_tensors_as_views(device, programs, head_dim):
     """[B, L, H, D] seen as [B, H, L, D], a part of larger heads, and heads and batches that share their keys."""
     q, k, v = (t.transpose(1, 2).contiguous().transpose(1, 2) for t in draw(device, head_dim, 500, batch=2))
-    same(q, k, v, MASKS["causal"])
-    same(q, k[:1, :1].expand_as(k), v[:, :1].expand_as(v), MASKS["window"])
-    same(torch.cat([q, q], 3)[..., 1 : head_dim + 1], k, v, MASKS["window"])
-    both = torch.cat([k, v], 3)
-    same(q, both[..., :head_dim], v, MASKS["window"])
-    same(q, both[..., :head_dim], both[..., head_dim:], MASKS["window"])
+    both, window = torch.cat([k, v], 3), MASKS["window"]
+    cases = (
+        (q, k, v, MASKS["causal"]),
+        (q, k[:1, :1].expand_as(k), v[:, :1].expand_as(v), window),
+        (torch.cat([q, q], 3)[..., 1 : head_dim + 1], k, v, window),
+        (q, both[..., :head_dim], v, window),
+        (q, both[..., :head_dim], both[..., head_dim:], window),
+    )
+    for case in cases:
+        right(same(*case), *case)
 
 
 @needs_hopper

@@ -193,7 +193,7 @@ def test_tensors_as_views(copies):
     close(found, q, shared, shared, MASKS["window"])
 
 
-@pytest.mark.parametrize("head_dim", [80, 128, 256])
+@pytest.mark.parametrize("head_dim", [80, 128, 256, 512])
 def test_queries_that_are_not_copied_in_pieces_of_16_bytes(copies, head_dim):
     q, k, v = draw(head_dim, 300)
     apart = torch.cat([q, q], 3)[..., 1 : head_dim + 1]

@@ -126,16 +126,14 @@ def test_many_rows(head_dim, q_len, window, dtype):
     mask = bs.causal() if window is None else bs.sliding_window(window)
     for heads in ((4, 2), (6, 2)):
         q, k, v = draw("cuda", q_len=q_len, heads=heads, kv_len=1111, head_dim=head_dim, dtype=dtype)
-        if heads[0] // heads[1] * q_len > (32 if head_dim == 512 else 64):
-            check_specialized(q, k, v, mask)
-            at_once = (t.transpose(1, 2).contiguous().transpose(1, 2) for t in (q, k, v))
-            check_specialized(*at_once, mask)
+        check_specialized(q, k, v, mask)
+        check_specialized(*(t.transpose(1, 2).contiguous().transpose(1, 2) for t in (q, k, v)), mask)
 
 
 @needs_hopper
 @pytest.mark.parametrize("head_dim", [80, 128, 256, 512])
 def test_many_rows_of_lengths_on_the_device_with_nan_behind(head_dim):
-    """One batch entry at a time: the lengths of several share work. Sinks, a cap, and keys that begin at a slot."""
+    """Sinks, a cap, and keys that begin at a slot; then several sequences, whose rows are more than programs hold."""
     q, k, v = draw("cuda", q_len=70, heads=(6, 2), kv_len=2100, head_dim=head_dim, dtype=torch.bfloat16)
     sinks = torch.linspace(-2, 2, 6, device="cuda")
     for first, count in ((0, 2100), (0, 1999), (300, 1500), (0, 65), (7, 0)):
@@ -147,6 +145,12 @@ def test_many_rows_of_lengths_on_the_device_with_nan_behind(head_dim):
         named = {"kv_len": lengths, "sinks": sinks, "softcap": 3.0, **({"kv_start": starts} if first else {})}
         for mask in (bs.causal(), bs.sliding_window(600)):
             check_specialized(q, *dirty, mask, clean=clean, **named)
+    q, k, v = draw("cuda", batch=3, q_len=70, heads=(6, 2), kv_len=2100, head_dim=head_dim, dtype=torch.bfloat16)
+    lengths = torch.tensor([2100, 0, 1333], dtype=torch.int32, device="cuda")
+    clean = k.clone(), v.clone()
+    for b, count in enumerate(lengths.tolist()):
+        k[b, :, count:] = v[b, :, count:] = math.nan
+    check_specialized(q, k, v, bs.causal(), clean=clean, kv_len=lengths)
 
 
 @needs_hopper
@@ -156,6 +160,7 @@ def test_many_rows_of_a_growing_cache_and_in_a_graph():
     for kv_len in (2000, 2001, 2002, 3000):
         check_specialized(q, k, v, bs.causal(), kv_len=kv_len)
     lengths = torch.tensor([4096], dtype=torch.int32, device="cuda")
+    assert bs.explain(q, k, v, bs.causal(), kv_len=lengths).config.warp_specialized
     bs.attention(q, k, v, bs.causal(), kv_len=lengths)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
@@ -171,6 +176,7 @@ def test_many_rows_of_a_growing_cache_and_in_a_graph():
 def test_many_rows_give_the_same_bits_every_time():
     for head_dim in (128, 256, 512):
         q, k, v = draw("cuda", q_len=64, heads=(8, 2), kv_len=5000, head_dim=head_dim, dtype=torch.bfloat16)
+        assert bs.explain(q, k, v, bs.causal(), route="decode").config.warp_specialized
         first = bs.attention(q, k, v, bs.causal(), route="decode")
         assert all(torch.equal(bs.attention(q, k, v, bs.causal(), route="decode"), first) for _ in range(50))
 

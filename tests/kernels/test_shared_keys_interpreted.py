@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(
 )
 CONFIGS = {
     64: TileConfig(128, 128, 12, 4), 80: TileConfig(128, 128, 12, 2), 128: TileConfig(128, 64, 12, 3),
-    256: TileConfig(64, 64, 12, 3), 192: TileConfig(128, 64, 12, 2), 512: TileConfig(64, 32, 12, 2),
+    256: TileConfig(128, 64, 12, 2), 192: TileConfig(128, 64, 12, 2), 512: TileConfig(64, 32, 12, 2),
 }  # fmt: skip
 
 
@@ -119,10 +119,21 @@ def test_sinks_and_a_soft_cap(copies, head_dim):
     close(call_of(q, k, v, sinks=sinks, softcap=2.0), CONFIGS[head_dim], copies, sinks=sinks, softcap=2.0)
 
 
-def chosen(head_dim, q_len, kv_len=8192, heads=(32, 8), dtype=torch.bfloat16, batch=1, **options):
+def chosen(
+    head_dim,
+    q_len,
+    kv_len=8192,
+    heads=(32, 8),
+    dtype=torch.bfloat16,
+    cache_dtype=None,
+    batch=1,
+    lengths=None,
+    **options,
+):
     q = torch.empty((batch, heads[0], q_len, head_dim), dtype=dtype, device="meta")
-    cache = torch.empty((batch, heads[1], kv_len, head_dim), dtype=dtype, device="meta")
-    return specialized_config(call_of(q, cache, cache, splits="auto", **options), (9, 0), 132)
+    cache = torch.empty((batch, heads[1], kv_len, head_dim), dtype=cache_dtype or dtype, device="meta")
+    call = dataclasses.replace(call_of(q, cache, cache, splits="auto", **options), lengths=lengths)
+    return specialized_config(call, (9, 0), 132)
 
 
 def test_who_does_a_call():
@@ -134,6 +145,13 @@ def test_who_does_a_call():
     assert chosen(128, 64, kv_len=256) is None  # a single share
     assert chosen(128, 64, batch=16) is None  # as many programs as multiprocessors
     assert chosen(128, 64, dtype=torch.float32) is None
+    assert chosen(128, 64, window=100) is None  # a single share, too
+    assert chosen(128, 64, batch=4, kv_len=2048).block_m == 128
+    assert chosen(128, 64, window=1024, ring=True) is None
+    assert chosen(128, 64, cache_dtype=torch.float8_e4m3fn) is None
+    lengths = torch.empty(4, dtype=torch.int32, device="meta")
+    assert chosen(128, 32, batch=4, lengths=lengths) is None  # programs share the work of all batches
+    assert chosen(128, 64, batch=4, lengths=lengths).block_m == 128  # more rows than those hold
     assert chosen(320, 64) is None
     assert chosen(128, 64, scale=-1.0) is None
     q, k, v = draw(128, 45, 333)
@@ -142,8 +160,27 @@ def test_who_does_a_call():
     assert not can_specialize(call_of(q, torch.empty(1, 2, 333, 129).half()[..., 1:], v), (9, 0))  # no rows of 16 bytes
 
 
+def refused(call, config, capability=(9, 0)):
+    with pytest.raises(ValueError, match="the warp-specialized kernel is Hopper's and takes 12 warps"):
+        plan_decode_kernel(call, capability, 132, config=TileConfig(*config))
+
+
 def test_what_it_cannot_do_is_an_error():
     q, k, v = draw(128, 45, 333)
-    for call in (call_of(q, k, v, splits=1), call_of(q.float(), k.float(), v.float())):
-        with pytest.raises(ValueError, match="the warp-specialized kernel takes 16-bit tensors"):
-            plan_decode_kernel(call, (9, 0), 132, config=CONFIGS[128])
+    refused(call_of(q, k, v, splits=1), CONFIGS[128])
+    refused(call_of(q.float(), k.float(), v.float()), CONFIGS[128])
+    refused(call_of(q, k, v), CONFIGS[128], (10, 0))
+    refused(call_of(q, k, v, scale=0.0), CONFIGS[128])
+
+
+@pytest.mark.parametrize("config", [(192, 64, 16, 2), (128, 128, 12, 1), (64, 32, 12, 2)])
+def test_tiles_that_would_leave_rows_undone_are_an_error(config):
+    """Three groups, of which the kernel has two; groups that share rows where each has room for its own."""
+    for head_dim in (80, 128, 256):
+        refused(call_of(*draw(head_dim, 45, 333)), config)
+
+
+def test_head_size_512_takes_rows_that_two_groups_share():
+    call = call_of(*draw(512, 45, 333))
+    refused(call, (128, 32, 12, 2))
+    assert plan_decode_kernel(call, (9, 0), 132, config=CONFIGS[512]).config == CONFIGS[512]

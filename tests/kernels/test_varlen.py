@@ -283,12 +283,12 @@ def test_a_graph_replays_with_other_lengths():
 
 
 @pytest.mark.skipif(not IS_HOPPER, reason="warp-group products need a GPU of compute capability 9.0")
-@pytest.mark.parametrize("head_dim", [128, 256])
+@pytest.mark.parametrize("head_dim", [128, 256, 512])
 @pytest.mark.parametrize("mask", [bs.causal(), bs.sliding_window(150), None], ids=["causal", "window", "all"])
 def test_hoppers_kernel_has_the_bits_of_attention(mask, head_dim):
     lengths = [300, 0, 1, 129, 2000], [300, 7, 500, 400, 2000]
     q, k, v, cu_q, cu_k = draw("cuda", lengths, heads=(8, 2), head_dim=head_dim, dtype=torch.bfloat16, behind=(5, 9))
-    config = TileConfig(128, 128 if head_dim == 128 else 64, 12, 2)
+    config = TileConfig(64, 32, 12, 2) if head_dim == 512 else TileConfig(128, 128 if head_dim == 128 else 64, 12, 2)
     options = {"mask": mask, "config": config, "return_lse": True}
     assert bs.explain_varlen(q, k, v, cu_q, cu_k, **options).config == config
     out, lse = bs.attention_varlen(q, k, v, cu_q, cu_k, **options)

@@ -21,7 +21,7 @@ from blockskip.launching.dispatch import DISPATCHER
 pytestmark = pytest.mark.skipif(
     torch.cuda.is_available(), reason="there is a GPU: test_varlen.py runs the kernel itself"
 )
-HEAD_DIMS = (80, 256)
+HEAD_DIMS = (80, 256, 512)
 MASKS = {"all": None, "causal": bs.causal(), "window": bs.sliding_window(77), "both": bs.band(30, 9)}
 LENGTHS = [0, 150, 1, 300, 64], [5, 203, 130, 0, 64]
 BEHIND = 9
@@ -52,7 +52,8 @@ def checked(q, k, v, mask, cu=None, **options) -> VarlenCall:
 
 def listed(call: VarlenCall, made: VarlenPlan) -> torch.Tensor:
     """The list of items, by the kernel that writes it."""
-    items = torch.full(((most_items(len(call.q), call.sequences, 128) + 1) * 8,), -7, dtype=torch.int32)
+    most = most_items(len(call.q), call.sequences, made.prefill.queries_per_tile)
+    items = torch.full(((most + 1) * 8,), -7, dtype=torch.int32)
     first, _ = launch._steps(call, made, call.tensors, (call.attention.q, None, items))
     DISPATCHER.launch(first.kernel, first.launch, **first.options)
     return items
@@ -61,7 +62,7 @@ def listed(call: VarlenCall, made: VarlenPlan) -> torch.Tensor:
 def attend(q, k, v, mask, *, copies, programs, interleave, **options):
     """(out, lse), which held NaN before, of programs that go from item to item."""
     head_dim = q.shape[2]
-    config = TileConfig(128, 64 if head_dim > 128 else 128, 12, 2)
+    config = TileConfig(64, 32, 12, 2) if head_dim == 512 else TileConfig(128, 64 if head_dim > 128 else 128, 12, 2)
     call = checked(q, k, v, mask, return_lse=True, **options)
     prefill = plan.plan_kernel(call.attention, config, capability=(9, 0))
     assert prefill.config is not None and prefill.config.warp_specialized
@@ -71,7 +72,7 @@ def attend(q, k, v, mask, *, copies, programs, interleave, **options):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(launch, "multiprocessors", lambda device: programs)
         of_out = out.transpose(0, 1).unsqueeze(0)
-        step = launch.attend_step(call, made, of_out, lse, items, most_items(len(q), call.sequences, 128))
+        step = launch.attend_step(call, made, of_out, lse, items, most_items(len(q), call.sequences, config.block_m))
     gluon_interpreter.interpret(step.kernel, step.launch, copies)
     return out, lse[0]
 

@@ -9,6 +9,7 @@ import torch
 from blockskip.attention.call import DecodeArguments
 from blockskip.attention.decode.eager import check_decode
 from blockskip.attention.decode.plan import plan_decode_kernel
+from skiplab.anatomy import decode
 from skiplab.machine import Machine, known_gpus
 from skiplab.occupancy import SPLIT_POLICIES, comparison, executorch_splits, live_keys, schedule, schedules
 from skiplab.workload import MODELS, DecodeWorkload
@@ -160,3 +161,19 @@ def test_errors_name_what_is_allowed():
         schedule(DecodeWorkload(kv_len=64), H200, "best")
     with pytest.raises(ValueError, match=r"machine: got a laptop; allowed is a GPU"):
         schedule(DecodeWorkload(kv_len=64), Machine("a laptop", "cpu", 40, 1))
+
+
+@pytest.mark.parametrize(
+    ("more", "config"),
+    [
+        ({}, (128, 128, 12, 2)),
+        ({"kv_dtype": "float8_e4m3fn"}, (64, 64, 4, 4)),
+        ({"ragged": 0.5}, (128, 128, 8, 3)),
+        ({"kv_len": 256}, (128, 128, 8, 3)),
+    ],
+    ids=["many rows", "float8", "ragged", "a single split"],
+)
+def test_the_tiles_of_a_step_are_those_that_it_takes(more, config):
+    """Of 128 rows of a KV head: by the warp-specialized kernel, or by the plain one."""
+    sizes = {"kv_len": 8192, "q_len": 32, "batch": 2, "q_heads": 32, "kv_heads": 8, "head_dim": 128}
+    assert decode.default((9, 0), DecodeWorkload(**{**sizes, **more}), "blockskip") == config

@@ -225,6 +225,14 @@ def test_decode_is_tuned_by_rows_of_a_program(tmp_path):
     assert "256" in summary([run])
 
 
+def test_tiles_of_the_warp_specialized_kernel_are_not_tuned():
+    wanted = DecodeTuning(heads="32/8x128", kv_len=(8192,), q_len=(16, 32))
+    few, many = wanted.workloads()
+    assert wanted.candidates(few, GPU)
+    with pytest.raises(ValueError, match="q_len: got 32, 128 rows of a KV head over 8192 keys; the warp-specialized"):
+        wanted.candidates(many, GPU)
+
+
 @pytest.mark.parametrize("head_dim", [64, 128, 256, 512])
 def test_decodes_candidates_fit_and_hold_the_tables_own(head_dim):
     wanted = DecodeTuning(heads=f"32/8x{head_dim}")

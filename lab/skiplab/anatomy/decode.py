@@ -32,7 +32,7 @@ def sizes(contender: str) -> tuple[str, ...]:
 
 def default(arch: Any, workload: DecodeWorkload, contender: str) -> tuple[int, ...]:
     """The config that a call takes where nothing was tuned."""
-    config = plan_decode_kernel(_call(workload, "meta"), capability_of(arch), MULTIPROCESSORS_ASSUMED).config
+    config = plan_decode_kernel(empty_call(workload, "meta"), capability_of(arch), MULTIPROCESSORS_ASSUMED).config
     assert config is not None
     return astuple(config)
 
@@ -54,7 +54,7 @@ def decode_anatomy(
 
     capability = capability_of(arch)
     logits = torch.empty(workload.q_heads, dtype=workload.torch_dtype, device="cpu") if sinks else None
-    call = replace(_call(workload, "cpu"), sinks=logits, softcap=softcap)
+    call = replace(empty_call(workload, "cpu"), sinks=logits, softcap=softcap)
     chosen = replace(plan_decode_kernel(call, capability, MULTIPROCESSORS_ASSUMED, config=config), fused=False)
     parts = launch.allocate_parts(call, chosen)
     tensors = call.q, call.k, call.v, torch.empty_like(call.q)
@@ -62,8 +62,18 @@ def decode_anatomy(
     return prepared_anatomy(capability, kernel, launched, **options)
 
 
-def _call(w: DecodeWorkload, device: str) -> DecodeCall:
-    """The step with empty tensors."""
-    q = torch.empty((w.batch, w.q_heads, w.q_len, w.head_dim), dtype=w.torch_dtype, device=device)
-    k, v = (torch.empty((w.batch, w.kv_heads, w.slots, w.head_dim), dtype=w.torch_dtype, device=device) for _ in "kv")
-    return DecodeCall(q, k, v, w.head_dim**-0.5, w.kv_len, None, w.window, None, "triton", False)
+def empty_call(w: DecodeWorkload, device: str) -> DecodeCall:
+    """The step as decode takes it, by its kernel, of tensors without content."""
+
+    def empty(*shape: int, dtype: torch.dtype = w.torch_dtype) -> torch.Tensor:
+        return torch.empty(shape, dtype=dtype, device=device)
+
+    of_keys, scales = w.torch_dtype, (None, None)
+    if w.kv_dtype is not None:
+        of_keys = getattr(torch, w.kv_dtype)
+        scales = tuple(empty(w.kv_heads, dtype=torch.float32) for _ in "kv")
+    lengths = None if w.ragged is None else empty(w.batch, dtype=torch.int32)
+    q = empty(w.batch, w.q_heads, w.q_len, w.head_dim)
+    k, v = (empty(w.batch, w.kv_heads, w.slots, w.head_dim, dtype=of_keys) for _ in "kv")
+    call = DecodeCall(q, k, v, w.head_dim**-0.5, w.kv_len, lengths, w.window, None, "triton", False)
+    return replace(call, k_scale=scales[0], v_scale=scales[1])

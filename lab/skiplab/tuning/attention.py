@@ -111,7 +111,7 @@ def candidates(
 
     def good(block_m: int, block_n: int, num_warps: int, num_stages: int) -> bool:
         specialized = num_warps == 12 or block_m == 192  # groups of four warps, and one that copies ahead: two stages
-        shared_rows = head_dim > ONE_GROUP_HEAD_DIM  # 64 of them, for two groups that have half of the columns each
+        shared_rows = head_dim > ONE_GROUP_HEAD_DIM  # as of `TileConfig.by_columns`
         if specialized and not (
             own
             and (block_m, num_warps) in WARP_SPECIALIZED

@@ -8,7 +8,7 @@ from itertools import product
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from blockskip.attention.decode.plan import decode_config
+from blockskip.attention.decode.plan import decode_config, specialized_config
 from blockskip.config import TileConfig, power_of_two
 from blockskip.gpu import Gpu, shared_bytes
 from blockskip.tuned.decode import DecodeEntry
@@ -63,7 +63,13 @@ class DecodeTuning(AnyTuning):
         ]
 
     def candidates(self, workload: DecodeWorkload, gpu: Gpu) -> list[Candidate]:
+        """Of the plain kernel. ValueError for calls that the warp-specialized one takes: its tiles are the code's."""
         rows = workload.group * workload.q_len
+        if specialized_config(decode.empty_call(workload, "meta"), gpu.capability, gpu.sms) is not None:
+            raise ValueError(
+                f"q_len: got {workload.q_len}, {rows} rows of a KV head over {workload.kv_len} keys; the "
+                "warp-specialized kernel takes these, whose tiles are not tuned; allowed are fewer queries or keys"
+            )
         block_m = decode_config(gpu.capability, workload.head_dim, workload.torch_dtype, rows).block_m
         block_d, element_bytes = max(16, power_of_two(workload.head_dim)), workload.torch_dtype.itemsize
         sizes = product((block_m,), (16, 32, 64, 128), (2, 4, 8), (2, 3, 4, 5, 6))

@@ -170,12 +170,13 @@ def prepare(call: DecodeCall, plan: DecodePlan, tensors, lse, parts: Parts, over
 
 def _prepare_hopper(call: DecodeCall, plan: DecodePlan, config: TileConfig, tensors, parts: Parts) -> Launch:
     """The launch of the warp-specialized kernel."""
+    from ..hopper.described import keys_and_values
     from . import hopper
 
     q, k, v, _ = map(View.of, tensors)
     lengths = _lengths(call)
     constants = hopper.constants_of(q, k, v, lengths, config)
-    described = hopper.tensors_of(constants, k, v, lengths.kv_len)
+    described = keys_and_values(constants, k, v, lengths.kv_len)
     scoring = scoring_of(sign_and_scale(call.scale)[1], call)
     arguments = (q, *described, parts._replace(arrived=None), lengths, _limits(call), scoring)
     blocks = -(-call.rows // config.block_m)

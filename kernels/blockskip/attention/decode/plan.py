@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ...config import TileConfig, power_of_two
+from ...config import ONE_GROUP_HEAD_DIM, TileConfig, can_specialize_warps, power_of_two
 from ...gpu import HOPPER, Gpu, check_capability, shared_bytes
 from ...tuned.choose import Origin, find_decode
 from ..caches import caches_line
@@ -161,13 +161,23 @@ def plan_decode_kernel(
         of_each = -(-shared // programs)
         return DecodePlan("triton", config, of_each, False, shared, tiles, reason, ragged=True, wgmma=wgmma)
     splits = int(call.splits or choose_splits(programs, tiles, multiprocessors))
-    if config.warp_specialized and (splits == 1 or not can_specialize(call, capability)):
-        raise ValueError(
-            f"config: given {config}; the warp-specialized kernel takes 16-bit tensors of head sizes from 64 to 256 "
-            "or 512, no ring, no mask but a window, and several splits; take another or None"
-        )
+    if config.warp_specialized:
+        _check_specialized(call, config, capability, splits)
     fused = _fuses(call, config, splits)
     return DecodePlan("triton", config, splits, fused, programs * splits, tiles, reason, wgmma=wgmma)
+
+
+def _check_specialized(call: DecodeCall, config: TileConfig, capability: tuple[int, int], splits: int) -> None:
+    """ValueError where the warp-specialized kernel cannot do a call with this configuration and so many shares."""
+    by_columns = call.q.shape[3] > ONE_GROUP_HEAD_DIM
+    rows = 64 if by_columns else 128
+    fits = config.by_columns == by_columns and config.block_m == rows and config.num_stages > 1
+    if not fits or splits == 1 or not can_specialize(call, capability):
+        raise ValueError(
+            f"config: given {config}; the warp-specialized kernel is Hopper's and takes 12 warps, two stages or more, "
+            "128 rows of head sizes from 64 to 256 or 64 of 512, 16-bit tensors in rows of 16 bytes, a scale above 0, "
+            "no ring, no mask but a window, and several splits; take another or None"
+        )
 
 
 def specialized_config(call: DecodeCall, capability: tuple[int, int], multiprocessors: int) -> TileConfig | None:
@@ -187,11 +197,9 @@ def specialized_config(call: DecodeCall, capability: tuple[int, int], multiproce
 
 def can_specialize(call: DecodeCall, capability: tuple[int, int]) -> bool:
     """Whether the warp-specialized kernel can do such a call: Hopper, 16-bit tensors that its copy engine reads."""
-    dim = call.q.shape[3]
-    alike = call.q.dtype.itemsize == 2 and call.k.dtype == call.q.dtype
-    sizes = 64 <= dim <= 256 or dim == 512
+    sizes = can_specialize_warps(capability, call.q.shape[3], call.q.dtype) and call.k.dtype == call.q.dtype
     plain = call.visible is None and sign_and_scale(call.scale)[0] == 1
-    return capability[0] == HOPPER[0] and alike and sizes and plain and can_use_tma(call)
+    return sizes and plain and can_use_tma(call)
 
 
 def programs_at_once(call: DecodeCall, config: TileConfig, capability: tuple[int, int]) -> int:
@@ -241,7 +249,7 @@ def queries_of_a_block(call: DecodeCall, config: TileConfig) -> int:
 
 
 def uses_wgmma(config: TileConfig, capability: tuple[int, int], dtype: torch.dtype) -> bool:
-    """Whether products are by `wgmma`; then every tile is masked, needed or not, so that no branch stands between both.
+    """Whether products are by `wgmma`; then the plain kernel masks every tile, so that no branch stands between both.
 
     With the branch ptxas waits for each `wgmma` by itself, and Triton divides a tile's scores over the warp groups,
     whose maxima must then meet (data/TUNING.md, "Decode").

@@ -13,6 +13,8 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import mbarrier
 
+from ...launching.barriers import barriers
+
 ROWS = gl.constexpr(64)
 """Query rows of a warp group: what one of its products takes. An item has those of all groups."""
 
@@ -36,15 +38,6 @@ class Barriers(NamedTuple):
     v_full: Any
     v_empty: Any
     queries: Any
-
-
-@gluon.jit
-def barriers(STAGES: gl.constexpr, COUNT: gl.constexpr):
-    """A barrier a stage, which completes when COUNT arrive."""
-    bars = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
-    for stage in gl.static_range(STAGES):  # pyright: ignore
-        mbarrier.init(bars.index(stage), count=COUNT)
-    return bars
 
 
 @gluon.jit

@@ -69,6 +69,15 @@ def parts_descriptors_of(view, strides, CONSTANTS: gl.constexpr):
 
 
 @gluon.jit
+def mapped_sources(source, CONSTANTS: gl.constexpr):
+    """The host's descriptor for each piece of the head: pieces are equally wide where there are two."""
+    sources = (source,)
+    if CONSTANTS.REST > 0:
+        sources = (source, source)
+    return sources
+
+
+@gluon.jit
 def strides_of_values(k, v):
     """Values laid out like the keys come without strides."""
     return k.strides if v.strides is None else v.strides

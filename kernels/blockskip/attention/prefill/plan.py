@@ -89,10 +89,9 @@ def plan_kernel(
     use_tma: whether its keys and values are read by the copy engine, if that is the plain kernel.
     """
     skip = _choose_skip(call)
-    by_columns = config.block_m < WARP_SPECIALIZED_ROWS  # if warp-specialized
-    fits = by_columns == (call.q.shape[3] > ONE_GROUP_HEAD_DIM)
+    fits = config.by_columns == (call.q.shape[3] > ONE_GROUP_HEAD_DIM)
     # the plain kernel sums the scores of such tiles in another order: what was asked for has the same bits in all modes
-    every_skip = by_columns and call.config is not None
+    every_skip = config.by_columns and call.config is not None
     if not fits or not _specializes_warps(call, skip, capability, every_skip):
         config = config.plain
     packed = not config.warp_specialized and _packs(call, config)

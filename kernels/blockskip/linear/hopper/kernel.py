@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
-from triton.experimental.gluon.language.nvidia.hopper import mbarrier
 
+from ...launching.barriers import barriers
 from .constants import TILE_COLUMNS, TILE_ROWS, Barriers, Buffers, Shares
 from .copy import copy
 from .multiply import multiply
@@ -18,15 +18,6 @@ from .unpack import SUMMED_ROWS
 
 COPY_REGISTERS = gl.constexpr(24)
 """Registers a thread of the copying warp."""
-
-
-@gluon.jit
-def barriers(STAGES: gl.constexpr, COUNT: gl.constexpr):
-    """A barrier a stage, which completes when COUNT arrive."""
-    bars = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
-    for stage in gl.static_range(STAGES):  # pyright: ignore
-        mbarrier.init(bars.index(stage), count=COUNT)
-    return bars
 
 
 @gluon.jit

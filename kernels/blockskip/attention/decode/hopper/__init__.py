@@ -5,7 +5,7 @@ is that copies, products and exponentials run beside each other. 128 rows are 64
 compute all scores, and each has half of the results' columns: at head size 512 a group's registers hold no more.
 """
 
-from .described import constants_of, tensors_of
+from .described import constants_of
 from .kernel import HopperConstants, decode
 
-__all__ = ["HopperConstants", "constants_of", "decode", "tensors_of"]
+__all__ = ["HopperConstants", "constants_of", "decode"]

@@ -19,7 +19,7 @@ from ....launching.primitives import base
 from ....launching.scopes import enter_scope, exit_scope
 from ...band import band_limits, first_slot, keys_of
 from ...hopper.buffers import ROWS, Buffers, all_barriers, buffers_at, own_values, share_queries, tiles_of_pieces
-from ...hopper.copies import copy_tiles, descriptors_of, strides_of_values
+from ...hopper.copies import copy_tiles, descriptors_of, mapped_sources, strides_of_values
 from ...hopper.products import begin_scores, begin_sums, end_sums, zeros_of
 from ...hopper.tiles import Tiles, Visible, further_tiles, masked
 from ...softmax import after_sink, online_softmax, tangent
@@ -58,7 +58,7 @@ class HopperConstants(NamedTuple):
 
 
 @gluon.jit
-def place_of(q, CONSTANTS: gl.constexpr):
+def item_of(q, CONSTANTS: gl.constexpr):
     """(batch, KV head, first of the BLOCK_M rows, share, number of shares) of this program."""
     blocks = gl.cdiv(CONSTANTS.GROUP * q.shape[2], CONSTANTS.BLOCK_M)
     first_row = gl.program_id(0) % blocks * CONSTANTS.BLOCK_M
@@ -66,10 +66,10 @@ def place_of(q, CONSTANTS: gl.constexpr):
 
 
 @gluon.jit
-def tiles_of(place, q, visible, CONSTANTS: gl.constexpr):
+def tiles_of(item, q, visible, CONSTANTS: gl.constexpr):
     """The `Tiles` of this program's share, the same for all of its rows."""
     BLOCK_N: gl.constexpr = CONSTANTS.BLOCK_N
-    batch, _, first_row, split, splits = place
+    batch, _, first_row, split, splits = item
     kv_len, q_len, band = keys_of(visible.lengths, batch), q.shape[2], visible.band
     q_start = kv_len - q_len
     first = q_start + first_row // CONSTANTS.GROUP
@@ -82,29 +82,29 @@ def tiles_of(place, q, visible, CONSTANTS: gl.constexpr):
 
 
 @gluon.jit
-def load_queries(q, place, first_row, FIRST: gl.constexpr, WIDTH: gl.constexpr, CONSTANTS: gl.constexpr):
+def load_queries(q, item, first_row, FIRST: gl.constexpr, WIDTH: gl.constexpr, CONSTANTS: gl.constexpr):
     """[ROWS, WIDTH]: elements FIRST .. of the queries of rows first_row .., 0 where there is none."""
     GROUP: gl.constexpr = CONSTANTS.GROUP
     memory: gl.constexpr = gl.BlockedLayout([1, 8], [256 // WIDTH, WIDTH // 8], [4, 1], [1, 0])
     r = first_row + gl.arange(0, ROWS, gl.SliceLayout(1, memory))
     d = FIRST + gl.arange(0, WIDTH, gl.SliceLayout(0, memory))
     of_rows = (r % GROUP).to(gl.int64) * q.strides[1] + (r // GROUP).to(gl.int64) * q.strides[2]
-    pointers = base(q, place[0], place[1] * GROUP) + of_rows[:, None]
+    pointers = base(q, item[0], item[1] * GROUP) + of_rows[:, None]
     pointers += d.to(gl.int64)[None, :] * q.strides[3]
     real = (r < GROUP * q.shape[2])[:, None] & (d < CONSTANTS.HEAD_DIM)[None, :]
     return gl.load(pointers, mask=real, other=0.0)
 
 
 @gluon.jit
-def fill_queries(PART: gl.constexpr, q, q_tiles, bars, place, first_row, CONSTANTS: gl.constexpr):
+def fill_queries(PART: gl.constexpr, q, q_tiles, bars, item, first_row, CONSTANTS: gl.constexpr):
     """Brings the rows' queries to where products read them; of the same rows each group brings one piece."""
     PIECE: gl.constexpr = CONSTANTS.PIECE
     if CONSTANTS.BY_COLUMNS:
-        q_tiles[PART].store(load_queries(q, place, first_row, PART * PIECE, PIECE, CONSTANTS))
+        q_tiles[PART].store(load_queries(q, item, first_row, PART * PIECE, PIECE, CONSTANTS))
     else:
-        q_tiles[0].store(load_queries(q, place, first_row, 0, PIECE, CONSTANTS))
+        q_tiles[0].store(load_queries(q, item, first_row, 0, PIECE, CONSTANTS))
         if len(q_tiles) == 2:
-            q_tiles[1].store(load_queries(q, place, first_row, PIECE, CONSTANTS.REST, CONSTANTS))
+            q_tiles[1].store(load_queries(q, item, first_row, PIECE, CONSTANTS.REST, CONSTANTS))
     fence_async_shared()
     thread_barrier()  # each warp's product reads what all have written
     if CONSTANTS.BY_COLUMNS:
@@ -112,21 +112,21 @@ def fill_queries(PART: gl.constexpr, q, q_tiles, bars, place, first_row, CONSTAN
 
 
 @gluon.jit
-def first_sums(place, r, q, scoring, CONSTANTS: gl.constexpr, LAYOUT: gl.constexpr):
+def first_sums(item, r, q, scoring, CONSTANTS: gl.constexpr, LAYOUT: gl.constexpr):
     """(row_max, row_sum) [ROWS] before the first tile: those of nothing, or in the first share of the rows' sinks."""
     GROUP: gl.constexpr = CONSTANTS.GROUP
     row_max = gl.full([ROWS], float("-inf"), gl.float32, LAYOUT)
     row_sum = gl.zeros([ROWS], gl.float32, LAYOUT)
     if scoring.sinks is not None:
-        pointers = scoring.sinks + (place[1] * GROUP + r % GROUP).to(gl.int64) * scoring.sinks_stride
-        sees = (r < GROUP * q.shape[2]) & (r * 0 + place[3] == 0)
+        pointers = scoring.sinks + (item[1] * GROUP + r % GROUP).to(gl.int64) * scoring.sinks_stride
+        sees = (r < GROUP * q.shape[2]) & (r * 0 + item[3] == 0)
         row_max, row_sum = after_sink(gl.load(pointers, mask=sees, other=float("-inf")))
     return row_max, row_sum
 
 
 @gluon.jit
 def store_piece(
-    parts, piece, row_sum, q, place, first_row, FIRST: gl.constexpr, WIDTH: gl.constexpr, CONSTANTS: gl.constexpr
+    parts, piece, row_sum, q, item, first_row, FIRST: gl.constexpr, WIDTH: gl.constexpr, CONSTANTS: gl.constexpr
 ):  # fmt: skip
     """Weighted values of the rows that saw a key: the others are known by their sums."""
     GROUP: gl.constexpr = CONSTANTS.GROUP
@@ -134,7 +134,7 @@ def store_piece(
     result: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, WIDTH, 16])
     r = first_row + gl.arange(0, ROWS, gl.SliceLayout(1, result))
     d = FIRST + gl.arange(0, WIDTH, gl.SliceLayout(0, result))
-    index = rows_of(q, place[0], place[1], r, GROUP) * place[4] + place[3]
+    index = rows_of(q, item[0], item[1], r, GROUP) * item[4] + item[3]
     saw = (r < GROUP * q.shape[2]) & (gl.convert_layout(row_sum, gl.SliceLayout(1, result)) != 0)
     pointers = parts.acc + (index * HEAD_DIM)[:, None]
     pointers += d[None, :]
@@ -142,18 +142,18 @@ def store_piece(
 
 
 @gluon.jit
-def store_sums(PART: gl.constexpr, parts, sums, r, q, place, first_row, CONSTANTS: gl.constexpr):
+def store_sums(PART: gl.constexpr, parts, sums, r, q, item, first_row, CONSTANTS: gl.constexpr):
     """Leaves a group's sums for the merge."""
     GROUP: gl.constexpr = CONSTANTS.GROUP
     PIECE: gl.constexpr = CONSTANTS.PIECE
     acc, row_max, row_sum = sums
-    index = rows_of(q, place[0], place[1], r, GROUP) * place[4] + place[3]
+    index = rows_of(q, item[0], item[1], r, GROUP) * item[4] + item[3]
     if CONSTANTS.BY_COLUMNS:
-        store_piece(parts, acc[0], row_sum, q, place, first_row, PART * PIECE, PIECE, CONSTANTS)
+        store_piece(parts, acc[0], row_sum, q, item, first_row, PART * PIECE, PIECE, CONSTANTS)
     else:
-        store_piece(parts, acc[0], row_sum, q, place, first_row, 0, PIECE, CONSTANTS)
+        store_piece(parts, acc[0], row_sum, q, item, first_row, 0, PIECE, CONSTANTS)
         if len(acc) == 2:
-            store_piece(parts, acc[1], row_sum, q, place, first_row, PIECE, CONSTANTS.REST, CONSTANTS)
+            store_piece(parts, acc[1], row_sum, q, item, first_row, PIECE, CONSTANTS.REST, CONSTANTS)
     if PART == 0 or not CONSTANTS.BY_COLUMNS:
         real = r < GROUP * q.shape[2]
         gl.store(parts.row_max + index, row_max, mask=real)
@@ -168,8 +168,8 @@ def attend(PART: gl.constexpr, q, parts, buffers, bars, visible, scoring, CONSTA
     scores: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BLOCK_N, 16])
     weights: gl.constexpr = gl.DotOperandLayout(0, gl.NVMMADistributedLayout([3, 0], [4, 1], [16, PIECE, 16]), 2)
     enter_scope("share")
-    place = place_of(q, CONSTANTS)
-    first_row = place[2]
+    item = item_of(q, CONSTANTS)
+    first_row = item[2]
     q_tiles = buffers_at(buffers.q, 0)
     acc = zeros_of(CONSTANTS)
     buffers = own_values(PART, buffers, CONSTANTS)
@@ -177,12 +177,12 @@ def attend(PART: gl.constexpr, q, parts, buffers, bars, visible, scoring, CONSTA
         first_row += PART * ROWS
         q_tiles = buffers_at(buffers.q, PART)
     gdc_wait()
-    tiles = tiles_of(place, q, visible, CONSTANTS)
-    fill_queries(PART, q, q_tiles, bars, place, first_row, CONSTANTS)
+    tiles = tiles_of(item, q, visible, CONSTANTS)
+    fill_queries(PART, q, q_tiles, bars, item, first_row, CONSTANTS)
     r = first_row + gl.arange(0, ROWS, gl.SliceLayout(1, scores))
     row = r // CONSTANTS.GROUP
     n = gl.arange(0, BLOCK_N, gl.SliceLayout(0, scores))
-    row_max, row_sum = first_sums(place, r, q, scoring, CONSTANTS, gl.SliceLayout(1, scores))
+    row_max, row_sum = first_sums(item, r, q, scoring, CONSTANTS, gl.SliceLayout(1, scores))
     begin, end = tiles.limits[0], tiles.limits[3]
     if begin < end:
         edges = (begin, tiles.limits[1], tiles.limits[2], -1)
@@ -203,7 +203,7 @@ def attend(PART: gl.constexpr, q, parts, buffers, bars, visible, scoring, CONSTA
         stage, phase = (count - 1) % CONSTANTS.STAGES, (count - 1) // CONSTANTS.STAGES & 1
         mbarrier.wait(bars.v_full.index(stage), phase)
         acc = end_sums(begin_sums(operand, buffers, stage, acc, CONSTANTS))
-    store_sums(PART, parts, (acc, row_max, row_sum), r, q, place, first_row, CONSTANTS)
+    store_sums(PART, parts, (acc, row_max, row_sum), r, q, item, first_row, CONSTANTS)
     exit_scope("share")
 
 
@@ -214,20 +214,18 @@ def copy(q, k, v, buffers, bars, visible, CONSTANTS: gl.constexpr):
     gdc_launch_dependents()
     gdc_wait()
     enter_scope("copies")
-    place = place_of(q, CONSTANTS)
-    tiles = tiles_of(place, q, visible, CONSTANTS)
+    item = item_of(q, CONSTANTS)
+    tiles = tiles_of(item, q, visible, CONSTANTS)
     if CONSTANTS.MAPPED:
-        k_sources, v_sources = (k,), (v,)
-        if CONSTANTS.BY_COLUMNS:
-            k_sources, v_sources = (k, k), (v, v)
+        k_sources, v_sources = mapped_sources(k, CONSTANTS), mapped_sources(v, CONSTANTS)
     else:
         first = 0
         if visible.lengths.first is not None:
-            first = first_slot(visible.lengths, place[0])
+            first = first_slot(visible.lengths, item[0])
         k_sources = descriptors_of(k, k.strides, first, tiles.kv_len, BLOCK_N, CONSTANTS)
         v_sources = descriptors_of(v, strides_of_values(k, v), first, tiles.kv_len, BLOCK_N, CONSTANTS)
-    item = (place[0], place[1], place[2])
-    copy_tiles(item, place[1], tiles.limits[0] * 0, k_sources, v_sources, buffers, bars, None, tiles, CONSTANTS)
+    at = (item[0], item[1], item[2])
+    copy_tiles(at, item[1], tiles.limits[0] * 0, k_sources, v_sources, buffers, bars, None, tiles, CONSTANTS)
     exit_scope("copies")
 
 

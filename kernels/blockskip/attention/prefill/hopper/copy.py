@@ -13,7 +13,7 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from ....launching.scopes import enter_scope, exit_scope
 from ...band import first_slot
-from ...hopper.copies import copy_tiles, descriptors_of, parts_descriptors_of, strides_of_values
+from ...hopper.copies import copy_tiles, descriptors_of, mapped_sources, parts_descriptors_of, strides_of_values
 from .items import item_limits, item_of, rounds, tiles_of
 
 
@@ -25,9 +25,7 @@ def copy(q, k, v, buffers, bars, visible, interleave, CONSTANTS: gl.constexpr):
     gdc_launch_dependents()
     gdc_wait()
     if CONSTANTS.MAPPED:
-        k_sources, v_sources = (k,), (v,)
-        if CONSTANTS.BY_COLUMNS:
-            k_sources, v_sources = (k, k), (v, v)
+        k_sources, v_sources = mapped_sources(k, CONSTANTS), mapped_sources(v, CONSTANTS)
     elif visible.lengths.items is None:
         v_strides = strides_of_values(k, v)
         k_sources = descriptors_of(k, k.strides, 0, visible.lengths.kv_len, BLOCK_N, CONSTANTS)
